@@ -1,0 +1,1 @@
+"""Where runs run: profiles, plans, the Slurm array, the local queue. Imports nothing heavy."""

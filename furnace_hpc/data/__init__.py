@@ -1,0 +1,1 @@
+"""Raw data to memory-mapped columns, and columns to batches."""

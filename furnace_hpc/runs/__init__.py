@@ -1,0 +1,1 @@
+"""What happened: the run folder, its attempts, records and state. Imports nothing heavy."""

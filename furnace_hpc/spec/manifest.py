@@ -1,0 +1,82 @@
+"""The manifest of a packed data set: what its columns are. Read on the login node, without numpy."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from furnace_hpc.spec.errors import ConfigError
+
+MODALITIES = ("text", "image", "audio")
+SPLITS = ("train", "val", "test")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Column(_Frozen):
+    """One value per sample, all of one type and shape."""
+
+    dtype: str = Field(description="numpy dtype name, as stored")
+    shape: tuple[int, ...] = Field(description="shape of one sample's value; () is a scalar")
+
+
+class StoredFile(_Frozen):
+    """One .npy file of one split."""
+
+    num_bytes: int = Field(description="size of the file in bytes")
+    xxh3_128: str = Field(description="xxh3-128 of the array's bytes, hexadecimal (guards against damage, not malice)")
+
+
+class Labels(_Frozen):
+    """A label column `label.<task>`."""
+
+    kind: Literal["single_label", "multi_label"] = Field(description="single_label: class index; multi_label: 0/1 row")
+    classes: tuple[str, ...] = Field(description="class names in index order")
+
+
+class Statistics(_Frozen):
+    """Mean and standard deviation over the train split, one entry per channel (image) or coefficient (audio)."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Manifest(_Frozen):
+    """Everything a reader needs to know of a packed data set: `<data root>/<name>/manifest.json`."""
+
+    format: Literal[1] = 1
+    dataset: str = Field(description="name of the data set's kind, e.g. tridigits")
+    modalities: tuple[Literal["text", "image", "audio"], ...] = Field(
+        description="what the set has at all; the order of the bits of the `present` column"
+    )
+    splits: dict[Literal["train", "val", "test"], int] = Field(description="number of samples of each split")
+    columns: dict[str, Column] = Field(description="name -> type and shape")
+    files: dict[str, StoredFile] = Field(description="'<split>/<column>.npy' -> size and hash")
+    labels: dict[str, Labels] = Field(description="task -> its label column `label.<task>`")
+    statistics: dict[str, Statistics] = Field(description="modality -> mean and deviation of the train split")
+    vocab_size: int | None = Field(description="number of token ids; None when the set has no text")
+    pad_id: int = Field(default=0, description="token id that pads the text column")
+    preprocessing: dict[str, Any] = Field(description="every knob that made the columns, by name")
+    versions: dict[str, str] = Field(description="library versions that made the columns (not part of the fingerprint)")
+    fingerprint: str = Field(description="16 hexadecimal digits over the columns' contents alone")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `folder/manifest.json`.
+
+    Raises:
+        ConfigError: there is none, or it is not a manifest of this version.
+    """
+    path = folder / "manifest.json"
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"data folder {str(folder)!r} has no manifest.json: pack the data set into it with "
+            f"`python -m furnace_hpc.pack DATASET --out {folder}`"
+        ) from None
+    except (ValidationError, UnicodeDecodeError, OSError) as error:
+        detail = str(error).splitlines()[0]
+        raise ConfigError(f"{path} is not a readable manifest ({detail}): pack the data set again") from None

@@ -1,0 +1,1 @@
+"""What it means: statistics over finished runs, and their tables and figures."""
