@@ -1,0 +1,112 @@
+"""Records that a run leaves: lines of metrics while it trains, and its result at the end."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from furnace_hpc.runs.folder import RunFolder, write_json
+from furnace_hpc.spec.config import Config
+
+
+class RunResult(Config):
+    """`result.json`: written once, last; its presence means the run is done."""
+
+    format: Literal[1] = 1
+    run_id: str
+    variant: str
+    seed: int
+    steps: int = Field(description="optimizer steps trained")
+    selected_step: int = Field(description="step whose parameters made the metrics, chosen on validation")
+    metrics: dict[str, float] = Field(description="<split>/<task>/<metric> at the selected step, whole split")
+    parameters_sha256: str = Field(description="SHA-256 of the final fp32 parameters, in name order")
+    num_parameters: int = Field(description="trained numbers in the network")
+    world_size: int = Field(description="processes of the last attempt")
+    num_threads: int = Field(description="torch threads per process; the same count gives the same bits")
+    attempts: int = Field(description="number of attempts, this one counted")
+    train_s: float = Field(description="seconds in training steps, all attempts that count")
+    wall_s: float = Field(description="seconds from first attempt's start to this result")
+    samples_per_s: float = Field(description="samples trained per second of training, all processes")
+    peak_memory_gib: float = Field(description="GPU: peak allocated; CPU: peak resident; worst process")
+    device: str = Field(description="model of GPU or CPU")
+    precision: str = Field(description="bf16 or fp32")
+    zero_stage: int = Field(description="ZeRO stage, as the engine says")
+    data_fingerprint: str
+    code_hash: str = Field(description="hash of the sources that decide numbers")
+    commit: str | None = Field(description="git commit of the code, with +dirty when the tree was changed")
+    versions: dict[str, str] = Field(description="library -> version")
+
+
+class MetricsFile:
+    """Appends records to `metrics/<attempt>.jsonl`: one JSON object a line, flushed at once."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record; it must carry `step`."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Make the lines durable."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_result(folder: RunFolder) -> RunResult | None:
+    """The result, or None when the run is not done."""
+    try:
+        return RunResult.model_validate_json(folder.result.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def write_result(folder: RunFolder, result: RunResult) -> None:
+    """Write the result; the last thing a run does."""
+    write_json(folder.result, result.model_dump())
+
+
+def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    """All records in order of step; for a step the highest attempt wins; a torn last line is left out."""
+    numbers = sorted(int(path.stem) for path in (folder.path / "metrics").glob("*.jsonl") if path.stem.isdigit())
+    by_key: dict[tuple[int, str], dict[str, Any]] = {}
+    for number in numbers:
+        for record in _lines(folder.metrics(number)):
+            by_key[record["step"], record["kind"]] = record | {"attempt": number}
+    return [by_key[key] for key in sorted(by_key)]
+
+
+def last_record(path: Path, tail_bytes: int = 4096) -> dict[str, Any] | None:
+    """The newest whole training record of one attempt, reading only the file's end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - tail_bytes))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        record = _parse(line)
+        if record and record["kind"] == "train":
+            return record
+    return None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if record := _parse(line):
+                yield record
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) and "kind" in record else None

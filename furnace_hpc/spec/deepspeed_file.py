@@ -1,0 +1,116 @@
+"""The closed schema of a ds_configs/ file.
+
+DeepSpeed ignores unknown keys silently and takes "auto" for false, so a slip there trains something else than
+asked. Here every key is known, typed, and either works with this toolkit or is refused with the reason.
+The batch sizes, the optimizer, its schedule and gradient clipping are not in the file: the run's config owns them.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+OWNED_BY_THE_RUN = {
+    "train_batch_size": "global_batch_size",
+    "train_micro_batch_size_per_gpu": "micro_batch_size",
+    "gradient_accumulation_steps": "global_batch_size and micro_batch_size",
+    "gradient_clipping": "optimizer.max_grad_norm",
+    "optimizer": "optimizer",
+    "scheduler": "schedule",
+}
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Bf16(_Closed):
+    """bfloat16 training with fp32 master weights in the optimizer."""
+
+    enabled: bool = Field(description="true: bf16 parameters; false: fp32")
+    immediate_grad_update: bool | None = Field(
+        default=None, description="stage 1 with fp32 accumulation: add each gradient as it comes"
+    )
+
+
+class DataTypes(_Closed):
+    """Types of what is kept between micro-batches."""
+
+    grad_accum_dtype: Literal["fp32", "bf16"] = Field(description="type in which gradients are accumulated")
+
+
+class Offload(_Closed):
+    """Where a ZeRO partition is kept."""
+
+    device: Literal["cpu"] = Field(description="cpu: in host memory")
+    pin_memory: bool = Field(default=False, description="page-locked host memory (faster copies, needs CUDA)")
+
+
+class ZeroOptimization(_Closed):
+    """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+
+    stage: Literal[0, 1, 2, 3] = Field(description="ZeRO stage")
+    overlap_comm: bool | None = Field(default=None, description="reduce gradients while backward goes on")
+    contiguous_gradients: bool | None = Field(default=None, description="copy gradients to one buffer as they come")
+    reduce_scatter: bool | None = Field(default=None, description="reduce-scatter instead of all-reduce")
+    reduce_bucket_size: int | None = Field(default=None, ge=1, description="elements reduced at a time")
+    allgather_bucket_size: int | None = Field(default=None, ge=1, description="elements gathered at a time")
+    stage3_param_persistence_threshold: int | None = Field(
+        default=None, ge=0, description="stage 3: parameters with fewer elements are never partitioned"
+    )
+    stage3_max_live_parameters: int | None = Field(default=None, ge=1, description="stage 3: elements kept gathered")
+    stage3_prefetch_bucket_size: int | None = Field(default=None, ge=0, description="stage 3: elements fetched ahead")
+    offload_optimizer: Offload | None = Field(default=None, description="stages 2, 3: optimizer state in host memory")
+    offload_param: Offload | None = Field(default=None, description="stage 3: parameters in host memory")
+
+    @model_validator(mode="after")
+    def _offload_needs_stage(self) -> "ZeroOptimization":
+        if self.offload_optimizer and self.stage < 2:
+            raise ValueError(f"offload_optimizer needs stage 2 or 3, got stage {self.stage}")
+        if self.offload_param and self.stage < 3:
+            raise ValueError(f"offload_param needs stage 3, got stage {self.stage}")
+        return self
+
+
+class ActivationCheckpointing(_Closed):
+    """Its presence turns activation checkpointing on: blocks are computed again in backward.
+
+    partition_activations and cpu_checkpointing are for tensor-parallel ranks, and break a model whose blocks share
+    an input, as cross-attention does; so they are not keys here.
+    """
+
+    synchronize_checkpoint_boundary: bool = Field(default=False, description="synchronise CUDA at each block")
+    profile: bool = Field(default=False, description="log the time of each forward and recomputation")
+
+
+class DeepSpeedFile(_Closed):
+    """A file of ds_configs/: ZeRO stage, precision, activation checkpointing. Complete, no "auto"."""
+
+    zero_optimization: ZeroOptimization
+    bf16: Bf16
+    data_types: DataTypes | None = None
+    activation_checkpointing: ActivationCheckpointing | None = None
+    zero_force_ds_cpu_optimizer: bool | None = Field(
+        default=None, description="must be false with offload: the optimizer is torch's, nothing is compiled at start"
+    )
+    zero_allow_untested_optimizer: bool | None = None
+    wall_clock_breakdown: bool = Field(default=False, description="log forward, backward and step times")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _owned_by_the_run(cls, content: Any) -> Any:
+        for key in sorted(OWNED_BY_THE_RUN.keys() & content.keys() if isinstance(content, dict) else ()):
+            raise ValueError(f"key {key!r} does not belong in a DeepSpeed file: set {OWNED_BY_THE_RUN[key]} in the grid")
+        return content
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "DeepSpeedFile":
+        if self.bf16.enabled and self.zero_optimization.stage == 0:
+            raise ValueError("bf16 at stage 0 has no fp32 master weights to speak of: use stage 1, also for one process")
+        if self.zero_optimization.offload_optimizer and self.zero_force_ds_cpu_optimizer is not False:
+            raise ValueError("offload_optimizer needs zero_force_ds_cpu_optimizer: false, since the optimizer is torch's")
+        return self
+
+    @property
+    def precision(self) -> str:
+        """bf16 or fp32."""
+        return "bf16" if self.bf16.enabled else "fp32"

@@ -1,0 +1,140 @@
+"""Finding and reading the YAML and JSON files that users write: grids, cluster profiles, DeepSpeed files.
+
+A name is looked up in the working directory first, then in the package's own copy.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from furnace_hpc.spec.errors import ConfigError, nearest
+
+Kind = Literal["grid", "cluster", "DeepSpeed file"]
+FOLDERS: dict[Kind, str] = {"grid": "experiments", "cluster": "slurm/clusters", "DeepSpeed file": "ds_configs"}
+MAX_FILE_BYTES = 1_000_000  # no hand-written file is larger; stops a data file given by mistake
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def shipped_roots() -> list[Path]:
+    """Folders that may hold experiments/, ds_configs/ and slurm/: here, the wheel's copy, the checkout's."""
+    return [Path.cwd(), PACKAGE / "_shipped", PACKAGE.parent]
+
+
+def find_file(kind: Kind, name: str) -> Path:
+    """Return the file that `name` (a name, or a path with a suffix) means.
+
+    Raises:
+        ConfigError: there is none; the message lists the names that exist.
+    """
+    if Path(name).suffix in {".yaml", ".yml", ".json"} or "/" in name:
+        if Path(name).is_file():
+            return Path(name)
+        raise ConfigError(f"{kind} {name!r}: there is no such file; give a path to a file, or a name without suffix")
+    suffix = ".json" if kind == "DeepSpeed file" else ".yaml"
+    folders = [root / FOLDERS[kind] for root in shipped_roots()]
+    for folder in folders:
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    names = {path.stem for folder in folders for path in folder.glob(f"*{suffix}")}
+    raise ConfigError(f"unknown {kind} {name!r}; {nearest(name, names)}")
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file by the safe loader, refusing duplicate keys.
+
+    Raises:
+        ConfigError: it cannot be read or parsed; the message gives line and column.
+    """
+    text = _read_text(path)
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        problem = error.problem or "not valid YAML"
+        if mark and text.splitlines()[mark.line : mark.line + 1] and "\t" in text.splitlines()[mark.line]:
+            problem = "a tab cannot indent YAML: use spaces"
+        raise ConfigError(f"{place}: {problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file, refusing duplicate keys.
+
+    Raises:
+        ConfigError: it cannot be read or parsed; the message gives line and column.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen = dict(items)
+        if len(seen) != len(items):
+            twice = next(key for key, _ in items if [k for k, _ in items].count(key) > 1)
+            raise ConfigError(f"{path}: key {twice!r} stands twice: keep one")
+        return seen
+
+    try:
+        return json.loads(_read_text(path), object_pairs_hook=pairs)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from None
+
+
+def parse_value(text: str) -> Any:
+    """Parse the value of a `--set key=value` as YAML: numbers, lists, null, true.
+
+    Raises:
+        ConfigError: the text is not one YAML value.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError:
+        raise ConfigError(f"value {text!r} is not YAML: quote it") from None
+
+
+def data_root(given: Path | None) -> Path:
+    """Where packed data sets lie: `--data-root`, else $FURNACE_DATA, else ./data."""
+    return given or Path(os.environ.get("FURNACE_DATA") or "data")
+
+
+def runs_root(given: Path | None) -> Path:
+    """Where runs lie: `--runs-root`, else $FURNACE_RUNS, else ./runs."""
+    return given or Path(os.environ.get("FURNACE_RUNS") or "runs")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes: this is not a hand-written file")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text: save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """SafeLoader that refuses duplicate keys, and reads 3e-3 as the number it means (YAML 1.1 says text)."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (list, dict)):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice in one mapping: keep one", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {k: list(v) for k, v in _StrictLoader.yaml_implicit_resolvers.items()}
+_NUMBER = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+for _first in "-+0123456789":
+    _StrictLoader.yaml_implicit_resolvers.setdefault(_first, []).append(("tag:yaml.org,2002:float", _NUMBER))

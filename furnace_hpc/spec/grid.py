@@ -1,0 +1,153 @@
+"""A grid file: the typed form of `experiments/*.yaml`, and reading one. Expansion to runs is in rows.py."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from furnace_hpc.spec.config import Config, Name
+from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.files import find_file, read_yaml
+from furnace_hpc.spec.problems import validate
+
+Overrides = dict[str, Any]
+
+
+class Ablate(Config):
+    """Rows made from factors that are switched on and off."""
+
+    mode: Literal["leave_one_out", "one_at_a_time"] = Field(
+        description="leave_one_out: `full` and one `no_<factor>` each; one_at_a_time: `base` and one `only_<factor>` each"
+    )
+    factors: dict[Name, Overrides] = Field(min_length=1, description="factor -> the overrides that switch it on")
+
+    def rows(self) -> dict[str, Overrides]:
+        """Row name -> overrides, in the file's order."""
+        if self.mode == "one_at_a_time":
+            return {"base": {}} | {f"only_{name}": on for name, on in self.factors.items()}
+        rows = {"full": _merge(self.factors.values())}
+        for left_out in self.factors:
+            rows[f"no_{left_out}"] = _merge(on for name, on in self.factors.items() if name != left_out)
+        return rows
+
+
+class Grid(Config):
+    """One study: rows (variants) x seeds, and how its table is read."""
+
+    name: Name = Field(description="folder of its runs and of its results")
+    description: str = Field(default="", description="what the study asks; printed over its table")
+    base: dict[str, Any] = Field(description="the config that every row starts from (nested, or dotted keys)")
+    resources: dict[str, Any] = Field(default_factory=dict, description="nodes, processes_per_node, timeout_min, partition")
+    seeds: tuple[int, ...] = Field(min_length=1, description="each row is trained with each of them")
+    reference: Name = Field(description="the row that differences are taken to")
+    metric: str = Field(description="<split>/<task>/<metric> of the table")
+    direction: Literal["max", "min"] = Field(default="max", description="which way is better")
+    variants: dict[Name, Overrides] = Field(default_factory=dict, description="row name -> overrides by dotted keys")
+    ablate: Ablate | None = Field(default=None, description="rows made from factors")
+    axes: dict[str, list[Any]] = Field(default_factory=dict, description="dotted key -> values; all combinations")
+    zip: list[dict[str, list[Any]]] = Field(default_factory=list, description="groups of keys that change together")
+    exclude: list[dict[str, Any]] = Field(
+        default_factory=list, description="a row that matches all keys of an entry is left out (`variant` is a key too)"
+    )
+
+    @model_validator(mode="after")
+    def _lists(self) -> "Grid":
+        problems = [f"axes.{key} is empty" for key, values in self.axes.items() if not values]
+        for number, group in enumerate(self.zip):
+            lengths = {key: len(values) for key, values in group.items()}
+            if len(set(lengths.values())) != 1 or 0 in lengths.values():
+                problems.append(f"zip[{number}] needs lists of one length, got {lengths}")
+        if len(set(self.seeds)) != len(self.seeds):
+            problems.append(f"seeds {list(self.seeds)}: a seed stands twice")
+        swept = [*self.axes, *(key for group in self.zip for key in group)]
+        problems += [f"key {key!r} is swept twice" for key in sorted({k for k in swept if swept.count(k) > 1})]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def load_grid(name_or_path: str) -> Grid:
+    """Read the grid that a name or a path means.
+
+    Raises:
+        ConfigError: unknown name, or every problem of the file at once.
+    """
+    path = find_file("grid", name_or_path)
+    return read_grid(path)
+
+
+def read_grid(path: Path) -> Grid:
+    """Read one grid file.
+
+    Raises:
+        ConfigError: every problem of the file at once.
+    """
+    return validate(Grid, read_yaml(path), str(path))
+
+
+def with_settings(grid: Grid, settings: list[str]) -> Grid:
+    """The grid with each `key=value` of `--set` laid over every row (it is the last override).
+
+    Raises:
+        ConfigError: a setting without `=`, or of a key that the rows sweep.
+    """
+    from furnace_hpc.spec.files import parse_value
+
+    base, resources = dict(grid.base), dict(grid.resources)
+    swept = {*grid.axes, *(key for group in grid.zip for key in group)}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set got {setting!r}, wanted key=value, for example --set optimizer.lr=1e-3")
+        if key in swept:
+            raise ConfigError(f"--set {key}: the grid sweeps this key; narrow its axis in a copy of the grid file")
+        if key == "seed":
+            raise ConfigError("--set seed: the grid's seeds say which are run; use --seed to choose among them")
+        value = parse_value(text)
+        if key.startswith("resources."):
+            resources[key.removeprefix("resources.")] = value
+        else:
+            base = lay_over(base, {key: value})
+    keys = {s.partition("=")[0] for s in settings}
+    variants = {name: {k: v for k, v in over.items() if k not in keys} for name, over in grid.variants.items()}
+    return grid.model_copy(update={"base": base, "resources": resources, "variants": variants})
+
+
+def lay_over(content: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """A copy of nested `content` with dotted or nested `overrides` laid over it. Lists are replaced whole.
+
+    Raises:
+        ConfigError: a dotted key goes through something that is no mapping.
+    """
+    result = dict(content)
+    for key, value in overrides.items():
+        head, _, rest = str(key).partition(".")
+        if rest:
+            inner = result.get(head, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"key {key!r} goes through {head!r}, which is {inner!r} and no mapping")
+            result[head] = lay_over(inner, {rest: value})
+        elif isinstance(value, dict) and isinstance(result.get(head), dict):
+            result[head] = lay_over(result[head], value)
+        else:
+            result[head] = value
+    return result
+
+
+def narrowed(names: list[str], asked: list[str], what: str) -> list[str]:
+    """The `names` that were `asked` for (all when none was).
+
+    Raises:
+        ConfigError: an asked name does not exist.
+    """
+    for name in asked:
+        if name not in names:
+            raise ConfigError(f"unknown {what} {name!r}; {nearest(name, names)}")
+    return [name for name in names if not asked or name in asked]
+
+
+def _merge(parts: Any) -> Overrides:
+    merged: Overrides = {}
+    for part in parts:
+        merged |= part
+    return merged

@@ -1,0 +1,157 @@
+"""Expansion: a grid to its rows, and rows x seeds to runs, in a fixed order."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from furnace_hpc.spec.config import NAME_PATTERN, Resources, RunSpec, TrainConfig, check_metric, identity_hash
+from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.files import find_file, read_json
+from furnace_hpc.spec.grid import Grid, Overrides, lay_over
+from furnace_hpc.spec.problems import validate
+
+MAX_RUNS = 100_000  # a grid beyond this is a slip in its axes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: a name and what it is trained with (the seed is still the config's own)."""
+
+    name: str
+    config: TrainConfig
+    resources: Resources
+
+
+def expand(grid: Grid, data_fingerprint: str) -> list[RunSpec]:
+    """All runs of the grid: row by row, and within a row seed by seed.
+
+    Raises:
+        ConfigError: every problem of every row at once; duplicate rows; an unknown reference or metric.
+    """
+    rows = expand_rows(grid)
+    return [
+        RunSpec(
+            grid=grid.name,
+            variant=row.name,
+            config=row.config.model_copy(update={"seed": seed}),
+            resources=row.resources,
+            data_fingerprint=data_fingerprint,
+        )
+        for row in rows
+        for seed in grid.seeds
+    ]
+
+
+def expand_rows(grid: Grid) -> list[Row]:
+    """The rows of the grid's table, in the file's order.
+
+    Raises:
+        ConfigError: as `expand`.
+    """
+    named = grid.variants | (grid.ablate.rows() if grid.ablate else {})
+    if overlap := grid.variants.keys() & (grid.ablate.rows() if grid.ablate else {}).keys():
+        raise ConfigError(f"grid {grid.name!r}: row {sorted(overlap)[0]!r} is made by both variants and ablate: rename it")
+    files: dict[str, Any] = {}
+    rows, problems, used = [], [], set()
+    for name, variant, overrides in _combinations(grid, named or {"": {}}):
+        match = _excluded(grid, variant, overrides)
+        used |= match
+        if match:
+            continue
+        try:
+            rows.append(_row(grid, name, overrides, files))
+        except ConfigError as error:
+            problems.append(str(error))
+    problems += [f"exclude[{i}] {e} matches no row" for i, e in enumerate(grid.exclude) if i not in used]
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    _check_rows(grid, rows)
+    return rows
+
+
+def _combinations(grid: Grid, named: dict[str, Overrides]) -> Iterator[tuple[str, str, Overrides]]:
+    """(row name, variant, overrides) of every combination, before exclusion."""
+    choices: list[list[Overrides]] = [[{key: value} for value in values] for key, values in grid.axes.items()]
+    for group in grid.zip:
+        columns = [[(key, value) for value in values] for key, values in group.items()]
+        choices.append([dict(pairs) for pairs in zip(*columns, strict=True)])
+    count = len(named) * len(grid.seeds)
+    for choice in choices:
+        count *= len(choice)
+    if count > MAX_RUNS:
+        raise ConfigError(f"grid {grid.name!r} expands to {count:,} runs, more than {MAX_RUNS:,}: shorten its axes")
+    for (variant, overrides), swept in itertools.product(named.items(), itertools.product(*choices)):
+        combined = {key: value for part in swept for key, value in part.items()}
+        parts = [variant] if variant else []
+        parts += [f"{key.rsplit('.', 1)[-1]}-{_word(value)}" for key, value in combined.items()]
+        yield "_".join(parts) or grid.reference, variant, overrides | combined
+
+
+def _row(grid: Grid, name: str, overrides: Overrides, files: dict[str, Any]) -> Row:
+    where = f"grid {grid.name!r}, row {name!r}"
+    if not re.match(NAME_PATTERN, name):
+        raise ConfigError(f"{where}: the name must match {NAME_PATTERN}: name the combinations under variants")
+    content = lay_over(lay_over({}, grid.base), {"resources": lay_over({}, grid.resources)})
+    content = _with_deepspeed_file(content, files)
+    for key, value in overrides.items():  # in the row's order, so that a file's name can be refined after it
+        content = _with_deepspeed_file(lay_over(content, {key: value}), files)
+    if "seed" in content:
+        raise ConfigError(f"{where}: key 'seed' does not belong in a row: list the seeds under `seeds`")
+    resources = validate(Resources, content.pop("resources"), f"{where}, resources")
+    config = validate(TrainConfig, content, where)
+    return Row(name, config, resources)
+
+
+def _with_deepspeed_file(content: dict[str, Any], files: dict[str, Any]) -> dict[str, Any]:
+    """`content` with the name of a DeepSpeed file replaced by what the file says."""
+    name = content.get("deepspeed")
+    if not isinstance(name, str):
+        return content
+    if name not in files:
+        files[name] = read_json(find_file("DeepSpeed file", name))
+    return content | {"deepspeed": files[name]}
+
+
+def _excluded(grid: Grid, variant: str, overrides: Overrides) -> set[int]:
+    """Numbers of the exclude entries that this row matches."""
+    flat = _flatten(grid.base) | _flatten(overrides) | {"variant": variant}
+    return {
+        number
+        for number, entry in enumerate(grid.exclude)
+        if all(key in flat and flat[key] == value for key, value in entry.items())
+    }
+
+
+def _check_rows(grid: Grid, rows: list[Row]) -> None:
+    if not rows:
+        raise ConfigError(f"grid {grid.name!r} has no rows: give variants, axes, zip or ablate, and exclude fewer")
+    names = [row.name for row in rows]
+    if grid.reference not in names:
+        raise ConfigError(f"grid {grid.name!r}: unknown reference {grid.reference!r}; {nearest(grid.reference, names)}")
+    first: dict[str, str] = {}
+    for row in rows:
+        try:
+            check_metric(grid.metric, row.config.tasks)
+        except ConfigError as error:
+            raise ConfigError(f"grid {grid.name!r}, row {row.name!r}: {error}") from None
+        same = first.setdefault(identity_hash(row.config, ""), row.name)
+        if same != row.name or names.count(row.name) > 1:
+            raise ConfigError(f"grid {grid.name!r}: rows {same!r} and {row.name!r} train the same thing: remove one")
+
+
+def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _word(value: Any) -> str:
+    """A value as part of a row's name."""
+    if isinstance(value, list):
+        return "+".join(_word(item) for item in value).replace("+", ".")
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "none"}[value]
+    return re.sub(r"[^A-Za-z0-9._-]", "", str(value)) or "empty"
