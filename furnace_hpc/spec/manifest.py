@@ -80,3 +80,19 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValidationError, UnicodeDecodeError, OSError) as error:
         detail = str(error).splitlines()[0]
         raise ConfigError(f"{path} is not a readable manifest ({detail}): pack the data set again") from None
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare the sizes of all files with the manifest; contents are checked when the columns are opened.
+
+    Raises:
+        ConfigError: a file is missing or has another size.
+    """
+    for name, file in manifest.files.items():
+        try:
+            size = (folder / name).stat().st_size
+        except OSError:
+            size = -1
+        if size != file.num_bytes:
+            found = "is missing" if size < 0 else f"has {size:,} bytes, the manifest says {file.num_bytes:,}"
+            raise ConfigError(f"data file {folder / name} {found}: pack the data set again")

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,12 @@ class Row:
     resources: Resources
 
 
-def expand(grid: Grid, data_fingerprint: str) -> list[RunSpec]:
+def expand(grid: Grid, fingerprints: Mapping[str, str]) -> list[RunSpec]:
     """All runs of the grid: row by row, and within a row seed by seed.
+
+    Args:
+        grid: the grid.
+        fingerprints: data set name -> fingerprint of its packed contents.
 
     Raises:
         ConfigError: every problem of every row at once; duplicate rows; an unknown reference or metric.
@@ -37,7 +41,7 @@ def expand(grid: Grid, data_fingerprint: str) -> list[RunSpec]:
             variant=row.name,
             config=row.config.model_copy(update={"seed": seed}),
             resources=row.resources,
-            data_fingerprint=data_fingerprint,
+            data_fingerprint=fingerprints[row.config.data.name],
         )
         for row in rows
         for seed in grid.seeds

@@ -1,0 +1,60 @@
+"""Turn finished runs into tables and figures: `python -m furnace_hpc.aggregate --grid NAME_OR_PATH`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from furnace_hpc.cli import run_command
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.spec.files import runs_root
+from furnace_hpc.spec.grid import Grid
+
+
+def main(
+    grid: Annotated[str, typer.Option(help="name or path; it is read as it was last submitted")],
+    out: Annotated[Path | None, typer.Option(help="folder of the results [results/<grid>]")] = None,
+    runs_dir: Annotated[
+        Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="draw ablation.svg and ablation.png")] = True,
+) -> None:
+    """Turn a grid's finished runs into runs.csv, table.csv, table.md, table.tex and a figure.
+
+    The exit code is 1 when runs are missing; the table shows them as missing.
+    """
+    from furnace_hpc.tables.results import submitted_grid
+
+    asked, folder = submitted_grid(grid, runs_root(runs_dir))
+    raise typer.Exit(show_table(asked, folder, out, figures))
+
+
+def show_table(grid: Grid, folder: GridFolder, out: Path | None = None, figures: bool = True) -> int:
+    """Write the results of a submitted grid, print the table, and return the exit code.
+
+    Raises:
+        ConfigError: the grid has no runs, or its metric is in no result.
+    """
+    from rich.console import Console
+
+    from furnace_hpc.tables.notes import describe
+    from furnace_hpc.tables.render import to_terminal
+    from furnace_hpc.tables.results import aggregate, submitted_runs, written_files
+
+    place = out or Path("results") / grid.name
+    ablation = aggregate(grid, submitted_runs(grid, folder), folder, place, figures)
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 100)  # in a log file too
+    console.print(to_terminal(ablation))
+    for path in written_files(place, figures):
+        console.print(str(path), markup=False)
+    if not ablation.missing:
+        return 0
+    typer.echo(f"{len(ablation.missing)} of {len(ablation.runs)} runs are missing:", err=True)
+    for run in ablation.missing:
+        typer.echo(f"  {describe(run)}", err=True)
+    return 1
+
+
+if __name__ == "__main__":
+    run_command(main)

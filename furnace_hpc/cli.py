@@ -1,0 +1,72 @@
+"""What all commands share: parsing, one-sentence errors, exit codes; and the `furnace` script that finds them.
+
+Exit codes: 0 done; 1 some runs failed or are missing; 2 the user's input is wrong; 130 interrupted.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from furnace_hpc import __version__
+from furnace_hpc.runs.folder import explain
+from furnace_hpc.spec.errors import ConfigError, nearest
+
+COMMANDS = {
+    "submit": "turn a grid into runs: one Slurm array, or a queue on this machine",
+    "aggregate": "turn finished runs into tables and figures",
+    "pack": "turn raw data into memory-mapped columns",
+    "train": "train one run folder, under torchrun, srun or alone",
+    "schema": "print the JSON Schema of grids or cluster profiles, for editors",
+}
+
+
+def run_command(function: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command's function on the command line, and exit with its code."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})(function)
+    name = function.__module__.rsplit(".", 1)[-1]
+    if name == "__main__":
+        name = sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
+    try:
+        app(args=None if argv is None else list(argv), prog_name=f"furnace {name}")
+        sys.exit(0)
+    except ConfigError as error:
+        _complain(str(error))
+        sys.exit(2)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _complain(str(explain(error, f"furnace {name} could not go on")))
+        sys.exit(2)
+
+
+def furnace() -> NoReturn:
+    """The `furnace` console script: `furnace COMMAND ...` is `python -m furnace_hpc.COMMAND ...`."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        _print_help()
+        sys.exit(0)
+    if arguments[0] == "--version":
+        print(f"furnace {__version__}")
+        sys.exit(0)
+    if arguments[0] not in COMMANDS:
+        _complain(f"unknown command {arguments[0]!r}; {nearest(arguments[0], COMMANDS)}")
+        sys.exit(2)
+    run_command(importlib.import_module(f"furnace_hpc.{arguments[0]}").main, arguments[1:])
+
+
+def _print_help() -> None:
+    print("Usage: furnace COMMAND [OPTIONS]    (furnace COMMAND --help tells more)\n")
+    print("An ablation table you can trust, from one command, whatever the cluster does to your jobs.\n")
+    for name, what in COMMANDS.items():
+        print(f"  {name:<10} {what}")
+    print("\nFirst steps:\n  furnace submit --grid smoke --dry-run\n  furnace submit --grid ablation")
+
+
+def _complain(sentence: str) -> None:
+    for line in sentence.splitlines():
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {line}", markup=False)

@@ -1,0 +1,200 @@
+"""The queue on this machine: the same plan, rows and tasks as the array, started by submitit's local executor.
+
+submitit starts every job at once; here runs wait until cores or GPUs are free. Ctrl-C (or TERM, HUP) lets the ranks
+save a checkpoint and leave; a second one kills them.
+"""
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from submitit.local.local import LocalExecutor, LocalJob
+
+from furnace_hpc.cluster.array import rank_command
+from furnace_hpc.cluster.plan import Plan, PlannedRun
+from furnace_hpc.cluster.progress import Progress
+from furnace_hpc.cluster.submission import journal, only_submitter, write_submission
+from furnace_hpc.cluster.task import run_task
+from furnace_hpc.runs import host
+
+WEEK_MIN = 7 * 24 * 60  # submitit's local executor wants a limit; this machine has none
+POLL_S = 0.25
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What this machine gives: how many runs at a time, and each one's share."""
+
+    width: int
+    num_threads: int
+    gpus: tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class Running:
+    """One run that is under way."""
+
+    index: int
+    run: PlannedRun
+    attempt: int
+    slot: int
+    job: "LocalJob[None]"
+
+
+class Queue:
+    """Runs in order, `width` at a time."""
+
+    def __init__(self, plan: Plan, submission: Path, slots: Slots, progress: Progress) -> None:
+        self._plan, self._submission, self._slots, self._progress = plan, submission, slots, progress
+        self._waiting = deque(index for index, run in enumerate(plan.runs) if run.to_do)
+        self._running: list[Running] = []
+
+    def work(self) -> bool:
+        """Run everything; return False when a signal stopped it."""
+        with _stop_requests() as requests:
+            while self._waiting or self._running:
+                if requests:
+                    self._stop(requests)
+                    return False
+                free = set(range(self._slots.width)) - {running.slot for running in self._running}
+                while free and self._waiting:
+                    self._start(self._waiting.popleft(), free.pop())
+                self._reap()
+                self._progress.update([(r.run, r.attempt) for r in self._running])
+                time.sleep(POLL_S)
+        return True
+
+    def _start(self, index: int, slot: int) -> None:
+        run = self._plan.runs[index]
+        try:
+            attempt = host.begin(str(run.folder.path), {**run.facts, "job_id": None, "submission": str(self._submission)})
+        except host.Busy as busy:
+            self._progress.say(f"{run.spec.run_id}: left alone, {busy}")
+            return
+        executor = LocalExecutor(self._submission, python=rank_command())
+        gpus = self._slots.gpus[slot] if self._slots.gpus else ()
+        executor.update_parameters(
+            tasks_per_node=run.world_size,
+            timeout_min=WEEK_MIN,
+            stderr_to_stdout=True,
+            gpus_per_node=len(gpus),
+            visible_gpus=gpus,
+        )
+        environment = {
+            "FURNACE_RUN_DIR": str(run.folder.path.resolve()),
+            "FURNACE_ATTEMPT": str(attempt),
+            "OMP_NUM_THREADS": str(self._slots.num_threads),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")])),
+        }
+        with _environment(environment), _keyboard_interrupt_kept_from_children():
+            job = executor.submit(run_task, str(self._submission))
+        host.hand_over(str(run.folder.path), attempt, int(job.job_id))
+        journal(self._submission, "started", run_id=run.spec.run_id, attempt=attempt, pid=int(job.job_id))
+        self._running.append(Running(index, run, attempt, slot, job))
+
+    def _reap(self) -> None:
+        """Take ended runs off the list, and write down how they ended."""
+        for running in [r for r in self._running if r.job.done()]:
+            self._running.remove(running)
+            code = running.job._process.returncode if running.job._process else 1
+            host.decide(str(running.run.folder.path), running.attempt, code)
+            self._progress.ended(running.run, running.attempt)
+
+    def _stop(self, requests: list[int]) -> None:
+        """Ask the ranks to save and leave; on a second signal kill them."""
+        asked = len(requests)
+        self._progress.say("stopping: runs save a checkpoint and leave (again: kill them now)")
+        for running in self._running:
+            _signal(running.job, signal.SIGTERM)
+        while self._running:
+            if len(requests) > asked:
+                for running in self._running:
+                    _kill(running.job)
+            self._reap()
+            self._progress.update([(r.run, r.attempt) for r in self._running])
+            time.sleep(POLL_S)
+
+
+def submit_plan(plan: Plan) -> bool:
+    """Run the plan here to its end, showing progress; False when a signal stopped it before."""
+    with only_submitter(plan.folder):
+        submission = write_submission(plan).resolve()
+        slots = find_slots(max((run.world_size for run in plan.to_do), default=1))
+        with Progress(plan, slots.width) as progress:
+            return Queue(plan, submission, slots, progress).work()
+
+
+def find_slots(world_size: int) -> Slots:
+    """This machine's share for runs of `world_size` processes: GPUs if there are enough, else cores."""
+    gpus = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = [int(part) for part in visible.split(",") if part.strip().isdigit()]
+    if len(gpus) >= world_size:
+        width = len(gpus) // world_size
+        return Slots(width, 4, tuple(tuple(gpus[i * world_size : (i + 1) * world_size]) for i in range(width)))
+    cores = len(os.sched_getaffinity(0))
+    # One thread a process everywhere: the thread count changes the last bits, and a run may go on elsewhere.
+    return Slots(max(1, cores // world_size), 1, ())
+
+
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect stop signals in a list instead of raising in the middle of something."""
+    requests: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: requests.append(number)) for number in signals}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _keyboard_interrupt_kept_from_children() -> Iterator[None]:
+    """Ctrl-C goes to the whole terminal group; submitit's controller would answer it by killing the ranks in a second.
+
+    A blocked signal stays blocked in children; here it is delivered when the block ends.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before: dict[str, Any] = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _signal(job: "LocalJob[None]", number: int) -> None:
+    """To submitit's controller, which passes it on to every rank."""
+    if job._process and job._process.poll() is None:
+        job._process.send_signal(number)
+
+
+def _kill(job: "LocalJob[None]") -> None:
+    try:
+        controller = psutil.Process(int(job.job_id))
+        for process in [*controller.children(recursive=True), controller]:
+            process.kill()
+    except psutil.NoSuchProcess:
+        pass

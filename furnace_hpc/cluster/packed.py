@@ -1,0 +1,61 @@
+"""Is the data there? Checked before anything is submitted, from manifests and file sizes alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from furnace_hpc.spec.config import TrainConfig
+from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.grid import Grid
+from furnace_hpc.spec.manifest import Manifest, check_files, read_manifest
+from furnace_hpc.spec.rows import expand_rows
+
+PACKS_ITSELF = "tridigits"
+NOT_PACKED = "not-packed-yet"
+
+
+def fingerprints(grid: Grid, data_root: Path, dry_run: bool) -> dict[str, str]:
+    """Data set name -> fingerprint, for every set that the grid's rows use; the default set is packed if need be.
+
+    Raises:
+        ConfigError: a set is not packed, is damaged, or lacks what a row wants.
+    """
+    manifests: dict[str, Manifest | None] = {}
+    for row in expand_rows(grid):
+        name = row.config.data.name
+        if name not in manifests:
+            manifests[name] = _manifest(name, data_root / name, dry_run)
+        if manifest := manifests[name]:
+            _check_row(row.name, row.config, manifest, data_root / name)
+    return {name: manifest.fingerprint if manifest else NOT_PACKED for name, manifest in manifests.items()}
+
+
+def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
+    if not folder.exists():
+        if name != PACKS_ITSELF:
+            raise ConfigError(
+                f"data set {name!r} is not packed: there is no folder {folder}; pack it with "
+                f"`python -m furnace_hpc.pack DATASET --out {folder}`"
+            )
+        if dry_run:
+            print(f"data set {name!r} will be packed into {folder} first; run ids are known after that")
+            return None
+        command = [sys.executable, "-m", "furnace_hpc.pack", name, "--out", str(folder)]
+        if code := subprocess.run(command).returncode:
+            raise ConfigError(f"packing the default data set failed (exit code {code}): {' '.join(command)}")
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    return manifest
+
+
+def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) -> None:
+    for task in config.tasks:
+        if task.name not in manifest.labels:
+            hint = nearest(task.name, manifest.labels)
+            raise ConfigError(f"row {row!r}: data set {folder} has no label column for task {task.name!r}; {hint}")
+        if (kind := manifest.labels[task.name].kind) != task.kind:
+            raise ConfigError(f"row {row!r}: task {task.name!r} is {kind} in {folder}, the grid says {task.kind}")
+    for modality in config.model.modalities:
+        if modality not in manifest.modalities:
+            hint = nearest(modality, manifest.modalities)
+            raise ConfigError(f"row {row!r}: data set {folder} has no modality {modality!r}; {hint}")

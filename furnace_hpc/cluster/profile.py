@@ -1,0 +1,66 @@
+"""Facts of a machine: which executor, which flags a site takes, what a run gets when its grid does not say."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from furnace_hpc.spec.config import Config, Name, Resources
+from furnace_hpc.spec.files import FOLDERS, find_file, read_yaml, shipped_roots
+from furnace_hpc.spec.problems import validate
+
+
+def _no_control_characters(text: str) -> str:
+    """A newline in an #SBATCH value would end the comment, and the rest would run as shell."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError("holds a control character: write it on one line")
+    return text
+
+
+Line = Annotated[str, Field(max_length=1000), AfterValidator(_no_control_characters)]
+
+
+class ClusterProfile(Config):
+    """`slurm/clusters/<name>.yaml`. A flag set to null is not given to sbatch at all."""
+
+    name: Name
+    executor: Literal["slurm", "local"] = Field(description="slurm: one array through sbatch; local: a queue on this machine")
+    cluster_name: Line | None = Field(default=None, description="Slurm's ClusterName; `--cluster auto` finds the profile by it")
+    nodes: int = Field(default=1, ge=1, description="nodes of a run whose grid does not say")
+    processes_per_node: int = Field(default=1, ge=1, description="ranks per node of a run whose grid does not say")
+    gpus_per_node: int | None = Field(default=None, ge=0, description="GPUs asked for on each node; none: as many as ranks")
+    gpu_flag: Literal["gpus_per_node", "gres"] | None = Field(
+        default="gpus_per_node", description="how the site wants GPUs asked for; null: it takes no GPU flag"
+    )
+    gpu_type: Name | None = Field(default=None, description="a type before the number, as in gpu:a100:4")
+    partition: Line | None = Field(default=None, description="partition(s), comma-separated")
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
+    cpus_per_task: int | None = Field(default=None, ge=1, description="cores of each rank")
+    mem_gb: int | None = Field(default=None, ge=1, description="memory of each node, 10^9 bytes")
+    wckey: Line | None = Field(default=None, description="workload key, where the site wants one")
+    signal_delay_s: int = Field(default=120, ge=10, description="seconds before the time limit at which ranks are told")
+    array_parallelism: int = Field(default=32, ge=1, description="array elements that may run at the same time")
+    setup: tuple[Line, ...] = Field(default=(), description="shell lines on each job's first node, e.g. module load")
+    srun_args: tuple[Line, ...] = Field(default=(), description="more arguments of srun")
+    network_interface: Name | None = Field(default=None, description="for gloo and NCCL; none: they choose")
+
+    def shape(self, wish: Resources) -> tuple[int, int]:
+        """(nodes, processes_per_node) of a run: its wish, else this machine's default."""
+        return wish.nodes or self.nodes, wish.processes_per_node or self.processes_per_node
+
+
+def load_profile(name: str) -> ClusterProfile:
+    """Read a cluster profile by name or path.
+
+    Raises:
+        ConfigError: unknown name, or every problem of the file at once.
+    """
+    path = find_file("cluster", name)
+    return validate(ClusterProfile, read_yaml(path), str(path))
+
+
+def profile_names() -> list[str]:
+    """Names of all profiles that can be found from here."""
+    folders = [root / FOLDERS["cluster"] for root in shipped_roots()]
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})

@@ -1,0 +1,89 @@
+"""The live view of a local queue: a line for the whole grid, and one for each run under way."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from furnace_hpc.cluster.plan import Plan, PlannedRun
+from furnace_hpc.runs.records import last_record
+from furnace_hpc.runs.state import RunState, read_status
+
+QUIET_EVERY_S = 30.0  # without a terminal: one line this often
+
+
+class Progress:
+    """Shows runs, step/total, loss and the time that is left; on a plain stream, lines instead of a picture."""
+
+    def __init__(self, plan: Plan, width: int) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._total = len(plan.to_do)
+        self._steps = {run.spec.run_id: run.spec.config.steps - run.status.step for run in plan.to_do}
+        self._done = self._failed = 0
+        self._steps_done = 0
+        self._started_s = time.monotonic()
+        self._spoke_s = self._started_s
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self.say(f"{self._total} runs, {width} at a time")
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def say(self, sentence: str) -> None:
+        """Print one line that stays."""
+        self._console.print(sentence, markup=False)
+
+    def update(self, running: list[tuple[PlannedRun, int]]) -> None:
+        """Show what is under way."""
+        lines = [(run, last_record(run.folder.metrics(attempt))) for run, attempt in running]
+        steps = self._steps_done + sum(record["step"] - run.status.step for run, record in lines if record)
+        if self._console.is_terminal:
+            self._live.update(Group(self._summary(steps), self._runs(lines)))
+        elif time.monotonic() - self._spoke_s > QUIET_EVERY_S:
+            self._spoke_s = time.monotonic()
+            self.say(self._summary(steps).plain)
+
+    def ended(self, run: PlannedRun, attempt: int) -> None:
+        """One run's attempt has ended: say how."""
+        status = read_status(run.folder)
+        self._done += status.state is RunState.DONE
+        self._failed += status.state is not RunState.DONE
+        self._steps_done += self._steps[run.spec.run_id]
+        how = "done" if status.state is RunState.DONE else f"{status.state.value}: {status.reason}"
+        log = "" if status.state is RunState.DONE else f" ({run.folder.log(attempt, 0)})"
+        self.say(f"[{self._done + self._failed}/{self._total}] {run.spec.run_id}: {how}{log}")
+
+    def _summary(self, steps: int) -> Text:
+        total = max(1, sum(self._steps.values()))
+        elapsed_s = time.monotonic() - self._started_s
+        left = _duration(elapsed_s / steps * (total - steps)) if steps else "?"
+        failed = f", {self._failed} not" if self._failed else ""
+        return Text(
+            f"{self._done} of {self._total} runs done{failed}   step {steps:,} of {total:,}   "
+            f"{_duration(elapsed_s)} elapsed, about {left} left"
+        )
+
+    def _runs(self, lines: list[tuple[PlannedRun, dict[str, float] | None]]) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        for run, record in lines:
+            steps = run.spec.config.steps
+            at = int(record["step"]) if record else 0
+            loss = f"loss {record['train/loss']:.4f}" if record else "starting"
+            rate = f"{record['samples_per_s']:,.0f} samples/s" if record else ""
+            table.add_row(run.spec.run_id, ProgressBar(total=steps, completed=at, width=24), f"{at}/{steps}", loss, rate)
+        return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,25 @@
+"""Slurm's own commands, asked from the login node. Nothing else in the package runs them, but for sbatch by submitit."""
+
+import shutil
+import subprocess
+
+TIMEOUT_S = 20
+
+
+def has_slurm() -> bool:
+    """Whether this is a machine that can submit to Slurm."""
+    return shutil.which("sbatch") is not None
+
+
+def cluster_name() -> str | None:
+    """Slurm's ClusterName here; None when the controller does not answer."""
+    try:
+        command = ["scontrol", "show", "config"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    for line in answer.splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "ClusterName":
+            return value.strip()
+    return None

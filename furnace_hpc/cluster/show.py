@@ -1,0 +1,67 @@
+"""What the user sees of a plan: which machine, a table of runs with what will be done and why, the batch scripts."""
+
+from rich.console import Console
+from rich.table import Table
+
+from furnace_hpc.cluster.plan import Action, Plan
+from furnace_hpc.cluster.profile import ClusterProfile, load_profile, profile_names
+from furnace_hpc.cluster.scheduler import cluster_name, has_slurm
+from furnace_hpc.spec.errors import ConfigError
+
+MAX_LINES = 40  # a longer plan shows its first runs and counts the others
+
+
+def choose_profile(name: str) -> ClusterProfile:
+    """The profile that `--cluster` means; `auto` is this Slurm cluster's, or `local` where there is no Slurm.
+
+    Raises:
+        ConfigError: unknown name, or no profile names this Slurm cluster.
+    """
+    if name != "auto":
+        return load_profile(name)
+    if not has_slurm():
+        return load_profile("local")
+    here = cluster_name()
+    for candidate in profile_names():
+        profile = load_profile(candidate)
+        if here and profile.cluster_name == here:
+            return profile
+    raise ConfigError(
+        f"no profile in slurm/clusters/ has cluster_name {here!r}: add one (slurm/clusters/README.md), "
+        f"or name it with --cluster; known: {', '.join(profile_names())}"
+    )
+
+
+def print_plan(plan: Plan) -> None:
+    """Print what will be done with each run, and what it may cost."""
+    console = Console(highlight=False)
+    grid, profile = plan.grid, plan.profile
+    console.print(f"grid {grid.name}: {grid.description or grid.metric}", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("run", "state", "action", "why"):
+        table.add_column(column, no_wrap=column != "why")
+    shown = [run for run in plan.runs if run.action is not Action.SKIP or run.why != "done"]
+    for run in shown[:MAX_LINES]:
+        table.add_row(run.spec.run_id, run.status.state.value, run.action.value, run.why)
+    if shown:
+        console.print(table)
+    if len(shown) > MAX_LINES:
+        console.print(f"... and {len(shown) - MAX_LINES:,} more")
+    counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
+    console.print(f"{len(plan.runs):,} runs ({counts}) on {profile.name}", markup=False)
+    if plan.to_do and profile.executor == "slurm":
+        shapes = ", ".join(f"{len(rows):,} runs of {n} x {p} ranks, {t} min" for (n, p, t, _), rows in plan.shapes.items())
+        console.print(f"arrays: {shapes}; at most {plan.gpu_hours_limit:,.1f} GPU-hours an attempt of each", markup=False)
+    if not plan.to_do:
+        console.print("nothing to do")
+
+
+def print_batch_texts(plan: Plan) -> None:
+    """Print the batch script of each array, as it would be submitted."""
+    if plan.profile.executor != "slurm":
+        return
+    from furnace_hpc.cluster.array import batch_text
+
+    for shape, indices in plan.shapes.items():
+        print(f"\n# --- batch script of the array of {len(indices):,} runs ---")
+        print(batch_text(plan, shape, indices, (plan.folder.submissions / "N").resolve()))

@@ -1,0 +1,102 @@
+"""What every submission writes before anything runs: its rows, the runs' specs, the lock that makes it the only one."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from furnace_hpc.cluster.plan import Action, Plan, PlannedRun
+from furnace_hpc.runs import host
+from furnace_hpc.runs.folder import GridFolder, write_atomically
+from furnace_hpc.spec.errors import ConfigError
+
+
+@contextmanager
+def only_submitter(folder: GridFolder) -> Iterator[None]:
+    """Hold the grid's lock.
+
+    Raises:
+        ConfigError: another live submission holds it.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    mine = json.dumps(host.holder())
+    while not _taken(folder.lock, mine):
+        who = _read_holder(folder.lock)
+        if host.is_alive(who) is not False:
+            raise ConfigError(
+                f"grid {folder.path.name!r} is being submitted or run by {host.describe(who)}: wait for it to end, "
+                f"or remove {folder.lock} if that process is gone"
+            )
+        stale = folder.lock.with_name(f"{folder.lock.name}.stale-{os.getpid()}")
+        try:
+            folder.lock.rename(stale)  # of two that find it stale, one renames it
+            stale.unlink()
+        except FileNotFoundError:
+            continue
+    try:
+        yield
+    finally:
+        folder.lock.unlink(missing_ok=True)
+
+
+def write_submission(plan: Plan) -> Path:
+    """Write grid.yaml, each new run's spec.json, and rows.jsonl; return the submission's folder."""
+    write_atomically(plan.folder.grid, yaml.safe_dump(plan.grid.model_dump(mode="json"), sort_keys=False))
+    for run in plan.to_do:
+        if run.action is Action.RESTART:
+            _put_aside(plan.folder, run)
+        if not run.folder.spec.exists():
+            write_atomically(run.folder.spec, run.spec.model_dump_json(indent=2) + "\n")
+    submission = plan.folder.new_submission()
+    rows = [_row(index, run) for index, run in enumerate(plan.runs)]
+    write_atomically(submission / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return submission
+
+
+def journal(submission: Path, event: str, **facts: Any) -> None:
+    """Append one durable line to the submission's journal."""
+    with (submission / "journal.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"unix_s": time.time(), "event": event, **facts}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _row(index: int, run: PlannedRun) -> dict[str, Any]:
+    return {
+        "row": index,
+        "run_id": run.spec.run_id,
+        "run_dir": str(run.folder.path.resolve()),
+        "to_do": run.to_do,
+        "facts": run.facts,
+    }
+
+
+def _put_aside(folder: GridFolder, run: PlannedRun) -> None:
+    """Move what older code has made out of the way; nothing is deleted."""
+    folder.replaced.mkdir(exist_ok=True)
+    number = 1
+    while (target := folder.replaced / f"{run.spec.run_id}.{number}").exists():
+        number += 1
+    run.folder.path.rename(target)
+
+
+def _taken(lock: Path, content: str) -> bool:
+    try:
+        with lock.open("x") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _read_holder(lock: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(lock.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return content if isinstance(content, dict) else None

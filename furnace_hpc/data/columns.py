@@ -1,0 +1,245 @@
+"""Columns on disk: `<folder>/manifest.json`, `<folder>/<split>/<column>.npy`; written all or not at all."""
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.manifest import SPLITS, Column, Labels, Manifest, Statistics, StoredFile, read_manifest
+
+Array = NDArray[Any]
+Splits = dict[str, dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """An opened data set; the arrays stay on disk until they are read."""
+
+    manifest: Manifest
+    folder: Path
+
+    def split(self, name: str) -> dict[str, Array]:
+        """Return the columns of a split as read-only memory maps, first axis = sample."""
+        return {column: _map(self.folder / name / f"{column}.npy") for column in self.manifest.columns}
+
+
+def open_columns(folder: Path, *, verify: bool = False) -> Columns:
+    """Open a packed data set and check that each file has the manifest's size, type and shape.
+
+    Args:
+        folder: the folder with `manifest.json`.
+        verify: also read and hash every file.
+
+    Raises:
+        ConfigError: a file is missing, or is not the one that the manifest describes.
+    """
+    manifest = read_manifest(folder)
+    for split, num_samples in manifest.splits.items():
+        for name, column in manifest.columns.items():
+            stored = manifest.files.get(f"{split}/{name}.npy")
+            _check_file(folder / split / f"{name}.npy", stored, column, num_samples, verify)
+    return Columns(manifest, folder)
+
+
+def _check_file(
+    path: Path, stored: StoredFile | None, column: Column, num_samples: int, verify: bool
+) -> None:
+    """Raise ConfigError unless the file is the stored one."""
+    if stored is None or not path.is_file():
+        raise ConfigError(f"data file {path} is missing: pack the data set again")
+    num_bytes = path.stat().st_size
+    if num_bytes != stored.num_bytes:
+        raise _damaged(path, f"{num_bytes} bytes", f"{stored.num_bytes} bytes")
+    try:
+        array = _map(path)
+    except (ValueError, EOFError) as error:
+        raise _damaged(path, f"no npy header ({error})", "the packed array") from None
+    got, wanted = (array.dtype.name, array.shape), (column.dtype, (num_samples, *column.shape))
+    if got != wanted:
+        raise _damaged(path, f"{got[0]} {got[1]}", f"{wanted[0]} {wanted[1]}")
+    if verify and _hash(array) != stored.xxh3_128:
+        raise _damaged(path, f"content hash {_hash(array)}", stored.xxh3_128)
+
+
+def _damaged(path: Path, got: str, wanted: str) -> ConfigError:
+    return ConfigError(
+        f"data file {path} holds {got} where the manifest says {wanted}: pack the data set again"
+    )
+
+
+def _map(path: Path) -> Array:
+    return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def write_columns(
+    folder: Path,
+    *,
+    splits: Splits,
+    dataset: str,
+    modalities: tuple[str, ...],
+    labels: dict[str, Labels],
+    statistics: dict[str, Statistics],
+    vocab_size: int | None,
+    preprocessing: dict[str, Any],
+    extra_versions: dict[str, str] | None = None,
+) -> Manifest:
+    """Write a data set beside `folder`, then rename it into place; an older pack stays whole until then.
+
+    Args:
+        folder: where the pack goes; an older pack there is replaced.
+        splits: split -> column -> array, first axis = sample.
+        dataset: name of the data set's kind.
+        modalities: what the set has; the order of the bits of `present`.
+        labels: task -> classes of its column `label.<task>`.
+        statistics: modality -> mean and deviation of the train split, in the units that are stored.
+        vocab_size: number of token ids.
+        preprocessing: every knob that made the columns.
+        extra_versions: versions of tools that are no Python package.
+
+    Raises:
+        ConfigError: the place cannot be written, or holds something that is not a pack.
+    """
+    folder = folder.resolve()  # a link to scratch space stays a link
+    nonce = secrets.token_hex(4)
+    temporary = folder.with_name(f"{folder.name}.tmp-{nonce}")
+    try:
+        _refuse_foreign(folder)
+        temporary.mkdir(parents=True)
+        manifest = Manifest.model_validate(
+            {
+                "dataset": dataset,
+                "modalities": modalities,
+                "splits": {split: len(next(iter(columns.values()))) for split, columns in splits.items()},
+                "columns": _describe(splits),
+                "files": _write_arrays(temporary, splits),
+                "labels": labels,
+                "statistics": statistics,
+                "vocab_size": vocab_size,
+                "preprocessing": preprocessing,
+                "versions": _versions() | (extra_versions or {}),
+                "fingerprint": _fingerprint(splits),
+            }
+        )
+        _write_durably(temporary / "manifest.json", manifest.model_dump_json(indent=1).encode())
+        _sync_folder(temporary)
+        _rename_into_place(temporary, folder, nonce)
+    except OSError as error:
+        raise ConfigError(
+            f"data folder {folder} cannot be written ({error.strerror or error}): "
+            "make room or rights there, or choose another --out"
+        ) from error
+    finally:  # an interrupt too; after the rename there is nothing left to remove
+        shutil.rmtree(temporary, ignore_errors=True)
+    return manifest
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise ConfigError where replacing the folder would delete something that no pack contains."""
+    if not folder.exists():
+        return
+    foreign = {entry.name for entry in folder.iterdir()} - {"manifest.json", *SPLITS}
+    if foreign:
+        raise ConfigError(
+            f"folder {folder} holds {min(foreign)!r}, which is no part of a packed data set: "
+            "choose an empty or new folder with --out"
+        )
+
+
+def _describe(splits: Splits) -> dict[str, Column]:
+    """Return each column's type; a column that differs between splits is an error of the packing code."""
+    described: dict[str, Column] = {}
+    for split, columns in splits.items():
+        num_samples = {len(array) for array in columns.values()}
+        if len(num_samples) != 1:
+            raise ValueError(f"columns of split {split!r} have unequal lengths {sorted(num_samples)}")
+        for name, array in columns.items():
+            column = Column(dtype=array.dtype.name, shape=array.shape[1:])
+            if described.setdefault(name, column) != column:
+                raise ValueError(f"column {name!r} is {column} in {split!r} and {described[name]} elsewhere")
+    return described
+
+
+def _write_arrays(folder: Path, splits: Splits) -> dict[str, StoredFile]:
+    """Write and sync every array; return what was written, by path relative to the folder."""
+    files = {}
+    for split, columns in splits.items():
+        (folder / split).mkdir()
+        for name, array in columns.items():
+            path = folder / split / f"{name}.npy"
+            _write_npy(path, np.ascontiguousarray(array))
+            files[f"{split}/{name}.npy"] = StoredFile(num_bytes=path.stat().st_size, xxh3_128=_hash(array))
+        _sync_folder(folder / split)
+    return files
+
+
+def _write_npy(path: Path, array: Array) -> None:
+    """Write one .npy file. Not np.save: its OSError for a full disk has no errno, so no reason to show."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rename_into_place(new: Path, folder: Path, nonce: str) -> None:
+    """Put `new` at `folder`; an older pack steps aside first, comes back on failure, and is deleted last."""
+    old = folder.with_name(f"{folder.name}.old-{nonce}")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+        _sync_folder(folder.parent)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _hash(array: Array) -> str:
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _fingerprint(splits: Splits) -> str:
+    """Hash names, types, shapes and contents: nothing that depends on a library or a file header."""
+    digest = xxhash.xxh3_64()
+    rows = {f"{split}/{name}": array for split, columns in splits.items() for name, array in columns.items()}
+    for name, array in sorted(rows.items()):
+        digest.update(f"{name} {array.dtype.name} {array.shape} {_hash(array)}\n".encode())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what computes columns, where installed."""
+    found = {"python": python_version()}
+    for package in ("numpy", "librosa", "scikit-learn", "soundfile"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,248 @@
+"""TriDigits: a digit seen (scikit-learn's digits), heard (synthetic speech) and hinted at in words.
+
+Every modality alone is ambiguous, so a model has to fuse. Splits share no image, no voice and no carrier phrase.
+A sample's noise is drawn from (seed, sample id) alone: neither order nor worker count changes a value.
+Shapes: N samples, T tokens, K coefficients, F frames, S waveform samples.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import irfft
+from scipy.ndimage import zoom
+from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
+
+from furnace_hpc.data.columns import Splits, open_columns, write_columns
+from furnace_hpc.data.preprocess import channel_statistics, mfcc, to_uint8
+from furnace_hpc.data.speech import (
+    ACCENTS,
+    SAMPLE_RATE,
+    WINDOW_SAMPLES,
+    Utterance,
+    Wave,
+    espeak_version,
+    find_source,
+    load_speech,
+)
+from furnace_hpc.data.tridigits_plan import (
+    MAX_TOKENS,
+    VOCAB,
+    SplitPlan,
+    TriDigitsKnobs,
+    encode,
+    make_plan,
+)
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.manifest import MODALITIES, Labels, Manifest
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+RECIPE = 1  # raise it when the same knobs begin to make other columns
+HOP = 512
+NUM_COEFFICIENTS = 40
+CHUNK = 50  # samples of one task of the pool: 4 MB of waveforms
+IMAGE_NOISE, AUDIO_NOISE, SPEECH, PLAN = range(4)  # the streams that spring from the one seed
+DIGIT_NAMES = tuple(str(digit) for digit in range(10))
+LABELS = {
+    "digit": DIGIT_NAMES,
+    "parity": ("even", "odd"),
+    "accent": ACCENTS,
+    "xor": ("same parity", "other parity"),
+    "image_digit": ("0", "1"),
+    "audio_digit": ("0", "1"),
+}
+
+
+def pack(knobs: TriDigitsKnobs, out: Path, progress: Progress, workers: int | None = None) -> Manifest:
+    """Make the data set and write it to `out`; `workers` threads (default: every usable core).
+
+    Raises:
+        ConfigError: espeak is asked for and missing, or `out` cannot be written.
+    """
+    source = find_source(knobs.speech)
+    progress("speech", 0, 1)
+    utterances = load_speech(source, _stream(knobs, SPEECH))
+    progress("speech", 1, 1)
+    plans = make_plan(knobs, np.random.default_rng(_stream(knobs, PLAN)))
+    splits = _make_splits(knobs, plans, utterances, progress, workers)
+    return write_columns(
+        out,
+        splits=splits,
+        dataset="tridigits",
+        modalities=MODALITIES,
+        labels={
+            name.removeprefix("label."): Labels(
+                kind="single_label", classes=LABELS[name.removeprefix("label.")]
+            )
+            for name in splits["train"]
+            if name.startswith("label.")
+        },
+        statistics={name: channel_statistics(splits["train"][name]) for name in ("image", "audio")},
+        vocab_size=len(VOCAB),
+        preprocessing=_preprocessing(knobs, source),
+        extra_versions={"espeak": espeak_version()} if source == "espeak" else None,
+    )
+
+
+def pack_once(
+    knobs: TriDigitsKnobs, out: Path, progress: Progress, *, workers: int | None = None, force: bool = False
+) -> tuple[Manifest, bool]:
+    """Pack unless `out` already holds these knobs' pack; return the manifest and whether it was packed now.
+
+    Raises:
+        ConfigError: `out` holds another pack and `force` is off.
+    """
+    existing = None if force else _whole_pack(out)
+    if existing is None:
+        return pack(knobs, out, progress, workers), True
+    if _same_recipe(existing, knobs):
+        return existing, False
+    held = f"{existing.dataset} {existing.fingerprint} with other settings"
+    raise ConfigError(f"folder {str(out)!r} holds {held}: choose another --out, or replace it with --force")
+
+
+def pack_default(data_root: Path, progress: Progress) -> Manifest:
+    """Pack the default set into `data_root/tridigits` unless it is there."""
+    return pack_once(TriDigitsKnobs(), data_root / "tridigits", progress)[0]
+
+
+def _whole_pack(folder: Path) -> Manifest | None:
+    """Return the manifest of an undamaged pack; a damaged one counts as none: packing again mends it."""
+    try:
+        return open_columns(folder).manifest
+    except ConfigError:
+        return None
+
+
+def _preprocessing(knobs: TriDigitsKnobs, source: str) -> dict[str, Any]:
+    return {
+        "recipe": RECIPE,
+        "knobs": knobs.model_dump(mode="json"),
+        "speech_source": source,
+        "vocab": list(VOCAB),
+        "image": {"height": 32, "width": 32, "channels": 1},
+        "audio": {
+            "feature": "mfcc",
+            "sample_rate_hz": SAMPLE_RATE,
+            "hop": HOP,
+            "num_coefficients": NUM_COEFFICIENTS,
+            "window_s": WINDOW_SAMPLES / SAMPLE_RATE,
+        },
+    }
+
+
+def _same_recipe(manifest: Manifest, knobs: TriDigitsKnobs) -> bool:
+    """Tell whether these knobs would make this pack; speech counts as asked for, or as it then came out."""
+    made = manifest.preprocessing
+    old, new = dict(made.get("knobs", {})), knobs.model_dump(mode="json")
+    same_speech = old.pop("speech", None) == new["speech"] or made.get("speech_source") == new["speech"]
+    del new["speech"]
+    return manifest.dataset == "tridigits" and made.get("recipe") == RECIPE and same_speech and old == new
+
+
+def _stream(knobs: TriDigitsKnobs, *key: int) -> np.random.SeedSequence:
+    """Return the child of the one seed that a stream, or a sample of it, draws from."""
+    return np.random.SeedSequence(knobs.seed, spawn_key=key)
+
+
+def _make_splits(
+    knobs: TriDigitsKnobs,
+    plans: dict[str, SplitPlan],
+    utterances: list[Utterance],
+    progress: Progress,
+    workers: int | None,
+) -> Splits:
+    """Render every sample of every split."""
+    spoken = {(u.voice, u.accent, u.digit): u.waveform / u.waveform.std() for u in utterances}
+    digits_8x8 = load_digits().images / 16.0
+    glyphs = np.stack([zoom(image, 3, order=1) for image in digits_8x8])
+    total = sum(len(plan.sample_id) for plan in plans.values())
+    splits: Splits = {}
+    done = 0
+    # One BLAS thread: its own threads would fight ours, and their number changes the last bits of a product.
+    with threadpool_limits(1), ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        for split, plan in plans.items():
+            num_samples = len(plan.sample_id)
+            starts = range(0, num_samples, CHUNK)
+
+            def render(start: int, plan: SplitPlan = plan) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+                rows = range(start, min(start + CHUNK, len(plan.sample_id)))
+                return _images(knobs, plan, rows, glyphs), _sounds(knobs, plan, rows, spoken)
+
+            chunks = []
+            for chunk in pool.map(render, starts):
+                chunks.append(chunk)
+                progress("samples", done + min(len(chunks) * CHUNK, num_samples), total)
+            done += num_samples
+            images, sounds = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+            splits[split] = _columns(plan, images, sounds)
+    return splits
+
+
+def _columns(
+    plan: SplitPlan, images: NDArray[np.uint8], sounds: NDArray[np.float16]
+) -> dict[str, NDArray[Any]]:
+    """Return the columns of one split, [N, ...] each."""
+    num_samples, _, num_frames = sounds.shape
+    tokens = [encode(text) for text in plan.text]
+    padded = np.zeros((num_samples, MAX_TOKENS), np.int16)
+    for row, ids in zip(padded, tokens, strict=True):
+        row[: len(ids)] = ids
+    columns: dict[str, NDArray[Any]] = {
+        "sample_id": plan.sample_id,
+        "image": images,
+        "audio": sounds,
+        "audio_length": np.full(num_samples, num_frames, np.int16),
+        "text": padded,
+        "text_length": np.array([len(ids) for ids in tokens], np.int16),
+        "present": np.ones((num_samples, len(MODALITIES)), np.uint8),
+    }
+    return columns | {f"label.{task}": label.astype(np.int16) for task, label in plan.labels.items()}
+
+
+def _images(
+    knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, glyphs: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Render images [N, 1, 32, 32]: glyph 24x24, shifted by up to 2 pixels, dimmed, occluded, noisy."""
+    images = np.zeros((len(rows), 1, 32, 32))
+    for image, row in zip(images, rows, strict=True):
+        rng = np.random.default_rng(_stream(knobs, IMAGE_NOISE, int(plan.sample_id[row])))
+        top, left = rng.integers(2, 7, size=2)
+        image[0, top : top + 24, left : left + 24] = glyphs[plan.image[row]] * rng.uniform(0.6, 1.0)
+        if rng.random() < knobs.occlusion:
+            width = rng.integers(10, 17)
+            start = rng.integers(0, 33 - width)
+            image[0, :, start : start + width] = 0.0
+        image += rng.normal(0.0, knobs.image_noise, image.shape)
+    return to_uint8(images, low=-1.0, high=2.0)
+
+
+def _sounds(
+    knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, spoken: dict[tuple[str, str, int], Wave]
+) -> NDArray[np.float16]:
+    """Render MFCC [N, K, F]: speech of deviation 1 anywhere in the window, coloured noise, +-6 dB of gain."""
+    waves = np.zeros((len(rows), WINDOW_SAMPLES), np.float32)
+    for wave, row in zip(waves, rows, strict=True):
+        rng = np.random.default_rng(_stream(knobs, AUDIO_NOISE, int(plan.sample_id[row])))
+        speech = spoken[plan.voice[row], plan.accent[row], int(plan.audio_digit[row])]
+        start = rng.integers(0, WINDOW_SAMPLES - len(speech) + 1)
+        wave[start : start + len(speech)] = speech
+        wave += coloured_noise(rng, rng.uniform(0.0, 1.5)) * np.float32(10 ** (-knobs.snr_db / 20))
+        wave *= np.float32(10 ** (rng.uniform(-6.0, 6.0) / 20))
+    coefficients = mfcc(waves, sample_rate=SAMPLE_RATE, num_coefficients=NUM_COEFFICIENTS, hop=HOP)
+    return coefficients.astype(np.float16)
+
+
+def coloured_noise(rng: np.random.Generator, exponent: float) -> Wave:
+    """Return noise [S] of deviation 1 whose power falls with 1/f^exponent."""
+    num_bins = WINDOW_SAMPLES // 2 + 1
+    parts = rng.standard_normal((2, num_bins), dtype=np.float32)
+    amplitude = np.arange(num_bins, dtype=np.float32)
+    amplitude[1:] **= np.float32(-exponent / 2)  # bin 0, the constant part, stays silent
+    noise = irfft((parts[0] + 1j * parts[1]) * amplitude, n=WINDOW_SAMPLES)
+    return np.asarray(noise / noise.std(), dtype=np.float32)

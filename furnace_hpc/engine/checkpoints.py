@@ -1,0 +1,136 @@
+"""Checkpoints: saved by all ranks into a temporary folder, described by a manifest, then renamed: complete or not there."""
+
+import json
+import os
+import random
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+
+from furnace_hpc.engine.processes import Processes
+from furnace_hpc.engine.zero import Engine
+from furnace_hpc.runs.folder import RunFolder
+
+TAG = "zero"
+MANIFEST = "manifest.json"
+
+
+def save(engine: Engine, folder: RunFolder, step: int, state: dict[str, Any], processes: Processes) -> None:
+    """Collective. Save the engine, each rank's random state and `state` as `checkpoints/step-<step>`."""
+    final = folder.checkpoint(step)
+    nonce = processes.from_first(uuid.uuid4().hex[:8])
+    aside = final.with_name(f"{final.name}.tmp-{nonce}")
+    if processes.is_first:
+        aside.mkdir(parents=True)
+    processes.barrier()
+    engine.save_checkpoint(str(aside), tag=TAG, client_state={"furnace": state}, save_latest=False)
+    torch.save(_random_state(processes), aside / f"random-{processes.rank}.pt")
+    processes.barrier()
+    if processes.is_first:
+        _complete(aside, final, {"step": step, "world_size": processes.world_size, "state": state})
+    processes.barrier()
+
+
+def load_newest(engine: Engine, folder: RunFolder, processes: Processes) -> dict[str, Any] | None:
+    """Collective. Load the newest complete checkpoint and return its state; None when there is none."""
+    step = processes.from_first(newest_step(folder) if processes.is_first else None)
+    return None if step is None else load(engine, folder, step, processes)
+
+
+def load(engine: Engine, folder: RunFolder, step: int, processes: Processes) -> dict[str, Any]:
+    """Collective. Load one checkpoint.
+
+    Raises:
+        RuntimeError: it was made by another number of processes, or cannot be loaded.
+    """
+    path = folder.checkpoint(step)
+    made_by = json.loads((path / MANIFEST).read_text())["world_size"]
+    if made_by != processes.world_size:
+        raise RuntimeError(
+            f"checkpoint {path} was made by {made_by} processes, this attempt has {processes.world_size}: "
+            f"submit with the resources it was made with"
+        )
+    loaded, client_state = engine.load_checkpoint(str(path), tag=TAG)
+    if loaded is None:
+        raise RuntimeError(f"checkpoint {path} could not be loaded")
+    # weights_only=False: the file holds numpy and Python random states, and lies in the user's own run folder.
+    _set_random_state(torch.load(path / f"random-{processes.rank}.pt", weights_only=False), processes)
+    state: dict[str, Any] = client_state["furnace"]
+    return state
+
+
+def newest_step(folder: RunFolder) -> int | None:
+    """Step of the newest checkpoint whose files are all there in the size its manifest says."""
+    steps = [int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit()]
+    for step in sorted(steps, reverse=True):
+        if is_complete(folder.checkpoint(step)):
+            return step
+        print(f"checkpoint {folder.checkpoint(step)} is damaged and left out", flush=True)
+    return None
+
+
+def is_complete(path: Path) -> bool:
+    """Whether every file has the size and the hash of the manifest."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+        return all(_describe(path / name) == described for name, described in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def prune(folder: RunFolder, keep: int, also: set[int]) -> None:
+    """Delete all but the newest `keep` checkpoints and the steps in `also`, and what killed saves have left."""
+    steps = sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit())
+    for step in steps[:-keep]:
+        if step not in also:
+            shutil.rmtree(folder.checkpoint(step))
+    for left in folder.checkpoints.glob("step-*.tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _complete(aside: Path, final: Path, facts: dict[str, Any]) -> None:
+    files = sorted(path for path in aside.rglob("*") if path.is_file())
+    for path in files:
+        _sync(path)
+    described = {str(path.relative_to(aside)): _describe(path) for path in files}
+    (aside / MANIFEST).write_text(json.dumps(facts | {"files": described}, indent=2))
+    for path in (aside / MANIFEST, aside / TAG, aside):
+        _sync(path)
+    if final.exists():  # an earlier attempt saved this very step, and this one came there again
+        shutil.rmtree(final)
+    aside.rename(final)
+    _sync(final.parent)
+
+
+def _describe(path: Path) -> list[Any]:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return [path.stat().st_size, digest.hexdigest()]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _random_state(processes: Processes) -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state(processes.device) if processes.device.type == "cuda" else None
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": np.random.get_state(), "python": random.getstate()}  # noqa: NPY002
+
+
+def _set_random_state(state: dict[str, Any], processes: Processes) -> None:
+    torch.set_rng_state(state["torch"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    random.setstate(state["python"])
+    if state["cuda"] is not None and processes.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], processes.device)

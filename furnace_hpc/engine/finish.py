@@ -1,0 +1,71 @@
+"""The end of a run: the selected step's scores and predictions, and the result, written last."""
+
+import time
+
+import torch
+
+from furnace_hpc.engine import checkpoints
+from furnace_hpc.engine.evaluation import Evaluation, evaluate, write_predictions
+from furnace_hpc.engine.meters import device_name, peak_memory_gib, versions
+from furnace_hpc.engine.processes import Processes
+from furnace_hpc.engine.setup import Run
+from furnace_hpc.engine.zero import full_fp32_parameters, parameters_sha256
+from furnace_hpc.runs.code import code_hash, git_commit
+from furnace_hpc.runs.host import newest_attempt
+from furnace_hpc.runs.ledger import read_attempts
+from furnace_hpc.runs.records import RunResult, write_result
+
+
+def finish(
+    run: Run, attempt: int, selected_step: int, train_s: float, last: Evaluation | None, processes: Processes
+) -> None:
+    """Collective. Look at the test split once, with the parameters that validation selected, and write the result."""
+    config, engine, folder = run.config, run.engine, run.folder
+    final_sha256 = parameters_sha256(full_fp32_parameters(engine))
+    if selected_step != config.steps:
+        checkpoints.load(engine, folder, selected_step, processes)
+        last = None
+    evaluations = [
+        last or evaluate_split(run, "val", processes),
+        evaluate_split(run, "test", processes),
+    ]
+    memory_gib = peak_memory_gib(processes)
+    if not processes.is_first:
+        return
+    if newest_attempt(str(folder.path)) != attempt:
+        raise RuntimeError(f"attempt {attempt} has been replaced by a newer one: its result is not written")
+    for evaluation in evaluations:
+        write_predictions(folder, run.readers[evaluation.split], evaluation)
+    attempts = read_attempts(folder)
+    write_result(
+        folder,
+        RunResult(
+            run_id=run.spec.run_id,
+            variant=run.spec.variant,
+            seed=config.seed,
+            steps=config.steps,
+            selected_step=selected_step,
+            metrics={name: value for evaluation in evaluations for name, value in evaluation.scores.items()},
+            parameters_sha256=final_sha256,
+            num_parameters=run.num_parameters,
+            world_size=processes.world_size,
+            num_threads=torch.get_num_threads(),
+            attempts=len(attempts),
+            train_s=train_s,
+            wall_s=time.time() - attempts[0].start_unix_s,
+            samples_per_s=config.steps * config.global_batch_size / max(train_s, 1e-9),
+            peak_memory_gib=memory_gib,
+            device=device_name(processes.device),
+            precision=config.deepspeed.precision,
+            zero_stage=engine.zero_optimization_stage(),
+            data_fingerprint=run.spec.data_fingerprint,
+            code_hash=code_hash(),
+            commit=git_commit(),
+            versions=versions(),
+        ),
+    )
+
+
+def evaluate_split(run: Run, split: str, processes: Processes) -> Evaluation:
+    """Collective. Score one split of a run."""
+    return evaluate(run.engine, run.readers[split], split, run.num_classes, run.config.evaluation.batch_size, processes)

@@ -1,0 +1,169 @@
+"""The training of one run, from a run folder to its result. Knows nothing of Slurm."""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from furnace_hpc.data.loader import Batch, BatchReader
+from furnace_hpc.data.order import rank_indices, step_indices
+from furnace_hpc.engine import checkpoints
+from furnace_hpc.engine.evaluation import Evaluation
+from furnace_hpc.engine.finish import evaluate_split, finish
+from furnace_hpc.engine.processes import Place, Processes, meet, part
+from furnace_hpc.engine.setup import Run, set_up
+from furnace_hpc.engine.stop import StopRequest
+from furnace_hpc.engine.verdict import Verdict
+from furnace_hpc.engine.zero import Engine, set_learning_rate
+from furnace_hpc.model.losses import total_loss
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.host import EXIT_STOPPED
+from furnace_hpc.runs.records import MetricsFile
+from furnace_hpc.spec.config import TrainConfig
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    best_step: int = 0
+    best_value: float | None = None
+    train_s: float = 0.0
+
+
+def train(folder: RunFolder, attempt: int, place: Place) -> int:
+    """Collective. Train the run to its end, or to a stop; return the exit code of this rank."""
+    stop = StopRequest()
+    stop.install()
+    verdict = Verdict(folder, attempt, place.rank)
+    with verdict:
+        processes = meet(place)
+        run = set_up(folder, attempt, processes)
+        reason = _train(run, attempt, processes, stop, verdict)
+        processes.barrier()
+        part(processes)
+        if reason:
+            verdict.stopped(reason)
+            return EXIT_STOPPED
+        verdict.done()
+    return 0
+
+
+def _train(run: Run, attempt: int, processes: Processes, stop: StopRequest, verdict: Verdict) -> str | None:
+    """The loop. Return the signal's name when it was stopped, else None."""
+    config, engine, folder = run.config, run.engine, run.folder
+    state = checkpoints.load_newest(engine, folder, processes)
+    at = Progress(**state) if state else Progress()
+    if processes.is_first:
+        print(f"resumed after step {at.step}" if state else "first start, at step 0", flush=True)
+    metrics = MetricsFile(folder.metrics(attempt)) if processes.is_first else None
+    evaluation: Evaluation | None = None
+    saved = at.step
+    while at.step < config.steps:
+        if reason := stop.agreed(processes):
+            if saved != at.step:
+                checkpoints.save(engine, folder, at.step, asdict(at), processes)
+            return reason
+        started_s = time.perf_counter()
+        parts = train_step(engine, run.reader, config, at.step, processes)
+        step_time_s = time.perf_counter() - started_s
+        at.step += 1
+        at.train_s += step_time_s
+        verdict.at(at.step)
+
+        last = at.step == config.steps
+        improved = False
+        if last or at.step % config.log_every == 0:
+            record = _record(at.step, mean_parts(parts, processes), engine, config, step_time_s)
+            if metrics:
+                metrics.write(record)
+        if last or at.step % config.evaluation.every == 0:
+            evaluation = evaluate_split(run, "val", processes)
+            improved = _note_best(at, evaluation, config)
+            if metrics:
+                metrics.write({"step": at.step, "kind": "val", **evaluation.scores})
+        if not last and (improved or at.step % config.checkpoint_every == 0):
+            mean_parts(parts, processes)  # a non-finite state is never saved
+            checkpoints.save(engine, folder, at.step, asdict(at), processes)
+            saved = at.step
+            if processes.is_first:
+                checkpoints.prune(folder, config.keep_checkpoints, also={at.best_step})
+    if metrics:
+        metrics.close()
+    finish(run, attempt, at.best_step, at.train_s, evaluation, processes)
+    return None
+
+
+def train_step(
+    engine: Engine, reader: BatchReader, config: TrainConfig, step: int, processes: Processes
+) -> dict[str, torch.Tensor]:
+    """Collective. One optimizer step; return the parts of the loss, as means over this rank's samples."""
+    micro_batch_size, micro_steps = engine.train_micro_batch_size_per_gpu(), engine.gradient_accumulation_steps()
+    indices = step_indices(reader.num_samples, config.seed, step, config.global_batch_size)
+    set_learning_rate(engine, learning_rate(config, step))
+    means: dict[str, torch.Tensor] = {}
+    for micro_step in range(micro_steps):
+        mine = rank_indices(indices, processes.rank, processes.world_size, micro_batch_size, micro_step)
+        parts = forward(engine, reader.read(mine), config)
+        engine.backward(parts["loss"])
+        engine.step()
+        for name, value in parts.items():
+            means[name] = means.get(name, 0) + value.detach() / micro_steps
+    return means
+
+
+def mean_parts(parts: dict[str, torch.Tensor], processes: Processes) -> dict[str, float]:
+    """Collective. The parts of the loss as means over the global batch.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    names = sorted(parts)
+    total = processes.total(torch.stack([parts[name].float() for name in names]))
+    values = dict(zip(names, (total / processes.world_size).tolist(), strict=True))
+    if not math.isfinite(values["loss"]):
+        raise FloatingPointError(f"the loss is {values['loss']}: lower optimizer.lr, or look at the data")
+    return values
+
+
+def forward(engine: Engine, batch: Batch, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """The parts of the loss of one micro-batch."""
+    output = engine(batch.inputs, batch.lengths, batch.present_BM)
+    return total_loss(output, batch.labels, batch.present_BM, config.loss, config.tasks)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Rate of step `step` (from 0): linear warm-up, then cosine to 0 or constant."""
+    warmup = round(config.schedule.warmup_fraction * config.steps)
+    if step < warmup:
+        return config.optimizer.lr * (step + 1) / warmup
+    if config.schedule.decay == "constant":
+        return config.optimizer.lr
+    return config.optimizer.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
+
+
+def _note_best(at: Progress, evaluation: Evaluation, config: TrainConfig) -> bool:
+    """Whether this step is the one to take so far; ties keep the earlier step."""
+    name = config.selection_metric
+    value = evaluation.scores[name] * (-1 if name.endswith("/loss") else 1)
+    if config.evaluation.select == "last" or at.best_value is None or value > at.best_value:
+        at.best_step, at.best_value = at.step, value
+        return config.evaluation.select == "best"
+    return False
+
+
+def _record(step: int, parts: dict[str, float], engine: Engine, config: TrainConfig, step_time_s: float) -> dict[str, Any]:
+    norm = engine.get_global_grad_norm()
+    return {
+        "step": step,
+        "kind": "train",
+        **{f"train/{name}": value for name, value in parts.items()},
+        "lr": learning_rate(config, step - 1),
+        "grad_norm": None if norm is None else float(norm),
+        "step_time_s": step_time_s,
+        "samples_per_s": config.global_batch_size / step_time_s,
+        "time_unix_s": time.time(),
+    }

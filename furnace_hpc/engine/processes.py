@@ -1,0 +1,155 @@
+"""The process group: who this rank is, how the ranks meet, and the few collectives that the training needs."""
+
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from furnace_hpc.runs.folder import write_atomically
+
+GROUP_TIMEOUT_S = 180  # a hung peer ends the run after this; longer than any work of one rank alone
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank stands, before it has met the others."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    rendezvous: Path | None
+    """File through which rank 0 tells its address; None: MASTER_ADDR and MASTER_PORT of torchrun."""
+
+    @classmethod
+    def of_environment(cls) -> "Place":
+        """As torchrun says; alone where it says nothing."""
+        rank, local, world = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
+        return cls(rank, local, world, None)
+
+
+_TORCHRUN = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The ranks of one attempt, met."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, the one that writes."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Collective. Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def largest(self, value: float) -> float:
+        """Collective. The largest of all ranks' values."""
+        if self.world_size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor.item()
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Collective. The sum of all ranks' tensors."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def from_first(self, value: Any) -> Any:
+        """Collective. Rank 0's value, on every rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+
+def meet(place: Place) -> Processes:
+    """Collective. Start the process group, and DeepSpeed's on top of it."""
+    device = _device(place.local_rank)
+    os.environ.update(
+        RANK=str(place.rank),
+        LOCAL_RANK=str(place.local_rank),
+        WORLD_SIZE=str(place.world_size),
+        CROSS_SIZE="1",  # DeepSpeed's checkpoint writers read these three
+        CROSS_RANK="0",
+        LOCAL_SIZE=os.environ.get("LOCAL_SIZE", str(place.world_size)),
+    )
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    if device.type == "cpu":
+        # Otherwise the first start compiles a C++ operator that only inference uses (90 s, needs ninja).
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    timeout = timedelta(seconds=GROUP_TIMEOUT_S)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if place.rendezvous or "MASTER_ADDR" not in os.environ:
+        store = _store(place, timeout)
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
+    else:
+        dist.init_process_group(backend, timeout=timeout)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout)
+    return Processes(place.rank, place.local_rank, place.world_size, device)
+
+
+def part(processes: Processes) -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _store(place: Place, timeout: timedelta) -> dist.Store:
+    """Rank 0 opens a store on a free port and publishes the address; no port is ever guessed."""
+    if place.rank == 0:
+        host = "127.0.0.1" if place.world_size <= 1 or place.rendezvous is None else _address()
+        store = dist.TCPStore(host, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=timeout)
+        if place.rendezvous:
+            write_atomically(place.rendezvous, json.dumps({"host": host, "port": store.port}))
+        return store
+    if place.rendezvous is None:
+        raise RuntimeError(f"rank {place.rank} has no rendezvous: start it by torchrun, srun or submit")
+    deadline_s = time.monotonic() + timeout.total_seconds()
+    while not place.rendezvous.exists():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"rank 0 did not publish its address in {place.rendezvous} within {timeout}")
+        os.listdir(place.rendezvous.parent)  # lets a network file system look again
+        time.sleep(0.05)
+    address = json.loads(place.rendezvous.read_text())
+    return dist.TCPStore(
+        address["host"], address["port"], place.world_size, is_master=False, wait_for_workers=False, timeout=timeout
+    )
+
+
+def _address() -> str:
+    """This host as its peers know it; Slurm's node name where there is one."""
+    return os.environ.get("SLURMD_NODENAME") or ("127.0.0.1" if _is_local() else socket.gethostname())
+
+
+def _is_local() -> bool:
+    return os.environ.get("SUBMITIT_EXECUTOR") == "local"
+
+
+def _device(local_rank: int) -> torch.device:
+    """This rank's GPU, or the CPU. Slurm may show each rank one GPU only: then it is number 0."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device

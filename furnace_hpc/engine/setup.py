@@ -1,0 +1,88 @@
+"""Setting up a run: config, seeds, columns, model, engine."""
+
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from furnace_hpc.data.columns import open_columns
+from furnace_hpc.data.loader import BatchReader
+from furnace_hpc.engine.processes import Processes
+from furnace_hpc.engine.zero import Engine, build_engine
+from furnace_hpc.model.network import FusionModel, InputShapes
+from furnace_hpc.runs import host
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.spec.config import RunSpec, TrainConfig
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.grid import lay_over
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to train."""
+
+    spec: RunSpec
+    config: TrainConfig
+    folder: RunFolder
+    engine: Engine
+    readers: dict[str, BatchReader]
+    num_classes: dict[str, int]
+    num_parameters: int
+
+    @property
+    def reader(self) -> BatchReader:
+        """The train split."""
+        return self.readers["train"]
+
+
+def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
+    """Collective. Read the run's spec and the attempt's facts, and build everything.
+
+    Raises:
+        ConfigError: the packed data is not what the run was made for.
+    """
+    spec = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
+    facts = host.read_attempt(str(folder.path), attempt)
+    config = _with_overrides(spec.config, facts.get("overrides") or {})
+    _set_up_torch(config)
+
+    columns = open_columns(Path(facts["data_dir"]))
+    if columns.manifest.fingerprint != spec.data_fingerprint:
+        raise ConfigError(
+            f"data folder {facts['data_dir']} has fingerprint {columns.manifest.fingerprint}, the run was made for "
+            f"{spec.data_fingerprint}: give the folder it was made with, or submit the grid again"
+        )
+    num_classes = {task.name: len(columns.manifest.labels[task.name].classes) for task in config.tasks}
+    seed_everything(config.seed)  # the same initial weights on every rank
+    model = FusionModel(config.model, InputShapes.of(columns.manifest), num_classes).to(processes.device)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    engine = build_engine(model, config, processes)
+    seed_everything(config.seed * 1_000_003 + 1 + processes.rank)  # another dropout on every rank
+
+    modalities, tasks = config.model.modalities, tuple(num_classes)
+    readers = {
+        split: BatchReader(columns, split, modalities, tasks, processes.device) for split in columns.manifest.splits
+    }
+    return Run(spec, config, folder, engine, dict(readers), num_classes, num_parameters)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch (all devices), numpy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+
+
+def _set_up_torch(config: TrainConfig) -> None:
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads()))
+    if config.deterministic and torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def _with_overrides(config: TrainConfig, overrides: dict[str, object]) -> TrainConfig:
+    return TrainConfig.model_validate(lay_over(config.model_dump(), overrides))

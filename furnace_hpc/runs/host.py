@@ -1,0 +1,200 @@
+"""The host side of an attempt: begin before the ranks start, decide after they ended, launch around each rank.
+
+Runs outside containers and under the node's own Python: standard library only, syntax of Python 3.6.
+It is also run as a script by the batch script of a Slurm array.
+
+    python3 host.py begin-row SUBMISSION ROW JOB PID   begins that row's run, prints shell assignments
+    python3 host.py decide RUN_DIR ATTEMPT RC       prints done | requeue | fail
+    python3 host.py launch COMMAND ...              execs COMMAND with the stop signals blocked
+"""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import sys
+import time
+
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
+EXIT_STOPPED = 85  # a rank's exit code after an orderly stop with a checkpoint
+REQUEUED = ("stopped", "infrastructure")  # reasons after which the same run is started again
+
+
+class Busy(Exception):
+    """Another live attempt holds the run."""
+
+
+def holder(pid=None):
+    """Who holds a lease: enough to tell later, on this host, whether that very process still lives."""
+    pid = pid or os.getpid()
+    return {"host": socket.gethostname(), "boot_id": _boot_id(), "pid": pid, "pid_start": _pid_start(pid)}
+
+
+def is_alive(who):
+    """True or False for a process of this boot of this host; None when it cannot be known from here."""
+    if not who or who.get("host") != socket.gethostname():
+        return None
+    if who.get("boot_id") != _boot_id():
+        return False
+    return _pid_start(who["pid"]) == who["pid_start"] is not None
+
+
+def begin(run_dir, facts, who=None):
+    """Make the next attempt's record, exclusively, and return its number.
+
+    Raises:
+        Busy: the newest attempt has no end and its holder lives, or cannot be seen from this host.
+    """
+    folder = os.path.join(run_dir, "attempts")
+    for name in ("attempts", "logs", "verdicts", "metrics"):
+        os.makedirs(os.path.join(run_dir, name), exist_ok=True)
+    newest = newest_attempt(run_dir)
+    if newest:
+        record = read_attempt(run_dir, newest)
+        alive = is_alive(record.get("holder")) if record.get("end_unix_s") is None else False
+        if alive or (alive is None and not facts.get("job_id")):
+            raise Busy("attempt %d is held by %s" % (newest, describe(record.get("holder"))))
+    number = newest + 1
+    record = dict(facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None)
+    try:
+        descriptor = os.open(os.path.join(folder, "%d.json" % number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        raise Busy("attempt %d has just been begun by somebody else" % number)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(record, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    return number
+
+
+def hand_over(run_dir, number, pid):
+    """Let another process (the one that really runs the ranks) hold the attempt from now on."""
+    _update(run_dir, number, holder=holder(pid))
+
+
+def decide(run_dir, number, exit_code):
+    """Say why the attempt ended, write it into its record, and return done, requeue or fail.
+
+    The ranks' own verdicts count; an exit code is the largest of all ranks' codes and says little.
+    """
+    verdicts = read_verdicts(run_dir, number)
+    error = ""
+    crashes = sorted((v for v in verdicts if v["verdict"] == "crash"), key=lambda v: v["unix_s"])
+    if os.path.exists(os.path.join(run_dir, "result.json")):
+        reason = "done"
+    elif crashes:
+        reason, error = "crash", crashes[0].get("error", "")
+    elif not verdicts:
+        reason, error = "infrastructure", "no rank started (exit code %s)" % exit_code
+    elif all(v["verdict"] == "stopped" for v in verdicts):
+        reason, error = "stopped", verdicts[0].get("error", "")
+    else:
+        reason, error = "killed", "a rank ended without a word (exit code %s)" % exit_code
+    step = max([v.get("step", 0) for v in verdicts] or [0])
+    _update(run_dir, number, end_unix_s=time.time(), reason=reason, error=error, exit_code=exit_code, step=step)
+    return "done" if reason == "done" else "requeue" if reason in REQUEUED else "fail"
+
+
+def read_row(submission, index):
+    """One row of a submission: which run, and the facts of its attempts."""
+    with open(os.path.join(submission, "rows.jsonl")) as file:
+        for line in file:
+            row = json.loads(line)
+            if row["row"] == index:
+                return row
+    sys.exit("host.py: %s has no row %d" % (submission, index))
+
+
+def newest_attempt(run_dir):
+    """Number of the newest attempt; 0 when there is none."""
+    try:
+        names = os.listdir(os.path.join(run_dir, "attempts"))
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    return max([int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()] or [0])
+
+
+def read_attempt(run_dir, number):
+    """The record of one attempt; an unreadable one counts as not ended."""
+    try:
+        with open(os.path.join(run_dir, "attempts", "%d.json" % number)) as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return {"attempt": number, "end_unix_s": None}
+
+
+def read_verdicts(run_dir, number):
+    """What each rank of the attempt wrote."""
+    folder = os.path.join(run_dir, "verdicts")
+    verdicts = []
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        if name.startswith("%d-" % number) and name.endswith(".json"):
+            try:
+                with open(os.path.join(folder, name)) as file:
+                    verdicts.append(json.load(file))
+            except ValueError:
+                continue  # killed while it wrote its first word
+    return verdicts
+
+
+def launch(command):
+    """Replace this process by `command` with the stop signals blocked.
+
+    A signal during the seconds of start-up stays pending until the training's handlers unblock it, instead of
+    killing the rank.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    os.execvp(command[0], command)
+
+
+def describe(who):
+    """A holder in words."""
+    return "process %s on %s" % (who.get("pid"), who.get("host")) if who else "an unknown process"
+
+
+def _update(run_dir, number, **changes):
+    path = os.path.join(run_dir, "attempts", "%d.json" % number)
+    aside = "%s.%d" % (path, os.getpid())
+    with open(aside, "w") as file:
+        json.dump(dict(read_attempt(run_dir, number), **changes), file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _boot_id():
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _pid_start(pid):
+    """Start time of a process in clock ticks since boot; None when it is gone (a zombie counts as gone)."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def main(arguments):
+    """The script's commands, for the batch script."""
+    verb, rest = arguments[0], arguments[1:]
+    if verb == "begin-row":
+        row = read_row(rest[0], int(rest[1]))
+        number = begin(row["run_dir"], dict(row["facts"], job_id=rest[2]), holder(int(rest[3])))
+        print("FURNACE_RUN_DIR=%s\nFURNACE_ATTEMPT=%d" % (shlex.quote(row["run_dir"]), number))
+    elif verb == "decide":
+        print(decide(rest[0], int(rest[1]), int(rest[2])))
+    elif verb == "launch":
+        launch(rest)
+    else:
+        sys.exit("host.py: unknown command %r; wanted begin-row, decide or launch" % verb)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

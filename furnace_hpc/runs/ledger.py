@@ -1,0 +1,41 @@
+"""The ledger: every start of a run as a typed record. The host's side (host.py) writes it; this reads it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from furnace_hpc.runs import host
+from furnace_hpc.runs.folder import RunFolder
+
+
+class Attempt(BaseModel):
+    """`attempts/<n>.json`: one start of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    attempt: int = Field(description="counted from 1")
+    start_unix_s: float = 0.0
+    end_unix_s: float | None = Field(default=None, description="none: it has not ended, or nobody was left to say so")
+    reason: str | None = Field(default=None, description="done, stopped, crash, killed, infrastructure")
+    error: str = Field(default="", description="the exception's last line, or what is known")
+    step: int = Field(default=0, description="last optimizer step that a rank reported")
+    code_hash: str = Field(default="", description="hash of the sources that decide numbers")
+    world_size: int | None = None
+    job_id: str | None = Field(default=None, description="Slurm's job id")
+    holder: dict[str, Any] | None = Field(default=None, description="the process that frames the attempt")
+
+    @property
+    def holder_host(self) -> str:
+        """Host of the holder, in words."""
+        return str((self.holder or {}).get("host", "an unknown host"))
+
+
+def read_attempts(folder: RunFolder) -> list[Attempt]:
+    """All attempts of a run, oldest first."""
+    newest = host.newest_attempt(str(folder.path))
+    return [Attempt.model_validate(host.read_attempt(str(folder.path), n)) for n in range(1, newest + 1)]
+
+
+def holder_is_alive(attempt: Attempt) -> bool | None:
+    """Whether the attempt's holder lives; None when that cannot be seen from this host."""
+    return host.is_alive(attempt.holder)

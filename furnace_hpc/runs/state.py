@@ -1,0 +1,64 @@
+"""The state of a run, read from its own files. Slurm is evidence that comes on top, never the truth."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.ledger import Attempt, holder_is_alive, read_attempts
+from furnace_hpc.runs.records import last_record
+
+
+class RunState(StrEnum):
+    """What a run is doing."""
+
+    NEW = "new"
+    RUNNING = "running"
+    DONE = "done"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run's state with what people ask next."""
+
+    state: RunState
+    attempt: int
+    step: int
+    reason: str
+
+
+# Why an attempt ended -> the state it leaves the run in.
+ENDED = {
+    "done": RunState.DONE,
+    "stopped": RunState.INTERRUPTED,
+    "infrastructure": RunState.INTERRUPTED,
+    "killed": RunState.INTERRUPTED,
+    "crash": RunState.FAILED,
+}
+
+
+def read_status(folder: RunFolder) -> RunStatus:
+    """The run's state: result.json is done; else its newest attempt tells."""
+    attempts = read_attempts(folder)
+    if not attempts:
+        return RunStatus(RunState.DONE if folder.result.exists() else RunState.NEW, 0, 0, "")
+    newest = attempts[-1]
+    step = _step(folder, newest)
+    if folder.result.exists():
+        return RunStatus(RunState.DONE, newest.attempt, step, "")
+    if newest.end_unix_s is not None:
+        state = ENDED.get(newest.reason or "", RunState.UNKNOWN)
+        return RunStatus(state, newest.attempt, step, newest.error or newest.reason or "")
+    alive = holder_is_alive(newest)
+    if alive is False:
+        return RunStatus(RunState.INTERRUPTED, newest.attempt, step, "its launcher died without a word")
+    if alive is None:
+        return RunStatus(RunState.UNKNOWN, newest.attempt, step, f"held on {newest.holder_host}, not visible from here")
+    return RunStatus(RunState.RUNNING, newest.attempt, step, "")
+
+
+def _step(folder: RunFolder, attempt: Attempt) -> int:
+    record = last_record(folder.metrics(attempt.attempt))
+    return max(attempt.step, record["step"] if record else 0)

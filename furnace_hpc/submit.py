@@ -1,0 +1,92 @@
+"""Turn a grid into runs: plan, show the plan, and submit it as one Slurm array, or to a queue on this machine.
+
+    python -m furnace_hpc.submit --grid ablation --dry-run     what would be done, and why
+    python -m furnace_hpc.submit --grid ablation               do it; done runs are skipped, interrupted ones go on
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from furnace_hpc.cli import run_command
+from furnace_hpc.cluster.packed import fingerprints
+from furnace_hpc.cluster.plan import Choices, Plan, make_plan
+from furnace_hpc.cluster.profile import ClusterProfile
+from furnace_hpc.cluster.show import choose_profile, print_batch_texts, print_plan
+from furnace_hpc.runs.code import code_hash
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.files import data_root, runs_root
+from furnace_hpc.spec.grid import load_grid, narrowed, with_settings
+from furnace_hpc.spec.rows import expand
+
+
+def main(
+    grid: Annotated[str, typer.Option(help="name in experiments/, or path of a grid file")],
+    cluster: Annotated[str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")] = "auto",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value laid over every row; repeatable")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="only this row; repeatable")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="only this seed; repeatable")] = None,
+    retry: Annotated[str, typer.Option(help="failed runs to try again: `failed`, or reasons, comma-separated")] = "",
+    code: Annotated[str, typer.Option(help="`new`: start runs of older code again at step 0")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan (and the batch script) and stop")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before submitting to Slurm")] = False,
+    runs_dir: Annotated[Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-root", help="where data lies [$FURNACE_DATA or ./data]")] = None,
+) -> None:
+    """Turn a grid into runs, and runs into a table.
+
+    Done runs are skipped and interrupted ones go on where they stopped, so the same command can be given again at
+    any time. Without Slurm the runs wait in a queue on this machine, and the table is printed at the end.
+    """
+    if code not in {"", "new"}:
+        raise ConfigError(f"--code got {code!r}, wanted `new` or nothing: runs keep the code they began with")
+    study = with_settings(load_grid(grid), set_ or [])
+    profile = choose_profile(cluster)
+    prints = fingerprints(study, data_root(data_dir), dry_run)
+    specs = expand(study, prints)
+    variants = narrowed(list(dict.fromkeys(spec.variant for spec in specs)), variant or [], "variant")
+    seeds = narrowed([str(s) for s in study.seeds], [str(s) for s in seed or []], "seed")
+    chosen = [spec for spec in specs if spec.variant in variants and str(spec.config.seed) in seeds]
+    words = frozenset(word.strip() for word in retry.split(",") if word.strip())
+    choices = Choices(code_hash(), data_root(data_dir), retry=words, new_code=code == "new")
+
+    plan = make_plan(study, chosen, profile, GridFolder(runs_root(runs_dir) / study.name), choices)
+    print_plan(plan)
+    if dry_run:
+        print_batch_texts(plan)
+    elif profile.executor == "slurm":
+        _submit_array(plan, yes)
+    else:
+        _run_here(plan, specs_of_table=len(chosen) == len(specs))
+
+
+def _submit_array(plan: Plan, yes: bool) -> None:
+    if not plan.to_do:
+        return
+    if not yes and sys.stdin.isatty():
+        typer.confirm("Submit?", default=True, abort=True)
+    from furnace_hpc.cluster import array
+
+    for job_id in array.submit_plan(plan):
+        print(f"submitted array {job_id}")
+    print(f"then: python -m furnace_hpc.aggregate --grid {plan.grid.name}")
+
+
+def _run_here(plan: Plan, specs_of_table: bool) -> None:
+    """Run the queue, then print the table of the whole grid; exit 1 when runs failed or are missing."""
+    if plan.to_do:
+        from furnace_hpc.cluster import local
+
+        if not local.submit_plan(plan):
+            print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
+            raise typer.Exit(130)
+    from furnace_hpc.aggregate import show_table
+
+    raise typer.Exit(show_table(plan.grid, plan.folder))
+
+
+if __name__ == "__main__":
+    run_command(main)

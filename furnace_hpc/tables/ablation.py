@@ -1,0 +1,92 @@
+"""Collecting: every run of a grid with what is known of it, and what the runs of a row say together."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.records import RunResult, read_result
+from furnace_hpc.runs.state import RunState, RunStatus, read_status
+from furnace_hpc.spec.config import RunSpec, TrainConfig, identity
+from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.grid import Grid
+from furnace_hpc.tables import statistics
+from furnace_hpc.tables.notes import make_notes
+from furnace_hpc.tables.table import Ablation, Change, Row, Run, values_by_seed
+
+
+def collect(grid: Grid, runs: list[RunSpec], folder: GridFolder) -> Ablation:
+    """The table of `runs`, from what lies in `folder` now.
+
+    Raises:
+        ConfigError: there are results, and none has the grid's metric.
+    """
+    by_variant: dict[str, list[Run]] = {}
+    for spec in runs:
+        by_variant.setdefault(spec.variant, []).append(read_run(spec, folder.run(spec.run_id), grid.metric))
+    _check_metric(grid, [run.result for row in by_variant.values() for run in row if run.result])
+    reference = by_variant.get(grid.reference, [])
+    rows = tuple(_row(variant, row, reference) for variant, row in by_variant.items())
+    return Ablation(grid, rows, make_notes(grid, rows, folder))
+
+
+def read_run(spec: RunSpec, folder: RunFolder, metric: str) -> Run:
+    """What is known of one run. A result that cannot be used makes it missing, with the reason."""
+    status = read_status(folder)  # before the result: a run that ends in between is done, not missing
+    try:
+        result = read_result(folder)
+    except ValidationError:
+        return _unusable(spec, folder, status, "result.json was written by another version of the code")
+    if result is None:
+        return Run(spec, folder, status, None, None)
+    if result.run_id != spec.run_id:
+        return _unusable(spec, folder, status, f"result.json is that of {result.run_id}")
+    done = RunStatus(RunState.DONE, result.attempts, result.steps, "")
+    return Run(spec, folder, done, result, result.metrics.get(metric))
+
+
+def differences(config: TrainConfig, reference: TrainConfig) -> tuple[Change, ...]:
+    """The dotted identity keys in which two configs differ, without the seed; what one lacks is None."""
+    ours, theirs = dict(_flat(identity(config))), dict(_flat(identity(reference)))
+    keys = [key for key in theirs | ours if key != "seed"]
+    changes = [Change(key, theirs.get(key), ours.get(key)) for key in keys]
+    return tuple(change for change in changes if change.reference != change.value)
+
+
+def _unusable(spec: RunSpec, folder: RunFolder, status: RunStatus, reason: str) -> Run:
+    return Run(spec, folder, RunStatus(RunState.UNKNOWN, status.attempt, status.step, reason), None, None)
+
+
+def _row(variant: str, runs: list[Run], reference: list[Run]) -> Row:
+    if not reference:
+        return Row(variant, tuple(runs), (), None)
+    changes = differences(runs[0].spec.config, reference[0].spec.config)
+    if runs is reference:
+        return Row(variant, tuple(runs), changes, None)
+    ours, theirs = values_by_seed(runs), values_by_seed(reference)
+    seeds = [seed for seed in ours if seed in theirs]
+    difference = statistics.paired_difference(
+        [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+    )
+    return Row(variant, tuple(runs), changes, difference)
+
+
+def _check_metric(grid: Grid, results: list[RunResult]) -> None:
+    names = {name for result in results for name in result.metrics}
+    if results and grid.metric not in names:
+        raise ConfigError(
+            f"grid {grid.name!r}: metric {grid.metric!r} is in no result; {nearest(grid.metric, names)}: "
+            f"name one of them under `metric`"
+        )
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value); an entry of a list of mappings is counted from 0."""
+    for key, value in content.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,195 @@
+"""What stands in the cells of a table and under it, as plain text; render.py dresses it for each format."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from furnace_hpc.spec.config import TrainConfig
+from furnace_hpc.tables.statistics import Difference
+from furnace_hpc.tables.table import Ablation, Row
+
+DASH = "\u2013"  # for what is missing
+COSTS = {
+    "train_s": "train: seconds in training steps, mean over runs",
+    "samples_per_s": "samples/s: mean over runs",
+    "attempts": "attempts: sum over runs, missing ones too",
+    "peak_memory_gib": "peak: memory of the largest process",
+}
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How values of a metric are shown."""
+
+    factor: float
+    digits: int
+    unit: str
+    difference_unit: str
+
+    def show(self, value: float, signed: bool = False) -> str:
+        """One value as text."""
+        rounded = round(value * self.factor, self.digits) + 0.0  # + 0.0 against "-0.0"
+        return f"{rounded:{'+' if signed else ''}.{self.digits}f}"
+
+
+PERCENT = Scale(100, 1, " (%)", " (points)")
+PLAIN = Scale(1, 4, "", "")
+
+
+class Cells(NamedTuple):
+    """One row. `marks` are the letters of its notes; `spread` begins with its sign."""
+
+    variant: str
+    marks: str
+    changes: str
+    n: str
+    mean: str
+    spread: str
+    difference: str
+    train_s: str
+    samples_per_s: str
+    attempts: str
+    peak_memory_gib: str
+    num_parameters: str
+    best: bool
+
+
+def scale_of(metric: str) -> Scale:
+    """Accuracies and F1 are shown in percent, everything else as it is."""
+    return PERCENT if metric.rsplit("/", 1)[-1].startswith(("accuracy", "f1")) else PLAIN
+
+
+def headings(ablation: Ablation) -> dict[str, str]:
+    """Column -> its title."""
+    scale = scale_of(ablation.grid.metric)
+    return {
+        "variant": "variant",
+        "changes": f"change to {ablation.grid.reference}",
+        "n": "n",
+        "metric": f"{ablation.grid.metric.rsplit('/', 1)[-1]}{scale.unit}",
+        "difference": f"difference{scale.difference_unit}",
+        "train_s": "train (s)",
+        "samples_per_s": "samples/s",
+        "attempts": "attempts",
+        "peak_memory_gib": "peak (GiB)",
+        "num_parameters": "parameters",
+    }
+
+
+def all_cells(ablation: Ablation) -> list[Cells]:
+    """The cells of every row, in the grid's order."""
+    scale = scale_of(ablation.grid.metric)
+    shown = {row.variant: scale.show(row.mean) for row in ablation.rows if row.mean is not None}
+    choose = max if ablation.grid.direction == "max" else min
+    best = (
+        choose(shown.values(), key=float) if len(shown) > 1 else None
+    )  # as shown: what looks equal is equal
+    return [_cells(ablation, row, shown.get(row.variant, DASH), best) for row in ablation.rows]
+
+
+def _cells(ablation: Ablation, row: Row, mean: str, best: str | None) -> Cells:
+    scale, costs = scale_of(ablation.grid.metric), row.costs
+    return Cells(
+        variant=row.variant,
+        marks=",".join(letter for letter, _, variants in lettered(ablation) if row.variant in variants),
+        changes=changes_in_words(row) or DASH,
+        n=str(row.n) if row.n == row.n_expected else f"{row.n} of {row.n_expected}",
+        mean=mean,
+        spread=f"± {scale.show(row.deviation)}" if row.deviation is not None else "",
+        difference="reference"
+        if row.variant == ablation.grid.reference
+        else _difference(row.difference, scale),
+        train_s=_number(costs.train_s, ".1f"),
+        samples_per_s=_number(costs.samples_per_s, ".1f"),
+        attempts=str(costs.attempts),
+        peak_memory_gib=_number(costs.peak_memory_gib, ".2f"),
+        num_parameters=_number(costs.num_parameters, ",d"),
+        best=mean == best,
+    )
+
+
+def changes_in_words(row: Row) -> str:
+    """What the row changes in the reference's config, such as `loss.alpha: 0 -> 0.5`."""
+    return ", ".join(
+        f"{change.key}: {word(change.reference)} -> {word(change.value)}" for change in row.changes
+    )
+
+
+def word(value: object) -> str:
+    """A value of a config as text."""
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "none"}[value]
+    if isinstance(value, list):
+        return "+".join(word(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def lettered(ablation: Ablation) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(letter, text, rows) of each note; a note on the whole table has no letter. After z comes aa."""
+    number = 0
+    for note in ablation.notes:
+        letter = ""
+        if note.variants:
+            letter = LETTERS[number % 26] * (number // 26 + 1)
+            number += 1
+        yield letter, note.text, note.variants
+
+
+def caption(ablation: Ablation, columns: Iterable[str]) -> list[str]:
+    """What the numbers under `columns` are, in sentences that claim nothing more than the intervals show."""
+    grid, scale = ablation.grid, scale_of(ablation.grid.metric)
+    split = grid.metric.partition("/")[0]
+    better = "higher" if grid.direction == "max" else "lower"
+    rules = dict.fromkeys(_rule(run.spec.config) for run in ablation.runs)
+    lines = [
+        f"{grid.metric}{scale.unit} on the whole {split} split, {better} is better: "
+        f"mean ± sample standard deviation over n runs (seeds {', '.join(map(str, grid.seeds))}).",
+        f"Measured at {'; or '.join(rules)}.",
+        f"Difference to {grid.reference}: mean over seeds that both rows have, with 95 % paired t interval.",
+        _shown(ablation),
+        "Bold: best mean as shown, which alone is no evidence of a difference.",
+        "; ".join(COSTS[name] for name in columns if name in COSTS).capitalize() + ".",
+    ]
+    if split == "val":
+        lines.insert(2, "The step was chosen on this same split: the values are optimistic.")
+    return lines
+
+
+def _shown(ablation: Ablation) -> str:
+    """Which intervals exclude zero: the only difference that a table can point at."""
+    compared = [row for row in ablation.rows if row.difference and row.difference.interval]
+    shown = [row.variant for row in compared if row.difference and _excludes_zero(row.difference)]
+    if not compared:
+        return "No row has an interval: the table shows no difference."
+    if not shown:
+        return "No interval excludes zero: the table shows no difference."
+    return (
+        f"The interval excludes zero for {', '.join(shown)} "
+        f"({len(compared)} interval{'s' if len(compared) > 1 else ''}, not corrected for their number)."
+    )
+
+
+def _excludes_zero(difference: Difference) -> bool:
+    return difference.interval is not None and not difference.interval[0] <= 0 <= difference.interval[1]
+
+
+def _rule(config: TrainConfig) -> str:
+    if config.evaluation.select == "last":
+        return f"the last step ({config.steps})"
+    every = f"looked at every {config.evaluation.every} of {config.steps} steps"
+    return f"the step with the best {config.selection_metric}, {every}"
+
+
+def _difference(difference: Difference | None, scale: Scale) -> str:
+    if difference is None:
+        return DASH
+    text = scale.show(difference.mean, signed=True)
+    if difference.interval:
+        low, high = difference.interval
+        text += f" [{scale.show(low)}, {scale.show(high)}]"
+    return text
+
+
+def _number(value: float | None, form: str) -> str:
+    return DASH if value is None else format(value, form)

@@ -1,0 +1,125 @@
+"""Footnotes of a table: everything that a reader must know before comparing its rows."""
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.spec.grid import Grid
+from furnace_hpc.tables.table import Note, Row, Run, values_by_seed
+
+MAX_NAMED = 5  # runs that one note names; runs.csv has them all
+
+# What should be the same in all runs of a table, for their numbers or their costs to be comparable.
+COMPARED = {
+    "code_hash": "code hash",
+    "world_size": "world size",
+    "num_threads": "threads per process",
+    "device": "device",
+}
+
+
+def make_notes(grid: Grid, rows: Sequence[Row], folder: GridFolder) -> tuple[Note, ...]:
+    """All notes of a table, in a fixed order."""
+    notes = [note for row in rows for note in _about_row(grid, row)]
+    single = tuple(row.variant for row in rows if row.n == 1)
+    if single:
+        notes.append(Note("n=1: no deviation and no interval", single))
+    notes += _about_reference(grid, rows)
+    runs = [run for row in rows for run in row.runs]
+    notes += _other_data(runs)
+    for field, words in COMPARED.items():
+        notes += _mixed(rows, field, words)
+    notes += _left_out(runs, folder)
+    return tuple(notes)
+
+
+def describe(run: Run) -> str:
+    """A missing run in words: its name, state and reason."""
+    reason = textwrap.shorten(run.status.reason, 100, placeholder=" ...")
+    return f"{run.spec.run_id} ({run.status.state}{f': {reason}' if reason else ''})"
+
+
+def _about_row(grid: Grid, row: Row) -> Iterator[Note]:
+    if row.missing:
+        yield Note(f"missing: {_named([describe(run) for run in row.missing])}", (row.variant,))
+    lacking = [run.spec.run_id for run in row.runs if run.result and run.value is None]
+    if lacking:
+        yield Note(f"not in the mean, the result has no {grid.metric}: {_named(lacking)}", (row.variant,))
+    counted = values_by_seed(row.runs)
+    diverged = [
+        f"{run.spec.run_id} ({run.value})"
+        for run in row.runs
+        if run.value is not None and run.seed not in counted
+    ]
+    if diverged:
+        yield Note(f"not in the mean, {grid.metric} is not finite: {_named(diverged)}", (row.variant,))
+
+
+def _about_reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    reference = next((row for row in rows if row.variant == grid.reference), None)
+    if reference is None or reference.n == 0:
+        yield Note(f"no difference is given: the reference {grid.reference} has no value")
+        return
+    for row in rows:
+        pairs = row.difference.n if row.difference else 0
+        if row is not reference and row.n and pairs != max(row.n, reference.n):
+            seeds = ", ".join(str(seed) for seed in row.values if seed in reference.values)
+            both = (
+                f"over seed{'s' if pairs > 1 else ''} {seeds}, which both rows have"
+                if pairs
+                else "not given: no seed in common"
+            )
+            yield Note(f"difference to {grid.reference} {both}", (row.variant,))
+
+
+def _other_data(runs: Sequence[Run]) -> Iterator[Note]:
+    """A note on results that were measured on other data than their run was asked for."""
+    other = [run for run in runs if run.result and run.result.data_fingerprint != run.spec.data_fingerprint]
+    if other:
+        names = [f"{run.spec.run_id} ({run.result.data_fingerprint})" for run in other if run.result]
+        variants = tuple(dict.fromkeys(run.spec.variant for run in other))
+        yield Note(
+            f"data fingerprint is not the one asked for in {len(other)} runs: {_named(names)}", variants
+        )
+
+
+def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
+    """A note when results differ in `field`: runs unlike the majority are counted and named."""
+    found = {
+        run.spec.run_id: str(getattr(run.result, field)) for row in rows for run in row.runs if run.result
+    }
+    counts = Counter(found.values())
+    if len(counts) < 2:
+        return
+    majority = min(counts, key=lambda value: (-counts[value], value))
+    others = []
+    for value in sorted(counts.keys() - {majority}):
+        names = [name for name, of_run in found.items() if of_run == value]
+        others.append(f"{value} in {counts[value]} of {len(found)} runs: {_named(names)}")
+    inside = {row.variant: {found[run.spec.run_id] for run in row.runs if run.result} for row in rows}
+    mixing = [variant for variant, values in inside.items() if len(values) > 1]
+    text = f"{words} differs: {majority} in {counts[majority]} of {len(found)} runs, but {'; '.join(others)}"
+    text += f"; means that mix them: {', '.join(mixing)}" if mixing else ""
+    yield Note(text, tuple(variant for variant, values in inside.items() if values - {majority}))
+
+
+def _left_out(runs: Sequence[Run], folder: GridFolder) -> Iterator[Note]:
+    """A note on run folders that the grid, as last submitted, does not ask for."""
+    if not runs:
+        return
+    ours = {run.spec.run_id for run in runs}
+    data = {run.spec.data_fingerprint for run in runs}
+    others = [path for path in sorted(folder.path.glob("*/spec.json")) if path.parent.name not in ours]
+    if others:
+        of_data = sum(json.loads(path.read_bytes()).get("data_fingerprint") not in data for path in others)
+        why = f"not asked for any more: {of_data} on other data, {len(others) - of_data} with another config"
+        yield Note(
+            f"{len(others)} older runs left out ({why}): {_named([path.parent.name for path in others])}"
+        )
+
+
+def _named(names: list[str]) -> str:
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

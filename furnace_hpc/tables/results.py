@@ -1,0 +1,98 @@
+"""From a grid's folder to the files that a paper takes: `results/<grid>/`."""
+
+import json
+import uuid
+from pathlib import Path
+
+from furnace_hpc.runs.folder import GridFolder, write_atomically
+from furnace_hpc.spec.config import RunSpec
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.grid import Grid, load_grid, read_grid
+from furnace_hpc.spec.rows import expand, expand_rows
+from furnace_hpc.tables.ablation import collect
+from furnace_hpc.tables.render import to_csv, to_latex, to_markdown, to_runs_csv
+from furnace_hpc.tables.table import Ablation
+
+TABLES = ("runs.csv", "table.csv", "table.md", "table.tex")
+FIGURES = ("ablation.svg", "ablation.png")
+
+
+def aggregate(
+    grid: Grid, runs: list[RunSpec], folder: GridFolder, out: Path, figures: bool = True
+) -> Ablation:
+    """Write the tables and figures of `runs` to `out`, and return the table.
+
+    Raises:
+        ConfigError: the grid's metric is in no result.
+    """
+    ablation = collect(grid, runs, folder)
+    write_atomically(out / "runs.csv", to_runs_csv(ablation))
+    write_atomically(out / "table.csv", to_csv(ablation))
+    write_atomically(out / "table.md", to_markdown(ablation))
+    write_atomically(out / "table.tex", to_latex(ablation))
+    if figures:
+        from furnace_hpc.tables.figures import draw_ablation
+
+        for name, content in draw_ablation(ablation).items():
+            _write_bytes(out / name, content)
+    return ablation
+
+
+def written_files(out: Path, figures: bool = True) -> list[Path]:
+    """The files that `aggregate` writes."""
+    return [out / name for name in TABLES + (FIGURES if figures else ())]
+
+
+def submitted_grid(name_or_path: str, root: Path) -> tuple[Grid, GridFolder]:
+    """The grid as last submitted below `root`, settings laid in; else the grid file itself.
+
+    Raises:
+        ConfigError: there is neither, or the file has problems.
+    """
+    is_path = "/" in name_or_path or Path(name_or_path).suffix in {".yaml", ".yml", ".json"}
+    name = load_grid(name_or_path).name if is_path else name_or_path
+    folder = GridFolder(root / name)
+    return (read_grid(folder.grid) if folder.grid.exists() else load_grid(name_or_path)), folder
+
+
+def submitted_runs(grid: Grid, folder: GridFolder) -> list[RunSpec]:
+    """The grid's runs on the data that was last submitted; data that never was gives runs that are missing.
+
+    Raises:
+        ConfigError: no run was ever submitted, or the grid has problems.
+    """
+    specs = {path.parent.name: path for path in sorted(folder.path.glob("*/spec.json"))}
+    if not specs:
+        raise ConfigError(
+            f"grid {grid.name!r} has no runs under {folder.path.parent}: "
+            f"submit it first with `python -m furnace_hpc.submit --grid {grid.name}`"
+        )
+    fingerprints = {row.config.data.name: "never submitted" for row in expand_rows(grid)}
+    for run_id in [*specs, *_submission_order(folder)]:  # the last word is the newest submission's
+        if run_id in specs:
+            spec = json.loads(specs[run_id].read_bytes())
+            fingerprints[spec["config"]["data"]["name"]] = spec["data_fingerprint"]
+    return expand(grid, fingerprints)
+
+
+def _submission_order(folder: GridFolder) -> list[str]:
+    """Run ids of all submissions, the newest submission last."""
+    numbers = sorted(int(path.name) for path in folder.submissions.glob("*") if path.name.isdigit())
+    files = [folder.submissions / str(number) / "rows.jsonl" for number in numbers]
+    return [
+        json.loads(line)["run_id"]
+        for file in files
+        if file.exists()
+        for line in file.read_text().splitlines()
+    ]
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    """As write_atomically, for what is no text."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        aside.write_bytes(content)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise

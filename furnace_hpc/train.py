@@ -1,0 +1,85 @@
+"""Train one run folder: under torchrun, under srun, or alone.
+
+    torchrun --nproc-per-node 2 -m furnace_hpc.train runs/ablation/base-s0-1a2b3c4d
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from furnace_hpc.cli import run_command
+from furnace_hpc.runs import host
+from furnace_hpc.runs.code import code_hash
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.ledger import read_attempts
+from furnace_hpc.spec.config import RunSpec
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.files import data_root
+
+
+def main(
+    run_dir: Annotated[Path, typer.Argument(help="a run folder that submit has made")],
+    data_dir: Annotated[Path | None, typer.Option(help="the packed data set [as in the run's last attempt, or ./data]")] = None,
+) -> None:
+    """Train one run to its end; a run that was begun goes on from its newest checkpoint."""
+    folder = RunFolder(run_dir)
+    if not folder.spec.exists():
+        raise ConfigError(f"{run_dir} is no run folder: it has no spec.json; `furnace submit` makes run folders")
+    if folder.result.exists():
+        print(f"{folder.run_id} is done: {folder.result}")
+        return
+    from furnace_hpc.engine.loop import train
+    from furnace_hpc.engine.processes import Place
+
+    place = Place.of_environment()
+    attempt = _begin(folder, place.world_size, data_dir) if place.rank == 0 else _begun(folder)
+    code = 1
+    try:
+        code = train(folder, attempt, place)
+    finally:
+        if place.rank == 0:
+            print(f"attempt {attempt} ended: {host.decide(str(folder.path), attempt, code)}")
+    raise typer.Exit(code)
+
+
+def _begin(folder: RunFolder, world_size: int, data_dir: Path | None) -> int:
+    """Rank 0 begins the attempt, as the host does for a submitted run."""
+    attempts = read_attempts(folder)
+    if attempts and attempts[0].code_hash not in ("", code_hash()):
+        raise ConfigError(
+            f"{folder.run_id} was begun by other code ({attempts[0].code_hash}, this is {code_hash()}), and a run never "
+            f"changes code half-way: go back to that code, or submit its grid with --code new"
+        )
+    last = host.read_attempt(str(folder.path), len(attempts)) if attempts else {}
+    spec = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
+    data = data_dir or Path(last.get("data_dir") or data_root(None) / spec.config.data.name)
+    facts = {"code_hash": code_hash(), "world_size": world_size, "data_dir": str(data.resolve()), "launch": _launch()}
+    try:
+        return host.begin(str(folder.path), facts)
+    except host.Busy as busy:
+        raise ConfigError(f"{folder.run_id} is running already: {busy}") from None
+
+
+def _begun(folder: RunFolder) -> int:
+    """The other ranks wait for the attempt that rank 0 of this very launch begins."""
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        number = host.newest_attempt(str(folder.path))
+        record = host.read_attempt(str(folder.path), number) if number else {}
+        if record.get("launch") == _launch() and record.get("end_unix_s") is None:
+            return number
+        time.sleep(0.05)
+    raise ConfigError(f"rank 0 of this launch did not begin an attempt in {folder.attempts} within 60 s: look at its output")
+
+
+def _launch() -> str:
+    """What tells this torchrun launch from others."""
+    names = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
+    return ":".join(os.environ.get(name, "") for name in names)
+
+
+if __name__ == "__main__":
+    run_command(main)
