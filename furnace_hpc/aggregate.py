@@ -1,5 +1,6 @@
 """Turn finished runs into tables and figures: `python -m furnace_hpc.aggregate --grid NAME_OR_PATH`."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,9 @@ def show_table(grid: Grid, folder: GridFolder, out: Path | None = None, figures:
     from furnace_hpc.tables.render import to_terminal
     from furnace_hpc.tables.results import aggregate, submitted_runs, written_files
 
+    if figures and not find_spec("matplotlib"):
+        typer.echo("no figures: matplotlib is not installed: pip install 'furnace-hpc[report]'", err=True)
+        figures = False
     place = out or Path("results") / grid.name
     ablation = aggregate(grid, submitted_runs(grid, folder), folder, place, figures)
     console = Console(highlight=False, soft_wrap=True)

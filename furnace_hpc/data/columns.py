@@ -112,7 +112,7 @@ def write_columns(
     nonce = secrets.token_hex(4)
     temporary = folder.with_name(f"{folder.name}.tmp-{nonce}")
     try:
-        _refuse_foreign(folder)
+        check_replaceable(folder)
         temporary.mkdir(parents=True)
         manifest = Manifest.model_validate(
             {
@@ -142,10 +142,12 @@ def write_columns(
     return manifest
 
 
-def _refuse_foreign(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
     """Raise ConfigError where replacing the folder would delete something that no pack contains."""
     if not folder.exists():
         return
+    if not folder.is_dir():
+        raise ConfigError(f"data folder {folder} is a file: choose another --out")
     foreign = {entry.name for entry in folder.iterdir()} - {"manifest.json", *SPLITS}
     if foreign:
         raise ConfigError(

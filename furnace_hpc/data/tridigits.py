@@ -1,6 +1,6 @@
 """TriDigits: a digit seen (scikit-learn's digits), heard (synthetic speech) and hinted at in words.
 
-Every modality alone is ambiguous, so a model has to fuse. Splits share no image, no voice and no carrier phrase.
+Each modality alone is ambiguous: a model has to fuse. Splits share no image, no voice and no carrier phrase.
 A sample's noise is drawn from (seed, sample id) alone: neither order nor worker count changes a value.
 Shapes: N samples, T tokens, K coefficients, F frames, S waveform samples.
 """
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.fft import irfft
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from furnace_hpc.data.columns import Splits, open_columns, write_columns
+from furnace_hpc.data.columns import Splits, check_replaceable, open_columns, write_columns
 from furnace_hpc.data.preprocess import channel_statistics, mfcc, to_uint8
 from furnace_hpc.data.speech import (
     ACCENTS,
@@ -64,6 +64,7 @@ def pack(knobs: TriDigitsKnobs, out: Path, progress: Progress, workers: int | No
     Raises:
         ConfigError: espeak is asked for and missing, or `out` cannot be written.
     """
+    check_replaceable(out)
     source = find_source(knobs.speech)
     progress("speech", 0, 1)
     utterances = load_speech(source, _stream(knobs, SPEECH))

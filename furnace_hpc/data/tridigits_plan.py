@@ -37,7 +37,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 def _make_vocab() -> tuple[str, ...]:
-    """Return the special tokens, then the words of the train phrases and the clues: held-out words are [UNK]."""
+    """Return the special tokens and the words of train phrases and clues; held-out words become [UNK]."""
     phrases = (*PHRASES["train"], *(words for clue in CLUES for words in clue[:2]), "and")
     return SPECIAL_TOKENS + tuple(sorted({word for text in phrases for word in text.split()} - {"{}"}))
 
@@ -55,8 +55,8 @@ class TriDigitsKnobs(BaseModel):
 
     variant: Literal["digits", "xor"] = Field(
         default="digits",
-        description="digits: all modalities speak of one digit; xor: the label is the seen digit xor the heard "
-        "one, each 0 or 1",
+        description="digits: all modalities speak of one digit; xor: the label is the seen digit xor the "
+        "heard one, each 0 or 1",
     )
     seed: int = Field(default=20261123, ge=0, description="the one seed of every draw")
     train: int = Field(default=4000, ge=1, description="samples of the train split")

@@ -149,8 +149,9 @@ def caption(ablation: Ablation, columns: Iterable[str]) -> list[str]:
         f"Difference to {grid.reference}: mean over seeds that both rows have, with 95 % paired t interval.",
         _shown(ablation),
         "Bold: best mean as shown, which alone is no evidence of a difference.",
-        "; ".join(COSTS[name] for name in columns if name in COSTS).capitalize() + ".",
     ]
+    if costs := "; ".join(COSTS[name] for name in columns if name in COSTS):
+        lines.append(f"{costs[0].upper()}{costs[1:]}.")
     if split == "val":
         lines.insert(2, "The step was chosen on this same split: the values are optimistic.")
     return lines
@@ -159,7 +160,8 @@ def caption(ablation: Ablation, columns: Iterable[str]) -> list[str]:
 def _shown(ablation: Ablation) -> str:
     """Which intervals exclude zero: the only difference that a table can point at."""
     compared = [row for row in ablation.rows if row.difference and row.difference.interval]
-    shown = [row.variant for row in compared if row.difference and _excludes_zero(row.difference)]
+    scale = scale_of(ablation.grid.metric)
+    shown = [row.variant for row in compared if row.difference and _excludes_zero(row.difference, scale)]
     if not compared:
         return "No row has an interval: the table shows no difference."
     if not shown:
@@ -170,8 +172,10 @@ def _shown(ablation: Ablation) -> str:
     )
 
 
-def _excludes_zero(difference: Difference) -> bool:
-    return difference.interval is not None and not difference.interval[0] <= 0 <= difference.interval[1]
+def _excludes_zero(difference: Difference, scale: Scale) -> bool:
+    """Whether the interval lies on one side of zero as it is shown: `[-2.0, 0.0]` does not."""
+    low, high = (float(scale.show(bound)) for bound in difference.interval or (0, 0))
+    return not low <= 0 <= high
 
 
 def _rule(config: TrainConfig) -> str:

@@ -79,20 +79,25 @@ def _figure(ablation: Ablation) -> "Figure":
     from matplotlib.figure import Figure
 
     labels = [_label(row) for row in ablation.rows]
-    longest = max(len(row.variant) for row in ablation.rows)
-    legend_columns = min(
-        4, max(1, int(WIDTH_IN / (0.5 + 0.065 * longest)))
-    )  # inches of a key and of a letter
     lines = sum(1 + label.count("\n") for label in labels)
-    height = 1.7 + 0.16 * lines + 0.15 * -(-len(labels) // legend_columns)
-    figure = Figure(figsize=(WIDTH_IN, height), dpi=300, layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 1.7 + 0.16 * lines), dpi=300, layout="constrained")
     left, right = figure.subplots(1, 2)
     scale = scale_of(ablation.grid.metric)
     _draw_means(left, ablation, labels, scale)
     _draw_curves(right, ablation, scale)
-    if right.lines:
-        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=legend_columns)
+    figure.set_figheight(figure.get_figheight() + 0.15 * _draw_legend(figure, right))
     return figure
+
+
+def _draw_legend(figure: "Figure", axes: "Axes") -> int:
+    """Put the legend under the axes in as many columns as fit, and return its number of lines."""
+    handles, names = axes.get_legend_handles_labels()
+    for columns in (4, 3, 2, 1) if names else ():
+        legend = figure.legend(handles, names, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
+            return -(-len(names) // columns)
+        legend.remove()
+    return 0
 
 
 def _label(row: Row) -> str:

@@ -1,0 +1,33 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ["OMP_NUM_THREADS"] = "1"  # two cores are shared by several ranks; one thread also gives the same bits
+
+
+@pytest.fixture(scope="session")
+def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with a small real TriDigits: 240 / 60 / 90 samples."""
+    from furnace_hpc.data.tridigits import pack
+    from furnace_hpc.data.tridigits_plan import TriDigitsKnobs
+
+    root = tmp_path_factory.mktemp("data")
+    pack(TriDigitsKnobs(train=240, val=60, test=90), root / "tridigits", lambda what, done, total: None)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_data(small_root: Path) -> Path:
+    """The folder of the small TriDigits."""
+    return small_root / "tridigits"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the roots, or the Slurm job, of whoever runs the tests."""
+    for name in ("FURNACE_RUNS", "FURNACE_DATA", *(n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_")))):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,43 @@
+"""Small things to test with: a model's config, random inputs, a config from a few keys."""
+
+from typing import Any
+
+import torch
+
+from furnace_hpc.model.network import FusionModel, InputShapes
+from furnace_hpc.spec.config import ModelConfig, TrainConfig
+from furnace_hpc.spec.files import find_file, read_json
+from furnace_hpc.spec.grid import lay_over
+
+SHAPES = InputShapes(vocab_size=20, pad_id=0, image_channels=1, audio_coefficients=40)
+Inputs = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]
+
+
+def make_model(**changes: Any) -> FusionModel:
+    """A small network in evaluation mode."""
+    torch.manual_seed(0)
+    settings = {"width": 32, "feedforward": 48, "text_layers": 1, "dropout": 0.0} | changes
+    return FusionModel(ModelConfig(**settings), SHAPES, {"digit": 10}).eval()
+
+
+def make_inputs(B: int = 4, text: int = 9, frames: int = 21, pixels: int = 32) -> Inputs:
+    """Random inputs, lengths and presence (all there)."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = {
+        "text": torch.randint(1, 20, (B, text), generator=generator),
+        "image": torch.randn(B, 1, pixels, pixels, generator=generator),
+        "audio": torch.randn(B, 40, frames, generator=generator),
+    }
+    lengths = {"text": torch.full((B,), text), "audio": torch.full((B,), frames)}
+    return inputs, lengths, torch.ones(B, 3, dtype=torch.bool)
+
+
+def make_config(deepspeed: str = "zero1", **changes: Any) -> TrainConfig:
+    """A config from dotted changes; the model is small and has no dropout."""
+    content = {
+        "deepspeed": read_json(find_file("DeepSpeed file", deepspeed)),
+        "model": {"width": 32, "feedforward": 48, "text_layers": 1, "dropout": 0.0},
+        "steps": 12,
+        "global_batch_size": 8,
+    }
+    return TrainConfig.model_validate(lay_over(content, {k.replace("__", "."): v for k, v in changes.items()}))

@@ -1,0 +1,34 @@
+"""The order of samples is a function of (seed, epoch); a step's samples are shared out exactly once."""
+
+import numpy as np
+
+from furnace_hpc.data.order import rank_indices, step_indices
+
+
+def test_every_epoch_has_every_sample_once_across_step_borders():
+    n, batch = 50, 8
+    taken = np.concatenate([step_indices(n, 3, step, batch) for step in range(25)])  # 200 = 4 epochs
+    for epoch in range(4):
+        assert sorted(taken[epoch * n : (epoch + 1) * n]) == list(range(n))
+    assert not np.array_equal(taken[:n], taken[n : 2 * n])
+
+
+def test_the_order_depends_on_the_seed_and_not_on_what_was_asked_before():
+    a = step_indices(100, 1, 17, 16)
+    step_indices(100, 1, 3, 16)
+    assert np.array_equal(a, step_indices(100, 1, 17, 16))
+    assert not np.array_equal(a, step_indices(100, 2, 17, 16))
+
+
+def test_a_batch_larger_than_the_data_goes_through_epochs():
+    taken = step_indices(10, 0, 0, 35)
+    assert len(taken) == 35
+    assert all((np.bincount(taken, minlength=10) >= 3) & (np.bincount(taken, minlength=10) <= 4))
+
+
+def test_ranks_and_micro_steps_share_a_step_exactly_once_at_any_world_size():
+    whole = step_indices(500, 0, 4, 24)
+    for world_size, micro in [(1, 24), (1, 8), (2, 4), (3, 8), (4, 2), (4, 6)]:
+        steps = 24 // (world_size * micro)
+        parts = [rank_indices(whole, r, world_size, micro, k) for k in range(steps) for r in range(world_size)]
+        assert np.array_equal(np.concatenate(parts), whole)
