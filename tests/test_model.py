@@ -137,7 +137,8 @@ def test_activation_checkpointing_computes_blocks_twice_and_gives_the_same_loss(
         if on:
             model.checkpoint_activations(lambda function, *args: checkpoint(function, *args, use_reentrant=False))
         calls = []
-        for block in [*model.fusion.blocks, *model.encoders["text"].bert.encoder.layer]:
+        attentions = [layer.attention for layer in model.encoders["text"].bert.encoder.layer]
+        for block in [*model.fusion.blocks, *attentions]:
             block.register_forward_pre_hook(lambda module, args: calls.append(1))
         loss = model(inputs, lengths, present)["logits"]["digit"].square().mean()
         loss.backward()

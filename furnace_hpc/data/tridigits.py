@@ -138,11 +138,11 @@ def _preprocessing(knobs: TriDigitsKnobs, source: str) -> dict[str, Any]:
 
 
 def _same_recipe(manifest: Manifest, knobs: TriDigitsKnobs) -> bool:
-    """Tell whether these knobs would make this pack; speech counts as asked for, or as it then came out."""
+    """Tell whether these knobs would make this pack; `auto` is content with either source of speech."""
     made = manifest.preprocessing
     old, new = dict(made.get("knobs", {})), knobs.model_dump(mode="json")
-    same_speech = old.pop("speech", None) == new["speech"] or made.get("speech_source") == new["speech"]
-    del new["speech"]
+    same_speech = new.pop("speech") in ("auto", made.get("speech_source"))
+    old.pop("speech", None)
     return manifest.dataset == "tridigits" and made.get("recipe") == RECIPE and same_speech and old == new
 
 

@@ -26,6 +26,7 @@ class TextEncoder(nn.Module):
             intermediate_size=feedforward,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
+            use_cache=False,
         )
         self.bert = BertModel(config, add_pooling_layer=False)
 
@@ -43,7 +44,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         sizes = [channels, max(8, width // 4), max(8, width // 2), width]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1) for a, b in zip(sizes, sizes[1:], strict=False)
+            nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1, bias=False) for a, b in zip(sizes, sizes[1:], strict=False)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(8, size), size) for size in sizes[1:])
         self.position_TD = nn.Parameter(torch.randn(num_tokens, width) * 0.02)
@@ -68,7 +69,7 @@ class AudioEncoder(nn.Module):
         self.strides = (1, 2, 2)
         sizes = [coefficients, width, width, width]
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(a, b, kernel_size=3, stride=stride, padding=1)
+            nn.Conv1d(a, b, kernel_size=3, stride=stride, padding=1, bias=False)
             for a, b, stride in zip(sizes, sizes[1:], self.strides, strict=False)
         )
         self.norms = nn.ModuleList(MaskedGroupNorm(math.gcd(8, width), width) for _ in self.strides)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from furnace_hpc.runs.folder import RunFolder, write_json
 from furnace_hpc.spec.config import Config
@@ -14,6 +14,8 @@ from furnace_hpc.spec.config import Config
 
 class RunResult(Config):
     """`result.json`: written once, last; its presence means the run is done."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a run that diverged is a result too
 
     format: Literal[1] = 1
     run_id: str

@@ -14,6 +14,7 @@ from furnace_hpc.spec.errors import ConfigError, nearest
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 ModalityName = Literal["text", "image", "audio"]
 METRICS = {"single_label": ("accuracy", "f1_macro", "loss")}  # what model/scores.py gives for each kind of task
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
@@ -28,7 +29,7 @@ def _no_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:
 class Config(BaseModel):
     """Base of all configuration: frozen, closed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has no infinity
 
 
 class DataConfig(Config):
@@ -124,7 +125,7 @@ class TrainConfig(Config):
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="samples per forward pass and process; none: global_batch_size / world_size"
     )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="of initial weights, sample order and dropout")
+    seed: Seed = Field(default=0, description="of initial weights, sample order and dropout")
     deterministic: bool = Field(default=True, description="CUDA: only algorithms that give the same bits each time")
     log_every: int = Field(default=10, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between records")
     checkpoint_every: int = Field(default=100, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between checkpoints")

@@ -57,7 +57,8 @@ def read_yaml(path: Path) -> Any:
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         problem = error.problem or "not valid YAML"
-        if mark and text.splitlines()[mark.line : mark.line + 1] and "\t" in text.splitlines()[mark.line]:
+        line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""
+        if "\t" in line[: len(line) - len(line.lstrip())]:
             problem = "a tab cannot indent YAML: use spaces"
         raise ConfigError(f"{place}: {problem}") from None
     except yaml.YAMLError as error:

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from furnace_hpc.spec.config import Config, Name
+from furnace_hpc.spec.config import Config, Name, Seed
 from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.files import find_file, read_yaml
+from furnace_hpc.spec.files import find_file, parse_value, read_yaml
 from furnace_hpc.spec.problems import validate
 
 Overrides = dict[str, Any]
@@ -38,7 +38,7 @@ class Grid(Config):
     description: str = Field(default="", description="what the study asks; printed over its table")
     base: dict[str, Any] = Field(description="the config that every row starts from (nested, or dotted keys)")
     resources: dict[str, Any] = Field(default_factory=dict, description="nodes, processes_per_node, timeout_min, partition")
-    seeds: tuple[int, ...] = Field(min_length=1, description="each row is trained with each of them")
+    seeds: tuple[Seed, ...] = Field(min_length=1, description="each row is trained with each of them")
     reference: Name = Field(description="the row that differences are taken to")
     metric: str = Field(description="<split>/<task>/<metric> of the table")
     direction: Literal["max", "min"] = Field(default="max", description="which way is better")
@@ -49,6 +49,7 @@ class Grid(Config):
     exclude: list[dict[str, Any]] = Field(
         default_factory=list, description="a row that matches all keys of an entry is left out (`variant` is a key too)"
     )
+    settings: Overrides = Field(default_factory=dict, description="what `--set` laid over every row, last; submit writes it")
 
     @model_validator(mode="after")
     def _lists(self) -> "Grid":
@@ -91,9 +92,7 @@ def with_settings(grid: Grid, settings: list[str]) -> Grid:
     Raises:
         ConfigError: a setting without `=`, or of a key that the rows sweep.
     """
-    from furnace_hpc.spec.files import parse_value
-
-    base, resources = dict(grid.base), dict(grid.resources)
+    laid = dict(grid.settings)
     swept = {*grid.axes, *(key for group in grid.zip for key in group)}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -103,14 +102,9 @@ def with_settings(grid: Grid, settings: list[str]) -> Grid:
             raise ConfigError(f"--set {key}: the grid sweeps this key; narrow its axis in a copy of the grid file")
         if key == "seed":
             raise ConfigError("--set seed: the grid's seeds say which are run; use --seed to choose among them")
-        value = parse_value(text)
-        if key.startswith("resources."):
-            resources[key.removeprefix("resources.")] = value
-        else:
-            base = lay_over(base, {key: value})
-    keys = {s.partition("=")[0] for s in settings}
-    variants = {name: {k: v for k, v in over.items() if k not in keys} for name, over in grid.variants.items()}
-    return grid.model_copy(update={"base": base, "resources": resources, "variants": variants})
+        laid.pop(key, None)
+        laid[key] = parse_value(text)
+    return grid.model_copy(update={"settings": laid})
 
 
 def lay_over(content: dict[str, Any], overrides: Overrides) -> dict[str, Any]:

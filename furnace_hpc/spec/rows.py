@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,8 @@ def _combinations(grid: Grid, named: dict[str, Overrides]) -> Iterator[tuple[str
         combined = {key: value for part in swept for key, value in part.items()}
         parts = [variant] if variant else []
         parts += [f"{key.rsplit('.', 1)[-1]}-{_word(value)}" for key, value in combined.items()]
-        yield "_".join(parts) or grid.reference, variant, overrides | combined
+        laid_over = {key: value for key, value in (overrides | combined).items() if key not in grid.settings}
+        yield "_".join(parts) or grid.reference, variant, laid_over | grid.settings
 
 
 def _row(grid: Grid, name: str, overrides: Overrides, files: dict[str, Any]) -> Row:
@@ -134,6 +136,9 @@ def _check_rows(grid: Grid, rows: list[Row]) -> None:
     names = [row.name for row in rows]
     if grid.reference not in names:
         raise ConfigError(f"grid {grid.name!r}: unknown reference {grid.reference!r}; {nearest(grid.reference, names)}")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ConfigError(f"grid {grid.name!r}: {count} rows are named {name!r}: name the combinations under variants")
     first: dict[str, str] = {}
     for row in rows:
         try:
@@ -141,7 +146,7 @@ def _check_rows(grid: Grid, rows: list[Row]) -> None:
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, row {row.name!r}: {error}") from None
         same = first.setdefault(identity_hash(row.config, ""), row.name)
-        if same != row.name or names.count(row.name) > 1:
+        if same != row.name:
             raise ConfigError(f"grid {grid.name!r}: rows {same!r} and {row.name!r} train the same thing: remove one")
 
 

@@ -1,0 +1,141 @@
+"""A study for the tests of the login node: grid, packed data and run folders, without any array library."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tables_study import result_of
+
+from furnace_hpc.cluster.plan import Choices, Plan, make_plan
+from furnace_hpc.cluster.profile import ClusterProfile
+from furnace_hpc.runs import host
+from furnace_hpc.runs.folder import GridFolder, RunFolder, write_atomically, write_json
+from furnace_hpc.runs.records import MetricsFile, write_result
+from furnace_hpc.spec.config import RunSpec
+from furnace_hpc.spec.grid import Grid
+from furnace_hpc.spec.rows import expand
+
+CODE = "c0dec0dec0de"
+FINGERPRINT = "feedfeedfeedfeed"
+GRID: dict[str, Any] = {
+    "name": "study",
+    "base": {"deepspeed": "zero1", "steps": 40, "global_batch_size": 16},
+    "seeds": [0, 1],
+    "reference": "base",
+    "metric": "test/digit/accuracy",
+    "variants": {"base": {}, "full": {"loss.alpha": 0.5, "loss.beta": 0.3}},
+}
+LOCAL = ClusterProfile(name="local", executor="local")
+
+
+def grid(**changes: Any) -> Grid:
+    return Grid.model_validate(GRID | changes)
+
+
+def specs(**changes: Any) -> list[RunSpec]:
+    return expand(grid(**changes), {"tridigits": FINGERPRINT})
+
+
+def write_grid(folder: Path, **changes: Any) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(GRID | changes, sort_keys=False))
+    return path
+
+
+def pack(folder: Path, **changes: Any) -> Path:
+    """A packed data set as far as the login node looks: the manifest, and a file of the size it says."""
+    content = b"\x93NUMPY" + bytes(122) + bytes(8)
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "label.digit.npy").write_bytes(content)
+    manifest: dict[str, Any] = {
+        "format": 1,
+        "dataset": "tridigits",
+        "modalities": ["text", "image", "audio"],
+        "splits": {"train": 8},
+        "columns": {"label.digit": {"dtype": "uint8", "shape": []}},
+        "files": {"train/label.digit.npy": {"num_bytes": len(content), "xxh3_128": "0" * 32}},
+        "labels": {"digit": {"kind": "single_label", "classes": [str(digit) for digit in range(10)]}},
+        "statistics": {},
+        "vocab_size": 100,
+        "preprocessing": {},
+        "versions": {},
+        "fingerprint": FINGERPRINT,
+    }
+    write_json(folder / "manifest.json", manifest | changes)
+    return folder
+
+
+def planned(path: Path, asked: Grid, profile: ClusterProfile = LOCAL, **choices: Any) -> Plan:
+    """The plan of every run of the grid, over `path`/<grid name>."""
+    runs = expand(asked, {"tridigits": FINGERPRINT})
+    chosen = Choices(**({"code_hash": CODE, "data_root": Path("data")} | choices))
+    return make_plan(asked, runs, profile, GridFolder(path / asked.name), chosen)
+
+
+def begin(spec: RunSpec, folder: GridFolder, who: dict[str, Any] | None = None, code: str = CODE) -> RunFolder:
+    """A run whose attempt has begun, with metrics up to step 7."""
+    run = folder.run(spec.run_id)
+    if not run.spec.exists():
+        write_atomically(run.spec, spec.model_dump_json(indent=2) + "\n")
+    number = host.begin(str(run.path), {"code_hash": code, "job_id": None}, who)
+    metrics = MetricsFile(run.metrics(number))
+    metrics.write({"step": 7, "kind": "train", "train/loss": 1.0})
+    metrics.close()
+    return run
+
+
+def end(run: RunFolder, *verdicts: str, exit_code: int = 1, error: str = "ValueError: no") -> str:
+    """The newest attempt ends with these words of its ranks; returns what the host decides."""
+    number = host.newest_attempt(str(run.path))
+    for rank, verdict in enumerate(verdicts):
+        word = {"verdict": verdict, "step": 9, "error": error if verdict == "crash" else "", "unix_s": float(rank)}
+        write_json(run.verdict(number, rank), word)
+    return host.decide(str(run.path), number, exit_code)
+
+
+def finish(spec: RunSpec, folder: GridFolder, code: str = CODE) -> RunFolder:
+    """A run that is done."""
+    run = begin(spec, folder, code=code)
+    write_result(run, result_of(spec, code_hash=code))
+    assert end(run, "done", exit_code=0) == "done"
+    return run
+
+
+def dead_holder() -> dict[str, Any]:
+    """A holder of this boot of this host whose process has ended."""
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as process:
+        who = host.holder(process.pid)
+        assert host.is_alive(who)
+        process.communicate(b"\n")
+    return who
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every path under `folder` with a hash of what it holds."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m furnace_hpc.<module>` in `folder`, with no roots from outside."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("FURNACE_RUNS", "FURNACE_DATA")}
+    return subprocess.run(
+        [sys.executable, "-m", f"furnace_hpc.{module}", *arguments],
+        cwd=folder,
+        env=kept | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def read_rows(submission: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (submission / "rows.jsonl").read_text().splitlines()]

@@ -1,0 +1,126 @@
+"""What the ranks of the distributed tests do; each function is called on every rank by ranks.run_on_ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from make import SHAPES, make_config
+from torch.nn.parallel import DistributedDataParallel
+
+from furnace_hpc.data.columns import open_columns
+from furnace_hpc.data.loader import BatchReader
+from furnace_hpc.data.order import rank_indices, step_indices
+from furnace_hpc.engine.evaluation import evaluate
+from furnace_hpc.engine.loop import learning_rate, train_step
+from furnace_hpc.engine.processes import Processes
+from furnace_hpc.engine.setup import seed_everything
+from furnace_hpc.engine.zero import build_engine, full_fp32_parameters, parameters_sha256
+from furnace_hpc.model.losses import total_loss
+from furnace_hpc.model.network import FusionModel, InputShapes
+from furnace_hpc.spec.config import TrainConfig
+
+FP32: dict[str, Any] = {"deepspeed__bf16__enabled": False, "deepspeed__data_types": None}
+MODALITIES = ("text", "image", "audio")
+
+
+def reader_of(data: str, split: str, processes: Processes) -> BatchReader:
+    return BatchReader(open_columns(Path(data)), split, MODALITIES, ("digit",), processes.device)
+
+
+def model_of(config: TrainConfig, data: str) -> FusionModel:
+    seed_everything(config.seed)
+    return FusionModel(config.model, InputShapes.of(open_columns(Path(data)).manifest), {"digit": 10})
+
+
+def zero_steps(config: TrainConfig, data: str, processes: Processes, steps: int) -> tuple[list[float], Any]:
+    """Losses (mean over ranks) of some steps of our own train_step, and the engine."""
+    engine, reader = build_engine(model_of(config, data), config, processes), reader_of(data, "train", processes)
+    losses = [train_step(engine, reader, config, step, processes)["loss"] for step in range(steps)]
+    means = [processes.total(loss.clone()).item() / processes.world_size for loss in losses]
+    return means, engine
+
+
+def ddp_steps(config: TrainConfig, data: str, processes: Processes, steps: int) -> list[float]:
+    """The same steps by plain PyTorch: DDP, AdamW, clipping."""
+    model = DistributedDataParallel(model_of(config, data), find_unused_parameters=True)
+    settings, reader = config.optimizer, reader_of(data, "train", processes)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
+    )
+    losses = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        indices = step_indices(reader.num_samples, config.seed, step, config.global_batch_size)
+        mine = rank_indices(indices, processes.rank, processes.world_size, len(indices) // processes.world_size, 0)
+        batch = reader.read(mine)
+        output = model(batch.inputs, batch.lengths, batch.present_BM)
+        loss = total_loss(output, batch.labels, batch.present_BM, config.loss, config.tasks)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        optimizer.step()
+        losses.append(processes.total(loss.detach().clone()).item() / processes.world_size)
+    return losses
+
+
+def zero_against_ddp(processes: Processes, data: str) -> dict[str, list[float]]:
+    """Losses of DDP and of each stage in fp32, then of each stage as its shipped file says."""
+    plain = {"loss__alpha": 0.5, "loss__beta": 0.3}
+    losses = {"ddp": ddp_steps(make_config("zero0", **plain), data, processes, 10)}
+    for stage in range(4):
+        tiny = {"deepspeed__zero_optimization__stage3_param_persistence_threshold": 0} if stage == 3 else {}
+        fp32 = FP32 | {"deepspeed__activation_checkpointing": None}
+        losses[f"zero{stage} fp32"], engine = zero_steps(make_config(f"zero{stage}", **plain, **fp32, **tiny), data, processes, 10)
+        engine.destroy()
+    for name in ("zero1", "zero2", "zero3", "zero3_offload"):
+        losses[name], engine = zero_steps(make_config(name, **plain), data, processes, 10)
+        engine.destroy()
+    return losses
+
+
+def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[str, Any]:
+    """Parameters after some steps of global batch 8, accumulated as the micro-batch size makes necessary."""
+    # A large eps, since Adam turns the rounding of a gradient that should be 0 (a key's bias) into whole steps.
+    config = make_config("zero1", micro_batch_size=micro_batch_size, optimizer__eps=1e-3, **FP32)
+    _, engine = zero_steps(config, data, processes, 4)
+    whole = full_fp32_parameters(engine)
+    return {
+        "accumulation": engine.gradient_accumulation_steps(),
+        "parameters": {name: value.flatten().tolist() for name, value in whole.items()},
+        "sha256": parameters_sha256(whole),
+    }
+
+
+def evaluated(processes: Processes, data: str, batch_size: int) -> dict[str, Any]:
+    """Scores and logits of the validation split, for a fixed network, at stage 3 where every rank must take part."""
+    config = make_config("zero3", **FP32)
+    engine = build_engine(model_of(config, data), config, processes)
+    reader = reader_of(data, "val", processes)
+    done = evaluate(engine, reader, "val", {"digit": 10}, batch_size, processes)
+    return {"scores": done.scores, "logits": done.logits["digit"].flatten().tolist()}
+
+
+def means_and_maxima(processes: Processes) -> list[float]:
+    total = processes.total(torch.tensor([float(processes.rank + 1), 10.0]))
+    return [*total.tolist(), processes.largest(float(processes.rank)), processes.from_first(processes.rank + 7)]
+
+
+def disjoint_modalities(processes: Processes) -> list[float]:
+    """Each rank sees other modalities; at stage 3 with nothing kept gathered, a skipped encoder would hang here."""
+    from make import make_inputs
+
+    config = make_config("zero3", **FP32, deepspeed__zero_optimization__stage3_param_persistence_threshold=0)
+    seed_everything(0)
+    engine = build_engine(FusionModel(config.model, SHAPES, {"digit": 10}), config, processes)
+    inputs, lengths, present = make_inputs(B=4)
+    present = torch.zeros_like(present)
+    present[:, processes.rank % 3] = True
+    losses = []
+    for _ in range(3):
+        output = engine(inputs, lengths, present)
+        loss = total_loss(output, {"digit": torch.arange(4)}, present, config.loss, config.tasks)["loss"]
+        engine.backward(loss)
+        engine.step()
+        losses.append(loss.item())
+    return losses
