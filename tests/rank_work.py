@@ -94,7 +94,7 @@ def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[
 
 def evaluated(processes: Processes, data: str, batch_size: int) -> dict[str, Any]:
     """Scores and logits of the validation split, for a fixed network, at stage 3 where every rank must take part."""
-    config = make_config("zero3", **FP32)
+    config = make_config("zero3", global_batch_size=24, **FP32)
     engine = build_engine(model_of(config, data), config, processes)
     reader = reader_of(data, "val", processes)
     done = evaluate(engine, reader, "val", {"digit": 10}, batch_size, processes)
@@ -110,7 +110,7 @@ def disjoint_modalities(processes: Processes) -> list[float]:
     """Each rank sees other modalities; at stage 3 with nothing kept gathered, a skipped encoder would hang here."""
     from make import make_inputs
 
-    config = make_config("zero3", **FP32, deepspeed__zero_optimization__stage3_param_persistence_threshold=0)
+    config = make_config("zero3", global_batch_size=24, **FP32, deepspeed__zero_optimization__stage3_param_persistence_threshold=0)
     seed_everything(0)
     engine = build_engine(FusionModel(config.model, SHAPES, {"digit": 10}), config, processes)
     inputs, lengths, present = make_inputs(B=4)

@@ -65,7 +65,7 @@ def test_exclude_by_variant_and_by_a_value_of_the_base():
 
 
 def test_exclude_that_matches_no_row_is_refused():
-    assert refused(exclude=[{"variant": "ful"}]) == "exclude[0] {'variant': 'ful'} matches no row"
+    assert refused(exclude=[{"variant": "ful"}]) == "grid 'study': exclude[0] {'variant': 'ful'} matches no row"
 
 
 def test_excluding_everything_is_refused():
@@ -141,9 +141,6 @@ def test_rows_that_differ_only_in_resources_or_logging_are_the_same_row():
 
 def test_two_combinations_with_one_name_are_refused_as_such():
     axes = {"loss.alpha": [0.5], "loss.beta": [0.25, "0.25"]}
-    assert "2 rows are named 'alpha-0.5_beta-0.25'" in refused(axes=axes, variants={}, reference="x-y")[:200] or (
-        "unknown reference" in refused(axes=axes, variants={}, reference="x-y")
-    )
     message = refused(axes=axes, variants={}, reference="alpha-0.5_beta-0.25")
     assert "2 rows are named 'alpha-0.5_beta-0.25'" in message
 
@@ -200,13 +197,14 @@ def test_problems_of_several_rows_come_at_once():
     assert "row 'base': unknown key 'optimzer'; did you mean 'optimizer'?" in lines[0]
     assert any("row 'b': unknown key 'model.widht'; did you mean 'width'?" in line for line in lines)
     assert any("row 'b': optimizer.lr: got -1: input should be greater than 0" in line for line in lines)
-    assert "unknown DeepSpeed file 'zero7'; did you mean 'zero0'?" in lines[3] or "zero1" in lines[3]
+    assert "row 'c': unknown DeepSpeed file 'zero7'; did you mean 'zero" in lines[3]
+    assert "(valid: zero0, zero1, zero2, zero3, zero3_offload)" in lines[3]
 
 
 def test_one_mistake_of_the_base_is_told_once():
     lines = refused(base=GRID["base"] | {"stepps": 3}).splitlines()
     assert len(lines) == 1
-    assert "unknown key 'stepps'; did you mean 'steps'?" in lines[0]
+    assert lines[0].startswith("grid 'study', row 'base' and 1 more: unknown key 'stepps'; did you mean 'steps'?")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +274,7 @@ def test_settings_survive_the_grid_file_that_submit_writes():
         ("loss.alpha=1", "loss.alpha: the grid sweeps this key"),
         ("optimizer.lr=1", "optimizer.lr: the grid sweeps this key"),
         ("seed=3", "seed: the grid's seeds say which are run; use --seed"),
-        ("steps=[1", "value '\\[1' is not YAML"),
+        ("log_every=[1", "value '\\[1' is not YAML"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(setting, message):

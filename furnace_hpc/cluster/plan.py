@@ -16,6 +16,7 @@ from furnace_hpc.runs.state import ENDED, RunState, RunStatus, read_status
 from furnace_hpc.spec.config import RunSpec, accumulation_steps, identity
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
+from furnace_hpc.spec.problems import told_once
 
 
 class Action(StrEnum):
@@ -109,24 +110,25 @@ def make_plan(
     """
     if unknown := choices.retry - retry_words():
         raise ConfigError(f"--retry got {sorted(unknown)[0]!r}; {nearest(sorted(unknown)[0], retry_words())}")
-    planned, problems, other_code = [], [], []
+    planned, problems, other_code = [], list[tuple[str, str]](), []
     for spec in specs:
         try:
             run = _plan_run(spec, profile, folder.run(spec.run_id), choices)
         except ConfigError as error:
-            problems.append(f"row {spec.variant!r}: {error}")
+            problems.append((spec.variant, str(error)))
             continue
         planned.append(run)
         if run.why.startswith("begun by other code"):
             other_code.append(run.spec.run_id)
+    lines = told_once(problems)
     if other_code:
-        problems.append(
+        lines.append(
             f"{len(other_code)} unfinished runs of grid {grid.name!r} were begun by another version of the code "
             f"({', '.join(other_code[:3])}{', ...' if len(other_code) > 3 else ''}), and a run never changes code "
             f"half-way: go back to that code, or submit with --code new to start them again at step 0"
         )
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    if lines:
+        raise ConfigError("\n".join(lines))
     return Plan(grid, profile, folder, tuple(planned))
 
 

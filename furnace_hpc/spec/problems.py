@@ -1,6 +1,6 @@
 """All problems of one file at once: key path, value got, what is wanted, and the nearest valid name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -10,18 +10,30 @@ from furnace_hpc.spec.errors import ConfigError, nearest
 M = TypeVar("M", bound=BaseModel)
 
 
-def validate(model: type[M], content: Any, source: str) -> M:
-    """Return `content` as a `model`.
+def validate(model: type[M], content: Any, source: str = "") -> M:
+    """Return `content` as a `model`; `source` (a file's path) goes before each problem.
 
     Raises:
         ConfigError: with one line for each problem.
     """
+    before = f"{source}: " if source else ""
     if not isinstance(content, dict):
-        raise ConfigError(f"{source}: got {_kind(content)}, wanted a mapping of keys: write `key: value` lines")
+        raise ConfigError(f"{before}got {_kind(content)}, wanted a mapping of keys: write `key: value` lines")
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {line}" for line in _lines(error, model))) from None
+        raise ConfigError("\n".join(f"{before}{line}" for line in _lines(error, model))) from None
+
+
+def told_once(problems: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for each different problem of (row, problem): its first row, and how many others share it."""
+    rows: dict[str, list[str]] = {}
+    for row, problem in dict.fromkeys(problems):
+        rows.setdefault(problem, []).append(row)
+    return [
+        f"row {names[0]!r}{f' and {len(names) - 1:,} more' if names[1:] else ''}: {problem}"
+        for problem, names in rows.items()
+    ]
 
 
 def _lines(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -11,7 +11,7 @@ from furnace_hpc.spec.config import NAME_PATTERN, Resources, RunSpec, TrainConfi
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.files import find_file, read_json
 from furnace_hpc.spec.grid import Grid, Overrides, lay_over
-from furnace_hpc.spec.problems import validate
+from furnace_hpc.spec.problems import told_once, validate
 
 MAX_RUNS = 100_000  # a grid beyond this is a slip in its axes
 
@@ -59,7 +59,7 @@ def expand_rows(grid: Grid) -> list[Row]:
     if overlap := grid.variants.keys() & (grid.ablate.rows() if grid.ablate else {}).keys():
         raise ConfigError(f"grid {grid.name!r}: row {sorted(overlap)[0]!r} is made by both variants and ablate: rename it")
     files: dict[str, Any] = {}
-    rows, problems, used = [], [], set()
+    rows, problems, used = [], list[tuple[str, str]](), set()
     for name, variant, overrides in _combinations(grid, named or {"": {}}):
         match = _excluded(grid, variant, overrides)
         used |= match
@@ -68,10 +68,13 @@ def expand_rows(grid: Grid) -> list[Row]:
         try:
             rows.append(_row(grid, name, overrides, files))
         except ConfigError as error:
-            problems.append(str(error))
-    problems += [f"exclude[{i}] {e} matches no row" for i, e in enumerate(grid.exclude) if i not in used]
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
+            problems += [(name, line) for line in str(error).splitlines()]
+    lines = [f"grid {grid.name!r}, {line}" for line in told_once(problems)]
+    lines += [
+        f"grid {grid.name!r}: exclude[{i}] {e} matches no row" for i, e in enumerate(grid.exclude) if i not in used
+    ]
+    if lines:
+        raise ConfigError("\n".join(lines))
     _check_rows(grid, rows)
     return rows
 
@@ -96,17 +99,16 @@ def _combinations(grid: Grid, named: dict[str, Overrides]) -> Iterator[tuple[str
 
 
 def _row(grid: Grid, name: str, overrides: Overrides, files: dict[str, Any]) -> Row:
-    where = f"grid {grid.name!r}, row {name!r}"
-    if not re.match(NAME_PATTERN, name):
-        raise ConfigError(f"{where}: the name must match {NAME_PATTERN}: name the combinations under variants")
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(f"the name must match {NAME_PATTERN}: name the combinations under variants")
     content = lay_over(lay_over({}, grid.base), {"resources": lay_over({}, grid.resources)})
     content = _with_deepspeed_file(content, files)
     for key, value in overrides.items():  # in the row's order, so that a file's name can be refined after it
         content = _with_deepspeed_file(lay_over(content, {key: value}), files)
     if "seed" in content:
-        raise ConfigError(f"{where}: key 'seed' does not belong in a row: list the seeds under `seeds`")
-    resources = validate(Resources, content.pop("resources"), f"{where}, resources")
-    config = validate(TrainConfig, content, where)
+        raise ConfigError("key 'seed' does not belong in a row: list the seeds under `seeds`")
+    resources = validate(Resources, content.pop("resources"), "resources")
+    config = validate(TrainConfig, content)
     return Row(name, config, resources)
 
 

@@ -1,0 +1,177 @@
+"""The real queue on this machine: submitit's local executor, real ranks, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+
+GRID = """
+name: local
+base:
+  model: {{width: 16, num_heads: 2, feedforward: 32, text_layers: 1}}
+  deepspeed: zero1
+  steps: {steps}
+  global_batch_size: 8
+  evaluation: {{every: 20}}
+  checkpoint_every: 10
+  log_every: 1
+seeds: [0]
+reference: first
+metric: test/digit/accuracy
+variants: {variants}
+"""
+
+
+def write_grid(folder: Path, steps: int, variants: str) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(GRID.format(steps=steps, variants=variants))
+    return path
+
+
+def command(grid: Path, data: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "furnace_hpc.submit", "--grid", str(grid), "--cluster", "local", "--data-root", str(data), *options]
+
+
+def submit(grid: Path, data: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(grid, data, *options), cwd=grid.parent, capture_output=True, text=True, timeout=200)
+
+
+def run_folder(grid: Path, variant: str, root: str = "runs") -> Path:
+    (found,) = (grid.parent / root / "local").glob(f"{variant}-s0-*")
+    return found
+
+
+def attempt(folder: Path, number: int) -> dict:
+    return json.loads((folder / "attempts" / f"{number}.json").read_text())
+
+
+def parameters(folder: Path) -> str:
+    return json.loads((folder / "result.json").read_text())["parameters_sha256"]
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Step -> loss; for a step the highest attempt wins."""
+    found = {}
+    for path in sorted((folder / "metrics").glob("*.jsonl"), key=lambda path: int(path.stem)):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        found |= {record["step"]: record["train/loss"] for record in records if record["kind"] == "train"}
+    return found
+
+
+def wait_for_step(grid: Path, variant: str, step: int) -> None:
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        lines = [line for path in (grid.parent / "runs").glob(f"local/{variant}-s0-*/metrics/*.jsonl") for line in path.read_text().splitlines()]
+        if any(json.loads(line)["step"] >= step for line in lines[:-1]):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{variant} did not come to step {step}")
+
+
+def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: Path):
+    grid = write_grid(tmp_path, 12, "{first: {}, second: {loss.beta: 0.3}, broken: {optimizer.lr: 1.0e+30}}")
+    first = submit(grid, small_root)
+    assert first.returncode == 1, first.stderr
+    assert "2 of 3" in first.stdout or "broken" in first.stderr
+    assert parameters(run_folder(grid, "first")) != parameters(run_folder(grid, "second"))
+    broken = run_folder(grid, "broken")
+    assert attempt(broken, 1)["reason"] == "crash"
+    assert "the loss is" in attempt(broken, 1)["error"]
+    assert not (broken / "result.json").exists()
+
+    left_alone = submit(grid, small_root)
+    assert left_alone.returncode == 1
+    assert "--retry failed" in left_alone.stdout
+    assert not (broken / "attempts/2.json").exists()
+
+    retried = submit(grid, small_root, "--retry", "failed")
+    assert retried.returncode == 1
+    assert attempt(broken, 2)["reason"] == "crash"
+    assert not (run_folder(grid, "first") / "attempts/2.json").exists()
+
+
+def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small_root: Path, tmp_path: Path):
+    grid = write_grid(tmp_path, 60, "{first: {}}")
+    two = ("--set", "resources.processes_per_node=2", "--set", "deepspeed=zero2")
+    undisturbed = submit(grid, small_root, *two, "--runs-root", "calm")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    process = subprocess.Popen(command(grid, small_root, *two), cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for_step(grid, "first", 13)
+    children = descendants(process)
+    assert len(children) >= 3  # submitit's controller and two ranks
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    folder = run_folder(grid, "first")
+    assert attempt(folder, 1)["reason"] == "stopped"
+    stopped_at = attempt(folder, 1)["step"]
+    assert 13 <= stopped_at < 60
+    assert (folder / f"checkpoints/step-{stopped_at}").is_dir()
+    assert not (tmp_path / "runs/local/submit.lock").exists()
+
+    continued = submit(grid, small_root, *two)
+    assert continued.returncode == 0, continued.stderr
+    assert f"resumed after step {stopped_at}" in (folder / "logs/2-0.log").read_text()
+    assert min(json.loads(line)["step"] for line in (folder / "metrics/2.jsonl").read_text().splitlines()) == stopped_at + 1
+    calm = run_folder(grid, "first", "calm")
+    assert losses(folder) == losses(calm)
+    assert parameters(folder) == parameters(calm)
+    for split in ("val", "test"):
+        assert (folder / f"predictions/{split}.npz").stat().st_size == (calm / f"predictions/{split}.npz").stat().st_size
+
+
+def test_everything_killed_at_once_goes_on_from_the_periodic_checkpoint(small_root: Path, tmp_path: Path):
+    grid = write_grid(tmp_path, 50, "{first: {}}")
+    process = subprocess.Popen(command(grid, small_root), cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_for_step(grid, "first", 14)
+    victims = [*descendants(process), psutil.Process(process.pid)]
+    for victim in victims:
+        victim.kill()
+    process.wait()
+    psutil.wait_procs(victims, timeout=10)
+    folder = run_folder(grid, "first")
+    assert attempt(folder, 1)["end_unix_s"] is None
+    assert (tmp_path / "runs/local/submit.lock").exists()
+
+    continued = submit(grid, small_root)
+    assert continued.returncode == 0, continued.stderr
+    assert "its launcher died" in continued.stdout
+    first_step = min(json.loads(line)["step"] for line in (folder / "metrics/2.jsonl").read_text().splitlines())
+    assert first_step % 10 == 1
+    assert first_step >= 11
+
+    again = submit(grid, small_root, "--runs-root", "calm")  # the same run twice
+    assert again.returncode == 0, again.stderr
+    assert parameters(folder) == parameters(run_folder(grid, "first", "calm"))
+    nothing = submit(grid, small_root)
+    assert nothing.returncode == 0
+    assert "nothing to do" in nothing.stdout
+
+
+def test_torchrun_trains_a_run_folder_to_the_same_bits(small_root: Path, tmp_path: Path):
+    grid = write_grid(tmp_path, 12, "{first: {}}")
+    two = ("--set", "resources.processes_per_node=2")
+    assert submit(grid, small_root, *two).returncode == 0
+    made = run_folder(grid, "first")
+    other = tmp_path / "other" / made.name
+    other.mkdir(parents=True)
+    (other / "spec.json").write_bytes((made / "spec.json").read_bytes())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "furnace_hpc.train"]
+    done = subprocess.run([*torchrun, str(other), "--data-dir", str(small_root / "tridigits")], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert attempt(other, 1)["reason"] == "done"
+    assert parameters(other) == parameters(made)
