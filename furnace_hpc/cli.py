@@ -20,7 +20,7 @@ COMMANDS = {
     "aggregate": "turn finished runs into tables and figures",
     "pack": "turn raw data into memory-mapped columns",
     "train": "train one run folder, under torchrun, srun or alone",
-    "schema": "print the JSON Schema of grids or cluster profiles, for editors",
+    "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }
 
 

@@ -22,16 +22,12 @@ def main(
     val: Annotated[int | None, typer.Option(help="Samples of the val split [1000].")] = None,
     test: Annotated[int | None, typer.Option(help="Samples of the test split [2000].")] = None,
     snr_db: Annotated[float | None, typer.Option(help="Speech over noise in dB [-6; xor 10].")] = None,
-    image_noise: Annotated[
-        float | None, typer.Option(help="Deviation of pixel noise [0.2; xor 0.1].")
-    ] = None,
+    image_noise: Annotated[float | None, typer.Option(help="Deviation of pixel noise [0.2; xor 0.1].")] = None,
     occlusion: Annotated[float | None, typer.Option(help="Probability of a black bar [0.2; xor 0].")] = None,
     two_clues: Annotated[float | None, typer.Option(help="Probability of two clues, else one [1].")] = None,
     false_clue: Annotated[float | None, typer.Option(help="Probability of a misled clue [0.1].")] = None,
     speech: Annotated[str | None, typer.Option(help="auto (default), espeak or bank.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads [all usable cores]; no value changes.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads [all usable cores]; no value changes.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a pack that is already there.")] = False,
 ) -> None:
     """Pack a data set into memory-mapped columns; the same settings give the same columns."""
@@ -53,7 +49,7 @@ def main(
     _pack_tridigits(knobs, out, workers, force)
 
 
-def _tridigits_knobs(**options: Any) -> "TriDigitsKnobs":  # noqa: ANN401 - pydantic checks them
+def _tridigits_knobs(**options: Any) -> "TriDigitsKnobs":
     """Return the knobs of the options that were given.
 
     Raises:

@@ -1,7 +1,7 @@
 """Turn a grid into runs: plan, show the plan, and submit it as one Slurm array, or to a queue on this machine.
 
-    python -m furnace_hpc.submit --grid ablation --dry-run     what would be done, and why
-    python -m furnace_hpc.submit --grid ablation               do it; done runs are skipped, interrupted ones go on
+python -m furnace_hpc.submit --grid ablation --dry-run     what would be done, and why
+python -m furnace_hpc.submit --grid ablation               do it; done runs are skipped, interrupted ones go on
 """
 
 import sys
@@ -13,7 +13,6 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.cluster.packed import fingerprints
 from furnace_hpc.cluster.plan import Choices, Plan, make_plan
-from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.show import choose_profile, print_batch_texts, print_plan
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
@@ -33,8 +32,12 @@ def main(
     code: Annotated[str, typer.Option(help="`new`: start runs of older code again at step 0")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan (and the batch script) and stop")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask before submitting to Slurm")] = False,
-    runs_dir: Annotated[Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")] = None,
-    data_dir: Annotated[Path | None, typer.Option("--data-root", help="where data lies [$FURNACE_DATA or ./data]")] = None,
+    runs_dir: Annotated[
+        Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-root", help="where data lies [$FURNACE_DATA or ./data]")
+    ] = None,
 ) -> None:
     """Turn a grid into runs, and runs into a table.
 
@@ -60,7 +63,7 @@ def main(
     elif profile.executor == "slurm":
         _submit_array(plan, yes)
     else:
-        _run_here(plan, specs_of_table=len(chosen) == len(specs))
+        _run_here(plan)
 
 
 def _submit_array(plan: Plan, yes: bool) -> None:
@@ -75,7 +78,7 @@ def _submit_array(plan: Plan, yes: bool) -> None:
     print(f"then: python -m furnace_hpc.aggregate --grid {plan.grid.name}")
 
 
-def _run_here(plan: Plan, specs_of_table: bool) -> None:
+def _run_here(plan: Plan) -> None:
     """Run the queue, then print the table of the whole grid; exit 1 when runs failed or are missing."""
     if plan.to_do:
         from furnace_hpc.cluster import local

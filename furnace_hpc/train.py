@@ -1,6 +1,6 @@
 """Train one run folder: under torchrun, under srun, or alone.
 
-    torchrun --nproc-per-node 2 -m furnace_hpc.train runs/ablation/base-s0-1a2b3c4d
+torchrun --nproc-per-node 2 -m furnace_hpc.train runs/ablation/base-s0-1a2b3c4d
 """
 
 import os
@@ -22,7 +22,9 @@ from furnace_hpc.spec.files import data_root
 
 def main(
     run_dir: Annotated[Path, typer.Argument(help="a run folder that submit has made")],
-    data_dir: Annotated[Path | None, typer.Option(help="the packed data set [as in the run's last attempt, or ./data]")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="the packed data set [as in the run's last attempt, or ./data]")
+    ] = None,
 ) -> None:
     """Train one run to its end; a run that was begun goes on from its newest checkpoint."""
     folder = RunFolder(run_dir)
@@ -50,13 +52,18 @@ def _begin(folder: RunFolder, world_size: int, data_dir: Path | None) -> int:
     attempts = read_attempts(folder)
     if attempts and attempts[0].code_hash not in ("", code_hash()):
         raise ConfigError(
-            f"{folder.run_id} was begun by other code ({attempts[0].code_hash}, this is {code_hash()}), and a run never "
-            f"changes code half-way: go back to that code, or submit its grid with --code new"
+            f"{folder.run_id} was begun by other code ({attempts[0].code_hash}, this is {code_hash()}), "
+            f"and a run never changes code half-way: go back to that code, or submit its grid with --code new"
         )
     last = host.read_attempt(str(folder.path), len(attempts)) if attempts else {}
     spec = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
     data = data_dir or Path(last.get("data_dir") or data_root(None) / spec.config.data.name)
-    facts = {"code_hash": code_hash(), "world_size": world_size, "data_dir": str(data.resolve()), "launch": _launch()}
+    facts = {
+        "code_hash": code_hash(),
+        "world_size": world_size,
+        "data_dir": str(data.resolve()),
+        "launch": _launch(),
+    }
     try:
         return host.begin(str(folder.path), facts)
     except host.Busy as busy:
@@ -72,7 +79,9 @@ def _begun(folder: RunFolder) -> int:
         if record.get("launch") == _launch() and record.get("end_unix_s") is None:
             return number
         time.sleep(0.05)
-    raise ConfigError(f"rank 0 of this launch did not begin an attempt in {folder.attempts} within 60 s: look at its output")
+    raise ConfigError(
+        f"rank 0 of this launch did not begin an attempt in {folder.attempts} within 60 s: look at its output"
+    )
 
 
 def _launch() -> str:

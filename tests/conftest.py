@@ -29,5 +29,9 @@ def small_data(small_root: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the roots, or the Slurm job, of whoever runs the tests."""
-    for name in ("FURNACE_RUNS", "FURNACE_DATA", *(n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_")))):
+    for name in (
+        "FURNACE_RUNS",
+        "FURNACE_DATA",
+        *(n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_"))),
+    ):
         monkeypatch.delenv(name, raising=False)

@@ -93,7 +93,12 @@ def end(run: RunFolder, *verdicts: str, exit_code: int = 1, error: str = "ValueE
     """The newest attempt ends with these words of its ranks; returns what the host decides."""
     number = host.newest_attempt(str(run.path))
     for rank, verdict in enumerate(verdicts):
-        word = {"verdict": verdict, "step": 9, "error": error if verdict == "crash" else "", "unix_s": float(rank)}
+        word = {
+            "verdict": verdict,
+            "step": 9,
+            "error": error if verdict == "crash" else "",
+            "unix_s": float(rank),
+        }
         write_json(run.verdict(number, rank), word)
     return host.decide(str(run.path), number, exit_code)
 

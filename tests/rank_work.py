@@ -34,7 +34,10 @@ def model_of(config: TrainConfig, data: str) -> FusionModel:
 
 def zero_steps(config: TrainConfig, data: str, processes: Processes, steps: int) -> tuple[list[float], Any]:
     """Losses (mean over ranks) of some steps of our own train_step, and the engine."""
-    engine, reader = build_engine(model_of(config, data), config, processes), reader_of(data, "train", processes)
+    engine, reader = (
+        build_engine(model_of(config, data), config, processes),
+        reader_of(data, "train", processes),
+    )
     losses = [train_step(engine, reader, config, step, processes)["loss"] for step in range(steps)]
     means = [processes.total(loss.clone()).item() / processes.world_size for loss in losses]
     return means, engine
@@ -45,7 +48,11 @@ def ddp_steps(config: TrainConfig, data: str, processes: Processes, steps: int) 
     model = DistributedDataParallel(model_of(config, data), find_unused_parameters=True)
     settings, reader = config.optimizer, reader_of(data, "train", processes)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
+        model.parameters(),
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
     )
     losses = []
     for step in range(steps):
@@ -71,7 +78,9 @@ def zero_against_ddp(processes: Processes, data: str) -> dict[str, list[float]]:
     for stage in range(4):
         tiny = {"deepspeed__zero_optimization__stage3_param_persistence_threshold": 0} if stage == 3 else {}
         fp32 = FP32 | {"deepspeed__activation_checkpointing": None}
-        losses[f"zero{stage} fp32"], engine = zero_steps(make_config(f"zero{stage}", **plain, **fp32, **tiny), data, processes, 10)
+        losses[f"zero{stage} fp32"], engine = zero_steps(
+            make_config(f"zero{stage}", **plain, **fp32, **tiny), data, processes, 10
+        )
         engine.destroy()
     for name in ("zero1", "zero2", "zero3", "zero3_offload"):
         losses[name], engine = zero_steps(make_config(name, **plain), data, processes, 10)
@@ -103,14 +112,23 @@ def evaluated(processes: Processes, data: str, batch_size: int) -> dict[str, Any
 
 def means_and_maxima(processes: Processes) -> list[float]:
     total = processes.total(torch.tensor([float(processes.rank + 1), 10.0]))
-    return [*total.tolist(), processes.largest(float(processes.rank)), processes.from_first(processes.rank + 7)]
+    return [
+        *total.tolist(),
+        processes.largest(float(processes.rank)),
+        processes.from_first(processes.rank + 7),
+    ]
 
 
 def disjoint_modalities(processes: Processes) -> list[float]:
     """Each rank sees other modalities; at stage 3 with nothing kept gathered, a skipped encoder would hang here."""
     from make import make_inputs
 
-    config = make_config("zero3", global_batch_size=24, **FP32, deepspeed__zero_optimization__stage3_param_persistence_threshold=0)
+    config = make_config(
+        "zero3",
+        global_batch_size=24,
+        **FP32,
+        deepspeed__zero_optimization__stage3_param_persistence_threshold=0,
+    )
     seed_everything(0)
     engine = build_engine(FusionModel(config.model, SHAPES, {"digit": 10}), config, processes)
     inputs, lengths, present = make_inputs(B=4)

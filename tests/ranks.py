@@ -17,7 +17,9 @@ TIMEOUT_S = 110
 
 def run_on_ranks(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list[Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    call = json.dumps([function.__module__, function.__name__, [str(a) if isinstance(a, Path) else a for a in arguments]])
+    call = json.dumps(
+        [function.__module__, function.__name__, [str(a) if isinstance(a, Path) else a for a in arguments]]
+    )
     ranks = [
         subprocess.Popen(
             [sys.executable, __file__, str(folder), str(rank), str(world_size), call],

@@ -78,9 +78,7 @@ def finish(spec: RunSpec, folder: GridFolder, **changes) -> RunFolder:
     metrics = MetricsFile(run.metrics(1))
     for step in range(100, 501, 100):
         metrics.write({"step": step, "kind": "train", "loss": 1.0})
-        metrics.write(
-            {"step": step, "kind": "val", "val/digit/accuracy": final * (1 - 0.8 * 0.4 ** (step / 100))}
-        )
+        metrics.write({"step": step, "kind": "val", "val/digit/accuracy": final * (1 - 0.8 * 0.4 ** (step / 100))})
     metrics.close()
     write_result(run, result_of(spec, **changes))
     return run

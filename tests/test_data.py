@@ -128,9 +128,7 @@ except ConfigError as error:
 
 def write_too_much(folder: Path, **options) -> str:
     code = FILL.format(folder=str(folder))
-    child = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, **options
-    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
     assert child.returncode == 1
     return child.stderr
 

@@ -38,7 +38,9 @@ def test_runs_are_rows_in_file_order_and_within_a_row_the_seeds():
 
 def test_axes_give_all_combinations_the_last_axis_fastest_within_each_variant():
     assert names(
-        axes={"loss.alpha": [0.5, 1], "steps": [10, 20]}, variants={"base": {}, "b": {"optimizer.lr": 1}}, reference="b_alpha-1_steps-20"
+        axes={"loss.alpha": [0.5, 1], "steps": [10, 20]},
+        variants={"base": {}, "b": {"optimizer.lr": 1}},
+        reference="b_alpha-1_steps-20",
     ) == [f"{v}_alpha-{a}_steps-{s}" for v in ("base", "b") for a in ("0.5", "1") for s in (10, 20)]
 
 
@@ -76,7 +78,12 @@ def test_leave_one_out_gives_full_and_one_row_without_each_factor():
     factors = {"a": {"loss.alpha": 0.5}, "b": {"loss.beta": 0.3}, "w": {"model.width": 32}}
     found = rows(variants={}, reference="full", ablate={"mode": "leave_one_out", "factors": factors})
     values = {n: (r.config.loss.alpha, r.config.loss.beta, r.config.model.width) for n, r in found.items()}
-    assert values == {"full": (0.5, 0.3, 32), "no_a": (0, 0.3, 32), "no_b": (0.5, 0, 32), "no_w": (0.5, 0.3, 64)}
+    assert values == {
+        "full": (0.5, 0.3, 32),
+        "no_a": (0, 0.3, 32),
+        "no_b": (0.5, 0, 32),
+        "no_w": (0.5, 0.3, 64),
+    }
 
 
 def test_one_at_a_time_gives_base_and_one_row_with_each_factor():
@@ -153,7 +160,7 @@ def test_unknown_reference_and_metric_name_the_nearest():
 
 @pytest.mark.parametrize("value", [{"a": 1}, [1], "text", None])
 def test_seeds_and_names_are_checked(value):
-    with pytest.raises(ValueError, match="seeds|validation error"):
+    with pytest.raises(ValueError, match=r"seeds|validation error"):
         Grid.model_validate(GRID | {"seeds": [value]})
 
 
@@ -173,7 +180,12 @@ def test_a_grid_that_explodes_is_refused_before_it_is_expanded():
 
 
 def test_all_problems_of_a_file_come_at_once_with_key_path_and_nearest_name(tmp_path):
-    content = GRID | {"seed": [0], "direction": "up", "zip": [{"steps": [1, 2], "loss.alpha": [1]}], "seeds": "0"}
+    content = GRID | {
+        "seed": [0],
+        "direction": "up",
+        "zip": [{"steps": [1, 2], "loss.alpha": [1]}],
+        "seeds": "0",
+    }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError) as error:
@@ -225,7 +237,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, content, message):
 def test_a_list_where_a_mapping_belongs_is_refused_with_its_place(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(GRID | {"variants": ["base", "full"]}))
-    with pytest.raises(ConfigError, match="variants: got .*'base', 'full'.*: input should be a valid dict"):
+    with pytest.raises(ConfigError, match=r"variants: got .*'base', 'full'.*: input should be a valid dict"):
         load_grid(str(path))
     assert "loss: got [1, 2]" in refused(variants={"base": {"loss": [1, 2]}})
 

@@ -37,7 +37,18 @@ def write_grid(folder: Path, steps: int, variants: str) -> Path:
 
 
 def command(grid: Path, data: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "furnace_hpc.submit", "--grid", str(grid), "--cluster", "local", "--data-root", str(data), *options]
+    return [
+        sys.executable,
+        "-m",
+        "furnace_hpc.submit",
+        "--grid",
+        str(grid),
+        "--cluster",
+        "local",
+        "--data-root",
+        str(data),
+        *options,
+    ]
 
 
 def submit(grid: Path, data: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +80,11 @@ def losses(folder: Path) -> dict[int, float]:
 def wait_for_step(grid: Path, variant: str, step: int) -> None:
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
-        lines = [line for path in (grid.parent / "runs").glob(f"local/{variant}-s0-*/metrics/*.jsonl") for line in path.read_text().splitlines()]
+        lines = [
+            line
+            for path in (grid.parent / "runs").glob(f"local/{variant}-s0-*/metrics/*.jsonl")
+            for line in path.read_text().splitlines()
+        ]
         if any(json.loads(line)["step"] >= step for line in lines[:-1]):
             return
         time.sleep(0.05)
@@ -108,7 +123,13 @@ def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small
     undisturbed = submit(grid, small_root, *two, "--runs-root", "calm")
     assert undisturbed.returncode == 0, undisturbed.stderr
 
-    process = subprocess.Popen(command(grid, small_root, *two), cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(grid, small_root, *two),
+        cwd=tmp_path,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for_step(grid, "first", 13)
     children = descendants(process)
     assert len(children) >= 3  # submitit's controller and two ranks
@@ -126,17 +147,24 @@ def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small
     continued = submit(grid, small_root, *two)
     assert continued.returncode == 0, continued.stderr
     assert f"resumed after step {stopped_at}" in (folder / "logs/2-0.log").read_text()
-    assert min(json.loads(line)["step"] for line in (folder / "metrics/2.jsonl").read_text().splitlines()) == stopped_at + 1
+    assert (
+        min(json.loads(line)["step"] for line in (folder / "metrics/2.jsonl").read_text().splitlines())
+        == stopped_at + 1
+    )
     calm = run_folder(grid, "first", "calm")
     assert losses(folder) == losses(calm)
     assert parameters(folder) == parameters(calm)
     for split in ("val", "test"):
-        assert (folder / f"predictions/{split}.npz").stat().st_size == (calm / f"predictions/{split}.npz").stat().st_size
+        assert (folder / f"predictions/{split}.npz").stat().st_size == (
+            calm / f"predictions/{split}.npz"
+        ).stat().st_size
 
 
 def test_everything_killed_at_once_goes_on_from_the_periodic_checkpoint(small_root: Path, tmp_path: Path):
     grid = write_grid(tmp_path, 50, "{first: {}}")
-    process = subprocess.Popen(command(grid, small_root), cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(grid, small_root), cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     wait_for_step(grid, "first", 14)
     victims = [*descendants(process), psutil.Process(process.pid)]
     for victim in victims:
@@ -170,8 +198,22 @@ def test_torchrun_trains_a_run_folder_to_the_same_bits(small_root: Path, tmp_pat
     other = tmp_path / "other" / made.name
     other.mkdir(parents=True)
     (other / "spec.json").write_bytes((made / "spec.json").read_bytes())
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "furnace_hpc.train"]
-    done = subprocess.run([*torchrun, str(other), "--data-dir", str(small_root / "tridigits")], capture_output=True, text=True, timeout=200)
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "furnace_hpc.train",
+    ]
+    done = subprocess.run(
+        [*torchrun, str(other), "--data-dir", str(small_root / "tridigits")],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert attempt(other, 1)["reason"] == "done"
     assert parameters(other) == parameters(made)

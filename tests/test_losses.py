@@ -26,7 +26,10 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_samples_losses():
     whole = total_loss(output, labels, present, config, tasks)
     alone = []
     for i in range(16):
-        row = {"logits": {"digit": output["logits"]["digit"][i : i + 1]}, "features": output["features"][i : i + 1]}
+        row = {
+            "logits": {"digit": output["logits"]["digit"][i : i + 1]},
+            "features": output["features"][i : i + 1],
+        }
         alone.append(total_loss(row, {"digit": labels["digit"][i : i + 1]}, present[i : i + 1], config, tasks)["loss"])
     torch.testing.assert_close(whole["loss"], torch.stack(alone).mean())
     by_hand = 2.0 * whole["digit/loss"] + 0.5 * whole["consistency"] + 0.3 * whole["norm"]
@@ -57,7 +60,10 @@ def test_the_gradient_of_the_norm_of_an_absent_modality_is_zero_and_no_nan():
 
 def test_scores_agree_with_scikit_learn_also_for_classes_that_never_occur():
     generator = torch.Generator().manual_seed(0)
-    logits, label = torch.randn(300, 10, generator=generator), torch.randint(0, 7, (300,), generator=generator)
+    logits, label = (
+        torch.randn(300, 10, generator=generator),
+        torch.randint(0, 7, (300,), generator=generator),
+    )
     logits[torch.arange(300), label] += 1.0
     logits[:, 9] = -50
     scores = single_label_scores(logits, label)

@@ -78,7 +78,10 @@ def test_every_subset_is_finite_and_garbage_in_absent_inputs_changes_nothing(sub
     present[:, list(subset)] = True
     before = logits(model, inputs, lengths, present)
     absent = [name for m, name in enumerate(("text", "image", "audio")) if m not in subset]
-    garbage = {name: torch.full_like(inputs[name], float("nan")) if name != "text" else inputs[name] * 0 + 19 for name in absent}
+    garbage = {
+        name: torch.full_like(inputs[name], float("nan")) if name != "text" else inputs[name] * 0 + 19
+        for name in absent
+    }
     no_length = {name: torch.zeros_like(length) if name in absent else length for name, length in lengths.items()}
     after = logits(model, inputs | garbage, no_length, present)
     assert torch.isfinite(after).all()
@@ -119,7 +122,13 @@ def test_each_encoder_runs_once_for_prediction_and_loss():
     for encoder in model.encoders.values():
         encoder.register_forward_hook(lambda module, args, output: calls.append(type(module).__name__))
     output = model(inputs, lengths, present)
-    total_loss(output, {"digit": torch.zeros(4).long()}, present, LossConfig(alpha=1, beta=1), (TaskConfig(name="digit"),))
+    total_loss(
+        output,
+        {"digit": torch.zeros(4).long()},
+        present,
+        LossConfig(alpha=1, beta=1),
+        (TaskConfig(name="digit"),),
+    )
     assert sorted(calls) == ["AudioEncoder", "ImageEncoder", "TextEncoder"]
 
 
@@ -139,7 +148,7 @@ def test_activation_checkpointing_computes_blocks_twice_and_gives_the_same_loss(
         calls = []
         attentions = [layer.attention for layer in model.encoders["text"].bert.encoder.layer]
         for block in [*model.fusion.blocks, *attentions]:
-            block.register_forward_pre_hook(lambda module, args: calls.append(1))
+            block.register_forward_pre_hook(lambda module, args, calls=calls: calls.append(1))
         loss = model(inputs, lengths, present)["logits"]["digit"].square().mean()
         loss.backward()
         losses.append(loss.item())

@@ -196,9 +196,7 @@ def test_pack_command(tmp_path, capsys):
 
 def run(code: int, *arguments: str) -> str:
     command = [sys.executable, "-m", "furnace_hpc.pack", *arguments]
-    child = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "500"}
-    )
+    child = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "500"})
     assert child.returncode == code, child.stderr
     assert "Traceback" not in child.stderr
     return child.stdout + child.stderr

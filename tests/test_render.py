@@ -94,25 +94,19 @@ def test_caption_warns_when_the_selection_split_is_reported(tmp_path):
 @pytest.mark.parametrize("name", ["table.csv", "table.md", "table.tex", "runs.csv"])
 @pytest.mark.parametrize("case", ["whole", "holes"])
 def test_golden_files(name, case, request):
-    write = {"table.csv": to_csv, "table.md": to_markdown, "table.tex": to_latex, "runs.csv": to_runs_csv}[
-        name
-    ]
+    write = {"table.csv": to_csv, "table.md": to_markdown, "table.tex": to_latex, "runs.csv": to_runs_csv}[name]
     check_golden(f"{case}-{name}", write(request.getfixturevalue(case)))
 
 
 def check_golden(name: str, text: str) -> None:
-    text = re.sub(
-        r"(-s\d+)-[0-9a-f]{8}\b", r"\1-identity", text
-    )  # changes with every new field of the config
+    text = re.sub(r"(-s\d+)-[0-9a-f]{8}\b", r"\1-identity", text)  # changes with every new field of the config
     path = GOLDEN / name
     if os.environ.get("FURNACE_RENEW_GOLDEN") == "1":
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     golden = path.read_text(encoding="utf-8") if path.exists() else ""
     if text != golden:
-        lines = difflib.unified_diff(
-            golden.splitlines(), text.splitlines(), f"golden/{name}", "now", lineterm=""
-        )
+        lines = difflib.unified_diff(golden.splitlines(), text.splitlines(), f"golden/{name}", "now", lineterm="")
         pytest.fail(
             "\n".join([*lines, "", f"if this is meant: FURNACE_RENEW_GOLDEN=1 pytest {__file__}"]),
             pytrace=False,
@@ -164,9 +158,7 @@ def test_latex_is_well_formed(holes):
     assert "☃" not in text
 
 
-@pytest.mark.skipif(
-    not shutil.which("pdflatex"), reason="pdflatex is not installed: the LaTeX is not compiled here"
-)
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed: the LaTeX is not compiled here")
 def test_latex_compiles(holes, whole, tmp_path):
     document = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s%s\\end{document}\n"
     (tmp_path / "paper.tex").write_text(document % (to_latex(holes), to_latex(whole)), encoding="utf-8")
@@ -182,9 +174,7 @@ def test_latex_compiles(holes, whole, tmp_path):
 def test_validation_curve_takes_steps_that_all_seeds_have(tmp_path):
     grid, runs = study()
     folder = GridFolder(tmp_path)
-    for spec, values in zip(
-        runs[:2], [{100: 0.2, 200: 0.5}, {100: 0.4, 200: math.nan, 300: 0.9}], strict=True
-    ):
+    for spec, values in zip(runs[:2], [{100: 0.2, 200: 0.5}, {100: 0.4, 200: math.nan, 300: 0.9}], strict=True):
         run = finish(spec, folder)
         run.metrics(1).unlink()
         metrics = MetricsFile(run.metrics(1))

@@ -128,9 +128,7 @@ def test_differences_pair_seeds_that_both_rows_have(holes):
 
 def test_mixed_code_and_shapes_are_counted_and_named(holes):
     text = notes(holes)
-    assert re.search(
-        r"code hash differs: c0dec0de in 12 of 14 runs, but 01d01d01 in 2 of 14 runs: full-s0-\w{8}", text
-    )
+    assert re.search(r"code hash differs: c0dec0de in 12 of 14 runs, but 01d01d01 in 2 of 14 runs: full-s0-\w{8}", text)
     assert "means that mix them: full" in text
     assert "world size differs: 2 in 12 of 14 runs, but 4 in 2 of 14 runs" in text
     assert "threads" not in text
@@ -138,18 +136,14 @@ def test_mixed_code_and_shapes_are_counted_and_named(holes):
 
 
 def test_runs_that_the_grid_no_longer_asks_for_are_left_out_and_counted(holes):
-    assert "2 older runs left out (not asked for any more: 1 on other data, 1 with another config)" in notes(
-        holes
-    )
+    assert "2 older runs left out (not asked for any more: 1 on other data, 1 with another config)" in notes(holes)
 
 
 def test_result_of_other_data_is_named(tmp_path):
     grid, runs = study()
     folder = GridFolder(tmp_path)
     finish(runs[0], folder, data_fingerprint="another")
-    assert re.search(
-        r"not the one asked for in 1 runs: base-s0-\w{8} \(another\)", notes(collect(grid, runs, folder))
-    )
+    assert re.search(r"not the one asked for in 1 runs: base-s0-\w{8} \(another\)", notes(collect(grid, runs, folder)))
 
 
 def test_reference_without_value_gives_no_difference(tmp_path):

@@ -30,7 +30,9 @@ def submit_plan(plan: Plan) -> list[str]:
         ConfigError: no Slurm here, or sbatch refused (its own words are in the message).
     """
     if shutil.which("sbatch") is None:
-        raise ConfigError(f"cluster {plan.profile.name!r} needs Slurm, but there is no sbatch on PATH: use a login node")
+        raise ConfigError(
+            f"cluster {plan.profile.name!r} needs Slurm, but there is no sbatch on PATH: use a login node"
+        )
     with only_submitter(plan.folder):
         submission = write_submission(plan).resolve()
         DelayedSubmission(run_task, str(submission)).dump(submission / "payload.pkl")
@@ -53,14 +55,18 @@ def batch_text(plan: Plan, shape: Shape, indices: list[int], submission: Path) -
     """The batch script of one array, as `submit_plan` would submit it. Works where there is no Slurm."""
     command = f"{rank_command()} -u -m submitit.core._submit {shlex.quote(str(submission))}"
     every = parameters(plan, shape, indices, submission)
-    return _make_sbatch_string(command=command, folder=submission, map_count=len(indices), **every)
+    text: str = _make_sbatch_string(command=command, folder=submission, map_count=len(indices), **every)
+    return text
 
 
 def parameters(plan: Plan, shape: Shape, indices: list[int], submission: Path) -> dict[str, Any]:
-    """submitit's parameters of one array. Additional ones are sbatch flags that submitit has no name for."""
+    """Submitit's parameters of one array. Additional ones are sbatch flags that submitit has no name for."""
     nodes, processes_per_node, timeout_min, partition = shape
     profile = plan.profile
-    additional = {"array": f"{_ranges(indices)}%{min(profile.array_parallelism, len(indices))}", "requeue": True}
+    additional = {
+        "array": f"{_ranges(indices)}%{min(profile.array_parallelism, len(indices))}",
+        "requeue": True,
+    }
     optional = {
         "partition": partition or profile.partition,
         "account": profile.account,
@@ -101,7 +107,7 @@ def _gpus(profile: ClusterProfile, processes_per_node: int) -> dict[str, Any]:
 
 
 def _srun_args(profile: ClusterProfile) -> list[str]:
-    """srun does not inherit --cpus-per-task from Slurm 22.05 on; a lost rank must end its peers."""
+    """Srun does not inherit --cpus-per-task from Slurm 22.05 on; a lost rank must end its peers."""
     cpus = [f"--cpus-per-task={profile.cpus_per_task}"] if profile.cpus_per_task else []
     return [*cpus, "--kill-on-bad-exit=1", "--wait=60", *profile.srun_args]
 

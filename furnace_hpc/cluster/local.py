@@ -74,7 +74,9 @@ class Queue:
     def _start(self, index: int, slot: int) -> None:
         run = self._plan.runs[index]
         try:
-            attempt = host.begin(str(run.folder.path), {**run.facts, "job_id": None, "submission": str(self._submission)})
+            attempt = host.begin(
+                str(run.folder.path), {**run.facts, "job_id": None, "submission": str(self._submission)}
+            )
         except host.Busy as busy:
             self._progress.say(f"{run.spec.run_id}: left alone, {busy}")
             return

@@ -100,9 +100,7 @@ class Choices:
     new_code: bool = False
 
 
-def make_plan(
-    grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder: GridFolder, choices: Choices
-) -> Plan:
+def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder: GridFolder, choices: Choices) -> Plan:
     """Decide for every run.
 
     Raises:

@@ -23,11 +23,17 @@ class ClusterProfile(Config):
     """`slurm/clusters/<name>.yaml`. A flag set to null is not given to sbatch at all."""
 
     name: Name
-    executor: Literal["slurm", "local"] = Field(description="slurm: one array through sbatch; local: a queue on this machine")
-    cluster_name: Line | None = Field(default=None, description="Slurm's ClusterName; `--cluster auto` finds the profile by it")
+    executor: Literal["slurm", "local"] = Field(
+        description="slurm: one array through sbatch; local: a queue on this machine"
+    )
+    cluster_name: Line | None = Field(
+        default=None, description="Slurm's ClusterName; `--cluster auto` finds the profile by it"
+    )
     nodes: int = Field(default=1, ge=1, description="nodes of a run whose grid does not say")
     processes_per_node: int = Field(default=1, ge=1, description="ranks per node of a run whose grid does not say")
-    gpus_per_node: int | None = Field(default=None, ge=0, description="GPUs asked for on each node; none: as many as ranks")
+    gpus_per_node: int | None = Field(
+        default=None, ge=0, description="GPUs asked for on each node; none: as many as ranks"
+    )
     gpu_flag: Literal["gpus_per_node", "gres"] | None = Field(
         default="gpus_per_node", description="how the site wants GPUs asked for; null: it takes no GPU flag"
     )

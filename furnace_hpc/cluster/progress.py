@@ -35,7 +35,9 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._live.stop()
 
     def say(self, sentence: str) -> None:
@@ -79,7 +81,9 @@ class Progress:
             at = int(record["step"]) if record else 0
             loss = f"loss {record['train/loss']:.4f}" if record else "starting"
             rate = f"{record['samples_per_s']:,.0f} samples/s" if record else ""
-            table.add_row(run.spec.run_id, ProgressBar(total=steps, completed=at, width=24), f"{at}/{steps}", loss, rate)
+            table.add_row(
+                run.spec.run_id, ProgressBar(total=steps, completed=at, width=24), f"{at}/{steps}", loss, rate
+            )
         return table
 
 

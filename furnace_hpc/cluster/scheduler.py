@@ -1,4 +1,4 @@
-"""Slurm's own commands, asked from the login node. Nothing else in the package runs them, but for sbatch by submitit."""
+"""Slurm's own commands, asked from the login node. Nothing else runs them, but submitit runs sbatch."""
 
 import shutil
 import subprocess

@@ -50,8 +50,13 @@ def print_plan(plan: Plan) -> None:
     counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
     console.print(f"{len(plan.runs):,} runs ({counts}) on {profile.name}", markup=False)
     if plan.to_do and profile.executor == "slurm":
-        shapes = ", ".join(f"{len(rows):,} runs of {n} x {p} ranks, {t} min" for (n, p, t, _), rows in plan.shapes.items())
-        console.print(f"arrays: {shapes}; at most {plan.gpu_hours_limit:,.1f} GPU-hours an attempt of each", markup=False)
+        shapes = ", ".join(
+            f"{len(rows):,} runs of {n} x {p} ranks, {t} min" for (n, p, t, _), rows in plan.shapes.items()
+        )
+        console.print(
+            f"arrays: {shapes}; at most {plan.gpu_hours_limit:,.1f} GPU-hours an attempt of each",
+            markup=False,
+        )
     if not plan.to_do:
         console.print("nothing to do")
 

@@ -50,9 +50,7 @@ def open_columns(folder: Path, *, verify: bool = False) -> Columns:
     return Columns(manifest, folder)
 
 
-def _check_file(
-    path: Path, stored: StoredFile | None, column: Column, num_samples: int, verify: bool
-) -> None:
+def _check_file(path: Path, stored: StoredFile | None, column: Column, num_samples: int, verify: bool) -> None:
     """Raise ConfigError unless the file is the stored one."""
     if stored is None or not path.is_file():
         raise ConfigError(f"data file {path} is missing: pack the data set again")
@@ -71,9 +69,7 @@ def _check_file(
 
 
 def _damaged(path: Path, got: str, wanted: str) -> ConfigError:
-    return ConfigError(
-        f"data file {path} holds {got} where the manifest says {wanted}: pack the data set again"
-    )
+    return ConfigError(f"data file {path} holds {got} where the manifest says {wanted}: pack the data set again")
 
 
 def _map(path: Path) -> Array:

@@ -1,4 +1,4 @@
-"""The order of samples: a function of (seed, epoch) alone, so that position = samples consumed is all a resume needs."""
+"""The order of samples: a function of (seed, epoch) alone, so samples consumed is all a resume needs."""
 
 from functools import lru_cache
 

@@ -168,7 +168,7 @@ class _Espeak:
         self.callback = _callback_type()(self._receive)
         self.library.espeak_SetSynthCallback(self.callback)
 
-    def _receive(self, samples: Any, count: int, _events: int) -> int:  # noqa: ANN401 - a C pointer
+    def _receive(self, samples: Any, count: int, _events: int) -> int:
         if samples and count > 0:
             self.chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
@@ -191,9 +191,7 @@ class _Espeak:
         by_character, utf_8 = 1, 1
         code = self.library.espeak_Synth(encoded, len(encoded) + 1, 0, by_character, 0, utf_8, None, None)
         if code != 0 or not self.chunks:
-            raise ConfigError(
-                f"espeak voice {accent}+{variant} did not say {text!r} (code {code}): use the bank"
-            )
+            raise ConfigError(f"espeak voice {accent}+{variant} did not say {text!r} (code {code}): use the bank")
         return np.concatenate(self.chunks).astype(np.float32) / np.float32(32768)
 
 

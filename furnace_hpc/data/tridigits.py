@@ -77,9 +77,7 @@ def pack(knobs: TriDigitsKnobs, out: Path, progress: Progress, workers: int | No
         dataset="tridigits",
         modalities=MODALITIES,
         labels={
-            name.removeprefix("label."): Labels(
-                kind="single_label", classes=LABELS[name.removeprefix("label.")]
-            )
+            name.removeprefix("label."): Labels(kind="single_label", classes=LABELS[name.removeprefix("label.")])
             for name in splits["train"]
             if name.startswith("label.")
         },
@@ -185,9 +183,7 @@ def _make_splits(
     return splits
 
 
-def _columns(
-    plan: SplitPlan, images: NDArray[np.uint8], sounds: NDArray[np.float16]
-) -> dict[str, NDArray[Any]]:
+def _columns(plan: SplitPlan, images: NDArray[np.uint8], sounds: NDArray[np.float16]) -> dict[str, NDArray[Any]]:
     """Return the columns of one split, [N, ...] each."""
     num_samples, _, num_frames = sounds.shape
     tokens = [encode(text) for text in plan.text]
@@ -206,9 +202,7 @@ def _columns(
     return columns | {f"label.{task}": label.astype(np.int16) for task, label in plan.labels.items()}
 
 
-def _images(
-    knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, glyphs: NDArray[np.float64]
-) -> NDArray[np.uint8]:
+def _images(knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, glyphs: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Render images [N, 1, 32, 32]: glyph 24x24, shifted by up to 2 pixels, dimmed, occluded, noisy."""
     images = np.zeros((len(rows), 1, 32, 32))
     for image, row in zip(images, rows, strict=True):

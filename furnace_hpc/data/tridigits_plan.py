@@ -65,15 +65,9 @@ class TriDigitsKnobs(BaseModel):
     snr_db: float = Field(
         default=-6.0, ge=-60, le=60, description="speech over noise in dB, over the utterance's own duration"
     )
-    image_noise: float = Field(
-        default=0.2, ge=0, le=1, description="deviation of the pixel noise; a glyph spans 0..1"
-    )
-    occlusion: float = Field(
-        default=0.2, ge=0, le=1, description="probability of a black bar 10-16 pixels wide"
-    )
-    two_clues: float = Field(
-        default=1.0, ge=0, le=1, description="probability of two clues in the text, else one"
-    )
+    image_noise: float = Field(default=0.2, ge=0, le=1, description="deviation of the pixel noise; a glyph spans 0..1")
+    occlusion: float = Field(default=0.2, ge=0, le=1, description="probability of a black bar 10-16 pixels wide")
+    two_clues: float = Field(default=1.0, ge=0, le=1, description="probability of two clues in the text, else one")
     false_clue: float = Field(
         default=0.1, ge=0, le=1, description="probability that a clue is of a digit drawn at random"
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: saved by all ranks into a temporary folder, described by a manifest, then renamed: complete or not there."""
+"""Checkpoints: written by all ranks into a temporary folder, described by a manifest, then renamed."""
 
 import json
 import os
@@ -125,12 +125,17 @@ def _sync(path: Path) -> None:
 
 def _random_state(processes: Processes) -> dict[str, Any]:
     cuda = torch.cuda.get_rng_state(processes.device) if processes.device.type == "cuda" else None
-    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": np.random.get_state(), "python": random.getstate()}  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
 
 
 def _set_random_state(state: dict[str, Any], processes: Processes) -> None:
     torch.set_rng_state(state["torch"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
+    np.random.set_state(state["numpy"])
     random.setstate(state["python"])
     if state["cuda"] is not None and processes.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], processes.device)

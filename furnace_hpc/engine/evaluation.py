@@ -4,6 +4,7 @@ N samples, C classes.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,12 @@ class Evaluation:
 
 
 def evaluate(
-    engine: Engine, reader: BatchReader, split: str, num_classes: dict[str, int], batch_size: int, processes: Processes
+    engine: Engine,
+    reader: BatchReader,
+    split: str,
+    num_classes: dict[str, int],
+    batch_size: int,
+    processes: Processes,
 ) -> Evaluation:
     """Collective. Score a split; every rank gets the same answer."""
     N, device = reader.num_samples, processes.device
@@ -45,7 +51,7 @@ def evaluate(
                 whole[task][rows] = output["logits"][task][:count].float()
                 labels[task][rows] = batch.labels[task][:count]
     engine.train()
-    scores = {}
+    scores: dict[str, float] = {}
     for task in num_classes:
         # Rows of other ranks are zeros here, so a sum is a gathering, and exact.
         logits_NC, label_N = processes.total(whole[task]).cpu(), processes.total(labels[task]).cpu()
@@ -58,11 +64,12 @@ def write_predictions(folder: RunFolder, reader: BatchReader, evaluation: Evalua
     """Write sample ids, logits, labels and presence, for tests and thresholds without running again."""
     path = folder.predictions(evaluation.split)
     path.parent.mkdir(exist_ok=True)
-    arrays = {f"logits.{task}": logits.numpy() for task, logits in evaluation.logits.items()}
+    arrays: dict[str, Any] = {f"logits.{task}": logits.numpy() for task, logits in evaluation.logits.items()}
     arrays |= {f"label.{task}": reader.column(f"label.{task}") for task in evaluation.logits}
+    arrays |= {name: reader.column(name) for name in ("sample_id", "present")}
     aside = path.with_name(f".{path.name}")
     with aside.open("wb") as file:
-        np.savez(file, sample_id=reader.column("sample_id"), present=reader.column("present"), **arrays)
+        np.savez(file, **arrays)
     aside.replace(path)
 
 

@@ -101,7 +101,10 @@ def train_step(
     engine: Engine, reader: BatchReader, config: TrainConfig, step: int, processes: Processes
 ) -> dict[str, torch.Tensor]:
     """Collective. One optimizer step; return the parts of the loss, as means over this rank's samples."""
-    micro_batch_size, micro_steps = engine.train_micro_batch_size_per_gpu(), engine.gradient_accumulation_steps()
+    micro_batch_size, micro_steps = (
+        engine.train_micro_batch_size_per_gpu(),
+        engine.gradient_accumulation_steps(),
+    )
     indices = step_indices(reader.num_samples, config.seed, step, config.global_batch_size)
     set_learning_rate(engine, learning_rate(config, step))
     means: dict[str, torch.Tensor] = {}
@@ -155,7 +158,9 @@ def _note_best(at: Progress, evaluation: Evaluation, config: TrainConfig) -> boo
     return False
 
 
-def _record(step: int, parts: dict[str, float], engine: Engine, config: TrainConfig, step_time_s: float) -> dict[str, Any]:
+def _record(
+    step: int, parts: dict[str, float], engine: Engine, config: TrainConfig, step_time_s: float
+) -> dict[str, Any]:
     norm = engine.get_global_grad_norm()
     return {
         "step": step,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store, TCPStore
 
 from furnace_hpc.runs.folder import write_atomically
 
@@ -115,11 +116,11 @@ def part(processes: Processes) -> None:
         dist.destroy_process_group()
 
 
-def _store(place: Place, timeout: timedelta) -> dist.Store:
+def _store(place: Place, timeout: timedelta) -> Store:
     """Rank 0 opens a store on a free port and publishes the address; no port is ever guessed."""
     if place.rank == 0:
         host = "127.0.0.1" if place.world_size <= 1 or place.rendezvous is None else _address()
-        store = dist.TCPStore(host, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=timeout)
+        store = TCPStore(host, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=timeout)
         if place.rendezvous:
             write_atomically(place.rendezvous, json.dumps({"host": host, "port": store.port}))
         return store
@@ -129,11 +130,16 @@ def _store(place: Place, timeout: timedelta) -> dist.Store:
     while not place.rendezvous.exists():
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"rank 0 did not publish its address in {place.rendezvous} within {timeout}")
-        os.listdir(place.rendezvous.parent)  # lets a network file system look again
+        list(place.rendezvous.parent.iterdir())  # lets a network file system look again
         time.sleep(0.05)
     address = json.loads(place.rendezvous.read_text())
-    return dist.TCPStore(
-        address["host"], address["port"], place.world_size, is_master=False, wait_for_workers=False, timeout=timeout
+    return TCPStore(
+        address["host"],
+        address["port"],
+        place.world_size,
+        is_master=False,
+        wait_for_workers=False,
+        timeout=timeout,
     )
 
 

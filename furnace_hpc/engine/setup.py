@@ -63,16 +63,16 @@ def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
     seed_everything(config.seed * 1_000_003 + 1 + processes.rank)  # another dropout on every rank
 
     modalities, tasks = config.model.modalities, tuple(num_classes)
-    readers = {
-        split: BatchReader(columns, split, modalities, tasks, processes.device) for split in columns.manifest.splits
-    }
-    return Run(spec, config, folder, engine, dict(readers), num_classes, num_parameters)
+    readers: dict[str, BatchReader] = {}
+    for split in columns.manifest.splits:
+        readers[split] = BatchReader(columns, split, modalities, tasks, processes.device)
+    return Run(spec, config, folder, engine, readers, num_classes, num_parameters)
 
 
 def seed_everything(seed: int) -> None:
     """Seed torch (all devices), numpy and Python."""
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)
     random.seed(seed)
 
 

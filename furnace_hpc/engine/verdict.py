@@ -20,7 +20,9 @@ class Verdict:
         self._write("entered")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             line = traceback.format_exception_only(error)[-1].strip()
             self._write("peer_lost" if any(words in str(error) for words in PEER_LOST) else "crash", line)

@@ -31,7 +31,10 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
         fused=offload is None,
     )
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=deepspeed_config(config, processes.world_size), dist_init_required=False
+        model=model,
+        optimizer=optimizer,
+        config=deepspeed_config(config, processes.world_size),
+        dist_init_required=False,
     )
     if config.deepspeed.activation_checkpointing:
         # initialize() ignores the section: the model's blocks must be told, and the checkpointing configured.

@@ -3,6 +3,7 @@
 B batch, C channels or coefficients, H height, W width, T tokens or frames, D width.
 """
 
+import itertools
 import math
 
 import torch
@@ -13,7 +14,16 @@ from torch.nn import functional
 class TextEncoder(nn.Module):
     """BERT by transformers, with random weights."""
 
-    def __init__(self, vocab_size: int, pad_id: int, width: int, layers: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        pad_id: int,
+        width: int,
+        layers: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         from transformers.models.bert import BertConfig, BertModel
 
@@ -44,7 +54,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         sizes = [channels, max(8, width // 4), max(8, width // 2), width]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1, bias=False) for a, b in zip(sizes, sizes[1:], strict=False)
+            nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1, bias=False) for a, b in itertools.pairwise(sizes)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(8, size), size) for size in sizes[1:])
         self.position_TD = nn.Parameter(torch.randn(num_tokens, width) * 0.02)

@@ -36,7 +36,11 @@ class AttentionBlock(nn.Module):
         parts = self.query_key_value(self.norm_attention(x_BTD)).view(B, T, 3, self.heads, D // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask_BT.view(B, 1, 1, T), dropout_p=self.dropout if self.training else 0.0
+            query,
+            key,
+            value,
+            attn_mask=mask_BT.view(B, 1, 1, T),
+            dropout_p=self.dropout if self.training else 0.0,
         )
         x_BTD = x_BTD + self._drop(self.project(attended.transpose(1, 2).reshape(B, T, D)))
         return x_BTD + self._drop(self.feedforward(self.norm_feedforward(x_BTD)))
@@ -68,4 +72,5 @@ class CrossAttentionFusion(nn.Module):
         mask_BT = torch.cat([masks[0].new_ones(B, 1), *masks], dim=1)
         for block in self.blocks:
             x_BTD = checkpoint(block, x_BTD, mask_BT) if checkpoint and self.training else block(x_BTD, mask_BT)
-        return self.norm(x_BTD[:, 0])
+        fused_BD: Tensor = self.norm(x_BTD[:, 0])
+        return fused_BD

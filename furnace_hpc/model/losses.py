@@ -14,14 +14,24 @@ from furnace_hpc.spec.config import LossConfig, TaskConfig
 
 
 def total_loss(
-    output: dict[str, Any], labels: dict[str, Tensor], present_BM: Tensor, config: LossConfig, tasks: tuple[TaskConfig, ...]
+    output: dict[str, Any],
+    labels: dict[str, Tensor],
+    present_BM: Tensor,
+    config: LossConfig,
+    tasks: tuple[TaskConfig, ...],
 ) -> dict[str, Tensor]:
     """Return the parts by name, with their weighted sum under "loss"; all are fp32 scalars."""
-    parts = {f"{task.name}/loss": functional.cross_entropy(output["logits"][task.name].float(), labels[task.name]) for task in tasks}
+    parts = {
+        f"{task.name}/loss": functional.cross_entropy(output["logits"][task.name].float(), labels[task.name])
+        for task in tasks
+    }
     features_BMD = output["features"].float()
     parts["consistency"] = consistency(features_BMD, present_BM)
     parts["norm"] = feature_norm(features_BMD, present_BM)
-    task_sum = sum((task.weight * parts[f"{task.name}/loss"] for task in tasks), torch.zeros((), device=present_BM.device))
+    task_sum = sum(
+        (task.weight * parts[f"{task.name}/loss"] for task in tasks),
+        torch.zeros((), device=present_BM.device),
+    )
     parts["loss"] = task_sum + config.alpha * parts["consistency"] + config.beta * parts["norm"]
     return parts
 

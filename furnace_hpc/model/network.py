@@ -49,7 +49,12 @@ class FusionModel(nn.Module):
         self.encoders = nn.ModuleDict({name: _encoder(name, config, shapes) for name in config.modalities})
         self.norms = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in config.modalities})
         self.fusion = CrossAttentionFusion(
-            len(config.modalities), config.width, config.fusion_layers, config.num_heads, config.feedforward, config.dropout
+            len(config.modalities),
+            config.width,
+            config.fusion_layers,
+            config.num_heads,
+            config.feedforward,
+            config.dropout,
         )
         self.heads = nn.ModuleDict({task: nn.Linear(config.width, count) for task, count in num_classes.items()})
         self.checkpoint: Checkpoint | None = None
@@ -79,7 +84,10 @@ class FusionModel(nn.Module):
             features.append(masked_mean(tokens_BTD, mask_BT))
         features_BMD = torch.stack(features, dim=1)
         fused_BD = self.fusion(tokens, masks, self.checkpoint) + masked_mean(features_BMD, present_BM)
-        return {"logits": {task: head(fused_BD) for task, head in self.heads.items()}, "features": features_BMD}
+        return {
+            "logits": {task: head(fused_BD) for task, head in self.heads.items()},
+            "features": features_BMD,
+        }
 
 
 def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -92,8 +100,13 @@ def _encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Module:
     match name:
         case "text":
             return TextEncoder(
-                shapes.vocab_size, shapes.pad_id, config.width, config.text_layers, config.num_heads,
-                config.feedforward, config.dropout,
+                shapes.vocab_size,
+                shapes.pad_id,
+                config.width,
+                config.text_layers,
+                config.num_heads,
+                config.feedforward,
+                config.dropout,
             )
         case "image":
             return ImageEncoder(shapes.image_channels, config.width, config.image_tokens)

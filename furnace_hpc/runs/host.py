@@ -15,32 +15,36 @@ import signal
 import socket
 import sys
 import time
+from typing import Any, Dict, List, Optional
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
 EXIT_STOPPED = 85  # a rank's exit code after an orderly stop with a checkpoint
 REQUEUED = ("stopped", "infrastructure")  # reasons after which the same run is started again
+
+Record = Dict[str, Any]
 
 
 class Busy(Exception):
     """Another live attempt holds the run."""
 
 
-def holder(pid=None):
+def holder(pid: Optional[int] = None) -> Record:
     """Who holds a lease: enough to tell later, on this host, whether that very process still lives."""
     pid = pid or os.getpid()
     return {"host": socket.gethostname(), "boot_id": _boot_id(), "pid": pid, "pid_start": _pid_start(pid)}
 
 
-def is_alive(who):
+def is_alive(who: Optional[Record]) -> Optional[bool]:
     """True or False for a process of this boot of this host; None when it cannot be known from here."""
     if not who or who.get("host") != socket.gethostname():
         return None
     if who.get("boot_id") != _boot_id():
         return False
-    return _pid_start(who["pid"]) == who["pid_start"] is not None
+    start = _pid_start(who["pid"])
+    return start is not None and start == int(who["pid_start"])
 
 
-def begin(run_dir, facts, who=None):
+def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
     """Make the next attempt's record, exclusively, and return its number.
 
     Raises:
@@ -68,12 +72,12 @@ def begin(run_dir, facts, who=None):
     return number
 
 
-def hand_over(run_dir, number, pid):
+def hand_over(run_dir: str, number: int, pid: int) -> None:
     """Let another process (the one that really runs the ranks) hold the attempt from now on."""
     _update(run_dir, number, holder=holder(pid))
 
 
-def decide(run_dir, number, exit_code):
+def decide(run_dir: str, number: int, exit_code: int) -> str:
     """Say why the attempt ended, write it into its record, and return done, requeue or fail.
 
     The ranks' own verdicts count; an exit code is the largest of all ranks' codes and says little.
@@ -96,17 +100,17 @@ def decide(run_dir, number, exit_code):
     return "done" if reason == "done" else "requeue" if reason in REQUEUED else "fail"
 
 
-def read_row(submission, index):
+def read_row(submission: str, index: int) -> Record:
     """One row of a submission: which run, and the facts of its attempts."""
     with open(os.path.join(submission, "rows.jsonl")) as file:
         for line in file:
             row = json.loads(line)
             if row["row"] == index:
-                return row
+                return dict(row)
     sys.exit("host.py: %s has no row %d" % (submission, index))
 
 
-def newest_attempt(run_dir):
+def newest_attempt(run_dir: str) -> int:
     """Number of the newest attempt; 0 when there is none."""
     try:
         names = os.listdir(os.path.join(run_dir, "attempts"))
@@ -115,16 +119,16 @@ def newest_attempt(run_dir):
     return max([int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()] or [0])
 
 
-def read_attempt(run_dir, number):
+def read_attempt(run_dir: str, number: int) -> Record:
     """The record of one attempt; an unreadable one counts as not ended."""
     try:
         with open(os.path.join(run_dir, "attempts", "%d.json" % number)) as file:
-            return json.load(file)
+            return dict(json.load(file))
     except (FileNotFoundError, ValueError):
         return {"attempt": number, "end_unix_s": None}
 
 
-def read_verdicts(run_dir, number):
+def read_verdicts(run_dir: str, number: int) -> List[Record]:
     """What each rank of the attempt wrote."""
     folder = os.path.join(run_dir, "verdicts")
     verdicts = []
@@ -138,7 +142,7 @@ def read_verdicts(run_dir, number):
     return verdicts
 
 
-def launch(command):
+def launch(command: List[str]) -> None:
     """Replace this process by `command` with the stop signals blocked.
 
     A signal during the seconds of start-up stays pending until the training's handlers unblock it, instead of
@@ -148,12 +152,12 @@ def launch(command):
     os.execvp(command[0], command)
 
 
-def describe(who):
+def describe(who: Optional[Record]) -> str:
     """A holder in words."""
     return "process %s on %s" % (who.get("pid"), who.get("host")) if who else "an unknown process"
 
 
-def _update(run_dir, number, **changes):
+def _update(run_dir: str, number: int, **changes: Any) -> None:
     path = os.path.join(run_dir, "attempts", "%d.json" % number)
     aside = "%s.%d" % (path, os.getpid())
     with open(aside, "w") as file:
@@ -163,7 +167,7 @@ def _update(run_dir, number, **changes):
     os.replace(aside, path)
 
 
-def _boot_id():
+def _boot_id() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -171,7 +175,7 @@ def _boot_id():
         return ""
 
 
-def _pid_start(pid):
+def _pid_start(pid: int) -> Optional[int]:
     """Start time of a process in clock ticks since boot; None when it is gone (a zombie counts as gone)."""
     try:
         with open("/proc/%d/stat" % pid) as file:
@@ -181,7 +185,7 @@ def _pid_start(pid):
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def main(arguments):
+def main(arguments: List[str]) -> None:
     """The script's commands, for the batch script."""
     verb, rest = arguments[0], arguments[1:]
     if verb == "begin-row":

@@ -15,6 +15,7 @@ from furnace_hpc.spec.errors import ConfigError, nearest
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 ModalityName = Literal["text", "image", "audio"]
 METRICS = {"single_label": ("accuracy", "f1_macro", "loss")}  # what model/scores.py gives for each kind of task
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
@@ -37,7 +38,11 @@ class DataConfig(Config):
 
     name: Name = Field(default="tridigits", description="folder under the data root")
     num_workers: int = Field(
-        default=0, ge=0, le=64, json_schema_extra=NOT_IDENTITY, description="loader processes (0: read in this one)"
+        default=0,
+        ge=0,
+        le=64,
+        json_schema_extra=NOT_IDENTITY,
+        description="loader processes (0: read in this one)",
     )
 
 
@@ -53,7 +58,9 @@ class ModelConfig(Config):
     """The fusion network."""
 
     modalities: Annotated[tuple[ModalityName, ...], AfterValidator(_no_duplicates)] = Field(
-        default=("text", "image", "audio"), min_length=1, description="what the network sees; others build no encoder"
+        default=("text", "image", "audio"),
+        min_length=1,
+        description="what the network sees; others build no encoder",
     )
     fusion: Literal["cross_attention"] = Field(default="cross_attention", description="how modalities meet")
     width: int = Field(default=64, ge=8, description="features per token (D)")
@@ -77,15 +84,19 @@ class ModelConfig(Config):
 class LossConfig(Config):
     """total = sum over tasks of weight x cross-entropy + alpha x consistency + beta x norm."""
 
-    alpha: float = Field(default=0.0, ge=0, description="weight of the consistency term: pairwise MSE of the pooled features")
-    beta: float = Field(default=0.0, ge=0, description="weight of the specific term: mean L2 norm of the pooled features")
+    alpha: float = Field(
+        default=0.0, ge=0, description="weight of the consistency term: pairwise MSE of the pooled features"
+    )
+    beta: float = Field(
+        default=0.0, ge=0, description="weight of the specific term: mean L2 norm of the pooled features"
+    )
 
 
 class OptimizerConfig(Config):
     """torch.optim.AdamW."""
 
     lr: float = Field(default=3e-3, gt=0, description="peak learning rate")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="decay of the two moments")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="decay of the two moments")
     eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
     max_grad_norm: float = Field(default=1.0, ge=0, description="gradient clipping by global norm; 0: none")
@@ -94,15 +105,21 @@ class OptimizerConfig(Config):
 class ScheduleConfig(Config):
     """Learning rate over the run: linear warm-up, then decay."""
 
-    decay: Literal["cosine", "constant"] = Field(default="cosine", description="cosine to 0 at the last step, or constant")
+    decay: Literal["cosine", "constant"] = Field(
+        default="cosine", description="cosine to 0 at the last step, or constant"
+    )
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1, description="part of the steps that warm up from 0")
 
 
 class EvaluationConfig(Config):
     """When the validation split is looked at, and which step is taken for the test split."""
 
-    every: int = Field(default=100, ge=1, description="optimizer steps between evaluations; the last step is evaluated too")
-    select: Literal["best", "last"] = Field(default="best", description="best: the evaluated step with the best `metric`")
+    every: int = Field(
+        default=100, ge=1, description="optimizer steps between evaluations; the last step is evaluated too"
+    )
+    select: Literal["best", "last"] = Field(
+        default="best", description="best: the evaluated step with the best `metric`"
+    )
     metric: str | None = Field(default=None, description="val/<task>/<metric>; none: accuracy of the first task")
     batch_size: int = Field(
         default=256, ge=1, json_schema_extra=NOT_IDENTITY, description="samples per forward pass and process"
@@ -123,13 +140,19 @@ class TrainConfig(Config):
     steps: int = Field(default=500, ge=1, description="optimizer steps")
     global_batch_size: int = Field(default=32, ge=1, description="samples per optimizer step, over all processes")
     micro_batch_size: int | None = Field(
-        default=None, ge=1, description="samples per forward pass and process; none: global_batch_size / world_size"
+        default=None,
+        ge=1,
+        description="samples per forward pass and process; none: global_batch_size / world_size",
     )
     seed: Seed = Field(default=0, description="of initial weights, sample order and dropout")
     deterministic: bool = Field(default=True, description="CUDA: only algorithms that give the same bits each time")
     log_every: int = Field(default=10, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between records")
-    checkpoint_every: int = Field(default=100, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between checkpoints")
-    keep_checkpoints: int = Field(default=2, ge=1, json_schema_extra=NOT_IDENTITY, description="newest checkpoints kept")
+    checkpoint_every: int = Field(
+        default=100, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between checkpoints"
+    )
+    keep_checkpoints: int = Field(
+        default=2, ge=1, json_schema_extra=NOT_IDENTITY, description="newest checkpoints kept"
+    )
 
     @model_validator(mode="after")
     def _names(self) -> "TrainConfig":

@@ -90,7 +90,8 @@ class DeepSpeedFile(_Closed):
     data_types: DataTypes | None = None
     activation_checkpointing: ActivationCheckpointing | None = None
     zero_force_ds_cpu_optimizer: bool | None = Field(
-        default=None, description="must be false with offload: the optimizer is torch's, nothing is compiled at start"
+        default=None,
+        description="must be false with offload: the optimizer is torch's, nothing is compiled at start",
     )
     zero_allow_untested_optimizer: bool | None = None
     wall_clock_breakdown: bool = Field(default=False, description="log forward, backward and step times")
@@ -99,15 +100,21 @@ class DeepSpeedFile(_Closed):
     @classmethod
     def _owned_by_the_run(cls, content: Any) -> Any:
         for key in sorted(OWNED_BY_THE_RUN.keys() & content.keys() if isinstance(content, dict) else ()):
-            raise ValueError(f"key {key!r} does not belong in a DeepSpeed file: set {OWNED_BY_THE_RUN[key]} in the grid")
+            raise ValueError(
+                f"key {key!r} does not belong in a DeepSpeed file: set {OWNED_BY_THE_RUN[key]} in the grid"
+            )
         return content
 
     @model_validator(mode="after")
     def _combinations(self) -> "DeepSpeedFile":
         if self.bf16.enabled and self.zero_optimization.stage == 0:
-            raise ValueError("bf16 at stage 0 has no fp32 master weights to speak of: use stage 1, also for one process")
+            raise ValueError(
+                "bf16 at stage 0 has no fp32 master weights to speak of: use stage 1, also for one process"
+            )
         if self.zero_optimization.offload_optimizer and self.zero_force_ds_cpu_optimizer is not False:
-            raise ValueError("offload_optimizer needs zero_force_ds_cpu_optimizer: false, since the optimizer is torch's")
+            raise ValueError(
+                "offload_optimizer needs zero_force_ds_cpu_optimizer: false, since the optimizer is torch's"
+            )
         return self
 
     @property

@@ -14,7 +14,11 @@ import yaml
 from furnace_hpc.spec.errors import ConfigError, nearest
 
 Kind = Literal["grid", "cluster", "DeepSpeed file"]
-FOLDERS: dict[Kind, str] = {"grid": "experiments", "cluster": "slurm/clusters", "DeepSpeed file": "ds_configs"}
+FOLDERS: dict[Kind, str] = {
+    "grid": "experiments",
+    "cluster": "slurm/clusters",
+    "DeepSpeed file": "ds_configs",
+}
 MAX_FILE_BYTES = 1_000_000  # no hand-written file is larger; stops a data file given by mistake
 
 PACKAGE = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ class Ablate(Config):
     """Rows made from factors that are switched on and off."""
 
     mode: Literal["leave_one_out", "one_at_a_time"] = Field(
-        description="leave_one_out: `full` and one `no_<factor>` each; one_at_a_time: `base` and one `only_<factor>` each"
+        description="leave_one_out: `full` and a `no_<factor>` each; one_at_a_time: `base` and an `only_<factor>` each"
     )
     factors: dict[Name, Overrides] = Field(min_length=1, description="factor -> the overrides that switch it on")
 
@@ -37,7 +37,9 @@ class Grid(Config):
     name: Name = Field(description="folder of its runs and of its results")
     description: str = Field(default="", description="what the study asks; printed over its table")
     base: dict[str, Any] = Field(description="the config that every row starts from (nested, or dotted keys)")
-    resources: dict[str, Any] = Field(default_factory=dict, description="nodes, processes_per_node, timeout_min, partition")
+    resources: dict[str, Any] = Field(
+        default_factory=dict, description="nodes, processes_per_node, timeout_min, partition"
+    )
     seeds: tuple[Seed, ...] = Field(min_length=1, description="each row is trained with each of them")
     reference: Name = Field(description="the row that differences are taken to")
     metric: str = Field(description="<split>/<task>/<metric> of the table")
@@ -47,9 +49,12 @@ class Grid(Config):
     axes: dict[str, list[Any]] = Field(default_factory=dict, description="dotted key -> values; all combinations")
     zip: list[dict[str, list[Any]]] = Field(default_factory=list, description="groups of keys that change together")
     exclude: list[dict[str, Any]] = Field(
-        default_factory=list, description="a row that matches all keys of an entry is left out (`variant` is a key too)"
+        default_factory=list,
+        description="a row that matches all keys of an entry is left out (`variant` is a key too)",
     )
-    settings: Overrides = Field(default_factory=dict, description="what `--set` laid over every row, last; submit writes it")
+    settings: Overrides = Field(
+        default_factory=dict, description="what `--set` laid over every row, last; submit writes it"
+    )
 
     @model_validator(mode="after")
     def _lists(self) -> "Grid":

@@ -57,7 +57,9 @@ def expand_rows(grid: Grid) -> list[Row]:
     """
     named = grid.variants | (grid.ablate.rows() if grid.ablate else {})
     if overlap := grid.variants.keys() & (grid.ablate.rows() if grid.ablate else {}).keys():
-        raise ConfigError(f"grid {grid.name!r}: row {sorted(overlap)[0]!r} is made by both variants and ablate: rename it")
+        raise ConfigError(
+            f"grid {grid.name!r}: row {sorted(overlap)[0]!r} is made by both variants and ablate: rename it"
+        )
     files: dict[str, Any] = {}
     rows, problems, used = [], list[tuple[str, str]](), set()
     for name, variant, overrides in _combinations(grid, named or {"": {}}):
@@ -140,7 +142,9 @@ def _check_rows(grid: Grid, rows: list[Row]) -> None:
         raise ConfigError(f"grid {grid.name!r}: unknown reference {grid.reference!r}; {nearest(grid.reference, names)}")
     for name, count in Counter(names).items():
         if count > 1:
-            raise ConfigError(f"grid {grid.name!r}: {count} rows are named {name!r}: name the combinations under variants")
+            raise ConfigError(
+                f"grid {grid.name!r}: {count} rows are named {name!r}: name the combinations under variants"
+            )
     first: dict[str, str] = {}
     for row in rows:
         try:

@@ -66,9 +66,7 @@ def _row(variant: str, runs: list[Run], reference: list[Run]) -> Row:
         return Row(variant, tuple(runs), changes, None)
     ours, theirs = values_by_seed(runs), values_by_seed(reference)
     seeds = [seed for seed in ours if seed in theirs]
-    difference = statistics.paired_difference(
-        [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
-    )
+    difference = statistics.paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
     return Row(variant, tuple(runs), changes, difference)
 
 

@@ -82,9 +82,7 @@ def all_cells(ablation: Ablation) -> list[Cells]:
     scale = scale_of(ablation.grid.metric)
     shown = {row.variant: scale.show(row.mean) for row in ablation.rows if row.mean is not None}
     choose = max if ablation.grid.direction == "max" else min
-    best = (
-        choose(shown.values(), key=float) if len(shown) > 1 else None
-    )  # as shown: what looks equal is equal
+    best = choose(shown.values(), key=float) if len(shown) > 1 else None  # as shown: what looks equal is equal
     return [_cells(ablation, row, shown.get(row.variant, DASH), best) for row in ablation.rows]
 
 
@@ -97,9 +95,7 @@ def _cells(ablation: Ablation, row: Row, mean: str, best: str | None) -> Cells:
         n=str(row.n) if row.n == row.n_expected else f"{row.n} of {row.n_expected}",
         mean=mean,
         spread=f"± {scale.show(row.deviation)}" if row.deviation is not None else "",
-        difference="reference"
-        if row.variant == ablation.grid.reference
-        else _difference(row.difference, scale),
+        difference="reference" if row.variant == ablation.grid.reference else _difference(row.difference, scale),
         train_s=_number(costs.train_s, ".1f"),
         samples_per_s=_number(costs.samples_per_s, ".1f"),
         attempts=str(costs.attempts),
@@ -111,9 +107,7 @@ def _cells(ablation: Ablation, row: Row, mean: str, best: str | None) -> Cells:
 
 def changes_in_words(row: Row) -> str:
     """What the row changes in the reference's config, such as `loss.alpha: 0 -> 0.5`."""
-    return ", ".join(
-        f"{change.key}: {word(change.reference)} -> {word(change.value)}" for change in row.changes
-    )
+    return ", ".join(f"{change.key}: {word(change.reference)} -> {word(change.value)}" for change in row.changes)
 
 
 def word(value: object) -> str:

@@ -116,9 +116,7 @@ def _draw_means(axes: "Axes", ablation: Ablation, labels: list[str], scale: Scal
         axes.plot(seeds, [number + 0.18] * len(seeds), ".", color=color, **DOT)
         if row.interval:
             low, high = row.interval
-            axes.plot(
-                [scale.factor * low, scale.factor * high], [number - 0.12] * 2, color=color, linewidth=1.2
-            )
+            axes.plot([scale.factor * low, scale.factor * high], [number - 0.12] * 2, color=color, linewidth=1.2)
         if row.mean is not None:
             axes.plot(scale.factor * row.mean, number - 0.12, marker, color=color, markersize=4)
     axes.set_yticks(range(len(labels)), labels)

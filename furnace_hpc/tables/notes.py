@@ -49,9 +49,7 @@ def _about_row(grid: Grid, row: Row) -> Iterator[Note]:
         yield Note(f"not in the mean, the result has no {grid.metric}: {_named(lacking)}", (row.variant,))
     counted = values_by_seed(row.runs)
     diverged = [
-        f"{run.spec.run_id} ({run.value})"
-        for run in row.runs
-        if run.value is not None and run.seed not in counted
+        f"{run.spec.run_id} ({run.value})" for run in row.runs if run.value is not None and run.seed not in counted
     ]
     if diverged:
         yield Note(f"not in the mean, {grid.metric} is not finite: {_named(diverged)}", (row.variant,))
@@ -80,16 +78,12 @@ def _other_data(runs: Sequence[Run]) -> Iterator[Note]:
     if other:
         names = [f"{run.spec.run_id} ({run.result.data_fingerprint})" for run in other if run.result]
         variants = tuple(dict.fromkeys(run.spec.variant for run in other))
-        yield Note(
-            f"data fingerprint is not the one asked for in {len(other)} runs: {_named(names)}", variants
-        )
+        yield Note(f"data fingerprint is not the one asked for in {len(other)} runs: {_named(names)}", variants)
 
 
 def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
     """A note when results differ in `field`: runs unlike the majority are counted and named."""
-    found = {
-        run.spec.run_id: str(getattr(run.result, field)) for row in rows for run in row.runs if run.result
-    }
+    found = {run.spec.run_id: str(getattr(run.result, field)) for row in rows for run in row.runs if run.result}
     counts = Counter(found.values())
     if len(counts) < 2:
         return
@@ -115,9 +109,7 @@ def _left_out(runs: Sequence[Run], folder: GridFolder) -> Iterator[Note]:
     if others:
         of_data = sum(json.loads(path.read_bytes()).get("data_fingerprint") not in data for path in others)
         why = f"not asked for any more: {of_data} on other data, {len(others) - of_data} with another config"
-        yield Note(
-            f"{len(others)} older runs left out ({why}): {_named([path.parent.name for path in others])}"
-        )
+        yield Note(f"{len(others)} older runs left out ({why}): {_named([path.parent.name for path in others])}")
 
 
 def _named(names: list[str]) -> str:

@@ -66,8 +66,7 @@ def to_markdown(ablation: Ablation) -> str:
         lines.append(f"| {' | '.join(texts)} |")
     lines += ["", " ".join(_markdown(sentence) for sentence in caption(ablation, titles)), ""]
     lines += [
-        f"- {f'<sup>{letter}</sup> ' if letter else ''}{_markdown(text)}"
-        for letter, text, _ in lettered(ablation)
+        f"- {f'<sup>{letter}</sup> ' if letter else ''}{_markdown(text)}" for letter, text, _ in lettered(ablation)
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -76,16 +75,12 @@ def to_latex(ablation: Ablation) -> str:
     """A LaTeX table with its caption and notes; needs the package booktabs."""
     titles = {name: title for name, title in headings(ablation).items() if name in LATEX_COLUMNS}
     body = [
-        " & ".join(_texts(cells, titles, _latex, bold=r"\textbf{{{}}}", mark=r"\textsuperscript{{{}}}"))
-        + r" \\"
+        " & ".join(_texts(cells, titles, _latex, bold=r"\textbf{{{}}}", mark=r"\textsuperscript{{{}}}")) + r" \\"
         for cells in all_cells(ablation)
     ]
     rows = [(row.variant, changes_in_words(row)) for row in ablation.rows]
     below = [*caption(ablation, titles), *(f"{variant}: {changes}." for variant, changes in rows if changes)]
-    notes = [
-        rf"\textsuperscript{{{letter}}} " * bool(letter) + _latex(text)
-        for letter, text, _ in lettered(ablation)
-    ]
+    notes = [rf"\textsuperscript{{{letter}}} " * bool(letter) + _latex(text) for letter, text, _ in lettered(ablation)]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
@@ -113,9 +108,7 @@ def to_terminal(ablation: Ablation) -> "Group":
     from rich.text import Text
 
     titles = {name: title for name, title in headings(ablation).items() if name in TERMINAL_COLUMNS}
-    table = Table(
-        title=Text(ablation.grid.description or ablation.grid.name), title_justify="left", box=SIMPLE
-    )
+    table = Table(title=Text(ablation.grid.description or ablation.grid.name), title_justify="left", box=SIMPLE)
     for name, title in titles.items():
         table.add_column(Text(title), justify="left" if name == "variant" else "right")
     for cells in all_cells(ablation):
@@ -126,9 +119,7 @@ def to_terminal(ablation: Ablation) -> "Group":
     return Group(table, *[Text(line) for line in lines])
 
 
-def _texts(
-    cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bold: str, mark: str
-) -> list[str]:
+def _texts(cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bold: str, mark: str) -> list[str]:
     """The cells under `titles`, escaped: the best mean bold, the variant with its notes' letters."""
     texts = {name: escape(str(value)) for name, value in cells._asdict().items()}
     mean = bold.format(texts["mean"]) if cells.best else texts["mean"]

@@ -17,9 +17,7 @@ TABLES = ("runs.csv", "table.csv", "table.md", "table.tex")
 FIGURES = ("ablation.svg", "ablation.png")
 
 
-def aggregate(
-    grid: Grid, runs: list[RunSpec], folder: GridFolder, out: Path, figures: bool = True
-) -> Ablation:
+def aggregate(grid: Grid, runs: list[RunSpec], folder: GridFolder, out: Path, figures: bool = True) -> Ablation:
     """Write the tables and figures of `runs` to `out`, and return the table.
 
     Raises:
@@ -79,12 +77,7 @@ def _submission_order(folder: GridFolder) -> list[str]:
     """Run ids of all submissions, the newest submission last."""
     numbers = sorted(int(path.name) for path in folder.submissions.glob("*") if path.name.isdigit())
     files = [folder.submissions / str(number) / "rows.jsonl" for number in numbers]
-    return [
-        json.loads(line)["run_id"]
-        for file in files
-        if file.exists()
-        for line in file.read_text().splitlines()
-    ]
+    return [json.loads(line)["run_id"] for file in files if file.exists() for line in file.read_text().splitlines()]
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

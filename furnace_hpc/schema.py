@@ -1,0 +1,37 @@
+"""Print the JSON Schema of a kind of file, so that editors complete and check it.
+
+python -m furnace_hpc.schema grid > .vscode/grid.schema.json
+"""
+
+import json
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+
+from furnace_hpc.cli import run_command
+from furnace_hpc.cluster.profile import ClusterProfile
+from furnace_hpc.spec.config import TrainConfig
+from furnace_hpc.spec.deepspeed_file import DeepSpeedFile
+from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.grid import Grid
+
+KINDS: dict[str, type[BaseModel]] = {
+    "grid": Grid,
+    "config": TrainConfig,
+    "cluster": ClusterProfile,
+    "deepspeed": DeepSpeedFile,
+}
+
+
+def main(
+    kind: Annotated[str, typer.Argument(help="grid, config (a grid's base), cluster or deepspeed")],
+) -> None:
+    """Print the JSON Schema of a kind of file."""
+    if kind not in KINDS:
+        raise ConfigError(f"unknown kind {kind!r}; {nearest(kind, KINDS)}")
+    print(json.dumps(KINDS[kind].model_json_schema(), indent=2))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,248 @@
+"""The host's side of an attempt: one of many begins it, a lease tells the living from the dead, verdicts decide."""
+
+import ast
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from login_study import dead_holder
+
+from furnace_hpc.runs import host
+from furnace_hpc.runs.folder import RunFolder, write_json
+
+SCRIPT = Path(host.__file__)
+BARE = ["python3", "-S", "-I"]  # no site-packages, no environment, no working directory on the path
+BEGIN = """
+import sys
+from furnace_hpc.runs import host
+sys.stdin.readline()
+try:
+    print(host.begin(sys.argv[1], {"job_id": sys.argv[2] or None}), flush=True)
+except host.Busy as busy:
+    print(busy, flush=True)
+sys.stdin.readline()
+"""
+
+
+def begin_at_once(run: Path, job_id: str, count: int) -> list[str]:
+    """What `count` processes say that begin the run at the same moment and live until all have spoken."""
+    command = [sys.executable, "-c", BEGIN, str(run), job_id]
+    kinds = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **kinds) for _ in range(count)]
+    try:
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        words = [process.stdout.readline().strip() for process in processes]
+    finally:
+        for process in processes:
+            process.communicate("end\n", timeout=30)
+    return words
+
+
+@pytest.mark.parametrize("job_id", ["", "77_0"])
+def test_of_eight_that_begin_at_once_one_gets_the_attempt_and_the_others_are_busy(tmp_path, job_id):
+    words = begin_at_once(tmp_path, job_id, 8)
+    assert words.count("1") == 1
+    assert all(word == "1" or word.startswith("attempt 1 ") for word in words)
+    assert sorted(path.name for path in (tmp_path / "attempts").iterdir()) == ["1.json"]
+    assert host.read_attempt(str(tmp_path), 1)["job_id"] == (job_id or None)
+
+
+def test_begin_makes_the_folders_and_records_the_facts(tmp_path):
+    assert host.begin(str(tmp_path), {"code_hash": "abc"}) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attempts", "logs", "metrics", "verdicts"]
+    record = host.read_attempt(str(tmp_path), 1)
+    assert (record["attempt"], record["code_hash"], record["end_unix_s"]) == (1, "abc", None)
+    assert record["holder"] == host.holder()
+
+
+def test_a_lease_of_a_live_process_is_busy_naming_it(tmp_path):
+    host.begin(str(tmp_path), {})
+    for facts in ({}, {"job_id": "5"}):
+        with pytest.raises(host.Busy, match=f"attempt 1 is held by process {os.getpid()} on {socket.gethostname()}"):
+            host.begin(str(tmp_path), facts)
+
+
+def test_a_lease_of_a_dead_process_gives_the_next_number(tmp_path):
+    host.begin(str(tmp_path), {}, dead_holder())
+    assert host.begin(str(tmp_path), {}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "alive"),
+    [
+        ({}, True),
+        ({"pid_start": 1}, False),  # the number was given to another process since
+        ({"boot_id": "another boot"}, False),
+        ({"host": "another-host"}, None),
+        ({"host": "another-host", "boot_id": "another boot"}, None),
+    ],
+)
+def test_a_lease_is_told_by_host_boot_pid_and_start_time(tmp_path, change, alive):
+    who = host.holder() | change
+    assert host.is_alive(who) is alive
+    host.begin(str(tmp_path), {}, who)
+    if alive is False:
+        assert host.begin(str(tmp_path), {}) == 2
+        return
+    with pytest.raises(host.Busy, match="attempt 1 is held by"):
+        host.begin(str(tmp_path), {"job_id": None})
+    if alive is None:  # Slurm itself says that the job's former allocation is gone
+        assert host.begin(str(tmp_path), {"job_id": "5"}) == 2
+
+
+def test_an_unreadable_record_counts_as_held_by_somebody(tmp_path):
+    host.begin(str(tmp_path), {})
+    (tmp_path / "attempts" / "1.json").write_text('{"attempt": 1, "end')
+    with pytest.raises(host.Busy, match="attempt 1 is held by an unknown process"):
+        host.begin(str(tmp_path), {})
+    assert host.begin(str(tmp_path), {"job_id": "5"}) == 2
+
+
+def test_hand_over_moves_the_lease_to_another_process(tmp_path):
+    with subprocess.Popen(["sleep", "30"]) as process:
+        host.begin(str(tmp_path), {"code_hash": "abc"})
+        host.hand_over(str(tmp_path), 1, process.pid)
+        record = host.read_attempt(str(tmp_path), 1)
+        assert record["holder"]["pid"] == process.pid
+        assert record["code_hash"] == "abc"
+        assert host.is_alive(record["holder"]) is True
+        process.kill()
+    assert host.is_alive(record["holder"]) is False
+
+
+def test_a_zombie_is_dead():
+    process = subprocess.Popen(["sleep", "30"])
+    who = host.holder(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet taken off the process table
+    assert Path(f"/proc/{process.pid}").exists()
+    assert host.is_alive(who) is False
+    process.wait()
+
+
+def expected(words: tuple[str, ...]) -> tuple[str, str]:
+    if not words:
+        return "requeue", "infrastructure"
+    if "crash" in words:
+        return "fail", "crash"
+    if set(words) == {"stopped"}:
+        return "requeue", "stopped"
+    return "fail", "killed"
+
+
+WORDS = ("done", "stopped", "crash", "peer_lost", "entered")
+
+
+@pytest.mark.parametrize("words", [w for n in range(4) for w in itertools.combinations_with_replacement(WORDS, n)])
+def test_decide_by_the_ranks_words(tmp_path, words):
+    host.begin(str(tmp_path), {"world_size": len(words)})
+    for rank, word in enumerate(words):
+        content = {"verdict": word, "step": 10 + rank, "error": f"error {rank}", "unix_s": -rank}
+        write_json(RunFolder(tmp_path).verdict(1, rank), content)
+    answer, reason = expected(words)
+    assert host.decide(str(tmp_path), 1, 3) == answer
+    record = host.read_attempt(str(tmp_path), 1)
+    assert (record["reason"], record["exit_code"]) == (reason, 3)
+    assert record["step"] == (9 + len(words) if words else 0)
+    assert record["end_unix_s"] >= record["start_unix_s"]
+    if reason == "crash":  # the first in time is the cause, not the first in rank
+        assert record["error"] == f"error {max(rank for rank, word in enumerate(words) if word == 'crash')}"
+    (tmp_path / "result.json").write_text("{}")
+    assert host.decide(str(tmp_path), 1, 3) == "done"
+    assert host.read_attempt(str(tmp_path), 1)["reason"] == "done"
+
+
+def test_decide_reads_its_own_attempts_words_alone_and_leaves_out_a_torn_one(tmp_path):
+    host.begin(str(tmp_path), {})
+    for attempt, rank, word in ((1, 0, "stopped"), (11, 0, "crash"), (2, 0, "crash")):
+        write_json(RunFolder(tmp_path).verdict(attempt, rank), {"verdict": word, "step": 1, "unix_s": 0})
+    RunFolder(tmp_path).verdict(1, 1).write_text('{"verd')
+    assert host.decide(str(tmp_path), 1, 85) == "requeue"
+
+
+LAUNCHED = """
+import os, signal, sys, time
+print("started", flush=True)
+sys.stdin.readline()
+print(sorted(s.name for s in signal.sigpending()), flush=True)
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+sys.exit(85)
+"""
+
+
+def test_launch_keeps_signals_that_come_during_start_up_until_they_are_unblocked():
+    command = [*BARE, str(SCRIPT), "launch", sys.executable, "-c", LAUNCHED]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "started\n"
+        for number in host.STOP_SIGNALS:
+            process.send_signal(number)
+        out, _ = process.communicate("go\n", timeout=30)
+    finally:
+        process.kill()
+    assert out.splitlines() == ["['SIGHUP', 'SIGTERM', 'SIGUSR1', 'SIGUSR2']", "handled"] or process.returncode < 0
+    assert "['SIGHUP', 'SIGTERM', 'SIGUSR1', 'SIGUSR2']\nhandled\n" in out
+    assert process.returncode == host.EXIT_STOPPED
+
+
+def test_without_launch_the_same_signal_kills():
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_the_script_needs_the_standard_library_alone_and_an_old_python():
+    tree = ast.parse(SCRIPT.read_text(), feature_version=(3, 6))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+    assert not [node for node in ast.walk(tree) if isinstance(node, (ast.NamedExpr, ast.Match))]
+
+
+def script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*BARE, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "quo'te", 'dou"ble $HOME `id` \\ ;&', "new\nline"])
+def test_begin_row_prints_assignments_that_bash_takes_for_any_path(tmp_path, name):
+    run = tmp_path / name
+    rows = [{"row": n, "run_dir": str(run), "facts": {"code_hash": f"code{n}"}} for n in (0, 3)]
+    write_rows = "".join(__import__("json").dumps(row) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(write_rows)
+    printed = script("begin-row", str(tmp_path), "3", "12_3", str(os.getpid()))
+    assert (printed.returncode, printed.stderr) == (0, "")
+    shell = 'eval "$1"; printf "%s|%s" "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT"'
+    done = subprocess.run(["bash", "-c", shell, "bash", printed.stdout], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{run}|1"
+    record = host.read_attempt(str(run), 1)
+    assert (record["code_hash"], record["job_id"], record["holder"]["pid"]) == ("code3", "12_3", os.getpid())
+
+
+def test_the_scripts_mistakes_are_told_in_one_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("")
+    for arguments, message in (
+        (("begin-row", str(tmp_path), "3", "12", "1"), f"host.py: {tmp_path} has no row 3\n"),
+        (("began",), "host.py: unknown command 'began'; wanted begin-row, decide or launch\n"),
+    ):
+        done = script(*arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
+def test_decide_as_a_script_prints_one_word(tmp_path):
+    host.begin(str(tmp_path), {})
+    done = script("decide", str(tmp_path), "1", "143")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "requeue\n", "")
