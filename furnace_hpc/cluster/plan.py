@@ -179,8 +179,11 @@ def _decide(status: RunStatus, folder: RunFolder, choices: Choices) -> tuple[Act
 
 def _code_of(folder: RunFolder, status: RunStatus) -> str | None:
     """Code hash that the run's numbers come from; None when no attempt has begun."""
-    if status.state is RunState.DONE and (result := read_result(folder)):
-        return result.code_hash
+    try:
+        if status.state is RunState.DONE and (result := read_result(folder)):
+            return result.code_hash
+    except (ValidationError, UnicodeDecodeError):
+        raise ConfigError(f"{folder.result} is damaged: put the folder {folder.path} aside and submit again") from None
     attempts = read_attempts(folder)
     return attempts[0].code_hash or None if attempts else None
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import Store, TCPStore
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from furnace_hpc.runs.folder import write_atomically
 
@@ -120,9 +120,10 @@ def _store(place: Place, timeout: timedelta) -> Store:
     """Rank 0 opens a store on a free port and publishes the address; no port is ever guessed."""
     if place.rank == 0:
         host = "127.0.0.1" if place.world_size <= 1 or place.rendezvous is None else _address()
-        store = TCPStore(host, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=timeout)
+        served = TCPStore(host, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=timeout)
         if place.rendezvous:
-            write_atomically(place.rendezvous, json.dumps({"host": host, "port": store.port}))
+            write_atomically(place.rendezvous, json.dumps({"host": host, "port": served.port}))
+        store: Store = served
         return store
     if place.rendezvous is None:
         raise RuntimeError(f"rank {place.rank} has no rendezvous: start it by torchrun, srun or submit")
@@ -133,14 +134,9 @@ def _store(place: Place, timeout: timedelta) -> Store:
         list(place.rendezvous.parent.iterdir())  # lets a network file system look again
         time.sleep(0.05)
     address = json.loads(place.rendezvous.read_text())
-    return TCPStore(
-        address["host"],
-        address["port"],
-        place.world_size,
-        is_master=False,
-        wait_for_workers=False,
-        timeout=timeout,
-    )
+    host, port = address["host"], address["port"]
+    peer: Store = TCPStore(host, port, place.world_size, is_master=False, wait_for_workers=False, timeout=timeout)
+    return peer
 
 
 def _address() -> str:

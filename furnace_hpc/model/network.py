@@ -62,8 +62,9 @@ class FusionModel(nn.Module):
     def checkpoint_activations(self, checkpoint: Checkpoint) -> None:
         """Compute the attention blocks again in backward instead of keeping their activations."""
         self.checkpoint = checkpoint
-        if "text" in self.encoders:
-            self.encoders["text"].bert.activation_checkpointing_enable({"use_reentrant": False})
+        for encoder in self.encoders.values():
+            if isinstance(encoder, TextEncoder):
+                encoder.bert.activation_checkpointing_enable({"use_reentrant": False})
 
     def forward(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], present_BM: Tensor) -> dict[str, Any]:
         """Return {"logits": task -> [B, C], "features": [B, M, D]}.

@@ -1,0 +1,201 @@
+"""What a submission decides for each run, from folders as real runs leave them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from login_study import CODE, LOCAL, begin, dead_holder, end, finish, grid, planned, specs, tree
+
+from furnace_hpc.cluster.plan import Action, retry_words
+from furnace_hpc.cluster.profile import ClusterProfile
+from furnace_hpc.cluster.submission import write_submission
+from furnace_hpc.runs import host
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.state import RunState
+from furnace_hpc.spec.config import RunSpec
+from furnace_hpc.spec.errors import ConfigError
+
+OLD = "01d01d01d01d"
+ONE = {"variants": {"base": {}}, "seeds": [0]}
+
+
+@pytest.fixture
+def spec():
+    return specs(**ONE)[0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return GridFolder(tmp_path / "study")
+
+
+def one(tmp_path, **choices):
+    run = planned(tmp_path, grid(**ONE), **choices).runs[0]
+    return run.status.state, run.action, run.why
+
+
+def failed(spec, folder, code=CODE):
+    run = begin(spec, folder, code=code)
+    assert end(run, "crash") == "fail"
+    return run
+
+
+def test_a_new_run_starts(tmp_path, spec):
+    assert one(tmp_path) == (RunState.NEW, Action.START, "")
+
+
+def test_a_done_run_is_skipped(tmp_path, spec, folder):
+    finish(spec, folder)
+    assert one(tmp_path) == (RunState.DONE, Action.SKIP, "done")
+    assert one(tmp_path, retry=frozenset({"failed"})) == (RunState.DONE, Action.SKIP, "done")
+    assert one(tmp_path, new_code=True) == (RunState.DONE, Action.SKIP, "done")
+
+
+def test_a_done_run_of_other_code_is_stale_and_restarts_only_when_asked(tmp_path, spec, folder):
+    finish(spec, folder, code=OLD)
+    assert one(tmp_path) == (RunState.DONE, Action.SKIP, f"done, stale: by code {OLD}")
+    assert one(tmp_path, new_code=True) == (RunState.DONE, Action.RESTART, "new code")
+
+
+def test_an_interrupted_run_resumes(tmp_path, spec, folder):
+    begin(spec, folder, dead_holder())
+    why = "after step 7: its launcher died without a word"
+    assert one(tmp_path) == (RunState.INTERRUPTED, Action.RESUME, why)
+    assert one(tmp_path, new_code=True) == (RunState.INTERRUPTED, Action.RESUME, why)
+
+
+def test_a_stopped_run_resumes_after_its_last_step(tmp_path, spec, folder):
+    end(begin(spec, folder), "stopped", exit_code=85)
+    assert one(tmp_path) == (RunState.INTERRUPTED, Action.RESUME, "after step 9: stopped")
+
+
+def test_a_failed_run_is_left_alone_until_a_retry_is_asked(tmp_path, spec, folder):
+    failed(spec, folder)
+    left = (RunState.FAILED, Action.LEAVE, "failed: ValueError: no (--retry failed tries again)")
+    assert one(tmp_path) == left
+    for word in ("failed", "crash"):
+        retried = one(tmp_path, retry=frozenset({word}))
+        assert retried == (RunState.FAILED, Action.RETRY, "failed: ValueError: no")
+
+
+def test_a_running_run_is_left_alone_whatever_is_asked(tmp_path, spec, folder):
+    begin(spec, folder)
+    expected = (RunState.RUNNING, Action.LEAVE, "attempt 1 is running, step 7")
+    assert one(tmp_path) == one(tmp_path, new_code=True, retry=frozenset({"failed"})) == expected
+    assert one(tmp_path, code_hash="another code") == expected
+
+
+def test_a_run_held_on_another_host_is_left_alone(tmp_path, spec, folder):
+    begin(spec, folder, host.holder() | {"host": "node7"})
+    assert one(tmp_path)[:2] == (RunState.UNKNOWN, Action.LEAVE)
+    assert one(tmp_path, new_code=True)[1] is Action.LEAVE
+
+
+@pytest.mark.parametrize("how", ["interrupted", "failed"])
+def test_an_unfinished_run_never_changes_code_half_way(tmp_path, spec, folder, how):
+    if how == "failed":
+        failed(spec, folder, code=OLD)
+        assert one(tmp_path)[1] is Action.LEAVE  # nobody asked to go on with it
+        choices = {"retry": frozenset({"failed"})}
+    else:
+        begin(spec, folder, dead_holder(), code=OLD)
+        choices = {}
+    with pytest.raises(ConfigError, match="1 unfinished runs of grid 'study' were begun by another version") as error:
+        one(tmp_path, **choices)
+    assert spec.run_id in str(error.value)
+    assert "--code new" in str(error.value)
+    assert one(tmp_path, new_code=True, **choices)[1:] == (Action.RESTART, "new code")
+
+
+def test_the_code_of_a_run_is_its_first_attempts(tmp_path, spec, folder):
+    begin(spec, folder, dead_holder(), code=OLD)
+    begin(spec, folder, dead_holder(), code=CODE)
+    with pytest.raises(ConfigError, match="never changes code half-way"):
+        one(tmp_path)
+
+
+def test_an_unknown_retry_word_is_refused(tmp_path):
+    assert retry_words() == {"failed", "crash"}
+    with pytest.raises(ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: crash, failed\\)"):
+        one(tmp_path, retry=frozenset({"fialed"}))
+
+
+def test_fields_that_are_no_identity_are_overridden_and_the_spec_stays(tmp_path, folder):
+    first = planned(tmp_path, grid(**ONE))
+    write_submission(first)
+    path = first.runs[0].folder.spec
+    before = path.read_bytes()
+    changes = {"log_every": 3, "evaluation.batch_size": 5, "data.num_workers": 2, "resources.nodes": 4}
+    again = planned(tmp_path, grid(**ONE | {"variants": {"base": changes}}))
+    assert again.runs[0].folder == first.runs[0].folder
+    expected = {"log_every": 3, "evaluation.batch_size": 5, "data.num_workers": 2}
+    assert again.runs[0].facts["overrides"] == expected
+    submission = write_submission(again)
+    assert path.read_bytes() == before
+    assert f'"overrides": {{"data.num_workers": 2' in (submission / "rows.jsonl").read_text()
+    assert planned(tmp_path, grid(**ONE)).runs[0].facts["overrides"] == {}
+
+
+def test_a_spec_that_is_damaged_or_of_another_run_is_refused(tmp_path, spec, folder):
+    run = begin(spec, folder, dead_holder())
+    run.spec.write_text('{"form')
+    with pytest.raises(ConfigError, match="row 'base': .*spec.json is damaged: put the folder"):
+        one(tmp_path)
+    other = specs(variants={"base": {"steps": 3}}, seeds=[0])[0]
+    run.spec.write_text(other.model_dump_json())
+    with pytest.raises(ConfigError, match="does not say what its name says: put"):
+        one(tmp_path)
+    assert RunSpec.model_validate_json(run.spec.read_text()) == other
+
+
+def test_a_damaged_result_is_refused_in_one_sentence(tmp_path, spec, folder):
+    finish(spec, folder).result.write_text('{"format": 1}')
+    with pytest.raises(ConfigError, match="row 'base': .*result.json is damaged"):
+        one(tmp_path)
+
+
+def test_batch_arithmetic_is_checked_for_each_row_at_the_profiles_shape(tmp_path):
+    wide = ClusterProfile(name="wide", executor="slurm", nodes=3, processes_per_node=4)
+    with pytest.raises(ConfigError) as error:
+        planned(tmp_path, grid(), wide)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("row 'base' and 1 more: global_batch_size 16 is not micro_batch_size 1 x ")
+
+
+def test_shapes_group_by_resources_and_skip_what_is_not_to_do(tmp_path, folder):
+    changes = {"variants": {"base": {}, "full": {"loss.alpha": 1, "resources.nodes": 2}, "long": {"steps": 3, "resources.timeout_min": 9}}}
+    runs = specs(**changes)
+    finish(runs[1], folder)
+    plan = planned(tmp_path, grid(**changes), ClusterProfile(name="c", executor="slurm", processes_per_node=4))
+    assert plan.shapes == {(1, 4, 60, None): [0], (2, 4, 60, None): [2, 3], (1, 4, 9, None): [4, 5]}
+    assert plan.counts == {"start": 5, "skip": 1}
+    assert plan.gpu_hours_limit == pytest.approx(4 * 1 + 2 * 8 * 1 + 2 * 4 * 9 / 60)
+    assert [run.world_size for run in plan.to_do] == [4, 8, 8, 4, 4]
+
+
+def test_facts_are_what_an_attempt_records(tmp_path):
+    run = planned(tmp_path, grid(**ONE), LOCAL, data_root=Path("relative")).runs[0]
+    assert run.facts == {
+        "code_hash": CODE,
+        "nodes": 1,
+        "processes_per_node": 1,
+        "world_size": 1,
+        "data_dir": os.path.abspath("relative/tridigits"),  # noqa: PTH100  a link of the user's may stay a link
+        "overrides": {},
+    }
+
+
+def test_planning_changes_no_file(tmp_path):
+    changes = {"seeds": [0, 1, 2, 3, 4], "variants": {"base": {}}}
+    runs, folder = specs(**changes), GridFolder(tmp_path / "study")
+    finish(runs[0], folder)
+    begin(runs[1], folder, dead_holder())
+    failed(runs[2], folder)
+    begin(runs[3], folder)
+    before = tree(tmp_path)
+    actions = [run.action.value for run in planned(tmp_path, grid(**changes), retry=frozenset({"failed"})).runs]
+    assert actions == ["skip", "resume", "retry", "leave", "start"]
+    assert tree(tmp_path) == before
+    planned(tmp_path / "nowhere", grid(**changes))
+    assert tree(tmp_path) == before
