@@ -15,6 +15,7 @@ from furnace_hpc.runs import host
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import read_attempts
+from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root
@@ -40,7 +41,8 @@ def main(
     attempt = _begin(folder, place.world_size, data_dir) if place.rank == 0 else _begun(folder)
     code = 1
     try:
-        code = train(folder, attempt, place)
+        with Verdict(folder, attempt, place.rank) as verdict:
+            code = train(folder, attempt, place, verdict)
     finally:
         if place.rank == 0:
             print(f"attempt {attempt} ended: {host.decide(str(folder.path), attempt, code)}")

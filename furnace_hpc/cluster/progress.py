@@ -20,7 +20,7 @@ class Progress:
     """Shows runs, step/total, loss and the time that is left; on a plain stream, lines instead of a picture."""
 
     def __init__(self, plan: Plan, width: int) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._total = len(plan.to_do)
         self._steps = {run.spec.run_id: run.spec.config.steps - run.status.step for run in plan.to_do}
         self._done = self._failed = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from submitit import JobEnvironment
 
 from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.verdict import Verdict
 
 
 def run_task(submission: str) -> None:
@@ -19,18 +20,18 @@ def run_task(submission: str) -> None:
     folder, attempt = RunFolder(Path(os.environ["FURNACE_RUN_DIR"])), int(os.environ["FURNACE_ATTEMPT"])
     _write_to(folder.log(attempt, environment.global_rank))
     print(f"run {folder.run_id}, attempt {attempt}, submission {submission}", flush=True)
-
-    from furnace_hpc.engine.loop import train  # torch and DeepSpeed are imported on the compute node only
-    from furnace_hpc.engine.processes import Place
-
-    place = Place(
-        rank=environment.global_rank,
-        local_rank=environment.local_rank,
-        world_size=environment.num_tasks,
-        rendezvous=folder.rendezvous(attempt),
-    )
     try:
-        code = train(folder, attempt, place)
+        with Verdict(folder, attempt, environment.global_rank) as verdict:
+            from furnace_hpc.engine.loop import train  # torch and DeepSpeed are imported on the compute node only
+            from furnace_hpc.engine.processes import Place
+
+            place = Place(
+                rank=environment.global_rank,
+                local_rank=environment.local_rank,
+                world_size=environment.num_tasks,
+                rendezvous=folder.rendezvous(attempt),
+            )
+            code = train(folder, attempt, place, verdict)
     except BaseException:
         traceback.print_exc()
         code = 1

@@ -15,12 +15,12 @@ from furnace_hpc.engine.finish import evaluate_split, finish
 from furnace_hpc.engine.processes import Place, Processes, meet, part
 from furnace_hpc.engine.setup import Run, set_up
 from furnace_hpc.engine.stop import StopRequest
-from furnace_hpc.engine.verdict import Verdict
 from furnace_hpc.engine.zero import Engine, set_learning_rate
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import EXIT_STOPPED
 from furnace_hpc.runs.records import MetricsFile
+from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import TrainConfig
 
 
@@ -34,21 +34,19 @@ class Progress:
     train_s: float = 0.0
 
 
-def train(folder: RunFolder, attempt: int, place: Place) -> int:
+def train(folder: RunFolder, attempt: int, place: Place, verdict: Verdict) -> int:
     """Collective. Train the run to its end, or to a stop; return the exit code of this rank."""
     stop = StopRequest()
     stop.install()
-    verdict = Verdict(folder, attempt, place.rank)
-    with verdict:
-        processes = meet(place)
-        run = set_up(folder, attempt, processes)
-        reason = _train(run, attempt, processes, stop, verdict)
-        processes.barrier()
-        part(processes)
-        if reason:
-            verdict.stopped(reason)
-            return EXIT_STOPPED
-        verdict.done()
+    processes = meet(place)
+    run = set_up(folder, attempt, processes)
+    reason = _train(run, attempt, processes, stop, verdict)
+    processes.barrier()
+    part(processes)
+    if reason:
+        verdict.stopped(reason)
+        return EXIT_STOPPED
+    verdict.done()
     return 0
 
 
