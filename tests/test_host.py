@@ -106,6 +106,18 @@ def test_an_unreadable_record_counts_as_held_by_somebody(tmp_path):
     assert host.begin(str(tmp_path), {"job_id": "5"}) == 2
 
 
+def test_a_record_that_cannot_be_written_is_not_left_empty(tmp_path):
+    code = (
+        "import resource, sys; from furnace_hpc.runs import host\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # as a full disk would refuse the first byte\n"
+        "host.begin(sys.argv[1], {})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "OSError: [Errno 27] File too large" in done.stderr
+    assert list((tmp_path / "attempts").iterdir()) == []
+    assert host.begin(str(tmp_path), {}) == 1
+
+
 def test_hand_over_moves_the_lease_to_another_process(tmp_path):
     with subprocess.Popen(["sleep", "30"]) as process:
         host.begin(str(tmp_path), {"code_hash": "abc"})

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from furnace_hpc.cluster.plan import Plan, PlannedRun
-from furnace_hpc.runs.records import last_record
+from furnace_hpc.runs.records import last_record, read_result
 from furnace_hpc.runs.state import RunState, read_status
 
 QUIET_EVERY_S = 30.0  # without a terminal: one line this often
@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self, plan: Plan, width: int) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._total = len(plan.to_do)
+        self._total, self._metric = len(plan.to_do), plan.grid.metric
         self._steps = {run.spec.run_id: run.spec.config.steps - run.status.step for run in plan.to_do}
         self._done = self._failed = 0
         self._steps_done = 0
@@ -57,18 +57,24 @@ class Progress:
     def ended(self, run: PlannedRun, attempt: int) -> None:
         """One run's attempt has ended: say how."""
         status = read_status(run.folder)
-        self._done += status.state is RunState.DONE
-        self._failed += status.state is not RunState.DONE
-        self._steps_done += self._steps[run.spec.run_id]
-        how = "done" if status.state is RunState.DONE else f"{status.state.value}: {status.reason}"
-        log = "" if status.state is RunState.DONE else f" ({run.folder.log(attempt, 0)})"
-        self.say(f"[{self._done + self._failed}/{self._total}] {run.spec.run_id}: {how}{log}")
+        self._steps_done += max(0, status.step - run.status.step)
+        name = run.spec.run_id
+        if status.state is RunState.DONE:
+            self._done += 1
+            result = read_result(run.folder)
+            value = result.metrics.get(self._metric) if result else None
+            self.say(f"[{self._done}/{self._total}] {name}: done" + (f", {self._metric} {value:.4f}" if value else ""))
+        elif status.state is RunState.INTERRUPTED:
+            self.say(f"{name}: interrupted after step {status.step}, {status.reason}")
+        else:
+            self._failed += 1
+            self.say(f"{name}: {status.state.value}: {status.reason}\n    log: {run.folder.log(attempt, 0)}")
 
     def _summary(self, steps: int) -> Text:
         total = max(1, sum(self._steps.values()))
         elapsed_s = time.monotonic() - self._started_s
         left = _duration(elapsed_s / steps * (total - steps)) if steps else "?"
-        failed = f", {self._failed} not" if self._failed else ""
+        failed = f", {self._failed} failed" if self._failed else ""
         return Text(
             f"{self._done} of {self._total} runs done{failed}   step {steps:,} of {total:,}   "
             f"{_duration(elapsed_s)} elapsed, about {left} left"

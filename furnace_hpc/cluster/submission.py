@@ -1,10 +1,11 @@
 """What every submission writes before anything runs: its rows, the runs' specs, the lock that makes it the only one."""
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,7 @@ def only_submitter(folder: GridFolder) -> Iterator[None]:
                 f"grid {folder.path.name!r} is being submitted or run by {host.describe(who)}: wait for it to end, "
                 f"or remove {folder.lock} if that process is gone"
             )
-        stale = folder.lock.with_name(f"{folder.lock.name}.stale-{os.getpid()}")
-        try:
-            folder.lock.rename(stale)  # of two that find it stale, one renames it
-            stale.unlink()
-        except FileNotFoundError:
-            continue
+        _remove_stale(folder.lock)
     try:
         yield
     finally:
@@ -87,11 +83,26 @@ def _put_aside(folder: GridFolder, run: PlannedRun) -> None:
 
 def _taken(lock: Path, content: str) -> bool:
     try:
-        with lock.open("x") as file:
-            file.write(content)
+        file = lock.open("x")
     except FileExistsError:
         return False
+    try:
+        with file:
+            file.write(content)
+    except BaseException:  # no space: an empty lock would be held by nobody for ever
+        lock.unlink(missing_ok=True)
+        raise
     return True
+
+
+def _remove_stale(lock: Path) -> None:
+    """Of several that found the lock stale, one removes it, and none removes its successor's."""
+    with suppress(FileNotFoundError), lock.open("r+") as file:
+        with suppress(OSError):  # a file system without flock; a stale lock is of this host, so flock is enough
+            fcntl.flock(file, fcntl.LOCK_EX)
+        same = os.path.samestat(os.fstat(file.fileno()), lock.stat())
+        if same and host.is_alive(_read_holder(lock)) is False:
+            lock.unlink()
 
 
 def _read_holder(lock: Path) -> dict[str, Any] | None:

@@ -61,14 +61,19 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
             raise Busy("attempt %d is held by %s" % (newest, describe(record.get("holder"))))
     number = newest + 1
     record = dict(facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None)
+    path = os.path.join(folder, "%d.json" % number)
     try:
-        descriptor = os.open(os.path.join(folder, "%d.json" % number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
         raise Busy("attempt %d has just been begun by somebody else" % number)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(record, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(record, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:  # no space: an empty record would be held by nobody for ever
+        os.unlink(path)
+        raise
     return number
 
 

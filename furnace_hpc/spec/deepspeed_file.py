@@ -109,7 +109,7 @@ class DeepSpeedFile(_Closed):
     def _combinations(self) -> "DeepSpeedFile":
         if self.bf16.enabled and self.zero_optimization.stage == 0:
             raise ValueError(
-                "bf16 at stage 0 has no fp32 master weights to speak of: use stage 1, also for one process"
+                "bf16 at stage 0 is not supported: use stage 1, which keeps fp32 master weights, also for one process"
             )
         if self.zero_optimization.offload_optimizer and self.zero_force_ds_cpu_optimizer is not False:
             raise ValueError(

@@ -1,0 +1,41 @@
+"""Losses of ZeRO 0, 1, 2, 3 in fp32 against plain PyTorch DDP with AdamW, same data, real processes over gloo.
+
+    python benchmarks/zero_against_ddp.py            goal: equal within 1e-6 over 10 steps, 2 processes
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import record
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import rank_work
+from ranks import run_on_ranks
+
+from furnace_hpc.data.tridigits import pack
+from furnace_hpc.data.tridigits_plan import TriDigitsKnobs
+
+GOAL = 1e-6
+
+
+def main() -> None:
+    """Run the alternatives in one process group each world size, and write the largest differences."""
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "tridigits"
+        pack(TriDigitsKnobs(train=240, val=60, test=90), data, lambda what, done, total: None)
+        for world_size in (1, 2, 4):
+            losses = run_on_ranks(rank_work.zero_against_ddp, world_size, Path(folder) / str(world_size), data)[0]
+            plain = losses.pop("ddp")
+            for name, values in losses.items():
+                difference = max(abs(a - b) for a, b in zip(values, plain, strict=True))
+                row = {"processes": world_size, "engine": name, "largest difference to DDP": f"{difference:.1e}"}
+                if name.endswith("fp32"):
+                    row |= {"goal": f"<= {GOAL:.0e}", "reached": difference <= GOAL}
+                rows.append(row)
+    record.write("zero_against_ddp", rows, "the engines without fp32 in their name are the shipped files (bf16)")
+
+
+if __name__ == "__main__":
+    main()

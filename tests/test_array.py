@@ -1,0 +1,256 @@
+"""The batch script of an array: its text, and what it does under bash with stand-ins for Slurm's own commands."""
+
+import difflib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from login_study import finish, grid, planned, read_rows
+
+from furnace_hpc.cluster.array import _ranges, batch_text, parameters, rank_command, submit_plan
+from furnace_hpc.cluster.plan import Plan
+from furnace_hpc.cluster.profile import ClusterProfile
+from furnace_hpc.cluster.submission import write_submission
+from furnace_hpc.runs import host
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.spec.errors import ConfigError
+
+GOLDEN = Path(__file__).parent / "golden" / "array.sbatch"
+FULL = {
+    "name": "big",
+    "executor": "slurm",
+    "nodes": 2,
+    "processes_per_node": 4,
+    "gpus_per_node": 4,
+    "gpu_type": "a100",
+    "partition": "gpu,long",
+    "account": "proj 1",
+    "qos": "normal",
+    "constraint": "a100&ib",
+    "cpus_per_task": 16,
+    "mem_gb": 480,
+    "wckey": "key",
+    "signal_delay_s": 180,
+    "array_parallelism": 3,
+    "setup": ["module load cuda/12.8", 'echo "$HOSTNAME"'],
+    "srun_args": ["--mpi=none"],
+    "network_interface": "ib0",
+}
+
+
+def text_of(plan: Plan, submission: Path) -> str:
+    [(shape, indices)] = plan.shapes.items()
+    return batch_text(plan, shape, indices, submission)
+
+
+def text(tmp_path: Path, **changes) -> str:
+    return text_of(planned(tmp_path, grid(), ClusterProfile.model_validate(FULL | changes)), tmp_path / "sub 1")
+
+
+def flags(script: str) -> dict[str, str]:
+    found = re.findall(r"^#SBATCH --([a-z-]+)(?:=(.*))?$", script, re.MULTILINE)
+    return {name: "".join(shlex.split(value)) for name, value in found}
+
+
+def test_batch_script_is_the_golden_one(tmp_path):
+    found = text(tmp_path)
+    for place, name in ((tmp_path / "sub 1", "SUBMISSION"), (host.__file__, "HOST_PY"), (sys.executable, "PYTHON")):
+        assert str(place) in found
+        found = found.replace(shlex.quote(str(place)), name).replace(str(place), name)
+    if os.environ.get("FURNACE_RENEW_GOLDEN") == "1":
+        GOLDEN.write_text(found + "\n")
+    difference = difflib.unified_diff(GOLDEN.read_text().splitlines(), found.splitlines(), "golden", "now", lineterm="")
+    assert not (lines := list(difference)), "\n".join(
+        [*lines, "", f"If this is meant: FURNACE_RENEW_GOLDEN=1 pytest {Path(__file__).name}, then read the diff of {GOLDEN.name}"]
+    )
+
+
+def test_bash_accepts_the_script(tmp_path):
+    done = subprocess.run(["bash", "-n"], input=text(tmp_path), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_flags_say_the_profiles_and_the_shapes_facts(tmp_path):
+    found = flags(text(tmp_path))
+    expected = {
+        "array": "0-3%3",
+        "partition": "gpu,long",
+        "account": "proj 1",
+        "constraint": "a100&ib",
+        "nodes": "2",
+        "ntasks-per-node": "4",
+        "cpus-per-task": "16",
+        "mem": "480GB",
+        "gpus-per-node": "a100:4",
+        "signal": "USR2@180",
+        "time": "60",
+        "wckey": "key",
+        "requeue": "",
+        "open-mode": "append",
+        "job-name": "furnace-study",
+    }
+    assert {name: found.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "gres", "per_node"),
+    [
+        ({"gpu_flag": "gres"}, "gpu:a100:4", None),
+        ({"gpu_flag": "gres", "gpu_type": None}, "gpu:4", None),
+        ({"gpu_flag": "gpus_per_node", "gpu_type": None}, None, "4"),
+        ({"gpu_flag": "gpus_per_node", "gpus_per_node": None, "processes_per_node": 2}, None, "a100:2"),
+        ({"gpu_flag": None}, None, None),
+        ({"gpus_per_node": 0}, None, None),
+    ],
+)
+def test_gpus_are_asked_for_as_the_site_takes_it(tmp_path, changes, gres, per_node):
+    found = flags(text(tmp_path, **changes))
+    assert (found.get("gres"), found.get("gpus-per-node")) == (gres, per_node)
+
+
+def test_a_flag_set_to_null_is_not_there_at_all(tmp_path):
+    names = ("wckey", "account", "qos", "constraint", "cpus_per_task", "mem_gb", "partition")
+    script = text(tmp_path, **dict.fromkeys(names))
+    for name in (*names, "mem"):
+        assert f"--{name.replace('_', '-')}" not in script
+
+
+def test_setup_lines_stand_before_the_attempt_begins_in_their_order(tmp_path):
+    lines = text(tmp_path).splitlines()
+    at = [lines.index(line) for line in FULL["setup"]]
+    begin = next(number for number, line in enumerate(lines) if "begin-row" in line)
+    srun = next(number for number, line in enumerate(lines) if line.startswith("srun "))
+    assert at == sorted(at)
+    assert at[-1] < begin < srun
+    assert lines.index("export GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0") < begin
+    for argument in ("--cpus-per-task=16", "--kill-on-bad-exit=1", "--wait=60", "--mpi=none"):
+        assert argument in lines[srun].split()
+
+
+@pytest.mark.parametrize(
+    ("indices", "written"),
+    [([0], "0"), ([0, 1, 2, 3, 7], "0-3,7"), ([7, 3, 5], "3,5,7"), ([1, 2, 4, 5, 9], "1-2,4-5,9"), ([], "")],
+)
+def test_ranges(indices, written):
+    assert _ranges(indices) == written
+
+
+def test_a_retry_keeps_index_equal_to_row(tmp_path):
+    asked = grid()
+    plan = planned(tmp_path, asked, ClusterProfile.model_validate(FULL))
+    finish(plan.runs[1].spec, plan.folder)
+    again = planned(tmp_path, asked, plan.profile)
+    assert flags(text_of(again, tmp_path))["array"] == "0,2-3%3"
+
+
+def test_every_parameter_is_one_that_submitit_takes(tmp_path):
+    from submitit.slurm.slurm import _get_default_parameters
+
+    plan = planned(tmp_path, grid(), ClusterProfile.model_validate(FULL))
+    [(shape, indices)] = plan.shapes.items()
+    assert set(parameters(plan, shape, indices, tmp_path)) <= set(_get_default_parameters())
+
+
+def test_without_sbatch_a_cluster_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="cluster 'big' needs Slurm, but there is no sbatch on PATH"):
+        submit_plan(planned(tmp_path, grid(), ClusterProfile.model_validate(FULL)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def stand_in(path: Path, script: str) -> None:
+    path.write_text("#!/bin/bash\n" + script)
+    path.chmod(0o755)
+
+
+# The stand-in for srun drops its own options and checks what is left; the ranks' words and code come from outside.
+SRUN = """
+while [[ $1 == -* ]]; do case $1 in --output|--error) shift 2;; *) shift;; esac; done
+printf '%s\\n' "$@" > "$STAND_IN/ranks"
+printf '%s' "$FURNACE_RUN_DIR|$FURNACE_ATTEMPT|$SUBMITIT_EXECUTOR" > "$STAND_IN/environment"
+rank=0
+for word in $WORDS; do
+  printf '{"verdict": "%s", "step": 5, "unix_s": 1}' "$word" > "$FURNACE_RUN_DIR/verdicts/$FURNACE_ATTEMPT-$rank.json"
+  rank=$((rank + 1))
+done
+[[ $WORDS == done* ]] && echo '{}' > "$FURNACE_RUN_DIR/result.json"
+exit "$CODE"
+"""
+
+
+def execute(tmp_path: Path, words: str, code: int, row: int = 2, single: bool = False):
+    """Run the batch script of a whole submission as Slurm would run one array element."""
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    stand_in(tools / "srun", SRUN)
+    stand_in(tools / "scontrol", 'echo "$*" >> "$STAND_IN/requeued"\n')
+    stand_in(tools / "sleep", "exit 0\n")
+    plan = planned(tmp_path / "runs of 'mine'", grid(), ClusterProfile(name="c", executor="slurm", gpu_flag=None))
+    submission = write_submission(plan).resolve()
+    (submission / "payload.pkl").write_bytes(b"payload")
+    ids = {"SLURM_JOB_ID": "93"} if single else {"SLURM_ARRAY_JOB_ID": "91", "SLURM_ARRAY_TASK_ID": str(row), "SLURM_JOB_ID": "93"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "FURNACE_"))}
+    environment = kept | ids | {"WORDS": words, "CODE": str(code), "STAND_IN": str(tools)}
+    environment["PATH"] = f"{tools}:{environment['PATH']}"
+    script = text_of(plan, submission)
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return done, RunFolder(Path(read_rows(submission)[row]["run_dir"])), submission, tools
+
+
+def requeued(tools: Path) -> list[str]:
+    return (tools / "requeued").read_text().splitlines() if (tools / "requeued").exists() else []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "status", "verdict", "reason"),
+    [
+        ("done done", 0, 0, "done", "done"),
+        ("done", 1, 0, "done", "done"),
+        ("stopped stopped", 85, 1, "requeue", "stopped"),
+        ("", 1, 1, "requeue", "infrastructure"),
+        ("crash peer_lost", 1, 1, "fail", "crash"),
+        ("entered", 137, 1, "fail", "killed"),
+        ("entered", 0, 1, "fail", "killed"),
+    ],
+)
+def test_the_script_frames_an_attempt(tmp_path, words, code, status, verdict, reason):
+    done, run, submission, tools = execute(tmp_path, words, code)
+    assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout == f"attempt 1 ended: {verdict} (srun said {code})\n"
+    assert requeued(tools) == (["requeue 91_2"] if verdict == "requeue" else [])
+    record = host.read_attempt(str(run.path), 1)
+    assert (record["job_id"], record["reason"], record["exit_code"]) == ("91_2", reason, code)
+    assert host.is_alive(record["holder"]) is False
+    assert (tools / "environment").read_text() == f"{run.path}|1|slurm"
+    assert (submission / "91_2_submitted.pkl").read_bytes() == b"payload"
+    ranks = (tools / "ranks").read_text().splitlines()
+    assert ranks == [*shlex.split(rank_command()), "-u", "-m", "submitit.core._submit", str(submission)]
+
+
+def test_a_requeued_element_begins_the_next_attempt_of_the_same_run(tmp_path):
+    _, run, _, _ = execute(tmp_path, "stopped", 85)
+    done, same, _, _ = execute(tmp_path, "done", 0)
+    assert (done.returncode, same) == (0, run)
+    assert [host.read_attempt(str(run.path), number)["reason"] for number in (1, 2)] == ["stopped", "done"]
+
+
+def test_a_job_that_is_no_array_is_row_0_under_its_own_id(tmp_path):
+    done, run, submission, tools = execute(tmp_path, "stopped", 85, row=0, single=True)
+    assert done.returncode == 1
+    assert host.read_attempt(str(run.path), 1)["job_id"] == "93"
+    assert requeued(tools) == ["requeue 93"]
+    assert (submission / "93_submitted.pkl").exists()
+
+
+def test_a_run_that_a_live_process_holds_never_reaches_srun(tmp_path):
+    plan = planned(tmp_path / "runs of 'mine'", grid())
+    host.begin(str(plan.runs[2].folder.path), {})
+    done, run, _, tools = execute(tmp_path, "done", 0)
+    assert done.returncode == 1
+    assert f"attempt 1 is held by process {os.getpid()}" in done.stderr
+    assert not (tools / "ranks").exists()
+    assert sorted(path.name for path in run.attempts.iterdir()) == ["1.json"]

@@ -1,0 +1,149 @@
+"""Which room may import which, and what stays out of the login node."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from login_study import command, pack, write_grid
+
+import furnace_hpc
+
+PACKAGE = Path(furnace_hpc.__file__).resolve().parent
+ROOMS = ("spec", "runs", "data", "model", "engine", "tables", "cluster")
+HEAVY = ("torch", "deepspeed", "transformers", "librosa", "numba", "sklearn", "matplotlib", "polars", "pandas")
+MAY = {
+    "spec": set(),
+    "runs": {"spec"},
+    "data": {"spec"},
+    "model": {"data", "spec"},
+    "engine": {"model", "data", "spec", "runs"},
+    "tables": {"spec", "runs"},
+    "cluster": {"spec", "runs"},
+}
+LAZY = {("cluster/task.py", "engine")}  # on the compute node, inside its function
+SUBMITIT = {"cluster/array.py", "cluster/local.py", "cluster/task.py"}
+LOGIN = [name for name in ("submit", "aggregate", "cli", "status", "cancel") if (PACKAGE / f"{name}.py").exists()]
+
+
+def modules(*rooms: str) -> list[Path]:
+    return [path for room in rooms for path in sorted((PACKAGE / room).rglob("*.py"))]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, at its top or inside a function; for typing alone does not count."""
+    found = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def loaded_after(*names: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after importing these."""
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=60, check=True)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize("command_name", LOGIN)
+def test_a_login_command_imports_nothing_heavy(command_name):
+    loaded = loaded_after(f"furnace_hpc.{command_name}")
+    assert "furnace_hpc" in loaded
+    assert loaded & {*HEAVY} == set()
+
+
+@pytest.mark.parametrize("room", ["spec", "cluster", "runs", "tables"])
+def test_a_login_room_imports_nothing_heavy(room):
+    names = [name_of(path) for path in modules(room)]
+    assert len(names) > 3
+    assert loaded_after(*names) & {*HEAVY} == set()
+
+
+@pytest.mark.parametrize("cluster", ["local", "a100"])
+def test_a_dry_run_loads_neither_numpy_nor_scipy_nor_anything_heavy(tmp_path, cluster):
+    write_grid(tmp_path)
+    pack(tmp_path / "data" / "tridigits")
+    code = (
+        "import sys\nfrom furnace_hpc.submit import main\n"
+        "main(grid='study.yaml', cluster=sys.argv[1], retry='', code='', dry_run=True)\nprint(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, cluster], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert "pydantic" in loaded
+    assert loaded & {*HEAVY, "numpy", "scipy"} == set()
+
+
+def test_a_help_page_answers_without_the_array_library(tmp_path):
+    assert command("submit", tmp_path, "--help").returncode == 0
+    assert "submitit" not in loaded_after("furnace_hpc.submit")
+
+
+def test_submitit_is_named_in_three_files_alone():
+    users = {str(path.relative_to(PACKAGE)) for path in modules(".") if any(n.split(".")[0] == "submitit" for n in imported(path))}
+    assert users == SUBMITIT
+
+
+def test_deepspeed_is_imported_in_the_engine_alone():
+    users = [path.relative_to(PACKAGE) for path in modules(".") if any(n.split(".")[0] == "deepspeed" for n in imported(path))]
+    assert users
+    assert {path.parts[0] for path in users} == {"engine"}
+
+
+def test_the_host_script_imports_nothing_of_the_package():
+    assert not [name for name in imported(PACKAGE / "runs" / "host.py") if name.startswith("furnace_hpc")]
+
+
+def edges() -> set[tuple[str, str]]:
+    """(file, room or command that it imports) within the package."""
+    found = set()
+    for path in modules("."):
+        here = str(path.relative_to(PACKAGE))
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[0] == "furnace_hpc" and len(parts) > 1:
+                found.add((here, parts[1]))
+    return found
+
+
+def test_rooms_import_in_one_direction():
+    violations = []
+    for path, target in sorted(edges()):
+        room = path.split("/")[0]
+        if room in MAY and target != room and target not in MAY[room] and (path, target) not in LAZY:
+            violations.append(f"{path} imports {target}: {room} may import {sorted(MAY[room]) or 'nothing'}")
+    assert not violations, "\n".join(violations)
+
+
+def test_every_room_and_every_lazy_import_is_known_here():
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()} == {*ROOMS} == {*MAY}
+    assert edges() >= LAZY
+    task = ast.parse((PACKAGE / "cluster" / "task.py").read_text())
+    at_top = {node.module for node in task.body if isinstance(node, ast.ImportFrom)}
+    assert "furnace_hpc.runs.folder" in at_top
+    assert not [module for module in at_top if module.startswith("furnace_hpc.engine")]
+
+
+def test_torch_stays_in_the_computing_rooms():
+    users = {path.relative_to(PACKAGE).parts[0] for path in modules(".") if any(n.split(".")[0] == "torch" for n in imported(path))}
+    assert users
+    assert users <= {"model", "engine", "data"}

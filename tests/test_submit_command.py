@@ -1,0 +1,249 @@
+"""The real submit command, as a user types it: what it prints, what it refuses, and that a refusal leaves no trace."""
+
+import re
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from login_study import FINGERPRINT, GRID, begin, command, dead_holder, finish, pack, specs, tree, write_grid
+
+import furnace_hpc
+from furnace_hpc.cluster.submission import only_submitter
+from furnace_hpc.runs.folder import GridFolder
+
+PACKAGE = Path(furnace_hpc.__file__).resolve().parent
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A working directory with a grid and its packed data."""
+    write_grid(tmp_path)
+    pack(tmp_path / "data" / "tridigits")
+    return tmp_path
+
+
+def refused(place: Path, *arguments: str, grid: str = "study.yaml") -> list[str]:
+    """The lines of a refusal, without `error: `; it exits with 2, has no traceback, and changes nothing."""
+    before = tree(place)
+    done = command("submit", place, "--grid", grid, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("error: ") for line in lines), done.stderr
+    assert tree(place) == before
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def only(place: Path, *arguments: str, grid: str = "study.yaml") -> str:
+    [line] = refused(place, *arguments, grid=grid)
+    return line
+
+
+def test_help_names_every_option(tmp_path):
+    done = command("submit", tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for option in (
+        *("--grid", "--cluster", "--set", "--variant", "--seed", "--retry", "--code"),
+        *("--dry-run", "--yes", "--runs-root", "--data-root", "--help"),
+    ):
+        assert re.search(rf"^  (-h, )?{option} ", done.stdout, re.MULTILINE), option
+
+
+def test_a_dry_run_shows_the_plan_and_changes_nothing(place):
+    runs, folder = specs(), GridFolder(place / "runs" / "study")
+    finish(runs[0], folder, code="01d01d01d01d")
+    begin(runs[3], folder, code="01d01d01d01d")
+    before = tree(place)
+    done = command("submit", place, "--grid", "study.yaml", "--dry-run", "--cluster", "local")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = {line.split()[0]: line.split()[1:3] for line in done.stdout.splitlines() if "-s" in line.split(" ")[0]}
+    assert lines == {
+        runs[0].run_id: ["done", "skip"],
+        runs[1].run_id: ["new", "start"],
+        runs[2].run_id: ["new", "start"],
+        runs[3].run_id: ["running", "leave"],
+    }
+    assert "4 runs (1 leave, 1 skip, 2 start) on local" in done.stdout
+    assert tree(place) == before
+
+
+def test_a_dry_run_for_a_cluster_prints_the_batch_script_without_slurm(place):
+    done = command("submit", place, "--grid", "study.yaml", "--dry-run", "--cluster", "a100", "--set", "resources.nodes=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "arrays: 4 runs of 1 x 4 ranks, 60 min; at most 16.0 GPU-hours" in done.stdout
+    script = done.stdout.partition("# --- batch script of the array of 4 runs ---\n")[2]
+    assert script.startswith("#!/bin/bash\n")
+    assert "#SBATCH --array=0-3%4\n" in script
+
+
+def test_variants_seeds_and_settings_narrow_and_change_the_plan(place):
+    choice = ("--variant", "full", "--seed", "1", "--set", "steps=7", "--dry-run", "--cluster", "local")
+    done = command("submit", place, "--grid", "study.yaml", *choice)
+    assert done.returncode == 0
+    wanted = specs(base=GRID["base"] | {"steps": 7})[3]
+    assert wanted.run_id in done.stdout
+    assert "1 runs (1 start) on local" in done.stdout
+
+
+def test_a_thousand_runs_are_planned_in_seconds(place):
+    write_grid(place, variants={}, axes={"loss.alpha": list(range(10)), "loss.beta": list(range(20))}, seeds=[0, 1, 2, 3, 4], reference="alpha-0_beta-0")
+    started_s = time.monotonic()
+    done = command("submit", place, "--grid", "study.yaml", "--dry-run", "--cluster", "local")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1,000 runs (1,000 start) on local" in done.stdout
+    assert "... and 960 more" in done.stdout
+    assert time.monotonic() - started_s < 10  # 2 s on an idle machine
+
+
+def test_unknown_grid(place):
+    assert only(place, grid="smoek").startswith("unknown grid 'smoek'; did you mean 'smoke'?")
+    assert "there is no such file" in only(place, grid="no/such.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--variant", "ful"), "unknown variant 'ful'; did you mean 'full'? (valid: base, full)"),
+        (("--seed", "7"), "unknown seed '7'; valid: 0, 1"),
+        (("--cluster", "a10"), "unknown cluster 'a10'; did you mean 'a100'?"),
+        (("--set", "optimizer.lrr=1"), "grid 'study', row 'base' and 1 more: unknown key 'optimizer.lrr'; did you mean 'lr'?"),
+        (("--set", "steps"), "--set got 'steps', wanted key=value, for example --set optimizer.lr=1e-3"),
+        (("--set", "seed=3"), "--set seed: the grid's seeds say which are run; use --seed to choose among them"),
+        (("--retry", "fialed"), "--retry got 'fialed'; did you mean 'failed'? (valid: crash, failed)"),
+        (("--code", "old"), "--code got 'old', wanted `new` or nothing: runs keep the code they began with"),
+        (("--set", "data.name=mmimdb"), "data set 'mmimdb' is not packed: there is no folder data/mmimdb; pack it with"),
+        (("--cluster", "a100", "--yes"), "cluster 'a100' needs Slurm, but there is no sbatch on PATH: use a login node"),
+        (
+            ("--set", "micro_batch_size=5"),
+            "row 'base' and 1 more: global_batch_size 16 is not micro_batch_size 5 x gradient_accumulation_steps 3 x world_size 1 = 15",
+        ),
+        (("--set", "tasks=[{name: digits}]"), "row 'base' and 1 more: unknown"),
+    ],
+)
+def test_a_wrong_word_on_the_command_line_is_one_sentence(place, arguments, message):
+    if "a100" in arguments:
+        write_grid(place, resources={"nodes": 1})
+    if message.endswith("unknown"):
+        write_grid(place, metric="test/digits/accuracy")
+        message = "row 'base': data set data/tridigits has no label column for task 'digits'; did you mean 'digit'?"
+    assert only(place, *arguments).startswith(message)
+
+
+def test_an_option_that_is_no_number_or_is_missing_exits_with_2(place):
+    for arguments in (("--grid", "study.yaml", "--seed", "one"), (), ("--grid", "study.yaml", "--sed", "1")):
+        done = command("submit", place, *arguments)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert "Error: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: a\nname: b\n", "study.yaml:2:1: key 'name' stands twice in one mapping: keep one"),
+        ("name: a\nbase:\n\tsteps: 3\n", "study.yaml:3:1: a tab cannot indent YAML: use spaces"),
+        ("- a\n", "study.yaml: got a list, wanted a mapping of keys: write `key: value` lines"),
+        ("a: [", "study.yaml:2:1: did not find expected node content"),
+        ("a: \xfc".encode("latin-1"), "study.yaml: not UTF-8 text: save it as UTF-8"),
+    ],
+)
+def test_a_broken_grid_file_is_one_sentence_with_its_place(place, content, message):
+    (place / "study.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert only(place).startswith(message)
+
+
+def test_each_problem_of_a_grid_file_is_one_line(place):
+    write_grid(place, metrik="x", direction="up", seeds=[])
+    lines = refused(place)
+    assert [line.split(": ")[0] for line in lines] == ["study.yaml"] * 3
+    write_grid(place, metric="test/digit/acc")
+    assert "unknown metric 'test/digit/acc'" in only(place)
+
+
+def test_runs_of_other_code_are_refused(place):
+    begin(specs()[1], GridFolder(place / "runs" / "study"), dead_holder(), code="01d01d01d01d")
+    message = only(place)
+    assert message.startswith("1 unfinished runs of grid 'study' were begun by another version of the code (base-s1-")
+    assert message.endswith("or submit with --code new to start them again at step 0")
+
+
+def test_two_submits_at_the_same_time(place):
+    with only_submitter(GridFolder(place / "runs" / "study")):
+        assert only(place, "--cluster", "local").startswith("grid 'study' is being submitted or run by process ")
+
+
+def test_data_without_or_with_a_damaged_manifest(place):
+    manifest = place / "data" / "tridigits" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace(FINGERPRINT, "1")[:-20])
+    assert "manifest.json is not a readable manifest" in only(place)
+    manifest.unlink()
+    assert only(place).startswith("data folder 'data/tridigits' has no manifest.json: pack the data set into it with")
+
+
+def test_data_that_does_not_match_its_manifest(place):
+    column = place / "data" / "tridigits" / "train" / "label.digit.npy"
+    column.write_bytes(b"short")
+    assert only(place).endswith("label.digit.npy has 5 bytes, the manifest says 136: pack the data set again")
+    column.unlink()
+    assert only(place).endswith("label.digit.npy is missing: pack the data set again")
+
+
+def test_data_that_lacks_what_a_row_wants(tmp_path):
+    write_grid(tmp_path)
+    pack(tmp_path / "data" / "tridigits", modalities=["text"])
+    assert "has no modality 'image'; valid: text" in only(tmp_path)
+
+
+def test_a_file_where_the_runs_should_lie(place):
+    (place / "runs").write_text("not a folder")
+    assert re.match(r"furnace submit could not go on: \S*runs\S*: (Not a directory|File exists): ", only(place))
+
+
+@contextmanager
+def mounted(folder: Path, *options: str):
+    folder.mkdir(parents=True, exist_ok=True)
+    made = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"mounting does not work here: {made.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_no_permission_to_write(place):
+    with mounted(place / "runs", "-t", "tmpfs", "-o", "ro,size=64k", "none"):
+        assert only(place).endswith("Read-only file system: that file system is read-only: choose another place")
+
+
+def test_no_space(place):
+    with mounted(place / "runs", "-t", "tmpfs", "-o", "size=16k", "none") as full:
+        (full / "study").mkdir()
+        with pytest.raises(OSError, match="No space left"):
+            (full / "more").write_bytes(bytes(1 << 20))
+        message = only(place)
+        assert "No space left on device: free some space there, or choose another place with --runs-root" in message
+
+
+def furnace(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    script = Path(sys.executable).with_name("furnace")
+    return subprocess.run([script, *arguments], cwd=place, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_furnace_script_finds_the_commands(place):
+    helped = furnace(place)
+    assert (helped.returncode, helped.stdout) == (0, furnace(place, "--help").stdout)
+    assert helped.stdout.startswith("Usage: furnace COMMAND [OPTIONS]")
+    assert re.search(r"^  submit +turn a grid into runs", helped.stdout, re.MULTILINE)
+    assert furnace(place, "--version").stdout == f"furnace {furnace_hpc.__version__}\n"
+    wrong = furnace(place, "submitt")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("error: unknown command 'submitt'; did you mean 'submit'?")
+    planned = furnace(place, "submit", "--grid", "study.yaml", "--dry-run", "--cluster", "local")
+    assert (planned.returncode, planned.stderr) == (0, "")
+    assert planned.stdout == command("submit", place, "--grid", "study.yaml", "--dry-run", "--cluster", "local").stdout
