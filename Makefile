@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check format clean
 demo: $(VENV)/.demo
-	$(BIN)/python -m furnace_hpc.submit --grid ablation
+	$(BIN)/python -m furnace_hpc.submit --grid ablation --cluster local
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

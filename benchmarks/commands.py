@@ -1,6 +1,6 @@
 """How long the login node's commands take: help, and a dry run of a 1,000-run grid. Each is a whole process.
 
-    python benchmarks/commands.py        goals: help under 0.5 s, dry run under 2 s, no torch imported
+python benchmarks/commands.py        goals: help under 0.5 s, dry run under 2 s, no torch imported
 """
 
 import statistics
@@ -43,7 +43,9 @@ def main() -> None:
             row |= {"goal_s": goal, "reached": median < goal}
         rows.append(row)
     torch = subprocess.run([sys.executable, "-c", PROBE], check=True, capture_output=True, text=True).stdout.strip()
-    rows.append({"command": "torch imported by submit", "value": torch == "True", "goal": False, "reached": torch == "False"})
+    rows.append(
+        {"command": "torch imported by submit", "value": torch == "True", "goal": False, "reached": torch == "False"}
+    )
     record.write("commands", rows)
 
 

@@ -1,6 +1,6 @@
 """The newcomer's way, timed: a fresh clone, an empty home, no virtual environment; `make demo`, and again.
 
-    python benchmarks/demo.py --work DIR       goals: at most 600 s with the installation, then under 15 s
+python benchmarks/demo.py --work DIR       goals: at most 600 s with the installation, then under 15 s
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Losses of ZeRO 0, 1, 2, 3 in fp32 against plain PyTorch DDP with AdamW, same data, real processes over gloo.
 
-    python benchmarks/zero_against_ddp.py            goal: equal within 1e-6 over 10 steps, 2 processes
+python benchmarks/zero_against_ddp.py            goal: equal within 1e-6 over 10 steps, 2 processes
 """
 
 import sys

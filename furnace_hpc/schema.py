@@ -4,7 +4,7 @@ python -m furnace_hpc.schema grid > .vscode/grid.schema.json
 """
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -30,7 +30,18 @@ def main(
     """Print the JSON Schema of a kind of file."""
     if kind not in KINDS:
         raise ConfigError(f"unknown kind {kind!r}; {nearest(kind, KINDS)}")
-    print(json.dumps(KINDS[kind].model_json_schema(), indent=2))
+    schema = KINDS[kind].model_json_schema()
+    print(json.dumps(_with_config(schema) if kind == "grid" else schema, indent=2))
+
+
+def _with_config(grid: dict[str, Any]) -> dict[str, Any]:
+    """The grid's schema with `base` spelt out: a config whose keys may also be dotted, and whose DeepSpeed file a name."""
+    config = TrainConfig.model_json_schema()
+    properties = config["properties"]
+    properties["deepspeed"] = {"anyOf": [{"type": "string"}, properties["deepspeed"]]}
+    grid["$defs"] = grid.get("$defs", {}) | config["$defs"]
+    grid["properties"]["base"] |= {"properties": properties}
+    return grid
 
 
 if __name__ == "__main__":

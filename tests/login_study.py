@@ -142,5 +142,18 @@ def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedP
     )
 
 
+def refused(place: Path, grid: str, *arguments: str) -> list[str]:
+    """The lines of a refusal, without `error: `; it exits with 2, has no traceback, and changes nothing."""
+    before = tree(place)
+    done = command("submit", place, "--grid", grid, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("error: ") for line in lines), done.stderr
+    assert tree(place) == before
+    return [line.removeprefix("error: ") for line in lines]
+
+
 def read_rows(submission: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (submission / "rows.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The batch script of an array: its text, and what it does under bash with stand-ins for Slurm's own commands."""
+"""The batch script of an array: its text, flag by flag."""
 
 import difflib
 import os
@@ -9,14 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from login_study import finish, grid, planned, read_rows
+from login_study import finish, grid, planned
 
-from furnace_hpc.cluster.array import _ranges, batch_text, parameters, rank_command, submit_plan
+from furnace_hpc.cluster.array import _ranges, batch_text, parameters, submit_plan
 from furnace_hpc.cluster.plan import Plan
 from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.cluster.submission import write_submission
 from furnace_hpc.runs import host
-from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.spec.errors import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden" / "array.sbatch"
@@ -65,7 +63,11 @@ def test_batch_script_is_the_golden_one(tmp_path):
         GOLDEN.write_text(found + "\n")
     difference = difflib.unified_diff(GOLDEN.read_text().splitlines(), found.splitlines(), "golden", "now", lineterm="")
     assert not (lines := list(difference)), "\n".join(
-        [*lines, "", f"If this is meant: FURNACE_RENEW_GOLDEN=1 pytest {Path(__file__).name}, then read the diff of {GOLDEN.name}"]
+        [
+            *lines,
+            "",
+            f"Meant? Then FURNACE_RENEW_GOLDEN=1 pytest {Path(__file__).name}, and read the diff of {GOLDEN.name}",
+        ]
     )
 
 
@@ -162,95 +164,8 @@ def test_without_sbatch_a_cluster_is_refused_and_nothing_is_written(tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def stand_in(path: Path, script: str) -> None:
-    path.write_text("#!/bin/bash\n" + script)
-    path.chmod(0o755)
-
-
-# The stand-in for srun drops its own options and checks what is left; the ranks' words and code come from outside.
-SRUN = """
-while [[ $1 == -* ]]; do case $1 in --output|--error) shift 2;; *) shift;; esac; done
-printf '%s\\n' "$@" > "$STAND_IN/ranks"
-printf '%s' "$FURNACE_RUN_DIR|$FURNACE_ATTEMPT|$SUBMITIT_EXECUTOR" > "$STAND_IN/environment"
-rank=0
-for word in $WORDS; do
-  printf '{"verdict": "%s", "step": 5, "unix_s": 1}' "$word" > "$FURNACE_RUN_DIR/verdicts/$FURNACE_ATTEMPT-$rank.json"
-  rank=$((rank + 1))
-done
-[[ $WORDS == done* ]] && echo '{}' > "$FURNACE_RUN_DIR/result.json"
-exit "$CODE"
-"""
-
-
-def execute(tmp_path: Path, words: str, code: int, row: int = 2, single: bool = False):
-    """Run the batch script of a whole submission as Slurm would run one array element."""
-    tools = tmp_path / "tools"
-    tools.mkdir(exist_ok=True)
-    stand_in(tools / "srun", SRUN)
-    stand_in(tools / "scontrol", 'echo "$*" >> "$STAND_IN/requeued"\n')
-    stand_in(tools / "sleep", "exit 0\n")
-    plan = planned(tmp_path / "runs of 'mine'", grid(), ClusterProfile(name="c", executor="slurm", gpu_flag=None))
-    submission = write_submission(plan).resolve()
-    (submission / "payload.pkl").write_bytes(b"payload")
-    ids = {"SLURM_JOB_ID": "93"} if single else {"SLURM_ARRAY_JOB_ID": "91", "SLURM_ARRAY_TASK_ID": str(row), "SLURM_JOB_ID": "93"}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "FURNACE_"))}
-    environment = kept | ids | {"WORDS": words, "CODE": str(code), "STAND_IN": str(tools)}
-    environment["PATH"] = f"{tools}:{environment['PATH']}"
-    script = text_of(plan, submission)
-    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False)
-    return done, RunFolder(Path(read_rows(submission)[row]["run_dir"])), submission, tools
-
-
-def requeued(tools: Path) -> list[str]:
-    return (tools / "requeued").read_text().splitlines() if (tools / "requeued").exists() else []
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "status", "verdict", "reason"),
-    [
-        ("done done", 0, 0, "done", "done"),
-        ("done", 1, 0, "done", "done"),
-        ("stopped stopped", 85, 1, "requeue", "stopped"),
-        ("", 1, 1, "requeue", "infrastructure"),
-        ("crash peer_lost", 1, 1, "fail", "crash"),
-        ("entered", 137, 1, "fail", "killed"),
-        ("entered", 0, 1, "fail", "killed"),
-    ],
-)
-def test_the_script_frames_an_attempt(tmp_path, words, code, status, verdict, reason):
-    done, run, submission, tools = execute(tmp_path, words, code)
-    assert (done.returncode, done.stderr) == (status, "")
-    assert done.stdout == f"attempt 1 ended: {verdict} (srun said {code})\n"
-    assert requeued(tools) == (["requeue 91_2"] if verdict == "requeue" else [])
-    record = host.read_attempt(str(run.path), 1)
-    assert (record["job_id"], record["reason"], record["exit_code"]) == ("91_2", reason, code)
-    assert host.is_alive(record["holder"]) is False
-    assert (tools / "environment").read_text() == f"{run.path}|1|slurm"
-    assert (submission / "91_2_submitted.pkl").read_bytes() == b"payload"
-    ranks = (tools / "ranks").read_text().splitlines()
-    assert ranks == [*shlex.split(rank_command()), "-u", "-m", "submitit.core._submit", str(submission)]
-
-
-def test_a_requeued_element_begins_the_next_attempt_of_the_same_run(tmp_path):
-    _, run, _, _ = execute(tmp_path, "stopped", 85)
-    done, same, _, _ = execute(tmp_path, "done", 0)
-    assert (done.returncode, same) == (0, run)
-    assert [host.read_attempt(str(run.path), number)["reason"] for number in (1, 2)] == ["stopped", "done"]
-
-
-def test_a_job_that_is_no_array_is_row_0_under_its_own_id(tmp_path):
-    done, run, submission, tools = execute(tmp_path, "stopped", 85, row=0, single=True)
-    assert done.returncode == 1
-    assert host.read_attempt(str(run.path), 1)["job_id"] == "93"
-    assert requeued(tools) == ["requeue 93"]
-    assert (submission / "93_submitted.pkl").exists()
-
-
-def test_a_run_that_a_live_process_holds_never_reaches_srun(tmp_path):
-    plan = planned(tmp_path / "runs of 'mine'", grid())
-    host.begin(str(plan.runs[2].folder.path), {})
-    done, run, _, tools = execute(tmp_path, "done", 0)
-    assert done.returncode == 1
-    assert f"attempt 1 is held by process {os.getpid()}" in done.stderr
-    assert not (tools / "ranks").exists()
-    assert sorted(path.name for path in run.attempts.iterdir()) == ["1.json"]
+@pytest.mark.parametrize("character", ["\n", "\r", "\x7f"])
+def test_a_control_character_in_the_path_never_reaches_a_script(tmp_path, character):
+    folder = tmp_path / f"a{character}rm x"
+    with pytest.raises(ConfigError, match="holds a control character, which no batch script can"):
+        text(folder)

@@ -7,6 +7,7 @@ import re
 import pytest
 from login_study import FINGERPRINT, GRID, grid, specs
 from pydantic import TypeAdapter, ValidationError
+from tables_study import result_of
 
 from furnace_hpc.runs.records import RunResult
 from furnace_hpc.spec.config import (
@@ -141,9 +142,7 @@ def test_infinity_and_nan_are_refused_since_json_cannot_hold_them(key):
             run({key: value})
 
 
-def test_a_result_may_hold_nan_and_comes_back(tmp_path):
-    from login_study import result_of
-
+def test_a_result_may_hold_nan_and_comes_back():
     result = result_of(run({}), accuracy=float("nan"))
     again = RunResult.model_validate_json(json.dumps(result.model_dump()))
     assert str(again.metrics["test/digit/accuracy"]) == "nan"

@@ -3,11 +3,10 @@
 import random
 
 import pytest
-import yaml
 from login_study import FINGERPRINT, GRID, grid, specs
 
 from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.grid import Grid, load_grid, narrowed, read_grid, with_settings
+from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.rows import MAX_RUNS, expand, expand_rows
 
 
@@ -135,6 +134,14 @@ def test_a_deepspeed_files_name_can_be_refined_by_dotted_keys_after_it():
     assert other.zero_optimization.stage3_param_persistence_threshold == 100_000
 
 
+def test_the_bases_own_dotted_keys_refine_its_deepspeed_file_too():
+    base = GRID["base"] | {"deepspeed.zero_optimization.stage": 2, "resources.nodes": 3}
+    row = rows(base=base)["base"]
+    assert row.config.deepspeed.zero_optimization.stage == 2
+    assert row.config.deepspeed.bf16.enabled
+    assert row.resources.nodes == 3
+
+
 def test_two_rows_that_train_the_same_thing_are_refused_naming_both():
     assert "rows 'full' and 'again' train the same thing" in refused(
         variants={"base": {}, "full": {"loss.alpha": 1}, "again": {"loss": {"alpha": 1.0}}}
@@ -177,129 +184,6 @@ def test_a_seed_in_a_row_is_refused():
 def test_a_grid_that_explodes_is_refused_before_it_is_expanded():
     axes = {f"loss.{c}": list(range(100)) for c in "abc"}
     assert f"4,000,000 runs, more than {MAX_RUNS:,}" in refused(axes=axes)
-
-
-def test_all_problems_of_a_file_come_at_once_with_key_path_and_nearest_name(tmp_path):
-    content = GRID | {
-        "seed": [0],
-        "direction": "up",
-        "zip": [{"steps": [1, 2], "loss.alpha": [1]}],
-        "seeds": "0",
-    }
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(content))
-    with pytest.raises(ConfigError) as error:
-        read_grid(path)
-    lines = str(error.value).splitlines()
-    assert all(line.startswith(f"{path}: ") for line in lines)
-    assert any("unknown key 'seed'; did you mean 'seeds'?" in line for line in lines)
-    assert any("direction: got 'up': input should be 'max' or 'min'" in line for line in lines)
-    assert any("seeds: got '0': input should be a valid tuple" in line for line in lines)
-    assert len(lines) == 3
-
-
-def test_problems_of_several_rows_come_at_once():
-    variants = {
-        "base": {"optimzer.lr": 1},
-        "b": {"optimizer.lr": -1, "model.widht": 8},
-        "c": {"deepspeed": "zero7"},
-    }
-    lines = refused(variants=variants).splitlines()
-    assert len(lines) == 4
-    assert "row 'base': unknown key 'optimzer'; did you mean 'optimizer'?" in lines[0]
-    assert any("row 'b': unknown key 'model.widht'; did you mean 'width'?" in line for line in lines)
-    assert any("row 'b': optimizer.lr: got -1: input should be greater than 0" in line for line in lines)
-    assert "row 'c': unknown DeepSpeed file 'zero7'; did you mean 'zero" in lines[3]
-    assert "(valid: zero0, zero1, zero2, zero3, zero3_offload)" in lines[3]
-
-
-def test_one_mistake_of_the_base_is_told_once():
-    lines = refused(base=GRID["base"] | {"stepps": 3}).splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("grid 'study', row 'base' and 1 more: unknown key 'stepps'; did you mean 'steps'?")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("- a\n- b\n", "got a list, wanted a mapping of keys"),
-        ("word\n", "got a text, wanted a mapping"),
-        ("", "got nothing, wanted a mapping"),
-    ],
-)
-def test_a_file_that_is_no_mapping_is_refused(tmp_path, content, message):
-    path = tmp_path / "study.yaml"
-    path.write_text(content)
-    with pytest.raises(ConfigError, match=message):
-        load_grid(str(path))
-
-
-def test_a_list_where_a_mapping_belongs_is_refused_with_its_place(tmp_path):
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(GRID | {"variants": ["base", "full"]}))
-    with pytest.raises(ConfigError, match=r"variants: got .*'base', 'full'.*: input should be a valid dict"):
-        load_grid(str(path))
-    assert "loss: got [1, 2]" in refused(variants={"base": {"loss": [1, 2]}})
-
-
-def set_(*settings: str, **changes):
-    return expand_rows(with_settings(grid(**changes), list(settings)))[0].config
-
-
-def test_settings_are_typed_values_laid_over_every_row():
-    asked = with_settings(grid(), ["optimizer.lr=1e-3", "deterministic=false", "model.modalities=[text, audio]"])
-    for row in expand_rows(asked):
-        assert (row.config.optimizer.lr, row.config.deterministic) == (0.001, False)
-        assert row.config.model.modalities == ("text", "audio")
-    assert set_("evaluation.metric=null").evaluation.metric is None
-    assert set_("loss={alpha: 2}").loss.alpha == 2
-
-
-def test_settings_are_the_last_word_over_nested_overrides_factors_and_files():
-    nested = {"base": {"loss": {"alpha": 0.5, "beta": 0.25}}}
-    assert set_("loss.alpha=3", variants=nested).loss.model_dump() == {"alpha": 3, "beta": 0.25}
-    factors = {"mode": "one_at_a_time", "factors": {"a": {"loss.alpha": 0.5, "loss.beta": 1}}}
-    one = expand_rows(with_settings(grid(variants={}, ablate=factors), ["loss.alpha=3"]))
-    assert [(row.config.loss.alpha, row.config.loss.beta) for row in one] == [(3, 0), (3, 1)]
-    stage = set_("deepspeed.zero_optimization.stage=3", variants={"base": {"deepspeed": "zero2"}})
-    assert stage.deepspeed.zero_optimization.stage == 3
-    swapped = set_("deepspeed=zero0", variants={"base": {"deepspeed": "zero2"}})
-    assert swapped.deepspeed.zero_optimization.stage == 0
-
-
-def test_settings_of_resources_reach_the_resources():
-    asked = with_settings(grid(resources={"timeout_min": 5}), ["resources.timeout_min=9", "resources.nodes=2"])
-    assert {(row.resources.timeout_min, row.resources.nodes) for row in expand_rows(asked)} == {(9, 2)}
-
-
-def test_settings_survive_the_grid_file_that_submit_writes():
-    asked = with_settings(grid(), ["optimizer.lr=1e-3", "steps=7"])
-    again = Grid.model_validate(yaml.safe_load(yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False)))
-    assert expand_rows(again) == expand_rows(asked)
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("steps", "got 'steps', wanted key=value"),
-        ("=3", "got '=3', wanted key=value"),
-        ("loss.alpha=1", "loss.alpha: the grid sweeps this key"),
-        ("optimizer.lr=1", "optimizer.lr: the grid sweeps this key"),
-        ("seed=3", "seed: the grid's seeds say which are run; use --seed"),
-        ("log_every=[1", "value '\\[1' is not YAML"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(setting, message):
-    swept = grid(axes={"loss.alpha": [1, 2]}, zip=[{"optimizer.lr": [1, 2], "steps": [3, 4]}])
-    with pytest.raises(ConfigError, match=message):
-        with_settings(swept, [setting])
-
-
-def test_narrowing_keeps_the_grids_order_and_refuses_unknown_names():
-    assert narrowed(["a", "b", "c"], ["c", "a"], "variant") == ["a", "c"]
-    assert narrowed(["a", "b"], [], "variant") == ["a", "b"]
-    with pytest.raises(ConfigError, match="unknown variant 'bse'; did you mean 'base'"):
-        narrowed(["base", "full"], ["bse"], "variant")
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -24,7 +24,11 @@ MAY = {
 }
 LAZY = {("cluster/task.py", "engine")}  # on the compute node, inside its function
 SUBMITIT = {"cluster/array.py", "cluster/local.py", "cluster/task.py"}
-LOGIN = [name for name in ("submit", "aggregate", "cli", "status", "cancel") if (PACKAGE / f"{name}.py").exists()]
+LOGIN = [
+    name
+    for name in ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel")
+    if (PACKAGE / f"{name}.py").exists()
+]
 
 
 def modules(*rooms: str) -> list[Path]:
@@ -37,7 +41,7 @@ def name_of(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, at its top or inside a function; for typing alone does not count."""
+    """Full names of the modules that a file imports, at its top or inside a function; not for typing alone."""
     found = set()
 
     def visit(node: ast.AST) -> None:
@@ -99,12 +103,20 @@ def test_a_help_page_answers_without_the_array_library(tmp_path):
 
 
 def test_submitit_is_named_in_three_files_alone():
-    users = {str(path.relative_to(PACKAGE)) for path in modules(".") if any(n.split(".")[0] == "submitit" for n in imported(path))}
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in modules(".")
+        if any(n.split(".")[0] == "submitit" for n in imported(path))
+    }
     assert users == SUBMITIT
 
 
 def test_deepspeed_is_imported_in_the_engine_alone():
-    users = [path.relative_to(PACKAGE) for path in modules(".") if any(n.split(".")[0] == "deepspeed" for n in imported(path))]
+    users = [
+        path.relative_to(PACKAGE)
+        for path in modules(".")
+        if any(n.split(".")[0] == "deepspeed" for n in imported(path))
+    ]
     assert users
     assert {path.parts[0] for path in users} == {"engine"}
 
@@ -135,7 +147,11 @@ def test_rooms_import_in_one_direction():
 
 
 def test_every_room_and_every_lazy_import_is_known_here():
-    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()} == {*ROOMS} == {*MAY}
+    assert (
+        {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+        == {*ROOMS}
+        == {*MAY}
+    )
     assert edges() >= LAZY
     task = ast.parse((PACKAGE / "cluster" / "task.py").read_text())
     at_top = {node.module for node in task.body if isinstance(node, ast.ImportFrom)}
@@ -144,6 +160,10 @@ def test_every_room_and_every_lazy_import_is_known_here():
 
 
 def test_torch_stays_in_the_computing_rooms():
-    users = {path.relative_to(PACKAGE).parts[0] for path in modules(".") if any(n.split(".")[0] == "torch" for n in imported(path))}
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in modules(".")
+        if any(n.split(".")[0] == "torch" for n in imported(path))
+    }
     assert users
     assert users <= {"model", "engine", "data"}

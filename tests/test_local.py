@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -95,6 +96,24 @@ def descendants(process: subprocess.Popen) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def check_result(folder: Path) -> None:
+    """The metrics are those of the kept predictions, at the first of the evaluated steps that was best on validation."""
+    result = json.loads((folder / "result.json").read_text())
+    for split in ("val", "test"):
+        with np.load(folder / f"predictions/{split}.npz") as kept:
+            hits = kept["logits.digit"].argmax(1) == kept["label.digit"]
+            assert len(set(kept["sample_id"])) == len(hits) == {"val": 60, "test": 90}[split]
+        assert result["metrics"][f"{split}/digit/accuracy"] == pytest.approx(hits.mean())
+    evaluated = {}
+    for path in (folder / "metrics").glob("*.jsonl"):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        evaluated |= {r["step"]: r["val/digit/accuracy"] for r in records if r["kind"] == "val"}
+    assert sorted(evaluated) == [20, 40, 60]
+    best = max(evaluated.values())
+    assert result["selected_step"] == min(step for step, value in evaluated.items() if value == best)
+    assert result["metrics"]["val/digit/accuracy"] == best
+
+
 def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: Path):
     grid = write_grid(tmp_path, 12, "{first: {}, second: {loss.beta: 0.3}, broken: {optimizer.lr: 1.0e+30}}")
     first = submit(grid, small_root)
@@ -154,10 +173,7 @@ def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small
     calm = run_folder(grid, "first", "calm")
     assert losses(folder) == losses(calm)
     assert parameters(folder) == parameters(calm)
-    for split in ("val", "test"):
-        assert (folder / f"predictions/{split}.npz").stat().st_size == (
-            calm / f"predictions/{split}.npz"
-        ).stat().st_size
+    check_result(folder)
 
 
 def test_everything_killed_at_once_goes_on_from_the_periodic_checkpoint(small_root: Path, tmp_path: Path):

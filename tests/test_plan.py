@@ -132,7 +132,7 @@ def test_fields_that_are_no_identity_are_overridden_and_the_spec_stays(tmp_path,
     assert again.runs[0].facts["overrides"] == expected
     submission = write_submission(again)
     assert path.read_bytes() == before
-    assert f'"overrides": {{"data.num_workers": 2' in (submission / "rows.jsonl").read_text()
+    assert '"overrides": {"data.num_workers": 2' in (submission / "rows.jsonl").read_text()
     assert planned(tmp_path, grid(**ONE)).runs[0].facts["overrides"] == {}
 
 
@@ -164,7 +164,13 @@ def test_batch_arithmetic_is_checked_for_each_row_at_the_profiles_shape(tmp_path
 
 
 def test_shapes_group_by_resources_and_skip_what_is_not_to_do(tmp_path, folder):
-    changes = {"variants": {"base": {}, "full": {"loss.alpha": 1, "resources.nodes": 2}, "long": {"steps": 3, "resources.timeout_min": 9}}}
+    changes = {
+        "variants": {
+            "base": {},
+            "full": {"loss.alpha": 1, "resources.nodes": 2},
+            "long": {"steps": 3, "resources.timeout_min": 9},
+        }
+    }
     runs = specs(**changes)
     finish(runs[1], folder)
     plan = planned(tmp_path, grid(**changes), ClusterProfile(name="c", executor="slurm", processes_per_node=4))

@@ -109,7 +109,9 @@ def test_a_lock_that_was_taken_over_in_between_is_not_taken_again(tmp_path, monk
     assert json.loads(folder.lock.read_text()) == host.holder()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"host": "node7"}', json.dumps({"host": "node7", "pid": 1, "boot_id": ""})])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"host": "node7"}', json.dumps({"host": "node7", "pid": 1, "boot_id": ""})]
+)
 def test_a_lock_that_cannot_be_judged_is_respected(tmp_path, content):
     folder = GridFolder(tmp_path)
     folder.lock.write_text(content)
@@ -144,7 +146,7 @@ def test_a_submission_writes_grid_specs_and_rows(tmp_path):
         assert row["facts"]["code_hash"] == CODE
         assert host.read_row(str(written), row["row"]) == row
     assert write_submission(plan) == folder.submissions / "2"
-    assert not [path for path in folder.path.rglob(".*")]
+    assert not list(folder.path.rglob(".*"))
 
 
 def test_submissions_made_at_once_get_distinct_numbers(tmp_path):

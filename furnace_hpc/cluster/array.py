@@ -33,6 +33,7 @@ def submit_plan(plan: Plan) -> list[str]:
         raise ConfigError(
             f"cluster {plan.profile.name!r} needs Slurm, but there is no sbatch on PATH: use a login node"
         )
+    _check_path(plan.folder.path.resolve())
     with only_submitter(plan.folder):
         submission = write_submission(plan).resolve()
         DelayedSubmission(run_task, str(submission)).dump(submission / "payload.pkl")
@@ -53,6 +54,7 @@ def submit_plan(plan: Plan) -> list[str]:
 
 def batch_text(plan: Plan, shape: Shape, indices: list[int], submission: Path) -> str:
     """The batch script of one array, as `submit_plan` would submit it. Works where there is no Slurm."""
+    _check_path(submission)
     command = f"{rank_command()} -u -m submitit.core._submit {shlex.quote(str(submission))}"
     every = parameters(plan, shape, indices, submission)
     text: str = _make_sbatch_string(command=command, folder=submission, map_count=len(indices), **every)
@@ -96,6 +98,13 @@ def rank_command() -> str:
     """Python of a rank, started with the stop signals blocked until the training can handle them."""
     python = shlex.quote(sys.executable)
     return f"{python} -S {shlex.quote(host.__file__)} launch {python}"
+
+
+def _check_path(path: Path) -> None:
+    if any(ord(character) < 32 or ord(character) == 127 for character in str(path)):
+        raise ConfigError(
+            f"path {str(path)!r} holds a control character, which no batch script can: choose --runs-root"
+        )
 
 
 def _gpus(profile: ClusterProfile, processes_per_node: int) -> dict[str, Any]:

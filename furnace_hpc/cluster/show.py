@@ -34,7 +34,9 @@ def choose_profile(name: str) -> ClusterProfile:
 
 def print_plan(plan: Plan) -> None:
     """Print what will be done with each run, and what it may cost."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # an exception's words may hold brackets
+    if not console.is_terminal:
+        console.width = 1000  # a log file has no width: nothing is cropped or wrapped
     grid, profile = plan.grid, plan.profile
     console.print(f"grid {grid.name}: {grid.description or grid.metric}", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

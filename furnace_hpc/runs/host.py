@@ -41,7 +41,7 @@ def is_alive(who: Optional[Record]) -> Optional[bool]:
     if who.get("boot_id") != _boot_id():
         return False
     start = _pid_start(who["pid"])
-    return start is not None and start == int(who["pid_start"])
+    return start is not None and start == who["pid_start"]
 
 
 def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:

@@ -103,9 +103,8 @@ def _combinations(grid: Grid, named: dict[str, Overrides]) -> Iterator[tuple[str
 def _row(grid: Grid, name: str, overrides: Overrides, files: dict[str, Any]) -> Row:
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConfigError(f"the name must match {NAME_PATTERN}: name the combinations under variants")
-    content = lay_over(lay_over({}, grid.base), {"resources": lay_over({}, grid.resources)})
-    content = _with_deepspeed_file(content, files)
-    for key, value in overrides.items():  # in the row's order, so that a file's name can be refined after it
+    content: dict[str, Any] = {"resources": lay_over({}, grid.resources)}
+    for key, value in [*grid.base.items(), *overrides.items()]:  # one by one: a file's name can be refined after it
         content = _with_deepspeed_file(lay_over(content, {key: value}), files)
     if "seed" in content:
         raise ConfigError("key 'seed' does not belong in a row: list the seeds under `seeds`")

@@ -1,0 +1,83 @@
+"""ds_configs/: every shipped file, and the closed schema that refuses what DeepSpeed would take silently."""
+
+import re
+from pathlib import Path
+
+import pytest
+from login_study import specs
+
+from furnace_hpc.spec.deepspeed_file import OWNED_BY_THE_RUN, DeepSpeedFile
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.files import read_json
+from furnace_hpc.spec.problems import validate
+
+DEEPSPEED = sorted((Path(__file__).resolve().parent.parent / "ds_configs").glob("*.json"))
+PLAIN = {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}
+
+
+@pytest.mark.parametrize("path", DEEPSPEED, ids=lambda path: path.stem)
+def test_shipped_deepspeed_files_are_complete_and_named_by_their_stage(path):
+    content = validate(DeepSpeedFile, read_json(path), str(path))
+    stage = int(re.fullmatch(r"zero(\d)(_offload)?", path.stem)[1])
+    assert content.zero_optimization.stage == stage
+    assert content.precision == ("fp32" if stage == 0 else "bf16")
+    assert (content.zero_optimization.offload_optimizer is not None) == path.stem.endswith("offload")
+    assert content.data_types is None if stage == 0 else content.data_types.grad_accum_dtype == "fp32"
+    found = specs(base={"deepspeed": path.stem})[0].config.deepspeed
+    assert found == content
+
+
+def deepspeed(**changes) -> DeepSpeedFile:
+    return validate(DeepSpeedFile, PLAIN | changes, "zero.json")
+
+
+@pytest.mark.parametrize("key", OWNED_BY_THE_RUN)
+def test_what_the_run_owns_is_refused_in_a_deepspeed_file_with_the_field_to_set(key):
+    remedy = f"key '{key}' does not belong in a DeepSpeed file: set {OWNED_BY_THE_RUN[key]} in the grid"
+    with pytest.raises(ConfigError, match=re.escape(remedy)):
+        deepspeed(**{key: "auto"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fp16": {"enabled": True}}, "unknown key 'fp16'; did you mean 'bf16'?"),
+        ({"zero_optimization": {"stage": 1, "overlap_com": True}}, "did you mean 'overlap_comm'?"),
+        ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage: got 4: input should be 0, 1, 2 or 3"),
+        ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage: got 'auto': input should be 0, 1, 2 or 3"),
+        (
+            {"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}},
+            "got 'auto': input should be a valid integer",
+        ),
+        ({"bf16": {"enabled": "auto"}}, "bf16.enabled: got 'auto': input should be a valid boolean"),
+        ({"bf16": {"enabled": 1}}, "bf16.enabled: got 1: input should be a valid boolean"),
+        ({"zero_optimization": {"stage": 0}}, "bf16 at stage 0 is not supported: use stage 1"),
+        ({"activation_checkpointing": {"cpu_checkpointing": True}}, "unknown key 'activation_checkpointing.cpu_check"),
+    ],
+)
+def test_what_deepspeed_would_take_silently_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        deepspeed(**changes)
+
+
+def test_a_missing_part_is_named():
+    with pytest.raises(ConfigError, match=re.escape("zero.json: key 'bf16' is missing")):
+        validate(DeepSpeedFile, {"zero_optimization": {"stage": 0}}, "zero.json")
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("what", ["offload_optimizer", "offload_param"])
+@pytest.mark.parametrize("force", [None, True, False])
+def test_offload_is_taken_just_where_it_works(stage, what, force):
+    zero = {"stage": stage, what: {"device": "cpu"}}
+    changes = {"zero_optimization": zero, "bf16": {"enabled": stage > 0}, "zero_force_ds_cpu_optimizer": force}
+    if what == "offload_optimizer":
+        problem = "offload_optimizer needs stage 2 or 3" if stage < 2 else "zero_force_ds_cpu_optimizer: false"
+        works = stage >= 2 and force is False
+    else:
+        problem, works = f"offload_param needs stage 3, got stage {stage}", stage == 3
+    if works:
+        assert getattr(deepspeed(**changes).zero_optimization, what).device == "cpu"
+    else:
+        with pytest.raises(ConfigError, match=problem):
+            deepspeed(**changes)
