@@ -35,7 +35,7 @@ def main(
 
 
 def _with_config(grid: dict[str, Any]) -> dict[str, Any]:
-    """The grid's schema with `base` spelt out: a config whose keys may also be dotted, and whose DeepSpeed file a name."""
+    """The grid's schema with `base` spelt out: a config whose keys may be dotted, its DeepSpeed file a name."""
     config = TrainConfig.model_json_schema()
     properties = config["properties"]
     properties["deepspeed"] = {"anyOf": [{"type": "string"}, properties["deepspeed"]]}

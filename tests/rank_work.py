@@ -142,3 +142,19 @@ def disjoint_modalities(processes: Processes) -> list[float]:
         engine.step()
         losses.append(loss.item())
     return losses
+
+
+def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
+    """What set_up says of runs of which some must not be trained."""
+    from furnace_hpc.engine.setup import set_up
+    from furnace_hpc.runs.folder import RunFolder
+    from furnace_hpc.spec.errors import ConfigError
+
+    answers = []
+    for run_dir in run_dirs:
+        try:
+            set_up(RunFolder(Path(run_dir)), 1, processes).engine.destroy()
+            answers.append("accepted")
+        except ConfigError as error:
+            answers.append(str(error))
+    return answers

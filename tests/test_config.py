@@ -56,7 +56,6 @@ OTHER = {
     "deterministic": False,
 }
 NO_NUMBERS = {
-    "data.num_workers": 3,
     "log_every": 3,
     "checkpoint_every": 3,
     "keep_checkpoints": 3,
@@ -121,7 +120,6 @@ def test_identity_is_the_same_for_any_order_and_writing_of_the_same_values():
 def test_identity_holds_no_marked_field_and_is_plain_json():
     content = identity(run({}).config)
     assert json.loads(json.dumps(content)) == content
-    assert "num_workers" not in content["data"]
     assert "batch_size" not in content["evaluation"]
     assert not {"log_every", "checkpoint_every", "keep_checkpoints"} & content.keys()
     assert content["steps"] == GRID["base"]["steps"]

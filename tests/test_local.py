@@ -97,7 +97,7 @@ def descendants(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def check_result(folder: Path) -> None:
-    """The metrics are those of the kept predictions, at the first of the evaluated steps that was best on validation."""
+    """The metrics are those of the kept predictions, at the first evaluated step that was best on validation."""
     result = json.loads((folder / "result.json").read_text())
     for split in ("val", "test"):
         with np.load(folder / f"predictions/{split}.npz") as kept:

@@ -101,9 +101,9 @@ def rank_command() -> str:
 
 
 def _check_path(path: Path) -> None:
-    if any(ord(character) < 32 or ord(character) == 127 for character in str(path)):
+    if any(ord(character) < 32 or ord(character) == 127 or character == "%" for character in str(path)):
         raise ConfigError(
-            f"path {str(path)!r} holds a control character, which no batch script can: choose --runs-root"
+            f"path {str(path)!r} holds a control character or a %, which no batch script can: choose --runs-root"
         )
 
 

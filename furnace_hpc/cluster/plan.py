@@ -28,6 +28,7 @@ class Action(StrEnum):
     RESTART = "restart"  # other code, --code new: what is there is put aside
     SKIP = "skip"
     LEAVE = "leave"
+    REFUSE = "refuse"  # begun by other code: the whole submission is refused
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class PlannedRun:
     @property
     def to_do(self) -> bool:
         """Whether the submission starts it."""
-        return self.action not in (Action.SKIP, Action.LEAVE)
+        return self.action in (Action.START, Action.RESUME, Action.RETRY, Action.RESTART)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder:
     """
     if unknown := choices.retry - retry_words():
         raise ConfigError(f"--retry got {sorted(unknown)[0]!r}; {nearest(sorted(unknown)[0], retry_words())}")
-    planned, problems, other_code = [], list[tuple[str, str]](), []
+    planned, problems = [], list[tuple[str, str]]()
     for spec in specs:
         try:
             run = _plan_run(spec, profile, folder.run(spec.run_id), choices)
@@ -116,8 +117,7 @@ def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder:
             problems.append((spec.variant, str(error)))
             continue
         planned.append(run)
-        if run.why.startswith("begun by other code"):
-            other_code.append(run.spec.run_id)
+    other_code = [run.spec.run_id for run in planned if run.action is Action.REFUSE]
     lines = told_once(problems)
     if other_code:
         lines.append(
@@ -169,7 +169,7 @@ def _decide(status: RunStatus, folder: RunFolder, choices: Choices) -> tuple[Act
             return Action.RESTART, "new code"
     wanted = status.state is RunState.INTERRUPTED or choices.retry & {"failed", _reason(folder)}
     if wanted and other:
-        return Action.LEAVE, f"begun by other code {code}"
+        return Action.REFUSE, f"begun by other code {code}"
     if status.state is RunState.INTERRUPTED:
         return Action.RESUME, f"after step {status.step}: {status.reason}"
     if wanted:

@@ -22,7 +22,7 @@ Line = Annotated[str, Field(max_length=1000), AfterValidator(_no_control_charact
 class ClusterProfile(Config):
     """`slurm/clusters/<name>.yaml`. A flag set to null is not given to sbatch at all."""
 
-    name: Name
+    name: Name = Field(description="what --cluster calls it")
     executor: Literal["slurm", "local"] = Field(
         description="slurm: one array through sbatch; local: a queue on this machine"
     )
@@ -39,9 +39,9 @@ class ClusterProfile(Config):
     )
     gpu_type: Name | None = Field(default=None, description="a type before the number, as in gpu:a100:4")
     partition: Line | None = Field(default=None, description="partition(s), comma-separated")
-    account: Line | None = None
-    qos: Line | None = None
-    constraint: Line | None = None
+    account: Line | None = Field(default=None, description="account that pays")
+    qos: Line | None = Field(default=None, description="quality of service")
+    constraint: Line | None = Field(default=None, description="features that nodes must have")
     cpus_per_task: int | None = Field(default=None, ge=1, description="cores of each rank")
     mem_gb: int | None = Field(default=None, ge=1, description="memory of each node, 10^9 bytes")
     wckey: Line | None = Field(default=None, description="workload key, where the site wants one")

@@ -21,14 +21,18 @@ def choose_profile(name: str) -> ClusterProfile:
         return load_profile(name)
     if not has_slurm():
         return load_profile("local")
-    here = cluster_name()
+    here, broken = cluster_name(), ""
     for candidate in profile_names():
-        profile = load_profile(candidate)
+        try:
+            profile = load_profile(candidate)
+        except ConfigError as error:  # another cluster's file is no reason to stop
+            broken = f"; left out: {error}"
+            continue
         if here and profile.cluster_name == here:
             return profile
     raise ConfigError(
-        f"no profile in slurm/clusters/ has cluster_name {here!r}: add one (slurm/clusters/README.md), "
-        f"or name it with --cluster; known: {', '.join(profile_names())}"
+        f"no profile in slurm/clusters/ has cluster_name {here!r}: add one (slurm/README.md), "
+        f"or name it with --cluster; known: {', '.join(profile_names())}{broken}"
     )
 
 

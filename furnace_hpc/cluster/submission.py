@@ -14,6 +14,7 @@ import yaml
 from furnace_hpc.cluster.plan import Action, Plan, PlannedRun
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, write_atomically
+from furnace_hpc.runs.state import read_status
 from furnace_hpc.spec.errors import ConfigError
 
 
@@ -41,7 +42,14 @@ def only_submitter(folder: GridFolder) -> Iterator[None]:
 
 
 def write_submission(plan: Plan) -> Path:
-    """Write grid.yaml, each new run's spec.json, and rows.jsonl; return the submission's folder."""
+    """Write grid.yaml, each new run's spec.json, and rows.jsonl; return the submission's folder.
+
+    Raises:
+        ConfigError: a run has changed since the plan was made (somebody else submitted it before the lock was ours).
+    """
+    for run in plan.to_do:
+        if read_status(run.folder) != run.status:
+            raise ConfigError(f"run {run.spec.run_id} has changed since the plan was made: give the command again")
     write_atomically(plan.folder.grid, yaml.safe_dump(plan.grid.model_dump(mode="json"), sort_keys=False))
     for run in plan.to_do:
         if run.action is Action.RESTART:

@@ -14,6 +14,7 @@ from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.zero import Engine, build_engine
 from furnace_hpc.model.network import FusionModel, InputShapes
 from furnace_hpc.runs import host
+from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError
@@ -42,10 +43,15 @@ def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
     """Collective. Read the run's spec and the attempt's facts, and build everything.
 
     Raises:
-        ConfigError: the packed data is not what the run was made for.
+        ConfigError: the code or the packed data is not what the run was made for.
     """
     spec = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
     facts = host.read_attempt(str(folder.path), attempt)
+    if facts["code_hash"] != code_hash():
+        raise ConfigError(
+            f"the code has changed since run {folder.run_id} was submitted ({facts['code_hash']}, now {code_hash()}): "
+            f"put the old code back, or submit again with --code new"
+        )
     config = _with_overrides(spec.config, facts.get("overrides") or {})
     _set_up_torch(config)
 

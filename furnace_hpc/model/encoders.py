@@ -35,7 +35,7 @@ class TextEncoder(nn.Module):
             num_attention_heads=heads,
             intermediate_size=feedforward,
             hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
+            attention_probs_dropout_prob=0.0,  # keeps torch's fused attention, on CPU too
             use_cache=False,
         )
         self.bert = BertModel(config, add_pooling_layer=False)

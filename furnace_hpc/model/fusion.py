@@ -35,13 +35,7 @@ class AttentionBlock(nn.Module):
         B, T, D = x_BTD.shape
         parts = self.query_key_value(self.norm_attention(x_BTD)).view(B, T, 3, self.heads, D // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask_BT.view(B, 1, 1, T),
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask_BT.view(B, 1, 1, T))
         x_BTD = x_BTD + self._drop(self.project(attended.transpose(1, 2).reshape(B, T, D)))
         return x_BTD + self._drop(self.feedforward(self.norm_feedforward(x_BTD)))
 

@@ -152,22 +152,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_once(path: Path, text: str, what: str) -> None:
-    """Write a file that is never changed.
-
-    Raises:
-        ConfigError: it is there already with another content.
-    """
-    if path.exists():
-        if path.read_text(encoding="utf-8") != text:
-            raise ConfigError(
-                f"{what} {path} was written by another version of the code and says something else: "
-                f"submit with --code new to start it again"
-            )
-        return
-    write_atomically(path, text)
-
-
 def explain(error: OSError, doing: str) -> ConfigError:
     """An operating-system error as one sentence that says what to do."""
     remedies = {
@@ -178,4 +162,5 @@ def explain(error: OSError, doing: str) -> ConfigError:
         errno.EROFS: "that file system is read-only: choose another place",
     }
     remedy = remedies.get(error.errno or 0, "look at the path and try again")
-    return ConfigError(f"{doing}: {error.filename or ''}: {error.strerror or error}: {remedy}")
+    place = f" {error.filename}" if error.filename else ""
+    return ConfigError(f"{doing}:{place} {error.strerror or error}; {remedy}")

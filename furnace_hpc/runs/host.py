@@ -48,8 +48,10 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
     """Make the next attempt's record, exclusively, and return its number.
 
     Raises:
-        Busy: the newest attempt has no end and its holder lives, or cannot be seen from this host.
+        Busy: the run is done, or its newest attempt has no end and its holder lives or cannot be seen from this host.
     """
+    if os.path.exists(os.path.join(run_dir, "result.json")):
+        raise Busy("it is done already")
     folder = os.path.join(run_dir, "attempts")
     for name in ("attempts", "logs", "verdicts", "metrics"):
         os.makedirs(os.path.join(run_dir, name), exist_ok=True)
@@ -98,6 +100,8 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
         reason, error = "infrastructure", "no rank started (exit code %s)" % exit_code
     elif all(v["verdict"] == "stopped" for v in verdicts):
         reason, error = "stopped", verdicts[0].get("error", "")
+    elif all(v["verdict"] == "done" for v in verdicts):
+        reason, error = "killed", "the ranks ended without a result.json (exit code %s)" % exit_code
     else:
         reason, error = "killed", "a rank ended without a word (exit code %s)" % exit_code
     step = max([v.get("step", 0) for v in verdicts] or [0])
@@ -192,10 +196,13 @@ def _pid_start(pid: int) -> Optional[int]:
 
 def main(arguments: List[str]) -> None:
     """The script's commands, for the batch script."""
-    verb, rest = arguments[0], arguments[1:]
+    verb, rest = (arguments or [""])[0], arguments[1:]
     if verb == "begin-row":
         row = read_row(rest[0], int(rest[1]))
-        number = begin(row["run_dir"], dict(row["facts"], job_id=rest[2]), holder(int(rest[3])))
+        try:
+            number = begin(row["run_dir"], dict(row["facts"], job_id=rest[2]), holder(int(rest[3])))
+        except Busy as busy:
+            sys.exit("host.py: run %s is left alone: %s" % (row["run_id"], busy))
         print("FURNACE_RUN_DIR=%s\nFURNACE_ATTEMPT=%d" % (shlex.quote(row["run_dir"]), number))
     elif verb == "decide":
         print(decide(rest[0], int(rest[1]), int(rest[2])))

@@ -18,6 +18,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 ModalityName = Literal["text", "image", "audio"]
 METRICS = {"single_label": ("accuracy", "f1_macro", "loss")}  # what model/scores.py gives for each kind of task
+_NUMBERS: tuple[Any, ...] = (int, float, int | None)
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
 
 
@@ -32,18 +33,21 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has no infinity
 
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, content: Any) -> Any:
+        """Refuse what pydantic would turn into a number: `steps: yes` is 1 to it, and `steps: "500"` is 500."""
+        for name, value in content.items() if isinstance(content, dict) else ():
+            field = cls.model_fields.get(name)
+            if field and field.annotation in _NUMBERS and isinstance(value, bool | str):
+                raise ValueError(f"{name}: got {value!r}, wanted a number")
+        return content
+
 
 class DataConfig(Config):
     """Which packed data set."""
 
     name: Name = Field(default="tridigits", description="folder under the data root")
-    num_workers: int = Field(
-        default=0,
-        ge=0,
-        le=64,
-        json_schema_extra=NOT_IDENTITY,
-        description="loader processes (0: read in this one)",
-    )
 
 
 class TaskConfig(Config):
@@ -70,7 +74,7 @@ class ModelConfig(Config):
     fusion_layers: int = Field(default=1, ge=1, description="attention layers over all modalities' tokens")
     image_tokens: int = Field(default=4, ge=1, description="image tokens (a square number) after adaptive pooling")
     audio_tokens: int = Field(default=4, ge=1, description="audio tokens after pooling over valid frames")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in BERT and the fusion layers")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of hidden features in BERT and the fusion layers")
 
     @model_validator(mode="after")
     def _divisible(self) -> "ModelConfig":

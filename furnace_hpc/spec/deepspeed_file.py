@@ -93,7 +93,6 @@ class DeepSpeedFile(_Closed):
         default=None,
         description="must be false with offload: the optimizer is torch's, nothing is compiled at start",
     )
-    zero_allow_untested_optimizer: bool | None = None
     wall_clock_breakdown: bool = Field(default=False, description="log forward, backward and step times")
 
     @model_validator(mode="before")
