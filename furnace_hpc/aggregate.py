@@ -9,11 +9,12 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.files import runs_root
-from furnace_hpc.spec.grid import Grid
+from furnace_hpc.spec.grid import Grid, results_name, with_settings
 
 
 def main(
     grid: Annotated[str, typer.Option(help="name or path; it is read as it was last submitted")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, as given to submit; repeatable")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results [results/<grid>]")] = None,
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
@@ -27,7 +28,7 @@ def main(
     from furnace_hpc.tables.results import submitted_grid
 
     asked, folder = submitted_grid(grid, runs_root(runs_dir))
-    raise typer.Exit(show_table(asked, folder, out, figures))
+    raise typer.Exit(show_table(with_settings(asked, set_ or []), folder, out, figures))
 
 
 def show_table(grid: Grid, folder: GridFolder, out: Path | None = None, figures: bool = True) -> int:
@@ -45,7 +46,10 @@ def show_table(grid: Grid, folder: GridFolder, out: Path | None = None, figures:
     if figures and not find_spec("matplotlib"):
         typer.echo("no figures: matplotlib is not installed: pip install 'furnace-hpc[report]'", err=True)
         figures = False
-    place = out or Path("results") / grid.name
+    place = out or Path("results") / results_name(grid)
+    if grid.settings:
+        settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
+        grid = grid.model_copy(update={"description": f"{grid.description} With {settings}.".strip()})
     ablation = aggregate(grid, submitted_runs(grid, folder), folder, place, figures)
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too

@@ -12,14 +12,15 @@ import typer
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.cluster.packed import fingerprints
-from furnace_hpc.cluster.plan import Choices, Plan, make_plan
+from furnace_hpc.cluster.plan import Choices, Plan, check_retry, make_plan
+from furnace_hpc.cluster.scheduler import require_slurm
 from furnace_hpc.cluster.show import choose_profile, print_batch_texts, print_plan
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root, runs_root
 from furnace_hpc.spec.grid import load_grid, narrowed, with_settings
-from furnace_hpc.spec.rows import expand
+from furnace_hpc.spec.rows import expand, expand_rows
 
 
 def main(
@@ -46,17 +47,18 @@ def main(
     """
     if code not in {"", "new"}:
         raise ConfigError(f"--code got {code!r}, wanted `new` or nothing: runs keep the code they began with")
-    study = with_settings(load_grid(grid), set_ or [])
-    profile = choose_profile(cluster)
-    prints = fingerprints(study, data_root(data_dir), dry_run)
-    specs = expand(study, prints)
-    variants = narrowed(list(dict.fromkeys(spec.variant for spec in specs)), variant or [], "variant")
-    seeds = narrowed([str(s) for s in study.seeds], [str(s) for s in seed or []], "seed")
-    chosen = [spec for spec in specs if spec.variant in variants and str(spec.config.seed) in seeds]
+    study, profile = with_settings(load_grid(grid), set_ or []), choose_profile(cluster)
     words = frozenset(word.strip() for word in retry.split(",") if word.strip())
+    check_retry(words)
+    variants = narrowed([row.name for row in expand_rows(study)], variant or [], "variant")
+    seeds = narrowed([str(s) for s in study.seeds], [str(s) for s in seed or []], "seed")
+    if profile.executor == "slurm" and not dry_run:
+        require_slurm(profile.name)
+    prints = fingerprints(study, data_root(data_dir), dry_run)  # last of the checks: it may pack the default set
+    specs = [s for s in expand(study, prints) if s.variant in variants and str(s.config.seed) in seeds]
     choices = Choices(code_hash(), data_root(data_dir), retry=words, new_code=code == "new")
 
-    plan = make_plan(study, chosen, profile, GridFolder(runs_root(runs_dir) / study.name), choices)
+    plan = make_plan(study, specs, profile, GridFolder(runs_root(runs_dir) / study.name), choices)
     print_plan(plan)
     if dry_run:
         print_batch_texts(plan)
@@ -79,7 +81,7 @@ def _submit_array(plan: Plan, yes: bool) -> None:
 
 
 def _run_here(plan: Plan) -> None:
-    """Run the queue, then print the table of the whole grid; exit 1 when runs failed or are missing."""
+    """Run the queue, then print the table of the whole grid; exit 1 when runs that were asked for are not done."""
     if plan.to_do:
         from furnace_hpc.cluster import local
 
@@ -88,7 +90,8 @@ def _run_here(plan: Plan) -> None:
             raise typer.Exit(130)
     from furnace_hpc.aggregate import show_table
 
-    raise typer.Exit(show_table(plan.grid, plan.folder))
+    show_table(plan.grid, plan.folder)
+    raise typer.Exit(0 if all(run.folder.result.exists() for run in plan.runs) else 1)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ def main(
         print(f"{folder.run_id} is done: {folder.result}")
         return
     from furnace_hpc.engine.loop import train
-    from furnace_hpc.engine.processes import Place
+    from furnace_hpc.engine.processes import RankInfo
 
-    place = Place.of_environment()
+    place = RankInfo.of_environment()
     attempt = _begin(folder, place.world_size, data_dir) if place.rank == 0 else _begun(folder)
     code = 1
     try:
@@ -57,13 +57,13 @@ def _begin(folder: RunFolder, world_size: int, data_dir: Path | None) -> int:
             f"{folder.run_id} was begun by other code ({attempts[0].code_hash}, this is {code_hash()}), "
             f"and a run never changes code half-way: go back to that code, or submit its grid with --code new"
         )
-    last = host.read_attempt(str(folder.path), len(attempts)) if attempts else {}
     spec = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
-    data = data_dir or Path(last.get("data_dir") or data_root(None) / spec.config.data.name)
+    before = attempts[-1].data_dir if attempts else ""
     facts = {
         "code_hash": code_hash(),
         "world_size": world_size,
-        "data_dir": str(data.resolve()),
+        "data_dir": str((data_dir or Path(before or data_root(None) / spec.config.data.name)).resolve()),
+        "overrides": attempts[-1].overrides if attempts else {},
         "launch": _launch(),
     }
     try:
@@ -78,7 +78,8 @@ def _begun(folder: RunFolder) -> int:
     while time.monotonic() < deadline_s:
         number = host.newest_attempt(str(folder.path))
         record = host.read_attempt(str(folder.path), number) if number else {}
-        if record.get("launch") == _launch() and record.get("end_unix_s") is None:
+        ours = record.get("launch") == _launch() and record.get("end_unix_s") is None
+        if ours and host.is_alive(record.get("holder")) is not False:
             return number
         time.sleep(0.05)
     raise ConfigError(

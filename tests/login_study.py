@@ -56,7 +56,7 @@ def pack(folder: Path, **changes: Any) -> Path:
         "format": 1,
         "dataset": "tridigits",
         "modalities": ["text", "image", "audio"],
-        "splits": {"train": 8},
+        "splits": {"train": 8, "val": 8, "test": 8},
         "columns": {"label.digit": {"dtype": "uint8", "shape": []}},
         "files": {"train/label.digit.npy": {"num_bytes": len(content), "xxh3_128": "0" * 32}},
         "labels": {"digit": {"kind": "single_label", "classes": [str(digit) for digit in range(10)]}},

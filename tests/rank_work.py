@@ -39,7 +39,7 @@ def zero_steps(config: TrainConfig, data: str, processes: Processes, steps: int)
         reader_of(data, "train", processes),
     )
     losses = [train_step(engine, reader, config, step, processes)["loss"] for step in range(steps)]
-    means = [processes.total(loss.clone()).item() / processes.world_size for loss in losses]
+    means = [processes.all_reduce_sum(loss.clone()).item() / processes.world_size for loss in losses]
     return means, engine
 
 
@@ -67,7 +67,7 @@ def ddp_steps(config: TrainConfig, data: str, processes: Processes, steps: int) 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
-        losses.append(processes.total(loss.detach().clone()).item() / processes.world_size)
+        losses.append(processes.all_reduce_sum(loss.detach().clone()).item() / processes.world_size)
     return losses
 
 
@@ -111,11 +111,11 @@ def evaluated(processes: Processes, data: str, batch_size: int) -> dict[str, Any
 
 
 def means_and_maxima(processes: Processes) -> list[float]:
-    total = processes.total(torch.tensor([float(processes.rank + 1), 10.0]))
+    total = processes.all_reduce_sum(torch.tensor([float(processes.rank + 1), 10.0]))
     return [
         *total.tolist(),
-        processes.largest(float(processes.rank)),
-        processes.from_first(processes.rank + 7),
+        processes.all_reduce_max(float(processes.rank)),
+        processes.broadcast(processes.rank + 7),
     ]
 
 

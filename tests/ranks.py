@@ -43,13 +43,13 @@ def run_on_ranks(function: Callable[..., Any], world_size: int, folder: Path, *a
 
 
 def _main(folder: Path, rank: int, world_size: int, call: str) -> None:
-    from furnace_hpc.engine.processes import Place, meet, part
+    from furnace_hpc.engine.processes import RankInfo, destroy_process_group, init_process_group
 
     module, name, arguments = json.loads(call)
-    processes = meet(Place(rank, rank, world_size, folder / "rendezvous"))
+    processes = init_process_group(RankInfo(rank, rank, world_size, folder / "rendezvous"))
     answer = getattr(importlib.import_module(module), name)(processes, *arguments)
     processes.barrier()
-    part(processes)
+    destroy_process_group()
     (folder / f"rank-{rank}.json").write_text(json.dumps(answer))
 
 

@@ -239,7 +239,9 @@ def test_name_pattern_refuses(name):
         ({"evaluation.metric": "test/digit/accuracy"}, "unknown metric 'test/digit/accuracy'"),
         ({"optimizer.lr": 0}, "optimizer.lr: got 0: input should be greater than 0"),
         ({"optimizer.betas": [0.9, 1.0]}, "optimizer.betas.1: got 1.0: input should be less than 1"),
-        ({"steps": "many"}, "steps: got 'many': input should be a valid integer"),
+        ({"steps": True}, "steps: got True, wanted a number"),
+        ({"optimizer.lr": "0.1"}, "lr: got '0.1', wanted a number"),
+        ({"steps": "many"}, "steps: got 'many', wanted a number"),
     ],
 )
 def test_values_that_cannot_train_are_refused(overrides, message):

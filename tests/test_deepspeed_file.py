@@ -18,11 +18,12 @@ PLAIN = {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}
 @pytest.mark.parametrize("path", DEEPSPEED, ids=lambda path: path.stem)
 def test_shipped_deepspeed_files_are_complete_and_named_by_their_stage(path):
     content = validate(DeepSpeedFile, read_json(path), str(path))
-    stage = int(re.fullmatch(r"zero(\d)(_offload)?", path.stem)[1])
+    stage = int(re.fullmatch(r"zero(\d)(_offload|_fp32)?", path.stem)[1])
+    fp32 = stage == 0 or path.stem.endswith("fp32")
     assert content.zero_optimization.stage == stage
-    assert content.precision == ("fp32" if stage == 0 else "bf16")
+    assert content.precision == ("fp32" if fp32 else "bf16")
     assert (content.zero_optimization.offload_optimizer is not None) == path.stem.endswith("offload")
-    assert content.data_types is None if stage == 0 else content.data_types.grad_accum_dtype == "fp32"
+    assert content.data_types is None if fp32 else content.data_types.grad_accum_dtype == "fp32"
     found = specs(base={"deepspeed": path.stem})[0].config.deepspeed
     assert found == content
 

@@ -1,13 +1,14 @@
 """From a grid file to its rows and runs: which there are, in which order, and what is refused."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from login_study import FINGERPRINT, GRID, grid, specs
 
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.rows import MAX_RUNS, expand, expand_rows
+from furnace_hpc.spec.rows import MAX_RUNS, _check_rows, expand, expand_rows
 
 
 def names(**changes):
@@ -154,9 +155,9 @@ def test_rows_that_differ_only_in_resources_or_logging_are_the_same_row():
 
 
 def test_two_combinations_with_one_name_are_refused_as_such():
-    axes = {"loss.alpha": [0.5], "loss.beta": [0.25, "0.25"]}
-    message = refused(axes=axes, variants={}, reference="alpha-0.5_beta-0.25")
-    assert "2 rows are named 'alpha-0.5_beta-0.25'" in message
+    first, second = expand_rows(Grid.model_validate(GRID))[:2]
+    with pytest.raises(ConfigError, match=f"2 rows are named {first.name!r}"):
+        _check_rows(Grid.model_validate(GRID), [first, replace(second, name=first.name)])
 
 
 def test_unknown_reference_and_metric_name_the_nearest():

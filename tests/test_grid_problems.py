@@ -45,7 +45,7 @@ def test_problems_of_several_rows_come_at_once():
     assert any("row 'b': unknown key 'model.widht'; did you mean 'width'?" in line for line in lines)
     assert any("row 'b': optimizer.lr: got -1: input should be greater than 0" in line for line in lines)
     assert "row 'c': unknown DeepSpeed file 'zero7'; did you mean 'zero" in lines[3]
-    assert "(valid: zero0, zero1, zero2, zero3, zero3_offload)" in lines[3]
+    assert "(valid: zero0, zero1, zero1_fp32, zero2, zero3, zero3_offload)" in lines[3]
 
 
 def test_one_mistake_of_the_base_is_told_once():

@@ -14,7 +14,7 @@ from furnace_hpc.data.speech import (
     draw_requests,
     synthesise,
 )
-from furnace_hpc.data.tridigits import coloured_noise, pack, pack_default, pack_once
+from furnace_hpc.data.tridigits import coloured_noise, pack, pack_once
 from furnace_hpc.data.tridigits_plan import CLUES, MAX_TOKENS, VOCAB, TriDigitsKnobs, encode, make_plan
 from furnace_hpc.pack import main
 from furnace_hpc.spec.errors import ConfigError
@@ -149,9 +149,9 @@ def test_a_pack_is_made_once_and_mended_when_damaged(packed, tmp_path):
     assert mended.fingerprint == manifest.fingerprint
 
 
-def test_pack_default_refuses_another_set_in_its_place(packed):
+def test_pack_once_refuses_another_set_in_its_place(packed):
     with pytest.raises(ConfigError, match=r"holds tridigits .* with other settings"):
-        pack_default(packed.parent, ignore)
+        pack_once(TriDigitsKnobs(), packed.parent / "tridigits", ignore)
 
 
 def test_xor_labels_and_their_own_defaults(tmp_path):

@@ -116,8 +116,10 @@ def test_the_code_of_a_run_is_its_first_attempts(tmp_path, spec, folder):
 
 
 def test_an_unknown_retry_word_is_refused(tmp_path):
-    assert retry_words() == {"failed", "crash"}
-    with pytest.raises(ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: crash, failed\\)"):
+    assert retry_words() == {"failed", "crash", "lost"}
+    with pytest.raises(
+        ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: crash, failed, lost\\)"
+    ):
         one(tmp_path, retry=frozenset({"fialed"}))
 
 
@@ -188,6 +190,7 @@ def test_facts_are_what_an_attempt_records(tmp_path):
         "nodes": 1,
         "processes_per_node": 1,
         "world_size": 1,
+        "take_over": False,
         "data_dir": os.path.abspath("relative/tridigits"),  # noqa: PTH100  a link of the user's may stay a link
         "overrides": {},
     }

@@ -13,7 +13,6 @@ from furnace_hpc.runs.folder import write_atomically
 from furnace_hpc.spec.config import Resources, RunSpec
 from furnace_hpc.spec.manifest import read_manifest
 
-
 WORDS = {
     "nothing": "accepted",
     "code": "the code has changed since run base-s0-",

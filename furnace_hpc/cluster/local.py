@@ -23,6 +23,7 @@ from furnace_hpc.cluster.progress import Progress
 from furnace_hpc.cluster.submission import journal, only_submitter, write_submission
 from furnace_hpc.cluster.task import run_task
 from furnace_hpc.runs import host
+from furnace_hpc.spec.errors import ConfigError
 
 WEEK_MIN = 7 * 24 * 60  # submitit's local executor wants a limit; this machine has none
 POLL_S = 0.25
@@ -41,7 +42,6 @@ class Slots:
 class Running:
     """One run that is under way."""
 
-    index: int
     run: PlannedRun
     attempt: int
     slot: int
@@ -59,16 +59,23 @@ class Queue:
     def work(self) -> bool:
         """Run everything; return False when a signal stopped it."""
         with _stop_requests() as requests:
-            while self._waiting or self._running:
-                if requests:
-                    self._stop(requests)
-                    return False
-                free = set(range(self._slots.width)) - {running.slot for running in self._running}
-                while free and self._waiting:
-                    self._start(self._waiting.popleft(), free.pop())
-                self._reap()
-                self._progress.update([(r.run, r.attempt) for r in self._running])
-                time.sleep(POLL_S)
+            try:
+                return self._work(requests)
+            except BaseException:  # a full disk, say: the ranks must not go on alone
+                self._stop(requests)
+                raise
+
+    def _work(self, requests: list[int]) -> bool:
+        while self._waiting or self._running:
+            if requests:
+                self._stop(requests)
+                return False
+            free = set(range(self._slots.width)) - {running.slot for running in self._running}
+            while free and self._waiting:
+                self._start(self._waiting.popleft(), free.pop())
+            self._reap()
+            self._progress.update([(r.run, r.attempt) for r in self._running])
+            time.sleep(POLL_S)
         return True
 
     def _start(self, index: int, slot: int) -> None:
@@ -95,11 +102,11 @@ class Queue:
             "OMP_NUM_THREADS": str(self._slots.num_threads),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")])),
         }
-        with _environment(environment), _keyboard_interrupt_kept_from_children():
+        with _environment(environment), _terminal_signals_kept_from_children():
             job = executor.submit(run_task, str(self._submission))
+        self._running.append(Running(run, attempt, slot, job))
         host.hand_over(str(run.folder.path), attempt, int(job.job_id))
         journal(self._submission, "started", run_id=run.spec.run_id, attempt=attempt, pid=int(job.job_id))
-        self._running.append(Running(index, run, attempt, slot, job))
 
     def _reap(self) -> None:
         """Take ended runs off the list, and write down how they ended."""
@@ -113,12 +120,12 @@ class Queue:
         """Ask the ranks to save and leave; on a second signal kill them."""
         asked = len(requests)
         self._progress.say("stopping: runs save a checkpoint and leave (again: kill them now)")
-        for running in self._running:
-            _signal(running.job, signal.SIGTERM)
         while self._running:
-            if len(requests) > asked:
-                for running in self._running:
+            for running in self._running:
+                if len(requests) > asked:
                     _kill(running.job)
+                else:  # again and again: a controller that is just starting passes nothing on
+                    _signal(running.job, signal.SIGTERM)
             self._reap()
             self._progress.update([(r.run, r.attempt) for r in self._running])
             time.sleep(POLL_S)
@@ -129,16 +136,23 @@ def submit_plan(plan: Plan) -> bool:
     with only_submitter(plan.folder):
         submission = write_submission(plan).resolve()
         slots = find_slots(max((run.world_size for run in plan.to_do), default=1))
-        with Progress(plan, slots.width) as progress:
+        with Progress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
             return Queue(plan, submission, slots, progress).work()
 
 
 def find_slots(world_size: int) -> Slots:
-    """This machine's share for runs of `world_size` processes: GPUs if there are enough, else cores."""
-    gpus = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*"))
+    """This machine's share for runs of `world_size` processes: GPUs if there are enough, else cores.
+
+    Raises:
+        ConfigError: CUDA_VISIBLE_DEVICES does not hold numbers.
+    """
+    gpus = list(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))  # CUDA counts what it sees from 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        gpus = [int(part) for part in visible.split(",") if part.strip().isdigit()]
+        parts = [part.strip() for part in visible.split(",") if part.strip()]
+        if not all(part.isdigit() for part in parts):
+            raise ConfigError(f"CUDA_VISIBLE_DEVICES is {visible!r}, wanted numbers such as 0,1: set it so")
+        gpus = [int(part) for part in parts]
     if len(gpus) >= world_size:
         width = len(gpus) // world_size
         return Slots(width, 4, tuple(tuple(gpus[i * world_size : (i + 1) * world_size]) for i in range(width)))
@@ -154,7 +168,7 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 def _stop_requests() -> Iterator[list[int]]:
     """Collect stop signals in a list instead of raising in the middle of something."""
     requests: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: requests.append(number)) for number in signals}
     try:
         yield requests
@@ -164,16 +178,16 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _keyboard_interrupt_kept_from_children() -> Iterator[None]:
-    """Ctrl-C goes to the whole terminal group; submitit's controller would answer it by killing the ranks in a second.
+def _terminal_signals_kept_from_children() -> Iterator[None]:
+    """Ctrl-C and a hang-up go to the whole terminal group; submitit's controller would answer by killing the ranks.
 
     A blocked signal stays blocked in children; here it is delivered when the block ends.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.manifest import Manifest, check_files, read_manifest
+from furnace_hpc.spec.manifest import SPLITS, Manifest, check_files, read_manifest
 from furnace_hpc.spec.rows import expand_rows
 
 PACKS_ITSELF = "tridigits"
@@ -41,7 +41,9 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
             print(f"data set {name!r} will be packed into {folder} first; run ids are known after that")
             return None
         command = [sys.executable, "-m", "furnace_hpc.pack", name, "--out", str(folder)]
-        if code := subprocess.run(command).returncode:
+        if (code := subprocess.run(command).returncode) == 2:
+            raise SystemExit(2)  # its one sentence is said
+        if code:
             raise ConfigError(f"packing the default data set failed (exit code {code}): {' '.join(command)}")
     manifest = read_manifest(folder)
     check_files(folder, manifest)
@@ -49,6 +51,8 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
 
 
 def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) -> None:
+    if missing := [split for split in SPLITS if not manifest.splits.get(split)]:  # type: ignore[call-overload]
+        raise ConfigError(f"data set {folder} has no samples in {missing}: pack it with all of {', '.join(SPLITS)}")
     for task in config.tasks:
         if task.name not in manifest.labels:
             hint = nearest(task.name, manifest.labels)

@@ -76,8 +76,12 @@ class Plan:
 
     @property
     def gpu_hours_limit(self) -> float:
-        """Most GPU-hours that one attempt of each run can take: ranks x time limit."""
-        return sum(run.world_size * run.spec.resources.timeout_min / 60 for run in self.to_do)
+        """Most GPU-hours that one attempt of each run can take: GPUs asked for x time limit."""
+        per_node = self.profile.gpus_per_node
+        return sum(
+            run.nodes * (run.processes_per_node if per_node is None else per_node) * run.spec.resources.timeout_min / 60
+            for run in self.to_do
+        )
 
     @property
     def shapes(self) -> dict[tuple[int, int, int, str | None], list[int]]:
@@ -107,8 +111,7 @@ def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder:
     Raises:
         ConfigError: all problems at once: batch arithmetic, damaged spec files, runs begun by other code.
     """
-    if unknown := choices.retry - retry_words():
-        raise ConfigError(f"--retry got {sorted(unknown)[0]!r}; {nearest(sorted(unknown)[0], retry_words())}")
+    check_retry(choices.retry)
     planned, problems = [], list[tuple[str, str]]()
     for spec in specs:
         try:
@@ -130,14 +133,26 @@ def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder:
     return Plan(grid, profile, folder, tuple(planned))
 
 
+def check_retry(words: frozenset[str]) -> None:
+    """Raise ConfigError for a word that `--retry` does not know."""
+    if unknown := sorted(words - retry_words()):
+        raise ConfigError(f"--retry got {unknown[0]!r}; {nearest(unknown[0], retry_words())}")
+
+
 def retry_words() -> set[str]:
-    """What `--retry` takes: `failed` for all, or a reason."""
-    return {"failed"} | {reason for reason, state in ENDED.items() if state is RunState.FAILED}
+    """What `--retry` takes: `failed` for all, a reason, or `lost`: whose holder cannot be seen from here."""
+    return {"failed", "lost"} | {reason for reason, state in ENDED.items() if state is RunState.FAILED}
 
 
 def _plan_run(spec: RunSpec, profile: ClusterProfile, folder: RunFolder, choices: Choices) -> PlannedRun:
     nodes, per_node = profile.shape(spec.resources)
     accumulation_steps(spec.config, nodes * per_node)
+    limit_s, lead_s = spec.resources.timeout_min * 60, profile.signal_delay_s
+    if profile.executor == "slurm" and limit_s < 2 * lead_s:
+        raise ConfigError(
+            f"resources.timeout_min {spec.resources.timeout_min} leaves no time to train: cluster {profile.name!r} "
+            f"tells ranks to stop {lead_s} s before the limit; give at least {-(-2 * lead_s // 60)} minutes"
+        )
     status = read_status(folder)
     action, why = _decide(status, folder, choices)
     facts = {
@@ -147,7 +162,10 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, folder: RunFolder, choices
         "world_size": nodes * per_node,
         "data_dir": str((choices.data_root / spec.config.data.name).resolve()),
         "overrides": {} if action is Action.RESTART else _overrides(spec, folder),
+        "take_over": status.state is RunState.UNKNOWN,
     }
+    if action in (Action.RESUME, Action.RETRY):
+        _check_world_size(folder, nodes * per_node)
     return PlannedRun(spec, folder, status, action, why, nodes, per_node, facts)
 
 
@@ -159,7 +177,7 @@ def _decide(status: RunStatus, folder: RunFolder, choices: Choices) -> tuple[Act
             return Action.START, ""
         case RunState.RUNNING:
             return Action.LEAVE, f"attempt {status.attempt} is running, step {status.step}"
-        case RunState.UNKNOWN:
+        case RunState.UNKNOWN if "lost" not in choices.retry:
             return Action.LEAVE, status.reason
         case RunState.DONE if other:
             return (Action.RESTART, "new code") if choices.new_code else (Action.SKIP, f"done, stale: by code {code}")
@@ -167,10 +185,10 @@ def _decide(status: RunStatus, folder: RunFolder, choices: Choices) -> tuple[Act
             return Action.SKIP, "done"
         case _ if other and choices.new_code:
             return Action.RESTART, "new code"
-    wanted = status.state is RunState.INTERRUPTED or choices.retry & {"failed", _reason(folder)}
+    wanted = status.state is not RunState.FAILED or choices.retry & {"failed", _reason(folder)}
     if wanted and other:
         return Action.REFUSE, f"begun by other code {code}"
-    if status.state is RunState.INTERRUPTED:
+    if status.state is not RunState.FAILED:
         return Action.RESUME, f"after step {status.step}: {status.reason}"
     if wanted:
         return Action.RETRY, f"failed: {status.reason}"
@@ -186,6 +204,16 @@ def _code_of(folder: RunFolder, status: RunStatus) -> str | None:
         raise ConfigError(f"{folder.result} is damaged: put the folder {folder.path} aside and submit again") from None
     attempts = read_attempts(folder)
     return attempts[0].code_hash or None if attempts else None
+
+
+def _check_world_size(folder: RunFolder, world_size: int) -> None:
+    """Raise ConfigError when the run's checkpoints are of another number of processes: they could not be loaded."""
+    made_by = read_attempts(folder)[-1].world_size
+    if made_by not in (None, world_size) and any(folder.checkpoints.glob("step-*")):
+        raise ConfigError(
+            f"{folder.run_id} has checkpoints of {made_by} processes, and would now get {world_size}: "
+            f"submit it with the resources it was begun with"
+        )
 
 
 def _reason(folder: RunFolder) -> str:

@@ -43,7 +43,7 @@ class ClusterProfile(Config):
     qos: Line | None = Field(default=None, description="quality of service")
     constraint: Line | None = Field(default=None, description="features that nodes must have")
     cpus_per_task: int | None = Field(default=None, ge=1, description="cores of each rank")
-    mem_gb: int | None = Field(default=None, ge=1, description="memory of each node, 10^9 bytes")
+    mem_gb: int | None = Field(default=None, ge=1, description="memory of each node, as Slurm counts GB")
     wckey: Line | None = Field(default=None, description="workload key, where the site wants one")
     signal_delay_s: int = Field(default=120, ge=10, description="seconds before the time limit at which ranks are told")
     array_parallelism: int = Field(default=32, ge=1, description="array elements that may run at the same time")

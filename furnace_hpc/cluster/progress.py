@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from furnace_hpc.cluster.plan import Plan, PlannedRun
+from furnace_hpc.cluster.plan import Action, Plan, PlannedRun
 from furnace_hpc.runs.records import last_record, read_result
 from furnace_hpc.runs.state import RunState, read_status
 
@@ -19,16 +19,17 @@ QUIET_EVERY_S = 30.0  # without a terminal: one line this often
 class Progress:
     """Shows runs, step/total, loss and the time that is left; on a plain stream, lines instead of a picture."""
 
-    def __init__(self, plan: Plan, width: int) -> None:
+    def __init__(self, plan: Plan, width: int, device: str) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._total, self._metric = len(plan.to_do), plan.grid.metric
-        self._steps = {run.spec.run_id: run.spec.config.steps - run.status.step for run in plan.to_do}
+        self._from = {run.spec.run_id: 0 if run.action is Action.RESTART else run.status.step for run in plan.to_do}
+        self._steps = sum(run.spec.config.steps - self._from[run.spec.run_id] for run in plan.to_do)
         self._done = self._failed = 0
         self._steps_done = 0
         self._started_s = time.monotonic()
         self._spoke_s = self._started_s
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-        self.say(f"{self._total} runs, {width} at a time")
+        self.say(f"{self._total} runs, {width} at a time, on {device}")
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -47,7 +48,7 @@ class Progress:
     def update(self, running: list[tuple[PlannedRun, int]]) -> None:
         """Show what is under way."""
         lines = [(run, last_record(run.folder.metrics(attempt))) for run, attempt in running]
-        steps = self._steps_done + sum(record["step"] - run.status.step for run, record in lines if record)
+        steps = self._steps_done + sum(self._gained(run, int(record["step"])) for run, record in lines if record)
         if self._console.is_terminal:
             self._live.update(Group(self._summary(steps), self._runs(lines)))
         elif time.monotonic() - self._spoke_s > QUIET_EVERY_S:
@@ -57,21 +58,25 @@ class Progress:
     def ended(self, run: PlannedRun, attempt: int) -> None:
         """One run's attempt has ended: say how."""
         status = read_status(run.folder)
-        self._steps_done += max(0, status.step - run.status.step)
+        self._steps_done += self._gained(run, status.step)
         name = run.spec.run_id
         if status.state is RunState.DONE:
             self._done += 1
             result = read_result(run.folder)
-            value = result.metrics.get(self._metric) if result else None
-            self.say(f"[{self._done}/{self._total}] {name}: done" + (f", {self._metric} {value:.4f}" if value else ""))
+            value = result.metrics[self._metric] if result else float("nan")
+            self.say(f"[{self._done}/{self._total}] {name}: done, {self._metric} {value:.4f}")
         elif status.state is RunState.INTERRUPTED:
             self.say(f"{name}: interrupted after step {status.step}, {status.reason}")
         else:
             self._failed += 1
             self.say(f"{name}: {status.state.value}: {status.reason}\n    log: {run.folder.log(attempt, 0)}")
 
+    def _gained(self, run: PlannedRun, step: int) -> int:
+        """Steps beyond where the run stood before; none when it went on from an older checkpoint."""
+        return max(0, step - self._from[run.spec.run_id])
+
     def _summary(self, steps: int) -> Text:
-        total = max(1, sum(self._steps.values()))
+        total = max(1, self._steps)
         elapsed_s = time.monotonic() - self._started_s
         left = _duration(elapsed_s / steps * (total - steps)) if steps else "?"
         failed = f", {self._failed} failed" if self._failed else ""

@@ -3,12 +3,20 @@
 import shutil
 import subprocess
 
+from furnace_hpc.spec.errors import ConfigError
+
 TIMEOUT_S = 20
 
 
 def has_slurm() -> bool:
     """Whether this is a machine that can submit to Slurm."""
     return shutil.which("sbatch") is not None
+
+
+def require_slurm(cluster: str) -> None:
+    """Raise ConfigError where nothing can be submitted."""
+    if not has_slurm():
+        raise ConfigError(f"cluster {cluster!r} needs Slurm, but there is no sbatch on PATH: use a login node")
 
 
 def cluster_name() -> str | None:

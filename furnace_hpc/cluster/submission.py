@@ -16,6 +16,7 @@ from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.state import read_status
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.grid import Grid
 
 
 @contextmanager
@@ -42,21 +43,22 @@ def only_submitter(folder: GridFolder) -> Iterator[None]:
 
 
 def write_submission(plan: Plan) -> Path:
-    """Write grid.yaml, each new run's spec.json, and rows.jsonl; return the submission's folder.
+    """Write grid.yaml (without settings), each new run's spec.json, and rows.jsonl; return the submission's folder.
 
     Raises:
-        ConfigError: a run has changed since the plan was made (somebody else submitted it before the lock was ours).
+        ConfigError: a run has changed since the plan was made, which was before the lock was ours.
     """
     for run in plan.to_do:
         if read_status(run.folder) != run.status:
             raise ConfigError(f"run {run.spec.run_id} has changed since the plan was made: give the command again")
-    write_atomically(plan.folder.grid, yaml.safe_dump(plan.grid.model_dump(mode="json"), sort_keys=False))
+    write_atomically(plan.folder.grid, _yaml(plan.grid.model_copy(update={"settings": {}})))
     for run in plan.to_do:
         if run.action is Action.RESTART:
             _put_aside(plan.folder, run)
         if not run.folder.spec.exists():
             write_atomically(run.folder.spec, run.spec.model_dump_json(indent=2) + "\n")
     submission = plan.folder.new_submission()
+    write_atomically(submission / "grid.yaml", _yaml(plan.grid))
     rows = [_row(index, run) for index, run in enumerate(plan.runs)]
     write_atomically(submission / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return submission
@@ -68,6 +70,10 @@ def journal(submission: Path, event: str, **facts: Any) -> None:
         file.write(json.dumps({"unix_s": time.time(), "event": event, **facts}) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _yaml(grid: Grid) -> str:
+    return yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False)
 
 
 def _row(index: int, run: PlannedRun) -> dict[str, Any]:

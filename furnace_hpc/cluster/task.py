@@ -23,9 +23,9 @@ def run_task(submission: str) -> None:
     try:
         with Verdict(folder, attempt, environment.global_rank) as verdict:
             from furnace_hpc.engine.loop import train  # torch and DeepSpeed are imported on the compute node only
-            from furnace_hpc.engine.processes import Place
+            from furnace_hpc.engine.processes import RankInfo
 
-            place = Place(
+            place = RankInfo(
                 rank=environment.global_rank,
                 local_rank=environment.local_rank,
                 world_size=environment.num_tasks,

@@ -105,11 +105,6 @@ def pack_once(
     raise ConfigError(f"folder {str(out)!r} holds {held}: choose another --out, or replace it with --force")
 
 
-def pack_default(data_root: Path, progress: Progress) -> Manifest:
-    """Pack the default set into `data_root/tridigits` unless it is there."""
-    return pack_once(TriDigitsKnobs(), data_root / "tridigits", progress)[0]
-
-
 def _whole_pack(folder: Path) -> Manifest | None:
     """Return the manifest of an undamaged pack; a damaged one counts as none: packing again mends it."""
     try:

@@ -15,30 +15,38 @@ import xxhash
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.zero import Engine
 from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.host import newest_attempt
 
 TAG = "zero"
 MANIFEST = "manifest.json"
 
 
-def save(engine: Engine, folder: RunFolder, step: int, state: dict[str, Any], processes: Processes) -> None:
-    """Collective. Save the engine, each rank's random state and `state` as `checkpoints/step-<step>`."""
+def save(
+    engine: Engine, folder: RunFolder, attempt: int, step: int, state: dict[str, Any], processes: Processes
+) -> None:
+    """Collective. Save the engine, each rank's random state and `state` as `checkpoints/step-<step>`.
+
+    Raises:
+        RuntimeError: a newer attempt has been begun: this one must not write over it.
+    """
     final = folder.checkpoint(step)
-    nonce = processes.from_first(uuid.uuid4().hex[:8])
+    nonce = processes.broadcast(uuid.uuid4().hex[:8])
     aside = final.with_name(f"{final.name}.tmp-{nonce}")
-    if processes.is_first:
+    if processes.is_rank_zero:
         aside.mkdir(parents=True)
     processes.barrier()
     engine.save_checkpoint(str(aside), tag=TAG, client_state={"furnace": state}, save_latest=False)
     torch.save(_random_state(processes), aside / f"random-{processes.rank}.pt")
     processes.barrier()
-    if processes.is_first:
+    if processes.is_rank_zero:
+        check_is_newest(folder, attempt)
         _complete(aside, final, {"step": step, "world_size": processes.world_size, "state": state})
     processes.barrier()
 
 
 def load_newest(engine: Engine, folder: RunFolder, processes: Processes) -> dict[str, Any] | None:
     """Collective. Load the newest complete checkpoint and return its state; None when there is none."""
-    step = processes.from_first(newest_step(folder) if processes.is_first else None)
+    step = processes.broadcast(newest_step(folder) if processes.is_rank_zero else None)
     return None if step is None else load(engine, folder, step, processes)
 
 
@@ -65,12 +73,18 @@ def load(engine: Engine, folder: RunFolder, step: int, processes: Processes) -> 
 
 
 def newest_step(folder: RunFolder) -> int | None:
-    """Step of the newest checkpoint whose files are all there in the size its manifest says."""
+    """Step of the newest checkpoint whose files are as its manifest says; None when none was ever saved.
+
+    Raises:
+        RuntimeError: there are checkpoints, and all are damaged: starting again at step 0 must be somebody's decision.
+    """
     steps = [int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit()]
     for step in sorted(steps, reverse=True):
         if is_complete(folder.checkpoint(step)):
             return step
         print(f"checkpoint {folder.checkpoint(step)} is damaged and left out", flush=True)
+    if steps:
+        raise RuntimeError(f"all checkpoints in {folder.checkpoints} are damaged: remove the folder to begin at step 0")
     return None
 
 
@@ -83,11 +97,22 @@ def is_complete(path: Path) -> bool:
         return False
 
 
-def prune(folder: RunFolder, keep: int, also: set[int]) -> None:
-    """Delete all but the newest `keep` checkpoints and the steps in `also`, and what killed saves have left."""
+def check_is_newest(folder: RunFolder, attempt: int) -> None:
+    """Raise RuntimeError when a newer attempt has been begun: a node thought dead must not write over its successor."""
+    if (newest := newest_attempt(str(folder.path))) != attempt:
+        raise RuntimeError(f"attempt {attempt} has been replaced by attempt {newest}: it writes nothing more")
+
+
+def prune(folder: RunFolder, saved: int, keep: int, also: set[int]) -> None:
+    """Keep the newest `keep` checkpoints up to the one just saved, and the steps in `also`; delete the others.
+
+    Later steps than the one just saved are damaged ones, which were left out when this attempt began.
+    """
     steps = sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit())
-    for step in steps[:-keep]:
-        if step not in also:
+    kept = {step for step in steps if step <= saved}
+    kept = set(sorted(kept)[-keep:]) | also
+    for step in steps:
+        if step not in kept:
             shutil.rmtree(folder.checkpoint(step))
     for left in folder.checkpoints.glob("step-*.tmp-*"):
         shutil.rmtree(left, ignore_errors=True)

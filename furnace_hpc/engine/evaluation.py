@@ -54,7 +54,7 @@ def evaluate(
     scores: dict[str, float] = {}
     for task in num_classes:
         # Rows of other ranks are zeros here, so a sum is a gathering, and exact.
-        logits_NC, label_N = processes.total(whole[task]).cpu(), processes.total(labels[task]).cpu()
+        logits_NC, label_N = processes.all_reduce_sum(whole[task]).cpu(), processes.all_reduce_sum(labels[task]).cpu()
         whole[task] = logits_NC
         scores |= {f"{split}/{task}/{name}": value for name, value in single_label_scores(logits_NC, label_N).items()}
     return Evaluation(split, scores, whole)

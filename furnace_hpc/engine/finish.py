@@ -11,7 +11,6 @@ from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.setup import Run
 from furnace_hpc.engine.zero import full_fp32_parameters, parameters_sha256
 from furnace_hpc.runs.code import code_hash, git_commit
-from furnace_hpc.runs.host import newest_attempt
 from furnace_hpc.runs.ledger import read_attempts
 from furnace_hpc.runs.records import RunResult, write_result
 
@@ -30,10 +29,9 @@ def finish(
         evaluate_split(run, "test", processes),
     ]
     memory_gib = peak_memory_gib(processes)
-    if not processes.is_first:
+    if not processes.is_rank_zero:
         return
-    if newest_attempt(str(folder.path)) != attempt:
-        raise RuntimeError(f"attempt {attempt} has been replaced by a newer one: its result is not written")
+    checkpoints.check_is_newest(folder, attempt)
     for evaluation in evaluations:
         write_predictions(folder, run.readers[evaluation.split], evaluation)
     attempts = read_attempts(folder)

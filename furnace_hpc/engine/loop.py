@@ -12,7 +12,7 @@ from furnace_hpc.data.order import rank_indices, step_indices
 from furnace_hpc.engine import checkpoints
 from furnace_hpc.engine.evaluation import Evaluation
 from furnace_hpc.engine.finish import evaluate_split, finish
-from furnace_hpc.engine.processes import Place, Processes, meet, part
+from furnace_hpc.engine.processes import Processes, RankInfo, destroy_process_group, init_process_group
 from furnace_hpc.engine.setup import Run, set_up
 from furnace_hpc.engine.stop import StopRequest
 from furnace_hpc.engine.zero import Engine, set_learning_rate
@@ -34,20 +34,20 @@ class Progress:
     train_s: float = 0.0
 
 
-def train(folder: RunFolder, attempt: int, place: Place, verdict: Verdict) -> int:
+def train(folder: RunFolder, attempt: int, place: RankInfo, verdict: Verdict) -> int:
     """Collective. Train the run to its end, or to a stop; return the exit code of this rank."""
     stop = StopRequest()
     stop.install()
-    processes = meet(place)
+    processes = init_process_group(place)
     run = set_up(folder, attempt, processes)
     reason = _train(run, attempt, processes, stop, verdict)
-    processes.barrier()
-    part(processes)
     if reason:
         verdict.stopped(reason)
-        return EXIT_STOPPED
-    verdict.done()
-    return 0
+    else:
+        verdict.done()
+    processes.barrier()  # all have said how it ended before the first one leaves
+    destroy_process_group()
+    return EXIT_STOPPED if reason else 0
 
 
 def _train(run: Run, attempt: int, processes: Processes, stop: StopRequest, verdict: Verdict) -> str | None:
@@ -55,16 +55,17 @@ def _train(run: Run, attempt: int, processes: Processes, stop: StopRequest, verd
     config, engine, folder = run.config, run.engine, run.folder
     state = checkpoints.load_newest(engine, folder, processes)
     at = Progress(**state) if state else Progress()
-    if processes.is_first:
+    if processes.is_rank_zero:
         print(f"resumed after step {at.step}" if state else "first start, at step 0", flush=True)
-    metrics = MetricsFile(folder.metrics(attempt)) if processes.is_first else None
+    metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None
     evaluation: Evaluation | None = None
     saved = at.step
+    reason = None
     while at.step < config.steps:
         if reason := stop.agreed(processes):
             if saved != at.step:
-                checkpoints.save(engine, folder, at.step, asdict(at), processes)
-            return reason
+                checkpoints.save(engine, folder, attempt, at.step, asdict(at), processes)
+            break
         started_s = time.perf_counter()
         parts = train_step(engine, run.reader, config, at.step, processes)
         step_time_s = time.perf_counter() - started_s
@@ -84,15 +85,16 @@ def _train(run: Run, attempt: int, processes: Processes, stop: StopRequest, verd
             if metrics:
                 metrics.write({"step": at.step, "kind": "val", **evaluation.scores})
         if not last and (improved or at.step % config.checkpoint_every == 0):
-            mean_parts(parts, processes)  # a non-finite state is never saved
-            checkpoints.save(engine, folder, at.step, asdict(at), processes)
+            mean_parts(parts, processes)  # raises when the loss is not finite: such a step is not saved
+            checkpoints.save(engine, folder, attempt, at.step, asdict(at), processes)
             saved = at.step
-            if processes.is_first:
-                checkpoints.prune(folder, config.keep_checkpoints, also={at.best_step})
+            if processes.is_rank_zero:
+                checkpoints.prune(folder, saved, config.keep_checkpoints, also={at.best_step})
     if metrics:
         metrics.close()
-    finish(run, attempt, at.best_step, at.train_s, evaluation, processes)
-    return None
+    if not reason:
+        finish(run, attempt, at.best_step, at.train_s, evaluation, processes)
+    return reason
 
 
 def train_step(
@@ -123,7 +125,7 @@ def mean_parts(parts: dict[str, torch.Tensor], processes: Processes) -> dict[str
         FloatingPointError: the loss is not finite.
     """
     names = sorted(parts)
-    total = processes.total(torch.stack([parts[name].float() for name in names]))
+    total = processes.all_reduce_sum(torch.stack([parts[name].float() for name in names]))
     values = dict(zip(names, (total / processes.world_size).tolist(), strict=True))
     if not math.isfinite(values["loss"]):
         raise FloatingPointError(f"the loss is {values['loss']}: lower optimizer.lr, or look at the data")
@@ -150,7 +152,12 @@ def _note_best(at: Progress, evaluation: Evaluation, config: TrainConfig) -> boo
     """Whether this step is the one to take so far; ties keep the earlier step."""
     name = config.selection_metric
     value = evaluation.scores[name] * (-1 if name.endswith("/loss") else 1)
-    if config.evaluation.select == "last" or at.best_value is None or value > at.best_value:
+    if (
+        config.evaluation.select == "last"
+        or at.best_value is None
+        or value > at.best_value
+        or math.isnan(at.best_value)
+    ):
         at.best_step, at.best_value = at.step, value
         return config.evaluation.select == "best"
     return False

@@ -20,7 +20,7 @@ GROUP_TIMEOUT_S = 180  # a hung peer ends the run after this; longer than any wo
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Where a rank stands, before it has met the others."""
 
     rank: int
@@ -30,7 +30,7 @@ class Place:
     """File through which rank 0 tells its address; None: MASTER_ADDR and MASTER_PORT of torchrun."""
 
     @classmethod
-    def of_environment(cls) -> "Place":
+    def of_environment(cls) -> "RankInfo":
         """As torchrun says; alone where it says nothing."""
         rank, local, world = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
         return cls(rank, local, world, None)
@@ -49,7 +49,7 @@ class Processes:
     device: torch.device
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is rank 0, the one that writes."""
         return self.rank == 0
 
@@ -58,7 +58,7 @@ class Processes:
         if self.world_size > 1:
             dist.barrier()
 
-    def largest(self, value: float) -> float:
+    def all_reduce_max(self, value: float) -> float:
         """Collective. The largest of all ranks' values."""
         if self.world_size == 1:
             return value
@@ -66,13 +66,13 @@ class Processes:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return tensor.item()
 
-    def total(self, tensor: Tensor) -> Tensor:
-        """Collective. The sum of all ranks' tensors."""
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Collective. Sum a tensor over all ranks, in place, and return it."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Collective. Rank 0's value, on every rank."""
         if self.world_size == 1:
             return value
@@ -81,7 +81,7 @@ class Processes:
         return box[0]
 
 
-def meet(place: Place) -> Processes:
+def init_process_group(place: RankInfo) -> Processes:
     """Collective. Start the process group, and DeepSpeed's on top of it."""
     device = _device(place.local_rank)
     os.environ.update(
@@ -110,13 +110,13 @@ def meet(place: Place) -> Processes:
     return Processes(place.rank, place.local_rank, place.world_size, device)
 
 
-def part(processes: Processes) -> None:
+def destroy_process_group() -> None:
     """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _store(place: Place, timeout: timedelta) -> Store:
+def _store(place: RankInfo, timeout: timedelta) -> Store:
     """Rank 0 opens a store on a free port and publishes the address; no port is ever guessed."""
     if place.rank == 0:
         host = "127.0.0.1" if place.world_size <= 1 or place.rendezvous is None else _address()

@@ -13,9 +13,9 @@ from furnace_hpc.data.loader import BatchReader
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.zero import Engine, build_engine
 from furnace_hpc.model.network import FusionModel, InputShapes
-from furnace_hpc.runs import host
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.ledger import read_attempt
 from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import lay_over
@@ -46,19 +46,19 @@ def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
         ConfigError: the code or the packed data is not what the run was made for.
     """
     spec = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
-    facts = host.read_attempt(str(folder.path), attempt)
-    if facts["code_hash"] != code_hash():
+    asked = read_attempt(folder, attempt)
+    if asked.code_hash != code_hash():
         raise ConfigError(
-            f"the code has changed since run {folder.run_id} was submitted ({facts['code_hash']}, now {code_hash()}): "
+            f"the code has changed since run {folder.run_id} was submitted ({asked.code_hash}, now {code_hash()}): "
             f"put the old code back, or submit again with --code new"
         )
-    config = _with_overrides(spec.config, facts.get("overrides") or {})
+    config = _with_overrides(spec.config, asked.overrides)
     _set_up_torch(config)
 
-    columns = open_columns(Path(facts["data_dir"]))
+    columns = open_columns(Path(asked.data_dir))
     if columns.manifest.fingerprint != spec.data_fingerprint:
         raise ConfigError(
-            f"data folder {facts['data_dir']} has fingerprint {columns.manifest.fingerprint}, the run was made for "
+            f"data folder {asked.data_dir} has fingerprint {columns.manifest.fingerprint}, the run was made for "
             f"{spec.data_fingerprint}: give the folder it was made with, or submit the grid again"
         )
     num_classes = {task.name: len(columns.manifest.labels[task.name].classes) for task in config.tasks}

@@ -8,21 +8,21 @@ from furnace_hpc.runs.host import STOP_SIGNALS
 
 
 class StopRequest:
-    """Set by TERM, USR1, USR2 or HUP on any rank."""
+    """Set by TERM, USR1, USR2, HUP or Ctrl-C on any rank."""
 
     def __init__(self) -> None:
         self._signal = 0
 
     def install(self) -> None:
         """Take over the stop signals, and unblock them: what came during start-up arrives now."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._set)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to translate
+        for number in (*STOP_SIGNALS, signal.SIGINT):  # under a queue SIGINT stays blocked: its launcher translates it
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+                signal.signal(number, self._set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def agreed(self, processes: Processes) -> str | None:
         """Collective. The signal's name when any rank has had one: then all leave at the same step."""
-        number = int(processes.largest(self._signal))
+        number = int(processes.all_reduce_max(self._signal))
         return signal.Signals(number).name if number else None
 
     def _set(self, number: int, frame: FrameType | None) -> None:

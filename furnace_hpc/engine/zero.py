@@ -58,23 +58,41 @@ def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
 
 
 def _check(engine: Engine, config: TrainConfig, world_size: int) -> None:
+    """Compare what the engine has become (not what it was told) with what was asked.
+
+    Raises:
+        RuntimeError: they differ.
+    """
     micro_batch_size, steps = accumulation_steps(config, world_size)
     wanted = {
         "ZeRO stage": config.deepspeed.zero_optimization.stage,
-        "bf16": config.deepspeed.bf16.enabled,
+        "precision": config.deepspeed.precision,
         "train_batch_size": config.global_batch_size,
         "micro_batch_size": micro_batch_size,
         "gradient_accumulation_steps": steps,
     }
     got = {
-        "ZeRO stage": engine.zero_optimization_stage(),
-        "bf16": engine.bfloat16_enabled(),
+        "ZeRO stage": _stage(engine),
+        "precision": {torch.bfloat16: "bf16", torch.float32: "fp32"}.get(next(engine.module.parameters()).dtype),
         "train_batch_size": engine.train_batch_size(),
         "micro_batch_size": engine.train_micro_batch_size_per_gpu(),
         "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
     }
     if got != wanted:
         raise RuntimeError(f"DeepSpeed's engine is not what was asked for: wanted {wanted}, got {got}")
+
+
+def _stage(engine: Engine) -> int:
+    """The ZeRO stage that the engine's optimizer really is."""
+    match type(engine.optimizer).__name__:
+        case "DeepSpeedZeroOptimizer_Stage3":
+            return 3
+        case "DeepSpeedZeroOptimizer":
+            return 2 if engine.optimizer.partition_gradients else 1
+        case "BF16_Optimizer":  # stage 1 with fp32 gradient accumulation
+            return 1
+        case _:
+            return 0
 
 
 def set_learning_rate(engine: Engine, value: float) -> None:

@@ -1,7 +1,7 @@
 """The run folder: the contract between everything that runs and everything that reads.
 
-    runs/<grid>/grid.yaml                    the grid as last asked for, settings laid in
-    runs/<grid>/submissions/<n>/             what each submission asked: rows.jsonl, journal.jsonl, the batch script
+    runs/<grid>/grid.yaml                    the grid as last submitted, without what --set changed
+    runs/<grid>/submissions/<n>/             what each submission asked: grid.yaml with settings, rows.jsonl, journal.jsonl
     runs/<grid>/<run_id>/spec.json           the resolved config; never changed
                          attempts/<n>.json   made by the host before ranks start; how it ended is added at its end
                          verdicts/<n>-<rank>.json   each rank's own word on how it ended
@@ -162,5 +162,5 @@ def explain(error: OSError, doing: str) -> ConfigError:
         errno.EROFS: "that file system is read-only: choose another place",
     }
     remedy = remedies.get(error.errno or 0, "look at the path and try again")
-    place = f" {error.filename}" if error.filename else ""
-    return ConfigError(f"{doing}:{place} {error.strerror or error}; {remedy}")
+    place = f" {error.filename}:" if error.filename else ""
+    return ConfigError(f"{doing}:{place} {error.strerror or error}: {remedy}")

@@ -19,6 +19,7 @@ from typing import Any, Dict, List, Optional
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
 EXIT_STOPPED = 85  # a rank's exit code after an orderly stop with a checkpoint
+MAX_IDLE_ATTEMPTS = 3  # attempts in a row without a new step, after which a run is not requeued
 REQUEUED = ("stopped", "infrastructure")  # reasons after which the same run is started again
 
 Record = Dict[str, Any]
@@ -59,7 +60,8 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
     if newest:
         record = read_attempt(run_dir, newest)
         alive = is_alive(record.get("holder")) if record.get("end_unix_s") is None else False
-        if alive or (alive is None and not facts.get("job_id")):
+        same_job = facts.get("job_id") and facts["job_id"] == record.get("job_id")  # Slurm started its job again
+        if alive or (alive is None and not same_job and not facts.get("take_over")):
             raise Busy("attempt %d is held by %s" % (newest, describe(record.get("holder"))))
     number = newest + 1
     record = dict(facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None)
@@ -106,7 +108,15 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
         reason, error = "killed", "a rank ended without a word (exit code %s)" % exit_code
     step = max([v.get("step", 0) for v in verdicts] or [0])
     _update(run_dir, number, end_unix_s=time.time(), reason=reason, error=error, exit_code=exit_code, step=step)
-    return "done" if reason == "done" else "requeue" if reason in REQUEUED else "fail"
+    if reason == "done":
+        return "done"
+    return "requeue" if reason in REQUEUED and not _stands_still(run_dir, number) else "fail"
+
+
+def _stands_still(run_dir: str, number: int) -> bool:
+    """Whether the last attempts brought no new step: requeueing them for ever would be a storm."""
+    steps = [read_attempt(run_dir, n).get("step", 0) for n in range(1, number + 1)]
+    return len(steps) >= MAX_IDLE_ATTEMPTS and max(steps[-MAX_IDLE_ATTEMPTS:]) <= max(steps[:-MAX_IDLE_ATTEMPTS] or [0])
 
 
 def read_row(submission: str, index: int) -> Record:

@@ -21,6 +21,8 @@ class Attempt(BaseModel):
     step: int = Field(default=0, description="last optimizer step that a rank reported")
     code_hash: str = Field(default="", description="hash of the sources that decide numbers")
     world_size: int | None = None
+    data_dir: str = Field(default="", description="folder of the packed data set")
+    overrides: dict[str, Any] = Field(default_factory=dict, description="fields that differ from spec.json; no identity")
     job_id: str | None = Field(default=None, description="Slurm's job id")
     holder: dict[str, Any] | None = Field(default=None, description="the process that frames the attempt")
 
@@ -30,10 +32,15 @@ class Attempt(BaseModel):
         return str((self.holder or {}).get("host", "an unknown host"))
 
 
+def read_attempt(folder: RunFolder, number: int) -> Attempt:
+    """One attempt of a run."""
+    return Attempt.model_validate(host.read_attempt(str(folder.path), number))
+
+
 def read_attempts(folder: RunFolder) -> list[Attempt]:
     """All attempts of a run, oldest first."""
     newest = host.newest_attempt(str(folder.path))
-    return [Attempt.model_validate(host.read_attempt(str(folder.path), n)) for n in range(1, newest + 1)]
+    return [read_attempt(folder, number) for number in range(1, newest + 1)]
 
 
 def holder_is_alive(attempt: Attempt) -> bool | None:

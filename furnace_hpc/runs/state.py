@@ -45,7 +45,7 @@ def read_status(folder: RunFolder) -> RunStatus:
     if not attempts:
         return RunStatus(RunState.DONE if folder.result.exists() else RunState.NEW, 0, 0, "")
     newest = attempts[-1]
-    step = _step(folder, newest)
+    step = max(_step(folder, attempt) for attempt in attempts)
     if folder.result.exists():
         return RunStatus(RunState.DONE, newest.attempt, step, "")
     if newest.end_unix_s is not None:
@@ -55,7 +55,7 @@ def read_status(folder: RunFolder) -> RunStatus:
     if alive is False:
         return RunStatus(RunState.INTERRUPTED, newest.attempt, step, "its launcher died without a word")
     if alive is None:
-        return RunStatus(RunState.UNKNOWN, newest.attempt, step, f"held on {newest.holder_host}, not visible from here")
+        return RunStatus(RunState.UNKNOWN, newest.attempt, step, f"held on {newest.holder_host}, not visible from here; if that is gone: --retry lost")
     return RunStatus(RunState.RUNNING, newest.attempt, step, "")
 
 

@@ -74,7 +74,7 @@ class ModelConfig(Config):
     fusion_layers: int = Field(default=1, ge=1, description="attention layers over all modalities' tokens")
     image_tokens: int = Field(default=4, ge=1, description="image tokens (a square number) after adaptive pooling")
     audio_tokens: int = Field(default=4, ge=1, description="audio tokens after pooling over valid frames")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of hidden features in BERT and the fusion layers")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="of hidden features in BERT and the fusion layers")
 
     @model_validator(mode="after")
     def _divisible(self) -> "ModelConfig":

@@ -1,5 +1,7 @@
 """A grid file: the typed form of `experiments/*.yaml`, and reading one. Expansion to runs is in rows.py."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,6 +112,14 @@ def with_settings(grid: Grid, settings: list[str]) -> Grid:
         laid.pop(key, None)
         laid[key] = parse_value(text)
     return grid.model_copy(update={"settings": laid})
+
+
+def results_name(grid: Grid) -> str:
+    """Folder of the grid's results: its name, and a mark of what `--set` changed: a quick look spoils no table."""
+    settings = {key: value for key, value in grid.settings.items() if not key.startswith("resources.")}
+    if not settings:
+        return grid.name
+    return f"{grid.name}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def lay_over(content: dict[str, Any], overrides: Overrides) -> dict[str, Any]:

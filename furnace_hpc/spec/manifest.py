@@ -83,7 +83,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare the sizes of all files with the manifest; contents are checked when the columns are opened.
+    """Compare the sizes of all files with the manifest; contents are checked by `open_columns(verify=True)`.
 
     Raises:
         ConfigError: a file is missing or has another size.
