@@ -18,7 +18,7 @@ def write(name: str, rows: list[dict[str, Any]], note: str = "") -> None:
     """Write `results/<name>.json` and print the rows."""
     content = {
         "benchmark": name,
-        "command": f"python {' '.join([f'benchmarks/{name}.py', *sys.argv[1:]])}",
+        "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(_portable(a) for a in sys.argv[1:])}".strip(),
         "commit": git_commit(),
         "code_hash": code_hash(),
         "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
@@ -30,6 +30,10 @@ def write(name: str, rows: list[dict[str, Any]], note: str = "") -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def _portable(argument: str) -> str:
+    return "DIR" if argument.startswith("/") else argument
 
 
 def _cpu() -> str:

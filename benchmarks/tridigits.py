@@ -35,7 +35,11 @@ def main() -> None:
     grid = _write_grid(options.work, name)
     submit = [sys.executable, "-m", "furnace_hpc.submit", "--grid", str(grid.resolve()), "--cluster", "local"]
     subprocess.run(submit, cwd=options.work, check=True)
-    record.write("tridigits", _rows(options.work / "runs" / name), f"speech {options.speech}, data seed {DATA_SEED}")
+    record.write(
+        f"tridigits_{options.speech}",
+        _rows(options.work / "runs" / name),
+        f"speech {options.speech}, data seed {DATA_SEED}",
+    )
 
 
 def _pack(folder: Path, speech: str) -> None:

@@ -82,7 +82,7 @@ def zero_against_ddp(processes: Processes, data: str) -> dict[str, list[float]]:
             make_config(f"zero{stage}", **plain, **fp32, **tiny), data, processes, 10
         )
         engine.destroy()
-    for name in ("zero1", "zero2", "zero3", "zero3_offload"):
+    for name in ("zero1", "zero1_fp32", "zero2", "zero3", "zero3_offload"):
         losses[name], engine = zero_steps(make_config(name, **plain), data, processes, 10)
         engine.destroy()
     return losses

@@ -163,6 +163,16 @@ def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small
     assert (folder / f"checkpoints/step-{stopped_at}").is_dir()
     assert not (tmp_path / "runs/local/submit.lock").exists()
 
+    hung_up = subprocess.Popen(
+        command(grid, small_root, *two), cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    wait_for_step(grid, "first", stopped_at + 5)
+    children = descendants(hung_up)
+    os.killpg(hung_up.pid, signal.SIGHUP)  # the terminal is closed
+    assert hung_up.wait(timeout=60) == 130
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert attempt(folder, 2)["reason"] == "stopped"
+
     continued = submit(grid, small_root, *two)
     assert continued.returncode == 0, continued.stderr
     assert f"resumed after step {stopped_at}" in (folder / "logs/2-0.log").read_text()
