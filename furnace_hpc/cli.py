@@ -19,7 +19,7 @@ COMMANDS = {
     "submit": "turn a grid into runs: one Slurm array, or a queue on this machine",
     "aggregate": "turn finished runs into tables and figures",
     "pack": "turn raw data into memory-mapped columns",
-    "train": "train one run folder, under torchrun, srun or alone",
+    "train": "train one run folder, under torchrun or alone",
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }
 

@@ -1,4 +1,4 @@
-"""Train one run folder: under torchrun, under srun, or alone.
+"""Train one run folder: under torchrun, or alone.
 
 torchrun --nproc-per-node 2 -m furnace_hpc.train runs/ablation/base-s0-1a2b3c4d
 """

@@ -71,19 +71,16 @@ def ddp_steps(config: TrainConfig, data: str, processes: Processes, steps: int) 
     return losses
 
 
-def zero_against_ddp(processes: Processes, data: str) -> dict[str, list[float]]:
-    """Losses of DDP and of each stage in fp32, then of each stage as its shipped file says."""
-    plain = {"loss__alpha": 0.5, "loss__beta": 0.3}
-    losses = {"ddp": ddp_steps(make_config("zero0", **plain), data, processes, 10)}
-    for stage in range(4):
-        tiny = {"deepspeed__zero_optimization__stage3_param_persistence_threshold": 0} if stage == 3 else {}
-        fp32 = FP32 | {"deepspeed__activation_checkpointing": None}
-        losses[f"zero{stage} fp32"], engine = zero_steps(
-            make_config(f"zero{stage}", **plain, **fp32, **tiny), data, processes, 10
-        )
-        engine.destroy()
-    for name in ("zero1", "zero1_fp32", "zero2", "zero3", "zero3_offload"):
-        losses[name], engine = zero_steps(make_config(name, **plain), data, processes, 10)
+def zero_against_ddp(processes: Processes, data: str, engines: list[str], steps: int) -> dict[str, list[float]]:
+    """Losses of plain DDP, and of engines: a shipped file's name, or that with " fp32" after it."""
+    terms = {"loss__alpha": 0.5, "loss__beta": 0.3}
+    losses = {"ddp": ddp_steps(make_config("zero0", **terms), data, processes, steps)}
+    for name in engines:
+        file, _, fp32 = name.partition(" ")
+        changes: dict[str, Any] = FP32 | {"deepspeed__activation_checkpointing": None} if fp32 else {}
+        if name == "zero3 fp32":  # nothing is kept gathered
+            changes |= {"deepspeed__zero_optimization__stage3_param_persistence_threshold": 0}
+        losses[name], engine = zero_steps(make_config(file, **terms, **changes), data, processes, steps)
         engine.destroy()
     return losses
 
