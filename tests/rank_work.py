@@ -85,14 +85,20 @@ def zero_against_ddp(processes: Processes, data: str, engines: list[str], steps:
     return losses
 
 
+def several(processes: Processes, calls: list[list[Any]]) -> list[Any]:
+    """Answers of several functions here, [name, *arguments] each: starting ranks costs more than their work."""
+    return [globals()[name](processes, *arguments) for name, *arguments in calls]
+
+
 def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[str, Any]:
     """Parameters after some steps of global batch 8, accumulated as the micro-batch size makes necessary."""
     # A large eps, since Adam turns the rounding of a gradient that should be 0 (a key's bias) into whole steps.
     config = make_config("zero1", micro_batch_size=micro_batch_size, optimizer__eps=1e-3, **FP32)
     _, engine = zero_steps(config, data, processes, 4)
-    whole = full_fp32_parameters(engine)
+    whole, accumulation = full_fp32_parameters(engine), engine.gradient_accumulation_steps()
+    engine.destroy()
     return {
-        "accumulation": engine.gradient_accumulation_steps(),
+        "accumulation": accumulation,
         "parameters": {name: value.flatten().tolist() for name, value in whole.items()},
         "sha256": parameters_sha256(whole),
     }
@@ -104,6 +110,7 @@ def evaluated(processes: Processes, data: str, batch_size: int) -> dict[str, Any
     engine = build_engine(model_of(config, data), config, processes)
     reader = reader_of(data, "val", processes)
     done = evaluate(engine, reader, "val", {"digit": 10}, batch_size, processes)
+    engine.destroy()
     return {"scores": done.scores, "logits": done.logits["digit"].flatten().tolist()}
 
 
