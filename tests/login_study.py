@@ -157,3 +157,18 @@ def refused(place: Path, grid: str, *arguments: str) -> list[str]:
 
 def read_rows(submission: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (submission / "rows.jsonl").read_text().splitlines()]
+
+
+def speak_at_once(command: list[str], count: int) -> tuple[list[str], list[int]]:
+    """What `count` processes say that do the same thing at one moment and live until all have spoken; and their ids."""
+    kinds: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **kinds) for _ in range(count)]
+    try:
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        words = [process.stdout.readline().strip() for process in processes]
+    finally:
+        for process in processes:
+            process.communicate("end\n", timeout=30)
+    return words, [process.pid for process in processes]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from login_study import dead_holder
+from login_study import dead_holder, speak_at_once
 
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import RunFolder, write_json
@@ -30,17 +30,7 @@ sys.stdin.readline()
 def begin_at_once(run: Path, job_id: str, count: int) -> list[str]:
     """What `count` processes say that begin the run at the same moment and live until all have spoken."""
     command = [sys.executable, "-c", BEGIN, str(run), job_id]
-    kinds = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **kinds) for _ in range(count)]
-    try:
-        for process in processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        words = [process.stdout.readline().strip() for process in processes]
-    finally:
-        for process in processes:
-            process.communicate("end\n", timeout=30)
-    return words
+    return speak_at_once(command, count)[0]
 
 
 @pytest.mark.parametrize("job_id", ["", "77_0"])

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
-from login_study import CODE, begin, dead_holder, end, finish, grid, planned, read_rows, specs, tree
+from login_study import CODE, begin, dead_holder, end, finish, grid, planned, read_rows, speak_at_once, specs, tree
 
 from furnace_hpc.cluster import submission
 from furnace_hpc.cluster.submission import journal, only_submitter, write_submission
@@ -39,17 +38,7 @@ except ConfigError as error:
 def hold_at_once(folder: GridFolder, count: int) -> tuple[list[str], list[int]]:
     """What `count` processes say that take the lock at the same moment, and their ids."""
     command = [sys.executable, "-c", HOLD, str(folder.path)]
-    kinds = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **kinds) for _ in range(count)]
-    try:
-        for process in processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        words = [process.stdout.readline().strip() for process in processes]
-    finally:
-        for process in processes:
-            process.communicate("end\n", timeout=30)
-    return words, [process.pid for process in processes]
+    return speak_at_once(command, count)
 
 
 def test_of_two_at_once_one_holds_the_lock_and_the_other_is_told_who(tmp_path):
