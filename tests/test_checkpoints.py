@@ -1,0 +1,72 @@
+"""Which checkpoint is loaded, which are deleted, and who may still write one."""
+
+from pathlib import Path
+
+import pytest
+
+from furnace_hpc.engine.checkpoints import TAG, _complete, check_is_newest, newest_step, prune
+from furnace_hpc.runs import host
+from furnace_hpc.runs.folder import RunFolder
+
+
+def saved(folder: RunFolder, *steps: int) -> RunFolder:
+    for step in steps:
+        final = folder.checkpoint(step)
+        aside = final.with_name(f"{final.name}.tmp-1")
+        (aside / TAG).mkdir(parents=True)
+        (aside / TAG / "shard.pt").write_bytes(bytes([step]) * 1000)
+        _complete(aside, final, {"step": step, "world_size": 1})
+    return folder
+
+
+def flip_a_byte(folder: RunFolder, step: int) -> None:
+    path = folder.checkpoint(step) / TAG / "shard.pt"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+
+
+def steps(folder: RunFolder) -> list[int]:
+    return sorted(int(path.name[5:]) for path in folder.checkpoints.iterdir())
+
+
+def test_the_newest_undamaged_one_is_taken(tmp_path: Path):
+    folder = saved(RunFolder(tmp_path), 10, 20, 30)
+    assert newest_step(folder) == 30
+    flip_a_byte(folder, 30)
+    assert newest_step(folder) == 20
+    (folder.checkpoint(20) / "manifest.json").unlink()
+    assert newest_step(folder) == 10
+
+
+def test_none_at_all_is_a_first_start_and_all_damaged_is_an_error(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    assert newest_step(folder) is None
+    saved(folder, 10)
+    flip_a_byte(folder, 10)
+    with pytest.raises(RuntimeError, match="all checkpoints in .* are damaged"):
+        newest_step(folder)
+
+
+def test_pruning_keeps_the_newest_the_best_and_never_trusts_a_later_damaged_one(tmp_path: Path):
+    folder = saved(RunFolder(tmp_path), 10, 20, 30, 40)
+    prune(folder, saved=40, keep=2, also={10})
+    assert steps(folder) == [10, 30, 40]
+    flip_a_byte(folder, 40)
+    saved(folder, 35)
+    prune(folder, saved=35, keep=1, also={10})
+    assert steps(folder) == [10, 35]
+
+
+def test_what_a_killed_save_has_left_is_removed(tmp_path: Path):
+    folder = saved(RunFolder(tmp_path), 10)
+    (folder.checkpoints / "step-20.tmp-abc" / TAG).mkdir(parents=True)
+    assert newest_step(folder) == 10
+    prune(folder, saved=10, keep=1, also=set())
+    assert steps(folder) == [10]
+
+
+def test_a_replaced_attempt_writes_nothing_more(tmp_path: Path):
+    host.begin(str(tmp_path), {})
+    check_is_newest(RunFolder(tmp_path), 1)
+    (tmp_path / "attempts/2.json").write_text("{}")
+    with pytest.raises(RuntimeError, match="attempt 1 has been replaced by attempt 2"):
+        check_is_newest(RunFolder(tmp_path), 1)
