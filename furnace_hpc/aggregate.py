@@ -39,6 +39,7 @@ def show_table(grid: Grid, folder: GridFolder, out: Path | None = None, figures:
     """
     from rich.console import Console
 
+    from furnace_hpc.cluster.observe import observe
     from furnace_hpc.tables.notes import describe
     from furnace_hpc.tables.render import to_terminal
     from furnace_hpc.tables.results import aggregate, submitted_runs, written_files
@@ -50,7 +51,7 @@ def show_table(grid: Grid, folder: GridFolder, out: Path | None = None, figures:
     if grid.settings:
         settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
         grid = grid.model_copy(update={"description": f"{grid.description} With {settings}.".strip()})
-    ablation = aggregate(grid, submitted_runs(grid, folder), folder, place, figures)
+    ablation = aggregate(grid, submitted_runs(grid, folder), folder, place, figures, observe(folder))
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too
     console.print(to_terminal(ablation))

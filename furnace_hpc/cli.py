@@ -1,6 +1,7 @@
 """What all commands share: parsing, one-sentence errors, exit codes; and the `furnace` script that finds them.
 
-Exit codes: 0 done; 1 some runs failed or are missing; 2 the user's input is wrong; 130 interrupted.
+Exit codes: 0 done; 1 some runs failed or are missing, or the cluster is away; 2 the user's input is wrong;
+130 interrupted.
 """
 
 import importlib
@@ -17,6 +18,8 @@ from furnace_hpc.spec.errors import ConfigError, nearest
 
 COMMANDS = {
     "submit": "turn a grid into runs: one Slurm array, or a queue on this machine",
+    "status": "a line per run: state, step, loss, time left, and why; or a run's logs",
+    "cancel": "stop a grid's jobs; what they did is kept, and submit goes on",
     "aggregate": "turn finished runs into tables and figures",
     "pack": "turn raw data into memory-mapped columns",
     "train": "train one run folder, under torchrun or alone",
@@ -36,7 +39,7 @@ def run_command(function: Callable[..., Any], argv: Sequence[str] | None = None)
         sys.exit(0)
     except ConfigError as error:
         _complain(str(error))
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.errno is None:
             raise

@@ -5,18 +5,26 @@ python -m furnace_hpc.submit --grid ablation               do it; done runs are 
 """
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from furnace_hpc.cli import run_command
+from furnace_hpc.cluster.journal import settle_doubts
+from furnace_hpc.cluster.observe import observe
 from furnace_hpc.cluster.packed import fingerprints
-from furnace_hpc.cluster.plan import Choices, Plan, check_retry, make_plan
+from furnace_hpc.cluster.plan import check_retry, make_plan
+from furnace_hpc.cluster.planned import Choices, Plan
 from furnace_hpc.cluster.scheduler import require_slurm
-from furnace_hpc.cluster.show import choose_profile, print_batch_texts, print_plan
+from furnace_hpc.cluster.show import check_shared, choose_profile, print_batch_texts, print_plan
+from furnace_hpc.cluster.submission import only_submitter
+from furnace_hpc.cluster.waves import ranges
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.snapshot import source
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root, runs_root
 from furnace_hpc.spec.grid import load_grid, narrowed, with_settings
@@ -30,8 +38,14 @@ def main(
     variant: Annotated[list[str] | None, typer.Option(help="only this row; repeatable")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="only this seed; repeatable")] = None,
     retry: Annotated[str, typer.Option(help="failed runs to try again: `failed`, or reasons, comma-separated")] = "",
-    code: Annotated[str, typer.Option(help="`new`: start runs of older code again at step 0")] = "",
+    new_code: Annotated[str, typer.Option("--code", help="`new`: start runs of older code again at step 0")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan (and the batch script) and stop")] = False,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="write the run folders and stop; slurm/array.sbatch takes them")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Slurm: stay until all runs have ended, then print the table")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask before submitting to Slurm")] = False,
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
@@ -45,39 +59,68 @@ def main(
     Done runs are skipped and interrupted ones go on where they stopped, so the same command can be given again at
     any time. Without Slurm the runs wait in a queue on this machine, and the table is printed at the end.
     """
-    if code not in {"", "new"}:
-        raise ConfigError(f"--code got {code!r}, wanted `new` or nothing: runs keep the code they began with")
+    if new_code not in {"", "new"}:
+        raise ConfigError(f"--code got {new_code!r}, wanted `new` or nothing: runs keep the code they began with")
     study, profile = with_settings(load_grid(grid), set_ or []), choose_profile(cluster)
     words = frozenset(word.strip() for word in retry.split(",") if word.strip())
     check_retry(words)
     variants = narrowed([row.name for row in expand_rows(study)], variant or [], "variant")
     seeds = narrowed([str(s) for s in study.seeds], [str(s) for s in seed or []], "seed")
-    if profile.executor == "slurm" and not dry_run:
+    folder = GridFolder(runs_root(runs_dir) / study.name)
+    asks_slurm = profile.executor == "slurm" and not (dry_run or prepare)
+    if asks_slurm:
         require_slurm(profile.name)
+        check_shared(folder.path, profile)
     prints = fingerprints(study, data_root(data_dir), dry_run)  # last of the checks: it may pack the default set
     specs = [s for s in expand(study, prints) if s.variant in variants and str(s.config.seed) in seeds]
-    choices = Choices(code_hash(), data_root(data_dir), retry=words, new_code=code == "new")
+    choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new")
 
-    plan = make_plan(study, specs, profile, GridFolder(runs_root(runs_dir) / study.name), choices)
-    print_plan(plan)
-    if dry_run:
-        print_batch_texts(plan)
-    elif profile.executor == "slurm":
-        _submit_array(plan, yes)
-    else:
-        _run_here(plan)
+    with nullcontext() if dry_run else only_submitter(folder):
+        if asks_slurm:
+            settle_doubts(folder)
+        observer = observe(folder, must=asks_slurm)
+        plan = make_plan(study, specs, profile, folder, replace(choices, how_it_is=observer))
+        print_plan(plan)
+        if dry_run:
+            print_batch_texts(plan)
+        elif prepare:
+            _prepare(plan)
+        elif profile.executor == "slurm":
+            _submit_array(plan, observer.evidence.live_jobs, yes)
+        else:
+            _run_here(plan)
+    if wait and asks_slurm:
+        _wait(plan)
 
 
-def _submit_array(plan: Plan, yes: bool) -> None:
+def _prepare(plan: Plan) -> None:
+    from furnace_hpc.cluster import array
+
+    submission = array.prepare(plan).path
+    rows = ranges([index for index, run in enumerate(plan.runs) if run.to_do])
+    print(f"prepared {submission}\nthen: sbatch --array={rows} slurm/array.sbatch {submission}")
+
+
+def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
     if not plan.to_do:
         return
     if not yes and sys.stdin.isatty():
         typer.confirm("Submit?", default=True, abort=True)
     from furnace_hpc.cluster import array
 
-    for job_id in array.submit_plan(plan):
-        print(f"submitted array {job_id}")
-    print(f"then: python -m furnace_hpc.aggregate --grid {plan.grid.name}")
+    for line in array.submit_plan(plan, live_jobs):
+        print(line)
+    print(f"then: python -m furnace_hpc.status --grid {plan.grid.name} --watch")
+
+
+def _wait(plan: Plan) -> None:
+    """Watch until everything has ended, and print the table."""
+    from furnace_hpc.status import watch
+
+    watch(plan.folder)
+    from furnace_hpc.aggregate import show_table
+
+    raise typer.Exit(show_table(plan.grid, plan.folder))
 
 
 def _run_here(plan: Plan) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import yaml
 from tables_study import result_of
 
-from furnace_hpc.cluster.plan import Choices, Plan, make_plan
+from furnace_hpc.cluster.plan import make_plan
+from furnace_hpc.cluster.planned import Choices, Plan
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_atomically, write_json
 from furnace_hpc.runs.records import MetricsFile, write_result
+from furnace_hpc.runs.snapshot import source
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.rows import expand
@@ -73,8 +75,8 @@ def pack(folder: Path, **changes: Any) -> Path:
 def planned(path: Path, asked: Grid, profile: ClusterProfile = LOCAL, **choices: Any) -> Plan:
     """The plan of every run of the grid, over `path`/<grid name>."""
     runs = expand(asked, {"tridigits": FINGERPRINT})
-    chosen = Choices(**({"code_hash": CODE, "data_root": Path("data")} | choices))
-    return make_plan(asked, runs, profile, GridFolder(path / asked.name), chosen)
+    chosen = {"code_hash": CODE, "snapshot": source().snapshot_hash, "data_root": Path("data")} | choices
+    return make_plan(asked, runs, profile, GridFolder(path / asked.name), Choices(**chosen))
 
 
 def begin(spec: RunSpec, folder: GridFolder, who: dict[str, Any] | None = None, code: str = CODE) -> RunFolder:
@@ -129,12 +131,12 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m furnace_hpc.<module>` in `folder`, with no roots from outside."""
+    """`python -m furnace_hpc.<module>` in `folder`, with no roots from outside, on a machine without Slurm."""
     kept = {name: value for name, value in os.environ.items() if name not in ("FURNACE_RUNS", "FURNACE_DATA")}
     return subprocess.run(
         [sys.executable, "-m", f"furnace_hpc.{module}", *arguments],
         cwd=folder,
-        env=kept | {"COLUMNS": "200"},
+        env=kept | {"COLUMNS": "200", "PATH": "/nowhere"},
         capture_output=True,
         text=True,
         timeout=60,

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from login_study import finish, grid, planned
 
-from furnace_hpc.cluster.array import _ranges, batch_text, parameters
-from furnace_hpc.cluster.plan import Plan
+from furnace_hpc.cluster.array import batch_text
+from furnace_hpc.cluster.flags import BATCH, array_parameters, follow_up_parameters
+from furnace_hpc.cluster.planned import Plan
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.scheduler import require_slurm
-from furnace_hpc.runs import host
+from furnace_hpc.cluster.waves import Array, Limits, next_wave, ranges
 from furnace_hpc.spec.errors import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden" / "array.sbatch"
@@ -41,13 +42,18 @@ FULL = {
 }
 
 
+def array_of(plan: Plan) -> Array:
+    [array] = next_wave(plan.shapes, Limits())
+    return array
+
+
 def text_of(plan: Plan, submission: Path) -> str:
-    [(shape, indices)] = plan.shapes.items()
-    return batch_text(plan, shape, indices, submission)
+    return batch_text(plan, array_of(plan), submission)
 
 
 def text(tmp_path: Path, **changes) -> str:
-    return text_of(planned(tmp_path, grid(), ClusterProfile.model_validate(FULL | changes)), tmp_path / "sub 1")
+    profile = ClusterProfile.model_validate(FULL | changes)
+    return text_of(planned(tmp_path, grid(), profile, snapshot="abc"), tmp_path / "sub 1")
 
 
 def flags(script: str) -> dict[str, str]:
@@ -57,7 +63,8 @@ def flags(script: str) -> dict[str, str]:
 
 def test_batch_script_is_the_golden_one(tmp_path):
     found = text(tmp_path)
-    for place, name in ((tmp_path / "sub 1", "SUBMISSION"), (host.__file__, "HOST_PY"), (sys.executable, "PYTHON")):
+    code = (tmp_path / "study/code/abc").resolve()
+    for place, name in ((tmp_path / "sub 1", "SUBMISSION"), (code / BATCH, "BATCH_PY"), (sys.executable, "PYTHON")):
         assert str(place) in found
         found = found.replace(shlex.quote(str(place)), name).replace(str(place), name)
     if os.environ.get("FURNACE_RENEW_GOLDEN") == "1":
@@ -94,7 +101,7 @@ def test_flags_say_the_profiles_and_the_shapes_facts(tmp_path):
         "wckey": "key",
         "requeue": "",
         "open-mode": "append",
-        "job-name": "furnace-study",
+        "job-name": "furnace-study-TOKEN",
     }
     assert {name: found.get(name) for name in expected} == expected
 
@@ -107,6 +114,7 @@ def test_flags_say_the_profiles_and_the_shapes_facts(tmp_path):
         ({"gpu_flag": "gpus_per_node", "gpu_type": None}, None, "4"),
         ({"gpu_flag": "gpus_per_node", "gpus_per_node": None, "processes_per_node": 2}, None, "a100:2"),
         ({"gpu_flag": None}, None, None),
+        ({"gpu_flag": "gpus_per_task"}, None, None),
         ({"gpus_per_node": 0}, None, None),
     ],
 )
@@ -139,7 +147,7 @@ def test_setup_lines_stand_before_the_attempt_begins_in_their_order(tmp_path):
     [([0], "0"), ([0, 1, 2, 3, 7], "0-3,7"), ([7, 3, 5], "3,5,7"), ([1, 2, 4, 5, 9], "1-2,4-5,9"), ([], "")],
 )
 def test_ranges(indices, written):
-    assert _ranges(indices) == written
+    assert ranges(indices) == written
 
 
 def test_a_retry_keeps_index_equal_to_row(tmp_path):
@@ -153,9 +161,13 @@ def test_a_retry_keeps_index_equal_to_row(tmp_path):
 def test_every_parameter_is_one_that_submitit_takes(tmp_path):
     from submitit.slurm.slurm import _get_default_parameters
 
-    plan = planned(tmp_path, grid(), ClusterProfile.model_validate(FULL))
-    [(shape, indices)] = plan.shapes.items()
-    assert set(parameters(plan, shape, indices, tmp_path)) <= set(_get_default_parameters())
+    profile = ClusterProfile.model_validate(FULL)
+    plan = planned(tmp_path, grid(), profile)
+    arrays = array_parameters(profile, array_of(plan), "name", tmp_path, tmp_path)
+    follow_up = follow_up_parameters(profile, "name", ["1", "2"], tmp_path)
+    assert set(arrays) | set(follow_up) <= set(_get_default_parameters())
+    assert follow_up["dependency"] == "afterany:1:2"
+    assert not {"gpus_per_node", "gres", "cpus_per_task", "mem"} & set(follow_up)
 
 
 def test_without_sbatch_a_cluster_is_refused(tmp_path, monkeypatch):

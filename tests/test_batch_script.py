@@ -3,16 +3,21 @@
 import os
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from login_study import grid, planned, read_rows
+from login_study import finish, grid, planned, read_rows, specs
 
-from furnace_hpc.cluster.array import batch_text, rank_command
+from furnace_hpc.cluster.array import batch_text
+from furnace_hpc.cluster.flags import rank_command
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.submission import write_submission
+from furnace_hpc.cluster.waves import Limits, next_wave
 from furnace_hpc.runs import host
-from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.snapshot import source
 
 
 def stand_in(path: Path, script: str) -> None:
@@ -35,26 +40,27 @@ exit "$CODE"
 """
 
 
-def execute(tmp_path: Path, words: str, code: int, row: int = 2, single: bool = False):
+def execute(
+    tmp_path: Path, words: str, code: int, row: int = 2, meanwhile: Callable[[], Any] = lambda: None, **facts: Any
+):
     """Run the batch script of a whole submission as Slurm would run one array element."""
     tools = tmp_path / "tools"
     tools.mkdir(exist_ok=True)
     stand_in(tools / "srun", SRUN)
     stand_in(tools / "scontrol", 'echo "$*" >> "$STAND_IN/requeued"\n')
     stand_in(tools / "sleep", "exit 0\n")
-    plan = planned(tmp_path / "runs of 'mine'", grid(), ClusterProfile(name="c", executor="slurm", gpu_flag=None))
-    submission = write_submission(plan).resolve()
-    (submission / "payload.pkl").write_bytes(b"payload")
-    ids = (
-        {"SLURM_JOB_ID": "93"}
-        if single
-        else {"SLURM_ARRAY_JOB_ID": "91", "SLURM_ARRAY_TASK_ID": str(row), "SLURM_JOB_ID": "93"}
+    plan = planned(
+        tmp_path / "runs of 'mine'", grid(), ClusterProfile(name="c", executor="slurm", gpu_flag=None, **facts)
     )
+    submission = write_submission(plan).path
+    (submission / "payload.pkl").write_bytes(b"payload")
+    meanwhile()
+    ids = {"SLURM_ARRAY_JOB_ID": "91", "SLURM_ARRAY_TASK_ID": str(row), "SLURM_JOB_ID": "93"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "FURNACE_"))}
     environment = kept | ids | {"WORDS": words, "CODE": str(code), "STAND_IN": str(tools)}
     environment["PATH"] = f"{tools}:{environment['PATH']}"
-    [(shape, indices)] = plan.shapes.items()
-    script = batch_text(plan, shape, indices, submission)
+    [array] = next_wave(plan.shapes, Limits())
+    script = batch_text(plan, array, submission)
     done = subprocess.run(
         ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -88,7 +94,9 @@ def test_the_script_frames_an_attempt(tmp_path, words, code, status, verdict, re
     assert (tools / "environment").read_text() == f"{run.path}|1|slurm"
     assert (submission / "91_2_submitted.pkl").read_bytes() == b"payload"
     ranks = (tools / "ranks").read_text().splitlines()
-    assert ranks == [*shlex.split(rank_command()), "-u", "-m", "submitit.core._submit", str(submission)]
+    profile = ClusterProfile(name="c", executor="slurm")
+    code = run.path.parent / "code" / source().snapshot_hash
+    assert ranks == [*shlex.split(rank_command(profile, code)), "-u", "-m", "submitit.core._submit", str(submission)]
 
 
 def test_a_requeued_element_begins_the_next_attempt_of_the_same_run(tmp_path):
@@ -98,12 +106,22 @@ def test_a_requeued_element_begins_the_next_attempt_of_the_same_run(tmp_path):
     assert [host.read_attempt(str(run.path), number)["reason"] for number in (1, 2)] == ["stopped", "done"]
 
 
-def test_a_job_that_is_no_array_is_row_0_under_its_own_id(tmp_path):
-    done, run, submission, tools = execute(tmp_path, "stopped", 85, row=0, single=True)
-    assert done.returncode == 1
-    assert host.read_attempt(str(run.path), 1)["job_id"] == "93"
-    assert requeued(tools) == ["requeue 93"]
-    assert (submission / "93_submitted.pkl").exists()
+def test_an_element_whose_run_is_done_already_ends_well_and_starts_nothing(tmp_path):
+    folder = GridFolder(tmp_path / "runs of 'mine'" / "study")
+    done, run, _, tools = execute(tmp_path, "done", 0, meanwhile=lambda: finish(specs()[2], folder))
+    assert done.returncode == 0
+    assert "is left alone: it is done already" in done.stderr
+    assert not (tools / "ranks").exists()
+    assert not run.attempt(2).exists()
+
+
+@pytest.mark.parametrize("line", ["false", "module load nothing", "source /nowhere/env.sh"])
+def test_a_setup_line_that_fails_ends_the_job_and_is_named(tmp_path, line):
+    done, run, _, tools = execute(tmp_path, "done", 0, setup=("export FINE=1", line))
+    assert done.returncode != 0
+    assert f"this line of the profile's setup failed: {line}" in done.stdout
+    assert not (tools / "ranks").exists()
+    assert not run.attempt(1).exists()
 
 
 def test_a_run_that_a_live_process_holds_never_reaches_srun(tmp_path):

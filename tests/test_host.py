@@ -86,7 +86,9 @@ def test_a_lease_is_told_by_host_boot_pid_and_start_time(tmp_path, change, alive
         with pytest.raises(host.Busy):  # another job may be running on that host
             host.begin(str(tmp_path), {"job_id": "6"})
         assert host.begin(str(tmp_path), {"job_id": "5"}, who) == 2  # Slurm started this very job again
-        assert host.begin(str(tmp_path), {"job_id": None, "take_over": True}) == 3  # --retry lost
+        assert "started again by Slurm" in host.read_attempt(str(tmp_path), 1)["error"]
+        host.close(str(tmp_path), 2, "given up by --retry lost")
+        assert host.begin(str(tmp_path), {"job_id": None}) == 3
 
 
 def test_an_unreadable_record_counts_as_held_by_somebody(tmp_path):
@@ -94,7 +96,8 @@ def test_an_unreadable_record_counts_as_held_by_somebody(tmp_path):
     (tmp_path / "attempts" / "1.json").write_text('{"attempt": 1, "end')
     with pytest.raises(host.Busy, match="attempt 1 is held by an unknown process"):
         host.begin(str(tmp_path), {})
-    assert host.begin(str(tmp_path), {"take_over": True}) == 2
+    host.close(str(tmp_path), 1, "given up by --retry lost")
+    assert host.begin(str(tmp_path), {}) == 2
 
 
 def test_a_record_that_cannot_be_written_is_not_left_empty(tmp_path):

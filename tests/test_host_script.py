@@ -1,4 +1,4 @@
-"""host.py as the batch script runs it: a bare Python, old syntax, signals kept, words that a shell can take."""
+"""batch.py as the batch script runs it: a bare Python, old syntax, signals kept, words that a shell can take."""
 
 import ast
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from furnace_hpc.runs import host
+from furnace_hpc.runs import batch, host
 
-SCRIPT = Path(host.__file__)
+SCRIPT = Path(batch.__file__)
 BARE = ["python3", "-S", "-I"]  # no site-packages, no environment, no working directory on the path
 
 LAUNCHED = """
@@ -51,12 +51,13 @@ def test_without_launch_the_same_signal_kills():
 
 
 def test_the_script_needs_the_standard_library_alone_and_an_old_python():
-    tree = ast.parse(SCRIPT.read_text(), feature_version=(3, 6))
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert names
-    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
-    assert not [node for node in ast.walk(tree) if isinstance(node, (ast.NamedExpr, ast.Match))]
+    package = SCRIPT.parent.parent
+    for path in (SCRIPT, Path(host.__file__), package / "__init__.py", package / "runs" / "__init__.py"):
+        tree = ast.parse(path.read_text(), feature_version=(3, 6))
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {name.partition(".")[0] for name in names} - {"furnace_hpc"} <= sys.stdlib_module_names
+        assert not [node for node in ast.walk(tree) if isinstance(node, (ast.NamedExpr, ast.Match))]
 
 
 def script(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,14 +68,23 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", ["plain", "with space", "quo'te", 'dou"ble $HOME `id` \\ ;&', "new\nline"])
 def test_begin_row_prints_assignments_that_bash_takes_for_any_path(tmp_path, name):
     run = tmp_path / name
-    rows = [{"row": n, "run_dir": str(run), "facts": {"code_hash": f"code{n}"}} for n in (0, 3)]
+    rows = [
+        {
+            "row": n,
+            "run_dir": str(run),
+            "run_id": f"run{n}",
+            "code": str(tmp_path / "c d"),
+            "facts": {"code_hash": f"code{n}"},
+        }
+        for n in (0, 3)
+    ]
     write_rows = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "rows.jsonl").write_text(write_rows)
     printed = script("begin-row", str(tmp_path), "3", "12_3", str(os.getpid()))
     assert (printed.returncode, printed.stderr) == (0, "")
-    shell = 'eval "$1"; printf "%s|%s" "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT"'
+    shell = 'eval "$1"; printf "%s|%s|%s" "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT" "$FURNACE_CODE"'
     done = subprocess.run(["bash", "-c", shell, "bash", printed.stdout], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{run}|1"
+    assert done.stdout == f"{run}|1|{tmp_path / 'c d'}"
     record = host.read_attempt(str(run), 1)
     assert (record["code_hash"], record["job_id"], record["holder"]["pid"]) == ("code3", "12_3", os.getpid())
 
@@ -82,8 +92,8 @@ def test_begin_row_prints_assignments_that_bash_takes_for_any_path(tmp_path, nam
 def test_the_scripts_mistakes_are_told_in_one_line(tmp_path):
     (tmp_path / "rows.jsonl").write_text("")
     for arguments, message in (
-        (("begin-row", str(tmp_path), "3", "12", "1"), f"host.py: {tmp_path} has no row 3\n"),
-        (("began",), "host.py: unknown command 'began'; wanted begin-row, decide or launch\n"),
+        (("begin-row", str(tmp_path), "3", "12", "1"), f"batch.py: {tmp_path} has no row 3\n"),
+        (("began",), "batch.py: unknown command 'began'; wanted begin-row, begin-run, decide or launch\n"),
     ):
         done = script(*arguments)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", message)

@@ -23,10 +23,10 @@ MAY = {
     "cluster": {"spec", "runs"},
 }
 LAZY = {("cluster/task.py", "engine")}  # on the compute node, inside its function
-SUBMITIT = {"cluster/array.py", "cluster/local.py", "cluster/task.py"}
+SUBMITIT = {"cluster/array.py", "cluster/local.py"}
 LOGIN = [
     name
-    for name in ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel")
+    for name in ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel", "follow_up")
     if (PACKAGE / f"{name}.py").exists()
 ]
 
@@ -86,7 +86,7 @@ def test_a_dry_run_loads_neither_numpy_nor_scipy_nor_anything_heavy(tmp_path, cl
     pack(tmp_path / "data" / "tridigits")
     code = (
         "import sys\nfrom furnace_hpc.submit import main\n"
-        "main(grid='study.yaml', cluster=sys.argv[1], retry='', code='', dry_run=True)\nprint(*sys.modules)"
+        "main(grid='study.yaml', cluster=sys.argv[1], dry_run=True)\nprint(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, cluster], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
@@ -102,7 +102,7 @@ def test_a_help_page_answers_without_the_array_library(tmp_path):
     assert "submitit" not in loaded_after("furnace_hpc.submit")
 
 
-def test_submitit_is_named_in_three_files_alone():
+def test_submitit_is_named_in_two_files_alone():
     users = {
         str(path.relative_to(PACKAGE))
         for path in modules(".")
@@ -121,8 +121,10 @@ def test_deepspeed_is_imported_in_the_engine_alone():
     assert {path.parts[0] for path in users} == {"engine"}
 
 
-def test_the_host_script_imports_nothing_of_the_package():
+def test_the_host_side_imports_nothing_of_the_package_but_itself():
     assert not [name for name in imported(PACKAGE / "runs" / "host.py") if name.startswith("furnace_hpc")]
+    ours = {name for name in imported(PACKAGE / "runs" / "batch.py") if name.startswith("furnace_hpc")}
+    assert ours == {"furnace_hpc.runs.host"}
 
 
 def edges() -> set[tuple[str, str]]:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from login_study import CODE, LOCAL, begin, dead_holder, end, finish, grid, planned, specs, tree
 
-from furnace_hpc.cluster.plan import Action, retry_words
+from furnace_hpc.cluster.plan import retry_words
+from furnace_hpc.cluster.planned import Action
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.submission import write_submission
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
@@ -116,9 +118,9 @@ def test_the_code_of_a_run_is_its_first_attempts(tmp_path, spec, folder):
 
 
 def test_an_unknown_retry_word_is_refused(tmp_path):
-    assert retry_words() == {"failed", "crash", "lost"}
+    assert retry_words() == {"failed", "crash", "lost", "oom"}
     with pytest.raises(
-        ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: crash, failed, lost\\)"
+        ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: crash, failed, lost, oom\\)"
     ):
         one(tmp_path, retry=frozenset({"fialed"}))
 
@@ -133,7 +135,7 @@ def test_fields_that_are_no_identity_are_overridden_and_the_spec_stays(tmp_path,
     assert again.runs[0].folder == first.runs[0].folder
     expected = {"log_every": 3, "evaluation.batch_size": 5, "checkpoint_every": 7}
     assert again.runs[0].facts["overrides"] == expected
-    submission = write_submission(again)
+    submission = write_submission(again).path
     assert path.read_bytes() == before
     assert json.loads((submission / "rows.jsonl").read_text())["facts"]["overrides"] == expected
     assert planned(tmp_path, grid(**ONE)).runs[0].facts["overrides"] == {}
@@ -179,7 +181,8 @@ def test_shapes_group_by_resources_and_skip_what_is_not_to_do(tmp_path, folder):
     plan = planned(tmp_path, grid(**changes), ClusterProfile(name="c", executor="slurm", processes_per_node=4))
     assert plan.shapes == {(1, 4, 60, None): [0], (2, 4, 60, None): [2, 3], (1, 4, 9, None): [4, 5]}
     assert plan.counts == {"start": 5, "skip": 1}
-    assert plan.gpu_hours_limit == pytest.approx(4 * 1 + 2 * 8 * 1 + 2 * 4 * 9 / 60)
+    once = 4 * 1 + 2 * 8 * 1 + 2 * 4 * 9 / 60
+    assert plan.bill == pytest.approx((once, 20 * once))
     assert [run.world_size for run in plan.to_do] == [4, 8, 8, 4, 4]
 
 
@@ -187,10 +190,11 @@ def test_facts_are_what_an_attempt_records(tmp_path):
     run = planned(tmp_path, grid(**ONE), LOCAL, data_root=Path("relative")).runs[0]
     assert run.facts == {
         "code_hash": CODE,
+        "snapshot": source().snapshot_hash,
+        "max_attempts": 20,
         "nodes": 1,
         "processes_per_node": 1,
         "world_size": 1,
-        "take_over": False,
         "data_dir": os.path.abspath("relative/tridigits"),  # noqa: PTH100  a link of the user's may stay a link
         "overrides": {},
     }

@@ -82,7 +82,7 @@ def test_an_unknown_reason_is_unknown_and_never_failed(spec, folder):
 
 
 def test_every_reason_that_decide_gives_has_a_state():
-    assert set(ENDED) == {"done", "stopped", "infrastructure", "killed", "crash"}
+    assert set(ENDED) == {"done", "stopped", "infrastructure", "killed", "crash", "oom"}
     assert set(host.REQUEUED) < {reason for reason, state in ENDED.items() if state is RunState.INTERRUPTED}
 
 

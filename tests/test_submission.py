@@ -10,8 +10,9 @@ import yaml
 from login_study import CODE, begin, dead_holder, end, finish, grid, planned, read_rows, speak_at_once, specs, tree
 
 from furnace_hpc.cluster import submission
-from furnace_hpc.cluster.submission import journal, only_submitter, write_submission
-from furnace_hpc.runs import host
+from furnace_hpc.cluster.journal import Submission
+from furnace_hpc.cluster.submission import only_submitter, write_submission
+from furnace_hpc.runs import batch, host
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
@@ -65,7 +66,7 @@ def test_a_stale_lock_of_a_dead_process_is_taken_over(tmp_path):
     folder = GridFolder(tmp_path)
     folder.lock.write_text(json.dumps(dead_holder()))
     with only_submitter(folder):
-        assert json.loads(folder.lock.read_text()) == host.holder()
+        assert json.loads(folder.lock.read_text()) == host.holder() | {"job_id": None}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,7 +123,7 @@ def test_a_submission_writes_grid_specs_and_rows(tmp_path):
     folder = GridFolder(tmp_path / "study")
     finish(runs[2], folder)
     plan = planned(tmp_path, asked)
-    written = write_submission(plan)
+    written = write_submission(plan).path
     assert written == folder.submissions / "1"
     assert Grid.model_validate(yaml.safe_load(folder.grid.read_text())) == asked
     rows = read_rows(written)
@@ -133,8 +134,8 @@ def test_a_submission_writes_grid_specs_and_rows(tmp_path):
         assert row["run_dir"] == str(folder.run(run.run_id).path.resolve())
         assert RunSpec.model_validate_json(folder.run(run.run_id).spec.read_text()) == run
         assert row["facts"]["code_hash"] == CODE
-        assert host.read_row(str(written), row["row"]) == row
-    assert write_submission(plan) == folder.submissions / "2"
+        assert batch._find_row(str(written), "row", row["row"]) == row
+    assert write_submission(plan).path == folder.submissions / "2"
     assert not list(folder.path.rglob(".*"))
 
 
@@ -164,10 +165,21 @@ def test_new_code_puts_the_old_folder_aside_and_loses_nothing(tmp_path):
     assert tree(aside) == before
 
 
-def test_the_journal_is_appended_line_by_line(tmp_path):
-    journal(tmp_path, "intent", rows=[1, 2])
-    journal(tmp_path, "submitted", job_id="7")
-    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["intent", "submitted"]
-    assert lines[0]["rows"] == [1, 2]
-    assert lines[0]["unix_s"] <= lines[1]["unix_s"]
+def test_the_journal_is_appended_line_by_line_and_a_torn_line_is_left_out(tmp_path):
+    journal = Submission(tmp_path)
+    assert journal.sent() == []
+    journal.note("intent", name="a", kind="array", base=2, rows=[2, 5])
+    journal.note("intent", name="b", kind="array", base=0, rows=[9])
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"unix_s": 1, "event": "subm')
+    assert [(sent.name, sent.outcome) for sent in journal.sent()] == [("a", "doubtful"), ("b", "doubtful")]
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write("\n")
+    journal.note("submitted", name="a", job_id="7")
+    journal.note("refused", name="b", error="no")
+    first, second = journal.sent()
+    assert (first.outcome, first.elements) == ("submitted", {2: "7_0", 5: "7_3"})
+    assert (second.outcome, second.job_id) == ("refused", "")
+    assert not journal.is_closed
+    journal.note("cancelled")
+    assert journal.is_closed

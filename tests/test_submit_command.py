@@ -69,7 +69,8 @@ def test_a_dry_run_for_a_cluster_prints_the_batch_script_without_slurm(place):
         "submit", place, "--grid", "study.yaml", "--dry-run", "--cluster", "a100", "--set", "resources.nodes=1"
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "arrays: 4 runs of 1 x 4 ranks, 60 min; at most 16.0 GPU-hours" in done.stdout
+    assert "4 runs of 1 nodes x 4 ranks, 60 min\n" in done.stdout
+    assert "at most 16.0 GPU-hours if each run needs one attempt, and at most 320.0 with" in done.stdout
     script = done.stdout.partition("# --- batch script of the array of 4 runs ---\n")[2]
     assert script.startswith("#!/bin/bash\n")
     assert "#SBATCH --array=0-3%4\n" in script
@@ -115,7 +116,7 @@ def test_unknown_grid(place):
         ),
         (("--set", "steps"), "--set got 'steps', wanted key=value, for example --set optimizer.lr=1e-3"),
         (("--set", "seed=3"), "--set seed: the grid's seeds say which are run; use --seed to choose among them"),
-        (("--retry", "fialed"), "--retry got 'fialed'; did you mean 'failed'? (valid: crash, failed, lost)"),
+        (("--retry", "fialed"), "--retry got 'fialed'; did you mean 'failed'? (valid: crash, failed, lost, oom)"),
         (("--code", "old"), "--code got 'old', wanted `new` or nothing: runs keep the code they began with"),
         (
             ("--set", "data.name=mmimdb"),

@@ -28,7 +28,10 @@ def only(place: Path, *arguments: str) -> str:
 def test_runs_of_other_code_are_refused(place):
     begin(specs()[1], GridFolder(place / "runs" / "study"), dead_holder(), code="01d01d01d01d")
     message = only(place)
-    assert message.startswith("1 unfinished runs of grid 'study' were begun by another version of the code (base-s1-")
+    assert message.startswith(
+        "1 unfinished runs of grid 'study' were begun by another version of the code, of which "
+        "there is no snapshot (base-s1-"
+    )
     assert message.endswith("or submit with --code new to start them again at step 0")
 
 

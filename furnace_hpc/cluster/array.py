@@ -1,153 +1,166 @@
-"""One Slurm array per resource shape, built and submitted by submitit; nothing more is asked of submitit.
+"""Slurm arrays and follow-up jobs, built and submitted by submitit; nothing more is asked of submitit.
 
-The batch script frames each attempt: host.py begins it before srun and decides after it, from the ranks' own verdicts.
+A line in the journal goes before each sbatch and another after it, so that what is cut off in between is found by the
+job's name and never submitted twice.
 """
 
+import io
 import shlex
 import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-import submitit
-from submitit.core.utils import DelayedSubmission
+from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
-from furnace_hpc.cluster.plan import Plan
+from furnace_hpc.cluster import scheduler
+from furnace_hpc.cluster.environment import environment_of_jobs
+from furnace_hpc.cluster.flags import array_parameters, check_path, follow_up_parameters, rank_command
+from furnace_hpc.cluster.journal import Submission, job_name
+from furnace_hpc.cluster.planned import Plan, Shape
 from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.cluster.submission import journal, only_submitter, write_submission
+from furnace_hpc.cluster.refusals import is_away, is_doubtful, mend, short
+from furnace_hpc.cluster.submission import write_submission
 from furnace_hpc.cluster.task import run_task
-from furnace_hpc.runs import host
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.cluster.waves import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave
+from furnace_hpc.spec.errors import ConfigError, UnavailableError
 
-Shape = tuple[int, int, int, str | None]
+SBATCH_TIMEOUT_S = 90
+LOOK_AGAIN_S = (1, 2, 4, 8)  # after a lost answer: the controller may still be busy with the job
+
+Shapes = Mapping[Shape, Sequence[int]]
 
 
-def submit_plan(plan: Plan) -> list[str]:
-    """Submit the plan's arrays and return their job ids; the caller gets its prompt back.
+def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
+    """Submit what the site takes now of the plan's arrays, and the job that sends the rest; return what was done.
+
+    The grid's lock is held by the caller.
 
     Raises:
-        ConfigError: sbatch refused (its own words are in the message).
+        ConfigError: sbatch refused (its own words are in the message), or the path cannot stand in a script.
+        UnavailableError: the controller is away, or its answer was lost.
     """
-    _check_path(plan.folder.path.resolve())
-    with only_submitter(plan.folder):
-        submission = write_submission(plan).resolve()
-        DelayedSubmission(run_task, str(submission)).dump(submission / "payload.pkl")
-        jobs: list[str] = []
-        for shape, indices in plan.shapes.items():
-            journal(submission, "intent", shape=shape, rows=indices)
-            executor = SlurmExecutor(submission, max_num_timeout=1000, python=rank_command())
-            executor.update_parameters(**parameters(plan, shape, indices, submission))
-            executor.parameters["map_count"] = len(indices)
-            try:
-                job = executor._submit_command(executor._submitit_command_str)
-            except submitit.core.utils.FailedJobError as error:
-                before = f" (already submitted: {', '.join(jobs)})" if jobs else ""
-                raise ConfigError(f"sbatch refused the array of {len(indices)} runs{before}: {error}") from None
-            journal(submission, "submitted", job_id=job.job_id)
-            jobs.append(str(job.job_id))
-        return jobs
+    check_path(plan.folder.path.resolve())
+    limits = site_limits(plan.profile, live_jobs)
+    if len(plan.shapes) > 1:  # one shape is refused or taken whole; of several, one could be refused half-way
+        for shape, rows in plan.shapes.items():
+            _test(plan, shape, list(rows))
+    return send(prepare(plan), plan.profile, plan.folder.path.name, plan.shapes, limits)
 
 
-def batch_text(plan: Plan, shape: Shape, indices: list[int], submission: Path) -> str:
+def prepare(plan: Plan) -> Submission:
+    """Write everything that the batch scripts read, and submit nothing."""
+    submission = write_submission(plan)
+    DelayedSubmission(run_task, str(submission.path)).dump(submission.path / "payload.pkl")
+    return submission
+
+
+def send(submission: Submission, profile: ClusterProfile, grid: str, shapes: Shapes, limits: Limits) -> list[str]:
+    """Submit the next wave of these rows and its follow-up job; return what was done, a line each."""
+    arrays = next_wave(shapes, limits)
+    if not arrays:
+        raise ConfigError("the site's limit of submitted jobs is reached: wait for some to end, and submit again")
+    code = Path(submission.rows[arrays[0].rows[0]]["code"])
+    ids, words = [], []
+    for array in arrays:
+        name = job_name(grid, "array")
+        submission.note("intent", name=name, kind="array", base=array.base, rows=array.rows, shape=array.shape)
+        command = f"{rank_command(profile, code)} -u -m submitit.core._submit {shlex.quote(str(submission.path))}"
+        parameters = array_parameters(profile, array, name, submission.path, code)
+        ids.append(_sbatch(submission, name, command, parameters, len(array.rows)))
+        words.append(f"submitted array {ids[-1]}: {len(array.rows):,} runs of {array.shape}")
+    if profile.follow_up:
+        name = job_name(grid, "follow-up")
+        submission.note("intent", name=name, kind="follow-up", base=0, rows=[])
+        command = f"{shlex.quote(profile.python or sys.executable)} -m furnace_hpc.follow_up {submission.path}"
+        follow = _sbatch(submission, name, command, follow_up_parameters(profile, name, ids, code))
+        left = sum(map(len, shapes.values())) - sum(len(array.rows) for array in arrays)
+        rest = f"sends the {left:,} runs left, " if left else ""
+        words.append(f"submitted job {follow}, which {rest}retries what was interrupted, and makes the table")
+    return words
+
+
+def batch_text(plan: Plan, array: Array, submission: Path) -> str:
     """The batch script of one array, as `submit_plan` would submit it. Works where there is no Slurm."""
-    _check_path(submission)
-    command = f"{rank_command()} -u -m submitit.core._submit {shlex.quote(str(submission))}"
-    every = parameters(plan, shape, indices, submission)
-    text: str = _make_sbatch_string(command=command, folder=submission, map_count=len(indices), **every)
+    check_path(submission)
+    code = plan.folder.code.resolve() / plan.snapshot
+    command = f"{rank_command(plan.profile, code)} -u -m submitit.core._submit {shlex.quote(str(submission))}"
+    every = array_parameters(plan.profile, array, f"furnace-{plan.grid.name}-TOKEN", submission, code)
+    text: str = _make_sbatch_string(command=command, folder=submission, map_count=len(array.rows), **every)
     return text
 
 
-def parameters(plan: Plan, shape: Shape, indices: list[int], submission: Path) -> dict[str, Any]:
-    """Submitit's parameters of one array. Additional ones are sbatch flags that submitit has no name for."""
-    nodes, processes_per_node, timeout_min, partition = shape
-    profile = plan.profile
-    additional = {
-        "array": f"{_ranges(indices)}%{min(profile.array_parallelism, len(indices))}",
-        "requeue": True,
-    }
-    optional = {
-        "partition": partition or profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "cpus_per_task": profile.cpus_per_task,
-        "mem": f"{profile.mem_gb}GB" if profile.mem_gb else None,
-    }
-    return {
-        **{key: value for key, value in optional.items() if value is not None},
-        **_gpus(profile, processes_per_node),
-        "job_name": f"furnace-{plan.grid.name}",
-        "wckey": profile.wckey,
-        "nodes": nodes,
-        "ntasks_per_node": processes_per_node,
-        "time": timeout_min,
-        "signal_delay_s": profile.signal_delay_s,
-        "stderr_to_stdout": True,
-        "srun_args": _srun_args(profile),
-        "setup": [*profile.setup, *_setup(submission, profile)],
-        "teardown": _teardown(),
-        "additional_parameters": additional,
-    }
+def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
+    """What the site takes now: the profile's word, else Slurm's own."""
+    said = scheduler.configuration().get("MaxArraySize", "")
+    size = profile.max_array_size or (int(said) if said.isdigit() else DEFAULT_MAX_ARRAY_SIZE)
+    most = profile.max_submit_jobs or scheduler.submit_limit(profile.account, profile.qos)
+    return Limits(size, None if most is None else most - live_jobs - (1 if profile.follow_up else 0))
 
 
-def rank_command() -> str:
-    """Python of a rank, started with the stop signals blocked until the training can handle them."""
-    python = shlex.quote(sys.executable)
-    return f"{python} -S {shlex.quote(host.__file__)} launch {python}"
+class _Executor(SlurmExecutor):  # type: ignore[misc]  # the library is not typed
+    """Submitit's executor, with a limit on how long sbatch may hang."""
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return ["timeout", "--kill-after=5", str(SBATCH_TIMEOUT_S), "sbatch", str(submission_file_path)]
 
 
-def _check_path(path: Path) -> None:
-    if any(ord(character) < 32 or ord(character) == 127 or character == "%" for character in str(path)):
-        raise ConfigError(
-            f"path {str(path)!r} holds a control character or a %, which no batch script can: choose --runs-root"
+def _sbatch(submission: Submission, name: str, command: str, parameters: dict[str, Any], count: int = 0) -> str:
+    """One sbatch; the id of its job."""
+    executor = _Executor(submission.path, max_num_timeout=1000)
+    executor.update_parameters(**parameters)
+    if count:
+        executor.parameters["map_count"] = count
+    try:
+        with environment_of_jobs(), redirect_stderr(io.StringIO()):
+            job_id = str(executor._submit_command(command).job_id)
+    except (FailedJobError, FailedSubmissionError) as error:
+        job_id = _after_failure(submission, name, short(" ".join(str(error).split())))
+    submission.note("submitted", name=name, job_id=job_id)
+    return job_id
+
+
+def _after_failure(submission: Submission, name: str, words: str) -> str:
+    """The id of a job that was submitted although sbatch failed.
+
+    Raises:
+        ConfigError: it was refused.
+        UnavailableError: it never reached the controller, or nobody can tell now.
+    """
+    if is_away(words):
+        submission.note("absent", name=name)
+        raise UnavailableError(
+            f"Slurm's controller is away ({words}): job {name} was not submitted; give the command again, "
+            f"and only what is missing is submitted"
         )
+    if not is_doubtful(words):
+        submission.note("refused", name=name, error=words)
+        raise ConfigError(f"sbatch refused job {name}: {words}: {mend(words)}")
+    for pause_s in LOOK_AGAIN_S:
+        time.sleep(pause_s)
+        try:
+            if job_id := scheduler.find_job(name):
+                return job_id
+        except UnavailableError:
+            continue
+    raise UnavailableError(
+        f"sbatch failed ({words or 'without a word'}), and Slurm does not list job {name} now: give the command again "
+        f"in a minute; it asks for that job first, and submits only what is missing"
+    )
 
 
-def _gpus(profile: ClusterProfile, processes_per_node: int) -> dict[str, Any]:
-    count = processes_per_node if profile.gpus_per_node is None else profile.gpus_per_node
-    if profile.gpu_flag is None or count == 0:
-        return {}
-    typed = f"{profile.gpu_type}:{count}" if profile.gpu_type else str(count)
-    return {"gres": f"gpu:{typed}"} if profile.gpu_flag == "gres" else {"gpus_per_node": typed}
+def _test(plan: Plan, shape: Shape, rows: list[int]) -> None:
+    """Raise ConfigError when Slurm would refuse a job of this shape."""
+    said = test_text(plan, Array(shape, rows[0], (rows[0],)))
+    if not said.ok and not is_away(said.error) and not is_doubtful(said.error):
+        words = short(said.error)
+        raise ConfigError(f"sbatch would refuse {len(rows):,} runs of {shape}: {words}: {mend(words)}")
 
 
-def _srun_args(profile: ClusterProfile) -> list[str]:
-    """Srun does not inherit --cpus-per-task from Slurm 22.05 on; a lost rank must end its peers."""
-    cpus = [f"--cpus-per-task={profile.cpus_per_task}"] if profile.cpus_per_task else []
-    return [*cpus, "--kill-on-bad-exit=1", "--wait=60", *profile.srun_args]
-
-
-def _setup(submission: Path, profile: ClusterProfile) -> list[str]:
-    folder, script = shlex.quote(str(submission)), shlex.quote(host.__file__)
-    interface = profile.network_interface
-    exports = [f"export GLOO_SOCKET_IFNAME={interface} NCCL_SOCKET_IFNAME={interface}"] if interface else []
-    return [
-        *exports,
-        "id=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
-        f'cp -n {folder}/payload.pkl {folder}/"$id"_submitted.pkl',
-        f'begun=$(python3 {script} begin-row {folder} "${{SLURM_ARRAY_TASK_ID:-0}}" "$id" $$) || exit 1',
-        'eval "$begun"',
-        "export FURNACE_RUN_DIR FURNACE_ATTEMPT",
-    ]
-
-
-def _teardown() -> list[str]:
-    script = shlex.quote(host.__file__)
-    return [
-        "rc=$?",
-        f'verdict=$(python3 {script} decide "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT" "$rc")',
-        'echo "attempt $FURNACE_ATTEMPT ended: $verdict (srun said $rc)"',
-        'if [ "$verdict" = requeue ]; then scontrol requeue "$id" && sleep 60; fi',
-        '[ "$verdict" = "done" ]',
-    ]
-
-
-def _ranges(indices: list[int]) -> str:
-    """Indices as Slurm writes them: 0-3,7."""
-    parts: list[list[int]] = []
-    for index in sorted(indices):
-        if parts and index == parts[-1][1] + 1:
-            parts[-1][1] = index
-        else:
-            parts.append([index, index])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+def test_text(plan: Plan, array: Array) -> scheduler.Answer:
+    """What `sbatch --test-only` says of an array."""
+    with environment_of_jobs():
+        return scheduler.test_only(batch_text(plan, array, plan.folder.submissions.resolve() / "0"))

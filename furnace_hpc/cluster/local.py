@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from submitit.local.local import LocalExecutor, LocalJob
 
-from furnace_hpc.cluster.array import rank_command
-from furnace_hpc.cluster.plan import Plan, PlannedRun
+from furnace_hpc.cluster.environment import environment_of_jobs
+from furnace_hpc.cluster.flags import rank_command
+from furnace_hpc.cluster.journal import Submission
+from furnace_hpc.cluster.planned import Plan, PlannedRun
 from furnace_hpc.cluster.progress import Progress
-from furnace_hpc.cluster.submission import journal, only_submitter, write_submission
+from furnace_hpc.cluster.submission import write_submission
 from furnace_hpc.cluster.task import run_task
 from furnace_hpc.runs import host
 from furnace_hpc.spec.errors import ConfigError
@@ -51,7 +52,7 @@ class Running:
 class Queue:
     """Runs in order, `width` at a time."""
 
-    def __init__(self, plan: Plan, submission: Path, slots: Slots, progress: Progress) -> None:
+    def __init__(self, plan: Plan, submission: Submission, slots: Slots, progress: Progress) -> None:
         self._plan, self._submission, self._slots, self._progress = plan, submission, slots, progress
         self._waiting = deque(index for index, run in enumerate(plan.runs) if run.to_do)
         self._running: list[Running] = []
@@ -81,13 +82,13 @@ class Queue:
     def _start(self, index: int, slot: int) -> None:
         run = self._plan.runs[index]
         try:
-            attempt = host.begin(
-                str(run.folder.path), {**run.facts, "job_id": None, "submission": str(self._submission)}
-            )
+            facts = run.facts | {"job_id": None, "submission": str(self._submission.path)}
+            attempt = host.begin(str(run.folder.path), facts)
         except host.Busy as busy:
             self._progress.say(f"{run.spec.run_id}: left alone, {busy}")
             return
-        executor = LocalExecutor(self._submission, python=rank_command())
+        code = Path(self._submission.rows[index]["code"])
+        executor = LocalExecutor(self._submission.path, python=rank_command(self._plan.profile, code))
         gpus = self._slots.gpus[slot] if self._slots.gpus else ()
         executor.update_parameters(
             tasks_per_node=run.world_size,
@@ -100,13 +101,15 @@ class Queue:
             "FURNACE_RUN_DIR": str(run.folder.path.resolve()),
             "FURNACE_ATTEMPT": str(attempt),
             "OMP_NUM_THREADS": str(self._slots.num_threads),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")])),
+            "FURNACE_CODE": str(code),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])),
+            "PYTHONSAFEPATH": "1",
         }
-        with _environment(environment), _terminal_signals_kept_from_children():
-            job = executor.submit(run_task, str(self._submission))
+        with environment_of_jobs(**environment), _terminal_signals_kept_from_children():
+            job = executor.submit(run_task, str(self._submission.path))
         self._running.append(Running(run, attempt, slot, job))
         host.hand_over(str(run.folder.path), attempt, int(job.job_id))
-        journal(self._submission, "started", run_id=run.spec.run_id, attempt=attempt, pid=int(job.job_id))
+        self._submission.note("started", run_id=run.spec.run_id, attempt=attempt, pid=int(job.job_id))
 
     def _reap(self) -> None:
         """Take ended runs off the list, and write down how they ended."""
@@ -132,12 +135,14 @@ class Queue:
 
 
 def submit_plan(plan: Plan) -> bool:
-    """Run the plan here to its end, showing progress; False when a signal stopped it before."""
-    with only_submitter(plan.folder):
-        submission = write_submission(plan).resolve()
-        slots = find_slots(max((run.world_size for run in plan.to_do), default=1))
-        with Progress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
-            return Queue(plan, submission, slots, progress).work()
+    """Run the plan here to its end, showing progress; False when a signal stopped it before.
+
+    The grid's lock is held by the caller.
+    """
+    submission = write_submission(plan)
+    slots = find_slots(max((run.world_size for run in plan.to_do), default=1))
+    with Progress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
+        return Queue(plan, submission, slots, progress).work()
 
 
 def find_slots(world_size: int) -> Slots:
@@ -159,9 +164,6 @@ def find_slots(world_size: int) -> Slots:
     cores = len(os.sched_getaffinity(0))
     # One thread a process everywhere: the thread count changes the last bits, and a run may go on elsewhere.
     return Slots(max(1, cores // world_size), 1, ())
-
-
-PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
@@ -188,17 +190,6 @@ def _terminal_signals_kept_from_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before: dict[str, Any] = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _signal(job: "LocalJob[None]", number: int) -> None:

@@ -1,13 +1,10 @@
 """The plan: what a submission will do with each run, and why. Pure: reads run folders, changes nothing."""
 
-from collections import Counter
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from furnace_hpc.cluster.planned import Action, Choices, Plan, PlannedRun
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.ledger import read_attempts
@@ -19,90 +16,11 @@ from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.problems import told_once
 
 
-class Action(StrEnum):
-    """What a submission does with one run."""
-
-    START = "start"
-    RESUME = "resume"
-    RETRY = "retry"
-    RESTART = "restart"  # other code, --code new: what is there is put aside
-    SKIP = "skip"
-    LEAVE = "leave"
-    REFUSE = "refuse"  # begun by other code: the whole submission is refused
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run, its state, and what will be done with it."""
-
-    spec: RunSpec
-    folder: RunFolder
-    status: RunStatus
-    action: Action
-    why: str
-    nodes: int
-    processes_per_node: int
-    facts: dict[str, Any]
-
-    @property
-    def world_size(self) -> int:
-        """Ranks of the run."""
-        return self.nodes * self.processes_per_node
-
-    @property
-    def to_do(self) -> bool:
-        """Whether the submission starts it."""
-        return self.action in (Action.START, Action.RESUME, Action.RETRY, Action.RESTART)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A whole submission, before anything is done."""
-
-    grid: Grid
-    profile: ClusterProfile
-    folder: GridFolder
-    runs: tuple[PlannedRun, ...]
-
-    @property
-    def to_do(self) -> list[PlannedRun]:
-        """The runs that will be started."""
-        return [run for run in self.runs if run.to_do]
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Number of runs per action."""
-        return Counter(run.action.value for run in self.runs)
-
-    @property
-    def gpu_hours_limit(self) -> float:
-        """Most GPU-hours that one attempt of each run can take: GPUs asked for x time limit."""
-        per_node = self.profile.gpus_per_node
-        return sum(
-            run.nodes * (run.processes_per_node if per_node is None else per_node) * run.spec.resources.timeout_min / 60
-            for run in self.to_do
-        )
-
-    @property
-    def shapes(self) -> dict[tuple[int, int, int, str | None], list[int]]:
-        """(nodes, processes per node, minutes, partition) -> indices of its runs: one array each."""
-        shapes: dict[tuple[int, int, int, str | None], list[int]] = {}
-        for index, run in enumerate(self.runs):
-            if run.to_do:
-                wish = run.spec.resources
-                key = (run.nodes, run.processes_per_node, wish.timeout_min, wish.partition)
-                shapes.setdefault(key, []).append(index)
-        return shapes
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the user asked of this submission, beside the grid."""
+class Code(NamedTuple):
+    """The code of a run: what decides its numbers, and the snapshot that holds it."""
 
     code_hash: str
-    data_root: Path
-    retry: frozenset[str] = frozenset()
-    new_code: bool = False
+    snapshot: str
 
 
 def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder: GridFolder, choices: Choices) -> Plan:
@@ -115,7 +33,7 @@ def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder:
     planned, problems = [], list[tuple[str, str]]()
     for spec in specs:
         try:
-            run = _plan_run(spec, profile, folder.run(spec.run_id), choices)
+            run = _plan_run(spec, profile, folder, choices)
         except ConfigError as error:
             problems.append((spec.variant, str(error)))
             continue
@@ -124,13 +42,14 @@ def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder:
     lines = told_once(problems)
     if other_code:
         lines.append(
-            f"{len(other_code)} unfinished runs of grid {grid.name!r} were begun by another version of the code "
-            f"({', '.join(other_code[:3])}{', ...' if len(other_code) > 3 else ''}), and a run never changes code "
-            f"half-way: go back to that code, or submit with --code new to start them again at step 0"
+            f"{len(other_code)} unfinished runs of grid {grid.name!r} were begun by another version of the code, of "
+            f"which there is no snapshot ({', '.join(other_code[:3])}{', ...' if len(other_code) > 3 else ''}), and a "
+            f"run never changes code half-way: go back to that code, or submit with --code new to start them again at "
+            f"step 0"
         )
     if lines:
         raise ConfigError("\n".join(lines))
-    return Plan(grid, profile, folder, tuple(planned))
+    return Plan(grid, profile, folder, tuple(planned), choices.snapshot)
 
 
 def check_retry(words: frozenset[str]) -> None:
@@ -144,7 +63,8 @@ def retry_words() -> set[str]:
     return {"failed", "lost"} | {reason for reason, state in ENDED.items() if state is RunState.FAILED}
 
 
-def _plan_run(spec: RunSpec, profile: ClusterProfile, folder: RunFolder, choices: Choices) -> PlannedRun:
+def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices) -> PlannedRun:
+    folder = grid.run(spec.run_id)
     nodes, per_node = profile.shape(spec.resources)
     accumulation_steps(spec.config, nodes * per_node)
     limit_s, lead_s = spec.resources.timeout_min * 60, profile.signal_delay_s
@@ -153,57 +73,65 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, folder: RunFolder, choices
             f"resources.timeout_min {spec.resources.timeout_min} leaves no time to train: cluster {profile.name!r} "
             f"tells ranks to stop {lead_s} s before the limit; give at least {-(-2 * lead_s // 60)} minutes"
         )
-    status = read_status(folder)
-    action, why = _decide(status, folder, choices)
+    files, status = read_status(folder), choices.how_it_is(folder)
+    began = _code_of(folder, status)
+    code = began if began and (grid.code / began.snapshot).is_dir() and began.snapshot else None
+    action, why = _decide(status, choices, began, has_code=code is not None)
+    if action in (Action.RESUME, Action.RETRY):
+        _check_world_size(folder, nodes * per_node)
+    else:
+        code = None
     facts = {
-        "code_hash": choices.code_hash,
+        "code_hash": code.code_hash if code else choices.code_hash,
+        "snapshot": code.snapshot if code else choices.snapshot,
         "nodes": nodes,
         "processes_per_node": per_node,
         "world_size": nodes * per_node,
+        "max_attempts": spec.resources.max_attempts,
         "data_dir": str((choices.data_root / spec.config.data.name).resolve()),
         "overrides": {} if action is Action.RESTART else _overrides(spec, folder),
-        "take_over": status.state is RunState.UNKNOWN,
     }
-    if action in (Action.RESUME, Action.RETRY):
-        _check_world_size(folder, nodes * per_node)
-    return PlannedRun(spec, folder, status, action, why, nodes, per_node, facts)
+    return PlannedRun(spec, folder, status, files, action, why, nodes, per_node, facts)
 
 
-def _decide(status: RunStatus, folder: RunFolder, choices: Choices) -> tuple[Action, str]:
-    code = _code_of(folder, status)
-    other = code is not None and code != choices.code_hash
+def _decide(status: RunStatus, choices: Choices, began: Code | None, has_code: bool) -> tuple[Action, str]:
+    other = began is not None and began.code_hash != choices.code_hash
     match status.state:
         case RunState.NEW:
-            return Action.START, ""
+            return Action.START, status.reason
+        case RunState.QUEUED:
+            return Action.LEAVE, status.reason
         case RunState.RUNNING:
             return Action.LEAVE, f"attempt {status.attempt} is running, step {status.step}"
         case RunState.UNKNOWN if "lost" not in choices.retry:
             return Action.LEAVE, status.reason
-        case RunState.DONE if other:
-            return (Action.RESTART, "new code") if choices.new_code else (Action.SKIP, f"done, stale: by code {code}")
-        case RunState.DONE:
-            return Action.SKIP, "done"
-        case _ if other and choices.new_code:
+        case _ if other and choices.new_code and status.attempt:
             return Action.RESTART, "new code"
-    wanted = status.state is not RunState.FAILED or choices.retry & {"failed", _reason(folder)}
-    if wanted and other:
-        return Action.REFUSE, f"begun by other code {code}"
+        case RunState.DONE:
+            return Action.SKIP, f"done, stale: by code {began.code_hash}" if other and began else "done"
+    wanted = status.state is not RunState.FAILED or choices.retry & {"failed", status.ended}
+    if wanted and other and not has_code:
+        return Action.REFUSE, f"begun by other code {began.code_hash if began else ''}"
+    with_code = f", with the code it began with ({began.snapshot})" if other and began else ""
+    if status.attempt == 0:
+        return Action.START, status.reason
     if status.state is not RunState.FAILED:
-        return Action.RESUME, f"after step {status.step}: {status.reason}"
+        return Action.RESUME, f"after step {status.step}: {status.reason}{with_code}"
     if wanted:
-        return Action.RETRY, f"failed: {status.reason}"
+        return Action.RETRY, f"failed: {status.reason}{with_code}"
     return Action.LEAVE, f"failed: {status.reason} (--retry failed tries again)"
 
 
-def _code_of(folder: RunFolder, status: RunStatus) -> str | None:
-    """Code hash that the run's numbers come from; None when no attempt has begun."""
+def _code_of(folder: RunFolder, status: RunStatus) -> Code | None:
+    """The code that the run's numbers come from; None when no attempt has begun."""
+    attempts = read_attempts(folder)
+    snapshot = attempts[0].snapshot if attempts else ""
     try:
         if status.state is RunState.DONE and (result := read_result(folder)):
-            return result.code_hash
+            return Code(result.code_hash, snapshot)
     except (ValidationError, UnicodeDecodeError):
         raise ConfigError(f"{folder.result} is damaged: put the folder {folder.path} aside and submit again") from None
-    attempts = read_attempts(folder)
-    return attempts[0].code_hash or None if attempts else None
+    return Code(attempts[0].code_hash, snapshot) if attempts and attempts[0].code_hash else None
 
 
 def _check_world_size(folder: RunFolder, world_size: int) -> None:
@@ -214,10 +142,6 @@ def _check_world_size(folder: RunFolder, world_size: int) -> None:
             f"{folder.run_id} has checkpoints of {made_by} processes, and would now get {world_size}: "
             f"submit it with the resources it was begun with"
         )
-
-
-def _reason(folder: RunFolder) -> str:
-    return read_attempts(folder)[-1].reason or ""
 
 
 def _overrides(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:

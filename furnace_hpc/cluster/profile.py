@@ -34,7 +34,7 @@ class ClusterProfile(Config):
     gpus_per_node: int | None = Field(
         default=None, ge=0, description="GPUs asked for on each node; none: as many as ranks"
     )
-    gpu_flag: Literal["gpus_per_node", "gres"] | None = Field(
+    gpu_flag: Literal["gpus_per_node", "gpus_per_task", "gres"] | None = Field(
         default="gpus_per_node", description="how the site wants GPUs asked for; null: it takes no GPU flag"
     )
     gpu_type: Name | None = Field(default=None, description="a type before the number, as in gpu:a100:4")
@@ -47,7 +47,25 @@ class ClusterProfile(Config):
     wckey: Line | None = Field(default=None, description="workload key, where the site wants one")
     signal_delay_s: int = Field(default=120, ge=10, description="seconds before the time limit at which ranks are told")
     array_parallelism: int = Field(default=32, ge=1, description="array elements that may run at the same time")
-    setup: tuple[Line, ...] = Field(default=(), description="shell lines on each job's first node, e.g. module load")
+    max_array_size: int | None = Field(
+        default=None, ge=2, description="an array's highest index + 1; none: as Slurm says (MaxArraySize)"
+    )
+    max_submit_jobs: int | None = Field(
+        default=None, ge=3, description="jobs you may have at a time, array elements counted; none: as accounting says"
+    )
+    follow_up: bool = Field(
+        default=True,
+        description="a small job after each wave sends the next one, retries and aggregates; false: you do",
+    )
+    follow_up_partition: Line | None = Field(default=None, description="partition of that job; none: as the others")
+    retries: int = Field(default=2, ge=0, description="times that a follow-up job sends an interrupted run again")
+    shared_folders: tuple[Line, ...] = Field(
+        default=(), description="folders that compute nodes see too; the runs must lie below one; none: not checked"
+    )
+    python: Line | None = Field(default=None, description="Python of the ranks; none: the one that submits")
+    setup: tuple[Line, ...] = Field(
+        default=(), description="shell lines on each job's first node, e.g. module load; the job ends where one fails"
+    )
     srun_args: tuple[Line, ...] = Field(default=(), description="more arguments of srun")
     network_interface: Name | None = Field(default=None, description="for gloo and NCCL; none: they choose")
 

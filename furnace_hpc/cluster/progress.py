@@ -9,7 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from furnace_hpc.cluster.plan import Action, Plan, PlannedRun
+from furnace_hpc.cluster.overview import duration
+from furnace_hpc.cluster.planned import Action, Plan, PlannedRun
 from furnace_hpc.runs.records import last_record, read_result
 from furnace_hpc.runs.state import RunState, read_status
 
@@ -78,11 +79,11 @@ class Progress:
     def _summary(self, steps: int) -> Text:
         total = max(1, self._steps)
         elapsed_s = time.monotonic() - self._started_s
-        left = _duration(elapsed_s / steps * (total - steps)) if steps else "?"
+        left = duration(elapsed_s / steps * (total - steps)) if steps else "?"
         failed = f", {self._failed} failed" if self._failed else ""
         return Text(
             f"{self._done} of {self._total} runs done{failed}   step {steps:,} of {total:,}   "
-            f"{_duration(elapsed_s)} elapsed, about {left} left"
+            f"{duration(elapsed_s)} elapsed, about {left} left"
         )
 
     def _runs(self, lines: list[tuple[PlannedRun, dict[str, float] | None]]) -> RenderableType:
@@ -96,9 +97,3 @@ class Progress:
                 run.spec.run_id, ProgressBar(total=steps, completed=at, width=24), f"{at}/{steps}", loss, rate
             )
         return table
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

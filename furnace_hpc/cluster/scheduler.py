@@ -1,11 +1,39 @@
-"""Slurm's own commands, asked from the login node. Nothing else runs them, but submitit runs sbatch."""
+"""Slurm's own commands, asked from the login node. Nothing else runs them, but submitit runs sbatch.
 
+Each is asked once for everything, with a time limit; no answer is never taken for an empty one.
+"""
+
+import getpass
+import os
 import shutil
 import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
 
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.cluster.environment import scrubbed
+from furnace_hpc.spec.errors import ConfigError, UnavailableError
 
-TIMEOUT_S = 20
+TIMEOUT_S = 30  # a loaded controller answers within seconds; clients themselves wait 10 s for a message
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said."""
+
+    ok: bool
+    text: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, or one element of an array, as squeue or sacct has it."""
+
+    job_id: str  # 12, or 12_3
+    word: str  # state
+    reason: str
+    name: str = ""
 
 
 def has_slurm() -> bool:
@@ -19,15 +47,126 @@ def require_slurm(cluster: str) -> None:
         raise ConfigError(f"cluster {cluster!r} needs Slurm, but there is no sbatch on PATH: use a login node")
 
 
+def queue(users: Iterable[str] = ()) -> list[Job]:
+    """All jobs of these users (default: this one), an element a line; those that ended within MinJobAge too.
+
+    Raises:
+        UnavailableError: the controller did not answer.
+    """
+    who = ",".join(sorted(set(users))) or getpass.getuser()
+    # By user: the controller then sends this user's jobs only, where a list of ids makes it send everybody's.
+    command = ("squeue", "--noheader", "--array", "--states=all", f"--user={who}", "--format=%F|%K|%T|%r|%j")
+    lines = [line.split("|", 4) for line in _must(*command).splitlines()]
+    return [Job(base if index == "N/A" else f"{base}_{index}", *rest) for base, index, *rest in lines]
+
+
+def accounting(job_ids: Iterable[str]) -> list[Job] | None:
+    """What the accounting knows of these jobs and their elements; None where accounting is off.
+
+    Raises:
+        UnavailableError: the data base did not answer.
+    """
+    command = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode,JobName")
+    answer = _ask(*command, f"--jobs={','.join(job_ids)}")
+    if not answer.ok and "accounting storage is disabled" in answer.error.lower():
+        return None
+    lines = [line.split("|") for line in _checked(answer).splitlines()]
+    return [Job(job_id, word, f"exit code {code}", name) for job_id, word, code, name in lines]
+
+
+def find_job(name: str) -> str | None:
+    """The job id (of the array, for an array) of the job that has this name; None when Slurm knows none.
+
+    Raises:
+        UnavailableError: Slurm did not answer: nobody knows.
+    """
+    for job in queue():
+        if job.name == name:
+            return job.job_id.partition("_")[0]
+    command = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID", "--starttime=now-30days")
+    answer = _ask(*command, f"--name={name}")
+    found = answer.text.split() if answer.ok else []
+    return found[0].partition("_")[0] if found else None
+
+
+def cancel(job_ids: Iterable[str]) -> None:
+    """One scancel for all.
+
+    Raises:
+        UnavailableError: Slurm refused, or did not answer.
+    """
+    answer = _ask("scancel", *job_ids)
+    if not answer.ok and "Invalid job id" not in answer.error:  # that one had ended already
+        raise UnavailableError(f"scancel failed: {answer.error}: give the command again")
+
+
+def test_only(script: str) -> Answer:
+    """What `sbatch --test-only` says of a batch script: when it could start, or why it never will."""
+    return _ask("sbatch", "--test-only", stdin=script)
+
+
+@cache
+def configuration() -> dict[str, str]:
+    """`scontrol show config`, key by key; empty when the controller does not answer."""
+    answer = _ask("scontrol", "show", "config")
+    pairs = (line.partition("=") for line in answer.text.splitlines() if answer.ok)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
 def cluster_name() -> str | None:
     """Slurm's ClusterName here; None when the controller does not answer."""
-    try:
-        command = ["scontrol", "show", "config"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
+    return configuration().get("ClusterName")
+
+
+def submit_limit(account: str | None, qos: str | None) -> int | None:
+    """How many jobs (elements counted one by one) the user may have at a time, as far as the accounting tells.
+
+    The least of what the association and the quality of service allow; None: no limit, or none that can be seen.
+    """
+    if configuration().get("AccountingStorageType") != "accounting_storage/slurmdbd":
         return None
-    for line in answer.splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "ClusterName":
-            return value.strip()
-    return None
+    user = getpass.getuser()
+    fields = "Account,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
+    associations = _table("sacctmgr", "show", "assoc", f"user={user}", f"format={fields}")
+    asked = [row for row in associations if row[0] == account] if account else associations[:1]
+    limits = [value for row in asked for value in row[1:3]]
+    quality = qos or next((row[3] for row in asked if row[3]), "normal")
+    for row in _table("sacctmgr", "show", "qos", quality, "format=MaxSubmitJobsPerUser,GrpSubmitJobs"):
+        limits += row
+    return min((int(value) for value in limits if value.isdigit()), default=None)
+
+
+def _table(*command: str) -> list[list[str]]:
+    answer = _ask(*command, "--noheader", "--parsable2")
+    return [line.split("|") for line in answer.text.splitlines()] if answer.ok else []
+
+
+def _must(*command: str) -> str:
+    return _checked(_ask(*command))
+
+
+def _checked(answer: Answer) -> str:
+    if not answer.ok:
+        raise UnavailableError(f"Slurm does not answer: {answer.error}: try again in a minute")
+    return answer.text
+
+
+def _ask(*command: str, stdin: str | None = None) -> Answer:
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            env=scrubbed(os.environ),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(False, "", f"{command[0]} took longer than {TIMEOUT_S} s")
+    except OSError as error:
+        return Answer(False, "", f"{command[0]}: {error.strerror}")
+    words = " ".join(done.stderr.split()) or f"{command[0]} ended with exit code {done.returncode}"
+    return Answer(done.returncode == 0, done.stdout, words)

@@ -1,12 +1,14 @@
 """What the user sees of a plan: which machine, a table of runs with what will be done and why, the batch scripts."""
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
-from furnace_hpc.cluster.plan import Action, Plan
+from furnace_hpc.cluster.planned import Action, Plan
 from furnace_hpc.cluster.profile import ClusterProfile, load_profile, profile_names
 from furnace_hpc.cluster.scheduler import cluster_name, has_slurm
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.errors import ConfigError, UnavailableError
 
 MAX_LINES = 40  # a longer plan shows its first runs and counts the others
 
@@ -22,18 +24,33 @@ def choose_profile(name: str) -> ClusterProfile:
     if not has_slurm():
         return load_profile("local")
     here, broken = cluster_name(), ""
+    if here is None:
+        raise UnavailableError(
+            "there is an sbatch on PATH, but Slurm's controller does not answer: try again, or use this machine alone "
+            "with --cluster local"
+        )
     for candidate in profile_names():
         try:
             profile = load_profile(candidate)
         except ConfigError as error:  # another cluster's file is no reason to stop
             broken = f"; left out: {error}"
             continue
-        if here and profile.cluster_name == here:
+        if profile.cluster_name == here:
             return profile
     raise ConfigError(
         f"no profile in slurm/clusters/ has cluster_name {here!r}: add one (slurm/README.md), "
         f"or name it with --cluster; known: {', '.join(profile_names())}{broken}"
     )
+
+
+def check_shared(runs: Path, profile: ClusterProfile) -> None:
+    """Raise ConfigError when the profile says which folders compute nodes see, and the runs are in none of them."""
+    place = runs.resolve()
+    if profile.shared_folders and not any(place.is_relative_to(Path(p).resolve()) for p in profile.shared_folders):
+        raise ConfigError(
+            f"runs would lie in {place}, which compute nodes of cluster {profile.name!r} do not see (they see "
+            f"{', '.join(profile.shared_folders)}): choose --runs-root below one of these"
+        )
 
 
 def print_plan(plan: Plan) -> None:
@@ -55,24 +72,33 @@ def print_plan(plan: Plan) -> None:
         console.print(f"... and {len(shown) - MAX_LINES:,} more")
     counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
     console.print(f"{len(plan.runs):,} runs ({counts}) on {profile.name}", markup=False)
+    if plan.to_do:
+        console.print(f"code {plan.snapshot}, as it is now; what is edited later changes nothing for these runs")
     if plan.to_do and profile.executor == "slurm":
-        shapes = ", ".join(
-            f"{len(rows):,} runs of {n} x {p} ranks, {t} min" for (n, p, t, _), rows in plan.shapes.items()
-        )
+        for shape, rows in plan.shapes.items():
+            console.print(f"{len(rows):,} runs of {shape}", markup=False)
+        once, everything = plan.bill
         console.print(
-            f"arrays: {shapes}; at most {plan.gpu_hours_limit:,.1f} GPU-hours an attempt of each",
-            markup=False,
+            f"at most {once:,.1f} GPU-hours if each run needs one attempt, and at most {everything:,.1f} with every "
+            f"requeue that resources.max_attempts allows"
         )
     if not plan.to_do:
         console.print("nothing to do")
 
 
 def print_batch_texts(plan: Plan) -> None:
-    """Print the batch script of each array, as it would be submitted."""
+    """Print the batch script of each array as it would be submitted, and what Slurm, where there is one, says of it."""
     if plan.profile.executor != "slurm":
         return
-    from furnace_hpc.cluster.array import batch_text
+    from furnace_hpc.cluster.array import batch_text, test_text
+    from furnace_hpc.cluster.refusals import mend, short
+    from furnace_hpc.cluster.waves import DEFAULT_MAX_ARRAY_SIZE, Limits, next_wave
 
-    for shape, indices in plan.shapes.items():
-        print(f"\n# --- batch script of the array of {len(indices):,} runs ---")
-        print(batch_text(plan, shape, indices, (plan.folder.submissions / "N").resolve()))
+    limits = Limits(plan.profile.max_array_size or DEFAULT_MAX_ARRAY_SIZE)
+    for array in next_wave(plan.shapes, limits):
+        print(f"\n# --- batch script of the array of {len(array.rows):,} runs ---")
+        print(batch_text(plan, array, (plan.folder.submissions / "N").resolve()))
+        if has_slurm():
+            said = test_text(plan, array)
+            words = short(said.error)
+            print(f"\n# Slurm says: {words}" + ("" if said.ok else f": {mend(words)}"))

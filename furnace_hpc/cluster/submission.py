@@ -1,9 +1,8 @@
-"""What every submission writes before anything runs: its rows, the runs' specs, the lock that makes it the only one."""
+"""What every submission writes before anything runs: the code, its rows, the runs' specs; and the lock on a grid."""
 
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,26 +10,31 @@ from typing import Any
 
 import yaml
 
-from furnace_hpc.cluster.plan import Action, Plan, PlannedRun
+from furnace_hpc.cluster.journal import Submission
+from furnace_hpc.cluster.planned import Action, Plan, PlannedRun
+from furnace_hpc.cluster.scheduler import queue
+from furnace_hpc.cluster.states import Phase, meaning
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, write_atomically
-from furnace_hpc.runs.state import read_status
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.runs.snapshot import take_snapshot
+from furnace_hpc.runs.state import RunState, read_status
+from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.grid import Grid
 
 
 @contextmanager
 def only_submitter(folder: GridFolder) -> Iterator[None]:
-    """Hold the grid's lock.
+    """Hold the grid's lock. A folder that was made for it, and got nothing else, is gone afterwards.
 
     Raises:
         ConfigError: another live submission holds it.
     """
+    made = [path for path in (folder.path, folder.path.parent) if not path.exists()]
     folder.path.mkdir(parents=True, exist_ok=True)
-    mine = json.dumps(host.holder())
+    mine = json.dumps(host.holder() | {"job_id": os.environ.get("SLURM_JOB_ID")})
     while not _taken(folder.lock, mine):
         who = _read_holder(folder.lock)
-        if host.is_alive(who) is not False:
+        if _is_alive(who) is not False:
             raise ConfigError(
                 f"grid {folder.path.name!r} is being submitted or run by {host.describe(who)}: wait for it to end, "
                 f"or remove {folder.lock} if that process is gone"
@@ -40,48 +44,53 @@ def only_submitter(folder: GridFolder) -> Iterator[None]:
         yield
     finally:
         folder.lock.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
 
 
-def write_submission(plan: Plan) -> Path:
-    """Write grid.yaml (without settings), each new run's spec.json, and rows.jsonl; return the submission's folder.
+def write_submission(plan: Plan) -> Submission:
+    """Write all that a submission needs, with the grid's lock held.
+
+    That is: the code snapshot, grid.yaml (without settings), each new run's spec.json; and in the submission's own
+    folder grid.yaml (with settings), profile.json and rows.jsonl.
 
     Raises:
-        ConfigError: a run has changed since the plan was made, which was before the lock was ours.
+        ConfigError: a run, or the code, has changed since the plan was made.
     """
     for run in plan.to_do:
-        if read_status(run.folder) != run.status:
+        if read_status(run.folder) != run.files:
             raise ConfigError(f"run {run.spec.run_id} has changed since the plan was made: give the command again")
+    if take_snapshot(plan.folder).name != plan.snapshot:
+        raise ConfigError("the code was changed since the plan was made: give the command again")
     write_atomically(plan.folder.grid, _yaml(plan.grid.model_copy(update={"settings": {}})))
     for run in plan.to_do:
+        if run.files.state is RunState.UNKNOWN:  # an attempt without an end, of which Slurm or the user knows better
+            host.close(str(run.folder.path), run.files.attempt, run.status.reason, run.status.ended or "killed")
         if run.action is Action.RESTART:
             _put_aside(plan.folder, run)
         if not run.folder.spec.exists():
             write_atomically(run.folder.spec, run.spec.model_dump_json(indent=2) + "\n")
-    submission = plan.folder.new_submission()
-    write_atomically(submission / "grid.yaml", _yaml(plan.grid))
-    rows = [_row(index, run) for index, run in enumerate(plan.runs)]
-    write_atomically(submission / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    return submission
-
-
-def journal(submission: Path, event: str, **facts: Any) -> None:
-    """Append one durable line to the submission's journal."""
-    with (submission / "journal.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"unix_s": time.time(), "event": event, **facts}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    path = plan.folder.new_submission().resolve()
+    write_atomically(path / "grid.yaml", _yaml(plan.grid))
+    write_atomically(path / "profile.json", plan.profile.model_dump_json(indent=2) + "\n")
+    rows = [_row(index, run, plan.folder) for index, run in enumerate(plan.runs)]
+    write_atomically(path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return Submission(path)
 
 
 def _yaml(grid: Grid) -> str:
     return yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False)
 
 
-def _row(index: int, run: PlannedRun) -> dict[str, Any]:
+def _row(index: int, run: PlannedRun, folder: GridFolder) -> dict[str, Any]:
     return {
         "row": index,
         "run_id": run.spec.run_id,
         "run_dir": str(run.folder.path.resolve()),
         "to_do": run.to_do,
+        "shape": run.shape,
+        "code": str(folder.code.resolve() / str(run.facts["snapshot"])),
         "facts": run.facts,
     }
 
@@ -115,8 +124,20 @@ def _remove_stale(lock: Path) -> None:
         with suppress(OSError):  # a file system without flock; a stale lock is of this host, so flock is enough
             fcntl.flock(file, fcntl.LOCK_EX)
         same = os.path.samestat(os.fstat(file.fileno()), lock.stat())
-        if same and host.is_alive(_read_holder(lock)) is False:
+        if same and _is_alive(_read_holder(lock)) is False:
             lock.unlink()
+
+
+def _is_alive(who: dict[str, Any] | None) -> bool | None:
+    """Of a process on another host Slurm knows, where it was part of a job, whether that job has ended."""
+    alive = host.is_alive(who)
+    if alive is None and who and who.get("job_id"):
+        try:
+            live = [job.job_id for job in queue() if meaning(job.word).phase is not Phase.ENDED]
+        except UnavailableError:
+            return None
+        return who["job_id"] in live
+    return alive
 
 
 def _read_holder(lock: Path) -> dict[str, Any] | None:

@@ -1,11 +1,13 @@
 """Which code makes the numbers: a hash over the sources that decide them, and the commit for people."""
 
 import hashlib
+import json
 import subprocess
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
+SNAPSHOT_FACTS = "snapshot.json"  # beside the package: this is a snapshot, and that file tells its commit
 # A change of how tables look or how jobs are queued makes no run stale; a change in these rooms may.
 DECIDING = ("data", "model", "engine", "spec/config.py", "spec/deepspeed_file.py", "spec/manifest.py")
 
@@ -21,19 +23,38 @@ def code_hash() -> str:
 
 @cache
 def git_commit() -> str | None:
-    """The checkout's commit, with +dirty when files were changed; None outside a checkout of this project."""
-    if not (PACKAGE.parent / ".git").exists():
-        return None
+    """The code's commit, with +dirty when files were changed; None where nothing knows it."""
+    facts = PACKAGE.parent / SNAPSHOT_FACTS
+    if facts.exists():
+        commit: str | None = json.loads(facts.read_text())["commit"]
+        return commit
     try:
-        commit = _git("rev-parse", "HEAD")
-        return f"{commit}+dirty" if _git("status", "--porcelain", "--untracked-files=no") else commit
+        return f"{git('rev-parse', 'HEAD').strip()}{'+dirty' if changes() or untracked() else ''}"
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(PACKAGE.parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+def changes() -> str:
+    """What differs from the commit in the package, as a patch; nothing outside a checkout."""
+    return git("diff", "HEAD", "--", ".")
+
+
+def untracked() -> list[str]:
+    """Files of the package that git does not know and does not ignore, relative to the package."""
+    return [name for name in git("ls-files", "-z", "--others", "--exclude-standard").split("\0") if name]
+
+
+def git(*arguments: str) -> str:
+    """What git says in the package's folder.
+
+    Raises:
+        OSError, subprocess.SubprocessError: no git, or no checkout of this project.
+    """
+    if not (PACKAGE.parent / ".git").exists():  # a package installed somewhere below another project's checkout
+        raise FileNotFoundError(f"{PACKAGE.parent} is no checkout")
+    command = ["git", "-C", str(PACKAGE), *arguments]
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
+    return answer.decode("utf-8", "replace")  # a patch may hold any bytes
 
 
 def _sources(path: Path) -> list[Path]:

@@ -1,7 +1,10 @@
 """The run folder: the contract between everything that runs and everything that reads.
 
     runs/<grid>/grid.yaml                    the grid as last submitted, without what --set changed
-    runs/<grid>/submissions/<n>/             what each submission asked: grid.yaml with settings, rows.jsonl, journal.jsonl
+    runs/<grid>/code/<hash>/                 snapshots of the code that runs, read-only, named by their content
+    runs/<grid>/logs/<run_id>.log            a link to the log of the run's newest attempt
+    runs/<grid>/submissions/<n>/             what each submission asked: grid.yaml with settings, profile.json, rows.jsonl,
+                                             journal.jsonl; batch scripts and their logs
     runs/<grid>/<run_id>/spec.json           the resolved config; never changed
                          attempts/<n>.json   made by the host before ranks start; how it ended is added at its end
                          verdicts/<n>-<rank>.json   each rank's own word on how it ended
@@ -112,6 +115,16 @@ class GridFolder:
         return self.path / "submissions"
 
     @property
+    def code(self) -> Path:
+        """Folder of code snapshots."""
+        return self.path / "code"
+
+    @property
+    def slurm_cache(self) -> Path:
+        """What Slurm last answered, for all commands."""
+        return self.path / "slurm.json"
+
+    @property
     def replaced(self) -> Path:
         """Where runs of older code are put aside by `--code new`."""
         return self.path / "replaced"
@@ -120,11 +133,16 @@ class GridFolder:
         """The folder of one run."""
         return RunFolder(self.path / run_id)
 
+    def all_submissions(self) -> list[Path]:
+        """Folders of all submissions, oldest first."""
+        numbers = sorted(int(entry.name) for entry in self.submissions.glob("*") if entry.name.isdigit())
+        return [self.submissions / str(number) for number in numbers]
+
     def new_submission(self) -> Path:
         """Make and return the next submission's folder."""
         while True:
-            numbers = [int(entry.name) for entry in self.submissions.glob("*") if entry.name.isdigit()]
-            folder = self.submissions / str(max(numbers, default=0) + 1)
+            before = self.all_submissions()
+            folder = self.submissions / str(int(before[-1].name) + 1 if before else 1)
             try:
                 folder.mkdir(parents=True)
                 return folder

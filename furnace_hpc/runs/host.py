@@ -1,19 +1,13 @@
-"""The host side of an attempt: begin before the ranks start, decide after they ended, launch around each rank.
+"""The host side of an attempt: begin before the ranks start, decide after they ended.
 
-Runs outside containers and under the node's own Python: standard library only, syntax of Python 3.6.
-It is also run as a script by the batch script of a Slurm array.
-
-    python3 host.py begin-row SUBMISSION ROW JOB PID   begins that row's run, prints shell assignments
-    python3 host.py decide RUN_DIR ATTEMPT RC       prints done | requeue | fail
-    python3 host.py launch COMMAND ...              execs COMMAND with the stop signals blocked
+Runs outside containers and under the node's own Python: standard library only, syntax of Python 3.6. The batch script
+calls it through batch.py.
 """
 
 import json
 import os
-import shlex
 import signal
 import socket
-import sys
 import time
 from typing import Any, Dict, List, Optional
 
@@ -27,6 +21,10 @@ Record = Dict[str, Any]
 
 class Busy(Exception):
     """Another live attempt holds the run."""
+
+
+class Done(Busy):
+    """There is nothing left to do."""
 
 
 def holder(pid: Optional[int] = None) -> Record:
@@ -48,11 +46,14 @@ def is_alive(who: Optional[Record]) -> Optional[bool]:
 def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
     """Make the next attempt's record, exclusively, and return its number.
 
+    An attempt without an end whose holder cannot be seen from this host is over when Slurm started its job again.
+
     Raises:
-        Busy: the run is done, or its newest attempt has no end and its holder lives or cannot be seen from this host.
+        Done: the run has its result.
+        Busy: its newest attempt has no end, and its holder lives or cannot be seen from this host.
     """
     if os.path.exists(os.path.join(run_dir, "result.json")):
-        raise Busy("it is done already")
+        raise Done("it is done already")
     folder = os.path.join(run_dir, "attempts")
     for name in ("attempts", "logs", "verdicts", "metrics"):
         os.makedirs(os.path.join(run_dir, name), exist_ok=True)
@@ -61,8 +62,10 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
         record = read_attempt(run_dir, newest)
         alive = is_alive(record.get("holder")) if record.get("end_unix_s") is None else False
         same_job = facts.get("job_id") and facts["job_id"] == record.get("job_id")  # Slurm started its job again
-        if alive or (alive is None and not same_job and not facts.get("take_over")):
+        if alive or (alive is None and not same_job):
             raise Busy("attempt %d is held by %s" % (newest, describe(record.get("holder"))))
+        if alive is None:
+            close(run_dir, newest, "its job was started again by Slurm: requeued, preempted, or a node failed")
     number = newest + 1
     record = dict(facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None)
     path = os.path.join(folder, "%d.json" % number)
@@ -78,7 +81,13 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
     except BaseException:  # no space: an empty record would be held by nobody for ever
         os.unlink(path)
         raise
+    _link_log(run_dir, number)
     return number
+
+
+def close(run_dir: str, number: int, error: str, reason: str = "killed") -> None:
+    """Write down how an attempt ended that could not do so itself."""
+    _update(run_dir, number, end_unix_s=time.time(), reason=reason, error=error)
 
 
 def hand_over(run_dir: str, number: int, pid: int) -> None:
@@ -110,23 +119,18 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
     _update(run_dir, number, end_unix_s=time.time(), reason=reason, error=error, exit_code=exit_code, step=step)
     if reason == "done":
         return "done"
-    return "requeue" if reason in REQUEUED and not _stands_still(run_dir, number) else "fail"
+    limit = read_attempt(run_dir, number).get("max_attempts")
+    if newest_attempt(run_dir) != number:  # a node thought dead: its job is the successor's now, and not to be requeued
+        return "fail"
+    if reason not in REQUEUED or _stands_still(run_dir, number) or (limit and number >= limit):
+        return "fail"
+    return "requeue"
 
 
 def _stands_still(run_dir: str, number: int) -> bool:
     """Whether the last attempts brought no new step: requeueing them for ever would be a storm."""
     steps = [read_attempt(run_dir, n).get("step", 0) for n in range(1, number + 1)]
     return len(steps) >= MAX_IDLE_ATTEMPTS and max(steps[-MAX_IDLE_ATTEMPTS:]) <= max(steps[:-MAX_IDLE_ATTEMPTS] or [0])
-
-
-def read_row(submission: str, index: int) -> Record:
-    """One row of a submission: which run, and the facts of its attempts."""
-    with open(os.path.join(submission, "rows.jsonl")) as file:
-        for line in file:
-            row = json.loads(line)
-            if row["row"] == index:
-                return dict(row)
-    sys.exit("host.py: %s has no row %d" % (submission, index))
 
 
 def newest_attempt(run_dir: str) -> int:
@@ -161,19 +165,22 @@ def read_verdicts(run_dir: str, number: int) -> List[Record]:
     return verdicts
 
 
-def launch(command: List[str]) -> None:
-    """Replace this process by `command` with the stop signals blocked.
-
-    A signal during the seconds of start-up stays pending until the training's handlers unblock it, instead of
-    killing the rank.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    os.execvp(command[0], command)
-
-
 def describe(who: Optional[Record]) -> str:
     """A holder in words."""
     return "process %s on %s" % (who.get("pid"), who.get("host")) if who else "an unknown process"
+
+
+def _link_log(run_dir: str, number: int) -> None:
+    """Let `logs/<run id>.log` beside the run folders lead to this attempt's log: a name that stays the same."""
+    run_id = os.path.basename(os.path.normpath(run_dir))
+    folder = os.path.join(os.path.dirname(os.path.normpath(run_dir)), "logs")
+    aside = os.path.join(folder, ".%s.%d" % (run_id, os.getpid()))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        os.symlink(os.path.join("..", run_id, "logs", "%d-0.log" % number), aside)
+        os.replace(aside, os.path.join(folder, "%s.log" % run_id))
+    except OSError:
+        pass  # a file system without links: the run's own logs are where they are
 
 
 def _update(run_dir: str, number: int, **changes: Any) -> None:
@@ -202,25 +209,3 @@ def _pid_start(pid: int) -> Optional[int]:
     except (OSError, ValueError):
         return None
     return None if fields[0] in "ZX" else int(fields[19])
-
-
-def main(arguments: List[str]) -> None:
-    """The script's commands, for the batch script."""
-    verb, rest = (arguments or [""])[0], arguments[1:]
-    if verb == "begin-row":
-        row = read_row(rest[0], int(rest[1]))
-        try:
-            number = begin(row["run_dir"], dict(row["facts"], job_id=rest[2]), holder(int(rest[3])))
-        except Busy as busy:
-            sys.exit("host.py: run %s is left alone: %s" % (row["run_id"], busy))
-        print("FURNACE_RUN_DIR=%s\nFURNACE_ATTEMPT=%d" % (shlex.quote(row["run_dir"]), number))
-    elif verb == "decide":
-        print(decide(rest[0], int(rest[1]), int(rest[2])))
-    elif verb == "launch":
-        launch(rest)
-    else:
-        sys.exit("host.py: unknown command %r; wanted begin-row, decide or launch" % verb)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

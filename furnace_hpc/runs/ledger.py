@@ -20,6 +20,7 @@ class Attempt(BaseModel):
     error: str = Field(default="", description="the exception's last line, or what is known")
     step: int = Field(default=0, description="last optimizer step that a rank reported")
     code_hash: str = Field(default="", description="hash of the sources that decide numbers")
+    snapshot: str = Field(default="", description="code snapshot that it runs; none: the code of a hand-made start")
     world_size: int | None = None
     data_dir: str = Field(default="", description="folder of the packed data set")
     overrides: dict[str, Any] = Field(default_factory=dict, description="fields that differ from spec.json; no identity")

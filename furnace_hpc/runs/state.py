@@ -12,6 +12,7 @@ class RunState(StrEnum):
     """What a run is doing."""
 
     NEW = "new"
+    QUEUED = "queued"  # its job waits, or waits again
     RUNNING = "running"
     DONE = "done"
     INTERRUPTED = "interrupted"
@@ -27,6 +28,8 @@ class RunStatus:
     attempt: int
     step: int
     reason: str
+    job_id: str = ""
+    ended: str = ""  # the word that its newest attempt ended with, a key of ENDED
 
 
 # Why an attempt ended -> the state it leaves the run in.
@@ -35,6 +38,7 @@ ENDED = {
     "stopped": RunState.INTERRUPTED,
     "infrastructure": RunState.INTERRUPTED,
     "killed": RunState.INTERRUPTED,
+    "oom": RunState.FAILED,  # said by Slurm; the same run on the same nodes would end the same way
     "crash": RunState.FAILED,
 }
 
@@ -50,12 +54,14 @@ def read_status(folder: RunFolder) -> RunStatus:
         return RunStatus(RunState.DONE, newest.attempt, step, "")
     if newest.end_unix_s is not None:
         state = ENDED.get(newest.reason or "", RunState.UNKNOWN)
-        return RunStatus(state, newest.attempt, step, newest.error or newest.reason or "")
+        word = newest.reason or ""
+        return RunStatus(state, newest.attempt, step, newest.error or word, ended=word)
     alive = holder_is_alive(newest)
     if alive is False:
         return RunStatus(RunState.INTERRUPTED, newest.attempt, step, "its launcher died without a word")
     if alive is None:
-        return RunStatus(RunState.UNKNOWN, newest.attempt, step, f"held on {newest.holder_host}, not visible from here; if that is gone: --retry lost")
+        where = f"held on {newest.holder_host}, not visible from here; if that is gone: --retry lost"
+        return RunStatus(RunState.UNKNOWN, newest.attempt, step, where)
     return RunStatus(RunState.RUNNING, newest.attempt, step, "")
 
 

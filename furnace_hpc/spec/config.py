@@ -179,6 +179,9 @@ class Resources(Config):
     processes_per_node: int | None = Field(default=None, ge=1, le=1024, description="ranks on each node (one per GPU)")
     timeout_min: int = Field(default=60, ge=1, description="time limit of one attempt, minutes")
     partition: Name | None = Field(default=None, description="instead of the profile's partition")
+    max_attempts: int = Field(
+        default=20, ge=1, description="starts of one run, requeues counted, before it is given up"
+    )
 
 
 class RunSpec(Config):

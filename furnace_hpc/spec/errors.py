@@ -1,11 +1,19 @@
-"""The one error that a user can cause, and the words it is told in."""
+"""The errors that are told in one sentence: the user's, and those of the machine around."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
-    """The user's input is wrong. One sentence: name, got, wanted, what to do. Commands exit with 2."""
+    """The user's input is wrong. One sentence: name, got, wanted, what to do. Commands exit with `exit_code`."""
+
+    exit_code = 2
+
+
+class UnavailableError(ConfigError):
+    """Nothing is wrong with the input: the controller is away, say. What to do is, mostly, to try again."""
+
+    exit_code = 1
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """Collecting: every run of a grid with what is known of it, and what the runs of a row say together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,8 +15,10 @@ from furnace_hpc.tables import statistics
 from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.table import Ablation, Change, Row, Run, values_by_seed
 
+HowItIs = Callable[[RunFolder], RunStatus]  # by its files alone, or with what Slurm says on top
 
-def collect(grid: Grid, runs: list[RunSpec], folder: GridFolder) -> Ablation:
+
+def collect(grid: Grid, runs: list[RunSpec], folder: GridFolder, how_it_is: HowItIs = read_status) -> Ablation:
     """The table of `runs`, from what lies in `folder` now.
 
     Raises:
@@ -24,16 +26,17 @@ def collect(grid: Grid, runs: list[RunSpec], folder: GridFolder) -> Ablation:
     """
     by_variant: dict[str, list[Run]] = {}
     for spec in runs:
-        by_variant.setdefault(spec.variant, []).append(read_run(spec, folder.run(spec.run_id), grid.metric))
+        run = read_run(spec, folder.run(spec.run_id), grid.metric, how_it_is)
+        by_variant.setdefault(spec.variant, []).append(run)
     _check_metric(grid, [run.result for row in by_variant.values() for run in row if run.result])
     reference = by_variant.get(grid.reference, [])
     rows = tuple(_row(variant, row, reference) for variant, row in by_variant.items())
     return Ablation(grid, rows, make_notes(grid, rows, folder))
 
 
-def read_run(spec: RunSpec, folder: RunFolder, metric: str) -> Run:
+def read_run(spec: RunSpec, folder: RunFolder, metric: str, how_it_is: HowItIs = read_status) -> Run:
     """What is known of one run. A result that cannot be used makes it missing, with the reason."""
-    status = read_status(folder)  # before the result: a run that ends in between is done, not missing
+    status = how_it_is(folder)  # before the result: a run that ends in between is done, not missing
     try:
         result = read_result(folder)
     except ValidationError:

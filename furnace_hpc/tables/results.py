@@ -5,11 +5,12 @@ import uuid
 from pathlib import Path
 
 from furnace_hpc.runs.folder import GridFolder, write_atomically
+from furnace_hpc.runs.state import read_status
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import Grid, load_grid, read_grid
 from furnace_hpc.spec.rows import expand, expand_rows
-from furnace_hpc.tables.ablation import collect
+from furnace_hpc.tables.ablation import HowItIs, collect
 from furnace_hpc.tables.render import to_csv, to_latex, to_markdown, to_runs_csv
 from furnace_hpc.tables.table import Ablation
 
@@ -17,13 +18,20 @@ TABLES = ("runs.csv", "table.csv", "table.md", "table.tex")
 FIGURES = ("ablation.svg", "ablation.png")
 
 
-def aggregate(grid: Grid, runs: list[RunSpec], folder: GridFolder, out: Path, figures: bool = True) -> Ablation:
+def aggregate(
+    grid: Grid,
+    runs: list[RunSpec],
+    folder: GridFolder,
+    out: Path,
+    figures: bool = True,
+    how_it_is: HowItIs = read_status,
+) -> Ablation:
     """Write the tables and figures of `runs` to `out`, and return the table.
 
     Raises:
         ConfigError: the grid's metric is in no result.
     """
-    ablation = collect(grid, runs, folder)
+    ablation = collect(grid, runs, folder, how_it_is)
     write_atomically(out / "runs.csv", to_runs_csv(ablation))
     write_atomically(out / "table.csv", to_csv(ablation))
     write_atomically(out / "table.md", to_markdown(ablation))
@@ -75,8 +83,7 @@ def submitted_runs(grid: Grid, folder: GridFolder) -> list[RunSpec]:
 
 def _submission_order(folder: GridFolder) -> list[str]:
     """Run ids of all submissions, the newest submission last."""
-    numbers = sorted(int(path.name) for path in folder.submissions.glob("*") if path.name.isdigit())
-    files = [folder.submissions / str(number) / "rows.jsonl" for number in numbers]
+    files = [submission / "rows.jsonl" for submission in folder.all_submissions()]
     return [json.loads(line)["run_id"] for file in files if file.exists() for line in file.read_text().splitlines()]
 
 

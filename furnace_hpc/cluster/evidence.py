@@ -1,0 +1,150 @@
+"""What Slurm knows of a grid's jobs: one squeue, at most one sacct, kept in a file for all commands.
+
+Slurm is evidence, not the truth. No answer changes nothing; and a job counts as gone only when two answers, some
+seconds apart, did not have it.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from furnace_hpc.cluster import scheduler
+from furnace_hpc.cluster.journal import submissions
+from furnace_hpc.cluster.scheduler import Job
+from furnace_hpc.cluster.states import Phase, meaning
+from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
+from furnace_hpc.spec.errors import UnavailableError
+
+FRESH_S = 10  # commands given within this time share one answer
+GONE_AFTER_S = 5  # between the two answers that make a job gone
+MAX_BACK_OFF_S = 300
+GONE = "GONE"  # not Slurm's word: Slurm has forgotten the job
+
+
+@dataclass
+class Evidence:
+    """What is known of a grid's jobs."""
+
+    queued: dict[str, Job] = field(default_factory=dict)  # of the last squeue: the grid's jobs, by id
+    ended: dict[str, Job] = field(default_factory=dict)  # what accounting said of those that squeue had no more
+    missing: dict[str, float] = field(default_factory=dict)  # job id -> when an answer first did not have it
+    live_jobs: int = 0  # of this user, other grids' too: they count for the site's submit limit
+    answered_unix_s: float = 0.0
+    asked_unix_s: float = 0.0
+    failures: int = 0  # since the last answer
+    error: str = ""
+
+    def job(self, job_id: str) -> Job | None:
+        """The job, as the newest answer has it; None when no answer tells."""
+        if job_id in self.queued:
+            return self.queued[job_id]
+        if job_id in self.ended:
+            return self.ended[job_id]
+        if self.is_gone(job_id):
+            return Job(job_id, GONE, "")
+        return None
+
+    def is_gone(self, job_id: str) -> bool:
+        """Whether Slurm has forgotten the job."""
+        first = self.missing.get(job_id)
+        return first is not None and self.answered_unix_s - first >= GONE_AFTER_S
+
+
+def gather(folder: GridFolder, must: bool = False) -> Evidence:
+    """The evidence on a grid: from the file when it is fresh, else asked anew and written there.
+
+    Args:
+        folder: the grid.
+        must: ask now, and go on asking until no job is in doubt: for commands that act on the answer.
+
+    Raises:
+        UnavailableError: `must`, and Slurm does not answer.
+    """
+    known = _read(folder)
+    jobs = newest_jobs(folder)
+    if not jobs and not must:
+        return known
+    if not must and time.time() < known.asked_unix_s + FRESH_S * min(2**known.failures, MAX_BACK_OFF_S // FRESH_S):
+        return known
+    if not must:
+        return _ask(folder, known, jobs)
+    now = _patiently(lambda: _ask(folder, known, jobs, must=True))
+    if in_doubt := [job_id for job_id in now.missing if not now.is_gone(job_id)]:
+        youngest = max(now.missing[job_id] for job_id in in_doubt)
+        time.sleep(max(0.0, youngest + GONE_AFTER_S + 0.1 - time.time()))
+        now = _patiently(lambda: _ask(folder, now, jobs, must=True))
+    return now
+
+
+def _patiently(ask: Callable[[], Evidence], tries: int = 3) -> Evidence:
+    for number in range(tries):
+        try:
+            return ask()
+        except UnavailableError:
+            if number == tries - 1:
+                raise
+            time.sleep(2**number)
+    raise AssertionError
+
+
+def newest_jobs(folder: GridFolder) -> dict[str, RunFolder | None]:
+    """Element's job id -> its run, for the newest job of each run; and the follow-up jobs, with None."""
+    of_run: dict[str, str] = {}
+    others: dict[str, RunFolder | None] = {}
+    for submission in submissions(folder):
+        for sent in submission.sent():
+            if sent.outcome == "submitted" and sent.kind == "array":
+                of_run |= {submission.rows[row]["run_id"]: job_id for row, job_id in sent.elements.items()}
+            elif sent.outcome == "submitted":
+                others[sent.job_id] = None
+    return {job_id: folder.run(run_id) for run_id, job_id in of_run.items()} | others
+
+
+def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, RunFolder | None], must: bool = False) -> Evidence:
+    asked_unix_s = time.time()
+    try:
+        answer = scheduler.queue()
+        queued = {job.job_id: job for job in answer if job.job_id in jobs}
+        live = sum(meaning(job.word).phase is not Phase.ENDED for job in answer)
+        unknown = [job_id for job_id in jobs if job_id not in queued and job_id not in known.ended]
+        absent = [job_id for job_id in unknown if not (run := jobs[job_id]) or not run.result.exists()]
+        ended = known.ended | _ended(absent)
+    except UnavailableError as error:
+        if must:
+            raise
+        known.failures, known.error, known.asked_unix_s = known.failures + 1, str(error), asked_unix_s
+        _write(folder, known)
+        return known
+    missing = {job_id: known.missing.get(job_id, asked_unix_s) for job_id in absent if job_id not in ended}
+    now = Evidence(queued, ended, missing, live, asked_unix_s, asked_unix_s)
+    _write(folder, now)
+    return now
+
+
+def _ended(absent: list[str]) -> dict[str, Job]:
+    """What the accounting knows of jobs that squeue has no more."""
+    if not absent:
+        return {}
+    wanted = set(absent)
+    arrays = sorted({job_id.partition("_")[0] for job_id in absent}, key=int)
+    told = scheduler.accounting(arrays) or []
+    return {job.job_id: job for job in told if job.job_id in wanted and meaning(job.word).phase is Phase.ENDED}
+
+
+def _read(folder: GridFolder) -> Evidence:
+    try:
+        content: dict[str, Any] = json.loads(folder.slurm_cache.read_text(encoding="utf-8"))
+        for name in ("queued", "ended"):
+            content[name] = {job["job_id"]: Job(**job) for job in content[name]}
+        return Evidence(**content)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return Evidence()  # never asked, or another version's file
+
+
+def _write(folder: GridFolder, evidence: Evidence) -> None:
+    content = asdict(evidence)
+    for name in ("queued", "ended"):
+        content[name] = list(content[name].values())
+    write_json(folder.slurm_cache, content)

@@ -1,0 +1,129 @@
+"""What a job asks Slurm for, and the lines of its batch script: profile and shape as submitit's parameters. Pure."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from furnace_hpc.cluster.planned import Shape
+from furnace_hpc.cluster.profile import ClusterProfile
+from furnace_hpc.cluster.waves import Array, ranges
+from furnace_hpc.runs.batch import EXIT_DONE_ALREADY
+from furnace_hpc.spec.errors import ConfigError
+
+BATCH = "furnace_hpc/runs/batch.py"  # in a code snapshot
+FOLLOW_UP_MIN = 60  # time limit of a follow-up job; it works for seconds, and waits where the controller is away
+
+
+def array_parameters(profile: ClusterProfile, array: Array, name: str, submission: Path, code: Path) -> dict[str, Any]:
+    """Submitit's parameters of one array. Additional ones are sbatch flags that submitit has no name for."""
+    shape = array.shape
+    parallel = min(profile.array_parallelism, len(array.rows))
+    return {
+        **_common(profile, name, shape.timeout_min),
+        **_optional(partition=shape.partition or profile.partition, constraint=profile.constraint),
+        **_optional(cpus_per_task=profile.cpus_per_task, mem=f"{profile.mem_gb}GB" if profile.mem_gb else None),
+        **_gpus(profile, shape),
+        "nodes": shape.nodes,
+        "ntasks_per_node": shape.processes_per_node,
+        "signal_delay_s": profile.signal_delay_s,
+        "srun_args": _srun_args(profile),
+        "setup": [*_site_setup(profile), *_begin(submission, array.base, code)],
+        "teardown": _decide(code),
+        "additional_parameters": {"array": f"{ranges(array.indices)}%{parallel}", "requeue": True},
+    }
+
+
+def follow_up_parameters(profile: ClusterProfile, name: str, after: list[str], code: Path) -> dict[str, Any]:
+    """Submitit's parameters of a follow-up job: one small task, once all elements of these jobs have ended."""
+    return {
+        **_common(profile, name, FOLLOW_UP_MIN),
+        **_optional(partition=profile.follow_up_partition or profile.partition),
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "dependency": f"afterany:{':'.join(after)}",
+        "use_srun": False,
+        "setup": [*_site_setup(profile), *_code_exports(str(code))],
+        "additional_parameters": {"requeue": True},
+    }
+
+
+def rank_command(profile: ClusterProfile, code: Path) -> str:
+    """Python of a rank, started with the stop signals blocked until the training can handle them."""
+    python = shlex.quote(profile.python or sys.executable)
+    return f"{python} -S {shlex.quote(str(code / BATCH))} launch {python}"
+
+
+def check_path(path: Path) -> None:
+    """Raise ConfigError for a path that cannot stand in a batch script."""
+    if any(ord(character) < 32 or ord(character) == 127 or character == "%" for character in str(path)):
+        raise ConfigError(
+            f"path {str(path)!r} holds a control character or a %, which no batch script can: choose --runs-root"
+        )
+
+
+def _common(profile: ClusterProfile, name: str, timeout_min: int) -> dict[str, Any]:
+    optional = _optional(account=profile.account, qos=profile.qos)
+    return {**optional, "job_name": name, "wckey": profile.wckey, "time": timeout_min, "stderr_to_stdout": True}
+
+
+def _optional(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _gpus(profile: ClusterProfile, shape: Shape) -> dict[str, Any]:
+    per_node = shape.processes_per_node if profile.gpus_per_node is None else profile.gpus_per_node
+    if profile.gpu_flag is None or per_node == 0:
+        return {}
+    count = max(1, per_node // shape.processes_per_node) if profile.gpu_flag == "gpus_per_task" else per_node
+    typed = f"{profile.gpu_type}:{count}" if profile.gpu_type else str(count)
+    return {"gres": f"gpu:{typed}"} if profile.gpu_flag == "gres" else {profile.gpu_flag: typed}
+
+
+def _srun_args(profile: ClusterProfile) -> list[str]:
+    """Srun does not inherit --cpus-per-task from Slurm 22.05 on; a lost rank must end its peers."""
+    cpus = [f"--cpus-per-task={profile.cpus_per_task}"] if profile.cpus_per_task else []
+    return [*cpus, "--kill-on-bad-exit=1", "--wait=60", *profile.srun_args]
+
+
+def _site_setup(profile: ClusterProfile) -> list[str]:
+    """The site's lines; the job ends at the first one that fails, and the batch log says which."""
+    interface = profile.network_interface
+    exports = [f"export GLOO_SOCKET_IFNAME={interface} NCCL_SOCKET_IFNAME={interface}"] if interface else []
+    if not profile.setup:
+        return exports
+    trap = """trap 'echo "furnace: this line of the profile'"'"'s setup failed: $BASH_COMMAND"' EXIT"""
+    return [*exports, trap, "set -e", *profile.setup, "set +e", "trap - EXIT"]
+
+
+def _begin(submission: Path, base: int, code: Path) -> list[str]:
+    """Begin the attempt of this element's row; there is nothing to do where the run is done already."""
+    folder, script = shlex.quote(str(submission)), shlex.quote(str(code / BATCH))
+    row = f'"$(({base} + SLURM_ARRAY_TASK_ID))"'
+    return [
+        'id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
+        f'cp -n {folder}/payload.pkl {folder}/"$id"_submitted.pkl',
+        f'begun=$(python3 -S {script} begin-row {folder} {row} "$id" $$)',
+        "rc=$?",
+        f'[ "$rc" = {EXIT_DONE_ALREADY} ] && exit 0',
+        '[ "$rc" = 0 ] || exit "$rc"',
+        'eval "$begun"',
+        "export FURNACE_RUN_DIR FURNACE_ATTEMPT FURNACE_CODE",
+        *_code_exports("$FURNACE_CODE"),
+    ]
+
+
+def _code_exports(code: str) -> list[str]:
+    """The snapshot is what is imported, not the tree that it was taken from, nor the working directory."""
+    place = '"$FURNACE_CODE"' if code.startswith("$") else shlex.quote(code)
+    return [f"export PYTHONPATH={place}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"]
+
+
+def _decide(code: Path) -> list[str]:
+    return [
+        "rc=$?",
+        f'verdict=$(python3 -S {shlex.quote(str(code / BATCH))} decide "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT" "$rc")',
+        'echo "attempt $FURNACE_ATTEMPT ended: $verdict (srun said $rc)"',
+        'if [ "$verdict" = requeue ]; then scontrol requeue "$id" && sleep 60; fi',
+        '[ "$verdict" = "done" ]',
+    ]

@@ -1,0 +1,133 @@
+"""A submission's journal: what was about to be done, before it is done, and what came of it.
+
+    {"event": "intent", "name": ..., "kind": "array", "base": 0, "rows": [0, 1, 2]}     before sbatch
+    {"event": "submitted", "name": ..., "job_id": "12"}                                after it, or when it was found
+    {"event": "refused" | "absent", "name": ...}        sbatch said no; or nobody knows a job of that name
+    {"event": "cancelled"}                              a follow-up job that comes later does nothing any more
+
+The name is the job's own, unique, and chosen before sbatch: whoever finds an intent with no word on what came of it
+asks Slurm for that name.
+"""
+
+import json
+import os
+import time
+import uuid
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.spec.errors import UnavailableError
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One sbatch: an array of rows, or a follow-up job."""
+
+    name: str
+    kind: str  # array, follow-up
+    base: int  # row of the array's index 0
+    rows: tuple[int, ...]
+    unix_s: float = 0.0
+    outcome: str = "doubtful"  # submitted, refused, absent
+    job_id: str = ""
+
+    @property
+    def elements(self) -> dict[int, str]:
+        """Row -> job id of its element."""
+        return {row: f"{self.job_id}_{row - self.base}" for row in self.rows}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One submission's folder, as it can be read at any time."""
+
+    path: Path
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Append one durable line."""
+        with (self.path / "journal.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"unix_s": time.time(), "event": event, **facts}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def events(self) -> list[dict[str, Any]]:
+        """All lines, oldest first; one that was torn by a crash is left out."""
+        try:
+            lines = (self.path / "journal.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        return [event for event in map(_parse, lines) if event]
+
+    def sent(self) -> list[Sent]:
+        """Every sbatch that was about to be done, with what came of it."""
+        found: dict[str, Sent] = {}
+        for event in self.events():
+            name = event.get("name", "")
+            if event["event"] == "intent":
+                found[name] = Sent(name, event["kind"], event["base"], tuple(event["rows"]), event["unix_s"])
+            elif name in found:
+                found[name] = replace(found[name], outcome=event["event"], job_id=event.get("job_id", ""))
+        return list(found.values())
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was cancelled: it sends nothing more."""
+        return any(event["event"] == "cancelled" for event in self.events())
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """rows.jsonl; empty for a submission that was killed while it was written."""
+        try:
+            return [json.loads(line) for line in (self.path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+        except FileNotFoundError:
+            return []
+
+
+def submissions(folder: GridFolder) -> list[Submission]:
+    """All submissions of a grid, oldest first."""
+    return [Submission(path.resolve()) for path in folder.all_submissions()]
+
+
+def job_name(grid: str, kind: str) -> str:
+    """A name that no other job has: grid, kind and a token."""
+    return f"furnace-{grid}-{'' if kind == 'array' else 'follow-'}{uuid.uuid4().hex[:8]}"
+
+
+def settle_doubts(folder: GridFolder) -> None:
+    """Ask Slurm for every job of which the journals do not know whether it was submitted, and print what was found.
+
+    The grid's lock is held by the caller: an intent without an outcome is nobody's work in progress.
+
+    Raises:
+        UnavailableError: Slurm does not answer, so that nobody knows.
+    """
+    from furnace_hpc.cluster.scheduler import find_job
+
+    for submission in submissions(folder):
+        for sent in submission.sent():
+            if sent.outcome != "doubtful":
+                continue
+            try:
+                job_id = find_job(sent.name)
+            except UnavailableError as error:
+                raise UnavailableError(
+                    f"a submission of grid {folder.path.name!r} was cut off before Slurm's answer, and whether its job "
+                    f"{sent.name} exists cannot be asked now: {error}"
+                ) from None
+            if job_id:
+                submission.note("submitted", name=sent.name, job_id=job_id, found=True)
+                print(f"found job {job_id}, whose submission was cut off: it is not submitted again", flush=True)
+            else:
+                submission.note("absent", name=sent.name)
+                print(f"job {sent.name}, whose submission was cut off, never reached Slurm", flush=True)
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None

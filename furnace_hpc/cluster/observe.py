@@ -1,0 +1,146 @@
+"""The state of a run with everything known: its own files first, then what Slurm says of its newest job."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from furnace_hpc.cluster.evidence import GONE, Evidence, gather
+from furnace_hpc.cluster.journal import submissions
+from furnace_hpc.cluster.scheduler import Job
+from furnace_hpc.cluster.states import Phase, meaning
+from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.ledger import Attempt, read_attempts
+from furnace_hpc.runs.state import RunState, RunStatus, read_status
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is in the newest submission that means to start it."""
+
+    submission: Path
+    job_id: str  # of its array element; none: it waits for a later wave
+    follow_up: str  # job that sends what is left; none: there is no such job
+    sent_unix_s: float = 0.0
+
+
+class Observer:
+    """Tells the state of a grid's runs, from one look at Slurm."""
+
+    def __init__(self, folder: GridFolder, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.places = _places(folder)
+
+    def __call__(self, run: RunFolder) -> RunStatus:
+        """The run's state."""
+        by_files = read_status(run)
+        place = self.places.get(run.run_id)
+        if by_files.state is RunState.DONE or place is None:
+            return by_files
+        if not place.job_id:
+            return self._waiting_for_a_wave(by_files, place)
+        job, attempts = self.evidence.job(place.job_id), read_attempts(run)
+        newest = attempts[-1] if attempts else None
+        if newest and newest.job_id != place.job_id and newest.start_unix_s > place.sent_unix_s:
+            return by_files  # begun since by something else: by hand, or in a local queue
+        status = replace(by_files, job_id=place.job_id)
+        if job is None:
+            return self._unanswered(status, newest)
+        means = meaning(job.word)
+        ours = newest if newest and newest.job_id == job.job_id else None  # this job's attempt
+        if job.word == GONE or means.phase is Phase.ENDED:
+            return _ended(status, job, ours, place)
+        if means.phase is Phase.WAITING:
+            why = f"job {job.job_id} {means.says}{_because(job)}"
+            return replace(status, state=RunState.QUEUED, reason=why)
+        if means.phase is Phase.RUNNING:
+            open_ = ours is not None and ours.end_unix_s is None
+            return replace(status, state=RunState.RUNNING, reason=means.says or ("" if open_ else "is starting"))
+        return replace(status, state=RunState.UNKNOWN, reason=f"job {job.job_id}: {means.says}")
+
+    def _waiting_for_a_wave(self, status: RunStatus, place: Place) -> RunStatus:
+        job = self.evidence.job(place.follow_up) if place.follow_up else None
+        if job and job.word != GONE and meaning(job.word).phase in (Phase.WAITING, Phase.RUNNING):
+            return replace(
+                status, state=RunState.QUEUED, reason=f"waits for a later wave, which job {job.job_id} sends"
+            )
+        why = f"job {place.follow_up} was to send it, and is not there any more: submit again"
+        return status if status.attempt else replace(status, reason=why)
+
+    def _unanswered(self, status: RunStatus, newest: Attempt | None) -> RunStatus:
+        """No answer has this job: Slurm is away, or has just forgotten it."""
+        if newest is not None and newest.job_id == status.job_id and newest.end_unix_s is not None:
+            return status  # its own last word stands
+        why = (
+            f"Slurm does not answer: {self.evidence.error}" if self.evidence.failures else "Slurm does not list it now"
+        )
+        return replace(status, state=RunState.UNKNOWN, reason=f"submitted as job {status.job_id}; {why}")
+
+
+def observe(folder: GridFolder, must: bool = False) -> Observer:
+    """Look at Slurm once for the whole grid (not at all, where nothing was submitted to it).
+
+    Raises:
+        UnavailableError: `must`, and Slurm does not answer.
+    """
+    return Observer(folder, gather(folder, must))
+
+
+def batch_log(submission: Path, job_id: str) -> Path:
+    """What the batch script of an element printed: all that there is when the run never began."""
+    return submission / f"{job_id}_0_log.out"
+
+
+def _ended(status: RunStatus, job: Job, ours: Attempt | None, place: Place) -> RunStatus:
+    """Its job is over: the run's own word on how, or Slurm's where the run had no time for one."""
+    says = "is no longer known to Slurm" if job.word == GONE else f"{meaning(job.word).says}{_by(job)}"
+    out_of_memory = meaning(job.word).leaves is RunState.FAILED
+    if ours is None:
+        if job.word.startswith("CANCELLED"):
+            return replace(status, reason=status.reason or f"job {job.job_id} was {says} before it began")
+        why = f"job {job.job_id} ended before the run began ({says}): {_last_words(place.submission, job.job_id)}"
+        return replace(status, state=RunState.INTERRUPTED, reason=why)
+    if ours.end_unix_s is None or (out_of_memory and status.state is not RunState.DONE):
+        state = meaning(job.word).leaves if job.word != GONE else RunState.INTERRUPTED
+        why = f"job {job.job_id} {says}" if job.word == GONE else says
+        return replace(status, state=state, reason=why, ended="oom" if out_of_memory else "")
+    if job.word.startswith("CANCELLED") and status.state is RunState.INTERRUPTED:
+        return replace(status, reason=f"{says}; {status.reason}")
+    return status
+
+
+def _places(folder: GridFolder) -> dict[str, Place]:
+    """Run id -> its place; a later submission has the last word."""
+    places: dict[str, Place] = {}
+    for submission in submissions(folder):
+        sent = submission.sent()
+        follow_up = next((s.job_id for s in reversed(sent) if s.kind == "follow-up" and s.job_id), "")
+        run_ids = [str(row["run_id"]) for row in submission.rows]
+        if follow_up and not submission.is_closed:
+            waiting = [row["run_id"] for row in submission.rows if row["to_do"]]
+            places |= {run_id: Place(submission.path, "", follow_up) for run_id in waiting}
+        for array in sent:
+            if array.outcome == "submitted" and array.kind == "array":
+                for row, job_id in array.elements.items():
+                    places[run_ids[row]] = Place(submission.path, job_id, follow_up, array.unix_s)
+    return places
+
+
+def _because(job: Job) -> str:
+    if job.reason in ("", "None"):
+        return ""
+    never = ": it never will run, cancel it" if job.reason == "DependencyNeverSatisfied" else ""
+    return f" ({job.reason}{never})"
+
+
+def _by(job: Job) -> str:
+    """`CANCELLED by 1000` says who did it."""
+    _, _, who = job.word.partition(" by ")
+    return f" by user id {who}" if who else ""
+
+
+def _last_words(submission: Path, job_id: str) -> str:
+    log = batch_log(submission, job_id)
+    try:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return f"there is no {log}: do compute nodes see that folder, and has it space?"
+    return lines[-1].strip() if lines else f"{log} is empty"

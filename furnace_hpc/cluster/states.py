@@ -1,0 +1,107 @@
+"""Every word that Slurm has for a job's state, and what it means for a run.
+
+The words are those of squeue's and sacct's manuals, 22.05 to 24.11. A word that is not here is UNKNOWN, and an unknown
+word is never a failure.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from furnace_hpc.runs.state import RunState
+
+
+class Phase(StrEnum):
+    """Where a job stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a word says; `leaves` is the state of a run whose job ended so, before the run itself said anything."""
+
+    phase: Phase
+    says: str
+    leaves: RunState = RunState.INTERRUPTED
+
+
+def _waiting(says: str) -> Meaning:
+    return Meaning(Phase.WAITING, says)
+
+
+def _running(says: str) -> Meaning:
+    return Meaning(Phase.RUNNING, says)
+
+
+def _ended(says: str, leaves: RunState = RunState.INTERRUPTED) -> Meaning:
+    return Meaning(Phase.ENDED, says, leaves)
+
+
+MEANINGS = {
+    "PENDING": _waiting("waits"),
+    "REQUEUED": _waiting("was requeued"),
+    "REQUEUE_FED": _waiting("was requeued by the federation"),
+    "REQUEUE_HOLD": _waiting("was requeued and is held: `scontrol release JOB` lets it go on"),
+    "SPECIAL_EXIT": _waiting("was requeued as special exit and is held: `scontrol release JOB` lets it go on"),
+    "RESV_DEL_HOLD": _waiting("is held, its reservation was deleted: `scontrol release JOB` lets it go on"),
+    "CONFIGURING": _running("its nodes are being made ready"),
+    "POWER_UP_NODE": _running("its nodes are being powered up"),
+    "RUNNING": _running(""),
+    "EXPEDITING": _running("runs with priority"),
+    "COMPLETING": _running("its processes are ending"),
+    "RESIZING": _running("is changing its size"),
+    "SIGNALING": _running("is being signalled"),
+    "STAGE_OUT": _running("its files are being staged out"),
+    "STOPPED": _running("stopped by a signal, and holds its nodes"),
+    "SUSPENDED": _running("suspended by Slurm, its nodes given to others"),
+    "UPDATE_DB": _running("its end is being written down"),
+    "COMPLETED": _ended("its job ended with exit code 0"),
+    "FAILED": _ended("its job failed"),
+    "TIMEOUT": _ended("killed at its time limit"),
+    "DEADLINE": _ended("ended at its deadline"),
+    "PREEMPTED": _ended("preempted"),
+    "NODE_FAIL": _ended("a node failed"),
+    "BOOT_FAIL": _ended("a node did not boot"),
+    "LAUNCH_FAILED": _ended("could not be launched on its nodes"),
+    "RECONFIG_FAIL": _ended("a node could not be reconfigured"),
+    "REVOKED": _ended("given to another cluster of the federation"),
+    "CANCELLED": _ended("cancelled"),
+    "OUT_OF_MEMORY": _ended("out of memory", RunState.FAILED),
+}
+
+_SHORT = {  # squeue's compact forms, %t
+    "BF": "BOOT_FAIL",
+    "CA": "CANCELLED",
+    "CD": "COMPLETED",
+    "CF": "CONFIGURING",
+    "CG": "COMPLETING",
+    "DL": "DEADLINE",
+    "F": "FAILED",
+    "NF": "NODE_FAIL",
+    "OOM": "OUT_OF_MEMORY",
+    "PD": "PENDING",
+    "PR": "PREEMPTED",
+    "R": "RUNNING",
+    "RD": "RESV_DEL_HOLD",
+    "RF": "REQUEUE_FED",
+    "RH": "REQUEUE_HOLD",
+    "RQ": "REQUEUED",
+    "RS": "RESIZING",
+    "RV": "REVOKED",
+    "S": "SUSPENDED",
+    "SE": "SPECIAL_EXIT",
+    "SI": "SIGNALING",
+    "SO": "STAGE_OUT",
+    "ST": "STOPPED",
+    "TO": "TIMEOUT",
+}
+
+
+def meaning(word: str) -> Meaning:
+    """What a state word means, in any of the forms that squeue and sacct write it: PD, `CANCELLED by 0`, RUNNING+."""
+    first = word.split()[0].rstrip("+") if word.split() else ""
+    known = MEANINGS.get(_SHORT.get(first, first))
+    return known or Meaning(Phase.UNKNOWN, f"Slurm says {word!r}, which is not known here", RunState.UNKNOWN)

@@ -1,0 +1,67 @@
+"""After a wave of a submission: send what is left, retry what was interrupted, and at the end make the table.
+
+A follow-up job runs this on a compute node, once all elements of its wave have ended. Where a site lets no job submit
+jobs, `furnace submit --grid NAME` given again does the same.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from furnace_hpc.cli import run_command
+from furnace_hpc.cluster.follow_up import close_attempts, left_over, read_profile
+from furnace_hpc.cluster.journal import Submission, settle_doubts
+from furnace_hpc.cluster.observe import observe
+from furnace_hpc.cluster.submission import only_submitter
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.grid import read_grid
+
+PATIENCE_S = 600  # for a lock that somebody else holds, and for a controller that is away
+
+
+def main(path: Annotated[Path, typer.Argument(help="a submission's folder", metavar="SUBMISSION")]) -> None:
+    """Do what comes after a wave of a submission."""
+    submission = Submission(path.resolve())
+    folder = GridFolder(submission.path.parent.parent)
+    if submission.is_closed:
+        print("this submission was cancelled: nothing to do")
+        return
+    if _send_what_is_left(submission, folder):
+        return
+    from furnace_hpc.aggregate import show_table
+
+    show_table(read_grid(submission.path / "grid.yaml"), folder)
+
+
+def _send_what_is_left(submission: Submission, folder: GridFolder) -> bool:
+    """Whether anything was sent: then a later follow-up job goes on from there."""
+    from furnace_hpc.cluster import array
+
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with only_submitter(folder):
+                settle_doubts(folder)
+                observer = observe(folder, must=True)
+                profile = read_profile(submission)
+                left = left_over(submission, folder, profile.retries, observer)
+                if not left or submission.is_closed:
+                    return False
+                close_attempts(submission, [row for rows in left.values() for row in rows], folder, observer)
+                mine = 1 if "SLURM_JOB_ID" in os.environ else 0  # this very job will be gone when the next one starts
+                limits = array.site_limits(profile, observer.evidence.live_jobs - mine)
+                print(*array.send(submission, profile, folder.path.name, left, limits), sep="\n", flush=True)
+                return True
+        except ConfigError as error:
+            if time.monotonic() > deadline_s:
+                raise
+            print(f"{error} (trying again)", flush=True)
+            time.sleep(30)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,102 @@
+"""What a batch script calls on a node's own Python: standard library only, syntax of Python 3.6.
+
+    python3 batch.py begin-row SUBMISSION ROW JOB PID   begins that row's run, prints shell assignments
+    python3 batch.py begin-run RUN_DIR JOB PID          the same for a run folder, as its newest submission has it
+    python3 batch.py decide RUN_DIR ATTEMPT RC          prints done | requeue | fail
+    python3 batch.py launch COMMAND ...                 execs COMMAND with the stop signals blocked
+
+Exit codes: 0 done; 3 the run is done already; 1 anything else, with one line that says what.
+"""
+
+import json
+import os
+import shlex
+import signal
+import sys
+from typing import Any, Dict, List
+
+# As a script it lies beside modules that are none of its business: the package is found by its own place.
+sys.path[0:1] = [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))]
+
+from furnace_hpc.runs import host  # noqa: E402
+
+EXIT_DONE_ALREADY = 3
+
+
+def begin_row(submission: str, index: int, job: str, pid: int) -> None:
+    """Begin the run of one row, and print what the batch script needs to know of it."""
+    _begin(_read_row(submission, "row", index), job, pid)
+
+
+def begin_run(run_dir: str, job: str, pid: int) -> None:
+    """As `begin_row`, for a run folder: with the facts of the newest submission that it is in."""
+    run_dir = os.path.abspath(run_dir)
+    submissions = os.path.join(os.path.dirname(run_dir), "submissions")
+    try:
+        numbers = sorted((int(name) for name in os.listdir(submissions) if name.isdigit()), reverse=True)
+    except OSError:
+        sys.exit("batch.py: %s is no run folder that submit has made" % run_dir)
+    for number in numbers:
+        row = _find_row(os.path.join(submissions, str(number)), "run_id", os.path.basename(run_dir))
+        if row:
+            return _begin(row, job, pid)
+    sys.exit("batch.py: no submission in %s has run %s" % (submissions, os.path.basename(run_dir)))
+
+
+def launch(command: List[str]) -> None:
+    """Replace this process by `command` with the stop signals blocked.
+
+    A signal during the seconds of start-up stays pending until the training's handlers unblock it, instead of
+    killing the rank.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, host.STOP_SIGNALS)
+    os.execvp(command[0], command)
+
+
+def _begin(row: Dict[str, Any], job: str, pid: int) -> None:
+    try:
+        number = host.begin(row["run_dir"], dict(row["facts"], job_id=job), host.holder(pid))
+    except host.Done as done:
+        print("batch.py: run %s is left alone: %s" % (row["run_id"], done), file=sys.stderr)
+        sys.exit(EXIT_DONE_ALREADY)
+    except host.Busy as busy:
+        sys.exit("batch.py: run %s is left alone: %s" % (row["run_id"], busy))
+    values = {"FURNACE_RUN_DIR": row["run_dir"], "FURNACE_ATTEMPT": str(number), "FURNACE_CODE": row["code"]}
+    print("\n".join("%s=%s" % (name, shlex.quote(value)) for name, value in values.items()))
+
+
+def _read_row(submission: str, key: str, value: Any) -> Dict[str, Any]:
+    row = _find_row(submission, key, value)
+    return row or sys.exit("batch.py: %s has no %s %s" % (submission, key, value))
+
+
+def _find_row(submission: str, key: str, value: Any) -> Dict[str, Any]:
+    """The row of a submission whose `key` has this value; empty when there is none."""
+    try:
+        with open(os.path.join(submission, "rows.jsonl")) as file:
+            for line in file:
+                row = json.loads(line)
+                if row[key] == value:
+                    return dict(row)
+    except FileNotFoundError:
+        pass  # a submission that was killed while it was written
+    return {}
+
+
+def main(arguments: List[str]) -> None:
+    """Do what the command line says."""
+    verb, rest = (arguments or [""])[0], arguments[1:]
+    if verb == "begin-row":
+        begin_row(rest[0], int(rest[1]), rest[2], int(rest[3]))
+    elif verb == "begin-run":
+        begin_run(rest[0], rest[1], int(rest[2]))
+    elif verb == "decide":
+        print(host.decide(rest[0], int(rest[1]), int(rest[2])))
+    elif verb == "launch":
+        launch(rest)
+    else:
+        sys.exit("batch.py: unknown command %r; wanted begin-row, begin-run, decide or launch" % verb)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
