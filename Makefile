@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Container images often set it; then every rank would compile torch and DeepSpeed anew, at each start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check format clean
 demo: $(VENV)/.demo
 	$(BIN)/python -m furnace_hpc.submit --grid ablation --cluster local

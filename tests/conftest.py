@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every rank compiles torch and DeepSpeed anew
 os.environ["OMP_NUM_THREADS"] = "1"  # two cores are shared by several ranks; one thread also gives the same bits
 
 
