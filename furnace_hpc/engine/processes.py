@@ -14,7 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
+from furnace_hpc.engine.devices import Place, choose_device, problems
 from furnace_hpc.runs.folder import write_atomically
+from furnace_hpc.spec.errors import ConfigError
 
 GROUP_TIMEOUT_S = 180  # a hung peer ends the run after this; longer than any work of one rank alone
 
@@ -83,7 +85,7 @@ class Processes:
 
 def init_process_group(place: RankInfo) -> Processes:
     """Collective. Start the process group, and DeepSpeed's on top of it."""
-    device = _device(place.local_rank)
+    device = choose_device(place.local_rank)
     os.environ.update(
         RANK=str(place.rank),
         LOCAL_RANK=str(place.local_rank),
@@ -107,7 +109,28 @@ def init_process_group(place: RankInfo) -> Processes:
     else:
         dist.init_process_group(backend, timeout=timeout)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout)
-    return Processes(place.rank, place.local_rank, place.world_size, device)
+    processes = Processes(place.rank, place.local_rank, place.world_size, device)
+    check_places(processes)
+    return processes
+
+
+def check_places(processes: Processes) -> None:
+    """Collective. Compare where all ranks are; print a warning where they crowd on a few cores.
+
+    Raises:
+        ConfigError: two ranks have one GPU.
+    """
+    mine = Place.here(processes.rank, processes.device)
+    places: list[Place | None] = [None] * processes.world_size
+    if processes.world_size > 1:
+        dist.all_gather_object(places, mine)
+    else:
+        places = [mine]
+    wrong, crowded = problems([place for place in places if place])
+    if wrong:
+        raise ConfigError(wrong)
+    if crowded and processes.is_rank_zero:
+        print(f"WARNING: {crowded}", flush=True)
 
 
 def destroy_process_group() -> None:
@@ -146,12 +169,3 @@ def _address() -> str:
 
 def _is_local() -> bool:
     return os.environ.get("SUBMITIT_EXECUTOR") == "local"
-
-
-def _device(local_rank: int) -> torch.device:
-    """This rank's GPU, or the CPU. Slurm may show each rank one GPU only: then it is number 0."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device

@@ -43,7 +43,7 @@ def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
     """Collective. Read the run's spec and the attempt's facts, and build everything.
 
     Raises:
-        ConfigError: the code or the packed data is not what the run was made for.
+        ConfigError: the code, the packed data or the number of ranks is not what the run was made for.
     """
     spec = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
     asked = read_attempt(folder, attempt)
@@ -51,6 +51,11 @@ def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
         raise ConfigError(
             f"the code has changed since run {folder.run_id} was submitted ({asked.code_hash}, now {code_hash()}): "
             f"put the old code back, or submit again with --code new"
+        )
+    if asked.world_size not in (None, processes.world_size):
+        raise ConfigError(
+            f"this job has {processes.world_size} ranks, and run {folder.run_id} was submitted for {asked.world_size}: "
+            f"give sbatch the --nodes and --ntasks-per-node that it was submitted for"
         )
     config = _with_overrides(spec.config, asked.overrides)
     _set_up_torch(config)

@@ -1,0 +1,250 @@
+# shellcheck shell=bash
+# The parts of devcluster: processes, configuration, daemons. Read by it; does nothing by itself.
+
+# --- Processes. A pid file holds pid and start time: after a crash of the machine the pid may be somebody else's.
+
+started_at() {  # PID: in clock ticks since boot; fails for a zombie, and for a process that is gone
+  local stat fields=()
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+  read -ra fields <<<"${stat##*) }"
+  [ "${fields[0]}" != Z ] && echo "${fields[19]}"
+}
+
+alive() {  # PID_FILE
+  local pid start
+  { read -r pid start <"$1"; } 2>/dev/null && [ -n "$start" ] && [ "$(started_at "$pid")" = "$start" ]
+}
+
+running() { alive "$DIR/run/$1.pid"; }
+
+anything_alive() {  # FOLDER
+  local file; for file in "$1"/run/*.pid; do if alive "$file"; then return 0; fi; done
+  return 1
+}
+
+start() {  # DAEMON COMMAND...: with nothing of the caller's: pipes, terminal, working directory, process group
+  local name=$1; shift
+  (
+    cd /
+    for fd in "/proc/$BASHPID/fd"/*; do
+      fd=${fd##*/}
+      if [ "$fd" -gt 2 ]; then exec {fd}>&-; fi
+    done
+    exec setsid env --default-signal "$@"  # in the background bash ignores SIGINT, and jobs would inherit that
+  ) </dev/null >"$DIR/log/$name.out" 2>&1 &
+  echo "$! $(started_at $!)" >"$DIR/run/$name.pid"
+}
+
+wait_for() {  # SECONDS DAEMON COMMAND...: until the command succeeds
+  local deadline=$((SECONDS + $1)) name=$2; shift 2
+  until "$@" >/dev/null 2>&1; do
+    if ! running "$name" || [ $SECONDS -ge $deadline ]; then broken "$name"; fi
+    sleep 0.1
+  done
+}
+
+broken() {  # DAEMON: it could run here, and does not
+  local words; words=$(tail -qn 2 "$DIR/log/$1.log" "$DIR/log/$1.out" 2>/dev/null | tr '\n' ' ' || true)
+  echo "devcluster: $1 does not answer; see $DIR/log, then 'devcluster down --dir $DIR'; its last words: $words" >&2
+  exit 3
+}
+
+ended_within() {  # SECONDS PID_FILE
+  local tries=$(($1 * 20))
+  while alive "$2"; do
+    [ $((tries--)) -gt 0 ] || return 1
+    sleep 0.05
+  done
+}
+
+stop() {  # DAEMON: politely, then by force
+  local file=$DIR/run/$1.pid pid
+  if alive "$file"; then
+    read -r pid _ <"$file"
+    kill -TERM "$pid"
+    ended_within 30 "$file" || kill -KILL "$pid"
+    ended_within 10 "$file" || die "process $pid ($1) cannot be ended"
+  fi
+  rm -f "$file"
+}
+
+# --- Configuration
+
+node_names() { local i; for ((i = 0; i < NODES; i++)); do echo "node$i"; done; }
+
+print_slurm_conf() {
+  local expire='' gres='' i
+  if [ "$TIMINGS" = quick ]; then
+    expire=,cred_expire=5  # how long a requeued job waits; Slurm's own: two minutes
+    cat <<CONF
+# From sbatch to start in under a second. Time limits, --signal and dead nodes are looked at every 30 s all the same.
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,bf_continue,sched_min_interval=100000
+KillWait=5
+SlurmdTimeout=10
+MinJobAge=60
+CONF
+  fi
+  [ "$ACCOUNTING" = no ] || cat <<CONF
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((PORT + 1))
+# For this connection AuthInfo does not count.
+AccountingStoragePass=$DIR/munge/munge.socket
+AccountingStorageTRES=gres/gpu
+AccountingStorageEnforce=limits,qos
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=5
+CONF
+  cat <<CONF
+ClusterName=devcluster
+# The controller must bear this machine's own name, whatever its address.
+SlurmctldHost=$(hostname -s)(127.0.0.1)
+SlurmctldPort=$PORT
+SrunPortRange=$((PORT + 100))-$((PORT + 499))
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+SlurmUser=$USER_NAME
+SlurmdUser=$USER_NAME
+AuthInfo=socket=$DIR/munge/munge.socket$expire
+StateSaveLocation=$DIR/state
+SlurmdSpoolDir=$DIR/%n
+SlurmctldPidFile=$DIR/state/slurmctld.pid
+SlurmdPidFile=$DIR/%n/slurmd.pid
+SlurmctldLogFile=$DIR/log/slurmctld.log
+SlurmdLogFile=$DIR/log/slurmd.%n.log
+MailProg=/bin/true
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+# Nodes are what is written here, not what this machine is.
+SlurmdParameters=config_overrides
+GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+# Preemption sends the signal of --signal; without this a batch script hears nothing before it is killed.
+SlurmctldParameters=preempt_send_user_signal
+MaxArraySize=$MAX_ARRAY_SIZE
+MaxJobCount=20000
+ReturnToService=2
+CONF
+  [ "$GPUS" = 0 ] || gres=Gres=gpu:$GPU_TYPE:$GPUS
+  for ((i = 0; i < NODES; i++)); do
+    echo "NodeName=node$i NodeAddr=127.0.0.1 Port=$((PORT + 10 + i)) CPUs=$CPUS Boards=1 SocketsPerBoard=1" \
+      "CoresPerSocket=$CPUS ThreadsPerCore=1 RealMemory=$MEM $gres"
+  done
+  cat <<CONF
+PartitionName=DEFAULT Nodes=ALL MaxTime=7-0 DefaultTime=60 DefMemPerCPU=$((MEM / CPUS)) PreemptMode=OFF
+PartitionName=a100 Default=YES PriorityTier=10
+PartitionName=preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
+PartitionName=debug MaxTime=5 DefaultTime=1 PriorityTier=20
+PartitionName=closed State=DOWN
+CONF
+}
+
+print_slurmdbd_conf() {
+  cat <<CONF
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort=$((PORT + 1))
+SlurmUser=$USER_NAME
+AuthInfo=socket=$DIR/munge/munge.socket
+LogFile=$DIR/log/slurmdbd.log
+PidFile=$DIR/state/slurmdbd.pid
+CommunicationParameters=NoInAddrAny
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort=$((PORT + 2))
+StorageUser=slurm
+CONF
+}
+
+configure() {
+  local i
+  print_slurm_conf >"$SLURM_CONF"
+  (umask 077 && print_slurmdbd_conf >"$DIR/conf/slurmdbd.conf")  # slurmdbd refuses one that others can read
+  : >"$DIR/conf/gres.conf"
+  for ((i = 0; i < GPUS; i++)); do  # a job has CUDA_VISIBLE_DEVICES only where the GPU is a character device
+    ln -sfn /dev/null "$DIR/dev/nvidia$i"
+    echo "Name=gpu Type=$GPU_TYPE File=$DIR/dev/nvidia$i" >>"$DIR/conf/gres.conf"
+  done
+  # From 23.11 on Slurm must be told that there are no cgroups; before, it does not know the word.
+  case $(slurmctld -V) in *" 2"[0-2].* | *" 23.02"*) ;; *) echo CgroupPlugin=disabled >"$DIR/conf/cgroup.conf" ;; esac
+  { cat /etc/hosts; node_names | sed 's/^/127.0.0.1 /'; } >"$DIR/conf/hosts"
+  echo "export SLURM_CONF=$SLURM_CONF FURNACE_DEVCLUSTER=$DIR" >"$DIR/env.sh"
+}
+
+# --- Daemons, in the order in which they are started; one that runs is left alone
+
+start_munged() {
+  ! running munged || return 0
+  [ -s "$DIR/munge/key" ] || (umask 077 && head -c 128 /dev/urandom >"$DIR/munge/key")
+  rm -f "$DIR"/munge/munge.socket*
+  start munged munged --foreground --force --socket="$DIR/munge/munge.socket" --key-file="$DIR/munge/key" \
+    --pid-file="$DIR/munge/pid" --log-file="$DIR/log/munged.log" --seed-file="$DIR/munge/seed"
+  wait_for 10 munged munge -n -S "$DIR/munge/munge.socket"
+}
+
+start_mariadbd() {  # without users and grants: only this machine reaches it, and it knows of test jobs alone
+  local common=(--no-defaults --user="$USER_NAME")
+  ! running mariadbd || return 0
+  if [ ! -d "$DIR/mysql" ]; then
+    rm -rf "$DIR/mysql.new"
+    mariadb-install-db "${common[@]}" --datadir="$DIR/mysql.new" --skip-test-db >"$DIR/log/mariadbd.out" 2>&1 ||
+      broken mariadbd
+    mv "$DIR/mysql.new" "$DIR/mysql"
+  fi
+  start mariadbd mariadbd "${common[@]}" --datadir="$DIR/mysql" --socket="$DIR/run/mariadb.sock" --skip-grant-tables \
+    --bind-address=127.0.0.1 --port=$((PORT + 2)) --skip-name-resolve --performance-schema=0 \
+    --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=2
+  wait_for 30 mariadbd mariadb-admin --no-defaults --socket="$DIR/run/mariadb.sock" ping
+}
+
+start_slurmdbd() {  # finds its configuration beside $SLURM_CONF
+  local user
+  ! running slurmdbd || return 0
+  start slurmdbd slurmdbd -D
+  wait_for 30 slurmdbd sacctmgr -n show cluster
+  # The controller wants its cluster known, and refuses jobs of users without account. Known already: exit code 1.
+  sacctmgr -iQ add cluster devcluster >/dev/null || true
+  sacctmgr -iQ add account devcluster >/dev/null || true
+  for user in "$USER_NAME" ${SUDO_USER:-}; do sacctmgr -iQ add user "$user" account=devcluster >/dev/null || true; done
+}
+
+start_slurmctld() {
+  ! running slurmctld || return 0
+  start slurmctld slurmctld -D
+  wait_for 30 slurmctld scontrol ping
+}
+
+# A node is a PID namespace: when its first process is killed the kernel ends all of its processes, as a power cut does.
+# It has a hostname and a /etc/hosts of its own. A user who is not root gets all this from a user namespace.
+NAMESPACES=(unshare --pid --uts --mount --propagation slave --mount-proc --fork --kill-child)
+[ "$EUID" = 0 ] || NAMESPACES+=(--user --map-current-user --keep-caps)
+
+start_node() {  # NODE
+  ! running "slurmd.$1" || return 0
+  mkdir -p "$DIR/$1"
+  # shellcheck disable=SC2016  # the inner shell expands it; being the first process, it reaps what jobs leave behind
+  start "slurmd.$1" "${NAMESPACES[@]}" sh -ec '
+    hostname "$1"
+    mount --bind "$2" /etc/hosts
+    [ -z "$3" ] || mount -t tmpfs hidden "$3"
+    env --default-signal slurmd -D -N "$1" &
+    wait' sh "$1" "$DIR/conf/hosts" "$HIDE"
+}
+
+kill_node() {  # NODE
+  local file=$DIR/run/slurmd.$1.pid unshare first
+  if alive "$file"; then
+    read -r unshare _ <"$file"
+    read -r first _ <"/proc/$unshare/task/$unshare/children" || true
+    kill -KILL "${first:-$unshare}"  # unshare waits for the namespace's first process, which is the last to go
+    ended_within 10 "$file" || die "the processes of $1 cannot be ended"
+  fi
+  rm -f "$file"
+}
+
+answers() {  # NODE: has its slurmd told the controller that it is there?
+  local state
+  state=$(sinfo -h -p a100 -n "$1" -o %T) && [ -n "$state" ] && [[ ! $state =~ [*]|down|unk ]]
+}
