@@ -43,9 +43,8 @@ def main(
     if not jobs:
         print("nothing is running or waiting")
         return
-    if not variant:
-        for submission in submissions(folder):
-            submission.note("cancelled")
+    for submission in submissions(folder):
+        submission.note("cancelled", job_ids=jobs if variant else [])
     scheduler.cancel(jobs)
     print(f"cancelled {len(jobs):,} jobs; submit goes on from what they have saved")
 

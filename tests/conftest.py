@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from slurm import cluster, quiet  # noqa: F401  fixtures
+
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every rank compiles torch and DeepSpeed anew
 os.environ["OMP_NUM_THREADS"] = "1"  # two cores are shared by several ranks; one thread also gives the same bits

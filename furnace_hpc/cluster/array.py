@@ -45,6 +45,8 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
     """
     check_path(plan.folder.path.resolve())
     limits = site_limits(plan.profile, live_jobs)
+    for shape in plan.shapes:
+        _check_time(shape, plan.profile)
     if len(plan.shapes) > 1:  # one shape is refused or taken whole; of several, one could be refused half-way
         for shape, rows in plan.shapes.items():
             _test(plan, shape, list(rows))
@@ -150,6 +152,17 @@ def _after_failure(submission: Submission, name: str, words: str) -> str:
         f"sbatch failed ({words or 'without a word'}), and Slurm does not list job {name} now: give the command again "
         f"in a minute; it asks for that job first, and submits only what is missing"
     )
+
+
+def _check_time(shape: Shape, profile: ClusterProfile) -> None:
+    """Raise ConfigError for a time limit with which a job would wait for ever."""
+    partition = shape.partition or profile.partition
+    longest = scheduler.longest_min(partition)
+    if longest and shape.timeout_min > longest:
+        raise ConfigError(
+            f"resources.timeout_min {shape.timeout_min} is more than partition {partition or 'of jobs without one'} "
+            f"allows ({longest}): such a job waits for ever; give at most that, runs are requeued where they stopped"
+        )
 
 
 def _test(plan: Plan, shape: Shape, rows: list[int]) -> None:

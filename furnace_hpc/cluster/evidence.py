@@ -6,7 +6,7 @@ seconds apart, did not have it.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,6 +46,12 @@ class Evidence:
             return Job(job_id, GONE, "")
         return None
 
+    def is_fresh(self, jobs: Iterable[str]) -> bool:
+        """Whether the last answer is recent and knew of all these jobs; after failures, whether to wait with asking."""
+        pause_s = min(FRESH_S * 2**self.failures, MAX_BACK_OFF_S)
+        knows = self.failures or all(j in self.queued or j in self.ended or j in self.missing for j in jobs)
+        return bool(knows) and time.time() < self.asked_unix_s + pause_s
+
     def is_gone(self, job_id: str) -> bool:
         """Whether Slurm has forgotten the job."""
         first = self.missing.get(job_id)
@@ -66,7 +72,7 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
     jobs = newest_jobs(folder)
     if not jobs and not must:
         return known
-    if not must and time.time() < known.asked_unix_s + FRESH_S * min(2**known.failures, MAX_BACK_OFF_S // FRESH_S):
+    if not must and known.is_fresh(jobs):
         return known
     if not must:
         return _ask(folder, known, jobs)
@@ -78,14 +84,14 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
     return now
 
 
-def _patiently(ask: Callable[[], Evidence], tries: int = 3) -> Evidence:
+def _patiently(ask: Callable[[], Evidence], tries: int = 2) -> Evidence:
     for number in range(tries):
         try:
             return ask()
         except UnavailableError:
             if number == tries - 1:
                 raise
-            time.sleep(2**number)
+            time.sleep(2)  # the clients themselves have tried for some ten seconds
     raise AssertionError
 
 

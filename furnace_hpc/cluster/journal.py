@@ -3,7 +3,7 @@
     {"event": "intent", "name": ..., "kind": "array", "base": 0, "rows": [0, 1, 2]}     before sbatch
     {"event": "submitted", "name": ..., "job_id": "12"}                                after it, or when it was found
     {"event": "refused" | "absent", "name": ...}        sbatch said no; or nobody knows a job of that name
-    {"event": "cancelled"}                              a follow-up job that comes later does nothing any more
+    {"event": "cancelled", "job_ids": ["12_3"]}         these; none named: all, and no follow-up job sends more
 
 The name is the job's own, unique, and chosen before sbatch: whoever finds an intent with no word on what came of it
 asks Slurm for that name.
@@ -74,8 +74,13 @@ class Submission:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was cancelled: it sends nothing more."""
-        return any(event["event"] == "cancelled" for event in self.events())
+        """Whether it was cancelled whole: it sends nothing more."""
+        return any(event["event"] == "cancelled" and not event.get("job_ids") for event in self.events())
+
+    def was_cancelled(self, job_id: str) -> bool:
+        """Whether `furnace cancel` cancelled this element."""
+        events = [event for event in self.events() if event["event"] == "cancelled"]
+        return any(not event.get("job_ids") or job_id in event["job_ids"] for event in events)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

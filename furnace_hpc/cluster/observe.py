@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from furnace_hpc.cluster.evidence import GONE, Evidence, gather
-from furnace_hpc.cluster.journal import submissions
+from furnace_hpc.cluster.journal import Submission, submissions
 from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import Phase, meaning
 from furnace_hpc.runs.folder import GridFolder, RunFolder
@@ -94,7 +94,9 @@ def _ended(status: RunStatus, job: Job, ours: Attempt | None, place: Place) -> R
     says = "is no longer known to Slurm" if job.word == GONE else f"{meaning(job.word).says}{_by(job)}"
     out_of_memory = meaning(job.word).leaves is RunState.FAILED
     if ours is None:
-        if job.word.startswith("CANCELLED"):
+        cancelled = job.word == GONE and Submission(place.submission).was_cancelled(job.job_id)
+        if job.word.startswith("CANCELLED") or cancelled:
+            says = "cancelled" if cancelled else says
             return replace(status, reason=status.reason or f"job {job.job_id} was {says} before it began")
         why = f"job {job.job_id} ended before the run began ({says}): {_last_words(place.submission, job.job_id)}"
         return replace(status, state=RunState.INTERRUPTED, reason=why)
@@ -124,11 +126,23 @@ def _places(folder: GridFolder) -> dict[str, Place]:
     return places
 
 
+_NEVER = {  # reasons of a waiting job that only somebody can change, and what to do
+    "DependencyNeverSatisfied": "it never will run: cancel it",
+    "PartitionTimeLimit": "its time limit is more than the partition's: lower resources.timeout_min, cancel and submit",
+    "PartitionNodeLimit": "it asks for more nodes than the partition gives: lower nodes, cancel and submit",
+    "PartitionDown": "the partition is down: wait for the site",
+    "PartitionInactive": "the partition is inactive: wait for the site",
+    "BadConstraints": "no nodes can ever satisfy it: mend the profile, cancel and submit",
+    "JobHeldUser": "it is held: `scontrol release JOB` lets it go on",
+    "JobHeldAdmin": "it is held by an administrator: ask the site",
+    "launch failed requeued held": "it failed to launch and is held: `scontrol release JOB` tries again",
+}
+
+
 def _because(job: Job) -> str:
     if job.reason in ("", "None"):
         return ""
-    never = ": it never will run, cancel it" if job.reason == "DependencyNeverSatisfied" else ""
-    return f" ({job.reason}{never})"
+    return f" ({job.reason}{f': {_NEVER[job.reason]}' if job.reason in _NEVER else ''})"
 
 
 def _by(job: Job) -> str:

@@ -71,7 +71,21 @@ def accounting(job_ids: Iterable[str]) -> list[Job] | None:
     if not answer.ok and "accounting storage is disabled" in answer.error.lower():
         return None
     lines = [line.split("|") for line in _checked(answer).splitlines()]
-    return [Job(job_id, word, f"exit code {code}", name) for job_id, word, code, name in lines]
+    return [Job(job_id, word, f"exit code {code}", name) for ids, word, code, name in lines for job_id in expanded(ids)]
+
+
+def expanded(job_id: str) -> list[str]:
+    """The elements of `12_[0-3,7,8-12:2%5]`, as Slurm writes those that never started; others are what they are."""
+    base, bracket, rest = job_id.partition("_[")
+    if not bracket:
+        return [job_id]
+    found: list[str] = []
+    for part in rest.partition("]")[0].partition("%")[0].split(","):
+        span, _, step = part.partition(":")
+        first, _, last = span.partition("-")
+        if first.isdigit():
+            found += [f"{base}_{n}" for n in range(int(first), int(last or first) + 1, int(step or 1))]
+    return found
 
 
 def find_job(name: str) -> str | None:
@@ -136,6 +150,30 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
     return min((int(value) for value in limits if value.isdigit()), default=None)
 
 
+def longest_min(partition: str | None) -> int | None:
+    """The longest time limit, in minutes, of these partitions (None: the default one); None: no limit is known.
+
+    Many sites take a job that asks for more, and let it wait for ever (EnforcePartLimits=NO).
+    """
+    chosen = [f"--partition={partition}"] if partition else []
+    answer = _ask("sinfo", "--noheader", "--format=%P|%l", *chosen)
+    lines = [line.split("|") for line in answer.text.splitlines() if answer.ok]
+    limits = [_minutes(limit) for name, limit in lines if partition or name.endswith("*")]
+    return max((limit for limit in limits if limit), default=None) if all(limits) else None
+
+
+def _minutes(text: str) -> int | None:
+    """Slurm's `days-hours:minutes:seconds` in whole minutes; None for `infinite`."""
+    days, _, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":") if part.isdigit()]
+    if not parts:
+        return None
+    seconds = 0
+    for part in parts:
+        seconds = seconds * 60 + part
+    return (int(days or 0) * 86400 + seconds) // 60
+
+
 def _table(*command: str) -> list[list[str]]:
     answer = _ask(*command, "--noheader", "--parsable2")
     return [line.split("|") for line in answer.text.splitlines()] if answer.ok else []
@@ -157,7 +195,7 @@ def _ask(*command: str, stdin: str | None = None) -> Answer:
             command,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
-            env=scrubbed(os.environ),
+            env=scrubbed(os.environ) | {"SLURM_BITSTR_LEN": "0"},  # or a long list of elements ends in dots
             capture_output=True,
             text=True,
             errors="replace",

@@ -15,8 +15,9 @@ import signal
 import sys
 from typing import Any, Dict, List
 
-# As a script it lies beside modules that are none of its business: the package is found by its own place.
-sys.path[0:1] = [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))]
+if __name__ == "__main__":
+    # Not the folder of this script, whose modules are none of the standard library's business, but the package's.
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from furnace_hpc.runs import host  # noqa: E402
 

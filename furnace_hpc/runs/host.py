@@ -60,12 +60,14 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
     newest = newest_attempt(run_dir)
     if newest:
         record = read_attempt(run_dir, newest)
-        alive = is_alive(record.get("holder")) if record.get("end_unix_s") is None else False
+        is_open = record.get("end_unix_s") is None
+        alive = is_alive(record.get("holder")) if is_open else False
         same_job = facts.get("job_id") and facts["job_id"] == record.get("job_id")  # Slurm started its job again
         if alive or (alive is None and not same_job):
             raise Busy("attempt %d is held by %s" % (newest, describe(record.get("holder"))))
-        if alive is None:
-            close(run_dir, newest, "its job was started again by Slurm: requeued, preempted, or a node failed")
+        if is_open:
+            again = "its job was started again by Slurm: requeued, preempted, or a node failed"
+            close(run_dir, newest, again if same_job else "its launcher died without a word")
     number = newest + 1
     record = dict(facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None)
     path = os.path.join(folder, "%d.json" % number)
