@@ -1,6 +1,5 @@
 """Stop a grid's jobs: `python -m furnace_hpc.cancel --grid NAME`. What they did is kept, and submit goes on from it."""
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -11,12 +10,15 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.cluster import scheduler
 from furnace_hpc.cluster.journal import settle_doubts, submissions
-from furnace_hpc.cluster.observe import Observer, observe
+from furnace_hpc.cluster.observe import observe
 from furnace_hpc.cluster.states import Phase, meaning
+from furnace_hpc.cluster.submission import only_submitter, read_holder
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.files import runs_root
+
+NOTHING = "nothing is running or waiting"
 
 
 def main(
@@ -33,48 +35,53 @@ def main(
     folder = GridFolder(runs_root(runs_dir) / grid)
     if not folder.all_submissions():
         raise ConfigError(f"grid {grid!r} has no submissions in {folder.path}: is --runs-root the one it was given?")
-    if _stop_local_queue(folder, variant or []):
+    runs = {row["run_id"] for submission in submissions(folder) for row in submission.rows}
+    chosen = {run_id for run_id in runs if not variant or _variant(run_id) in variant}
+    for name in variant or []:
+        if name not in (known := {_variant(run_id) for run_id in runs}):
+            raise ConfigError(f"unknown variant {name!r}; {nearest(name, known)}")
+    if _stop_local_queue(folder, bool(variant)):
         return
-    if not any(sent for submission in submissions(folder) for sent in submission.sent()):
-        print("nothing is running or waiting")
-        return
-    settle_doubts(folder)
-    jobs = _live_jobs(folder, observe(folder, must=True), variant or [])
-    if not jobs:
-        print("nothing is running or waiting")
-        return
-    for submission in submissions(folder):
-        submission.note("cancelled", job_ids=jobs if variant else [])
-    scheduler.cancel(jobs)
-    print(f"cancelled {len(jobs):,} jobs; submit goes on from what they have saved")
+    jobs = _cancel(folder, chosen, whole=not variant)
+    print(f"cancelled {len(jobs):,} jobs; submit goes on from what they have saved" if jobs else NOTHING)
 
 
-def _live_jobs(folder: GridFolder, observer: Observer, variants: list[str]) -> list[str]:
-    """Ids of the jobs to cancel: follow-up jobs first, so that none starts in between."""
-    live = {j for j, job in observer.evidence.queued.items() if meaning(job.word).phase is not Phase.ENDED}
-    runs = {place.job_id: run_id for run_id, place in observer.places.items()}
-    if not variants:
-        return sorted(live - runs.keys()) + sorted(live & runs.keys())
-    of_run = {row["run_id"]: _variant(row["run_id"]) for s in submissions(folder) for row in s.rows}
-    for name in variants:
-        if name not in of_run.values():
-            raise ConfigError(f"unknown variant {name!r}; {nearest(name, of_run.values())}")
-    return sorted(job_id for job_id in live & runs.keys() if of_run[runs[job_id]] in variants)
+def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
+    """Cancel the jobs of these runs. A follow-up job that is at work finds them cancelled, or waits for the lock."""
+    sent = [submission for submission in submissions(folder) if submission.sent()]
+    for submission in sent:
+        submission.note("cancelled", runs=[] if whole else sorted(chosen))
+    if not sent:
+        return []
+    with only_submitter(folder, patience_s=60):  # a follow-up job holds it for seconds
+        settle_doubts(folder)
+        observer = observe(folder, must=True)
+        live = {j for j, job in observer.evidence.queued.items() if meaning(job.word).phase is not Phase.ENDED}
+        of_run = {place.job_id: run_id for run_id, place in observer.places.items()}
+        jobs = sorted(job_id for job_id in live & of_run.keys() if of_run[job_id] in chosen)
+        if whole:
+            jobs = sorted(live - of_run.keys()) + jobs  # follow-up jobs first, so that none starts in between
+        if jobs:
+            scheduler.cancel(jobs)
+    return jobs
 
 
 def _variant(run_id: str) -> str:
     return run_id.rsplit("-", 2)[0]
 
 
-def _stop_local_queue(folder: GridFolder, variants: list[str]) -> bool:
-    """Whether a queue on this machine runs the grid; it is told to stop."""
-    try:
-        who = json.loads(folder.lock.read_text())
-    except (FileNotFoundError, ValueError):
+def _stop_local_queue(folder: GridFolder, part: bool) -> bool:
+    """Whether a queue on this machine runs the grid; it is told to stop.
+
+    Raises:
+        ConfigError: only a part is to be stopped, or the queue is on another machine.
+    """
+    who = read_holder(folder)
+    if not who or who.get("what") != "queue" or (alive := host.is_alive(who)) is False:
         return False
-    if not host.is_alive(who):
-        return False
-    if variants:
+    if alive is None:
+        raise ConfigError(f"a queue on {who.get('host')} runs this grid: give the command there")
+    if part:
         raise ConfigError("a queue on this machine can only be stopped whole: leave --variant away")
     os.kill(who["pid"], signal.SIGTERM)
     print(f"told the queue of {host.describe(who)} to stop; its runs save a checkpoint and leave")

@@ -27,9 +27,6 @@ def main(path: Annotated[Path, typer.Argument(help="a submission's folder", meta
     """Do what comes after a wave of a submission."""
     submission = Submission(path.resolve())
     folder = GridFolder(submission.path.parent.parent)
-    if submission.is_closed:
-        print("this submission was cancelled: nothing to do")
-        return
     if _send_what_is_left(submission, folder):
         return
     from furnace_hpc.aggregate import show_table
@@ -49,7 +46,7 @@ def _send_what_is_left(submission: Submission, folder: GridFolder) -> bool:
                 observer = observe(folder, must=True)
                 profile = read_profile(submission)
                 left = left_over(submission, folder, profile.retries, observer)
-                if not left or submission.is_closed:
+                if not left:
                     return False
                 close_attempts(submission, [row for rows in left.values() for row in rows], folder, observer)
                 mine = 1 if "SLURM_JOB_ID" in os.environ else 0  # this very job will be gone when the next one starts

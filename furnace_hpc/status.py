@@ -23,7 +23,7 @@ def main(
     grid: Annotated[str, typer.Option(help="name of a submitted grid")],
     watch_: Annotated[bool, typer.Option("--watch", help="go on until all runs have ended; Ctrl-C leaves")] = False,
     logs: Annotated[str, typer.Option(help="print the logs of this run (the beginning of its name is enough)")] = "",
-    lines: Annotated[int, typer.Option(help="with --logs: last lines of each log")] = 40,
+    lines: Annotated[int, typer.Option(min=1, help="with --logs: last lines of each log")] = 40,
     json_: Annotated[bool, typer.Option("--json", help="a JSON list, an object a run")] = False,
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")

@@ -75,7 +75,8 @@ def main(
     specs = [s for s in expand(study, prints) if s.variant in variants and str(s.config.seed) in seeds]
     choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new")
 
-    with nullcontext() if dry_run else only_submitter(folder):
+    what = "queue" if profile.executor == "local" and not prepare else "submission"
+    with nullcontext() if dry_run else only_submitter(folder, what):
         if asks_slurm:
             settle_doubts(folder)
         observer = observe(folder, must=asks_slurm)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 DEVCLUSTER = Path(__file__).parent.parent / "slurm" / "devcluster"
@@ -59,6 +60,11 @@ class Cluster:
     def start_node(self, name: str) -> None:
         """Returns when the node answers."""
         self._devcluster("start-node", name)
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """All processes of a node: its slurmd, batch scripts, ranks."""
+        pid = int((self.folder / "run" / f"slurmd.{name}.pid").read_text().split()[0])
+        return psutil.Process(pid).children(recursive=True)
 
     def stop_controller(self) -> None:
         """Slurm's commands fail from now on; running jobs go on."""

@@ -123,8 +123,20 @@ def test_without_an_answer_only_an_attempts_own_last_word_is_certain(folder):
     away = Evidence(failures=1, error="no route")
     states = [see(folder, away, row) for row in range(4)]
     assert [status.state.value for status in states] == ["unknown", "unknown", "failed", "unknown"]
-    assert states[0].reason == "submitted as job 5_0; Slurm does not answer: no route"
+    assert states[0].reason == "submitted as job 5_0; no route"
     assert see(folder, Evidence()).reason == "submitted as job 5_0; Slurm does not list it now"
+
+
+def test_a_forgotten_job_that_was_cancelled_before_it_began_is_still_cancelled(folder):
+    made = submit(folder, {"5": range(4)})
+    attempt(folder, 1, "5_1")
+    runs = [spec.run_id for spec in specs()]
+    for named, told in ((runs[1:3], [2]), ([], [0, 2, 3])):  # some were named; none was: all
+        made.note("cancelled", runs=named)
+        states = {row: see(folder, answer(**{f"_5_{row}": "GONE"}), row) for row in range(4)}
+        assert [row for row in states if states[row].reason == f"job 5_{row} was cancelled before it began"] == told
+        assert all(states[row].state is RunState.NEW for row in told)
+        assert states[1].state is RunState.INTERRUPTED
 
 
 def test_a_row_of_a_later_wave_waits_as_long_as_its_follow_up_job_lives(folder):
@@ -136,8 +148,11 @@ def test_a_row_of_a_later_wave_waits_as_long_as_its_follow_up_job_lives(folder):
     dead = answer(_6="CANCELLED by 1000")
     assert see(folder, dead, row=2).reason == "job 6 was to send it, and is not there any more: submit again"
     assert [see(folder, dead, row).state.value for row in (1, 2)] == ["interrupted", "new"]
-    made.note("cancelled")
-    assert see(folder, answer(_6="PENDING"), row=2) == RunStatus(RunState.NEW, 0, 0, "")
+    assert see(folder, Evidence(failures=1, error="no route"), 2).state is RunState.UNKNOWN
+    once = Evidence(missing={"6": 100.0}, answered_unix_s=100.0)
+    assert see(folder, once, 2).reason == "to be sent by job 6; Slurm does not list it now"
+    made.note("cancelled", runs=[])
+    assert see(folder, answer(_6="PENDING"), row=2) == RunStatus(RunState.NEW, 0, 0, "cancelled before it was sent")
 
 
 def test_what_was_begun_or_submitted_later_has_the_last_word(folder):
@@ -146,7 +161,7 @@ def test_what_was_begun_or_submitted_later_has_the_last_word(folder):
     by_hand = begin(specs()[0], folder)
     assert see(folder, answer(_5_0="NODE_FAIL")) == read_status(by_hand)
     assert read_status(by_hand).state is RunState.RUNNING
-    submit(folder, {"7": [1]}, to_do=[1])
+    submit(folder, {"7": [1], "8": ()}, to_do=[1])
     both = answer(_5_1="NODE_FAIL", _7_1="PENDING", _5_2="RUNNING")
     assert [see(folder, both, row).job_id for row in (1, 2)] == ["7_1", "5_2"]
 
@@ -155,6 +170,7 @@ def test_only_what_was_never_sent_or_was_interrupted_within_the_budget_is_left(f
     made = submit(folder, {"5": [0, 1, 2], "6": ()})
     attempt(folder, 0, "5_0")
     attempt(folder, 1, "5_1", "crash")
+    attempt(folder, 2, "5_2", "stopped")
     said = {"_6": "RUNNING", "_5_0": "NODE_FAIL", "_5_1": "FAILED", "_5_2": "CANCELLED by 1000"}
     for retries in (0, 1, 2):
         left = left_over(made, folder, retries, Observer(folder, answer(**said)))
@@ -166,3 +182,14 @@ def test_only_what_was_never_sent_or_was_interrupted_within_the_budget_is_left(f
     assert left_over(made, folder, 1, Observer(folder, answer(**said, _8_0="PREEMPTED"))) == {LARGE: [3]}
     submit(folder, {"9": [3]}, to_do=[3])
     assert left_over(made, folder, 1, Observer(folder, answer(**said, _9_3="NODE_FAIL"))) == {}
+
+
+def test_what_ran_out_of_memory_is_written_down_as_failed_and_what_may_still_run_is_not_sent_again(folder):
+    made = submit(folder, {"5": range(4)})
+    attempt(folder, 0, "5_0")
+    known = answer(_5_0="OUT_OF_MEMORY", _5_1="RUNNING", _5_2="PENDING", _5_3="FOO")
+    assert left_over(made, folder, 9, Observer(folder, known)) == {}
+    assert left_over(made, folder, 9, Observer(folder, Evidence(failures=1))) == {}
+    close_attempts(made, range(4), folder, Observer(folder, known))
+    closed = read_status(folder.run(RUNS[0]))
+    assert (closed.state, closed.reason, closed.ended) == (RunState.FAILED, "out of memory", "oom")

@@ -35,6 +35,13 @@ REFUSED = [
     (f"{FAILED}Invalid GRES specification (with and without type identification)", "gpus_per_node or gpu_type"),
     ("sbatch: error: AssocMaxSubmitJobLimit", "set `max_submit_jobs` in the profile"),
     ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "set `max_submit_jobs` in the profile"),
+    (
+        f"sbatch: error: QOSMaxSubmitJobPerUserLimit {FAILED}Job violates accounting/QOS policy (job submit limit, "
+        "user's size and/or time limits)",
+        "set `max_submit_jobs` in the profile",
+    ),
+    (f"{FAILED}User's group not permitted to use this partition", "set `partition` in the profile"),
+    (f"{FAILED}Access/permission denied", "use a login node"),
     (f"{FAILED}MaxJobCount limit reached", "wait for some to end, or set `max_submit_jobs` in the profile"),
     (
         "sbatch: unrecognized option '--gpus-per-node=4' Try \"sbatch --help\" for more information",
@@ -48,7 +55,6 @@ AWAY = [
     f"{FAILED}Slurm backup controller in standby mode",
     f"{FAILED}Controller is in standby mode, try a different controller",
     "sbatch: error: fetch_config: DNS SRV lookup failed sbatch: fatal: Could not establish a configuration source",
-    "sbatch: error: Unable to establish controller machine",
 ]
 DOUBTFUL = [
     "",
@@ -58,6 +64,8 @@ DOUBTFUL = [
     f"{FAILED}Zero Bytes were transmitted or received",
     f"{FAILED}Unexpected message received",
     f"{FAILED}Connection reset by peer",
+    f"{FAILED}Unable to contact slurm controller (receive failure)",
+    f"{FAILED}Message send failure",
     f"{FAILED}Broken pipe",
     "sbatch took longer than 30 s",
 ]

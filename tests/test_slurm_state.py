@@ -122,7 +122,8 @@ def test_the_controller_may_go_and_come_back_while_runs_run(quiet: Cluster, tmp_
     quiet.stop_controller()
     (study.folder / "slurm.json").write_text(json.dumps(json.loads(known) | {"asked_unix_s": 0}))
     done = study.furnace("status", "--grid", "study")
-    assert "2 runs: 2 running, Slurm does not answer (last answer " in done.stdout
+    assert "2 runs: 2 running, Slurm does not answer: " in done.stdout
+    assert "(last answer: " in done.stdout
     quiet.restart_controller()
     study.wait_for(running=2)
     (study.folder / "release").touch()

@@ -66,7 +66,7 @@ def test_a_stale_lock_of_a_dead_process_is_taken_over(tmp_path):
     folder = GridFolder(tmp_path)
     folder.lock.write_text(json.dumps(dead_holder()))
     with only_submitter(folder):
-        assert json.loads(folder.lock.read_text()) == host.holder() | {"job_id": None}
+        assert json.loads(folder.lock.read_text()) == host.holder() | {"job_id": None, "what": "submission"}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -173,13 +173,14 @@ def test_the_journal_is_appended_line_by_line_and_a_torn_line_is_left_out(tmp_pa
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"unix_s": 1, "event": "subm')
     assert [(sent.name, sent.outcome) for sent in journal.sent()] == [("a", "doubtful"), ("b", "doubtful")]
-    with (tmp_path / "journal.jsonl").open("a") as file:
-        file.write("\n")
     journal.note("submitted", name="a", job_id="7")
     journal.note("refused", name="b", error="no")
     first, second = journal.sent()
     assert (first.outcome, first.elements) == ("submitted", {2: "7_0", 5: "7_3"})
     assert (second.outcome, second.job_id) == ("refused", "")
-    assert not journal.is_closed
-    journal.note("cancelled")
-    assert journal.is_closed
+    (tmp_path / "rows.jsonl").write_text('{"run_id": "x"}\n{"run_id": "y"}\n')
+    assert journal.cancelled() == set()
+    journal.note("cancelled", runs=["x"])
+    assert journal.cancelled() == {"x"}
+    journal.note("cancelled", runs=[])
+    assert journal.cancelled() == {"x", "y"}

@@ -5,8 +5,11 @@ seconds apart, did not have it.
 """
 
 import json
+import os
+import pwd
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,9 +73,10 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
     """
     known = _read(folder)
     jobs = newest_jobs(folder)
+    open_jobs = [job_id for job_id, run in jobs.items() if run is None or not run.result.exists()]
     if not jobs and not must:
         return known
-    if not must and known.is_fresh(jobs):
+    if not must and known.is_fresh(open_jobs):
         return known
     if not must:
         return _ask(folder, known, jobs)
@@ -111,9 +115,11 @@ def newest_jobs(folder: GridFolder) -> dict[str, RunFolder | None]:
 def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, RunFolder | None], must: bool = False) -> Evidence:
     asked_unix_s = time.time()
     try:
-        answer = scheduler.queue()
+        answer = scheduler.queue(_users(folder))
         queued = {job.job_id: job for job in answer if job.job_id in jobs}
-        live = sum(meaning(job.word).phase is not Phase.ENDED for job in answer)
+        live = sum(
+            meaning(job.word).phase is not Phase.ENDED for job in answer
+        )  # a shared grid: too many, which is safe
         unknown = [job_id for job_id in jobs if job_id not in queued and job_id not in known.ended]
         absent = [job_id for job_id in unknown if not (run := jobs[job_id]) or not run.result.exists()]
         ended = known.ended | _ended(absent)
@@ -127,6 +133,19 @@ def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, RunFolder | None],
     now = Evidence(queued, ended, missing, live, asked_unix_s, asked_unix_s)
     _write(folder, now)
     return now
+
+
+def _users(folder: GridFolder) -> set[str]:
+    """Whose jobs they are: of a shared grid, everybody's who has submitted some of it."""
+    owners = {path.stat().st_uid for path in folder.all_submissions()} | {os.getuid()}
+    return {_user_name(uid) for uid in owners}
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _ended(absent: list[str]) -> dict[str, Job]:
@@ -153,4 +172,5 @@ def _write(folder: GridFolder, evidence: Evidence) -> None:
     content = asdict(evidence)
     for name in ("queued", "ended"):
         content[name] = list(content[name].values())
-    write_json(folder.slurm_cache, content)
+    with suppress(PermissionError):  # a grid of somebody else's
+        write_json(folder.slurm_cache, content)

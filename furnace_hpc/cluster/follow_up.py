@@ -21,9 +21,10 @@ def left_over(submission: Submission, folder: GridFolder, retries: int, observer
     """
     times = Counter(row for sent in submission.sent() if sent.outcome == "submitted" for row in sent.rows)
     shapes: dict[Shape, list[int]] = {}
+    cancelled = submission.cancelled()
     for row in submission.rows:
         place = observer.places.get(row["run_id"])
-        if not row["to_do"] or (place and place.submission != submission.path):
+        if not row["to_do"] or row["run_id"] in cancelled or (place and place.submission != submission.path):
             continue
         status = observer(folder.run(row["run_id"]))
         sent = times[row["row"]]

@@ -3,7 +3,7 @@
     {"event": "intent", "name": ..., "kind": "array", "base": 0, "rows": [0, 1, 2]}     before sbatch
     {"event": "submitted", "name": ..., "job_id": "12"}                                after it, or when it was found
     {"event": "refused" | "absent", "name": ...}        sbatch said no; or nobody knows a job of that name
-    {"event": "cancelled", "job_ids": ["12_3"]}         these; none named: all, and no follow-up job sends more
+    {"event": "cancelled", "runs": [...]}               these; none named: all. No follow-up job sends them
 
 The name is the job's own, unique, and chosen before sbatch: whoever finds an intent with no word on what came of it
 asks Slurm for that name.
@@ -48,8 +48,11 @@ class Submission:
 
     def note(self, event: str, **facts: Any) -> None:
         """Append one durable line."""
-        with (self.path / "journal.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"unix_s": time.time(), "event": event, **facts}) + "\n")
+        line = json.dumps({"unix_s": time.time(), "event": event, **facts})
+        with (self.path / "journal.jsonl").open("a+b") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            torn = file.read(1) not in (b"", b"\n")  # by a crash: the next line must not be glued to it
+            file.write(f"{os.linesep if torn else ''}{line}\n".encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -72,15 +75,13 @@ class Submission:
                 found[name] = replace(found[name], outcome=event["event"], job_id=event.get("job_id", ""))
         return list(found.values())
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether it was cancelled whole: it sends nothing more."""
-        return any(event["event"] == "cancelled" and not event.get("job_ids") for event in self.events())
-
-    def was_cancelled(self, job_id: str) -> bool:
-        """Whether `furnace cancel` cancelled this element."""
-        events = [event for event in self.events() if event["event"] == "cancelled"]
-        return any(not event.get("job_ids") or job_id in event["job_ids"] for event in events)
+    def cancelled(self) -> set[str]:
+        """Run ids that `furnace cancel` has cancelled here: they are not sent any more."""
+        found: set[str] = set()
+        for event in self.events():
+            if event["event"] == "cancelled":
+                found |= set(event["runs"]) or {row["run_id"] for row in self.rows}
+        return found
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

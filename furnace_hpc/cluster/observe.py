@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from furnace_hpc.cluster.evidence import GONE, Evidence, gather
-from furnace_hpc.cluster.journal import Submission, submissions
+from furnace_hpc.cluster.journal import submissions
 from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import Phase, meaning
 from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.host import REQUEUED
 from furnace_hpc.runs.ledger import Attempt, read_attempts
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
 
@@ -20,6 +21,7 @@ class Place:
     job_id: str  # of its array element; none: it waits for a later wave
     follow_up: str  # job that sends what is left; none: there is no such job
     sent_unix_s: float = 0.0
+    cancelled: bool = False
 
 
 class Observer:
@@ -37,42 +39,42 @@ class Observer:
             return by_files
         if not place.job_id:
             return self._waiting_for_a_wave(by_files, place)
-        job, attempts = self.evidence.job(place.job_id), read_attempts(run)
+        attempts = read_attempts(run)
         newest = attempts[-1] if attempts else None
         if newest and newest.job_id != place.job_id and newest.start_unix_s > place.sent_unix_s:
             return by_files  # begun since by something else: by hand, or in a local queue
         status = replace(by_files, job_id=place.job_id)
+        ours = newest if newest and newest.job_id == place.job_id else None  # this job's attempt
+        job = self.evidence.job(place.job_id)
         if job is None:
-            return self._unanswered(status, newest)
+            said = by_files.state is RunState.RUNNING or (ours is not None and ours.end_unix_s is not None)
+            why = f"submitted as job {place.job_id}; {self._why_unknown()}"
+            return status if said else replace(status, state=RunState.UNKNOWN, reason=why)
         means = meaning(job.word)
-        ours = newest if newest and newest.job_id == job.job_id else None  # this job's attempt
-        if job.word == GONE or means.phase is Phase.ENDED:
-            return _ended(status, job, ours, place)
-        if means.phase is Phase.WAITING:
-            why = f"job {job.job_id} {means.says}{_because(job)}"
-            return replace(status, state=RunState.QUEUED, reason=why)
-        if means.phase is Phase.RUNNING:
-            open_ = ours is not None and ours.end_unix_s is None
-            return replace(status, state=RunState.RUNNING, reason=means.says or ("" if open_ else "is starting"))
+        match Phase.ENDED if job.word == GONE else means.phase:
+            case Phase.ENDED:
+                return _ended(status, job, ours, place)
+            case Phase.WAITING:
+                return replace(status, state=RunState.QUEUED, reason=f"job {job.job_id} {means.says}{_because(job)}")
+            case Phase.RUNNING:
+                return _running(status, ours, means.says)
         return replace(status, state=RunState.UNKNOWN, reason=f"job {job.job_id}: {means.says}")
 
     def _waiting_for_a_wave(self, status: RunStatus, place: Place) -> RunStatus:
-        job = self.evidence.job(place.follow_up) if place.follow_up else None
-        if job and job.word != GONE and meaning(job.word).phase in (Phase.WAITING, Phase.RUNNING):
-            return replace(
-                status, state=RunState.QUEUED, reason=f"waits for a later wave, which job {job.job_id} sends"
-            )
+        if place.cancelled:
+            return replace(status, reason=status.reason or "cancelled before it was sent")
+        job = self.evidence.job(place.follow_up)
+        if job is None:
+            why = f"to be sent by job {place.follow_up}; {self._why_unknown()}"
+            return replace(status, state=RunState.UNKNOWN, reason=why)
+        if job.word != GONE and meaning(job.word).phase in (Phase.WAITING, Phase.RUNNING):
+            why = f"waits for a later wave, which job {job.job_id} sends"
+            return replace(status, state=RunState.QUEUED, reason=why)
         why = f"job {place.follow_up} was to send it, and is not there any more: submit again"
         return status if status.attempt else replace(status, reason=why)
 
-    def _unanswered(self, status: RunStatus, newest: Attempt | None) -> RunStatus:
-        """No answer has this job: Slurm is away, or has just forgotten it."""
-        if newest is not None and newest.job_id == status.job_id and newest.end_unix_s is not None:
-            return status  # its own last word stands
-        why = (
-            f"Slurm does not answer: {self.evidence.error}" if self.evidence.failures else "Slurm does not list it now"
-        )
-        return replace(status, state=RunState.UNKNOWN, reason=f"submitted as job {status.job_id}; {why}")
+    def _why_unknown(self) -> str:
+        return self.evidence.error if self.evidence.failures else "Slurm does not list it now"
 
 
 def observe(folder: GridFolder, must: bool = False) -> Observer:
@@ -89,23 +91,31 @@ def batch_log(submission: Path, job_id: str) -> Path:
     return submission / f"{job_id}_0_log.out"
 
 
+def _running(status: RunStatus, ours: Attempt | None, says: str) -> RunStatus:
+    if ours is None or ours.end_unix_s is None:
+        return replace(status, state=RunState.RUNNING, reason=says or ("" if ours else "is starting"))
+    if ours.reason in REQUEUED:
+        return replace(status, state=RunState.RUNNING, reason=f"{status.reason}; its job starts it again")
+    return status  # its own last word, while its job is ending
+
+
 def _ended(status: RunStatus, job: Job, ours: Attempt | None, place: Place) -> RunStatus:
     """Its job is over: the run's own word on how, or Slurm's where the run had no time for one."""
     says = "is no longer known to Slurm" if job.word == GONE else f"{meaning(job.word).says}{_by(job)}"
+    cancelled = job.word.startswith("CANCELLED") or (job.word == GONE and place.cancelled)
     out_of_memory = meaning(job.word).leaves is RunState.FAILED
+    if ours is None and cancelled:
+        before = f"; before that: {status.reason}" if status.reason else ""
+        return replace(status, reason=f"job {job.job_id} was cancelled{_by(job)} before it began{before}")
     if ours is None:
-        cancelled = job.word == GONE and Submission(place.submission).was_cancelled(job.job_id)
-        if job.word.startswith("CANCELLED") or cancelled:
-            says = "cancelled" if cancelled else says
-            return replace(status, reason=status.reason or f"job {job.job_id} was {says} before it began")
         why = f"job {job.job_id} ended before the run began ({says}): {_last_words(place.submission, job.job_id)}"
         return replace(status, state=RunState.INTERRUPTED, reason=why)
-    if ours.end_unix_s is None or (out_of_memory and status.state is not RunState.DONE):
+    if ours.end_unix_s is None or out_of_memory:
         state = meaning(job.word).leaves if job.word != GONE else RunState.INTERRUPTED
         why = f"job {job.job_id} {says}" if job.word == GONE else says
         return replace(status, state=state, reason=why, ended="oom" if out_of_memory else "")
-    if job.word.startswith("CANCELLED") and status.state is RunState.INTERRUPTED:
-        return replace(status, reason=f"{says}; {status.reason}")
+    if cancelled and status.state is RunState.INTERRUPTED:
+        return replace(status, reason=f"cancelled{_by(job)}; {status.reason}")
     return status
 
 
@@ -113,16 +123,17 @@ def _places(folder: GridFolder) -> dict[str, Place]:
     """Run id -> its place; a later submission has the last word."""
     places: dict[str, Place] = {}
     for submission in submissions(folder):
-        sent = submission.sent()
+        sent, cancelled = submission.sent(), submission.cancelled()
         follow_up = next((s.job_id for s in reversed(sent) if s.kind == "follow-up" and s.job_id), "")
         run_ids = [str(row["run_id"]) for row in submission.rows]
-        if follow_up and not submission.is_closed:
+        if follow_up:
             waiting = [row["run_id"] for row in submission.rows if row["to_do"]]
-            places |= {run_id: Place(submission.path, "", follow_up) for run_id in waiting}
+            places |= {i: Place(submission.path, "", follow_up, cancelled=i in cancelled) for i in waiting}
         for array in sent:
             if array.outcome == "submitted" and array.kind == "array":
                 for row, job_id in array.elements.items():
-                    places[run_ids[row]] = Place(submission.path, job_id, follow_up, array.unix_s)
+                    run_id = run_ids[row]
+                    places[run_id] = Place(submission.path, job_id, follow_up, array.unix_s, run_id in cancelled)
     return places
 
 

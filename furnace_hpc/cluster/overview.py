@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from rich.console import RenderableType
@@ -40,7 +41,7 @@ class Line:
             "attempt": status.attempt,
             "step": status.step,
             "steps": self.steps,
-            "loss": self.loss,
+            "loss": self.loss if self.loss is None or isfinite(self.loss) else str(self.loss),
             "samples_per_s": self.samples_per_s,
             "left_s": self.left_s,
             "job_id": status.job_id or None,
@@ -74,7 +75,7 @@ def render(rows: list[Line], evidence: Evidence, height: int = 10**6) -> tuple[R
         words.append(f"{len(rows) - len(shown):,} not shown")
     if evidence.failures:
         since = f"{time.time() - evidence.answered_unix_s:,.0f} s ago" if evidence.answered_unix_s else "never"
-        words.append(f"Slurm does not answer (last answer {since}): {evidence.error}")
+        words.append(f"{evidence.error} (last answer: {since})")
     return table, f"{len(rows):,} runs: {', '.join(words)}"
 
 
@@ -83,8 +84,8 @@ _RIGHT = ("attempt", "step", "loss", "samples/s", "left")
 
 def _runs(folder: GridFolder) -> list[str]:
     """Run ids of all submissions that had the newest one's settings (`--set` makes other runs), in order."""
-    all_ = submissions(folder)
-    asked = _settings(all_[-1])
+    all_ = [submission for submission in submissions(folder) if submission.rows]  # others were cut off
+    asked = _settings(all_[-1]) if all_ else ""
     return list(dict.fromkeys(row["run_id"] for s in all_ if _settings(s) == asked for row in s.rows))
 
 
@@ -101,14 +102,14 @@ def _line(run: RunFolder, status: RunStatus) -> Line:
     steps = _steps(run)
     record = last_record(run.metrics(status.attempt)) if status.attempt else None
     left_s = None
-    if record and status.state is RunState.RUNNING:
+    if record and status.state is RunState.RUNNING and "step_time_s" in record:
         left_s = max(0, steps - int(record["step"])) * float(record["step_time_s"])
     return Line(
         run.run_id,
         status,
         steps,
-        record["train/loss"] if record else None,
-        record["samples_per_s"] if record and status.state is RunState.RUNNING else None,
+        record.get("train/loss") if record else None,
+        record.get("samples_per_s") if record and status.state is RunState.RUNNING else None,
         left_s,
         str(run.log(status.attempt, 0)) if status.attempt else "",
     )

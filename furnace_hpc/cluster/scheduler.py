@@ -68,10 +68,14 @@ def accounting(job_ids: Iterable[str]) -> list[Job] | None:
     """
     command = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode,JobName")
     answer = _ask(*command, f"--jobs={','.join(job_ids)}")
-    if not answer.ok and "accounting storage is disabled" in answer.error.lower():
+    if _is_off(answer):
         return None
     lines = [line.split("|") for line in _checked(answer).splitlines()]
     return [Job(job_id, word, f"exit code {code}", name) for ids, word, code, name in lines for job_id in expanded(ids)]
+
+
+def _is_off(answer: Answer) -> bool:
+    return not answer.ok and "accounting storage is disabled" in answer.error.lower()
 
 
 def expanded(job_id: str) -> list[str]:
@@ -99,7 +103,7 @@ def find_job(name: str) -> str | None:
             return job.job_id.partition("_")[0]
     command = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID", "--starttime=now-30days")
     answer = _ask(*command, f"--name={name}")
-    found = answer.text.split() if answer.ok else []
+    found = [] if _is_off(answer) else _checked(answer).split()
     return found[0].partition("_")[0] if found else None
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,23 +24,32 @@ from furnace_hpc.spec.grid import Grid
 
 
 @contextmanager
-def only_submitter(folder: GridFolder) -> Iterator[None]:
+def only_submitter(folder: GridFolder, what: str = "submission", patience_s: float = 0) -> Iterator[None]:
     """Hold the grid's lock. A folder that was made for it, and got nothing else, is gone afterwards.
+
+    Args:
+        folder: the grid.
+        what: `submission`, or `queue` for one that runs on this machine.
+        patience_s: how long to wait for another holder.
 
     Raises:
         ConfigError: another live submission holds it.
     """
+    deadline_s = time.monotonic() + patience_s
     made = [path for path in (folder.path, folder.path.parent) if not path.exists()]
     folder.path.mkdir(parents=True, exist_ok=True)
-    mine = json.dumps(host.holder() | {"job_id": os.environ.get("SLURM_JOB_ID")})
+    mine = json.dumps(host.holder() | {"job_id": os.environ.get("SLURM_JOB_ID"), "what": what})
     while not _taken(folder.lock, mine):
-        who = _read_holder(folder.lock)
+        who = read_holder(folder)
         if _is_alive(who) is not False:
+            if time.monotonic() < deadline_s:
+                time.sleep(1)
+                continue
             raise ConfigError(
                 f"grid {folder.path.name!r} is being submitted or run by {host.describe(who)}: wait for it to end, "
                 f"or remove {folder.lock} if that process is gone"
             )
-        _remove_stale(folder.lock)
+        _remove_stale(folder)
     try:
         yield
     finally:
@@ -47,6 +57,15 @@ def only_submitter(folder: GridFolder) -> Iterator[None]:
         with suppress(OSError):  # not empty
             for path in made:
                 path.rmdir()
+
+
+def read_holder(folder: GridFolder) -> dict[str, Any] | None:
+    """Who holds the grid's lock; None: nobody, or it cannot be read."""
+    try:
+        content = json.loads(folder.lock.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def write_submission(plan: Plan) -> Submission:
@@ -118,13 +137,14 @@ def _taken(lock: Path, content: str) -> bool:
     return True
 
 
-def _remove_stale(lock: Path) -> None:
+def _remove_stale(folder: GridFolder) -> None:
     """Of several that found the lock stale, one removes it, and none removes its successor's."""
+    lock = folder.lock
     with suppress(FileNotFoundError), lock.open("r+") as file:
         with suppress(OSError):  # a file system without flock; a stale lock is of this host, so flock is enough
             fcntl.flock(file, fcntl.LOCK_EX)
         same = os.path.samestat(os.fstat(file.fileno()), lock.stat())
-        if same and _is_alive(_read_holder(lock)) is False:
+        if same and _is_alive(read_holder(folder)) is False:
             lock.unlink()
 
 
@@ -138,11 +158,3 @@ def _is_alive(who: dict[str, Any] | None) -> bool | None:
             return None
         return who["job_id"] in live
     return alive
-
-
-def _read_holder(lock: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(lock.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -30,7 +30,9 @@ def save(
         RuntimeError: a newer attempt has been begun: this one must not write over it.
     """
     final = folder.checkpoint(step)
-    nonce = processes.broadcast(uuid.uuid4().hex[:8])
+    newest, nonce = processes.broadcast((newest_attempt(str(folder.path)), uuid.uuid4().hex[:8]))
+    if newest != attempt:  # all ranks know it, and none waits for another
+        raise RuntimeError(_replaced(attempt, newest))
     aside = final.with_name(f"{final.name}.tmp-{nonce}")
     if processes.is_rank_zero:
         aside.mkdir(parents=True)
@@ -39,8 +41,12 @@ def save(
     torch.save(_random_state(processes), aside / f"random-{processes.rank}.pt")
     processes.barrier()
     if processes.is_rank_zero:
-        check_is_newest(folder, attempt)
-        _complete(aside, final, {"step": step, "world_size": processes.world_size, "state": state})
+        try:
+            check_is_newest(folder, attempt)  # again: it may have been replaced while it wrote
+            _complete(aside, final, {"step": step, "world_size": processes.world_size, "state": state})
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
     processes.barrier()
 
 
@@ -100,7 +106,11 @@ def is_complete(path: Path) -> bool:
 def check_is_newest(folder: RunFolder, attempt: int) -> None:
     """Raise RuntimeError when a newer attempt has been begun: a node thought dead must not write over its successor."""
     if (newest := newest_attempt(str(folder.path))) != attempt:
-        raise RuntimeError(f"attempt {attempt} has been replaced by attempt {newest}: it writes nothing more")
+        raise RuntimeError(_replaced(attempt, newest))
+
+
+def _replaced(attempt: int, newest: int) -> str:
+    return f"attempt {attempt} has been replaced by attempt {newest}: it writes nothing more"
 
 
 def prune(folder: RunFolder, saved: int, keep: int, also: set[int]) -> None:

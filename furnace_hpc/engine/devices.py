@@ -36,8 +36,10 @@ def choose_device(local_rank: int) -> torch.device:
         ConfigError: fewer GPUs than ranks; or GPUs were given, and torch can use none.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if os.environ.get("DS_ACCELERATOR") == "cpu":  # DeepSpeed's own word for it
+        return torch.device("cpu")
     if not torch.cuda.is_available():
-        if visible is not None and visible not in _NONE and os.environ.get("DS_ACCELERATOR") != "cpu":
+        if visible is not None and visible not in _NONE:
             raise ConfigError(
                 f"this rank was given GPUs {visible}, and torch {torch.__version__} can use none: look at nvidia-smi "
                 f"on {socket.gethostname()}, and whether torch is a CUDA build; DS_ACCELERATOR=cpu trains on the CPU"

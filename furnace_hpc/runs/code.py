@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
+RUNS = (PACKAGE.name, "ds_configs")  # what of a checkout decides or does anything in a run
 SNAPSHOT_FACTS = "snapshot.json"  # beside the package: this is a snapshot, and that file tells its commit
 # A change of how tables look or how jobs are queued makes no run stale; a change in these rooms may.
 DECIDING = ("data", "model", "engine", "spec/config.py", "spec/deepspeed_file.py", "spec/manifest.py")
@@ -35,24 +36,24 @@ def git_commit() -> str | None:
 
 
 def changes() -> str:
-    """What differs from the commit in the package, as a patch; nothing outside a checkout."""
-    return git("diff", "HEAD", "--", ".")
+    """What differs from the commit, as a patch."""
+    return git("diff", "--no-color", "--no-ext-diff", "HEAD", "--", *RUNS)
 
 
 def untracked() -> list[str]:
-    """Files of the package that git does not know and does not ignore, relative to the package."""
-    return [name for name in git("ls-files", "-z", "--others", "--exclude-standard").split("\0") if name]
+    """Files that git does not know and does not ignore."""
+    return [name for name in git("ls-files", "-z", "--others", "--exclude-standard", "--", *RUNS).split("\0") if name]
 
 
 def git(*arguments: str) -> str:
-    """What git says in the package's folder.
+    """What git says in this project's checkout.
 
     Raises:
         OSError, subprocess.SubprocessError: no git, or no checkout of this project.
     """
     if not (PACKAGE.parent / ".git").exists():  # a package installed somewhere below another project's checkout
         raise FileNotFoundError(f"{PACKAGE.parent} is no checkout")
-    command = ["git", "-C", str(PACKAGE), *arguments]
+    command = ["git", "-C", str(PACKAGE.parent), *arguments]
     answer = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
     return answer.decode("utf-8", "replace")  # a patch may hold any bytes
 

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from furnace_hpc.runs.code import PACKAGE, SNAPSHOT_FACTS, changes, git_commit, untracked
+from furnace_hpc.runs.code import PACKAGE, RUNS, SNAPSHOT_FACTS, changes, git_commit, untracked
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.spec.errors import ConfigError
 
 MAX_BYTES = 64 << 20  # more is data or weights that lie in the package by mistake
-BESIDE = ("ds_configs",)  # of a checkout; in a wheel they are in the package
 LEFT_OUT = ("__pycache__",)  # Python makes them anew, in the snapshot too
 
 
@@ -42,7 +41,7 @@ def source() -> Source:
     Raises:
         ConfigError: they are more than MAX_BYTES.
     """
-    files = _files(PACKAGE.parent, (PACKAGE.name, *BESIDE))
+    files = _files(PACKAGE.parent, RUNS)
     sizes = {name: path.stat().st_size for name, path in files.items()}
     total = sum(sizes.values())
     if total > MAX_BYTES:
@@ -73,7 +72,7 @@ def take_snapshot(folder: GridFolder) -> Path:
             shutil.copyfile(path, target)
             target.chmod(0o444)
         _describe(aside, now)
-        if _content_hash(_files(aside, (PACKAGE.name, *BESIDE))) != now.snapshot_hash:
+        if _content_hash(_files(aside, RUNS)) != now.snapshot_hash:
             raise ConfigError(f"the code in {PACKAGE} was changed while it was copied: give the command again")
         aside.rename(final)
     except BaseException:
@@ -84,7 +83,7 @@ def take_snapshot(folder: GridFolder) -> Path:
 
 def check_snapshot(path: Path) -> None:
     """Raise ConfigError unless a snapshot's content is what its name says."""
-    if _content_hash(_files(path, (PACKAGE.name, *BESIDE))) != path.name:
+    if _content_hash(_files(path, RUNS)) != path.name:
         raise ConfigError(
             f"code snapshot {path} has been changed since it was taken: put it aside, and submit with --code new "
             f"what began with it"
