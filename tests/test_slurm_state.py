@@ -8,7 +8,7 @@ from slurm_study import Study, shim
 
 from slurm import Cluster, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 
 def follow_up_log(study: Study) -> str:

@@ -11,7 +11,7 @@ from slurm_study import Study, shim
 
 from slurm import Cluster, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 CLOSED = {"partition": "closed"}  # takes jobs, runs none: they can be counted
 ONCE = dict.fromkeys(range(4), 1)  # each of the study's four runs has one array element
 

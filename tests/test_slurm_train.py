@@ -15,7 +15,7 @@ from slurm_study import PROFILE, Study
 import furnace_hpc
 from slurm import Cluster, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.distributed]
 ROOT = Path(furnace_hpc.__file__).resolve().parent.parent
 GRID = {
     "name": "study",
