@@ -4,7 +4,6 @@ A follow-up job runs this on a compute node, once all elements of its wave have 
 jobs, `furnace submit --grid NAME` given again does the same.
 """
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -49,8 +48,7 @@ def _send_what_is_left(submission: Submission, folder: GridFolder) -> bool:
                 if not left:
                     return False
                 close_attempts(submission, [row for rows in left.values() for row in rows], folder, observer)
-                mine = 1 if "SLURM_JOB_ID" in os.environ else 0  # this very job will be gone when the next one starts
-                limits = array.site_limits(profile, observer.evidence.live_jobs - mine)
+                limits = array.site_limits(profile, observer.evidence.live_jobs)  # this very job is one of them
                 print(*array.send(submission, profile, folder.path.name, left, limits), sep="\n", flush=True)
                 return True
         except ConfigError as error:

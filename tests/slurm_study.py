@@ -17,8 +17,10 @@ from slurm import Cluster, wait_until
 HERE = Path(__file__).parent
 STAND_IN = """#!/bin/bash
 # A rank is a stand-in; whatever else a job does with Python is real.
-case " $* " in *" furnace_hpc.follow_up "*) exec {python} "$@";; esac
-exec {python} -S {here}/stand_in_rank.py
+case " $* " in
+*" submitit.core._submit "* | *" furnace_hpc.cluster.task "*) exec {python} -S {here}/stand_in_rank.py ;;
+esac
+exec {python} "$@"
 """
 PROFILE = {
     "name": "dev",

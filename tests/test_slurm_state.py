@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from slurm_study import Study, shim
 
-from slurm import Cluster, wait_until
+from slurm import CannotStart, Cluster, start_cluster, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -114,6 +114,22 @@ def test_a_job_that_slurm_requeues_goes_on_as_the_next_attempt(quiet: Cluster, t
     assert (second["reason"], first["end_unix_s"] is not None) == ("done", True)
 
 
+def test_a_run_whose_node_dies_goes_on_elsewhere(quiet: Cluster, tmp_path: Path):
+    study = Study(quiet, tmp_path, variants=("waits",))
+    study.submitted()
+    study.wait_for(running=1)
+    node = study.attempts("waits")[0]["holder"]["host"]
+    quiet.kill_node(node)
+    quiet.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power")  # as after SlurmdTimeout
+    study.wait_for(queued=1)
+    study.wait_for_starts(2)
+    (study.folder / "release").touch()
+    study.wait_for(done=1)
+    first, second = study.attempts("waits")
+    assert first["reason"] == "killed"
+    assert second["holder"]["host"] != node
+
+
 def test_the_controller_may_go_and_come_back_while_runs_run(quiet: Cluster, tmp_path: Path):
     study = Study(quiet, tmp_path, variants=("waits",), seeds=2)
     study.submitted()
@@ -131,13 +147,51 @@ def test_the_controller_may_go_and_come_back_while_runs_run(quiet: Cluster, tmp_
     assert study.starts().total() == 2
 
 
-def test_without_accounting_nothing_is_lost_doubled_or_called_failed(tmp_path_factory, tmp_path: Path):
-    from slurm import CannotStart, start_cluster
-
+def test_a_limit_on_submitted_jobs_is_seen_and_kept(quiet: Cluster, tmp_path: Path):
+    study = Study(quiet, tmp_path, seeds=9)
+    change = ("sacctmgr", "--immediate", "modify", "qos", "normal", "set")
+    assert quiet.run(*change, "MaxSubmitJobsPerUser=5").returncode == 0
     try:
-        plain = start_cluster(tmp_path_factory.mktemp("plain") / "c", "--no-accounting", "--max-array-size", "3")
+        said = study.submitted()
+        assert "4 runs of 1 nodes x 1 ranks" in said  # and the follow-up job is the fifth
+        assert "sends the 5 runs left" in said
+        done = study.submit("--set", "steps=7")
+        assert (done.returncode, done.stdout.count("submitted")) == (2, 0)
+        assert "as many jobs as the site allows" in done.stderr
+        wait_until(lambda: study.starts().total() == 9, 60, "all nine, in three waves")
+        study.wait_for(done=9)
+    finally:
+        assert quiet.run(*change, "MaxSubmitJobsPerUser=-1").returncode == 0
+
+
+def test_a_folder_that_compute_nodes_cannot_see_is_told(tmp_path_factory, tmp_path: Path):
+    hidden = tmp_path / "login only"
+    hidden.mkdir()
+    plain = started(tmp_path_factory, "--no-accounting", "--hide", str(hidden))
+    try:
+        study = Study(plain, hidden, profile={"retries": 0, "follow_up": False})
+        study.submitted()
+        study.wait_for(interrupted=1)
+        [run] = study.status().values()
+        assert "do compute nodes see that folder, and has it space?" in run["reason"]
+        study.write({"shared_folders": ["/home", "/scratch"]})
+        done = study.submit()
+        assert done.returncode == 2
+        assert "do not see (they see /home, /scratch): choose --runs-root below one of these" in done.stderr
+    finally:
+        plain.down()
+
+
+def started(factory, *options: str) -> Cluster:
+    """Another cluster, with other settings."""
+    try:
+        return start_cluster(factory.mktemp("plain") / "c", *options)
     except CannotStart as reason:
         pytest.skip(f"no Slurm here: {reason}")
+
+
+def test_without_accounting_nothing_is_lost_doubled_or_called_failed(tmp_path_factory, tmp_path: Path):
+    plain = started(tmp_path_factory, "--no-accounting", "--max-array-size", "3")
     try:
         study = Study(plain, tmp_path, variants=("ok", "dies"), seeds=2, profile={"retries": 0})
         said = study.submitted()

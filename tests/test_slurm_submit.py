@@ -87,6 +87,8 @@ def test_what_slurm_refuses_is_one_sentence_with_the_mend(study: Study):
         assert done.stderr.startswith("error: sbatch refused job furnace-study-" if "debug" not in mend else "error: ")
         assert mend in done.stderr
     assert study.elements() == {}
+    assert not (study.folder / "submissions").exists()
+    assert not list(study.folder.glob("*/spec.json"))
     study.write(CLOSED | {"wckey": "a b"})  # this Slurm asks for none, and a blank must not split the flag
     study.submitted()
     assert study.elements() == ONCE

@@ -77,6 +77,8 @@ def test_two_runs_of_two_nodes_train_the_snapshot_one_is_requeued_and_both_are_w
     assert "1 of 1" not in (study.place / "results/study/table.md").read_text()
     assert len(study.attempts("first")) == 2
     assert len(study.attempts("second")) == 1
+    hosts = {study.attempts(run)[0]["holder"]["host"] for run in ("first", "second")}
+    assert len(hosts) == 1  # both met their ranks on the same nodes at the same time
     [run] = study.folder.glob("first*")
     log = (run / "logs/2-1.log").read_text()
     assert f"code {snapshot}" in log

@@ -23,12 +23,13 @@ from furnace_hpc.cluster.journal import Submission, job_name
 from furnace_hpc.cluster.planned import Plan, Shape
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.refusals import is_away, is_doubtful, mend, short
-from furnace_hpc.cluster.submission import write_submission
+from furnace_hpc.cluster.submission import withdraw, write_submission
 from furnace_hpc.cluster.task import run_task
 from furnace_hpc.cluster.waves import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 
 SBATCH_TIMEOUT_S = 90
+LIMIT_REACHED = "you have as many jobs as the site allows: wait for some to end"
 LOOK_AGAIN_S = (1, 2, 4, 8)  # after a lost answer: the controller may still be busy with the job
 
 Shapes = Mapping[Shape, Sequence[int]]
@@ -50,7 +51,17 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
     if len(plan.shapes) > 1:  # one shape is refused or taken whole; of several, one could be refused half-way
         for shape, rows in plan.shapes.items():
             _test(plan, shape, list(rows))
-    return send(prepare(plan), plan.profile, plan.folder.path.name, plan.shapes, limits)
+    if not next_wave(plan.shapes, limits):
+        raise ConfigError(f"{LIMIT_REACHED}, and submit again")
+    submission = prepare(plan)
+    try:
+        return send(submission, plan.profile, plan.folder.path.name, plan.shapes, limits)
+    except UnavailableError:
+        raise  # nobody knows: the journal must stay
+    except ConfigError:
+        if not any(sent.outcome == "submitted" for sent in submission.sent()):
+            withdraw(plan, submission)
+        raise
 
 
 def prepare(plan: Plan) -> Submission:
@@ -64,7 +75,7 @@ def send(submission: Submission, profile: ClusterProfile, grid: str, shapes: Sha
     """Submit the next wave of these rows and its follow-up job; return what was done, a line each."""
     arrays = next_wave(shapes, limits)
     if not arrays:
-        raise ConfigError("the site's limit of submitted jobs is reached: wait for some to end, and submit again")
+        raise UnavailableError(LIMIT_REACHED)
     code = Path(submission.rows[arrays[0].rows[0]]["code"])
     ids, words = [], []
     for array in arrays:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -96,6 +97,16 @@ def write_submission(plan: Plan) -> Submission:
     rows = [_row(index, run, plan.folder) for index, run in enumerate(plan.runs)]
     write_atomically(path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return Submission(path)
+
+
+def withdraw(plan: Plan, submission: Submission) -> None:
+    """Take away what was written for a submission of which Slurm took nothing."""
+    shutil.rmtree(submission.path)
+    for run in plan.to_do:
+        if [path.name for path in run.folder.path.iterdir()] == ["spec.json"]:
+            shutil.rmtree(run.folder.path)
+    with suppress(OSError):  # there are others
+        plan.folder.submissions.rmdir()
 
 
 def _yaml(grid: Grid) -> str:
