@@ -21,7 +21,7 @@ def main() -> None:
     """Time the commands in turn, and write medians."""
     submit = [sys.executable, "-m", "furnace_hpc.submit"]
     with tempfile.TemporaryDirectory() as folder:
-        grid = _big_grid(Path(folder))
+        grid = big_grid(Path(folder))
         commands = {
             "python -c pass": ([sys.executable, "-c", "pass"], None),
             "submit --help": ([*submit, "--help"], 0.5),
@@ -49,7 +49,7 @@ def main() -> None:
     record.write("commands", rows)
 
 
-def _big_grid(folder: Path) -> Path:
+def big_grid(folder: Path) -> Path:
     """1,000 runs: 20 x 10 rows x 5 seeds."""
     shipped = Path(__file__).parent.parent / "experiments" / "ablation.yaml"
     content = yaml.safe_load(shipped.read_text())

@@ -5,6 +5,7 @@ python -m furnace_hpc.submit --grid ablation               do it; done runs are 
 """
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from furnace_hpc.cluster.observe import observe
 from furnace_hpc.cluster.packed import fingerprints
 from furnace_hpc.cluster.plan import check_retry, make_plan
 from furnace_hpc.cluster.planned import Choices, Plan
-from furnace_hpc.cluster.scheduler import require_slurm
+from furnace_hpc.cluster.scheduler import look_ahead, require_slurm
 from furnace_hpc.cluster.show import check_shared, choose_profile, print_batch_texts, print_plan
-from furnace_hpc.cluster.submission import only_submitter
+from furnace_hpc.cluster.submission import only_submitter, write_specs
 from furnace_hpc.cluster.waves import ranges
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
@@ -71,6 +72,8 @@ def main(
     if asks_slurm:
         require_slurm(profile.name)
         check_shared(folder.path, profile)
+    pool = ThreadPoolExecutor(1)
+    site = pool.submit(look_ahead, profile.account, profile.qos, profile.partition) if asks_slurm else None
     prints = fingerprints(study, data_root(data_dir), dry_run)  # last of the checks: it may pack the default set
     specs = [s for s in expand(study, prints) if s.variant in variants and str(s.config.seed) in seeds]
     choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new")
@@ -86,7 +89,8 @@ def main(
             print_batch_texts(plan)
         elif prepare:
             _prepare(plan)
-        elif profile.executor == "slurm":
+        elif site:
+            site.result()
             _submit_array(plan, observer.evidence.live_jobs, yes)
         else:
             _run_here(plan)
@@ -98,6 +102,7 @@ def _prepare(plan: Plan) -> None:
     from furnace_hpc.cluster import array
 
     submission = array.prepare(plan).path
+    write_specs(plan)
     rows = ranges([index for index, run in enumerate(plan.runs) if run.to_do])
     print(f"prepared {submission}\nthen: sbatch --array={rows} slurm/array.sbatch {submission}")
 

@@ -24,7 +24,10 @@ FILES = ["ablation.png", "ablation.svg", "runs.csv", "table.csv", "table.md", "t
 def submit(grid: Grid, runs: list[RunSpec], folder: GridFolder) -> None:
     """Leave what a submission leaves before anything runs."""
     write_atomically(folder.grid, yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False))
-    rows = [{"row": i, "run_id": s.run_id, "run_dir": str(folder.run(s.run_id).path)} for i, s in enumerate(runs)]
+    rows = [
+        {"row": i, "run_id": s.run_id, "data": [s.config.data.name, s.data_fingerprint], "steps": 1, "to_do": True}
+        for i, s in enumerate(runs)
+    ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomically(folder.new_submission() / "rows.jsonl", lines)
     for spec in runs:

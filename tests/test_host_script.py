@@ -74,17 +74,20 @@ def test_begin_row_prints_assignments_that_bash_takes_for_any_path(tmp_path, nam
             "run_dir": str(run),
             "run_id": f"run{n}",
             "code": str(tmp_path / "c d"),
+            "spec_at": [5 * n, 11],
             "facts": {"code_hash": f"code{n}"},
         }
         for n in (0, 3)
     ]
     write_rows = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "rows.jsonl").write_text(write_rows)
+    (tmp_path / "specs.jsonl").write_text('{"a": "ü"}    {"b": "é"}\n')
     printed = script("begin-row", str(tmp_path), "3", "12_3", str(os.getpid()))
     assert (printed.returncode, printed.stderr) == (0, "")
     shell = 'eval "$1"; printf "%s|%s|%s" "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT" "$FURNACE_CODE"'
     done = subprocess.run(["bash", "-c", shell, "bash", printed.stdout], capture_output=True, text=True, check=True)
     assert done.stdout == f"{run}|1|{tmp_path / 'c d'}"
+    assert json.loads((run / "spec.json").read_text()) == {"b": "é"}
     record = host.read_attempt(str(run), 1)
     assert (record["code_hash"], record["job_id"], record["holder"]["pid"]) == ("code3", "12_3", os.getpid())
 

@@ -10,7 +10,7 @@ from login_study import CODE, LOCAL, begin, dead_holder, end, finish, grid, plan
 from furnace_hpc.cluster.plan import retry_words
 from furnace_hpc.cluster.planned import Action
 from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.cluster.submission import write_submission
+from furnace_hpc.cluster.submission import write_specs, write_submission
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.snapshot import source
@@ -128,6 +128,7 @@ def test_an_unknown_retry_word_is_refused(tmp_path):
 def test_fields_that_are_no_identity_are_overridden_and_the_spec_stays(tmp_path, folder):
     first = planned(tmp_path, grid(**ONE))
     write_submission(first)
+    write_specs(first)
     path = first.runs[0].folder.spec
     before = path.read_bytes()
     changes = {"log_every": 3, "evaluation.batch_size": 5, "checkpoint_every": 7, "resources.nodes": 4}

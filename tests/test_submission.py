@@ -130,9 +130,13 @@ def test_a_submission_writes_grid_specs_and_rows(tmp_path):
     assert [row["row"] for row in rows] == [0, 1, 2, 3]
     assert [row["run_id"] for row in rows] == [run.run_id for run in runs]
     assert [row["to_do"] for row in rows] == [True, True, False, True]
+    assert {path.name for path in folder.path.iterdir()} >= {"grid.yaml", "submissions", "code"}
+    assert not folder.run(runs[0].run_id).path.exists()
     for row, run in zip(rows, runs, strict=True):
         assert row["run_dir"] == str(folder.run(run.run_id).path.resolve())
-        assert RunSpec.model_validate_json(folder.run(run.run_id).spec.read_text()) == run
+        offset, length = row["spec_at"]
+        text = (written / "specs.jsonl").read_bytes()[offset : offset + length].decode()
+        assert RunSpec.model_validate_json(text) == run
         assert row["facts"]["code_hash"] == CODE
         assert batch._find_row(str(written), "row", row["row"]) == row
     assert write_submission(plan).path == folder.submissions / "2"
@@ -156,8 +160,7 @@ def test_new_code_puts_the_old_folder_aside_and_loses_nothing(tmp_path):
     write_submission(planned(tmp_path, grid(**changes), new_code=True))
     aside = folder.replaced / f"{spec.run_id}.1"
     assert tree(aside) == before
-    assert list(tree(run.path)) == ["spec.json"]
-    assert RunSpec.model_validate_json(run.spec.read_text()) == spec
+    assert not run.path.exists()  # it is made when the run begins
     end(begin(spec, folder, code=OLD), "crash")
     again = tree(run.path)
     write_submission(planned(tmp_path, grid(**changes), new_code=True))

@@ -86,9 +86,9 @@ def send(submission: Submission, profile: ClusterProfile, grid: str, shapes: Sha
         ids.append(_sbatch(submission, name, command, parameters, len(array.rows)))
         words.append(f"submitted array {ids[-1]}: {len(array.rows):,} runs of {array.shape}")
     if profile.follow_up:
-        name = job_name(grid, "follow-up")
+        name, place = job_name(grid, "follow-up"), shlex.quote(str(submission.path))
         submission.note("intent", name=name, kind="follow-up", base=0, rows=[])
-        command = f"{shlex.quote(profile.python or sys.executable)} -m furnace_hpc.follow_up {submission.path}"
+        command = f"{shlex.quote(profile.python or sys.executable)} -m furnace_hpc.follow_up {place}"
         follow = _sbatch(submission, name, command, follow_up_parameters(profile, name, ids, code))
         left = sum(map(len, shapes.values())) - sum(len(array.rows) for array in arrays)
         rest = f"sends the {left:,} runs left, " if left else ""

@@ -82,10 +82,11 @@ class Queue:
     def _start(self, index: int, slot: int) -> None:
         run = self._plan.runs[index]
         try:
+            host.write_spec(str(run.folder.path), run.spec.model_dump_json())
             facts = run.facts | {"job_id": None, "submission": str(self._submission.path)}
             attempt = host.begin(str(run.folder.path), facts)
         except host.Busy as busy:
-            self._progress.say(f"{run.spec.run_id}: left alone, {busy}")
+            self._progress.say(f"{run.folder.run_id}: left alone, {busy}")
             return
         code = Path(self._submission.rows[index]["code"])
         executor = LocalExecutor(self._submission.path, python=rank_command(self._plan.profile, code))
@@ -109,7 +110,7 @@ class Queue:
             job = executor.submit(run_task, str(self._submission.path))
         self._running.append(Running(run, attempt, slot, job))
         host.hand_over(str(run.folder.path), attempt, int(job.job_id))
-        self._submission.note("started", run_id=run.spec.run_id, attempt=attempt, pid=int(job.job_id))
+        self._submission.note("started", run_id=run.folder.run_id, attempt=attempt, pid=int(job.job_id))
 
     def _reap(self) -> None:
         """Take ended runs off the list, and write down how they ended."""

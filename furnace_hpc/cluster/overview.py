@@ -1,6 +1,5 @@
 """A line per run: what `status` shows, read from the runs' files and one look at Slurm."""
 
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -53,7 +52,8 @@ class Line:
 def overview(folder: GridFolder) -> tuple[list[Line], Evidence]:
     """All runs of the grid as it was last submitted, and the evidence that their states rest on."""
     observer = observe(folder)
-    return [_line(folder.run(run_id), observer(folder.run(run_id))) for run_id in _runs(folder)], observer.evidence
+    lines = [_line(run, observer(run), steps) for run, steps in _runs(folder).items()]
+    return lines, observer.evidence
 
 
 def render(rows: list[Line], evidence: Evidence, height: int = 10**6) -> tuple[RenderableType, str]:
@@ -82,11 +82,11 @@ def render(rows: list[Line], evidence: Evidence, height: int = 10**6) -> tuple[R
 _RIGHT = ("attempt", "step", "loss", "samples/s", "left")
 
 
-def _runs(folder: GridFolder) -> list[str]:
-    """Run ids of all submissions that had the newest one's settings (`--set` makes other runs), in order."""
+def _runs(folder: GridFolder) -> dict[RunFolder, int]:
+    """Runs, with their steps, of all submissions that had the newest one's settings (`--set` makes other runs)."""
     all_ = [submission for submission in submissions(folder) if submission.rows]  # others were cut off
     asked = _settings(all_[-1]) if all_ else ""
-    return list(dict.fromkeys(row["run_id"] for s in all_ if _settings(s) == asked for row in s.rows))
+    return {folder.run(row["run_id"]): row["steps"] for s in all_ if _settings(s) == asked for row in s.rows}
 
 
 def _settings(submission: Submission) -> str:
@@ -98,8 +98,7 @@ def _settings(submission: Submission) -> str:
     return text.rpartition("\nsettings:")[2]
 
 
-def _line(run: RunFolder, status: RunStatus) -> Line:
-    steps = _steps(run)
+def _line(run: RunFolder, status: RunStatus, steps: int) -> Line:
     record = last_record(run.metrics(status.attempt)) if status.attempt else None
     left_s = None
     if record and status.state is RunState.RUNNING and "step_time_s" in record:
@@ -113,14 +112,6 @@ def _line(run: RunFolder, status: RunStatus) -> Line:
         left_s,
         str(run.log(status.attempt, 0)) if status.attempt else "",
     )
-
-
-def _steps(run: RunFolder) -> int:
-    try:
-        steps: int = json.loads(run.spec.read_bytes())["config"]["steps"]
-        return steps
-    except (FileNotFoundError, ValueError, KeyError):
-        return 0
 
 
 def duration(seconds: float) -> str:

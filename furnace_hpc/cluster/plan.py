@@ -38,7 +38,7 @@ def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder:
             problems.append((spec.variant, str(error)))
             continue
         planned.append(run)
-    other_code = [run.spec.run_id for run in planned if run.action is Action.REFUSE]
+    other_code = [run.folder.run_id for run in planned if run.action is Action.REFUSE]
     lines = told_once(problems)
     if other_code:
         lines.append(

@@ -23,8 +23,8 @@ class Progress:
     def __init__(self, plan: Plan, width: int, device: str) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._total, self._metric = len(plan.to_do), plan.grid.metric
-        self._from = {run.spec.run_id: 0 if run.action is Action.RESTART else run.status.step for run in plan.to_do}
-        self._steps = sum(run.spec.config.steps - self._from[run.spec.run_id] for run in plan.to_do)
+        self._from = {run.folder.run_id: 0 if run.action is Action.RESTART else run.status.step for run in plan.to_do}
+        self._steps = sum(run.spec.config.steps - self._from[run.folder.run_id] for run in plan.to_do)
         self._done = self._failed = 0
         self._steps_done = 0
         self._started_s = time.monotonic()
@@ -60,7 +60,7 @@ class Progress:
         """One run's attempt has ended: say how."""
         status = read_status(run.folder)
         self._steps_done += self._gained(run, status.step)
-        name = run.spec.run_id
+        name = run.folder.run_id
         if status.state is RunState.DONE:
             self._done += 1
             result = read_result(run.folder)
@@ -74,7 +74,7 @@ class Progress:
 
     def _gained(self, run: PlannedRun, step: int) -> int:
         """Steps beyond where the run stood before; none when it went on from an older checkpoint."""
-        return max(0, step - self._from[run.spec.run_id])
+        return max(0, step - self._from[run.folder.run_id])
 
     def _summary(self, steps: int) -> Text:
         total = max(1, self._steps)
@@ -94,6 +94,6 @@ class Progress:
             loss = f"loss {record['train/loss']:.4f}" if record else "starting"
             rate = f"{record['samples_per_s']:,.0f} samples/s" if record else ""
             table.add_row(
-                run.spec.run_id, ProgressBar(total=steps, completed=at, width=24), f"{at}/{steps}", loss, rate
+                run.folder.run_id, ProgressBar(total=steps, completed=at, width=24), f"{at}/{steps}", loss, rate
             )
         return table

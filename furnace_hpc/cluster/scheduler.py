@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -131,11 +132,19 @@ def configuration() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+def look_ahead(account: str | None, qos: str | None, partition: str | None) -> None:
+    """Ask what a submission will want to know of the site; the answers are kept. For a thread, while others plan."""
+    configuration()
+    submit_limit(account, qos)
+    longest_min(partition)
+
+
 def cluster_name() -> str | None:
     """Slurm's ClusterName here; None when the controller does not answer."""
     return configuration().get("ClusterName")
 
 
+@cache
 def submit_limit(account: str | None, qos: str | None) -> int | None:
     """How many jobs (elements counted one by one) the user may have at a time, as far as the accounting tells.
 
@@ -145,15 +154,20 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
         return None
     user = getpass.getuser()
     fields = "Account,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
-    associations = _table("sacctmgr", "show", "assoc", f"user={user}", f"format={fields}")
+    with ThreadPoolExecutor(2) as pool:  # each takes a fifth of a second
+        both = [
+            pool.submit(_table, "sacctmgr", "show", "assoc", f"user={user}", f"format={fields}"),
+            pool.submit(_table, "sacctmgr", "show", "qos", "format=Name,MaxSubmitJobsPerUser,GrpSubmitJobs"),
+        ]
+        associations, qualities = (answer.result() for answer in both)
     asked = [row for row in associations if row[0] == account] if account else associations[:1]
     limits = [value for row in asked for value in row[1:3]]
     quality = qos or next((row[3] for row in asked if row[3]), "normal")
-    for row in _table("sacctmgr", "show", "qos", quality, "format=MaxSubmitJobsPerUser,GrpSubmitJobs"):
-        limits += row
+    limits += [value for row in qualities if row[0] == quality for value in row[1:3]]
     return min((int(value) for value in limits if value.isdigit()), default=None)
 
 
+@cache
 def longest_min(partition: str | None) -> int | None:
     """The longest time limit, in minutes, of these partitions (None: the default one); None: no limit is known.
 

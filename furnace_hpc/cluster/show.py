@@ -65,7 +65,7 @@ def print_plan(plan: Plan) -> None:
         table.add_column(column, no_wrap=column != "why")
     shown = [run for run in plan.runs if run.action is not Action.SKIP or run.why != "done"]
     for run in shown[:MAX_LINES]:
-        table.add_row(run.spec.run_id, run.status.state.value, run.action.value, run.why)
+        table.add_row(run.folder.run_id, run.status.state.value, run.action.value, run.why)
     if shown:
         console.print(table)
     if len(shown) > MAX_LINES:

@@ -72,15 +72,16 @@ def read_holder(folder: GridFolder) -> dict[str, Any] | None:
 def write_submission(plan: Plan) -> Submission:
     """Write all that a submission needs, with the grid's lock held.
 
-    That is: the code snapshot, grid.yaml (without settings), each new run's spec.json; and in the submission's own
-    folder grid.yaml (with settings), profile.json and rows.jsonl.
+    That is: the code snapshot, grid.yaml (without settings); and in the submission's own folder grid.yaml (with
+    settings), profile.json, specs.jsonl and rows.jsonl. A run's own folder is made when it begins: a thousand of them
+    would take longer than everything else.
 
     Raises:
         ConfigError: a run, or the code, has changed since the plan was made.
     """
     for run in plan.to_do:
         if read_status(run.folder) != run.files:
-            raise ConfigError(f"run {run.spec.run_id} has changed since the plan was made: give the command again")
+            raise ConfigError(f"run {run.folder.run_id} has changed since the plan was made: give the command again")
     if take_snapshot(plan.folder).name != plan.snapshot:
         raise ConfigError("the code was changed since the plan was made: give the command again")
     write_atomically(plan.folder.grid, _yaml(plan.grid.model_copy(update={"settings": {}})))
@@ -89,22 +90,24 @@ def write_submission(plan: Plan) -> Submission:
             host.close(str(run.folder.path), run.files.attempt, run.status.reason, run.status.ended or "killed")
         if run.action is Action.RESTART:
             _put_aside(plan.folder, run)
-        if not run.folder.spec.exists():
-            write_atomically(run.folder.spec, run.spec.model_dump_json(indent=2) + "\n")
     path = plan.folder.new_submission().resolve()
     write_atomically(path / "grid.yaml", _yaml(plan.grid))
     write_atomically(path / "profile.json", plan.profile.model_dump_json(indent=2) + "\n")
-    rows = [_row(index, run, plan.folder) for index, run in enumerate(plan.runs)]
-    write_atomically(path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    specs = [run.spec.model_dump_json() + "\n" for run in plan.runs]
+    write_atomically(path / "specs.jsonl", "".join(specs))
+    write_atomically(path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in _rows(plan, specs)))
     return Submission(path)
+
+
+def write_specs(plan: Plan) -> None:
+    """Make the folders of all runs that are to be done, for somebody who starts them by hand."""
+    for run in plan.to_do:
+        host.write_spec(str(run.folder.path), run.spec.model_dump_json())
 
 
 def withdraw(plan: Plan, submission: Submission) -> None:
     """Take away what was written for a submission of which Slurm took nothing."""
     shutil.rmtree(submission.path)
-    for run in plan.to_do:
-        if [path.name for path in run.folder.path.iterdir()] == ["spec.json"]:
-            shutil.rmtree(run.folder.path)
     with suppress(OSError):  # there are others
         plan.folder.submissions.rmdir()
 
@@ -113,23 +116,30 @@ def _yaml(grid: Grid) -> str:
     return yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False)
 
 
-def _row(index: int, run: PlannedRun, folder: GridFolder) -> dict[str, Any]:
-    return {
-        "row": index,
-        "run_id": run.spec.run_id,
-        "run_dir": str(run.folder.path.resolve()),
-        "to_do": run.to_do,
-        "shape": run.shape,
-        "code": str(folder.code.resolve() / str(run.facts["snapshot"])),
-        "facts": run.facts,
-    }
+def _rows(plan: Plan, specs: list[str]) -> Iterator[dict[str, Any]]:
+    grid, offset = plan.folder.path.resolve(), 0
+    for index, (run, spec) in enumerate(zip(plan.runs, specs, strict=True)):
+        length = len(spec.encode())
+        yield {
+            "row": index,
+            "run_id": run.folder.run_id,
+            "run_dir": str(grid / run.folder.run_id),
+            "to_do": run.to_do,
+            "shape": run.shape,
+            "steps": run.spec.config.steps,
+            "data": [run.spec.config.data.name, run.spec.data_fingerprint],
+            "spec_at": [offset, length],  # of specs.jsonl, bytes
+            "code": str(grid / "code" / run.facts["snapshot"]),
+            "facts": run.facts,
+        }
+        offset += length
 
 
 def _put_aside(folder: GridFolder, run: PlannedRun) -> None:
     """Move what older code has made out of the way; nothing is deleted."""
     folder.replaced.mkdir(exist_ok=True)
     number = 1
-    while (target := folder.replaced / f"{run.spec.run_id}.{number}").exists():
+    while (target := folder.replaced / f"{run.folder.run_id}.{number}").exists():
         number += 1
     run.folder.path.rename(target)
 

@@ -26,7 +26,7 @@ EXIT_DONE_ALREADY = 3
 
 def begin_row(submission: str, index: int, job: str, pid: int) -> None:
     """Begin the run of one row, and print what the batch script needs to know of it."""
-    _begin(_read_row(submission, "row", index), job, pid)
+    _begin(submission, _read_row(submission, "row", index), job, pid)
 
 
 def begin_run(run_dir: str, job: str, pid: int) -> None:
@@ -38,9 +38,10 @@ def begin_run(run_dir: str, job: str, pid: int) -> None:
     except OSError:
         sys.exit("batch.py: %s is no run folder that submit has made" % run_dir)
     for number in numbers:
-        row = _find_row(os.path.join(submissions, str(number)), "run_id", os.path.basename(run_dir))
+        submission = os.path.join(submissions, str(number))
+        row = _find_row(submission, "run_id", os.path.basename(run_dir))
         if row:
-            return _begin(row, job, pid)
+            return _begin(submission, row, job, pid)
     sys.exit("batch.py: no submission in %s has run %s" % (submissions, os.path.basename(run_dir)))
 
 
@@ -54,7 +55,10 @@ def launch(command: List[str]) -> None:
     os.execvp(command[0], command)
 
 
-def _begin(row: Dict[str, Any], job: str, pid: int) -> None:
+def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
+    with open(os.path.join(submission, "specs.jsonl"), "rb") as file:
+        file.seek(row["spec_at"][0])
+        host.write_spec(row["run_dir"], file.read(row["spec_at"][1]).decode("utf-8"))
     try:
         number = host.begin(row["run_dir"], dict(row["facts"], job_id=job), host.holder(pid))
     except host.Done as done:

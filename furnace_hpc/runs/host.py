@@ -87,6 +87,14 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
     return number
 
 
+def write_spec(run_dir: str, spec: str) -> None:
+    """Write a run's spec.json, unless it is there: it never changes."""
+    path = os.path.join(run_dir, "spec.json")
+    if not os.path.exists(path):
+        os.makedirs(run_dir, exist_ok=True)
+        _write(path, json.loads(spec))
+
+
 def close(run_dir: str, number: int, error: str, reason: str = "killed") -> None:
     """Write down how an attempt ended that could not do so itself."""
     _update(run_dir, number, end_unix_s=time.time(), reason=reason, error=error)
@@ -187,12 +195,21 @@ def _link_log(run_dir: str, number: int) -> None:
 
 def _update(run_dir: str, number: int, **changes: Any) -> None:
     path = os.path.join(run_dir, "attempts", "%d.json" % number)
-    aside = "%s.%d" % (path, os.getpid())
-    with open(aside, "w") as file:
-        json.dump(dict(read_attempt(run_dir, number), **changes), file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    _write(path, dict(read_attempt(run_dir, number), **changes))
+
+
+def _write(path: str, content: Record) -> None:
+    aside = "%s.%s.%d" % (path, socket.gethostname(), os.getpid())
+    try:
+        with open(aside, "w") as file:
+            json.dump(content, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        if os.path.exists(aside):
+            os.unlink(aside)
+        raise
 
 
 def _boot_id() -> str:

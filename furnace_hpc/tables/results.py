@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from furnace_hpc.runs.folder import GridFolder, write_atomically
@@ -67,24 +68,26 @@ def submitted_runs(grid: Grid, folder: GridFolder) -> list[RunSpec]:
     Raises:
         ConfigError: no run was ever submitted, or the grid has problems.
     """
-    specs = {path.parent.name: path for path in sorted(folder.path.glob("*/spec.json"))}
-    if not specs:
+    data = list(_submitted_data(folder))
+    if not data:
         raise ConfigError(
             f"grid {grid.name!r} has no runs under {folder.path.parent}: "
             f"submit it first with `python -m furnace_hpc.submit --grid {grid.name}`"
         )
     fingerprints = {row.config.data.name: "never submitted" for row in expand_rows(grid)}
-    for run_id in [*specs, *_submission_order(folder)]:  # the last word is the newest submission's
-        if run_id in specs:
-            spec = json.loads(specs[run_id].read_bytes())
-            fingerprints[spec["config"]["data"]["name"]] = spec["data_fingerprint"]
-    return expand(grid, fingerprints)
+    return expand(grid, fingerprints | dict(data))
 
 
-def _submission_order(folder: GridFolder) -> list[str]:
-    """Run ids of all submissions, the newest submission last."""
-    files = [submission / "rows.jsonl" for submission in folder.all_submissions()]
-    return [json.loads(line)["run_id"] for file in files if file.exists() for line in file.read_text().splitlines()]
+def _submitted_data(folder: GridFolder) -> Iterator[tuple[str, str]]:
+    """(data set, fingerprint) of every run that there is, and then of every submission, the newest last."""
+    for path in sorted(folder.path.glob("*/spec.json")):
+        spec = json.loads(path.read_bytes())
+        yield spec["config"]["data"]["name"], spec["data_fingerprint"]
+    for submission in folder.all_submissions():
+        file = submission / "rows.jsonl"
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            name, fingerprint = json.loads(line)["data"]
+            yield name, fingerprint
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
