@@ -39,11 +39,11 @@ executor.update_parameters(slurm_partition="closed", timeout_min=60, slurm_array
 if die_after:
     from submitit.core.utils import JobPaths
     move, moved = JobPaths.move_temporary_file, []
-    def counted(self, path, name, *more):
+    def counted(self, path, name, **more):
         if name == "submitted_pickle" and len(moved) == die_after:
             os.kill(os.getpid(), signal.SIGKILL)
         moved.append(1) if name == "submitted_pickle" else None
-        return move(self, path, name, *more)
+        return move(self, path, name, **more)
     JobPaths.move_temporary_file = counted
 jobs = executor.map_array(print, range(number))
 if len(sys.argv) > 4:

@@ -5,10 +5,10 @@ python -m furnace_hpc.submit --grid ablation               do it; done runs are 
 """
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import typer
@@ -65,17 +65,19 @@ def main(
     study, profile = with_settings(load_grid(grid), set_ or []), choose_profile(cluster)
     words = frozenset(word.strip() for word in retry.split(",") if word.strip())
     check_retry(words)
-    variants = narrowed([row.name for row in expand_rows(study)], variant or [], "variant")
+    rows = expand_rows(study)
+    variants = narrowed([row.name for row in rows], variant or [], "variant")
     seeds = narrowed([str(s) for s in study.seeds], [str(s) for s in seed or []], "seed")
     folder = GridFolder(runs_root(runs_dir) / study.name)
     asks_slurm = profile.executor == "slurm" and not (dry_run or prepare)
     if asks_slurm:
         require_slurm(profile.name)
         check_shared(folder.path, profile)
-    pool = ThreadPoolExecutor(1)
-    site = pool.submit(look_ahead, profile.account, profile.qos, profile.partition) if asks_slurm else None
-    prints = fingerprints(study, data_root(data_dir), dry_run)  # last of the checks: it may pack the default set
-    specs = [s for s in expand(study, prints) if s.variant in variants and str(s.config.seed) in seeds]
+    site = Thread(target=look_ahead, args=(profile.account, profile.qos, profile.partition), daemon=True)
+    if asks_slurm:
+        site.start()
+    prints = fingerprints(rows, data_root(data_dir), dry_run)  # last of the checks: it may pack the default set
+    specs = [s for s in expand(study, prints, rows) if s.variant in variants and str(s.config.seed) in seeds]
     choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new")
 
     what = "queue" if profile.executor == "local" and not prepare else "submission"
@@ -89,8 +91,8 @@ def main(
             print_batch_texts(plan)
         elif prepare:
             _prepare(plan)
-        elif site:
-            site.result()
+        elif profile.executor == "slurm":
+            site.join()
             _submit_array(plan, observer.evidence.live_jobs, yes)
         else:
             _run_here(plan)

@@ -6,22 +6,21 @@ from pathlib import Path
 
 from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.manifest import SPLITS, Manifest, check_files, read_manifest
-from furnace_hpc.spec.rows import expand_rows
+from furnace_hpc.spec.rows import Row
 
 PACKS_ITSELF = "tridigits"
 NOT_PACKED = "not-packed-yet"
 
 
-def fingerprints(grid: Grid, data_root: Path, dry_run: bool) -> dict[str, str]:
-    """Data set name -> fingerprint, for every set that the grid's rows use; the default set is packed if need be.
+def fingerprints(rows: list[Row], data_root: Path, dry_run: bool) -> dict[str, str]:
+    """Data set name -> fingerprint, for every set that a grid's rows use; the default set is packed if need be.
 
     Raises:
         ConfigError: a set is not packed, is damaged, or lacks what a row wants.
     """
     manifests: dict[str, Manifest | None] = {}
-    for row in expand_rows(grid):
+    for row in rows:
         name = row.config.data.name
         if name not in manifests:
             manifests[name] = _manifest(name, data_root / name, dry_run)

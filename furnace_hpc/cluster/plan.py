@@ -10,9 +10,10 @@ from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.ledger import read_attempts
 from furnace_hpc.runs.records import read_result
 from furnace_hpc.runs.state import ENDED, RunState, RunStatus, read_status
-from furnace_hpc.spec.config import RunSpec, accumulation_steps, identity
+from furnace_hpc.spec.config import RunSpec, accumulation_steps
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
+from furnace_hpc.spec.identity import identity
 from furnace_hpc.spec.problems import told_once
 
 

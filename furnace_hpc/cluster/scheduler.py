@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -154,6 +153,8 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
         return None
     user = getpass.getuser()
     fields = "Account,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
+    from concurrent.futures import ThreadPoolExecutor  # takes 20 ms to import, which `--help` need not wait for
+
     with ThreadPoolExecutor(2) as pool:  # each takes a fifth of a second
         both = [
             pool.submit(_table, "sacctmgr", "show", "assoc", f"user={user}", f"format={fields}"),

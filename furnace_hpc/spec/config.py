@@ -3,14 +3,13 @@
 A field marked `identity: False` changes where or how often something is written, never a number.
 """
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from furnace_hpc.spec.deepspeed_file import DeepSpeedFile
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.identity import identity_hash
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -198,30 +197,6 @@ class RunSpec(Config):
     def run_id(self) -> str:
         """`<variant>-s<seed>-<8 hexadecimal digits over identity fields and data fingerprint>`."""
         return f"{self.variant}-s{self.config.seed}-{identity_hash(self.config, self.data_fingerprint)}"
-
-
-def identity_hash(config: TrainConfig, data_fingerprint: str) -> str:
-    """8 hexadecimal digits of SHA-256 over what decides the numbers."""
-    content = json.dumps([identity(config), data_fingerprint], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
-
-
-def identity(model: BaseModel) -> dict[str, Any]:
-    """The fields of `model` that decide numbers, as plain data, nested."""
-    fields = type(model).model_fields
-    return {name: _plain(getattr(model, name)) for name, field in fields.items() if _counts(field.json_schema_extra)}
-
-
-def _counts(extra: Any) -> bool:
-    return not (isinstance(extra, dict) and extra.get("identity") is False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return identity(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 def check_metric(metric: str, tasks: tuple[TaskConfig, ...], splits: tuple[str, ...] = ("val", "test")) -> None:

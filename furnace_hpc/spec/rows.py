@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from furnace_hpc.spec.config import NAME_PATTERN, Resources, RunSpec, TrainConfig, check_metric, identity_hash
+from furnace_hpc.spec.config import NAME_PATTERN, Resources, RunSpec, TrainConfig, check_metric
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.files import find_file, read_json
 from furnace_hpc.spec.grid import Grid, Overrides, lay_over
+from furnace_hpc.spec.identity import identity_hash
 from furnace_hpc.spec.problems import told_once, validate
 
 MAX_RUNS = 100_000  # a grid beyond this is a slip in its axes
@@ -25,17 +26,18 @@ class Row:
     resources: Resources
 
 
-def expand(grid: Grid, fingerprints: Mapping[str, str]) -> list[RunSpec]:
+def expand(grid: Grid, fingerprints: Mapping[str, str], rows: list[Row] | None = None) -> list[RunSpec]:
     """All runs of the grid: row by row, and within a row seed by seed.
 
     Args:
         grid: the grid.
         fingerprints: data set name -> fingerprint of its packed contents.
+        rows: what `expand_rows` said of this grid, where that is known.
 
     Raises:
         ConfigError: every problem of every row at once; duplicate rows; an unknown reference or metric.
     """
-    rows = expand_rows(grid)
+    rows = expand_rows(grid) if rows is None else rows
     return [
         RunSpec(
             grid=grid.name,

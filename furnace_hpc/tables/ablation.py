@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records import RunResult, read_result
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
-from furnace_hpc.spec.config import RunSpec, TrainConfig, identity
+from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
+from furnace_hpc.spec.identity import identity
 from furnace_hpc.tables import statistics
 from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.table import Ablation, Change, Row, Run, values_by_seed
