@@ -16,10 +16,9 @@ from furnace_hpc.spec.config import (
     RunSpec,
     TrainConfig,
     accumulation_steps,
-    identity,
-    identity_hash,
 )
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.identity import identity, identity_hash
 from furnace_hpc.spec.rows import expand
 
 # One other value for every field that decides numbers; a field that is added without one fails the test below.
