@@ -1,4 +1,5 @@
 # make demo   a table of the article's ablation, trained here, in some minutes
+# make demo-slurm   the same on a Slurm of this machine's own (slurm/devcluster up)
 # make test   all tests
 # make check  format, lint, types, spelling
 PYTHON ?= python3
@@ -8,9 +9,12 @@ BIN := $(VENV)/bin
 # Container images often set it; then every rank would compile torch and DeepSpeed anew, at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format clean
+.PHONY: demo demo-slurm test check format clean
 demo: $(VENV)/.demo
 	$(BIN)/python -m furnace_hpc.submit --grid ablation --cluster local
+
+demo-slurm: $(VENV)/.demo
+	$(BIN)/python -m furnace_hpc.submit --grid ablation --cluster devcluster --yes --wait
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
