@@ -50,7 +50,10 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
     """Cancel the jobs of these runs. A follow-up job that is at work finds them cancelled, or waits for the lock."""
     sent = [submission for submission in submissions(folder) if submission.sent()]
     for submission in sent:
-        submission.note("cancelled", runs=[] if whole else sorted(chosen))
+        try:
+            submission.note("cancelled", runs=[] if whole else sorted(chosen))
+        except OSError as error:  # a full disk is no reason to let the jobs run
+            print(f"could not be written down: {error.strerror}: a follow-up job that is at work now may send more")
     if not sent:
         return []
     with only_submitter(folder, patience_s=60):  # a follow-up job holds it for seconds

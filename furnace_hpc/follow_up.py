@@ -19,7 +19,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import read_grid
 
-PATIENCE_S = 600  # for a lock that somebody else holds, and for a controller that is away
+PATIENCE_S = 3000  # for a lock that somebody else holds, and for a controller that is away
 
 
 def main(path: Annotated[Path, typer.Argument(help="a submission's folder", metavar="SUBMISSION")]) -> None:

@@ -15,7 +15,7 @@ import typer
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.cluster.journal import settle_doubts
-from furnace_hpc.cluster.observe import observe
+from furnace_hpc.cluster.observe import Observer, observe
 from furnace_hpc.cluster.packed import fingerprints
 from furnace_hpc.cluster.plan import check_retry, make_plan
 from furnace_hpc.cluster.planned import Choices, Plan
@@ -93,6 +93,7 @@ def main(
             _prepare(plan)
         elif profile.executor == "slurm":
             site.join()
+            _send_missing_follow_ups(folder, observer)
             _submit_array(plan, observer.evidence.live_jobs, yes)
         else:
             _run_here(plan)
@@ -107,6 +108,14 @@ def _prepare(plan: Plan) -> None:
     write_specs(plan)
     rows = ranges([index for index, run in enumerate(plan.runs) if run.to_do])
     print(f"prepared {submission}\nthen: sbatch --array={rows} slurm/array.sbatch {submission}")
+
+
+def _send_missing_follow_ups(folder: GridFolder, observer: Observer) -> None:
+    if observer.places:
+        from furnace_hpc.cluster import array
+
+        for line in array.send_missing_follow_ups(folder, observer.evidence):
+            print(line)
 
 
 def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:

@@ -30,7 +30,10 @@ def submit(folder: GridFolder, sent: dict[str, Iterable[int]], to_do: Iterable[i
     """A submission, with the jobs that it sent: job id -> rows; a follow-up job has none."""
     made, wanted = Submission(folder.new_submission().resolve()), set(to_do)
     shapes = {row: LARGE if row == 3 else SMALL for row in range(len(runs))}
-    rows = [{"row": i, "run_id": run, "to_do": i in wanted, "shape": shapes[i]} for i, run in enumerate(runs)]
+    rows = [
+        {"row": i, "run_id": run, "to_do": i in wanted, "shape": shapes[i], "facts": {"max_attempts": 20}}
+        for i, run in enumerate(runs)
+    ]
     (made.path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for job_id, its_rows in sent.items():
         send(made, job_id, its_rows)

@@ -122,7 +122,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere(quiet: Cluster, tmp_path: Path)
     quiet.kill_node(node)
     quiet.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power")  # as after SlurmdTimeout
     study.wait_for(queued=1)
-    study.wait_for_starts(2)
+    study.wait_for_starts(2, timeout_s=120)
     (study.folder / "release").touch()
     study.wait_for(done=1)
     first, second = study.attempts("waits")

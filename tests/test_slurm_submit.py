@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,38 @@ def test_an_sbatch_that_fails_is_believed_only_when_slurm_has_no_such_job(study:
     assert "Traceback" not in done.stderr
     assert study.elements() == (ONCE if exists else {})
     study.submitted()
+    assert study.elements() == ONCE
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_sbatch_that_hangs_does_not_outlive_a_submit_that_is_ended(study: Study, number):
+    slow = shim(study.place, "sbatch", f'touch {study.place}/asked; sleep 4; exec $REAL "$@"')
+    command = [sys.executable, "-m", "furnace_hpc.submit", "--grid", "study.yaml", "--cluster", "dev", "--yes"]
+    process = subprocess.Popen(
+        command, cwd=study.place, env=study.cluster.environment | {"PATH": slow}, stdout=-3, stderr=-3
+    )
+    wait_until(lambda: (study.place / "asked").exists(), 30, "sbatch")
+    process.send_signal(number)
+    process.wait(timeout=30)
+    study.submitted()
+    time.sleep(4)
+    assert study.elements() == ONCE
+
+
+def test_a_submission_cut_off_before_its_follow_up_job_gets_one(study: Study):
+    assert study.submit(script="crash.py after:2").returncode == -signal.SIGKILL
+    assert [index for _, index in study.queue()].count("N/A") == 0
+    said = study.submitted()
+    assert "which retries what was interrupted, and makes the table" in said
+    assert [index for _, index in study.queue()].count("N/A") == 1
+    assert study.elements() == ONCE
+
+
+def test_a_refused_follow_up_job_is_said_and_the_array_stays(study: Study):
+    study.write(CLOSED | {"follow_up_partition": "nowhere"})
+    said = study.submitted()
+    assert "submitted array " in said
+    assert "no follow-up job (sbatch refused job furnace-study-follow-" in said
     assert study.elements() == ONCE
 
 
@@ -107,7 +140,7 @@ def test_of_several_shapes_none_is_submitted_when_one_would_be_refused(study: St
 
 
 def test_no_variable_of_an_outer_job_reaches_the_jobs(quiet: Cluster, tmp_path: Path):
-    study = Study(quiet, tmp_path, profile={"setup": [f"env > {tmp_path}/seen"]})
+    study = Study(quiet, tmp_path, profile={"setup": [f"env > {tmp_path}/seen"], "follow_up": False})
     outer = {
         "SLURM_JOB_ID": "77",
         "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",

@@ -118,6 +118,11 @@ def slurm(monkeypatch) -> Slurm:
     return Slurm(monkeypatch)
 
 
+def job(word: str, job_id: str) -> Job:
+    """A job under the name that `submitted` gave it."""
+    return Job(job_id, word, "None", job_id.partition("_")[0])
+
+
 def submitted(folder: GridFolder, count: int) -> list[str]:
     """A submission of so many runs as array 5 with follow-up job 6; the ids of its elements."""
     made = Submission(folder.new_submission())
@@ -131,11 +136,11 @@ def submitted(folder: GridFolder, count: int) -> list[str]:
 def test_a_thousand_runs_cost_one_squeue_and_at_most_one_sacct(tmp_path, slurm):
     folder = GridFolder(tmp_path)
     ids = submitted(folder, 1000)
-    slurm.queued = [Job(job, "RUNNING", "None") for job in [*ids, "6", "77"]] + [Job("78", "FAILED", "None")]
+    slurm.queued = [job("RUNNING", job_id) for job_id in [*ids, "6", "77"]] + [Job("78", "FAILED", "None")]
     now = gather(folder)
     assert slurm.asked == ["squeue"]
     assert (set(now.queued), now.live_jobs) == ({*ids, "6"}, 1002)  # other grids' jobs count, those that ended do not
-    slurm.queued, slurm.told = [], [Job(job, "NODE_FAIL", "exit code 1:0") for job in [*ids, "6", "5_1000"]]
+    slurm.queued, slurm.told = [], [job("NODE_FAIL", job_id) for job_id in [*ids, "6", "5_1000"]]
     slurm.sleep(FRESH_S)
     assert gather(folder).ended.keys() == {*ids, "6"}
     assert slurm.asked == ["squeue", "squeue", "sacct 5,6"]
@@ -144,11 +149,21 @@ def test_a_thousand_runs_cost_one_squeue_and_at_most_one_sacct(tmp_path, slurm):
     assert slurm.asked[3:] == ["squeue"]  # how a job ended is asked once
 
 
+def test_a_job_of_the_same_id_and_another_name_is_none_of_ours(tmp_path, slurm):
+    folder = GridFolder(tmp_path)
+    ids = submitted(folder, 2)
+    slurm.queued = [job("RUNNING", ids[0]), Job(ids[1], "RUNNING", "None", "of a cluster that began anew")]
+    slurm.told = [Job(ids[1], "COMPLETED", "exit code 0:0", "of last year")]
+    now = gather(folder)
+    assert set(now.queued) == {ids[0]}
+    assert now.job(ids[1]) is None
+
+
 def test_commands_given_soon_after_each_other_share_an_answer_through_the_file(tmp_path, slurm):
     folder = GridFolder(tmp_path)
     assert gather(folder) == Evidence()
     assert (slurm.asked, folder.slurm_cache.exists()) == ([], False)  # nothing was submitted: nobody is asked
-    slurm.queued = [Job(job, "PENDING", "Priority", "name") for job in (*submitted(folder, 2), "6")]
+    slurm.queued = [job("PENDING", job_id) for job_id in (*submitted(folder, 2), "6")]
     first = gather(folder)
     slurm.sleep(FRESH_S - 0.1)
     assert gather(folder) == first
@@ -162,7 +177,7 @@ def test_commands_given_soon_after_each_other_share_an_answer_through_the_file(t
 
 def test_failures_back_off_and_keep_the_last_answer(tmp_path, slurm):
     folder = GridFolder(tmp_path)
-    slurm.queued = [Job(job, "RUNNING", "None") for job in submitted(folder, 1)]
+    slurm.queued = [job("RUNNING", job_id) for job_id in submitted(folder, 1)]
     answered = gather(folder)
     slurm.away, tries = True, []
     for pause_s in (FRESH_S, 20, 40, 80, 160, MAX_BACK_OFF_S, MAX_BACK_OFF_S):

@@ -11,7 +11,7 @@ from login_study import CODE, begin, dead_holder, end, finish, grid, planned, re
 
 from furnace_hpc.cluster import submission
 from furnace_hpc.cluster.journal import Submission
-from furnace_hpc.cluster.submission import only_submitter, write_submission
+from furnace_hpc.cluster.submission import only_submitter, withdraw, write_submission
 from furnace_hpc.runs import batch, host
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.config import RunSpec
@@ -141,6 +141,26 @@ def test_a_submission_writes_grid_specs_and_rows(tmp_path):
         assert batch._find_row(str(written), "row", row["row"]) == row
     assert write_submission(plan).path == folder.submissions / "2"
     assert not list(folder.path.rglob(".*"))
+
+
+def test_an_open_attempt_of_a_dead_launcher_is_closed_so_that_any_node_may_begin_the_next(tmp_path):
+    folder = GridFolder(tmp_path / "study")
+    run = begin(specs()[0], folder, dead_holder())
+    write_submission(planned(tmp_path, grid()))
+    record = host.read_attempt(str(run.path), 1)
+    assert (record["reason"], record["error"]) == ("killed", "its launcher died without a word")
+    assert record["end_unix_s"] is not None
+
+
+def test_what_was_put_aside_comes_back_when_a_submission_is_withdrawn(tmp_path):
+    changes = {"variants": {"base": {}}, "seeds": [0]}
+    folder = GridFolder(tmp_path / "study")
+    run = finish(specs(**changes)[0], folder, code=OLD)
+    before = tree(run.path)
+    plan = planned(tmp_path, grid(**changes), new_code=True)
+    withdraw(plan, write_submission(plan))
+    assert tree(run.path) == before
+    assert not folder.submissions.exists()
 
 
 def test_submissions_made_at_once_get_distinct_numbers(tmp_path):

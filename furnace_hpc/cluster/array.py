@@ -17,15 +17,19 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmiss
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from furnace_hpc.cluster import scheduler
+from furnace_hpc.cluster import tied as tied_module
 from furnace_hpc.cluster.environment import environment_of_jobs
+from furnace_hpc.cluster.evidence import Evidence
 from furnace_hpc.cluster.flags import array_parameters, check_path, follow_up_parameters, rank_command
-from furnace_hpc.cluster.journal import Submission, job_name
+from furnace_hpc.cluster.follow_up import read_profile
+from furnace_hpc.cluster.journal import Submission, job_name, submissions
 from furnace_hpc.cluster.planned import Plan, Shape
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.refusals import is_away, is_doubtful, mend, short
 from furnace_hpc.cluster.submission import withdraw, write_submission
 from furnace_hpc.cluster.task import run_task
 from furnace_hpc.cluster.waves import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave
+from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 
 SBATCH_TIMEOUT_S = 90
@@ -76,24 +80,47 @@ def send(submission: Submission, profile: ClusterProfile, grid: str, shapes: Sha
     arrays = next_wave(shapes, limits)
     if not arrays:
         raise UnavailableError(LIMIT_REACHED)
-    code = Path(submission.rows[arrays[0].rows[0]]["code"])
-    ids, words = [], []
+    code = submission.code
+    ids, words, cluster = [], [], scheduler.cluster_name()
     for array in arrays:
         name = job_name(grid, "array")
-        submission.note("intent", name=name, kind="array", base=array.base, rows=array.rows, shape=array.shape)
+        submission.note("intent", name=name, kind="array", base=array.base, rows=array.rows, cluster=cluster)
         command = f"{rank_command(profile, code)} -u -m submitit.core._submit {shlex.quote(str(submission.path))}"
         parameters = array_parameters(profile, array, name, submission.path, code)
         ids.append(_sbatch(submission, name, command, parameters, len(array.rows)))
         words.append(f"submitted array {ids[-1]}: {len(array.rows):,} runs of {array.shape}")
-    if profile.follow_up:
-        name, place = job_name(grid, "follow-up"), shlex.quote(str(submission.path))
-        submission.note("intent", name=name, kind="follow-up", base=0, rows=[])
-        command = f"{shlex.quote(profile.python or sys.executable)} -m furnace_hpc.follow_up {place}"
-        follow = _sbatch(submission, name, command, follow_up_parameters(profile, name, ids, code))
-        left = sum(map(len, shapes.values())) - sum(len(array.rows) for array in arrays)
-        rest = f"sends the {left:,} runs left, " if left else ""
-        words.append(f"submitted job {follow}, which {rest}retries what was interrupted, and makes the table")
+    left = sum(map(len, shapes.values())) - sum(len(array.rows) for array in arrays)
+    if not profile.follow_up:
+        return [*words, f"{left:,} runs are left: submit again when these have ended"] if left else words
+    return [*words, _follow_up(submission, profile, grid, ids, left)]
+
+
+def send_missing_follow_ups(folder: GridFolder, evidence: Evidence) -> list[str]:
+    """A follow-up job for every submission that was cut off between its array and that; what was done, a line each."""
+    words = []
+    for submission in submissions(folder):
+        sent = [one for one in submission.sent() if one.outcome == "submitted"]
+        followed = max((n for n, one in enumerate(sent) if one.kind == "follow-up"), default=-1)
+        ids = [one.job_id for one in sent[followed + 1 :] if any(i in evidence.queued for i in one.elements.values())]
+        if ids and (profile := read_profile(submission)).follow_up:
+            words.append(_follow_up(submission, profile, folder.path.name, ids, 0))
     return words
+
+
+def _follow_up(submission: Submission, profile: ClusterProfile, grid: str, after: list[str], left: int) -> str:
+    """Submit the job that comes after these; what was done, or why not: the runs go on without it."""
+    name, place = job_name(grid, "follow-up"), shlex.quote(str(submission.path))
+    submission.note("intent", name=name, kind="follow-up", base=0, rows=[], cluster=scheduler.cluster_name())
+    command = f"{shlex.quote(profile.python or sys.executable)} -m furnace_hpc.follow_up {place}"
+    parameters = follow_up_parameters(profile, name, after, submission.code)
+    rest = f"sends the {left:,} runs left, " if left else ""
+    try:
+        job_id = _sbatch(submission, name, command, parameters)
+    except UnavailableError:
+        raise
+    except ConfigError as error:
+        return f"no follow-up job ({error}): submit again when all have ended, which {rest}retries what was interrupted"
+    return f"submitted job {job_id}, which {rest}retries what was interrupted, and makes the table"
 
 
 def batch_text(plan: Plan, array: Array, submission: Path) -> str:
@@ -115,10 +142,11 @@ def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
 
 
 class _Executor(SlurmExecutor):  # type: ignore[misc]  # the library is not typed
-    """Submitit's executor, with a limit on how long sbatch may hang."""
+    """Submitit's executor, with an sbatch that neither hangs nor outlives this process."""
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        return ["timeout", "--kill-after=5", str(SBATCH_TIMEOUT_S), "sbatch", str(submission_file_path)]
+        tied = [sys.executable, "-S", tied_module.__file__, str(SBATCH_TIMEOUT_S)]
+        return [*tied, "sbatch", str(submission_file_path)]
 
 
 def _sbatch(submission: Submission, name: str, command: str, parameters: dict[str, Any], count: int = 0) -> str:
@@ -143,7 +171,7 @@ def _after_failure(submission: Submission, name: str, words: str) -> str:
         ConfigError: it was refused.
         UnavailableError: it never reached the controller, or nobody can tell now.
     """
-    if is_away(words):
+    if is_away(words) and not is_doubtful(words):
         submission.note("absent", name=name)
         raise UnavailableError(
             f"Slurm's controller is away ({words}): job {name} was not submitted; give the command again, "

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from furnace_hpc.cluster import scheduler
-from furnace_hpc.cluster.journal import submissions
+from furnace_hpc.cluster.journal import Sent, submissions
 from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import Phase, meaning
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
-from furnace_hpc.spec.errors import UnavailableError
+from furnace_hpc.spec.errors import ConfigError, UnavailableError
 
 FRESH_S = 10  # commands given within this time share one answer
 GONE_AFTER_S = 5  # between the two answers that make a job gone
@@ -73,19 +73,31 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
     """
     known = _read(folder)
     jobs = newest_jobs(folder)
-    open_jobs = [job_id for job_id, run in jobs.items() if run is None or not run.result.exists()]
+    open_jobs = [job_id for job_id, job in jobs.items() if job.run is None or not job.run.result.exists()]
     if not jobs and not must:
         return known
     if not must and known.is_fresh(open_jobs):
         return known
     if not must:
         return _ask(folder, known, jobs)
+    _check_cluster({jobs[job_id].cluster for job_id in open_jobs if job_id not in known.ended})
     now = _patiently(lambda: _ask(folder, known, jobs, must=True))
     if in_doubt := [job_id for job_id in now.missing if not now.is_gone(job_id)]:
         youngest = max(now.missing[job_id] for job_id in in_doubt)
         time.sleep(max(0.0, youngest + GONE_AFTER_S + 0.1 - time.time()))
-        now = _patiently(lambda: _ask(folder, now, jobs, must=True))
+        _check_cluster({jobs[job_id].cluster for job_id in open_jobs if job_id not in known.ended})
+    now = _patiently(lambda: _ask(folder, now, jobs, must=True))
     return now
+
+
+def _check_cluster(clusters: set[str]) -> None:
+    """Raise ConfigError when jobs that may live are on another cluster: this one would call them gone."""
+    here = scheduler.cluster_name() if clusters - {""} else None
+    if here and (others := sorted(clusters - {here, ""})):
+        raise ConfigError(
+            f"jobs of this grid were submitted on cluster {others[0]!r}, and this is {here!r}: give the command there, "
+            f"or another --runs-root here"
+        )
 
 
 def _patiently(ask: Callable[[], Evidence], tries: int = 2) -> Evidence:
@@ -99,30 +111,39 @@ def _patiently(ask: Callable[[], Evidence], tries: int = 2) -> Evidence:
     raise AssertionError
 
 
-def newest_jobs(folder: GridFolder) -> dict[str, RunFolder | None]:
-    """Element's job id -> its run, for the newest job of each run; and the follow-up jobs, with None."""
-    of_run: dict[str, str] = {}
-    others: dict[str, RunFolder | None] = {}
+class Expected(NamedTuple):
+    """A job that the journals know. Its name is unique; its id may be another cluster's, or an older one's, too."""
+
+    run: RunFolder | None  # none: a follow-up job
+    name: str
+    cluster: str
+
+
+def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
+    """Job id -> what it is, for the newest job of each run, and for the follow-up jobs."""
+    of_run: dict[str, tuple[str, Sent]] = {}
+    others: dict[str, Expected] = {}
     for submission in submissions(folder):
         for sent in submission.sent():
             if sent.outcome == "submitted" and sent.kind == "array":
-                of_run |= {submission.rows[row]["run_id"]: job_id for row, job_id in sent.elements.items()}
+                of_run |= {submission.rows[row]["run_id"]: (job_id, sent) for row, job_id in sent.elements.items()}
             elif sent.outcome == "submitted":
-                others[sent.job_id] = None
-    return {job_id: folder.run(run_id) for run_id, job_id in of_run.items()} | others
+                others[sent.job_id] = Expected(None, sent.name, sent.cluster)
+    runs = {job: Expected(folder.run(run_id), sent.name, sent.cluster) for run_id, (job, sent) in of_run.items()}
+    return runs | others
 
 
-def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, RunFolder | None], must: bool = False) -> Evidence:
+def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, Expected], must: bool = False) -> Evidence:
     asked_unix_s = time.time()
     try:
         answer = scheduler.queue(_users(folder))
-        queued = {job.job_id: job for job in answer if job.job_id in jobs}
+        queued = {j.job_id: j for j in answer if j.job_id in jobs and j.name == jobs[j.job_id].name}
         live = sum(
             meaning(job.word).phase is not Phase.ENDED for job in answer
         )  # a shared grid: too many, which is safe
         unknown = [job_id for job_id in jobs if job_id not in queued and job_id not in known.ended]
-        absent = [job_id for job_id in unknown if not (run := jobs[job_id]) or not run.result.exists()]
-        ended = known.ended | _ended(absent)
+        absent = [job_id for job_id in unknown if not (run := jobs[job_id].run) or not run.result.exists()]
+        ended = known.ended | _ended({job_id: jobs[job_id].name for job_id in absent})
     except UnavailableError as error:
         if must:
             raise
@@ -148,14 +169,14 @@ def _user_name(uid: int) -> str:
         return str(uid)
 
 
-def _ended(absent: list[str]) -> dict[str, Job]:
+def _ended(absent: dict[str, str]) -> dict[str, Job]:
     """What the accounting knows of jobs that squeue has no more."""
     if not absent:
         return {}
-    wanted = set(absent)
     arrays = sorted({job_id.partition("_")[0] for job_id in absent}, key=int)
     told = scheduler.accounting(arrays) or []
-    return {job.job_id: job for job in told if job.job_id in wanted and meaning(job.word).phase is Phase.ENDED}
+    ours = [job for job in told if job.job_id in absent and job.name == absent[job.job_id]]
+    return {job.job_id: job for job in ours if meaning(job.word).phase is Phase.ENDED}
 
 
 def _read(folder: GridFolder) -> Evidence:
@@ -163,7 +184,8 @@ def _read(folder: GridFolder) -> Evidence:
         content: dict[str, Any] = json.loads(folder.slurm_cache.read_text(encoding="utf-8"))
         for name in ("queued", "ended"):
             content[name] = {job["job_id"]: Job(**job) for job in content[name]}
-        return Evidence(**content)
+        known = Evidence(**content)
+        return known if isinstance(known.missing, dict) and isinstance(known.failures, int) else Evidence()
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return Evidence()  # never asked, or another version's file
 
@@ -172,5 +194,5 @@ def _write(folder: GridFolder, evidence: Evidence) -> None:
     content = asdict(evidence)
     for name in ("queued", "ended"):
         content[name] = list(content[name].values())
-    with suppress(PermissionError):  # a grid of somebody else's
+    with suppress(OSError):  # a grid of somebody else's, or a full disk: it is only kept for other commands
         write_json(folder.slurm_cache, content)

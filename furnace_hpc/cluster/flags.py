@@ -56,9 +56,10 @@ def rank_command(profile: ClusterProfile, code: Path) -> str:
 
 def check_path(path: Path) -> None:
     """Raise ConfigError for a path that cannot stand in a batch script."""
-    if any(ord(character) < 32 or ord(character) == 127 or character == "%" for character in str(path)):
+    if any(ord(character) < 32 or ord(character) == 127 or character in "%\\:" for character in str(path)):
         raise ConfigError(
-            f"path {str(path)!r} holds a control character or a %, which no batch script can: choose --runs-root"
+            f"path {str(path)!r} holds a control character or one of % : \\, which a batch script cannot: "
+            f"choose --runs-root"
         )
 
 

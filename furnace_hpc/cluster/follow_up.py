@@ -4,14 +4,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 from furnace_hpc.cluster.journal import Submission
-from furnace_hpc.cluster.observe import Observer
+from furnace_hpc.cluster.observe import CANCELLED, Observer
 from furnace_hpc.cluster.planned import Shape
 from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.state import RunState, read_status
-
-CANCELLED = "cancelled"
+from furnace_hpc.runs.state import RunState, close_open_attempt
 
 
 def left_over(submission: Submission, folder: GridFolder, retries: int, observer: Observer) -> dict[Shape, list[int]]:
@@ -26,7 +23,9 @@ def left_over(submission: Submission, folder: GridFolder, retries: int, observer
         place = observer.places.get(row["run_id"])
         if not row["to_do"] or row["run_id"] in cancelled or (place and place.submission != submission.path):
             continue
-        status = observer(folder.run(row["run_id"]))
+        status = observer.now(folder.run(row["run_id"]))
+        if status.attempt >= row["facts"]["max_attempts"]:
+            continue
         sent = times[row["row"]]
         interrupted = status.state is RunState.INTERRUPTED and CANCELLED not in status.reason
         waits = not sent and status.state in (RunState.NEW, RunState.QUEUED)
@@ -39,9 +38,7 @@ def close_attempts(submission: Submission, rows: Iterable[int], folder: GridFold
     """Write down how the attempts of these rows ended that could not do so themselves: Slurm knows."""
     for row in rows:
         run = folder.run(submission.rows[row]["run_id"])
-        if (files := read_status(run)).state is RunState.UNKNOWN:
-            status = observer(run)
-            host.close(str(run.path), files.attempt, status.reason, status.ended or "killed")
+        close_open_attempt(run, observer.now(run))
 
 
 def read_profile(submission: Submission) -> ClusterProfile:

@@ -21,6 +21,8 @@ from typing import Any
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.errors import UnavailableError
 
+IN_FLIGHT_S = 3  # a request that had left before its sbatch was killed is with the controller by then
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -32,6 +34,7 @@ class Sent:
     rows: tuple[int, ...]
     unix_s: float = 0.0
     outcome: str = "doubtful"  # submitted, refused, absent
+    cluster: str = ""  # Slurm's ClusterName
     job_id: str = ""
 
     @property
@@ -70,7 +73,14 @@ class Submission:
         for event in self.events():
             name = event.get("name", "")
             if event["event"] == "intent":
-                found[name] = Sent(name, event["kind"], event["base"], tuple(event["rows"]), event["unix_s"])
+                found[name] = Sent(
+                    name,
+                    event["kind"],
+                    event["base"],
+                    tuple(event["rows"]),
+                    event["unix_s"],
+                    cluster=event.get("cluster") or "",
+                )
             elif name in found:
                 found[name] = replace(found[name], outcome=event["event"], job_id=event.get("job_id", ""))
         return list(found.values())
@@ -82,6 +92,11 @@ class Submission:
             if event["event"] == "cancelled":
                 found |= set(event["runs"]) or {row["run_id"] for row in self.rows}
         return found
+
+    @cached_property
+    def code(self) -> Path:
+        """The snapshot taken at this submission: what frames its attempts and follows its waves."""
+        return Path((self.path / "code").read_text(encoding="utf-8").strip())
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -116,6 +131,7 @@ def settle_doubts(folder: GridFolder) -> None:
         for sent in submission.sent():
             if sent.outcome != "doubtful":
                 continue
+            time.sleep(max(0.0, sent.unix_s + IN_FLIGHT_S - time.time()))
             try:
                 job_id = find_job(sent.name)
             except UnavailableError as error:

@@ -19,6 +19,7 @@ def print_logs(folder: GridFolder, name: str, lines: int) -> None:
     run = _find(folder, name)
     attempt = newest_attempt(str(run.path))
     files = _batch_logs(folder, run)[-1:]
+    files += [path for log in files for path in _other_ranks(log)]
     files += sorted(run.logs.glob(f"{attempt}-*.log"), key=lambda path: int(path.stem.partition("-")[2]))
     shown: set[str] = set()
     for path in files:
@@ -53,6 +54,12 @@ def _batch_logs(folder: GridFolder, run: RunFolder) -> list[Path]:
                 ids = [job for row, job in sent.elements.items() if submission.rows[row]["run_id"] == run.run_id]
                 paths += [batch_log(submission.path, job_id) for job_id in ids]
     return [path for path in paths if path.exists()]
+
+
+def _other_ranks(batch_log: Path) -> list[Path]:
+    """What other ranks printed before they wrote to logs of their own: a missing library, say."""
+    found = batch_log.parent.glob(batch_log.name.replace("_0_log.out", "_[1-9]*_log.out"))
+    return sorted(path for path in found if path.stat().st_size)
 
 
 def _tail(path: Path, lines: int) -> str:

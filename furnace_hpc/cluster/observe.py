@@ -1,5 +1,7 @@
 """The state of a run with everything known: its own files first, then what Slurm says of its newest job."""
 
+import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from furnace_hpc.runs.host import REQUEUED
 from furnace_hpc.runs.ledger import Attempt, read_attempts
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
 
+CANCELLED = "cancelled"  # in the reason of every run that somebody stopped
+
 
 @dataclass(frozen=True)
 class Place:
@@ -22,6 +26,7 @@ class Place:
     follow_up: str  # job that sends what is left; none: there is no such job
     sent_unix_s: float = 0.0
     cancelled: bool = False
+    sent_again: bool = False  # by the follow-up job, should it be interrupted
 
 
 class Observer:
@@ -32,7 +37,17 @@ class Observer:
         self.places = _places(folder)
 
     def __call__(self, run: RunFolder) -> RunStatus:
-        """The run's state."""
+        """The run's state; one that a follow-up job is about to send again is queued."""
+        status, place = self.now(run), self.places.get(run.run_id)
+        again = status.state is RunState.INTERRUPTED and CANCELLED not in status.reason
+        if place and again and place.sent_again and self._is_live(place.follow_up):
+            return replace(
+                status, state=RunState.QUEUED, reason=f"{status.reason}; job {place.follow_up} sends it again"
+            )
+        return status
+
+    def now(self, run: RunFolder) -> RunStatus:
+        """The run's state, without what is to come."""
         by_files = read_status(run)
         place = self.places.get(run.run_id)
         if by_files.state is RunState.DONE or place is None:
@@ -67,11 +82,15 @@ class Observer:
         if job is None:
             why = f"to be sent by job {place.follow_up}; {self._why_unknown()}"
             return replace(status, state=RunState.UNKNOWN, reason=why)
-        if job.word != GONE and meaning(job.word).phase in (Phase.WAITING, Phase.RUNNING):
+        if self._is_live(place.follow_up):
             why = f"waits for a later wave, which job {job.job_id} sends"
             return replace(status, state=RunState.QUEUED, reason=why)
         why = f"job {place.follow_up} was to send it, and is not there any more: submit again"
         return status if status.attempt else replace(status, reason=why)
+
+    def _is_live(self, job_id: str) -> bool:
+        job = self.evidence.job(job_id) if job_id else None
+        return job is not None and job.word != GONE and meaning(job.word).phase in (Phase.WAITING, Phase.RUNNING)
 
     def _why_unknown(self) -> str:
         return self.evidence.error if self.evidence.failures else "Slurm does not list it now"
@@ -129,11 +148,14 @@ def _places(folder: GridFolder) -> dict[str, Place]:
         if follow_up:
             waiting = [row["run_id"] for row in submission.rows if row["to_do"]]
             places |= {i: Place(submission.path, "", follow_up, cancelled=i in cancelled) for i in waiting}
+        times = Counter(row for one in sent if one.outcome == "submitted" for row in one.rows)
+        retries = _retries(submission.path)
         for array in sent:
             if array.outcome == "submitted" and array.kind == "array":
                 for row, job_id in array.elements.items():
                     run_id = run_ids[row]
-                    places[run_id] = Place(submission.path, job_id, follow_up, array.unix_s, run_id in cancelled)
+                    again = times[row] <= retries and run_id not in cancelled
+                    places[run_id] = Place(submission.path, job_id, follow_up, array.unix_s, run_id in cancelled, again)
     return places
 
 
@@ -148,6 +170,13 @@ _NEVER = {  # reasons of a waiting job that only somebody can change, and what t
     "JobHeldAdmin": "it is held by an administrator: ask the site",
     "launch failed requeued held": "it failed to launch and is held: `scontrol release JOB` tries again",
 }
+
+
+def _retries(submission: Path) -> int:
+    try:
+        return int(json.loads((submission / "profile.json").read_text(encoding="utf-8"))["retries"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _because(job: Job) -> str:

@@ -78,10 +78,12 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
     began = _code_of(folder, status)
     code = began if began and (grid.code / began.snapshot).is_dir() and began.snapshot else None
     action, why = _decide(status, choices, began, has_code=code is not None)
+    if action in (Action.RESUME, Action.RETRY) and status.attempt >= spec.resources.max_attempts:
+        action, why = Action.LEAVE, f"{status.attempt} attempts are used up: raise resources.max_attempts"
     if action in (Action.RESUME, Action.RETRY):
         _check_world_size(folder, nodes * per_node)
-    else:
-        code = None
+    if action not in (Action.RESUME, Action.RETRY) or (began and began.code_hash == choices.code_hash):
+        code = None  # the code as it is now: what decides the numbers is the same
     facts = {
         "code_hash": code.code_hash if code else choices.code_hash,
         "snapshot": code.snapshot if code else choices.snapshot,
@@ -101,7 +103,8 @@ def _decide(status: RunStatus, choices: Choices, began: Code | None, has_code: b
         case RunState.NEW:
             return Action.START, status.reason
         case RunState.QUEUED:
-            return Action.LEAVE, status.reason
+            first = "; cancel it first, to start it with the new code" if choices.new_code else ""
+            return Action.LEAVE, f"{status.reason}{first}"
         case RunState.RUNNING:
             return Action.LEAVE, f"attempt {status.attempt} is running, step {status.step}"
         case RunState.UNKNOWN if "lost" not in choices.retry:

@@ -3,8 +3,8 @@
 Each is asked once for everything, with a time limit; no answer is never taken for an empty one.
 """
 
-import getpass
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -53,10 +53,12 @@ def queue(users: Iterable[str] = ()) -> list[Job]:
     Raises:
         UnavailableError: the controller did not answer.
     """
-    who = ",".join(sorted(set(users))) or getpass.getuser()
+    who = ",".join(sorted(set(users))) or user_name()
     # By user: the controller then sends this user's jobs only, where a list of ids makes it send everybody's.
     command = ("squeue", "--noheader", "--array", "--states=all", f"--user={who}", "--format=%F|%K|%T|%r|%j")
-    lines = [line.split("|", 4) for line in _must(*command).splitlines()]
+    lines = [
+        line.split("|", 4) for line in _must(*command).splitlines() if line.count("|") >= 4
+    ]  # names may break lines
     return [Job(base if index == "N/A" else f"{base}_{index}", *rest) for base, index, *rest in lines]
 
 
@@ -90,6 +92,11 @@ def expanded(job_id: str) -> list[str]:
         if first.isdigit():
             found += [f"{base}_{n}" for n in range(int(first), int(last or first) + 1, int(step or 1))]
     return found
+
+
+def user_name() -> str:
+    """This user, as Slurm knows it: not what $LOGNAME says."""
+    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def find_job(name: str) -> str | None:
@@ -151,7 +158,7 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
     """
     if configuration().get("AccountingStorageType") != "accounting_storage/slurmdbd":
         return None
-    user = getpass.getuser()
+    user = user_name()
     fields = "Account,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
     from concurrent.futures import ThreadPoolExecutor  # takes 20 ms to import, which `--help` need not wait for
 

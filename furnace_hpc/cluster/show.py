@@ -73,7 +73,9 @@ def print_plan(plan: Plan) -> None:
     counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
     console.print(f"{len(plan.runs):,} runs ({counts}) on {profile.name}", markup=False)
     if plan.to_do:
-        console.print(f"code {plan.snapshot}, as it is now; what is edited later changes nothing for these runs")
+        older = sum(run.facts["snapshot"] != plan.snapshot for run in plan.to_do)
+        rest = f"; {older:,} go on with the code they began with" if older else ""
+        console.print(f"code {plan.snapshot}, as it is now; what is edited later changes nothing for these runs{rest}")
     if plan.to_do and profile.executor == "slurm":
         for shape, rows in plan.shapes.items():
             console.print(f"{len(rows):,} runs of {shape}", markup=False)

@@ -19,7 +19,7 @@ from furnace_hpc.cluster.states import Phase, meaning
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.snapshot import take_snapshot
-from furnace_hpc.runs.state import RunState, read_status
+from furnace_hpc.runs.state import close_open_attempt, read_status
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.grid import Grid
 
@@ -39,7 +39,7 @@ def only_submitter(folder: GridFolder, what: str = "submission", patience_s: flo
     deadline_s = time.monotonic() + patience_s
     made = [path for path in (folder.path, folder.path.parent) if not path.exists()]
     folder.path.mkdir(parents=True, exist_ok=True)
-    mine = json.dumps(host.holder() | {"job_id": os.environ.get("SLURM_JOB_ID"), "what": what})
+    mine = json.dumps(host.holder() | {"job_id": _own_job(), "what": what})
     while not _taken(folder.lock, mine):
         who = read_holder(folder)
         if _is_alive(who) is not False:
@@ -86,12 +86,12 @@ def write_submission(plan: Plan) -> Submission:
         raise ConfigError("the code was changed since the plan was made: give the command again")
     write_atomically(plan.folder.grid, _yaml(plan.grid.model_copy(update={"settings": {}})))
     for run in plan.to_do:
-        if run.files.state is RunState.UNKNOWN:  # an attempt without an end, of which Slurm or the user knows better
-            host.close(str(run.folder.path), run.files.attempt, run.status.reason, run.status.ended or "killed")
+        close_open_attempt(run.folder, run.status)
         if run.action is Action.RESTART:
             _put_aside(plan.folder, run)
     path = plan.folder.new_submission().resolve()
     write_atomically(path / "grid.yaml", _yaml(plan.grid))
+    write_atomically(path / "code", f"{plan.folder.code.resolve() / plan.snapshot}\n")
     write_atomically(path / "profile.json", plan.profile.model_dump_json(indent=2) + "\n")
     specs = [run.spec.model_dump_json() + "\n" for run in plan.runs]
     write_atomically(path / "specs.jsonl", "".join(specs))
@@ -108,6 +108,9 @@ def write_specs(plan: Plan) -> None:
 def withdraw(plan: Plan, submission: Submission) -> None:
     """Take away what was written for a submission of which Slurm took nothing."""
     shutil.rmtree(submission.path)
+    for run in plan.to_do:
+        if run.action is Action.RESTART and not run.folder.path.exists():
+            _last_put_aside(plan.folder, run).rename(run.folder.path)
     with suppress(OSError):  # there are others
         plan.folder.submissions.rmdir()
 
@@ -144,6 +147,11 @@ def _put_aside(folder: GridFolder, run: PlannedRun) -> None:
     run.folder.path.rename(target)
 
 
+def _last_put_aside(folder: GridFolder, run: PlannedRun) -> Path:
+    paths = folder.replaced.glob(f"{run.folder.run_id}.*")
+    return max(paths, key=lambda path: int(path.suffix[1:]))
+
+
 def _taken(lock: Path, content: str) -> bool:
     try:
         file = lock.open("x")
@@ -167,6 +175,12 @@ def _remove_stale(folder: GridFolder) -> None:
         same = os.path.samestat(os.fstat(file.fileno()), lock.stat())
         if same and _is_alive(read_holder(folder)) is False:
             lock.unlink()
+
+
+def _own_job() -> str | None:
+    """Id of the job that this process is part of, as squeue lists it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def _is_alive(who: dict[str, Any] | None) -> bool | None:

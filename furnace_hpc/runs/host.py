@@ -69,6 +69,8 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
             again = "its job was started again by Slurm: requeued, preempted, or a node failed"
             close(run_dir, newest, again if same_job else "its launcher died without a word")
     number = newest + 1
+    if facts.get("max_attempts") and number > facts["max_attempts"]:
+        raise Busy("its %d attempts (resources.max_attempts) are used up" % facts["max_attempts"])
     record = dict(facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None)
     path = os.path.join(folder, "%d.json" % number)
     try:
@@ -119,6 +121,10 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
         reason, error = "crash", crashes[0].get("error", "")
     elif not verdicts:
         reason, error = "infrastructure", "no rank started (exit code %s)" % exit_code
+    elif len(verdicts) < (read_attempt(run_dir, number).get("world_size") or 1):
+        reason, error = "killed", "%d ranks never started: see the batch log" % (
+            read_attempt(run_dir, number)["world_size"] - len(verdicts)
+        )
     elif all(v["verdict"] == "stopped" for v in verdicts):
         reason, error = "stopped", verdicts[0].get("error", "")
     elif all(v["verdict"] == "done" for v in verdicts):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import Attempt, holder_is_alive, read_attempts
 from furnace_hpc.runs.records import last_record
@@ -68,3 +69,10 @@ def read_status(folder: RunFolder) -> RunStatus:
 def _step(folder: RunFolder, attempt: Attempt) -> int:
     record = last_record(folder.metrics(attempt.attempt))
     return max(attempt.step, record["step"] if record else 0)
+
+
+def close_open_attempt(folder: RunFolder, status: RunStatus) -> None:
+    """Write down how the newest attempt ended, if it could not do so itself, from what else is known of it."""
+    attempts = read_attempts(folder)
+    if attempts and attempts[-1].end_unix_s is None:
+        host.close(str(folder.path), attempts[-1].attempt, status.reason, status.ended or "killed")
