@@ -149,6 +149,13 @@ def test_a_thousand_runs_cost_one_squeue_and_at_most_one_sacct(tmp_path, slurm):
     assert slurm.asked[3:] == ["squeue"]  # how a job ended is asked once
 
 
+def test_who_must_know_asks_once_where_no_job_is_in_doubt(tmp_path, slurm):
+    folder = GridFolder(tmp_path)
+    slurm.queued = [job("PENDING", job_id) for job_id in (*submitted(folder, 2), "6")]
+    assert gather(folder, must=True).live_jobs == 3
+    assert slurm.asked == ["squeue"]
+
+
 def test_a_job_of_the_same_id_and_another_name_is_none_of_ours(tmp_path, slurm):
     folder = GridFolder(tmp_path)
     ids = submitted(folder, 2)

@@ -16,8 +16,7 @@ from typing import Any
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
-from furnace_hpc.cluster import scheduler
-from furnace_hpc.cluster import tied as tied_module
+from furnace_hpc.cluster import scheduler, tied
 from furnace_hpc.cluster.environment import environment_of_jobs
 from furnace_hpc.cluster.evidence import Evidence
 from furnace_hpc.cluster.flags import array_parameters, check_path, follow_up_parameters, rank_command
@@ -145,8 +144,8 @@ class _Executor(SlurmExecutor):  # type: ignore[misc]  # the library is not type
     """Submitit's executor, with an sbatch that neither hangs nor outlives this process."""
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        tied = [sys.executable, "-S", tied_module.__file__, str(SBATCH_TIMEOUT_S)]
-        return [*tied, "sbatch", str(submission_file_path)]
+        bound = [sys.executable, "-S", str(tied.__file__), str(SBATCH_TIMEOUT_S)]
+        return [*bound, "sbatch", str(submission_file_path)]
 
 
 def _sbatch(submission: Submission, name: str, command: str, parameters: dict[str, Any], count: int = 0) -> str:

@@ -6,7 +6,6 @@ seconds apart, did not have it.
 
 import json
 import os
-import pwd
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -85,8 +84,7 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
     if in_doubt := [job_id for job_id in now.missing if not now.is_gone(job_id)]:
         youngest = max(now.missing[job_id] for job_id in in_doubt)
         time.sleep(max(0.0, youngest + GONE_AFTER_S + 0.1 - time.time()))
-        _check_cluster({jobs[job_id].cluster for job_id in open_jobs if job_id not in known.ended})
-    now = _patiently(lambda: _ask(folder, now, jobs, must=True))
+        now = _patiently(lambda: _ask(folder, now, jobs, must=True))
     return now
 
 
@@ -138,9 +136,8 @@ def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, Expected], must: b
     try:
         answer = scheduler.queue(_users(folder))
         queued = {j.job_id: j for j in answer if j.job_id in jobs and j.name == jobs[j.job_id].name}
-        live = sum(
-            meaning(job.word).phase is not Phase.ENDED for job in answer
-        )  # a shared grid: too many, which is safe
+        # Of a shared grid these are too many for one user, which is safe.
+        live = sum(meaning(job.word).phase is not Phase.ENDED for job in answer)
         unknown = [job_id for job_id in jobs if job_id not in queued and job_id not in known.ended]
         absent = [job_id for job_id in unknown if not (run := jobs[job_id].run) or not run.result.exists()]
         ended = known.ended | _ended({job_id: jobs[job_id].name for job_id in absent})
@@ -159,14 +156,7 @@ def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, Expected], must: b
 def _users(folder: GridFolder) -> set[str]:
     """Whose jobs they are: of a shared grid, everybody's who has submitted some of it."""
     owners = {path.stat().st_uid for path in folder.all_submissions()} | {os.getuid()}
-    return {_user_name(uid) for uid in owners}
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    return {scheduler.user_name(uid) for uid in owners}
 
 
 def _ended(absent: dict[str, str]) -> dict[str, Job]:

@@ -94,9 +94,13 @@ def expanded(job_id: str) -> list[str]:
     return found
 
 
-def user_name() -> str:
-    """This user, as Slurm knows it: not what $LOGNAME says."""
-    return pwd.getpwuid(os.getuid()).pw_name
+def user_name(uid: int | None = None) -> str:
+    """A user (default: this one) as Slurm knows it, whatever $LOGNAME says; the number where it has no name."""
+    uid = os.getuid() if uid is None else uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def find_job(name: str) -> str | None:
