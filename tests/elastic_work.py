@@ -1,0 +1,274 @@
+"""What the ranks do to prove elastic resume: make checkpoints at one shape, and load them at another.
+
+Ranks are forked from a process that has imported DeepSpeed already, since most of what a rank costs is imports.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+GLOBAL_BATCH, MADE_AT, MORE = 8, 3, 4  # samples; steps before the checkpoint; steps after it
+START_S, PER_CASE_S = 60, 10
+HEAVY = ["deepspeed", "furnace_hpc.engine.elastic", "furnace_hpc.engine.setup", "furnace_hpc.model.network"]
+MOMENTS = ("exp_avg", "exp_avg_sq")
+Case = dict[str, Any]
+"""do; source: the checkpoint's name; stage; zero: more of that section; precision; fusion: the real model."""
+
+
+class Network(nn.Module):
+    """Odd sizes, a shared weight, and BatchNorm whose statistics change, and matter, alike at every world size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.first, self.second = nn.Linear(7, 13), nn.Linear(13, 13), nn.Linear(13, 13)
+        self.second.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(13)
+        self.head = nn.Linear(13, 5)
+        self.scale = nn.Parameter(torch.rand(1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, dtype = self.norm, self.norm.weight.dtype
+        if self.training:
+            norm.running_mean.add_(0.125)
+            norm.running_var.mul_(1.25)
+            norm.num_batches_tracked.add_(1)
+        x = self.second(torch.relu(self.first(self.encode(x.to(dtype)))))
+        # Its own statistics: those of a rank's batch would make the loss depend on the number of ranks. In fp32, since
+        # DeepSpeed's engine casts buffers to bf16 at stages 1 and 2, and leaves them at stage 3.
+        parts = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        x = nn.functional.batch_norm(x.float(), *(part.float() for part in parts)).to(dtype)
+        return self.head(x * self.scale)
+
+    def groups(self, lr: float) -> list[dict[str, Any]]:
+        """Three groups; of the last, one number, most ranks own nothing at stages 1 and 2."""
+        decayed = [self.encode.weight, self.first.weight, self.head.weight]
+        others = [p for name, p in self.named_parameters() if name.endswith("bias") or name == "norm.weight"]
+        return [
+            {"params": decayed, "lr": lr, "weight_decay": 0.1},
+            {"params": others, "lr": lr / 2, "weight_decay": 0.0},
+            {"params": [self.scale], "lr": lr * 3, "weight_decay": 0.01, "betas": (0.8, 0.9)},
+        ]
+
+
+def run_phases(folder: Path, phases: list[tuple[int, list[Case]]]) -> list[Any]:
+    """Do cases at one world size after another; the answers of rank 0 in their order."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    answers: list[Any] = []
+    for number, (world_size, cases) in enumerate(phases):
+        place = folder / f"phase-{number}"
+        place.mkdir(parents=True)
+        arguments = (str(place), world_size, str(folder), cases)
+        ranks = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(world_size)]
+        try:
+            for rank in ranks:
+                rank.start()
+            _wait(ranks, START_S + PER_CASE_S * len(cases))
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.join()
+        logs = "\n".join(log.read_text()[-3000:] for log in sorted(place.glob("*.log")))
+        assert [rank.exitcode for rank in ranks] == [0] * world_size, f"phase {number} failed:\n{logs}"
+        answers += json.loads((place / "answers.json").read_text())
+    return answers
+
+
+def _wait(ranks: list[Any], limit_s: float) -> None:
+    """Until all have ended well, one has not, or the time is over."""
+    deadline_s = time.monotonic() + limit_s
+    running = list(ranks)
+    while running and time.monotonic() < deadline_s:
+        wait([rank.sentinel for rank in running], timeout=1)
+        if any(rank.exitcode for rank in running):  # the others would wait for it
+            return
+        running = [rank for rank in running if rank.is_alive()]
+
+
+def _rank(rank: int, place: str, world_size: int, folder: str, cases: list[Case]) -> None:
+    log = os.open(Path(place) / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    from furnace_hpc.engine.processes import RankInfo, destroy_process_group, init_process_group
+
+    torch.set_num_threads(1)
+    processes = init_process_group(RankInfo(rank, rank, world_size, Path(place) / "rendezvous"))
+    do = {"make": make, "resume": resume, "refuse": refuse}
+    answers = [do[case["do"]](processes, Path(folder), case) for case in cases]
+    processes.barrier()
+    destroy_process_group()
+    if rank == 0:
+        (Path(place) / "answers.json").write_text(json.dumps(answers))
+
+
+def make(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """Train, save, keep what is to come back, and go on undisturbed."""
+    engine = engine_of(case, processes, seed=0, lr=1e-2)
+    steps_of(engine, case, processes, 0, MADE_AT)
+    path = folder / case["source"]
+    engine.save_checkpoint(str(path), tag="zero", client_state={"furnace": {"step": MADE_AT}}, save_latest=False)
+    known = state_of(engine)
+    known["losses"] = steps_of(engine, case, processes, MADE_AT, MORE)
+    if processes.is_rank_zero:
+        torch.save(known, path / "known.pt")
+    engine.destroy()
+    return {**case, "losses": known["losses"]}
+
+
+def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """Load into an engine of other weights, rates and buffers, and compare with what was kept."""
+    from furnace_hpc.engine import elastic
+
+    path = folder / case["source"]
+    known = torch.load(path / "known.pt", weights_only=False)
+    engine = engine_of(case, processes, seed=1, lr=7e-4)
+    client_state = elastic.load(engine, path / "zero", processes)
+    loaded = state_of(engine)
+    losses = steps_of(engine, case, processes, MADE_AT, MORE)
+    steps = sorted({float(state["step"]) for state in state_of_adam(engine)})
+    counters = [engine.global_steps, engine.global_samples]
+    engine.destroy()
+    return {
+        **case,
+        "processes": processes.world_size,
+        "differences": {kind: _difference(loaded[kind], known[kind]) for kind in ("fp32", *MOMENTS, "buffers")},
+        "same_groups": loaded["groups"] == known["groups"],
+        "client_state": client_state["furnace"],
+        "loss_difference": max(abs(a - b) for a, b in zip(losses, known["losses"], strict=True)),
+        "adam_steps": steps,
+        "counters": counters,
+    }
+
+
+def refuse(processes: Any, folder: Path, case: Case) -> str:
+    """What loading says of a checkpoint that cannot be loaded."""
+    from furnace_hpc.engine import elastic
+
+    engine = engine_of(case, processes, seed=1, lr=7e-4)
+    try:
+        elastic.load(engine, folder / case["source"] / "zero", processes)
+        return "loaded"
+    except (ValueError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        engine.destroy()
+
+
+def engine_of(case: Case, processes: Any, seed: int, lr: float) -> Any:
+    import deepspeed
+
+    torch.manual_seed(seed)
+    model, groups = _model_of(case, lr)
+    offload = "offload_optimizer" in case.get("zero", {})
+    optimizer = torch.optim.AdamW(groups, lr=lr, eps=case.get("eps", 1e-8), fused=not offload)
+    config = {
+        "train_batch_size": GLOBAL_BATCH,
+        "train_micro_batch_size_per_gpu": GLOBAL_BATCH // processes.world_size,
+        "gradient_clipping": 1.0,
+        "steps_per_print": 10**9,
+        "zero_optimization": {"stage": case["stage"], **case.get("zero", {})},
+    }
+    if case.get("precision") == "bf16":
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    if offload:
+        config["zero_force_ds_cpu_optimizer"] = False
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
+
+
+def _model_of(case: Case, lr: float) -> tuple[nn.Module, list[dict[str, Any]]]:
+    if not case.get("fusion"):
+        network = Network()
+        return network, network.groups(lr)
+    from make import SHAPES
+
+    from furnace_hpc.model.network import FusionModel
+    from furnace_hpc.spec.config import ModelConfig
+
+    config = ModelConfig(width=32, feedforward=48, text_layers=1, dropout=0.0)
+    fusion = FusionModel(config, SHAPES, {"digit": 10})
+    decayed = [parameter for parameter in fusion.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in fusion.parameters() if parameter.dim() < 2]
+    return fusion, [{"params": decayed}, {"params": others, "lr": lr / 2, "weight_decay": 0.0}]
+
+
+def steps_of(engine: Any, case: Case, processes: Any, first: int, count: int) -> list[float]:
+    """Mean loss over all ranks of each step; the data depends on the step alone."""
+    losses = []
+    share = GLOBAL_BATCH // processes.world_size
+    mine = slice(processes.rank * share, (processes.rank + 1) * share)
+    for step in range(first, first + count):
+        if case.get("fusion"):
+            loss = _fusion_loss(engine, step, mine)
+        else:
+            generator = torch.Generator().manual_seed(step)
+            x, y = torch.randn(GLOBAL_BATCH, 7, generator=generator), torch.arange(GLOBAL_BATCH) % 5
+            loss = nn.functional.cross_entropy(engine(x[mine]).float(), y[mine])
+        engine.backward(loss)
+        engine.step()
+        losses.append(processes.all_reduce_sum(loss.detach().float().clone()).item() / processes.world_size)
+    return losses
+
+
+def _fusion_loss(engine: Any, step: int, mine: slice) -> Tensor:
+    from make import make_inputs
+
+    inputs, lengths, present = make_inputs(B=GLOBAL_BATCH)
+    inputs["image"] = inputs["image"] * (1 + 0.1 * step)
+    cut = ({key: value[mine] for key, value in part.items()} for part in (inputs, lengths))
+    output = engine(*cut, present[mine])
+    return nn.functional.cross_entropy(output["logits"]["digit"].float(), torch.arange(GLOBAL_BATCH)[mine])
+
+
+def state_of(engine: Any) -> dict[str, Any]:
+    """Collective. Everything that has to come back, whole."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    state: dict[str, Any] = {kind: {} for kind in ("fp32", *MOMENTS)}
+    for name, parameter in engine.module.named_parameters():
+        whole = safe_get_full_fp32_param(parameter) if engine.zero_optimization_stage() else parameter.detach()
+        state["fp32"][name] = whole.clone()
+        for key in MOMENTS:
+            state[key][name] = _whole_moment(engine, parameter, key)
+    state["buffers"] = {name: buffer.clone() for name, buffer in engine.module.named_buffers()}
+    state["groups"] = [
+        {key: group[key] for key in ("lr", "weight_decay", "betas", "eps")} for group in engine.optimizer.param_groups
+    ]
+    return state
+
+
+def _whole_moment(engine: Any, parameter: Any, key: str) -> Tensor:
+    """Collective. Read from the optimizer's own state, which is what its next step uses.
+
+    DeepSpeed 0.19.8's safe_get_full_optimizer_state knows the first group alone at stages 1 and 2.
+    """
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    match engine.zero_optimization_stage():
+        case 0:
+            return engine.optimizer.state[parameter][key].clone()
+        case 3:
+            return safe_get_full_optimizer_state(parameter, key).clone()
+    whole = torch.zeros(parameter.numel())
+    if (mine := parameter._hp_mapping) is not None:
+        flat = engine.optimizer.param_groups[mine.param_group_index]["params"][0]
+        here, there = mine.hp_fragment_address, mine.lp_fragment_address
+        part = engine.optimizer.optimizer.state[flat][key].narrow(0, here.start, here.numel)
+        whole.narrow(0, there.start, there.numel).copy_(part)
+    torch.distributed.all_reduce(whole)
+    return whole.view(parameter.shape)
+
+
+def state_of_adam(engine: Any) -> list[dict[str, Any]]:
+    return list(getattr(engine.optimizer, "optimizer", engine.optimizer).state.values())
+
+
+def _difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    assert found.keys() == wanted.keys()
+    return max(((found[name].double() - wanted[name].double()).abs().max().item() for name in wanted), default=0.0)

@@ -1,0 +1,115 @@
+"""A checkpoint of one shape (processes, ZeRO stage), loaded at another: nothing is lost."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from elastic_work import MADE_AT, MORE, run_phases
+
+from furnace_hpc.engine.shards import Shards, open_shards
+
+pytestmark = pytest.mark.distributed
+
+# Stage 3 as on a large model: nothing is kept gathered, and the optimizer has several sub-groups.
+PARTITIONED = {"stage3_param_persistence_threshold": 0, "sub_group_size": 100}
+OFFLOADED = {f"offload_{what}": {"device": "cpu", "pin_memory": False} for what in ("optimizer", "param")}
+
+
+def case(do: str, source: str, stage: int, **more: Any) -> dict[str, Any]:
+    zero = {"zero": PARTITIONED} if stage == 3 else {}
+    return {"do": do, "source": source, "stage": stage} | zero | more
+
+
+BF16 = {"precision": "bf16"}
+PHASES = [
+    (
+        2,
+        [case("make", f"stage {stage} of 2", stage) for stage in (0, 1, 2, 3)]
+        + [case("make", "bf16 stage 1 of 2", 1, **BF16), case("make", "offloaded stage 3 of 2", 3, zero=OFFLOADED)],
+    ),
+    (
+        1,
+        [
+            case("resume", "stage 1 of 2", 1),
+            case("resume", "stage 2 of 2", 3),
+            case("resume", "stage 0 of 2", 0),
+            case("make", "stage 2 of 1", 2),
+        ],
+    ),
+    (
+        4,
+        [
+            case("resume", "stage 2 of 2", 2),
+            case("resume", "stage 3 of 2", 1),
+            case("resume", "stage 3 of 2", 3, zero={}),  # DeepSpeed's default: all of a small model is kept gathered
+            case("resume", "bf16 stage 1 of 2", 1, **BF16),
+            case("resume", "bf16 stage 1 of 2", 3, **BF16),
+            case("resume", "offloaded stage 3 of 2", 2),
+        ],
+    ),
+    (
+        2,
+        [
+            case("resume", "stage 2 of 1", 2),
+            case("resume", "stage 1 of 2", 3, zero=OFFLOADED),
+            case("refuse", "stage 0 of 2", 1),
+            case("refuse", "stage 3 of 2", 0),
+            case("refuse", "stage 1 of 2", 2, fusion=True),
+        ],
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("elastic")
+
+
+@pytest.fixture(scope="module")
+def answers(folder: Path) -> list[Any]:
+    return run_phases(folder, PHASES)
+
+
+def test_everything_comes_back_at_another_number_of_processes_and_another_stage(answers: list[Any]):
+    resumed = [answer for answer in answers if "differences" in answer]
+    assert len(resumed) == 11
+    for answer in resumed:
+        assert set(answer["differences"].values()) == {0.0}, answer
+        assert answer["same_groups"], answer
+        assert answer["client_state"] == {"step": MADE_AT}, answer
+        assert answer["adam_steps"] == [MADE_AT + MORE], answer  # each counter advanced once a step
+        assert answer["counters"] == [MADE_AT + MORE, 8 * (MADE_AT + MORE)], answer
+        # Another summation order: 1e-6 in fp32; in bf16, of 8 bits, it changes which way gradients are rounded.
+        assert answer["loss_difference"] <= (1e-3 if answer.get("precision") else 1e-6), answer
+
+
+def test_stage_0_and_the_others_refuse_each_other_and_so_does_another_model(answers: list[Any]):
+    refused = [answer for answer in answers if isinstance(answer, str)]
+    said = [
+        "ConfigError: checkpoint .* was made at stage 0, and the run is now at ZeRO stage 1: .*",
+        "ConfigError: checkpoint .* was made at stage 1, 2 or 3, and the run is now at ZeRO stage 0: .*",
+        r"RuntimeError: checkpoint .* is of another model: \d+ parameters and buffers differ, .*",
+    ]
+    assert len(refused) == len(said)
+    for answer, pattern in zip(refused, said, strict=True):
+        assert re.fullmatch(pattern, answer), answer
+
+
+def test_a_missing_rank_file_is_an_error(answers: list[Any], folder: Path):
+    source = folder / "stage 2 of 2" / "zero"
+    assert open_shards(source).step == MADE_AT
+    next(source.glob("*rank_1*optim_states.pt")).rename(folder / "aside")
+    with pytest.raises(RuntimeError, match=r"optimizer files of ranks \[0\], not of all 2"):
+        open_shards(source)
+    (folder / "aside").rename(source / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+
+
+def test_any_stretch_of_a_parameter_is_read_across_the_files_of_several_ranks():
+    pieces = [torch.arange(0.0, 3), torch.arange(3.0, 4), torch.empty(0), torch.arange(4.0, 9)]
+    shards = Shards({}, [], None, {"w": torch.Size([3, 3])}, {"w": [{"fp32": piece} for piece in pieces]})
+    for start in range(10):
+        for numel in range(10 - start):
+            assert shards.read("w", "fp32", start, numel).tolist() == list(range(start, start + numel))
+    assert shards.read("w", "fp32", 8, 4).tolist() == [8.0], "what is beyond the end is the reader's padding"
