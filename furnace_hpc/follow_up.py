@@ -45,9 +45,9 @@ def _send_what_is_left(submission: Submission, folder: GridFolder) -> bool:
                 observer = observe(folder, must=True)
                 profile = read_profile(submission)
                 left = left_over(submission, folder, profile.retries, observer)
+                close_attempts(submission, folder, observer)
                 if not left:
                     return False
-                close_attempts(submission, [row for rows in left.values() for row in rows], folder, observer)
                 limits = array.site_limits(profile, observer.evidence.live_jobs)  # this very job is one of them
                 print(*array.send(submission, profile, folder.path.name, left, limits), sep="\n", flush=True)
                 return True

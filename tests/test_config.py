@@ -58,11 +58,15 @@ NO_NUMBERS = {
     "log_every": 3,
     "checkpoint_every": 3,
     "keep_checkpoints": 3,
+    "hang_timeout_s": 7,
     "evaluation.batch_size": 3,
     "resources.nodes": 2,
     "resources.processes_per_node": 2,
     "resources.timeout_min": 3,
     "resources.partition": "p",
+    "resources.max_attempts": 3,
+    "resources.max_idle_attempts": 5,
+    "resources.max_gpu_hours": 0.5,
 }
 ONE_VALUE = {"model.fusion", "tasks.kind"}  # literals with a single value cannot change yet
 

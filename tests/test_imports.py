@@ -122,9 +122,10 @@ def test_deepspeed_is_imported_in_the_engine_alone():
 
 
 def test_the_host_side_imports_nothing_of_the_package_but_itself():
-    assert not [name for name in imported(PACKAGE / "runs" / "host.py") if name.startswith("furnace_hpc")]
-    ours = {name for name in imported(PACKAGE / "runs" / "batch.py") if name.startswith("furnace_hpc")}
-    assert ours == {"furnace_hpc.runs.host"}
+    side = {f"furnace_hpc.runs.{name}" for name in ("batch", "budget", "ending", "host", "lease")}
+    for name in side:
+        names = {n for n in imported(PACKAGE / "runs" / f"{name.rpartition('.')[2]}.py") if n.startswith("furnace_hpc")}
+        assert {".".join(n.split(".")[:3]) for n in names} <= side, name
 
 
 def edges() -> set[tuple[str, str]]:

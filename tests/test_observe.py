@@ -83,12 +83,15 @@ TIMEOUT TimeLimit           open     interrupted  killed at its time limit
 CANCELLED by 1000           open     interrupted  cancelled by user id 1000
 CANCELLED None              open     interrupted  cancelled
 OUT_OF_MEMORY OutOfMemory   open     failed       out of memory
-OUT_OF_MEMORY OutOfMemory   entered  failed       out of memory
+OUT_OF_MEMORY OutOfMemory   entered  failed       out of memory; a rank ended without a word (exit code 1)
+OUT_OF_MEMORY OutOfMemory   hang     failed       out of memory; hang
+FAILED NonZeroExitCode      hang     interrupted  hang
+NODE_FAIL NodeDown          entered  interrupted  a node failed; a rank ended without a word (exit code 1)
 GONE                        open     interrupted  job 5_0 is no longer known to Slurm
 CANCELLED by 1000           stopped  interrupted  cancelled by user id 1000; stopped
 CANCELLED by 0              crash    failed       ValueError: no
 CANCELLED by 0              never    new          job 5_0 was cancelled by user id 0 before it began
-TIMEOUT TimeLimit           stopped  interrupted  stopped
+TIMEOUT TimeLimit           stopped  interrupted  killed at its time limit; stopped
 NODE_FAIL NodeDown          crash    failed       ValueError: no
 GONE                        stopped  interrupted  stopped
 FOO None                    open     unknown      job 5_0: Slurm says 'FOO', which is not known here
@@ -178,9 +181,9 @@ def test_only_what_was_never_sent_or_was_interrupted_within_the_budget_is_left(f
     for retries in (0, 1, 2):
         left = left_over(made, folder, retries, Observer(folder, answer(**said)))
         assert left == ({SMALL: [0], LARGE: [3]} if retries else {LARGE: [3]})
-    close_attempts(made, [0, 1, 3], folder, Observer(folder, answer(**said)))
+    close_attempts(made, folder, Observer(folder, answer(**said)))
     closed = read_status(folder.run(RUNS[0]))
-    assert (closed.state, closed.reason, closed.ended) == (RunState.INTERRUPTED, "a node failed", "killed")
+    assert (closed.state, closed.reason, closed.ended) == (RunState.INTERRUPTED, "a node failed", "node_fail")
     send(made, "8", [0])
     assert left_over(made, folder, 1, Observer(folder, answer(**said, _8_0="PREEMPTED"))) == {LARGE: [3]}
     submit(folder, {"9": [3]}, to_do=[3])
@@ -193,6 +196,6 @@ def test_what_ran_out_of_memory_is_written_down_as_failed_and_what_may_still_run
     known = answer(_5_0="OUT_OF_MEMORY", _5_1="RUNNING", _5_2="PENDING", _5_3="FOO")
     assert left_over(made, folder, 9, Observer(folder, known)) == {}
     assert left_over(made, folder, 9, Observer(folder, Evidence(failures=1))) == {}
-    close_attempts(made, range(4), folder, Observer(folder, known))
+    close_attempts(made, folder, Observer(folder, known))
     closed = read_status(folder.run(RUNS[0]))
     assert (closed.state, closed.reason, closed.ended) == (RunState.FAILED, "out of memory", "oom")

@@ -11,7 +11,7 @@ from furnace_hpc.cluster.plan import retry_words
 from furnace_hpc.cluster.planned import Action
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.submission import write_specs, write_submission
-from furnace_hpc.runs import host
+from furnace_hpc.runs import ending, host
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState
@@ -118,10 +118,8 @@ def test_the_code_of_a_run_is_its_first_attempts(tmp_path, spec, folder):
 
 
 def test_an_unknown_retry_word_is_refused(tmp_path):
-    assert retry_words() == {"failed", "crash", "lost", "oom"}
-    with pytest.raises(
-        ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: crash, failed, lost, oom\\)"
-    ):
+    assert retry_words() == {"failed", "lost", "cancelled", *ending.AGAIN, *ending.FATAL}
+    with pytest.raises(ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: cancelled, "):
         one(tmp_path, retry=frozenset({"fialed"}))
 
 
@@ -193,6 +191,10 @@ def test_facts_are_what_an_attempt_records(tmp_path):
         "code_hash": CODE,
         "snapshot": source().snapshot_hash,
         "max_attempts": 20,
+        "max_idle_attempts": 3,
+        "max_gpu_hours": None,
+        "gpus": 1,
+        "signal_delay_s": 120,
         "nodes": 1,
         "processes_per_node": 1,
         "world_size": 1,

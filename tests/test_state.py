@@ -5,7 +5,7 @@ import json
 import pytest
 from login_study import begin, dead_holder, end, finish, specs
 
-from furnace_hpc.runs import host
+from furnace_hpc.runs import ending, host
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records import last_record, read_metrics, read_result
 from furnace_hpc.runs.state import ENDED, RunState, read_status
@@ -82,8 +82,10 @@ def test_an_unknown_reason_is_unknown_and_never_failed(spec, folder):
 
 
 def test_every_reason_that_decide_gives_has_a_state():
-    assert set(ENDED) == {"done", "stopped", "infrastructure", "killed", "crash", "oom"}
-    assert set(host.REQUEUED) < {reason for reason, state in ENDED.items() if state is RunState.INTERRUPTED}
+    assert {reason for reason, ended in ENDED.items() if ended.again} == set(ending.AGAIN)
+    assert {reason for reason, ended in ENDED.items() if ended.state is RunState.FAILED} == set(ending.FATAL)
+    assert set(ENDED) == {*ending.AGAIN, *ending.FATAL, "done", "cancelled"}
+    assert set(ending.AGAIN) - set(host.REQUEUED) == {"killed"}
 
 
 def write(run: RunFolder, attempt: int, *records: dict, torn: str = "") -> None:

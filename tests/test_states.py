@@ -65,7 +65,7 @@ def test_every_word_says_what_it_means_and_only_plain_running_says_nothing():
 
 @pytest.mark.parametrize("word", ["CANCELLED by 1000", "CANCELLED by 0", "CANCELLED+", "CANCELLED", "CA", "CA "])
 def test_cancelled_is_told_whoever_did_it(word):
-    assert meaning(word) == Meaning(Phase.ENDED, "cancelled", RunState.INTERRUPTED)
+    assert meaning(word) == Meaning(Phase.ENDED, "cancelled", "cancelled")
 
 
 def test_a_held_job_is_told_how_to_let_it_go_on():
@@ -92,6 +92,22 @@ def test_a_word_in_lower_case_is_unknown_or_right(word):
 def test_only_out_of_memory_leaves_a_run_failed():
     assert [word for word in MEANINGS if MEANINGS[word].leaves is RunState.FAILED] == ["OUT_OF_MEMORY"]
     assert {MEANINGS[word].leaves for word in MEANINGS} == {RunState.FAILED, RunState.INTERRUPTED}
+
+
+def test_a_word_of_slurms_is_the_reason_of_an_attempt_that_could_not_say_it():
+    by_reason = {}
+    for word in MEANINGS:
+        if MEANINGS[word].phase is Phase.ENDED:
+            by_reason.setdefault(MEANINGS[word].ended, []).append(word)
+    assert by_reason == {
+        "killed": ["COMPLETED", "FAILED"],
+        "time_limit": ["TIMEOUT", "DEADLINE"],
+        "preempted": ["PREEMPTED"],
+        "node_fail": ["NODE_FAIL"],
+        "infrastructure": ["BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL"],
+        "cancelled": ["CANCELLED"],
+        "oom": ["OUT_OF_MEMORY"],
+    }
 
 
 class Slurm:

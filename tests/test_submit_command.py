@@ -116,7 +116,7 @@ def test_unknown_grid(place):
         ),
         (("--set", "steps"), "--set got 'steps', wanted key=value, for example --set optimizer.lr=1e-3"),
         (("--set", "seed=3"), "--set seed: the grid's seeds say which are run; use --seed to choose among them"),
-        (("--retry", "fialed"), "--retry got 'fialed'; did you mean 'failed'? (valid: crash, failed, lost, oom)"),
+        (("--retry", "fialed"), "--retry got 'fialed'; did you mean 'failed'? (valid: cancelled, "),
         (("--code", "old"), "--code got 'old', wanted `new` or nothing: runs keep the code they began with"),
         (
             ("--set", "data.name=mmimdb"),

@@ -1,14 +1,14 @@
 """What comes after a wave: which rows of a submission are left to send, or to send again."""
 
 from collections import Counter
-from collections.abc import Iterable
 
 from furnace_hpc.cluster.journal import Submission
 from furnace_hpc.cluster.observe import CANCELLED, Observer
 from furnace_hpc.cluster.planned import Shape
 from furnace_hpc.cluster.profile import ClusterProfile
+from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.state import RunState, close_open_attempt
+from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
 
 
 def left_over(submission: Submission, folder: GridFolder, retries: int, observer: Observer) -> dict[Shape, list[int]]:
@@ -23,22 +23,29 @@ def left_over(submission: Submission, folder: GridFolder, retries: int, observer
         place = observer.places.get(row["run_id"])
         if not row["to_do"] or row["run_id"] in cancelled or (place and place.submission != submission.path):
             continue
-        status = observer.now(folder.run(row["run_id"]))
-        if status.attempt >= row["facts"]["max_attempts"]:
-            continue
-        sent = times[row["row"]]
-        interrupted = status.state is RunState.INTERRUPTED and CANCELLED not in status.reason
+        run = folder.run(row["run_id"])
+        status, sent = observer.now(run), times[row["row"]]
         waits = not sent and status.state in (RunState.NEW, RunState.QUEUED)
-        if waits or (interrupted and sent <= retries):
+        comes_back = sent <= retries and _comes_back(status)
+        if (waits or comes_back) and not host.spent(str(run.path), row["facts"]):
             shapes.setdefault(Shape(*row["shape"]), []).append(row["row"])
     return shapes
 
 
-def close_attempts(submission: Submission, rows: Iterable[int], folder: GridFolder, observer: Observer) -> None:
-    """Write down how the attempts of these rows ended that could not do so themselves: Slurm knows."""
-    for row in rows:
-        run = folder.run(submission.rows[row]["run_id"])
-        close_open_attempt(run, observer.now(run))
+def close_attempts(submission: Submission, folder: GridFolder, observer: Observer) -> None:
+    """Write down how the attempts ended that could not do so themselves, or did not know why: Slurm does."""
+    for row in submission.rows:
+        run, place = folder.run(row["run_id"]), observer.places.get(row["run_id"])
+        if place and place.submission == submission.path and place.job_id:
+            status = observer.now(run)
+            if status.state in (RunState.INTERRUPTED, RunState.FAILED):
+                close_open_attempt(run, status)
+
+
+def _comes_back(status: RunStatus) -> bool:
+    """Interrupted by no fault or wish; or failed for lack of a budget, of which this submission may have more."""
+    interrupted = status.state is RunState.INTERRUPTED or (status.state is RunState.FAILED and bool(status.used_up))
+    return interrupted and CANCELLED not in status.reason
 
 
 def read_profile(submission: Submission) -> ClusterProfile:

@@ -9,10 +9,11 @@ from furnace_hpc.cluster.evidence import GONE, Evidence, gather
 from furnace_hpc.cluster.journal import submissions
 from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import Phase, meaning
+from furnace_hpc.runs.ending import knows_more
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.host import REQUEUED
+from furnace_hpc.runs.host import REQUEUED, with_own_word
 from furnace_hpc.runs.ledger import Attempt, read_attempts
-from furnace_hpc.runs.state import RunState, RunStatus, read_status
+from furnace_hpc.runs.state import ENDED, RunState, RunStatus, read_status, within_budget
 
 CANCELLED = "cancelled"  # in the reason of every run that somebody stopped
 
@@ -48,6 +49,9 @@ class Observer:
 
     def now(self, run: RunFolder) -> RunStatus:
         """The run's state, without what is to come."""
+        return within_budget(run, self._now(run))
+
+    def _now(self, run: RunFolder) -> RunStatus:
         by_files = read_status(run)
         place = self.places.get(run.run_id)
         if by_files.state is RunState.DONE or place is None:
@@ -68,7 +72,7 @@ class Observer:
         means = meaning(job.word)
         match Phase.ENDED if job.word == GONE else means.phase:
             case Phase.ENDED:
-                return _ended(status, job, ours, place)
+                return _ended(run, status, job, ours, place)
             case Phase.WAITING:
                 return replace(status, state=RunState.QUEUED, reason=f"job {job.job_id} {means.says}{_because(job)}")
             case Phase.RUNNING:
@@ -113,28 +117,32 @@ def batch_log(submission: Path, job_id: str) -> Path:
 def _running(status: RunStatus, ours: Attempt | None, says: str) -> RunStatus:
     if ours is None or ours.end_unix_s is None:
         return replace(status, state=RunState.RUNNING, reason=says or ("" if ours else "is starting"))
-    if ours.reason in REQUEUED:
+    if ours.reason in REQUEUED and status.state is RunState.INTERRUPTED:
         return replace(status, state=RunState.RUNNING, reason=f"{status.reason}; its job starts it again")
     return status  # its own last word, while its job is ending
 
 
-def _ended(status: RunStatus, job: Job, ours: Attempt | None, place: Place) -> RunStatus:
+def _ended(run: RunFolder, status: RunStatus, job: Job, ours: Attempt | None, place: Place) -> RunStatus:
     """Its job is over: the run's own word on how, or Slurm's where the run had no time for one."""
-    says = "is no longer known to Slurm" if job.word == GONE else f"{meaning(job.word).says}{_by(job)}"
-    cancelled = job.word.startswith("CANCELLED") or (job.word == GONE and place.cancelled)
-    out_of_memory = meaning(job.word).leaves is RunState.FAILED
-    if ours is None and cancelled:
+    says, reason = f"{meaning(job.word).says}{_by(job)}", meaning(job.word).ended
+    if job.word == GONE:
+        gone = ("is no longer known to Slurm", "killed")
+        says, reason = (CANCELLED, CANCELLED) if place.cancelled else gone
+    if ours is None and reason == CANCELLED:
         before = f"; before that: {status.reason}" if status.reason else ""
-        return replace(status, reason=f"job {job.job_id} was cancelled{_by(job)} before it began{before}")
+        why = f"job {job.job_id} was cancelled{_by(job)} before it began{before}"
+        return replace(status, reason=why, ended=CANCELLED)
     if ours is None:
         why = f"job {job.job_id} ended before the run began ({says}): {_last_words(place.submission, job.job_id)}"
-        return replace(status, state=RunState.INTERRUPTED, reason=why)
-    if ours.end_unix_s is None or out_of_memory:
-        state = meaning(job.word).leaves if job.word != GONE else RunState.INTERRUPTED
-        why = f"job {job.job_id} {says}" if job.word == GONE else says
-        return replace(status, state=state, reason=why, ended="oom" if out_of_memory else "")
-    if cancelled and status.state is RunState.INTERRUPTED:
-        return replace(status, reason=f"cancelled{_by(job)}; {status.reason}")
+        return replace(status, state=RunState.INTERRUPTED, reason=why, ended="infrastructure")
+    if ours.end_unix_s is None:
+        says = f"job {job.job_id} {says}" if job.word == GONE and reason != CANCELLED else says
+        reason, says = with_own_word(str(run.path), ours.attempt, reason, says)
+        return replace(status, state=ENDED[reason].state, reason=says, ended=reason)
+    known = ours.reason or ""
+    if (reason == CANCELLED and known in ENDED and ENDED[known].again) or knows_more(reason, known):
+        why = f"{says}; {status.reason}"
+        return replace(status, state=ENDED[reason].state, reason=why, ended=reason, used_up="")
     return status
 
 
@@ -169,6 +177,8 @@ _NEVER = {  # reasons of a waiting job that only somebody can change, and what t
     "JobHeldUser": "it is held: `scontrol release JOB` lets it go on",
     "JobHeldAdmin": "it is held by an administrator: ask the site",
     "launch failed requeued held": "it failed to launch and is held: `scontrol release JOB` tries again",
+    "launch_failed_requeued_held": "it failed to launch and is held: `scontrol release JOB` tries again",
+    "JobHoldMaxRequeue": "requeued too often and held: look why, then `scontrol release JOB`",
 }
 
 

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from furnace_hpc.cluster.planned import Action, Choices, Plan, PlannedRun
 from furnace_hpc.cluster.profile import ClusterProfile
+from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.ledger import read_attempts
 from furnace_hpc.runs.records import read_result
@@ -61,7 +62,7 @@ def check_retry(words: frozenset[str]) -> None:
 
 def retry_words() -> set[str]:
     """What `--retry` takes: `failed` for all, a reason, or `lost`: whose holder cannot be seen from here."""
-    return {"failed", "lost"} | {reason for reason, state in ENDED.items() if state is RunState.FAILED}
+    return {"failed", "lost"} | {reason for reason, ended in ENDED.items() if ended.state is not RunState.DONE}
 
 
 def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices) -> PlannedRun:
@@ -78,8 +79,9 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
     began = _code_of(folder, status)
     code = began if began and (grid.code / began.snapshot).is_dir() and began.snapshot else None
     action, why = _decide(status, choices, began, has_code=code is not None)
-    if action in (Action.RESUME, Action.RETRY) and status.attempt >= spec.resources.max_attempts:
-        action, why = Action.LEAVE, f"{status.attempt} attempts are used up: raise resources.max_attempts"
+    limits = spec.resources.model_dump(include={"max_attempts", "max_idle_attempts", "max_gpu_hours"})
+    if action in (Action.RESUME, Action.RETRY) and (used_up := host.spent(str(folder.path), limits)):
+        action, why = Action.LEAVE, used_up
     if action in (Action.RESUME, Action.RETRY):
         _check_world_size(folder, nodes * per_node)
     if action not in (Action.RESUME, Action.RETRY) or (began and began.code_hash == choices.code_hash):
@@ -90,7 +92,9 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
         "nodes": nodes,
         "processes_per_node": per_node,
         "world_size": nodes * per_node,
-        "max_attempts": spec.resources.max_attempts,
+        "gpus": profile.gpus(nodes, per_node),
+        "signal_delay_s": profile.signal_delay_s,
+        **limits,
         "data_dir": str((choices.data_root / spec.config.data.name).resolve()),
         "overrides": {} if action is Action.RESTART else _overrides(spec, folder),
     }
@@ -113,13 +117,14 @@ def _decide(status: RunStatus, choices: Choices, began: Code | None, has_code: b
             return Action.RESTART, "new code"
         case RunState.DONE:
             return Action.SKIP, f"done, stale: by code {began.code_hash}" if other and began else "done"
-    wanted = status.state is not RunState.FAILED or choices.retry & {"failed", status.ended}
+    failed = status.state is RunState.FAILED and not status.used_up  # what its budget is now is seen later
+    wanted = not failed or choices.retry & {"failed", status.ended}
     if wanted and other and not has_code:
         return Action.REFUSE, f"begun by other code {began.code_hash if began else ''}"
     with_code = f", with the code it began with ({began.snapshot})" if other and began else ""
     if status.attempt == 0:
         return Action.START, status.reason
-    if status.state is not RunState.FAILED:
+    if not failed:
         return Action.RESUME, f"after step {status.step}: {status.reason}{with_code}"
     if wanted:
         return Action.RETRY, f"failed: {status.reason}{with_code}"

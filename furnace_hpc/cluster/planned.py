@@ -107,11 +107,9 @@ class Plan:
     @property
     def bill(self) -> tuple[float, float]:
         """Most GPU-hours (GPUs asked for x time limit) of one attempt of each run; and of all attempts it may have."""
-        per_node = self.profile.gpus_per_node
         once = everything = 0.0
         for run in self.to_do:
-            gpus = run.nodes * (run.processes_per_node if per_node is None else per_node)
-            hours = gpus * run.spec.resources.timeout_min / 60
+            hours = self.profile.gpus(run.nodes, run.processes_per_node) * run.spec.resources.timeout_min / 60
             once += hours
             everything += hours * max(1, run.spec.resources.max_attempts - run.status.attempt)
         return once, everything

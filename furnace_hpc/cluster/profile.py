@@ -59,6 +59,12 @@ class ClusterProfile(Config):
     )
     follow_up_partition: Line | None = Field(default=None, description="partition of that job; none: as the others")
     retries: int = Field(default=2, ge=0, description="times that a follow-up job sends an interrupted run again")
+    exclude_after_failures: int | None = Field(
+        default=2,
+        ge=1,
+        description="a node on which so many attempts of a grid hung, or never started, or that failed so often, gets "
+        "no more of its runs; null: it always does",
+    )
     shared_folders: tuple[Line, ...] = Field(
         default=(), description="folders that compute nodes see too; the runs must lie below one; none: not checked"
     )
@@ -68,6 +74,10 @@ class ClusterProfile(Config):
     )
     srun_args: tuple[Line, ...] = Field(default=(), description="more arguments of srun")
     network_interface: Name | None = Field(default=None, description="for gloo and NCCL; none: they choose")
+
+    def gpus(self, nodes: int, processes_per_node: int) -> int:
+        """GPUs of a job: as many as ranks, where the profile does not say."""
+        return nodes * (processes_per_node if self.gpus_per_node is None else self.gpus_per_node)
 
     def shape(self, wish: Resources) -> tuple[int, int]:
         """(nodes, processes_per_node) of a run: its wish, else this machine's default."""

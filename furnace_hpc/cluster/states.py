@@ -7,7 +7,7 @@ word is never a failure.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from furnace_hpc.runs.state import RunState
+from furnace_hpc.runs.state import ENDED, RunState
 
 
 class Phase(StrEnum):
@@ -21,11 +21,16 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a word says; `leaves` is the state of a run whose job ended so, before the run itself said anything."""
+    """What a word says; `ended` is the reason of an attempt whose job ended so before the run itself said anything."""
 
     phase: Phase
     says: str
-    leaves: RunState = RunState.INTERRUPTED
+    ended: str = "killed"
+
+    @property
+    def leaves(self) -> RunState:
+        """The state of a run whose attempt ended so."""
+        return ENDED[self.ended].state if self.ended in ENDED else RunState.UNKNOWN
 
 
 def _waiting(says: str) -> Meaning:
@@ -36,8 +41,8 @@ def _running(says: str) -> Meaning:
     return Meaning(Phase.RUNNING, says)
 
 
-def _ended(says: str, leaves: RunState = RunState.INTERRUPTED) -> Meaning:
-    return Meaning(Phase.ENDED, says, leaves)
+def _ended(says: str, reason: str = "killed") -> Meaning:
+    return Meaning(Phase.ENDED, says, reason)
 
 
 MEANINGS = {
@@ -61,15 +66,15 @@ MEANINGS = {
     "UPDATE_DB": _running("its end is being written down"),
     "COMPLETED": _ended("its job ended with exit code 0"),
     "FAILED": _ended("its job failed"),
-    "TIMEOUT": _ended("killed at its time limit"),
-    "DEADLINE": _ended("ended at its deadline"),
-    "PREEMPTED": _ended("preempted"),
-    "NODE_FAIL": _ended("a node failed"),
-    "BOOT_FAIL": _ended("a node did not boot"),
-    "LAUNCH_FAILED": _ended("could not be launched on its nodes"),
-    "RECONFIG_FAIL": _ended("a node could not be reconfigured"),
-    "CANCELLED": _ended("cancelled"),
-    "OUT_OF_MEMORY": _ended("out of memory", RunState.FAILED),
+    "TIMEOUT": _ended("killed at its time limit", "time_limit"),
+    "DEADLINE": _ended("ended at its deadline", "time_limit"),
+    "PREEMPTED": _ended("preempted", "preempted"),
+    "NODE_FAIL": _ended("a node failed", "node_fail"),
+    "BOOT_FAIL": _ended("a node did not boot", "infrastructure"),
+    "LAUNCH_FAILED": _ended("could not be launched on its nodes", "infrastructure"),
+    "RECONFIG_FAIL": _ended("a node could not be reconfigured", "infrastructure"),
+    "CANCELLED": _ended("cancelled", "cancelled"),
+    "OUT_OF_MEMORY": _ended("out of memory", "oom"),
 }
 
 _SHORT = {  # squeue's compact forms, %t
@@ -104,4 +109,4 @@ def meaning(word: str) -> Meaning:
     """What a state word means, in any of the forms that squeue and sacct write it: PD, `CANCELLED by 0`, RUNNING+."""
     first = word.split()[0].rstrip("+") if word.split() else ""
     known = MEANINGS.get(_SHORT.get(first, first))
-    return known or Meaning(Phase.UNKNOWN, f"Slurm says {word!r}, which is not known here", RunState.UNKNOWN)
+    return known or Meaning(Phase.UNKNOWN, f"Slurm says {word!r}, which is not known here", "")

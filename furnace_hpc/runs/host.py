@@ -11,10 +11,17 @@ import socket
 import time
 from typing import Any, Dict, List, Optional
 
+from furnace_hpc.runs import budget, ending
+from furnace_hpc.runs.lease import describe as describe
+from furnace_hpc.runs.lease import holder as holder
+from furnace_hpc.runs.lease import is_alive as is_alive
+
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
 EXIT_STOPPED = 85  # a rank's exit code after an orderly stop with a checkpoint
-MAX_IDLE_ATTEMPTS = 3  # attempts in a row without a new step, after which a run is not requeued
-REQUEUED = ("stopped", "infrastructure")  # reasons after which the same run is started again
+EXIT_HANG = 86  # of a rank whose watchdog ended it
+# Reasons after which the batch script itself starts the run again; of what was killed Slurm may know more (oom).
+REQUEUED = tuple(reason for reason in ending.AGAIN if reason != "killed")
+TAIL = 16384  # bytes at the end of a log or of metrics that are looked at
 
 Record = Dict[str, Any]
 
@@ -25,22 +32,6 @@ class Busy(Exception):
 
 class Done(Busy):
     """There is nothing left to do."""
-
-
-def holder(pid: Optional[int] = None) -> Record:
-    """Who holds a lease: enough to tell later, on this host, whether that very process still lives."""
-    pid = pid or os.getpid()
-    return {"host": socket.gethostname(), "boot_id": _boot_id(), "pid": pid, "pid_start": _pid_start(pid)}
-
-
-def is_alive(who: Optional[Record]) -> Optional[bool]:
-    """True or False for a process of this boot of this host; None when it cannot be known from here."""
-    if not who or who.get("host") != socket.gethostname():
-        return None
-    if who.get("boot_id") != _boot_id():
-        return False
-    start = _pid_start(who["pid"])
-    return start is not None and start == who["pid_start"]
 
 
 def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
@@ -66,12 +57,14 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
         if alive or (alive is None and not same_job):
             raise Busy("attempt %d is held by %s" % (newest, describe(record.get("holder"))))
         if is_open:
-            again = "its job was started again by Slurm: requeued, preempted, or a node failed"
-            close(run_dir, newest, again if same_job else "its launcher died without a word")
+            _close_behind(run_dir, newest, restarted=bool(same_job))
     number = newest + 1
-    if facts.get("max_attempts") and number > facts["max_attempts"]:
-        raise Busy("its %d attempts (resources.max_attempts) are used up" % facts["max_attempts"])
+    used_up = spent(run_dir, facts)
+    if used_up:
+        raise Busy(used_up)
     record = dict(facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None)
+    if facts.get("job_id"):
+        record["nodelist"] = os.environ.get("SLURM_JOB_NODELIST", "")
     path = os.path.join(folder, "%d.json" % number)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -98,8 +91,23 @@ def write_spec(run_dir: str, spec: str) -> None:
 
 
 def close(run_dir: str, number: int, error: str, reason: str = "killed") -> None:
-    """Write down how an attempt ended that could not do so itself."""
-    _update(run_dir, number, end_unix_s=time.time(), reason=reason, error=error)
+    """Write down how an attempt ended that could not do so itself, or did without knowing what is known now.
+
+    Its end is the last sign of it, where nobody has written one.
+    """
+    record, verdicts = read_attempt(run_dir, number), read_verdicts(run_dir, number)
+    reason, error = with_own_word(run_dir, number, reason, error)
+    end = record.get("end_unix_s") or _last_sign(run_dir, number, record)
+    step, blamed = last_step(run_dir, number), ending.blamed(reason, verdicts)
+    _update(run_dir, number, end_unix_s=end, reason=reason, error=error, step=step, blamed=blamed)
+
+
+def with_own_word(run_dir: str, number: int, reason: str, error: str) -> ending.Ending:
+    """A reason that somebody else gives, unless the ranks of the attempt know better."""
+    own = ending.of_ranks(read_verdicts(run_dir, number), read_attempt(run_dir, number), {})
+    if own and (own[0] in ending.FATAL or reason in ending.VAGUE):
+        return own
+    return reason, error
 
 
 def hand_over(run_dir: str, number: int, pid: int) -> None:
@@ -112,41 +120,29 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
 
     The ranks' own verdicts count; an exit code is the largest of all ranks' codes and says little.
     """
-    verdicts = read_verdicts(run_dir, number)
-    error = ""
-    crashes = sorted((v for v in verdicts if v["verdict"] == "crash"), key=lambda v: v["unix_s"])
+    verdicts, record = read_verdicts(run_dir, number), read_attempt(run_dir, number)
     if os.path.exists(os.path.join(run_dir, "result.json")):
-        reason = "done"
-    elif crashes:
-        reason, error = "crash", crashes[0].get("error", "")
-    elif not verdicts:
-        reason, error = "infrastructure", "no rank started (exit code %s)" % exit_code
-    elif len(verdicts) < (read_attempt(run_dir, number).get("world_size") or 1):
-        reason, error = "killed", "%d ranks never started: see the batch log" % (
-            read_attempt(run_dir, number)["world_size"] - len(verdicts)
-        )
-    elif all(v["verdict"] == "stopped" for v in verdicts):
-        reason, error = "stopped", verdicts[0].get("error", "")
-    elif all(v["verdict"] == "done" for v in verdicts):
-        reason, error = "killed", "the ranks ended without a result.json (exit code %s)" % exit_code
+        reason, error = "done", ""
     else:
-        reason, error = "killed", "a rank ended without a word (exit code %s)" % exit_code
-    step = max([v.get("step", 0) for v in verdicts] or [0])
-    _update(run_dir, number, end_unix_s=time.time(), reason=reason, error=error, exit_code=exit_code, step=step)
+        known = ending.of_ranks(verdicts, record, os.environ)
+        complete = len(verdicts) >= (record.get("world_size") or 1)
+        certain = known and (complete or known[0] in ending.FATAL or known[0] == "hang")
+        reason, error = known if known and certain else ending.of_exit(verdicts, record, exit_code)
+    step, blamed = last_step(run_dir, number), ending.blamed(reason, verdicts)
+    end = {"end_unix_s": time.time(), "reason": reason, "error": error, "exit_code": exit_code}
+    _update(run_dir, number, step=step, blamed=blamed, **end)
     if reason == "done":
         return "done"
-    limit = read_attempt(run_dir, number).get("max_attempts")
     if newest_attempt(run_dir) != number:  # a node thought dead: its job is the successor's now, and not to be requeued
         return "fail"
-    if reason not in REQUEUED or _stands_still(run_dir, number) or (limit and number >= limit):
-        return "fail"
-    return "requeue"
+    return "requeue" if reason in REQUEUED and not spent(run_dir, record) else "fail"
 
 
-def _stands_still(run_dir: str, number: int) -> bool:
-    """Whether the last attempts brought no new step: requeueing them for ever would be a storm."""
-    steps = [read_attempt(run_dir, n).get("step", 0) for n in range(1, number + 1)]
-    return len(steps) >= MAX_IDLE_ATTEMPTS and max(steps[-MAX_IDLE_ATTEMPTS:]) <= max(steps[:-MAX_IDLE_ATTEMPTS] or [0])
+def spent(run_dir: str, limits: Record) -> str:
+    """Which of these budgets the run's attempts have used up, in a sentence; empty when none is."""
+    numbers = range(1, newest_attempt(run_dir) + 1)
+    attempts = [dict(read_attempt(run_dir, n), step=last_step(run_dir, n)) for n in numbers]
+    return budget.spent(attempts, limits, time.time())
 
 
 def newest_attempt(run_dir: str) -> int:
@@ -168,22 +164,66 @@ def read_attempt(run_dir: str, number: int) -> Record:
 
 
 def read_verdicts(run_dir: str, number: int) -> List[Record]:
-    """What each rank of the attempt wrote."""
+    """What each rank of the attempt wrote; of one whose interpreter hung, what the net below its watchdog wrote."""
     folder = os.path.join(run_dir, "verdicts")
     verdicts = []
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         if name.startswith("%d-" % number) and name.endswith(".json"):
             try:
                 with open(os.path.join(folder, name)) as file:
-                    verdicts.append(json.load(file))
+                    word = json.load(file)
             except ValueError:
                 continue  # killed while it wrote its first word
+            log = "logs/%s.log" % name[:-5]
+            if word["verdict"] == "entered" and b"\nTimeout (" in b"\n" + _tail(os.path.join(run_dir, log)):
+                word.update(verdict="hang", error="its interpreter was stuck; the stacks of its threads are in " + log)
+            verdicts.append(word)
     return verdicts
 
 
-def describe(who: Optional[Record]) -> str:
-    """A holder in words."""
-    return "process %s on %s" % (who.get("pid"), who.get("host")) if who else "an unknown process"
+def last_step(run_dir: str, number: int) -> int:
+    """The last step that anything tells of an attempt: its record, its ranks, or its metrics."""
+    steps = [word.get("step", 0) for word in read_verdicts(run_dir, number)]
+    for line in reversed(_tail(os.path.join(run_dir, "metrics", "%d.jsonl" % number)).split(b"\n")):
+        try:
+            steps.append(int(json.loads(line.decode("utf-8"))["step"]))
+            break
+        except (ValueError, KeyError, TypeError):
+            continue  # torn, or the tail's first
+    return max([int(step) for step in steps + [read_attempt(run_dir, number).get("step", 0)]])
+
+
+def _close_behind(run_dir: str, number: int, restarted: bool) -> None:
+    """Close an open attempt before the next one begins."""
+    if restarted:
+        has_steps = last_step(run_dir, number) > 0
+        reason, error = ending.after_restart(read_verdicts(run_dir, number), has_steps)
+    else:
+        reason, error = "killed", "its launcher died without a word"
+    close(run_dir, number, error, reason)
+
+
+def _last_sign(run_dir: str, number: int, record: Record) -> float:
+    """When an attempt last wrote anything: somebody may look for its end days later."""
+    start, now = record.get("start_unix_s", 0.0), time.time()
+    signs = [start]
+    for folder in ("attempts", "verdicts", "metrics", "logs"):
+        try:
+            with os.scandir(os.path.join(run_dir, folder)) as entries:
+                mine = [entry for entry in entries if entry.name.startswith(("%d-" % number, "%d." % number))]
+                signs += [entry.stat().st_mtime for entry in mine]
+        except OSError:
+            continue
+    return float(min(now, max(signs)))
+
+
+def _tail(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            return file.read()
+    except OSError:
+        return b""
 
 
 def _link_log(run_dir: str, number: int) -> None:
@@ -216,21 +256,3 @@ def _write(path: str, content: Record) -> None:
         if os.path.exists(aside):
             os.unlink(aside)
         raise
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
-def _pid_start(pid: int) -> Optional[int]:
-    """Start time of a process in clock ticks since boot; None when it is gone (a zombie counts as gone)."""
-    try:
-        with open("/proc/%d/stat" % pid) as file:
-            fields = file.read().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])

@@ -16,15 +16,19 @@ class Attempt(BaseModel):
     attempt: int = Field(description="counted from 1")
     start_unix_s: float = 0.0
     end_unix_s: float | None = Field(default=None, description="none: it has not ended, or nobody was left to say so")
-    reason: str | None = Field(default=None, description="done, stopped, crash, killed, infrastructure")
+    reason: str | None = Field(default=None, description="why it ended: a key of state.ENDED")
     error: str = Field(default="", description="the exception's last line, or what is known")
     step: int = Field(default=0, description="last optimizer step that a rank reported")
     code_hash: str = Field(default="", description="hash of the sources that decide numbers")
     snapshot: str = Field(default="", description="code snapshot that it runs; none: the code of a hand-made start")
     world_size: int | None = None
     data_dir: str = Field(default="", description="folder of the packed data set")
-    overrides: dict[str, Any] = Field(default_factory=dict, description="fields that differ from spec.json; no identity")
+    overrides: dict[str, Any] = Field(
+        default_factory=dict, description="fields that differ from spec.json; no identity"
+    )
     job_id: str | None = Field(default=None, description="Slurm's job id")
+    nodelist: str = Field(default="", description="nodes of its job, as Slurm writes them: `node[1-2]`")
+    blamed: tuple[str, ...] = Field(default=(), description="those of them that a hang was seen on; none: not known")
     holder: dict[str, Any] | None = Field(default=None, description="the process that frames the attempt")
 
     @property

@@ -1,9 +1,9 @@
 """The state of a run, read from its own files. Slurm is evidence that comes on top, never the truth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from furnace_hpc.runs import host
+from furnace_hpc.runs import ending, host
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import Attempt, holder_is_alive, read_attempts
 from furnace_hpc.runs.records import last_record
@@ -31,21 +31,50 @@ class RunStatus:
     reason: str
     job_id: str = ""
     ended: str = ""  # the word that its newest attempt ended with, a key of ENDED
+    used_up: str = ""  # the budget for lack of which it does not come back; it stands in the reason too
 
 
-# Why an attempt ended -> the state it leaves the run in.
-ENDED = {
-    "done": RunState.DONE,
-    "stopped": RunState.INTERRUPTED,
-    "infrastructure": RunState.INTERRUPTED,
-    "killed": RunState.INTERRUPTED,
-    "oom": RunState.FAILED,  # said by Slurm; the same run on the same nodes would end the same way
-    "crash": RunState.FAILED,
+@dataclass(frozen=True)
+class Ended:
+    """What a reason leaves behind."""
+
+    state: RunState
+    again: bool  # the run may be sent again by itself, as it is, within its budgets
+
+
+_COMES_BACK, _GIVEN_UP = Ended(RunState.INTERRUPTED, True), Ended(RunState.FAILED, False)
+ENDED = {  # why an attempt ended -> what that means; how it is known stands in docs/architecture.md
+    "done": Ended(RunState.DONE, False),
+    "preempted": _COMES_BACK,
+    "time_limit": _COMES_BACK,
+    "node_fail": _COMES_BACK,
+    "hang": _COMES_BACK,
+    "infrastructure": _COMES_BACK,
+    "killed": _COMES_BACK,
+    "stopped": _COMES_BACK,
+    "cancelled": Ended(RunState.INTERRUPTED, False),  # somebody's wish, until somebody submits again
+    "oom": _GIVEN_UP,
+    "crash": _GIVEN_UP,
+    "nonfinite": _GIVEN_UP,
 }
 
 
 def read_status(folder: RunFolder) -> RunStatus:
     """The run's state: result.json is done; else its newest attempt tells."""
+    return within_budget(folder, _read(folder))
+
+
+def within_budget(folder: RunFolder, status: RunStatus) -> RunStatus:
+    """The status; failed, where the run would come back and has used up a budget of its newest attempt."""
+    if status.state is not RunState.INTERRUPTED or not status.attempt or status.ended == "cancelled":
+        return status
+    limits = host.read_attempt(str(folder.path), status.attempt)
+    if used_up := host.spent(str(folder.path), limits):
+        return replace(status, state=RunState.FAILED, reason=f"{used_up}; last: {status.reason}", used_up=used_up)
+    return status
+
+
+def _read(folder: RunFolder) -> RunStatus:
     attempts = read_attempts(folder)
     if not attempts:
         return RunStatus(RunState.DONE if folder.result.exists() else RunState.NEW, 0, 0, "")
@@ -54,8 +83,8 @@ def read_status(folder: RunFolder) -> RunStatus:
     if folder.result.exists():
         return RunStatus(RunState.DONE, newest.attempt, step, "")
     if newest.end_unix_s is not None:
-        state = ENDED.get(newest.reason or "", RunState.UNKNOWN)
         word = newest.reason or ""
+        state = ENDED[word].state if word in ENDED else RunState.UNKNOWN
         return RunStatus(state, newest.attempt, step, newest.error or word, ended=word)
     alive = holder_is_alive(newest)
     if alive is False:
@@ -72,7 +101,15 @@ def _step(folder: RunFolder, attempt: Attempt) -> int:
 
 
 def close_open_attempt(folder: RunFolder, status: RunStatus) -> None:
-    """Write down how the newest attempt ended, if it could not do so itself, from what else is known of it."""
+    """Write down how the newest attempt ended, if it could not do so itself, from what else is known of it.
+
+    One that ended without knowing why gets the better reason.
+    """
     attempts = read_attempts(folder)
-    if attempts and attempts[-1].end_unix_s is None:
-        host.close(str(folder.path), attempts[-1].attempt, status.reason, status.ended or "killed")
+    if not attempts:
+        return
+    newest, says = attempts[-1], status.reason.removeprefix(f"{status.used_up}; last: ")
+    of_it = status.ended in ENDED and (newest.job_id or "") == status.job_id  # and not of a job that never began
+    reason = status.ended if of_it else "killed"
+    if newest.end_unix_s is None or ending.knows_more(reason, newest.reason or ""):
+        host.close(str(folder.path), newest.attempt, says, reason)

@@ -17,7 +17,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 ModalityName = Literal["text", "image", "audio"]
 METRICS = {"single_label": ("accuracy", "f1_macro", "loss")}  # what model/scores.py gives for each kind of task
-_NUMBERS: tuple[Any, ...] = (int, float, int | None)
+_NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
 
 
@@ -156,6 +156,9 @@ class TrainConfig(Config):
     keep_checkpoints: int = Field(
         default=2, ge=1, json_schema_extra=NOT_IDENTITY, description="newest checkpoints kept"
     )
+    hang_timeout_s: float = Field(
+        default=600.0, ge=5, json_schema_extra=NOT_IDENTITY, description="a rank that does not move so long is a hang"
+    )
 
     @model_validator(mode="after")
     def _names(self) -> "TrainConfig":
@@ -180,6 +183,12 @@ class Resources(Config):
     partition: Name | None = Field(default=None, description="instead of the profile's partition")
     max_attempts: int = Field(
         default=20, ge=1, description="starts of one run, requeues counted, before it is given up"
+    )
+    max_idle_attempts: int = Field(
+        default=3, ge=1, description="attempts in a row without a new step before the run is given up"
+    )
+    max_gpu_hours: float | None = Field(
+        default=None, gt=0, description="GPU-hours of all attempts of one run before it is given up; none: no limit"
     )
 
 
