@@ -70,6 +70,12 @@ class Cluster:
         """Slurm's commands fail from now on; running jobs go on."""
         self._devcluster("stop-controller")
 
+    def impatient(self) -> str:
+        """A SLURM_CONF with which commands ask a controller that is away for two seconds, not for ten."""
+        path = self.folder / "conf" / "impatient.conf"
+        path.write_text((self.folder / "conf" / "slurm.conf").read_text() + "MessageTimeout=2\n")
+        return str(path)
+
     def restart_controller(self) -> None:
         """The controller stops, if it runs, and starts; it knows all jobs."""
         self._devcluster("restart-controller")

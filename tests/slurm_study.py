@@ -116,7 +116,7 @@ class Study:
         return [tuple(line.split("|")) for line in done.stdout.splitlines()]
 
     def elements(self) -> Counter[int]:
-        """Row -> number of array elements that wait or run for it."""
+        """Row -> number of array elements that wait or run for it. Other studies' jobs are left out."""
         found: Counter[int] = Counter()
         base = {}
         for path in self.folder.glob("submissions/*/journal.jsonl"):
@@ -125,9 +125,13 @@ class Study:
                 if event["event"] == "intent":
                     base[event["name"]] = event["base"]
         for name, index in self.queue():
-            if index != "N/A":
+            if index != "N/A" and name in base:
                 found[int(index) + base[name]] += 1
         return found
+
+    def follow_ups(self) -> int:
+        """Number of follow-up jobs that wait or run."""
+        return [index for _, index in self.queue()].count("N/A")
 
     def wait_for(self, timeout_s: float = 60, **states: int) -> None:
         """Until so many runs are in these states."""

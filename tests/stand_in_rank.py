@@ -62,7 +62,7 @@ def main() -> int:
         return 1
     while RUN.name.startswith("waits") and not (RUN.parent / "release").exists():
         if stopped:
-            say("stopped", "stopped by a signal")
+            say("stopped", f"stopped by {signal.Signals(stopped[0]).name}")
             return 85
         time.sleep(0.05)
     if RANK == "0":

@@ -3,9 +3,10 @@
 import signal
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from crash import POINTS
 from slurm_study import Study, shim
@@ -23,16 +24,21 @@ def study(quiet: Cluster, tmp_path: Path) -> Study:
 
 
 def test_a_killed_submission_is_finished_and_nothing_is_missing_or_doubled(study: Study):
-    for point in POINTS:
-        killed = study.submit(script=f"crash.py {point}")
+    def kill_and_finish(point: str) -> None:
+        place = study.place / point.replace(":", "-")
+        one = Study(study.cluster, place, variants=("ok", "ok2"), seeds=2, profile=CLOSED)
+        killed = one.submit(script=f"crash.py {point}")
         assert killed.returncode == -signal.SIGKILL, (point, killed.stdout, killed.stderr)
-        study.submitted()
-        assert study.elements() == ONCE, point
-        assert "nothing to do" in study.submitted(), point
-        assert study.elements() == ONCE, point
-        study.furnace("cancel", "--grid", "study")
-        wait_until(lambda: not study.queue(), 30, "an empty queue")
-        study.folder.rename(study.folder.with_name(f"after-{point}"))
+        one.submitted()
+        assert one.elements() == ONCE, point
+        assert "nothing to do" in one.submitted(), point
+        assert one.elements() == ONCE, point
+        one.furnace("cancel", "--grid", "study")
+        wait_until(lambda: one.elements() == {}, 30, f"an end of all jobs after {point}")
+
+    with ThreadPoolExecutor(6) as side_by_side:
+        list(side_by_side.map(kill_and_finish, POINTS))
+    assert study.queue() == []  # none is left of which the journals do not know
 
 
 @pytest.mark.parametrize(
@@ -54,27 +60,41 @@ def test_an_sbatch_that_fails_is_believed_only_when_slurm_has_no_such_job(study:
     assert study.elements() == ONCE
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_sbatch_that_hangs_does_not_outlive_a_submit_that_is_ended(study: Study, number):
-    slow = shim(study.place, "sbatch", f'touch {study.place}/asked; sleep 4; exec $REAL "$@"')
+def test_an_sbatch_that_hangs_does_not_outlive_a_submit_that_is_ended(study: Study):
+    def end_and_finish(number: signal.Signals) -> None:
+        one = Study(study.cluster, study.place / number.name, variants=("ok", "ok2"), seeds=2, profile=CLOSED)
+        asked = one.place / "asked"
+        slow = shim(
+            one.place, "sbatch", f'echo $$ > "{asked}.new"; mv "{asked}.new" "{asked}"; {HANG}; exec $REAL "$@"'
+        )
+        process = begun(one, slow)
+        wait_until(asked.exists, 30, "sbatch")
+        process.send_signal(number)
+        process.communicate(timeout=30)
+        wait_until(lambda: not psutil.pid_exists(int(asked.read_text())), 10, f"the end of sbatch after {number.name}")
+        one.submitted()
+        assert one.elements() == ONCE, number.name
+
+    with ThreadPoolExecutor() as side_by_side:
+        list(side_by_side.map(end_and_finish, (signal.SIGKILL, signal.SIGINT)))
+
+
+HANG = "read -rt 60 <> <(:)"  # without a child, which would live on
+
+
+def begun(study: Study, path: str) -> "subprocess.Popen[str]":
+    """A submit that has been started, with this PATH."""
     command = [sys.executable, "-m", "furnace_hpc.submit", "--grid", "study.yaml", "--cluster", "dev", "--yes"]
-    process = subprocess.Popen(
-        command, cwd=study.place, env=study.cluster.environment | {"PATH": slow}, stdout=-3, stderr=-3
-    )
-    wait_until(lambda: (study.place / "asked").exists(), 30, "sbatch")
-    process.send_signal(number)
-    process.wait(timeout=30)
-    study.submitted()
-    time.sleep(4)
-    assert study.elements() == ONCE
+    environment = study.cluster.environment | {"PATH": path}
+    return subprocess.Popen(command, cwd=study.place, env=environment, stdout=-3, stderr=-1, text=True)
 
 
 def test_a_submission_cut_off_before_its_follow_up_job_gets_one(study: Study):
     assert study.submit(script="crash.py after:2").returncode == -signal.SIGKILL
-    assert [index for _, index in study.queue()].count("N/A") == 0
+    assert study.follow_ups() == 0
     said = study.submitted()
     assert "which retries what was interrupted, and makes the table" in said
-    assert [index for _, index in study.queue()].count("N/A") == 1
+    assert study.follow_ups() == 1
     assert study.elements() == ONCE
 
 
@@ -87,12 +107,11 @@ def test_a_refused_follow_up_job_is_said_and_the_array_stays(study: Study):
 
 
 def test_of_two_submits_at_the_same_time_one_is_refused(study: Study):
-    slow = shim(study.place, "sbatch", 'sleep 2; exec $REAL "$@"')
-    command = [sys.executable, "-m", "furnace_hpc.submit", "--grid", "study.yaml", "--cluster", "dev", "--yes"]
-    both = [
-        subprocess.Popen(command, cwd=study.place, env=study.cluster.environment | {"PATH": slow}, stderr=-1, text=True)
-        for _ in range(2)
-    ]
+    go = study.place / "go"
+    slow = shim(study.place, "sbatch", f'until [ -e "{go}" ]; do sleep 0.05; done; exec $REAL "$@"')
+    both = [begun(study, slow) for _ in range(2)]
+    wait_until(lambda: any(process.poll() is not None for process in both), 30, "a refusal")
+    go.touch()
     ends = [(process.communicate(timeout=60)[1], process.returncode) for process in both]
     assert sorted(code for _, code in ends) == [0, 2]
     assert any("is being submitted or run by process" in words for words, _ in ends)
@@ -163,15 +182,3 @@ def test_no_variable_of_an_outer_job_reaches_the_jobs(quiet: Cluster, tmp_path: 
     for name in ("SLURM_CPU_BIND", "SBATCH_PARTITION", "SRUN_CPUS_PER_TASK", "PMI_RANK", "RANK", "MASTER_ADDR"):
         assert name not in seen
     assert "CUDA_VISIBLE_DEVICES" not in seen
-
-
-def test_a_controller_that_is_away_is_said_and_nothing_is_half_done(study: Study):
-    study.cluster.stop_controller()
-    done = study.submit()
-    assert done.returncode == 1, done.stdout
-    assert done.stderr.startswith("error: Slurm does not answer: ")
-    assert len(done.stderr.splitlines()) == 1
-    assert not study.folder.exists()
-    study.cluster.restart_controller()
-    study.submitted()
-    assert study.elements() == ONCE
