@@ -1,13 +1,8 @@
 """What the ranks do to prove elastic resume: make checkpoints at one shape, and load them at another.
 
-Ranks are forked from a process that has imported DeepSpeed already, since most of what a rank costs is imports.
+Each of make, resume and refuse is called as f(processes, folder, case) by forked_ranks.run_phases.
 """
 
-import json
-import multiprocessing
-import os
-import time
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 GLOBAL_BATCH, MADE_AT, MORE = 8, 3, 4  # samples; steps before the checkpoint; steps after it
-START_S, PER_CASE_S = 60, 10
-HEAVY = ["deepspeed", "furnace_hpc.engine.elastic", "furnace_hpc.engine.setup", "furnace_hpc.model.network"]
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Case = dict[str, Any]
 """do; source: the checkpoint's name; stage; zero: more of that section; precision; fusion: the real model."""
@@ -55,57 +48,6 @@ class Network(nn.Module):
             {"params": others, "lr": lr / 2, "weight_decay": 0.0},
             {"params": [self.scale], "lr": lr * 3, "weight_decay": 0.01, "betas": (0.8, 0.9)},
         ]
-
-
-def run_phases(folder: Path, phases: list[tuple[int, list[Case]]]) -> list[Any]:
-    """Do cases at one world size after another; the answers of rank 0 in their order."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
-    answers: list[Any] = []
-    for number, (world_size, cases) in enumerate(phases):
-        place = folder / f"phase-{number}"
-        place.mkdir(parents=True)
-        arguments = (str(place), world_size, str(folder), cases)
-        ranks = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(world_size)]
-        try:
-            for rank in ranks:
-                rank.start()
-            _wait(ranks, START_S + PER_CASE_S * len(cases))
-        finally:
-            for rank in ranks:
-                rank.kill()
-                rank.join()
-        logs = "\n".join(log.read_text()[-3000:] for log in sorted(place.glob("*.log")))
-        assert [rank.exitcode for rank in ranks] == [0] * world_size, f"phase {number} failed:\n{logs}"
-        answers += json.loads((place / "answers.json").read_text())
-    return answers
-
-
-def _wait(ranks: list[Any], limit_s: float) -> None:
-    """Until all have ended well, one has not, or the time is over."""
-    deadline_s = time.monotonic() + limit_s
-    running = list(ranks)
-    while running and time.monotonic() < deadline_s:
-        wait([rank.sentinel for rank in running], timeout=1)
-        if any(rank.exitcode for rank in running):  # the others would wait for it
-            return
-        running = [rank for rank in running if rank.is_alive()]
-
-
-def _rank(rank: int, place: str, world_size: int, folder: str, cases: list[Case]) -> None:
-    log = os.open(Path(place) / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    from furnace_hpc.engine.processes import RankInfo, destroy_process_group, init_process_group
-
-    torch.set_num_threads(1)
-    processes = init_process_group(RankInfo(rank, rank, world_size, Path(place) / "rendezvous"))
-    do = {"make": make, "resume": resume, "refuse": refuse}
-    answers = [do[case["do"]](processes, Path(folder), case) for case in cases]
-    processes.barrier()
-    destroy_process_group()
-    if rank == 0:
-        (Path(place) / "answers.json").write_text(json.dumps(answers))
 
 
 def make(processes: Any, folder: Path, case: Case) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from elastic_work import MADE_AT, MORE, run_phases
+from elastic_work import MADE_AT, MORE
+from forked_ranks import run_phases
 
 from furnace_hpc.engine.shards import Shards, open_shards
 
@@ -69,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> list[Any]:
-    return run_phases(folder, PHASES)
+    return run_phases(folder, "elastic_work", PHASES)
 
 
 def test_everything_comes_back_at_another_number_of_processes_and_another_stage(answers: list[Any]):
