@@ -9,7 +9,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from furnace_hpc.spec.errors import ConfigError
 
 WEEK_MIN = 7 * 24 * 60  # submitit's local executor wants a limit; this machine has none
 POLL_S = 0.25
+PEERS_S = 1.5  # how long ranks may outlive the first of them that has left: they all say their last word before that
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,24 @@ class Running:
     attempt: int
     slot: int
     job: "LocalJob[None]"
+    most_ranks: int = 0
+    left_s: float | None = None  # when the first rank was seen to be gone
+    looked_s: float = 0.0
+
+    def end_peers(self) -> None:
+        """Kill the ranks that are left when one is gone, as srun would: one that is stopped would stay for ever."""
+        now = time.monotonic()
+        if now < self.looked_s + 2 * POLL_S:
+            return
+        self.looked_s, ranks = now, _ranks(self.job)
+        self.most_ranks = max(self.most_ranks, len(ranks))
+        if not ranks or len(ranks) == self.most_ranks:
+            return
+        self.left_s = self.left_s or now
+        if now > self.left_s + PEERS_S:
+            for rank in ranks:
+                with suppress(psutil.NoSuchProcess):
+                    rank.kill()
 
 
 class Queue:
@@ -83,14 +102,14 @@ class Queue:
         run = self._plan.runs[index]
         try:
             host.write_spec(str(run.folder.path), run.spec.model_dump_json())
-            facts = run.facts | {"job_id": None, "submission": str(self._submission.path)}
+            gpus = self._slots.gpus[slot] if self._slots.gpus else ()
+            facts = run.facts | {"job_id": None, "gpus": len(gpus), "submission": str(self._submission.path)}
             attempt = host.begin(str(run.folder.path), facts)
         except host.Busy as busy:
             self._progress.say(f"{run.folder.run_id}: left alone, {busy}")
             return
         code = Path(self._submission.rows[index]["code"])
         executor = LocalExecutor(self._submission.path, python=rank_command(self._plan.profile, code))
-        gpus = self._slots.gpus[slot] if self._slots.gpus else ()
         executor.update_parameters(
             tasks_per_node=run.world_size,
             timeout_min=WEEK_MIN,
@@ -114,6 +133,8 @@ class Queue:
 
     def _reap(self) -> None:
         """Take ended runs off the list, and write down how they ended."""
+        for running in self._running:
+            running.end_peers()
         for running in [r for r in self._running if r.job.done()]:
             self._running.remove(running)
             code = running.job._process.returncode if running.job._process else 1
@@ -197,6 +218,14 @@ def _signal(job: "LocalJob[None]", number: int) -> None:
     """To submitit's controller, which passes it on to every rank."""
     if job._process and job._process.poll() is None:
         job._process.send_signal(number)
+
+
+def _ranks(job: "LocalJob[None]") -> list[psutil.Process]:
+    """The living ranks: what submitit's controller has started."""
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(int(job.job_id)).children()
+        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return []
 
 
 def _kill(job: "LocalJob[None]") -> None:

@@ -1,5 +1,6 @@
 """What every rank executes, in a Slurm array, from a batch script of one's own, and in the local queue alike."""
 
+import faulthandler
 import os
 import sys
 import traceback
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import furnace_hpc
 from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.host import START_S
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.errors import ConfigError
 
@@ -28,6 +30,7 @@ def run_task(submission: str = "") -> None:
     place = find_rank()
     folder, attempt = RunFolder(Path(os.environ["FURNACE_RUN_DIR"])), int(os.environ["FURNACE_ATTEMPT"])
     _write_to(folder.log(attempt, place.rank))
+    faulthandler.dump_traceback_later(START_S, exit=True, file=2)  # until the watchdog takes over: imports may hang too
     print(f"run {folder.run_id}, attempt {attempt}, rank {place.rank} of {place.world_size}", flush=True)
     print(f"submission {submission or 'by hand'}, code {_code()}, cores {_cores()}", flush=True)
     try:

@@ -18,7 +18,8 @@ from furnace_hpc.engine.devices import Place, choose_device, problems
 from furnace_hpc.runs.folder import write_atomically
 from furnace_hpc.spec.errors import ConfigError
 
-GROUP_TIMEOUT_S = 180  # a hung peer ends the run after this; longer than any work of one rank alone
+HANG_TIMEOUT_S = 600.0  # where no config says
+GROUP_MARGIN_S = 60.0  # collectives give up later than the watchdog, which gives the better account
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,12 @@ class Processes:
         return box[0]
 
 
-def init_process_group(place: RankInfo) -> Processes:
-    """Collective. Start the process group, and DeepSpeed's on top of it."""
+def init_process_group(place: RankInfo, hang_timeout_s: float = HANG_TIMEOUT_S) -> Processes:
+    """Collective. Start the process group, and DeepSpeed's on top of it.
+
+    A peer that hangs is the watchdog's business, after `hang_timeout_s`; where there is none, collectives give up a
+    little later. So that is also the longest work of one rank alone.
+    """
     device = choose_device(place.local_rank)
     os.environ.update(
         RANK=str(place.rank),
@@ -101,8 +106,10 @@ def init_process_group(place: RankInfo) -> Processes:
     if device.type == "cpu":
         # Otherwise the first start compiles a C++ operator that only inference uses (90 s, needs ninja).
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    timeout = timedelta(seconds=GROUP_TIMEOUT_S)
+    timeout = timedelta(seconds=hang_timeout_s + GROUP_MARGIN_S)
     backend = "nccl" if device.type == "cuda" else "gloo"
+    # NCCL's own monitor would abort a rank that is stuck on its GPU after 480 s, without a word.
+    os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(round(timeout.total_seconds())))
     if place.rendezvous or "MASTER_ADDR" not in os.environ:
         store = _store(place, timeout)
         dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)

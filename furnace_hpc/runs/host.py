@@ -19,6 +19,7 @@ from furnace_hpc.runs.lease import is_alive as is_alive
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
 EXIT_STOPPED = 85  # a rank's exit code after an orderly stop with a checkpoint
 EXIT_HANG = 86  # of a rank whose watchdog ended it
+START_S = 1800.0  # a rank's time until its first step: a thousand that import from a cold file system, loading
 # Reasons after which the batch script itself starts the run again; of what was killed Slurm may know more (oom).
 REQUEUED = tuple(reason for reason in ending.AGAIN if reason != "killed")
 TAIL = 16384  # bytes at the end of a log or of metrics that are looked at
