@@ -48,7 +48,6 @@ class Running:
     attempt: int
     slot: int
     job: "LocalJob[None]"
-    most_ranks: int = 0
     left_s: float | None = None  # when the first rank was seen to be gone
     looked_s: float = 0.0
 
@@ -58,8 +57,8 @@ class Running:
         if now < self.looked_s + 2 * POLL_S:
             return
         self.looked_s, ranks = now, _ranks(self.job)
-        self.most_ranks = max(self.most_ranks, len(ranks))
-        if not ranks or len(ranks) == self.most_ranks:
+        if len(ranks) in (0, self.run.world_size):  # not started yet, or all there, or all gone
+            self.left_s = None
             return
         self.left_s = self.left_s or now
         if now > self.left_s + PEERS_S:

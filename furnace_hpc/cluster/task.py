@@ -30,14 +30,16 @@ def run_task(submission: str = "") -> None:
     place = find_rank()
     folder, attempt = RunFolder(Path(os.environ["FURNACE_RUN_DIR"])), int(os.environ["FURNACE_ATTEMPT"])
     _write_to(folder.log(attempt, place.rank))
-    faulthandler.dump_traceback_later(START_S, exit=True, file=2)  # until the watchdog takes over: imports may hang too
     print(f"run {folder.run_id}, attempt {attempt}, rank {place.rank} of {place.world_size}", flush=True)
     print(f"submission {submission or 'by hand'}, code {_code()}, cores {_cores()}", flush=True)
     try:
         with Verdict(folder, attempt, place.rank) as verdict:
             _check_code()
+            faulthandler.dump_traceback_later(START_S, exit=True, file=2)  # a file system may hang, before any watchdog
             from furnace_hpc.engine.loop import train  # torch and DeepSpeed are imported on the compute node only
             from furnace_hpc.engine.processes import RankInfo
+
+            faulthandler.cancel_dump_traceback_later()
 
             code = train(folder, attempt, RankInfo(*place, rendezvous=folder.rendezvous(attempt)), verdict)
     except BaseException:
