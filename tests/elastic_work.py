@@ -1,6 +1,6 @@
 """What the ranks do to prove elastic resume: make checkpoints at one shape, and load them at another.
 
-Each of make, resume and refuse is called as f(processes, folder, case) by forked_ranks.run_phases.
+Each of make, resume, begin and refuse is called as f(processes, folder, case) by forked_ranks.run_phases.
 """
 
 from pathlib import Path
@@ -87,6 +87,22 @@ def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
         "adam_steps": steps,
         "counters": counters,
     }
+
+
+def begin(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """Losses of a run, and of one that begins from a checkpoint that was saved before the first step."""
+    from furnace_hpc.engine import elastic
+
+    path = folder / case["source"]
+    engine = engine_of(case, processes, seed=0, lr=1e-2)
+    engine.save_checkpoint(str(path), tag="zero", client_state={"furnace": {}}, save_latest=False)
+    wanted = steps_of(engine, case, processes, 0, MORE)
+    engine.destroy()
+    engine = engine_of(case | {"stage": case["to_stage"]}, processes, seed=1, lr=7e-4)
+    elastic.load(engine, path / "zero", processes)
+    losses = steps_of(engine, case, processes, 0, MORE)
+    engine.destroy()
+    return {"wanted": wanted, "got": losses}
 
 
 def refuse(processes: Any, folder: Path, case: Case) -> str:

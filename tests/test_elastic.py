@@ -55,6 +55,8 @@ PHASES = [
         [
             case("resume", "stage 2 of 1", 2),
             case("resume", "stage 1 of 2", 3, zero=OFFLOADED),
+            case("begin", "fresh stage 1", 1, to_stage=3),
+            case("begin", "fresh stage 3", 3, to_stage=2, zero={}),
             case("refuse", "stage 0 of 2", 1),
             case("refuse", "stage 3 of 2", 0),
             case("refuse", "stage 1 of 2", 2, fusion=True),
@@ -84,6 +86,13 @@ def test_everything_comes_back_at_another_number_of_processes_and_another_stage(
         assert answer["counters"] == [MADE_AT + MORE, 8 * (MADE_AT + MORE)], answer
         # Another summation order: 1e-6 in fp32; in bf16, of 8 bits, it changes which way gradients are rounded.
         assert answer["loss_difference"] <= (1e-3 if answer.get("precision") else 1e-6), answer
+
+
+def test_a_checkpoint_from_before_the_first_step_has_no_moments_and_is_loaded_all_the_same(answers: list[Any]):
+    begun = [answer for answer in answers if "wanted" in answer]
+    assert len(begun) == 2
+    for answer in begun:
+        assert answer["got"] == pytest.approx(answer["wanted"], abs=1e-6)
 
 
 def test_stage_0_and_the_others_refuse_each_other_and_so_does_another_model(answers: list[Any]):
