@@ -97,7 +97,7 @@ def test_the_scripts_mistakes_are_told_in_one_line(tmp_path):
     (tmp_path / "rows.jsonl").write_text("")
     for arguments, message in (
         (("begin-row", str(tmp_path), "3", "12", "1"), f"batch.py: {tmp_path} has no row 3\n"),
-        (("began",), "batch.py: unknown command 'began'; wanted begin-row, begin-run, decide or launch\n"),
+        (("began",), "batch.py: unknown command 'began'; wanted begin-row, begin-run, decide, requeue or launch\n"),
     ):
         done = script(*arguments)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
@@ -107,3 +107,36 @@ def test_decide_as_a_script_prints_one_word(tmp_path):
     host.begin(str(tmp_path), {})
     done = script("decide", str(tmp_path), "1", "143")
     assert (done.returncode, done.stdout, done.stderr) == (0, "requeue\n", "")
+
+
+SCONTROL = """#!/bin/bash
+echo "$*" >> "$STAND_IN/calls"
+[ "$(wc -l < "$STAND_IN/calls")" -gt "$AWAY" ] && { echo "$SAYS"; exit "$CODE"; }
+echo "Unable to contact slurm controller (connect failure)" >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("away", "code", "says", "calls", "status", "words"),
+    [
+        (0, 0, "", 1, 0, ""),
+        (2, 0, "", 3, 0, "not requeued yet: Unable to contact slurm controller (connect failure)"),
+        (0, 1, "Invalid job id specified", 1, 1, "was not requeued: Invalid job id specified; the follow-up job or "),
+        (9, 0, "", 4, 1, "Slurm stays away: the follow-up job or the next submit sends job 91_2's run again"),
+    ],
+)
+def test_requeue_waits_for_a_controller_that_is_away(tmp_path, away, code, says, calls, status, words):
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    facts = {"AWAY": str(away), "CODE": str(code), "SAYS": says, "STAND_IN": str(tmp_path)}
+    environment = os.environ | facts | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    hurried = (
+        "from furnace_hpc.runs import batch; batch.REQUEUE_PAUSES_S = (0.1, 0.1, 0.1); batch.main(['requeue', '91_2'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", hurried], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert words in done.stderr
+    assert (tmp_path / "calls").read_text().splitlines() == ["requeue 91_2"] * calls

@@ -121,10 +121,11 @@ def _code_exports(code: str) -> list[str]:
 
 
 def _decide(code: Path) -> list[str]:
+    batch = f"python3 -S {shlex.quote(str(code / BATCH))}"
     return [
         "rc=$?",
-        f'verdict=$(python3 -S {shlex.quote(str(code / BATCH))} decide "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT" "$rc")',
+        f'verdict=$({batch} decide "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT" "$rc")',
         'echo "attempt $FURNACE_ATTEMPT ended: $verdict (srun said $rc)"',
-        'if [ "$verdict" = requeue ]; then scontrol requeue "$id" && sleep 60; fi',
+        f'if [ "$verdict" = requeue ]; then {batch} requeue "$id" && sleep 60; fi',
         '[ "$verdict" = "done" ]',
     ]

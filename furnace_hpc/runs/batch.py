@@ -3,6 +3,7 @@
     python3 batch.py begin-row SUBMISSION ROW JOB PID   begins that row's run, prints shell assignments
     python3 batch.py begin-run RUN_DIR JOB PID          the same for a run folder, as its newest submission has it
     python3 batch.py decide RUN_DIR ATTEMPT RC          prints done | requeue | fail
+    python3 batch.py requeue JOB                        asks Slurm to start this job again; waits while it is away
     python3 batch.py launch COMMAND ...                 execs COMMAND with the stop signals blocked
 
 Exit codes: 0 done; 3 the run is done already; 1 anything else, with one line that says what.
@@ -11,17 +12,28 @@ Exit codes: 0 done; 3 the run is done already; 1 anything else, with one line th
 import json
 import os
 import shlex
+import re
 import signal
+import subprocess
 import sys
+import time
 from typing import Any, Dict, List
 
 if __name__ == "__main__":
     # Not the folder of this script, whose modules are none of the standard library's business, but the package's.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from furnace_hpc.runs import host  # noqa: E402
+from furnace_hpc.runs import host
 
 EXIT_DONE_ALREADY = 3
+REQUEUE_PAUSES_S = (1, 2, 4, 8, 15, 30, 60, 60, 60)  # four minutes: a controller restarts, or its twin takes over
+SCONTROL_TIMEOUT_S = 60
+# Slurm's words when its controller is away or has lost an answer; a second request does no harm.
+AWAY = re.compile(
+    r"Unable to contact|timed out|Connection (refused|reset)|not connected|standby mode|Zero Bytes|"
+    r"(receive|send) failure|Rate limit|temporarily unable",
+    re.IGNORECASE,
+)
 
 
 def begin_row(submission: str, index: int, job: str, pid: int) -> None:
@@ -45,6 +57,21 @@ def begin_run(run_dir: str, job: str, pid: int) -> None:
     sys.exit("batch.py: no submission in %s has run %s" % (submissions, os.path.basename(run_dir)))
 
 
+def requeue(job: str) -> None:
+    """Ask Slurm to start this very job again, with growing pauses while its controller is away."""
+    for pause_s in REQUEUE_PAUSES_S + (0,):
+        said = _scontrol_requeue(job)
+        if not said:
+            return
+        if not AWAY.search(said):
+            sys.exit(
+                "batch.py: job %s was not requeued: %s; the follow-up job or the next submit sends it" % (job, said)
+            )
+        print("batch.py: job %s is not requeued yet: %s" % (job, said), file=sys.stderr, flush=True)
+        time.sleep(pause_s)
+    sys.exit("batch.py: Slurm stays away: the follow-up job or the next submit sends job %s's run again" % job)
+
+
 def launch(command: List[str]) -> None:
     """Replace this process by `command` with the stop signals blocked.
 
@@ -53,6 +80,21 @@ def launch(command: List[str]) -> None:
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, host.STOP_SIGNALS)
     os.execvp(command[0], command)
+
+
+def _scontrol_requeue(job: str) -> str:
+    """What scontrol says against it; empty when it has done so."""
+    command = ["scontrol", "requeue", job]
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SCONTROL_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "scontrol timed out"
+    except OSError as error:
+        return "scontrol: %s" % error.strerror
+    words = " ".join(done.stdout.decode("utf-8", "replace").split())
+    return (words or "scontrol exits with %d" % done.returncode) if done.returncode else ""
 
 
 def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
@@ -97,10 +139,12 @@ def main(arguments: List[str]) -> None:
         begin_run(rest[0], rest[1], int(rest[2]))
     elif verb == "decide":
         print(host.decide(rest[0], int(rest[1]), int(rest[2])))
+    elif verb == "requeue":
+        requeue(rest[0])
     elif verb == "launch":
         launch(rest)
     else:
-        sys.exit("batch.py: unknown command %r; wanted begin-row, begin-run, decide or launch" % verb)
+        sys.exit("batch.py: unknown command %r; wanted begin-row, begin-run, decide, requeue or launch" % verb)
 
 
 if __name__ == "__main__":
