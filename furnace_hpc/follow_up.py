@@ -13,6 +13,7 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.cluster.follow_up import close_attempts, left_over, read_profile
 from furnace_hpc.cluster.journal import Submission, settle_doubts
+from furnace_hpc.cluster.lemons import excluded_nodes
 from furnace_hpc.cluster.observe import observe
 from furnace_hpc.cluster.submission import only_submitter
 from furnace_hpc.runs.folder import GridFolder
@@ -49,7 +50,8 @@ def _send_what_is_left(submission: Submission, folder: GridFolder) -> bool:
                 if not left:
                     return False
                 limits = array.site_limits(profile, observer.evidence.live_jobs)  # this very job is one of them
-                print(*array.send(submission, profile, folder.path.name, left, limits), sep="\n", flush=True)
+                exclude = excluded_nodes([folder.run(row["run_id"]) for row in submission.rows], profile)
+                print(*array.send(submission, profile, folder.path.name, left, limits, exclude), sep="\n", flush=True)
                 return True
         except ConfigError as error:
             if time.monotonic() > deadline_s:

@@ -58,7 +58,7 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
         raise ConfigError(f"{LIMIT_REACHED}, and submit again")
     submission = prepare(plan)
     try:
-        return send(submission, plan.profile, plan.folder.path.name, plan.shapes, limits)
+        return send(submission, plan.profile, plan.folder.path.name, plan.shapes, limits, plan.exclude)
     except UnavailableError:
         raise  # nobody knows: the journal must stay
     except ConfigError:
@@ -74,7 +74,14 @@ def prepare(plan: Plan) -> Submission:
     return submission
 
 
-def send(submission: Submission, profile: ClusterProfile, grid: str, shapes: Shapes, limits: Limits) -> list[str]:
+def send(
+    submission: Submission,
+    profile: ClusterProfile,
+    grid: str,
+    shapes: Shapes,
+    limits: Limits,
+    exclude: tuple[str, ...] = (),
+) -> list[str]:
     """Submit the next wave of these rows and its follow-up job; return what was done, a line each."""
     arrays = next_wave(shapes, limits)
     if not arrays:
@@ -85,7 +92,7 @@ def send(submission: Submission, profile: ClusterProfile, grid: str, shapes: Sha
         name = job_name(grid, "array")
         submission.note("intent", name=name, kind="array", base=array.base, rows=array.rows, cluster=cluster)
         command = f"{rank_command(profile, code)} -u -m submitit.core._submit {shlex.quote(str(submission.path))}"
-        parameters = array_parameters(profile, array, name, submission.path, code)
+        parameters = array_parameters(profile, array, name, submission.path, code, exclude)
         ids.append(_sbatch(submission, name, command, parameters, len(array.rows)))
         words.append(f"submitted array {ids[-1]}: {len(array.rows):,} runs of {array.shape}")
     left = sum(map(len, shapes.values())) - sum(len(array.rows) for array in arrays)
@@ -127,7 +134,7 @@ def batch_text(plan: Plan, array: Array, submission: Path) -> str:
     check_path(submission)
     code = plan.folder.code.resolve() / plan.snapshot
     command = f"{rank_command(plan.profile, code)} -u -m submitit.core._submit {shlex.quote(str(submission))}"
-    every = array_parameters(plan.profile, array, f"furnace-{plan.grid.name}-TOKEN", submission, code)
+    every = array_parameters(plan.profile, array, f"furnace-{plan.grid.name}-TOKEN", submission, code, plan.exclude)
     text: str = _make_sbatch_string(command=command, folder=submission, map_count=len(array.rows), **every)
     return text
 

@@ -15,13 +15,16 @@ BATCH = "furnace_hpc/runs/batch.py"  # in a code snapshot
 FOLLOW_UP_MIN = 60  # time limit of a follow-up job; it works for seconds, and waits where the controller is away
 
 
-def array_parameters(profile: ClusterProfile, array: Array, name: str, submission: Path, code: Path) -> dict[str, Any]:
+def array_parameters(
+    profile: ClusterProfile, array: Array, name: str, submission: Path, code: Path, exclude: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Submitit's parameters of one array. Additional ones are sbatch flags that submitit has no name for."""
     shape = array.shape
     parallel = min(profile.array_parallelism, len(array.rows))
     return {
         **_common(profile, name, shape.timeout_min),
         **_optional(partition=shape.partition or profile.partition, constraint=profile.constraint),
+        **_optional(exclude=",".join(exclude) or None),
         **_optional(cpus_per_task=profile.cpus_per_task, mem=f"{profile.mem_gb}GB" if profile.mem_gb else None),
         **_gpus(profile, shape),
         "nodes": shape.nodes,

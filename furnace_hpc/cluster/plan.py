@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from furnace_hpc.cluster.lemons import excluded_nodes
 from furnace_hpc.cluster.planned import Action, Choices, Plan, PlannedRun
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs import host
@@ -51,7 +52,8 @@ def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder:
         )
     if lines:
         raise ConfigError("\n".join(lines))
-    return Plan(grid, profile, folder, tuple(planned), choices.snapshot)
+    exclude = excluded_nodes([run.folder for run in planned], profile)
+    return Plan(grid, profile, folder, tuple(planned), choices.snapshot, exclude)
 
 
 def check_retry(words: frozenset[str]) -> None:

@@ -84,6 +84,7 @@ class Plan:
     folder: GridFolder
     runs: tuple[PlannedRun, ...]
     snapshot: str = ""  # hash of the code that new runs begin with
+    exclude: tuple[str, ...] = ()  # nodes that get none of the runs
 
     @property
     def to_do(self) -> list[PlannedRun]:

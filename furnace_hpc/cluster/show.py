@@ -79,6 +79,11 @@ def print_plan(plan: Plan) -> None:
     if plan.to_do and profile.executor == "slurm":
         for shape, rows in plan.shapes.items():
             console.print(f"{len(rows):,} runs of {shape}", markup=False)
+        if plan.exclude:
+            console.print(
+                f"without {', '.join(plan.exclude)}: {profile.exclude_after_failures} or more attempts hung, never "
+                f"started or were lost there (exclude_after_failures of the profile)"
+            )
         once, everything = plan.bill
         console.print(
             f"at most {once:,.1f} GPU-hours if each run needs one attempt, and at most {everything:,.1f} with every "

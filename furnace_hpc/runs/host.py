@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Any, Dict, List, Optional
 
-from furnace_hpc.runs import budget, ending
+from furnace_hpc.runs import budget, ending, signs
 from furnace_hpc.runs.lease import describe as describe
 from furnace_hpc.runs.lease import holder as holder
 from furnace_hpc.runs.lease import is_alive as is_alive
@@ -22,7 +22,6 @@ EXIT_HANG = 86  # of a rank whose watchdog ended it
 START_S = 1800.0  # a rank's time until its first step: a thousand that import from a cold file system, loading
 # Reasons after which the batch script itself starts the run again; of what was killed Slurm may know more (oom).
 REQUEUED = tuple(reason for reason in ending.AGAIN if reason != "killed")
-TAIL = 16384  # bytes at the end of a log or of metrics that are looked at
 
 Record = Dict[str, Any]
 
@@ -66,6 +65,7 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
     record = dict(facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None)
     if facts.get("job_id"):
         record["nodelist"] = os.environ.get("SLURM_JOB_NODELIST", "")
+        record["cluster"] = os.environ.get("SLURM_CLUSTER_NAME", "")
     path = os.path.join(folder, "%d.json" % number)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -98,7 +98,7 @@ def close(run_dir: str, number: int, error: str, reason: str = "killed") -> None
     """
     record, verdicts = read_attempt(run_dir, number), read_verdicts(run_dir, number)
     reason, error = with_own_word(run_dir, number, reason, error)
-    end = record.get("end_unix_s") or _last_sign(run_dir, number, record)
+    end = record.get("end_unix_s") or signs.last_sign(run_dir, number, record.get("start_unix_s", 0.0))
     step, blamed = last_step(run_dir, number), ending.blamed(reason, verdicts)
     _update(run_dir, number, end_unix_s=end, reason=reason, error=error, step=step, blamed=blamed)
 
@@ -176,7 +176,7 @@ def read_verdicts(run_dir: str, number: int) -> List[Record]:
             except ValueError:
                 continue  # killed while it wrote its first word
             log = "logs/%s.log" % name[:-5]
-            if word["verdict"] == "entered" and b"\nTimeout (" in b"\n" + _tail(os.path.join(run_dir, log)):
+            if word["verdict"] == "entered" and b"\nTimeout (" in b"\n" + signs.tail(os.path.join(run_dir, log)):
                 word.update(verdict="hang", error="its interpreter was stuck; the stacks of its threads are in " + log)
             verdicts.append(word)
     return verdicts
@@ -185,13 +185,8 @@ def read_verdicts(run_dir: str, number: int) -> List[Record]:
 def last_step(run_dir: str, number: int) -> int:
     """The last step that anything tells of an attempt: its record, its ranks, or its metrics."""
     steps = [word.get("step", 0) for word in read_verdicts(run_dir, number)]
-    for line in reversed(_tail(os.path.join(run_dir, "metrics", "%d.jsonl" % number)).split(b"\n")):
-        try:
-            steps.append(int(json.loads(line.decode("utf-8"))["step"]))
-            break
-        except (ValueError, KeyError, TypeError):
-            continue  # torn, or the tail's first
-    return max([int(step) for step in steps + [read_attempt(run_dir, number).get("step", 0)]])
+    steps += [signs.step_of_metrics(run_dir, number), read_attempt(run_dir, number).get("step", 0)]
+    return max([int(step) for step in steps])
 
 
 def _close_behind(run_dir: str, number: int, restarted: bool) -> None:
@@ -202,29 +197,6 @@ def _close_behind(run_dir: str, number: int, restarted: bool) -> None:
     else:
         reason, error = "killed", "its launcher died without a word"
     close(run_dir, number, error, reason)
-
-
-def _last_sign(run_dir: str, number: int, record: Record) -> float:
-    """When an attempt last wrote anything: somebody may look for its end days later."""
-    start, now = record.get("start_unix_s", 0.0), time.time()
-    signs = [start]
-    for folder in ("attempts", "verdicts", "metrics", "logs"):
-        try:
-            with os.scandir(os.path.join(run_dir, folder)) as entries:
-                mine = [entry for entry in entries if entry.name.startswith(("%d-" % number, "%d." % number))]
-                signs += [entry.stat().st_mtime for entry in mine]
-        except OSError:
-            continue
-    return float(min(now, max(signs)))
-
-
-def _tail(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            return file.read()
-    except OSError:
-        return b""
 
 
 def _link_log(run_dir: str, number: int) -> None:

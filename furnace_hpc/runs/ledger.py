@@ -27,6 +27,7 @@ class Attempt(BaseModel):
         default_factory=dict, description="fields that differ from spec.json; no identity"
     )
     job_id: str | None = Field(default=None, description="Slurm's job id")
+    cluster: str = Field(default="", description="Slurm's name of the cluster")
     nodelist: str = Field(default="", description="nodes of its job, as Slurm writes them: `node[1-2]`")
     blamed: tuple[str, ...] = Field(default=(), description="those of them that a hang was seen on; none: not known")
     holder: dict[str, Any] | None = Field(default=None, description="the process that frames the attempt")
