@@ -80,6 +80,9 @@ def test_of_a_hang_those_are_blamed_that_gave_no_last_word():
     assert ending.of_ranks(verdicts, JOB, {})[1] == "hang at 0; 2 ranks gave no word: look there first"
     assert ending.blamed("hang", verdicts) == ["b", "c"]
     assert ending.blamed("killed", verdicts) == []
+    verdicts = [word("hang", 1, host="a"), word("hang", 2, host="b", frozen=True)]
+    assert ending.of_ranks(verdicts, JOB, {}) == ("hang", "hang at 2")
+    assert ending.blamed("hang", verdicts) == ["b"]
 
 
 def say(run: RunFolder, number: int, *words: dict) -> None:

@@ -57,11 +57,13 @@ class Watchdog:
         self._now = (time.monotonic(), self.timeout_s, where)
 
     def _watch(self) -> None:
-        look_s = min(LOOK_S, self.timeout_s / 10)
+        look_s, looked_s = min(LOOK_S, self.timeout_s / 10), time.monotonic()
         while not self._ended.wait(min(look_s, max(0.0, self._left_s()))):
             if self._left_s() <= 0:
-                self._end()
+                # Slurm lets a stopped process go on before it kills it: then this thread has not looked either.
+                self._end(frozen=time.monotonic() - looked_s > self.timeout_s / 2)
             self._arm()
+            looked_s = time.monotonic()
 
     def _left_s(self) -> float:
         since, allowed_s, _ = self._now
@@ -72,11 +74,11 @@ class Watchdog:
         if self._ended.is_set():  # the context has ended meanwhile
             faulthandler.cancel_dump_traceback_later()
 
-    def _end(self) -> None:
+    def _end(self, frozen: bool) -> None:
         _, allowed_s, where = self._now
         if self._ended.is_set():
             return
         print(f"HANG: this rank did not move for {allowed_s:g} s in {where}; the stacks of its threads:", flush=True)
         faulthandler.dump_traceback(file=LOG, all_threads=True)
-        self._verdict.hang(where, allowed_s)
+        self._verdict.hang(where, allowed_s, frozen)
         os._exit(EXIT_HANG)

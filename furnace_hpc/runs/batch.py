@@ -11,8 +11,8 @@ Exit codes: 0 done; 3 the run is done already; 1 anything else, with one line th
 
 import json
 import os
-import shlex
 import re
+import shlex
 import signal
 import subprocess
 import sys

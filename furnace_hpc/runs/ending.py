@@ -19,8 +19,8 @@ def of_ranks(verdicts: Sequence[Record], record: Record, environment: Mapping[st
     fatal = sorted((v for v in verdicts if v["verdict"] in FATAL), key=lambda v: v["unix_s"])
     if fatal:  # the first in time is the cause, not the first in rank
         return fatal[0]["verdict"], fatal[0].get("error", "")
-    hung = sorted((v for v in verdicts if v["verdict"] == "hang"), key=lambda v: v["unix_s"])
-    if hung:
+    hung = sorted((v for v in verdicts if v["verdict"] == "hang"), key=lambda v: (not v.get("frozen"), v["unix_s"]))
+    if hung:  # a frozen one is the cause: the others waited for it
         silent = len([v for v in verdicts if v["verdict"] == "entered"])
         return "hang", hung[0].get("error", "") + (
             "; %d ranks gave no word: look there first" % silent if silent else ""
@@ -84,6 +84,6 @@ def knows_more(reason: str, known: str) -> bool:
 
 
 def blamed(reason: str, verdicts: Sequence[Record]) -> List[str]:
-    """The hosts on which a hang was: those of the ranks that gave no last word; empty where that is not known."""
-    silent = [v.get("host", "") for v in verdicts if v["verdict"] == "entered"] if reason == "hang" else []
-    return sorted(set(silent) - {""})
+    """The hosts of a hang: of the ranks that were frozen or gave no last word; empty where that is not known."""
+    guilty = [v for v in verdicts if v["verdict"] == "entered" or v.get("frozen")] if reason == "hang" else []
+    return sorted({v.get("host", "") for v in guilty} - {""})

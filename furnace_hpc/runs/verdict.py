@@ -47,12 +47,13 @@ class Verdict:
         """A checkpoint is saved and the rank leaves."""
         self._write("stopped", f"stopped by {signal_name}", signal=signal_name)
 
-    def hang(self, where: str, seconds: float) -> None:
-        """The rank did not move for so long."""
+    def hang(self, where: str, seconds: float, frozen: bool = False) -> None:
+        """The rank did not move for so long; `frozen`: it did not run at all, so that its peers waited for it."""
         stacks = f"the stacks of its threads are in {self._log}"
-        self._write("hang", f"rank {self._rank} did not move for {seconds:g} s in {where}; {stacks}")
+        what = "was frozen" if frozen else "did not move"
+        self._write("hang", f"rank {self._rank} {what} for {seconds:g} s in {where}; {stacks}", frozen=frozen)
 
-    def _write(self, verdict: str, error: str = "", **more: str) -> None:
+    def _write(self, verdict: str, error: str = "", **more: str | bool) -> None:
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         word = {"verdict": verdict, "step": self._step, "error": error[:500], "host": host, "unix_s": time.time()}
         write_json(self._path, word | more)
