@@ -109,9 +109,9 @@ class Study:
         files = sorted((folder / "attempts").glob("*.json"), key=lambda path: int(path.stem))
         return [json.loads(path.read_text()) for path in files]
 
-    def queue(self) -> list[tuple[str, str]]:
-        """(name, index) of every element that waits or runs."""
-        done = self.cluster.run("squeue", "--noheader", "--array", "--format=%j|%K")
+    def queue(self, *which: str) -> list[tuple[str, str]]:
+        """(name, index) of every element that waits or runs, of other studies too."""
+        done = self.cluster.run("squeue", "--noheader", "--array", "--format=%j|%K", *which)
         assert done.returncode == 0, done.stderr
         return [tuple(line.split("|")) for line in done.stdout.splitlines()]
 
@@ -129,9 +129,9 @@ class Study:
                 found[int(index) + base[name]] += 1
         return found
 
-    def follow_ups(self) -> int:
+    def follow_ups(self, *which: str) -> int:
         """Number of follow-up jobs that wait or run."""
-        return [index for _, index in self.queue()].count("N/A")
+        return [index for _, index in self.queue(*which)].count("N/A")
 
     def wait_for(self, timeout_s: float = 60, **states: int) -> None:
         """Until so many runs are in these states."""

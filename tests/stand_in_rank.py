@@ -52,6 +52,7 @@ def main() -> int:
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda number, _: stopped.append(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2))  # as the training does, when it can
     with (RUN.parent / "starts").open("a") as file:
         file.write(f"{RUN.name} {ATTEMPT} {RANK}\n")
     say("entered")

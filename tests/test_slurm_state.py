@@ -1,6 +1,7 @@
 """What a grid's runs are on a real Slurm: status, cancel, requeued jobs, dead nodes, a controller that is away."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,21 @@ def test_what_fails_before_a_run_begins_is_told_from_the_batch_log(quiet: Cluste
     logs = study.furnace("status", "--grid", "study", "--logs", "ok")
     assert says in logs.stdout
     assert "1 runs (1 start)" in study.submitted("--dry-run")
+
+
+def test_logs_show_what_other_ranks_printed_before_the_run_began(quiet: Cluster, tmp_path: Path):
+    study = Study(quiet, tmp_path, variants=("waits",), profile={"processes_per_node": 2, "retries": 0})
+    python = study.place / "python"
+    broken = (
+        """[ "${SLURM_PROCID:-0}" = 1 ] && { echo "libnccl.so.2: cannot open shared object file" >&2; exit 127; }"""
+    )
+    python.write_text(python.read_text().replace("\n", f"\n{broken}\n", 1))
+    study.submitted()
+    study.wait_for(interrupted=1)
+    [run] = study.status().values()
+    assert "1 ranks never started: see the batch log" in run["reason"]
+    said = study.furnace("status", "--grid", "study", "--logs", "waits").stdout
+    assert re.search(r"==> .*/submissions/1/\d+_0_1_log\.out\nlibnccl\.so\.2: cannot open shared object file", said)
 
 
 def test_a_run_that_slurm_requeues_and_one_whose_node_dies_go_on_as_their_next_attempts(quiet: Cluster, tmp_path: Path):
