@@ -9,10 +9,12 @@ import typer
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.cluster import scheduler
+from furnace_hpc.cluster.by_hand import begun_by_hand
 from furnace_hpc.cluster.journal import settle_doubts, submissions
 from furnace_hpc.cluster.observe import observe
 from furnace_hpc.cluster.states import Phase, meaning
 from furnace_hpc.cluster.submission import only_submitter, read_holder
+from furnace_hpc.cluster.waves import ranges
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.errors import ConfigError, nearest
@@ -33,8 +35,7 @@ def main(
     Ranks that get the time (KillWait) save a checkpoint. The next submit goes on from there.
     """
     folder = GridFolder(runs_root(runs_dir) / grid)
-    if not folder.all_submissions():
-        raise ConfigError(f"grid {grid!r} has no submissions in {folder.path}: is --runs-root the one it was given?")
+    folder.check_submitted()
     runs = {row["run_id"] for submission in submissions(folder) for row in submission.rows}
     chosen = {run_id for run_id in runs if not variant or _variant(run_id) in variant}
     for name in variant or []:
@@ -54,7 +55,7 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
             submission.note("cancelled", runs=[] if whole else sorted(chosen))
         except OSError as error:  # a full disk is no reason to let the jobs run
             print(f"could not be written down: {error.strerror}: a follow-up job that is at work now may send more")
-    if not sent:
+    if not sent and not begun_by_hand(folder, submissions(folder)):
         return []
     with only_submitter(folder, patience_s=60):  # a follow-up job holds it for seconds
         settle_doubts(folder)
@@ -65,8 +66,21 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
         if whole:
             jobs = sorted(live - of_run.keys()) + jobs  # follow-up jobs first, so that none starts in between
         if jobs:
-            scheduler.cancel(jobs)
+            scheduler.cancel(_named(jobs, live))
     return jobs
+
+
+def _named(jobs: list[str], live: set[str]) -> list[str]:
+    """The same jobs in few words, each a request to the controller: an array of which all that lives goes is one."""
+    arrays: dict[str, list[str]] = {}
+    for job_id in jobs:
+        arrays.setdefault(job_id.partition("_")[0], []).append(job_id)
+    named = []
+    for array, elements in arrays.items():
+        whole = sum(job_id.partition("_")[0] == array for job_id in live) == len(elements)
+        indices = ranges([int(job_id.partition("_")[2]) for job_id in elements if "_" in job_id])
+        named.append(array if whole else f"{array}_[{indices}]")
+    return named
 
 
 def _variant(run_id: str) -> str:

@@ -13,7 +13,6 @@ from furnace_hpc.cluster.logs import print_logs
 from furnace_hpc.cluster.overview import Line, overview, render
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
-from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import runs_root
 
 MOVING = (RunState.QUEUED, RunState.RUNNING)
@@ -35,8 +34,7 @@ def main(
     within ten seconds share that answer.
     """
     folder = GridFolder(runs_root(runs_dir) / grid)
-    if not folder.all_submissions():
-        raise ConfigError(f"grid {grid!r} has no submissions in {folder.path}: is --runs-root the one it was given?")
+    folder.check_submitted()
     if logs:
         print_logs(folder, logs, lines)
     elif json_:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.cli import run_command
+from furnace_hpc.cluster.flags import sbatch_flags
 from furnace_hpc.cluster.journal import settle_doubts
 from furnace_hpc.cluster.observe import Observer, observe
 from furnace_hpc.cluster.packed import fingerprints
@@ -106,8 +107,10 @@ def _prepare(plan: Plan) -> None:
 
     submission = array.prepare(plan).path
     write_specs(plan)
-    rows = ranges([index for index, run in enumerate(plan.runs) if run.to_do])
-    print(f"prepared {submission}\nthen: sbatch --array={rows} slurm/array.sbatch {submission}")
+    print(f"prepared {submission}")
+    for shape, rows in plan.shapes.items():
+        asked = " ".join(sbatch_flags(plan.profile, shape))
+        print(f"then: sbatch --array={ranges(rows)} {asked} slurm/array.sbatch {submission}")
 
 
 def _send_missing_follow_ups(folder: GridFolder, observer: Observer) -> None:

@@ -189,6 +189,7 @@ def test_facts_are_what_an_attempt_records(tmp_path):
     run = planned(tmp_path, grid(**ONE), LOCAL, data_root=Path("relative")).runs[0]
     assert run.facts == {
         "code_hash": CODE,
+        "attempts_before": 0,
         "snapshot": source().snapshot_hash,
         "max_attempts": 20,
         "max_idle_attempts": 3,

@@ -27,10 +27,10 @@ def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(quiet: 
     said = study.submitted("--prepare")
     assert study.queue() == []
     submission = study.folder / "submissions" / "1"
-    line = f"sbatch --array=0-2 slurm/array.sbatch {submission}"
-    assert line in said
+    [asked] = re.findall(rf"^then: sbatch --array=0-2 (.*) slurm/array.sbatch {submission}$", said, re.MULTILINE)
     python = {"FURNACE_PYTHON": str(study.place / "python")}
-    sizes = ("--nodes=1", "--cpus-per-task=1", "--mem=1G", "--parsable")
+    sizes = (*asked.split(), "--parsable")
+    assert "--nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --mem=1GB --time=" in asked
 
     def sbatch(*words: str | Path) -> str:
         done = quiet.run("sbatch", *sizes, *words, cwd=study.place, **python)
@@ -43,6 +43,10 @@ def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(quiet: 
     element = f"{array}_1"
     assert quiet.run("scontrol", "requeue", element).returncode == 0
     study.wait_for_starts(3)
+    study.wait_for(done=1, running=1, new=1)
+    assert {run["job_id"] for run in study.status().values() if run["state"] == "running"} == {element}
+    done = study.submit("--dry-run")
+    assert "1 leave" in done.stdout, done.stdout
     (study.folder / "release").touch()
     wait_until(lambda: (study.place / "results/study/table.md").exists(), 60, f"the table of job {table}")
     assert [attempt["job_id"] for attempt in study.attempts("waits")] == [element, element]
@@ -52,6 +56,13 @@ def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(quiet: 
     log = study.place / f"furnace-train-{job}.log"
     wait_until(lambda: log.exists() and "ended: fail" in log.read_text(), 30, "the end of one run")
     assert [attempt["reason"] for attempt in study.attempts("dies")] == ["killed"]
+    (study.folder / "release").unlink()
+    [run] = study.folder.glob("waits*")
+    (run / "result.json").unlink()
+    sbatch(SLURM / "train.sbatch", run)
+    study.wait_for_starts(5)
+    assert "cancelled 1 jobs" in study.furnace("cancel", "--grid", "study").stdout
+    wait_until(lambda: not study.queue(), 30, "an empty queue")
     [done] = study.folder.glob("ok*")
     again = study.place / f"furnace-train-{sbatch(SLURM / 'train.sbatch', done)}.log"
     wait_until(lambda: again.exists() and "is left alone: it is done already" in again.read_text(), 30, "a short end")

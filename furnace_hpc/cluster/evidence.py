@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from furnace_hpc.cluster import scheduler
+from furnace_hpc.cluster.by_hand import begun_by_hand
 from furnace_hpc.cluster.journal import Sent, submissions
 from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import Phase, meaning
@@ -113,29 +114,31 @@ class Expected(NamedTuple):
     """A job that the journals know. Its name is unique; its id may be another cluster's, or an older one's, too."""
 
     run: RunFolder | None  # none: a follow-up job
-    name: str
+    name: str  # none: it was submitted by hand, under whatever name
     cluster: str
 
 
 def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
-    """Job id -> what it is, for the newest job of each run, and for the follow-up jobs."""
+    """Job id -> what it is, for the newest job of each run, for those begun by hand, and for the follow-up jobs."""
+    all_ = submissions(folder)
+    by_hand = {attempt.job_id or "": i for i, attempt in begun_by_hand(folder, all_).items()}
     of_run: dict[str, tuple[str, Sent]] = {}
     others: dict[str, Expected] = {}
-    for submission in submissions(folder):
+    for submission in all_:
         for sent in submission.sent():
             if sent.outcome == "submitted" and sent.kind == "array":
                 of_run |= {submission.rows[row]["run_id"]: (job_id, sent) for row, job_id in sent.elements.items()}
             elif sent.outcome == "submitted":
                 others[sent.job_id] = Expected(None, sent.name, sent.cluster)
     runs = {job: Expected(folder.run(run_id), sent.name, sent.cluster) for run_id, (job, sent) in of_run.items()}
-    return runs | others
+    return runs | others | {job_id: Expected(folder.run(run_id), "", "") for job_id, run_id in by_hand.items()}
 
 
 def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, Expected], must: bool = False) -> Evidence:
     asked_unix_s = time.time()
     try:
         answer = scheduler.queue(_users(folder))
-        queued = {j.job_id: j for j in answer if j.job_id in jobs and j.name == jobs[j.job_id].name}
+        queued = {j.job_id: j for j in answer if j.job_id in jobs and jobs[j.job_id].name in ("", j.name)}
         # Of a shared grid these are too many for one user, which is safe.
         live = sum(meaning(job.word).phase is not Phase.ENDED for job in answer)
         unknown = [job_id for job_id in jobs if job_id not in queued and job_id not in known.ended]
@@ -165,7 +168,7 @@ def _ended(absent: dict[str, str]) -> dict[str, Job]:
         return {}
     arrays = sorted({job_id.partition("_")[0] for job_id in absent}, key=int)
     told = scheduler.accounting(arrays) or []
-    ours = [job for job in told if job.job_id in absent and job.name == absent[job.job_id]]
+    ours = [job for job in told if job.job_id in absent and absent[job.job_id] in ("", job.name)]
     return {job.job_id: job for job in ours if meaning(job.word).phase is Phase.ENDED}
 
 

@@ -51,6 +51,19 @@ def follow_up_parameters(profile: ClusterProfile, name: str, after: list[str], c
     }
 
 
+def sbatch_flags(profile: ClusterProfile, shape: Shape) -> list[str]:
+    """What a job of this shape asks for, as flags of an sbatch that is typed by hand."""
+    wanted = {
+        **_optional(partition=shape.partition or profile.partition, account=profile.account, qos=profile.qos),
+        "nodes": shape.nodes,
+        "ntasks_per_node": shape.processes_per_node,
+        **_optional(cpus_per_task=profile.cpus_per_task, mem=f"{profile.mem_gb}GB" if profile.mem_gb else None),
+        **_gpus(profile, shape),
+        "time": shape.timeout_min,
+    }
+    return [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items()]
+
+
 def rank_command(profile: ClusterProfile, code: Path) -> str:
     """Python of a rank, started with the stop signals blocked until the training can handle them."""
     python = shlex.quote(profile.python or sys.executable)

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from furnace_hpc.cluster.by_hand import begun_by_hand
 from furnace_hpc.cluster.evidence import GONE, Evidence, gather
 from furnace_hpc.cluster.journal import submissions
 from furnace_hpc.cluster.scheduler import Job
@@ -22,7 +23,7 @@ CANCELLED = "cancelled"  # in the reason of every run that somebody stopped
 class Place:
     """Where a run is in the newest submission that means to start it."""
 
-    submission: Path
+    submission: Path  # none (.): begun by a batch script of the user's own
     job_id: str  # of its array element; none: it waits for a later wave
     follow_up: str  # job that sends what is left; none: there is no such job
     sent_unix_s: float = 0.0
@@ -147,9 +148,10 @@ def _ended(run: RunFolder, status: RunStatus, job: Job, ours: Attempt | None, pl
 
 
 def _places(folder: GridFolder) -> dict[str, Place]:
-    """Run id -> its place; a later submission has the last word."""
+    """Run id -> its place; a later submission has the last word, and what was begun by hand after it."""
     places: dict[str, Place] = {}
-    for submission in submissions(folder):
+    all_ = submissions(folder)
+    for submission in all_:
         sent, cancelled = submission.sent(), submission.cancelled()
         follow_up = next((s.job_id for s in reversed(sent) if s.kind == "follow-up" and s.job_id), "")
         run_ids = [str(row["run_id"]) for row in submission.rows]
@@ -164,6 +166,9 @@ def _places(folder: GridFolder) -> dict[str, Place]:
                     run_id = run_ids[row]
                     again = times[row] <= retries and run_id not in cancelled
                     places[run_id] = Place(submission.path, job_id, follow_up, array.unix_s, run_id in cancelled, again)
+    for run_id, attempt in begun_by_hand(folder, all_).items():
+        if run_id not in places or attempt.start_unix_s > places[run_id].sent_unix_s:
+            places[run_id] = Place(Path(), attempt.job_id or "", "", attempt.start_unix_s)
     return places
 
 

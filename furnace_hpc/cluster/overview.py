@@ -16,6 +16,7 @@ from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records import last_record
 from furnace_hpc.runs.state import RunState, RunStatus
 
+ALIVE = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 LAST = (RunState.QUEUED, RunState.NEW, RunState.DONE)  # shown after what moves or needs somebody
 
 
@@ -50,9 +51,11 @@ class Line:
 
 
 def overview(folder: GridFolder) -> tuple[list[Line], Evidence]:
-    """All runs of the grid as it was last submitted, and the evidence that their states rest on."""
+    """All runs of the grid as it was last submitted, others that still wait or run, and the evidence."""
     observer = observe(folder)
-    lines = [_line(run, observer(run), steps) for run, steps in _runs(folder).items()]
+    newest, others = _runs(folder)
+    lines = [_line(run, observer(run), steps) for run, steps in newest.items()]
+    lines += [line for line in (_line(run, observer(run), others[run]) for run in others) if line.status.state in ALIVE]
     return lines, observer.evidence
 
 
@@ -82,11 +85,16 @@ def render(rows: list[Line], evidence: Evidence, height: int = 10**6) -> tuple[R
 _RIGHT = ("attempt", "step", "loss", "samples/s", "left")
 
 
-def _runs(folder: GridFolder) -> dict[RunFolder, int]:
-    """Runs, with their steps, of all submissions that had the newest one's settings (`--set` makes other runs)."""
+def _runs(folder: GridFolder) -> tuple[dict[RunFolder, int], dict[RunFolder, int]]:
+    """Runs, with their steps: of all submissions that had the newest one's settings, and all others (`--set`)."""
     all_ = [submission for submission in submissions(folder) if submission.rows]  # others were cut off
     asked = _settings(all_[-1]) if all_ else ""
-    return {folder.run(row["run_id"]): row["steps"] for s in all_ if _settings(s) == asked for row in s.rows}
+    newest: dict[RunFolder, int] = {}
+    others: dict[RunFolder, int] = {}
+    for submission in all_:
+        runs = newest if _settings(submission) == asked else others
+        runs |= {folder.run(row["run_id"]): row["steps"] for row in submission.rows}
+    return newest, {run: steps for run, steps in others.items() if run not in newest}
 
 
 def _settings(submission: Submission) -> str:

@@ -96,6 +96,7 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
         "world_size": nodes * per_node,
         "gpus": profile.gpus(nodes, per_node),
         "signal_delay_s": profile.signal_delay_s,
+        "attempts_before": _attempts_before(grid, folder, action),
         **limits,
         "data_dir": str((choices.data_root / spec.config.data.name).resolve()),
         "overrides": {} if action is Action.RESTART else _overrides(spec, folder),
@@ -143,6 +144,16 @@ def _code_of(folder: RunFolder, status: RunStatus) -> Code | None:
     except (ValidationError, UnicodeDecodeError):
         raise ConfigError(f"{folder.result} is damaged: put the folder {folder.path} aside and submit again") from None
     return Code(attempts[0].code_hash, snapshot) if attempts and attempts[0].code_hash else None
+
+
+def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int:
+    """Number of the newest attempt of the same run by older code.
+
+    A process of it may still live somewhere, and must see that it has been replaced.
+    """
+    aside = [str(path) for path in grid.replaced.glob(f"{folder.run_id}.*")]
+    here = [str(folder.path)] if action is Action.RESTART else []
+    return max((host.newest_attempt(path) for path in aside + here), default=0)
 
 
 def _check_world_size(folder: RunFolder, world_size: int) -> None:

@@ -214,6 +214,11 @@ def _must(*command: str) -> str:
 
 
 def _checked(answer: Answer) -> str:
+    if not answer.ok and "configuration source" in answer.error:
+        raise UnavailableError(
+            "Slurm's commands are here, and no cluster: use a login node, or give SLURM_CONF; `slurm/devcluster up` "
+            "starts one on this machine"
+        )
     if not answer.ok:
         raise UnavailableError(f"Slurm does not answer: {answer.error}: try again in a minute")
     return answer.text

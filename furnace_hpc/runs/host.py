@@ -58,7 +58,7 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
             raise Busy("attempt %d is held by %s" % (newest, describe(record.get("holder"))))
         if is_open:
             _close_behind(run_dir, newest, restarted=bool(same_job))
-    number = newest + 1
+    number = max(newest, int(facts.get("attempts_before", 0))) + 1
     used_up = spent(run_dir, facts)
     if used_up:
         raise Busy(used_up)
@@ -121,6 +121,8 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
 
     The ranks' own verdicts count; an exit code is the largest of all ranks' codes and says little.
     """
+    if number not in attempt_numbers(run_dir):  # its run was put aside, and another stands in its place
+        return "fail"
     verdicts, record = read_verdicts(run_dir, number), read_attempt(run_dir, number)
     if os.path.exists(os.path.join(run_dir, "result.json")):
         reason, error = "done", ""
@@ -141,18 +143,22 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
 
 def spent(run_dir: str, limits: Record) -> str:
     """Which of these budgets the run's attempts have used up, in a sentence; empty when none is."""
-    numbers = range(1, newest_attempt(run_dir) + 1)
-    attempts = [dict(read_attempt(run_dir, n), step=last_step(run_dir, n)) for n in numbers]
+    attempts = [dict(read_attempt(run_dir, n), step=last_step(run_dir, n)) for n in attempt_numbers(run_dir)]
     return budget.spent(attempts, limits, time.time())
 
 
 def newest_attempt(run_dir: str) -> int:
     """Number of the newest attempt; 0 when there is none."""
+    return (attempt_numbers(run_dir) or [0])[-1]
+
+
+def attempt_numbers(run_dir: str) -> List[int]:
+    """Numbers of all attempts, oldest first; those of a run that was started anew go on from the one put aside."""
     try:
         names = os.listdir(os.path.join(run_dir, "attempts"))
     except (FileNotFoundError, NotADirectoryError):
-        return 0
-    return max([int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()] or [0])
+        return []
+    return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
 
 
 def read_attempt(run_dir: str, number: int) -> Record:

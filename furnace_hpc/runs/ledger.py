@@ -45,8 +45,7 @@ def read_attempt(folder: RunFolder, number: int) -> Attempt:
 
 def read_attempts(folder: RunFolder) -> list[Attempt]:
     """All attempts of a run, oldest first."""
-    newest = host.newest_attempt(str(folder.path))
-    return [read_attempt(folder, number) for number in range(1, newest + 1)]
+    return [read_attempt(folder, number) for number in host.attempt_numbers(str(folder.path))]
 
 
 def holder_is_alive(attempt: Attempt) -> bool | None:
