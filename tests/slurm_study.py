@@ -145,6 +145,9 @@ class Study:
         wait_until(lambda: self.starts().total() >= number, timeout_s, f"{number} starts")
 
 
+HANG = "read -rt 60 <> <(:)"  # in a shim: without a child, which would live on
+
+
 def shim(place: Path, name: str, script: str) -> str:
     """A PATH on which `name` is a script of ours before the real one, which it may exec as $REAL."""
     folder = place / "shims"

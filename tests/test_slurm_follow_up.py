@@ -1,9 +1,11 @@
 """What comes after a wave on a real Slurm: follow-up jobs, retries, the table; and what cuts those jobs off."""
 
+import json
 from pathlib import Path
 
+import psutil
 import pytest
-from slurm_study import Study
+from slurm_study import HANG, Study, shim
 
 from slurm import Cluster, wait_until
 
@@ -41,6 +43,49 @@ def test_a_wave_is_followed_by_the_next_and_by_the_table(quiet: Cluster, tmp_pat
     assert {run: n for run, n in study.starts().items() if n != starts[run]} == {
         run: 2 for run in starts if run.startswith("crash")
     }
+
+
+@pytest.mark.parametrize(
+    ("how", "before"),
+    [("cancelled", '$REAL "$@" >/dev/null'), ("killed", ":")],
+    ids=["cancelled when Slurm had its wave", "killed before"],
+)
+def test_a_follow_up_job_that_is_ended_half_way_is_made_up_for_and_nothing_is_doubled(
+    quiet: Cluster, tmp_path: Path, how, before
+):
+    study = Study(quiet, tmp_path, seeds=6, profile={"max_submit_jobs": 4})
+    asked = study.place / "asked"
+    third = f'echo >> {asked}.calls; [ "$(wc -l < {asked}.calls)" = 3 ] && {{ {before}; touch {asked}; {HANG}; }}'
+    said = study.submitted(PATH=shim(study.place, "sbatch", f'{third}\nexec $REAL "$@"'))
+    assert "sends the 3 runs left" in said
+    wait_until(asked.exists, 60, "the follow-up job's own sbatch")
+    assert (study.folder / "submit.lock").exists()
+    job_id = follow_up_id(study)
+    if how == "cancelled":
+        assert quiet.run("scancel", job_id).returncode == 0
+    else:
+        [process] = [p for p in psutil.process_iter(["cmdline"]) if is_follow_up(p, study)]
+        process.kill()
+    wait_until(lambda: not quiet.run("squeue", "--noheader", f"--jobs={job_id}").stdout.strip(), 30, "its end")
+    assert (study.folder / "submit.lock").exists()  # nobody could take it away
+    said = study.submitted()
+    assert ("found job " in said) == (how == "cancelled")
+    study.wait_for(done=6)
+    wait_until((study.place / "results/study/table.md").exists, 60, "the table")
+    assert study.starts() == dict.fromkeys(study.starts(), 1)
+
+
+def follow_up_id(study: Study) -> str:
+    """Job id of the only follow-up job that was submitted."""
+    [journal] = study.folder.glob("submissions/*/journal.jsonl")
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    [name] = [event["name"] for event in events if event.get("kind") == "follow-up"]
+    return next(event["job_id"] for event in events if event["event"] == "submitted" and event["name"] == name)
+
+
+def is_follow_up(process: psutil.Process, study: Study) -> bool:
+    words = process.info["cmdline"] or []
+    return "furnace_hpc.follow_up" in words and str(study.folder / "submissions" / "1") in words
 
 
 def test_a_limit_on_submitted_jobs_is_seen_and_kept(quiet: Cluster, tmp_path: Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from crash import POINTS
-from slurm_study import Study, shim
+from slurm_study import HANG, Study, shim
 
 from slurm import Cluster, wait_until
 
@@ -77,9 +77,6 @@ def test_an_sbatch_that_hangs_does_not_outlive_a_submit_that_is_ended(study: Stu
 
     with ThreadPoolExecutor() as side_by_side:
         list(side_by_side.map(end_and_finish, (signal.SIGKILL, signal.SIGINT)))
-
-
-HANG = "read -rt 60 <> <(:)"  # without a child, which would live on
 
 
 def begun(study: Study, path: str) -> "subprocess.Popen[str]":
