@@ -93,10 +93,12 @@ def test_two_runs_of_two_nodes_train_the_snapshot_one_is_requeued_and_both_are_w
 
 def calm_result(place: Path) -> dict:
     """The result of the first run, trained on this machine without Slurm and without interruption."""
-    two = ("--set", "resources.processes_per_node=2", "--variant", "first")
-    calm = command("submit", place, "--grid", "study.yaml", "--cluster", "local", *two, "--runs-root", "calm")
-    assert calm.returncode == 0, calm.stderr
-    [path] = (place / "calm/study").glob("first*/result.json")
+    calm = place / "calm"  # with a table of its own
+    calm.mkdir()
+    grid = ("--grid", str(place / "study.yaml"), "--data-root", str(place / "data"), "--variant", "first")
+    done = command("submit", calm, *grid, "--cluster", "local", "--set", "resources.processes_per_node=2")
+    assert done.returncode == 0, done.stderr
+    [path] = calm.glob("runs/study/first*/result.json")
     return json.loads(path.read_text())
 
 
