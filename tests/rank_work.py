@@ -13,7 +13,7 @@ from furnace_hpc.data.order import rank_indices, step_indices
 from furnace_hpc.engine.evaluation import evaluate
 from furnace_hpc.engine.loop import learning_rate, train_step
 from furnace_hpc.engine.processes import Processes
-from furnace_hpc.engine.setup import seed_everything
+from furnace_hpc.engine.random_state import seed_everything
 from furnace_hpc.engine.zero import build_engine, full_fp32_parameters, parameters_sha256
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel, InputShapes

@@ -1,11 +1,13 @@
 """Which checkpoint is loaded, which are deleted, and who may still write one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from furnace_hpc.engine.checkpoints import TAG, _complete, check_is_newest, newest_step, prune
+from furnace_hpc.engine.checkpoints import TAG, check_is_newest
 from furnace_hpc.runs import host
+from furnace_hpc.runs.checkpoint_files import complete, describe, newest_step, note_saved, prune
 from furnace_hpc.runs.folder import RunFolder
 
 
@@ -15,7 +17,9 @@ def saved(folder: RunFolder, *steps: int) -> RunFolder:
         aside = final.with_name(f"{final.name}.tmp-1")
         (aside / TAG).mkdir(parents=True)
         (aside / TAG / "shard.pt").write_bytes(bytes([step]) * 1000)
-        _complete(aside, final, {"step": step, "world_size": 1})
+        name = f"{TAG}/shard.pt"
+        complete(aside, final, {"step": step, "world_size": 1}, {name: describe(aside / name)})
+        note_saved(folder, step, 1)
     return folder
 
 
@@ -25,7 +29,7 @@ def flip_a_byte(folder: RunFolder, step: int) -> None:
 
 
 def steps(folder: RunFolder) -> list[int]:
-    return sorted(int(path.name[5:]) for path in folder.checkpoints.iterdir())
+    return sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step-*"))
 
 
 def test_the_newest_undamaged_one_is_taken(tmp_path: Path):
@@ -35,6 +39,16 @@ def test_the_newest_undamaged_one_is_taken(tmp_path: Path):
     assert newest_step(folder) == 20
     (folder.checkpoint(20) / "manifest.json").unlink()
     assert newest_step(folder) == 10
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["damaged-20.1", "damaged-30.1", "step-10"]
+    prune(folder, saved=10, keep=1, also=())
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-10"]
+
+
+def test_saved_and_not_there_any_more_is_an_error_and_no_first_start(tmp_path: Path):
+    folder = saved(RunFolder(tmp_path), 10, 20)
+    shutil.rmtree(folder.checkpoints)
+    with pytest.raises(RuntimeError, match="2 checkpoints were saved .* and none is in .*: put sound ones back, or"):
+        newest_step(folder)
 
 
 def test_none_at_all_is_a_first_start_and_all_damaged_is_an_error(tmp_path: Path):

@@ -84,8 +84,6 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
     limits = spec.resources.model_dump(include={"max_attempts", "max_idle_attempts", "max_gpu_hours"})
     if action in (Action.RESUME, Action.RETRY) and (used_up := host.spent(str(folder.path), limits)):
         action, why = Action.LEAVE, used_up
-    if action in (Action.RESUME, Action.RETRY):
-        _check_world_size(folder, nodes * per_node)
     if action not in (Action.RESUME, Action.RETRY) or (began and began.code_hash == choices.code_hash):
         code = None  # the code as it is now: what decides the numbers is the same
     facts = {
@@ -154,16 +152,6 @@ def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int
     aside = [str(path) for path in grid.replaced.glob(f"{folder.run_id}.*")]
     here = [str(folder.path)] if action is Action.RESTART else []
     return max((host.newest_attempt(path) for path in aside + here), default=0)
-
-
-def _check_world_size(folder: RunFolder, world_size: int) -> None:
-    """Raise ConfigError when the run's checkpoints are of another number of processes: they could not be loaded."""
-    made_by = read_attempts(folder)[-1].world_size
-    if made_by not in (None, world_size) and any(folder.checkpoints.glob("step-*")):
-        raise ConfigError(
-            f"{folder.run_id} has checkpoints of {made_by} processes, and would now get {world_size}: "
-            f"submit it with the resources it was begun with"
-        )
 
 
 def _overrides(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:

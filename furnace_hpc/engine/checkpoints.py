@@ -1,106 +1,120 @@
-"""Checkpoints: written by all ranks into a temporary folder, described by a manifest, then renamed."""
+"""Checkpoints of a run: written by all ranks into a temporary folder, described by a manifest, then renamed.
 
-import json
-import os
-import random
+DeepSpeed decides what is saved, and none of its file work is used: its checkpoint engine here only collects, so that a
+full disk on one rank is known to all of them instead of leaving the others in a collective.
+"""
+
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import xxhash
 
+from furnace_hpc.engine import elastic
+from furnace_hpc.engine.collect import collected
 from furnace_hpc.engine.processes import Processes
+from furnace_hpc.engine.random_state import random_state, seed_everything, set_random_state
 from furnace_hpc.engine.zero import Engine
+from furnace_hpc.runs import checkpoint_files
+from furnace_hpc.runs.checkpoint_files import Described
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import newest_attempt
 
 TAG = "zero"
-MANIFEST = "manifest.json"
 
 
 def save(
     engine: Engine, folder: RunFolder, attempt: int, step: int, state: dict[str, Any], processes: Processes
-) -> None:
+) -> bool:
     """Collective. Save the engine, each rank's random state and `state` as `checkpoints/step-<step>`.
 
+    Returns:
+        Whether it is saved; not, where the file system may get over what it has: nothing is left of it then.
+
     Raises:
-        RuntimeError: a newer attempt has been begun: this one must not write over it.
+        RuntimeError: a newer attempt has been begun: this one must not write over it. Or it cannot be written.
     """
     final = folder.checkpoint(step)
     newest, nonce = processes.broadcast((newest_attempt(str(folder.path)), uuid.uuid4().hex[:8]))
     if newest != attempt:  # all ranks know it, and none waits for another
         raise RuntimeError(_replaced(attempt, newest))
     aside = final.with_name(f"{final.name}.tmp-{nonce}")
-    if processes.is_rank_zero:
-        aside.mkdir(parents=True)
-    processes.barrier()
-    engine.save_checkpoint(str(aside), tag=TAG, client_state={"furnace": state}, save_latest=False)
-    torch.save(_random_state(processes), aside / f"random-{processes.rank}.pt")
-    processes.barrier()
-    if processes.is_rank_zero:
-        try:
+    files = collected(engine, TAG, {"furnace": state})
+    files[f"random-{processes.rank}.pt"] = random_state(processes.device)
+
+    described: Described = {}
+    problem = _problem_of(lambda: described.update(_write(files, aside)))
+    said = processes.gather((problem, described))
+    if not (problem := _worst([problem for problem, _ in said])) and processes.is_rank_zero:
+        whole = {name: facts for _, part in said for name, facts in part.items()}
+        stage = engine.zero_optimization_stage()
+        facts = {"step": step, "world_size": processes.world_size, "zero_stage": stage, "state": state}
+
+        def finish() -> None:
             check_is_newest(folder, attempt)  # again: it may have been replaced while it wrote
-            _complete(aside, final, {"step": step, "world_size": processes.world_size, "state": state})
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-    processes.barrier()
+            checkpoint_files.complete(aside, final, facts, whole)
+            checkpoint_files.note_saved(folder, step, attempt)
+
+        problem = _problem_of(finish)
+    problem = processes.broadcast(problem)
+    if problem and processes.is_rank_zero:
+        shutil.rmtree(aside, ignore_errors=True)
+        print(f"checkpoint of step {step} could not be saved: {problem[1]}", flush=True)
+    if problem and not problem[0]:
+        raise RuntimeError(problem[1])
+    return not problem
 
 
-def load_newest(engine: Engine, folder: RunFolder, processes: Processes) -> dict[str, Any] | None:
-    """Collective. Load the newest complete checkpoint and return its state; None when there is none."""
-    step = processes.broadcast(newest_step(folder) if processes.is_rank_zero else None)
-    return None if step is None else load(engine, folder, step, processes)
-
-
-def load(engine: Engine, folder: RunFolder, step: int, processes: Processes) -> dict[str, Any]:
-    """Collective. Load one checkpoint.
+def load_newest(engine: Engine, folder: RunFolder, seed: int, processes: Processes) -> dict[str, Any] | None:
+    """Collective. Load the newest sound checkpoint and return its state; None when there is none.
 
     Raises:
-        RuntimeError: it was made by another number of processes, or cannot be loaded.
+        RuntimeError: checkpoints were saved, and none is sound.
+    """
+    step: int | None = None
+
+    def look() -> None:
+        nonlocal step
+        step = checkpoint_files.newest_step(folder)
+
+    problem = _problem_of(look) if processes.is_rank_zero else None
+    step, problem = processes.broadcast((step, problem))
+    if problem:
+        raise RuntimeError(problem[1])
+    return None if step is None else load(engine, folder, step, seed, processes)
+
+
+def load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Processes) -> dict[str, Any]:
+    """Collective. Load one checkpoint; made by another number of processes or at another ZeRO stage, elastically.
+
+    Raises:
+        ConfigError: it is of stage 0 and the run is not, or the other way round.
+        RuntimeError: it cannot be loaded, or not all hosts see it.
     """
     path = folder.checkpoint(step)
-    made_by = json.loads((path / MANIFEST).read_text())["world_size"]
-    if made_by != processes.world_size:
-        raise RuntimeError(
-            f"checkpoint {path} was made by {made_by} processes, this attempt has {processes.world_size}: "
-            f"submit with the resources it was made with"
-        )
-    loaded, client_state = engine.load_checkpoint(str(path), tag=TAG)
-    if loaded is None:
-        raise RuntimeError(f"checkpoint {path} could not be loaded")
-    # weights_only=False: the file holds numpy and Python random states, and lies in the user's own run folder.
-    _set_random_state(torch.load(path / f"random-{processes.rank}.pt", weights_only=False), processes)
+    if blind := [rank for rank, sees in enumerate(processes.gather(checkpoint_files.is_visible(path))) if not sees]:
+        raise RuntimeError(f"ranks {blind} do not see all of checkpoint {path}: is it on a file system of all nodes?")
+    manifest = checkpoint_files.read_manifest(path)
+    made_by = manifest["world_size"], manifest.get("zero_stage", engine.zero_optimization_stage())
+    if made_by == (processes.world_size, engine.zero_optimization_stage()):
+        loaded, client_state = engine.load_checkpoint(str(path), tag=TAG)
+        if loaded is None:
+            raise RuntimeError(f"checkpoint {path} could not be loaded")
+    else:
+        client_state = elastic.load(engine, path / TAG, processes)
+        if processes.is_rank_zero:
+            print(
+                f"checkpoint of step {step} was made by {made_by[0]} processes at ZeRO stage {made_by[1]}", flush=True
+            )
+    if made_by[0] == processes.world_size:
+        # weights_only=False: it holds numpy's and Python's random states, and lies in the user's own run folder.
+        set_random_state(torch.load(path / f"random-{processes.rank}.pt", weights_only=False), processes.device)
+    else:  # masks of dropout are drawn per rank, and these ranks have none to go on with
+        seed_everything((seed * 1_000_003 + step) * 1_000_003 + 1 + processes.rank)
     state: dict[str, Any] = client_state["furnace"]
     return state
-
-
-def newest_step(folder: RunFolder) -> int | None:
-    """Step of the newest checkpoint whose files are as its manifest says; None when none was ever saved.
-
-    Raises:
-        RuntimeError: there are checkpoints, and all are damaged: starting again at step 0 must be somebody's decision.
-    """
-    steps = [int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit()]
-    for step in sorted(steps, reverse=True):
-        if is_complete(folder.checkpoint(step)):
-            return step
-        print(f"checkpoint {folder.checkpoint(step)} is damaged and left out", flush=True)
-    if steps:
-        raise RuntimeError(f"all checkpoints in {folder.checkpoints} are damaged: remove the folder to begin at step 0")
-    return None
-
-
-def is_complete(path: Path) -> bool:
-    """Whether every file has the size and the hash of the manifest."""
-    try:
-        files = json.loads((path / MANIFEST).read_text())["files"]
-        return all(_describe(path / name) == described for name, described in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def check_is_newest(folder: RunFolder, attempt: int) -> None:
@@ -113,64 +127,30 @@ def _replaced(attempt: int, newest: int) -> str:
     return f"attempt {attempt} has been replaced by attempt {newest}: it writes nothing more"
 
 
-def prune(folder: RunFolder, saved: int, keep: int, also: set[int]) -> None:
-    """Keep the newest `keep` checkpoints up to the one just saved, and the steps in `also`; delete the others.
-
-    Later steps than the one just saved are damaged ones, which were left out when this attempt began.
-    """
-    steps = sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit())
-    kept = {step for step in steps if step <= saved}
-    kept = set(sorted(kept)[-keep:]) | also
-    for step in steps:
-        if step not in kept:
-            shutil.rmtree(folder.checkpoint(step))
-    for left in folder.checkpoints.glob("step-*.tmp-*"):
-        shutil.rmtree(left, ignore_errors=True)
+def _write(files: dict[str, Any], aside: Path) -> Described:
+    """Write this rank's files durably; their sizes and hashes, read back."""
+    for name, content in files.items():
+        path = aside / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, path)
+        checkpoint_files.sync(path)
+    return {name: checkpoint_files.describe(aside / name) for name in files}
 
 
-def _complete(aside: Path, final: Path, facts: dict[str, Any]) -> None:
-    files = sorted(path for path in aside.rglob("*") if path.is_file())
-    for path in files:
-        _sync(path)
-    described = {str(path.relative_to(aside)): _describe(path) for path in files}
-    (aside / MANIFEST).write_text(json.dumps(facts | {"files": described}, indent=2))
-    for path in (aside / MANIFEST, aside / TAG, aside):
-        _sync(path)
-    if final.exists():  # an earlier attempt saved this very step, and this one came there again
-        shutil.rmtree(final)
-    aside.rename(final)
-    _sync(final.parent)
+Problem = tuple[bool, str]  # whether it may pass, and what it is
 
 
-def _describe(path: Path) -> list[Any]:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return [path.stat().st_size, digest.hexdigest()]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _problem_of(work: Callable[[], None]) -> Problem | None:
+    """What went wrong; None when nothing did. An exception on one rank would leave the others in a collective."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        work()
+    except OSError as error:
+        return error.errno in checkpoint_files.PASSING, f"{type(error).__name__}: {error}"
+    except RuntimeError as error:  # torch.save tells a full disk so: the writer's own words, without a number
+        return "PytorchStreamWriter" in str(error) or "file write failed" in str(error), str(error)
+    return None
 
 
-def _random_state(processes: Processes) -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state(processes.device) if processes.device.type == "cuda" else None
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-        "numpy": np.random.get_state(),
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any], processes: Processes) -> None:
-    torch.set_rng_state(state["torch"])
-    np.random.set_state(state["numpy"])
-    random.setstate(state["python"])
-    if state["cuda"] is not None and processes.device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], processes.device)
+def _worst(problems: list[Problem | None]) -> Problem | None:
+    """One that does not pass, before one that may."""
+    return min((problem for problem in problems if problem), default=None)

@@ -3,6 +3,7 @@
 N samples, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,14 +37,16 @@ def evaluate(
     num_classes: dict[str, int],
     batch_size: int,
     processes: Processes,
+    moved: Callable[[str], None] = lambda where: None,
 ) -> Evaluation:
-    """Collective. Score a split; every rank gets the same answer."""
+    """Collective. Score a split; every rank gets the same answer. `moved` is told of every batch."""
     N, device = reader.num_samples, processes.device
     whole = {task: torch.zeros(N, count, device=device) for task, count in num_classes.items()}
     labels = {task: torch.zeros(N, dtype=torch.int64, device=device) for task in num_classes}
     engine.eval()
     with torch.no_grad():
-        for indices, count in _shares(N, batch_size, processes):
+        for number, (indices, count) in enumerate(_shares(N, batch_size, processes)):
+            moved(f"evaluation on {split}, batch {number}")
             batch = reader.read(indices)
             output = engine(batch.inputs, batch.lengths, batch.present_BM)
             rows = torch.from_numpy(indices[:count]).to(device)

@@ -9,6 +9,7 @@ from furnace_hpc.engine.evaluation import Evaluation, evaluate, write_prediction
 from furnace_hpc.engine.meters import device_name, peak_memory_gib, versions
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.setup import Run
+from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.engine.zero import full_fp32_parameters, parameters_sha256
 from furnace_hpc.runs.code import code_hash, git_commit
 from furnace_hpc.runs.ledger import read_attempts
@@ -16,17 +17,23 @@ from furnace_hpc.runs.records import RunResult, write_result
 
 
 def finish(
-    run: Run, attempt: int, selected_step: int, train_s: float, last: Evaluation | None, processes: Processes
+    run: Run,
+    attempt: int,
+    selected_step: int,
+    train_s: float,
+    last: Evaluation | None,
+    processes: Processes,
+    watchdog: Watchdog,
 ) -> None:
     """Collective. Look at the test split once, with the parameters that validation selected, and write the result."""
     config, engine, folder = run.config, run.engine, run.folder
     final_sha256 = parameters_sha256(full_fp32_parameters(engine))
     if selected_step != config.steps:
-        checkpoints.load(engine, folder, selected_step, processes)
+        checkpoints.load(engine, folder, selected_step, config.seed, processes)
         last = None
     evaluations = [
-        last or evaluate_split(run, "val", processes),
-        evaluate_split(run, "test", processes),
+        last or evaluate_split(run, "val", processes, watchdog),
+        evaluate_split(run, "test", processes, watchdog),
     ]
     memory_gib = peak_memory_gib(processes)
     if not processes.is_rank_zero:
@@ -64,6 +71,8 @@ def finish(
     )
 
 
-def evaluate_split(run: Run, split: str, processes: Processes) -> Evaluation:
+def evaluate_split(run: Run, split: str, processes: Processes, watchdog: Watchdog) -> Evaluation:
     """Collective. Score one split of a run."""
-    return evaluate(run.engine, run.readers[split], split, run.num_classes, run.config.evaluation.batch_size, processes)
+    watchdog.moved(f"evaluation on {split}")
+    batch_size = run.config.evaluation.batch_size
+    return evaluate(run.engine, run.readers[split], split, run.num_classes, batch_size, processes, watchdog.moved)

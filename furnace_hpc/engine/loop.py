@@ -15,13 +15,18 @@ from furnace_hpc.engine.finish import evaluate_split, finish
 from furnace_hpc.engine.processes import Processes, RankInfo, destroy_process_group, init_process_group
 from furnace_hpc.engine.setup import Run, set_up
 from furnace_hpc.engine.stop import StopRequest
+from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.engine.zero import Engine, set_learning_rate
 from furnace_hpc.model.losses import total_loss
+from furnace_hpc.runs.checkpoint_files import prune
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import EXIT_STOPPED
 from furnace_hpc.runs.records import MetricsFile
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import TrainConfig
+
+BEST_SAVE_TRIES = 15  # some six minutes: the selected step is needed at the end, and only its own parameters will do
+LAST_SAVE_TRIES = 4  # some seven seconds of the time that a stopped job is given
 
 
 @dataclass
@@ -38,33 +43,39 @@ def train(folder: RunFolder, attempt: int, place: RankInfo, verdict: Verdict) ->
     """Collective. Train the run to its end, or to a stop; return the exit code of this rank."""
     stop = StopRequest()
     stop.install()
-    processes = init_process_group(place)
-    run = set_up(folder, attempt, processes)
-    reason = _train(run, attempt, processes, stop, verdict)
-    if reason:
-        verdict.stopped(reason)
-    else:
-        verdict.done()
-    processes.barrier()  # all have said how it ended before the first one leaves
+    with Watchdog.of_run(folder, attempt, verdict) as watchdog:
+        processes = init_process_group(place, watchdog.timeout_s)
+        run = set_up(folder, attempt, processes)
+        reason = _train(run, attempt, processes, stop, verdict, watchdog)
+        if reason:
+            verdict.stopped(reason)
+        else:
+            verdict.done()
+        processes.barrier()  # all have said how it ended before the first one leaves
     destroy_process_group()
     return EXIT_STOPPED if reason else 0
 
 
-def _train(run: Run, attempt: int, processes: Processes, stop: StopRequest, verdict: Verdict) -> str | None:
+def _train(
+    run: Run, attempt: int, processes: Processes, stop: StopRequest, verdict: Verdict, watchdog: Watchdog
+) -> str | None:
     """The loop. Return the signal's name when it was stopped, else None."""
     config, engine, folder = run.config, run.engine, run.folder
-    state = checkpoints.load_newest(engine, folder, processes)
+    state = checkpoints.load_newest(engine, folder, config.seed, processes)
     at = Progress(**state) if state else Progress()
     if processes.is_rank_zero:
         print(f"resumed after step {at.step}" if state else "first start, at step 0", flush=True)
     metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None
     evaluation: Evaluation | None = None
     saved = at.step
+    due, pause = _next_save(saved, config), 1
     reason = None
     while at.step < config.steps:
+        watchdog.moved(f"step {at.step + 1}")
         if reason := stop.agreed(processes):
+            verdict.stopping(reason)
             if saved != at.step:
-                checkpoints.save(engine, folder, attempt, at.step, asdict(at), processes)
+                _save(run, attempt, at, processes, watchdog, LAST_SAVE_TRIES)
             break
         started_s = time.perf_counter()
         parts = train_step(engine, run.reader, config, at.step, processes)
@@ -80,21 +91,46 @@ def _train(run: Run, attempt: int, processes: Processes, stop: StopRequest, verd
             if metrics:
                 metrics.write(record)
         if last or at.step % config.evaluation.every == 0:
-            evaluation = evaluate_split(run, "val", processes)
+            evaluation = evaluate_split(run, "val", processes, watchdog)
             improved = _note_best(at, evaluation, config)
             if metrics:
                 metrics.write({"step": at.step, "kind": "val", **evaluation.scores})
-        if not last and (improved or at.step % config.checkpoint_every == 0):
+        if not last and (improved or at.step >= due):
             mean_parts(parts, processes)  # raises when the loss is not finite: such a step is not saved
-            checkpoints.save(engine, folder, attempt, at.step, asdict(at), processes)
-            saved = at.step
-            if processes.is_rank_zero:
-                checkpoints.prune(folder, saved, config.keep_checkpoints, also={at.best_step})
+            if _save(run, attempt, at, processes, watchdog, BEST_SAVE_TRIES if improved else 1):
+                saved, due, pause = at.step, _next_save(at.step, config), 1
+                if processes.is_rank_zero:
+                    prune(folder, saved, config.keep_checkpoints, also={at.best_step})
+            else:  # training goes on, and tries again ever more seldom
+                due, pause = at.step + min(pause, config.checkpoint_every), 2 * pause
     if metrics:
         metrics.close()
     if not reason:
-        finish(run, attempt, at.best_step, at.train_s, evaluation, processes)
+        watchdog.moved("the end")
+        finish(run, attempt, at.best_step, at.train_s, evaluation, processes, watchdog)
     return reason
+
+
+def _next_save(step: int, config: TrainConfig) -> int:
+    """The next step, after this one, at which a checkpoint is due."""
+    return (step // config.checkpoint_every + 1) * config.checkpoint_every
+
+
+def _save(run: Run, attempt: int, at: Progress, processes: Processes, watchdog: Watchdog, tries: int) -> bool:
+    """Collective. Save a checkpoint; where the file system may get over what it has, try again after a pause.
+
+    Raises:
+        OSError: it was tried several times: this step must not be lost, and training cannot go on without it.
+    """
+    for number in range(tries):
+        watchdog.moved(f"saving step {at.step}")
+        if checkpoints.save(run.engine, run.folder, attempt, at.step, asdict(at), processes):
+            return True
+        if number < tries - 1:
+            time.sleep(min(2.0**number, watchdog.timeout_s / 2, 30.0))
+    if tries > 1:
+        raise OSError(f"the checkpoint of step {at.step} could not be saved in {tries} tries: see the log of rank 0")
+    return False
 
 
 def train_step(

@@ -75,6 +75,14 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
+    def gather(self, value: Any) -> list[Any]:
+        """Collective. All ranks' values in order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
     def broadcast(self, value: Any) -> Any:
         """Collective. Rank 0's value, on every rank."""
         if self.world_size == 1:
@@ -128,12 +136,7 @@ def check_places(processes: Processes) -> None:
         ConfigError: two ranks have one GPU.
     """
     mine = Place.here(processes.rank, processes.device)
-    places: list[Place | None] = [None] * processes.world_size
-    if processes.world_size > 1:
-        dist.all_gather_object(places, mine)
-    else:
-        places = [mine]
-    wrong, crowded = problems([place for place in places if place])
+    wrong, crowded = problems(processes.gather(mine))
     if wrong:
         raise ConfigError(wrong)
     if crowded and processes.is_rank_zero:

@@ -1,16 +1,15 @@
 """Setting up a run: config, seeds, columns, model, engine."""
 
 import os
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loader import BatchReader
 from furnace_hpc.engine.processes import Processes
+from furnace_hpc.engine.random_state import seed_everything
 from furnace_hpc.engine.zero import Engine, build_engine
 from furnace_hpc.model.network import FusionModel, InputShapes
 from furnace_hpc.runs.code import code_hash
@@ -78,13 +77,6 @@ def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
     for split in columns.manifest.splits:
         readers[split] = BatchReader(columns, split, modalities, tasks, processes.device)
     return Run(spec, config, folder, engine, readers, num_classes, num_parameters)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed torch (all devices), numpy and Python."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
 
 
 def _set_up_torch(config: TrainConfig) -> None:

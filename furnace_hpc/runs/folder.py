@@ -9,7 +9,8 @@
                          attempts/<n>.json   made by the host before ranks start; how it ended is added at its end
                          verdicts/<n>-<rank>.json   each rank's own word on how it ended
                          metrics/<n>.jsonl   one file per attempt; for a step the highest attempt wins
-                         checkpoints/step-<n>/      complete, or not there
+                         checkpoints/step-<n>/      complete, or not there; damaged-<n>.<k>: set aside at a resume
+                         checkpoints.jsonl   a line for every checkpoint that was ever saved
                          predictions/<split>.npz
                          result.json         written once, last: its presence is "done"
                          logs/
@@ -58,6 +59,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of complete checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def saved(self) -> Path:
+        """A line for every checkpoint that was ever saved."""
+        return self.path / "checkpoints.jsonl"
 
     @property
     def logs(self) -> Path:

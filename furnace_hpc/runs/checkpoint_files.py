@@ -1,0 +1,142 @@
+"""Checkpoints as files: a manifest with size and hash of every file, what is complete, what is kept.
+
+No torch here: whoever reads a run folder can tell which of its checkpoints are sound.
+"""
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from furnace_hpc.runs.folder import RunFolder
+
+MANIFEST = "manifest.json"
+Described = dict[str, list[Any]]  # file -> [size, hash]
+
+# A network file system, a quota or a full disk may get over it: training goes on, and tries again.
+PASSING = {errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ETIMEDOUT}
+
+
+def describe(path: Path) -> list[Any]:
+    """Size in bytes and XXH3-128 of a file."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return [path.stat().st_size, digest.hexdigest()]
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def complete(aside: Path, final: Path, facts: dict[str, Any], files: Described) -> None:
+    """Make a checkpoint of a folder whose files are written and durable: the manifest last, then the name."""
+    (aside / MANIFEST).write_text(json.dumps(facts | {"files": files}, indent=2))
+    sync(aside / MANIFEST)
+    for folder in sorted({(aside / name).parent for name in files} | {aside}):
+        sync(folder)
+    if final.exists():  # an earlier attempt saved this very step, and this one came there again
+        shutil.rmtree(final)
+    aside.rename(final)
+    sync(final.parent)
+
+
+def is_complete(path: Path) -> bool:
+    """Whether every file has the size and the hash of the manifest."""
+    try:
+        files = read_manifest(path)["files"]
+        return bool(files) and all(describe(path / name) == described for name, described in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def is_visible(path: Path) -> bool:
+    """Whether this host sees every file of a checkpoint in its full size."""
+    try:
+        files = read_manifest(path)["files"].items()
+        return all((path / name).stat().st_size == size for name, (size, _) in files)
+    except (OSError, ValueError):
+        return False
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A checkpoint's manifest: step, world size, ZeRO stage, state, files."""
+    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    return manifest
+
+
+def steps_of(folder: RunFolder) -> list[int]:
+    """Steps of all checkpoints, sound or not."""
+    return sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit())
+
+
+def newest_step(folder: RunFolder) -> int | None:
+    """Step of the newest sound checkpoint; None when none was ever saved. Damaged ones are told and set aside.
+
+    Raises:
+        RuntimeError: checkpoints were saved, and none is sound: to begin at step 0 must be somebody's decision.
+    """
+    damaged = []
+    for step in reversed(steps_of(folder)):
+        if is_complete(folder.checkpoint(step)):
+            break
+        damaged.append(step)
+    else:
+        if damaged or folder.saved.exists():
+            what = f"all checkpoints in {folder.checkpoints} are damaged" if damaged else _lost(folder)
+            raise RuntimeError(
+                f"{what}: put sound ones back, or remove {folder.checkpoints} and {folder.saved.name} beside it to "
+                f"begin at step 0"
+            )
+        return None
+    for bad in damaged:
+        print(f"checkpoint {folder.checkpoint(bad)} is damaged and set aside", flush=True)
+        _set_aside(folder, bad)
+    return step
+
+
+def note_saved(folder: RunFolder, step: int, attempt: int) -> None:
+    """Write down that a checkpoint was saved: one that cannot be found later is an error, not a first start."""
+    with folder.saved.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "attempt": attempt, "unix_s": time.time()}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int]) -> None:
+    """Keep the newest `keep` checkpoints up to the one just saved, and the steps in `also`; delete the others.
+
+    Later steps than the one just saved were left out when this attempt began.
+    """
+    steps = steps_of(folder)
+    kept = set([step for step in steps if step <= saved][-keep:]) | set(also)
+    for step in steps:
+        if step not in kept:
+            shutil.rmtree(folder.checkpoint(step), ignore_errors=True)
+    for pattern in ("step-*.tmp-*", "damaged-*"):
+        for left in folder.checkpoints.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _set_aside(folder: RunFolder, step: int) -> None:
+    number = 1
+    while (target := folder.checkpoints / f"damaged-{step}.{number}").exists():
+        number += 1
+    folder.checkpoint(step).rename(target)
+
+
+def _lost(folder: RunFolder) -> str:
+    lines = folder.saved.read_text(encoding="utf-8", errors="replace").splitlines()
+    return f"{len(lines)} checkpoints were saved (see {folder.saved}), and none is in {folder.checkpoints}"
