@@ -133,7 +133,7 @@ def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: P
 
     retried = submit(grid, small_root, "--retry", "failed")
     assert retried.returncode == 1
-    assert attempt(broken, 2)["reason"] == "crash"
+    assert attempt(broken, 2)["reason"] == "nonfinite"
     assert not (run_folder(grid, "first") / "attempts/2.json").exists()
 
 
