@@ -66,21 +66,19 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
         if whole:
             jobs = sorted(live - of_run.keys()) + jobs  # follow-up jobs first, so that none starts in between
         if jobs:
-            scheduler.cancel(_named(jobs, live))
+            scheduler.cancel(named(jobs, whole))
     return jobs
 
 
-def _named(jobs: list[str], live: set[str]) -> list[str]:
-    """The same jobs in few words, each a request to the controller: an array of which all that lives goes is one."""
-    arrays: dict[str, list[str]] = {}
+def named(jobs: list[str], whole: bool) -> list[str]:
+    """Jobs in few words, since each is a request to the controller: whole arrays, or `12_[0-3,7]` of one."""
+    arrays: dict[str, list[int]] = {}
     for job_id in jobs:
-        arrays.setdefault(job_id.partition("_")[0], []).append(job_id)
-    named = []
-    for array, elements in arrays.items():
-        whole = sum(job_id.partition("_")[0] == array for job_id in live) == len(elements)
-        indices = ranges([int(job_id.partition("_")[2]) for job_id in elements if "_" in job_id])
-        named.append(array if whole else f"{array}_[{indices}]")
-    return named
+        array, element, index = job_id.partition("_")
+        arrays.setdefault(array, []).extend([int(index)] if element else [])
+    return [
+        f"{array}_[{ranges(sorted(indices))}]" if indices and not whole else array for array, indices in arrays.items()
+    ]
 
 
 def _variant(run_id: str) -> str:

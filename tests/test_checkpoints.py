@@ -39,7 +39,11 @@ def test_the_newest_undamaged_one_is_taken(tmp_path: Path):
     assert newest_step(folder) == 20
     (folder.checkpoint(20) / "manifest.json").unlink()
     assert newest_step(folder) == 10
-    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["damaged-20.1", "damaged-30.1", "step-10"]
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "aside-step-20.1",
+        "aside-step-30.1",
+        "step-10",
+    ]
     prune(folder, saved=10, keep=1, also=())
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-10"]
 

@@ -6,68 +6,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from local_study import attempt, command, parameters, run_folder, submit, wait_for_step, write_grid
 
 pytestmark = pytest.mark.slow
-
-GRID = """
-name: local
-base:
-  model: {{width: 16, num_heads: 2, feedforward: 32, text_layers: 1}}
-  deepspeed: zero1
-  steps: {steps}
-  global_batch_size: 8
-  evaluation: {{every: 20}}
-  checkpoint_every: 10
-  log_every: 1
-seeds: [0]
-reference: first
-metric: test/digit/accuracy
-variants: {variants}
-"""
-
-
-def write_grid(folder: Path, steps: int, variants: str) -> Path:
-    path = folder / "grid.yaml"
-    path.write_text(GRID.format(steps=steps, variants=variants))
-    return path
-
-
-def command(grid: Path, data: Path, *options: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "furnace_hpc.submit",
-        "--grid",
-        str(grid),
-        "--cluster",
-        "local",
-        "--data-root",
-        str(data),
-        *options,
-    ]
-
-
-def submit(grid: Path, data: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(grid, data, *options), cwd=grid.parent, capture_output=True, text=True, timeout=200)
-
-
-def run_folder(grid: Path, variant: str, root: str = "runs") -> Path:
-    (found,) = (grid.parent / root / "local").glob(f"{variant}-s0-*")
-    return found
-
-
-def attempt(folder: Path, number: int) -> dict:
-    return json.loads((folder / "attempts" / f"{number}.json").read_text())
-
-
-def parameters(folder: Path) -> str:
-    return json.loads((folder / "result.json").read_text())["parameters_sha256"]
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -77,20 +23,6 @@ def losses(folder: Path) -> dict[int, float]:
         records = [json.loads(line) for line in path.read_text().splitlines()]
         found |= {record["step"]: record["train/loss"] for record in records if record["kind"] == "train"}
     return found
-
-
-def wait_for_step(grid: Path, variant: str, step: int) -> None:
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        lines = [
-            line
-            for path in (grid.parent / "runs").glob(f"local/{variant}-s0-*/metrics/*.jsonl")
-            for line in path.read_text().splitlines()
-        ]
-        if any(json.loads(line)["step"] >= step for line in lines[:-1]):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{variant} did not come to step {step}")
 
 
 def descendants(process: subprocess.Popen) -> list[psutil.Process]:

@@ -4,15 +4,14 @@ A time limit takes half a minute to be felt, in which the other tests do their w
 """
 
 import os
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from login_study import GRID
 from slurm_study import Study
+from small_disk import only, small_file_system
 
 from slurm import Cluster, wait_until
 
@@ -90,29 +89,3 @@ def test_a_run_is_told_before_its_time_limit_stops_and_is_requeued_and_wait_outl
 def ended(study: Study) -> None:
     assert "cancelled 5 jobs" in study.furnace("cancel", "--grid", "study").stdout
     wait_until(lambda: study.queue(HERE) == [], 30, "an end of all jobs")
-
-
-@contextmanager
-def small_file_system(folder: Path) -> Iterator[Path]:
-    """Eight megabytes of memory, mounted there."""
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", folder], capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-@contextmanager
-def only(folder: Path, free_kib: int) -> Iterator[None]:
-    """So much is free there, and no more."""
-    ballast = folder / "ballast"
-    space = os.statvfs(folder)
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_bsize - free_kib * 1024)
-    try:
-        yield
-    finally:
-        ballast.unlink()

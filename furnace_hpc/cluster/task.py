@@ -4,6 +4,7 @@ import faulthandler
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,10 +44,12 @@ def run_task(submission: str = "") -> None:
 
             code = train(folder, attempt, RankInfo(*place, rendezvous=folder.rendezvous(attempt)), verdict)
     except BaseException:
-        traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+        with suppress(OSError):
+            traceback.print_exc()
+    with suppress(OSError):  # a full disk
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)  # interpreter shutdown takes torch and DeepSpeed seconds, and has nothing left to do
 
 

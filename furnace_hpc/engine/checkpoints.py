@@ -4,6 +4,8 @@ DeepSpeed decides what is saved, and none of its file work is used: its checkpoi
 full disk on one rank is known to all of them instead of leaving the others in a collective.
 """
 
+import io
+import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from furnace_hpc.engine.random_state import random_state, seed_everything, set_r
 from furnace_hpc.engine.zero import Engine
 from furnace_hpc.runs import checkpoint_files
 from furnace_hpc.runs.checkpoint_files import Described
-from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.folder import PASSING, RunFolder
 from furnace_hpc.runs.host import newest_attempt
 
 TAG = "zero"
@@ -59,9 +61,10 @@ def save(
 
         problem = _problem_of(finish)
     problem = processes.broadcast(problem)
-    if problem and processes.is_rank_zero:
-        shutil.rmtree(aside, ignore_errors=True)
-        print(f"checkpoint of step {step} could not be saved: {problem[1]}", flush=True)
+    if problem:
+        if processes.is_rank_zero:
+            shutil.rmtree(aside, ignore_errors=True)  # what stays is deleted after the next save
+        processes.say(f"checkpoint of step {step} could not be saved: {problem[1]}")
     if problem and not problem[0]:
         raise RuntimeError(problem[1])
     return not problem
@@ -104,10 +107,7 @@ def load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Pro
             raise RuntimeError(f"checkpoint {path} could not be loaded")
     else:
         client_state = elastic.load(engine, path / TAG, processes)
-        if processes.is_rank_zero:
-            print(
-                f"checkpoint of step {step} was made by {made_by[0]} processes at ZeRO stage {made_by[1]}", flush=True
-            )
+        processes.say(f"checkpoint of step {step} was made by {made_by[0]} processes at ZeRO stage {made_by[1]}")
     if made_by[0] == processes.world_size:
         # weights_only=False: it holds numpy's and Python's random states, and lies in the user's own run folder.
         set_random_state(torch.load(path / f"random-{processes.rank}.pt", weights_only=False), processes.device)
@@ -132,9 +132,39 @@ def _write(files: dict[str, Any], aside: Path) -> Described:
     for name, content in files.items():
         path = aside / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, path)
-        checkpoint_files.sync(path)
+        _save_durably(path, content)
     return {name: checkpoint_files.describe(aside / name) for name in files}
+
+
+class _Told(io.FileIO):
+    """A file that remembers what its file system said."""
+
+    problem: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.problem = error
+            raise
+
+
+def _save_durably(path: Path, content: Any) -> None:
+    """As torch.save, whose own errors hide the file system's: a full disk is a RuntimeError `unexpected pos`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    raw = _Told(path, "w")
+    try:
+        with io.BufferedWriter(raw) as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except Exception:
+        if raw.problem:
+            raise raw.problem from None
+        raise
 
 
 Problem = tuple[bool, str]  # whether it may pass, and what it is
@@ -145,9 +175,9 @@ def _problem_of(work: Callable[[], None]) -> Problem | None:
     try:
         work()
     except OSError as error:
-        return error.errno in checkpoint_files.PASSING, f"{type(error).__name__}: {error}"
-    except RuntimeError as error:  # torch.save tells a full disk so: the writer's own words, without a number
-        return "PytorchStreamWriter" in str(error) or "file write failed" in str(error), str(error)
+        return error.errno in PASSING, f"{type(error).__name__}: {error}"
+    except RuntimeError as error:
+        return False, str(error)
     return None
 
 

@@ -13,25 +13,16 @@ def collected(engine: Engine, tag: str, client_state: dict[str, Any]) -> dict[st
 
     The contents are the engine's own tensors: they must be written, or copied, before the next step.
     """
-    from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
     files: dict[str, Any] = {}
 
-    class Collector(CheckpointEngine):  # type: ignore[misc]  # the library has no types
-        def create(self, info: Any) -> None:
-            pass
-
+    class Collector(TorchCheckpointEngine):  # type: ignore[misc]  # the library has no types
         def makedirs(self, path: str, exist_ok: bool = False) -> None:
             pass
 
         def save(self, state_dict: Any, path: str) -> None:
             files[str(Path(path).relative_to(_NOWHERE))] = state_dict
-
-        def load(self, path: str, map_location: Any = None) -> None:
-            raise NotImplementedError
-
-        def commit(self, info: Any) -> bool:
-            return True
 
     own = engine.checkpoint_engine
     engine.checkpoint_engine = Collector()

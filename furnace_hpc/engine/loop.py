@@ -1,5 +1,6 @@
 """The training of one run, from a run folder to its result. Knows nothing of Slurm."""
 
+import errno
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from furnace_hpc.runs.records import MetricsFile
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import TrainConfig
 
-BEST_SAVE_TRIES = 15  # some six minutes: the selected step is needed at the end, and only its own parameters will do
+BEST_SAVE_TRIES = 15  # some six minutes
 LAST_SAVE_TRIES = 4  # some seven seconds of the time that a stopped job is given
 
 
@@ -47,9 +48,7 @@ def train(folder: RunFolder, attempt: int, place: RankInfo, verdict: Verdict) ->
         processes = init_process_group(place, watchdog.timeout_s)
         run = set_up(folder, attempt, processes)
         reason = _train(run, attempt, processes, stop, verdict, watchdog)
-        if reason:
-            verdict.stopped(reason)
-        else:
+        if not reason:
             verdict.done()
         processes.barrier()  # all have said how it ended before the first one leaves
     destroy_process_group()
@@ -63,8 +62,7 @@ def _train(
     config, engine, folder = run.config, run.engine, run.folder
     state = checkpoints.load_newest(engine, folder, config.seed, processes)
     at = Progress(**state) if state else Progress()
-    if processes.is_rank_zero:
-        print(f"resumed after step {at.step}" if state else "first start, at step 0", flush=True)
+    processes.say(f"resumed after step {at.step}" if state else "first start, at step 0")
     metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None
     evaluation: Evaluation | None = None
     saved = at.step
@@ -74,8 +72,8 @@ def _train(
         watchdog.moved(f"step {at.step + 1}")
         if reason := stop.agreed(processes):
             verdict.stopping(reason)
-            if saved != at.step:
-                _save(run, attempt, at, processes, watchdog, LAST_SAVE_TRIES)
+            if saved == at.step or _save(run, attempt, at, processes, watchdog, LAST_SAVE_TRIES):
+                verdict.stopped(reason)
             break
         started_s = time.perf_counter()
         parts = train_step(engine, run.reader, config, at.step, processes)
@@ -101,6 +99,8 @@ def _train(
                 saved, due, pause = at.step, _next_save(at.step, config), 1
                 if processes.is_rank_zero:
                     prune(folder, saved, config.keep_checkpoints, also={at.best_step})
+            elif improved:  # the selected step is needed at the end, and only its own parameters will do
+                raise OSError(errno.EIO, f"the checkpoint of step {at.step}, the best so far, could not be saved")
             else:  # training goes on, and tries again ever more seldom
                 due, pause = at.step + min(pause, config.checkpoint_every), 2 * pause
     if metrics:
@@ -117,19 +117,13 @@ def _next_save(step: int, config: TrainConfig) -> int:
 
 
 def _save(run: Run, attempt: int, at: Progress, processes: Processes, watchdog: Watchdog, tries: int) -> bool:
-    """Collective. Save a checkpoint; where the file system may get over what it has, try again after a pause.
-
-    Raises:
-        OSError: it was tried several times: this step must not be lost, and training cannot go on without it.
-    """
+    """Collective. Whether it is saved; where the file system may get over what it has, tried again after a pause."""
     for number in range(tries):
+        if number:
+            time.sleep(min(2.0 ** (number - 1), watchdog.timeout_s / 2, 30.0))
         watchdog.moved(f"saving step {at.step}")
         if checkpoints.save(run.engine, run.folder, attempt, at.step, asdict(at), processes):
             return True
-        if number < tries - 1:
-            time.sleep(min(2.0**number, watchdog.timeout_s / 2, 30.0))
-    if tries > 1:
-        raise OSError(f"the checkpoint of step {at.step} could not be saved in {tries} tries: see the log of rank 0")
     return False
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -55,6 +56,12 @@ class Processes:
     def is_rank_zero(self) -> bool:
         """Whether this is rank 0, the one that writes."""
         return self.rank == 0
+
+    def say(self, words: str) -> None:
+        """Print on rank 0. A log that cannot be written is no reason to end a training."""
+        if self.is_rank_zero:
+            with suppress(OSError):
+                print(words, flush=True)
 
     def barrier(self) -> None:
         """Collective. Wait for all ranks."""
@@ -139,8 +146,8 @@ def check_places(processes: Processes) -> None:
     wrong, crowded = problems(processes.gather(mine))
     if wrong:
         raise ConfigError(wrong)
-    if crowded and processes.is_rank_zero:
-        print(f"WARNING: {crowded}", flush=True)
+    if crowded:
+        processes.say(f"WARNING: {crowded}")
 
 
 def destroy_process_group() -> None:

@@ -3,7 +3,6 @@
 No torch here: whoever reads a run folder can tell which of its checkpoints are sound.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -14,13 +13,12 @@ from typing import Any
 
 import xxhash
 
-from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.folder import PASSING, RunFolder
 
 MANIFEST = "manifest.json"
 Described = dict[str, list[Any]]  # file -> [size, hash]
 
-# A network file system, a quota or a full disk may get over it: training goes on, and tries again.
-PASSING = {errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ETIMEDOUT}
+READ_PAUSES_S = (1, 2, 4)  # a read that failed is tried again: what a file server cannot give now is not damaged
 
 
 def describe(path: Path) -> list[Any]:
@@ -47,19 +45,33 @@ def complete(aside: Path, final: Path, facts: dict[str, Any], files: Described) 
     sync(aside / MANIFEST)
     for folder in sorted({(aside / name).parent for name in files} | {aside}):
         sync(folder)
-    if final.exists():  # an earlier attempt saved this very step, and this one came there again
-        shutil.rmtree(final)
+    if final.exists():  # this very step was saved before: it is deleted when its successor is there
+        _set_aside(final)
     aside.rename(final)
     sync(final.parent)
 
 
 def is_complete(path: Path) -> bool:
-    """Whether every file has the size and the hash of the manifest."""
-    try:
-        files = read_manifest(path)["files"]
-        return bool(files) and all(describe(path / name) == described for name, described in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+    """Whether every file has the size and the hash of the manifest.
+
+    Raises:
+        OSError: it cannot be told: it may not be read.
+    """
+    for pause_s in (*READ_PAUSES_S, None):
+        try:
+            files = read_manifest(path)["files"]
+            return bool(files) and all(describe(path / name) == described for name, described in files.items())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return False
+        except (ValueError, KeyError, TypeError, AttributeError):  # no manifest of ours any more
+            return False
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            print(f"{path} cannot be read now: {error}", flush=True)
+            if pause_s is not None:
+                time.sleep(pause_s)
+    return False  # the disk has lost it
 
 
 def is_visible(path: Path) -> bool:
@@ -103,7 +115,7 @@ def newest_step(folder: RunFolder) -> int | None:
         return None
     for bad in damaged:
         print(f"checkpoint {folder.checkpoint(bad)} is damaged and set aside", flush=True)
-        _set_aside(folder, bad)
+        _set_aside(folder.checkpoint(bad))
     return step
 
 
@@ -122,19 +134,19 @@ def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int]) -> None
     """
     steps = steps_of(folder)
     kept = set([step for step in steps if step <= saved][-keep:]) | set(also)
-    for step in steps:
-        if step not in kept:
-            shutil.rmtree(folder.checkpoint(step), ignore_errors=True)
-    for pattern in ("step-*.tmp-*", "damaged-*"):
-        for left in folder.checkpoints.glob(pattern):
-            shutil.rmtree(left, ignore_errors=True)
+    unwanted = [folder.checkpoint(step) for step in steps if step not in kept]
+    for path in (*unwanted, *folder.checkpoints.glob("step-*.tmp-*"), *folder.checkpoints.glob("aside-*")):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:  # it is tried again after the next save
+            print(f"{path} could not be deleted: {error}", flush=True)
 
 
-def _set_aside(folder: RunFolder, step: int) -> None:
+def _set_aside(checkpoint: Path) -> None:
     number = 1
-    while (target := folder.checkpoints / f"damaged-{step}.{number}").exists():
+    while (target := checkpoint.with_name(f"aside-{checkpoint.name}.{number}")).exists():
         number += 1
-    folder.checkpoint(step).rename(target)
+    checkpoint.rename(target)
 
 
 def _lost(folder: RunFolder) -> str:

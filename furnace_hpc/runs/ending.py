@@ -25,6 +25,9 @@ def of_ranks(verdicts: Sequence[Record], record: Record, environment: Mapping[st
         return "hang", hung[0].get("error", "") + (
             "; %d ranks gave no word: look there first" % silent if silent else ""
         )
+    weather = [v for v in verdicts if v["verdict"] == "io_error"]
+    if weather:
+        return "killed", weather[0].get("error", "")
     leaving = [v for v in verdicts if v["verdict"] in ("stopping", "stopped")]
     if verdicts and len(leaving) == len(verdicts):
         late = [v for v in leaving if v["verdict"] == "stopping"]

@@ -9,7 +9,7 @@
                          attempts/<n>.json   made by the host before ranks start; how it ended is added at its end
                          verdicts/<n>-<rank>.json   each rank's own word on how it ended
                          metrics/<n>.jsonl   one file per attempt; for a step the highest attempt wins
-                         checkpoints/step-<n>/      complete, or not there; damaged-<n>.<k>: set aside at a resume
+                         checkpoints/step-<n>/      complete, or not there; aside-step-<n>.<k>: damaged, or replaced
                          checkpoints.jsonl   a line for every checkpoint that was ever saved
                          predictions/<split>.npz
                          result.json         written once, last: its presence is "done"
@@ -27,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.spec.errors import ConfigError
+
+# A network file system, a quota or a full disk may get over it, and nothing is wrong with the run.
+PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ETIMEDOUT})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from furnace_hpc.runs.folder import RunFolder, write_json
+from furnace_hpc.runs.folder import PASSING, RunFolder, write_json
 from furnace_hpc.spec.config import Config
 
 
@@ -43,22 +43,40 @@ class RunResult(Config):
 
 
 class MetricsFile:
-    """Appends records to `metrics/<attempt>.jsonl`: one JSON object a line, flushed at once."""
+    """Appends records to `metrics/<attempt>.jsonl`: one JSON object a line, written at once.
+
+    What a full disk does not take is kept, and written when there is space again.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._waiting = b""
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; it must carry `step`."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._waiting += (json.dumps(record) + "\n").encode()
+        try:
+            self._drain()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
 
     def close(self) -> None:
-        """Make the lines durable."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Make the lines durable.
+
+        Raises:
+            OSError: some could not be written.
+        """
+        try:
+            self._drain()
+            os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
+
+    def _drain(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[os.write(self._descriptor, self._waiting) :]
 
 
 def read_result(folder: RunFolder) -> RunResult | None:

@@ -6,7 +6,7 @@ import time
 import traceback
 from types import TracebackType
 
-from furnace_hpc.runs.folder import RunFolder, write_json
+from furnace_hpc.runs.folder import PASSING, RunFolder, write_json
 
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
 NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "can't allocate memory", "Cannot allocate memory")
@@ -56,7 +56,12 @@ class Verdict:
     def _write(self, verdict: str, error: str = "", **more: str | bool) -> None:
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         word = {"verdict": verdict, "step": self._step, "error": error[:500], "host": host, "unix_s": time.time()}
-        write_json(self._path, word | more)
+        try:
+            write_json(self._path, word | more)
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            # Nothing can be written down now. Its last word stays, which reads as killed: the run comes back.
 
 
 def word_of(error: BaseException) -> str:
@@ -66,4 +71,6 @@ def word_of(error: BaseException) -> str:
     names = {kind.__name__ for kind in type(error).__mro__}  # by name: nothing here imports torch
     if names & {"OutOfMemoryError", "MemoryError"} or any(words in str(error) for words in NO_MEMORY):
         return "oom"
+    if isinstance(error, OSError) and error.errno in PASSING:
+        return "io_error"
     return "peer_lost" if any(words in str(error) for words in PEER_LOST) else "crash"

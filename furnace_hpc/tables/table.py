@@ -101,7 +101,7 @@ class Row:
         return Costs(
             train_s=statistics.mean([result.train_s for result in results]),
             samples_per_s=statistics.mean([result.samples_per_s for result in results]),
-            attempts=sum(run.status.attempt for run in self.runs),
+            attempts=sum(run.result.attempts if run.result else run.status.attempt for run in self.runs),
             peak_memory_gib=max((result.peak_memory_gib for result in results), default=None),
             num_parameters=sizes.pop() if len(sizes) == 1 else None,
         )
