@@ -118,7 +118,7 @@ def means_and_maxima(processes: Processes) -> list[float]:
     total = processes.all_reduce_sum(torch.tensor([float(processes.rank + 1), 10.0]))
     return [
         *total.tolist(),
-        processes.all_reduce_max(float(processes.rank)),
+        processes.all_reduce_max(float(processes.rank))[0],
         processes.broadcast(processes.rank + 7),
     ]
 

@@ -1,73 +1,19 @@
-"""Checkpoints of a run: written by all ranks into a temporary folder, described by a manifest, then renamed.
+"""Checkpoints of a run, loaded: the newest sound one, on all ranks and at any shape. `saving.py` makes them."""
 
-DeepSpeed decides what is saved, and none of its file work is used: its checkpoint engine here only collects, so that a
-full disk on one rank is known to all of them instead of leaving the others in a collective.
-"""
-
-import io
-import os
-import shutil
-import uuid
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from furnace_hpc.engine import elastic
-from furnace_hpc.engine.collect import collected
+from furnace_hpc.engine.durable import problem_of
 from furnace_hpc.engine.processes import Processes
-from furnace_hpc.engine.random_state import random_state, seed_everything, set_random_state
+from furnace_hpc.engine.random_state import seed_everything, set_random_state
 from furnace_hpc.engine.zero import Engine
 from furnace_hpc.runs import checkpoint_files
-from furnace_hpc.runs.checkpoint_files import Described
-from furnace_hpc.runs.folder import PASSING, RunFolder
+from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import newest_attempt
 
 TAG = "zero"
-
-
-def save(
-    engine: Engine, folder: RunFolder, attempt: int, step: int, state: dict[str, Any], processes: Processes
-) -> bool:
-    """Collective. Save the engine, each rank's random state and `state` as `checkpoints/step-<step>`.
-
-    Returns:
-        Whether it is saved; not, where the file system may get over what it has: nothing is left of it then.
-
-    Raises:
-        RuntimeError: a newer attempt has been begun: this one must not write over it. Or it cannot be written.
-    """
-    final = folder.checkpoint(step)
-    newest, nonce = processes.broadcast((newest_attempt(str(folder.path)), uuid.uuid4().hex[:8]))
-    if newest != attempt:  # all ranks know it, and none waits for another
-        raise RuntimeError(_replaced(attempt, newest))
-    aside = final.with_name(f"{final.name}.tmp-{nonce}")
-    files = collected(engine, TAG, {"furnace": state})
-    files[f"random-{processes.rank}.pt"] = random_state(processes.device)
-
-    described: Described = {}
-    problem = _problem_of(lambda: described.update(_write(files, aside)))
-    said = processes.gather((problem, described))
-    if not (problem := _worst([problem for problem, _ in said])) and processes.is_rank_zero:
-        whole = {name: facts for _, part in said for name, facts in part.items()}
-        stage = engine.zero_optimization_stage()
-        facts = {"step": step, "world_size": processes.world_size, "zero_stage": stage, "state": state}
-
-        def finish() -> None:
-            check_is_newest(folder, attempt)  # again: it may have been replaced while it wrote
-            checkpoint_files.complete(aside, final, facts, whole)
-            checkpoint_files.note_saved(folder, step, attempt)
-
-        problem = _problem_of(finish)
-    problem = processes.broadcast(problem)
-    if problem:
-        if processes.is_rank_zero:
-            shutil.rmtree(aside, ignore_errors=True)  # what stays is deleted after the next save
-        processes.say(f"checkpoint of step {step} could not be saved: {problem[1]}")
-    if problem and not problem[0]:
-        raise RuntimeError(problem[1])
-    return not problem
 
 
 def load_newest(engine: Engine, folder: RunFolder, seed: int, processes: Processes) -> dict[str, Any] | None:
@@ -82,7 +28,7 @@ def load_newest(engine: Engine, folder: RunFolder, seed: int, processes: Process
         nonlocal step
         step = checkpoint_files.newest_step(folder)
 
-    problem = _problem_of(look) if processes.is_rank_zero else None
+    problem = problem_of(look) if processes.is_rank_zero else None
     step, problem = processes.broadcast((step, problem))
     if problem:
         raise RuntimeError(problem[1])
@@ -120,67 +66,9 @@ def load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Pro
 def check_is_newest(folder: RunFolder, attempt: int) -> None:
     """Raise RuntimeError when a newer attempt has been begun: a node thought dead must not write over its successor."""
     if (newest := newest_attempt(str(folder.path))) != attempt:
-        raise RuntimeError(_replaced(attempt, newest))
+        raise RuntimeError(replaced(attempt, newest))
 
 
-def _replaced(attempt: int, newest: int) -> str:
+def replaced(attempt: int, newest: int) -> str:
+    """What an attempt says that is no longer the newest."""
     return f"attempt {attempt} has been replaced by attempt {newest}: it writes nothing more"
-
-
-def _write(files: dict[str, Any], aside: Path) -> Described:
-    """Write this rank's files durably; their sizes and hashes, read back."""
-    for name, content in files.items():
-        path = aside / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _save_durably(path, content)
-    return {name: checkpoint_files.describe(aside / name) for name in files}
-
-
-class _Told(io.FileIO):
-    """A file that remembers what its file system said."""
-
-    problem: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            self.problem = error
-            raise
-
-
-def _save_durably(path: Path, content: Any) -> None:
-    """As torch.save, whose own errors hide the file system's: a full disk is a RuntimeError `unexpected pos`.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    raw = _Told(path, "w")
-    try:
-        with io.BufferedWriter(raw) as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except Exception:
-        if raw.problem:
-            raise raw.problem from None
-        raise
-
-
-Problem = tuple[bool, str]  # whether it may pass, and what it is
-
-
-def _problem_of(work: Callable[[], None]) -> Problem | None:
-    """What went wrong; None when nothing did. An exception on one rank would leave the others in a collective."""
-    try:
-        work()
-    except OSError as error:
-        return error.errno in PASSING, f"{type(error).__name__}: {error}"
-    except RuntimeError as error:
-        return False, str(error)
-    return None
-
-
-def _worst(problems: list[Problem | None]) -> Problem | None:
-    """One that does not pass, before one that may."""
-    return min((problem for problem in problems if problem), default=None)

@@ -1,6 +1,5 @@
 """The training of one run, from a run folder to its result. Knows nothing of Slurm."""
 
-import errno
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -14,20 +13,17 @@ from furnace_hpc.engine import checkpoints
 from furnace_hpc.engine.evaluation import Evaluation
 from furnace_hpc.engine.finish import evaluate_split, finish
 from furnace_hpc.engine.processes import Processes, RankInfo, destroy_process_group, init_process_group
+from furnace_hpc.engine.saving import Saver
 from furnace_hpc.engine.setup import Run, set_up
 from furnace_hpc.engine.stop import StopRequest
 from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.engine.zero import Engine, set_learning_rate
 from furnace_hpc.model.losses import total_loss
-from furnace_hpc.runs.checkpoint_files import prune
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import EXIT_STOPPED
 from furnace_hpc.runs.records import MetricsFile
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import TrainConfig
-
-BEST_SAVE_TRIES = 15  # some six minutes
-LAST_SAVE_TRIES = 4  # some seven seconds of the time that a stopped job is given
 
 
 @dataclass
@@ -65,14 +61,16 @@ def _train(
     processes.say(f"resumed after step {at.step}" if state else "first start, at step 0")
     metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None
     evaluation: Evaluation | None = None
-    saved = at.step
-    due, pause = _next_save(saved, config), 1
+    saver = Saver(engine, folder, attempt, config, processes, watchdog, saved=at.step)
     reason = None
     while at.step < config.steps:
         watchdog.moved(f"step {at.step + 1}")
-        if reason := stop.agreed(processes):
+        reason, busy = stop.agreed(processes, saver.busy)
+        if not busy:
+            saver.advance(at.step)
+        if reason:
             verdict.stopping(reason)
-            if saved == at.step or _save(run, attempt, at, processes, watchdog, LAST_SAVE_TRIES):
+            if saver.save(asdict(at)):
                 verdict.stopped(reason)
             break
         started_s = time.perf_counter()
@@ -93,38 +91,16 @@ def _train(
             improved = _note_best(at, evaluation, config)
             if metrics:
                 metrics.write({"step": at.step, "kind": "val", **evaluation.scores})
-        if not last and (improved or at.step >= due):
+        if not last and (improved or saver.is_due(at.step, busy)):
             mean_parts(parts, processes)  # raises when the loss is not finite: such a step is not saved
-            if _save(run, attempt, at, processes, watchdog, BEST_SAVE_TRIES if improved else 1):
-                saved, due, pause = at.step, _next_save(at.step, config), 1
-                if processes.is_rank_zero:
-                    prune(folder, saved, config.keep_checkpoints, also={at.best_step})
-            elif improved:  # the selected step is needed at the end, and only its own parameters will do
-                raise OSError(errno.EIO, f"the checkpoint of step {at.step}, the best so far, could not be saved")
-            else:  # training goes on, and tries again ever more seldom
-                due, pause = at.step + min(pause, config.checkpoint_every), 2 * pause
+            saver.begin(asdict(at), is_best=improved)
     if metrics:
         metrics.close()
     if not reason:
+        saver.wait(at.step)
         watchdog.moved("the end")
         finish(run, attempt, at.best_step, at.train_s, evaluation, processes, watchdog)
     return reason
-
-
-def _next_save(step: int, config: TrainConfig) -> int:
-    """The next step, after this one, at which a checkpoint is due."""
-    return (step // config.checkpoint_every + 1) * config.checkpoint_every
-
-
-def _save(run: Run, attempt: int, at: Progress, processes: Processes, watchdog: Watchdog, tries: int) -> bool:
-    """Collective. Whether it is saved; where the file system may get over what it has, tried again after a pause."""
-    for number in range(tries):
-        if number:
-            time.sleep(min(2.0 ** (number - 1), watchdog.timeout_s / 2, 30.0))
-        watchdog.moved(f"saving step {at.step}")
-        if checkpoints.save(run.engine, run.folder, attempt, at.step, asdict(at), processes):
-            return True
-    return False
 
 
 def train_step(

@@ -18,7 +18,7 @@ def peak_memory_gib(processes: Processes) -> float:
         mine = float(torch.cuda.max_memory_allocated(processes.device))
     else:
         mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-    return processes.all_reduce_max(mine) / 2**30
+    return processes.all_reduce_max(mine)[0] / 2**30
 
 
 def device_name(device: torch.device) -> str:

@@ -68,13 +68,13 @@ class Processes:
         if self.world_size > 1:
             dist.barrier()
 
-    def all_reduce_max(self, value: float) -> float:
-        """Collective. The largest of all ranks' values."""
+    def all_reduce_max(self, *values: float) -> tuple[float, ...]:
+        """Collective. Of each value the largest of all ranks'."""
         if self.world_size == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return tensor.item()
+        return tuple(tensor.tolist())
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Collective. Sum a tensor over all ranks, in place, and return it."""

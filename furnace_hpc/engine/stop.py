@@ -20,10 +20,13 @@ class StopRequest:
                 signal.signal(number, self._set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def agreed(self, processes: Processes) -> str | None:
-        """Collective. The signal's name when any rank has had one: then all leave at the same step."""
-        number = int(processes.all_reduce_max(self._signal))
-        return signal.Signals(number).name if number else None
+    def agreed(self, processes: Processes, busy: int) -> tuple[str | None, int]:
+        """Collective. The signal's name when any rank has had one: then all leave at the same step.
+
+        And, in the same message, of a number the largest of all ranks'.
+        """
+        number, busiest = processes.all_reduce_max(self._signal, busy)
+        return signal.Signals(int(number)).name if number else None, int(busiest)
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self._signal = number

@@ -156,6 +156,11 @@ class TrainConfig(Config):
     keep_checkpoints: int = Field(
         default=2, ge=1, json_schema_extra=NOT_IDENTITY, description="newest checkpoints kept"
     )
+    checkpoint_in_background: bool = Field(
+        default=True,
+        json_schema_extra=NOT_IDENTITY,
+        description="train on while a checkpoint is written, from a copy of this rank's part in host memory",
+    )
     hang_timeout_s: float = Field(
         default=600.0, ge=5, json_schema_extra=NOT_IDENTITY, description="a rank that does not move so long is a hang"
     )

@@ -1,0 +1,238 @@
+"""Saving a run's checkpoints while it trains.
+
+A step stops for what DeepSpeed collects and for its copy into host memory. A thread of each rank writes the copy into a
+temporary folder; when all have, rank 0's writes the manifest and renames the folder. What the threads have come to is
+agreed upon at the step boundaries, together with the stop flag: no collective is made for it, and none by a thread.
+
+DeepSpeed decides what is saved, and none of its file work is used, so that a full disk on one rank is known to all of
+them instead of leaving the others in a collective.
+"""
+
+import errno
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from furnace_hpc.engine.checkpoints import TAG, check_is_newest, replaced
+from furnace_hpc.engine.collect import collected
+from furnace_hpc.engine.durable import Problem, problem_of, worst, write_files
+from furnace_hpc.engine.host_copy import HostCopy
+from furnace_hpc.engine.processes import Processes
+from furnace_hpc.engine.random_state import random_state
+from furnace_hpc.engine.watchdog import Watchdog
+from furnace_hpc.engine.zero import Engine
+from furnace_hpc.runs import checkpoint_files
+from furnace_hpc.runs.checkpoint_files import Described
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.host import newest_attempt
+from furnace_hpc.spec.config import TrainConfig
+
+TRIES = 1
+BEST_TRIES = 15  # some six minutes: the selected step is needed at the end, and only its own parameters will do
+LAST_TRIES = 4  # some seven seconds of the time that a stopped job is given
+POLL_S = 0.02
+FIRST_TRY = 2  # of `busy`
+
+
+@dataclass
+class _Pending:
+    """A checkpoint that is on its way to the disk."""
+
+    step: int
+    best_step: int
+    aside: Path
+    facts: dict[str, Any]
+    is_best: bool
+    described: Described
+    work: "_Work"
+    finishing: bool = False
+
+
+class Saver:
+    """Saves one run's checkpoints, one at a time, and keeps those that it is to keep.
+
+    All methods but `busy` and `is_due` are collective.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        folder: RunFolder,
+        attempt: int,
+        config: TrainConfig,
+        processes: Processes,
+        watchdog: Watchdog,
+        saved: int,
+    ) -> None:
+        self._engine, self._folder, self._attempt = engine, folder, attempt
+        self._config, self._processes, self._watchdog = config, processes, watchdog
+        self.saved = saved
+        """The newest step that is safe on the disk."""
+        self._due, self._pause = self._next(saved), 1
+        self._host_copy = HostCopy() if config.checkpoint_in_background else None
+        self._pending: _Pending | None = None
+
+    @property
+    def busy(self) -> int:
+        """0: this rank writes nothing now. Else a number that grows with each try."""
+        work = self._pending.work if self._pending else None
+        return 1 + work.tries if work and work.is_alive() else 0
+
+    def is_due(self, step: int, busy: int) -> bool:
+        """Whether this step is to be saved; `busy` as agreed upon by all ranks.
+
+        After a save that failed soon again, then ever more seldom; not while the best step is tried again and again.
+        """
+        return step >= self._due and busy <= FIRST_TRY
+
+    def begin(self, state: dict[str, Any], is_best: bool = False) -> None:
+        """Begin to save the engine as it is, each rank's random state and `state`, whose `step` names it.
+
+        Raises:
+            RuntimeError: a newer attempt has been begun: this one must not write over it.
+        """
+        self._save(state, BEST_TRIES if is_best else TRIES, self._host_copy, is_best)
+        if not self._host_copy:
+            self.wait(state["step"])
+
+    def save(self, state: dict[str, Any]) -> bool:
+        """Save, and wait until it is safe on the disk; whether it is."""
+        step: int = state["step"]
+        self.wait(step)
+        if self.saved != step:
+            self._save(state, LAST_TRIES, None)
+            self.wait(step)
+        return self.saved == step
+
+    def wait(self, step: int) -> None:
+        """Wait for what is on its way."""
+        seen = 0
+        while pending := self._pending:
+            busy = int(self._processes.all_reduce_max(self.busy)[0])
+            if not busy:
+                self.advance(step)
+            elif busy > seen:  # tries and pauses are no hang; one write that does not end is
+                self._watchdog.moved(f"saving step {pending.step}")
+                seen = busy
+            else:
+                time.sleep(POLL_S)
+
+    def advance(self, step: int) -> None:
+        """Take the next step of what is on its way. To be called when all ranks know that none is busy.
+
+        Raises:
+            RuntimeError: it cannot be saved; not for a full or failing disk, which may get over it.
+            OSError: the disk has not got over it, and it is the best step so far.
+        """
+        pending, processes = self._pending, self._processes
+        if not pending:
+            return
+        if pending.finishing:
+            problem = processes.broadcast(pending.work.problem)
+            self._landed(pending, problem, step)
+            return
+        said = processes.gather((pending.work.problem, pending.described))
+        if problem := worst([problem for problem, _ in said]):
+            self._landed(pending, problem, step)
+            return
+        files = {name: facts for _, part in said for name, facts in part.items()}
+        pending.finishing = True
+        if processes.is_rank_zero:
+            pending.work = _Work(
+                lambda: self._finish(pending, files), pending.work.most_tries, pending.work.longest_pause_s
+            )
+
+    def _let_go(self) -> None:
+        """What is on its way is not the best any more: it is not worth more tries."""
+        if self._pending:
+            self._pending.is_best = False
+            self._pending.work.no_more_tries()
+
+    def _save(
+        self,
+        state: dict[str, Any],
+        tries: int,
+        host_copy: HostCopy | None,
+        is_best: bool = False,
+    ) -> None:
+        step, processes = state["step"], self._processes
+        if is_best:
+            self._let_go()
+        self.wait(step)
+        self._watchdog.moved(f"saving step {step}")
+        newest, nonce = processes.broadcast((newest_attempt(str(self._folder.path)), uuid.uuid4().hex[:8]))
+        if newest != self._attempt:  # all ranks know it, and none waits for another
+            raise RuntimeError(replaced(self._attempt, newest))
+        files = collected(self._engine, TAG, {"furnace": state})
+        files[f"random-{processes.rank}.pt"] = random_state(processes.device)
+        if host_copy:
+            files = host_copy.of(files)
+        final = self._folder.checkpoint(step)
+        aside, described = final.with_name(f"{final.name}.tmp-{nonce}"), Described()
+        stage = self._engine.zero_optimization_stage()
+        facts = {"step": step, "world_size": processes.world_size, "zero_stage": stage, "state": state}
+        self._due = self._next(step)
+        work = _Work(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
+        self._pending = _Pending(step, state.get("best_step", 0), aside, facts, is_best, described, work)
+
+    def _finish(self, pending: _Pending, files: Described) -> None:
+        check_is_newest(self._folder, self._attempt)  # again: it may have been replaced while it wrote
+        if pending.aside.exists():  # not, where only what follows is tried again
+            checkpoint_files.complete(pending.aside, self._folder.checkpoint(pending.step), pending.facts, files)
+        checkpoint_files.note_saved(self._folder, pending.step, self._attempt)
+        checkpoint_files.prune(self._folder, pending.step, self._config.keep_checkpoints, also={pending.best_step})
+
+    def _landed(self, pending: _Pending, problem: Problem | None, step: int) -> None:
+        self._pending = None
+        if not problem:
+            self.saved, self._pause = pending.step, 1
+            return
+        if self._processes.is_rank_zero:
+            shutil.rmtree(pending.aside, ignore_errors=True)  # what stays is deleted after the next save
+        self._processes.say(f"checkpoint of step {pending.step} could not be saved: {problem[1]}")
+        may_pass, words = problem
+        if not may_pass:
+            raise RuntimeError(words)
+        if pending.is_best:
+            raise OSError(
+                errno.EIO, f"the checkpoint of step {pending.step}, the best so far, could not be saved ({words})"
+            )
+        self._due = step + min(self._pause, self._config.checkpoint_every)
+        self._pause *= 2
+
+    def _next(self, step: int) -> int:
+        """The next step, after this one, at which a checkpoint is due."""
+        return (step // self._config.checkpoint_every + 1) * self._config.checkpoint_every
+
+
+class _Work(threading.Thread):
+    """What one rank does while training goes on; tried again where the file system may get over what it has."""
+
+    def __init__(self, work: Callable[[], None], tries: int, longest_pause_s: float) -> None:
+        super().__init__(name="checkpoint", daemon=True)
+        self.problem: Problem | None = None
+        self.tries, self.most_tries, self.longest_pause_s = 0, tries, min(longest_pause_s, 30.0)
+        self._work, self._enough = work, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self.tries += 1
+            self.problem = problem_of(self._work)
+            if not self.problem or not self.problem[0] or self.tries >= self.most_tries:
+                return
+            pause_s = min(2.0 ** (self.tries - 1), self.longest_pause_s)
+            with suppress(OSError):  # the log may be on the same disk
+                print(f"a checkpoint cannot be written now, again in {pause_s:g} s: {self.problem[1]}", flush=True)
+            self._enough.wait(pause_s)
+
+    def no_more_tries(self) -> None:
+        """End after the try that is under way."""
+        self.most_tries = 0
+        self._enough.set()
