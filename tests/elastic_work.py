@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from furnace_hpc.runs.folder import RunFolder
+
 GLOBAL_BATCH, MADE_AT, MORE = 8, 3, 4  # samples; steps before the checkpoint; steps after it
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Case = dict[str, Any]
@@ -54,24 +56,26 @@ def make(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """Train, save, keep what is to come back, and go on undisturbed."""
     engine = engine_of(case, processes, seed=0, lr=1e-2)
     steps_of(engine, case, processes, 0, MADE_AT)
-    path = folder / case["source"]
-    engine.save_checkpoint(str(path), tag="zero", client_state={"furnace": {"step": MADE_AT}}, save_latest=False)
+    run = RunFolder(folder / case["source"])
+    saver = saver_of(engine, run, processes)
+    saver.begin({"step": MADE_AT})
     known = state_of(engine)
-    known["losses"] = steps_of(engine, case, processes, MADE_AT, MORE)
+    known["losses"] = steps_of(engine, case, processes, MADE_AT, MORE)  # while it is written
+    saver.wait(MADE_AT + MORE)
     if processes.is_rank_zero:
-        torch.save(known, path / "known.pt")
+        torch.save(known, run.path / "known.pt")
     engine.destroy()
     return {**case, "losses": known["losses"]}
 
 
 def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """Load into an engine of other weights, rates and buffers, and compare with what was kept."""
-    from furnace_hpc.engine import elastic
+    from furnace_hpc.engine import checkpoints
 
-    path = folder / case["source"]
-    known = torch.load(path / "known.pt", weights_only=False)
+    run = RunFolder(folder / case["source"])
+    known = torch.load(run.path / "known.pt", weights_only=False)
     engine = engine_of(case, processes, seed=1, lr=7e-4)
-    client_state = elastic.load(engine, path / "zero", processes)
+    state = checkpoints.load(engine, run, MADE_AT, 0, processes)
     loaded = state_of(engine)
     losses = steps_of(engine, case, processes, MADE_AT, MORE)
     steps = sorted({float(state["step"]) for state in state_of_adam(engine)})
@@ -82,7 +86,7 @@ def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
         "processes": processes.world_size,
         "differences": {kind: _difference(loaded[kind], known[kind]) for kind in ("fp32", *MOMENTS, "buffers")},
         "same_groups": loaded["groups"] == known["groups"],
-        "client_state": client_state["furnace"],
+        "client_state": state,
         "loss_difference": max(abs(a - b) for a, b in zip(losses, known["losses"], strict=True)),
         "adam_steps": steps,
         "counters": counters,
@@ -91,15 +95,15 @@ def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 def begin(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """Losses of a run, and of one that begins from a checkpoint that was saved before the first step."""
-    from furnace_hpc.engine import elastic
+    from furnace_hpc.engine import checkpoints
 
-    path = folder / case["source"]
+    run = RunFolder(folder / case["source"])
     engine = engine_of(case, processes, seed=0, lr=1e-2)
-    engine.save_checkpoint(str(path), tag="zero", client_state={"furnace": {}}, save_latest=False)
+    assert saver_of(engine, run, processes).save({"step": 0})
     wanted = steps_of(engine, case, processes, 0, MORE)
     engine.destroy()
     engine = engine_of(case | {"stage": case["to_stage"]}, processes, seed=1, lr=7e-4)
-    elastic.load(engine, path / "zero", processes)
+    checkpoints.load(engine, run, 0, 0, processes)
     losses = steps_of(engine, case, processes, 0, MORE)
     engine.destroy()
     return {"wanted": wanted, "got": losses}
@@ -107,16 +111,28 @@ def begin(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 def refuse(processes: Any, folder: Path, case: Case) -> str:
     """What loading says of a checkpoint that cannot be loaded."""
-    from furnace_hpc.engine import elastic
+    from furnace_hpc.engine import checkpoints
 
     engine = engine_of(case, processes, seed=1, lr=7e-4)
     try:
-        elastic.load(engine, folder / case["source"] / "zero", processes)
+        checkpoints.load(engine, RunFolder(folder / case["source"]), MADE_AT, 0, processes)
         return "loaded"
     except (ValueError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     finally:
         engine.destroy()
+
+
+def saver_of(engine: Any, run: RunFolder, processes: Any, **config: Any) -> Any:
+    """What saves a run's checkpoints in a training."""
+    from make import make_config
+
+    from furnace_hpc.engine.saving import Saver
+    from furnace_hpc.engine.watchdog import Watchdog
+    from furnace_hpc.runs.verdict import Verdict
+
+    watchdog = Watchdog(60, Verdict(run, 0, processes.rank))
+    return Saver(engine, run, 0, make_config(**config), processes, watchdog, saved=-1)
 
 
 def engine_of(case: Case, processes: Any, seed: int, lr: float) -> Any:

@@ -10,6 +10,7 @@ from elastic_work import MADE_AT, MORE
 from forked_ranks import run_phases
 
 from furnace_hpc.engine.shards import Shards, open_shards
+from furnace_hpc.runs.folder import RunFolder
 
 pytestmark = pytest.mark.distributed
 
@@ -108,7 +109,7 @@ def test_stage_0_and_the_others_refuse_each_other_and_so_does_another_model(answ
 
 
 def test_a_missing_rank_file_is_an_error(answers: list[Any], folder: Path):
-    source = folder / "stage 2 of 2" / "zero"
+    source = RunFolder(folder / "stage 2 of 2").checkpoint(MADE_AT) / "zero"
     assert open_shards(source).step == MADE_AT
     next(source.glob("*rank_1*optim_states.pt")).rename(folder / "aside")
     with pytest.raises(RuntimeError, match=r"optimizer files of ranks \[0\], not of all 2"):

@@ -104,6 +104,8 @@ class Saver:
     def save(self, state: dict[str, Any]) -> bool:
         """Save, and wait until it is safe on the disk; whether it is."""
         step: int = state["step"]
+        if self._pending:  # the time that a stopped job has left is short
+            self._pending.work.no_more_tries()
         self.wait(step)
         if self.saved != step:
             self._save(state, LAST_TRIES, None)

@@ -1,0 +1,113 @@
+"""What the ranks do to prove that saving in the background loses nothing, called by forked_ranks.run_phases."""
+
+import errno
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from elastic_work import Case, engine_of, saver_of, state_of, steps_of
+
+from furnace_hpc.runs import checkpoint_files
+from furnace_hpc.runs.checkpoint_files import steps_of as saved_steps
+from furnace_hpc.runs.folder import RunFolder
+
+
+def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """Two saves, each held back while training goes on; then what was saved, loaded."""
+    from furnace_hpc.engine import checkpoints, saving
+
+    run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
+    saver, known = saver_of(engine, run, processes, checkpoint_every=2), {}
+    write, busy, due = saving.write_files, [], []
+    for step in (2, 4):
+        steps_of(engine, case, processes, step - 2, 2)
+        gate = threading.Event()
+        saving.write_files = lambda *given, gate=gate: gate.wait(30) and write(*given)
+        due.append(saver.is_due(step, 0))
+        saver.begin({"step": step})
+        due.append(saver.is_due(step + 1, saver.busy))
+        known[step] = state_of(engine)
+        steps_of(engine, case, processes, step, 1)
+        busy.append(saver.busy)
+        gate.set()
+        saver.wait(step + 1)
+        busy.append(saver.busy)
+    saving.write_files = write
+    equal = {}
+    for step, wanted in known.items():
+        checkpoints.load(engine, run, step, 0, processes)
+        equal[step] = _equal(state_of(engine), wanted)
+    engine.destroy()
+    return {"busy": busy, "due": due, "equal": equal, "saved": saver.saved, "steps": saved_steps(run)}
+
+
+def fail(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """The last rank's disk is full for some tries, of a checkpoint that may or may not be given up."""
+    from furnace_hpc.engine import saving
+
+    run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
+    saver = saver_of(engine, run, processes, checkpoint_every=2)
+    steps_of(engine, case, processes, 0, 1)
+    assert saver.save({"step": 1})
+    write, left = saving.write_files, [case["failures"]]
+
+    def full(files: dict[str, Any], aside: Path) -> Any:
+        if processes.rank == processes.world_size - 1 and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(files, aside)
+
+    saving.write_files = full
+    raised, due = "", []
+    try:
+        saver.begin({"step": 2}, is_best=case["is_best"])
+        if case.get("stopped"):
+            saver.save({"step": 3})
+        elif case.get("bettered"):
+            saver.begin({"step": 3}, is_best=True)
+            saver.wait(3)
+        else:
+            saver.wait(3)
+        due = [step for step in range(3, 9) if saver.is_due(step, 0)]
+    except (OSError, RuntimeError) as error:
+        raised = f"{type(error).__name__}: {error}"
+    finally:
+        saving.write_files = write
+        engine.destroy()
+    processes.barrier()
+    left_over = [path.name for path in run.checkpoints.glob("step-*.tmp-*")]
+    return {"raised": raised, "due": due[:1], "steps": saved_steps(run), "left_over": left_over}
+
+
+def replaced(processes: Any, folder: Path, case: Case) -> list[str]:
+    """A newer attempt begins before a save, and while one is written."""
+    from furnace_hpc.engine import saving
+
+    run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
+    saver, said = saver_of(engine, run, processes), []
+    steps_of(engine, case, processes, 0, 1)
+    complete = checkpoint_files.complete
+    checkpoint_files.complete = lambda *given: said.append("renamed")
+    write, gate = saving.write_files, threading.Event()
+    saving.write_files = lambda *given: gate.wait(30) and write(*given)
+    saver.begin({"step": 1})
+    if processes.is_rank_zero:
+        run.attempts.mkdir(parents=True)
+        (run.attempts / "1.json").write_text("{}")
+    processes.barrier()
+    gate.set()
+    for work in (lambda: saver.wait(1), lambda: saver.begin({"step": 2})):
+        try:
+            work()
+        except RuntimeError as error:
+            said.append(str(error))
+    checkpoint_files.complete, saving.write_files = complete, write
+    engine.destroy()
+    return said
+
+
+def _equal(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    kinds = ("fp32", "exp_avg", "exp_avg_sq", "buffers")
+    same = [torch.equal(found[kind][name], wanted[kind][name]) for kind in kinds for name in wanted[kind]]
+    return all(same) and found["groups"] == wanted["groups"]
