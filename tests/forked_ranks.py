@@ -16,7 +16,9 @@ START_S, PER_CASE_S = 60, 10
 HEAVY = ["deepspeed", "furnace_hpc.engine.elastic", "furnace_hpc.engine.setup", "furnace_hpc.model.network"]
 
 
-def run_phases(folder: Path, module: str, phases: list[tuple[int, list[dict[str, Any]]]]) -> list[Any]:
+def run_phases(
+    folder: Path, module: str, phases: list[tuple[int, list[dict[str, Any]]]], per_case_s: float = PER_CASE_S
+) -> list[Any]:
     """Do cases at one world size after another; rank 0's answers in their order.
 
     A case is done by the module's function of the name case["do"], called as f(processes, folder, case). No rank
@@ -33,7 +35,7 @@ def run_phases(folder: Path, module: str, phases: list[tuple[int, list[dict[str,
         try:
             for rank in ranks:
                 rank.start()
-            _wait(ranks, START_S + PER_CASE_S * len(cases))
+            _wait(ranks, START_S + per_case_s * len(cases))
         finally:
             for rank in ranks:
                 rank.kill()

@@ -1,12 +1,13 @@
 """Which checkpoint is loaded, which are deleted, and who may still write one."""
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 
 from furnace_hpc.engine.checkpoints import TAG, check_is_newest
-from furnace_hpc.runs import host
+from furnace_hpc.runs import checkpoint_files, host
 from furnace_hpc.runs.checkpoint_files import complete, describe, newest_step, note_saved, prune
 from furnace_hpc.runs.folder import RunFolder
 
@@ -88,3 +89,29 @@ def test_a_replaced_attempt_writes_nothing_more(tmp_path: Path):
     (tmp_path / "attempts/2.json").write_text("{}")
     with pytest.raises(RuntimeError, match="attempt 1 has been replaced by attempt 2"):
         check_is_newest(RunFolder(tmp_path), 1)
+
+
+def test_what_cannot_be_read_for_a_moment_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = saved(RunFolder(tmp_path), 10, 20)
+    failures = [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale file handle")]
+    monkeypatch.setattr(checkpoint_files, "READ_PAUSES_S", (0.01, 0.01))
+
+    def unsteady(path: Path) -> list[object]:
+        if failures:
+            raise failures.pop()
+        return describe(path)
+
+    monkeypatch.setattr(checkpoint_files, "describe", unsteady)
+    assert (newest_step(folder), failures) == (20, [])
+    failures.append(PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(PermissionError):  # it may be sound: nothing is set aside
+        newest_step(folder)
+    assert steps(folder) == [10, 20]
+
+
+def test_a_step_that_is_saved_again_takes_the_place_of_the_one_before(tmp_path: Path):
+    folder = saved(RunFolder(tmp_path), 10)
+    flip_a_byte(folder, 10)
+    saved(folder, 10)
+    assert newest_step(folder) == 10
+    assert (folder.checkpoints / "aside-step-10.1").is_dir()

@@ -33,6 +33,8 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError("of a GPU"), "oom"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "oom"),
         (OSError(12, "Cannot allocate memory"), "oom"),
+        (OSError(28, "No space left on device"), "io_error"),
+        (OSError(2, "No such file or directory"), "crash"),
         (RuntimeError("Connection closed by peer [10.0.0.2]"), "peer_lost"),
     ],
 )
@@ -55,6 +57,8 @@ TOLD = [
     ([word("crash", 2), word("oom", 1)], JOB, {}, "oom"),
     ([word("crash", 1), word("hang", 0), word("entered")], JOB, {}, "crash"),
     ([word("hang", 5), word("entered")], JOB, {}, "hang"),
+    ([word("io_error"), word("entered")], JOB, {}, "killed"),
+    ([word("crash"), word("io_error")], JOB, {}, "crash"),
     ([word("stopped", signal="SIGUSR2")] * 2, JOB, {}, "time_limit"),
     ([word("stopped", 9875, signal="SIGUSR2")], TIMED, ENDS, "time_limit"),
     ([word("stopped", 9700, signal="SIGUSR2")], TIMED, ENDS, "preempted"),
