@@ -11,7 +11,7 @@ from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loader import BatchReader
 from furnace_hpc.data.order import rank_indices, step_indices
 from furnace_hpc.engine.evaluation import evaluate
-from furnace_hpc.engine.loop import learning_rate, train_step
+from furnace_hpc.engine.loop import learning_rate, train_batches, train_step
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.random_state import seed_everything
 from furnace_hpc.engine.zero import build_engine, full_fp32_parameters, parameters_sha256
@@ -38,7 +38,8 @@ def zero_steps(config: TrainConfig, data: str, processes: Processes, steps: int)
         build_engine(model_of(config, data), config, processes),
         reader_of(data, "train", processes),
     )
-    losses = [train_step(engine, reader, config, step, processes)["loss"] for step in range(steps)]
+    with train_batches(engine, reader, config, processes) as batches:
+        losses = [train_step(engine, batches, config, step)["loss"] for step in range(steps)]
     means = [processes.all_reduce_sum(loss.clone()).item() / processes.world_size for loss in losses]
     return means, engine
 

@@ -8,14 +8,18 @@ from numpy.typing import NDArray
 
 def step_indices(num_samples: int, seed: int, step: int, global_batch_size: int) -> NDArray[np.int64]:
     """Indices [global_batch_size] of optimizer step `step` (from 0), over all ranks; epochs follow without a gap."""
-    first = step * global_batch_size
-    positions = np.arange(first, first + global_batch_size)
+    positions = _positions(step, global_batch_size)
     epochs = positions // num_samples
     parts = [
         epoch_order(num_samples, seed, int(epoch))[positions[epochs == epoch] % num_samples]
         for epoch in np.unique(epochs)
     ]
     return np.concatenate(parts)
+
+
+def step_epochs(num_samples: int, step: int, global_batch_size: int) -> NDArray[np.int64]:
+    """The epoch [global_batch_size] that each of `step_indices` belongs to."""
+    return _positions(step, global_batch_size) // num_samples
 
 
 def rank_indices(
@@ -30,3 +34,26 @@ def rank_indices(
 def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """A permutation [num_samples], the same on every machine for the same (seed, epoch)."""
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_samples)
+
+
+def drawn_frames(
+    num_frames: int, seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The frame [B], of 0..num_frames-1, that each sample shows in its epoch: a hash of (seed, epoch, sample)."""
+    key = np.full(len(indices), seed, np.uint64)
+    for part in (epochs, indices):
+        key = _mixed(key + part.astype(np.uint64))
+    return (key % np.uint64(num_frames)).astype(np.int64)
+
+
+def _positions(step: int, global_batch_size: int) -> NDArray[np.int64]:
+    first = step * global_batch_size
+    return np.arange(first, first + global_batch_size)
+
+
+def _mixed(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One step of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); numpy's integers wrap around as it wants."""
+    key = key + np.uint64(0x9E3779B97F4A7C15)
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return key ^ (key >> np.uint64(31))

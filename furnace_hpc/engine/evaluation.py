@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from furnace_hpc.data.loader import BatchReader
+from furnace_hpc.data.prefetch import Prefetched, Request
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.zero import Engine
 from furnace_hpc.model.scores import single_label_scores
@@ -44,12 +45,13 @@ def evaluate(
     whole = {task: torch.zeros(N, count, device=device) for task, count in num_classes.items()}
     labels = {task: torch.zeros(N, dtype=torch.int64, device=device) for task in num_classes}
     engine.eval()
-    with torch.no_grad():
-        for number, (indices, count) in enumerate(_shares(N, batch_size, processes)):
+    shares = _shares(N, batch_size, processes)
+    with torch.no_grad(), Prefetched(reader, [Request(indices) for indices, _ in shares]) as batches:
+        for number, (_, count) in enumerate(shares):
             moved(f"evaluation on {split}, batch {number}")
-            batch = reader.read(indices)
+            batch = next(batches)
             output = engine(batch.inputs, batch.lengths, batch.present_BM)
-            rows = torch.from_numpy(indices[:count]).to(device)
+            rows = torch.from_numpy(batch.rows[:count]).to(device)
             for task in num_classes:
                 whole[task][rows] = output["logits"][task][:count].float()
                 labels[task][rows] = batch.labels[task][:count]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from furnace_hpc.data.loader import Batch, BatchReader
-from furnace_hpc.data.order import rank_indices, step_indices
+from furnace_hpc.data.prefetch import TrainBatches
 from furnace_hpc.engine import checkpoints
 from furnace_hpc.engine.evaluation import Evaluation
 from furnace_hpc.engine.finish import evaluate_split, finish
@@ -43,7 +43,8 @@ def train(folder: RunFolder, attempt: int, place: RankInfo, verdict: Verdict) ->
     with Watchdog.of_run(folder, attempt, verdict) as watchdog:
         processes = init_process_group(place, watchdog.timeout_s)
         run = set_up(folder, attempt, processes)
-        reason = _train(run, attempt, processes, stop, verdict, watchdog)
+        with train_batches(run.engine, run.reader, run.config, processes) as batches:
+            reason = _train(run, batches, attempt, processes, stop, verdict, watchdog)
         if not reason:
             verdict.done()
         processes.barrier()  # all have said how it ended before the first one leaves
@@ -52,7 +53,13 @@ def train(folder: RunFolder, attempt: int, place: RankInfo, verdict: Verdict) ->
 
 
 def _train(
-    run: Run, attempt: int, processes: Processes, stop: StopRequest, verdict: Verdict, watchdog: Watchdog
+    run: Run,
+    batches: TrainBatches,
+    attempt: int,
+    processes: Processes,
+    stop: StopRequest,
+    verdict: Verdict,
+    watchdog: Watchdog,
 ) -> str | None:
     """The loop. Return the signal's name when it was stopped, else None."""
     config, engine, folder = run.config, run.engine, run.folder
@@ -74,7 +81,7 @@ def _train(
                 verdict.stopped(reason)
             break
         started_s = time.perf_counter()
-        parts = train_step(engine, run.reader, config, at.step, processes)
+        parts = train_step(engine, batches, config, at.step)
         step_time_s = time.perf_counter() - started_s
         at.step += 1
         at.train_s += step_time_s
@@ -103,20 +110,26 @@ def _train(
     return reason
 
 
-def train_step(
-    engine: Engine, reader: BatchReader, config: TrainConfig, step: int, processes: Processes
-) -> dict[str, torch.Tensor]:
-    """Collective. One optimizer step; return the parts of the loss, as means over this rank's samples."""
-    micro_batch_size, micro_steps = (
-        engine.train_micro_batch_size_per_gpu(),
-        engine.gradient_accumulation_steps(),
+def train_batches(engine: Engine, reader: BatchReader, config: TrainConfig, processes: Processes) -> TrainBatches:
+    """This rank's batches, in the sizes that the engine has."""
+    return TrainBatches(
+        reader,
+        seed=config.seed,
+        steps=config.steps,
+        global_batch_size=config.global_batch_size,
+        micro_batch_size=engine.train_micro_batch_size_per_gpu(),
+        rank=processes.rank,
+        world_size=processes.world_size,
     )
-    indices = step_indices(reader.num_samples, config.seed, step, config.global_batch_size)
+
+
+def train_step(engine: Engine, batches: TrainBatches, config: TrainConfig, step: int) -> dict[str, torch.Tensor]:
+    """Collective. One optimizer step; return the parts of the loss, as means over this rank's samples."""
     set_learning_rate(engine, learning_rate(config, step))
+    micro_steps = engine.gradient_accumulation_steps()
     means: dict[str, torch.Tensor] = {}
-    for micro_step in range(micro_steps):
-        mine = rank_indices(indices, processes.rank, processes.world_size, micro_batch_size, micro_step)
-        parts = forward(engine, reader.read(mine), config)
+    for batch in batches.of_step(step):
+        parts = forward(engine, batch, config)
         engine.backward(parts["loss"])
         engine.step()
         for name, value in parts.items():

@@ -31,7 +31,7 @@ class InputShapes:
         return cls(
             vocab_size=manifest.vocab_size or 0,
             pad_id=manifest.pad_id,
-            image_channels=columns["image"].shape[0] if "image" in columns else 0,
+            image_channels=columns["image"].shape[-3] if "image" in columns else 0,
             audio_coefficients=columns["audio"].shape[0] if "audio" in columns else 0,
         )
 

@@ -58,6 +58,10 @@ class Manifest(_Frozen):
     statistics: dict[str, Statistics] = Field(description="modality -> mean and deviation of the train split")
     vocab_size: int | None = Field(description="number of token ids; None when the set has no text")
     pad_id: int = Field(default=0, description="token id that pads the text column")
+    image_frames: int | None = Field(
+        default=None,
+        description="frames of a clip, the first axis of the image column; None: one picture, no such axis",
+    )
     preprocessing: dict[str, Any] = Field(description="every knob that made the columns, by name")
     versions: dict[str, str] = Field(description="library versions that made the columns (not part of the fingerprint)")
     fingerprint: str = Field(description="16 hexadecimal digits over the columns' contents alone")
