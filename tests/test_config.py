@@ -31,6 +31,23 @@ OTHER = {
     "model.feedforward": 64,
     "model.text_layers": 1,
     "model.fusion_layers": 2,
+    "model.fusion": "gated",
+    "model.rank": 4,
+    "model.bottleneck_tokens": 2,
+    "model.image_encoder": "vit",
+    "model.image_layers": 1,
+    "model.image_patch": 4,
+    "model.audio_encoder": "transformer",
+    "model.audio_layers": 1,
+    "model.audio_patch": 4,
+    "model.text_weights": "some/bert",
+    "model.image_weights": "some/vit",
+    "model.audio_weights": "some/ast",
+    "model.modality_dropout": 0.3,
+    "loss.info_nce": 0.1,
+    "loss.projection_width": 8,
+    "loss.temperature": 0.1,
+    "loss.unimodal": 0.1,
     "model.image_tokens": 9,
     "model.audio_tokens": 5,
     "model.dropout": 0.2,
@@ -68,7 +85,11 @@ NO_NUMBERS = {
     "resources.max_idle_attempts": 5,
     "resources.max_gpu_hours": 0.5,
 }
-ONE_VALUE = {"model.fusion", "tasks.kind"}  # literals with a single value cannot change yet
+# A field that means something beside another one alone.
+BESIDE = {
+    "model.image_weights": {"model.image_encoder": "vit"},
+    "model.audio_weights": {"model.audio_encoder": "transformer"},
+}
 
 
 def run(overrides: dict, fingerprint: str = FINGERPRINT) -> RunSpec:
@@ -78,7 +99,8 @@ def run(overrides: dict, fingerprint: str = FINGERPRINT) -> RunSpec:
 
 @pytest.mark.parametrize("key", OTHER)
 def test_run_id_changes_with_each_field_that_decides_numbers(key):
-    assert run({key: OTHER[key]}).run_id != run({}).run_id
+    beside = BESIDE.get(key, {})
+    assert run(beside | {key: OTHER[key]}).run_id != run(beside).run_id
 
 
 @pytest.mark.parametrize("key", NO_NUMBERS)
@@ -94,7 +116,7 @@ def test_every_field_of_the_config_is_tried_above():
             value = getattr(model, name)
             yield from (leaves(value, f"{prefix}{name}.") if hasattr(value, "model_fields") else [f"{prefix}{name}"])
 
-    known = {*OTHER, *NO_NUMBERS, *ONE_VALUE, "seed"}
+    known = {*OTHER, *NO_NUMBERS, "seed"}
     found = {name for name in leaves(run({}).config) if not name.startswith("deepspeed.")}
     assert found - known == set()
 
@@ -130,7 +152,7 @@ def test_identity_holds_no_marked_field_and_is_plain_json():
 
 def test_spec_json_round_trip_is_equal():
     for key, value in (OTHER | NO_NUMBERS).items():
-        spec = run({key: value})
+        spec = run(BESIDE.get(key, {}) | {key: value})
         again = RunSpec.model_validate_json(spec.model_dump_json(indent=2))
         assert again == spec
         assert again.run_id == spec.run_id
@@ -236,6 +258,16 @@ def test_name_pattern_refuses(name):
     [
         ({"model.width": 10}, "width 10 is not a multiple of num_heads 4"),
         ({"model.image_tokens": 5}, "image_tokens 5 is not a square number"),
+        ({"model.fusion_layers": 0}, "fusion cross_attention needs fusion_layers 1 or more"),
+        ({"model.fusion": "bottleneck"}, "fusion_layers 1 never lets modalities meet"),
+        ({"model.image_weights": "some/vit"}, "image_weights are a ViT's: set image_encoder: vit"),
+        ({"model.audio_weights": "some/ast"}, "set audio_encoder: transformer"),
+        ({"loss.info_nce": 1, "model.modalities": ["text"]}, "loss.info_nce compares modalities"),
+        ({"tasks": [{"name": "consistency"}]}, "metrics have this name"),
+        (
+            {"tasks": [{"name": "genre", "kind": "multi_label"}], "evaluation.metric": "val/genre/accuracy"},
+            "unknown metric",
+        ),
         ({"model.modalities": ["text", "text"]}, "an entry stands twice: keep one"),
         ({"model.modalities": []}, "at least 1 item"),
         ({"tasks": [{"name": "digit"}, {"name": "digit"}]}, "a name stands twice"),

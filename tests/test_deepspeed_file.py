@@ -53,7 +53,11 @@ def test_what_the_run_owns_is_refused_in_a_deepspeed_file_with_the_field_to_set(
         ({"bf16": {"enabled": "auto"}}, "bf16.enabled: got 'auto': input should be a valid boolean"),
         ({"bf16": {"enabled": 1}}, "bf16.enabled: got 1: input should be a valid boolean"),
         ({"zero_optimization": {"stage": 0}}, "bf16 at stage 0 is not supported: use stage 1"),
-        ({"activation_checkpointing": {"cpu_checkpointing": True}}, "unknown key 'activation_checkpointing.cpu_check"),
+        ({"activation_checkpointing": {"partition_activations": True}}, "'partition_activations' is refused: it cuts"),
+        (
+            {"activation_checkpointing": {"cpu_checkpointing": True}},
+            "key 'cpu_checkpointing' is refused: DeepSpeed does it",
+        ),
     ],
 )
 def test_what_deepspeed_would_take_silently_is_refused(changes, message):

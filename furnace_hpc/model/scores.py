@@ -3,22 +3,108 @@
 N samples, C classes.
 """
 
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
 def single_label_scores(logits_NC: Tensor, label_N: Tensor) -> dict[str, float]:
-    """Accuracy, macro F1 (over classes that occur in labels or predictions) and mean cross-entropy."""
+    """Accuracy, F1 and mean cross-entropy. Macro F1 is over the classes that occur in labels or predictions."""
     logits_NC = logits_NC.double()
     predicted_N = logits_NC.argmax(1)
     classes = torch.arange(logits_NC.shape[1], device=logits_NC.device).unsqueeze(1)
     is_label, is_predicted = label_N == classes, predicted_N == classes
     hits = (is_label & is_predicted).sum(1).double()
-    sizes = (is_label.sum(1) + is_predicted.sum(1)).double()
-    f1 = (2 * hits / sizes)[sizes > 0]
+    support, sizes = is_label.sum(1).double(), (is_label.sum(1) + is_predicted.sum(1)).double()
+    f1 = 2 * hits / sizes.clamp(min=1)
     return {
         "accuracy": (predicted_N == label_N).double().mean().item(),
-        "f1_macro": f1.mean().item(),
+        "f1_macro": f1[sizes > 0].mean().item(),
+        "f1_weighted": ((f1 * support).sum() / support.sum()).item(),
         "loss": functional.cross_entropy(logits_NC, label_N).item(),
+    }
+
+
+def multi_label_scores(logits_NC: Tensor, label_NC: Tensor, threshold: float) -> dict[str, float]:
+    """Ranking scores, and F1 where a probability above `threshold` is a yes.
+
+    Mean average precision, AUC and d-prime are means over the classes that have both positives and negatives;
+    `classes_scored` says how many those are (NaN where there is none). d-prime is sqrt(2) times the normal quantile
+    of the mean AUC (Gemmeke et al. 2017). F1 of nothing predicted where nothing is true counts as 0, as in
+    scikit-learn. The loss is the binary cross-entropy, meant over classes.
+    """
+    logits_NC, truth_NC = logits_NC.double(), label_NC.bool()
+    support_C = truth_NC.sum(0)
+    scored = ((support_C > 0) & (support_C < len(truth_NC))).nonzero().flatten().tolist()
+    auc = _mean_over(scored, lambda c: area_under_roc(logits_NC[:, c], truth_NC[:, c]))
+    return {
+        "map": _mean_over(scored, lambda c: average_precision(logits_NC[:, c], truth_NC[:, c])),
+        "auc": auc,
+        "d_prime": math.sqrt(2) * NormalDist().inv_cdf(auc) if 0 < auc < 1 else math.copysign(math.inf, auc - 0.5),
+        "classes_scored": len(scored),
+        **_f1(logits_NC.sigmoid() > threshold, truth_NC),
+        "threshold": threshold,
+        "loss": functional.binary_cross_entropy_with_logits(logits_NC, truth_NC.double()).item(),
+    }
+
+
+def tune_threshold(logits_NC: Tensor, label_NC: Tensor) -> float:
+    """The one probability above which a yes gives the best micro F1; for the validation split alone.
+
+    Exact: between each two neighbouring probabilities that occur. Ties keep the higher threshold.
+    """
+    probability, order = logits_NC.double().sigmoid().flatten().sort(descending=True, stable=True)
+    hits = label_NC.bool().flatten()[order].double().cumsum(0)
+    count = torch.arange(1, len(hits) + 1, dtype=torch.float64)
+    f1 = 2 * hits / (count + hits[-1])
+    f1[:-1][probability[:-1] == probability[1:]] = -1.0  # no threshold lies between equals
+    k = int(f1.argmax())
+    below = probability[k + 1].item() if k + 1 < len(probability) else 0.0
+    return (probability[k].item() + below) / 2
+
+
+def average_precision(score_N: Tensor, truth_N: Tensor) -> float:
+    """Area under the step-wise precision-recall curve; equal scores make one step."""
+    hits, count = _at_each_score(score_N, truth_N)
+    gained = torch.diff(hits, prepend=hits.new_zeros(1))
+    return ((hits / count) * gained).sum().item() / hits[-1].item()
+
+
+def area_under_roc(score_N: Tensor, truth_N: Tensor) -> float:
+    """Probability that a positive scores above a negative; equal scores count half."""
+    hits, count = _at_each_score(score_N, truth_N)
+    misses = count - hits
+    zero = hits.new_zeros(1)
+    area = torch.trapezoid(torch.cat([zero, hits]), torch.cat([zero, misses]))
+    return area.item() / (hits[-1] * misses[-1]).item()
+
+
+def _at_each_score(score_N: Tensor, truth_N: Tensor) -> tuple[Tensor, Tensor]:
+    """(positives, samples) that score at least as high as each score that occurs, from the highest down."""
+    score, order = score_N.sort(descending=True)
+    last_of_equals = torch.cat([score[1:] != score[:-1], score.new_ones(1, dtype=torch.bool)])
+    hits = truth_N[order].double().cumsum(0)
+    count = torch.arange(1, len(score) + 1, dtype=torch.float64, device=score.device)
+    return hits[last_of_equals], count[last_of_equals]
+
+
+def _mean_over(classes: list[int], score: Callable[[int], float]) -> float:
+    return sum(map(score, classes)) / len(classes) if classes else math.nan
+
+
+def _f1(predicted_NC: Tensor, truth_NC: Tensor) -> dict[str, float]:
+    def f1(dims: tuple[int, ...]) -> Tensor:
+        hits = (predicted_NC & truth_NC).sum(dims).double()
+        return 2 * hits / (predicted_NC.sum(dims) + truth_NC.sum(dims)).clamp(min=1)
+
+    support_C = truth_NC.sum(0).double()
+    return {
+        "f1_micro": f1((0, 1)).item(),
+        "f1_macro": f1((0,)).mean().item(),
+        "f1_weighted": ((f1((0,)) * support_C).sum() / support_C.sum().clamp(min=1)).item(),
+        "f1_samples": f1((1,)).mean().item(),
     }

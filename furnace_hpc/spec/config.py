@@ -10,13 +10,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from furnace_hpc.spec.deepspeed_file import DeepSpeedFile
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.identity import identity_hash
+from furnace_hpc.spec.metrics import METRICS, metric_names
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 ModalityName = Literal["text", "image", "audio"]
-METRICS = {"single_label": ("accuracy", "f1_macro", "loss")}  # what model/scores.py gives for each kind of task
 _NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
 
@@ -53,7 +53,10 @@ class TaskConfig(Config):
     """One thing to predict: a head, a loss and the label column `label.<name>`."""
 
     name: Name = Field(description="the label column is `label.<name>`; metrics are `<split>/<name>/<metric>`")
-    kind: Literal["single_label"] = Field(default="single_label", description="one class per sample")
+    kind: Literal["single_label", "multi_label"] = Field(
+        default="single_label",
+        description="single_label: one class per sample, cross-entropy; multi_label: any number, binary cross-entropy",
+    )
     weight: float = Field(default=1.0, gt=0, description="factor of this task's loss in the sum")
 
 
@@ -63,17 +66,43 @@ class ModelConfig(Config):
     modalities: Annotated[tuple[ModalityName, ...], AfterValidator(_no_duplicates)] = Field(
         default=("text", "image", "audio"),
         min_length=1,
-        description="what the network sees; others build no encoder",
+        description="what the network sees; others, and those that the data set lacks, build no encoder",
     )
-    fusion: Literal["cross_attention"] = Field(default="cross_attention", description="how modalities meet")
+    fusion: Literal["concat", "gated", "low_rank", "cross_attention", "bottleneck"] = Field(
+        default="cross_attention", description="how modalities meet (model/fusion.py, model/attention.py)"
+    )
     width: int = Field(default=64, ge=8, description="features per token (D)")
     num_heads: int = Field(default=4, ge=1, description="attention heads; divides width")
     feedforward: int = Field(default=128, ge=8, description="hidden width of the feed-forward blocks")
-    text_layers: int = Field(default=2, ge=1, description="BERT layers")
-    fusion_layers: int = Field(default=1, ge=1, description="attention layers over all modalities' tokens")
-    image_tokens: int = Field(default=4, ge=1, description="image tokens (a square number) after adaptive pooling")
-    audio_tokens: int = Field(default=4, ge=1, description="audio tokens after pooling over valid frames")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="of hidden features in BERT and the fusion layers")
+    fusion_layers: int = Field(
+        default=1,
+        ge=0,
+        description="attention layers of cross_attention and bottleneck; bottleneck with 0: late fusion",
+    )
+    rank: int = Field(default=8, ge=1, description="low_rank: number of factors (R)")
+    bottleneck_tokens: int = Field(default=4, ge=1, description="bottleneck: tokens through which modalities meet")
+    text_layers: int = Field(default=2, ge=1, description="BERT layers, where the weights are random")
+    image_encoder: Literal["cnn", "vit"] = Field(default="cnn", description="convolutions, or transformers' ViT")
+    image_tokens: int = Field(default=4, ge=1, description="cnn: tokens (a square number) after adaptive pooling")
+    image_layers: int = Field(default=2, ge=1, description="vit: layers, where the weights are random")
+    image_patch: int = Field(default=8, ge=1, description="vit: pixels of a patch's side, where the weights are random")
+    audio_encoder: Literal["cnn", "transformer"] = Field(
+        default="cnn", description="convolutions, or transformers' audio spectrogram transformer"
+    )
+    audio_tokens: int = Field(default=4, ge=1, description="cnn: tokens after pooling over valid frames")
+    audio_layers: int = Field(default=2, ge=1, description="transformer: layers, where the weights are random")
+    audio_patch: int = Field(
+        default=8, ge=1, description="transformer: coefficients and frames of a patch, where the weights are random"
+    )
+    text_weights: str | None = Field(
+        default=None, description="a folder, or a name in the hub cache, of a trained BERT; none: random weights"
+    )
+    image_weights: str | None = Field(default=None, description="vit: the same")
+    audio_weights: str | None = Field(default=None, description="transformer: the same")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="of hidden features in encoders and fusion layers")
+    modality_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="in training, each present modality is hidden so often; never all of them"
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> "ModelConfig":
@@ -83,15 +112,43 @@ class ModelConfig(Config):
             raise ValueError(f"image_tokens {self.image_tokens} is not a square number")
         return self
 
+    @model_validator(mode="after")
+    def _parts_that_fit(self) -> "ModelConfig":
+        if self.fusion == "cross_attention" and self.fusion_layers == 0:
+            raise ValueError("fusion cross_attention needs fusion_layers 1 or more, got 0")
+        if self.fusion == "bottleneck" and self.fusion_layers == 1:
+            raise ValueError(
+                "fusion bottleneck with fusion_layers 1 never lets modalities meet (what a layer puts into the "
+                "bottleneck is read by the next one): give 2 or more, or 0 for late fusion"
+            )
+        if self.image_weights and self.image_encoder != "vit":
+            raise ValueError("image_weights are a ViT's: set image_encoder: vit")
+        if self.audio_weights and self.audio_encoder != "transformer":
+            raise ValueError("audio_weights are an audio spectrogram transformer's: set audio_encoder: transformer")
+        return self
+
 
 class LossConfig(Config):
-    """total = sum over tasks of weight x cross-entropy + alpha x consistency + beta x norm."""
+    """total = sum over tasks of weight x task loss, + alpha x consistency + beta x norm, + the two terms below."""
 
     alpha: float = Field(
         default=0.0, ge=0, description="weight of the consistency term: pairwise MSE of the pooled features"
     )
     beta: float = Field(
         default=0.0, ge=0, description="weight of the specific term: mean L2 norm of the pooled features"
+    )
+    info_nce: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of InfoNCE between each two modalities' projections, over the samples of all processes "
+        "(of one micro-batch: accumulation makes another loss than one big batch)",
+    )
+    projection_width: int = Field(
+        default=64, ge=2, description="InfoNCE: width of the projections; they are normalised"
+    )
+    temperature: float = Field(default=0.07, gt=0.01, description="InfoNCE: where the learnt temperature begins")
+    unimodal: float = Field(
+        default=0.0, ge=0, description="weight of the mean loss of heads that see one present modality each"
     )
 
 
@@ -123,7 +180,9 @@ class EvaluationConfig(Config):
     select: Literal["best", "last"] = Field(
         default="best", description="best: the evaluated step with the best `metric`"
     )
-    metric: str | None = Field(default=None, description="val/<task>/<metric>; none: accuracy of the first task")
+    metric: str | None = Field(
+        default=None, description="val/<task>/<metric>; none: accuracy of the first task, map where it is multi_label"
+    )
     batch_size: int = Field(
         default=256, ge=1, json_schema_extra=NOT_IDENTITY, description="samples per forward pass and process"
     )
@@ -170,13 +229,17 @@ class TrainConfig(Config):
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"tasks {names}: a name stands twice")
+        if "consistency" in names:
+            raise ValueError("task 'consistency': metrics have this name for what modalities share; choose another")
         check_metric(self.selection_metric, self.tasks, splits=("val",))
+        if self.loss.info_nce and len(self.model.modalities) < 2:
+            raise ValueError(f"loss.info_nce compares modalities, and model.modalities is {self.model.modalities}")
         return self
 
     @property
     def selection_metric(self) -> str:
         """The metric, on validation, that selects the step."""
-        return self.evaluation.metric or f"val/{self.tasks[0].name}/accuracy"
+        return self.evaluation.metric or f"val/{self.tasks[0].name}/{METRICS[self.tasks[0].kind][0]}"
 
 
 class Resources(Config):
@@ -213,9 +276,14 @@ class RunSpec(Config):
         return f"{self.variant}-s{self.config.seed}-{identity_hash(self.config, self.data_fingerprint)}"
 
 
-def check_metric(metric: str, tasks: tuple[TaskConfig, ...], splits: tuple[str, ...] = ("val", "test")) -> None:
-    """Raise ConfigError unless `metric` is `<split>/<task>/<metric>` of these tasks."""
-    valid = [f"{split}/{task.name}/{name}" for split in splits for task in tasks for name in METRICS[task.kind]]
+def check_metric(
+    metric: str,
+    tasks: tuple[TaskConfig, ...],
+    modalities: tuple[str, ...] = (),
+    splits: tuple[str, ...] = ("val", "test"),
+) -> None:
+    """Raise ConfigError unless a run of these tasks (and modalities, for what is measured at its end) has `metric`."""
+    valid = metric_names({task.name: task.kind for task in tasks}, modalities, splits)
     if metric not in valid:
         raise ConfigError(f"unknown metric {metric!r}; {nearest(metric, valid)}")
 

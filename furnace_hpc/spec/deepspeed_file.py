@@ -17,6 +17,13 @@ OWNED_BY_THE_RUN = {
     "optimizer": "optimizer",
     "scheduler": "schedule",
 }
+REFUSED_CHECKPOINTING = {
+    "partition_activations": "it cuts activations up among tensor-parallel ranks, of which there are none here, and "
+    "empties a block's inputs in place, which the mask that all blocks share does not survive",
+    "cpu_checkpointing": "DeepSpeed does it together with partition_activations alone, which cannot work here",
+    "contiguous_memory_optimization": "DeepSpeed does it together with partition_activations alone",
+    "number_checkpoints": "only contiguous_memory_optimization reads it, which cannot work here",
+}
 
 
 class _Closed(BaseModel):
@@ -72,14 +79,18 @@ class ZeroOptimization(_Closed):
 
 
 class ActivationCheckpointing(_Closed):
-    """Its presence turns activation checkpointing on: blocks are computed again in backward.
-
-    partition_activations and cpu_checkpointing are for tensor-parallel ranks, and break a model whose blocks share
-    an input, as cross-attention does; so they are not keys here.
-    """
+    """Its presence turns activation checkpointing on: attention blocks are computed again in backward."""
 
     synchronize_checkpoint_boundary: bool = Field(default=False, description="synchronise CUDA at each block")
     profile: bool = Field(default=False, description="log the time of each forward and recomputation")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_cannot_work(cls, content: Any) -> Any:
+        for key in content if isinstance(content, dict) else ():
+            if key in REFUSED_CHECKPOINTING:
+                raise ValueError(f"key {key!r} is refused: {REFUSED_CHECKPOINTING[key]}; remove it")
+        return content
 
 
 class DeepSpeedFile(_Closed):

@@ -149,7 +149,7 @@ def _check_rows(grid: Grid, rows: list[Row]) -> None:
     first: dict[str, str] = {}
     for row in rows:
         try:
-            check_metric(grid.metric, row.config.tasks)
+            check_metric(grid.metric, row.config.tasks, row.config.model.modalities)
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, row {row.name!r}: {error}") from None
         same = first.setdefault(identity_hash(row.config, ""), row.name)
