@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from furnace_hpc.model.network import FusionModel, InputShapes
+from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.network import FusionModel
 from furnace_hpc.spec.config import ModelConfig, TrainConfig
 from furnace_hpc.spec.files import find_file, read_json
 from furnace_hpc.spec.grid import lay_over

@@ -15,8 +15,9 @@ from furnace_hpc.engine.loop import learning_rate, train_batches, train_step
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.random_state import seed_everything
 from furnace_hpc.engine.zero import build_engine, full_fp32_parameters, parameters_sha256
+from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
-from furnace_hpc.model.network import FusionModel, InputShapes
+from furnace_hpc.model.network import FusionModel
 from furnace_hpc.spec.config import TrainConfig
 
 FP32: dict[str, Any] = {"deepspeed__bf16__enabled": False, "deepspeed__data_types": None}
@@ -110,7 +111,7 @@ def evaluated(processes: Processes, data: str, batch_size: int) -> dict[str, Any
     config = make_config("zero3", global_batch_size=24, **FP32)
     engine = build_engine(model_of(config, data), config, processes)
     reader = reader_of(data, "val", processes)
-    done = evaluate(engine, reader, "val", {"digit": 10}, batch_size, processes)
+    done = evaluate(engine, reader, "val", config.tasks, batch_size, processes, in_full=True)
     engine.destroy()
     return {"scores": done.scores, "logits": done.logits["digit"].flatten().tolist()}
 

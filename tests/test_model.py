@@ -6,7 +6,7 @@ import pytest
 import torch
 from make import make_inputs, make_model
 
-from furnace_hpc.model.network import masked_mean
+from furnace_hpc.model.attention import masked_mean
 
 SUBSETS = [subset for n in (1, 2, 3) for subset in itertools.combinations(range(3), n)]
 

@@ -1,9 +1,10 @@
 """Evaluation on a whole split: every sample exactly once, scored from all logits together.
 
-N samples, C classes.
+N samples, M modalities, C classes, D width.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,13 @@ from furnace_hpc.data.loader import BatchReader
 from furnace_hpc.data.prefetch import Prefetched, Request
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.zero import Engine
-from furnace_hpc.model.scores import single_label_scores
+from furnace_hpc.model.consistency import consistency_block
+from furnace_hpc.model.scores import multi_label_scores, single_label_scores, tune_threshold
 from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.spec.config import TaskConfig
+from furnace_hpc.spec.metrics import subsets
+
+GALLERY = 1000  # pairs that retrieval chooses among: its numbers mean nothing without their count
 
 
 @dataclass(frozen=True)
@@ -26,43 +32,120 @@ class Evaluation:
 
     split: str
     scores: dict[str, float]
-    """<split>/<task>/<metric>"""
+    """<split>/<task>/<metric>, and what spec/metrics.py says of names with @"""
     logits: dict[str, Tensor]
     """Task -> [N, C] float32 on the CPU."""
+    thresholds: dict[str, float]
+    """Multi-label task -> the probability above which it says yes; tuned on this split where none was given."""
 
 
 def evaluate(
     engine: Engine,
     reader: BatchReader,
     split: str,
-    num_classes: dict[str, int],
+    tasks: tuple[TaskConfig, ...],
     batch_size: int,
     processes: Processes,
     moved: Callable[[str], None] = lambda where: None,
+    thresholds: Mapping[str, float] | None = None,
+    in_full: bool = False,
 ) -> Evaluation:
-    """Collective. Score a split; every rank gets the same answer. `moved` is told of every batch."""
-    N, device = reader.num_samples, processes.device
-    whole = {task: torch.zeros(N, count, device=device) for task, count in num_classes.items()}
-    labels = {task: torch.zeros(N, dtype=torch.int64, device=device) for task in num_classes}
+    """Collective. Score a split; every rank gets the same answer.
+
+    Args:
+        engine: the trained network.
+        reader: the split's batches.
+        split: its name.
+        tasks: what is scored.
+        batch_size: samples per forward pass and rank.
+        processes: the ranks.
+        moved: is told of every batch.
+        thresholds: of the validation split, for any other one; none: this is the validation split, and tunes its own.
+        in_full: also each subset of the modalities, and their consistency.
+    """
+    names = engine.module.modalities
+    parts = subsets(tuple(range(len(names)))) if in_full else []
+    seen = _whole_split(engine, reader, split, tasks, batch_size, processes, moved, parts)
+    tuned = {
+        task.name: thresholds[task.name]
+        if thresholds is not None
+        else tune_threshold(seen[f"logits.{task.name}"], seen[f"label.{task.name}"])
+        for task in tasks
+        if task.kind == "multi_label"
+    }
+    scores: dict[str, float] = {}
+    for task in tasks:
+        logits, labels, threshold = seen[f"logits.{task.name}"], seen[f"label.{task.name}"], tuned.get(task.name, 0.5)
+        for name, value in _scores(task, logits, labels, threshold).items():
+            scores[f"{split}/{task.name}/{name}"] = value
+        for number, part in enumerate(parts):
+            at, rows = "+".join(names[m] for m in part), seen["present"][:, list(part)].any(1)
+            if not rows.any():
+                continue
+            part_logits = seen[f"{number}.{task.name}"][rows]
+            for name, value in _scores(task, part_logits, labels[rows], threshold).items():
+                scores[f"{split}/{task.name}/{name}@{at}"] = value
+            scores[f"{split}/{task.name}/samples@{at}"] = int(rows.sum())
+    if in_full:
+        scores |= {f"{split}/{name}": value for name, value in _consistency(seen, names).items()}
+    return Evaluation(split, scores, {task.name: seen[f"logits.{task.name}"] for task in tasks}, tuned)
+
+
+def _whole_split(
+    engine: Engine,
+    reader: BatchReader,
+    split: str,
+    tasks: tuple[TaskConfig, ...],
+    batch_size: int,
+    processes: Processes,
+    moved: Callable[[str], None],
+    parts: list[tuple[int, ...]],
+) -> dict[str, Tensor]:
+    """Collective. Logits, labels, presence and embeddings of all samples, in the split's order, on the CPU."""
+    whole: dict[str, Tensor] = {}
     engine.eval()
-    shares = _shares(N, batch_size, processes)
+    shares = _shares(reader.num_samples, batch_size, processes)
     with torch.no_grad(), Prefetched(reader, [Request(indices) for indices, _ in shares]) as batches:
         for number, (_, count) in enumerate(shares):
             moved(f"evaluation on {split}, batch {number}")
             batch = next(batches)
-            output = engine(batch.inputs, batch.lengths, batch.present_BM)
-            rows = torch.from_numpy(batch.rows[:count]).to(device)
-            for task in num_classes:
-                whole[task][rows] = output["logits"][task][:count].float()
-                labels[task][rows] = batch.labels[task][:count]
+            output = engine(batch.inputs, batch.lengths, batch.present_BM, parts)
+            values: dict[str, Tensor] = {}
+            for task in (task.name for task in tasks):
+                values[f"logits.{task}"] = output["logits"][task].float()
+                values[f"label.{task}"] = batch.labels[task]
+                values |= {f"{k}.{task}": logits[task].float() for k, logits in enumerate(output["subsets"])}
+            if parts:
+                values["present"] = batch.present_BM.long()
+                values["embeddings"] = output.get("projections", output["features"]).float()
+            rows = torch.from_numpy(batch.rows[:count]).to(processes.device)
+            for name, value in values.items():
+                if name not in whole:
+                    whole[name] = value.new_zeros(reader.num_samples, *value.shape[1:])
+                whole[name][rows] = value[:count]
     engine.train()
+    # Rows of other ranks are zeros here, so a sum is a gathering, and exact.
+    return {name: processes.all_reduce_sum(tensor).cpu() for name, tensor in whole.items()}
+
+
+def _scores(task: TaskConfig, logits_NC: Tensor, labels: Tensor, threshold: float) -> dict[str, float]:
+    match task.kind:
+        case "single_label":
+            return single_label_scores(logits_NC, labels)
+        case "multi_label":
+            return multi_label_scores(logits_NC, labels, threshold)
+
+
+def _consistency(seen: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, float]:
+    """The consistency block of each two modalities, over the first samples that have both."""
     scores: dict[str, float] = {}
-    for task in num_classes:
-        # Rows of other ranks are zeros here, so a sum is a gathering, and exact.
-        logits_NC, label_N = processes.all_reduce_sum(whole[task]).cpu(), processes.all_reduce_sum(labels[task]).cpu()
-        whole[task] = logits_NC
-        scores |= {f"{split}/{task}/{name}": value for name, value in single_label_scores(logits_NC, label_N).items()}
-    return Evaluation(split, scores, whole)
+    for m, n in itertools.combinations(range(len(names)), 2):
+        rows = (seen["present"][:, [m, n]].all(1)).nonzero().flatten()[:GALLERY]
+        if len(rows) < 4:
+            continue
+        block = consistency_block(seen["embeddings"][rows, m], seen["embeddings"][rows, n])
+        scores |= {f"consistency/{name}@{names[m]}+{names[n]}": value for name, value in block.items()}
+    return scores
 
 
 def write_predictions(folder: RunFolder, reader: BatchReader, evaluation: Evaluation) -> None:

@@ -1,6 +1,7 @@
 """The end of a run: the selected step's scores and predictions, and the result, written last."""
 
 import time
+from collections.abc import Mapping
 
 import torch
 
@@ -31,10 +32,8 @@ def finish(
     if selected_step != config.steps:
         checkpoints.load(engine, folder, selected_step, config.seed, processes)
         last = None
-    evaluations = [
-        last or evaluate_split(run, "val", processes, watchdog),
-        evaluate_split(run, "test", processes, watchdog),
-    ]
+    val = last or evaluate_split(run, "val", processes, watchdog)
+    evaluations = [val, evaluate_split(run, "test", processes, watchdog, val.thresholds, in_full=True)]
     memory_gib = peak_memory_gib(processes)
     if not processes.is_rank_zero:
         return
@@ -71,8 +70,25 @@ def finish(
     )
 
 
-def evaluate_split(run: Run, split: str, processes: Processes, watchdog: Watchdog) -> Evaluation:
+def evaluate_split(
+    run: Run,
+    split: str,
+    processes: Processes,
+    watchdog: Watchdog,
+    thresholds: Mapping[str, float] | None = None,
+    in_full: bool = False,
+) -> Evaluation:
     """Collective. Score one split of a run."""
     watchdog.moved(f"evaluation on {split}")
-    batch_size = run.config.evaluation.batch_size
-    return evaluate(run.engine, run.readers[split], split, run.num_classes, batch_size, processes, watchdog.moved)
+    config, reader = run.config, run.readers[split]
+    return evaluate(
+        run.engine,
+        reader,
+        split,
+        config.tasks,
+        config.evaluation.batch_size,
+        processes,
+        watchdog.moved,
+        thresholds,
+        in_full,
+    )

@@ -12,13 +12,14 @@ from furnace_hpc.data.prefetch import TrainBatches
 from furnace_hpc.engine import checkpoints
 from furnace_hpc.engine.evaluation import Evaluation
 from furnace_hpc.engine.finish import evaluate_split, finish
+from furnace_hpc.engine.gather import gather_of
 from furnace_hpc.engine.processes import Processes, RankInfo, destroy_process_group, init_process_group
 from furnace_hpc.engine.saving import Saver
 from furnace_hpc.engine.setup import Run, set_up
 from furnace_hpc.engine.stop import StopRequest
 from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.engine.zero import Engine, set_learning_rate
-from furnace_hpc.model.losses import total_loss
+from furnace_hpc.model.losses import Gather, alone, total_loss
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import EXIT_STOPPED
 from furnace_hpc.runs.records import MetricsFile
@@ -81,7 +82,7 @@ def _train(
                 verdict.stopped(reason)
             break
         started_s = time.perf_counter()
-        parts = train_step(engine, batches, config, at.step)
+        parts = train_step(engine, batches, config, at.step, gather_of(processes))
         step_time_s = time.perf_counter() - started_s
         at.step += 1
         at.train_s += step_time_s
@@ -123,13 +124,15 @@ def train_batches(engine: Engine, reader: BatchReader, config: TrainConfig, proc
     )
 
 
-def train_step(engine: Engine, batches: TrainBatches, config: TrainConfig, step: int) -> dict[str, torch.Tensor]:
+def train_step(
+    engine: Engine, batches: TrainBatches, config: TrainConfig, step: int, gather: Gather = alone
+) -> dict[str, torch.Tensor]:
     """Collective. One optimizer step; return the parts of the loss, as means over this rank's samples."""
     set_learning_rate(engine, learning_rate(config, step))
     micro_steps = engine.gradient_accumulation_steps()
     means: dict[str, torch.Tensor] = {}
     for batch in batches.of_step(step):
-        parts = forward(engine, batch, config)
+        parts = forward(engine, batch, config, gather)
         engine.backward(parts["loss"])
         engine.step()
         for name, value in parts.items():
@@ -151,10 +154,10 @@ def mean_parts(parts: dict[str, torch.Tensor], processes: Processes) -> dict[str
     return values
 
 
-def forward(engine: Engine, batch: Batch, config: TrainConfig) -> dict[str, torch.Tensor]:
+def forward(engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = alone) -> dict[str, torch.Tensor]:
     """The parts of the loss of one micro-batch."""
     output = engine(batch.inputs, batch.lengths, batch.present_BM)
-    return total_loss(output, batch.labels, batch.present_BM, config.loss, config.tasks)
+    return total_loss(output, batch.labels, output["present"], config.loss, config.tasks, gather)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

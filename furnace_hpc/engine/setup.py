@@ -11,13 +11,15 @@ from furnace_hpc.data.loader import BatchReader
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.random_state import seed_everything
 from furnace_hpc.engine.zero import Engine, build_engine
-from furnace_hpc.model.network import FusionModel, InputShapes
+from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.network import FusionModel
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import read_attempt
 from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import lay_over
+from furnace_hpc.spec.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,6 @@ class Run:
     folder: RunFolder
     engine: Engine
     readers: dict[str, BatchReader]
-    num_classes: dict[str, int]
     num_parameters: int
 
     @property
@@ -67,7 +68,7 @@ def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
         )
     num_classes = {task.name: len(columns.manifest.labels[task.name].classes) for task in config.tasks}
     seed_everything(config.seed)  # the same initial weights on every rank
-    model = FusionModel(config.model, InputShapes.of(columns.manifest), num_classes).to(processes.device)
+    model = FusionModel(config.model, InputShapes.of(columns.manifest), num_classes, config.loss).to(processes.device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = build_engine(model, config, processes)
     seed_everything(config.seed * 1_000_003 + 1 + processes.rank)  # another dropout on every rank
@@ -76,7 +77,19 @@ def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
     readers: dict[str, BatchReader] = {}
     for split in columns.manifest.splits:
         readers[split] = BatchReader(columns, split, modalities, tasks, processes.device)
-    return Run(spec, config, folder, engine, readers, num_classes, num_parameters)
+        _check_presence(readers[split], split, modalities, columns.manifest)
+    return Run(spec, config, folder, engine, readers, num_parameters)
+
+
+def _check_presence(reader: BatchReader, split: str, modalities: tuple[str, ...], manifest: Manifest) -> None:
+    """Raise ConfigError where a sample has none of the modalities that the network sees."""
+    bits = [manifest.modalities.index(name) for name in modalities]
+    absent = ~reader.column("present")[:, bits].astype(bool).any(1)
+    if absent.any():
+        raise ConfigError(
+            f"{absent.sum():,} samples of split {split!r}, such as sample_id {reader.column('sample_id')[absent][0]}, "
+            f"have none of {', '.join(modalities)}: add a modality to model.modalities, or pack without them"
+        )
 
 
 def _set_up_torch(config: TrainConfig) -> None:

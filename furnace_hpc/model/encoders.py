@@ -1,141 +1,204 @@
 """Encoders: each turns one modality into a sequence of tokens and says which of them count.
 
+The transformers have random weights in the sizes of the config, or trained ones of a folder or of the hub's cache;
+nothing is ever downloaded here, since the nodes of a cluster are often offline.
+
 B batch, C channels or coefficients, H height, W width, T tokens or frames, D width.
 """
 
-import itertools
-import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from furnace_hpc.model.convolutions import AudioEncoder, ImageEncoder, length_mask
+from furnace_hpc.spec.config import ModelConfig
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class InputShapes:
+    """What the encoders need to know of the data."""
+
+    vocab_size: int
+    pad_id: int
+    image_channels: int
+    audio_coefficients: int
+    image_size: tuple[int, int] = (32, 32)
+    audio_frames: int = 32
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "InputShapes":
+        """The shapes of a packed data set."""
+        channels, height, width = manifest.columns["image"].shape if "image" in manifest.columns else (0, 0, 0)
+        coefficients, frames = manifest.columns["audio"].shape if "audio" in manifest.columns else (0, 0)
+        return cls(manifest.vocab_size or 0, manifest.pad_id, channels, coefficients, (height, width), frames)
+
 
 class TextEncoder(nn.Module):
-    """BERT by transformers, with random weights."""
+    """BERT by transformers."""
 
-    def __init__(
-        self,
-        vocab_size: int,
-        pad_id: int,
-        width: int,
-        layers: int,
-        heads: int,
-        feedforward: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: ModelConfig, shapes: InputShapes) -> None:
         super().__init__()
         from transformers.models.bert import BertConfig, BertModel
 
-        config = BertConfig(
-            vocab_size=vocab_size,
-            pad_token_id=pad_id,
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            intermediate_size=feedforward,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=0.0,  # keeps torch's fused attention, on CPU too
-            use_cache=False,
-        )
-        self.bert = BertModel(config, add_pooling_layer=False)
+        if config.text_weights:
+            self.bert = _trained(BertModel, config.text_weights, "text_weights", config)
+            _check("text_weights", config, "token ids", shapes.vocab_size, self.bert.config.vocab_size)
+        else:
+            sizes = _sizes(config, config.text_layers)
+            text = BertConfig(
+                vocab_size=shapes.vocab_size, pad_token_id=shapes.pad_id, use_cache=False, **sizes, **_dropout(config)
+            )
+            self.bert = BertModel(text, add_pooling_layer=False)
+        self.project = _projection(self.bert.config.hidden_size, config.width)
 
     def forward(self, text_BT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
         """Token ids to (tokens [B, T, D], mask [B, T])."""
         mask_BT = length_mask(length_B, text_BT.shape[1], text_BT)
         output = self.bert(input_ids=text_BT, attention_mask=mask_BT.long())
-        return output.last_hidden_state, mask_BT
+        return self.project(output.last_hidden_state), mask_BT
 
 
-class ImageEncoder(nn.Module):
-    """Three strided convolutions; their map is pooled to a square of tokens, so that any image size fits."""
+class VisionTransformer(nn.Module):
+    """ViT by transformers; its positions are interpolated where the image has another size than it was made for."""
 
-    def __init__(self, channels: int, width: int, num_tokens: int) -> None:
+    def __init__(self, config: ModelConfig, shapes: InputShapes) -> None:
         super().__init__()
-        sizes = [channels, max(8, width // 4), max(8, width // 2), width]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1, bias=False) for a, b in itertools.pairwise(sizes)
-        )
-        self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(8, size), size) for size in sizes[1:])
-        self.position_TD = nn.Parameter(torch.randn(num_tokens, width) * 0.02)
+        from transformers.models.vit import ViTConfig, ViTModel
+
+        if config.image_weights:
+            self.vit = _trained(ViTModel, config.image_weights, "image_weights", config)
+            _check("image_weights", config, "channels", shapes.image_channels, self.vit.config.num_channels, exact=True)
+        else:
+            image = ViTConfig(
+                image_size=max(config.image_patch, min(shapes.image_size)),
+                patch_size=config.image_patch,
+                num_channels=shapes.image_channels,
+                **_sizes(config, config.image_layers),
+                **_dropout(config),
+            )
+            self.vit = ViTModel(image, add_pooling_layer=False)
+        self.project = _projection(self.vit.config.hidden_size, config.width)
 
     def forward(self, image_BCHW: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Standardised pixels to (tokens [B, T, D], mask [B, T])."""
-        x = image_BCHW.to(self.position_TD.dtype)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = functional.relu(norm(convolution(x)))
-        side = math.isqrt(self.position_TD.shape[0])
-        rows = pool_matrix(None, x.shape[2], side, x)
-        columns = pool_matrix(None, x.shape[3], side, x)
-        tokens_BTD = (rows @ x @ columns.transpose(-1, -2)).flatten(2).transpose(1, 2)
-        return tokens_BTD + self.position_TD, tokens_BTD.new_ones(tokens_BTD.shape[:2], dtype=torch.bool)
-
-
-class AudioEncoder(nn.Module):
-    """Three convolutions over MFCC frames; padding never reaches a valid frame, nor the norms' statistics."""
-
-    def __init__(self, coefficients: int, width: int, num_tokens: int) -> None:
-        super().__init__()
-        self.strides = (1, 2, 2)
-        sizes = [coefficients, width, width, width]
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(a, b, kernel_size=3, stride=stride, padding=1, bias=False)
-            for a, b, stride in zip(sizes, sizes[1:], self.strides, strict=False)
-        )
-        self.norms = nn.ModuleList(MaskedGroupNorm(math.gcd(8, width), width) for _ in self.strides)
-        self.position_TD = nn.Parameter(torch.randn(num_tokens, width) * 0.02)
-
-    def forward(self, audio_BCT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Standardised coefficients to (tokens [B, T, D], mask [B, T])."""
-        x = audio_BCT.to(self.position_TD.dtype)
-        mask_BT = length_mask(length_B, x.shape[2], x)
-        x = x * mask_BT.unsqueeze(1)
-        for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
-            x = convolution(x)
-            mask_BT = mask_BT[:, ::stride]
-            x = functional.relu(norm(x, mask_BT)) * mask_BT.unsqueeze(1)
-        weights_BkT = pool_matrix(mask_BT.sum(1), x.shape[2], self.position_TD.shape[0], x)
-        tokens_BTD = weights_BkT @ x.transpose(1, 2) + self.position_TD
+        """Standardised pixels to (tokens [B, T, D], mask [B, T]); the first token is the ViT's own CLS."""
+        pixels = image_BCHW.to(self.vit.embeddings.cls_token.dtype)
+        tokens_BTD = self.project(self.vit(pixels, interpolate_pos_encoding=True).last_hidden_state)
         return tokens_BTD, tokens_BTD.new_ones(tokens_BTD.shape[:2], dtype=torch.bool)
 
 
-class MaskedGroupNorm(nn.Module):
-    """Group normalisation over valid frames only."""
+class AudioTransformer(nn.Module):
+    """Audio spectrogram transformer by transformers; patches that lie in the padding are attended to by nobody."""
 
-    def __init__(self, groups: int, channels: int) -> None:
+    def __init__(self, config: ModelConfig, shapes: InputShapes) -> None:
         super().__init__()
-        self.groups = groups
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        from transformers.models.audio_spectrogram_transformer import ASTConfig, ASTModel
 
-    def forward(self, x_BCT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Normalise; frames outside the mask get values that the caller masks again."""
-        B, C, T = x_BCT.shape
-        x = x_BCT.float().view(B, self.groups, C // self.groups, T)
-        mask = mask_BT.view(B, 1, 1, T).float()
-        count = mask.sum((2, 3), keepdim=True).clamp(min=1) * (C // self.groups)
-        mean = (x * mask).sum((2, 3), keepdim=True) / count
-        variance = ((x - mean).square() * mask).sum((2, 3), keepdim=True) / count
-        x = ((x - mean) * torch.rsqrt(variance + 1e-5)).view(B, C, T).to(x_BCT.dtype)
-        return x * self.weight.unsqueeze(-1) + self.bias.unsqueeze(-1)
+        if config.audio_weights:
+            self.ast = _trained(ASTModel, config.audio_weights, "audio_weights", config)
+            made_for = self.ast.config
+            _check("audio_weights", config, "frames", shapes.audio_frames, made_for.max_length)
+            _check("audio_weights", config, "bands", shapes.audio_coefficients, made_for.num_mel_bins, exact=True)
+        else:
+            patch = min(config.audio_patch, shapes.audio_coefficients)
+            audio = ASTConfig(
+                num_mel_bins=shapes.audio_coefficients,
+                max_length=max(patch, shapes.audio_frames),
+                patch_size=patch,
+                frequency_stride=patch,
+                time_stride=patch,
+                **_sizes(config, config.audio_layers),
+                **_dropout(config),
+            )
+            self.ast = ASTModel(audio)
+        self.project = _projection(self.ast.config.hidden_size, config.width)
+
+    def forward(self, audio_BCT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Standardised coefficients to (tokens [B, T, D], mask [B, T]); the first two are the AST's own."""
+        made_for = self.ast.config
+        x_BTC = audio_BCT.transpose(1, 2).to(self.ast.embeddings.cls_token.dtype)
+        valid_BT = length_mask(length_B, x_BTC.shape[1], x_BTC)
+        x_BTC = torch.where(valid_BT.unsqueeze(2), x_BTC, torch.zeros_like(x_BTC))
+        missing = made_for.max_length - x_BTC.shape[1]  # negative: padding beyond what the whole set needs
+        x_BTC, valid_BT = functional.pad(x_BTC, (0, 0, 0, missing)), functional.pad(valid_BT, (0, missing))
+        # The first frame of each patch says whether it counts; patches go through all times of one band, then the next.
+        starts = torch.arange(0, made_for.max_length - made_for.patch_size + 1, made_for.time_stride)
+        bands = (made_for.num_mel_bins - made_for.patch_size) // made_for.frequency_stride + 1
+        patches_BT = valid_BT[:, starts.to(valid_BT.device)].repeat(1, bands)
+        mask_BT = functional.pad(patches_BT, (2, 0), value=True)
+        tokens_BTD = self.ast(x_BTC, attention_mask=mask_BT.long()).last_hidden_state
+        return self.project(tokens_BTD), mask_BT
 
 
-def length_mask(length_B: Tensor | None, size: int, like: Tensor) -> Tensor:
-    """Mask [B, size], true at valid positions. A sample without a length counts as full, with length 0 as 1 long."""
-    if length_B is None:
-        return torch.ones(like.shape[0], size, dtype=torch.bool, device=like.device)
-    return torch.arange(size, device=like.device) < length_B.clamp(min=1).unsqueeze(1)
+def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Module:
+    """The encoder of a modality, as the config says.
 
-
-def pool_matrix(length_B: Tensor | None, size: int, bins: int, like: Tensor) -> Tensor:
-    """Weights [B or 1, bins, size] of adaptive average pooling over the first `length` positions.
-
-    A matrix product instead of torch's adaptive pooling, whose backward on CUDA is not deterministic.
+    Raises:
+        ConfigError: weights that are not there, or do not fit the data.
     """
-    length = torch.tensor([size], device=like.device) if length_B is None else length_B
-    bin_k = torch.arange(bins, device=like.device)
-    start = (bin_k * length.unsqueeze(1)) // bins
-    end = ((bin_k + 1) * length.unsqueeze(1) + bins - 1) // bins
-    position = torch.arange(size, device=like.device)
-    inside = (position >= start.unsqueeze(2)) & (position < end.unsqueeze(2))
-    return (inside / inside.sum(2, keepdim=True).clamp(min=1)).to(like.dtype)
+    match name, config.image_encoder, config.audio_encoder:
+        case "text", _, _:
+            return TextEncoder(config, shapes)
+        case "image", "cnn", _:
+            return ImageEncoder(shapes.image_channels, config.width, config.image_tokens)
+        case "image", "vit", _:
+            return VisionTransformer(config, shapes)
+        case "audio", _, "cnn":
+            return AudioEncoder(shapes.audio_coefficients, config.width, config.audio_tokens)
+        case "audio", _, "transformer":
+            return AudioTransformer(config, shapes)
+    raise ValueError(f"no encoder for modality {name!r}")
+
+
+def _sizes(config: ModelConfig, layers: int) -> dict[str, int]:
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.feedforward,
+    }
+
+
+def _dropout(config: ModelConfig) -> dict[str, float]:
+    # None in attention: that keeps torch's fused attention, on CPU too.
+    return {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": 0.0}
+
+
+def _projection(found: int, width: int) -> nn.Module:
+    return nn.Identity() if found == width else nn.Linear(found, width)
+
+
+def _trained(kind: Any, name: str, key: str, config: ModelConfig) -> Any:
+    """A transformers model with the weights of a folder or of the hub's cache.
+
+    Raises:
+        ConfigError: they are not there, or are another model's.
+    """
+    more = {} if kind.__name__ == "ASTModel" else {"add_pooling_layer": False}
+    try:
+        model, loading = kind.from_pretrained(
+            name, local_files_only=True, output_loading_info=True, dtype=torch.float32, **_dropout(config), **more
+        )
+    except (OSError, ValueError) as error:
+        what = "has no model that can be read" if Path(name).is_dir() else "is no folder, and not in the hub's cache"
+        raise ConfigError(
+            f"model.{key} {name!r} {what} ({str(error).splitlines()[0]}): runs download nothing; fetch it where there "
+            f"is a network (`hf download {name}`), or give the path of a folder with config.json and model.safetensors"
+        ) from None
+    if lacking := sorted(loading["missing_keys"]):
+        raise ConfigError(f"model.{key} {name!r} lacks {len(lacking)} weights of {kind.__name__}, such as {lacking[0]}")
+    return model
+
+
+def _check(key: str, config: ModelConfig, what: str, found: int, made_for: int, exact: bool = False) -> None:
+    """Raise ConfigError where the data is not what trained weights were made for."""
+    if found != made_for if exact else found > made_for:
+        raise ConfigError(
+            f"model.{key} {getattr(config, key)!r} is made for {made_for} {what}, and the data set has {found}: "
+            f"choose other weights, or pack the data for these"
+        )

@@ -1,70 +1,78 @@
-"""Fusion: how the modalities' tokens meet.
+"""Fusion of pooled features, one vector a modality; that of token sequences is in attention.py.
 
-B batch, T tokens, D width, H heads.
+Each has its own rule for a modality that is absent; its features are zeros when they come here.
+
+B batch, M modalities, D width, R rank.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-
-Checkpoint = Callable[..., Any]  # called as checkpoint(function, *tensors): runs it now, and again in backward
 
 
-class AttentionBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward.
+class ConcatFusion(nn.Module):
+    """All features side by side, through a multi-layer perceptron.
 
-    Written out of nn.Linear, since ZeRO stage 3 gathers parameters when a module's forward is called, and
-    nn.MultiheadAttention reads the weights of its parts without calling them.
+    Absent: a learnt vector stands in, and a presence bit per modality says so (zeros are a value like any other).
     """
 
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(self, modalities: int, width: int, feedforward: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm_attention, self.norm_feedforward = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.project = nn.Linear(width, width)
-        self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward), nn.GELU(), nn.Dropout(dropout), nn.Linear(feedforward, width)
+        self.absent_MD = nn.Parameter(torch.randn(modalities, width) * 0.02)
+        self.layers = nn.Sequential(
+            nn.Linear(modalities * (width + 1), feedforward),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(feedforward, width),
         )
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """Tokens to tokens; positions outside the mask are attended to by nobody."""
-        B, T, D = x_BTD.shape
-        parts = self.query_key_value(self.norm_attention(x_BTD)).view(B, T, 3, self.heads, D // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask_BT.view(B, 1, 1, T))
-        x_BTD = x_BTD + self._drop(self.project(attended.transpose(1, 2).reshape(B, T, D)))
-        return x_BTD + self._drop(self.feedforward(self.norm_feedforward(x_BTD)))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.dropout, self.training)
+    def forward(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
+        """Features and presence to one vector [B, D]."""
+        slots_BMD = torch.where(present_BM.unsqueeze(2), features_BMD, self.absent_MD)
+        fused_BD: Tensor = self.layers(torch.cat([slots_BMD.flatten(1), present_BM.to(slots_BMD.dtype)], dim=1))
+        return fused_BD
 
 
-class CrossAttentionFusion(nn.Module):
-    """[CLS] and all modalities' tokens attend to each other; CLS comes out.
+class GatedFusion(nn.Module):
+    """Gated multimodal unit (Arevalo et al. 2017), of any number of modalities: a softmax of gates, per feature.
 
-    Attention alone cannot know which token comes from where, so each modality adds an embedding of its own.
+    Absent: the softmax is over the present modalities, so the gates always sum to one over what is there.
     """
 
-    def __init__(self, modalities: int, width: int, layers: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(self, modalities: int, width: int) -> None:
         super().__init__()
-        self.cls_D = nn.Parameter(torch.randn(width) * 0.02)
-        self.modality_MD = nn.Parameter(torch.randn(modalities, width) * 0.02)
-        self.blocks = nn.ModuleList(AttentionBlock(width, heads, feedforward, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
+        self.transforms = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(modalities))
+        self.gate = nn.Linear(modalities * width, modalities * width, bias=False)
 
-    def forward(self, tokens: list[Tensor], masks: list[Tensor], checkpoint: Checkpoint | None) -> Tensor:
-        """Tokens [B, T, D] and masks [B, T] per modality to one vector [B, D]."""
-        B = tokens[0].shape[0]
-        cls_B1D = self.cls_D.expand(B, 1, -1)
-        named = [part + self.modality_MD[m] for m, part in enumerate(tokens)]
-        x_BTD = torch.cat([cls_B1D, *named], dim=1)
-        # CLS is always there: a row with nothing to attend to would be NaN.
-        mask_BT = torch.cat([masks[0].new_ones(B, 1), *masks], dim=1)
-        for block in self.blocks:
-            x_BTD = checkpoint(block, x_BTD, mask_BT) if checkpoint and self.training else block(x_BTD, mask_BT)
-        fused_BD: Tensor = self.norm(x_BTD[:, 0])
-        return fused_BD
+    def gates(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
+        """Gates [B, M, D]: zero where absent, and summing to one over M."""
+        logits_BMD = self.gate(features_BMD.flatten(1)).view_as(features_BMD)
+        gates_BMD: Tensor = logits_BMD.masked_fill(~present_BM.unsqueeze(2), float("-inf")).softmax(dim=1)
+        return gates_BMD
+
+    def forward(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
+        """Features and presence to one vector [B, D]."""
+        hidden = [transform(features_BMD[:, m]) for m, transform in enumerate(self.transforms)]
+        return (self.gates(features_BMD, present_BM) * torch.stack(hidden, dim=1).tanh()).sum(1)
+
+
+class LowRankFusion(nn.Module):
+    """Low-rank multimodal fusion (Liu et al. 2018): the outer product of all [1; x_m], times a tensor of rank R.
+
+    The tensor is never made: its product with the weights is a product over modalities, summed over the rank.
+    Absent: only the constant 1 of [1; x_m] is left, which is the tensor fusion of those that are there.
+    """
+
+    def __init__(self, modalities: int, width: int, rank: int) -> None:
+        super().__init__()
+        self.factor_MRDD = nn.Parameter(torch.randn(modalities, rank, width + 1, width) * width**-0.5)
+        self.weight_R = nn.Parameter(torch.full((rank,), rank**-0.5))
+        self.bias_D = nn.Parameter(torch.zeros(width))
+        with torch.no_grad():
+            self.factor_MRDD[:, :, 0] = 1.0  # so that a modality alone passes through
+
+    def forward(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
+        """Features and presence to one vector [B, D]."""
+        present_BM1 = present_BM.to(features_BMD.dtype).unsqueeze(2)
+        linear_BMRD = torch.einsum("bmi,mrid->bmrd", features_BMD * present_BM1, self.factor_MRDD[:, :, 1:])
+        product_BRD = (linear_BMRD + self.factor_MRDD[:, :, 0]).prod(dim=1)
+        return torch.einsum("brd,r->bd", product_BRD, self.weight_R) + self.bias_D

@@ -1,9 +1,10 @@
-"""Losses: of each task, and the article's two extra terms on the modalities' features. Means over samples throughout.
+"""Losses: of each task, the article's two extra terms, InfoNCE and unimodal heads. Means over samples throughout.
 
-B batch, M modalities, D width, C classes.
+B batch of this process, N samples of all processes, M modalities, D width, C classes, P width of a projection.
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,14 @@ from torch.nn import functional
 
 from furnace_hpc.spec.config import LossConfig, TaskConfig
 
+# Every process's tensors one after the other along the first axis, with gradient, and where this one's begin.
+Gather = Callable[[Tensor], tuple[Tensor, int]]
+
+
+def alone(tensor: Tensor) -> tuple[Tensor, int]:
+    """What Gather is for one process."""
+    return tensor, 0
+
 
 def total_loss(
     output: dict[str, Any],
@@ -19,11 +28,15 @@ def total_loss(
     present_BM: Tensor,
     config: LossConfig,
     tasks: tuple[TaskConfig, ...],
+    gather: Gather = alone,
 ) -> dict[str, Tensor]:
-    """Return the parts by name, with their weighted sum under "loss"; all are fp32 scalars."""
+    """Return the parts by name, with their weighted sum under "loss"; all are fp32 scalars.
+
+    The mean of each over equally large processes is its value on all their samples together, and so is its gradient.
+    `present_BM` is what the network has seen: output["present"].
+    """
     parts = {
-        f"{task.name}/loss": functional.cross_entropy(output["logits"][task.name].float(), labels[task.name])
-        for task in tasks
+        f"{task.name}/loss": task_loss(output["logits"][task.name], labels[task.name], task).mean() for task in tasks
     }
     features_BMD = output["features"].float()
     parts["consistency"] = consistency(features_BMD, present_BM)
@@ -33,7 +46,63 @@ def total_loss(
         torch.zeros((), device=present_BM.device),
     )
     parts["loss"] = task_sum + config.alpha * parts["consistency"] + config.beta * parts["norm"]
+    if config.info_nce:
+        parts["info_nce"] = info_nce(output["projections"], present_BM, output["scale"], gather)
+        parts["loss"] = parts["loss"] + config.info_nce * parts["info_nce"]
+    if config.unimodal:
+        parts["unimodal"] = unimodal_loss(output["unimodal"], labels, present_BM, tasks)
+        parts["loss"] = parts["loss"] + config.unimodal * parts["unimodal"]
     return parts
+
+
+def task_loss(logits_BC: Tensor, labels: Tensor, task: TaskConfig) -> Tensor:
+    """Loss of each sample [B]: cross-entropy with labels [B], or binary cross-entropy with [B, C], meant over C."""
+    match task.kind:
+        case "single_label":
+            return functional.cross_entropy(logits_BC.float(), labels, reduction="none")
+        case "multi_label":
+            return functional.binary_cross_entropy_with_logits(
+                logits_BC.float(), labels.float(), reduction="none"
+            ).mean(1)
+
+
+def unimodal_loss(
+    logits: dict[str, Tensor], labels: dict[str, Tensor], present_BM: Tensor, tasks: tuple[TaskConfig, ...]
+) -> Tensor:
+    """Weighted task losses of the heads [B, M, C] that see one modality; mean over the present ones, then over B."""
+    present = present_BM.float()
+    total = present.new_zeros(len(present))
+    for task in tasks:
+        each = [task_loss(part, labels[task.name], task) for part in logits[task.name].unbind(1)]
+        total = total + task.weight * (torch.stack(each, dim=1) * present).sum(1) / present.sum(1)
+    return total.mean()
+
+
+def info_nce(projections_BMP: Tensor, present_BM: Tensor, scale: Tensor, gather: Gather = alone) -> Tensor:
+    """InfoNCE between each two modalities, both ways, over the samples of all processes that have both.
+
+    This process answers for its own B rows against all N columns, and its sum is divided by the count of all and
+    multiplied by the number of processes, so that their mean is the loss of one process with all N samples: also where
+    they have different numbers of pairs. A pair of modalities with fewer than two samples counts as 0. Samples of the
+    same class count as negatives, as they do in the original; over few classes most negatives are such.
+    """
+    (all_NMP, first), (there_NM, _) = gather(projections_BMP), gather(present_BM.float())
+    there_NM = there_NM.bool()
+    B, N = len(present_BM), len(there_NM)
+    target_B = torch.arange(first, first + B, device=present_BM.device)
+    losses = []
+    for m, n in itertools.combinations(range(present_BM.shape[1]), 2):
+        both_N = there_NM[:, m] & there_NM[:, n]
+        mine_B, count = both_N[first : first + B].float(), both_N.sum()
+        loss_B = projections_BMP.new_zeros(B)
+        for a, b in ((m, n), (n, m)):
+            cosine_BN = projections_BMP[:, a] @ all_NMP[:, b].T
+            logits_BN = (scale * cosine_BN).masked_fill(~both_N, torch.finfo(torch.float32).min / 2)
+            loss_B = loss_B + functional.cross_entropy(logits_BN, target_B, reduction="none") / 2
+        # where, not a product: the rows of samples that lack one are huge.
+        loss_B = torch.where((mine_B > 0) & (count > 1), loss_B, torch.zeros_like(loss_B))
+        losses.append(loss_B.sum() * (N / B) / count.clamp(min=1))
+    return torch.stack(losses).mean()
 
 
 def consistency(features_BMD: Tensor, present_BM: Tensor) -> Tensor:

@@ -1,116 +1,181 @@
 """The whole network: encoders, fusion, one head per task. A plain module: any unit test can call it.
 
-B batch, M modalities, T tokens, D width, C classes.
+B batch, M modalities, T tokens, D width, C classes, P width of a projection.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from furnace_hpc.model.encoders import AudioEncoder, ImageEncoder, TextEncoder
-from furnace_hpc.model.fusion import Checkpoint, CrossAttentionFusion
-from furnace_hpc.spec.config import ModelConfig
-from furnace_hpc.spec.manifest import Manifest
-
-
-@dataclass(frozen=True)
-class InputShapes:
-    """What the encoders need to know of the data."""
-
-    vocab_size: int
-    pad_id: int
-    image_channels: int
-    audio_coefficients: int
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> "InputShapes":
-        """The shapes of a packed data set."""
-        columns = manifest.columns
-        return cls(
-            vocab_size=manifest.vocab_size or 0,
-            pad_id=manifest.pad_id,
-            image_channels=columns["image"].shape[-3] if "image" in columns else 0,
-            audio_coefficients=columns["audio"].shape[0] if "audio" in columns else 0,
-        )
+from furnace_hpc.model.attention import BottleneckFusion, Checkpoint, CrossAttentionFusion, masked_mean
+from furnace_hpc.model.encoders import InputShapes, make_encoder
+from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
+from furnace_hpc.spec.config import LossConfig, ModelConfig
 
 
 class FusionModel(nn.Module):
-    """Encoders give tokens, attention lets them meet, and the read-out is CLS plus the pooled present modalities.
+    """Encoders give tokens, fusion lets them meet; the read-out adds the mean of the pooled present modalities.
 
     Every encoder runs for every batch, so that all ranks call the same collectives under ZeRO stage 3: an absent
     input is replaced by zeros before its encoder, and what comes out is multiplied by zero.
     """
 
-    def __init__(self, config: ModelConfig, shapes: InputShapes, num_classes: dict[str, int]) -> None:
+    def __init__(
+        self, config: ModelConfig, shapes: InputShapes, num_classes: dict[str, int], loss: LossConfig | None = None
+    ) -> None:
         super().__init__()
-        self.modalities = config.modalities
-        self.encoders = nn.ModuleDict({name: _encoder(name, config, shapes) for name in config.modalities})
+        loss = loss or LossConfig()
+        self.modalities, self.modality_dropout = config.modalities, config.modality_dropout
+        self.encoders = nn.ModuleDict({name: make_encoder(name, config, shapes) for name in config.modalities})
         self.norms = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in config.modalities})
-        self.fusion = CrossAttentionFusion(
-            len(config.modalities),
-            config.width,
-            config.fusion_layers,
-            config.num_heads,
-            config.feedforward,
-            config.dropout,
-        )
+        self.fusion = _fusion(config)
         self.heads = nn.ModuleDict({task: nn.Linear(config.width, count) for task, count in num_classes.items()})
+        self.unimodal = nn.ModuleDict() if not loss.unimodal else _unimodal_heads(config, num_classes)
+        self.projections = ProjectionHeads(config, loss) if loss.info_nce else None
         self.checkpoint: Checkpoint | None = None
 
     def checkpoint_activations(self, checkpoint: Checkpoint) -> None:
-        """Compute the attention blocks again in backward instead of keeping their activations."""
+        """Compute attention blocks again in backward instead of keeping their activations."""
         self.checkpoint = checkpoint
-        for encoder in self.encoders.values():
-            if isinstance(encoder, TextEncoder):
-                encoder.bert.activation_checkpointing_enable({"use_reentrant": False})
+        for module in self.modules():
+            if enable := getattr(module, "activation_checkpointing_enable", None):  # a model of transformers
+                enable({"use_reentrant": False})
 
-    def forward(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], present_BM: Tensor) -> dict[str, Any]:
-        """Return {"logits": task -> [B, C], "features": [B, M, D]}.
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        lengths: dict[str, Tensor],
+        present_BM: Tensor,
+        subsets: Sequence[Sequence[int]] = (),
+    ) -> dict[str, Any]:
+        """What heads and losses need; losses take it from here, so that no encoder runs twice.
 
-        Features are the modalities' pooled tokens (zero where absent); losses take them from here, so that no
-        encoder runs twice.
+        Args:
+            inputs: modality -> values; those of absent samples may be anything.
+            lengths: modality -> valid tokens or frames [B].
+            present_BM: whether each sample has each modality; one at least.
+            subsets: sets of modalities (their numbers); each gives further logits, as if the others were absent.
+
+        Returns:
+            "logits": task -> [B, C]; "features": the modalities' pooled tokens [B, M, D], zero where absent;
+            "present": what the network has really seen [B, M]; "subsets": a task -> [B, C] per subset, where a
+            sample that has none of it gets NaN; "unimodal": task -> [B, M, C]; "projections": [B, M, P],
+            normalised, and "scale", where the loss asks for them.
+
+        Raises:
+            ValueError: a sample has no modality. (Not on a GPU, where looking would wait for it; set_up has looked.)
         """
-        tokens, masks, features = [], [], []
+        if present_BM.device.type == "cpu" and not bool(present_BM.any(1).all()):
+            row = int((~present_BM.any(1)).nonzero()[0])
+            raise ValueError(f"sample {row} of the batch has none of the modalities {', '.join(self.modalities)}")
+        if self.training and self.modality_dropout:
+            present_BM = drop_modalities(present_BM, self.modality_dropout)
+        tokens, masks = self._encode(inputs, lengths, present_BM)
+        fused_BD, features_BMD = self._fuse(tokens, masks, present_BM)
+        output: dict[str, Any] = {
+            "logits": self._logits(fused_BD),
+            "features": features_BMD,
+            "present": present_BM,
+            "subsets": [self._logits_of(subset, tokens, masks, present_BM) for subset in subsets],
+        }
+        if len(self.unimodal):
+            output["unimodal"] = {
+                task: torch.stack([head(part) for head, part in zip(heads, features_BMD.unbind(1), strict=True)], dim=1)
+                for task, heads in cast(dict[str, nn.ModuleList], self.unimodal).items()
+            }
+        if self.projections:
+            output["projections"], output["scale"] = self.projections(features_BMD)
+        return output
+
+    def _encode(
+        self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], present_BM: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Tokens [B, T, D] and masks [B, T] of each modality; zeros and false where absent."""
+        tokens, masks = [], []
         for m, name in enumerate(self.modalities):
             present_B = present_BM[:, m]
             values = inputs[name]
             values = torch.where(present_B.view(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values))
             tokens_BTD, mask_BT = self.encoders[name](values, lengths.get(name))
-            tokens_BTD = self.norms[name](tokens_BTD) * present_B.view(-1, 1, 1)
-            mask_BT = mask_BT & present_B.unsqueeze(1)
-            tokens.append(tokens_BTD)
-            masks.append(mask_BT)
-            features.append(masked_mean(tokens_BTD, mask_BT))
-        features_BMD = torch.stack(features, dim=1)
-        fused_BD = self.fusion(tokens, masks, self.checkpoint) + masked_mean(features_BMD, present_BM)
-        return {
-            "logits": {task: head(fused_BD) for task, head in self.heads.items()},
-            "features": features_BMD,
-        }
+            tokens.append(self.norms[name](tokens_BTD) * present_B.view(-1, 1, 1))
+            masks.append(mask_BT & present_B.unsqueeze(1))
+        return tokens, masks
+
+    def _fuse(self, tokens: list[Tensor], masks: list[Tensor], present_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """The fused vector [B, D], and the modalities' features [B, M, D]."""
+        features_BMD = torch.stack([masked_mean(part, mask) for part, mask in zip(tokens, masks, strict=True)], dim=1)
+        match self.fusion:
+            case CrossAttentionFusion():
+                fused_BD = self.fusion(tokens, masks, self.checkpoint)
+            case BottleneckFusion():
+                fused_BD = self.fusion(tokens, masks, present_BM, self.checkpoint)
+            case _:
+                fused_BD = self.fusion(features_BMD, present_BM)
+        return fused_BD + masked_mean(features_BMD, present_BM), features_BMD
+
+    def _logits(self, fused_BD: Tensor) -> dict[str, Tensor]:
+        return {task: head(fused_BD) for task, head in self.heads.items()}
+
+    def _logits_of(
+        self, subset: Sequence[int], tokens: list[Tensor], masks: list[Tensor], present_BM: Tensor
+    ) -> dict[str, Tensor]:
+        """Logits where only a subset is there: what encoders give of an absent input is zeros, so they need not run."""
+        kept_M = torch.zeros_like(present_BM[0])
+        kept_M[list(subset)] = True
+        present_BM = present_BM & kept_M
+        tokens = [part * present_BM[:, m].view(-1, 1, 1) for m, part in enumerate(tokens)]
+        masks = [mask & present_BM[:, m : m + 1] for m, mask in enumerate(masks)]
+        nothing_B1 = ~present_BM.any(1, keepdim=True)
+        logits = self._logits(self._fuse(tokens, masks, present_BM)[0])
+        return {task: part.masked_fill(nothing_B1, math.nan) for task, part in logits.items()}
 
 
-def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean [B, D] over the positions in the mask; zero where there is none."""
-    weights_BT = mask_BT.to(x_BTD.dtype)
-    return (x_BTD * weights_BT.unsqueeze(2)).sum(1) / weights_BT.sum(1, keepdim=True).clamp(min=1)
+class ProjectionHeads(nn.Module):
+    """Projections for InfoNCE, apart from the features that classify, and its learnt temperature (Radford 2021)."""
+
+    def __init__(self, config: ModelConfig, loss: LossConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(config.width, loss.projection_width) for _ in config.modalities)
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(loss.temperature)]))
+
+    def forward(self, features_BMD: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised projections [B, M, P], fp32, and the scale of their cosines (at most 100)."""
+        parts = [layer(features_BMD[:, m]) for m, layer in enumerate(self.layers)]
+        scale = self.log_scale.float().clamp(max=math.log(100)).exp()
+        return functional.normalize(torch.stack(parts, dim=1).float(), dim=-1), scale
 
 
-def _encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Module:
-    match name:
-        case "text":
-            return TextEncoder(
-                shapes.vocab_size,
-                shapes.pad_id,
-                config.width,
-                config.text_layers,
-                config.num_heads,
-                config.feedforward,
-                config.dropout,
-            )
-        case "image":
-            return ImageEncoder(shapes.image_channels, config.width, config.image_tokens)
-        case "audio":
-            return AudioEncoder(shapes.audio_coefficients, config.width, config.audio_tokens)
-    raise ValueError(f"no encoder for modality {name!r}")
+def drop_modalities(present_BM: Tensor, probability: float) -> Tensor:
+    """Hide each present modality with this probability; a sample that would lose all keeps one of them at random."""
+    draw_BM = torch.rand(present_BM.shape, device=present_BM.device).masked_fill(~present_BM, -1.0)
+    kept_BM = draw_BM >= probability
+    best_BM = functional.one_hot(draw_BM.argmax(1), present_BM.shape[1]).bool()
+    return kept_BM | (best_BM & ~kept_BM.any(1, keepdim=True))
+
+
+def _fusion(config: ModelConfig) -> nn.Module:
+    M, width, feedforward, dropout = len(config.modalities), config.width, config.feedforward, config.dropout
+    layers, heads = config.fusion_layers, config.num_heads
+    match config.fusion:
+        case "concat":
+            return ConcatFusion(M, width, feedforward, dropout)
+        case "gated":
+            return GatedFusion(M, width)
+        case "low_rank":
+            return LowRankFusion(M, width, config.rank)
+        case "cross_attention":
+            return CrossAttentionFusion(M, width, layers, heads, feedforward, dropout)
+        case "bottleneck":
+            return BottleneckFusion(M, width, layers, heads, feedforward, dropout, config.bottleneck_tokens)
+
+
+def _unimodal_heads(config: ModelConfig, num_classes: dict[str, int]) -> nn.ModuleDict:
+    heads = {
+        task: nn.ModuleList(nn.Linear(config.width, count) for _ in config.modalities)
+        for task, count in num_classes.items()
+    }
+    return nn.ModuleDict(heads)

@@ -66,7 +66,7 @@ class ModelConfig(Config):
     modalities: Annotated[tuple[ModalityName, ...], AfterValidator(_no_duplicates)] = Field(
         default=("text", "image", "audio"),
         min_length=1,
-        description="what the network sees; others, and those that the data set lacks, build no encoder",
+        description="what the network sees; others build no encoder",
     )
     fusion: Literal["concat", "gated", "low_rank", "cross_attention", "bottleneck"] = Field(
         default="cross_attention", description="how modalities meet (model/fusion.py, model/attention.py)"

@@ -5,6 +5,9 @@
 """
 
 import itertools
+from typing import TypeVar
+
+M = TypeVar("M")
 
 # What model/scores.py gives for each kind of task; the first selects the step where no other is named.
 METRICS = {
@@ -39,7 +42,7 @@ CONSISTENCY = (
 )
 
 
-def subsets(modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
+def subsets(modalities: tuple[M, ...]) -> list[tuple[M, ...]]:
     """All non-empty subsets, the small ones first."""
     return [part for size in range(1, len(modalities) + 1) for part in itertools.combinations(modalities, size)]
 
