@@ -6,11 +6,21 @@ import torch
 
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.spec.config import ModelConfig, TrainConfig
+from furnace_hpc.spec.config import LossConfig, ModelConfig, TrainConfig
 from furnace_hpc.spec.files import find_file, read_json
 from furnace_hpc.spec.grid import lay_over
 
 SHAPES = InputShapes(vocab_size=20, pad_id=0, image_channels=1, audio_coefficients=40)
+# Every way of fusing, and the encoders of transformers under two of them.
+DESIGNS: dict[str, dict[str, Any]] = {
+    "concat": {"fusion": "concat"},
+    "gated": {"fusion": "gated"},
+    "low_rank": {"fusion": "low_rank", "rank": 3},
+    "cross_attention": {},
+    "bottleneck": {"fusion": "bottleneck", "fusion_layers": 2},
+    "late": {"fusion": "bottleneck", "fusion_layers": 0},
+    "transformers": {"image_encoder": "vit", "audio_encoder": "transformer", "image_layers": 1, "audio_layers": 1},
+}
 Inputs = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]
 
 
@@ -18,7 +28,8 @@ def make_model(**changes: Any) -> FusionModel:
     """A small network in evaluation mode."""
     torch.manual_seed(0)
     settings = {"width": 32, "feedforward": 48, "text_layers": 1, "dropout": 0.0} | changes
-    return FusionModel(ModelConfig(**settings), SHAPES, {"digit": 10}).eval()
+    loss = LossConfig(info_nce=1.0, unimodal=1.0, projection_width=16)
+    return FusionModel(ModelConfig(**settings), SHAPES, {"digit": 10}, loss).eval()
 
 
 def make_inputs(B: int = 4, text: int = 9, frames: int = 21, pixels: int = 32) -> Inputs:
