@@ -34,7 +34,7 @@ class InputShapes:
     @classmethod
     def of(cls, manifest: Manifest) -> "InputShapes":
         """The shapes of a packed data set."""
-        channels, height, width = manifest.columns["image"].shape if "image" in manifest.columns else (0, 0, 0)
+        channels, height, width = manifest.columns["image"].shape[-3:] if "image" in manifest.columns else (0, 0, 0)
         coefficients, frames = manifest.columns["audio"].shape if "audio" in manifest.columns else (0, 0)
         return cls(manifest.vocab_size or 0, manifest.pad_id, channels, coefficients, (height, width), frames)
 
