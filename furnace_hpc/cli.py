@@ -27,11 +27,14 @@ COMMANDS = {
 }
 
 
-def run_command(function: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command's function on the command line, and exit with its code."""
+def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command, a function or an app with commands of its own, and exit with its code."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})(function)
-    name = function.__module__.rsplit(".", 1)[-1]
+    if isinstance(command, typer.Typer):
+        app, name = command, str(command.info.name)
+    else:
+        app.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})(command)
+        name = command.__module__.rsplit(".", 1)[-1]
     if name == "__main__":
         name = sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
     try:

@@ -1,94 +1,178 @@
 """Turn raw data into memory-mapped columns: `python -m furnace_hpc.pack tridigits --out data/tridigits`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.pack_show import choice, knobs_of, pack_plan, progress_bar, run
 
-if TYPE_CHECKING:  # numpy and librosa come in with it: too slow for --help
-    from furnace_hpc.data.tridigits_plan import TriDigitsKnobs
+_WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+main = typer.Typer(
+    name="pack",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    context_settings=_WIDE,
+    help="Pack a data set into memory-mapped columns; the same settings give the same columns.\n\n"
+    "An interrupted pack goes on where it was; `furnace pack DATASET --help` tells a set's options.",
+)
 
-DATASETS = ("tridigits",)
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pack, e.g. data/mmimdb.")]
+Source = Annotated[Path, typer.Option(metavar="DIR", help="Folder with the raw files.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes [all usable cores]; no value changes.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a pack that is already there.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Read all columns again, and compare their hashes.")]
+MaxRefused = Annotated[
+    float, typer.Option(min=0, max=1, help="Part of the samples that may have a file that cannot be read.")
+]
+Size = Annotated[int, typer.Option(help="Height and width of stored images, pixels.")]
+Fit = Annotated[str, typer.Option(help="crop (the middle square) or stretch (the whole picture).")]
+Filter = Annotated[str, typer.Option(help="Resizing filter: bicubic or bilinear.")]
 
 
-def main(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help=f"One of: {', '.join(DATASETS)}.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pack, e.g. data/tridigits.")],
-    variant: Annotated[str | None, typer.Option(help="digits (default) or xor (joint rule).")] = None,
+@main.command(context_settings=_WIDE)
+def tridigits(
+    out: Out,
+    variant: Annotated[str | None, typer.Option(help="digits (default), xor, redundant or unique.")] = None,
     seed: Annotated[int | None, typer.Option(help="The one seed of every draw [20261123].")] = None,
     train: Annotated[int | None, typer.Option(help="Samples of the train split [4000].")] = None,
     val: Annotated[int | None, typer.Option(help="Samples of the val split [1000].")] = None,
     test: Annotated[int | None, typer.Option(help="Samples of the test split [2000].")] = None,
-    snr_db: Annotated[float | None, typer.Option(help="Speech over noise in dB [-6; xor 10].")] = None,
-    image_noise: Annotated[float | None, typer.Option(help="Deviation of pixel noise [0.2; xor 0.1].")] = None,
-    occlusion: Annotated[float | None, typer.Option(help="Probability of a black bar [0.2; xor 0].")] = None,
+    snr_db: Annotated[float | None, typer.Option(help="Speech over noise in dB [-6; all but digits 10].")] = None,
+    image_noise: Annotated[float | None, typer.Option(help="Deviation of pixel noise [0.2; others 0.1].")] = None,
+    occlusion: Annotated[float | None, typer.Option(help="Probability of a black bar [0.2; others 0].")] = None,
     two_clues: Annotated[float | None, typer.Option(help="Probability of two clues, else one [1].")] = None,
     false_clue: Annotated[float | None, typer.Option(help="Probability of a misled clue [0.1].")] = None,
     speech: Annotated[str | None, typer.Option(help="auto (default), espeak or bank.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads [all usable cores]; no value changes.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a pack that is already there.")] = False,
+    workers: Workers = None,
+    force: Force = False,
+    verify: Verify = False,
 ) -> None:
-    """Pack a data set into memory-mapped columns; the same settings give the same columns."""
-    if dataset not in DATASETS:
-        raise ConfigError(f"unknown data set {dataset!r}; {nearest(dataset, DATASETS)}")
-    knobs = _tridigits_knobs(
-        variant=variant,
-        seed=seed,
-        train=train,
-        val=val,
-        test=test,
-        snr_db=snr_db,
-        image_noise=image_noise,
-        occlusion=occlusion,
-        two_clues=two_clues,
-        false_clue=false_clue,
-        speech=speech,
-    )
-    _pack_tridigits(knobs, out, workers, force)
-
-
-def _tridigits_knobs(**options: Any) -> "TriDigitsKnobs":
-    """Return the knobs of the options that were given.
-
-    Raises:
-        ConfigError: an option's value is out of its range.
-    """
-    from pydantic import ValidationError
-
+    """A digit seen, heard and hinted at: the default set, made here."""
+    options = {
+        "variant": variant,
+        "seed": seed,
+        "train": train,
+        "val": val,
+        "test": test,
+        "snr_db": snr_db,
+        "image_noise": image_noise,
+        "occlusion": occlusion,
+        "two_clues": two_clues,
+        "false_clue": false_clue,
+        "speech": speech,
+    }
+    from furnace_hpc.data.tridigits import pack_once
     from furnace_hpc.data.tridigits_plan import TriDigitsKnobs
 
-    try:
-        return TriDigitsKnobs(**{name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        problems = [
-            f"--{str(e['loc'][0]).replace('_', '-')} is {e['input']!r}: {e['msg'][0].lower()}{e['msg'][1:]}"
-            for e in error.errors()
-        ]
-        raise ConfigError("; ".join(problems)) from None
+    knobs = knobs_of(TriDigitsKnobs, "", **{name: value for name, value in options.items() if value is not None})
+    run(out, lambda report: pack_once(knobs, out, report, workers=workers, force=force), verify=verify)
 
 
-def _pack_tridigits(knobs: "TriDigitsKnobs", out: Path, workers: int | None, force: bool) -> None:
-    """Pack with a progress bar, and say what came out."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+@main.command(context_settings=_WIDE)
+def mmimdb(
+    source: Source,
+    out: Out,
+    tokenizer: Annotated[str, typer.Option(help="Folder, or a model in the hub's cache.")] = "bert-base-uncased",
+    max_tokens: Annotated[int, typer.Option(min=3, max=512, help="Tokens stored of each plot.")] = 256,
+    plot: Annotated[str, typer.Option(help="longest, first or joined, of a movie's plots.")] = "longest",
+    image_size: Size = 224,
+    image_fit: Fit = "crop",
+    image_filter: Filter = "bicubic",
+    max_refused: MaxRefused = 0.05,
+    workers: Workers = None,
+    force: Force = False,
+    verify: Verify = False,
+) -> None:
+    """Plots and posters, 23 genres: split.json and dataset/, or the HDF5 file."""
+    from furnace_hpc.data.images import ImageKnobs
+    from furnace_hpc.data.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
 
-    from furnace_hpc.data.tridigits import pack_once
+    image = knobs_of(ImageKnobs, "image-", size=image_size, fit=image_fit, filter=image_filter)
+    knobs = MovieKnobs(image, tokenizer, max_tokens, choice("--plot", plot, ("longest", "first", "joined")))
+    hdf5 = source if source.is_file() else source / HDF5_FILE
+    if hdf5.is_file() and not (source / "dataset").is_dir():
+        from furnace_hpc.data.mmimdb_hdf5 import plan_hdf5
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns) as bar:
-        tasks: dict[str, Any] = {}
+        plan = plan_hdf5(hdf5, knobs)
+    else:
+        plan = plan_raw(source, knobs)
+    pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what)
-            bar.update(tasks[what], completed=done, total=total)
 
-        manifest, packed_now = pack_once(knobs, out, progress, workers=workers, force=force)
-    sizes = ", ".join(f"{split} {count:,}" for split, count in manifest.splits.items())
-    num_mb = sum(file.num_bytes for file in manifest.files.values()) / 1e6
-    state = "packed into" if packed_now else "already packed with these settings, nothing done:"
-    print(f"tridigits {state} {out} ({sizes}; {num_mb:.1f} MB; fingerprint {manifest.fingerprint})")
+@main.command(context_settings=_WIDE)
+def avmnist(
+    source: Source,
+    out: Out,
+    make: Annotated[bool, typer.Option("--make", help="Make the set in --source first.")] = False,
+    digits: Annotated[Path | None, typer.Option(metavar="DIR", help="--make: MNIST's files [scikit-learn's].")] = None,
+    components: Annotated[int, typer.Option(min=1, max=784, help="--make: principal components of images.")] = 4,
+    snr_db: Annotated[float, typer.Option(help="--make: speech over noise in dB.")] = 0.0,
+    speech: Annotated[str, typer.Option(help="--make: auto, espeak or bank.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="--make: the one seed of every draw.")] = 20261123,
+    max_refused: MaxRefused = 0.05,
+    workers: Workers = None,
+    force: Force = False,
+    verify: Verify = False,
+) -> None:
+    """Seen and spoken digits: MultiBench's npy files, or made here."""
+    from furnace_hpc.data.avmnist import CARD, plan_avmnist
+    from furnace_hpc.data.avmnist_make import MakeKnobs, make_avmnist
+    from furnace_hpc.data.speech import find_source
+
+    if make and not (source / CARD).is_file():
+        chosen = find_source(choice("--speech", speech, ("auto", "espeak", "bank")))
+        with progress_bar() as report:
+            make_avmnist(source, digits, MakeKnobs(seed, components, snr_db, chosen), report)
+    pack_plan(plan_avmnist(source), out, workers=workers, max_refused=max_refused, force=force, verify=verify)
+
+
+@main.command(context_settings=_WIDE)
+def audioset(
+    source: Source,
+    out: Out,
+    train_list: Annotated[str, typer.Option(help="CSV or CAV-MAE JSON in --source.")] = "balanced_train_segments.csv",
+    val_list: Annotated[str | None, typer.Option(help="The same, to validate [a part of train].")] = None,
+    test_list: Annotated[str, typer.Option(help="The same, to test.")] = "eval_segments.csv",
+    val_fraction: Annotated[float, typer.Option(min=0.001, max=0.5, help="Without --val-list: of train, by id.")] = 0.1,
+    audio: Annotated[Path | None, typer.Option(metavar="DIR", help="<id>.flac or .wav [SOURCE/audio].")] = None,
+    frames: Annotated[Path | None, typer.Option(metavar="DIR", help="frame_<n>/<id>.jpg [SOURCE/frames].")] = None,
+    num_frames: Annotated[int, typer.Option(min=1, max=100, help="Frames of a clip.")] = 10,
+    feature: Annotated[str, typer.Option(help="mfcc or log_mel.")] = "mfcc",
+    coefficients: Annotated[int, typer.Option(help="Of each audio frame.")] = 40,
+    audio_frames: Annotated[int, typer.Option(help="Audio frames stored; at the default hop 10.24 s.")] = 640,
+    hop: Annotated[int, typer.Option(help="Samples from frame to frame, at 16 kHz.")] = 256,
+    window: Annotated[int, typer.Option(help="Samples of a frame's Fourier transform.")] = 1024,
+    channels: Annotated[str, typer.Option(help="Stereo to mono: mean, or first as CAV-MAE.")] = "mean",
+    image_size: Size = 224,
+    image_fit: Fit = "crop",
+    image_filter: Filter = "bicubic",
+    max_refused: MaxRefused = 0.05,
+    workers: Workers = None,
+    force: Force = False,
+    verify: Verify = False,
+) -> None:
+    """10 s clips with frames, 527 classes: official CSVs, or CAV-MAE's JSON."""
+    from furnace_hpc.data.audioset import ClipKnobs, Lists, plan_audioset
+    from furnace_hpc.data.images import ImageKnobs
+    from furnace_hpc.data.sounds import SoundKnobs
+
+    sound = knobs_of(
+        SoundKnobs,
+        feature=feature,
+        coefficients=coefficients,
+        frames=audio_frames,
+        hop=hop,
+        window=window,
+        channels=channels,
+    )
+    image = knobs_of(ImageKnobs, "image-", size=image_size, fit=image_fit, filter=image_filter)
+    lists = Lists(train_list, val_list, test_list)
+    knobs = ClipKnobs(image, sound, num_frames, val_fraction)
+    plan = plan_audioset(source, lists, audio or source / "audio", frames or source / "frames", knobs)
+    pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ import os
 import secrets
 import shutil
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from furnace_hpc.data.versions import versions
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import SPLITS, Column, Labels, Manifest, Statistics, StoredFile, read_manifest
 
@@ -29,7 +28,7 @@ class Columns:
 
     def split(self, name: str) -> dict[str, Array]:
         """Return the columns of a split as read-only memory maps, first axis = sample."""
-        return {column: _map(self.folder / name / f"{column}.npy") for column in self.manifest.columns}
+        return {column: map_file(self.folder / name / f"{column}.npy") for column in self.manifest.columns}
 
 
 def open_columns(folder: Path, *, verify: bool = False) -> Columns:
@@ -58,21 +57,22 @@ def _check_file(path: Path, stored: StoredFile | None, column: Column, num_sampl
     if num_bytes != stored.num_bytes:
         raise _damaged(path, f"{num_bytes} bytes", f"{stored.num_bytes} bytes")
     try:
-        array = _map(path)
+        array = map_file(path)
     except (ValueError, EOFError) as error:
         raise _damaged(path, f"no npy header ({error})", "the packed array") from None
     got, wanted = (array.dtype.name, array.shape), (column.dtype, (num_samples, *column.shape))
     if got != wanted:
         raise _damaged(path, f"{got[0]} {got[1]}", f"{wanted[0]} {wanted[1]}")
-    if verify and _hash(array) != stored.xxh3_128:
-        raise _damaged(path, f"content hash {_hash(array)}", stored.xxh3_128)
+    if verify and content_hash(array) != stored.xxh3_128:
+        raise _damaged(path, f"content hash {content_hash(array)}", stored.xxh3_128)
 
 
 def _damaged(path: Path, got: str, wanted: str) -> ConfigError:
     return ConfigError(f"data file {path} holds {got} where the manifest says {wanted}: pack the data set again")
 
 
-def _map(path: Path) -> Array:
+def map_file(path: Path) -> Array:
+    """Open one .npy file as a read-only memory map."""
     return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
@@ -110,24 +110,26 @@ def write_columns(
     try:
         check_replaceable(folder)
         temporary.mkdir(parents=True)
+        counts = {split: len(next(iter(columns.values()))) for split, columns in splits.items()}
+        described, files = _describe(splits), _write_arrays(temporary, splits)
         manifest = Manifest.model_validate(
             {
                 "dataset": dataset,
                 "modalities": modalities,
-                "splits": {split: len(next(iter(columns.values()))) for split, columns in splits.items()},
-                "columns": _describe(splits),
-                "files": _write_arrays(temporary, splits),
+                "splits": counts,
+                "columns": described,
+                "files": files,
                 "labels": labels,
                 "statistics": statistics,
                 "vocab_size": vocab_size,
                 "preprocessing": preprocessing,
-                "versions": _versions() | (extra_versions or {}),
-                "fingerprint": _fingerprint(splits),
+                "versions": versions() | (extra_versions or {}),
+                "fingerprint": fingerprint(counts, described, files),
             }
         )
-        _write_durably(temporary / "manifest.json", manifest.model_dump_json(indent=1).encode())
-        _sync_folder(temporary)
-        _rename_into_place(temporary, folder, nonce)
+        write_durably(temporary / "manifest.json", manifest.model_dump_json(indent=1).encode())
+        sync_folder(temporary)
+        rename_into_place(temporary, folder, nonce)
     except OSError as error:
         raise ConfigError(
             f"data folder {folder} cannot be written ({error.strerror or error}): "
@@ -144,7 +146,7 @@ def check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ConfigError(f"data folder {folder} is a file: choose another --out")
-    foreign = {entry.name for entry in folder.iterdir()} - {"manifest.json", *SPLITS}
+    foreign = {entry.name for entry in folder.iterdir()} - {"manifest.json", "refused.jsonl", *SPLITS}
     if foreign:
         raise ConfigError(
             f"folder {folder} holds {min(foreign)!r}, which is no part of a packed data set: "
@@ -173,29 +175,36 @@ def _write_arrays(folder: Path, splits: Splits) -> dict[str, StoredFile]:
         (folder / split).mkdir()
         for name, array in columns.items():
             path = folder / split / f"{name}.npy"
-            _write_npy(path, np.ascontiguousarray(array))
-            files[f"{split}/{name}.npy"] = StoredFile(num_bytes=path.stat().st_size, xxh3_128=_hash(array))
-        _sync_folder(folder / split)
+            write_npy(path, np.ascontiguousarray(array))
+            files[f"{split}/{name}.npy"] = StoredFile(num_bytes=path.stat().st_size, xxh3_128=content_hash(array))
+        sync_folder(folder / split)
     return files
 
 
-def _write_npy(path: Path, array: Array) -> None:
-    """Write one .npy file. Not np.save: its OSError for a full disk has no errno, so no reason to show."""
+def write_npy(path: Path, array: Array) -> None:
+    """Write one .npy file durably. Not np.save: its OSError for a full disk has no errno, so no reason to show."""
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        write_header(file, array.dtype, array.shape)
         file.write(array.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def write_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Write numpy's header; it leaves room for the first axis to grow, so its length is the same for every N."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file and wait for the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -204,14 +213,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _rename_into_place(new: Path, folder: Path, nonce: str) -> None:
+def rename_into_place(new: Path, folder: Path, nonce: str) -> None:
     """Put `new` at `folder`; an older pack steps aside first, comes back on failure, and is deleted last."""
     old = folder.with_name(f"{folder.name}.old-{nonce}")
     if folder.exists():
         folder.rename(old)
     try:
         new.rename(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     except BaseException:
         if old.exists() and not folder.exists():
             old.rename(folder)
@@ -219,25 +228,16 @@ def _rename_into_place(new: Path, folder: Path, nonce: str) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _hash(array: Array) -> str:
+def content_hash(array: Array) -> str:
+    """The xxh3-128 of an array's bytes."""
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _fingerprint(splits: Splits) -> str:
+def fingerprint(counts: dict[str, int], columns: dict[str, Column], files: dict[str, StoredFile]) -> str:
     """Hash names, types, shapes and contents: nothing that depends on a library or a file header."""
     digest = xxhash.xxh3_64()
-    rows = {f"{split}/{name}": array for split, columns in splits.items() for name, array in columns.items()}
-    for name, array in sorted(rows.items()):
-        digest.update(f"{name} {array.dtype.name} {array.shape} {_hash(array)}\n".encode())
+    for path, file in sorted(files.items()):
+        split, _, name = path.removesuffix(".npy").partition("/")
+        shape = (counts[split], *columns[name].shape)
+        digest.update(f"{split}/{name} {columns[name].dtype} {shape} {file.xxh3_128}\n".encode())
     return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of what computes columns, where installed."""
-    found = {"python": python_version()}
-    for package in ("numpy", "librosa", "scikit-learn", "soundfile"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

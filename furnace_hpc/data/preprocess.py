@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from furnace_hpc.spec.manifest import Statistics
 
 TOP_DB = 80.0  # librosa's default floor below a clip's loudest bin
+NUM_BANDS = 128  # librosa's default mel bands
 
 
 def num_frames(num_samples: int, hop: int = 512) -> int:
@@ -17,7 +18,12 @@ def num_frames(num_samples: int, hop: int = 512) -> int:
 
 
 def mfcc(
-    waves: NDArray[np.float32], *, sample_rate: int = 16_000, num_coefficients: int = 40, hop: int = 512
+    waves: NDArray[np.float32],
+    *,
+    sample_rate: int = 16_000,
+    num_coefficients: int = 40,
+    hop: int = 512,
+    window: int = 2048,
 ) -> NDArray[np.float32]:
     """Return the MFCC of equally long clips: waves [N, samples] -> [N, K, F], each as librosa alone makes it.
 
@@ -26,13 +32,21 @@ def mfcc(
         sample_rate: in Hz.
         num_coefficients: K, of 128 mel bands.
         hop: samples from one frame to the next.
+        window: samples of one frame's Fourier transform.
     """
-    mel = librosa.feature.melspectrogram(y=waves, sr=sample_rate, hop_length=hop)
+    decibels = log_mel(waves, sample_rate=sample_rate, num_coefficients=NUM_BANDS, hop=hop, window=window)
+    return np.asarray(librosa.feature.mfcc(S=decibels, n_mfcc=num_coefficients), dtype=np.float32)
+
+
+def log_mel(
+    waves: NDArray[np.float32], *, sample_rate: int, num_coefficients: int, hop: int, window: int
+) -> NDArray[np.float32]:
+    """Return mel power in decibels, [N, samples] -> [N, K bands, F], at most 80 dB below each clip's loudest bin."""
+    mel = librosa.feature.melspectrogram(y=waves, sr=sample_rate, n_fft=window, hop_length=hop, n_mels=num_coefficients)
     decibels = librosa.power_to_db(mel, top_db=None)
     # power_to_db takes its floor from the whole array: a clip must not depend on its neighbours in the batch.
     floor = decibels.max(axis=(-2, -1), keepdims=True) - TOP_DB
-    coefficients = librosa.feature.mfcc(S=np.maximum(decibels, floor), n_mfcc=num_coefficients)
-    return np.asarray(coefficients, dtype=np.float32)
+    return np.asarray(np.maximum(decibels, floor), dtype=np.float32)
 
 
 def to_uint8(values: NDArray[np.floating[Any]], low: float = 0.0, high: float = 1.0) -> NDArray[np.uint8]:

@@ -62,6 +62,9 @@ class Manifest(_Frozen):
         default=None,
         description="frames of a clip, the first axis of the image column; None: one picture, no such axis",
     )
+    counts: dict[str, dict[str, int]] = Field(
+        default={}, description="split -> samples listed, found, packed, refused, incomplete"
+    )
     preprocessing: dict[str, Any] = Field(description="every knob that made the columns, by name")
     versions: dict[str, str] = Field(description="library versions that made the columns (not part of the fingerprint)")
     fingerprint: str = Field(description="16 hexadecimal digits over the columns' contents alone")

@@ -1,0 +1,198 @@
+"""MM-IMDb (Arevalo et al. 2017, arXiv 1702.01992): plot and poster of 25,959 movies, 23 genres, multi-label.
+
+Two published forms of the same movies: the raw folder (`split.json`, `dataset/<id>.json` and `.jpeg`) and
+`multimodal_imdb.hdf5` (in mmimdb_hdf5.py). C genres, T tokens.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from furnace_hpc.data.images import ImageKnobs, read_image
+from furnace_hpc.data.listing import fingerprint_of, read_json_file
+from furnace_hpc.data.refusals import Unusable
+from furnace_hpc.data.sample import Draft, PackPlan, Sample, Values, blank_sample
+from furnace_hpc.data.tokens import load_tokenizer
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.manifest import Labels
+
+# By frequency, which is also the column order of `genres` in the HDF5 file.
+GENRES = (
+    "Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror", "Documentary", "Mystery",
+    "Sci-Fi", "Fantasy", "Family", "Biography", "War", "History", "Music", "Animation", "Musical", "Western",
+    "Sport", "Short", "Film-Noir",
+)  # fmt: skip
+DROPPED = ("News", "Adult", "Talk-Show", "Reality-TV")  # too rare: the set's authors left them out
+SPLIT_NAMES = {"train": "train", "dev": "val", "test": "test"}
+HDF5_FILE = "multimodal_imdb.hdf5"
+MODALITIES = ("text", "image")
+LABELS = {"genres": Labels(kind="multi_label", classes=GENRES)}
+Plot = Literal["longest", "first", "joined"]
+
+
+@dataclass(frozen=True)
+class MovieKnobs:
+    """What decides the columns."""
+
+    image: ImageKnobs
+    tokenizer: str
+    max_tokens: int
+    plot: Plot
+
+
+def plan_raw(source: Path, knobs: MovieKnobs) -> PackPlan:
+    """Plan a pack of the raw folder.
+
+    Raises:
+        ConfigError: `split.json` is not there or not what it should be; an id stands twice.
+    """
+    rows = read_split(source / "split.json")
+    if not (source / "dataset").is_dir():
+        raise ConfigError(f"folder {source / 'dataset'} is missing: it holds <id>.json and <id>.jpeg of each movie")
+    return movie_plan(rows, _RawReader(source, knobs), knobs)
+
+
+def movie_plan(rows: Mapping[str, Sequence[Any]], reader: Any, knobs: MovieKnobs) -> PackPlan:
+    """The plan that both forms share; `rows` are ids, or (id, HDF5 row)."""
+    tokenizer = load_tokenizer(knobs.tokenizer, knobs.max_tokens)
+    return PackPlan(
+        dataset="mmimdb",
+        modalities=MODALITIES,
+        labels=LABELS,
+        rows=rows,
+        listed={split: len(ids) for split, ids in rows.items()},
+        blank=blank_movie(knobs),
+        render=reader.render,
+        settings={
+            "form": reader.form,
+            "listing": fingerprint_of(rows),
+            "image": knobs.image.model_dump(mode="json"),
+            "text": {
+                "tokenizer": Path(knobs.tokenizer).name,
+                "vocab_size": tokenizer.vocab_size,
+                "max_tokens": knobs.max_tokens,
+                "plot": knobs.plot,
+            },
+            "dropped_genres": list(DROPPED),
+        },
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+    )
+
+
+def blank_movie(knobs: MovieKnobs) -> Values:
+    """A movie without plot and poster."""
+    tokens, length = load_tokenizer(knobs.tokenizer, knobs.max_tokens).encode("")
+    return blank_sample(
+        7,
+        MODALITIES,
+        image=np.zeros((3, knobs.image.size, knobs.image.size), np.uint8),
+        text=tokens,
+        text_length=np.array(length, np.int16),
+        **{"label.genres": np.zeros(len(GENRES), np.uint8)},
+    )
+
+
+def tokens_of(text: str, knobs: MovieKnobs) -> Values:
+    """The columns of a text."""
+    tokens, length = load_tokenizer(knobs.tokenizer, knobs.max_tokens).encode(text)
+    return {"text": tokens, "text_length": np.array(length, np.int16)}
+
+
+@dataclass(frozen=True)
+class _RawReader:
+    source: Path
+    knobs: MovieKnobs
+    form = "raw"
+
+    def render(self, split: str, movie: str) -> Sample:
+        """One movie; without its JSON it has no genres, so it is refused."""
+        draft = Draft.begin(split, movie, MODALITIES, blank_movie(self.knobs))
+        told, poster = f"dataset/{movie}.json", f"dataset/{movie}.jpeg"
+        draft.add("image", poster, lambda: {"image": read_image(self.source / poster, self.knobs.image)})
+        try:
+            entry = _read_entry(self.source / told)
+            genres = genre_row(entry.get("genres"), movie)
+        except Unusable as error:
+            draft.refuse(None, told, error)
+            return draft.finish(labelled=False, file=told)
+        draft.add("text", told, lambda: tokens_of(choose_plot(entry, self.knobs.plot), self.knobs))
+        draft.label("genres", genres)
+        return draft.finish(labelled=bool(genres.any()), file=told)
+
+
+def read_split(path: Path) -> dict[str, Sequence[str]]:
+    """Read `split.json`: {train, dev, test} -> list of 7-character ids.
+
+    Raises:
+        ConfigError: a key is missing, an id is no id, or stands twice.
+    """
+    content = read_json_file(path)
+    if not isinstance(content, dict) or not set(SPLIT_NAMES) <= set(content):
+        raise ConfigError(f"{path}: wanted an object with the keys {', '.join(SPLIT_NAMES)}")
+    seen: dict[str, str] = {}
+    for name in SPLIT_NAMES:
+        for movie in content[name]:
+            if not (isinstance(movie, str) and movie.isascii() and movie.isdigit() and len(movie) == 7):
+                raise ConfigError(f"{path}: {name} holds {movie!r}, wanted IMDb ids of 7 digits in quotes")
+            if movie in seen:
+                raise ConfigError(f"{path}: movie {movie!r} stands in {seen[movie]} and again in {name}: keep one")
+            seen[movie] = name
+    return {split: tuple(content[name]) for name, split in SPLIT_NAMES.items()}
+
+
+def _read_entry(path: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise Unusable("missing") from None
+    except (OSError, ValueError) as error:
+        empty = path.exists() and path.stat().st_size == 0
+        raise Unusable("empty" if empty else "unreadable", "" if empty else str(error)) from None
+    if not isinstance(entry, dict):
+        raise Unusable("unreadable", "no JSON object")
+    return entry
+
+
+def genre_row(genres: Any, movie: str) -> NDArray[np.uint8]:
+    """Genres [C] as 0 and 1; the four rare ones are left out.
+
+    Raises:
+        ConfigError: a genre is unknown: the file is of another set.
+    """
+    row = np.zeros(len(GENRES), np.uint8)
+    for genre in genres if isinstance(genres, list) else ():
+        if genre in DROPPED:
+            continue
+        if genre not in GENRES:
+            raise ConfigError(f"movie {movie!r} has the genre {genre!r}, which MM-IMDb does not have: look at --source")
+        row[GENRES.index(genre)] = 1
+    return row
+
+
+def choose_plot(entry: dict[str, Any], plot: Plot) -> str:
+    """The plot that is asked for, or the outline where there is no plot.
+
+    Raises:
+        Unusable: there is neither.
+    """
+    given = entry.get("plot")
+    plots = [given] if isinstance(given, str) else given if isinstance(given, list) else []
+    plots = [text for text in plots if isinstance(text, str) and text.strip()]
+    outline = entry.get("plot outline")
+    if not plots and isinstance(outline, str) and outline.strip():
+        plots = [outline]
+    if not plots:
+        raise Unusable("missing", "no plot")
+    match plot:
+        case "longest":
+            return max(plots, key=len)
+        case "first":
+            return plots[0]
+        case "joined":
+            return "\n".join(plots)

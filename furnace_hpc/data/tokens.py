@@ -1,0 +1,93 @@
+"""Text to BERT token ids, by a tokenizer of a local folder or of the hub's cache; nothing is downloaded here.
+
+The library `tokenizers` alone: transformers reads the same files with it, eight seconds later.
+"""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import BertWordPieceTokenizer, Tokenizer
+
+from furnace_hpc.spec.errors import ConfigError
+
+FILES = ("tokenizer.json", "vocab.txt")
+
+
+class TokenReader:
+    """A tokenizer with a fixed length; ids are those of transformers' BertTokenizer from the same files."""
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+        self._tokenizer, self.max_tokens = tokenizer, max_tokens
+        pad = tokenizer.token_to_id("[PAD]")
+        if pad is None:
+            raise ConfigError("the tokenizer has no [PAD]: give one of BERT's kind, e.g. bert-base-uncased")
+        self.pad_id = int(pad)
+        self.vocab_size = int(tokenizer.get_vocab_size(with_added_tokens=True))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_tokens)
+
+    @property
+    def dtype(self) -> str:
+        """The smallest signed type that holds every id."""
+        return "int16" if self.vocab_size <= 32_767 else "int32"
+
+    def encode(self, text: str) -> tuple[NDArray[np.integer[Any]], int]:
+        """Return ids [max_tokens], padded, and how many of them are the text's."""
+        ids = self._tokenizer.encode(text).ids
+        padded = np.full(self.max_tokens, self.pad_id, self.dtype)
+        padded[: len(ids)] = ids
+        return padded, len(ids)
+
+
+@lru_cache(maxsize=2)
+def load_tokenizer(name: str, max_tokens: int) -> TokenReader:
+    """Load `name`: a folder with tokenizer.json or vocab.txt, or a model of the hub that is in its cache.
+
+    Raises:
+        ConfigError: there is neither; a node without network cannot fetch it.
+    """
+    path = _find(name)
+    try:
+        if path.name == "tokenizer.json":
+            return TokenReader(Tokenizer.from_file(str(path)), max_tokens)
+        lowercase = _lowercase(path.with_name("tokenizer_config.json"))
+        made = BertWordPieceTokenizer(str(path), lowercase=lowercase, strip_accents=None)
+        return TokenReader(made._tokenizer, max_tokens)
+    except ConfigError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise ConfigError(f"tokenizer {path} cannot be read ({error}): give a folder with BERT's vocab.txt") from None
+
+
+def _find(name: str) -> Path:
+    for file in FILES:
+        if (Path(name) / file).is_file():
+            return Path(name) / file
+    if Path(name).is_dir():
+        raise ConfigError(f"folder {name!r} has neither {' nor '.join(FILES)}: give a tokenizer's folder")
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for file in FILES:
+        try:
+            cached = try_to_load_from_cache(name, file)
+        except HFValidationError:
+            break
+        if isinstance(cached, str):
+            return Path(cached)
+    raise ConfigError(
+        f"tokenizer {name!r} is neither a folder nor in the hub's cache here: where there is network, give "
+        f"`hf download {name} tokenizer.json tokenizer_config.json vocab.txt`, or give --tokenizer DIR"
+    )
+
+
+def _lowercase(settings: Path) -> bool:
+    """What `tokenizer_config.json` says; without it, BERT's own default."""
+    try:
+        return bool(json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case", True))
+    except (OSError, ValueError, AttributeError):
+        return True

@@ -1,0 +1,112 @@
+"""What `pack` shares between data sets: options to knobs, the progress bar, the closing report."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from furnace_hpc.spec.errors import ConfigError, nearest
+
+if TYPE_CHECKING:  # numpy comes in with them: too slow for --help
+    from furnace_hpc.data.sample import PackPlan
+    from furnace_hpc.spec.manifest import Manifest
+
+Report = Callable[[str, int, int], None]
+Knobs = TypeVar("Knobs", bound=BaseModel)
+
+
+def knobs_of(kind: type[Knobs], prefix: str = "", **options: Any) -> Knobs:
+    """Return the knobs of these options; `prefix` is what the options' names have before the knobs'.
+
+    Raises:
+        ConfigError: an option's value is out of its range.
+    """
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        problems = [
+            f"--{prefix}{str(e['loc'][0]).replace('_', '-')} is {e['input']!r}: {e['msg'][0].lower()}{e['msg'][1:]}"
+            for e in error.errors()
+        ]
+        raise ConfigError("; ".join(problems)) from None
+
+
+def choice(option: str, given: str, valid: tuple[str, ...]) -> Any:
+    """Return `given` where it is one of `valid`, else raise ConfigError."""
+    if given not in valid:
+        raise ConfigError(f"{option} is {given!r}; {nearest(given, valid)}")
+    return given
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A bar on the screen for each kind of work."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        tasks: dict[str, Any] = {}
+        begun: dict[str, tuple[float, int]] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what], begun[what] = bar.add_task(what, rate=""), (time.monotonic(), done)
+            start_s, first = begun[what]
+            elapsed_s = time.monotonic() - start_s
+            rate = f"{(done - first) / elapsed_s:,.0f}/s" if elapsed_s > 1 else ""
+            bar.update(tasks[what], completed=done, total=total, rate=rate)
+
+        yield report
+
+
+def pack_plan(
+    plan: "PackPlan", out: Path, *, workers: int | None, max_refused: float, force: bool, verify: bool
+) -> None:
+    """Pack a plan with a progress bar, and say what came out."""
+    from furnace_hpc.data.packing import pack_files
+
+    def pack(report: Report) -> "tuple[Manifest, bool]":
+        return pack_files(plan, out, report, workers=workers, max_refused=max_refused, force=force)
+
+    try:
+        run(out, pack, verify=verify)
+    except KeyboardInterrupt:
+        print(f"interrupted: what is done lies in {out}.packing; the same command goes on from there")
+        raise
+
+
+def run(out: Path, pack: "Callable[[Report], tuple[Manifest, bool]]", *, verify: bool) -> None:
+    """Run `pack` with a progress bar; print the closing report; where asked, read everything again."""
+    started_s = time.monotonic()
+    with progress_bar() as report:
+        manifest, packed_now = pack(report)
+    sizes = ", ".join(f"{split} {count:,}" for split, count in manifest.splits.items())
+    num_mb = sum(file.num_bytes for file in manifest.files.values()) / 1e6
+    state = "packed into" if packed_now else "already packed with these settings, nothing done:"
+    print(f"{manifest.dataset} {state} {out} ({sizes}; {num_mb:,.1f} MB; fingerprint {manifest.fingerprint})")
+    if manifest.counts:
+        _print_counts(manifest, out)
+    if packed_now and manifest.counts:
+        elapsed_s = time.monotonic() - started_s
+        print(f"{elapsed_s:,.0f} s")
+    if verify:
+        from furnace_hpc.data.columns import open_columns
+
+        open_columns(out, verify=True)
+        print(f"verified: {len(manifest.files)} files have the hashes of their manifest")
+
+
+def _print_counts(manifest: "Manifest", out: Path) -> None:
+    from furnace_hpc.data.refusals import reasons_of
+
+    names = list(next(iter(manifest.counts.values())))
+    print("".join(f"{name:>12}" for name in ("split", *names)))
+    for split, counts in manifest.counts.items():
+        print(f"{split:>12}" + "".join(f"{counts[name]:>12,}" for name in names))
+    reasons = reasons_of((out / "refused.jsonl").read_bytes())
+    if reasons:
+        print(f"not read: {', '.join(f'{reason} {count:,}' for reason, count in reasons.items())}")
+        print(f"each of them is a line of {out / 'refused.jsonl'}")
