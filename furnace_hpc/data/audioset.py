@@ -83,6 +83,7 @@ def plan_audioset(source: Path, lists: Lists, sounds: Path, frames: Path, knobs:
             "val_fraction": None if lists.val else knobs.val_fraction,
         },
         image_frames=knobs.num_frames,
+        preload=(read_sound.__module__, "librosa.feature.spectral"),
         chunk_rows=16,
         derive=sampling_weights,
     )

@@ -42,6 +42,8 @@ class PackPlan:
     vocab_size: int | None = None
     pad_id: int = 0
     image_frames: int | None = None
+    preload: tuple[str, ...] = ()
+    """Modules that `render` needs and that are slow to import: the workers are forked with them."""
     chunk_rows: int = 32
     """Rows rendered by one call of a worker, and written at once."""
     derive: Callable[[Mapping[str, Mapping[str, Array]]], dict[str, Values]] | None = None

@@ -26,7 +26,7 @@ class TokenReader:
         if pad is None:
             raise ConfigError("the tokenizer has no [PAD]: give one of BERT's kind, e.g. bert-base-uncased")
         self.pad_id = int(pad)
-        self.vocab_size = int(tokenizer.get_vocab_size(with_added_tokens=True))
+        self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())  # a word may stand twice
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_tokens)
 

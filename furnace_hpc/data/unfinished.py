@@ -77,6 +77,7 @@ class Unfinished:
             for name, value in self._plan.blank.items():
                 self._open(split, name, value)
         self._files[self.refused] = _open_at(self.refused, self.progress.refused_bytes)
+        self.record()
 
     def _open(self, split: str, name: str, value: np.ndarray[Any, Any]) -> None:
         path = self.columns / split / f"{name}.npy"
@@ -87,11 +88,20 @@ class Unfinished:
         self._files[path] = _open_at(path, start + self.progress.kept[split] * value.nbytes)
 
     def append(self, split: str, num_rows: int, chunk: Values, lines: bytes, incomplete: int) -> None:
-        """Write the kept samples of `num_rows` more rows behind those that are there."""
+        """Write the kept samples of `num_rows` more rows behind those that are there, or nothing (OSError)."""
         num_kept = len(chunk["sample_id"]) if chunk else 0
-        for name, array in chunk.items():
-            _write_all(self._files[self.columns / split / f"{name}.npy"], array.reshape(-1).view(np.uint8).data)
-        _write_all(self._files[self.refused], memoryview(lines))
+        parts = {
+            self.columns / split / f"{name}.npy": array.reshape(-1).view(np.uint8) for name, array in chunk.items()
+        }
+        parts[self.refused] = np.frombuffer(lines, np.uint8)
+        ends = {path: os.lseek(self._files[path], 0, os.SEEK_CUR) for path in parts}
+        try:
+            for path, content in parts.items():
+                _write_all(self._files[path], content.data)
+        except OSError:
+            for path, end in ends.items():  # on a full disk this makes the room that `record` needs
+                os.ftruncate(self._files[path], end)
+            raise
         self.progress.rows[split] += num_rows
         self.progress.kept[split] += num_kept
         self.progress.incomplete[split] += incomplete

@@ -43,7 +43,7 @@ def rendered(plan: PackPlan, done: dict[str, int], workers: int) -> Iterator[Ren
         next_id += len(rows)
     # A fork server: threads and locks of this process (progress bar, BLAS) are not copied into the workers.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "furnace_hpc.data.sounds", "furnace_hpc.data.images"])
+    context.set_forkserver_preload([__name__, *plan.preload])
     num_workers = max(1, min(workers, len(chunks)))
     with ProcessPoolExecutor(num_workers, context, _begin_worker, (plan.render, plan.blank, plan.modalities)) as pool:
         flying: deque[Future[Rendered]] = deque()
