@@ -159,7 +159,7 @@ def test_an_interrupt_leaves_the_old_pack(tiny, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("furnace_hpc.data.columns._fingerprint", interrupt)
+    monkeypatch.setattr("furnace_hpc.data.columns.fingerprint", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_tiny(tiny, 2)
     assert [path.name for path in tiny.parent.iterdir()] == ["tiny"]

@@ -16,7 +16,7 @@ from furnace_hpc.data.speech import (
 )
 from furnace_hpc.data.tridigits import coloured_noise, pack, pack_once
 from furnace_hpc.data.tridigits_plan import CLUES, MAX_TOKENS, VOCAB, TriDigitsKnobs, encode, make_plan
-from furnace_hpc.pack import main
+from furnace_hpc.pack import mmimdb, tridigits
 from furnace_hpc.spec.errors import ConfigError
 
 SMALL = {"train": 60, "val": 20, "test": 20, "speech": "bank"}
@@ -175,23 +175,65 @@ def test_coloured_noise_has_the_power_law_that_was_asked_for():
     assert low / high == pytest.approx(10.0, rel=0.4)
 
 
+@pytest.mark.parametrize("variant", ["redundant", "unique"])
+def test_the_rule_of_each_variant_is_kept(tmp_path, variant):
+    """Redundant: each of image and sound has the whole label; unique: the image alone has it."""
+    knobs = TriDigitsKnobs(variant=variant, speech="bank", train=400, val=2, test=150)
+    assert (knobs.snr_db, knobs.image_noise, knobs.occlusion) == (10.0, 0.1, 0.0)
+    manifest = pack(knobs, tmp_path / "set", ignore)
+    train, test = (open_columns(tmp_path / "set").split(split) for split in ("train", "test"))
+    assert len(np.unique(train["text"], axis=0)) == 1
+    assert manifest.labels["digit"].classes == tuple("0123456789")
+    assert seen_by(train, test, "image", "digit") > 0.3
+    if variant == "redundant":
+        assert seen_by(train, test, "audio", "digit") > 0.3
+    else:
+        assert seen_by(train, test, "audio", "digit") < 0.25
+        assert seen_by(train, test, "audio", "distractor") > 0.3
+
+
+def seen_by(train, test, modality: str, label: str) -> float:
+    """Accuracy of a linear model of one modality on digits; chance is 0.1."""
+    from sklearn.linear_model import RidgeClassifier
+
+    features = []
+    for part in (train, test):
+        values = part[modality].astype(np.float32)
+        if modality == "audio":
+            features.append(values[:, 1:20].mean(2))
+        else:
+            features.append(values[:, 0].reshape(-1, 16, 2, 16, 2).mean((2, 4)).reshape(len(values), -1))
+    mean, std = features[0].mean(0), features[0].std(0) + 1e-6
+    model = RidgeClassifier(alpha=100).fit((features[0] - mean) / std, train[f"label.{label}"])
+    return float(model.score((features[1] - mean) / std, test[f"label.{label}"]))
+
+
 def test_pack_command(tmp_path, capsys):
-    small = {"speech": "bank", "train": 4, "val": 2, "test": 2}
-    out = tmp_path / "tridigits"
+    out, small = tmp_path / "tridigits", {"speech": "bank", "val": 2, "test": 2, "train": 4}
     options = [text for name, value in small.items() for text in (f"--{name}", str(value))]
     assert "packed into" in run(0, "tridigits", "--out", str(out), *options)
     fingerprint = json.loads((out / "manifest.json").read_text())["fingerprint"]
-    main("tridigits", out, **small)
+    tridigits(out, **small, verify=True)
     said = capsys.readouterr().out
     assert "nothing done" in said
     assert fingerprint in said
+    assert "verified: 30 files have the hashes of their manifest" in said
     with pytest.raises(ConfigError, match="choose another --out, or replace it with --force"):
-        main("tridigits", out, **small, seed=5)
-    main("tridigits", out, **small, seed=5, force=True)
+        tridigits(out, **small, seed=5)
+    tridigits(out, **small, seed=5, force=True)
     assert json.loads((out / "manifest.json").read_text())["fingerprint"] != fingerprint
+
+
+def test_wrong_options_are_named(tmp_path):
     with pytest.raises(ConfigError, match="--train is 0: input should be greater than or equal to 1"):
-        main("tridigits", out, train=0)
-    assert "unknown data set 'tridigit'; did you mean 'tridigits'?" in run(2, "tridigit", "--out", str(out))
+        tridigits(tmp_path, train=0)
+    with pytest.raises(ConfigError, match="--image-size is 3: input should be"):
+        mmimdb(tmp_path, tmp_path, image_size=3)
+    with pytest.raises(ConfigError, match="--plot is 'last'; valid: first, joined, longest"):
+        mmimdb(tmp_path, tmp_path, plot="last")
+    with pytest.raises(ConfigError, match=r"split\.json is missing: look at --source"):
+        mmimdb(tmp_path, tmp_path)
+    assert "No such command 'tridigit'. Did you mean 'tridigits'?" in run(2, "tridigit", "--out", "x")
 
 
 def run(code: int, *arguments: str) -> str:

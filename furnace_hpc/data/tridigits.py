@@ -52,6 +52,7 @@ LABELS = {
     "digit": DIGIT_NAMES,
     "parity": ("even", "odd"),
     "accent": ACCENTS,
+    "distractor": DIGIT_NAMES,
     "xor": ("same parity", "other parity"),
     "image_digit": ("0", "1"),
     "audio_digit": ("0", "1"),

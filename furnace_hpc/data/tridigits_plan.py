@@ -32,7 +32,7 @@ CLUES = (
     ("without loop", "with loop", frozenset({0, 6, 8, 9})),
     ("not prime", "prime", frozenset({2, 3, 5, 7})),
 )
-XOR_TEXT = "the number is"
+SILENT_TEXT = "the number is"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
@@ -53,10 +53,11 @@ class TriDigitsKnobs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    variant: Literal["digits", "xor"] = Field(
+    variant: Literal["digits", "xor", "redundant", "unique"] = Field(
         default="digits",
-        description="digits: all modalities speak of one digit; xor: the label is the seen digit xor the "
-        "heard one, each 0 or 1",
+        description="digits: all modalities speak of one digit. With a text that says nothing, and little noise: "
+        "xor: the label is the seen digit xor the heard one, each 0 or 1; redundant: seen and heard digit are the "
+        "same, each is enough; unique: the label is the seen digit, the heard one is another draw",
     )
     seed: int = Field(default=20261123, ge=0, description="the one seed of every draw")
     train: int = Field(default=4000, ge=1, description="samples of the train split")
@@ -78,10 +79,10 @@ class TriDigitsKnobs(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _xor_is_clear(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Default to little noise for xor: there the difficulty is the joint rule, not perception."""
+    def _rules_are_clear(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Default to little noise where the truth is known by rule: there perception is not the difficulty."""
         easy = {"snr_db": 10.0, "image_noise": 0.1, "occlusion": 0.0}
-        return easy | values if values.get("variant") == "xor" else values
+        return values if values.get("variant", "digits") == "digits" else easy | values
 
 
 @dataclass(frozen=True)
@@ -140,17 +141,22 @@ def _plan_split(
 ) -> SplitPlan:
     """Draw the identities of one split."""
     num_samples = len(sample_id)
-    is_xor = knobs.variant == "xor"
-    seen = rng.integers(0, 2 if is_xor else 10, num_samples)
-    heard = rng.integers(0, 2, num_samples) if is_xor else seen
+    num_digits = 2 if knobs.variant == "xor" else 10
+    seen = rng.integers(0, num_digits, num_samples)
+    heard = rng.integers(0, num_digits, num_samples) if knobs.variant in ("xor", "unique") else seen
     accent = rng.integers(0, len(ACCENTS), num_samples)
     phrase = [phrases[index] for index in rng.integers(0, len(phrases), num_samples)]
-    if is_xor:
-        labels = {"xor": (seen + heard) % 2, "image_digit": seen, "audio_digit": heard}
-        text = [XOR_TEXT] * num_samples
-    else:
-        labels = {"digit": seen, "parity": seen % 2, "accent": accent}
-        text = [p.format(_clue_text(knobs, rng, int(d))) for p, d in zip(phrase, seen, strict=True)]
+    text = [SILENT_TEXT] * num_samples
+    match knobs.variant:
+        case "xor":
+            labels = {"xor": (seen + heard) % 2, "image_digit": seen, "audio_digit": heard}
+        case "redundant":
+            labels = {"digit": seen}
+        case "unique":
+            labels = {"digit": seen, "distractor": heard}
+        case "digits":
+            labels = {"digit": seen, "parity": seen % 2, "accent": accent}
+            text = [p.format(_clue_text(knobs, rng, int(d))) for p, d in zip(phrase, seen, strict=True)]
     return SplitPlan(
         sample_id=sample_id,
         image=np.array([rng.choice(images[digit]) for digit in seen]),
