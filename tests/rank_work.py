@@ -1,17 +1,20 @@
 """What the ranks of the distributed tests do; each function is called on every rank by ranks.run_on_ranks."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from make import SHAPES, make_config
 from torch.nn.parallel import DistributedDataParallel
 
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.loader import BatchReader
+from furnace_hpc.data.loader import Batch, BatchReader
 from furnace_hpc.data.order import rank_indices, step_indices
 from furnace_hpc.engine.evaluation import evaluate
-from furnace_hpc.engine.loop import learning_rate, train_batches, train_step
+from furnace_hpc.engine.gather import gather_of
+from furnace_hpc.engine.loop import forward, learning_rate, train_batches, train_step
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.random_state import seed_everything
 from furnace_hpc.engine.zero import build_engine, full_fp32_parameters, parameters_sha256
@@ -30,7 +33,7 @@ def reader_of(data: str, split: str, processes: Processes) -> BatchReader:
 
 def model_of(config: TrainConfig, data: str) -> FusionModel:
     seed_everything(config.seed)
-    return FusionModel(config.model, InputShapes.of(open_columns(Path(data)).manifest), {"digit": 10})
+    return FusionModel(config.model, InputShapes.of(open_columns(Path(data)).manifest), {"digit": 10}, config.loss)
 
 
 def zero_steps(config: TrainConfig, data: str, processes: Processes, steps: int) -> tuple[list[float], Any]:
@@ -125,29 +128,59 @@ def means_and_maxima(processes: Processes) -> list[float]:
     ]
 
 
-def disjoint_modalities(processes: Processes) -> list[float]:
-    """Each rank sees other modalities; at stage 3 with nothing kept gathered, a skipped encoder would hang here."""
-    from make import make_inputs
+def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, list[float]]:
+    """Losses where each rank sees other modalities, at each stage; a skipped encoder would hang stage 3 here."""
+    from make import DESIGNS, make_inputs
 
-    config = make_config(
-        "zero3",
-        global_batch_size=24,
-        **FP32,
-        deepspeed__zero_optimization__stage3_param_persistence_threshold=0,
-    )
-    seed_everything(0)
-    engine = build_engine(FusionModel(config.model, SHAPES, {"digit": 10}), config, processes)
-    inputs, lengths, present = make_inputs(B=4)
-    present = torch.zeros_like(present)
-    present[:, processes.rank % 3] = True
-    losses = []
-    for _ in range(3):
-        output = engine(inputs, lengths, present)
-        loss = total_loss(output, {"digit": torch.arange(4)}, present, config.loss, config.tasks)["loss"]
-        engine.backward(loss)
-        engine.step()
-        losses.append(loss.item())
+    losses = {}
+    for stage, name in itertools.product((1, 2, 3), designs):
+        terms = {"loss__info_nce": 0.3, "loss__unimodal": 0.2, "model__modality_dropout": 0.2}
+        config = make_config(
+            "zero3",
+            global_batch_size=24,
+            **FP32,
+            **terms,
+            **{f"model__{key}": value for key, value in DESIGNS[name].items()},
+            deepspeed__zero_optimization__stage=stage,
+            deepspeed__zero_optimization__stage3_param_persistence_threshold=0,
+        )
+        seed_everything(0)
+        engine = build_engine(FusionModel(config.model, SHAPES, {"digit": 10}, config.loss), config, processes)
+        inputs, lengths, present = make_inputs(B=8)
+        present = torch.zeros_like(present)
+        present[:, processes.rank % 3] = True
+        batch = Batch(inputs, lengths, present, {"digit": torch.arange(8)})
+        losses[f"{name} {stage}"] = []
+        for _ in range(3):
+            parts = forward(engine, batch, config, gather_of(processes))
+            engine.backward(parts["loss"])
+            engine.step()
+            losses[f"{name} {stage}"].append(parts["loss"].item())
+        engine.destroy()
     return losses
+
+
+def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[str, Any]:
+    """Loss and gradients, by plain autograd, of `rows` samples shared out over the ranks; all terms, InfoNCE too."""
+    from make import DESIGNS
+
+    terms = {"loss__alpha": 0.5, "loss__beta": 0.3, "loss__info_nce": 0.7, "loss__unimodal": 0.4}
+    config = make_config("zero0", **terms, **{f"model__{key}": value for key, value in DESIGNS[name].items()})
+    model = model_of(config, data)
+    share = rows // processes.world_size
+    batch = reader_of(data, "train", processes).read(np.arange(rows)[processes.rank * share :][:share])
+    row_B = torch.arange(processes.rank * share, (processes.rank + 1) * share)
+    present = batch.present_BM & (row_B.unsqueeze(1) % 5 != torch.arange(3))  # ranks have different numbers of pairs
+    batch = Batch(batch.inputs, batch.lengths, present, batch.labels)
+    parts = forward(model, batch, config, gather_of(processes))
+    parts["loss"].backward()
+    gradients = {key: processes.all_reduce_sum(p.grad) / processes.world_size for key, p in model.named_parameters()}
+    return {
+        "parts": {
+            key: (processes.all_reduce_sum(v.detach()) / processes.world_size).item() for key, v in parts.items()
+        },
+        "gradients": {key: value.flatten().tolist() for key, value in gradients.items()},
+    }
 
 
 def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:

@@ -1,11 +1,13 @@
 """Losses are means over samples; scores agree with scikit-learn."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from furnace_hpc.model.losses import consistency, feature_norm, total_loss
+from furnace_hpc.model.losses import consistency, feature_norm, info_nce, task_loss, total_loss, unimodal_loss
 from furnace_hpc.model.scores import single_label_scores
 from furnace_hpc.spec.config import METRICS, LossConfig, TaskConfig
 
@@ -75,3 +77,83 @@ def test_scores_agree_with_scikit_learn_also_for_classes_that_never_occur():
 
 def test_the_login_node_knows_exactly_the_metrics_that_scores_gives():
     assert set(METRICS["single_label"]) == set(single_label_scores(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])))
+
+
+def test_a_multi_label_loss_is_the_binary_cross_entropy_of_each_class():
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    label = (torch.rand(6, 4, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    task = TaskConfig(name="genre", kind="multi_label")
+    p = logits.sigmoid()
+    by_hand = -(label * p.log() + (1 - label) * (1 - p).log()).mean(1)
+    torch.testing.assert_close(task_loss(logits, label, task), by_hand)
+    output = {"logits": {"genre": logits}, "features": torch.zeros(6, 1, 2)}
+    whole = total_loss(output, {"genre": label}, torch.ones(6, 1).bool(), LossConfig(), (task,))
+    torch.testing.assert_close(whole["loss"], by_hand.mean())
+
+
+def test_joint_tasks_add_up_with_their_weights():
+    output, labels, present = batch(8)
+    output["logits"]["parity"], labels["parity"] = torch.randn(8, 2), labels["digit"] % 2
+    tasks = (TaskConfig(name="digit"), TaskConfig(name="parity", weight=0.25))
+    parts = total_loss(output, labels, present, LossConfig(), tasks)
+    torch.testing.assert_close(parts["loss"], parts["digit/loss"] + 0.25 * parts["parity/loss"])
+
+
+def test_unimodal_heads_answer_for_the_present_modalities_alone():
+    logits = {"digit": torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(0))}
+    label, present = {"digit": torch.tensor([3, 4])}, torch.tensor([[True, False, True], [False, True, False]])
+    each = [
+        torch.nn.functional.cross_entropy(logits["digit"][row, m][None], label["digit"][row][None])
+        for row, m in ((0, 0), (0, 2), (1, 1))
+    ]
+    got = unimodal_loss(logits, label, present, (TaskConfig(name="digit"),))
+    torch.testing.assert_close(got, ((each[0] + each[1]) / 2 + each[2]) / 2)
+
+
+def projections(B: int, M: int = 3, seed: int = 0) -> torch.Tensor:
+    x = torch.randn(B, M, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def test_info_nce_by_hand_and_over_samples_that_have_both():
+    x, scale = projections(5), torch.tensor([7.0])
+    present = torch.ones(5, 3).bool()
+    present[4, 2] = False
+
+    def pair(m: int, n: int, rows: list[int]) -> torch.Tensor:
+        logits, target = 7 * x[rows, m] @ x[rows, n].T, torch.arange(len(rows))
+        both = torch.nn.functional.cross_entropy
+        return (both(logits, target) + both(logits.T, target)) / 2
+
+    by_hand = (pair(0, 1, [0, 1, 2, 3, 4]) + pair(0, 2, [0, 1, 2, 3]) + pair(1, 2, [0, 1, 2, 3])) / 3
+    torch.testing.assert_close(info_nce(x, present, scale), by_hand)
+
+
+def test_info_nce_is_zero_with_finite_gradient_where_no_two_samples_have_both():
+    x, scale = projections(4).requires_grad_(), torch.tensor([100.0])
+    present = torch.tensor([[True, False, False], [False, True, False], [False, False, True], [True, True, False]])
+    loss = info_nce(x, present, scale)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_info_nce_of_embeddings_that_collapsed_is_its_chance_level():
+    x = torch.ones(16, 2, 4) / 2
+    assert info_nce(x, torch.ones(16, 2).bool(), torch.tensor([14.0])).item() == pytest.approx(math.log(16))
+
+
+def test_info_nce_of_shards_is_that_of_the_whole_in_the_mean_also_where_they_have_unequal_pairs():
+    x, scale = projections(12), torch.tensor([5.0])
+    present = torch.ones(12, 3).bool()
+    present[:5, 1] = present[7, 0] = False
+    whole = info_nce(x, present, scale)
+    shards = []
+    for rank in range(3):
+        rows = slice(4 * rank, 4 * rank + 4)
+
+        def gather(tensor: torch.Tensor, first: int = 4 * rank) -> tuple[torch.Tensor, int]:
+            return (x if tensor.shape[-1] == 8 else present.float()), first
+
+        shards.append(info_nce(x[rows], present[rows], scale, gather))
+    torch.testing.assert_close(torch.stack(shards).mean(), whole)

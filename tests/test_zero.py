@@ -21,13 +21,19 @@ BF16 = {"zero1", "zero2", "zero3", "zero3_offload"}
 
 # Name -> ranks, and what they do one after the other.
 LAUNCHES = {
-    "one": (1, [["zero_against_ddp", SHIPPED, 10], ["accumulated", 8], ["evaluated", 60]]),
-    "two": (2, [["zero_against_ddp", IN_FP32, 10], ["accumulated", 2], ["means_and_maxima"]]),
+    "one": (
+        1,
+        [["zero_against_ddp", SHIPPED, 10], ["accumulated", 8], ["evaluated", 60], ["every_loss", "low_rank", 12]],
+    ),
+    "two": (
+        2,
+        [["zero_against_ddp", IN_FP32, 10], ["accumulated", 2], ["means_and_maxima"], ["every_loss", "low_rank", 12]],
+    ),
     "two, shipped": (2, [["zero_against_ddp", SHIPPED, 10]]),
-    "three": (3, [["evaluated", 7], ["disjoint_modalities"]]),
+    "three": (3, [["evaluated", 7], ["disjoint_modalities", ["cross_attention", "bottleneck"]]]),
     "four": (4, [["zero_against_ddp", ["zero0", "zero1", "zero2", "zero3"], 4]]),
 }
-NEED_DATA = {"zero_against_ddp", "accumulated", "evaluated"}
+NEED_DATA = {"zero_against_ddp", "accumulated", "evaluated", "every_loss"}
 Answers = Callable[[str, str], list[Any]]
 
 
@@ -73,6 +79,9 @@ def test_evaluation_counts_every_sample_once_at_any_world_size_and_batch_size(an
     [one] = answers("one", "evaluated")
     for answer in answers("three", "evaluated"):
         np.testing.assert_allclose(answer["logits"], one["logits"], atol=1e-5)
+        assert answer["scores"].keys() == one["scores"].keys()
+        for name, value in one["scores"].items():  # subsets and consistency too
+            assert answer["scores"][name] == pytest.approx(value, abs=1e-4), name
         assert answer["scores"]["val/digit/accuracy"] == one["scores"]["val/digit/accuracy"]
         assert math.isclose(answer["scores"]["val/digit/loss"], one["scores"]["val/digit/loss"], abs_tol=1e-6)
 
@@ -81,6 +90,22 @@ def test_collectives_of_the_process_group(answers: Answers):
     assert answers("two", "means_and_maxima") == [[3.0, 20.0, 1.0, 7]] * 2
 
 
-def test_ranks_that_see_different_modalities_do_not_hang_at_stage_3(answers: Answers):
+def test_ranks_that_see_different_modalities_do_not_hang_at_any_stage_and_all_stages_agree(answers: Answers):
     for losses in answers("three", "disjoint_modalities"):
-        assert all(math.isfinite(loss) for loss in losses)
+        for name in ("cross_attention", "bottleneck"):
+            one, two, three = (losses[f"{name} {stage}"] for stage in (1, 2, 3))
+            assert all(math.isfinite(loss) for loss in one)
+            assert one[2] < one[0]
+            np.testing.assert_allclose([two, three], [one, one], atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_two_ranks_of_half_the_batch_give_loss_and_gradient_of_one_with_the_whole_info_nce_included(answers: Answers):
+    [one], two = answers("one", "every_loss"), answers("two", "every_loss")
+    assert two[0] == two[1]
+    assert {"info_nce", "unimodal", "consistency", "norm", "digit/loss", "loss"} == set(one["parts"])
+    for name, value in one["parts"].items():
+        assert two[0]["parts"][name] == pytest.approx(value, abs=2e-6), name
+    assert one["parts"]["info_nce"] > 0.5
+    for name, values in one["gradients"].items():
+        np.testing.assert_allclose(two[0]["gradients"][name], values, atol=2e-6, rtol=0, err_msg=name)
+    assert np.abs(one["gradients"]["projections.log_scale"]).max() > 1e-3
