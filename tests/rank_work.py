@@ -1,6 +1,7 @@
 """What the ranks of the distributed tests do; each function is called on every rank by ranks.run_on_ranks."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, l
         inputs, lengths, present = make_inputs(B=8)
         present = torch.zeros_like(present)
         present[:, processes.rank % 3] = True
-        batch = Batch(inputs, lengths, present, {"digit": torch.arange(8)})
+        batch = Batch(np.arange(8), inputs, lengths, present, {"digit": torch.arange(8)})
         losses[f"{name} {stage}"] = []
         for _ in range(3):
             parts = forward(engine, batch, config, gather_of(processes))
@@ -171,7 +172,7 @@ def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[st
     batch = reader_of(data, "train", processes).read(np.arange(rows)[processes.rank * share :][:share])
     row_B = torch.arange(processes.rank * share, (processes.rank + 1) * share)
     present = batch.present_BM & (row_B.unsqueeze(1) % 5 != torch.arange(3))  # ranks have different numbers of pairs
-    batch = Batch(batch.inputs, batch.lengths, present, batch.labels)
+    batch = replace(batch, present_BM=present)
     parts = forward(model, batch, config, gather_of(processes))
     parts["loss"].backward()
     gradients = {key: processes.all_reduce_sum(p.grad) / processes.world_size for key, p in model.named_parameters()}

@@ -75,6 +75,12 @@ def test_pruning_keeps_the_newest_the_best_and_never_trusts_a_later_damaged_one(
     assert steps(folder) == [10, 35]
 
 
+def test_multiples_of_keep_every_are_kept_for_good(tmp_path: Path):
+    folder = saved(RunFolder(tmp_path), 10, 15, 20, 30, 40)
+    prune(folder, saved=40, keep=1, also=(), every=20)
+    assert steps(folder) == [20, 40]
+
+
 def test_what_a_killed_save_has_left_is_removed(tmp_path: Path):
     folder = saved(RunFolder(tmp_path), 10)
     (folder.checkpoints / "step-20.tmp-abc" / TAG).mkdir(parents=True)

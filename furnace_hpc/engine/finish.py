@@ -1,7 +1,7 @@
 """The end of a run: the selected step's scores and predictions, and the result, written last."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -32,8 +32,8 @@ def finish(
     if selected_step != config.steps:
         checkpoints.load(engine, folder, selected_step, config.seed, processes)
         last = None
-    val = last or evaluate_split(run, "val", processes, watchdog)
-    evaluations = [val, evaluate_split(run, "test", processes, watchdog, val.thresholds, in_full=True)]
+    val = last or evaluate_split(run, "val", processes, watchdog.moved)
+    evaluations = [val, evaluate_split(run, "test", processes, watchdog.moved, val.thresholds, in_full=True)]
     memory_gib = peak_memory_gib(processes)
     if not processes.is_rank_zero:
         return
@@ -74,12 +74,12 @@ def evaluate_split(
     run: Run,
     split: str,
     processes: Processes,
-    watchdog: Watchdog,
+    moved: Callable[[str], None],
     thresholds: Mapping[str, float] | None = None,
     in_full: bool = False,
 ) -> Evaluation:
     """Collective. Score one split of a run."""
-    watchdog.moved(f"evaluation on {split}")
+    moved(f"evaluation on {split}")
     config, reader = run.config, run.readers[split]
     return evaluate(
         run.engine,
@@ -88,7 +88,7 @@ def evaluate_split(
         config.tasks,
         config.evaluation.batch_size,
         processes,
-        watchdog.moved,
+        moved,
         thresholds,
         in_full,
     )

@@ -16,7 +16,7 @@ from furnace_hpc.engine.gather import gather_of
 from furnace_hpc.engine.processes import Processes, RankInfo, destroy_process_group, init_process_group
 from furnace_hpc.engine.saving import Saver
 from furnace_hpc.engine.setup import Run, set_up
-from furnace_hpc.engine.stop import StopRequest
+from furnace_hpc.engine.stop import Stopped, StopRequest
 from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.engine.zero import Engine, set_learning_rate
 from furnace_hpc.model.losses import Gather, alone, total_loss
@@ -35,6 +35,13 @@ class Progress:
     best_step: int = 0
     best_value: float | None = None
     train_s: float = 0.0
+    evaluated: int = 0
+    """The last step that was evaluated: a run that is stopped in an evaluation makes it when it comes back."""
+
+    def is_to_be_evaluated(self, config: TrainConfig) -> bool:
+        """Whether an evaluation of this step is due, and not made yet."""
+        due = self.step == config.steps or (self.step > 0 and self.step % config.evaluation.every == 0)
+        return due and self.evaluated != self.step
 
 
 def train(folder: RunFolder, attempt: int, place: RankInfo, verdict: Verdict) -> int:
@@ -70,38 +77,40 @@ def _train(
     metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None
     evaluation: Evaluation | None = None
     saver = Saver(engine, folder, attempt, config, processes, watchdog, saved=at.step)
-    reason = None
-    while at.step < config.steps:
+    parts: dict[str, torch.Tensor] = {}
+    while True:
         watchdog.moved(f"step {at.step + 1}")
         reason, busy = stop.agreed(processes, saver.busy)
         if not busy:
             saver.advance(at.step)
+        improved = False
+        if not reason and at.is_to_be_evaluated(config):
+            try:
+                evaluation = evaluate_split(run, "val", processes, stop.checked(processes, watchdog.moved))
+                improved = _note_evaluation(at, evaluation, config, metrics)
+            except Stopped as stopped:  # the evaluation is made when the run comes back
+                reason = str(stopped)
+        if parts and (reason or improved or saver.is_due(at.step, busy)):
+            mean_parts(parts, processes)  # raises when the loss is not finite: such a step is not saved
         if reason:
             verdict.stopping(reason)
             if saver.save(asdict(at)):
                 verdict.stopped(reason)
             break
+        if at.step == config.steps:
+            break
+        if improved or saver.is_due(at.step, busy):
+            saver.begin(asdict(at), is_best=improved)
         started_s = time.perf_counter()
         parts = train_step(engine, batches, config, at.step, gather_of(processes))
         step_time_s = time.perf_counter() - started_s
         at.step += 1
         at.train_s += step_time_s
         verdict.at(at.step)
-
-        last = at.step == config.steps
-        improved = False
-        if last or at.step % config.log_every == 0:
+        if at.step == config.steps or at.step % config.log_every == 0:
             record = _record(at.step, mean_parts(parts, processes), engine, config, step_time_s)
             if metrics:
                 metrics.write(record)
-        if last or at.step % config.evaluation.every == 0:
-            evaluation = evaluate_split(run, "val", processes, watchdog)
-            improved = _note_best(at, evaluation, config)
-            if metrics:
-                metrics.write({"step": at.step, "kind": "val", **evaluation.scores})
-        if not last and (improved or saver.is_due(at.step, busy)):
-            mean_parts(parts, processes)  # raises when the loss is not finite: such a step is not saved
-            saver.begin(asdict(at), is_best=improved)
     if metrics:
         metrics.close()
     if not reason:
@@ -170,8 +179,11 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.optimizer.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
 
 
-def _note_best(at: Progress, evaluation: Evaluation, config: TrainConfig) -> bool:
-    """Whether this step is the one to take so far; ties keep the earlier step."""
+def _note_evaluation(at: Progress, evaluation: Evaluation, config: TrainConfig, metrics: MetricsFile | None) -> bool:
+    """Whether this step is the one to take so far, and has to be saved; ties keep the earlier step."""
+    at.evaluated = at.step
+    if metrics:
+        metrics.write({"step": at.step, "kind": "val", **evaluation.scores})
     name = config.selection_metric
     value = evaluation.scores[name] * (-1 if name.endswith("/loss") else 1)
     if (
@@ -181,7 +193,7 @@ def _note_best(at: Progress, evaluation: Evaluation, config: TrainConfig) -> boo
         or math.isnan(at.best_value)
     ):
         at.best_step, at.best_value = at.step, value
-        return config.evaluation.select == "best"
+        return config.evaluation.select == "best" and at.step < config.steps
     return False
 
 

@@ -23,12 +23,14 @@ from furnace_hpc.engine.checkpoints import TAG, check_is_newest, replaced
 from furnace_hpc.engine.collect import collected
 from furnace_hpc.engine.durable import Problem, problem_of, worst, write_files
 from furnace_hpc.engine.host_copy import HostCopy
+from furnace_hpc.engine.meters import versions
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.random_state import random_state
 from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.engine.zero import Engine
 from furnace_hpc.runs import checkpoint_files
 from furnace_hpc.runs.checkpoint_files import Described
+from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import newest_attempt
 from furnace_hpc.spec.config import TrainConfig
@@ -178,7 +180,9 @@ class Saver:
         final = self._folder.checkpoint(step)
         aside, described = final.with_name(f"{final.name}.tmp-{nonce}"), Described()
         stage = self._engine.zero_optimization_stage()
-        facts = {"step": step, "world_size": processes.world_size, "zero_stage": stage, "state": state}
+        samples = step * self._config.global_batch_size
+        facts = {"step": step, "samples": samples, "world_size": processes.world_size, "zero_stage": stage}
+        facts |= {"state": state, "code_hash": code_hash(), "versions": versions()}
         self._due = self._next(step)
         work = _Work(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
         self._pending = _Pending(step, state.get("best_step", 0), aside, facts, is_best, described, work)
@@ -188,7 +192,8 @@ class Saver:
         if pending.aside.exists():  # not, where only what follows is tried again
             checkpoint_files.complete(pending.aside, self._folder.checkpoint(pending.step), pending.facts, files)
         checkpoint_files.note_saved(self._folder, pending.step, self._attempt)
-        checkpoint_files.prune(self._folder, pending.step, self._config.keep_checkpoints, also={pending.best_step})
+        keep, every = self._config.keep_checkpoints, self._config.keep_every
+        checkpoint_files.prune(self._folder, pending.step, keep, also={pending.best_step}, every=every)
 
     def _landed(self, pending: _Pending, problem: Problem | None, step: int) -> None:
         self._pending = None

@@ -1,10 +1,15 @@
 """Stopping: signal handlers that only set a flag, and ranks that agree on it at step boundaries."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.runs.host import STOP_SIGNALS
+
+
+class Stopped(Exception):
+    """The ranks have agreed to stop in the middle of something; says by which signal."""
 
 
 class StopRequest:
@@ -27,6 +32,16 @@ class StopRequest:
         """
         number, busiest = processes.all_reduce_max(self._signal, busy)
         return signal.Signals(int(number)).name if number else None, int(busiest)
+
+    def checked(self, processes: Processes, moved: Callable[[str], None]) -> Callable[[str], None]:
+        """A `moved` that is called by all ranks alike, and raises Stopped when any of them is told to stop."""
+
+        def moved_on(where: str) -> None:
+            moved(where)
+            if reason := self.agreed(processes, 0)[0]:
+                raise Stopped(reason)
+
+        return moved_on
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self._signal = number

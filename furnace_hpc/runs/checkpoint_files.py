@@ -127,13 +127,14 @@ def note_saved(folder: RunFolder, step: int, attempt: int) -> None:
         os.fsync(file.fileno())
 
 
-def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int]) -> None:
-    """Keep the newest `keep` checkpoints up to the one just saved, and the steps in `also`; delete the others.
+def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int], every: int | None = None) -> None:
+    """Keep the newest `keep` checkpoints up to the one just saved, the steps in `also`, and multiples of `every`.
 
     Later steps than the one just saved were left out when this attempt began.
     """
     steps = steps_of(folder)
     kept = set([step for step in steps if step <= saved][-keep:]) | set(also)
+    kept |= {step for step in steps if every and step <= saved and step % every == 0}
     unwanted = [folder.checkpoint(step) for step in steps if step not in kept]
     for path in (*unwanted, *folder.checkpoints.glob("step-*.tmp-*"), *folder.checkpoints.glob("aside-*")):
         try:

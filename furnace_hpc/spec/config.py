@@ -215,6 +215,9 @@ class TrainConfig(Config):
     keep_checkpoints: int = Field(
         default=2, ge=1, json_schema_extra=NOT_IDENTITY, description="newest checkpoints kept"
     )
+    keep_every: int | None = Field(
+        default=None, ge=1, json_schema_extra=NOT_IDENTITY, description="checkpoints of its multiples are never deleted"
+    )
     checkpoint_in_background: bool = Field(
         default=True,
         json_schema_extra=NOT_IDENTITY,
