@@ -22,6 +22,7 @@ COMMANDS = {
     "cancel": "stop a grid's jobs; what they did is kept, and submit goes on",
     "aggregate": "turn finished runs into tables and figures",
     "pack": "turn raw data into memory-mapped columns",
+    "drill": "disturb a tiny grid on this cluster in every way, and prove that nothing is lost",
     "train": "train one run folder, under torchrun or alone",
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }

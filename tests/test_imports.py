@@ -26,7 +26,7 @@ LAZY = {("cluster/task.py", "engine")}  # on the compute node, inside its functi
 SUBMITIT = {"cluster/array.py", "cluster/local.py"}
 LOGIN = [
     name
-    for name in ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel", "follow_up")
+    for name in ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel", "follow_up", "drill")
     if (PACKAGE / f"{name}.py").exists()
 ]
 

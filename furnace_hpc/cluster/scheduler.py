@@ -129,6 +129,11 @@ def cancel(job_ids: Iterable[str]) -> None:
         raise UnavailableError(f"scancel failed: {answer.error}: give the command again")
 
 
+def act(*command: str) -> str:
+    """A command that acts on one job, and what it says; UnavailableError where Slurm refuses, or does not answer."""
+    return _must(*command)
+
+
 def test_only(script: str) -> Answer:
     """What `sbatch --test-only` says of a batch script: when it could start, or why it never will."""
     return _ask("sbatch", "--test-only", stdin=script)

@@ -102,6 +102,12 @@ def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     return [by_key[key] for key in sorted(by_key)]
 
 
+def records_of_attempt(folder: RunFolder, number: int) -> list[dict[str, Any]]:
+    """All whole records of one attempt, in their order; none where it wrote none."""
+    path = folder.metrics(number)
+    return list(_lines(path)) if path.exists() else []
+
+
 def last_record(path: Path, tail_bytes: int = 4096) -> dict[str, Any] | None:
     """The newest whole training record of one attempt, reading only the file's end."""
     try:
