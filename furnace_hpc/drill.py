@@ -54,7 +54,7 @@ GRID = {
 def main(
     cluster: Annotated[str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")] = "auto",
     only: Annotated[list[str] | None, typer.Option(help="only this disturbance; repeatable")] = None,
-    steps: Annotated[int, typer.Option(min=4 * INTERVAL, help="optimizer steps of each run")] = 150,
+    steps: Annotated[int, typer.Option(min=4 * INTERVAL, help="optimizer steps of each run")] = 300,
     seed: Annotated[int | None, typer.Option(help="of the steps at which runs are disturbed [drawn]")] = None,
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]; all nodes see it")
@@ -97,7 +97,7 @@ class Drill:
     def __init__(self, folder: Path, chosen: list[Disturbance], steps: int, draw: random.Random) -> None:
         self._folder, self._chosen = folder, chosen
         # After the first checkpoint, and early enough to be at work when the signal arrives.
-        self._at = {way.name: draw.randint(INTERVAL + 1, steps // 2) for way in chosen}
+        self._at = {way.name: draw.randint(INTERVAL + 1, steps // 3) for way in chosen}
         self.did: dict[str, str] = {way.name: "its run was over before it could be disturbed" for way in chosen}
         self._left = list(chosen)
 

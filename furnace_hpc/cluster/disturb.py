@@ -42,7 +42,7 @@ class Disturbance:
     what: str
     """In words, for the report."""
     warned: bool
-    """Whether ranks are told and given time: at most one step is lost then, else at most one interval of saving."""
+    """Whether ranks are told and given time: at most one step is lost then, else what was not saved yet."""
     do: Callable[[RunFolder, Attempt, psutil.Process], None]
     """Called with the run, its attempt, and the process of `submit` that the drill has started."""
 

@@ -28,8 +28,8 @@ class Outcome:
     """What went wrong, or differs; empty when the result is identical."""
 
     def at_most(self, interval: int) -> int:
-        """The steps that may be lost."""
-        return 1 if self.way.warned else interval
+        """The steps that may be lost: unwarned, an interval, and as many as are made while a save is being written."""
+        return 1 if self.way.warned else 2 * interval - 1
 
     def is_good(self, interval: int) -> bool:
         """Whether no more was lost than is promised, and the result is identical."""

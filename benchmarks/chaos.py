@@ -1,0 +1,217 @@
+"""Twelve runs on slurm/devcluster under random preemption, requeues, power cuts, controller restarts and a full disk.
+
+python benchmarks/chaos.py --work DIR      some ten minutes; needs root and what slurm/devcluster needs
+
+Goals: every run done without a hand; parameters and table those of the undisturbed grid (trained here, by the local
+queue, and kept in DIR/calm). Goodput, seconds of steps that count over seconds from a run's first start to its result,
+stands beside what the first-order formula makes of the measured rates: 1 - L (D/2 + u + q) - u / wall, where L is
+interruptions a second, D the interval of saving, u a start up to its first step, q the wait until a job starts again.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+import record  # noqa: E402
+import yaml  # noqa: E402
+from small_disk import only, small_file_system  # noqa: E402
+from test_slurm_train import GRID, RealStudy  # noqa: E402
+
+from furnace_hpc.data.tridigits import pack  # noqa: E402
+from furnace_hpc.data.tridigits_plan import TriDigitsKnobs  # noqa: E402
+from slurm import Cluster, start_cluster  # noqa: E402
+
+SEEDS, STEPS, INTERVAL = 6, 60, 10
+PROFILE = {"nodes": 2, "partition": "preempt", "array_parallelism": 2, "retries": 20, "exclude_after_failures": None}
+RESOURCES = {"max_attempts": 60, "max_idle_attempts": 20}
+OFF_S = 4  # how long a node, a disk or the nodes of others are away
+
+
+def main() -> None:
+    """Train the undisturbed grid once, then the disturbed one, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="the undisturbed grid stays here")
+    parser.add_argument("--seed", type=int, default=0, help="of the disturbances")
+    parser.add_argument("--disturbances", type=int, default=14, help="how many; then it is left alone")
+    parser.add_argument("--limit", type=float, default=540, help="seconds after which it is given up")
+    asked = parser.parse_args()
+    grid = GRID | {"seeds": list(range(SEEDS)), "resources": RESOURCES}
+    grid["base"] = GRID["base"] | {"steps": STEPS, "checkpoint_every": INTERVAL}  # type: ignore[operator]
+    calm = _undisturbed(asked.work.resolve(), grid)
+    with tempfile.TemporaryDirectory(prefix="fb") as folder, small_file_system(Path(folder) / "runs", "400m"):
+        cluster = start_cluster(Path(folder) / "c")  # after the mount, which its nodes see then
+        try:
+            study = RealStudy(cluster, Path(folder), profile=PROFILE)
+            shutil.copytree(calm / "data", study.place / "data")
+            (study.place / "study.yaml").write_text(yaml.safe_dump(grid))
+            study.submitted()
+            chaos = Chaos(study, random.Random(asked.seed))
+            took_s = chaos.until_done(asked.disturbances, asked.limit)
+            row = _row(study, calm, chaos.done, took_s)
+            if not row["reached"]:
+                shutil.copytree(study.place, asked.work / "missed", symlinks=True, dirs_exist_ok=True)
+        finally:
+            cluster.down()
+    record.write("chaos", [row], f"seed {asked.seed}; {len(chaos.done)} disturbances, then left alone")
+
+
+class Chaos:
+    """Disturbs a study on a cluster, at random."""
+
+    def __init__(self, study: RealStudy, draw: random.Random) -> None:
+        self._study, self._cluster, self._draw = study, study.cluster, draw
+        self.done: list[str] = []
+
+    def until_done(self, disturbances: int, limit_s: float) -> float:
+        """Disturb so many times, then wait for the table; the seconds that it took."""
+        ways: dict[str, Callable[[Cluster], None]] = {
+            "preemption": self._preempt,
+            "requeue": self._requeue,
+            "power cut": self._cut_power,
+            "controller restarted": lambda cluster: cluster.restart_controller(),
+            "disk full": self._fill_disk,
+        }
+        began_s, table = time.monotonic(), self._study.place / "results/study/table.md"
+        runs = 2 * SEEDS
+        while time.monotonic() - began_s < limit_s:
+            done = len(list(self._study.folder.glob("*/result.json")))
+            if done == runs and table.exists() and f"{SEEDS} of" not in table.read_text():
+                break
+            if len(self.done) < disturbances and done < runs and self._is_training():
+                # Each kind once, in random order, before any comes again.
+                if len(self.done) % len(ways) == 0:
+                    order = self._draw.sample(list(ways), len(ways))
+                way = order[len(self.done) % len(ways)]
+                print(f"{time.monotonic() - began_s:4.0f} s, {done} done: {way}", flush=True)
+                ways[way](self._cluster)
+                self.done.append(way)
+                time.sleep(self._draw.uniform(2, 14))
+            time.sleep(0.5)
+        return time.monotonic() - began_s
+
+    def _is_training(self) -> bool:
+        """Whether a rank has written a step: what comes before the first one would disturb nobody."""
+        return any(path.stat().st_size for path in self._study.folder.glob("*/metrics/*.jsonl"))
+
+    def _preempt(self, cluster: Cluster) -> None:
+        wanted = ("--partition=a100", "--nodes=4", "--exclusive", f"--wrap=sleep {OFF_S}", "--output=/dev/null")
+        cluster.run("sbatch", *wanted)
+
+    def _requeue(self, cluster: Cluster) -> None:
+        running = cluster.run("squeue", "--noheader", "--array", "--states=R", "--format=%i|%K").stdout.split()
+        elements = [job for job, _, index in (line.partition("|") for line in running) if index.isdigit()]
+        if elements:
+            cluster.run("scontrol", "requeue", self._draw.choice(elements))
+
+    def _cut_power(self, cluster: Cluster) -> None:
+        node = f"node{self._draw.randrange(4)}"
+        cluster.kill_node(node)
+        time.sleep(OFF_S)
+        cluster.start_node(node)
+
+    def _fill_disk(self, cluster: Cluster) -> None:
+        with only(self._study.place / "runs", free_kib=16):
+            time.sleep(OFF_S)
+
+
+def _undisturbed(work: Path, grid: dict[str, Any]) -> Path:
+    """The same grid in the local queue; what was done before is done."""
+    calm = work / "calm"
+    calm.mkdir(parents=True, exist_ok=True)
+    if not (calm / "data").exists():
+        pack(TriDigitsKnobs(train=240, val=60, test=90), calm / "data/tridigits", lambda what, done, total: None)
+    (calm / "study.yaml").write_text(yaml.safe_dump(grid))
+    words = ["--grid", "study.yaml", "--cluster", "local", "--set", "resources.processes_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "furnace_hpc.submit", *words], cwd=calm, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return calm
+
+
+def _row(study: RealStudy, calm: Path, disturbances: list[str], took_s: float) -> dict[str, Any]:
+    runs = sorted(path for path in study.folder.glob("*-s*-*") if path.is_dir())
+    results = {path.name: json.loads((path / "result.json").read_text()) for path in runs if _is_done(path)}
+    theirs = {path.parent.name: json.loads(path.read_text()) for path in calm.glob("runs/study/*-s*-*/result.json")}
+    same = sum(result["parameters_sha256"] == theirs[name]["parameters_sha256"] for name, result in results.items())
+    metrics = sum(result["metrics"] == theirs[name]["metrics"] for name, result in results.items())
+    attempts = {path.name: _attempts(path) for path in runs}
+    reasons = Counter(attempt["reason"] for records in attempts.values() for attempt in records)
+    tables = [_table(place / "results/study/table.md") for place in (study.place, calm)]
+    return {
+        "what": f"{len(runs)} runs of 2 nodes, {len(disturbances)} disturbances",
+        "disturbances": dict(Counter(disturbances)),
+        "done": len(results),
+        "parameters equal": same,
+        "metrics equal": metrics,
+        "table identical": tables[0] == tables[1],
+        "attempts": sum(map(len, attempts.values())),
+        "attempts ended as": dict(reasons),
+        **_goodput([path for path in runs if _is_done(path)]),
+        "seconds": round(took_s),
+        "reached": len(results) == same == metrics == 2 * SEEDS and tables[0] == tables[1],
+    }
+
+
+def _goodput(runs: list[Path]) -> dict[str, Any]:
+    """Measured, and by the formula, from the runs' own records; medians where there are many."""
+    productive_s = wall_s = interruptions = 0.0
+    starts, waits, steps = [], [], []
+    for run in runs:
+        records, by_step = _attempts(run), {}
+        for attempt in records:
+            trained = _trained(run, attempt["attempt"])
+            by_step |= {line["step"]: line["step_time_s"] for line in trained}
+            if trained:
+                starts.append(trained[0]["time_unix_s"] - attempt["start_unix_s"])
+        steps += by_step.values()
+        productive_s += sum(by_step.values())
+        wall_s += records[-1]["end_unix_s"] - records[0]["start_unix_s"]
+        interruptions += len(records) - 1
+        waits += [max(0.0, b["start_unix_s"] - a["end_unix_s"]) for a, b in pairwise(records)]
+    u, q, D = statistics.median(starts), statistics.median(waits or [0]), INTERVAL * statistics.mean(steps)
+    lost = interruptions / wall_s * (D / 2 + u + q) + len(runs) * u / wall_s
+    return {
+        "goodput": round(productive_s / wall_s, 3),
+        "goodput by the formula": round(1 - lost, 3),
+        "of which": {"D_s": round(D, 2), "u_s": round(u, 1), "q_s": round(q, 1), "interruptions": int(interruptions)},
+    }
+
+
+def _attempts(run: Path) -> list[dict[str, Any]]:
+    files = sorted((run / "attempts").glob("*.json"), key=lambda path: int(path.stem))
+    return [json.loads(path.read_text()) for path in files]
+
+
+def _trained(run: Path, attempt: int) -> list[dict[str, Any]]:
+    path = run / f"metrics/{attempt}.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [line for line in records if line["kind"] == "train"]
+
+
+def _is_done(run: Path) -> bool:
+    return (run / "result.json").exists()
+
+
+def _table(path: Path) -> list[str]:
+    """The rows of the table; not the lines below it, which tell of attempts and hours."""
+    return [line for line in path.read_text().splitlines() if line.startswith("|")] if path.exists() else ["none"]
+
+
+if __name__ == "__main__":
+    main()

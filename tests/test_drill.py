@@ -1,0 +1,106 @@
+"""The drill: what it says of runs that lost nothing, too much, or became others; and a real one in the local queue."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from login_study import command
+
+from furnace_hpc.cluster.disturb import Disturbance, disturbances, signal_rank
+from furnace_hpc.cluster.drilled import Outcome, read_outcome
+from furnace_hpc.runs.folder import RunFolder, write_json
+
+INTERVAL = 10
+WARNED = Disturbance("told", "TERM", True, signal_rank(0, signal.SIGTERM))
+KILLED = Disturbance("killed", "KILL", False, signal_rank(0, signal.SIGKILL))
+RESULT: dict[str, Any] = dict.fromkeys(
+    ("steps", "selected_step", "num_parameters", "world_size", "num_threads", "attempts", "seed", "zero_stage"), 40
+) | dict.fromkeys(("train_s", "wall_s", "samples_per_s", "peak_memory_gib"), 1.0)
+RESULT |= dict.fromkeys(("run_id", "variant", "device", "precision", "data_fingerprint", "code_hash"), "x")
+
+
+def run(path: Path, *attempts: tuple[int, int], sha256: str = "same", other_from: int = 99) -> RunFolder:
+    """A finished run whose attempts trained from the one step to the other, a second a step."""
+    folder, now_s = RunFolder(path), 0.0
+    for number, (first, last) in enumerate(attempts, 1):
+        write_json(folder.attempt(number), {"attempt": number, "reason": "stopped", "end_unix_s": 1.0})
+        lines = []
+        for step in range(first, last + 1):
+            now_s += 1
+            loss = 1 / step + (step >= other_from)
+            lines.append(
+                {"step": step, "kind": "train", "train/loss": loss, "time_unix_s": now_s, "step_time_s": now_s}
+            )
+        folder.metrics(number).parent.mkdir(exist_ok=True)
+        folder.metrics(number).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        now_s += 5
+    known = {"parameters_sha256": sha256, "metrics": {}, "versions": {}, "commit": None}
+    write_json(folder.result, RESULT | known)
+    return folder
+
+
+@pytest.fixture
+def calm(tmp_path: Path) -> RunFolder:
+    return run(tmp_path / "calm", (1, 40))
+
+
+def outcome(disturbed: RunFolder, calm: RunFolder, way: Disturbance, problem: str = "") -> Outcome:
+    return read_outcome(disturbed, calm, way, problem)
+
+
+def test_nothing_lost(tmp_path: Path, calm: RunFolder):
+    found = outcome(run(tmp_path / "a", (1, 14), (15, 40)), calm, WARNED)
+    assert (found.lost_steps, found.back_s, found.problem, found.is_good(INTERVAL)) == (0, 6.0, "", True)
+
+
+def test_what_may_be_lost_depends_on_the_warning(tmp_path: Path, calm: RunFolder):
+    disturbed = run(tmp_path / "a", (1, 14), (11, 40))
+    assert outcome(disturbed, calm, KILLED).lost_steps == 4
+    assert outcome(disturbed, calm, KILLED).back_s == 10.0, "it is back at the first step that is new"
+    assert outcome(disturbed, calm, KILLED).is_good(INTERVAL)
+    assert not outcome(disturbed, calm, WARNED).is_good(INTERVAL)
+    assert "LOST" in outcome(disturbed, calm, WARNED).cells(INTERVAL)
+
+
+def test_begun_at_step_0_again_is_a_loss(tmp_path: Path, calm: RunFolder):
+    found = outcome(run(tmp_path / "a", (1, 30), (1, 40)), calm, KILLED)
+    assert (found.lost_steps, found.is_good(INTERVAL)) == (30, False)
+
+
+def test_another_result_is_told(tmp_path: Path, calm: RunFolder):
+    found = outcome(run(tmp_path / "a", (1, 14), (15, 40), sha256="other"), calm, WARNED)
+    assert found.problem == "parameters differ: other, undisturbed same"
+    found = outcome(run(tmp_path / "b", (1, 14), (15, 40), other_from=20), calm, WARNED)
+    assert (found.problem, found.is_good(INTERVAL)) == ("the loss curve differs from step 20 on", False)
+
+
+def test_a_disturbance_that_did_not_happen_proves_nothing(tmp_path: Path, calm: RunFolder):
+    found = outcome(run(tmp_path / "a", (1, 40)), calm, WARNED)
+    assert "over before the disturbance came" in found.problem
+    assert not found.is_good(INTERVAL)
+    found = outcome(run(tmp_path / "b", (1, 14), (15, 40)), calm, WARNED, "it could not be done: srun says no")
+    assert not found.is_good(INTERVAL)
+
+
+def test_names_are_those_of_the_executor(tmp_path: Path):
+    for executor in ("local", "slurm"):
+        names = [way.name for way in disturbances(executor)]
+        assert len(set(names)) == len(names)
+    done = command("drill", tmp_path, "--cluster", "local", "--only", "earthquake")
+    assert done.returncode == 2
+    assert "--only got 'earthquake', wanted one of told, interrupted, rank_killed" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_real_one(tmp_path: Path, small_root: Path):
+    words = ["--cluster", "local", "--data-root", str(small_root), "--only", "rank_killed"]
+    drill = [sys.executable, "-m", "furnace_hpc.drill", *words]
+    done = subprocess.run(drill, cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rank_killed  2         killed" in done.stdout
+    assert "1 of 1 disturbances lost no more than is promised, and changed nothing" in done.stdout
