@@ -2,10 +2,11 @@
 
 python benchmarks/chaos.py --work DIR      some ten minutes; needs root and what slurm/devcluster needs
 
-Goals: every run done without a hand; parameters and table those of the undisturbed grid (trained here, by the local
-queue, and kept in DIR/calm). Goodput, seconds of steps that count over seconds from a run's first start to its result,
-stands beside what the first-order formula makes of the measured rates: 1 - L (D/2 + u + q) - u / wall, where L is
-interruptions a second, D the interval of saving, u a start up to its first step, q the wait until a job starts again.
+Goals: every run done without a hand; parameters and table those of the undisturbed grid, which the local queue trains.
+Both are kept in DIR: the same command goes on where it stopped. Goodput is seconds of steps that count over seconds
+from a run's first start to its result; beside it, what the first-order formula makes of the measured rates:
+1 - L (D/2 + u + q) - u / wall, where L is interruptions a second, D the interval of saving in seconds, u a start up to
+its first step, q the wait until a job starts again.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from furnace_hpc.data.tridigits import pack  # noqa: E402
 from furnace_hpc.data.tridigits_plan import TriDigitsKnobs  # noqa: E402
 from slurm import Cluster, start_cluster  # noqa: E402
 
-SEEDS, STEPS, INTERVAL = 6, 60, 10
+SEEDS, STEPS, INTERVAL = 6, 50, 10
 PROFILE = {"nodes": 2, "partition": "preempt", "array_parallelism": 2, "retries": 20, "exclude_after_failures": None}
 RESOURCES = {"max_attempts": 60, "max_idle_attempts": 20}
 OFF_S = 4  # how long a node, a disk or the nodes of others are away
@@ -44,29 +45,41 @@ OFF_S = 4  # how long a node, a disk or the nodes of others are away
 def main() -> None:
     """Train the undisturbed grid once, then the disturbed one, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="the undisturbed grid stays here")
+    parser.add_argument("--work", type=Path, required=True, help="what was run stays here")
     parser.add_argument("--seed", type=int, default=0, help="of the disturbances")
     parser.add_argument("--disturbances", type=int, default=14, help="how many; then it is left alone")
     parser.add_argument("--limit", type=float, default=540, help="seconds after which it is given up")
     asked = parser.parse_args()
     grid = GRID | {"seeds": list(range(SEEDS)), "resources": RESOURCES}
     grid["base"] = GRID["base"] | {"steps": STEPS, "checkpoint_every": INTERVAL}  # type: ignore[operator]
-    calm = _undisturbed(asked.work.resolve(), grid)
+    work = asked.work.resolve()
+    data = work / "data"
+    if not data.exists():
+        pack(TriDigitsKnobs(train=240, val=60, test=90), data / "tridigits", lambda what, done, total: None)
+    kept = work / f"chaos-{asked.seed}"
+    if not kept.exists():
+        _disturbed(kept, data, grid, random.Random(asked.seed), asked.disturbances, asked.limit)
+    facts = json.loads((kept / "facts.json").read_text())
+    row = _row(kept, _undisturbed(work, grid), facts["disturbances"], facts["seconds"])
+    record.write("chaos", [row], f"seed {asked.seed}; {len(facts['disturbances'])} disturbances, then left alone")
+
+
+def _disturbed(kept: Path, data: Path, grid: dict[str, Any], draw: random.Random, number: int, limit_s: float) -> None:
+    """The grid on a cluster that is disturbed; what it leaves, but for checkpoints, is kept."""
     with tempfile.TemporaryDirectory(prefix="fb") as folder, small_file_system(Path(folder) / "runs", "400m"):
         cluster = start_cluster(Path(folder) / "c")  # after the mount, which its nodes see then
         try:
             study = RealStudy(cluster, Path(folder), profile=PROFILE)
-            shutil.copytree(calm / "data", study.place / "data")
+            shutil.copytree(data, study.place / "data")
             (study.place / "study.yaml").write_text(yaml.safe_dump(grid))
             study.submitted()
-            chaos = Chaos(study, random.Random(asked.seed))
-            took_s = chaos.until_done(asked.disturbances, asked.limit)
-            row = _row(study, calm, chaos.done, took_s)
-            if not row["reached"]:
-                shutil.copytree(study.place, asked.work / "missed", symlinks=True, dirs_exist_ok=True)
+            chaos = Chaos(study, draw)
+            seconds = chaos.until_done(number, limit_s)
         finally:
             cluster.down()
-    record.write("chaos", [row], f"seed {asked.seed}; {len(chaos.done)} disturbances, then left alone")
+            leave = shutil.ignore_patterns("checkpoints", "c", "data", "shims")
+            shutil.copytree(folder, kept, symlinks=True, ignore=leave)
+        (kept / "facts.json").write_text(json.dumps({"disturbances": chaos.done, "seconds": seconds}))
 
 
 class Chaos:
@@ -132,10 +145,17 @@ def _undisturbed(work: Path, grid: dict[str, Any]) -> Path:
     """The same grid in the local queue; what was done before is done."""
     calm = work / "calm"
     calm.mkdir(parents=True, exist_ok=True)
-    if not (calm / "data").exists():
-        pack(TriDigitsKnobs(train=240, val=60, test=90), calm / "data/tridigits", lambda what, done, total: None)
     (calm / "study.yaml").write_text(yaml.safe_dump(grid))
-    words = ["--grid", "study.yaml", "--cluster", "local", "--set", "resources.processes_per_node=2"]
+    words = [
+        "--grid",
+        "study.yaml",
+        "--data-root",
+        "../data",
+        "--cluster",
+        "local",
+        "--set",
+        "resources.processes_per_node=2",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "furnace_hpc.submit", *words], cwd=calm, capture_output=True, text=True
     )
@@ -143,15 +163,15 @@ def _undisturbed(work: Path, grid: dict[str, Any]) -> Path:
     return calm
 
 
-def _row(study: RealStudy, calm: Path, disturbances: list[str], took_s: float) -> dict[str, Any]:
-    runs = sorted(path for path in study.folder.glob("*-s*-*") if path.is_dir())
+def _row(kept: Path, calm: Path, disturbances: list[str], took_s: float) -> dict[str, Any]:
+    runs = sorted(path for path in (kept / "runs/study").glob("*-s*-*") if path.is_dir())
     results = {path.name: json.loads((path / "result.json").read_text()) for path in runs if _is_done(path)}
     theirs = {path.parent.name: json.loads(path.read_text()) for path in calm.glob("runs/study/*-s*-*/result.json")}
     same = sum(result["parameters_sha256"] == theirs[name]["parameters_sha256"] for name, result in results.items())
     metrics = sum(result["metrics"] == theirs[name]["metrics"] for name, result in results.items())
     attempts = {path.name: _attempts(path) for path in runs}
     reasons = Counter(attempt["reason"] for records in attempts.values() for attempt in records)
-    tables = [_table(place / "results/study/table.md") for place in (study.place, calm)]
+    tables = [_table(place / "results/study/table.md") for place in (kept, calm)]
     return {
         "what": f"{len(runs)} runs of 2 nodes, {len(disturbances)} disturbances",
         "disturbances": dict(Counter(disturbances)),
