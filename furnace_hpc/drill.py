@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import psutil
@@ -23,7 +24,7 @@ from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.scheduler import require_slurm
 from furnace_hpc.cluster.show import choose_profile
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.ledger import read_attempts
+from furnace_hpc.runs.ledger import Attempt, read_attempts
 from furnace_hpc.runs.records import last_record
 from furnace_hpc.runs.state import RunState, read_status
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
@@ -142,11 +143,16 @@ class Drill:
                 continue
             self._left.remove(way)
             print(f"{way.name}: {way.what}, at step {record['step']}", flush=True)
-            try:
-                way.do(run, attempts[0], submit)
-                self.did[way.name] = ""
-            except (UnavailableError, psutil.Error, IndexError) as error:
-                self.did[way.name] = f"it could not be done: {error}"
+            Thread(target=self._disturb, args=(way, run, attempts[0], submit), daemon=True).start()
+
+    def _disturb(self, way: Disturbance, run: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
+        """In a thread of its own: Slurm's commands can take their time, and the other runs go on."""
+        self.did[way.name] = "the command that was to do it has not come back"
+        try:
+            way.do(run, attempt, submit)
+            self.did[way.name] = ""
+        except (UnavailableError, psutil.Error, IndexError) as error:
+            self.did[way.name] = f"it could not be done: {error}"
 
 
 def _chosen(profile: ClusterProfile, only: list[str]) -> list[Disturbance]:

@@ -83,19 +83,17 @@ def _local_ranks(attempt: Attempt) -> list[psutil.Process]:
     return sorted(ranks, key=lambda rank: int(rank.environ()["SUBMITIT_LOCAL_GLOBALID"]))
 
 
-def _tell_steps(number: signal.Signals) -> Callable[[RunFolder, Attempt, psutil.Process], None]:
+def _signal_step(number: signal.Signals) -> Callable[[RunFolder, Attempt, psutil.Process], None]:
+    """To the step, not to the job: of a job that is requeued meanwhile, scancel asks again and again for a minute."""
+
     def do(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
-        scheduler.act("scancel", f"--signal={number.name.removeprefix('SIG')}", _job(attempt))
+        scheduler.act("scancel", f"--signal={number.name.removeprefix('SIG')}", f"{_job(attempt)}.0")
 
     return do
 
 
 def _requeue(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
     scheduler.act("scontrol", "requeue", _job(attempt))
-
-
-def _kill_step(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
-    scheduler.act("scancel", "--signal=KILL", f"{_job(attempt)}.0")
 
 
 def _job(attempt: Attempt) -> str:
@@ -123,10 +121,10 @@ _ONE_RANK = [
     Disturbance("rank_frozen", "SIGSTOP of one rank: a hang", False, signal_rank(1, signal.SIGSTOP)),
 ]
 _ON_SLURM = [
-    Disturbance("time_limit", "USR2 to all ranks, as before a time limit", True, _tell_steps(signal.SIGUSR2)),
-    Disturbance("preempted", "TERM to all ranks, as at a preemption", True, _tell_steps(signal.SIGTERM)),
+    Disturbance("time_limit", "USR2 to all ranks, as before a time limit", True, _signal_step(signal.SIGUSR2)),
+    Disturbance("preempted", "TERM to all ranks, as at a preemption", True, _signal_step(signal.SIGTERM)),
     Disturbance("requeued", "scontrol requeue: TERM, then KILL", True, _requeue),
-    Disturbance("step_killed", "SIGKILL of all ranks", False, _kill_step),
+    Disturbance("step_killed", "SIGKILL of all ranks", False, _signal_step(signal.SIGKILL)),
     *_ONE_RANK,
 ]
 _HERE = [
