@@ -33,19 +33,17 @@ from furnace_hpc.spec.files import data_root, runs_root
 ROUNDS = 6  # of submit, which itself brings runs back
 POLL_S = 0.1
 INTERVAL = 25  # steps between checkpoints
+BASE = {
+    "model": {"width": 16, "num_heads": 2, "feedforward": 32, "text_layers": 1},
+    "deepspeed": "zero1",
+    "evaluation": {"select": "last"},
+    "checkpoint_every": INTERVAL,
+    "log_every": 1,
+    "hang_timeout_s": 20,
+}
 GRID = {
     "name": "drill",
     "description": "The same run again and again, each disturbed in another way.",
-    "base": {
-        "model": {"width": 16, "num_heads": 2, "feedforward": 32, "text_layers": 1},
-        "deepspeed": "zero1",
-        "global_batch_size": 16,
-        "evaluation": {"select": "last"},
-        "checkpoint_every": INTERVAL,
-        "log_every": 1,
-        "hang_timeout_s": 20,
-    },
-    "resources": {"timeout_min": 20},
     "seeds": [0],
     "reference": CALM,
     "metric": "test/digit/accuracy",
@@ -100,7 +98,7 @@ class Drill:
         # After the first checkpoint, and early enough to be at work when the signal arrives.
         self._at = {way.name: draw.randint(INTERVAL + 1, steps // 3) for way in chosen}
         self.did: dict[str, str] = {way.name: "its run was over before it could be disturbed" for way in chosen}
-        self._left = list(chosen)
+        self._left, self._done = list(chosen), 0
 
     def run(self, words: list[str]) -> None:
         """Submit and disturb, again and again, until all runs are done or none comes back."""
@@ -132,7 +130,11 @@ class Drill:
         return RunFolder(found[0]) if found else None
 
     def _look(self, submit: psutil.Process) -> None:
-        """Disturb the runs whose step has come."""
+        """Disturb the runs whose step has come, and tell what is done."""
+        done = len(list(self._folder.glob("*-s0-*/result.json")))
+        if done > self._done:
+            self._done = done
+            print(f"{done} of {len(self._chosen) + 1} runs are done", flush=True)
         for way in list(self._left):
             run = self._find(way.name)
             attempts = read_attempts(run) if run else []
@@ -165,11 +167,12 @@ def _chosen(profile: ClusterProfile, only: list[str]) -> list[Disturbance]:
 def _write_grid(place: Path, chosen: list[Disturbance], steps: int, profile: ClusterProfile) -> Path:
     """All rows train the same: how often they are evaluated changes nothing but their identity."""
     names = [CALM, *(way.name for way in chosen)]
+    world = profile.nodes * profile.processes_per_node if profile.executor == "slurm" else 1
+    shape = {} if world > 1 else {"processes_per_node": 2}  # a rank that is killed or frozen needs a peer
+    world = max(2, world)
+    base = BASE | {"steps": steps, "global_batch_size": world * max(1, 16 // world)}
     variants = {name: {"evaluation.every": 40 + number} for number, name in enumerate(names)}
-    ranks = 1 if profile.executor == "slurm" and profile.nodes * profile.processes_per_node > 1 else 2
-    shape = {} if ranks == 1 else {"processes_per_node": ranks}  # a rank that is killed or frozen needs a peer
-    grid = GRID | {"variants": variants, "resources": GRID["resources"] | shape}  # type: ignore[operator]
-    grid["base"] = GRID["base"] | {"steps": steps}  # type: ignore[operator]
+    grid = GRID | {"base": base, "resources": {"timeout_min": 20} | shape, "variants": variants}
     place.mkdir(parents=True)
     (place / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
     return place / "grid.yaml"

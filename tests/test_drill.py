@@ -98,7 +98,7 @@ def test_names_are_those_of_the_executor(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_real_one(tmp_path: Path, small_root: Path):
-    words = ["--cluster", "local", "--data-root", str(small_root), "--only", "rank_killed"]
+    words = ["--cluster", "local", "--data-root", str(small_root), "--only", "rank_killed", "--steps", "120"]
     drill = [sys.executable, "-m", "furnace_hpc.drill", *words]
     done = subprocess.run(drill, cwd=tmp_path, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
