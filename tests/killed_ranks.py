@@ -95,23 +95,19 @@ def _rank(rank: int, world_size: int, folder: str, attempt: int, point: dict[str
 
 def _note_samples(run: Any, attempt: int, rank: int) -> None:
     """Write down which samples this rank trains on."""
-    from furnace_hpc.engine import loop
+    from furnace_hpc.data.prefetch import TrainBatches
 
     path = run.path / "order" / f"{attempt}-{rank}.jsonl"
     path.parent.mkdir(exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    step_indices, rank_indices, now = loop.step_indices, loop.rank_indices, {"step": 0}
+    of_step = TrainBatches.of_step
 
-    def of_step(samples: int, seed: int, step: int, size: int) -> Any:
-        now["step"] = step
-        return step_indices(samples, seed, step, size)
+    def noted(self: TrainBatches, step: int) -> Any:
+        for micro_step, batch in enumerate(of_step(self, step)):
+            os.write(descriptor, (json.dumps([rank, step, micro_step, *batch.rows.tolist()]) + "\n").encode())
+            yield batch
 
-    def of_rank(indices: Any, rank: int, world: int, size: int, micro_step: int) -> Any:
-        mine = rank_indices(indices, rank, world, size, micro_step)
-        os.write(descriptor, (json.dumps([rank, now["step"], micro_step, *mine.tolist()]) + "\n").encode())
-        return mine
-
-    loop.step_indices, loop.rank_indices = of_step, of_rank
+    TrainBatches.of_step = noted
 
 
 def die() -> None:
