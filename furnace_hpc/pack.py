@@ -21,7 +21,7 @@ main = typer.Typer(
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pack, e.g. data/mmimdb.")]
 Source = Annotated[Path, typer.Option(metavar="DIR", help="Folder with the raw files.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes [all usable cores]; no value changes.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="At work at once [all usable cores]; no value changes.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a pack that is already there.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read all columns again, and compare their hashes.")]
 MaxRefused = Annotated[

@@ -24,6 +24,7 @@ from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Labels
 
 MODALITIES = ("image", "audio")
+RECIPE = 1  # raise it when the same files and knobs begin to make other columns
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def plan_audioset(source: Path, lists: Lists, sounds: Path, frames: Path, knobs:
         blank=reader.blank(),
         render=reader.render,
         settings={
+            "recipe": RECIPE,
             "listing": fingerprint_of({s: [(c.video_id, c.classes) for c in clips] for s, clips in found.items()}),
             "image": knobs.image.model_dump(mode="json") | {"frames": knobs.num_frames},
             "audio": knobs.sound.model_dump(mode="json"),

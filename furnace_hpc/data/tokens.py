@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
+from furnace_hpc.data.listing import fingerprint_of
 from furnace_hpc.spec.errors import ConfigError
 
 FILES = ("tokenizer.json", "vocab.txt")
@@ -26,7 +27,9 @@ class TokenReader:
         if pad is None:
             raise ConfigError("the tokenizer has no [PAD]: give one of BERT's kind, e.g. bert-base-uncased")
         self.pad_id = int(pad)
-        self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())  # a word may stand twice
+        words = tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(words.values())  # not the number of words: one may stand twice
+        self.fingerprint = fingerprint_of(words)
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_tokens)
 

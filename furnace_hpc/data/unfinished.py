@@ -44,6 +44,8 @@ class Unfinished:
         self.columns = self.folder / "columns"
         self.refused = self.columns / "refused.jsonl"
         self._plan = plan
+        fresh = dict.fromkeys(plan.rows, 0)
+        self.progress = Progress(plan.settings, fresh, dict(fresh), dict(fresh))
         self._files: dict[Path, int] = {}
         self._lock = -1
 
@@ -59,8 +61,6 @@ class Unfinished:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"folder {self.folder} is being packed by another process: wait for it") from None
-        fresh = dict.fromkeys(self._plan.rows, 0)
-        self.progress = Progress(self._plan.settings, fresh, dict(fresh), dict(fresh))
         begun = _read(self.folder / "progress.json") if self.columns.is_dir() else None
         if begun and begun.settings != self._plan.settings and not force:
             keys = [key for key, value in self._plan.settings.items() if begun.settings.get(key) != value]

@@ -1,0 +1,52 @@
+"""What `pack` makes of each public set is what its study, the loader and the network take."""
+
+import numpy as np
+import pytest
+import torch
+from raw_sets import write_audioset, write_avmnist, write_mmimdb, write_vocab
+
+from furnace_hpc import pack
+from furnace_hpc.cluster.packed import fingerprints
+from furnace_hpc.data.columns import open_columns
+from furnace_hpc.data.loader import BatchReader
+from furnace_hpc.model.network import FusionModel, InputShapes
+from furnace_hpc.spec.config import ModelConfig
+from furnace_hpc.spec.files import find_file
+from furnace_hpc.spec.grid import read_grid
+from furnace_hpc.spec.rows import expand_rows
+
+SMALL = {"width": 32, "feedforward": 64, "text_weights": None, "image_encoder": "cnn", "image_weights": None}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A data root with the three sets, packed by the command's own functions."""
+    raw, root = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
+    vocab = str(write_vocab(raw / "vocab"))
+    common = {"workers": 1, "max_refused": 0.5}
+    pack.mmimdb(write_mmimdb(raw / "mmimdb"), root / "mmimdb", tokenizer=vocab, **common)
+    pack.avmnist(write_avmnist(raw / "avmnist", np.float32), root / "avmnist", **common)
+    pack.audioset(write_audioset(raw / "audioset"), root / "audioset", image_size=64, num_frames=3, **common)
+    return root
+
+
+@pytest.mark.parametrize("name", ["mmimdb", "avmnist", "audioset"])
+def test_the_study_fits_its_set_and_a_small_network_takes_its_batches(root, name):
+    grid = read_grid(find_file("grid", name))
+    rows = expand_rows(grid)
+    columns = open_columns(root / name)
+    assert fingerprints(rows, root, dry_run=True) == {name: columns.manifest.fingerprint}
+    for row in rows:
+        reader = BatchReader(
+            columns, "test", row.config.model.modalities, tuple(t.name for t in row.config.tasks), torch.device("cpu")
+        )
+        batch = reader.read(np.arange(4))
+        classes = {task.name: len(columns.manifest.labels[task.name].classes) for task in row.config.tasks}
+        torch.manual_seed(0)
+        config = ModelConfig.model_validate(row.config.model.model_dump() | SMALL)
+        model = FusionModel(config, InputShapes.of(columns.manifest), classes).eval()
+        with torch.no_grad():
+            logits = model(batch.inputs, batch.lengths, batch.present_BM)["logits"]
+        for task, values in logits.items():
+            assert values.shape == (4, classes[task])
+            assert values.isfinite().all()
