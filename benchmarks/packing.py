@@ -3,8 +3,8 @@
     python benchmarks/packing.py --work DIR     some minutes; DIR is filled with raw files and packs
 
 The article decodes each sample when it is asked for: PIL and librosa, one after the other, in a process per core.
-Packing does the same work once, with the checks, and writes it. Both are timed from the first chunk on, without start-up and
-imports, in turn; the packs also as a whole, with everything.
+Packing does the same work once, with the checks, and writes it. Both are timed from the first chunk on, without
+start-up and imports, in turn; the packs also as a whole, with everything.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from furnace_hpc.data.images import ImageKnobs
 from furnace_hpc.data.packing import pack_files
 from furnace_hpc.data.sounds import SoundKnobs
 
-CLIPS, REPEATS, CHUNK = 480, 5, 16
+CLIPS, REPEATS, CHUNK = 256, 5, 16
 RATE, HOP, FRAMES = 16_000, 160, 640
 GOAL = 0.9
 # librosa's window and the article's plain resize: the same work on both sides.
