@@ -131,13 +131,15 @@ def write_columns(
         sync_folder(temporary)
         rename_into_place(temporary, folder, nonce)
     except OSError as error:
-        raise ConfigError(
-            f"data folder {folder} cannot be written ({error.strerror or error}): "
-            "make room or rights there, or choose another --out"
-        ) from error
+        raise _not_writable(folder, error) from error
     finally:  # an interrupt too; after the rename there is nothing left to remove
         shutil.rmtree(temporary, ignore_errors=True)
     return manifest
+
+
+def _not_writable(folder: Path, error: OSError) -> ConfigError:
+    why, mend = error.strerror or error, "make room or rights there, or choose another --out"
+    return ConfigError(f"data folder {folder} cannot be written ({why}): {mend}")
 
 
 def check_replaceable(folder: Path) -> None:
