@@ -97,10 +97,11 @@ def test_names_are_those_of_the_executor(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.timeout(400)
 def test_a_real_one(tmp_path: Path, small_root: Path):
     words = ["--cluster", "local", "--data-root", str(small_root), "--only", "rank_killed", "--steps", "120"]
     drill = [sys.executable, "-m", "furnace_hpc.drill", *words]
-    done = subprocess.run(drill, cwd=tmp_path, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(drill, cwd=tmp_path, capture_output=True, text=True, timeout=380)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rank_killed  2         killed" in done.stdout
     assert "1 of 1 disturbances lost no more than is promised, and changed nothing" in done.stdout
