@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import ranks
 from make import make_config
 
 from furnace_hpc.data.order import rank_indices, step_indices
-from furnace_hpc.engine.loop import train_step
+from furnace_hpc.engine.loop import train_batches, train_step
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.random_state import seed_everything
 from furnace_hpc.engine.zero import build_engine
@@ -75,19 +76,17 @@ def ratios(
     torch.set_num_threads(1)
     answers = []
     for size in sizes:
-        config = make_config("zero1_fp32", **SIZES[size])
-        ours, bare = _engine_steps(config, data, processes)
-        ddp = _ddp_step(config, data, processes, encode_twice=False)
-        twice = _ddp_step(config, data, processes, encode_twice=True)
-        for name, theirs, goal in (
-            ("DDP", ddp, 1.05),
-            ("the article's form", twice, 1.0),
-            ("bare DeepSpeed", bare, 1.02),
-        ):
-            if size == "small" and name == "the article's form":
-                continue
-            seconds = _interleaved(ours, theirs, pairs if size == "big" else 10 * pairs, processes)
-            answers.append((f"{size} model, our loop : {name}", str(goal) if size == "big" else "", *seconds))
+        config = make_config("zero1_fp32", steps=10_000, **SIZES[size])
+        with ExitStack() as stack:
+            ours, bare = _engine_steps(config, data, processes, stack)
+            others = {
+                "DDP": (_ddp_step(config, data, processes, encode_twice=False), "1.05"),
+                "the article's form": (_ddp_step(config, data, processes, encode_twice=True), "1.0"),
+                "bare DeepSpeed": (bare, "1.02"),
+            }
+            for name, (theirs, goal) in others.items():
+                seconds = _interleaved(ours, theirs, pairs if size == "big" else 10 * pairs, processes)
+                answers.append((f"{size} model, our loop : {name}", goal if size == "big" else "", *seconds))
     return answers
 
 
@@ -104,7 +103,7 @@ def _interleaved(ours: Step, theirs: Step, pairs: int, processes: Processes) -> 
     return seconds[True], seconds[False]
 
 
-def _engine_steps(config: TrainConfig, data: str, processes: Processes) -> tuple[Step, Step]:
+def _engine_steps(config: TrainConfig, data: str, processes: Processes, stack: ExitStack) -> tuple[Step, Step]:
     """A step of our loop, and one of a loop that does nothing but what DeepSpeed's tutorial shows."""
     from rank_work import model_of, reader_of
 
@@ -120,8 +119,10 @@ def _engine_steps(config: TrainConfig, data: str, processes: Processes) -> tuple
         other.step()
         return float(loss)
 
+    batches = stack.enter_context(train_batches(engine, reader, config, processes))
+
     def ours(step: int) -> float:
-        return float(train_step(engine, reader, config, step, processes)["loss"])
+        return float(train_step(engine, batches, config, step)["loss"])
 
     return ours, bare
 

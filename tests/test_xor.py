@@ -3,6 +3,7 @@
 Whatever adds up what single modalities say stays at chance; only a network in which they meet can learn it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,7 @@ def reader_of(data: Path, split: str) -> BatchReader:
 
 def rolled(batch: Batch) -> Batch:
     """Each image with the sound of its neighbour."""
-    return Batch(
-        batch.inputs | {"audio": batch.inputs["audio"].roll(1, 0)}, batch.lengths, batch.present_BM, batch.labels
-    )
+    return replace(batch, inputs=batch.inputs | {"audio": batch.inputs["audio"].roll(1, 0)})
 
 
 def accuracy(data: Path, misaligned: bool = False, **changes: Any) -> dict[str, float]:
