@@ -35,6 +35,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "FURNACE_RUNS",
         "FURNACE_DATA",
+        "FURNACE_SCRATCH",
         *(n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_"))),
     ):
         monkeypatch.delenv(name, raising=False)

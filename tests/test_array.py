@@ -61,6 +61,11 @@ def flags(script: str) -> dict[str, str]:
     return {name: "".join(shlex.split(value)) for name, value in found}
 
 
+def test_a_scratch_folders_variables_are_left_for_each_node(tmp_path):
+    assert "FURNACE_SCRATCH" not in text(tmp_path)
+    assert "\nexport FURNACE_SCRATCH='$TMPDIR/data of mine'\n" in text(tmp_path, scratch="$TMPDIR/data of mine")
+
+
 def test_batch_script_is_the_golden_one(tmp_path):
     found = text(tmp_path)
     code = (tmp_path / "study/code/abc").resolve()

@@ -107,6 +107,8 @@ def _site_setup(profile: ClusterProfile) -> list[str]:
     """The site's lines; the job ends at the first one that fails, and the batch log says which."""
     interface = profile.network_interface
     exports = [f"export GLOO_SOCKET_IFNAME={interface} NCCL_SOCKET_IFNAME={interface}"] if interface else []
+    if profile.scratch:  # its variables are for each node to fill in
+        exports.append(f"export FURNACE_SCRATCH={shlex.quote(profile.scratch)}")
     if not profile.setup:
         return exports
     trap = """trap 'echo "furnace: this line of the profile'"'"'s setup failed: $BASH_COMMAND"' EXIT"""

@@ -74,6 +74,11 @@ class ClusterProfile(Config):
     )
     srun_args: tuple[Line, ...] = Field(default=(), description="more arguments of srun")
     network_interface: Name | None = Field(default=None, description="for gloo and NCCL; none: they choose")
+    scratch: Line | None = Field(
+        default=None,
+        description="a folder on each node's own disk, e.g. $TMPDIR (the node's): packed data are copied there, once "
+        "per node, before they are read; none: they are read where they are",
+    )
 
     def gpus(self, nodes: int, processes_per_node: int) -> int:
         """GPUs of a job: as many as ranks, where the profile does not say."""

@@ -120,8 +120,12 @@ class BatchReader:
             labels={task: moved[f"label.{task}"].to(dtype, copy=True) for task, dtype in self._dtypes.items()},
         )
         if self.device.type == "cpu":  # a GPU may still be reading; torch keeps its pinned memory for later itself
-            self._spare.append(host.buffers)
+            self.give_back(host)
         return batch
+
+    def give_back(self, host: HostBatch) -> None:
+        """Take the memory of a batch that nobody needs any more for a later one."""
+        self._spare.append(host.buffers)
 
     def column(self, name: str) -> NDArray[np.generic]:
         """A whole column, for predictions."""

@@ -50,7 +50,7 @@ def train(folder: RunFolder, attempt: int, place: RankInfo, verdict: Verdict) ->
     stop.install()
     with Watchdog.of_run(folder, attempt, verdict) as watchdog:
         processes = init_process_group(place, watchdog.timeout_s)
-        run = set_up(folder, attempt, processes)
+        run = set_up(folder, attempt, processes, watchdog.moved)
         with train_batches(run.engine, run.reader, run.config, processes) as batches:
             reason = _train(run, batches, attempt, processes, stop, verdict, watchdog)
         if not reason:

@@ -1,6 +1,8 @@
 """Setting up a run: config, seeds, columns, model, engine."""
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loader import BatchReader
+from furnace_hpc.data.staging import SCRATCH, stage
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.random_state import seed_everything
 from furnace_hpc.engine.zero import Engine, build_engine
@@ -39,8 +42,10 @@ class Run:
         return self.readers["train"]
 
 
-def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
-    """Collective. Read the run's spec and the attempt's facts, and build everything.
+def set_up(
+    folder: RunFolder, attempt: int, processes: Processes, moved: Callable[[str], None] = lambda where: None
+) -> Run:
+    """Collective. Read the run's spec and the attempt's facts, and build everything; `moved` is told of slow steps.
 
     Raises:
         ConfigError: the code, the packed data or the number of ranks is not what the run was made for.
@@ -66,6 +71,10 @@ def set_up(folder: RunFolder, attempt: int, processes: Processes) -> Run:
             f"data folder {asked.data_dir} has fingerprint {columns.manifest.fingerprint}, the run was made for "
             f"{spec.data_fingerprint}: give the folder it was made with, or submit the grid again"
         )
+    if scratch := os.environ.get(SCRATCH):
+        columns, words = stage(columns, scratch, moved)
+        with suppress(OSError):  # a log that cannot be written
+            print(words, flush=True)  # on every rank: nodes differ
     num_classes = {task.name: len(columns.manifest.labels[task.name].classes) for task in config.tasks}
     seed_everything(config.seed)  # the same initial weights on every rank
     model = FusionModel(config.model, InputShapes.of(columns.manifest), num_classes, config.loss).to(processes.device)

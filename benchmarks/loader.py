@@ -1,0 +1,191 @@
+"""Samples per second handed over by the loader, beside the usual ways to read the same samples, in the same run.
+
+python benchmarks/loader.py     some minutes; peers: pip install -e ".[benchmarks]"
+
+A sample is a 224 x 224 RGB picture (uint8), 40 x 640 MFCC (float16) and 128 token ids: 202 kB. `article` starts from
+JPEG, WAV and text files and makes floats by PIL and librosa in two worker processes; all others start from the same
+samples packed in their own format, and hand over batches of 32 in shuffled order, as they are stored: the device
+normalises. Each peer is tried in several settings, and its best one counts.
+"""
+
+import gc
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import loader_files as files
+import loader_ways as ways
+import record
+
+REPEATS = 5
+PASS_S = 0.5  # a pass is as many epochs as take so long
+GOALS = {
+    "packed bytes : article": 100,
+    "normalised floats : article": 10,
+    "packed bytes : best peer, warm": 2,
+    "packed bytes : best peer, cold": 1,
+    "packed bytes : memory copy": 0.5,
+}
+
+
+def main() -> None:
+    """Measure all ways in turn, warm and cold, and write medians and ratios."""
+    with tempfile.TemporaryDirectory(prefix="furnace-loader-") as name:
+        folder = Path(name)
+        print(f"{files.SAMPLES} samples are made", flush=True)
+        files.make_files(folder)
+        missing = files.prepare(folder)
+        found = [way for way in ways.OPEN if not way.startswith(tuple(missing) or ("none",))]
+        warm, cold = measure(folder, found)
+        opens = {way: opened_per_sample(folder, way) for way in ("article", "packed bytes")}
+    rows = table(warm, cold, opens) + [{"way": way, "missing": why} for way, why in missing.items()]
+    record.write("loader", [*rows, *ratios(warm, cold, opens)], ways.note())
+    markdown(rows, ratios(warm, cold, opens), missing)
+
+
+def measure(folder: Path, found: list[str]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Samples/s of each way and repeat: from memory, and from the disk."""
+    warm: dict[str, list[float]] = {way: [] for way in found}
+    cold: dict[str, list[float]] = {way: [] for way in found}
+    for repeat in range(REPEATS):
+        for way in found:
+            epoch = ways.OPEN[way](folder)
+            sum(epoch())  # everything is in memory now, and workers have started
+            warm[way].append(rate(epoch, PASS_S))
+            del epoch
+            gc.collect()
+            if way in ways.FOLDER and drop_caches(folder / ways.FOLDER[way]):
+                cold[way].append(rate(ways.OPEN[way](folder), 0))
+            gc.collect()
+        print(f"repeat {repeat + 1} of {REPEATS}", flush=True)
+    return warm, cold
+
+
+def rate(epoch: Callable[[], Iterator[int]], at_least_s: float) -> float:
+    """Samples per second of whole epochs."""
+    count, started_s = 0, time.perf_counter()
+    while not count or time.perf_counter() - started_s < at_least_s:
+        for number in epoch():
+            count += number
+    return count / (time.perf_counter() - started_s)
+
+
+def drop_caches(folder: Path) -> bool:
+    """Whether the files are out of the page cache now: the kernel drops clean pages that nobody has mapped."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if not shutil.which("fincore"):
+        return False  # it cannot be told
+    shown = subprocess.run(
+        ["fincore", "--bytes", "--json", *map(str, files)], capture_output=True, text=True, check=True
+    )
+    resident = sum(int(file["res"]) for file in json.loads(shown.stdout)["fincore"])
+    return resident < 0.02 * sum(path.stat().st_size for path in files)
+
+
+def opened_per_sample(folder: Path, way: str) -> float | None:
+    """Files below the folder that are opened for a sample in steady state: three epochs less one, by strace."""
+    if not shutil.which("strace"):
+        return None
+    opened = []
+    for epochs in (1, 3):
+        trace = folder / "trace"
+        command = [sys.executable, str(Path(ways.__file__)), str(folder), way, str(epochs)]
+        subprocess.run(["strace", "-f", "-qq", "-e", "trace=open,openat", "-o", str(trace), *command], check=True)
+        lines = trace.read_text().splitlines()
+        opened.append(sum(f'"{folder}/' in line and " ENOENT " not in line for line in lines))
+    return (opened[1] - opened[0]) / 2 / (files.FILES if way == "article" else files.SAMPLES)
+
+
+def table(
+    warm: dict[str, list[float]], cold: dict[str, list[float]], opens: dict[str, float | None]
+) -> list[dict[str, Any]]:
+    """A line for each way: medians, and the range of the repeats."""
+    lines = []
+    for way in warm:
+        line: dict[str, Any] = {"way": way, "warm_per_s": round(statistics.median(warm[way]))}
+        line["warm_range"] = [round(min(warm[way])), round(max(warm[way]))]
+        if cold[way]:
+            line["cold_per_s"] = round(statistics.median(cold[way]))
+            line["cold_range"] = [round(min(cold[way])), round(max(cold[way]))]
+        if way in opens:
+            line["files_opened_per_sample"] = opens[way]
+        lines.append(line)
+    return lines
+
+
+def ratios(
+    warm: dict[str, list[float]], cold: dict[str, list[float]], opens: dict[str, float | None]
+) -> list[dict[str, Any]]:
+    """Each goal, with what was measured: medians of the ratios within a repeat."""
+
+    def ratio(times: dict[str, list[float]], a: str, b: str) -> float:
+        return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+
+    def best(times: dict[str, list[float]]) -> str | None:
+        peers = [way for way in times if way.startswith(ways.PEERS) and times[way]]
+        return max(peers, key=lambda way: statistics.median(times[way]), default=None)
+
+    pairs = {
+        "packed bytes : article": (warm, "packed bytes", "article"),
+        "normalised floats : article": (warm, "normalised floats", "article"),
+        "packed bytes : best peer, warm": (warm, "packed bytes", best(warm)),
+        "packed bytes : best peer, cold": (cold, "packed bytes", best(cold)),
+        "packed bytes : memory copy": (warm, "packed bytes", "memory copy"),
+    }
+    rows = []
+    for name, (times, ours, other) in pairs.items():
+        row: dict[str, Any] = {"ratio": name, "goal": GOALS[name]}
+        if other and times.get(ours) and times.get(other):
+            measured = ratio(times, ours, other)
+            row |= {"against": other, "measured": float(f"{measured:.3g}"), "reached": measured >= GOALS[name]}
+        else:
+            row["missing"] = "not measured: nothing to compare with"
+        rows.append(row)
+    if opens["packed bytes"] is not None:
+        measured = {"measured": opens["packed bytes"], "article": opens["article"]}
+        rows.append({"ratio": "files opened per sample", "goal": 0, **measured, "reached": not opens["packed bytes"]})
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]], goals: list[dict[str, Any]], missing: dict[str, str]) -> None:
+    """Write the same as `results/loader.md`."""
+    lines = [
+        f"# Loader: {files.SAMPLES} samples of {files.SAMPLE_BYTES / 1000:.0f} kB, batches of {ways.BATCH}",
+        "",
+        "`python benchmarks/loader.py`; versions, machine and commit are in `loader.json`. " + ways.note(),
+        "",
+        "| way | warm, samples/s | range | cold, samples/s | range | files opened per sample |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        if "missing" in row:
+            continue
+        ranges = ["-".join(f"{value:,}" for value in row.get(f"{kind}_range", [])) for kind in ("warm", "cold")]
+        cold = f"{row['cold_per_s']:,}" if "cold_per_s" in row else ""
+        opened = row.get("files_opened_per_sample")
+        shown = "" if opened is None else f"{opened:g}"
+        lines.append(f"| {row['way']} | {row['warm_per_s']:,} | {ranges[0]} | {cold} | {ranges[1]} | {shown} |")
+    lines += ["", "| ratio | against | measured | goal | reached |", "|---|---|--:|--:|---|"]
+    for row in goals:
+        reached = {True: "yes", False: "no: missed", None: "not measured"}[row.get("reached")]
+        lines.append(
+            f"| {row['ratio']} | {row.get('against', '')} | {row.get('measured', '')} | {row['goal']} | {reached} |"
+        )
+    lines += ["", *(f"Missing: {way} ({why})." for way, why in missing.items())]
+    (record.RESULTS / "loader.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()

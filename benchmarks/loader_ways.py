@@ -1,0 +1,179 @@
+"""The ways to read samples that loader.py compares: each is opened on a folder, and gives batches epoch by epoch."""
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loader_files import FIELDS, FRAMES, SAMPLES, TOKENS, ArticleFiles, Sample
+from torch.utils.data import DataLoader
+
+from furnace_hpc.data.columns import open_columns
+from furnace_hpc.data.loader import BatchReader, HostBatch
+from furnace_hpc.data.prefetch import Prefetched, Request
+
+BATCH, WORKERS = 32, 2
+PEERS = ("webdataset", "litdata", "hf datasets")
+Epoch = Callable[[], Iterator[int]]
+
+
+def note() -> str:
+    """What the result should say of the peers' versions."""
+    found = []
+    for package in ("webdataset", "litdata", "datasets", "pillow", "tokenizers"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} not installed")
+    cores = "cold: the page cache is emptied of the files before each epoch"
+    return f"Also: {', '.join(found)}. No GPU: memory is not pinned. {cores[0].upper()}{cores[1:]}."
+
+
+def article(folder: Path) -> Epoch:
+    """As the article: a map-style data set, two worker processes, floats."""
+    data = DataLoader(ArticleFiles(folder), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
+    return lambda: (len(batch["image"]) for batch in data)
+
+
+class BytesOnly(BatchReader):
+    """Hands over what is stored, as to a GPU, which normalises."""
+
+    def to_device(self, host: HostBatch) -> Any:
+        """Nothing is left to do on the host."""
+        self.give_back(host)
+        return host
+
+
+def _reader(folder: Path, kind: type[BatchReader] = BatchReader) -> BatchReader:
+    return kind(open_columns(folder / "packed"), "train", ("text", "image", "audio"), ("class",), torch.device("cpu"))
+
+
+def _requests() -> list[Request]:
+    order = torch.randperm(SAMPLES).numpy()
+    return [Request(order[first : first + BATCH]) for first in range(0, SAMPLES, BATCH)]
+
+
+def packed(folder: Path, kind: type[BatchReader]) -> Epoch:
+    """As the training loop does it: one thread reads ahead."""
+    reader = _reader(folder, kind)
+
+    def epoch() -> Iterator[int]:
+        with Prefetched(reader, _requests()) as batches:
+            for batch in batches:
+                yield len(batch.rows)
+
+    return epoch
+
+
+def packed_no_thread(folder: Path) -> Epoch:
+    """The gathering alone."""
+    reader = _reader(folder)
+
+    def epoch() -> Iterator[int]:
+        for request in _requests():
+            host = reader.gather(*request)
+            reader.give_back(host)
+            yield len(host.rows)
+
+    return epoch
+
+
+def memory_copy(folder: Path) -> Epoch:
+    """The same bytes from memory to memory, in the order in which they lie, into the same place each time."""
+    train = open_columns(folder / "packed").split("train")
+    sources = [np.array(train[name]) for name in FIELDS]
+    targets = [np.empty_like(source[:BATCH]) for source in sources]
+
+    def epoch() -> Iterator[int]:
+        for first in range(0, SAMPLES, BATCH):
+            for source, target in zip(sources, targets, strict=True):
+                np.copyto(target, source[first : first + BATCH])
+            yield BATCH
+
+    return epoch
+
+
+SHAPES = {"image": ((3, 224, 224), np.uint8), "audio": ((40, FRAMES), np.float16), "text": ((TOKENS,), np.int16)}
+
+
+def _stack(name: str, raw: list[bytes]) -> torch.Tensor:
+    shape, dtype = SHAPES[name]
+    return torch.from_numpy(np.stack([np.frombuffer(content, dtype).reshape(shape) for content in raw]))
+
+
+def webdataset(folder: Path, workers: int) -> Epoch:
+    """Shards in shuffled order, samples shuffled in a buffer, batches made in the pipeline."""
+    import webdataset as wds
+
+    def together(samples: list[Sample]) -> Sample:
+        return {name: _stack(name, [sample[name] for sample in samples]) for name in FIELDS}
+
+    shards = [str(path) for path in sorted((folder / "tars").iterdir())]
+    data = wds.WebDataset(shards, shardshuffle=len(shards)).shuffle(128).batched(BATCH, collation_fn=together)
+    loader = wds.WebLoader(data, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+    return lambda: (len(batch["image"]) for batch in loader)
+
+
+def litdata(folder: Path, workers: int) -> Epoch:
+    """Its own loader over its own chunks, shuffled."""
+    from litdata import StreamingDataLoader, StreamingDataset
+
+    data = StreamingDataset(str(folder / "litdata"), shuffle=True)
+    loader = StreamingDataLoader(
+        data, batch_size=BATCH, num_workers=workers, **({"persistent_workers": True} if workers else {})
+    )
+    return lambda: (len(batch["image"]) for batch in loader)
+
+
+def arrow_batches(folder: Path, kind: str) -> Epoch:
+    """`arrays`, `bytes`: rows taken at random. `chunks`: shards and a buffer shuffled, bytes, no random access."""
+    import datasets
+
+    data = datasets.load_from_disk(str(folder / ("arrow-arrays" if kind == "arrays" else "arrow-bytes")))
+
+    def epoch() -> Iterator[int]:
+        if kind == "chunks":
+            stream = data.to_iterable_dataset(num_shards=12).shuffle(buffer_size=128)
+            for batch in stream.iter(BATCH):
+                yield len({name: _stack(name, batch[name]) for name in FIELDS}["image"])
+            return
+        shaped = data.with_format("numpy") if kind == "arrays" else data
+        for request in _requests():
+            batch = shaped[request.rows.tolist()]
+            if kind == "bytes":
+                batch = {name: _stack(name, batch[name]) for name in FIELDS}
+            else:
+                batch = {name: torch.from_numpy(np.ascontiguousarray(batch[name])) for name in FIELDS}
+            yield len(batch["image"])
+
+    return epoch
+
+
+OPEN: dict[str, Callable[[Path], Epoch]] = {
+    "article": article,
+    "packed bytes": lambda folder: packed(folder, BytesOnly),
+    "packed bytes, no thread": packed_no_thread,
+    "normalised floats": lambda folder: packed(folder, BatchReader),
+    "memory copy": memory_copy,
+    **{f"webdataset, {n} workers": lambda folder, n=n: webdataset(folder, n) for n in (0, 1, 2)},
+    **{f"litdata, {n} workers": lambda folder, n=n: litdata(folder, n) for n in (0, 1, 2)},
+    **{f"hf datasets, {kind}": lambda folder, kind=kind: arrow_batches(folder, kind) for kind in ("arrays", "bytes")},
+    "hf datasets, chunks": lambda folder: arrow_batches(folder, "chunks"),
+}
+
+FOLDER = {way: "packed" for way in OPEN if way.startswith(("packed", "normalised"))} | {
+    "article": "files",
+    **{way: "tars" for way in OPEN if way.startswith("webdataset")},
+    **{way: "litdata" for way in OPEN if way.startswith("litdata")},
+    **{way: "arrow-bytes" for way in OPEN if way.startswith("hf datasets")},
+    "hf datasets, arrays": "arrow-arrays",
+}
+
+if __name__ == "__main__":  # what loader.py traces: FOLDER WAY EPOCHS
+    place, way, epochs = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    opened = OPEN[way](place)
+    for _ in range(epochs):
+        sum(opened())
