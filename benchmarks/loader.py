@@ -8,8 +8,8 @@ samples packed in their own format, and hand over batches of 32 in shuffled orde
 normalises. Each peer is tried in several settings, and its best one counts.
 """
 
-import gc
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import loader_ways as ways
 import record
 
 REPEATS = 5
+LIMIT_S = 90
 PASS_S = 0.5  # a pass is as many epochs as take so long
 GOALS = {
     "packed bytes : article": 100,
@@ -57,25 +58,40 @@ def measure(folder: Path, found: list[str]) -> tuple[dict[str, list[float]], dic
     cold: dict[str, list[float]] = {way: [] for way in found}
     for repeat in range(REPEATS):
         for way in found:
-            epoch = ways.OPEN[way](folder)
-            sum(epoch())  # everything is in memory now, and workers have started
-            warm[way].append(rate(epoch, PASS_S))
-            del epoch
-            gc.collect()
+            warm[way] += in_a_process(folder, way, PASS_S)
             if way in ways.FOLDER and drop_caches(folder / ways.FOLDER[way]):
-                cold[way].append(rate(ways.OPEN[way](folder), 0))
-            gc.collect()
-        print(f"repeat {repeat + 1} of {REPEATS}", flush=True)
+                cold[way] += in_a_process(folder, way, None)
+            shown = [f"{rates[way][-1]:,.0f}/s" if rates[way] else "-" for rates in (warm, cold)]
+            print(f"repeat {repeat + 1} of {REPEATS}: {way}: warm {shown[0]}, cold {shown[1]}", flush=True)
     return warm, cold
 
 
-def rate(epoch: Callable[[], Iterator[int]], at_least_s: float) -> float:
-    """Samples per second of whole epochs."""
+def in_a_process(folder: Path, way: str, at_least_s: float | None) -> list[float]:
+    """A rate, measured where no other way has left threads or maps; none where it does not come to an end."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["loader_ways"])
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=rate, args=(there, folder, way, at_least_s))
+    process.start()
+    answers = [here.recv()] if here.poll(LIMIT_S) else []
+    process.kill()
+    process.join()
+    return answers
+
+
+def rate(answer: Connection, folder: Path, way: str, at_least_s: float | None) -> None:
+    """Send samples per second: of the first epoch, or of later ones that take so long together."""
+    epoch = ways.OPEN[way](folder)
+    if at_least_s is not None:
+        sum(epoch())  # everything is in memory now, and workers have started
     count, started_s = 0, time.perf_counter()
-    while not count or time.perf_counter() - started_s < at_least_s:
+    while not count or time.perf_counter() - started_s < (at_least_s or 0):
         for number in epoch():
             count += number
-    return count / (time.perf_counter() - started_s)
+    answer.send(count / (time.perf_counter() - started_s))
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    time.sleep(LIMIT_S)  # until it is killed: some loaders never end by themselves
 
 
 def drop_caches(folder: Path) -> bool:
@@ -113,7 +129,7 @@ def table(
 ) -> list[dict[str, Any]]:
     """A line for each way: medians, and the range of the repeats."""
     lines = []
-    for way in warm:
+    for way in [way for way in warm if warm[way]]:
         line: dict[str, Any] = {"way": way, "warm_per_s": round(statistics.median(warm[way]))}
         line["warm_range"] = [round(min(warm[way])), round(max(warm[way]))]
         if cold[way]:
@@ -128,10 +144,7 @@ def table(
 def ratios(
     warm: dict[str, list[float]], cold: dict[str, list[float]], opens: dict[str, float | None]
 ) -> list[dict[str, Any]]:
-    """Each goal, with what was measured: medians of the ratios within a repeat."""
-
-    def ratio(times: dict[str, list[float]], a: str, b: str) -> float:
-        return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+    """Each goal, with what was measured: ratios of medians."""
 
     def best(times: dict[str, list[float]]) -> str | None:
         peers = [way for way in times if way.startswith(ways.PEERS) and times[way]]
@@ -148,7 +161,7 @@ def ratios(
     for name, (times, ours, other) in pairs.items():
         row: dict[str, Any] = {"ratio": name, "goal": GOALS[name]}
         if other and times.get(ours) and times.get(other):
-            measured = ratio(times, ours, other)
+            measured = statistics.median(times[ours]) / statistics.median(times[other])
             row |= {"against": other, "measured": float(f"{measured:.3g}"), "reached": measured >= GOALS[name]}
         else:
             row["missing"] = "not measured: nothing to compare with"
