@@ -1,6 +1,7 @@
 """Collecting: every run of a grid with what is known of it, and what the runs of a row say together."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,7 +32,7 @@ def collect(grid: Grid, runs: list[RunSpec], folder: GridFolder, how_it_is: HowI
         by_variant.setdefault(spec.variant, []).append(run)
     _check_metric(grid, [run.result for row in by_variant.values() for run in row if run.result])
     reference = by_variant.get(grid.reference, [])
-    rows = tuple(_row(variant, row, reference) for variant, row in by_variant.items())
+    rows = _corrected([_row(variant, row, reference) for variant, row in by_variant.items()])
     return Ablation(grid, rows, make_notes(grid, rows, folder))
 
 
@@ -72,6 +73,12 @@ def _row(variant: str, runs: list[Run], reference: list[Run]) -> Row:
     seeds = [seed for seed in ours if seed in theirs]
     difference = statistics.paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
     return Row(variant, tuple(runs), changes, difference)
+
+
+def _corrected(rows: list[Row]) -> tuple[Row, ...]:
+    """The rows, each p-value corrected for how many rows are compared with the reference."""
+    corrected = statistics.with_holm([row.difference for row in rows])
+    return tuple(replace(row, difference=difference) for row, difference in zip(rows, corrected, strict=True))
 
 
 def _check_metric(grid: Grid, results: list[RunResult]) -> None:
