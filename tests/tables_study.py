@@ -80,6 +80,8 @@ def finish(spec: RunSpec, folder: GridFolder, **changes) -> RunFolder:
         metrics.write({"step": step, "kind": "train", "loss": 1.0})
         metrics.write({"step": step, "kind": "val", "val/digit/accuracy": final * (1 - 0.8 * 0.4 ** (step / 100))})
     metrics.close()
+    spent = {"attempt": 1, "start_unix_s": 1000.0, "end_unix_s": 1080.0, "reason": "done", "step": 500}
+    write_json(run.attempt(1), spent | {"world_size": 2, "gpus": 2})
     write_result(run, result_of(spec, **changes))
     return run
 
@@ -91,6 +93,8 @@ def fail(spec: RunSpec, folder: GridFolder, error: str) -> None:
     number = host.begin(str(run.path), {})
     write_json(run.verdict(number, 0), {"verdict": "crash", "error": error, "step": 120, "unix_s": 1.0})
     assert host.decide(str(run.path), number, 1) == "fail"
+    record = host.read_attempt(str(run.path), number)
+    write_json(run.attempt(number), record | {"start_unix_s": 1000.0, "end_unix_s": 1036.0})
 
 
 def study(**changes) -> tuple[Grid, list[RunSpec]]:

@@ -22,6 +22,7 @@ class Attempt(BaseModel):
     code_hash: str = Field(default="", description="hash of the sources that decide numbers")
     snapshot: str = Field(default="", description="code snapshot that it runs; none: the code of a hand-made start")
     world_size: int | None = None
+    gpus: int = Field(default=0, description="GPUs that it was given")
     data_dir: str = Field(default="", description="folder of the packed data set")
     overrides: dict[str, Any] = Field(
         default_factory=dict, description="fields that differ from spec.json; no identity"

@@ -44,6 +44,10 @@ class Grid(Config):
     )
     seeds: tuple[Seed, ...] = Field(min_length=1, description="each row is trained with each of them")
     reference: Name = Field(description="the row that differences are taken to")
+    sanity: tuple[Name, ...] = Field(
+        default=(),
+        description="rows that the reference must not lose to, or its table says so: one modality, twice the steps",
+    )
     metric: str = Field(description="<split>/<task>/<metric> of the table")
     direction: Literal["max", "min"] = Field(default="max", description="which way is better")
     variants: dict[Name, Overrides] = Field(default_factory=dict, description="row name -> overrides by dotted keys")

@@ -141,6 +141,11 @@ def _check_rows(grid: Grid, rows: list[Row]) -> None:
     names = [row.name for row in rows]
     if grid.reference not in names:
         raise ConfigError(f"grid {grid.name!r}: unknown reference {grid.reference!r}; {nearest(grid.reference, names)}")
+    for name in grid.sanity:
+        if name not in names or name == grid.reference:
+            why = "the reference itself" if name == grid.reference else "no row"
+            valid = [other for other in names if other != grid.reference]
+            raise ConfigError(f"grid {grid.name!r}: sanity names {name!r}, which is {why}; {nearest(name, valid)}")
     for name, count in Counter(names).items():
         if count > 1:
             raise ConfigError(

@@ -14,6 +14,7 @@ from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.identity import identity
 from furnace_hpc.tables import statistics
+from furnace_hpc.tables.costs import read_spent
 from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.table import Ablation, Change, Row, Run, values_by_seed
 
@@ -41,14 +42,15 @@ def read_run(spec: RunSpec, folder: RunFolder, metric: str, how_it_is: HowItIs =
     status = how_it_is(folder)  # before the result: a run that ends in between is done, not missing
     try:
         result = read_result(folder)
-    except ValidationError:
-        return _unusable(spec, folder, status, "result.json was written by another version of the code")
+    except (ValidationError, UnicodeDecodeError) as error:
+        return _unusable(spec, folder, status, _why_unreadable(error))
+    spent = read_spent(folder, result)
     if result is None:
-        return Run(spec, folder, status, None, None)
+        return Run(spec, folder, status, None, None, spent)
     if result.run_id != spec.run_id:
         return _unusable(spec, folder, status, f"result.json is that of {result.run_id}")
     done = RunStatus(RunState.DONE, result.attempts, result.steps, "")
-    return Run(spec, folder, done, result, result.metrics.get(metric))
+    return Run(spec, folder, done, result, result.metrics.get(metric), spent)
 
 
 def differences(config: TrainConfig, reference: TrainConfig) -> tuple[Change, ...]:
@@ -60,7 +62,14 @@ def differences(config: TrainConfig, reference: TrainConfig) -> tuple[Change, ..
 
 
 def _unusable(spec: RunSpec, folder: RunFolder, status: RunStatus, reason: str) -> Run:
-    return Run(spec, folder, RunStatus(RunState.UNKNOWN, status.attempt, status.step, reason), None, None)
+    unknown = RunStatus(RunState.UNKNOWN, status.attempt, status.step, reason)
+    return Run(spec, folder, unknown, None, None, read_spent(folder, None))
+
+
+def _why_unreadable(error: ValidationError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError) or error.errors()[0]["type"] == "json_invalid":
+        return "result.json is half-written or damaged: remove it, and submit again"
+    return "result.json was written by another version of the code"
 
 
 def _row(variant: str, runs: list[Run], reference: list[Run]) -> Row:

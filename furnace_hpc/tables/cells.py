@@ -5,14 +5,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from furnace_hpc.spec.config import TrainConfig
+from furnace_hpc.tables.evidence import UNDERTRAINED, exact_p, in_words, is_significant, p_in_words
 from furnace_hpc.tables.statistics import Difference
 from furnace_hpc.tables.table import Ablation, Row
 
 DASH = "\u2013"  # for what is missing
 COSTS = {
     "train_s": "train: seconds in training steps, mean over runs",
+    "wall_s": "wall: seconds from the first attempt's start to the result, mean over runs",
     "samples_per_s": "samples/s: mean over runs",
+    "samples_per_s_each": "samples/s of one process: mean over runs",
     "attempts": "attempts: sum over runs, missing ones too",
+    "lost_steps": "lost steps: trained and lost before they were saved, sum over runs",
+    "hours": "hours: processes (GPUs) times hours of all attempts that have ended, missing runs' too",
+    "goodput": "goodput: seconds in steps that count, over seconds of all attempts, mean over finished runs",
     "peak_memory_gib": "peak: memory of the largest process",
 }
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -53,6 +59,14 @@ class Cells(NamedTuple):
     peak_memory_gib: str
     num_parameters: str
     best: bool
+    holm_p: str = DASH
+    sign_flip_p: str = DASH
+    effect: str = DASH
+    wall_s: str = DASH
+    samples_per_s_each: str = DASH
+    lost_steps: str = DASH
+    hours: str = DASH
+    goodput: str = DASH
 
 
 def scale_of(metric: str) -> Scale:
@@ -69,10 +83,17 @@ def headings(ablation: Ablation) -> dict[str, str]:
         "n": "n",
         "metric": f"{ablation.grid.metric.rsplit('/', 1)[-1]}{scale.unit}",
         "difference": f"difference{scale.difference_unit}",
+        "holm_p": "p (Holm)",
+        "sign_flip_p": "p (sign flip)",
+        "effect": "effect",
         "train_s": "train (s)",
-        "samples_per_s": "samples/s",
-        "attempts": "attempts",
+        "wall_s": "wall (s)",
+        "samples_per_s_each": f"samples/s per {'GPU' if ablation.on_gpus else 'process'}",
         "peak_memory_gib": "peak (GiB)",
+        "attempts": "attempts",
+        "lost_steps": "lost steps",
+        "hours": f"{'GPU' if ablation.on_gpus else 'process'}-hours",
+        "goodput": "goodput (%)",
         "num_parameters": "parameters",
     }
 
@@ -88,6 +109,7 @@ def all_cells(ablation: Ablation) -> list[Cells]:
 
 def _cells(ablation: Ablation, row: Row, mean: str, best: str | None) -> Cells:
     scale, costs = scale_of(ablation.grid.metric), row.costs
+    tests = row.difference or Difference(0.0, None, 0)
     return Cells(
         variant=row.variant,
         marks=",".join(letter for letter, _, variants in lettered(ablation) if row.variant in variants),
@@ -95,13 +117,21 @@ def _cells(ablation: Ablation, row: Row, mean: str, best: str | None) -> Cells:
         n=str(row.n) if row.n == row.n_expected else f"{row.n} of {row.n_expected}",
         mean=mean,
         spread=f"± {scale.show(row.deviation)}" if row.deviation is not None else "",
-        difference="reference" if row.variant == ablation.grid.reference else _difference(row.difference, scale),
+        difference="reference" if row is ablation.reference else _difference(ablation, row.difference),
         train_s=_number(costs.train_s, ".1f"),
         samples_per_s=_number(costs.samples_per_s, ".1f"),
         attempts=str(costs.attempts),
         peak_memory_gib=_number(costs.peak_memory_gib, ".2f"),
         num_parameters=_number(costs.num_parameters, ",d"),
         best=mean == best,
+        holm_p=p_in_words(tests.holm_p) or DASH,
+        sign_flip_p=exact_p(tests.sign_flip_p) or DASH,
+        effect=_number(tests.effect, "+.2f"),
+        wall_s=_number(costs.wall_s, ".1f"),
+        samples_per_s_each=_number(costs.samples_per_s_each, ".1f"),
+        lost_steps=str(costs.lost_steps),
+        hours=_number(costs.hours, ".2f"),
+        goodput=_number(costs.goodput and 100 * costs.goodput, ".1f"),
     )
 
 
@@ -142,6 +172,7 @@ def caption(ablation: Ablation, columns: Iterable[str]) -> list[str]:
         f"Measured at {'; or '.join(rules)}.",
         f"Difference to {grid.reference}: mean over seeds that both rows have, with 95 % paired t interval.",
         _shown(ablation),
+        *in_words(ablation, starred=any(_is_starred(row.difference, scale) for row in ablation.rows)),
         "Bold: best mean as shown, which alone is no evidence of a difference.",
     ]
     if costs := "; ".join(COSTS[name] for name in columns if name in COSTS):
@@ -172,6 +203,11 @@ def _excludes_zero(difference: Difference, scale: Scale) -> bool:
     return not low <= 0 <= high
 
 
+def _is_starred(difference: Difference | None, scale: Scale) -> bool:
+    """Whether it is significant, and its interval as shown says so too."""
+    return difference is not None and is_significant(difference) and _excludes_zero(difference, scale)
+
+
 def _rule(config: TrainConfig) -> str:
     if config.evaluation.select == "last":
         return f"the last step ({config.steps})"
@@ -179,14 +215,17 @@ def _rule(config: TrainConfig) -> str:
     return f"the step with the best {config.selection_metric}, {every}"
 
 
-def _difference(difference: Difference | None, scale: Scale) -> str:
+def _difference(ablation: Ablation, difference: Difference | None) -> str:
+    """Mean, interval, a star where it is significant, and a warning where the reference is no fair one."""
     if difference is None:
         return DASH
+    scale = scale_of(ablation.grid.metric)
     text = scale.show(difference.mean, signed=True)
     if difference.interval:
         low, high = difference.interval
         text += f" [{scale.show(low)}, {scale.show(high)}]"
-    return text
+    text += "*" if _is_starred(difference, scale) else ""
+    return f"{text} ({UNDERTRAINED})" if ablation.stronger_sanity else text
 
 
 def _number(value: float | None, form: str) -> str:

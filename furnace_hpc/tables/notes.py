@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.grid import Grid
+from furnace_hpc.tables.evidence import too_few_seeds
 from furnace_hpc.tables.table import Note, Row, Run, values_by_seed
 
 MAX_NAMED = 5  # runs that one note names; runs.csv has them all
@@ -27,6 +28,9 @@ def make_notes(grid: Grid, rows: Sequence[Row], folder: GridFolder) -> tuple[Not
     if single:
         notes.append(Note("n=1: no deviation and no interval", single))
     notes += _about_reference(grid, rows)
+    for row in rows:
+        if words := too_few_seeds(row, grid.reference):
+            notes.append(Note(words, (row.variant,)))
     runs = [run for row in rows for run in row.runs]
     notes += _other_data(runs)
     for field, words in COMPARED.items():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.tables.cells import Cells, all_cells, caption, changes_in_words, headings, lettered, word
+from furnace_hpc.tables.evidence import short_caption
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.table import Ablation, Row, Run
 
@@ -19,15 +20,8 @@ RESULT_COLUMNS = (
     *("num_parameters", "world_size", "num_threads", "device", "precision", "zero_stage"),
     *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
 )
-TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "train_s", "samples_per_s")
-LATEX_COLUMNS = (
-    "variant",
-    "n",
-    "metric",
-    "difference",
-    "train_s",
-    "num_parameters",
-)  # what a text column holds
+TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "train_s", "hours")
+LATEX_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "sign_flip_p", "train_s")  # what a text column holds
 LATEX_WORDS = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -86,7 +80,7 @@ def to_latex(ablation: Ablation) -> str:
             r"% needs \usepackage{booktabs}",
             r"\begin{table}[t]",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{_latex(ablation.grid.description or ablation.grid.name)}}}",
+            rf"\caption{{{_latex(f'{ablation.grid.description or ablation.grid.name} {short_caption(ablation)}')}}}",
             rf"\label{{tab:{ablation.grid.name}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
             r"\toprule",
@@ -146,6 +140,12 @@ def _csv_row(ablation: Ablation, row: Row) -> dict[str, Any]:
         "difference_low": difference_low,
         "difference_high": difference_high,
         "n_pairs": difference and difference.n,
+        "t_p": difference and difference.t_p,
+        "holm_p": difference and difference.holm_p,
+        "sign_flip_p": difference and difference.sign_flip_p,
+        "effect": difference and difference.effect,
+        "more_seeds": difference and difference.more_seeds,
+        "reference_undertrained_against": " ".join(ablation.stronger_sanity),
         **vars(row.costs),
         "missing": "; ".join(describe(run) for run in row.missing),
         "notes": "; ".join(note.text for note in ablation.notes if row.variant in note.variants),
@@ -166,6 +166,7 @@ def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any])
     line |= {f"config.{key}": word(value) for key, value in own.items()}
     line |= {name: result.get(name) for name in RESULT_COLUMNS}
     line["attempts"] = run.status.attempt
+    line |= vars(run.spent)
     return line
 
 

@@ -11,6 +11,7 @@ from furnace_hpc.runs.state import RunStatus
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.tables import statistics
+from furnace_hpc.tables.costs import Costs, Spent
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,12 @@ class Run:
     status: RunStatus
     result: RunResult | None
     value: float | None  # the table's metric; may be not finite
+    spent: Spent = Spent()
 
     @property
     def seed(self) -> int:
         """Seed of the run."""
         return self.spec.config.seed
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a row took. Times and rates are means over its results, in seconds and samples per second."""
-
-    train_s: float | None
-    samples_per_s: float | None
-    attempts: int
-    peak_memory_gib: float | None
-    num_parameters: int | None
 
 
 @dataclass(frozen=True)
@@ -104,6 +95,11 @@ class Row:
             attempts=sum(run.result.attempts if run.result else run.status.attempt for run in self.runs),
             peak_memory_gib=max((result.peak_memory_gib for result in results), default=None),
             num_parameters=sizes.pop() if len(sizes) == 1 else None,
+            wall_s=statistics.mean([result.wall_s for result in results]),
+            samples_per_s_each=statistics.mean([result.samples_per_s / result.world_size for result in results]),
+            lost_steps=sum(run.spent.lost_steps for run in self.runs),
+            hours=sum(run.spent.hours for run in self.runs) or None,
+            goodput=statistics.mean([run.spent.goodput for run in self.runs if run.spent.goodput is not None]),
         )
 
 
@@ -132,6 +128,25 @@ class Ablation:
     def missing(self) -> list[Run]:
         """Runs without a result."""
         return [run for run in self.runs if run.result is None]
+
+    @property
+    def reference(self) -> Row | None:
+        """The row that differences are taken to."""
+        return next((row for row in self.rows if row.variant == self.grid.reference), None)
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether any attempt was given a GPU."""
+        return any(run.spent.gpus for run in self.runs)
+
+    @property
+    def stronger_sanity(self) -> tuple[str, ...]:
+        """Sanity rows whose mean is better than the reference's: what a plain alternative reaches, it should too."""
+        if self.reference is None or self.reference.mean is None:
+            return ()
+        sign, bar = (1 if self.grid.direction == "max" else -1), self.reference.mean
+        rows = [row for row in self.rows if row.variant in self.grid.sanity and row.mean is not None]
+        return tuple(row.variant for row in rows if row.mean is not None and sign * (row.mean - bar) > 0)
 
 
 def values_by_seed(runs: Sequence[Run]) -> dict[int, float]:
