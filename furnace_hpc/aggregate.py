@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,6 +10,9 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.files import runs_root
 from furnace_hpc.spec.grid import Grid, results_name, with_settings
+
+if TYPE_CHECKING:
+    from furnace_hpc.tables.view import View
 
 
 def main(
@@ -19,6 +22,17 @@ def main(
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
     ] = None,
+    metric: Annotated[str | None, typer.Option(help="another metric than the grid's: <split>/<task>/<metric>")] = None,
+    direction: Annotated[
+        Literal["max", "min"] | None,
+        typer.Option(help="max or min: which way it is better [the grid's; min for a loss]"),
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="rows by the values of this key, such as loss.alpha; repeatable")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="key=value: only runs that have it, such as variant=full; repeatable")
+    ] = None,
     figures: Annotated[bool, typer.Option(help="draw ablation.svg and ablation.png")] = True,
 ) -> None:
     """Turn a grid's finished runs into runs.csv, table.csv, table.md, table.tex and a figure.
@@ -26,16 +40,24 @@ def main(
     The exit code is 1 when runs are missing; the table shows them as missing.
     """
     from furnace_hpc.tables.results import submitted_grid
+    from furnace_hpc.tables.view import View
 
+    view = View(metric, direction, tuple(by or ()), tuple(where or ()))
     asked, folder = submitted_grid(grid, runs_root(runs_dir))
-    raise typer.Exit(show_table(with_settings(asked, set_ or []), folder, out, figures))
+    raise typer.Exit(show_table(with_settings(asked, set_ or []), folder, out, figures, view))
 
 
-def show_table(grid: Grid, folder: GridFolder, out: Path | None = None, figures: bool = True) -> int:
+def show_table(
+    grid: Grid,
+    folder: GridFolder,
+    out: Path | None = None,
+    figures: bool = True,
+    view: "View | None" = None,
+) -> int:
     """Write the results of a submitted grid, print the table, and return the exit code.
 
     Raises:
-        ConfigError: the grid has no runs, or its metric is in no result.
+        ConfigError: the grid has no runs, its metric is in no result, or the view asks for what no run has.
     """
     from rich.console import Console
 
@@ -43,15 +65,18 @@ def show_table(grid: Grid, folder: GridFolder, out: Path | None = None, figures:
     from furnace_hpc.tables.notes import describe
     from furnace_hpc.tables.render import to_terminal
     from furnace_hpc.tables.results import aggregate, submitted_runs, written_files
+    from furnace_hpc.tables.view import View, look
 
     if figures and not find_spec("matplotlib"):
         typer.echo("no figures: matplotlib is not installed: pip install 'furnace-hpc[report]'", err=True)
         figures = False
-    place = out or Path("results") / results_name(grid)
+    view = view or View()
+    place = out or Path("results") / "--".join(filter(None, [results_name(grid), view.suffix]))
     if grid.settings:
         settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
         grid = grid.model_copy(update={"description": f"{grid.description} With {settings}.".strip()})
-    ablation = aggregate(grid, submitted_runs(grid, folder), folder, place, figures, observe(folder))
+    shown, runs = look(grid, submitted_runs(grid, folder), view)
+    ablation = aggregate(shown, runs, folder, place, figures, observe(folder), view.by)
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too
     console.print(to_terminal(ablation))

@@ -21,19 +21,25 @@ from furnace_hpc.tables.table import Ablation, Change, Row, Run, values_by_seed
 HowItIs = Callable[[RunFolder], RunStatus]  # by its files alone, or with what Slurm says on top
 
 
-def collect(grid: Grid, runs: list[RunSpec], folder: GridFolder, how_it_is: HowItIs = read_status) -> Ablation:
-    """The table of `runs`, from what lies in `folder` now.
+def collect(
+    grid: Grid,
+    runs: list[RunSpec],
+    folder: GridFolder,
+    how_it_is: HowItIs = read_status,
+    by: tuple[str, ...] = (),
+) -> Ablation:
+    """The table of `runs`, from what lies in `folder` now: a row a variant, or one for the values of the keys `by`.
 
     Raises:
         ConfigError: there are results, and none has the grid's metric.
     """
-    by_variant: dict[str, list[Run]] = {}
+    named: dict[str, list[Run]] = {}
     for spec in runs:
         run = read_run(spec, folder.run(spec.run_id), grid.metric, how_it_is)
-        by_variant.setdefault(spec.variant, []).append(run)
-    _check_metric(grid, [run.result for row in by_variant.values() for run in row if run.result])
-    reference = by_variant.get(grid.reference, [])
-    rows = _corrected([_row(variant, row, reference) for variant, row in by_variant.items()])
+        named.setdefault(row_name(spec, by), []).append(run)
+    _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
+    reference = named.get(grid.reference, [])
+    rows = _corrected([_row(name, row, reference, by) for name, row in named.items()])
     return Ablation(grid, rows, make_notes(grid, rows, folder))
 
 
@@ -51,6 +57,28 @@ def read_run(spec: RunSpec, folder: RunFolder, metric: str, how_it_is: HowItIs =
         return _unusable(spec, folder, status, f"result.json is that of {result.run_id}")
     done = RunStatus(RunState.DONE, result.attempts, result.steps, "")
     return Run(spec, folder, done, result, result.metrics.get(metric), spent)
+
+
+def row_name(spec: RunSpec, by: tuple[str, ...]) -> str:
+    """The row in which a run is shown: its variant, or the values that it has for the keys `by`."""
+    if not by:
+        return spec.variant
+    values = flat_config(spec)
+    return ", ".join(f"{key}={word(values.get(key))}" for key in by)
+
+
+def flat_config(spec: RunSpec) -> dict[str, Any]:
+    """Dotted key -> value of what decides the run's numbers, and its variant."""
+    return {"variant": spec.variant, "seed": spec.config.seed, **dict(_flat(identity(spec.config)))}
+
+
+def word(value: object) -> str:
+    """A value of a config as text."""
+    if isinstance(value, bool) or value is None:
+        return {True: "on", False: "off", None: "none"}[value]
+    if isinstance(value, list):
+        return "+".join(word(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def differences(config: TrainConfig, reference: TrainConfig) -> tuple[Change, ...]:
@@ -72,10 +100,12 @@ def _why_unreadable(error: ValidationError | UnicodeDecodeError) -> str:
     return "result.json was written by another version of the code"
 
 
-def _row(variant: str, runs: list[Run], reference: list[Run]) -> Row:
+def _row(variant: str, runs: list[Run], reference: list[Run], by: tuple[str, ...]) -> Row:
     if not reference:
         return Row(variant, tuple(runs), (), None)
     changes = differences(runs[0].spec.config, reference[0].spec.config)
+    if by:  # in the other keys the runs of one row differ among themselves
+        changes = tuple(change for change in changes if change.key in by)
     if runs is reference:
         return Row(variant, tuple(runs), changes, None)
     ours, theirs = values_by_seed(runs), values_by_seed(reference)

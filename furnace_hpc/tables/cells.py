@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from furnace_hpc.spec.config import TrainConfig
+from furnace_hpc.tables.ablation import word as word  # a value of a config as text
 from furnace_hpc.tables.evidence import UNDERTRAINED, exact_p, in_words, is_significant, p_in_words
 from furnace_hpc.tables.statistics import Difference
 from furnace_hpc.tables.table import Ablation, Row
@@ -140,15 +141,6 @@ def changes_in_words(row: Row) -> str:
     return ", ".join(f"{change.key}: {word(change.reference)} -> {word(change.value)}" for change in row.changes)
 
 
-def word(value: object) -> str:
-    """A value of a config as text."""
-    if isinstance(value, bool) or value is None:
-        return {True: "on", False: "off", None: "none"}[value]
-    if isinstance(value, list):
-        return "+".join(word(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def lettered(ablation: Ablation) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """(letter, text, rows) of each note; a note on the whole table has no letter. After z comes aa."""
     number = 0
@@ -175,6 +167,8 @@ def caption(ablation: Ablation, columns: Iterable[str]) -> list[str]:
         *in_words(ablation, starred=any(_is_starred(row.difference, scale) for row in ablation.rows)),
         "Bold: best mean as shown, which alone is no evidence of a difference.",
     ]
+    if any(len(row.runs) > row.n_expected for row in ablation.rows):
+        lines.insert(1, "A seed's value is the mean over the row's runs with it; a seed that lacks one is left out.")
     if costs := "; ".join(COSTS[name] for name in columns if name in COSTS):
         lines.append(f"{costs[0].upper()}{costs[1:]}.")
     if split == "val":

@@ -4,11 +4,12 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import isfinite
 
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.tables.evidence import too_few_seeds
-from furnace_hpc.tables.table import Note, Row, Run, values_by_seed
+from furnace_hpc.tables.table import Note, Row, Run
 
 MAX_NAMED = 5  # runs that one note names; runs.csv has them all
 
@@ -32,7 +33,7 @@ def make_notes(grid: Grid, rows: Sequence[Row], folder: GridFolder) -> tuple[Not
         if words := too_few_seeds(row, grid.reference):
             notes.append(Note(words, (row.variant,)))
     runs = [run for row in rows for run in row.runs]
-    notes += _other_data(runs)
+    notes += _other_data(rows)
     for field, words in COMPARED.items():
         notes += _mixed(rows, field, words)
     notes += _left_out(runs, folder)
@@ -51,9 +52,8 @@ def _about_row(grid: Grid, row: Row) -> Iterator[Note]:
     lacking = [run.spec.run_id for run in row.runs if run.result and run.value is None]
     if lacking:
         yield Note(f"not in the mean, the result has no {grid.metric}: {_named(lacking)}", (row.variant,))
-    counted = values_by_seed(row.runs)
     diverged = [
-        f"{run.spec.run_id} ({run.value})" for run in row.runs if run.value is not None and run.seed not in counted
+        f"{run.spec.run_id} ({run.value})" for run in row.runs if run.value is not None and not isfinite(run.value)
     ]
     if diverged:
         yield Note(f"not in the mean, {grid.metric} is not finite: {_named(diverged)}", (row.variant,))
@@ -76,13 +76,17 @@ def _about_reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
             yield Note(f"difference to {grid.reference} {both}", (row.variant,))
 
 
-def _other_data(runs: Sequence[Run]) -> Iterator[Note]:
+def _other_data(rows: Sequence[Row]) -> Iterator[Note]:
     """A note on results that were measured on other data than their run was asked for."""
-    other = [run for run in runs if run.result and run.result.data_fingerprint != run.spec.data_fingerprint]
+    other = [run for row in rows for run in row.runs if _is_of_other_data(run)]
     if other:
         names = [f"{run.spec.run_id} ({run.result.data_fingerprint})" for run in other if run.result]
-        variants = tuple(dict.fromkeys(run.spec.variant for run in other))
+        variants = tuple(row.variant for row in rows if any(_is_of_other_data(run) for run in row.runs))
         yield Note(f"data fingerprint is not the one asked for in {len(other)} runs: {_named(names)}", variants)
+
+
+def _is_of_other_data(run: Run) -> bool:
+    return run.result is not None and run.result.data_fingerprint != run.spec.data_fingerprint
 
 
 def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:

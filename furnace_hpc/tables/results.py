@@ -26,13 +26,14 @@ def aggregate(
     out: Path,
     figures: bool = True,
     how_it_is: HowItIs = read_status,
+    by: tuple[str, ...] = (),
 ) -> Ablation:
     """Write the tables and figures of `runs` to `out`, and return the table.
 
     Raises:
         ConfigError: the grid's metric is in no result.
     """
-    ablation = collect(grid, runs, folder, how_it_is)
+    ablation = collect(grid, runs, folder, how_it_is, by)
     write_atomically(out / "runs.csv", to_runs_csv(ablation))
     write_atomically(out / "table.csv", to_csv(ablation))
     write_atomically(out / "table.md", to_markdown(ablation))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+from statistics import fmean
 from typing import Any
 
 from furnace_hpc.runs.folder import RunFolder
@@ -56,13 +57,13 @@ class Row:
 
     @property
     def n(self) -> int:
-        """Number of runs in the mean."""
+        """Number of seeds in the mean."""
         return len(self.values)
 
     @property
     def n_expected(self) -> int:
-        """Number of runs that the grid asks for."""
-        return len(self.runs)
+        """Number of seeds that the grid asks for; each is one run, unless the row holds several variants."""
+        return len({run.seed for run in self.runs})
 
     @property
     def mean(self) -> float | None:
@@ -150,5 +151,9 @@ class Ablation:
 
 
 def values_by_seed(runs: Sequence[Run]) -> dict[int, float]:
-    """Seed -> value of the metric, of the runs that count."""
-    return {run.seed: run.value for run in runs if run.value is not None and isfinite(run.value)}
+    """Seed -> value of the metric; the mean, where several runs have the seed. A seed counts when all of them do."""
+    found: dict[int, list[float | None]] = {}
+    for run in runs:
+        found.setdefault(run.seed, []).append(run.value)
+    finite = {seed: [v for v in values if v is not None and isfinite(v)] for seed, values in found.items()}
+    return {seed: fmean(values) for seed, values in finite.items() if len(values) == len(found[seed])}

@@ -1,0 +1,107 @@
+"""Another look at a grid: another metric, rows by a key, some of the runs."""
+
+import pytest
+from tables_study import BONUS, accuracy_of, finish, notes, row, study
+from test_aggregate import command, submit
+
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.tables.ablation import collect
+from furnace_hpc.tables.cells import all_cells, caption
+from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.view import View, look
+
+
+def seen(path, view: View, without=(), **changes) -> Ablation:
+    grid, runs = study(**changes)
+    folder = GridFolder(path)
+    for spec in runs:
+        if (spec.variant, spec.config.seed) not in without:
+            finish(spec, folder)
+    shown, kept = look(grid, runs, view)
+    return collect(shown, kept, folder, by=view.by)
+
+
+def mean_of(runs, variants, seed) -> float:
+    values = [accuracy_of(run) for run in runs if run.variant in variants and run.config.seed == seed]
+    assert len(values) == len(variants)
+    return sum(values) / len(values)
+
+
+def test_rows_by_a_key_average_within_a_seed_and_pair_by_seed(tmp_path):
+    ablation = seen(tmp_path, View(by=("loss.alpha",)))
+    off, on = ablation.rows
+    assert (off.variant, on.variant) == ("loss.alpha=0", "loss.alpha=0.5")
+    assert ablation.grid.reference == "loss.alpha=0"
+    _, runs = study()
+    for seed in range(5):
+        assert off.values[seed] == pytest.approx(mean_of(runs, ("base", "specific_only"), seed))
+        assert on.values[seed] == pytest.approx(mean_of(runs, ("consistency_only", "full"), seed))
+    assert (on.n, on.n_expected, len(on.runs), on.difference.n) == (5, 5, 10, 5)
+    assert on.difference.mean == pytest.approx(on.mean - off.mean)
+    assert [(c.key, c.reference, c.value) for c in on.changes] == [("loss.alpha", 0.0, 0.5)]
+    assert "A seed's value is the mean over the row's runs with it" in " ".join(caption(ablation, ()))
+
+
+def test_a_seed_that_lacks_a_run_is_left_out_and_not_averaged_over_the_rest(tmp_path):
+    ablation = seen(tmp_path, View(by=("loss.alpha",)), without=[("full", 2)])
+    on = row(ablation, "loss.alpha=0.5")
+    assert sorted(on.values) == [0, 1, 3, 4]
+    assert all_cells(ablation)[1].n == "4 of 5"
+    assert "missing: full-s2-" in notes(ablation)
+
+
+def test_where_keeps_runs_and_seeds(tmp_path):
+    ablation = seen(tmp_path, View(where=("variant=base", "variant=f*", "seed=0", "seed=3")))
+    assert [row.variant for row in ablation.rows] == ["base", "full"]
+    assert ablation.grid.seeds == (0, 3)
+    assert list(ablation.rows[1].values) == [0, 3]
+    assert ablation.grid.description.endswith("Where variant=base, variant=f*, seed=0, seed=3.")
+    numbers = seen(tmp_path, View(where=("loss.beta=3e-1",)), reference="full")
+    assert [row.variant for row in numbers.rows] == ["specific_only", "full"]
+
+
+def test_another_metric_brings_its_direction(tmp_path):
+    loss = seen(tmp_path, View(metric="test/digit/loss"))
+    assert (loss.grid.metric, loss.grid.direction, loss.rows[0].mean) == ("test/digit/loss", "min", 0.5)
+    assert seen(tmp_path, View(metric="val/digit/accuracy")).grid.direction == "max"
+    assert seen(tmp_path, View(direction="min")).grid.direction == "min"
+    with pytest.raises(ConfigError, match="'test/digit/f1' is in no result.*test/digit/accuracy"):
+        seen(tmp_path, View(metric="test/digit/f1"))
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        (View(by=("loss.alhpa",)), "--by loss.alhpa: no run has this key; did you mean 'loss.alpha'"),
+        (View(where=("loss.alpha",)), "wanted key=value"),
+        (View(where=("lr=1",)), "--where lr: no run has this key"),
+        (View(where=("loss.alpha=0.7",)), "--where loss.alpha=0.7 matches no run.*0.5"),
+        (View(where=("variant=full",)), "leaves no run of the reference 'base'"),
+    ],
+)
+def test_what_no_run_has_is_refused(view, message):
+    with pytest.raises(ConfigError, match=message):
+        look(*study(), view)
+
+
+def test_an_empty_view_changes_nothing():
+    grid, runs = study(sanity=["full"])
+    assert look(grid, runs, View()) == (grid, runs)
+    assert View().suffix == ""
+    assert View(by=("loss.alpha",), where=("variant=f*",)).suffix == "by-loss.alpha-variant-f"
+
+
+def test_a_look_has_results_of_its_own(tmp_path):
+    grid, runs = study()
+    submit(grid, runs, GridFolder(tmp_path / "runs" / "study"))
+    for spec in runs:
+        finish(spec, GridFolder(tmp_path / "runs" / "study"))
+    asked = ("--by", "loss.alpha", "--metric", "test/digit/loss", "--no-figures")
+    done = command(tmp_path, "--grid", "study", *asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["study--test-digit-loss-by-loss.alpha"]
+    assert "loss.alpha=0.5" in done.stdout
+    assert not any(variant in done.stdout.split("test/digit/loss on", 1)[0] for variant in BONUS if variant != "base")
+    wrong = command(tmp_path, "--grid", "study", "--direction", "up")
+    assert (wrong.returncode, "'max', 'min'" in wrong.stderr) == (2, True)
