@@ -73,7 +73,7 @@ def test_another_metric_brings_its_direction(tmp_path):
 @pytest.mark.parametrize(
     ("view", "message"),
     [
-        (View(by=("loss.alhpa",)), "--by loss.alhpa: no run has this key; did you mean 'loss.alpha'"),
+        (View(by=("loss.alpha2",)), "--by loss.alpha2: no run has this key; did you mean 'loss.alpha'"),
         (View(where=("loss.alpha",)), "wanted key=value"),
         (View(where=("lr=1",)), "--where lr: no run has this key"),
         (View(where=("loss.alpha=0.7",)), "--where loss.alpha=0.7 matches no run.*0.5"),
