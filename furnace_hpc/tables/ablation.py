@@ -39,7 +39,8 @@ def collect(
         named.setdefault(row_name(spec, by), []).append(run)
     _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
     reference = named.get(grid.reference, [])
-    rows = _corrected([_row(name, row, reference, by) for name, row in named.items()])
+    config = dict(_flat(identity(reference[0].spec.config))) if reference else {}
+    rows = _corrected([_row(name, row, reference, config, by) for name, row in named.items()])
     return Ablation(grid, rows, make_notes(grid, rows, folder))
 
 
@@ -53,7 +54,7 @@ def read_run(spec: RunSpec, folder: RunFolder, metric: str, how_it_is: HowItIs =
     spent = read_spent(folder, result)
     if result is None:
         return Run(spec, folder, status, None, None, spent)
-    if result.run_id != spec.run_id:
+    if result.run_id != folder.run_id:
         return _unusable(spec, folder, status, f"result.json is that of {result.run_id}")
     done = RunStatus(RunState.DONE, result.attempts, result.steps, "")
     return Run(spec, folder, done, result, result.metrics.get(metric), spent)
@@ -83,7 +84,10 @@ def word(value: object) -> str:
 
 def differences(config: TrainConfig, reference: TrainConfig) -> tuple[Change, ...]:
     """The dotted identity keys in which two configs differ, without the seed; what one lacks is None."""
-    ours, theirs = dict(_flat(identity(config))), dict(_flat(identity(reference)))
+    return _changes(dict(_flat(identity(config))), dict(_flat(identity(reference))))
+
+
+def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]:
     keys = [key for key in theirs | ours if key != "seed"]
     changes = [Change(key, theirs.get(key), ours.get(key)) for key in keys]
     return tuple(change for change in changes if change.reference != change.value)
@@ -100,10 +104,11 @@ def _why_unreadable(error: ValidationError | UnicodeDecodeError) -> str:
     return "result.json was written by another version of the code"
 
 
-def _row(variant: str, runs: list[Run], reference: list[Run], by: tuple[str, ...]) -> Row:
+def _row(variant: str, runs: list[Run], reference: list[Run], config: dict[str, Any], by: tuple[str, ...]) -> Row:
+    """One row; `config` is the reference's, flat."""
     if not reference:
         return Row(variant, tuple(runs), (), None)
-    changes = differences(runs[0].spec.config, reference[0].spec.config)
+    changes = _changes(dict(_flat(identity(runs[0].spec.config))), config)
     if by:  # in the other keys the runs of one row differ among themselves
         changes = tuple(change for change in changes if change.key in by)
     if runs is reference:

@@ -105,15 +105,22 @@ def all_cells(ablation: Ablation) -> list[Cells]:
     shown = {row.variant: scale.show(row.mean) for row in ablation.rows if row.mean is not None}
     choose = max if ablation.grid.direction == "max" else min
     best = choose(shown.values(), key=float) if len(shown) > 1 else None  # as shown: what looks equal is equal
-    return [_cells(ablation, row, shown.get(row.variant, DASH), best) for row in ablation.rows]
+    marks: dict[str, list[str]] = {}
+    for letter, _, variants in lettered(ablation):
+        for variant in variants:
+            marks.setdefault(variant, []).append(letter)
+    return [
+        _cells(ablation, row, shown.get(row.variant, DASH), best, ",".join(marks.get(row.variant, ())))
+        for row in ablation.rows
+    ]
 
 
-def _cells(ablation: Ablation, row: Row, mean: str, best: str | None) -> Cells:
+def _cells(ablation: Ablation, row: Row, mean: str, best: str | None, marks: str) -> Cells:
     scale, costs = scale_of(ablation.grid.metric), row.costs
     tests = row.difference or Difference(0.0, None, 0)
     return Cells(
         variant=row.variant,
-        marks=",".join(letter for letter, _, variants in lettered(ablation) if row.variant in variants),
+        marks=marks,
         changes=changes_in_words(row) or DASH,
         n=str(row.n) if row.n == row.n_expected else f"{row.n} of {row.n_expected}",
         mean=mean,

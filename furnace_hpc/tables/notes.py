@@ -43,18 +43,16 @@ def make_notes(grid: Grid, rows: Sequence[Row], folder: GridFolder) -> tuple[Not
 def describe(run: Run) -> str:
     """A missing run in words: its name, state and reason."""
     reason = textwrap.shorten(run.status.reason, 100, placeholder=" ...")
-    return f"{run.spec.run_id} ({run.status.state}{f': {reason}' if reason else ''})"
+    return f"{run.run_id} ({run.status.state}{f': {reason}' if reason else ''})"
 
 
 def _about_row(grid: Grid, row: Row) -> Iterator[Note]:
     if row.missing:
         yield Note(f"missing: {_named([describe(run) for run in row.missing])}", (row.variant,))
-    lacking = [run.spec.run_id for run in row.runs if run.result and run.value is None]
+    lacking = [run.run_id for run in row.runs if run.result and run.value is None]
     if lacking:
         yield Note(f"not in the mean, the result has no {grid.metric}: {_named(lacking)}", (row.variant,))
-    diverged = [
-        f"{run.spec.run_id} ({run.value})" for run in row.runs if run.value is not None and not isfinite(run.value)
-    ]
+    diverged = [f"{run.run_id} ({run.value})" for run in row.runs if run.value is not None and not isfinite(run.value)]
     if diverged:
         yield Note(f"not in the mean, {grid.metric} is not finite: {_named(diverged)}", (row.variant,))
 
@@ -80,7 +78,7 @@ def _other_data(rows: Sequence[Row]) -> Iterator[Note]:
     """A note on results that were measured on other data than their run was asked for."""
     other = [run for row in rows for run in row.runs if _is_of_other_data(run)]
     if other:
-        names = [f"{run.spec.run_id} ({run.result.data_fingerprint})" for run in other if run.result]
+        names = [f"{run.run_id} ({run.result.data_fingerprint})" for run in other if run.result]
         variants = tuple(row.variant for row in rows if any(_is_of_other_data(run) for run in row.runs))
         yield Note(f"data fingerprint is not the one asked for in {len(other)} runs: {_named(names)}", variants)
 
@@ -91,7 +89,7 @@ def _is_of_other_data(run: Run) -> bool:
 
 def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
     """A note when results differ in `field`: runs unlike the majority are counted and named."""
-    found = {run.spec.run_id: str(getattr(run.result, field)) for row in rows for run in row.runs if run.result}
+    found = {run.run_id: str(getattr(run.result, field)) for row in rows for run in row.runs if run.result}
     counts = Counter(found.values())
     if len(counts) < 2:
         return
@@ -100,7 +98,7 @@ def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
     for value in sorted(counts.keys() - {majority}):
         names = [name for name, of_run in found.items() if of_run == value]
         others.append(f"{value} in {counts[value]} of {len(found)} runs: {_named(names)}")
-    inside = {row.variant: {found[run.spec.run_id] for run in row.runs if run.result} for row in rows}
+    inside = {row.variant: {found[run.run_id] for run in row.runs if run.result} for row in rows}
     mixing = [variant for variant, values in inside.items() if len(values) > 1]
     text = f"{words} differs: {majority} in {counts[majority]} of {len(found)} runs, but {'; '.join(others)}"
     text += f"; means that mix them: {', '.join(mixing)}" if mixing else ""
@@ -111,7 +109,7 @@ def _left_out(runs: Sequence[Run], folder: GridFolder) -> Iterator[Note]:
     """A note on run folders that the grid, as last submitted, does not ask for."""
     if not runs:
         return
-    ours = {run.spec.run_id for run in runs}
+    ours = {run.run_id for run in runs}
     data = {run.spec.data_fingerprint for run in runs}
     others = [path for path in sorted(folder.path.glob("*/spec.json")) if path.parent.name not in ours]
     if others:

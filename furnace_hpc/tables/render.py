@@ -156,7 +156,7 @@ def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any])
     result = run.result.model_dump() if run.result else {}
     own = references | {change.key: change.value for change in row.changes}
     line: dict[str, Any] = {
-        "run_id": run.spec.run_id,
+        "run_id": run.run_id,
         "variant": run.spec.variant,
         "seed": run.seed,
         "state": run.status.state,

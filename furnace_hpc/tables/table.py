@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from statistics import fmean
 from typing import Any
@@ -36,6 +37,11 @@ class Run:
     spent: Spent = Spent()
 
     @property
+    def run_id(self) -> str:
+        """Id of the run, which names its folder; `spec.run_id` hashes the config each time."""
+        return self.folder.run_id
+
+    @property
     def seed(self) -> int:
         """Seed of the run."""
         return self.spec.config.seed
@@ -50,7 +56,7 @@ class Row:
     changes: tuple[Change, ...]
     difference: statistics.Difference | None  # None for the reference, and without a common seed
 
-    @property
+    @cached_property
     def values(self) -> dict[int, float]:
         """Seed -> value of the metric, of the runs that count."""
         return values_by_seed(self.runs)
@@ -130,17 +136,17 @@ class Ablation:
         """Runs without a result."""
         return [run for run in self.runs if run.result is None]
 
-    @property
+    @cached_property
     def reference(self) -> Row | None:
         """The row that differences are taken to."""
         return next((row for row in self.rows if row.variant == self.grid.reference), None)
 
-    @property
+    @cached_property
     def on_gpus(self) -> bool:
         """Whether any attempt was given a GPU."""
         return any(run.spent.gpus for run in self.runs)
 
-    @property
+    @cached_property
     def stronger_sanity(self) -> tuple[str, ...]:
         """Sanity rows whose mean is better than the reference's: what a plain alternative reaches, it should too."""
         if self.reference is None or self.reference.mean is None:
