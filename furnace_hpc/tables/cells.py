@@ -85,7 +85,7 @@ def headings(ablation: Ablation) -> dict[str, str]:
         "metric": f"{ablation.grid.metric.rsplit('/', 1)[-1]}{scale.unit}",
         "difference": f"difference{scale.difference_unit}",
         "holm_p": "p (Holm)",
-        "sign_flip_p": "p (sign flip)",
+        "sign_flip_p": "p (flip)",
         "effect": "effect",
         "train_s": "train (s)",
         "wall_s": "wall (s)",

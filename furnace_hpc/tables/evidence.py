@@ -35,7 +35,7 @@ def in_words(ablation: Ablation, starred: bool) -> list[str]:
     numbers = sorted({row.difference.n for row in tested if row.difference and row.difference.sign_flip_p is not None})
     if numbers:
         floors = ", ".join(f"{exact_p(statistics.sign_flip_floor(n))} with {n} pairs" for n in numbers)
-        lines.append(f"Sign flip: exact paired permutation test, not corrected; its p cannot be below {floors}.")
+        lines.append(f"Flip: exact paired sign-flip permutation test, not corrected; its p cannot be below {floors}.")
     lines.append("Effect: Cohen's d of the paired differences (mean over deviation).")
     if ablation.stronger_sanity:
         lines.append(f"{UNDERTRAINED.capitalize()}: {_lost_to(ablation)}; more training may give the same differences.")

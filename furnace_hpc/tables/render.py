@@ -79,7 +79,7 @@ def to_latex(ablation: Ablation) -> str:
         [
             r"% needs \usepackage{booktabs}",
             r"\begin{table}[t]",
-            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{2.5pt}",
             rf"\caption{{{_latex(f'{ablation.grid.description or ablation.grid.name} {short_caption(ablation)}')}}}",
             rf"\label{{tab:{ablation.grid.name}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
