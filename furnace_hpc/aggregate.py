@@ -75,8 +75,11 @@ def show_table(
     if grid.settings:
         settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
         grid = grid.model_copy(update={"description": f"{grid.description} With {settings}.".strip()})
-    shown, runs = look(grid, submitted_runs(grid, folder), view)
-    ablation = aggregate(shown, runs, folder, place, figures, observe(folder), view.by)
+    everything = submitted_runs(grid, folder)
+    shown, runs = look(grid, everything, view)
+    kept = {id(spec) for spec in runs}
+    aside = [spec.run_id for spec in everything if id(spec) not in kept]
+    ablation = aggregate(shown, runs, folder, place, figures, observe(folder), view.by, aside)
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too
     console.print(to_terminal(ablation))

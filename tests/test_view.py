@@ -19,7 +19,8 @@ def seen(path, view: View, without=(), **changes) -> Ablation:
         if (spec.variant, spec.config.seed) not in without:
             finish(spec, folder)
     shown, kept = look(grid, runs, view)
-    return collect(shown, kept, folder, by=view.by)
+    aside = [spec.run_id for spec in runs if spec not in kept]
+    return collect(shown, kept, folder, by=view.by, aside=aside)
 
 
 def mean_of(runs, variants, seed) -> float:
@@ -57,6 +58,8 @@ def test_where_keeps_runs_and_seeds(tmp_path):
     assert ablation.grid.seeds == (0, 3)
     assert list(ablation.rows[1].values) == [0, 3]
     assert ablation.grid.description.endswith("Where variant=base, variant=f*, seed=0, seed=3.")
+    assert "16 runs of the grid are not shown: --where leaves them out" in notes(ablation)
+    assert "older runs" not in notes(ablation)
     numbers = seen(tmp_path, View(where=("loss.beta=3e-1",)), reference="full")
     assert [row.variant for row in numbers.rows] == ["specific_only", "full"]
 

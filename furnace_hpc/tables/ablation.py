@@ -1,6 +1,6 @@
 """Collecting: every run of a grid with what is known of it, and what the runs of a row say together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +27,11 @@ def collect(
     folder: GridFolder,
     how_it_is: HowItIs = read_status,
     by: tuple[str, ...] = (),
+    aside: Collection[str] = (),
 ) -> Ablation:
     """The table of `runs`, from what lies in `folder` now: a row a variant, or one for the values of the keys `by`.
+
+    `aside` are the ids of the grid's runs that are not to be shown.
 
     Raises:
         ConfigError: there are results, and none has the grid's metric.
@@ -41,7 +44,7 @@ def collect(
     reference = named.get(grid.reference, [])
     config = dict(_flat(identity(reference[0].spec.config))) if reference else {}
     rows = _corrected([_row(name, row, reference, config, by) for name, row in named.items()])
-    return Ablation(grid, rows, make_notes(grid, rows, folder))
+    return Ablation(grid, rows, make_notes(grid, rows, folder, aside))
 
 
 def read_run(spec: RunSpec, folder: RunFolder, metric: str, how_it_is: HowItIs = read_status) -> Run:

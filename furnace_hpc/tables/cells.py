@@ -1,6 +1,6 @@
 """What stands in the cells of a table and under it, as plain text; render.py dresses it for each format."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -159,7 +159,7 @@ def lettered(ablation: Ablation) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield letter, note.text, note.variants
 
 
-def caption(ablation: Ablation, columns: Iterable[str]) -> list[str]:
+def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
     """What the numbers under `columns` are, in sentences that claim nothing more than the intervals show."""
     grid, scale = ablation.grid, scale_of(ablation.grid.metric)
     split = grid.metric.partition("/")[0]
@@ -171,7 +171,7 @@ def caption(ablation: Ablation, columns: Iterable[str]) -> list[str]:
         f"Measured at {'; or '.join(rules)}.",
         f"Difference to {grid.reference}: mean over seeds that both rows have, with 95 % paired t interval.",
         _shown(ablation),
-        *in_words(ablation, starred=any(_is_starred(row.difference, scale) for row in ablation.rows)),
+        *in_words(ablation, starred=any(_is_starred(row.difference, scale) for row in ablation.rows), columns=columns),
         "Bold: best mean as shown, which alone is no evidence of a difference.",
     ]
     if any(len(row.runs) > row.n_expected for row in ablation.rows):

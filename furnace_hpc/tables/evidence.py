@@ -1,5 +1,7 @@
 """What the tests of a table say, in words: p-values, marks of significance, seeds that are lacking."""
 
+from collections.abc import Collection
+
 from furnace_hpc.tables import statistics
 from furnace_hpc.tables.statistics import Difference
 from furnace_hpc.tables.table import Ablation, Row
@@ -22,7 +24,7 @@ def is_significant(difference: Difference | None) -> bool:
     return difference is not None and difference.holm_p is not None and difference.holm_p < ALPHA
 
 
-def in_words(ablation: Ablation, starred: bool) -> list[str]:
+def in_words(ablation: Ablation, starred: bool, columns: Collection[str]) -> list[str]:
     """Sentences for the caption: what `*` means (or that there is none), and what the tests can show at all."""
     tested = [row for row in ablation.rows if row.difference and row.difference.holm_p is not None]
     if not tested:
@@ -33,10 +35,11 @@ def in_words(ablation: Ablation, starred: bool) -> list[str]:
         f"{'' if starred else ': no row has it'}."
     ]
     numbers = sorted({row.difference.n for row in tested if row.difference and row.difference.sign_flip_p is not None})
-    if numbers:
+    if numbers and "sign_flip_p" in columns:
         floors = ", ".join(f"{exact_p(statistics.sign_flip_floor(n))} with {n} pairs" for n in numbers)
         lines.append(f"Flip: exact paired sign-flip permutation test, not corrected; its p cannot be below {floors}.")
-    lines.append("Effect: Cohen's d of the paired differences (mean over deviation).")
+    if "effect" in columns:
+        lines.append("Effect: Cohen's d of the paired differences (mean over deviation).")
     if ablation.stronger_sanity:
         lines.append(f"{UNDERTRAINED.capitalize()}: {_lost_to(ablation)}; more training may give the same differences.")
     return lines

@@ -3,7 +3,7 @@
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import isfinite
 
 from furnace_hpc.runs.folder import GridFolder
@@ -22,8 +22,8 @@ COMPARED = {
 }
 
 
-def make_notes(grid: Grid, rows: Sequence[Row], folder: GridFolder) -> tuple[Note, ...]:
-    """All notes of a table, in a fixed order."""
+def make_notes(grid: Grid, rows: Sequence[Row], folder: GridFolder, aside: Collection[str] = ()) -> tuple[Note, ...]:
+    """All notes of a table, in a fixed order; `aside` are the ids of the grid's runs that were not to be shown."""
     notes = [note for row in rows for note in _about_row(grid, row)]
     single = tuple(row.variant for row in rows if row.n == 1)
     if single:
@@ -36,7 +36,9 @@ def make_notes(grid: Grid, rows: Sequence[Row], folder: GridFolder) -> tuple[Not
     notes += _other_data(rows)
     for field, words in COMPARED.items():
         notes += _mixed(rows, field, words)
-    notes += _left_out(runs, folder)
+    if aside:
+        notes.append(Note(f"{len(aside)} runs of the grid are not shown: --where leaves them out"))
+    notes += _left_out(runs, folder, aside)
     return tuple(notes)
 
 
@@ -105,11 +107,11 @@ def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
     yield Note(text, tuple(variant for variant, values in inside.items() if values - {majority}))
 
 
-def _left_out(runs: Sequence[Run], folder: GridFolder) -> Iterator[Note]:
+def _left_out(runs: Sequence[Run], folder: GridFolder, aside: Collection[str]) -> Iterator[Note]:
     """A note on run folders that the grid, as last submitted, does not ask for."""
     if not runs:
         return
-    ours = {run.run_id for run in runs}
+    ours = {run.run_id for run in runs} | set(aside)
     data = {run.spec.data_fingerprint for run in runs}
     others = [path for path in sorted(folder.path.glob("*/spec.json")) if path.parent.name not in ours]
     if others:

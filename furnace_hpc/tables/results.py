@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from furnace_hpc.runs.folder import GridFolder, write_atomically
@@ -27,13 +27,14 @@ def aggregate(
     figures: bool = True,
     how_it_is: HowItIs = read_status,
     by: tuple[str, ...] = (),
+    aside: Collection[str] = (),
 ) -> Ablation:
     """Write the tables and figures of `runs` to `out`, and return the table.
 
     Raises:
         ConfigError: the grid's metric is in no result.
     """
-    ablation = collect(grid, runs, folder, how_it_is, by)
+    ablation = collect(grid, runs, folder, how_it_is, by, aside)
     write_atomically(out / "runs.csv", to_runs_csv(ablation))
     write_atomically(out / "table.csv", to_csv(ablation))
     write_atomically(out / "table.md", to_markdown(ablation))
