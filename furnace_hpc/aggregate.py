@@ -33,9 +33,9 @@ def main(
     where: Annotated[
         list[str] | None, typer.Option(help="key=value: only runs that have it, such as variant=full; repeatable")
     ] = None,
-    figures: Annotated[bool, typer.Option(help="draw ablation.svg and ablation.png")] = True,
+    figures: Annotated[bool, typer.Option(help="draw the figures")] = True,
 ) -> None:
-    """Turn a grid's finished runs into runs.csv, table.csv, table.md, table.tex and a figure.
+    """Turn a grid's finished runs into runs.csv, table.csv, table.md, table.tex, report.html and figures.
 
     The exit code is 1 when runs are missing; the table shows them as missing.
     """

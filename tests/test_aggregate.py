@@ -18,7 +18,13 @@ from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.rows import expand
 from furnace_hpc.tables.results import submitted_grid, submitted_runs
 
-FILES = ["ablation.png", "ablation.svg", "runs.csv", "table.csv", "table.md", "table.tex"]
+TABLES = ["report.html", "runs.csv", "table.csv", "table.md", "table.tex"]
+FIGURES = [f"figures/{name}.{form}" for name in ("cost", "curves", "means") for form in ("png", "svg")]
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Name below `folder` -> content of every file."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def submit(grid: Grid, runs: list[RunSpec], folder: GridFolder) -> None:
@@ -54,13 +60,13 @@ def test_complete_grid_exits_0_and_writes_every_file(tmp_path):
     done = command(tmp_path, "--grid", "study")
     assert (done.returncode, done.stderr) == (0, "")
     results = tmp_path / "results" / "study"
-    assert sorted(path.name for path in results.iterdir()) == FILES
-    for name in FILES:
+    first = written(results)
+    assert sorted(first) == FIGURES + TABLES
+    for name in first:
         assert f"results/study/{name}" in done.stdout
     assert "consistency_only" in done.stdout
-    first = {path.name: path.read_bytes() for path in results.iterdir()}
     assert command(tmp_path, "--grid", "study").returncode == 0
-    assert {path.name: path.read_bytes() for path in results.iterdir()} == first
+    assert written(results) == first
 
 
 def test_missing_runs_exit_1_named_on_stderr_with_state_and_reason(tmp_path):
@@ -79,7 +85,7 @@ def test_missing_runs_exit_1_named_on_stderr_with_state_and_reason(tmp_path):
         f"  {runs[1].run_id} (failed: ValueError: no such column)",
     ]
     assert "3 of 5" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == FILES[2:]
+    assert sorted(written(tmp_path / "tables")) == TABLES
 
 
 def test_a_grid_without_runs_exits_2_and_says_what_to_type(tmp_path):
@@ -147,7 +153,7 @@ def test_without_matplotlib_the_tables_are_written_all_the_same(tmp_path, capsys
         finish(spec, folder)
     assert show_table(grid, folder, tmp_path / "out") == 0
     assert "pip install 'furnace-hpc[report]'" in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES[2:]
+    assert sorted(written(tmp_path / "out")) == TABLES
 
 
 def test_submit_can_show_the_table(tmp_path, capsys):

@@ -25,7 +25,8 @@ from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.records import MetricsFile
 from furnace_hpc.tables.ablation import collect
 from furnace_hpc.tables.cells import PERCENT, PLAIN, all_cells, caption, scale_of
-from furnace_hpc.tables.figures import draw_ablation, validation_curve
+from furnace_hpc.tables.curves import curves_of
+from furnace_hpc.tables.figures import draw_figures
 from furnace_hpc.tables.render import to_csv, to_latex, to_markdown, to_runs_csv, to_terminal
 from furnace_hpc.tables.table import Ablation
 
@@ -117,7 +118,7 @@ def test_order_of_creation_changes_no_byte(holes, tmp_path):
     other = troubled(tmp_path, order=7)
     for write in (to_csv, to_markdown, to_latex, to_runs_csv):
         assert write(other) == write(holes)
-    assert draw_ablation(other) == draw_ablation(holes)
+    assert draw_figures(other) == draw_figures(holes)
 
 
 def test_csv_has_raw_numbers_and_empty_cells(holes):
@@ -181,16 +182,16 @@ def test_validation_curve_takes_steps_that_all_seeds_have(tmp_path):
         for step, value in values.items():
             metrics.write({"step": step, "kind": "val", "val/digit/accuracy": value})
         metrics.close()
-    curve = validation_curve(collect(grid, runs, folder).rows[0], "val/digit/accuracy")
+    (curve,) = curves_of(collect(grid, runs, folder).rows[0], ["val/digit/accuracy"])
     assert curve.steps == [100]
     assert curve.mean == pytest.approx([0.3])
     assert (curve.low, curve.high) == ([0.2], [0.4])
 
 
 def test_figure_names_rows_and_axes_with_units(whole):
-    files = draw_ablation(whole)
-    assert files["ablation.png"].startswith(b"\x89PNG")
-    svg = files["ablation.svg"].decode()
+    files = draw_figures(whole)
+    assert all(files[f"{name}.png"].startswith(b"\x89PNG") for name in ("means", "curves", "cost"))
+    svg = "".join(content.decode() for name, content in files.items() if name.endswith(".svg"))
     assert "<dc:date>" not in svg
     for text in ("optimizer steps", "test/digit/accuracy (%)", "consistency_only"):
         assert f"<!-- {text} -->" in svg

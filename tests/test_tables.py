@@ -14,7 +14,7 @@ from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.tables import statistics
 from furnace_hpc.tables.ablation import collect, differences
 from furnace_hpc.tables.cells import all_cells, caption
-from furnace_hpc.tables.figures import draw_ablation
+from furnace_hpc.tables.figures import draw_figures
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.render import to_latex
 from furnace_hpc.tables.table import Ablation
@@ -164,7 +164,7 @@ def test_nothing_finished_gives_a_table_of_dashes(tmp_path):
     assert [cells.n for cells in all_cells(ablation)] == ["0 of 5"] * 4
     assert [cells.mean for cells in all_cells(ablation)] == ["\u2013"] * 4
     assert not any(cells.best for cells in all_cells(ablation))
-    assert len(draw_ablation(ablation)) == 2
+    assert len(draw_figures(ablation)) == 2
     assert "\\bottomrule" in to_latex(ablation)
 
 

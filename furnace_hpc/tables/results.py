@@ -13,10 +13,10 @@ from furnace_hpc.spec.grid import Grid, load_grid, read_grid
 from furnace_hpc.spec.rows import expand, expand_rows
 from furnace_hpc.tables.ablation import HowItIs, collect
 from furnace_hpc.tables.render import to_csv, to_latex, to_markdown, to_runs_csv
+from furnace_hpc.tables.report import to_html
 from furnace_hpc.tables.table import Ablation
 
-TABLES = ("runs.csv", "table.csv", "table.md", "table.tex")
-FIGURES = ("ablation.svg", "ablation.png")
+TABLES = ("runs.csv", "table.csv", "table.md", "table.tex", "report.html")
 
 
 def aggregate(
@@ -39,17 +39,16 @@ def aggregate(
     write_atomically(out / "table.csv", to_csv(ablation))
     write_atomically(out / "table.md", to_markdown(ablation))
     write_atomically(out / "table.tex", to_latex(ablation))
+    write_atomically(out / "report.html", to_html(ablation))
     if figures:
-        from furnace_hpc.tables.figures import draw_ablation
-
-        for name, content in draw_ablation(ablation).items():
-            _write_bytes(out / name, content)
+        _write_figures(ablation, out / "figures")
     return ablation
 
 
 def written_files(out: Path, figures: bool = True) -> list[Path]:
-    """The files that `aggregate` writes."""
-    return [out / name for name in TABLES + (FIGURES if figures else ())]
+    """The files that `aggregate` has written."""
+    drawn = sorted((out / "figures").glob("*.svg")) + sorted((out / "figures").glob("*.png"))
+    return [out / name for name in TABLES] + (drawn if figures else [])
 
 
 def submitted_grid(name_or_path: str, root: Path) -> tuple[Grid, GridFolder]:
@@ -90,6 +89,18 @@ def _submitted_data(folder: GridFolder) -> Iterator[tuple[str, str]]:
         for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
             name, fingerprint = json.loads(line)["data"]
             yield name, fingerprint
+
+
+def _write_figures(ablation: Ablation, folder: Path) -> None:
+    """Write all figures, and take those away that are of earlier runs alone."""
+    from furnace_hpc.tables.figures import FORMS, NAMES, draw_figures
+
+    contents = draw_figures(ablation)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in {f"{name}.{form}" for name in NAMES for form in FORMS} - contents.keys():
+        (folder / name).unlink(missing_ok=True)
+    for name, content in contents.items():
+        _write_bytes(folder / name, content)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -1,0 +1,158 @@
+"""`report.html`: the table and its figures as one page that needs nothing else. The same runs give the same bytes.
+
+The table stands in the page as it is read without scripts; `page/*.js` sorts, filters, draws and opens the runs.
+"""
+
+import json
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from math import isfinite
+from string import Template
+from typing import Any
+
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.ledger import Attempt, read_attempts
+from furnace_hpc.tables.cells import Cells, all_cells, caption, headings, lettered, scale_of, word
+from furnace_hpc.tables.curves import TRAIN_LOSS, Curve, curves_of, validation_metric
+from furnace_hpc.tables.matrices import consistency, modalities
+from furnace_hpc.tables.table import Ablation, Row, Run
+
+PAGE = files("furnace_hpc.tables") / "page"
+SCRIPTS = ("charts.js", "curves.js", "report.js")
+TEXTS = ("variant", "changes")  # columns of words; all others are numbers
+
+
+def to_html(ablation: Ablation) -> str:
+    """The whole report."""
+    grid = ablation.grid
+    missing = len(ablation.missing)
+    state = f"{missing} of {len(ablation.runs)} runs missing" if missing else f"all {len(ablation.runs)} runs done"
+    page = Template((PAGE / "report.html").read_text(encoding="utf-8"))
+    return page.substitute(
+        name=escape(grid.name),
+        description=escape(grid.description or grid.metric),
+        state=state,
+        tone="bad" if missing else "good",
+        seeds=escape(", ".join(map(str, grid.seeds))),
+        metric=escape(grid.metric),
+        reference=escape(grid.reference),
+        table=_table(ablation),
+        caption=escape(" ".join(caption(ablation, headings(ablation)))),
+        notes=_notes(ablation),
+        matrices="\n".join([*modalities(ablation), *consistency(ablation)]),
+        style=(PAGE / "report.css").read_text(encoding="utf-8"),
+        data=_script_safe(_data(ablation)),
+        script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    )
+
+
+def _table(ablation: Ablation) -> str:
+    titles = headings(ablation)
+    head = "".join(f'<th scope="col" data-column="{name}">{escape(title)}</th>' for name, title in titles.items())
+    body = [
+        f'<tr data-row="{number}">{"".join(_cell(cells, name) for name in titles)}</tr>'
+        for number, cells in enumerate(all_cells(ablation))
+    ]
+    return "\n".join([f"<thead><tr>{head}</tr></thead>", "<tbody>", *body, "</tbody>"])
+
+
+def _cell(cells: Cells, name: str) -> str:
+    kind = ' class="text"' if name in TEXTS else ""
+    if name == "variant":
+        marks = f"<sup>{escape(cells.marks)}</sup>" if cells.marks else ""
+        return f'<th scope="row" class="text">{escape(cells.variant)}{marks}</th>'
+    if name == "metric":
+        mean = f"<strong>{escape(cells.mean)}</strong>" if cells.best else escape(cells.mean)
+        return f"<td>{mean} {escape(cells.spread)}</td>"
+    return f"<td{kind}>{escape(str(getattr(cells, name)))}</td>"
+
+
+def _notes(ablation: Ablation) -> str:
+    notes = [
+        f"<li>{f'<sup>{letter}</sup> ' if letter else ''}{escape(text)}</li>" for letter, text, _ in lettered(ablation)
+    ]
+    return f'<ul class="notes">{"".join(notes)}</ul>' if notes else ""
+
+
+def _script_safe(data: Any) -> str:
+    """JSON that ends no <script> and holds no number that JSON lacks."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _data(ablation: Ablation) -> dict[str, Any]:
+    scale, grid = scale_of(ablation.grid.metric), ablation.grid
+    titles = headings(ablation)
+    return {
+        "metric": grid.metric,
+        "unit": scale.unit,
+        "factor": scale.factor,
+        "digits": scale.digits,
+        "reference": grid.reference,
+        "rows": [_row(row) for row in ablation.rows],
+        "curves": list(_curves(ablation)),
+        "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "variant": row.variant,
+        "changes": [[change.key, word(change.reference), word(change.value)] for change in row.changes],
+        "values": list(row.values.values()),
+        "mean": row.mean,
+        "interval": row.interval,
+        "costs": vars(row.costs),
+        "runs": [_run(run) for run in row.runs],
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    result, status = run.result, run.status
+    return {
+        "id": run.spec.run_id,
+        "seed": run.seed,
+        "state": status.state.value,
+        "reason": status.reason,
+        "value": run.value if run.value is None or isfinite(run.value) else str(run.value),
+        "step": result.selected_step if result else status.step,
+        "steps": run.spec.config.steps,
+        "commit": result.commit if result else None,
+        "code": result.code_hash if result else None,
+        "job": status.job_id,
+        "folder": _place(run.folder),
+        "attempts": [_attempt(attempt, run.folder) for attempt in read_attempts(run.folder)],
+    }
+
+
+def _attempt(attempt: Attempt, folder: RunFolder) -> list[Any]:
+    """Number, job id, nodes, seconds, why it ended, last step, log."""
+    took_s = None if attempt.end_unix_s is None else round(attempt.end_unix_s - attempt.start_unix_s, 1)
+    ended = ": ".join(dict.fromkeys(text for text in (attempt.reason, attempt.error) if text))
+    log = f"{_place(folder)}/{folder.log(attempt.attempt, 0).relative_to(folder.path)}"
+    return [attempt.attempt, attempt.job_id, attempt.nodelist, took_s, ended, attempt.step, log]
+
+
+def _place(folder: RunFolder) -> str:
+    """The run's folder as seen from where the runs' root lies: the same wherever that is."""
+    return "/".join(folder.path.parts[-3:])
+
+
+def _curves(ablation: Ablation) -> Iterable[dict[str, Any]]:
+    metrics = (validation_metric(ablation), TRAIN_LOSS)
+    rows = [list(curves_of(row, metrics)) for row in ablation.rows]
+    for number, metric in enumerate(metrics):
+        series = [curves[number] for curves in rows]
+        if any(curve.steps for curve in series):
+            scale = scale_of(metric)
+            yield {
+                "metric": metric,
+                "unit": scale.unit,
+                "digits": scale.digits,
+                "series": [_scaled(curve, scale.factor) for curve in series],
+            }
+
+
+def _scaled(curve: Curve, factor: float) -> list[Any]:
+    return [curve.steps, *([float(f"{factor * value:.6g}") for value in part] for part in curve[1:])]
