@@ -122,6 +122,7 @@ def test_a_cell_opens_its_runs_also_after_sorting_and_by_keyboard(page):
 
 def test_values_of_a_step_are_shown_at_the_pointer_and_by_arrow_keys(page):
     chart = page.locator("svg[tabindex='0']").first
+    chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
     page.mouse.move(box["x"] + 60, box["y"] + 100)
     assert page.locator("#step").inner_text() == "step 100"
