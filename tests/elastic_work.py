@@ -163,7 +163,7 @@ def _model_of(case: Case, lr: float) -> tuple[nn.Module, list[dict[str, Any]]]:
     from make import SHAPES
 
     from furnace_hpc.model.network import FusionModel
-    from furnace_hpc.spec.config import ModelConfig
+    from furnace_hpc.spec.model_config import ModelConfig
 
     config = ModelConfig(width=32, feedforward=48, text_layers=1, dropout=0.0)
     fusion = FusionModel(config, SHAPES, {"digit": 10})

@@ -10,14 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from tables_study import result_of
 
 from furnace_hpc.runs.records import RunResult
-from furnace_hpc.spec.config import (
-    NAME_PATTERN,
-    Name,
-    RunSpec,
-    TrainConfig,
-    accumulation_steps,
-)
+from furnace_hpc.spec.config import RunSpec, TrainConfig, accumulation_steps
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.fields import NAME_PATTERN, Name
 from furnace_hpc.spec.identity import identity, identity_hash
 from furnace_hpc.spec.rows import expand
 
@@ -75,6 +70,8 @@ NO_NUMBERS = {
     "log_every": 3,
     "checkpoint_every": 3,
     "keep_checkpoints": 3,
+    "keep_every": 3,
+    "checkpoint_in_background": False,
     "hang_timeout_s": 7,
     "evaluation.batch_size": 3,
     "resources.nodes": 2,

@@ -9,7 +9,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from furnace_hpc.model.losses import consistency, feature_norm, info_nce, task_loss, total_loss, unimodal_loss
 from furnace_hpc.model.scores import single_label_scores
-from furnace_hpc.spec.config import METRICS, LossConfig, TaskConfig
+from furnace_hpc.spec.config import METRICS
+from furnace_hpc.spec.model_config import LossConfig, TaskConfig
 
 
 def batch(B: int, seed: int = 0):

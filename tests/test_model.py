@@ -10,7 +10,7 @@ from make import DESIGNS, make_inputs, make_model
 from furnace_hpc.model.attention import masked_mean
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import drop_modalities
-from furnace_hpc.spec.config import LossConfig, TaskConfig
+from furnace_hpc.spec.model_config import LossConfig, TaskConfig
 
 # Softmax does not see a shift of all keys; nothing is absent; ViT's and AST's attention is BERT's.
 WITHOUT_GRADIENT = re.compile(r"key.bias|k_proj.bias|absent_MD")

@@ -10,9 +10,9 @@ from furnace_hpc.cluster.packed import fingerprints
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loader import BatchReader
 from furnace_hpc.model.network import FusionModel, InputShapes
-from furnace_hpc.spec.config import ModelConfig
 from furnace_hpc.spec.files import find_file
 from furnace_hpc.spec.grid import read_grid
+from furnace_hpc.spec.model_config import ModelConfig
 from furnace_hpc.spec.rows import expand_rows
 
 SMALL = {"width": 32, "feedforward": 64, "text_weights": None, "image_encoder": "cnn", "image_weights": None}

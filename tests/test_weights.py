@@ -9,8 +9,8 @@ from make import SHAPES, make_inputs, make_model
 from transformers import ASTConfig, ASTModel, BertConfig, BertModel, ViTConfig, ViTModel
 
 from furnace_hpc.model.encoders import make_encoder
-from furnace_hpc.spec.config import ModelConfig
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.model_config import ModelConfig
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 IMAGE = {"image_size": 32, "patch_size": 8, "num_channels": 1}

@@ -17,7 +17,7 @@ from furnace_hpc.data.order import step_indices
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.spec.config import LossConfig, ModelConfig, TaskConfig
+from furnace_hpc.spec.model_config import LossConfig, ModelConfig, TaskConfig
 
 TASKS = tuple(TaskConfig(name=name) for name in ("xor", "image_digit", "audio_digit"))
 NAMES = ("image", "audio")  # the text of this set says nothing

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from furnace_hpc.spec.config import Config, Name, Resources
+from furnace_hpc.spec.config import Resources
+from furnace_hpc.spec.fields import Config, Name
 from furnace_hpc.spec.files import FOLDERS, find_file, read_yaml, shipped_roots
 from furnace_hpc.spec.problems import validate
 

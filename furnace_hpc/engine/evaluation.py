@@ -20,8 +20,8 @@ from furnace_hpc.engine.zero import Engine
 from furnace_hpc.model.consistency import consistency_block
 from furnace_hpc.model.scores import multi_label_scores, single_label_scores, tune_threshold
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.spec.config import TaskConfig
 from furnace_hpc.spec.metrics import subsets
+from furnace_hpc.spec.model_config import TaskConfig
 
 GALLERY = 1000  # pairs that retrieval chooses among: its numbers mean nothing without their count
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from furnace_hpc.model.convolutions import AudioEncoder, ImageEncoder, length_mask
-from furnace_hpc.spec.config import ModelConfig
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Manifest
+from furnace_hpc.spec.model_config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from furnace_hpc.spec.config import LossConfig, TaskConfig
+from furnace_hpc.spec.model_config import LossConfig, TaskConfig
 
 # Every process's tensors one after the other along the first axis, with gradient, and where this one's begin.
 Gather = Callable[[Tensor], tuple[Tensor, int]]

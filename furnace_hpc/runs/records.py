@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from furnace_hpc.runs.folder import PASSING, RunFolder, write_json
-from furnace_hpc.spec.config import Config
+from furnace_hpc.spec.fields import Config
 
 
 class RunResult(Config):

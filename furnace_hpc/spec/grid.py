@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from furnace_hpc.spec.config import Config, Name, Seed
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.fields import Config, Name, Seed
 from furnace_hpc.spec.files import find_file, parse_value, read_yaml
 from furnace_hpc.spec.problems import validate
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from furnace_hpc.spec.config import NAME_PATTERN, Resources, RunSpec, TrainConfig, check_metric
+from furnace_hpc.spec.config import Resources, RunSpec, TrainConfig, check_metric
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.fields import NAME_PATTERN
 from furnace_hpc.spec.files import find_file, read_json
 from furnace_hpc.spec.grid import Grid, Overrides, lay_over
 from furnace_hpc.spec.identity import identity_hash

@@ -1,0 +1,39 @@
+"""What all configuration is made of: frozen, closed models, and the types of their fields.
+
+A field marked `identity: False` changes where or how often something is written, never a number.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+ModalityName = Literal["text", "image", "audio"]
+_NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
+NOT_IDENTITY: dict[str, Any] = {"identity": False}
+
+
+def no_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A validator: every entry stands once."""
+    if len(set(values)) != len(values):
+        raise ValueError("an entry stands twice: keep one")
+    return values
+
+
+class Config(BaseModel):
+    """Base of all configuration: frozen, closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has no infinity
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, content: Any) -> Any:
+        """Refuse what pydantic would turn into a number: `steps: yes` is 1 to it, and `steps: "500"` is 500."""
+        for name, value in content.items() if isinstance(content, dict) else ():
+            field = cls.model_fields.get(name)
+            if field and field.annotation in _NUMBERS and isinstance(value, bool | str):
+                raise ValueError(f"{name}: got {value!r}, wanted a number")
+        return content
