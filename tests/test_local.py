@@ -41,7 +41,7 @@ def check_result(folder: Path) -> None:
     for path in (folder / "metrics").glob("*.jsonl"):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         evaluated |= {r["step"]: r["val/digit/accuracy"] for r in records if r["kind"] == "val"}
-    assert sorted(evaluated) == [20, 40, 60]
+    assert sorted(evaluated) == list(range(20, result["steps"] + 1, 20))
     best = max(evaluated.values())
     assert result["selected_step"] == min(step for step, value in evaluated.items() if value == best)
     assert result["metrics"]["val/digit/accuracy"] == best
@@ -70,7 +70,7 @@ def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: P
 
 
 def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small_root: Path, tmp_path: Path):
-    grid = write_grid(tmp_path, 60, "{first: {}}")
+    grid = write_grid(tmp_path, 120, "{first: {}}")  # some seconds: signals must find it at work
     two = ("--set", "resources.processes_per_node=2", "--set", "deepspeed=zero2")
     undisturbed = submit(grid, small_root, *two, "--runs-root", "calm")
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -92,7 +92,7 @@ def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small
     folder = run_folder(grid, "first")
     assert attempt(folder, 1)["reason"] == "stopped"
     stopped_at = attempt(folder, 1)["step"]
-    assert 13 <= stopped_at < 60
+    assert 13 <= stopped_at < 120
     assert (folder / f"checkpoints/step-{stopped_at}").is_dir()
     assert not (tmp_path / "runs/local/submit.lock").exists()
 

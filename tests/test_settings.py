@@ -24,7 +24,8 @@ def test_settings_are_typed_values_laid_over_every_row():
 
 def test_settings_are_the_last_word_over_nested_overrides_factors_and_files():
     nested = {"base": {"loss": {"alpha": 0.5, "beta": 0.25}}}
-    assert set_("loss.alpha=3", variants=nested).loss.model_dump() == {"alpha": 3, "beta": 0.25}
+    loss = set_("loss.alpha=3", variants=nested).loss
+    assert (loss.alpha, loss.beta) == (3, 0.25)
     factors = {"mode": "one_at_a_time", "factors": {"a": {"loss.alpha": 0.5, "loss.beta": 1}}}
     one = expand_rows(with_settings(grid(variants={}, ablate=factors), ["loss.alpha=3"]))
     assert [(row.config.loss.alpha, row.config.loss.beta) for row in one] == [(3, 0), (3, 1)]
