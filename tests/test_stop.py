@@ -18,6 +18,8 @@ ALONE = Processes(0, 0, 1, torch.device("cpu"))
 @pytest.fixture
 def stop():
     handlers = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGINT)}
+    for number in handlers:
+        signal.signal(number, signal.SIG_DFL)  # nohup, for one, leaves SIGHUP ignored
     request = StopRequest()
     request.install()
     yield request
