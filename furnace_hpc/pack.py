@@ -1,14 +1,28 @@
 """Turn raw data into memory-mapped columns: `python -m furnace_hpc.pack tridigits --out data/tridigits`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from furnace_hpc.pack_show import choice, knobs_of, pack_plan, progress_bar, run
+from furnace_hpc.spec.errors import ConfigError, nearest
 
 _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class _Sets(TyperGroup):
+    """Names the sets where an unknown one is asked for."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            raise ConfigError(f"unknown data set {args[0]!r}; {nearest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
 main = typer.Typer(
+    cls=_Sets,
     name="pack",
     add_completion=False,
     pretty_exceptions_enable=False,
