@@ -42,6 +42,27 @@ def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     return {"busy": busy, "due": due, "equal": equal, "saved": saver.saved, "steps": saved_steps(run)}
 
 
+def not_finite(processes: Any, folder: Path, case: Case) -> list[int]:
+    """The loss is not finite while a checkpoint is held back."""
+    from furnace_hpc.engine import saving
+
+    run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
+    steps_of(engine, case, processes, 0, 1)
+    write, gate = saving.write_files, threading.Event()
+    saving.write_files = lambda *given: gate.wait(30) and write(*given)
+    try:
+        with saver_of(engine, run, processes) as saver:
+            saver.begin({"step": 1})
+            threading.Timer(0.2, gate.set).start()
+            raise FloatingPointError("the loss is nan")
+    except FloatingPointError:
+        pass
+    saving.write_files = write
+    engine.destroy()
+    processes.barrier()
+    return saved_steps(run)
+
+
 def fail(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """The last rank's disk is full for some tries, of a checkpoint that may or may not be given up."""
     from furnace_hpc.engine import saving

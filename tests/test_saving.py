@@ -19,6 +19,7 @@ CASES: list[dict[str, Any]] = [
     {"do": "fail", "source": "best", "stage": 1, "failures": 2, "is_best": True},
     {"do": "fail", "source": "bettered", "stage": 1, "failures": 1, "is_best": True, "bettered": True},
     {"do": "fail", "source": "stopped", "stage": 1, "failures": 100, "is_best": True, "stopped": True},
+    {"do": "not_finite", "source": "not finite", "stage": 1},
     {"do": "replaced", "source": "replaced", "stage": 1},
 ]
 
@@ -60,6 +61,11 @@ def test_one_that_is_not_the_best_any_more_is_not_waited_for(answers: dict[str, 
 def test_a_stopped_run_does_not_spend_its_last_seconds_on_tries(answers: dict[str, Any]):
     raised = f"OSError: [Errno 5] the checkpoint of step 2, the best so far, could not be saved ({FULL})"
     assert answers["stopped"] == {"raised": raised, "due": [], "steps": [1], "left_over": []}
+
+
+@pytest.mark.distributed
+def test_a_loss_that_is_not_finite_does_not_cost_the_checkpoint_on_its_way(answers: dict[str, Any]):
+    assert answers["not finite"] == [1]
 
 
 @pytest.mark.distributed

@@ -76,45 +76,46 @@ def _train(
     processes.say(f"resumed after step {at.step}" if state else "first start, at step 0")
     metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None
     evaluation: Evaluation | None = None
-    saver = Saver(engine, folder, attempt, config, processes, watchdog, saved=at.step)
     parts: dict[str, torch.Tensor] = {}
-    while True:
-        watchdog.moved(f"step {at.step + 1}")
-        reason, busy = stop.agreed(processes, saver.busy)
-        if not busy:
-            saver.advance(at.step)
-        improved = False
-        if not reason and at.is_to_be_evaluated(config):
-            try:
-                evaluation = evaluate_split(run, "val", processes, stop.checked(processes, watchdog.moved))
-                improved = _note_evaluation(at, evaluation, config, metrics)
-            except Stopped as stopped:  # the evaluation is made when the run comes back
-                reason = str(stopped)
-        if parts and (reason or improved or saver.is_due(at.step, busy)):
-            mean_parts(parts, processes)  # raises when the loss is not finite: such a step is not saved
-        if reason:
-            verdict.stopping(reason)
-            if saver.save(asdict(at)):
-                verdict.stopped(reason)
-            break
-        if at.step == config.steps:
-            break
-        if improved or saver.is_due(at.step, busy):
-            saver.begin(asdict(at), is_best=improved)
-        started_s = time.perf_counter()
-        parts = train_step(engine, batches, config, at.step, gather_of(processes))
-        step_time_s = time.perf_counter() - started_s
-        at.step += 1
-        at.train_s += step_time_s
-        verdict.at(at.step)
-        if at.step == config.steps or at.step % config.log_every == 0:
-            record = _record(at.step, mean_parts(parts, processes), engine, config, step_time_s)
-            if metrics:
-                metrics.write(record)
+    with Saver(engine, folder, attempt, config, processes, watchdog, saved=at.step) as saver:
+        while True:
+            watchdog.moved(f"step {at.step + 1}")
+            reason, busy = stop.agreed(processes, saver.busy)
+            if not busy:
+                saver.advance(at.step)
+            improved = False
+            if not reason and at.is_to_be_evaluated(config):
+                try:
+                    evaluation = evaluate_split(run, "val", processes, stop.checked(processes, watchdog.moved))
+                    improved = _note_evaluation(at, evaluation, config, metrics)
+                except Stopped as stopped:  # the evaluation is made when the run comes back
+                    reason = str(stopped)
+            if parts and (reason or improved or saver.is_due(at.step, busy)):
+                mean_parts(parts, processes)  # raises when the loss is not finite: such a step is not saved
+            if reason:
+                verdict.stopping(reason)
+                if saver.save(asdict(at)):
+                    verdict.stopped(reason)
+                break
+            if at.step == config.steps:
+                break
+            if improved or saver.is_due(at.step, busy):
+                saver.begin(asdict(at), is_best=improved)
+            started_s = time.perf_counter()
+            parts = train_step(engine, batches, config, at.step, gather_of(processes))
+            step_time_s = time.perf_counter() - started_s
+            at.step += 1
+            at.train_s += step_time_s
+            verdict.at(at.step)
+            if at.step == config.steps or at.step % config.log_every == 0:
+                record = _record(at.step, mean_parts(parts, processes), engine, config, step_time_s)
+                if metrics:
+                    metrics.write(record)
+        if not reason:
+            saver.wait(at.step)
     if metrics:
         metrics.close()
     if not reason:
-        saver.wait(at.step)
         watchdog.moved("the end")
         finish(run, attempt, at.best_step, at.train_s, evaluation, processes, watchdog)
     return reason

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from furnace_hpc.engine.checkpoints import TAG, check_is_newest, replaced
@@ -57,7 +58,7 @@ class _Pending:
 
 
 class Saver:
-    """Saves one run's checkpoints, one at a time, and keeps those that it is to keep.
+    """A context: saves one run's checkpoints, one at a time, and keeps those that it is to keep.
 
     All methods but `busy` and `is_due` are collective.
     """
@@ -79,6 +80,16 @@ class Saver:
         self._due, self._pause = self._next(saved), 1
         self._host_copy = HostCopy() if config.checkpoint_in_background else None
         self._pending: _Pending | None = None
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """A loss that is not finite is known to all ranks at the same step: what is on its way is still good."""
+        if kind is FloatingPointError:
+            self.wait(self.saved)
 
     @property
     def busy(self) -> int:
