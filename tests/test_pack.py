@@ -233,7 +233,10 @@ def test_wrong_options_are_named(tmp_path):
         mmimdb(tmp_path, tmp_path, plot="last")
     with pytest.raises(ConfigError, match=r"split\.json is missing: look at --source"):
         mmimdb(tmp_path, tmp_path)
-    assert "No such command 'tridigit'. Did you mean 'tridigits'?" in run(2, "tridigit", "--out", "x")
+    said = (
+        "error: unknown data set 'tridigit'; did you mean 'tridigits'? (valid: audioset, avmnist, mmimdb, tridigits)\n"
+    )
+    assert run(2, "tridigit", "--out", "x") == said
 
 
 def run(code: int, *arguments: str) -> str:
