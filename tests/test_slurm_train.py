@@ -112,6 +112,7 @@ def test_a_node_thought_dead_that_comes_back_writes_nothing_over_its_successor(q
     node = study.attempts("first")[0]["holder"]["host"]
     frozen = quiet.processes(node)
     assert len(frozen) >= 5  # slurmd, the step's manager, the batch script, srun, a rank
+    ranks = [process for process in frozen if "submitit" in " ".join(process.cmdline())]
     for process in frozen:
         process.send_signal(signal.SIGSTOP)
     quiet.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=no answer")  # Slurm's own word for it
@@ -125,7 +126,6 @@ def test_a_node_thought_dead_that_comes_back_writes_nothing_over_its_successor(q
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGCONT)
         quiet.run("scontrol", "update", f"NodeName={node}", "State=RESUME")  # or Slurm takes half a minute to look
-    ranks = [process for process in frozen if process.is_running() and "submitit" in " ".join(process.cmdline())]
     assert ranks
     assert psutil.wait_procs(ranks, timeout=60)[1] == []
     theirs = ("logs/1-", "verdicts/1-", "metrics/1.")  # an attempt's own files, which nobody takes for another's
