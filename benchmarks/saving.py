@@ -32,9 +32,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for world_size in (1, 2):
             case = {"do": "measure"}
-            [times] = run_phases(Path(folder) / str(world_size), "saving", [(world_size, [case])], per_case_s=600)
+            [times] = run_phases(Path(folder) / str(world_size), "saving", [(world_size, [case])], per_case_s=1200)
             rows += _rows(world_size, {name: statistics.median(values) for name, values in times.items()})
-    record.write("saving", rows, "seconds are medians; the temporary folder's file system")
+            record.write("saving", rows, "seconds are medians; the temporary folder's file system")
 
 
 def _rows(world_size: int, s: dict[str, float]) -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ def measure(processes: Any, folder: Path, case: dict[str, Any]) -> Times:
     times["first stop"] = [times["stop"].pop(0)]
 
     def steps(save: Callable[[], None]) -> None:
-        for index in range(STEPS):
+        for index in range(STEPS // processes.world_size):
             step()
             if not int(processes.all_reduce_max(saver.busy)[0]):
                 saver.advance(number)

@@ -26,6 +26,7 @@ from furnace_hpc.cluster.submission import only_submitter, write_specs
 from furnace_hpc.cluster.waves import ranges
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.override import read_overrides
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root, runs_root
@@ -41,6 +42,10 @@ def main(
     seed: Annotated[list[int] | None, typer.Option(help="only this seed; repeatable")] = None,
     retry: Annotated[str, typer.Option(help="failed runs to try again: `failed`, or reasons, comma-separated")] = "",
     new_code: Annotated[str, typer.Option("--code", help="`new`: start runs of older code again at step 0")] = "",
+    resume_with: Annotated[
+        list[str] | None,
+        typer.Option(help="begun runs go on with another deepspeed=FILE or micro_batch_size=N; repeatable"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan (and the batch script) and stop")] = False,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="write the run folders and stop; slurm/array.sbatch takes them")
@@ -66,6 +71,7 @@ def main(
     study, profile = with_settings(load_grid(grid), set_ or []), choose_profile(cluster)
     words = frozenset(word.strip() for word in retry.split(",") if word.strip())
     check_retry(words)
+    otherwise = read_overrides(resume_with or [])
     rows = expand_rows(study)
     variants = narrowed([row.name for row in rows], variant or [], "variant")
     seeds = narrowed([str(s) for s in study.seeds], [str(s) for s in seed or []], "seed")
@@ -79,7 +85,7 @@ def main(
         site.start()
     prints = fingerprints(rows, data_root(data_dir), dry_run)  # last of the checks: it may pack the default set
     specs = [s for s in expand(study, prints, rows) if s.variant in variants and str(s.config.seed) in seeds]
-    choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new")
+    choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new", otherwise)
 
     what = "queue" if profile.executor == "local" and not prepare else "submission"
     with nullcontext() if dry_run else only_submitter(folder, what):

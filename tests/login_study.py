@@ -79,12 +79,14 @@ def planned(path: Path, asked: Grid, profile: ClusterProfile = LOCAL, **choices:
     return make_plan(asked, runs, profile, GridFolder(path / asked.name), Choices(**chosen))
 
 
-def begin(spec: RunSpec, folder: GridFolder, who: dict[str, Any] | None = None, code: str = CODE) -> RunFolder:
+def begin(
+    spec: RunSpec, folder: GridFolder, who: dict[str, Any] | None = None, code: str = CODE, **facts: Any
+) -> RunFolder:
     """A run whose attempt has begun, with metrics up to step 7."""
     run = folder.run(spec.run_id)
     if not run.spec.exists():
         write_atomically(run.spec, spec.model_dump_json(indent=2) + "\n")
-    number = host.begin(str(run.path), {"code_hash": code, "job_id": None}, who)
+    number = host.begin(str(run.path), {"code_hash": code, "job_id": None} | facts, who)
     metrics = MetricsFile(run.metrics(number))
     metrics.write({"step": 7, "kind": "train", "train/loss": 1.0})
     metrics.close()

@@ -4,6 +4,7 @@ import pytest
 from tables_study import complete, finish, notes, result_of, row, study
 
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
+from furnace_hpc.runs.override import read_overrides
 from furnace_hpc.runs.records import MetricsFile
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.rows import expand_rows
@@ -40,7 +41,7 @@ def test_hours_lost_steps_and_goodput_worked_by_hand(tmp_path):
     saved = "".join(f'{{"step": {step}, "attempt": {number}}}\n' for step, number in ((100, 1), (200, 3), (300, 4)))
     write_atomically(folder.saved, saved + '{"step": 4')
     spent = read_spent(folder, result_of(runs[0], train_s=1800.0, attempts=4))
-    assert spent == Spent(hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5)
+    assert spent == Spent(hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways=("2 processes",))
     attempt(folder, 5, 6000, None, 0, gpus=4)
     running = read_spent(folder, None)
     assert (running.hours, running.lost_steps, running.goodput) == (4.0, 70, None)
@@ -53,7 +54,25 @@ def test_a_run_that_starts_again_at_step_0_has_lost_all_steps(tmp_path):
     attempt(folder, 2, 4000, 7600, 90)
     log(folder, 1, (10, 20, 30, 40))
     log(folder, 2, (10, 20, 30))
-    assert read_spent(folder, None) == Spent(hours=4.0, gpus=False, lost_steps=45, goodput=None)
+    expected = Spent(hours=4.0, gpus=False, lost_steps=45, goodput=None, ways=("2 processes",))
+    assert read_spent(folder, None) == expected
+
+
+def test_a_run_that_went_on_otherwise_than_it_began_has_a_footnote(tmp_path):
+    ablation = complete(tmp_path)
+    assert "otherwise" not in notes(ablation)
+    run = row(ablation, "base").runs[0]
+    zero3 = read_overrides(["deepspeed=zero3", "micro_batch_size=2"])
+    attempt(run.folder, 1, 0, 900, 100)
+    attempt(run.folder, 2, 900, 950, 0, world_size=8)  # it trained nothing
+    attempt(run.folder, 3, 1000, 1100, 200, world_size=1)
+    attempt(run.folder, 4, 1200, 1300, 300, world_size=1, overrides=zero3)
+    attempt(run.folder, 5, 1400, 1500, 400)
+    ways = "2 processes; then 1 process; then 1 process, ZeRO stage 3, micro-batch 2; then 2 processes"
+    grid, runs = study()
+    text = notes(collect(grid, runs, GridFolder(tmp_path / "study")))
+    assert "1 runs went on otherwise than they began, which is exact up to rounding" in text
+    assert f"{run.run_id} ({ways})" in text
 
 
 def test_costs_stand_in_the_table(tmp_path):

@@ -13,9 +13,10 @@ from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.submission import write_specs, write_submission
 from furnace_hpc.runs import ending, host
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.override import overridden, read_overrides
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState
-from furnace_hpc.spec.config import RunSpec
+from furnace_hpc.spec.config import RunSpec, accumulation_steps
 from furnace_hpc.spec.errors import ConfigError
 
 OLD = "01d01d01d01d"
@@ -138,6 +139,57 @@ def test_fields_that_are_no_identity_are_overridden_and_the_spec_stays(tmp_path,
     assert path.read_bytes() == before
     assert json.loads((submission / "rows.jsonl").read_text())["facts"]["overrides"] == expected
     assert planned(tmp_path, grid(**ONE)).runs[0].facts["overrides"] == {}
+
+
+def resumed(tmp_path, *settings):
+    """The overrides of the next attempt of the one run, and why it is planned."""
+    run = planned(tmp_path, grid(**ONE), resume_with=read_overrides(list(settings))).runs[0]
+    return run.facts["overrides"], run.why
+
+
+def test_a_begun_run_goes_on_with_another_deepspeed_file_until_it_is_told_otherwise(tmp_path, spec, folder):
+    def to_be_begun(overrides):
+        end(begin(spec, folder, overrides=overrides), "stopped", exit_code=85)
+
+    assert resumed(tmp_path, "deepspeed=zero2") == ({}, "")  # it has not begun: it begins as the grid says
+    to_be_begun({})
+    overrides, why = resumed(tmp_path, "deepspeed=zero2", "micro_batch_size=4")
+    assert overridden(spec.config, overrides).deepspeed.zero_optimization.stage == 2
+    assert accumulation_steps(overridden(spec.config, overrides), 1) == (4, 4)  # the global batch of 16 stays
+    assert why.endswith("; goes on with ZeRO stage 2, micro-batch 4")
+    to_be_begun(overrides)
+    assert resumed(tmp_path)[0] == overrides
+    assert resumed(tmp_path, "micro_batch_size=8")[0] == overrides | {"micro_batch_size": 8}
+    assert resumed(tmp_path, "deepspeed=zero1", "micro_batch_size=null")[0] == {}  # as it began
+    assert set(resumed(tmp_path, "deepspeed=zero1")[0]) == {"micro_batch_size"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("deepspeed", "wanted key=value, for example deepspeed=zero2"),
+        ("steps=3", "--resume-with steps: a begun run can go on with another deepspeed or micro_batch_size only"),
+        ("deepspeed=zero7", "unknown DeepSpeed file 'zero7'"),
+        ("deepspeed=zero0", "that file trains in fp32 and the run was begun in bf16"),
+        ("micro_batch_size=5", "global_batch_size 16 is not micro_batch_size 5 x "),
+        ("micro_batch_size=many", "micro_batch_size"),
+    ],
+)
+def test_what_a_begun_run_cannot_go_on_with_is_refused(tmp_path, spec, folder, setting, words):
+    end(begin(spec, folder), "stopped", exit_code=85)
+    with pytest.raises(ConfigError) as error:
+        resumed(tmp_path, setting)
+    assert words in str(error.value)
+
+
+def test_stage_0_and_the_others_cannot_read_each_other(tmp_path):
+    fp32 = {"variants": {"base": {"deepspeed": "zero1_fp32"}}, "seeds": [0]}
+    begun = specs(**fp32)[0]
+    end(begin(begun, GridFolder(tmp_path / "study")), "stopped", exit_code=85)
+    with pytest.raises(
+        ConfigError, match="begun at ZeRO stage 1, and that file is of stage 0: .* among stages 1, 2, 3"
+    ):
+        planned(tmp_path, grid(**fp32), resume_with=read_overrides(["deepspeed=zero0"]))
 
 
 def test_a_spec_that_is_damaged_or_of_another_run_is_refused(tmp_path, spec, folder):

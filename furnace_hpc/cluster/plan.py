@@ -10,6 +10,7 @@ from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.ledger import read_attempts
+from furnace_hpc.runs.override import in_words, kept, overridden
 from furnace_hpc.runs.records import read_result
 from furnace_hpc.runs.state import ENDED, RunState, RunStatus, read_status
 from furnace_hpc.spec.config import RunSpec, accumulation_steps
@@ -70,7 +71,6 @@ def retry_words() -> set[str]:
 def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices) -> PlannedRun:
     folder = grid.run(spec.run_id)
     nodes, per_node = profile.shape(spec.resources)
-    accumulation_steps(spec.config, nodes * per_node)
     limit_s, lead_s = spec.resources.timeout_min * 60, profile.signal_delay_s
     if profile.executor == "slurm" and limit_s < 2 * lead_s:
         raise ConfigError(
@@ -81,6 +81,10 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
     began = _code_of(folder, status)
     code = began if began and (grid.code / began.snapshot).is_dir() and began.snapshot else None
     action, why = _decide(status, choices, began, has_code=code is not None)
+    overrides = {} if action is Action.RESTART else _overrides(spec, folder, choices)
+    accumulation_steps(overridden(spec.config, overrides), nodes * per_node)
+    if action in (Action.RESUME, Action.RETRY) and (otherwise := in_words(overrides)):
+        why = f"{why}; goes on with {otherwise}"
     limits = spec.resources.model_dump(include={"max_attempts", "max_idle_attempts", "max_gpu_hours"})
     if action in (Action.RESUME, Action.RETRY) and (used_up := host.spent(str(folder.path), limits)):
         action, why = Action.LEAVE, used_up
@@ -97,7 +101,7 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
         "attempts_before": _attempts_before(grid, folder, action),
         **limits,
         "data_dir": str((choices.data_root / spec.config.data.name).resolve()),
-        "overrides": {} if action is Action.RESTART else _overrides(spec, folder),
+        "overrides": overrides,
     }
     return PlannedRun(spec, folder, status, files, action, why, nodes, per_node, facts)
 
@@ -154,8 +158,11 @@ def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int
     return max((host.newest_attempt(path) for path in aside + here), default=0)
 
 
-def _overrides(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
-    """Fields that are no identity and differ from the run's immutable spec.json: they hold for the next attempts."""
+def _overrides(spec: RunSpec, folder: RunFolder, choices: Choices) -> dict[str, Any]:
+    """What differs from the run's immutable spec.json and holds for the next attempts.
+
+    Fields that are no identity; and those of `--resume-with`, which stay until others are asked for.
+    """
     if not folder.spec.exists():
         return {}
     try:
@@ -165,7 +172,9 @@ def _overrides(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
     if identity(first.config) != identity(spec.config) or first.data_fingerprint != spec.data_fingerprint:
         raise ConfigError(f"{folder.spec} does not say what its name says: put {folder.path} aside and submit again")
     old, new = _flat(first.config.model_dump(mode="json")), _flat(spec.config.model_dump(mode="json"))
-    return {key: value for key, value in new.items() if old.get(key) != value}
+    before = read_attempts(folder)[-1:]
+    otherwise = kept(before[0].overrides, choices.resume_with, first.config) if before else {}
+    return {key: value for key, value in new.items() if old.get(key) != value} | otherwise
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

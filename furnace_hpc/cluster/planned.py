@@ -1,8 +1,8 @@
 """What a plan is made of: runs, what will be done with each, and what their jobs ask for."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,4 +125,5 @@ class Choices:
     data_root: Path
     retry: frozenset[str] = frozenset()
     new_code: bool = False
+    resume_with: Mapping[str, Any] = field(default_factory=dict)
     how_it_is: Callable[[RunFolder], RunStatus] = read_status

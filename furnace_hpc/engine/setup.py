@@ -19,9 +19,9 @@ from furnace_hpc.model.network import FusionModel
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import read_attempt
+from furnace_hpc.runs.override import overridden
 from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.grid import lay_over
 from furnace_hpc.spec.manifest import Manifest
 
 
@@ -62,7 +62,7 @@ def set_up(
             f"this job has {processes.world_size} ranks, and run {folder.run_id} was submitted for {asked.world_size}: "
             f"give sbatch the --nodes and --ntasks-per-node that it was submitted for"
         )
-    config = _with_overrides(spec.config, asked.overrides)
+    config = overridden(spec.config, asked.overrides)
     _set_up_torch(config)
 
     columns = open_columns(Path(asked.data_dir))
@@ -107,7 +107,3 @@ def _set_up_torch(config: TrainConfig) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-
-
-def _with_overrides(config: TrainConfig, overrides: dict[str, object]) -> TrainConfig:
-    return TrainConfig.model_validate(lay_over(config.model_dump(), overrides))

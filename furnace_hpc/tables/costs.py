@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import Attempt, read_attempts
+from furnace_hpc.runs.override import ways
 from furnace_hpc.runs.records import RunResult, records_of_attempt
 
 
@@ -20,6 +21,7 @@ class Spent:
     gpus: bool = False
     lost_steps: int = 0  # optimizer steps that were trained, lost, and trained again
     goodput: float | None = None  # seconds in steps that counted, over seconds of all attempts; of a finished run
+    ways: tuple[str, ...] = ()  # how its attempts trained: processes, ZeRO stage; several where that changed
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def read_spent(folder: RunFolder, result: RunResult | None) -> Spent:
         gpus=any(attempt.gpus for attempt in attempts),
         lost_steps=_lost_steps(folder, attempts) if len(attempts) > 1 else 0,
         goodput=result.train_s / allocated_s if result and allocated_s and len(ended) == len(attempts) else None,
+        ways=tuple(ways(attempts)),
     )
 
 

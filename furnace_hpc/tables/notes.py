@@ -36,6 +36,7 @@ def make_notes(grid: Grid, rows: Sequence[Row], folder: GridFolder, aside: Colle
     notes += _other_data(rows)
     for field, words in COMPARED.items():
         notes += _mixed(rows, field, words)
+    notes += _went_on_otherwise(rows)
     if aside:
         notes.append(Note(f"{len(aside)} runs of the grid are not shown: --where leaves them out"))
     notes += _left_out(runs, folder, aside)
@@ -105,6 +106,19 @@ def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
     text = f"{words} differs: {majority} in {counts[majority]} of {len(found)} runs, but {'; '.join(others)}"
     text += f"; means that mix them: {', '.join(mixing)}" if mixing else ""
     yield Note(text, tuple(variant for variant, values in inside.items() if values - {majority}))
+
+
+def _went_on_otherwise(rows: Sequence[Row]) -> Iterator[Note]:
+    """A note on runs that were resumed by another number of processes, or at another ZeRO stage."""
+    changed = [run for row in rows for run in row.runs if len(run.spent.ways) > 1]
+    if changed:
+        names = [f"{run.run_id} ({'; then '.join(run.spent.ways)})" for run in changed]
+        variants = tuple(row.variant for row in rows if any(len(run.spent.ways) > 1 for run in row.runs))
+        yield Note(
+            f"{len(changed)} runs went on otherwise than they began, which is exact up to rounding and to dropout, "
+            f"whose masks are each rank's own: {_named(names)}",
+            variants,
+        )
 
 
 def _left_out(runs: Sequence[Run], folder: GridFolder, aside: Collection[str]) -> Iterator[Note]:
