@@ -23,7 +23,7 @@ from furnace_hpc.cluster.drilled import CALM, Outcome, read_outcome
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.scheduler import require_slurm
 from furnace_hpc.cluster.show import choose_profile
-from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.folder import RunFolder, write_json
 from furnace_hpc.runs.ledger import Attempt, read_attempts
 from furnace_hpc.runs.records import last_record
 from furnace_hpc.runs.state import RunState, read_status
@@ -64,9 +64,10 @@ def main(
 ) -> None:
     """Start a tiny grid, really signal, kill, freeze and requeue its runs, and say what was lost.
 
-    Every run trains the same, one of them undisturbed. At the end a table says for each: steps that were trained
-    twice, seconds from the disturbance until training went on, and whether parameters and losses are those of the
-    undisturbed run, bit for bit. Exit code 1: more was lost than is promised, or something differs.
+    Every run trains the same, one of them undisturbed. At the end a table, and drill.json beside the runs, say for
+    each: steps that were trained twice, seconds from the disturbance until training went on, and whether parameters
+    and losses are those of the undisturbed run, bit for bit. Exit code 1: more was lost than is promised, or something
+    differs.
     """
     profile = choose_profile(cluster)
     if profile.executor == "slurm":
@@ -87,6 +88,7 @@ def main(
         print(f"stopped; what there is lies in {place}", file=sys.stderr)
         raise typer.Exit(130) from None
     outcomes = [read_outcome(drill.find(way.name), drill.find(CALM), way, drill.did[way.name]) for way in chosen]
+    write_json(place / "drill.json", [outcome.record(INTERVAL) for outcome in outcomes])  # what scripts read
     raise typer.Exit(0 if _report(outcomes) else 1)
 
 

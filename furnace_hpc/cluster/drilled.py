@@ -43,6 +43,21 @@ class Outcome:
         result = self.problem or "identical"
         return self.way.name, str(self.attempts), self.ended, lost, str(self.at_most(interval)), back, result, verdict
 
+    def record(self, interval: int) -> dict[str, Any]:
+        """The same for scripts."""
+        return {
+            "disturbance": self.way.name,
+            "what": self.way.what,
+            "warned": self.way.warned,
+            "attempts": self.attempts,
+            "ended": self.ended,
+            "lost_steps": self.lost_steps,
+            "at_most": self.at_most(interval),
+            "back_s": self.back_s,
+            "problem": self.problem,
+            "is_good": self.is_good(interval),
+        }
+
 
 def read_outcome(run: RunFolder, calm: RunFolder, way: Disturbance, problem: str) -> Outcome:
     """Compare a disturbed run with the undisturbed one. `problem`: what is known to have gone wrong already."""

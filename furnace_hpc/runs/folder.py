@@ -181,7 +181,7 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write `content` as indented JSON, atomically."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")
 
