@@ -69,7 +69,8 @@ def _theirs(folder: Path) -> dict[str, str]:
             found[damage] = _said(answer)
         except AssertionError as error:
             lines = [line for line in str(error).splitlines() if "Error" in line and not line.startswith("E  ")]
-            found[damage] = f"raises: {lines[-1].strip()[:120]}" if lines else "hangs"
+            said = lines[-1].strip().replace(str(folder), "DIR") if lines else ""
+            found[damage] = f"raises: {said[:120]}" if said else "hangs"
     return found
 
 

@@ -20,7 +20,7 @@ def saved(folder: RunFolder, *steps: int) -> RunFolder:
         (aside / TAG / "shard.pt").write_bytes(bytes([step]) * 1000)
         name = f"{TAG}/shard.pt"
         complete(aside, final, {"step": step, "world_size": 1}, {name: describe(aside / name)})
-        note_saved(folder, step, 1)
+        note_saved(folder, step, 1, 0.5)
     return folder
 
 

@@ -9,6 +9,7 @@ from furnace_hpc.cluster.planned import Action, Choices, Plan, PlannedRun
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.lead_time import slowest_save_s, too_short
 from furnace_hpc.runs.ledger import read_attempts
 from furnace_hpc.runs.override import in_words, kept, overridden
 from furnace_hpc.runs.records import read_result
@@ -85,6 +86,8 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
     accumulation_steps(overridden(spec.config, overrides), nodes * per_node)
     if action in (Action.RESUME, Action.RETRY) and (otherwise := in_words(overrides)):
         why = f"{why}; goes on with {otherwise}"
+    if profile.executor == "slurm" and (short := too_short(slowest_save_s(folder), lead_s)):
+        why = f"{why}; {short}"
     limits = spec.resources.model_dump(include={"max_attempts", "max_idle_attempts", "max_gpu_hours"})
     if action in (Action.RESUME, Action.RETRY) and (used_up := host.spent(str(folder.path), limits)):
         action, why = Action.LEAVE, used_up

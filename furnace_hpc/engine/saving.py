@@ -10,11 +10,8 @@ them instead of leaving the others in a collective.
 
 import errno
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,18 +19,20 @@ from typing import Any
 
 from furnace_hpc.engine.checkpoints import TAG, check_is_newest, replaced
 from furnace_hpc.engine.collect import collected
-from furnace_hpc.engine.durable import Problem, problem_of, worst, write_files
+from furnace_hpc.engine.durable import Problem, worst, write_files
 from furnace_hpc.engine.host_copy import HostCopy
 from furnace_hpc.engine.meters import versions
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.random_state import random_state
 from furnace_hpc.engine.watchdog import Watchdog
+from furnace_hpc.engine.work import Work
 from furnace_hpc.engine.zero import Engine
 from furnace_hpc.runs import checkpoint_files
 from furnace_hpc.runs.checkpoint_files import Described
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import newest_attempt
+from furnace_hpc.runs.lead_time import LeadTime
 from furnace_hpc.spec.config import TrainConfig
 
 TRIES = 1
@@ -53,7 +52,8 @@ class _Pending:
     facts: dict[str, Any]
     is_best: bool
     described: Described
-    work: "_Work"
+    work: Work
+    began_s: float
     finishing: bool = False
 
 
@@ -80,6 +80,7 @@ class Saver:
         self._due, self._pause = self._next(saved), 1
         self._host_copy = HostCopy() if config.checkpoint_in_background else None
         self._pending: _Pending | None = None
+        self._lead_time = LeadTime.of_attempt(folder, attempt)
 
     def __enter__(self) -> "Saver":
         return self
@@ -159,7 +160,7 @@ class Saver:
         files = {name: facts for _, part in said for name, facts in part.items()}
         pending.finishing = True
         if processes.is_rank_zero:
-            pending.work = _Work(
+            pending.work = Work(
                 lambda: self._finish(pending, files), pending.work.most_tries, pending.work.longest_pause_s
             )
 
@@ -176,7 +177,7 @@ class Saver:
         host_copy: HostCopy | None,
         is_best: bool = False,
     ) -> None:
-        step, processes = state["step"], self._processes
+        step, processes, began_s = state["step"], self._processes, time.monotonic()
         if is_best:
             self._let_go()
         self.wait(step)
@@ -195,14 +196,16 @@ class Saver:
         facts = {"step": step, "samples": samples, "world_size": processes.world_size, "zero_stage": stage}
         facts |= {"state": state, "code_hash": code_hash(), "versions": versions()}
         self._due = self._next(step)
-        work = _Work(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
-        self._pending = _Pending(step, state.get("best_step", 0), aside, facts, is_best, described, work)
+        work = Work(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
+        self._pending = _Pending(step, state.get("best_step", 0), aside, facts, is_best, described, work, began_s)
 
     def _finish(self, pending: _Pending, files: Described) -> None:
         check_is_newest(self._folder, self._attempt)  # again: it may have been replaced while it wrote
         if pending.aside.exists():  # not, where only what follows is tried again
             checkpoint_files.complete(pending.aside, self._folder.checkpoint(pending.step), pending.facts, files)
-        checkpoint_files.note_saved(self._folder, pending.step, self._attempt)
+        took_s = time.monotonic() - pending.began_s
+        checkpoint_files.note_saved(self._folder, pending.step, self._attempt, took_s)
+        self._lead_time.check(took_s)
         keep, every = self._config.keep_checkpoints, self._config.keep_every
         checkpoint_files.prune(self._folder, pending.step, keep, also={pending.best_step}, every=every)
 
@@ -227,30 +230,3 @@ class Saver:
     def _next(self, step: int) -> int:
         """The next step, after this one, at which a checkpoint is due."""
         return (step // self._config.checkpoint_every + 1) * self._config.checkpoint_every
-
-
-class _Work(threading.Thread):
-    """What one rank does while training goes on; tried again where the file system may get over what it has."""
-
-    def __init__(self, work: Callable[[], None], tries: int, longest_pause_s: float) -> None:
-        super().__init__(name="checkpoint", daemon=True)
-        self.problem: Problem | None = None
-        self.tries, self.most_tries, self.longest_pause_s = 0, tries, min(longest_pause_s, 30.0)
-        self._work, self._enough = work, threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            self.tries += 1
-            self.problem = problem_of(self._work)
-            if not self.problem or not self.problem[0] or self.tries >= self.most_tries:
-                return
-            pause_s = min(2.0 ** (self.tries - 1), self.longest_pause_s)
-            with suppress(OSError):  # the log may be on the same disk
-                print(f"a checkpoint cannot be written now, again in {pause_s:g} s: {self.problem[1]}", flush=True)
-            self._enough.wait(pause_s)
-
-    def no_more_tries(self) -> None:
-        """End after the try that is under way."""
-        self.most_tries = 0
-        self._enough.set()

@@ -119,10 +119,11 @@ def newest_step(folder: RunFolder) -> int | None:
     return step
 
 
-def note_saved(folder: RunFolder, step: int, attempt: int) -> None:
+def note_saved(folder: RunFolder, step: int, attempt: int, took_s: float) -> None:
     """Write down that a checkpoint was saved: one that cannot be found later is an error, not a first start."""
     with folder.saved.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, "attempt": attempt, "unix_s": time.time()}) + "\n")
+        line = {"step": step, "attempt": attempt, "unix_s": time.time(), "took_s": round(took_s, 3)}
+        file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -23,6 +23,7 @@ class Attempt(BaseModel):
     snapshot: str = Field(default="", description="code snapshot that it runs; none: the code of a hand-made start")
     world_size: int | None = None
     gpus: int = Field(default=0, description="GPUs that it was given")
+    signal_delay_s: float | None = Field(default=None, description="seconds before the time limit at which ranks hear")
     data_dir: str = Field(default="", description="folder of the packed data set")
     overrides: dict[str, Any] = Field(
         default_factory=dict, description="fields that differ from spec.json; no identity"
