@@ -19,6 +19,7 @@ from furnace_hpc.spec.rows import expand
 # One other value for every field that decides numbers; a field that is added without one fails the test below.
 OTHER = {
     "data.name": "mmimdb",
+    "data.sampling": "weighted",
     "tasks": [{"name": "digit"}, {"name": "parity"}],
     "model.modalities": ["text", "image"],
     "model.width": 32,

@@ -41,7 +41,7 @@ def test_hours_lost_steps_and_goodput_worked_by_hand(tmp_path):
     saved = "".join(f'{{"step": {step}, "attempt": {number}}}\n' for step, number in ((100, 1), (200, 3), (300, 4)))
     write_atomically(folder.saved, saved + '{"step": 4')
     spent = read_spent(folder, result_of(runs[0], train_s=1800.0, attempts=4))
-    assert spent == Spent(hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways=("2 processes",))
+    assert spent == Spent(hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways="2 processes")
     attempt(folder, 5, 6000, None, 0, gpus=4)
     running = read_spent(folder, None)
     assert (running.hours, running.lost_steps, running.goodput) == (4.0, 70, None)
@@ -54,7 +54,7 @@ def test_a_run_that_starts_again_at_step_0_has_lost_all_steps(tmp_path):
     attempt(folder, 2, 4000, 7600, 90)
     log(folder, 1, (10, 20, 30, 40))
     log(folder, 2, (10, 20, 30))
-    expected = Spent(hours=4.0, gpus=False, lost_steps=45, goodput=None, ways=("2 processes",))
+    expected = Spent(hours=4.0, gpus=False, lost_steps=45, goodput=None, ways="2 processes")
     assert read_spent(folder, None) == expected
 
 

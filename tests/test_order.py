@@ -1,8 +1,9 @@
 """The order of samples is a function of (seed, epoch); a step's samples are shared out exactly once."""
 
 import numpy as np
+import pytest
 
-from furnace_hpc.data.order import rank_indices, step_indices
+from furnace_hpc.data.order import Weights, rank_indices, step_indices
 
 
 def test_every_epoch_has_every_sample_once_across_step_borders():
@@ -32,3 +33,15 @@ def test_ranks_and_micro_steps_share_a_step_exactly_once_at_any_world_size():
         steps = 24 // (world_size * micro)
         parts = [rank_indices(whole, r, world_size, micro, k) for k in range(steps) for r in range(world_size)]
         assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_weighted_draws_follow_the_weights_and_are_the_same_each_time():
+    weights = Weights(np.array([0, 1, 1, 2, 4], np.float32).repeat(200))
+    taken = np.concatenate([step_indices(1000, 3, step, 50, weights) for step in range(80)])  # 4 epochs
+    shares = np.bincount(taken // 200, minlength=5) / len(taken)
+    assert shares[0] == 0
+    assert shares == pytest.approx([0, 1 / 8, 1 / 8, 2 / 8, 4 / 8], abs=0.03)  # 3.7 deviations of a share of 1/2
+    same = Weights(weights.values.copy())
+    assert np.array_equal(step_indices(1000, 3, 70, 50, same), taken[70 * 50 : 71 * 50])
+    assert not np.array_equal(taken[:1000], taken[1000:2000])
+    assert not np.array_equal(step_indices(1000, 4, 70, 50, weights), taken[70 * 50 : 71 * 50])

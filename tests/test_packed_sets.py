@@ -10,8 +10,9 @@ from furnace_hpc.cluster.packed import fingerprints
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loader import BatchReader
 from furnace_hpc.model.network import FusionModel, InputShapes
+from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import find_file
-from furnace_hpc.spec.grid import read_grid
+from furnace_hpc.spec.grid import read_grid, with_settings
 from furnace_hpc.spec.model_config import ModelConfig
 from furnace_hpc.spec.rows import expand_rows
 
@@ -50,3 +51,12 @@ def test_the_study_fits_its_set_and_a_small_network_takes_its_batches(root, name
         for task, values in logits.items():
             assert values.shape == (4, classes[task])
             assert values.isfinite().all()
+
+
+def test_weighted_sampling_wants_a_set_that_is_packed_with_weights(root):
+    def rows(name):
+        return expand_rows(with_settings(read_grid(find_file("grid", name)), ["data.sampling=weighted"]))
+
+    assert set(fingerprints(rows("audioset"), root, dry_run=True)) == {"audioset"}
+    with pytest.raises(ConfigError, match="is weighted and data set .*avmnist has no column sampling_weight"):
+        fingerprints(rows("avmnist"), root, dry_run=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.manifest import SPLITS, Manifest, check_files, read_manifest
+from furnace_hpc.spec.manifest import SAMPLING_WEIGHT, SPLITS, Manifest, check_files, read_manifest
 from furnace_hpc.spec.rows import Row
 
 PACKS_ITSELF = "tridigits"
@@ -58,6 +58,11 @@ def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) 
             raise ConfigError(f"row {row!r}: data set {folder} has no label column for task {task.name!r}; {hint}")
         if (kind := manifest.labels[task.name].kind) != task.kind:
             raise ConfigError(f"row {row!r}: task {task.name!r} is {kind} in {folder}, the grid says {task.kind}")
+    if config.data.sampling == "weighted" and SAMPLING_WEIGHT not in manifest.columns:
+        raise ConfigError(
+            f"row {row!r}: data.sampling is weighted and data set {folder} has no column {SAMPLING_WEIGHT}: use "
+            f"permutation, or a set that is packed with weights, as audioset is"
+        )
     for modality in config.model.modalities:
         if modality not in manifest.modalities:
             hint = nearest(modality, manifest.modalities)

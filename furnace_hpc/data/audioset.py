@@ -21,7 +21,7 @@ from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sample import Array, Draft, PackPlan, Sample, Values, blank_sample
 from furnace_hpc.data.sounds import SoundKnobs, read_sound
 from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.manifest import Labels
+from furnace_hpc.spec.manifest import SAMPLING_WEIGHT, Labels
 
 MODALITIES = ("image", "audio")
 RECIPE = 1  # raise it when the same files and knobs begin to make other columns
@@ -99,7 +99,7 @@ def sampling_weights(columns: Mapping[str, Mapping[str, Array]]) -> dict[str, Va
     counts = np.asarray(columns["train"]["label.classes"]).sum(axis=0, dtype=np.int64)
     share = (1000.0 / (counts + 0.01)).astype(np.float64)
     return {
-        split: {"sampling_weight": (np.asarray(found["label.classes"]) @ share).astype(np.float32)}
+        split: {SAMPLING_WEIGHT: (np.asarray(found["label.classes"]) @ share).astype(np.float32)}
         for split, found in columns.items()
     }
 

@@ -1,17 +1,30 @@
 """The order of samples: a function of (seed, epoch) alone, so samples consumed is all a resume needs."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def step_indices(num_samples: int, seed: int, step: int, global_batch_size: int) -> NDArray[np.int64]:
-    """Indices [global_batch_size] of optimizer step `step` (from 0), over all ranks; epochs follow without a gap."""
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """How often samples are drawn, one against another: [num_samples], none negative, not all zero."""
+
+    values: NDArray[np.generic]
+
+
+def step_indices(
+    num_samples: int, seed: int, step: int, global_batch_size: int, weights: Weights | None = None
+) -> NDArray[np.int64]:
+    """Indices [global_batch_size] of optimizer step `step` (from 0), over all ranks; epochs follow without a gap.
+
+    Without weights each sample comes once an epoch; with weights an epoch is as many draws with replacement.
+    """
     positions = _positions(step, global_batch_size)
     epochs = positions // num_samples
     parts = [
-        epoch_order(num_samples, seed, int(epoch))[positions[epochs == epoch] % num_samples]
+        epoch_order(num_samples, seed, int(epoch), weights)[positions[epochs == epoch] % num_samples]
         for epoch in np.unique(epochs)
     ]
     return np.concatenate(parts)
@@ -31,9 +44,13 @@ def rank_indices(
 
 
 @lru_cache(maxsize=2)
-def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """A permutation [num_samples], the same on every machine for the same (seed, epoch)."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_samples)
+def epoch_order(num_samples: int, seed: int, epoch: int, weights: Weights | None = None) -> NDArray[np.int64]:
+    """A permutation or the draws [num_samples], the same on every machine for the same (seed, epoch)."""
+    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
+    if weights is None:
+        return generator.permutation(num_samples)
+    shares = weights.values.astype(np.float64)
+    return generator.choice(num_samples, num_samples, p=shares / shares.sum())
 
 
 def drawn_frames(

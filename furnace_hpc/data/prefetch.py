@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from furnace_hpc.data.loader import Batch, BatchReader, HostBatch, Rows
-from furnace_hpc.data.order import drawn_frames, rank_indices, step_epochs, step_indices
+from furnace_hpc.data.order import Weights, drawn_frames, rank_indices, step_epochs, step_indices
 
 DEPTH = 2  # batches read ahead: one would leave nothing to take while a slow one is read
 
@@ -76,10 +76,11 @@ class TrainBatches:
         micro_batch_size: int,
         rank: int,
         world_size: int,
+        weights: Weights | None = None,
     ) -> None:
         self._reader, self._seed, self._steps = reader, seed, steps
         self._sizes = global_batch_size, micro_batch_size
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._world_size, self._weights = rank, world_size, weights
         self._micro_steps = global_batch_size // (micro_batch_size * world_size)
         self._next = -1
         self._prefetched: Prefetched | None = None
@@ -111,7 +112,7 @@ class TrainBatches:
         """In the thread: what this rank reads from step `first` to the end."""
         reader, (global_batch_size, micro_batch_size) = self._reader, self._sizes
         for step in range(first, self._steps):
-            rows = step_indices(reader.num_samples, self._seed, step, global_batch_size)
+            rows = step_indices(reader.num_samples, self._seed, step, global_batch_size, self._weights)
             frames = None
             if reader.image_frames:
                 epochs = step_epochs(reader.num_samples, step, global_batch_size)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from furnace_hpc.data.loader import Batch, BatchReader
+from furnace_hpc.data.order import Weights
 from furnace_hpc.data.prefetch import TrainBatches
 from furnace_hpc.engine import checkpoints
 from furnace_hpc.engine.evaluation import Evaluation
@@ -25,6 +26,7 @@ from furnace_hpc.runs.host import EXIT_STOPPED
 from furnace_hpc.runs.records import MetricsFile
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import TrainConfig
+from furnace_hpc.spec.manifest import SAMPLING_WEIGHT
 
 
 @dataclass
@@ -131,6 +133,7 @@ def train_batches(engine: Engine, reader: BatchReader, config: TrainConfig, proc
         micro_batch_size=engine.train_micro_batch_size_per_gpu(),
         rank=processes.rank,
         world_size=processes.world_size,
+        weights=Weights(reader.column(SAMPLING_WEIGHT)) if config.data.sampling == "weighted" else None,
     )
 
 

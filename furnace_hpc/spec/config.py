@@ -19,6 +19,11 @@ class DataConfig(Config):
     """Which packed data set."""
 
     name: Name = Field(default="tridigits", description="folder under the data root")
+    sampling: Literal["permutation", "weighted"] = Field(
+        default="permutation",
+        description="permutation: each sample once an epoch; weighted: drawn by the set's column sampling_weight, "
+        "with replacement",
+    )
 
 
 class OptimizerConfig(Config):

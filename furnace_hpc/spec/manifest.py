@@ -43,6 +43,9 @@ class Statistics(_Frozen):
     std: tuple[float, ...]
 
 
+SAMPLING_WEIGHT = "sampling_weight"  # column by which data.sampling: weighted draws
+
+
 class Manifest(_Frozen):
     """Everything a reader needs to know of a packed data set: `<data root>/<name>/manifest.json`."""
 

@@ -12,6 +12,8 @@ from furnace_hpc.runs.ledger import Attempt, read_attempts
 from furnace_hpc.runs.override import ways
 from furnace_hpc.runs.records import RunResult, records_of_attempt
 
+THEN = "; then "
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -21,7 +23,7 @@ class Spent:
     gpus: bool = False
     lost_steps: int = 0  # optimizer steps that were trained, lost, and trained again
     goodput: float | None = None  # seconds in steps that counted, over seconds of all attempts; of a finished run
-    ways: tuple[str, ...] = ()  # how its attempts trained: processes, ZeRO stage; several where that changed
+    ways: str = ""  # how its attempts trained, processes and ZeRO stage, each change named
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def read_spent(folder: RunFolder, result: RunResult | None) -> Spent:
         gpus=any(attempt.gpus for attempt in attempts),
         lost_steps=_lost_steps(folder, attempts) if len(attempts) > 1 else 0,
         goodput=result.train_s / allocated_s if result and allocated_s and len(ended) == len(attempts) else None,
-        ways=tuple(ways(attempts)),
+        ways=THEN.join(ways(attempts)),
     )
 
 

@@ -8,6 +8,7 @@ from math import isfinite
 
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.grid import Grid
+from furnace_hpc.tables.costs import THEN
 from furnace_hpc.tables.evidence import too_few_seeds
 from furnace_hpc.tables.table import Note, Row, Run
 
@@ -110,10 +111,10 @@ def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
 
 def _went_on_otherwise(rows: Sequence[Row]) -> Iterator[Note]:
     """A note on runs that were resumed by another number of processes, or at another ZeRO stage."""
-    changed = [run for row in rows for run in row.runs if len(run.spent.ways) > 1]
+    changed = [run for row in rows for run in row.runs if THEN in run.spent.ways]
     if changed:
-        names = [f"{run.run_id} ({'; then '.join(run.spent.ways)})" for run in changed]
-        variants = tuple(row.variant for row in rows if any(len(run.spent.ways) > 1 for run in row.runs))
+        names = [f"{run.run_id} ({run.spent.ways})" for run in changed]
+        variants = tuple(row.variant for row in rows if any(THEN in run.spent.ways for run in row.runs))
         yield Note(
             f"{len(changed)} runs went on otherwise than they began, which is exact up to rounding and to dropout, "
             f"whose masks are each rank's own: {_named(names)}",
