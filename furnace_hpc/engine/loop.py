@@ -99,10 +99,10 @@ def _train(
                 if saver.save(asdict(at)):
                     verdict.stopped(reason)
                 break
-            if at.step == config.steps:
-                break
             if improved or saver.is_due(at.step, busy):
                 saver.begin(asdict(at), is_best=improved)
+            if at.step == config.steps:
+                break
             started_s = time.perf_counter()
             parts = train_step(engine, batches, config, at.step, gather_of(processes))
             step_time_s = time.perf_counter() - started_s
@@ -184,7 +184,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def _note_evaluation(at: Progress, evaluation: Evaluation, config: TrainConfig, metrics: MetricsFile | None) -> bool:
-    """Whether this step is the one to take so far, and has to be saved; ties keep the earlier step."""
+    """Whether this step has to be saved: it is the one to take so far; ties keep the earlier step."""
     at.evaluated = at.step
     if metrics:
         metrics.write({"step": at.step, "kind": "val", **evaluation.scores})
@@ -197,7 +197,7 @@ def _note_evaluation(at: Progress, evaluation: Evaluation, config: TrainConfig, 
         or math.isnan(at.best_value)
     ):
         at.best_step, at.best_value = at.step, value
-        return config.evaluation.select == "best" and at.step < config.steps
+        return config.evaluation.select == "best" or at.step == config.steps
     return False
 
 
