@@ -60,6 +60,9 @@ def tridigits(
     two_clues: Annotated[float | None, typer.Option(help="Probability of two clues, else one [1].")] = None,
     false_clue: Annotated[float | None, typer.Option(help="Probability of a misled clue [0.1].")] = None,
     speech: Annotated[str | None, typer.Option(help="auto (default), espeak or bank.")] = None,
+    samples: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write three test samples as text, PNG and WAV files.")
+    ] = None,
     workers: Workers = None,
     force: Force = False,
     verify: Verify = False,
@@ -83,6 +86,11 @@ def tridigits(
 
     knobs = knobs_of(TriDigitsKnobs, "", **{name: value for name, value in options.items() if value is not None})
     run(out, lambda report: pack_once(knobs, out, report, workers=workers, force=force), verify=verify)
+    if samples:
+        from furnace_hpc.data.tridigits_files import write_samples
+
+        for path in write_samples(out, samples):
+            print(path)
 
 
 @main.command(context_settings=_WIDE)

@@ -14,8 +14,9 @@ from furnace_hpc.data.speech import (
     draw_requests,
     synthesise,
 )
-from furnace_hpc.data.tridigits import coloured_noise, pack, pack_once
+from furnace_hpc.data.tridigits import pack, pack_once
 from furnace_hpc.data.tridigits_plan import CLUES, MAX_TOKENS, VOCAB, TriDigitsKnobs, encode, make_plan
+from furnace_hpc.data.tridigits_render import coloured_noise
 from furnace_hpc.pack import mmimdb, tridigits
 from furnace_hpc.spec.errors import ConfigError
 

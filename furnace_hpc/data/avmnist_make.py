@@ -22,7 +22,8 @@ from furnace_hpc.data.avmnist import CARD, IMAGE_SIDE
 from furnace_hpc.data.listing import read_json_file
 from furnace_hpc.data.preprocess import log_mel, to_uint8
 from furnace_hpc.data.speech import ACCENTS, SAMPLE_RATE, VOICES, WINDOW_SAMPLES, Source, Wave, load_speech
-from furnace_hpc.data.tridigits import Progress, coloured_noise
+from furnace_hpc.data.tridigits import Progress
+from furnace_hpc.data.tridigits_render import coloured_noise
 from furnace_hpc.spec.errors import ConfigError
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]

@@ -11,6 +11,7 @@ from furnace_hpc.spec.manifest import Statistics
 
 TOP_DB = 80.0  # librosa's default floor below a clip's loudest bin
 NUM_BANDS = 128  # librosa's default mel bands
+WINDOW = 2048  # librosa's default samples of one frame's Fourier transform
 
 
 def num_frames(num_samples: int, hop: int = 512) -> int:
@@ -24,7 +25,7 @@ def mfcc(
     sample_rate: int = 16_000,
     num_coefficients: int = 40,
     hop: int = 512,
-    window: int = 2048,
+    window: int = WINDOW,
 ) -> NDArray[np.float32]:
     """Return the MFCC of equally long clips: waves [N, samples] -> [N, K, F], each as librosa alone makes it.
 

@@ -1,8 +1,7 @@
 """TriDigits: a digit seen (scikit-learn's digits), heard (synthetic speech) and hinted at in words.
 
 Each modality alone is ambiguous: a model has to fuse. Splits share no image, no voice and no carrier phrase.
-A sample's noise is drawn from (seed, sample id) alone: neither order nor worker count changes a value.
-Shapes: N samples, T tokens, K coefficients, F frames, S waveform samples.
+Shapes: N samples, T tokens, K coefficients, F frames.
 """
 
 import os
@@ -13,19 +12,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfft
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from furnace_hpc.data.columns import Splits, check_replaceable, open_columns, write_columns
-from furnace_hpc.data.preprocess import channel_statistics, mfcc, to_uint8
+from furnace_hpc.data.preprocess import channel_statistics
 from furnace_hpc.data.speech import (
     ACCENTS,
     SAMPLE_RATE,
     WINDOW_SAMPLES,
     Utterance,
-    Wave,
     espeak_version,
     find_source,
     load_speech,
@@ -38,15 +35,22 @@ from furnace_hpc.data.tridigits_plan import (
     encode,
     make_plan,
 )
+from furnace_hpc.data.tridigits_render import (
+    HOP,
+    NUM_COEFFICIENTS,
+    PLAN,
+    SPEECH,
+    render_images,
+    render_sounds,
+    spoken_of,
+    stream,
+)
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import MODALITIES, Labels, Manifest
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 RECIPE = 1  # raise it when the same knobs begin to make other columns
-HOP = 512
-NUM_COEFFICIENTS = 40
 CHUNK = 50  # samples of one task of the pool: 4 MB of waveforms
-IMAGE_NOISE, AUDIO_NOISE, SPEECH, PLAN = range(4)  # the streams that spring from the one seed
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 LABELS = {
     "digit": DIGIT_NAMES,
@@ -68,9 +72,9 @@ def pack(knobs: TriDigitsKnobs, out: Path, progress: Progress, workers: int | No
     check_replaceable(out)
     source = find_source(knobs.speech)
     progress("speech", 0, 1)
-    utterances = load_speech(source, _stream(knobs, SPEECH))
+    utterances = load_speech(source, stream(knobs, SPEECH))
     progress("speech", 1, 1)
-    plans = make_plan(knobs, np.random.default_rng(_stream(knobs, PLAN)))
+    plans = make_plan(knobs, np.random.default_rng(stream(knobs, PLAN)))
     splits = _make_splits(knobs, plans, utterances, progress, workers)
     return write_columns(
         out,
@@ -140,11 +144,6 @@ def _same_recipe(manifest: Manifest, knobs: TriDigitsKnobs) -> bool:
     return manifest.dataset == "tridigits" and made.get("recipe") == RECIPE and same_speech and old == new
 
 
-def _stream(knobs: TriDigitsKnobs, *key: int) -> np.random.SeedSequence:
-    """Return the child of the one seed that a stream, or a sample of it, draws from."""
-    return np.random.SeedSequence(knobs.seed, spawn_key=key)
-
-
 def _make_splits(
     knobs: TriDigitsKnobs,
     plans: dict[str, SplitPlan],
@@ -153,7 +152,7 @@ def _make_splits(
     workers: int | None,
 ) -> Splits:
     """Render every sample of every split."""
-    spoken = {(u.voice, u.accent, u.digit): u.waveform / u.waveform.std() for u in utterances}
+    spoken = spoken_of(utterances)
     digits_8x8 = load_digits().images / 16.0
     glyphs = np.stack([zoom(image, 3, order=1) for image in digits_8x8])
     total = sum(len(plan.sample_id) for plan in plans.values())
@@ -167,7 +166,7 @@ def _make_splits(
 
             def render(start: int, plan: SplitPlan = plan) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
                 rows = range(start, min(start + CHUNK, len(plan.sample_id)))
-                return _images(knobs, plan, rows, glyphs), _sounds(knobs, plan, rows, spoken)
+                return render_images(knobs, plan, rows, glyphs), render_sounds(knobs, plan, rows, spoken)
 
             chunks = []
             for chunk in pool.map(render, starts):
@@ -196,44 +195,3 @@ def _columns(plan: SplitPlan, images: NDArray[np.uint8], sounds: NDArray[np.floa
         "present": np.ones((num_samples, len(MODALITIES)), np.uint8),
     }
     return columns | {f"label.{task}": label.astype(np.int16) for task, label in plan.labels.items()}
-
-
-def _images(knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, glyphs: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Render images [N, 1, 32, 32]: glyph 24x24, shifted by up to 2 pixels, dimmed, occluded, noisy."""
-    images = np.zeros((len(rows), 1, 32, 32))
-    for image, row in zip(images, rows, strict=True):
-        rng = np.random.default_rng(_stream(knobs, IMAGE_NOISE, int(plan.sample_id[row])))
-        top, left = rng.integers(2, 7, size=2)
-        image[0, top : top + 24, left : left + 24] = glyphs[plan.image[row]] * rng.uniform(0.6, 1.0)
-        if rng.random() < knobs.occlusion:
-            width = rng.integers(10, 17)
-            start = rng.integers(0, 33 - width)
-            image[0, :, start : start + width] = 0.0
-        image += rng.normal(0.0, knobs.image_noise, image.shape)
-    return to_uint8(images, low=-1.0, high=2.0)
-
-
-def _sounds(
-    knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, spoken: dict[tuple[str, str, int], Wave]
-) -> NDArray[np.float16]:
-    """Render MFCC [N, K, F]: speech of deviation 1 anywhere in the window, coloured noise, +-6 dB of gain."""
-    waves = np.zeros((len(rows), WINDOW_SAMPLES), np.float32)
-    for wave, row in zip(waves, rows, strict=True):
-        rng = np.random.default_rng(_stream(knobs, AUDIO_NOISE, int(plan.sample_id[row])))
-        speech = spoken[plan.voice[row], plan.accent[row], int(plan.audio_digit[row])]
-        start = rng.integers(0, WINDOW_SAMPLES - len(speech) + 1)
-        wave[start : start + len(speech)] = speech
-        wave += coloured_noise(rng, rng.uniform(0.0, 1.5)) * np.float32(10 ** (-knobs.snr_db / 20))
-        wave *= np.float32(10 ** (rng.uniform(-6.0, 6.0) / 20))
-    coefficients = mfcc(waves, sample_rate=SAMPLE_RATE, num_coefficients=NUM_COEFFICIENTS, hop=HOP)
-    return coefficients.astype(np.float16)
-
-
-def coloured_noise(rng: np.random.Generator, exponent: float) -> Wave:
-    """Return noise [S] of deviation 1 whose power falls with 1/f^exponent."""
-    num_bins = WINDOW_SAMPLES // 2 + 1
-    parts = rng.standard_normal((2, num_bins), dtype=np.float32)
-    amplitude = np.arange(num_bins, dtype=np.float32)
-    amplitude[1:] **= np.float32(-exponent / 2)  # bin 0, the constant part, stays silent
-    noise = irfft((parts[0] + 1j * parts[1]) * amplitude, n=WINDOW_SAMPLES)
-    return np.asarray(noise / noise.std(), dtype=np.float32)
