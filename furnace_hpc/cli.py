@@ -24,6 +24,8 @@ COMMANDS = {
     "pack": "turn raw data into memory-mapped columns",
     "drill": "disturb a tiny grid on this cluster in every way, and prove that nothing is lost",
     "train": "train one run folder, under torchrun or alone",
+    "export": "turn a run's checkpoint into one folder that predicts anywhere",
+    "predict": "ask an exported model: text, image, audio, or any of them alone",
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }
 

@@ -11,7 +11,7 @@ from login_study import command, pack, write_grid
 import furnace_hpc
 
 PACKAGE = Path(furnace_hpc.__file__).resolve().parent
-ROOMS = ("spec", "runs", "data", "model", "engine", "tables", "cluster")
+ROOMS = ("spec", "runs", "data", "model", "engine", "use", "tables", "cluster")
 HEAVY = ("torch", "deepspeed", "transformers", "librosa", "numba", "sklearn", "matplotlib", "polars", "pandas")
 MAY = {
     "spec": set(),
@@ -19,16 +19,14 @@ MAY = {
     "data": {"spec"},
     "model": {"data", "spec"},
     "engine": {"model", "data", "spec", "runs"},
+    "use": {"engine", "model", "data", "spec", "runs"},
     "tables": {"spec", "runs"},
     "cluster": {"spec", "runs"},
 }
 LAZY = {("cluster/task.py", "engine")}  # on the compute node, inside its function
 SUBMITIT = {"cluster/array.py", "cluster/local.py"}
-LOGIN = [
-    name
-    for name in ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel", "follow_up", "drill")
-    if (PACKAGE / f"{name}.py").exists()
-]
+COMMANDS = ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel", "follow_up", "drill")
+LOGIN = [name for name in (*COMMANDS, "export", "predict") if (PACKAGE / f"{name}.py").exists()]
 
 
 def modules(*rooms: str) -> list[Path]:
@@ -169,4 +167,4 @@ def test_torch_stays_in_the_computing_rooms():
         if any(n.split(".")[0] == "torch" for n in imported(path))
     }
     assert users
-    assert users <= {"model", "engine", "data"}
+    assert users <= {"model", "engine", "data", "use"}

@@ -107,7 +107,7 @@ class BatchReader:
 
     def to_device(self, host: HostBatch) -> Batch:
         """Move and standardise; the host batch is used up, its memory is taken for a later one."""
-        moved = {name: column.to(self.device, non_blocking=True) for name, column in _cut(host.columns).items()}
+        moved = {name: column.to(self.device, non_blocking=True) for name, column in cut_text(host.columns).items()}
         batch = Batch(
             rows=host.rows,
             inputs={modality: self._standardised(modality, moved[modality]) for modality in self._modalities},
@@ -145,12 +145,16 @@ class BatchReader:
     def _standardised(self, modality: str, values: Tensor) -> Tensor:
         if modality == "text":
             return values.to(torch.int64, copy=True)
-        mean, std = self._scale[modality]
-        shape = (1, -1) + (1,) * (values.dim() - 2)
-        return (values.float() - mean.view(shape)) / std.view(shape)
+        return standardised(values, *self._scale[modality])
 
 
-def _cut(columns: dict[str, Tensor]) -> dict[str, Tensor]:
+def standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Stored values [B, C, ...] less the mean [C], over the deviation [C] of the train split, as float32."""
+    shape = (1, -1) + (1,) * (values.dim() - 2)
+    return (values.float() - mean.view(shape)) / std.view(shape)
+
+
+def cut_text(columns: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the tokens that are padding in every sample, up to a multiple of 8."""
     if "text" not in columns or "text_length" not in columns or not len(columns["text"]):
         return columns

@@ -33,6 +33,10 @@ class TokenReader:
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_tokens)
 
+    def save(self, path: Path) -> None:
+        """Write it as one tokenizer.json, which gives the same ids."""
+        self._tokenizer.save(str(path))
+
     @property
     def dtype(self) -> str:
         """The smallest signed type that holds every id."""

@@ -48,6 +48,21 @@ class Shards:
         return {name: self.model["module"][name] for name in self.model["buffer_names"]}
 
 
+def whole_weights(folder: Path) -> dict[str, Tensor]:
+    """Whole fp32 parameters and buffers by name, of a checkpoint of any stage, by any number of ranks.
+
+    Raises:
+        RuntimeError: files or values are missing.
+    """
+    if not has_shards(folder):
+        module: dict[str, Tensor] = _open(folder / "mp_rank_00_model_states.pt")["module"]
+        return {name: value.detach().clone() for name, value in module.items()}
+    shards = open_shards(folder)
+    whole = {name: shards.read(name, "fp32", 0, prod(shape)).view(shape) for name, shape in shards.shapes.items()}
+    whole |= {name: value.clone() for name, value in shards.buffers().items()}
+    return {name: value.detach() for name, value in whole.items()}
+
+
 def has_shards(folder: Path) -> bool:
     """Whether the checkpoint is one of stages 1, 2, 3: stage 0 keeps everything in the model file."""
     return any(folder.glob("*_optim_states.pt"))

@@ -6,7 +6,9 @@ nothing is ever downloaded here, since the nodes of a cluster are often offline.
 B batch, C channels or coefficients, H height, W width, T tokens or frames, D width.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,16 @@ class InputShapes:
     audio_coefficients: int
     image_size: tuple[int, int] = (32, 32)
     audio_frames: int = 32
+    architectures: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """Modality -> transformers' configuration of an encoder of trained weights, where all weights come later."""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "InputShapes":
+    def of(cls, manifest: Manifest, architectures: Mapping[str, dict[str, Any]] | None = None) -> "InputShapes":
         """The shapes of a packed data set."""
         channels, height, width = manifest.columns["image"].shape[-3:] if "image" in manifest.columns else (0, 0, 0)
         coefficients, frames = manifest.columns["audio"].shape if "audio" in manifest.columns else (0, 0)
-        return cls(manifest.vocab_size or 0, manifest.pad_id, channels, coefficients, (height, width), frames)
+        size, more = (height, width), architectures or {}
+        return cls(manifest.vocab_size or 0, manifest.pad_id, channels, coefficients, size, frames, more)
 
 
 class TextEncoder(nn.Module):
@@ -47,7 +52,7 @@ class TextEncoder(nn.Module):
         from transformers.models.bert import BertConfig, BertModel
 
         if config.text_weights:
-            self.bert = _trained(BertModel, config.text_weights, "text_weights", config)
+            self.bert = _trained(BertModel, config.text_weights, "text", config, shapes)
             _check("text_weights", config, "token ids", shapes.vocab_size, self.bert.config.vocab_size)
         else:
             sizes = _sizes(config, config.text_layers)
@@ -72,7 +77,7 @@ class VisionTransformer(nn.Module):
         from transformers.models.vit import ViTConfig, ViTModel
 
         if config.image_weights:
-            self.vit = _trained(ViTModel, config.image_weights, "image_weights", config)
+            self.vit = _trained(ViTModel, config.image_weights, "image", config, shapes)
             _check("image_weights", config, "channels", shapes.image_channels, self.vit.config.num_channels, exact=True)
         else:
             image = ViTConfig(
@@ -100,7 +105,7 @@ class AudioTransformer(nn.Module):
         from transformers.models.audio_spectrogram_transformer import ASTConfig, ASTModel
 
         if config.audio_weights:
-            self.ast = _trained(ASTModel, config.audio_weights, "audio_weights", config)
+            self.ast = _trained(ASTModel, config.audio_weights, "audio", config, shapes)
             made_for = self.ast.config
             _check("audio_weights", config, "frames", shapes.audio_frames, made_for.max_length)
             _check("audio_weights", config, "bands", shapes.audio_coefficients, made_for.num_mel_bins, exact=True)
@@ -173,13 +178,24 @@ def _projection(found: int, width: int) -> nn.Module:
     return nn.Identity() if found == width else nn.Linear(found, width)
 
 
-def _trained(kind: Any, name: str, key: str, config: ModelConfig) -> Any:
+def architectures(encoders: nn.ModuleDict, config: ModelConfig) -> dict[str, dict[str, Any]]:
+    """Modality -> transformers' configuration of each encoder that began with trained weights."""
+    found = {}
+    for name, part in (("text", "bert"), ("image", "vit"), ("audio", "ast")):
+        if name in encoders and getattr(config, f"{name}_weights"):
+            found[name] = json.loads(getattr(encoders[name], part).config.to_json_string(use_diff=False))
+    return found
+
+
+def _trained(kind: Any, name: str, modality: str, config: ModelConfig, shapes: InputShapes) -> Any:
     """A transformers model with the weights of a folder or of the hub's cache.
 
     Raises:
         ConfigError: they are not there, or are another model's.
     """
-    more = {} if kind.__name__ == "ASTModel" else {"add_pooling_layer": False}
+    key, more = f"{modality}_weights", {} if kind.__name__ == "ASTModel" else {"add_pooling_layer": False}
+    if modality in shapes.architectures:
+        return kind(kind.config_class.from_dict(shapes.architectures[modality]), **more)
     try:
         model, loading = kind.from_pretrained(
             name, local_files_only=True, output_loading_info=True, dtype=torch.float32, **_dropout(config), **more

@@ -67,9 +67,11 @@ class FusionModel(nn.Module):
             normalised, and "scale", where the loss asks for them.
 
         Raises:
-            ValueError: a sample has no modality. (Not on a GPU, where looking would wait for it; set_up has looked.)
+            ValueError: a sample has no modality. (Not on a GPU, where looking would wait for it; set_up has looked. Nor
+                in an exported program, which has no way to say it.)
         """
-        if present_BM.device.type == "cpu" and not bool(present_BM.any(1).all()):
+        looks = present_BM.device.type == "cpu" and not torch.compiler.is_exporting()
+        if looks and not bool(present_BM.any(1).all()):
             row = int((~present_BM.any(1)).nonzero()[0])
             raise ValueError(f"sample {row} of the batch has none of the modalities {', '.join(self.modalities)}")
         if self.training and self.modality_dropout:

@@ -1,0 +1,140 @@
+"""Answers as text and as JSON, and whole files of samples: one JSON object a line in, an answer a line out."""
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import Progress
+
+from furnace_hpc.data.sample import Values
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.manifest import MODALITIES
+from furnace_hpc.use.predictor import Answer, Predictor, TaskAnswer
+
+SHOWN = 5
+MAX_LINE_BYTES = 10_000_000  # of one JSON object; a book is smaller
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a file: the values of its sample, or why there are none."""
+
+    line: int
+    id: Any
+    values: Values | None
+    problem: str = ""
+
+
+def answer_file(
+    predictor: Predictor, path: Path, out: TextIO, errors: TextIO, top: int | None, as_json: bool, batch_size: int
+) -> int:
+    """Answer every line of a file, in its order; return how many could not be.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    failed = 0
+    with path.open("rb") as file:
+        total = sum(1 for _ in file)
+    console = Console(file=errors, soft_wrap=True, highlight=False)
+    with path.open("rb") as file, Progress(console=console, transient=True, disable=not errors.isatty()) as bar:
+        task = bar.add_task("samples", total=total)
+        rows = _rows(predictor, file, path.parent)
+        while batch := list(itertools.islice(rows, batch_size)):
+            good = [row.values for row in batch if row.values is not None]
+            answers = iter(predictor.predict_many(good) if good else ())
+            for row in batch:
+                if row.values is None:
+                    failed += 1
+                    console.print(f"error: {path.name}:{row.line}: {row.problem}", markup=False)
+                    if as_json:
+                        print(json.dumps(_head(row) | {"error": row.problem}), file=out)
+                elif as_json:
+                    print(json.dumps(_head(row) | content(next(answers), top)), file=out)
+                else:
+                    print(f"{_name(row)}  {_in_short(next(answers), top)}", file=out)
+            out.flush()
+            bar.update(task, completed=batch[-1].line)
+    if failed:
+        console.print(f"{failed} of the samples could not be read", markup=False)
+    return failed
+
+
+def to_text(answer: Answer, modalities: tuple[str, ...], top: int | None) -> str:
+    """An answer for a terminal: a table a task."""
+    absent = [name for name in modalities if name not in answer.modalities]
+    lines = [f"from {', '.join(answer.modalities)}" + (f"; without {', '.join(absent)}" if absent else "")]
+    for name, task in answer.tasks.items():
+        lines.append(f"{name}: {_labels(task)}" + ("" if task.threshold is None else f" (above {task.threshold:.3f})"))
+        shown = list(itertools.islice(task.probabilities.items(), top or SHOWN))
+        width = max(len(label) for label, _ in shown)
+        lines += [f"  {label:<{width}}  {100 * probability:5.1f} %" for label, probability in shown]
+    return "\n".join(lines)
+
+
+def to_json(answer: Answer, top: int | None) -> str:
+    """An answer as one line of JSON."""
+    return json.dumps(content(answer, top))
+
+
+def content(answer: Answer, top: int | None) -> dict[str, Any]:
+    """An answer as JSON holds it."""
+    tasks: dict[str, Any] = {}
+    for name, task in answer.tasks.items():
+        said = {"label": task.labels[0]} if task.threshold is None else {"labels": list(task.labels)}
+        more = {} if task.threshold is None else {"threshold": task.threshold}
+        tasks[name] = said | more | {"probabilities": dict(itertools.islice(task.probabilities.items(), top))}
+    return {"modalities": list(answer.modalities), "tasks": tasks}
+
+
+def _rows(predictor: Predictor, lines: Iterable[bytes], folder: Path) -> Iterator[Row]:
+    """The samples of the lines; empty lines are none."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row: dict[str, Any] = {}
+        try:
+            row = _parsed(line)
+            files = {name: row[name] for name in ("image", "audio") if isinstance(row.get(name), str)}
+            given = {name: value for name, value in row.items() if name != "id"}
+            yield Row(number, row.get("id"), predictor.read(given | {n: folder / file for n, file in files.items()}))
+        except ConfigError as error:
+            yield Row(number, row.get("id"), None, str(error))
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES:
+        raise ConfigError(f"{len(line):,} bytes, wanted at most {MAX_LINE_BYTES:,}")
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not JSON ({' '.join(str(error).split())[:100]})") from None
+    if not isinstance(row, dict):
+        raise ConfigError(f"a JSON {type(row).__name__}, wanted an object with {', '.join(MODALITIES)}, any of them")
+    return row
+
+
+def _head(row: Row) -> dict[str, Any]:
+    return {"line": row.line} | ({} if row.id is None else {"id": row.id})
+
+
+def _name(row: Row) -> str:
+    return str(row.line if row.id is None else row.id)
+
+
+def _in_short(answer: Answer, top: int | None) -> str:
+    """An answer in one line: of each task its labels; with --top, that many classes with their probabilities."""
+    parts = []
+    for name, task in answer.tasks.items():
+        shown = list(itertools.islice(task.probabilities.items(), top or 1))
+        likely = ", ".join(f"{label} {100 * probability:.1f} %" for label, probability in shown)
+        parts.append(f"{name}: {likely}" if task.threshold is None else f"{name}: {_labels(task)} [{likely}]")
+    return "; ".join(parts)
+
+
+def _labels(task: TaskAnswer) -> str:
+    return ", ".join(task.labels) or "none"
