@@ -196,7 +196,7 @@ def _compare(predictor: Predictor, checkpoint: Checkpoint, place: Path) -> str:
         return "not compared with the run's own: it wrote none of this step"
     try:
         columns, own = open_columns(place).split("test"), np.load(path, allow_pickle=False)
-        samples = [_stored(predictor, columns, row) for row in range(min(COMPARED_ROWS, len(columns["present"])))]
+        samples = [stored_row(predictor, columns, row) for row in range(min(COMPARED_ROWS, len(columns["present"])))]
         ids, logits = own["sample_id"], {task.name: own[f"logits.{task.name}"] for task in checkpoint.config.tasks}
     except (ConfigError, OSError, ValueError, KeyError) as error:
         return f"not compared with the run's own ({str(error).splitlines()[0]})"
@@ -216,7 +216,7 @@ def _compare(predictor: Predictor, checkpoint: Checkpoint, place: Path) -> str:
     return f"those that the run wrote of {len(samples)} test samples, {equal}"
 
 
-def _stored(predictor: Predictor, columns: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+def stored_row(predictor: Predictor, columns: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
     """One row of a split, as the predictor takes it."""
     data = predictor.exported.data
     bits = [data.modalities.index(name) for name in predictor.modalities]

@@ -1,0 +1,308 @@
+"""Predicting: raw files are read as packing read them, any of the modalities is enough, and bad input is one line."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from raw_sets import CLIPS, MOVIES, SPLIT, write_audioset, write_avmnist, write_mmimdb, write_vocab
+from test_pack_audioset import CSV, KNOBS
+from use_study import write_run
+
+from furnace_hpc.cli import run_command
+from furnace_hpc.data.audioset import plan_audioset
+from furnace_hpc.data.avmnist import plan_avmnist
+from furnace_hpc.data.columns import open_columns
+from furnace_hpc.data.images import ImageKnobs
+from furnace_hpc.data.mmimdb import GENRES, MovieKnobs, choose_plot, plan_raw
+from furnace_hpc.data.packing import pack_files
+from furnace_hpc.data.sample import PackPlan
+from furnace_hpc.data.tridigits_files import write_samples
+from furnace_hpc.data.tridigits_plan import VOCAB, encode
+from furnace_hpc.predict import main
+from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.metrics import subsets
+from furnace_hpc.use import Predictor
+from furnace_hpc.use.exporting import export, stored_row
+from furnace_hpc.use.recipe import make_tokenizer
+
+GENRES_TASK = [{"name": "genres", "kind": "multi_label"}]
+DIGITS = tuple("0123456789")
+
+
+def exported(place: Path, data: Path, tokenizer: str | None = None, **changes: Any) -> Path:
+    run = write_run(place / "runs", data, **changes)
+    export(run.path, place / "model", None, None, tokenizer, False, False, lambda words: None)
+    return place / "model"
+
+
+def packed(plan: PackPlan, out: Path) -> Path:
+    pack_files(plan, out, lambda *_: None, workers=1, max_refused=0.5, force=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+    tasks = [{"name": "digit"}, {"name": "parity"}]
+    return exported(tmp_path_factory.mktemp("tridigits"), small_data, tasks=tasks)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+    return write_samples(small_data, tmp_path_factory.mktemp("samples"))[-1]
+
+
+@pytest.fixture(scope="module")
+def movies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The raw folder, its pack beside it, and a model of it."""
+    place = tmp_path_factory.mktemp("mmimdb")
+    vocab = str(write_vocab(place / "vocab"))
+    plan = plan_raw(write_mmimdb(place / "raw"), MovieKnobs(ImageKnobs(size=32), vocab, 24, "longest"))
+    modalities, scores = ["text", "image"], {"val/genres/map": 0.5, "val/genres/threshold": 0.47}
+    data = packed(plan, place / "data")
+    exported(place, data, tokenizer=vocab, tasks=GENRES_TASK, model__modalities=modalities, scores=scores)
+    return place
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, [str(argument) for argument in arguments])
+    told = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, told.out, told.err
+
+
+# --- the same values as packing made ---
+
+
+def test_the_files_of_a_tridigits_sample_give_the_packed_values(model: Path, samples: Path, small_data: Path):
+    predictor, columns = Predictor.load(model, "cpu"), open_columns(small_data).split("test")
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert len(lines) == 3
+    for row, line in enumerate(lines):
+        files = {name: samples.parent / line[name] for name in ("image", "audio")}
+        values, wanted = predictor.read({"text": line["text"]} | files), stored_row(predictor, columns, row)
+        assert line["id"] == f"{columns['sample_id'][row]}-digit-{columns['label.digit'][row]}"
+        assert (samples.parent / f"{line['id']}.txt").read_text() == line["text"] + "\n"
+        for name in ("text", "text_length", "image", "audio_length", "present"):
+            assert np.array_equal(values[name], wanted[name]), name
+        assert np.abs(values["audio"].astype(np.float32) - wanted["audio"]).max() <= 0.25  # float16's step at 256
+        logits, same = (predictor.logits([v])["digit"] for v in (values, wanted))
+        assert torch.allclose(logits, same, atol=1e-3)
+
+
+def test_tridigits_words_get_the_ids_that_packing_gave_them(small_data: Path):
+    reader = make_tokenizer(open_columns(small_data).manifest, None)
+    for text in ("my guess would be odd and prime", "the number is even", "xyzzy even", " ".join(VOCAB[4:9])):
+        ids, length = reader.encode(text)
+        assert ids[:length].tolist() == encode(text)
+        assert set(ids[length:].tolist()) <= {0}
+    assert np.array_equal(reader.encode("It is EVEN")[0], reader.encode("it is even")[0])
+    assert reader.encode("even " * 100)[1] == reader.max_tokens
+
+
+def test_posters_and_plots_give_the_packed_values(movies: Path):
+    predictor, columns = Predictor.load(movies / "model", "cpu"), open_columns(movies / "data").split("test")
+    for row, movie in enumerate(SPLIT["test"]):
+        plot = choose_plot(json.loads((movies / "raw" / "dataset" / f"{movie}.json").read_text()), "longest")
+        values = predictor.read({"text": plot, "image": movies / "raw" / "dataset" / f"{movie}.jpeg"})
+        wanted = stored_row(predictor, columns, row)
+        assert all(np.array_equal(values[name], wanted[name]) for name in ("text", "text_length", "image"))
+
+
+def test_frames_and_sounds_give_the_packed_values(tmp_path: Path):
+    source = write_audioset(tmp_path / "raw")
+    data = packed(plan_audioset(source, CSV, source / "audio", source / "frames", KNOBS), tmp_path / "data")
+    tasks, modalities = [{"name": "classes", "kind": "multi_label"}], ["image", "audio"]
+    predictor = Predictor.load(exported(tmp_path, data, tasks=tasks, model__modalities=modalities), "cpu")
+    columns = open_columns(data).split("test")
+    clip = columns["source_id"][0].decode()
+    frame, sound = source / "frames" / "frame_5" / f"{clip}.jpg", next((source / "audio").glob(f"{clip}.*"))
+    values, wanted = predictor.read({"image": frame, "audio": sound}), stored_row(predictor, columns, 0)
+    assert clip in CLIPS
+    for name in ("image", "audio", "audio_length"):
+        assert np.array_equal(values[name], wanted[name]), name
+
+
+def test_a_set_of_arrays_takes_arrays_and_says_so(tmp_path: Path):
+    data = packed(plan_avmnist(write_avmnist(tmp_path / "raw")), tmp_path / "data")
+    predictor = Predictor.load(exported(tmp_path, data, model__modalities=["image", "audio"]), "cpu")
+    sound = np.asarray(open_columns(data).split("test")["audio"][3])
+    np.save(tmp_path / "sound.npy", sound)
+    by_file, by_array = predictor.predict(audio=tmp_path / "sound.npy"), predictor.predict(audio=sound)
+    assert by_file == by_array
+    Image.new("L", (28, 28)).save(tmp_path / "digit.png")
+    with pytest.raises(ConfigError, match=r"packed from arrays, not from image files: give a \.npy file of shape"):
+        predictor.predict(image=tmp_path / "digit.png")
+    for array, words in (
+        (sound[:, :3], r"is unreadable \(uint8 \(112, 3\), wanted numbers of shape \(112, 112\)\)"),
+        (sound + 0.5 + 200, "values from"),
+        (np.full(sound.shape, np.nan), "not finite"),
+    ):
+        np.save(tmp_path / "bad.npy", array)
+        with pytest.raises(ConfigError, match=words):
+            predictor.predict(audio=tmp_path / "bad.npy")
+    np.save(tmp_path / "bad.npy", np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(ConfigError, match="Python objects"):
+        predictor.predict(audio=tmp_path / "bad.npy")
+
+
+# --- answers ---
+
+
+def test_every_subset_of_the_modalities_is_answered(model: Path, samples: Path):
+    predictor = Predictor.load(model, "cpu")
+    line = json.loads(samples.read_text().splitlines()[0])
+    given = {"text": line["text"]} | {name: samples.parent / line[name] for name in ("image", "audio")}
+    seen = set()
+    for subset in subsets(("text", "image", "audio")):
+        answer = predictor.predict(**{name: given[name] for name in subset})
+        assert answer.modalities == subset
+        assert answer.tasks.keys() == {"digit", "parity"}
+        digit = answer.tasks["digit"]
+        assert sorted(digit.probabilities) == list(DIGITS)
+        assert list(digit.probabilities.values()) == sorted(digit.probabilities.values(), reverse=True)
+        assert sum(digit.probabilities.values()) == pytest.approx(1)
+        assert digit.labels == (next(iter(digit.probabilities)),)
+        seen.add(tuple(digit.probabilities.values()))
+    assert len(seen) == 7, "each subset is another input"
+
+
+def test_a_multi_label_task_says_yes_above_the_threshold_that_was_tuned(movies: Path, capsys: Any):
+    predictor = Predictor.load(movies / "model", "cpu")
+    answer = predictor.predict(text="the detective finds a letter").tasks["genres"]
+    assert answer.threshold == 0.47
+    assert answer.probabilities.keys() == set(GENRES)
+    assert answer.labels == tuple(name for name, p in answer.probabilities.items() if p > 0.47)
+    assert 0 < len(answer.labels) < len(GENRES)
+    code, out, _ = command(capsys, "--model", movies / "model", "--text", "love", "--json", "--top", 4)
+    said = json.loads(out)["tasks"]["genres"]
+    assert (code, said["threshold"], len(said["probabilities"])) == (0, 0.47, 4)
+    assert said["labels"]
+    code, out, _ = command(capsys, "--model", movies / "model", "--text", "love")
+    assert "(above 0.470)" in out
+
+
+def test_the_command_answers_one_sample(model: Path, samples: Path, capsys: Any):
+    image = next(samples.parent.glob("*.png"))
+    code, out, err = command(capsys, "--model", model, "--image", image, "--top", 3)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "from image; without text, audio"
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")][1:] == ["digit", "parity"]
+    assert sum(line.endswith(" %") for line in lines) == 3 + 2
+    code, out, _ = command(capsys, "--model", model, "--image", image, "--json")
+    tasks = json.loads(out)["tasks"]
+    assert (code, len(tasks["digit"]["probabilities"]), tasks["digit"]["label"]) == (0, 10, lines[1].split()[1])
+
+
+def test_a_file_of_samples_is_answered_in_order_and_a_bad_line_costs_itself_alone(
+    model: Path, samples: Path, tmp_path: Path, capsys: Any
+):
+    good = [json.loads(line) for line in samples.read_text().splitlines()]
+    for entry in good:
+        entry |= {name: str(samples.parent / entry[name]) for name in ("image", "audio")}
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "here.png").write_bytes(Path(good[0]["image"]).read_bytes())
+    bad: list[tuple[Any, str]] = [
+        ({"image": "nowhere.png"}, "nowhere.png' is missing"),
+        ({"image": "folder.png"}, "folder.png' is unreadable (a folder)"),
+        ({"audio": "pipe.wav"}, "pipe.wav' is unreadable (no regular file)"),
+        ({"audio": "/dev/zero"}, "'/dev/zero' is unreadable (no regular file)"),
+        ({"image": "empty.png"}, "empty.png' is empty"),
+        ({"image": "text.png", "text": "it is even"}, "text.png' is unreadable"),
+        ({"image": "a\0b.png"}, "is unreadable"),
+        ({"image": "x" * 5000}, "is unreadable (File name too long)"),
+        ({"audio": 1e308}, "audio is 1e+308, wanted the path of a file"),
+        ({"text": 5}, "text is 5, wanted a string"),
+        ({"text": " "}, "text is empty"),
+        ({"imgae": "here.png"}, "unknown key 'imgae'; did you mean 'image'?"),
+        ({}, "nothing is given: give one at least of text, image, audio"),
+        ([1], "a JSON list, wanted an object"),
+    ]
+    raw = [
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"1" * 5000, "not JSON"),
+        (b'{"text": "\\ud800"}', "no Unicode text"),
+    ]
+    lines = [json.dumps(entry).encode() for entry, _ in bad] + [line for line, _ in raw]
+    rows = [json.dumps(good[0]).encode(), b"", *lines, b'{"id": 7, "image": "here.png", "text": null}']
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(rows) + b"\n")
+
+    code, out, err = command(capsys, "--model", model, "--input", tmp_path / "rows.jsonl", "--json", "--batch-size", 4)
+    assert code == 1
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["line"] for answer in answers] == [1, *range(3, len(rows) + 1)]
+    assert [answer.get("id") for answer in (answers[0], answers[-1])] == [good[0]["id"], 7]
+    assert (answers[0]["modalities"], answers[-1]["modalities"]) == (["text", "image", "audio"], ["image"])
+    complaints = err.splitlines()
+    assert complaints[-1] == f"{len(lines)} of the samples could not be read"
+    for number, words, answer, line in zip(
+        range(3, len(rows)), [words for _, words in [*bad, *raw]], answers[1:-1], complaints, strict=False
+    ):
+        assert line.startswith(f"error: rows.jsonl:{number}: "), line
+        assert words in line
+        assert answer["error"] in line
+    predictor = Predictor.load(model, "cpu")
+    alone = predictor.predict(image=tmp_path / "here.png").tasks["digit"].probabilities
+    assert answers[-1]["tasks"]["digit"]["probabilities"] == pytest.approx(alone, abs=1e-5)
+
+    code, out, err = command(capsys, "--model", model, "--input", samples)
+    assert (code, err) == (0, "")
+    assert [line.split("  ")[0] for line in out.splitlines()] == [entry["id"] for entry in good]
+
+
+# --- one sentence ---
+
+
+def test_what_cannot_be_answered_is_one_sentence_and_exit_code_2(
+    model: Path, movies: Path, tmp_path: Path, capsys: Any
+):
+    for arguments, words in (
+        ((model,), "nothing is given: give --text, --image or --audio"),
+        ((model, "--text", "a", "--input", "x.jsonl"), "--input and --text are both given"),
+        ((model, "--input", tmp_path), "is no file"),
+        ((model, "--image", tmp_path), "is unreadable (a folder)"),
+        ((model, "--image", tmp_path / "no.png"), "is missing"),
+        ((model, "--text", "a", "--device", "tpu:9"), "device 'tpu:9'"),
+        ((tmp_path, "--text", "a"), "is no exported model"),
+        ((movies / "model", "--audio", "x.wav"), "this network sees text and image alone"),
+    ):
+        code, out, err = command(capsys, "--model", *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert words in err
+        assert err.count("\n") == 1
+    assert len(MOVIES) == 12
+
+
+def test_a_damaged_or_foreign_model_is_refused(model: Path, tmp_path: Path):
+    import shutil
+
+    copy = shutil.copytree(model, tmp_path / "copy")
+    config = (copy / "config.json").read_text()
+    good = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(ConfigError, match=r"model\.safetensors is not the file that config\.json describes"):
+        Predictor.load(copy)
+    (copy / "model.safetensors").write_bytes(good)
+    content = json.loads(config)
+    outside = content | {"files": content["files"] | {"../../etc/passwd": [1, "x"]}}
+    for text, words in (
+        ("{", "is no config of an exported model"),
+        ("[]", "is no config of an exported model"),
+        (json.dumps(content | {"format": 2}), r"\(format: "),
+        (json.dumps(content | {"files": {}}), "names no model.safetensors"),
+        (json.dumps(outside), "passwd is not the file that config.json describes"),
+    ):
+        (copy / "config.json").write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            Predictor.load(copy)
