@@ -45,6 +45,7 @@ def check_result(folder: Path) -> None:
     best = max(evaluated.values())
     assert result["selected_step"] == min(step for step, value in evaluated.items() if value == best)
     assert result["metrics"]["val/digit/accuracy"] == best
+    assert (folder / f"checkpoints/step-{result['selected_step']}/manifest.json").exists()
 
 
 def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: Path):
@@ -53,6 +54,8 @@ def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: P
     assert first.returncode == 1, first.stderr
     assert "2 of 3" in first.stdout or "broken" in first.stderr
     assert parameters(run_folder(grid, "first")) != parameters(run_folder(grid, "second"))
+    for row in ("first", "second"):  # its last step is the best, and can be exported
+        assert (run_folder(grid, row) / "checkpoints/step-12/manifest.json").exists()
     broken = run_folder(grid, "broken")
     assert attempt(broken, 1)["reason"] == "nonfinite"
     assert re.match(r"step \d+: FloatingPointError: the loss is ", attempt(broken, 1)["error"])
