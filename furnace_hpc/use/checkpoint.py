@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from furnace_hpc.runs.checkpoint_files import MANIFEST, is_complete, read_manifest, steps_of
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import read_attempts
+from furnace_hpc.runs.override import overridden
 from furnace_hpc.runs.records import RunResult, read_metrics, read_result
 from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root
-from furnace_hpc.spec.grid import lay_over
 from furnace_hpc.spec.manifest import Manifest
 from furnace_hpc.spec.manifest import read_manifest as read_data_manifest
 
@@ -73,8 +73,7 @@ def find_checkpoint(given: Path, step: str | None) -> Checkpoint:
         steps = f"it has those of {', '.join(map(str, there))}" if there else "it has none"
         raise ConfigError(f"{folder.run_id} has no checkpoint of step {number} ({steps}): choose by --step")
     attempts = read_attempts(folder)
-    overrides = attempts[-1].overrides if attempts else {}
-    config = TrainConfig.model_validate(lay_over(spec.config.model_dump(), overrides)) if overrides else spec.config
+    config = overridden(spec.config, attempts[-1].overrides if attempts else {})
     return Checkpoint(folder, spec, config, result, number, _facts(folder.checkpoint(number)))
 
 
