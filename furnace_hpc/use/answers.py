@@ -41,7 +41,10 @@ def answer_file(
     with path.open("rb") as file:
         total = sum(1 for _ in file)
     console = Console(file=errors, soft_wrap=True, highlight=False)
-    with path.open("rb") as file, Progress(console=console, transient=True, disable=not errors.isatty()) as bar:
+    with (
+        path.open("rb") as file,
+        Progress(console=console, transient=True, disable=not errors.isatty() or out.isatty()) as bar,
+    ):
         task = bar.add_task("samples", total=total)
         rows = _rows(predictor, file, path.parent)
         while batch := list(itertools.islice(rows, batch_size)):

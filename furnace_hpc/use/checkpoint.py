@@ -84,6 +84,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> int:
         ConfigError: somebody else could have written them, a file is damaged, or one is there that nobody wrote down.
     """
     path = checkpoint.path
+    # MERGE: with furnace_hpc/runs/trust.py, here: check_trusted(path, checkpoint.folder.path.parent.parent)
     if not is_complete(path):
         raise ConfigError(
             f"checkpoint {path} is damaged: a file has not the size and hash of its {MANIFEST}; "
