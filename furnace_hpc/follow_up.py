@@ -17,6 +17,7 @@ from furnace_hpc.cluster.lemons import excluded_nodes
 from furnace_hpc.cluster.observe import observe
 from furnace_hpc.cluster.submission import only_submitter
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.trust import keep_private
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import read_grid
 
@@ -27,6 +28,7 @@ def main(path: Annotated[Path, typer.Argument(help="a submission's folder", meta
     """Do what comes after a wave of a submission."""
     submission = Submission(path.resolve())
     folder = GridFolder(submission.path.parent.parent)
+    keep_private(read_profile(submission).group)
     if _send_what_is_left(submission, folder):
         return
     from furnace_hpc.aggregate import show_table

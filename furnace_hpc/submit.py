@@ -28,6 +28,7 @@ from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.override import read_overrides
 from furnace_hpc.runs.snapshot import source
+from furnace_hpc.runs.trust import keep_private
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root, runs_root
 from furnace_hpc.spec.grid import load_grid, narrowed, with_settings
@@ -87,6 +88,7 @@ def main(
     specs = [s for s in expand(study, prints, rows) if s.variant in variants and str(s.config.seed) in seeds]
     choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new", otherwise)
 
+    keep_private(profile.group)
     what = "queue" if profile.executor == "local" and not prepare else "submission"
     with nullcontext() if dry_run else only_submitter(folder, what):
         if asks_slurm:

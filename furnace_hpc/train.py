@@ -15,6 +15,7 @@ from furnace_hpc.runs import host
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import read_attempts
+from furnace_hpc.runs.trust import GROUP_ACCESS, keep_private
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
@@ -34,6 +35,7 @@ def main(
     if folder.result.exists():
         print(f"{folder.run_id} is done: {folder.result}")
         return
+    keep_private(os.environ.get(GROUP_ACCESS) == "1")
     from furnace_hpc.engine.loop import train
     from furnace_hpc.engine.processes import RankInfo
 

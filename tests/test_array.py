@@ -53,7 +53,7 @@ def text_of(plan: Plan, submission: Path) -> str:
 
 def text(tmp_path: Path, **changes) -> str:
     profile = ClusterProfile.model_validate(FULL | changes)
-    return text_of(planned(tmp_path, grid(), profile, snapshot="abc"), tmp_path / "sub 1")
+    return text_of(planned(tmp_path, grid(), profile, snapshot="abc"), tmp_path / "study/submissions/sub 1")
 
 
 def flags(script: str) -> dict[str, str]:
@@ -69,7 +69,14 @@ def test_a_scratch_folders_variables_are_left_for_each_node(tmp_path):
 def test_batch_script_is_the_golden_one(tmp_path):
     found = text(tmp_path)
     code = (tmp_path / "study/code/abc").resolve()
-    for place, name in ((tmp_path / "sub 1", "SUBMISSION"), (code / BATCH, "BATCH_PY"), (sys.executable, "PYTHON")):
+    places = {
+        tmp_path / "study/submissions/sub 1": "SUBMISSION",
+        code / BATCH: "BATCH_PY",
+        code: "CODE",
+        sys.executable: "PYTHON",
+        tmp_path: "RUNS",
+    }
+    for place, name in places.items():
         assert str(place) in found
         found = found.replace(shlex.quote(str(place)), name).replace(str(place), name)
     if os.environ.get("FURNACE_RENEW_GOLDEN") == "1":
@@ -169,7 +176,7 @@ def test_every_parameter_is_one_that_submitit_takes(tmp_path):
     profile = ClusterProfile.model_validate(FULL)
     plan = planned(tmp_path, grid(), profile)
     arrays = array_parameters(profile, array_of(plan), "name", tmp_path, tmp_path)
-    follow_up = follow_up_parameters(profile, "name", ["1", "2"], tmp_path)
+    follow_up = follow_up_parameters(profile, "name", ["1", "2"], tmp_path / "submissions/1", tmp_path)
     assert set(arrays) | set(follow_up) <= set(_get_default_parameters())
     assert follow_up["dependency"] == "afterany:1:2"
     assert not {"gpus_per_node", "gres", "cpus_per_task", "mem"} & set(follow_up)

@@ -132,3 +132,24 @@ def test_a_run_that_a_live_process_holds_never_reaches_srun(tmp_path):
     assert f"attempt 1 is held by process {os.getpid()}" in done.stderr
     assert not (tools / "ranks").exists()
     assert sorted(path.name for path in run.attempts.iterdir()) == ["1.json"]
+
+
+@pytest.mark.parametrize("part", ["", "study", "study/submissions/1/payload.pkl", "study/submissions/1/rows.jsonl"])
+def test_nothing_is_run_that_others_can_have_changed(tmp_path, part):
+    place = tmp_path / "runs of 'mine'" / part
+    done, run, _, tools = execute(tmp_path, "done", 0, meanwhile=lambda: place.chmod(place.stat().st_mode | 0o020))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert str(place) in done.stdout
+    assert "chmod go-w" in done.stdout
+    assert not run.path.exists()
+    assert not (tools / "ranks").exists()
+
+
+def test_the_groups_changes_are_run_where_the_profile_says_so(tmp_path):
+    def open_to_group() -> None:
+        for place in (tmp_path / "runs of 'mine'").rglob("*"):
+            place.chmod(place.stat().st_mode | 0o020)
+
+    done, run, _, _ = execute(tmp_path, "done", 0, meanwhile=open_to_group, group=True)
+    assert done.returncode == 0, done.stdout
+    assert run.result.stat().st_mode & 0o777 == 0o660

@@ -118,7 +118,7 @@ def _follow_up(submission: Submission, profile: ClusterProfile, grid: str, after
     name, place = job_name(grid, "follow-up"), shlex.quote(str(submission.path))
     submission.note("intent", name=name, kind="follow-up", base=0, rows=[], cluster=scheduler.cluster_name())
     command = f"{shlex.quote(profile.python or sys.executable)} -m furnace_hpc.follow_up {place}"
-    parameters = follow_up_parameters(profile, name, after, submission.code)
+    parameters = follow_up_parameters(profile, name, after, submission.path, submission.code)
     rest = f"sends the {left:,} runs left, " if left else ""
     try:
         job_id = _sbatch(submission, name, command, parameters)

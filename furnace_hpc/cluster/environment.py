@@ -9,7 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"}  # how clients find and enter the cluster
+from furnace_hpc.runs.trust import GROUP_ACCESS
+
+# How clients find and enter the cluster; whether the group may write the runs.
+KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", GROUP_ACCESS}
 # Slurm's own (of a job, and the defaults of its commands), other launchers', torch's ranks, per-job compiler caches.
 _LEFT_OUT = re.compile(
     r"^(SLURMD?|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SINFO|PMI|PMIX|OMPI_COMM_WORLD|OMPI_UNIVERSE|SUBMITIT|FURNACE|"

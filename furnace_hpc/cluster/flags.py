@@ -9,6 +9,7 @@ from furnace_hpc.cluster.planned import Shape
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.waves import Array, ranges
 from furnace_hpc.runs.batch import EXIT_DONE_ALREADY
+from furnace_hpc.runs.trust import GROUP_ACCESS
 from furnace_hpc.spec.errors import ConfigError
 
 BATCH = "furnace_hpc/runs/batch.py"  # in a code snapshot
@@ -31,13 +32,15 @@ def array_parameters(
         "ntasks_per_node": shape.processes_per_node,
         "signal_delay_s": profile.signal_delay_s,
         "srun_args": _srun_args(profile),
-        "setup": [*_site_setup(profile), *_begin(submission, array.base, code)],
+        "setup": [*_private(profile, submission, code), *_site_setup(profile), *_begin(submission, array.base, code)],
         "teardown": _decide(code),
         "additional_parameters": {"array": f"{ranges(array.indices)}%{parallel}", "requeue": True},
     }
 
 
-def follow_up_parameters(profile: ClusterProfile, name: str, after: list[str], code: Path) -> dict[str, Any]:
+def follow_up_parameters(
+    profile: ClusterProfile, name: str, after: list[str], submission: Path, code: Path
+) -> dict[str, Any]:
     """Submitit's parameters of a follow-up job: one small task, once all elements of these jobs have ended."""
     return {
         **_common(profile, name, FOLLOW_UP_MIN),
@@ -46,7 +49,7 @@ def follow_up_parameters(profile: ClusterProfile, name: str, after: list[str], c
         "ntasks_per_node": 1,
         "dependency": f"afterany:{':'.join(after)}",
         "use_srun": False,
-        "setup": [*_site_setup(profile), *_code_exports(str(code))],
+        "setup": [*_private(profile, submission, code), *_site_setup(profile), *_code_exports(str(code))],
         "additional_parameters": {"requeue": True},
     }
 
@@ -113,6 +116,32 @@ def _site_setup(profile: ClusterProfile) -> list[str]:
         return exports
     trap = """trap 'echo "furnace: this line of the profile'"'"'s setup failed: $BASH_COMMAND"' EXIT"""
     return [*exports, trap, "set -e", *profile.setup, "set +e", "trap - EXIT"]
+
+
+def _private(profile: ClusterProfile, submission: Path, code: Path) -> list[str]:
+    """Before anything runs that lies on a shared disk: nobody else can have written it (as runs/trust.py has it).
+
+    The batch script itself is Slurm's copy. What it will execute is the snapshot, and what submitit unpickles.
+    """
+    grid = submission.parent.parent
+    folders = (grid.parent, grid, code.parent, submission.parent, submission)
+    files = (submission / name for name in ("payload.pkl", "profile.json", "rows.jsonl", "specs.jsonl"))
+    bits = f"-perm {'/002' if profile.group else '/022'}"
+    changed, replaced = f"'(' ! -uid $UID -o {bits} ')'", f"'(' ! -uid $UID ! -uid 0 -o {bits} ! -perm -1000 ')'"
+    return [
+        "umask 007" if profile.group else "umask 077",
+        f"export {GROUP_ACCESS}=1" if profile.group else f"unset {GROUP_ACCESS}",
+        "changeable=$(exec 2>&1",
+        f"  find {_quoted(*files)} -maxdepth 0 {changed} -print -quit",
+        f"  find {_quoted(*folders)} -maxdepth 0 {replaced} -print -quit",
+        f"  find {_quoted(code)} '(' ! -uid $UID -o ! -type l {bits} ')' -print -quit)",
+        '[ -z "$changeable" ] || { echo "furnace: other users can change this, or own it, so nothing of it is run:"'
+        ' "$changeable: if nobody has changed it, chmod go-w it"; exit 1; }',
+    ]
+
+
+def _quoted(*paths: Path) -> str:
+    return " ".join(shlex.quote(str(path)) for path in paths)
 
 
 def _begin(submission: Path, base: int, code: Path) -> list[str]:

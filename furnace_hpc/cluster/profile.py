@@ -69,6 +69,11 @@ class ClusterProfile(Config):
     shared_folders: tuple[Line, ...] = Field(
         default=(), description="folders that compute nodes see too; the runs must lie below one; none: not checked"
     )
+    group: bool = Field(
+        default=False,
+        description="your Unix group may read and write the runs (folders 0770, files 0660), and what it wrote is "
+        "loaded; false: 0700 and 0600, and it is not",
+    )
     python: Line | None = Field(default=None, description="Python of the ranks; none: the one that submits")
     setup: tuple[Line, ...] = Field(
         default=(), description="shell lines on each job's first node, e.g. module load; the job ends where one fails"

@@ -20,6 +20,7 @@ from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.state import close_open_attempt, read_status
+from furnace_hpc.runs.trust import check_trusted
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.grid import Grid
 
@@ -77,13 +78,15 @@ def write_submission(plan: Plan) -> Submission:
     would take longer than everything else.
 
     Raises:
-        ConfigError: a run, or the code, has changed since the plan was made.
+        ConfigError: a run, or the code, has changed since the plan was made; or others can change the code.
     """
     for run in plan.to_do:
         if read_status(run.folder) != run.files:
             raise ConfigError(f"run {run.folder.run_id} has changed since the plan was made: give the command again")
     if take_snapshot(plan.folder).name != plan.snapshot:
         raise ConfigError("the code was changed since the plan was made: give the command again")
+    for snapshot in {run.facts["snapshot"] for run in plan.to_do} - {plan.snapshot}:
+        check_trusted(plan.folder.code / snapshot, plan.folder.path.parent)  # of runs that began with older code
     write_atomically(plan.folder.grid, _yaml(plan.grid.model_copy(update={"settings": {}})))
     for run in plan.to_do:
         close_open_attempt(run.folder, run.status)

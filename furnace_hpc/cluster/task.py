@@ -11,6 +11,7 @@ from typing import NamedTuple
 import furnace_hpc
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import START_S
+from furnace_hpc.runs.trust import check_trusted
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.errors import ConfigError
 
@@ -81,6 +82,8 @@ def _check_code() -> None:
             f"this rank imported furnace_hpc from {_code()}, wanted the snapshot {wanted}: "
             f"something in the job (a setup line, sitecustomize) puts another folder before it on Python's path"
         )
+    if wanted:  # the last to look; the batch script did before it ran any of it
+        check_trusted(_code(), _code().parent.parent.parent)
 
 
 def _cores() -> str:

@@ -12,6 +12,7 @@ from furnace_hpc.engine.zero import Engine
 from furnace_hpc.runs import checkpoint_files
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import newest_attempt
+from furnace_hpc.runs.trust import check_trusted
 
 TAG = "zero"
 
@@ -32,17 +33,26 @@ def load_newest(engine: Engine, folder: RunFolder, seed: int, processes: Process
     step, problem = processes.broadcast((step, problem))
     if problem:
         raise RuntimeError(problem[1])
-    return None if step is None else load(engine, folder, step, seed, processes)
+    return None if step is None else _load(engine, folder, step, seed, processes)
 
 
 def load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Processes) -> dict[str, Any]:
     """Collective. Load one checkpoint; made by another number of processes or at another ZeRO stage, elastically.
 
     Raises:
-        ConfigError: it is of stage 0 and the run is not, or the other way round.
-        RuntimeError: it cannot be loaded, or not all hosts see it.
+        ConfigError: it is of stage 0 and the run is not, or the other way round; or others can have written it.
+        RuntimeError: it is damaged, it cannot be loaded, or not all hosts see it.
     """
     path = folder.checkpoint(step)
+    if not processes.broadcast(processes.is_rank_zero and checkpoint_files.is_complete(path)):
+        raise RuntimeError(f"checkpoint {path} is damaged: it is not as its {checkpoint_files.MANIFEST} says")
+    return _load(engine, folder, step, seed, processes)
+
+
+def _load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Processes) -> dict[str, Any]:
+    """Load a checkpoint whose hashes are right. Its files are pickles: what else wrote them could do anything."""
+    path = folder.checkpoint(step)
+    check_trusted(path, folder.path.parent.parent)
     if blind := [rank for rank, sees in enumerate(processes.gather(checkpoint_files.is_visible(path))) if not sees]:
         raise RuntimeError(f"ranks {blind} do not see all of checkpoint {path}: is it on a file system of all nodes?")
     manifest = checkpoint_files.read_manifest(path)
@@ -55,7 +65,7 @@ def load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Pro
         client_state = elastic.load(engine, path / TAG, processes)
         processes.say(f"checkpoint of step {step} was made by {made_by[0]} processes at ZeRO stage {made_by[1]}")
     if made_by[0] == processes.world_size:
-        # weights_only=False: it holds numpy's and Python's random states, and lies in the user's own run folder.
+        # weights_only=False: it holds numpy's and Python's random states, and is trusted, see above.
         set_random_state(torch.load(path / f"random-{processes.rank}.pt", weights_only=False), processes.device)
     else:  # masks of dropout are drawn per rank, and these ranks have none to go on with
         seed_everything((seed * 1_000_003 + step) * 1_000_003 + 1 + processes.rank)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from furnace_hpc.runs.trust import check_trusted
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Values = dict[str, Tensor]  # "fp32" and the moments -> values, all of one length; none of the moments before step 1
 
@@ -72,8 +74,10 @@ def open_shards(folder: Path) -> Shards:
     """Open all ranks' files. They are mapped: what is never read is never loaded.
 
     Raises:
+        ConfigError: others can have written them.
         RuntimeError: files or values are missing.
     """
+    check_trusted(folder, folder)
     paths = {int(match[1]): path for path in folder.glob("*_optim_states.pt") if (match := _RANK.search(path.name))}
     stage_3 = folder / "zero_pp_rank_0_mp_rank_00_model_states.pt"
     model = _open(stage_3 if stage_3.exists() else folder / "mp_rank_00_model_states.pt")
@@ -105,7 +109,7 @@ _RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
 
 
 def _open(path: Path) -> dict[str, Any]:
-    # weights_only=False: the files hold DeepSpeed's own classes, and lie in the user's own run folder.
+    # weights_only=False: the files hold DeepSpeed's own classes, and nobody else can have written them.
     content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
     return content
 

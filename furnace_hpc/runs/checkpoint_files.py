@@ -86,6 +86,8 @@ def is_visible(path: Path) -> bool:
 def read_manifest(path: Path) -> dict[str, Any]:
     """A checkpoint's manifest: step, world size, ZeRO stage, state, files."""
     manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in manifest["files"]):
+        raise ValueError(f"{path / MANIFEST} names files outside of its folder")
     return manifest
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from furnace_hpc.runs.code import PACKAGE, RUNS, SNAPSHOT_FACTS, changes, git_commit, untracked
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
+from furnace_hpc.runs.trust import check_trusted
 from furnace_hpc.spec.errors import ConfigError
 
 MAX_BYTES = 64 << 20  # more is data or weights that lie in the package by mistake
@@ -57,11 +58,12 @@ def take_snapshot(folder: GridFolder) -> Path:
     """Copy the code into the grid's folder, unless that very code is there already; return its folder.
 
     Raises:
-        ConfigError: too large, or the snapshot that is there has been changed.
+        ConfigError: too large, or the snapshot that is there has been changed, or others can change it.
     """
     now = source()
     final = folder.code / now.snapshot_hash
     if final.exists():
+        check_trusted(final, folder.path.parent)
         check_snapshot(final)
         return final.resolve()
     aside = folder.code / f".{now.snapshot_hash}.{uuid.uuid4().hex[:8]}"
@@ -70,7 +72,7 @@ def take_snapshot(folder: GridFolder) -> Path:
             target = aside / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-            target.chmod(0o444)
+            target.chmod(target.stat().st_mode & 0o444)
         _describe(aside, now)
         if _content_hash(_files(aside, RUNS)) != now.snapshot_hash:
             raise ConfigError(f"the code in {PACKAGE} was changed while it was copied: give the command again")
