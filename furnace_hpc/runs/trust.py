@@ -43,9 +43,9 @@ def check_trusted(path: Path, root: Path) -> None:
     for folder in sorted(chains):
         _check(folder)
     if real.is_dir():
-        for folder, folders, files in os.walk(real):
+        for place, folders, files in os.walk(real):
             for name in (*folders, *files):
-                entry = Path(folder, name)
+                entry = Path(place, name)
                 if entry.is_symlink() and not entry.resolve().is_relative_to(top):
                     raise ConfigError(f"{entry} leads out of {root}: nothing out there is loaded; copy it to its place")
                 _check(entry)
