@@ -52,6 +52,7 @@ def test_an_exception_is_a_reason(tmp_path, error, reason):
 
 # Verdicts; the record; the environment; the reason.
 JOB, TIMED = {"job_id": "5_0"}, {"job_id": "5_0", "signal_delay_s": 120}
+ASKED = TIMED | {"time_limit_s": 9000, "start_unix_s": 1000.0}
 ENDS = {"SLURM_JOB_END_TIME": "10000"}
 TOLD = [
     ([word("crash", 2), word("oom", 1)], JOB, {}, "oom"),
@@ -62,6 +63,8 @@ TOLD = [
     ([word("stopped", signal="SIGUSR2")] * 2, JOB, {}, "time_limit"),
     ([word("stopped", 9875, signal="SIGUSR2")], TIMED, ENDS, "time_limit"),
     ([word("stopped", 9700, signal="SIGUSR2")], TIMED, ENDS, "preempted"),
+    ([word("stopped", 9875, signal="SIGUSR2")], ASKED, {}, "time_limit"),  # an older Slurm, which tells no end
+    ([word("stopped", 9700, signal="SIGUSR2")], ASKED, {}, "preempted"),
     ([word("stopped", signal="SIGTERM")], JOB, {}, "preempted"),
     ([word("stopped", signal="SIGUSR1")], JOB, {}, "preempted"),
     ([word("stopped", signal="SIGHUP")], JOB, {}, "stopped"),

@@ -248,6 +248,7 @@ def test_facts_are_what_an_attempt_records(tmp_path):
         "max_gpu_hours": None,
         "gpus": 1,
         "signal_delay_s": 120,
+        "time_limit_s": None,
         "nodes": 1,
         "processes_per_node": 1,
         "world_size": 1,

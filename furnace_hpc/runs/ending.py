@@ -39,14 +39,17 @@ def of_ranks(verdicts: Sequence[Record], record: Record, environment: Mapping[st
 def of_signal(name: str, record: Record, at_unix_s: float, environment: Mapping[str, str]) -> str:
     """The reason behind a signal: batch scripts ask for USR2 before the time limit; TERM and USR1 come with preemption.
 
-    Where a site sends USR2 at preemption too, the end of the job's time tells them apart (SLURM_JOB_END_TIME of newer
-    Slurms). Somebody's scancel kills the batch script, so it is not told here: Slurm knows.
+    Where a site sends USR2 at preemption too, the end of the job's time tells them apart: SLURM_JOB_END_TIME of newer
+    Slurms, else the attempt's begin and the time that was asked for. Somebody's scancel kills the batch script, so it is
+    not told here: Slurm knows.
     """
     if not record.get("job_id"):
         return "stopped"
     if name == "SIGUSR2":
         end, lead_s = environment.get("SLURM_JOB_END_TIME", ""), record.get("signal_delay_s")
-        early = end.isdigit() and lead_s is not None and at_unix_s < int(end) - lead_s - EARLY_S
+        limit_s = record.get("time_limit_s")
+        end_s = int(end) if end.isdigit() else record["start_unix_s"] + limit_s if limit_s else None
+        early = end_s is not None and lead_s is not None and at_unix_s < end_s - lead_s - EARLY_S
         return "preempted" if early else "time_limit"
     return "preempted" if name in ("SIGTERM", "SIGUSR1") else "stopped"
 
