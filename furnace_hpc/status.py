@@ -1,21 +1,31 @@
 """How a grid's runs are: `python -m furnace_hpc.status --grid NAME [--watch] [--logs RUN] [--json]`."""
 
 import json
+import os
+import signal
+import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.cluster.evidence import FRESH_S
+from furnace_hpc.cluster.evidence import Evidence
 from furnace_hpc.cluster.logs import print_logs
-from furnace_hpc.cluster.overview import Line, overview, render
+from furnace_hpc.cluster.overview import Line, overview
+from furnace_hpc.cluster.picture import picture, plain, summary
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.spec.files import runs_root
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 MOVING = (RunState.QUEUED, RunState.RUNNING)
+EVERY_S = 3.0  # between two looks at the files; Slurm is asked less often
+MOST_BUSY = 0.05  # of one core, however many runs there are
+LOOK_S = 0.25  # how soon a terminal of another size is drawn anew
 
 
 def main(
@@ -28,63 +38,91 @@ def main(
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
     ] = None,
 ) -> None:
-    """A line per run: state, step, loss, speed, time left, and why it is so.
+    """A line per run: state, step, loss and its curve, speed, time left, and why it is so.
 
     It comes from the runs' own files, and from one squeue (and at most one sacct) for the whole grid; commands given
-    within ten seconds share that answer.
+    within ten seconds share that answer, and none is asked for where nothing was submitted or all is done. On a
+    terminal the lines fit its width; in a file or a pipe they are whole.
     """
     folder = GridFolder(runs_root(runs_dir) / grid)
     folder.check_submitted()
     if logs:
         print_logs(folder, logs, lines)
     elif json_:
-        rows, _ = overview(folder)
-        print(json.dumps([row.as_json() for row in rows], indent=2))
+        print(json.dumps([row.as_json() for row in overview(folder)[0]], indent=2))
     elif watch_:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the terminal is to be left as it was
         try:
             watch(folder)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
     else:
-        _show(folder)
+        _show(*overview(folder))
 
 
 def watch(folder: GridFolder) -> None:
-    """Show the runs again and again until none is running or waiting."""
-    from rich.console import Console, Group
+    """Show the runs again and again until none is running or waiting; what was seen last stays."""
+    if not _on_terminal():
+        _show(*_follow(folder))
+        return
+    from rich.console import Group
     from rich.live import Live
-    from rich.text import Text
 
-    console = Console(highlight=False)
+    console = _console()
+    begun_s, (rows, evidence) = time.monotonic(), overview(folder)
+    try:
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            while True:
+                live.update(Group(*picture(rows, evidence, *console.size)), refresh=True)
+                if not any(map(_moves, rows)):
+                    break
+                took_s, size = time.monotonic() - begun_s, console.size
+                until_s = begun_s + max(EVERY_S, took_s / MOST_BUSY)
+                while time.monotonic() < until_s and console.size == size:
+                    time.sleep(LOOK_S)
+                if time.monotonic() >= until_s:
+                    begun_s, (rows, evidence) = time.monotonic(), overview(folder)
+    finally:
+        _show(rows, evidence, console.height - 1)  # the prompt takes one
+
+
+def _follow(folder: GridFolder) -> tuple[list[Line], Evidence]:
+    """A log file gets a line when something has changed."""
     last = ""
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while True:
-            rows, evidence = overview(folder)
-            table, summary = render(rows, evidence, height=console.height - 4)
-            if console.is_terminal:
-                live.update(Group(table, Text(summary)), refresh=True)
-            elif summary != last:
-                print(summary, flush=True)  # a log file gets a line when something has changed
-            last = summary
-            if not any(row.status.state in MOVING or _nobody_knows(row) for row in rows):
-                break
-            time.sleep(FRESH_S)
-    _show(folder)
+    while True:
+        rows, evidence = overview(folder)
+        if (words := summary(rows, evidence)) != last:
+            print(words, flush=True)
+        last = words
+        if not any(map(_moves, rows)):
+            return rows, evidence
+        time.sleep(EVERY_S)
 
 
-def _nobody_knows(row: Line) -> bool:
-    return row.status.state is RunState.UNKNOWN and bool(row.status.job_id)
+def _moves(row: Line) -> bool:
+    nobody_knows = row.status.state is RunState.UNKNOWN and bool(row.status.job_id)
+    return row.status.state in MOVING or nobody_knows
 
 
-def _show(folder: GridFolder) -> None:
+def _show(rows: list[Line], evidence: Evidence, height: int = 10**6) -> None:
+    if not _on_terminal():
+        print("\n".join(plain(rows, evidence)))
+        return
+    console = _console()
+    for text in picture(rows, evidence, console.width, height):
+        console.print(text)
+
+
+def _on_terminal() -> bool:
+    """Whether somebody looks at a screen that can show it."""
+    words = (sys.stdout.encoding or "").lower().startswith("utf")
+    return sys.stdout.isatty() and words and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def _console() -> "Console":
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 1000  # a log file has no width: nothing is cropped or wrapped
-    table, summary = render(*overview(folder))
-    console.print(table)
-    console.print(summary)
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 
 FRESH_S = 10  # commands given within this time share one answer
+IDLE_S = 60  # the same, where nothing of the grid is in the queue: only somebody's requeue could change that
 GONE_AFTER_S = 5  # between the two answers that make a job gone
 MAX_BACK_OFF_S = 300
 GONE = "GONE"  # not Slurm's word: Slurm has forgotten the job
@@ -51,7 +52,8 @@ class Evidence:
 
     def is_fresh(self, jobs: Iterable[str]) -> bool:
         """Whether the last answer is recent and knew of all these jobs; after failures, whether to wait with asking."""
-        pause_s = min(FRESH_S * 2**self.failures, MAX_BACK_OFF_S)
+        settled = not self.queued and all(map(self.is_gone, self.missing))
+        pause_s = IDLE_S if settled and not self.failures else min(FRESH_S * 2**self.failures, MAX_BACK_OFF_S)
         knows = self.failures or all(j in self.queued or j in self.ended or j in self.missing for j in jobs)
         return bool(knows) and time.time() < self.asked_unix_s + pause_s
 
@@ -73,10 +75,8 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
     """
     known = _read(folder)
     jobs = newest_jobs(folder)
-    open_jobs = [job_id for job_id, job in jobs.items() if job.run is None or not job.run.result.exists()]
-    if not jobs and not must:
-        return known
-    if not must and known.is_fresh(open_jobs):
+    open_jobs = [job_id for job_id, job in jobs.items() if not _is_settled(job_id, job, known)]
+    if not must and (not open_jobs or known.is_fresh(open_jobs)):
         return known
     if not must:
         return _ask(folder, known, jobs)
@@ -87,6 +87,13 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
         time.sleep(max(0.0, youngest + GONE_AFTER_S + 0.1 - time.time()))
         now = _patiently(lambda: _ask(folder, now, jobs, must=True))
     return now
+
+
+def _is_settled(job_id: str, job: "Expected", known: Evidence) -> bool:
+    """Whether nothing that Slurm could say of the job matters any more."""
+    if job.run is None:
+        return job_id in known.ended or known.is_gone(job_id)
+    return job.run.result.exists()
 
 
 def _check_cluster(clusters: set[str]) -> None:

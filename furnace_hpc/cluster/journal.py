@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.unchanged import while_unchanged
 from furnace_hpc.spec.errors import UnavailableError
 
 IN_FLIGHT_S = 3  # a request that had left before its sbatch was killed is with the controller by then
@@ -61,11 +62,7 @@ class Submission:
 
     def events(self) -> list[dict[str, Any]]:
         """All lines, oldest first; one that was torn by a crash is left out."""
-        try:
-            lines = (self.path / "journal.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return []
-        return [event for event in map(_parse, lines) if event]
+        return _events(self.path / "journal.jsonl")
 
     def sent(self) -> list[Sent]:
         """Every sbatch that was about to be done, with what came of it."""
@@ -101,10 +98,7 @@ class Submission:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """rows.jsonl; empty for a submission that was killed while it was written."""
-        try:
-            return [json.loads(line) for line in (self.path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
-        except FileNotFoundError:
-            return []
+        return _rows(self.path / "rows.jsonl")
 
 
 def submissions(folder: GridFolder) -> list[Submission]:
@@ -145,6 +139,23 @@ def settle_doubts(folder: GridFolder) -> None:
             else:
                 submission.note("absent", name=sent.name)
                 print(f"job {sent.name}, whose submission was cut off, never reached Slurm", flush=True)
+
+
+@while_unchanged(lambda path: [path])
+def _events(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return [event for event in map(_parse, lines) if event]
+
+
+@while_unchanged(lambda path: [path])
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
 
 
 def _parse(line: str) -> dict[str, Any] | None:

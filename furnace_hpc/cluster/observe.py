@@ -15,6 +15,7 @@ from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.host import REQUEUED, with_own_word
 from furnace_hpc.runs.ledger import Attempt, read_attempts
 from furnace_hpc.runs.state import ENDED, RunState, RunStatus, read_status, within_budget
+from furnace_hpc.runs.unchanged import while_unchanged
 
 CANCELLED = "cancelled"  # in the reason of every run that somebody stopped
 
@@ -187,6 +188,7 @@ _NEVER = {  # reasons of a waiting job that only somebody can change, and what t
 }
 
 
+@while_unchanged(lambda submission: [submission / "profile.json"])
 def _retries(submission: Path) -> int:
     try:
         return int(json.loads((submission / "profile.json").read_text(encoding="utf-8"))["retries"])

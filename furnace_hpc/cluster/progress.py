@@ -3,17 +3,18 @@
 import time
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from furnace_hpc.cluster.overview import duration
+from furnace_hpc.cluster.columns import PICTURE, STATE, duration
+from furnace_hpc.cluster.overview import line_of
+from furnace_hpc.cluster.picture import table
 from furnace_hpc.cluster.planned import Action, Plan, PlannedRun
 from furnace_hpc.runs.records import last_record, read_result
-from furnace_hpc.runs.state import RunState, read_status
+from furnace_hpc.runs.state import RunState, RunStatus, read_status
 
+COLUMNS = [column for column in PICTURE if column is not STATE]  # they all run
 QUIET_EVERY_S = 30.0  # without a terminal: one line this often
 
 
@@ -48,10 +49,19 @@ class Progress:
 
     def update(self, running: list[tuple[PlannedRun, int]]) -> None:
         """Show what is under way."""
-        lines = [(run, last_record(run.folder.metrics(attempt))) for run, attempt in running]
-        steps = self._steps_done + sum(self._gained(run, int(record["step"])) for run, record in lines if record)
+        at = [(last_record(run.folder.metrics(attempt)) or {}).get("step", 0) for run, attempt in running]
+        steps = self._steps_done + sum(self._gained(run, step) for (run, _), step in zip(running, at, strict=True))
         if self._console.is_terminal:
-            self._live.update(Group(self._summary(steps), self._runs(lines)))
+            lines = [
+                line_of(
+                    run.folder,
+                    RunStatus(RunState.RUNNING, attempt, step, "" if step else "starting"),
+                    run.spec.config.steps,
+                )
+                for (run, attempt), step in zip(running, at, strict=True)
+            ]
+            rows = table(lines, COLUMNS, self._console.width, headings=False)
+            self._live.update(Group(self._summary(steps), *rows))
         elif time.monotonic() - self._spoke_s > QUIET_EVERY_S:
             self._spoke_s = time.monotonic()
             self.say(self._summary(steps).plain)
@@ -83,17 +93,7 @@ class Progress:
         failed = f", {self._failed} failed" if self._failed else ""
         return Text(
             f"{self._done} of {self._total} runs done{failed}   step {steps:,} of {total:,}   "
-            f"{duration(elapsed_s)} elapsed, about {left} left"
+            f"{duration(elapsed_s)} elapsed, about {left} left",
+            no_wrap=True,
+            overflow="ellipsis",
         )
-
-    def _runs(self, lines: list[tuple[PlannedRun, dict[str, float] | None]]) -> RenderableType:
-        table = Table.grid(padding=(0, 2))
-        for run, record in lines:
-            steps = run.spec.config.steps
-            at = int(record["step"]) if record else 0
-            loss = f"loss {record['train/loss']:.4f}" if record else "starting"
-            rate = f"{record['samples_per_s']:,.0f} samples/s" if record else ""
-            table.add_row(
-                run.folder.run_id, ProgressBar(total=steps, completed=at, width=24), f"{at}/{steps}", loss, rate
-            )
-        return table

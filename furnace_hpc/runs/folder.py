@@ -77,9 +77,14 @@ class RunFolder:
         """Record of one attempt."""
         return self.attempts / f"{number}.json"
 
+    @property
+    def verdicts(self) -> Path:
+        """Folder of the ranks' words."""
+        return self.path / "verdicts"
+
     def verdict(self, attempt: int, rank: int) -> Path:
         """One rank's word on how the attempt ended for it."""
-        return self.path / "verdicts" / f"{attempt}-{rank}.json"
+        return self.verdicts / f"{attempt}-{rank}.json"
 
     def rendezvous(self, attempt: int) -> Path:
         """Where rank 0 publishes the address at which the attempt's ranks meet."""

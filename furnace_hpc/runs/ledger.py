@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.unchanged import while_unchanged
 
 
 class Attempt(BaseModel):
@@ -40,6 +41,7 @@ class Attempt(BaseModel):
         return str((self.holder or {}).get("host", "an unknown host"))
 
 
+@while_unchanged(lambda folder, number: [folder.attempt(number)])
 def read_attempt(folder: RunFolder, number: int) -> Attempt:
     """One attempt of a run."""
     return Attempt.model_validate(host.read_attempt(str(folder.path), number))

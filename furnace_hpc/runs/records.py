@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from furnace_hpc.runs.folder import PASSING, RunFolder, write_json
+from furnace_hpc.runs.unchanged import while_unchanged
 from furnace_hpc.spec.fields import Config
 
 
@@ -108,6 +109,7 @@ def records_of_attempt(folder: RunFolder, number: int) -> list[dict[str, Any]]:
     return list(_lines(path)) if path.exists() else []
 
 
+@while_unchanged(lambda path, tail_bytes=0: [path])
 def last_record(path: Path, tail_bytes: int = 4096) -> dict[str, Any] | None:
     """The newest whole training record of one attempt, reading only the file's end."""
     try:

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 
 from furnace_hpc.runs import ending, host
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import Attempt, holder_is_alive, read_attempts
 from furnace_hpc.runs.records import last_record
+from furnace_hpc.runs.unchanged import while_unchanged
 
 
 class RunState(StrEnum):
@@ -68,10 +70,20 @@ def within_budget(folder: RunFolder, status: RunStatus) -> RunStatus:
     """The status; failed, where the run would come back and has used up a budget of its newest attempt."""
     if status.state is not RunState.INTERRUPTED or not status.attempt or status.ended == "cancelled":
         return status
-    limits = host.read_attempt(str(folder.path), status.attempt)
-    if used_up := host.spent(str(folder.path), limits):
+    if used_up := _spent(folder, status.attempt):
         return replace(status, state=RunState.FAILED, reason=f"{used_up}; last: {status.reason}", used_up=used_up)
     return status
+
+
+def _words(folder: RunFolder, newest: int) -> list[Path]:
+    """Where the attempts' ends are told."""
+    numbers = host.attempt_numbers(str(folder.path))
+    return [*(folder.attempt(number) for number in numbers), folder.verdicts, folder.metrics(newest)]
+
+
+@while_unchanged(_words)
+def _spent(folder: RunFolder, newest: int) -> str:
+    return host.spent(str(folder.path), host.read_attempt(str(folder.path), newest))
 
 
 def _read(folder: RunFolder) -> RunStatus:
