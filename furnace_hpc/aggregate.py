@@ -1,5 +1,6 @@
 """Turn finished runs into tables and figures: `python -m furnace_hpc.aggregate --grid NAME_OR_PATH`."""
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -61,7 +62,10 @@ def show_table(
     """
     from rich.console import Console
 
-    from furnace_hpc.cluster.observe import observe
+    from furnace_hpc.cluster.observe import Observer, observe
+    from furnace_hpc.runs.folder import RunFolder
+    from furnace_hpc.runs.state import RunStatus
+    from furnace_hpc.tables.cache import read_records
     from furnace_hpc.tables.notes import describe
     from furnace_hpc.tables.render import to_terminal
     from furnace_hpc.tables.results import aggregate, submitted_runs, written_files
@@ -75,11 +79,20 @@ def show_table(
     if grid.settings:
         settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
         grid = grid.model_copy(update={"description": f"{grid.description} With {settings}.".strip()})
-    everything = submitted_runs(grid, folder)
+    records = read_records(folder)
+    everything = submitted_runs(grid, folder, records)
     shown, runs = look(grid, everything, view)
     kept = {id(spec) for spec in runs}
     aside = [spec.run_id for spec in everything if id(spec) not in kept]
-    ablation = aggregate(shown, runs, folder, place, figures, observe(folder), view.by, aside)
+
+    @cache
+    def slurm() -> Observer:  # asked once, and only where a run has no result
+        return observe(folder)
+
+    def how_it_is(run: RunFolder) -> RunStatus:
+        return slurm()(run)
+
+    ablation = aggregate(shown, runs, folder, place, figures, how_it_is, view.by, aside, records)
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too
     console.print(to_terminal(ablation))

@@ -10,8 +10,9 @@ from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.rows import expand_rows
 from furnace_hpc.tables.ablation import collect
 from furnace_hpc.tables.cells import all_cells, caption, headings
-from furnace_hpc.tables.costs import Spent, read_spent
+from furnace_hpc.tables.costs import Spent, spent_of
 from furnace_hpc.tables.notes import describe
+from furnace_hpc.tables.records import read_record
 from furnace_hpc.tables.render import to_csv, to_latex, to_markdown
 
 
@@ -40,10 +41,10 @@ def test_hours_lost_steps_and_goodput_worked_by_hand(tmp_path):
     log(folder, 4, range(210, 501, 10))
     saved = "".join(f'{{"step": {step}, "attempt": {number}}}\n' for step, number in ((100, 1), (200, 3), (300, 4)))
     write_atomically(folder.saved, saved + '{"step": 4')
-    spent = read_spent(folder, result_of(runs[0], train_s=1800.0, attempts=4))
+    spent = spent_of(read_record(folder), result_of(runs[0], train_s=1800.0, attempts=4))
     assert spent == Spent(hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways="2 processes")
     attempt(folder, 5, 6000, None, 0, gpus=4)
-    running = read_spent(folder, None)
+    running = spent_of(read_record(folder), None)
     assert (running.hours, running.lost_steps, running.goodput) == (4.0, 70, None)
 
 
@@ -55,7 +56,7 @@ def test_a_run_that_starts_again_at_step_0_has_lost_all_steps(tmp_path):
     log(folder, 1, (10, 20, 30, 40))
     log(folder, 2, (10, 20, 30))
     expected = Spent(hours=4.0, gpus=False, lost_steps=45, goodput=None, ways="2 processes")
-    assert read_spent(folder, None) == expected
+    assert spent_of(read_record(folder), None) == expected
 
 
 def test_a_run_that_went_on_otherwise_than_it_began_has_a_footnote(tmp_path):

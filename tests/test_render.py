@@ -182,7 +182,7 @@ def test_validation_curve_takes_steps_that_all_seeds_have(tmp_path):
         for step, value in values.items():
             metrics.write({"step": step, "kind": "val", "val/digit/accuracy": value})
         metrics.close()
-    (curve,) = curves_of(collect(grid, runs, folder).rows[0], ["val/digit/accuracy"])
+    curve = curves_of(collect(grid, runs, folder), ["val/digit/accuracy"])[0][0]
     assert curve.steps == [100]
     assert curve.mean == pytest.approx([0.3])
     assert (curve.low, curve.high) == ([0.2], [0.4])

@@ -2,6 +2,7 @@
 
     runs/<grid>/grid.yaml                    the grid as last submitted, without what --set changed
     runs/<grid>/code/<hash>/                 snapshots of the code that runs, read-only, named by their content
+    runs/<grid>/cache/<digest>.parquet       what aggregate has read of the runs; may be deleted at any time
     runs/<grid>/logs/<run_id>.log            a link to the log of the run's newest attempt
     runs/<grid>/submissions/<n>/             what each submission asked: grid.yaml with settings, profile.json, rows.jsonl,
                                              journal.jsonl; batch scripts and their logs
@@ -137,6 +138,11 @@ class GridFolder:
     def slurm_cache(self) -> Path:
         """What Slurm last answered, for all commands."""
         return self.path / "slurm.json"
+
+    @property
+    def tables_cache(self) -> Path:
+        """Folder of what aggregate has read of the runs."""
+        return self.path / "cache"
 
     @property
     def replaced(self) -> Path:

@@ -7,15 +7,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.records import RunResult, read_result
+from furnace_hpc.runs.records import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
 from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.identity import identity
 from furnace_hpc.tables import statistics
-from furnace_hpc.tables.costs import read_spent
+from furnace_hpc.tables.cache import Records, read_records
+from furnace_hpc.tables.costs import spent_of
 from furnace_hpc.tables.notes import make_notes
+from furnace_hpc.tables.records import Record, read_record
 from furnace_hpc.tables.table import Ablation, Change, Row, Run, values_by_seed
 
 HowItIs = Callable[[RunFolder], RunStatus]  # by its files alone, or with what Slurm says on top
@@ -28,39 +30,44 @@ def collect(
     how_it_is: HowItIs = read_status,
     by: tuple[str, ...] = (),
     aside: Collection[str] = (),
+    records: Records | None = None,
 ) -> Ablation:
     """The table of `runs`, from what lies in `folder` now: a row a variant, or one for the values of the keys `by`.
 
-    `aside` are the ids of the grid's runs that are not to be shown.
+    `aside` are the ids of the grid's runs that are not to be shown; `records` is what has been read of `folder`.
 
     Raises:
         ConfigError: there are results, and none has the grid's metric.
     """
+    records = read_records(folder) if records is None else records
     named: dict[str, list[Run]] = {}
     for spec in runs:
-        run = read_run(spec, folder.run(spec.run_id), grid.metric, how_it_is)
+        run_id = spec.run_id
+        run = as_it_is(spec, folder.run(run_id), records.by_run.get(run_id, Record()), grid.metric, how_it_is)
         named.setdefault(row_name(spec, by), []).append(run)
     _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
     reference = named.get(grid.reference, [])
     config = dict(_flat(identity(reference[0].spec.config))) if reference else {}
     rows = _corrected([_row(name, row, reference, config, by) for name, row in named.items()])
-    return Ablation(grid, rows, make_notes(grid, rows, folder, aside))
+    return Ablation(grid, rows, make_notes(grid, rows, records, aside), records)
 
 
-def read_run(spec: RunSpec, folder: RunFolder, metric: str, how_it_is: HowItIs = read_status) -> Run:
+def as_it_is(spec: RunSpec, folder: RunFolder, record: Record, metric: str, how_it_is: HowItIs = read_status) -> Run:
     """What is known of one run. A result that cannot be used makes it missing, with the reason."""
-    status = how_it_is(folder)  # before the result: a run that ends in between is done, not missing
+    if record.result is None:
+        status = how_it_is(folder)
+        if status.state is RunState.DONE:  # it has ended since its files were read: done, not missing
+            record = read_record(folder)
+        if record.result is None:
+            return Run(spec, folder, status, None, None, spent_of(record, None), record)
     try:
-        result = read_result(folder)
+        result = RunResult.model_validate_json(record.result.decode("utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        return _unusable(spec, folder, status, _why_unreadable(error))
-    spent = read_spent(folder, result)
-    if result is None:
-        return Run(spec, folder, status, None, None, spent)
+        return _unusable(spec, folder, record, how_it_is, _why_unreadable(error))
     if result.run_id != folder.run_id:
-        return _unusable(spec, folder, status, f"result.json is that of {result.run_id}")
+        return _unusable(spec, folder, record, how_it_is, f"result.json is that of {result.run_id}")
     done = RunStatus(RunState.DONE, result.attempts, result.steps, "")
-    return Run(spec, folder, done, result, result.metrics.get(metric), spent)
+    return Run(spec, folder, done, result, result.metrics.get(metric), spent_of(record, result), record)
 
 
 def row_name(spec: RunSpec, by: tuple[str, ...]) -> str:
@@ -96,9 +103,10 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]
     return tuple(change for change in changes if change.reference != change.value)
 
 
-def _unusable(spec: RunSpec, folder: RunFolder, status: RunStatus, reason: str) -> Run:
+def _unusable(spec: RunSpec, folder: RunFolder, record: Record, how_it_is: HowItIs, reason: str) -> Run:
+    status = how_it_is(folder)
     unknown = RunStatus(RunState.UNKNOWN, status.attempt, status.step, reason)
-    return Run(spec, folder, unknown, None, None, read_spent(folder, None))
+    return Run(spec, folder, unknown, None, None, spent_of(record, None), record)
 
 
 def _why_unreadable(error: ValidationError | UnicodeDecodeError) -> str:

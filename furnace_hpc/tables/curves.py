@@ -1,11 +1,11 @@
 """Learning curves: what the runs of a row logged over training, as one curve with a band."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from furnace_hpc.runs.records import read_metrics
-from furnace_hpc.tables.table import Ablation, Row
+from furnace_hpc.tables.table import Ablation
 
 TRAIN_LOSS = "train/loss"
 MAX_POINTS = 200  # of one curve; more than a screen or a column of paper shows
@@ -25,27 +25,33 @@ def validation_metric(ablation: Ablation) -> str:
     return "val/" + ablation.grid.metric.partition("/")[2].partition("@")[0]
 
 
-def curves_of(row: Row, metrics: Sequence[str]) -> Iterator[Curve]:
-    """For each metric the curve of the row's finished runs, at the steps where all of them have a finite value."""
-    records = [read_metrics(run.folder) for run in row.runs if run.result]
-    for metric in metrics:
-        yield _curve([_values(of_run, metric) for of_run in records])
+def curves_of(ablation: Ablation, metrics: Sequence[str]) -> list[list[Curve]]:
+    """For each row and metric the curve of the row's finished runs, at the steps where all have a finite value."""
+    known = {run_id for run_id, record in ablation.records.by_run.items() if record.result}
+    rows = [(number, run) for number, row in enumerate(ablation.rows) for run in row.runs]
+    runs = [(run.run_id, number) for number, run in rows if run.result and run.run_id in known]
+    # (row, metric) -> step -> the runs' values, in the order of the runs
+    found: dict[tuple[int, str], dict[int, list[float]]] = {}
+    points = ablation.records.points([run_id for run_id, _ in runs], metrics)
+    for place, metric, step, value in points.iter_rows():
+        if isfinite(value):
+            found.setdefault((runs[place][1], metric), {}).setdefault(step, []).append(value)
+    number_of_runs = Counter(row for _, row in runs)
+    return [
+        [_curve(found.get((row, metric), {}), number_of_runs[row]) for metric in metrics]
+        for row in range(len(ablation.rows))
+    ]
 
 
-def _curve(runs: list[dict[int, float]]) -> Curve:
-    steps = sorted(set[int].intersection(*(set(run) for run in runs))) if runs else []
+def _curve(values: dict[int, list[float]], number_of_runs: int) -> Curve:
+    steps = sorted(step for step, of_runs in values.items() if len(of_runs) == number_of_runs)
     if len(steps) > MAX_POINTS:
         last = len(steps) - 1
         steps = [steps[round(number * last / (MAX_POINTS - 1))] for number in range(MAX_POINTS)]
-    at_step = [[run[step] for run in runs] for step in steps]
+    at_step = [values[step] for step in steps]
     return Curve(
         steps,
-        [sum(values) / len(values) for values in at_step],
-        [min(values) for values in at_step],
-        [max(values) for values in at_step],
+        [sum(of_runs) / len(of_runs) for of_runs in at_step],
+        [min(of_runs) for of_runs in at_step],
+        [max(of_runs) for of_runs in at_step],
     )
-
-
-def _values(records: Sequence[dict[str, Any]], metric: str) -> dict[int, float]:
-    found = {record["step"]: record.get(metric) for record in records if record["kind"] == metric.partition("/")[0]}
-    return {step: value for step, value in found.items() if isinstance(value, int | float) and isfinite(value)}

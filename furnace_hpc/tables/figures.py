@@ -57,7 +57,7 @@ def _figures(ablation: Ablation) -> Iterator[tuple[str, "Figure"]]:
     figure, (axes,) = _sheet(0.8 + 0.2 * lines)
     _draw_means(axes, ablation)
     yield "means", figure
-    curves = [list(curves_of(row, (validation_metric(ablation), TRAIN_LOSS))) for row in ablation.rows]
+    curves = curves_of(ablation, (validation_metric(ablation), TRAIN_LOSS))
     if any(curve.steps for of_row in curves for curve in of_row):
         by_metric = dict(zip((validation_metric(ablation), TRAIN_LOSS), zip(*curves, strict=True), strict=True))
         logged = {metric: of_rows for metric, of_rows in by_metric.items() if any(curve.steps for curve in of_rows)}

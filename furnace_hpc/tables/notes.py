@@ -1,13 +1,12 @@
 """Footnotes of a table: everything that a reader must know before comparing its rows."""
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from math import isfinite
 
-from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.grid import Grid
+from furnace_hpc.tables.cache import Records
 from furnace_hpc.tables.costs import THEN
 from furnace_hpc.tables.evidence import too_few_seeds
 from furnace_hpc.tables.table import Note, Row, Run
@@ -23,7 +22,7 @@ COMPARED = {
 }
 
 
-def make_notes(grid: Grid, rows: Sequence[Row], folder: GridFolder, aside: Collection[str] = ()) -> tuple[Note, ...]:
+def make_notes(grid: Grid, rows: Sequence[Row], records: Records, aside: Collection[str] = ()) -> tuple[Note, ...]:
     """All notes of a table, in a fixed order; `aside` are the ids of the grid's runs that were not to be shown."""
     notes = [note for row in rows for note in _about_row(grid, row)]
     single = tuple(row.variant for row in rows if row.n == 1)
@@ -40,7 +39,8 @@ def make_notes(grid: Grid, rows: Sequence[Row], folder: GridFolder, aside: Colle
     notes += _went_on_otherwise(rows)
     if aside:
         notes.append(Note(f"{len(aside)} runs of the grid are not shown: --where leaves them out"))
-    notes += _left_out(runs, folder, aside)
+    notes += _left_out(runs, records, aside)
+    notes += _not_read(rows, records)
     return tuple(notes)
 
 
@@ -122,17 +122,32 @@ def _went_on_otherwise(rows: Sequence[Row]) -> Iterator[Note]:
         )
 
 
-def _left_out(runs: Sequence[Run], folder: GridFolder, aside: Collection[str]) -> Iterator[Note]:
+def _left_out(runs: Sequence[Run], records: Records, aside: Collection[str]) -> Iterator[Note]:
     """A note on run folders that the grid, as last submitted, does not ask for."""
     if not runs:
         return
     ours = {run.run_id for run in runs} | set(aside)
     data = {run.spec.data_fingerprint for run in runs}
-    others = [path for path in sorted(folder.path.glob("*/spec.json")) if path.parent.name not in ours]
+    others = {name: of for name, of in records.by_run.items() if of.data is not None and name not in ours}
     if others:
-        of_data = sum(json.loads(path.read_bytes()).get("data_fingerprint") not in data for path in others)
+        of_data = sum(record.fingerprint not in data for record in others.values())
         why = f"not asked for any more: {of_data} on other data, {len(others) - of_data} with another config"
-        yield Note(f"{len(others)} older runs left out ({why}): {_named([path.parent.name for path in others])}")
+        yield Note(f"{len(others)} older runs left out ({why}): {_named(list(others))}")
+
+
+def _not_read(rows: Sequence[Row], records: Records) -> Iterator[Note]:
+    """Notes on lines that were cut off while they were written, and on files that no run has written."""
+    torn = [run for row in rows for run in row.runs if run.record.torn]
+    if torn:
+        number = sum(run.record.torn for run in torn)
+        names = _named([f"{run.run_id} ({run.record.torn})" for run in torn])
+        variants = tuple(row.variant for row in rows if any(run.record.torn for run in row.runs))
+        yield Note(
+            f"{number} torn line{'s' if number > 1 else ''} of metrics left out of the curves: {names}", variants
+        )
+    if foreign := records.foreign:
+        are = "s are" if len(foreign) > 1 else " is"
+        yield Note(f"{len(foreign)} foreign file{are} ignored among the runs: {_named(list(foreign))}")
 
 
 def _named(names: list[str]) -> str:

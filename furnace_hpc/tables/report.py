@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.ledger import Attempt, read_attempts
+from furnace_hpc.runs.ledger import Attempt
 from furnace_hpc.tables.cells import Cells, all_cells, caption, headings, lettered, scale_of, word
 from furnace_hpc.tables.curves import TRAIN_LOSS, Curve, curves_of, validation_metric
 from furnace_hpc.tables.matrices import consistency, modalities
@@ -122,7 +122,7 @@ def _run(run: Run) -> dict[str, Any]:
         "code": result.code_hash if result else None,
         "job": status.job_id,
         "folder": _place(run.folder),
-        "attempts": [_attempt(attempt, run.folder) for attempt in read_attempts(run.folder)],
+        "attempts": [_attempt(attempt, run.folder) for attempt in run.record.ledger()],
     }
 
 
@@ -141,7 +141,7 @@ def _place(folder: RunFolder) -> str:
 
 def _curves(ablation: Ablation) -> Iterable[dict[str, Any]]:
     metrics = (validation_metric(ablation), TRAIN_LOSS)
-    rows = [list(curves_of(row, metrics)) for row in ablation.rows]
+    rows = curves_of(ablation, metrics)
     for number, metric in enumerate(metrics):
         series = [curves[number] for curves in rows]
         if any(curve.steps for curve in series):

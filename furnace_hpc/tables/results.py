@@ -12,6 +12,7 @@ from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import Grid, load_grid, read_grid
 from furnace_hpc.spec.rows import expand, expand_rows
 from furnace_hpc.tables.ablation import HowItIs, collect
+from furnace_hpc.tables.cache import Records, read_records
 from furnace_hpc.tables.render import to_csv, to_latex, to_markdown, to_runs_csv
 from furnace_hpc.tables.report import to_html
 from furnace_hpc.tables.table import Ablation
@@ -28,13 +29,14 @@ def aggregate(
     how_it_is: HowItIs = read_status,
     by: tuple[str, ...] = (),
     aside: Collection[str] = (),
+    records: Records | None = None,
 ) -> Ablation:
     """Write the tables and figures of `runs` to `out`, and return the table.
 
     Raises:
         ConfigError: the grid's metric is in no result.
     """
-    ablation = collect(grid, runs, folder, how_it_is, by, aside)
+    ablation = collect(grid, runs, folder, how_it_is, by, aside, records)
     write_atomically(out / "runs.csv", to_runs_csv(ablation))
     write_atomically(out / "table.csv", to_csv(ablation))
     write_atomically(out / "table.md", to_markdown(ablation))
@@ -63,27 +65,28 @@ def submitted_grid(name_or_path: str, root: Path) -> tuple[Grid, GridFolder]:
     return (read_grid(folder.grid) if folder.grid.exists() else load_grid(name_or_path)), folder
 
 
-def submitted_runs(grid: Grid, folder: GridFolder) -> list[RunSpec]:
+def submitted_runs(grid: Grid, folder: GridFolder, records: Records | None = None) -> list[RunSpec]:
     """The grid's runs on the data that was last submitted; data that never was gives runs that are missing.
 
     Raises:
         ConfigError: no run was ever submitted, or the grid has problems.
     """
-    data = list(_submitted_data(folder))
+    data = list(_submitted_data(folder, read_records(folder) if records is None else records))
     if not data:
         raise ConfigError(
             f"grid {grid.name!r} has no runs under {folder.path.parent}: "
             f"submit it first with `python -m furnace_hpc.submit --grid {grid.name}`"
         )
-    fingerprints = {row.config.data.name: "never submitted" for row in expand_rows(grid)}
-    return expand(grid, fingerprints | dict(data))
+    rows = expand_rows(grid)
+    fingerprints = {row.config.data.name: "never submitted" for row in rows}
+    return expand(grid, fingerprints | dict(data), rows)
 
 
-def _submitted_data(folder: GridFolder) -> Iterator[tuple[str, str]]:
+def _submitted_data(folder: GridFolder, records: Records) -> Iterator[tuple[str, str]]:
     """(data set, fingerprint) of every run that there is, and then of every submission, the newest last."""
-    for path in sorted(folder.path.glob("*/spec.json")):
-        spec = json.loads(path.read_bytes())
-        yield spec["config"]["data"]["name"], spec["data_fingerprint"]
+    for record in records.by_run.values():
+        if record.data is not None and record.fingerprint is not None:
+            yield record.data, record.fingerprint
     for submission in folder.all_submissions():
         file = submission / "rows.jsonl"
         for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():

@@ -13,7 +13,9 @@ from furnace_hpc.runs.state import RunStatus
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.tables import statistics
+from furnace_hpc.tables.cache import Records
 from furnace_hpc.tables.costs import Costs, Spent
+from furnace_hpc.tables.records import Record
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Run:
     result: RunResult | None
     value: float | None  # the table's metric; may be not finite
     spent: Spent = Spent()
+    record: Record = Record()  # what its files said
 
     @property
     def run_id(self) -> str:
@@ -61,7 +64,7 @@ class Row:
         """Seed -> value of the metric, of the runs that count."""
         return values_by_seed(self.runs)
 
-    @property
+    @cached_property
     def n(self) -> int:
         """Number of seeds in the mean."""
         return len(self.values)
@@ -71,27 +74,27 @@ class Row:
         """Number of seeds that the grid asks for; each is one run, unless the row holds several variants."""
         return len({run.seed for run in self.runs})
 
-    @property
+    @cached_property
     def mean(self) -> float | None:
         """Mean of the metric."""
         return statistics.mean(list(self.values.values()))
 
-    @property
+    @cached_property
     def deviation(self) -> float | None:
         """Sample standard deviation (n-1) of the metric."""
         return statistics.sample_deviation(list(self.values.values()))
 
-    @property
+    @cached_property
     def interval(self) -> statistics.Interval | None:
         """95 % t interval of the mean."""
         return statistics.t_interval(list(self.values.values()))
 
-    @property
+    @cached_property
     def missing(self) -> list[Run]:
         """Runs without a result."""
         return [run for run in self.runs if run.result is None]
 
-    @property
+    @cached_property
     def costs(self) -> Costs:
         """What the row took; attempts of missing runs are counted too."""
         results = [run.result for run in self.runs if run.result]
@@ -125,13 +128,14 @@ class Ablation:
     grid: Grid
     rows: tuple[Row, ...]
     notes: tuple[Note, ...]
+    records: Records  # what the files of all runs in the grid's folder said
 
-    @property
+    @cached_property
     def runs(self) -> list[Run]:
         """All runs, row by row."""
         return [run for row in self.rows for run in row.runs]
 
-    @property
+    @cached_property
     def missing(self) -> list[Run]:
         """Runs without a result."""
         return [run for run in self.runs if run.result is None]
