@@ -5,6 +5,7 @@ A field marked `identity: False` changes where or how often something is written
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,32 @@ def identity_hash(config: BaseModel, data_fingerprint: str) -> str:
     """8 hexadecimal digits of SHA-256 over what decides the numbers."""
     content = json.dumps([identity(config), data_fingerprint], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]) -> list[str]:
+    """`identity_hash` of many configs: of those in a row that differ in `seed` alone, one is taken apart."""
+    hashes, before, data = list[str](), None, ""
+    start = end = ""
+    for config, fingerprint in zip(configs, data_fingerprints, strict=True):
+        if before is None or data != fingerprint or not _differ_in_seed_alone(config, before):
+            content = [identity(config) | {"seed": _SEED}, fingerprint]
+            text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+            start, end = text.split(json.dumps(_SEED))
+        before, data = config, fingerprint
+        text = f"{start}{json.dumps(vars(config)['seed'])}{end}"
+        hashes.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+    return hashes
+
+
+_SEED = "\0seed"  # no name, path or word of a config holds a zero byte
+
+
+def _differ_in_seed_alone(one: BaseModel, other: BaseModel) -> bool:
+    """Whether all other fields are the very same objects, as those of a copy are."""
+    theirs = vars(other)
+    return type(one) is type(other) and all(
+        value is theirs[name] for name, value in vars(one).items() if name != "seed"
+    )
 
 
 def identity(model: BaseModel) -> dict[str, Any]:

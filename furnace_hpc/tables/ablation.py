@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
-from furnace_hpc.spec.config import RunSpec, TrainConfig
+from furnace_hpc.spec.config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.identity import identity
@@ -41,8 +41,7 @@ def collect(
     """
     records = read_records(folder) if records is None else records
     named: dict[str, list[Run]] = {}
-    for spec in runs:
-        run_id = spec.run_id
+    for spec, run_id in zip(runs, run_ids(runs), strict=True):
         run = as_it_is(spec, folder.run(run_id), records.by_run.get(run_id, Record()), grid.metric, how_it_is)
         named.setdefault(row_name(spec, by), []).append(run)
     _check_metric(grid, [run.result for row in named.values() for run in row if run.result])

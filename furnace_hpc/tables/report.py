@@ -111,7 +111,7 @@ def _row(row: Row) -> dict[str, Any]:
 def _run(run: Run) -> dict[str, Any]:
     result, status = run.result, run.status
     return {
-        "id": run.spec.run_id,
+        "id": run.run_id,
         "seed": run.seed,
         "state": status.state.value,
         "reason": status.reason,
