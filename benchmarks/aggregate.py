@@ -1,43 +1,53 @@
 """How long a table of thousands of runs takes: against the bare reading of the same bytes, and against pandas.
 
-python benchmarks/aggregate.py [--runs 10000]     against pandas too, where it is installed
+python benchmarks/aggregate.py [--runs 10000]     needs the extra `benchmarks` (pandas)
 
 Run folders are laid out as the writers leave them, 50 metric lines each. Ours is the whole process of
-`aggregate --no-figures`; all files are in the system's cache (they have just been written).
+`aggregate --no-figures`, its own cache empty; pandas is what a notebook does with the same files: each is read, and
+all are put together, and no table is made. Both read spec.json, result.json, the ledger and the metrics of each run.
+Then `status` of 1,000 runs of a submission, with a squeue and an sacct on the PATH that count how often they are asked.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 import record
 import yaml
 
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.config import RunSpec
+from furnace_hpc.spec.config import RunSpec, run_ids
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.rows import expand
+from furnace_hpc.tables.cache import read_records
 
 LINES = 50
 FINGERPRINT = "feedfeedfeedfeed"
 SEEDS = 5
-MAX_PANDAS = 1000  # runs; its time grows with their number, and it is not waited for any longer
+NEW = 10  # runs that end between two tables
+STATUS_RUNS = 1000
 PANDAS = """
 import json, pathlib, sys, time
 import pandas
 started_s = time.perf_counter()
-files = sorted(pathlib.Path(sys.argv[1]).glob("*/metrics/*.jsonl"))[:int(sys.argv[2])]
-frame = pandas.concat([pandas.read_json(f, lines=True).assign(run=f.parent.parent.name) for f in files])
-results = pandas.json_normalize([json.loads((f.parent.parent / "result.json").read_bytes()) for f in files])
-table = results.groupby("variant")["metrics.test/digit/accuracy"].agg(["count", "mean", "std"])
-assert len(frame) == 50 * len(files) and len(table) == -(-len(files) // 5)
+runs = sorted(path.parent for path in pathlib.Path(sys.argv[1]).glob("*/spec.json"))
+def read(pattern):
+    return [json.loads(path.read_bytes()) | {"run": run.name} for run in runs for path in sorted(run.glob(pattern))]
+metrics = [path for run in runs for path in sorted(run.glob("metrics/*.jsonl"))]
+frame = pandas.concat([pandas.read_json(f, lines=True).assign(run=f.parent.parent.name) for f in metrics])
+tables = [pandas.json_normalize(read(pattern)) for pattern in ("spec.json", "result.json", "attempts/*.json")]
+assert len(frame) == 50 * len(runs) and [len(table) for table in tables] == [len(runs)] * 3
 print(time.perf_counter() - started_s)
+"""
+COUNTING = """#!/bin/sh
+echo "${0##*/}" >> "$ASKED"
 """
 
 
@@ -45,34 +55,113 @@ def main() -> None:
     """Lay out runs, time each way, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=10_000, help="number of runs, a multiple of 5 [10000]")
-    number = parser.parse_args().runs
+    parser.add_argument("--repeats", type=int, default=3, help="of each way, of which the median is taken [3]")
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        folder, runs = lay_out(root, number)
-        for spec in runs[-10:]:
-            (folder.run(spec.run_id).path / "result.json").rename(folder.run(spec.run_id).path / "later")
-        reading_s, num_bytes = read_bytes(folder.path)
-        first_s, peak_gib = ours(root, exit_code=1)
-        for spec in runs[-10:]:
-            (folder.run(spec.run_id).path / "later").rename(folder.run(spec.run_id).path / "result.json")
-        again_s, _ = ours(root, exit_code=0)
-        rows: list[dict[str, object]] = [
-            {"what": f"bytes of {number:,} runs read", "s": round(reading_s, 2), "mb": round(num_bytes / 1e6, 1)},
-            {"what": "all tables, whole process", "s": round(first_s, 2)},
-            _ratio("against the bare reading", first_s / reading_s, 6, at_least=False),
-            _ratio("again after 10 new runs, against the first time", again_s / first_s, 0.2, at_least=False),
-            _ratio("peak memory, GiB", peak_gib, 1, at_least=False),
-        ]
-        if find_spec("pandas"):
-            count = min(number, MAX_PANDAS)
-            command = [sys.executable, "-c", PANDAS, str(folder.path), str(count)]
-            pandas_s = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            rows.append({"what": f"pandas, read_json + concat, {count:,} runs", "s": round(pandas_s, 2)})
-            per_run = (pandas_s / count) / (first_s / number)
-            rows.append(_ratio("pandas against ours, time per run", per_run, 15, at_least=True))
-        else:
-            rows.append({"what": "pandas is not installed: not compared"})
-    record.write("aggregate", rows, "Tables come from results and the ledger; metric lines are read for figures only.")
+        rows = tables(Path(name), asked.runs, asked.repeats)
+        rows += status(Path(name) / "status", asked.repeats)
+    record.write(
+        "aggregate", rows, "All in one run of this script, each a process of its own. Goals are beside the ratios."
+    )
+
+
+def tables(root: Path, number: int, repeats: int) -> list[dict[str, object]]:
+    """What making all tables takes, against reading the bytes and against pandas."""
+    folder, runs = lay_out(root, number)
+    new = [folder.run(run_id).path for run_id in run_ids(runs[-NEW:])]
+    reading, first, again, collecting = [], [], [], []
+    peak_gib = 0.0
+    for _ in range(repeats):
+        reading.append(read_bytes(folder.path)[0])
+        forget(folder)
+        for path in new:
+            (path / "result.json").rename(path / "later")
+        took_s, used_gib = ours(root, exit_code=1)
+        for path in new:
+            (path / "later").rename(path / "result.json")
+        first.append(took_s)
+        again.append(ours(root, exit_code=0)[0])
+        peak_gib = max(peak_gib, used_gib)
+        forget(folder)
+        started_s = time.perf_counter()
+        read_records(folder)
+        collecting.append(time.perf_counter() - started_s)
+    command = [sys.executable, "-c", PANDAS, str(folder.path)]
+    pandas_s = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    forget(folder)
+    num_bytes = evict(folder.path)
+    cold_reading_s, _ = read_bytes(folder.path)
+    evict(folder.path)
+    cold_s, _ = ours(root, exit_code=0)
+    first_s, reading_s = median(first), median(reading)
+    return [
+        {"what": f"files of {number:,} runs read", "s": round(reading_s, 2), "mb": round(num_bytes / 1e6, 1)},
+        {"what": "all tables, whole process, our cache empty", "s": round(first_s, 2)},
+        {"what": f"again after {NEW} new runs, whole process", "s": round(median(again), 2)},
+        {"what": "collecting alone: files read, cache written", "s": round(median(collecting), 2)},
+        {"what": "pandas: files read and put together, no tables", "s": round(pandas_s, 2)},
+        _ratio("pandas against all tables", pandas_s / first_s, 15, at_least=True),
+        {"what": "pandas against collecting alone", "value": round(pandas_s / median(collecting), 2)},
+        _ratio("all tables against the bare reading", first_s / reading_s, 6, at_least=False),
+        _ratio(f"again after {NEW} new runs, against the first time", median(again) / first_s, 0.2, at_least=False),
+        _ratio("peak memory, GiB", peak_gib, 0.93, at_least=False),
+        {"what": "files read, the system's cache of them empty", "s": round(cold_reading_s, 2)},
+        {"what": "all tables, whole process, both caches empty", "s": round(cold_s, 2)},
+        _ratio("the same, against the bare reading", cold_s / cold_reading_s, 6, at_least=False),
+    ]
+
+
+def status(root: Path, repeats: int) -> list[dict[str, object]]:
+    """What `status` of a submitted grid takes, ten of its runs still to end, and what it asks Slurm."""
+    folder, runs = lay_out(root, STATUS_RUNS)
+    ids = run_ids(runs)
+    for run_id in ids[-NEW:]:
+        folder.run(run_id).result.unlink()
+    submission = folder.new_submission()
+    asked = [{"row": n, "run_id": i, "to_do": True, "steps": 500} for n, i in enumerate(ids)]
+    (submission / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    (submission / "grid.yaml").write_text(folder.grid.read_text())
+    sent = {"name": "furnace-big-0", "unix_s": 0.0}
+    events = [
+        sent | {"event": "intent", "kind": "array", "base": 0, "rows": list(range(len(ids))), "cluster": ""},
+        sent | {"event": "submitted", "job_id": "7"},
+    ]
+    (submission / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    for name in ("squeue", "sacct"):
+        (root / name).write_text(COUNTING)
+        (root / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{root}:{os.environ['PATH']}", "ASKED": str(root / "asked")}
+    command = [sys.executable, "-m", "furnace_hpc.status", "--grid", "big", "--runs-root", str(root)]
+    took, most = [], {"squeue": 0, "sacct": 0}
+    for _ in range(repeats):
+        folder.slurm_cache.unlink(missing_ok=True)
+        (root / "asked").write_text("")
+        started_s = time.perf_counter()
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        took.append(time.perf_counter() - started_s)
+        words = (root / "asked").read_text().split()
+        most = {name: max(number, words.count(name)) for name, number in most.items()}
+    return [
+        _ratio(f"status of {STATUS_RUNS:,} runs, whole process, s", median(took), 1, at_least=False),
+        *(_ratio(f"{name} calls of one status", number, 1, at_least=False) for name, number in most.items()),
+    ]
+
+
+def forget(folder: GridFolder) -> None:
+    """Throw our cache away."""
+    shutil.rmtree(folder.tables_cache, ignore_errors=True)
+
+
+def evict(path: Path) -> int:
+    """Put every file below `path` out of the system's cache, and return their bytes. What folders hold stays there."""
+    os.sync()
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with Path(folder, name).open("rb") as file:
+                total += os.fstat(file.fileno()).st_size
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return total
 
 
 def lay_out(root: Path, number: int) -> tuple[GridFolder, list[RunSpec]]:
@@ -90,8 +179,8 @@ def lay_out(root: Path, number: int) -> tuple[GridFolder, list[RunSpec]]:
     folder = GridFolder(root / "big")
     folder.path.mkdir(parents=True)
     folder.grid.write_text(yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False))
-    for place, spec in enumerate(runs):
-        run = folder.run(spec.run_id)
+    for place, (spec, run_id) in enumerate(zip(runs, run_ids(runs), strict=True)):
+        run = folder.run(run_id)
         for part in ("attempts", "metrics"):
             (run.path / part).mkdir(parents=True)
         run.spec.write_text(spec.model_dump_json())
@@ -99,7 +188,7 @@ def lay_out(root: Path, number: int) -> tuple[GridFolder, list[RunSpec]]:
         run.metrics(1).write_text("".join(json.dumps(line) + "\n" for line in lines))
         ended = {"attempt": 1, "start_unix_s": 1.0, "end_unix_s": 81.0, "reason": "done", "step": 500, "world_size": 1}
         run.attempt(1).write_text(json.dumps(ended))
-        run.result.write_text(json.dumps(_result(spec, 0.8 + (place * 7919 % 1000) / 10_000)))
+        run.result.write_text(json.dumps(_result(spec, run_id, 0.8 + (place * 7919 % 1000) / 10_000)))
     return folder, runs
 
 
@@ -135,9 +224,9 @@ def _ratio(what: str, value: float, goal: float, at_least: bool) -> dict[str, ob
     }
 
 
-def _result(spec: RunSpec, accuracy: float) -> dict[str, object]:
+def _result(spec: RunSpec, run_id: str, accuracy: float) -> dict[str, object]:
     return {
-        **{"run_id": spec.run_id, "variant": spec.variant, "seed": spec.config.seed, "steps": 500},
+        **{"run_id": run_id, "variant": spec.variant, "seed": spec.config.seed, "steps": 500},
         **{"selected_step": 400, "metrics": {"test/digit/accuracy": accuracy, "test/digit/loss": 0.5}},
         **{"parameters_sha256": "0" * 64, "num_parameters": 187_402, "world_size": 1, "num_threads": 1, "attempts": 1},
         **{"train_s": 60.0, "wall_s": 80.0, "samples_per_s": 250.0, "peak_memory_gib": 0.5, "device": "a CPU"},
