@@ -3,6 +3,7 @@
 A field marked `identity: False` changes where or how often something is written, never a number.
 """
 
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -33,7 +34,11 @@ class Config(BaseModel):
     def _numbers_are_numbers(cls, content: Any) -> Any:
         """Refuse what pydantic would turn into a number: `steps: yes` is 1 to it, and `steps: "500"` is 500."""
         for name, value in content.items() if isinstance(content, dict) else ():
-            field = cls.model_fields.get(name)
-            if field and field.annotation in _NUMBERS and isinstance(value, bool | str):
+            if isinstance(value, (bool, str)) and name in _number_fields(cls):
                 raise ValueError(f"{name}: got {value!r}, wanted a number")
         return content
+
+
+@cache
+def _number_fields(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(name for name, field in model.model_fields.items() if field.annotation in _NUMBERS)

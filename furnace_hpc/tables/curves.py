@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from math import isfinite
 from typing import NamedTuple
 
 from furnace_hpc.tables.table import Ablation
@@ -27,15 +26,18 @@ def validation_metric(ablation: Ablation) -> str:
 
 def curves_of(ablation: Ablation, metrics: Sequence[str]) -> list[list[Curve]]:
     """For each row and metric the curve of the row's finished runs, at the steps where all have a finite value."""
+    import polars as pl
+
     known = {run_id for run_id, record in ablation.records.by_run.items() if record.result}
     rows = [(number, run) for number, row in enumerate(ablation.rows) for run in row.runs]
     runs = [(run.run_id, number) for number, run in rows if run.result and run.run_id in known]
+    points = ablation.records.points([run_id for run_id, _ in runs], metrics).filter(pl.col("value").is_finite())
+    rows_of_points = pl.Series("row", [row for _, row in runs], dtype=pl.UInt32).gather(points["place"])
+    at_step = points.with_columns(rows_of_points).group_by("row", "metric", "step", maintain_order=True).agg("value")
     # (row, metric) -> step -> the runs' values, in the order of the runs
     found: dict[tuple[int, str], dict[int, list[float]]] = {}
-    points = ablation.records.points([run_id for run_id, _ in runs], metrics)
-    for place, metric, step, value in points.iter_rows():
-        if isfinite(value):
-            found.setdefault((runs[place][1], metric), {}).setdefault(step, []).append(value)
+    for row, metric, step, values in at_step.iter_rows():
+        found.setdefault((row, metric), {})[step] = values
     number_of_runs = Counter(row for _, row in runs)
     return [
         [_curve(found.get((row, metric), {}), number_of_runs[row]) for metric in metrics]

@@ -114,12 +114,12 @@ def read_listed(listed: Listed) -> tuple[Record, list[Point]]:
         by_key.update({(line["step"], line["kind"]): line for line in lines})
         if lines:
             first[number] = min(line["step"] for line in lines)
-    points = [
-        (name, step, value)
-        for (step, kind), line in sorted(by_key.items())
-        for name, value in line.items()
-        if (value.__class__ is float or _is_int64(value)) and name.startswith(f"{kind}/")
-    ]
+    points = []
+    for (step, kind), line in sorted(by_key.items()):
+        prefix = kind + "/"
+        for name, value in line.items():
+            if name.startswith(prefix) and (value.__class__ is float or _is_int64(value)):
+                points.append((name, step, value))
     raw = [_attempt(listed.path, number) for number in listed.attempts]
     ledger = b"[" + b",".join(raw) + b"]"
     lost = 0

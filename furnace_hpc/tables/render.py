@@ -21,6 +21,7 @@ RESULT_COLUMNS = (
     *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
 )
 TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "train_s", "hours")
+TERMINAL_ROWS = 200  # more is not read from a terminal
 LATEX_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "sign_flip_p", "train_s")  # what a text column holds
 LATEX_WORDS = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -105,10 +106,12 @@ def to_terminal(ablation: Ablation) -> "Group":
     table = Table(title=Text(ablation.grid.description or ablation.grid.name), title_justify="left", box=SIMPLE)
     for name, title in titles.items():
         table.add_column(Text(title), justify="left" if name == "variant" else "right")
-    for cells in all_cells(ablation):
+    for cells in all_cells(ablation)[:TERMINAL_ROWS]:
         texts = _texts(cells, titles, str, bold="{}", mark=" ({})")
         table.add_row(*[Text(text) for text in texts], style="bold" if cells.best else "")
     lines = caption(ablation, titles)
+    if (more := len(ablation.rows) - TERMINAL_ROWS) > 0:
+        lines.insert(0, f"{more:,} more rows are in the files.")
     lines += [f"({letter}) {text}" if letter else text for letter, text, _ in lettered(ablation)]
     return Group(table, *[Text(line) for line in lines])
 
@@ -184,11 +187,14 @@ def _markdown(text: str) -> str:
 
 def _latex(text: str) -> str:
     """`text` for LaTeX; a letter that pdflatex lacks becomes a question mark."""
-    parts = re.findall(r"->|--|(?<![\w.])-\d|.", " ".join(text.split()))
-    return "".join(_latex_part(part) for part in parts)
+    return _NOT_PLAIN.sub(_latex_part, " ".join(text.split()))
 
 
-def _latex_part(part: str) -> str:
+_NOT_PLAIN = re.compile(r"->|--|(?<![\w.])-\d|[^-A-Za-z0-9 .,:;()\[\]+*/='!?@]")
+
+
+def _latex_part(found: re.Match[str]) -> str:
+    part = found.group()
     if part in LATEX_WORDS:
         return LATEX_WORDS[part]
     if len(part) == 2:  # a negative number's sign and first digit

@@ -5,6 +5,7 @@ import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 LEVEL = 0.95  # of every interval in a table
 POWER = 0.8  # chance that the seeds asked for show a difference as large as the one seen
@@ -40,19 +41,32 @@ def mean(values: Sequence[float]) -> float | None:
 
 def sample_deviation(values: Sequence[float]) -> float | None:
     """Standard deviation with n-1; None of fewer than two values."""
-    return statistics.stdev(values) if len(values) > 1 else None
+    return _stdev(values) if len(values) > 1 else None
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
     """Two-sided Student t interval of the mean; None of fewer than two values."""
     if len(values) < 2:
         return None
-    from scipy.special import stdtrit  # a third of the import time of scipy.stats, the same quantile
-
-    quantile = float(stdtrit(len(values) - 1, (1 + level) / 2))
-    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    half = _quantile(len(values) - 1, level) * _stdev(values) / math.sqrt(len(values))
     center = statistics.fmean(values)
     return center - half, center + half
+
+
+@lru_cache(maxsize=1000)
+def _quantile(degrees: int, level: float) -> float:
+    from scipy.special import stdtrit  # a third of the import time of scipy.stats, the same quantile
+
+    return float(stdtrit(degrees, (1 + level) / 2))
+
+
+def _stdev(values: Sequence[float]) -> float:
+    return _stdev_of(tuple(values))
+
+
+@lru_cache(maxsize=1000)  # exact, and so slow; asked for again and again for the same few values
+def _stdev_of(values: tuple[float, ...]) -> float:
+    return statistics.stdev(values)
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference | None:
