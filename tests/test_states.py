@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from furnace_hpc.cluster import evidence
-from furnace_hpc.cluster.evidence import FRESH_S, GONE, GONE_AFTER_S, MAX_BACK_OFF_S, Evidence, gather
+from furnace_hpc.cluster.evidence import FRESH_S, GONE, GONE_AFTER_S, IDLE_S, MAX_BACK_OFF_S, Evidence, gather
 from furnace_hpc.cluster.journal import Submission
 from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import MEANINGS, Meaning, Phase, meaning
-from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.spec.errors import UnavailableError
 
@@ -160,9 +160,17 @@ def test_a_thousand_runs_cost_one_squeue_and_at_most_one_sacct(tmp_path, slurm):
     slurm.sleep(FRESH_S)
     assert gather(folder).ended.keys() == {*ids, "6"}
     assert slurm.asked == ["squeue", "squeue", "sacct 5,6"]
-    slurm.sleep(FRESH_S)
+    slurm.sleep(IDLE_S - 0.1)
     assert gather(folder).job("5_999") == slurm.told[999]
+    assert slurm.asked[3:] == []  # nothing is queued: Slurm is left alone
+    slurm.sleep(0.1)
+    gather(folder)
     assert slurm.asked[3:] == ["squeue"]  # how a job ended is asked once
+    for row in range(1000):
+        write_json(folder.run(f"run-{row}").result, {})
+    slurm.sleep(IDLE_S)
+    gather(folder)
+    assert slurm.asked[4:] == []  # all is done: never again
 
 
 def test_who_must_know_asks_once_where_no_job_is_in_doubt(tmp_path, slurm):

@@ -57,10 +57,10 @@ def test_status_is_a_line_per_run_what_moves_or_needs_somebody_first(folder):
     head, *lines, summary = [re.split("  +", line.rstrip()) for line in said.splitlines()]
     assert head == ["run", "state", "attempt", "step", "loss", "samples/s", "left", "job", "why"]
     assert lines == [
-        [RUNNING, "running", "1", "10/40", "0.5", "1,234", "2 min 15 s"],
-        [FAILED, "failed", "1", "9/40", "1", ERROR],
-        [DONE, "done", "1", "9/40", "1"],
+        [RUNNING, "running", "1", "10/40", "0.5000", "1,234", "2 min 15 s"],
+        [FAILED, "failed", "1", "9/40", "1.000", ERROR],
         [NEW, "new", "0/40"],
+        [DONE, "done", "1", "9/40", "1.000"],
     ]
     assert summary == ["4 runs: 1 new, 1 running, 1 done, 1 failed"]
     assert tree(folder.path) == before
@@ -84,9 +84,10 @@ def test_json_is_an_object_a_run_in_the_order_of_the_grid(folder):
         "left_s": 135.0,
         "job_id": None,
         "reason": "",
+        "last_end": "",
         "log": str(root / RUNNING / "logs" / "1-0.log"),
     }
-    assert rows[2]["reason"] == ERROR
+    assert (rows[2]["reason"], rows[2]["last_end"]) == (ERROR, "attempt 1: crash")
     assert (rows[3]["loss"], rows[3]["log"]) == (None, "")
 
 
