@@ -11,7 +11,7 @@ from login_study import command, pack, write_grid
 import furnace_hpc
 
 PACKAGE = Path(furnace_hpc.__file__).resolve().parent
-ROOMS = ("spec", "runs", "data", "model", "engine", "use", "tables", "cluster")
+ROOMS = ("spec", "runs", "data", "model", "engine", "use", "tables", "cluster", "checkup")
 HEAVY = ("torch", "deepspeed", "transformers", "librosa", "numba", "sklearn", "matplotlib", "polars", "pandas")
 MAY = {
     "spec": set(),
@@ -22,10 +22,11 @@ MAY = {
     "use": {"engine", "model", "data", "spec", "runs"},
     "tables": {"spec", "runs"},
     "cluster": {"spec", "runs"},
+    "checkup": {"spec", "runs", "cluster"},
 }
 LAZY = {("cluster/task.py", "engine")}  # on the compute node, inside its function
 SUBMITIT = {"cluster/array.py", "cluster/local.py"}
-COMMANDS = ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel", "follow_up", "drill")
+COMMANDS = ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel", "follow_up", "drill", "doctor")
 LOGIN = [name for name in (*COMMANDS, "export", "predict") if (PACKAGE / f"{name}.py").exists()]
 
 
@@ -71,7 +72,7 @@ def test_a_login_command_imports_nothing_heavy(command_name):
     assert loaded & {*HEAVY} == set()
 
 
-@pytest.mark.parametrize("room", ["spec", "cluster", "runs", "tables"])
+@pytest.mark.parametrize("room", ["spec", "cluster", "runs", "tables", "checkup"])
 def test_a_login_room_imports_nothing_heavy(room):
     names = [name_of(path) for path in modules(room)]
     assert len(names) > 3

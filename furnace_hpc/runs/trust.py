@@ -41,14 +41,14 @@ def check_trusted(path: Path, root: Path) -> None:
         raise ConfigError(f"{path} leads out of {root}, to {real}: nothing out there is loaded; copy it to its place")
     chains = {folder for end in (Path(os.path.abspath(path)), real) for folder in _upwards(end, top)}
     for folder in sorted(chains):
-        _check(folder)
+        check_entry(folder)
     if real.is_dir():
         for place, folders, files in os.walk(real):
             for name in (*folders, *files):
                 entry = Path(place, name)
                 if entry.is_symlink() and not entry.resolve().is_relative_to(top):
                     raise ConfigError(f"{entry} leads out of {root}: nothing out there is loaded; copy it to its place")
-                _check(entry)
+                check_entry(entry)
 
 
 def _upwards(path: Path, top: Path) -> Iterator[Path]:
@@ -58,7 +58,8 @@ def _upwards(path: Path, top: Path) -> Iterator[Path]:
             yield place
 
 
-def _check(path: Path) -> None:
+def check_entry(path: Path) -> None:
+    """As `check_trusted`, of one file or folder alone."""
     facts = path.lstat()
     is_folder, mine = stat.S_ISDIR(facts.st_mode), os.getuid()
     if facts.st_uid != mine and not (is_folder and facts.st_uid == 0):
