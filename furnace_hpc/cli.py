@@ -15,6 +15,7 @@ from rich.console import Console
 from furnace_hpc import __version__
 from furnace_hpc.runs.folder import explain
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.secrets import masked
 
 COMMANDS = {
     "submit": "turn a grid into runs: one Slurm array, or a queue on this machine",
@@ -78,5 +79,5 @@ def _print_help() -> None:
 
 
 def _complain(sentence: str) -> None:
-    for line in sentence.splitlines():
+    for line in masked(sentence).splitlines():
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {line}", markup=False)

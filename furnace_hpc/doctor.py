@@ -19,7 +19,7 @@ from furnace_hpc.checkup.check import Check, Section, as_json, count, look, page
 from furnace_hpc.checkup.device import device_checks
 from furnace_hpc.checkup.disk import disk_checks
 from furnace_hpc.checkup.slurm_facts import SlurmFacts, ask, try_gpu_flags
-from furnace_hpc.checkup.write import choose_partition, write_profile
+from furnace_hpc.checkup.write import check_new, choose_partition, write_profile
 from furnace_hpc.cli import run_command
 from furnace_hpc.cluster.profile import ClusterProfile, load_profile
 from furnace_hpc.cluster.scheduler import has_slurm
@@ -45,6 +45,8 @@ def main(
     Every line is ok, warn or fail, with the mend. Exit code 1: something fails. It takes about half a minute, most of
     it torch's start, and changes nothing; a job of five minutes at most, two cores and a GPU looks at a compute node.
     """
+    if write:
+        check_new(write, over)
     root, on_slurm = runs_root(runs_dir), has_slurm() and not here_
     _say(not json_, "looking at this machine ...")
     sections = _this_machine(root, on_slurm or node.in_job())

@@ -1,6 +1,7 @@
 """GPUs, torch and an all-reduce that really runs: asked of a child, since torch is no business of a login command."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,9 @@ def _gpus(facts: dict[str, Any], has_driver: bool) -> list[Check]:
             )
             mend = "a job sees those it asked for; else install torch's CUDA build, or a newer driver"
             return [Check("GPUs", "warn", found, mend)]
+        if (given := os.environ.get("SLURM_GPUS_ON_NODE", "0")) not in ("", "0"):
+            found = f"the job was given {given}, and torch ({facts['built']}) can use none"
+            return [Check("GPUs", "warn", found, "install torch's CUDA build; or the GPUs are pretended (devcluster)")]
         return [Check("GPUs", "ok", "none here; CPUs train small models")]
     checks = [Check("CUDA", "ok", f"{facts['cuda']}, driver {facts['driver']}, NCCL {facts['nccl']}")]
     for gpu in facts["gpus"]:

@@ -24,7 +24,11 @@ def slurm_checks(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Call
     def the_profile() -> Check:
         if profile is None:
             return Check("profile", "warn", "none has this cluster_name", "furnace doctor --write-profile NAME")
-        return Check("profile", "ok", f"{profile.name}: {profile.nodes} nodes x {profile.processes_per_node} ranks")
+        return Check(
+            "profile",
+            "ok",
+            f"{profile.name}: a run gets {profile.nodes} x {profile.processes_per_node} ranks (nodes x ranks)",
+        )
 
     return [
         controller,
@@ -105,7 +109,7 @@ def partition(
         return [Check(name, "fail", f"none of its {part.nodes} nodes can run a job now", f"sinfo -R says why; {ADMIN}")]
     shape = f"{part.cpus} cores, {part.memory_mb / 1024:,.0f} GiB"
     gpus = f", {part.gpus} x {part.gpu_type or 'GPU'}" if part.gpus else ", no GPUs"
-    longest = f", at most {part.max_min / 60:,.1f} h" if part.max_min else ""
+    longest = f", at most {_length(part.max_min)}" if part.max_min else ""
     checks = [Check(name, "ok", f"{part.usable} of {part.nodes} nodes usable: {shape}{gpus} each{longest}")]
     if profile:
         checks += _too_large(part, profile)
@@ -113,6 +117,11 @@ def partition(
             found = f"{profile.signal_delay_s} s before a limit of {part.max_min} min: much of each job is not used"
             checks.append(Check("signal_delay_s", "warn", found, "a smaller one in the profile"))
     return checks
+
+
+def _length(minutes: int) -> str:
+    days, hours = minutes / 1440, minutes / 60
+    return f"{days:g} days" if days >= 2 else f"{hours:g} hours" if hours >= 2 else f"{minutes} minutes"
 
 
 def _too_large(part: Partition, profile: ClusterProfile) -> list[Check]:

@@ -1,5 +1,6 @@
 """A profile of this cluster from what Slurm says, as a file to be read and kept."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from furnace_hpc.checkup.slurm_facts import Partition, SlurmFacts
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs.folder import write_atomically
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.fields import NAME_PATTERN
 from furnace_hpc.spec.files import FOLDERS
 from furnace_hpc.spec.problems import validate
 
@@ -22,17 +24,29 @@ def write_profile(name: str, facts: SlurmFacts | None, partition: str | None, re
     Raises:
         ConfigError: the name is none, there is such a file, or what Slurm says makes no profile.
     """
-    path = Path(FOLDERS["cluster"]) / f"{name}.yaml"
+    path = check_new(name, replace)
     content = profile_of(name, facts, partition)
     profile = validate(ClusterProfile, content, f"profile {name!r}")
-    if path.exists() and not replace:
-        raise ConfigError(f"{path} is there already: choose another name, or give --replace to write over it")
     notes = _notes(profile)
     lines = [f"# Written by furnace doctor from what {'Slurm' if facts else 'this machine'} said; read it, change it."]
     for key, value in content.items():
         line = yaml.safe_dump({key: value}, default_flow_style=True, width=1000).strip()[1:-1]
         lines.append(f"{line:<26} # {notes[key]}" if key in notes else line)
     write_atomically(path, "\n".join(lines) + "\n")
+    return path
+
+
+def check_new(name: str, replace: bool) -> Path:
+    """Where the profile will lie.
+
+    Raises:
+        ConfigError: the name is none, or there is such a file.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(f"--write-profile got {name!r}, wanted a name of letters, digits, dot, dash, underscore")
+    path = Path(FOLDERS["cluster"]) / f"{name}.yaml"
+    if path.exists() and not replace:
+        raise ConfigError(f"{path} is there already: choose another name, or give --replace to write over it")
     return path
 
 

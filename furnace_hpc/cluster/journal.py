@@ -161,6 +161,19 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and "event" in event else None
+    return event if isinstance(event, dict) and _is_whole(event) else None
+
+
+def _is_whole(event: dict[str, Any]) -> bool:
+    """Whether a line has what its kind of event needs: what damaged or hostile lines say counts for nothing."""
+    wanted: dict[str, Any] = {"name": str}
+    if event.get("event") == "intent":
+        wanted = {"name": str, "kind": str, "base": int, "rows": list, "unix_s": int | float}
+    elif event.get("event") == "cancelled":
+        wanted = {"runs": list}
+    if not isinstance(event.get("event"), str) or not all(isinstance(event.get(k), kind) for k, kind in wanted.items()):
+        return False
+    listed = [entry for key, kind in wanted.items() if kind is list for entry in event[key]]
+    return all(isinstance(entry, int | str) for entry in listed) and isinstance(event.get("job_id", ""), str)

@@ -166,7 +166,7 @@ def read_attempt(run_dir: str, number: int) -> Record:
     try:
         with open(os.path.join(run_dir, "attempts", "%d.json" % number)) as file:
             return dict(json.load(file))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return {"attempt": number, "end_unix_s": None}
 
 
@@ -179,8 +179,10 @@ def read_verdicts(run_dir: str, number: int) -> List[Record]:
             try:
                 with open(os.path.join(folder, name)) as file:
                     word = json.load(file)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # killed while it wrote its first word
+            if not isinstance(word, dict) or not isinstance(word.get("verdict"), str):
+                continue
             log = "logs/%s.log" % name[:-5]
             if word["verdict"] == "entered" and b"\nTimeout (" in b"\n" + signs.tail(os.path.join(run_dir, log)):
                 word.update(verdict="hang", error="its interpreter was stuck; the stacks of its threads are in " + log)

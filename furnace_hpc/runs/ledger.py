@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.unchanged import while_unchanged
+from furnace_hpc.spec.errors import ConfigError
 
 
 class Attempt(BaseModel):
@@ -44,7 +45,11 @@ class Attempt(BaseModel):
 @while_unchanged(lambda folder, number: [folder.attempt(number)])
 def read_attempt(folder: RunFolder, number: int) -> Attempt:
     """One attempt of a run."""
-    return Attempt.model_validate(host.read_attempt(str(folder.path), number))
+    try:
+        return Attempt.model_validate(host.read_attempt(str(folder.path), number))
+    except (ValueError, TypeError, RecursionError) as error:
+        words = str(error).splitlines()[0]
+        raise ConfigError(f"{folder.attempt(number)} is no record of an attempt ({words}): move it away") from None
 
 
 def read_attempts(folder: RunFolder) -> list[Attempt]:

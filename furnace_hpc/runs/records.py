@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from furnace_hpc.runs.folder import PASSING, RunFolder, write_json
 from furnace_hpc.runs.unchanged import while_unchanged
+from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.fields import Config
 
 
@@ -86,6 +87,8 @@ def read_result(folder: RunFolder) -> RunResult | None:
         return RunResult.model_validate_json(folder.result.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise ConfigError(f"{folder.result} is no result ({str(error).splitlines()[0]}): move it away") from None
 
 
 def write_result(folder: RunFolder, result: RunResult) -> None:
@@ -135,6 +138,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) and "kind" in record else None
+    is_one = isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("kind"), str)
+    return record if is_one else None

@@ -21,6 +21,7 @@ from furnace_hpc.runs.code import PACKAGE, RUNS, SNAPSHOT_FACTS, changes, git_co
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.trust import check_trusted
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.secrets import masked
 
 MAX_BYTES = 64 << 20  # more is data or weights that lie in the package by mistake
 LEFT_OUT = ("__pycache__",)  # Python makes them anew, in the snapshot too
@@ -97,7 +98,7 @@ def _describe(aside: Path, now: Source) -> None:
         new, patch = untracked(), changes()
     except (OSError, subprocess.SubprocessError):  # no checkout: a wheel has no changes
         new, patch = [], ""
-    write_atomically(aside / "changes.diff", patch)
+    write_atomically(aside / "changes.diff", masked(patch))
     facts = {"commit": git_commit(), "untracked": new, "num_files": len(now.files), "num_bytes": now.num_bytes}
     write_json(aside / SNAPSHOT_FACTS, facts)
 

@@ -7,6 +7,7 @@ import traceback
 from types import TracebackType
 
 from furnace_hpc.runs.folder import PASSING, RunFolder, write_json
+from furnace_hpc.spec.secrets import masked
 
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
 NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "can't allocate memory", "Cannot allocate memory")
@@ -55,7 +56,7 @@ class Verdict:
 
     def _write(self, verdict: str, error: str = "", **more: str | bool) -> None:
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        word = {"verdict": verdict, "step": self._step, "error": error[:500], "host": host, "unix_s": time.time()}
+        word = {"verdict": verdict, "step": self._step, "error": masked(error)[:500], "host": host, "unix_s": time.time()}
         try:
             write_json(self._path, word | more)
         except OSError as error:

@@ -5,13 +5,14 @@ A name is looked up in the working directory first, then in the package's own co
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from furnace_hpc.spec import strict_yaml
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.secrets import find_secret, masked
 
 Kind = Literal["grid", "cluster", "DeepSpeed file"]
 FOLDERS: dict[Kind, str] = {
@@ -56,7 +57,7 @@ def read_yaml(path: Path) -> Any:
     """
     text = _read_text(path)
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        return strict_yaml.load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -87,6 +88,12 @@ def read_json(path: Path) -> Any:
         return json.loads(_read_text(path), object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deep") from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
 
 
 def parse_value(text: str) -> Any:
@@ -96,9 +103,9 @@ def parse_value(text: str) -> Any:
         ConfigError: the text is not one YAML value.
     """
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        return strict_yaml.load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"value {text!r} is not YAML: quote it") from None
+        raise ConfigError(f"value {masked(text)!r} is not YAML: quote it") from None
 
 
 def data_root(given: Path | None) -> Path:
@@ -115,33 +122,14 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes: this is not a hand-written file")
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text: save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """SafeLoader that refuses duplicate keys, and reads 3e-3 as the number it means (YAML 1.1 says text)."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # `<<: *anchor` is taken apart by the class above; own keys win over merged ones
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (list, dict)):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice in one mapping: keep one", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-_StrictLoader.yaml_implicit_resolvers = {k: list(v) for k, v in _StrictLoader.yaml_implicit_resolvers.items()}
-_NUMBER = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-for _first in "-+0123456789":
-    _StrictLoader.yaml_implicit_resolvers.setdefault(_first, []).append(("tag:yaml.org,2002:float", _NUMBER))
+    if (at := find_secret(text)) is not None:
+        raise ConfigError(
+            f"{path}:{text.count(chr(10), 0, at) + 1}: holds what looks like a secret, and would be copied to scripts "
+            f"and reports: keep it in a file of mode 0600, and read it from there (`setup: ['. ~/.my-secrets']`)"
+        )
+    return text

@@ -81,7 +81,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "manifest.json"
     try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"data folder {str(folder)!r} has no manifest.json: pack the data set into it with "
@@ -90,6 +90,11 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValidationError, UnicodeDecodeError, OSError) as error:
         detail = str(error).splitlines()[0]
         raise ConfigError(f"{path} is not a readable manifest ({detail}): pack the data set again") from None
+    if outside := [
+        name for name in manifest.files if Path(name).is_absolute() or {"..", "\0"} & {*Path(name).parts, *name}
+    ]:
+        raise ConfigError(f"{path} names {outside[0]!r}, which is not in its folder: pack the data set again")
+    return manifest
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.secrets import masked
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -22,7 +23,7 @@ def validate(model: type[M], content: Any, source: str = "") -> M:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{before}{line}" for line in _lines(error, model))) from None
+        raise ConfigError("\n".join(f"{before}{masked(line)}" for line in _lines(error, model))) from None
 
 
 def told_once(problems: Iterable[tuple[str, str]]) -> list[str]:

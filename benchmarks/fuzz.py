@@ -1,0 +1,162 @@
+"""Hostile names, YAML files, profiles, manifests and lines of records: nothing runs, nothing leaks, no traceback.
+
+python benchmarks/fuzz.py [--cases 10500]
+
+Every input is made by hypothesis from a seed that is fixed. What is accepted in spite of it is carried on: to a batch
+script, which `bash -n` reads and which is executed with stand-ins for all commands; canary commands stand in the
+inputs, planted tokens in the inputs and in the environment. Goal: zero of each.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fuzz_work import Fuzz, Tally
+from hostile import (
+    GRID,
+    KINDS,
+    MANIFEST_OF_DATA,
+    PLANTED,
+    PROFILE,
+    TOKEN,
+    canaries,
+    events,
+    hostile_text,
+    hostile_value,
+    hostile_yaml,
+    mutated,
+)
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+
+def fuzz(place: Path, cases: int) -> Tally:
+    """At least so many hostile inputs, the same ones each time."""
+    tally = Tally(place)
+    work = Fuzz(tally)
+    share = -(-cases // len(KINDS))
+    text, value = hostile_text(place), hostile_value(place)
+    keys = (
+        "grid",
+        "variant",
+        "name",
+        "partition",
+        "account",
+        "qos",
+        "constraint",
+        "wckey",
+        "gpu_type",
+        "python",
+        "scratch",
+    )
+    keys += ("network_interface", "srun_args", "cluster_name", "follow_up_partition")
+    manifest = st.one_of(mutated(MANIFEST_OF_DATA, place), value, st.dictionaries(text, value, max_size=3))
+    line = st.one_of(
+        value.map(json.dumps),
+        text,
+        events(place).map(json.dumps),
+        st.sampled_from(["[" * 9000, "9" * 5000, "{}", "[]"]),
+    )
+    made = {
+        "names": ((text, st.sampled_from(keys)), work.names),
+        "yaml": ((hostile_yaml(place),), work.yaml),
+        "profiles": ((mutated(PROFILE | {"setup": [], "mem_gb": 4, "shared_folders": []}, place),), work.profiles),
+        "manifests": ((manifest, st.lists(text.filter(lambda name: "\ud800" not in name), max_size=3)), work.manifests),
+        "records": ((st.lists(line, min_size=1, max_size=4),), work.records),
+    }
+    before = Path.cwd()
+    os.chdir(place)
+    planted = {"MY_SECRET_TOKEN": PLANTED, "HF_TOKEN": TOKEN}
+    saved = {name: os.environ.get(name) for name in planted}
+    os.environ.update(planted)
+    try:
+        for kind, (strategies, function) in made.items():
+            _drive(tally.counted(kind, function), strategies, share)
+    finally:
+        os.chdir(before)
+        for name, was in saved.items():
+            os.environ.pop(name) if was is None else os.environ.__setitem__(name, was)
+    return tally
+
+
+def _drive(function: Callable[..., None], strategies: tuple[st.SearchStrategy[Any], ...], cases: int) -> None:
+    """Call it with so many inputs of hypothesis; nothing raises, so nothing is shrunk."""
+    calm = settings(
+        max_examples=cases,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    calm(given(st.tuples(*strategies))(lambda inputs: function(*inputs)))()
+
+
+def commands(place: Path, number: int) -> list[str]:
+    """The same through the real commands: what of stderr holds a traceback, or a token."""
+    draw, bad = random.Random(7), []
+    words = canaries(place)
+    for _ in range(number):
+        word = draw.choice(words).replace("\x00", "")
+        file = place / "hostile.yaml"
+        file.write_text(yaml.safe_dump(GRID | {draw.choice([*GRID]): word}))
+        choices = [
+            ["submit", "--dry-run", "--grid", str(file)],
+            ["submit", "--dry-run", "--grid", word],
+            ["status", "--grid", word],
+        ]
+        choices += [
+            ["aggregate", "--grid", word],
+            ["submit", "--dry-run", "--grid", "smoke", "--cluster", word],
+            ["cancel", "--grid", word],
+        ]
+        command = [sys.executable, "-m", f"furnace_hpc.{(chosen := draw.choice(choices))[0]}", *chosen[1:]]
+        done = subprocess.run(
+            command, cwd=place, capture_output=True, text=True, errors="replace", timeout=60, check=False
+        )
+        said = done.stdout + done.stderr
+        if "Traceback" in said or done.returncode not in (0, 1, 2) or (TOKEN in said and TOKEN not in chosen):
+            bad.append(f"{chosen}: exit code {done.returncode}: {said[-300:]}")
+    return bad
+
+
+def main() -> None:
+    """Fuzz, and write the figures."""
+    from record import write
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=10_500)
+    parser.add_argument("--commands", type=int, default=60)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder).resolve()
+        tally = fuzz(place, options.cases)
+        bad = commands(place, options.commands)
+        ran = len([entry for entry in tally.leaks if "canary" in entry]) + tally.canary.exists()
+        row = {
+            "inputs": sum(tally.cases.values()),
+            "by_kind": dict(tally.cases),
+            "readings_without_complaint": dict(tally.accepted),
+            "real_commands": options.commands,
+            "scripts_run": tally.scripts,
+            "canaries_run": ran,
+            "leaks": len(tally.leaks) - ran,
+            "tracebacks": len(tally.tracebacks) + len(bad),
+            "scripts_that_bash_refuses": len(tally.bad_scripts),
+            "goal": "0 of each in 10,000 inputs",
+        }
+    for problem in [*tally.tracebacks[:10], *tally.leaks[:10], *tally.bad_scripts[:10], *bad[:10]]:
+        print(problem, file=sys.stderr)
+    write("fuzz", [row])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""What looks like a secret: never written where others read it, or where it would stay."""
+
+import os
+import re
+from collections.abc import Iterator
+
+MASK = "[masked]"
+_SHORTEST = 8  # of a value that stands in the environment: shorter ones are words
+_NAMED = re.compile(
+    r"""(?P<name>(?:token|secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|private[_-]?key)(?![a-z])
+    ["']?\s*[=:]\s*["']?)(?P<value>(?![$/~\[])[^\s"',;|&<>]{8,})""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_SHAPED = re.compile(
+    r"\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}|\bglpat-[\w-]{16,}|\bsk-[\w-]{20,}"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{15,}\.[\w-]{10,}\.[\w-]*"
+    r"|\bhttps?://[^\s/:@]+:[^\s/@]{4,}@|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+_NAME = re.compile(r"(token|secret|passw(or)?d|credential|api_?key|access_?key|private_?key)(?![a-z])", re.IGNORECASE)
+
+
+def find_secret(text: str) -> int | None:
+    """Where the first thing begins that looks like a secret; None: nothing does."""
+    found = [match.start() for match in (_NAMED.search(text), _SHAPED.search(text)) if match]
+    found += [at for value in _of_environment() if (at := text.find(value)) >= 0]
+    return min(found, default=None)
+
+
+def masked(text: str) -> str:
+    """The text without what looks like a secret, and without the values of such variables of the environment."""
+    for value in _of_environment():
+        text = text.replace(value, MASK)
+    return _SHAPED.sub(MASK, _NAMED.sub(lambda match: match["name"] + MASK, text))
+
+
+def _of_environment() -> Iterator[str]:
+    for name, value in os.environ.items():
+        if _NAME.search(name) and len(value) >= _SHORTEST and not value.startswith("/"):
+            yield value
