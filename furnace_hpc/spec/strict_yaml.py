@@ -31,8 +31,9 @@ def _check_limits(text: str) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _ in opened):
-                raise yaml.MarkedYAMLError(None, None, "an alias stands inside of what it means", event.start_mark)
-            count += sizes.get(event.anchor, 1)
+                where: Any = event.start_mark  # its stub says more than MarkedYAMLError's takes
+                raise yaml.MarkedYAMLError(None, None, "an alias stands inside of what it means", where)
+            count += sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent):
             count += 1
             if event.anchor:
