@@ -195,6 +195,8 @@ def test_the_command_answers_one_sample(model: Path, samples: Path, capsys: Any)
     assert lines[0] == "from image; without text, audio"
     assert [line.split(":")[0] for line in lines if not line.startswith(" ")][1:] == ["digit", "parity"]
     assert sum(line.endswith(" %") for line in lines) == 3 + 2
+    code, out, _ = command(capsys, "--model", model, "--image", image, "--top", 10**30)
+    assert (code, sum(line.endswith(" %") for line in out.splitlines())) == (0, 10 + 2)
     code, out, _ = command(capsys, "--model", model, "--image", image, "--json")
     tasks = json.loads(out)["tasks"]
     assert (code, len(tasks["digit"]["probabilities"]), tasks["digit"]["label"]) == (0, 10, lines[1].split()[1])

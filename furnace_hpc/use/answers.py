@@ -73,7 +73,7 @@ def to_text(answer: Answer, modalities: tuple[str, ...], top: int | None) -> str
     lines = [f"from {', '.join(answer.modalities)}" + (f"; without {', '.join(absent)}" if absent else "")]
     for name, task in answer.tasks.items():
         lines.append(f"{name}: {_labels(task)}" + ("" if task.threshold is None else f" (above {task.threshold:.3f})"))
-        shown = list(itertools.islice(task.probabilities.items(), top or SHOWN))
+        shown = list(task.probabilities.items())[: top or SHOWN]
         width = max(len(label) for label, _ in shown)
         lines += [f"  {label:<{width}}  {100 * probability:5.1f} %" for label, probability in shown]
     return "\n".join(lines)
@@ -90,7 +90,7 @@ def content(answer: Answer, top: int | None) -> dict[str, Any]:
     for name, task in answer.tasks.items():
         said = {"label": task.labels[0]} if task.threshold is None else {"labels": list(task.labels)}
         more = {} if task.threshold is None else {"threshold": task.threshold}
-        tasks[name] = said | more | {"probabilities": dict(itertools.islice(task.probabilities.items(), top))}
+        tasks[name] = said | more | {"probabilities": dict(list(task.probabilities.items())[:top])}
     return {"modalities": list(answer.modalities), "tasks": tasks}
 
 
@@ -133,7 +133,7 @@ def _in_short(answer: Answer, top: int | None) -> str:
     """An answer in one line: of each task its labels; with --top, that many classes with their probabilities."""
     parts = []
     for name, task in answer.tasks.items():
-        shown = list(itertools.islice(task.probabilities.items(), top or 1))
+        shown = list(task.probabilities.items())[: top or 1]
         likely = ", ".join(f"{label} {100 * probability:.1f} %" for label, probability in shown)
         parts.append(f"{name}: {likely}" if task.threshold is None else f"{name}: {_labels(task)} [{likely}]")
     return "; ".join(parts)
