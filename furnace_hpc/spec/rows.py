@@ -40,7 +40,7 @@ def expand(grid: Grid, fingerprints: Mapping[str, str], rows: list[Row] | None =
     """
     rows = expand_rows(grid) if rows is None else rows
     return [
-        RunSpec(
+        RunSpec.model_construct(  # of parts that have been checked; ten times as fast
             grid=grid.name,
             variant=row.name,
             config=row.config.model_copy(update={"seed": seed}),

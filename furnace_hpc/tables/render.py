@@ -40,7 +40,11 @@ LATEX_WORDS = {
 
 def to_csv(ablation: Ablation) -> str:
     """One line a row, numbers as measured (no percent) and in full precision; empty where there is none."""
-    return _csv([_csv_row(ablation, row) for row in ablation.rows])
+    notes: dict[str, list[str]] = {row.variant: [] for row in ablation.rows}
+    for note in ablation.notes:
+        for variant in note.variants:
+            notes[variant].append(note.text)
+    return _csv([_csv_row(ablation, row, notes[row.variant]) for row in ablation.rows])
 
 
 def to_runs_csv(ablation: Ablation) -> str:
@@ -125,7 +129,7 @@ def _texts(cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bo
     return [texts[title] for title in titles]
 
 
-def _csv_row(ablation: Ablation, row: Row) -> dict[str, Any]:
+def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
     low, high = row.interval or (None, None)
     difference = row.difference
     difference_low, difference_high = (difference and difference.interval) or (None, None)
@@ -151,7 +155,7 @@ def _csv_row(ablation: Ablation, row: Row) -> dict[str, Any]:
         "reference_undertrained_against": " ".join(ablation.stronger_sanity),
         **vars(row.costs),
         "missing": "; ".join(describe(run) for run in row.missing),
-        "notes": "; ".join(note.text for note in ablation.notes if row.variant in note.variants),
+        "notes": "; ".join(notes),
     }
 
 

@@ -130,7 +130,7 @@ def _attempt(attempt: Attempt, folder: RunFolder) -> list[Any]:
     """Number, job id, nodes, seconds, why it ended, last step, log."""
     took_s = None if attempt.end_unix_s is None else round(attempt.end_unix_s - attempt.start_unix_s, 1)
     ended = ": ".join(dict.fromkeys(text for text in (attempt.reason, attempt.error) if text))
-    log = f"{_place(folder)}/{folder.log(attempt.attempt, 0).relative_to(folder.path)}"
+    log = "/".join(folder.log(attempt.attempt, 0).parts[-5:])  # as _place, and two more
     return [attempt.attempt, attempt.job_id, attempt.nodelist, took_s, ended, attempt.step, log]
 
 
