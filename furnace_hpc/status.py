@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 MOVING = (RunState.QUEUED, RunState.RUNNING)
 EVERY_S = 3.0  # between two looks at the files; Slurm is asked less often
-MOST_BUSY = 0.05  # of one core, however many runs there are
+MOST_BUSY = 0.05  # share of the time that goes into looking, however many runs there are
+SLOWEST_S = 30.0  # of two looks, however slow the file system is
 LOOK_S = 0.25  # how soon a terminal of another size is drawn anew
 
 
@@ -76,8 +77,7 @@ def watch(folder: GridFolder) -> None:
                 live.update(Group(*picture(rows, evidence, *console.size)), refresh=True)
                 if not any(map(_moves, rows)):
                     break
-                took_s, size = time.monotonic() - begun_s, console.size
-                until_s = begun_s + max(EVERY_S, took_s / MOST_BUSY)
+                until_s, size = _next_look_s(begun_s), console.size
                 while time.monotonic() < until_s and console.size == size:
                     time.sleep(LOOK_S)
                 if time.monotonic() >= until_s:
@@ -90,13 +90,18 @@ def _follow(folder: GridFolder) -> tuple[list[Line], Evidence]:
     """A log file gets a line when something has changed."""
     last = ""
     while True:
-        rows, evidence = overview(folder)
+        begun_s, (rows, evidence) = time.monotonic(), overview(folder)
         if (words := summary(rows, evidence)) != last:
             print(words, flush=True)
         last = words
         if not any(map(_moves, rows)):
             return rows, evidence
-        time.sleep(EVERY_S)
+        time.sleep(max(0.0, _next_look_s(begun_s) - time.monotonic()))
+
+
+def _next_look_s(begun_s: float) -> float:
+    took_s = time.monotonic() - begun_s
+    return begun_s + max(EVERY_S, min(SLOWEST_S, took_s / MOST_BUSY))
 
 
 def _moves(row: Line) -> bool:

@@ -95,7 +95,11 @@ def _story(line: Line) -> Text:
     """Time left or why it does not run, and how the attempt before ended."""
     before = line.last_end if line.status.state in (RunState.RUNNING, RunState.QUEUED) else ""
     left = f"{_left(line)} left" if line.left_s is not None else ""
-    return Text(" ".join("; ".join(filter(None, (left, line.status.reason, before))).split()))
+    return _in_one_line("; ".join(filter(None, (left, line.status.reason, before))))
+
+
+def _in_one_line(words: str) -> Text:
+    return Text(" ".join(words.split()))
 
 
 RUN = Column("run", lambda line: Text(line.run_id), least=20)
@@ -124,5 +128,5 @@ PLAIN = (  # in a file or a pipe
     RATE,
     Column("left", lambda line: Text(_left(line)), right=True),
     Column("job", lambda line: Text(line.status.job_id)),
-    Column("why", lambda line: Text(line.status.reason)),
+    Column("why", lambda line: _in_one_line(line.status.reason)),
 )
