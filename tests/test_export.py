@@ -163,6 +163,18 @@ def test_a_pickle_that_the_manifest_does_not_vouch_for_is_never_opened(tmp_path:
         with pytest.raises(ConfigError, match=f"holds 'zero/{name}', which its manifest.json does not name"):
             exported(run.path, tmp_path / "out")
         shard.with_name(name).unlink()
+    shutil.rmtree(run.checkpoint(STEP))
+    save(run, STEP, {"module": Canary(canary)})  # of the manifest's own hash
+    for path in (shard, shard.parent, run.checkpoint(STEP), run.path, run.path.parent):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o022)
+        with pytest.raises(ConfigError, match=r"may be written by all users .* chmod go-w "):
+            exported(run.path, tmp_path / "out")
+        path.chmod(mode)
+    if os.getuid() == 0:  # nobody else can give a file away
+        os.chown(shard, 12345, 12345)
+        with pytest.raises(ConfigError, match=r"belongs to user 12345, not to .*: what it holds could run anything"):
+            exported(run.path, tmp_path / "out")
     assert not canary.exists()
     assert not (tmp_path / "out").exists()
 

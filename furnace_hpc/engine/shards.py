@@ -57,6 +57,7 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
         RuntimeError: files or values are missing.
     """
     if not has_shards(folder):
+        check_trusted(folder, folder)
         module: dict[str, Tensor] = _open(folder / "mp_rank_00_model_states.pt")["module"]
         return {name: value.detach().clone() for name, value in module.items()}
     shards = open_shards(folder)

@@ -11,6 +11,7 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import read_attempts
 from furnace_hpc.runs.override import overridden
 from furnace_hpc.runs.records import RunResult, read_metrics, read_result
+from furnace_hpc.runs.trust import check_trusted
 from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root
@@ -84,7 +85,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> int:
         ConfigError: somebody else could have written them, a file is damaged, or one is there that nobody wrote down.
     """
     path = checkpoint.path
-    # MERGE: with furnace_hpc/runs/trust.py, here: check_trusted(path, checkpoint.folder.path.parent.parent)
+    check_trusted(path, checkpoint.folder.path.parent.parent)
     if not is_complete(path):
         raise ConfigError(
             f"checkpoint {path} is damaged: a file has not the size and hash of its {MANIFEST}; "
