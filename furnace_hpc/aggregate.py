@@ -35,6 +35,9 @@ def main(
         list[str] | None, typer.Option(help="key=value: only runs that have it, such as variant=full; repeatable")
     ] = None,
     figures: Annotated[bool, typer.Option(help="draw the figures")] = True,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="test accuracies over samples too, from the runs' predictions")
+    ] = False,
 ) -> None:
     """Turn a grid's finished runs into runs.csv, table.csv, table.md, table.tex, report.html and figures.
 
@@ -45,7 +48,7 @@ def main(
 
     view = View(metric, direction, tuple(by or ()), tuple(where or ()))
     asked, folder = submitted_grid(grid, runs_root(runs_dir))
-    raise typer.Exit(show_table(with_settings(asked, set_ or []), folder, out, figures, view))
+    raise typer.Exit(show_table(with_settings(asked, set_ or []), folder, out, figures, view, samples))
 
 
 def show_table(
@@ -54,6 +57,7 @@ def show_table(
     out: Path | None = None,
     figures: bool = True,
     view: "View | None" = None,
+    samples: bool = False,
 ) -> int:
     """Write the results of a submitted grid, print the table, and return the exit code.
 
@@ -92,7 +96,7 @@ def show_table(
     def how_it_is(run: RunFolder) -> RunStatus:
         return slurm()(run)
 
-    ablation = aggregate(shown, runs, folder, place, figures, how_it_is, view.by, aside, records)
+    ablation = aggregate(shown, runs, folder, place, figures, how_it_is, view.by, aside, records, samples)
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too
     console.print(to_terminal(ablation))

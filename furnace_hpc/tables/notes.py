@@ -52,13 +52,13 @@ def describe(run: Run) -> str:
 
 def _about_row(grid: Grid, row: Row) -> Iterator[Note]:
     if row.missing:
-        yield Note(f"missing: {_named([describe(run) for run in row.missing])}", (row.variant,))
+        yield Note(f"missing: {named([describe(run) for run in row.missing])}", (row.variant,))
     lacking = [run.run_id for run in row.runs if run.result and run.value is None]
     if lacking:
-        yield Note(f"not in the mean, the result has no {grid.metric}: {_named(lacking)}", (row.variant,))
+        yield Note(f"not in the mean, the result has no {grid.metric}: {named(lacking)}", (row.variant,))
     diverged = [f"{run.run_id} ({run.value})" for run in row.runs if run.value is not None and not isfinite(run.value)]
     if diverged:
-        yield Note(f"not in the mean, {grid.metric} is not finite: {_named(diverged)}", (row.variant,))
+        yield Note(f"not in the mean, {grid.metric} is not finite: {named(diverged)}", (row.variant,))
 
 
 def _about_reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
@@ -84,7 +84,7 @@ def _other_data(rows: Sequence[Row]) -> Iterator[Note]:
     if other:
         names = [f"{run.run_id} ({run.result.data_fingerprint})" for run in other if run.result]
         variants = tuple(row.variant for row in rows if any(_is_of_other_data(run) for run in row.runs))
-        yield Note(f"data fingerprint is not the one asked for in {len(other)} runs: {_named(names)}", variants)
+        yield Note(f"data fingerprint is not the one asked for in {len(other)} runs: {named(names)}", variants)
 
 
 def _is_of_other_data(run: Run) -> bool:
@@ -101,7 +101,7 @@ def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
     others = []
     for value in sorted(counts.keys() - {majority}):
         names = [name for name, of_run in found.items() if of_run == value]
-        others.append(f"{value} in {counts[value]} of {len(found)} runs: {_named(names)}")
+        others.append(f"{value} in {counts[value]} of {len(found)} runs: {named(names)}")
     inside = {row.variant: {found[run.run_id] for run in row.runs if run.result} for row in rows}
     mixing = [variant for variant, values in inside.items() if len(values) > 1]
     text = f"{words} differs: {majority} in {counts[majority]} of {len(found)} runs, but {'; '.join(others)}"
@@ -117,7 +117,7 @@ def _went_on_otherwise(rows: Sequence[Row]) -> Iterator[Note]:
         variants = tuple(row.variant for row in rows if any(THEN in run.spent.ways for run in row.runs))
         yield Note(
             f"{len(changed)} runs went on otherwise than they began, which is exact up to rounding and to dropout, "
-            f"whose masks are each rank's own: {_named(names)}",
+            f"whose masks are each rank's own: {named(names)}",
             variants,
         )
 
@@ -132,7 +132,7 @@ def _left_out(runs: Sequence[Run], records: Records, aside: Collection[str]) -> 
     if others:
         of_data = sum(record.fingerprint not in data for record in others.values())
         why = f"not asked for any more: {of_data} on other data, {len(others) - of_data} with another config"
-        yield Note(f"{len(others)} older runs left out ({why}): {_named(list(others))}")
+        yield Note(f"{len(others)} older runs left out ({why}): {named(list(others))}")
 
 
 def _not_read(rows: Sequence[Row], records: Records) -> Iterator[Note]:
@@ -140,16 +140,17 @@ def _not_read(rows: Sequence[Row], records: Records) -> Iterator[Note]:
     torn = [run for row in rows for run in row.runs if run.record.torn]
     if torn:
         number = sum(run.record.torn for run in torn)
-        names = _named([f"{run.run_id} ({run.record.torn})" for run in torn])
+        names = named([f"{run.run_id} ({run.record.torn})" for run in torn])
         variants = tuple(row.variant for row in rows if any(run.record.torn for run in row.runs))
         yield Note(
             f"{number} torn line{'s' if number > 1 else ''} of metrics left out of the curves: {names}", variants
         )
     if foreign := records.foreign:
         are = "s are" if len(foreign) > 1 else " is"
-        yield Note(f"{len(foreign)} foreign file{are} ignored among the runs: {_named(list(foreign))}")
+        yield Note(f"{len(foreign)} foreign file{are} ignored among the runs: {named(list(foreign))}")
 
 
-def _named(names: list[str]) -> str:
+def named(names: list[str]) -> str:
+    """Some of the names, and how many more there are."""
     more = len(names) - MAX_NAMED
     return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from furnace_hpc.runs.folder import GridFolder, write_atomically
@@ -30,13 +31,18 @@ def aggregate(
     by: tuple[str, ...] = (),
     aside: Collection[str] = (),
     records: Records | None = None,
+    samples: bool = False,
 ) -> Ablation:
     """Write the tables and figures of `runs` to `out`, and return the table.
 
     Raises:
-        ConfigError: the grid's metric is in no result.
+        ConfigError: the grid's metric is in no result; or, with `samples`, is no mean over samples.
     """
     ablation = collect(grid, runs, folder, how_it_is, by, aside, records)
+    if samples:
+        from furnace_hpc.tables.samples import over_samples
+
+        ablation = replace(ablation, notes=ablation.notes + over_samples(ablation))
     write_atomically(out / "runs.csv", to_runs_csv(ablation))
     write_atomically(out / "table.csv", to_csv(ablation))
     write_atomically(out / "table.md", to_markdown(ablation))
