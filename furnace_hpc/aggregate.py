@@ -66,8 +66,10 @@ def show_table(
     """
     from rich.console import Console
 
+    from furnace_hpc.cluster.accounted import accounted, in_words
     from furnace_hpc.cluster.observe import Observer, observe
     from furnace_hpc.runs.folder import RunFolder
+    from furnace_hpc.runs.ledger import Attempt
     from furnace_hpc.runs.state import RunStatus
     from furnace_hpc.tables.cache import read_records
     from furnace_hpc.tables.notes import describe
@@ -96,7 +98,11 @@ def show_table(
     def how_it_is(run: RunFolder) -> RunStatus:
         return slurm()(run)
 
-    ablation = aggregate(shown, runs, folder, place, figures, how_it_is, view.by, aside, records, samples)
+    def accounting(attempts: list[Attempt]) -> str:
+        found = accounted(attempts)
+        return in_words(found) if found else ""
+
+    ablation = aggregate(shown, runs, folder, place, figures, how_it_is, view.by, aside, records, samples, accounting)
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too
     console.print(to_terminal(ablation))

@@ -2,11 +2,12 @@
 
 import json
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from furnace_hpc.runs.folder import GridFolder, write_atomically
+from furnace_hpc.runs.ledger import Attempt
 from furnace_hpc.runs.state import read_status
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
@@ -16,7 +17,7 @@ from furnace_hpc.tables.ablation import HowItIs, collect
 from furnace_hpc.tables.cache import Records, read_records
 from furnace_hpc.tables.render import to_csv, to_latex, to_markdown, to_runs_csv
 from furnace_hpc.tables.report import to_html
-from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.table import Ablation, Note
 
 TABLES = ("runs.csv", "table.csv", "table.md", "table.tex", "report.html")
 
@@ -32,13 +33,18 @@ def aggregate(
     aside: Collection[str] = (),
     records: Records | None = None,
     samples: bool = False,
+    accounting: Callable[[list[Attempt]], str] = lambda attempts: "",
 ) -> Ablation:
     """Write the tables and figures of `runs` to `out`, and return the table.
+
+    `accounting` says in words what Slurm knows that attempts took; empty where it knows nothing.
 
     Raises:
         ConfigError: the grid's metric is in no result; or, with `samples`, is no mean over samples.
     """
     ablation = collect(grid, runs, folder, how_it_is, by, aside, records)
+    if words := accounting([attempt for run in ablation.runs for attempt in run.record.ledger()]):
+        ablation = replace(ablation, notes=(*ablation.notes, Note(words)))
     if samples:
         from furnace_hpc.tables.samples import over_samples
 

@@ -1,0 +1,76 @@
+"""What Slurm's accounting says that a grid's jobs took: each start of a requeued job counts, from allocation to end.
+
+The ledger of attempts begins when a run does and ends when it writes its last word; Slurm bills from the allocation on.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from furnace_hpc.cluster import scheduler
+from furnace_hpc.runs.ledger import Attempt
+from furnace_hpc.spec.errors import UnavailableError
+
+COMMAND = (
+    *("sacct", "--duplicates", "--allocations", "--noheader", "--parsable2"),
+    "--format=JobID,Cluster,ElapsedRaw,AllocTRES",
+)
+
+
+class Allocation(NamedTuple):
+    """One time that Slurm gave a job its nodes, as sacct has it."""
+
+    job_id: str
+    cluster: str
+    elapsed_s: str
+    resources: str
+
+
+class Accounted(NamedTuple):
+    """All allocations of some jobs together."""
+
+    allocations: int
+    jobs: int
+    hours: float  # of the jobs
+    gpu_hours: float
+
+
+def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
+    """What the jobs of these attempts took, from one sacct; None where there is no accounting, or no answer."""
+    clusters = {attempt.job_id: attempt.cluster for attempt in attempts if attempt.job_id}
+    if not clusters or not scheduler.has_slurm():
+        return None
+    arrays = sorted({job_id.partition("_")[0] for job_id in clusters})
+    try:
+        text = scheduler.act(*COMMAND, f"--jobs={','.join(arrays)}")
+    except UnavailableError:
+        return None
+    lines = [
+        Allocation(*line.split("|"))
+        for line in text.splitlines()
+        if line.count("|") == 3 and line.split("|")[2].isdigit()
+    ]
+    ours = [line for line in lines if line.job_id in clusters and clusters[line.job_id] in ("", line.cluster)]
+    if not ours:
+        return None
+    hours = [int(line.elapsed_s) / 3600 for line in ours]
+    gpu_hours = sum(of_one * _gpus(line.resources) for of_one, line in zip(hours, ours, strict=True))
+    return Accounted(len(ours), len({line.job_id for line in ours}), sum(hours), gpu_hours)
+
+
+def in_words(found: Accounted) -> str:
+    """One sentence for a footnote."""
+    took = f"{found.gpu_hours:,.2f} GPU-hours" if found.gpu_hours else f"{found.hours:,.2f} hours of jobs without GPUs"
+    starts, jobs = (_number(n, word) for n, word in ((found.allocations, "allocation"), (found.jobs, "job")))
+    return f"Slurm's accounting: {took} in {starts} of {jobs}, requeued ones counted each time, waiting for ranks too"
+
+
+def _gpus(resources: str) -> int:
+    """GPUs of `billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1`: the sum, or the kinds where no sum is given."""
+    found = re.findall(r"gres/gpu(:[^=,]+)?=(\d+)", resources)
+    whole = [int(number) for kind, number in found if not kind]
+    return whole[0] if whole else sum(int(number) for _, number in found)
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count:,} {word}{'s' if count > 1 else ''}"
