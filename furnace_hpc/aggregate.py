@@ -1,6 +1,5 @@
 """Turn finished runs into tables and figures: `python -m furnace_hpc.aggregate --grid NAME_OR_PATH`."""
 
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -66,11 +65,9 @@ def show_table(
     """
     from rich.console import Console
 
-    from furnace_hpc.cluster.accounted import accounted, in_words
-    from furnace_hpc.cluster.observe import Observer, observe
-    from furnace_hpc.runs.folder import RunFolder
-    from furnace_hpc.runs.ledger import Attempt
-    from furnace_hpc.runs.state import RunStatus
+    from furnace_hpc.cluster.accounted import in_words
+    from furnace_hpc.cluster.observe import observe_when_asked
+    from furnace_hpc.spec.config import run_ids
     from furnace_hpc.tables.cache import read_records
     from furnace_hpc.tables.notes import describe
     from furnace_hpc.tables.render import to_terminal
@@ -89,20 +86,9 @@ def show_table(
     everything = submitted_runs(grid, folder, records)
     shown, runs = look(grid, everything, view)
     kept = {id(spec) for spec in runs}
-    aside = [spec.run_id for spec in everything if id(spec) not in kept]
-
-    @cache
-    def slurm() -> Observer:  # asked once, and only where a run has no result
-        return observe(folder)
-
-    def how_it_is(run: RunFolder) -> RunStatus:
-        return slurm()(run)
-
-    def accounting(attempts: list[Attempt]) -> str:
-        found = accounted(attempts)
-        return in_words(found) if found else ""
-
-    ablation = aggregate(shown, runs, folder, place, figures, how_it_is, view.by, aside, records, samples, accounting)
+    aside = run_ids([spec for spec in everything if id(spec) not in kept])
+    how_it_is = observe_when_asked(folder)
+    ablation = aggregate(shown, runs, folder, place, figures, how_it_is, view.by, aside, records, samples, in_words)
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too
     console.print(to_terminal(ablation))

@@ -45,21 +45,23 @@ def test_every_allocation_of_our_jobs_counts_and_no_others(sacct):
     asked = sacct(ANSWER)
     found = accounted([*attempts("12_0", "12_0", "12_1", "13"), Attempt(attempt=1)])
     assert found == (3, 2, 1.75, 1.5 * 2 + 0.25 * 4)
-    assert asked.read_text().splitlines() == [
+    assert asked.read_text().splitlines()[:1] == [
         "--duplicates --allocations --noheader --parsable2 --format=JobID,Cluster,ElapsedRaw,AllocTRES --jobs=12,13"
     ]
-    assert in_words(found).startswith("Slurm's accounting: 4.00 GPU-hours in 3 allocations of 2 jobs")
+    assert in_words(attempts("12_0", "12_0", "12_1")).startswith(
+        "Slurm's accounting: 4.00 GPU-hours in 3 allocations of 2 jobs"
+    )
     assert accounted(attempts("13", cluster="")).gpu_hours == 16
 
 
 def test_no_gpus_no_jobs_no_accounting_and_no_answer(sacct):
     asked = sacct("7|here|1800|cpu=4,node=1")
-    assert "0.50 hours of jobs without GPUs in 1 allocation of 1 job" in in_words(accounted(attempts("7")))
+    assert "0.50 hours of jobs without GPUs in 1 allocation of 1 job" in in_words(attempts("7"))
     asked.unlink()
     assert accounted([Attempt(attempt=1)]) is None
     assert not asked.exists()
     sacct("", 1, "Slurm accounting storage is disabled")
-    assert accounted(attempts("7")) is None
+    assert in_words(attempts("7")) == ""
     sacct("", 1, "sacct: error: slurmdbd: Connection refused")
     assert accounted(attempts("7")) is None
 

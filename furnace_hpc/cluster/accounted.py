@@ -58,8 +58,11 @@ def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
     return Accounted(len(ours), len({line.job_id for line in ours}), sum(hours), gpu_hours)
 
 
-def in_words(found: Accounted) -> str:
-    """One sentence for a footnote."""
+def in_words(attempts: Iterable[Attempt]) -> str:
+    """What `accounted` says, as one sentence for a footnote; empty where it knows nothing."""
+    found = accounted(attempts)
+    if found is None:
+        return ""
     took = f"{found.gpu_hours:,.2f} GPU-hours" if found.gpu_hours else f"{found.hours:,.2f} hours of jobs without GPUs"
     starts, jobs = (_number(n, word) for n, word in ((found.allocations, "allocation"), (found.jobs, "job")))
     return f"Slurm's accounting: {took} in {starts} of {jobs}, requeued ones counted each time, waiting for ranks too"

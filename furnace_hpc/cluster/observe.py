@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from furnace_hpc.cluster.by_hand import begun_by_hand
@@ -109,6 +111,12 @@ def observe(folder: GridFolder, must: bool = False) -> Observer:
         UnavailableError: `must`, and Slurm does not answer.
     """
     return Observer(folder, gather(folder, must))
+
+
+def observe_when_asked(folder: GridFolder) -> Callable[[RunFolder], RunStatus]:
+    """As `observe`, and Slurm is asked only when the state of a first run is."""
+    observer = cache(observe)
+    return lambda run: observer(folder)(run)
 
 
 def batch_log(submission: Path, job_id: str) -> Path:
