@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.text import Text
 
 from furnace_hpc.cluster.columns import PICTURE, STATE, duration
-from furnace_hpc.cluster.overview import line_of
+from furnace_hpc.cluster.overview import Line, line_of
 from furnace_hpc.cluster.picture import table
 from furnace_hpc.cluster.planned import Action, Plan, PlannedRun
 from furnace_hpc.runs.records import last_record, read_result
@@ -52,14 +52,7 @@ class Progress:
         at = [(last_record(run.folder.metrics(attempt)) or {}).get("step", 0) for run, attempt in running]
         steps = self._steps_done + sum(self._gained(run, step) for (run, _), step in zip(running, at, strict=True))
         if self._console.is_terminal:
-            lines = [
-                line_of(
-                    run.folder,
-                    RunStatus(RunState.RUNNING, attempt, step, "" if step else "starting"),
-                    run.spec.config.steps,
-                )
-                for (run, attempt), step in zip(running, at, strict=True)
-            ]
+            lines = [self._line(run, attempt, step) for (run, attempt), step in zip(running, at, strict=True)]
             rows = table(lines, COLUMNS, self._console.width, headings=False)
             self._live.update(Group(self._summary(steps), *rows))
         elif time.monotonic() - self._spoke_s > QUIET_EVERY_S:
@@ -81,6 +74,10 @@ class Progress:
         else:
             self._failed += 1
             self.say(f"{name}: {status.state.value}: {status.reason}\n    log: {run.folder.log(attempt, 0)}")
+
+    def _line(self, run: PlannedRun, attempt: int, step: int) -> Line:
+        at, says = step or self._from[run.folder.run_id], "" if step else "starting"
+        return line_of(run.folder, RunStatus(RunState.RUNNING, attempt, at, says), run.spec.config.steps)
 
     def _gained(self, run: PlannedRun, step: int) -> int:
         """Steps beyond where the run stood before; none when it went on from an older checkpoint."""
