@@ -42,6 +42,26 @@ def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     return {"busy": busy, "due": due, "equal": equal, "saved": saver.saved, "steps": saved_steps(run)}
 
 
+def bad_gradient(processes: Any, folder: Path, case: Case) -> list[str]:
+    """What is said of a step with a good gradient, and of one whose gradient is not finite on one rank."""
+    from furnace_hpc.engine.loop import check_gradient, check_parameters
+
+    engine, said = engine_of(case, processes, seed=0, lr=1e-2), []
+    for bad in (False, True):
+        if bad and processes.rank == processes.world_size - 1:
+            next(engine.module.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+        skipped = engine.skipped_steps
+        steps_of(engine, case, processes, int(bad), 1)
+        try:
+            check_gradient(engine, skipped)
+            check_parameters(engine)
+            said.append("")
+        except FloatingPointError as error:
+            said.append(str(error))
+    engine.destroy()
+    return said
+
+
 def not_finite(processes: Any, folder: Path, case: Case) -> list[int]:
     """The loss is not finite while a checkpoint is held back."""
     from furnace_hpc.engine import saving

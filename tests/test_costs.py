@@ -69,7 +69,8 @@ def test_a_run_that_went_on_otherwise_than_it_began_has_a_footnote(tmp_path):
     attempt(run.folder, 3, 1000, 1100, 200, world_size=1)
     attempt(run.folder, 4, 1200, 1300, 300, world_size=1, overrides=zero3)
     attempt(run.folder, 5, 1400, 1500, 400)
-    ways = "2 processes; then 1 process; then 1 process, ZeRO stage 3, micro-batch 2; then 2 processes"
+    zero3_so = "1 process, another DeepSpeed file (ZeRO stage 3), micro-batch 2"
+    ways = f"2 processes; then 1 process; then {zero3_so}; then 2 processes"
     grid, runs = study()
     text = notes(collect(grid, runs, GridFolder(tmp_path / "study")))
     assert "1 runs went on otherwise than they began, which is exact up to rounding" in text

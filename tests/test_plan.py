@@ -156,7 +156,7 @@ def test_a_begun_run_goes_on_with_another_deepspeed_file_until_it_is_told_otherw
     overrides, why = resumed(tmp_path, "deepspeed=zero2", "micro_batch_size=4")
     assert overridden(spec.config, overrides).deepspeed.zero_optimization.stage == 2
     assert accumulation_steps(overridden(spec.config, overrides), 1) == (4, 4)  # the global batch of 16 stays
-    assert why.endswith("; goes on with ZeRO stage 2, micro-batch 4")
+    assert why.endswith("; goes on with another DeepSpeed file (ZeRO stage 2), micro-batch 4")
     to_be_begun(overrides)
     assert resumed(tmp_path)[0] == overrides
     assert resumed(tmp_path, "micro_batch_size=8")[0] == overrides | {"micro_batch_size": 8}
@@ -180,6 +180,30 @@ def test_what_a_begun_run_cannot_go_on_with_is_refused(tmp_path, spec, folder, s
     with pytest.raises(ConfigError) as error:
         resumed(tmp_path, setting)
     assert words in str(error.value)
+
+
+def test_what_does_not_go_on_refuses_nothing_and_carries_nothing(tmp_path):
+    rows = {"variants": {"base": {}, "full": {"deepspeed": "zero0"}}, "seeds": [0]}
+    base, plain = specs(**rows)
+    folder = GridFolder(tmp_path / "study")
+    finish(plain, folder)
+    end(begin(base, folder), "stopped", exit_code=85)
+    plan = planned(tmp_path, grid(**rows), resume_with=read_overrides(["deepspeed=zero2"]))
+    assert [run.action for run in plan.runs] == [Action.RESUME, Action.SKIP]
+    assert [set(run.facts["overrides"]) for run in plan.runs] == [{"deepspeed"}, set()]
+
+
+def test_info_nce_goes_on_with_as_many_samples_as_it_began_with(tmp_path):
+    rows = {"variants": {"base": {"loss.info_nce": 0.5}}, "seeds": [0]}
+    end(begin(specs(**rows)[0], GridFolder(tmp_path / "study"), world_size=2), "stopped", exit_code=85)
+    four = ClusterProfile(name="c", executor="slurm", processes_per_node=4)
+
+    def go_on(*settings):
+        return planned(tmp_path, grid(**rows), four, resume_with=read_overrides(list(settings))).runs[0].action
+
+    assert go_on() is Action.RESUME  # 16 samples, over two processes or four
+    with pytest.raises(ConfigError, match="info_nce compares .*, 16 when run .* began and now 8: give"):
+        go_on("micro_batch_size=2")
 
 
 def test_stage_0_and_the_others_cannot_read_each_other(tmp_path):
@@ -206,7 +230,7 @@ def test_a_spec_that_is_damaged_or_of_another_run_is_refused(tmp_path, spec, fol
 
 def test_a_damaged_result_is_refused_in_one_sentence(tmp_path, spec, folder):
     finish(spec, folder).result.write_text('{"format": 1}')
-    with pytest.raises(ConfigError, match="row 'base': .*result.json is damaged"):
+    with pytest.raises(ConfigError, match="row 'base': .*result.json is no result"):
         one(tmp_path)
 
 

@@ -19,6 +19,8 @@ CASES: list[dict[str, Any]] = [
     {"do": "fail", "source": "best", "stage": 1, "failures": 2, "is_best": True},
     {"do": "fail", "source": "bettered", "stage": 1, "failures": 1, "is_best": True, "bettered": True},
     {"do": "fail", "source": "stopped", "stage": 1, "failures": 100, "is_best": True, "stopped": True},
+    *({"do": "bad_gradient", "source": f"gradient {stage}", "stage": stage} for stage in (0, 1, 2, 3)),
+    {"do": "bad_gradient", "source": "gradient bf16", "stage": 1, "precision": "bf16"},
     {"do": "not_finite", "source": "not finite", "stage": 1},
     {"do": "replaced", "source": "replaced", "stage": 1},
 ]
@@ -101,3 +103,11 @@ def test_size_and_hash_told_of_a_file_are_those_on_the_disk(tmp_path: Path):
     described = write_files({"zero/a.pt": {"x": torch.randn(100_000)}, "b.pt": [1, 2]}, tmp_path)
     assert described == {name: describe(tmp_path / name) for name in ("zero/a.pt", "b.pt")}
     assert torch.load(tmp_path / "b.pt") == [1, 2]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("source", ["gradient 0", "gradient 1", "gradient 2", "gradient 3", "gradient bf16"])
+def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(answers: dict[str, Any], source: str):
+    good, bad = answers[source]
+    assert good == ""
+    assert bad.startswith(("the gradient is not finite", "a parameter is not finite"))

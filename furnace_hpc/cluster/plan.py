@@ -11,7 +11,7 @@ from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.lead_time import slowest_save_s, too_short
 from furnace_hpc.runs.ledger import read_attempts
-from furnace_hpc.runs.override import in_words, kept, overridden
+from furnace_hpc.runs.override import KEYS, in_words, kept, overridden
 from furnace_hpc.runs.records import read_result
 from furnace_hpc.runs.state import ENDED, RunState, RunStatus, read_status
 from furnace_hpc.spec.config import RunSpec, accumulation_steps
@@ -82,11 +82,14 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
     began = _code_of(folder, status)
     code = began if began and (grid.code / began.snapshot).is_dir() and began.snapshot else None
     action, why = _decide(status, choices, began, has_code=code is not None)
-    overrides = {} if action is Action.RESTART else _overrides(spec, folder, choices)
-    accumulation_steps(overridden(spec.config, overrides), nodes * per_node)
-    if action in (Action.RESUME, Action.RETRY) and (otherwise := in_words(overrides)):
+    goes_on = action in (Action.RESUME, Action.RETRY)
+    overrides = {} if action is Action.RESTART else _overrides(spec, folder, choices if goes_on else None)
+    if action in (Action.START, Action.RESTART) or goes_on:
+        micro_batch_size, _ = accumulation_steps(overridden(spec.config, overrides), nodes * per_node)
+        _check_info_nce(spec, folder, micro_batch_size * nodes * per_node)
+    if goes_on and (otherwise := in_words(overrides)):
         why = f"{why}; goes on with {otherwise}"
-    if profile.executor == "slurm" and (short := too_short(slowest_save_s(folder), lead_s)):
+    if goes_on and profile.executor == "slurm" and (short := too_short(slowest_save_s(folder), lead_s)):
         why = f"{why}; {short}"
     limits = spec.resources.model_dump(include={"max_attempts", "max_idle_attempts", "max_gpu_hours"})
     if action in (Action.RESUME, Action.RETRY) and (used_up := host.spent(str(folder.path), limits)):
@@ -162,10 +165,26 @@ def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int
     return max((host.newest_attempt(path) for path in aside + here), default=0)
 
 
-def _overrides(spec: RunSpec, folder: RunFolder, choices: Choices) -> dict[str, Any]:
+def _check_info_nce(spec: RunSpec, folder: RunFolder, negatives: int) -> None:
+    """Raise ConfigError where InfoNCE would compare each sample with another number of samples than it began with."""
+    first = next((attempt for attempt in read_attempts(folder) if attempt.step), None)
+    if not spec.config.loss.info_nce or first is None or first.world_size is None:
+        return
+    config = overridden(spec.config, {key: first.overrides[key] for key in KEYS if key in first.overrides})
+    began = accumulation_steps(config, first.world_size)[0] * first.world_size
+    if began != negatives:
+        raise ConfigError(
+            f"loss.info_nce compares the samples of one micro-batch over all processes, {began} when run "
+            f"{folder.run_id} began and now {negatives}: give the micro_batch_size (--resume-with) and processes whose "
+            f"product it is"
+        )
+
+
+def _overrides(spec: RunSpec, folder: RunFolder, choices: Choices | None) -> dict[str, Any]:
     """What differs from the run's immutable spec.json and holds for the next attempts.
 
-    Fields that are no identity; and those of `--resume-with`, which stay until others are asked for.
+    Fields that are no identity; and those of `--resume-with`, which stay until others are asked for. No choices: the
+    run does not go on now.
     """
     if not folder.spec.exists():
         return {}
@@ -177,7 +196,8 @@ def _overrides(spec: RunSpec, folder: RunFolder, choices: Choices) -> dict[str, 
         raise ConfigError(f"{folder.spec} does not say what its name says: put {folder.path} aside and submit again")
     old, new = _flat(first.config.model_dump(mode="json")), _flat(spec.config.model_dump(mode="json"))
     before = read_attempts(folder)[-1:]
-    otherwise = kept(before[0].overrides, choices.resume_with, first.config) if before else {}
+    asked = choices.resume_with if choices else {}
+    otherwise = kept(before[0].overrides, asked, first.config) if before else {}
     return {key: value for key, value in new.items() if old.get(key) != value} | otherwise
 
 

@@ -1,5 +1,6 @@
 """Checkpoints of a run, loaded: the newest sound one, on all ranks and at any shape. `saving.py` makes them."""
 
+import errno
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ def load_newest(engine: Engine, folder: RunFolder, seed: int, processes: Process
 
     Raises:
         RuntimeError: checkpoints were saved, and none is sound.
+        OSError: the disk has not got over what it has.
     """
     step: int | None = None
 
@@ -31,8 +33,8 @@ def load_newest(engine: Engine, folder: RunFolder, seed: int, processes: Process
 
     problem = problem_of(look) if processes.is_rank_zero else None
     step, problem = processes.broadcast((step, problem))
-    if problem:
-        raise RuntimeError(problem[1])
+    if problem:  # one that may pass is the disk's, and the run comes back
+        raise OSError(errno.EIO, problem[1]) if problem[0] else RuntimeError(problem[1])
     return None if step is None else _load(engine, folder, step, seed, processes)
 
 

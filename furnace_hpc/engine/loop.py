@@ -94,6 +94,7 @@ def _train(
                     reason = str(stopped)
             if parts and (reason or improved or saver.is_due(at.step, busy)):
                 mean_parts(parts, processes)  # raises when the loss is not finite: such a step is not saved
+                check_parameters(engine)
             if reason:
                 verdict.stopping(reason)
                 if saver.save(asdict(at)):
@@ -140,7 +141,12 @@ def train_batches(engine: Engine, reader: BatchReader, config: TrainConfig, proc
 def train_step(
     engine: Engine, batches: TrainBatches, config: TrainConfig, step: int, gather: Gather = alone
 ) -> dict[str, torch.Tensor]:
-    """Collective. One optimizer step; return the parts of the loss, as means over this rank's samples."""
+    """Collective. One optimizer step; return the parts of the loss, as means over this rank's samples.
+
+    Raises:
+        FloatingPointError: on all ranks, the gradient is not finite.
+    """
+    skipped = engine.skipped_steps
     set_learning_rate(engine, learning_rate(config, step))
     micro_steps = engine.gradient_accumulation_steps()
     means: dict[str, torch.Tensor] = {}
@@ -150,7 +156,24 @@ def train_step(
         engine.step()
         for name, value in parts.items():
             means[name] = means.get(name, 0) + value.detach() / micro_steps
+    check_gradient(engine, skipped)
     return means
+
+
+def check_gradient(engine: Engine, skipped: int) -> None:
+    """Raise FloatingPointError when DeepSpeed left out the step just made; `skipped` is the count before it.
+
+    At stages 1 to 3 it does so, without a word, where the gradient is not finite. At stage 0 it applies it.
+    """
+    if engine.skipped_steps > skipped:
+        raise FloatingPointError("the gradient is not finite: lower optimizer.lr, or look at the data")
+
+
+def check_parameters(engine: Engine) -> None:
+    """Raise FloatingPointError when a parameter is not finite, which the next loss would show: at stage 0 alone."""
+    whole = engine.zero_optimization_stage() == 0
+    if whole and not all(bool(parameter.isfinite().all()) for parameter in engine.module.parameters()):
+        raise FloatingPointError("a parameter is not finite: lower optimizer.lr, or look at the data")
 
 
 def mean_parts(parts: dict[str, torch.Tensor], processes: Processes) -> dict[str, float]:

@@ -53,7 +53,8 @@ class _Pending:
     is_best: bool
     described: Described
     work: Work
-    began_s: float
+    wrote_s: float = 0.0
+    """The longest of all ranks' writing; 0: it is not over."""
     finishing: bool = False
 
 
@@ -153,12 +154,12 @@ class Saver:
             problem = processes.broadcast(pending.work.problem)
             self._landed(pending, problem, step)
             return
-        said = processes.gather((pending.work.problem, pending.described))
-        if problem := worst([problem for problem, _ in said]):
+        said = processes.gather((pending.work.problem, pending.described, pending.work.took_s))
+        if problem := worst([problem for problem, _, _ in said]):
             self._landed(pending, problem, step)
             return
-        files = {name: facts for _, part in said for name, facts in part.items()}
-        pending.finishing = True
+        files = {name: facts for _, part, _ in said for name, facts in part.items()}
+        pending.finishing, pending.wrote_s = True, max(took_s for _, _, took_s in said)
         if processes.is_rank_zero:
             pending.work = Work(
                 lambda: self._finish(pending, files), pending.work.most_tries, pending.work.longest_pause_s
@@ -177,7 +178,7 @@ class Saver:
         host_copy: HostCopy | None,
         is_best: bool = False,
     ) -> None:
-        step, processes, began_s = state["step"], self._processes, time.monotonic()
+        step, processes = state["step"], self._processes
         if is_best:
             self._let_go()
         self.wait(step)
@@ -197,13 +198,14 @@ class Saver:
         facts |= {"state": state, "code_hash": code_hash(), "versions": versions()}
         self._due = self._next(step)
         work = Work(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
-        self._pending = _Pending(step, state.get("best_step", 0), aside, facts, is_best, described, work, began_s)
+        self._pending = _Pending(step, state.get("best_step", 0), aside, facts, is_best, described, work)
 
     def _finish(self, pending: _Pending, files: Described) -> None:
+        began_s = time.monotonic()
         check_is_newest(self._folder, self._attempt)  # again: it may have been replaced while it wrote
         if pending.aside.exists():  # not, where only what follows is tried again
             checkpoint_files.complete(pending.aside, self._folder.checkpoint(pending.step), pending.facts, files)
-        took_s = time.monotonic() - pending.began_s
+        took_s = pending.wrote_s + time.monotonic() - began_s
         checkpoint_files.note_saved(self._folder, pending.step, self._attempt, took_s)
         self._lead_time.check(took_s)
         keep, every = self._config.keep_checkpoints, self._config.keep_every

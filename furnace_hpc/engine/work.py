@@ -1,6 +1,7 @@
 """What one rank does in a thread while training goes on; tried again where the file system may get over what it has."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,6 +14,8 @@ class Work(threading.Thread):
     def __init__(self, work: Callable[[], None], tries: int, longest_pause_s: float) -> None:
         super().__init__(name="checkpoint", daemon=True)
         self.problem: Problem | None = None
+        self.took_s = 0.0
+        """Of the last try."""
         self.tries, self.most_tries, self.longest_pause_s = 0, tries, min(longest_pause_s, 30.0)
         self._work, self._enough = work, threading.Event()
         self.start()
@@ -21,7 +24,9 @@ class Work(threading.Thread):
         """Try until it works, cannot work, or has been tried often enough."""
         while True:
             self.tries += 1
+            began_s = time.monotonic()
             self.problem = problem_of(self._work)
+            self.took_s = time.monotonic() - began_s
             if not self.problem or not self.problem[0] or self.tries >= self.most_tries:
                 return
             pause_s = min(2.0 ** (self.tries - 1), self.longest_pause_s)

@@ -5,6 +5,7 @@ its way already, and the last one itself.
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 
 from furnace_hpc.runs.folder import RunFolder
@@ -29,7 +30,8 @@ class LeadTime:
     def check(self, took_s: float) -> None:
         """Look at a save that took so long."""
         if self.lead_s is not None and (words := too_short(took_s, self.lead_s)):
-            print(f"WARNING: {words}", flush=True)
+            with suppress(OSError):  # a log that cannot be written is no reason to lose a checkpoint
+                print(f"WARNING: {words}", flush=True)
             self.lead_s = None
 
 

@@ -2,7 +2,7 @@
 
 Both decide where numbers lie and in how many pieces a step is computed, not what is computed: checkpoints of ZeRO
 stages 1, 2 and 3 are read by each other (engine/elastic.py), and the global batch stays. So results are the same up to
-rounding, and the table says which runs went on so.
+rounding, and the table says which runs went on so. (InfoNCE alone looks at the micro-batch: the plan sees to it.)
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ def kept(before: Mapping[str, Any], asked: Mapping[str, Any], began_with: TrainC
     overrides = {key: before[key] for key in KEYS if key in before} | dict(asked)
     overrides = {key: value for key, value in overrides.items() if value != own[key]}
     if "deepspeed" in overrides:
-        _check(began_with.deepspeed, DeepSpeedFile.model_validate(overrides["deepspeed"]))
+        _check(began_with.deepspeed, validate(DeepSpeedFile, overrides["deepspeed"], "overrides of the last attempt"))
     return overrides
 
 
@@ -72,7 +72,7 @@ def in_words(overrides: Mapping[str, Any]) -> str:
     """What an attempt does otherwise than its run's spec says; empty for nothing that could matter to a reader."""
     words = []
     if file := overrides.get("deepspeed"):
-        words.append(f"ZeRO stage {file['zero_optimization']['stage']}")
+        words.append(f"another DeepSpeed file (ZeRO stage {file['zero_optimization']['stage']})")
     if "micro_batch_size" in overrides:
         words.append(f"micro-batch {overrides['micro_batch_size'] or 'as large as can be'}")
     return ", ".join(words)
