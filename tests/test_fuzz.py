@@ -1,10 +1,12 @@
 """A short run of benchmarks/fuzz.py, and the inputs that are known to have hurt somebody."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from furnace_hpc.cluster.journal import Submission
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import parse_value, read_json, read_yaml
 from furnace_hpc.spec.secrets import MASK, find_secret, masked
@@ -116,3 +118,14 @@ def test_values_of_the_environment_are_masked(monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "correct-horse-battery")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     assert masked("it said correct-horse-battery; false") == f"it said {MASK}; false"
+
+
+def test_lines_of_a_journal_that_are_none_count_for_nothing(tmp_path):
+    bad = [
+        {"event": "cancelled", "name": [], "runs": []},
+        {"event": "intent", "name": "a"},
+        {"event": "cancelled", "runs": [{}]},
+    ]
+    good = {"event": "cancelled", "runs": ["base-s0-1"]}
+    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*bad, good]))
+    assert (Submission(tmp_path).sent(), Submission(tmp_path).cancelled()) == ([], {"base-s0-1"})

@@ -176,4 +176,5 @@ def _is_whole(event: dict[str, Any]) -> bool:
     if not isinstance(event.get("event"), str) or not all(isinstance(event.get(k), kind) for k, kind in wanted.items()):
         return False
     listed = [entry for key, kind in wanted.items() if kind is list for entry in event[key]]
-    return all(isinstance(entry, int | str) for entry in listed) and isinstance(event.get("job_id", ""), str)
+    words = (event.get("name", ""), event.get("job_id", ""))
+    return all(isinstance(entry, int | str) for entry in listed) and all(isinstance(word, str) for word in words)
