@@ -37,7 +37,7 @@ from slurm import start_cluster  # noqa: E402
 REPEATS = 9
 WATCHED_S = 40.0
 STATUS = [sys.executable, "-m", "furnace_hpc.status", "--grid", "ablation"]
-COUNTS = "1,000 runs: 200 queued, 200 running, 400 done, 200 interrupted"
+COUNTS = "1,000 runs: 400 queued, 200 running, 400 done"  # what was preempted waits for the follow-up job
 
 
 def main() -> None:
