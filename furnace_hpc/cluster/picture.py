@@ -87,13 +87,13 @@ def _sum(widths: Iterable[int]) -> int:
 
 
 def _row(cells: Sequence[tuple[Text, int, bool]]) -> Text:
-    parts = []
+    row, before = Text(), ""
     for text, width, right in cells:
-        fitted = text.copy()
-        fitted.truncate(width, overflow="ellipsis")
-        fitted.align("right" if right else "left", width)
-        parts.append(fitted)
-    return Text(" " * GAP).join(parts)
+        fitted = text if text.cell_len <= width else _cut(text.copy(), width)
+        pad = " " * (width - fitted.cell_len)
+        row.append(before + pad if right else before).append_text(fitted)
+        before = " " * GAP if right else pad + " " * GAP
+    return row
 
 
 def _cut(text: Text, width: int) -> Text:
