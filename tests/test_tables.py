@@ -186,6 +186,26 @@ def test_a_result_that_cannot_be_used_makes_the_run_missing(tmp_path):
     assert describe(second).endswith("(unknown: result.json is that of another-s0-12345678)")
 
 
+def test_a_damaged_attempt_or_spec_costs_no_result_and_is_named(tmp_path):
+    grid, runs = study()
+    folder = GridFolder(tmp_path / "study")
+    for spec in runs:
+        finish(spec, folder)
+    before = notes(collect(grid, runs, folder))
+    assert "not counted" not in before
+    assert "spec.json" not in before
+    first = folder.run(runs[0].run_id)
+    first.attempt(1).write_text('{"attempt": 1, "start_un')
+    older = folder.run("older-s0-00000000")
+    older.path.mkdir()
+    older.spec.write_text('{"grid": "stu')
+    ablation = collect(grid, runs, folder)
+    assert not ablation.missing
+    assert first.run_id in next(line for line in notes(ablation).splitlines() if "its hours are not counted" in line)
+    assert "left out, whose spec.json is missing or damaged: older-s0-00000000" in notes(ablation)
+    assert row(ablation, "base").costs.hours == pytest.approx(4 * 2 * 80 / 3600)
+
+
 def test_importing_tables_imports_nothing_heavy():
     code = (
         "import sys, furnace_hpc.tables.results, furnace_hpc.aggregate; "

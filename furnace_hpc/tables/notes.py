@@ -133,6 +133,8 @@ def _left_out(runs: Sequence[Run], records: Records, aside: Collection[str]) -> 
         of_data = sum(record.fingerprint not in data for record in others.values())
         why = f"not asked for any more: {of_data} on other data, {len(others) - of_data} with another config"
         yield Note(f"{len(others)} older runs left out ({why}): {named(list(others))}")
+    if damaged := [name for name, of in records.by_run.items() if of.data is None and name not in ours]:
+        yield Note(f"left out, whose spec.json is missing or damaged: {named(damaged)}")
 
 
 def _not_read(rows: Sequence[Row], records: Records) -> Iterator[Note]:
@@ -145,9 +147,21 @@ def _not_read(rows: Sequence[Row], records: Records) -> Iterator[Note]:
         yield Note(
             f"{number} torn line{'s' if number > 1 else ''} of metrics left out of the curves: {names}", variants
         )
+    open_ended = [run for row in rows for run in row.runs if run.result and _lacks_an_end(run)]
+    if open_ended:
+        variants = tuple(row.variant for row in rows if any(run in open_ended for run in row.runs))
+        names = named([run.run_id for run in open_ended])
+        yield Note(
+            f"an attempt's record has no end or is damaged, so that its hours are not counted: {names}", variants
+        )
     if foreign := records.foreign:
         are = "s are" if len(foreign) > 1 else " is"
         yield Note(f"{len(foreign)} foreign file{are} ignored among the runs: {named(list(foreign))}")
+
+
+def _lacks_an_end(run: Run) -> bool:
+    """Whether the ledger of a finished run, whose attempts should all have ended, does not say when they did."""
+    return run.spent.goodput is None and any(attempt.end_unix_s is None for attempt in run.record.ledger())
 
 
 def named(names: list[str]) -> str:
