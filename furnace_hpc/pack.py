@@ -41,6 +41,10 @@ Verify = Annotated[bool, typer.Option("--verify", help="Read all columns again, 
 MaxRefused = Annotated[
     float, typer.Option(min=0, max=1, help="Part of the samples that may have a file that cannot be read.")
 ]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(help="Leave out samples that lack this modality, so that a row can train on it alone."),
+]
 Size = Annotated[int, typer.Option(help="Height and width of stored images, pixels.")]
 Fit = Annotated[str, typer.Option(help="crop (the middle square) or stretch (the whole picture).")]
 Filter = Annotated[str, typer.Option(help="Resizing filter: bicubic or bilinear.")]
@@ -103,6 +107,7 @@ def mmimdb(
     image_size: Size = 224,
     image_fit: Fit = "crop",
     image_filter: Filter = "bicubic",
+    require: Require = None,
     max_refused: MaxRefused = 0.05,
     workers: Workers = None,
     force: Force = False,
@@ -111,6 +116,7 @@ def mmimdb(
     """Plots and posters, 23 genres: split.json and dataset/, or the HDF5 file."""
     from furnace_hpc.data.images import ImageKnobs
     from furnace_hpc.data.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
+    from furnace_hpc.data.required import requiring
 
     image = knobs_of(ImageKnobs, "image-", size=image_size, fit=image_fit, filter=image_filter)
     knobs = MovieKnobs(image, tokenizer, max_tokens, choice("--plot", plot, ("longest", "first", "joined")))
@@ -121,6 +127,7 @@ def mmimdb(
         plan = plan_hdf5(hdf5, knobs)
     else:
         plan = plan_raw(source, knobs)
+    plan = requiring(plan, tuple(require or ()))
     pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 
@@ -171,6 +178,7 @@ def audioset(
     image_size: Size = 224,
     image_fit: Fit = "crop",
     image_filter: Filter = "bicubic",
+    require: Require = None,
     max_refused: MaxRefused = 0.05,
     workers: Workers = None,
     force: Force = False,
@@ -179,6 +187,7 @@ def audioset(
     """10 s clips with frames, 527 classes: official CSVs, or CAV-MAE's JSON."""
     from furnace_hpc.data.audioset import ClipKnobs, Lists, plan_audioset
     from furnace_hpc.data.images import ImageKnobs
+    from furnace_hpc.data.required import requiring
     from furnace_hpc.data.sounds import SoundKnobs
 
     sound = knobs_of(
@@ -194,6 +203,7 @@ def audioset(
     lists = Lists(train_list, val_list, test_list)
     knobs = ClipKnobs(image, sound, num_frames, val_fraction)
     plan = plan_audioset(source, lists, audio or source / "audio", frames or source / "frames", knobs)
+    plan = requiring(plan, tuple(require or ()))
     pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 

@@ -164,6 +164,7 @@ def test_silence_is_a_sound(tmp_path):
         (lambda path: path.write_bytes(path.read_bytes()[:20_000]), "truncated"),
         (lambda path: soundfile.write(path, np.zeros(0), 16_000), "empty"),
         (lambda path: soundfile.write(path, np.full(100, np.nan), 16_000, subtype="FLOAT"), "not finite"),
+        (lambda path: soundfile.write(path, np.full(4000, 1e25), 16_000, subtype="FLOAT"), "not finite"),
     ],
 )
 def test_sounds_that_give_nothing_say_why(tmp_path, damage, reason):

@@ -1,5 +1,7 @@
 """What `pack` makes of each public set is what its study, the loader and the network take."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from furnace_hpc.spec.grid import read_grid, with_settings
 from furnace_hpc.spec.model_config import ModelConfig
 from furnace_hpc.spec.rows import expand_rows
 
+BOTH = ["image", "audio"]
 SMALL = {"width": 32, "feedforward": 64, "text_weights": None, "image_encoder": "cnn", "image_weights": None}
 
 
@@ -25,9 +28,10 @@ def root(tmp_path_factory):
     raw, root = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
     vocab = str(write_vocab(raw / "vocab"))
     common = {"workers": 1, "max_refused": 0.5}
-    pack.mmimdb(write_mmimdb(raw / "mmimdb"), root / "mmimdb", tokenizer=vocab, **common)
+    pack.mmimdb(write_mmimdb(raw / "mmimdb"), root / "mmimdb", tokenizer=vocab, require=["text", "image"], **common)
     pack.avmnist(write_avmnist(raw / "avmnist", np.float32), root / "avmnist", **common)
-    pack.audioset(write_audioset(raw / "audioset"), root / "audioset", image_size=64, num_frames=3, **common)
+    clips = {"image_size": 64, "num_frames": 3, "val_fraction": 0.4, "require": BOTH}
+    pack.audioset(write_audioset(raw / "audioset"), root / "audioset", **clips, **common)
     return root
 
 
@@ -60,3 +64,25 @@ def test_weighted_sampling_wants_a_set_that_is_packed_with_weights(root):
     assert set(fingerprints(rows("audioset"), root, dry_run=True)) == {"audioset"}
     with pytest.raises(ConfigError, match="is weighted and data set .*avmnist has no column sampling_weight"):
         fingerprints(rows("avmnist"), root, dry_run=True)
+
+
+def test_a_row_of_one_modality_wants_a_set_that_is_packed_for_it(root, tmp_path):
+    """The fixture has clips without sound: a row of sound alone is told before anything starts."""
+    whole = open_columns(root / "audioset")
+    assert all(whole.split(split)["present"].all() for split in whole.manifest.splits)
+    raw = write_audioset(tmp_path / "raw")
+    pack.audioset(raw, tmp_path / "audioset", image_size=64, num_frames=3, workers=1, max_refused=0.5)
+    rows = {row.name: row for row in expand_rows(read_grid(find_file("grid", "audioset")))}
+    assert set(fingerprints([rows["image_audio"]], tmp_path, dry_run=True)) == {"audioset"}
+    with pytest.raises(
+        ConfigError, match="row 'audio': [0-9]+ of .* have none of audio: pack the set with --require audio"
+    ):
+        fingerprints([rows["audio"]], tmp_path, dry_run=True)
+    lines = [json.loads(line) for line in (root / "audioset/refused.jsonl").read_text().splitlines()]
+    assert {line["modality"] for line in lines} == {"audio"}
+    assert not any(line["kept"] for line in lines)
+
+
+def test_a_modality_that_a_set_has_not_cannot_be_required(tmp_path):
+    with pytest.raises(ConfigError, match="--require got 'text'; "):
+        pack.audioset(write_audioset(tmp_path / "raw"), tmp_path / "out", image_size=64, num_frames=3, require=["text"])

@@ -97,6 +97,7 @@ def test_a_threshold_lies_between_probabilities_and_below_all_where_all_are_true
 def test_without_a_class_that_has_both_the_ranking_scores_are_nan_and_say_so():
     scores = multi_label_scores(torch.randn(5, 2), torch.tensor([[1.0, 0.0]]).repeat(5, 1), 0.5)
     assert scores["classes_scored"] == 0
+    assert math.isnan(scores["d_prime"])  # and not the best there is
     assert math.isnan(scores["map"])
     assert math.isnan(scores["auc"])
     perfect = multi_label_scores(torch.tensor([[1.0], [-1.0]]), torch.tensor([[1.0], [0.0]]), 0.5)

@@ -56,6 +56,8 @@ def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]
     length = min(knobs.frames, num_frames(len(wave), knobs.hop))
     stored = np.zeros((knobs.coefficients, knobs.frames), np.float16)
     stored[:, :length] = made[:, :length]
+    if not np.isfinite(stored).all():  # samples may be finite, and far too large
+        raise Unusable("not finite")
     return stored, length
 
 
@@ -68,7 +70,7 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
             values = file.read(dtype="float32", always_2d=True)
     except FileNotFoundError:
         raise Unusable("missing") from None
-    except (OSError, RuntimeError, ValueError) as error:  # libsndfile's own error is a RuntimeError
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:  # a damaged header may promise any length
         if not path.exists():
             raise Unusable("missing") from None
         raise Unusable("unreadable", str(error).replace(str(path), path.name)) from None

@@ -97,7 +97,7 @@ def _check_presence(reader: BatchReader, split: str, modalities: tuple[str, ...]
     if absent.any():
         raise ConfigError(
             f"{absent.sum():,} samples of split {split!r}, such as sample_id {reader.column('sample_id')[absent][0]}, "
-            f"have none of {', '.join(modalities)}: add a modality to model.modalities, or pack without them"
+            f"have none of {', '.join(modalities)}: add a modality, or pack with --require {modalities[0]}"
         )
 
 

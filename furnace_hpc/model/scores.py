@@ -44,12 +44,18 @@ def multi_label_scores(logits_NC: Tensor, label_NC: Tensor, threshold: float) ->
     return {
         "map": _mean_over(scored, lambda c: average_precision(logits_NC[:, c], truth_NC[:, c])),
         "auc": auc,
-        "d_prime": math.sqrt(2) * NormalDist().inv_cdf(auc) if 0 < auc < 1 else math.copysign(math.inf, auc - 0.5),
+        "d_prime": _d_prime(auc),
         "classes_scored": len(scored),
         **_f1(logits_NC.sigmoid() > threshold, truth_NC),
         "threshold": threshold,
         "loss": functional.binary_cross_entropy_with_logits(logits_NC, truth_NC.double()).item(),
     }
+
+
+def _d_prime(auc: float) -> float:
+    if 0 < auc < 1:
+        return math.sqrt(2) * NormalDist().inv_cdf(auc)
+    return auc if math.isnan(auc) else math.copysign(math.inf, auc - 0.5)
 
 
 def tune_threshold(logits_NC: Tensor, label_NC: Tensor) -> float:
