@@ -46,7 +46,13 @@ def picture(lines: Sequence[Line], evidence: Evidence, width: int, height: int =
 def plain(lines: Sequence[Line], evidence: Evidence) -> list[str]:
     """The same for a file or a pipe: every run, and every word of it."""
     ordered = sorted(lines, key=lambda line: ORDER.index(line.status.state))
-    return [text.plain.rstrip() for text in table(ordered, PLAIN)] + [summary(lines, evidence)]
+    padded = []
+    for column in PLAIN:
+        words = [column.name, *(column.cell(line).plain for line in ordered)]
+        width = max(map(len, words))
+        padded.append([word.rjust(width) if column.right else word.ljust(width) for word in words])
+    rows = [(" " * GAP).join(row).rstrip() for row in zip(*padded, strict=True)]
+    return [*rows, summary(lines, evidence)]
 
 
 def summary(lines: Sequence[Line], evidence: Evidence) -> str:
@@ -58,16 +64,12 @@ def summary(lines: Sequence[Line], evidence: Evidence) -> str:
     return f"{len(lines):,} runs: {', '.join(words)}"
 
 
-def table(
-    lines: Sequence[Line], columns: Sequence[Column], width: int | None = None, headings: bool = True
-) -> list[Text]:
-    """A line of headings, and one a run; without a width all columns, as wide as they are."""
+def table(lines: Sequence[Line], columns: Sequence[Column], width: int, headings: bool = True) -> list[Text]:
+    """A line of headings, and one a run."""
     cells = {column: [column.cell(line) for line in lines] for column in columns}
     wanted = {column: max((text.cell_len for text in cells[column]), default=0) for column in columns}
-    kept = [column for column in columns if wanted[column] or width is None]  # an empty one is not worth its heading
-    widths = {column: max(wanted[column], len(column.name) if headings else 0) for column in kept}
-    if width is not None:
-        widths = _fit(widths, width)
+    kept = [column for column in columns if wanted[column]]  # an empty one is not worth its heading
+    widths = _fit({column: max(wanted[column], len(column.name) if headings else 0) for column in kept}, width)
     heads = [_row([(Text(column.name, "bold"), widths[column], column.right) for column in widths])] * headings
     return heads + [_row([(cells[c][at], widths[c], c.right) for c in widths]) for at in range(len(lines))]
 
