@@ -12,14 +12,19 @@ from furnace_hpc.runs.checkpoint_files import complete, describe, newest_step, n
 from furnace_hpc.runs.folder import RunFolder
 
 
-def saved(folder: RunFolder, *steps: int) -> RunFolder:
+def saved(folder: RunFolder, *steps: int, best: int = 0) -> RunFolder:
     for step in steps:
         final = folder.checkpoint(step)
         aside = final.with_name(f"{final.name}.tmp-1")
         (aside / TAG).mkdir(parents=True)
         (aside / TAG / "shard.pt").write_bytes(bytes([step]) * 1000)
         name = f"{TAG}/shard.pt"
-        complete(aside, final, {"step": step, "world_size": 1}, {name: describe(aside / name)})
+        complete(
+            aside,
+            final,
+            {"step": step, "world_size": 1, "state": {"best_step": min(step, best)}},
+            {name: describe(aside / name)},
+        )
         note_saved(folder, step, 1, 0.5)
     return folder
 
@@ -47,6 +52,18 @@ def test_the_newest_undamaged_one_is_taken(tmp_path: Path):
     ]
     prune(folder, saved=10, keep=1, also=())
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-10"]
+
+
+def test_from_before_its_best_step_a_run_comes_to_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = saved(RunFolder(tmp_path), 10, 20, 30, best=20)
+    assert newest_step(folder, needs_best=True) == 30
+    flip_a_byte(folder, 20)
+    assert newest_step(folder) == 30  # where the last step is selected
+    assert newest_step(folder, needs_best=True) == 10
+    said = capsys.readouterr().out
+    assert "step-30 needs that of its best step 20, which is damaged or gone, and set aside" in said
+    assert "step-20 is damaged and set aside" in said
+    assert steps(folder) == [10]
 
 
 def test_saved_and_not_there_any_more_is_an_error_and_no_first_start(tmp_path: Path):

@@ -18,8 +18,12 @@ from furnace_hpc.runs.trust import check_trusted
 TAG = "zero"
 
 
-def load_newest(engine: Engine, folder: RunFolder, seed: int, processes: Processes) -> dict[str, Any] | None:
+def load_newest(
+    engine: Engine, folder: RunFolder, seed: int, processes: Processes, needs_best: bool = False
+) -> dict[str, Any] | None:
     """Collective. Load the newest sound checkpoint and return its state; None when there is none.
+
+    `needs_best`: only one whose best step is sound too, since the end of the run wants it.
 
     Raises:
         RuntimeError: checkpoints were saved, and none is sound.
@@ -29,7 +33,7 @@ def load_newest(engine: Engine, folder: RunFolder, seed: int, processes: Process
 
     def look() -> None:
         nonlocal step
-        step = checkpoint_files.newest_step(folder)
+        step = checkpoint_files.newest_step(folder, needs_best)
 
     problem = problem_of(look) if processes.is_rank_zero else None
     step, problem = processes.broadcast((step, problem))

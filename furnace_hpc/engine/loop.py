@@ -73,7 +73,8 @@ def _train(
 ) -> str | None:
     """The loop. Return the signal's name when it was stopped, else None."""
     config, engine, folder = run.config, run.engine, run.folder
-    state = checkpoints.load_newest(engine, folder, config.seed, processes)
+    needs_best = config.evaluation.select == "best"
+    state = checkpoints.load_newest(engine, folder, config.seed, processes, needs_best)
     at = Progress(**state) if state else Progress()
     processes.say(f"resumed after step {at.step}" if state else "first start, at step 0")
     metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None

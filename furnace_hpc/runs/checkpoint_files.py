@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +97,23 @@ def steps_of(folder: RunFolder) -> list[int]:
     return sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit())
 
 
-def newest_step(folder: RunFolder) -> int | None:
+def newest_step(folder: RunFolder, needs_best: bool = False) -> int | None:
     """Step of the newest sound checkpoint; None when none was ever saved. Damaged ones are told and set aside.
+
+    Args:
+        needs_best: the checkpoint of the best step so far must be sound too: the end of the run wants its parameters,
+            and from before it the run comes to the same best step again.
 
     Raises:
         RuntimeError: checkpoints were saved, and none is sound: to begin at step 0 must be somebody's decision.
     """
-    damaged = []
+    damaged, is_sound = [], cache(lambda step: is_complete(folder.checkpoint(step)))
     for step in reversed(steps_of(folder)):
-        if is_complete(folder.checkpoint(step)):
+        best = _best_step(folder, step) if needs_best and is_sound(step) else step
+        if is_sound(step) and is_sound(best):
             break
-        damaged.append(step)
+        why = "is damaged" if not is_sound(step) else f"needs that of its best step {best}, which is damaged or gone,"
+        damaged.append((step, why))
     else:
         if damaged or folder.saved.exists():
             what = f"all checkpoints in {folder.checkpoints} are damaged" if damaged else _lost(folder)
@@ -115,10 +122,15 @@ def newest_step(folder: RunFolder) -> int | None:
                 f"begin at step 0"
             )
         return None
-    for bad in damaged:
-        print(f"checkpoint {folder.checkpoint(bad)} is damaged and set aside", flush=True)
+    for bad, why in damaged:
+        print(f"checkpoint {folder.checkpoint(bad)} {why} and set aside", flush=True)
         _set_aside(folder.checkpoint(bad))
     return step
+
+
+def _best_step(folder: RunFolder, step: int) -> int:
+    """The best step so far, as a sound checkpoint says; its own where there was none yet."""
+    return int(read_manifest(folder.checkpoint(step)).get("state", {}).get("best_step") or step)
 
 
 def note_saved(folder: RunFolder, step: int, attempt: int, took_s: float) -> None:
