@@ -184,3 +184,28 @@ def test_a_truncated_flac_is_not_a_shorter_sound(tmp_path):
     with pytest.raises(Unusable) as caught:
         read_sound(path, SOUND)
     assert caught.value.reason in ("truncated", "unreadable")
+
+
+def promise(path, samples: int) -> None:
+    """Let a FLAC's STREAMINFO say that it has so many samples (36 bits)."""
+    content = bytearray(path.read_bytes())
+    fields = int.from_bytes(content[18:26], "big")
+    content[18:26] = ((fields >> 36 << 36) | samples).to_bytes(8, "big")
+    path.write_bytes(content)
+
+
+def test_a_flac_whose_header_promises_too_much_costs_no_memory(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, noise(), 16_000)
+    promise(path, 2**36 - 1)  # 256 GiB
+    with pytest.raises(Unusable) as caught:
+        read_wave(path, SOUND)
+    assert caught.value.reason in ("truncated", "unreadable")
+
+
+def test_white_is_what_the_file_says_and_not_what_it_holds(tmp_path):
+    for value, wanted in ((200, 1), (300, 1), (90 * 257, 90)):
+        Image.fromarray(np.full((20, 20), value, np.uint16)).save(tmp_path / "deep.png")
+        assert set(read_image(tmp_path / "deep.png", SMALL).flat) == {wanted}
+    Image.fromarray(np.full((20, 20), 0.5, np.float32)).save(tmp_path / "float.tiff")
+    assert set(read_image(tmp_path / "float.tiff", SMALL).flat) == {128}

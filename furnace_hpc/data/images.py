@@ -46,12 +46,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode: grey, palette, CMYK, alpha (on white), 16 bits per channel (scaled, not clipped)."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
-        top = 255.0 if values.max(initial=0) <= 255 else 65_535.0
+        top = _full_scale(image.mode, values.max(initial=0))
         return Image.fromarray(np.clip(np.rint(values * 255.0 / top), 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         seen = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", seen.size, _BACKGROUND), seen).convert("RGB")
     return image.convert("RGB")
+
+
+def _full_scale(mode: str, largest: float) -> float:
+    """The value that is white: 16 bits say so themselves; 32 bits and floats only by what they hold."""
+    if mode.startswith("I;16"):
+        return 65_535.0
+    if mode == "F" and largest <= 1:
+        return 1.0
+    return 255.0 if largest <= 255 else 65_535.0
 
 
 def fit_image(image: Image.Image, knobs: ImageKnobs) -> NDArray[np.uint8]:

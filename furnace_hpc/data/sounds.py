@@ -15,6 +15,7 @@ from furnace_hpc.data.preprocess import log_mel, mfcc, num_frames
 from furnace_hpc.data.refusals import Unusable
 
 Wave = NDArray[np.float32]
+_BLOCK = 1 << 20  # samples read at a time
 _UNKNOWN_SIZES = (0, 0xFFFF_FFFF)  # what writers to a pipe leave in a RIFF header
 
 
@@ -67,7 +68,7 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
         _check_riff(path)
         with soundfile.SoundFile(path) as file:
             promised, rate = file.frames, file.samplerate
-            values = file.read(dtype="float32", always_2d=True)
+            values = _read_all(file)
     except FileNotFoundError:
         raise Unusable("missing") from None
     except (OSError, RuntimeError, ValueError, MemoryError) as error:  # a damaged header may promise any length
@@ -84,6 +85,14 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
     if rate != knobs.sample_rate_hz:
         mono = soxr.resample(mono, rate, knobs.sample_rate_hz)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _read_all(file: soundfile.SoundFile) -> NDArray[np.float32]:
+    """All samples [S, channels] that there are; what a header promises is not believed, a damaged one says anything."""
+    blocks = []
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        blocks.append(block)
+    return np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
 
 
 def _check_riff(path: Path) -> None:
