@@ -30,7 +30,8 @@ class Point:
     start: before anything is loaded. train, evaluation: so many seconds into a step, into a batch of an evaluation.
     save: before or after an fsync of a checkpoint's file, or with a torn file, as a power cut leaves it. rename: before
     or after a checkpoint, new or old, gets another name. delete: with an old checkpoint half deleted. result: before or
-    after result.json gets its name. time: so many seconds after the ranks were started.
+    after result.json gets its name. time: so many seconds after the ranks were started. told: not killed, but told to
+    stop by TERM where it moves on to `how`.
     """
 
     kind: str
@@ -121,6 +122,8 @@ def arrange_death(point: Point) -> None:
         die()
     elif point.kind in ("train", "evaluation"):
         _die_while_moving("step" if point.kind == "train" else "evaluation", comes, point.seconds)
+    elif point.kind == "told":
+        _told_while_moving(point.how)
     elif point.kind == "save":
         _die_at_fsync(comes, point)
     elif point.kind in ("rename", "result"):
@@ -150,6 +153,19 @@ def _die_while_moving(word: str, comes: Any, seconds: float) -> None:
         moved(self, where)
         if where.startswith(word) and comes():
             threading.Timer(seconds, die).start()
+
+    Watchdog.moved = told
+
+
+def _told_while_moving(word: str) -> None:
+    from furnace_hpc.engine.watchdog import Watchdog
+
+    moved = Watchdog.moved
+
+    def told(self: Watchdog, where: str) -> None:
+        moved(self, where)
+        if where.startswith(word):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     Watchdog.moved = told
 

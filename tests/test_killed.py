@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from killed_ranks import Point, run_attempt
-from killed_run import differences, new_run
+from killed_run import differences, new_run, repeated_steps
 
 STEPS = 7
 POINTS = {
@@ -39,3 +39,16 @@ def test_a_run_killed_while_it_saves_ends_as_the_undisturbed_one(
     assert run_attempt(folder, small_data, 2, None) == ("done", 0)
     assert differences(folder, calm) == []
     assert not [path.name for path in (folder / "checkpoints").iterdir() if ".tmp-" in path.name]
+
+
+@pytest.mark.distributed
+def test_a_run_told_to_stop_in_its_last_evaluation_leaves_at_once_and_trains_no_step_again(
+    calm: Path, small_data: Path, tmp_path: Path
+):
+    folder = new_run(tmp_path / "place", small_data, stage=2, size=2, steps=STEPS)
+    said, _ = run_attempt(folder, small_data, 2, Point("told", rank=1, how="evaluation on test"))
+    assert (said, (folder / "result.json").exists()) == ("requeue", False)
+    assert run_attempt(folder, small_data, 2, None) == ("done", 0)
+    assert differences(folder, calm) == []
+    assert repeated_steps(folder) == 0
+    assert not [line for line in (folder / "metrics/2.jsonl").read_text().splitlines() if '"kind": "train"' in line]

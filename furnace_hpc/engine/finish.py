@@ -10,7 +10,6 @@ from furnace_hpc.engine.evaluation import Evaluation, evaluate, write_prediction
 from furnace_hpc.engine.meters import device_name, peak_memory_gib, versions
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.setup import Run
-from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.engine.zero import full_fp32_parameters, parameters_sha256
 from furnace_hpc.runs.code import code_hash, git_commit
 from furnace_hpc.runs.ledger import read_attempts
@@ -24,16 +23,19 @@ def finish(
     train_s: float,
     last: Evaluation | None,
     processes: Processes,
-    watchdog: Watchdog,
+    moved: Callable[[str], None],
 ) -> None:
-    """Collective. Look at the test split once, with the parameters that validation selected, and write the result."""
+    """Collective. Look at the test split once, with the parameters that validation selected, and write the result.
+
+    `moved` is called by all ranks alike, and may raise to end it: nothing is written before all is known.
+    """
     config, engine, folder = run.config, run.engine, run.folder
     final_sha256 = parameters_sha256(full_fp32_parameters(engine))
     if selected_step != config.steps:
         checkpoints.load(engine, folder, selected_step, config.seed, processes)
         last = None
-    val = last or evaluate_split(run, "val", processes, watchdog.moved)
-    evaluations = [val, evaluate_split(run, "test", processes, watchdog.moved, val.thresholds, in_full=True)]
+    val = last or evaluate_split(run, "val", processes, moved)
+    evaluations = [val, evaluate_split(run, "test", processes, moved, val.thresholds, in_full=True)]
     memory_gib = peak_memory_gib(processes)
     if not processes.is_rank_zero:
         return

@@ -93,7 +93,8 @@ def _train(
                     improved = _note_evaluation(at, evaluation, config, metrics)
                 except Stopped as stopped:  # the evaluation is made when the run comes back
                     reason = str(stopped)
-            if parts and (reason or improved or saver.is_due(at.step, busy)):
+            last = at.step == config.steps and saver.saved < at.step  # what follows may be stopped, and loses nothing
+            if parts and (reason or improved or last or saver.is_due(at.step, busy)):
                 mean_parts(parts, processes)  # raises when the loss is not finite: such a step is not saved
                 check_parameters(engine)
             if reason:
@@ -101,7 +102,7 @@ def _train(
                 if saver.save(asdict(at)):
                     verdict.stopped(reason)
                 break
-            if improved or saver.is_due(at.step, busy):
+            if improved or last or saver.is_due(at.step, busy):
                 saver.begin(asdict(at), is_best=improved)
             if at.step == config.steps:
                 break
@@ -119,10 +120,17 @@ def _train(
             saver.wait(at.step)
     if metrics:
         metrics.close()
-    if not reason:
-        watchdog.moved("the end")
-        finish(run, attempt, at.best_step, at.train_s, evaluation, processes, watchdog)
-    return reason
+    if reason:
+        return reason
+    watchdog.moved("the end")
+    try:
+        moved = stop.checked(processes, watchdog.moved)
+        finish(run, attempt, at.best_step, at.train_s, evaluation, processes, moved)
+    except Stopped as stopped:  # all is saved, and looked at when the run comes back
+        verdict.stopping(str(stopped))
+        verdict.stopped(str(stopped))
+        return str(stopped)
+    return None
 
 
 def train_batches(engine: Engine, reader: BatchReader, config: TrainConfig, processes: Processes) -> TrainBatches:
