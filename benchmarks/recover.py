@@ -1,6 +1,6 @@
 """What a disturbance costs a run: seconds until it trains again, until a hang is found, and steps trained twice.
 
-python benchmarks/recover.py [--slurm]      some ten minutes; --slurm: on slurm/devcluster too (needs root)
+python benchmarks/recover.py      some ten minutes; --drill local devcluster: also drills, the latter needs root
 
 Killed: `submit` and all ranks of a run in the local queue get SIGKILL, and `submit` is given again; from the kill to
 the first new step. The floor is what nobody can do without: as many fresh processes that import torch, DeepSpeed and
@@ -34,46 +34,46 @@ from furnace_hpc.data.tridigits import pack  # noqa: E402
 from furnace_hpc.data.tridigits_plan import TriDigitsKnobs  # noqa: E402
 from slurm import start_cluster  # noqa: E402
 
-ROUNDS, HANG_S, DRILL_SEED = 5, 10, 7
+HANG_S, DRILL_SEED = 10, 7
 
 
 def main() -> None:
     """Measure, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slurm", action="store_true", help="drill on a development cluster too")
+    parser.add_argument("--drill", nargs="*", default=[], choices=("local", "devcluster"), help="drill there too")
+    parser.add_argument("--rounds", type=int, default=5, help="kills of each kind, and as many floors")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fb") as folder:
         place = Path(folder)
         pack(TriDigitsKnobs(train=96, val=40, test=40), place / "data/tridigits", lambda what, done, total: None)
-        rows = [row for size in (1, 2) for row in _killed(place, size)]
+        rows = [_killed(place, size, asked.rounds) for size in (1, 2)]
         rows.append(_frozen(place))
-        rows += _drilled(place, "local", {})
-        if asked.slurm:
+        if "local" in asked.drill:
+            rows += _drilled(place, "local", {})
+        if "devcluster" in asked.drill:
             cluster = start_cluster(place / "c")
             try:
                 rows += _drilled(place, "devcluster", dict(cluster.environment))
             finally:
                 cluster.down()
-    record.write("recover", rows, f"medians of {ROUNDS}; drills with seed {DRILL_SEED}")
+    record.write("recover", rows, f"medians of {asked.rounds}; drills with seed {DRILL_SEED}")
 
 
-def _killed(place: Path, size: int) -> list[dict[str, Any]]:
+def _killed(place: Path, size: int, rounds: int) -> dict[str, Any]:
     ours, floor = [], []
-    for number in range(ROUNDS):
+    for number in range(rounds):
         floor.append(_floor(place / f"floor-{size}-{number}", place / "data/tridigits", size))
         ours.append(_kill_and_go_on(place / f"killed-{size}-{number}", place / "data", size))
     ratio = statistics.median(ours) / statistics.median(floor)
-    return [
-        {
-            "what": f"SIGKILL to the first new step, {size} processes",
-            "ours_s": round(statistics.median(ours), 2),
-            "floor_s": round(statistics.median(floor), 2),
-            "ratio": round(ratio, 2),
-            "all": [round(value, 2) for value in ours],
-            "goal": 1.3,
-            "reached": ratio <= 1.3,
-        }
-    ]
+    return {
+        "what": f"SIGKILL to the first new step, {size} processes",
+        "ours_s": round(statistics.median(ours), 2),
+        "floor_s": round(statistics.median(floor), 2),
+        "ratio": round(ratio, 2),
+        "all": [round(value, 2) for value in ours],
+        "goal": 1.3,
+        "reached": ratio <= 1.3,
+    }
 
 
 def _kill_and_go_on(place: Path, data: Path, size: int) -> float:
