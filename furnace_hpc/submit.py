@@ -95,19 +95,25 @@ def main(
             settle_doubts(folder)
         observer = observe(folder, must=asks_slurm)
         plan = make_plan(study, specs, profile, folder, replace(choices, how_it_is=observer))
-        print_plan(plan)
-        if dry_run:
-            print_batch_texts(plan)
-        elif prepare:
-            _prepare(plan)
-        elif profile.executor == "slurm":
+        if asks_slurm:
             site.join()
-            _send_missing_follow_ups(folder, observer)
-            _submit_array(plan, observer.evidence.live_jobs, yes)
-        else:
-            _run_here(plan)
+        _carry_out(plan, observer, dry_run=dry_run, prepare=prepare, yes=yes)
     if wait and asks_slurm:
         _wait(plan)
+
+
+def _carry_out(plan: Plan, observer: Observer, *, dry_run: bool, prepare: bool, yes: bool) -> None:
+    """Do with a plan, under the grid's lock, what was asked for."""
+    print_plan(plan)
+    if dry_run:
+        print_batch_texts(plan)
+    elif prepare:
+        _prepare(plan)
+    elif plan.profile.executor == "slurm":
+        _send_missing_follow_ups(plan.folder, observer)
+        _submit_array(plan, observer.evidence.live_jobs, yes)
+    else:
+        _run_here(plan)
 
 
 def _prepare(plan: Plan) -> None:
