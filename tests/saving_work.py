@@ -148,6 +148,37 @@ def replaced(processes: Any, folder: Path, case: Case) -> list[str]:
     return said
 
 
+def flipped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """The disk flips a bit of the last rank's part of step 3, after it is durable and before older ones are deleted."""
+    from furnace_hpc.engine import saving
+
+    run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
+    saver, write = saver_of(engine, run, processes, checkpoint_every=1, keep_checkpoints=1), saving.write_files
+
+    def flips(files: dict[str, Any], aside: Path) -> Any:
+        described = write(files, aside)
+        if processes.rank == processes.world_size - 1:
+            path = aside / f"random-{processes.rank}.pt"
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+        return described
+
+    found = []
+    for step in (1, 2, 3, 4):
+        steps_of(engine, case, processes, step - 1, 1)
+        saving.write_files = flips if step == 3 else write
+        saver.begin({"step": step})
+        saver.wait(step)
+        processes.barrier()
+        aside = [path.name for path in run.checkpoints.glob("aside-*")]
+        found.append([saver.saved, saved_steps(run), checkpoint_files.newest_step(run), aside])
+        processes.barrier()
+    saving.write_files = write
+    engine.destroy()
+    return {"found": found}
+
+
 def _equal(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     kinds = ("fp32", "exp_avg", "exp_avg_sq", "buffers")
     same = [torch.equal(found[kind][name], wanted[kind][name]) for kind in kinds for name in wanted[kind]]

@@ -22,6 +22,7 @@ CASES: list[dict[str, Any]] = [
     *({"do": "bad_gradient", "source": f"gradient {stage}", "stage": stage} for stage in (0, 1, 2, 3)),
     {"do": "bad_gradient", "source": "gradient bf16", "stage": 1, "precision": "bf16"},
     {"do": "not_finite", "source": "not finite", "stage": 1},
+    {"do": "flipped", "source": "flipped", "stage": 1},
     {"do": "replaced", "source": "replaced", "stage": 1},
 ]
 
@@ -68,6 +69,16 @@ def test_a_stopped_run_does_not_spend_its_last_seconds_on_tries(answers: dict[st
 @pytest.mark.distributed
 def test_a_loss_that_is_not_finite_does_not_cost_the_checkpoint_on_its_way(answers: dict[str, Any]):
     assert answers["not finite"] == [1]
+
+
+@pytest.mark.distributed
+def test_older_ones_are_deleted_when_a_newer_one_has_come_back_from_the_disk_as_it_was_written(answers: dict[str, Any]):
+    assert answers["flipped"]["found"] == [
+        [1, [1], 1, []],
+        [2, [2], 2, []],
+        [2, [2], 2, ["aside-step-3.1"]],
+        [4, [4], 4, []],
+    ]
 
 
 @pytest.mark.distributed

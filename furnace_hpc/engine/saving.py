@@ -1,8 +1,9 @@
 """Saving a run's checkpoints while it trains.
 
 A step stops for what DeepSpeed collects and for its copy into host memory. A thread of each rank writes the copy into a
-temporary folder; when all have, rank 0's writes the manifest and renames the folder. What the threads have come to is
-agreed upon at the step boundaries, together with the stop flag: no collective is made for it, and none by a thread.
+temporary folder; when all have, rank 0's writes the manifest and renames the folder; each rank's reads back what it
+wrote; and only then rank 0's deletes older ones. What the threads have come to is agreed upon at the step boundaries,
+together with the stop flag: no collective is made for it, and none by a thread.
 
 DeepSpeed decides what is saved, and none of its file work is used, so that a full disk on one rank is known to all of
 them instead of leaving the others in a collective.
@@ -12,6 +13,7 @@ import errno
 import shutil
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +39,7 @@ from furnace_hpc.spec.config import TrainConfig
 
 TRIES = 1
 BEST_TRIES = 15  # some six minutes: the selected step is needed at the end, and only its own parameters will do
+READ_TRIES = 3
 LAST_TRIES = 4  # some seven seconds of the time that a stopped job is given
 POLL_S = 0.02
 FIRST_TRY = 2  # of `busy`
@@ -51,11 +54,9 @@ class _Pending:
     aside: Path
     facts: dict[str, Any]
     is_best: bool
-    described: Described
     work: Work
-    wrote_s: float = 0.0
-    """The longest of all ranks' writing; 0: it is not over."""
-    finishing: bool = False
+    described: Described
+    """What this rank wrote."""
 
 
 class Saver:
@@ -81,6 +82,8 @@ class Saver:
         self._due, self._pause = self._next(saved), 1
         self._host_copy = HostCopy() if config.checkpoint_in_background else None
         self._pending: _Pending | None = None
+        self._stages: Iterator[None] = iter(())
+        self._step = saved
         self._lead_time = LeadTime.of_attempt(folder, attempt)
 
     def __enter__(self) -> "Saver":
@@ -124,18 +127,21 @@ class Saver:
         self.wait(step)
         if self.saved != step:
             self._save(state, LAST_TRIES, None)
-            self.wait(step)
+            self._wait(step, lambda: self.saved == step)  # older ones stay, and it need not be read back
         return self.saved == step
 
     def wait(self, step: int) -> None:
         """Wait for what is on its way."""
+        self._wait(step, lambda: False)
+
+    def _wait(self, step: int, is_enough: Callable[[], bool]) -> None:
         seen = 0
-        while pending := self._pending:
+        while self._pending and not is_enough():
             busy = int(self._processes.all_reduce_max(self.busy)[0])
             if not busy:
                 self.advance(step)
             elif busy > seen:  # tries and pauses are no hang; one write that does not end is
-                self._watchdog.moved(f"saving step {pending.step}")
+                self._watchdog.moved(f"saving step {self._pending.step}")
                 seen = busy
             else:
                 time.sleep(POLL_S)
@@ -147,23 +153,38 @@ class Saver:
             RuntimeError: it cannot be saved; not for a full or failing disk, which may get over it.
             OSError: the disk has not got over it, and it is the best step so far.
         """
-        pending, processes = self._pending, self._processes
-        if not pending:
-            return
-        if pending.finishing:
-            problem = processes.broadcast(pending.work.problem)
-            self._landed(pending, problem, step)
-            return
+        self._step = step
+        next(self._stages, None)
+
+    def _rest_of(self, pending: _Pending, before: int) -> Iterator[None]:
+        """Collective. What follows when all have written; at each `yield` threads are at work."""
+        processes, step, final = self._processes, pending.step, self._folder.checkpoint(pending.step)
         said = processes.gather((pending.work.problem, pending.described, pending.work.took_s))
-        if problem := worst([problem for problem, _, _ in said]):
-            self._landed(pending, problem, step)
+        problem = worst([problem for problem, _, _ in said])
+        if not problem:
+            files = {name: facts for _, part, _ in said for name, facts in part.items()}
+            wrote_s = max(took_s for _, _, took_s in said)
+            self._on_rank_zero(pending, lambda: self._name(pending, final, files, wrote_s))
+            yield
+            problem = processes.broadcast(pending.work.problem)
+        if problem:
+            self._failed(pending, problem)
             return
-        files = {name: facts for _, part, _ in said for name, facts in part.items()}
-        pending.finishing, pending.wrote_s = True, max(took_s for _, _, took_s in said)
-        if processes.is_rank_zero:
-            pending.work = Work(
-                lambda: self._finish(pending, files), pending.work.most_tries, pending.work.longest_pause_s
-            )
+        self.saved, self._pause = step, 1
+        pending.work = Work(lambda: checkpoint_files.read_back(final, pending.described), READ_TRIES, 1.0)
+        yield
+        if problem := worst(processes.gather(pending.work.problem)):
+            self.saved = before
+            if processes.is_rank_zero:
+                checkpoint_files.set_aside(final)
+            self._failed(pending, problem)
+            return
+        keep, every = self._config.keep_checkpoints, self._config.keep_every
+        self._on_rank_zero(
+            pending, lambda: checkpoint_files.prune(self._folder, step, keep, {pending.best_step}, every)
+        )
+        yield
+        self._pending = None
 
     def _let_go(self) -> None:
         """What is on its way is not the best any more: it is not worth more tries."""
@@ -171,13 +192,7 @@ class Saver:
             self._pending.is_best = False
             self._pending.work.no_more_tries()
 
-    def _save(
-        self,
-        state: dict[str, Any],
-        tries: int,
-        host_copy: HostCopy | None,
-        is_best: bool = False,
-    ) -> None:
+    def _save(self, state: dict[str, Any], tries: int, host_copy: HostCopy | None, is_best: bool = False) -> None:
         step, processes = state["step"], self._processes
         if is_best:
             self._let_go()
@@ -198,24 +213,25 @@ class Saver:
         facts |= {"state": state, "code_hash": code_hash(), "versions": versions()}
         self._due = self._next(step)
         work = Work(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
-        self._pending = _Pending(step, state.get("best_step", 0), aside, facts, is_best, described, work)
+        best_step = state.get("best_step", 0)
+        self._pending = _Pending(step, best_step, aside, facts, is_best, work, described)
+        self._stages = self._rest_of(self._pending, before=self.saved)
 
-    def _finish(self, pending: _Pending, files: Described) -> None:
+    def _on_rank_zero(self, pending: _Pending, work: Callable[[], None]) -> None:
+        if self._processes.is_rank_zero:
+            pending.work = Work(work, pending.work.most_tries, pending.work.longest_pause_s)
+
+    def _name(self, pending: _Pending, final: Path, files: Described, wrote_s: float) -> None:
         began_s = time.monotonic()
         check_is_newest(self._folder, self._attempt)  # again: it may have been replaced while it wrote
         if pending.aside.exists():  # not, where only what follows is tried again
-            checkpoint_files.complete(pending.aside, self._folder.checkpoint(pending.step), pending.facts, files)
-        took_s = pending.wrote_s + time.monotonic() - began_s
+            checkpoint_files.complete(pending.aside, final, pending.facts, files)
+        took_s = wrote_s + time.monotonic() - began_s
         checkpoint_files.note_saved(self._folder, pending.step, self._attempt, took_s)
         self._lead_time.check(took_s)
-        keep, every = self._config.keep_checkpoints, self._config.keep_every
-        checkpoint_files.prune(self._folder, pending.step, keep, also={pending.best_step}, every=every)
 
-    def _landed(self, pending: _Pending, problem: Problem | None, step: int) -> None:
+    def _failed(self, pending: _Pending, problem: Problem) -> None:
         self._pending = None
-        if not problem:
-            self.saved, self._pause = pending.step, 1
-            return
         if self._processes.is_rank_zero:
             shutil.rmtree(pending.aside, ignore_errors=True)  # what stays is deleted after the next save
         self._processes.say(f"checkpoint of step {pending.step} could not be saved: {problem[1]}")
@@ -226,7 +242,7 @@ class Saver:
             raise OSError(
                 errno.EIO, f"the checkpoint of step {pending.step}, the best so far, could not be saved ({words})"
             )
-        self._due = step + min(self._pause, self._config.checkpoint_every)
+        self._due = self._step + min(self._pause, self._config.checkpoint_every)
         self._pause *= 2
 
     def _next(self, step: int) -> int:

@@ -3,11 +3,13 @@
 No torch here: whoever reads a run folder can tell which of its checkpoints are sound.
 """
 
+import errno
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ def complete(aside: Path, final: Path, facts: dict[str, Any], files: Described) 
     for folder in sorted({(aside / name).parent for name in files} | {aside}):
         sync(folder)
     if final.exists():  # this very step was saved before: it is deleted when its successor is there
-        _set_aside(final)
+        set_aside(final)
     aside.rename(final)
     sync(final.parent)
 
@@ -73,6 +75,21 @@ def is_complete(path: Path) -> bool:
             if pause_s is not None:
                 time.sleep(pause_s)
     return False  # the disk has lost it
+
+
+def read_back(path: Path, files: Described) -> None:
+    """Raise OSError where files of a checkpoint do not come back as they were written.
+
+    They are dropped from this host's memory first, so that it is the disk that is asked.
+    """
+    for name, described in files.items():
+        found = None
+        with suppress(FileNotFoundError):
+            with (path / name).open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            found = describe(path / name)
+        if found != described:
+            raise OSError(errno.EIO, "it does not come back from the disk as it was written", str(path / name))
 
 
 def is_visible(path: Path) -> bool:
@@ -124,13 +141,21 @@ def newest_step(folder: RunFolder, needs_best: bool = False) -> int | None:
         return None
     for bad, why in damaged:
         print(f"checkpoint {folder.checkpoint(bad)} {why} and set aside", flush=True)
-        _set_aside(folder.checkpoint(bad))
+        set_aside(folder.checkpoint(bad))
     return step
 
 
 def _best_step(folder: RunFolder, step: int) -> int:
     """The best step so far, as a sound checkpoint says; its own where there was none yet."""
     return int(read_manifest(folder.checkpoint(step)).get("state", {}).get("best_step") or step)
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Take a checkpoint's name from it; the next pruning deletes it."""
+    number = 1
+    while (target := checkpoint.with_name(f"aside-{checkpoint.name}.{number}")).exists():
+        number += 1
+    checkpoint.rename(target)
 
 
 def note_saved(folder: RunFolder, step: int, attempt: int, took_s: float) -> None:
@@ -156,13 +181,6 @@ def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int], every: 
             shutil.rmtree(path)
         except OSError as error:  # it is tried again after the next save
             print(f"{path} could not be deleted: {error}", flush=True)
-
-
-def _set_aside(checkpoint: Path) -> None:
-    number = 1
-    while (target := checkpoint.with_name(f"aside-{checkpoint.name}.{number}")).exists():
-        number += 1
-    checkpoint.rename(target)
 
 
 def _lost(folder: RunFolder) -> str:
