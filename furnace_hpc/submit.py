@@ -110,7 +110,7 @@ def _carry_out(plan: Plan, observer: Observer, *, dry_run: bool, prepare: bool, 
     elif prepare:
         _prepare(plan)
     elif plan.profile.executor == "slurm":
-        _send_missing_follow_ups(plan.folder, observer)
+        _set_going(plan.folder, observer)
         _submit_array(plan, observer.evidence.live_jobs, yes)
     else:
         _run_here(plan)
@@ -127,11 +127,13 @@ def _prepare(plan: Plan) -> None:
         print(f"then: sbatch --array={ranges(rows)} {asked} slurm/array.sbatch {submission}")
 
 
-def _send_missing_follow_ups(folder: GridFolder, observer: Observer) -> None:
+def _set_going(folder: GridFolder, observer: Observer) -> None:
+    """What was submitted before and is stuck: jobs that Slurm holds, arrays without their follow-up job."""
     if observer.places:
         from furnace_hpc.cluster import array
+        from furnace_hpc.cluster.held import release_held
 
-        for line in array.send_missing_follow_ups(folder, observer.evidence):
+        for line in (*release_held(observer.evidence), *array.send_missing_follow_ups(folder, observer.evidence)):
             print(line)
 
 

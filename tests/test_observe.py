@@ -71,7 +71,7 @@ PENDING Resources           never    queued       job 5_0 waits (Resources)
 PENDING None                never    queued       job 5_0 waits
 PENDING JobHeldUser    never  queued  job 5_0 waits (JobHeldUser: it is held: `scontrol release JOB` lets it go on)
 PENDING DependencyNeverSatisfied  never  queued  job 5_0 waits (DependencyNeverSatisfied: it never will run: cancel it)
-REQUEUE_HOLD                open     queued       job 5_0 was requeued and is held: `scontrol release JOB` lets it go on
+REQUEUE_HOLD                open     queued       job 5_0 was requeued and is held: submit again lets it go on
 PENDING BeginTime           open     queued       job 5_0 waits (BeginTime)
 PENDING BeginTime           stopped  queued       job 5_0 waits (BeginTime)
 RUNNING None                never    running      is starting
@@ -107,6 +107,13 @@ def test_slurms_word_and_the_attempts_own_make_the_state(folder, word, began, st
     status = see(folder, answer(_5_0=word))
     assert (status.state, status.reason or "-", status.job_id) == (RunState(state), reason, "5_0")
     assert (status.ended == "oom") is word.startswith("OUT_OF_MEMORY")
+
+
+@pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held"])
+def test_a_job_that_slurm_holds_after_a_launch_that_failed_goes_on_when_submitted_again(folder, reason):
+    submit(folder, {"5": range(4)})
+    status = see(folder, answer(_5_0=f"PENDING {reason}"))
+    assert status.reason == f"job 5_0 waits ({reason}: submit again lets it go on)"
 
 
 @pytest.mark.parametrize(

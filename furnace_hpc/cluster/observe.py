@@ -9,6 +9,7 @@ from pathlib import Path
 
 from furnace_hpc.cluster.by_hand import begun_by_hand
 from furnace_hpc.cluster.evidence import GONE, Evidence, gather
+from furnace_hpc.cluster.held import is_held
 from furnace_hpc.cluster.journal import submissions
 from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import Phase, meaning
@@ -190,8 +191,6 @@ _NEVER = {  # reasons of a waiting job that only somebody can change, and what t
     "BadConstraints": "no nodes can ever satisfy it: mend the profile, cancel and submit",
     "JobHeldUser": "it is held: `scontrol release JOB` lets it go on",
     "JobHeldAdmin": "it is held by an administrator: ask the site",
-    "launch failed requeued held": "it failed to launch and is held: `scontrol release JOB` tries again",
-    "launch_failed_requeued_held": "it failed to launch and is held: `scontrol release JOB` tries again",
     "JobHoldMaxRequeue": "requeued too often and held: look why, then `scontrol release JOB`",
 }
 
@@ -207,7 +206,8 @@ def _retries(submission: Path) -> int:
 def _because(job: Job) -> str:
     if job.reason in ("", "None"):
         return ""
-    return f" ({job.reason}{f': {_NEVER[job.reason]}' if job.reason in _NEVER else ''})"
+    what_to_do = "submit again lets it go on" if is_held(job) else _NEVER.get(job.reason)
+    return f" ({job.reason}{f': {what_to_do}' if what_to_do else ''})"
 
 
 def _by(job: Job) -> str:

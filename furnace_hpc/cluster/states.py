@@ -51,7 +51,7 @@ MEANINGS = {
     "REQUEUE_FED": _waiting("was requeued by the federation"),
     "REVOKED": _waiting("was given to another cluster of the federation"),
     "EXPEDITING": _waiting("waits to be requeued at once"),
-    "REQUEUE_HOLD": _waiting("was requeued and is held: `scontrol release JOB` lets it go on"),
+    "REQUEUE_HOLD": _waiting("was requeued and is held: submit again lets it go on"),
     "SPECIAL_EXIT": _waiting("was requeued as special exit and is held: `scontrol release JOB` lets it go on"),
     "RESV_DEL_HOLD": _waiting("is held, its reservation was deleted: `scontrol release JOB` lets it go on"),
     "CONFIGURING": _running("its nodes are being made ready"),
