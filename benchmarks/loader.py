@@ -47,6 +47,7 @@ def main() -> None:
         missing = files.prepare(folder)
         found = [way for way in ways.OPEN if not way.startswith(tuple(missing) or ("none",))]
         warm, cold = measure(folder, found)
+        missing |= {way: f"no epoch within {LIMIT_S} s, or an error" for way in found if not warm[way]}
         opens = {way: opened_per_sample(folder, way) for way in ("article", "packed bytes")}
     rows = table(warm, cold, opens) + [{"way": way, "missing": why} for way, why in missing.items()]
     record.write("loader", [*rows, *ratios(warm, cold, opens)], ways.note())
@@ -74,7 +75,11 @@ def in_a_process(folder: Path, way: str, at_least_s: float | None) -> list[float
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=rate, args=(there, folder, way, at_least_s))
     process.start()
-    answers = [here.recv()] if here.poll(LIMIT_S) else []
+    there.close()
+    try:
+        answers = [here.recv()] if here.poll(LIMIT_S) else []
+    except EOFError:  # it died; its words are above
+        answers = []
     process.kill()
     process.join()
     return answers
@@ -82,6 +87,7 @@ def in_a_process(folder: Path, way: str, at_least_s: float | None) -> list[float
 
 def rate(answer: Connection, folder: Path, way: str, at_least_s: float | None) -> None:
     """Send samples per second: of the first epoch, or of later ones that take so long together."""
+    multiprocessing.set_start_method("fork", force=True)  # of workers, as without the server that this comes from
     epoch = ways.OPEN[way](folder)
     if at_least_s is not None:
         sum(epoch())  # everything is in memory now, and workers have started
