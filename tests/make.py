@@ -25,12 +25,12 @@ DESIGNS: dict[str, dict[str, Any]] = {
 Inputs = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]
 
 
-def make_model(**changes: Any) -> FusionModel:
+def make_model(shapes: InputShapes = SHAPES, **changes: Any) -> FusionModel:
     """A small network in evaluation mode."""
     torch.manual_seed(0)
     settings = {"width": 32, "feedforward": 48, "text_layers": 1, "dropout": 0.0} | changes
     loss = LossConfig(info_nce=1.0, unimodal=1.0, projection_width=16)
-    return FusionModel(ModelConfig(**settings), SHAPES, {"digit": 10}, loss).eval()
+    return FusionModel(ModelConfig(**settings), shapes, {"digit": 10}, loss).eval()
 
 
 def make_inputs(B: int = 4, text: int = 9, frames: int = 21, pixels: int = 32) -> Inputs:

@@ -1,6 +1,7 @@
 """The fusions against what they are by definition."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -8,12 +9,64 @@ from make import DESIGNS, make_inputs, make_model
 
 from furnace_hpc.model.attention import BottleneckFusion, masked_mean
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
+from furnace_hpc.model.network import FusionModel
 
+NAMES = ("text", "image", "audio")
+PAIRS = list(itertools.combinations(range(3), 2))
 PRESENT = torch.tensor([[a, b, c] for a, b, c in itertools.product([True, False], repeat=3) if a or b or c])
 
 
 def features(width: int = 6) -> torch.Tensor:
     return torch.randn(7, 3, width, generator=torch.Generator().manual_seed(0)) * PRESENT.unsqueeze(2)
+
+
+def logits(model: FusionModel, changed: tuple[str, ...] = ()) -> torch.Tensor:
+    """Of four samples; some modalities of each are another sample's."""
+    inputs, lengths, present = make_inputs()
+    inputs |= {name: inputs[name].roll(1, 0) for name in changed}
+    with torch.no_grad():
+        return model(inputs, lengths, present)["logits"]["digit"]
+
+
+def in_each_others_place(model: FusionModel, pair: tuple[int, int], **changes: Any) -> FusionModel:
+    """The same network, but each of two modalities comes into the fusion where the other does."""
+    order = list(NAMES)
+    order[pair[0]], order[pair[1]] = NAMES[pair[1]], NAMES[pair[0]]
+    other = make_model(modalities=tuple(order), **changes)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize("name", DESIGNS)
+def test_swapping_two_modalities_changes_the_logits_of_all_but_late_fusion(name, pair):
+    model = make_model(**DESIGNS[name])
+    moved = (logits(model) - logits(in_each_others_place(model, pair, **DESIGNS[name]))).abs().max()
+    if name == "late":  # a mean has no order
+        assert moved < 1e-6
+    else:
+        assert moved > 1e-3
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_cross_attention_tells_modalities_apart_by_their_embeddings_alone(pair):
+    model = make_model()
+    model.fusion.modality_MD.data.zero_()  # the article's form: attention does not see which token comes from where
+    assert (logits(model) - logits(in_each_others_place(model, pair))).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize("name", DESIGNS)
+def test_what_one_modality_says_depends_on_another_in_all_but_late_fusion(name, pair):
+    """How far text moves the logits is another distance where the audio is another one: they do not just add up."""
+    model, (a, b) = make_model(**DESIGNS[name]), (NAMES[pair[0]], NAMES[pair[1]])
+    here = logits(model, (a,)) - logits(model)
+    there = logits(model, (a, b)) - logits(model, (b,))
+    if name == "late":
+        torch.testing.assert_close(here, there, atol=1e-5, rtol=0)
+    else:
+        assert (here - there).abs().max() > 1e-3
+    assert here.abs().max() > 1e-2
 
 
 def test_low_rank_fusion_is_the_tensor_fusion_contracted_with_the_sum_of_its_factors():
