@@ -24,19 +24,28 @@ def batch(B: int, seed: int = 0):
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_samples_losses():
+    """All but InfoNCE, which compares samples."""
     output, labels, present = batch(16)
-    tasks, config = (TaskConfig(name="digit", weight=2.0),), LossConfig(alpha=0.5, beta=0.3)
+    generator = torch.Generator().manual_seed(2)
+    output["unimodal"] = {name: torch.randn(16, 3, C, generator=generator) for name, C in (("digit", 10), ("tags", 4))}
+    output["logits"]["tags"] = torch.randn(16, 4, generator=generator)
+    labels["tags"] = (torch.rand(16, 4, generator=generator) > 0.5).float()
+    tasks = (TaskConfig(name="digit", weight=2.0), TaskConfig(name="tags", kind="multi_label"))
+    config = LossConfig(alpha=0.5, beta=0.3, unimodal=0.7)
     whole = total_loss(output, labels, present, config, tasks)
     alone = []
     for i in range(16):
         row = {
-            "logits": {"digit": output["logits"]["digit"][i : i + 1]},
-            "features": output["features"][i : i + 1],
+            "features": output["features"][[i]],
+            "logits": {name: part[[i]] for name, part in output["logits"].items()},
+            "unimodal": {name: part[[i]] for name, part in output["unimodal"].items()},
         }
-        alone.append(total_loss(row, {"digit": labels["digit"][i : i + 1]}, present[i : i + 1], config, tasks)["loss"])
-    torch.testing.assert_close(whole["loss"], torch.stack(alone).mean())
-    by_hand = 2.0 * whole["digit/loss"] + 0.5 * whole["consistency"] + 0.3 * whole["norm"]
-    torch.testing.assert_close(whole["loss"], by_hand)
+        label = {name: part[[i]] for name, part in labels.items()}
+        alone.append(total_loss(row, label, present[[i]], config, tasks))
+    for name, value in whole.items():
+        torch.testing.assert_close(value, torch.stack([parts[name] for parts in alone]).mean(), msg=name)
+    by_hand = 2.0 * whole["digit/loss"] + whole["tags/loss"] + 0.5 * whole["consistency"] + 0.3 * whole["norm"]
+    torch.testing.assert_close(whole["loss"], by_hand + 0.7 * whole["unimodal"])
 
 
 def test_the_norm_term_does_not_grow_with_the_batch_as_the_articles_does():

@@ -1,8 +1,10 @@
 """Trained weights from a folder, as transformers saves them, and what is said where they do not fit."""
 
 import re
+import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from make import SHAPES, make_inputs, make_model
@@ -46,6 +48,19 @@ def test_weights_of_another_width_are_loaded_and_projected(saved):
         assert model.encoders[name].project.weight.shape == (32, 24)
     with torch.no_grad():
         assert torch.isfinite(model(inputs, lengths, present)["logits"]["digit"]).all()
+
+
+def test_weights_are_found_by_name_in_the_hubs_cache_without_a_network(saved, tmp_path, monkeypatch):
+    commit = "0" * 40
+    cached = tmp_path / "models--someone--small-bert"
+    shutil.copytree(saved["text"], cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    bert = make_encoder("text", ModelConfig(text_weights="someone/small-bert"), SHAPES).bert
+    for key, value in BertModel.from_pretrained(saved["text"]).state_dict().items():
+        if not key.startswith("pooler."):
+            assert torch.equal(bert.state_dict()[key], value), key
 
 
 @pytest.mark.parametrize("weights", ["google-bert/never-fetched", "./no-such-folder"])
