@@ -34,7 +34,11 @@ RATE, HOP, FRAMES = 16_000, 160, 640
 GOAL = 0.9
 # librosa's window and the article's plain resize: the same work on both sides.
 KNOBS = ClipKnobs(
-    ImageKnobs(fit="stretch"), SoundKnobs(hop=HOP, frames=FRAMES, window=2048), num_frames=1, val_fraction=0.1
+    ImageKnobs(fit="stretch"),
+    SoundKnobs(hop=HOP, frames=FRAMES, window=2048),
+    num_frames=1,
+    val_fraction=0.1,
+    num_classes=1,
 )
 
 

@@ -168,6 +168,9 @@ def audioset(
     val_fraction: Annotated[float, typer.Option(min=0.001, max=0.5, help="Without --val-list: of train, by id.")] = 0.1,
     audio: Annotated[Path | None, typer.Option(metavar="DIR", help="<id>.flac or .wav [SOURCE/audio].")] = None,
     frames: Annotated[Path | None, typer.Option(metavar="DIR", help="frame_<n>/<id>.jpg [SOURCE/frames].")] = None,
+    num_classes: Annotated[
+        int, typer.Option(min=1, help="Rows of class_labels_indices.csv; another number for a choice of your own.")
+    ] = 527,
     num_frames: Annotated[int, typer.Option(min=1, max=100, help="Frames of a clip.")] = 10,
     feature: Annotated[str, typer.Option(help="mfcc or log_mel.")] = "mfcc",
     coefficients: Annotated[int, typer.Option(help="Of each audio frame.")] = 40,
@@ -201,7 +204,7 @@ def audioset(
     )
     image = knobs_of(ImageKnobs, "image-", size=image_size, fit=image_fit, filter=image_filter)
     lists = Lists(train_list, val_list, test_list)
-    knobs = ClipKnobs(image, sound, num_frames, val_fraction)
+    knobs = ClipKnobs(image, sound, num_frames, val_fraction, num_classes)
     plan = plan_audioset(source, lists, audio or source / "audio", frames or source / "frames", knobs)
     plan = requiring(plan, tuple(require or ()))
     pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)

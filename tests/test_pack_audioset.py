@@ -1,6 +1,7 @@
 """AudioSet from the official CSVs and from CAV-MAE's JSON."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from raw_sets import (
 )
 
 from furnace_hpc.data.audioset import ClipKnobs, Lists, plan_audioset
-from furnace_hpc.data.audioset_lists import read_classes, read_clips
+from furnace_hpc.data.audioset_lists import NUM_CLASSES, read_classes, read_clips
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.images import ImageKnobs
 from furnace_hpc.data.packing import pack_files
@@ -34,7 +35,7 @@ from furnace_hpc.spec.errors import ConfigError
 
 CSV = Lists("balanced_train_segments.csv", None, "eval_segments.csv")
 JSON = Lists("balanced_train_segments.json", None, "eval_segments.json")
-KNOBS = ClipKnobs(ImageKnobs(size=16), SoundKnobs(hop=256, frames=80), 10, 0.2)
+KNOBS = ClipKnobs(ImageKnobs(size=16), SoundKnobs(hop=256, frames=80), 10, 0.2, len(MIDS))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_balanced_sampling_weights(columns):
 
 
 def test_validation_clips_are_drawn_by_their_id_alone(source):
-    few, many = (plan(source, knobs=ClipKnobs(KNOBS.image, KNOBS.sound, 10, part)).rows for part in (0.2, 0.5))
+    few, many = (plan(source, knobs=replace(KNOBS, val_fraction=part)).rows for part in (0.2, 0.5))
     names = {split: [clip.video_id for clip in clips] for split, clips in few.items()}
     assert set(names["val"]) < {clip.video_id for clip in many["val"]}
     assert not set(names["val"]) & set(names["train"])
@@ -148,7 +149,7 @@ def test_a_wrong_row_is_named(source, tmp_path, row, message):
     for name in ("class_labels_indices.csv", "eval_segments.csv"):
         (tmp_path / name).write_text((source / name).read_text())
     (tmp_path / CSV.train).write_text((source / CSV.train).read_text() + row + "\n")
-    knobs = ClipKnobs(KNOBS.image, KNOBS.sound, 10, 1e-9)
+    knobs = replace(KNOBS, val_fraction=1e-9)
     with pytest.raises(ConfigError, match=message):
         plan_audioset(tmp_path, CSV, source / "audio", source / "frames", knobs)
 
@@ -156,19 +157,50 @@ def test_a_wrong_row_is_named(source, tmp_path, row, message):
 def test_the_ontology_knows_every_class(source, tmp_path):
     path = tmp_path / "class_labels_indices.csv"
     path.write_text((source / path.name).read_text() + '8,/m/other,"Other, unknown"\n')
-    assert read_classes(path, tmp_path / "ontology.json").names[1::7] == ("Male speech, man speaking", "Other, unknown")
+    assert read_classes(path, tmp_path / "ontology.json", 9).names[1::7] == (
+        "Male speech, man speaking",
+        "Other, unknown",
+    )
     with pytest.raises(ConfigError, match=r"mid '/m/other' is not in .*ontology\.json: the files are of two versions"):
-        read_classes(path, source / "ontology.json")
+        read_classes(path, source / "ontology.json", 9)
     path.write_text("index,mid,display_name\n1,/m/0a,Speech\n")
     with pytest.raises(ConfigError, match="line 2 is .* wanted index 0"):
-        read_classes(path, source / "ontology.json")
+        read_classes(path, source / "ontology.json", 1)
+
+
+def test_a_class_list_that_is_cut_short_or_of_another_choice_is_told(source, tmp_path):
+    """The list of 527 is what AudioSet's scores are of; a choice of one's own says how many it has."""
+    path = source / "class_labels_indices.csv"
+    with pytest.raises(ConfigError, match=r"class_labels_indices\.csv lists 8 classes, wanted 527: .* --num-classes 8"):
+        plan(source, knobs=replace(KNOBS, num_classes=NUM_CLASSES))
+    short = tmp_path / path.name
+    short.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ConfigError, match="lists 7 classes, wanted 8"):
+        read_classes(short, source / "ontology.json", 8)
+
+
+def test_ids_longer_than_youtubes_are_kept_whole(source, tmp_path):
+    """VGGSound and others use this layout with ids that carry the start of the clip."""
+    for name in ("class_labels_indices.csv", "ontology.json"):
+        (tmp_path / name).write_text((source / name).read_text())
+    clips = [f"{clip}_{30_000 + n}" for n, clip in enumerate(CLIPS)]
+    (tmp_path / "frames" / "frame_0").mkdir(parents=True)
+    for clip in clips:
+        marked(1, 16, 16).save(tmp_path / "frames" / "frame_0" / f"{clip}.jpg")
+    for name, part in (("train", clips[:8]), ("val", clips[8:12]), ("test", clips[12:])):
+        entries = [{"video_id": clip, "labels": MIDS[0]} for clip in part]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"data": entries}))
+    other = plan(tmp_path, Lists("train.json", "val.json", "test.json"), replace(KNOBS, num_frames=1))
+    pack_files(other, tmp_path / "set", lambda *_: None, workers=1, max_refused=1, force=False)
+    packed = open_columns(tmp_path / "set", verify=True)
+    assert [row.decode() for split in packed.manifest.splits for row in packed.split(split)["source_id"]] == clips
 
 
 def test_of_several_sound_files_the_lossless_one_is_taken_and_own_paths_win(source, tmp_path):
     for name in ("x.wav", "x.flac", "x.txt", "y.mp3"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "list.json").write_text(json.dumps({"data": [{"video_id": name, "labels": "/m/0a"} for name in "xyz"]}))
-    classes = read_classes(source / "class_labels_indices.csv", source / "none.json")
+    classes = read_classes(source / "class_labels_indices.csv", source / "none.json", len(MIDS))
     found = read_clips(tmp_path / "list.json", classes, tmp_path, tmp_path)
     assert [clip.sound and clip.sound.name for clip in found] == ["x.flac", "y.mp3", None]
     entry = {"video_id": "x", "labels": "/m/0a", "wav": str(tmp_path / "y.mp3"), "video_path": "/nowhere"}

@@ -62,6 +62,19 @@ def test_sixty_thousand_rows_give_the_published_split(tmp_path):
     assert rows["val"][0] == ("train", 55_000)
 
 
+def test_more_rows_than_the_published_set_keep_their_whole_names(tmp_path):
+    source, num_rows = tmp_path / "raw", 100_001
+    for name in ("image", "audio"):
+        (source / name).mkdir(parents=True)
+    for part, size in (("train", num_rows), ("test", 10)):
+        for name, shape in (("image", (size, 784)), ("audio", (size, 2, 2))):
+            np.lib.format.open_memmap(source / name / f"{part}_data.npy", "w+", np.uint8, shape)
+        np.save(source / f"{part}_labels.npy", np.arange(size) % 10)
+    plan = plan_avmnist(source)
+    sample = plan.render("val", ("train", num_rows - 1))
+    assert sample.values["source_id"].item() == b"train/100000"
+
+
 def test_values_that_are_not_finite_cost_their_modality(tmp_path):
     source = write_avmnist(tmp_path / "raw", np.float32)
     audio = np.load(source / "audio" / "train_data.npy")

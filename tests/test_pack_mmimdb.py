@@ -181,6 +181,14 @@ def test_an_hdf5_file_of_another_kind_is_refused(tmp_path, knobs):
     with pytest.raises(ConfigError, match="'Film-Noir' stands where 'Drama' is wanted"):
         plan_hdf5(path, knobs)
     with h5py.File(path, "a") as file:
+        file["genres"].attrs["target_names"] = json.dumps(GENRES)
+        ids = file["imdb_ids"][:].astype("S8")
+        ids[3] = b"10872600"
+        del file["imdb_ids"]
+        file["imdb_ids"] = ids
+    with pytest.raises(ConfigError, match="row 3 of imdb_ids is '10872600', wanted IMDb ids of 7 digits"):
+        plan_hdf5(path, knobs)
+    with h5py.File(path, "a") as file:
         del file["images"]
     with pytest.raises(ConfigError, match="has no data set 'images'"):
         plan_hdf5(path, knobs)

@@ -30,7 +30,7 @@ def root(tmp_path_factory):
     common = {"workers": 1, "max_refused": 0.5}
     pack.mmimdb(write_mmimdb(raw / "mmimdb"), root / "mmimdb", tokenizer=vocab, require=["text", "image"], **common)
     pack.avmnist(write_avmnist(raw / "avmnist", np.float32), root / "avmnist", **common)
-    clips = {"image_size": 64, "num_frames": 3, "val_fraction": 0.4, "require": BOTH}
+    clips = {"image_size": 64, "num_frames": 3, "val_fraction": 0.4, "require": BOTH, "num_classes": 8}
     pack.audioset(write_audioset(raw / "audioset"), root / "audioset", **clips, **common)
     return root
 
@@ -71,7 +71,7 @@ def test_a_row_of_one_modality_wants_a_set_that_is_packed_for_it(root, tmp_path)
     whole = open_columns(root / "audioset")
     assert all(whole.split(split)["present"].all() for split in whole.manifest.splits)
     raw = write_audioset(tmp_path / "raw")
-    pack.audioset(raw, tmp_path / "audioset", image_size=64, num_frames=3, workers=1, max_refused=0.5)
+    pack.audioset(raw, tmp_path / "audioset", image_size=64, num_frames=3, num_classes=8, workers=1, max_refused=0.5)
     rows = {row.name: row for row in expand_rows(read_grid(find_file("grid", "audioset")))}
     assert set(fingerprints([rows["image_audio"]], tmp_path, dry_run=True)) == {"audioset"}
     with pytest.raises(
@@ -85,4 +85,4 @@ def test_a_row_of_one_modality_wants_a_set_that_is_packed_for_it(root, tmp_path)
 
 def test_a_modality_that_a_set_has_not_cannot_be_required(tmp_path):
     with pytest.raises(ConfigError, match="--require got 'text'; "):
-        pack.audioset(write_audioset(tmp_path / "raw"), tmp_path / "out", image_size=64, num_frames=3, require=["text"])
+        pack.audioset(write_audioset(tmp_path / "raw"), tmp_path / "out", num_classes=8, require=["text"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from furnace_hpc.data.avmnist import plan_avmnist
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.moments import measure
 from furnace_hpc.data.packing import pack_files
+from furnace_hpc.data.sample import Draft, blank_sample
 from furnace_hpc.data.unfinished import Unfinished
 from furnace_hpc.spec.errors import ConfigError
 
@@ -181,6 +183,14 @@ def test_too_much_refused_fails_at_the_end_and_can_be_accepted(tmp_path):
     content[-1] ^= 1
     path.write_bytes(content)
     assert "holds content hash" in run(2, *options, "--verify")
+
+
+@pytest.mark.parametrize("name", ["twelve_bytes", "zero_at_end\0", "ünfünfünf"])
+def test_a_sample_id_that_its_column_cannot_hold_is_named(name):
+    blank = blank_sample(11, ("image",))
+    assert Draft.begin("val", "eleven_byte", ("image",), blank).values["source_id"].item() == b"eleven_byte"
+    with pytest.raises(ConfigError, match=re.escape(f"val: sample id {name!r} is of ")):
+        Draft.begin("val", name, ("image",), blank)
 
 
 def test_moments_are_of_what_is_present_and_valid():

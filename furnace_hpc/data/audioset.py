@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from furnace_hpc.data.audioset_lists import CLASS_FILE, Clip, read_classes, read_clips
+from furnace_hpc.data.audioset_lists import CLASS_FILE, NUM_CLASSES, Clip, read_classes, read_clips
 from furnace_hpc.data.images import ImageKnobs, read_image
 from furnace_hpc.data.listing import check_disjoint, fingerprint_of
 from furnace_hpc.data.refusals import Unusable
@@ -24,6 +24,7 @@ from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import SAMPLING_WEIGHT, Labels
 
 MODALITIES = ("image", "audio")
+ID_BYTES = 11  # of YouTube's ids; lists of other sets in this layout may have longer ones
 RECIPE = 1  # raise it when the same files and knobs begin to make other columns
 
 
@@ -36,6 +37,8 @@ class ClipKnobs:
     num_frames: int
     val_fraction: float
     """Part of train that validates, chosen by id: the official lists have no validation split."""
+    num_classes: int = NUM_CLASSES
+    """How many classes the class list must have: one that is cut short makes another task."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def plan_audioset(source: Path, lists: Lists, sounds: Path, frames: Path, knobs:
     Raises:
         ConfigError: a list is missing or malformed, or splits overlap.
     """
-    classes = read_classes(source / CLASS_FILE, source / "ontology.json")
+    classes = read_classes(source / CLASS_FILE, source / "ontology.json", knobs.num_classes)
     listed = {"train": read_clips(source / lists.train, classes, sounds, frames)}
     if lists.val:
         listed["val"] = read_clips(source / lists.val, classes, sounds, frames)
@@ -68,7 +71,8 @@ def plan_audioset(source: Path, lists: Lists, sounds: Path, frames: Path, knobs:
         raise ConfigError(
             f"no clip of {source / lists.train} has a file in {sounds} or {frames}: look at --audio, --frames"
         )
-    reader = _Reader(knobs, len(classes.mids))
+    longest = max(len(clip.video_id.encode()) for clips in found.values() for clip in clips)
+    reader = _Reader(knobs, max(ID_BYTES, longest))
     return PackPlan(
         dataset="audioset",
         modalities=MODALITIES,
@@ -125,18 +129,18 @@ def _distinct(names: tuple[str, ...], mids: tuple[str, ...]) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class _Reader:
     knobs: ClipKnobs
-    num_classes: int
+    id_bytes: int
 
     def blank(self) -> Values:
         """A clip without frames and sound."""
         size, sound = self.knobs.image.size, self.knobs.sound
         return blank_sample(
-            11,
+            self.id_bytes,
             MODALITIES,
             image=np.zeros((self.knobs.num_frames, 3, size, size), np.uint8),
             audio=np.zeros((sound.coefficients, sound.frames), np.float16),
             audio_length=np.array(1, np.int16),
-            **{"label.classes": np.zeros(self.num_classes, np.uint8)},
+            **{"label.classes": np.zeros(self.knobs.num_classes, np.uint8)},
         )
 
     def render(self, split: str, clip: Clip) -> Sample:
@@ -145,7 +149,7 @@ class _Reader:
         self._add_frames(draft, clip)
         name = clip.sound.name if clip.sound else f"{clip.video_id}.flac"
         draft.add("audio", f"audio/{name}", lambda: self._sound(clip))
-        labels = np.zeros(self.num_classes, np.uint8)
+        labels = np.zeros(self.knobs.num_classes, np.uint8)
         labels[list(clip.classes)] = 1
         draft.label("classes", labels)
         return draft.finish(labelled=bool(clip.classes), file=clip.video_id)

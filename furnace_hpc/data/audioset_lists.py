@@ -57,11 +57,12 @@ def _places(mids: tuple[str, ...]) -> dict[str, int]:
     return _PLACES.setdefault(mids, {mid: index for index, mid in enumerate(mids)})
 
 
-def read_classes(path: Path, ontology: Path) -> Classes:
+def read_classes(path: Path, ontology: Path, num_classes: int) -> Classes:
     """Read `class_labels_indices.csv` (index, mid, display_name); where `ontology.json` is there, check it against it.
 
     Raises:
-        ConfigError: the header or an index is not as it should be, or the ontology does not know a mid.
+        ConfigError: the header or an index is not as it should be, there are more or fewer than `num_classes`, or the
+            ontology does not know a mid.
     """
     rows = _read_rows(path)
     if not rows or [cell.strip() for cell in rows[0]] != ["index", "mid", "display_name"]:
@@ -69,6 +70,11 @@ def read_classes(path: Path, ontology: Path) -> Classes:
     for number, row in enumerate(rows[1:]):
         if len(row) != 3 or row[0].strip() != str(number):
             raise ConfigError(f"{path}: line {number + 2} is {row}, wanted index {number}, mid, display_name")
+    if len(rows) - 1 != num_classes:
+        raise ConfigError(
+            f"{path} lists {len(rows) - 1} classes, wanted {num_classes}: fetch it again, or give --num-classes "
+            f"{len(rows) - 1} where it is a choice of your own"
+        )
     classes = Classes(tuple(row[1].strip() for row in rows[1:]), tuple(row[2].strip() for row in rows[1:]))
     if len(set(classes.mids)) != len(classes.mids):
         twice = next(mid for mid in classes.mids if classes.mids.count(mid) > 1)

@@ -26,6 +26,7 @@ MODALITIES = ("image", "audio")
 LABELS = {"digit": Labels(kind="single_label", classes=tuple(str(digit) for digit in range(10)))}
 PUBLISHED_TRAIN, PUBLISHED_VAL = 60_000, 5_000  # of which MultiBench takes the last rows to validate
 IMAGE_SIDE = 28
+ID_BYTES = 11  # of train/59999; more rows than the published set has make longer ones
 RECIPE = 1  # raise it when the same arrays begin to make other columns
 CARD = "avmnist.json"
 
@@ -121,8 +122,9 @@ def _blank(files: dict[str, Path], shapes: dict[str, tuple[int, ...]]) -> Values
     for name in MODALITIES:
         kinds = {_open(files[f"{part}_{name}"]).dtype.kind for part in ("train", "test")}
         dtypes[name] = np.uint8 if kinds <= {"u", "i"} else np.float16
+    longest = f"train/{max(shapes[f'{part}_labels'][0] for part in ('train', 'test'))}"
     return blank_sample(
-        11,
+        max(ID_BYTES, len(longest)),
         MODALITIES,
         image=np.zeros((1, IMAGE_SIDE, IMAGE_SIDE), dtypes["image"]),
         audio=np.zeros(shapes["train_audio"][1:], dtypes["audio"]),

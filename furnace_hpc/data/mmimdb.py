@@ -28,6 +28,7 @@ GENRES = (
     "Sport", "Short", "Film-Noir",
 )  # fmt: skip
 DROPPED = ("News", "Adult", "Talk-Show", "Reality-TV")  # too rare: the set's authors left them out
+ID_BYTES = 7
 RECIPE = 1  # raise it when the same files and knobs begin to make other columns
 SPLIT_NAMES = {"train": "train", "dev": "val", "test": "test"}
 HDF5_FILE = "multimodal_imdb.hdf5"
@@ -91,7 +92,7 @@ def blank_movie(knobs: MovieKnobs) -> Values:
     """A movie without plot and poster."""
     tokens, length = load_tokenizer(knobs.tokenizer, knobs.max_tokens).encode("")
     return blank_sample(
-        7,
+        ID_BYTES,
         MODALITIES,
         image=np.zeros((3, knobs.image.size, knobs.image.size), np.uint8),
         text=tokens,
@@ -140,12 +141,17 @@ def read_split(path: Path) -> dict[str, Sequence[str]]:
     seen: dict[str, str] = {}
     for name in SPLIT_NAMES:
         for movie in content[name]:
-            if not (isinstance(movie, str) and movie.isascii() and movie.isdigit() and len(movie) == 7):
+            if not is_movie_id(movie):
                 raise ConfigError(f"{path}: {name} holds {movie!r}, wanted IMDb ids of 7 digits in quotes")
             if movie in seen:
                 raise ConfigError(f"{path}: movie {movie!r} stands in {seen[movie]} and again in {name}: keep one")
             seen[movie] = name
     return {split: tuple(content[name]) for name, split in SPLIT_NAMES.items()}
+
+
+def is_movie_id(movie: Any) -> bool:
+    """Whether it is an IMDb id as the set has them: 7 digits."""
+    return isinstance(movie, str) and movie.isascii() and movie.isdigit() and len(movie) == ID_BYTES
 
 
 def _read_entry(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from furnace_hpc.data.mmimdb import (
     SPLIT_NAMES,
     MovieKnobs,
     blank_movie,
+    is_movie_id,
     movie_plan,
     read_split,
     tokens_of,
@@ -41,12 +42,12 @@ def plan_hdf5(path: Path, knobs: MovieKnobs) -> PackPlan:
     """Plan a pack of the HDF5 file.
 
     Raises:
-        ConfigError: a data set or the split is missing or has the wrong shape, or an id stands twice.
+        ConfigError: a data set or the split is missing or has the wrong shape, or an id is no id or stands twice.
     """
     try:
         with h5py.File(path, "r") as file:
             num_rows = _check_shapes(path, file)
-            ids = [bytes(movie).decode("ascii") for movie in file["imdb_ids"][:]]
+            ids = _ids(path, file)
             splits = _splits(path, file, ids)
             _check_genres(path, file)
     except OSError as error:
@@ -71,6 +72,14 @@ def _check_shapes(path: Path, file: h5py.File) -> int:
     if file["images"].shape[1] != 3:
         raise ConfigError(f"{path}: images has shape {file['images'].shape}, wanted [N, 3, height, width]")
     return int(num_rows["genres"])
+
+
+def _ids(path: Path, file: h5py.File) -> list[str]:
+    ids = [bytes(movie).decode("ascii", "replace") for movie in file["imdb_ids"][:]]
+    for row, movie in enumerate(ids):
+        if not is_movie_id(movie):
+            raise ConfigError(f"{path}: row {row} of imdb_ids is {movie!r}, wanted IMDb ids of 7 digits")
+    return ids
 
 
 def _check_genres(path: Path, file: h5py.File) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from furnace_hpc.data.refusals import Refusal, Unusable
+from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Labels
 
 Array = NDArray[Any]
@@ -62,9 +63,19 @@ class Draft:
 
     @classmethod
     def begin(cls, split: str, source_id: str, modalities: tuple[str, ...], blank: Values) -> "Draft":
-        """A sample that lacks every modality; `source_id` is the set's own name of it."""
+        """A sample that lacks every modality; `source_id` is the set's own name of it.
+
+        Raises:
+            ConfigError: the column would not give this name back: it is too narrow, or the name ends in a zero byte.
+        """
         draft = cls(split, source_id, modalities, {name: value.copy() for name, value in blank.items()})
-        draft.values["source_id"] = np.array(source_id.encode(), blank["source_id"].dtype)
+        name, column = source_id.encode(), blank["source_id"].dtype
+        draft.values["source_id"] = np.array(name, column)
+        if draft.values["source_id"].item() != name:
+            raise ConfigError(
+                f"{split}: sample id {source_id!r} is of {len(name)} bytes, wanted {column.itemsize} at most and no "
+                "zero byte at its end: correct it in the list of samples"
+            )
         return draft
 
     def add(self, modality: str, file: str, read: Callable[[], Values]) -> None:
