@@ -5,14 +5,19 @@ import shutil
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from make import SHAPES, make_inputs, make_model
-from transformers import ASTConfig, ASTModel, BertConfig, BertModel, ViTConfig, ViTModel
+from transformers import ASTConfig, ASTModel, BertConfig, BertModel, BertTokenizer, ViTConfig, ViTModel
 
-from furnace_hpc.model.encoders import make_encoder
+from furnace_hpc.data.columns import write_columns
+from furnace_hpc.data.tokens import load_tokenizer, shipped_vocabulary, vocabulary_of
+from furnace_hpc.model.encoders import InputShapes, make_encoder
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.manifest import read_manifest
 from furnace_hpc.spec.model_config import ModelConfig
+from furnace_hpc.use.recipe import make_tokenizer
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 IMAGE = {"image_size": 32, "patch_size": 8, "num_channels": 1}
@@ -95,3 +100,91 @@ def test_weights_made_for_other_data_are_refused(saved):
 def test_weights_of_another_kind_of_model_are_refused(saved):
     with pytest.raises(ConfigError, match="lacks .* weights of BertModel|no model that can be read"):
         make_encoder("text", ModelConfig(text_weights=saved["image"]), SHAPES)
+
+
+def packed_with(folder: Path, words: list[str], tokens: int = 12) -> Path:
+    """A set of one text a split, which says by which words its ids were made."""
+    vocab = folder / "vocab"
+    vocab.mkdir(parents=True)
+    (vocab / "vocab.txt").write_text("\n".join(words) + "\n")
+    reader = load_tokenizer(str(vocab), tokens)
+    ids, length = reader.encode("a b c")
+    columns = {"text": ids[None], "text_length": np.array([length], np.int16), "present": np.ones((1, 1), np.uint8)}
+    write_columns(
+        folder / "set",
+        splits={"train": columns},
+        dataset="words",
+        modalities=("text",),
+        labels={},
+        statistics={},
+        vocab_size=reader.vocab_size,
+        preprocessing={"text": {"tokenizer": "vocab", "vocabulary": reader.fingerprint}},
+    )
+    return folder
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmno"]
+
+
+def text_encoder(weights: str, data: Path, made: dict[str, dict[str, object]] | None = None) -> torch.nn.Module:
+    shapes = InputShapes.of(read_manifest(data / "set"), made)
+    return make_encoder("text", ModelConfig(modalities=("text",), text_weights=weights), shapes)
+
+
+def test_weights_whose_tokenizer_has_other_words_of_the_same_number_are_refused(saved, tmp_path):
+    """As BERT-base weights of two languages or two versions: every id fits, and means another word."""
+    other = WORDS[:5] + WORDS[:4:-1]
+    assert len(other) == len(WORDS) == 20
+    packed_with(tmp_path / "same", WORDS)
+    packed_with(tmp_path / "other", other)
+    weights = shutil.copytree(saved["text"], tmp_path / "weights")
+    text_encoder(str(weights), tmp_path / "other")  # no tokenizer beside them: nothing to compare
+    BertTokenizer(str(tmp_path / "same" / "vocab" / "vocab.txt")).save_pretrained(weights)
+    assert (weights / "tokenizer.json").is_file()  # another file than the one that packed, the same words
+    text_encoder(str(weights), tmp_path / "same")
+    with pytest.raises(ConfigError) as error:
+        text_encoder(str(weights), tmp_path / "other")
+    message = str(error.value)
+    assert message.startswith(f"model.text_weights '{weights}' comes with a tokenizer of vocabulary ")
+    assert f"pack it with --tokenizer {weights}, or choose other weights" in message
+    assert "\n" not in message
+    made = {"text": BertConfig(vocab_size=20, **SIZES).to_dict()}
+    text_encoder(str(weights), tmp_path / "other", made)  # an exported model: its weights are its own
+
+
+def test_the_hubs_cache_is_compared_as_a_folder_is(saved, tmp_path, monkeypatch):
+    packed_with(tmp_path / "same", WORDS)
+    packed_with(tmp_path / "other", WORDS[:5] + WORDS[:4:-1])
+    snapshot = tmp_path / "hub" / "models--some--bert" / "snapshots" / ("0" * 40)
+    shutil.copytree(saved["text"], snapshot)
+    shutil.copy(tmp_path / "same" / "vocab" / "vocab.txt", snapshot)
+    refs = tmp_path / "hub" / "models--some--bert" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert shipped_vocabulary("some/bert") == vocabulary_of(read_manifest(tmp_path / "same" / "set"))
+    assert shipped_vocabulary("some/bert") != vocabulary_of(read_manifest(tmp_path / "other" / "set"))
+    assert shipped_vocabulary("some/never-fetched") is None
+
+
+def test_the_default_set_says_its_words_too(small_data):
+    words = read_manifest(small_data).preprocessing["vocab"]
+    assert vocabulary_of(read_manifest(small_data)) == make_tokenizer(read_manifest(small_data), None).fingerprint
+    assert len(words) == read_manifest(small_data).vocab_size
+
+
+def test_texts_longer_than_the_weights_have_places_are_refused_and_random_ones_get_places(tmp_path):
+    BertModel(BertConfig(vocab_size=20, max_position_embeddings=16, **SIZES)).save_pretrained(tmp_path / "short")
+    packed_with(tmp_path / "fits", WORDS, tokens=16)
+    packed_with(tmp_path / "long", WORDS, tokens=17)
+    packed_with(tmp_path / "longest", WORDS, tokens=600)
+    text_encoder(str(tmp_path / "short"), tmp_path / "fits")
+    with pytest.raises(
+        ConfigError, match="is made for 16 tokens a text, and the data set has 17: choose other weights"
+    ):
+        text_encoder(str(tmp_path / "short"), tmp_path / "long")
+    shapes = InputShapes.of(read_manifest(tmp_path / "longest" / "set"))
+    encoder = make_encoder("text", ModelConfig(modalities=("text",), text_layers=1), shapes).eval()
+    with torch.no_grad():
+        tokens, _ = encoder(torch.ones(1, 600, dtype=torch.int64), torch.tensor([600]))
+    assert tokens.shape == (1, 600, 64)

@@ -14,6 +14,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from furnace_hpc.data.listing import fingerprint_of
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.manifest import Manifest
 
 FILES = ("tokenizer.json", "vocab.txt")
 
@@ -30,6 +31,7 @@ class TokenReader:
         words = tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(words.values())  # not the number of words: one may stand twice
         self.fingerprint = fingerprint_of(words)
+        """Of all words and their ids."""
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_tokens)
 
@@ -57,25 +59,39 @@ def load_tokenizer(name: str, max_tokens: int) -> TokenReader:
     Raises:
         ConfigError: there is neither; a node without network cannot fetch it.
     """
-    path = _find(name)
-    try:
-        if path.name == "tokenizer.json":
-            return TokenReader(Tokenizer.from_file(str(path)), max_tokens)
-        lowercase = _lowercase(path.with_name("tokenizer_config.json"))
-        made = BertWordPieceTokenizer(str(path), lowercase=lowercase, strip_accents=None)
-        return TokenReader(made._tokenizer, max_tokens)
-    except ConfigError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise ConfigError(f"tokenizer {path} cannot be read ({error}): give a folder with BERT's vocab.txt") from None
-
-
-def _find(name: str) -> Path:
-    for file in FILES:
-        if (Path(name) / file).is_file():
-            return Path(name) / file
+    if path := _find(name):
+        return TokenReader(_open(path), max_tokens)
     if Path(name).is_dir():
         raise ConfigError(f"folder {name!r} has neither {' nor '.join(FILES)}: give a tokenizer's folder")
+    raise ConfigError(
+        f"tokenizer {name!r} is neither a folder nor in the hub's cache here: where there is network, give "
+        f"`hf download {name} tokenizer.json tokenizer_config.json vocab.txt`, or give --tokenizer DIR"
+    )
+
+
+def vocabulary_of(manifest: Manifest) -> str | None:
+    """The fingerprint of the words and ids that made a packed set's text; None: its manifest does not say."""
+    made = manifest.preprocessing
+    if "vocab" in made:  # TriDigits: the words themselves
+        return fingerprint_of({word: number for number, word in enumerate(made["vocab"])})
+    text = made.get("text")
+    return text.get("vocabulary") if isinstance(text, dict) else None
+
+
+def shipped_vocabulary(name: str) -> str | None:
+    """The fingerprint of the tokenizer that lies beside a model's weights; None: there is none.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    path = _find(name)
+    return None if path is None else fingerprint_of(_open(path).get_vocab(with_added_tokens=True))
+
+
+def _find(name: str) -> Path | None:
+    """The tokenizer's file in a folder, or of a model in the hub's cache; None: there is none."""
+    if Path(name).is_dir():
+        return next((path for file in FILES if (path := Path(name) / file).is_file()), None)
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -83,13 +99,20 @@ def _find(name: str) -> Path:
         try:
             cached = try_to_load_from_cache(name, file)
         except HFValidationError:
-            break
+            return None
         if isinstance(cached, str):
             return Path(cached)
-    raise ConfigError(
-        f"tokenizer {name!r} is neither a folder nor in the hub's cache here: where there is network, give "
-        f"`hf download {name} tokenizer.json tokenizer_config.json vocab.txt`, or give --tokenizer DIR"
-    )
+    return None
+
+
+def _open(path: Path) -> Tokenizer:
+    try:
+        if path.name == "tokenizer.json":
+            return Tokenizer.from_file(str(path))
+        lowercase = _lowercase(path.with_name("tokenizer_config.json"))
+        return BertWordPieceTokenizer(str(path), lowercase=lowercase, strip_accents=None)._tokenizer
+    except Exception as error:  # the library raises bare Exception
+        raise ConfigError(f"tokenizer {path} cannot be read ({error}): give a folder with BERT's vocab.txt") from None
 
 
 def _lowercase(settings: Path) -> bool:

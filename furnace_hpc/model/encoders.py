@@ -6,20 +6,21 @@ nothing is ever downloaded here, since the nodes of a cluster are often offline.
 B batch, C channels or coefficients, H height, W width, T tokens or frames, D width.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from furnace_hpc.data.tokens import vocabulary_of
 from furnace_hpc.model.convolutions import AudioEncoder, ImageEncoder, length_mask
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.model.weights import check_fits, check_vocabulary, dropout_of, trained
 from furnace_hpc.spec.manifest import Manifest
 from furnace_hpc.spec.model_config import ModelConfig
+
+BERT_TOKENS = 512  # places of BERT's own; where the weights are random, longer texts get more
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class InputShapes:
     audio_coefficients: int
     image_size: tuple[int, int] = (32, 32)
     audio_frames: int = 32
+    text_tokens: int = 0
+    vocabulary: str | None = None
+    """Fingerprint of the words that the token ids stand for; None: the data set does not say."""
     architectures: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """Modality -> transformers' configuration of an encoder of trained weights, where all weights come later."""
 
@@ -40,8 +44,17 @@ class InputShapes:
         """The shapes of a packed data set."""
         channels, height, width = manifest.columns["image"].shape[-3:] if "image" in manifest.columns else (0, 0, 0)
         coefficients, frames = manifest.columns["audio"].shape if "audio" in manifest.columns else (0, 0)
-        size, more = (height, width), architectures or {}
-        return cls(manifest.vocab_size or 0, manifest.pad_id, channels, coefficients, size, frames, more)
+        return cls(
+            vocab_size=manifest.vocab_size or 0,
+            pad_id=manifest.pad_id,
+            image_channels=channels,
+            audio_coefficients=coefficients,
+            image_size=(height, width),
+            audio_frames=frames,
+            text_tokens=manifest.columns["text"].shape[0] if "text" in manifest.columns else 0,
+            vocabulary=vocabulary_of(manifest),
+            architectures=architectures or {},
+        )
 
 
 class TextEncoder(nn.Module):
@@ -52,12 +65,20 @@ class TextEncoder(nn.Module):
         from transformers.models.bert import BertConfig, BertModel
 
         if config.text_weights:
-            self.bert = _trained(BertModel, config.text_weights, "text", config, shapes)
-            _check("text_weights", config, "token ids", shapes.vocab_size, self.bert.config.vocab_size)
+            self.bert = trained(BertModel, "text", config, shapes.architectures)
+            made_for = self.bert.config
+            check_fits("text_weights", config, "token ids", shapes.vocab_size, made_for.vocab_size)
+            check_fits("text_weights", config, "tokens a text", shapes.text_tokens, made_for.max_position_embeddings)
+            if "text" not in shapes.architectures:
+                check_vocabulary(config.text_weights, shapes.vocabulary)
         else:
-            sizes = _sizes(config, config.text_layers)
             text = BertConfig(
-                vocab_size=shapes.vocab_size, pad_token_id=shapes.pad_id, use_cache=False, **sizes, **_dropout(config)
+                vocab_size=shapes.vocab_size,
+                pad_token_id=shapes.pad_id,
+                max_position_embeddings=max(BERT_TOKENS, shapes.text_tokens),
+                use_cache=False,
+                **_sizes(config, config.text_layers),
+                **dropout_of(config),
             )
             self.bert = BertModel(text, add_pooling_layer=False)
         self.project = _projection(self.bert.config.hidden_size, config.width)
@@ -77,15 +98,17 @@ class VisionTransformer(nn.Module):
         from transformers.models.vit import ViTConfig, ViTModel
 
         if config.image_weights:
-            self.vit = _trained(ViTModel, config.image_weights, "image", config, shapes)
-            _check("image_weights", config, "channels", shapes.image_channels, self.vit.config.num_channels, exact=True)
+            self.vit = trained(ViTModel, "image", config, shapes.architectures)
+            check_fits(
+                "image_weights", config, "channels", shapes.image_channels, self.vit.config.num_channels, exact=True
+            )
         else:
             image = ViTConfig(
                 image_size=max(config.image_patch, min(shapes.image_size)),
                 patch_size=config.image_patch,
                 num_channels=shapes.image_channels,
                 **_sizes(config, config.image_layers),
-                **_dropout(config),
+                **dropout_of(config),
             )
             self.vit = ViTModel(image, add_pooling_layer=False)
         self.project = _projection(self.vit.config.hidden_size, config.width)
@@ -105,10 +128,10 @@ class AudioTransformer(nn.Module):
         from transformers.models.audio_spectrogram_transformer import ASTConfig, ASTModel
 
         if config.audio_weights:
-            self.ast = _trained(ASTModel, config.audio_weights, "audio", config, shapes)
+            self.ast = trained(ASTModel, "audio", config, shapes.architectures)
             made_for = self.ast.config
-            _check("audio_weights", config, "frames", shapes.audio_frames, made_for.max_length)
-            _check("audio_weights", config, "bands", shapes.audio_coefficients, made_for.num_mel_bins, exact=True)
+            check_fits("audio_weights", config, "frames", shapes.audio_frames, made_for.max_length)
+            check_fits("audio_weights", config, "bands", shapes.audio_coefficients, made_for.num_mel_bins, exact=True)
         else:
             patch = min(config.audio_patch, shapes.audio_coefficients)
             audio = ASTConfig(
@@ -118,7 +141,7 @@ class AudioTransformer(nn.Module):
                 frequency_stride=patch,
                 time_stride=patch,
                 **_sizes(config, config.audio_layers),
-                **_dropout(config),
+                **dropout_of(config),
             )
             self.ast = ASTModel(audio)
         self.project = _projection(self.ast.config.hidden_size, config.width)
@@ -169,52 +192,5 @@ def _sizes(config: ModelConfig, layers: int) -> dict[str, int]:
     }
 
 
-def _dropout(config: ModelConfig) -> dict[str, float]:
-    # None in attention: that keeps torch's fused attention, on CPU too.
-    return {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": 0.0}
-
-
 def _projection(found: int, width: int) -> nn.Module:
     return nn.Identity() if found == width else nn.Linear(found, width)
-
-
-def architectures(encoders: nn.ModuleDict, config: ModelConfig) -> dict[str, dict[str, Any]]:
-    """Modality -> transformers' configuration of each encoder that began with trained weights."""
-    found = {}
-    for name, part in (("text", "bert"), ("image", "vit"), ("audio", "ast")):
-        if name in encoders and getattr(config, f"{name}_weights"):
-            found[name] = json.loads(getattr(encoders[name], part).config.to_json_string(use_diff=False))
-    return found
-
-
-def _trained(kind: Any, name: str, modality: str, config: ModelConfig, shapes: InputShapes) -> Any:
-    """A transformers model with the weights of a folder or of the hub's cache.
-
-    Raises:
-        ConfigError: they are not there, or are another model's.
-    """
-    key, more = f"{modality}_weights", {} if kind.__name__ == "ASTModel" else {"add_pooling_layer": False}
-    if modality in shapes.architectures:
-        return kind(kind.config_class.from_dict(shapes.architectures[modality]), **more)
-    try:
-        model, loading = kind.from_pretrained(
-            name, local_files_only=True, output_loading_info=True, dtype=torch.float32, **_dropout(config), **more
-        )
-    except (OSError, ValueError) as error:
-        what = "has no model that can be read" if Path(name).is_dir() else "is no folder, and not in the hub's cache"
-        raise ConfigError(
-            f"model.{key} {name!r} {what} ({str(error).splitlines()[0]}): runs download nothing; fetch it where there "
-            f"is a network (`hf download {name}`), or give the path of a folder with config.json and model.safetensors"
-        ) from None
-    if lacking := sorted(loading["missing_keys"]):
-        raise ConfigError(f"model.{key} {name!r} lacks {len(lacking)} weights of {kind.__name__}, such as {lacking[0]}")
-    return model
-
-
-def _check(key: str, config: ModelConfig, what: str, found: int, made_for: int, exact: bool = False) -> None:
-    """Raise ConfigError where the data is not what trained weights were made for."""
-    if found != made_for if exact else found > made_for:
-        raise ConfigError(
-            f"model.{key} {getattr(config, key)!r} is made for {made_for} {what}, and the data set has {found}: "
-            f"choose other weights, or pack the data for these"
-        )

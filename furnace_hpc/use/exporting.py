@@ -14,8 +14,8 @@ from furnace_hpc.data.columns import open_columns, rename_into_place, sync_folde
 from furnace_hpc.engine.checkpoints import TAG
 from furnace_hpc.engine.shards import whole_weights
 from furnace_hpc.engine.zero import parameters_sha256
-from furnace_hpc.model.encoders import architectures
 from furnace_hpc.model.network import FusionModel
+from furnace_hpc.model.weights import architectures
 from furnace_hpc.runs.checkpoint_files import describe, sync
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.spec.errors import ConfigError

@@ -21,7 +21,7 @@ from furnace_hpc.data.preprocess import WINDOW
 from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sample import Array, Values
 from furnace_hpc.data.sounds import SoundKnobs, read_sound
-from furnace_hpc.data.tokens import TokenReader, load_tokenizer
+from furnace_hpc.data.tokens import TokenReader, load_tokenizer, vocabulary_of
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import MODALITIES, Manifest
 
@@ -147,7 +147,7 @@ def make_tokenizer(data: Manifest, given: str | None) -> TokenReader:
     if not name:
         raise ConfigError(f"the data set {data.dataset} does not say which tokenizer made it: give --tokenizer DIR")
     reader = load_tokenizer(str(name), max_tokens)
-    if reader.fingerprint != text.get("vocabulary", reader.fingerprint) or reader.vocab_size != data.vocab_size:
+    if reader.fingerprint != (vocabulary_of(data) or reader.fingerprint) or reader.vocab_size != data.vocab_size:
         raise ConfigError(
             f"tokenizer {str(name)!r} has another vocabulary than the one that packed the data "
             f"({text.get('tokenizer')}, {data.vocab_size} ids): give that one by --tokenizer DIR"
