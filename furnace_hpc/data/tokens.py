@@ -110,7 +110,8 @@ def _open(path: Path) -> Tokenizer:
         if path.name == "tokenizer.json":
             return Tokenizer.from_file(str(path))
         lowercase = _lowercase(path.with_name("tokenizer_config.json"))
-        return BertWordPieceTokenizer(str(path), lowercase=lowercase, strip_accents=None)._tokenizer
+        words: Tokenizer = BertWordPieceTokenizer(str(path), lowercase=lowercase, strip_accents=None)._tokenizer
+        return words
     except Exception as error:  # the library raises bare Exception
         raise ConfigError(f"tokenizer {path} cannot be read ({error}): give a folder with BERT's vocab.txt") from None
 
