@@ -8,14 +8,18 @@ from furnace_hpc.cluster.accounted import accounted, in_words
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.ledger import Attempt
 
-# 12_0: an hour on 2 GPUs, requeued, half an hour more; 12_1: 15 minutes on a kind of GPU; others are not ours
+# 12_0: an hour on 2 GPUs, requeued, half an hour more, requeued and cancelled; 12_1: 15 minutes on a kind of GPU, and
+# runs again; others are not ours
 ANSWER = """\
-12_0|here|3600|billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1
-12_0|here|1800|billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1
-12_1|here|900|cpu=8,gres/gpu:a100=4,node=1
-12_2|here|900|cpu=8,gres/gpu=4,node=1
-13|elsewhere|7200|gres/gpu=8
-12_[3-9]|here|0|
+12_0|here|3600|billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1|2026-11-25T19:01:46
+12_0|here|1800|billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1|2026-11-25T19:31:46
+12_1|here|900|cpu=8,gres/gpu:a100=4,node=1|2026-11-25T19:01:46
+12_1|here|60|cpu=8,gres/gpu:a100=4,node=1|Unknown
+12_0|here|0||Unknown
+12_0|here|0||2026-11-25T20:00:00
+12_2|here|900|cpu=8,gres/gpu=4,node=1|2026-11-25T19:01:46
+13|elsewhere|7200|gres/gpu=8|2026-11-25T19:01:46
+12_[3-9]|here|0||Unknown
 torn"""
 
 
@@ -43,10 +47,11 @@ def attempts(*jobs, cluster="here"):
 
 def test_every_allocation_of_our_jobs_counts_and_no_others(sacct):
     asked = sacct(ANSWER)
-    found = accounted([*attempts("12_0", "12_0", "12_1", "13"), Attempt(attempt=1)])
-    assert found == (3, 2, 1.75, 1.5 * 2 + 0.25 * 4)
+    spent = Attempt(attempt=3, job_id="12_0", cluster="here", gpus=2, start_unix_s=100.0, end_unix_s=1900.0)
+    found = accounted([*attempts("12_0", "12_0", "12_1", "13"), Attempt(attempt=1), spent])
+    assert found == (3, 2, 1.75, 1.5 * 2 + 0.25 * 4, 1.0)
     assert asked.read_text().splitlines()[:1] == [
-        "--duplicates --allocations --noheader --parsable2 --format=JobID,Cluster,ElapsedRaw,AllocTRES --jobs=12,13"
+        "--duplicates --allocations --noheader --parsable2 --format=JobID,Cluster,ElapsedRaw,AllocTRES,End --jobs=12,13"
     ]
     assert in_words(attempts("12_0", "12_0", "12_1")).startswith(
         "Slurm's accounting: 4.00 GPU-hours in 3 allocations of 2 jobs"
@@ -55,7 +60,7 @@ def test_every_allocation_of_our_jobs_counts_and_no_others(sacct):
 
 
 def test_no_gpus_no_jobs_no_accounting_and_no_answer(sacct):
-    asked = sacct("7|here|1800|cpu=4,node=1")
+    asked = sacct("7|here|1800|cpu=4,node=1|2026-11-25T19:01:46")
     assert "0.50 hours of jobs without GPUs in 1 allocation of 1 job" in in_words(attempts("7"))
     asked.unlink()
     assert accounted([Attempt(attempt=1)]) is None

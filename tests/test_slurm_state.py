@@ -105,6 +105,32 @@ def test_a_run_that_slurm_requeues_and_one_whose_node_dies_go_on_as_their_next_a
     assert study.attempts("waits2-")[1]["holder"]["host"] != node
 
 
+def test_slurms_accounting_and_the_ledger_agree_on_what_a_requeued_run_took(quiet: Cluster, tmp_path: Path):
+    gpus = {"gpu_flag": "gpus_per_node", "gpu_type": "a100", "gpus_per_node": 2}
+    study = Study(quiet, tmp_path, variants=("waits", "ok"), profile=gpus)
+    study.submitted()
+    study.wait_for_starts(2)
+    [first] = study.attempts("waits")
+    assert quiet.run("scontrol", "requeue", first["job_id"]).returncode == 0
+    study.wait_for_starts(3, timeout_s=120)
+    wait_until(lambda: accounting(study)[:2] == ["2", "2"], 30, "what ended; the one that runs is not counted yet")
+    (study.folder / "release").touch()
+    study.wait_for(done=2)
+    wait_until(lambda: accounting(study)[:2] == ["3", "2"], 60, "all three allocations of the two jobs")
+    slurms, ledgers = map(float, accounting(study)[2:])
+    spent_s = [2 * (a["end_unix_s"] - a["start_unix_s"]) for run in ("waits", "ok") for a in study.attempts(run)]
+    assert len(spent_s) == 3
+    assert ledgers == pytest.approx(sum(spent_s) / 3600, abs=0.006)
+    assert slurms >= ledgers - 3 * 2 / 3600 - 0.01  # Slurm begins earlier, and cuts seconds off
+
+
+def accounting(study: Study) -> list[str]:
+    """Allocations, jobs, GPU-hours of Slurm and of the ledger, from the table's footnote."""
+    said = study.furnace("aggregate", "--grid", "study", "--no-figures").stdout
+    found = re.search(r"accounting: ([\d.]+) GPU-hours in (\d+) allocations? of (\d+) jobs.* have ([\d.]+)", said)
+    return [found[2], found[3], found[1], found[4]] if found else []
+
+
 def held(study: Study, job_id: str) -> bool:
     return any(
         run["state"] == "queued" and f"job {job_id} waits (job requeued in held state" in run["reason"]

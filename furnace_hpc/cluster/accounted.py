@@ -1,6 +1,7 @@
 """What Slurm's accounting says that a grid's jobs took: each start of a requeued job counts, from allocation to end.
 
 The ledger of attempts begins when a run does and ends when it writes its last word; Slurm bills from the allocation on.
+In both, what has not ended is not counted, so that the same runs give the same words.
 """
 
 import re
@@ -13,7 +14,7 @@ from furnace_hpc.spec.errors import UnavailableError
 
 COMMAND = (
     *("sacct", "--duplicates", "--allocations", "--noheader", "--parsable2"),
-    "--format=JobID,Cluster,ElapsedRaw,AllocTRES",
+    "--format=JobID,Cluster,ElapsedRaw,AllocTRES,End",
 )
 
 
@@ -23,20 +24,23 @@ class Allocation(NamedTuple):
     job_id: str
     cluster: str
     elapsed_s: str
-    resources: str
+    resources: str  # empty: it waits, or was cancelled before it had any
+    end: str  # Unknown: it has not ended
 
 
 class Accounted(NamedTuple):
-    """All allocations of some jobs together."""
+    """All allocations of some jobs together, those that have ended."""
 
     allocations: int
     jobs: int
     hours: float  # of the jobs
     gpu_hours: float
+    ledger_hours: float  # what the attempts themselves say of these jobs: GPU-hours, where they had GPUs
 
 
 def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
     """What the jobs of these attempts took, from one sacct; None where there is no accounting, or no answer."""
+    attempts = list(attempts)
     clusters = {attempt.job_id: attempt.cluster for attempt in attempts if attempt.job_id}
     if not clusters or not scheduler.has_slurm():
         return None
@@ -48,14 +52,18 @@ def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
     lines = [
         Allocation(*line.split("|"))
         for line in text.splitlines()
-        if line.count("|") == 3 and line.split("|")[2].isdigit()
+        if line.count("|") == 4 and line.split("|")[2].isdigit()
     ]
-    ours = [line for line in lines if line.job_id in clusters and clusters[line.job_id] in ("", line.cluster)]
+    ended = [line for line in lines if line.resources and line.end != "Unknown"]
+    ours = [line for line in ended if line.job_id in clusters and clusters[line.job_id] in ("", line.cluster)]
     if not ours:
         return None
     hours = [int(line.elapsed_s) / 3600 for line in ours]
     gpu_hours = sum(of_one * _gpus(line.resources) for of_one, line in zip(hours, ours, strict=True))
-    return Accounted(len(ours), len({line.job_id for line in ours}), sum(hours), gpu_hours)
+    jobs = {line.job_id for line in ours}
+    of_them = [attempt for attempt in attempts if attempt.job_id in jobs and attempt.end_unix_s]
+    ledger = sum((a.gpus or 1) * ((a.end_unix_s or 0) - a.start_unix_s) / 3600 for a in of_them)
+    return Accounted(len(ours), len(jobs), sum(hours), gpu_hours, ledger)
 
 
 def in_words(attempts: Iterable[Attempt]) -> str:
@@ -65,7 +73,10 @@ def in_words(attempts: Iterable[Attempt]) -> str:
         return ""
     took = f"{found.gpu_hours:,.2f} GPU-hours" if found.gpu_hours else f"{found.hours:,.2f} hours of jobs without GPUs"
     starts, jobs = (_number(n, word) for n, word in ((found.allocations, "allocation"), (found.jobs, "job")))
-    return f"Slurm's accounting: {took} in {starts} of {jobs}, requeued ones counted each time, waiting for ranks too"
+    return (
+        f"Slurm's accounting: {took} in {starts} of {jobs}, requeued ones counted each time, from the allocation on; "
+        f"the attempts' own records of these jobs have {found.ledger_hours:,.2f}"
+    )
 
 
 def _gpus(resources: str) -> int:
