@@ -142,6 +142,7 @@ function costChart(data, width, show, open, name, has) {
   const title = `${data.metric} against ${data.costs[name]}, a point a variant`;
   const chart = make("svg", { viewBox: `0 0 ${width} 312`, role: "group", "aria-label": title });
   chart.append(axes(x, y, box, data.costs[name], data.metric + data.unit));
+  const taken = []; // corners of the labels so far
   for (const row of rows) {
     const at = x(row.costs[name]), stroke = color(row.number), toLeft = at > (box.left + box.right) / 2;
     const words = `${row.variant}: ${show(row.mean)} at ${data.costs[name]} ${short(row.costs[name])}`;
@@ -152,8 +153,12 @@ function costChart(data, width, show, open, name, has) {
     }
     const down = y(row.mean * data.factor), anchor = toLeft ? "end" : "start";
     group.append(make("circle", { class: "mean", cx: at, cy: down, r: 7, fill: stroke }));
-    const label = { class: "name", x: at + (toLeft ? -12 : 12), y: down + 4, "text-anchor": anchor };
-    group.append(make("text", label, row.variant));
+    const from = at + (toLeft ? -12 : 12), length = 7 * row.variant.length; // of a letter of this size, about
+    const left = toLeft ? from - length : from;
+    let below = down + 4;
+    while (taken.some(([x0, x1, line]) => x0 < left + length && left < x1 && Math.abs(line - below) < 13)) below += 13;
+    taken.push([left, left + length, below]);
+    group.append(make("text", { class: "name", x: from, y: below, "text-anchor": anchor }, row.variant));
     chart.append(group);
   }
   return chart;
