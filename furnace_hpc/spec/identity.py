@@ -33,6 +33,7 @@ def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]
     return hashes
 
 
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 _SEED = "\0seed"  # no name, path or word of a config holds a zero byte
 
 
@@ -46,7 +47,8 @@ def _differ_in_seed_alone(one: BaseModel, other: BaseModel) -> bool:
 
 def identity(model: BaseModel) -> dict[str, Any]:
     """The fields of `model` that decide numbers, as plain data, nested."""
-    return {name: _plain(getattr(model, name)) for name in _identity_fields(type(model))}
+    values = vars(model)
+    return {name: _plain(values[name]) for name in _identity_fields(type(model))}
 
 
 @cache
@@ -59,6 +61,8 @@ def _counts(extra: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if value.__class__ in _PLAIN:  # most are; the other questions cost several times as much
+        return value
     if isinstance(value, BaseModel):
         return identity(value)
     if isinstance(value, tuple):
