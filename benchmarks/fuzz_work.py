@@ -28,7 +28,8 @@ from furnace_hpc.cluster.waves import Limits, next_wave
 from furnace_hpc.runs.checkpoint_files import MANIFEST, is_complete, is_visible
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.ledger import read_attempts
-from furnace_hpc.runs.records import last_record, read_metrics, read_result
+from furnace_hpc.runs.metrics import last_record, read_metrics
+from furnace_hpc.runs.records import read_result
 from furnace_hpc.runs.state import read_status
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import load_grid, with_settings

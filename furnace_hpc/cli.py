@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from furnace_hpc import __version__
 from furnace_hpc.runs.folder import explain
@@ -79,5 +78,7 @@ def _print_help() -> None:
 
 
 def _complain(sentence: str) -> None:
+    from rich.console import Console  # nobody waits for it who has nothing to complain about
+
     for line in masked(sentence).splitlines():
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {line}", markup=False)

@@ -25,7 +25,7 @@ from furnace_hpc.cluster.scheduler import require_slurm
 from furnace_hpc.cluster.show import choose_profile
 from furnace_hpc.runs.folder import RunFolder, write_json
 from furnace_hpc.runs.ledger import Attempt, read_attempts
-from furnace_hpc.runs.records import last_record
+from furnace_hpc.runs.metrics import last_record
 from furnace_hpc.runs.state import RunState, read_status
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.files import data_root, runs_root

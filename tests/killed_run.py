@@ -6,7 +6,7 @@ from pathlib import Path
 
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records import read_metrics
+from furnace_hpc.runs.metrics import read_metrics
 from furnace_hpc.spec.config import Resources, RunSpec, TrainConfig
 from furnace_hpc.spec.files import find_file, read_json
 

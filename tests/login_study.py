@@ -16,7 +16,8 @@ from furnace_hpc.cluster.planned import Choices, Plan
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_atomically, write_json
-from furnace_hpc.runs.records import MetricsFile, write_result
+from furnace_hpc.runs.metrics import MetricsFile
+from furnace_hpc.runs.records import write_result
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.grid import Grid

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_atomically, write_json
-from furnace_hpc.runs.records import MetricsFile, RunResult, write_result
+from furnace_hpc.runs.metrics import MetricsFile
+from furnace_hpc.runs.records import RunResult, write_result
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.rows import expand

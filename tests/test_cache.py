@@ -8,7 +8,7 @@ import pytest
 from tables_study import FINGERPRINT, finish, notes, study, troubled
 
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
-from furnace_hpc.runs.records import read_metrics
+from furnace_hpc.runs.metrics import read_metrics
 from furnace_hpc.spec.config import run_ids
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.rows import expand

@@ -4,12 +4,13 @@ import pytest
 from tables_study import complete, finish, notes, result_of, row, study
 
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
+from furnace_hpc.runs.metrics import MetricsFile
 from furnace_hpc.runs.override import read_overrides
-from furnace_hpc.runs.records import MetricsFile
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.rows import expand_rows
 from furnace_hpc.tables.ablation import collect
-from furnace_hpc.tables.cells import all_cells, caption, headings
+from furnace_hpc.tables.captions import caption
+from furnace_hpc.tables.cells import all_cells, headings
 from furnace_hpc.tables.costs import Spent, spent_of
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.records import read_record

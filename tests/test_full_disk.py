@@ -11,7 +11,7 @@ from small_disk import only, small_file_system
 
 from furnace_hpc.runs.checkpoint_files import steps_of
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records import MetricsFile, read_metrics
+from furnace_hpc.runs.metrics import MetricsFile, read_metrics
 from furnace_hpc.runs.verdict import Verdict
 from slurm import wait_until
 

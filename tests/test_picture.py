@@ -14,7 +14,7 @@ from furnace_hpc.cluster.evidence import Evidence
 from furnace_hpc.cluster.overview import Line, overview
 from furnace_hpc.cluster.picture import picture, plain
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.records import last_record
+from furnace_hpc.runs.metrics import last_record
 from furnace_hpc.runs.state import RunState, RunStatus
 
 WIDTHS = (120, 80, 60, 40, 20, 5)

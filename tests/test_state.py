@@ -7,7 +7,8 @@ from login_study import begin, dead_holder, end, finish, specs
 
 from furnace_hpc.runs import ending, host
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.records import last_record, read_metrics, read_result
+from furnace_hpc.runs.metrics import last_record, read_metrics
+from furnace_hpc.runs.records import read_result
 from furnace_hpc.runs.state import ENDED, RunState, read_status
 
 

@@ -14,7 +14,7 @@ from furnace_hpc.cluster.observe import batch_log
 from furnace_hpc.cluster.submission import write_submission
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.records import MetricsFile
+from furnace_hpc.runs.metrics import MetricsFile
 from furnace_hpc.spec.grid import with_settings
 
 DONE, RUNNING, FAILED, NEW = RUNS = [spec.run_id for spec in specs()]

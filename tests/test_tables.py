@@ -13,11 +13,12 @@ from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.tables import statistics
 from furnace_hpc.tables.ablation import collect, differences
-from furnace_hpc.tables.cells import all_cells, caption
+from furnace_hpc.tables.captions import caption
+from furnace_hpc.tables.cells import all_cells
 from furnace_hpc.tables.figures import draw_figures
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.render import to_latex
-from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.table import Ablation, Draw
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_complete_table(whole):
     assert [row.variant for row in whole.rows] == list(BONUS)
     base, full = row(whole, "base"), row(whole, "full")
     values = [accuracy_of(run.spec) for run in base.runs]
-    assert base.values == dict(zip(range(5), values, strict=True))
+    assert base.values == {Draw("", seed): value for seed, value in enumerate(values)}
     assert base.mean == pytest.approx(sum(values) / 5, rel=1e-12)
     assert base.difference is None
     others = [accuracy_of(run.spec) for run in full.runs]
@@ -109,7 +110,7 @@ def test_missing_and_failed_runs_are_named_with_state_and_reason(holes):
 
 
 def test_a_value_that_is_not_finite_is_not_averaged_and_is_named(holes):
-    assert 1 not in row(holes, "consistency_only").values
+    assert Draw("", 1) not in row(holes, "consistency_only").values
     assert re.search(
         r"not in the mean, test/digit/accuracy is not finite: consistency_only-s1-\w{8} \(nan\)", notes(holes)
     )
@@ -119,7 +120,7 @@ def test_differences_pair_seeds_that_both_rows_have(holes):
     difference = row(holes, "consistency_only").difference
     assert difference.n == 2  # its own 0, 2, 4 without the reference's missing 4
     base = row(holes, "base").values
-    expected = [row(holes, "consistency_only").values[seed] - base[seed] for seed in (0, 2)]
+    expected = [row(holes, "consistency_only").values[draw] - base[draw] for draw in (Draw("", 0), Draw("", 2))]
     assert difference.mean == pytest.approx(sum(expected) / 2)
     assert "difference to base over seeds 0, 2, which both rows have" in notes(holes)
     assert row(holes, "specific_only").difference.interval is None

@@ -7,8 +7,9 @@ from test_aggregate import command, submit
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.tables.ablation import collect
-from furnace_hpc.tables.cells import all_cells, caption
-from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.captions import caption
+from furnace_hpc.tables.cells import all_cells
+from furnace_hpc.tables.table import Ablation, Draw
 from furnace_hpc.tables.view import View, look
 
 
@@ -36,8 +37,8 @@ def test_rows_by_a_key_average_within_a_seed_and_pair_by_seed(tmp_path):
     assert ablation.grid.reference == "loss.alpha=0"
     _, runs = study()
     for seed in range(5):
-        assert off.values[seed] == pytest.approx(mean_of(runs, ("base", "specific_only"), seed))
-        assert on.values[seed] == pytest.approx(mean_of(runs, ("consistency_only", "full"), seed))
+        assert off.values[Draw("", seed)] == pytest.approx(mean_of(runs, ("base", "specific_only"), seed))
+        assert on.values[Draw("", seed)] == pytest.approx(mean_of(runs, ("consistency_only", "full"), seed))
     assert (on.n, on.n_expected, len(on.runs), on.difference.n) == (5, 5, 10, 5)
     assert on.difference.mean == pytest.approx(on.mean - off.mean)
     assert [(c.key, c.reference, c.value) for c in on.changes] == [("loss.alpha", 0.0, 0.5)]
@@ -47,7 +48,7 @@ def test_rows_by_a_key_average_within_a_seed_and_pair_by_seed(tmp_path):
 def test_a_seed_that_lacks_a_run_is_left_out_and_not_averaged_over_the_rest(tmp_path):
     ablation = seen(tmp_path, View(by=("loss.alpha",)), without=[("full", 2)])
     on = row(ablation, "loss.alpha=0.5")
-    assert sorted(on.values) == [0, 1, 3, 4]
+    assert sorted(draw.seed for draw in on.values) == [0, 1, 3, 4]
     assert all_cells(ablation)[1].n == "4 of 5"
     assert "missing: full-s2-" in notes(ablation)
 
@@ -56,7 +57,7 @@ def test_where_keeps_runs_and_seeds(tmp_path):
     ablation = seen(tmp_path, View(where=("variant=base", "variant=f*", "seed=0", "seed=3")))
     assert [row.variant for row in ablation.rows] == ["base", "full"]
     assert ablation.grid.seeds == (0, 3)
-    assert list(ablation.rows[1].values) == [0, 3]
+    assert [draw.seed for draw in ablation.rows[1].values] == [0, 3]
     assert ablation.grid.description.endswith("Where variant=base, variant=f*, seed=0, seed=3.")
     assert "16 runs of the grid are not shown: --where leaves them out" in notes(ablation)
     assert "older runs" not in notes(ablation)

@@ -12,7 +12,8 @@ from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.runs.checkpoint_files import complete, describe
 from furnace_hpc.runs.folder import RunFolder, write_atomically, write_json
-from furnace_hpc.runs.records import MetricsFile, write_result
+from furnace_hpc.runs.metrics import MetricsFile
+from furnace_hpc.runs.records import write_result
 from furnace_hpc.spec.config import Resources, RunSpec
 from furnace_hpc.spec.manifest import read_manifest
 

@@ -6,7 +6,7 @@ from login_study import begin, end, finish, grid, planned, specs
 
 from furnace_hpc.cluster.submission import write_submission
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.records import MetricsFile
+from furnace_hpc.runs.metrics import MetricsFile
 
 
 def write(run: RunFolder, attempt: int, steps: range, **more: object) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 from furnace_hpc.cluster.disturb import Disturbance
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import read_attempts
-from furnace_hpc.runs.records import read_metrics, read_result, records_of_attempt
+from furnace_hpc.runs.metrics import read_metrics, records_of_attempt
+from furnace_hpc.runs.records import read_result
 
 CALM = "undisturbed"
 OF_TIME = {"step_time_s", "samples_per_s", "time_unix_s", "attempt"}

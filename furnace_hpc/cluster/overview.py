@@ -10,7 +10,7 @@ from furnace_hpc.cluster.journal import submissions
 from furnace_hpc.cluster.observe import observe
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.ledger import read_attempts
-from furnace_hpc.runs.records import last_record
+from furnace_hpc.runs.metrics import last_record
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.runs.unchanged import while_unchanged
 

@@ -1,15 +1,17 @@
 """Is the data there? Checked before anything is submitted, from manifests and file sizes alone."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.manifest import SAMPLING_WEIGHT, SPLITS, Manifest, check_files, read_manifest
 from furnace_hpc.spec.rows import Row
 
-PACKS_ITSELF = "tridigits"
+PACKS_ITSELF = re.compile(r"tridigits(?:-seed(\d{1,9}))?")  # the number is the data seed that it is drawn with
 NOT_PACKED = "not-packed-yet"
 
 
@@ -17,21 +19,24 @@ def fingerprints(rows: list[Row], data_root: Path, dry_run: bool) -> dict[str, s
     """Data set name -> fingerprint, for every set that a grid's rows use; the default set is packed if need be.
 
     Raises:
-        ConfigError: a set is not packed, is damaged, or lacks what a row wants.
+        ConfigError: a set is not packed, is damaged, or lacks what a row wants; `packs` are not draws of one set.
     """
     manifests: dict[str, Manifest | None] = {}
     for row in rows:
-        name = row.config.data.name
-        if name not in manifests:
-            manifests[name] = _manifest(name, data_root / name, dry_run)
-        if manifest := manifests[name]:
-            _check_row(row.name, row.config, manifest, data_root / name)
+        for name in row.packs:
+            if name not in manifests:
+                manifests[name] = _manifest(name, data_root / name, dry_run)
+            if manifest := manifests[name]:
+                _check_row(row.name, row.config, manifest, data_root / name)
+    for packs in dict.fromkeys(row.packs for row in rows):
+        _check_draws({name: manifest for name in packs if (manifest := manifests[name])})
     return {name: manifest.fingerprint if manifest else NOT_PACKED for name, manifest in manifests.items()}
 
 
 def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
     if not folder.exists():
-        if name != PACKS_ITSELF:
+        itself = PACKS_ITSELF.fullmatch(name)
+        if not itself:
             raise ConfigError(
                 f"data set {name!r} is not packed: there is no folder {folder}; pack it with "
                 f"`python -m furnace_hpc.pack DATASET --out {folder}`"
@@ -39,7 +44,8 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
         if dry_run:
             print(f"data set {name!r} will be packed into {folder} first; run ids are known after that")
             return None
-        command = [sys.executable, "-m", "furnace_hpc.pack", name, "--out", str(folder)]
+        command = [sys.executable, "-m", "furnace_hpc.pack", "tridigits", "--out", str(folder)]
+        command += ["--seed", itself[1]] if itself[1] else []
         if (code := subprocess.run(command).returncode) == 2:
             raise SystemExit(2)  # its one sentence is said
         if code:
@@ -47,6 +53,37 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     return manifest
+
+
+def _check_draws(packs: dict[str, Manifest]) -> None:
+    """Raise ConfigError unless the packs are made alike, but for a seed, and no two of them hold the same."""
+    by_content: dict[str, str] = {}
+    first = next(iter(packs), "")
+    for name, manifest in packs.items():
+        same = by_content.setdefault(manifest.fingerprint, name)
+        if same != name:
+            raise ConfigError(
+                f"packs {same!r} and {name!r} hold the same samples, and would count twice: pack one of them with "
+                f"another --seed, or remove it"
+            )
+        ours, theirs = ({"": of.dataset} | _made(of.preprocessing) for of in (manifest, packs[first]))
+        if other := sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key)):
+            what = f"knob {other[0]}" if other[0] else "data set"
+            raise ConfigError(
+                f"packs {first!r} and {name!r} are no two draws of one data set: {what} is {theirs.get(other[0])!r} in "
+                f"one and {ours.get(other[0])!r} in the other; to compare data, name it by `axes: data.name`"
+            )
+
+
+def _made(knobs: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted knob -> value of everything that made a pack, but for seeds."""
+    flat: dict[str, Any] = {}
+    for key, value in knobs.items():
+        if isinstance(value, dict):
+            flat |= _made(value, f"{prefix}{key}.")
+        elif key != "seed":
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) -> None:

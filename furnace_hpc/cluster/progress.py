@@ -11,7 +11,8 @@ from furnace_hpc.cluster.columns import PICTURE, STATE, duration
 from furnace_hpc.cluster.overview import Line, line_of
 from furnace_hpc.cluster.picture import table
 from furnace_hpc.cluster.planned import Action, Plan, PlannedRun
-from furnace_hpc.runs.records import last_record, read_result
+from furnace_hpc.runs.metrics import last_record
+from furnace_hpc.runs.records import read_result
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
 
 COLUMNS = [column for column in PICTURE if column is not STATE]  # they all run

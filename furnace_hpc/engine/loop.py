@@ -23,7 +23,7 @@ from furnace_hpc.engine.zero import Engine, set_learning_rate
 from furnace_hpc.model.losses import Gather, alone, total_loss
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import EXIT_STOPPED
-from furnace_hpc.runs.records import MetricsFile
+from furnace_hpc.runs.metrics import MetricsFile
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.spec.manifest import SAMPLING_WEIGHT

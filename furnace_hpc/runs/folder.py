@@ -76,7 +76,7 @@ class RunFolder:
 
     def attempt(self, number: int) -> Path:
         """Record of one attempt."""
-        return self.attempts / f"{number}.json"
+        return self.path / f"attempts/{number}.json"  # joined once: status asks for thousands
 
     @property
     def verdicts(self) -> Path:
@@ -93,7 +93,7 @@ class RunFolder:
 
     def metrics(self, attempt: int) -> Path:
         """Metric records of one attempt, JSON lines."""
-        return self.path / "metrics" / f"{attempt}.jsonl"
+        return self.path / f"metrics/{attempt}.jsonl"
 
     def checkpoint(self, step: int) -> Path:
         """A complete checkpoint."""
@@ -105,7 +105,12 @@ class RunFolder:
 
     def log(self, attempt: int, rank: int) -> Path:
         """Log of one rank."""
-        return self.logs / f"{attempt}-{rank}.log"
+        return self.path / self.log_name(attempt, rank)
+
+    @staticmethod
+    def log_name(attempt: int, rank: int) -> str:
+        """Where the log lies in the folder."""
+        return f"logs/{attempt}-{rank}.log"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records import last_record
+from furnace_hpc.runs.metrics import last_record
 from furnace_hpc.runs.unchanged import while_unchanged
 
 BLOCK = 4096  # bytes that are read at one place: longer than any record

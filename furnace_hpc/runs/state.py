@@ -7,7 +7,7 @@ from pathlib import Path
 from furnace_hpc.runs import ending, host
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import Attempt, holder_is_alive, read_attempts
-from furnace_hpc.runs.records import last_record
+from furnace_hpc.runs.metrics import last_record
 from furnace_hpc.runs.unchanged import while_unchanged
 
 

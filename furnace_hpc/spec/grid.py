@@ -43,6 +43,11 @@ class Grid(Config):
         default_factory=dict, description="nodes, processes_per_node, timeout_min, partition"
     )
     seeds: tuple[Seed, ...] = Field(min_length=1, description="each row is trained with each of them")
+    packs: tuple[Name, ...] = Field(
+        default=(),
+        description="packs of one data set, each drawn with a data seed of its own (folders under the data root; "
+        "`tridigits-seed7` packs itself): each row is trained on each of them with each of the seeds",
+    )
     reference: Name = Field(description="the row that differences are taken to")
     sanity: tuple[Name, ...] = Field(
         default=(),
@@ -71,6 +76,8 @@ class Grid(Config):
                 problems.append(f"zip[{number}] needs lists of one length, got {lengths}")
         if len(set(self.seeds)) != len(self.seeds):
             problems.append(f"seeds {list(self.seeds)}: a seed stands twice")
+        if len(set(self.packs)) != len(self.packs):
+            problems.append(f"packs {list(self.packs)}: a pack stands twice")
         swept = [*self.axes, *(key for group in self.zip for key in group)]
         problems += [f"key {key!r} is swept twice" for key in sorted({k for k in swept if swept.count(k) > 1})]
         if problems:

@@ -1,4 +1,4 @@
-"""Expansion: a grid to its rows, and rows x seeds to runs, in a fixed order."""
+"""Expansion: a grid to its rows, and rows x packs x seeds to runs, in a fixed order."""
 
 import itertools
 import re
@@ -20,15 +20,16 @@ MAX_RUNS = 100_000  # a grid beyond this is a slip in its axes
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: a name and what it is trained with (the seed is still the config's own)."""
+    """One row of the table: a name and what it is trained with (seed and pack are still the config's own)."""
 
     name: str
     config: TrainConfig
     resources: Resources
+    packs: tuple[str, ...]  # data sets that it is trained on: one, unless the grid has `packs`
 
 
 def expand(grid: Grid, fingerprints: Mapping[str, str], rows: list[Row] | None = None) -> list[RunSpec]:
-    """All runs of the grid: row by row, and within a row seed by seed.
+    """All runs of the grid: row by row, within a row pack by pack, and on each pack seed by seed.
 
     Args:
         grid: the grid.
@@ -43,11 +44,12 @@ def expand(grid: Grid, fingerprints: Mapping[str, str], rows: list[Row] | None =
         RunSpec.model_construct(  # of parts that have been checked; ten times as fast
             grid=grid.name,
             variant=row.name,
-            config=row.config.model_copy(update={"seed": seed}),
+            config=row.config.model_copy(update={"seed": seed, "data": data}),
             resources=row.resources,
-            data_fingerprint=fingerprints[row.config.data.name],
+            data_fingerprint=fingerprints[data.name],
         )
         for row in rows
+        for data in (row.config.data.model_copy(update={"name": pack}) for pack in row.packs)
         for seed in grid.seeds
     ]
 
@@ -90,7 +92,7 @@ def _combinations(grid: Grid, named: dict[str, Overrides]) -> Iterator[tuple[str
     for group in grid.zip:
         columns = [[(key, value) for value in values] for key, values in group.items()]
         choices.append([dict(pairs) for pairs in zip(*columns, strict=True)])
-    count = len(named) * len(grid.seeds)
+    count = len(named) * len(grid.seeds) * max(1, len(grid.packs))
     for choice in choices:
         count *= len(choice)
     if count > MAX_RUNS:
@@ -111,9 +113,13 @@ def _row(grid: Grid, name: str, overrides: Overrides, files: dict[str, Any]) -> 
         content = _with_deepspeed_file(lay_over(content, {key: value}), files)
     if "seed" in content:
         raise ConfigError("key 'seed' does not belong in a row: list the seeds under `seeds`")
+    if grid.packs:
+        if "name" in content.get("data", {}):
+            raise ConfigError("key 'data.name' does not belong in a row where `packs` lists the data: remove one")
+        content = lay_over(content, {"data.name": grid.packs[0]})
     resources = validate(Resources, content.pop("resources"), "resources")
     config = validate(TrainConfig, content)
-    return Row(name, config, resources)
+    return Row(name, config, resources, grid.packs or (config.data.name,))
 
 
 def _with_deepspeed_file(content: dict[str, Any], files: dict[str, Any]) -> dict[str, Any]:

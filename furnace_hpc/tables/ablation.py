@@ -18,7 +18,7 @@ from furnace_hpc.tables.cache import Records, read_records
 from furnace_hpc.tables.costs import spent_of
 from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.records import Record, read_record
-from furnace_hpc.tables.table import Ablation, Change, Row, Run, values_by_seed
+from furnace_hpc.tables.table import Ablation, Change, Draw, Row, Run, several_packs, units_of, values_by_draw
 
 HowItIs = Callable[[RunFolder], RunStatus]  # by its files alone, or with what Slurm says on top
 
@@ -42,7 +42,7 @@ def collect(
     records = read_records(folder) if records is None else records
     named: dict[str, list[Run]] = {}
     for spec, run_id in zip(runs, run_ids(runs), strict=True):
-        run = as_it_is(spec, folder.run(run_id), records.by_run.get(run_id, Record()), grid.metric, how_it_is)
+        run = as_it_is(spec, folder.run(run_id), records.by_run.get(run_id, Record()), grid, how_it_is)
         named.setdefault(row_name(spec, by), []).append(run)
     _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
     reference = named.get(grid.reference, [])
@@ -51,22 +51,28 @@ def collect(
     return Ablation(grid, rows, make_notes(grid, rows, records, aside), records)
 
 
-def as_it_is(spec: RunSpec, folder: RunFolder, record: Record, metric: str, how_it_is: HowItIs = read_status) -> Run:
+def as_it_is(spec: RunSpec, folder: RunFolder, record: Record, grid: Grid, how_it_is: HowItIs = read_status) -> Run:
     """What is known of one run. A result that cannot be used makes it missing, with the reason."""
+    record, result, status = _believed(folder, record, how_it_is)
+    value = result.metrics.get(grid.metric) if result else None
+    draw = Draw(spec.config.data.name if several_packs(grid) else "", spec.config.seed)
+    return Run(spec, folder, status, result, value, draw, spent_of(record, result), record)
+
+
+def _believed(folder: RunFolder, record: Record, how_it_is: HowItIs) -> tuple[Record, RunResult | None, RunStatus]:
     if record.result is None:
         status = how_it_is(folder)
         if status.state is RunState.DONE:  # it has ended since its files were read: done, not missing
             record = read_record(folder)
         if record.result is None:
-            return Run(spec, folder, status, None, None, spent_of(record, None), record)
+            return record, None, status
     try:
         result = RunResult.model_validate_json(record.result.decode("utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        return _unusable(spec, folder, record, how_it_is, _why_unreadable(error))
+        return record, None, _unusable(how_it_is(folder), _why_unreadable(error))
     if result.run_id != folder.run_id:
-        return _unusable(spec, folder, record, how_it_is, f"result.json is that of {result.run_id}")
-    done = RunStatus(RunState.DONE, result.attempts, result.steps, "")
-    return Run(spec, folder, done, result, result.metrics.get(metric), spent_of(record, result), record)
+        return record, None, _unusable(how_it_is(folder), f"result.json is that of {result.run_id}")
+    return record, result, RunStatus(RunState.DONE, result.attempts, result.steps, "")
 
 
 def row_name(spec: RunSpec, by: tuple[str, ...]) -> str:
@@ -102,10 +108,8 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]
     return tuple(change for change in changes if change.reference != change.value)
 
 
-def _unusable(spec: RunSpec, folder: RunFolder, record: Record, how_it_is: HowItIs, reason: str) -> Run:
-    status = how_it_is(folder)
-    unknown = RunStatus(RunState.UNKNOWN, status.attempt, status.step, reason)
-    return Run(spec, folder, unknown, None, None, spent_of(record, None), record)
+def _unusable(status: RunStatus, reason: str) -> RunStatus:
+    return RunStatus(RunState.UNKNOWN, status.attempt, status.step, reason)
 
 
 def _why_unreadable(error: ValidationError | UnicodeDecodeError) -> str:
@@ -123,9 +127,9 @@ def _row(variant: str, runs: list[Run], reference: list[Run], config: dict[str, 
         changes = tuple(change for change in changes if change.key in by)
     if runs is reference:
         return Row(variant, tuple(runs), changes, None)
-    ours, theirs = values_by_seed(runs), values_by_seed(reference)
-    seeds = [seed for seed in ours if seed in theirs]
-    difference = statistics.paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    ours, theirs = values_by_draw(runs), values_by_draw(reference)
+    both = [draw for draw in ours if draw in theirs]
+    difference = statistics.paired_difference(*(units_of({draw: of[draw] for draw in both}) for of in (ours, theirs)))
     return Row(variant, tuple(runs), changes, difference)
 
 

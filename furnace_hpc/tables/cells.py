@@ -1,27 +1,15 @@
 """What stands in the cells of a table and under it, as plain text; render.py dresses it for each format."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.tables.ablation import word as word  # a value of a config as text
-from furnace_hpc.tables.evidence import UNDERTRAINED, exact_p, in_words, is_significant, p_in_words
+from furnace_hpc.tables.evidence import UNDERTRAINED, exact_p, is_significant, p_in_words
 from furnace_hpc.tables.statistics import Difference
 from furnace_hpc.tables.table import Ablation, Row
 
 DASH = "\u2013"  # for what is missing
-COSTS = {
-    "train_s": "train: seconds in training steps, mean over runs",
-    "wall_s": "wall: seconds from the first attempt's start to the result, mean over runs",
-    "samples_per_s": "samples/s: mean over runs",
-    "samples_per_s_each": "samples/s of one process: mean over runs",
-    "attempts": "attempts: sum over runs, missing ones too",
-    "lost_steps": "lost steps: trained and lost before they were saved, sum over runs",
-    "hours": "hours: processes (GPUs) times hours of all attempts that have ended, missing runs' too",
-    "goodput": "goodput: seconds in steps that count, over seconds of all attempts, mean over finished runs",
-    "peak_memory_gib": "peak: memory of the largest process",
-}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -124,7 +112,7 @@ def _cells(ablation: Ablation, row: Row, mean: str, best: str | None, marks: str
         changes=changes_in_words(row) or DASH,
         n=str(row.n) if row.n == row.n_expected else f"{row.n} of {row.n_expected}",
         mean=mean,
-        spread=f"± {scale.show(row.deviation)}" if row.deviation is not None else "",
+        spread=_spread(row, scale),
         difference="reference" if row is ablation.reference else _difference(ablation, row.difference),
         train_s=_number(costs.train_s, ".1f"),
         samples_per_s=_number(costs.samples_per_s, ".1f"),
@@ -143,6 +131,14 @@ def _cells(ablation: Ablation, row: Row, mean: str, best: str | None, marks: str
     )
 
 
+def _spread(row: Row, scale: Scale) -> str:
+    """Deviation over seeds, and over packs where there are several; empty where there is none."""
+    seeds = f"± {scale.show(row.deviation)}" if row.deviation is not None else ""
+    if row.packs_deviation is None:
+        return seeds
+    return f"{seeds} (seeds) ± {scale.show(row.packs_deviation)} (packs)".removeprefix(" (seeds) ")
+
+
 def changes_in_words(row: Row) -> str:
     """What the row changes in the reference's config, such as `loss.alpha: 0 -> 0.5`."""
     return ", ".join(f"{change.key}: {word(change.reference)} -> {word(change.value)}" for change in row.changes)
@@ -159,61 +155,15 @@ def lettered(ablation: Ablation) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield letter, note.text, note.variants
 
 
-def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
-    """What the numbers under `columns` are, in sentences that claim nothing more than the intervals show."""
-    grid, scale = ablation.grid, scale_of(ablation.grid.metric)
-    split = grid.metric.partition("/")[0]
-    better = "higher" if grid.direction == "max" else "lower"
-    rules = dict.fromkeys(_rule(run.spec.config) for run in ablation.runs)
-    lines = [
-        f"{grid.metric}{scale.unit} on the whole {split} split, {better} is better: "
-        f"mean ± sample standard deviation over n runs (seeds {', '.join(map(str, grid.seeds))}).",
-        f"Measured at {'; or '.join(rules)}.",
-        f"Difference to {grid.reference}: mean over seeds that both rows have, with 95 % paired t interval.",
-        _shown(ablation),
-        *in_words(ablation, starred=any(_is_starred(row.difference, scale) for row in ablation.rows), columns=columns),
-        "Bold: best mean as shown, which alone is no evidence of a difference.",
-    ]
-    if any(len(row.runs) > row.n_expected for row in ablation.rows):
-        lines.insert(1, "A seed's value is the mean over the row's runs with it; a seed that lacks one is left out.")
-    if costs := "; ".join(COSTS[name] for name in columns if name in COSTS):
-        lines.append(f"{costs[0].upper()}{costs[1:]}.")
-    if split == "val":
-        lines.insert(2, "The step was chosen on this same split: the values are optimistic.")
-    return lines
-
-
-def _shown(ablation: Ablation) -> str:
-    """Which intervals exclude zero: the only difference that a table can point at."""
-    compared = [row for row in ablation.rows if row.difference and row.difference.interval]
-    scale = scale_of(ablation.grid.metric)
-    shown = [row.variant for row in compared if row.difference and _excludes_zero(row.difference, scale)]
-    if not compared:
-        return "No row has an interval: the table shows no difference."
-    if not shown:
-        return "No interval excludes zero: the table shows no difference."
-    return (
-        f"The interval excludes zero for {', '.join(shown)} "
-        f"({len(compared)} interval{'s' if len(compared) > 1 else ''}, not corrected for their number)."
-    )
-
-
-def _excludes_zero(difference: Difference, scale: Scale) -> bool:
+def excludes_zero(difference: Difference, scale: Scale) -> bool:
     """Whether the interval lies on one side of zero as it is shown: `[-2.0, 0.0]` does not."""
     low, high = (float(scale.show(bound)) for bound in difference.interval or (0, 0))
     return not low <= 0 <= high
 
 
-def _is_starred(difference: Difference | None, scale: Scale) -> bool:
+def is_starred(difference: Difference | None, scale: Scale) -> bool:
     """Whether it is significant, and its interval as shown says so too."""
-    return difference is not None and is_significant(difference) and _excludes_zero(difference, scale)
-
-
-def _rule(config: TrainConfig) -> str:
-    if config.evaluation.select == "last":
-        return f"the last step ({config.steps})"
-    every = f"looked at every {config.evaluation.every} of {config.steps} steps"
-    return f"the step with the best {config.selection_metric}, {every}"
+    return difference is not None and is_significant(difference) and excludes_zero(difference, scale)
 
 
 def _difference(ablation: Ablation, difference: Difference | None) -> str:
@@ -225,7 +175,7 @@ def _difference(ablation: Ablation, difference: Difference | None) -> str:
     if difference.interval:
         low, high = difference.interval
         text += f" [{scale.show(low)}, {scale.show(high)}]"
-    text += "*" if _is_starred(difference, scale) else ""
+    text += "*" if is_starred(difference, scale) else ""
     return f"{text} ({UNDERTRAINED})" if ablation.stronger_sanity else text
 
 

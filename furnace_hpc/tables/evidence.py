@@ -36,7 +36,8 @@ def in_words(ablation: Ablation, starred: bool, columns: Collection[str]) -> lis
     ]
     numbers = sorted({row.difference.n for row in tested if row.difference and row.difference.sign_flip_p is not None})
     if numbers and "sign_flip_p" in columns:
-        floors = ", ".join(f"{exact_p(statistics.sign_flip_floor(n))} with {n} pairs" for n in numbers)
+        pairs = "packs" if ablation.packs else "pairs"
+        floors = ", ".join(f"{exact_p(statistics.sign_flip_floor(n))} with {n} {pairs}" for n in numbers)
         lines.append(f"Flip: exact paired sign-flip permutation test, not corrected; its p cannot be below {floors}.")
     if "effect" in columns:
         lines.append("Effect: Cohen's d of the paired differences (mean over deviation).")
@@ -49,26 +50,35 @@ def short_caption(ablation: Ablation) -> str:
     """Metric, n and test in one line, for a caption that may be all that is read."""
     numbers = sorted({row.n for row in ablation.rows})
     n = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    n += (
+        f" runs, {len(ablation.grid.seeds)} seeds on each of {len(ablation.packs)} packs"
+        if ablation.packs
+        else " seeds"
+    )
+    spreads = " over seeds and over packs" if ablation.packs else ""
     return (
-        f"{ablation.grid.metric}: mean ± sample standard deviation, n = {n} seeds; difference to "
+        f"{ablation.grid.metric}: mean ± sample standard deviation{spreads}, n = {n}; difference to "
         f"{ablation.grid.reference} with paired t interval (95 %); *: p < .05, paired t test, Holm's correction."
     )
 
 
 def too_few_seeds(row: Row, reference: str) -> str:
-    """How many more seeds would show a difference as large as the one seen; empty where it is shown already."""
-    difference = row.difference
+    """How many more seeds would show a difference as large as the one seen; empty where it is shown already.
+
+    Of a grid with several packs of the data it is packs that are too few.
+    """
+    difference, unit = row.difference, "pack" if row.has_packs else "seed"
     if difference is None or not difference.too_few:
         return ""
     if difference.interval is None:
-        return f"too few seeds to tell it from {reference}: one pair has no interval"
+        return f"too few {unit}s to tell it from {reference}: one pair has no interval"
     if not difference.effect:
         return ""  # no difference was seen at all: no number of seeds would show one
     wanted = f"(paired t test at 5 %, power {statistics.POWER:.0%})".replace("%)", " %)")
     if difference.more_seeds is None:
-        return f"too few seeds to tell it from {reference}, and {statistics.MAX_SEEDS:,} would be too {wanted}"
-    many = f"{difference.more_seeds} more seed{'s' if difference.more_seeds > 1 else ''}"
-    return f"too few seeds to tell it from {reference}: {many} would show a difference as large as this {wanted}"
+        return f"too few {unit}s to tell it from {reference}, and {statistics.MAX_SEEDS:,} would be too {wanted}"
+    many = f"{difference.more_seeds} more {unit}{'s' if difference.more_seeds > 1 else ''}"
+    return f"too few {unit}s to tell it from {reference}: {many} would show a difference as large as this {wanted}"
 
 
 def _lost_to(ablation: Ablation) -> str:

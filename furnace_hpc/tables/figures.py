@@ -127,7 +127,7 @@ def _draw_means(axes: "Axes", ablation: Ablation) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", linewidth=0.4, alpha=0.5)
     axes.set_xlabel(f"{ablation.grid.metric}{scale.unit}")
-    axes.set_title("mean with 95 % interval; dots: seeds", loc="left")
+    axes.set_title(f"mean with 95 % interval; dots: {'runs' if ablation.packs else 'seeds'}", loc="left")
 
 
 def _draw_curves(axes: "Axes", ablation: Ablation, metric: str, curves: Sequence[Curve]) -> None:

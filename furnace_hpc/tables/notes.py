@@ -67,15 +67,17 @@ def _about_reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
         yield Note(f"no difference is given: the reference {grid.reference} has no value")
         return
     for row in rows:
-        pairs = row.difference.n if row.difference else 0
-        if row is not reference and row.n and pairs != max(row.n, reference.n):
-            seeds = ", ".join(str(seed) for seed in row.values if seed in reference.values)
-            both = (
-                f"over seed{'s' if pairs > 1 else ''} {seeds}, which both rows have"
-                if pairs
-                else "not given: no seed in common"
-            )
-            yield Note(f"difference to {grid.reference} {both}", (row.variant,))
+        if row is not reference and row.n and row.values.keys() != reference.values.keys():
+            yield Note(f"difference to {grid.reference} {_in_common(row, reference)}", (row.variant,))
+
+
+def _in_common(row: Row, reference: Row) -> str:
+    both = [draw for draw in row.values if draw in reference.values]
+    if not both:
+        return f"not given: no {'pack and ' if row.has_packs else ''}seed in common"
+    if row.has_packs:
+        return f"over {len(both)} of {row.n_expected} pairs of runs of one pack and one seed, which both rows have"
+    return f"over seed{'s' if len(both) > 1 else ''} {', '.join(str(d.seed) for d in both)}, which both rows have"
 
 
 def _other_data(rows: Sequence[Row]) -> Iterator[Note]:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from furnace_hpc.tables.cells import Cells, all_cells, caption, changes_in_words, headings, lettered, word
+from furnace_hpc.tables.captions import caption
+from furnace_hpc.tables.cells import Cells, all_cells, changes_in_words, headings, lettered, word
 from furnace_hpc.tables.evidence import short_caption
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.table import Ablation, Row, Run
@@ -141,6 +142,7 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
         "n_expected": row.n_expected,
         "mean": row.mean,
         "deviation": row.deviation,
+        **({"n_packs": len(row.units), "packs_deviation": row.packs_deviation} if ablation.packs else {}),
         "mean_low": low,
         "mean_high": high,
         "difference": difference and difference.mean,
@@ -160,11 +162,12 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
 
 
 def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any]) -> dict[str, Any]:
-    result = run.result.model_dump() if run.result else {}
+    result = vars(run.result) if run.result else {}
     own = references | {change.key: change.value for change in row.changes}
     line: dict[str, Any] = {
         "run_id": run.run_id,
         "variant": run.spec.variant,
+        **({"pack": run.draw.pack} if run.draw.pack else {}),
         "seed": run.seed,
         "state": run.status.state,
         "reason": run.status.reason,

@@ -13,7 +13,8 @@ from typing import Any
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import Attempt
-from furnace_hpc.tables.cells import Cells, all_cells, caption, headings, lettered, scale_of, word
+from furnace_hpc.tables.captions import caption
+from furnace_hpc.tables.cells import Cells, all_cells, headings, lettered, scale_of, word
 from furnace_hpc.tables.curves import TRAIN_LOSS, Curve, curves_of, validation_metric
 from furnace_hpc.tables.matrices import consistency, modalities
 from furnace_hpc.tables.table import Ablation, Row, Run
@@ -35,6 +36,7 @@ def to_html(ablation: Ablation) -> str:
         state=state,
         tone="bad" if missing else "good",
         seeds=escape(", ".join(map(str, grid.seeds))),
+        packs=escape(f" · packs {', '.join(ablation.packs)}" if ablation.packs else ""),
         metric=escape(grid.metric),
         reference=escape(grid.reference),
         table=_table(ablation),
@@ -113,6 +115,7 @@ def _run(run: Run) -> dict[str, Any]:
     return {
         "id": run.run_id,
         "seed": run.seed,
+        "pack": run.draw.pack or None,
         "state": status.state.value,
         "reason": status.reason,
         "value": run.value if run.value is None or isfinite(run.value) else str(run.value),
@@ -121,16 +124,16 @@ def _run(run: Run) -> dict[str, Any]:
         "commit": result.commit if result else None,
         "code": result.code_hash if result else None,
         "job": status.job_id,
-        "folder": _place(run.folder),
-        "attempts": [_attempt(attempt, run.folder) for attempt in run.record.ledger()],
+        "folder": (place := _place(run.folder)),
+        "attempts": [_attempt(attempt, place) for attempt in run.record.ledger()],
     }
 
 
-def _attempt(attempt: Attempt, folder: RunFolder) -> list[Any]:
+def _attempt(attempt: Attempt, place: str) -> list[Any]:
     """Number, job id, nodes, seconds, why it ended, last step, log."""
     took_s = None if attempt.end_unix_s is None else round(attempt.end_unix_s - attempt.start_unix_s, 1)
     ended = ": ".join(dict.fromkeys(text for text in (attempt.reason, attempt.error) if text))
-    log = "/".join(folder.log(attempt.attempt, 0).parts[-5:])  # as _place, and two more
+    log = f"{place}/{RunFolder.log_name(attempt.attempt, 0)}"
     return [attempt.attempt, attempt.job_id, attempt.nodelist, took_s, ended, attempt.step, log]
 
 

@@ -40,7 +40,7 @@ def aggregate(
     `accounting` says in words what Slurm knows that attempts took; empty where it knows nothing.
 
     Raises:
-        ConfigError: the grid's metric is in no result; or, with `samples`, is no mean over samples.
+        ConfigError: the grid's metric is in no result; or, with `samples`, is no mean over the same samples.
     """
     ablation = collect(grid, runs, folder, how_it_is, by, aside, records)
     if words := accounting([attempt for run in ablation.runs for attempt in run.record.ledger()]):
@@ -90,7 +90,7 @@ def submitted_runs(grid: Grid, folder: GridFolder, records: Records | None = Non
             f"submit it first with `python -m furnace_hpc.submit --grid {grid.name}`"
         )
     rows = expand_rows(grid)
-    fingerprints = {row.config.data.name: "never submitted" for row in rows}
+    fingerprints = {name: "never submitted" for row in rows for name in row.packs}
     return expand(grid, fingerprints | dict(data), rows)
 
 

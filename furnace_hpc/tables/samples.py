@@ -28,9 +28,15 @@ def over_samples(ablation: Ablation) -> tuple[Note, ...]:
     """What the predictions of all runs say of each row's difference to the reference.
 
     Raises:
-        ConfigError: the table's metric is no accuracy of a split: other metrics are no means over samples.
+        ConfigError: the table's metric is no accuracy of a split: other metrics are no means over samples; or the
+            grid has several packs, whose samples are not the same.
     """
     metric, reference = ablation.grid.metric, ablation.reference
+    if ablation.packs:
+        raise ConfigError(
+            f"--samples: {len(ablation.packs)} packs have samples of their own: look at one with --where "
+            f"data.name={ablation.packs[0]}"
+        )
     split, _, rest = metric.partition("/")
     task, _, name = rest.partition("/")
     if name != "accuracy":
@@ -80,7 +86,7 @@ def bootstrap(pairs: Sequence[tuple["NDArray[np.bool_]", "NDArray[np.bool_]"]]) 
 
 
 def _pairs(row: Row, reference: Row) -> list[tuple[Run, Run]]:
-    """Runs of both rows that have the same seed, where each row has one."""
+    """Runs of both rows that have the same seed, where each row has one; there is one pack."""
     ours, theirs = ({run.seed: run for run in of.runs if len(of.runs) == of.n_expected} for of in (row, reference))
     return [(run, theirs[seed]) for seed, run in ours.items() if seed in theirs]
 

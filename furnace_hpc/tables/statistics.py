@@ -44,6 +44,15 @@ def sample_deviation(values: Sequence[float]) -> float | None:
     return _stdev(values) if len(values) > 1 else None
 
 
+def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
+    """Standard deviation within groups, each about its own mean; None where no group has two values."""
+    several = [group for group in groups if len(group) > 1]
+    if len(several) < 2:
+        return _stdev(several[0]) if several else None
+    degrees = sum(len(group) - 1 for group in several)
+    return math.sqrt(sum((len(group) - 1) * _stdev(group) ** 2 for group in several) / degrees)
+
+
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
     """Two-sided Student t interval of the mean; None of fewer than two values."""
     if len(values) < 2:

@@ -1,11 +1,15 @@
-"""The data of an ablation table. What is missing is None, never a number that stands for it."""
+"""The data of an ablation table. What is missing is None, never a number that stands for it.
 
-from collections.abc import Sequence
+Runs of one pack of the data share its samples, train and test split, and are no independent draws of data. So where a
+grid has several packs, what intervals and tests count are packs: each stands for the mean of its seeds.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records import RunResult
@@ -27,6 +31,13 @@ class Change:
     value: Any
 
 
+class Draw(NamedTuple):
+    """What is drawn anew from run to run of a row; runs of two rows that have the same are a pair."""
+
+    pack: str  # of the data; empty where the grid does not have several
+    seed: int  # of the training
+
+
 @dataclass(frozen=True)
 class Run:
     """One run with what is known of it. No result: it is missing, and `status` says why."""
@@ -36,6 +47,7 @@ class Run:
     status: RunStatus
     result: RunResult | None
     value: float | None  # the table's metric; may be not finite
+    draw: Draw
     spent: Spent = Spent()
     record: Record = Record()  # what its files said
 
@@ -47,12 +59,12 @@ class Run:
     @property
     def seed(self) -> int:
         """Seed of the run."""
-        return self.spec.config.seed
+        return self.draw.seed
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant: its runs in the grid's order of seeds, and its difference to the reference."""
+    """One variant: its runs in the grid's order of packs and seeds, and its difference to the reference."""
 
     variant: str
     runs: tuple[Run, ...]
@@ -60,34 +72,49 @@ class Row:
     difference: statistics.Difference | None  # None for the reference, and without a common seed
 
     @cached_property
-    def values(self) -> dict[int, float]:
-        """Seed -> value of the metric, of the runs that count."""
-        return values_by_seed(self.runs)
+    def values(self) -> dict[Draw, float]:
+        """Draw -> value of the metric, of the runs that count."""
+        return values_by_draw(self.runs)
 
     @cached_property
     def n(self) -> int:
-        """Number of seeds in the mean."""
+        """Number of draws in the mean."""
         return len(self.values)
 
-    @property
+    @cached_property
     def n_expected(self) -> int:
-        """Number of seeds that the grid asks for; each is one run, unless the row holds several variants."""
-        return len({run.seed for run in self.runs})
+        """Number of draws that the grid asks for; each is one run, unless the row holds several variants."""
+        return len({run.draw for run in self.runs})
+
+    @cached_property
+    def units(self) -> list[float]:
+        """What is averaged, and counted by intervals and tests: the seeds' values, or the means of several packs."""
+        return units_of(self.values)
 
     @cached_property
     def mean(self) -> float | None:
         """Mean of the metric."""
-        return statistics.mean(list(self.values.values()))
+        return statistics.mean(self.units)
 
     @cached_property
     def deviation(self) -> float | None:
-        """Sample standard deviation (n-1) of the metric."""
-        return statistics.sample_deviation(list(self.values.values()))
+        """Sample standard deviation (n-1) of the metric over seeds, within a pack."""
+        return statistics.pooled_deviation(by_pack(self.values))
+
+    @cached_property
+    def packs_deviation(self) -> float | None:
+        """Sample standard deviation (n-1) of the packs' means; None where the grid does not have several."""
+        return statistics.sample_deviation(self.units) if self.has_packs else None
+
+    @property
+    def has_packs(self) -> bool:
+        """Whether the grid has several packs of the data."""
+        return bool(self.runs[0].draw.pack)
 
     @cached_property
     def interval(self) -> statistics.Interval | None:
         """95 % t interval of the mean."""
-        return statistics.t_interval(list(self.values.values()))
+        return statistics.t_interval(self.units)
 
     @cached_property
     def missing(self) -> list[Run]:
@@ -145,6 +172,11 @@ class Ablation:
         """The row that differences are taken to."""
         return next((row for row in self.rows if row.variant == self.grid.reference), None)
 
+    @property
+    def packs(self) -> tuple[str, ...]:
+        """The grid's packs of the data; empty where it does not have several."""
+        return several_packs(self.grid)
+
     @cached_property
     def on_gpus(self) -> bool:
         """Whether any attempt was given a GPU."""
@@ -160,10 +192,30 @@ class Ablation:
         return tuple(row.variant for row in rows if row.mean is not None and sign * (row.mean - bar) > 0)
 
 
-def values_by_seed(runs: Sequence[Run]) -> dict[int, float]:
-    """Seed -> value of the metric; the mean, where several runs have the seed. A seed counts when all of them do."""
-    found: dict[int, list[float | None]] = {}
+def several_packs(grid: Grid) -> tuple[str, ...]:
+    """The grid's packs of the data; empty where it does not have several."""
+    return grid.packs if len(grid.packs) > 1 else ()
+
+
+def values_by_draw(runs: Sequence[Run]) -> dict[Draw, float]:
+    """Draw -> value of the metric; the mean, where several runs have the draw. A draw counts when all of them do."""
+    found: dict[Draw, list[float | None]] = {}
     for run in runs:
-        found.setdefault(run.seed, []).append(run.value)
-    finite = {seed: [v for v in values if v is not None and isfinite(v)] for seed, values in found.items()}
-    return {seed: fmean(values) for seed, values in finite.items() if len(values) == len(found[seed])}
+        found.setdefault(run.draw, []).append(run.value)
+    finite = {draw: [v for v in values if v is not None and isfinite(v)] for draw, values in found.items()}
+    return {draw: fmean(values) for draw, values in finite.items() if len(values) == len(found[draw])}
+
+
+def by_pack(values: Mapping[Draw, float]) -> list[list[float]]:
+    """The values of each pack, in their order."""
+    packs: dict[str, list[float]] = {}
+    for draw, value in values.items():
+        packs.setdefault(draw.pack, []).append(value)
+    return list(packs.values())
+
+
+def units_of(values: Mapping[Draw, float]) -> list[float]:
+    """Draws of their own: the values as they are, or the mean of each pack where there are several."""
+    if any(draw.pack for draw in values):
+        return [fmean(of_pack) for of_pack in by_pack(values)]
+    return list(values.values())

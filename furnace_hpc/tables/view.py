@@ -44,6 +44,9 @@ def look(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[RunSpe
             f"let it match those too, or differences have nothing to be taken to"
         )
     changes: dict[str, object] = {"seeds": tuple(seed for seed in grid.seeds if seed in {s.config.seed for s in kept})}
+    if grid.packs:
+        there = {spec.config.data.name for spec in kept}
+        changes["packs"] = () if "data.name" in view.by else tuple(pack for pack in grid.packs if pack in there)
     if view.by:  # rows of several variants: what a sanity row is to be compared with is not a row any more
         changes |= {"reference": row_name(references[0], view.by), "sanity": ()}
     else:

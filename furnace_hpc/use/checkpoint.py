@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from furnace_hpc.runs.checkpoint_files import MANIFEST, is_complete, read_manifest, steps_of
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import read_attempts
+from furnace_hpc.runs.metrics import read_metrics
 from furnace_hpc.runs.override import overridden
-from furnace_hpc.runs.records import RunResult, read_metrics, read_result
+from furnace_hpc.runs.records import RunResult, read_result
 from furnace_hpc.runs.trust import check_trusted
 from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError

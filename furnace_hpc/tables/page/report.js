@@ -63,7 +63,7 @@ function runBlock(run) {
     ["job", code(run.job)],
     ["folder", code(run.folder)],
   ];
-  const title = make("h3", {}, `seed ${run.seed}: ${run.state === "done" ? value : run.state}`);
+  const title = make("h3", {}, `${run.pack ? `${run.pack}, ` : ""}seed ${run.seed}: ${run.state === "done" ? value : run.state}`);
   const none = make("p", { class: "about" }, "no attempt on record");
   const attempts = run.attempts.length ? attemptTable(run.attempts) : none;
   return make("div", { class: "run" }, title, facts(entries), attempts);
@@ -91,9 +91,9 @@ function move(event) {
   const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   const cell = event.target.closest("td, th"), step = steps[event.key];
   if (!step || !cell) return;
-  const visible = [...body.rows].filter((row) => !row.hidden);
-  const row = visible[visible.indexOf(cell.parentNode) + step[0]];
-  const next = row?.cells[cell.cellIndex + step[1]]?.querySelector("button");
+  const visible = [...body.rows].filter((row) => !row.hidden), shown = (cell) => cell.offsetParent;
+  const row = visible[visible.indexOf(cell.parentNode) + step[0]], cells = [...(row?.cells || [])].filter(shown);
+  const next = cells[[...cell.parentNode.cells].filter(shown).indexOf(cell) + step[1]]?.querySelector("button");
   if (!next) return;
   event.preventDefault();
   next.focus();
