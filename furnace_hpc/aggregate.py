@@ -70,6 +70,7 @@ def show_table(
     from furnace_hpc.cluster.accounted import in_words
     from furnace_hpc.cluster.observe import observe_when_asked
     from furnace_hpc.spec.config import run_ids
+    from furnace_hpc.spec.printable import printable
     from furnace_hpc.tables.cache import read_records
     from furnace_hpc.tables.notes import describe
     from furnace_hpc.tables.render import to_terminal
@@ -100,7 +101,7 @@ def show_table(
         return 0
     typer.echo(f"{len(ablation.missing)} of {len(ablation.runs)} runs are missing:", err=True)
     for run in ablation.missing:
-        typer.echo(f"  {describe(run)}", err=True)
+        typer.echo(f"  {printable(describe(run))}", err=True)
     return 1
 
 

@@ -14,6 +14,7 @@ import typer
 from furnace_hpc import __version__
 from furnace_hpc.runs.folder import explain
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.printable import printable
 from furnace_hpc.spec.secrets import masked
 
 COMMANDS = {
@@ -81,4 +82,4 @@ def _complain(sentence: str) -> None:
     from rich.console import Console  # nobody waits for it who has nothing to complain about
 
     for line in masked(sentence).splitlines():
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {line}", markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {printable(line)}", markup=False)

@@ -48,12 +48,12 @@ def main(
     if write:
         check_new(write, over)
     root, on_slurm = runs_root(runs_dir), has_slurm() and not here_
+    profile = _find_profile(cluster) if cluster not in ("auto", "local") or on_slurm else None
     _say(not json_, "looking at this machine ...")
     sections = _this_machine(root, on_slurm or node.in_job())
     facts: SlurmFacts | None = None
     if on_slurm:
         _say(not json_, "asking Slurm ...")
-        profile = _find_profile(cluster)
         facts = _ask(profile, write, partition)
         if facts is None:
             mend = "use a login node, or try again: `scontrol ping`"
@@ -64,8 +64,6 @@ def main(
                 _say(not json_, f"waiting for a job on a compute node, {node.WAIT_S} s at most ...")
                 sections += node.node_sections(profile, root)
     elif not here_:
-        if cluster not in ("auto", "local"):
-            load_profile(cluster)
         sections.append(Section("Slurm", (Check("sbatch", "ok", "not on PATH: runs wait in a queue on this machine"),)))
     _show(sections, json_)
     if write:

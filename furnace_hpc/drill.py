@@ -27,6 +27,7 @@ from furnace_hpc.runs.folder import RunFolder, write_json
 from furnace_hpc.runs.ledger import Attempt, read_attempts
 from furnace_hpc.runs.metrics import last_record
 from furnace_hpc.runs.state import RunState, read_status
+from furnace_hpc.runs.trust import keep_private
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.files import data_root, runs_root
 
@@ -74,6 +75,7 @@ def main(
         require_slurm(profile.name)
     chosen = _chosen(profile, only or [])
     drawn = random.SystemRandom().randrange(10_000) if seed is None else seed
+    keep_private(profile.group)
     place = runs_root(runs_dir) / "drills" / time.strftime("%Y%m%d-%H%M%S")
     grid = _write_grid(place, chosen, steps, profile)
     print(f"drill on {profile.name}, seed {drawn}: {len(chosen) + 1} runs of {steps} steps in {place}", flush=True)

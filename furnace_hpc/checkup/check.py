@@ -1,10 +1,13 @@
 """One line of a check-up, and how lines are printed."""
 
 import json
+import subprocess
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
+
+from furnace_hpc.spec.printable import printable
 
 Level = Literal["ok", "warn", "fail"]
 WIDTH, NAME_WIDTH = 80, 19
@@ -35,7 +38,7 @@ def look(name: str, *ways: Callable[[], Check | list[Check]]) -> Section:
     for way in ways:
         try:
             found = way()
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:  # one that hangs, too
             what = way.__name__.replace("_", " ") if hasattr(way, "__name__") else "a check"
             found = Check(what, "warn", f"could not be looked at: {error}", "look at it by hand")
         checks += found if isinstance(found, list) else [found]
@@ -91,4 +94,6 @@ def _lines(check: Check, colour: bool) -> list[str]:
 
 def _wrapped(text: str) -> list[str]:
     width = WIDTH - (2 + 4 + 2 + NAME_WIDTH + 1)
-    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]
+    return textwrap.wrap(printable(" ".join(text.split())), width, break_on_hyphens=False, break_long_words=False) or [
+        ""
+    ]

@@ -106,13 +106,13 @@ def _needed() -> Check:
 def text_encoding() -> Check:
     """Names and logs are UTF-8."""
     asked = next((f"{n}={os.environ[n]}" for n in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(n)), "none set")
-    mend = "export LC_ALL=C.UTF-8"
+    mend, before = "export LC_ALL=C.UTF-8", locale.setlocale(locale.LC_ALL)
     try:
         locale.setlocale(locale.LC_ALL, "")
     except locale.Error:
         return Check("locale", "warn", f"{asked}: this machine does not have it", mend)
     finally:
-        locale.setlocale(locale.LC_ALL, "C.UTF-8")
+        locale.setlocale(locale.LC_ALL, before)
     encoding = sys.getfilesystemencoding()
     if encoding.lower() != "utf-8":
         return Check("locale", "warn", f"{asked}: files are named in {encoding}", mend)

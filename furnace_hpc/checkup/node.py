@@ -32,6 +32,8 @@ def node_sections(profile: ClusterProfile | None, root: Path) -> list[Section]:
     except subprocess.TimeoutExpired:
         found = f"no answer within {WAIT_S + WORK_S} s"
         return [Section(TITLE, (Check("job", "warn", found, "give it again later, or leave it out with --no-job"),))]
+    except OSError as error:
+        return [Section(TITLE, (Check("job", "fail", f"srun cannot be started: {error.strerror}", "is it on PATH?"),))]
     start = done.stdout.find("{")
     try:
         return from_json(done.stdout[start:] if start >= 0 else "", before=f"{TITLE}: ")

@@ -9,6 +9,7 @@ from rich.text import Text
 from furnace_hpc.cluster.overview import Line
 from furnace_hpc.runs.loss_curve import loss_curve
 from furnace_hpc.runs.state import RunState
+from furnace_hpc.spec.printable import printable
 
 BAR, CURVE = 12, 12  # characters
 STYLES = {
@@ -99,7 +100,7 @@ def _story(line: Line) -> Text:
 
 
 def _in_one_line(words: str) -> Text:
-    return Text(" ".join(words.split()))
+    return Text(printable(" ".join(words.split())))
 
 
 RUN = Column("run", lambda line: Text(line.run_id), least=20)

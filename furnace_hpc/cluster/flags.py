@@ -32,7 +32,11 @@ def array_parameters(
         "ntasks_per_node": shape.processes_per_node,
         "signal_delay_s": profile.signal_delay_s,
         "srun_args": _srun_args(profile),
-        "setup": [*_private(profile, submission, code), *_site_setup(profile), *_begin(submission, array.base, code)],
+        "setup": [
+            *_private(profile, submission, code),
+            *_site_setup(profile),
+            *_begin(profile, submission, array.base, code),
+        ],
         "teardown": _decide(code),
         "additional_parameters": {"array": f"{ranges(array.indices)}%{parallel}", "requeue": True},
     }
@@ -126,36 +130,56 @@ def _private(profile: ClusterProfile, submission: Path, code: Path) -> list[str]
     grid = submission.parent.parent
     folders = (grid.parent, grid, code.parent, submission.parent, submission)
     files = (submission / name for name in ("payload.pkl", "profile.json", "rows.jsonl", "specs.jsonl"))
-    bits = f"-perm {'/002' if profile.group else '/022'}"
-    changed, replaced = f"'(' ! -uid $UID -o {bits} ')'", f"'(' ! -uid $UID ! -uid 0 -o {bits} ! -perm -1000 ')'"
+    others, bits = _others(profile)
+    changed, replaced = f"'(' {others} -o {bits} ')'", f"'(' {others} ! -uid 0 -o {bits} ! -perm -1000 ')'"
     return [
         "umask 007" if profile.group else "umask 077",
         f"export {GROUP_ACCESS}=1" if profile.group else f"unset {GROUP_ACCESS}",
         "changeable=$(exec 2>&1",
         f"  find {_quoted(*files)} -maxdepth 0 {changed} -print -quit",
         f"  find {_quoted(*folders)} -maxdepth 0 {replaced} -print -quit",
-        f"  find {_quoted(code)} '(' ! -uid $UID -o ! -type l {bits} ')' -print -quit)",
-        '[ -z "$changeable" ] || { echo "furnace: other users can change this, or own it, so nothing of it is run:"'
-        ' "$changeable: if nobody has changed it, chmod go-w it"; exit 1; }',
+        f"  find {_quoted(code)} '(' {others} -o ! -type l {bits} ')' -print -quit)",
+        _REFUSE,
     ]
+
+
+_REFUSE = (
+    '[ -z "$changeable" ] || { echo "furnace: other users can change this, or own it, so nothing of it is run:"'
+    ' "$changeable: if nobody has changed it, chmod go-w it"; exit 1; }'
+)
+
+
+def _others(profile: ClusterProfile) -> tuple[str, str]:
+    """What `find` calls another owner, and what may be written by others; the group's own where it is trusted."""
+    if not profile.group:
+        return "! -uid $UID", "-perm /022"
+    mine = "$(printf ' ! -gid %s' $(id -G))"
+    return f"! -uid $UID{mine}", f"'(' -perm /002 -o -perm /020{mine} ')'"
 
 
 def _quoted(*paths: Path) -> str:
     return " ".join(shlex.quote(str(path)) for path in paths)
 
 
-def _begin(submission: Path, base: int, code: Path) -> list[str]:
-    """Begin the attempt of this element's row; there is nothing to do where the run is done already."""
+def _begin(profile: ClusterProfile, submission: Path, base: int, code: Path) -> list[str]:
+    """Begin the attempt of this element's row; there is nothing to do where the run is done already.
+
+    The payload is copied anew, over whatever has that name; a run that goes on may have older code, which is looked at.
+    """
+    others, bits = _others(profile)
     folder, script = shlex.quote(str(submission)), shlex.quote(str(code / BATCH))
     row = f'"$(({base} + SLURM_ARRAY_TASK_ID))"'
     return [
         'id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
-        f'cp -n {folder}/payload.pkl {folder}/"$id"_submitted.pkl',
+        f'cp --remove-destination {folder}/payload.pkl {folder}/"$id"_submitted.pkl',
         f'begun=$(python3 -S {script} begin-row {folder} {row} "$id" $$)',
         "rc=$?",
         f'[ "$rc" = {EXIT_DONE_ALREADY} ] && exit 0',
         '[ "$rc" = 0 ] || exit "$rc"',
         'eval "$begun"',
+        f'changeable=$(exec 2>&1; [ "$FURNACE_CODE" = {_quoted(code)} ] ||',
+        f"""  find "$FURNACE_CODE" '(' {others} -o ! -type l {bits} ')' -print -quit)""",
+        _REFUSE,
         "export FURNACE_RUN_DIR FURNACE_ATTEMPT FURNACE_CODE",
         *_code_exports("$FURNACE_CODE"),
     ]

@@ -14,6 +14,7 @@ from furnace_hpc.runs.host import START_S
 from furnace_hpc.runs.trust import check_trusted
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.secrets import Masking
 
 
 class Rank(NamedTuple):
@@ -91,12 +92,16 @@ def _cores() -> str:
 
 
 def _write_to(log: Path) -> None:
-    """Send this process's output, and that of its libraries and children, to the rank's log."""
+    """Send this process's output, and that of its libraries and children, to the rank's log.
+
+    What looks like a secret is masked in all that Python prints; what children and C libraries write is not.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    sys.stdout, sys.stderr = Masking(sys.stdout), Masking(sys.stderr)
 
 
 if __name__ == "__main__":

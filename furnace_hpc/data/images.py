@@ -13,6 +13,8 @@ from furnace_hpc.data.refusals import Unusable
 Fit = Literal["crop", "stretch"]
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _BACKGROUND = (255, 255, 255, 255)
+# By content, not by name. Not all that Pillow knows: of EPS it has Ghostscript make a picture, a program of its own.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 
 
 class ImageKnobs(BaseModel):
@@ -32,13 +34,21 @@ def read_image(path: Path, knobs: ImageKnobs) -> NDArray[np.uint8]:
         Unusable: the file is missing, empty, truncated or no image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             # A JPEG decoder can leave out what the resizing would throw away; never below twice the final size.
             image.draft(image.mode, (2 * knobs.size, 2 * knobs.size))
             return fit_image(to_rgb(ImageOps.exif_transpose(image)), knobs)
     except FileNotFoundError:
         raise Unusable("missing") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        RuntimeError,
+        Image.DecompressionBombError,
+        MemoryError,
+    ) as error:
         raise Unusable(_why(path, error), str(error).replace(str(path), path.name)) from None
 
 

@@ -15,7 +15,9 @@ from furnace_hpc.data.preprocess import log_mel, mfcc, num_frames
 from furnace_hpc.data.refusals import Unusable
 
 Wave = NDArray[np.float32]
-_BLOCK = 1 << 20  # samples read at a time
+_BLOCK = 1 << 20  # values read at a time
+# Values of one sound, 1 GiB: hours of silence take few bytes of FLAC, and a damaged header makes hours of a second.
+_MOST = 1 << 28
 _UNKNOWN_SIZES = (0, 0xFFFF_FFFF)  # what writers to a pipe leave in a RIFF header
 
 
@@ -81,17 +83,26 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
         raise Unusable("truncated", f"{len(values)} of {promised} samples")
     if not np.isfinite(values).all():
         raise Unusable("not finite")
+    if len(values) * knobs.sample_rate_hz > _MOST * rate:  # of a damaged header, mostly
+        raise Unusable(
+            "unreadable", f"{len(values):,} samples at {rate:,} Hz are {len(values) / rate / 3600:,.0f} hours"
+        )
     mono = values.mean(axis=1) if knobs.channels == "mean" else values[:, 0]
     if rate != knobs.sample_rate_hz:
         mono = soxr.resample(mono, rate, knobs.sample_rate_hz)
+        if len(mono) == 0:
+            raise Unusable("empty", f"{len(values):,} samples at {rate:,} Hz are no sound")
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
 def _read_all(file: soundfile.SoundFile) -> NDArray[np.float32]:
     """All samples [S, channels] that there are; what a header promises is not believed, a damaged one says anything."""
-    blocks = []
-    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+    blocks, left = list[NDArray[np.float32]](), _MOST // file.channels
+    while len(block := file.read(max(1, _BLOCK // file.channels), dtype="float32", always_2d=True)):
         blocks.append(block)
+        left -= len(block)
+        if left < 0:
+            raise ValueError(f"more than {_MOST // file.channels:,} samples")
     return np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
 
 

@@ -37,7 +37,7 @@ class TokenReader:
 
     def save(self, path: Path) -> None:
         """Write it as one tokenizer.json, which gives the same ids."""
-        self._tokenizer.save(str(path))
+        path.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
 
     @property
     def dtype(self) -> str:

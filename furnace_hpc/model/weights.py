@@ -40,7 +40,13 @@ def trained(kind: Any, modality: str, config: ModelConfig, made: Mapping[str, di
         return kind(kind.config_class.from_dict(made[modality]), **more)
     try:
         model, loading = kind.from_pretrained(
-            name, local_files_only=True, output_loading_info=True, dtype=torch.float32, **dropout_of(config), **more
+            name,
+            local_files_only=True,
+            use_safetensors=True,  # its other format is a pickle
+            output_loading_info=True,
+            dtype=torch.float32,
+            **dropout_of(config),
+            **more,
         )
     except (OSError, ValueError) as error:
         what = "has no model that can be read" if Path(name).is_dir() else "is no folder, and not in the hub's cache"

@@ -3,6 +3,8 @@
 On a shared file system whoever can write a file that is unpickled, or replace it in its folder, runs code as its reader.
 So such a file is opened only when it and every folder up to the runs' root belong to the reader (folders also to root)
 and nobody else may write them. POSIX access lists are seen too: their mask stands in the group's bits.
+
+Where a profile says `group: true`, what belongs to one of the reader's groups is as good as the reader's own.
 """
 
 import os
@@ -33,13 +35,14 @@ def check_trusted(path: Path, root: Path) -> None:
 
     Raises:
         ConfigError: a file belongs to another user, a folder to neither this user nor root, either may be written by
-            the group (unless FURNACE_GROUP_ACCESS=1) or others, or `path` leads out of `root`.
+            the group, or by others, or `path` leads out of `root`. With FURNACE_GROUP_ACCESS=1 the group may write, and
+            other users own, what belongs to one of this user's groups.
         FileNotFoundError: there is no such path.
     """
     real, top = path.resolve(strict=True), root.resolve(strict=True)
     if not real.is_relative_to(top):
         raise ConfigError(f"{path} leads out of {root}, to {real}: nothing out there is loaded; copy it to its place")
-    chains = {folder for end in (Path(os.path.abspath(path)), real) for folder in _upwards(end, top)}
+    chains = {folder for end in (path.absolute(), real) for folder in _upwards(end, top)}
     for folder in sorted(chains):
         check_entry(folder)
     if real.is_dir():
@@ -62,15 +65,15 @@ def check_entry(path: Path) -> None:
     """As `check_trusted`, of one file or folder alone."""
     facts = path.lstat()
     is_folder, mine = stat.S_ISDIR(facts.st_mode), os.getuid()
-    if facts.st_uid != mine and not (is_folder and facts.st_uid == 0):
+    of_group = os.environ.get(GROUP_ACCESS) == "1" and facts.st_gid in (os.getegid(), *os.getgroups())
+    if facts.st_uid != mine and not of_group and not (is_folder and facts.st_uid == 0):
         raise ConfigError(
             f"{path} belongs to user {_name(facts.st_uid)}, not to {_name(mine)}: what it holds could run anything as "
             f"you, so it is not loaded; if you trust it, make a copy of your own, or chown {_name(mine)} {path}"
         )
     if stat.S_ISLNK(facts.st_mode):  # it cannot be written, only replaced, and for that its folder counts
         return
-    group = 0 if os.environ.get(GROUP_ACCESS) == "1" else stat.S_IWGRP
-    if not facts.st_mode & (group | stat.S_IWOTH):
+    if not facts.st_mode & (stat.S_IWOTH if of_group else stat.S_IWGRP | stat.S_IWOTH):
         return
     if is_folder and facts.st_mode & stat.S_ISVTX:  # as /tmp: others can add to it, and replace nothing of this user's
         return

@@ -11,6 +11,7 @@ from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.fields import Config, Name, Seed
 from furnace_hpc.spec.files import find_file, parse_value, read_yaml
 from furnace_hpc.spec.problems import validate
+from furnace_hpc.spec.secrets import find_secret
 
 Overrides = dict[str, Any]
 
@@ -116,6 +117,8 @@ def with_settings(grid: Grid, settings: list[str]) -> Grid:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set got {setting!r}, wanted key=value, for example --set optimizer.lr=1e-3")
+        if find_secret(setting) is not None:
+            raise ConfigError(f"--set {key}: its value looks like a secret, and would be copied to scripts and reports")
         if key in swept:
             raise ConfigError(f"--set {key}: the grid sweeps this key; narrow its axis in a copy of the grid file")
         if key == "seed":

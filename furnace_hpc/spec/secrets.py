@@ -2,12 +2,14 @@
 
 import os
 import re
+import threading
 from collections.abc import Iterator
+from typing import Any, TextIO
 
 MASK = "[masked]"
 _SHORTEST = 8  # of a value that stands in the environment: shorter ones are words
 _NAMED = re.compile(
-    r"""(?P<name>(?:token|secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|private[_-]?key)(?![a-z])
+    r"""(?P<name>(?:token|secret|passw(?:or)?d|passphrase|credential|api[_-]?key|access[_-]?key|private[_-]?key)(?![a-z])
     ["']?\s*[=:]\s*["']?)(?P<value>(?![$/~\[])[^\s"',;|&<>]{8,})""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -16,7 +18,10 @@ _SHAPED = re.compile(
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{15,}\.[\w-]{10,}\.[\w-]*"
     r"|\bhttps?://[^\s/:@]+:[^\s/@]{4,}@|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-_NAME = re.compile(r"(token|secret|passw(or)?d|credential|api_?key|access_?key|private_?key)(?![a-z])", re.IGNORECASE)
+_NAME = re.compile(
+    r"(token|secret|passw(or)?d|passphrase|credential|api_?key|access_?key|private_?key)(?![a-z])|_(jwt|pass|pwd|pat|key)$",
+    re.IGNORECASE,
+)
 
 
 def find_secret(text: str) -> int | None:
@@ -37,3 +42,38 @@ def _of_environment() -> Iterator[str]:
     for name, value in os.environ.items():
         if _NAME.search(name) and len(value) >= _SHORTEST and not value.startswith("/"):
             yield value
+
+
+class Masking:
+    """A text stream that masks each line before it is written: what libraries print goes into logs through it.
+
+    A line that has no end yet waits for it, or for a flush; each thread has its own. All else is the stream's.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._begun = stream, threading.local()
+
+    def write(self, text: str) -> int:
+        """Write whole lines, and keep the rest."""
+        lines, newline, rest = (self._unfinished() + text).rpartition("\n")
+        self._begun.text = rest
+        if newline:
+            self._stream.write(masked(lines) + newline)
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        """Write several texts."""
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        """Write what is kept of this thread's line."""
+        if unfinished := self._unfinished():
+            self._begun.text = ""
+            self._stream.write(masked(unfinished))
+        self._stream.flush()
+
+    def _unfinished(self) -> str:
+        return getattr(self._begun, "text", "")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

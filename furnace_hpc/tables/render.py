@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from furnace_hpc.spec.printable import printable
 from furnace_hpc.tables.captions import caption
 from furnace_hpc.tables.cells import Cells, all_cells, changes_in_words, headings, lettered, word
 from furnace_hpc.tables.evidence import short_caption
@@ -118,7 +119,7 @@ def to_terminal(ablation: Ablation) -> "Group":
     if (more := len(ablation.rows) - TERMINAL_ROWS) > 0:
         lines.insert(0, f"{more:,} more rows are in the files.")
     lines += [f"({letter}) {text}" if letter else text for letter, text, _ in lettered(ablation)]
-    return Group(table, *[Text(line) for line in lines])
+    return Group(table, *[Text(printable(line)) for line in lines])
 
 
 def _texts(cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bold: str, mark: str) -> list[str]:

@@ -2,10 +2,10 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
@@ -13,6 +13,7 @@ from rich.progress import Progress
 from furnace_hpc.data.sample import Values
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import MODALITIES
+from furnace_hpc.spec.printable import printable
 from furnace_hpc.use.predictor import Answer, Predictor, TaskAnswer
 
 SHOWN = 5
@@ -39,7 +40,7 @@ def answer_file(
     """
     failed = 0
     with path.open("rb") as file:
-        total = sum(1 for _ in file)
+        total = sum(1 for _ in _lines(file))
     console = Console(file=errors, soft_wrap=True, highlight=False)
     with (
         path.open("rb") as file,
@@ -53,7 +54,7 @@ def answer_file(
             for row in batch:
                 if row.values is None:
                     failed += 1
-                    console.print(f"error: {path.name}:{row.line}: {row.problem}", markup=False)
+                    console.print(f"error: {printable(f'{path.name}:{row.line}: {row.problem}')}", markup=False)
                     if as_json:
                         print(json.dumps(_head(row) | {"error": row.problem}), file=out)
                 elif as_json:
@@ -73,7 +74,7 @@ def to_text(answer: Answer, modalities: tuple[str, ...], top: int | None) -> str
     lines = [f"from {', '.join(answer.modalities)}" + (f"; without {', '.join(absent)}" if absent else "")]
     for name, task in answer.tasks.items():
         lines.append(f"{name}: {_labels(task)}" + ("" if task.threshold is None else f" (above {task.threshold:.3f})"))
-        shown = list(task.probabilities.items())[: top or SHOWN]
+        shown = [(printable(label), p) for label, p in list(task.probabilities.items())[: top or SHOWN]]
         width = max(len(label) for label, _ in shown)
         lines += [f"  {label:<{width}}  {100 * probability:5.1f} %" for label, probability in shown]
     return "\n".join(lines)
@@ -94,9 +95,17 @@ def content(answer: Answer, top: int | None) -> dict[str, Any]:
     return {"modalities": list(answer.modalities), "tasks": tasks}
 
 
-def _rows(predictor: Predictor, lines: Iterable[bytes], folder: Path) -> Iterator[Row]:
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The file's lines; of one that is too long its beginning, so that no more of it is ever in memory."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        yield line
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES + 1)
+
+
+def _rows(predictor: Predictor, file: BinaryIO, folder: Path) -> Iterator[Row]:
     """The samples of the lines; empty lines are none."""
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
         row: dict[str, Any] = {}
@@ -111,7 +120,7 @@ def _rows(predictor: Predictor, lines: Iterable[bytes], folder: Path) -> Iterato
 
 def _parsed(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
-        raise ConfigError(f"{len(line):,} bytes, wanted at most {MAX_LINE_BYTES:,}")
+        raise ConfigError(f"a line of more than {MAX_LINE_BYTES:,} bytes")
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -126,7 +135,7 @@ def _head(row: Row) -> dict[str, Any]:
 
 
 def _name(row: Row) -> str:
-    return str(row.line if row.id is None else row.id)
+    return printable(str(row.line if row.id is None else row.id))
 
 
 def _in_short(answer: Answer, top: int | None) -> str:
@@ -134,10 +143,10 @@ def _in_short(answer: Answer, top: int | None) -> str:
     parts = []
     for name, task in answer.tasks.items():
         shown = list(task.probabilities.items())[: top or 1]
-        likely = ", ".join(f"{label} {100 * probability:.1f} %" for label, probability in shown)
+        likely = ", ".join(f"{printable(label)} {100 * probability:.1f} %" for label, probability in shown)
         parts.append(f"{name}: {likely}" if task.threshold is None else f"{name}: {_labels(task)} [{likely}]")
     return "; ".join(parts)
 
 
 def _labels(task: TaskAnswer) -> str:
-    return ", ".join(task.labels) or "none"
+    return printable(", ".join(task.labels)) or "none"

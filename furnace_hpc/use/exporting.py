@@ -4,9 +4,11 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -61,7 +63,7 @@ def export(
     aside = out.with_name(f"{out.name}.tmp-{nonce}")
     try:
         aside.mkdir(parents=True)
-        save_file(weights, aside / WEIGHTS)
+        _save(weights, aside / WEIGHTS)
         if words:
             words.save(aside / TOKENIZER)
         _write_config(aside, exported)
@@ -174,6 +176,15 @@ def _write_config(folder: Path, exported: Exported) -> Exported:
     return exported
 
 
+def _save(weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(weights, path)
+    except SafetensorError as error:  # its own error where the disk is full, say
+        raise ConfigError(
+            f"{path} cannot be written ({error}): free some space there, or choose another --out"
+        ) from None
+
+
 def _check_equal(folder: Path, weights: dict[str, Tensor]) -> None:
     """Raise ConfigError unless the file holds the very weights that were read."""
     again = load_file(folder / WEIGHTS)
@@ -198,8 +209,8 @@ def _compare(predictor: Predictor, checkpoint: Checkpoint, place: Path) -> str:
         columns, own = open_columns(place).split("test"), np.load(path, allow_pickle=False)
         samples = [stored_row(predictor, columns, row) for row in range(min(COMPARED_ROWS, len(columns["present"])))]
         ids, logits = own["sample_id"], {task.name: own[f"logits.{task.name}"] for task in checkpoint.config.tasks}
-    except (ConfigError, OSError, ValueError, KeyError) as error:
-        return f"not compared with the run's own ({str(error).splitlines()[0]})"
+    except (ConfigError, OSError, ValueError, LookupError, EOFError, BadZipFile) as error:
+        return f"not compared with the run's own ({path.name}: {' '.join(str(error).split())})"
     if not np.array_equal(ids[: len(samples)], columns["sample_id"][: len(samples)]):
         return "not compared with the run's own: its test samples are in another order here"
     made, tolerance = predictor.logits(samples), OWN_TOLERANCE[checkpoint.config.deepspeed.precision]

@@ -22,7 +22,7 @@ from furnace_hpc.data.sample import Array, Values
 from furnace_hpc.data.tokens import load_tokenizer
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.manifest import MODALITIES
-from furnace_hpc.use.exported import Deployed, Exported, load_network, read_exported
+from furnace_hpc.use.exported import CONFIG, Deployed, Exported, load_network, read_exported
 from furnace_hpc.use.recipe import Recipe
 
 
@@ -66,12 +66,29 @@ class Predictor:
             ConfigError: it is no exported model, is damaged, or there is no such device.
         """
         folder = Path(folder)
-        exported = read_exported(folder)
-        tokenizer = None
-        if "text" in exported.modalities:
-            tokenizer = load_tokenizer(str(folder), exported.data.columns["text"].shape[0])
-        model = Deployed(load_network(folder, exported), exported)
-        return cls(exported, model, Recipe(exported.data, tokenizer), _device(device))
+        exported, where, tokenizer = read_exported(folder), _device(device), None
+        try:
+            if "text" in exported.modalities:
+                tokenizer = load_tokenizer(str(folder), exported.data.columns["text"].shape[0])
+            model = Deployed(load_network(folder, exported), exported)
+            predictor = cls(exported, model, Recipe(exported.data, tokenizer), where)
+            predictor._try_out()
+        except ConfigError:
+            raise
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"{folder / CONFIG} describes no network that answers ({type(error).__name__}: {reason}): export again"
+            ) from None
+        return predictor
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -132,6 +149,13 @@ class Predictor:
         with torch.inference_mode():
             logits = self.model(inputs, lengths, columns["present"].bool())
         return {task: values.cpu() for task, values in logits.items()}
+
+    def _try_out(self) -> None:
+        """Answer for a sample of zeros: what a config says of shapes and types may not fit together."""
+        values: Values = {"present": np.ones(len(self.modalities), np.uint8)}
+        for name in self.modalities:
+            values |= self.recipe.blank(name)
+        self.predict_many([values])
 
     @property
     def _tasks(self) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 B batch, M modalities, T tokens.
 """
 
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ def make_program(model: Deployed, exported: Exported, path: Path) -> Program:
         ConfigError: it cannot be made, or differs from the network by more than the tolerance.
     """
     try:
-        _write(model, exported, path)
+        content = _traced(model, exported)
     except Exception as error:  # the tracer's errors have no class of their own
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"torch.export cannot trace this network ({reason}): leave --format out") from error
+    path.write_bytes(content)
     tolerance = TOLERANCE[exported.config.deepspeed.precision]
     difference = largest_difference(model, exported, path)
     if not difference <= tolerance:
@@ -42,14 +44,17 @@ def make_program(model: Deployed, exported: Exported, path: Path) -> Program:
     return Program(tolerance=tolerance, difference=difference)
 
 
-def _write(model: Deployed, exported: Exported, path: Path) -> None:
+def _traced(model: Deployed, exported: Exported) -> bytes:
+    """The program's file, made in memory: where torch itself writes to a full disk, it aborts the process."""
     inputs, lengths, present = random_inputs(exported, 2, seed=0)
     batch = {0: Dim("batch", min=1)}
     shapes = dict.fromkeys(inputs, batch), dict.fromkeys(lengths, batch), batch
     with torch.no_grad():
         program = torch.export.export(model, (inputs, lengths, present), dynamic_shapes=shapes)
     program.example_inputs = None  # they would be a pickle in the file
-    torch.export.save(program, path)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
 
 
 def largest_difference(model: Deployed, exported: Exported, path: Path) -> float:

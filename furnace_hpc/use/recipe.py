@@ -5,6 +5,7 @@ C channels, H height, W width, K coefficients, F frames, T tokens.
 
 import stat
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -108,8 +109,8 @@ class Recipe:
         if not isinstance(array, np.ndarray):
             path = _regular_file(modality, given)
             try:
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (ValueError, EOFError, OSError) as error:
+                array = np.lib.format.open_memmap(path, mode="r")  # np.load would open a zip, too
+            except (ValueError, EOFError, OSError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
                 raise Unusable("unreadable", str(error).replace(str(path), path.name)) from None
         if array.shape != shape or array.dtype.kind not in "uif":
             raise Unusable("unreadable", f"{array.dtype} {array.shape}, wanted numbers of shape {shape}")
