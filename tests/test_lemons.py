@@ -1,7 +1,5 @@
 """Nodes on which attempts ended again and again get no more of a grid's runs."""
 
-from dataclasses import replace
-
 import pytest
 from login_study import begin, grid, planned, specs
 
@@ -49,7 +47,7 @@ def attempt(nodelist: str, reason: str, *blamed: str) -> Attempt:
     ],
 )
 def test_a_node_is_a_lemon_after_so_many_failures(attempts, after, found):
-    attempts = [replace(a, nodelist=a.nodelist.replace("[a]", "a")) for a in attempts]
+    attempts = [a.model_copy(update={"nodelist": a.nodelist.replace("[a]", "a")}) for a in attempts]
     assert lemons(attempts, after) == found
 
 

@@ -181,7 +181,7 @@ def _attempt(path: str, number: int) -> bytes:
     """The record of one attempt as JSON; an unreadable one counts as not ended."""
     content = _read(f"{path}/attempts/{number}.json") or b""
     try:
-        _attempt_type().validate_json(content)
+        Attempt.model_validate_json(content)
     except ValidationError:
         return b'{"attempt":%d}' % number
     return content
@@ -198,11 +198,6 @@ def _read(path: str) -> bytes | None:
             return file.read()
     except FileNotFoundError:
         return None
-
-
-@cache
-def _attempt_type() -> TypeAdapter[Attempt]:
-    return TypeAdapter(Attempt)
 
 
 @cache
