@@ -1,6 +1,7 @@
 """Turn finished runs into tables and figures: `python -m furnace_hpc.aggregate --grid NAME_OR_PATH`."""
 
 import gc
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -85,6 +86,7 @@ def show_table(
     if grid.settings:
         settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
         grid = grid.model_copy(update={"description": f"{grid.description} With {settings}.".strip()})
+    view = replace(view, by=view.by or grid.by)
     records = read_records(folder)
     everything = submitted_runs(grid, folder, records)
     shown, runs = look(grid, everything, view)

@@ -95,7 +95,9 @@ def test_the_caption_says_how_many_of_each_and_every_output_has_the_packs(tmp_pa
         ["a", "0"],
         ["a", "1"],
     ]
-    assert "seeds 0, 1 · packs a, b, c" in to_html(ablation)
+    page = to_html(ablation)
+    assert "seeds 0, 1 · packs a, b, c" in page
+    assert page.count('"pack":"a"') == 4
 
 
 def test_a_missing_run_leaves_its_pair_out_and_is_named(tmp_path):

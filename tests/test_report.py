@@ -140,11 +140,22 @@ def test_a_phone_scrolls_in_one_direction_and_dark_is_dark(page):
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.set_viewport_size({"width": 400, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 400
+    page.locator("#table tbody th button", has_text="full").focus()
+    page.keyboard.press("ArrowRight")  # over what a phone does not show
+    assert page.evaluate("document.activeElement.textContent") == "5"
+    labels = [label.bounding_box() for label in page.locator("svg .mark text.name").all()]
+    assert len(labels) >= 4
+    assert not any(overlap(one, other) for at, one in enumerate(labels) for other in labels[:at])
     page.emulate_media(color_scheme="dark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert dark != light
     page.get_by_label("Light or dark").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == light
+
+
+def overlap(one: dict, other: dict) -> bool:
+    sides = (("x", "width"), ("y", "height"))
+    return all(one[at] < other[at] + other[size] and other[at] < one[at] + one[size] for at, size in sides)
 
 
 def test_the_order_of_files_and_where_they_lie_change_no_byte(folder, tmp_path):

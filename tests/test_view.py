@@ -1,9 +1,13 @@
 """Another look at a grid: another metric, rows by a key, some of the runs."""
 
+import re
+
 import pytest
+from pydantic import ValidationError
 from tables_study import BONUS, accuracy_of, finish, notes, row, study
 from test_aggregate import command, submit
 
+from furnace_hpc.aggregate import show_table
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.tables.ablation import collect
@@ -72,6 +76,32 @@ def test_another_metric_brings_its_direction(tmp_path):
     assert seen(tmp_path, View(direction="min")).grid.direction == "min"
     with pytest.raises(ConfigError, match="'test/digit/f1' is in no result.*test/digit/accuracy"):
         seen(tmp_path, View(metric="test/digit/f1"))
+
+
+def test_columns_and_rows_come_from_the_grid_file(tmp_path):
+    grid, runs = study(columns=["metric", "hours", "n", "changes"], by=["loss.alpha"])
+    folder = GridFolder(tmp_path / "runs" / "study")
+    submit(grid, runs, folder)
+    for spec in runs:
+        finish(spec, folder)
+    assert show_table(grid, folder, tmp_path / "out", figures=False) == 0
+    head, rule, first, second = [
+        line for line in (tmp_path / "out" / "table.md").read_text().splitlines() if line.startswith("|")
+    ]
+    assert head == "| variant | accuracy (%) | GPU-hours | n | change to loss.alpha=0 |"
+    assert rule == "| :-- | --: | --: | --: | :-- |"
+    assert (first.split()[1], second.split()[1]) == ("loss.alpha=0", "loss.alpha=0.5")
+    tex = (tmp_path / "out" / "table.tex").read_text()
+    assert r"\begin{tabular}{lrrrl}" in tex
+    assert r"variant & accuracy (\%) & GPU-hours & n & change to loss.alpha=0 \\" in tex
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert re.findall('<th scope="col" data-column="([a-z_]+)"', page) == ["variant", "metric", "hours", "n", "changes"]
+    assert show_table(grid, folder, tmp_path / "other", figures=False, view=View(by=("loss.beta",))) == 0
+    assert "loss.beta=0.3" in (tmp_path / "other" / "table.md").read_text()
+    with pytest.raises(ValidationError, match="columns"):
+        study(columns=["hours", "metrics"])
+    with pytest.raises(ValidationError, match="a column stands twice"):
+        study(columns=["hours", "hours"])
 
 
 @pytest.mark.parametrize(

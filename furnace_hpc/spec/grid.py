@@ -14,6 +14,24 @@ from furnace_hpc.spec.problems import validate
 from furnace_hpc.spec.secrets import find_secret
 
 Overrides = dict[str, Any]
+ColumnName = Literal[
+    "changes",
+    "n",
+    "metric",
+    "difference",
+    "holm_p",
+    "sign_flip_p",
+    "effect",
+    "train_s",
+    "wall_s",
+    "samples_per_s_each",
+    "peak_memory_gib",
+    "attempts",
+    "lost_steps",
+    "hours",
+    "goodput",
+    "num_parameters",
+]
 
 
 class Ablate(Config):
@@ -56,6 +74,12 @@ class Grid(Config):
     )
     metric: str = Field(description="<split>/<task>/<metric> of the table")
     direction: Literal["max", "min"] = Field(default="max", description="which way is better")
+    columns: tuple[ColumnName, ...] = Field(
+        default=(), description="columns of the table after the row's name, in this order; none: all that there are"
+    )
+    by: tuple[str, ...] = Field(
+        default=(), description="dotted keys whose values make the rows of the table; none: each variant is one"
+    )
     variants: dict[Name, Overrides] = Field(default_factory=dict, description="row name -> overrides by dotted keys")
     ablate: Ablate | None = Field(default=None, description="rows made from factors")
     axes: dict[str, list[Any]] = Field(default_factory=dict, description="dotted key -> values; all combinations")
@@ -79,6 +103,8 @@ class Grid(Config):
             problems.append(f"seeds {list(self.seeds)}: a seed stands twice")
         if len(set(self.packs)) != len(self.packs):
             problems.append(f"packs {list(self.packs)}: a pack stands twice")
+        if len(set(self.columns)) != len(self.columns):
+            problems.append(f"columns {list(self.columns)}: a column stands twice")
         swept = [*self.axes, *(key for group in self.zip for key in group)]
         problems += [f"key {key!r} is swept twice" for key in sorted({k for k in swept if swept.count(k) > 1})]
         if problems:

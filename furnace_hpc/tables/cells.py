@@ -1,6 +1,6 @@
 """What stands in the cells of a table and under it, as plain text; render.py dresses it for each format."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,8 +63,15 @@ def scale_of(metric: str) -> Scale:
     return PERCENT if metric.rsplit("/", 1)[-1].startswith(("accuracy", "f1")) else PLAIN
 
 
-def headings(ablation: Ablation) -> dict[str, str]:
-    """Column -> its title."""
+def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
+    """Column -> its title: those that the grid names, else the `usual` ones, else all."""
+    titles = _titles(ablation)
+    if ablation.grid.columns:
+        return {name: titles[name] for name in ("variant", *ablation.grid.columns)}
+    return {name: title for name, title in titles.items() if not usual or name in usual}
+
+
+def _titles(ablation: Ablation) -> dict[str, str]:
     scale = scale_of(ablation.grid.metric)
     return {
         "variant": "variant",

@@ -22,6 +22,7 @@ RESULT_COLUMNS = (
     *("num_parameters", "world_size", "num_threads", "device", "precision", "zero_stage"),
     *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
 )
+WORDS = ("variant", "changes")  # columns of words; all others are numbers
 TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "train_s", "hours")
 TERMINAL_ROWS = 200  # more is not read from a terminal
 LATEX_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "sign_flip_p", "train_s")  # what a text column holds
@@ -61,7 +62,7 @@ def to_markdown(ablation: Ablation) -> str:
     titles = headings(ablation)
     lines = [f"**{_markdown(ablation.grid.description)}**\n"] if ablation.grid.description else []
     lines.append(f"| {' | '.join(_markdown(title) for title in titles.values())} |")
-    lines.append(f"| :-- | :-- | {' | '.join('--:' for _ in range(len(titles) - 2))} |")
+    lines.append(f"| {' | '.join(':--' if name in WORDS else '--:' for name in titles)} |")
     for cells in all_cells(ablation):
         texts = _texts(cells, titles, _markdown, bold="**{}**", mark="<sup>{}</sup>")
         lines.append(f"| {' | '.join(texts)} |")
@@ -74,12 +75,12 @@ def to_markdown(ablation: Ablation) -> str:
 
 def to_latex(ablation: Ablation) -> str:
     """A LaTeX table with its caption and notes; needs the package booktabs."""
-    titles = {name: title for name, title in headings(ablation).items() if name in LATEX_COLUMNS}
+    titles = headings(ablation, LATEX_COLUMNS)
     body = [
         " & ".join(_texts(cells, titles, _latex, bold=r"\textbf{{{}}}", mark=r"\textsuperscript{{{}}}")) + r" \\"
         for cells in all_cells(ablation)
     ]
-    rows = [(row.variant, changes_in_words(row)) for row in ablation.rows]
+    rows = [(row.variant, changes_in_words(row)) for row in ablation.rows if "changes" not in titles]
     below = [*caption(ablation, titles), *(f"{variant}: {changes}." for variant, changes in rows if changes)]
     notes = [rf"\textsuperscript{{{letter}}} " * bool(letter) + _latex(text) for letter, text, _ in lettered(ablation)]
     return "\n".join(
@@ -89,7 +90,7 @@ def to_latex(ablation: Ablation) -> str:
             r"\centering\footnotesize\setlength{\tabcolsep}{2.5pt}",
             rf"\caption{{{_latex(f'{ablation.grid.description or ablation.grid.name} {short_caption(ablation)}')}}}",
             rf"\label{{tab:{ablation.grid.name}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
+            rf"\begin{{tabular}}{{{''.join('l' if name in WORDS else 'r' for name in titles)}}}",
             r"\toprule",
             " & ".join(_latex(title) for title in titles.values()) + r" \\",
             *[r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\par\smallskip"],
@@ -108,10 +109,10 @@ def to_terminal(ablation: Ablation) -> "Group":
     from rich.table import Table
     from rich.text import Text
 
-    titles = {name: title for name, title in headings(ablation).items() if name in TERMINAL_COLUMNS}
+    titles = headings(ablation, TERMINAL_COLUMNS)
     table = Table(title=Text(ablation.grid.description or ablation.grid.name), title_justify="left", box=SIMPLE)
     for name, title in titles.items():
-        table.add_column(Text(title), justify="left" if name == "variant" else "right")
+        table.add_column(Text(title), justify="left" if name in WORDS else "right")
     for cells in all_cells(ablation)[:TERMINAL_ROWS]:
         texts = _texts(cells, titles, str, bold="{}", mark=" ({})")
         table.add_row(*[Text(text) for text in texts], style="bold" if cells.best else "")

@@ -17,11 +17,11 @@ from furnace_hpc.tables.captions import caption
 from furnace_hpc.tables.cells import Cells, all_cells, headings, lettered, scale_of, word
 from furnace_hpc.tables.curves import TRAIN_LOSS, Curve, curves_of, validation_metric
 from furnace_hpc.tables.matrices import consistency, modalities
+from furnace_hpc.tables.render import WORDS
 from furnace_hpc.tables.table import Ablation, Row, Run
 
 PAGE = files("furnace_hpc.tables") / "page"
 SCRIPTS = ("charts.js", "curves.js", "report.js")
-TEXTS = ("variant", "changes")  # columns of words; all others are numbers
 
 
 def to_html(ablation: Ablation) -> str:
@@ -60,7 +60,7 @@ def _table(ablation: Ablation) -> str:
 
 
 def _cell(cells: Cells, name: str) -> str:
-    kind = ' class="text"' if name in TEXTS else ""
+    kind = ' class="text"' if name in WORDS else ""
     if name == "variant":
         marks = f"<sup>{escape(cells.marks)}</sup>" if cells.marks else ""
         return f'<th scope="row" class="text">{escape(cells.variant)}{marks}</th>'

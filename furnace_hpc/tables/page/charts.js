@@ -156,7 +156,7 @@ function costChart(data, width, show, open, name, has) {
     const from = at + (toLeft ? -12 : 12), length = 7 * row.variant.length; // of a letter of this size, about
     const left = toLeft ? from - length : from;
     let below = down + 4;
-    while (taken.some(([x0, x1, line]) => x0 < left + length && left < x1 && Math.abs(line - below) < 13)) below += 13;
+    while (taken.some(([x0, x1, line]) => x0 < left + length && left < x1 && Math.abs(line - below) < 16)) below += 16;
     taken.push([left, left + length, below]);
     group.append(make("text", { class: "name", x: from, y: below, "text-anchor": anchor }, row.variant));
     chart.append(group);
