@@ -1,6 +1,7 @@
 """The parts of a check-up: disks, versions, what torch says, the page, the job, and a machine without Slurm."""
 
 import json
+import locale
 import os
 import re
 import shutil
@@ -153,6 +154,66 @@ def test_a_check_that_raises_costs_no_other():
 
     section = look("X", broken, lambda: Check("fine", "ok", "yes"))
     assert [check.level for check in section.checks] == ["warn", "ok"]
+
+
+def test_a_command_that_hangs_costs_its_own_line(tmp_path, monkeypatch):
+    (tmp_path / "quota").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "quota").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(disk, "QUOTA_TIMEOUT_S", 0.2)
+    checks = look("Disk", *disk.disk_checks(tmp_path, on_slurm=False)).checks
+    assert [check.level for check in checks if check.name == "quotas"] == ["warn"]
+    assert {"file system", "disk speed", "free space"} <= {check.name for check in checks}
+
+
+def test_a_locale_that_is_not_there_is_told_even_where_c_utf_8_is_not(monkeypatch):
+    real = locale.setlocale
+
+    def without(category, wanted=None):
+        if wanted in ("", "C.UTF-8"):
+            raise locale.Error("unsupported locale setting")
+        return real(category, wanted)
+
+    monkeypatch.setattr(locale, "setlocale", without)
+    monkeypatch.setenv("LC_ALL", "xx_XX")
+    assert here.text_encoding() == Check(
+        "locale", "warn", "LC_ALL=xx_XX: this machine does not have it", "export LC_ALL=C.UTF-8"
+    )
+
+
+def test_a_node_job_without_srun_is_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [section] = node.node_sections(PROFILE, tmp_path)
+    assert (section.checks[0].level, section.checks[0].found) == (
+        "fail",
+        "srun cannot be started: No such file or directory",
+    )
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_root_that_one_may_not_make_fails_and_costs_no_page(tmp_path):
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    child = os.fork()
+    if not child:
+        code = 2
+        try:
+            for place in (tmp_path.parent, *tmp_path.parent.parents):
+                place.chmod(place.stat().st_mode | 0o011)
+            tmp_path.chmod(0o711)
+            os.setuid(65534)
+            root = tmp_path / "theirs" / "runs"
+            checks = look("Disk", *disk.disk_checks(root, on_slurm=False)).checks
+            found = next(check for check in checks if check.name == "runs' root")
+            code = 0 if found.level == "fail" and "cannot be written by you" in found.found else 3
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_others_have_named_moves_no_cursor_on_the_page():
+    text = page([Section("Disk", (Check("file system", "ok", "nfs at /\x1b]0;x\x07y", "ask\x9b2J"),))], colour=False)
+    assert "\\x1b]0;x\\x07y" in text
+    assert text.replace("\n", "").isprintable()
 
 
 def test_the_page_is_80_columns_wide_and_json_comes_back():

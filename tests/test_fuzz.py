@@ -1,6 +1,8 @@
 """A short run of benchmarks/fuzz.py, and the inputs that are known to have hurt somebody."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 from furnace_hpc.cluster.journal import Submission
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import parse_value, read_json, read_yaml
+from furnace_hpc.spec.grid import load_grid, with_settings
+from furnace_hpc.spec.printable import printable
 from furnace_hpc.spec.secrets import MASK, find_secret, masked
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -118,6 +122,67 @@ def test_values_of_the_environment_are_masked(monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "correct-horse-battery")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     assert masked("it said correct-horse-battery; false") == f"it said {MASK}; false"
+
+
+@pytest.mark.parametrize("name", ["DB_PASS", "MYSQL_PWD", "GH_PAT", "SLURM_JWT", "WANDB_KEY", "MY_PASSPHRASE"])
+def test_variables_that_are_called_as_secrets_are(monkeypatch, name):
+    monkeypatch.setenv(name, "correct-horse-battery")
+    assert masked("it said correct-horse-battery") == f"it said {MASK}"
+
+
+@pytest.mark.parametrize("name", ["OLDPWD", "PWD", "PASSED", "PATH_MARK", "TOKENIZERS_PARALLELISM", "KEYBOARD"])
+def test_variables_that_are_called_otherwise_are_none(monkeypatch, name):
+    monkeypatch.setenv(name, "correct-horse-battery")
+    assert masked("it said correct-horse-battery") == "it said correct-horse-battery"
+
+
+def test_a_setting_that_looks_like_a_secret_is_refused(monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "correct-horse-battery")
+    for value in (HF, "correct-horse-battery", "https://me:hunter2@host/x"):
+        with pytest.raises(ConfigError, match="looks like a secret") as refused:
+            with_settings(load_grid("smoke"), [f"model.text_weights={value}"])
+        assert value not in str(refused.value)
+
+
+SPEAKS = """
+import logging, os, sys, threading, warnings
+from pathlib import Path
+from furnace_hpc.cluster.task import _write_to
+_write_to(Path(sys.argv[1]))
+secret = os.environ["MY_API_KEY"]
+print("first", secret, sep="=")
+print("api_key", "=", sep="", end="")
+print("0123456789abcdef")
+sys.stderr.write(secret[:7]); sys.stderr.write(secret[7:] + "\\r50 %"); sys.stderr.flush()
+print()
+logging.warning("logged %s", secret)
+warnings.warn("warned " + secret)
+thread = threading.Thread(target=lambda: print("thread", secret)); thread.start(); thread.join()
+print("grün", sys.stdout.encoding, sys.stdout.fileno(), flush=True)
+raise RuntimeError("raised " + secret)
+"""
+
+
+def test_what_libraries_print_in_a_rank_is_masked_in_its_log(tmp_path):
+    log = tmp_path / "logs" / "1-0.log"
+    environment = os.environ | {"MY_API_KEY": "correct-horse-battery"}
+    done = subprocess.run([sys.executable, "-c", SPEAKS, log], env=environment, capture_output=True, check=False)
+    text = log.read_text()
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    assert "correct-horse-battery" not in text
+    assert "0123456789abcdef" not in text
+    lines = text.splitlines()
+    assert lines[0] == f"first={MASK}"
+    assert lines[1] == f"api_key={MASK}"
+    for words in ("logged", "warned", "thread", "raised"):
+        assert f"{words} {MASK}" in text
+    assert "50 %" in lines
+    assert "grün utf-8 1" in text
+
+
+def test_words_from_elsewhere_move_no_cursor():
+    assert printable("grün, 5 % 日本") == "grün, 5 % 日本"
+    assert printable("\x1b[2Ja\nb\r\x9bc\u202ed\ud800") == "\\x1b[2Ja\\nb\\r\\x9bc\\u202ed\\ud800"
 
 
 def test_lines_of_a_journal_that_are_none_count_for_nothing(tmp_path):

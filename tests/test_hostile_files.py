@@ -198,7 +198,7 @@ def test_torn_predictions_of_a_run_are_said_and_cost_nothing_else(tmp_path, run,
 
 @pytest.mark.parametrize(("free_kib", "with_program"), [(8, False), (84, False), (100, True)])
 def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(tmp_path, run, monkeypatch, free_kib, with_program):
-    # Tracing takes ten seconds; what counts is that torch gives bytes: its own zip writer aborts where the disk is full.
+    # Tracing takes ten seconds; what counts is that torch gives bytes: its own zip writer aborts on a full disk.
     monkeypatch.setattr(program, "_traced", lambda model, exported: bytes(200_000))
     with small_file_system(tmp_path / "small") as disk, only(disk, free_kib):
         with pytest.raises((ConfigError, OSError), match="No space left"):  # cli makes one sentence of both

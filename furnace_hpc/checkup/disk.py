@@ -35,6 +35,7 @@ SLOW_MB_S, SLOW_SYNC_MS = 50.0, 100.0
 FEW_BYTES, TOO_FEW_BYTES = 20e9, 1e9  # a checkpoint of the article's network has 3 GB
 FEW_INODES, TOO_FEW_INODES = 20_000, 500  # a run has about thirty files
 NEARLY_FULL = 0.9
+QUOTA_TIMEOUT_S = 20  # it asks file servers, of which one may be away
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,8 @@ def check_quotas(text: str | None) -> list[Check]:
 def _says_quota() -> str | None:
     if shutil.which("quota") is None:
         return None
+    command = ["quota", "-w", "-p"]  # it exits with 1 where one is used up
     done = subprocess.run(
-        ["quota", "-w", "-p"], capture_output=True, text=True, errors="replace", timeout=20, check=False
-    )  # it exits with 1 where one is used up
+        command, capture_output=True, text=True, errors="replace", timeout=QUOTA_TIMEOUT_S, check=False
+    )
     return done.stdout
