@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 some runs failed or are missing, or the cluster is away; 2
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -57,6 +58,9 @@ def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) 
 
 def furnace() -> NoReturn:
     """The `furnace` console script: `furnace COMMAND ...` is `python -m furnace_hpc.COMMAND ...`."""
+    os.environ.setdefault(
+        "PYTHONSAFEPATH", "1"
+    )  # else what is called torch.py in the working directory is a child's torch
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in {"-h", "--help"}:
         _print_help()

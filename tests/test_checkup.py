@@ -245,6 +245,7 @@ def test_a_job_that_says_nothing_is_told(monkeypatch, stderr, level):
 def test_the_job_asks_as_the_profile_says():
     wide = PROFILE.model_copy(update={"setup": ("module load x",), "account": "lab", "gpu_flag": "gres"})
     command = node.srun_command(wide, Path("/r"))
+    assert "-P" in command  # a torch.py in the working directory is not the node's torch
     assert {"--partition=a100", "--account=lab", "--gres=gpu:a100:1", "--time=5", "--immediate=60"} <= set(command)
     assert "module load x" in command[command.index("-c") + 1]
     assert not [part for part in node.srun_command(None, Path("/r")) if part.startswith(("--gres", "--gpus"))]

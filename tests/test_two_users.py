@@ -3,13 +3,17 @@
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from login_study import grid, planned
 from test_batch_script import execute
 
+from furnace_hpc.cluster.environment import scrubbed
 from furnace_hpc.cluster.flags import _others
 from furnace_hpc.cluster.profile import ClusterProfile
+from furnace_hpc.cluster.submission import write_submission
 from furnace_hpc.runs.trust import GROUP_ACCESS, check_trusted
 from furnace_hpc.spec.errors import ConfigError
 
@@ -94,6 +98,15 @@ def test_a_payload_that_was_planted_for_an_element_is_not_what_runs(tmp_path):
     assert (copied.read_bytes(), copied.stat().st_uid) == (b"payload", 0)
 
 
+def test_a_folder_of_submissions_in_which_others_can_write_takes_none(tmp_path):
+    plan = planned(tmp_path, grid(), ClusterProfile(name="c", executor="local"))
+    first = write_submission(plan).path
+    first.parent.chmod(0o775)
+    with pytest.raises(ConfigError, match=r"submissions may be written by its group.*chmod go-w"):
+        write_submission(plan)
+    assert list(first.parent.iterdir()) == [first]
+
+
 def test_older_code_that_a_run_goes_on_with_is_looked_at_too(tmp_path):
     """The rows name another snapshot than the submission's own, as those of runs do that began before an edit."""
     older: list[Path] = []
@@ -113,3 +126,20 @@ def test_older_code_that_a_run_goes_on_with_is_looked_at_too(tmp_path):
     assert "nothing of it is run" in done.stdout
     assert not (tools / "ranks").exists()
     assert stat.S_IMODE(run.attempt(1).stat().st_mode) == 0o600
+
+
+def test_modules_in_the_working_directory_are_no_childs(tmp_path):
+    """/tmp, say, where anybody can put a torch.py."""
+    planted = tmp_path / "statistics.py"
+    planted.write_text("raise SystemExit('planted')")
+    script = (
+        "import subprocess, sys; sys.argv = ['furnace', '--version']; from furnace_hpc.cli import furnace\n"
+        "try: furnace()\n"
+        "except SystemExit: sys.exit(subprocess.run([sys.executable, '-m', 'statistics']).returncode)\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    child = [sys.executable, "-P", "-c", script]
+    assert subprocess.run(child, cwd=tmp_path, env=kept, capture_output=True).returncode == 0
+    bare = [sys.executable, "-m", "statistics"]
+    assert subprocess.run(bare, cwd=tmp_path, env=kept, capture_output=True).stderr == b"planted\n"
+    assert "PYTHONSAFEPATH" not in scrubbed({"PYTHONSAFEPATH": "1"})

@@ -63,7 +63,7 @@ def srun_command(profile: ClusterProfile | None, root: Path) -> list[str]:
             one = f"{profile.gpu_type}:1" if profile.gpu_type else "1"
             flags.append(f"--gres=gpu:{one}" if profile.gpu_flag == "gres" else f"--gpus-per-node={one}")
         python, setup = profile.python or python, profile.setup
-    here = [python, "-m", "furnace_hpc.doctor", "--here", "--json", "--runs-root", str(root.absolute())]
+    here = [python, "-P", "-m", "furnace_hpc.doctor", "--here", "--json", "--runs-root", str(root.absolute())]
     if not setup:
         return ["srun", *flags, *here]
     script = "\n".join(["set -e", *setup, "set +e", 'exec "$@"'])  # as the batch script runs them

@@ -20,7 +20,7 @@ from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.state import close_open_attempt, read_status
-from furnace_hpc.runs.trust import check_trusted
+from furnace_hpc.runs.trust import check_entry, check_trusted
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.grid import Grid
 
@@ -87,6 +87,8 @@ def write_submission(plan: Plan) -> Submission:
         raise ConfigError("the code was changed since the plan was made: give the command again")
     for snapshot in {run.facts["snapshot"] for run in plan.to_do} - {plan.snapshot}:
         check_trusted(plan.folder.code / snapshot, plan.folder.path.parent)  # of runs that began with older code
+    if plan.folder.submissions.exists():  # whoever may write there could put another payload in this one's place
+        check_entry(plan.folder.submissions)
     write_atomically(plan.folder.grid, _yaml(plan.grid.model_copy(update={"settings": {}})))
     for run in plan.to_do:
         close_open_attempt(run.folder, run.status)
