@@ -15,6 +15,7 @@ from test_doctor import PROFILE
 
 from furnace_hpc.checkup import device, disk, here, node
 from furnace_hpc.checkup.check import Check, Section, as_json, from_json, look, page, worst
+from furnace_hpc.runs.trust import GROUP_ACCESS
 
 GIB = 2**30
 MOUNTS = """\
@@ -83,6 +84,25 @@ def test_a_runs_root_that_others_can_write_fails_with_the_mend(tmp_path):
         f"if nobody has changed it: chmod go-w {tmp_path}".removeprefix("if nobody has changed it: "),
     )
     assert disk.check_permissions(tmp_path / "new", tmp_path).level == "ok"
+
+
+def test_grids_in_which_others_can_put_what_is_executed_fail_with_one_mend(tmp_path, monkeypatch):
+    root = tmp_path / "runs"
+    for name in ("code", "submissions"):
+        (root / "study" / name).mkdir(parents=True)
+    assert disk.check_permissions(root, root).level == "ok"
+    (root / "study" / "code").chmod(0o775)
+    check = disk.check_permissions(root, root)
+    assert (check.level, check.mend) == ("fail", f"chmod go-w {root / 'study' / 'code'}")
+    (root / "study").chmod(0o775)
+    check = disk.check_permissions(root, root)
+    assert check.found.startswith(f"{root / 'study'} may be written by its group")
+    assert check.found.endswith("; and 1 more")
+    subprocess.run(check.mend.split(), check=True)
+    assert disk.check_permissions(root, root).found == f"{root} can be written by you alone"
+    (root / "study").chmod(0o770)
+    monkeypatch.setenv(GROUP_ACCESS, "1")
+    assert disk.check_permissions(root, root).found == f"{root} can be written by you and your group"
 
 
 def test_the_disk_is_written_and_left_as_it_was(tmp_path):

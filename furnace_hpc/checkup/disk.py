@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from furnace_hpc.checkup.check import Check, Level
-from furnace_hpc.runs.trust import check_entry
+from furnace_hpc.runs.trust import GROUP_ACCESS, check_entry
 from furnace_hpc.spec.errors import ConfigError
 
 SHARED = {
@@ -108,12 +108,25 @@ def check_permissions(root: Path, place: Path) -> Check:
         return Check("runs' root", "fail", f"{place} cannot be written by you", "choose another with --runs-root")
     if place != root.absolute():
         return Check("runs' root", "ok", f"{root} is not there yet; it is made for you alone (0700)")
-    try:
-        check_entry(place)
-    except ConfigError as error:
-        found, _, mend = str(error).rpartition(": ")
-        return Check("runs' root", "fail", found or str(error), mend if found else "")
-    return Check("runs' root", "ok", f"{place} can be written by you alone")
+    refused = []
+    for folder in (place, *_of_grids(place)):
+        try:
+            check_entry(folder)
+        except ConfigError as error:
+            refused.append(str(error))
+    if refused:
+        found, _, mend = refused[0].rpartition(": ")
+        if refused[1:] and mend.startswith("chmod"):
+            found, mend = f"{found}; and {len(refused) - 1} more", f"chmod -R go-w {place}"
+        return Check("runs' root", "fail", found, mend)
+    group = " and your group" if os.environ.get(GROUP_ACCESS) == "1" else " alone"
+    return Check("runs' root", "ok", f"{place} can be written by you{group}")
+
+
+def _of_grids(root: Path) -> list[Path]:
+    """The folders of its grids that hold what is executed, and those on the way to it."""
+    grids = sorted(path.parent for path in root.glob("*/submissions"))
+    return [place for grid in grids for place in (grid, grid / "code", grid / "submissions") if place.is_dir()]
 
 
 def check_speed(place: Path) -> Check:
