@@ -58,9 +58,8 @@ def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) 
 
 def furnace() -> NoReturn:
     """The `furnace` console script: `furnace COMMAND ...` is `python -m furnace_hpc.COMMAND ...`."""
-    os.environ.setdefault(
-        "PYTHONSAFEPATH", "1"
-    )  # else what is called torch.py in the working directory is a child's torch
+    # Else what is called torch.py in the working directory is a child's torch.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in {"-h", "--help"}:
         _print_help()
