@@ -50,7 +50,6 @@ class _Pending:
     """A checkpoint that is on its way to the disk."""
 
     step: int
-    best_step: int
     aside: Path
     facts: dict[str, Any]
     is_best: bool
@@ -79,11 +78,10 @@ class Saver:
         self._config, self._processes, self._watchdog = config, processes, watchdog
         self.saved = saved
         """The newest step that is safe on the disk."""
-        self._due, self._pause = self._next(saved), 1
+        self._step, self._due, self._pause = saved, self._next(saved), 1
         self._host_copy = HostCopy() if config.checkpoint_in_background else None
         self._pending: _Pending | None = None
         self._stages: Iterator[None] = iter(())
-        self._step = saved
         self._lead_time = LeadTime.of_attempt(folder, attempt)
 
     def __enter__(self) -> "Saver":
@@ -127,19 +125,17 @@ class Saver:
         self.wait(step)
         if self.saved != step:
             self._save(state, LAST_TRIES, None)
-            self._wait(step, lambda: self.saved == step)  # older ones stay, and it need not be read back
+            self.wait(step, lambda: self.saved == step)  # older ones stay, and it need not be read back
         return self.saved == step
 
-    def wait(self, step: int) -> None:
+    def wait(self, step: int, is_enough: Callable[[], bool] = lambda: False) -> None:
         """Wait for what is on its way."""
-        self._wait(step, lambda: False)
-
-    def _wait(self, step: int, is_enough: Callable[[], bool]) -> None:
         seen = 0
         while self._pending and not is_enough():
             busy = int(self._processes.all_reduce_max(self.busy)[0])
             if not busy:
                 self.advance(step)
+                seen = 0
             elif busy > seen:  # tries and pauses are no hang; one write that does not end is
                 self._watchdog.moved(f"saving step {self._pending.step}")
                 seen = busy
@@ -158,7 +154,7 @@ class Saver:
 
     def _rest_of(self, pending: _Pending, before: int) -> Iterator[None]:
         """Collective. What follows when all have written; at each `yield` threads are at work."""
-        processes, step, final = self._processes, pending.step, self._folder.checkpoint(pending.step)
+        processes, final = self._processes, self._folder.checkpoint(pending.step)
         said = processes.gather((pending.work.problem, pending.described, pending.work.took_s))
         problem = worst([problem for problem, _, _ in said])
         if not problem:
@@ -170,32 +166,27 @@ class Saver:
         if problem:
             self._failed(pending, problem)
             return
-        self.saved, self._pause = step, 1
-        pending.work = Work(lambda: checkpoint_files.read_back(final, pending.described), READ_TRIES, 1.0)
+        self.saved, self._pause = pending.step, 1
+        pending.work = Work(lambda: self._read_back(pending, final), READ_TRIES, 1.0)
         yield
         if problem := worst(processes.gather(pending.work.problem)):
             self.saved = before
-            if processes.is_rank_zero:
+            if processes.is_rank_zero and problem[0] and final.exists():
                 checkpoint_files.set_aside(final)
             self._failed(pending, problem)
             return
-        keep, every = self._config.keep_checkpoints, self._config.keep_every
-        self._on_rank_zero(
-            pending, lambda: checkpoint_files.prune(self._folder, step, keep, {pending.best_step}, every)
-        )
+        self._on_rank_zero(pending, lambda: self._prune(pending))
         yield
+        problem = processes.broadcast(pending.work.problem)
         self._pending = None
-
-    def _let_go(self) -> None:
-        """What is on its way is not the best any more: it is not worth more tries."""
-        if self._pending:
-            self._pending.is_best = False
-            self._pending.work.no_more_tries()
+        if problem and not problem[0]:
+            raise RuntimeError(problem[1])
 
     def _save(self, state: dict[str, Any], tries: int, host_copy: HostCopy | None, is_best: bool = False) -> None:
         step, processes = state["step"], self._processes
-        if is_best:
-            self._let_go()
+        if is_best and self._pending:  # what is on its way is not the best any more, and not worth more tries
+            self._pending.is_best = False
+            self._pending.work.no_more_tries()
         self.wait(step)
         self._watchdog.moved(f"saving step {step}")
         newest, nonce = processes.broadcast((newest_attempt(str(self._folder.path)), uuid.uuid4().hex[:8]))
@@ -213,8 +204,7 @@ class Saver:
         facts |= {"state": state, "code_hash": code_hash(), "versions": versions()}
         self._due = self._next(step)
         work = Work(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
-        best_step = state.get("best_step", 0)
-        self._pending = _Pending(step, best_step, aside, facts, is_best, work, described)
+        self._pending = _Pending(step, aside, facts, is_best, work, described)
         self._stages = self._rest_of(self._pending, before=self.saved)
 
     def _on_rank_zero(self, pending: _Pending, work: Callable[[], None]) -> None:
@@ -230,18 +220,28 @@ class Saver:
         checkpoint_files.note_saved(self._folder, pending.step, self._attempt, took_s)
         self._lead_time.check(took_s)
 
+    def _read_back(self, pending: _Pending, final: Path) -> None:
+        try:
+            checkpoint_files.read_back(final, pending.described)
+        except OSError:
+            check_is_newest(self._folder, self._attempt)  # a successor may have deleted it
+            raise
+
+    def _prune(self, pending: _Pending) -> None:
+        check_is_newest(self._folder, self._attempt)  # once more: what is there may be its successor's
+        best, config = pending.facts["state"].get("best_step", 0), self._config
+        checkpoint_files.prune(self._folder, pending.step, config.keep_checkpoints, {best}, config.keep_every)
+
     def _failed(self, pending: _Pending, problem: Problem) -> None:
         self._pending = None
         if self._processes.is_rank_zero:
             shutil.rmtree(pending.aside, ignore_errors=True)  # what stays is deleted after the next save
         self._processes.say(f"checkpoint of step {pending.step} could not be saved: {problem[1]}")
-        may_pass, words = problem
-        if not may_pass:
-            raise RuntimeError(words)
+        if not problem[0]:
+            raise RuntimeError(problem[1])
         if pending.is_best:
-            raise OSError(
-                errno.EIO, f"the checkpoint of step {pending.step}, the best so far, could not be saved ({words})"
-            )
+            what = f"the checkpoint of step {pending.step}, the best so far, could not be saved ({problem[1]})"
+            raise OSError(errno.EIO, what)
         self._due = self._step + min(self._pause, self._config.checkpoint_every)
         self._pause *= 2
 
