@@ -179,6 +179,32 @@ def flipped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     return {"found": found}
 
 
+def outlived(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """A newer attempt begins when step 2 has its name, and step 1 is still to be deleted."""
+    run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
+    saver, said = saver_of(engine, run, processes, checkpoint_every=1, keep_checkpoints=1), ""
+    read_back, gate = checkpoint_files.read_back, threading.Event()
+    for step in (1, 2):
+        steps_of(engine, case, processes, step - 1, 1)
+        if step == 2:
+            checkpoint_files.read_back = lambda *given: gate.wait(30) and read_back(*given)
+        saver.begin({"step": step})
+        saver.wait(step, lambda step=step: step == 2 and saver.saved == 2)
+    if processes.is_rank_zero:
+        run.attempts.mkdir(parents=True)
+        (run.attempts / "1.json").write_text("{}")
+    processes.barrier()
+    gate.set()
+    try:
+        saver.wait(2)
+    except RuntimeError as error:
+        said = str(error)
+    checkpoint_files.read_back = read_back
+    engine.destroy()
+    processes.barrier()
+    return {"said": said, "steps": saved_steps(run)}
+
+
 def _equal(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     kinds = ("fp32", "exp_avg", "exp_avg_sq", "buffers")
     same = [torch.equal(found[kind][name], wanted[kind][name]) for kind in kinds for name in wanted[kind]]

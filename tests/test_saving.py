@@ -23,6 +23,7 @@ CASES: list[dict[str, Any]] = [
     {"do": "bad_gradient", "source": "gradient bf16", "stage": 1, "precision": "bf16"},
     {"do": "not_finite", "source": "not finite", "stage": 1},
     {"do": "flipped", "source": "flipped", "stage": 1},
+    {"do": "outlived", "source": "outlived", "stage": 1},
     {"do": "replaced", "source": "replaced", "stage": 1},
 ]
 
@@ -84,6 +85,12 @@ def test_older_ones_are_deleted_when_a_newer_one_has_come_back_from_the_disk_as_
 @pytest.mark.distributed
 def test_a_replaced_attempt_renames_nothing_and_begins_nothing(answers: dict[str, Any]):
     assert answers["replaced"] == ["attempt 0 has been replaced by attempt 1: it writes nothing more"] * 2
+
+
+@pytest.mark.distributed
+def test_a_replaced_attempt_deletes_nothing(answers: dict[str, Any]):
+    said = "attempt 0 has been replaced by attempt 1: it writes nothing more"
+    assert answers["outlived"] == {"said": said, "steps": [1, 2]}
 
 
 def test_a_copy_is_deep_shares_what_was_shared_and_uses_its_memory_again():
