@@ -1,12 +1,22 @@
-"""Run folders whose checkpoint is one file of stage 0, made without DeepSpeed: for what is not about its shards."""
+"""Run folders whose checkpoint is one file of stage 0, made without DeepSpeed, and exported models of them.
+
+For what is not about a checkpoint's shards.
+"""
 
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from make import make_config
+from raw_sets import write_mmimdb, write_vocab
 from tables_study import result_of
 
+from furnace_hpc.data.images import ImageKnobs
+from furnace_hpc.data.mmimdb import MovieKnobs, plan_raw
+from furnace_hpc.data.packing import pack_files
+from furnace_hpc.data.sample import PackPlan
+from furnace_hpc.data.tridigits_files import write_samples
 from furnace_hpc.engine.zero import parameters_sha256
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
@@ -16,9 +26,11 @@ from furnace_hpc.runs.metrics import MetricsFile
 from furnace_hpc.runs.records import write_result
 from furnace_hpc.spec.config import Resources, RunSpec
 from furnace_hpc.spec.manifest import read_manifest
+from furnace_hpc.use.exporting import export
 
 SHARD = "zero/mp_rank_00_model_states.pt"
 STEP = 4
+GENRES_TASK = [{"name": "genres", "kind": "multi_label"}]
 SMALL = {"model__width": 16, "model__num_heads": 2, "model__feedforward": 24}
 
 
@@ -67,3 +79,41 @@ def save(run: RunFolder, step: int, content: Any) -> None:
 
 def _parameters(network: FusionModel) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in network.named_parameters()}
+
+
+def exported(place: Path, data: Path, tokenizer: str | None = None, **changes: Any) -> Path:
+    """The folder of a model, exported from a run of random weights."""
+    run = write_run(place / "runs", data, **changes)
+    export(run.path, place / "model", None, None, tokenizer, False, False, lambda words: None)
+    return place / "model"
+
+
+def packed(plan: PackPlan, out: Path) -> Path:
+    """The folder that a plan is packed into."""
+    pack_files(plan, out, lambda *_: None, workers=1, max_refused=0.5, force=False)
+    return out
+
+
+@pytest.fixture(name="model", scope="module")
+def tridigits_model(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+    """A model of the small TriDigits: digit and parity."""
+    tasks = [{"name": "digit"}, {"name": "parity"}]
+    return exported(tmp_path_factory.mktemp("tridigits"), small_data, tasks=tasks)
+
+
+@pytest.fixture(name="samples", scope="module")
+def tridigits_samples(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+    """samples.jsonl of three test samples, their files beside it."""
+    return write_samples(small_data, tmp_path_factory.mktemp("samples"))[-1]
+
+
+@pytest.fixture(name="movies", scope="module")
+def packed_movies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The raw folder, its pack beside it, and a model of it."""
+    place = tmp_path_factory.mktemp("mmimdb")
+    vocab = str(write_vocab(place / "vocab"))
+    plan = plan_raw(write_mmimdb(place / "raw"), MovieKnobs(ImageKnobs(size=32), vocab, 24, "longest"))
+    modalities, scores = ["text", "image"], {"val/genres/map": 0.5, "val/genres/threshold": 0.47}
+    data = packed(plan, place / "data")
+    exported(place, data, tokenizer=vocab, tasks=GENRES_TASK, model__modalities=modalities, scores=scores)
+    return place
