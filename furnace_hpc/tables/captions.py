@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.tables.cells import excludes_zero, is_starred, scale_of
-from furnace_hpc.tables.evidence import in_words
+from furnace_hpc.tables.evidence import in_words, seeds_in_words
 from furnace_hpc.tables.table import Ablation
 
 COSTS = {
@@ -51,7 +51,7 @@ def _draws(ablation: Ablation) -> tuple[str, str]:
         return f"mean ± sample standard deviation over n runs (seeds {seeds})", "mean over seeds that both rows have"
     return (
         f"mean over {len(packs)} packs of the data, each drawn with a data seed of its own ({', '.join(packs)}), of "
-        f"the mean over {len(ablation.grid.seeds)} seeds of the training ({seeds}); n runs. ± (seeds): sample standard "
+        f"the mean over {seeds_in_words(ablation)} of the training ({seeds}); n runs. ± (seeds): sample standard "
         f"deviation within a pack, pooled; ± (packs): that of the packs' means"
     ), (
         "runs of one pack and one seed are paired, and averaged over the seeds of a pack; mean over packs, which are "

@@ -50,16 +50,18 @@ def short_caption(ablation: Ablation) -> str:
     """Metric, n and test in one line, for a caption that may be all that is read."""
     numbers = sorted({row.n for row in ablation.rows})
     n = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
-    n += (
-        f" runs, {len(ablation.grid.seeds)} seeds on each of {len(ablation.packs)} packs"
-        if ablation.packs
-        else " seeds"
-    )
+    n += f" runs, {seeds_in_words(ablation)} on each of {len(ablation.packs)} packs" if ablation.packs else " seeds"
     spreads = " over seeds and over packs" if ablation.packs else ""
     return (
         f"{ablation.grid.metric}: mean ± sample standard deviation{spreads}, n = {n}; difference to "
         f"{ablation.grid.reference} with paired t interval (95 %); *: p < .05, paired t test, Holm's correction."
     )
+
+
+def seeds_in_words(ablation: Ablation) -> str:
+    """`1 seed`, `5 seeds`."""
+    number = len(ablation.grid.seeds)
+    return f"{number} seed{'s' if number > 1 else ''}"
 
 
 def too_few_seeds(row: Row, reference: str) -> str:
