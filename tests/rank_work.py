@@ -111,10 +111,11 @@ def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[
 
 
 def evaluated(processes: Processes, data: str, batch_size: int) -> dict[str, Any]:
-    """Scores and logits of the validation split, for a fixed network, at stage 3 where every rank must take part."""
+    """Scores and logits of 59 validation samples, for a fixed network, at stage 3 where every rank must take part."""
     config = make_config("zero3", global_batch_size=24, **FP32)
     engine = build_engine(model_of(config, data), config, processes)
     reader = reader_of(data, "val", processes)
+    reader.num_samples = 59  # of 60, so that three ranks do not have equally many
     done = evaluate(engine, reader, "val", config.tasks, batch_size, processes, in_full=True)
     engine.destroy()
     return {"scores": done.scores, "logits": done.logits["digit"].flatten().tolist()}
@@ -159,6 +160,43 @@ def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, l
             losses[f"{name} {stage}"].append(parts["loss"].item())
         engine.destroy()
     return losses
+
+
+def recomputed(processes: Processes, cases: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Losses of two steps with dropout, and calls of attention, of [design, stage] without and with recomputation."""
+    from make import DESIGNS, make_inputs
+
+    inputs, lengths, present = make_inputs()
+    batch = Batch(np.arange(4), inputs, lengths, present, {"digit": torch.arange(4)})
+    answers = []
+    for (name, stage), on in itertools.product(cases, (False, True)):
+        config = make_config(
+            "zero3",
+            global_batch_size=4 * processes.world_size,
+            **FP32 | ({} if on else {"deepspeed__activation_checkpointing": None}),
+            **{f"model__{key}": value for key, value in (DESIGNS[name] | {"dropout": 0.3, "text_layers": 2}).items()},
+            deepspeed__zero_optimization__stage=stage,
+            deepspeed__zero_optimization__stage3_param_persistence_threshold=0,
+            optimizer__eps=1e-3,  # as in `accumulated`
+        )
+        seed_everything(0)
+        engine = build_engine(FusionModel(config.model, SHAPES, {"digit": 10}, config.loss), config, processes)
+        calls: dict[str, int] = {}
+        for block in engine.module.modules():
+            if (kind := type(block).__name__).endswith("Attention") or kind == "AttentionBlock":
+                block.register_forward_pre_hook(
+                    lambda module, args, kind=kind, calls=calls: calls.update({kind: calls.get(kind, 0) + 1})
+                )
+        seed_everything(1)
+        losses = []
+        for _ in range(2):
+            parts = forward(engine, batch, config, gather_of(processes))
+            engine.backward(parts["loss"])
+            engine.step()
+            losses.append(parts["loss"].item())
+        engine.destroy()
+        answers.append({"case": f"{name} {stage}", "losses": losses, "calls": calls})
+    return answers
 
 
 def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[str, Any]:

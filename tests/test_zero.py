@@ -23,7 +23,13 @@ BF16 = {"zero1", "zero2", "zero3", "zero3_offload"}
 LAUNCHES = {
     "one": (
         1,
-        [["zero_against_ddp", SHIPPED, 10], ["accumulated", 8], ["evaluated", 60], ["every_loss", "low_rank", 12]],
+        [
+            ["zero_against_ddp", SHIPPED, 10],
+            ["accumulated", 8],
+            ["evaluated", 60],
+            ["every_loss", "low_rank", 12],
+            ["recomputed", [["transformers", 2], ["transformers", 3], ["bottleneck", 3]]],
+        ],
     ),
     "two": (
         2,
@@ -73,6 +79,16 @@ def test_accumulation_over_ranks_and_micro_steps_gives_the_weights_of_one_big_ba
     assert four[0]["sha256"] == four[1]["sha256"]
     for name, values in one["parameters"].items():
         np.testing.assert_allclose(four[0]["parameters"][name], values, atol=2e-6, rtol=0, err_msg=name)
+
+
+def test_the_activation_checkpointing_of_a_deepspeed_file_calls_every_block_twice_for_the_same_losses(answers: Answers):
+    [one] = answers("one", "recomputed")
+    for plain, again in zip(one[::2], one[1::2], strict=True):
+        np.testing.assert_allclose(again["losses"], plain["losses"], atol=1e-6, rtol=0, err_msg=plain["case"])
+        assert plain["losses"][1] != plain["losses"][0]
+        assert again["calls"] == {kind: 2 * count for kind, count in plain["calls"].items()}, plain["case"]
+        assert {"AttentionBlock", "BertAttention"} <= plain["calls"].keys()
+    assert {"ViTAttention", "ASTAttention"} <= one[0]["calls"].keys()
 
 
 def test_evaluation_counts_every_sample_once_at_any_world_size_and_batch_size(answers: Answers):
