@@ -64,6 +64,12 @@ def test_consistency_by_hand_and_over_present_pairs_only():
     assert consistency(features, torch.tensor([[False, False, True]])).item() == 0.0
 
 
+def test_the_norm_is_a_mean_over_a_samples_present_modalities_and_then_over_samples():
+    features = torch.tensor([[[3.0, 4.0], [6.0, 8.0], [0.0, 0.0]], [[0.0, 2.0], [0.0, 0.0], [0.0, 0.0]]])
+    present = torch.tensor([[True, True, False], [True, False, False]])
+    assert feature_norm(features, present).item() == pytest.approx(((5 + 10) / 2 + 2) / 2)
+
+
 def test_the_gradient_of_the_norm_of_an_absent_modality_is_zero_and_no_nan():
     features = torch.zeros(2, 3, 4, requires_grad=True)
     feature_norm(features, torch.tensor([[True, True, False]] * 2)).backward()
