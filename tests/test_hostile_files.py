@@ -17,6 +17,7 @@ from small_disk import only, small_file_system
 from test_export import exported
 from use_study import write_run
 
+from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.images import ImageKnobs, read_image
 from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sounds import SoundKnobs, read_sound
@@ -113,6 +114,16 @@ def test_an_array_file_that_is_none_is_one_sentence(tmp_path, predictor, content
     with pytest.raises(ConfigError, match="is unreadable") as refused:
         predictor.predict(audio=tmp_path / "a.npy")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [zipped(), header("(" * 2000), b"PK\x03\x04"])
+def test_a_column_that_is_no_array_is_one_sentence(tmp_path, small_data, content):
+    shutil.copytree(small_data, tmp_path / "pack")
+    column = tmp_path / "pack" / "test" / "present.npy"
+    size = column.stat().st_size
+    column.write_bytes((content + bytes(size))[:size])
+    with pytest.raises(ConfigError, match=r"present\.npy holds no npy header.*pack the data set again"):
+        open_columns(tmp_path / "pack")
 
 
 # --- lines of samples ---

@@ -78,6 +78,10 @@ def test_a_row_of_one_modality_wants_a_set_that_is_packed_for_it(root, tmp_path)
         ConfigError, match="row 'audio': [0-9]+ of .* have none of audio: pack the set with --require audio"
     ):
         fingerprints([rows["audio"]], tmp_path, dry_run=True)
+    torn = tmp_path / "audioset" / "train" / "present.npy"
+    torn.write_bytes(bytes(torn.stat().st_size))
+    with pytest.raises(ConfigError, match="present.npy cannot be read .*: pack the set again"):
+        fingerprints([rows["audio"]], tmp_path, dry_run=True)
     lines = [json.loads(line) for line in (root / "audioset/refused.jsonl").read_text().splitlines()]
     assert {line["modality"] for line in lines} == {"audio"}
     assert not any(line["kept"] for line in lines)

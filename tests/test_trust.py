@@ -2,12 +2,16 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from furnace_hpc.runs import host
 from furnace_hpc.runs.checkpoint_files import complete, describe, is_complete
 from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.metrics import MetricsFile
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.trust import GROUP_ACCESS, check_trusted, keep_private
 from furnace_hpc.spec.errors import ConfigError
@@ -140,6 +144,16 @@ def test_what_is_made_is_private_or_the_groups(tmp_path, umask, group, folder, f
     assert (tmp_path / "folder").stat().st_mode & 0o7777 == folder
     assert (tmp_path / "file").stat().st_mode & 0o7777 == file
     assert os.environ.get(GROUP_ACCESS) == ("1" if group else None)
+    run = RunFolder(tmp_path / "runs" / "base-s0-1")
+    host.write_spec(str(run.path), "{}")
+    host.begin(str(run.path), {})
+    MetricsFile(run.metrics(1)).close()
+    log = "import sys; from pathlib import Path; from furnace_hpc.cluster import task; "
+    log += "task._write_to(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", log, run.log(1, 0)], check=True)
+    made = {path: path.stat().st_mode & 0o7777 for path in run.path.parent.rglob("*") if path.exists()}
+    assert {run.spec, run.attempt(1), run.metrics(1), run.log(1, 0)} <= made.keys()
+    assert {path: mode for path, mode in made.items() if mode != (folder if path.is_dir() else file)} == {}
 
 
 def test_a_snapshot_that_others_can_change_is_not_run(tmp_path, umask):

@@ -116,7 +116,11 @@ def _check_presence(row: str, config: TrainConfig, manifest: Manifest, folder: P
 
     bits = [manifest.modalities.index(name) for name in seen]
     for split in manifest.splits:
-        present = np.load(folder / split / "present.npy", mmap_mode="r")
+        try:
+            present = np.lib.format.open_memmap(folder / split / "present.npy", mode="r")
+        except (ValueError, OSError) as error:
+            file = folder / split / "present.npy"
+            raise ConfigError(f"{file} cannot be read ({error}): pack the set again") from None
         if lacking := int((present[:, bits].sum(axis=1) == 0).sum()):
             raise ConfigError(
                 f"row {row!r}: {lacking:,} of {manifest.splits[split]:,} samples of split {split!r} in {folder} have "

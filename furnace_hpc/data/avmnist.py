@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from furnace_hpc.data.columns import content_hash
+from furnace_hpc.data.columns import content_hash, map_file
 from furnace_hpc.data.listing import read_json_file
 from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sample import Draft, PackPlan, Sample, Values, blank_sample
@@ -94,8 +94,8 @@ def find_files(source: Path) -> dict[str, Path]:
 def _open(path: Path) -> NDArray[Any]:
     """A memory map; the arrays of the published copies take 6 GB as float64."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    except (ValueError, EOFError, OSError) as error:
+        return map_file(path)
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{path} is not a readable npy file ({error}): fetch it again") from None
 
 

@@ -5,6 +5,7 @@ import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -58,7 +59,7 @@ def _check_file(path: Path, stored: StoredFile | None, column: Column, num_sampl
         raise _damaged(path, f"{num_bytes} bytes", f"{stored.num_bytes} bytes")
     try:
         array = map_file(path)
-    except (ValueError, EOFError) as error:
+    except ValueError as error:
         raise _damaged(path, f"no npy header ({error})", "the packed array") from None
     got, wanted = (array.dtype.name, array.shape), (column.dtype, (num_samples, *column.shape))
     if got != wanted:
@@ -72,8 +73,15 @@ def _damaged(path: Path, got: str, wanted: str) -> ConfigError:
 
 
 def map_file(path: Path) -> Array:
-    """Open one .npy file as a read-only memory map."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    """Open one .npy file as a read-only memory map.
+
+    Raises:
+        ValueError: it is none; np.load would open a zip too, and let out whatever its reader of headers trips over.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (EOFError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+        raise ValueError(str(error)) from None
 
 
 def write_columns(

@@ -22,7 +22,7 @@ def read_json_file(path: Path) -> Any:
         raise ConfigError(f"{path} is missing: look at --source") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder, wanted a JSON file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}): fetch it again") from None
 
 

@@ -68,7 +68,7 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
         record["cluster"] = os.environ.get("SLURM_CLUSTER_NAME", "")
     path = os.path.join(folder, "%d.json" % number)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         raise Busy("attempt %d has just been begun by somebody else" % number)
     try:

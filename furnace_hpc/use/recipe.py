@@ -5,7 +5,6 @@ C channels, H height, W width, K coefficients, F frames, T tokens.
 
 import stat
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
+from furnace_hpc.data.columns import map_file
 from furnace_hpc.data.images import ImageKnobs, read_image
 from furnace_hpc.data.preprocess import WINDOW
 from furnace_hpc.data.refusals import Unusable
@@ -109,8 +109,8 @@ class Recipe:
         if not isinstance(array, np.ndarray):
             path = _regular_file(modality, given)
             try:
-                array = np.lib.format.open_memmap(path, mode="r")  # np.load would open a zip, too
-            except (ValueError, EOFError, OSError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+                array = map_file(path)
+            except (ValueError, OSError) as error:
                 raise Unusable("unreadable", str(error).replace(str(path), path.name)) from None
         if array.shape != shape or array.dtype.kind not in "uif":
             raise Unusable("unreadable", f"{array.dtype} {array.shape}, wanted numbers of shape {shape}")
