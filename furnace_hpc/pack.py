@@ -147,14 +147,16 @@ def avmnist(
     verify: Verify = False,
 ) -> None:
     """Seen and spoken digits: MultiBench's npy files, or made here."""
-    from furnace_hpc.data.avmnist import CARD, plan_avmnist
-    from furnace_hpc.data.avmnist_make import MakeKnobs, make_avmnist
+    from furnace_hpc.data.avmnist import plan_avmnist
+    from furnace_hpc.data.avmnist_make import MakeKnobs, is_made, make_avmnist
     from furnace_hpc.data.speech import find_source
 
-    if make and not (source / CARD).is_file():
+    if make:
         chosen = find_source(choice("--speech", speech, ("auto", "espeak", "bank")))
-        with progress_bar() as report:
-            make_avmnist(source, digits, MakeKnobs(seed, components, snr_db, chosen), report)
+        knobs = MakeKnobs(seed, components, snr_db, chosen)
+        if not is_made(source, knobs):
+            with progress_bar() as report:
+                make_avmnist(source, digits, knobs, report)
     pack_plan(plan_avmnist(source), out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 

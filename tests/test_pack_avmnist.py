@@ -11,8 +11,9 @@ from raw_sets import write_avmnist
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from furnace_hpc import pack
 from furnace_hpc.data.avmnist import plan_avmnist
-from furnace_hpc.data.avmnist_make import MakeKnobs, make_avmnist, read_digits, reduce_images
+from furnace_hpc.data.avmnist_make import MakeKnobs, is_made, make_avmnist, read_digits, reduce_images
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.packing import pack_files
 from furnace_hpc.spec.errors import ConfigError
@@ -138,13 +139,31 @@ def test_the_set_that_is_made_pairs_sound_and_label_and_says_what_it_is(made, tm
     assert rolled < 0.2  # what a shift by one row, the published copies' fault, would make of it
 
 
-def test_the_same_knobs_make_the_same_set(made, tmp_path):
-    again = tmp_path / "again"
-    make_avmnist(again, None, MakeKnobs(seed=1, components=5, snr_db=10.0, speech="bank"), ignore)
+def test_the_same_options_make_the_same_set_and_others_do_not_take_it_for_theirs(made, tmp_path):
+    again, options = tmp_path / "again", {"seed": 1, "components": 5, "snr_db": 10.0, "speech": "bank", "workers": 1}
+    pack.avmnist(again, tmp_path / "set", make=True, **options)
+    card = json.loads((again / "avmnist.json").read_text())
+    assert open_columns(tmp_path / "set").manifest.preprocessing["made_by"] == card
+    times = {path: path.stat().st_mtime_ns for path in again.rglob("*")}
+    pack.avmnist(again, tmp_path / "set", make=True, **options)
+    assert {path: path.stat().st_mtime_ns for path in again.rglob("*")} == times
+    with pytest.raises(ConfigError, match="holds a set that was made with components 5, wanted 4: choose another"):
+        pack.avmnist(again, tmp_path / "set", make=True, **options | {"components": 4})
     names = [path.relative_to(made) for path in made.rglob("*.*")]
     assert len(names) == 7
     for name in names:
         assert (made / name).read_bytes() == (again / name).read_bytes(), name
+
+
+def test_arrays_of_others_are_not_written_over_and_half_made_ones_are(tmp_path):
+    source, knobs = write_avmnist(tmp_path / "raw"), MakeKnobs(seed=1, components=5, snr_db=10.0, speech="bank")
+    before = {path: path.read_bytes() for path in source.rglob("*.npy")}
+    with pytest.raises(ConfigError, match=r"--make would write over .*\.npy, which it has not made: give it another"):
+        pack.avmnist(source, tmp_path / "set", make=True, speech="bank")
+    assert {path: path.read_bytes() for path in source.rglob("*.npy")} == before
+    (source / "avmnist.json.part").touch()  # what is left of a set whose making was killed
+    assert not is_made(source, knobs)
+    assert not is_made(tmp_path / "nowhere", knobs)
 
 
 def test_components_keep_what_the_card_says():

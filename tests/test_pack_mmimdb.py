@@ -137,6 +137,16 @@ def test_an_absent_poster_or_plot_costs_its_modality_and_no_genre_the_movie(tmp_
     assert where == pytest.approx(seen[:, 0].mean(), rel=1e-12)  # absent posters are not black ones
 
 
+def test_a_movie_of_which_only_the_genres_are_left_is_refused(tmp_path, knobs):
+    raw = write_mmimdb(tmp_path / "raw")
+    (raw / "dataset" / f"{MOVIES[0]}.jpeg").unlink()
+    rewrite(raw / "dataset" / f"{MOVIES[0]}.json", plot=[], **{"plot outline": None})
+    sample = plan_raw(raw, knobs).render("train", MOVIES[0])
+    assert sample.values is None
+    told = [(refusal.modality, refusal.reason, refusal.kept) for refusal in sample.refusals]
+    assert told == [("image", "missing", False), ("text", "missing", False), (None, "nothing left", False)]
+
+
 def rewrite(path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 

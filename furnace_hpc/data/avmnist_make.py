@@ -9,7 +9,7 @@ some 53, 65 or 75 % for images alone), so it stands in `avmnist.json` with the e
 import gzip
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from furnace_hpc.data.tridigits_render import coloured_noise
 from furnace_hpc.spec.errors import ConfigError
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+BEGUN = f"{CARD}.part"  # the card's name while the arrays are being made
 BANDS = FRAMES = 112
 HOP = WINDOW_SAMPLES // (FRAMES - 1)
 NUM_TEST_VOICES = 20
@@ -57,6 +58,7 @@ def make_avmnist(folder: Path, digits: Path | None, knobs: MakeKnobs, progress: 
     spoken = _spoken(knobs)
     for name in ("image", "audio"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / BEGUN).touch()
     total = sum(len(labels) for _, labels in images.values())
     done = 0
     for part, (_, labels) in images.items():
@@ -82,7 +84,29 @@ def make_avmnist(folder: Path, digits: Path | None, knobs: MakeKnobs, progress: 
         "pca": "fitted on train images; pixel mean added back",
         "spectrogram": {"bands": BANDS, "frames": FRAMES, "hop": HOP, "sample_rate_hz": SAMPLE_RATE, "range_db": 80},
     }
-    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    (folder / BEGUN).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    (folder / BEGUN).replace(folder / CARD)
+
+
+def is_made(folder: Path, knobs: MakeKnobs) -> bool:
+    """Whether the whole set was made here by an earlier command.
+
+    Raises:
+        ConfigError: it was, by other knobs; or arrays are there that were not made here.
+    """
+    if not (folder / CARD).is_file():
+        theirs = None if (folder / BEGUN).is_file() else next(folder.rglob("*.npy"), None)
+        if theirs:
+            raise ConfigError(f"--make would write over {theirs}, which it has not made: give it another --source")
+        return False
+    card = read_json_file(folder / CARD)
+    for name, wanted in asdict(knobs).items():
+        if (found := card.get(name)) != wanted:
+            raise ConfigError(
+                f"--source {folder} holds a set that was made with {name} {found}, wanted {wanted}: choose another "
+                f"--source, or delete {folder / CARD} to make it again"
+            )
+    return True
 
 
 def reduce_images(
