@@ -59,6 +59,7 @@ OTHER = {
     "evaluation.every": 7,
     "evaluation.select": "last",
     "evaluation.metric": "val/digit/loss",
+    "evaluation.frames": "mean",
     "deepspeed.zero_optimization.stage": 2,
     "deepspeed.zero_optimization.reduce_bucket_size": 1000,
     "deepspeed.bf16.enabled": False,

@@ -101,6 +101,71 @@ def test_a_multi_label_run_is_scored_with_the_threshold_of_validation_on_every_s
     assert known == {name for name in val.scores | test.scores if "/genre/samples@" not in name}
 
 
+CLIP_FRAMES = 3
+
+
+def write_clips(folder: Path) -> Path:
+    """Clips of three frames with sound, some without one of them; two tasks."""
+    splits = {}
+    for seed, split in enumerate(("train", "val", "test")):
+        rng, columns = np.random.default_rng(seed + 10), columns_of(seed)
+        columns["image"] = rng.integers(0, 255, (40, CLIP_FRAMES, 1, 16, 16)).astype(np.uint8)
+        columns["present"] = columns["present"][:, 1:] | ~columns["present"][:, 1:].any(1, keepdims=True)
+        columns["label.digit"] = rng.integers(0, 4, 40).astype(np.int16)
+        splits[split] = {name: column for name, column in columns.items() if not name.startswith("text")}
+    manifest = write_columns(
+        folder,
+        splits=splits,
+        dataset="clips",
+        modalities=("image", "audio"),
+        labels={
+            "genre": Labels(kind="multi_label", classes=tuple("abcde")),
+            "digit": Labels(kind="single_label", classes=tuple("0123")),
+        },
+        statistics={"image": Statistics(mean=(128,), std=(70,)), "audio": Statistics(mean=(0,) * 40, std=(1,) * 40)},
+        vocab_size=None,
+        preprocessing={},
+    )
+    of_clips = manifest.model_copy(update={"image_frames": CLIP_FRAMES})
+    (folder / "manifest.json").write_text(of_clips.model_dump_json())
+    return folder
+
+
+def test_a_clip_is_scored_by_its_middle_frame_or_by_the_mean_probability_of_all(tmp_path):
+    columns, tasks = open_columns(write_clips(tmp_path / "clips")), (TASK, TaskConfig(name="digit"))
+    config = make_config(tasks=[task.model_dump() for task in tasks], model__modalities=["image", "audio"])
+    torch.manual_seed(0)
+    model = FusionModel(config.model, InputShapes.of(columns.manifest), {"genre": 5, "digit": 4}).eval()
+    reader = BatchReader(columns, "test", ("image", "audio"), ("genre", "digit"), ALONE.device)
+    by_frame, by_subset = [], []
+    with torch.no_grad():
+        for frame in range(CLIP_FRAMES):
+            batch = reader.read(np.arange(40), np.full(40, frame))
+            output = model(batch.inputs, batch.lengths, batch.present_BM, [(0,)])
+            by_frame.append(output["logits"])
+            by_subset.append(output["subsets"][0])
+
+    def scored(**how):
+        return evaluate(AsEngine(model), reader, "test", tasks, 16, ALONE, thresholds={"genre": 0.5}, **how)
+
+    middle, mean = scored(), scored(all_frames=True, in_full=True)
+    for task in ("genre", "digit"):
+        torch.testing.assert_close(middle.logits[task], by_frame[1][task])
+        assert not torch.allclose(by_frame[0][task], by_frame[1][task], atol=1e-3)
+    genre, digit = (torch.stack([frame[task] for frame in by_frame]) for task in ("genre", "digit"))
+    torch.testing.assert_close(mean.logits["genre"].sigmoid(), genre.sigmoid().mean(0))
+    torch.testing.assert_close(mean.logits["digit"].softmax(1), digit.softmax(2).mean(0))
+    # of a subset too, where those without its modality are left out
+    seen = batch.present_BM[:, 0]
+    image = torch.stack([frame["genre"][seen] for frame in by_subset]).sigmoid().mean(0)
+    alone = multi_label_scores(image.logit(), batch.labels["genre"][seen], 0.5)
+    assert mean.scores["test/genre/map@image"] == pytest.approx(alone["map"])
+    assert mean.scores["test/genre/loss@image"] == pytest.approx(alone["loss"], rel=1e-5)
+    # a network that sees no picture sees one thing, however it is asked
+    deaf = BatchReader(columns, "test", ("audio",), ("genre", "digit"), ALONE.device)
+    assert deaf.image_frames is None
+
+
 def test_samples_without_any_modality_that_the_network_sees_are_said_before_training(data):
     columns = open_columns(data)
     reader = BatchReader(columns, "test", ("text",), ("genre",), ALONE.device)

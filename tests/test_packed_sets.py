@@ -11,6 +11,8 @@ from furnace_hpc import pack
 from furnace_hpc.cluster.packed import fingerprints
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loader import BatchReader
+from furnace_hpc.data.sounds import SoundKnobs
+from furnace_hpc.data.tokens import vocabulary_of
 from furnace_hpc.model.network import FusionModel, InputShapes
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import find_file
@@ -57,6 +59,26 @@ def test_the_study_fits_its_set_and_a_small_network_takes_its_batches(root, name
             assert values.isfinite().all()
 
 
+def test_the_manifest_says_how_raw_files_became_columns(root):
+    """What another pack would need to give the same columns, and what made them."""
+    movies, clips = (open_columns(root / name).manifest for name in ("mmimdb", "audioset"))
+    assert movies.preprocessing["image"] == {"size": 224, "fit": "crop", "filter": "bicubic"}
+    assert movies.preprocessing["text"] == {
+        "tokenizer": "vocab",
+        "vocabulary": vocabulary_of(movies),
+        "max_tokens": 256,
+        "plot": "longest",
+    }
+    assert movies.columns["image"].shape == (3, 224, 224)
+    assert clips.preprocessing["image"] == {"size": 64, "fit": "crop", "filter": "bicubic", "frames": 3}
+    sound = clips.preprocessing["audio"]
+    assert (sound["feature"], sound["coefficients"], sound["sample_rate_hz"]) == ("mfcc", 40, 16_000)
+    assert clips.columns["audio"].shape == (40, 640)
+    assert SoundKnobs.model_validate(sound).seconds >= 10  # a whole clip
+    assert sound["window"] == 1024
+    assert {"python", "numpy", "librosa", "soundfile", "soxr", "pillow", "tokenizers"} <= clips.versions.keys()
+
+
 def test_weighted_sampling_wants_a_set_that_is_packed_with_weights(root):
     def rows(name):
         return expand_rows(with_settings(read_grid(find_file("grid", name)), ["data.sampling=weighted"]))
@@ -64,6 +86,15 @@ def test_weighted_sampling_wants_a_set_that_is_packed_with_weights(root):
     assert set(fingerprints(rows("audioset"), root, dry_run=True)) == {"audioset"}
     with pytest.raises(ConfigError, match="is weighted and data set .*avmnist has no column sampling_weight"):
         fingerprints(rows("avmnist"), root, dry_run=True)
+
+
+def test_the_mean_over_frames_wants_a_set_of_clips(root):
+    def rows(name):
+        return expand_rows(with_settings(read_grid(find_file("grid", name)), ["evaluation.frames=mean"]))
+
+    assert set(fingerprints(rows("audioset"), root, dry_run=True)) == {"audioset"}
+    with pytest.raises(ConfigError, match="evaluation.frames is mean and data set .*mmimdb has one picture a sample"):
+        fingerprints(rows("mmimdb"), root, dry_run=True)
 
 
 def test_a_row_of_one_modality_wants_a_set_that_is_packed_for_it(root, tmp_path):

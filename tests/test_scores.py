@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import (
 from furnace_hpc.model.scores import (
     area_under_roc,
     average_precision,
+    mean_prediction,
     multi_label_scores,
     single_label_scores,
     tune_threshold,
@@ -108,3 +109,17 @@ def test_a_mean_over_batches_is_another_number():
     logits, label = multi_label()
     parts = [multi_label_scores(a, b, 0.4)["f1_macro"] for a, b in zip(logits.split(4), label.split(4), strict=True)]
     assert abs(np.mean(parts) - multi_label_scores(logits, label, 0.4)["f1_macro"]) > 0.01
+
+
+def test_a_mean_prediction_has_the_mean_of_the_probabilities_and_is_never_infinite():
+    logits = torch.randn(3, 20, 5, generator=torch.Generator().manual_seed(0)).mul(3)
+    torch.testing.assert_close(mean_prediction(logits, "multi_label").sigmoid(), logits.sigmoid().mean(0))
+    torch.testing.assert_close(mean_prediction(logits, "single_label").softmax(1), logits.softmax(2).mean(0))
+    torch.testing.assert_close(mean_prediction(logits[:1], "multi_label"), logits[0])
+    sure = torch.tensor([[[200.0, -200.0]], [[190.0, -190.0]]])
+    found = mean_prediction(sure, "multi_label")[0]
+    assert found.isfinite().all()
+    assert 190 < found[0] < 191  # half of the doubt of the less sure one
+    absent = torch.full((2, 1, 3), math.nan)
+    assert mean_prediction(absent, "multi_label").isnan().all()
+    assert mean_prediction(absent, "single_label").isnan().all()

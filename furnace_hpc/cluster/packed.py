@@ -100,6 +100,11 @@ def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) 
             f"row {row!r}: data.sampling is weighted and data set {folder} has no column {SAMPLING_WEIGHT}: use "
             f"permutation, or a set that is packed with weights, as audioset is"
         )
+    if config.evaluation.frames == "mean" and manifest.image_frames is None:
+        raise ConfigError(
+            f"row {row!r}: evaluation.frames is mean and data set {folder} has one picture a sample, no frames of a "
+            f"clip: use middle, or a set of clips, as audioset is"
+        )
     for modality in config.model.modalities:
         if modality not in manifest.modalities:
             hint = nearest(modality, manifest.modalities)

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from furnace_hpc.data.loader import BatchReader
+from furnace_hpc.data.loader import Batch, BatchReader
 from furnace_hpc.data.prefetch import Prefetched, Request
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.zero import Engine
 from furnace_hpc.model.consistency import consistency_block
-from furnace_hpc.model.scores import multi_label_scores, single_label_scores, tune_threshold
+from furnace_hpc.model.scores import mean_prediction, multi_label_scores, single_label_scores, tune_threshold
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.spec.metrics import subsets
 from furnace_hpc.spec.model_config import TaskConfig
@@ -49,6 +49,7 @@ def evaluate(
     moved: Callable[[str], None] = lambda where: None,
     thresholds: Mapping[str, float] | None = None,
     in_full: bool = False,
+    all_frames: bool = False,
 ) -> Evaluation:
     """Collective. Score a split; every rank gets the same answer.
 
@@ -62,10 +63,12 @@ def evaluate(
         moved: is told of every batch.
         thresholds: of the validation split, for any other one; none: this is the validation split, and tunes its own.
         in_full: also each subset of the modalities, and their consistency.
+        all_frames: score the mean prediction over a clip's frames; else that of the middle one.
     """
     names = engine.module.modalities
     parts = subsets(tuple(range(len(names)))) if in_full else []
-    seen = _whole_split(engine, reader, split, tasks, batch_size, processes, moved, parts)
+    frames = tuple(range(reader.image_frames)) if all_frames and reader.image_frames else (None,)
+    seen = _whole_split(engine, reader, split, tasks, batch_size, processes, moved, parts, frames)
     tuned = {
         task.name: thresholds[task.name]
         if thresholds is not None
@@ -100,32 +103,64 @@ def _whole_split(
     processes: Processes,
     moved: Callable[[str], None],
     parts: list[tuple[int, ...]],
+    frames: tuple[int | None, ...],
 ) -> dict[str, Tensor]:
     """Collective. Logits, labels, presence and embeddings of all samples, in the split's order, on the CPU."""
     whole: dict[str, Tensor] = {}
     engine.eval()
     shares = _shares(reader.num_samples, batch_size, processes)
-    with torch.no_grad(), Prefetched(reader, [Request(indices) for indices, _ in shares]) as batches:
-        for number, (_, count) in enumerate(shares):
-            moved(f"evaluation on {split}, batch {number}")
-            batch = next(batches)
-            output = engine(batch.inputs, batch.lengths, batch.present_BM, parts)
-            values: dict[str, Tensor] = {}
-            for task in (task.name for task in tasks):
-                values[f"logits.{task}"] = output["logits"][task].float()
-                values[f"label.{task}"] = batch.labels[task]
-                values |= {f"{k}.{task}": logits[task].float() for k, logits in enumerate(output["subsets"])}
-            if parts:
-                values["present"] = batch.present_BM.long()
-                values["embeddings"] = output.get("projections", output["features"]).float()
-            rows = torch.from_numpy(batch.rows[:count]).to(processes.device)
-            for name, value in values.items():
+    requests = [
+        Request(indices, None if frame is None else np.full_like(indices, frame))
+        for indices, _ in shares
+        for frame in frames
+    ]
+    with torch.no_grad(), Prefetched(reader, requests) as batches:
+        for number, (indices, count) in enumerate(shares):
+            shown = []
+            for _ in frames:
+                moved(f"evaluation on {split}, batch {number}")
+                shown.append(_seen(engine, next(batches), tasks, parts))
+            rows = torch.from_numpy(indices[:count]).to(processes.device)
+            for name, value in _over_frames(shown, tasks).items():
                 if name not in whole:
                     whole[name] = value.new_zeros(reader.num_samples, *value.shape[1:])
                 whole[name][rows] = value[:count]
     engine.train()
     # Rows of other ranks are zeros here, so a sum is a gathering, and exact.
     return {name: processes.all_reduce_sum(tensor).cpu() for name, tensor in whole.items()}
+
+
+def _seen(
+    engine: Engine, batch: Batch, tasks: tuple[TaskConfig, ...], parts: list[tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """What one forward pass tells of its samples."""
+    output = engine(batch.inputs, batch.lengths, batch.present_BM, parts)
+    values: dict[str, Tensor] = {}
+    for task in (task.name for task in tasks):
+        values[f"logits.{task}"] = output["logits"][task].float()
+        values[f"label.{task}"] = batch.labels[task]
+        values |= {f"{k}.{task}": logits[task].float() for k, logits in enumerate(output["subsets"])}
+    if parts:
+        values["present"] = batch.present_BM.long()
+        values["embeddings"] = output.get("projections", output["features"]).float()
+    return values
+
+
+def _over_frames(shown: list[dict[str, Tensor]], tasks: tuple[TaskConfig, ...]) -> dict[str, Tensor]:
+    """What all frames tell together: the logits of mean probabilities, and mean embeddings; the rest is equal."""
+    values = shown[0]
+    if len(shown) == 1:
+        return values
+    kinds, made = {task.name: task.kind for task in tasks}, {}
+    for name, value in values.items():
+        what, _, task = name.partition(".")
+        if what in ("label", "present"):
+            made[name] = value
+        elif what == "embeddings":
+            made[name] = torch.stack([frame[name] for frame in shown]).mean(0)
+        else:
+            made[name] = mean_prediction(torch.stack([frame[name] for frame in shown]), kinds[task])
+    return made
 
 
 def _scores(task: TaskConfig, logits_NC: Tensor, labels: Tensor, threshold: float) -> dict[str, float]:

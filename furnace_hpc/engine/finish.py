@@ -93,4 +93,5 @@ def evaluate_split(
         moved,
         thresholds,
         in_full,
+        all_frames=config.evaluation.frames == "mean",
     )

@@ -1,6 +1,6 @@
 """Scores of a whole split, from all its logits at once: a mean over batches or ranks is not the same number.
 
-N samples, C classes.
+N samples, C classes, F frames of a clip.
 """
 
 import math
@@ -50,6 +50,14 @@ def multi_label_scores(logits_NC: Tensor, label_NC: Tensor, threshold: float) ->
         "threshold": threshold,
         "loss": functional.binary_cross_entropy_with_logits(logits_NC, truth_NC.double()).item(),
     }
+
+
+def mean_prediction(logits_FNC: Tensor, kind: str) -> Tensor:
+    """Logits [N, C] of the mean of F predictions' probabilities; made of logarithms, so that no probability is 1."""
+    if kind == "multi_label":
+        yes_NC, no_NC = (functional.logsigmoid(sign * logits_FNC).logsumexp(0) for sign in (1, -1))
+        return yes_NC - no_NC
+    return functional.log_softmax(logits_FNC, dim=-1).logsumexp(0) - math.log(len(logits_FNC))
 
 
 def _d_prime(auc: float) -> float:

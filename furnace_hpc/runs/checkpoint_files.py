@@ -118,6 +118,7 @@ def newest_step(folder: RunFolder, needs_best: bool = False) -> int | None:
     """Step of the newest sound checkpoint; None when none was ever saved. Damaged ones are told and set aside.
 
     Args:
+        folder: the run.
         needs_best: the checkpoint of the best step so far must be sound too: the end of the run wants its parameters,
             and from before it the run comes to the same best step again.
 

@@ -10,7 +10,15 @@ PACKAGE = Path(__file__).resolve().parent.parent
 RUNS = (PACKAGE.name, "ds_configs")  # what of a checkout decides or does anything in a run
 SNAPSHOT_FACTS = "snapshot.json"  # beside the package: this is a snapshot, and that file tells its commit
 # A change of how tables look or how jobs are queued makes no run stale; a change in these rooms may.
-DECIDING = ("data", "model", "engine", "spec/config.py", "spec/model_config.py", "spec/deepspeed_file.py", "spec/manifest.py")
+DECIDING = (
+    "data",
+    "model",
+    "engine",
+    "spec/config.py",
+    "spec/model_config.py",
+    "spec/deepspeed_file.py",
+    "spec/manifest.py",
+)
 
 
 @cache

@@ -40,8 +40,8 @@ def of_signal(name: str, record: Record, at_unix_s: float, environment: Mapping[
     """The reason behind a signal: batch scripts ask for USR2 before the time limit; TERM and USR1 come with preemption.
 
     Where a site sends USR2 at preemption too, the end of the job's time tells them apart: SLURM_JOB_END_TIME of newer
-    Slurms, else the attempt's begin and the time that was asked for. Somebody's scancel kills the batch script, so it is
-    not told here: Slurm knows.
+    Slurms, else the attempt's begin and the time that was asked for. Somebody's scancel kills the batch script, so it
+    is not told here: Slurm knows.
     """
     if not record.get("job_id"):
         return "stopped"

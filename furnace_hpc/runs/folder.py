@@ -4,8 +4,8 @@
     runs/<grid>/code/<hash>/                 snapshots of the code that runs, read-only, named by their content
     runs/<grid>/cache/<digest>.parquet       what aggregate has read of the runs; may be deleted at any time
     runs/<grid>/logs/<run_id>.log            a link to the log of the run's newest attempt
-    runs/<grid>/submissions/<n>/             what each submission asked: grid.yaml with settings, profile.json, rows.jsonl,
-                                             journal.jsonl; batch scripts and their logs
+    runs/<grid>/submissions/<n>/             what each submission asked: grid.yaml with settings, profile.json,
+                                             rows.jsonl, journal.jsonl; batch scripts and their logs
     runs/<grid>/<run_id>/spec.json           the resolved config; never changed
                          attempts/<n>.json   made by the host before ranks start; how it ended is added at its end
                          verdicts/<n>-<rank>.json   each rank's own word on how it ended

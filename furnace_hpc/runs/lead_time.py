@@ -40,8 +40,9 @@ def too_short(took_s: float, lead_s: float) -> str:
     if SAVES * took_s <= lead_s:
         return ""
     return (
-        f"a save takes {took_s:.0f} s and ranks are told to stop {lead_s:.0f} s before the time limit, in which {SAVES} "
-        f"must fit (one may be on its way): give the profile signal_delay_s {round(1.5 * SAVES * took_s)} or more"
+        f"a save takes {took_s:.0f} s and ranks are told to stop {lead_s:.0f} s before the time limit, in which "
+        f"{SAVES} must fit (one may be on its way): "
+        f"give the profile signal_delay_s {round(1.5 * SAVES * took_s)} or more"
     )
 
 

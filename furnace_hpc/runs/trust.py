@@ -1,8 +1,8 @@
 """Who may change what this user executes: pickled checkpoints, code snapshots, payloads. As ssh is with its own files.
 
-On a shared file system whoever can write a file that is unpickled, or replace it in its folder, runs code as its reader.
-So such a file is opened only when it and every folder up to the runs' root belong to the reader (folders also to root)
-and nobody else may write them. POSIX access lists are seen too: their mask stands in the group's bits.
+On a shared file system whoever can write a file that is unpickled, or replace it in its folder, runs code as its
+reader. So such a file is opened only when it and every folder up to the runs' root belong to the reader (folders also
+to root) and nobody else may write them. POSIX access lists are seen too: their mask stands in the group's bits.
 
 Where a profile says `group: true`, what belongs to one of the reader's groups is as good as the reader's own.
 """

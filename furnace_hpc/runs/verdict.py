@@ -56,7 +56,13 @@ class Verdict:
 
     def _write(self, verdict: str, error: str = "", **more: str | bool) -> None:
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        word = {"verdict": verdict, "step": self._step, "error": masked(error)[:500], "host": host, "unix_s": time.time()}
+        word = {
+            "verdict": verdict,
+            "step": self._step,
+            "error": masked(error)[:500],
+            "host": host,
+            "unix_s": time.time(),
+        }
         try:
             write_json(self._path, word | more)
         except OSError as error:

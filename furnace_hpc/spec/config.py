@@ -58,6 +58,10 @@ class EvaluationConfig(Config):
     metric: str | None = Field(
         default=None, description="val/<task>/<metric>; none: accuracy of the first task, map where it is multi_label"
     )
+    frames: Literal["middle", "mean"] = Field(
+        default="middle",
+        description="what a clip shows: its middle frame; mean: all in turn, and their mean probability is scored",
+    )
     batch_size: int = Field(
         default=256, ge=1, json_schema_extra=NOT_IDENTITY, description="samples per forward pass and process"
     )

@@ -17,6 +17,7 @@ from furnace_hpc.engine.checkpoints import TAG
 from furnace_hpc.engine.shards import whole_weights
 from furnace_hpc.engine.zero import parameters_sha256
 from furnace_hpc.model.network import FusionModel
+from furnace_hpc.model.scores import mean_prediction
 from furnace_hpc.model.weights import architectures
 from furnace_hpc.runs.checkpoint_files import describe, sync
 from furnace_hpc.runs.code import code_hash
@@ -77,10 +78,8 @@ def export(
         exported = exported.model_copy(update={"provenance": provenance})
         if with_program:
             program = make_program(predictor.model, exported, aside / PROGRAM)
-            say(
-                f"{PROGRAM}: logits of every subset of modalities differ by {program.difference:.1g} at most "
-                f"(accepted: {program.tolerance:.1g})"
-            )
+            differ = f"differ by {program.difference:.1g} at most (accepted: {program.tolerance:.1g})"
+            say(f"{PROGRAM}: logits of every subset of modalities {differ}")
             exported = exported.model_copy(update={"program": program})
         exported = _write_config(aside, exported)
         sync_folder(aside)
@@ -207,34 +206,48 @@ def _compare(predictor: Predictor, checkpoint: Checkpoint, place: Path) -> str:
         return "not compared with the run's own: it wrote none of this step"
     try:
         columns, own = open_columns(place).split("test"), np.load(path, allow_pickle=False)
-        samples = [stored_row(predictor, columns, row) for row in range(min(COMPARED_ROWS, len(columns["present"])))]
+        count = min(COMPARED_ROWS, len(columns["present"]))
+        frames = _frames(predictor, checkpoint)
+        shown = [[stored_row(predictor, columns, row, frame) for row in range(count)] for frame in frames]
         ids, logits = own["sample_id"], {task.name: own[f"logits.{task.name}"] for task in checkpoint.config.tasks}
     except (ConfigError, OSError, ValueError, LookupError, EOFError, BadZipFile) as error:
         return f"not compared with the run's own ({path.name}: {' '.join(str(error).split())})"
-    if not np.array_equal(ids[: len(samples)], columns["sample_id"][: len(samples)]):
+    if not np.array_equal(ids[:count], columns["sample_id"][:count]):
         return "not compared with the run's own: its test samples are in another order here"
-    made, tolerance = predictor.logits(samples), OWN_TOLERANCE[checkpoint.config.deepspeed.precision]
+    made = [predictor.logits(samples) for samples in shown]
+    kinds = {task.name: task.kind for task in checkpoint.config.tasks}
     worst = 0.0
     for task, wanted in logits.items():
-        expected = torch.from_numpy(wanted[: len(samples)])
-        worst = max(worst, ((made[task] - expected).abs().max() / expected.abs().max().clamp(min=1)).item())
-    if not worst <= tolerance:
+        expected, found = torch.from_numpy(wanted[:count]), [frame[task] for frame in made]
+        got = found[0] if len(found) == 1 else mean_prediction(torch.stack(found), kinds[task])
+        worst = max(worst, ((got - expected).abs().max() / expected.abs().max().clamp(min=1)).item())
+    if not worst <= OWN_TOLERANCE[checkpoint.config.deepspeed.precision]:
         raise ConfigError(
             f"the exported network does not give the run's own logits (they differ by {worst:.2g} of the largest): "
             f"this code ({code_hash()}) is not the one that trained it ({checkpoint.facts['code_hash']})"
         )
     equal = "equal bit for bit" if worst == 0 else f"within {worst:.1e} of the largest logit"
-    return f"those that the run wrote of {len(samples)} test samples, {equal}"
+    return f"those that the run wrote of {count} test samples, {equal}"
 
 
-def stored_row(predictor: Predictor, columns: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
-    """One row of a split, as the predictor takes it."""
+def _frames(predictor: Predictor, checkpoint: Checkpoint) -> tuple[int | None, ...]:
+    """The frames of a clip whose mean the run has written; None: its middle one."""
+    frames = predictor.exported.data.image_frames if "image" in predictor.modalities else None
+    return tuple(range(frames)) if frames and checkpoint.config.evaluation.frames == "mean" else (None,)
+
+
+def stored_row(
+    predictor: Predictor, columns: dict[str, np.ndarray], row: int, frame: int | None = None
+) -> dict[str, np.ndarray]:
+    """One row of a split, as the predictor takes it; of a clip one frame, the middle one where none is named."""
     data = predictor.exported.data
     bits = [data.modalities.index(name) for name in predictor.modalities]
     values = {"present": np.asarray(columns["present"][row])[bits]}
     for name in predictor.modalities:
         value = np.asarray(columns[name][row])
-        values[name] = value[len(value) // 2] if name == "image" and data.image_frames else value
+        if name == "image" and data.image_frames:
+            value = value[len(value) // 2 if frame is None else frame]
+        values[name] = value
         if f"{name}_length" in columns:
             values[f"{name}_length"] = np.asarray(columns[f"{name}_length"][row])
     return values
