@@ -39,10 +39,10 @@ def too_short(took_s: float, lead_s: float) -> str:
     """What is wrong with so short a lead time; empty when nothing is."""
     if SAVES * took_s <= lead_s:
         return ""
+    wanted_s = round(1.5 * SAVES * took_s)
     return (
         f"a save takes {took_s:.0f} s and ranks are told to stop {lead_s:.0f} s before the time limit, in which "
-        f"{SAVES} must fit (one may be on its way): "
-        f"give the profile signal_delay_s {round(1.5 * SAVES * took_s)} or more"
+        f"{SAVES} must fit (one may be on its way): give the profile signal_delay_s {wanted_s} or more"
     )
 
 
