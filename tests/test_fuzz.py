@@ -166,7 +166,7 @@ raise RuntimeError("raised " + secret)
 def test_what_libraries_print_in_a_rank_is_masked_in_its_log(tmp_path):
     log = tmp_path / "logs" / "1-0.log"
     environment = os.environ | {"MY_API_KEY": "correct-horse-battery"}
-    done = subprocess.run([sys.executable, "-c", SPEAKS, log], env=environment, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-u", "-c", SPEAKS, log], env=environment, capture_output=True, check=False)
     text = log.read_text()
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
     assert "correct-horse-battery" not in text
