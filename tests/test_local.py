@@ -100,7 +100,11 @@ def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small
     assert not (tmp_path / "runs/local/submit.lock").exists()
 
     hung_up = subprocess.Popen(
-        command(grid, small_root, *two), cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
+        command(grid, small_root, *two),
+        cwd=tmp_path,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup it is ignored, by children too
     )
     wait_for_step(grid, "first", stopped_at + 5)
     children = descendants(hung_up)

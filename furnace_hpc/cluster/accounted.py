@@ -34,7 +34,7 @@ class Accounted(NamedTuple):
     allocations: int
     jobs: int
     hours: float  # of the jobs
-    gpu_hours: float
+    gpu_hours: float | None  # None: the jobs had no GPUs
     ledger_hours: float  # what the attempts themselves say of these jobs: GPU-hours, where they had GPUs
 
 
@@ -59,7 +59,8 @@ def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
     if not ours:
         return None
     hours = [int(line.elapsed_s) / 3600 for line in ours]
-    gpu_hours = sum(of_one * _gpus(line.resources) for of_one, line in zip(hours, ours, strict=True))
+    gpus = [_gpus(line.resources) for line in ours]
+    gpu_hours = sum(took * width for took, width in zip(hours, gpus, strict=True)) if any(gpus) else None
     jobs = {line.job_id for line in ours}
     of_them = [attempt for attempt in attempts if attempt.job_id in jobs and attempt.end_unix_s]
     ledger = sum((a.gpus or 1) * ((a.end_unix_s or 0) - a.start_unix_s) / 3600 for a in of_them)
@@ -71,7 +72,8 @@ def in_words(attempts: Iterable[Attempt]) -> str:
     found = accounted(attempts)
     if found is None:
         return ""
-    took = f"{found.gpu_hours:,.2f} GPU-hours" if found.gpu_hours else f"{found.hours:,.2f} hours of jobs without GPUs"
+    on_gpus = found.gpu_hours is not None
+    took = f"{found.gpu_hours:,.2f} GPU-hours" if on_gpus else f"{found.hours:,.2f} hours of jobs without GPUs"
     starts, jobs = (_number(n, word) for n, word in ((found.allocations, "allocation"), (found.jobs, "job")))
     return (
         f"Slurm's accounting: {took} in {starts} of {jobs}, requeued ones counted each time, from the allocation on; "
