@@ -205,6 +205,44 @@ def outlived(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     return {"said": said, "steps": saved_steps(run)}
 
 
+def told_to_stop(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """A stop at step 3 while step 2 is read back, or step 1 deleted; that goes on when step 3 is half written."""
+    from furnace_hpc.engine import saving
+
+    run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
+    saver = saver_of(engine, run, processes, checkpoint_every=1, keep_checkpoints=1)
+    held, write = getattr(checkpoint_files, case["held"]), saving.write_files
+    under_way, gate, over = threading.Event(), threading.Event(), threading.Event()
+
+    def holds(*given: Any) -> None:
+        under_way.set()
+        assert gate.wait(30)
+        held(*given)
+        over.set()
+
+    def writes(files: dict[str, Any], aside: Path) -> Any:
+        described = write(files, aside)
+        gate.set()
+        if under_way.is_set():
+            assert over.wait(30)
+        return described
+
+    saver.begin({"step": 1})
+    saver.wait(1)
+    steps_of(engine, case, processes, 0, 1)
+    setattr(checkpoint_files, case["held"], holds)
+    saver.begin({"step": 2})
+    saver.wait(2, lambda: processes.broadcast(under_way.is_set()))
+    steps_of(engine, case, processes, 1, 1)
+    saving.write_files = writes
+    saved = saver.save({"step": 3})
+    setattr(checkpoint_files, case["held"], held)
+    saving.write_files = write
+    engine.destroy()
+    processes.barrier()
+    return {"saved": saved, "steps": saved_steps(run), "newest": checkpoint_files.newest_step(run)}
+
+
 def _equal(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     kinds = ("fp32", "exp_avg", "exp_avg_sq", "buffers")
     same = [torch.equal(found[kind][name], wanted[kind][name]) for kind in kinds for name in wanted[kind]]

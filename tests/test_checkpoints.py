@@ -82,14 +82,21 @@ def test_none_at_all_is_a_first_start_and_all_damaged_is_an_error(tmp_path: Path
         newest_step(folder)
 
 
-def test_pruning_keeps_the_newest_the_best_and_never_trusts_a_later_damaged_one(tmp_path: Path):
+def test_pruning_keeps_the_newest_the_best_and_what_is_later_than_the_one_just_saved(tmp_path: Path):
     folder = saved(RunFolder(tmp_path), 10, 20, 30, 40)
     prune(folder, saved=40, keep=2, also={10})
     assert steps(folder) == [10, 30, 40]
-    flip_a_byte(folder, 40)
     saved(folder, 35)
     prune(folder, saved=35, keep=1, also={10})
-    assert steps(folder) == [10, 35]
+    assert steps(folder) == [10, 35, 40]
+
+
+def test_pruning_does_not_count_a_damaged_one_that_was_set_aside(tmp_path: Path):
+    folder = saved(RunFolder(tmp_path), 10, 20, 30)
+    flip_a_byte(folder, 30)
+    assert newest_step(folder) == 20
+    prune(folder, saved=20, keep=1, also=())
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-20"]
 
 
 def test_multiples_of_keep_every_are_kept_for_good(tmp_path: Path):
@@ -98,12 +105,14 @@ def test_multiples_of_keep_every_are_kept_for_good(tmp_path: Path):
     assert steps(folder) == [20, 40]
 
 
-def test_what_a_killed_save_has_left_is_removed(tmp_path: Path):
+def test_what_a_killed_save_has_left_is_removed_when_a_later_one_is_safe(tmp_path: Path):
     folder = saved(RunFolder(tmp_path), 10)
     (folder.checkpoints / "step-20.tmp-abc" / TAG).mkdir(parents=True)
     assert newest_step(folder) == 10
-    prune(folder, saved=10, keep=1, also=set())
-    assert steps(folder) == [10]
+    prune(folder, saved=10, keep=1, also=set())  # step 20 may be written at this moment
+    assert [path.name for path in sorted(folder.checkpoints.iterdir())] == ["step-10", "step-20.tmp-abc"]
+    prune(saved(folder, 20), saved=20, keep=1, also=set())
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-20"]
 
 
 def test_a_replaced_attempt_writes_nothing_more(tmp_path: Path):

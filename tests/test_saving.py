@@ -23,6 +23,8 @@ CASES: list[dict[str, Any]] = [
     {"do": "bad_gradient", "source": "gradient bf16", "stage": 1, "precision": "bf16"},
     {"do": "not_finite", "source": "not finite", "stage": 1},
     {"do": "flipped", "source": "flipped", "stage": 1},
+    {"do": "told_to_stop", "source": "read back", "stage": 1, "held": "read_back"},
+    {"do": "told_to_stop", "source": "deleted", "stage": 1, "held": "prune"},
     {"do": "outlived", "source": "outlived", "stage": 1},
     {"do": "replaced", "source": "replaced", "stage": 1},
 ]
@@ -65,6 +67,12 @@ def test_one_that_is_not_the_best_any_more_is_not_waited_for(answers: dict[str, 
 def test_a_stopped_run_does_not_spend_its_last_seconds_on_tries(answers: dict[str, Any]):
     raised = f"OSError: [Errno 5] the checkpoint of step 2, the best so far, could not be saved ({FULL})"
     assert answers["stopped"] == {"raised": raised, "due": [], "steps": [1], "left_over": []}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("source", "steps"), [("read back", [1, 2, 3]), ("deleted", [2, 3])])
+def test_a_stopped_run_waits_for_no_reading_and_no_deleting(answers: dict[str, Any], source: str, steps: list[int]):
+    assert answers[source] == {"saved": True, "steps": steps, "newest": 3}
 
 
 @pytest.mark.distributed

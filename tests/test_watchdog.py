@@ -1,6 +1,7 @@
 """A rank that does not move: its stacks are in its log, its verdict says where it stood, and it is gone in time."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -109,7 +110,7 @@ def test_a_stopped_rank_ends_its_run_within_the_limit_and_the_run_comes_back(sma
     assert 13 <= record["step"] < 60
     log = (folder / "logs/1-0.log").read_text()
     assert "HANG: " in log
-    assert "in all_reduce" in log
+    assert re.search(r"File .*/(torch/distributed|deepspeed)/", log), log  # it waits for the other rank
     continued = submit(grid, small_root, *options)
     assert continued.returncode == 0, continued.stderr
     assert "resumed after step 10" in (folder / "logs/2-0.log").read_text()

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from furnace_hpc.engine.checkpoints import TAG, check_is_newest, replaced
@@ -87,9 +86,7 @@ class Saver:
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """A loss that is not finite is known to all ranks at the same step: what is on its way is still good."""
         if kind is FloatingPointError:
             self.wait(self.saved)
@@ -120,12 +117,13 @@ class Saver:
     def save(self, state: dict[str, Any]) -> bool:
         """Save, and wait until it is safe on the disk; whether it is."""
         step: int = state["step"]
-        if self._pending:  # the time that a stopped job has left is short
-            self._pending.work.no_more_tries()
-        self.wait(step)
+        if (pending := self._pending) is not None:  # a stopped job's time is short: no more tries, no reading back
+            pending.work.no_more_tries()
+            self.wait(step, lambda: self.saved >= pending.step)
+            self._pending = None
         if self.saved != step:
             self._save(state, LAST_TRIES, None)
-            self.wait(step, lambda: self.saved == step)  # older ones stay, and it need not be read back
+            self.wait(step, lambda: self.saved == step)
         return self.saved == step
 
     def wait(self, step: int, is_enough: Callable[[], bool] = lambda: False) -> None:

@@ -169,15 +169,16 @@ def note_saved(folder: RunFolder, step: int, attempt: int, took_s: float) -> Non
 
 
 def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int], every: int | None = None) -> None:
-    """Keep the newest `keep` checkpoints up to the one just saved, the steps in `also`, and multiples of `every`.
+    """Of the steps up to the one just saved, keep the newest `keep`, those in `also`, and multiples of `every`.
 
-    Later steps than the one just saved were left out when this attempt began.
+    Later steps are left alone: one may be written at this moment, and what this attempt could not begin from is aside.
     """
-    steps = steps_of(folder)
-    kept = set([step for step in steps if step <= saved][-keep:]) | set(also)
-    kept |= {step for step in steps if every and step <= saved and step % every == 0}
+    steps = [step for step in steps_of(folder) if step <= saved]
+    kept = {*steps[-keep:], *also, *(step for step in steps if every and step % every == 0)}
     unwanted = [folder.checkpoint(step) for step in steps if step not in kept]
-    for path in (*unwanted, *folder.checkpoints.glob("step-*.tmp-*"), *folder.checkpoints.glob("aside-*")):
+    leftover = folder.checkpoints.glob("step-*.tmp-*")
+    unwanted += [path for path in leftover if int(path.name[5:].partition(".")[0]) <= saved]
+    for path in (*unwanted, *folder.checkpoints.glob("aside-*")):
         try:
             shutil.rmtree(path)
         except OSError as error:  # it is tried again after the next save
