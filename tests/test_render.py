@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tables_study import (
     BONUS,
+    GRID,
     complete,
     finish,
     result_of,
@@ -91,6 +92,13 @@ def _claim(ablation: Ablation) -> str:
 def test_caption_warns_when_the_selection_split_is_reported(tmp_path):
     text = " ".join(caption(complete(tmp_path, metric="val/digit/accuracy"), ()))
     assert "The step was chosen on this same split: the values are optimistic." in text
+
+
+def test_caption_says_when_no_step_was_chosen(tmp_path):
+    base = GRID["base"] | {"evaluation": {"every": 500, "select": "best"}}
+    text = " ".join(caption(complete(tmp_path, metric="val/digit/accuracy", base=base), ()))
+    assert "Measured at the last step (500)." in text
+    assert "optimistic" not in text
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.md", "table.tex", "runs.csv"])

@@ -39,7 +39,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         lines.insert(1, "A seed's value is the mean over the row's runs with it; a seed that lacks one is left out.")
     if costs := "; ".join(COSTS[name] for name in columns if name in COSTS):
         lines.append(f"{costs[0].upper()}{costs[1:]}.")
-    if split == "val":
+    if split == "val" and any(_is_chosen(run.spec.config) for run in ablation.runs):
         lines.insert(2, "The step was chosen on this same split: the values are optimistic.")
     return lines
 
@@ -75,7 +75,12 @@ def _shown(ablation: Ablation) -> str:
 
 
 def _rule(config: TrainConfig) -> str:
-    if config.evaluation.select == "last":
+    if not _is_chosen(config):
         return f"the last step ({config.steps})"
     every = f"looked at every {config.evaluation.every} of {config.steps} steps"
     return f"the step with the best {config.selection_metric}, {every}"
+
+
+def _is_chosen(config: TrainConfig) -> bool:
+    """Whether the validation split had a say: the last step is always looked at, and may be the only one."""
+    return config.evaluation.select == "best" and config.evaluation.every < config.steps
