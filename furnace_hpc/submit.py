@@ -32,6 +32,7 @@ from furnace_hpc.runs.trust import keep_private
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root, runs_root
 from furnace_hpc.spec.grid import load_grid, narrowed, with_settings
+from furnace_hpc.spec.pretrained import check_pretrained
 from furnace_hpc.spec.rows import expand, expand_rows
 
 
@@ -84,6 +85,7 @@ def main(
     site = Thread(target=look_ahead, args=(profile.account, profile.qos, profile.partition), daemon=True)
     if asks_slurm:
         site.start()
+    check_pretrained(row.config.model for row in rows)
     prints = fingerprints(rows, data_root(data_dir), dry_run)  # last of the checks: it may pack the default set
     specs = [s for s in expand(study, prints, rows) if s.variant in variants and str(s.config.seed) in seeds]
     choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new", otherwise)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from furnace_hpc.data.tokens import shipped_vocabulary
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.model_config import ModelConfig
+from furnace_hpc.spec.pretrained import not_found
 
 
 def architectures(encoders: nn.ModuleDict, config: ModelConfig) -> dict[str, dict[str, Any]]:
@@ -49,11 +49,7 @@ def trained(kind: Any, modality: str, config: ModelConfig, made: Mapping[str, di
             **more,
         )
     except (OSError, ValueError) as error:
-        what = "has no model that can be read" if Path(name).is_dir() else "is no folder, and not in the hub's cache"
-        raise ConfigError(
-            f"model.{key} {name!r} {what} ({str(error).splitlines()[0]}): runs download nothing; fetch it where there "
-            f"is a network (`hf download {name}`), or give the path of a folder with config.json and model.safetensors"
-        ) from None
+        raise not_found(key, name, str(error).splitlines()[0]) from None
     if lacking := sorted(loading["missing_keys"]):
         raise ConfigError(f"model.{key} {name!r} lacks {len(lacking)} weights of {kind.__name__}, such as {lacking[0]}")
     return model
