@@ -1,6 +1,7 @@
 """What the ranks of the distributed tests do; each function is called on every rank by ranks.run_on_ranks."""
 
 import itertools
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[st
 
 
 def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
-    """What set_up says of runs of which some must not be trained."""
+    """What set_up says of runs of which some must not be trained; last, whether it has loaded what compiles."""
     from furnace_hpc.engine.setup import set_up
     from furnace_hpc.runs.folder import RunFolder
     from furnace_hpc.spec.errors import ConfigError
@@ -235,4 +236,4 @@ def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
             answers.append("accepted")
         except ConfigError as error:
             answers.append(str(error))
-    return answers
+    return [*answers, "inductor" if "torch._inductor.compile_fx" in sys.modules else "nothing"]

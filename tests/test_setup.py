@@ -40,6 +40,7 @@ def prepare(folder: Path, small_data: Path, change: str) -> str:
 
 def test_set_up_takes_only_what_the_run_was_made_for(small_data: Path, tmp_path: Path):
     run_dirs = [prepare(tmp_path / change, small_data, change) for change in WORDS]
-    answers = run_on_ranks(rank_work.refusals, 1, tmp_path / "ranks", run_dirs)[0]
+    *answers, loaded = run_on_ranks(rank_work.refusals, 1, tmp_path / "ranks", run_dirs)[0]
     for (change, words), answer in zip(WORDS.items(), answers, strict=True):
         assert words in answer, change
+    assert loaded == "nothing", "a rank's start would be seconds longer"

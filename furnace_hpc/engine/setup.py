@@ -1,5 +1,6 @@
 """Setting up a run: config, seeds, columns, model, engine."""
 
+import gc
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -79,6 +80,7 @@ def set_up(
     seed_everything(config.seed)  # the same initial weights on every rank
     model = FusionModel(config.model, InputShapes.of(columns.manifest), num_classes, config.loss).to(processes.device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    gc.freeze()  # DeepSpeed collects garbage four times while it starts: half a second each, with all that is imported
     engine = build_engine(model, config, processes)
     seed_everything(config.seed * 1_000_003 + 1 + processes.rank)  # another dropout on every rank
 
