@@ -114,7 +114,7 @@ def init_process_group(place: RankInfo, hang_timeout_s: float = HANG_TIMEOUT_S) 
         CROSS_RANK="0",
         LOCAL_SIZE=os.environ.get("LOCAL_SIZE", str(place.world_size)),
     )
-    # Nothing is compiled here; DeepSpeed imports its Muon for every ZeRO engine, which would load inductor for it (2 s).
+    # Nothing is compiled here; DeepSpeed imports its Muon for every ZeRO engine, and that would load inductor (2 s).
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
