@@ -7,7 +7,6 @@ Pairs of steps are interleaved in one process group, so that noise hits both ali
 """
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import ranks
+import forked_ranks
 from make import make_config
 
 from furnace_hpc.data.order import rank_indices, step_indices
@@ -51,13 +50,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of steps per ratio")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES, help="models to measure")
     options = parser.parse_args()
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # for the ranks
     from train_step import ratios  # by the name under which they import it
 
     with tempfile.TemporaryDirectory() as folder:
         data = _pack(Path(folder) / "tridigits")
-        ranks.START_S = 1800  # the measuring takes longer than a test may
-        answers = ranks.run_on_ranks(ratios, 2, Path(folder) / "ranks", data, options.pairs, options.sizes)[0]
+        forked_ranks.START_S = 1800  # the measuring takes longer than a test may
+        answers = forked_ranks.run_on_ranks(ratios, 2, Path(folder) / "ranks", data, options.pairs, options.sizes)[0]
     rows = [_row(*answer) for answer in answers] + [_kept_bytes(), *gpu_step.rows()]
     record.write("train_step", rows, "ratios of seconds per step; medians over interleaved pairs on rank 0")
 

@@ -11,7 +11,7 @@ import record
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import rank_work
-from ranks import run_on_ranks
+from forked_ranks import run_on_ranks
 from test_zero import BF16, IN_FP32, SHIPPED
 
 from furnace_hpc.data.tridigits import pack

@@ -1,6 +1,7 @@
-"""Real ranks over gloo, one world size after another, forked from a process that has imported DeepSpeed already.
+"""Real ranks over gloo, forked from a process that has imported DeepSpeed and transformers already.
 
-Most of what a short-lived rank costs is imports: six to ten seconds each, where two cores are shared.
+Most of what a short-lived rank costs is imports: six to ten seconds each, where two cores are shared. No rank outlives
+a call, and one that fails ends the others.
 """
 
 import importlib
@@ -8,12 +9,49 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-START_S, PER_CASE_S = 60, 10
-HEAVY = ["deepspeed", "furnace_hpc.engine.elastic", "furnace_hpc.engine.setup", "furnace_hpc.model.network"]
+START_S, PER_CASE_S = 90, 10
+# What DeepSpeed and the network import when first used is named too.
+HEAVY = ["deepspeed", "furnace_hpc.engine.loop", "furnace_hpc.engine.elastic", "torch._dynamo"]
+HEAVY += ["transformers.models.bert.modeling_bert"]
+
+
+@contextmanager
+def forked(world_size: int, target: Callable[..., None], *arguments: Any) -> Iterator[list[ForkServerProcess]]:
+    """Ranks that do target(rank, *arguments); those that are left at the end are killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)  # the first to come decides: it is one server for all tests
+    ranks = [context.Process(target=target, args=(rank, *arguments)) for rank in range(world_size)]
+    try:
+        for rank in ranks:
+            rank.start()
+        yield ranks
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+
+
+def wait_for(ranks: list[ForkServerProcess], limit_s: float) -> None:
+    """Until all have ended well, one has not, or the time is over."""
+    deadline_s = time.monotonic() + limit_s
+    while running := [rank for rank in ranks if rank.is_alive()]:
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0 or any(rank.exitcode for rank in ranks):  # the others would wait for it
+            return
+        wait([rank.sentinel for rank in running], timeout=left_s)
+
+
+def run_on_ranks(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list[Any]:
+    """What function(processes, *arguments) returned on each rank, as JSON says it."""
+    given = [str(argument) if isinstance(argument, Path) else argument for argument in arguments]
+    return _answers(folder, world_size, function.__module__, function.__name__, given, START_S + 25 * world_size)
 
 
 def run_phases(
@@ -21,43 +59,31 @@ def run_phases(
 ) -> list[Any]:
     """Do cases at one world size after another; rank 0's answers in their order.
 
-    A case is done by the module's function of the name case["do"], called as f(processes, folder, case). No rank
-    outlives the call, and one that fails ends the others.
+    A case is done by the module's function of the name case["do"], called as f(processes, folder, case).
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
     answers: list[Any] = []
     for number, (world_size, cases) in enumerate(phases):
-        place = folder / f"phase-{number}"
-        place.mkdir(parents=True)
-        arguments = (str(place), world_size, str(folder), module, cases)
-        ranks = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(world_size)]
-        try:
-            for rank in ranks:
-                rank.start()
-            _wait(ranks, START_S + per_case_s * len(cases))
-        finally:
-            for rank in ranks:
-                rank.kill()
-                rank.join()
-        logs = "\n".join(log.read_text()[-3000:] for log in sorted(place.glob("*.log")))
-        assert [rank.exitcode for rank in ranks] == [0] * world_size, f"phase {number} failed:\n{logs}"
-        answers += json.loads((place / "answers.json").read_text())
+        place, limit_s = folder / f"phase-{number}", START_S + per_case_s * len(cases)
+        answers += _answers(place, world_size, __name__, "do_cases", [str(folder), module, cases], limit_s)[0]
     return answers
 
 
-def _wait(ranks: list[Any], limit_s: float) -> None:
-    """Until all have ended well, one has not, or the time is over."""
-    deadline_s = time.monotonic() + limit_s
-    running = list(ranks)
-    while running and time.monotonic() < deadline_s:
-        wait([rank.sentinel for rank in running], timeout=1)
-        if any(rank.exitcode for rank in ranks):  # the others would wait for it
-            return
-        running = [rank for rank in running if rank.is_alive()]
+def do_cases(processes: Any, folder: str, module: str, cases: list[dict[str, Any]]) -> list[Any]:
+    work = importlib.import_module(module)
+    return [getattr(work, case["do"])(processes, Path(folder), case) for case in cases]
 
 
-def _rank(rank: int, place: str, world_size: int, folder: str, module: str, cases: list[dict[str, Any]]) -> None:
+def _answers(place: Path, world_size: int, module: str, name: str, given: list[Any], limit_s: float) -> list[Any]:
+    place.mkdir(parents=True, exist_ok=True)
+    with forked(world_size, _rank, str(place), world_size, module, name, given) as ranks:
+        wait_for(ranks, limit_s)
+    codes = [rank.exitcode for rank in ranks]
+    logs = "\n".join(log.read_text()[-3000:] for log in sorted(place.glob("rank-*.log")))
+    assert codes == [0] * world_size, f"{name} in {place.name}: ranks ended with {codes}:\n{logs}"
+    return [json.loads((place / f"rank-{rank}.json").read_text()) for rank in range(world_size)]
+
+
+def _rank(rank: int, place: str, world_size: int, module: str, name: str, given: list[Any]) -> None:
     log = os.open(Path(place) / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -67,9 +93,7 @@ def _rank(rank: int, place: str, world_size: int, folder: str, module: str, case
 
     torch.set_num_threads(1)
     processes = init_process_group(RankInfo(rank, rank, world_size, Path(place) / "rendezvous"))
-    work = importlib.import_module(module)
-    answers = [getattr(work, case["do"])(processes, Path(folder), case) for case in cases]
+    answer = getattr(importlib.import_module(module), name)(processes, *given)
     processes.barrier()
     destroy_process_group()
-    if rank == 0:
-        (Path(place) / "answers.json").write_text(json.dumps(answers))
+    (Path(place) / f"rank-{rank}.json").write_text(json.dumps(answer))

@@ -4,20 +4,16 @@ An attempt costs a second or two instead of ten. Everything else is what a job d
 """
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 import threading
-import time
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-HEAVY = ["deepspeed", "furnace_hpc.engine.loop", "furnace_hpc.engine.elastic"]
-# What DeepSpeed and the network import when first used: inductor and transformers, several seconds each.
-HEAVY += ["deepspeed.runtime.zero.muon.muon_optimizer", "transformers.models.bert.modeling_bert"]
+from forked_ranks import forked, wait_for
+
 LIMIT_S = 120
 SYNCS = ("before", "torn", "after")
 RENAMES = ("before", "after")
@@ -52,28 +48,11 @@ def run_attempt(folder: Path, data_dir: Path, world_size: int, point: Point | No
 
     facts = {"code_hash": code_hash(), "world_size": world_size, "data_dir": str(data_dir), "overrides": {}}
     attempt = host.begin(str(folder), facts)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
     dies = asdict(point) if point else None
-    ranks = [
-        context.Process(target=_rank, args=(rank, world_size, str(folder), attempt, dies)) for rank in range(world_size)
-    ]
-    try:
-        for rank in ranks:
-            rank.start()
-        deadline_s = time.monotonic() + (point.seconds if point and point.kind == "time" else LIMIT_S)
-        while any(rank.is_alive() for rank in ranks) and time.monotonic() < deadline_s:
-            wait([rank.sentinel for rank in ranks if rank.is_alive()], timeout=max(0.0, deadline_s - time.monotonic()))
-            if any(rank.exitcode for rank in ranks):
-                break
-    finally:
-        killed = 0
-        for rank in ranks:
-            killed += rank.is_alive() or rank.exitcode == -signal.SIGKILL
-            rank.kill()
-            rank.join()
-    code = max(abs(rank.exitcode or 0) for rank in ranks)
-    return host.decide(str(folder), attempt, code), killed
+    with forked(world_size, _rank, world_size, str(folder), attempt, dies) as ranks:
+        wait_for(ranks, point.seconds if point and point.kind == "time" else LIMIT_S)
+    codes = [rank.exitcode for rank in ranks]
+    return host.decide(str(folder), attempt, max(abs(code or 0) for code in codes)), codes.count(-signal.SIGKILL)
 
 
 def _rank(rank: int, world_size: int, folder: str, attempt: int, point: dict[str, Any] | None) -> None:

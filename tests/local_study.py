@@ -62,7 +62,7 @@ def parameters(folder: Path) -> str:
 
 
 def wait_for_step(grid: Path, variant: str, step: int) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         lines = [
             line

@@ -142,7 +142,7 @@ def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedP
         env=kept | {"COLUMNS": "200", "PATH": "/nowhere"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 

@@ -1,4 +1,4 @@
-"""What the ranks of the distributed tests do; each function is called on every rank by ranks.run_on_ranks."""
+"""What the ranks of the distributed tests do; each function is called on every rank by forked_ranks.run_on_ranks."""
 
 import itertools
 import sys

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import rank_work
+from forked_ranks import run_on_ranks
 from make import make_config
-from ranks import run_on_ranks
 
 from furnace_hpc.runs import host
 from furnace_hpc.runs.code import code_hash

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rank_work
-from ranks import run_on_ranks
+from forked_ranks import run_on_ranks
 
 pytestmark = pytest.mark.distributed
 
