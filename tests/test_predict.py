@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +141,24 @@ def test_a_file_of_samples_is_answered_in_order_and_a_bad_line_costs_itself_alon
     code, out, err = command(capsys, "--model", model, "--input", samples)
     assert (code, err) == (0, "")
     assert [line.split("  ")[0] for line in out.splitlines()] == [entry["id"] for entry in good]
+
+
+def test_ctrl_c_leaves_whole_answers(model: Path, tmp_path: Path):
+    many = tmp_path / "many.jsonl"
+    many.write_text("".join(json.dumps({"id": str(n), "text": "it is even"}) + "\n" for n in range(100_000)))
+    asked = [sys.executable, "-m", "furnace_hpc.predict", "--model", str(model), "--input", str(many), "--json"]
+    answers = tmp_path / "answers.jsonl"
+    with answers.open("w") as file:
+        process = subprocess.Popen(asked, stdout=file, stderr=subprocess.PIPE, text=True)
+    while not answers.read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    ids = [json.loads(line)["id"] for line in answers.read_text().splitlines()]
+    assert ids == [str(n) for n in range(len(ids))]
+    assert 1 <= len(ids) < 100_000
 
 
 # --- one sentence ---
