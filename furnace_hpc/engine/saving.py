@@ -55,6 +55,7 @@ class _Pending:
     work: Work
     described: Described
     """What this rank wrote."""
+    is_named: bool = False
 
 
 class Saver:
@@ -119,7 +120,7 @@ class Saver:
         step: int = state["step"]
         if (pending := self._pending) is not None:  # a stopped job's time is short: no more tries, no reading back
             pending.work.no_more_tries()
-            self.wait(step, lambda: self.saved >= pending.step)
+            self.wait(step, lambda: pending.is_named)
             self._pending = None
         if self.saved != step:
             self._save(state, LAST_TRIES, None)
@@ -164,7 +165,7 @@ class Saver:
         if problem:
             self._failed(pending, problem)
             return
-        self.saved, self._pause = pending.step, 1
+        self.saved, self._pause, pending.is_named = pending.step, 1, True
         pending.work = Work(lambda: self._read_back(pending, final), READ_TRIES, 1.0)
         yield
         if problem := worst(processes.gather(pending.work.problem)):

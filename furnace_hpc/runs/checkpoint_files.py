@@ -176,8 +176,8 @@ def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int], every: 
     steps = [step for step in steps_of(folder) if step <= saved]
     kept = {*steps[-keep:], *also, *(step for step in steps if every and step % every == 0)}
     unwanted = [folder.checkpoint(step) for step in steps if step not in kept]
-    leftover = folder.checkpoints.glob("step-*.tmp-*")
-    unwanted += [path for path in leftover if int(path.name[5:].partition(".")[0]) <= saved]
+    leftover = folder.checkpoints.glob("step-[0-9]*.tmp-*")
+    unwanted += [path for path in leftover if (of := path.name[5:].partition(".")[0]).isdigit() and int(of) <= saved]
     for path in (*unwanted, *folder.checkpoints.glob("aside-*")):
         try:
             shutil.rmtree(path)
