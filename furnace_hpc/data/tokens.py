@@ -15,6 +15,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from furnace_hpc.data.listing import fingerprint_of
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Manifest
+from furnace_hpc.spec.pretrained import find_file
 
 FILES = ("tokenizer.json", "vocab.txt")
 
@@ -90,19 +91,7 @@ def shipped_vocabulary(name: str) -> str | None:
 
 def _find(name: str) -> Path | None:
     """The tokenizer's file in a folder, or of a model in the hub's cache; None: there is none."""
-    if Path(name).is_dir():
-        return next((path for file in FILES if (path := Path(name) / file).is_file()), None)
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    for file in FILES:
-        try:
-            cached = try_to_load_from_cache(name, file)
-        except HFValidationError:
-            return None
-        if isinstance(cached, str):
-            return Path(cached)
-    return None
+    return next((path for file in FILES if (path := find_file(name, file))), None)
 
 
 def _open(path: Path) -> Tokenizer:

@@ -6,6 +6,7 @@ No torch here: whoever reads a run folder can tell which of its checkpoints are 
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ import xxhash
 from furnace_hpc.runs.folder import PASSING, RunFolder
 
 MANIFEST = "manifest.json"
+UNFINISHED = re.compile(r"step-(\d+)\.tmp-")
 Described = dict[str, list[Any]]  # file -> [size, hash]
 
 READ_PAUSES_S = (1, 2, 4)  # a read that failed is tried again: what a file server cannot give now is not damaged
@@ -176,8 +178,8 @@ def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int], every: 
     steps = [step for step in steps_of(folder) if step <= saved]
     kept = {*steps[-keep:], *also, *(step for step in steps if every and step % every == 0)}
     unwanted = [folder.checkpoint(step) for step in steps if step not in kept]
-    leftover = folder.checkpoints.glob("step-[0-9]*.tmp-*")
-    unwanted += [path for path in leftover if (of := path.name[5:].partition(".")[0]).isdigit() and int(of) <= saved]
+    leftover = folder.checkpoints.glob("step-*.tmp-*")
+    unwanted += [path for path in leftover if (of := UNFINISHED.match(path.name)) and int(of[1]) <= saved]
     for path in (*unwanted, *folder.checkpoints.glob("aside-*")):
         try:
             shutil.rmtree(path)

@@ -19,7 +19,7 @@ def check_pretrained(configs: Iterable[ModelConfig]) -> None:
         if (name := getattr(config, key := f"{modality}_weights"))
     }
     for key, name in sorted(named):
-        if not (_has(name, CONFIG) and any(_has(name, file) for file in WEIGHTS)):
+        if not (find_file(name, CONFIG) and any(find_file(name, file) for file in WEIGHTS)):
             raise not_found(key, name)
 
 
@@ -32,14 +32,15 @@ def not_found(key: str, name: str, why: str = "") -> ConfigError:
     )
 
 
-def _has(name: str, file: str) -> bool:
-    """Whether a folder, or a model in the hub's cache, has the file."""
+def find_file(name: str, file: str) -> Path | None:
+    """The file of a folder, or of a model in the hub's cache; None: it is not there."""
     if Path(name).is_dir():
-        return (Path(name) / file).is_file()
+        return path if (path := Path(name) / file).is_file() else None
     from huggingface_hub import try_to_load_from_cache  # half a second, which only studies with weights pay
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return isinstance(try_to_load_from_cache(name, file), str)
+        cached = try_to_load_from_cache(name, file)
     except HFValidationError:  # a path that is not there
-        return False
+        return None
+    return Path(cached) if isinstance(cached, str) else None
