@@ -1,10 +1,12 @@
 """Hostile names, YAML files, profiles, manifests and lines of records: nothing runs, nothing leaks, no traceback.
 
-python benchmarks/fuzz.py [--cases 10500]
+python benchmarks/fuzz.py [--cases 10500] [--examples 5000]
 
 Every input is made by hypothesis from a seed that is fixed. What is accepted in spite of it is carried on: to a batch
 script, which `bash -n` reads and which is executed with stand-ins for all commands; canary commands stand in the
 inputs, planted tokens in the inputs and in the environment. Goal: zero of each.
+
+Afterwards the tests marked `fuzz` (one per parser and decoder) run with `--examples` new inputs each.
 """
 
 import argparse
@@ -36,6 +38,8 @@ from hostile import (
 )
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+ROOT = Path(__file__).parent.parent
 
 
 def fuzz(place: Path, cases: int) -> Tally:
@@ -128,6 +132,13 @@ def commands(place: Path, number: int) -> list[str]:
     return bad
 
 
+def parsers(examples: int) -> int:
+    """The exit code of the tests marked `fuzz`, run with so many new inputs each."""
+    command = [sys.executable, "-m", "pytest", "-m", "fuzz", "-q", "--timeout=3600", "-p", "no:cacheprovider"]
+    environment = os.environ | {"FURNACE_FUZZ_EXAMPLES": str(examples)}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
 def main() -> None:
     """Fuzz, and write the figures."""
     from record import write
@@ -135,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=10_500)
     parser.add_argument("--commands", type=int, default=60)
+    parser.add_argument("--examples", type=int, default=5_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
@@ -153,6 +165,8 @@ def main() -> None:
             "scripts_that_bash_refuses": len(tally.bad_scripts),
             "goal": "0 of each in 10,000 inputs",
         }
+    failed = parsers(options.examples)
+    row |= {"examples_per_parser": options.examples, "parser_tests": "passed" if failed == 0 else f"exit code {failed}"}
     for problem in [*tally.tracebacks[:10], *tally.leaks[:10], *tally.bad_scripts[:10], *bad[:10]]:
         print(problem, file=sys.stderr)
     write("fuzz", [row])

@@ -4,12 +4,26 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from slurm import cluster, quiet  # noqa: F401  fixtures
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every rank compiles torch and DeepSpeed anew
 os.environ["OMP_NUM_THREADS"] = "1"  # two cores are shared by several ranks; one thread also gives the same bits
+
+# Tests marked `fuzz` take their number of examples from here: few and always the same ones in CI, many new ones in
+# benchmarks/fuzz.py.
+EXAMPLES = int(os.environ.get("FURNACE_FUZZ_EXAMPLES", "50"))
+settings.register_profile(
+    "furnace",
+    max_examples=EXAMPLES,
+    derandomize="FURNACE_FUZZ_EXAMPLES" not in os.environ,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("furnace")
 
 
 @pytest.fixture(scope="session")
