@@ -24,7 +24,7 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.cluster.profile import ClusterProfile, load_profile
 from furnace_hpc.cluster.scheduler import has_slurm
 from furnace_hpc.cluster.show import choose_profile
-from furnace_hpc.runs.trust import GROUP_ACCESS
+from furnace_hpc.runs.trust import trust_group
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import runs_root
 
@@ -50,8 +50,7 @@ def main(
         check_new(write, over)
     root, on_slurm = runs_root(runs_dir), has_slurm() and not here_
     profile = _find_profile(cluster) if cluster not in ("auto", "local") or on_slurm else None
-    if profile and profile.group:
-        os.environ[GROUP_ACCESS] = "1"  # as submit sets it
+    trust_group(profile is not None and profile.group)
     _say(not json_, "looking at this machine ...")
     sections = _this_machine(root, on_slurm or node.in_job())
     facts: SlurmFacts | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.regular import read_regular
 
 if TYPE_CHECKING:  # numpy comes in with them: too slow for --help
     from furnace_hpc.data.sample import PackPlan
@@ -106,7 +107,7 @@ def _print_counts(manifest: "Manifest", out: Path) -> None:
     print("".join(f"{name:>12}" for name in ("split", *names)))
     for split, counts in manifest.counts.items():
         print(f"{split:>12}" + "".join(f"{counts[name]:>12,}" for name in names))
-    reasons = reasons_of((out / "refused.jsonl").read_bytes())
+    reasons = reasons_of(read_regular(out / "refused.jsonl", None))
     if reasons:
         print(f"not read: {', '.join(f'{reason} {count:,}' for reason, count in reasons.items())}")
         print(f"each of them is a line of {out / 'refused.jsonl'}")

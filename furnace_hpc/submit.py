@@ -28,7 +28,7 @@ from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.override import read_overrides
 from furnace_hpc.runs.snapshot import source
-from furnace_hpc.runs.trust import keep_private
+from furnace_hpc.runs.trust import check_place, keep_private, trust_group
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root, runs_root
 from furnace_hpc.spec.grid import load_grid, narrowed, with_settings
@@ -78,6 +78,8 @@ def main(
     variants = narrowed([row.name for row in rows], variant or [], "variant")
     seeds = narrowed([str(s) for s in study.seeds], [str(s) for s in seed or []], "seed")
     folder = GridFolder(runs_root(runs_dir) / study.name)
+    trust_group(profile.group)
+    check_place(folder.path, folder.path.parent)  # before anything is written
     asks_slurm = profile.executor == "slurm" and not (dry_run or prepare)
     if asks_slurm:
         require_slurm(profile.name)

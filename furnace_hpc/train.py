@@ -15,11 +15,12 @@ from furnace_hpc.runs import host
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import read_attempts
-from furnace_hpc.runs.trust import GROUP_ACCESS, keep_private
+from furnace_hpc.runs.trust import GROUP_ACCESS, check_place, keep_private
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root
+from furnace_hpc.spec.regular import read_regular
 
 
 def main(
@@ -36,6 +37,7 @@ def main(
         print(f"{folder.run_id} is done: {folder.result}")
         return
     keep_private(os.environ.get(GROUP_ACCESS) == "1")
+    check_place(folder.path, folder.path.parent.parent)  # its checkpoints are programs
     from furnace_hpc.engine.loop import train
     from furnace_hpc.engine.processes import RankInfo
 
@@ -59,7 +61,7 @@ def _begin(folder: RunFolder, world_size: int, data_dir: Path | None) -> int:
             f"{folder.run_id} was begun by other code ({attempts[0].code_hash}, this is {code_hash()}), "
             f"and a run never changes code half-way: go back to that code, or submit its grid with --code new"
         )
-    spec = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
+    spec = RunSpec.model_validate_json(read_regular(folder.spec))
     before = attempts[-1].data_dir if attempts else ""
     facts = {
         "code_hash": code_hash(),

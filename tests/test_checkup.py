@@ -79,11 +79,26 @@ def test_quotas_are_told():
 def test_a_runs_root_that_others_can_write_fails_with_the_mend(tmp_path):
     tmp_path.chmod(0o775)
     check = disk.check_permissions(tmp_path, tmp_path)
-    assert (check.level, check.mend) == (
-        "fail",
-        f"if nobody has changed it: chmod go-w {tmp_path}".removeprefix("if nobody has changed it: "),
-    )
+    assert (check.level, check.mend) == ("fail", f"chmod go-w {tmp_path}")
+    new = disk.check_permissions(tmp_path / "new", tmp_path)
+    assert new.level == "fail"
+    assert new.found.startswith(f"{tmp_path} may be written by its group (mode 0775) and is not sticky")
+    assert f"chmod +t {tmp_path}, or chmod go-w {tmp_path}" in new.mend
+    tmp_path.chmod(0o755)
     assert disk.check_permissions(tmp_path / "new", tmp_path).level == "ok"
+
+
+def test_doctor_finds_a_project_folder_that_the_group_can_write(tmp_path):
+    """Mode 2775, and in it runs/ of 0700: whoever is in the group can put another runs/ in its place."""
+    runs = tmp_path / "project" / "runs"
+    (runs / "study" / "submissions").mkdir(parents=True)
+    runs.chmod(0o700)
+    runs.parent.chmod(0o2775)
+    check = disk.check_permissions(runs, runs)
+    assert check.level == "fail"
+    assert check.found.startswith(f"{runs.parent} may be written by its group (mode 2775) and is not sticky")
+    subprocess.run(["chmod", "+t", runs.parent], check=True)
+    assert disk.check_permissions(runs, runs).found == f"{runs} can be written by you alone"
 
 
 def test_grids_in_which_others_can_put_what_is_executed_fail_with_one_mend(tmp_path, monkeypatch):

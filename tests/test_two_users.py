@@ -11,7 +11,7 @@ from login_study import grid, planned
 from test_batch_script import execute
 
 from furnace_hpc.cluster.environment import scrubbed
-from furnace_hpc.cluster.flags import _others
+from furnace_hpc.cluster.flags import rule_text
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.submission import write_submission
 from furnace_hpc.runs.trust import GROUP_ACCESS, check_trusted
@@ -79,10 +79,9 @@ def test_the_batch_script_and_the_ranks_decide_alike(tmp_path, monkeypatch, grou
         trusted = True
     except ConfigError:
         trusted = False
-    others, bits = _others(ClusterProfile(name="c", executor="slurm", group=group))
-    script = f"find {file} -maxdepth 0 '(' {others} -o {bits} ')' -print -quit"
-    found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert (found.stdout == "", found.stderr) == (trusted, "")
+    script = f"{rule_text()}\nfurnace_check {tmp_path} {file}"
+    found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout == "", found.stderr) == (0 if trusted else 1, trusted, "")
 
 
 def test_a_payload_that_was_planted_for_an_element_is_not_what_runs(tmp_path):
@@ -123,7 +122,7 @@ def test_older_code_that_a_run_goes_on_with_is_looked_at_too(tmp_path):
     done, run, _, tools = execute(tmp_path, "done done", 0, meanwhile=go_on_with_older_code)
     assert done.returncode == 1
     assert str(older[0] / "furnace_hpc.py") in done.stdout
-    assert "nothing of it is run" in done.stdout
+    assert "Nothing of it is run" in done.stdout
     assert not (tools / "ranks").exists()
     assert stat.S_IMODE(run.attempt(1).stat().st_mode) == 0o600
 

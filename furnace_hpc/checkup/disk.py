@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -11,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from furnace_hpc.checkup.check import Check, Level
-from furnace_hpc.runs.trust import GROUP_ACCESS, check_entry
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.runs.access import GROUP_ACCESS, IF_UNCHANGED, Fault, find_faults
 
 SHARED = {
     "nfs",
@@ -103,22 +103,22 @@ def check_file_system(root: Path, mount: tuple[str, str], on_slurm: bool) -> Che
 
 
 def check_permissions(root: Path, place: Path) -> Check:
-    """Whoever may write the runs' root may run code as its user."""
+    """Whoever may write the runs' root, or rename a folder above it, may run code as its user."""
     if not os.access(place, os.W_OK | os.X_OK):
         return Check("runs' root", "fail", f"{place} cannot be written by you", "choose another with --runs-root")
+    faults: dict[str, Fault] = {}
+    for folder in (root, *_of_grids(root)):
+        for fault in find_faults(str(folder), str(root), with_content=False):
+            faults.setdefault(fault.place, fault)
+    if faults:
+        first = next(iter(faults.values()))
+        found, fix = first.problem, first.fix.removeprefix(IF_UNCHANGED)
+        if len(faults) > 1:
+            found += f"; and {len(faults) - 1} more"
+            fix = f"chmod -R go-w {shlex.quote(str(place))}" if fix.startswith("chmod") else fix
+        return Check("runs' root", "fail", found, fix)
     if place != root.absolute():
         return Check("runs' root", "ok", f"{root} is not there yet; it is made for you alone (0700)")
-    refused = []
-    for folder in (place, *_of_grids(place)):
-        try:
-            check_entry(folder)
-        except ConfigError as error:
-            refused.append(str(error))
-    if refused:
-        found, _, mend = refused[0].rpartition(": ")
-        if refused[1:] and mend.startswith("chmod"):
-            found, mend = f"{found}; and {len(refused) - 1} more", f"chmod -R go-w {place}"
-        return Check("runs' root", "fail", found, mend)
     group = " and your group" if os.environ.get(GROUP_ACCESS) == "1" else " alone"
     return Check("runs' root", "ok", f"{place} can be written by you{group}")
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from furnace_hpc.runs.trust import GROUP_ACCESS
+from furnace_hpc.runs.access import GROUP_ACCESS
 
 # How clients find and enter the cluster; whether the group may write the runs.
 KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", GROUP_ACCESS}
@@ -27,6 +27,11 @@ _LEFT_OUT = re.compile(
 def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
     """A copy without what belongs to one job, one rank, or to how one person likes Slurm's commands to print."""
     return {name: value for name, value in environment.items() if name in KEPT or not _LEFT_OUT.match(name)}
+
+
+def absolute_folders(search_path: str) -> list[str]:
+    """The folders of a PYTHONPATH without relative ones: an empty one is the working directory."""
+    return [place for place in search_path.split(os.pathsep) if place.startswith("/")]
 
 
 @contextmanager

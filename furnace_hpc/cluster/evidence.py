@@ -19,6 +19,7 @@ from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import Phase, meaning
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
+from furnace_hpc.spec.regular import read_regular
 
 FRESH_S = 10  # commands given within this time share one answer
 IDLE_S = 60  # the same, where nothing of the grid is in the queue: only somebody's requeue could change that
@@ -181,7 +182,7 @@ def _ended(absent: dict[str, str]) -> dict[str, Job]:
 
 def _read(folder: GridFolder) -> Evidence:
     try:
-        content: dict[str, Any] = json.loads(folder.slurm_cache.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(read_regular(folder.slurm_cache))
         for name in ("queued", "ended"):
             content[name] = {job["job_id"]: Job(**job) for job in content[name]}
         known = Evidence(**content)

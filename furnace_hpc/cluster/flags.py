@@ -8,8 +8,9 @@ from typing import Any
 from furnace_hpc.cluster.planned import Shape
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.cluster.waves import Array, ranges
+from furnace_hpc.runs import access
+from furnace_hpc.runs.access import GROUP_ACCESS
 from furnace_hpc.runs.batch import EXIT_DONE_ALREADY
-from furnace_hpc.runs.trust import GROUP_ACCESS
 from furnace_hpc.spec.errors import ConfigError
 
 BATCH = "furnace_hpc/runs/batch.py"  # in a code snapshot
@@ -33,11 +34,12 @@ def array_parameters(
         "signal_delay_s": profile.signal_delay_s,
         "srun_args": _srun_args(profile),
         "setup": [
-            *_private(profile, submission, code),
+            *_private(profile),
             *_site_setup(profile),
-            *_begin(profile, submission, array.base, code),
+            *_checked(submission, code),
+            *_begin(submission, array.base, code),
         ],
-        "teardown": _decide(code),
+        "teardown": _decide(submission, code),
         "additional_parameters": {"array": f"{ranges(array.indices)}%{parallel}", "requeue": True},
     }
 
@@ -53,7 +55,12 @@ def follow_up_parameters(
         "ntasks_per_node": 1,
         "dependency": f"afterany:{':'.join(after)}",
         "use_srun": False,
-        "setup": [*_private(profile, submission, code), *_site_setup(profile), *_code_exports(str(code))],
+        "setup": [
+            *_private(profile),
+            *_site_setup(profile),
+            *_checked(submission, code),
+            *_code_exports(str(code)),
+        ],
         "additional_parameters": {"requeue": True},
     }
 
@@ -122,64 +129,60 @@ def _site_setup(profile: ClusterProfile) -> list[str]:
     return [*exports, trap, "set -e", *profile.setup, "set +e", "trap - EXIT"]
 
 
-def _private(profile: ClusterProfile, submission: Path, code: Path) -> list[str]:
-    """Before anything runs that lies on a shared disk: nobody else can have written it (as runs/trust.py has it).
+def _private(profile: ClusterProfile) -> list[str]:
+    """What the job makes is this user's alone, or the group's."""
+    trust = f"export {GROUP_ACCESS}=1" if profile.group else f"unset {GROUP_ACCESS}"
+    return ["umask 007" if profile.group else "umask 077", trust]
 
-    The batch script itself is Slurm's copy. What it will execute is the snapshot, and what submitit unpickles.
+
+def rule_text() -> str:
+    """The function that decides in a batch script what may be executed: the program of runs/access.py itself.
+
+    The script is Slurm's own copy, so it is the only place on a compute node that nobody else can have changed.
     """
-    grid = submission.parent.parent
-    folders = (grid.parent, grid, code.parent, submission.parent, submission)
-    files = (submission / name for name in ("payload.pkl", "profile.json", "rows.jsonl", "specs.jsonl"))
-    others, bits = _others(profile)
-    changed, replaced = f"'(' {others} -o {bits} ')'", f"'(' {others} ! -uid 0 -o {bits} ! -perm -1000 ')'"
+    program = Path(access.__file__).read_text(encoding="utf-8")
+    return f'furnace_check() {{ python3 -I -S -c {shlex.quote(program)} "$@"; }}'
+
+
+def _checked(submission: Path, code: Path) -> list[str]:
+    """Before anything runs that lies on a shared disk: nobody else can have written it, or can put other code there.
+
+    That is the snapshot, what submitit unpickles, and what the follow-up job reads: the profile has lines of shell.
+    """
+    names = ("payload.pkl", "profile.json", "rows.jsonl", "specs.jsonl", "code", "grid.yaml")
     return [
-        "umask 007" if profile.group else "umask 077",
-        f"export {GROUP_ACCESS}=1" if profile.group else f"unset {GROUP_ACCESS}",
-        "changeable=$(exec 2>&1",
-        f"  find {_quoted(*files)} -maxdepth 0 {changed} -print -quit",
-        f"  find {_quoted(*folders)} -maxdepth 0 {replaced} -print -quit",
-        f"  find {_quoted(code)} '(' {others} -o ! -type l {bits} ')' -print -quit)",
-        _REFUSE,
+        # An empty or relative part of PYTHONPATH is the working directory.
+        'kept=$(set -f; IFS=:; for place in ${PYTHONPATH:-}; do [[ $place = /* ]] && printf :%s "$place"; done)',
+        'export PYTHONPATH="${kept#:}"',
+        rule_text(),
+        _check(submission, _quoted(code, *(submission / name for name in names))),
     ]
 
 
-_REFUSE = (
-    '[ -z "$changeable" ] || { echo "furnace: other users can change this, or own it, so nothing of it is run:"'
-    ' "$changeable: if nobody has changed it, chmod go-w it"; exit 1; }'
-)
-
-
-def _others(profile: ClusterProfile) -> tuple[str, str]:
-    """What `find` calls another owner, and what may be written by others; the group's own where it is trusted."""
-    if not profile.group:
-        return "! -uid $UID", "-perm /022"
-    mine = "$(printf ' ! -gid %s' $(id -G))"
-    return f"! -uid $UID{mine}", f"'(' -perm /002 -o -perm /020{mine} ')'"
+def _check(submission: Path, places: str) -> str:
+    return f"furnace_check {_quoted(submission.parent.parent.parent)} {places} || exit 1"
 
 
 def _quoted(*paths: Path) -> str:
     return " ".join(shlex.quote(str(path)) for path in paths)
 
 
-def _begin(profile: ClusterProfile, submission: Path, base: int, code: Path) -> list[str]:
+def _begin(submission: Path, base: int, code: Path) -> list[str]:
     """Begin the attempt of this element's row; there is nothing to do where the run is done already.
 
-    The payload is copied anew, over whatever has that name; a run that goes on may have older code, which is looked at.
+    The payload is copied anew, over whatever has that name; a run that goes on may have older code, which is checked.
     """
-    others, bits = _others(profile)
     folder, script = shlex.quote(str(submission)), shlex.quote(str(code / BATCH))
     row = f'"$(({base} + SLURM_ARRAY_TASK_ID))"'
     return [
         'id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
-        f'cp --remove-destination {folder}/payload.pkl {folder}/"$id"_submitted.pkl',
+        f'cp --remove-destination {folder}/payload.pkl {folder}/"$id"_submitted.pkl || exit 1',
         f'begun=$(python3 -S {script} begin-row {folder} {row} "$id" $$)',
         "rc=$?",
         f'[ "$rc" = {EXIT_DONE_ALREADY} ] && exit 0',
         '[ "$rc" = 0 ] || exit "$rc"',
         'eval "$begun"',
-        f'changeable=$(exec 2>&1; [ "$FURNACE_CODE" = {_quoted(code)} ] ||',
-        f"""  find "$FURNACE_CODE" '(' {others} -o ! -type l {bits} ')' -print -quit)""",
-        _REFUSE,
+        f'[ "$FURNACE_CODE" = {_quoted(code)} ] || ' + _check(submission, '"$FURNACE_CODE"'),
         "export FURNACE_RUN_DIR FURNACE_ATTEMPT FURNACE_CODE",
         *_code_exports("$FURNACE_CODE"),
     ]
@@ -188,13 +191,15 @@ def _begin(profile: ClusterProfile, submission: Path, base: int, code: Path) -> 
 def _code_exports(code: str) -> list[str]:
     """The snapshot is what is imported, not the tree that it was taken from, nor the working directory."""
     place = '"$FURNACE_CODE"' if code.startswith("$") else shlex.quote(code)
-    return [f"export PYTHONPATH={place}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"]
+    return [f'export PYTHONPATH={place}"$kept" PYTHONSAFEPATH=1']
 
 
-def _decide(code: Path) -> list[str]:
+def _decide(submission: Path, code: Path) -> list[str]:
+    """Hours later: whether the code is still nobody else's is checked again."""
     batch = f"python3 -S {shlex.quote(str(code / BATCH))}"
     return [
         "rc=$?",
+        _check(submission, _quoted(code)),
         f'verdict=$({batch} decide "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT" "$rc")',
         'echo "attempt $FURNACE_ATTEMPT ended: $verdict (srun said $rc)"',
         f'if [ "$verdict" = requeue ]; then {batch} requeue "$id" && sleep 60; fi',

@@ -9,6 +9,8 @@ from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
+from furnace_hpc.runs.trust import check_trusted
+from furnace_hpc.spec.regular import read_regular
 
 
 def left_over(submission: Submission, folder: GridFolder, retries: int, observer: Observer) -> dict[Shape, list[int]]:
@@ -49,5 +51,10 @@ def _comes_back(status: RunStatus) -> bool:
 
 
 def read_profile(submission: Submission) -> ClusterProfile:
-    """The profile that the submission was made with."""
-    return ClusterProfile.model_validate_json((submission.path / "profile.json").read_text(encoding="utf-8"))
+    """The profile that the submission was made with: its Python and its lines of setup will be executed.
+
+    Raises:
+        ConfigError: others could have changed it.
+    """
+    check_trusted(submission.path / "profile.json", submission.path.parent.parent.parent)
+    return ClusterProfile.model_validate_json(read_regular(submission.path / "profile.json"))

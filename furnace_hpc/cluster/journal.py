@@ -21,6 +21,7 @@ from typing import Any
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.unchanged import while_unchanged
 from furnace_hpc.spec.errors import UnavailableError
+from furnace_hpc.spec.regular import read_regular_text
 
 IN_FLIGHT_S = 3  # a request that had left before its sbatch was killed is with the controller by then
 
@@ -93,7 +94,7 @@ class Submission:
     @cached_property
     def code(self) -> Path:
         """The snapshot taken at this submission: what frames its attempts and follows its waves."""
-        return Path((self.path / "code").read_text(encoding="utf-8").strip())
+        return Path(read_regular_text(self.path / "code").strip())
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -144,7 +145,7 @@ def settle_doubts(folder: GridFolder) -> None:
 @while_unchanged(lambda path: [path])
 def _events(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular_text(path, errors="replace").splitlines()
     except FileNotFoundError:
         return []
     return [event for event in map(_parse, lines) if event]
@@ -153,7 +154,7 @@ def _events(path: Path) -> list[dict[str, Any]]:
 @while_unchanged(lambda path: [path])
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in read_regular_text(path).splitlines()]
     except FileNotFoundError:
         return []
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from submitit.local.local import LocalExecutor, LocalJob
 
-from furnace_hpc.cluster.environment import environment_of_jobs
+from furnace_hpc.cluster.environment import absolute_folders, environment_of_jobs
 from furnace_hpc.cluster.flags import rank_command
 from furnace_hpc.cluster.journal import Submission
 from furnace_hpc.cluster.planned import Plan, PlannedRun
@@ -24,6 +24,7 @@ from furnace_hpc.cluster.progress import Progress
 from furnace_hpc.cluster.submission import write_submission
 from furnace_hpc.cluster.task import run_task
 from furnace_hpc.runs import host
+from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.spec.errors import ConfigError
 
 WEEK_MIN = 7 * 24 * 60  # submitit's local executor wants a limit; this machine has none
@@ -98,7 +99,8 @@ class Queue:
         return True
 
     def _start(self, index: int, slot: int) -> None:
-        run = self._plan.runs[index]
+        run, code = self._plan.runs[index], Path(self._submission.rows[index]["code"])
+        self._check(run, code)
         try:
             host.write_spec(str(run.folder.path), run.spec.model_dump_json())
             gpus = self._slots.gpus[slot] if self._slots.gpus else ()
@@ -107,7 +109,6 @@ class Queue:
         except host.Busy as busy:
             self._progress.say(f"{run.folder.run_id}: left alone, {busy}")
             return
-        code = Path(self._submission.rows[index]["code"])
         executor = LocalExecutor(self._submission.path, python=rank_command(self._plan.profile, code))
         executor.update_parameters(
             tasks_per_node=run.world_size,
@@ -121,7 +122,7 @@ class Queue:
             "FURNACE_ATTEMPT": str(attempt),
             "OMP_NUM_THREADS": str(self._slots.num_threads),
             "FURNACE_CODE": str(code),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": os.pathsep.join([str(code), *absolute_folders(os.environ.get("PYTHONPATH", ""))]),
             "PYTHONSAFEPATH": "1",
         }
         with environment_of_jobs(**environment), _terminal_signals_kept_from_children():
@@ -129,6 +130,16 @@ class Queue:
         self._running.append(Running(run, attempt, slot, job))
         host.hand_over(str(run.folder.path), attempt, int(job.job_id))
         self._submission.note("started", run_id=run.folder.run_id, attempt=attempt, pid=int(job.job_id))
+
+    def _check(self, run: PlannedRun, code: Path) -> None:
+        """Raise ConfigError where others could have changed what a start executes: hours may have passed since submit.
+
+        From here on they can change nothing of it: no folder on the way to it lets them.
+        """
+        root = self._submission.path.parent.parent.parent
+        check_trusted(code, root)
+        check_place(self._submission.path, root)
+        check_place(run.folder.path.resolve(), root)
 
     def _reap(self) -> None:
         """Take ended runs off the list, and write down how they ended."""

@@ -8,6 +8,7 @@ from furnace_hpc.cluster.observe import batch_log
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.host import newest_attempt
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.regular import open_regular
 
 
 def print_logs(folder: GridFolder, name: str, lines: int) -> None:
@@ -63,5 +64,5 @@ def _other_ranks(batch_log: Path) -> list[Path]:
 
 
 def _tail(path: Path, lines: int) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with open_regular(path, "r", encoding="utf-8", errors="replace") as file:
         return "".join(deque(file, maxlen=lines)).rstrip("\n")

@@ -19,6 +19,7 @@ from furnace_hpc.runs.host import REQUEUED, with_own_word
 from furnace_hpc.runs.ledger import Attempt, read_attempts
 from furnace_hpc.runs.state import ENDED, RunState, RunStatus, read_status, within_budget
 from furnace_hpc.runs.unchanged import while_unchanged
+from furnace_hpc.spec.regular import read_regular, read_regular_text
 
 CANCELLED = "cancelled"  # in the reason of every run that somebody stopped
 
@@ -198,7 +199,7 @@ _NEVER = {  # reasons of a waiting job that only somebody can change, and what t
 @while_unchanged(lambda submission: [submission / "profile.json"])
 def _retries(submission: Path) -> int:
     try:
-        return int(json.loads((submission / "profile.json").read_text(encoding="utf-8"))["retries"])
+        return int(json.loads(read_regular(submission / "profile.json"))["retries"])
     except (OSError, ValueError, KeyError):
         return 0
 
@@ -219,7 +220,7 @@ def _by(job: Job) -> str:
 def _last_words(submission: Path, job_id: str) -> str:
     log = batch_log(submission, job_id)
     try:
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        lines = [line for line in read_regular_text(log, errors="replace").splitlines() if line.strip()]
     except FileNotFoundError:
         return f"there is no {log}: do compute nodes see that folder, and has it space?"
     return lines[-1].strip() if lines else f"{log} is empty"

@@ -13,6 +13,7 @@ from furnace_hpc.runs.ledger import read_attempts
 from furnace_hpc.runs.metrics import last_record
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.runs.unchanged import while_unchanged
+from furnace_hpc.spec.regular import read_regular_text
 
 ALIVE = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 
@@ -95,6 +96,6 @@ def _runs(folder: GridFolder) -> tuple[dict[RunFolder, int], dict[RunFolder, int
 def _settings(grid: Path) -> str:
     """The last lines of a submission's grid.yaml, from `settings:` on."""
     try:
-        return grid.read_text(encoding="utf-8").rpartition("\nsettings:")[2]
+        return read_regular_text(grid).rpartition("\nsettings:")[2]
     except FileNotFoundError:
         return ""

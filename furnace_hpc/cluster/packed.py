@@ -9,6 +9,7 @@ from typing import Any
 from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.manifest import SAMPLING_WEIGHT, SPLITS, Manifest, check_files, read_manifest
+from furnace_hpc.spec.regular import check_regular
 from furnace_hpc.spec.rows import Row
 
 PACKS_ITSELF = re.compile(r"tridigits(?:-seed(\d{1,9}))?")  # the number is the data seed that it is drawn with
@@ -122,6 +123,7 @@ def _check_presence(row: str, config: TrainConfig, manifest: Manifest, folder: P
     bits = [manifest.modalities.index(name) for name in seen]
     for split in manifest.splits:
         try:
+            check_regular(folder / split / "present.npy")
             present = np.lib.format.open_memmap(folder / split / "present.npy", mode="r")
         except (ValueError, OSError) as error:
             file = folder / split / "present.npy"

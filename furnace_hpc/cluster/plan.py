@@ -19,6 +19,7 @@ from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.identity import identity
 from furnace_hpc.spec.problems import told_once
+from furnace_hpc.spec.regular import IrregularFile, read_regular
 
 
 class Code(NamedTuple):
@@ -150,7 +151,7 @@ def _code_of(folder: RunFolder, status: RunStatus) -> Code | None:
     try:
         if status.state is RunState.DONE and (result := read_result(folder)):
             return Code(result.code_hash, snapshot)
-    except (ValidationError, UnicodeDecodeError):
+    except (ValidationError, IrregularFile):
         raise ConfigError(f"{folder.result} is damaged: put the folder {folder.path} aside and submit again") from None
     return Code(attempts[0].code_hash, snapshot) if attempts and attempts[0].code_hash else None
 
@@ -189,8 +190,8 @@ def _overrides(spec: RunSpec, folder: RunFolder, choices: Choices | None) -> dic
     if not folder.spec.exists():
         return {}
     try:
-        first = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError):
+        first = RunSpec.model_validate_json(read_regular(folder.spec))
+    except (ValidationError, IrregularFile):
         raise ConfigError(f"{folder.spec} is damaged: put the folder {folder.path} aside and submit again") from None
     if identity(first.config) != identity(spec.config) or first.data_fingerprint != spec.data_fingerprint:
         raise ConfigError(f"{folder.spec} does not say what its name says: put {folder.path} aside and submit again")

@@ -8,6 +8,7 @@ from rich.table import Table
 from furnace_hpc.cluster.planned import Action, Plan
 from furnace_hpc.cluster.profile import ClusterProfile, load_profile, profile_names
 from furnace_hpc.cluster.scheduler import cluster_name, has_slurm
+from furnace_hpc.runs import access
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 
 MAX_LINES = 40  # a longer plan shows its first runs and counts the others
@@ -94,17 +95,22 @@ def print_plan(plan: Plan) -> None:
 
 
 def print_batch_texts(plan: Plan) -> None:
-    """Print the batch script of each array as it would be submitted, and what Slurm, where there is one, says of it."""
+    """Print the batch script of each array as it would be submitted, and what Slurm, where there is one, says of it.
+
+    The program that checks what may be executed is two hundred lines, and is named instead.
+    """
     if plan.profile.executor != "slurm":
         return
     from furnace_hpc.cluster.array import batch_text, test_text
+    from furnace_hpc.cluster.flags import rule_text
     from furnace_hpc.cluster.refusals import mend, short
     from furnace_hpc.cluster.waves import DEFAULT_MAX_ARRAY_SIZE, Limits, next_wave
 
     limits = Limits(plan.profile.max_array_size or DEFAULT_MAX_ARRAY_SIZE)
     for array in next_wave(plan.shapes, limits):
         print(f"\n# --- batch script of the array of {len(array.rows):,} runs ---")
-        print(batch_text(plan, array, (plan.folder.submissions / "N").resolve()))
+        text = batch_text(plan, array, (plan.folder.submissions / "N").resolve())
+        print(text.replace(rule_text(), f"# furnace_check: the program of {Path(access.__file__)}"))
         if has_slurm():
             said = test_text(plan, array)
             words = short(said.error)

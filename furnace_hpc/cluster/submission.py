@@ -20,9 +20,10 @@ from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.state import close_open_attempt, read_status
-from furnace_hpc.runs.trust import check_entry, check_trusted
+from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.grid import Grid
+from furnace_hpc.spec.regular import read_regular
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def only_submitter(folder: GridFolder, what: str = "submission", patience_s: flo
 def read_holder(folder: GridFolder) -> dict[str, Any] | None:
     """Who holds the grid's lock; None: nobody, or it cannot be read."""
     try:
-        content = json.loads(folder.lock.read_text())
+        content = json.loads(read_regular(folder.lock))
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -80,6 +81,7 @@ def write_submission(plan: Plan) -> Submission:
     Raises:
         ConfigError: a run, or the code, has changed since the plan was made; or others can change the code.
     """
+    check_place(plan.folder.submissions, plan.folder.path.parent)
     for run in plan.to_do:
         if read_status(run.folder) != run.files:
             raise ConfigError(f"run {run.folder.run_id} has changed since the plan was made: give the command again")
@@ -87,8 +89,6 @@ def write_submission(plan: Plan) -> Submission:
         raise ConfigError("the code was changed since the plan was made: give the command again")
     for snapshot in {run.facts["snapshot"] for run in plan.to_do} - {plan.snapshot}:
         check_trusted(plan.folder.code / snapshot, plan.folder.path.parent)  # of runs that began with older code
-    if plan.folder.submissions.exists():  # whoever may write there could put another payload in this one's place
-        check_entry(plan.folder.submissions)
     write_atomically(plan.folder.grid, _yaml(plan.grid.model_copy(update={"settings": {}})))
     for run in plan.to_do:
         close_open_attempt(run.folder, run.status)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from furnace_hpc.data.versions import versions
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import SPLITS, Column, Labels, Manifest, Statistics, StoredFile, read_manifest
+from furnace_hpc.spec.regular import check_regular
 
 Array = NDArray[Any]
 Splits = dict[str, dict[str, Array]]
@@ -78,6 +79,7 @@ def map_file(path: Path) -> Array:
     Raises:
         ValueError: it is none; np.load would open a zip too, and let out whatever its reader of headers trips over.
     """
+    check_regular(path)
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (EOFError, SyntaxError, TokenError, RecursionError, MemoryError) as error:

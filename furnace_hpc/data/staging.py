@@ -15,6 +15,7 @@ import xxhash
 
 from furnace_hpc.data.columns import Columns, open_columns
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.regular import open_regular, read_regular
 
 SCRATCH = "FURNACE_SCRATCH"  # the environment variable with the node-local folder; a profile's `scratch` sets it
 CHUNK_BYTES = 1 << 26
@@ -41,7 +42,7 @@ def stage(columns: Columns, scratch: str, moved: Moved = lambda where: None) -> 
         if "$" in str(here):
             raise OSError(f"{here} names a variable that is not set")
         place = _own_folder(here)
-        content = (columns.folder / "manifest.json").read_bytes()
+        content = read_regular(columns.folder / "manifest.json")
         copy = place / f"{columns.manifest.dataset}-{xxhash.xxh3_64_hexdigest(content)}"
         with (place / f"{copy.name}.lock").open("a+") as lock:
             waited = _take(lock, moved)
@@ -137,7 +138,7 @@ def _check_room(columns: Columns, place: Path) -> None:
 def _copy(source: Path, target: Path, tell: Callable[[], None]) -> str:
     """Copy one .npy file; return the hash of its array's bytes as they were written."""
     digest = xxhash.xxh3_128()
-    with source.open("rb") as read, target.open("wb") as write:
+    with open_regular(source) as read, target.open("wb") as write:
         block = read.read(CHUNK_BYTES)
         digest.update(memoryview(block)[_header_bytes(block) :])
         while block:

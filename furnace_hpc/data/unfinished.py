@@ -19,6 +19,7 @@ from furnace_hpc.data.moments import Moments
 from furnace_hpc.data.sample import PackPlan, Values
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import StoredFile
+from furnace_hpc.spec.regular import read_regular
 
 
 @dataclass
@@ -142,7 +143,7 @@ class Unfinished:
 
 def _read(path: Path) -> Progress | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path))
     except FileNotFoundError:
         return None
     return Progress(**(content | {"moments": {name: Moments(**m) for name, m in content["moments"].items()}}))

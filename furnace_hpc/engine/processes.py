@@ -18,6 +18,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from furnace_hpc.engine.devices import Place, choose_device, problems
 from furnace_hpc.runs.folder import write_atomically
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.regular import read_regular
 
 HANG_TIMEOUT_S = 600.0  # where no config says
 GROUP_MARGIN_S = 60.0  # collectives give up later than the watchdog, which gives the better account
@@ -175,7 +176,7 @@ def _store(place: RankInfo, timeout: timedelta) -> Store:
             raise TimeoutError(f"rank 0 did not publish its address in {place.rendezvous} within {timeout}")
         list(place.rendezvous.parent.iterdir())  # lets a network file system look again
         time.sleep(0.05)
-    address = json.loads(place.rendezvous.read_text())
+    address = json.loads(read_regular(place.rendezvous))
     host, port = address["host"], address["port"]
     peer: Store = TCPStore(host, port, place.world_size, is_master=False, wait_for_workers=False, timeout=timeout)
     return peer

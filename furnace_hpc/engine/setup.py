@@ -24,6 +24,7 @@ from furnace_hpc.runs.override import overridden
 from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Manifest
+from furnace_hpc.spec.regular import read_regular
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def set_up(
     Raises:
         ConfigError: the code, the packed data or the number of ranks is not what the run was made for.
     """
-    spec = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
+    spec = RunSpec.model_validate_json(read_regular(folder.spec))
     asked = read_attempt(folder, attempt)
     if asked.code_hash != code_hash():
         raise ConfigError(

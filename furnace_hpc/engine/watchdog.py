@@ -15,6 +15,7 @@ from furnace_hpc.runs.host import EXIT_HANG, START_S
 from furnace_hpc.runs.ledger import read_attempt
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import RunSpec
+from furnace_hpc.spec.regular import read_regular
 
 LOG = 2  # the descriptor of the error stream, which is the rank's log
 NET_S = 2.5  # the net below the watchdog fires this much later
@@ -37,7 +38,7 @@ class Watchdog:
     @classmethod
     def of_run(cls, folder: RunFolder, attempt: int, verdict: Verdict) -> "Watchdog":
         """With the limit that the run's spec gives, or the attempt's overrides."""
-        spec = RunSpec.model_validate_json(folder.spec.read_text(encoding="utf-8"))
+        spec = RunSpec.model_validate_json(read_regular(folder.spec))
         overrides = read_attempt(folder, attempt).overrides
         return cls(float(overrides.get("hang_timeout_s", spec.config.hang_timeout_s)), verdict)
 

@@ -24,6 +24,7 @@ if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from furnace_hpc.runs import host
+from furnace_hpc.spec.regular import open_regular
 
 EXIT_DONE_ALREADY = 3
 REQUEUE_PAUSES_S = (1, 2, 4, 8, 15, 30, 60, 60, 60)  # four minutes: a controller restarts, or its twin takes over
@@ -98,7 +99,7 @@ def _scontrol_requeue(job: str) -> str:
 
 
 def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
-    with open(os.path.join(submission, "specs.jsonl"), "rb") as file:
+    with open_regular(os.path.join(submission, "specs.jsonl")) as file:
         file.seek(row["spec_at"][0])
         host.write_spec(row["run_dir"], file.read(row["spec_at"][1]).decode("utf-8"))
     try:
@@ -120,7 +121,7 @@ def _read_row(submission: str, key: str, value: Any) -> Dict[str, Any]:
 def _find_row(submission: str, key: str, value: Any) -> Dict[str, Any]:
     """The row of a submission whose `key` has this value; empty when there is none."""
     try:
-        with open(os.path.join(submission, "rows.jsonl")) as file:
+        with open_regular(os.path.join(submission, "rows.jsonl"), "r") as file:
             for line in file:
                 row = json.loads(line)
                 if row[key] == value:

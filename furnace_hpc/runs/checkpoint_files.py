@@ -18,6 +18,7 @@ from typing import Any
 import xxhash
 
 from furnace_hpc.runs.folder import PASSING, RunFolder
+from furnace_hpc.spec.regular import open_regular, read_regular, read_regular_text
 
 MANIFEST = "manifest.json"
 UNFINISHED = re.compile(r"step-(\d+)\.tmp-")
@@ -29,7 +30,7 @@ READ_PAUSES_S = (1, 2, 4)  # a read that failed is tried again: what a file serv
 def describe(path: Path) -> list[Any]:
     """Size in bytes and XXH3-128 of a file."""
     digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return [path.stat().st_size, digest.hexdigest()]
@@ -87,7 +88,7 @@ def read_back(path: Path, files: Described) -> None:
     for name, described in files.items():
         found = None
         with suppress(FileNotFoundError):
-            with (path / name).open("rb") as file:
+            with open_regular(path / name) as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             found = describe(path / name)
         if found != described:
@@ -105,7 +106,7 @@ def is_visible(path: Path) -> bool:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """A checkpoint's manifest: step, world size, ZeRO stage, state, files."""
-    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    manifest: dict[str, Any] = json.loads(read_regular(path / MANIFEST))
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in manifest["files"]):
         raise ValueError(f"{path / MANIFEST} names files outside of its folder")
     return manifest
@@ -188,5 +189,5 @@ def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int], every: 
 
 
 def _lost(folder: RunFolder) -> str:
-    lines = folder.saved.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_regular_text(folder.saved, errors="replace").splitlines()
     return f"{len(lines)} checkpoints were saved (see {folder.saved}), and none is in {folder.checkpoints}"

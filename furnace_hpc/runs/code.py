@@ -6,6 +6,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from furnace_hpc.spec.regular import read_regular
+
 PACKAGE = Path(__file__).resolve().parent.parent
 RUNS = (PACKAGE.name, "ds_configs")  # what of a checkout decides or does anything in a run
 SNAPSHOT_FACTS = "snapshot.json"  # beside the package: this is a snapshot, and that file tells its commit
@@ -35,7 +37,7 @@ def git_commit() -> str | None:
     """The code's commit, with +dirty when files were changed; None where nothing knows it."""
     facts = PACKAGE.parent / SNAPSHOT_FACTS
     if facts.exists():
-        commit: str | None = json.loads(facts.read_text())["commit"]
+        commit: str | None = json.loads(read_regular(facts))["commit"]
         return commit
     try:
         return f"{git('rev-parse', 'HEAD').strip()}{'+dirty' if changes() or untracked() else ''}"

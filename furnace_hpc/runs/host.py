@@ -15,6 +15,7 @@ from furnace_hpc.runs import budget, ending, signs
 from furnace_hpc.runs.lease import describe as describe
 from furnace_hpc.runs.lease import holder as holder
 from furnace_hpc.runs.lease import is_alive as is_alive
+from furnace_hpc.spec.regular import read_regular_text
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
 EXIT_STOPPED = 85  # a rank's exit code after an orderly stop with a checkpoint
@@ -164,8 +165,7 @@ def attempt_numbers(run_dir: str) -> List[int]:
 def read_attempt(run_dir: str, number: int) -> Record:
     """The record of one attempt; an unreadable one counts as not ended."""
     try:
-        with open(os.path.join(run_dir, "attempts", "%d.json" % number)) as file:
-            return dict(json.load(file))
+        return dict(json.loads(read_regular_text(os.path.join(run_dir, "attempts", "%d.json" % number))))
     except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return {"attempt": number, "end_unix_s": None}
 
@@ -177,8 +177,7 @@ def read_verdicts(run_dir: str, number: int) -> List[Record]:
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         if name.startswith("%d-" % number) and name.endswith(".json"):
             try:
-                with open(os.path.join(folder, name)) as file:
-                    word = json.load(file)
+                word = json.loads(read_regular_text(os.path.join(folder, name)))
             except (ValueError, RecursionError):
                 continue  # killed while it wrote its first word
             if not isinstance(word, dict) or not isinstance(word.get("verdict"), str):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import read_attempt
+from furnace_hpc.spec.regular import read_regular_text
 
 SAVES = 2  # one on its way, and the last one
 
@@ -50,7 +51,7 @@ def slowest_save_s(folder: RunFolder) -> float:
     """The longest of the run's saves so far, in seconds; 0: none was measured."""
     slowest = 0.0
     try:
-        lines = folder.saved.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular_text(folder.saved, errors="replace").splitlines()
     except FileNotFoundError:
         return slowest
     for line in lines:

@@ -8,6 +8,7 @@ from typing import Any
 
 from furnace_hpc.runs.folder import PASSING, RunFolder
 from furnace_hpc.runs.unchanged import while_unchanged
+from furnace_hpc.spec.regular import open_regular
 
 
 class MetricsFile:
@@ -67,7 +68,7 @@ def records_of_attempt(folder: RunFolder, number: int) -> list[dict[str, Any]]:
 def last_record(path: Path, tail_bytes: int = 4096) -> dict[str, Any] | None:
     """The newest whole training record of one attempt, reading only the file's end."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - tail_bytes))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
@@ -80,7 +81,7 @@ def last_record(path: Path, tail_bytes: int = 4096) -> dict[str, Any] | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with open_regular(path, "r", encoding="utf-8", errors="replace") as file:
         for line in file:
             if record := _parse(line):
                 yield record

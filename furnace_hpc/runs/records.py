@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from furnace_hpc.runs.folder import RunFolder, write_json
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.fields import Config
+from furnace_hpc.spec.regular import read_regular
 
 
 class RunResult(Config):
@@ -42,7 +43,7 @@ class RunResult(Config):
 def read_result(folder: RunFolder) -> RunResult | None:
     """The result, or None when the run is not done."""
     try:
-        return RunResult.model_validate_json(folder.result.read_text(encoding="utf-8"))
+        return RunResult.model_validate_json(read_regular(folder.result))
     except FileNotFoundError:
         return None
     except ValueError as error:

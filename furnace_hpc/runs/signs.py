@@ -7,6 +7,8 @@ import json
 import os
 import time
 
+from furnace_hpc.spec.regular import open_regular
+
 TAIL = 16384  # bytes at the end of a log or of metrics that are looked at
 
 
@@ -26,9 +28,10 @@ def last_sign(run_dir: str, number: int, start: float) -> float:
 def tail(path: str) -> bytes:
     """The end of a file; nothing where there is none."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            return file.read()
+            end = file.read()  # type: bytes
+        return end
     except OSError:
         return b""
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from furnace_hpc.runs.code import PACKAGE, RUNS, SNAPSHOT_FACTS, changes, git_commit, untracked
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
-from furnace_hpc.runs.trust import check_trusted
+from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.regular import read_regular
 from furnace_hpc.spec.secrets import masked
 
 MAX_BYTES = 64 << 20  # more is data or weights that lie in the package by mistake
@@ -63,6 +64,7 @@ def take_snapshot(folder: GridFolder) -> Path:
     """
     now = source()
     final = folder.code / now.snapshot_hash
+    check_place(folder.code, folder.path.parent)
     if final.exists():
         check_trusted(final, folder.path.parent)
         check_snapshot(final)
@@ -113,6 +115,6 @@ def _files(root: Path, parts: tuple[str, ...]) -> dict[str, Path]:
 def _content_hash(files: dict[str, Path]) -> str:
     digest = hashlib.sha256()
     for name, path in files.items():
-        content = path.read_bytes()
+        content = read_regular(path)
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:12]

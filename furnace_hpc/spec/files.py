@@ -12,6 +12,7 @@ import yaml
 
 from furnace_hpc.spec import strict_yaml
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.regular import read_regular_text
 from furnace_hpc.spec.secrets import find_secret, masked
 
 Kind = Literal["grid", "cluster", "DeepSpeed file"]
@@ -122,7 +123,7 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes: this is not a hand-written file")
-        text = path.read_text(encoding="utf-8")
+        text = read_regular_text(path)
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text: save it as UTF-8") from None
     except OSError as error:

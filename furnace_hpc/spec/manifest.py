@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.regular import read_regular
 
 MODALITIES = ("text", "image", "audio")
 SPLITS = ("train", "val", "test")
@@ -81,7 +82,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "manifest.json"
     try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        manifest = Manifest.model_validate_json(read_regular(path))
     except FileNotFoundError:
         raise ConfigError(
             f"data folder {str(folder)!r} has no manifest.json: pack the data set into it with "

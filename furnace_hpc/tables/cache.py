@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.spec.regular import read_regular
 from furnace_hpc.tables.records import Listed, Record, list_runs, read_listed
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _load(place: Path) -> "pl.DataFrame":
 
     for path in sorted(place.glob("*.parquet")):
         with suppress(OSError, pl.exceptions.PolarsError):
-            content = path.read_bytes()
+            content = read_regular(path, None)
             if path.stem == _digest(content):
                 frame = pl.read_parquet(io.BytesIO(content))
                 if dict(frame.schema) == _schema():

@@ -12,6 +12,7 @@ from furnace_hpc.runs.state import read_status
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import Grid, load_grid, read_grid
+from furnace_hpc.spec.regular import read_regular_text
 from furnace_hpc.spec.rows import expand, expand_rows
 from furnace_hpc.tables.ablation import HowItIs, collect
 from furnace_hpc.tables.cache import Records, read_records
@@ -101,7 +102,7 @@ def _submitted_data(folder: GridFolder, records: Records) -> Iterator[tuple[str,
             yield record.data, record.fingerprint
     for submission in folder.all_submissions():
         file = submission / "rows.jsonl"
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        for line in read_regular_text(file).splitlines() if file.exists() else ():
             name, fingerprint = json.loads(line)["data"]
             yield name, fingerprint
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.regular import open_regular
 from furnace_hpc.tables.cells import scale_of
 from furnace_hpc.tables.notes import named
 from furnace_hpc.tables.statistics import LEVEL, Interval
@@ -96,7 +97,7 @@ def _right(run: Run, split: str, task: str, lacking: list[str]) -> "tuple[NDArra
     import numpy as np
 
     try:
-        with np.load(run.folder.predictions(split), allow_pickle=False) as arrays:
+        with open_regular(run.folder.predictions(split)) as file, np.load(file, allow_pickle=False) as arrays:
             ids_N = arrays["sample_id"].astype(np.int64)
             right_N = arrays[f"logits.{task}"].astype(np.float64).argmax(1) == arrays[f"label.{task}"]
     except FileNotFoundError:

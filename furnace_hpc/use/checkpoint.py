@@ -18,6 +18,7 @@ from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root
 from furnace_hpc.spec.manifest import Manifest
 from furnace_hpc.spec.manifest import read_manifest as read_data_manifest
+from furnace_hpc.spec.regular import read_regular
 
 BEST = "best"
 
@@ -130,7 +131,7 @@ def _spec(folder: RunFolder, given: Path) -> RunSpec:
             raise ConfigError(f"{given} is the folder of a grid: give that of one of its runs{such}")
         raise ConfigError(f"{given} is neither a run's folder (with spec.json) nor a checkpoint (checkpoints/step-N)")
     try:
-        return RunSpec.model_validate_json(folder.spec.read_bytes())
+        return RunSpec.model_validate_json(read_regular(folder.spec))
     except ValidationError as error:
         raise _unreadable(folder.spec, error) from None
 

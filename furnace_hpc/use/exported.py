@@ -25,6 +25,7 @@ from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.fields import Config
 from furnace_hpc.spec.manifest import Manifest
+from furnace_hpc.spec.regular import IrregularFile, read_regular
 
 CONFIG, WEIGHTS, TOKENIZER, PROGRAM = "config.json", "model.safetensors", "tokenizer.json", "model.pt2"
 MAX_CONFIG_BYTES = 64_000_000  # thousands of classes and scores take less; stops what is none of ours
@@ -134,9 +135,9 @@ def read_exported(folder: Path) -> Exported:
         mend = f"`furnace export {folder} --out DIR` makes one" if is_run else "give the folder that export made"
         raise ConfigError(f"{str(folder)!r} is no exported model (it has no {CONFIG}): {mend}")
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes: it is no config of an exported model")
-        exported = Exported.model_validate_json(path.read_bytes())
+        exported = Exported.model_validate_json(read_regular(path, MAX_CONFIG_BYTES))
+    except IrregularFile as error:
+        raise ConfigError(f"{path} {error.strerror}: it is no config of an exported model") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

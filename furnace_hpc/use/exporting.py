@@ -23,6 +23,7 @@ from furnace_hpc.runs.checkpoint_files import describe, sync
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Manifest
+from furnace_hpc.spec.regular import open_regular
 from furnace_hpc.use.checkpoint import Checkpoint, check_checkpoint, find_checkpoint, find_data
 from furnace_hpc.use.exported import CONFIG, PROGRAM, TOKENIZER, WEIGHTS, Exported, Provenance
 from furnace_hpc.use.predictor import Predictor
@@ -205,7 +206,7 @@ def _compare(predictor: Predictor, checkpoint: Checkpoint, place: Path) -> str:
     if not checkpoint.is_selected or not path.is_file():
         return "not compared with the run's own: it wrote none of this step"
     try:
-        columns, own = open_columns(place).split("test"), np.load(path, allow_pickle=False)
+        columns, own = open_columns(place).split("test"), np.load(open_regular(path), allow_pickle=False)
         count = min(COMPARED_ROWS, len(columns["present"]))
         frames = _frames(predictor, checkpoint)
         shown = [[stored_row(predictor, columns, row, frame) for row in range(count)] for frame in frames]

@@ -1,0 +1,91 @@
+"""Opening files that somebody else may have made: regular ones alone, and none that is larger than expected.
+
+A named pipe stops whoever opens it until somebody writes to it, and a device never ends. Standard library only, syntax
+of Python 3.6: the host side uses it.
+"""
+
+import errno
+import os
+import stat
+from typing import IO, Any, Optional, Union
+
+RECORD_BYTES = 64 << 20  # more than any JSON file that Furnace writes
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+Name = Union[str, "os.PathLike[str]"]
+
+
+class IrregularFile(OSError, ValueError):
+    """It is no regular file, or larger than what is read can be: as good as one whose content is damaged."""
+
+
+def open_regular(path: Name, mode: str = "rb", at_most: Optional[int] = None, **how: Any) -> IO[Any]:
+    """As `open`, to read a regular file; anything else is refused without waiting for it.
+
+    Args:
+        path: the file; links are followed.
+        mode: of reading: rb or r.
+        at_most: bytes that it may have; None for any number.
+        how: what else `open` takes, such as encoding.
+
+    Raises:
+        IrregularFile: it is a pipe, device, socket or folder, or has more bytes.
+        OSError: as `open`.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        # O_NONBLOCK: else the open of a pipe waits for a writer.
+        descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            _check(os.fstat(descriptor), path, at_most)
+            os.set_blocking(descriptor, True)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    try:
+        return open(path, mode, opener=opener, **how)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # so a socket answers
+            raise IrregularFile(errno.EINVAL, "is a socket or a device, not a regular file", str(path)) from None
+        raise
+
+
+def check_regular(path: Name, at_most: Optional[int] = None) -> None:
+    """Raise as `open_regular`, for a library that opens the file itself."""
+    _check(os.stat(path), path, at_most)
+
+
+def read_regular(path: Name, at_most: Optional[int] = RECORD_BYTES) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        IrregularFile: it is none, or larger.
+        OSError: as `open`.
+    """
+    with open_regular(path, at_most=at_most, buffering=0) as file:
+        content = file.read()  # type: bytes
+    return content
+
+
+def read_regular_text(path: Name, errors: str = "strict", at_most: Optional[int] = None) -> str:
+    """All text of a regular file in UTF-8; raises as `read_regular`, or UnicodeDecodeError."""
+    with open_regular(path, "r", at_most, encoding="utf-8", errors=errors) as file:
+        text = file.read()  # type: str
+    return text
+
+
+def _check(facts: os.stat_result, path: Name, at_most: Optional[int]) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "something else")
+        raise IrregularFile(errno.EINVAL, "is %s, not a regular file" % kind, str(path))
+    if at_most is not None and facts.st_size > at_most:
+        words = f"has {facts.st_size:,} bytes, at most {at_most:,} are read"
+        raise IrregularFile(errno.EFBIG, words, str(path))
