@@ -35,6 +35,8 @@ COMMANDS = {
 
 def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command, a function or an app with commands of its own, and exit with its code."""
+    # Else what is called torch.py in the working directory is a child's torch, or a worker's.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     if isinstance(command, typer.Typer):
         app, name = command, str(command.info.name)
@@ -57,9 +59,7 @@ def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) 
 
 
 def furnace() -> NoReturn:
-    """The `furnace` console script: `furnace COMMAND ...` is `python -m furnace_hpc.COMMAND ...`."""
-    # Else what is called torch.py in the working directory is a child's torch.
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    """The `furnace` console script: `furnace COMMAND ...` is `python -P -m furnace_hpc.COMMAND ...`."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in {"-h", "--help"}:
         _print_help()

@@ -199,7 +199,7 @@ def _report(outcomes: list[Outcome]) -> bool:
 
 
 def _command(name: str) -> list[str]:
-    return [sys.executable, "-m", f"furnace_hpc.{name}"]
+    return [sys.executable, "-P", "-m", f"furnace_hpc.{name}"]
 
 
 def _last_line(log: Path) -> str:

@@ -1,19 +1,26 @@
 """What may be executed: nobody else can have written it, up to the runs' root. Another user is uid 65534 here."""
 
+import ctypes
 import os
 import pickle
+import shutil
+import struct
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
 
 from furnace_hpc.runs import host
+from furnace_hpc.runs.access import GROUP_ACCESS, lets_strangers_write
 from furnace_hpc.runs.checkpoint_files import complete, describe, is_complete
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.metrics import MetricsFile
 from furnace_hpc.runs.snapshot import take_snapshot
-from furnace_hpc.runs.trust import GROUP_ACCESS, check_trusted, keep_private
+from furnace_hpc.runs.trust import check_place, check_trusted, keep_private
 from furnace_hpc.spec.errors import ConfigError
 
 NOBODY = 65534
@@ -56,9 +63,245 @@ def test_what_others_may_write_is_refused_with_the_mend(tree, part, mode):
     check_trusted(tree[1], tree[0])
 
 
-def test_the_check_ends_at_the_root(tree):
-    tree[0].parent.chmod(0o777)
+@pytest.mark.parametrize("mode", [0o2775, 0o770, 0o777, 0o757, 0o702])
+def test_a_folder_above_the_root_that_others_write(tree, mode):
+    """They could rename the root, whatever its own mode, and put another in its place."""
+    above = tree[0].parent
+    above.chmod(mode)
+    who = "all users" if mode & 0o002 else "its group"
+    for check in (lambda: check_trusted(tree[1], tree[0]), lambda: check_place(tree[0] / "new" / "grid", tree[0])):
+        with pytest.raises(ConfigError) as refused:
+            check()
+        assert str(refused.value).startswith(f"{above} may be written by {who} (mode {mode:04o}) and is not sticky")
+        assert str(refused.value).endswith(f"let only owners rename: chmod +t {above}, or chmod go-w {above}")
+        assert refused.value.exit_code == 2
+    for fixed in (mode | 0o1000, mode & ~0o022):
+        above.chmod(fixed)
+        check_trusted(tree[1], tree[0])
+        check_place(tree[0] / "new" / "grid", tree[0])
+
+
+def test_every_folder_up_to_the_top_counts(tmp_path, umask):
+    tmp_path.chmod(0o755)
+    deep = tmp_path / "a" / "b" / "c" / "runs"
+    deep.mkdir(parents=True)
+    check_place(deep, deep)
+    for folder in ("a", "a/b", "a/b/c"):
+        (tmp_path / folder).chmod(0o775)
+        with pytest.raises(ConfigError, match=f"{tmp_path / folder} may be written by its group"):
+            check_place(deep, deep)
+        (tmp_path / folder).chmod(0o755)
+
+
+def test_every_folder_on_the_way_of_a_link_counts(tree, tmp_path):
+    """runs -> way/link -> other/runs: the folders of both links count too."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "way").mkdir()
+    tree[0].rename(tmp_path / "other" / "runs")
+    (tmp_path / "way" / "link").symlink_to("../other/runs")
+    tree[0].symlink_to("way/link")
     check_trusted(tree[1], tree[0])
+    for name in ("way", "other"):
+        (tmp_path / name).chmod(0o777)
+        with pytest.raises(ConfigError, match=f"{tmp_path / name} may be written by all users"):
+            check_trusted(tree[1], tree[0])
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "way" / "link").unlink()
+    (tmp_path / "way" / "link").symlink_to("link")
+    with pytest.raises(OSError, match="symbolic links"):
+        check_trusted(tree[1], tree[0])
+
+
+def test_below_the_root_a_sticky_folder_is_no_help(tree):
+    """Others cannot replace what is there, and can add a module that Python finds first."""
+    tree[1].chmod(0o1777)
+    with pytest.raises(ConfigError, match="step-1 may be written by all users"):
+        check_trusted(tree[1], tree[0])
+
+
+@as_root
+@pytest.mark.parametrize("what", ["folder", "link", "owner"])
+def test_an_entry_of_another_in_a_sticky_folder(tree, tmp_path, what):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o1777)
+    tree[0].rename(tmp_path / "shared" / "runs")
+    runs = tmp_path / "shared" / "runs"
+    step = runs / tree[1].relative_to(tree[0])
+    check_trusted(step, runs)
+    if what == "link":
+        (tmp_path / "shared" / "link").symlink_to(runs)
+        step, runs = tmp_path / "shared" / "link" / tree[1].relative_to(tree[0]), tmp_path / "shared" / "link"
+        check_trusted(step, runs)
+    theirs = tmp_path / "shared" if what == "owner" else runs
+    os.chown(theirs, NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(ConfigError, match=f"{theirs} .*belongs to user nobody, not to root"):
+        check_trusted(step, runs)
+
+
+@as_root
+def test_who_owns_a_folder_above_can_rename_what_is_in_it(tree):
+    os.chown(tree[0].parent, NOBODY, NOBODY)
+    with pytest.raises(ConfigError, match=r"belongs to user nobody, not to root: its owner could put anything in the"):
+        check_trusted(tree[1], tree[0])
+
+
+def test_a_path_that_is_not_there_is_no_fault_of_a_place(tree):
+    check_place(tree[0] / "new" / "newer", tree[0])
+    with pytest.raises(FileNotFoundError):
+        check_trusted(tree[0] / "new", tree[0])
+    with pytest.raises(ConfigError, match="leads out of"):
+        check_place(tree[0] / ".." / "elsewhere", tree[0])
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """A POSIX access list as Linux keeps it: (tag, permissions, id)."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+OWNER, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
+NONE = 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("entry", "strangers"),
+    [
+        ((USER, 7, NOBODY), True),
+        ((USER, 5, NOBODY), False),
+        ((USER, 7, os.getuid()), False),
+        ((GROUP, 7, NOBODY), True),
+        ((GROUP, 5, NOBODY), False),
+        ((GROUP, 7, os.getgid()), False),
+    ],
+)
+def test_access_lists_count_though_the_group_is_trusted(tree, monkeypatch, entry, strangers):
+    words = acl((OWNER, 7, NONE), entry, (GROUP_OBJ, 7, NONE), (MASK, 7, NONE), (OTHER, 0, NONE))
+    if entry[0] == GROUP:
+        words = acl((OWNER, 7, NONE), (GROUP_OBJ, 7, NONE), entry, (MASK, 7, NONE), (OTHER, 0, NONE))
+    try:
+        os.setxattr(tree[1], "system.posix_acl_access", words)
+    except OSError:
+        pytest.skip("this file system has no access lists")
+    with pytest.raises(ConfigError, match="may be written by its group"):  # where the mask stands
+        check_trusted(tree[1], tree[0])
+    monkeypatch.setenv(GROUP_ACCESS, "1")
+    if strangers:
+        with pytest.raises(ConfigError, match=rf"step-1 may be written by users or .* setfacl -b {tree[1]}$"):
+            check_trusted(tree[1], tree[0])
+    else:
+        check_trusted(tree[1], tree[0])
+
+
+@pytest.mark.fuzz
+@given(st.binary(max_size=80))
+def test_any_access_list_gets_an_answer(content):
+    assert lets_strangers_write(content, [0]) in (True, False)
+
+
+@as_root
+@pytest.mark.fuzz
+@given(data=st.data())
+def test_what_is_trusted_the_kernel_keeps_from_others(data, tmp_path_factory):
+    """Any owners, groups and modes of a chain of folders, links in it: where the rule trusts, no attack works."""
+    top = tmp_path_factory.mktemp("chain")
+    for place in (top, *top.parents):
+        if place.stat().st_uid == 0 and not place.stat().st_mode & 0o001:
+            place.chmod(place.stat().st_mode | 0o011)
+    top.chmod(0o755)
+    owners, groups = st.sampled_from([0, 0, 0, NOBODY]), st.sampled_from([0, LAB])
+    modes = st.sampled_from([0o700, 0o755, 0o711, 0o775, 0o2775, 0o777, 0o757, 0o1777, 0o1775, 0o3775])
+    chain, place = [], top
+    for name in ("a", "b", "runs", "step"):
+        real = place / name
+        if name != "step" and data.draw(st.booleans()):
+            real = place / f"{name}.real"
+            (place / name).symlink_to(real.name)
+            os.chown(place / name, data.draw(owners), 0, follow_symlinks=False)
+        real.mkdir()
+        chain.append(real)
+        place = real
+    victim = place / "model.pt"
+    victim.write_bytes(b"x")
+    for entry in (*chain, victim):
+        os.chown(entry, data.draw(owners), data.draw(groups))
+        entry.chmod(data.draw(modes))
+    named = top / "a" / "b" / "runs"
+    before = (named / "step" / "model.pt").stat().st_ino
+    try:
+        check_trusted(named / "step", named)
+        trusted = True
+    except ConfigError:
+        trusted = False
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            os.setgroups([LAB])
+            os.setgid(LAB)
+            os.setuid(NOBODY)
+            attack([top / "a", top / "a" / "b", *chain, victim])
+            attack(sorted(top.rglob("*")))
+        os._exit(0)
+    os.waitpid(child, 0)
+    step = named / "step"
+    same = step.exists() and [(path.name, path.stat().st_ino) for path in step.iterdir()] == [("model.pt", before)]
+    same = same and (step / "model.pt").read_bytes() == b"x"
+    shutil.rmtree(top)
+    event(f"trusted: {trusted}, changed: {not same}")
+    if trusted:
+        assert same
+
+
+LAB = 4242
+
+
+def attack(places: list[Path]) -> None:
+    """Everything that another user can try: write, open, add, rename, at every folder and file."""
+    for place in places:
+        with suppress(OSError):
+            place.chmod(0o777)
+        with suppress(OSError):
+            (place / "torch.py").write_text("bomb")
+        with suppress(OSError):
+            place.write_bytes(b"bomb")
+    for place in reversed(places):
+        with suppress(OSError):
+            place.rename(place.with_name(f"{place.name}.aside"))
+            place.mkdir()
+            (place / "model.pt").write_bytes(b"bomb")
+
+
+@as_root
+def test_in_a_rootless_container_unknown_folders_are_roots(tree):
+    """There root's folders belong to the overflow id, as everything does whose owner the container does not know."""
+    for place in (tree[0].parent, *tree[0].parent.parents):  # so that the other user gets there at all
+        place.chmod(place.stat().st_mode | 0o011)
+    for place in (tree[0], *tree[0].rglob("*")):  # 1234 outside is 0 inside; root outside is unknown inside
+        os.chown(place, 1234, 1234)
+    ready, go = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = 43
+        with suppress(BaseException):
+            if ctypes.CDLL(None).unshare(0x10000000):  # CLONE_NEWUSER
+                os._exit(42)
+            os.write(ready[1], b"1")
+            os.read(go[0], 1)
+            os.setgid(0)
+            os.setuid(0)
+            code = 44 if tree[0].parent.stat().st_uid == 0 else code
+            check_trusted(tree[1], tree[0])
+            code = 0
+        os._exit(code)
+    os.close(ready[1])
+    if os.read(ready[0], 1) == b"1":
+        Path(f"/proc/{pid}/uid_map").write_text("0 1234 1\n")
+        Path(f"/proc/{pid}/gid_map").write_text("0 1234 1\n")
+    os.write(go[1], b"1")
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    for end in (ready[0], *go):
+        os.close(end)
+    if code == 42:
+        pytest.skip("this kernel makes no user namespaces")
+    assert code == 0
 
 
 def test_a_sticky_folder_is_one_in_which_nothing_can_be_replaced(tree):

@@ -28,7 +28,7 @@ CLASSES_GB_S = {  # memory bandwidth as the makers state it; a copy reaches 85 t
 
 def device_checks() -> list[Check]:
     """What a child with torch says."""
-    command = [sys.executable, "-m", "furnace_hpc.engine.checkup"]
+    command = [sys.executable, "-P", "-m", "furnace_hpc.engine.checkup"]
     try:
         done = subprocess.run(
             command,

@@ -34,7 +34,7 @@ def host_python() -> Check:
     place = shutil.which("python3")
     if place is None:
         return Check("python3 of the host", "fail", "not on PATH", "batch scripts need a python3: module load one")
-    said = _says(place, "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
+    said = _says(place, "-I", "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
     numbers = tuple(int(part) for part in re.findall(r"\d+", said))
     if numbers < HOST_OLDEST:
         return Check("python3 of the host", "fail", f"{said or 'does not answer'}, {place}", "3.6 or newer is needed")

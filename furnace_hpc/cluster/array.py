@@ -151,7 +151,7 @@ class _Executor(SlurmExecutor):  # type: ignore[misc]  # the library is not type
     """Submitit's executor, with an sbatch that neither hangs nor outlives this process."""
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        bound = [sys.executable, "-S", str(tied.__file__), str(SBATCH_TIMEOUT_S)]
+        bound = [sys.executable, "-I", "-S", str(tied.__file__), str(SBATCH_TIMEOUT_S)]
         return [*bound, "sbatch", str(submission_file_path)]
 
 

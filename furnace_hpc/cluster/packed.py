@@ -45,7 +45,7 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
         if dry_run:
             print(f"data set {name!r} will be packed into {folder} first; run ids are known after that")
             return None
-        command = [sys.executable, "-m", "furnace_hpc.pack", "tridigits", "--out", str(folder)]
+        command = [sys.executable, "-P", "-m", "furnace_hpc.pack", "tridigits", "--out", str(folder)]
         command += ["--seed", itself[1]] if itself[1] else []
         if (code := subprocess.run(command).returncode) == 2:
             raise SystemExit(2)  # its one sentence is said

@@ -105,7 +105,7 @@ def synthesise(requests: Sequence[Request]) -> list[Utterance]:
     Raises:
         ConfigError: espeak refuses a voice, or crashed.
     """
-    command = [sys.executable, "-m", "furnace_hpc.data.speech", "--speak"]
+    command = [sys.executable, "-P", "-m", "furnace_hpc.data.speech", "--speak"]
     rows = [astuple(request) for request in requests]
     child = subprocess.run(command, input=pickle.dumps(rows), capture_output=True, check=False)
     if child.returncode != 0:
