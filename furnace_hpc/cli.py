@@ -35,8 +35,7 @@ COMMANDS = {
 
 def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command, a function or an app with commands of its own, and exit with its code."""
-    # Else what is called torch.py in the working directory is a child's torch, or a worker's.
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    _keep_working_directory_out()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     if isinstance(command, typer.Typer):
         app, name = command, str(command.info.name)
@@ -60,6 +59,7 @@ def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) 
 
 def furnace() -> NoReturn:
     """The `furnace` console script: `furnace COMMAND ...` is `python -P -m furnace_hpc.COMMAND ...`."""
+    _keep_working_directory_out()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in {"-h", "--help"}:
         _print_help()
@@ -71,6 +71,11 @@ def furnace() -> NoReturn:
         _complain(f"unknown command {arguments[0]!r}; {nearest(arguments[0], COMMANDS)}")
         sys.exit(2)
     run_command(importlib.import_module(f"furnace_hpc.{arguments[0]}").main, arguments[1:])
+
+
+def _keep_working_directory_out() -> None:
+    """Else what is called torch.py in the working directory is the torch of a child or a worker."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 
 def _print_help() -> None:

@@ -36,12 +36,20 @@ for word in $WORDS; do
   rank=$((rank + 1))
 done
 [[ $WORDS == done* ]] && echo '{}' > "$FURNACE_RUN_DIR/result.json"
+printf %s "$PYTHONPATH" > "$STAND_IN/path"
+eval "$THEN"
 exit "$CODE"
 """
 
 
 def execute(
-    tmp_path: Path, words: str, code: int, row: int = 2, meanwhile: Callable[[], Any] = lambda: None, **facts: Any
+    tmp_path: Path,
+    words: str,
+    code: int,
+    row: int = 2,
+    meanwhile: Callable[[], Any] = lambda: None,
+    then: str = "",
+    **facts: Any,
 ):
     """Run the batch script of a whole submission as Slurm would run one array element."""
     tools = tmp_path / "tools"
@@ -57,7 +65,7 @@ def execute(
     meanwhile()
     ids = {"SLURM_ARRAY_JOB_ID": "91", "SLURM_ARRAY_TASK_ID": str(row), "SLURM_JOB_ID": "93"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "FURNACE_"))}
-    environment = kept | ids | {"WORDS": words, "CODE": str(code), "STAND_IN": str(tools)}
+    environment = kept | ids | {"WORDS": words, "CODE": str(code), "STAND_IN": str(tools), "THEN": then}
     environment["PATH"] = f"{tools}:{environment['PATH']}"
     [array] = next_wave(plan.shapes, Limits())
     script = batch_text(plan, array, submission)

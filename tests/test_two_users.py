@@ -5,19 +5,26 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
-from login_study import grid, planned
+from login_study import command, grid, pack, planned, refused, write_grid
 from test_batch_script import execute
 
-from furnace_hpc.cluster.environment import scrubbed
+from furnace_hpc.cluster.environment import absolute_folders, scrubbed
 from furnace_hpc.cluster.flags import rule_text
+from furnace_hpc.cluster.follow_up import read_profile
+from furnace_hpc.cluster.local import Queue, Slots
 from furnace_hpc.cluster.profile import ClusterProfile
+from furnace_hpc.cluster.progress import Progress
 from furnace_hpc.cluster.submission import write_submission
-from furnace_hpc.runs.trust import GROUP_ACCESS, check_trusted
+from furnace_hpc.runs import host
+from furnace_hpc.runs.access import GROUP_ACCESS
+from furnace_hpc.runs.snapshot import source
+from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.spec.errors import ConfigError
 
-NOBODY, TEAM, STRANGERS = 65534, os.getgid(), 65533
+NOBODY, TEAM, STRANGERS, LAB = 65534, os.getgid(), 65533, 4242
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
 
 
@@ -82,6 +89,146 @@ def test_the_batch_script_and_the_ranks_decide_alike(tmp_path, monkeypatch, grou
     script = f"{rule_text()}\nfurnace_check {tmp_path} {file}"
     found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout == "", found.stderr) == (0 if trusted else 1, trusted, "")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project folder as a group has it: 2775, and in it one's own runs/. The other user is in that group."""
+    place = tmp_path / "project"
+    place.mkdir()
+    os.chown(place, 0, LAB)
+    place.chmod(0o2775)
+    for above in (tmp_path, *tmp_path.parents):  # so that the other user gets there at all
+        if above.stat().st_uid == 0:
+            above.chmod(above.stat().st_mode | 0o011)
+    return place
+
+
+def plant(project: Path, canary: Path) -> None:
+    """As the other user: put another runs/ in the place of runs/, with code of one's own."""
+    [code] = (project / "runs").glob("study/code/*")
+    planted = project / "runs" / code.relative_to(project / "runs") / "furnace_hpc" / "runs"
+    child = os.fork()
+    if not child:
+        os.setgroups([LAB])
+        os.setgid(LAB)
+        os.setuid(NOBODY)
+        done = 1
+        try:
+            (project / "runs").rename(project / "old")
+            planted.mkdir(parents=True)
+            (planted / "batch.py").write_text(f"open({str(canary)!r}, 'w').write('planted')")
+            for place in (project / "runs").rglob("*"):
+                place.chmod(0o777)
+            done = 0
+        finally:
+            os._exit(done)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0  # the attack itself is a real one
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_local_queue_runs_no_code_that_was_planted(project, tmp_path, monkeypatch, guarded):
+    project.chmod(0o755)
+    monkeypatch.chdir(project)
+    plan = planned(Path("runs"), grid(), ClusterProfile(name="c", executor="local"))
+    submission = write_submission(plan)
+    queue = Queue(plan, submission, Slots(1, 1, ()), cast(Progress, None))
+    project.chmod(0o2775)  # after the submission: the queue may work for days
+    plant(project, canary := tmp_path / "canary")
+    if not guarded:  # without the check the planted code runs
+        monkeypatch.setattr(Queue, "_check", lambda *_: None)
+        queue._start(0, 0)
+        queue._running[0].job._process.wait(60)
+        assert canary.read_text() == "planted"
+        return
+    with pytest.raises(ConfigError, match=f"{project} may be written by its group .mode 2775. and is not sticky"):
+        queue._start(0, 0)
+    assert not canary.exists()
+    assert not list((project / "runs").glob("study/*-s0-*"))
+
+
+def test_a_batch_script_runs_no_code_that_was_planted(tmp_path):
+    """The payload and the row's code are planted while the job waits."""
+    place, canary = tmp_path / "runs of 'mine'", tmp_path / "canary"
+
+    def exchange() -> None:
+        for above in (tmp_path, *tmp_path.parents):
+            if above.stat().st_uid == 0:
+                above.chmod(above.stat().st_mode | 0o011)
+        os.chown(tmp_path, 0, LAB)
+        tmp_path.chmod(0o2775)
+        rows = next(place.glob("study/submissions/1/rows.jsonl"))
+        content = rows.read_bytes()
+        place.rename(tmp_path / "runs")
+        plant(tmp_path, canary)
+        (tmp_path / "runs").rename(place)
+        rows.parent.mkdir(parents=True)  # which the test reads in the end
+        rows.write_bytes(content)
+
+    done, run, _, tools = execute(tmp_path, "done", 0, meanwhile=exchange)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith(f"furnace: {tmp_path} may be written by its group (mode 2775) and is not sticky")
+    assert "Nothing of it is run" in done.stdout
+    assert not canary.exists()
+    assert not run.path.exists()
+    assert not (tools / "ranks").exists()
+
+
+def test_a_batch_script_looks_again_before_it_decides(tmp_path):
+    """What it runs at its end, hours later, must be nobody else's then."""
+    done, run, _, tools = execute(tmp_path, "done", 0, then="chmod 2775 $STAND_IN/..")
+    assert done.returncode == 1
+    assert f"furnace: {tmp_path} may be written by its group (mode 2775)" in done.stdout
+    assert (tools / "ranks").exists()
+    assert host.read_attempt(str(run.path), 1)["end_unix_s"] is None
+
+
+@pytest.mark.parametrize("mode", [0o2775, 0o777])
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--prepare",)])
+def test_submit_refuses_such_a_place_and_writes_nothing(project, mode, more):
+    pack(project / "data" / "tridigits")
+    project.chmod(mode)
+    who = "its group" if mode == 0o2775 else "all users"
+    write_grid(project)
+    [line] = refused(project, "study.yaml", "--cluster", "local", *more)
+    assert line.startswith(f"{project} may be written by {who} (mode {mode:04o}) and is not sticky: they could put any")
+    assert f"chmod +t {project}, or chmod go-w {project}" in line
+    project.chmod(mode | 0o1000)
+    done = command("submit", project, "--grid", "study.yaml", "--cluster", "local", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_group_that_the_profile_trusts_may_own_the_project(project, monkeypatch):
+    """`group: true`: whoever is of the group can write what is run, so its folders above are no worse."""
+    runs = project / "runs"
+    runs.mkdir()
+    monkeypatch.setattr(os, "getgroups", lambda: [LAB])
+    with pytest.raises(ConfigError, match=r"or trust all of group 4242 \(group: true in the cluster profile\)"):
+        check_place(runs / "study", runs)
+    monkeypatch.setenv(GROUP_ACCESS, "1")
+    check_place(runs / "study", runs)
+    os.chown(project, NOBODY, LAB)
+    check_place(runs / "study", runs)
+    os.chown(project, NOBODY, STRANGERS)
+    with pytest.raises(ConfigError, match="belongs to user nobody, not to root: its owner could put"):
+        check_place(runs / "study", runs)
+
+
+def test_a_profile_that_others_could_write_is_not_followed(tmp_path):
+    submission = write_submission(planned(tmp_path, grid(), ClusterProfile(name="c", executor="slurm")))
+    assert read_profile(submission).name == "c"
+    (submission.path / "profile.json").chmod(0o666)
+    with pytest.raises(ConfigError, match="profile.json may be written by all users"):
+        read_profile(submission)
+
+
+def test_relative_folders_of_pythonpath_reach_no_rank(tmp_path):
+    """An empty one is the working directory: `export PYTHONPATH=/a:$PYTHONPATH` makes one."""
+    assert absolute_folders(":/a b::lib:/c:.") == ["/a b", "/c"]
+    path = "export PYTHONPATH=':/a b::lib:/c*:.:'"
+    _, _, _, tools = execute(tmp_path, "done", 0, setup=(path,))
+    code = source().snapshot_hash
+    assert (tools / "path").read_text() == f"{tmp_path}/runs of 'mine'/study/code/{code}:/a b:/c*"
 
 
 def test_a_payload_that_was_planted_for_an_element_is_not_what_runs(tmp_path):

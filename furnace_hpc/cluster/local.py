@@ -73,6 +73,7 @@ class Queue:
 
     def __init__(self, plan: Plan, submission: Submission, slots: Slots, progress: Progress) -> None:
         self._plan, self._submission, self._slots, self._progress = plan, submission, slots, progress
+        self._codes = [Path(row["code"]) for row in submission.rows]  # as this process has just written them
         self._waiting = deque(index for index, run in enumerate(plan.runs) if run.to_do)
         self._running: list[Running] = []
 
@@ -99,8 +100,9 @@ class Queue:
         return True
 
     def _start(self, index: int, slot: int) -> None:
-        run, code = self._plan.runs[index], Path(self._submission.rows[index]["code"])
-        self._check(run, code)
+        run = self._plan.runs[index]
+        code = self._codes[index]
+        self._check(run.folder.path, code)
         try:
             host.write_spec(str(run.folder.path), run.spec.model_dump_json())
             gpus = self._slots.gpus[slot] if self._slots.gpus else ()
@@ -131,15 +133,15 @@ class Queue:
         host.hand_over(str(run.folder.path), attempt, int(job.job_id))
         self._submission.note("started", run_id=run.folder.run_id, attempt=attempt, pid=int(job.job_id))
 
-    def _check(self, run: PlannedRun, code: Path) -> None:
+    def _check(self, run: Path, code: Path) -> None:
         """Raise ConfigError where others could have changed what a start executes: hours may have passed since submit.
 
         From here on they can change nothing of it: no folder on the way to it lets them.
         """
         root = self._submission.path.parent.parent.parent
-        check_trusted(code, root)
         check_place(self._submission.path, root)
-        check_place(run.folder.path.resolve(), root)
+        check_place(run.resolve(), root)
+        check_trusted(code, root)
 
     def _reap(self) -> None:
         """Take ended runs off the list, and write down how they ended."""
