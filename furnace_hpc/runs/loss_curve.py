@@ -9,7 +9,7 @@ from typing import Any
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.metrics import last_record
 from furnace_hpc.runs.unchanged import while_unchanged
-from furnace_hpc.spec.regular import open_regular
+from furnace_hpc.spec.regular import IrregularFile, open_regular
 
 BLOCK = 4096  # bytes that are read at one place: longer than any record
 Point = tuple[int, float]
@@ -55,8 +55,11 @@ def _at(path: Path, inode: int, offset: int) -> Point | None:
 
 
 def _read(path: Path, offset: int) -> bytes:
-    with open_regular(path, buffering=0) as file:
-        return os.pread(file.fileno(), BLOCK, offset)
+    try:
+        with open_regular(path, buffering=0) as file:
+            return os.pread(file.fileno(), BLOCK, offset)
+    except IrregularFile:
+        return b""
 
 
 def _train_points(block: bytes, whole: bool) -> list[Point]:

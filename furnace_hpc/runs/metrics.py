@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from furnace_hpc.runs.folder import PASSING, RunFolder
 from furnace_hpc.runs.unchanged import while_unchanged
-from furnace_hpc.spec.regular import open_regular
+from furnace_hpc.spec.regular import IrregularFile, open_regular
 
 
 class MetricsFile:
@@ -71,7 +72,7 @@ def last_record(path: Path, tail_bytes: int = 4096) -> dict[str, Any] | None:
         with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - tail_bytes))
             lines = file.read().decode("utf-8", "replace").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, IrregularFile):
         return None
     for line in reversed(lines):
         record = _parse(line)
@@ -81,7 +82,7 @@ def last_record(path: Path, tail_bytes: int = 4096) -> dict[str, Any] | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with open_regular(path, "r", encoding="utf-8", errors="replace") as file:
+    with suppress(IrregularFile), open_regular(path, "r", encoding="utf-8", errors="replace") as file:
         for line in file:
             if record := _parse(line):
                 yield record
