@@ -1,6 +1,7 @@
 """A colleague's files: refused as anybody's are, unless the profile says `group: true`. The other user is uid 65534."""
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -8,9 +9,10 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from login_study import command, grid, pack, planned, refused, write_grid
+from login_study import command, finish, grid, pack, planned, refused, specs, write_grid
 from test_batch_script import execute
 
+import furnace_hpc
 from furnace_hpc.cluster.environment import absolute_folders, scrubbed
 from furnace_hpc.cluster.flags import rule_text
 from furnace_hpc.cluster.follow_up import read_profile
@@ -20,6 +22,8 @@ from furnace_hpc.cluster.progress import Progress
 from furnace_hpc.cluster.submission import write_submission
 from furnace_hpc.runs import host
 from furnace_hpc.runs.access import GROUP_ACCESS
+from furnace_hpc.runs.code import code_hash
+from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.spec.errors import ConfigError
@@ -289,3 +293,39 @@ def test_modules_in_the_working_directory_are_no_childs(tmp_path):
     bare = [sys.executable, "-m", "statistics"]
     assert subprocess.run(bare, cwd=tmp_path, env=kept, capture_output=True).stderr == b"planted\n"
     assert "PYTHONSAFEPATH" not in scrubbed({"PYTHONSAFEPATH": "1"})
+
+
+@pytest.mark.slow
+def test_results_of_submit_are_private_and_those_of_aggregate_are_not(tmp_path):
+    """With a umask of 022: what submit makes at its end is as private as the runs."""
+    write_grid(tmp_path)
+    pack(tmp_path / "data" / "tridigits")
+    write_submission(planned(tmp_path / "runs", grid()))
+    for spec in specs():
+        finish(spec, GridFolder(tmp_path / "runs" / "study"), code=code_hash())
+    before = os.umask(0o022)
+    try:
+        done = command("submit", tmp_path, "--grid", "study.yaml", "--cluster", "local")
+        assert (done.returncode, "nothing to do" in done.stdout) == (0, True), done.stderr
+        shown = command("aggregate", tmp_path, "--grid", "study.yaml", "--out", "shown", "--no-figures")
+        assert shown.returncode == 0, shown.stderr
+    finally:
+        os.umask(before)
+
+    def modes(folder: str) -> set[int]:
+        return {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / folder, *(tmp_path / folder).rglob("*"))}
+
+    assert modes("results") == {0o700, 0o600}
+    assert modes("shown") == {0o755, 0o644}
+
+
+def test_every_python_that_is_started_keeps_the_working_directory_out():
+    """A command that begins with sys.executable and -m or -c has -P or -I; others run a file in PYTHONSAFEPATH."""
+    package = Path(furnace_hpc.__file__).parent
+    found = [
+        (path.name, command)
+        for path in package.rglob("*.py")
+        for command in re.findall(r"\[(?:sys\.executable|python|place), ([^\]]*)", path.read_text())
+    ]
+    assert len(found) >= 6
+    assert [one for one in found if not one[1].startswith(('"-P"', '"-I"'))] == []
