@@ -49,6 +49,11 @@ def pack_files(
     """
     out = out.resolve()
     check_replaceable(out)
+    if empty := [split for split, rows in plan.rows.items() if not rows]:
+        raise ConfigError(
+            f"split {empty[0]!r} is empty: {plan.listed[empty[0]]:,} samples are listed, and the files of 0 are found. "
+            "Look at the lists and at --source."
+        )
     if not force and (existing := _existing(out, plan)):
         shutil.rmtree(out.with_name(f"{out.name}.packing"), ignore_errors=True)
         return existing, False
@@ -114,7 +119,12 @@ def _check_refused(unfinished: Unfinished, max_refused: float) -> None:
             f"{unfinished.folder}, or accept it with --max-refused {np.ceil(incomplete / rows * 100) / 100:g}"
         )
     if empty := [split for split, kept in progress.kept.items() if not kept]:
-        raise ConfigError(f"split {empty[0]!r} has no usable sample ({reasons or 'none is listed'}): look at --source")
+        found = reasons_of(unfinished.refused.read_bytes(), empty[0])
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in found.items())
+        raise ConfigError(
+            f"none of the {progress.rows[empty[0]]:,} samples of split {empty[0]!r} is usable: {reasons}; see "
+            f"{unfinished.refused}. Fix the files and delete {unfinished.folder}."
+        )
 
 
 def _publish(plan: PackPlan, unfinished: Unfinished, out: Path, report: Report) -> Manifest:

@@ -87,7 +87,7 @@ _watch: Watch | None = None
 
 
 def watch_this_process(watch: Watch) -> None:
-    """Write all that `reading` reads to shared memory. A timer ends the process, because a decoder cannot be stopped."""
+    """Write what `reading` reads to shared memory. Timers end the process: a decoder cannot be stopped."""
     global _watch
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

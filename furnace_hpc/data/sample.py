@@ -108,7 +108,9 @@ class Draft:
 
     def finish(self, *, labelled: bool = True, file: str = "") -> Sample:
         """The sample; one that has no label, or no modality left, is refused."""
-        if not labelled:
+        if any(error.reason == "no label" for _, _, error in self.refusals):
+            pass  # its reader has told why
+        elif not labelled:
             self.refuse(None, file, Unusable("no label"))
         elif not self.values["present"].any():
             self.refuse(None, file, Unusable("nothing left"))

@@ -2,14 +2,16 @@
 
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
 
+from furnace_hpc.data.reading import reading
+from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sample import Values
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import MODALITIES
@@ -49,18 +51,16 @@ def answer_file(
         task = bar.add_task("samples", total=total)
         rows = _rows(predictor, file, path.parent)
         while batch := list(itertools.islice(rows, batch_size)):
-            good = [row.values for row in batch if row.values is not None]
-            answers = iter(predictor.predict_many(good) if good else ())
-            for row in batch:
-                if row.values is None:
+            for row, answer in _answers(predictor, batch):
+                if answer is None:
                     failed += 1
                     console.print(f"error: {printable(f'{path.name}:{row.line}: {row.problem}')}", markup=False)
                     if as_json:
                         print(json.dumps(_head(row) | {"error": row.problem}), file=out)
                 elif as_json:
-                    print(json.dumps(_head(row) | content(next(answers), top)), file=out)
+                    print(json.dumps(_head(row) | content(answer, top)), file=out)
                 else:
-                    print(f"{_name(row)}  {_in_short(next(answers), top)}", file=out)
+                    print(f"{_name(row)}  {_in_short(answer, top)}", file=out)
             out.flush()
             bar.update(task, completed=batch[-1].line)
     if failed:
@@ -103,6 +103,23 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
             line = file.readline(MAX_LINE_BYTES + 1)
 
 
+def _answers(predictor: Predictor, batch: Sequence[Row]) -> Iterator[tuple[Row, Answer | None]]:
+    """Answer a batch in one forward pass; if that fails, each row alone, so that a row costs no other."""
+    good = [row for row in batch if row.values is not None]
+    try:
+        made = predictor.predict_many([row.values for row in good if row.values is not None]) if good else []
+    except Exception as error:
+        if len(batch) == 1:
+            yield replace(batch[0], values=None, problem=f"no answer ({_in_line(error)})"), None
+        else:
+            for row in batch:
+                yield from _answers(predictor, [row])
+        return
+    answers = iter(made)
+    for row in batch:
+        yield row, None if row.values is None else next(answers)
+
+
 def _rows(predictor: Predictor, file: BinaryIO, folder: Path) -> Iterator[Row]:
     """The samples of the lines; empty lines are none."""
     for number, line in enumerate(_lines(file), start=1):
@@ -110,12 +127,14 @@ def _rows(predictor: Predictor, file: BinaryIO, folder: Path) -> Iterator[Row]:
             continue
         row: dict[str, Any] = {}
         try:
-            row = _parsed(line)
-            files = {name: row[name] for name in ("image", "audio") if isinstance(row.get(name), str)}
-            given = {name: value for name, value in row.items() if name != "id"}
-            yield Row(number, row.get("id"), predictor.read(given | {n: folder / file for n, file in files.items()}))
-        except ConfigError as error:
-            yield Row(number, row.get("id"), None, str(error))
+            with reading(f"line {number}"):
+                row = _parsed(line)
+                files = {name: row[name] for name in ("image", "audio") if isinstance(row.get(name), str)}
+                given = {name: value for name, value in row.items() if name != "id"}
+                values = predictor.read(given | {name: folder / file for name, file in files.items()})
+            yield Row(number, row.get("id"), values)
+        except (ConfigError, Unusable) as error:
+            yield Row(number, row.get("id"), None, str(error) if isinstance(error, ConfigError) else error.detail)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -124,10 +143,18 @@ def _parsed(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not JSON ({' '.join(str(error).split())[:100]})") from None
+        raise ConfigError(f"not JSON ({_in_line(error)})") from None
     if not isinstance(row, dict):
         raise ConfigError(f"a JSON {type(row).__name__}, wanted an object with {', '.join(MODALITIES)}, any of them")
+    try:
+        json.dumps(row.get("id"), allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"id cannot be written as JSON ({_in_line(error)})") from None
     return row
+
+
+def _in_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:100]
 
 
 def _head(row: Row) -> dict[str, Any]:
