@@ -62,7 +62,7 @@ def kind_of(head: bytes) -> str:
 
 
 def orientation_of(exif: bytes | None) -> int | None:
-    """Read the tag Orientation, one integer, from the first directory of EXIF; None if it is not there."""
+    """Read the tag Orientation from the first directory of EXIF; None if it is not there, or no integer."""
     found, content = None, exif or b""
     while content.startswith(_EXIF):
         content = content[len(_EXIF) :]
@@ -74,9 +74,8 @@ def orientation_of(exif: bytes | None) -> int | None:
         (count,) = struct.unpack(f"{order}H", content[start : start + 2])
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, length = struct.unpack(f"{order}HHI", content[at : at + 8])
-            if (tag, length) == (_ORIENTATION, 1) and kind in _INTEGERS:
-                letter = _INTEGERS[kind]
-                (found,) = struct.unpack_from(f"{order}{letter}", content, at + 8)
+            if tag == _ORIENTATION and kind in _INTEGERS and 1 <= length <= 4 // struct.calcsize(_INTEGERS[kind]):
+                (found,) = struct.unpack_from(f"{order}{_INTEGERS[kind]}", content, at + 8)
     except struct.error:
         pass  # it is shorter than it tells
     return found
@@ -113,8 +112,8 @@ def _bare_jpeg(content: bytes) -> tuple[bytes, bytes]:
         body = content[at + 4 : end]
         if marker == 0xE1 and body.startswith(_EXIF):
             exif = exif + body[len(_EXIF) :] if exif else body
-        is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
-        if not is_metadata or (marker, body[:4]) in ((0xE0, b"JFIF"), (0xEE, b"Adob")):
+        tells_colours = (marker, body[:4]) in ((0xE0, b"JFIF"), (0xEE, b"Adob")) and len(body) >= 12
+        if tells_colours or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(content[at:end])
         at = end
     return b"".join((*kept, content[at:])), exif

@@ -21,7 +21,7 @@ from furnace_hpc.spec.errors import ConfigError
 
 PLACE_BYTES = 1 << 15
 _MAX_NAME = 2000  # characters of a name in the shared memory
-# Errors of this machine, whatever file is read: they end the pack, which resumes when they are fixed.
+# Errors of the machine, not of the file: they end the pack, which resumes when they are fixed.
 _OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT}
 
 
@@ -106,8 +106,7 @@ def reading(file: str | Path) -> Iterator[None]:
 
     Raises:
         Unusable: the body raised anything, or this file ended another process.
-        ConfigError: the body raised it: the input is wrong for all samples.
-        OSError: this machine has no room or no file descriptors left.
+        ConfigError: the body raised it, or the machine has no room or no file descriptors left.
     """
     outer = _watch.enter(str(file)) if _watch else ""
     try:
@@ -117,7 +116,10 @@ def reading(file: str | Path) -> Iterator[None]:
     except (Unusable, ConfigError):
         raise
     except BaseException as error:
-        if not _is_of_the_file(error):
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise ConfigError(f"file {str(file)!r} cannot be read: {error.strerror}. Fix it and try again.") from None
+        # A library in Rust raises a BaseException where its own code fails.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise Unusable(_reason(error), _detail(error, file)) from None
     finally:
@@ -140,17 +142,10 @@ def regular_file(path: Path) -> Path:
     return path
 
 
-def _is_of_the_file(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno not in _OF_THE_MACHINE
-    # A library in Rust raises a BaseException where its code fails.
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
 def _reason(error: BaseException) -> Reason:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "missing"
-    return "truncated" if "truncated" in str(error).lower() else "unreadable"
+    return "truncated" if "truncated" in _text(error).lower() else "unreadable"
 
 
 def _detail(error: BaseException, file: str | Path) -> str:
@@ -159,5 +154,12 @@ def _detail(error: BaseException, file: str | Path) -> str:
         return ""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = str(error).replace(str(file), Path(file).name)
+    text = _text(error).replace(str(file), Path(file).name)
     return text if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an error of a decoder may be as broken as its file
+        return ""

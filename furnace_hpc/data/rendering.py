@@ -107,9 +107,7 @@ def _told(error: Exception, split: str, watch: Watch) -> Exception:
     """An error that ends the pack, with the sample's name: of the input, of this machine, or of this program."""
     if isinstance(error, ConfigError):
         return error
-    where = f"{split}: sample {watch.at.sample!r}"
-    if watch.at.file:
-        where += f", file {watch.at.file!r}"
+    where = f"{split}: sample {watch.at.sample!r}" if watch.at.sample else f"{split}: samples"
     if isinstance(error, MemoryError):
         return ConfigError(f"{where}: memory is full. Give the same command with fewer --workers; the pack resumes.")
     if isinstance(error, OSError):
