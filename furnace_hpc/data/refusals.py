@@ -48,11 +48,11 @@ class Refusal:
 
 
 def reasons_of(content: bytes, split: str | None = None) -> dict[str, int]:
-    """Count the lines of a `refused.jsonl` by `modality: reason`, those of one split if it is given."""
+    """Count the lines of a `refused.jsonl`, of all splits or of one, by `modality reason`."""
     counts: dict[str, int] = {}
     for line in content.splitlines():
         entry = json.loads(line)
-        if split not in (None, entry["split"]):
+        if split and entry["split"] != split:
             continue
         key = f"{entry['modality'] or 'sample'} {entry['reason']}"
         counts[key] = counts.get(key, 0) + 1
