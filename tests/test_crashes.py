@@ -13,7 +13,7 @@ import pytest
 from crash_work import make_plan
 from test_packing import contents
 
-from furnace_hpc.data import workers
+from furnace_hpc.data import process
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.packing import pack_files
 from furnace_hpc.spec.errors import ConfigError
@@ -68,7 +68,7 @@ def test_a_decoder_that_fails_costs_its_modality(tmp_path, how, detail):
     ],
 )
 def test_a_decoder_that_hangs_costs_its_modality(tmp_path, monkeypatch, how, limit, detail):
-    monkeypatch.setattr(workers, limit, 1.0)
+    monkeypatch.setattr(process, limit, 1.0)
     columns, lines = pack(make_plan(tmp_path / "raw", good(2) | {"bad": ("", how)}), tmp_path / "set")
     assert columns.split("train")["present"].tolist() == [[1, 1], [1, 1], [1, 0]]
     [line] = lines

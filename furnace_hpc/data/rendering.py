@@ -54,11 +54,10 @@ class Renderer:
     modalities: tuple[str, ...]
 
 
-def work(pipe: Connection, renderer: Renderer, memory: Any, max_cpu_s: float, max_wall_s: float) -> None:
+def work(pipe: Connection, watch: Watch, renderer: Renderer) -> None:
     """Render the chunks that come through the pipe, in order; send `Rendered`, or the error that ends the pack."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, and it ends this process
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    watch = Watch(memory, max_cpu_s, max_wall_s)
     watch_this_process(watch)
     chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
 

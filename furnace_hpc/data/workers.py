@@ -14,22 +14,14 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
-from furnace_hpc.data.reading import PLACE_BYTES, At, read_place
+from furnace_hpc.data.process import Child, ends_allowed, how_it_ended, name_of
+from furnace_hpc.data.reading import At
 from furnace_hpc.data.rendering import Chunk, Rendered, Renderer, work
 from furnace_hpc.data.sample import PackPlan
 from furnace_hpc.spec.errors import ConfigError
 
 AHEAD = 3  # chunks per process that may be unfinished
 QUEUED = 2  # chunks that a process has, so that it does not wait for the next one
-MAX_CPU_S = 300.0  # processor time of one file; the largest image takes less than 30 s
-MAX_WALL_S = 1800.0  # of one file; a file system may stall for minutes
-# Ends of a process by the same file before the file is refused. A kill may come from outside.
-MAX_ENDS = {-signal.SIGPROF: 1, -signal.SIGKILL: 3, -signal.SIGTERM: 3}
-HOW = {
-    -signal.SIGPROF: "reading it took more than {cpu:.0f} s of processor time",
-    -signal.SIGALRM: "reading it took more than {wall:.0f} s",
-    -signal.SIGKILL: "the process that read it was killed, probably because memory was full",
-}
 
 
 def rendered(plan: PackPlan, done: dict[str, int], workers: int) -> Iterator[Rendered]:
@@ -107,11 +99,11 @@ class _Pool:
             self._num_workers -= 1  # with fewer processes, memory may suffice
         number = worker.chunks[0][0] if worker.chunks else -1
         self._ends[number, at.row, at.file] += 1
-        if self._ends[number, at.row, at.file] >= MAX_ENDS.get(code, 2):
+        if self._ends[number, at.row, at.file] >= ends_allowed(code):
             if at.row < 0:
                 raise ConfigError(
-                    f"a packing process ended before it read a file ({_name(code)}). Give the same command with fewer "
-                    "--workers; the pack resumes."
+                    f"a packing process ended before it read a file ({name_of(code)}). Give the same command with "
+                    "fewer --workers; the pack resumes."
                 )
             worker.chunks[0] = number, _without(worker.chunks[0][1], at, code)
         for unfinished in worker.chunks:
@@ -125,17 +117,12 @@ class _Pool:
             worker.end()
 
 
-class _Worker:
+class _Worker(Child):
     """A process, and the chunks that it was given."""
 
     def __init__(self, context: Any, renderer: Renderer) -> None:
+        super().__init__(context, work, renderer)
         self.chunks: deque[tuple[int, Chunk]] = deque()
-        self._memory = context.RawArray("c", PLACE_BYTES)
-        self.pipe, theirs = context.Pipe()
-        arguments = (theirs, renderer, self._memory, MAX_CPU_S, MAX_WALL_S)
-        self.process = context.Process(target=work, args=arguments, daemon=True)
-        self.process.start()
-        theirs.close()
 
     def give(self, number: int, chunk: Chunk) -> None:
         """Send a chunk; if the process has ended, the chunk is found in `chunks`."""
@@ -143,22 +130,8 @@ class _Worker:
         with suppress(OSError):
             self.pipe.send(chunk)
 
-    def end(self) -> tuple[int, At]:
-        """Wait for the end of a process; return its exit code, and what it was reading."""
-        self.process.join()
-        self.pipe.close()
-        return self.process.exitcode, read_place(self._memory)
-
 
 def _without(chunk: Chunk, at: At, code: int) -> Chunk:
     """The chunk without the file that ended processes."""
-    how = HOW.get(code, f"the process that read it crashed ({_name(code)})").format(cpu=MAX_CPU_S, wall=MAX_WALL_S)
-    crashed = chunk.crashed | {at.row: chunk.crashed.get(at.row, {}) | {at.file: how}}
+    crashed = chunk.crashed | {at.row: chunk.crashed.get(at.row, {}) | {at.file: how_it_ended(code)}}
     return replace(chunk, crashed=crashed, named=chunk.named | {at.row: at.sample or str(chunk.rows[at.row])})
-
-
-def _name(code: int) -> str:
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"exit code {code}"

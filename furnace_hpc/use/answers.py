@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
+from furnace_hpc.data.aside import Aside
 from furnace_hpc.data.reading import reading
 from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sample import Values
@@ -17,6 +18,7 @@ from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import MODALITIES
 from furnace_hpc.spec.printable import printable
 from furnace_hpc.use.predictor import Answer, Predictor, TaskAnswer
+from furnace_hpc.use.recipe import DECODERS
 
 SHOWN = 5
 MAX_LINE_BYTES = 10_000_000  # of one JSON object; a book is smaller
@@ -40,6 +42,17 @@ def answer_file(
     Raises:
         ConfigError: the file cannot be read.
     """
+    with Aside(DECODERS) as aside:
+        here, predictor.recipe.decode = predictor.recipe.decode, aside.read
+        try:
+            return _answer_lines(predictor, path, out, errors, top, as_json, batch_size)
+        finally:
+            predictor.recipe.decode = here
+
+
+def _answer_lines(
+    predictor: Predictor, path: Path, out: TextIO, errors: TextIO, top: int | None, as_json: bool, batch_size: int
+) -> int:
     failed = 0
     with path.open("rb") as file:
         total = sum(1 for _ in _lines(file))

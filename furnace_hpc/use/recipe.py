@@ -3,6 +3,7 @@
 C channels, H height, W width, K coefficients, F frames, T tokens.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import MODALITIES, Manifest
 
 Knobs = TypeVar("Knobs", bound=BaseModel)
+Decode = Callable[[Callable[[Path, Any], Any], Path, Any], Any]  # a function that reads a file, its path and knobs
+DECODERS = (read_image.__module__, read_sound.__module__, "librosa.feature.spectral")
 
 
 class Recipe:
@@ -37,6 +40,8 @@ class Recipe:
         self._image, self._sound = _image_knobs(data), _sound_knobs(data)
         self._columns = {name: column for name, column in data.columns.items() if name in MODALITIES}
         self._lengths = {name for name in ("text", "audio") if f"{name}_length" in data.columns}
+        self.decode: Decode = lambda read, path, knobs: read(path, knobs)
+        """Decodes a file; may do so in another process."""
         self._is_clip = data.image_frames is not None
         self._dataset = data.dataset
 
@@ -86,7 +91,7 @@ class Recipe:
         path = _regular_file("image", given)
         if self._image is None:
             raise self._no_recipe("image")
-        pixels = read_image(path, self._image)
+        pixels: Array = self.decode(read_image, path, self._image)
         if self._shape("image")[0] == 1:
             grey = Image.fromarray(pixels.transpose(1, 2, 0)).convert("L")
             pixels = np.asarray(grey, np.uint8)[None]
@@ -99,7 +104,7 @@ class Recipe:
         path = _regular_file("audio", given)
         if self._sound is None:
             raise self._no_recipe("audio")
-        values, length = read_sound(path, self._sound)
+        values, length = self.decode(read_sound, path, self._sound)
         return {"audio": values} | self._length_of(length)
 
     def _length_of(self, frames: int) -> Values:
