@@ -152,3 +152,16 @@ def test_broken_tags_of_a_tiff_leave_the_image(read):
     places = {struct.unpack("<H", content[at : at + 2])[0]: at for at in range(start + 2, start + 2 + 12 * count, 12)}
     text = struct.pack("<HHI4s", 282, 2, 4, b"300\0")
     np.testing.assert_array_equal(read(content[: places[282]] + text + content[places[282] + 12 :]), sound)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_a_turned_tiff_of_every_mode_is_upright(tmp_path, mode):
+    """Pillow alone maps such files into memory, and with width and height exchanged."""
+    pixels = np.zeros((40, 60), np.uint8)
+    pixels[:20] = 200
+    upright = Image.fromarray(pixels)
+    made = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else upright.convert(mode)
+    made.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.tiff", tiffinfo={274: 6})
+    seen = read_image(tmp_path / "a.tiff", WHOLE)
+    assert seen[:, 1].min() >= 198
+    assert seen[:, -2].max() <= 2
