@@ -78,9 +78,12 @@ class Watch:
 
 
 def read_place(memory: Any) -> At:
-    """What `Watch` wrote last."""
+    """What `Watch` wrote last; nothing if a decoder has overwritten it."""
     (length,) = struct.unpack("<I", memory[:4])
-    return At(*json.loads(memory[4 : 4 + length])) if length else At(-1, "", "")
+    try:
+        return At(*json.loads(memory[4 : 4 + length])) if length else At(-1, "", "")
+    except (ValueError, TypeError):
+        return At(-1, "", "")
 
 
 _watch: Watch | None = None
