@@ -147,10 +147,10 @@ def test_too_many_crashes_are_counted_as_refused(tmp_path):
 
 
 def test_names_that_are_no_unicode_stand_in_valid_json(tmp_path):
-    name = os.fsdecode(b"caf\xe9")
+    name = os.fsdecode(b"x\xe9")
     plan = make_plan(tmp_path / "raw", good(1))
     plan.rows["train"].append(name)
-    with pytest.raises(ConfigError, match=r"train: sample id 'caf\\udce9' is no valid Unicode"):
+    with pytest.raises(ConfigError, match=r"train: sample id 'x\\udce9' is no valid Unicode"):
         pack(plan, tmp_path / "set")
 
 

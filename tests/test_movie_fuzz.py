@@ -83,6 +83,7 @@ def test_a_lone_surrogate_costs_the_plot(plan):
     sample = plan.render("train", MOVIES[0])
     [refusal] = sample.refusals
     assert (refusal.modality, refusal.reason, refusal.kept) == ("text", "unreadable", True)
+    assert refusal.detail == "character 2 is half of a surrogate pair"
     path.write_text('{"plot": ["x \\ud83d\\ude00 y"], "genres": ["Drama"]}')  # a whole pair is a character
     assert plan.render("train", MOVIES[0]).refusals == ()
     assert np.array_equal(sample.values["image"], np.full_like(sample.values["image"], marked(0).getpixel((0, 0))[0]))

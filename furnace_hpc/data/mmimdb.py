@@ -104,7 +104,15 @@ def blank_movie(knobs: MovieKnobs) -> Values:
 
 
 def tokens_of(text: str, knobs: MovieKnobs) -> Values:
-    """The columns of a text."""
+    """The columns of a text.
+
+    Raises:
+        Unusable: half of a surrogate pair stands in it alone.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Unusable("unreadable", f"character {error.start} is half of a surrogate pair") from None
     tokens, length = load_tokenizer(knobs.tokenizer, knobs.max_tokens).encode(text)
     return {"text": tokens, "text_length": np.array(length, np.int16)}
 
