@@ -176,11 +176,16 @@ def test_a_wrong_split_file_names_the_row(tmp_path, content, message):
         read_split(tmp_path / "split.json")
 
 
-def test_an_unknown_genre_ends_the_pack_and_names_the_movie(tmp_path, knobs):
+@pytest.mark.parametrize("genres", [["Drama", "Cooking"], [["Drama"]], [{"a": 1}], [None], ["x" * 10_000]])
+def test_an_unknown_genre_costs_its_movie(tmp_path, knobs, genres):
     raw = write_mmimdb(tmp_path / "raw")
-    rewrite(raw / "dataset" / f"{MOVIES[2]}.json", genres=["Drama", "Cooking"])
-    with pytest.raises(ConfigError, match=rf"movie '{MOVIES[2]}' has the genre 'Cooking'"):
-        packed(plan_raw(raw, knobs), tmp_path / "set")
+    rewrite(raw / "dataset" / f"{MOVIES[2]}.json", genres=genres)
+    sample = plan_raw(raw, knobs).render("train", MOVIES[2])
+    [refusal] = sample.refusals
+    assert sample.values is None
+    assert (refusal.file, refusal.reason) == (f"dataset/{MOVIES[2]}.json", "no label")
+    assert "is none of MM-IMDb's" in refusal.detail
+    assert len(refusal.detail) < 80
 
 
 def test_an_hdf5_file_of_another_kind_is_refused(tmp_path, knobs):

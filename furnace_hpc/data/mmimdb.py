@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from furnace_hpc.data.images import ImageKnobs, read_image
 from furnace_hpc.data.listing import fingerprint_of, read_json_file
+from furnace_hpc.data.reading import reading, regular_file
 from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sample import Draft, PackPlan, Sample, Values, blank_sample
 from furnace_hpc.data.tokens import load_tokenizer
@@ -29,6 +30,7 @@ GENRES = (
 )  # fmt: skip
 DROPPED = ("News", "Adult", "Talk-Show", "Reality-TV")  # too rare: the set's authors left them out
 ID_BYTES = 7
+MAX_ENTRY_BYTES = 50_000_000  # of one movie's JSON
 RECIPE = 1  # raise it when the same files and knobs begin to make other columns
 SPLIT_NAMES = {"train": "train", "dev": "val", "test": "test"}
 HDF5_FILE = "multimodal_imdb.hdf5"
@@ -102,7 +104,15 @@ def blank_movie(knobs: MovieKnobs) -> Values:
 
 
 def tokens_of(text: str, knobs: MovieKnobs) -> Values:
-    """The columns of a text."""
+    """The columns of a text.
+
+    Raises:
+        Unusable: half of a surrogate pair stands in it alone.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Unusable("unreadable", f"character {error.start} is half of a surrogate pair") from None
     tokens, length = load_tokenizer(knobs.tokenizer, knobs.max_tokens).encode(text)
     return {"text": tokens, "text_length": np.array(length, np.int16)}
 
@@ -119,8 +129,9 @@ class _RawReader:
         told, poster = f"dataset/{movie}.json", f"dataset/{movie}.jpeg"
         draft.add("image", poster, lambda: {"image": read_image(self.source / poster, self.knobs.image)})
         try:
-            entry = _read_entry(self.source / told)
-            genres = genre_row(entry.get("genres"), movie)
+            with reading(told):
+                entry = _read_entry(self.source / told)
+                genres = genre_row(entry.get("genres"))
         except Unusable as error:
             draft.refuse(None, told, error)
             return draft.finish(labelled=False, file=told)
@@ -155,30 +166,28 @@ def is_movie_id(movie: Any) -> bool:
 
 
 def _read_entry(path: Path) -> dict[str, Any]:
-    try:
-        entry = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise Unusable("missing") from None
-    except (OSError, ValueError) as error:
-        empty = path.exists() and path.stat().st_size == 0
-        raise Unusable("empty" if empty else "unreadable", "" if empty else str(error)) from None
+    with regular_file(path).open("rb") as file:
+        content = file.read(MAX_ENTRY_BYTES + 1)
+    if len(content) > MAX_ENTRY_BYTES:
+        raise Unusable("unreadable", f"more than {MAX_ENTRY_BYTES:,} bytes")
+    entry = json.loads(content)
     if not isinstance(entry, dict):
         raise Unusable("unreadable", "no JSON object")
     return entry
 
 
-def genre_row(genres: Any, movie: str) -> NDArray[np.uint8]:
+def genre_row(genres: Any) -> NDArray[np.uint8]:
     """Genres [C] as 0 and 1; the four rare ones are left out.
 
     Raises:
-        ConfigError: a genre is unknown: the file is of another set.
+        Unusable: a genre is unknown, so the labels would be incomplete.
     """
     row = np.zeros(len(GENRES), np.uint8)
     for genre in genres if isinstance(genres, list) else ():
         if genre in DROPPED:
             continue
         if genre not in GENRES:
-            raise ConfigError(f"movie {movie!r} has the genre {genre!r}, which MM-IMDb does not have: look at --source")
+            raise Unusable("no label", f"genre {str(genre)[:40]!r} is none of MM-IMDb's")
         row[GENRES.index(genre)] = 1
     return row
 

@@ -30,6 +30,7 @@ from furnace_hpc.data.mmimdb import (
     read_split,
     tokens_of,
 )
+from furnace_hpc.data.reading import reading
 from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sample import Draft, PackPlan, Sample
 from furnace_hpc.spec.errors import ConfigError
@@ -122,14 +123,6 @@ def _check_rows(path: Path, splits: dict[str, Sequence[int]], ids: list[str], nu
             seen[ids[row]] = split
 
 
-def _row(dataset: h5py.Dataset, row: int) -> Any:
-    """One row; Unusable where its chunk is damaged."""
-    try:
-        return dataset[row]
-    except OSError as error:
-        raise Unusable("unreadable", str(error)) from None
-
-
 @dataclass(frozen=True)
 class _Hdf5Reader:
     path: Path
@@ -142,19 +135,22 @@ class _Hdf5Reader:
         file, place = _open(self.path), f"{self.path.name}[{row}]"
         draft = Draft.begin(split, movie, MODALITIES, blank_movie(self.knobs))
         draft.add("image", place, lambda: {"image": self._poster(file["images"], row)})
-        draft.add("text", place, lambda: tokens_of(self._plot(_row(file["sequences"], row)), self.knobs))
+        draft.add("text", place, lambda: tokens_of(self._plot(file["sequences"][row]), self.knobs))
         try:
-            genres = _row(file["genres"], row)
+            with reading(place):
+                genres = file["genres"][row]
+                if not np.isin(genres, (0, 1)).all():
+                    raise Unusable("no label", "genres that are neither 0 nor 1")
         except Unusable as error:
             draft.refuse(None, place, error)
             return draft.finish(labelled=False, file=place)
-        if not np.isin(genres, (0, 1)).all():
-            raise ConfigError(f"{self.path}: row {row} (movie {movie!r}) has genres that are neither 0 nor 1")
         draft.label("genres", genres)
         return draft.finish(labelled=bool(genres.any()), file=place)
 
     def _poster(self, images: h5py.Dataset, row: int) -> Any:
-        pixels = _row(images, row)
+        pixels = images[row]
+        if not np.isfinite(pixels).all():
+            raise Unusable("not finite")
         if pixels.min() < 0 or pixels.max() > 255:
             raise Unusable("unreadable", f"pixels from {pixels.min()} to {pixels.max()}")
         return fit_image(Image.fromarray(pixels.transpose(1, 2, 0).astype(np.uint8)), self.knobs.image)

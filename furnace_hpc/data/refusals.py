@@ -4,6 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from furnace_hpc.spec.printable import printable
+
+MAX_DETAIL = 300  # characters; some errors quote the file
+
 Reason = Literal[
     "missing",  # there is no such file, or no such entry
     "empty",
@@ -36,15 +40,20 @@ class Refusal:
     kept: bool  # whether the sample is in the pack all the same, by its other modalities
 
     def line(self) -> bytes:
-        """The line, with its end."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True).encode() + b"\n"
+        """The line, with its end: valid JSON of valid Unicode, whatever the names and errors hold."""
+        sample = self.sample.encode(errors="backslashreplace").decode()
+        file, detail = printable(self.file), printable(" ".join(self.detail[:MAX_DETAIL].split()))
+        content = asdict(self) | {"sample": sample, "file": file, "detail": detail}
+        return json.dumps(content, ensure_ascii=False, sort_keys=True).encode() + b"\n"
 
 
-def reasons_of(content: bytes) -> dict[str, int]:
-    """Count the lines of a `refused.jsonl` by `modality: reason`."""
+def reasons_of(content: bytes, split: str | None = None) -> dict[str, int]:
+    """Count the lines of a `refused.jsonl`, of all splits or of one, by `modality reason`."""
     counts: dict[str, int] = {}
     for line in content.splitlines():
         entry = json.loads(line)
+        if split and entry["split"] != split:
+            continue
         key = f"{entry['modality'] or 'sample'} {entry['reason']}"
         counts[key] = counts.get(key, 0) + 1
     return dict(sorted(counts.items()))

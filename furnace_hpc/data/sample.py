@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from furnace_hpc.data.reading import name_sample, reading
 from furnace_hpc.data.refusals import Refusal, Unusable
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Labels
@@ -68,8 +69,12 @@ class Draft:
         Raises:
             ConfigError: the column would not give this name back: it is too narrow, or the name ends in a zero byte.
         """
+        name_sample(source_id)
         draft = cls(split, source_id, modalities, {name: value.copy() for name, value in blank.items()})
-        name, column = source_id.encode(), blank["source_id"].dtype
+        try:
+            name, column = source_id.encode(), blank["source_id"].dtype
+        except UnicodeEncodeError:
+            raise ConfigError(f"{split}: sample id {source_id!r} is no valid Unicode. Fix it in the list.") from None
         draft.values["source_id"] = np.array(name, column)
         if draft.values["source_id"].item() != name:
             raise ConfigError(
@@ -81,7 +86,8 @@ class Draft:
     def add(self, modality: str, file: str, read: Callable[[], Values]) -> None:
         """Add what `read` makes of a file, or write down why it gave nothing."""
         try:
-            made = read()
+            with reading(file):
+                made = read()
         except Unusable as error:
             self.refuse(modality, file, error)
             return
@@ -102,7 +108,9 @@ class Draft:
 
     def finish(self, *, labelled: bool = True, file: str = "") -> Sample:
         """The sample; one that has no label, or no modality left, is refused."""
-        if not labelled:
+        if any(error.reason == "no label" for _, _, error in self.refusals):
+            pass  # its reader has told why
+        elif not labelled:
             self.refuse(None, file, Unusable("no label"))
         elif not self.values["present"].any():
             self.refuse(None, file, Unusable("nothing left"))

@@ -1,95 +1,137 @@
-"""Processes that render rows; the chunks come back in order, whoever was first."""
+"""Processes that render chunks of rows; the chunks come back in order, whichever is finished first.
 
+If a process crashes or is killed, another one renders its chunk again. The file that it was reading is refused if
+that happens again, so a decoder that crashes costs one file.
+"""
+
+import heapq
 import multiprocessing
-import os
 import signal
-import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
-import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-from furnace_hpc.data.moments import Moments, measure
-from furnace_hpc.data.sample import PackPlan, Values
+from furnace_hpc.data.process import Child, ends_allowed, how_it_ended, name_of
+from furnace_hpc.data.reading import At
+from furnace_hpc.data.rendering import Chunk, Rendered, Renderer, work
+from furnace_hpc.data.sample import PackPlan
 from furnace_hpc.spec.errors import ConfigError
 
-AHEAD = 3  # chunks in flight per worker
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A chunk of rows, rendered."""
-
-    split: str
-    num_rows: int
-    columns: Values
-    refused_lines: bytes
-    incomplete: int
-    moments: dict[str, Moments]
+AHEAD = 3  # chunks per process that may be unfinished
+QUEUED = 2  # chunks that a process has, so that it does not wait for the next one
 
 
 def rendered(plan: PackPlan, done: dict[str, int], workers: int) -> Iterator[Rendered]:
-    """Yield rendered chunks in order; a few per worker are in flight, so memory stays small."""
+    """Yield rendered chunks in order; a few per process are unfinished, so memory stays small.
+
+    Raises:
+        ConfigError: the input is wrong, or processes end without reading anything.
+    """
     chunks, next_id = [], 0
     for split, rows in plan.rows.items():
         for first in range(done[split], len(rows), plan.chunk_rows):
-            chunks.append((split, next_id + first, rows[first : first + plan.chunk_rows]))
+            chunks.append(Chunk(split, next_id + first, rows[first : first + plan.chunk_rows]))
         next_id += len(rows)
-    # A fork server: threads and locks of this process (progress bar, BLAS) are not copied into the workers.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *plan.preload])
-    num_workers = max(1, min(workers, len(chunks)))
-    with ProcessPoolExecutor(num_workers, context, _begin_worker, (plan.render, plan.blank, plan.modalities)) as pool:
-        flying: deque[Future[Rendered]] = deque()
+    pool = _Pool(plan, chunks, max(1, min(workers, len(chunks))))
+    try:
+        yield from pool.run()
+    except OSError as error:
+        raise ConfigError(
+            f"packing processes cannot be started ({error.strerror or error}). Give the same command with fewer "
+            "--workers; the pack resumes."
+        ) from error
+    finally:
+        pool.close()
+
+
+class _Pool:
+    """All processes, and the chunks that are not yielded yet."""
+
+    def __init__(self, plan: PackPlan, chunks: list[Chunk], num_workers: int) -> None:
+        # A fork server: threads and locks of this process (progress bar, BLAS) are not copied into the workers.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([work.__module__, *plan.preload])
+        self._renderer = Renderer(plan.render, plan.blank, plan.modalities)
+        self._num_chunks, self._num_workers = len(chunks), num_workers
+        self._todo = list(enumerate(chunks))  # a heap
+        self._workers: dict[Any, _Worker] = {}
+        self._finished: dict[int, Rendered] = {}
+        self._ends: Counter[tuple[int, int, str]] = Counter()  # chunk, row, file -> processes that it ended
+
+    def run(self) -> Iterator[Rendered]:
+        """Yield all chunks."""
+        for number in range(self._num_chunks):
+            while number not in self._finished:
+                self._hand_out(number + AHEAD * self._num_workers)
+                for pipe in wait(list(self._workers)):
+                    self._take(self._workers[pipe])
+            yield self._finished.pop(number)
+
+    def _hand_out(self, end: int) -> None:
+        """Start missing processes, and give each of them chunks before `end`."""
+        while len(self._workers) < self._num_workers:
+            worker = _Worker(self._context, self._renderer)
+            self._workers[worker.pipe] = worker
+        for queued in range(QUEUED):
+            for worker in self._workers.values():
+                if self._todo and self._todo[0][0] < end and len(worker.chunks) <= queued:
+                    worker.give(*heapq.heappop(self._todo))
+
+    def _take(self, worker: "_Worker") -> None:
+        """Take what a process sends, or find out how it ended."""
         try:
-            for chunk in chunks:
-                flying.append(pool.submit(_render_chunk, *chunk))
-                if len(flying) >= AHEAD * num_workers:
-                    yield flying.popleft().result()
-            while flying:
-                yield flying.popleft().result()
-        except BrokenProcessPool:
-            raise ConfigError(
-                "a packing process was killed, by a lack of memory or a crash in a decoder: give the same command "
-                "again, with fewer --workers; it goes on from what is done"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+            made = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._replace(worker)
+            return
+        if isinstance(made, Exception):
+            raise made
+        self._finished[worker.chunks.popleft()[0]] = made
+
+    def _replace(self, worker: "_Worker") -> None:
+        """Give the chunks of a process that ended to others."""
+        del self._workers[worker.pipe]
+        code, at = worker.end()
+        if code == -signal.SIGKILL and self._num_workers > 1:
+            self._num_workers -= 1  # with fewer processes, memory may suffice
+        number = worker.chunks[0][0] if worker.chunks else -1
+        self._ends[number, at.row, at.file] += 1
+        if self._ends[number, at.row, at.file] >= ends_allowed(code):
+            if at.row < 0:
+                raise ConfigError(
+                    f"a packing process ended before it read a file ({name_of(code)}). Give the same command with "
+                    "fewer --workers; the pack resumes."
+                )
+            worker.chunks[0] = number, _without(worker.chunks[0][1], at, code)
+        for unfinished in worker.chunks:
+            heapq.heappush(self._todo, unfinished)
+
+    def close(self) -> None:
+        """End all processes; they write nothing."""
+        for worker in self._workers.values():
+            worker.process.kill()
+        for worker in self._workers.values():
+            worker.end()
 
 
-_worker: dict[str, Any] = {}
+class _Worker(Child):
+    """A process, and the chunks that it was given."""
+
+    def __init__(self, context: Any, renderer: Renderer) -> None:
+        super().__init__(context, work, renderer)
+        self.chunks: deque[tuple[int, Chunk]] = deque()
+
+    def give(self, number: int, chunk: Chunk) -> None:
+        """Send a chunk; if the process has ended, the chunk is found in `chunks`."""
+        self.chunks.append((number, chunk))
+        with suppress(OSError):
+            self.pipe.send(chunk)
 
 
-def _begin_worker(render: Any, blank: Values, modalities: tuple[str, ...]) -> None:
-    """Set one worker up: one BLAS thread, Ctrl-C is the parent's affair, and no life without the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker.update(render=render, blank=blank, modalities=modalities, limits=threadpool_limits(1))
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave_with_parent() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
-def _render_chunk(split: str, first_id: int, rows: Sequence[Any]) -> Rendered:
-    """Render some rows, in a worker."""
-    samples = [_worker["render"](split, row) for row in rows]
-    kept = []
-    for sample_id, sample in enumerate(samples, start=first_id):
-        if sample.values is not None:
-            kept.append(sample.values | {"sample_id": np.int32(sample_id)})
-    columns = {name: np.stack([values[name] for values in kept]) for name in (_worker["blank"] if kept else ())}
-    lines = b"".join(refusal.line() for sample in samples for refusal in sample.refusals)
-    incomplete = sum(bool(sample.refusals) for sample in samples)
-    moments = measure(columns, _worker["modalities"]) if split == "train" and kept else {}
-    return Rendered(split, len(rows), columns, lines, incomplete, moments)
+def _without(chunk: Chunk, at: At, code: int) -> Chunk:
+    """The chunk without the file that ended processes."""
+    crashed = chunk.crashed | {at.row: chunk.crashed.get(at.row, {}) | {at.file: how_it_ended(code)}}
+    return replace(chunk, crashed=crashed, named=chunk.named | {at.row: at.sample or str(chunk.rows[at.row])})

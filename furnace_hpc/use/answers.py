@@ -2,19 +2,23 @@
 
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
 
+from furnace_hpc.data.aside import Aside
+from furnace_hpc.data.reading import reading
+from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sample import Values
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import MODALITIES
 from furnace_hpc.spec.printable import printable
 from furnace_hpc.use.predictor import Answer, Predictor, TaskAnswer
+from furnace_hpc.use.recipe import DECODERS
 
 SHOWN = 5
 MAX_LINE_BYTES = 10_000_000  # of one JSON object; a book is smaller
@@ -38,6 +42,17 @@ def answer_file(
     Raises:
         ConfigError: the file cannot be read.
     """
+    with Aside(DECODERS) as aside:
+        here, predictor.recipe.decode = predictor.recipe.decode, aside.read
+        try:
+            return _answer_lines(predictor, path, out, errors, top, as_json, batch_size)
+        finally:
+            predictor.recipe.decode = here
+
+
+def _answer_lines(
+    predictor: Predictor, path: Path, out: TextIO, errors: TextIO, top: int | None, as_json: bool, batch_size: int
+) -> int:
     failed = 0
     with path.open("rb") as file:
         total = sum(1 for _ in _lines(file))
@@ -49,18 +64,16 @@ def answer_file(
         task = bar.add_task("samples", total=total)
         rows = _rows(predictor, file, path.parent)
         while batch := list(itertools.islice(rows, batch_size)):
-            good = [row.values for row in batch if row.values is not None]
-            answers = iter(predictor.predict_many(good) if good else ())
-            for row in batch:
-                if row.values is None:
+            for row, answer in _answers(predictor, batch):
+                if answer is None:
                     failed += 1
                     console.print(f"error: {printable(f'{path.name}:{row.line}: {row.problem}')}", markup=False)
                     if as_json:
                         print(json.dumps(_head(row) | {"error": row.problem}), file=out)
                 elif as_json:
-                    print(json.dumps(_head(row) | content(next(answers), top)), file=out)
+                    print(json.dumps(_head(row) | content(answer, top)), file=out)
                 else:
-                    print(f"{_name(row)}  {_in_short(next(answers), top)}", file=out)
+                    print(f"{_name(row)}  {_in_short(answer, top)}", file=out)
             out.flush()
             bar.update(task, completed=batch[-1].line)
     if failed:
@@ -103,6 +116,23 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
             line = file.readline(MAX_LINE_BYTES + 1)
 
 
+def _answers(predictor: Predictor, batch: Sequence[Row]) -> Iterator[tuple[Row, Answer | None]]:
+    """Answer a batch in one forward pass; if that fails, each row alone, so that a row costs no other."""
+    good = [row for row in batch if row.values is not None]
+    try:
+        made = predictor.predict_many([row.values for row in good if row.values is not None]) if good else []
+    except Exception as error:
+        if len(batch) == 1:
+            yield replace(batch[0], values=None, problem=f"no answer ({_in_line(error)})"), None
+        else:
+            for row in batch:
+                yield from _answers(predictor, [row])
+        return
+    answers = iter(made)
+    for row in batch:
+        yield row, None if row.values is None else next(answers)
+
+
 def _rows(predictor: Predictor, file: BinaryIO, folder: Path) -> Iterator[Row]:
     """The samples of the lines; empty lines are none."""
     for number, line in enumerate(_lines(file), start=1):
@@ -110,12 +140,14 @@ def _rows(predictor: Predictor, file: BinaryIO, folder: Path) -> Iterator[Row]:
             continue
         row: dict[str, Any] = {}
         try:
-            row = _parsed(line)
-            files = {name: row[name] for name in ("image", "audio") if isinstance(row.get(name), str)}
-            given = {name: value for name, value in row.items() if name != "id"}
-            yield Row(number, row.get("id"), predictor.read(given | {n: folder / file for n, file in files.items()}))
-        except ConfigError as error:
-            yield Row(number, row.get("id"), None, str(error))
+            with reading(f"line {number}"):
+                row = _parsed(line)
+                files = {name: row[name] for name in ("image", "audio") if isinstance(row.get(name), str)}
+                given = {name: value for name, value in row.items() if name != "id"}
+                values = predictor.read(given | {name: folder / file for name, file in files.items()})
+            yield Row(number, row.get("id"), values)
+        except (ConfigError, Unusable) as error:
+            yield Row(number, row.get("id"), None, str(error) if isinstance(error, ConfigError) else error.detail)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -124,10 +156,18 @@ def _parsed(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not JSON ({' '.join(str(error).split())[:100]})") from None
+        raise ConfigError(f"not JSON ({_in_line(error)})") from None
     if not isinstance(row, dict):
         raise ConfigError(f"a JSON {type(row).__name__}, wanted an object with {', '.join(MODALITIES)}, any of them")
+    try:
+        json.dumps(row.get("id"), allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"id cannot be written as JSON ({_in_line(error)})") from None
     return row
+
+
+def _in_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:100]
 
 
 def _head(row: Row) -> dict[str, Any]:

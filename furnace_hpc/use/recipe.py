@@ -3,7 +3,7 @@
 C channels, H height, W width, K coefficients, F frames, T tokens.
 """
 
-import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from furnace_hpc.data.columns import map_file
 from furnace_hpc.data.images import ImageKnobs, read_image
 from furnace_hpc.data.preprocess import WINDOW
+from furnace_hpc.data.reading import reading, regular_file
 from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sample import Array, Values
 from furnace_hpc.data.sounds import SoundKnobs, read_sound
@@ -27,6 +28,8 @@ from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import MODALITIES, Manifest
 
 Knobs = TypeVar("Knobs", bound=BaseModel)
+Decode = Callable[[Callable[[Path, Any], Any], Path, Any], Any]  # a function that reads a file, its path and knobs
+DECODERS = (read_image.__module__, read_sound.__module__, "librosa.feature.spectral")
 
 
 class Recipe:
@@ -37,6 +40,8 @@ class Recipe:
         self._image, self._sound = _image_knobs(data), _sound_knobs(data)
         self._columns = {name: column for name, column in data.columns.items() if name in MODALITIES}
         self._lengths = {name for name in ("text", "audio") if f"{name}_length" in data.columns}
+        self.decode: Decode = lambda read, path, knobs: read(path, knobs)
+        """Decodes a file; may do so in another process."""
         self._is_clip = data.image_frames is not None
         self._dataset = data.dataset
 
@@ -47,16 +52,18 @@ class Recipe:
             ConfigError: it cannot be used; one sentence.
         """
         try:
-            match modality:
-                case "text":
-                    return self._text(given)
-                case "image":
-                    return {"image": self._image_of(given)}
-                case _:
-                    return self._audio(given)
+            with reading(given if isinstance(given, str | Path) and modality != "text" else modality):
+                match modality:
+                    case "text":
+                        return self._text(given)
+                    case "image":
+                        return {"image": self._image_of(given)}
+                    case _:
+                        return self._audio(given)
         except Unusable as error:
+            name = repr(str(given)) if isinstance(given, Path) else _short(given)
             detail = f" ({error.detail})" if error.detail else ""
-            raise ConfigError(f"{modality} {str(given)!r} is {error.reason}{detail}") from None
+            raise ConfigError(f"{modality} {name} is {error.reason}{detail}") from None
 
     def blank(self, modality: str) -> Values:
         """What stands for a modality that is absent: the network does not look at it."""
@@ -84,7 +91,7 @@ class Recipe:
         path = _regular_file("image", given)
         if self._image is None:
             raise self._no_recipe("image")
-        pixels = read_image(path, self._image)
+        pixels: Array = self.decode(read_image, path, self._image)
         if self._shape("image")[0] == 1:
             grey = Image.fromarray(pixels.transpose(1, 2, 0)).convert("L")
             pixels = np.asarray(grey, np.uint8)[None]
@@ -97,7 +104,7 @@ class Recipe:
         path = _regular_file("audio", given)
         if self._sound is None:
             raise self._no_recipe("audio")
-        values, length = read_sound(path, self._sound)
+        values, length = self.decode(read_sound, path, self._sound)
         return {"audio": values} | self._length_of(length)
 
     def _length_of(self, frames: int) -> Values:
@@ -107,11 +114,7 @@ class Recipe:
         """An array as the pack would hold it: shape and range of the column."""
         array, shape = given, self._shape(modality)
         if not isinstance(array, np.ndarray):
-            path = _regular_file(modality, given)
-            try:
-                array = map_file(path)
-            except (ValueError, OSError) as error:
-                raise Unusable("unreadable", str(error).replace(str(path), path.name)) from None
+            array = map_file(_regular_file(modality, given))
         if array.shape != shape or array.dtype.kind not in "uif":
             raise Unusable("unreadable", f"{array.dtype} {array.shape}, wanted numbers of shape {shape}")
         if not np.isfinite(array).all():
@@ -200,17 +203,12 @@ def _regular_file(modality: str, given: Any) -> Path:
     """The path, which is a file: reading a pipe or a device would not end."""
     if not isinstance(given, str | Path):
         raise ConfigError(f"{modality} is {_short(given)}, wanted the path of a file")
-    try:
-        mode = Path(given).stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise Unusable("missing") from None
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
-        raise Unusable("unreadable", getattr(error, "strerror", None) or str(error)) from None
-    if not stat.S_ISREG(mode):
-        raise Unusable("unreadable", "a folder" if stat.S_ISDIR(mode) else "no regular file")
-    return Path(given)
+    return regular_file(Path(given))
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deep"
     return text if len(text) <= 60 else f"{text[:60]}..."

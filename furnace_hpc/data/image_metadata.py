@@ -1,0 +1,144 @@
+"""Images without metadata, and the names of other kinds of files.
+
+Pillow reads metadata before pixels, and refuses an image whose metadata is broken or very large. Its pixels may be
+whole: a file that Pillow refuses is tried again without metadata.
+"""
+
+import struct
+import zlib
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_EXIF = b"Exif\0\0"
+_ORIENTATION = 0x0112
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # type of a tag -> letter of struct
+# Tags that pixels depend on: size, bits, compression, strips, tiles, colour map, extra samples, tables, subsampling.
+_TIFF_TAGS = {
+    256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 333, 334,
+    338, 339, 340, 341, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,
+}  # fmt: skip
+
+_BEGINNINGS = (
+    (b"\xff\xd8\xff", "a damaged JPEG image"),
+    (PNG_SIGNATURE, "a damaged PNG image"),
+    (b"GIF8", "a damaged GIF image"),
+    (b"II*\0", "a damaged TIFF image"),
+    (b"MM\0*", "a damaged TIFF image"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (b"II\xbc", "a JPEG XR image"),
+    (b"8BPS", "a Photoshop image"),
+    (b"\0\0\1\0", "an icon"),
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "a PostScript document"),
+    (b"version https://git-lfs", "a pointer of Git LFS, the image was not fetched"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"PK\3\4", "a zip archive"),
+    (b"OggS", "an Ogg sound"),
+    (b"fLaC", "a FLAC sound"),
+    (b"ID3", "an MP3 sound"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+)
+_BRANDS = {
+    b"avif": "an AVIF image",
+    b"avis": "an AVIF image",
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC image"),
+}
+_TEXTS = ((b"<!doctype html", "an HTML page"), (b"<html", "an HTML page"), (b"<svg", "an SVG drawing"))
+
+
+def kind_of(head: bytes) -> str:
+    """Name what a file is, by its first bytes."""
+    if head[4:8] == b"ftyp":
+        brands = (head[8:12], *(head[at : at + 4] for at in range(16, min(64, len(head)), 4)))
+        return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), "an MP4 video")
+    if head[:4] == b"RIFF":
+        return {b"WAVE": "a WAV sound", b"WEBP": "a damaged WebP image"}.get(head[8:12], "a RIFF file")
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    found = [kind for start, kind in _BEGINNINGS if head.startswith(start)]
+    found += [kind for start, kind in _TEXTS if text.startswith(start)]
+    if not found and text.startswith(b"<?xml"):
+        return "an SVG drawing" if b"<svg" in text else "an XML document"
+    return found[0] if found else "zeros" if not head.strip(b"\0") else "no known image"
+
+
+def orientation_of(exif: bytes | None) -> int | None:
+    """Read the tag Orientation from the first directory of EXIF; None if it is not there, or no integer."""
+    found, content = None, exif or b""
+    while content.startswith(_EXIF):
+        content = content[len(_EXIF) :]
+    order = {b"II": "<", b"MM": ">"}.get(content[:2])
+    if order is None:
+        return None
+    try:
+        (start,) = struct.unpack(f"{order}I", content[4:8])
+        (count,) = struct.unpack(f"{order}H", content[start : start + 2])
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, length = struct.unpack(f"{order}HHI", content[at : at + 8])
+            if tag == _ORIENTATION and kind in _INTEGERS and 1 <= length <= 4 // struct.calcsize(_INTEGERS[kind]):
+                (found,) = struct.unpack_from(f"{order}{_INTEGERS[kind]}", content, at + 8)
+    except struct.error:
+        pass  # it is shorter than it tells
+    return found
+
+
+def without_metadata(content: bytes) -> tuple[bytes, bytes] | None:
+    """Return a JPEG, PNG or TIFF without metadata, and its EXIF; None if it is another or cannot be split.
+
+    The EXIF of a TIFF is a part of it, and stays there.
+    """
+    try:
+        if content.startswith(b"\xff\xd8"):
+            return _bare_jpeg(content)
+        if content.startswith(PNG_SIGNATURE):
+            return _bare_png(content)
+        if content[:4] in (b"II*\0", b"MM\0*"):
+            return _bare_tiff(content), b""
+    except (struct.error, IndexError):
+        pass
+    return None
+
+
+def _bare_jpeg(content: bytes) -> tuple[bytes, bytes]:
+    """Without application segments and comments, except those of JFIF and Adobe, which tell the colour space."""
+    kept, exif, at = [content[:2]], b"", 2
+    while content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if marker == 0xDA:  # the pixels begin
+            break
+        end = at + 2 + struct.unpack(">H", content[at + 2 : at + 4])[0]
+        body = content[at + 4 : end]
+        if marker == 0xE1 and body.startswith(_EXIF):
+            exif = exif + body[len(_EXIF) :] if exif else body
+        tells_colours = (marker, body[:4]) in ((0xE0, b"JFIF"), (0xEE, b"Adob")) and len(body) >= 12
+        if tells_colours or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(content[at:end])
+        at = end
+    return b"".join((*kept, content[at:])), exif
+
+
+def _bare_png(content: bytes) -> tuple[bytes, bytes]:
+    """Critical chunks and transparency alone. In PNG, the name of a critical chunk begins with a capital letter."""
+    kept, exif, at = [PNG_SIGNATURE], b"", len(PNG_SIGNATURE)
+    while at < len(content):
+        length, name = struct.unpack(">I4s", content[at : at + 8])
+        end = at + 12 + length
+        if name[:1].isupper() or name == b"tRNS":
+            kept.append(content[at:end])
+        elif name == b"eXIf" and zlib.crc32(content[at + 4 : end - 4]).to_bytes(4) == content[end - 4 : end]:
+            exif = _EXIF + content[at + 8 : end - 4]
+        at = end
+    return b"".join(kept), exif
+
+
+def _bare_tiff(content: bytes) -> bytes:
+    """With the tags of the first image that its pixels depend on, in the place where all of them were."""
+    order = "<" if content[:1] == b"I" else ">"
+    (start,) = struct.unpack(f"{order}I", content[4:8])
+    (count,) = struct.unpack(f"{order}H", content[start : start + 2])
+    entries = [content[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
+    kept = [entry for entry in entries if struct.unpack(f"{order}H", entry[:2])[0] in _TIFF_TAGS]
+    table = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
+    return content[:start] + table + content[start + len(table) :]
