@@ -88,11 +88,7 @@ def _frame(content: bytes, place: int) -> _Frame | None:
 
 
 def _frames(content: bytes, first: _Frame) -> tuple[list[_Frame], int]:
-    """All whole frames, and where the last one ends; tags between files that were put one behind the other are left out.
-
-    Raises:
-        Unusable: a frame follows what is no frame and no tag.
-    """
+    """All whole frames, and where the last one ends; tags between two files in one are left out."""
     frames, place = list[_Frame](), 0
     while True:
         frame = _frame(content, place)

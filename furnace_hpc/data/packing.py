@@ -49,6 +49,7 @@ def pack_files(
     """
     out = out.resolve()
     check_replaceable(out)
+    _check_not_empty(plan)
     if not force and (existing := _existing(out, plan)):
         shutil.rmtree(out.with_name(f"{out.name}.packing"), ignore_errors=True)
         return existing, False
@@ -105,7 +106,7 @@ def _zero(like: Moments) -> Moments:
 def _check_refused(unfinished: Unfinished, max_refused: float) -> None:
     """Raise ConfigError where too many rows have a refusal, or a split has no sample."""
     progress = unfinished.progress
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in reasons_of(unfinished.refused.read_bytes()).items())
+    reasons = _reasons(unfinished)
     rows, incomplete = sum(progress.rows.values()), sum(progress.incomplete.values())
     if incomplete > max_refused * rows:
         raise ConfigError(
@@ -114,7 +115,21 @@ def _check_refused(unfinished: Unfinished, max_refused: float) -> None:
             f"{unfinished.folder}, or accept it with --max-refused {np.ceil(incomplete / rows * 100) / 100:g}"
         )
     if empty := [split for split, kept in progress.kept.items() if not kept]:
-        raise ConfigError(f"split {empty[0]!r} has no usable sample ({reasons or 'none is listed'}): look at --source")
+        raise ConfigError(f"split {empty[0]!r} has no usable sample ({_reasons(unfinished, empty[0])}): mend its files")
+
+
+def _reasons(unfinished: Unfinished, split: str | None = None) -> str:
+    counts = reasons_of(unfinished.refused.read_bytes(), split)
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+
+
+def _check_not_empty(plan: PackPlan) -> None:
+    """Raise ConfigError where a split has no row, before anything is rendered."""
+    for split, rows in plan.rows.items():
+        if not rows:
+            listed = plan.listed[split]
+            missing = f"{listed:,} samples are listed, and none of them has a file" if listed else "no sample is listed"
+            raise ConfigError(f"split {split!r} is empty: {missing}; look at --source and the lists")
 
 
 def _publish(plan: PackPlan, unfinished: Unfinished, out: Path, report: Report) -> Manifest:

@@ -40,11 +40,13 @@ class Refusal:
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True).encode() + b"\n"
 
 
-def reasons_of(content: bytes) -> dict[str, int]:
-    """Count the lines of a `refused.jsonl` by `modality: reason`."""
+def reasons_of(content: bytes, split: str | None = None) -> dict[str, int]:
+    """Count the lines of a `refused.jsonl`, of all splits or of one, by `modality reason`."""
     counts: dict[str, int] = {}
     for line in content.splitlines():
         entry = json.loads(line)
+        if split and entry["split"] != split:
+            continue
         key = f"{entry['modality'] or 'sample'} {entry['reason']}"
         counts[key] = counts.get(key, 0) + 1
     return dict(sorted(counts.items()))

@@ -16,7 +16,7 @@ _OTHERS = (
     (0, b"#!AMR", "AMR"),
     (0, b"FORM", "AIFF"),
     (0, b".snd", "AU"),
-    (0, b"caff", "CAF"),
+    (0, b"caff", "Core Audio"),
     (0, b"riff", "Wave64"),
     (0, b"wvpk", "WavPack"),
     (0, b"MAC ", "Monkey's Audio"),

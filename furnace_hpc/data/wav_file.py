@@ -1,4 +1,4 @@
-"""WAV files (RIFF, RIFX, RF64): where the samples are, by the chunks and the end of the file.
+"""WAV files (RIFF, RIFX, RF64, BW64): where the samples are, by the chunks and the end of the file.
 
 Writers to a pipe cannot go back to fill the sizes in, and leave 0 or the largest number there.
 """
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.whole_sound import WholeSound
 
-MAGIC = (b"RIFF", b"RIFX", b"RF64")
+_LARGE = (b"RF64", b"BW64")  # their sizes stand in a chunk ds64
+MAGIC = (b"RIFF", b"RIFX", *_LARGE)
 _NEAR = 1 << 16  # a size so near to 2 or 4 GiB stands for "unknown"
 _PLAIN = (1, 3, 6, 7, 0xFFFE)  # format tags with one block per sample: PCM, float, A-law, mu-law, extensible
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")  # what music programs write behind a file
@@ -70,8 +71,8 @@ def _chunk_at(content: bytes, place: int, order: str) -> _Chunk | None:
     if place + 8 > len(content):
         return None
     name, size = struct.unpack_from(f"{order}4sI", content, place)
-    named = all(32 <= letter < 127 for letter in name)
-    return _Chunk(name, place + 8, size) if named and (name == b"data" or place + 8 + size <= len(content)) else None
+    fits = name == b"data" or place + 8 + size <= len(content)
+    return _Chunk(name, place + 8, size) if fits and _named(name) else None
 
 
 def _behind(content: bytes, chunk: _Chunk, order: str) -> int:
@@ -88,13 +89,13 @@ def _data_size(content: bytes, data: _Chunk, found: dict[bytes, bytes], order: s
         Unusable: the sizes in the header contradict each other.
     """
     riff, size = struct.unpack_from(f"{order}I", content, 4)[0], data.size
-    if content[:4] == b"RF64" and size == 0xFFFF_FFFF and len(found.get(b"ds64", b"")) >= 16:
+    if content[:4] in _LARGE and size == 0xFFFF_FFFF and len(found.get(b"ds64", b"")) >= 16:
         riff, size = struct.unpack_from("<QQ", found[b"ds64"])
-    if _unknown(size) and not (size == 0 and _only_chunks(content, data, order)):
+    chunk = _Chunk(b"data", data.start, size)
+    if _unknown(size) and not (size == 0 and _walk(content, chunk, order) >= len(content)):  # 0 may be true
         if not _unknown(riff) and riff > len(content) + 1:  # many write the size of the file, which is 8 too many
             raise Unusable("truncated", f"{len(content):,} of {riff + 8:,} bytes")
         return len(content) - data.start
-    chunk = _Chunk(b"data", data.start, size)
     if chunk.end < len(content):
         if size % block:
             raise Unusable("unreadable", f"{size:,} bytes of samples, wanted a multiple of {block}")
@@ -104,11 +105,6 @@ def _data_size(content: bytes, data: _Chunk, found: dict[bytes, bytes], order: s
 
 def _unknown(size: int) -> bool:
     return size == 0 or abs(size - 2**31) <= _NEAR or 2**32 - _NEAR <= size < 2**32 or size == 2**64 - 1
-
-
-def _only_chunks(content: bytes, data: _Chunk, order: str) -> bool:
-    """Whether nothing or whole chunks follow: then the file has no samples."""
-    return _walk(content, data, order) >= len(content)
 
 
 def _walk(content: bytes, chunk: _Chunk, order: str) -> int:
@@ -130,5 +126,10 @@ def _check_rest(content: bytes, data: _Chunk, riff: int, order: str, block: int)
     declared = riff + 8
     agreed = end - 1 <= declared <= end + 8 and declared < len(content)  # many write the file's size, 8 too many
     harmless = rest.startswith(_TAGS) or not rest.strip(b"\0") or len(rest) <= _JUNK
-    if len(rest) >= block and not (agreed and harmless):
+    cut = _named(rest[:4]) and declared > len(content) + 1  # a chunk at the end that is not whole
+    if len(rest) >= block and not (agreed and harmless) and not cut:
         raise Unusable("unreadable", f"{len(rest):,} bytes behind the samples are no chunk: the sizes are wrong")
+
+
+def _named(name: bytes) -> bool:
+    return all(32 <= letter < 127 for letter in name)
