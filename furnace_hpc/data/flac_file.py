@@ -11,7 +11,7 @@ from furnace_hpc.data.whole_sound import WholeSound
 MAGIC = b"fLaC"
 _STREAMINFO, _TOTAL = slice(8, 42), slice(18, 26)  # the block; the 64 bits whose lower 36 are the number of samples
 _BITS = 36
-_SYNC = re.compile(rb"\xff[\xf8\xf9]")
+_SYNCS = (b"\xff\xf8", b"\xff\xf9")
 
 
 def whole_flac(content: bytes) -> WholeSound:
@@ -49,12 +49,13 @@ def _first_frame(content: bytes) -> int:
 def _samples(content: bytes, first: int) -> tuple[int, bool]:
     """Samples of the frames that follow each other, and whether there is a frame that does not."""
     held, number, gap = 0, 0, False
-    for sync in _SYNC.finditer(content, first):
-        frame = _frame(content, sync.start())
+    sync = content[first : first + 2]
+    if sync not in _SYNCS or _frame(content, first) is None:
+        return 0, False
+    for place in re.finditer(re.escape(sync), content[first:]):
+        frame = _frame(content, first + place.start())
         if frame is None:
             continue
-        if held == 0 and sync.start() != first:
-            break
         counts_samples, found, samples = frame
         if found == (held if counts_samples else number):
             held, number = held + samples, number + 1

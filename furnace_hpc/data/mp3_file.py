@@ -4,6 +4,7 @@ libsndfile takes the length from the info frame (Xing, Info), or guesses it from
 no further. So a file without a right info frame is given to it with silent frames behind it.
 """
 
+import re
 import struct
 from typing import NamedTuple
 
@@ -23,19 +24,9 @@ _RATES_HZ = (44_100, 48_000, 32_000)
 _SHIFTS = {3: 0, 2: 1, 0: 2}  # MPEG 1, 2, 2.5 -> their rates are halved so often
 _BITRATE, _PADDING, _NO_CHECKSUM = 15 << 12, 1 << 9, 1 << 16  # bits of a header
 _FIXED = 0xFFFE0C00  # bits that all frames of a file share: sync, version, layer, rate
+_MODE = 3 << 6  # all of them: mono
 _HIGHEST = 14 << 12
 _DECODER_DELAY = 529
-
-
-class _Frame(NamedTuple):
-    place: int
-    size: int
-    samples: int
-    head: int
-
-    @property
-    def mono(self) -> bool:
-        return self.head >> 6 & 3 == 3
 
 
 class _Info(NamedTuple):
@@ -53,13 +44,13 @@ def whole_mp3(content: bytes) -> WholeSound | None:
     Raises:
         Unusable: frames are missing or damaged.
     """
-    first = _frame(content, 0)
-    if first is None:
+    head = int.from_bytes(content[:4], "big")
+    if not _frame_bytes(head):
         return None
-    frames, end = _frames(content, first)
-    infos = {frame.place: info for frame in frames if (info := _info(content, frame))}
-    sound = [frame for frame in frames if frame.place not in infos]
-    held, info = sum(frame.samples for frame in sound), infos.get(0)
+    frames, end = _frames(content, head)
+    infos = _infos(content, head, dict(frames))
+    sound = [(place, size) for place, size in frames if place not in infos]
+    info, held = infos.get(0), len(sound) * _samples(head)
     promised = info.frames if info else None
     if info and promised == len(sound) and info.trimmed is not None:
         return WholeSound(content, fewest=held - info.trimmed)
@@ -68,39 +59,53 @@ def whole_mp3(content: bytes) -> WholeSound | None:
         raise Unusable("truncated", f"{len(sound):,} of {promised:,} frames")
     if not sound:
         raise Unusable("empty", "no frame")
-    bare = b"".join(content[frame.place : frame.place + frame.size] for frame in sound)
-    return WholeSound(bare + _silence(first, len(sound) * (sound[0].size + 1) - len(bare)), samples=held)
+    bare = b"".join(content[place : place + size] for place, size in sound)
+    return WholeSound(bare + _silence(head, len(sound) * (sound[0][1] + 1) - len(bare)), samples=held)
 
 
-def _frame(content: bytes, place: int) -> _Frame | None:
-    if place + 4 > len(content):
-        return None
-    head = struct.unpack_from(">I", content, place)[0]
+def _frame_bytes(head: int) -> int:
+    """Bytes of a frame with this header; 0 if it is none."""
     version, layer, bitrate, rate = head >> 19 & 3, head >> 17 & 3, head >> 12 & 15, head >> 10 & 3
     if head >> 21 != 0x7FF or version == 1 or layer == 0 or bitrate in (0, 15) or rate == 3:
-        return None
-    full, padding = version == 3, head >> 9 & 1
-    bits_per_s, rate_hz = _KBIT_PER_S[full, layer][bitrate] * 1000, _RATES_HZ[rate] >> _SHIFTS[version]
+        return 0
+    padding, bits_per_s = head >> 9 & 1, _KBIT_PER_S[version == 3, layer][bitrate] * 1000
+    rate_hz = _RATES_HZ[rate] >> _SHIFTS[version]
     if layer == _LAYER_1:
-        return _Frame(place, (12 * bits_per_s // rate_hz + padding) * 4, 384, head)
-    samples = 1152 if full or layer == _LAYER_2 else 576
-    return _Frame(place, samples // 8 * bits_per_s // rate_hz + padding, samples, head)
+        return (12 * bits_per_s // rate_hz + padding) * 4
+    return _samples(head) // 8 * bits_per_s // rate_hz + padding
 
 
-def _frames(content: bytes, first: _Frame) -> tuple[list[_Frame], int]:
-    """All whole frames, and where the last one ends; tags between two files in one are left out."""
-    frames, place = list[_Frame](), 0
+def _samples(head: int) -> int:
+    """Samples of a frame with this header."""
+    version, layer = head >> 19 & 3, head >> 17 & 3
+    return 384 if layer == _LAYER_1 else 1152 if version == 3 or layer == _LAYER_2 else 576
+
+
+def _frames(content: bytes, first: int) -> tuple[list[tuple[int, int]], int]:
+    """(place, bytes) of all whole frames, and where the last one ends; tags between two files in one are left out."""
+    frames, place, sizes = list[tuple[int, int]](), 0, dict[bytes, int]()  # a file has few different headers
     while True:
-        frame = _frame(content, place)
-        if frame and (frame.head ^ first.head) & _FIXED == 0 and frame.mono == first.mono:
-            if place + frame.size > len(content):
-                return frames, place
-            frames.append(frame)
-            place += frame.size
-        elif (behind := _behind_tag(content, place)) > place and _frame(content, behind):
-            place = behind
-        else:
+        header = content[place : place + 4]
+        if (size := sizes.get(header)) is None:
+            size = sizes[header] = _bytes_like(header, first)
+        if size and place + size <= len(content):
+            frames.append((place, size))
+            place += size
+        elif size or not _bytes_like(content[(behind := _behind_tag(content, place)) : behind + 4], first):
             return frames, place
+        else:
+            place = behind
+
+
+def _bytes_like(header: bytes, first: int) -> int:
+    """Bytes of a frame with this header; 0 if it is none, or is of another file than one with the header `first`."""
+    head = int.from_bytes(header, "big")
+    same = (head ^ first) & _FIXED == 0 and _mono(head) == _mono(first)
+    return _frame_bytes(head) if same and len(header) == 4 else 0
+
+
+def _mono(head: int) -> bool:
+    return head & _MODE == _MODE
 
 
 def _behind_tag(content: bytes, place: int) -> int:
@@ -120,26 +125,35 @@ def _check_end(content: bytes, end: int) -> None:
     """Raise Unusable where what follows the last frame may have been frames."""
     rest = content[_behind_tag(content, end) :]
     if rest.strip(b"\0") and not rest.startswith((b"LYRICSBEGIN", b"APETAGEX")):
-        cut = _frame(rest, 0) is not None or len(rest) < 4
+        cut = _frame_bytes(int.from_bytes(rest[:4], "big")) > 0 or len(rest) < 4
         detail = f"the last frame, at byte {end:,}, is cut" if cut else f"no frame at byte {end:,} of {len(content):,}"
         raise Unusable("truncated" if cut else "unreadable", detail)
 
 
-def _info(content: bytes, frame: _Frame) -> _Info | None:
-    """What the frame says of the file, if it is an info frame: one without sound."""
-    if frame.head >> 17 & 3 != _LAYER_3:
-        return None
-    full = frame.head >> 19 & 3 == 3
-    side = (17 if frame.mono else 32) if full else (9 if frame.mono else 17)
-    body = content[frame.place + 4 : frame.place + frame.size]
-    if body[2:side].strip(b"\0") or body[side : side + 4] not in (b"Xing", b"Info"):
+def _infos(content: bytes, head: int, sizes: dict[int, int]) -> dict[int, _Info]:
+    """Place -> what the frame there says of the file, for each info frame: one without sound."""
+    if head >> 17 & 3 != _LAYER_3:
+        return {}
+    side = (17 if _mono(head) else 32) if head >> 19 & 3 == 3 else (9 if _mono(head) else 17)
+    found = {}
+    for word in (b"Xing", b"Info"):
+        for name in re.finditer(word, content):
+            place = name.start() - 4 - side
+            if place in sizes and (info := _info(content[place : place + sizes[place]], side)):
+                found[place] = info
+    return found
+
+
+def _info(frame: bytes, side: int) -> _Info | None:
+    body = frame[4:]
+    if body[2:side].strip(b"\0") or len(body) < side + 8:
         return None
     place, values = side + 8, list[int | None]()
     flags = int.from_bytes(body[side + 4 : side + 8], "big")
     for bit, size in ((1, 4), (2, 4), (4, 100), (8, 4)):
         values.append(int.from_bytes(body[place : place + 4], "big") if flags & bit else None)
         place += size if flags & bit else 0
-    return _Info(values[0], values[1], _trimmed(content[frame.place : frame.place + 4 + place + 36], place + 4))
+    return _Info(values[0], values[1], _trimmed(frame[: 4 + place + 36], place + 4))
 
 
 def _trimmed(head: bytes, place: int) -> int | None:
@@ -158,16 +172,21 @@ def _checksum(content: bytes) -> int:
     """CRC-16 with the polynomial 0x8005, bits reversed, as LAME writes it."""
     crc = 0
     for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
+        crc = crc >> 8 ^ _CRC16[(crc ^ byte) & 255]
     return crc
 
 
-def _silence(first: _Frame, size: int) -> bytes:
+def _crc16_of(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0xA001 if byte & 1 else 0)
+    return byte
+
+
+_CRC16 = tuple(map(_crc16_of, range(256)))
+
+
+def _silence(head: int, size: int) -> bytes:
     """Some frames without sound, together no smaller than `size`."""
-    head = first.head & ~(_BITRATE | _PADDING) | _HIGHEST | _NO_CHECKSUM
-    frame = struct.pack(">I", head)
-    made = _frame(frame, 0)
-    assert made is not None
-    return frame.ljust(made.size, b"\0") * (max(0, size) // made.size + 2)
+    head = head & ~(_BITRATE | _PADDING) | _HIGHEST | _NO_CHECKSUM
+    frame = head.to_bytes(4, "big").ljust(_frame_bytes(head), b"\0")
+    return frame * (max(0, size) // len(frame) + 2)

@@ -67,7 +67,10 @@ def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]
 
 def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
     """Return the mono waveform [S] at the wanted rate, full scale 1; raises Unusable as `read_sound` does."""
-    values, rate = _decode(whole_sound(_read_file(path)))
+    content = _read_file(path)
+    whole = whole_sound(content)
+    # What is unchanged is read by libsndfile itself: it asks for each MP3 frame twice, which takes time in Python.
+    values, rate = _decode(path if whole.content is content else io.BytesIO(whole.content), whole)
     if len(values) == 0:
         raise Unusable("empty", "no samples")
     if not np.isfinite(values).all():
@@ -101,14 +104,14 @@ def _read_file(path: Path) -> bytes:
     return content
 
 
-def _decode(whole: WholeSound) -> tuple[NDArray[np.float32], int]:
+def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.float32], int]:
     """All samples [S, channels], and their rate in Hz.
 
     Raises:
         Unusable: the decoder fails, or gives fewer samples than the file holds.
     """
     try:
-        with _Stream(io.BytesIO(whole.content)) as file:
+        with _Stream(source) as file:
             wanted = file.frames if whole.samples is None else whole.samples
             values, rate = _read_all(file, wanted), file.samplerate
     except soundfile.LibsndfileError as error:

@@ -14,6 +14,7 @@ MAGIC = (b"RIFF", b"RIFX", *_LARGE)
 _NEAR = 1 << 16  # a size so near to 2 or 4 GiB stands for "unknown"
 _PLAIN = (1, 3, 6, 7, 0xFFFE)  # format tags with one block per sample: PCM, float, A-law, mu-law, extensible
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")  # what music programs write behind a file
+_KNOWN = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"_PMX", b"cue ", b"smpl", b"inst", b"JUNK", b"FLLR", b"PEAK")
 _JUNK = 4096  # bytes of anything else behind a complete file; more may be samples that a recorder did not count
 
 
@@ -40,8 +41,11 @@ def whole_wav(content: bytes) -> WholeSound:
     if b"fmt " not in found or len(found[b"fmt "]) < 16:
         raise Unusable("unreadable", "no fmt chunk before the samples")
     tag, block = struct.unpack_from(f"{order}H10xH", found[b"fmt "])
-    block = max(1, block) if tag in _PLAIN else 1
-    start, size = chunks[-1].start, _data_size(content, chunks[-1], found, order, block)
+    plain, block = tag in _PLAIN, max(1, block)
+    start, size = chunks[-1].start, _data_size(content, chunks[-1], found, order, block if plain else 1)
+    if not plain:
+        size -= size % block == 1  # a padding byte that no size told: the decoder would take it for a block
+        block = 1
     if start + size > len(content) and (len(content) - start) // block < size // block:
         raise Unusable("truncated", f"{(len(content) - start) // block:,} of {size // block:,} samples")
     data = memoryview(content)[start : start + size]
@@ -53,7 +57,7 @@ def whole_wav(content: bytes) -> WholeSound:
     sizes = struct.pack(f"{order}I", min(4 + len(kept) + 8 + len(data), 0xFFFF_FFFF))
     head = (b"RIFX" if order == ">" else b"RIFF") + sizes + b"WAVE" + kept + b"data"
     made = b"".join((head, struct.pack(f"{order}I", len(data)), data))
-    return WholeSound(made, fewest=len(data) // block if tag in _PLAIN else 0)
+    return WholeSound(made, fewest=len(data) // block if plain else 0)
 
 
 def _chunks_until_data(content: bytes, order: str) -> list[_Chunk]:
@@ -72,7 +76,8 @@ def _chunk_at(content: bytes, place: int, order: str) -> _Chunk | None:
         return None
     name, size = struct.unpack_from(f"{order}4sI", content, place)
     fits = name == b"data" or place + 8 + size <= len(content)
-    return _Chunk(name, place + 8, size) if fits and _named(name) else None
+    named = all(32 <= letter < 127 for letter in name)
+    return _Chunk(name, place + 8, size) if fits and named else None
 
 
 def _behind(content: bytes, chunk: _Chunk, order: str) -> int:
@@ -126,10 +131,6 @@ def _check_rest(content: bytes, data: _Chunk, riff: int, order: str, block: int)
     declared = riff + 8
     agreed = end - 1 <= declared <= end + 8 and declared < len(content)  # many write the file's size, 8 too many
     harmless = rest.startswith(_TAGS) or not rest.strip(b"\0") or len(rest) <= _JUNK
-    cut = _named(rest[:4]) and declared > len(content) + 1  # a chunk at the end that is not whole
+    cut = rest.startswith(_KNOWN) and declared > len(content) + 1  # a chunk at the end that is not whole
     if len(rest) >= block and not (agreed and harmless) and not cut:
         raise Unusable("unreadable", f"{len(rest):,} bytes behind the samples are no chunk: the sizes are wrong")
-
-
-def _named(name: bytes) -> bool:
-    return all(32 <= letter < 127 for letter in name)
