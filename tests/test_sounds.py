@@ -340,6 +340,16 @@ def test_a_long_mp3_does_not_depend_on_how_it_is_read(tmp_path, monkeypatch):
 # --- any file ---
 
 
+def test_aiff_and_au(tmp_path):
+    whole = decoded(encoded("WAV", "PCM_16"), tmp_path)
+    for kind in ("AIFF", "AU"):
+        content = encoded(kind, "PCM_16")
+        np.testing.assert_array_equal(decoded(content, tmp_path), whole)
+        assert refusal(content[:-1000], tmp_path).reason == "truncated"
+    for size in (b"\xff" * 4, bytes(4)):
+        np.testing.assert_array_equal(decoded(content[:8] + size + content[12:], tmp_path), whole)
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -370,6 +380,8 @@ FILES = {
     "WAVEX": encoded("WAVEX", "PCM_16", 3000, 2),
     "RF64": encoded("RF64", "PCM_16", 3000, 2),
     "WAV with chunks": wav(LIST, DATA, LIST),
+    "AIFF": encoded("AIFF", "PCM_16", 3000, 2),
+    "AU": encoded("AU", "PCM_16", 3000, 2),
     "FLAC": encoded("FLAC", "PCM_16", 9000, 2),
     "Vorbis": encoded("OGG", "VORBIS", 9000),
     "Opus": encoded("OGG", "OPUS", 9000),

@@ -61,21 +61,21 @@ def plan_audioset(source: Path, lists: Lists, sounds: Path, frames: Path, knobs:
         ConfigError: a list is missing or malformed, or splits overlap.
     """
     classes = read_classes(source / CLASS_FILE, source / "ontology.json", knobs.num_classes)
-    listed = {"train": read_clips(source / lists.train, classes, sounds, frames)}
-    if lists.val:
-        listed["val"] = read_clips(source / lists.val, classes, sounds, frames)
-    else:
-        held_out = _held_out(listed["train"], knobs)
-        listed["val"] = [clip for clip in listed["train"] if clip.video_id in held_out]
-        listed["train"] = [clip for clip in listed["train"] if clip.video_id not in held_out]
-    listed["test"] = read_clips(source / lists.test, classes, sounds, frames)
-    check_disjoint({split: (clip.video_id for clip in clips) for split, clips in listed.items()})
+    names = {"train": lists.train, "val": lists.val, "test": lists.test}
+    listed = {split: read_clips(source / name, classes, sounds, frames) for split, name in names.items() if name}
     notes = _check_sounds(sounds, [clip for clips in listed.values() for clip in clips])
-    found = {split: [clip for clip in clips if _found(clip, knobs.num_frames)] for split, clips in listed.items()}
-    if not any(found.values()):
+    present = {clip.video_id for clips in listed.values() for clip in clips if _found(clip, knobs.num_frames)}
+    if not present:
         raise ConfigError(
             f"no clip of {source / lists.train} has a file in {sounds} or {frames}: look at --audio, --frames"
         )
+    if not lists.val:
+        held_out = _held_out([clip.video_id for clip in listed["train"]], present, knobs.val_fraction, notes)
+        train = [clip for clip in listed["train"] if clip.video_id not in held_out]
+        val = [clip for clip in listed["train"] if clip.video_id in held_out]
+        listed = {"train": train, "val": val, "test": listed["test"]}
+    check_disjoint({split: (clip.video_id for clip in clips) for split, clips in listed.items()})
+    found = {split: [clip for clip in clips if clip.video_id in present] for split, clips in listed.items()}
     longest = max(len(clip.video_id.encode()) for clips in found.values() for clip in clips)
     reader = _Reader(knobs, max(ID_BYTES, longest))
     return PackPlan(
@@ -114,14 +114,13 @@ def sampling_weights(columns: Mapping[str, Mapping[str, Array]]) -> dict[str, Va
     }
 
 
-def _held_out(clips: Sequence[Clip], knobs: ClipKnobs) -> set[str]:
+def _held_out(ids: Sequence[str], present: set[str], part: float, notes: Sequence[str]) -> set[str]:
     """The ids of train that validate: drawn from the ids alone, the exact part of the clips with files."""
-    found = [clip.video_id for clip in clips if _found(clip, knobs.num_frames)]
+    found = [name for name in ids if name in present]
     if len(found) == 1:
-        raise ConfigError(
-            f"1 clip of train has files ({found[0]!r}), wanted 2 at least, of which one validates: give --val-list"
-        )
-    return drawn_by_hash((clip.video_id for clip in clips), found, knobs.val_fraction)
+        few = f"1 clip of train has files ({found[0]!r}), wanted 2 at least, of which one validates: give --val-list"
+        raise ConfigError("; ".join([few, *notes]))
+    return drawn_by_hash(ids, found, part)
 
 
 def _check_sounds(folder: Path, clips: Sequence[Clip]) -> tuple[str, ...]:
