@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from furnace_hpc.data.audioset_lists import CLASS_FILE, NUM_CLASSES, Clip, read_classes, read_clips
-from furnace_hpc.data.clip_files import NOT_DECODED, report_unmatched, sounds_in
+from furnace_hpc.data.clip_files import NOT_DECODED, SoundFiles
 from furnace_hpc.data.held_out import drawn_by_hash
 from furnace_hpc.data.images import ImageKnobs, read_image
 from furnace_hpc.data.listing import check_disjoint, fingerprint_of
@@ -61,9 +61,10 @@ def plan_audioset(source: Path, lists: Lists, sounds: Path, frames: Path, knobs:
         ConfigError: a list is missing or malformed, or splits overlap.
     """
     classes = read_classes(source / CLASS_FILE, source / "ontology.json", knobs.num_classes)
+    files = SoundFiles(sounds)
     names = {"train": lists.train, "val": lists.val, "test": lists.test}
-    listed = {split: read_clips(source / name, classes, sounds, frames) for split, name in names.items() if name}
-    notes = _check_sounds(sounds, [clip for clips in listed.values() for clip in clips])
+    listed = {split: read_clips(source / name, classes, files, frames) for split, name in names.items() if name}
+    notes = _check_sounds(files, [clip for clips in listed.values() for clip in clips])
     present = {clip.video_id for clips in listed.values() for clip in clips if _found(clip, knobs.num_frames)}
     if not present:
         raise ConfigError(
@@ -123,7 +124,7 @@ def _held_out(ids: Sequence[str], present: set[str], part: float, notes: Sequenc
     return drawn_by_hash(ids, found, part)
 
 
-def _check_sounds(folder: Path, clips: Sequence[Clip]) -> tuple[str, ...]:
+def _check_sounds(files: SoundFiles, clips: Sequence[Clip]) -> tuple[str, ...]:
     """What the user should know of the folder of sounds.
 
     Raises:
@@ -131,7 +132,7 @@ def _check_sounds(folder: Path, clips: Sequence[Clip]) -> tuple[str, ...]:
     """
     used = {clip.sound for clip in clips if clip.sound}
     notes = []
-    if unmatched := report_unmatched(folder, sounds_in(folder), used, len(clips)):
+    if unmatched := files.unmatched(used, len(clips)):
         if not used:
             raise ConfigError(f"{unmatched}: wanted {NAMES}; look at --audio and the lists")
         notes.append(f"{unmatched}: wanted {NAMES}")

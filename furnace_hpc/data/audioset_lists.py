@@ -89,17 +89,14 @@ def read_classes(path: Path, ontology: Path, num_classes: int) -> Classes:
     return classes
 
 
-def read_clips(path: Path, classes: Classes, sounds: Path, frames: Path) -> list[Clip]:
-    """Read a list of clips, an official CSV or CAV-MAE's JSON, by its suffix.
+def read_clips(path: Path, classes: Classes, sounds: Path | SoundFiles, frames: Path) -> list[Clip]:
+    """Read a list of clips, an official CSV or CAV-MAE's JSON, by its suffix; `sounds` may be listed already.
 
     Raises:
         ConfigError: a row is malformed, an id stands twice, or a label is unknown.
     """
-    clips = (
-        _read_json(path, classes, sounds, frames)
-        if path.suffix == ".json"
-        else _read_segments(path, classes, sounds, frames)
-    )
+    read = _read_json if path.suffix == ".json" else _read_segments
+    clips = read(path, classes, sounds if isinstance(sounds, SoundFiles) else SoundFiles(sounds), frames)
     seen: set[str] = set()
     for clip in clips:
         _check_id(path, clip.video_id)
@@ -117,10 +114,9 @@ def _check_id(path: Path, video_id: str) -> None:
         raise ConfigError(f"{path}: {shown} is no id of a clip, wanted up to 200 letters that can name a file")
 
 
-def _read_segments(path: Path, classes: Classes, sounds: Path, frames: Path) -> list[Clip]:
+def _read_segments(path: Path, classes: Classes, sounds: SoundFiles, frames: Path) -> list[Clip]:
     """Rows like `-0RWZT-miFs, 420.000, 430.000, "/m/03v3yw,/m/0k4j"`, after three lines that begin with #."""
     clips = []
-    present = SoundFiles(sounds)
     for number, row in enumerate(_read_rows(path), start=1):
         if row and row[0].startswith("#"):
             continue
@@ -128,7 +124,7 @@ def _read_segments(path: Path, classes: Classes, sounds: Path, frames: Path) -> 
             raise ConfigError(f"{path}: line {number} has {len(row)} fields, wanted YTID, start, end, labels")
         video_id, start_s = row[0].strip(), _start_s(path, number, row)
         indices = classes.index(row[3], f"{path}: line {number} ({video_id})")
-        clips.append(Clip(video_id, indices, present.of(video_id, start_s), frames))
+        clips.append(Clip(video_id, indices, sounds.of(video_id, start_s), frames))
     return clips
 
 
@@ -142,13 +138,12 @@ def _start_s(path: Path, number: int, row: list[str]) -> float:
     return start_s
 
 
-def _read_json(path: Path, classes: Classes, sounds: Path, frames: Path) -> list[Clip]:
+def _read_json(path: Path, classes: Classes, sounds: SoundFiles, frames: Path) -> list[Clip]:
     """`{"data": [{"video_id", "wav", "video_path", "labels"}]}`; paths of another machine give way to ours."""
     content = read_json_file(path)
     entries = content.get("data") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise ConfigError(f'{path}: wanted {{"data": [...]}}, a list of clips')
-    present = SoundFiles(sounds)
     clips = []
     for number, entry in enumerate(entries):
         place = f"{path}: entry {number}"
@@ -160,7 +155,7 @@ def _read_json(path: Path, classes: Classes, sounds: Path, frames: Path) -> list
             Clip(
                 video_id,
                 classes.index(str(entry["labels"]), f"{place} ({video_id})"),
-                _given(entry.get("wav"), present.of(video_id, None)),
+                _given(entry.get("wav"), sounds.of(video_id, None)),
                 _given(entry.get("video_path"), frames) or frames,
             )
         )

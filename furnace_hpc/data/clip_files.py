@@ -18,7 +18,8 @@ class SoundFiles:
     def __init__(self, folder: Path) -> None:
         self._exact: dict[str, Path] = {}
         self._others: dict[str, list[tuple[float | None, Path]]] = {}
-        for path in sounds_in(folder):
+        self.folder, self.paths = folder, _sounds_in(folder)
+        for path in self.paths:
             self._exact.setdefault(path.stem, path)
         for stem, path in self._exact.items():
             for name, start in _readings(stem):
@@ -42,8 +43,19 @@ class SoundFiles:
             raise ConfigError(f"clip {clip!r} may be {names} in {found[0].parent}: keep one, named <id>.flac")
         return found[0] if found else None
 
+    def unmatched(self, used: Collection[Path], num_listed: int) -> str | None:
+        """A sentence on the files that are no listed clip's; None where every file is, or most clips have one."""
+        unmatched = [path for path in self.paths if path not in used]
+        if not unmatched or 2 * len(used) > num_listed:
+            return None
+        example = min(unmatched, key=lambda path: path.name).name
+        return (
+            f"{len(unmatched):,} files in {self.folder} match no id, for example {example!r}; "
+            f"{len(used):,} of {num_listed:,} listed clips have one"
+        )
 
-def sounds_in(folder: Path) -> list[Path]:
+
+def _sounds_in(folder: Path) -> list[Path]:
     """Sound files of a folder, the best first where their names differ by the suffix alone; none if it is missing."""
     if not folder.is_dir():
         return []
@@ -60,15 +72,3 @@ def _readings(stem: str) -> Iterator[tuple[str, float | None]]:
         for pattern in _TIMES:
             if times := pattern.fullmatch(name):
                 yield times[1], float(times[2])
-
-
-def report_unmatched(folder: Path, files: Collection[Path], used: Collection[Path], num_listed: int) -> str | None:
-    """A sentence on the files that are no listed clip's; None where every file is, or most clips have one."""
-    unmatched = [path for path in files if path not in used]
-    if not unmatched or 2 * len(used) > num_listed:
-        return None
-    example = min(unmatched, key=lambda path: path.name).name
-    return (
-        f"{len(unmatched):,} files in {folder} match no id, for example {example!r}; "
-        f"{len(used):,} of {num_listed:,} listed clips have one"
-    )

@@ -48,19 +48,19 @@ def _first_frame(content: bytes) -> int:
 
 def _samples(content: bytes, first: int) -> tuple[int, bool]:
     """Samples of the frames that follow each other, and whether there is a frame that does not."""
-    held, number, gap = 0, 0, False
-    sync = content[first : first + 2]
-    if sync not in _SYNCS or _frame(content, first) is None:
-        return 0, False
+    sync, begin = content[first : first + 2], _frame(content, first)
+    if sync not in _SYNCS or begin is None:
+        raise Unusable("truncated" if len(content) - first < 16 else "unreadable", f"no frame at byte {first:,}")
+    start, held, number, gap = begin[1], 0, 0, False  # a part that was cut out of a longer file keeps its numbers
     for place in re.finditer(re.escape(sync), content[first:]):
         frame = _frame(content, first + place.start())
         if frame is None:
             continue
         counts_samples, found, samples = frame
-        if found == (held if counts_samples else number):
+        wanted = start + (held if counts_samples else number)
+        if found == wanted:
             held, number = held + samples, number + 1
-        elif found > (held if counts_samples else number):
-            gap = True
+        gap = gap or found > wanted
     return held, gap
 
 

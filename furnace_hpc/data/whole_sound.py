@@ -15,9 +15,10 @@ class WholeSound:
 
 
 def skip_id3(content: bytes, place: int = 0) -> int:
-    """Where the ID3v2 tags that begin at `place` end."""
+    """Where the ID3v2 tags that begin at `place` end, with the zeros behind them."""
     while content[place : place + 3] == b"ID3" and len(content) >= place + 10:
         flags, sizes = content[place + 5], content[place + 6 : place + 10]
         size = sum((byte & 127) << shift for byte, shift in zip(sizes, (21, 14, 7, 0), strict=True))
         place += 10 + size + (10 if flags & 16 else 0)
+        place += len(content[place:]) - len(content[place:].lstrip(b"\0"))  # padding that the tag does not count
     return place
