@@ -168,7 +168,9 @@ def audioset(
     val_list: Annotated[str | None, typer.Option(help="The same, to validate [a part of train].")] = None,
     test_list: Annotated[str, typer.Option(help="The same, to test.")] = "eval_segments.csv",
     val_fraction: Annotated[float, typer.Option(min=0.001, max=0.5, help="Without --val-list: of train, by id.")] = 0.1,
-    audio: Annotated[Path | None, typer.Option(metavar="DIR", help="<id>.flac or .wav [SOURCE/audio].")] = None,
+    audio: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="<id>.flac, .wav, .ogg or .mp3 [SOURCE/audio].")
+    ] = None,
     frames: Annotated[Path | None, typer.Option(metavar="DIR", help="frame_<n>/<id>.jpg [SOURCE/frames].")] = None,
     num_classes: Annotated[
         int, typer.Option(min=1, help="Rows of class_labels_indices.csv; another number for a choice of your own.")

@@ -72,6 +72,8 @@ def pack_plan(
     def pack(report: Report) -> "tuple[Manifest, bool]":
         return pack_files(plan, out, report, workers=workers, max_refused=max_refused, force=force)
 
+    for note in plan.notes:
+        print(f"note: {note}")
     try:
         run(out, pack, verify=verify)
     except KeyboardInterrupt:

@@ -3,18 +3,21 @@
     balanced_train_segments.csv eval_segments.csv class_labels_indices.csv [ontology.json]     or CAV-MAE's JSON lists
     audio/<id>.flac (or .wav, .ogg, .mp3)          frames/frame_<0..9>/<id>.jpg
 
+Sounds may also be named Y<id>, <id>_<start>_<end> in s or ms, or both at once.
+
 All frames of a clip are kept: training draws one, evaluation takes the middle one. The files of many clips are gone
 for good, so `listed` and `found` are counted apart. F frames, C classes, K coefficients.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from furnace_hpc.data.audioset_lists import CLASS_FILE, NUM_CLASSES, Clip, read_classes, read_clips
+from furnace_hpc.data.clip_files import NOT_DECODED, SoundFiles
+from furnace_hpc.data.held_out import drawn_by_hash
 from furnace_hpc.data.images import ImageKnobs, read_image
 from furnace_hpc.data.listing import check_disjoint, fingerprint_of
 from furnace_hpc.data.refusals import Unusable
@@ -25,7 +28,8 @@ from furnace_hpc.spec.manifest import SAMPLING_WEIGHT, Labels
 
 MODALITIES = ("image", "audio")
 ID_BYTES = 11  # of YouTube's ids; lists of other sets in this layout may have longer ones
-RECIPE = 1  # raise it when the same files and knobs begin to make other columns
+NAMES = "<id>.flac (or .wav, .ogg, .mp3), Y<id>.flac or <id>_<start>_<end>.flac"
+RECIPE = 2  # raise it when the same files and knobs begin to make other columns
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class ClipKnobs:
     sound: SoundKnobs
     num_frames: int
     val_fraction: float
-    """Part of train that validates, chosen by id: the official lists have no validation split."""
+    """Part of train that validates, exact, chosen by id: the official lists have no validation split."""
     num_classes: int = NUM_CLASSES
     """How many classes the class list must have: one that is cut short makes another task."""
 
@@ -57,20 +61,22 @@ def plan_audioset(source: Path, lists: Lists, sounds: Path, frames: Path, knobs:
         ConfigError: a list is missing or malformed, or splits overlap.
     """
     classes = read_classes(source / CLASS_FILE, source / "ontology.json", knobs.num_classes)
-    listed = {"train": read_clips(source / lists.train, classes, sounds, frames)}
-    if lists.val:
-        listed["val"] = read_clips(source / lists.val, classes, sounds, frames)
-    else:
-        held_out = {clip.video_id for clip in listed["train"] if _validates(clip.video_id, knobs.val_fraction)}
-        listed["val"] = [clip for clip in listed["train"] if clip.video_id in held_out]
-        listed["train"] = [clip for clip in listed["train"] if clip.video_id not in held_out]
-    listed["test"] = read_clips(source / lists.test, classes, sounds, frames)
-    check_disjoint({split: (clip.video_id for clip in clips) for split, clips in listed.items()})
-    found = {split: [clip for clip in clips if _found(clip, knobs.num_frames)] for split, clips in listed.items()}
-    if not any(found.values()):
+    files = SoundFiles(sounds)
+    names = {"train": lists.train, "val": lists.val, "test": lists.test}
+    listed = {split: read_clips(source / name, classes, files, frames) for split, name in names.items() if name}
+    notes = _check_sounds(files, [clip for clips in listed.values() for clip in clips])
+    present = {clip.video_id for clips in listed.values() for clip in clips if _found(clip, knobs.num_frames)}
+    if not present:
         raise ConfigError(
             f"no clip of {source / lists.train} has a file in {sounds} or {frames}: look at --audio, --frames"
         )
+    if not lists.val:
+        held_out = _held_out([clip.video_id for clip in listed["train"]], present, knobs.val_fraction, notes)
+        train = [clip for clip in listed["train"] if clip.video_id not in held_out]
+        val = [clip for clip in listed["train"] if clip.video_id in held_out]
+        listed = {"train": train, "val": val, "test": listed["test"]}
+    check_disjoint({split: (clip.video_id for clip in clips) for split, clips in listed.items()})
+    found = {split: [clip for clip in clips if clip.video_id in present] for split, clips in listed.items()}
     longest = max(len(clip.video_id.encode()) for clips in found.values() for clip in clips)
     reader = _Reader(knobs, max(ID_BYTES, longest))
     return PackPlan(
@@ -92,6 +98,7 @@ def plan_audioset(source: Path, lists: Lists, sounds: Path, frames: Path, knobs:
         preload=(read_sound.__module__, "librosa.feature.spectral"),
         chunk_rows=16,
         derive=sampling_weights,
+        notes=notes,
     )
 
 
@@ -108,10 +115,35 @@ def sampling_weights(columns: Mapping[str, Mapping[str, Array]]) -> dict[str, Va
     }
 
 
-def _validates(video_id: str, fraction: float) -> bool:
-    """Draw from the id alone: a clip stays in its split whatever else is found."""
-    digest = hashlib.sha256(video_id.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+def _held_out(ids: Sequence[str], present: set[str], part: float, notes: Sequence[str]) -> set[str]:
+    """The ids of train that validate: drawn from the ids alone, the exact part of the clips with files."""
+    found = [name for name in ids if name in present]
+    if len(found) == 1:
+        few = f"1 clip of train has files ({found[0]!r}), wanted 2 at least, of which one validates: give --val-list"
+        raise ConfigError("; ".join([few, *notes]))
+    return drawn_by_hash(ids, found, part)
+
+
+def _check_sounds(files: SoundFiles, clips: Sequence[Clip]) -> tuple[str, ...]:
+    """What the user should know of the folder of sounds.
+
+    Raises:
+        ConfigError: it has files, and none is of a listed clip.
+    """
+    used = {clip.sound for clip in clips if clip.sound}
+    notes = []
+    if unmatched := files.unmatched(used, len(clips)):
+        if not used:
+            raise ConfigError(f"{unmatched}: wanted {NAMES}; look at --audio and the lists")
+        notes.append(f"{unmatched}: wanted {NAMES}")
+    foreign = [path for path in used if path.suffix.lower() in NOT_DECODED]
+    if foreign:
+        example = min(foreign)
+        notes.append(
+            f"{len(foreign):,} of {len(used):,} sounds are {example.suffix} or the like, which is not decoded here: "
+            f"convert them, e.g. ffmpeg -i {example.name} {example.stem}.flac"
+        )
+    return tuple(notes)
 
 
 def _found(clip: Clip, num_frames: int) -> bool:

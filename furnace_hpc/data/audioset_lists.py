@@ -1,16 +1,18 @@
 """What AudioSet's files list: the official segment CSVs, the class list, the ontology, and CAV-MAE's JSON."""
 
 import csv
+import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.data.listing import read_json_file
+from furnace_hpc.data.clip_files import SoundFiles
+from furnace_hpc.data.listing import decoded, read_json_file
 from furnace_hpc.spec.errors import ConfigError
 
 NUM_CLASSES = 527
 CLASS_FILE = "class_labels_indices.csv"
-SOUNDS = (".flac", ".wav", ".ogg", ".mp3")
 
 
 @dataclass(frozen=True)
@@ -87,65 +89,61 @@ def read_classes(path: Path, ontology: Path, num_classes: int) -> Classes:
     return classes
 
 
-def read_clips(path: Path, classes: Classes, sounds: Path, frames: Path) -> list[Clip]:
-    """Read a list of clips, an official CSV or CAV-MAE's JSON, by its suffix.
+def read_clips(path: Path, classes: Classes, sounds: Path | SoundFiles, frames: Path) -> list[Clip]:
+    """Read a list of clips, an official CSV or CAV-MAE's JSON, by its suffix; `sounds` may be listed already.
 
     Raises:
         ConfigError: a row is malformed, an id stands twice, or a label is unknown.
     """
-    clips = (
-        _read_json(path, classes, sounds, frames)
-        if path.suffix == ".json"
-        else _read_segments(path, classes, sounds, frames)
-    )
+    read = _read_json if path.suffix == ".json" else _read_segments
+    clips = read(path, classes, sounds if isinstance(sounds, SoundFiles) else SoundFiles(sounds), frames)
     seen: set[str] = set()
     for clip in clips:
+        _check_id(path, clip.video_id)
         if clip.video_id in seen:
             raise ConfigError(f"{path}: clip {clip.video_id!r} stands twice: keep one row")
         seen.add(clip.video_id)
     return clips
 
 
-def _read_segments(path: Path, classes: Classes, sounds: Path, frames: Path) -> list[Clip]:
+def _check_id(path: Path, video_id: str) -> None:
+    """Raise ConfigError where an id cannot be the name of a file."""
+    name = video_id.encode(errors="replace")
+    if not name or len(name) > 200 or name.decode() != video_id or set(video_id) & {"/", "\0"}:
+        shown = repr(video_id[:40]) + ("..." if len(video_id) > 40 else "")
+        raise ConfigError(f"{path}: {shown} is no id of a clip, wanted up to 200 letters that can name a file")
+
+
+def _read_segments(path: Path, classes: Classes, sounds: SoundFiles, frames: Path) -> list[Clip]:
     """Rows like `-0RWZT-miFs, 420.000, 430.000, "/m/03v3yw,/m/0k4j"`, after three lines that begin with #."""
     clips = []
-    present = _sounds_in(sounds)
     for number, row in enumerate(_read_rows(path), start=1):
         if row and row[0].startswith("#"):
             continue
         if len(row) != 4:
             raise ConfigError(f"{path}: line {number} has {len(row)} fields, wanted YTID, start, end, labels")
-        _check_times(path, number, row)
-        indices = classes.index(row[3], f"{path}: line {number} ({row[0]})")
-        clips.append(Clip(row[0], indices, present.get(row[0]), frames))
+        video_id, start_s = row[0].strip(), _start_s(path, number, row)
+        indices = classes.index(row[3], f"{path}: line {number} ({video_id})")
+        clips.append(Clip(video_id, indices, sounds.of(video_id, start_s), frames))
     return clips
 
 
-def _sounds_in(folder: Path) -> dict[str, Path]:
-    """Id -> sound file; one listing of the folder instead of four questions for each of two million clips."""
-    if not folder.is_dir():
-        return {}
-    order = {suffix: place for place, suffix in enumerate(SOUNDS)}
-    files = [path for path in folder.iterdir() if path.suffix in order]
-    return {path.stem: path for path in sorted(files, key=lambda path: -order[path.suffix])}
-
-
-def _check_times(path: Path, number: int, row: list[str]) -> None:
+def _start_s(path: Path, number: int, row: list[str]) -> float:
     try:
         start_s, end_s = float(row[1]), float(row[2])
     except ValueError:
         raise ConfigError(f"{path}: line {number}: {row[1]!r} and {row[2]!r} are no seconds") from None
     if not start_s < end_s:
         raise ConfigError(f"{path}: line {number}: the segment ends at {end_s} s, before it starts at {start_s} s")
+    return start_s
 
 
-def _read_json(path: Path, classes: Classes, sounds: Path, frames: Path) -> list[Clip]:
+def _read_json(path: Path, classes: Classes, sounds: SoundFiles, frames: Path) -> list[Clip]:
     """`{"data": [{"video_id", "wav", "video_path", "labels"}]}`; paths of another machine give way to ours."""
     content = read_json_file(path)
     entries = content.get("data") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise ConfigError(f'{path}: wanted {{"data": [...]}}, a list of clips')
-    present = _sounds_in(sounds)
     clips = []
     for number, entry in enumerate(entries):
         place = f"{path}: entry {number}"
@@ -157,7 +155,7 @@ def _read_json(path: Path, classes: Classes, sounds: Path, frames: Path) -> list
             Clip(
                 video_id,
                 classes.index(str(entry["labels"]), f"{place} ({video_id})"),
-                _given(entry.get("wav"), present.get(video_id)),
+                _given(entry.get("wav"), sounds.of(video_id, None)),
                 _given(entry.get("video_path"), frames) or frames,
             )
         )
@@ -166,14 +164,18 @@ def _read_json(path: Path, classes: Classes, sounds: Path, frames: Path) -> list
 
 def _given(path: Any, ours: Path | None) -> Path | None:
     """The entry's own path where that is there, else ours."""
-    return Path(path) if isinstance(path, str) and Path(path).exists() else ours
+    return Path(path) if isinstance(path, str) and os.path.exists(path) else ours  # noqa: PTH110  any string is allowed
 
 
 def _read_rows(path: Path) -> list[list[str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [row for row in csv.reader(file, skipinitialspace=True) if row]
+        text = decoded(path.read_bytes())
+        return [row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if row]
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: look at --source") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder, wanted a CSV file") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is no CSV file ({error}): fetch it again") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): look at --source") from None

@@ -8,6 +8,7 @@ says what was made, and goes into the manifest. K bands, F frames, H height, W w
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from furnace_hpc.data.columns import content_hash, map_file
+from furnace_hpc.data.held_out import num_held_out
 from furnace_hpc.data.listing import read_json_file
 from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.sample import Draft, PackPlan, Sample, Values, blank_sample
@@ -41,7 +43,7 @@ def plan_avmnist(source: Path) -> PackPlan:
     shapes = {name: _open(path).shape for name, path in files.items()}
     num_train, num_test = (_check(source, files, shapes, part) for part in ("train", "test"))
     # 60,000 gives exactly 55,000 and 5,000; other sizes are cut in the same proportion.
-    num_val = round(num_train * PUBLISHED_VAL / PUBLISHED_TRAIN)
+    num_val = num_held_out(num_train, Fraction(PUBLISHED_VAL, PUBLISHED_TRAIN))
     rows = {
         "train": [("train", row) for row in range(num_train - num_val)],
         "val": [("train", row) for row in range(num_train - num_val, num_train)],

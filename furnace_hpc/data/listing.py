@@ -1,5 +1,6 @@
 """Reading the files that list a set's samples. What is wrong there is an error that names the row."""
 
+import codecs
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,15 @@ def read_json_file(path: Path) -> Any:
         raise ConfigError(f"{path} is a folder, wanted a JSON file") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}): fetch it again") from None
+
+
+def decoded(content: bytes) -> str:
+    """The text of a list: UTF-8 with or without a byte-order mark, or UTF-16 with one, as spreadsheets write it.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+    """
+    return content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def fingerprint_of(rows: Any) -> str:

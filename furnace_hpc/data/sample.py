@@ -50,6 +50,8 @@ class PackPlan:
     """Rows rendered by one call of a worker, and written at once."""
     derive: Callable[[Mapping[str, Mapping[str, Array]]], dict[str, Values]] | None = None
     """split -> column -> array in, split -> further columns out; called once, at the end."""
+    notes: tuple[str, ...] = ()
+    """What the user should know before anything is rendered."""
 
 
 @dataclass

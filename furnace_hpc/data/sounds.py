@@ -1,7 +1,7 @@
 """Sound files to coefficients. Shapes: K coefficients, F frames, S samples."""
 
-import os
-import struct
+import io
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from furnace_hpc.data.preprocess import log_mel, mfcc, num_frames
 from furnace_hpc.data.refusals import Unusable
+from furnace_hpc.data.sound_kinds import whole_sound
+from furnace_hpc.data.whole_sound import WholeSound
 
 Wave = NDArray[np.float32]
 _BLOCK = 1 << 20  # values read at a time
 # Values of one sound, 1 GiB: hours of silence take few bytes of FLAC, and a damaged header makes hours of a second.
 _MOST = 1 << 28
-_UNKNOWN_SIZES = (0, 0xFFFF_FFFF)  # what writers to a pipe leave in a RIFF header
 
 
 class SoundKnobs(BaseModel):
@@ -66,21 +67,12 @@ def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]
 
 def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
     """Return the mono waveform [S] at the wanted rate, full scale 1; raises Unusable as `read_sound` does."""
-    try:
-        _check_riff(path)
-        with soundfile.SoundFile(path) as file:
-            promised, rate = file.frames, file.samplerate
-            values = _read_all(file)
-    except FileNotFoundError:
-        raise Unusable("missing") from None
-    except (OSError, RuntimeError, ValueError, MemoryError) as error:  # a damaged header may promise any length
-        if not path.exists():
-            raise Unusable("missing") from None
-        raise Unusable("unreadable", str(error).replace(str(path), path.name)) from None
+    content = _read_file(path)
+    whole = whole_sound(content)
+    # What is unchanged is read by libsndfile itself: it asks for each MP3 frame twice, which takes time in Python.
+    values, rate = _decode(path if whole.content is content else io.BytesIO(whole.content), whole)
     if len(values) == 0:
         raise Unusable("empty", "no samples")
-    if promised > len(values):
-        raise Unusable("truncated", f"{len(values)} of {promised} samples")
     if not np.isfinite(values).all():
         raise Unusable("not finite")
     if len(values) * knobs.sample_rate_hz > _MOST * rate:  # of a damaged header, mostly
@@ -95,25 +87,56 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
-def _read_all(file: soundfile.SoundFile) -> NDArray[np.float32]:
-    """All samples [S, channels] that there are; what a header promises is not believed, a damaged one says anything."""
-    blocks, left = list[NDArray[np.float32]](), _MOST // file.channels
-    while len(block := file.read(max(1, _BLOCK // file.channels), dtype="float32", always_2d=True)):
+def _read_file(path: Path) -> bytes:
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise Unusable("unreadable", "no regular file")
+        if found.st_size > 4 * _MOST:
+            raise Unusable("unreadable", f"{found.st_size:,} bytes, wanted {4 * _MOST:,} at most")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise Unusable("missing") from None
+    except (OSError, MemoryError) as error:
+        raise Unusable("unreadable", str(error).replace(str(path), path.name)) from None
+    if not content:
+        raise Unusable("empty")
+    return content
+
+
+def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.float32], int]:
+    """All samples [S, channels], and their rate in Hz.
+
+    Raises:
+        Unusable: the decoder fails, or gives fewer samples than the file holds.
+    """
+    try:
+        with _Stream(source) as file:
+            wanted = file.frames if whole.samples is None else whole.samples
+            values, rate = _read_all(file, wanted), file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise Unusable("unreadable", error.error_string) from None
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:  # a damaged header may promise any length
+        raise Unusable("unreadable", str(error)) from None
+    if len(values) < max(wanted, whole.fewest):
+        raise Unusable("truncated", f"{len(values):,} of {max(wanted, whole.fewest):,} samples")
+    return values, rate
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """Reads forward only: soundfile seeks after each block otherwise, which damages what follows in MP3."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _read_all(file: soundfile.SoundFile, wanted: int) -> NDArray[np.float32]:
+    """The `wanted` samples [S, channels], or as many as there are: a damaged header promises anything."""
+    blocks, left = list[NDArray[np.float32]](), wanted
+    most, at_once = _MOST // file.channels, max(1, _BLOCK // file.channels)
+    while left > 0 and len(block := file.read(min(left, at_once), dtype="float32", always_2d=True)):
         blocks.append(block)
         left -= len(block)
-        if left < 0:
-            raise ValueError(f"more than {_MOST // file.channels:,} samples")
+        if wanted - left > most:
+            raise ValueError(f"more than {most:,} samples")
     return np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
-
-
-def _check_riff(path: Path) -> None:
-    """Raise Unusable where a WAV file is shorter than its header says: libsndfile reads what is there in silence."""
-    with path.open("rb") as file:
-        head = file.read(12)
-        size = os.fstat(file.fileno()).st_size
-    if size == 0:
-        raise Unusable("empty")
-    if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        promised = struct.unpack("<I", head[4:8])[0]
-        if promised not in _UNKNOWN_SIZES and promised + 8 > size + 1:  # some leave out the last padding byte
-            raise Unusable("truncated", f"{size:,} of {promised + 8:,} bytes")
