@@ -86,7 +86,7 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
     overrides = {} if action is Action.RESTART else _overrides(spec, folder, choices if goes_on else None)
     if action in (Action.START, Action.RESTART) or goes_on:
         micro_batch_size, _ = accumulation_steps(overridden(spec.config, overrides), nodes * per_node)
-        _check_info_nce(spec, folder, micro_batch_size * nodes * per_node)
+        _check_compared(spec, folder, micro_batch_size * nodes * per_node)
     if goes_on and (otherwise := in_words(overrides)):
         why = f"{why}; goes on with {otherwise}"
     if goes_on and profile.executor == "slurm" and (short := too_short(slowest_save_s(folder), lead_s)):
@@ -165,17 +165,18 @@ def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int
     return max((host.newest_attempt(path) for path in aside + here), default=0)
 
 
-def _check_info_nce(spec: RunSpec, folder: RunFolder, negatives: int) -> None:
-    """Raise ConfigError where InfoNCE would compare each sample with another number of samples than it began with."""
+def _check_compared(spec: RunSpec, folder: RunFolder, samples: int) -> None:
+    """Raise ConfigError where a loss would compare another number of samples with each other than it began with."""
     first = next((attempt for attempt in read_attempts(folder) if attempt.step), None)
-    if not spec.config.loss.info_nce or first is None or first.world_size is None:
+    terms = spec.config.loss.compares_samples
+    if not terms or first is None or first.world_size is None:
         return
     config = overridden(spec.config, {key: first.overrides[key] for key in KEYS if key in first.overrides})
     began = accumulation_steps(config, first.world_size)[0] * first.world_size
-    if began != negatives:
+    if began != samples:
         raise ConfigError(
-            f"loss.info_nce compares the samples of one micro-batch over all processes, {began} when run "
-            f"{folder.run_id} began and now {negatives}: give the micro_batch_size (--resume-with) and processes whose "
+            f"loss.{terms[0]} compares the samples of one micro-batch over all processes, {began} when run "
+            f"{folder.run_id} began and now {samples}: give the micro_batch_size (--resume-with) and processes whose "
             f"product it is"
         )
 
