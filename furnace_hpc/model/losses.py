@@ -1,4 +1,4 @@
-"""Losses: of each task, the article's two extra terms, InfoNCE, VICReg and unimodal heads. Means over samples throughout.
+"""Losses: of each task, the article's two extra terms, InfoNCE, VICReg and unimodal heads. Means over samples.
 
 B batch of this process, N samples of all processes, M modalities, D width, C classes, P width of a projection.
 """

@@ -114,7 +114,7 @@ class LossConfig(Config):
         default=0.0,
         ge=0,
         json_schema_extra=ADDED_LATER,
-        description="weight of VICReg between each two modalities, over the samples of all processes (of one micro-batch)",
+        description="weight of VICReg between each two modalities, over the samples of all processes (as `info_nce`)",
     )
     vicreg_invariance: float = Field(
         default=25.0, ge=0, json_schema_extra=ADDED_LATER, description="VICReg: weight of the mean squared difference"
