@@ -2,8 +2,8 @@
 
 A modality's own are its encoder (with its projection to the network's width), its norm, its InfoNCE projection, its
 VICReg expander and its unimodal heads, and of each fusion what `own` lists. The rest is shared, and goes on learning
-from who is there. So does what stands for an absent modality: the stand-in vector and the columns that it goes through (concat), the constant 1 of
-[1; x_m] (low_rank).
+from who is there. So does what stands for an absent modality: the stand-in vector and the columns that it goes
+through (concat), the constant 1 of [1; x_m] (low_rank).
 """
 
 import re
