@@ -85,8 +85,8 @@ def main(
     site = Thread(target=look_ahead, args=(profile.account, profile.qos, profile.partition), daemon=True)
     if asks_slurm:
         site.start()
-    if not profile.setup:  # whose lines may give the jobs another hub cache
-        check_pretrained(row.config.model for row in rows if row.name in variants)
+    # Lines of `setup` may give the jobs another hub cache.
+    check_pretrained((row.config.model for row in rows if row.name in variants), may_lack=bool(profile.setup))
     prints = fingerprints(rows, data_root(data_dir), dry_run)  # last of the checks: it may pack the default set
     specs = [s for s in expand(study, prints, rows) if s.variant in variants and str(s.config.seed) in seeds]
     choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new", otherwise)
