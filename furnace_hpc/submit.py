@@ -22,7 +22,7 @@ from furnace_hpc.cluster.plan import check_retry, make_plan
 from furnace_hpc.cluster.planned import Choices, Plan
 from furnace_hpc.cluster.scheduler import look_ahead, require_slurm
 from furnace_hpc.cluster.show import check_shared, choose_profile, print_batch_texts, print_plan
-from furnace_hpc.cluster.submission import only_submitter, write_specs
+from furnace_hpc.cluster.submission import only_submitter, record, write_specs
 from furnace_hpc.cluster.waves import ranges
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
@@ -44,6 +44,9 @@ def main(
     seed: Annotated[list[int] | None, typer.Option(help="only this seed; repeatable")] = None,
     retry: Annotated[str, typer.Option(help="failed runs to try again: `failed`, or reasons, comma-separated")] = "",
     new_code: Annotated[str, typer.Option("--code", help="`new`: start runs of older code again at step 0")] = "",
+    adopt: Annotated[
+        bool, typer.Option(help="take finished runs of the same config that have another row's or grid's name")
+    ] = True,
     resume_with: Annotated[
         list[str] | None,
         typer.Option(help="begun runs go on with another deepspeed=FILE or micro_batch_size=N; repeatable"),
@@ -87,8 +90,8 @@ def main(
     site = Thread(target=look_ahead, args=(profile.account, profile.qos, profile.partition), daemon=True)
     if asks_slurm:
         site.start()
-    if not profile.setup:  # whose lines may give the jobs another hub cache
-        check_pretrained(row.config.model for row in rows if row.name in variants)
+    # Lines of `setup` may give the jobs another hub cache.
+    check_pretrained((row.config.model for row in rows if row.name in variants), may_lack=bool(profile.setup))
     prints = fingerprints(rows, data_root(data_dir), dry_run)  # last of the checks: it may pack the default set
     specs = [s for s in expand(study, prints, rows) if s.variant in variants and str(s.config.seed) in seeds]
     choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new", otherwise)
@@ -99,7 +102,7 @@ def main(
         if asks_slurm:
             settle_doubts(folder)
         observer = observe(folder, must=asks_slurm)
-        plan = make_plan(study, specs, profile, folder, replace(choices, how_it_is=observer))
+        plan = make_plan(study, specs, profile, folder, replace(choices, how_it_is=observer, adopt=adopt))
         if asks_slurm:
             site.join()
         _carry_out(plan, observer, dry_run=dry_run, prepare=prepare, yes=yes)
@@ -144,6 +147,7 @@ def _set_going(folder: GridFolder, observer: Observer) -> None:
 
 def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
     if not plan.to_do:
+        record(plan)
         return
     if not yes and sys.stdin.isatty():
         typer.confirm("Submit?", default=True, abort=True)
@@ -172,6 +176,8 @@ def _run_here(plan: Plan) -> None:
         if not local.submit_plan(plan):
             print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
             raise typer.Exit(130)
+    else:
+        record(plan)
     from furnace_hpc.aggregate import show_table
 
     show_table(plan.grid, plan.folder)

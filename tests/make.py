@@ -29,7 +29,7 @@ def make_model(shapes: InputShapes = SHAPES, **changes: Any) -> FusionModel:
     """A small network in evaluation mode."""
     torch.manual_seed(0)
     settings = {"width": 32, "feedforward": 48, "text_layers": 1, "dropout": 0.0} | changes
-    loss = LossConfig(info_nce=1.0, unimodal=1.0, projection_width=16)
+    loss = LossConfig(info_nce=1.0, unimodal=1.0, vicreg=0.1, projection_width=16)
     return FusionModel(ModelConfig(**settings), shapes, {"digit": 10}, loss).eval()
 
 

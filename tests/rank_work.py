@@ -205,6 +205,7 @@ def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[st
     from make import DESIGNS
 
     terms = {"loss__alpha": 0.5, "loss__beta": 0.3, "loss__info_nce": 0.7, "loss__unimodal": 0.4}
+    terms |= {"loss__vicreg": 0.02, "loss__projection_width": 16}
     config = make_config("zero0", **terms, **{f"model__{key}": value for key, value in DESIGNS[name].items()})
     model = model_of(config, data)
     share = rows // processes.world_size

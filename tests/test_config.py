@@ -10,11 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from tables_study import result_of
 
 from furnace_hpc.runs.records import RunResult
-from furnace_hpc.spec.config import RunSpec, TrainConfig, accumulation_steps
+from furnace_hpc.spec.config import RunSpec, TrainConfig, accumulation_steps, run_ids
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.fields import NAME_PATTERN, Name
+from furnace_hpc.spec.grid import load_grid
 from furnace_hpc.spec.identity import identity, identity_hash
-from furnace_hpc.spec.rows import expand
+from furnace_hpc.spec.rows import expand, expand_rows
 
 # One other value for every field that decides numbers; a field that is added without one fails the test below.
 OTHER = {
@@ -44,6 +45,11 @@ OTHER = {
     "loss.projection_width": 8,
     "loss.temperature": 0.1,
     "loss.unimodal": 0.1,
+    "loss.vicreg": 0.1,
+    "loss.vicreg_invariance": 1.0,
+    "loss.vicreg_variance": 1.0,
+    "loss.vicreg_covariance": 2.0,
+    "loss.vicreg_gamma": 2.0,
     "model.image_tokens": 9,
     "model.audio_tokens": 5,
     "model.dropout": 0.2,
@@ -118,6 +124,25 @@ def test_every_field_of_the_config_is_tried_above():
     known = {*OTHER, *NO_NUMBERS, "seed"}
     found = {name for name in leaves(run({}).config) if not name.startswith("deepspeed.")}
     assert found - known == set()
+
+
+def test_run_ids_of_the_shipped_grids_stay():
+    """Digits of runs that were made before VICReg's fields existed."""
+    made = {"ablation": "base-s0-73605b8b", "fusion": "late-s0-d3d19f3a", "mmimdb": "text-s0-17131796"}
+    made |= {"audioset": "image-s0-80ce8fd1", "smoke": "base_stage-1-s0-a2a3b752"}
+    for name, run_id in made.items():
+        asked = load_grid(name)
+        rows = expand_rows(asked)
+        runs = expand(asked, {data: "0" * 16 for row in rows for data in row.packs}, rows)
+        assert [runs[0].run_id, runs[0].run_id] == [run_id, run_ids(runs)[0]]
+        assert run_ids(runs) == [spec.run_id for spec in runs]
+
+
+def test_a_field_added_later_counts_once_it_is_changed():
+    plain, on = run({}), run({"loss.vicreg": 0.1})
+    assert identity(plain.config)["loss"]["vicreg"] == 0.0  # tables still see it
+    assert run({"loss.vicreg": 0.0}).run_id == plain.run_id != on.run_id
+    assert run_ids([on, plain, on]) == [on.run_id, plain.run_id, on.run_id]
 
 
 def test_run_id_names_variant_and_seed_and_changes_with_the_data():
@@ -262,6 +287,7 @@ def test_name_pattern_refuses(name):
         ({"model.image_weights": "some/vit"}, "image_weights are a ViT's: set image_encoder: vit"),
         ({"model.audio_weights": "some/ast"}, "set audio_encoder: transformer"),
         ({"loss.info_nce": 1, "model.modalities": ["text"]}, "loss.info_nce compares modalities"),
+        ({"loss.vicreg": 1, "model.modalities": ["text"]}, "loss.vicreg compares modalities"),
         ({"tasks": [{"name": "consistency"}]}, "metrics have this name"),
         (
             {"tasks": [{"name": "genre", "kind": "multi_label"}], "evaluation.metric": "val/genre/accuracy"},

@@ -92,6 +92,18 @@ def test_config_says_what_was_trained_on_what_how_well_and_where_it_comes_from(r
     assert made.files.keys() == {WEIGHTS, TOKENIZER}
 
 
+def test_a_run_of_another_name_is_exported_through_its_link(run: RunFolder, tmp_path: Path):
+    other = run.path.parent.parent / "other" / run.run_id.replace("base", "renamed")
+    other.parent.mkdir()
+    other.symlink_to(Path("..", run.path.parent.name, run.run_id))
+    try:
+        made, _ = exported(other, tmp_path / "out")
+    finally:
+        shutil.rmtree(other.parent)
+    assert made.provenance.parameters_sha256 == json.loads(run.result.read_text())["parameters_sha256"]
+    assert run.result.is_file()
+
+
 def test_a_program_answers_as_the_network_and_no_file_holds_a_pickle(run: RunFolder, tmp_path: Path):
     made, _ = exported(run.path, tmp_path / "out", with_program=True)
     assert made.program

@@ -1,9 +1,9 @@
 """Which parameters learn: all while every modality is there; of a modality that is absent, none of its own.
 
-A modality's own are its encoder (with its projection to the network's width), its norm, its InfoNCE projection and its
-unimodal heads, and of each fusion what `own` lists. The rest is shared, and goes on learning from who is there. So does
-what stands for an absent modality: the stand-in vector and the columns that it goes through (concat), the constant 1 of
-[1; x_m] (low_rank).
+A modality's own are its encoder (with its projection to the network's width), its norm, its InfoNCE projection, its
+VICReg expander and its unimodal heads, and of each fusion what `own` lists. The rest is shared, and goes on learning
+from who is there. So does what stands for an absent modality: the stand-in vector and the columns that it goes
+through (concat), the constant 1 of [1; x_m] (low_rank).
 """
 
 import re
@@ -23,7 +23,7 @@ from furnace_hpc.model.network import FusionModel
 from furnace_hpc.spec.model_config import LossConfig, TaskConfig
 
 NAMES, WIDTH = ("text", "image", "audio"), 32
-LOSS = LossConfig(alpha=0.5, beta=0.3, info_nce=1.0, unimodal=1.0, projection_width=16)
+LOSS = LossConfig(alpha=0.5, beta=0.3, info_nce=1.0, unimodal=1.0, vicreg=0.1, projection_width=16)
 # Softmax does not see a shift of all keys, so their bias learns nothing but rounding.
 KEY_BIAS = re.compile(r"(key|k_proj)\.bias$")
 SIZES = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -41,7 +41,11 @@ Gradients = dict[str, Tensor]
 
 def own(model: FusionModel, m: int) -> list[tuple[str, Any]]:
     """Modality m's own parameters, and where in the parameter its own part is."""
-    prefixes = [rf"(encoders|norms)\.{NAMES[m]}\.", rf"projections\.layers\.{m}\.", rf"unimodal\.digit\.{m}\."]
+    prefixes = [
+        rf"(encoders|norms)\.{NAMES[m]}\.",
+        rf"(projections\.layers|expanders)\.{m}\.",
+        rf"unimodal\.digit\.{m}\.",
+    ]
     prefixes += [rf"fusion\.transforms\.{m}\.", rf"fusion\.layers\.\d+\.{m}\."]  # gated; bottleneck's blocks
     if isinstance(model.fusion, ConcatFusion):
         prefixes = prefixes[:3]
@@ -108,7 +112,7 @@ def test_every_parameter_gets_a_gradient_where_all_modalities_are_there(changes)
 def test_what_is_an_absent_modalitys_own_gets_exactly_zero_and_all_else_goes_on_learning(absent, changes):
     model = network(changes)
     found, mine = gradients(model, absent), own(model, absent)
-    assert {"encoders", "norms", "projections", "unimodal"} <= {name.split(".")[0] for name, _ in mine}
+    assert {"encoders", "norms", "projections", "expanders", "unimodal"} <= {name.split(".")[0] for name, _ in mine}
     for name, where in mine:
         assert torch.equal(found[name][where], torch.zeros_like(found[name][where])), (name, where)
     entirely = {name for name, where in mine if where is ...}

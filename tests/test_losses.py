@@ -7,7 +7,15 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from furnace_hpc.model.losses import consistency, feature_norm, info_nce, task_loss, total_loss, unimodal_loss
+from furnace_hpc.model.losses import (
+    consistency,
+    feature_norm,
+    info_nce,
+    task_loss,
+    total_loss,
+    unimodal_loss,
+    vicreg,
+)
 from furnace_hpc.model.scores import single_label_scores
 from furnace_hpc.spec.config import METRICS
 from furnace_hpc.spec.model_config import LossConfig, TaskConfig
@@ -24,7 +32,7 @@ def batch(B: int, seed: int = 0):
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_samples_losses():
-    """All but InfoNCE, which compares samples."""
+    """All but InfoNCE and VICReg, which compare samples."""
     output, labels, present = batch(16)
     generator = torch.Generator().manual_seed(2)
     output["unimodal"] = {name: torch.randn(16, 3, C, generator=generator) for name, C in (("digit", 10), ("tags", 4))}
@@ -173,3 +181,128 @@ def test_info_nce_of_shards_is_that_of_the_whole_in_the_mean_also_where_they_hav
 
         shards.append(info_nce(x[rows], present[rows], scale, gather))
     torch.testing.assert_close(torch.stack(shards).mean(), whole)
+
+
+VICREG = LossConfig(vicreg=1.0)
+
+
+def vicreg_by_hand(a: np.ndarray, b: np.ndarray, config: LossConfig = VICREG) -> float:
+    """Equations 1 to 6 of Bardes, Ponce and LeCun 2022, with algorithm 1's mean over features, sample by sample."""
+
+    def v(z: np.ndarray) -> float:
+        deviations = [math.sqrt(np.var(column, ddof=1) + 1e-4) for column in z.T]
+        return sum(max(0.0, config.vicreg_gamma - s) for s in deviations) / len(deviations)
+
+    def c(z: np.ndarray) -> float:
+        mean = sum(z) / len(z)
+        covariance = sum(np.outer(row - mean, row - mean) for row in z) / (len(z) - 1)
+        return (
+            sum(covariance[i, j] ** 2 for i in range(len(covariance)) for j in range(len(covariance)) if i != j)
+            / (z.shape[1])
+        )
+
+    s = sum(float(np.mean((x - y) ** 2)) for x, y in zip(a, b, strict=True)) / len(a)
+    spread = config.vicreg_variance * (v(a) + v(b)) + config.vicreg_covariance * (c(a) + c(b))
+    return config.vicreg_invariance * s + spread
+
+
+def features(B: int, M: int = 3, P: int = 8, seed: int = 0) -> torch.Tensor:
+    """Deviations from 0.1 to 2: some features are below gamma, and some are not."""
+    scale = torch.linspace(0.1, 2, P, dtype=torch.float64)
+    x = torch.randn(B, M, P, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * scale
+    return x + 0.5 * x.roll(1, dims=2)  # neighbours are correlated
+
+
+def test_vicreg_has_the_papers_defaults():
+    config = LossConfig()
+    weights = config.vicreg_invariance, config.vicreg_variance, config.vicreg_covariance, config.vicreg_gamma
+    assert (config.vicreg, *weights) == (0.0, 25.0, 25.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"vicreg_invariance": 3.0, "vicreg_variance": 0.5, "vicreg_covariance": 7.0, "vicreg_gamma": 1.4}]
+)
+def test_vicreg_is_its_papers_formula(changes):
+    x, config = features(6), LossConfig(vicreg=1.0, **changes)
+    present = torch.ones(6, 3).bool()
+    present[4, 2] = present[0, 1] = False
+    z = x.numpy()
+    pairs = [
+        vicreg_by_hand(z[1:, 0], z[1:, 1], config),
+        vicreg_by_hand(z[[0, 1, 2, 3, 5], 0], z[[0, 1, 2, 3, 5], 2], config),
+        vicreg_by_hand(z[[1, 2, 3, 5], 1], z[[1, 2, 3, 5], 2], config),
+    ]
+    assert vicreg(x, present, config).item() == pytest.approx(sum(pairs) / 3, rel=1e-5)
+
+
+def test_vicreg_by_numbers():
+    """Two samples of two features: s = 1; a varies and is correlated, b does not vary."""
+    a, b = torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), torch.zeros(2, 2)
+    value = vicreg(torch.stack([a, b], dim=1), torch.ones(2, 2).bool(), VICREG).item()
+    # v(a) = 0 (variance 2), v(b) = 1 - 0.01; c(a) = (2^2 + 2^2) / 2 = 4, c(b) = 0
+    assert value == pytest.approx(25 * 1 + 25 * 0.99 + 4)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("value", [0.0, 3.0, 1e4])
+def test_vicreg_of_collapsed_features_is_finite(rows, value):
+    x = torch.full((rows, 3, 8), value, requires_grad=True)
+    loss = vicreg(x, torch.ones(rows, 3).bool(), VICREG)
+    loss.backward()
+    assert loss.item() == pytest.approx(25 * 2 * 0.99 if rows > 1 else 0.0)
+    assert torch.isfinite(x.grad).all()
+
+
+def test_vicreg_of_one_sample_is_its_invariance():
+    x = features(1).float().requires_grad_()
+    loss = vicreg(x, torch.ones(1, 3).bool(), VICREG)
+    loss.backward()
+    torch.testing.assert_close(loss, 25 * consistency(x, torch.ones(1, 3).bool()))
+    assert torch.isfinite(x.grad).all()
+    assert x.grad.abs().max() > 0
+
+
+def test_vicreg_is_zero_where_no_sample_has_both():
+    x = features(3).float().requires_grad_()
+    loss = vicreg(x, torch.eye(3).bool(), VICREG)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_vicreg_ignores_absent_modalities():
+    x, present = features(6).float(), torch.ones(6, 3).bool()
+    present[2, 1] = False
+    x.requires_grad_()
+    before = vicreg(x, present, VICREG)
+    before.backward()
+    assert torch.equal(x.grad[2, 1], torch.zeros(8))
+    with torch.no_grad():
+        x[2, 1] = 1e3
+    torch.testing.assert_close(vicreg(x, present, VICREG), before)
+
+
+def test_vicreg_of_shards_is_that_of_the_whole():
+    x, present = features(12), torch.ones(12, 3).bool()
+    present[:5, 1] = present[7, 0] = False
+    whole = vicreg(x, present, VICREG)
+    shards = []
+    for rank in range(3):
+        rows = slice(4 * rank, 4 * rank + 4)
+
+        def gather(tensor: torch.Tensor, first: int = 4 * rank) -> tuple[torch.Tensor, int]:
+            return (x.float() if tensor.shape[-1] == 8 else present.float()), first
+
+        shards.append(vicreg(x[rows], present[rows], VICREG, gather))
+    torch.testing.assert_close(torch.stack(shards).mean(), whole)
+
+
+def test_vicreg_is_computed_in_fp32_and_counts_by_its_weight():
+    output, labels, present = batch(6)
+    output["expanded"] = features(6).bfloat16()
+    config = LossConfig(vicreg=0.5)
+    parts = total_loss(output, labels, present, config, (TaskConfig(name="digit"),))
+    assert parts["vicreg"].dtype == torch.float32
+    torch.testing.assert_close(parts["vicreg"], vicreg(output["expanded"].float(), present, config))
+    torch.testing.assert_close(parts["loss"], parts["digit/loss"] + 0.5 * parts["vicreg"])
+    assert "vicreg" not in total_loss(output, labels, present, LossConfig(), (TaskConfig(name="digit"),))

@@ -193,8 +193,9 @@ def test_what_does_not_go_on_refuses_nothing_and_carries_nothing(tmp_path):
     assert [set(run.facts["overrides"]) for run in plan.runs] == [{"deepspeed"}, set()]
 
 
-def test_info_nce_goes_on_with_as_many_samples_as_it_began_with(tmp_path):
-    rows = {"variants": {"base": {"loss.info_nce": 0.5}}, "seeds": [0]}
+@pytest.mark.parametrize("term", ["info_nce", "vicreg"])
+def test_a_loss_goes_on_with_as_many_samples_as_it_began_with(tmp_path, term):
+    rows = {"variants": {"base": {f"loss.{term}": 0.5}}, "seeds": [0]}
     end(begin(specs(**rows)[0], GridFolder(tmp_path / "study"), world_size=2), "stopped", exit_code=85)
     four = ClusterProfile(name="c", executor="slurm", processes_per_node=4)
 
@@ -202,7 +203,7 @@ def test_info_nce_goes_on_with_as_many_samples_as_it_began_with(tmp_path):
         return planned(tmp_path, grid(**rows), four, resume_with=read_overrides(list(settings))).runs[0].action
 
     assert go_on() is Action.RESUME  # 16 samples, over two processes or four
-    with pytest.raises(ConfigError, match="info_nce compares .*, 16 when run .* began and now 8: give"):
+    with pytest.raises(ConfigError, match=f"{term} compares .*, 16 when run .* began and now 8: give"):
         go_on("micro_batch_size=2")
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from login_study import FINGERPRINT, begin, command, dead_holder, pack, refused, specs, write_grid
+from login_study import FINGERPRINT, begin, dead_holder, pack, refused, specs, write_grid
 
 from furnace_hpc.cluster.submission import only_submitter
 from furnace_hpc.runs.folder import GridFolder
@@ -64,35 +64,6 @@ def test_data_that_lacks_what_a_row_wants(tmp_path):
     write_grid(tmp_path, metric="test/digits/accuracy")
     message = "row 'base': data set data/tridigits has no label column for task 'digits'; did you mean 'digit'?"
     assert only(tmp_path, "--set", "tasks=[{name: digits}]").startswith(message)
-
-
-@pytest.mark.parametrize("files", [(), ("config.json",), ("config.json", "pytorch_model.bin"), ("model.safetensors",)])
-def test_trained_weights_that_are_not_there_or_would_have_to_be_unpickled(place, files):
-    (place / "bert").mkdir()
-    for file in files:
-        (place / "bert" / file).write_text("{}")
-    assert only(place, "--set", "model.text_weights=bert", "--cluster", "local") == (
-        "model.text_weights 'bert' has no model that can be read: runs download nothing; fetch it where there is a "
-        "network (`hf download bert`), or give the path of a folder with config.json and model.safetensors"
-    )
-
-
-def test_trained_weights_that_are_no_folder_or_not_in_the_hubs_cache(place):
-    for name in ("./bert", "someone/never-fetched"):
-        message = only(place, "--set", f"model.text_weights={name}")
-        assert message.startswith(
-            f"model.text_weights '{name}' is no folder, and not in the hub's cache: runs download"
-        )
-
-
-@pytest.mark.parametrize("weights", ["model.safetensors", "model.safetensors.index.json"])
-def test_trained_weights_whose_files_are_there_are_planned(place, weights):
-    folder = place / "bert"
-    folder.mkdir()
-    for file in ("config.json", weights):
-        (folder / file).write_text("{}")
-    asked = ("--grid", "study.yaml", "--dry-run", "--cluster", "local", "--set", f"model.text_weights={folder}")
-    assert "4 runs (4 start) on local" in command("submit", place, *asked).stdout
 
 
 def test_a_file_where_the_runs_should_lie(place):

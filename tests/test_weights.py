@@ -1,5 +1,6 @@
 """Trained weights from a folder, as transformers saves them, and what is said where they do not fit."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +10,26 @@ import numpy as np
 import pytest
 import torch
 from make import SHAPES, make_inputs, make_model
-from transformers import ASTConfig, ASTModel, BertConfig, BertModel, BertTokenizer, ViTConfig, ViTModel
+from transformers import (
+    ASTConfig,
+    ASTForAudioClassification,
+    ASTModel,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    BertTokenizer,
+    Dinov2Config,
+    Dinov2Model,
+    DistilBertConfig,
+    DistilBertModel,
+    RobertaConfig,
+    RobertaModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+)
 
 from furnace_hpc.data.columns import write_columns
 from furnace_hpc.data.tokens import load_tokenizer, shipped_vocabulary, vocabulary_of
@@ -17,6 +37,7 @@ from furnace_hpc.model.encoders import InputShapes, make_encoder
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import read_manifest
 from furnace_hpc.spec.model_config import ModelConfig
+from furnace_hpc.spec.pretrained import check_pretrained
 from furnace_hpc.use.recipe import make_tokenizer
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -98,8 +119,101 @@ def test_weights_made_for_other_data_are_refused(saved):
 
 
 def test_weights_of_another_kind_of_model_are_refused(saved):
-    with pytest.raises(ConfigError, match="lacks .* weights of BertModel|no model that can be read"):
+    with pytest.raises(ConfigError, match="is of model_type 'vit', which is not supported there.*model.image_weights"):
         make_encoder("text", ModelConfig(text_weights=saved["image"]), SHAPES)
+
+
+RELATIVES = {
+    "roberta": ("text_weights", RobertaModel, RobertaConfig),
+    "distilbert": ("text_weights", DistilBertModel, DistilBertConfig),
+    "dinov2": ("image_weights", Dinov2Model, Dinov2Config),
+    "wav2vec2": ("audio_weights", Wav2Vec2Model, Wav2Vec2Config),
+}
+
+
+@pytest.mark.parametrize("relative", RELATIVES)
+def test_real_weights_of_relatives_are_refused_by_submit_and_by_the_run(tmp_path, relative):
+    """RoBERTa has all tensors of BERT: nothing but its model_type tells."""
+    key, kind, config = RELATIVES[relative]
+    known = config().to_dict()
+    small = config(**{n: value for n, value in (SIZES | {"num_conv_pos_embedding_groups": 4}).items() if n in known})
+    kind(small).save_pretrained(tmp_path)
+    asked = ModelConfig(image_encoder="vit", audio_encoder="transformer", **{key: str(tmp_path)})
+    words = f"model.{key} .* is of model_type '{relative}', which is not supported"
+    with pytest.raises(ConfigError, match=words):
+        check_pretrained([asked])
+    with pytest.raises(ConfigError, match=words):
+        make_encoder(key.removesuffix("_weights"), asked, SHAPES)
+
+
+def changed(saved: str, folder: Path, **changes: object) -> str:
+    """The same weights, and a config.json that says something else."""
+    shutil.copytree(saved, folder)
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | changes))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_hidden_layers": 3}, r"lacks 32 weights of BertModel, such as encoder\.layer\.1\."),
+        (
+            {"num_hidden_layers": 0},
+            r"has 16 weights of its encoder that .* does not describe, such as encoder\.layer\.0",
+        ),
+        ({"hidden_size": 32}, r"has \d+ weights of another shape .* such as .*: \(.*24.*\), wanted \(.*32.*\)"),
+        (
+            {"vocab_size": 21},
+            r"another shape .* such as embeddings\.word_embeddings\.weight: \(20, 24\), wanted \(21, 24\)",
+        ),
+        ({"hidden_size": "wide"}, "has no model that can be read .*hidden_size"),
+        ({"num_attention_heads": 7}, "has no model that can be read .*attention heads"),
+        ({"hidden_act": "unheard"}, "has no model that can be read .*unheard"),
+        ({"num_hidden_layers": None}, "has no model that can be read"),
+        ({"model_type": "roberta"}, "is of model_type 'roberta'"),
+        ({"architectures": ["RobertaModel"]}, "which contradict each other"),
+    ],
+)
+def test_tensors_that_do_not_match_their_config_end_the_run_at_its_start(saved, tmp_path, changes, words):
+    folder = changed(saved["text"], tmp_path / "weights", **changes)
+    with pytest.raises(ConfigError, match=words) as error:
+        make_encoder("text", ModelConfig(text_weights=folder), SHAPES)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("image", "vit|layers"), ("audio", "audio_spectrogram|layers")])
+def test_unused_and_missing_layers_are_refused_in_every_encoder(saved, tmp_path, name, layers):
+    asked = {"image_encoder": "vit", "audio_encoder": "transformer"}
+    for count, words in (
+        (0, f"weights of its encoder that .* such as .*({layers})"),
+        (2, "lacks .* weights of (ViT|AST)Model"),
+    ):
+        folder = changed(saved[name], tmp_path / str(count), num_hidden_layers=count)
+        with pytest.raises(ConfigError, match=words):
+            make_encoder(name, ModelConfig(**asked, **{f"{name}_weights": folder}), SHAPES)
+
+
+def test_heads_of_other_tasks_are_left_out(tmp_path):
+    BertForMaskedLM(BertConfig(vocab_size=20, **SIZES)).save_pretrained(tmp_path / "bert")
+    ViTForImageClassification(ViTConfig(**IMAGE, **SIZES)).save_pretrained(tmp_path / "vit")
+    ASTForAudioClassification(ASTConfig(**AUDIO, **SIZES)).save_pretrained(tmp_path / "ast")
+    config = ModelConfig(
+        **config_of({"text": str(tmp_path / "bert"), "image": str(tmp_path / "vit"), "audio": str(tmp_path / "ast")})
+    )
+    check_pretrained([config])
+    for name in ("text", "image", "audio"):
+        make_encoder(name, config, SHAPES)
+
+
+def test_cut_weights_end_the_run_at_its_start(saved, tmp_path):
+    config = ModelConfig(text_weights=changed(saved["text"], tmp_path / "weights"))
+    file = tmp_path / "weights" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(ConfigError, match=r"model\.text_weights .* bytes, and its header describes"):
+        check_pretrained([config])
+    with pytest.raises(ConfigError, match=r"model\.text_weights .* has no model that can be read .*SafetensorError"):
+        make_encoder("text", config, SHAPES)
 
 
 def packed_with(folder: Path, words: list[str], tokens: int = 12) -> Path:

@@ -118,10 +118,12 @@ def test_ranks_that_see_different_modalities_do_not_hang_at_any_stage_and_all_st
 def test_two_ranks_of_half_the_batch_give_loss_and_gradient_of_one_with_the_whole_info_nce_included(answers: Answers):
     [one], two = answers("one", "every_loss"), answers("two", "every_loss")
     assert two[0] == two[1]
-    assert {"info_nce", "unimodal", "consistency", "norm", "digit/loss", "loss"} == set(one["parts"])
+    assert {"info_nce", "vicreg", "unimodal", "consistency", "norm", "digit/loss", "loss"} == set(one["parts"])
     for name, value in one["parts"].items():
         assert two[0]["parts"][name] == pytest.approx(value, abs=2e-6), name
     assert one["parts"]["info_nce"] > 0.5
     for name, values in one["gradients"].items():
         np.testing.assert_allclose(two[0]["gradients"][name], values, atol=2e-6, rtol=0, err_msg=name)
     assert np.abs(one["gradients"]["projections.log_scale"]).max() > 1e-3
+    assert one["parts"]["vicreg"] > 0.5
+    assert np.abs(one["gradients"]["expanders.0.0.weight"]).max() > 1e-3

@@ -24,7 +24,7 @@ def make(processes: Any, folder: Path, case: dict[str, Any]) -> str:
     changes: dict[str, Any] = {} if case.get("bf16") else FP32 | {"deepspeed__activation_checkpointing": None}
     if stage == 3:  # nothing is kept gathered
         changes |= {"deepspeed__zero_optimization__stage3_param_persistence_threshold": 0}
-    config = make_config(f"zero{stage}", loss__info_nce=0.1, loss__unimodal=0.1, **changes)
+    config = make_config(f"zero{stage}", loss__info_nce=0.1, loss__unimodal=0.1, loss__vicreg=0.01, **changes)
     _, engine = zero_steps(config, data, processes, STEPS)
     assert saver_of(engine, run, processes).save({"step": STEPS, "best_step": STEPS})
     batch = reader_of(data, "test", processes).read(np.arange(ROWS))

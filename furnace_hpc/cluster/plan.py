@@ -1,9 +1,11 @@
 """The plan: what a submission will do with each run, and why. Pure: reads run folders, changes nothing."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from furnace_hpc.cluster.adopted import Same, SameRuns
 from furnace_hpc.cluster.lemons import excluded_nodes
 from furnace_hpc.cluster.planned import Action, Choices, Plan, PlannedRun
 from furnace_hpc.cluster.profile import ClusterProfile
@@ -36,10 +38,10 @@ def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder:
         ConfigError: all problems at once: batch arithmetic, damaged spec files, runs begun by other code.
     """
     check_retry(choices.retry)
-    planned, problems = [], list[tuple[str, str]]()
+    planned, problems, same_runs = [], list[tuple[str, str]](), SameRuns(folder)
     for spec in specs:
         try:
-            run = _plan_run(spec, profile, folder, choices)
+            run = _plan_run(spec, profile, folder, choices, same_runs)
         except ConfigError as error:
             problems.append((spec.variant, str(error)))
             continue
@@ -70,7 +72,9 @@ def retry_words() -> set[str]:
     return {"failed", "lost"} | {reason for reason, ended in ENDED.items() if ended.state is not RunState.DONE}
 
 
-def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices) -> PlannedRun:
+def _plan_run(
+    spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices, same_runs: SameRuns
+) -> PlannedRun:
     folder = grid.run(spec.run_id)
     nodes, per_node = profile.shape(spec.resources)
     limit_s, lead_s = spec.resources.timeout_min * 60, profile.signal_delay_s
@@ -79,15 +83,17 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
             f"resources.timeout_min {spec.resources.timeout_min} leaves no time to train: cluster {profile.name!r} "
             f"tells ranks to stop {lead_s} s before the limit; give at least {-(-2 * lead_s // 60)} minutes"
         )
-    files, status = read_status(folder), choices.how_it_is(folder)
-    began = _code_of(folder, status)
+    at, same = _where(spec, folder, choices, same_runs)
+    files = read_status(at)
+    status = choices.how_it_is(folder) if at is folder else files
+    began = _code_of(at, status)
     code = began if began and (grid.code / began.snapshot).is_dir() and began.snapshot else None
     action, why = _decide(status, choices, began, has_code=code is not None)
     goes_on = action in (Action.RESUME, Action.RETRY)
-    overrides = {} if action is Action.RESTART else _overrides(spec, folder, choices if goes_on else None)
+    overrides = {} if action is Action.RESTART else _overrides(spec, at, choices if goes_on else None)
     if action in (Action.START, Action.RESTART) or goes_on:
         micro_batch_size, _ = accumulation_steps(overridden(spec.config, overrides), nodes * per_node)
-        _check_info_nce(spec, folder, micro_batch_size * nodes * per_node)
+        _check_compared(spec, at, micro_batch_size * nodes * per_node)
     if goes_on and (otherwise := in_words(overrides)):
         why = f"{why}; goes on with {otherwise}"
     if goes_on and profile.executor == "slurm" and (short := too_short(slowest_save_s(folder), lead_s)):
@@ -111,7 +117,30 @@ def _plan_run(spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices:
         "data_dir": str((choices.data_root / spec.config.data.name).resolve()),
         "overrides": overrides,
     }
-    return PlannedRun(spec, folder, status, files, action, why, nodes, per_node, facts)
+    adopts = same.done if same.done and not _leads_to(folder, same.done) else None
+    unfinished = same.unfinished if action is Action.START else None
+    return PlannedRun(spec, folder, status, files, action, why, nodes, per_node, facts, adopts, unfinished)
+
+
+def _where(spec: RunSpec, folder: RunFolder, choices: Choices, same_runs: SameRuns) -> tuple[RunFolder, Same]:
+    """The folder that holds the run: its own; else a finished one of another name, if there is one.
+
+    A link that leads to no finished run of the same config counts as no folder.
+    """
+    is_link = folder.path.is_symlink()
+    if folder.path.exists() and not is_link:
+        return folder, Same(None, None)
+    if not is_link and choices.how_it_is(folder).state in (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN):
+        return folder, Same(None, None)  # its job may be about to make the folder
+    none_yet = RunFolder(folder.path.with_name(f".{folder.run_id}")) if is_link else folder
+    if not choices.adopt:
+        return none_yet, Same(None, None)
+    same = same_runs.find(spec, choices.code_hash, any_code=not choices.new_code)
+    return (RunFolder(same.done) if same.done else none_yet), same
+
+
+def _leads_to(folder: RunFolder, target: Path) -> bool:
+    return folder.path.is_symlink() and folder.path.resolve() == target.resolve()
 
 
 def _decide(status: RunStatus, choices: Choices, began: Code | None, has_code: bool) -> tuple[Action, str]:
@@ -166,17 +195,18 @@ def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int
     return max((host.newest_attempt(path) for path in aside + here), default=0)
 
 
-def _check_info_nce(spec: RunSpec, folder: RunFolder, negatives: int) -> None:
-    """Raise ConfigError where InfoNCE would compare each sample with another number of samples than it began with."""
+def _check_compared(spec: RunSpec, folder: RunFolder, samples: int) -> None:
+    """Raise ConfigError where a loss would compare another number of samples with each other than it began with."""
     first = next((attempt for attempt in read_attempts(folder) if attempt.step), None)
-    if not spec.config.loss.info_nce or first is None or first.world_size is None:
+    terms = spec.config.loss.compares_samples
+    if not terms or first is None or first.world_size is None:
         return
     config = overridden(spec.config, {key: first.overrides[key] for key in KEYS if key in first.overrides})
     began = accumulation_steps(config, first.world_size)[0] * first.world_size
-    if began != negatives:
+    if began != samples:
         raise ConfigError(
-            f"loss.info_nce compares the samples of one micro-batch over all processes, {began} when run "
-            f"{folder.run_id} began and now {negatives}: give the micro_batch_size (--resume-with) and processes whose "
+            f"loss.{terms[0]} compares the samples of one micro-batch over all processes, {began} when run "
+            f"{folder.run_id} began and now {samples}: give the micro_batch_size (--resume-with) and processes whose "
             f"product it is"
         )
 

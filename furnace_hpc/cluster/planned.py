@@ -57,6 +57,8 @@ class PlannedRun:
     nodes: int
     processes_per_node: int
     facts: dict[str, Any]
+    adopts: Path | None = None  # folder of a finished run of another name, to which the run's folder becomes a link
+    unfinished: Path | None = None  # folder of an unfinished run of another name, which is left alone
 
     @property
     def shape(self) -> "Shape":
@@ -127,3 +129,4 @@ class Choices:
     new_code: bool = False
     resume_with: Mapping[str, Any] = field(default_factory=dict)
     how_it_is: Callable[[RunFolder], RunStatus] = read_status
+    adopt: bool = True

@@ -1,10 +1,12 @@
 """What the user sees of a plan: which machine, a table of runs with what will be done and why, the batch scripts."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from furnace_hpc.cluster.adopted import shown
 from furnace_hpc.cluster.planned import Action, Plan
 from furnace_hpc.cluster.profile import ClusterProfile, load_profile, profile_names
 from furnace_hpc.cluster.scheduler import cluster_name, has_slurm
@@ -73,6 +75,8 @@ def print_plan(plan: Plan) -> None:
         console.print(f"... and {len(shown) - MAX_LINES:,} more")
     counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
     console.print(f"{len(plan.runs):,} runs ({counts}) on {profile.name}", markup=False)
+    for line in _other_names(plan):
+        console.print(line, markup=False)
     if plan.to_do:
         older = sum(run.facts["snapshot"] != plan.snapshot for run in plan.to_do)
         rest = f"; {older:,} go on with the code they began with" if older else ""
@@ -92,6 +96,26 @@ def print_plan(plan: Plan) -> None:
         )
     if not plan.to_do:
         console.print("nothing to do")
+
+
+def _other_names(plan: Plan) -> Iterator[str]:
+    """What there is of the plan's runs under other names, a line each."""
+    adopted = [f"{r.folder.run_id} is {shown(r.adopts, plan.folder)}" for r in plan.runs if r.adopts]
+    if adopted:
+        yield (
+            f"{len(adopted):,} runs are done under another name, with the same config, seed and data, and are not "
+            f"trained again (--no-adopt trains them): {_some(adopted)}"
+        )
+    left = [f"{r.folder.run_id} is {shown(r.unfinished, plan.folder)}" for r in plan.runs if r.unfinished]
+    if left:
+        yield (
+            f"{len(left):,} runs start at step 0 and are unfinished under another name; submit under that name to "
+            f"resume them: {_some(left)}"
+        )
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(words[:3]) + (f", and {len(words) - 3:,} more" if len(words) > 3 else "")
 
 
 def print_batch_texts(plan: Plan) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from furnace_hpc.cluster.adopted import link
 from furnace_hpc.cluster.journal import Submission
 from furnace_hpc.cluster.planned import Action, Plan, PlannedRun
 from furnace_hpc.cluster.scheduler import queue
@@ -83,13 +84,18 @@ def write_submission(plan: Plan) -> Submission:
     """
     check_place(plan.folder.submissions, plan.folder.path.parent)
     for run in plan.to_do:
+        if run.folder.path.is_symlink():  # it leads to no finished run of this config, or is not wanted any more
+            run.folder.path.unlink()
         if read_status(run.folder) != run.files:
             raise ConfigError(f"run {run.folder.run_id} has changed since the plan was made: give the command again")
     if take_snapshot(plan.folder).name != plan.snapshot:
         raise ConfigError("the code was changed since the plan was made: give the command again")
     for snapshot in {run.facts["snapshot"] for run in plan.to_do} - {plan.snapshot}:
         check_trusted(plan.folder.code / snapshot, plan.folder.path.parent)  # of runs that began with older code
-    write_atomically(plan.folder.grid, _yaml(plan.grid.model_copy(update={"settings": {}})))
+    for run in plan.runs:
+        if run.adopts:
+            link(run.folder, run.adopts)
+    write_atomically(plan.folder.grid, _as_submitted(plan))
     for run in plan.to_do:
         close_open_attempt(run.folder, run.status)
         if run.action is Action.RESTART:
@@ -102,6 +108,16 @@ def write_submission(plan: Plan) -> Submission:
     write_atomically(path / "specs.jsonl", "".join(specs))
     write_atomically(path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in _rows(plan, specs)))
     return Submission(path)
+
+
+def record(plan: Plan) -> None:
+    """Write a submission that starts nothing, where it takes runs of other names, or its grid file has changed.
+
+    Other commands read the grid as it was last submitted.
+    """
+    before = plan.folder.grid.read_text(encoding="utf-8") if plan.folder.grid.exists() else ""
+    if any(run.adopts for run in plan.runs) or before != _as_submitted(plan):
+        write_submission(plan)
 
 
 def write_specs(plan: Plan) -> None:
@@ -118,6 +134,10 @@ def withdraw(plan: Plan, submission: Submission) -> None:
             _last_put_aside(plan.folder, run).rename(run.folder.path)
     with suppress(OSError):  # there are others
         plan.folder.submissions.rmdir()
+
+
+def _as_submitted(plan: Plan) -> str:
+    return _yaml(plan.grid.model_copy(update={"settings": {}}))
 
 
 def _yaml(grid: Grid) -> str:

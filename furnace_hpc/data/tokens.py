@@ -13,28 +13,43 @@ from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from furnace_hpc.data.listing import fingerprint_of
+from furnace_hpc.data.refusals import Unusable
+from furnace_hpc.data.rust import TokenizerError, tokenizer_errors
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Manifest
 from furnace_hpc.spec.pretrained import find_file
 
 FILES = ("tokenizer.json", "vocab.txt")
+MAX_FILE_BYTES = 200_000_000  # the largest tokenizers of multilingual models have a fifth of it
+ANOTHER = "give one of BERT's kind, such as bert-base-uncased"
+MAX_IDS = 10_000_000  # weights have a row for each id, up to the largest
 
 
 class TokenReader:
     """A tokenizer with a fixed length; ids are those of transformers' BertTokenizer from the same files."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+        """Raise ConfigError where it has no [PAD], cannot encode, or has ids or tokens beyond what is stored."""
         self._tokenizer, self.max_tokens = tokenizer, max_tokens
-        pad = tokenizer.token_to_id("[PAD]")
+        try:
+            with tokenizer_errors():
+                pad = tokenizer.token_to_id("[PAD]")
+                words = tokenizer.get_vocab(with_added_tokens=True)
+                tokenizer.no_padding()
+                tokenizer.enable_truncation(max_tokens)
+                around = len(tokenizer.encode("").ids)
+        except TokenizerError as error:
+            raise ConfigError(f"the tokenizer cannot be used ({error}): {ANOTHER}") from None
         if pad is None:
-            raise ConfigError("the tokenizer has no [PAD]: give one of BERT's kind, e.g. bert-base-uncased")
+            raise ConfigError(f"the tokenizer has no [PAD]: {ANOTHER}")
+        if around > max_tokens:
+            raise ConfigError(f"the tokenizer adds {around} tokens to each text, more than max_tokens {max_tokens}")
         self.pad_id = int(pad)
-        words = tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(words.values())  # not the number of words: one may stand twice
+        if self.vocab_size > MAX_IDS:
+            raise ConfigError(f"the tokenizer has the id {self.vocab_size - 1:,}, more than {MAX_IDS:,}: {ANOTHER}")
         self.fingerprint = fingerprint_of(words)
         """Of all words and their ids."""
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(max_tokens)
 
     def save(self, path: Path) -> None:
         """Write it as one tokenizer.json, which gives the same ids."""
@@ -46,8 +61,16 @@ class TokenReader:
         return "int16" if self.vocab_size <= 32_767 else "int32"
 
     def encode(self, text: str) -> tuple[NDArray[np.integer[Any]], int]:
-        """Return ids [max_tokens], padded, and how many of them are the text's."""
-        ids = self._tokenizer.encode(text).ids
+        """Return ids [max_tokens], padded, and how many of them are the text's.
+
+        Raises:
+            Unusable: the tokenizer fails on this text: a regular expression of it that backtracks too often, say.
+        """
+        try:
+            with tokenizer_errors():
+                ids = self._tokenizer.encode(text).ids
+        except TokenizerError as error:
+            raise Unusable("unreadable", f"the tokenizer fails on the text: {error}") from None
         padded = np.full(self.max_tokens, self.pad_id, self.dtype)
         padded[: len(ids)] = ids
         return padded, len(ids)
@@ -86,7 +109,15 @@ def shipped_vocabulary(name: str) -> str | None:
         ConfigError: it cannot be read.
     """
     path = _find(name)
-    return None if path is None else fingerprint_of(_open(path).get_vocab(with_added_tokens=True))
+    if path is None:
+        return None
+    tokenizer = _open(path)
+    try:
+        with tokenizer_errors():
+            words = tokenizer.get_vocab(with_added_tokens=True)
+    except TokenizerError as error:
+        raise _unreadable(path, error) from None
+    return fingerprint_of(words)
 
 
 def _find(name: str) -> Path | None:
@@ -95,19 +126,26 @@ def _find(name: str) -> Path | None:
 
 
 def _open(path: Path) -> Tokenizer:
+    if (size := path.stat().st_size) > MAX_FILE_BYTES:
+        raise _unreadable(path, f"{size:,} bytes, more than {MAX_FILE_BYTES:,}")
     try:
-        if path.name == "tokenizer.json":
-            return Tokenizer.from_file(str(path))
-        lowercase = _lowercase(path.with_name("tokenizer_config.json"))
-        words: Tokenizer = BertWordPieceTokenizer(str(path), lowercase=lowercase, strip_accents=None)._tokenizer
-        return words
-    except Exception as error:  # the library raises bare Exception
-        raise ConfigError(f"tokenizer {path} cannot be read ({error}): give a folder with BERT's vocab.txt") from None
+        with tokenizer_errors():
+            if path.name == "tokenizer.json":
+                return Tokenizer.from_file(str(path))
+            lowercase = _lowercase(path.with_name("tokenizer_config.json"))
+            words: Tokenizer = BertWordPieceTokenizer(str(path), lowercase=lowercase, strip_accents=None)._tokenizer
+            return words
+    except TokenizerError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, why: object) -> ConfigError:
+    return ConfigError(f"tokenizer {path} cannot be read ({why}): give a folder with BERT's vocab.txt")
 
 
 def _lowercase(settings: Path) -> bool:
     """What `tokenizer_config.json` says; without it, BERT's own default."""
     try:
         return bool(json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case", True))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return True

@@ -142,7 +142,7 @@ def _seen(
         values |= {f"{k}.{task}": logits[task].float() for k, logits in enumerate(output["subsets"])}
     if parts:
         values["present"] = batch.present_BM.long()
-        values["embeddings"] = output.get("projections", output["features"]).float()
+        values["embeddings"] = output.get("projections", output.get("expanded", output["features"])).float()
     return values
 
 

@@ -1,4 +1,4 @@
-"""Losses: of each task, the article's two extra terms, InfoNCE and unimodal heads. Means over samples throughout.
+"""Losses: of each task, the article's two extra terms, InfoNCE, VICReg and unimodal heads. Means over samples.
 
 B batch of this process, N samples of all processes, M modalities, D width, C classes, P width of a projection.
 """
@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from furnace_hpc.spec.model_config import LossConfig, TaskConfig
+
+VICREG_EPS = 1e-4  # the paper's; keeps the gradient finite where a feature does not vary
 
 # Every process's tensors one after the other along the first axis, with gradient, and where this one's begin.
 Gather = Callable[[Tensor], tuple[Tensor, int]]
@@ -49,6 +51,9 @@ def total_loss(
     if config.info_nce:
         parts["info_nce"] = info_nce(output["projections"], present_BM, output["scale"], gather)
         parts["loss"] = parts["loss"] + config.info_nce * parts["info_nce"]
+    if config.vicreg:
+        parts["vicreg"] = vicreg(output["expanded"], present_BM, config, gather)
+        parts["loss"] = parts["loss"] + config.vicreg * parts["vicreg"]
     if config.unimodal:
         parts["unimodal"] = unimodal_loss(output["unimodal"], labels, present_BM, tasks)
         parts["loss"] = parts["loss"] + config.unimodal * parts["unimodal"]
@@ -103,6 +108,41 @@ def info_nce(projections_BMP: Tensor, present_BM: Tensor, scale: Tensor, gather:
         loss_B = torch.where((mine_B > 0) & (count > 1), loss_B, torch.zeros_like(loss_B))
         losses.append(loss_B.sum() * (N / B) / count.clamp(min=1))
     return torch.stack(losses).mean()
+
+
+def vicreg(features_BMP: Tensor, present_BM: Tensor, config: LossConfig, gather: Gather = alone) -> Tensor:
+    """VICReg (Bardes, Ponce and LeCun 2022) of each two modalities, over the samples of all processes that have both.
+
+    Of a pair Z, Z': invariance x mean squared difference + variance x [v(Z) + v(Z')] + covariance x [c(Z) + c(Z')],
+    with v the mean over features of max(0, gamma - sqrt(var + eps)) and c the sum of squared covariances of different
+    features, divided by P. As in the paper's algorithm 1 the squared difference is a mean over features too. Then the
+    mean over pairs. Every process computes the loss of all N samples.
+
+    Variances need two samples: of a pair with one sample, only the invariance counts, and one without counts as 0.
+    """
+    (all_NMP, _), (there_NM, _) = gather(features_BMP.float()), gather(present_BM.float())
+    losses = []
+    for m, n in itertools.combinations(range(present_BM.shape[1]), 2):
+        both_N1 = (there_NM[:, m] * there_NM[:, n]).unsqueeze(1)
+        distance = ((all_NMP[:, m] - all_NMP[:, n]).square().mean(1, keepdim=True) * both_N1).sum()
+        loss = config.vicreg_invariance * distance / both_N1.sum().clamp(min=1)
+        for side in (m, n):
+            variance, covariance = _spread(all_NMP[:, side], both_N1, config.vicreg_gamma)
+            loss = loss + config.vicreg_variance * variance + config.vicreg_covariance * covariance
+        losses.append(loss)
+    return torch.stack(losses).mean()
+
+
+def _spread(x_NP: Tensor, counts_N1: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """VICReg's v and c over the samples that count (1, else 0); zeros where fewer than two do."""
+    count = counts_N1.sum()
+    centred_NP = (x_NP - (x_NP * counts_N1).sum(0) / count.clamp(min=1)) * counts_N1
+    variance_P = centred_NP.square().sum(0) / (count - 1).clamp(min=1)
+    covariance_PP = centred_NP.T @ centred_NP / (count - 1).clamp(min=1)
+    enough = (count > 1).float()
+    different_PP = covariance_PP - torch.diag(covariance_PP.diagonal())
+    hinge = functional.relu(gamma - (variance_P + VICREG_EPS).sqrt()).mean()
+    return enough * hinge, enough * different_PP.square().sum() / x_NP.shape[1]
 
 
 def consistency(features_BMD: Tensor, present_BM: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class FusionModel(nn.Module):
         self.heads = nn.ModuleDict({task: nn.Linear(config.width, count) for task, count in num_classes.items()})
         self.unimodal = nn.ModuleDict() if not loss.unimodal else _unimodal_heads(config, num_classes)
         self.projections = ProjectionHeads(config, loss) if loss.info_nce else None
+        self.expanders = _expanders(config, loss) if loss.vicreg else None
         self.checkpoint: Checkpoint | None = None
 
     def checkpoint_activations(self, checkpoint: Checkpoint) -> None:
@@ -64,7 +65,7 @@ class FusionModel(nn.Module):
             "logits": task -> [B, C]; "features": the modalities' pooled tokens [B, M, D], zero where absent;
             "present": what the network has really seen [B, M]; "subsets": a task -> [B, C] per subset, where a
             sample that has none of it gets NaN; "unimodal": task -> [B, M, C]; "projections": [B, M, P],
-            normalised, and "scale", where the loss asks for them.
+            normalised, and "scale"; "expanded": [B, M, P], fp32; the last four where the loss asks for them.
 
         Raises:
             ValueError: a sample has no modality. (Not on a GPU, where looking would wait for it; set_up has looked. Nor
@@ -91,6 +92,9 @@ class FusionModel(nn.Module):
             }
         if self.projections:
             output["projections"], output["scale"] = self.projections(features_BMD)
+        if self.expanders:
+            parts = [part(features_BMD[:, m]) for m, part in enumerate(self.expanders)]
+            output["expanded"] = torch.stack(parts, dim=1).float()
         return output
 
     def _encode(
@@ -181,3 +185,15 @@ def _unimodal_heads(config: ModelConfig, num_classes: dict[str, int]) -> nn.Modu
         for task, count in num_classes.items()
     }
     return nn.ModuleDict(heads)
+
+
+def _expanders(config: ModelConfig, loss: LossConfig) -> nn.ModuleList:
+    """For VICReg, one a modality, apart from the features that classify.
+
+    A layer norm stands where the paper has a batch norm, whose statistics would depend on ranks and absent modalities.
+    """
+    width = loss.projection_width
+    return nn.ModuleList(
+        nn.Sequential(nn.Linear(config.width, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width))
+        for _ in config.modalities
+    )

@@ -1,6 +1,7 @@
 """Weights that were trained elsewhere: read from a folder or the hub's cache, and compared with the data."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 from furnace_hpc.data.tokens import shipped_vocabulary
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.model_config import ModelConfig
-from furnace_hpc.spec.pretrained import not_found
+from furnace_hpc.spec.pretrained import CONFIG, check_kind, not_found
 
 
 def architectures(encoders: nn.ModuleDict, config: ModelConfig) -> dict[str, dict[str, Any]]:
@@ -38,21 +39,46 @@ def trained(kind: Any, modality: str, config: ModelConfig, made: Mapping[str, di
     name, more = getattr(config, key), {} if kind.__name__ == "ASTModel" else {"add_pooling_layer": False}
     if modality in made:
         return kind(kind.config_class.from_dict(made[modality]), **more)
+    check_kind(key, name)
     try:
         model, loading = kind.from_pretrained(
             name,
             local_files_only=True,
             use_safetensors=True,  # its other format is a pickle
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
             dtype=torch.float32,
             **dropout_of(config),
             **more,
         )
-    except (OSError, ValueError) as error:
-        raise not_found(key, name, str(error).splitlines()[0]) from None
-    if lacking := sorted(loading["missing_keys"]):
-        raise ConfigError(f"model.{key} {name!r} lacks {len(lacking)} weights of {kind.__name__}, such as {lacking[0]}")
+    except MemoryError:
+        raise
+    except Exception as error:  # config.json decides what is called: its values can raise anything
+        said = " ".join(str(error).split())[:200]
+        raise not_found(key, name, f"{type(error).__name__}: {said}") from None
+    _check_tensors(key, name, kind, loading)
     return model
+
+
+def _check_tensors(key: str, name: str, kind: Any, loading: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the weights are those of the model that their config.json describes."""
+    about = f"model.{key} {name!r}"
+    if lacking := sorted(loading["missing_keys"]):
+        raise ConfigError(f"{about} lacks {len(lacking)} weights of {kind.__name__}, such as {lacking[0]}")
+    if others := sorted(loading["mismatched_keys"]):
+        tensor, found, wanted = others[0]
+        raise ConfigError(
+            f"{about} has {len(others)} weights of another shape than its {CONFIG} describes, such as {tensor}: "
+            f"{tuple(found)}, wanted {tuple(wanted)}. Take both files from the same model"
+        )
+    own = re.compile(
+        rf"(?:{kind.base_model_prefix}\.)?(?:embeddings|encoder\.layer|layers)\.(?!position_ids$|mask_token$)"
+    )
+    if unused := sorted(tensor for tensor in loading["unexpected_keys"] if own.match(tensor)):
+        raise ConfigError(
+            f"{about} has {len(unused)} weights of its encoder that its {CONFIG} does not describe, such as "
+            f"{unused[0]}: they would not be used. Take both files from the same model"
+        )
 
 
 def dropout_of(config: ModelConfig) -> dict[str, float]:

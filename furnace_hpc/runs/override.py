@@ -2,7 +2,7 @@
 
 Both decide where numbers lie and in how many pieces a step is computed, not what is computed: checkpoints of ZeRO
 stages 1, 2 and 3 are read by each other (engine/elastic.py), and the global batch stays. So results are the same up to
-rounding, and the table says which runs went on so. (InfoNCE alone looks at the micro-batch: the plan sees to it.)
+rounding, and the table says which runs went on so. (InfoNCE and VICReg look at the micro-batch: the plan checks it.)
 """
 
 from collections.abc import Mapping

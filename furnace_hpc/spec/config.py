@@ -114,8 +114,9 @@ class TrainConfig(Config):
         if "consistency" in names:
             raise ValueError("task 'consistency': metrics have this name for what modalities share; choose another")
         check_metric(self.selection_metric, self.tasks, splits=("val",))
-        if self.loss.info_nce and len(self.model.modalities) < 2:
-            raise ValueError(f"loss.info_nce compares modalities, and model.modalities is {self.model.modalities}")
+        for term in self.loss.compares_samples:
+            if len(self.model.modalities) < 2:
+                raise ValueError(f"loss.{term} compares modalities, and model.modalities is {self.model.modalities}")
         return self
 
     @property

@@ -1,6 +1,7 @@
 """What all configuration is made of: frozen, closed models, and the types of their fields.
 
-A field marked `identity: False` changes where or how often something is written, never a number.
+A field marked `identity: False` changes where or how often something is written, never a number. One marked
+`identity: unless default` is left out of run ids while it has its default.
 """
 
 from functools import cache
@@ -15,6 +16,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 ModalityName = Literal["text", "image", "audio"]
 _NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
+ADDED_LATER: dict[str, Any] = {"identity": "unless default"}
+"""Of a field whose default is what every run did before the field existed: run ids stay what they were."""
 
 
 def no_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,11 +1,12 @@
 """Which fields of a config make a run what it is: those that decide numbers.
 
-A field marked `identity: False` changes where or how often something is written, never a number.
+A field marked `identity: False` changes where or how often something is written, never a number. One marked
+`identity: unless default` was added after runs were made: hashes leave it out while it has its default.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 def identity_hash(config: BaseModel, data_fingerprint: str) -> str:
     """8 hexadecimal digits of SHA-256 over what decides the numbers."""
-    content = json.dumps([identity(config), data_fingerprint], sort_keys=True, separators=(",", ":"))
+    content = json.dumps([_hashed(config), data_fingerprint], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
@@ -24,7 +25,7 @@ def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]
     start = end = ""
     for config, fingerprint in zip(configs, data_fingerprints, strict=True):
         if before is None or data != fingerprint or not _differ_in_seed_alone(config, before):
-            content = [identity(config) | {"seed": _SEED}, fingerprint]
+            content = [_hashed(config) | {"seed": _SEED}, fingerprint]
             text = json.dumps(content, sort_keys=True, separators=(",", ":"))
             start, end = text.split(json.dumps(_SEED))
         before, data = config, fingerprint
@@ -48,23 +49,40 @@ def _differ_in_seed_alone(one: BaseModel, other: BaseModel) -> bool:
 def identity(model: BaseModel) -> dict[str, Any]:
     """The fields of `model` that decide numbers, as plain data, nested."""
     values = vars(model)
-    return {name: _plain(values[name]) for name in _identity_fields(type(model))}
+    return {name: _plain(values[name], identity) for name in _identity_fields(type(model))}
+
+
+def _hashed(model: BaseModel) -> dict[str, Any]:
+    """As `identity`, without the fields that were added later and have their default."""
+    values, later = vars(model), _added_later(type(model))
+    return {
+        name: _plain(values[name], _hashed)
+        for name in _identity_fields(type(model))
+        if name not in later or values[name] != later[name]
+    }
 
 
 @cache
 def _identity_fields(model: type[BaseModel]) -> tuple[str, ...]:
-    return tuple(name for name, field in model.model_fields.items() if _counts(field.json_schema_extra))
+    return tuple(name for name, field in model.model_fields.items() if _mark(field.json_schema_extra) is not False)
 
 
-def _counts(extra: Any) -> bool:
-    return not (isinstance(extra, dict) and extra.get("identity") is False)
+@cache
+def _added_later(model: type[BaseModel]) -> dict[str, Any]:
+    """Field -> default."""
+    fields = model.model_fields.items()
+    return {name: field.default for name, field in fields if _mark(field.json_schema_extra) == "unless default"}
 
 
-def _plain(value: Any) -> Any:
+def _mark(extra: Any) -> Any:
+    return extra.get("identity") if isinstance(extra, dict) else None
+
+
+def _plain(value: Any, of_model: Callable[[BaseModel], dict[str, Any]]) -> Any:
     if value.__class__ in _PLAIN:  # most are; the other questions cost several times as much
         return value
     if isinstance(value, BaseModel):
-        return identity(value)
+        return of_model(value)
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, of_model) for item in value]
     return value

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from furnace_hpc.spec.fields import Config, ModalityName, Name, no_duplicates
+from furnace_hpc.spec.fields import ADDED_LATER, Config, ModalityName, Name, no_duplicates
 
 
 class TaskConfig(Config):
@@ -87,7 +87,7 @@ class ModelConfig(Config):
 
 
 class LossConfig(Config):
-    """total = sum over tasks of weight x task loss, + alpha x consistency + beta x norm, + the two terms below."""
+    """total = sum over tasks of weight x task loss, + alpha x consistency + beta x norm, + the terms below."""
 
     alpha: float = Field(
         default=0.0, ge=0, description="weight of the consistency term: pairwise MSE of the pooled features"
@@ -102,9 +102,34 @@ class LossConfig(Config):
         "(of one micro-batch: accumulation makes another loss than one big batch)",
     )
     projection_width: int = Field(
-        default=64, ge=2, description="InfoNCE: width of the projections; they are normalised"
+        default=64,
+        ge=2,
+        description="InfoNCE: width of the projections, which are normalised; VICReg: of the expanders",
     )
     temperature: float = Field(default=0.07, gt=0.01, description="InfoNCE: where the learnt temperature begins")
     unimodal: float = Field(
         default=0.0, ge=0, description="weight of the mean loss of heads that see one present modality each"
     )
+    vicreg: float = Field(
+        default=0.0,
+        ge=0,
+        json_schema_extra=ADDED_LATER,
+        description="weight of VICReg between each two modalities, over the samples of all processes (as `info_nce`)",
+    )
+    vicreg_invariance: float = Field(
+        default=25.0, ge=0, json_schema_extra=ADDED_LATER, description="VICReg: weight of the mean squared difference"
+    )
+    vicreg_variance: float = Field(
+        default=25.0, ge=0, json_schema_extra=ADDED_LATER, description="VICReg: weight of the hinge on deviations"
+    )
+    vicreg_covariance: float = Field(
+        default=1.0, ge=0, json_schema_extra=ADDED_LATER, description="VICReg: weight of the squared covariances"
+    )
+    vicreg_gamma: float = Field(
+        default=1.0, gt=0, json_schema_extra=ADDED_LATER, description="VICReg: deviation that each feature should have"
+    )
+
+    @property
+    def compares_samples(self) -> tuple[str, ...]:
+        """The terms in use that look at all samples of a micro-batch together: other batches make another loss."""
+        return tuple(term for term in ("info_nce", "vicreg") if getattr(self, term))

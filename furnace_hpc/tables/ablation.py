@@ -65,14 +65,24 @@ def _believed(folder: RunFolder, record: Record, how_it_is: HowItIs) -> tuple[Re
         if status.state is RunState.DONE:  # it has ended since its files were read: done, not missing
             record = read_record(folder)
         if record.result is None:
+            if folder.path.is_symlink() and not folder.path.exists():
+                status = _unusable(
+                    status, f"its folder was a link to {folder.path.readlink()}, which is gone: submit again"
+                )
             return record, None, status
     try:
         result = RunResult.model_validate_json(record.result.decode("utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
         return record, None, _unusable(how_it_is(folder), _why_unreadable(error))
-    if result.run_id != folder.run_id:
+    if result.run_id != folder.run_id and not _is_of_another_name(folder, result):
         return record, None, _unusable(how_it_is(folder), f"result.json is that of {result.run_id}")
     return record, result, RunStatus(RunState.DONE, result.attempts, result.steps, "")
+
+
+def _is_of_another_name(folder: RunFolder, result: RunResult) -> bool:
+    """Whether the folder is a link to the folder of the run that the result names, of the same seed and digits."""
+    digits = folder.run_id.rsplit("-", 2)[1:] == result.run_id.rsplit("-", 2)[1:]
+    return digits and folder.path.is_symlink() and folder.path.readlink().name == result.run_id
 
 
 def row_name(spec: RunSpec, by: tuple[str, ...]) -> str:

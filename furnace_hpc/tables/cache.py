@@ -6,9 +6,9 @@ trusted: its name is the digest of its content, and one that is damaged, or of a
 
 import io
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class Records:
     frame: "pl.DataFrame"  # a line a run: `_schema`
     foreign: tuple[str, ...]  # what lies among the runs and was written by none
     num_read: int  # runs whose files were read now, and not taken from the cache
+    links: Mapping[str, str] = field(default_factory=dict)  # run whose folder is a link -> the run it leads to
 
     @cached_property
     def by_run(self) -> dict[str, Record]:
@@ -64,7 +65,7 @@ def read_records(folder: GridFolder) -> Records:
         )
         with suppress(OSError):  # a grid of somebody else's, or a full disk: the next look reads everything again
             _store(folder.tables_cache, frame)
-    return Records(frame, tuple(foreign), len(fresh))
+    return Records(frame, tuple(foreign), len(fresh), {one.run: one.link for one in listed if one.link})
 
 
 def _frame(some: Sequence[Listed]) -> "pl.DataFrame":

@@ -4,6 +4,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from math import isfinite
+from pathlib import Path
 
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.tables.cache import Records
@@ -39,6 +40,7 @@ def make_notes(grid: Grid, rows: Sequence[Row], records: Records, aside: Collect
     notes += _went_on_otherwise(rows)
     if aside:
         notes.append(Note(f"{len(aside)} runs of the grid are not shown: --where leaves them out"))
+    notes += _of_other_names(rows, records)
     notes += _left_out(runs, records, aside)
     notes += _not_read(rows, records)
     return tuple(notes)
@@ -124,19 +126,47 @@ def _went_on_otherwise(rows: Sequence[Row]) -> Iterator[Note]:
         )
 
 
+def _of_other_names(rows: Sequence[Row], records: Records) -> Iterator[Note]:
+    """A note on runs that were trained under the name of another row or grid."""
+    found = [run for row in rows for run in row.runs if run.result and run.run_id in records.links]
+    if found:
+        names = named([f"{run.run_id} is {_run_of(records.links[run.run_id])}" for run in found])
+        variants = tuple(row.variant for row in rows if any(run in found for run in row.runs))
+        yield Note(
+            f"{len(found)} runs of the same config, seed and data were trained under another name: {names}", variants
+        )
+
+
+def _run_of(link: str) -> str:
+    """The run that a link leads to: its name, with its grid's where that is another."""
+    return "/".join(Path(link).parts[-2:])
+
+
 def _left_out(runs: Sequence[Run], records: Records, aside: Collection[str]) -> Iterator[Note]:
     """A note on run folders that the grid, as last submitted, does not ask for."""
     if not runs:
         return
     ours = {run.run_id for run in runs} | set(aside)
     data = {run.spec.data_fingerprint for run in runs}
-    others = {name: of for name, of in records.by_run.items() if of.data is not None and name not in ours}
+    shown_here = ours | records.links.keys() | {link for run, link in records.links.items() if run in ours}
+    others = {name: of for name, of in records.by_run.items() if of.data is not None and name not in shown_here}
+    digits = {_digits(run_id) for run_id in ours}
+    if same := [name for name in others if _digits(name) in digits]:
+        others = {name: of for name, of in others.items() if name not in same}
+        yield Note(
+            f"{len(same)} runs left out, whose config, seed and data the table has under another name: {named(same)}"
+        )
     if others:
         of_data = sum(record.fingerprint not in data for record in others.values())
         why = f"not asked for any more: {of_data} on other data, {len(others) - of_data} with another config"
         yield Note(f"{len(others)} older runs left out ({why}): {named(list(others))}")
     if damaged := [name for name, of in records.by_run.items() if of.data is None and name not in ours]:
         yield Note(f"left out, whose spec.json is missing or damaged: {named(damaged)}")
+
+
+def _digits(run_id: str) -> str:
+    """Seed and digits of a run, which its row's name does not change."""
+    return "-".join(run_id.rsplit("-", 2)[1:])
 
 
 def _not_read(rows: Sequence[Row], records: Records) -> Iterator[Note]:

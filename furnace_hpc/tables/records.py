@@ -32,6 +32,7 @@ class Listed(NamedTuple):
     attempts: tuple[int, ...] = ()
     metrics: tuple[int, ...] = ()
     foreign: tuple[str, ...] = ()  # names in attempts/ and metrics/ that are nobody's
+    link: str = ""  # where its folder leads, if it is a link to a run of another name
 
 
 class Record(NamedTuple):
@@ -53,14 +54,20 @@ def list_runs(folder: Path) -> tuple[list[Listed], list[str]]:
     """The runs in a grid's folder in order of name, and what lies there that no run has written."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.path, entry.is_dir()) for entry in entries if entry.name[0] != ".")
+            found = sorted(
+                (entry.name, entry.path, entry.is_dir(), entry.is_symlink())
+                for entry in entries
+                if entry.name[0] != "."
+            )
     except FileNotFoundError:
         return [], []
     runs, foreign = [], []
-    for name, path, is_folder in found:
-        if name in OF_THE_GRID:
+    for name, path, is_folder, is_link in found:
+        if name in OF_THE_GRID or (is_link and not is_folder):  # a link that leads nowhere is a run that is missing
             continue
         listed = list_run(path) if is_folder else None
+        if listed and is_link:
+            listed = listed._replace(link=os.readlink(path))  # noqa: PTH115
         if listed is None:
             foreign.append(name)
         else:

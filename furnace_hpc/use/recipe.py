@@ -82,7 +82,10 @@ class Recipe:
         if not given.strip():
             raise ConfigError("text is empty: leave it out, or give some")
         assert self._tokenizer
-        tokens, length = self._tokenizer.encode(given)
+        try:
+            tokens, length = self._tokenizer.encode(given)
+        except Unusable as error:
+            raise ConfigError(f"text is {_short(given)}: {error.detail}") from None
         return {"text": tokens.astype(self._columns["text"].dtype), "text_length": np.array(length, np.int16)}
 
     def _image_of(self, given: Any) -> Array:
