@@ -5,7 +5,7 @@ A field marked `identity: False` changes where or how often something is written
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -54,6 +54,15 @@ def identity(model: BaseModel) -> dict[str, Any]:
 @cache
 def _identity_fields(model: type[BaseModel]) -> tuple[str, ...]:
     return tuple(name for name, field in model.model_fields.items() if _counts(field.json_schema_extra))
+
+
+def without_identity(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of the fields that decide no number."""
+    for name, field in model.model_fields.items():
+        if not _counts(field.json_schema_extra):
+            yield f"{prefix}{name}"
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from without_identity(field.annotation, f"{prefix}{name}.")
 
 
 def _counts(extra: Any) -> bool:
