@@ -17,7 +17,7 @@ from furnace_hpc.tables.captions import caption
 from furnace_hpc.tables.cells import all_cells
 from furnace_hpc.tables.figures import draw_figures
 from furnace_hpc.tables.notes import describe
-from furnace_hpc.tables.render import to_latex
+from furnace_hpc.tables.latex import to_latex
 from furnace_hpc.tables.table import Ablation, Draw
 
 

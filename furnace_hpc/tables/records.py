@@ -59,7 +59,7 @@ def list_runs(folder: Path) -> tuple[list[Listed], list[str]]:
     for name, path, is_folder in found:
         if name in OF_THE_GRID:
             continue
-        listed = list_run(path) if is_folder else None
+        listed = list_run(path) if is_folder and name.isprintable() else None  # no run has a name that is not UTF-8
         if listed is None:
             foreign.append(name)
         else:
@@ -81,7 +81,7 @@ def list_run(path: str) -> Listed | None:
         with os.scandir(f"{path}/{folder}") as entries:
             for entry in entries:
                 stem, dot, ending = entry.name.partition(".")
-                if stem.isdigit() and dot + ending == suffix:
+                if stem.isascii() and stem.isdigit() and dot + ending == suffix:
                     numbers[folder].append(int(stem))
                     lines.append(_line(f"{folder}/{entry.name}", entry))
                 elif stem and not (stem.isdigit() and ending == "rendezvous"):
