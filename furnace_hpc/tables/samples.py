@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from furnace_hpc.runs.predictions import read_arrays
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.tables.cells import scale_of
 from furnace_hpc.tables.notes import named
-from furnace_hpc.tables.predictions import read_arrays
 from furnace_hpc.tables.statistics import LEVEL, Interval
 from furnace_hpc.tables.table import Ablation, Note, Row, Run
 

@@ -83,5 +83,6 @@ def _read_array(members: zipfile.ZipFile, name: str, most_bytes: int) -> "NDArra
             raise ConfigError(f"{name} is no array of numbers")
         if num_bytes != there or num_bytes > most_bytes:
             raise ConfigError(f"{name} claims {num_bytes:,} bytes, and {min(there, most_bytes):,} can be read")
-        array = np.frombuffer(member.read(), dtype)  # to its end, where zipfile checks its sum
-    return array.reshape(shape, order="F" if fortran_order else "C")
+        array = np.frombuffer(bytearray(member.read()), dtype)  # to its end, where zipfile checks its sum
+    array = array.reshape(shape, order="F" if fortran_order else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
