@@ -93,7 +93,7 @@ class Submission:
     @cached_property
     def code(self) -> Path:
         """The snapshot taken at this submission: what frames its attempts and follows its waves."""
-        return Path((self.path / "code").read_text(encoding="utf-8").strip())
+        return Path((self.path / "code").read_text(encoding="utf-8", errors="surrogateescape").strip())
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

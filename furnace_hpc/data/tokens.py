@@ -16,6 +16,7 @@ from furnace_hpc.data.listing import fingerprint_of
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Manifest
 from furnace_hpc.spec.pretrained import find_file
+from furnace_hpc.spec.utf8_path import utf8_path
 
 FILES = ("tokenizer.json", "vocab.txt")
 
@@ -97,9 +98,11 @@ def _find(name: str) -> Path | None:
 def _open(path: Path) -> Tokenizer:
     try:
         if path.name == "tokenizer.json":
-            return Tokenizer.from_file(str(path))
+            with utf8_path(path) as named:
+                return Tokenizer.from_file(str(named))
         lowercase = _lowercase(path.with_name("tokenizer_config.json"))
-        words: Tokenizer = BertWordPieceTokenizer(str(path), lowercase=lowercase, strip_accents=None)._tokenizer
+        with utf8_path(path) as named:
+            words: Tokenizer = BertWordPieceTokenizer(str(named), lowercase=lowercase, strip_accents=None)._tokenizer
         return words
     except Exception as error:  # the library raises bare Exception
         raise ConfigError(f"tokenizer {path} cannot be read ({error}): give a folder with BERT's vocab.txt") from None

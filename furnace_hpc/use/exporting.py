@@ -23,6 +23,7 @@ from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.predictions import read_arrays
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Manifest
+from furnace_hpc.spec.utf8_path import utf8_path
 from furnace_hpc.use.checkpoint import Checkpoint, check_checkpoint, find_checkpoint, find_data
 from furnace_hpc.use.exported import CONFIG, PROGRAM, TOKENIZER, WEIGHTS, Exported, Provenance
 from furnace_hpc.use.predictor import Predictor
@@ -177,7 +178,8 @@ def _write_config(folder: Path, exported: Exported) -> Exported:
 
 def _save(weights: dict[str, Tensor], path: Path) -> None:
     try:
-        save_file(weights, path)
+        with utf8_path(path.parent) as folder:
+            save_file(weights, folder / path.name)
     except SafetensorError as error:  # its own error where the disk is full, say
         raise ConfigError(
             f"{path} cannot be written ({error}): free some space there, or choose another --out"
@@ -186,7 +188,8 @@ def _save(weights: dict[str, Tensor], path: Path) -> None:
 
 def _check_equal(folder: Path, weights: dict[str, Tensor]) -> None:
     """Raise ConfigError unless the file holds the very weights that were read."""
-    again = load_file(folder / WEIGHTS)
+    with utf8_path(folder) as named:
+        again = load_file(named / WEIGHTS)
     if again.keys() != weights.keys() or not all(_same_bits(again[name], value) for name, value in weights.items()):
         raise ConfigError(f"{folder / WEIGHTS} does not hold what was written: the disk there is not to be trusted")
 
