@@ -1,6 +1,7 @@
 """From a grid file to its rows and runs: which there are, in which order, and what is refused."""
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from login_study import FINGERPRINT, GRID, grid, specs
 
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.rows import MAX_RUNS, _check_rows, expand, expand_rows
+from furnace_hpc.spec.rows import MAX_RUNS, _check_rows, _combinations, expand, expand_rows
 
 
 def names(**changes):
@@ -208,3 +209,23 @@ def test_random_grids_have_no_two_equal_run_ids_and_a_stable_order(seed):
         count *= len(values)
     assert len(ids) == len(set(ids)) == count
     assert ids == [run.run_id for run in expand(asked, {"tridigits": FINGERPRINT})]
+
+
+def test_axis_values_that_a_name_cannot_hold_get_a_mark():
+    """Names that are not the same stay as they are."""
+    content = {
+        "name": "marks",
+        "base": {"deepspeed": "zero1"},
+        "seeds": [0],
+        "reference": "betas-0.5.0.25",
+        "metric": "test/digit/accuracy",
+        "axes": {"optimizer.betas": [[0.5, 0.25], [0.5, 0.0], [0.0, 0.5]], "loss.alpha": [0.1, 0.2]},
+    }
+    names = [row.name for row in expand_rows(Grid.model_validate(content | {"reference": "betas-0.5.0.25_alpha-0.1"}))]
+    assert names[0] == "betas-0.5.0.25_alpha-0.1"
+    assert len(set(names)) == 6
+    texts = {"optimizer.lr": [1e-3], "model.text_weights": ["a/b", "ab", "c"]}
+    found = [name for name, *_ in _combinations(Grid.model_validate(content | {"axes": texts}), {"": {}})]
+    assert [name.partition("text_weights-")[2][:3] for name in found] == ["ab-", "ab-", "c"]
+    assert re.fullmatch(r"lr-0\.001_text_weights-ab-[0-9a-f]{8}", found[0])
+    assert len(set(found)) == 3

@@ -6,8 +6,6 @@ import io
 import math
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest

@@ -16,7 +16,7 @@ _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # ASCII and full-w
 _MARKDOWN = re.compile(
     r"[\\|*<`]"  # escapes, cells, emphasis, HTML, code
     r"|~(?=~)|(?<=~)~"  # struck out
-    r"|(?<!\w)_|_(?!\w)"  # emphasis; inside of a word it is none
+    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis; between two letters or digits it is none
     r"|(?<=!)\[|(?<=\])[\[(:]"  # images, links, and what a link means
     r"|&(?=#?\w+;)"  # a character by its name or number
     r"|(?<=www)\.|(?<=[A-Za-z]):(?=//)|(?<=mailto):|(?<=xmpp):",  # addresses that become links by themselves

@@ -44,9 +44,9 @@ def _to_latex(ablation: Ablation) -> tuple[str, str]:
         for cells in all_cells(ablation)
     ]
     rows = [(row.variant, changes_in_words(row)) for row in ablation.rows if "changes" not in titles]
-    below = [*caption(ablation, titles), *(f"{variant}: {changes}." for variant, changes in rows if changes)]
+    said = [*caption(ablation, titles), *(f"{variant}: {changes}." for variant, changes in rows if changes)]
     notes = [rf"\textsuperscript{{{letter}}} " * bool(letter) + escaped(text) for letter, text, _ in lettered(ablation)]
-    below = [*map(escaped, below), *(rf"\par {note}" for note in notes)]
+    below = [*map(escaped, said), *(rf"\par {note}" for note in notes)]
     above = escaped(f"{ablation.grid.description or ablation.grid.name} {short_caption(ablation)}")
     head = " & ".join(escaped(title) for title in titles.values()) + r" \\"
     letters = letters_of([*body, *below, above, head])
@@ -54,7 +54,7 @@ def _to_latex(ablation: Ablation) -> tuple[str, str]:
     name = rf"\caption{short}{{{above}}}"
     label = rf"\label{{tab:{ablation.grid.name}}}"
     columns = "".join("l" if title in WORDS else "r" for title in titles)
-    num_lines = len(body) + sum(-(-len(text) // LINE) for text in [above, " ".join(below), *notes])
+    num_lines = len(body) + sum(-(-len(text) // LINE) for text in [above, " ".join(said), *notes])
     if len(body) > MAX_ROWS or num_lines > MAX_LINES:
         lines = [
             r"% needs \usepackage{booktabs} and \usepackage{longtable}; longtable needs \onecolumn",

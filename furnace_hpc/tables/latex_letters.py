@@ -37,20 +37,22 @@ _SYMBOLS = """
 _PAIRS = re.findall(r"(\S) (\w+)", _SYMBOLS)
 SYMBOLS = {symbol: rf"\ensuremath{{\{name}}}" for symbol, name in _PAIRS}
 SYMBOLS["\u2212"] = "$-$"
-# Letters and marks that pdfLaTeX has in the font encoding T1, and not in OT1, which it uses unless told otherwise.
+# Letters and marks that pdfLaTeX has in the font encoding T1. In OT1, which it uses unless told otherwise, they are
+# errors, or two characters over each other that no search finds.
 ONLY_T1 = {
     **{letter: f"\\k {unicodedata.normalize('NFD', letter)[0]}" for letter in "ĄąĘęĮįŲų"},
     **{"«": r"\guillemotleft", "»": r"\guillemotright", "‹": r"\guilsinglleft", "›": r"\guilsinglright"},  # noqa: RUF001
     **{"„": r"\quotedblbase", "‚": r"\quotesinglbase", "Đ": r"\DJ", "đ": r"\dj", "Ð": r"\DH", "ð": r"\dh"},  # noqa: RUF001
-    **{"Þ": r"\TH", "þ": r"\th", "Ŋ": r"\NG", "ŋ": r"\ng"},
+    **{"Þ": r"\TH", "þ": r"\th", "Ŋ": r"\NG", "ŋ": r"\ng", "Ł": r"\L", "ł": r"\l"},
 }
-BY_ITSELF = set("ÆæŒœØøŁłßıȷÅå¡¿§¶©®™°×÷±¬µ¹²³¼½¾–—‘’“”†‡•…‰€")  # noqa: RUF001 - what pdfLaTeX prints too
+BY_ITSELF = set("ÆæŒœØøßıȷÅå¡¿§¶©®™°×÷±¬µ¹²³¼½¾–—‘’“”†‡•…‰€")  # noqa: RUF001 - what pdfLaTeX prints too
 _CJK = re.compile("[\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uff01-\uffee]")
 _FONTS = (("mj", re.compile("[\uac00-\ud7a3]")), ("min", re.compile("[\u3040-\u30ff]")), ("gbsn", _CJK))
 
-# What the table's own group defines first. Letter #2 has the code #1, and #3 stands in for it. Codes are decimal:
+# What the table's own group defines first. Letter #2 has the code #1, and #3 stands in for it. \\Umathcode is defined in
+# XeLaTeX and LuaLaTeX. Codes are decimal:
 # babel makes a macro of the quotation mark that hexadecimal ones need.
-_STANDS_IN = r"""\def\furnaceletter#1#2#3{\ifdefined\Umathcode % XeLaTeX, LuaLaTeX
+_STANDS_IN = r"""\def\furnaceletter#1#2#3{\ifdefined\Umathcode
 \iffontchar\font #1 \else\catcode#1=13 \begingroup\lccode`\~=#1 \lowercase{\endgroup\def~}{#3}\fi
 \else\ifcsname u8:\detokenize{#2}\endcsname\else\expandafter\def\csname u8:\detokenize{#2}\endcsname{#3}\fi\fi}"""
 _IS_LOST = (
@@ -59,8 +61,8 @@ _IS_LOST = (
 _IN_CJK = r"""\def\furnacecjk#1#2{\ifdefined\xeCJKsetup\else\ifdefined\ltjsetparameter\else
 \ifdefined\Umathcode\furnacelost{#1}{#2}\else\ifcsname CJK*\endcsname\else\furnacelost{#1}{#2}\fi\fi\fi\fi}"""
 _FROM_T1 = r"""\def\furnacetone#1#2{\ifdefined\Umathcode\else\ifnum\pdfstrcmp{\encodingdefault}{OT1}=0
-\expandafter\def\csname u8:\detokenize{#1}\endcsname{{\fontencoding{T1}%
-\IfFileExists{t1lmr.fd}{\fontfamily{lmr}}{}\selectfont#2}}\fi\fi}"""
+\expandafter\def\csname u8:\detokenize{#1}\endcsname{{\fontencoding{T1}\IfFileExists
+{t1lmr.fd}{\fontfamily{lmr}}{}\selectfont#2}}\fi\fi}"""
 
 
 class Letters(NamedTuple):
