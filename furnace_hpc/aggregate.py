@@ -73,6 +73,7 @@ def show_table(
     from furnace_hpc.spec.config import run_ids
     from furnace_hpc.spec.printable import printable
     from furnace_hpc.tables.cache import read_records
+    from furnace_hpc.tables.latex import lost_letters
     from furnace_hpc.tables.notes import describe
     from furnace_hpc.tables.render import to_terminal
     from furnace_hpc.tables.results import aggregate, submitted_runs, written_files
@@ -97,8 +98,10 @@ def show_table(
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too
     console.print(to_terminal(ablation))
+    if lost := lost_letters(ablation):
+        typer.echo(f"table.tex: pdfLaTeX prints {lost}; XeLaTeX and LuaLaTeX print what the font has", err=True)
     for path in written_files(place, figures):
-        console.print(str(path), markup=False)
+        console.print(printable(str(path)), markup=False)
     if not ablation.missing:
         return 0
     typer.echo(f"{len(ablation.missing)} of {len(ablation.runs)} runs are missing:", err=True)

@@ -1,7 +1,7 @@
 """What all commands share: parsing, one-sentence errors, exit codes; and the `furnace` script that finds them.
 
 Exit codes: 0 done; 1 some runs failed or are missing, or the cluster is away; 2 the user's input is wrong;
-130 interrupted.
+130 interrupted; 141 the reader of a command that only prints, such as `head -1`, has left.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from furnace_hpc import __version__
+from furnace_hpc import __version__, streams
 from furnace_hpc.runs.folder import explain
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.printable import printable
@@ -32,6 +32,8 @@ COMMANDS = {
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }
 
+ONLY_PRINT = {"status", "predict", "schema"}  # with nobody to read it, they have nothing to do
+
 
 def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command, a function or an app with commands of its own, and exit with its code."""
@@ -44,8 +46,12 @@ def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) 
         name = command.__module__.rsplit(".", 1)[-1]
     if name == "__main__":
         name = sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
+    streams.set_up(ends=name in ONLY_PRINT)
     try:
-        app(args=None if argv is None else list(argv), prog_name=f"furnace {name}")
+        try:
+            app(args=None if argv is None else list(argv), prog_name=f"furnace {name}")
+        finally:
+            sys.stdout.flush()
         sys.exit(0)
     except ConfigError as error:
         _complain(str(error))
@@ -61,6 +67,8 @@ def furnace() -> NoReturn:
     """The `furnace` console script: `furnace COMMAND ...` is `python -P -m furnace_hpc.COMMAND ...`."""
     _keep_working_directory_out()
     arguments = sys.argv[1:]
+    if not arguments or arguments[0] not in COMMANDS:
+        streams.set_up()
     if not arguments or arguments[0] in {"-h", "--help"}:
         _print_help()
         sys.exit(0)

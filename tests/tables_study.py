@@ -35,7 +35,7 @@ BONUS = {"base": 0.0, "consistency_only": 0.02, "specific_only": -0.01, "full": 
 def accuracy_of(spec: RunSpec) -> float:
     """An invented accuracy: differs by row and seed, the same each time."""
     seed, salt = spec.config.seed, sum(spec.variant.encode())
-    return round(0.80 + BONUS[spec.variant] + 0.002 * ((seed * 7 + salt * seed * seed) % 11), 4)
+    return round(0.80 + BONUS.get(spec.variant, 0.0) + 0.002 * ((seed * 7 + salt * seed * seed) % 11), 4)
 
 
 def result_of(spec: RunSpec, **changes) -> RunResult:

@@ -10,7 +10,7 @@ from login_study import FINGERPRINT, GRID, grid, specs
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.fields import NAME_PATTERN, short_name
 from furnace_hpc.spec.grid import Grid, narrowed
-from furnace_hpc.spec.rows import MAX_RUNS, _check_rows, expand, expand_rows
+from furnace_hpc.spec.rows import MAX_RUNS, _check_rows, _combinations, expand, expand_rows
 
 
 def names(**changes):
@@ -237,3 +237,23 @@ def test_names_of_64_characters_are_left_alone():
     assert short_name("a" * 64) == "a" * 64
     assert len(short_name("a" * 65)) == 64
     assert short_name("a" * 65) != short_name("a" * 66)
+
+
+def test_axis_values_that_a_name_cannot_hold_get_a_mark():
+    """Names that are not the same stay as they are."""
+    content = {
+        "name": "marks",
+        "base": {"deepspeed": "zero1"},
+        "seeds": [0],
+        "reference": "betas-0.5.0.25",
+        "metric": "test/digit/accuracy",
+        "axes": {"optimizer.betas": [[0.5, 0.25], [0.5, 0.0], [0.0, 0.5]], "loss.alpha": [0.1, 0.2]},
+    }
+    names = [row.name for row in expand_rows(Grid.model_validate(content | {"reference": "betas-0.5.0.25_alpha-0.1"}))]
+    assert names[0] == "betas-0.5.0.25_alpha-0.1"
+    assert len(set(names)) == 6
+    texts = {"optimizer.lr": [1e-3], "model.text_weights": ["a/b", "ab", "c"]}
+    found = [name for name, *_ in _combinations(Grid.model_validate(content | {"axes": texts}), {"": {}})]
+    assert [name.partition("text_weights-")[2][:3] for name in found] == ["ab-", "ab-", "c"]
+    assert re.fullmatch(r"lr-0\.001_text_weights-ab-[0-9a-f]{8}", found[0])
+    assert len(set(found)) == 3

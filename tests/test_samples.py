@@ -1,13 +1,22 @@
 """Differences over samples, against hand-worked numbers and against a plain bootstrap."""
 
+import io
 import math
+import os
 import re
+import resource
+import struct
+import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tables_study import accuracy_of, finish, study
 
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.predictions import read_arrays
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.tables.ablation import collect
 from furnace_hpc.tables.samples import bootstrap, over_samples
@@ -99,3 +108,110 @@ def test_a_metric_that_is_no_mean_over_samples_is_refused(tmp_path):
         ConfigError, match="--samples: test/digit/loss is no mean over samples: ask for --metric test/d"
     ):
         over_samples(collect(grid, runs, GridFolder(tmp_path)))
+
+
+# Files that lie
+
+
+def npy(shape, descr="<f8", data=b"") -> bytes:
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data
+
+
+def npz(members: dict[str, bytes], compression=zipfile.ZIP_STORED) -> bytes:
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def with_size(content: bytes, size: int) -> bytes:
+    """The file with both sizes of its one member replaced in the list of members."""
+    at = content.rindex(b"PK\x01\x02")
+    return content[: at + 20] + struct.pack("<II", size, size) + content[at + 28 :]
+
+
+MANY = npz({f"{number}.npy": b"" for number in range(40_000)})
+BAD = {
+    "4e9 values": (npz({"x.npy": npy((4_000_000_000,))}), "x claims 32,000,000,000 bytes"),
+    "4e9 in the zip too": (
+        with_size(npz({"x.npy": npy((200_000_000,))}), 1_600_000_000),
+        "can be read|Overlap|EOF|Bad",
+    ),
+    "no npy": (npz({"x.npy": b"hello"}), "magic|EOF|not"),
+    "another name": (npz({"y.npy": npy((0,))}), "no array 'x'"),
+    "a bomb": (npz({"x.npy": npy((10_000_000,), data=bytes(80_000_000))}, zipfile.ZIP_DEFLATED), "compressed"),
+    "objects": (npz({"x.npy": npy((1,), "|O", b"cos\nsystem\n(S'true'\ntR.")}), "no array of numbers"),
+    "text": (npz({"x.npy": npy((1,), "<U1", b"abcd")}), "no array of numbers"),
+    "negative": (npz({"x.npy": npy((-1,))}), "no array of numbers"),
+    "too short": (npz({"x.npy": npy((2,), data=bytes(8))}), "claims 16 bytes, and 8 can"),
+    "nested": (npz({"x.npy": npy(()).replace(b"()", b"(" * 5000)}), "."),
+    "a list without end": (MANY, "too many members"),
+    "cut": (npz({"x.npy": npy((1,), data=bytes(8))})[:-5], "not an .npz file"),
+    "empty": (b"", "not an .npz file"),
+    "a plain npy": (npy((100,), data=bytes(800)), "not an .npz file"),
+    "a wrong sum": (npz({"x.npy": npy((1,), data=bytes(8))}).replace(bytes(8), b"11111111", 1), "CRC"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_file_that_lies_is_refused_before_memory_is_taken(tmp_path, kind):
+    content, words = BAD[kind]
+    (tmp_path / "a.npz").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConfigError, match=words):
+        read_arrays(tmp_path / "a.npz", ["x"])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
+
+
+def test_a_fifo_and_a_folder_are_no_predictions(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_arrays(tmp_path / "fifo", ["x"])
+    with pytest.raises(ConfigError):
+        read_arrays(tmp_path, ["x"])
+    with pytest.raises(FileNotFoundError):
+        read_arrays(tmp_path / "none", ["x"])
+
+
+def test_what_numpy_writes_is_read_bit_for_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a": rng.normal(size=(5, 3)).astype(np.float32),
+        "b": np.asfortranarray(rng.normal(size=(4, 2))),
+        "c": np.arange(7, dtype=">i8"),
+        "d": np.zeros((0,), np.int64),
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    for made, array in zip(read_arrays(tmp_path / "a.npz", list(arrays)), arrays.values(), strict=True):
+        assert made.shape == array.shape
+        assert made.dtype.isnative
+        np.testing.assert_array_equal(made, array)
+
+
+@pytest.mark.fuzz
+@given(st.data())
+def test_damaged_predictions_are_arrays_or_one_error(tmp_path_factory, data):
+    whole = npz({"x.npy": npy((3,), data=bytes(range(24))), "y.npy": npy((2, 2), "<i4", bytes(16))})
+    content = bytearray(whole)
+    for _ in range(data.draw(st.integers(0, 6))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(content)) | st.just(len(content)))
+    path = tmp_path_factory.mktemp("npz") / "a.npz"
+    path.write_bytes(bytes(content[:cut]) + data.draw(st.binary(max_size=30) | st.just(b"")))
+    with suppress(ConfigError):
+        assert sum(array.nbytes for array in read_arrays(path, ["x", "y"])) <= len(whole)
+
+
+def test_predictions_that_lie_cost_one_run_its_test(tmp_path):
+    grid, runs = study(seeds=[0, 1])
+    folder = GridFolder(tmp_path)
+    for spec in runs:
+        predict(finish(spec, folder), np.arange(10_000) < round(10_000 * accuracy_of(spec)))
+    names = [folder.run(spec.run_id).predictions("test") for spec in runs if spec.variant == "full"]
+    for path, (content, _) in zip(names, (BAD["4e9 values"], BAD["no npy"]), strict=True):
+        path.write_bytes(content)
+    first, second = over_samples(collect(grid, runs, folder))
+    assert "full" not in first.text
+    assert len(re.findall("the predictions of full-s[01]-.{8} cannot be read", second.text)) == 2

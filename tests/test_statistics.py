@@ -29,8 +29,8 @@ def test_t_test_agrees_with_scipy(n):
 
 
 def test_t_test_where_differences_are_all_the_same():
-    assert statistics.t_test([0.25, 0.25, 0.25]) == 0.0
-    assert statistics.t_test([0.0, 0.0]) == 1.0
+    assert statistics.t_test([0.25, 0.25, 0.25]) is None
+    assert statistics.t_test([0.0, 0.0]) is None
     assert statistics.t_test([0.1]) is None
 
 
@@ -113,3 +113,32 @@ def test_too_few_seeds_says_how_many_more_or_that_none_will_do():
     assert (same.too_few, same.effect, same.more_seeds) == (True, None, None)
     clear = statistics.paired_difference([0.9, 0.91, 0.92], [0.8, 0.811, 0.819])
     assert (clear.too_few, clear.more_seeds) == (False, None)
+
+
+# Differences without variation
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([0.85, 0.85, 0.85], [0.80, 0.80, 0.80]),
+        ([85.0, 85.0, 85.0], [80.0, 80.0, 80.0]),
+        ([0.85, 0.90, 0.95], [0.80, 0.85, 0.90]),  # equal but for rounding
+        ([0.85, 0.85 + 1e-15], [0.80, 0.80]),
+        ([0.8, 0.8], [0.8, 0.8]),
+        ([1e9 + 1, 2e9 + 1], [1e9, 2e9]),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
+    ],
+)
+def test_equal_differences_have_no_test(ours, theirs):
+    difference = statistics.paired_difference(ours, theirs)
+    assert difference.is_constant
+    assert difference == Difference(difference.mean, None, len(ours))
+    assert difference.mean == pytest.approx(ours[0] - theirs[0], abs=1e-9 * max(ours))
+
+
+def test_small_but_real_variation_is_tested():
+    difference = statistics.paired_difference([0.85, 0.850001], [0.80, 0.80])
+    assert not difference.is_constant
+    assert difference.t_p == pytest.approx(scipy.stats.ttest_rel([0.85, 0.850001], [0.80, 0.80]).pvalue, rel=1e-6)
+    assert not statistics.paired_difference([0.9], [0.8]).is_constant

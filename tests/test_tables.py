@@ -1,5 +1,7 @@
 """The ablation table as data: statistics, and collecting runs."""
 
+import csv
+import io
 import math
 import random
 import re
@@ -16,8 +18,9 @@ from furnace_hpc.tables.ablation import collect, differences
 from furnace_hpc.tables.captions import caption
 from furnace_hpc.tables.cells import all_cells
 from furnace_hpc.tables.figures import draw_figures
+from furnace_hpc.tables.latex import to_latex
 from furnace_hpc.tables.notes import describe
-from furnace_hpc.tables.render import to_latex
+from furnace_hpc.tables.render import to_csv
 from furnace_hpc.tables.table import Ablation, Draw
 
 
@@ -205,6 +208,38 @@ def test_a_damaged_attempt_or_spec_costs_no_result_and_is_named(tmp_path):
     assert first.run_id in next(line for line in notes(ablation).splitlines() if "its hours are not counted" in line)
     assert "left out, whose spec.json is missing or damaged: older-s0-00000000" in notes(ablation)
     assert row(ablation, "base").costs.hours == pytest.approx(4 * 2 * 80 / 3600)
+
+
+@pytest.mark.parametrize("seeds", [[0, 1], [0, 1, 2]])
+def test_equal_differences_in_all_seeds_are_one_note(tmp_path, seeds):
+    grid, runs = study(seeds=seeds)
+    folder = GridFolder(tmp_path)
+    exact = {"base": 0.80, "consistency_only": 0.85, "full": 0.80}
+    for spec in runs:
+        noise = 0.01 * spec.config.seed**2
+        finish(spec, folder, accuracy=exact.get(spec.variant, 0.81 + noise))
+    ablation = collect(grid, runs, folder)
+    by_name = {cells.variant: cells for cells in all_cells(ablation)}
+    for name, difference in (("consistency_only", "+5.0"), ("full", "+0.0")):
+        cells = by_name[name]
+        assert (cells.difference, cells.holm_p, cells.sign_flip_p, cells.effect) == (difference, *"\u2013\u2013\u2013")
+        assert cells.marks == "a"
+    assert "[" in by_name["specific_only"].difference
+    said = [line for line in notes(ablation).splitlines() if "the same in every seed" in line]
+    assert said == ["the difference to base is the same in every seed: no interval and no p-value"]
+    assert "too few seeds to tell it from base: one pair" not in notes(ablation)
+    assert "excludes zero for consistency_only" not in " ".join(caption(ablation, ()))
+    line = next(csv.DictReader(io.StringIO(to_csv(ablation).replace("\nbase,", "\nzz,"))))
+    assert (line["t_p"], line["holm_p"], line["difference_low"]) == ("", "", "")
+
+
+def test_one_seed_has_the_note_on_n_alone(tmp_path):
+    grid, runs = study(seeds=[0])
+    for spec in runs:
+        finish(spec, GridFolder(tmp_path), accuracy=0.85)
+    text = notes(collect(grid, runs, GridFolder(tmp_path)))
+    assert "n=1: no deviation and no interval" in text
+    assert "the same in every" not in text
 
 
 def test_importing_tables_imports_nothing_heavy():

@@ -1,8 +1,13 @@
 """Another look at a grid: another metric, rows by a key, some of the runs."""
 
+import csv
+import io
+import json
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from tables_study import BONUS, accuracy_of, finish, notes, row, study
 from test_aggregate import command, submit
@@ -10,9 +15,11 @@ from test_aggregate import command, submit
 from furnace_hpc.aggregate import show_table
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.tables.ablation import collect
+from furnace_hpc.tables.ablation import collect, word
 from furnace_hpc.tables.captions import caption
 from furnace_hpc.tables.cells import all_cells
+from furnace_hpc.tables.render import to_csv, to_runs_csv
+from furnace_hpc.tables.report import to_html
 from furnace_hpc.tables.table import Ablation, Draw
 from furnace_hpc.tables.view import View, look
 
@@ -142,3 +149,93 @@ def test_a_look_has_results_of_its_own(tmp_path):
     assert not any(variant in done.stdout.split("test/digit/loss on", 1)[0] for variant in BONUS if variant != "base")
     wrong = command(tmp_path, "--grid", "study", "--direction", "up")
     assert (wrong.returncode, "'max', 'min'" in wrong.stderr) == (2, True)
+
+
+# Values are keys
+
+
+NEAR = (0.00123456, 0.001234561)  # six digits do not tell them apart
+
+
+def near(path, **changes) -> tuple[Ablation, list]:
+    variants = {f"lr{number}": {"optimizer.lr": value} for number, value in enumerate(NEAR)}
+    grid, runs = study(variants={"base": {}} | variants, seeds=[0, 1], **changes)
+    folder = GridFolder(path)
+    for spec in runs:
+        finish(spec, folder, accuracy=0.8 + spec.config.optimizer.lr)
+    return collect(grid, runs, folder, by=changes.get("by", ())), runs
+
+
+def test_values_that_look_equal_are_rows_of_their_own(tmp_path):
+    grid, runs = study(variants={"base": {}} | {f"lr{n}": {"optimizer.lr": v} for n, v in enumerate(NEAR)}, seeds=[0])
+    for spec in runs:
+        finish(spec, GridFolder(tmp_path), accuracy=0.8)
+    shown, kept = look(grid, runs, View(by=("optimizer.lr",)))
+    ablation = collect(shown, kept, GridFolder(tmp_path), by=("optimizer.lr",))
+    names = ["optimizer.lr=0.003", "optimizer.lr=0.00123456", "optimizer.lr=0.001234561"]
+    assert [row.variant for row in ablation.rows] == names
+    assert all(len(row.runs) == 1 for row in ablation.rows)
+
+
+def test_both_csvs_and_the_report_hold_values_in_full(tmp_path):
+    ablation, _ = near(tmp_path)
+    runs = list(csv.DictReader(io.StringIO(to_runs_csv(ablation))))
+    assert [float(line["config.optimizer.lr"]) for line in runs[2::2]] == list(NEAR)
+    assert [float(line["test/digit/accuracy"]) for line in runs[2::2]] == [0.8 + value for value in NEAR]
+    rows = list(csv.DictReader(io.StringIO(to_csv(ablation))))
+    assert [line["changes"] for line in rows[1:]] == [f"optimizer.lr: 0.003 -> {value!r}" for value in NEAR]
+    assert [float(line["mean"]) for line in rows] == [row.mean for row in ablation.rows]
+    data = json.loads(re.search(r'id="data">(.*?)</script>', to_html(ablation), re.DOTALL)[1])
+    assert [row["changes"] for row in data["rows"][1:]] == [[["optimizer.lr", "0.003", repr(v)]] for v in NEAR]
+    assert [row["mean"] for row in data["rows"]] == [row.mean for row in ablation.rows]
+
+
+@pytest.mark.parametrize("value", NEAR)
+def test_where_selects_by_value(value):
+    grid, runs = study(variants={"base": {}} | {f"lr{n}": {"optimizer.lr": v} for n, v in enumerate(NEAR)}, seeds=[0])
+    for text in (repr(value), f"{value:.12e}", f"{value:.12f}"):
+        _, kept = look(grid, runs, View(where=(f"optimizer.lr={text}", "optimizer.lr=3e-3")))
+        assert sorted(spec.config.optimizer.lr for spec in kept) == sorted([0.003, value])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.5, "0.5"),
+        (1e-5, "1e-05"),
+        (100000.0, "100000"),
+        (0.1 + 0.2, "0.30000000000000004"),
+        (-0.0, "0"),
+        (3, "3"),
+        (True, "on"),
+        (None, "none"),
+        ("none", '"none"'),
+        ("1e3", '"1e3"'),
+        ("plain word", "plain word"),
+        ("a, b=1", '"a, b=1"'),
+        ("\x1b[0m", r'"\u001b[0m"'),
+        ([0.9, 0.999], "0.9+0.999"),
+        (["a+b"], '"a+b"'),
+        (["a", "b"], "a+b"),
+    ],
+)
+def test_a_value_as_text(value, text):
+    assert word(value) == text
+
+
+SCALARS = st.floats(allow_nan=False) | st.integers() | st.booleans() | st.none() | st.text(max_size=8)
+
+
+@pytest.mark.fuzz
+@given(*[SCALARS | st.lists(st.floats(allow_nan=False) | st.text(max_size=4), min_size=2, max_size=3)] * 2)
+def test_other_values_have_other_texts(one, other):
+    kinds = {type(one), type(other)}
+    if one == other or (kinds & {bool} and kinds & {int, float}):  # True is 1, but is no number of a config
+        return
+    assert word(one) != word(other)
+    assert word(one).isprintable()
+
+
+def test_looks_at_opposite_numbers_do_not_overwrite_each_other():
+    assert View(where=("loss.alpha=0.5",)).suffix == "loss.alpha-0.5"
+    assert View(where=("loss.alpha=-0.5",)).suffix == "loss.alpha--0.5"

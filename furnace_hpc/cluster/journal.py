@@ -94,7 +94,7 @@ class Submission:
     @cached_property
     def code(self) -> Path:
         """The snapshot taken at this submission: what frames its attempts and follows its waves."""
-        return Path(read_regular_text(self.path / "code").strip())
+        return Path(read_regular_text(self.path / "code", errors="surrogateescape").strip())
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from furnace_hpc.data.rust import TokenizerError, tokenizer_errors
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Manifest
 from furnace_hpc.spec.pretrained import find_file
+from furnace_hpc.spec.utf8_path import utf8_path
 
 FILES = ("tokenizer.json", "vocab.txt")
 MAX_FILE_BYTES = 200_000_000  # the largest tokenizers of multilingual models have a fifth of it
@@ -129,11 +130,11 @@ def _open(path: Path) -> Tokenizer:
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
         raise _unreadable(path, f"{size:,} bytes, more than {MAX_FILE_BYTES:,}")
     try:
-        with tokenizer_errors():
+        with tokenizer_errors(), utf8_path(path) as named:
             if path.name == "tokenizer.json":
-                return Tokenizer.from_file(str(path))
+                return Tokenizer.from_file(str(named))
             lowercase = _lowercase(path.with_name("tokenizer_config.json"))
-            words: Tokenizer = BertWordPieceTokenizer(str(path), lowercase=lowercase, strip_accents=None)._tokenizer
+            words: Tokenizer = BertWordPieceTokenizer(str(named), lowercase=lowercase, strip_accents=None)._tokenizer
             return words
     except TokenizerError as error:
         raise _unreadable(path, error) from None

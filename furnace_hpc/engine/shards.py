@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from furnace_hpc.runs.trust import check_trusted
+from furnace_hpc.spec.utf8_path import utf8_path
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Values = dict[str, Tensor]  # "fp32" and the moments -> values, all of one length; none of the moments before step 1
@@ -111,7 +112,8 @@ _RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
 
 def _open(path: Path) -> dict[str, Any]:
     # weights_only=False: the files hold DeepSpeed's own classes, and nobody else can have written them.
-    content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    with utf8_path(path) as named:
+        content: dict[str, Any] = torch.load(named, map_location="cpu", mmap=True, weights_only=False)
     return content
 
 

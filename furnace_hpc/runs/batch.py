@@ -110,7 +110,8 @@ def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
     except host.Busy as busy:
         sys.exit("batch.py: run %s is left alone: %s" % (row["run_id"], busy))
     values = {"FURNACE_RUN_DIR": row["run_dir"], "FURNACE_ATTEMPT": str(number), "FURNACE_CODE": row["code"]}
-    print("\n".join("%s=%s" % (name, shlex.quote(value)) for name, value in values.items()))
+    text = "".join("%s=%s\n" % (name, shlex.quote(value)) for name, value in values.items())
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))  # a path may hold bytes that are not UTF-8
 
 
 def _read_row(submission: str, key: str, value: Any) -> Dict[str, Any]:

@@ -187,7 +187,7 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with aside.open("w", encoding="utf-8", errors="surrogateescape") as file:  # bytes of paths as they are
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -1,6 +1,8 @@
 """Expansion: a grid to its rows, and rows x packs x seeds to runs, in a fixed order."""
 
+import hashlib
 import itertools
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,12 +111,24 @@ def _combinations(grid: Grid, named: dict[str, Overrides]) -> Iterator[tuple[str
         raise ConfigError(
             f"grid {grid.name!r}: {len(grid.exclude):,} entries of exclude are too many: write fewer rows"
         )
-    for (variant, overrides), swept in itertools.product(named.items(), itertools.product(*choices)):
-        combined = {key: value for part in swept for key, value in part.items()}
-        parts = [variant] if variant else []
-        parts += [f"{key.rsplit('.', 1)[-1]}-{_word(value)}" for key, value in combined.items()]
+    found = list(itertools.product(named.items(), itertools.product(*choices)))
+    names = Counter(_name(variant, swept) for (variant, _), swept in found)
+    for (variant, overrides), swept in found:
+        combined = _merged(swept)
+        name = _name(variant, swept) or grid.reference
+        if names[name] > 1:  # values that a name cannot tell apart, such as a/b and ab
+            name += f"-{hashlib.sha256(json.dumps(combined, default=str).encode()).hexdigest()[:8]}"
         laid_over = {key: value for key, value in (overrides | combined).items() if key not in grid.settings}
-        yield short_name("_".join(parts) or grid.reference), variant, laid_over | grid.settings
+        yield short_name(name), variant, laid_over | grid.settings
+
+
+def _name(variant: str, swept: Sequence[Overrides]) -> str:
+    parts = [variant] if variant else []
+    return "_".join(parts + [f"{key.rsplit('.', 1)[-1]}-{_word(value)}" for key, value in _merged(swept).items()])
+
+
+def _merged(swept: Sequence[Overrides]) -> Overrides:
+    return {key: value for part in swept for key, value in part.items()}
 
 
 def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: dict[str, tuple[Path, Overrides]]) -> Row:

@@ -1,5 +1,6 @@
 """Collecting: every run of a grid with what is known of it, and what the runs of a row say together."""
 
+import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from furnace_hpc.spec.config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.identity import identity
+from furnace_hpc.spec.printable import printable
 from furnace_hpc.tables import statistics
 from furnace_hpc.tables.cache import Records, read_records
 from furnace_hpc.tables.costs import spent_of
@@ -20,6 +22,7 @@ from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.records import Record, read_record
 from furnace_hpc.tables.table import Ablation, Change, Draw, Row, Run, several_packs, units_of, values_by_draw
 
+WORDS = {True: "on", False: "off", None: "none"}
 HowItIs = Callable[[RunFolder], RunStatus]  # by its files alone, or with what Slurm says on top
 
 
@@ -99,12 +102,33 @@ def flat_config(spec: RunSpec) -> dict[str, Any]:
 
 
 def word(value: object) -> str:
-    """A value of a config as text."""
+    """A value of a config as text, another text for each other value: rows, `--where` and CSV cells are known by it.
+
+    Numbers have the fewest digits that read back as the same number: 0.5 is `0.5`, 0.001234561 is `0.001234561`.
+    Words that would read as another value are quoted.
+    """
     if isinstance(value, bool) or value is None:
-        return {True: "on", False: "off", None: "none"}[value]
+        return WORDS[value]
     if isinstance(value, list):
-        return "+".join(word(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return "+".join(json.dumps(item) if "+" in str(item) else word(item) for item in value)
+    if isinstance(value, float):
+        short = f"{value + 0.0:g}"  # + 0.0 against "-0"
+        return short if float(short) == value else repr(value)
+    text = str(value)
+    is_plain = not isinstance(value, str) or (text.isprintable() and not _is_ambiguous(text))
+    return text if is_plain else printable(json.dumps(text, ensure_ascii=not text.isprintable()))
+
+
+def as_number(text: str) -> float | None:
+    """The number that a text is; None if it is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _is_ambiguous(text: str) -> bool:
+    return text in WORDS.values() or as_number(text) is not None or '"' in text or ", " in text
 
 
 def differences(config: TrainConfig, reference: TrainConfig) -> tuple[Change, ...]:

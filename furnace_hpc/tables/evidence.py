@@ -70,7 +70,7 @@ def too_few_seeds(row: Row, reference: str) -> str:
     Of a grid with several packs of the data it is packs that are too few.
     """
     difference, unit = row.difference, "pack" if row.has_packs else "seed"
-    if difference is None or not difference.too_few:
+    if difference is None or not difference.too_few or difference.is_constant:
         return ""
     if difference.interval is None:
         return f"too few {unit}s to tell it from {reference}: one pair has no interval"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.tables.cells import Scale, headings, scale_of
 from furnace_hpc.tables.curves import TRAIN_LOSS, Curve, curves_of, validation_metric
+from furnace_hpc.tables.escape import one_line
 from furnace_hpc.tables.parts import Matrix, consistency_blocks, modality_matrix
 from furnace_hpc.tables.table import Ablation, Row
 
@@ -35,6 +36,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
     "svg.hashsalt": "furnace",  # otherwise the ids in the file are random
 }
 
@@ -104,7 +106,7 @@ def _draw_legend(figure: "Figure", parts: list["Axes"]) -> None:
 
 def _label(row: Row) -> str:
     """The row's name, broken after _ and -, and how many runs are shown when some are missing."""
-    name = textwrap.fill(re.sub(r"([_-])", r"\1 ", row.variant), 20).replace(" ", "")
+    name = textwrap.fill(re.sub(r"([_-])", r"\1 ", one_line(row.variant)), 20).replace(" ", "")
     return name if row.n == row.n_expected else f"{name}\n({row.n} of {row.n_expected})"
 
 
@@ -126,7 +128,7 @@ def _draw_means(axes: "Axes", ablation: Ablation) -> None:
     axes.set_ylim(len(ablation.rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", linewidth=0.4, alpha=0.5)
-    axes.set_xlabel(f"{ablation.grid.metric}{scale.unit}")
+    axes.set_xlabel(f"{one_line(ablation.grid.metric)}{scale.unit}")
     axes.set_title(f"mean with 95 % interval; dots: {'runs' if ablation.packs else 'seeds'}", loc="left")
 
 
@@ -141,10 +143,10 @@ def _draw_curves(axes: "Axes", ablation: Ablation, metric: str, curves: Sequence
         axes.fill_between(curve.steps, low, high, color=color, alpha=0.12, linewidth=0)
         marked = marker if len(curve.steps) < 40 else ""
         look = {"color": color, "linestyle": dash, "linewidth": 1, "marker": marked, "markersize": 2.5}
-        axes.plot(curve.steps, mean, **look, label=row.variant)
+        axes.plot(curve.steps, mean, **look, label=one_line(row.variant))
     axes.grid(linewidth=0.4, alpha=0.5)
     axes.set_xlabel("optimizer steps")
-    axes.set_ylabel(f"{metric}{scale.unit}")
+    axes.set_ylabel(f"{one_line(metric)}{scale.unit}")
     axes.set_title("mean; band: smallest to largest seed", loc="left")
 
 
@@ -158,11 +160,18 @@ def _draw_cost(axes: "Axes", ablation: Ablation) -> None:
         if row.interval:
             low, high = (scale.factor * bound for bound in row.interval)
             axes.plot([row.costs.train_s] * 2, [low, high], color=color, linewidth=1)
-        axes.plot(row.costs.train_s, scale.factor * row.mean, marker, color=color, label=row.variant, linestyle="none")
+        axes.plot(
+            row.costs.train_s,
+            scale.factor * row.mean,
+            marker,
+            color=color,
+            label=one_line(row.variant),
+            linestyle="none",
+        )
     axes.grid(linewidth=0.4, alpha=0.5)
     axes.margins(x=0.12)
     axes.set_xlabel(f"{headings(ablation)['train_s']}, mean over runs")
-    axes.set_ylabel(f"{ablation.grid.metric}{scale.unit}")
+    axes.set_ylabel(f"{one_line(ablation.grid.metric)}{scale.unit}")
     axes.set_title("mean with 95 % interval of the score", loc="left")
 
 
@@ -173,12 +182,12 @@ def _draw_heat(axes: "Axes", matrix: Matrix, title: str, show: Callable[[float],
     for at, line in enumerate(matrix.means):
         for column, value in enumerate(line):
             axes.text(column, at, "\u2013" if value is None else show(value), ha="center", va="center", fontsize=7)
-    names = [textwrap.fill(name.replace("_", " ").replace("+", "+ "), 11) for name in matrix.columns]
+    names = [textwrap.fill(one_line(name).replace("_", " ").replace("+", "+ "), 11) for name in matrix.columns]
     axes.set_xticks(range(len(names)), names, fontsize=7)
-    axes.set_yticks(range(len(matrix.rows)), matrix.rows)
+    axes.set_yticks(range(len(matrix.rows)), [one_line(name) for name in matrix.rows])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(title, loc="left")
+    axes.set_title(one_line(title), loc="left")
 
 
 def _look(number: int) -> tuple[str, str, Any]:

@@ -1,9 +1,9 @@
 """Heat maps as HTML tables: read by eye, by keyboard and by a screen reader alike."""
 
 from collections.abc import Callable, Iterator
-from html import escape
 
 from furnace_hpc.tables.cells import DASH, scale_of
+from furnace_hpc.tables.escape import html
 from furnace_hpc.tables.parts import Matrix, consistency_blocks, modality_matrix
 from furnace_hpc.tables.table import Ablation
 
@@ -32,7 +32,7 @@ def consistency(ablation: Ablation) -> Iterator[str]:
 
 
 def _section(title: str, about: str, matrix: Matrix, show: Callable[[float], str]) -> str:
-    columns = "".join(f'<th scope="col">{escape(_broken(name))}</th>' for name in matrix.columns)
+    columns = "".join(f'<th scope="col">{html(_broken(name))}</th>' for name in matrix.columns)
     shades = matrix.shades()
     lines = []
     for number, variant in enumerate(matrix.rows):
@@ -40,14 +40,14 @@ def _section(title: str, about: str, matrix: Matrix, show: Callable[[float], str
             _cell(matrix.means[number][at], matrix.deviations[number][at], matrix.counts[number][at], shade, show)
             for at, shade in enumerate(shades[number])
         )
-        lines.append(f'<tr><th scope="row" class="text">{escape(variant)}</th>{"".join(cells)}</tr>')
+        lines.append(f'<tr><th scope="row" class="text">{html(variant)}</th>{"".join(cells)}</tr>')
     return "\n".join(
         [
-            f"<section><h2>{escape(title)}</h2>",
-            f'<div class="wide" tabindex="0" role="region" aria-label="{escape(title)}"><table class="heat">',
+            f"<section><h2>{html(title)}</h2>",
+            f'<div class="wide" tabindex="0" role="region" aria-label="{html(title)}"><table class="heat">',
             f'<thead><tr><th scope="col" class="text">variant</th>{columns}</tr></thead>',
             *["<tbody>", *lines, "</tbody></table></div>"],
-            f'<p class="about">{escape(about)}</p></section>',
+            f'<p class="about">{html(about)}</p></section>',
         ]
     )
 

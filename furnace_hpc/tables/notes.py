@@ -30,6 +30,7 @@ def make_notes(grid: Grid, rows: Sequence[Row], records: Records, aside: Collect
     if single:
         notes.append(Note("n=1: no deviation and no interval", single))
     notes += _about_reference(grid, rows)
+    notes += _constant_differences(grid, rows)
     for row in rows:
         if words := too_few_seeds(row, grid.reference):
             notes.append(Note(words, (row.variant,)))
@@ -71,6 +72,14 @@ def _about_reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     for row in rows:
         if row is not reference and row.n and row.values.keys() != reference.values.keys():
             yield Note(f"difference to {grid.reference} {_in_common(row, reference)}", (row.variant,))
+
+
+def _constant_differences(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """A note on rows whose difference to the reference is the same in every pair: nothing can be tested there."""
+    same = tuple(row.variant for row in rows if row.difference and row.difference.is_constant)
+    if same:
+        unit = "pack" if rows[0].has_packs else "seed"
+        yield Note(f"the difference to {grid.reference} is the same in every {unit}: no interval and no p-value", same)
 
 
 def _in_common(row: Row, reference: Row) -> str:

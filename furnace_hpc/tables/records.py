@@ -65,7 +65,8 @@ def list_runs(folder: Path) -> tuple[list[Listed], list[str]]:
     for name, path, is_folder, is_link in found:
         if name in OF_THE_GRID or (is_link and not is_folder):  # a link that leads nowhere is a run that is missing
             continue
-        listed = list_run(path) if is_folder else None
+        # No run has a name that is not UTF-8.
+        listed = list_run(path) if is_folder and name.isprintable() else None
         if listed and is_link:
             listed = listed._replace(link=os.readlink(path))  # noqa: PTH115
         if listed is None:
@@ -89,7 +90,7 @@ def list_run(path: str) -> Listed | None:
         with os.scandir(f"{path}/{folder}") as entries:
             for entry in entries:
                 stem, dot, ending = entry.name.partition(".")
-                if stem.isdigit() and dot + ending == suffix:
+                if stem.isascii() and stem.isdigit() and dot + ending == suffix:
                     numbers[folder].append(int(stem))
                     lines.append(_line(f"{folder}/{entry.name}", entry))
                 elif stem and not (stem.isdigit() and ending == "rendezvous"):

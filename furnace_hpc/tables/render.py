@@ -1,15 +1,13 @@
-"""A table as CSV, Markdown, LaTeX and on the terminal. The same runs give the same bytes."""
+"""A table as CSV, Markdown and on the terminal. The same runs give the same bytes. LaTeX is in latex.py."""
 
 import csv
 import io
-import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from furnace_hpc.spec.printable import printable
 from furnace_hpc.tables.captions import caption
 from furnace_hpc.tables.cells import Cells, all_cells, changes_in_words, headings, lettered, word
-from furnace_hpc.tables.evidence import short_caption
+from furnace_hpc.tables.escape import csv_cell, markdown, one_line
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.table import Ablation, Row, Run
 
@@ -25,20 +23,6 @@ RESULT_COLUMNS = (
 WORDS = ("variant", "changes")  # columns of words; all others are numbers
 TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "train_s", "hours")
 TERMINAL_ROWS = 200  # more is not read from a terminal
-LATEX_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "sign_flip_p", "train_s")  # what a text column holds
-LATEX_WORDS = {
-    **{char: f"\\{char}" for char in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "±": r"$\pm$",
-        "|": r"\textbar{}",
-        "\u2013": "--",
-        "->": r"$\to$",
-        "--": "-{}-",
-    },
-}
 
 
 def to_csv(ablation: Ablation) -> str:
@@ -60,46 +44,17 @@ def to_runs_csv(ablation: Ablation) -> str:
 def to_markdown(ablation: Ablation) -> str:
     """A Markdown table with its caption and notes."""
     titles = headings(ablation)
-    lines = [f"**{_markdown(ablation.grid.description)}**\n"] if ablation.grid.description else []
-    lines.append(f"| {' | '.join(_markdown(title) for title in titles.values())} |")
+    lines = [f"**{markdown(ablation.grid.description)}**\n"] if ablation.grid.description else []
+    lines.append(f"| {' | '.join(markdown(title) for title in titles.values())} |")
     lines.append(f"| {' | '.join(':--' if name in WORDS else '--:' for name in titles)} |")
     for cells in all_cells(ablation):
-        texts = _texts(cells, titles, _markdown, bold="**{}**", mark="<sup>{}</sup>")
+        texts = cell_texts(cells, titles, markdown, bold="**{}**", mark="<sup>{}</sup>")
         lines.append(f"| {' | '.join(texts)} |")
-    lines += ["", " ".join(_markdown(sentence) for sentence in caption(ablation, titles)), ""]
+    lines += ["", " ".join(markdown(sentence) for sentence in caption(ablation, titles)), ""]
     lines += [
-        f"- {f'<sup>{letter}</sup> ' if letter else ''}{_markdown(text)}" for letter, text, _ in lettered(ablation)
+        f"- {f'<sup>{letter}</sup> ' if letter else ''}{markdown(text)}" for letter, text, _ in lettered(ablation)
     ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def to_latex(ablation: Ablation) -> str:
-    """A LaTeX table with its caption and notes; needs the package booktabs."""
-    titles = headings(ablation, LATEX_COLUMNS)
-    body = [
-        " & ".join(_texts(cells, titles, _latex, bold=r"\textbf{{{}}}", mark=r"\textsuperscript{{{}}}")) + r" \\"
-        for cells in all_cells(ablation)
-    ]
-    rows = [(row.variant, changes_in_words(row)) for row in ablation.rows if "changes" not in titles]
-    below = [*caption(ablation, titles), *(f"{variant}: {changes}." for variant, changes in rows if changes)]
-    notes = [rf"\textsuperscript{{{letter}}} " * bool(letter) + _latex(text) for letter, text, _ in lettered(ablation)]
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs}",
-            r"\begin{table}[t]",
-            r"\centering\footnotesize\setlength{\tabcolsep}{2.5pt}",
-            rf"\caption{{{_latex(f'{ablation.grid.description or ablation.grid.name} {short_caption(ablation)}')}}}",
-            rf"\label{{tab:{ablation.grid.name}}}",
-            rf"\begin{{tabular}}{{{''.join('l' if name in WORDS else 'r' for name in titles)}}}",
-            r"\toprule",
-            " & ".join(_latex(title) for title in titles.values()) + r" \\",
-            *[r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\par\smallskip"],
-            r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
-            *[_latex(sentence) for sentence in below],
-            *[rf"\par {note}" for note in notes],
-            *[r"\end{minipage}", r"\end{table}", ""],
-        ]
-    )
 
 
 def to_terminal(ablation: Ablation) -> "Group":
@@ -110,20 +65,21 @@ def to_terminal(ablation: Ablation) -> "Group":
     from rich.text import Text
 
     titles = headings(ablation, TERMINAL_COLUMNS)
-    table = Table(title=Text(ablation.grid.description or ablation.grid.name), title_justify="left", box=SIMPLE)
+    title = one_line(ablation.grid.description) or ablation.grid.name
+    table = Table(title=Text(title), title_justify="left", box=SIMPLE)
     for name, title in titles.items():
-        table.add_column(Text(title), justify="left" if name in WORDS else "right")
+        table.add_column(Text(one_line(title)), justify="left" if name in WORDS else "right")
     for cells in all_cells(ablation)[:TERMINAL_ROWS]:
-        texts = _texts(cells, titles, str, bold="{}", mark=" ({})")
+        texts = cell_texts(cells, titles, one_line, bold="{}", mark=" ({})")
         table.add_row(*[Text(text) for text in texts], style="bold" if cells.best else "")
     lines = caption(ablation, titles)
     if (more := len(ablation.rows) - TERMINAL_ROWS) > 0:
         lines.insert(0, f"{more:,} more rows are in the files.")
     lines += [f"({letter}) {text}" if letter else text for letter, text, _ in lettered(ablation)]
-    return Group(table, *[Text(printable(line)) for line in lines])
+    return Group(table, *[Text(one_line(line)) for line in lines])
 
 
-def _texts(cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bold: str, mark: str) -> list[str]:
+def cell_texts(cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bold: str, mark: str) -> list[str]:
     """The cells under `titles`, escaped: the best mean bold, the variant with its notes' letters."""
     texts = {name: escape(str(value)) for name, value in cells._asdict().items()}
     mean = bold.format(texts["mean"]) if cells.best else texts["mean"]
@@ -174,7 +130,7 @@ def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any])
         "state": run.status.state,
         "reason": run.status.reason,
     }
-    line |= {name: result.get("metrics", {}).get(name) for name in metrics}
+    line |= {name: result.get("metrics", {}).get(name) for name in metrics if name not in line}
     line |= {f"config.{key}": word(value) for key, value in own.items()}
     line |= {name: result.get(name) for name in RESULT_COLUMNS}
     line["attempts"] = run.status.attempt
@@ -184,28 +140,7 @@ def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any])
 
 def _csv(lines: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([csv_cell(name) for name in lines[0]])
+    writer.writerows([csv_cell(line[name]) for name in lines[0]] for line in lines)
     return text.getvalue()
-
-
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\|*<`])", r"\\\1", " ".join(text.split()))
-
-
-def _latex(text: str) -> str:
-    """`text` for LaTeX; a letter that pdflatex lacks becomes a question mark."""
-    return _NOT_PLAIN.sub(_latex_part, " ".join(text.split()))
-
-
-_NOT_PLAIN = re.compile(r"->|--|(?<![\w.])-\d|[^-A-Za-z0-9 .,:;()\[\]+*/='!?@]")
-
-
-def _latex_part(found: re.Match[str]) -> str:
-    part = found.group()
-    if part in LATEX_WORDS:
-        return LATEX_WORDS[part]
-    if len(part) == 2:  # a negative number's sign and first digit
-        return f"$-${part[1]}"
-    return part if part.isprintable() and ord(part) < 0x180 else "?"

@@ -5,7 +5,6 @@ The table stands in the page as it is read without scripts; `page/*.js` sorts, f
 
 import json
 from collections.abc import Iterable
-from html import escape
 from importlib.resources import files
 from math import isfinite
 from string import Template
@@ -16,6 +15,7 @@ from furnace_hpc.runs.ledger import Attempt
 from furnace_hpc.tables.captions import caption
 from furnace_hpc.tables.cells import Cells, all_cells, headings, lettered, scale_of, word
 from furnace_hpc.tables.curves import TRAIN_LOSS, Curve, curves_of, validation_metric
+from furnace_hpc.tables.escape import html, json_value
 from furnace_hpc.tables.matrices import consistency, modalities
 from furnace_hpc.tables.render import WORDS
 from furnace_hpc.tables.table import Ablation, Row, Run
@@ -31,16 +31,16 @@ def to_html(ablation: Ablation) -> str:
     state = f"{missing} of {len(ablation.runs)} runs missing" if missing else f"all {len(ablation.runs)} runs done"
     page = Template((PAGE / "report.html").read_text(encoding="utf-8"))
     return page.substitute(
-        name=escape(grid.name),
-        description=escape(grid.description or grid.metric),
+        name=html(grid.name),
+        description=html(grid.description) or html(grid.metric),
         state=state,
         tone="bad" if missing else "good",
-        seeds=escape(", ".join(map(str, grid.seeds))),
-        packs=escape(f" · packs {', '.join(ablation.packs)}" if ablation.packs else ""),
-        metric=escape(grid.metric),
-        reference=escape(grid.reference),
+        seeds=html(", ".join(map(str, grid.seeds))),
+        packs=f" · packs {html(', '.join(ablation.packs))}" if ablation.packs else "",
+        metric=html(grid.metric),
+        reference=html(grid.reference),
         table=_table(ablation),
-        caption=escape(" ".join(caption(ablation, headings(ablation)))),
+        caption=html(" ".join(caption(ablation, headings(ablation)))),
         notes=_notes(ablation),
         matrices="\n".join([*modalities(ablation), *consistency(ablation)]),
         style=(PAGE / "report.css").read_text(encoding="utf-8"),
@@ -51,7 +51,7 @@ def to_html(ablation: Ablation) -> str:
 
 def _table(ablation: Ablation) -> str:
     titles = headings(ablation)
-    head = "".join(f'<th scope="col" data-column="{name}">{escape(title)}</th>' for name, title in titles.items())
+    head = "".join(f'<th scope="col" data-column="{name}">{html(title)}</th>' for name, title in titles.items())
     body = [
         f'<tr data-row="{number}">{"".join(_cell(cells, name) for name in titles)}</tr>'
         for number, cells in enumerate(all_cells(ablation))
@@ -62,25 +62,25 @@ def _table(ablation: Ablation) -> str:
 def _cell(cells: Cells, name: str) -> str:
     kind = ' class="text"' if name in WORDS else ""
     if name == "variant":
-        marks = f"<sup>{escape(cells.marks)}</sup>" if cells.marks else ""
-        return f'<th scope="row" class="text">{escape(cells.variant)}{marks}</th>'
+        marks = f"<sup>{html(cells.marks)}</sup>" if cells.marks else ""
+        return f'<th scope="row" class="text">{html(cells.variant)}{marks}</th>'
     if name == "metric":
-        mean = f"<strong>{escape(cells.mean)}</strong>" if cells.best else escape(cells.mean)
-        return f"<td>{mean} {escape(cells.spread)}</td>"
-    return f"<td{kind}>{escape(str(getattr(cells, name)))}</td>"
+        mean = f"<strong>{html(cells.mean)}</strong>" if cells.best else html(cells.mean)
+        return f"<td>{mean} {html(cells.spread)}</td>"
+    return f"<td{kind}>{html(str(getattr(cells, name)))}</td>"
 
 
 def _notes(ablation: Ablation) -> str:
     notes = [
-        f"<li>{f'<sup>{letter}</sup> ' if letter else ''}{escape(text)}</li>" for letter, text, _ in lettered(ablation)
+        f"<li>{f'<sup>{letter}</sup> ' if letter else ''}{html(text)}</li>" for letter, text, _ in lettered(ablation)
     ]
     return f'<ul class="notes">{"".join(notes)}</ul>' if notes else ""
 
 
 def _script_safe(data: Any) -> str:
-    """JSON that ends no <script> and holds no number that JSON lacks."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    """JSON that ends no <script>, and holds no control character and no number that JSON lacks."""
+    text = json.dumps(json_value(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
 
 
 def _data(ablation: Ablation) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from furnace_hpc.spec.regular import read_regular_text
 from furnace_hpc.spec.rows import expand, expand_rows
 from furnace_hpc.tables.ablation import HowItIs, collect
 from furnace_hpc.tables.cache import Records, read_records
-from furnace_hpc.tables.render import to_csv, to_latex, to_markdown, to_runs_csv
+from furnace_hpc.tables.latex import to_latex
+from furnace_hpc.tables.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.report import to_html
 from furnace_hpc.tables.table import Ablation, Note
 

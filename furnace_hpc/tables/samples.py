@@ -8,10 +8,9 @@ N samples of a split; S seeds that both rows have.
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
+from furnace_hpc.runs.predictions import read_arrays
 from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.regular import open_regular
 from furnace_hpc.tables.cells import scale_of
 from furnace_hpc.tables.notes import named
 from furnace_hpc.tables.statistics import LEVEL, Interval
@@ -94,19 +93,21 @@ def _pairs(row: Row, reference: Row) -> list[tuple[Run, Run]]:
 
 def _right(run: Run, split: str, task: str, lacking: list[str]) -> "tuple[NDArray[np.int64], NDArray[np.bool_]] | None":
     """Sample ids (N,) and whether the network is right (N,); None where that cannot be known, with the reason."""
-    import numpy as np
-
+    wanted = ("sample_id", f"logits.{task}", f"label.{task}")
     try:
-        with open_regular(run.folder.predictions(split)) as file, np.load(file, allow_pickle=False) as arrays:
-            ids_N = arrays["sample_id"].astype(np.int64)
-            right_N = arrays[f"logits.{task}"].astype(np.float64).argmax(1) == arrays[f"label.{task}"]
+        ids, logits, label = read_arrays(run.folder.predictions(split), wanted)
     except FileNotFoundError:
         lacking.append(f"{run.run_id} has no predictions of {split}")
         return None
-    except (OSError, ValueError, KeyError, IndexError, BadZipFile):
-        lacking.append(f"the predictions of {run.run_id} cannot be read")
+    except ConfigError as error:
+        lacking.append(f"the predictions of {run.run_id} cannot be read: {error}")
         return None
-    if run.value is None or right_N.shape != ids_N.shape or abs(right_N.mean() - run.value) > SAME:
+    fit = ids.ndim == 1 and ids.dtype.kind in "iu" and logits.ndim == 2 and label.shape == ids.shape == logits.shape[:1]
+    if not fit or not logits.size:
+        lacking.append(f"the predictions of {run.run_id} cannot be read: arrays of other shapes than wanted")
+        return None
+    ids_N, right_N = ids.astype("int64"), logits.argmax(1) == label
+    if run.value is None or not abs(right_N.mean() - run.value) <= SAME:
         lacking.append(f"the predictions of {run.run_id} are not those of its result")
         return None
     return ids_N, right_N

@@ -11,13 +11,17 @@ LEVEL = 0.95  # of every interval in a table
 POWER = 0.8  # chance that the seeds asked for show a difference as large as the one seen
 MAX_SIGN_FLIP = 32  # pairs; 2^32 sign patterns are counted exactly from two halves of 2^16 sums
 MAX_SEEDS = 1000  # a difference that needs more is not looked for with seeds
+SAME = 1e-9  # spread of differences, relative to the largest value, that is float rounding and not variation
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of paired differences, with its t interval (None when there is one pair only) and its tests."""
+    """Mean of paired differences, with its t interval and its tests.
+
+    Interval, tests and effect are None for one pair, and for pairs that all have the same difference.
+    """
 
     mean: float
     interval: Interval | None
@@ -32,6 +36,11 @@ class Difference:
     def too_few(self) -> bool:
         """Whether the interval is missing or holds zero: these seeds do not show which row is better."""
         return self.interval is None or self.interval[0] <= 0 <= self.interval[1]
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether several pairs all have the same difference. They show no variation to test it against."""
+        return self.interval is None and self.n > 1
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -81,15 +90,19 @@ def _stdev_of(values: tuple[float, ...]) -> float:
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference | None:
     """`values` minus `reference`, pair by pair; None without pairs.
 
+    Differences that are equal up to rounding get no interval and no test: a t test would divide by zero, or by
+    rounding errors, and report certainty.
+
     Raises:
         ValueError: the lists are not of one length.
     """
     differences = [value - other for value, other in zip(values, reference, strict=True)]
     if not differences:
         return None
+    largest = max(map(abs, [*values, *reference]))
+    if max(differences) - min(differences) <= SAME * largest:  # one pair too
+        return Difference(statistics.fmean(differences), None, len(differences))
     result = Difference(statistics.fmean(differences), t_interval(differences), len(differences))
-    if len(differences) < 2:
-        return result
     effect = effect_size(differences)
     return replace(
         result,
@@ -107,13 +120,14 @@ def effect_size(differences: Sequence[float]) -> float | None:
 
 
 def t_test(differences: Sequence[float]) -> float | None:
-    """Two-sided p of "their mean is zero", were they drawn from a normal distribution; None of fewer than two."""
+    """Two-sided p of "their mean is zero", were they drawn from a normal distribution.
+
+    None of fewer than two differences, and where they are all the same.
+    """
     deviation = sample_deviation(differences)
-    if deviation is None:
+    if not deviation:
         return None
     center = statistics.fmean(differences)
-    if deviation == 0:
-        return 1.0 if center == 0 else 0.0
     from scipy.special import stdtr
 
     return float(2 * stdtr(len(differences) - 1, -abs(center) / (deviation / math.sqrt(len(differences)))))

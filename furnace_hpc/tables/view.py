@@ -9,8 +9,7 @@ from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.metrics import checked_direction
-from furnace_hpc.tables.ablation import flat_config, row_name
-from furnace_hpc.tables.cells import word
+from furnace_hpc.tables.ablation import as_number, flat_config, row_name, word
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class View:
     def suffix(self) -> str:
         """What the folder of its results is called by, so that a look spoils no table; empty for the grid's own."""
         parts = [self.metric or "", self.direction or "", *(f"by {key}" for key in self.by), *self.where]
-        return re.sub(r"[^A-Za-z0-9._+]+", "-", " ".join(part for part in parts if part)).strip("-")
+        return re.sub(r"[^A-Za-z0-9._+-]+", "-", " ".join(part for part in parts if part)).strip("-")
 
 
 def look(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[RunSpec]]:
@@ -83,12 +82,10 @@ def _kept(runs: list[RunSpec], where: tuple[str, ...]) -> list[RunSpec]:
 
 def _matches(text: str, wanted: str) -> bool:
     """Whether a value is the wanted one: as text (with * and ?), or as a number, so that 1e-3 is 0.001."""
-    if fnmatchcase(text, wanted):
+    if text == wanted or fnmatchcase(text, wanted):
         return True
-    try:
-        return float(text) == float(wanted)
-    except ValueError:
-        return False
+    number = as_number(wanted)
+    return number is not None and number == as_number(text)
 
 
 def _text(spec: RunSpec, key: str) -> str:

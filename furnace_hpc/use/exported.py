@@ -26,6 +26,7 @@ from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.fields import Config
 from furnace_hpc.spec.manifest import Manifest
 from furnace_hpc.spec.regular import IrregularFile, read_regular
+from furnace_hpc.spec.utf8_path import utf8_path
 
 CONFIG, WEIGHTS, TOKENIZER, PROGRAM = "config.json", "model.safetensors", "tokenizer.json", "model.pt2"
 MAX_CONFIG_BYTES = 64_000_000  # thousands of classes and scores take less; stops what is none of ours
@@ -160,7 +161,8 @@ def load_network(folder: Path, exported: Exported) -> FusionModel:
     """
     network = exported.network()
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        with utf8_path(folder) as named:
+            network.load_state_dict(load_file(named / WEIGHTS))
     except (RuntimeError, SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{folder / WEIGHTS} cannot be loaded ({reason}): it was exported by other code") from None

@@ -4,7 +4,6 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,9 +20,10 @@ from furnace_hpc.model.scores import mean_prediction
 from furnace_hpc.model.weights import architectures
 from furnace_hpc.runs.checkpoint_files import describe, sync
 from furnace_hpc.runs.code import code_hash
+from furnace_hpc.runs.predictions import read_arrays
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.manifest import Manifest
-from furnace_hpc.spec.regular import open_regular
+from furnace_hpc.spec.utf8_path import utf8_path
 from furnace_hpc.use.checkpoint import Checkpoint, check_checkpoint, find_checkpoint, find_data
 from furnace_hpc.use.exported import CONFIG, PROGRAM, TOKENIZER, WEIGHTS, Exported, Provenance
 from furnace_hpc.use.predictor import Predictor
@@ -178,7 +178,8 @@ def _write_config(folder: Path, exported: Exported) -> Exported:
 
 def _save(weights: dict[str, Tensor], path: Path) -> None:
     try:
-        save_file(weights, path)
+        with utf8_path(path.parent) as folder:
+            save_file(weights, folder / path.name)
     except SafetensorError as error:  # its own error where the disk is full, say
         raise ConfigError(
             f"{path} cannot be written ({error}): free some space there, or choose another --out"
@@ -187,7 +188,8 @@ def _save(weights: dict[str, Tensor], path: Path) -> None:
 
 def _check_equal(folder: Path, weights: dict[str, Tensor]) -> None:
     """Raise ConfigError unless the file holds the very weights that were read."""
-    again = load_file(folder / WEIGHTS)
+    with utf8_path(folder) as named:
+        again = load_file(named / WEIGHTS)
     if again.keys() != weights.keys() or not all(_same_bits(again[name], value) for name, value in weights.items()):
         raise ConfigError(f"{folder / WEIGHTS} does not hold what was written: the disk there is not to be trusted")
 
@@ -206,20 +208,21 @@ def _compare(predictor: Predictor, checkpoint: Checkpoint, place: Path) -> str:
     if not checkpoint.is_selected or not path.is_file():
         return "not compared with the run's own: it wrote none of this step"
     try:
-        columns, own = open_columns(place).split("test"), np.load(open_regular(path), allow_pickle=False)
+        columns, tasks = open_columns(place).split("test"), [task.name for task in checkpoint.config.tasks]
         count = min(COMPARED_ROWS, len(columns["present"]))
         frames = _frames(predictor, checkpoint)
         shown = [[stored_row(predictor, columns, row, frame) for row in range(count)] for frame in frames]
-        ids, logits = own["sample_id"], {task.name: own[f"logits.{task.name}"] for task in checkpoint.config.tasks}
-    except (ConfigError, OSError, ValueError, LookupError, EOFError, BadZipFile) as error:
+        ids, *own = read_arrays(path, ["sample_id", *(f"logits.{task}" for task in tasks)])
+        ids, logits = ids[:count], {task: of[:count] for task, of in zip(tasks, own, strict=True)}
+    except (ConfigError, OSError, ValueError, LookupError, EOFError) as error:
         return f"not compared with the run's own ({path.name}: {' '.join(str(error).split())})"
-    if not np.array_equal(ids[:count], columns["sample_id"][:count]):
+    if not np.array_equal(ids, columns["sample_id"][:count]):
         return "not compared with the run's own: its test samples are in another order here"
     made = [predictor.logits(samples) for samples in shown]
     kinds = {task.name: task.kind for task in checkpoint.config.tasks}
     worst = 0.0
     for task, wanted in logits.items():
-        expected, found = torch.from_numpy(wanted[:count]), [frame[task] for frame in made]
+        expected, found = torch.from_numpy(wanted), [frame[task] for frame in made]
         got = found[0] if len(found) == 1 else mean_prediction(torch.stack(found), kinds[task])
         worst = max(worst, ((got - expected).abs().max() / expected.abs().max().clamp(min=1)).item())
     if not worst <= OWN_TOLERANCE[checkpoint.config.deepspeed.precision]:

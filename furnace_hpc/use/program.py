@@ -14,6 +14,7 @@ from torch.export import Dim
 
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.metrics import subsets
+from furnace_hpc.spec.utf8_path import utf8_path
 from furnace_hpc.use.exported import Deployed, Exported, Program
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2.0**-6}  # of the largest logit, or of 1: two bits of bf16's eight
@@ -59,7 +60,8 @@ def _traced(model: Deployed, exported: Exported) -> bytes:
 
 def largest_difference(model: Deployed, exported: Exported, path: Path) -> float:
     """Of logits, over every subset of the modalities and several batch sizes, on random inputs; the file is read."""
-    program = torch.export.load(path).module()
+    with utf8_path(path) as named:
+        program = torch.export.load(named).module()
     worst = 0.0
     for size, subset in itertools.product(BATCHES, subsets(tuple(range(len(exported.modalities))))):
         inputs, lengths, present = random_inputs(exported, size, seed=size)

@@ -1,0 +1,25 @@
+"""Paths for libraries written in C++ and Rust, which take no path that is not UTF-8."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """`path` itself, or while the block lasts another name of the same file or folder.
+
+    Raises:
+        OSError: the path is not UTF-8, and there is no such file or folder.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        descriptor = os.open(path, os.O_PATH)
+        try:
+            yield Path(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+    else:
+        yield path
