@@ -9,8 +9,8 @@ from furnace_hpc.data.refusals import Unusable
 from furnace_hpc.data.whole_sound import WholeSound
 
 MAGIC = b"fLaC"
-_STREAMINFO, _TOTAL = slice(8, 42), slice(18, 26)  # the block; the 64 bits whose lower 36 are the number of samples
-_BITS = 36
+_TOTAL, _BITS = slice(18, 26), 36  # 64 bits, of which the lower 36 are the number of samples
+_STEREO = {1, 8, 9, 10}  # ways to write two channels, of which each frame chooses one
 _SYNCS = (b"\xff\xf8", b"\xff\xf9")
 
 
@@ -54,7 +54,7 @@ def _samples(content: bytes, first: int) -> tuple[int, bool]:
     start, held, number, gap = begin[1], 0, 0, False  # a part that was cut out of a longer file keeps its numbers
     for place in re.finditer(re.escape(sync), content[first:]):
         frame = _frame(content, first + place.start())
-        if frame is None:
+        if frame is None or not _alike(content, first, first + place.start()):
             continue
         counts_samples, found, samples = frame
         wanted = start + (held if counts_samples else number)
@@ -62,6 +62,13 @@ def _samples(content: bytes, first: int) -> tuple[int, bool]:
             held, number = held + samples, number + 1
         gap = gap or found > wanted
     return held, gap
+
+
+def _alike(content: bytes, a: int, b: int) -> bool:
+    """Whether two frame headers have the same rate, bits and channels; chance makes what looks like one, seldom two."""
+    channels = {content[a + 3] >> 4, content[b + 3] >> 4}
+    same = (content[a + 2] ^ content[b + 2]) & 15 == 0 and (content[a + 3] ^ content[b + 3]) & 14 == 0
+    return same and (len(channels) == 1 or channels <= _STEREO)
 
 
 def _frame(content: bytes, place: int) -> tuple[bool, int, int] | None:
