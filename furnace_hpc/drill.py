@@ -13,7 +13,6 @@ from typing import Annotated
 
 import psutil
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -28,8 +27,10 @@ from furnace_hpc.runs.ledger import Attempt, read_attempts
 from furnace_hpc.runs.metrics import last_record
 from furnace_hpc.runs.state import RunState, read_status
 from furnace_hpc.runs.trust import keep_private
+from furnace_hpc.spec import strict_yaml
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.files import data_root, runs_root
+from furnace_hpc.spec.numbers import whole_number
 
 ROUNDS = 6  # of submit, which itself brings runs back
 POLL_S = 0.1
@@ -55,7 +56,10 @@ def main(
     cluster: Annotated[str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")] = "auto",
     only: Annotated[list[str] | None, typer.Option(help="only this disturbance; repeatable")] = None,
     steps: Annotated[int, typer.Option(min=4 * INTERVAL, help="optimizer steps of each run")] = 300,
-    seed: Annotated[int | None, typer.Option(help="of the steps at which runs are disturbed [drawn]")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="of the steps at which runs are disturbed [drawn]"),
+    ] = None,
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]; all nodes see it")
     ] = None,
@@ -178,7 +182,7 @@ def _write_grid(place: Path, chosen: list[Disturbance], steps: int, profile: Clu
     variants = {name: {"evaluation.every": 40 + number} for number, name in enumerate(names)}
     grid = GRID | {"base": base, "resources": {"timeout_min": 20} | shape, "variants": variants}
     place.mkdir(parents=True)
-    (place / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
+    (place / "grid.yaml").write_text(strict_yaml.dump(grid))
     return place / "grid.yaml"
 
 

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from furnace_hpc.pack_show import choice, knobs_of, pack_plan, progress_bar, run
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.numbers import whole_number
 
 _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -54,7 +55,10 @@ Filter = Annotated[str, typer.Option(help="Resizing filter: bicubic or bilinear.
 def tridigits(
     out: Out,
     variant: Annotated[str | None, typer.Option(help="digits (default), xor, redundant or unique.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The one seed of every draw [20261123].")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="The one seed of every draw [20261123]."),
+    ] = None,
     train: Annotated[int | None, typer.Option(help="Samples of the train split [4000].")] = None,
     val: Annotated[int | None, typer.Option(help="Samples of the val split [1000].")] = None,
     test: Annotated[int | None, typer.Option(help="Samples of the test split [2000].")] = None,
@@ -140,7 +144,9 @@ def avmnist(
     components: Annotated[int, typer.Option(min=1, max=784, help="--make: principal components of images.")] = 4,
     snr_db: Annotated[float, typer.Option(help="--make: speech over noise in dB.")] = 0.0,
     speech: Annotated[str, typer.Option(help="--make: auto, espeak or bank.")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="--make: the one seed of every draw.")] = 20261123,
+    seed: Annotated[
+        int, typer.Option(parser=whole_number, metavar="INTEGER", help="--make: the one seed of every draw.")
+    ] = 20261123,
     max_refused: MaxRefused = 0.05,
     workers: Workers = None,
     force: Force = False,

@@ -32,6 +32,7 @@ from furnace_hpc.runs.trust import check_place, keep_private, trust_group
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.files import data_root, runs_root
 from furnace_hpc.spec.grid import load_grid, narrowed, with_settings
+from furnace_hpc.spec.numbers import whole_number
 from furnace_hpc.spec.pretrained import check_pretrained
 from furnace_hpc.spec.rows import expand, expand_rows
 
@@ -41,7 +42,9 @@ def main(
     cluster: Annotated[str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")] = "auto",
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value laid over every row; repeatable")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="only this row; repeatable")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="only this seed; repeatable")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(parser=whole_number, metavar="INTEGER", help="only this seed; repeatable")
+    ] = None,
     retry: Annotated[str, typer.Option(help="failed runs to try again: `failed`, or reasons, comma-separated")] = "",
     new_code: Annotated[str, typer.Option("--code", help="`new`: start runs of older code again at step 0")] = "",
     adopt: Annotated[

@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from furnace_hpc.checkup.slurm_facts import Partition, SlurmFacts
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs.folder import write_atomically
+from furnace_hpc.spec import strict_yaml
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.fields import NAME_PATTERN
 from furnace_hpc.spec.files import FOLDERS
@@ -30,7 +29,7 @@ def write_profile(name: str, facts: SlurmFacts | None, partition: str | None, re
     notes = _notes(profile)
     lines = [f"# Written by furnace doctor from what {'Slurm' if facts else 'this machine'} said; read it, change it."]
     for key, value in content.items():
-        line = yaml.safe_dump({key: value}, default_flow_style=True, width=1000).strip()[1:-1]
+        line = strict_yaml.dump({key: value}, default_flow_style=True, width=1000).strip()[1:-1]
         lines.append(f"{line:<26} # {notes[key]}" if key in notes else line)
     write_atomically(path, "\n".join(lines) + "\n")
     return path

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from furnace_hpc.spec.config import Resources
 from furnace_hpc.spec.fields import Config, Name
-from furnace_hpc.spec.files import FOLDERS, find_file, read_yaml, shipped_roots
+from furnace_hpc.spec.files import FOLDERS, find_file, read_written, shipped_roots
 from furnace_hpc.spec.problems import validate
 
 
@@ -102,7 +102,8 @@ def load_profile(name: str) -> ClusterProfile:
         ConfigError: unknown name, or every problem of the file at once.
     """
     path = find_file("cluster", name)
-    return validate(ClusterProfile, read_yaml(path), str(path))
+    content, written = read_written(path)
+    return validate(ClusterProfile, content, str(path), written.at)
 
 
 def profile_names() -> list[str]:

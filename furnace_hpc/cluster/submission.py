@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from furnace_hpc.cluster.adopted import link
 from furnace_hpc.cluster.journal import Submission
 from furnace_hpc.cluster.planned import Action, Plan, PlannedRun
@@ -22,6 +20,7 @@ from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.state import close_open_attempt, read_status
 from furnace_hpc.runs.trust import check_place, check_trusted
+from furnace_hpc.spec import strict_yaml
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.grid import Grid
 from furnace_hpc.spec.regular import read_regular
@@ -141,7 +140,7 @@ def _as_submitted(plan: Plan) -> str:
 
 
 def _yaml(grid: Grid) -> str:
-    return yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False)
+    return strict_yaml.dump(grid.model_dump(mode="json"))
 
 
 def _rows(plan: Plan, specs: list[str]) -> Iterator[dict[str, Any]]:

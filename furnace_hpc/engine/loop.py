@@ -27,6 +27,7 @@ from furnace_hpc.runs.metrics import MetricsFile
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.spec.manifest import SAMPLING_WEIGHT
+from furnace_hpc.spec.metrics import metric_direction
 
 
 @dataclass
@@ -221,7 +222,7 @@ def _note_evaluation(at: Progress, evaluation: Evaluation, config: TrainConfig, 
     if metrics:
         metrics.write({"step": at.step, "kind": "val", **evaluation.scores})
     name = config.selection_metric
-    value = evaluation.scores[name] * (-1 if name.endswith("/loss") else 1)
+    value = evaluation.scores[name] * (-1 if metric_direction(name) == "min" else 1)
     if (
         config.evaluation.select == "last"
         or at.best_value is None

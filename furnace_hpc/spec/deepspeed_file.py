@@ -5,9 +5,9 @@ asked. Here every key is known, typed, and either works with this toolkit or is 
 The batch sizes, the optimizer, its schedule and gradient clipping are not in the file: the run's config owns them.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 OWNED_BY_THE_RUN = {
     "train_batch_size": "global_batch_size",
@@ -27,7 +27,10 @@ REFUSED_CHECKPOINTING = {
 
 
 class _Closed(BaseModel):
+    """Base of all parts. `refused` holds keys that other programs take, and why they are refused (problems.py)."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    refused: ClassVar[dict[str, str]] = {}
 
 
 class Bf16(_Closed):
@@ -69,6 +72,13 @@ class ZeroOptimization(_Closed):
     offload_optimizer: Offload | None = Field(default=None, description="stages 2, 3: optimizer state in host memory")
     offload_param: Offload | None = Field(default=None, description="stage 3: parameters in host memory")
 
+    @field_validator("stage", mode="before")
+    @classmethod
+    def _stage_is_a_number(cls, stage: Any) -> Any:
+        if isinstance(stage, bool):  # to pydantic, true is 1
+            raise ValueError("wanted 0, 1, 2 or 3")
+        return stage
+
     @model_validator(mode="after")
     def _offload_needs_stage(self) -> "ZeroOptimization":
         if self.offload_optimizer and self.stage < 2:
@@ -84,13 +94,7 @@ class ActivationCheckpointing(_Closed):
     synchronize_checkpoint_boundary: bool = Field(default=False, description="synchronise CUDA at each block")
     profile: bool = Field(default=False, description="log the time of each forward and recomputation")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _what_cannot_work(cls, content: Any) -> Any:
-        for key in content if isinstance(content, dict) else ():
-            if key in REFUSED_CHECKPOINTING:
-                raise ValueError(f"key {key!r} is refused: {REFUSED_CHECKPOINTING[key]}; remove it")
-        return content
+    refused: ClassVar = {key: f"is refused: {why}; remove it" for key, why in REFUSED_CHECKPOINTING.items()}
 
 
 class DeepSpeedFile(_Closed):
@@ -106,14 +110,9 @@ class DeepSpeedFile(_Closed):
     )
     wall_clock_breakdown: bool = Field(default=False, description="log forward, backward and step times")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _owned_by_the_run(cls, content: Any) -> Any:
-        for key in sorted(OWNED_BY_THE_RUN.keys() & content.keys() if isinstance(content, dict) else ()):
-            raise ValueError(
-                f"key {key!r} does not belong in a DeepSpeed file: set {OWNED_BY_THE_RUN[key]} in the grid"
-            )
-        return content
+    refused: ClassVar = {
+        key: f"does not belong in a DeepSpeed file: set {field} in the grid" for key, field in OWNED_BY_THE_RUN.items()
+    }
 
     @model_validator(mode="after")
     def _combinations(self) -> "DeepSpeedFile":

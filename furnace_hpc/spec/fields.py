@@ -4,15 +4,39 @@ A field marked `identity: False` changes where or how often something is written
 `identity: unless default` is left out of run ids while it has its default.
 """
 
+import hashlib
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from furnace_hpc.spec.numbers import wanted_number
+
+MAX_NAME = 64
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+def short_name(name: Any) -> Any:
+    """A name of more than 64 characters as its beginning and 12 digits of its hash; any other as it is."""
+    if not isinstance(name, str) or len(name) <= MAX_NAME:
+        return name
+    digits = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{name[: MAX_NAME - 13]}-{digits}"
+
+
+RowName = Annotated[str, BeforeValidator(short_name), Field(pattern=NAME_PATTERN)]  # a long one may be given in full
+
+
+def number(value: Any) -> Any:
+    """A validator: refuse what pydantic would turn into a number, such as `yes` (1) and `"500"`."""
+    if isinstance(value, (bool, str)):
+        raise ValueError(wanted_number("", value))
+    return value
+
+
+Seed = Annotated[int, BeforeValidator(number), Field(ge=0, lt=2**31)]
+Beta = Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)]
 ModalityName = Literal["text", "image", "audio"]
 _NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
@@ -32,16 +56,33 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has no infinity
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would turn into a number: `steps: yes` is 1 to it, and `steps: "500"` is 500."""
+        if value.__class__ in _NO_NUMBERS and info.field_name in _number_fields(cls):
+            raise ValueError(wanted_number(str(info.field_name), value))
+        return value
+
     @model_validator(mode="before")
     @classmethod
-    def _numbers_are_numbers(cls, content: Any) -> Any:
-        """Refuse what pydantic would turn into a number: `steps: yes` is 1 to it, and `steps: "500"` is 500."""
-        for name, value in content.items() if isinstance(content, dict) else ():
-            if isinstance(value, (bool, str)) and name in _number_fields(cls):
-                raise ValueError(f"{name}: got {value!r}, wanted a number")
-        return content
+    def _empty_sections(cls, content: Any) -> Any:
+        """Read a list or mapping with nothing in it (`axes:`, its lines commented out) as an empty one."""
+        if not isinstance(content, dict) or all(value is not None for value in content.values()):
+            return content
+        empty = _empty_by_default(cls)
+        return {name: value for name, value in content.items() if value is not None or name not in empty}
+
+
+_NO_NUMBERS = frozenset({bool, str})
 
 
 @cache
 def _number_fields(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(name for name, field in model.model_fields.items() if field.annotation in _NUMBERS)
+
+
+@cache
+def _empty_by_default(model: type[BaseModel]) -> frozenset[str]:
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
+    return frozenset(name for name, default in defaults.items() if default in ((), [], {}))

@@ -12,8 +12,10 @@ import yaml
 
 from furnace_hpc.spec import strict_yaml
 from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.regular import read_regular_text
+from furnace_hpc.spec.printable import short
+from furnace_hpc.spec.regular import open_regular
 from furnace_hpc.spec.secrets import find_secret, masked
+from furnace_hpc.spec.written import Written
 
 Kind = Literal["grid", "cluster", "DeepSpeed file"]
 FOLDERS: dict[Kind, str] = {
@@ -51,14 +53,23 @@ def find_file(kind: Kind, name: str) -> Path:
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file by the safe loader, refusing duplicate keys.
+    """Parse a YAML file, refusing duplicate keys.
 
     Raises:
         ConfigError: it cannot be read or parsed; the message gives line and column.
     """
+    return read_written(path)[0]
+
+
+def read_written(path: Path) -> tuple[Any, Written]:
+    """As `read_yaml`, and where each value stands.
+
+    Raises:
+        ConfigError: as `read_yaml`.
+    """
     text = _read_text(path)
     try:
-        return strict_yaml.load(text)
+        return strict_yaml.load(text), Written(str(path), text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -79,22 +90,42 @@ def read_json(path: Path) -> Any:
     """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen = dict(items)
-        if len(seen) != len(items):
-            twice = next(key for key, _ in items if [k for k, _ in items].count(key) > 1)
-            raise ConfigError(f"{path}: key {twice!r} stands twice: keep one")
+        seen = dict[str, Any]()
+        for key, value in items:
+            if key in seen:
+                raise ConfigError(f"{path}: key {short(key)!r} stands twice: keep one")
+            seen[key] = value
         return seen
 
+    def whole(text: str) -> int:
+        if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+            raise ConfigError(f"{path}: {short(text, 24)} is beyond 64 bits: give a smaller number")
+        return int(text)
+
+    def constant(word: str) -> Any:
+        raise ConfigError(f"{path}: {word} is not valid JSON: give a number")
+
     try:
-        return json.loads(_read_text(path), object_pairs_hook=pairs)
+        content = json.loads(_read_text(path), object_pairs_hook=pairs, parse_int=whole, parse_constant=constant)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from None
     except RecursionError:
-        raise ConfigError(f"{path}: nested too deep") from None
-    except ConfigError:
-        raise
-    except ValueError as error:  # a number of thousands of digits
-        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+        raise _too_deep(path) from None
+    if _is_deep(content):
+        raise _too_deep(path)
+    return content
+
+
+def _too_deep(path: Path) -> ConfigError:
+    return ConfigError(f"{path}: nested too deep: at most {strict_yaml.MAX_DEPTH} levels are read")
+
+
+def _is_deep(content: Any) -> bool:
+    level = [content]
+    for _ in range(strict_yaml.MAX_DEPTH + 1):
+        inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        level = [item for items in inner for item in items]
+    return bool(level)
 
 
 def parse_value(text: str) -> Any:
@@ -105,8 +136,10 @@ def parse_value(text: str) -> Any:
     """
     try:
         return strict_yaml.load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"value {masked(text)!r} is not YAML: quote it") from None
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error)
+        why = short(masked(" ".join(str(problem).split())), 200)
+        raise ConfigError(f"value {short(masked(text))!r} is not YAML: quote it ({why})") from None
 
 
 def data_root(given: Path | None) -> Path:
@@ -121,9 +154,11 @@ def runs_root(given: Path | None) -> Path:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        with open_regular(path) as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes: this is not a hand-written file")
-        text = read_regular_text(path)
+        text = content.decode("utf-8-sig")  # Windows editors begin a file with a byte-order mark
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text: save it as UTF-8") from None
     except OSError as error:

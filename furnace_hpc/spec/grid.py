@@ -5,15 +5,22 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from furnace_hpc.spec.ablate import Ablate, Overrides, RowOverrides
+from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.fields import Config, Name, Seed
-from furnace_hpc.spec.files import find_file, parse_value, read_yaml
+from furnace_hpc.spec.fields import Config, Name, RowName, Seed, short_name
+from furnace_hpc.spec.files import find_file, parse_value, read_written
+from furnace_hpc.spec.identity import without_identity
+from furnace_hpc.spec.metrics import Direction, checked_direction, metric_direction
+from furnace_hpc.spec.printable import short
 from furnace_hpc.spec.problems import validate
 from furnace_hpc.spec.secrets import find_secret
+from furnace_hpc.spec.settings import check_settings
+from furnace_hpc.spec.written import Written
 
-Overrides = dict[str, Any]
+MAX_DOTS = 32  # in a dotted key
 ColumnName = Literal[
     "changes",
     "n",
@@ -34,24 +41,6 @@ ColumnName = Literal[
 ]
 
 
-class Ablate(Config):
-    """Rows made from factors that are switched on and off."""
-
-    mode: Literal["leave_one_out", "one_at_a_time"] = Field(
-        description="leave_one_out: `full` and a `no_<factor>` each; one_at_a_time: `base` and an `only_<factor>` each"
-    )
-    factors: dict[Name, Overrides] = Field(min_length=1, description="factor -> the overrides that switch it on")
-
-    def rows(self) -> dict[str, Overrides]:
-        """Row name -> overrides, in the file's order."""
-        if self.mode == "one_at_a_time":
-            return {"base": {}} | {f"only_{name}": on for name, on in self.factors.items()}
-        rows = {"full": _merge(self.factors.values())}
-        for left_out in self.factors:
-            rows[f"no_{left_out}"] = _merge(on for name, on in self.factors.items() if name != left_out)
-        return rows
-
-
 class Grid(Config):
     """One study: rows (variants) x seeds, and how its table is read."""
 
@@ -67,20 +56,20 @@ class Grid(Config):
         description="packs of one data set, each drawn with a data seed of its own (folders under the data root; "
         "`tridigits-seed7` packs itself): each row is trained on each of them with each of the seeds",
     )
-    reference: Name = Field(description="the row that differences are taken to")
-    sanity: tuple[Name, ...] = Field(
+    reference: RowName = Field(description="the row that differences are taken to")
+    sanity: tuple[RowName, ...] = Field(
         default=(),
         description="rows that the reference must not lose to, or its table says so: one modality, twice the steps",
     )
     metric: str = Field(description="<split>/<task>/<metric> of the table")
-    direction: Literal["max", "min"] = Field(default="max", description="which way is better")
+    direction: Direction = Field(default="max", description="which way is better; none: the metric's own")
     columns: tuple[ColumnName, ...] = Field(
         default=(), description="columns of the table after the row's name, in this order; none: all that there are"
     )
     by: tuple[str, ...] = Field(
         default=(), description="dotted keys whose values make the rows of the table; none: each variant is one"
     )
-    variants: dict[Name, Overrides] = Field(default_factory=dict, description="row name -> overrides by dotted keys")
+    variants: dict[Name, RowOverrides] = Field(default_factory=dict, description="row name -> overrides by dotted keys")
     ablate: Ablate | None = Field(default=None, description="rows made from factors")
     axes: dict[str, list[Any]] = Field(default_factory=dict, description="dotted key -> values; all combinations")
     zip: list[dict[str, list[Any]]] = Field(default_factory=list, description="groups of keys that change together")
@@ -91,6 +80,32 @@ class Grid(Config):
     settings: Overrides = Field(
         default_factory=dict, description="what `--set` laid over every row, last; submit writes it"
     )
+
+    _written: Written | None = PrivateAttr(default=None)  # the file that it was read from
+
+    @model_validator(mode="before")
+    @classmethod
+    def _direction_of_the_metric(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or content.get("direction") is not None:
+            return content
+        others = {key: value for key, value in content.items() if key != "direction"}
+        own = metric_direction(str(content.get("metric")))
+        return others | {"direction": own} if own else others
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds_are_a_list(cls, seeds: Any) -> Any:
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            several = f"{list(range(seeds))} for {seeds} seeds, " if 2 <= seeds <= 10 else ""
+            raise ValueError(
+                f"wanted a list: write seeds: {several}{'or ' if several else ''}[{seeds}] for seed {seeds}"
+            )
+        return seeds
+
+    @property
+    def written(self) -> Written | None:
+        """Where each value stands in the grid's file. None if the grid was not read from a file."""
+        return self._written
 
     @model_validator(mode="after")
     def _lists(self) -> "Grid":
@@ -107,9 +122,35 @@ class Grid(Config):
             problems.append(f"columns {list(self.columns)}: a column stands twice")
         swept = [*self.axes, *(key for group in self.zip for key in group)]
         problems += [f"key {key!r} is swept twice" for key in sorted({k for k in swept if swept.count(k) > 1})]
+        try:
+            checked_direction(self.metric, self.direction if "direction" in self.model_fields_set else None)
+        except ConfigError as error:
+            problems.append(str(error))
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def rows(self) -> dict[str, Overrides]:
+        """Row name -> overrides, before axes and zip.
+
+        Raises:
+            ConfigError: variants and ablate make a row of the same name.
+        """
+        made = self.ablate.rows() if self.ablate else {}
+        if overlap := self.variants.keys() & made.keys():
+            raise ConfigError(
+                f"grid {self.name!r}: row {sorted(overlap)[0]!r} is made by both variants and ablate: rename it"
+            )
+        return self.variants | made
+
+    def check_settings(self) -> None:
+        """Refuse settings that would overwrite what a sweep or a row sets.
+
+        Raises:
+            ConfigError: a setting and a sweep, or a row, share a key.
+        """
+        swept = [("axes", self.axes), *(("zip", group) for group in self.zip)]
+        check_settings(self.settings, swept, self.rows(), _NO_NUMBERS)
 
 
 def load_grid(name_or_path: str) -> Grid:
@@ -128,30 +169,34 @@ def read_grid(path: Path) -> Grid:
     Raises:
         ConfigError: every problem of the file at once.
     """
-    return validate(Grid, read_yaml(path), str(path))
+    content, written = read_written(path)
+    grid = validate(Grid, content, str(path), written.at)
+    grid._written = written
+    return grid
 
 
 def with_settings(grid: Grid, settings: list[str]) -> Grid:
     """The grid with each `key=value` of `--set` laid over every row (it is the last override).
 
     Raises:
-        ConfigError: a setting without `=`, or of a key that the rows sweep.
+        ConfigError: a setting without `=`, or of a key that a sweep or a row sets.
     """
-    laid = dict(grid.settings)
-    swept = {*grid.axes, *(key for group in grid.zip for key in group)}
+    laid, written = dict(grid.settings), grid.written
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set got {setting!r}, wanted key=value, for example --set optimizer.lr=1e-3")
         if find_secret(setting) is not None:
             raise ConfigError(f"--set {key}: its value looks like a secret, and would be copied to scripts and reports")
-        if key in swept:
-            raise ConfigError(f"--set {key}: the grid sweeps this key; narrow its axis in a copy of the grid file")
         if key == "seed":
             raise ConfigError("--set seed: the grid's seeds say which are run; use --seed to choose among them")
         laid.pop(key, None)
         laid[key] = parse_value(text)
-    return grid.model_copy(update={"settings": laid})
+        written = (written or Written("", "")).with_setting(key, text, laid[key])
+    changed = grid.model_copy(update={"settings": laid})
+    changed._written = written
+    changed.check_settings()
+    return changed
 
 
 def results_name(grid: Grid) -> str:
@@ -170,11 +215,14 @@ def lay_over(content: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     """
     result = dict(content)
     for key, value in overrides.items():
+        if str(key).count(".") > MAX_DOTS:
+            raise ConfigError(f"key {short(str(key))!r} has more than {MAX_DOTS} dots: no config is so deep")
         head, _, rest = str(key).partition(".")
         if rest:
             inner = result.get(head, {})
             if not isinstance(inner, dict):
-                raise ConfigError(f"key {key!r} goes through {head!r}, which is {inner!r} and no mapping")
+                got = short(repr(inner))
+                raise ConfigError(f"key {key!r} goes through {head!r}, which is {got} and no mapping")
             result[head] = lay_over(inner, {rest: value})
         elif isinstance(value, dict) and isinstance(result.get(head), dict):
             result[head] = lay_over(result[head], value)
@@ -189,14 +237,11 @@ def narrowed(names: list[str], asked: list[str], what: str) -> list[str]:
     Raises:
         ConfigError: an asked name does not exist.
     """
+    asked = [short_name(name) for name in asked]
     for name in asked:
         if name not in names:
             raise ConfigError(f"unknown {what} {name!r}; {nearest(name, names)}")
     return [name for name in names if not asked or name in asked]
 
 
-def _merge(parts: Any) -> Overrides:
-    merged: Overrides = {}
-    for part in parts:
-        merged |= part
-    return merged
+_NO_NUMBERS = frozenset({"resources", *without_identity(TrainConfig)})

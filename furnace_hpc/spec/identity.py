@@ -6,7 +6,7 @@ A field marked `identity: False` changes where or how often something is written
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -72,6 +72,15 @@ def _added_later(model: type[BaseModel]) -> dict[str, Any]:
     """Field -> default."""
     fields = model.model_fields.items()
     return {name: field.default for name, field in fields if _mark(field.json_schema_extra) == "unless default"}
+
+
+def without_identity(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of the fields that decide no number."""
+    for name, field in model.model_fields.items():
+        if _mark(field.json_schema_extra) is False:
+            yield f"{prefix}{name}"
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from without_identity(field.annotation, f"{prefix}{name}.")
 
 
 def _mark(extra: Any) -> Any:

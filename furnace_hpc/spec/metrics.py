@@ -5,9 +5,12 @@
 """
 
 import itertools
-from typing import TypeVar
+from typing import Literal, TypeVar
+
+from furnace_hpc.spec.errors import ConfigError
 
 M = TypeVar("M")
+Direction = Literal["max", "min"]
 
 # What model/scores.py gives for each kind of task; the first selects the step where no other is named.
 METRICS = {
@@ -40,6 +43,42 @@ CONSISTENCY = (
     "cka",
     "samples",
 )
+# A distance or a loss: less is better (Wang and Isola 2020 give alignment and uniformity as losses).
+LOWER_IS_BETTER = frozenset(
+    {"loss", "cosine_mismatched", "median_rank_there", "median_rank_back", "alignment", "uniformity"}
+)
+# Counts, settings and chance levels. The gap too: a smaller one may help or harm (Liang et al. 2022).
+NEITHER_IS_BETTER = frozenset(
+    {"classes_scored", "threshold", "gap", "samples", *(f"recall_at_{k}_chance" for k in (1, 5, 10))}
+)
+_ALL = frozenset({*CONSISTENCY, *(name for names in METRICS.values() for name in names)})
+
+
+def metric_direction(metric: str) -> Direction | None:
+    """Which way a metric is better. None if neither way is, and if there is no such metric."""
+    name = metric.partition("@")[0].rsplit("/", 1)[-1]
+    if name in NEITHER_IS_BETTER or name not in _ALL:
+        return None
+    return "min" if name in LOWER_IS_BETTER else "max"
+
+
+def checked_direction(metric: str, direction: Direction | None) -> Direction:
+    """Which way a table's metric is better. One that does not exist gets `max`: other checks refuse its name.
+
+    Raises:
+        ConfigError: the direction contradicts the metric, or neither way is better and none is given.
+    """
+    own = metric_direction(metric)
+    if own and direction and own != direction:
+        better = "higher" if own == "max" else "lower"
+        raise ConfigError(
+            f"direction {direction} contradicts metric {metric!r}, of which {better} is better: "
+            f"remove the direction, or give {own}"
+        )
+    name = metric.partition("@")[0].rsplit("/", 1)[-1]
+    if own is None and direction is None and name in NEITHER_IS_BETTER:
+        raise ConfigError(f"metric {metric!r} has no better direction of its own: give the direction, max or min")
+    return own or direction or "max"
 
 
 def subsets(modalities: tuple[M, ...]) -> list[tuple[M, ...]]:

@@ -6,3 +6,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(text: str, length: int = 80) -> str:
+    """The text, or its beginning and its end where it is longer than `length`."""
+    return text if len(text) <= length else f"{text[: length // 2]}...{text[-length // 4 :]}"

@@ -1,17 +1,21 @@
-"""All problems of one file at once: key path, value got, what is wanted, and the nearest valid name."""
+"""All problems of one file at once: place, key path, value as typed, what is wanted, and the nearest valid name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from furnace_hpc.spec.errors import ConfigError, nearest
+from furnace_hpc.spec.fields import NAME_PATTERN
+from furnace_hpc.spec.printable import short
 from furnace_hpc.spec.secrets import masked
+from furnace_hpc.spec.written import Entry
 
 M = TypeVar("M", bound=BaseModel)
+Find = Callable[[Sequence[int | str], Any], Entry | None]  # (path, value) -> where it stands; None if it is not known
 
 
-def validate(model: type[M], content: Any, source: str = "") -> M:
+def validate(model: type[M], content: Any, source: str = "", find: Find = lambda path, value: None) -> M:
     """Return `content` as a `model`; `source` (a file's path) goes before each problem.
 
     Raises:
@@ -23,7 +27,8 @@ def validate(model: type[M], content: Any, source: str = "") -> M:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{before}{masked(line)}" for line in _lines(error, model))) from None
+        lines = [_placed(line, entry, source) for line, entry in _lines(error, model, find)]
+        raise ConfigError("\n".join(masked(line) for line in lines)) from None
 
 
 def told_once(problems: Iterable[tuple[str, str]]) -> list[str]:
@@ -37,29 +42,78 @@ def told_once(problems: Iterable[tuple[str, str]]) -> list[str]:
     ]
 
 
-def _lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    lines = []
-    for problem in error.errors(include_url=False):
-        place = ".".join(str(part) for part in problem["loc"]) or "the file"
+def _placed(line: str, entry: Entry | None, source: str) -> str:
+    """A problem with the file before it, and the place behind it."""
+    before = f"{source}: " if source else ""
+    if entry is None:
+        return f"{before}{line}"
+    return f"{before}{line} ({entry.place.replace(f'{source}:', 'line ', 1) if source else entry.place})"
+
+
+def _lines(error: ValidationError, model: type[BaseModel], find: Find) -> Iterable[tuple[str, Entry | None]]:
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        path, value = problem["loc"], problem["input"]
+        if problem["type"] == "too_short" and any(
+            path == other["loc"][: len(path)] != other["loc"] for other in problems
+        ):
+            continue  # its entries have problems of their own, and were not counted
+        place = ".".join(str(part) for part in path if part != "[key]") or "the file"
+        entry = find(path, value)
         if problem["type"] == "extra_forbidden":
-            valid = _field_names(model, problem["loc"][:-1])
-            lines.append(f"unknown key {place!r}; {nearest(str(problem['loc'][-1]), valid)}")
+            parent = _model_at(model, path[:-1])
+            refused = getattr(parent, "refused", {}).get(path[-1])
+            valid = nearest(str(path[-1]), parent.model_fields)
+            section = f"{place.rpartition('.')[0]}: ".removeprefix(": ")
+            yield f"{section}key {path[-1]!r} {refused}" if refused else f"unknown key {place!r}; {valid}", entry
         elif problem["type"] == "missing":
-            lines.append(f"key {place!r} is missing")
+            yield f"key {place!r} is missing", None
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            got = "" if isinstance(problem["input"], dict) else f": got {problem['input']!r}"
-            lines.append(f"{place}{got}: {message[0].lower()}{message[1:]}")
-    return lines
+            got = "" if isinstance(value, dict) else f": got {_shown(value, entry)}"
+            yield f"{place}{got}{_wanted(problem, entry)}", entry
 
 
-def _field_names(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """Names that are valid at `path`; numbers and mapping keys in the path are stepped over."""
+def _wanted(problem: Any, entry: Entry | None) -> str:
+    """What is wanted, as the end of a sentence `key: got value`."""
+    kind, value = problem["type"], problem["input"]
+    typed = short(entry.text if entry and entry.text is not None else _repr(value))
+    if kind == "string_type" and not isinstance(value, (dict, list)):
+        return ", wanted text" if value is None else f", wanted text: put it in quotes, '{typed}'"
+    if kind in {"tuple_type", "list_type"}:
+        return f", wanted a list: write [{typed}]" if isinstance(value, (str, int, float)) else ", wanted a list"
+    if kind == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NAME_PATTERN:
+        return ", wanted a name: 1 to 64 letters, digits, '.', '_' or '-', and a letter or digit first"
+    message = problem["msg"].removeprefix("Value error, ")
+    if message.startswith("wanted"):
+        return f", {message}"
+    auto = "; 'auto' is for other programs: write a value, or leave the key out" if value == "auto" else ""
+    return f": {message[0].lower()}{message[1:]}{auto}"
+
+
+def _shown(value: Any, entry: Entry | None) -> str:
+    """A value as it was typed, and what it was read as where that is something else."""
+    if isinstance(value, (str, list, tuple)) or entry is None or entry.text is None:
+        return short(_repr(value), 200)
+    words = {"None": "nothing", "True": "true", "False": "false"}
+    read = words.get(repr(value), repr(value))
+    typed = entry.text or read
+    return short(typed if typed in {read, repr(value)} else f"{typed} (read as {read})")
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:
+    """The model at `path`; numbers and mapping keys in the path are stepped over."""
     for part in path:
         field = model.model_fields.get(str(part))
         inner = _model_inside(field.annotation) if field else None
         model = inner or model
-    return list(model.model_fields)
+    return model
 
 
 def _model_inside(annotation: Any) -> type[BaseModel] | None:
@@ -72,4 +126,4 @@ def _model_inside(annotation: Any) -> type[BaseModel] | None:
 
 
 def _kind(value: Any) -> str:
-    return {list: "a list", str: "a text", type(None): "nothing"}.get(type(value), f"{value!r}")
+    return {list: "a list", str: "a text", type(None): "nothing"}.get(type(value), short(_repr(value)))

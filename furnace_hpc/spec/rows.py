@@ -3,17 +3,22 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from furnace_hpc.spec.ablate import Overrides
 from furnace_hpc.spec.config import Resources, RunSpec, TrainConfig, check_metric
 from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.fields import NAME_PATTERN
+from furnace_hpc.spec.fields import NAME_PATTERN, short_name
 from furnace_hpc.spec.files import find_file, read_json
-from furnace_hpc.spec.grid import Grid, Overrides, lay_over
+from furnace_hpc.spec.grid import Grid, lay_over
 from furnace_hpc.spec.identity import identity_hash
-from furnace_hpc.spec.problems import told_once, validate
+from furnace_hpc.spec.printable import short
+from furnace_hpc.spec.problems import Find, told_once, validate
+from furnace_hpc.spec.written import Entry, Written
 
 MAX_RUNS = 100_000  # a grid beyond this is a slip in its axes
 
@@ -60,12 +65,9 @@ def expand_rows(grid: Grid) -> list[Row]:
     Raises:
         ConfigError: as `expand`.
     """
-    named = grid.variants | (grid.ablate.rows() if grid.ablate else {})
-    if overlap := grid.variants.keys() & (grid.ablate.rows() if grid.ablate else {}).keys():
-        raise ConfigError(
-            f"grid {grid.name!r}: row {sorted(overlap)[0]!r} is made by both variants and ablate: rename it"
-        )
-    files: dict[str, Any] = {}
+    named = grid.rows()
+    grid.check_settings()
+    files: dict[str, tuple[Path, dict[str, Any]]] = {}
     rows, problems, used = [], list[tuple[str, str]](), set()
     for name, variant, overrides in _combinations(grid, named or {"": {}}):
         match = _excluded(grid, variant, overrides)
@@ -73,13 +75,11 @@ def expand_rows(grid: Grid) -> list[Row]:
         if match:
             continue
         try:
-            rows.append(_row(grid, name, overrides, files))
+            rows.append(_row(grid, name, variant, overrides, files))
         except ConfigError as error:
             problems += [(name, line) for line in str(error).splitlines()]
     lines = [f"grid {grid.name!r}, {line}" for line in told_once(problems)]
-    lines += [
-        f"grid {grid.name!r}: exclude[{i}] {e} matches no row" for i, e in enumerate(grid.exclude) if i not in used
-    ]
+    lines += [_useless(grid, number) for number in range(len(grid.exclude)) if number not in used]
     if lines:
         raise ConfigError("\n".join(lines))
     _check_rows(grid, rows)
@@ -102,34 +102,59 @@ def _combinations(grid: Grid, named: dict[str, Overrides]) -> Iterator[tuple[str
         parts = [variant] if variant else []
         parts += [f"{key.rsplit('.', 1)[-1]}-{_word(value)}" for key, value in combined.items()]
         laid_over = {key: value for key, value in (overrides | combined).items() if key not in grid.settings}
-        yield "_".join(parts) or grid.reference, variant, laid_over | grid.settings
+        yield short_name("_".join(parts) or grid.reference), variant, laid_over | grid.settings
 
 
-def _row(grid: Grid, name: str, overrides: Overrides, files: dict[str, Any]) -> Row:
+def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: dict[str, tuple[Path, Overrides]]) -> Row:
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConfigError(f"the name must match {NAME_PATTERN}: name the combinations under variants")
     content: dict[str, Any] = {"resources": lay_over({}, grid.resources)}
+    file: Path | None = None
     for key, value in [*grid.base.items(), *overrides.items()]:  # one by one: a file's name can be refined after it
-        content = _with_deepspeed_file(lay_over(content, {key: value}), files)
+        content = lay_over(content, {key: value})
+        if isinstance(content.get("deepspeed"), str):
+            file, content["deepspeed"] = _deepspeed_file(content["deepspeed"], files)
     if "seed" in content:
         raise ConfigError("key 'seed' does not belong in a row: list the seeds under `seeds`")
     if grid.packs:
-        if "name" in content.get("data", {}):
+        if isinstance(data := content.get("data"), dict) and "name" in data:
             raise ConfigError("key 'data.name' does not belong in a row where `packs` lists the data: remove one")
         content = lay_over(content, {"data.name": grid.packs[0]})
-    resources = validate(Resources, content.pop("resources"), "resources")
-    config = validate(TrainConfig, content)
+    resources, config = _validated(content, partial(_find, grid.written, variant, file))
     return Row(name, config, resources, grid.packs or (config.data.name,))
 
 
-def _with_deepspeed_file(content: dict[str, Any], files: dict[str, Any]) -> dict[str, Any]:
-    """`content` with the name of a DeepSpeed file replaced by what the file says."""
-    name = content.get("deepspeed")
-    if not isinstance(name, str):
-        return content
+def _validated(content: dict[str, Any], find: Find) -> tuple[Resources, TrainConfig]:
+    """Resources and config of a row; the problems of both come together."""
+    resources, rest = content["resources"], {key: value for key, value in content.items() if key != "resources"}
+    try:
+        wish = validate(Resources, resources, "resources", lambda path, value: find(("resources", *path), value))
+    except ConfigError as error:
+        try:
+            validate(TrainConfig, rest, find=find)
+        except ConfigError as more:
+            raise ConfigError(f"{more}\n{error}") from None
+        raise
+    return wish, validate(TrainConfig, rest, find=find)
+
+
+def _find(
+    written: Written | None, variant: str, file: Path | None, path: Sequence[int | str], value: Any
+) -> Entry | None:
+    """Where a row's value stands: in the grid's file, in --set, or in its DeepSpeed file."""
+    entry = written.of_row(variant, path, value) if written else None
+    return Entry((), None, None, str(file)) if not entry and file and path[0] == "deepspeed" else entry
+
+
+def _deepspeed_file(name: str, files: dict[str, tuple[Path, Overrides]]) -> tuple[Path, Overrides]:
+    """Path and content of the DeepSpeed file that a name means."""
     if name not in files:
-        files[name] = read_json(find_file("DeepSpeed file", name))
-    return content | {"deepspeed": files[name]}
+        path = find_file("DeepSpeed file", name)
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: got {type(content).__name__}, wanted a DeepSpeed config in braces")
+        files[name] = path, content
+    return files[name]
 
 
 def _excluded(grid: Grid, variant: str, overrides: Overrides) -> set[int]:
@@ -138,8 +163,25 @@ def _excluded(grid: Grid, variant: str, overrides: Overrides) -> set[int]:
     return {
         number
         for number, entry in enumerate(grid.exclude)
-        if all(key in flat and flat[key] == value for key, value in entry.items())
+        if all(key in flat and _same(flat[key], value) for key, value in _flatten(entry).items())
     }
+
+
+def _useless(grid: Grid, number: int) -> str:
+    """The problem of an exclude entry that matches no row."""
+    entry = grid.exclude[number]
+    found = [grid.written.at(("exclude", number, key), value) for key, value in entry.items()] if grid.written else []
+    scalars = [one for one in found if one and one.text is not None and not isinstance(one.value, str)]
+    read = [f"{one.text} is read as {one.value!r}" for one in scalars if one.text != repr(one.value)]
+    where = f" ({'; '.join([found[0].place, *read])})" if found and found[0] else ""
+    return f"grid {grid.name!r}: exclude[{number}] {short(str(entry), 200)} matches no row{where}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are equal and of one kind: 1 is 1.0, but neither true nor '1'."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _check_rows(grid: Grid, rows: list[Row]) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.grid import Grid
+from furnace_hpc.spec.metrics import checked_direction
 from furnace_hpc.tables.ablation import flat_config, row_name
 from furnace_hpc.tables.cells import word
 
@@ -51,12 +52,10 @@ def look(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[RunSpe
         changes |= {"reference": row_name(references[0], view.by), "sanity": ()}
     else:
         changes["sanity"] = tuple(name for name in grid.sanity if name in {spec.variant for spec in kept})
-    if view.metric:
-        is_loss = view.metric.rsplit("/", 1)[-1].startswith("loss")
-        own = grid.direction if view.metric == grid.metric else "min" if is_loss else "max"
-        changes |= {"metric": view.metric, "direction": own}
-    if view.direction:
-        changes["direction"] = view.direction
+    if view.metric or view.direction:
+        metric = view.metric or grid.metric
+        asked = view.direction or (grid.direction if metric == grid.metric else None)
+        changes |= {"metric": metric, "direction": checked_direction(metric, asked)}
     if view.where:
         changes["description"] = f"{grid.description} Where {', '.join(view.where)}.".strip()
     return grid.model_copy(update=changes), kept
