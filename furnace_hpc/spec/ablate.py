@@ -16,7 +16,9 @@ class Ablate(Config):
     mode: Literal["leave_one_out", "one_at_a_time"] = Field(
         description="leave_one_out: `full` and a `no_<factor>` each; one_at_a_time: `base` and an `only_<factor>` each"
     )
-    factors: dict[Name, RowOverrides] = Field(min_length=1, description="factor -> the overrides that switch it on")
+    factors: dict[Name, RowOverrides] = Field(
+        min_length=1, max_length=200, description="factor -> the overrides that switch it on"
+    )
 
     def rows(self) -> dict[str, Overrides]:
         """Row name -> overrides, in the file's order."""

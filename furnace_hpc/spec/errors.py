@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 500  # in an error
+
 
 class ConfigError(ValueError):
     """The user's input is wrong. One sentence: name, got, wanted, what to do. Commands exit with `exit_code`."""
@@ -20,6 +22,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a clause that names the nearest valid name, or all of them: for the end of an error."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    shown = ", ".join([*names[:MOST_NAMES], *([f"and {len(names) - MOST_NAMES:,} more"] if names[MOST_NAMES:] else [])])
     if close:
-        return f"did you mean {close[0]!r}? (valid: {', '.join(names)})"
-    return f"valid: {', '.join(names) or 'none'}"
+        return f"did you mean {close[0]!r}? (valid: {shown})"
+    return f"valid: {shown or 'none'}"

@@ -77,9 +77,9 @@ def read_written(path: Path) -> tuple[Any, Written]:
         line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""
         if "\t" in line[: len(line) - len(line.lstrip())]:
             problem = "a tab cannot indent YAML: use spaces"
-        raise ConfigError(f"{place}: {problem}") from None
+        raise ConfigError(f"{place}: {short(problem, 300)}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not valid YAML: {short(' '.join(str(error).split()), 300)}") from None
 
 
 def read_json(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from furnace_hpc.spec.settings import check_settings
 from furnace_hpc.spec.written import Written
 
 MAX_DOTS = 32  # in a dotted key
+MAX_SWEPT = 100  # keys of axes and zip
 ColumnName = Literal[
     "changes",
     "n",
@@ -78,7 +80,7 @@ class Grid(Config):
         description="a row that matches all keys of an entry is left out (`variant` is a key too)",
     )
     settings: Overrides = Field(
-        default_factory=dict, description="what `--set` laid over every row, last; submit writes it"
+        default_factory=dict, max_length=200, description="what `--set` laid over every row, last; submit writes it"
     )
 
     _written: Written | None = PrivateAttr(default=None)  # the file that it was read from
@@ -120,8 +122,10 @@ class Grid(Config):
             problems.append(f"packs {list(self.packs)}: a pack stands twice")
         if len(set(self.columns)) != len(self.columns):
             problems.append(f"columns {list(self.columns)}: a column stands twice")
-        swept = [*self.axes, *(key for group in self.zip for key in group)]
-        problems += [f"key {key!r} is swept twice" for key in sorted({k for k in swept if swept.count(k) > 1})]
+        swept = Counter([*self.axes, *(key for group in self.zip for key in group)])
+        problems += [f"key {key!r} is swept twice" for key in sorted(swept) if swept[key] > 1]
+        if len(swept) > MAX_SWEPT:
+            problems.append(f"{len(swept):,} keys are swept, more than {MAX_SWEPT}: no study has so many")
         try:
             checked_direction(self.metric, self.direction if "direction" in self.model_fields_set else None)
         except ConfigError as error:

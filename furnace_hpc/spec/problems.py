@@ -1,5 +1,6 @@
 """All problems of one file at once: place, key path, value as typed, what is wanted, and the nearest valid name."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from furnace_hpc.spec.printable import short
 from furnace_hpc.spec.secrets import masked
 from furnace_hpc.spec.written import Entry
 
+MAX_PROBLEMS = 100  # that are told of one file
 M = TypeVar("M", bound=BaseModel)
 Find = Callable[[Sequence[int | str], Any], Entry | None]  # (path, value) -> where it stands; None if it is not known
 
@@ -27,8 +29,11 @@ def validate(model: type[M], content: Any, source: str = "", find: Find = lambda
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [_placed(line, entry, source) for line, entry in _lines(error, model, find)]
-        raise ConfigError("\n".join(masked(line) for line in lines)) from None
+        found = _lines(error, model, find)
+        lines = [masked(_placed(line, entry, source)) for line, entry in itertools.islice(found, MAX_PROBLEMS)]
+        if (more := error.error_count() - MAX_PROBLEMS) > 0:
+            lines.append(f"{before}and {more:,} more problems")
+        raise ConfigError("\n".join(lines)) from None
 
 
 def told_once(problems: Iterable[tuple[str, str]]) -> list[str]:
@@ -58,8 +63,8 @@ def _lines(error: ValidationError, model: type[BaseModel], find: Find) -> Iterab
             path == other["loc"][: len(path)] != other["loc"] for other in problems
         ):
             continue  # its entries have problems of their own, and were not counted
-        place = ".".join(str(part) for part in path if part != "[key]") or "the file"
-        entry = find(path, value)
+        place = ".".join(str(part) for part in path if part != "[key]")
+        entry = find(path, value) if path else None
         if problem["type"] == "extra_forbidden":
             parent = _model_at(model, path[:-1])
             refused = getattr(parent, "refused", {}).get(path[-1])
@@ -70,7 +75,7 @@ def _lines(error: ValidationError, model: type[BaseModel], find: Find) -> Iterab
             yield f"key {place!r} is missing", None
         else:
             got = "" if isinstance(value, dict) else f": got {_shown(value, entry)}"
-            yield f"{place}{got}{_wanted(problem, entry)}", entry
+            yield f"{place}{got}{_wanted(problem, entry)}".removeprefix(": "), entry
 
 
 def _wanted(problem: Any, entry: Entry | None) -> str:
@@ -92,12 +97,8 @@ def _wanted(problem: Any, entry: Entry | None) -> str:
 
 def _shown(value: Any, entry: Entry | None) -> str:
     """A value as it was typed, and what it was read as where that is something else."""
-    if isinstance(value, (str, list, tuple)) or entry is None or entry.text is None:
-        return short(_repr(value), 200)
-    words = {"None": "nothing", "True": "true", "False": "false"}
-    read = words.get(repr(value), repr(value))
-    typed = entry.text or read
-    return short(typed if typed in {read, repr(value)} else f"{typed} (read as {read})")
+    typed = entry.as_typed() if entry else None
+    return short(_repr(value), 200) if typed is None or isinstance(value, str) else typed
 
 
 def _repr(value: Any) -> str:

@@ -17,10 +17,13 @@ from furnace_hpc.spec.files import find_file, read_json
 from furnace_hpc.spec.grid import Grid, lay_over
 from furnace_hpc.spec.identity import identity_hash
 from furnace_hpc.spec.printable import short
-from furnace_hpc.spec.problems import Find, told_once, validate
+from furnace_hpc.spec.problems import MAX_PROBLEMS, Find, told_once, validate
 from furnace_hpc.spec.written import Entry, Written
 
 MAX_RUNS = 100_000  # a grid beyond this is a slip in its axes
+MAX_KEYS = 1000  # of a row: each costs time that grows with their number
+_NOTHING = object()
+MAX_MATCHES = 10_000_000  # rows x entries of exclude
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,9 @@ def expand_rows(grid: Grid) -> list[Row]:
     grid.check_settings()
     files: dict[str, tuple[Path, dict[str, Any]]] = {}
     rows, problems, used = [], list[tuple[str, str]](), set()
+    base, entries = _flatten(grid.base), [_flatten(entry) for entry in grid.exclude]
     for name, variant, overrides in _combinations(grid, named or {"": {}}):
-        match = _excluded(grid, variant, overrides)
+        match = _excluded(_flatten(overrides) | {"variant": variant}, base, entries) if entries else set[int]()
         used |= match
         if match:
             continue
@@ -78,6 +82,10 @@ def expand_rows(grid: Grid) -> list[Row]:
             rows.append(_row(grid, name, variant, overrides, files))
         except ConfigError as error:
             problems += [(name, line) for line in str(error).splitlines()]
+            if len(problems) > 10_000 or len({line for _, line in problems[: MAX_PROBLEMS * 10]}) > MAX_PROBLEMS:
+                lines = told_once(problems)[:MAX_PROBLEMS]
+                more = "and more problems; not all rows were checked"
+                raise ConfigError("\n".join(f"grid {grid.name!r}, {line}" for line in [*lines, more])) from None
     lines = [f"grid {grid.name!r}, {line}" for line in told_once(problems)]
     lines += [_useless(grid, number) for number in range(len(grid.exclude)) if number not in used]
     if lines:
@@ -97,6 +105,10 @@ def _combinations(grid: Grid, named: dict[str, Overrides]) -> Iterator[tuple[str
         count *= len(choice)
     if count > MAX_RUNS:
         raise ConfigError(f"grid {grid.name!r} expands to {count:,} runs, more than {MAX_RUNS:,}: shorten its axes")
+    if count * len(grid.exclude) > MAX_MATCHES:
+        raise ConfigError(
+            f"grid {grid.name!r}: {len(grid.exclude):,} entries of exclude are too many: write fewer rows"
+        )
     for (variant, overrides), swept in itertools.product(named.items(), itertools.product(*choices)):
         combined = {key: value for part in swept for key, value in part.items()}
         parts = [variant] if variant else []
@@ -108,6 +120,8 @@ def _combinations(grid: Grid, named: dict[str, Overrides]) -> Iterator[tuple[str
 def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: dict[str, tuple[Path, Overrides]]) -> Row:
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConfigError(f"the name must match {NAME_PATTERN}: name the combinations under variants")
+    if (keys := len(grid.base) + len(overrides)) > MAX_KEYS:
+        raise ConfigError(f"the row has {keys:,} keys: no config has more than {MAX_KEYS:,}")
     content: dict[str, Any] = {"resources": lay_over({}, grid.resources)}
     file: Path | None = None
     for key, value in [*grid.base.items(), *overrides.items()]:  # one by one: a file's name can be refined after it
@@ -157,13 +171,12 @@ def _deepspeed_file(name: str, files: dict[str, tuple[Path, Overrides]]) -> tupl
     return files[name]
 
 
-def _excluded(grid: Grid, variant: str, overrides: Overrides) -> set[int]:
-    """Numbers of the exclude entries that this row matches."""
-    flat = _flatten(grid.base) | _flatten(overrides) | {"variant": variant}
+def _excluded(flat: dict[str, Any], base: dict[str, Any], entries: list[dict[str, Any]]) -> set[int]:
+    """Numbers of the exclude entries that a row of these dotted keys, laid over those of the base, matches."""
     return {
         number
-        for number, entry in enumerate(grid.exclude)
-        if all(key in flat and _same(flat[key], value) for key, value in _flatten(entry).items())
+        for number, entry in enumerate(entries)
+        if all(_same(flat.get(key, base.get(key, _NOTHING)), value) for key, value in entry.items())
     }
 
 
@@ -171,9 +184,9 @@ def _useless(grid: Grid, number: int) -> str:
     """The problem of an exclude entry that matches no row."""
     entry = grid.exclude[number]
     found = [grid.written.at(("exclude", number, key), value) for key, value in entry.items()] if grid.written else []
-    scalars = [one for one in found if one and one.text is not None and not isinstance(one.value, str)]
-    read = [f"{one.text} is read as {one.value!r}" for one in scalars if one.text != repr(one.value)]
-    where = f" ({'; '.join([found[0].place, *read])})" if found and found[0] else ""
+    there = [one for one in found if one]
+    read = [typed for one in there if "(read as" in (typed := one.as_typed() or "")]
+    where = f" ({'; '.join([there[0].place, *read])})" if there else ""
     return f"grid {grid.name!r}: exclude[{number}] {short(str(entry), 200)} matches no row{where}"
 
 

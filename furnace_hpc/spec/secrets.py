@@ -15,7 +15,7 @@ _NAMED = re.compile(
 )
 _SHAPED = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}|\bglpat-[\w-]{16,}|\bsk-[\w-]{20,}"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{15,}\.[\w-]{10,}\.[\w-]*"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{15,400}\.[\w-]{10,4000}\.[\w-]*"
     r"|\bhttps?://[^\s/:@]+:[^\s/@]{4,}@|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 _NAME = re.compile(

@@ -1,6 +1,6 @@
 """Which keys `--set` must leave alone: those that make rows differ, or rows would train under wrong names."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from furnace_hpc.spec.errors import ConfigError
@@ -23,24 +23,26 @@ def check_settings(
     Raises:
         ConfigError: a setting and a sweep, or a row, share a key.
     """
-    for key, value in settings.items():
-        own = list(leaves({key: value}))
-        for section, columns in swept:
-            for other, values in columns.items():
-                if any(_overlap(own, list(leaves({other: one}))) for one in values):
-                    which = "this key" if other == key else repr(other)
-                    raise ConfigError(
-                        f"--set {key}: the grid sweeps {which} under {section}, and rows would train under wrong "
-                        f"names: narrow its {'axis' if section == 'axes' else 'lists'} in a copy of the grid file"
-                    )
-        for row, overrides in rows.items():
-            for other in leaves(overrides):
-                if not _overlap([other], not_identity, below=True) and _overlap(own, [other]):
-                    which = "this key" if other == key else repr(other)
-                    raise ConfigError(
-                        f"--set {key}: row {row!r} sets {which}, and would train under a wrong name: "
-                        f"change the row in a copy of the grid file"
-                    )
+    own = {leaf: key for key, value in settings.items() for leaf in leaves({key: value})}
+    above = {part: key for leaf, key in own.items() for part in _parents(leaf)}
+    for section, columns in swept:
+        for other, leaf in (
+            (key, leaf) for key, values in columns.items() for one in values for leaf in leaves({key: one})
+        ):
+            if key := _shared(leaf, own, above):
+                raise ConfigError(
+                    f"--set {key}: the grid sweeps {'this key' if other == key else repr(other)} under {section}, and "
+                    f"rows would train under wrong names: narrow it in a copy of the grid file"
+                )
+    for row, overrides in rows.items():
+        for leaf in leaves(overrides):
+            if not not_identity.isdisjoint(_parents(leaf)):
+                continue
+            if key := _shared(leaf, own, above):
+                raise ConfigError(
+                    f"--set {key}: row {row!r} sets {'this key' if leaf == key else repr(leaf)}, and would train under "
+                    f"a wrong name: change the row in a copy of the grid file"
+                )
 
 
 def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -52,6 +54,14 @@ def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _overlap(ones: Iterable[str], others: Iterable[str], below: bool = False) -> bool:
-    """Whether two keys are the same or one is below the other; with `below`, one of the first below a second."""
-    return any(f"{a}.".startswith(f"{b}.") or (not below and f"{b}.".startswith(f"{a}.")) for a in ones for b in others)
+def _shared(leaf: str, own: Mapping[str, str], above: Mapping[str, str]) -> str | None:
+    """The setting of the same key as `leaf`, of one above it or of one below it. None if there is none."""
+    return above.get(leaf) or next((own[part] for part in _parents(leaf) if part in own), None)
+
+
+def _parents(leaf: str) -> Iterator[str]:
+    """The dotted key and all that are above it: `a.b`, `a`."""
+    yield leaf
+    while "." in leaf:
+        leaf = leaf.rpartition(".")[0]
+        yield leaf

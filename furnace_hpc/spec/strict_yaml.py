@@ -15,6 +15,7 @@ from furnace_hpc.spec.printable import short
 MAX_DEPTH = 32
 MAX_NODES = 100_000  # with every alias unfolded: ten lines of aliases can mean a billion entries
 MAX_NUMBER = 100  # characters of a number: a longer one is a mistake or an attack
+MAX_KEY = 500  # characters of a key
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 _KINDS = {"int": "a number", "float": "a number", "bool": "true or false", "null": "null", "timestamp": "a date"}
@@ -153,6 +154,9 @@ def _check_key(key: Any, before: set[str]) -> None:
             f"(names have letters, digits, '.', '_' and '-' only)",
             key.start_mark,
         )
+    if len(key.value) > MAX_KEY:
+        problem = f"key {short(key.value, 24)} has {len(key.value):,} characters, more than {MAX_KEY}: shorten it"
+        raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
     if key.value in before:
         problem = f"key {short(repr(key.value))} stands twice in one mapping: keep one"
         raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from furnace_hpc.spec import strict_yaml
+from furnace_hpc.spec.printable import short
 
 _ORDER = {"settings": 0, "axes": 1, "zip": 1, "base": 3, "resources": 3}  # the last to be laid over first; others: 2
 
@@ -22,6 +23,15 @@ class Entry:
     def is_read_as(self, value: Any) -> bool:
         """Whether the entry may be what gave this value."""
         return self.text is None or (type(self.value) is type(value) and self.value == value)
+
+    def as_typed(self) -> str | None:
+        """The text, and what it was read as where that is something else. None if it is a mapping or a list."""
+        if self.text is None:
+            return None
+        words = {"None": "nothing", "True": "true", "False": "false"}
+        read = words.get(repr(self.value), repr(self.value))
+        typed = short(self.text or read)
+        return typed if typed in {read, repr(self.value), str(self.value)} else f"{typed} (read as {read})"
 
 
 @dataclass(frozen=True)
