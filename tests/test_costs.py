@@ -1,5 +1,7 @@
 """Costs of rows from the ledger of attempts, worked by hand, and sanity rows."""
 
+from dataclasses import replace
+
 import pytest
 from tables_study import complete, finish, notes, result_of, row, study
 
@@ -111,7 +113,7 @@ def test_reference_that_holds_against_its_sanity_rows_is_not_doubted(tmp_path):
     ablation = complete(tmp_path, sanity=["specific_only"])
     assert ablation.stronger_sanity == ()
     assert "under-trained" not in to_markdown(ablation)
-    worse = complete(tmp_path / "loss", sanity=["full"], metric="test/digit/accuracy", direction="min")
+    worse = replace(ablation, grid=ablation.grid.model_copy(update={"direction": "min", "sanity": ("full",)}))
     assert worse.stronger_sanity == ()
 
 

@@ -1,5 +1,6 @@
 """ds_configs/: every shipped file, and the closed schema that refuses what DeepSpeed would take silently."""
 
+import json
 import re
 from pathlib import Path
 
@@ -86,3 +87,59 @@ def test_offload_is_taken_just_where_it_works(stage, what, force):
     else:
         with pytest.raises(ConfigError, match=problem):
             deepspeed(**changes)
+
+
+AUTO = {
+    "fp16": {"enabled": "auto"},
+    "bf16": {"enabled": "auto"},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto"}},
+    "zero_optimization": {
+        "stage": "auto",
+        "overlap_comm": "auto",
+        "reduce_bucket_size": "auto",
+        "offload_optimizer": {"device": "cpu", "pin_memory": "auto"},
+    },
+    "activation_checkpointing": {"partition_activations": "auto", "cpu_checkpointing": "auto"},
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+}
+AUTO_KEYS = (
+    *("fp16", "bf16.enabled", "optimizer", "zero_optimization.stage", "zero_optimization.overlap_comm"),
+    *("zero_optimization.reduce_bucket_size", "zero_optimization.offload_optimizer.pin_memory"),
+    *("partition_activations", "cpu_checkpointing", "gradient_accumulation_steps", "gradient_clipping"),
+    *("train_batch_size", "train_micro_batch_size_per_gpu"),
+)
+
+
+def test_every_problem_of_a_file_with_auto_values_comes_at_once(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        validate(DeepSpeedFile, AUTO, "zero.json")
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(AUTO_KEYS)
+    assert all(
+        sum(key in line for line in lines) == 1 for key in ("fp16'; did you mean", *AUTO_KEYS[1:2], *AUTO_KEYS[3:7])
+    )
+    assert sum("'auto' is for other programs: write a value, or leave the key out" in line for line in lines) == 5
+    path = tmp_path / "auto.json"
+    path.write_text(json.dumps(AUTO))
+    with pytest.raises(ConfigError) as error:
+        specs(base={"deepspeed": str(path)})
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(AUTO_KEYS)
+    for line in lines:  # told once for both rows, with the file
+        assert line.startswith("grid 'study', row 'base' and 1 more: ")
+        assert line.endswith(f" ({path})")
+
+
+@pytest.mark.parametrize(("content", "kind"), [('"zero1"', "str"), ("[1]", "list"), ("3", "int"), ("null", "NoneType")])
+def test_a_deepspeed_file_that_is_no_mapping_is_refused(tmp_path, content, kind):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ConfigError, match=f"a.json: got {kind}, wanted a DeepSpeed config in braces"):
+        specs(base={"deepspeed": str(tmp_path / "a.json")})
+
+
+def test_true_is_no_stage():
+    with pytest.raises(ConfigError, match="stage: got True, wanted 0, 1, 2 or 3"):
+        deepspeed(zero_optimization={"stage": True})

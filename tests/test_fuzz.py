@@ -52,8 +52,8 @@ def test_the_fuzz_sees_a_script_that_runs_its_canary(tmp_path):
         ),
         ("a: &a [*a]", "an alias stands inside"),
         ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
-        ("a: 2001-99-99", "a value means nothing"),
-        ("a: " + "9" * 5000, "a value means nothing"),
+        ("a: !!bool x", "a value means nothing"),
+        ("a: " + "9" * 5000, "is a number of 5,000 characters: put it in quotes"),
         ("a: 1\n--- \nb: 2", "found another document"),
         (f"a: 1\nb: {HF}", ":2: holds what looks like a secret"),
         ("setup: ['export WANDB_API_KEY=0123456789abcdef']", ":1: holds what looks like a secret"),
@@ -78,7 +78,7 @@ def test_json_that_is_too_deep_is_refused(tmp_path):
         read_json(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("text", ["[" * 4000, "2001-99-99", "&a [*a]"])
+@pytest.mark.parametrize("text", ["[" * 4000, "9" * 5000, "&a [*a]"])
 def test_hostile_settings_are_refused(text):
     with pytest.raises(ConfigError, match="is not YAML: quote it"):
         parse_value(text)

@@ -1,13 +1,15 @@
 """From a grid file to its rows and runs: which there are, in which order, and what is refused."""
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
 from login_study import FINGERPRINT, GRID, grid, specs
 
 from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.grid import Grid
+from furnace_hpc.spec.fields import NAME_PATTERN, short_name
+from furnace_hpc.spec.grid import Grid, narrowed
 from furnace_hpc.spec.rows import MAX_RUNS, _check_rows, expand, expand_rows
 
 
@@ -208,3 +210,30 @@ def test_random_grids_have_no_two_equal_run_ids_and_a_stable_order(seed):
         count *= len(values)
     assert len(ids) == len(set(ids)) == count
     assert ids == [run.run_id for run in expand(asked, {"tridigits": FINGERPRINT})]
+
+
+LONG = {
+    "loss.alpha": [0.123456789, 1],
+    "loss.beta": [0.123456789, 1],
+    "optimizer.weight_decay": [0.123456789, 1],
+    "schedule.warmup_fraction": [0.123456789, 0.5],
+}
+
+
+def test_a_long_name_of_a_combination_is_its_beginning_and_a_hash():
+    full = "alpha-1_beta-1_weight_decay-0.123456789_warmup_fraction-0.123456789"
+    found = names(axes=LONG, variants={}, reference=full)
+    assert len(found) == len(set(found)) == 16
+    assert found[-4] == "alpha-1_beta-1_weight_decay-0.123456789_warmup_frac-7acc9ffeff90"
+    assert all(len(name) <= 64 and re.fullmatch(NAME_PATTERN, name) for name in found)
+    assert found[-1] == "alpha-1_beta-1_weight_decay-1_warmup_fraction-0.5"  # one that fits is what it was
+    fewer = names(axes=LONG | {"loss.alpha": [1]}, variants={}, reference=full, sanity=[])
+    assert fewer == found[8:]  # other combinations change no name
+    assert grid(axes=LONG, variants={}, reference=full).reference == found[-4]
+    assert narrowed(found, [full], "variant") == [found[-4]]
+
+
+def test_names_of_64_characters_are_left_alone():
+    assert short_name("a" * 64) == "a" * 64
+    assert len(short_name("a" * 65)) == 64
+    assert short_name("a" * 65) != short_name("a" * 66)

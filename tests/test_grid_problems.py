@@ -29,7 +29,7 @@ def test_all_problems_of_a_file_come_at_once_with_key_path_and_nearest_name(tmp_
     assert all(line.startswith(f"{path}: ") for line in lines)
     assert any("unknown key 'seed'; did you mean 'seeds'?" in line for line in lines)
     assert any("direction: got 'up': input should be 'max' or 'min'" in line for line in lines)
-    assert any("seeds: got '0': input should be a valid tuple" in line for line in lines)
+    assert any("seeds: got '0', wanted a list: write [0]" in line for line in lines)
     assert len(lines) == 3
 
 

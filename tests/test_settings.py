@@ -1,5 +1,7 @@
 """`--set key=value` and the choice of variants and seeds: laid over every row, last; and what is refused."""
 
+import re
+
 import pytest
 import yaml
 from login_study import grid
@@ -19,22 +21,56 @@ def test_settings_are_typed_values_laid_over_every_row():
         assert (row.config.optimizer.lr, row.config.deterministic) == (0.001, False)
         assert row.config.model.modalities == ("text", "audio")
     assert set_("evaluation.metric=null").evaluation.metric is None
-    assert set_("loss={alpha: 2}").loss.alpha == 2
+    assert set_("optimizer={lr: 2}").optimizer.lr == 2
 
 
-def test_settings_are_the_last_word_over_nested_overrides_factors_and_files():
-    nested = {"base": {"loss": {"alpha": 0.5, "beta": 0.25}}}
-    loss = set_("loss.alpha=3", variants=nested).loss
-    assert (loss.alpha, loss.beta) == (3, 0.25)
-    factors = {"mode": "one_at_a_time", "factors": {"a": {"loss.alpha": 0.5, "loss.beta": 1}}}
-    one = expand_rows(with_settings(grid(variants={}, ablate=factors), ["loss.alpha=3"]))
-    assert [(row.config.loss.alpha, row.config.loss.beta) for row in one] == [(3, 0), (3, 1)]
-    stage = set_("deepspeed.zero_optimization.stage=3", variants={"base": {"deepspeed": "zero2"}})
-    assert stage.deepspeed.zero_optimization.stage == 3
-    swapped = set_("deepspeed=zero0", variants={"base": {"deepspeed": "zero2"}})
-    assert swapped.deepspeed.zero_optimization.stage == 0
-    refined = {"base": {"deepspeed": "zero2", "deepspeed.zero_optimization.stage": 3}}
-    assert set_("deepspeed=zero1", variants=refined).deepspeed.zero_optimization.stage == 1
+def test_settings_are_laid_over_the_base_last():
+    base = {"deepspeed": "zero2", "deepspeed.zero_optimization.stage": 3, "loss": {"alpha": 0.5, "beta": 0.25}}
+    variants = {"base": {"loss": {"beta": 1}}, "other": {"steps": 3}}
+    found = set_("loss.alpha=3", "deepspeed=zero1", base=base, variants=variants)
+    assert (found.loss.alpha, found.loss.beta, found.deepspeed.zero_optimization.stage) == (3, 1, 1)
+    assert set_("deepspeed.zero_optimization.stage=1", base=base).deepspeed.zero_optimization.stage == 1
+
+
+STAGE = "deepspeed.zero_optimization.stage"
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting", "message"),
+    [
+        ({"axes": {STAGE: [1, 2]}}, "deepspeed=zero1", f"--set deepspeed: the grid sweeps '{STAGE}' under axes"),
+        ({"axes": {"deepspeed": ["zero1", "zero2"]}}, f"{STAGE}=1", f"--set {STAGE}: the grid sweeps 'deepspeed'"),
+        ({"axes": {STAGE: [1, 2]}}, f"{STAGE}=1", f"--set {STAGE}: the grid sweeps this key under axes"),
+        ({"zip": [{"optimizer.lr": [1, 2]}]}, "optimizer={lr: 3}", "sweeps 'optimizer.lr' under zip"),
+        ({"axes": {"loss": [{"alpha": 1}, {"alpha": 2}]}}, "loss.alpha=3", "sweeps 'loss' under axes"),
+        ({"axes": {"loss.beta": [1, 2]}}, "loss=null", "sweeps 'loss.beta' under axes"),
+        ({}, "loss.alpha=3", "--set loss.alpha: row 'full' sets this key, and would train under a wrong name"),
+        ({}, "loss={alpha: 3}", "--set loss: row 'full' sets 'loss.alpha'"),
+        ({"variants": {"base": {"deepspeed": "zero2"}}}, f"{STAGE}=1", "row 'base' sets 'deepspeed'"),
+        ({"variants": {"base": {"deepspeed": "zero2"}}}, "deepspeed=zero1", "row 'base' sets this key"),
+        (
+            {"variants": {}, "ablate": {"mode": "one_at_a_time", "factors": {"a": {"loss.alpha": 0.5}}}},
+            "loss.alpha=3",
+            "row 'only_a' sets this key",
+        ),
+    ],
+)
+def test_settings_of_what_makes_rows_differ_are_refused(changes, setting, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        with_settings(grid(**changes), [setting])
+    key, _, value = setting.partition("=")
+    written = grid(**changes, settings={key: yaml.safe_load(value)})
+    with pytest.raises(ConfigError, match=re.escape(message)):  # `settings` in the grid's own file
+        expand_rows(written)
+
+
+def test_settings_beside_what_rows_set_are_taken():
+    swept = {"axes": {"loss.alpha": [1, 2]}, "variants": {}, "reference": "alpha-1"}
+    assert set_("loss={beta: 3}", **swept).loss.beta == 3
+    rows = {"base": {}, "b": {"steps": 3, "log_every": 7, "evaluation.batch_size": 8, "resources.nodes": 2}}
+    changed = ("log_every=1", "evaluation.batch_size=2", "resources.nodes=1")  # they change no number
+    row = expand_rows(with_settings(grid(variants=rows), list(changed)))[1]
+    assert (row.config.log_every, row.config.evaluation.batch_size, row.resources.nodes) == (1, 2, 1)
 
 
 def test_settings_of_resources_reach_the_resources():

@@ -73,7 +73,10 @@ def test_another_metric_brings_its_direction(tmp_path):
     loss = seen(tmp_path, View(metric="test/digit/loss"))
     assert (loss.grid.metric, loss.grid.direction, loss.rows[0].mean) == ("test/digit/loss", "min", 0.5)
     assert seen(tmp_path, View(metric="val/digit/accuracy")).grid.direction == "max"
-    assert seen(tmp_path, View(direction="min")).grid.direction == "min"
+    with pytest.raises(ConfigError, match="direction min contradicts metric 'test/digit/accuracy', of which higher is"):
+        seen(tmp_path, View(direction="min"))
+    with pytest.raises(ConfigError, match="direction max contradicts metric 'test/digit/loss', of which lower is"):
+        seen(tmp_path, View(metric="test/digit/loss", direction="max"))
     with pytest.raises(ConfigError, match="'test/digit/f1' is in no result.*test/digit/accuracy"):
         seen(tmp_path, View(metric="test/digit/f1"))
 

@@ -22,7 +22,9 @@ class Entry:
 
     def is_read_as(self, value: Any) -> bool:
         """Whether the entry may be what gave this value."""
-        return self.text is None or (type(self.value) is type(value) and self.value == value)
+        if self.text is None:
+            return isinstance(value, (dict, list, tuple))
+        return type(self.value) is type(value) and repr(self.value) == repr(value)  # nan is not equal to itself
 
     def as_typed(self) -> str | None:
         """The text, and what it was read as where that is something else. None if it is a mapping or a list."""
@@ -85,8 +87,8 @@ def _dotted(path: strict_yaml.Path) -> tuple[str, str | None]:
             return ".".join(rest[1:]), rest[0]
         case "ablate":
             return ".".join(rest[2:]), None  # ablate, factors, the factor
-        case "axes" if len(rest) > 1:
-            return ".".join([rest[0], *rest[2:]]), None  # the key, a place in its list
-        case "zip" if len(rest) > 2:
-            return ".".join([rest[1], *rest[3:]]), None
+        case "axes":
+            return ".".join([*rest[:1], *rest[2:]]) if len(rest) > 1 else "", None  # the key, a place in its list
+        case "zip":
+            return ".".join([rest[1], *rest[3:]]) if len(rest) > 2 else "", None
     return ".".join(rest), None  # base, settings
