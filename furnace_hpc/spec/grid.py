@@ -104,6 +104,10 @@ class Grid(Config):
             )
         return seeds
 
+    def __eq__(self, other: object) -> bool:
+        """Whether two grids ask the same, wherever they were read from."""
+        return isinstance(other, Grid) and vars(self) == vars(other)
+
     @property
     def written(self) -> Written | None:
         """Where each value stands in the grid's file. None if the grid was not read from a file."""

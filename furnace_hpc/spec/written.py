@@ -1,7 +1,7 @@
 """Find where a value stands in a file and how it was typed: `no` is read as false, and errors show `no`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,9 +40,9 @@ class Entry:
 class Written:
     """The text of a YAML file that could be read, and values of `--set`."""
 
-    source: str = field(compare=False)  # two equal grids are equal wherever they were read from
-    text: str = field(compare=False)
-    settings: tuple[Entry, ...] = field(default=(), compare=False)
+    source: str
+    text: str
+    settings: tuple[Entry, ...] = ()
 
     @cached_property
     def _by_path(self) -> dict[strict_yaml.Path, list[Entry]]:
@@ -66,8 +66,9 @@ class Written:
 
     def at(self, path: Sequence[str | int], value: Any) -> Entry | None:
         """The entry at this path of the file. None if there is none."""
-        wanted = tuple(part for part in path if part != "[key]")
-        return next((entry for entry in self._by_path.get(wanted, []) if entry.is_read_as(value)), None)
+        if path[-1:] == ("[key]",):  # a key is the problem
+            return next(iter(self._by_path.get(tuple(path[:-1]), [])), None)
+        return next((entry for entry in self._by_path.get(tuple(path), []) if entry.is_read_as(value)), None)
 
     def of_row(self, variant: str, path: Sequence[str | int], value: Any) -> Entry | None:
         """The entry that gave a row this value of its config. None if the file does not say it."""
