@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000, help="number of runs, a multiple of 5 [10000]")
     parser.add_argument("--repeats", type=int, default=3, help="of each way, of which the median is taken [3]")
     asked = parser.parse_args()
+    record.begin()
     with tempfile.TemporaryDirectory() as name:
         rows = tables(Path(name), asked.runs, asked.repeats)
         rows += status(Path(name) / "status", asked.repeats)

@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--disturbances", type=int, default=14, help="how many; then it is left alone")
     parser.add_argument("--limit", type=float, default=540, help="seconds after which it is given up")
     asked = parser.parse_args()
+    record.begin()
     grid = GRID | {"seeds": list(range(SEEDS)), "resources": RESOURCES}
     grid["base"] = GRID["base"] | {"steps": STEPS, "checkpoint_every": INTERVAL}  # type: ignore[operator]
     work = asked.work.resolve()

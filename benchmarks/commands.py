@@ -19,6 +19,7 @@ PROBE = "import sys; from furnace_hpc.submit import main; print('torch' in sys.m
 
 def main() -> None:
     """Time the commands in turn, and write medians."""
+    record.begin()
     submit = [sys.executable, "-m", "furnace_hpc.submit"]
     with tempfile.TemporaryDirectory() as folder:
         grid = big_grid(Path(folder))

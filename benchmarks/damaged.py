@@ -26,6 +26,7 @@ from damaged_work import GOOD, NEWEST  # noqa: E402
 
 def main() -> None:
     """Ours, then DeepSpeed's."""
+    record.begin()
     started_s = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = _ours(Path(folder) / "ours"), _theirs(Path(folder) / "theirs")

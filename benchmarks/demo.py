@@ -19,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="an empty folder; kept")
     work = parser.parse_args().work.resolve()
+    record.begin()
     (work / "home").mkdir(parents=True)
     clone = work / "furnace"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)

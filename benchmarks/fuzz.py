@@ -141,13 +141,14 @@ def parsers(examples: int) -> int:
 
 def main() -> None:
     """Fuzz, and write the figures."""
-    from record import write
+    from record import begin, write
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=10_500)
     parser.add_argument("--commands", type=int, default=60)
     parser.add_argument("--examples", type=int, default=5_000)
     options = parser.parse_args()
+    begin()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
         tally = fuzz(place, options.cases)

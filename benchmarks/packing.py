@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for raw files and packs; kept")
     source = parser.parse_args().work / "raw"
+    record.begin()
     if not (source / "done").exists():
         make_files(source)
     rates: dict[str, list[float]] = {}

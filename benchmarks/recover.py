@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--drill", nargs="*", default=[], choices=("local", "devcluster"), help="drill there too")
     parser.add_argument("--rounds", type=int, default=5, help="kills of each kind, and as many floors")
     asked = parser.parse_args()
+    record.begin()
     with tempfile.TemporaryDirectory(prefix="fb") as folder:
         place = Path(folder)
         pack(TriDigitsKnobs(train=96, val=40, test=40), place / "data/tridigits", lambda what, done, total: None)

@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="its log and its undisturbed runs stay here")
     parser.add_argument("--for", dest="for_s", type=float, default=540, help="seconds; the same command goes on later")
     asked = parser.parse_args()
+    record.begin()
     work, began_s = asked.work.resolve(), time.monotonic()
     data = work / "data"
     if not data.exists():

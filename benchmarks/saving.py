@@ -28,6 +28,7 @@ Times = dict[str, list[float]]
 
 def main() -> None:
     """Measure with 1 and 2 processes, and write the ratios."""
+    record.begin()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for world_size in (1, 2):

@@ -24,6 +24,7 @@ RUNS, PARALLEL = 12, 2
 
 def main() -> None:
     """Submit, count what runs at each moment, and read the table."""
+    record.begin()
     with tempfile.TemporaryDirectory(prefix="fb") as folder:
         cluster = start_cluster(Path(folder) / "c")
         try:

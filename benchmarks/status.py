@@ -42,6 +42,7 @@ COUNTS = "1,000 runs: 400 queued, 200 running, 400 done"  # what was preempted w
 
 def main() -> None:
     """Make the runs, look at them, and write it down."""
+    record.begin()
     with tempfile.TemporaryDirectory(prefix="fb") as folder:
         cluster = start_cluster(Path(folder) / "c")
         try:

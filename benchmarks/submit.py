@@ -55,6 +55,7 @@ if len(sys.argv) > 4:
 
 def main() -> None:
     """Measure everything, and write it down."""
+    record.begin()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="fb") as folder:
         cluster = start_cluster(Path(folder) / "c")

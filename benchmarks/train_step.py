@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of steps per ratio")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES, help="models to measure")
     options = parser.parse_args()
+    record.begin()
     from train_step import ratios  # by the name under which they import it
 
     with tempfile.TemporaryDirectory() as folder:

@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for data and runs; kept")
     parser.add_argument("--speech", default="auto", help="auto, espeak or bank")
     options = parser.parse_args()
+    record.begin()
     options.work.mkdir(parents=True, exist_ok=True)
     name = f"tridigits-{options.speech}"
     _pack(options.work / "data" / name, options.speech)

@@ -10,8 +10,8 @@ from pathlib import Path
 import record
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import forked_ranks
 import rank_work
-from forked_ranks import run_on_ranks
 from test_zero import BF16, IN_FP32, SHIPPED
 
 from furnace_hpc.data.tridigits import pack
@@ -22,13 +22,15 @@ GOAL = 1e-6
 
 def main() -> None:
     """Run the alternatives in one process group each world size, and write the largest differences."""
+    record.begin()
+    forked_ranks.START_S = 1800  # on a busy machine it takes longer than a test may
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "tridigits"
         pack(TriDigitsKnobs(train=240, val=60, test=90), data, lambda what, done, total: None)
         for world_size, engines in ((1, IN_FP32), (2, IN_FP32), (2, SHIPPED), (4, IN_FP32)):
             place = Path(folder) / f"{world_size}-{engines[0]}"
-            losses = run_on_ranks(rank_work.zero_against_ddp, world_size, place, data, engines, 10)[0]
+            losses = forked_ranks.run_on_ranks(rank_work.zero_against_ddp, world_size, place, data, engines, 10)[0]
             plain = losses.pop("ddp")
             for name, values in losses.items():
                 difference = max(abs(a - b) for a, b in zip(values, plain, strict=True))

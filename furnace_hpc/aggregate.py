@@ -1,6 +1,7 @@
 """Turn finished runs into tables and figures: `python -m furnace_hpc.aggregate --grid NAME_OR_PATH`."""
 
 import gc
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +13,10 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.spec.files import runs_root
 from furnace_hpc.spec.grid import Grid, results_name, with_settings
+from furnace_hpc.spec.printable import printable
 
 if TYPE_CHECKING:
+    from furnace_hpc.tables.table import Ablation
     from furnace_hpc.tables.view import View
 
 
@@ -33,7 +36,8 @@ def main(
         list[str] | None, typer.Option(help="rows by the values of this key, such as loss.alpha; repeatable")
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option(help="key=value: only runs that have it, such as variant=full; repeatable")
+        list[str] | None,
+        typer.Option(help="key=value: only runs that have it; some of the reference must be among them; repeatable"),
     ] = None,
     figures: Annotated[bool, typer.Option(help="draw the figures")] = True,
     samples: Annotated[
@@ -50,7 +54,7 @@ def main(
 
     view = View(metric, direction, tuple(by or ()), tuple(where or ()))
     asked, folder = submitted_grid(grid, runs_root(runs_dir))
-    raise typer.Exit(show_table(with_settings(asked, set_ or []), folder, out, figures, view, samples))
+    raise typer.Exit(show_table(with_settings(asked, set_ or []), folder, out, figures, view, samples, grid))
 
 
 def show_table(
@@ -60,8 +64,11 @@ def show_table(
     figures: bool = True,
     view: "View | None" = None,
     samples: bool = False,
+    asked_as: str = "",
 ) -> int:
     """Write the results of a submitted grid, print the table, and return the exit code.
+
+    `asked_as`: the name or path of the grid as the user gave it.
 
     Raises:
         ConfigError: the grid has no runs, its metric is in no result, or the view asks for what no run has.
@@ -71,12 +78,11 @@ def show_table(
     from furnace_hpc.cluster.accounted import in_words
     from furnace_hpc.cluster.observe import observe_when_asked
     from furnace_hpc.spec.config import run_ids
-    from furnace_hpc.spec.printable import printable
     from furnace_hpc.tables.cache import read_records
     from furnace_hpc.tables.latex import lost_letters
-    from furnace_hpc.tables.notes import describe
     from furnace_hpc.tables.render import to_terminal
     from furnace_hpc.tables.results import aggregate, submitted_runs, written_files
+    from furnace_hpc.tables.verdict import last_lines
     from furnace_hpc.tables.view import View, look
 
     if figures and not find_spec("matplotlib"):
@@ -89,7 +95,7 @@ def show_table(
         grid = grid.model_copy(update={"description": f"{grid.description} With {settings}.".strip()})
     view = replace(view, by=view.by or grid.by)
     records = read_records(folder)
-    everything = submitted_runs(grid, folder, records)
+    everything = submitted_runs(grid, folder, records, asked_as)
     shown, runs = look(grid, everything, view)
     kept = {id(spec) for spec in runs}
     aside = run_ids([spec for spec in everything if id(spec) not in kept])
@@ -97,17 +103,27 @@ def show_table(
     ablation = aggregate(shown, runs, folder, place, figures, how_it_is, view.by, aside, records, samples, in_words)
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too
-    console.print(to_terminal(ablation))
+    console.print(to_terminal(ablation, console.width))
     if lost := lost_letters(ablation):
         typer.echo(f"table.tex: pdfLaTeX prints {lost}; XeLaTeX and LuaLaTeX print what the font has", err=True)
-    for path in written_files(place, figures):
-        console.print(printable(str(path)), markup=False)
-    if not ablation.missing:
-        return 0
-    typer.echo(f"{len(ablation.missing)} of {len(ablation.runs)} runs are missing:", err=True)
-    for run in ablation.missing:
-        typer.echo(f"  {printable(describe(run))}", err=True)
-    return 1
+    if ablation.missing:
+        _print_missing(ablation, folder)
+    for line in last_lines(ablation, folder, place, len(written_files(place, figures))):
+        console.print(printable(line), markup=False)
+    return 1 if ablation.missing else 0
+
+
+def _print_missing(ablation: "Ablation", folder: GridFolder) -> None:
+    """On the error output: the missing runs, and where else there are runs."""
+    from furnace_hpc.tables.notes import describe
+    from furnace_hpc.tables.settings import other_settings
+
+    lines = [f"{len(ablation.missing)} of {len(ablation.runs)} runs are missing:"]
+    lines += [f"  {printable(describe(run))}" for run in ablation.missing]
+    if others := other_settings(ablation.grid, folder):
+        lines += ["runs with other settings (--set) have a table of their own:", *(f"  {line}" for line in others)]
+    sys.stdout.flush()
+    typer.echo("\n".join(lines), err=True)
 
 
 if __name__ == "__main__":

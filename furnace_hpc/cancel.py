@@ -17,6 +17,7 @@ from furnace_hpc.cluster.submission import only_submitter, read_holder
 from furnace_hpc.cluster.waves import ranges
 from furnace_hpc.runs import host
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.submitted import find_submitted
 from furnace_hpc.spec.errors import ConfigError, nearest
 from furnace_hpc.spec.files import runs_root
 
@@ -24,7 +25,7 @@ NOTHING = "nothing is running or waiting"
 
 
 def main(
-    grid: Annotated[str, typer.Option(help="name of a submitted grid")],
+    grid: Annotated[str, typer.Option(help="name of a submitted grid, or path of its file")],
     variant: Annotated[list[str] | None, typer.Option(help="only this row's runs; repeatable")] = None,
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
@@ -34,8 +35,7 @@ def main(
 
     Ranks that get the time (KillWait) save a checkpoint. The next submit goes on from there.
     """
-    folder = GridFolder(runs_root(runs_dir) / grid)
-    folder.check_submitted()
+    folder = find_submitted(grid, runs_root(runs_dir))
     runs = {row["run_id"] for submission in submissions(folder) for row in submission.rows}
     chosen = {run_id for run_id in runs if not variant or _variant(run_id) in variant}
     for name in variant or []:

@@ -35,7 +35,8 @@ def main(
     no_job: Annotated[bool, typer.Option("--no-job", help="start no job to look at a compute node")] = False,
     write: Annotated[str, typer.Option("--write-profile", help="write slurm/clusters/NAME.yaml", metavar="NAME")] = "",
     partition: Annotated[str, typer.Option(help="partition of that profile [one with GPUs, else the default]")] = "",
-    over: Annotated[bool, typer.Option("--replace", help="write over a profile that is there")] = False,
+    force: Annotated[bool, typer.Option("--force", help="write over a profile that is there")] = False,
+    replace_: Annotated[bool, typer.Option("--replace", hidden=True, help="older name of --force")] = False,
     json_: Annotated[bool, typer.Option("--json", help="for programs; goes to stdout alone")] = False,
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs will lie [$FURNACE_RUNS or ./runs]")
@@ -46,6 +47,7 @@ def main(
     Every line is ok, warn or fail, with the mend. Exit code 1: something fails. It takes about half a minute, most of
     it torch's start, and changes nothing; a job of five minutes at most, two cores and a GPU looks at a compute node.
     """
+    over = force or replace_
     if write:
         check_new(write, over)
     root, on_slurm = runs_root(runs_dir), has_slurm() and not here_

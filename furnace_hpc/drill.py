@@ -4,12 +4,13 @@ Run it before you trust a new cluster: some minutes of it, as an ordinary user.
 """
 
 import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from threading import Thread
-from typing import Annotated
+from typing import IO, Annotated, Any
 
 import psutil
 import typer
@@ -113,7 +114,7 @@ class Drill:
         for number in range(ROUNDS):
             with (self._folder.parent / f"submit-{number + 1}.log").open("w") as log:
                 command = [*_command("submit"), *words]
-                process = psutil.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                process = _start(command, log)
                 try:
                     while process.poll() is None:
                         self._look(process)
@@ -163,6 +164,22 @@ class Drill:
             self.did[way.name] = ""
         except (UnavailableError, psutil.Error, IndexError) as error:
             self.did[way.name] = f"it could not be done: {error}"
+
+
+def _start(command: list[str], log: IO[str]) -> psutil.Popen:
+    """Start `submit` so that a Ctrl-C reaches it: one of the disturbances is just that.
+
+    Under nohup, or by `&` in a script, SIGINT is ignored, and children inherit this. Then `submit` gets a process group
+    of its own too, so that a Ctrl-C meant for the script does not end it.
+    """
+    words: dict[str, Any] = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        return psutil.Popen(command, **words)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is handled here is not ignored in a child
+    try:
+        return psutil.Popen(command, process_group=0, **words)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _chosen(profile: ClusterProfile, only: list[str]) -> list[Disturbance]:

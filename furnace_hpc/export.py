@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 from furnace_hpc.cli import run_command
+from furnace_hpc.spec.errors import ConfigError
 
 
 def main(
-    source: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR|CHECKPOINT", help="a run's folder, or one of its checkpoints")
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR|CHECKPOINT", help="a run's folder, or one of its checkpoints")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder to make")],
     step: Annotated[
@@ -22,9 +23,10 @@ def main(
         Literal["safetensors", "torch_export"],
         typer.Option("--format", help="torch_export: also model.pt2, the computation for programs without Furnace"),
     ] = "safetensors",
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="the run's packed data [as in its last attempt]")
+    data_root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="where the run's packed data lie [as in its last attempt]")
     ] = None,
+    data_dir: Annotated[Path | None, typer.Option(hidden=True, help="older name of --data-root")] = None,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="DIR", help="the tokenizer that packed the text [as the data's manifest says]")
     ] = None,
@@ -35,13 +37,22 @@ def main(
     The folder needs neither the run nor its data, and holds no pickle. What is written is loaded again and compared
     with what was read, and with the run's own answers, before it gets its name.
     """
+    if len(sources) > 1:
+        raise ConfigError(f"{len(sources)} run folders fit, wanted one: {', '.join(map(str, sources))}")
     print("reading the checkpoint ...", flush=True)  # torch and DeepSpeed take their seconds
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # unpickling imports DeepSpeed, which complains of a missing GPU
     from furnace_hpc.use.exporting import export
 
     with_program = format_ == "torch_export"
     exported = export(
-        source, out, step, data_dir, tokenizer, with_program, force, lambda words: print(words, flush=True)
+        sources[0],
+        out,
+        step,
+        data_root or data_dir,
+        tokenizer,
+        with_program,
+        force,
+        lambda words: print(words, flush=True),
     )
     came_from = exported.provenance
     print(f"exported {came_from.run_id}, step {came_from.step} of {came_from.steps}, to {out}")

@@ -17,6 +17,7 @@ from furnace_hpc.cluster.overview import Line, overview
 from furnace_hpc.cluster.picture import picture, plain, summary
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
+from furnace_hpc.runs.submitted import find_submitted
 from furnace_hpc.spec.files import runs_root
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ LOOK_S = 0.25  # how soon a terminal of another size is drawn anew
 
 
 def main(
-    grid: Annotated[str, typer.Option(help="name of a submitted grid")],
+    grid: Annotated[str, typer.Option(help="name of a submitted grid, or path of its file")],
     watch_: Annotated[bool, typer.Option("--watch", help="go on until all runs have ended; Ctrl-C leaves")] = False,
     logs: Annotated[str, typer.Option(help="print the logs of this run (the beginning of its name is enough)")] = "",
     lines: Annotated[int, typer.Option(min=1, help="with --logs: last lines of each log")] = 40,
@@ -45,8 +46,7 @@ def main(
     within ten seconds share that answer, and none is asked for where nothing was submitted or all is done. On a
     terminal the lines fit its width; in a file or a pipe they are whole.
     """
-    folder = GridFolder(runs_root(runs_dir) / grid)
-    folder.check_submitted()
+    folder = find_submitted(grid, runs_root(runs_dir))
     if logs:
         print_logs(folder, logs, lines)
     elif json_:

@@ -1,7 +1,7 @@
 """Turn a grid into runs: plan, show the plan, and submit it as one Slurm array, or to a queue on this machine.
 
-python -m furnace_hpc.submit --grid ablation --dry-run     what would be done, and why
-python -m furnace_hpc.submit --grid ablation               do it; done runs are skipped, interrupted ones go on
+furnace submit --grid ablation --dry-run     what would be done, and why
+furnace submit --grid ablation               do it; done runs are skipped, interrupted ones go on
 """
 
 import sys
@@ -28,9 +28,10 @@ from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.override import read_overrides
 from furnace_hpc.runs.snapshot import source
+from furnace_hpc.runs.submitted import command_on
 from furnace_hpc.runs.trust import check_place, keep_private, trust_group
 from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import data_root, runs_root
+from furnace_hpc.spec.files import data_root, find_shipped, runs_root
 from furnace_hpc.spec.grid import load_grid, narrowed, with_settings
 from furnace_hpc.spec.numbers import whole_number
 from furnace_hpc.spec.pretrained import check_pretrained
@@ -135,7 +136,7 @@ def _prepare(plan: Plan) -> None:
     print(f"prepared {submission}")
     for shape, rows in plan.shapes.items():
         asked = " ".join(sbatch_flags(plan.profile, shape))
-        print(f"then: sbatch --array={ranges(rows)} {asked} slurm/array.sbatch {submission}")
+        print(f"then: sbatch --array={ranges(rows)} {asked} {find_shipped('slurm/array.sbatch')} {submission}")
 
 
 def _set_going(folder: GridFolder, observer: Observer) -> None:
@@ -158,7 +159,7 @@ def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
 
     for line in array.submit_plan(plan, live_jobs):
         print(line)
-    print(f"then: python -m furnace_hpc.status --grid {plan.grid.name} --watch")
+    print(f"then: {command_on('status', plan.folder, '--watch')}")
 
 
 def _wait(plan: Plan) -> None:

@@ -19,15 +19,16 @@ from furnace_hpc.runs.trust import GROUP_ACCESS, check_place, keep_private
 from furnace_hpc.runs.verdict import Verdict
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import data_root
+from furnace_hpc.spec.files import data_root, pack_in
 from furnace_hpc.spec.regular import read_regular
 
 
 def main(
     run_dir: Annotated[Path, typer.Argument(help="a run folder that submit has made")],
-    data_dir: Annotated[
-        Path | None, typer.Option(help="the packed data set [as in the run's last attempt, or ./data]")
+    data_root_: Annotated[
+        Path | None, typer.Option("--data-root", help="where data lie [as in the run's last attempt, or ./data]")
     ] = None,
+    data_dir: Annotated[Path | None, typer.Option(hidden=True, help="older name of --data-root")] = None,
 ) -> None:
     """Train one run to its end; a run that was begun goes on from its newest checkpoint."""
     folder = RunFolder(run_dir)
@@ -42,7 +43,7 @@ def main(
     from furnace_hpc.engine.processes import RankInfo
 
     place = RankInfo.of_environment()
-    attempt = _begin(folder, place.world_size, data_dir) if place.rank == 0 else _begun(folder)
+    attempt = _begin(folder, place.world_size, data_root_ or data_dir) if place.rank == 0 else _begun(folder)
     code = 1
     try:
         with Verdict(folder, attempt, place.rank) as verdict:
@@ -53,7 +54,7 @@ def main(
     raise typer.Exit(code)
 
 
-def _begin(folder: RunFolder, world_size: int, data_dir: Path | None) -> int:
+def _begin(folder: RunFolder, world_size: int, given: Path | None) -> int:
     """Rank 0 begins the attempt, as the host does for a submitted run."""
     attempts = read_attempts(folder)
     if attempts and attempts[0].code_hash not in ("", code_hash()):
@@ -62,11 +63,11 @@ def _begin(folder: RunFolder, world_size: int, data_dir: Path | None) -> int:
             f"and a run never changes code half-way: go back to that code, or submit its grid with --code new"
         )
     spec = RunSpec.model_validate_json(read_regular(folder.spec))
-    before = attempts[-1].data_dir if attempts else ""
+    before, name = attempts[-1].data_dir if attempts else "", spec.config.data.name
     facts = {
         "code_hash": code_hash(),
         "world_size": world_size,
-        "data_dir": str((data_dir or Path(before or data_root(None) / spec.config.data.name)).resolve()),
+        "data_dir": str((pack_in(given, name) if given else Path(before or data_root(None) / name)).resolve()),
         "overrides": attempts[-1].overrides if attempts else {},
         "launch": _launch(),
     }

@@ -1,6 +1,8 @@
 """The drill: what it says of runs that lost nothing, too much, or became others; and a real one in the local queue."""
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -98,10 +100,16 @@ def test_names_are_those_of_the_executor(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.timeout(400)
-def test_a_real_one(tmp_path: Path, small_root: Path):
-    words = ["--cluster", "local", "--data-root", str(small_root), "--only", "rank_killed", "--steps", "120"]
-    drill = [sys.executable, "-m", "furnace_hpc.drill", *words]
-    done = subprocess.run(drill, cwd=tmp_path, capture_output=True, text=True, timeout=380)
+@pytest.mark.parametrize(
+    ("only", "ended", "start"), [("rank_killed", "killed", ""), ("interrupted", "stopped", "trap '' INT;")]
+)
+def test_a_real_one(tmp_path: Path, small_root: Path, only: str, ended: str, start: str):
+    """With SIGINT ignored, as nohup in a script starts it, Ctrl-C reaches `submit` all the same."""
+    words = ["--cluster", "local", "--data-root", str(small_root), "--only", only, "--steps", "120"]
+    drill = shlex.join([sys.executable, "-m", "furnace_hpc.drill", *words])
+    done = subprocess.run(
+        ["bash", "-c", f"{start} exec {drill}"], cwd=tmp_path, capture_output=True, text=True, timeout=380
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "rank_killed  2         killed" in done.stdout
+    assert re.search(rf"^{only} +2 +{ended} ", done.stdout, re.MULTILINE), done.stdout
     assert "1 of 1 disturbances lost no more than is promised, and changed nothing" in done.stdout

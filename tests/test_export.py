@@ -248,7 +248,7 @@ def test_which_checkpoint_is_meant(tmp_path: Path, small_data: Path):
         with pytest.raises(ConfigError, match=words):
             exported(source, tmp_path / "out", step=step)
     write_json(run.attempt(1), {"attempt": 1, "data_dir": str(tmp_path)})
-    with pytest.raises(ConfigError, match="packed data are not in .*: give their folder by --data-dir"):
+    with pytest.raises(ConfigError, match="data are not in .*: give the folder that holds 'tridigits' by --data-root"):
         exported(run.path, tmp_path / "out")
     manifest = json.loads((small_data / "manifest.json").read_text())
     write_json(tmp_path / "manifest.json", manifest | {"fingerprint": "0" * 16})

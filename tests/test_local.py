@@ -173,7 +173,7 @@ def test_torchrun_trains_a_run_folder_to_the_same_bits(small_root: Path, tmp_pat
         "furnace_hpc.train",
     ]
     done = subprocess.run(
-        [*torchrun, str(other), "--data-dir", str(small_root / "tridigits")],
+        [*torchrun, str(other), "--data-root", str(small_root)],
         capture_output=True,
         text=True,
         timeout=200,

@@ -27,7 +27,7 @@ def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(quiet: 
     said = study.submitted("--prepare")
     assert study.queue() == []
     submission = study.folder / "submissions" / "1"
-    [asked] = re.findall(rf"^then: sbatch --array=0-2 (.*) slurm/array.sbatch {submission}$", said, re.MULTILINE)
+    [asked] = re.findall(rf"^then: sbatch --array=0-2 (.*) {SLURM}/array.sbatch {submission}$", said, re.MULTILINE)
     python = {"FURNACE_PYTHON": str(study.place / "python")}
     sizes = (*asked.split(), "--parsable")
     assert "--nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --mem=1GB --time=" in asked

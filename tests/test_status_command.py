@@ -167,8 +167,10 @@ def test_an_unknown_grid_is_one_sentence_and_makes_nothing(tmp_path, name):
     other = GridFolder(tmp_path / "runs" / "stduy")
     code, said, complaint = give(other, name)
     assert (code, said) == (2, "")
-    sentence = "grid 'stduy' has no submissions in runs/stduy: is --runs-root the one it was given?"
-    assert complaint == f"error: {sentence}\n"
+    assert complaint == (
+        "error: grid 'stduy' has no submissions in runs/stduy. Give the --runs-root "
+        "that it was submitted with, or the path of the grid's file\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

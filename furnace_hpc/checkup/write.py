@@ -45,7 +45,7 @@ def check_new(name: str, replace: bool) -> Path:
         raise ConfigError(f"--write-profile got {name!r}, wanted a name of letters, digits, dot, dash, underscore")
     path = Path(FOLDERS["cluster"]) / f"{name}.yaml"
     if path.exists() and not replace:
-        raise ConfigError(f"{path} is there already: choose another name, or give --replace to write over it")
+        raise ConfigError(f"{path} is there already: choose another name, or give --force to write over it")
     return path
 
 

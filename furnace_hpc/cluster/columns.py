@@ -103,7 +103,7 @@ def _in_one_line(words: str) -> Text:
     return Text(printable(" ".join(words.split())))
 
 
-RUN = Column("run", lambda line: Text(line.run_id), least=20)
+RUN = Column("run", lambda line: Text(line.run_id), least=30)
 STATE = Column("state", _state)
 STEP = Column("step", lambda line: Text(f"{line.status.step}/{line.steps}"), 90, right=True)
 LOSS = Column("loss", lambda line: Text(number(line.loss)), 60, right=True)

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from furnace_hpc.cluster import scheduler
@@ -18,6 +18,7 @@ from furnace_hpc.cluster.journal import Sent, submissions
 from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import Phase, meaning
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
+from furnace_hpc.runs.ledger import read_attempts
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.regular import read_regular
 
@@ -77,7 +78,9 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
     known = _read(folder)
     jobs = newest_jobs(folder)
     open_jobs = [job_id for job_id, job in jobs.items() if not _is_settled(job_id, job, known)]
-    if not must and (not open_jobs or known.is_fresh(open_jobs)):
+    if not must and not open_jobs:
+        return replace(known, failures=0)  # that Slurm was away before does not matter any more
+    if not must and known.is_fresh(open_jobs):
         return known
     if not must:
         return _ask(folder, known, jobs)
@@ -92,9 +95,16 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
 
 def _is_settled(job_id: str, job: "Expected", known: Evidence) -> bool:
     """Whether nothing that Slurm could say of the job matters any more."""
-    if job.run is None:
-        return job_id in known.ended or known.is_gone(job_id)
-    return job.run.result.exists()
+    if job.run is None and (job_id in known.ended or known.is_gone(job_id)):
+        return True
+    runs = job.follows if job.run is None else (job.run,)
+    return all(run.result.exists() or _is_superseded(run, job.sent_unix_s) for run in runs)
+
+
+def _is_superseded(run: RunFolder, sent_unix_s: float) -> bool:
+    """Whether the run has since begun without Slurm: what its older job does is nothing to it."""
+    attempts = read_attempts(run) if sent_unix_s else []
+    return bool(attempts) and attempts[-1].job_id is None and attempts[-1].start_unix_s > sent_unix_s
 
 
 def _check_cluster(clusters: set[str]) -> None:
@@ -124,6 +134,8 @@ class Expected(NamedTuple):
     run: RunFolder | None  # none: a follow-up job
     name: str  # none: it was submitted by hand, under whatever name
     cluster: str
+    sent_unix_s: float = 0.0
+    follows: tuple[RunFolder, ...] = ()  # of a follow-up job: the runs that it may send again
 
 
 def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
@@ -137,8 +149,12 @@ def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
             if sent.outcome == "submitted" and sent.kind == "array":
                 of_run |= {submission.rows[row]["run_id"]: (job_id, sent) for row, job_id in sent.elements.items()}
             elif sent.outcome == "submitted":
-                others[sent.job_id] = Expected(None, sent.name, sent.cluster)
-    runs = {job: Expected(folder.run(run_id), sent.name, sent.cluster) for run_id, (job, sent) in of_run.items()}
+                follows = tuple(folder.run(row["run_id"]) for row in submission.rows if row["to_do"])
+                others[sent.job_id] = Expected(None, sent.name, sent.cluster, sent.unix_s, follows)
+    runs = {
+        job: Expected(folder.run(run_id), sent.name, sent.cluster, sent.unix_s)
+        for run_id, (job, sent) in of_run.items()
+    }
     return runs | others | {job_id: Expected(folder.run(run_id), "", "") for job_id, run_id in by_hand.items()}
 
 

@@ -40,7 +40,7 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
         if not itself:
             raise ConfigError(
                 f"data set {name!r} is not packed: there is no folder {folder}; pack it with "
-                f"`python -m furnace_hpc.pack DATASET --out {folder}`"
+                f"`furnace pack DATASET --out {folder}`"
             )
         if dry_run:
             print(f"data set {name!r} will be packed into {folder} first; run ids are known after that")

@@ -13,6 +13,7 @@ from functools import cache
 
 from furnace_hpc.cluster.environment import scrubbed
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
+from furnace_hpc.spec.files import find_shipped
 
 TIMEOUT_S = 30  # a loaded controller answers within seconds; clients themselves wait 10 s for a message
 
@@ -43,8 +44,14 @@ def has_slurm() -> bool:
 
 def require_slurm(cluster: str) -> None:
     """Raise ConfigError where nothing can be submitted."""
+    up = f"`{find_shipped('slurm/devcluster')} up` starts a Slurm on this machine"
     if not has_slurm():
-        raise ConfigError(f"cluster {cluster!r} needs Slurm, but there is no sbatch on PATH: use a login node")
+        raise ConfigError(
+            f"cluster {cluster!r} needs Slurm, but there is no sbatch on PATH: use a login node, or --cluster local "
+            f"for this machine alone; {up}"
+        )
+    if cluster == "devcluster" and not configuration():
+        raise UnavailableError(f"cluster {cluster!r} does not answer: {up}")
 
 
 def queue(users: Iterable[str] = ()) -> list[Job]:

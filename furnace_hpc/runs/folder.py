@@ -163,13 +163,6 @@ class GridFolder:
         numbers = sorted(int(entry.name) for entry in self.submissions.glob("*") if entry.name.isdigit())
         return [self.submissions / str(number) for number in numbers]
 
-    def check_submitted(self) -> None:
-        """Raise ConfigError when nothing was ever submitted here."""
-        if not self.all_submissions():
-            raise ConfigError(
-                f"grid {self.path.name!r} has no submissions in {self.path}: is --runs-root the one it was given?"
-            )
-
     def new_submission(self) -> Path:
         """Make and return the next submission's folder."""
         while True:

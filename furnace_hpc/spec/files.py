@@ -34,13 +34,18 @@ def shipped_roots() -> list[Path]:
     return [Path.cwd(), PACKAGE / "_shipped", PACKAGE.parent]
 
 
+def is_path(name: str) -> bool:
+    """Whether a word that may be a name or a path of a file is a path."""
+    return Path(name).suffix in {".yaml", ".yml", ".json"} or "/" in name
+
+
 def find_file(kind: Kind, name: str) -> Path:
     """Return the file that `name` (a name, or a path with a suffix) means.
 
     Raises:
         ConfigError: there is none; the message lists the names that exist.
     """
-    if Path(name).suffix in {".yaml", ".yml", ".json"} or "/" in name:
+    if is_path(name):
         if Path(name).is_file():
             return Path(name)
         raise ConfigError(f"{kind} {name!r}: there is no such file; give a path to a file, or a name without suffix")
@@ -51,6 +56,12 @@ def find_file(kind: Kind, name: str) -> Path:
             return folder / f"{name}{suffix}"
     names = {path.stem for folder in folders for path in folder.glob(f"*{suffix}")}
     raise ConfigError(f"unknown {kind} {name!r}; {nearest(name, names)}")
+
+
+def find_shipped(name: str) -> Path:
+    """A file that comes with the package, such as slurm/array.sbatch: as it is called from the working directory."""
+    found = next(path for root in shipped_roots() if (path := root / name).is_file())
+    return Path(name) if found == Path.cwd() / name else found
 
 
 def read_yaml(path: Path) -> Any:
@@ -146,6 +157,11 @@ def parse_value(text: str) -> Any:
 def data_root(given: Path | None) -> Path:
     """Where packed data sets lie: `--data-root`, else $FURNACE_DATA, else ./data."""
     return given or Path(os.environ.get("FURNACE_DATA") or "data")
+
+
+def pack_in(root: Path, name: str) -> Path:
+    """Folder of the pack `name` below a data root; a root that is a pack itself is taken for it."""
+    return root if (root / "manifest.json").is_file() else root / name
 
 
 def runs_root(given: Path | None) -> Path:

@@ -86,7 +86,7 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise ConfigError(
             f"data folder {str(folder)!r} has no manifest.json: pack the data set into it with "
-            f"`python -m furnace_hpc.pack DATASET --out {folder}`"
+            f"`furnace pack DATASET --out {folder}`"
         ) from None
     except (ValidationError, UnicodeDecodeError, OSError) as error:
         detail = str(error).splitlines()[0]

@@ -57,26 +57,24 @@ def to_markdown(ablation: Ablation) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def to_terminal(ablation: Ablation) -> "Group":
-    """The table for a terminal, with its notes."""
-    from rich.box import SIMPLE
+def to_terminal(ablation: Ablation, width: int = 100) -> "Group":
+    """The table for a terminal of `width` characters, with its notes."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    titles = headings(ablation, TERMINAL_COLUMNS)
-    title = one_line(ablation.grid.description) or ablation.grid.name
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE)
-    for name, title in titles.items():
-        table.add_column(Text(one_line(title)), justify="left" if name in WORDS else "right")
-    for cells in all_cells(ablation)[:TERMINAL_ROWS]:
-        texts = cell_texts(cells, titles, one_line, bold="{}", mark=" ({})")
-        table.add_row(*[Text(text) for text in texts], style="bold" if cells.best else "")
+    from furnace_hpc.tables.terminal import blocks
+
+    shown = all_cells(ablation)[:TERMINAL_ROWS]
+    titles = {name: one_line(title) for name, title in headings(ablation, TERMINAL_COLUMNS).items()}
+    texts = [cell_texts(cells, titles, one_line, bold="{}", mark=" ({})") for cells in shown]
+    rows = [dict(zip(titles, of_row, strict=True)) for of_row in texts]
+    tables = blocks(titles, rows, [cells.best for cells in shown], WORDS, width)
     lines = caption(ablation, titles)
     if (more := len(ablation.rows) - TERMINAL_ROWS) > 0:
         lines.insert(0, f"{more:,} more rows are in the files.")
     lines += [f"({letter}) {text}" if letter else text for letter, text, _ in lettered(ablation)]
-    return Group(table, *[Text(one_line(line)) for line in lines])
+    title = Text(one_line(ablation.grid.description) or ablation.grid.name)
+    return Group(title, *tables, *[Text(one_line(line)) for line in lines])
 
 
 def cell_texts(cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bold: str, mark: str) -> list[str]:

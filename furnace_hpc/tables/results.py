@@ -9,6 +9,7 @@ from pathlib import Path
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.ledger import Attempt
 from furnace_hpc.runs.state import read_status
+from furnace_hpc.runs.submitted import grid_name, submit_first
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.grid import Grid, load_grid, read_grid
@@ -73,24 +74,22 @@ def submitted_grid(name_or_path: str, root: Path) -> tuple[Grid, GridFolder]:
     Raises:
         ConfigError: there is neither, or the file has problems.
     """
-    is_path = "/" in name_or_path or Path(name_or_path).suffix in {".yaml", ".yml", ".json"}
-    name = load_grid(name_or_path).name if is_path else name_or_path
-    folder = GridFolder(root / name)
+    folder = GridFolder(root / grid_name(name_or_path))
     return (read_grid(folder.grid) if folder.grid.exists() else load_grid(name_or_path)), folder
 
 
-def submitted_runs(grid: Grid, folder: GridFolder, records: Records | None = None) -> list[RunSpec]:
+def submitted_runs(grid: Grid, folder: GridFolder, records: Records | None = None, asked_as: str = "") -> list[RunSpec]:
     """The grid's runs on the data that was last submitted; data that never was gives runs that are missing.
+
+    `asked_as`: the name or path that the user gave; its name where that is empty.
 
     Raises:
         ConfigError: no run was ever submitted, or the grid has problems.
     """
     data = list(_submitted_data(folder, read_records(folder) if records is None else records))
     if not data:
-        raise ConfigError(
-            f"grid {grid.name!r} has no runs under {folder.path.parent}: "
-            f"submit it first with `python -m furnace_hpc.submit --grid {grid.name}`"
-        )
+        root = folder.path.parent
+        raise ConfigError(f"grid {grid.name!r} has no runs under {root}. {submit_first(asked_as or grid.name, root)}")
     rows = expand_rows(grid)
     fingerprints = {name: "never submitted" for row in rows for name in row.packs}
     return expand(grid, fingerprints | dict(data), rows)

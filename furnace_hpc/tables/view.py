@@ -40,8 +40,8 @@ def look(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[RunSpe
     references = [spec for spec in kept if spec.variant == grid.reference]
     if not references:
         raise ConfigError(
-            f"--where {' '.join(view.where)} leaves no run of the reference {grid.reference!r}: "
-            f"let it match those too, or differences have nothing to be taken to"
+            f"--where {' '.join(view.where)} leaves no run of the reference {grid.reference!r}, which differences are "
+            f"taken to: let it match those too{_with_reference(grid, view.where)}"
         )
     changes: dict[str, object] = {"seeds": tuple(seed for seed in grid.seeds if seed in {s.config.seed for s in kept})}
     if grid.packs:
@@ -58,6 +58,12 @@ def look(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[RunSpe
     if view.where:
         changes["description"] = f"{grid.description} Where {', '.join(view.where)}.".strip()
     return grid.model_copy(update=changes), kept
+
+
+def _with_reference(grid: Grid, where: tuple[str, ...]) -> str:
+    """The option that adds the reference's runs to a choice of rows."""
+    rows_only = all(condition.startswith("variant=") for condition in where)
+    return f", by --where variant={grid.reference}" if rows_only else ""
 
 
 def _kept(runs: list[RunSpec], where: tuple[str, ...]) -> list[RunSpec]:

@@ -15,7 +15,7 @@ from furnace_hpc.runs.records import RunResult, read_result
 from furnace_hpc.runs.trust import check_trusted
 from furnace_hpc.spec.config import RunSpec, TrainConfig
 from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import data_root
+from furnace_hpc.spec.files import data_root, pack_in
 from furnace_hpc.spec.manifest import Manifest
 from furnace_hpc.spec.manifest import read_manifest as read_data_manifest
 from furnace_hpc.spec.regular import read_regular
@@ -101,24 +101,25 @@ def check_checkpoint(checkpoint: Checkpoint) -> int:
 
 
 def find_data(checkpoint: Checkpoint, given: Path | None) -> tuple[Path, Manifest]:
-    """The packed data that the run was made for: folder and manifest.
+    """The packed data that the run was made for: folder and manifest. `given`: the data root, or the pack.
 
     Raises:
         ConfigError: it is not there, or is another.
     """
     attempts = read_attempts(checkpoint.folder)
     before = attempts[-1].data_dir if attempts else ""
-    place = given or Path(before or data_root(None) / checkpoint.config.data.name)
+    name = checkpoint.config.data.name
+    place = pack_in(given, name) if given else Path(before or data_root(None) / name)
     if not (place / "manifest.json").is_file():
         raise ConfigError(
             f"the run's packed data are not in {str(place)!r}, and their manifest is needed (labels, statistics, "
-            f"preprocessing): give their folder by --data-dir"
+            f"preprocessing): give the folder that holds {name!r} by --data-root"
         )
     manifest = read_data_manifest(place)
     if manifest.fingerprint != checkpoint.spec.data_fingerprint:
         raise ConfigError(
             f"data folder {str(place)!r} has fingerprint {manifest.fingerprint}, the run was trained on "
-            f"{checkpoint.spec.data_fingerprint}: give the folder of those by --data-dir"
+            f"{checkpoint.spec.data_fingerprint}: give the folder that holds those by --data-root"
         )
     return place, manifest
 
