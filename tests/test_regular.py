@@ -69,7 +69,7 @@ KINDS = {
     "link to a pipe": "is a named pipe, not",
     "socket": "is a socket",
     "device": "is a device, not",
-    "folder": "is a folder, not",
+    "folder": "Is a directory",
 }
 
 

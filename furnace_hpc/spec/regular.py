@@ -15,7 +15,6 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
 }
 
 Name = Union[str, "os.PathLike[str]"]
@@ -83,6 +82,8 @@ def read_regular_text(path: Name, errors: str = "strict", at_most: Optional[int]
 
 
 def _check(facts: os.stat_result, path: Name, at_most: Optional[int]) -> None:
+    if stat.S_ISDIR(facts.st_mode):
+        raise IrregularFile(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(facts.st_mode):
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "something else")
         raise IrregularFile(errno.EINVAL, "is %s, not a regular file" % kind, str(path))
