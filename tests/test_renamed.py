@@ -80,8 +80,8 @@ def test_the_table_of_a_renamed_row_is_true(place):
     asked = grid(**RENAMED)
     record(planned(place, asked))
     said = notes(place, asked)
-    [told] = [note for note in said if "another name" in note]
-    assert told.startswith("2 runs of the same config, seed and data were trained under another name: both-s0-")
+    [told] = [note for note in said if "another row" in note]
+    assert told.startswith("trained as another row or grid, with the same config, seed and data: both-s0-")
     assert " is full-s0-" in told
     assert not any("another config" in note or "left out" in note or "missing" in note for note in said)
     csv = (place.parent / f"{place.name}-out" / "runs.csv").read_text()

@@ -141,9 +141,7 @@ def _of_other_names(rows: Sequence[Row], records: Records) -> Iterator[Note]:
     if found:
         names = named([f"{run.run_id} is {_run_of(records.links[run.run_id])}" for run in found])
         variants = tuple(row.variant for row in rows if any(run in found for run in row.runs))
-        yield Note(
-            f"{len(found)} runs of the same config, seed and data were trained under another name: {names}", variants
-        )
+        yield Note(f"trained as another row or grid, with the same config, seed and data: {names}", variants)
 
 
 def _run_of(link: str) -> str:
