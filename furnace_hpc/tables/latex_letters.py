@@ -49,8 +49,8 @@ BY_ITSELF = set("ÆæŒœØøßıȷÅå¡¿§¶©®™°×÷±¬µ¹²³¼½¾�
 _CJK = re.compile("[\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uff01-\uffee]")
 _FONTS = (("mj", re.compile("[\uac00-\ud7a3]")), ("min", re.compile("[\u3040-\u30ff]")), ("gbsn", _CJK))
 
-# What the table's own group defines first. Letter #2 has the code #1, and #3 stands in for it. \\Umathcode is defined
-# in XeLaTeX and LuaLaTeX. Codes are decimal:
+# What the group of the table defines first. Letter #2 has the code #1, and #3 stands in for it. XeLaTeX and LuaLaTeX
+# have \Umathcode. Codes are decimal:
 # babel makes a macro of the quotation mark that hexadecimal ones need.
 _STANDS_IN = r"""\def\furnaceletter#1#2#3{\ifdefined\Umathcode
 \iffontchar\font #1 \else\catcode#1=13 \begingroup\lccode`\~=#1 \lowercase{\endgroup\def~}{#3}\fi
