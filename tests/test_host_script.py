@@ -53,7 +53,8 @@ def test_without_launch_the_same_signal_kills():
 def test_the_script_needs_the_standard_library_alone_and_an_old_python():
     package = SCRIPT.parent.parent
     side = [
-        SCRIPT.with_name(f"{name}.py") for name in ("batch", "budget", "ending", "host", "lease", "signs", "__init__")
+        SCRIPT.with_name(f"{name}.py")
+        for name in ("batch", "budget", "ending", "gpus", "host", "lease", "signs", "__init__")
     ]
     for path in (*side, package / "__init__.py"):
         tree = ast.parse(path.read_text(), feature_version=(3, 6))

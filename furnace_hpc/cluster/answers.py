@@ -44,7 +44,8 @@ def read_table(text: str, fields: tuple[str, ...], between: str = "|") -> Table:
     """Lines of as many fields as there are patterns, each of which matches; the last field takes what is left."""
     rows, others = [], []
     for line in text.split("\n"):  # not splitlines: names hold \x0c and other ends of lines
-        parts = line.split(between, len(fields) - 1)
+        *parts, last = line.split(between, len(fields) - 1)
+        parts = [*(part.strip() for part in parts), last]
         if len(parts) == len(fields) and all(map(_matches, fields, parts)):
             rows.append(parts)
         elif line.strip():

@@ -17,7 +17,7 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmiss
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from furnace_hpc.cluster import scheduler, tied
-from furnace_hpc.cluster.answers import submitted_id
+from furnace_hpc.cluster.answers import submitted_id, whole
 from furnace_hpc.cluster.environment import environment_of_jobs
 from furnace_hpc.cluster.evidence import Evidence
 from furnace_hpc.cluster.flags import array_parameters, check_path, follow_up_parameters, rank_command
@@ -142,8 +142,8 @@ def batch_text(plan: Plan, array: Array, submission: Path) -> str:
 
 def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
     """What the site takes now: the profile's word, else Slurm's own."""
-    said = scheduler.configuration().get("MaxArraySize", "")
-    size = profile.max_array_size or (int(said) if said.isdigit() else DEFAULT_MAX_ARRAY_SIZE)
+    said = whole(scheduler.configuration().get("MaxArraySize", ""))
+    size = profile.max_array_size or (DEFAULT_MAX_ARRAY_SIZE if said is None else said)
     most = profile.max_submit_jobs or scheduler.submit_limit(profile.account, profile.qos)
     return Limits(size, None if most is None else most - live_jobs - (1 if profile.follow_up else 0))
 

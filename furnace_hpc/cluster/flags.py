@@ -168,11 +168,11 @@ def _begin(profile: ClusterProfile, submission: Path, base: int, code: Path) -> 
     """
     others, bits = _others(profile)
     folder, script = shlex.quote(str(submission)), shlex.quote(str(code / BATCH))
-    row = f'"$(({base} + SLURM_ARRAY_TASK_ID))"'
+    row, python = f'"$(({base} + SLURM_ARRAY_TASK_ID))"', shlex.quote(profile.python or sys.executable)
     return [
         'id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
         f'cp --remove-destination {folder}/payload.pkl {folder}/"$id"_submitted.pkl',
-        f'begun=$(python3 -S {script} begin-row {folder} {row} "$id" $$)',
+        f'begun=$(python3 -S {script} begin-row {folder} {row} "$id" $$ {python})',
         "rc=$?",
         f'[ "$rc" = {EXIT_DONE_ALREADY} ] && exit 0',
         '[ "$rc" = 0 ] || exit "$rc"',

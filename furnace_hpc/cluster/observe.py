@@ -14,6 +14,7 @@ from furnace_hpc.cluster.evidence import GONE, Evidence, gather
 from furnace_hpc.cluster.held import is_held
 from furnace_hpc.cluster.journal import submissions
 from furnace_hpc.cluster.states import Phase, meaning
+from furnace_hpc.runs import gpus
 from furnace_hpc.runs.ending import knows_more
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.host import REQUEUED, with_own_word
@@ -95,7 +96,8 @@ class Observer:
         if self._is_live(place.follow_up):
             why = f"waits for a later wave, which job {job.job_id} sends"
             return replace(status, state=RunState.QUEUED, reason=why)
-        why = f"job {place.follow_up} was to send it, and is not there any more: submit again"
+        gone = f"job {place.follow_up} was to send it, and is not there any more: submit again"
+        why = gpus.stopped_by(str(place.submission)) or gone
         return status if status.attempt else replace(status, reason=why)
 
     def _is_live(self, job_id: str) -> bool:
@@ -143,6 +145,8 @@ def _ended(run: RunFolder, status: RunStatus, job: Job, ours: Attempt | None, pl
     if job.word == GONE:
         gone = ("is no longer known to Slurm", "killed")
         says, reason = (CANCELLED, CANCELLED) if place.cancelled else gone
+    if ours is None and (against := gpus.stopped_by(str(place.submission))):
+        return replace(status, reason=against, ended=CANCELLED)
     if ours is None and reason == CANCELLED:
         before = f"; before that: {status.reason}" if status.reason else ""
         why = f"job {job.job_id} was cancelled{_by(job)} before it began{before}"

@@ -6,10 +6,21 @@ A field marked `identity: False` changes where or how often something is written
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+def _one_list(value: Any) -> Any:
+    """`gpu, a40` or a YAML list as Slurm takes it: gpu,a40."""
+    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+        value = ",".join(value)
+    return ",".join(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+OneList = BeforeValidator(_one_list)
+Partitions = Annotated[str, OneList, Field(pattern=rf"{NAME_PATTERN[:-1]}(,{NAME_PATTERN[1:-1]})*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 ModalityName = Literal["text", "image", "audio"]
