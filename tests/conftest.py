@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from end_with import end_with_this_process
 from hypothesis import HealthCheck, settings
 
 from slurm import cluster, quiet  # noqa: F401  fixtures
 
+end_with_this_process()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every rank compiles torch and DeepSpeed anew
 os.environ["OMP_NUM_THREADS"] = "1"  # two cores are shared by several ranks; one thread also gives the same bits
