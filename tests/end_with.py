@@ -7,6 +7,7 @@ and process group, and after its end they are the children of init, so nothing e
 """
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -15,26 +16,32 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 MARK = "TESTS_OF_FURNACE"  # no prefix that tests take out of the environment
 GRACE_S, INSTALL_S = 3, 240
 INSTALLERS = ("apt-get", "apt", "dpkg")  # half a package would be left
 
 
-def end_with_this_process() -> None:
-    """Mark everything that this process starts from now on, and start the process that ends it."""
+def end_with_this_process() -> IO[bytes]:
+    """Mark everything that this process starts from now on, and start the process that ends it.
+
+    What is mounted below the folder that is written to the returned file is unmounted.
+    """
     pid = os.getpid()
     environment = {name: value for name, value in os.environ.items() if name != MARK}
     os.environ[MARK] = uuid.uuid4().hex
-    subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-S", __file__, str(pid), str(_started(pid)), os.environ[MARK]],
         env=environment,
         cwd="/",
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    assert process.stdin
+    return process.stdin
 
 
 def marked(token: str) -> dict[int, dict[str, str]]:
@@ -61,8 +68,8 @@ def _started(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def _end(token: str) -> None:
-    """Ask all of them to end, then kill them; delete the folders of their clusters."""
+def _end(token: str, below: str) -> None:
+    """Ask all of them to end, then kill them; unmount their disks, delete the folders of their clusters."""
     clusters, began_s = set(), time.monotonic()
     while left := marked(token):
         clusters |= {Path(pairs["SLURM_CONF"]).parent.parent for pairs in left.values() if "SLURM_CONF" in pairs}
@@ -73,6 +80,10 @@ def _end(token: str) -> None:
         for pid in left:
             _kill(pid, signal.SIGTERM if passed_s < GRACE_S else signal.SIGKILL)
         time.sleep(0.3)
+    for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines():
+        place = line.split(" ")[1].encode().decode("unicode_escape")
+        if below and place.startswith(f"{below}/"):  # a small disk
+            subprocess.run(["umount", "--lazy", place], check=False)
     for folder in clusters:
         if (folder / "settings").exists() and (folder / "munge").exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -95,7 +106,8 @@ def main(pid: int, start: str, token: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     while _started(pid) == start:
         time.sleep(0.2)
-    _end(token)
+    os.set_blocking(0, False)
+    _end(token, os.fsdecode(os.read(0, 4096) or b"") if select.select([0], [], [], 0)[0] else "")
 
 
 if __name__ == "__main__":

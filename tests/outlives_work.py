@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from forked_ranks import forked
-from local_study import command, wait_for_step, write_grid
+from slurm_study import Study
+from small_disk import small_file_system
 
 from slurm import Cluster, wait_until
 
@@ -17,14 +19,15 @@ def _waits(rank: int) -> None:
 
 
 @pytest.mark.slurm
-def test_waits_for_its_end(cluster: Cluster, tmp_path: Path, small_root: Path):
+def test_waits_for_its_end(cluster: Cluster, tmp_path: Path):
     job = cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 900 & sleep 901").stdout.strip()
     detached = "setsid sleep 902 & disown; trap '' TERM; while true; do sleep 903; done"
     subprocess.Popen(["bash", "-c", detached], start_new_session=True)
-    grid = write_grid(tmp_path, 100_000, "{first: {}}")
-    with (tmp_path / "log").open("w") as log, forked(2, _waits):
-        subprocess.Popen(command(grid, small_root), cwd=tmp_path, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        wait_for_step(grid, "first", 2)
+    study = Study(cluster, tmp_path, variants=("waits",), profile={"executor": "local"})
+    command = [sys.executable, "-m", "furnace_hpc.submit", "--grid", "study.yaml", "--cluster", "dev"]
+    with (tmp_path / "log").open("w") as log, forked(2, _waits), small_file_system(tmp_path / "small"):
+        subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        study.wait_for_starts(1)
         wait_until(lambda: cluster.run("squeue", "-h", "-j", job, "-o", "%T").stdout == "RUNNING\n", 30, "the job")
         ready = Path(os.environ["READY"])
         ready.with_suffix(".new").write_text(str(cluster.folder))

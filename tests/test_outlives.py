@@ -37,10 +37,13 @@ def test_a_run_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: Pa
         assert {process.name() for process in of_run} >= KINDS
         words = [" ".join(process.cmdline()) for process in of_run]
         assert any("forkserver" in line for line in words)
-        assert any("submitit.core._submit" in line for line in words)
+        assert any("stand_in_rank" in line for line in words)
+        mount = str(next(folder.parent.parent.glob("test_waits*/small")))
+        assert mount in Path("/proc/mounts").read_text()
         run.send_signal(number)
         run.wait(30)
         wait_until(lambda: not [one for one in of_run if one.is_running()], 40, "the end of all processes")
+        wait_until(lambda: mount not in Path("/proc/mounts").read_text(), 20, "the end of a mount")
         wait_until(lambda: not folder.exists(), 20, "the end of the cluster's folder")
         assert not [pid for pid, pairs in environments().items() if pairs.get(MARK) == token]
     finally:
