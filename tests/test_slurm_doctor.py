@@ -41,9 +41,11 @@ def test_a_real_cluster_and_a_node_are_looked_at_and_the_profile_works(quiet: Cl
 
 
 def test_a_gpu_that_slurm_gives_and_torch_cannot_use_fails(quiet: Cluster, tmp_path: Path):
+    own = "name: own\nexecutor: slurm\npartition: a100\nprocesses_per_node: 2\ngpu_type: a100\ncpus_per_task: 1\n"
+    (tmp_path / "own.yaml").write_text(own)
     del quiet.environment["DS_ACCELERATOR"]
     try:
-        for options in (("--cluster", "devcluster"), ("--write-profile", "mine")):
+        for options in (("--cluster", "own.yaml"), ("--cluster", "own.yaml", "--write-profile", "mine")):
             done = doctor(quiet, tmp_path, "--json", *options)
             assert done.returncode == 1, done.stdout + done.stderr
             sections = {section["title"]: section["checks"] for section in json.loads(done.stdout)["sections"]}
