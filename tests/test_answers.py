@@ -18,6 +18,7 @@ from furnace_hpc.cluster.answers import (
     submitted_id,
 )
 from furnace_hpc.cluster.gres import gpus
+from furnace_hpc.cluster.lemons import node_names
 from furnace_hpc.cluster.states import Phase, meaning
 
 OUTPUTS = Path(__file__).parent / "slurm_outputs"  # of slurm/devcluster, Slurm 22.05.8
@@ -204,3 +205,20 @@ def test_the_longest_of_several_partitions_counts(tmp_path, monkeypatch):
     assert scheduler.longest_min.__wrapped__(None) == 1440
     (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'gpu*|infinite'\necho 'a40|5:00'\n")
     assert scheduler.longest_min.__wrapped__("gpu,a40") is None
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "names"),
+    [
+        ("node1", ["node1"]),
+        ("a[1-3,07],b2", ["a1", "a2", "a3", "a07", "b2"]),
+        ("r[1-2]n[0-1]", ["r1n0", "r1n1", "r2n0", "r2n1"]),
+        ("rack1-node[008-010].x", ["rack1-node008.x", "rack1-node009.x", "rack1-node010.x"]),
+        *(
+            (odd, [])
+            for odd in ("", "None assigned", "(null)", "n[1-", "n[]", "n[a-b]", "n[0-999999999]", "n[0-9999][0-9999]")
+        ),
+    ],
+)
+def test_nodes_of_a_list(nodelist, names):
+    assert node_names(nodelist) == names

@@ -19,6 +19,7 @@ from furnace_hpc.cluster.answers import (
     whole,
 )
 from furnace_hpc.cluster.gres import gpus
+from furnace_hpc.cluster.lemons import node_names
 from furnace_hpc.cluster.states import Phase, meaning
 from furnace_hpc.runs.ledger import Attempt
 from furnace_hpc.spec.errors import UnavailableError
@@ -130,6 +131,12 @@ def test_any_text_is_a_number_a_time_gpus_a_state_or_nothing(text):
     for found in (submitted_id(text), array_id(text)):
         assert found is None or found.isdigit()
     assert all(number >= 0 for number in read_version(text))
+
+
+@pytest.mark.fuzz
+@given(ODD | st.text("an019[]-,", max_size=25))
+def test_any_list_of_nodes_is_names_or_nothing(text):
+    assert all(name and not set(name) & set("[], ") for name in node_names(text))
 
 
 @pytest.mark.fuzz
