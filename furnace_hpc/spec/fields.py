@@ -16,7 +16,7 @@ def _one_list(value: Any) -> Any:
     """`gpu, a40` or a YAML list as Slurm takes it: gpu,a40."""
     if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
         value = ",".join(value)
-    return ",".join(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+    return value.replace(", ", ",") if isinstance(value, str) else value
 
 
 OneList = BeforeValidator(_one_list)
