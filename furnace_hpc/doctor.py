@@ -19,7 +19,7 @@ from furnace_hpc.checkup.check import Check, Section, as_json, count, look, page
 from furnace_hpc.checkup.device import device_checks
 from furnace_hpc.checkup.disk import disk_checks
 from furnace_hpc.checkup.slurm_facts import SlurmFacts, ask, try_gpu_flags
-from furnace_hpc.checkup.write import check_new, choose_partition, write_profile
+from furnace_hpc.checkup.write import check_new, choose_partitions, profile_of, write_profile
 from furnace_hpc.cli import run_command
 from furnace_hpc.cluster.profile import ClusterProfile, load_profile
 from furnace_hpc.cluster.scheduler import has_slurm
@@ -66,7 +66,7 @@ def main(
             sections.append(look("Slurm", *slurm.slurm_checks(facts, profile)))
             if not no_job:
                 _say(not json_, f"waiting for a job on a compute node, {node.WAIT_S} s at most ...")
-                sections += node.node_sections(profile, root)
+                sections += node.node_sections(profile or _suggested(facts, write, partition), root)
     elif not here_:
         sections.append(Section("Slurm", (Check("sbatch", "ok", "not on PATH: runs wait in a queue on this machine"),)))
     _show(sections, json_)
@@ -105,15 +105,22 @@ def _ask(profile: ClusterProfile | None, write: str, partition: str) -> SlurmFac
     if facts is None:
         return None
     if write:
-        part = choose_partition(facts, partition or None)
+        parts = choose_partitions(facts, partition or None)
     else:
-        found = facts.partition(profile.partition if profile else None)
-        if found is None:
-            return facts
-        part = found
-    if not part.gpus:
+        parts = facts.named(profile.partition if profile else None)[0]
+    part = next((part for part in parts if part.gpus), None)
+    if part is None:
         return facts
-    return replace(facts, gpu_flags=try_gpu_flags(part.name, part.gpus, part.gpu_type, account))
+    names = ",".join(part.name for part in parts)
+    return replace(facts, gpu_flags=try_gpu_flags(names, part.gpus, part.gpu_type, account))
+
+
+def _suggested(facts: SlurmFacts, write: str, partition: str) -> ClusterProfile | None:
+    """The profile that --write-profile writes: where there is none yet, the job asks as that one does."""
+    try:
+        return ClusterProfile.model_validate(profile_of(write or "suggested", facts, partition or None))
+    except ValueError:  # ConfigError too: no partition is up
+        return None
 
 
 def _show(sections: list[Section], json_: bool) -> None:

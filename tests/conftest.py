@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from end_with import end_with_this_process
 from hypothesis import HealthCheck, settings
 
 from slurm import cluster, quiet  # noqa: F401  fixtures
 
+ENDS = end_with_this_process()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every rank compiles torch and DeepSpeed anew
 os.environ["OMP_NUM_THREADS"] = "1"  # two cores are shared by several ranks; one thread also gives the same bits
@@ -24,6 +26,13 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile("furnace")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays_mounted(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a test mounts below its own folder is unmounted, however the tests end."""
+    ENDS.write(bytes(tmp_path_factory.getbasetemp()))
+    ENDS.flush()
 
 
 @pytest.fixture(scope="session")

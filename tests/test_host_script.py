@@ -52,7 +52,7 @@ def test_without_launch_the_same_signal_kills():
 
 def test_the_script_needs_the_standard_library_alone_and_an_old_python():
     package = SCRIPT.parent.parent
-    names = ("access", "batch", "budget", "ending", "host", "lease", "signs", "__init__")
+    names = ("access", "batch", "budget", "ending", "gpus", "host", "lease", "signs", "__init__")
     side = [SCRIPT.with_name(f"{name}.py") for name in names]
     side += [package / "spec" / name for name in ("regular.py", "__init__.py")]
     for path in (*side, package / "__init__.py"):

@@ -121,7 +121,8 @@ def test_deepspeed_is_imported_in_the_engine_alone():
 
 
 def test_the_host_side_imports_nothing_of_the_package_but_itself():
-    side = {f"furnace_hpc.runs.{name}" for name in ("access", "batch", "budget", "ending", "host", "lease", "signs")}
+    names = ("access", "batch", "budget", "ending", "gpus", "host", "lease", "signs")
+    side = {f"furnace_hpc.runs.{name}" for name in names}
     for name in side:
         names = {n for n in imported(PACKAGE / "runs" / f"{name.rpartition('.')[2]}.py") if n.startswith("furnace_hpc")}
         assert {".".join(n.split(".")[:3]) for n in names} <= side | {"furnace_hpc.spec.regular"}, name

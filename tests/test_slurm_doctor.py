@@ -29,7 +29,7 @@ def test_a_real_cluster_and_a_node_are_looked_at_and_the_profile_works(quiet: Cl
     assert job["node"]["found"].startswith("node")
     assert job["cpus-per-task"]["level"] == job["Slurm's commands"]["level"] == "ok"
     machine = {check["name"]: check["level"] for check in sections["Compute node: Machine"]}
-    assert (machine["gloo all-reduce"], machine["GPUs"]) == ("ok", "warn")  # they are pretended
+    assert (machine["gloo all-reduce"], machine["GPUs"]) == ("ok", "warn")  # tests train on CPUs: DS_ACCELERATOR
     write_grid(tmp_path)
     pack(tmp_path / "data" / "tridigits")
     dry = quiet.run(
@@ -38,6 +38,23 @@ def test_a_real_cluster_and_a_node_are_looked_at_and_the_profile_works(quiet: Cl
     )
     assert dry.returncode == 0, dry.stderr
     assert "--gpus-per-node=a100:4" in dry.stdout
+
+
+def test_a_gpu_that_slurm_gives_and_torch_cannot_use_fails(quiet: Cluster, tmp_path: Path):
+    own = "name: own\nexecutor: slurm\npartition: a100\nprocesses_per_node: 2\ngpu_type: a100\ncpus_per_task: 1\n"
+    (tmp_path / "own.yaml").write_text(own)
+    del quiet.environment["DS_ACCELERATOR"]
+    try:
+        for options in (("--cluster", "own.yaml"), ("--cluster", "own.yaml", "--write-profile", "mine")):
+            done = doctor(quiet, tmp_path, "--json", *options)
+            assert done.returncode == 1, done.stdout + done.stderr
+            sections = {section["title"]: section["checks"] for section in json.loads(done.stdout)["sections"]}
+            [gpus] = [check for check in sections["Compute node: Machine"] if check["name"] == "GPUs"]
+            assert gpus["level"] == "fail"
+            assert gpus["found"].startswith("the job was given 0, and torch (CPUs) cannot use all of them")
+            assert "DS_ACCELERATOR=cpu trains on the CPU" in gpus["mend"]
+    finally:
+        quiet.environment["DS_ACCELERATOR"] = "cpu"
 
 
 def test_a_profile_that_asks_too_much_is_told(quiet: Cluster, tmp_path: Path):

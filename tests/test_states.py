@@ -243,3 +243,20 @@ def test_a_job_is_gone_after_two_answers_some_seconds_apart(tmp_path, slurm, tol
     assert gather(folder).job("5_0") == Job("5_0", GONE, "")
     folder.slurm_cache.unlink()
     assert gather(folder, must=True).job("5_0") == Job("5_0", GONE, "")  # it waits for the second answer itself
+
+
+@pytest.mark.parametrize("broken", ["queued", "told"])
+def test_a_line_that_cannot_be_read_makes_no_job_gone(tmp_path, slurm, broken):
+    folder = GridFolder(tmp_path)
+    submitted(folder, 1)
+    setattr(slurm, broken, [Job("", "", "5|0|RUN")])
+    for _ in range(3):
+        known = gather(folder, must=True)
+        assert (known.job("5_0"), known.unread) == (None, 1)
+        slurm.sleep(FRESH_S)
+    assert known.live_jobs == (1 if broken == "queued" else 0)
+    setattr(slurm, broken, [])
+    assert gather(folder, must=True).job("5_0") == Job("5_0", GONE, "")
+    setattr(slurm, broken, [Job("", "", "5|0|RUN")])
+    slurm.sleep(FRESH_S)
+    assert gather(folder, must=True).job("5_0") == Job("5_0", GONE, "")  # what was gone stays gone

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from furnace_hpc.checkup.check import Check
+from furnace_hpc.runs.gpus import given
 
 TIMEOUT_S = 150  # torch from a cold network file system takes a minute
 SLOW_SHARE = 0.6  # of what such a card does
@@ -70,6 +71,12 @@ def judge(facts: dict[str, Any], has_driver: bool) -> list[Check]:
 
 
 def _gpus(facts: dict[str, Any], has_driver: bool) -> list[Check]:
+    gave = given(os.environ)
+    if gave and len(facts["gpus"]) < (1 if "MIG" in gave else gave.count(",") + 1):  # of MIG parts, CUDA shows one
+        why = facts["cuda_error"] or f"it sees {len(facts['gpus'])}"
+        found = f"the job was given {gave}, and torch ({facts['built']}) cannot use all of them: {why}"
+        mend = "install torch's CUDA build, or a newer driver; DS_ACCELERATOR=cpu trains on the CPU"
+        return [Check("GPUs", "fail", found, mend)]
     if not facts["gpus"]:
         if has_driver:
             found = (
@@ -77,9 +84,9 @@ def _gpus(facts: dict[str, Any], has_driver: bool) -> list[Check]:
             )
             mend = "a job sees those it asked for; else install torch's CUDA build, or a newer driver"
             return [Check("GPUs", "warn", found, mend)]
-        if (given := os.environ.get("SLURM_GPUS_ON_NODE", "0")) not in ("", "0"):
-            found = f"the job was given {given}, and torch ({facts['built']}) can use none"
-            return [Check("GPUs", "warn", found, "install torch's CUDA build; or the GPUs are pretended (devcluster)")]
+        if given({**os.environ, "DS_ACCELERATOR": ""}):
+            found = "the job was given GPUs, and DS_ACCELERATOR=cpu: runs train on the CPU"
+            return [Check("GPUs", "warn", found, "unset DS_ACCELERATOR where torch can use them")]
         return [Check("GPUs", "ok", "none here; CPUs train small models")]
     checks = [Check("CUDA", "ok", f"{facts['cuda']}, driver {facts['driver']}, NCCL {facts['nccl']}")]
     for gpu in facts["gpus"]:

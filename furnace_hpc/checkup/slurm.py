@@ -5,21 +5,22 @@ import shutil
 from collections.abc import Callable
 
 from furnace_hpc.checkup.check import Check
-from furnace_hpc.checkup.slurm_facts import NONE, Partition, SlurmFacts
+from furnace_hpc.checkup.slurm_facts import NONE, SlurmFacts
+from furnace_hpc.checkup.slurm_partitions import ADMIN, each, gpu_flag, partitions, preemption
+from furnace_hpc.cluster.answers import whole
 from furnace_hpc.cluster.profile import ClusterProfile
 
-ADMIN = "ask the administrators"
 FEW_JOBS, SHORT_KILL_S = 50, 10
 
 
 def slurm_checks(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Callable[[], Check | list[Check]]]:
-    """All checks of the controller's answers, for a profile or, without one, the default partition."""
-    wanted = profile.partition if profile else None
-    part = facts.partition(wanted)
+    """All checks of the controller's answers, for a profile's partitions or, without one, the default partition."""
+    parts, missing = facts.named(profile.partition if profile else None)
 
-    def controller() -> Check:
+    def controller() -> list[Check]:
         name = facts.config.get("ClusterName", "unknown")
-        return Check("controller", "ok", f"Slurm {facts.version[0]}.{facts.version[1]:02} answers, cluster {name}")
+        found = f"Slurm {facts.version[0]}.{facts.version[1]:02} answers, cluster {name}"
+        return [Check("controller", "ok", found), *unread(facts)]
 
     def the_profile() -> Check:
         if profile is None:
@@ -36,10 +37,10 @@ def slurm_checks(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Call
         lambda: accounting(facts),
         lambda: limits(facts, profile),
         lambda: requeue(facts),
-        lambda: partition(facts, part, wanted, profile),
-        lambda: preemption(facts, part, profile),
+        lambda: partitions(facts, parts, missing, profile),
+        lambda: each(parts, lambda part: preemption(facts, part)),
         lambda: kill_wait(facts),
-        lambda: gpu_flag(facts, part, profile),
+        lambda: gpu_flag(facts, parts, profile),
         lambda: cpus(facts, profile),
         lambda: tracking(facts),
         lambda: containers(facts),
@@ -66,11 +67,12 @@ def accounting(facts: SlurmFacts) -> list[Check]:
 def limits(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Check]:
     """What one array, and one user, may have."""
     said = facts.config.get("MaxArraySize", "")
-    if not said.isdigit():
+    size = whole(said)
+    if size is None:
         arrays = Check(
             "MaxArraySize", "warn", "Slurm does not say; 1001 is taken for it", "max_array_size of the profile"
         )
-    elif int(said) < 2:
+    elif size < 2:
         arrays = Check("MaxArraySize", "fail", f"{said}: job arrays are off", f"{ADMIN}; grids are arrays")
     else:
         arrays = Check("MaxArraySize", "ok", f"{said}: larger grids go in several arrays by themselves")
@@ -94,110 +96,23 @@ def requeue(facts: SlurmFacts) -> Check:
     return Check("JobRequeue", "warn", found, "if `furnace drill` shows that they are not: retries of the profile")
 
 
-def partition(
-    facts: SlurmFacts, part: Partition | None, wanted: str | None, profile: ClusterProfile | None
-) -> list[Check]:
-    """The partition is there, up, and its nodes are as large as the profile asks."""
-    known = ", ".join(p.name for p in facts.partitions)
-    if part is None:
-        found = f"{wanted!r} is not there; there are {known}" if wanted else f"there is no default among {known}"
-        return [Check("partition", "fail", found, "set partition in the profile")]
-    name = f"partition {part.name}"[:19]
-    if not part.is_up:
-        return [Check(name, "fail", "takes no jobs now (State is not UP)", f"{ADMIN}, or another partition")]
-    if not part.usable:
-        return [Check(name, "fail", f"none of its {part.nodes} nodes can run a job now", f"sinfo -R says why; {ADMIN}")]
-    shape = f"{part.cpus} cores, {part.memory_mb / 1024:,.0f} GiB"
-    gpus = f", {part.gpus} x {part.gpu_type or 'GPU'}" if part.gpus else ", no GPUs"
-    longest = f", at most {_length(part.max_min)}" if part.max_min else ""
-    checks = [Check(name, "ok", f"{part.usable} of {part.nodes} nodes usable: {shape}{gpus} each{longest}")]
-    if profile:
-        checks += _too_large(part, profile)
-        if part.max_min and profile.signal_delay_s * 4 > part.max_min * 60:
-            found = f"{profile.signal_delay_s} s before a limit of {part.max_min} min: much of each job is not used"
-            checks.append(Check("signal_delay_s", "warn", found, "a smaller one in the profile"))
-    return checks
-
-
-def _length(minutes: int) -> str:
-    days, hours = minutes / 1440, minutes / 60
-    return f"{days:g} days" if days >= 2 else f"{hours:g} hours" if hours >= 2 else f"{minutes} minutes"
-
-
-def _too_large(part: Partition, profile: ClusterProfile) -> list[Check]:
-    per_node, asked = profile.processes_per_node, []
-    gpus = per_node if profile.gpus_per_node is None else profile.gpus_per_node
-    wishes = {
-        "nodes": (profile.nodes, part.nodes),
-        "gpus_per_node": (gpus if profile.gpu_flag else 0, part.gpus),
-        "cpus_per_task x processes_per_node": ((profile.cpus_per_task or 0) * per_node, part.cpus),
-        "mem_gb": (profile.mem_gb or 0, part.memory_mb // 1024),
-    }
-    for key, (wish, there) in wishes.items():
-        if wish > there:
-            asked.append(f"{key} {wish}, a node has {there}" if key != "nodes" else f"nodes {wish}, there are {there}")
-    if profile.gpu_type and part.gpu_type and profile.gpu_type != part.gpu_type:
-        asked.append(f"gpu_type {profile.gpu_type}, nodes have {part.gpu_type}")
-    return [
-        Check("what a run asks", "fail", words, "change it in the profile: such a job never starts") for words in asked
-    ]
-
-
-def preemption(facts: SlurmFacts, part: Partition | None, profile: ClusterProfile | None) -> list[Check]:
-    """Whether a run is told before it has to go, and whether it comes back."""
-    kind = facts.config.get("PreemptType", "")
-    if kind.lower() in NONE or kind == "preempt/none":
-        return [Check("preemption", "ok", "off")]
-    mode = (part.preempt_mode if part and part.preempt_mode else facts.config.get("PreemptMode", "")).upper()
-    mode = mode.replace("GANG,", "").replace(",GANG", "")
-    grace_s = part.grace_s if part else 0
-    settings = ",".join(facts.config.get(key, "") for key in ("SlurmctldParameters", "PreemptParameters"))
-    told = re.search(r"\b(preempt_)?send_user_signal\b", settings) is not None
-    if mode == "OFF":
-        return [Check("preemption", "ok", f"{kind}, but not in this partition (PreemptMode OFF)")]
-    if mode in ("SUSPEND", "GANG"):
-        found = f"{kind}, {mode}: a run stands still in memory while others use its node"
-        return [Check("preemption", "warn", found, "hang_timeout_s may end it, and it comes back; another partition")]
-    checks = [Check("preemption", "ok", f"{kind}, {mode}: a run goes on from its checkpoint")]
-    if mode == "CANCEL":
-        mend = "follow_up of the profile, or `furnace submit` again, sends it again"
-        checks = [Check("preemption", "warn", f"{kind}, CANCEL: the job does not come back by itself", mend)]
-    if grace_s:
-        checks.append(Check("GraceTime", "ok", f"{grace_s} s to save in"))
-    else:
-        mend = f"{ADMIN} for GraceTime; checkpoint more often (checkpoint.every)"
-        checks.append(Check("GraceTime", "warn", "0: a run is killed at once, and loses its last interval", mend))
-    if told:
-        checks.append(Check("preemption signal", "ok", "the job's own signal is sent (send_user_signal)"))
-    else:
-        found = "only SIGTERM to the ranks: Furnace saves on that too, the batch script hears nothing"
-        mend = f"{ADMIN} for SlurmctldParameters=preempt_send_user_signal (PreemptParameters on newer Slurm)"
-        checks.append(Check("preemption signal", "warn", found, mend))
-    return checks
+def unread(facts: SlurmFacts) -> list[Check]:
+    """What Slurm's commands print beside their answers."""
+    if not facts.unread:
+        return []
+    found = f"{len(facts.unread)} lines are skipped, for example {facts.unread[0][:40]!r}"
+    return [Check("other lines", "warn", found, "a banner, or a command in front of Slurm's own: quiet it for scripts")]
 
 
 def kill_wait(facts: SlurmFacts) -> Check:
     """Between SIGTERM and SIGKILL at the time limit."""
     said = facts.config.get("KillWait", "")
-    seconds = int(re.sub(r"\D", "", said) or 0)
+    digits = re.match(r"[0-9]{1,9}", said)
+    seconds = int(digits[0]) if digits else 0
     if seconds < SHORT_KILL_S:
         found = f"{said or 'unknown'} from SIGTERM to SIGKILL: too short to save; runs save at signal_delay_s before"
         return Check("KillWait", "warn", found, "keep signal_delay_s well above the time of a checkpoint")
     return Check("KillWait", "ok", f"{said} from SIGTERM to SIGKILL")
-
-
-def gpu_flag(facts: SlurmFacts, part: Partition | None, profile: ClusterProfile | None) -> list[Check]:
-    """How this site wants GPUs asked for: sbatch --test-only was asked each way."""
-    if not part or not part.gpus or not facts.gpu_flags:
-        return [Check("GPU flag", "ok", "this partition has no GPUs")] if part and not part.gpus else []
-    taken = [way for way, against in facts.gpu_flags.items() if not against]
-    if not taken:
-        word = next(iter(facts.gpu_flags.values()))
-        return [Check("GPU flag", "warn", f"sbatch refuses all ways: {word}", "give account or qos in the profile")]
-    if profile and profile.gpu_flag and profile.gpu_flag not in taken:
-        found = f"{profile.gpu_flag} is refused: {facts.gpu_flags[profile.gpu_flag]}"
-        return [Check("GPU flag", "fail", found, f"gpu_flag: {taken[0]} in the profile")]
-    return [Check("GPU flag", "ok", f"sbatch takes {', '.join(taken)}")]
 
 
 def cpus(facts: SlurmFacts, profile: ClusterProfile | None) -> Check:

@@ -4,7 +4,10 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from furnace_hpc.checkup.partitions import Partition, node_kinds
 from furnace_hpc.cluster import scheduler
+from furnace_hpc.cluster.answers import PLAIN, minutes, read_table, whole
+from furnace_hpc.cluster.gres import gpus
 from furnace_hpc.spec.errors import UnavailableError
 
 COMMANDS = {
@@ -12,31 +15,13 @@ COMMANDS = {
     "partitions": ("scontrol", "show", "partition", "--oneliner"),
     "nodes": ("sinfo", "--noheader", "--Node", "--format=%N|%P|%t|%c|%m|%G"),
     "associations": ("sacctmgr", "show", "assoc", "--noheader", "--parsable2"),
-    "qualities": ("sacctmgr", "show", "qos", "--noheader", "--parsable2"),
     "srun": ("srun", "--help"),
 }
 ASSOCIATION = "Account,Partition,QOS,DefaultQOS,MaxJobs,MaxSubmitJobs,GrpSubmitJobs"
-QUALITY = "Name,MaxSubmitJobsPerUser,GrpSubmitJobs,PreemptMode,GraceTime"
+ASSOCIATED = (PLAIN,) * 7
+NODE = (r"[^|]+", r"[^|]+", r"[A-Za-z]\S*", r"[0-9]+\+?", r"[0-9]+\+?", PLAIN)
+_OUT = re.compile(r"(down|drain|drng|fail|maint|boot|unk|inval|planned_down|no_respond|future|futr)", re.IGNORECASE)
 NONE = {"", "(null)", "none", "n/a"}
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One partition, and the smallest of its nodes."""
-
-    name: str
-    is_default: bool
-    is_up: bool
-    max_min: int | None
-    grace_s: int
-    preempt_mode: str
-    nodes: int
-    cpus: int = 0
-    memory_mb: int = 0
-    gpus: int = 0
-    gpu_type: str = ""
-    usable: int = 0
-    """Nodes that take jobs now, or will when their jobs end."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +44,16 @@ class SlurmFacts:
     has_pyxis: bool = False
     gpu_flags: dict[str, str] = field(default_factory=dict)
     """A way to ask for a GPU -> what `sbatch --test-only` has against it; nothing: it takes it."""
+    unread: tuple[str, ...] = ()
+    """Lines of the answers that fit nothing, such as a banner."""
 
-    def partition(self, name: str | None) -> Partition | None:
-        """The partition of this name, or the default one; of several names the first."""
-        wanted = (name or "").partition(",")[0]
-        return next((p for p in self.partitions if (p.name == wanted if wanted else p.is_default)), None)
+    def named(self, names: str | None) -> tuple[list[Partition], list[str]]:
+        """The partitions of a comma-separated list, or the default one; and the names that are no partition's."""
+        wanted = list(dict.fromkeys(name.strip() for name in (names or "").split(",") if name.strip()))
+        if not wanted:
+            return [part for part in self.partitions if part.is_default][:1], []
+        known = {part.name: part for part in self.partitions}
+        return [known[name] for name in wanted if name in known], [name for name in wanted if name not in known]
 
 
 def ask(account: str | None = None, qos: str | None = None) -> SlurmFacts | None:
@@ -71,21 +61,24 @@ def ask(account: str | None = None, qos: str | None = None) -> SlurmFacts | None
     if not (config := scheduler.configuration()):
         return None
     user = scheduler.user_name()
-    more = {"associations": (f"user={user}", f"format={ASSOCIATION}"), "qualities": (f"format={QUALITY}",)}
+    more = {"associations": (f"user={user}", f"format={ASSOCIATION}")}
     with ThreadPoolExecutor(len(COMMANDS)) as pool:
         said = {name: pool.submit(_said, *command, *more.get(name, ())) for name, command in COMMANDS.items()}
         limit = pool.submit(scheduler.submit_limit, account, qos)
         text = {name: answer.result() for name, answer in said.items()}
-        partitions = read_partitions(text["partitions"], text["nodes"])
-        facts = SlurmFacts(
+        return SlurmFacts(
             read_version(text["version"]),
             config,
-            partitions,
+            read_partitions(text["partitions"], text["nodes"]),
             read_associations(text["associations"]),
             limit.result(),
             "--container-image" in text["srun"],
+            unread=(
+                *read_table(text["nodes"], NODE).others,
+                *(line for line in text["partitions"].split("\n") if line.strip() and "PartitionName=" not in line),
+                *read_table(text["associations"], ASSOCIATED).others,
+            ),
         )
-    return facts
 
 
 def try_gpu_flags(partition: str, gpus: int, gpu_type: str, account: str | None) -> dict[str, str]:
@@ -105,57 +98,41 @@ def try_gpu_flags(partition: str, gpus: int, gpu_type: str, account: str | None)
 
 def read_version(text: str) -> tuple[int, int]:
     """`slurm 23.11.4`, `slurm-wlm 22.05.8`."""
-    found = re.search(r"(\d+)\.(\d+)", text)
+    found = re.search(r"slurm\S* +([0-9]{1,4})\.([0-9]{1,4})", text)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def read_partitions(partitions: str, nodes: str) -> tuple[Partition, ...]:
     """Of `scontrol show partition --oneliner`, and `sinfo --Node` of name|partition|state|cpus|memory|gres."""
-    rows = [fields for line in nodes.splitlines() if len(fields := line.strip().split("|")) == 6]
+    rows = read_table(nodes, NODE).rows
     found = []
-    for line in partitions.splitlines():
+    for line in partitions.split("\n"):
         pairs = dict(re.findall(r"(\w+)=(\S*)", line))
         if not (name := pairs.get("PartitionName")):
             continue
-        mine = [fields for fields in rows if fields[1].rstrip("*") == name]
-        gpus = [read_gpus(fields[5]) for fields in mine]
-        count, kind = min(gpus, default=(0, ""))
-        found.append(
-            Partition(
-                name,
-                pairs.get("Default") == "YES",
-                pairs.get("State") == "UP",
-                minutes(pairs.get("MaxTime", "")),
-                int(pairs.get("GraceTime", "0")) if pairs.get("GraceTime", "0").isdigit() else 0,
-                pairs.get("PreemptMode", ""),
-                len(mine),
-                min((int(re.sub(r"\D", "", fields[3]) or 0) for fields in mine), default=0),
-                min((int(re.sub(r"\D", "", fields[4]) or 0) for fields in mine), default=0),
-                count,
-                kind,
-                sum(not re.match(r"(down|drain|drng|fail|maint|boot|unk)", fields[2]) for fields in mine),
-            )
+        mine = [fields for fields in rows if fields[1].removesuffix("*") == name]
+        kinds = node_kinds(
+            (not _OUT.match(state), whole(cpus) or 0, whole(memory) or 0, gpus(gres))
+            for _, _, state, cpus, memory, gres in mine
         )
+        grace_s = whole(pairs.get("GraceTime", "")) or 0
+        limit, mode = minutes(pairs.get("MaxTime", "")), pairs.get("PreemptMode", "")
+        is_up = pairs.get("State") == "UP"
+        found.append(Partition(name, pairs.get("Default") == "YES", is_up, limit, grace_s, mode, kinds))
     return tuple(found)
 
 
 def read_gpus(gres: str) -> tuple[int, str]:
-    """(number, type) of `gpu:a100:4(S:0-1)`; with several types the first's, and no type where there is none."""
-    found = re.search(r"(?:^|,)gpu:(?:([A-Za-z][\w.-]*):)?(\d+)", gres)
-    return (int(found[2]), found[1] or "") if found else (0, "")
+    """(number, type) of the GPUs that a node has most of; no type where there is none."""
+    kind, number = max(gpus(gres).items(), key=lambda one: one[1], default=("", 0))
+    return number, kind
 
 
 def read_associations(text: str) -> tuple[Association, ...]:
     """Of `sacctmgr show assoc` with ASSOCIATION's fields."""
-    rows = [fields for line in text.splitlines() if len(fields := line.split("|")) == 7]
-    limits = [[int(value) for value in fields[5:7] if value.isdigit()] for fields in rows]
+    rows = read_table(text, ASSOCIATED).rows
+    limits = [[most for value in fields[5:7] if (most := whole(value)) is not None] for fields in rows]
     return tuple(Association(fields[0], min(of, default=None)) for fields, of in zip(rows, limits, strict=True))
-
-
-def minutes(text: str) -> int | None:
-    """`7-00:00:00` or `00:05:00` in minutes; None for UNLIMITED."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    return (int(found[1] or 0) * 24 + int(found[2])) * 60 + int(found[3]) if found else None
 
 
 def _said(*command: str) -> str:

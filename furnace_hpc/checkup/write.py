@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.checkup.slurm_facts import Partition, SlurmFacts
+from furnace_hpc.checkup.partitions import Partition
+from furnace_hpc.checkup.slurm_facts import SlurmFacts
 from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs.folder import write_atomically
 from furnace_hpc.spec import strict_yaml
@@ -53,44 +54,50 @@ def profile_of(name: str, facts: SlurmFacts | None, partition: str | None = None
     """The profile's content: the partition that was asked for, else one with GPUs, else the default one."""
     if facts is None:
         return {"name": name, "executor": "local"}
-    part = choose_partition(facts, partition)
-    ranks = part.gpus or 1
+    parts = choose_partitions(facts, partition)
+    gpus, cpus = min(part.gpus for part in parts), min(part.cpus for part in parts)
+    memory_mb = min(part.memory_mb for part in parts)
+    types = {part.gpu_type for part in parts if gpus}
+    longest = min((part.max_min for part in parts if part.max_min), default=10**6)
+    ranks = gpus or 1
     flags = [way for way, against in facts.gpu_flags.items() if not against]
     accounts = list(dict.fromkeys(one.account for one in facts.associations))
     content: dict[str, Any] = {
         "name": name,
         "executor": "slurm",
         "cluster_name": facts.config.get("ClusterName"),
-        "partition": part.name,
+        "partition": ",".join(part.name for part in parts),
         "account": accounts[0] if len(accounts) == 1 else None,
         "nodes": 1,
         "processes_per_node": ranks,
-        "gpus_per_node": part.gpus,
-        "gpu_flag": (flags or ["gpus_per_node"])[0] if part.gpus else None,
-        "gpu_type": part.gpu_type or None,
-        "cpus_per_task": max(1, part.cpus // ranks),
-        "mem_gb": max(1, int(part.memory_mb / 1024 * MEMORY_SHARE)) if part.memory_mb > 1024 else None,
-        "signal_delay_s": max(10, min(DEFAULT_LEAD_S, (part.max_min or 10**6) * 60 // 8)),
-        "array_parallelism": max(1, min(32, part.usable)),
+        "gpus_per_node": gpus,
+        "gpu_flag": (flags or ["gpus_per_node"])[0] if gpus else None,
+        "gpu_type": types.pop() or None if len(types) == 1 else None,
+        "cpus_per_task": max(1, cpus // ranks),
+        "mem_gb": max(1, int(memory_mb / 1024 * MEMORY_SHARE)) if memory_mb > 1024 else None,
+        "signal_delay_s": max(10, min(DEFAULT_LEAD_S, longest * 60 // 8)),
+        "array_parallelism": max(1, min(32, sum(kind.usable for part in parts for kind in part.described))),
     }
     return {key: value for key, value in content.items() if value is not None or key == "account"}
 
 
-def choose_partition(facts: SlurmFacts, partition: str | None) -> Partition:
-    """The partition that a profile is written for.
+def choose_partitions(facts: SlurmFacts, partition: str | None) -> list[Partition]:
+    """The partitions that a profile is written for: those of this list, else one.
 
     Raises:
-        ConfigError: there is none that is up, or none of this name.
+        ConfigError: there is none that is up, or none of a name.
     """
     names = ", ".join(part.name for part in facts.partitions) or "none"
     if partition:
-        if found := facts.partition(partition):
-            return found
-        raise ConfigError(f"--partition got {partition!r}, wanted one of this cluster's: {names}")
+        parts, missing = facts.named(partition)
+        if parts and not missing:
+            return parts
+        got = ", ".join(missing) or partition
+        raise ConfigError(f"--partition got {got!r}, wanted one of this cluster's: {names}")
     up = [part for part in facts.partitions if part.is_up and part.nodes]
     if not up:
         raise ConfigError(f"no partition takes jobs now (there are {names}): try later, or give --partition")
-    return max(up, key=lambda part: (part.gpus > 0, part.is_default, part.usable, part.max_min or 10**9))
+    return [max(up, key=lambda part: (part.gpus > 0, part.is_default, part.usable, part.max_min or 10**9))]
 
 
 def _notes(profile: ClusterProfile) -> dict[str, str]:

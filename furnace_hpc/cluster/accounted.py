@@ -4,11 +4,12 @@ The ledger of attempts begins when a run does and ends when it writes its last w
 In both, what has not ended is not counted, so that the same runs give the same words.
 """
 
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from furnace_hpc.cluster import scheduler
+from furnace_hpc.cluster.answers import JOB_ID, PLAIN, read_table
+from furnace_hpc.cluster.gres import gpus
 from furnace_hpc.runs.ledger import Attempt
 from furnace_hpc.spec.errors import UnavailableError
 
@@ -16,6 +17,7 @@ COMMAND = (
     *("sacct", "--duplicates", "--allocations", "--noheader", "--parsable2"),
     "--format=JobID,Cluster,ElapsedRaw,AllocTRES,End",
 )
+_FIELDS = (JOB_ID, PLAIN, r"[0-9]{1,12}", PLAIN, r"[0-9].*|[A-Za-z/ ]*")
 
 
 class Allocation(NamedTuple):
@@ -25,7 +27,7 @@ class Allocation(NamedTuple):
     cluster: str
     elapsed_s: str
     resources: str  # empty: it waits, or was cancelled before it had any
-    end: str  # Unknown: it has not ended
+    end: str  # Unknown, None assigned: it has not ended
 
 
 class Accounted(NamedTuple):
@@ -49,18 +51,14 @@ def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
         text = scheduler.act(*COMMAND, f"--jobs={','.join(arrays)}")
     except UnavailableError:
         return None
-    lines = [
-        Allocation(*line.split("|"))
-        for line in text.splitlines()
-        if line.count("|") == 4 and line.split("|")[2].isdigit()
-    ]
-    ended = [line for line in lines if line.resources and line.end != "Unknown"]
+    lines = [Allocation(*row) for row in read_table(text, _FIELDS).rows]
+    ended = [line for line in lines if line.resources and line.end[:1].isdigit()]
     ours = [line for line in ended if line.job_id in clusters and clusters[line.job_id] in ("", line.cluster)]
     if not ours:
         return None
     hours = [int(line.elapsed_s) / 3600 for line in ours]
-    gpus = [_gpus(line.resources) for line in ours]
-    gpu_hours = sum(took * width for took, width in zip(hours, gpus, strict=True)) if any(gpus) else None
+    widths = [sum(gpus(line.resources).values()) for line in ours]
+    gpu_hours = sum(took * width for took, width in zip(hours, widths, strict=True)) if any(widths) else None
     jobs = {line.job_id for line in ours}
     of_them = [attempt for attempt in attempts if attempt.job_id in jobs and attempt.end_unix_s]
     ledger = sum((a.gpus or 1) * ((a.end_unix_s or 0) - a.start_unix_s) / 3600 for a in of_them)
@@ -79,13 +77,6 @@ def in_words(attempts: Iterable[Attempt]) -> str:
         f"Slurm's accounting: {took} in {starts} of {jobs}, requeued ones counted each time, from the allocation on; "
         f"the attempts' own records of these jobs have {found.ledger_hours:,.2f}"
     )
-
-
-def _gpus(resources: str) -> int:
-    """GPUs of `billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1`: the sum, or the kinds where no sum is given."""
-    found = re.findall(r"gres/gpu(:[^=,]+)?=(\d+)", resources)
-    whole = [int(number) for kind, number in found if not kind]
-    return whole[0] if whole else sum(int(number) for _, number in found)
 
 
 def _number(count: int, word: str) -> str:

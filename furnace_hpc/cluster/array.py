@@ -17,6 +17,7 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmiss
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from furnace_hpc.cluster import scheduler, tied
+from furnace_hpc.cluster.answers import submitted_id, whole
 from furnace_hpc.cluster.environment import environment_of_jobs
 from furnace_hpc.cluster.evidence import Evidence
 from furnace_hpc.cluster.flags import array_parameters, check_path, follow_up_parameters, rank_command
@@ -141,14 +142,21 @@ def batch_text(plan: Plan, array: Array, submission: Path) -> str:
 
 def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
     """What the site takes now: the profile's word, else Slurm's own."""
-    said = scheduler.configuration().get("MaxArraySize", "")
-    size = profile.max_array_size or (int(said) if said.isdigit() else DEFAULT_MAX_ARRAY_SIZE)
+    said = whole(scheduler.configuration().get("MaxArraySize", ""))
+    size = profile.max_array_size or (DEFAULT_MAX_ARRAY_SIZE if said is None else said)
     most = profile.max_submit_jobs or scheduler.submit_limit(profile.account, profile.qos)
     return Limits(size, None if most is None else most - live_jobs - (1 if profile.follow_up else 0))
 
 
 class _Executor(SlurmExecutor):  # type: ignore[misc]  # the library is not typed
-    """Submitit's executor, with an sbatch that neither hangs nor outlives this process."""
+    """Submitit's executor, with an sbatch that neither hangs nor outlives this process, and may print a banner."""
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+        text = string.decode("utf-8", "replace") if isinstance(string, bytes) else string
+        if (job_id := submitted_id(text)) is None:
+            raise FailedSubmissionError(f"sbatch printed no job id: {text}")
+        return job_id
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         bound = [sys.executable, "-I", "-S", str(tied.__file__), str(SBATCH_TIMEOUT_S)]

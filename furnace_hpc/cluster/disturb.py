@@ -9,7 +9,7 @@ import psutil
 from furnace_hpc.cluster import scheduler
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import Attempt
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.spec.errors import ConfigError, UnavailableError
 
 # On a node, where a rank is known by its environment: SIGNAL RANK RUN_DIR. Standard library only, old Pythons too.
 _ON_NODE = """
@@ -61,7 +61,8 @@ def signal_rank(rank: int, number: signal.Signals) -> Callable[[RunFolder, Attem
             return
         host = folder.verdict(attempt.attempt, rank)
         node = [] if not host.exists() else [f"--nodelist={_host_of(folder, attempt, rank)}"]
-        job = scheduler.act("squeue", "--noheader", f"--jobs={attempt.job_id}", "--format=%A").split()[0]
+        if (job := scheduler.node_job(attempt.job_id)) is None:
+            raise UnavailableError(f"job {attempt.job_id} is not in squeue")
         step = ["srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1", *node]
         scheduler.act(*step, "python3", "-S", "-c", _ON_NODE, str(int(number)), str(rank), str(folder.path.resolve()))
 

@@ -15,7 +15,7 @@ from furnace_hpc.runs.access import GROUP_ACCESS
 KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", GROUP_ACCESS}
 # Slurm's own (of a job, and the defaults of its commands), other launchers', torch's ranks, per-job compiler caches.
 _LEFT_OUT = re.compile(
-    r"^(SLURMD?|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SINFO|PMI|PMIX|OMPI_COMM_WORLD|OMPI_UNIVERSE|SUBMITIT|FURNACE|"
+    r"^(SLURMD?|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SINFO|SCONTROL|PMI|PMIX|OMPI_COMM_WORLD|OMPI_UNIVERSE|SUBMITIT|FURNACE|"
     r"TORCHELASTIC|TORCHINDUCTOR|TRITON_CACHE)_"
     r"|^(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)$|^(MASTER_ADDR|MASTER_PORT|LOCAL_SIZE|CROSS_RANK|CROSS_SIZE|ROLE_NAME|"
     r"PYTHONSAFEPATH|"  # the commands' own, and jobs set it after the lines of their profile's setup

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from furnace_hpc.cluster import scheduler
+from furnace_hpc.cluster.answers import Job
 from furnace_hpc.cluster.by_hand import begun_by_hand
 from furnace_hpc.cluster.journal import Sent, submissions
-from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import Phase, meaning
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
 from furnace_hpc.runs.ledger import read_attempts
@@ -39,6 +39,7 @@ class Evidence:
     live_jobs: int = 0  # of this user, other grids' too: they count for the site's submit limit
     answered_unix_s: float = 0.0
     asked_unix_s: float = 0.0
+    unread: int = 0  # lines of the last answers that could not be read: each may be a job that is not in them
     failures: int = 0  # since the last answer
     error: str = ""
 
@@ -167,15 +168,19 @@ def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, Expected], must: b
         live = sum(meaning(job.word).phase is not Phase.ENDED for job in answer)
         unknown = [job_id for job_id in jobs if job_id not in queued and job_id not in known.ended]
         absent = [job_id for job_id in unknown if not (run := jobs[job_id].run) or not run.result.exists()]
-        ended = known.ended | _ended({job_id: jobs[job_id].name for job_id in absent})
+        told = _accounting(absent)
+        ended = known.ended | _ended(told, {job_id: jobs[job_id].name for job_id in absent})
     except UnavailableError as error:
         if must:
             raise
         known.failures, known.error, known.asked_unix_s = known.failures + 1, str(error), asked_unix_s
         _write(folder, known)
         return known
+    unread = sum(not job.job_id for job in [*answer, *told])
     missing = {job_id: known.missing.get(job_id, asked_unix_s) for job_id in absent if job_id not in ended}
-    now = Evidence(queued, ended, missing, live, asked_unix_s, asked_unix_s)
+    if unread:  # a job that is absent may stand in a line that could not be read
+        missing = {job_id: at_unix_s for job_id, at_unix_s in missing.items() if known.is_gone(job_id)}
+    now = Evidence(queued, ended, missing, live, asked_unix_s, asked_unix_s, unread)
     _write(folder, now)
     return now
 
@@ -186,12 +191,13 @@ def _users(folder: GridFolder) -> set[str]:
     return {scheduler.user_name(uid) for uid in owners}
 
 
-def _ended(absent: dict[str, str]) -> dict[str, Job]:
-    """What the accounting knows of jobs that squeue has no more."""
-    if not absent:
-        return {}
+def _accounting(absent: Iterable[str]) -> list[Job]:
+    """What the accounting has of jobs that squeue has no more."""
     arrays = sorted({job_id.partition("_")[0] for job_id in absent}, key=int)
-    told = scheduler.accounting(arrays) or []
+    return (scheduler.accounting(arrays) or []) if arrays else []
+
+
+def _ended(told: list[Job], absent: dict[str, str]) -> dict[str, Job]:
     ours = [job for job in told if job.job_id in absent and absent[job.job_id] in ("", job.name)]
     return {job.job_id: job for job in ours if meaning(job.word).phase is Phase.ENDED}
 

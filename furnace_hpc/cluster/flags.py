@@ -37,7 +37,7 @@ def array_parameters(
             *_private(profile),
             *_site_setup(profile),
             *_checked(submission, code),
-            *_begin(submission, array.base, code),
+            *_begin(profile, submission, array.base, code),
         ],
         "teardown": _decide(submission, code),
         "additional_parameters": {"array": f"{ranges(array.indices)}%{parallel}", "requeue": True},
@@ -167,17 +167,17 @@ def _quoted(*paths: Path) -> str:
     return " ".join(shlex.quote(str(path)) for path in paths)
 
 
-def _begin(submission: Path, base: int, code: Path) -> list[str]:
+def _begin(profile: ClusterProfile, submission: Path, base: int, code: Path) -> list[str]:
     """Begin the attempt of this element's row; there is nothing to do where the run is done already.
 
     The payload is copied anew, over whatever has that name; a run that goes on may have older code, which is checked.
     """
     folder, script = shlex.quote(str(submission)), shlex.quote(str(code / BATCH))
-    row = f'"$(({base} + SLURM_ARRAY_TASK_ID))"'
+    row, python = f'"$(({base} + SLURM_ARRAY_TASK_ID))"', shlex.quote(profile.python or sys.executable)
     return [
         'id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
         f'cp --remove-destination {folder}/payload.pkl {folder}/"$id"_submitted.pkl || exit 1',
-        f'begun=$(python3 -S {script} begin-row {folder} {row} "$id" $$)',
+        f'begun=$(python3 -S {script} begin-row {folder} {row} "$id" $$ {python})',
         "rc=$?",
         f'[ "$rc" = {EXIT_DONE_ALREADY} ] && exit 0',
         '[ "$rc" = 0 ] || exit "$rc"',

@@ -6,7 +6,7 @@ from furnace_hpc.cluster.journal import Submission
 from furnace_hpc.cluster.observe import CANCELLED, Observer
 from furnace_hpc.cluster.planned import Shape
 from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.runs import host
+from furnace_hpc.runs import gpus, host
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
 from furnace_hpc.runs.trust import check_trusted
@@ -16,8 +16,11 @@ from furnace_hpc.spec.regular import read_regular
 def left_over(submission: Submission, folder: GridFolder, retries: int, observer: Observer) -> dict[Shape, list[int]]:
     """Rows that were never sent, and interrupted ones that may be sent again; by shape.
 
-    What failed by itself, was cancelled, or is in a later submission, is none of this one's business.
+    What failed by itself, was cancelled, or is in a later submission, is none of this one's business; nothing is left
+    where a run has found that its GPUs cannot be used.
     """
+    if gpus.stopped_by(str(submission.path)):
+        return {}
     times = Counter(row for sent in submission.sent() if sent.outcome == "submitted" for row in sent.rows)
     shapes: dict[Shape, list[int]] = {}
     cancelled = submission.cancelled()

@@ -1,8 +1,9 @@
 """Jobs that Slurm has requeued and holds, after a launch that failed or as a site's RequeueExitHold asks for."""
 
 from furnace_hpc.cluster import scheduler
+from furnace_hpc.cluster.answers import Job
 from furnace_hpc.cluster.evidence import Evidence
-from furnace_hpc.cluster.scheduler import Job
+from furnace_hpc.cluster.states import plain
 from furnace_hpc.spec.errors import UnavailableError
 
 REASONS = ("job requeued in held state", "launch failed requeued held")  # newer Slurms write _ for a space
@@ -10,7 +11,7 @@ REASONS = ("job requeued in held state", "launch failed requeued held")  # newer
 
 def is_held(job: Job) -> bool:
     """Whether Slurm holds it after a requeue; what its user or an administrator holds is theirs to release."""
-    return job.word in ("RH", "REQUEUE_HOLD") or job.reason.replace("_", " ") in REASONS
+    return plain(job.word) == "REQUEUE_HOLD" or job.reason.replace("_", " ") in REASONS
 
 
 def release_held(evidence: Evidence) -> list[str]:

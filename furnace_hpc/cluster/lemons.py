@@ -1,5 +1,7 @@
 """Nodes that get no more runs of a grid, since its attempts ended there again and again by no fault of their own."""
 
+import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -8,6 +10,9 @@ from furnace_hpc.cluster.profile import ClusterProfile
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.ledger import Attempt, read_attempts
 
+_RANGES = r"\[[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*\]"
+_LIST = rf"([\w.-]|{_RANGES})+(,([\w.-]|{_RANGES})+)*"
+_MOST_NODES = 100_000
 OF_A_NODE = ("node_fail", "hang", "infrastructure")  # reasons that may be a node's fault
 
 
@@ -39,21 +44,22 @@ def lemons(attempts: Iterable[Attempt], after: int) -> tuple[str, ...]:
 
 
 def node_names(nodelist: str) -> list[str]:
-    """The nodes of a list as Slurm writes it: `a[1-3,07],b2` or `r[1-2]n[0-1]`."""
-    return [name for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist) for name in _spelt_out(part)]
-
-
-def _spelt_out(part: str) -> list[str]:
-    before, bracket, rest = part.partition("[")
-    if not bracket:
-        return [part]
-    inside, _, after = rest.partition("]")
-    return [before + number + tail for number in _numbers(inside) for tail in _spelt_out(after)]
+    """The nodes of a list as Slurm writes it: `a[1-3,07],b2` or `r[1-2]n[0-1]`; none where it cannot be read."""
+    if nodelist.strip() in ("", "None assigned", "(null)", "None", "n/a") or not re.fullmatch(_LIST, nodelist.strip()):
+        return []
+    found: list[str] = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist.strip()):
+        pieces = [_numbers(text[1:-1]) if text[0] == "[" else [text] for text in re.findall(r"\[[^\]]*\]|[^\[]+", part)]
+        if len(found) + math.prod(map(len, pieces)) > _MOST_NODES:
+            return []
+        found += ["".join(chosen) for chosen in itertools.product(*pieces)]
+    return found
 
 
 def _numbers(ranges: str) -> list[str]:
-    found = []
+    found: list[str] = []
     for piece in ranges.split(","):
         first, _, last = piece.partition("-")
-        found += [str(n).zfill(len(first)) for n in range(int(first), int(last or first) + 1)]
+        last_number = min(int(last or first), int(first) + _MOST_NODES)
+        found += [str(n).zfill(len(first)) for n in range(int(first), last_number + 1)]
     return found

@@ -1,18 +1,20 @@
 """The state of a run with everything known: its own files first, then what Slurm says of its newest job."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from furnace_hpc.cluster.answers import Job
 from furnace_hpc.cluster.by_hand import begun_by_hand
 from furnace_hpc.cluster.evidence import GONE, Evidence, gather
 from furnace_hpc.cluster.held import is_held
 from furnace_hpc.cluster.journal import submissions
-from furnace_hpc.cluster.scheduler import Job
 from furnace_hpc.cluster.states import Phase, meaning
+from furnace_hpc.runs import gpus
 from furnace_hpc.runs.ending import knows_more
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.host import REQUEUED, with_own_word
@@ -95,7 +97,8 @@ class Observer:
         if self._is_live(place.follow_up):
             why = f"waits for a later wave, which job {job.job_id} sends"
             return replace(status, state=RunState.QUEUED, reason=why)
-        why = f"job {place.follow_up} was to send it, and is not there any more: submit again"
+        gone = f"job {place.follow_up} was to send it, and is not there any more: submit again"
+        why = gpus.stopped_by(str(place.submission)) or gone
         return status if status.attempt else replace(status, reason=why)
 
     def _is_live(self, job_id: str) -> bool:
@@ -103,7 +106,10 @@ class Observer:
         return job is not None and job.word != GONE and meaning(job.word).phase in (Phase.WAITING, Phase.RUNNING)
 
     def _why_unknown(self) -> str:
-        return self.evidence.error if self.evidence.failures else "Slurm does not list it now"
+        if self.evidence.failures:
+            return self.evidence.error
+        unread = self.evidence.unread
+        return f"Slurm does not list it now{f', and {unread} lines of its answer cannot be read' if unread else ''}"
 
 
 def observe(folder: GridFolder, must: bool = False) -> Observer:
@@ -140,6 +146,8 @@ def _ended(run: RunFolder, status: RunStatus, job: Job, ours: Attempt | None, pl
     if job.word == GONE:
         gone = ("is no longer known to Slurm", "killed")
         says, reason = (CANCELLED, CANCELLED) if place.cancelled else gone
+    if ours is None and (against := gpus.stopped_by(str(place.submission))):
+        return replace(status, reason=against, ended=CANCELLED)
     if ours is None and reason == CANCELLED:
         before = f"; before that: {status.reason}" if status.reason else ""
         why = f"job {job.job_id} was cancelled{_by(job)} before it began{before}"
@@ -183,16 +191,17 @@ def _places(folder: GridFolder) -> dict[str, Place]:
     return places
 
 
-_NEVER = {  # reasons of a waiting job that only somebody can change, and what to do
-    "DependencyNeverSatisfied": "it never will run: cancel it",
-    "PartitionTimeLimit": "its time limit is more than the partition's: lower resources.timeout_min, cancel and submit",
-    "PartitionNodeLimit": "it asks for more nodes than the partition gives: lower nodes, cancel and submit",
-    "PartitionDown": "the partition is down: wait for the site",
-    "PartitionInactive": "the partition is inactive: wait for the site",
-    "BadConstraints": "no nodes can ever satisfy it: mend the profile, cancel and submit",
-    "JobHeldUser": "it is held: `scontrol release JOB` lets it go on",
-    "JobHeldAdmin": "it is held by an administrator: ask the site",
-    "JobHoldMaxRequeue": "requeued too often and held: look why, then `scontrol release JOB`",
+_NO_REASON = ("", "none", "noneassigned", "null", "unknown", "n/a")
+_NEVER = {  # reasons of a waiting job that only somebody can change, in small letters alone, and what to do
+    "dependencyneversatisfied": "it never will run: cancel it",
+    "partitiontimelimit": "its time limit is more than the partition's: lower resources.timeout_min, cancel and submit",
+    "partitionnodelimit": "it asks for more nodes than the partition gives: lower nodes, cancel and submit",
+    "partitiondown": "the partition is down: wait for the site",
+    "partitioninactive": "the partition is inactive: wait for the site",
+    "badconstraints": "no nodes can ever satisfy it: mend the profile, cancel and submit",
+    "jobhelduser": "it is held: `scontrol release JOB` lets it go on",
+    "jobheldadmin": "it is held by an administrator: ask the site",
+    "jobholdmaxrequeue": "requeued too often and held: look why, then `scontrol release JOB`",
 }
 
 
@@ -205,9 +214,10 @@ def _retries(submission: Path) -> int:
 
 
 def _because(job: Job) -> str:
-    if job.reason in ("", "None"):
+    plain = re.sub(r"[\s_()]", "", job.reason).lower()
+    if plain in _NO_REASON:
         return ""
-    what_to_do = "submit again lets it go on" if is_held(job) else _NEVER.get(job.reason)
+    what_to_do = "submit again lets it go on" if is_held(job) else _NEVER.get(plain)
     return f" ({job.reason}{f': {what_to_do}' if what_to_do else ''})"
 
 

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from furnace_hpc.spec.config import Resources
-from furnace_hpc.spec.fields import Config, Name
+from furnace_hpc.spec.fields import Config, Name, OneList
 from furnace_hpc.spec.files import FOLDERS, find_file, read_written, shipped_roots
 from furnace_hpc.spec.problems import validate
 
@@ -17,6 +17,12 @@ def _no_control_characters(text: str) -> str:
     return text
 
 
+# YAML reads `gpu_type: 3090` as a number; a MIG type may hold a plus.
+GpuType = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"),
+]
 Line = Annotated[str, Field(max_length=1000), AfterValidator(_no_control_characters)]
 
 
@@ -38,8 +44,8 @@ class ClusterProfile(Config):
     gpu_flag: Literal["gpus_per_node", "gpus_per_task", "gres"] | None = Field(
         default="gpus_per_node", description="how the site wants GPUs asked for; null: it takes no GPU flag"
     )
-    gpu_type: Name | None = Field(default=None, description="a type before the number, as in gpu:a100:4")
-    partition: Line | None = Field(default=None, description="partition(s), comma-separated")
+    gpu_type: GpuType | None = Field(default=None, description="a type before the number, as in gpu:a100:4")
+    partition: Annotated[Line, OneList] | None = Field(default=None, description="partition(s), comma-separated")
     account: Line | None = Field(default=None, description="account that pays")
     qos: Line | None = Field(default=None, description="quality of service")
     constraint: Line | None = Field(default=None, description="features that nodes must have")

@@ -5,7 +5,7 @@ import re
 # The controller may have taken the job before its answer was lost.
 _DOUBTFUL = re.compile(
     r"timed out|took longer|transmit|Unexpected message|Zero Bytes|unknown reason|slurm_receive_msg|"
-    r"(receive|send) failure|Connection reset|Broken pipe",
+    r"(receive|send) failure|Connection reset|Broken pipe|printed no job id",
     re.IGNORECASE,
 )
 # It never heard of it, or has said that it takes nothing now.
@@ -28,7 +28,10 @@ _MENDS = (
     (r"invalid qos|InvalidQOS", "`sacctmgr show assoc user=$USER format=qos` lists yours: set `qos` in the profile"),
     (r"unrecognized option|invalid option", "this Slurm does not know that flag: set its key to null in the profile"),
     (r"wckey", "set `wckey` in the profile to what the site wants, or to null"),
-    (r"time limit", "`resources.timeout_min` of the grid is more than the partition's MaxTime (`sinfo -o '%P %l'`)"),
+    (
+        r"time.?limit|WallDuration",
+        "`resources.timeout_min` of the grid is more than the partition's MaxTime (`sinfo -o '%P %l'`)",
+    ),
     (r"invalid job array", "set `max_array_size` in the profile to what `scontrol show config` says of MaxArraySize"),
     (r"(node|partition) configuration|node count|CPU count|more processors|Memory|resource|gres", _NODES),
     (r"constraint|feature", "no node has these features: see `sinfo -o '%P %f'`, and mend `constraint` in the profile"),

@@ -11,6 +11,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
+from furnace_hpc.cluster.answers import (
+    PLAIN,
+    TIME_LIMIT,
+    Job,
+    array_id,
+    minutes,
+    read_accounting,
+    read_config,
+    read_queue,
+    read_table,
+    separator,
+    whole,
+)
 from furnace_hpc.cluster.environment import scrubbed
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.files import find_shipped
@@ -25,16 +38,6 @@ class Answer:
     ok: bool
     text: str
     error: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job, or one element of an array, as squeue or sacct has it."""
-
-    job_id: str  # 12, or 12_3
-    word: str  # state
-    reason: str
-    name: str = ""
 
 
 def has_slurm() -> bool:
@@ -55,50 +58,34 @@ def require_slurm(cluster: str) -> None:
 
 
 def queue(users: Iterable[str] = ()) -> list[Job]:
-    """All jobs of these users (default: this one), an element a line; those that ended within MinJobAge too.
+    """All jobs of these users (default: this one), element by element; those that ended within MinJobAge too.
+
+    A line that begins as a job's does and cannot be read is a job without id: who misses a job must look for those.
 
     Raises:
         UnavailableError: the controller did not answer.
     """
     who = ",".join(sorted(set(users))) or user_name()
     # By user: the controller then sends this user's jobs only, where a list of ids makes it send everybody's.
-    command = ("squeue", "--noheader", "--array", "--states=all", f"--user={who}", "--format=%F|%K|%T|%r|%j")
-    lines = [
-        line.split("|", 4) for line in _must(*command).splitlines() if line.count("|") >= 4
-    ]  # names may break lines
-    return [Job(base if index == "N/A" else f"{base}_{index}", *rest) for base, index, *rest in lines]
+    between = separator()
+    fields = f"--format={between.join(('%F', '%K', '%T', '%r', '%j'))}"
+    return read_queue(_must("squeue", "--noheader", "--array", "--states=all", f"--user={who}", fields), between)
 
 
 def accounting(job_ids: Iterable[str]) -> list[Job] | None:
-    """What the accounting knows of these jobs and their elements; None where accounting is off.
+    """What the accounting has of these jobs and their elements; None where accounting is off.
 
     Raises:
         UnavailableError: the data base did not answer.
     """
-    command = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode,JobName")
-    answer = _ask(*command, f"--jobs={','.join(job_ids)}")
-    if _is_off(answer):
-        return None
-    lines = [line.split("|") for line in _checked(answer).splitlines()]
-    return [Job(job_id, word, f"exit code {code}", name) for ids, word, code, name in lines for job_id in expanded(ids)]
+    between = separator()
+    command = ("sacct", "--allocations", "--noheader", "--parsable2", f"--delimiter={between}")
+    answer = _ask(*command, "--format=JobID,State,ExitCode,JobName", f"--jobs={','.join(job_ids)}")
+    return None if _is_off(answer) else read_accounting(_checked(answer), between)
 
 
 def _is_off(answer: Answer) -> bool:
     return not answer.ok and "accounting storage is disabled" in answer.error.lower()
-
-
-def expanded(job_id: str) -> list[str]:
-    """The elements of `12_[0-3,7,8-12:2%5]`, as Slurm writes those that never started; others are what they are."""
-    base, bracket, rest = job_id.partition("_[")
-    if not bracket:
-        return [job_id]
-    found: list[str] = []
-    for part in rest.partition("]")[0].partition("%")[0].split(","):
-        span, _, step = part.partition(":")
-        first, _, last = span.partition("-")
-        if first.isdigit():
-            found += [f"{base}_{n}" for n in range(int(first), int(last or first) + 1, int(step or 1))]
-    return found
 
 
 def user_name(uid: int | None = None) -> str:
@@ -116,13 +103,20 @@ def find_job(name: str) -> str | None:
     Raises:
         UnavailableError: Slurm did not answer: nobody knows.
     """
-    for job in queue():
-        if job.name == name:
+    jobs = queue()
+    for job in jobs:
+        if job.job_id and job.name == name:
             return job.job_id.partition("_")[0]
+    if any(not job.job_id for job in jobs):
+        raise UnavailableError("squeue gave lines that cannot be read, and the job may be one of them: try again")
     command = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID", "--starttime=now-30days")
     answer = _ask(*command, f"--name={name}")
-    found = [] if _is_off(answer) else _checked(answer).split()
-    return found[0].partition("_")[0] if found else None
+    return None if _is_off(answer) else array_id(_checked(answer))
+
+
+def node_job(job_id: str) -> str | None:
+    """The id by which srun finds an element of an array; None where squeue does not list it."""
+    return array_id(_must("squeue", "--noheader", f"--jobs={job_id}", "--format=%A"))
 
 
 def cancel(job_ids: Iterable[str]) -> None:
@@ -150,8 +144,7 @@ def test_only(script: str) -> Answer:
 def configuration() -> dict[str, str]:
     """`scontrol show config`, key by key; empty when the controller does not answer."""
     answer = _ask("scontrol", "show", "config")
-    pairs = (line.partition("=") for line in answer.text.splitlines() if answer.ok)
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return read_config(answer.text) if answer.ok else {}
 
 
 def look_ahead(account: str | None, qos: str | None, partition: str | None) -> None:
@@ -180,15 +173,16 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
 
     with ThreadPoolExecutor(2) as pool:  # each takes a fifth of a second
         both = [
-            pool.submit(_table, "sacctmgr", "show", "assoc", f"user={user}", f"format={fields}"),
-            pool.submit(_table, "sacctmgr", "show", "qos", "format=Name,MaxSubmitJobsPerUser,GrpSubmitJobs"),
+            pool.submit(_rows, 4, "sacctmgr", "show", "assoc", f"user={user}", f"format={fields}"),
+            pool.submit(_rows, 3, "sacctmgr", "show", "qos", "format=Name,MaxSubmitJobsPerUser,GrpSubmitJobs"),
         ]
         associations, qualities = (answer.result() for answer in both)
-    asked = [row for row in associations if row[0] == account] if account else associations[:1]
+    # sacctmgr keeps the names of accounts and qualities in lower case, and sbatch takes them in any.
+    asked = [row for row in associations if row[0].lower() == account.lower()] if account else associations[:1]
     limits = [value for row in asked for value in row[1:3]]
     quality = qos or next((row[3] for row in asked if row[3]), "normal")
-    limits += [value for row in qualities if row[0] == quality for value in row[1:3]]
-    return min((int(value) for value in limits if value.isdigit()), default=None)
+    limits += [value for row in qualities if row[0].lower() == quality.lower() for value in row[1:3]]
+    return min((most for value in limits if (most := whole(value)) is not None), default=None)
 
 
 @cache
@@ -199,26 +193,14 @@ def longest_min(partition: str | None) -> int | None:
     """
     chosen = [f"--partition={partition}"] if partition else []
     answer = _ask("sinfo", "--noheader", "--format=%P|%l", *chosen)
-    lines = [line.split("|") for line in answer.text.splitlines() if answer.ok]
-    limits = [_minutes(limit) for name, limit in lines if partition or name.endswith("*")]
-    return max((limit for limit in limits if limit), default=None) if all(limits) else None
+    lines = read_table(answer.text, (PLAIN, TIME_LIMIT)).rows if answer.ok else []
+    limits = [minutes(limit) for name, limit in lines if partition or name.endswith("*")]
+    return max((limit for limit in limits if limit is not None), default=None) if None not in limits else None
 
 
-def _minutes(text: str) -> int | None:
-    """Slurm's `days-hours:minutes:seconds` in whole minutes; None for `infinite`."""
-    days, _, clock = text.rpartition("-")
-    parts = [int(part) for part in clock.split(":") if part.isdigit()]
-    if not parts:
-        return None
-    seconds = 0
-    for part in parts:
-        seconds = seconds * 60 + part
-    return (int(days or 0) * 86400 + seconds) // 60
-
-
-def _table(*command: str) -> list[list[str]]:
+def _rows(fields: int, *command: str) -> list[list[str]]:
     answer = _ask(*command, "--noheader", "--parsable2")
-    return [line.split("|") for line in answer.text.splitlines()] if answer.ok else []
+    return read_table(answer.text, (PLAIN,) * fields).rows if answer.ok else []
 
 
 def _must(*command: str) -> str:
@@ -240,12 +222,10 @@ def _ask(*command: str, stdin: str | None = None) -> Answer:
     try:
         done = subprocess.run(
             command,
-            input=stdin,
+            input=None if stdin is None else stdin.encode(),
             stdin=subprocess.DEVNULL if stdin is None else None,
             env=scrubbed(os.environ) | {"SLURM_BITSTR_LEN": "0"},  # or a long list of elements ends in dots
             capture_output=True,
-            text=True,
-            errors="replace",
             timeout=TIMEOUT_S,
             check=False,
         )
@@ -253,5 +233,6 @@ def _ask(*command: str, stdin: str | None = None) -> Answer:
         return Answer(False, "", f"{command[0]} took longer than {TIMEOUT_S} s")
     except OSError as error:
         return Answer(False, "", f"{command[0]}: {error.strerror}")
-    words = " ".join(done.stderr.split()) or f"{command[0]} ended with exit code {done.returncode}"
-    return Answer(done.returncode == 0, done.stdout, words)
+    text, said = (stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
+    words = " ".join(said.split()) or f"{command[0]} ended with exit code {done.returncode}"
+    return Answer(done.returncode == 0, text, words)

@@ -4,6 +4,7 @@ The words are those of squeue's and sacct's manuals, 22.05 to 24.11. A word that
 word is never a failure.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -105,8 +106,23 @@ _SHORT = {  # squeue's compact forms, %t
 }
 
 
+_FLAGS = (  # beside a state such as RUNNING; in this order Slurm itself writes one of them instead
+    *("COMPLETING", "STAGE_OUT", "CONFIGURING", "POWER_UP_NODE", "RESIZING", "REQUEUED", "REQUEUE_FED"),
+    *("REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED", "REVOKED", "RESV_DEL_HOLD", "SIGNALING", "UPDATE_DB"),
+)
+
+
+def plain(word: str) -> str:
+    """The one word of a state with what is added to it: RUNNING+COMPLETING, `CANCELLED by 0`, RUNNING+, PD."""
+    first = word.split()[0] if word.split() else ""
+    parts = [_SHORT.get(part, part) for part in re.split("[+,]", first.removesuffix("+"))]
+    if len(parts) == 1 or not all(part in MEANINGS for part in parts):
+        return parts[0] if len(parts) == 1 else first
+    flags = sorted((part for part in parts if part in _FLAGS), key=_FLAGS.index)
+    return flags[0] if flags else parts[0] if len(set(parts)) == 1 else first
+
+
 def meaning(word: str) -> Meaning:
     """What a state word means, in any of the forms that squeue and sacct write it: PD, `CANCELLED by 0`, RUNNING+."""
-    first = word.split()[0].rstrip("+") if word.split() else ""
-    known = MEANINGS.get(_SHORT.get(first, first))
+    known = MEANINGS.get(plain(word))
     return known or Meaning(Phase.UNKNOWN, f"Slurm says {word!r}, which is not known here", "")

@@ -215,5 +215,5 @@ def _is_alive(who: dict[str, Any] | None) -> bool | None:
             live = [job.job_id for job in queue() if meaning(job.word).phase is not Phase.ENDED]
         except UnavailableError:
             return None
-        return who["job_id"] in live
+        return True if who["job_id"] in live else None if "" in live else False
     return alive

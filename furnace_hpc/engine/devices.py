@@ -2,13 +2,13 @@
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
 
 import torch
 
+from furnace_hpc.runs.gpus import EXIT_UNUSABLE, given
 from furnace_hpc.spec.errors import ConfigError
-
-_NONE = ("", "-1", "NoDevFiles")  # what CUDA_VISIBLE_DEVICES says where a job has no GPU
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,10 @@ def choose_device(local_rank: int) -> torch.device:
     Raises:
         ConfigError: fewer GPUs than ranks; or GPUs were given, and torch can use none.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if os.environ.get("DS_ACCELERATOR") == "cpu":  # DeepSpeed's own word for it
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        if visible is not None and visible not in _NONE:
+        if visible := given(os.environ):
             raise ConfigError(
                 f"this rank was given GPUs {visible}, and torch {torch.__version__} can use none: look at nvidia-smi "
                 f"on {socket.gethostname()}, and whether torch is a CUDA build; DS_ACCELERATOR=cpu trains on the CPU"
@@ -77,3 +76,11 @@ def problems(places: list[Place]) -> tuple[str, str]:
                 f"outer job, or a missing --cpus-per-task; set cpus_per_task in the profile"
             )
     return wrong, crowded
+
+
+if __name__ == "__main__":  # whether the GPUs of this job can be used: the host asks before a run begins
+    try:
+        choose_device(0)
+    except ConfigError as error:
+        print(error)
+        sys.exit(EXIT_UNUSABLE)

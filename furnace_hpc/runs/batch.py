@@ -1,6 +1,7 @@
 """What a batch script calls on a node's own Python: standard library only, syntax of Python 3.6.
 
-    python3 batch.py begin-row SUBMISSION ROW JOB PID   begins that row's run, prints shell assignments
+    python3 batch.py begin-row SUBMISSION ROW JOB PID [PYTHON]   begins that row's run, prints shell assignments; the
+                                                        ranks' Python says first whether GPUs can be used
     python3 batch.py begin-run RUN_DIR JOB PID          the same for a run folder, as its newest submission has it
     python3 batch.py decide RUN_DIR ATTEMPT RC          prints done | requeue | fail
     python3 batch.py requeue JOB                        asks Slurm to start this job again; waits while it is away
@@ -23,7 +24,7 @@ if __name__ == "__main__":
     # Not the folder of this script, whose modules are none of the standard library's business, but the package's.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from furnace_hpc.runs import host
+from furnace_hpc.runs import gpus, host
 from furnace_hpc.spec.regular import open_regular
 
 EXIT_DONE_ALREADY = 3
@@ -37,9 +38,13 @@ AWAY = re.compile(
 )
 
 
-def begin_row(submission: str, index: int, job: str, pid: int) -> None:
+def begin_row(submission: str, index: int, job: str, pid: int, python: str = "") -> None:
     """Begin the run of one row, and print what the batch script needs to know of it."""
-    _begin(submission, _read_row(submission, "row", index), job, pid)
+    row = _read_row(submission, "row", index)
+    against = gpus.may_begin(submission, row["run_id"], job, python)
+    if against:
+        sys.exit("batch.py: run %s is %s" % (row["run_id"], against))
+    _begin(submission, row, job, pid)
 
 
 def begin_run(run_dir: str, job: str, pid: int) -> None:
@@ -136,7 +141,7 @@ def main(arguments: List[str]) -> None:
     """Do what the command line says."""
     verb, rest = (arguments or [""])[0], arguments[1:]
     if verb == "begin-row":
-        begin_row(rest[0], int(rest[1]), rest[2], int(rest[3]))
+        begin_row(rest[0], int(rest[1]), rest[2], int(rest[3]), *rest[4:5])
     elif verb == "begin-run":
         begin_run(rest[0], rest[1], int(rest[2]))
     elif verb == "decide":

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from furnace_hpc.spec.deepspeed_file import DeepSpeedFile
 from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.fields import NOT_IDENTITY, Beta, Config, Name, Seed
+from furnace_hpc.spec.fields import NOT_IDENTITY, Beta, Config, Name, Partitions, Seed
 from furnace_hpc.spec.identity import identity_hash, seeded_hashes
 from furnace_hpc.spec.metrics import METRICS, metric_names
 from furnace_hpc.spec.model_config import LossConfig, ModelConfig, TaskConfig
@@ -131,7 +131,9 @@ class Resources(Config):
     nodes: int | None = Field(default=None, ge=1, le=10_000, description="nodes of one run")
     processes_per_node: int | None = Field(default=None, ge=1, le=1024, description="ranks on each node (one per GPU)")
     timeout_min: int = Field(default=60, ge=1, description="time limit of one attempt, minutes")
-    partition: Name | None = Field(default=None, description="instead of the profile's partition")
+    partition: Partitions | None = Field(
+        default=None, description="instead of the profile's partition; of several, comma-separated, Slurm takes one"
+    )
     max_attempts: int = Field(
         default=20, ge=1, description="starts of one run, requeues counted, before it is given up"
     )

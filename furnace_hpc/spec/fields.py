@@ -28,6 +28,17 @@ def short_name(name: Any) -> Any:
 RowName = Annotated[str, BeforeValidator(short_name), Field(pattern=NAME_PATTERN)]  # a long one may be given in full
 
 
+def _one_list(value: Any) -> Any:
+    """`gpu, a40` or a YAML list as Slurm takes it: gpu,a40."""
+    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+        value = ",".join(value)
+    return value.replace(", ", ",") if isinstance(value, str) else value
+
+
+OneList = BeforeValidator(_one_list)
+Partitions = Annotated[str, OneList, Field(pattern=rf"{NAME_PATTERN[:-1]}(,{NAME_PATTERN[1:-1]})*$")]
+
+
 def number(value: Any) -> Any:
     """A validator: refuse what pydantic would turn into a number, such as `yes` (1) and `"500"`."""
     if isinstance(value, (bool, str)):
