@@ -49,6 +49,24 @@ def number(value: Any) -> Any:
 Seed = Annotated[int, BeforeValidator(number), Field(ge=0, lt=2**31)]
 Beta = Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)]
 ModalityName = Literal["text", "image", "audio"]
+ColumnName = Literal[
+    "changes",
+    "n",
+    "metric",
+    "difference",
+    "holm_p",
+    "sign_flip_p",
+    "effect",
+    "train_s",
+    "wall_s",
+    "samples_per_s_each",
+    "peak_memory_gib",
+    "attempts",
+    "lost_steps",
+    "hours",
+    "goodput",
+    "num_parameters",
+]
 _NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
 ADDED_LATER: dict[str, Any] = {"identity": "unless default"}

@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from furnace_hpc.spec.ablate import Ablate, Overrides, RowOverrides
 from furnace_hpc.spec.config import TrainConfig
 from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.fields import Config, Name, RowName, Seed, short_name
+from furnace_hpc.spec.fields import ColumnName, Config, Name, RowName, Seed, short_name
 from furnace_hpc.spec.files import find_file, parse_value, read_written
 from furnace_hpc.spec.identity import without_identity
 from furnace_hpc.spec.metrics import Direction, checked_direction, metric_direction
@@ -23,24 +23,6 @@ from furnace_hpc.spec.written import Written
 
 MAX_DOTS = 32  # in a dotted key
 MAX_SWEPT = 100  # keys of axes and zip
-ColumnName = Literal[
-    "changes",
-    "n",
-    "metric",
-    "difference",
-    "holm_p",
-    "sign_flip_p",
-    "effect",
-    "train_s",
-    "wall_s",
-    "samples_per_s_each",
-    "peak_memory_gib",
-    "attempts",
-    "lost_steps",
-    "hours",
-    "goodput",
-    "num_parameters",
-]
 
 
 class Grid(Config):
