@@ -79,7 +79,7 @@ def test_unreadable_files_are_refused_in_one_sentence(tmp_path, read):
         read(written(tmp_path / "huge", b" " * (MAX_FILE_BYTES + 1)))
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read(tmp_path / "nothing")
-    with pytest.raises(ConfigError, match="cannot be read: is a folder, not a regular file"):
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         read(tmp_path)
 
 

@@ -1,5 +1,7 @@
 """Every metric knows which way it is better, and a direction that contradicts it is refused."""
 
+import re
+
 import pytest
 import yaml
 from login_study import GRID, grid, refused, write_grid
@@ -86,7 +88,7 @@ def test_a_loss_without_direction_marks_the_lowest_row(tmp_path):
     table = (tmp_path / "results/study/table.md").read_text()
     assert "lower is better" in table
     bold = [line for line in table.splitlines() if line.startswith("|") and "**" in line]
-    assert [line.split("|")[1].strip() for line in bold] == ["consistency_only"]
+    assert [re.split(r"[|<]", line)[1].strip() for line in bold] == ["consistency_only"]
     wrong = command(tmp_path, "--grid", "study", "--no-figures", "--direction", "max")
     assert (wrong.returncode, "direction max contradicts metric 'test/digit/loss'" in wrong.stderr) == (2, True)
     other = command(tmp_path, "--grid", "study", "--no-figures", "--metric", "test/digit/los")
