@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def compile_latex(folder: Path, engine: str, texts: list[str], preamble: str = "
     if not shutil.which("pdftotext"):
         return ""
     words = subprocess.run(["pdftotext", "paper.pdf", "-"], cwd=folder, capture_output=True, timeout=60, check=True)
-    return " ".join(words.stdout.decode().split())
+    return unicodedata.normalize("NFC", " ".join(words.stdout.decode().split()))
 
 
 def test_letters_stay_and_what_is_lost_is_said(tmp_path):

@@ -14,6 +14,7 @@ from furnace_hpc.cluster.planned import Action, Plan, PlannedRun
 from furnace_hpc.runs.metrics import last_record
 from furnace_hpc.runs.records import read_result
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
+from furnace_hpc.spec.printable import printable
 
 COLUMNS = [column for column in PICTURE if column is not STATE]  # they all run
 QUIET_EVERY_S = 30.0  # without a terminal: one line this often
@@ -46,7 +47,7 @@ class Progress:
 
     def say(self, sentence: str) -> None:
         """Print one line that stays."""
-        self._console.print(sentence, markup=False)
+        self._console.print(printable(sentence), markup=False)
 
     def update(self, running: list[tuple[PlannedRun, int]]) -> None:
         """Show what is under way."""

@@ -12,6 +12,7 @@ from furnace_hpc.cluster.profile import ClusterProfile, load_profile, profile_na
 from furnace_hpc.cluster.scheduler import cluster_name, has_slurm
 from furnace_hpc.runs import access
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
+from furnace_hpc.spec.printable import printable
 
 MAX_LINES = 40  # a longer plan shows its first runs and counts the others
 
@@ -62,13 +63,13 @@ def print_plan(plan: Plan) -> None:
     if not console.is_terminal:
         console.width = 1000  # a log file has no width: nothing is cropped or wrapped
     grid, profile = plan.grid, plan.profile
-    console.print(f"grid {grid.name}: {grid.description or grid.metric}", markup=False)
+    console.print(printable(f"grid {grid.name}: {grid.description or grid.metric}"), markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("run", "state", "action", "why"):
         table.add_column(column, no_wrap=column != "why")
     shown = [run for run in plan.runs if run.action is not Action.SKIP or run.why != "done"]
     for run in shown[:MAX_LINES]:
-        table.add_row(run.folder.run_id, run.status.state.value, run.action.value, run.why)
+        table.add_row(run.folder.run_id, run.status.state.value, run.action.value, printable(run.why))
     if shown:
         console.print(table)
     if len(shown) > MAX_LINES:

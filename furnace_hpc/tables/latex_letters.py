@@ -32,11 +32,11 @@ GREEK = {letter: f"\\{name}" if len(name) > 1 else rf"\mathrm{{{name}}}" for let
 _SYMBOLS = """
 ≤ leq ≥ geq ≠ neq ≈ approx ≡ equiv ≪ ll ≫ gg ∼ sim ∝ propto ∞ infty ∑ sum ∏ prod ∂ partial ∇ nabla ∫ int
 → to ← leftarrow ↔ leftrightarrow ⇒ Rightarrow ↑ uparrow ↓ downarrow ⋅ cdot ∘ circ ★ star ℓ ell ∅ emptyset
-∈ in ∉ notin ⊂ subset ⊆ subseteq ∪ cup ∩ cap ∀ forall ∃ exists ∧ wedge ∨ vee ⊕ oplus ⊗ otimes
+∈ in ⊂ subset ⊆ subseteq ∪ cup ∩ cap ∀ forall ∃ exists ∧ wedge ∨ vee ⊕ oplus ⊗ otimes
 """  # noqa: RUF001
 _PAIRS = re.findall(r"(\S) (\w+)", _SYMBOLS)
 SYMBOLS = {symbol: rf"\ensuremath{{\{name}}}" for symbol, name in _PAIRS}
-SYMBOLS["\u2212"] = "$-$"
+SYMBOLS |= {"\u2212": "$-$", "\u2209": r"\ensuremath{\not\in}"}
 # Letters and marks that pdfLaTeX has in the font encoding T1. In OT1, which it uses unless told otherwise, they are
 # errors, or two characters over each other that no search finds.
 ONLY_T1 = {
