@@ -16,7 +16,8 @@ from furnace_hpc.tables.cells import all_cells, headings
 from furnace_hpc.tables.costs import Spent, spent_of
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.records import read_record
-from furnace_hpc.tables.render import to_csv, to_latex, to_markdown
+from furnace_hpc.tables.latex import to_latex
+from furnace_hpc.tables.render import to_csv, to_markdown
 
 
 def log(folder, attempt: int, steps) -> None:

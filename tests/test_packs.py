@@ -17,7 +17,8 @@ from furnace_hpc.tables import statistics
 from furnace_hpc.tables.ablation import collect
 from furnace_hpc.tables.captions import caption
 from furnace_hpc.tables.cells import all_cells, headings
-from furnace_hpc.tables.render import to_csv, to_latex, to_markdown, to_runs_csv
+from furnace_hpc.tables.latex import to_latex
+from furnace_hpc.tables.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.report import to_html
 from furnace_hpc.tables.samples import over_samples
 from furnace_hpc.tables.table import Ablation, Draw
