@@ -14,9 +14,9 @@ from furnace_hpc.tables.ablation import collect
 from furnace_hpc.tables.captions import caption
 from furnace_hpc.tables.cells import all_cells, headings
 from furnace_hpc.tables.costs import Spent, spent_of
+from furnace_hpc.tables.latex import to_latex
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.records import read_record
-from furnace_hpc.tables.latex import to_latex
 from furnace_hpc.tables.render import to_csv, to_markdown
 
 
