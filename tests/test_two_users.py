@@ -328,4 +328,6 @@ def test_every_python_that_is_started_keeps_the_working_directory_out():
         for command in re.findall(r"\[(?:sys\.executable|python|place), ([^\]]*)", path.read_text())
     ]
     assert len(found) >= 6
-    assert [one for one in found if not one[1].startswith(('"-P"', '"-I"'))] == []
+    bare = {name for name, command in found if not command.startswith(('"-P"', '"-I"'))}
+    assert bare == {"gpus.py"}  # the profile's Python, in an environment with PYTHONSAFEPATH
+    assert 'PYTHONSAFEPATH="1"' in (package / "runs" / "gpus.py").read_text()

@@ -21,6 +21,7 @@ from furnace_hpc.runs.trust import check_trusted
 from furnace_hpc.spec.config import RunSpec
 from furnace_hpc.spec.errors import ConfigError
 from furnace_hpc.spec.identity import identity
+from furnace_hpc.spec.regular import read_regular
 
 _RUN_ID = re.compile(r".+-(s\d+-[0-9a-f]{8})")
 
@@ -81,7 +82,7 @@ class SameRuns:
             for file in (folder.spec, folder.result):
                 if file.exists():
                     check_trusted(file, self._root)
-            there = RunSpec.model_validate_json(folder.spec.read_bytes())
+            there = RunSpec.model_validate_json(read_regular(folder.spec))
         except (OSError, ValueError):  # another user's, damaged, or of another version
             return False
         same = there.data_fingerprint == spec.data_fingerprint

@@ -23,7 +23,7 @@ from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.spec import strict_yaml
 from furnace_hpc.spec.errors import ConfigError, UnavailableError
 from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.regular import read_regular
+from furnace_hpc.spec.regular import read_regular, read_regular_text
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def record(plan: Plan) -> None:
 
     Other commands read the grid as it was last submitted.
     """
-    before = plan.folder.grid.read_text(encoding="utf-8") if plan.folder.grid.exists() else ""
+    before = read_regular_text(plan.folder.grid) if plan.folder.grid.exists() else ""
     if any(run.adopts for run in plan.runs) or before != _as_submitted(plan):
         write_submission(plan)
 

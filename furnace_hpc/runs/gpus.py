@@ -11,6 +11,8 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Mapping
 
+from furnace_hpc.spec.regular import open_regular, read_regular_text
+
 EXIT_UNUSABLE = 4  # of `python -m furnace_hpc.engine.devices`
 ASK_S = 600  # torch from a cold network file system takes minutes
 _HIDDEN = ("", "-1")  # CUDA_VISIBLE_DEVICES of somebody who wants none
@@ -88,7 +90,7 @@ def _cancel_waiting(submission: str) -> None:
 def _arrays(submission: str) -> List[str]:
     kinds, found = {}, []
     try:
-        with open(os.path.join(submission, "journal.jsonl"), encoding="utf-8", errors="replace") as file:
+        with open_regular(os.path.join(submission, "journal.jsonl"), "r", encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
                     event = json.loads(line)
@@ -106,8 +108,7 @@ def _arrays(submission: str) -> List[str]:
 
 def _read(submission: str) -> Record:
     try:
-        with open(os.path.join(submission, "gpus.json"), encoding="utf-8") as file:
-            found = json.load(file)
+        found = json.loads(read_regular_text(os.path.join(submission, "gpus.json")))
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError, RecursionError):
         return {}
