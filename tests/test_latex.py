@@ -162,7 +162,7 @@ def test_any_text_is_balanced_latex(text):
 
 
 @pytest.mark.fuzz
-@settings(max_examples=max(2, settings().max_examples // 25))
+@settings(max_examples=max(2, settings().max_examples // 250))
 @given(st.lists(ANY, min_size=1, max_size=20))
 def test_a_real_engine_takes_any_text(tmp_path_factory, texts):
     """One paper of many texts: pdflatex knows the fewest letters."""
