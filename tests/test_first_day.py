@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,7 +197,8 @@ def test_a_table_ends_with_verdict_report_and_next_command(tmp_path, monkeypatch
 
 
 def test_lower_is_better_turns_the_verdict(tmp_path):
-    ablation, _ = table(tmp_path, direction="min")
+    ablation, _ = table(tmp_path)
+    ablation = replace(ablation, grid=ablation.grid.model_copy(update={"direction": "min"}))
     assert verdict(ablation).startswith("worse than base: consistency_only (+2.3 points, p .002)")
 
 

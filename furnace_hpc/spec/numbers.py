@@ -40,12 +40,14 @@ def _slurm_seconds(text: str) -> int | None:
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def whole_number(text: str) -> int:
+def whole_number(text: str | int) -> int:
     """Read a seed of the command line by the rules of a grid's file, where 010 is no number.
 
     Raises:
         ConfigError: it is not a whole number of 0 or more.
     """
+    if isinstance(text, int):  # an option's default is parsed too
+        return text
     if not re.fullmatch(r"0|[1-9][0-9]*(_[0-9]+)*", text) or len(text) > 18:
         decimal = _DECIMAL.fullmatch(text)
         fix = f": write {decimal[2]}, without leading zeros" if decimal else ""
