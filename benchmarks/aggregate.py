@@ -23,9 +23,9 @@ import record
 import yaml
 
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.config import RunSpec, run_ids
-from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.rows import expand
+from furnace_hpc.config.train_config import RunSpec, run_ids
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.tables.cache import read_records
 
 LINES = 50

@@ -32,8 +32,8 @@ import yaml  # noqa: E402
 from small_disk import only, small_file_system  # noqa: E402
 from test_slurm_train import GRID, RealStudy  # noqa: E402
 
-from furnace_hpc.data.tridigits import pack  # noqa: E402
-from furnace_hpc.data.tridigits_plan import TriDigitsKnobs  # noqa: E402
+from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
+from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
 from slurm import Cluster, start_cluster  # noqa: E402
 
 SEEDS, STEPS, INTERVAL = 6, 50, 10

@@ -12,8 +12,8 @@ from loader_files import FIELDS, FRAMES, SAMPLES, TOKENS, ArticleFiles, Sample
 from torch.utils.data import DataLoader
 
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.loader import BatchReader, HostBatch
-from furnace_hpc.data.prefetch import Prefetched, Request
+from furnace_hpc.data.loading.batches import BatchReader, HostBatch
+from furnace_hpc.data.loading.prefetch import Prefetched, Request
 
 BATCH, WORKERS = 32, 2
 PEERS = ("webdataset", "litdata", "hf datasets")

@@ -30,8 +30,8 @@ import record  # noqa: E402
 from killed_run import new_run  # noqa: E402
 from local_study import attempt, command, run_folder, wait_for_step, write_grid  # noqa: E402
 
-from furnace_hpc.data.tridigits import pack  # noqa: E402
-from furnace_hpc.data.tridigits_plan import TriDigitsKnobs  # noqa: E402
+from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
+from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
 from slurm import start_cluster  # noqa: E402
 
 HANG_S, DRILL_SEED = 10, 7
@@ -118,15 +118,15 @@ def rank() -> None:
     """One process of the floor: RANK SIZE RUN_DIR DATA_DIR."""
     number, size, folder, data = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     from furnace_hpc.engine.loop import train_batches, train_step
-    from furnace_hpc.engine.processes import RankInfo, init_process_group
+    from furnace_hpc.engine.distributed import RankInfo, init_process_group
     from furnace_hpc.engine.setup import set_up
-    from furnace_hpc.runs import host
+    from furnace_hpc.host import lifecycle
     from furnace_hpc.runs.code import code_hash
     from furnace_hpc.runs.folder import RunFolder
 
     if number == 0:
         facts = {"code_hash": code_hash(), "world_size": size, "data_dir": data, "overrides": {}}
-        host.begin(str(folder), facts)
+        lifecycle.begin(str(folder), facts)
     processes = init_process_group(RankInfo(number, number, size, folder / "rendezvous"))
     run = set_up(RunFolder(folder), 1, processes)
     with train_batches(run.engine, run.reader, run.config, processes) as batches:

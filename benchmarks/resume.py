@@ -44,8 +44,8 @@ def main() -> None:
     work, began_s = asked.work.resolve(), time.monotonic()
     data = work / "data"
     if not data.exists():
-        from furnace_hpc.data.tridigits import pack  # not above: every forked rank imports this file
-        from furnace_hpc.data.tridigits_plan import TriDigitsKnobs
+        from furnace_hpc.data.sets.tridigits.pack import pack  # not above: every forked rank imports this file
+        from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
         pack(TriDigitsKnobs(train=96, val=40, test=40), data, lambda what, done, total: None)
     log = work / f"points-{asked.seed}.jsonl"

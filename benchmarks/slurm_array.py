@@ -15,8 +15,8 @@ import record  # noqa: E402
 import yaml  # noqa: E402
 from test_slurm_train import GRID, RealStudy  # noqa: E402
 
-from furnace_hpc.data.tridigits import pack  # noqa: E402
-from furnace_hpc.data.tridigits_plan import TriDigitsKnobs  # noqa: E402
+from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
+from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
 from slurm import start_cluster  # noqa: E402
 
 RUNS, PARALLEL = 12, 2

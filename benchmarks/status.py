@@ -28,10 +28,10 @@ from commands import big_grid  # noqa: E402
 from slurm_study import Study  # noqa: E402
 from submit import CLOSED, counted, empty, submit  # noqa: E402
 
-from furnace_hpc.cluster.journal import submissions  # noqa: E402
+from furnace_hpc.runs.journal import submissions  # noqa: E402
 from furnace_hpc.runs import host  # noqa: E402
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json  # noqa: E402
-from furnace_hpc.runs.metrics import MetricsFile  # noqa: E402
+from furnace_hpc.runs.records.metrics import MetricsFile  # noqa: E402
 from slurm import start_cluster  # noqa: E402
 
 REPEATS = 9

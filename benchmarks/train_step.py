@@ -26,15 +26,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import forked_ranks
 from make import make_config
 
-from furnace_hpc.data.order import rank_indices, step_indices
+from furnace_hpc.data.loading.sampler import rank_indices, step_indices
 from furnace_hpc.engine.loop import train_batches, train_step
-from furnace_hpc.engine.processes import Processes
-from furnace_hpc.engine.random_state import seed_everything
-from furnace_hpc.engine.zero import build_engine
+from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.checkpoint.random_state import seed_everything
+from furnace_hpc.engine.deepspeed_engine import build_engine
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.spec.config import TrainConfig
+from furnace_hpc.config.train_config import TrainConfig
 
 PAIRS = 12
 BIG = {"model__width": 256, "model__num_heads": 8, "model__feedforward": 1024, "model__text_layers": 6}
@@ -221,8 +221,8 @@ def _kept_bytes() -> dict[str, object]:
 
 
 def _pack(folder: Path) -> Path:
-    from furnace_hpc.data.tridigits import pack
-    from furnace_hpc.data.tridigits_plan import TriDigitsKnobs
+    from furnace_hpc.data.sets.tridigits.pack import pack
+    from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
     pack(TriDigitsKnobs(train=640, val=20, test=20), folder, lambda what, done, total: None)
     return folder

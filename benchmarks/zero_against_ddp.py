@@ -14,8 +14,8 @@ import forked_ranks
 import rank_work
 from test_zero import BF16, IN_FP32, SHIPPED
 
-from furnace_hpc.data.tridigits import pack
-from furnace_hpc.data.tridigits_plan import TriDigitsKnobs
+from furnace_hpc.data.sets.tridigits.pack import pack
+from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
 GOAL = 1e-6
 

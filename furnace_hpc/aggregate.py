@@ -11,9 +11,9 @@ import typer
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.files import runs_root
-from furnace_hpc.spec.grid import Grid, results_name, with_settings
-from furnace_hpc.spec.printable import printable
+from furnace_hpc.config.parsing.lookup import runs_root
+from furnace_hpc.config.grids.grid import Grid, results_name, with_settings
+from furnace_hpc.config.parsing.printable import printable
 
 if TYPE_CHECKING:
     from furnace_hpc.tables.table import Ablation
@@ -49,7 +49,7 @@ def main(
     The exit code is 1 when runs are missing; the table shows them as missing.
     """
     gc.disable()  # there are no cycles worth finding, and of thousands of runs a fifth of the time is the search
-    from furnace_hpc.tables.results import submitted_grid
+    from furnace_hpc.tables.output.results import submitted_grid
     from furnace_hpc.tables.view import View
 
     view = View(metric, direction, tuple(by or ()), tuple(where or ()))
@@ -75,14 +75,14 @@ def show_table(
     """
     from rich.console import Console
 
-    from furnace_hpc.cluster.accounted import in_words
-    from furnace_hpc.cluster.observe import observe_when_asked
-    from furnace_hpc.spec.config import run_ids
+    from furnace_hpc.slurm.accounting import in_words
+    from furnace_hpc.monitor.run_status import observe_when_asked
+    from furnace_hpc.config.train_config import run_ids
     from furnace_hpc.tables.cache import read_records
-    from furnace_hpc.tables.latex import lost_letters
-    from furnace_hpc.tables.render import to_terminal
-    from furnace_hpc.tables.results import aggregate, submitted_runs, written_files
-    from furnace_hpc.tables.verdict import last_lines
+    from furnace_hpc.tables.output.latex import lost_letters
+    from furnace_hpc.tables.output.render import to_terminal
+    from furnace_hpc.tables.output.results import aggregate, submitted_runs, written_files
+    from furnace_hpc.tables.output.verdict import last_lines
     from furnace_hpc.tables.view import View, look
 
     if figures and not find_spec("matplotlib"):
@@ -115,8 +115,8 @@ def show_table(
 
 def _print_missing(ablation: "Ablation", folder: GridFolder) -> None:
     """On the error output: the missing runs, and where else there are runs."""
-    from furnace_hpc.tables.notes import describe
-    from furnace_hpc.tables.settings import other_settings
+    from furnace_hpc.tables.output.notes import describe
+    from furnace_hpc.tables.other_settings import other_settings
 
     lines = [f"{len(ablation.missing)} of {len(ablation.runs)} runs are missing:"]
     lines += [f"  {printable(describe(run))}" for run in ablation.missing]

@@ -8,18 +8,18 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.cluster import scheduler
-from furnace_hpc.cluster.by_hand import begun_by_hand
-from furnace_hpc.cluster.journal import settle_doubts, submissions
-from furnace_hpc.cluster.observe import observe
-from furnace_hpc.cluster.states import Phase, meaning
-from furnace_hpc.cluster.submission import only_submitter, read_holder
-from furnace_hpc.cluster.waves import ranges
-from furnace_hpc.runs import host
+from furnace_hpc.slurm import client
+from furnace_hpc.runs.by_hand import begun_by_hand
+from furnace_hpc.runs.journal import settle_doubts, submissions
+from furnace_hpc.monitor.run_status import observe
+from furnace_hpc.slurm.job_states import Phase, meaning
+from furnace_hpc.launch.submission import only_submitter, read_holder
+from furnace_hpc.launch.arrays import ranges
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.submitted import find_submitted
-from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.files import runs_root
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.parsing.lookup import runs_root
 
 NOTHING = "nothing is running or waiting"
 
@@ -66,7 +66,7 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
         if whole:
             jobs = sorted(live - of_run.keys()) + jobs  # follow-up jobs first, so that none starts in between
         if jobs:
-            scheduler.cancel(named(jobs, whole))
+            client.cancel(named(jobs, whole))
     return jobs
 
 
@@ -92,14 +92,14 @@ def _stop_local_queue(folder: GridFolder, part: bool) -> bool:
         ConfigError: only a part is to be stopped, or the queue is on another machine.
     """
     who = read_holder(folder)
-    if not who or who.get("what") != "queue" or (alive := host.is_alive(who)) is False:
+    if not who or who.get("what") != "queue" or (alive := lifecycle.is_alive(who)) is False:
         return False
     if alive is None:
         raise ConfigError(f"a queue on {who.get('host')} runs this grid: give the command there")
     if part:
         raise ConfigError("a queue on this machine can only be stopped whole: leave --variant away")
     os.kill(who["pid"], signal.SIGTERM)
-    print(f"told the queue of {host.describe(who)} to stop; its runs save a checkpoint and leave")
+    print(f"told the queue of {lifecycle.describe(who)} to stop; its runs save a checkpoint and leave")
     return True
 
 

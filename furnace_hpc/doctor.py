@@ -14,19 +14,21 @@ from typing import Annotated
 import typer
 
 from furnace_hpc import __version__
-from furnace_hpc.checkup import here, node, slurm
-from furnace_hpc.checkup.check import Check, Section, as_json, count, look, page, worst
-from furnace_hpc.checkup.device import device_checks
-from furnace_hpc.checkup.disk import disk_checks
-from furnace_hpc.checkup.slurm_facts import SlurmFacts, ask, try_gpu_flags
-from furnace_hpc.checkup.write import check_new, choose_partitions, profile_of, write_profile
+from furnace_hpc.diagnostics import this_machine
+from furnace_hpc.diagnostics import node
+from furnace_hpc.diagnostics import slurm
+from furnace_hpc.diagnostics.report import Check, Section, as_json, count, look, page, worst
+from furnace_hpc.diagnostics.device import device_checks
+from furnace_hpc.diagnostics.disk import disk_checks
+from furnace_hpc.diagnostics.slurm_info import SlurmFacts, ask, try_gpu_flags
+from furnace_hpc.diagnostics.profile_writer import check_new, choose_partitions, profile_of, write_profile
 from furnace_hpc.cli import run_command
-from furnace_hpc.cluster.profile import ClusterProfile, load_profile
-from furnace_hpc.cluster.scheduler import has_slurm
-from furnace_hpc.cluster.show import choose_profile
+from furnace_hpc.config.cluster import ClusterProfile, load_profile
+from furnace_hpc.slurm.client import has_slurm
+from furnace_hpc.launch.show_plan import choose_profile
 from furnace_hpc.runs.trust import trust_group
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import runs_root
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import runs_root
 
 
 def main(
@@ -80,11 +82,11 @@ def main(
 
 def _this_machine(root: Path, on_slurm: bool) -> list[Section]:
     sections = [look("Job", node.job_checks)] if node.in_job() else []
-    software = (here.python, here.host_python, here.versions, here.text_encoding, here.hub_cache)
+    software = (this_machine.python, this_machine.host_python, this_machine.versions, this_machine.text_encoding, this_machine.hub_cache)
     return [
         *sections,
         look("Software", *software),
-        look("Machine", here.cores, here.open_files, device_checks),
+        look("Machine", this_machine.cores, this_machine.open_files, device_checks),
         look("Disk of the runs", *disk_checks(root, on_slurm)),
     ]
 

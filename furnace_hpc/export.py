@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.config.errors import ConfigError
 
 
 def main(
@@ -41,7 +41,7 @@ def main(
         raise ConfigError(f"{len(sources)} run folders fit, wanted one: {', '.join(map(str, sources))}")
     print("reading the checkpoint ...", flush=True)  # torch and DeepSpeed take their seconds
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # unpickling imports DeepSpeed, which complains of a missing GPU
-    from furnace_hpc.use.exporting import export
+    from furnace_hpc.inference.export import export
 
     with_program = format_ == "torch_export"
     exported = export(

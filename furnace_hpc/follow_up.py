@@ -11,15 +11,15 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.cluster.follow_up import close_attempts, left_over, read_profile
-from furnace_hpc.cluster.journal import Submission, settle_doubts
-from furnace_hpc.cluster.lemons import excluded_nodes
-from furnace_hpc.cluster.observe import observe
-from furnace_hpc.cluster.submission import only_submitter
+from furnace_hpc.launch.follow_up import close_attempts, left_over, read_profile
+from furnace_hpc.runs.journal import Submission, settle_doubts
+from furnace_hpc.launch.node_exclusion import excluded_nodes
+from furnace_hpc.monitor.run_status import observe
+from furnace_hpc.launch.submission import only_submitter
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.trust import keep_private
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.grid import read_grid
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.grid import read_grid
 
 PATIENCE_S = 3000  # for a lock that somebody else holds, and for a controller that is away
 
@@ -38,7 +38,7 @@ def main(path: Annotated[Path, typer.Argument(help="a submission's folder", meta
 
 def _send_what_is_left(submission: Submission, folder: GridFolder) -> bool:
     """Whether anything was sent: then a later follow-up job goes on from there."""
-    from furnace_hpc.cluster import array
+    from furnace_hpc.launch import slurm_array
 
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
@@ -51,9 +51,9 @@ def _send_what_is_left(submission: Submission, folder: GridFolder) -> bool:
                 close_attempts(submission, folder, observer)
                 if not left:
                     return False
-                limits = array.site_limits(profile, observer.evidence.live_jobs)  # this very job is one of them
+                limits = slurm_array.site_limits(profile, observer.evidence.live_jobs)  # this very job is one of them
                 exclude = excluded_nodes([folder.run(row["run_id"]) for row in submission.rows], profile)
-                print(*array.send(submission, profile, folder.path.name, left, limits, exclude), sep="\n", flush=True)
+                print(*slurm_array.send(submission, profile, folder.path.name, left, limits, exclude), sep="\n", flush=True)
                 return True
         except ConfigError as error:
             if time.monotonic() > deadline_s:

@@ -6,9 +6,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from furnace_hpc.pack_show import choice, knobs_of, pack_plan, progress_bar, run
-from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.numbers import whole_number
+from furnace_hpc.pack_show import choice
+from furnace_hpc.pack_show import knobs_of
+from furnace_hpc.pack_show import pack_plan
+from furnace_hpc.pack_show import progress_bar
+from furnace_hpc.pack_show import run
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.parsing.numbers import whole_number
 
 _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -89,13 +93,13 @@ def tridigits(
         "false_clue": false_clue,
         "speech": speech,
     }
-    from furnace_hpc.data.tridigits import pack_once
-    from furnace_hpc.data.tridigits_plan import TriDigitsKnobs
+    from furnace_hpc.data.sets.tridigits.pack import pack_once
+    from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
     knobs = knobs_of(TriDigitsKnobs, "", **{name: value for name, value in options.items() if value is not None})
     run(out, lambda report: pack_once(knobs, out, report, workers=workers, force=force), verify=verify)
     if samples:
-        from furnace_hpc.data.tridigits_files import write_samples
+        from furnace_hpc.data.sets.tridigits.sample_files import write_samples
 
         for path in write_samples(out, samples):
             print(path)
@@ -118,15 +122,15 @@ def mmimdb(
     verify: Verify = False,
 ) -> None:
     """Plots and posters, 23 genres: split.json and dataset/, or the HDF5 file."""
-    from furnace_hpc.data.images import ImageKnobs
-    from furnace_hpc.data.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
-    from furnace_hpc.data.required import requiring
+    from furnace_hpc.data.decode.images import ImageKnobs
+    from furnace_hpc.data.sets.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
+    from furnace_hpc.data.packing.required_modalities import requiring
 
     image = knobs_of(ImageKnobs, "image-", size=image_size, fit=image_fit, filter=image_filter)
     knobs = MovieKnobs(image, tokenizer, max_tokens, choice("--plot", plot, ("longest", "first", "joined")))
     hdf5 = source if source.is_file() else source / HDF5_FILE
     if hdf5.is_file() and not (source / "dataset").is_dir():
-        from furnace_hpc.data.mmimdb_hdf5 import plan_hdf5
+        from furnace_hpc.data.sets.mmimdb_hdf5 import plan_hdf5
 
         plan = plan_hdf5(hdf5, knobs)
     else:
@@ -153,9 +157,9 @@ def avmnist(
     verify: Verify = False,
 ) -> None:
     """Seen and spoken digits: MultiBench's npy files, or made here."""
-    from furnace_hpc.data.avmnist import plan_avmnist
-    from furnace_hpc.data.avmnist_make import MakeKnobs, is_made, make_avmnist
-    from furnace_hpc.data.speech import find_source
+    from furnace_hpc.data.sets.avmnist import plan_avmnist
+    from furnace_hpc.data.sets.avmnist_synthesis import MakeKnobs, is_made, make_avmnist
+    from furnace_hpc.data.sets.tridigits.speech import find_source
 
     if make:
         chosen = find_source(choice("--speech", speech, ("auto", "espeak", "bank")))
@@ -198,10 +202,10 @@ def audioset(
     verify: Verify = False,
 ) -> None:
     """10 s clips with frames, 527 classes: official CSVs, or CAV-MAE's JSON."""
-    from furnace_hpc.data.audioset import ClipKnobs, Lists, plan_audioset
-    from furnace_hpc.data.images import ImageKnobs
-    from furnace_hpc.data.required import requiring
-    from furnace_hpc.data.sounds import SoundKnobs
+    from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
+    from furnace_hpc.data.decode.images import ImageKnobs
+    from furnace_hpc.data.packing.required_modalities import requiring
+    from furnace_hpc.data.decode.audio import SoundKnobs
 
     sound = knobs_of(
         SoundKnobs,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.regular import read_regular
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.host.regular_file import read_regular
 
 if TYPE_CHECKING:  # numpy comes in with them: too slow for --help
-    from furnace_hpc.data.sample import PackPlan
-    from furnace_hpc.spec.manifest import Manifest
+    from furnace_hpc.data.packing.sample import PackPlan
+    from furnace_hpc.config.manifest import Manifest
 
 Report = Callable[[str, int, int], None]
 Knobs = TypeVar("Knobs", bound=BaseModel)
@@ -77,7 +77,7 @@ def pack_plan(
     plan: "PackPlan", out: Path, *, workers: int | None, max_refused: float, force: bool, verify: bool
 ) -> None:
     """Pack a plan with a progress bar, and say what came out."""
-    from furnace_hpc.data.packing import pack_files
+    from furnace_hpc.data.packing.pack import pack_files
 
     def pack(report: Report) -> "tuple[Manifest, bool]":
         return pack_files(plan, out, report, workers=workers, max_refused=max_refused, force=force)
@@ -113,7 +113,7 @@ def run(out: Path, pack: "Callable[[Report], tuple[Manifest, bool]]", *, verify:
 
 
 def _print_counts(manifest: "Manifest", out: Path) -> None:
-    from furnace_hpc.data.refusals import reasons_of
+    from furnace_hpc.data.packing.rejects import reasons_of
 
     names = list(next(iter(manifest.counts.values())))
     print("".join(f"{name:>12}" for name in ("split", *names)))

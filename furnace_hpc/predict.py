@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.config.errors import ConfigError
 
 
 def main(
@@ -43,8 +43,8 @@ def main(
         raise ConfigError("nothing is given: give --text, --image or --audio, any of them, or --input FILE.jsonl")
     if input_ is not None and not input_.is_file():
         raise ConfigError(f"--input {str(input_)!r} is no file: give one with a JSON object a line")
-    from furnace_hpc.use.answers import answer_file, to_json, to_text
-    from furnace_hpc.use.predictor import Predictor
+    from furnace_hpc.inference.batch_predict import answer_file, to_json, to_text
+    from furnace_hpc.inference.predictor import Predictor
 
     predictor = Predictor.load(model, device)
     if input_ is not None:

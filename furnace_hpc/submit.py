@@ -14,28 +14,28 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.cluster.flags import sbatch_flags
-from furnace_hpc.cluster.journal import settle_doubts
-from furnace_hpc.cluster.observe import Observer, observe
-from furnace_hpc.cluster.packed import fingerprints
-from furnace_hpc.cluster.plan import check_retry, make_plan
-from furnace_hpc.cluster.planned import Choices, Plan
-from furnace_hpc.cluster.scheduler import look_ahead, require_slurm
-from furnace_hpc.cluster.show import check_shared, choose_profile, print_batch_texts, print_plan
-from furnace_hpc.cluster.submission import only_submitter, record, write_specs
-from furnace_hpc.cluster.waves import ranges
+from furnace_hpc.launch.batch_script import sbatch_flags
+from furnace_hpc.runs.journal import settle_doubts
+from furnace_hpc.monitor.run_status import Observer, observe
+from furnace_hpc.launch.dataset_checks import fingerprints
+from furnace_hpc.launch.plan import check_retry, make_plan
+from furnace_hpc.launch.planned import Choices, Plan
+from furnace_hpc.slurm.client import look_ahead, require_slurm
+from furnace_hpc.launch.show_plan import check_shared, choose_profile, print_batch_texts, print_plan
+from furnace_hpc.launch.submission import only_submitter, record, write_specs
+from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.override import read_overrides
+from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.submitted import command_on
 from furnace_hpc.runs.trust import check_place, keep_private, trust_group
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import data_root, find_shipped, runs_root
-from furnace_hpc.spec.grid import load_grid, narrowed, with_settings
-from furnace_hpc.spec.numbers import whole_number
-from furnace_hpc.spec.pretrained import check_pretrained
-from furnace_hpc.spec.rows import expand, expand_rows
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
+from furnace_hpc.config.grids.grid import load_grid, narrowed, with_settings
+from furnace_hpc.config.parsing.numbers import whole_number
+from furnace_hpc.config.pretrained_files import check_pretrained
+from furnace_hpc.config.grids.expansion import expand, expand_rows
 
 
 def main(
@@ -129,9 +129,9 @@ def _carry_out(plan: Plan, observer: Observer, *, dry_run: bool, prepare: bool, 
 
 
 def _prepare(plan: Plan) -> None:
-    from furnace_hpc.cluster import array
+    from furnace_hpc.launch import slurm_array
 
-    submission = array.prepare(plan).path
+    submission = slurm_array.prepare(plan).path
     write_specs(plan)
     print(f"prepared {submission}")
     for shape, rows in plan.shapes.items():
@@ -142,10 +142,10 @@ def _prepare(plan: Plan) -> None:
 def _set_going(folder: GridFolder, observer: Observer) -> None:
     """What was submitted before and is stuck: jobs that Slurm holds, arrays without their follow-up job."""
     if observer.places:
-        from furnace_hpc.cluster import array
-        from furnace_hpc.cluster.held import release_held
+        from furnace_hpc.launch import slurm_array
+        from furnace_hpc.monitor.held_jobs import release_held
 
-        for line in (*release_held(observer.evidence), *array.send_missing_follow_ups(folder, observer.evidence)):
+        for line in (*release_held(observer.evidence), *slurm_array.send_missing_follow_ups(folder, observer.evidence)):
             print(line)
 
 
@@ -155,9 +155,9 @@ def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
         return
     if not yes and sys.stdin.isatty():
         typer.confirm("Submit?", default=True, abort=True)
-    from furnace_hpc.cluster import array
+    from furnace_hpc.launch import slurm_array
 
-    for line in array.submit_plan(plan, live_jobs):
+    for line in slurm_array.submit_plan(plan, live_jobs):
         print(line)
     print(f"then: {command_on('status', plan.folder, '--watch')}")
 
@@ -175,9 +175,9 @@ def _wait(plan: Plan) -> None:
 def _run_here(plan: Plan) -> None:
     """Run the queue, then print the table of the whole grid; exit 1 when runs that were asked for are not done."""
     if plan.to_do:
-        from furnace_hpc.cluster import local
+        from furnace_hpc.launch import local_queue
 
-        if not local.submit_plan(plan):
+        if not local_queue.submit_plan(plan):
             print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
             raise typer.Exit(130)
     else:

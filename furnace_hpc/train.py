@@ -11,16 +11,16 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.runs import host
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.ledger import read_attempts
+from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.runs.trust import GROUP_ACCESS, check_place, keep_private
-from furnace_hpc.runs.verdict import Verdict
-from furnace_hpc.spec.config import RunSpec
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import data_root, pack_in
-from furnace_hpc.spec.regular import read_regular
+from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import data_root, pack_in
+from furnace_hpc.host.regular_file import read_regular
 
 
 def main(
@@ -40,7 +40,7 @@ def main(
     keep_private(os.environ.get(GROUP_ACCESS) == "1")
     check_place(folder.path, folder.path.parent.parent)  # its checkpoints are programs
     from furnace_hpc.engine.loop import train
-    from furnace_hpc.engine.processes import RankInfo
+    from furnace_hpc.engine.distributed import RankInfo
 
     place = RankInfo.of_environment()
     attempt = _begin(folder, place.world_size, data_root_ or data_dir) if place.rank == 0 else _begun(folder)
@@ -50,7 +50,7 @@ def main(
             code = train(folder, attempt, place, verdict)
     finally:
         if place.rank == 0:
-            print(f"attempt {attempt} ended: {host.decide(str(folder.path), attempt, code)}")
+            print(f"attempt {attempt} ended: {lifecycle.decide(str(folder.path), attempt, code)}")
     raise typer.Exit(code)
 
 
@@ -72,8 +72,8 @@ def _begin(folder: RunFolder, world_size: int, given: Path | None) -> int:
         "launch": _launch(),
     }
     try:
-        return host.begin(str(folder.path), facts)
-    except host.Busy as busy:
+        return lifecycle.begin(str(folder.path), facts)
+    except lifecycle.Busy as busy:
         raise ConfigError(f"{folder.run_id} is running already: {busy}") from None
 
 
@@ -81,10 +81,10 @@ def _begun(folder: RunFolder) -> int:
     """The other ranks wait for the attempt that rank 0 of this very launch begins."""
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s:
-        number = host.newest_attempt(str(folder.path))
-        record = host.read_attempt(str(folder.path), number) if number else {}
+        number = lifecycle.newest_attempt(str(folder.path))
+        record = lifecycle.read_attempt(str(folder.path), number) if number else {}
         ours = record.get("launch") == _launch() and record.get("end_unix_s") is None
-        if ours and host.is_alive(record.get("holder")) is not False:
+        if ours and lifecycle.is_alive(record.get("holder")) is not False:
             return number
         time.sleep(0.05)
     raise ConfigError(

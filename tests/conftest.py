@@ -38,8 +38,8 @@ def _nothing_stays_mounted(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with a small real TriDigits: 240 / 60 / 90 samples."""
-    from furnace_hpc.data.tridigits import pack
-    from furnace_hpc.data.tridigits_plan import TriDigitsKnobs
+    from furnace_hpc.data.sets.tridigits.pack import pack
+    from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
     root = tmp_path_factory.mktemp("data")
     pack(TriDigitsKnobs(train=240, val=60, test=90), root / "tridigits", lambda what, done, total: None)

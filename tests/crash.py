@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from furnace_hpc.cluster import array, submission
-from furnace_hpc.cluster.journal import Submission
+from furnace_hpc.launch import slurm_array
+from furnace_hpc.launch import submission
+from furnace_hpc.runs.journal import Submission
 from furnace_hpc.submit import main
 
 POINTS = ("snapshot", "rows", "payload", *(f"{when}:{n}" for n in (1, 2, 3, 4) for when in ("before", "after")))
@@ -28,7 +29,7 @@ def killed_at(point: str) -> None:
         write = submission.write_atomically
         submission.write_atomically = lambda path, text: die() if path.name == "rows.jsonl" else write(path, text)
     elif point == "payload":
-        array.DelayedSubmission = die
+        slurm_array.DelayedSubmission = die
     else:
         when, _, number = point.partition(":")
         Submission.note = _counted(Submission.note, when, int(number))

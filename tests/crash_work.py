@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from furnace_hpc.data import images
-from furnace_hpc.data.images import ImageKnobs
-from furnace_hpc.data.sample import Draft, PackPlan, Sample, Values, blank_sample
-from furnace_hpc.spec.manifest import Labels
+from furnace_hpc.data.decode import images
+from furnace_hpc.data.decode.images import ImageKnobs
+from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
+from furnace_hpc.config.manifest import Labels
 
 MODALITIES = ("image", "audio")
 BLANK = blank_sample(

@@ -36,7 +36,7 @@ def make(processes: Any, folder: Path, case: Case) -> list[int]:
 
 def load(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """Damage a copy of the newest one, load into an engine of other weights; which checkpoint it is now, if any."""
-    from furnace_hpc.engine import checkpoints
+    from furnace_hpc.engine.checkpoint import loader
 
     run = RunFolder(folder / f"{case['source']}, {case['damage']}")
     if processes.is_rank_zero:
@@ -49,7 +49,7 @@ def load(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
         path, client_state = engine.load_checkpoint(str(run.path))
         state = None if path is None else client_state["furnace"]
     else:
-        state = checkpoints.load_newest(engine, run, 0, processes)
+        state = loader.load_newest(engine, run, 0, processes)
     now = state_of(engine)
     known = {step: torch.load(folder / f"{case['source']}-{step}.pt", weights_only=False) for step in (GOOD, NEWEST)}
     is_now = [step for step, wanted in known.items() if _equal(now, wanted)]

@@ -70,12 +70,12 @@ def make(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """Load into an engine of other weights, rates and buffers, and compare with what was kept."""
-    from furnace_hpc.engine import checkpoints
+    from furnace_hpc.engine.checkpoint import loader
 
     run = RunFolder(folder / case["source"])
     known = torch.load(run.path / "known.pt", weights_only=False)
     engine = engine_of(case, processes, seed=1, lr=7e-4)
-    state = checkpoints.load(engine, run, MADE_AT, 0, processes)
+    state = loader.load(engine, run, MADE_AT, 0, processes)
     loaded = state_of(engine)
     losses = steps_of(engine, case, processes, MADE_AT, MORE)
     steps = sorted({float(state["step"]) for state in state_of_adam(engine)})
@@ -95,7 +95,7 @@ def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 def begin(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """Losses of a run, and of one that begins from a checkpoint that was saved before the first step."""
-    from furnace_hpc.engine import checkpoints
+    from furnace_hpc.engine.checkpoint import loader
 
     run = RunFolder(folder / case["source"])
     engine = engine_of(case, processes, seed=0, lr=1e-2)
@@ -103,7 +103,7 @@ def begin(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     wanted = steps_of(engine, case, processes, 0, MORE)
     engine.destroy()
     engine = engine_of(case | {"stage": case["to_stage"]}, processes, seed=1, lr=7e-4)
-    checkpoints.load(engine, run, 0, 0, processes)
+    loader.load(engine, run, 0, 0, processes)
     losses = steps_of(engine, case, processes, 0, MORE)
     engine.destroy()
     return {"wanted": wanted, "got": losses}
@@ -111,11 +111,11 @@ def begin(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 def refuse(processes: Any, folder: Path, case: Case) -> str:
     """What loading says of a checkpoint that cannot be loaded."""
-    from furnace_hpc.engine import checkpoints
+    from furnace_hpc.engine.checkpoint import loader
 
     engine = engine_of(case, processes, seed=1, lr=7e-4)
     try:
-        checkpoints.load(engine, RunFolder(folder / case["source"]), MADE_AT, 0, processes)
+        loader.load(engine, RunFolder(folder / case["source"]), MADE_AT, 0, processes)
         return "loaded"
     except (ValueError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
@@ -127,9 +127,9 @@ def saver_of(engine: Any, run: RunFolder, processes: Any, **config: Any) -> Any:
     """What saves a run's checkpoints in a training."""
     from make import make_config
 
-    from furnace_hpc.engine.saving import Saver
+    from furnace_hpc.engine.checkpoint.saver import Saver
     from furnace_hpc.engine.watchdog import Watchdog
-    from furnace_hpc.runs.verdict import Verdict
+    from furnace_hpc.runs.records.verdict import Verdict
 
     watchdog = Watchdog(60, Verdict(run, 0, processes.rank))
     return Saver(engine, run, 0, make_config(**config), processes, watchdog, saved=-1)
@@ -163,7 +163,7 @@ def _model_of(case: Case, lr: float) -> tuple[nn.Module, list[dict[str, Any]]]:
     from make import SHAPES
 
     from furnace_hpc.model.network import FusionModel
-    from furnace_hpc.spec.model_config import ModelConfig
+    from furnace_hpc.config.model_config import ModelConfig
 
     config = ModelConfig(width=32, feedforward=48, text_layers=1, dropout=0.0)
     fusion = FusionModel(config, SHAPES, {"digit": 10})

@@ -18,7 +18,7 @@ from typing import Any
 
 START_S, PER_CASE_S = 90, 10
 # What DeepSpeed and the network import when first used is named too.
-HEAVY = ["deepspeed", "furnace_hpc.engine.loop", "furnace_hpc.engine.elastic", "torch._dynamo"]
+HEAVY = ["deepspeed", "furnace_hpc.engine.loop", "furnace_hpc.engine.checkpoint.reshard", "torch._dynamo"]
 HEAVY += ["transformers.models.bert.modeling_bert"]
 
 
@@ -89,7 +89,7 @@ def _rank(rank: int, place: str, world_size: int, module: str, name: str, given:
     os.dup2(log, 2)
     import torch
 
-    from furnace_hpc.engine.processes import RankInfo, destroy_process_group, init_process_group
+    from furnace_hpc.engine.distributed import RankInfo, destroy_process_group, init_process_group
 
     torch.set_num_threads(1)
     processes = init_process_group(RankInfo(rank, rank, world_size, Path(place) / "rendezvous"))

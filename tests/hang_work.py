@@ -8,7 +8,7 @@ from pathlib import Path
 
 from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.verdict import Verdict
+from furnace_hpc.runs.records.verdict import Verdict
 
 
 def stand_still(how: str) -> None:

@@ -43,23 +43,23 @@ def run_attempt(folder: Path, data_dir: Path, world_size: int, point: Point | No
 
     As under srun, the peers of a rank that is killed are ended at once.
     """
-    from furnace_hpc.runs import host
+    from furnace_hpc.host import lifecycle
     from furnace_hpc.runs.code import code_hash
 
     facts = {"code_hash": code_hash(), "world_size": world_size, "data_dir": str(data_dir), "overrides": {}}
-    attempt = host.begin(str(folder), facts)
+    attempt = lifecycle.begin(str(folder), facts)
     dies = asdict(point) if point else None
     with forked(world_size, _rank, world_size, str(folder), attempt, dies) as ranks:
         wait_for(ranks, point.seconds if point and point.kind == "time" else LIMIT_S)
     codes = [rank.exitcode for rank in ranks]
-    return host.decide(str(folder), attempt, max(abs(code or 0) for code in codes)), codes.count(-signal.SIGKILL)
+    return lifecycle.decide(str(folder), attempt, max(abs(code or 0) for code in codes)), codes.count(-signal.SIGKILL)
 
 
 def _rank(rank: int, world_size: int, folder: str, attempt: int, point: dict[str, Any] | None) -> None:
     from furnace_hpc.engine.loop import train
-    from furnace_hpc.engine.processes import RankInfo
+    from furnace_hpc.engine.distributed import RankInfo
     from furnace_hpc.runs.folder import RunFolder
-    from furnace_hpc.runs.verdict import Verdict
+    from furnace_hpc.runs.records.verdict import Verdict
 
     run = RunFolder(Path(folder))
     log = os.open(run.log(attempt, rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -75,7 +75,7 @@ def _rank(rank: int, world_size: int, folder: str, attempt: int, point: dict[str
 
 def _note_samples(run: Any, attempt: int, rank: int) -> None:
     """Write down which samples this rank trains on."""
-    from furnace_hpc.data.prefetch import TrainBatches
+    from furnace_hpc.data.loading.prefetch import TrainBatches
 
     path = run.path / "order" / f"{attempt}-{rank}.jsonl"
     path.parent.mkdir(exist_ok=True)

@@ -4,11 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-from furnace_hpc.runs import host
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.metrics import read_metrics
-from furnace_hpc.spec.config import Resources, RunSpec, TrainConfig
-from furnace_hpc.spec.files import find_file, read_json
+from furnace_hpc.runs.records.metrics import read_metrics
+from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
+from furnace_hpc.config.parsing.lookup import find_file, read_json
 
 OF_TIME = {"step_time_s", "samples_per_s", "time_unix_s", "attempt"}
 
@@ -31,7 +31,7 @@ def new_run(place: Path, data: Path, stage: int, size: int, steps: int) -> Path:
     spec = RunSpec(
         grid="resume", variant=f"z{stage}p{size}", config=config, resources=Resources(), data_fingerprint=fingerprint
     )
-    host.write_spec(str(place / spec.run_id), spec.model_dump_json())
+    lifecycle.write_spec(str(place / spec.run_id), spec.model_dump_json())
     return place / spec.run_id
 
 

@@ -11,17 +11,17 @@ from typing import Any
 import yaml
 from tables_study import result_of
 
-from furnace_hpc.cluster.plan import make_plan
-from furnace_hpc.cluster.planned import Choices, Plan
-from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.runs import host
+from furnace_hpc.launch.plan import make_plan
+from furnace_hpc.launch.planned import Choices, Plan
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_atomically, write_json
-from furnace_hpc.runs.metrics import MetricsFile
-from furnace_hpc.runs.records import write_result
+from furnace_hpc.runs.records.metrics import MetricsFile
+from furnace_hpc.runs.records.result import write_result
 from furnace_hpc.runs.snapshot import source
-from furnace_hpc.spec.config import RunSpec
-from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.rows import expand
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.expansion import expand
 
 CODE = "c0dec0dec0de"
 FINGERPRINT = "feedfeedfeedfeed"
@@ -87,7 +87,7 @@ def begin(
     run = folder.run(spec.run_id)
     if not run.spec.exists():
         write_atomically(run.spec, spec.model_dump_json(indent=2) + "\n")
-    number = host.begin(str(run.path), {"code_hash": code, "job_id": None} | facts, who)
+    number = lifecycle.begin(str(run.path), {"code_hash": code, "job_id": None} | facts, who)
     metrics = MetricsFile(run.metrics(number))
     metrics.write({"step": 7, "kind": "train", "train/loss": 1.0})
     metrics.close()
@@ -96,7 +96,7 @@ def begin(
 
 def end(run: RunFolder, *verdicts: str, exit_code: int = 1, error: str = "ValueError: no") -> str:
     """The newest attempt ends with these words of its ranks; returns what the host decides."""
-    number = host.newest_attempt(str(run.path))
+    number = lifecycle.newest_attempt(str(run.path))
     for rank, verdict in enumerate(verdicts):
         word = {
             "verdict": verdict,
@@ -105,7 +105,7 @@ def end(run: RunFolder, *verdicts: str, exit_code: int = 1, error: str = "ValueE
             "unix_s": float(rank),
         }
         write_json(run.verdict(number, rank), word)
-    return host.decide(str(run.path), number, exit_code)
+    return lifecycle.decide(str(run.path), number, exit_code)
 
 
 def finish(spec: RunSpec, folder: GridFolder, code: str = CODE) -> RunFolder:
@@ -119,8 +119,8 @@ def finish(spec: RunSpec, folder: GridFolder, code: str = CODE) -> RunFolder:
 def dead_holder() -> dict[str, Any]:
     """A holder of this boot of this host whose process has ended."""
     with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as process:
-        who = host.holder(process.pid)
-        assert host.is_alive(who)
+        who = lifecycle.holder(process.pid)
+        assert lifecycle.is_alive(who)
         process.communicate(b"\n")
     return who
 

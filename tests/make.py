@@ -6,10 +6,10 @@ import torch
 
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.spec.config import TrainConfig
-from furnace_hpc.spec.files import find_file, read_json
-from furnace_hpc.spec.grid import lay_over
-from furnace_hpc.spec.model_config import LossConfig, ModelConfig
+from furnace_hpc.config.train_config import TrainConfig
+from furnace_hpc.config.parsing.lookup import find_file, read_json
+from furnace_hpc.config.grids.grid import lay_over
+from furnace_hpc.config.model_config import LossConfig, ModelConfig
 
 SHAPES = InputShapes(vocab_size=20, pad_id=0, image_channels=1, audio_coefficients=40)
 # Every way of fusing, and the encoders of transformers under two of them.

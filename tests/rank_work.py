@@ -12,18 +12,18 @@ from make import SHAPES, make_config
 from torch.nn.parallel import DistributedDataParallel
 
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.loader import Batch, BatchReader
-from furnace_hpc.data.order import rank_indices, step_indices
+from furnace_hpc.data.loading.batches import Batch, BatchReader
+from furnace_hpc.data.loading.sampler import rank_indices, step_indices
 from furnace_hpc.engine.evaluation import evaluate
 from furnace_hpc.engine.gather import gather_of
 from furnace_hpc.engine.loop import forward, learning_rate, train_batches, train_step
-from furnace_hpc.engine.processes import Processes
-from furnace_hpc.engine.random_state import seed_everything
-from furnace_hpc.engine.zero import build_engine, full_fp32_parameters, parameters_sha256
+from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.checkpoint.random_state import seed_everything
+from furnace_hpc.engine.deepspeed_engine import build_engine, full_fp32_parameters, parameters_sha256
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.spec.config import TrainConfig
+from furnace_hpc.config.train_config import TrainConfig
 
 FP32: dict[str, Any] = {"deepspeed__bf16__enabled": False, "deepspeed__data_types": None}
 MODALITIES = ("text", "image", "audio")
@@ -228,7 +228,7 @@ def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
     """What set_up says of runs of which some must not be trained; last, whether it has loaded what compiles."""
     from furnace_hpc.engine.setup import set_up
     from furnace_hpc.runs.folder import RunFolder
-    from furnace_hpc.spec.errors import ConfigError
+    from furnace_hpc.config.errors import ConfigError
 
     answers = []
     for run_dir in run_dirs:

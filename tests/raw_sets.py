@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from furnace_hpc.data.mmimdb import GENRES
+from furnace_hpc.data.sets.mmimdb import GENRES
 
 VOCAB = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",

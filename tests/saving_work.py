@@ -8,22 +8,23 @@ from typing import Any
 import torch
 from elastic_work import Case, engine_of, saver_of, state_of, steps_of
 
-from furnace_hpc.runs import checkpoint_files
-from furnace_hpc.runs.checkpoint_files import steps_of as saved_steps
+from furnace_hpc.runs.records import checkpoint_files
+from furnace_hpc.runs.records.checkpoint_files import steps_of as saved_steps
 from furnace_hpc.runs.folder import RunFolder
 
 
 def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """Two saves, each held back while training goes on; then what was saved, loaded."""
-    from furnace_hpc.engine import checkpoints, saving
+    from furnace_hpc.engine.checkpoint import loader
+    from furnace_hpc.engine.checkpoint import saver
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
     saver, known = saver_of(engine, run, processes, checkpoint_every=2), {}
-    write, busy, due = saving.write_files, [], []
+    write, busy, due = saver.write_files, [], []
     for step in (2, 4):
         steps_of(engine, case, processes, step - 2, 2)
         gate = threading.Event()
-        saving.write_files = lambda *given, gate=gate: gate.wait(30) and write(*given)
+        saver.write_files = lambda *given, gate=gate: gate.wait(30) and write(*given)
         due.append(saver.is_due(step, 0))
         saver.begin({"step": step})
         due.append(saver.is_due(step + 1, saver.busy))
@@ -33,10 +34,10 @@ def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
         gate.set()
         saver.wait(step + 1)
         busy.append(saver.busy)
-    saving.write_files = write
+    saver.write_files = write
     equal = {}
     for step, wanted in known.items():
-        checkpoints.load(engine, run, step, 0, processes)
+        loader.load(engine, run, step, 0, processes)
         equal[step] = _equal(state_of(engine), wanted)
     engine.destroy()
     return {"busy": busy, "due": due, "equal": equal, "saved": saver.saved, "steps": saved_steps(run)}
@@ -64,12 +65,12 @@ def bad_gradient(processes: Any, folder: Path, case: Case) -> list[str]:
 
 def not_finite(processes: Any, folder: Path, case: Case) -> list[int]:
     """The loss is not finite while a checkpoint is held back."""
-    from furnace_hpc.engine import saving
+    from furnace_hpc.engine.checkpoint import saver
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
     steps_of(engine, case, processes, 0, 1)
-    write, gate = saving.write_files, threading.Event()
-    saving.write_files = lambda *given: gate.wait(30) and write(*given)
+    write, gate = saver.write_files, threading.Event()
+    saver.write_files = lambda *given: gate.wait(30) and write(*given)
     try:
         with saver_of(engine, run, processes) as saver:
             saver.begin({"step": 1})
@@ -77,7 +78,7 @@ def not_finite(processes: Any, folder: Path, case: Case) -> list[int]:
             raise FloatingPointError("the loss is nan")
     except FloatingPointError:
         pass
-    saving.write_files = write
+    saver.write_files = write
     engine.destroy()
     processes.barrier()
     return saved_steps(run)
@@ -85,13 +86,13 @@ def not_finite(processes: Any, folder: Path, case: Case) -> list[int]:
 
 def fail(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """The last rank's disk is full for some tries, of a checkpoint that may or may not be given up."""
-    from furnace_hpc.engine import saving
+    from furnace_hpc.engine.checkpoint import saver
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
     saver = saver_of(engine, run, processes, checkpoint_every=2)
     steps_of(engine, case, processes, 0, 1)
     assert saver.save({"step": 1})
-    write, left = saving.write_files, [case["failures"]]
+    write, left = saver.write_files, [case["failures"]]
 
     def full(files: dict[str, Any], aside: Path) -> Any:
         if processes.rank == processes.world_size - 1 and left[0]:
@@ -99,7 +100,7 @@ def fail(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(files, aside)
 
-    saving.write_files = full
+    saver.write_files = full
     raised, due = "", []
     try:
         saver.begin({"step": 2}, is_best=case["is_best"])
@@ -114,7 +115,7 @@ def fail(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     except (OSError, RuntimeError) as error:
         raised = f"{type(error).__name__}: {error}"
     finally:
-        saving.write_files = write
+        saver.write_files = write
         engine.destroy()
     processes.barrier()
     left_over = [path.name for path in run.checkpoints.glob("step-*.tmp-*")]
@@ -123,15 +124,15 @@ def fail(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 def replaced(processes: Any, folder: Path, case: Case) -> list[str]:
     """A newer attempt begins before a save, and while one is written."""
-    from furnace_hpc.engine import saving
+    from furnace_hpc.engine.checkpoint import saver
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
     saver, said = saver_of(engine, run, processes), []
     steps_of(engine, case, processes, 0, 1)
     complete = checkpoint_files.complete
     checkpoint_files.complete = lambda *given: said.append("renamed")
-    write, gate = saving.write_files, threading.Event()
-    saving.write_files = lambda *given: gate.wait(30) and write(*given)
+    write, gate = saver.write_files, threading.Event()
+    saver.write_files = lambda *given: gate.wait(30) and write(*given)
     saver.begin({"step": 1})
     if processes.is_rank_zero:
         run.attempts.mkdir(parents=True)
@@ -143,17 +144,17 @@ def replaced(processes: Any, folder: Path, case: Case) -> list[str]:
             work()
         except RuntimeError as error:
             said.append(str(error))
-    checkpoint_files.complete, saving.write_files = complete, write
+    checkpoint_files.complete, saver.write_files = complete, write
     engine.destroy()
     return said
 
 
 def flipped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """The disk flips a bit of the last rank's part of step 3, after it is durable and before older ones are deleted."""
-    from furnace_hpc.engine import saving
+    from furnace_hpc.engine.checkpoint import saver
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
-    saver, write = saver_of(engine, run, processes, checkpoint_every=1, keep_checkpoints=1), saving.write_files
+    saver, write = saver_of(engine, run, processes, checkpoint_every=1, keep_checkpoints=1), saver.write_files
 
     def flips(files: dict[str, Any], aside: Path) -> Any:
         described = write(files, aside)
@@ -167,14 +168,14 @@ def flipped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     found = []
     for step in (1, 2, 3, 4):
         steps_of(engine, case, processes, step - 1, 1)
-        saving.write_files = flips if step == 3 else write
+        saver.write_files = flips if step == 3 else write
         saver.begin({"step": step})
         saver.wait(step)
         processes.barrier()
         aside = [path.name for path in run.checkpoints.glob("aside-*")]
         found.append([saver.saved, saved_steps(run), checkpoint_files.newest_step(run), aside])
         processes.barrier()
-    saving.write_files = write
+    saver.write_files = write
     engine.destroy()
     return {"found": found}
 
@@ -207,11 +208,11 @@ def outlived(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 def told_to_stop(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """A stop at step 3 while step 2 is read back, or step 1 deleted; that goes on when step 3 is half written."""
-    from furnace_hpc.engine import saving
+    from furnace_hpc.engine.checkpoint import saver
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
     saver = saver_of(engine, run, processes, checkpoint_every=1, keep_checkpoints=1)
-    held, write = getattr(checkpoint_files, case["held"]), saving.write_files
+    held, write = getattr(checkpoint_files, case["held"]), saver.write_files
     under_way, gate, over = threading.Event(), threading.Event(), threading.Event()
 
     def holds(*given: Any) -> None:
@@ -234,10 +235,10 @@ def told_to_stop(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     saver.begin({"step": 2})
     saver.wait(2, lambda: processes.broadcast(under_way.is_set()))
     steps_of(engine, case, processes, 1, 1)
-    saving.write_files = writes
+    saver.write_files = writes
     saved = saver.save({"step": 3})
     setattr(checkpoint_files, case["held"], held)
-    saving.write_files = write
+    saver.write_files = write
     engine.destroy()
     processes.barrier()
     return {"saved": saved, "steps": saved_steps(run), "newest": checkpoint_files.newest_step(run)}

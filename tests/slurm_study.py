@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 STAND_IN = """#!/bin/bash
 # A rank is a stand-in; whatever else a job does with Python is real.
 case " $* " in
-*" submitit.core._submit "* | *" furnace_hpc.cluster.task "*) exec {python} -S {here}/stand_in_rank.py ;;
+*" submitit.core._submit "* | *" furnace_hpc.launch.rank_main "*) exec {python} -S {here}/stand_in_rank.py ;;
 esac
 exec {python} "$@"
 """

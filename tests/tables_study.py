@@ -4,14 +4,14 @@ import math
 import random
 from pathlib import Path
 
-from furnace_hpc.runs import host
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_atomically, write_json
-from furnace_hpc.runs.metrics import MetricsFile
-from furnace_hpc.runs.records import RunResult, write_result
-from furnace_hpc.spec.config import RunSpec
-from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.rows import expand
-from furnace_hpc.tables.ablation import collect
+from furnace_hpc.runs.records.metrics import MetricsFile
+from furnace_hpc.runs.records.result import RunResult, write_result
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.expansion import expand
+from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.table import Ablation
 
 FINGERPRINT = "feedfeedfeedfeed"
@@ -91,10 +91,10 @@ def fail(spec: RunSpec, folder: GridFolder, error: str) -> None:
     """Leave a run folder as a run whose first rank crashed."""
     run = folder.run(spec.run_id)
     write_atomically(run.spec, spec.model_dump_json())
-    number = host.begin(str(run.path), {})
+    number = lifecycle.begin(str(run.path), {})
     write_json(run.verdict(number, 0), {"verdict": "crash", "error": error, "step": 120, "unix_s": 1.0})
-    assert host.decide(str(run.path), number, 1) == "fail"
-    record = host.read_attempt(str(run.path), number)
+    assert lifecycle.decide(str(run.path), number, 1) == "fail"
+    record = lifecycle.read_attempt(str(run.path), number)
     write_json(run.attempt(number), record | {"start_unix_s": 1000.0, "end_unix_s": 1036.0})
 
 

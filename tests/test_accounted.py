@@ -4,9 +4,9 @@ import pytest
 from tables_study import finish, study
 
 from furnace_hpc.aggregate import show_table
-from furnace_hpc.cluster.accounted import accounted, in_words
+from furnace_hpc.slurm.accounting import accounted, in_words
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
-from furnace_hpc.runs.ledger import Attempt
+from furnace_hpc.runs.records.attempts import Attempt
 
 # 12_0: an hour on 2 GPUs, requeued, half an hour more, requeued and cancelled; 12_1: 15 minutes on a kind of GPU, and
 # runs again; others are not ours

@@ -12,11 +12,11 @@ from tables_study import FINGERPRINT, GRID, fail, finish, study
 
 from furnace_hpc.aggregate import show_table
 from furnace_hpc.runs.folder import GridFolder, write_atomically
-from furnace_hpc.spec.config import RunSpec
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.rows import expand
-from furnace_hpc.tables.results import submitted_grid, submitted_runs
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.expansion import expand
+from furnace_hpc.tables.output.results import submitted_grid, submitted_runs
 
 TABLES = ["report.html", "runs.csv", "table.csv", "table.md", "table.tex"]
 FIGURES = [f"figures/{name}.{form}" for name in ("cost", "curves", "means") for form in ("png", "svg")]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from furnace_hpc.checkup.slurm_facts import read_associations, read_partitions, read_version
-from furnace_hpc.cluster import scheduler
-from furnace_hpc.cluster.answers import (
+from furnace_hpc.diagnostics.slurm_info import read_associations, read_partitions, read_version
+from furnace_hpc.slurm import client
+from furnace_hpc.slurm.parsing import (
     Job,
     array_id,
     expanded,
@@ -17,9 +17,9 @@ from furnace_hpc.cluster.answers import (
     read_table,
     submitted_id,
 )
-from furnace_hpc.cluster.gres import gpus
-from furnace_hpc.cluster.lemons import node_names
-from furnace_hpc.cluster.states import Phase, meaning
+from furnace_hpc.slurm.gres import gpus
+from furnace_hpc.launch.node_exclusion import node_names
+from furnace_hpc.slurm.job_states import Phase, meaning
 
 OUTPUTS = Path(__file__).parent / "slurm_outputs"  # of slurm/devcluster, Slurm 22.05.8
 BETWEEN = "|3f9a8c2e|"
@@ -191,8 +191,8 @@ def test_names_of_accounts_and_qualities_are_compared_as_sacctmgr_does(tmp_path,
     (tmp_path / "sacctmgr").write_text(f"#!/bin/sh\n{answer}\n")
     (tmp_path / "sacctmgr").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(scheduler, "configuration", lambda: {"AccountingStorageType": "accounting_storage/slurmdbd"})
-    limit = scheduler.submit_limit.__wrapped__
+    monkeypatch.setattr(client, "configuration", lambda: {"AccountingStorageType": "accounting_storage/slurmdbd"})
+    limit = client.submit_limit.__wrapped__
     assert [limit(account, qos) for account in ("MyLab", "mylab", "MYLAB") for qos in (None, "NORMAL")] == [7] * 6
     assert limit("Other", None) == 3
 
@@ -201,10 +201,10 @@ def test_the_longest_of_several_partitions_counts(tmp_path, monkeypatch):
     (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'CLUSTER: alpha'\necho 'gpu*|1-00:00:00'\necho 'a40|5:00'\n")
     (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert scheduler.longest_min.__wrapped__("gpu,a40") == 1440
-    assert scheduler.longest_min.__wrapped__(None) == 1440
+    assert client.longest_min.__wrapped__("gpu,a40") == 1440
+    assert client.longest_min.__wrapped__(None) == 1440
     (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'gpu*|infinite'\necho 'a40|5:00'\n")
-    assert scheduler.longest_min.__wrapped__("gpu,a40") is None
+    assert client.longest_min.__wrapped__("gpu,a40") is None
 
 
 @pytest.mark.parametrize(

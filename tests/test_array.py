@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from login_study import finish, grid, planned
 
-from furnace_hpc.cluster.array import batch_text
-from furnace_hpc.cluster.flags import BATCH, array_parameters, follow_up_parameters, rule_text
-from furnace_hpc.cluster.planned import Plan
-from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.cluster.scheduler import require_slurm
-from furnace_hpc.cluster.waves import Array, Limits, next_wave, ranges
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.launch.slurm_array import batch_text
+from furnace_hpc.launch.batch_script import BATCH, array_parameters, follow_up_parameters, rule_text
+from furnace_hpc.launch.planned import Plan
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.slurm.client import require_slurm
+from furnace_hpc.launch.arrays import Array, Limits, next_wave, ranges
+from furnace_hpc.config.errors import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden" / "array.sbatch"
 FULL = {

@@ -12,13 +12,13 @@ from test_pack_audioset import CSV, KNOBS
 
 from furnace_hpc import pack
 from furnace_hpc.cli import run_command
-from furnace_hpc.data.audioset import Lists, plan_audioset
-from furnace_hpc.data.audioset_lists import Classes, read_clips
-from furnace_hpc.data.avmnist import PUBLISHED_TRAIN, PUBLISHED_VAL
+from furnace_hpc.data.sets.audioset import Lists, plan_audioset
+from furnace_hpc.data.sets.audioset_lists import Classes, read_clips
+from furnace_hpc.data.sets.avmnist import PUBLISHED_TRAIN, PUBLISHED_VAL
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.held_out import drawn_by_hash, num_held_out
-from furnace_hpc.data.packing import pack_files
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.data.packing.held_out import drawn_by_hash, num_held_out
+from furnace_hpc.data.packing.pack import pack_files
+from furnace_hpc.config.errors import ConfigError
 
 CLASSES = Classes(tuple(MIDS), tuple(MIDS))
 IDS = ["--aE2O5G5WE", "-0RWZT-miFs", "Y_x9Kq2ab_c", "Ab_123_4567", "abcdefghijk"]

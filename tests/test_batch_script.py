@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from login_study import finish, grid, planned, read_rows, specs
 
-from furnace_hpc.cluster.array import batch_text
-from furnace_hpc.cluster.flags import rank_command
-from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.cluster.submission import write_submission
-from furnace_hpc.cluster.waves import Limits, next_wave
-from furnace_hpc.runs import host
+from furnace_hpc.launch.slurm_array import batch_text
+from furnace_hpc.launch.batch_script import rank_command
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.launch.submission import write_submission
+from furnace_hpc.launch.arrays import Limits, next_wave
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.snapshot import source
 
@@ -96,9 +96,9 @@ def test_the_script_frames_an_attempt(tmp_path, words, code, status, verdict, re
     assert (done.returncode, done.stderr) == (status, "")
     assert done.stdout == f"attempt 1 ended: {verdict} (srun said {code})\n"
     assert requeued(tools) == (["requeue 91_2"] if verdict == "requeue" else [])
-    record = host.read_attempt(str(run.path), 1)
+    record = lifecycle.read_attempt(str(run.path), 1)
     assert (record["job_id"], record["reason"], record["exit_code"]) == ("91_2", reason, code)
-    assert host.is_alive(record["holder"]) is False
+    assert lifecycle.is_alive(record["holder"]) is False
     assert (tools / "environment").read_text() == f"{run.path}|1|slurm"
     assert (submission / "91_2_submitted.pkl").read_bytes() == b"payload"
     ranks = (tools / "ranks").read_text().splitlines()
@@ -111,7 +111,7 @@ def test_a_requeued_element_begins_the_next_attempt_of_the_same_run(tmp_path):
     _, run, _, _ = execute(tmp_path, "stopped", 85)
     done, same, _, _ = execute(tmp_path, "done", 0)
     assert (done.returncode, same) == (0, run)
-    assert [host.read_attempt(str(run.path), number)["reason"] for number in (1, 2)] == ["stopped", "done"]
+    assert [lifecycle.read_attempt(str(run.path), number)["reason"] for number in (1, 2)] == ["stopped", "done"]
 
 
 def test_an_element_whose_run_is_done_already_ends_well_and_starts_nothing(tmp_path):
@@ -134,7 +134,7 @@ def test_a_setup_line_that_fails_ends_the_job_and_is_named(tmp_path, line):
 
 def test_a_run_that_a_live_process_holds_never_reaches_srun(tmp_path):
     plan = planned(tmp_path / "runs of 'mine'", grid())
-    host.begin(str(plan.runs[2].folder.path), {})
+    lifecycle.begin(str(plan.runs[2].folder.path), {})
     done, run, _, tools = execute(tmp_path, "done", 0)
     assert done.returncode == 1
     assert f"attempt 1 is held by process {os.getpid()}" in done.stderr

@@ -12,13 +12,13 @@ from broken_files import ENTRIES, IMAGES, NOISE, PLOTS, SOUNDS
 from image_files import encoded, picture
 from raw_sets import MIDS, NAMES, write_vocab
 
-from furnace_hpc.data.audioset import ClipKnobs, Lists, plan_audioset
+from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.images import ImageKnobs
-from furnace_hpc.data.mmimdb import GENRES, MovieKnobs, plan_raw
-from furnace_hpc.data.packing import pack_files
-from furnace_hpc.data.sample import PackPlan
-from furnace_hpc.data.sounds import SoundKnobs
+from furnace_hpc.data.decode.images import ImageKnobs
+from furnace_hpc.data.sets.mmimdb import GENRES, MovieKnobs, plan_raw
+from furnace_hpc.data.packing.pack import pack_files
+from furnace_hpc.data.packing.sample import PackPlan
+from furnace_hpc.data.decode.audio import SoundKnobs
 
 MOVIES = [f"{number:07}" for number in range(600)]  # 1,200 files
 CLIPS = [f"clip_{number:06}" for number in range(400)]  # 800 files

@@ -8,14 +8,14 @@ import pytest
 from tables_study import FINGERPRINT, finish, notes, study, troubled
 
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
-from furnace_hpc.runs.metrics import read_metrics
-from furnace_hpc.spec.config import run_ids
-from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.rows import expand
-from furnace_hpc.tables.ablation import collect
+from furnace_hpc.runs.records.metrics import read_metrics
+from furnace_hpc.config.train_config import run_ids
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.expansion import expand
+from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.cache import read_records
-from furnace_hpc.tables.records import parse_lines, read_record
-from furnace_hpc.tables.results import aggregate
+from furnace_hpc.tables.run_files import parse_lines, read_record
+from furnace_hpc.tables.output.results import aggregate
 
 
 def some_runs(path, number=4):

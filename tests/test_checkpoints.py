@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from furnace_hpc.engine.checkpoints import TAG, check_is_newest
-from furnace_hpc.runs import checkpoint_files, host
-from furnace_hpc.runs.checkpoint_files import complete, describe, newest_step, note_saved, prune
+from furnace_hpc.engine.checkpoint.loader import TAG, check_is_newest
+from furnace_hpc.runs.records import checkpoint_files
+from furnace_hpc.host import lifecycle
+from furnace_hpc.runs.records.checkpoint_files import complete, describe, newest_step, note_saved, prune
 from furnace_hpc.runs.folder import RunFolder
 
 
@@ -116,7 +117,7 @@ def test_what_a_killed_save_has_left_is_removed_when_a_later_one_is_safe(tmp_pat
 
 
 def test_a_replaced_attempt_writes_nothing_more(tmp_path: Path):
-    host.begin(str(tmp_path), {})
+    lifecycle.begin(str(tmp_path), {})
     check_is_newest(RunFolder(tmp_path), 1)
     (tmp_path / "attempts/2.json").write_text("{}")
     with pytest.raises(RuntimeError, match="attempt 1 has been replaced by attempt 2"):

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from test_doctor import PROFILE
 
-from furnace_hpc.checkup import device, disk, here, node
-from furnace_hpc.checkup.check import Check, Section, as_json, from_json, look, page, worst
+from furnace_hpc.diagnostics import device
+from furnace_hpc.diagnostics import disk
+from furnace_hpc.diagnostics import this_machine
+from furnace_hpc.diagnostics import node
+from furnace_hpc.diagnostics.report import Check, Section, as_json, from_json, look, page, worst
 from furnace_hpc.runs.trust import GROUP_ACCESS
 
 GIB = 2**30
@@ -129,7 +132,7 @@ def test_other_versions_than_the_pinned_ones_are_named():
     from importlib.metadata import version
 
     text = f"numpy=={version('numpy')}\n# words\npydantic==0.1  # old\nnot-installed-at-all==1\n"
-    assert here.differences(text) == ([f"pydantic {version('pydantic')} (wanted 0.1)"], 1)
+    assert this_machine.differences(text) == ([f"pydantic {version('pydantic')} (wanted 0.1)"], 1)
 
 
 def test_an_empty_offline_cache_and_an_open_token_are_told(tmp_path, monkeypatch):
@@ -138,10 +141,10 @@ def test_an_empty_offline_cache_and_an_open_token_are_told(tmp_path, monkeypatch
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "token").write_text("hf_x")
     (tmp_path / "token").chmod(0o644)
-    assert [check.level for check in here.hub_cache()] == ["warn", "warn"]
+    assert [check.level for check in this_machine.hub_cache()] == ["warn", "warn"]
     (tmp_path / "hub" / "models--google--bert").mkdir(parents=True)
     (tmp_path / "token").chmod(0o600)
-    assert [(check.level, "google/bert" in check.found) for check in here.hub_cache()] == [("ok", True)]
+    assert [(check.level, "google/bert" in check.found) for check in this_machine.hub_cache()] == [("ok", True)]
 
 
 CHILD = {
@@ -211,7 +214,7 @@ def test_a_locale_that_is_not_there_is_told_even_where_c_utf_8_is_not(monkeypatc
 
     monkeypatch.setattr(locale, "setlocale", without)
     monkeypatch.setenv("LC_ALL", "xx_XX")
-    assert here.text_encoding() == Check(
+    assert this_machine.text_encoding() == Check(
         "locale", "warn", "LC_ALL=xx_XX: this machine does not have it", "export LC_ALL=C.UTF-8"
     )
 

@@ -9,13 +9,13 @@ from login_study import FINGERPRINT, GRID, grid, specs
 from pydantic import TypeAdapter, ValidationError
 from tables_study import result_of
 
-from furnace_hpc.runs.records import RunResult
-from furnace_hpc.spec.config import RunSpec, TrainConfig, accumulation_steps, run_ids
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.fields import NAME_PATTERN, Name
-from furnace_hpc.spec.grid import load_grid
-from furnace_hpc.spec.identity import identity, identity_hash
-from furnace_hpc.spec.rows import expand, expand_rows
+from furnace_hpc.runs.records.result import RunResult
+from furnace_hpc.config.train_config import RunSpec, TrainConfig, accumulation_steps, run_ids
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.base import NAME_PATTERN, Name
+from furnace_hpc.config.grids.grid import load_grid
+from furnace_hpc.config.identity import identity, identity_hash
+from furnace_hpc.config.grids.expansion import expand, expand_rows
 
 # One other value for every field that decides numbers; a field that is added without one fails the test below.
 OTHER = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from furnace_hpc.model.consistency import consistency_block, debiased_cka
-from furnace_hpc.spec.metrics import CONSISTENCY
+from furnace_hpc.config.metrics import CONSISTENCY
 
 N, D = 500, 64
 

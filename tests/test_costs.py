@@ -6,18 +6,18 @@ import pytest
 from tables_study import complete, finish, notes, result_of, row, study
 
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
-from furnace_hpc.runs.metrics import MetricsFile
-from furnace_hpc.runs.override import read_overrides
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.rows import expand_rows
-from furnace_hpc.tables.ablation import collect
-from furnace_hpc.tables.captions import caption
-from furnace_hpc.tables.cells import all_cells, headings
+from furnace_hpc.runs.records.metrics import MetricsFile
+from furnace_hpc.runs.resume_overrides import read_overrides
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.expansion import expand_rows
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import all_cells, headings
 from furnace_hpc.tables.costs import Spent, spent_of
-from furnace_hpc.tables.latex import to_latex
-from furnace_hpc.tables.notes import describe
-from furnace_hpc.tables.records import read_record
-from furnace_hpc.tables.render import to_csv, to_markdown
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.notes import describe
+from furnace_hpc.tables.run_files import read_record
+from furnace_hpc.tables.output.render import to_csv, to_markdown
 
 
 def log(folder, attempt: int, steps) -> None:

@@ -13,10 +13,10 @@ import pytest
 from crash_work import make_plan
 from test_packing import contents
 
-from furnace_hpc.data import process
+from furnace_hpc.data.decode import child_process
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.packing import pack_files
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.data.packing.pack import pack_files
+from furnace_hpc.config.errors import ConfigError
 
 GOOD = ("", "")
 

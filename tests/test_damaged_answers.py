@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_answers import BANNERS, BETWEEN, recorded
 
-from furnace_hpc.checkup.slurm_facts import read_associations, read_partitions, read_version
-from furnace_hpc.cluster import accounted, scheduler
-from furnace_hpc.cluster.answers import (
+from furnace_hpc.diagnostics.slurm_info import read_associations, read_partitions, read_version
+from furnace_hpc.slurm import accounting
+from furnace_hpc.slurm import client
+from furnace_hpc.slurm.parsing import (
     array_id,
     expanded,
     minutes,
@@ -18,11 +19,11 @@ from furnace_hpc.cluster.answers import (
     submitted_id,
     whole,
 )
-from furnace_hpc.cluster.gres import gpus
-from furnace_hpc.cluster.lemons import node_names
-from furnace_hpc.cluster.states import Phase, meaning
-from furnace_hpc.runs.ledger import Attempt
-from furnace_hpc.spec.errors import UnavailableError
+from furnace_hpc.slurm.gres import gpus
+from furnace_hpc.launch.node_exclusion import node_names
+from furnace_hpc.slurm.job_states import Phase, meaning
+from furnace_hpc.runs.records.attempts import Attempt
+from furnace_hpc.config.errors import UnavailableError
 
 ODD = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(BANNERS)
 
@@ -113,9 +114,9 @@ def test_damaged_settings_cost_no_traceback(associations, config):
 def test_damaged_allocations_cost_no_traceback(text):
     attempts = [Attempt(attempt=1, job_id="9", cluster="devcluster"), Attempt(attempt=1, job_id="12_2", cluster="")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduler, "has_slurm", lambda: True)
-        patch.setattr(scheduler, "act", lambda *command: text)
-        found = accounted.accounted(attempts)
+        patch.setattr(client, "has_slurm", lambda: True)
+        patch.setattr(client, "act", lambda *command: text)
+        found = accounting.accounted(attempts)
     assert found is None or (found.hours >= 0 and found.jobs <= 2)
 
 
@@ -149,12 +150,12 @@ def test_any_bytes_of_any_command_cost_no_traceback(tmp_path_factory, out, error
     for name in ("squeue", "sacct", "sinfo", "sacctmgr", "scontrol", "sbatch", "scancel"):
         (folder / name).write_text(f"#!/bin/sh\n/bin/cat {folder}/out\n/bin/cat {folder}/error >&2\nexit {code}\n")
         (folder / name).chmod(0o755)
-    asked = [scheduler.queue, lambda: scheduler.accounting(["1"]), lambda: scheduler.find_job("furnace-x")]
-    asked += [scheduler.configuration.__wrapped__, lambda: scheduler.longest_min.__wrapped__("gpu,a40")]
+    asked = [client.queue, lambda: client.accounting(["1"]), lambda: client.find_job("furnace-x")]
+    asked += [client.configuration.__wrapped__, lambda: client.longest_min.__wrapped__("gpu,a40")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(folder))
-        patch.setattr(scheduler, "configuration", lambda: {"AccountingStorageType": "accounting_storage/slurmdbd"})
-        for ask in [*asked, lambda: scheduler.submit_limit.__wrapped__("MyLab", None)]:
+        patch.setattr(client, "configuration", lambda: {"AccountingStorageType": "accounting_storage/slurmdbd"})
+        for ask in [*asked, lambda: client.submit_limit.__wrapped__("MyLab", None)]:
             try:
                 ask()
             except UnavailableError:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from furnace_hpc.data.columns import open_columns, write_columns
-from furnace_hpc.data.preprocess import channel_statistics, mfcc, num_frames, to_uint8
-from furnace_hpc.data.speech import (
+from furnace_hpc.data.decode.features import channel_statistics, mfcc, num_frames, to_uint8
+from furnace_hpc.data.sets.tridigits.speech import (
     ACCENTS,
     VOICES,
     Request,
@@ -20,8 +20,8 @@ from furnace_hpc.data.speech import (
     read_bank,
     synthesise,
 )
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.manifest import Manifest
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import Manifest
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from furnace_hpc.data.columns import write_columns
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.config.errors import ConfigError
 try:
     write_columns(
         Path({folder!r}), splits={{"train": {{"x": np.zeros(10**7)}}}}, dataset="big",

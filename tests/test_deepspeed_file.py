@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from login_study import specs
 
-from furnace_hpc.spec.deepspeed_file import OWNED_BY_THE_RUN, DeepSpeedFile
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import read_json
-from furnace_hpc.spec.problems import validate
+from furnace_hpc.config.deepspeed_file import OWNED_BY_THE_RUN, DeepSpeedFile
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import read_json
+from furnace_hpc.config.parsing.validation import validate
 
 DEEPSPEED = sorted((Path(__file__).resolve().parent.parent / "ds_configs").glob("*.json"))
 PLAIN = {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}

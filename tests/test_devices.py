@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from furnace_hpc.engine.devices import Place, choose_device, problems
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.config.errors import ConfigError
 
 CPU = torch.device("cpu")
 

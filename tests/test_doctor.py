@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from furnace_hpc.checkup import slurm
-from furnace_hpc.checkup.check import Check, look
-from furnace_hpc.checkup.slurm_facts import (
+from furnace_hpc.diagnostics import slurm
+from furnace_hpc.diagnostics.report import Check, look
+from furnace_hpc.diagnostics.slurm_info import (
     Association,
     SlurmFacts,
     minutes,
@@ -16,9 +16,9 @@ from furnace_hpc.checkup.slurm_facts import (
     read_partitions,
     read_version,
 )
-from furnace_hpc.checkup.write import check_new, profile_of, write_profile
-from furnace_hpc.cluster.profile import ClusterProfile, load_profile
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.diagnostics.profile_writer import check_new, profile_of, write_profile
+from furnace_hpc.config.cluster import ClusterProfile, load_profile
+from furnace_hpc.config.errors import ConfigError
 
 OUTPUTS = Path(__file__).parent / "slurm_outputs"  # of slurm/devcluster, Slurm 22.05.8
 

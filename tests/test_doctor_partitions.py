@@ -3,15 +3,15 @@
 import pytest
 from test_doctor import OUTPUTS, PROFILE, facts, lines
 
-from furnace_hpc.checkup import device
-from furnace_hpc.checkup.check import Check, look
-from furnace_hpc.checkup.slurm import slurm_checks
-from furnace_hpc.checkup.slurm_facts import SlurmFacts, read_partitions
-from furnace_hpc.checkup.write import profile_of, write_profile
-from furnace_hpc.cluster.profile import ClusterProfile, load_profile
-from furnace_hpc.spec.config import Resources
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.problems import validate
+from furnace_hpc.diagnostics import device
+from furnace_hpc.diagnostics.report import Check, look
+from furnace_hpc.diagnostics.slurm import slurm_checks
+from furnace_hpc.diagnostics.slurm_info import SlurmFacts, read_partitions
+from furnace_hpc.diagnostics.profile_writer import profile_of, write_profile
+from furnace_hpc.config.cluster import ClusterProfile, load_profile
+from furnace_hpc.config.train_config import Resources
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.validation import validate
 
 PARTITION = "PartitionName={} Default={} MaxTime=1-00:00:00 State={} PreemptMode={} GraceTime={}"
 

@@ -20,9 +20,9 @@ from documents import DOCUMENTS, PROGRAMS, ROOT, Printed, blocks, commands, opti
 
 from furnace_hpc.cli import COMMANDS
 from furnace_hpc.runs.submitted import setting_words
-from furnace_hpc.spec.files import read_yaml
-from furnace_hpc.spec.grid import Grid, load_grid, with_settings
-from furnace_hpc.spec.rows import expand_rows
+from furnace_hpc.config.parsing.lookup import read_yaml
+from furnace_hpc.config.grids.grid import Grid, load_grid, with_settings
+from furnace_hpc.config.grids.expansion import expand_rows
 
 ALL = [command for document in DOCUMENTS for command in commands(document)]
 TEMPLATES = "test_slurm_templates.py::test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled"

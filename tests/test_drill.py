@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from login_study import command
 
-from furnace_hpc.cluster.disturb import Disturbance, disturbances, signal_rank
-from furnace_hpc.cluster.drilled import Outcome, read_outcome
+from furnace_hpc.drills.faults import Disturbance, disturbances, signal_rank
+from furnace_hpc.drills.outcome import Outcome, read_outcome
 from furnace_hpc.runs.folder import RunFolder, write_json
 
 INTERVAL = 10

@@ -9,7 +9,7 @@ import torch
 from elastic_work import MADE_AT, MORE
 from forked_ranks import run_phases
 
-from furnace_hpc.engine.shards import Shards, open_shards
+from furnace_hpc.engine.checkpoint.shards import Shards, open_shards
 from furnace_hpc.runs.folder import RunFolder
 
 pytestmark = pytest.mark.distributed

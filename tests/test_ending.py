@@ -7,13 +7,15 @@ import time
 import pytest
 from login_study import LOCAL, begin, dead_holder, end, grid, planned, specs
 
-from furnace_hpc.cluster.planned import Action
-from furnace_hpc.runs import budget, ending, host
+from furnace_hpc.launch.planned import Action
+from furnace_hpc.host import budget_limits
+from furnace_hpc.host import end_reasons
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt, read_status
-from furnace_hpc.runs.verdict import Verdict, word_of
+from furnace_hpc.runs.records.verdict import Verdict, word_of
 
-HERE = host.holder() | {"host": "node7"}
+HERE = lifecycle.holder() | {"host": "node7"}
 
 
 def word(verdict: str, unix_s: float = 0, **more) -> dict:
@@ -44,7 +46,7 @@ def test_an_exception_is_a_reason(tmp_path, error, reason):
     verdict.at(12)
     with pytest.raises(type(error)), verdict:
         raise error
-    [written] = host.read_verdicts(str(tmp_path), 1)
+    [written] = lifecycle.read_verdicts(str(tmp_path), 1)
     assert (written["verdict"], written["step"]) == (reason, 12)
     if reason == "nonfinite":
         assert written["error"] == "step 12: FloatingPointError: the loss is nan"
@@ -78,18 +80,18 @@ TOLD = [
 
 @pytest.mark.parametrize(("verdicts", "record", "environment", "reason"), TOLD)
 def test_what_the_ranks_know(verdicts, record, environment, reason):
-    known = ending.of_ranks(verdicts, record, environment)
+    known = end_reasons.of_ranks(verdicts, record, environment)
     assert (known and known[0]) == reason
 
 
 def test_of_a_hang_those_are_blamed_that_gave_no_last_word():
     verdicts = [word("hang", host="a"), word("entered", host="b"), word("entered", host="c"), word("done", host="d")]
-    assert ending.of_ranks(verdicts, JOB, {})[1] == "hang at 0; 2 ranks gave no word: look there first"
-    assert ending.blamed("hang", verdicts) == ["b", "c"]
-    assert ending.blamed("killed", verdicts) == []
+    assert end_reasons.of_ranks(verdicts, JOB, {})[1] == "hang at 0; 2 ranks gave no word: look there first"
+    assert end_reasons.blamed("hang", verdicts) == ["b", "c"]
+    assert end_reasons.blamed("killed", verdicts) == []
     verdicts = [word("hang", 1, host="a"), word("hang", 2, host="b", frozen=True)]
-    assert ending.of_ranks(verdicts, JOB, {}) == ("hang", "hang at 2")
-    assert ending.blamed("hang", verdicts) == ["b"]
+    assert end_reasons.of_ranks(verdicts, JOB, {}) == ("hang", "hang at 2")
+    assert end_reasons.blamed("hang", verdicts) == ["b"]
 
 
 def say(run: RunFolder, number: int, *words: dict) -> None:
@@ -111,51 +113,51 @@ def say(run: RunFolder, number: int, *words: dict) -> None:
 )
 def test_an_attempt_whose_job_slurm_started_again_gets_the_best_reason_that_is_known(tmp_path, words, trained, reason):
     run = RunFolder(tmp_path)
-    host.begin(str(tmp_path), JOB, HERE)
+    lifecycle.begin(str(tmp_path), JOB, HERE)
     say(run, 1, *[content | ({} if trained else {"step": 0}) for content in words])
     if trained:
         run.metrics(1).write_text('{"step": 20, "kind": "train"}\n{"step": 40, "ki')
-    assert host.begin(str(tmp_path), JOB, HERE) == 2
-    record = host.read_attempt(str(tmp_path), 1)
+    assert lifecycle.begin(str(tmp_path), JOB, HERE) == 2
+    record = lifecycle.read_attempt(str(tmp_path), 1)
     assert (record["reason"], record["step"]) == (reason, 20 if trained else 0)
 
 
 def test_who_closes_an_attempt_days_later_writes_its_last_sign_as_its_end(tmp_path):
-    host.begin(str(tmp_path), JOB | {"gpus": 8}, HERE)
+    lifecycle.begin(str(tmp_path), JOB | {"gpus": 8}, HERE)
     say(RunFolder(tmp_path), 1, word("entered"))
-    record = host.read_attempt(str(tmp_path), 1) | {"start_unix_s": time.time() - 80_000}
+    record = lifecycle.read_attempt(str(tmp_path), 1) | {"start_unix_s": time.time() - 80_000}
     write_json(RunFolder(tmp_path).attempt(1), record)
     for path in tmp_path.rglob("*.json"):
         os.utime(path, (0, time.time() - 72_800))
-    host.close(str(tmp_path), 1, "a node failed", "node_fail")
-    closed = host.read_attempt(str(tmp_path), 1)
+    lifecycle.close(str(tmp_path), 1, "a node failed", "node_fail")
+    closed = lifecycle.read_attempt(str(tmp_path), 1)
     assert (closed["reason"], closed["error"]) == ("node_fail", "a node failed")
-    assert budget.gpu_hours([closed], time.time()) == pytest.approx(16.0, abs=0.01)
+    assert budget_limits.gpu_hours([closed], time.time()) == pytest.approx(16.0, abs=0.01)
 
 
 def test_the_net_below_the_watchdog_is_found_in_the_log(tmp_path):
     run = RunFolder(tmp_path)
-    host.begin(str(tmp_path), JOB)
+    lifecycle.begin(str(tmp_path), JOB)
     say(run, 1, word("entered"))
     run.log(1, 0).write_text('step 3\nTimeout (0:10:02)!\nThread 0x1 (most recent call first):\n  File "x.py"\n')
-    assert host.decide(str(tmp_path), 1, 1) == "requeue"
-    record = host.read_attempt(str(tmp_path), 1)
+    assert lifecycle.decide(str(tmp_path), 1, 1) == "requeue"
+    record = lifecycle.read_attempt(str(tmp_path), 1)
     assert record["reason"] == "hang"
     assert record["error"].startswith("its interpreter was stuck; the stacks of its threads are in logs/1-0.log")
 
 
 def test_slurm_amends_a_vague_reason_of_its_own_job_alone(tmp_path):
     run = RunFolder(tmp_path)
-    host.begin(str(tmp_path), JOB)
+    lifecycle.begin(str(tmp_path), JOB)
     say(run, 1, word("entered"))
-    host.decide(str(tmp_path), 1, 137)
-    ended = host.read_attempt(str(tmp_path), 1)["end_unix_s"]
+    lifecycle.decide(str(tmp_path), 1, 137)
+    ended = lifecycle.read_attempt(str(tmp_path), 1)["end_unix_s"]
     for job_id, reason in (("6_0", "killed"), ("5_0", "oom")):
         close_open_attempt(run, RunStatus(RunState.FAILED, 1, 3, "out of memory", job_id, "oom"))
-        record = host.read_attempt(str(tmp_path), 1)
+        record = lifecycle.read_attempt(str(tmp_path), 1)
         assert (record["reason"], record["end_unix_s"]) == (reason, ended)
     close_open_attempt(run, RunStatus(RunState.INTERRUPTED, 1, 3, "a node failed", "5_0", "node_fail"))
-    assert host.read_attempt(str(tmp_path), 1)["reason"] == "oom"
+    assert lifecycle.read_attempt(str(tmp_path), 1)["reason"] == "oom"
 
 
 def attempts(*steps_and_reasons: tuple[int, str]) -> list[dict]:
@@ -174,29 +176,29 @@ def attempts(*steps_and_reasons: tuple[int, str]) -> list[dict]:
     ],
 )
 def test_only_attempts_without_a_new_step_are_idle(ended, idle):
-    assert budget.idle_attempts(attempts(*ended)) == idle
+    assert budget_limits.idle_attempts(attempts(*ended)) == idle
 
 
 def test_each_budget_names_itself_and_what_to_do():
     limits = {"max_idle_attempts": 3, "max_attempts": 5, "max_gpu_hours": 10.5}
     idle = attempts(*[(5, "hang")] * 4)
-    assert budget.spent(idle, limits, 0) == (
+    assert budget_limits.spent(idle, limits, 0) == (
         "budget: 3 attempts in a row brought no new step: raise it with --set resources.max_idle_attempts=4, or more"
     )
     busy = attempts(*[(step, "preempted") for step in range(1, 6)])
-    assert budget.spent(busy[:4], limits, 0) == budget.spent(busy, {}, 0) == ""
-    assert budget.spent(busy, limits, 0).startswith("budget: 5 of 5 attempts are used up: raise it with --set ")
+    assert budget_limits.spent(busy[:4], limits, 0) == budget_limits.spent(busy, {}, 0) == ""
+    assert budget_limits.spent(busy, limits, 0).startswith("budget: 5 of 5 attempts are used up: raise it with --set ")
     costly = [{"step": 1, "start_unix_s": 100, "end_unix_s": end_s, "gpus": 4} for end_s in (3700, None)]
-    assert budget.gpu_hours(costly, 100 + 7200) == 4 + 8
-    assert budget.spent(costly, limits, 100 + 7200).startswith("budget: 12.0 of 10.5 GPU-hours are used up: ")
-    assert budget.spent(costly, limits, 100 + 3600) == ""
+    assert budget_limits.gpu_hours(costly, 100 + 7200) == 4 + 8
+    assert budget_limits.spent(costly, limits, 100 + 7200).startswith("budget: 12.0 of 10.5 GPU-hours are used up: ")
+    assert budget_limits.spent(costly, limits, 100 + 3600) == ""
 
 
 def test_a_run_out_of_budget_is_failed_until_submit_gives_it_more(tmp_path):
     folder, spec = GridFolder(tmp_path / "study"), specs(variants={"base": {}}, seeds=[0])[0]
     for number in (1, 2, 3):
         run = begin(spec, folder, dead_holder())
-        record = host.read_attempt(str(run.path), number) | {"max_idle_attempts": 2, "max_attempts": 20}
+        record = lifecycle.read_attempt(str(run.path), number) | {"max_idle_attempts": 2, "max_attempts": 20}
         write_json(run.attempt(number), record)
         answer = end(run, "hang", "entered")
         assert answer == ("fail" if number == 3 else "requeue")
@@ -210,9 +212,9 @@ def test_a_run_out_of_budget_is_failed_until_submit_gives_it_more(tmp_path):
     for retry in (frozenset(), frozenset({"failed"})):
         [left] = planned(tmp_path, asked, LOCAL, retry=retry).runs
         assert (left.action, left.why) == (Action.LEAVE, used_up)
-    with pytest.raises(host.Busy, match="budget: 2 attempts in a row"):
-        host.begin(str(run.path), {"max_idle_attempts": 2})
+    with pytest.raises(lifecycle.Busy, match="budget: 2 attempts in a row"):
+        lifecycle.begin(str(run.path), {"max_idle_attempts": 2})
     [more] = planned(tmp_path, grid(variants={"base": {}}, seeds=[0])).runs  # 3 is the default
     assert more.action is Action.RESUME
-    assert host.begin(str(run.path), more.facts) == 4
+    assert lifecycle.begin(str(run.path), more.facts) == 4
     assert json.loads(run.attempt(4).read_text())["max_idle_attempts"] == 3

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from furnace_hpc.cluster.environment import environment_of_jobs, scrubbed
+from furnace_hpc.slurm.environment import environment_of_jobs, scrubbed
 
 OF_A_JOB = """
 SLURM_JOB_ID SLURM_JOBID SLURM_ARRAY_TASK_ID SLURM_PROCID SLURM_LOCALID SLURM_NTASKS SLURM_NTASKS_PER_NODE SLURM_NNODES

@@ -13,13 +13,13 @@ from markdown_it import MarkdownIt
 from tables_study import fail, finish, result_of, study
 
 from furnace_hpc.runs.folder import GridFolder, write_json
-from furnace_hpc.runs.host import read_attempt
-from furnace_hpc.tables.ablation import collect
-from furnace_hpc.tables.escape import csv_cell, html, json_value, markdown, one_line
-from furnace_hpc.tables.figures import draw_figures
-from furnace_hpc.tables.latex import to_latex
-from furnace_hpc.tables.render import to_csv, to_markdown, to_runs_csv, to_terminal
-from furnace_hpc.tables.report import to_html
+from furnace_hpc.host.lifecycle import read_attempt
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.escape import csv_cell, html, json_value, markdown, one_line
+from furnace_hpc.tables.output.figures import draw_figures
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv, to_terminal
+from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.table import Ablation
 
 ANY = st.text(st.characters(exclude_categories=[])) | st.text("=+-@;|!'\"[]()<>\\`*_~&#:/.w \t\r\n\x1b\x07x1,")

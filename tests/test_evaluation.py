@@ -10,18 +10,18 @@ from make import make_config
 from torch import nn
 
 from furnace_hpc.data.columns import open_columns, write_columns
-from furnace_hpc.data.loader import BatchReader
+from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.engine.evaluation import evaluate
-from furnace_hpc.engine.processes import Processes
+from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.setup import _check_presence
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.model.scores import multi_label_scores, tune_threshold
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.manifest import Labels, Statistics
-from furnace_hpc.spec.metrics import metric_names
-from furnace_hpc.spec.model_config import TaskConfig
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import Labels, Statistics
+from furnace_hpc.config.metrics import metric_names
+from furnace_hpc.config.model_config import TaskConfig
 
 NAMES, TASK = ("text", "image", "audio"), TaskConfig(name="genre", kind="multi_label")
 ALONE = Processes(0, 0, 1, torch.device("cpu"))

@@ -18,13 +18,13 @@ from use_work import ROWS, STEPS, SUBSETS
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.engine.shards import whole_weights
+from furnace_hpc.engine.checkpoint.shards import whole_weights
 from furnace_hpc.export import main
 from furnace_hpc.runs.folder import RunFolder, write_json
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.use import Predictor
-from furnace_hpc.use.exported import CONFIG, PROGRAM, TOKENIZER, WEIGHTS, Exported, read_exported
-from furnace_hpc.use.exporting import export, stored_row
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.inference import Predictor
+from furnace_hpc.inference.model_folder import CONFIG, PROGRAM, TOKENIZER, WEIGHTS, Exported, read_exported
+from furnace_hpc.inference.export import export, stored_row
 
 MODALITIES = ("text", "image", "audio")
 

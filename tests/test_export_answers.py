@@ -11,9 +11,9 @@ from use_study import write_run
 
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.model.scores import mean_prediction
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.use import Predictor
-from furnace_hpc.use.exporting import stored_row
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.inference import Predictor
+from furnace_hpc.inference.export import stored_row
 
 
 def test_answers_are_compared_with_those_that_the_run_wrote(tmp_path: Path, small_data: Path):

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from login_study import FINGERPRINT, grid, specs
 
-from furnace_hpc.cluster.profile import ClusterProfile, load_profile, profile_names
-from furnace_hpc.spec.config import accumulation_steps
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import FOLDERS, MAX_FILE_BYTES, find_file, parse_value, read_json, read_yaml
-from furnace_hpc.spec.grid import read_grid
-from furnace_hpc.spec.rows import expand_rows
+from furnace_hpc.config.cluster import ClusterProfile, load_profile, profile_names
+from furnace_hpc.config.train_config import accumulation_steps
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import FOLDERS, MAX_FILE_BYTES, find_file, parse_value, read_json, read_yaml
+from furnace_hpc.config.grids.grid import read_grid
+from furnace_hpc.config.grids.expansion import expand_rows
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 GRIDS = sorted((CHECKOUT / FOLDERS["grid"]).glob("*.yaml"))

@@ -16,13 +16,14 @@ from login_study import begin, command, end, finish, pack, specs, write_grid
 from test_observe import submit
 
 from furnace_hpc.cli import COMMANDS
-from furnace_hpc.pack_show import _rate, progress_bar
+from furnace_hpc.pack_show import _rate
+from furnace_hpc.pack_show import progress_bar
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.command_line import furnace
-from furnace_hpc.spec.config import run_ids
-from furnace_hpc.tables.ablation import collect
-from furnace_hpc.tables.render import to_terminal
-from furnace_hpc.tables.verdict import last_lines, verdict
+from furnace_hpc.config.parsing.command_line import furnace
+from furnace_hpc.config.train_config import run_ids
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.render import to_terminal
+from furnace_hpc.tables.output.verdict import last_lines, verdict
 
 ROOT = Path(__file__).parent.parent
 PYENV = Path.home() / ".pyenv" / "versions"

@@ -9,10 +9,10 @@ import pytest
 from local_study import attempt, command, parameters, run_folder, submit, wait_for_step, write_grid
 from small_disk import only, small_file_system
 
-from furnace_hpc.runs.checkpoint_files import steps_of
+from furnace_hpc.runs.records.checkpoint_files import steps_of
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.metrics import MetricsFile, read_metrics
-from furnace_hpc.runs.verdict import Verdict
+from furnace_hpc.runs.records.metrics import MetricsFile, read_metrics
+from furnace_hpc.runs.records.verdict import Verdict
 from slurm import wait_until
 
 

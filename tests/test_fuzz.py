@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from furnace_hpc.cluster.journal import Submission
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import parse_value, read_json, read_yaml
-from furnace_hpc.spec.grid import load_grid, with_settings
-from furnace_hpc.spec.printable import printable
-from furnace_hpc.spec.secrets import MASK, find_secret, masked
+from furnace_hpc.runs.journal import Submission
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import parse_value, read_json, read_yaml
+from furnace_hpc.config.grids.grid import load_grid, with_settings
+from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.config.parsing.secrets import MASK, find_secret, masked
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import fuzz
@@ -147,7 +147,7 @@ def test_a_setting_that_looks_like_a_secret_is_refused(monkeypatch):
 SPEAKS = """
 import logging, os, sys, threading, warnings
 from pathlib import Path
-from furnace_hpc.cluster.task import _write_to
+from furnace_hpc.launch.rank_main import _write_to
 _write_to(Path(sys.argv[1]))
 secret = os.environ["MY_API_KEY"]
 print("first", secret, sep="=")

@@ -20,7 +20,7 @@ from furnace_hpc.model.attention import CrossAttentionFusion
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.spec.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.model_config import LossConfig, TaskConfig
 
 NAMES, WIDTH = ("text", "image", "audio"), 32
 LOSS = LossConfig(alpha=0.5, beta=0.3, info_nce=1.0, unimodal=1.0, vicreg=0.1, projection_width=16)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from login_study import FINGERPRINT, GRID, grid, specs
 
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.fields import NAME_PATTERN, short_name
-from furnace_hpc.spec.grid import Grid, narrowed
-from furnace_hpc.spec.rows import MAX_RUNS, _check_rows, _combinations, expand, expand_rows
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.base import NAME_PATTERN, short_name
+from furnace_hpc.config.grids.grid import Grid, narrowed
+from furnace_hpc.config.grids.expansion import MAX_RUNS, _check_rows, _combinations, expand, expand_rows
 
 
 def names(**changes):

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from login_study import GRID, specs
 
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.grid import load_grid, read_grid
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.grid import load_grid, read_grid
 
 
 def refused(**changes) -> str:

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from login_study import dead_holder, speak_at_once
 
-from furnace_hpc.runs import host
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import RunFolder, write_json
 
-SCRIPT = Path(host.__file__)
+SCRIPT = Path(lifecycle.__file__)
 BARE = ["python3", "-S", "-I"]  # no site-packages, no environment, no working directory on the path
 BEGIN = """
 import sys
-from furnace_hpc.runs import host
+from furnace_hpc.host import lifecycle
 sys.stdin.readline()
 try:
-    print(host.begin(sys.argv[1], {"job_id": sys.argv[2] or None}), flush=True)
-except host.Busy as busy:
+    print(lifecycle.begin(sys.argv[1], {"job_id": sys.argv[2] or None}), flush=True)
+except lifecycle.Busy as busy:
     print(busy, flush=True)
 sys.stdin.readline()
 """
@@ -39,27 +39,27 @@ def test_of_eight_that_begin_at_once_one_gets_the_attempt_and_the_others_are_bus
     assert words.count("1") == 1
     assert all(word == "1" or word.startswith("attempt 1 ") for word in words)
     assert sorted(path.name for path in (tmp_path / "attempts").iterdir()) == ["1.json"]
-    assert host.read_attempt(str(tmp_path), 1)["job_id"] == (job_id or None)
+    assert lifecycle.read_attempt(str(tmp_path), 1)["job_id"] == (job_id or None)
 
 
 def test_begin_makes_the_folders_and_records_the_facts(tmp_path):
-    assert host.begin(str(tmp_path), {"code_hash": "abc"}) == 1
+    assert lifecycle.begin(str(tmp_path), {"code_hash": "abc"}) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["attempts", "logs", "metrics", "verdicts"]
-    record = host.read_attempt(str(tmp_path), 1)
+    record = lifecycle.read_attempt(str(tmp_path), 1)
     assert (record["attempt"], record["code_hash"], record["end_unix_s"]) == (1, "abc", None)
-    assert record["holder"] == host.holder()
+    assert record["holder"] == lifecycle.holder()
 
 
 def test_a_lease_of_a_live_process_is_busy_naming_it(tmp_path):
-    host.begin(str(tmp_path), {})
+    lifecycle.begin(str(tmp_path), {})
     for facts in ({}, {"job_id": "5"}):
-        with pytest.raises(host.Busy, match=f"attempt 1 is held by process {os.getpid()} on {socket.gethostname()}"):
-            host.begin(str(tmp_path), facts)
+        with pytest.raises(lifecycle.Busy, match=f"attempt 1 is held by process {os.getpid()} on {socket.gethostname()}"):
+            lifecycle.begin(str(tmp_path), facts)
 
 
 def test_a_lease_of_a_dead_process_gives_the_next_number(tmp_path):
-    host.begin(str(tmp_path), {}, dead_holder())
-    assert host.begin(str(tmp_path), {}) == 2
+    lifecycle.begin(str(tmp_path), {}, dead_holder())
+    assert lifecycle.begin(str(tmp_path), {}) == 2
 
 
 @pytest.mark.parametrize(
@@ -74,30 +74,30 @@ def test_a_lease_of_a_dead_process_gives_the_next_number(tmp_path):
     ],
 )
 def test_a_lease_is_told_by_host_boot_pid_and_start_time(tmp_path, change, alive):
-    who = host.holder() | change
-    assert host.is_alive(who) is alive
-    host.begin(str(tmp_path), {"job_id": "5"}, who)
+    who = lifecycle.holder() | change
+    assert lifecycle.is_alive(who) is alive
+    lifecycle.begin(str(tmp_path), {"job_id": "5"}, who)
     if alive is False:
-        assert host.begin(str(tmp_path), {}) == 2
+        assert lifecycle.begin(str(tmp_path), {}) == 2
         return
-    with pytest.raises(host.Busy, match="attempt 1 is held by"):
-        host.begin(str(tmp_path), {"job_id": None})
+    with pytest.raises(lifecycle.Busy, match="attempt 1 is held by"):
+        lifecycle.begin(str(tmp_path), {"job_id": None})
     if alive is None:
-        with pytest.raises(host.Busy):  # another job may be running on that host
-            host.begin(str(tmp_path), {"job_id": "6"})
-        assert host.begin(str(tmp_path), {"job_id": "5"}, who) == 2  # Slurm started this very job again
-        assert "started again by Slurm" in host.read_attempt(str(tmp_path), 1)["error"]
-        host.close(str(tmp_path), 2, "given up by --retry lost")
-        assert host.begin(str(tmp_path), {"job_id": None}) == 3
+        with pytest.raises(lifecycle.Busy):  # another job may be running on that host
+            lifecycle.begin(str(tmp_path), {"job_id": "6"})
+        assert lifecycle.begin(str(tmp_path), {"job_id": "5"}, who) == 2  # Slurm started this very job again
+        assert "started again by Slurm" in lifecycle.read_attempt(str(tmp_path), 1)["error"]
+        lifecycle.close(str(tmp_path), 2, "given up by --retry lost")
+        assert lifecycle.begin(str(tmp_path), {"job_id": None}) == 3
 
 
 def test_an_unreadable_record_counts_as_held_by_somebody(tmp_path):
-    host.begin(str(tmp_path), {})
+    lifecycle.begin(str(tmp_path), {})
     (tmp_path / "attempts" / "1.json").write_text('{"attempt": 1, "end')
-    with pytest.raises(host.Busy, match="attempt 1 is held by an unknown process"):
-        host.begin(str(tmp_path), {})
-    host.close(str(tmp_path), 1, "given up by --retry lost")
-    assert host.begin(str(tmp_path), {}) == 2
+    with pytest.raises(lifecycle.Busy, match="attempt 1 is held by an unknown process"):
+        lifecycle.begin(str(tmp_path), {})
+    lifecycle.close(str(tmp_path), 1, "given up by --retry lost")
+    assert lifecycle.begin(str(tmp_path), {}) == 2
 
 
 def test_a_record_that_cannot_be_written_is_not_left_empty(tmp_path):
@@ -109,28 +109,28 @@ def test_a_record_that_cannot_be_written_is_not_left_empty(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "OSError: [Errno 27] File too large" in done.stderr
     assert list((tmp_path / "attempts").iterdir()) == []
-    assert host.begin(str(tmp_path), {}) == 1
+    assert lifecycle.begin(str(tmp_path), {}) == 1
 
 
 def test_hand_over_moves_the_lease_to_another_process(tmp_path):
     with subprocess.Popen(["sleep", "30"]) as process:
-        host.begin(str(tmp_path), {"code_hash": "abc"})
-        host.hand_over(str(tmp_path), 1, process.pid)
-        record = host.read_attempt(str(tmp_path), 1)
+        lifecycle.begin(str(tmp_path), {"code_hash": "abc"})
+        lifecycle.hand_over(str(tmp_path), 1, process.pid)
+        record = lifecycle.read_attempt(str(tmp_path), 1)
         assert record["holder"]["pid"] == process.pid
         assert record["code_hash"] == "abc"
-        assert host.is_alive(record["holder"]) is True
+        assert lifecycle.is_alive(record["holder"]) is True
         process.kill()
-    assert host.is_alive(record["holder"]) is False
+    assert lifecycle.is_alive(record["holder"]) is False
 
 
 def test_a_zombie_is_dead():
     process = subprocess.Popen(["sleep", "30"])
-    who = host.holder(process.pid)
+    who = lifecycle.holder(process.pid)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet taken off the process table
     assert Path(f"/proc/{process.pid}").exists()
-    assert host.is_alive(who) is False
+    assert lifecycle.is_alive(who) is False
     process.wait()
 
 
@@ -149,26 +149,26 @@ WORDS = ("done", "stopped", "crash", "peer_lost", "entered")
 
 @pytest.mark.parametrize("words", [w for n in range(4) for w in itertools.combinations_with_replacement(WORDS, n)])
 def test_decide_by_the_ranks_words(tmp_path, words):
-    host.begin(str(tmp_path), {"world_size": len(words)})
+    lifecycle.begin(str(tmp_path), {"world_size": len(words)})
     for rank, word in enumerate(words):
         content = {"verdict": word, "step": 10 + rank, "error": f"error {rank}", "unix_s": -rank}
         write_json(RunFolder(tmp_path).verdict(1, rank), content)
     answer, reason = expected(words)
-    assert host.decide(str(tmp_path), 1, 3) == answer
-    record = host.read_attempt(str(tmp_path), 1)
+    assert lifecycle.decide(str(tmp_path), 1, 3) == answer
+    record = lifecycle.read_attempt(str(tmp_path), 1)
     assert (record["reason"], record["exit_code"]) == (reason, 3)
     assert record["step"] == (9 + len(words) if words else 0)
     assert record["end_unix_s"] >= record["start_unix_s"]
     if reason == "crash":  # the first in time is the cause, not the first in rank
         assert record["error"] == f"error {max(rank for rank, word in enumerate(words) if word == 'crash')}"
     (tmp_path / "result.json").write_text("{}")
-    assert host.decide(str(tmp_path), 1, 3) == "done"
-    assert host.read_attempt(str(tmp_path), 1)["reason"] == "done"
+    assert lifecycle.decide(str(tmp_path), 1, 3) == "done"
+    assert lifecycle.read_attempt(str(tmp_path), 1)["reason"] == "done"
 
 
 def test_decide_reads_its_own_attempts_words_alone_and_leaves_out_a_torn_one(tmp_path):
-    host.begin(str(tmp_path), {})
+    lifecycle.begin(str(tmp_path), {})
     for attempt, rank, word in ((1, 0, "stopped"), (11, 0, "crash"), (2, 0, "crash")):
         write_json(RunFolder(tmp_path).verdict(attempt, rank), {"verdict": word, "step": 1, "unix_s": 0})
     RunFolder(tmp_path).verdict(1, 1).write_text('{"verd')
-    assert host.decide(str(tmp_path), 1, 85) == "requeue"
+    assert lifecycle.decide(str(tmp_path), 1, 85) == "requeue"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from furnace_hpc.runs import batch, host
+from furnace_hpc.host import batch
+from furnace_hpc.host import lifecycle
 
 SCRIPT = Path(batch.__file__)
 BARE = ["python3", "-S", "-I"]  # no site-packages, no environment, no working directory on the path
@@ -31,13 +32,13 @@ def test_launch_keeps_signals_that_come_during_start_up_until_they_are_unblocked
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "started\n"
-        for number in host.STOP_SIGNALS:
+        for number in lifecycle.STOP_SIGNALS:
             process.send_signal(number)
         out, _ = process.communicate("go\n", timeout=30)
     finally:
         process.kill()
     assert out == "['SIGHUP', 'SIGTERM', 'SIGUSR1', 'SIGUSR2']\nhandled\n"
-    assert process.returncode == host.EXIT_STOPPED
+    assert process.returncode == lifecycle.EXIT_STOPPED
 
 
 def test_without_launch_the_same_signal_kills():
@@ -91,7 +92,7 @@ def test_begin_row_prints_assignments_that_bash_takes_for_any_path(tmp_path, nam
     done = subprocess.run(["bash", "-c", shell, "bash", printed.stdout], capture_output=True, text=True, check=True)
     assert done.stdout == f"{run}|1|{tmp_path / 'c d'}"
     assert json.loads((run / "spec.json").read_text()) == {"b": "é"}
-    record = host.read_attempt(str(run), 1)
+    record = lifecycle.read_attempt(str(run), 1)
     assert (record["code_hash"], record["job_id"], record["holder"]["pid"]) == ("code3", "12_3", os.getpid())
 
 
@@ -106,7 +107,7 @@ def test_the_scripts_mistakes_are_told_in_one_line(tmp_path):
 
 
 def test_decide_as_a_script_prints_one_word(tmp_path):
-    host.begin(str(tmp_path), {})
+    lifecycle.begin(str(tmp_path), {})
     done = script("decide", str(tmp_path), "1", "143")
     assert (done.returncode, done.stdout, done.stderr) == (0, "requeue\n", "")
 

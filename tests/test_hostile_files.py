@@ -18,14 +18,14 @@ from test_export import exported
 from use_study import write_run
 
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.images import ImageKnobs, read_image
-from furnace_hpc.data.refusals import Unusable
-from furnace_hpc.data.sounds import SoundKnobs, read_sound
+from furnace_hpc.data.decode.images import ImageKnobs, read_image
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.use import Predictor, answers, program
-from furnace_hpc.use.answers import answer_file
-from furnace_hpc.use.exported import CONFIG
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.inference import Predictor, answers, program
+from furnace_hpc.inference.batch_predict import answer_file
+from furnace_hpc.inference.model_folder import CONFIG
 
 KNOBS = SoundKnobs(coefficients=8, frames=20)
 
@@ -76,7 +76,7 @@ def test_a_header_that_makes_hours_of_a_second_is_refused_before_it_is_resampled
 
 
 def test_silence_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("furnace_hpc.data.sounds._MOST", 30_000)
+    monkeypatch.setattr("furnace_hpc.data.decode.audio._MOST", 30_000)
     soundfile.write(tmp_path / "a.flac", np.zeros((16_000, 2), np.float32), 16_000)
     with pytest.raises(Unusable, match="more than 15,000 samples"):
         read_sound(tmp_path / "a.flac", KNOBS)

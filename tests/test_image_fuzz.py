@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_files import all_kinds, chunk, encoded, exif_of, picture, turned
 
-from furnace_hpc.data.images import ImageKnobs, read_image
-from furnace_hpc.data.refusals import Refusal, Unusable
+from furnace_hpc.data.decode.images import ImageKnobs, read_image
+from furnace_hpc.data.packing.rejects import Refusal, Unusable
 
 SMALL = ImageKnobs(size=16)
 KINDS = all_kinds()

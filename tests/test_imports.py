@@ -24,8 +24,8 @@ MAY = {
     "cluster": {"spec", "runs"},
     "checkup": {"spec", "runs", "cluster"},
 }
-LAZY = {("cluster/task.py", "engine")}  # on the compute node, inside its function
-SUBMITIT = {"cluster/array.py", "cluster/local.py"}
+LAZY = {("launch/rank_main.py", "engine")}  # on the compute node, inside its function
+SUBMITIT = {"launch/slurm_array.py", "launch/local_queue.py"}
 COMMANDS = ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel", "follow_up", "drill", "doctor")
 LOGIN = [name for name in (*COMMANDS, "export", "predict") if (PACKAGE / f"{name}.py").exists()]
 
@@ -125,7 +125,7 @@ def test_the_host_side_imports_nothing_of_the_package_but_itself():
     side = {f"furnace_hpc.runs.{name}" for name in names}
     for name in side:
         names = {n for n in imported(PACKAGE / "runs" / f"{name.rpartition('.')[2]}.py") if n.startswith("furnace_hpc")}
-        assert {".".join(n.split(".")[:3]) for n in names} <= side | {"furnace_hpc.spec.regular"}, name
+        assert {".".join(n.split(".")[:3]) for n in names} <= side | {"furnace_hpc.host.regular_file"}, name
 
 
 def edges() -> set[tuple[str, str]]:

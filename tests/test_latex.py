@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tables_study import complete, finish, study, troubled
 
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.tables.ablation import collect
-from furnace_hpc.tables.latex import escaped, lost_letters, to_latex
-from furnace_hpc.tables.latex_letters import letters_of
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.latex import escaped, lost_letters, to_latex
+from furnace_hpc.tables.output.latex_letters import letters_of
 from furnace_hpc.tables.table import Ablation
 
 POLISH, GREEK, QUOTES, CHINESE = "Zażółć gęślą jaźń ŁÓDŹ", "αβγ λ=0.5 Ω", "“curly” ‘q’ „low“ «g»", "中文测试"  # noqa: RUF001

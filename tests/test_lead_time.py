@@ -2,8 +2,8 @@
 
 from login_study import begin, end, grid, planned, specs
 
-from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.runs.checkpoint_files import note_saved
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.runs.records.checkpoint_files import note_saved
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.lead_time import LeadTime, slowest_save_s
 

@@ -3,14 +3,14 @@
 import pytest
 from login_study import begin, grid, planned, specs
 
-from furnace_hpc.cluster.array import batch_text
-from furnace_hpc.cluster.lemons import excluded_nodes, lemons, node_names
-from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.cluster.show import print_plan
-from furnace_hpc.cluster.waves import Limits, next_wave
-from furnace_hpc.runs import host
+from furnace_hpc.launch.slurm_array import batch_text
+from furnace_hpc.launch.node_exclusion import excluded_nodes, lemons, node_names
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.launch.show_plan import print_plan
+from furnace_hpc.launch.arrays import Limits, next_wave
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder, write_json
-from furnace_hpc.runs.ledger import Attempt
+from furnace_hpc.runs.records.attempts import Attempt
 
 SITE = ClusterProfile(name="c", executor="slurm", cluster_name="big", gpu_flag=None)
 
@@ -58,11 +58,11 @@ def test_the_next_submission_excludes_a_lemon_and_says_so(tmp_path, monkeypatch,
         monkeypatch.setenv("SLURM_CLUSTER_NAME", "big")
         if number == 1:
             run = begin(spec, folder)  # as a job would: only a job has nodes
-            write_json(run.attempt(1), host.read_attempt(str(run.path), 1) | {"end_unix_s": 1.0, "reason": "stopped"})
-        host.begin(str(run.path), {"job_id": f"5_{number}"})
-        host.close(str(run.path), number + 1, "a node failed", "node_fail")
-    assert host.read_attempt(str(run.path), 1).get("nodelist") is None
-    assert host.read_attempt(str(run.path), 3)["nodelist"] == "node[7-8]"
+            write_json(run.attempt(1), lifecycle.read_attempt(str(run.path), 1) | {"end_unix_s": 1.0, "reason": "stopped"})
+        lifecycle.begin(str(run.path), {"job_id": f"5_{number}"})
+        lifecycle.close(str(run.path), number + 1, "a node failed", "node_fail")
+    assert lifecycle.read_attempt(str(run.path), 1).get("nodelist") is None
+    assert lifecycle.read_attempt(str(run.path), 3)["nodelist"] == "node[7-8]"
     plan = planned(tmp_path, grid(), SITE)
     assert plan.exclude == ("node7",)
     [array] = next_wave(plan.shapes, Limits())

@@ -11,12 +11,12 @@ import torch
 from make import make_model
 
 from furnace_hpc.data.columns import open_columns, write_columns
-from furnace_hpc.data.loader import Batch, BatchReader
-from furnace_hpc.data.order import drawn_frames
-from furnace_hpc.data.prefetch import Prefetched, Request, TrainBatches
+from furnace_hpc.data.loading.batches import Batch, BatchReader
+from furnace_hpc.data.loading.sampler import drawn_frames
+from furnace_hpc.data.loading.prefetch import Prefetched, Request, TrainBatches
 from furnace_hpc.engine.evaluation import _shares
-from furnace_hpc.engine.processes import Processes
-from furnace_hpc.spec.manifest import Labels, Statistics
+from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.config.manifest import Labels, Statistics
 
 N, FRAMES = 23, 5
 CPU = torch.device("cpu")

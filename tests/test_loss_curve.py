@@ -6,8 +6,8 @@ import pytest
 from watch_study import write
 
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.loss_curve import BLOCK, loss_curve
-from furnace_hpc.runs.unchanged import while_unchanged
+from furnace_hpc.monitor.loss_curve import BLOCK, loss_curve
+from furnace_hpc.runs.file_cache import while_unchanged
 
 
 @pytest.mark.parametrize("count", [1, 3, 12, 40, 5000])

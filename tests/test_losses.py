@@ -17,8 +17,8 @@ from furnace_hpc.model.losses import (
     vicreg,
 )
 from furnace_hpc.model.scores import single_label_scores
-from furnace_hpc.spec.config import METRICS
-from furnace_hpc.spec.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.train_config import METRICS
+from furnace_hpc.config.model_config import LossConfig, TaskConfig
 
 
 def batch(B: int, seed: int = 0):

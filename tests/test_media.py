@@ -5,10 +5,10 @@ import pytest
 import soundfile
 from PIL import Image
 
-from furnace_hpc.data.images import ImageKnobs, read_image
-from furnace_hpc.data.preprocess import mfcc
-from furnace_hpc.data.refusals import Unusable
-from furnace_hpc.data.sounds import SoundKnobs, read_sound, read_wave
+from furnace_hpc.data.decode.images import ImageKnobs, read_image
+from furnace_hpc.data.decode.features import mfcc
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.decode.audio import SoundKnobs, read_sound, read_wave
 
 SMALL = ImageKnobs(size=16)
 SOUND = SoundKnobs()

@@ -9,10 +9,10 @@ from tables_study import finish, study
 from test_aggregate import command, submit
 
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.grid import read_grid
-from furnace_hpc.spec.metrics import CONSISTENCY, METRICS, checked_direction, metric_direction, metric_names
-from furnace_hpc.spec.rows import expand_rows
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.grid import read_grid
+from furnace_hpc.config.metrics import CONSISTENCY, METRICS, checked_direction, metric_direction, metric_names
+from furnace_hpc.config.grids.expansion import expand_rows
 
 ALL = metric_names({"digit": "single_label", "genres": "multi_label"}, ("text", "image"), ("val", "test"))
 MIN = {"loss", "cosine_mismatched", "median_rank_there", "median_rank_back", "alignment", "uniformity"}

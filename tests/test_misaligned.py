@@ -13,7 +13,7 @@ from torch import Tensor
 
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.spec.model_config import LossConfig, ModelConfig, TaskConfig
+from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
 
 STEPS, TESTED, TASK = 75, 1000, TaskConfig(name="bits")
 Inputs = dict[str, Tensor]

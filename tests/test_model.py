@@ -9,7 +9,7 @@ from make import DESIGNS, make_inputs, make_model
 from furnace_hpc.model.attention import masked_mean
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import drop_modalities
-from furnace_hpc.spec.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.model_config import LossConfig, TaskConfig
 
 NAMES = ("text", "image", "audio")
 SUBSETS = [subset for n in (1, 2, 3) for subset in itertools.combinations(range(3), n)]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_sets import MOVIES, marked, write_mmimdb, write_vocab
 
-from furnace_hpc.data.images import ImageKnobs
-from furnace_hpc.data.mmimdb import GENRES, MovieKnobs, plan_raw
+from furnace_hpc.data.decode.images import ImageKnobs
+from furnace_hpc.data.sets.mmimdb import GENRES, MovieKnobs, plan_raw
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=30),

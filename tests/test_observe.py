@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import pytest
 from login_study import CODE, begin, end, specs
 
-from furnace_hpc.cluster.evidence import Evidence
-from furnace_hpc.cluster.follow_up import close_attempts, left_over
-from furnace_hpc.cluster.journal import Submission
-from furnace_hpc.cluster.observe import Observer, batch_log
-from furnace_hpc.cluster.planned import Shape
-from furnace_hpc.cluster.scheduler import Job
-from furnace_hpc.runs import host
+from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.launch.follow_up import close_attempts, left_over
+from furnace_hpc.runs.journal import Submission
+from furnace_hpc.monitor.run_status import Observer, batch_log
+from furnace_hpc.launch.planned import Shape
+from furnace_hpc.slurm.client import Job
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
 
@@ -49,7 +49,7 @@ def send(made: Submission, job_id: str, rows: Iterable[int]) -> None:
 def attempt(folder: GridFolder, row: int, job_id: str, *verdicts: str) -> RunFolder:
     """An attempt of that job on a node that cannot be seen from here; without verdicts it is open."""
     run = folder.run(RUNS[row])
-    host.begin(str(run.path), {"code_hash": CODE, "job_id": job_id}, host.holder() | {"host": "node7"})
+    lifecycle.begin(str(run.path), {"code_hash": CODE, "job_id": job_id}, lifecycle.holder() | {"host": "node7"})
     if verdicts:
         end(run, *verdicts)
     return run

@@ -10,8 +10,8 @@ import pytest
 from image_files import chunk, encoded, picture, png
 from PIL import Image, ImageCms, features
 
-from furnace_hpc.data.images import ImageKnobs, read_image
-from furnace_hpc.data.refusals import Unusable
+from furnace_hpc.data.decode.images import ImageKnobs, read_image
+from furnace_hpc.data.packing.rejects import Unusable
 
 SMALL = ImageKnobs(size=16)
 

@@ -8,8 +8,8 @@ import pytest
 from image_files import chunk, encoded, exif_of, picture, turned, with_chunk
 from PIL import Image
 
-from furnace_hpc.data.images import ImageKnobs, read_image
-from furnace_hpc.data.refusals import Unusable
+from furnace_hpc.data.decode.images import ImageKnobs, read_image
+from furnace_hpc.data.packing.rejects import Unusable
 
 SMALL = ImageKnobs(size=16)
 WHOLE = ImageKnobs(size=16, fit="stretch")

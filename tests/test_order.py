@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from furnace_hpc.data.order import Weights, rank_indices, step_indices
+from furnace_hpc.data.loading.sampler import Weights, rank_indices, step_indices
 
 
 def test_every_epoch_has_every_sample_once_across_step_borders():

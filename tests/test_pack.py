@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.speech import (
+from furnace_hpc.data.sets.tridigits.speech import (
     draw_requests,
     synthesise,
 )
-from furnace_hpc.data.tridigits import pack, pack_once
-from furnace_hpc.data.tridigits_plan import CLUES, MAX_TOKENS, VOCAB, TriDigitsKnobs, encode, make_plan
-from furnace_hpc.data.tridigits_render import coloured_noise
-from furnace_hpc.pack import mmimdb, tridigits
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.data.sets.tridigits.pack import pack, pack_once
+from furnace_hpc.data.sets.tridigits.plan import CLUES, MAX_TOKENS, VOCAB, TriDigitsKnobs, encode, make_plan
+from furnace_hpc.data.sets.tridigits.render import coloured_noise
+from furnace_hpc.pack import mmimdb
+from furnace_hpc.pack import tridigits
+from furnace_hpc.config.errors import ConfigError
 
 SMALL = {"train": 60, "val": 20, "test": 20, "speech": "bank"}
 

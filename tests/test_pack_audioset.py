@@ -24,14 +24,14 @@ from raw_sets import (
     write_audioset,
 )
 
-from furnace_hpc.data.audioset import ClipKnobs, Lists, plan_audioset
-from furnace_hpc.data.audioset_lists import NUM_CLASSES, read_classes, read_clips
+from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
+from furnace_hpc.data.sets.audioset_lists import NUM_CLASSES, read_classes, read_clips
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.images import ImageKnobs
-from furnace_hpc.data.packing import pack_files
-from furnace_hpc.data.preprocess import mfcc
-from furnace_hpc.data.sounds import SoundKnobs
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.data.decode.images import ImageKnobs
+from furnace_hpc.data.packing.pack import pack_files
+from furnace_hpc.data.decode.features import mfcc
+from furnace_hpc.data.decode.audio import SoundKnobs
+from furnace_hpc.config.errors import ConfigError
 
 CSV = Lists("balanced_train_segments.csv", None, "eval_segments.csv")
 JSON = Lists("balanced_train_segments.json", None, "eval_segments.json")

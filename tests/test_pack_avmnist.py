@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from furnace_hpc import pack
-from furnace_hpc.data.avmnist import plan_avmnist
-from furnace_hpc.data.avmnist_make import MakeKnobs, is_made, make_avmnist, read_digits, reduce_images
+from furnace_hpc.data.sets.avmnist import plan_avmnist
+from furnace_hpc.data.sets.avmnist_synthesis import MakeKnobs, is_made, make_avmnist, read_digits, reduce_images
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.packing import pack_files
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.data.packing.pack import pack_files
+from furnace_hpc.config.errors import ConfigError
 
 
 def ignore(what: str, done: int, total: int) -> None:

@@ -9,13 +9,13 @@ import pytest
 from raw_sets import MOVIES, SPLIT, VOCAB, genres_of, marker_of, write_mmimdb, write_mmimdb_hdf5, write_vocab
 
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.images import ImageKnobs
-from furnace_hpc.data.mmimdb import GENRES, MovieKnobs, choose_plot, plan_raw, read_split
-from furnace_hpc.data.mmimdb_hdf5 import plan_hdf5, read_words
-from furnace_hpc.data.packing import pack_files
-from furnace_hpc.data.refusals import Unusable
-from furnace_hpc.data.tokens import load_tokenizer
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.data.decode.images import ImageKnobs
+from furnace_hpc.data.sets.mmimdb import GENRES, MovieKnobs, choose_plot, plan_raw, read_split
+from furnace_hpc.data.sets.mmimdb_hdf5 import plan_hdf5, read_words
+from furnace_hpc.data.packing.pack import pack_files
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.decode.tokenizer import load_tokenizer
+from furnace_hpc.config.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

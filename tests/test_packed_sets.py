@@ -8,17 +8,17 @@ import torch
 from raw_sets import write_audioset, write_avmnist, write_mmimdb, write_vocab
 
 from furnace_hpc import pack
-from furnace_hpc.cluster.packed import fingerprints
+from furnace_hpc.launch.dataset_checks import fingerprints
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.loader import BatchReader
-from furnace_hpc.data.sounds import SoundKnobs
-from furnace_hpc.data.tokens import vocabulary_of
+from furnace_hpc.data.loading.batches import BatchReader
+from furnace_hpc.data.decode.audio import SoundKnobs
+from furnace_hpc.data.decode.tokenizer import vocabulary_of
 from furnace_hpc.model.network import FusionModel, InputShapes
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import find_file
-from furnace_hpc.spec.grid import read_grid, with_settings
-from furnace_hpc.spec.model_config import ModelConfig
-from furnace_hpc.spec.rows import expand_rows
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import find_file
+from furnace_hpc.config.grids.grid import read_grid, with_settings
+from furnace_hpc.config.model_config import ModelConfig
+from furnace_hpc.config.grids.expansion import expand_rows
 
 BOTH = ["image", "audio"]
 SMALL = {"width": 32, "feedforward": 64, "text_weights": None, "image_encoder": "cnn", "image_weights": None}

@@ -15,13 +15,13 @@ import pytest
 from raw_sets import MOVIES, write_avmnist, write_mmimdb, write_vocab
 from small_disk import only, small_file_system
 
-from furnace_hpc.data.avmnist import plan_avmnist
+from furnace_hpc.data.sets.avmnist import plan_avmnist
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.moments import measure
-from furnace_hpc.data.packing import pack_files
-from furnace_hpc.data.sample import Draft, blank_sample
-from furnace_hpc.data.unfinished import Unfinished
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.data.packing.statistics import measure
+from furnace_hpc.data.packing.pack import pack_files
+from furnace_hpc.data.packing.sample import Draft, blank_sample
+from furnace_hpc.data.packing.resumable_writer import Unfinished
+from furnace_hpc.config.errors import ConfigError
 
 
 def command(*arguments: object) -> list[str]:

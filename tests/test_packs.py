@@ -8,19 +8,19 @@ from login_study import grid as login_grid
 from login_study import pack, refused, write_grid
 from tables_study import GRID, finish, notes, row
 
-from furnace_hpc.cluster.packed import fingerprints
+from furnace_hpc.launch.dataset_checks import fingerprints
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.rows import expand, expand_rows
-from furnace_hpc.tables import statistics
-from furnace_hpc.tables.ablation import collect
-from furnace_hpc.tables.captions import caption
-from furnace_hpc.tables.cells import all_cells, headings
-from furnace_hpc.tables.latex import to_latex
-from furnace_hpc.tables.render import to_csv, to_markdown, to_runs_csv
-from furnace_hpc.tables.report import to_html
-from furnace_hpc.tables.samples import over_samples
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.expansion import expand, expand_rows
+from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import all_cells, headings
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
+from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.statistics.bootstrap import over_samples
 from furnace_hpc.tables.table import Ablation, Draw
 from furnace_hpc.tables.view import View, look
 
@@ -136,9 +136,9 @@ def test_tests_over_samples_need_the_same_samples(tmp_path):
 
 def test_pooled_deviation_of_groups_of_any_size():
     # 1 2 3: squares about the mean 2, of 2 degrees; 5 7: squares 2, of 1; a single value says nothing
-    assert statistics.pooled_deviation([[1, 2, 3], [5, 7], [9]]) == pytest.approx(math.sqrt(4 / 3))
-    assert statistics.pooled_deviation([[1], [2]]) is None
-    assert statistics.pooled_deviation([[1, 2, 3], [4]]) == 1
+    assert estimates.pooled_deviation([[1, 2, 3], [5, 7], [9]]) == pytest.approx(math.sqrt(4 / 3))
+    assert estimates.pooled_deviation([[1], [2]]) is None
+    assert estimates.pooled_deviation([[1, 2, 3], [4]]) == 1
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import pytest
 from login_study import specs
 from watch_study import make, write
 
-from furnace_hpc.cluster.columns import bar, number, sparkline
-from furnace_hpc.cluster.evidence import Evidence
-from furnace_hpc.cluster.overview import Line, overview
-from furnace_hpc.cluster.picture import picture, plain
+from furnace_hpc.monitor.columns import bar, number, sparkline
+from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.grid_status import Line, overview
+from furnace_hpc.monitor.render import picture, plain
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.metrics import last_record
+from furnace_hpc.runs.records.metrics import last_record
 from furnace_hpc.runs.state import RunState, RunStatus
 
 WIDTHS = (120, 80, 60, 40, 20, 5)

@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 from login_study import CODE, LOCAL, begin, dead_holder, end, finish, grid, planned, specs, tree
 
-from furnace_hpc.cluster.plan import retry_words
-from furnace_hpc.cluster.planned import Action
-from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.cluster.submission import write_specs, write_submission
-from furnace_hpc.runs import ending, host
+from furnace_hpc.launch.plan import retry_words
+from furnace_hpc.launch.planned import Action
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.launch.submission import write_specs, write_submission
+from furnace_hpc.host import end_reasons
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.override import overridden, read_overrides
+from furnace_hpc.runs.resume_overrides import overridden, read_overrides
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState
-from furnace_hpc.spec.config import RunSpec, accumulation_steps
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.config.train_config import RunSpec, accumulation_steps
+from furnace_hpc.config.errors import ConfigError
 
 OLD = "01d01d01d01d"
 ONE = {"variants": {"base": {}}, "seeds": [0]}
@@ -90,7 +91,7 @@ def test_a_running_run_is_left_alone_whatever_is_asked(tmp_path, spec, folder):
 
 
 def test_a_run_held_on_another_host_is_left_alone(tmp_path, spec, folder):
-    begin(spec, folder, host.holder() | {"host": "node7"})
+    begin(spec, folder, lifecycle.holder() | {"host": "node7"})
     assert one(tmp_path)[:2] == (RunState.UNKNOWN, Action.LEAVE)
     assert one(tmp_path, new_code=True)[1] is Action.LEAVE
 
@@ -119,7 +120,7 @@ def test_the_code_of_a_run_is_its_first_attempts(tmp_path, spec, folder):
 
 
 def test_an_unknown_retry_word_is_refused(tmp_path):
-    assert retry_words() == {"failed", "lost", "cancelled", *ending.AGAIN, *ending.FATAL}
+    assert retry_words() == {"failed", "lost", "cancelled", *end_reasons.AGAIN, *end_reasons.FATAL}
     with pytest.raises(ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: cancelled, "):
         one(tmp_path, retry=frozenset({"fialed"}))
 

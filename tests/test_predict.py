@@ -14,11 +14,11 @@ from raw_sets import MOVIES
 from use_study import packed_movies, tridigits_model, tridigits_samples  # noqa: F401  fixtures
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.data.mmimdb import GENRES
+from furnace_hpc.data.sets.mmimdb import GENRES
 from furnace_hpc.predict import main
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.metrics import subsets
-from furnace_hpc.use import Predictor
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.metrics import subsets
+from furnace_hpc.inference import Predictor
 
 DIGITS = tuple("0123456789")
 

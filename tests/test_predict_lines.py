@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from image_files import encoded, exif_of, picture, turned
 from use_study import tridigits_model, tridigits_samples  # noqa: F401  fixtures
 
-from furnace_hpc.data import process
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.use import Predictor, recipe
-from furnace_hpc.use.answers import answer_file
+from furnace_hpc.data.decode import child_process
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.inference import Predictor, recipe
+from furnace_hpc.inference.batch_predict import answer_file
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_decoder_that_crashes_costs_its_line(tmp_path, predictor, monkeypatch,
     good = b'{"image": "good.png", "audio": "good.wav"}'
     if how == "spin":  # to import the decoder of sounds takes longer than this limit
         good = b'{"image": "good.png"}'
-        monkeypatch.setattr(process, "MAX_CPU_S", 2.0)
+        monkeypatch.setattr(child_process, "MAX_CPU_S", 2.0)
     (tmp_path / "bad.png").write_text(how)
     (tmp_path / "good.png").write_bytes(encoded(picture(), "PNG"))
     soundfile.write(tmp_path / "good.wav", NOISE, 16_000)

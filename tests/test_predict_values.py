@@ -11,15 +11,15 @@ from raw_sets import CLIPS, SPLIT, write_audioset, write_avmnist
 from test_pack_audioset import CSV, KNOBS
 from use_study import exported, packed, packed_movies, tridigits_model, tridigits_samples  # noqa: F401  fixtures
 
-from furnace_hpc.data.audioset import plan_audioset
-from furnace_hpc.data.avmnist import plan_avmnist
+from furnace_hpc.data.sets.audioset import plan_audioset
+from furnace_hpc.data.sets.avmnist import plan_avmnist
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.mmimdb import choose_plot
-from furnace_hpc.data.tridigits_plan import VOCAB, encode
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.use import Predictor
-from furnace_hpc.use.exporting import stored_row
-from furnace_hpc.use.recipe import make_tokenizer
+from furnace_hpc.data.sets.mmimdb import choose_plot
+from furnace_hpc.data.sets.tridigits.plan import VOCAB, encode
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.inference import Predictor
+from furnace_hpc.inference.export import stored_row
+from furnace_hpc.inference.preprocess import make_tokenizer
 
 
 def test_the_files_of_a_tridigits_sample_give_the_packed_values(model: Path, samples: Path, small_data: Path):

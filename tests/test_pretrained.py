@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from login_study import command, pack, refused, write_grid
 
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.model_config import ModelConfig
-from furnace_hpc.spec.pretrained import check_pretrained
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.model_config import ModelConfig
+from furnace_hpc.config.pretrained_files import check_pretrained
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from furnace_hpc.model.losses import total_loss
-from furnace_hpc.spec.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.model_config import LossConfig, TaskConfig
 
 LOSS = LossConfig(alpha=0.5, beta=0.3, info_nce=1.0, unimodal=1.0, vicreg=0.1, projection_width=16)
 # What lies inside the layers that are computed again: ours, and those of transformers.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.cluster.refusals import is_away, is_doubtful, mend, short
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.slurm.sbatch_errors import is_away, is_doubtful, mend, short
 
 FAILED = "sbatch: error: Batch job submission failed: "
 

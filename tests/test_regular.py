@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 from login_study import begin, command, finish, grid, pack, planned, specs, write_grid
 
-from furnace_hpc.cluster.journal import submissions
-from furnace_hpc.cluster.logs import print_logs
-from furnace_hpc.cluster.submission import read_holder, write_submission
+from furnace_hpc.runs.journal import submissions
+from furnace_hpc.monitor.logs import print_logs
+from furnace_hpc.launch.submission import read_holder, write_submission
 from furnace_hpc.data.columns import map_file, open_columns
-from furnace_hpc.runs import host
-from furnace_hpc.runs.checkpoint_files import complete, describe, is_complete
+from furnace_hpc.host import lifecycle
+from furnace_hpc.runs.records.checkpoint_files import complete, describe, is_complete
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.ledger import read_attempts
-from furnace_hpc.runs.loss_curve import loss_curve
-from furnace_hpc.runs.metrics import last_record, read_metrics
-from furnace_hpc.runs.records import read_result
+from furnace_hpc.runs.records.attempts import read_attempts
+from furnace_hpc.monitor.loss_curve import loss_curve
+from furnace_hpc.runs.records.metrics import last_record, read_metrics
+from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import read_status
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import read_yaml
-from furnace_hpc.spec.manifest import read_manifest
-from furnace_hpc.spec.regular import IrregularFile, check_regular, open_regular, read_regular, read_regular_text
-from furnace_hpc.tables.records import read_record
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import read_yaml
+from furnace_hpc.config.manifest import read_manifest
+from furnace_hpc.host.regular_file import IrregularFile, check_regular, open_regular, read_regular, read_regular_text
+from furnace_hpc.tables.run_files import read_record
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def test_a_pipe_in_a_run_is_damage_and_stops_no_reader(tmp_path, name):
     loss_curve(run, 2, 10)
     for number in (1, 2):
         last_record(run.metrics(number))
-        host.last_step(str(run.path), number)
+        lifecycle.last_step(str(run.path), number)
     read_attempts(run)
     assert read_result(run).run_id == run.run_id
     record = read_record(run)
@@ -177,7 +177,7 @@ def test_a_pipe_in_a_pack_is_damage(small_data, tmp_path):
 
 
 def test_a_pipe_in_an_exported_model_is_refused(tmp_path):
-    from furnace_hpc.use.exported import CONFIG, read_exported
+    from furnace_hpc.inference.model_folder import CONFIG, read_exported
 
     to_pipe(tmp_path / CONFIG)
     with pytest.raises(ConfigError, match=CONFIG):

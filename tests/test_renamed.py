@@ -22,14 +22,14 @@ from login_study import (
 )
 from tables_study import result_of
 
-from furnace_hpc.cluster.overview import overview
-from furnace_hpc.cluster.planned import Action
-from furnace_hpc.cluster.submission import record, write_submission
+from furnace_hpc.monitor.grid_status import overview
+from furnace_hpc.launch.planned import Action
+from furnace_hpc.launch.submission import record, write_submission
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.state import RunState, read_status
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.rows import expand
-from furnace_hpc.tables.results import aggregate, submitted_runs
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.expansion import expand
+from furnace_hpc.tables.output.results import aggregate, submitted_runs
 
 RENAMED = {"variants": {"base": {}, "both": {"loss.alpha": 0.5, "loss.beta": 0.3}}}  # was `full`
 
@@ -213,7 +213,7 @@ def test_a_crash_between_links_and_submission_loses_nothing(place, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("furnace_hpc.cluster.submission.write_atomically", crash)
+        patch.setattr("furnace_hpc.launch.submission.write_atomically", crash)
         with pytest.raises(KeyboardInterrupt):
             record(planned(place, asked))
     assert done

@@ -21,14 +21,14 @@ from tables_study import (
 )
 
 from furnace_hpc.runs.folder import GridFolder, write_json
-from furnace_hpc.runs.metrics import MetricsFile
-from furnace_hpc.tables.ablation import collect
-from furnace_hpc.tables.captions import caption
-from furnace_hpc.tables.cells import PERCENT, PLAIN, all_cells, scale_of
+from furnace_hpc.runs.records.metrics import MetricsFile
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import PERCENT, PLAIN, all_cells, scale_of
 from furnace_hpc.tables.curves import curves_of
-from furnace_hpc.tables.figures import draw_figures
-from furnace_hpc.tables.latex import to_latex
-from furnace_hpc.tables.render import to_csv, to_markdown, to_runs_csv, to_terminal
+from furnace_hpc.tables.output.figures import draw_figures
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv, to_terminal
 from furnace_hpc.tables.table import Ablation
 
 GOLDEN = Path(__file__).parent / "golden"

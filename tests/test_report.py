@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from tables_study import complete, fail, finish, study
 
-from furnace_hpc.runs import host
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder, write_json
-from furnace_hpc.tables.ablation import collect
-from furnace_hpc.tables.figures import draw_figures
-from furnace_hpc.tables.parts import consistency_blocks, modality_matrix
-from furnace_hpc.tables.report import to_html
-from furnace_hpc.tables.results import aggregate
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.figures import draw_figures
+from furnace_hpc.tables.modality_subsets import consistency_blocks, modality_matrix
+from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.output.results import aggregate
 from furnace_hpc.tables.table import Ablation
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -33,7 +33,7 @@ def make(root: Path) -> GridFolder:
         scores = {f"test/digit/accuracy@{name}": value / len(name) for name in SUBSETS}
         scores |= {f"test/consistency/{name}@text+image": value for name in ("gap", "auc", "cosine_matched")}
         run = finish(spec, folder, metrics={"test/digit/accuracy": value + len(spec.variant) / 1000, **scores})
-        write_json(run.attempt(1), host.read_attempt(str(run.path), 1) | {"job_id": "17_3"})
+        write_json(run.attempt(1), lifecycle.read_attempt(str(run.path), 1) | {"job_id": "17_3"})
     return folder
 
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from tables_study import accuracy_of, finish, study
 
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.predictions import read_arrays
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.tables.ablation import collect
-from furnace_hpc.tables.samples import bootstrap, over_samples
+from furnace_hpc.runs.records.predictions import read_arrays
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.statistics.bootstrap import bootstrap, over_samples
 
 
 def as_bools(text):

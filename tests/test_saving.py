@@ -7,9 +7,9 @@ import pytest
 import torch
 from forked_ranks import run_phases
 
-from furnace_hpc.engine.durable import write_files
-from furnace_hpc.engine.host_copy import HostCopy
-from furnace_hpc.runs.checkpoint_files import describe
+from furnace_hpc.engine.checkpoint.tensor_files import write_files
+from furnace_hpc.engine.checkpoint.host_copy import HostCopy
+from furnace_hpc.runs.records.checkpoint_files import describe
 
 FULL = "OSError: [Errno 28] No space left on device"
 CASES: list[dict[str, Any]] = [

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from furnace_hpc.schema import KINDS
-from furnace_hpc.spec.problems import _model_inside
+from furnace_hpc.config.parsing.validation import _model_inside
 
 
 def printed(kind: str) -> subprocess.CompletedProcess[str]:

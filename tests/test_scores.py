@@ -22,7 +22,7 @@ from furnace_hpc.model.scores import (
     single_label_scores,
     tune_threshold,
 )
-from furnace_hpc.spec.metrics import METRICS
+from furnace_hpc.config.metrics import METRICS
 
 
 def multi_label(N: int = 400, C: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

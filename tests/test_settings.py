@@ -6,9 +6,9 @@ import pytest
 import yaml
 from login_study import grid
 
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.grid import Grid, narrowed, with_settings
-from furnace_hpc.spec.rows import expand_rows
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.grid import Grid, narrowed, with_settings
+from furnace_hpc.config.grids.expansion import expand_rows
 
 
 def set_(*settings: str, **changes):

@@ -7,11 +7,11 @@ import rank_work
 from forked_ranks import run_on_ranks
 from make import make_config
 
-from furnace_hpc.runs import host
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import write_atomically
-from furnace_hpc.spec.config import Resources, RunSpec
-from furnace_hpc.spec.manifest import read_manifest
+from furnace_hpc.config.train_config import Resources, RunSpec
+from furnace_hpc.config.manifest import read_manifest
 
 WORDS = {
     "nothing": "accepted",
@@ -34,7 +34,7 @@ def prepare(folder: Path, small_data: Path, change: str) -> str:
     spec = RunSpec(grid="g", variant="base", config=make_config(), resources=Resources(), data_fingerprint=fingerprint)
     run_dir = folder / spec.run_id
     write_atomically(run_dir / "spec.json", spec.model_dump_json())
-    host.begin(str(run_dir), {"code_hash": "other" if change == "code" else code_hash(), "data_dir": str(data)})
+    lifecycle.begin(str(run_dir), {"code_hash": "other" if change == "code" else code_hash(), "data_dir": str(data)})
     return str(run_dir)
 
 

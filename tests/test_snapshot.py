@@ -16,12 +16,14 @@ from furnace_hpc.runs import snapshot
 from furnace_hpc.runs.code import PACKAGE
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.snapshot import check_snapshot, source, take_snapshot
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.config.errors import ConfigError
 
 TAKE = """
 import json, sys
 from pathlib import Path
-from furnace_hpc.runs import code, folder, snapshot
+from furnace_hpc.runs import code
+from furnace_hpc.runs import folder
+from furnace_hpc.runs import snapshot
 taken = str(snapshot.take_snapshot(folder.GridFolder(Path(sys.argv[1])))) if sys.argv[1:] else ""
 hashes = [code.code_hash(), snapshot.source().snapshot_hash]
 print(json.dumps([taken, str(code.PACKAGE.parent), code.git_commit(), hashes]))

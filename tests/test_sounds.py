@@ -12,8 +12,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furnace_hpc.data.refusals import Unusable
-from furnace_hpc.data.sounds import SoundKnobs, read_sound, read_wave
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.decode.audio import SoundKnobs, read_sound, read_wave
 
 SOUND = SoundKnobs()
 RATE = 16_000
@@ -339,7 +339,7 @@ def test_a_long_mp3_does_not_depend_on_how_it_is_read(tmp_path, monkeypatch):
     """soundfile seeks after each read, and what follows in MP3 is not what was encoded."""
     content = mp3()
     whole = decoded(content, tmp_path)
-    monkeypatch.setattr("furnace_hpc.data.sounds._BLOCK", 5000)
+    monkeypatch.setattr("furnace_hpc.data.decode.audio._BLOCK", 5000)
     np.testing.assert_array_equal(decoded(content, tmp_path), whole)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.staging import stage
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.data.loading.staging import stage
+from furnace_hpc.config.errors import ConfigError
 
 
 def staged(data: Path, scratch: Path | str) -> tuple[Path, str]:
@@ -119,7 +119,7 @@ def test_where_there_is_no_room_all_ranks_read_the_set_itself(small_data, tmp_pa
             assert "GiB free, the data needs" in words
         # Others fill the disk meanwhile: it had room when it was asked.
         usage = shutil.disk_usage(tmp_path)
-        monkeypatch.setattr("furnace_hpc.data.staging.shutil.disk_usage", lambda place: usage)
+        monkeypatch.setattr("furnace_hpc.data.loading.staging.shutil.disk_usage", lambda place: usage)
         folder, words = staged(small_data, scratch)
         assert folder == small_data
         assert words.endswith("No space left on device")

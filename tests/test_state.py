@@ -5,10 +5,11 @@ import json
 import pytest
 from login_study import begin, dead_holder, end, finish, specs
 
-from furnace_hpc.runs import ending, host
+from furnace_hpc.host import end_reasons
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.metrics import last_record, read_metrics
-from furnace_hpc.runs.records import read_result
+from furnace_hpc.runs.records.metrics import last_record, read_metrics
+from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import ENDED, RunState, read_status
 
 
@@ -32,8 +33,8 @@ def test_a_result_is_done_whatever_the_attempts_say(spec, folder):
     run = finish(spec, folder)
     assert read_status(run).state is RunState.DONE
     assert read_result(run).run_id == spec.run_id
-    with pytest.raises(host.Busy, match="it is done already"):
-        host.begin(str(run.path), {}, dead_holder())
+    with pytest.raises(lifecycle.Busy, match="it is done already"):
+        lifecycle.begin(str(run.path), {}, dead_holder())
     for attempt in run.attempts.iterdir():
         attempt.unlink()
     assert read_status(run).state is RunState.DONE
@@ -50,7 +51,7 @@ def test_a_dead_holder_is_interrupted(spec, folder):
 
 
 def test_a_holder_on_another_host_is_unknown_and_named(spec, folder):
-    status = read_status(begin(spec, folder, host.holder() | {"host": "node7"}))
+    status = read_status(begin(spec, folder, lifecycle.holder() | {"host": "node7"}))
     assert (status.state, status.reason) == (
         RunState.UNKNOWN,
         "held on node7, not visible from here; if that is gone: --retry lost",
@@ -83,10 +84,10 @@ def test_an_unknown_reason_is_unknown_and_never_failed(spec, folder):
 
 
 def test_every_reason_that_decide_gives_has_a_state():
-    assert {reason for reason, ended in ENDED.items() if ended.again} == set(ending.AGAIN)
-    assert {reason for reason, ended in ENDED.items() if ended.state is RunState.FAILED} == set(ending.FATAL)
-    assert set(ENDED) == {*ending.AGAIN, *ending.FATAL, "done", "cancelled"}
-    assert set(ending.AGAIN) - set(host.REQUEUED) == {"killed"}
+    assert {reason for reason, ended in ENDED.items() if ended.again} == set(end_reasons.AGAIN)
+    assert {reason for reason, ended in ENDED.items() if ended.state is RunState.FAILED} == set(end_reasons.FATAL)
+    assert set(ENDED) == {*end_reasons.AGAIN, *end_reasons.FATAL, "done", "cancelled"}
+    assert set(end_reasons.AGAIN) - set(lifecycle.REQUEUED) == {"killed"}
 
 
 def write(run: RunFolder, attempt: int, *records: dict, torn: str = "") -> None:

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from furnace_hpc.cluster import evidence
-from furnace_hpc.cluster.evidence import FRESH_S, GONE, GONE_AFTER_S, IDLE_S, MAX_BACK_OFF_S, Evidence, gather
-from furnace_hpc.cluster.journal import Submission
-from furnace_hpc.cluster.scheduler import Job
-from furnace_hpc.cluster.states import MEANINGS, Meaning, Phase, meaning
+from furnace_hpc.monitor import job_cache
+from furnace_hpc.monitor.job_cache import FRESH_S, GONE, GONE_AFTER_S, IDLE_S, MAX_BACK_OFF_S, Evidence, gather
+from furnace_hpc.runs.journal import Submission
+from furnace_hpc.slurm.client import Job
+from furnace_hpc.slurm.job_states import MEANINGS, Meaning, Phase, meaning
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.state import RunState
-from furnace_hpc.spec.errors import UnavailableError
+from furnace_hpc.config.errors import UnavailableError
 
 # All that Slurm's manuals list, 22.05 to 24.11: compact form, long form, phase. The last four have no compact form.
 SLURM = """
@@ -115,9 +115,9 @@ class Slurm:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.now, self.away, self.queued, self.told, self.asked = 1e6, False, [], [], []
-        patch.setattr(evidence, "time", SimpleNamespace(time=lambda: self.now, sleep=self.sleep))
-        patch.setattr(evidence.scheduler, "queue", lambda users: self.says("squeue", self.queued))
-        patch.setattr(evidence.scheduler, "accounting", lambda ids: self.says(f"sacct {','.join(ids)}", self.told))
+        patch.setattr(job_cache, "time", SimpleNamespace(time=lambda: self.now, sleep=self.sleep))
+        patch.setattr(job_cache.scheduler, "queue", lambda users: self.says("squeue", self.queued))
+        patch.setattr(job_cache.scheduler, "accounting", lambda ids: self.says(f"sacct {','.join(ids)}", self.told))
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

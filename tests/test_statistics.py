@@ -7,8 +7,8 @@ import random
 import pytest
 import scipy.stats
 
-from furnace_hpc.tables import statistics
-from furnace_hpc.tables.statistics import Difference
+from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.estimates import Difference
 
 
 def pairs(n: int, shift: float = 0.01) -> tuple[list[float], list[float]]:
@@ -24,14 +24,14 @@ def minus(ours: list[float], theirs: list[float]) -> list[float]:
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 30])
 def test_t_test_agrees_with_scipy(n):
     ours, theirs = pairs(n)
-    assert statistics.t_test(minus(ours, theirs)) == pytest.approx(scipy.stats.ttest_rel(ours, theirs).pvalue, rel=1e-9)
-    assert statistics.paired_difference(ours, theirs).t_p == statistics.t_test(minus(ours, theirs))
+    assert estimates.t_test(minus(ours, theirs)) == pytest.approx(scipy.stats.ttest_rel(ours, theirs).pvalue, rel=1e-9)
+    assert estimates.paired_difference(ours, theirs).t_p == estimates.t_test(minus(ours, theirs))
 
 
 def test_t_test_where_differences_are_all_the_same():
-    assert statistics.t_test([0.25, 0.25, 0.25]) is None
-    assert statistics.t_test([0.0, 0.0]) is None
-    assert statistics.t_test([0.1]) is None
+    assert estimates.t_test([0.25, 0.25, 0.25]) is None
+    assert estimates.t_test([0.0, 0.0]) is None
+    assert estimates.t_test([0.1]) is None
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8, 11])
@@ -39,79 +39,79 @@ def test_t_test_where_differences_are_all_the_same():
 def test_sign_flip_agrees_with_scipys_exact_permutation_test(n, shift):
     differences = minus(*pairs(n, shift))
     oracle = scipy.stats.permutation_test((differences,), sum, permutation_type="samples", n_resamples=10_000)
-    assert statistics.sign_flip_test(differences) == pytest.approx(oracle.pvalue, abs=1e-12)
+    assert estimates.sign_flip_test(differences) == pytest.approx(oracle.pvalue, abs=1e-12)
 
 
 def test_sign_flip_counts_every_pattern_with_its_ties():
     # sums of (+-1 +-1 +-2): 4 2 2 0 0 -2 -2 -4; at least as far from zero as 1 - 1 + 2 = 2: six of eight
-    assert statistics.sign_flip_test([1.0, -1.0, 2.0]) == 6 / 8
-    assert statistics.sign_flip_test([0.1, 0.2, 0.3]) == 2 / 8  # 0.1 + 0.2 is not 0.3: the tie counts all the same
+    assert estimates.sign_flip_test([1.0, -1.0, 2.0]) == 6 / 8
+    assert estimates.sign_flip_test([0.1, 0.2, 0.3]) == 2 / 8  # 0.1 + 0.2 is not 0.3: the tie counts all the same
     tied = [0.1, 0.2, -0.3]
-    assert statistics.sign_flip_test(tied) == 1.0
+    assert estimates.sign_flip_test(tied) == 1.0
     values = [0.1, 0.3, 0.2, -0.1, 0.3, -0.2, 0.1]
     total = abs(sum(round(10 * value) for value in values))
     flips = [
         abs(sum(s * round(10 * value) for s, value in zip(signs, values, strict=True)))
         for signs in itertools.product((1, -1), repeat=7)
     ]
-    assert statistics.sign_flip_test(values) == sum(flip >= total for flip in flips) / 2**7
+    assert estimates.sign_flip_test(values) == sum(flip >= total for flip in flips) / 2**7
 
 
 @pytest.mark.parametrize("n", [2, 5, 10, 20, 32])
 def test_sign_flip_floor(n):
-    assert statistics.sign_flip_test([1.0 + number / 100 for number in range(n)]) == statistics.sign_flip_floor(n)
-    assert statistics.sign_flip_floor(5) == 0.0625
+    assert estimates.sign_flip_test([1.0 + number / 100 for number in range(n)]) == estimates.sign_flip_floor(n)
+    assert estimates.sign_flip_floor(5) == 0.0625
 
 
 def test_sign_flip_is_not_given_where_it_is_not_computed():
-    assert statistics.sign_flip_test([1.0]) is None
-    assert statistics.sign_flip_test([1.0] * 33) is None
+    assert estimates.sign_flip_test([1.0]) is None
+    assert estimates.sign_flip_test([1.0] * 33) is None
 
 
 def test_holm_worked_by_hand():
     # sorted .005 .01 .03 .04 times 4 3 2 1: .02 .03 .06 .04, and none below the one before it
-    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert statistics.holm([0.9, 0.6]) == [1.0, 1.0]
-    assert statistics.holm([0.02]) == [0.02]
-    assert statistics.holm([]) == []
+    assert estimates.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert estimates.holm([0.9, 0.6]) == [1.0, 1.0]
+    assert estimates.holm([0.02]) == [0.02]
+    assert estimates.holm([]) == []
 
 
 def test_holm_is_over_the_rows_that_have_a_test():
     rows = [None, Difference(0.1, (0, 1), 5, t_p=0.01), Difference(0.1, None, 1), Difference(0.1, (0, 1), 5, t_p=0.04)]
-    corrected = statistics.with_holm(rows)
+    corrected = estimates.with_holm(rows)
     assert [row and row.holm_p for row in corrected] == [None, 0.02, None, 0.04]
 
 
 def test_effect_size_worked_by_hand():
-    assert statistics.effect_size([1, 2, 3, 4, 5]) == pytest.approx(3 / math.sqrt(2.5))
-    assert statistics.effect_size([0.5, 0.5]) is None
-    assert statistics.effect_size([1.0]) is None
+    assert estimates.effect_size([1, 2, 3, 4, 5]) == pytest.approx(3 / math.sqrt(2.5))
+    assert estimates.effect_size([0.5, 0.5]) is None
+    assert estimates.effect_size([1.0]) is None
 
 
 @pytest.mark.parametrize(("effect", "n"), [(0.5, 34), (0.8, 15), (1.0, 10), (-0.5, 34), (0.2, 199)])
 def test_pairs_needed_are_those_of_the_tables(effect, n):
     # G*Power 3.1, difference between two dependent means, two-tailed, alpha .05, power .8
-    assert 5 + statistics.more_pairs(effect, 5) == n
+    assert 5 + estimates.more_pairs(effect, 5) == n
 
 
 def test_power_agrees_with_scipys_noncentral_t():
     for effect, n in ((0.3, 8), (1.2, 5), (0.9, 20)):
         bound = scipy.stats.t.ppf(0.975, n - 1)
         oracle = scipy.stats.nct.sf(bound, n - 1, effect * math.sqrt(n))
-        assert statistics.power_of(effect, n) == pytest.approx(oracle, rel=1e-6)
+        assert estimates.power_of(effect, n) == pytest.approx(oracle, rel=1e-6)
 
 
 def test_too_few_seeds_says_how_many_more_or_that_none_will_do():
     ours, theirs = [0.82, 0.80, 0.83], [0.80, 0.81, 0.80]  # +2 -1 +3 points: mean 1.33, deviation 2.08, d .64
-    difference = statistics.paired_difference(ours, theirs)
+    difference = estimates.paired_difference(ours, theirs)
     assert difference.too_few
     assert difference.effect == pytest.approx(0.6405, abs=1e-3)
-    assert statistics.power_of(difference.effect, 3 + difference.more_seeds) >= 0.8
-    assert statistics.power_of(difference.effect, 2 + difference.more_seeds) < 0.8
-    assert statistics.more_pairs(0.01, 5) is None
-    same = statistics.paired_difference([0.5, 0.6], [0.5, 0.6])
+    assert estimates.power_of(difference.effect, 3 + difference.more_seeds) >= 0.8
+    assert estimates.power_of(difference.effect, 2 + difference.more_seeds) < 0.8
+    assert estimates.more_pairs(0.01, 5) is None
+    same = estimates.paired_difference([0.5, 0.6], [0.5, 0.6])
     assert (same.too_few, same.effect, same.more_seeds) == (True, None, None)
-    clear = statistics.paired_difference([0.9, 0.91, 0.92], [0.8, 0.811, 0.819])
+    clear = estimates.paired_difference([0.9, 0.91, 0.92], [0.8, 0.811, 0.819])
     assert (clear.too_few, clear.more_seeds) == (False, None)
 
 
@@ -131,14 +131,14 @@ def test_too_few_seeds_says_how_many_more_or_that_none_will_do():
     ],
 )
 def test_equal_differences_have_no_test(ours, theirs):
-    difference = statistics.paired_difference(ours, theirs)
+    difference = estimates.paired_difference(ours, theirs)
     assert difference.is_constant
     assert difference == Difference(difference.mean, None, len(ours))
     assert difference.mean == pytest.approx(ours[0] - theirs[0], abs=1e-9 * max(ours))
 
 
 def test_small_but_real_variation_is_tested():
-    difference = statistics.paired_difference([0.85, 0.850001], [0.80, 0.80])
+    difference = estimates.paired_difference([0.85, 0.850001], [0.80, 0.80])
     assert not difference.is_constant
     assert difference.t_p == pytest.approx(scipy.stats.ttest_rel([0.85, 0.850001], [0.80, 0.80]).pvalue, rel=1e-6)
-    assert not statistics.paired_difference([0.9], [0.8]).is_constant
+    assert not estimates.paired_difference([0.9], [0.8]).is_constant

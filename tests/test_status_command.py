@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from login_study import begin, command, dead_holder, end, finish, grid, planned, specs, tree
 
-from furnace_hpc.cluster.journal import Submission
-from furnace_hpc.cluster.observe import batch_log
-from furnace_hpc.cluster.submission import write_submission
-from furnace_hpc.runs import host
+from furnace_hpc.runs.journal import Submission
+from furnace_hpc.monitor.run_status import batch_log
+from furnace_hpc.launch.submission import write_submission
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.metrics import MetricsFile
-from furnace_hpc.spec.grid import with_settings
+from furnace_hpc.runs.records.metrics import MetricsFile
+from furnace_hpc.config.grids.grid import with_settings
 
 DONE, RUNNING, FAILED, NEW = RUNS = [spec.run_id for spec in specs()]
 ERROR = "RuntimeError: [bold]x[/red] " + "long " * 60 + "end"
@@ -184,20 +184,20 @@ def test_cancel_where_nothing_runs_says_so_and_changes_nothing(folder, lock):
 
 
 def test_cancel_of_a_queue_on_another_host_says_where_to_give_it(folder):
-    folder.lock.write_text(json.dumps(host.holder() | {"host": "node7", "what": "queue"}))
+    folder.lock.write_text(json.dumps(lifecycle.holder() | {"host": "node7", "what": "queue"}))
     assert refused(folder, "cancel") == "a queue on node7 runs this grid: give the command there"
 
 
 def test_cancel_tells_a_queue_on_this_machine_to_stop(folder):
     with subprocess.Popen(["sleep", "60"]) as queue:
         try:
-            folder.lock.write_text(json.dumps(host.holder(queue.pid) | {"what": "queue"}))
+            folder.lock.write_text(json.dumps(lifecycle.holder(queue.pid) | {"what": "queue"}))
             words = "a queue on this machine can only be stopped whole: leave --variant away"
             assert refused(folder, "cancel", "--variant", "base") == words
             assert queue.poll() is None
             code, said, complaint = give(folder, "cancel")
             assert (code, complaint) == (0, "")
-            assert said.startswith(f"told the queue of process {queue.pid} on {host.holder()['host']} to stop; ")
+            assert said.startswith(f"told the queue of process {queue.pid} on {lifecycle.holder()['host']} to stop; ")
             assert queue.wait(30) == -signal.SIGTERM
         finally:
             queue.kill()

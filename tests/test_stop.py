@@ -8,9 +8,9 @@ import torch
 from make import make_config
 
 from furnace_hpc.engine.loop import Progress
-from furnace_hpc.engine.processes import Processes
+from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.stop import Stopped, StopRequest
-from furnace_hpc.runs.host import STOP_SIGNALS
+from furnace_hpc.host.lifecycle import STOP_SIGNALS
 
 ALONE = Processes(0, 0, 1, torch.device("cpu"))
 

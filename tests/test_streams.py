@@ -11,7 +11,7 @@ from test_aggregate import submit
 
 from furnace_hpc.cli import COMMANDS
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.utf8_path import utf8_path
+from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.streams import READER_LEFT
 
 ASCII = {"PYTHONIOENCODING": "ascii"}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from raw_sets import CLIPS, write_audioset, write_avmnist, write_mmimdb, write_vocab
 
-from furnace_hpc.spec.files import find_file
-from furnace_hpc.spec.grid import read_grid
+from furnace_hpc.config.parsing.lookup import find_file
+from furnace_hpc.config.grids.grid import read_grid
 
 STUDIES = ("mmimdb", "avmnist", "audioset")
 # What the raw files of the tests want besides: another vocabulary, eight classes, clips without sound or frames.

@@ -9,22 +9,23 @@ import pytest
 import yaml
 from login_study import CODE, begin, dead_holder, end, finish, grid, planned, read_rows, speak_at_once, specs, tree
 
-from furnace_hpc.cluster import submission
-from furnace_hpc.cluster.journal import Submission
-from furnace_hpc.cluster.submission import only_submitter, withdraw, write_submission
-from furnace_hpc.runs import batch, host
+from furnace_hpc.launch import submission
+from furnace_hpc.runs.journal import Submission
+from furnace_hpc.launch.submission import only_submitter, withdraw, write_submission
+from furnace_hpc.host import batch
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.config import RunSpec
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.grid import Grid
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.grid import Grid
 
 OLD = "01d01d01d01d"
 HOLD = """
 import sys
 from pathlib import Path
-from furnace_hpc.cluster.submission import only_submitter
+from furnace_hpc.launch.submission import only_submitter
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.config.errors import ConfigError
 sys.stdin.readline()
 try:
     with only_submitter(GridFolder(Path(sys.argv[1]))):
@@ -66,7 +67,7 @@ def test_a_stale_lock_of_a_dead_process_is_taken_over(tmp_path):
     folder = GridFolder(tmp_path)
     folder.lock.write_text(json.dumps(dead_holder()))
     with only_submitter(folder):
-        assert json.loads(folder.lock.read_text()) == host.holder() | {"job_id": None, "what": "submission"}
+        assert json.loads(folder.lock.read_text()) == lifecycle.holder() | {"job_id": None, "what": "submission"}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,21 +83,21 @@ def test_of_four_that_find_a_stale_lock_one_takes_it(tmp_path):
 def test_a_lock_that_was_taken_over_in_between_is_not_taken_again(tmp_path, monkeypatch):
     folder = GridFolder(tmp_path)
     folder.lock.write_text(json.dumps(dead_holder()))
-    is_alive = host.is_alive
+    is_alive = lifecycle.is_alive
     asked = []
 
     def slow(who):
         answer = is_alive(who)
         asked.append(answer)
         if len(asked) == 1:  # while this one looked, a live process took the stale lock over
-            folder.lock.write_text(json.dumps(host.holder()))
+            folder.lock.write_text(json.dumps(lifecycle.holder()))
         return answer
 
     monkeypatch.setattr(submission.host, "is_alive", slow)
     with pytest.raises(ConfigError, match=f"run by process {os.getpid()} on "), only_submitter(folder):
         pass
     assert asked[0] is False
-    assert json.loads(folder.lock.read_text()) == host.holder()
+    assert json.loads(folder.lock.read_text()) == lifecycle.holder()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_an_open_attempt_of_a_dead_launcher_is_closed_so_that_any_node_may_begin
     folder = GridFolder(tmp_path / "study")
     run = begin(specs()[0], folder, dead_holder())
     write_submission(planned(tmp_path, grid()))
-    record = host.read_attempt(str(run.path), 1)
+    record = lifecycle.read_attempt(str(run.path), 1)
     assert (record["reason"], record["error"]) == ("killed", "its launcher died without a word")
     assert record["end_unix_s"] is not None
 

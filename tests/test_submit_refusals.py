@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from login_study import FINGERPRINT, begin, dead_holder, pack, refused, specs, write_grid
 
-from furnace_hpc.cluster.submission import only_submitter
+from furnace_hpc.launch.submission import only_submitter
 from furnace_hpc.runs.folder import GridFolder
 
 

@@ -12,15 +12,15 @@ import pytest
 from tables_study import BONUS, accuracy_of, complete, finish, notes, row, study, troubled
 
 from furnace_hpc.runs.folder import GridFolder, write_json
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.tables import statistics
-from furnace_hpc.tables.ablation import collect, differences
-from furnace_hpc.tables.captions import caption
-from furnace_hpc.tables.cells import all_cells
-from furnace_hpc.tables.figures import draw_figures
-from furnace_hpc.tables.latex import to_latex
-from furnace_hpc.tables.notes import describe
-from furnace_hpc.tables.render import to_csv
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.collect import collect, differences
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import all_cells
+from furnace_hpc.tables.output.figures import draw_figures
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.notes import describe
+from furnace_hpc.tables.output.render import to_csv
 from furnace_hpc.tables.table import Ablation, Draw
 
 
@@ -39,9 +39,9 @@ def holes(tmp_path_factory) -> Ablation:
 
 def test_t_interval_worked_by_hand():
     # values 1 2 3 4 5: mean 3, deviation sqrt(2.5), t(0.975, 4) = 2.776445
-    assert statistics.mean([1, 2, 3, 4, 5]) == 3
-    assert statistics.sample_deviation([1, 2, 3, 4, 5]) == pytest.approx(math.sqrt(2.5), rel=1e-12)
-    low, high = statistics.t_interval([1, 2, 3, 4, 5])
+    assert estimates.mean([1, 2, 3, 4, 5]) == 3
+    assert estimates.sample_deviation([1, 2, 3, 4, 5]) == pytest.approx(math.sqrt(2.5), rel=1e-12)
+    low, high = estimates.t_interval([1, 2, 3, 4, 5])
     assert (low, high) == pytest.approx((3 - 1.963243, 3 + 1.963243), abs=1e-6)
 
 
@@ -53,21 +53,21 @@ def test_statistics_agree_with_scipy():
         ours = [generator.gauss(0.8, 0.01) for _ in range(n)]
         theirs = [generator.gauss(0.79, 0.01) for _ in range(n)]
         oracle = scipy.stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-        difference = statistics.paired_difference(ours, theirs)
+        difference = estimates.paired_difference(ours, theirs)
         assert difference.interval == pytest.approx((oracle.low, oracle.high), rel=1e-9)
         assert difference.n == n
         one = scipy.stats.ttest_1samp(ours, 0).confidence_interval(0.99)
-        assert statistics.t_interval(ours, 0.99) == pytest.approx((one.low, one.high), rel=1e-9)
+        assert estimates.t_interval(ours, 0.99) == pytest.approx((one.low, one.high), rel=1e-9)
 
 
 def test_too_few_values_give_none():
-    assert statistics.mean([]) is None
-    assert statistics.sample_deviation([1.0]) is None
-    assert statistics.t_interval([1.0]) is None
-    assert statistics.paired_difference([], []) is None
-    assert statistics.paired_difference([2.0], [1.5]) == statistics.Difference(0.5, None, 1)
+    assert estimates.mean([]) is None
+    assert estimates.sample_deviation([1.0]) is None
+    assert estimates.t_interval([1.0]) is None
+    assert estimates.paired_difference([], []) is None
+    assert estimates.paired_difference([2.0], [1.5]) == estimates.Difference(0.5, None, 1)
     with pytest.raises(ValueError, match="zip"):
-        statistics.paired_difference([1.0], [])
+        estimates.paired_difference([1.0], [])
 
 
 # Collecting
@@ -244,7 +244,7 @@ def test_one_seed_has_the_note_on_n_alone(tmp_path):
 
 def test_importing_tables_imports_nothing_heavy():
     code = (
-        "import sys, furnace_hpc.tables.results, furnace_hpc.aggregate; "
+        "import sys, furnace_hpc.tables.output.results, furnace_hpc.aggregate; "
         "print({'torch', 'scipy', 'matplotlib', 'polars', 'numpy', 'deepspeed'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

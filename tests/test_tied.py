@@ -7,10 +7,10 @@ from pathlib import Path
 
 import psutil
 
-from furnace_hpc.cluster import tied
-from furnace_hpc.cluster.array import _Executor
+from furnace_hpc.slurm import die_with_parent
+from furnace_hpc.launch.slurm_array import _Executor
 
-TIED = [sys.executable, "-S", tied.__file__]
+TIED = [sys.executable, "-S", die_with_parent.__file__]
 
 
 def run(seconds: str, script: str) -> subprocess.CompletedProcess[bytes]:

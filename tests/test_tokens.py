@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from raw_sets import MOVIES, write_mmimdb, write_vocab
 from use_study import packed_movies  # noqa: F401  fixture
 
-from furnace_hpc.data.refusals import Unusable
-from furnace_hpc.data.rust import TokenizerError, tokenizer_errors
-from furnace_hpc.data.tokens import MAX_IDS, TokenReader, load_tokenizer, shipped_vocabulary
-from furnace_hpc.runs.checkpoint_files import describe
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.decode.tokenizer_errors import TokenizerError, tokenizer_errors
+from furnace_hpc.data.decode.tokenizer import MAX_IDS, TokenReader, load_tokenizer, shipped_vocabulary
+from furnace_hpc.runs.records.checkpoint_files import describe
+from furnace_hpc.config.errors import ConfigError
 
 SLOW = "a" * 60 + "!"  # on which BACKTRACKS panics
 BACKTRACKS = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}
@@ -192,8 +192,8 @@ def test_threads_that_fail_at_once_leave_stderr_alone(tmp_path, capfd):
 def test_a_closed_stderr_is_no_obstacle(tmp_path):
     folder = write(tmp_path, content(normalizer=BACKTRACKS))
     code = (
-        "import os; os.close(2)\nfrom furnace_hpc.data.tokens import load_tokenizer\n"
-        "from furnace_hpc.data.refusals import Unusable\n"
+        "import os; os.close(2)\nfrom furnace_hpc.data.decode.tokenizer import load_tokenizer\n"
+        "from furnace_hpc.data.packing.rejects import Unusable\n"
         f"reader = load_tokenizer({folder!r}, 8)\n"
         f"try: reader.encode({SLOW!r})\nexcept Unusable as error: print(error.detail)\n"
         "print(reader.encode('b')[1])"

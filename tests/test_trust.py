@@ -14,14 +14,14 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from furnace_hpc.runs import host
-from furnace_hpc.runs.access import GROUP_ACCESS, lets_strangers_write
-from furnace_hpc.runs.checkpoint_files import complete, describe, is_complete
+from furnace_hpc.host import lifecycle
+from furnace_hpc.host.access import GROUP_ACCESS, lets_strangers_write
+from furnace_hpc.runs.records.checkpoint_files import complete, describe, is_complete
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.metrics import MetricsFile
+from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.trust import check_place, check_trusted, keep_private
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.config.errors import ConfigError
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
@@ -388,8 +388,8 @@ def test_what_is_made_is_private_or_the_groups(tmp_path, umask, group, folder, f
     assert (tmp_path / "file").stat().st_mode & 0o7777 == file
     assert os.environ.get(GROUP_ACCESS) == ("1" if group else None)
     run = RunFolder(tmp_path / "runs" / "base-s0-1")
-    host.write_spec(str(run.path), "{}")
-    host.begin(str(run.path), {})
+    lifecycle.write_spec(str(run.path), "{}")
+    lifecycle.begin(str(run.path), {})
     MetricsFile(run.metrics(1)).close()
     log = "import sys; from pathlib import Path; from furnace_hpc.cluster import task; "
     log += "task._write_to(Path(sys.argv[1]))"
@@ -423,7 +423,7 @@ class Bomb:
 def test_a_malicious_checkpoint_is_refused_before_it_is_opened(tree, tmp_path):
     import torch
 
-    from furnace_hpc.engine.shards import open_shards
+    from furnace_hpc.engine.checkpoint.shards import open_shards
 
     canary = tmp_path / "canary"
     shards = tree[1] / "zero"
@@ -443,7 +443,7 @@ def test_a_malicious_checkpoint_is_refused_before_it_is_opened(tree, tmp_path):
 def test_a_run_does_not_load_a_malicious_checkpoint_though_its_hashes_are_right(tree, tmp_path):
     import torch
 
-    from furnace_hpc.engine import checkpoints
+    from furnace_hpc.engine.checkpoint import loader
 
     class Alone:
         """One process, as load_newest asks it."""
@@ -461,7 +461,7 @@ def test_a_run_does_not_load_a_malicious_checkpoint_though_its_hashes_are_right(
     files = {f"zero/{path.name}": describe(path) for path in (aside / "zero").iterdir()}
     complete(aside, tree[1], {"step": 1, "world_size": 1, "zero_stage": 1}, files)
     tree[0].chmod(0o775)  # whoever is in the group can have written it, manifest and all
-    for way in (checkpoints.load_newest, lambda *rest: checkpoints.load(rest[0], rest[1], 1, *rest[2:])):
+    for way in (loader.load_newest, lambda *rest: loader.load(rest[0], rest[1], 1, *rest[2:])):
         with pytest.raises(ConfigError, match="written by its group"):
             way(None, run, 0, Alone())
     assert not canary.exists()

@@ -13,20 +13,20 @@ from login_study import command, finish, grid, pack, planned, refused, specs, wr
 from test_batch_script import execute
 
 import furnace_hpc
-from furnace_hpc.cluster.environment import absolute_folders, scrubbed
-from furnace_hpc.cluster.flags import rule_text
-from furnace_hpc.cluster.follow_up import read_profile
-from furnace_hpc.cluster.local import Queue, Slots
-from furnace_hpc.cluster.profile import ClusterProfile
-from furnace_hpc.cluster.progress import Progress
-from furnace_hpc.cluster.submission import write_submission
-from furnace_hpc.runs import host
-from furnace_hpc.runs.access import GROUP_ACCESS
+from furnace_hpc.slurm.environment import absolute_folders, scrubbed
+from furnace_hpc.launch.batch_script import rule_text
+from furnace_hpc.launch.follow_up import read_profile
+from furnace_hpc.launch.local_queue import Queue, Slots
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.launch.local_progress import Progress
+from furnace_hpc.launch.submission import write_submission
+from furnace_hpc.host import lifecycle
+from furnace_hpc.host.access import GROUP_ACCESS
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.trust import check_place, check_trusted
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.config.errors import ConfigError
 
 NOBODY, TEAM, STRANGERS, LAB = 65534, os.getgid(), 65533, 4242
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
@@ -184,7 +184,7 @@ def test_a_batch_script_looks_again_before_it_decides(tmp_path):
     assert done.returncode == 1
     assert f"furnace: {tmp_path} may be written by its group (mode 2775)" in done.stdout
     assert (tools / "ranks").exists()
-    assert host.read_attempt(str(run.path), 1)["end_unix_s"] is None
+    assert lifecycle.read_attempt(str(run.path), 1)["end_unix_s"] is None
 
 
 @pytest.mark.parametrize("mode", [0o2775, 0o777])

@@ -14,12 +14,12 @@ from test_aggregate import command, submit
 
 from furnace_hpc.aggregate import show_table
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.tables.ablation import collect, word
-from furnace_hpc.tables.captions import caption
-from furnace_hpc.tables.cells import all_cells
-from furnace_hpc.tables.render import to_csv, to_runs_csv
-from furnace_hpc.tables.report import to_html
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.tables.collect import collect, word
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import all_cells
+from furnace_hpc.tables.output.render import to_csv, to_runs_csv
+from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.table import Ablation, Draw
 from furnace_hpc.tables.view import View, look
 

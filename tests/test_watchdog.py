@@ -13,7 +13,7 @@ import psutil
 import pytest
 from test_local import attempt, command, descendants, run_folder, submit, wait_for_step, write_grid
 
-from furnace_hpc.runs import host
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import RunFolder
 
 WORK = str(Path(__file__).with_name("hang_work.py"))
@@ -22,7 +22,7 @@ T = 2.0  # seconds: less than a config allows
 
 def work(folder: Path, how: str, start_s: float = 60) -> tuple[int, float, str]:
     """What a rank exits with, for how long it stood still before that, and its log."""
-    host.begin(str(folder), {})
+    lifecycle.begin(str(folder), {})
     log = RunFolder(folder).log(1, 0)
     with log.open("w") as file:
         rank = [sys.executable, WORK, str(folder), how, str(T), str(start_s)]
@@ -34,11 +34,11 @@ def work(folder: Path, how: str, start_s: float = 60) -> tuple[int, float, str]:
 
 def test_a_rank_that_stands_still_is_a_hang_with_its_stacks(tmp_path):
     code, stood_s, log = work(tmp_path, "sleeps")
-    assert (code, T - T / 4 - 0.5 < stood_s < T + 5) == (host.EXIT_HANG, True), stood_s
+    assert (code, T - T / 4 - 0.5 < stood_s < T + 5) == (lifecycle.EXIT_HANG, True), stood_s
     assert "HANG: this rank did not move for 2 s in step 8; the stacks of its threads:" in log
     assert "in stand_still" in log
-    assert host.decide(str(tmp_path), 1, code) == "requeue"
-    record = host.read_attempt(str(tmp_path), 1)
+    assert lifecycle.decide(str(tmp_path), 1, code) == "requeue"
+    record = lifecycle.read_attempt(str(tmp_path), 1)
     says = "rank 0 did not move for 2 s in step 8; the stacks of its threads are in logs/1-0.log"
     assert (record["reason"], record["step"], record["error"]) == ("hang", 7, says)
 
@@ -48,13 +48,13 @@ def test_a_rank_whose_interpreter_is_stuck_is_ended_by_the_net_below(tmp_path):
     assert (code, T - T / 4 - 0.5 < stood_s < T + 5) == (1, True), stood_s
     assert "Timeout (" in log
     assert "in stand_still" in log
-    host.decide(str(tmp_path), 1, code)
-    record = host.read_attempt(str(tmp_path), 1)
+    lifecycle.decide(str(tmp_path), 1, code)
+    record = lifecycle.read_attempt(str(tmp_path), 1)
     assert (record["reason"], record["error"].partition(";")[0]) == ("hang", "its interpreter was stuck")
 
 
 def test_a_rank_that_is_stopped_and_let_go_on_says_that_it_was_frozen(tmp_path):
-    host.begin(str(tmp_path), {})
+    lifecycle.begin(str(tmp_path), {})
     with RunFolder(tmp_path).log(1, 0).open("w") as log:
         rank = subprocess.Popen([sys.executable, WORK, str(tmp_path), "sleeps", str(T), "60"], stdout=log, stderr=log)
         while "still " not in RunFolder(tmp_path).log(1, 0).read_text():
@@ -62,16 +62,16 @@ def test_a_rank_that_is_stopped_and_let_go_on_says_that_it_was_frozen(tmp_path):
         rank.send_signal(signal.SIGSTOP)
         time.sleep(T + 1)  # less than the net below gives
         rank.send_signal(signal.SIGCONT)
-        assert rank.wait(10) == host.EXIT_HANG
-    host.decide(str(tmp_path), 1, host.EXIT_HANG)
-    record = host.read_attempt(str(tmp_path), 1)
+        assert rank.wait(10) == lifecycle.EXIT_HANG
+    lifecycle.decide(str(tmp_path), 1, lifecycle.EXIT_HANG)
+    record = lifecycle.read_attempt(str(tmp_path), 1)
     assert record["error"].startswith("rank 0 was frozen for 2 s in step ")
     assert record["blamed"] == [socket.gethostname()]
 
 
 def test_the_start_has_an_allowance_of_its_own(tmp_path):
     code, stood_s, log = work(tmp_path, "start", start_s=T + 3)
-    assert (code, T + 2.5 < stood_s < T + 8) == (host.EXIT_HANG, True), stood_s
+    assert (code, T + 2.5 < stood_s < T + 8) == (lifecycle.EXIT_HANG, True), stood_s
     assert "did not move for 5 s in the start" in log
 
 
@@ -79,7 +79,7 @@ def test_a_rank_that_moves_and_one_that_has_ended_are_left_alone(tmp_path):
     for how in ("works", "saves"):
         code, _, log = work(tmp_path / how, how)
         assert (code, log) == (0, "")
-        [verdict] = host.read_verdicts(str(tmp_path / how), 1)
+        [verdict] = lifecycle.read_verdicts(str(tmp_path / how), 1)
         assert (verdict["verdict"], verdict["step"]) == ("done", 7)
 
 

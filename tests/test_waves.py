@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from furnace_hpc.cluster.planned import Shape
-from furnace_hpc.cluster.waves import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave, ranges
+from furnace_hpc.launch.planned import Shape
+from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave, ranges
 
 SMALL = Shape(1, 4, 60, None)
 LARGE = Shape(8, 4, 60, None)

@@ -32,13 +32,13 @@ from transformers import (
 )
 
 from furnace_hpc.data.columns import write_columns
-from furnace_hpc.data.tokens import load_tokenizer, shipped_vocabulary, vocabulary_of
+from furnace_hpc.data.decode.tokenizer import load_tokenizer, shipped_vocabulary, vocabulary_of
 from furnace_hpc.model.encoders import InputShapes, make_encoder
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.manifest import read_manifest
-from furnace_hpc.spec.model_config import ModelConfig
-from furnace_hpc.spec.pretrained import check_pretrained
-from furnace_hpc.use.recipe import make_tokenizer
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import read_manifest
+from furnace_hpc.config.model_config import ModelConfig
+from furnace_hpc.config.pretrained_files import check_pretrained
+from furnace_hpc.inference.preprocess import make_tokenizer
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 IMAGE = {"image_size": 32, "patch_size": 8, "num_channels": 1}

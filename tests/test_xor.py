@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.loader import Batch, BatchReader
-from furnace_hpc.data.order import step_indices
+from furnace_hpc.data.loading.batches import Batch, BatchReader
+from furnace_hpc.data.loading.sampler import step_indices
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.spec.model_config import LossConfig, ModelConfig, TaskConfig
+from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
 
 TASKS = tuple(TaskConfig(name=name) for name in ("xor", "image_digit", "audio_digit"))
 NAMES = ("image", "audio")  # the text of this set says nothing
@@ -26,8 +26,8 @@ STEPS = 150
 
 @pytest.fixture(scope="module")
 def xor_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from furnace_hpc.data.tridigits import pack
-    from furnace_hpc.data.tridigits_plan import TriDigitsKnobs
+    from furnace_hpc.data.sets.tridigits.pack import pack
+    from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
     folder = tmp_path_factory.mktemp("xor") / "xor"
     pack(TriDigitsKnobs(variant="xor", train=800, val=20, test=400), folder, lambda what, done, total: None)

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from login_study import GRID, command, refused
 
-from furnace_hpc.cluster.profile import load_profile
-from furnace_hpc.cluster.submission import _yaml
-from furnace_hpc.spec import strict_yaml
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.files import parse_value, read_json
-from furnace_hpc.spec.grid import Grid, load_grid, read_grid, with_settings
-from furnace_hpc.spec.numbers import whole_number
-from furnace_hpc.spec.rows import expand_rows
+from furnace_hpc.config.cluster import load_profile
+from furnace_hpc.launch.submission import _yaml
+from furnace_hpc.config.parsing import strict_yaml
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import parse_value, read_json
+from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid, with_settings
+from furnace_hpc.config.parsing.numbers import whole_number
+from furnace_hpc.config.grids.expansion import expand_rows
 
 TOP = "name: study\nreference: base\nmetric: test/digit/accuracy\nseeds: [0]\n"
 BASE = "base: {deepspeed: zero1, steps: 40, global_batch_size: 16}\n"

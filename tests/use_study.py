@@ -12,21 +12,21 @@ from make import make_config
 from raw_sets import write_mmimdb, write_vocab
 from tables_study import result_of
 
-from furnace_hpc.data.images import ImageKnobs
-from furnace_hpc.data.mmimdb import MovieKnobs, plan_raw
-from furnace_hpc.data.packing import pack_files
-from furnace_hpc.data.sample import PackPlan
-from furnace_hpc.data.tridigits_files import write_samples
-from furnace_hpc.engine.zero import parameters_sha256
+from furnace_hpc.data.decode.images import ImageKnobs
+from furnace_hpc.data.sets.mmimdb import MovieKnobs, plan_raw
+from furnace_hpc.data.packing.pack import pack_files
+from furnace_hpc.data.packing.sample import PackPlan
+from furnace_hpc.data.sets.tridigits.sample_files import write_samples
+from furnace_hpc.engine.deepspeed_engine import parameters_sha256
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.runs.checkpoint_files import complete, describe
+from furnace_hpc.runs.records.checkpoint_files import complete, describe
 from furnace_hpc.runs.folder import RunFolder, write_atomically, write_json
-from furnace_hpc.runs.metrics import MetricsFile
-from furnace_hpc.runs.records import write_result
-from furnace_hpc.spec.config import Resources, RunSpec
-from furnace_hpc.spec.manifest import read_manifest
-from furnace_hpc.use.exporting import export
+from furnace_hpc.runs.records.metrics import MetricsFile
+from furnace_hpc.runs.records.result import write_result
+from furnace_hpc.config.train_config import Resources, RunSpec
+from furnace_hpc.config.manifest import read_manifest
+from furnace_hpc.inference.export import export
 
 SHARD = "zero/mp_rank_00_model_states.pt"
 STEP = 4

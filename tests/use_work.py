@@ -10,9 +10,9 @@ from make import make_config
 from rank_work import FP32, MODALITIES, reader_of, zero_steps
 
 from furnace_hpc.runs.folder import RunFolder, write_atomically, write_json
-from furnace_hpc.spec.config import Resources, RunSpec
-from furnace_hpc.spec.manifest import read_manifest
-from furnace_hpc.spec.metrics import subsets
+from furnace_hpc.config.train_config import Resources, RunSpec
+from furnace_hpc.config.manifest import read_manifest
+from furnace_hpc.config.metrics import subsets
 
 STEPS, ROWS = 3, 8
 SUBSETS = subsets((0, 1, 2))

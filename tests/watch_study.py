@@ -4,9 +4,9 @@ from pathlib import Path
 
 from login_study import begin, end, finish, grid, planned, specs
 
-from furnace_hpc.cluster.submission import write_submission
+from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.metrics import MetricsFile
+from furnace_hpc.runs.records.metrics import MetricsFile
 
 
 def write(run: RunFolder, attempt: int, steps: range, **more: object) -> None:

@@ -13,9 +13,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from furnace_hpc.data.versions import versions
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.manifest import SPLITS, Column, Labels, Manifest, Statistics, StoredFile, read_manifest
-from furnace_hpc.spec.regular import check_regular
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import SPLITS, Column, Labels, Manifest, Statistics, StoredFile, read_manifest
+from furnace_hpc.host.regular_file import check_regular
 
 Array = NDArray[Any]
 Splits = dict[str, dict[str, Array]]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from furnace_hpc.runs.gpus import EXIT_UNUSABLE, given
-from furnace_hpc.spec.errors import ConfigError
+from furnace_hpc.host.gpu_check import EXIT_UNUSABLE, given
+from furnace_hpc.config.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from furnace_hpc.data.loader import Batch, BatchReader
-from furnace_hpc.data.prefetch import Prefetched, Request
-from furnace_hpc.engine.processes import Processes
-from furnace_hpc.engine.zero import Engine
+from furnace_hpc.data.loading.batches import Batch, BatchReader
+from furnace_hpc.data.loading.prefetch import Prefetched, Request
+from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.model.consistency import consistency_block
 from furnace_hpc.model.scores import mean_prediction, multi_label_scores, single_label_scores, tune_threshold
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.spec.metrics import subsets
-from furnace_hpc.spec.model_config import TaskConfig
+from furnace_hpc.config.metrics import subsets
+from furnace_hpc.config.model_config import TaskConfig
 
 GALLERY = 1000  # pairs that retrieval chooses among: its numbers mean nothing without their count
 
@@ -32,7 +32,7 @@ class Evaluation:
 
     split: str
     scores: dict[str, float]
-    """<split>/<task>/<metric>, and what spec/metrics.py says of names with @"""
+    """<split>/<task>/<metric>, and what config/metrics.py says of names with @"""
     logits: dict[str, Tensor]
     """Task -> [N, C] float32 on the CPU."""
     thresholds: dict[str, float]

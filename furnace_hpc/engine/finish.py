@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from furnace_hpc.engine import checkpoints
+from furnace_hpc.engine.checkpoint import loader
 from furnace_hpc.engine.evaluation import Evaluation, evaluate, write_predictions
 from furnace_hpc.engine.meters import device_name, peak_memory_gib, versions
-from furnace_hpc.engine.processes import Processes
+from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.setup import Run
-from furnace_hpc.engine.zero import full_fp32_parameters, parameters_sha256
+from furnace_hpc.engine.deepspeed_engine import full_fp32_parameters, parameters_sha256
 from furnace_hpc.runs.code import code_hash, git_commit
-from furnace_hpc.runs.ledger import read_attempts
-from furnace_hpc.runs.records import RunResult, write_result
+from furnace_hpc.runs.records.attempts import read_attempts
+from furnace_hpc.runs.records.result import RunResult, write_result
 
 
 def finish(
@@ -32,14 +32,14 @@ def finish(
     config, engine, folder = run.config, run.engine, run.folder
     final_sha256 = parameters_sha256(full_fp32_parameters(engine))
     if selected_step != config.steps:
-        checkpoints.load(engine, folder, selected_step, config.seed, processes)
+        loader.load(engine, folder, selected_step, config.seed, processes)
         last = None
     val = last or evaluate_split(run, "val", processes, moved)
     evaluations = [val, evaluate_split(run, "test", processes, moved, val.thresholds, in_full=True)]
     memory_gib = peak_memory_gib(processes)
     if not processes.is_rank_zero:
         return
-    checkpoints.check_is_newest(folder, attempt)
+    loader.check_is_newest(folder, attempt)
     for evaluation in evaluations:
         write_predictions(folder, run.readers[evaluation.split], evaluation)
     attempts = read_attempts(folder)

@@ -7,27 +7,27 @@ from typing import Any
 
 import torch
 
-from furnace_hpc.data.loader import Batch, BatchReader
-from furnace_hpc.data.order import Weights
-from furnace_hpc.data.prefetch import TrainBatches
-from furnace_hpc.engine import checkpoints
+from furnace_hpc.data.loading.batches import Batch, BatchReader
+from furnace_hpc.data.loading.sampler import Weights
+from furnace_hpc.data.loading.prefetch import TrainBatches
+from furnace_hpc.engine.checkpoint import loader
 from furnace_hpc.engine.evaluation import Evaluation
 from furnace_hpc.engine.finish import evaluate_split, finish
 from furnace_hpc.engine.gather import gather_of
-from furnace_hpc.engine.processes import Processes, RankInfo, destroy_process_group, init_process_group
-from furnace_hpc.engine.saving import Saver
+from furnace_hpc.engine.distributed import Processes, RankInfo, destroy_process_group, init_process_group
+from furnace_hpc.engine.checkpoint.saver import Saver
 from furnace_hpc.engine.setup import Run, set_up
 from furnace_hpc.engine.stop import Stopped, StopRequest
 from furnace_hpc.engine.watchdog import Watchdog
-from furnace_hpc.engine.zero import Engine, set_learning_rate
+from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
 from furnace_hpc.model.losses import Gather, alone, total_loss
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.host import EXIT_STOPPED
-from furnace_hpc.runs.metrics import MetricsFile
-from furnace_hpc.runs.verdict import Verdict
-from furnace_hpc.spec.config import TrainConfig
-from furnace_hpc.spec.manifest import SAMPLING_WEIGHT
-from furnace_hpc.spec.metrics import metric_direction
+from furnace_hpc.host.lifecycle import EXIT_STOPPED
+from furnace_hpc.runs.records.metrics import MetricsFile
+from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.config.train_config import TrainConfig
+from furnace_hpc.config.manifest import SAMPLING_WEIGHT
+from furnace_hpc.config.metrics import metric_direction
 
 
 @dataclass
@@ -75,7 +75,7 @@ def _train(
     """The loop. Return the signal's name when it was stopped, else None."""
     config, engine, folder = run.config, run.engine, run.folder
     needs_best = config.evaluation.select == "best"
-    state = checkpoints.load_newest(engine, folder, config.seed, processes, needs_best)
+    state = loader.load_newest(engine, folder, config.seed, processes, needs_best)
     at = Progress(**state) if state else Progress()
     processes.say(f"resumed after step {at.step}" if state else "first start, at step 0")
     metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None

@@ -10,21 +10,21 @@ from pathlib import Path
 import torch
 
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.loader import BatchReader
-from furnace_hpc.data.staging import SCRATCH, stage
-from furnace_hpc.engine.processes import Processes
-from furnace_hpc.engine.random_state import seed_everything
-from furnace_hpc.engine.zero import Engine, build_engine
+from furnace_hpc.data.loading.batches import BatchReader
+from furnace_hpc.data.loading.staging import SCRATCH, stage
+from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.checkpoint.random_state import seed_everything
+from furnace_hpc.engine.deepspeed_engine import Engine, build_engine
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.ledger import read_attempt
-from furnace_hpc.runs.override import overridden
-from furnace_hpc.spec.config import RunSpec, TrainConfig
-from furnace_hpc.spec.errors import ConfigError
-from furnace_hpc.spec.manifest import Manifest
-from furnace_hpc.spec.regular import read_regular
+from furnace_hpc.runs.records.attempts import read_attempt
+from furnace_hpc.runs.resume_overrides import overridden
+from furnace_hpc.config.train_config import RunSpec, TrainConfig
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import Manifest
+from furnace_hpc.host.regular_file import read_regular
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-from furnace_hpc.engine.processes import Processes
-from furnace_hpc.runs.host import STOP_SIGNALS
+from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.host.lifecycle import STOP_SIGNALS
 
 
 class Stopped(Exception):

@@ -11,11 +11,11 @@ import time
 from types import TracebackType
 
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.host import EXIT_HANG, START_S
-from furnace_hpc.runs.ledger import read_attempt
-from furnace_hpc.runs.verdict import Verdict
-from furnace_hpc.spec.config import RunSpec
-from furnace_hpc.spec.regular import read_regular
+from furnace_hpc.host.lifecycle import EXIT_HANG, START_S
+from furnace_hpc.runs.records.attempts import read_attempt
+from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.host.regular_file import read_regular
 
 LOG = 2  # the descriptor of the error stream, which is the rank's log
 NET_S = 2.5  # the net below the watchdog fires this much later

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from furnace_hpc.spec.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.model_config import LossConfig, TaskConfig
 
 VICREG_EPS = 1e-4  # the paper's; keeps the gradient finite where a feature does not vary
 

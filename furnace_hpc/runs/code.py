@@ -6,7 +6,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from furnace_hpc.spec.regular import read_regular
+from furnace_hpc.host.regular_file import read_regular
 
 PACKAGE = Path(__file__).resolve().parent.parent
 RUNS = (PACKAGE.name, "ds_configs")  # what of a checkout decides or does anything in a run
@@ -16,10 +16,10 @@ DECIDING = (
     "data",
     "model",
     "engine",
-    "spec/config.py",
-    "spec/model_config.py",
-    "spec/deepspeed_file.py",
-    "spec/manifest.py",
+    "config/train_config.py",
+    "config/model_config.py",
+    "config/deepspeed_file.py",
+    "config/manifest.py",
 )
 
 

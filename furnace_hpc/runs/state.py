@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from furnace_hpc.runs import ending, host
+from furnace_hpc.host import end_reasons
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.ledger import Attempt, holder_is_alive, read_attempts
-from furnace_hpc.runs.metrics import last_record
-from furnace_hpc.runs.unchanged import while_unchanged
+from furnace_hpc.runs.records.attempts import Attempt, holder_is_alive, read_attempts
+from furnace_hpc.runs.records.metrics import last_record
+from furnace_hpc.runs.file_cache import while_unchanged
 
 
 class RunState(StrEnum):
@@ -77,13 +78,13 @@ def within_budget(folder: RunFolder, status: RunStatus) -> RunStatus:
 
 def _words(folder: RunFolder, newest: int) -> list[Path]:
     """Where the attempts' ends are told."""
-    numbers = host.attempt_numbers(str(folder.path))
+    numbers = lifecycle.attempt_numbers(str(folder.path))
     return [*(folder.attempt(number) for number in numbers), folder.verdicts, folder.metrics(newest)]
 
 
 @while_unchanged(_words)
 def _spent(folder: RunFolder, newest: int) -> str:
-    return host.spent(str(folder.path), host.read_attempt(str(folder.path), newest))
+    return lifecycle.spent(str(folder.path), lifecycle.read_attempt(str(folder.path), newest))
 
 
 def _read(folder: RunFolder) -> RunStatus:
@@ -123,5 +124,5 @@ def close_open_attempt(folder: RunFolder, status: RunStatus) -> None:
     newest, says = attempts[-1], status.reason.removeprefix(f"{status.used_up}; last: ")
     of_it = status.ended in ENDED and (newest.job_id or "") == status.job_id  # and not of a job that never began
     reason = status.ended if of_it else "killed"
-    if newest.end_unix_s is None or ending.knows_more(reason, newest.reason or ""):
-        host.close(str(folder.path), newest.attempt, says, reason)
+    if newest.end_unix_s is None or end_reasons.knows_more(reason, newest.reason or ""):
+        lifecycle.close(str(folder.path), newest.attempt, says, reason)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.spec.regular import read_regular
-from furnace_hpc.tables.records import Listed, Record, list_runs, read_listed
+from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.tables.run_files import Listed, Record, list_runs, read_listed
 
 if TYPE_CHECKING:
     import polars as pl

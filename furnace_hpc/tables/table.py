@@ -12,14 +12,14 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records import RunResult
+from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunStatus
-from furnace_hpc.spec.config import RunSpec
-from furnace_hpc.spec.grid import Grid
-from furnace_hpc.tables import statistics
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.cache import Records
 from furnace_hpc.tables.costs import Costs, Spent
-from furnace_hpc.tables.records import Record
+from furnace_hpc.tables.run_files import Record
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Row:
     variant: str
     runs: tuple[Run, ...]
     changes: tuple[Change, ...]
-    difference: statistics.Difference | None  # None for the reference, and without a common seed
+    difference: estimates.Difference | None  # None for the reference, and without a common seed
 
     @cached_property
     def values(self) -> dict[Draw, float]:
@@ -94,17 +94,17 @@ class Row:
     @cached_property
     def mean(self) -> float | None:
         """Mean of the metric."""
-        return statistics.mean(self.units)
+        return estimates.mean(self.units)
 
     @cached_property
     def deviation(self) -> float | None:
         """Sample standard deviation (n-1) of the metric over seeds, within a pack."""
-        return statistics.pooled_deviation(by_pack(self.values))
+        return estimates.pooled_deviation(by_pack(self.values))
 
     @cached_property
     def packs_deviation(self) -> float | None:
         """Sample standard deviation (n-1) of the packs' means; None where the grid does not have several."""
-        return statistics.sample_deviation(self.units) if self.has_packs else None
+        return estimates.sample_deviation(self.units) if self.has_packs else None
 
     @property
     def has_packs(self) -> bool:
@@ -112,9 +112,9 @@ class Row:
         return bool(self.runs[0].draw.pack)
 
     @cached_property
-    def interval(self) -> statistics.Interval | None:
+    def interval(self) -> estimates.Interval | None:
         """95 % t interval of the mean."""
-        return statistics.t_interval(self.units)
+        return estimates.t_interval(self.units)
 
     @cached_property
     def missing(self) -> list[Run]:
@@ -127,16 +127,16 @@ class Row:
         results = [run.result for run in self.runs if run.result]
         sizes = {result.num_parameters for result in results}
         return Costs(
-            train_s=statistics.mean([result.train_s for result in results]),
-            samples_per_s=statistics.mean([result.samples_per_s for result in results]),
+            train_s=estimates.mean([result.train_s for result in results]),
+            samples_per_s=estimates.mean([result.samples_per_s for result in results]),
             attempts=sum(run.result.attempts if run.result else run.status.attempt for run in self.runs),
             peak_memory_gib=max((result.peak_memory_gib for result in results), default=None),
             num_parameters=sizes.pop() if len(sizes) == 1 else None,
-            wall_s=statistics.mean([result.wall_s for result in results]),
-            samples_per_s_each=statistics.mean([result.samples_per_s / result.world_size for result in results]),
+            wall_s=estimates.mean([result.wall_s for result in results]),
+            samples_per_s_each=estimates.mean([result.samples_per_s / result.world_size for result in results]),
             lost_steps=sum(run.spent.lost_steps for run in self.runs),
             hours=sum(run.spent.hours for run in self.runs) or None,
-            goodput=statistics.mean([run.spent.goodput for run in self.runs if run.spent.goodput is not None]),
+            goodput=estimates.mean([run.spent.goodput for run in self.runs if run.spent.goodput is not None]),
         )
 
 

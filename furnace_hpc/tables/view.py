@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from furnace_hpc.spec.config import RunSpec
-from furnace_hpc.spec.errors import ConfigError, nearest
-from furnace_hpc.spec.grid import Grid
-from furnace_hpc.spec.metrics import checked_direction
-from furnace_hpc.tables.ablation import as_number, flat_config, row_name, word
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.metrics import checked_direction
+from furnace_hpc.tables.collect import as_number, flat_config, row_name, word
 
 
 @dataclass(frozen=True)

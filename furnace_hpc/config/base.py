@@ -1,0 +1,117 @@
+"""What all configuration is made of: frozen, closed models, and the types of their fields.
+
+A field marked `identity: False` changes where or how often something is written, never a number. One marked
+`identity: unless default` is left out of run ids while it has its default.
+"""
+
+import hashlib
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from furnace_hpc.config.parsing.numbers import wanted_number
+
+MAX_NAME = 64
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+def short_name(name: Any) -> Any:
+    """A name of more than 64 characters as its beginning and 12 digits of its hash; any other as it is."""
+    if not isinstance(name, str) or len(name) <= MAX_NAME:
+        return name
+    digits = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{name[: MAX_NAME - 13]}-{digits}"
+
+
+RowName = Annotated[str, BeforeValidator(short_name), Field(pattern=NAME_PATTERN)]  # a long one may be given in full
+
+
+def _one_list(value: Any) -> Any:
+    """`gpu, a40` or a YAML list as Slurm takes it: gpu,a40."""
+    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+        value = ",".join(value)
+    return value.replace(", ", ",") if isinstance(value, str) else value
+
+
+OneList = BeforeValidator(_one_list)
+Partitions = Annotated[str, OneList, Field(pattern=rf"{NAME_PATTERN[:-1]}(,{NAME_PATTERN[1:-1]})*$")]
+
+
+def number(value: Any) -> Any:
+    """A validator: refuse what pydantic would turn into a number, such as `yes` (1) and `"500"`."""
+    if isinstance(value, (bool, str)):
+        raise ValueError(wanted_number("", value))
+    return value
+
+
+Seed = Annotated[int, BeforeValidator(number), Field(ge=0, lt=2**31)]
+Beta = Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)]
+ModalityName = Literal["text", "image", "audio"]
+ColumnName = Literal[
+    "changes",
+    "n",
+    "metric",
+    "difference",
+    "holm_p",
+    "sign_flip_p",
+    "effect",
+    "train_s",
+    "wall_s",
+    "samples_per_s_each",
+    "peak_memory_gib",
+    "attempts",
+    "lost_steps",
+    "hours",
+    "goodput",
+    "num_parameters",
+]
+_NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
+NOT_IDENTITY: dict[str, Any] = {"identity": False}
+ADDED_LATER: dict[str, Any] = {"identity": "unless default"}
+"""Of a field whose default is what every run did before the field existed: run ids stay what they were."""
+
+
+def no_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A validator: every entry stands once."""
+    if len(set(values)) != len(values):
+        raise ValueError("an entry stands twice: keep one")
+    return values
+
+
+class Config(BaseModel):
+    """Base of all configuration: frozen, closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has no infinity
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would turn into a number: `steps: yes` is 1 to it, and `steps: "500"` is 500."""
+        if value.__class__ in _NO_NUMBERS and info.field_name in _number_fields(cls):
+            raise ValueError(wanted_number(str(info.field_name), value))
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, content: Any) -> Any:
+        """Read a list or mapping with nothing in it (`axes:`, its lines commented out) as an empty one."""
+        if not isinstance(content, dict) or all(value is not None for value in content.values()):
+            return content
+        empty = _empty_by_default(cls)
+        return {name: value for name, value in content.items() if value is not None or name not in empty}
+
+
+_NO_NUMBERS = frozenset({bool, str})
+
+
+@cache
+def _number_fields(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(name for name, field in model.model_fields.items() if field.annotation in _NUMBERS)
+
+
+@cache
+def _empty_by_default(model: type[BaseModel]) -> frozenset[str]:
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
+    return frozenset(name for name, default in defaults.items() if default in ((), [], {}))

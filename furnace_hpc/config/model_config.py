@@ -1,0 +1,135 @@
+"""Typed configuration of what is trained: tasks, the network, the loss."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from furnace_hpc.config.base import ADDED_LATER, Config, ModalityName, Name, no_duplicates
+
+
+class TaskConfig(Config):
+    """One thing to predict: a head, a loss and the label column `label.<name>`."""
+
+    name: Name = Field(description="the label column is `label.<name>`; metrics are `<split>/<name>/<metric>`")
+    kind: Literal["single_label", "multi_label"] = Field(
+        default="single_label",
+        description="single_label: one class per sample, cross-entropy; multi_label: any number, binary cross-entropy",
+    )
+    weight: float = Field(default=1.0, gt=0, description="factor of this task's loss in the sum")
+
+
+class ModelConfig(Config):
+    """The fusion network."""
+
+    modalities: Annotated[tuple[ModalityName, ...], AfterValidator(no_duplicates)] = Field(
+        default=("text", "image", "audio"),
+        min_length=1,
+        description="what the network sees; others build no encoder",
+    )
+    fusion: Literal["concat", "gated", "low_rank", "cross_attention", "bottleneck"] = Field(
+        default="cross_attention", description="how modalities meet (model/fusion.py, model/attention.py)"
+    )
+    width: int = Field(default=64, ge=8, description="features per token (D)")
+    num_heads: int = Field(default=4, ge=1, description="attention heads; divides width")
+    feedforward: int = Field(default=128, ge=8, description="hidden width of the feed-forward blocks")
+    fusion_layers: int = Field(
+        default=1,
+        ge=0,
+        description="attention layers of cross_attention and bottleneck; bottleneck with 0: late fusion",
+    )
+    rank: int = Field(default=8, ge=1, description="low_rank: number of factors (R)")
+    bottleneck_tokens: int = Field(default=4, ge=1, description="bottleneck: tokens through which modalities meet")
+    text_layers: int = Field(default=2, ge=1, description="BERT layers, where the weights are random")
+    image_encoder: Literal["cnn", "vit"] = Field(default="cnn", description="convolutions, or transformers' ViT")
+    image_tokens: int = Field(default=4, ge=1, description="cnn: tokens (a square number) after adaptive pooling")
+    image_layers: int = Field(default=2, ge=1, description="vit: layers, where the weights are random")
+    image_patch: int = Field(default=8, ge=1, description="vit: pixels of a patch's side, where the weights are random")
+    audio_encoder: Literal["cnn", "transformer"] = Field(
+        default="cnn", description="convolutions, or transformers' audio spectrogram transformer"
+    )
+    audio_tokens: int = Field(default=4, ge=1, description="cnn: tokens after pooling over valid frames")
+    audio_layers: int = Field(default=2, ge=1, description="transformer: layers, where the weights are random")
+    audio_patch: int = Field(
+        default=8, ge=1, description="transformer: coefficients and frames of a patch, where the weights are random"
+    )
+    text_weights: str | None = Field(
+        default=None, description="a folder, or a name in the hub cache, of a trained BERT; none: random weights"
+    )
+    image_weights: str | None = Field(default=None, description="vit: the same")
+    audio_weights: str | None = Field(default=None, description="transformer: the same")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="of hidden features in encoders and fusion layers")
+    modality_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="in training, each present modality is hidden so often; never all of them"
+    )
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "ModelConfig":
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        if int(self.image_tokens**0.5) ** 2 != self.image_tokens:
+            raise ValueError(f"image_tokens {self.image_tokens} is not a square number")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_that_fit(self) -> "ModelConfig":
+        if self.fusion == "cross_attention" and self.fusion_layers == 0:
+            raise ValueError("fusion cross_attention needs fusion_layers 1 or more, got 0")
+        if self.fusion == "bottleneck" and self.fusion_layers == 1:
+            raise ValueError(
+                "fusion bottleneck with fusion_layers 1 never lets modalities meet (what a layer puts into the "
+                "bottleneck is read by the next one): give 2 or more, or 0 for late fusion"
+            )
+        if self.image_weights and self.image_encoder != "vit":
+            raise ValueError("image_weights are a ViT's: set image_encoder: vit")
+        if self.audio_weights and self.audio_encoder != "transformer":
+            raise ValueError("audio_weights are an audio spectrogram transformer's: set audio_encoder: transformer")
+        return self
+
+
+class LossConfig(Config):
+    """total = sum over tasks of weight x task loss, + alpha x consistency + beta x norm, + the terms below."""
+
+    alpha: float = Field(
+        default=0.0, ge=0, description="weight of the consistency term: pairwise MSE of the pooled features"
+    )
+    beta: float = Field(
+        default=0.0, ge=0, description="weight of the specific term: mean L2 norm of the pooled features"
+    )
+    info_nce: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of InfoNCE between each two modalities' projections, over the samples of all processes "
+        "(of one micro-batch: accumulation makes another loss than one big batch)",
+    )
+    projection_width: int = Field(
+        default=64,
+        ge=2,
+        description="InfoNCE: width of the projections, which are normalised; VICReg: of the expanders",
+    )
+    temperature: float = Field(default=0.07, gt=0.01, description="InfoNCE: where the learnt temperature begins")
+    unimodal: float = Field(
+        default=0.0, ge=0, description="weight of the mean loss of heads that see one present modality each"
+    )
+    vicreg: float = Field(
+        default=0.0,
+        ge=0,
+        json_schema_extra=ADDED_LATER,
+        description="weight of VICReg between each two modalities, over the samples of all processes (as `info_nce`)",
+    )
+    vicreg_invariance: float = Field(
+        default=25.0, ge=0, json_schema_extra=ADDED_LATER, description="VICReg: weight of the mean squared difference"
+    )
+    vicreg_variance: float = Field(
+        default=25.0, ge=0, json_schema_extra=ADDED_LATER, description="VICReg: weight of the hinge on deviations"
+    )
+    vicreg_covariance: float = Field(
+        default=1.0, ge=0, json_schema_extra=ADDED_LATER, description="VICReg: weight of the squared covariances"
+    )
+    vicreg_gamma: float = Field(
+        default=1.0, gt=0, json_schema_extra=ADDED_LATER, description="VICReg: deviation that each feature should have"
+    )
+
+    @property
+    def compares_samples(self) -> tuple[str, ...]:
+        """The terms in use that look at all samples of a micro-batch together: other batches make another loss."""
+        return tuple(term for term in ("info_nce", "vicreg") if getattr(self, term))

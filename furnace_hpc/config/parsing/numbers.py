@@ -1,0 +1,55 @@
+"""Numbers as people type them: what is refused, and what to write instead."""
+
+import re
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.printable import short
+
+_CLOCK = re.compile(r"(?:([0-9]{1,6})-)?([0-9]{1,6})(?::([0-9]{1,2}))?(?::([0-9]{1,2}))?")
+_SECONDS = {"s": 1, "min": 60, "hours": 3600}  # by the end of a field's name
+_UNITS = {"s": "seconds", "min": "minutes", "hours": "hours"}
+_DECIMAL = re.compile(r"([-+]?)0+([0-9]+)")
+
+
+def wanted_number(name: str, value: object) -> str:
+    """Say what to write in place of text, or of true or false, in a field that wants a number."""
+    unit = name.rsplit("_", 1)[-1]
+    wanted = f"wanted a number of {_UNITS[unit]}" if unit in _UNITS else "wanted a number"
+    if not isinstance(value, str):
+        return wanted
+    if unit in _UNITS and re.search(r"[0-9][:-][0-9]", value):
+        seconds = _slurm_seconds(value)
+        if seconds is None:
+            return f"{wanted}, without `:` and `-`"
+        return f"{wanted}: write {seconds / _SECONDS[unit]:g}"
+    if found := _DECIMAL.fullmatch(value):
+        return f"{wanted}: write {found[1]}{found[2]}, without leading zeros"
+    if re.search(r"[0-9]:[0-9]", value):
+        return f"{wanted}, without `:`"
+    if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", value):
+        return f"{wanted}: write {value}, without quotes"
+    return wanted
+
+
+def _slurm_seconds(text: str) -> int | None:
+    """Seconds of `h:min:s`, `d-h`, `d-h:min` or `d-h:min:s`. None if it is none, or if it is `a:b`: h:min or min:s."""
+    found = _CLOCK.fullmatch(text)
+    if not found or (found[1] is None and found[4] is None):
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def whole_number(text: str | int) -> int:
+    """Read a seed of the command line by the rules of a grid's file, where 010 is no number.
+
+    Raises:
+        ConfigError: it is not a whole number of 0 or more.
+    """
+    if isinstance(text, int):  # an option's default is parsed too
+        return text
+    if not re.fullmatch(r"0|[1-9][0-9]*(_[0-9]+)*", text) or len(text) > 18:
+        decimal = _DECIMAL.fullmatch(text)
+        fix = f": write {decimal[2]}, without leading zeros" if decimal else ""
+        raise ConfigError(f"got {short(text)!r}, wanted a whole number{fix}")
+    return int(text)

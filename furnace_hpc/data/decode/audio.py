@@ -1,0 +1,142 @@
+"""Sound files to coefficients. Shapes: K coefficients, F frames, S samples."""
+
+import io
+import stat
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from furnace_hpc.data.decode.features import log_mel, mfcc, num_frames
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.decode.sound_files.kinds import whole_sound
+from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+
+Wave = NDArray[np.float32]
+_BLOCK = 1 << 20  # values read at a time
+# Values of one sound, 1 GiB: hours of silence take few bytes of FLAC, and a damaged header makes hours of a second.
+_MOST = 1 << 28
+
+
+class SoundKnobs(BaseModel):
+    """Everything that decides the stored coefficients of a sound."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    feature: Literal["mfcc", "log_mel"] = Field(default="mfcc", description="what a coefficient is")
+    coefficients: int = Field(default=40, ge=1, le=128, description="coefficients per frame (K)")
+    frames: int = Field(default=640, ge=1, description="frames stored (F); longer sounds are cut, shorter ones padded")
+    sample_rate_hz: int = Field(default=16_000, ge=1000, description="after resampling, in Hz")
+    hop: int = Field(default=160, ge=1, description="samples from one frame to the next")
+    window: int = Field(default=1024, ge=16, description="samples of one frame's Fourier transform (Hann window)")
+    channels: Literal["mean", "first"] = Field(default="mean", description="how stereo becomes mono")
+
+    @property
+    def seconds(self) -> float:
+        """What the stored frames span."""
+        return self.frames * self.hop / self.sample_rate_hz
+
+
+def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
+    """Return coefficients [K, F], zeros behind the sound's end, and its true length in frames.
+
+    Raises:
+        Unusable: the file is missing, empty, truncated, no sound, or holds values that are not finite.
+    """
+    wave = read_wave(path, knobs)
+    make = mfcc if knobs.feature == "mfcc" else log_mel
+    wave = wave[: knobs.frames * knobs.hop + knobs.window]  # no frame that is kept sees further
+    made = make(
+        wave[None],
+        sample_rate=knobs.sample_rate_hz,
+        num_coefficients=knobs.coefficients,
+        hop=knobs.hop,
+        window=knobs.window,
+    )[0]
+    length = min(knobs.frames, num_frames(len(wave), knobs.hop))
+    stored = np.zeros((knobs.coefficients, knobs.frames), np.float16)
+    stored[:, :length] = made[:, :length]
+    if not np.isfinite(stored).all():  # samples may be finite, and far too large
+        raise Unusable("not finite")
+    return stored, length
+
+
+def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
+    """Return the mono waveform [S] at the wanted rate, full scale 1; raises Unusable as `read_sound` does."""
+    content = _read_file(path)
+    whole = whole_sound(content)
+    # What is unchanged is read by libsndfile itself: it asks for each MP3 frame twice, which takes time in Python.
+    values, rate = _decode(path if whole.content is content else io.BytesIO(whole.content), whole)
+    if len(values) == 0:
+        raise Unusable("empty", "no samples")
+    if not np.isfinite(values).all():
+        raise Unusable("not finite")
+    if len(values) * knobs.sample_rate_hz > _MOST * rate:  # of a damaged header, mostly
+        raise Unusable(
+            "unreadable", f"{len(values):,} samples at {rate:,} Hz are {len(values) / rate / 3600:,.0f} hours"
+        )
+    mono = values.mean(axis=1) if knobs.channels == "mean" else values[:, 0]
+    if rate != knobs.sample_rate_hz:
+        mono = soxr.resample(mono, rate, knobs.sample_rate_hz)
+        if len(mono) == 0:
+            raise Unusable("empty", f"{len(values):,} samples at {rate:,} Hz are no sound")
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise Unusable("unreadable", "no regular file")
+        if found.st_size > 4 * _MOST:
+            raise Unusable("unreadable", f"{found.st_size:,} bytes, wanted {4 * _MOST:,} at most")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise Unusable("missing") from None
+    except (OSError, MemoryError) as error:
+        raise Unusable("unreadable", str(error).replace(str(path), path.name)) from None
+    if not content:
+        raise Unusable("empty")
+    return content
+
+
+def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.float32], int]:
+    """All samples [S, channels], and their rate in Hz.
+
+    Raises:
+        Unusable: the decoder fails, or gives fewer samples than the file holds.
+    """
+    try:
+        with _Stream(source) as file:
+            wanted = file.frames if whole.samples is None else whole.samples
+            values, rate = _read_all(file, wanted), file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise Unusable("unreadable", error.error_string) from None
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:  # a damaged header may promise any length
+        raise Unusable("unreadable", str(error)) from None
+    if len(values) < max(wanted, whole.fewest):
+        raise Unusable("truncated", f"{len(values):,} of {max(wanted, whole.fewest):,} samples")
+    return values, rate
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """Reads forward only: soundfile seeks after each block otherwise, which damages what follows in MP3."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _read_all(file: soundfile.SoundFile, wanted: int) -> NDArray[np.float32]:
+    """The `wanted` samples [S, channels], or as many as there are: a damaged header promises anything."""
+    blocks, left = list[NDArray[np.float32]](), wanted
+    most, at_once = _MOST // file.channels, max(1, _BLOCK // file.channels)
+    while left > 0 and len(block := file.read(min(left, at_once), dtype="float32", always_2d=True)):
+        blocks.append(block)
+        left -= len(block)
+        if wanted - left > most:
+            raise ValueError(f"more than {most:,} samples")
+    return np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)

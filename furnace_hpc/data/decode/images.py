@@ -1,0 +1,164 @@
+"""Image files to RGB bytes. Shapes: H height, W width."""
+
+import io
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL.PngImagePlugin import PngImageFile
+from pydantic import BaseModel, ConfigDict, Field
+
+from furnace_hpc.data.decode.image_metadata import kind_of, orientation_of, without_metadata
+from furnace_hpc.data.decode.reading import reading, regular_file
+from furnace_hpc.data.packing.rejects import Unusable
+
+Fit = Literal["crop", "stretch"]
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_BACKGROUND = (255, 255, 255, 255)
+# By content, not by name. Not all that Pillow knows: of EPS it has Ghostscript make a picture, a program of its own.
+_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "JPEG2000",
+    "PPM",
+    *(["AVIF"] if features.check("avif") else []),
+)
+_MAX_REREAD = 1 << 30  # bytes of a file that is tried again without metadata
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # value of the EXIF tag Orientation -> what makes the picture upright
+
+
+class ImageKnobs(BaseModel):
+    """Everything that decides the pixels of a stored image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(default=224, ge=8, le=2048, description="height and width in pixels")
+    fit: Fit = Field(default="crop", description="crop: the middle square; stretch: the whole picture, pressed square")
+    filter: Literal["bicubic", "bilinear"] = Field(default="bicubic", description="Pillow's resampling filter")
+
+
+def read_image(path: Path, knobs: ImageKnobs) -> NDArray[np.uint8]:
+    """Return [3, size, size], upright by its EXIF orientation, what is transparent on white.
+
+    Raises:
+        Unusable: the file is missing, empty, truncated, not finite or no image.
+    """
+    with reading(path), regular_file(path).open("rb") as file:
+        try:
+            return _decode(file, knobs)
+        except Unusable:
+            raise
+        except Exception as error:  # any: Pillow's decoders raise errors of many types
+            if (bare := _bare(file)) is not None:
+                with suppress(Exception):  # the first error is the one to report
+                    return _decode(io.BytesIO(bare[0]), knobs, exif=bare[1])
+            raise _unidentified(file) if isinstance(error, UnidentifiedImageError) else error from None
+
+
+def _decode(file: IO[bytes], knobs: ImageKnobs, exif: bytes = b"") -> NDArray[np.uint8]:
+    with Image.open(file, formats=_FORMATS) as image:
+        # A JPEG decoder can leave out what the resizing would throw away; never below twice the final size.
+        image.draft(image.mode, (2 * knobs.size, 2 * knobs.size))
+        _scale_transparency(image)
+        image.load()
+        if exif:
+            image.info["exif"] = exif
+        method = _UPRIGHT.get(_orientation(image))
+        return fit_image(to_rgb(image if method is None else image.transpose(method)), knobs)
+
+
+def _bare(file: IO[bytes]) -> tuple[bytes, bytes] | None:
+    file.seek(0)
+    content = file.read(_MAX_REREAD + 1)
+    return without_metadata(content) if len(content) <= _MAX_REREAD else None
+
+
+def _unidentified(file: IO[bytes]) -> Unusable:
+    file.seek(0)
+    return Unusable("unreadable", f"{kind_of(file.read(512))}, wanted {', '.join(_FORMATS)}")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF tag Orientation, 1 to 8; 1 if it cannot be read. Another tag, broken or not, changes nothing."""
+    found = orientation_of(image.info.get("exif"))
+    if found is not None:
+        return found
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)  # XMP may have it instead
+        return int(value) if value in _UPRIGHT else 1
+    except Exception:  # Pillow's reader of EXIF raises errors of many types
+        return 1
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Scale the transparent colour of a PNG, which is of the file's bits per channel, as Pillow scales its pixels."""
+    clear = image.info.get("transparency")
+    bits = image.tile[0].args if isinstance(image, PngImageFile) and image.tile else None
+    if bits == "RGB;16B" and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    elif bits in ("L;2", "L;4") and isinstance(clear, int):
+        image.info["transparency"] = clear * (85 if bits == "L;2" else 17)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode: grey, palette, CMYK, alpha (on white), 16 bits per channel (scaled, not clipped).
+
+    Raises:
+        Unusable: a value is not finite.
+    """
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _deep_to_rgb(image)
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, _BACKGROUND), seen).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if not np.isfinite(values).all():
+        raise Unusable("not finite")
+    top = _full_scale(image.mode, float(values.max(initial=0)))
+    clear = image.info.get("transparency")
+    grey = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), 256):  # a few rows at a time: as float64, all would be eight times the file
+        part = values[row : row + 256]
+        grey[row : row + 256] = np.clip(np.rint(part.astype(np.float64) * 255.0 / top), 0, 255)
+        if isinstance(clear, int):
+            grey[row : row + 256][part == clear] = _BACKGROUND[0]
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _full_scale(mode: str, largest: float) -> float:
+    """The value that is white: 16 bits say so themselves; 32 bits and floats only by what they hold."""
+    if mode.startswith("I;16"):
+        return 65_535.0
+    if mode == "F" and largest <= 1:
+        return 1.0
+    return 255.0 if largest <= 255 else 65_535.0
+
+
+def fit_image(image: Image.Image, knobs: ImageKnobs) -> NDArray[np.uint8]:
+    """Resize an RGB image to [3, size, size]."""
+    box = None
+    if knobs.fit == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+    resized = image.resize((knobs.size, knobs.size), _RESAMPLING[knobs.filter], box=box)
+    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))

@@ -1,0 +1,74 @@
+"""Decodes files in another process, so that a decoder that crashes or hangs does not end this one."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from furnace_hpc.data.decode.child_process import Child, ends_allowed, how_it_ended
+from furnace_hpc.data.decode.reading import Watch, reading, watch_this_process
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.config.errors import ConfigError
+
+Knobs = TypeVar("Knobs")
+Made = TypeVar("Made")
+
+
+class Aside:
+    """A process that decodes one file after the other. It starts with the first one, and again after a crash."""
+
+    def __init__(self, preload: tuple[str, ...]) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(preload))
+        self._child: Child | None = None
+
+    def __enter__(self) -> "Aside":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._child:
+            self._child.process.kill()
+            self._child.end()
+
+    def read(self, read: Callable[[Path, Knobs], Made], path: Path, knobs: Knobs) -> Made:
+        """Return `read(path, knobs)`.
+
+        Raises:
+            Unusable, ConfigError: as `read`; or the file ended the process, more than once if a kill may be the cause.
+        """
+        for attempt in count(1):
+            self._child = self._child or Child(self._context, _serve)
+            with suppress(EOFError, OSError):
+                self._child.pipe.send((read, path, knobs))
+                made = self._child.pipe.recv()
+                if isinstance(made, Exception):
+                    raise made
+                return made  # type: ignore[no-any-return]
+            code, _ = self._child.end()
+            self._child = None
+            if attempt >= ends_allowed(code):
+                raise Unusable("unreadable", how_it_ended(code))
+        raise AssertionError
+
+
+def _serve(pipe: Connection, watch: Watch) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, and it ends this process
+    watch_this_process(watch)
+    with suppress(EOFError, OSError):  # the parent has ended
+        while True:
+            read, path, knobs = pipe.recv()
+            watch.begin(0, {})
+            made: Any
+            try:
+                with reading(path):
+                    made = read(path, knobs)
+            except (Unusable, ConfigError) as error:
+                made = error
+            pipe.send(made)

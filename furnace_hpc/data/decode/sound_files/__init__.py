@@ -1,0 +1,1 @@
+"""data/decode/sound_files."""

@@ -1,0 +1,40 @@
+"""AIFF and AU files: how many samples they must give."""
+
+import struct
+
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+
+_UNKNOWN = (0, 0xFFFF_FFFF)  # what writers to a pipe leave in the header of an AU file
+
+
+def whole_aiff(content: bytes) -> WholeSound:
+    """Return the file, and the number of samples that its COMM chunk tells.
+
+    Raises:
+        Unusable: it has no COMM chunk before its end.
+    """
+    place = 12
+    while place + 14 <= len(content):
+        name, size = struct.unpack_from(">4sI", content, place)
+        if name == b"COMM":
+            return WholeSound(content, fewest=struct.unpack_from(">I", content, place + 10)[0])
+        place += 8 + size + size % 2
+    raise Unusable("unreadable", "no COMM chunk")
+
+
+def whole_au(content: bytes) -> WholeSound:
+    """Return the file with the size of its samples in its header.
+
+    Raises:
+        Unusable: the samples do not end where the file does.
+    """
+    if len(content) < 24:
+        raise Unusable("truncated", "the file ends in its header")
+    start, size = struct.unpack_from(">II", content, 4)
+    held = len(content) - start
+    if size in _UNKNOWN and held > 0:
+        return WholeSound(content[:8] + struct.pack(">I", held) + content[12:])
+    if size != held:
+        raise Unusable("truncated" if size > held else "unreadable", f"{held:,} of {size:,} bytes of samples")
+    return WholeSound(content)

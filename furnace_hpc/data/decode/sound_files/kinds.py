@@ -1,0 +1,52 @@
+"""What kind of sound file some bytes are, by their first ones: a file's name may say anything."""
+
+from furnace_hpc.data.decode.sound_files import flac
+from furnace_hpc.data.decode.sound_files import ogg
+from furnace_hpc.data.decode.sound_files import wav
+from furnace_hpc.data.decode.sound_files.aiff_and_au import whole_aiff, whole_au
+from furnace_hpc.data.decode.sound_files.mp3 import whole_mp3
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound, skip_id3
+
+# Where, what is there, and its name.
+_OTHERS = (
+    (4, b"ftyp", "MPEG-4 (.m4a, .mp4)"),
+    (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM"),
+    (0, b"\x30\x26\xb2\x75", "Windows Media (.wma)"),
+    (0, b"\xff\xf1", "AAC"),
+    (0, b"\xff\xf9", "AAC"),
+    (0, b"ADIF", "AAC"),
+    (0, b"#!AMR", "AMR"),
+    (0, b"caff", "Core Audio"),
+    (0, b"riff", "Wave64"),
+    (0, b"wvpk", "WavPack"),
+    (0, b"MAC ", "Monkey's Audio"),
+    (8, b"AVI ", "AVI"),
+    (0, b"<", "HTML or XML"),
+    (0, b"{", "JSON"),
+)
+
+
+def whole_sound(content: bytes) -> WholeSound:
+    """Compare a file's header with the file; return what to decode.
+
+    Raises:
+        Unusable: samples are missing, or it is of another format than WAV, FLAC, Ogg, MP3, AIFF and AU.
+    """
+    content = content[skip_id3(content) :]
+    if content.startswith(wav.MAGIC) and content[8:12] == b"WAVE":
+        return wav.whole_wav(content)
+    if content.startswith(flac.MAGIC):
+        return flac.whole_flac(content)
+    if content.startswith(ogg.MAGIC):
+        return ogg.whole_ogg(content)
+    if content.startswith(b"FORM") and content[8:12] in (b"AIFF", b"AIFC"):
+        return whole_aiff(content)
+    if content.startswith(b".snd"):
+        return whole_au(content)
+    name = next((name for place, magic, name in _OTHERS if content.startswith(magic, place)), None)
+    found = None if name else whole_mp3(content)
+    if found is None:
+        what = f"{name} is not decoded here" if name else "neither WAV, FLAC, Ogg nor MP3"
+        raise Unusable("unreadable", f"{what}: convert it to FLAC, e.g. ffmpeg -i FILE out.flac")
+    return found

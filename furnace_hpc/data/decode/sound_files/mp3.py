@@ -1,0 +1,192 @@
+"""MP3 files (MPEG audio): which frames a file holds, whatever its info frame says.
+
+libsndfile takes the length from the info frame (Xing, Info), or guesses it from the first frame's bit rate, and reads
+no further. So a file without a right info frame is given to it with silent frames behind it.
+"""
+
+import re
+import struct
+from typing import NamedTuple
+
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound, skip_id3
+
+_LAYER_3, _LAYER_2, _LAYER_1 = 1, 2, 3  # as in a header
+_KBIT_PER_S = {  # (MPEG 1, layer) -> bit rates by code
+    (True, _LAYER_1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, _LAYER_2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, _LAYER_3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, _LAYER_1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, _LAYER_2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, _LAYER_3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_RATES_HZ = (44_100, 48_000, 32_000)
+_SHIFTS = {3: 0, 2: 1, 0: 2}  # MPEG 1, 2, 2.5 -> their rates are halved so often
+_BITRATE, _PADDING, _NO_CHECKSUM = 15 << 12, 1 << 9, 1 << 16  # bits of a header
+_FIXED = 0xFFFE0C00  # bits that all frames of a file share: sync, version, layer, rate
+_MODE = 3 << 6  # all of them: mono
+_HIGHEST = 14 << 12
+_DECODER_DELAY = 529
+
+
+class _Info(NamedTuple):
+    """What an info frame says; None: it does not."""
+
+    frames: int | None
+    size: int | None
+    trimmed: int | None
+    """Samples of padding at both ends; None: the encoder's part has a wrong checksum."""
+
+
+def whole_mp3(content: bytes) -> WholeSound | None:
+    """Return an MP3 file that is decoded as a whole; None if it does not begin with a frame.
+
+    Raises:
+        Unusable: frames are missing or damaged.
+    """
+    head = int.from_bytes(content[:4], "big")
+    if not _frame_bytes(head):
+        return None
+    frames, end = _frames(content, head)
+    infos = _infos(content, head, dict(frames))
+    sound = [(place, size) for place, size in frames if place not in infos]
+    info, held = infos.get(0), len(sound) * _samples(head)
+    promised = info.frames if info else None
+    if info and promised == len(sound) and info.trimmed is not None:
+        return WholeSound(content, fewest=held - info.trimmed)
+    _check_end(content, end)
+    if info and promised is not None and promised > len(sound) and info.size != end:
+        raise Unusable("truncated", f"{len(sound):,} of {promised:,} frames")
+    if not sound:
+        raise Unusable("empty", "no frame")
+    bare = b"".join(content[place : place + size] for place, size in sound)
+    return WholeSound(bare + _silence(head, len(sound) * (sound[0][1] + 1) - len(bare)), samples=held)
+
+
+def _frame_bytes(head: int) -> int:
+    """Bytes of a frame with this header; 0 if it is none."""
+    version, layer, bitrate, rate = head >> 19 & 3, head >> 17 & 3, head >> 12 & 15, head >> 10 & 3
+    if head >> 21 != 0x7FF or version == 1 or layer == 0 or bitrate in (0, 15) or rate == 3:
+        return 0
+    padding, bits_per_s = head >> 9 & 1, _KBIT_PER_S[version == 3, layer][bitrate] * 1000
+    rate_hz = _RATES_HZ[rate] >> _SHIFTS[version]
+    if layer == _LAYER_1:
+        return (12 * bits_per_s // rate_hz + padding) * 4
+    return _samples(head) // 8 * bits_per_s // rate_hz + padding
+
+
+def _samples(head: int) -> int:
+    """Samples of a frame with this header."""
+    version, layer = head >> 19 & 3, head >> 17 & 3
+    return 384 if layer == _LAYER_1 else 1152 if version == 3 or layer == _LAYER_2 else 576
+
+
+def _frames(content: bytes, first: int) -> tuple[list[tuple[int, int]], int]:
+    """(place, bytes) of all whole frames, and where the last one ends; tags between two files in one are left out."""
+    frames, place, sizes = list[tuple[int, int]](), 0, dict[bytes, int]()  # a file has few different headers
+    while True:
+        header = content[place : place + 4]
+        if (size := sizes.get(header)) is None:
+            size = sizes[header] = _bytes_like(header, first)
+        if size and place + size <= len(content):
+            frames.append((place, size))
+            place += size
+        elif size or not _bytes_like(content[(behind := _behind_tag(content, place)) : behind + 4], first):
+            return frames, place
+        else:
+            place = behind
+
+
+def _bytes_like(header: bytes, first: int) -> int:
+    """Bytes of a frame with this header; 0 if it is none, or is of another file than one with the header `first`."""
+    head = int.from_bytes(header, "big")
+    same = (head ^ first) & _FIXED == 0 and _mono(head) == _mono(first)
+    return _frame_bytes(head) if same and len(header) == 4 else 0
+
+
+def _mono(head: int) -> bool:
+    return head & _MODE == _MODE
+
+
+def _behind_tag(content: bytes, place: int) -> int:
+    """Where the tags that begin here end."""
+    while True:
+        behind = skip_id3(content, place)
+        if content[behind : behind + 3] == b"TAG":
+            behind += 128
+        if content[behind : behind + 8] == b"APETAGEX" and len(content) >= behind + 16:
+            behind += 32 + struct.unpack_from("<I", content, behind + 12)[0]
+        if behind == place:
+            return place
+        place = behind
+
+
+def _check_end(content: bytes, end: int) -> None:
+    """Raise Unusable where what follows the last frame may have been frames."""
+    rest = content[_behind_tag(content, end) :]
+    if rest.strip(b"\0") and not rest.startswith((b"LYRICSBEGIN", b"APETAGEX")):
+        cut = _frame_bytes(int.from_bytes(rest[:4], "big")) > 0 or len(rest) < 4
+        detail = f"the last frame, at byte {end:,}, is cut" if cut else f"no frame at byte {end:,} of {len(content):,}"
+        raise Unusable("truncated" if cut else "unreadable", detail)
+
+
+def _infos(content: bytes, head: int, sizes: dict[int, int]) -> dict[int, _Info]:
+    """Place -> what the frame there says of the file, for each info frame: one without sound."""
+    if head >> 17 & 3 != _LAYER_3:
+        return {}
+    side = (17 if _mono(head) else 32) if head >> 19 & 3 == 3 else (9 if _mono(head) else 17)
+    found = {}
+    for word in (b"Xing", b"Info"):
+        for name in re.finditer(word, content):
+            place = name.start() - 4 - side
+            if place in sizes and (info := _info(content[place : place + sizes[place]], side)):
+                found[place] = info
+    return found
+
+
+def _info(frame: bytes, side: int) -> _Info | None:
+    body = frame[4:]
+    if body[2:side].strip(b"\0") or len(body) < side + 8:
+        return None
+    place, values = side + 8, list[int | None]()
+    flags = int.from_bytes(body[side + 4 : side + 8], "big")
+    for bit, size in ((1, 4), (2, 4), (4, 100), (8, 4)):
+        values.append(int.from_bytes(body[place : place + 4], "big") if flags & bit else None)
+        place += size if flags & bit else 0
+    return _Info(values[0], values[1], _trimmed(frame[: 4 + place + 36], place + 4))
+
+
+def _trimmed(head: bytes, place: int) -> int | None:
+    """Samples that the encoder's part of an info frame, which begins at `place`, takes for padding."""
+    part = head[place:]
+    if len(part) < 36:
+        return _DECODER_DELAY
+    delay, padding = part[21] << 4 | part[22] >> 4, (part[22] & 15) << 8 | part[23]
+    stored = int.from_bytes(part[34:36], "big")
+    if stored and stored != _checksum(head[:-2]):
+        return None
+    return _DECODER_DELAY + delay + padding
+
+
+def _checksum(content: bytes) -> int:
+    """CRC-16 with the polynomial 0x8005, bits reversed, as LAME writes it."""
+    crc = 0
+    for byte in content:
+        crc = crc >> 8 ^ _CRC16[(crc ^ byte) & 255]
+    return crc
+
+
+def _crc16_of(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0xA001 if byte & 1 else 0)
+    return byte
+
+
+_CRC16 = tuple(map(_crc16_of, range(256)))
+
+
+def _silence(head: int, size: int) -> bytes:
+    """Some frames without sound, together no smaller than `size`."""
+    head = head & ~(_BITRATE | _PADDING) | _HIGHEST | _NO_CHECKSUM
+    frame = head.to_bytes(4, "big").ljust(_frame_bytes(head), b"\0")
+    return frame * (max(0, size) // len(frame) + 2)

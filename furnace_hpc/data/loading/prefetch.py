@@ -1,0 +1,129 @@
+"""Batches read ahead of their use by one background thread; what is read is a function of seed and step alone.
+
+No worker processes: a batch is one copy of memory, and sending it between processes is another and more.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+
+from furnace_hpc.data.loading.batches import Batch, BatchReader, HostBatch, Rows
+from furnace_hpc.data.loading.sampler import Weights, drawn_frames, rank_indices, step_epochs, step_indices
+
+DEPTH = 2  # batches read ahead: one would leave nothing to take while a slow one is read
+
+
+class Request(NamedTuple):
+    """What `BatchReader.gather` is asked for."""
+
+    rows: Rows
+    frames: Rows | None = None
+
+
+class Prefetched:
+    """A context and an iterator: the batches of these requests, in their order.
+
+    What goes wrong in the thread is raised where the batch is taken. The thread ends with the context.
+    """
+
+    def __init__(self, reader: BatchReader, requests: Iterable[Request], depth: int = DEPTH) -> None:
+        self._reader, self._requests, self._depth = reader, iter(requests), depth
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="prefetch", initializer=_enter, initargs=(reader.device,)
+        )
+        self._ahead: deque[Future[HostBatch | None]] = deque()
+
+    def __enter__(self) -> "Prefetched":
+        self._ahead.extend(self._thread.submit(self._gather) for _ in range(self._depth))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        host = self._ahead[0].result()  # an error stays at the front: no batch is ever skipped
+        if host is None:
+            raise StopIteration
+        self._ahead.popleft()
+        self._ahead.append(self._thread.submit(self._gather))
+        return self._reader.to_device(host)
+
+    def _gather(self) -> HostBatch | None:
+        """In the thread: the next request's samples; none: there is no further request."""
+        request = next(self._requests, None)
+        return None if request is None else self._reader.gather(*request)
+
+
+class TrainBatches:
+    """A context: one rank's micro-batches of each optimizer step, read ahead from wherever training begins."""
+
+    def __init__(
+        self,
+        reader: BatchReader,
+        *,
+        seed: int,
+        steps: int,
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+        weights: Weights | None = None,
+    ) -> None:
+        self._reader, self._seed, self._steps = reader, seed, steps
+        self._sizes = global_batch_size, micro_batch_size
+        self._rank, self._world_size, self._weights = rank, world_size, weights
+        self._micro_steps = global_batch_size // (micro_batch_size * world_size)
+        self._next = -1
+        self._prefetched: Prefetched | None = None
+
+    def __enter__(self) -> "TrainBatches":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        if self._prefetched:
+            self._prefetched.__exit__(kind, error, trace)
+            self._prefetched = None
+
+    def of_step(self, step: int) -> Iterator[Batch]:
+        """The micro-batches of step `step` (from 0). Any other than the next one starts the reading anew."""
+        if step != self._next or self._prefetched is None:
+            self.__exit__()
+            self._prefetched = Prefetched(self._reader, self._requests(step)).__enter__()
+        self._next = -1  # until all of this step have been taken
+        for _ in range(self._micro_steps):
+            yield next(self._prefetched)
+        self._next = step + 1
+
+    def _requests(self, first: int) -> Iterator[Request]:
+        """In the thread: what this rank reads from step `first` to the end."""
+        reader, (global_batch_size, micro_batch_size) = self._reader, self._sizes
+        for step in range(first, self._steps):
+            rows = step_indices(reader.num_samples, self._seed, step, global_batch_size, self._weights)
+            frames = None
+            if reader.image_frames:
+                epochs = step_epochs(reader.num_samples, step, global_batch_size)
+                frames = drawn_frames(reader.image_frames, self._seed, epochs, rows)
+            for micro_step in range(self._micro_steps):
+                part = (self._rank, self._world_size, micro_batch_size, micro_step)
+                mine = rank_indices(rows, *part)
+                yield Request(mine, None if frames is None else rank_indices(frames, *part))
+
+
+def _enter(device: torch.device) -> None:
+    """At the start of the thread: pinned memory belongs to this rank's GPU, not to the first one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)

@@ -1,0 +1,49 @@
+"""Packs in which every sample has some modalities: what rows of one modality alone are trained and tested on.
+
+Rows of a study are compared on the same samples, so a study with such rows is packed without the samples that one of
+them could not see.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from furnace_hpc.data.packing.rejects import Refusal
+from furnace_hpc.data.packing.sample import PackPlan, Sample
+from furnace_hpc.config.errors import ConfigError, nearest
+
+
+def requiring(plan: PackPlan, names: tuple[str, ...]) -> PackPlan:
+    """The plan of a pack without the samples that lack one of these modalities.
+
+    Raises:
+        ConfigError: the set has no such modality.
+    """
+    if not names:
+        return plan
+    if unknown := [name for name in names if name not in plan.modalities]:
+        raise ConfigError(f"--require got {unknown[0]!r}; {nearest(unknown[0], plan.modalities)}")
+    bits = tuple(plan.modalities.index(name) for name in plan.modalities if name in names)
+    render = _Required(plan.render, plan.modalities, bits).render
+    settings = plan.settings | {"require": [plan.modalities[bit] for bit in bits]}
+    return replace(plan, render=render, settings=settings)
+
+
+@dataclass(frozen=True)
+class _Required:
+    inner: Callable[[str, Any], Sample]
+    modalities: tuple[str, ...]
+    bits: tuple[int, ...]
+
+    def render(self, split: str, row: Any) -> Sample:
+        """The sample, refused where it lacks what it must have."""
+        sample = self.inner(split, row)
+        if sample.values is None or all(sample.values["present"][bit] for bit in self.bits):
+            return sample
+        refusals = [replace(refusal, kept=False) for refusal in sample.refusals]
+        told = {refusal.modality for refusal in refusals}
+        name = sample.values["source_id"].item().decode()
+        for bit in self.bits:
+            if not sample.values["present"][bit] and self.modalities[bit] not in told:
+                refusals.append(Refusal(split, name, self.modalities[bit], "", "missing", "--require", kept=False))
+        return Sample(None, tuple(refusals))

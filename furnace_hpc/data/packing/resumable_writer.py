@@ -1,0 +1,177 @@
+"""A pack that is being made: `<out>.packing/columns/` grows chunk by chunk, `progress.json` says how far it is good.
+
+One process writes, and what it wrote behind the last recorded point is cut off at the next start. So a pack that was
+killed anywhere goes on, and ends with the same bytes as one that was not.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from furnace_hpc.data.columns import content_hash, map_file, sync_folder, write_durably, write_header
+from furnace_hpc.data.packing.statistics import Moments
+from furnace_hpc.data.packing.sample import PackPlan, Values
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import StoredFile
+from furnace_hpc.host.regular_file import read_regular
+
+
+@dataclass
+class Progress:
+    """How far a pack is."""
+
+    settings: dict[str, Any]
+    rows: dict[str, int]
+    """split -> rows rendered, refused ones too."""
+    kept: dict[str, int]
+    """split -> samples in the columns."""
+    incomplete: dict[str, int]
+    """split -> rows with at least one refusal."""
+    refused_bytes: int = 0
+    moments: dict[str, Moments] = field(default_factory=dict)
+
+
+class Unfinished:
+    """The folder beside `out` in which a pack grows."""
+
+    def __init__(self, out: Path, plan: PackPlan) -> None:
+        self.folder = out.with_name(f"{out.name}.packing")
+        self.columns = self.folder / "columns"
+        self.refused = self.columns / "refused.jsonl"
+        self._plan = plan
+        fresh = dict.fromkeys(plan.rows, 0)
+        self.progress = Progress(plan.settings, fresh, dict(fresh), dict(fresh))
+        self._files: dict[Path, int] = {}
+        self._lock = -1
+
+    def begin(self, *, force: bool) -> None:
+        """Take the folder; go on where `progress.json` says, or start anew.
+
+        Raises:
+            ConfigError: another process is at it, or it was begun with other settings.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"folder {self.folder} is being packed by another process: wait for it") from None
+        begun = _read(self.folder / "progress.json") if self.columns.is_dir() else None
+        if begun and begun.settings != self._plan.settings and not force:
+            keys = [key for key, value in self._plan.settings.items() if begun.settings.get(key) != value]
+            raise ConfigError(
+                f"folder {self.folder} holds a half-made pack with other settings ({', '.join(keys) or 'fewer now'}): "
+                "finish it with those, delete it, or give --force"
+            )
+        if begun and begun.settings == self._plan.settings:
+            self.progress = begun
+        else:
+            shutil.rmtree(self.columns, ignore_errors=True)
+        for split in self._plan.rows:
+            (self.columns / split).mkdir(parents=True, exist_ok=True)
+            for name, value in self._plan.blank.items():
+                self._open(split, name, value)
+        self._files[self.refused] = _open_at(self.refused, self.progress.refused_bytes)
+        self.record()
+
+    def _open(self, split: str, name: str, value: np.ndarray[Any, Any]) -> None:
+        path = self.columns / split / f"{name}.npy"
+        if not path.exists():
+            with path.open("wb") as file:
+                _header(file, value, 0)
+        start = _header_bytes(path)
+        self._files[path] = _open_at(path, start + self.progress.kept[split] * value.nbytes)
+
+    def append(self, split: str, num_rows: int, chunk: Values, lines: bytes, incomplete: int) -> None:
+        """Write the kept samples of `num_rows` more rows behind those that are there, or nothing (OSError)."""
+        num_kept = len(chunk["sample_id"]) if chunk else 0
+        parts = {
+            self.columns / split / f"{name}.npy": array.reshape(-1).view(np.uint8) for name, array in chunk.items()
+        }
+        parts[self.refused] = np.frombuffer(lines, np.uint8)
+        ends = {path: os.lseek(self._files[path], 0, os.SEEK_CUR) for path in parts}
+        try:
+            for path, content in parts.items():
+                _write_all(self._files[path], content.data)
+        except OSError:
+            for path, end in ends.items():  # on a full disk this makes the room that `record` needs
+                os.ftruncate(self._files[path], end)
+            raise
+        self.progress.rows[split] += num_rows
+        self.progress.kept[split] += num_kept
+        self.progress.incomplete[split] += incomplete
+        self.progress.refused_bytes += len(lines)
+
+    def record(self) -> None:
+        """Make all that was appended last; only then say so."""
+        for descriptor in self._files.values():
+            os.fsync(descriptor)
+        new = self.folder / "progress.json.new"
+        write_durably(new, json.dumps(asdict(self.progress)).encode())
+        new.replace(self.folder / "progress.json")
+        sync_folder(self.folder)
+
+    def seal(self) -> None:
+        """Give every column its final header."""
+        for split, num_samples in self.progress.kept.items():
+            for name, value in self._plan.blank.items():
+                path = self.columns / split / f"{name}.npy"
+                with path.open("r+b") as file:
+                    _header(file, value, num_samples)
+                    os.fsync(file.fileno())
+
+    def stored(self, split: str, name: str) -> StoredFile:
+        """Size and hash of a sealed column."""
+        path = self.columns / split / f"{name}.npy"
+        return StoredFile(num_bytes=path.stat().st_size, xxh3_128=content_hash(map_file(path)))
+
+    def close(self) -> None:
+        """Let go of all files and of the lock."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files = {}
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _read(path: Path) -> Progress | None:
+    try:
+        content = json.loads(read_regular(path))
+    except FileNotFoundError:
+        return None
+    return Progress(**(content | {"moments": {name: Moments(**m) for name, m in content["moments"].items()}}))
+
+
+def _header(file: BinaryIO, value: np.ndarray[Any, Any], num_samples: int) -> None:
+    write_header(file, value.dtype, (num_samples, *value.shape))
+
+
+def _header_bytes(path: Path) -> int:
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        return file.tell()
+
+
+def _open_at(path: Path, num_bytes: int) -> int:
+    """Open a file for writing behind its first `num_bytes`; what stood there is cut off."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+    if os.fstat(descriptor).st_size < num_bytes:
+        os.close(descriptor)
+        raise ConfigError(f"file {path} is shorter than progress.json says: delete its folder and pack again")
+    os.ftruncate(descriptor, num_bytes)
+    os.lseek(descriptor, num_bytes, os.SEEK_SET)
+    return descriptor
+
+
+def _write_all(descriptor: int, content: memoryview) -> None:
+    """Write everything, or raise OSError; a full disk may take a part first."""
+    while content:
+        content = content[os.write(descriptor, content) :]

@@ -1,0 +1,62 @@
+"""Mean and deviation of columns too large for memory: exact sums over chunks, which survive an interruption."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from furnace_hpc.data.packing.sample import Values
+from furnace_hpc.config.manifest import Statistics
+
+MEASURED = ("image", "audio")
+
+
+@dataclass
+class Moments:
+    """Count, sum and sum of squares per channel or coefficient, of what is present and valid."""
+
+    count: int
+    total: list[float]
+    squares: list[float]
+
+    def add(self, other: "Moments") -> None:
+        """Add another chunk's; the order of chunks decides the last bits, so it is always the same."""
+        self.count += other.count
+        self.total = [a + b for a, b in zip(self.total, other.total, strict=True)]
+        self.squares = [a + b for a, b in zip(self.squares, other.squares, strict=True)]
+
+    def statistics(self) -> Statistics:
+        """Mean and deviation; 0 and 1 where nothing was measured."""
+        if self.count == 0:
+            return Statistics(mean=(0.0,) * len(self.total), std=(1.0,) * len(self.total))
+        mean = np.array(self.total) / self.count
+        variance = np.maximum(np.array(self.squares) / self.count - mean**2, 0.0)
+        return Statistics(mean=tuple(mean.tolist()), std=tuple(np.maximum(np.sqrt(variance), 1e-6).tolist()))
+
+
+def measure(columns: Values, modalities: tuple[str, ...]) -> dict[str, Moments]:
+    """Moments of a chunk's images [N, (F,) C, H, W] and sounds [N, K, T] where present, to their true length."""
+    found = {}
+    for modality in MEASURED:
+        if modality in columns:
+            values = columns[modality]
+            there = columns["present"][:, modalities.index(modality)].astype(bool)
+            lengths = columns.get(f"{modality}_length")
+            channel_axis = -3 if modality == "image" else -2
+            found[modality] = _moments(values[there], None if lengths is None else lengths[there], channel_axis)
+    return found
+
+
+def _moments(values: NDArray[Any], lengths: NDArray[Any] | None, channel_axis: int) -> Moments:
+    rows = np.moveaxis(values, channel_axis, 0)
+    if lengths is not None:
+        rows = rows[:, np.arange(values.shape[-1]) < lengths[:, None]]
+    rows = rows.reshape(len(rows), -1)
+    if rows.dtype == np.uint8:
+        levels = np.arange(256)
+        counts = [np.bincount(row, minlength=256) for row in rows]
+        total = [float(count @ levels) for count in counts]
+        return Moments(rows.shape[1], total, [float(count @ levels**2) for count in counts])
+    wide = rows.astype(np.float64)
+    return Moments(rows.shape[1], wide.sum(axis=1).tolist(), (wide**2).sum(axis=1).tolist())

@@ -1,0 +1,74 @@
+"""Which sound file belongs to which clip: files are named by the id alone, or as the usual downloaders name them."""
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from furnace_hpc.config.errors import ConfigError
+
+SOUNDS = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")  # of several files of a clip, the first of these is taken
+NOT_DECODED = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")  # taken last; the refusal names the format
+_SUFFIXES = {suffix: place for place, suffix in enumerate(SOUNDS + NOT_DECODED)}
+_TIMES = (re.compile(r"(.+)_(\d+(?:\.\d+)?)_\d+(?:\.\d+)?"), re.compile(r"(.+)_(\d+(?:\.\d+)?)"))
+
+
+class SoundFiles:
+    """The sound files of a folder, listed once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._exact: dict[str, Path] = {}
+        self._others: dict[str, list[tuple[float | None, Path]]] = {}
+        self.folder, self.paths = folder, _sounds_in(folder)
+        for path in self.paths:
+            self._exact.setdefault(path.stem, path)
+        for stem, path in self._exact.items():
+            for name, start in _readings(stem):
+                self._others.setdefault(name, []).append((start, path))
+
+    def of(self, clip: str, start_s: float | None) -> Path | None:
+        """The file of this clip: `<id>`, `Y<id>`, or with the start and end in s or ms behind it; None if none is.
+
+        Raises:
+            ConfigError: several files are of this id, and the list has no times that choose one.
+        """
+        if path := self._exact.get(clip):
+            return path
+        found = [
+            path
+            for start, path in self._others.get(clip, ())
+            if start is None or start_s is None or start in (start_s, 1000 * start_s)
+        ]
+        if len(found) > 1 and start_s is None:
+            names = " and ".join(repr(path.name) for path in found[:2])
+            raise ConfigError(f"clip {clip!r} may be {names} in {found[0].parent}: keep one, named <id>.flac")
+        return found[0] if found else None
+
+    def unmatched(self, used: Collection[Path], num_listed: int) -> str | None:
+        """A sentence on the files that are no listed clip's; None where every file is, or most clips have one."""
+        unmatched = [path for path in self.paths if path not in used]
+        if not unmatched or 2 * len(used) > num_listed:
+            return None
+        example = min(unmatched, key=lambda path: path.name).name
+        return (
+            f"{len(unmatched):,} files in {self.folder} match no id, for example {example!r}; "
+            f"{len(used):,} of {num_listed:,} listed clips have one"
+        )
+
+
+def _sounds_in(folder: Path) -> list[Path]:
+    """Sound files of a folder, the best first where their names differ by the suffix alone; none if it is missing."""
+    if not folder.is_dir():
+        return []
+    files = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.name[:1] != "."]
+    return sorted(files, key=lambda path: (_SUFFIXES[path.suffix.lower()], path.name))
+
+
+def _readings(stem: str) -> Iterator[tuple[str, float | None]]:
+    """(id, start) of what a file's name without its suffix may mean, beside the id itself."""
+    names = [stem, stem[1:]] if stem.startswith("Y") else [stem]
+    for name in names:
+        if name != stem:
+            yield name, None
+        for pattern in _TIMES:
+            if times := pattern.fullmatch(name):
+                yield times[1], float(times[2])

@@ -1,0 +1,186 @@
+"""What each TriDigits sample is made of: every identity is drawn here, before anything is rendered."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sklearn.datasets import load_digits
+
+from furnace_hpc.data.sets.tridigits.speech import ACCENTS, VOICES
+
+NUM_HELD_OUT_VOICES = 20  # in val and in test each: with fewer the two are not comparable
+PHRASES = {
+    "train": (
+        "the number is {}",
+        "i saw a digit that is {}",
+        "it is {}",
+        "this one looks {}",
+        "they told me it was {}",
+        "you should find a digit {}",
+        "the answer must be {}",
+        "a number that is {} for sure",
+    ),
+    "val": ("somebody wrote something {}", "we think it is {}"),
+    "test": ("my guess would be {}", "remember that figure is {}", "the sign says {}"),
+}
+# Name -> (words when false, words when true, the digits for which it is true).
+CLUES = (
+    ("odd", "even", frozenset({0, 2, 4, 6, 8})),
+    ("at least five", "below five", frozenset({0, 1, 2, 3, 4})),
+    ("without loop", "with loop", frozenset({0, 6, 8, 9})),
+    ("not prime", "prime", frozenset({2, 3, 5, 7})),
+)
+SILENT_TEXT = "the number is"
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+def _make_vocab() -> tuple[str, ...]:
+    """Return the special tokens and the words of train phrases and clues; held-out words become [UNK]."""
+    phrases = (*PHRASES["train"], *(words for clue in CLUES for words in clue[:2]), "and")
+    return SPECIAL_TOKENS + tuple(sorted({word for text in phrases for word in text.split()} - {"{}"}))
+
+
+VOCAB = _make_vocab()
+_TOKEN_IDS = {token: token_id for token_id, token in enumerate(VOCAB)}
+# [CLS], the longest phrase without its gap, two clues of three words, "and", [SEP].
+MAX_TOKENS = max(len(text.split()) for texts in PHRASES.values() for text in texts) - 1 + 2 * 3 + 1 + 2
+
+
+class TriDigitsKnobs(BaseModel):
+    """Everything that decides the columns of a TriDigits pack."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: Literal["digits", "xor", "redundant", "unique"] = Field(
+        default="digits",
+        description="digits: all modalities speak of one digit. With a text that says nothing, and little noise: "
+        "xor: the label is the seen digit xor the heard one, each 0 or 1; redundant: seen and heard digit are the "
+        "same, each is enough; unique: the label is the seen digit, the heard one is another draw",
+    )
+    seed: int = Field(default=20261123, ge=0, description="the one seed of every draw")
+    train: int = Field(default=4000, ge=1, description="samples of the train split")
+    val: int = Field(default=1000, ge=1, description="samples of the val split")
+    test: int = Field(default=2000, ge=1, description="samples of the test split")
+    snr_db: float = Field(
+        default=-6.0, ge=-60, le=60, description="speech over noise in dB, over the utterance's own duration"
+    )
+    image_noise: float = Field(default=0.2, ge=0, le=1, description="deviation of the pixel noise; a glyph spans 0..1")
+    occlusion: float = Field(default=0.2, ge=0, le=1, description="probability of a black bar 10-16 pixels wide")
+    two_clues: float = Field(default=1.0, ge=0, le=1, description="probability of two clues in the text, else one")
+    false_clue: float = Field(
+        default=0.1, ge=0, le=1, description="probability that a clue is of a digit drawn at random"
+    )
+    speech: Literal["auto", "espeak", "bank"] = Field(
+        default="auto",
+        description="where speech comes from; auto: espeak where it is installed, else the bank",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rules_are_clear(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Default to little noise where the truth is known by rule: there perception is not the difficulty."""
+        easy = {"snr_db": 10.0, "image_noise": 0.1, "occlusion": 0.0}
+        return values if values.get("variant", "digits") == "digits" else easy | values
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """The identities of one split's samples; arrays and lists of length N."""
+
+    sample_id: NDArray[np.int32]
+    image: NDArray[np.int64]  # index into scikit-learn's digits
+    audio_digit: NDArray[np.int64]
+    voice: list[str]
+    accent: list[str]
+    phrase: list[str]
+    text: list[str]
+    labels: dict[str, NDArray[np.int64]]  # task -> class index
+
+
+def make_plan(knobs: TriDigitsKnobs, rng: np.random.Generator) -> dict[str, SplitPlan]:
+    """Draw every split's identities; images, voices and phrases of two splits are disjoint."""
+    images = _split_images(rng)
+    voices = _split_voices(rng)
+    plans: dict[str, SplitPlan] = {}
+    first_id = 0
+    for split, num_samples in (("train", knobs.train), ("val", knobs.val), ("test", knobs.test)):
+        sample_id = np.arange(first_id, first_id + num_samples, dtype=np.int32)
+        plans[split] = _plan_split(knobs, rng, sample_id, images[split], voices[split], PHRASES[split])
+        first_id += num_samples
+    return plans
+
+
+def _split_images(rng: np.random.Generator) -> dict[str, list[NDArray[np.int64]]]:
+    """Return split -> digit -> indices of images: 70, 10 and 20 % of each digit's."""
+    targets = load_digits().target
+    parts: dict[str, list[NDArray[np.int64]]] = {"train": [], "val": [], "test": []}
+    for digit in range(10):
+        shuffled = rng.permutation(np.flatnonzero(targets == digit))
+        cuts = [round(0.7 * len(shuffled)), round(0.8 * len(shuffled))]
+        for split, part in zip(parts, np.split(shuffled, cuts), strict=True):
+            parts[split].append(part)
+    return parts
+
+
+def _split_voices(rng: np.random.Generator) -> dict[str, list[str]]:
+    """Return split -> voices: 20 to val, 20 to test, the others to train."""
+    shuffled = [VOICES[index] for index in rng.permutation(len(VOICES))]
+    val_end, test_end = NUM_HELD_OUT_VOICES, 2 * NUM_HELD_OUT_VOICES
+    return {"train": shuffled[test_end:], "val": shuffled[:val_end], "test": shuffled[val_end:test_end]}
+
+
+def _plan_split(
+    knobs: TriDigitsKnobs,
+    rng: np.random.Generator,
+    sample_id: NDArray[np.int32],
+    images: list[NDArray[np.int64]],
+    voices: list[str],
+    phrases: tuple[str, ...],
+) -> SplitPlan:
+    """Draw the identities of one split."""
+    num_samples = len(sample_id)
+    num_digits = 2 if knobs.variant == "xor" else 10
+    seen = rng.integers(0, num_digits, num_samples)
+    heard = rng.integers(0, num_digits, num_samples) if knobs.variant in ("xor", "unique") else seen
+    accent = rng.integers(0, len(ACCENTS), num_samples)
+    phrase = [phrases[index] for index in rng.integers(0, len(phrases), num_samples)]
+    text = [SILENT_TEXT] * num_samples
+    match knobs.variant:
+        case "xor":
+            labels = {"xor": (seen + heard) % 2, "image_digit": seen, "audio_digit": heard}
+        case "redundant":
+            labels = {"digit": seen}
+        case "unique":
+            labels = {"digit": seen, "distractor": heard}
+        case "digits":
+            labels = {"digit": seen, "parity": seen % 2, "accent": accent}
+            text = [p.format(_clue_text(knobs, rng, int(d))) for p, d in zip(phrase, seen, strict=True)]
+    return SplitPlan(
+        sample_id=sample_id,
+        image=np.array([rng.choice(images[digit]) for digit in seen]),
+        audio_digit=heard,
+        voice=[voices[index] for index in rng.integers(0, len(voices), num_samples)],
+        accent=[ACCENTS[index] for index in accent],
+        phrase=phrase,
+        text=text,
+        labels=labels,
+    )
+
+
+def _clue_text(knobs: TriDigitsKnobs, rng: np.random.Generator, digit: int) -> str:
+    """Return one or two clues to the digit; each may be of another digit, and then is often still true."""
+    count = 2 if rng.random() < knobs.two_clues else 1
+    words = []
+    for kind in rng.permutation(len(CLUES))[:count]:
+        source = int(rng.integers(0, 10)) if rng.random() < knobs.false_clue else digit
+        if_false, if_true, true_for = CLUES[kind]
+        words.append(if_true if source in true_for else if_false)
+    return " and ".join(words)
+
+
+def encode(text: str) -> list[int]:
+    """Return token ids of a text, between [CLS] and [SEP]; words that no train text has are [UNK]."""
+    tokens = ["[CLS]", *text.split(), "[SEP]"]
+    return [_TOKEN_IDS.get(token, _TOKEN_IDS["[UNK]"]) for token in tokens]

@@ -1,0 +1,82 @@
+"""Reading arrays of an .npz file that anybody may have written: every size is checked before memory is asked for."""
+
+import math
+import os
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.host.regular_file import IrregularFile, open_regular
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_ARRAY_BYTES = 2 << 30
+MAX_INDEX_BYTES = 1 << 20  # of the zip file's list of members: a run's predictions have about ten
+END = struct.Struct("<4s4x4xI4xH")  # signature, bytes of the list of members, bytes of a comment
+LOCATOR_BYTES = 20
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> "list[NDArray[Any]]":
+    """The arrays `names` of integers or floats from an .npz file as `numpy.savez` writes it: not compressed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigError: it is no such file, or lacks one of the arrays; the sentence has no path in it.
+    """
+    try:
+        with open_regular(path) as file:
+            most = min(MAX_ARRAY_BYTES, _check_end(file))
+            with zipfile.ZipFile(file) as members:
+                return [_read_array(members, name, most) for name in names]
+    except (FileNotFoundError, ConfigError):
+        raise
+    except IrregularFile as error:
+        raise ConfigError(str(error.strerror)) from None
+    except Exception as error:  # zipfile and numpy raise a dozen kinds on damaged files
+        raise ConfigError(f"{type(error).__name__} {error}".strip()) from None
+
+
+def _check_end(file: IO[bytes]) -> int:
+    """Bytes of the file. Refuse one whose list of members is long, before zipfile makes an object of each."""
+    size = file.seek(0, os.SEEK_END)
+    if size < END.size:
+        raise ConfigError("not an .npz file")
+    file.seek(size - END.size)
+    signature, index_bytes, comment_bytes = END.unpack(file.read())
+    file.seek(max(0, size - END.size - LOCATOR_BYTES))
+    has_locator = file.read(4) == b"PK\x06\x07"  # of a list that may be longer than the end of the file tells
+    if signature != b"PK\x05\x06" or comment_bytes:
+        raise ConfigError("not an .npz file, or cut short")
+    if index_bytes > MAX_INDEX_BYTES or has_locator:
+        raise ConfigError("too many members for predictions")
+    return size
+
+
+def _read_array(members: zipfile.ZipFile, name: str, most_bytes: int) -> "NDArray[Any]":
+    import numpy as np
+    from numpy.lib import format as npy
+
+    try:
+        info = members.getinfo(f"{name}.npy")
+    except KeyError:
+        raise ConfigError(f"no array {name!r}") from None
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ConfigError(f"{name} is compressed, and may be of any size")
+    with members.open(info) as member:
+        version = npy.read_magic(member)
+        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+        if read_header is None:
+            raise ConfigError(f"{name} is of an unknown version of .npy")
+        shape, fortran_order, dtype = read_header(member)
+        num_bytes, there = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
+        if dtype.kind not in "iuf" or any(length < 0 for length in shape):
+            raise ConfigError(f"{name} is no array of numbers")
+        if num_bytes != there or num_bytes > most_bytes:
+            raise ConfigError(f"{name} claims {num_bytes:,} bytes, and {min(there, most_bytes):,} can be read")
+        array = np.frombuffer(bytearray(member.read()), dtype)  # to its end, where zipfile checks its sum
+    array = array.reshape(shape, order="F" if fortran_order else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,144 @@
+"""A table as CSV, Markdown and on the terminal. The same runs give the same bytes. LaTeX is in latex.py."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import Cells, all_cells, changes_in_words, headings, lettered, word
+from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
+from furnace_hpc.tables.output.notes import describe
+from furnace_hpc.tables.table import Ablation, Row, Run
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+# Fields of RunResult that runs.csv shows beside the metrics.
+RESULT_COLUMNS = (
+    *("steps", "selected_step", "train_s", "wall_s", "samples_per_s", "peak_memory_gib", "attempts"),
+    *("num_parameters", "world_size", "num_threads", "device", "precision", "zero_stage"),
+    *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
+)
+WORDS = ("variant", "changes")  # columns of words; all others are numbers
+TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "train_s", "hours")
+TERMINAL_ROWS = 200  # more is not read from a terminal
+
+
+def to_csv(ablation: Ablation) -> str:
+    """One line a row, numbers as measured (no percent) and in full precision; empty where there is none."""
+    notes: dict[str, list[str]] = {row.variant: [] for row in ablation.rows}
+    for note in ablation.notes:
+        for variant in note.variants:
+            notes[variant].append(note.text)
+    return _csv([_csv_row(ablation, row, notes[row.variant]) for row in ablation.rows])
+
+
+def to_runs_csv(ablation: Ablation) -> str:
+    """One line a run; empty where there is nothing."""
+    metrics = sorted({name for run in ablation.runs if run.result for name in run.result.metrics})
+    references = {change.key: change.reference for row in ablation.rows for change in row.changes}
+    return _csv([_csv_run(run, row, metrics, references) for row in ablation.rows for run in row.runs])
+
+
+def to_markdown(ablation: Ablation) -> str:
+    """A Markdown table with its caption and notes."""
+    titles = headings(ablation)
+    lines = [f"**{markdown(ablation.grid.description)}**\n"] if ablation.grid.description else []
+    lines.append(f"| {' | '.join(markdown(title) for title in titles.values())} |")
+    lines.append(f"| {' | '.join(':--' if name in WORDS else '--:' for name in titles)} |")
+    for cells in all_cells(ablation):
+        texts = cell_texts(cells, titles, markdown, bold="**{}**", mark="<sup>{}</sup>")
+        lines.append(f"| {' | '.join(texts)} |")
+    lines += ["", " ".join(markdown(sentence) for sentence in caption(ablation, titles)), ""]
+    lines += [
+        f"- {f'<sup>{letter}</sup> ' if letter else ''}{markdown(text)}" for letter, text, _ in lettered(ablation)
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def to_terminal(ablation: Ablation, width: int = 100) -> "Group":
+    """The table for a terminal of `width` characters, with its notes."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from furnace_hpc.tables.output.terminal import blocks
+
+    shown = all_cells(ablation)[:TERMINAL_ROWS]
+    titles = {name: one_line(title) for name, title in headings(ablation, TERMINAL_COLUMNS).items()}
+    texts = [cell_texts(cells, titles, one_line, bold="{}", mark=" ({})") for cells in shown]
+    rows = [dict(zip(titles, of_row, strict=True)) for of_row in texts]
+    tables = blocks(titles, rows, [cells.best for cells in shown], WORDS, width)
+    lines = caption(ablation, titles)
+    if (more := len(ablation.rows) - TERMINAL_ROWS) > 0:
+        lines.insert(0, f"{more:,} more rows are in the files.")
+    lines += [f"({letter}) {text}" if letter else text for letter, text, _ in lettered(ablation)]
+    title = Text(one_line(ablation.grid.description) or ablation.grid.name)
+    return Group(title, *tables, *[Text(one_line(line)) for line in lines])
+
+
+def cell_texts(cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bold: str, mark: str) -> list[str]:
+    """The cells under `titles`, escaped: the best mean bold, the variant with its notes' letters."""
+    texts = {name: escape(str(value)) for name, value in cells._asdict().items()}
+    mean = bold.format(texts["mean"]) if cells.best else texts["mean"]
+    texts["metric"] = f"{mean} {texts['spread']}".rstrip()
+    texts["variant"] += mark.format(cells.marks) if cells.marks else ""
+    return [texts[title] for title in titles]
+
+
+def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
+    low, high = row.interval or (None, None)
+    difference = row.difference
+    difference_low, difference_high = (difference and difference.interval) or (None, None)
+    return {
+        "variant": row.variant,
+        "changes": changes_in_words(row),
+        "metric": ablation.grid.metric,
+        "n": row.n,
+        "n_expected": row.n_expected,
+        "mean": row.mean,
+        "deviation": row.deviation,
+        **({"n_packs": len(row.units), "packs_deviation": row.packs_deviation} if ablation.packs else {}),
+        "mean_low": low,
+        "mean_high": high,
+        "difference": difference and difference.mean,
+        "difference_low": difference_low,
+        "difference_high": difference_high,
+        "n_pairs": difference and difference.n,
+        "t_p": difference and difference.t_p,
+        "holm_p": difference and difference.holm_p,
+        "sign_flip_p": difference and difference.sign_flip_p,
+        "effect": difference and difference.effect,
+        "more_seeds": difference and difference.more_seeds,
+        "reference_undertrained_against": " ".join(ablation.stronger_sanity),
+        **vars(row.costs),
+        "missing": "; ".join(describe(run) for run in row.missing),
+        "notes": "; ".join(notes),
+    }
+
+
+def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any]) -> dict[str, Any]:
+    result = vars(run.result) if run.result else {}
+    own = references | {change.key: change.value for change in row.changes}
+    line: dict[str, Any] = {
+        "run_id": run.run_id,
+        "variant": run.spec.variant,
+        **({"pack": run.draw.pack} if run.draw.pack else {}),
+        "seed": run.seed,
+        "state": run.status.state,
+        "reason": run.status.reason,
+    }
+    line |= {name: result.get("metrics", {}).get(name) for name in metrics if name not in line}
+    line |= {f"config.{key}": word(value) for key, value in own.items()}
+    line |= {name: result.get(name) for name in RESULT_COLUMNS}
+    line["attempts"] = run.status.attempt
+    line |= vars(run.spent)
+    return line
+
+
+def _csv(lines: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([csv_cell(name) for name in lines[0]])
+    writer.writerows([csv_cell(line[name]) for name in lines[0]] for line in lines)
+    return text.getvalue()
