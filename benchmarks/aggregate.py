@@ -22,10 +22,10 @@ from statistics import median
 import record
 import yaml
 
-from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.config.train_config import RunSpec, run_ids
-from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.expansion import expand
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.train_config import RunSpec, run_ids
+from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.cache import read_records
 
 LINES = 50

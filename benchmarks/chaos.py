@@ -25,16 +25,16 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 
 import record  # noqa: E402
 import yaml  # noqa: E402
+from slurm_cluster import Cluster, start_cluster  # noqa: E402
 from small_disk import only, small_file_system  # noqa: E402
 from test_slurm_train import GRID, RealStudy  # noqa: E402
 
 from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
-from slurm import Cluster, start_cluster  # noqa: E402
 
 SEEDS, STEPS, INTERVAL = 6, 50, 10
 PROFILE = {"nodes": 2, "partition": "preempt", "array_parallelism": 2, "retries": 20, "exclude_after_failures": None}

@@ -16,7 +16,7 @@ from typing import Any
 
 os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 
 import forked_ranks  # noqa: E402
 import record  # noqa: E402

@@ -16,7 +16,7 @@ from typing import Any
 import record
 
 os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import forked_ranks
 from test_elastic import OFFLOADED, case
 

@@ -19,23 +19,23 @@ from hostile import (
     TOKEN,
 )
 
-from furnace_hpc.launch.slurm_array import batch_text
-from furnace_hpc.runs.journal import Submission
+from furnace_hpc.config.cluster import load_profile
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.expansion import expand, expand_rows
+from furnace_hpc.config.grids.grid import load_grid, with_settings
+from furnace_hpc.config.manifest import check_files, read_manifest
+from furnace_hpc.config.parsing.secrets import masked
+from furnace_hpc.launch.arrays import Limits, next_wave
 from furnace_hpc.launch.plan import make_plan
 from furnace_hpc.launch.planned import Choices
-from furnace_hpc.config.cluster import load_profile
-from furnace_hpc.launch.arrays import Limits, next_wave
-from furnace_hpc.runs.records.checkpoint_files import MANIFEST, is_complete, is_visible
+from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records.attempts import read_attempts
+from furnace_hpc.runs.records.checkpoint_files import MANIFEST, is_complete, is_visible
 from furnace_hpc.runs.records.metrics import last_record, read_metrics
 from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import read_status
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.grid import load_grid, with_settings
-from furnace_hpc.config.manifest import check_files, read_manifest
-from furnace_hpc.config.grids.expansion import expand, expand_rows
-from furnace_hpc.config.parsing.secrets import masked
 
 
 @dataclass

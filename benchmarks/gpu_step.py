@@ -19,15 +19,15 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from make import make_config
 
-from furnace_hpc.engine.distributed import Processes, RankInfo, destroy_process_group, init_process_group
+from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.engine.deepspeed_engine import build_engine
+from furnace_hpc.engine.distributed import Processes, RankInfo, destroy_process_group, init_process_group
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.config.train_config import TrainConfig
 
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 FLOP/s, NVIDIA's data sheets (SXM modules)
 BASE: dict[str, Any] = {"model__width": 768, "model__num_heads": 12, "model__feedforward": 3072}

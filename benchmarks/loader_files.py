@@ -13,9 +13,9 @@ from PIL import Image, ImageFilter
 from tokenizers import BertWordPieceTokenizer
 from torch.utils.data import Dataset
 
+from furnace_hpc.config.manifest import Labels
 from furnace_hpc.data.columns import write_columns
 from furnace_hpc.data.decode.features import channel_statistics
-from furnace_hpc.config.manifest import Labels
 
 SAMPLES = 1536
 FILES = 128  # of them as raw files; in the packed formats, none of which compresses, their contents come 12 times

@@ -24,10 +24,10 @@ import soundfile
 from PIL import Image, ImageFilter
 from threadpoolctl import threadpool_limits
 
-from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
+from furnace_hpc.data.decode.audio import SoundKnobs
 from furnace_hpc.data.decode.images import ImageKnobs
 from furnace_hpc.data.packing.pack import pack_files
-from furnace_hpc.data.decode.audio import SoundKnobs
+from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
 
 CLIPS, REPEATS, CHUNK = 256, 5, 16
 RATE, HOP, FRAMES = 16_000, 160, 640

@@ -24,15 +24,15 @@ import psutil
 
 os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
 HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parent.parent / "tests"))
+sys.path.insert(0, str(HERE.parent.parent / "tests" / "support"))
 
 import record  # noqa: E402
 from killed_run import new_run  # noqa: E402
 from local_study import attempt, command, run_folder, wait_for_step, write_grid  # noqa: E402
+from slurm_cluster import start_cluster  # noqa: E402
 
 from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
-from slurm import start_cluster  # noqa: E402
 
 HANG_S, DRILL_SEED = 10, 7
 
@@ -117,8 +117,8 @@ def _floor(place: Path, data: Path, size: int) -> float:
 def rank() -> None:
     """One process of the floor: RANK SIZE RUN_DIR DATA_DIR."""
     number, size, folder, data = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
-    from furnace_hpc.engine.loop import train_batches, train_step
     from furnace_hpc.engine.distributed import RankInfo, init_process_group
+    from furnace_hpc.engine.loop import train_batches, train_step
     from furnace_hpc.engine.setup import set_up
     from furnace_hpc.host import lifecycle
     from furnace_hpc.runs.code import code_hash

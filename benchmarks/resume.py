@@ -20,7 +20,7 @@ from typing import Any
 
 os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 
 import record  # noqa: E402
 from killed_ranks import RENAMES, SYNCS, Point, run_attempt  # noqa: E402

@@ -19,7 +19,7 @@ from typing import Any
 import record
 
 os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from forked_ranks import run_phases
 
 WIDTH, LAYERS, BATCH, ROUNDS, STEPS = 2048, 11, 32, 5, 12

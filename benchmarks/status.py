@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 
 import psutil  # noqa: E402
 import record  # noqa: E402
 from commands import big_grid  # noqa: E402
+from slurm_cluster import start_cluster  # noqa: E402
 from slurm_study import Study  # noqa: E402
 from submit import CLOSED, counted, empty, submit  # noqa: E402
 
-from furnace_hpc.runs.journal import submissions  # noqa: E402
 from furnace_hpc.runs import host  # noqa: E402
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json  # noqa: E402
+from furnace_hpc.runs.journal import submissions  # noqa: E402
 from furnace_hpc.runs.records.metrics import MetricsFile  # noqa: E402
-from slurm import start_cluster  # noqa: E402
 
 REPEATS = 9
 WATCHED_S = 40.0

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 
 import record  # noqa: E402
 from commands import big_grid  # noqa: E402
 from crash import POINTS  # noqa: E402
+from slurm_cluster import Cluster, start_cluster, wait_until  # noqa: E402
 from slurm_study import Study, shim  # noqa: E402
-
-from slurm import Cluster, start_cluster, wait_until  # noqa: E402
 
 REPEATS = 3
 LOOP = 100  # of the loop's 1,000 calls: they all take the same time

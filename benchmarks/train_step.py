@@ -22,19 +22,19 @@ import record
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import forked_ranks
 from make import make_config
 
+from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.sampler import rank_indices, step_indices
-from furnace_hpc.engine.loop import train_batches, train_step
-from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.deepspeed_engine import build_engine
+from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.loop import train_batches, train_step
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
-from furnace_hpc.config.train_config import TrainConfig
 
 PAIRS = 12
 BIG = {"model__width": 256, "model__num_heads": 8, "model__feedforward": 1024, "model__text_layers": 6}

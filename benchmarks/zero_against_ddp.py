@@ -9,7 +9,7 @@ from pathlib import Path
 
 import record
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import forked_ranks
 import rank_work
 from test_zero import BF16, IN_FP32, SHIPPED

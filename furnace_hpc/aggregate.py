@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.grids.grid import Grid, results_name, with_settings
+from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.runs.folder import GridFolder
 
 if TYPE_CHECKING:
     from furnace_hpc.tables.table import Ablation
@@ -75,15 +75,15 @@ def show_table(
     """
     from rich.console import Console
 
-    from furnace_hpc.slurm.accounting import in_words
-    from furnace_hpc.monitor.run_status import observe_when_asked
     from furnace_hpc.config.train_config import run_ids
+    from furnace_hpc.monitor.run_status import observe_when_asked
+    from furnace_hpc.slurm.accounting import in_words
     from furnace_hpc.tables.cache import read_records
     from furnace_hpc.tables.output.latex import lost_letters
     from furnace_hpc.tables.output.render import to_terminal
     from furnace_hpc.tables.output.results import aggregate, submitted_runs, written_files
     from furnace_hpc.tables.output.verdict import last_lines
-    from furnace_hpc.tables.view import View, look
+    from furnace_hpc.tables.view import View, apply_view
 
     if figures and not find_spec("matplotlib"):
         typer.echo("no figures: matplotlib is not installed: pip install 'furnace-hpc[report]'", err=True)
@@ -96,11 +96,11 @@ def show_table(
     view = replace(view, by=view.by or grid.by)
     records = read_records(folder)
     everything = submitted_runs(grid, folder, records, asked_as)
-    shown, runs = look(grid, everything, view)
+    shown, runs = apply_view(grid, everything, view)
     kept = {id(spec) for spec in runs}
     aside = run_ids([spec for spec in everything if id(spec) not in kept])
-    how_it_is = observe_when_asked(folder)
-    ablation = aggregate(shown, runs, folder, place, figures, how_it_is, view.by, aside, records, samples, in_words)
+    get_status = observe_when_asked(folder)
+    ablation = aggregate(shown, runs, folder, place, figures, get_status, view.by, aside, records, samples, in_words)
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # in a log file too
     console.print(to_terminal(ablation, console.width))
@@ -115,8 +115,8 @@ def show_table(
 
 def _print_missing(ablation: "Ablation", folder: GridFolder) -> None:
     """On the error output: the missing runs, and where else there are runs."""
-    from furnace_hpc.tables.output.notes import describe
     from furnace_hpc.tables.other_settings import other_settings
+    from furnace_hpc.tables.output.notes import describe
 
     lines = [f"{len(ablation.missing)} of {len(ablation.runs)} runs are missing:"]
     lines += [f"  {printable(describe(run))}" for run in ablation.missing]

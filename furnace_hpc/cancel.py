@@ -8,18 +8,18 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.slurm import client
-from furnace_hpc.runs.by_hand import begun_by_hand
-from furnace_hpc.runs.journal import settle_doubts, submissions
-from furnace_hpc.monitor.run_status import observe
-from furnace_hpc.slurm.job_states import Phase, meaning
-from furnace_hpc.launch.submission import only_submitter, read_holder
-from furnace_hpc.launch.arrays import ranges
-from furnace_hpc.host import lifecycle
-from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.submitted import find_submitted
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.lookup import runs_root
+from furnace_hpc.host import lifecycle
+from furnace_hpc.launch.arrays import ranges
+from furnace_hpc.launch.submission import grid_lock, read_holder
+from furnace_hpc.monitor.run_status import observe
+from furnace_hpc.runs.by_hand import manually_started
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.journal import recover_pending_submissions, submissions
+from furnace_hpc.runs.submitted import find_submitted
+from furnace_hpc.slurm import client
+from furnace_hpc.slurm.job_states import Phase, meaning
 
 NOTHING = "nothing is running or waiting"
 
@@ -55,10 +55,10 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
             submission.note("cancelled", runs=[] if whole else sorted(chosen))
         except OSError as error:  # a full disk is no reason to let the jobs run
             print(f"could not be written down: {error.strerror}: a follow-up job that is at work now may send more")
-    if not sent and not begun_by_hand(folder, submissions(folder)):
+    if not sent and not manually_started(folder, submissions(folder)):
         return []
-    with only_submitter(folder, patience_s=60):  # a follow-up job holds it for seconds
-        settle_doubts(folder)
+    with grid_lock(folder, patience_s=60):  # a follow-up job holds it for seconds
+        recover_pending_submissions(folder)
         observer = observe(folder, must=True)
         live = {j for j, job in observer.evidence.queued.items() if meaning(job.word).phase is not Phase.ENDED}
         of_run = {place.job_id: run_id for run_id, place in observer.places.items()}

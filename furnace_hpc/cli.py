@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 import typer
 
 from furnace_hpc import __version__, streams
-from furnace_hpc.runs.folder import explain
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.printable import printable
 from furnace_hpc.config.parsing.secrets import masked
+from furnace_hpc.runs.folder import explain
 
 COMMANDS = {
     "submit": "turn a grid into runs: one Slurm array, or a queue on this machine",

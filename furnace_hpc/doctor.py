@@ -14,21 +14,19 @@ from typing import Annotated
 import typer
 
 from furnace_hpc import __version__
-from furnace_hpc.diagnostics import this_machine
-from furnace_hpc.diagnostics import node
-from furnace_hpc.diagnostics import slurm
-from furnace_hpc.diagnostics.report import Check, Section, as_json, count, look, page, worst
-from furnace_hpc.diagnostics.device import device_checks
-from furnace_hpc.diagnostics.disk import disk_checks
-from furnace_hpc.diagnostics.slurm_info import SlurmFacts, ask, try_gpu_flags
-from furnace_hpc.diagnostics.profile_writer import check_new, choose_partitions, profile_of, write_profile
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import ClusterProfile, load_profile
-from furnace_hpc.slurm.client import has_slurm
-from furnace_hpc.launch.show_plan import choose_profile
-from furnace_hpc.runs.trust import trust_group
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import runs_root
+from furnace_hpc.diagnostics import node, slurm, this_machine
+from furnace_hpc.diagnostics.device import device_checks
+from furnace_hpc.diagnostics.disk import disk_checks
+from furnace_hpc.diagnostics.profile_writer import check_new, choose_partitions, profile_of, write_profile
+from furnace_hpc.diagnostics.report import Check, Section, as_json, count, look, page, worst
+from furnace_hpc.diagnostics.slurm_info import SlurmFacts, ask, try_gpu_flags
+from furnace_hpc.launch.show_plan import choose_profile
+from furnace_hpc.runs.trust import trust_group
+from furnace_hpc.slurm.client import has_slurm
 
 
 def main(
@@ -62,8 +60,8 @@ def main(
         _say(not json_, "asking Slurm ...")
         facts = _ask(profile, write, partition)
         if facts is None:
-            mend = "use a login node, or try again: `scontrol ping`"
-            sections.append(Section("Slurm", (Check("controller", "fail", "does not answer", mend),)))
+            hint = "use a login node, or try again: `scontrol ping`"
+            sections.append(Section("Slurm", (Check("controller", "fail", "does not answer", hint),)))
         else:
             sections.append(look("Slurm", *slurm.slurm_checks(facts, profile)))
             if not no_job:
@@ -82,7 +80,13 @@ def main(
 
 def _this_machine(root: Path, on_slurm: bool) -> list[Section]:
     sections = [look("Job", node.job_checks)] if node.in_job() else []
-    software = (this_machine.python, this_machine.host_python, this_machine.versions, this_machine.text_encoding, this_machine.hub_cache)
+    software = (
+        this_machine.python,
+        this_machine.host_python,
+        this_machine.versions,
+        this_machine.text_encoding,
+        this_machine.hub_cache,
+    )
     return [
         *sections,
         look("Software", *software),

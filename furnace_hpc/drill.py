@@ -18,20 +18,20 @@ from rich.console import Console
 from rich.table import Table
 
 from furnace_hpc.cli import run_command
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.config.parsing import strict_yaml
+from furnace_hpc.config.parsing.lookup import data_root, runs_root
+from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.drills.faults import Disturbance, disturbances
 from furnace_hpc.drills.outcome import CALM, Outcome, read_outcome
-from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.slurm.client import require_slurm
 from furnace_hpc.launch.show_plan import choose_profile
 from furnace_hpc.runs.folder import RunFolder, write_json
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
 from furnace_hpc.runs.records.metrics import last_record
 from furnace_hpc.runs.state import RunState, read_status
 from furnace_hpc.runs.trust import keep_private
-from furnace_hpc.config.parsing import strict_yaml
-from furnace_hpc.config.errors import ConfigError, UnavailableError
-from furnace_hpc.config.parsing.lookup import data_root, runs_root
-from furnace_hpc.config.parsing.numbers import whole_number
+from furnace_hpc.slurm.client import require_slurm
 
 ROUNDS = 6  # of submit, which itself brings runs back
 POLL_S = 0.1

@@ -11,15 +11,15 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.cli import run_command
-from furnace_hpc.launch.follow_up import close_attempts, left_over, read_profile
-from furnace_hpc.runs.journal import Submission, settle_doubts
-from furnace_hpc.launch.node_exclusion import excluded_nodes
-from furnace_hpc.monitor.run_status import observe
-from furnace_hpc.launch.submission import only_submitter
-from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.trust import keep_private
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import read_grid
+from furnace_hpc.launch.follow_up import close_attempts, read_profile, remaining_rows
+from furnace_hpc.launch.node_exclusion import excluded_nodes
+from furnace_hpc.launch.submission import grid_lock
+from furnace_hpc.monitor.run_status import observe
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.journal import Submission, recover_pending_submissions
+from furnace_hpc.runs.trust import keep_private
 
 PATIENCE_S = 3000  # for a lock that somebody else holds, and for a controller that is away
 
@@ -43,17 +43,21 @@ def _send_what_is_left(submission: Submission, folder: GridFolder) -> bool:
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            with only_submitter(folder):
-                settle_doubts(folder)
+            with grid_lock(folder):
+                recover_pending_submissions(folder)
                 observer = observe(folder, must=True)
                 profile = read_profile(submission)
-                left = left_over(submission, folder, profile.retries, observer)
+                left = remaining_rows(submission, folder, profile.retries, observer)
                 close_attempts(submission, folder, observer)
                 if not left:
                     return False
                 limits = slurm_array.site_limits(profile, observer.evidence.live_jobs)  # this very job is one of them
                 exclude = excluded_nodes([folder.run(row["run_id"]) for row in submission.rows], profile)
-                print(*slurm_array.send(submission, profile, folder.path.name, left, limits, exclude), sep="\n", flush=True)
+                print(
+                    *slurm_array.submit_wave(submission, profile, folder.path.name, left, limits, exclude),
+                    sep="\n",
+                    flush=True,
+                )
                 return True
         except ConfigError as error:
             if time.monotonic() > deadline_s:

@@ -6,13 +6,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from furnace_hpc.pack_show import choice
-from furnace_hpc.pack_show import knobs_of
-from furnace_hpc.pack_show import pack_plan
-from furnace_hpc.pack_show import progress_bar
-from furnace_hpc.pack_show import run
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.numbers import whole_number
+from furnace_hpc.pack_show import choice, knobs_of, pack_plan, progress_bar, run
 
 _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -123,8 +119,8 @@ def mmimdb(
 ) -> None:
     """Plots and posters, 23 genres: split.json and dataset/, or the HDF5 file."""
     from furnace_hpc.data.decode.images import ImageKnobs
-    from furnace_hpc.data.sets.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
     from furnace_hpc.data.packing.required_modalities import requiring
+    from furnace_hpc.data.sets.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
 
     image = knobs_of(ImageKnobs, "image-", size=image_size, fit=image_fit, filter=image_filter)
     knobs = MovieKnobs(image, tokenizer, max_tokens, choice("--plot", plot, ("longest", "first", "joined")))
@@ -202,10 +198,10 @@ def audioset(
     verify: Verify = False,
 ) -> None:
     """10 s clips with frames, 527 classes: official CSVs, or CAV-MAE's JSON."""
-    from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
+    from furnace_hpc.data.decode.audio import SoundKnobs
     from furnace_hpc.data.decode.images import ImageKnobs
     from furnace_hpc.data.packing.required_modalities import requiring
-    from furnace_hpc.data.decode.audio import SoundKnobs
+    from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
 
     sound = knobs_of(
         SoundKnobs,

@@ -12,8 +12,8 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.host.regular_file import read_regular
 
 if TYPE_CHECKING:  # numpy comes in with them: too slow for --help
-    from furnace_hpc.data.packing.sample import PackPlan
     from furnace_hpc.config.manifest import Manifest
+    from furnace_hpc.data.packing.sample import PackPlan
 
 Report = Callable[[str, int, int], None]
 Knobs = TypeVar("Knobs", bound=BaseModel)

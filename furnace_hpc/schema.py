@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.train_config import TrainConfig
 
 KINDS: dict[str, type[BaseModel]] = {
     "grid": Grid,

@@ -14,28 +14,28 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.cli import run_command
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.expansion import expand, expand_rows
+from furnace_hpc.config.grids.grid import load_grid, select_names, with_settings
+from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
+from furnace_hpc.config.parsing.numbers import whole_number
+from furnace_hpc.config.pretrained_files import check_pretrained
+from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
-from furnace_hpc.runs.journal import settle_doubts
-from furnace_hpc.monitor.run_status import Observer, observe
 from furnace_hpc.launch.dataset_checks import fingerprints
 from furnace_hpc.launch.plan import check_retry, make_plan
 from furnace_hpc.launch.planned import Choices, Plan
-from furnace_hpc.slurm.client import look_ahead, require_slurm
 from furnace_hpc.launch.show_plan import check_shared, choose_profile, print_batch_texts, print_plan
-from furnace_hpc.launch.submission import only_submitter, record, write_specs
-from furnace_hpc.launch.arrays import ranges
+from furnace_hpc.launch.submission import grid_lock, record, write_specs
+from furnace_hpc.monitor.run_status import StatusResolver, observe
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.journal import recover_pending_submissions
 from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.submitted import command_on
 from furnace_hpc.runs.trust import check_place, keep_private, trust_group
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
-from furnace_hpc.config.grids.grid import load_grid, narrowed, with_settings
-from furnace_hpc.config.parsing.numbers import whole_number
-from furnace_hpc.config.pretrained_files import check_pretrained
-from furnace_hpc.config.grids.expansion import expand, expand_rows
+from furnace_hpc.slurm.client import prefetch_site_limits, require_slurm
 
 
 def main(
@@ -82,8 +82,8 @@ def main(
     check_retry(words)
     otherwise = read_overrides(resume_with or [])
     rows = expand_rows(study)
-    variants = narrowed([row.name for row in rows], variant or [], "variant")
-    seeds = narrowed([str(s) for s in study.seeds], [str(s) for s in seed or []], "seed")
+    variants = select_names([row.name for row in rows], variant or [], "variant")
+    seeds = select_names([str(s) for s in study.seeds], [str(s) for s in seed or []], "seed")
     folder = GridFolder(runs_root(runs_dir) / study.name)
     trust_group(profile.group)
     check_place(folder.path, folder.path.parent)  # before anything is written
@@ -91,7 +91,7 @@ def main(
     if asks_slurm:
         require_slurm(profile.name)
         check_shared(folder.path, profile)
-    site = Thread(target=look_ahead, args=(profile.account, profile.qos, profile.partition), daemon=True)
+    site = Thread(target=prefetch_site_limits, args=(profile.account, profile.qos, profile.partition), daemon=True)
     if asks_slurm:
         site.start()
     # Lines of `setup` may give the jobs another hub cache.
@@ -102,11 +102,11 @@ def main(
 
     keep_private(profile.group)
     what = "queue" if profile.executor == "local" and not prepare else "submission"
-    with nullcontext() if dry_run else only_submitter(folder, what):
+    with nullcontext() if dry_run else grid_lock(folder, what):
         if asks_slurm:
-            settle_doubts(folder)
+            recover_pending_submissions(folder)
         observer = observe(folder, must=asks_slurm)
-        plan = make_plan(study, specs, profile, folder, replace(choices, how_it_is=observer, adopt=adopt))
+        plan = make_plan(study, specs, profile, folder, replace(choices, get_status=observer, adopt=adopt))
         if asks_slurm:
             site.join()
         _carry_out(plan, observer, dry_run=dry_run, prepare=prepare, yes=yes)
@@ -114,7 +114,7 @@ def main(
         _wait(plan)
 
 
-def _carry_out(plan: Plan, observer: Observer, *, dry_run: bool, prepare: bool, yes: bool) -> None:
+def _carry_out(plan: Plan, observer: StatusResolver, *, dry_run: bool, prepare: bool, yes: bool) -> None:
     """Do with a plan, under the grid's lock, what was asked for."""
     print_plan(plan)
     if dry_run:
@@ -122,7 +122,7 @@ def _carry_out(plan: Plan, observer: Observer, *, dry_run: bool, prepare: bool, 
     elif prepare:
         _prepare(plan)
     elif plan.profile.executor == "slurm":
-        _set_going(plan.folder, observer)
+        recover_stalled(plan.folder, observer)
         _submit_array(plan, observer.evidence.live_jobs, yes)
     else:
         _run_here(plan)
@@ -139,7 +139,7 @@ def _prepare(plan: Plan) -> None:
         print(f"then: sbatch --array={ranges(rows)} {asked} {find_shipped('slurm/array.sbatch')} {submission}")
 
 
-def _set_going(folder: GridFolder, observer: Observer) -> None:
+def recover_stalled(folder: GridFolder, observer: StatusResolver) -> None:
     """What was submitted before and is stuck: jobs that Slurm holds, arrays without their follow-up job."""
     if observer.places:
         from furnace_hpc.launch import slurm_array

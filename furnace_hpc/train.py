@@ -11,16 +11,16 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.cli import run_command
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import data_root, pack_in
+from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host import lifecycle
+from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import read_attempts
-from furnace_hpc.runs.trust import GROUP_ACCESS, check_place, keep_private
 from furnace_hpc.runs.records.verdict import Verdict
-from furnace_hpc.config.train_config import RunSpec
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.parsing.lookup import data_root, pack_in
-from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.runs.trust import GROUP_ACCESS, check_place, keep_private
 
 
 def main(
@@ -39,8 +39,8 @@ def main(
         return
     keep_private(os.environ.get(GROUP_ACCESS) == "1")
     check_place(folder.path, folder.path.parent.parent)  # its checkpoints are programs
-    from furnace_hpc.engine.loop import train
     from furnace_hpc.engine.distributed import RankInfo
+    from furnace_hpc.engine.loop import train
 
     place = RankInfo.of_environment()
     attempt = _begin(folder, place.world_size, data_root_ or data_dir) if place.rank == 0 else _begun(folder)

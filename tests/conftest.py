@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from end_with import end_with_this_process
 from hypothesis import HealthCheck, settings
-
-from slurm import cluster, quiet  # noqa: F401  fixtures
+from slurm_cluster import cluster, quiet  # noqa: F401  fixtures
 
 ENDS = end_with_this_process()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -1,1 +1,5 @@
-"""What to run: typed configuration, grids and the names of shipped files. Imports nothing heavy."""
+"""Describe what to run: run configs, cluster profiles, DeepSpeed files, metrics, and the identity of a run.
+
+`grids/` expands grids, `parsing/` reads files and reports problems. It imports only `host`.
+Every package may import it.
+"""

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from furnace_hpc.config.train_config import Resources
 from furnace_hpc.config.base import Config, Name, OneList
 from furnace_hpc.config.parsing.lookup import FOLDERS, find_file, read_written, shipped_roots
 from furnace_hpc.config.parsing.validation import validate
+from furnace_hpc.config.train_config import Resources
 
 
 def _no_control_characters(text: str) -> str:

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from furnace_hpc.config.base import NOT_IDENTITY, Beta, Config, Name, Partitions, Seed
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.config.base import NOT_IDENTITY, Beta, Config, Name, Partitions, Seed
 from furnace_hpc.config.identity import identity_hash, seeded_hashes
 from furnace_hpc.config.metrics import METRICS, metric_names
 from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig

@@ -1,1 +1,5 @@
-"""Raw data to memory-mapped columns, and columns to batches."""
+"""Turn raw files into packed columns, and packed columns into batches.
+
+`sets/` reads the public data sets, `decode/` reads single files, `packing/` writes packs, `loading/` makes batches. It
+imports `config` and `host`.
+"""

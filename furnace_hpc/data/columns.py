@@ -12,9 +12,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from furnace_hpc.data.versions import versions
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import SPLITS, Column, Labels, Manifest, Statistics, StoredFile, read_manifest
+from furnace_hpc.data.versions import versions
 from furnace_hpc.host.regular_file import check_regular
 
 Array = NDArray[Any]
@@ -148,8 +148,8 @@ def write_columns(
 
 
 def _not_writable(folder: Path, error: OSError) -> ConfigError:
-    why, mend = error.strerror or error, "make room or rights there, or choose another --out"
-    return ConfigError(f"data folder {folder} cannot be written ({why}): {mend}")
+    why, hint = error.strerror or error, "make room or rights there, or choose another --out"
+    return ConfigError(f"data folder {folder} cannot be written ({why}): {hint}")
 
 
 def check_replaceable(folder: Path) -> None:

@@ -1,1 +1,4 @@
-"""What `furnace doctor` looks at: this machine, its disks, its GPUs, Slurm and its nodes."""
+"""Check this machine, its disks and GPUs, Slurm, and one compute node, for `furnace doctor`.
+
+It imports `launch` and the packages below. Only the command imports it.
+"""

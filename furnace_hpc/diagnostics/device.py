@@ -63,8 +63,8 @@ def judge(facts: dict[str, Any], has_driver: bool) -> list[Check]:
     for way in facts["all_reduce"]:
         name = f"{way['backend']} all-reduce"
         if way["error"]:
-            mend = "look at the interface that names lead to; network_interface of the profile, GLOO_SOCKET_IFNAME"
-            checks.append(Check(name, "fail", way["error"], mend))
+            hint = "look at the interface that names lead to; network_interface of the profile, GLOO_SOCKET_IFNAME"
+            checks.append(Check(name, "fail", way["error"], hint))
         else:
             checks.append(Check(name, "ok", f"right, {way['ranks']} processes, {way['gb_s']:.2f} GB/s over 16 MB"))
     return checks
@@ -75,15 +75,15 @@ def _gpus(facts: dict[str, Any], has_driver: bool) -> list[Check]:
     if gave and len(facts["gpus"]) < (1 if "MIG" in gave else gave.count(",") + 1):  # of MIG parts, CUDA shows one
         why = facts["cuda_error"] or f"it sees {len(facts['gpus'])}"
         found = f"the job was given {gave}, and torch ({facts['built']}) cannot use all of them: {why}"
-        mend = "install torch's CUDA build, or a newer driver; DS_ACCELERATOR=cpu trains on the CPU"
-        return [Check("GPUs", "fail", found, mend)]
+        hint = "install torch's CUDA build, or a newer driver; DS_ACCELERATOR=cpu trains on the CPU"
+        return [Check("GPUs", "fail", found, hint)]
     if not facts["gpus"]:
         if has_driver:
             found = (
                 f"a driver is here, and torch ({facts['built']}) can use no GPU: {facts['cuda_error'] or 'none seen'}"
             )
-            mend = "a job sees those it asked for; else install torch's CUDA build, or a newer driver"
-            return [Check("GPUs", "warn", found, mend)]
+            hint = "a job sees those it asked for; else install torch's CUDA build, or a newer driver"
+            return [Check("GPUs", "warn", found, hint)]
         if given({**os.environ, "DS_ACCELERATOR": ""}):
             found = "the job was given GPUs, and DS_ACCELERATOR=cpu: runs train on the CPU"
             return [Check("GPUs", "warn", found, "unset DS_ACCELERATOR where torch can use them")]
@@ -94,8 +94,8 @@ def _gpus(facts: dict[str, Any], has_driver: bool) -> list[Check]:
         slow = stated and gpu["gb_s"] < SLOW_SHARE * stated
         rate = f"{gpu['gb_s']:,.0f} GB/s copied" + (f" of {stated:,} stated" if stated else "")
         found = f"{gpu['name']}, {gpu['free_gib']:.0f} of {gpu['total_gib']:.0f} GiB free, {rate}"
-        mend = "another process may use it, or it is throttled: nvidia-smi -q" if slow else ""
-        checks.append(Check(f"GPU {gpu['index']}", "warn" if slow else "ok", found, mend))
+        hint = "another process may use it, or it is throttled: nvidia-smi -q" if slow else ""
+        checks.append(Check(f"GPU {gpu['index']}", "warn" if slow else "ok", found, hint))
     if all(gpu["bf16"] for gpu in facts["gpus"]):
         checks.append(Check("bf16", "ok", "all GPUs have it"))
     else:

@@ -162,13 +162,13 @@ def check_space(facts: os.statvfs_result) -> list[Check]:
     """Bytes and inodes that are free to this user."""
     free, total = facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
     level: Level = "fail" if free < TOO_FEW_BYTES else "warn" if free < FEW_BYTES else "ok"
-    mend = "" if level == "ok" else "free some, or choose another --runs-root"
-    space = Check("free space", level, f"{free / 1e9:,.1f} of {total / 1e9:,.1f} GB", mend)
+    hint = "" if level == "ok" else "free some, or choose another --runs-root"
+    space = Check("free space", level, f"{free / 1e9:,.1f} of {total / 1e9:,.1f} GB", hint)
     if not facts.f_files:
         return [space, Check("free inodes", "ok", "this file system does not count them")]
     level = "fail" if facts.f_favail < TOO_FEW_INODES else "warn" if facts.f_favail < FEW_INODES else "ok"
-    mend = "" if level == "ok" else "delete or pack small files, or choose another --runs-root"
-    inodes = Check("free inodes", level, f"{facts.f_favail:,} of {facts.f_files:,}", mend)
+    hint = "" if level == "ok" else "delete or pack small files, or choose another --runs-root"
+    inodes = Check("free inodes", level, f"{facts.f_favail:,} of {facts.f_files:,}", hint)
     return [space, inodes]
 
 
@@ -195,8 +195,8 @@ def check_quotas(text: str | None) -> list[Check]:
         full = max((used / limit for _, used, limit, _ in limited), default=0)
         words = ", ".join(f"{used / by:,.0f} of {limit / by:,.0f} {unit}" for unit, used, limit, by in limited)
         level: Level = "fail" if full >= 1 else "warn" if full >= NEARLY_FULL else "ok"
-        mend = "" if level == "ok" else "free some, or ask for more, before checkpoints fail"
-        checks.append(Check("quota", level, f"{quota.where}: {words or 'no limit'}", mend))
+        hint = "" if level == "ok" else "free some, or ask for more, before checkpoints fail"
+        checks.append(Check("quota", level, f"{quota.where}: {words or 'no limit'}", hint))
     return checks or [Check("quota", "ok", "none is set")]
 
 

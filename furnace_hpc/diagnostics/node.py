@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.diagnostics.report import Check, Section, from_json
 from furnace_hpc.slurm.environment import scrubbed
-from furnace_hpc.config.cluster import ClusterProfile
 
 JOB_MIN, WAIT_S, WORK_S = 5, 60, 240
 TITLE = "Compute node"
@@ -45,8 +45,8 @@ def _failed(words: str, code: int) -> Check:
     lines = [line for line in words.strip().splitlines() if "queued and waiting" not in line]
     said = lines[-1].removeprefix("srun: ") if lines else f"srun ended with exit code {code}"
     if "Unable to allocate resources" in words or "immediate" in words.lower():
-        mend = f"nodes are busy for more than {WAIT_S} s, or the profile is wrong: later, or --no-job"
-        return Check("job", "warn", said, mend)
+        hint = f"nodes are busy for more than {WAIT_S} s, or the profile is wrong: later, or --no-job"
+        return Check("job", "warn", said, hint)
     return Check("job", "fail", said, "a run would fail so too: python and setup of the profile, shared folders")
 
 
@@ -80,8 +80,8 @@ def job_checks() -> list[Check]:
     checks = [Check("node", "ok", f"{socket.gethostname()}, job {os.environ['SLURM_JOB_ID']}")]
     missing = [name for name in ("scontrol", "squeue", "sbatch") if shutil.which(name) is None]
     if missing:
-        mend = "runs that are stopped come back by the next `furnace submit` only; follow_up: false in the profile"
-        checks.append(Check("Slurm's commands", "warn", f"no {', '.join(missing)} on this node", mend))
+        hint = "runs that are stopped come back by the next `furnace submit` only; follow_up: false in the profile"
+        checks.append(Check("Slurm's commands", "warn", f"no {', '.join(missing)} on this node", hint))
     else:
         checks.append(Check("Slurm's commands", "ok", "scontrol, squeue and sbatch are here: jobs requeue themselves"))
     said, may = os.environ.get("SLURM_CPUS_PER_TASK"), len(os.sched_getaffinity(0))

@@ -4,15 +4,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.diagnostics.partitions import Partition
-from furnace_hpc.diagnostics.slurm_info import SlurmFacts
-from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.runs.folder import write_atomically
-from furnace_hpc.config.parsing import strict_yaml
-from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.base import NAME_PATTERN
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.config.parsing.lookup import FOLDERS
 from furnace_hpc.config.parsing.validation import validate
+from furnace_hpc.diagnostics.partitions import Partition
+from furnace_hpc.diagnostics.slurm_info import SlurmFacts
+from furnace_hpc.runs.folder import write_atomically
 
 MEMORY_SHARE = 0.95  # of a node: some sites keep the rest for the system
 DEFAULT_LEAD_S = 120

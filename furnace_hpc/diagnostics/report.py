@@ -21,7 +21,7 @@ class Check:
     name: str
     level: Level
     found: str
-    mend: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _lines(check: Check, colour: bool) -> list[str]:
     if colour:
         level = f"\x1b[{_COLOURS[check.level]}m{level}\x1b[0m"
     indent = " " * (2 + 4 + 2 + NAME_WIDTH + 1)
-    rest = _wrapped(check.found) + (_wrapped(f"-> {check.mend}") if check.mend else [])
+    rest = _wrapped(check.found) + (_wrapped(f"-> {check.hint}") if check.hint else [])
     first = f"  {level}  {check.name:<{NAME_WIDTH}} {rest[0]}"
     return [first.rstrip(), *(indent + line for line in rest[1:])]
 

@@ -4,11 +4,11 @@ import re
 import shutil
 from collections.abc import Callable
 
+from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.diagnostics.report import Check
 from furnace_hpc.diagnostics.slurm_info import NONE, SlurmFacts
 from furnace_hpc.diagnostics.slurm_partitions import ADMIN, each, gpu_flag, partitions, preemption
 from furnace_hpc.slurm.parsing import whole
-from furnace_hpc.config.cluster import ClusterProfile
 
 FEW_JOBS, SHORT_KILL_S = 50, 10
 
@@ -59,8 +59,8 @@ def accounting(facts: SlurmFacts) -> list[Check]:
     if names:
         checks.append(Check("accounts", "ok", f"you may charge {', '.join(names[:4])}{', ...' if names[4:] else ''}"))
     elif "associations" in facts.config.get("AccountingStorageEnforce", ""):
-        mend = f"{ADMIN} for an account (sacctmgr show assoc user=$USER is empty)"
-        checks.append(Check("accounts", "fail", "you have none, and Slurm wants one", mend))
+        hint = f"{ADMIN} for an account (sacctmgr show assoc user=$USER is empty)"
+        checks.append(Check("accounts", "fail", "you have none, and Slurm wants one", hint))
     return checks
 
 
@@ -80,8 +80,8 @@ def limits(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Check]:
     if most is None:
         return [arrays, Check("jobs at a time", "ok", "no limit is seen")]
     if most < 3:
-        mend = f"{ADMIN}: an array of one, its follow-up job and this one are three"
-        return [arrays, Check("jobs at a time", "fail", f"at most {most}", mend)]
+        hint = f"{ADMIN}: an array of one, its follow-up job and this one are three"
+        return [arrays, Check("jobs at a time", "fail", f"at most {most}", hint)]
     found = f"at most {most:,}: larger grids go in waves by themselves"
     if most < FEW_JOBS:
         return [arrays, Check("jobs at a time", "warn", found, "waves are small, and each waits for the one before")]
@@ -154,7 +154,7 @@ def privacy(facts: SlurmFacts) -> Check:
     private = facts.config.get("PrivateData", "none")
     if stored:
         found = f"the accounting keeps every job's {' and '.join(word[4:] for word in stored)}"
-        mend = "keep tokens in files of mode 0600, not in the environment or the profile's setup"
-        return Check("privacy", "warn", found, mend)
+        hint = "keep tokens in files of mode 0600, not in the environment or the profile's setup"
+        return Check("privacy", "warn", found, hint)
     seen = "names and comments of jobs are seen by all" if private.lower() in NONE else f"PrivateData {private}"
     return Check("privacy", "ok", f"{seen}; Furnace puts no secret there")

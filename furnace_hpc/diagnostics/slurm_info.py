@@ -4,11 +4,11 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from furnace_hpc.config.errors import UnavailableError
 from furnace_hpc.diagnostics.partitions import Partition, node_kinds
 from furnace_hpc.slurm import client
-from furnace_hpc.slurm.parsing import PLAIN, minutes, read_table, whole
 from furnace_hpc.slurm.gres import gpus
-from furnace_hpc.config.errors import UnavailableError
+from furnace_hpc.slurm.parsing import PLAIN, minutes, read_table, whole
 
 COMMANDS = {
     "version": ("sinfo", "--version"),
@@ -137,6 +137,6 @@ def read_associations(text: str) -> tuple[Association, ...]:
 
 def _said(*command: str) -> str:
     try:
-        return client.act(*command)
+        return client.run_checked(*command)
     except UnavailableError:
         return ""

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from furnace_hpc.diagnostics.report import Check
-from furnace_hpc.diagnostics.partitions import Partition
-from furnace_hpc.diagnostics.slurm_info import NONE, SlurmFacts
 from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.diagnostics.partitions import Partition
+from furnace_hpc.diagnostics.report import Check
+from furnace_hpc.diagnostics.slurm_info import NONE, SlurmFacts
 
 ADMIN = "ask the administrators"
 
@@ -64,11 +64,11 @@ def _too_large(facts: SlurmFacts, parts: list[Partition], profile: ClusterProfil
         place = f" ({name})" if len(parts) > 1 else ""
         for word in words:
             if others and not all_must:
-                mend = f"such a job starts in {', '.join(others)} alone"
-                checks.append(Check("what a run asks", "warn", f"{word}{place}", mend))
+                hint = f"such a job starts in {', '.join(others)} alone"
+                checks.append(Check("what a run asks", "warn", f"{word}{place}", hint))
             else:
-                mend = "change it in the profile: such a job never starts"
-                checks.append(Check("what a run asks", "fail", f"{word}{place}", mend))
+                hint = "change it in the profile: such a job never starts"
+                checks.append(Check("what a run asks", "fail", f"{word}{place}", hint))
     return checks
 
 
@@ -97,19 +97,19 @@ def preemption(facts: SlurmFacts, part: Partition | None) -> list[Check]:
         return [Check("preemption", "warn", found, "hang_timeout_s may end it, and it comes back; another partition")]
     checks = [Check("preemption", "ok", f"{kind}, {mode}: a run goes on from its checkpoint")]
     if mode == "CANCEL":
-        mend = "follow_up of the profile, or `furnace submit` again, sends it again"
-        checks = [Check("preemption", "warn", f"{kind}, CANCEL: the job does not come back by itself", mend)]
+        hint = "follow_up of the profile, or `furnace submit` again, sends it again"
+        checks = [Check("preemption", "warn", f"{kind}, CANCEL: the job does not come back by itself", hint)]
     if grace_s:
         checks.append(Check("GraceTime", "ok", f"{grace_s} s to save in"))
     else:
-        mend = f"{ADMIN} for GraceTime; checkpoint more often (checkpoint.every)"
-        checks.append(Check("GraceTime", "warn", "0: a run is killed at once, and loses its last interval", mend))
+        hint = f"{ADMIN} for GraceTime; checkpoint more often (checkpoint.every)"
+        checks.append(Check("GraceTime", "warn", "0: a run is killed at once, and loses its last interval", hint))
     if told:
         checks.append(Check("preemption signal", "ok", "the job's own signal is sent (send_user_signal)"))
     else:
         found = "only SIGTERM to the ranks: Furnace saves on that too, the batch script hears nothing"
-        mend = f"{ADMIN} for SlurmctldParameters=preempt_send_user_signal (PreemptParameters on newer Slurm)"
-        checks.append(Check("preemption signal", "warn", found, mend))
+        hint = f"{ADMIN} for SlurmctldParameters=preempt_send_user_signal (PreemptParameters on newer Slurm)"
+        checks.append(Check("preemption signal", "warn", found, hint))
     return checks
 
 

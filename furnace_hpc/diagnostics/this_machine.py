@@ -12,8 +12,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from furnace_hpc.diagnostics.report import Check
 from furnace_hpc.config.parsing.lookup import PACKAGE
+from furnace_hpc.diagnostics.report import Check
 
 OLDEST = (3, 11)
 HOST_OLDEST = (3, 6)  # of the node's own python3, which runs host/batch.py
@@ -106,16 +106,16 @@ def _needed() -> Check:
 def text_encoding() -> Check:
     """Names and logs are UTF-8."""
     asked = next((f"{n}={os.environ[n]}" for n in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(n)), "none set")
-    mend, before = "export LC_ALL=C.UTF-8", locale.setlocale(locale.LC_ALL)
+    hint, before = "export LC_ALL=C.UTF-8", locale.setlocale(locale.LC_ALL)
     try:
         locale.setlocale(locale.LC_ALL, "")
     except locale.Error:
-        return Check("locale", "warn", f"{asked}: this machine does not have it", mend)
+        return Check("locale", "warn", f"{asked}: this machine does not have it", hint)
     finally:
         locale.setlocale(locale.LC_ALL, before)
     encoding = sys.getfilesystemencoding()
     if encoding.lower() != "utf-8":
-        return Check("locale", "warn", f"{asked}: files are named in {encoding}", mend)
+        return Check("locale", "warn", f"{asked}: files are named in {encoding}", hint)
     return Check("locale", "ok", f"{asked}, UTF-8")
 
 
@@ -129,8 +129,8 @@ def hub_cache() -> list[Check]:
     offline = os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True", "ON", "YES")
     checks = [Check("hub cache", "ok", f"{found}{', offline' if offline else ''}; random weights need none")]
     if offline and not names:
-        mend = "fetch them on a machine with network, or train from random weights or a folder"
-        checks = [Check("hub cache", "warn", f"{found}, and HF_HUB_OFFLINE is set", mend)]
+        hint = "fetch them on a machine with network, or train from random weights or a folder"
+        checks = [Check("hub cache", "warn", f"{found}, and HF_HUB_OFFLINE is set", hint)]
     token = home / "token"
     if token.exists() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         checks.append(Check("hub token", "warn", f"{token} can be read by others", f"chmod 600 {token}"))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import psutil
 
-from furnace_hpc.slurm import client
+from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
-from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.slurm import client
 
 # On a node, where a rank is known by its environment: SIGNAL RANK RUN_DIR. Standard library only, old Pythons too.
 _ON_NODE = """
@@ -64,7 +64,9 @@ def signal_rank(rank: int, number: signal.Signals) -> Callable[[RunFolder, Attem
         if (job := client.node_job(attempt.job_id)) is None:
             raise UnavailableError(f"job {attempt.job_id} is not in squeue")
         step = ["srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1", *node]
-        client.act(*step, "python3", "-S", "-c", _ON_NODE, str(int(number)), str(rank), str(folder.path.resolve()))
+        client.run_checked(
+            *step, "python3", "-S", "-c", _ON_NODE, str(int(number)), str(rank), str(folder.path.resolve())
+        )
 
     return do
 
@@ -88,13 +90,13 @@ def _signal_step(number: signal.Signals) -> Callable[[RunFolder, Attempt, psutil
     """To the step, not to the job: of a job that is requeued meanwhile, scancel asks again and again for a minute."""
 
     def do(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
-        client.act("scancel", f"--signal={number.name.removeprefix('SIG')}", f"{_job(attempt)}.0")
+        client.run_checked("scancel", f"--signal={number.name.removeprefix('SIG')}", f"{_job(attempt)}.0")
 
     return do
 
 
 def _requeue(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
-    client.act("scontrol", "requeue", _job(attempt))
+    client.run_checked("scontrol", "requeue", _job(attempt))
 
 
 def _job(attempt: Attempt) -> str:

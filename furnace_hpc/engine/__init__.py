@@ -1,1 +1,4 @@
-"""The training. Knows nothing of Slurm."""
+"""Train a run on all its ranks: the loop, DeepSpeed, evaluation, and `checkpoint/`. It contains nothing about Slurm.
+
+It imports `model`, `data`, `runs`, `config` and `host`.
+"""

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.config.train_config import TrainConfig, accumulation_steps
+from furnace_hpc.engine.distributed import Processes
 
 Engine = Any  # deepspeed.DeepSpeedEngine; the library has no types
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from furnace_hpc.host.gpu_check import EXIT_UNUSABLE, given
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.host.gpu_check import EXIT_UNUSABLE, given
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlacement:
     """Where one rank is."""
 
     rank: int
@@ -22,7 +22,7 @@ class Place:
     num_threads: int
 
     @classmethod
-    def here(cls, rank: int, device: torch.device) -> "Place":
+    def here(cls, rank: int, device: torch.device) -> "RankPlacement":
         """This process's place."""
         gpu = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
         threads = int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())
@@ -55,7 +55,7 @@ def choose_device(local_rank: int) -> torch.device:
     return device
 
 
-def problems(places: list[Place]) -> tuple[str, str]:
+def problems(places: list[RankPlacement]) -> tuple[str, str]:
     """What is wrong with the ranks' GPUs, and what is slow about their cores; empty where nothing is."""
     wrong = crowded = ""
     for host in sorted({place.host for place in places}):

@@ -15,10 +15,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from furnace_hpc.engine.devices import Place, choose_device, problems
-from furnace_hpc.runs.folder import write_atomically
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.engine.devices import RankPlacement, choose_device, problems
 from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.runs.folder import write_atomically
 
 HANG_TIMEOUT_S = 600.0  # where no config says
 GROUP_MARGIN_S = 60.0  # collectives give up later than the watchdog, which gives the better account
@@ -145,7 +145,7 @@ def check_places(processes: Processes) -> None:
     Raises:
         ConfigError: two ranks have one GPU.
     """
-    mine = Place.here(processes.rank, processes.device)
+    mine = RankPlacement.here(processes.rank, processes.device)
     wrong, crowded = problems(processes.gather(mine))
     if wrong:
         raise ConfigError(wrong)

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from furnace_hpc.config.metrics import subsets
+from furnace_hpc.config.model_config import TaskConfig
 from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.prefetch import Prefetched, Request
-from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.deepspeed_engine import Engine
+from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.model.consistency import consistency_block
 from furnace_hpc.model.scores import mean_prediction, multi_label_scores, single_label_scores, tune_threshold
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.config.metrics import subsets
-from furnace_hpc.config.model_config import TaskConfig
 
 GALLERY = 1000  # pairs that retrieval chooses among: its numbers mean nothing without their count
 
@@ -46,9 +46,9 @@ def evaluate(
     tasks: tuple[TaskConfig, ...],
     batch_size: int,
     processes: Processes,
-    moved: Callable[[str], None] = lambda where: None,
+    heartbeat: Callable[[str], None] = lambda where: None,
     thresholds: Mapping[str, float] | None = None,
-    in_full: bool = False,
+    with_subsets: bool = False,
     all_frames: bool = False,
 ) -> Evaluation:
     """Collective. Score a split; every rank gets the same answer.
@@ -60,15 +60,15 @@ def evaluate(
         tasks: what is scored.
         batch_size: samples per forward pass and rank.
         processes: the ranks.
-        moved: is told of every batch.
+        heartbeat: is told of every batch.
         thresholds: of the validation split, for any other one; none: this is the validation split, and tunes its own.
-        in_full: also each subset of the modalities, and their consistency.
+        with_subsets: also each subset of the modalities, and their consistency.
         all_frames: score the mean prediction over a clip's frames; else that of the middle one.
     """
     names = engine.module.modalities
-    parts = subsets(tuple(range(len(names)))) if in_full else []
+    parts = subsets(tuple(range(len(names)))) if with_subsets else []
     frames = tuple(range(reader.image_frames)) if all_frames and reader.image_frames else (None,)
-    seen = _whole_split(engine, reader, split, tasks, batch_size, processes, moved, parts, frames)
+    seen = _whole_split(engine, reader, split, tasks, batch_size, processes, heartbeat, parts, frames)
     tuned = {
         task.name: thresholds[task.name]
         if thresholds is not None
@@ -89,7 +89,7 @@ def evaluate(
             for name, value in _scores(task, part_logits, labels[rows], threshold).items():
                 scores[f"{split}/{task.name}/{name}@{at}"] = value
             scores[f"{split}/{task.name}/samples@{at}"] = int(rows.sum())
-    if in_full:
+    if with_subsets:
         scores |= {f"{split}/{name}": value for name, value in _consistency(seen, names).items()}
     return Evaluation(split, scores, {task.name: seen[f"logits.{task.name}"] for task in tasks}, tuned)
 
@@ -101,7 +101,7 @@ def _whole_split(
     tasks: tuple[TaskConfig, ...],
     batch_size: int,
     processes: Processes,
-    moved: Callable[[str], None],
+    heartbeat: Callable[[str], None],
     parts: list[tuple[int, ...]],
     frames: tuple[int | None, ...],
 ) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ def _whole_split(
         for number, (indices, count) in enumerate(shares):
             shown = []
             for _ in frames:
-                moved(f"evaluation on {split}, batch {number}")
+                heartbeat(f"evaluation on {split}, batch {number}")
                 shown.append(_seen(engine, next(batches), tasks, parts))
             rows = torch.from_numpy(indices[:count]).to(processes.device)
             for name, value in _over_frames(shown, tasks).items():

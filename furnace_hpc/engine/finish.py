@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 import torch
 
 from furnace_hpc.engine.checkpoint import loader
+from furnace_hpc.engine.deepspeed_engine import full_fp32_parameters, parameters_sha256
+from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.evaluation import Evaluation, evaluate, write_predictions
 from furnace_hpc.engine.meters import device_name, peak_memory_gib, versions
-from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.setup import Run
-from furnace_hpc.engine.deepspeed_engine import full_fp32_parameters, parameters_sha256
 from furnace_hpc.runs.code import code_hash, git_commit
 from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.runs.records.result import RunResult, write_result
@@ -23,19 +23,19 @@ def finish(
     train_s: float,
     last: Evaluation | None,
     processes: Processes,
-    moved: Callable[[str], None],
+    heartbeat: Callable[[str], None],
 ) -> None:
     """Collective. Look at the test split once, with the parameters that validation selected, and write the result.
 
-    `moved` is called by all ranks alike, and may raise to end it: nothing is written before all is known.
+    `heartbeat` is called by all ranks alike, and may raise to end it: nothing is written before all is known.
     """
     config, engine, folder = run.config, run.engine, run.folder
     final_sha256 = parameters_sha256(full_fp32_parameters(engine))
     if selected_step != config.steps:
         loader.load(engine, folder, selected_step, config.seed, processes)
         last = None
-    val = last or evaluate_split(run, "val", processes, moved)
-    evaluations = [val, evaluate_split(run, "test", processes, moved, val.thresholds, in_full=True)]
+    val = last or evaluate_split(run, "val", processes, heartbeat)
+    evaluations = [val, evaluate_split(run, "test", processes, heartbeat, val.thresholds, with_subsets=True)]
     memory_gib = peak_memory_gib(processes)
     if not processes.is_rank_zero:
         return
@@ -76,12 +76,12 @@ def evaluate_split(
     run: Run,
     split: str,
     processes: Processes,
-    moved: Callable[[str], None],
+    heartbeat: Callable[[str], None],
     thresholds: Mapping[str, float] | None = None,
-    in_full: bool = False,
+    with_subsets: bool = False,
 ) -> Evaluation:
     """Collective. Score one split of a run."""
-    moved(f"evaluation on {split}")
+    heartbeat(f"evaluation on {split}")
     config, reader = run.config, run.readers[split]
     return evaluate(
         run.engine,
@@ -90,8 +90,8 @@ def evaluate_split(
         config.tasks,
         config.evaluation.batch_size,
         processes,
-        moved,
+        heartbeat,
         thresholds,
-        in_full,
+        with_subsets,
         all_frames=config.evaluation.frames == "mean",
     )

@@ -7,27 +7,27 @@ from typing import Any
 
 import torch
 
+from furnace_hpc.config.manifest import SAMPLING_WEIGHT
+from furnace_hpc.config.metrics import metric_direction
+from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import Batch, BatchReader
-from furnace_hpc.data.loading.sampler import Weights
 from furnace_hpc.data.loading.prefetch import TrainBatches
+from furnace_hpc.data.loading.sampler import Weights
 from furnace_hpc.engine.checkpoint import loader
+from furnace_hpc.engine.checkpoint.saver import CheckpointSaver
+from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
+from furnace_hpc.engine.distributed import Processes, RankInfo, destroy_process_group, init_process_group
 from furnace_hpc.engine.evaluation import Evaluation
 from furnace_hpc.engine.finish import evaluate_split, finish
 from furnace_hpc.engine.gather import gather_of
-from furnace_hpc.engine.distributed import Processes, RankInfo, destroy_process_group, init_process_group
-from furnace_hpc.engine.checkpoint.saver import Saver
 from furnace_hpc.engine.setup import Run, set_up
 from furnace_hpc.engine.stop import Stopped, StopRequest
 from furnace_hpc.engine.watchdog import Watchdog
-from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
+from furnace_hpc.host.lifecycle import EXIT_STOPPED
 from furnace_hpc.model.losses import Gather, alone, total_loss
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.host.lifecycle import EXIT_STOPPED
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.records.verdict import Verdict
-from furnace_hpc.config.train_config import TrainConfig
-from furnace_hpc.config.manifest import SAMPLING_WEIGHT
-from furnace_hpc.config.metrics import metric_direction
 
 
 @dataclass
@@ -53,7 +53,7 @@ def train(folder: RunFolder, attempt: int, place: RankInfo, verdict: Verdict) ->
     stop.install()
     with Watchdog.of_run(folder, attempt, verdict) as watchdog:
         processes = init_process_group(place, watchdog.timeout_s)
-        run = set_up(folder, attempt, processes, watchdog.moved)
+        run = set_up(folder, attempt, processes, watchdog.heartbeat)
         with train_batches(run.engine, run.reader, run.config, processes) as batches:
             reason = _train(run, batches, attempt, processes, stop, verdict, watchdog)
         if not reason:
@@ -81,16 +81,16 @@ def _train(
     metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None
     evaluation: Evaluation | None = None
     parts: dict[str, torch.Tensor] = {}
-    with Saver(engine, folder, attempt, config, processes, watchdog, saved=at.step) as saver:
+    with CheckpointSaver(engine, folder, attempt, config, processes, watchdog, saved=at.step) as saver:
         while True:
-            watchdog.moved(f"step {at.step + 1}")
+            watchdog.heartbeat(f"step {at.step + 1}")
             reason, busy = stop.agreed(processes, saver.busy)
             if not busy:
                 saver.advance(at.step)
             improved = False
             if not reason and at.is_to_be_evaluated(config):
                 try:
-                    evaluation = evaluate_split(run, "val", processes, stop.checked(processes, watchdog.moved))
+                    evaluation = evaluate_split(run, "val", processes, stop.checked(processes, watchdog.heartbeat))
                     improved = _note_evaluation(at, evaluation, config, metrics)
                 except Stopped as stopped:  # the evaluation is made when the run comes back
                     reason = str(stopped)
@@ -123,10 +123,10 @@ def _train(
         metrics.close()
     if reason:
         return reason
-    watchdog.moved("the end")
+    watchdog.heartbeat("the end")
     try:
-        moved = stop.checked(processes, watchdog.moved)
-        finish(run, attempt, at.best_step, at.train_s, evaluation, processes, moved)
+        heartbeat = stop.checked(processes, watchdog.heartbeat)
+        finish(run, attempt, at.best_step, at.train_s, evaluation, processes, heartbeat)
     except Stopped as stopped:  # all is saved, and looked at when the run comes back
         verdict.stopping(str(stopped))
         verdict.stopped(str(stopped))

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import torch
 
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import Manifest
+from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import SCRATCH, stage
-from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.deepspeed_engine import Engine, build_engine
+from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import read_attempt
 from furnace_hpc.runs.resume_overrides import overridden
-from furnace_hpc.config.train_config import RunSpec, TrainConfig
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import Manifest
-from furnace_hpc.host.regular_file import read_regular
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Run:
 
 
 def set_up(
-    folder: RunFolder, attempt: int, processes: Processes, moved: Callable[[str], None] = lambda where: None
+    folder: RunFolder, attempt: int, processes: Processes, heartbeat: Callable[[str], None] = lambda where: None
 ) -> Run:
-    """Collective. Read the run's spec and the attempt's facts, and build everything; `moved` is told of slow steps.
+    """Collective. Read the run's spec and the attempt's facts, and build everything; `heartbeat` is told of slow steps.
 
     Raises:
         ConfigError: the code, the packed data or the number of ranks is not what the run was made for.
@@ -74,7 +74,7 @@ def set_up(
             f"{spec.data_fingerprint}: give the folder it was made with, or submit the grid again"
         )
     if scratch := os.environ.get(SCRATCH):
-        columns, words = stage(columns, scratch, moved)
+        columns, words = stage(columns, scratch, heartbeat)
         with suppress(OSError):  # a log that cannot be written
             print(words, flush=True)  # on every rank: nodes differ
     num_classes = {task.name: len(columns.manifest.labels[task.name].classes) for task in config.tasks}

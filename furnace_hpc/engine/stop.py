@@ -33,15 +33,15 @@ class StopRequest:
         number, busiest = processes.all_reduce_max(self._signal, busy)
         return signal.Signals(int(number)).name if number else None, int(busiest)
 
-    def checked(self, processes: Processes, moved: Callable[[str], None]) -> Callable[[str], None]:
-        """A `moved` that is called by all ranks alike, and raises Stopped when any of them is told to stop."""
+    def checked(self, processes: Processes, heartbeat: Callable[[str], None]) -> Callable[[str], None]:
+        """A `heartbeat` that is called by all ranks alike, and raises Stopped when any of them is told to stop."""
 
-        def moved_on(where: str) -> None:
-            moved(where)
+        def heartbeat_and_check(where: str) -> None:
+            heartbeat(where)
             if reason := self.agreed(processes, 0)[0]:
                 raise Stopped(reason)
 
-        return moved_on
+        return heartbeat_and_check
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self._signal = number

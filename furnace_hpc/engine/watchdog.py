@@ -10,12 +10,12 @@ import threading
 import time
 from types import TracebackType
 
-from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host.lifecycle import EXIT_HANG, START_S
+from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import read_attempt
 from furnace_hpc.runs.records.verdict import Verdict
-from furnace_hpc.config.train_config import RunSpec
-from furnace_hpc.host.regular_file import read_regular
 
 LOG = 2  # the descriptor of the error stream, which is the rank's log
 NET_S = 2.5  # the net below the watchdog fires this much later
@@ -23,7 +23,7 @@ LOOK_S = 1.0  # at most so long between two looks; less than NET_S, or the net c
 
 
 class Watchdog:
-    """A context. Call `moved` at every step, every batch of an evaluation and every save.
+    """A context. Call `heartbeat` at every step, every batch of an evaluation and every save.
 
     A thread in Python gives the good account. Where the interpreter is stuck (a library that holds its lock), the C
     thread of `faulthandler` writes the stacks and exits with 1; decide finds its line in the log.
@@ -53,7 +53,7 @@ class Watchdog:
         self._ended.set()
         faulthandler.cancel_dump_traceback_later()
 
-    def moved(self, where: str) -> None:
+    def heartbeat(self, where: str) -> None:
         """This rank goes on; `where` says what it does from now on."""
         self._now = (time.monotonic(), self.timeout_s, where)
 

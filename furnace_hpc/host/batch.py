@@ -24,8 +24,7 @@ if __name__ == "__main__":
     # Not the folder of this script, whose modules are none of the standard library's business, but the package's.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from furnace_hpc.host import gpu_check
-from furnace_hpc.host import lifecycle
+from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import open_regular
 
 EXIT_DONE_ALREADY = 3

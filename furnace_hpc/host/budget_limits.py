@@ -5,12 +5,12 @@ Pure, standard library only, syntax of Python 3.6: the host side uses it.
 
 from typing import Any, Dict, Sequence
 
-from furnace_hpc.host.end_reasons import AGAIN
+from furnace_hpc.host.end_reasons import RETRYABLE
 
 Record = Dict[str, Any]
 
 
-def spent(attempts: Sequence[Record], limits: Record, now_unix_s: float) -> str:
+def exhausted_budget(attempts: Sequence[Record], limits: Record, now_unix_s: float) -> str:
     """Which budget is used up, in a sentence that says what to do; empty when none is. A missing limit is none."""
     idle, most_idle = idle_attempts(attempts), limits.get("max_idle_attempts")
     if most_idle and idle >= most_idle:
@@ -34,7 +34,7 @@ def idle_attempts(attempts: Sequence[Record]) -> int:
     for attempt in attempts:
         if attempt.get("step", 0) > best:
             best, idle = attempt["step"], 0
-        elif attempt.get("reason") is None or attempt["reason"] in AGAIN:
+        elif attempt.get("reason") is None or attempt["reason"] in RETRYABLE:
             idle += 1
     return idle
 

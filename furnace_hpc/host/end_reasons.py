@@ -9,8 +9,16 @@ Record = Dict[str, Any]
 Ending = Tuple[str, str]  # reason, and in words
 
 FATAL = ("oom", "crash", "nonfinite")  # the same run, unchanged, would end the same way
-AGAIN = ("preempted", "time_limit", "node_fail", "hang", "infrastructure", "killed", "stopped")  # no fault of the run
-VAGUE = ("killed", "stopped")  # whoever knows more may say it later
+RETRYABLE = (
+    "preempted",
+    "time_limit",
+    "node_fail",
+    "hang",
+    "infrastructure",
+    "killed",
+    "stopped",
+)  # no fault of the run
+PROVISIONAL = ("killed", "stopped")  # whoever knows more may say it later
 EARLY_S = 90  # Slurm sends the signal of --signal up to a minute early; and some seconds to pass on
 
 
@@ -84,12 +92,12 @@ def after_restart(verdicts: Sequence[Record], has_steps: bool) -> Ending:
     return "killed", "%s before it trained: requeued, preempted, or a node failed" % again
 
 
-def knows_more(reason: str, known: str) -> bool:
+def is_more_specific(reason: str, known: str) -> bool:
     """Whether a reason that Slurm gives says more than the one that an attempt ended with."""
-    return (known in VAGUE and reason not in VAGUE) or (reason == "oom" and known == "hang")
+    return (known in PROVISIONAL and reason not in PROVISIONAL) or (reason == "oom" and known == "hang")
 
 
-def blamed(reason: str, verdicts: Sequence[Record]) -> List[str]:
+def suspect_hosts(reason: str, verdicts: Sequence[Record]) -> List[str]:
     """The hosts of a hang: of the ranks that were frozen or gave no last word; empty where that is not known."""
     guilty = [v for v in verdicts if v["verdict"] == "entered" or v.get("frozen")] if reason == "hang" else []
     return sorted({v.get("host", "") for v in guilty} - {""})

@@ -11,9 +11,7 @@ import socket
 import time
 from typing import Any, Dict, List, Optional
 
-from furnace_hpc.host import budget_limits
-from furnace_hpc.host import end_reasons
-from furnace_hpc.host import last_activity
+from furnace_hpc.host import budget_limits, end_reasons, last_activity
 from furnace_hpc.host.lease import describe as describe
 from furnace_hpc.host.lease import holder as holder
 from furnace_hpc.host.lease import is_alive as is_alive
@@ -24,7 +22,7 @@ EXIT_STOPPED = 85  # a rank's exit code after an orderly stop with a checkpoint
 EXIT_HANG = 86  # of a rank whose watchdog ended it
 START_S = 1800.0  # a rank's time until its first step: a thousand that import from a cold file system, loading
 # Reasons after which the batch script itself starts the run again; of what was killed Slurm may know more (oom).
-REQUEUED = tuple(reason for reason in end_reasons.AGAIN if reason != "killed")
+REQUEUED = tuple(reason for reason in end_reasons.RETRYABLE if reason != "killed")
 
 Record = Dict[str, Any]
 
@@ -62,7 +60,7 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
         if is_open:
             _close_behind(run_dir, newest, restarted=bool(same_job))
     number = max(newest, int(facts.get("attempts_before", 0))) + 1
-    used_up = spent(run_dir, facts)
+    used_up = exhausted_budget(run_dir, facts)
     if used_up:
         raise Busy(used_up)
     record = dict(facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None)
@@ -102,19 +100,19 @@ def close(run_dir: str, number: int, error: str, reason: str = "killed") -> None
     record, verdicts = read_attempt(run_dir, number), read_verdicts(run_dir, number)
     reason, error = with_own_word(run_dir, number, reason, error)
     end = record.get("end_unix_s") or last_activity.last_sign(run_dir, number, record.get("start_unix_s", 0.0))
-    step, blamed = last_step(run_dir, number), end_reasons.blamed(reason, verdicts)
+    step, blamed = last_step(run_dir, number), end_reasons.suspect_hosts(reason, verdicts)
     _update(run_dir, number, end_unix_s=end, reason=reason, error=error, step=step, blamed=blamed)
 
 
 def with_own_word(run_dir: str, number: int, reason: str, error: str) -> end_reasons.Ending:
     """A reason that somebody else gives, unless the ranks of the attempt know better."""
     own = end_reasons.of_ranks(read_verdicts(run_dir, number), read_attempt(run_dir, number), {})
-    if own and (own[0] in end_reasons.FATAL or reason in end_reasons.VAGUE):
+    if own and (own[0] in end_reasons.FATAL or reason in end_reasons.PROVISIONAL):
         return own
     return reason, error
 
 
-def hand_over(run_dir: str, number: int, pid: int) -> None:
+def transfer_lease(run_dir: str, number: int, pid: int) -> None:
     """Let another process (the one that really runs the ranks) hold the attempt from now on."""
     _update(run_dir, number, holder=holder(pid))
 
@@ -134,20 +132,20 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
         complete = len(verdicts) >= (record.get("world_size") or 1)
         certain = known and (complete or known[0] in end_reasons.FATAL or known[0] == "hang")
         reason, error = known if known and certain else end_reasons.of_exit(verdicts, record, exit_code)
-    step, blamed = last_step(run_dir, number), end_reasons.blamed(reason, verdicts)
+    step, blamed = last_step(run_dir, number), end_reasons.suspect_hosts(reason, verdicts)
     end = {"end_unix_s": time.time(), "reason": reason, "error": error, "exit_code": exit_code}
     _update(run_dir, number, step=step, blamed=blamed, **end)
     if reason == "done":
         return "done"
     if newest_attempt(run_dir) != number:  # a node thought dead: its job is the successor's now, and not to be requeued
         return "fail"
-    return "requeue" if reason in REQUEUED and not spent(run_dir, record) else "fail"
+    return "requeue" if reason in REQUEUED and not exhausted_budget(run_dir, record) else "fail"
 
 
-def spent(run_dir: str, limits: Record) -> str:
+def exhausted_budget(run_dir: str, limits: Record) -> str:
     """Which of these budgets the run's attempts have used up, in a sentence; empty when none is."""
     attempts = [dict(read_attempt(run_dir, n), step=last_step(run_dir, n)) for n in attempt_numbers(run_dir)]
-    return budget_limits.spent(attempts, limits, time.time())
+    return budget_limits.exhausted_budget(attempts, limits, time.time())
 
 
 def newest_attempt(run_dir: str) -> int:
@@ -185,7 +183,9 @@ def read_verdicts(run_dir: str, number: int) -> List[Record]:
             if not isinstance(word, dict) or not isinstance(word.get("verdict"), str):
                 continue
             log = "logs/%s.log" % name[:-5]
-            if word["verdict"] == "entered" and b"\nTimeout (" in b"\n" + last_activity.tail(os.path.join(run_dir, log)):
+            if word["verdict"] == "entered" and b"\nTimeout (" in b"\n" + last_activity.tail(
+                os.path.join(run_dir, log)
+            ):
                 word.update(verdict="hang", error="its interpreter was stuck; the stacks of its threads are in " + log)
             verdicts.append(word)
     return verdicts

@@ -1,4 +1,7 @@
-"""Room `use`: from a checkpoint to answers: exported models, and the predictor that loads one."""
+"""Turn a checkpoint into answers: export a model folder, load it, and predict.
+
+It imports `engine` and the packages below. `Predictor` is the interface for Python programs.
+"""
 
 from furnace_hpc.inference.model_folder import Exported
 from furnace_hpc.inference.predictor import Answer, Predictor, TaskAnswer

@@ -10,13 +10,13 @@ from typing import Any, BinaryIO, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
-from furnace_hpc.data.decode.separate_process import Aside
-from furnace_hpc.data.decode.reading import reading
-from furnace_hpc.data.packing.rejects import Unusable
-from furnace_hpc.data.packing.sample import Values
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import MODALITIES
 from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.data.decode.reading import reading
+from furnace_hpc.data.decode.separate_process import Aside
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.packing.sample import Values
 from furnace_hpc.inference.predictor import Answer, Predictor, TaskAnswer
 from furnace_hpc.inference.preprocess import DECODERS
 

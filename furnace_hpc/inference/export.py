@@ -11,24 +11,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import Manifest
+from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.data.columns import open_columns, rename_into_place, sync_folder, write_durably
 from furnace_hpc.engine.checkpoint.loader import TAG
 from furnace_hpc.engine.checkpoint.shards import whole_weights
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
+from furnace_hpc.inference.model_folder import CONFIG, PROGRAM, TOKENIZER, WEIGHTS, Exported, Provenance
+from furnace_hpc.inference.predictor import Predictor
+from furnace_hpc.inference.preprocess import make_tokenizer
+from furnace_hpc.inference.source import Checkpoint, check_checkpoint, find_checkpoint, find_data
+from furnace_hpc.inference.torch_export import make_program
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.model.scores import mean_prediction
 from furnace_hpc.model.weights import architectures
-from furnace_hpc.runs.records.checkpoint_files import describe, sync
 from furnace_hpc.runs.code import code_hash
+from furnace_hpc.runs.records.checkpoint_files import describe, sync
 from furnace_hpc.runs.records.predictions import read_arrays
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import Manifest
-from furnace_hpc.config.parsing.utf8_path import utf8_path
-from furnace_hpc.inference.source import Checkpoint, check_checkpoint, find_checkpoint, find_data
-from furnace_hpc.inference.model_folder import CONFIG, PROGRAM, TOKENIZER, WEIGHTS, Exported, Provenance
-from furnace_hpc.inference.predictor import Predictor
-from furnace_hpc.inference.torch_export import make_program
-from furnace_hpc.inference.preprocess import make_tokenizer
 
 COMPARED_ROWS = 64  # test samples whose logits are compared with those that the run wrote
 # Other batches, threads and processors round otherwise; another network differs by whole logits.

@@ -17,16 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from furnace_hpc.config.base import Config
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import Manifest
+from furnace_hpc.config.parsing.utf8_path import utf8_path
+from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import standardised
+from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.runs.records.checkpoint_files import describe
-from furnace_hpc.config.train_config import TrainConfig
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.base import Config
-from furnace_hpc.config.manifest import Manifest
-from furnace_hpc.host.regular_file import IrregularFile, read_regular
-from furnace_hpc.config.parsing.utf8_path import utf8_path
 
 CONFIG, WEIGHTS, TOKENIZER, PROGRAM = "config.json", "model.safetensors", "tokenizer.json", "model.pt2"
 MAX_CONFIG_BYTES = 64_000_000  # thousands of classes and scores take less; stops what is none of ours
@@ -133,8 +133,8 @@ def read_exported(folder: Path) -> Exported:
     path = folder / CONFIG
     if not path.is_file():
         is_run = (folder / "spec.json").exists() or (folder / "manifest.json").exists()
-        mend = f"`furnace export {folder} --out DIR` makes one" if is_run else "give the folder that export made"
-        raise ConfigError(f"{str(folder)!r} is no exported model (it has no {CONFIG}): {mend}")
+        hint = f"`furnace export {folder} --out DIR` makes one" if is_run else "give the folder that export made"
+        raise ConfigError(f"{str(folder)!r} is no exported model (it has no {CONFIG}): {hint}")
     try:
         exported = Exported.model_validate_json(read_regular(path, MAX_CONFIG_BYTES))
     except IrregularFile as error:

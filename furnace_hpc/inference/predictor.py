@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from furnace_hpc.data.loading.batches import cut_text
-from furnace_hpc.data.packing.sample import Array, Values
-from furnace_hpc.data.decode.tokenizer import load_tokenizer
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import MODALITIES
+from furnace_hpc.data.decode.tokenizer import load_tokenizer
+from furnace_hpc.data.loading.batches import cut_text
+from furnace_hpc.data.packing.sample import Array, Values
 from furnace_hpc.inference.model_folder import CONFIG, Deployed, Exported, load_network, read_exported
 from furnace_hpc.inference.preprocess import Recipe
 

@@ -16,16 +16,16 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
-from furnace_hpc.data.columns import map_file
-from furnace_hpc.data.decode.images import ImageKnobs, read_image
-from furnace_hpc.data.decode.features import WINDOW
-from furnace_hpc.data.decode.reading import reading, regular_file
-from furnace_hpc.data.packing.rejects import Unusable
-from furnace_hpc.data.packing.sample import Array, Values
-from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
-from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocabulary_of
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import MODALITIES, Manifest
+from furnace_hpc.data.columns import map_file
+from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
+from furnace_hpc.data.decode.features import WINDOW
+from furnace_hpc.data.decode.images import ImageKnobs, read_image
+from furnace_hpc.data.decode.reading import reading, regular_file
+from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocabulary_of
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.packing.sample import Array, Values
 
 Knobs = TypeVar("Knobs", bound=BaseModel)
 Decode = Callable[[Callable[[Path, Any], Any], Path, Any], Any]  # a function that reads a file, its path and knobs

@@ -6,19 +6,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from furnace_hpc.runs.records.checkpoint_files import MANIFEST, is_complete, read_manifest, steps_of
-from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.attempts import read_attempts
-from furnace_hpc.runs.records.metrics import read_metrics
-from furnace_hpc.runs.resume_overrides import overridden
-from furnace_hpc.runs.records.result import RunResult, read_result
-from furnace_hpc.runs.trust import check_trusted
-from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.parsing.lookup import data_root, pack_in
 from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.manifest import read_manifest as read_data_manifest
+from furnace_hpc.config.parsing.lookup import data_root, pack_in
+from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.records.attempts import read_attempts
+from furnace_hpc.runs.records.checkpoint_files import MANIFEST, is_complete, read_manifest, steps_of
+from furnace_hpc.runs.records.metrics import read_metrics
+from furnace_hpc.runs.records.result import RunResult, read_result
+from furnace_hpc.runs.resume_overrides import overridden
+from furnace_hpc.runs.trust import check_trusted
 
 BEST = "best"
 

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.launch.planned import Shape
 from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.launch.arrays import Array, ranges
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host import access
 from furnace_hpc.host.access import GROUP_ACCESS
 from furnace_hpc.host.batch import EXIT_DONE_ALREADY
-from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.launch.arrays import Array, ranges
+from furnace_hpc.launch.planned import Shape
 
 BATCH = "furnace_hpc/host/batch.py"  # in a code snapshot
 FOLLOW_UP_MIN = 60  # time limit of a follow-up job; it works for seconds, and waits where the controller is away

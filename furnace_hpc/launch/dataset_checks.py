@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.config.manifest import SAMPLING_WEIGHT, SPLITS, Manifest, check_files, read_manifest
-from furnace_hpc.host.regular_file import check_regular
 from furnace_hpc.config.grids.expansion import Row
+from furnace_hpc.config.manifest import SAMPLING_WEIGHT, SPLITS, Manifest, check_files, read_manifest
+from furnace_hpc.config.train_config import TrainConfig
+from furnace_hpc.host.regular_file import check_regular
 
 PACKS_ITSELF = re.compile(r"tridigits(?:-seed(\d{1,9}))?")  # the number is the data seed that it is drawn with
 NOT_PACKED = "not-packed-yet"

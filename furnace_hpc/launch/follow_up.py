@@ -2,19 +2,20 @@
 
 from collections import Counter
 
-from furnace_hpc.runs.journal import Submission
-from furnace_hpc.monitor.run_status import CANCELLED, Observer
-from furnace_hpc.launch.planned import Shape
 from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.host import gpu_check
-from furnace_hpc.host import lifecycle
+from furnace_hpc.host import gpu_check, lifecycle
+from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.launch.planned import Shape
+from furnace_hpc.monitor.run_status import CANCELLED, StatusResolver
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
 from furnace_hpc.runs.trust import check_trusted
-from furnace_hpc.host.regular_file import read_regular
 
 
-def left_over(submission: Submission, folder: GridFolder, retries: int, observer: Observer) -> dict[Shape, list[int]]:
+def remaining_rows(
+    submission: Submission, folder: GridFolder, retries: int, observer: StatusResolver
+) -> dict[Shape, list[int]]:
     """Rows that were never sent, and interrupted ones that may be sent again; by shape.
 
     What failed by itself, was cancelled, or is in a later submission, is none of this one's business; nothing is left
@@ -33,12 +34,12 @@ def left_over(submission: Submission, folder: GridFolder, retries: int, observer
         status, sent = observer.now(run), times[row["row"]]
         waits = not sent and status.state in (RunState.NEW, RunState.QUEUED)
         comes_back = sent <= retries and _comes_back(status)
-        if (waits or comes_back) and not lifecycle.spent(str(run.path), row["facts"]):
+        if (waits or comes_back) and not lifecycle.exhausted_budget(str(run.path), row["facts"]):
             shapes.setdefault(Shape(*row["shape"]), []).append(row["row"])
     return shapes
 
 
-def close_attempts(submission: Submission, folder: GridFolder, observer: Observer) -> None:
+def close_attempts(submission: Submission, folder: GridFolder, observer: StatusResolver) -> None:
     """Write down how the attempts ended that could not do so themselves, or did not know why: Slurm does."""
     for row in submission.rows:
         run, place = folder.run(row["run_id"]), observer.places.get(row["run_id"])

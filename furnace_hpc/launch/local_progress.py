@@ -7,14 +7,14 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.launch.planned import Action, Plan, PlannedRun
 from furnace_hpc.monitor.columns import PICTURE, STATE, duration
 from furnace_hpc.monitor.grid_status import Line, line_of
 from furnace_hpc.monitor.render import table
-from furnace_hpc.launch.planned import Action, Plan, PlannedRun
 from furnace_hpc.runs.records.metrics import last_record
 from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
-from furnace_hpc.config.parsing.printable import printable
 
 COLUMNS = [column for column in PICTURE if column is not STATE]  # they all run
 QUIET_EVERY_S = 30.0  # without a terminal: one line this often

@@ -16,16 +16,16 @@ from pathlib import Path
 import psutil
 from submitit.local.local import LocalExecutor, LocalJob
 
-from furnace_hpc.slurm.environment import absolute_folders, environment_of_jobs
-from furnace_hpc.launch.batch_script import rank_command
-from furnace_hpc.runs.journal import Submission
-from furnace_hpc.launch.planned import Plan, PlannedRun
-from furnace_hpc.launch.local_progress import Progress
-from furnace_hpc.launch.submission import write_submission
-from furnace_hpc.launch.rank_main import run_task
-from furnace_hpc.host import lifecycle
-from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.host import lifecycle
+from furnace_hpc.launch.batch_script import rank_command
+from furnace_hpc.launch.local_progress import Progress
+from furnace_hpc.launch.planned import Plan, PlannedRun
+from furnace_hpc.launch.rank_main import run_task
+from furnace_hpc.launch.submission import write_submission
+from furnace_hpc.runs.journal import Submission
+from furnace_hpc.runs.trust import check_place, check_trusted
+from furnace_hpc.slurm.environment import absolute_folders, environment_of_jobs
 
 WEEK_MIN = 7 * 24 * 60  # submitit's local executor wants a limit; this machine has none
 POLL_S = 0.25
@@ -130,7 +130,7 @@ class Queue:
         with environment_of_jobs(**environment), _terminal_signals_kept_from_children():
             job = executor.submit(run_task, str(self._submission.path))
         self._running.append(Running(run, attempt, slot, job))
-        lifecycle.hand_over(str(run.folder.path), attempt, int(job.job_id))
+        lifecycle.transfer_lease(str(run.folder.path), attempt, int(job.job_id))
         self._submission.note("started", run_id=run.folder.run_id, attempt=attempt, pid=int(job.job_id))
 
     def _check(self, run: Path, code: Path) -> None:

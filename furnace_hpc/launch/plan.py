@@ -5,23 +5,23 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from furnace_hpc.runs.adopted import Same, SameRuns
-from furnace_hpc.launch.node_exclusion import excluded_nodes
-from furnace_hpc.launch.planned import Action, Choices, Plan, PlannedRun
 from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.host import lifecycle
-from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.lead_time import slowest_save_s, too_short
-from furnace_hpc.runs.records.attempts import read_attempts
-from furnace_hpc.runs.resume_overrides import KEYS, in_words, kept, overridden
-from furnace_hpc.runs.records.result import read_result
-from furnace_hpc.runs.state import ENDED, RunState, RunStatus, read_status
-from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
-from furnace_hpc.config.parsing.validation import told_once
+from furnace_hpc.config.parsing.validation import group_by_row
+from furnace_hpc.config.train_config import RunSpec, accumulation_steps
+from furnace_hpc.host import lifecycle
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
+from furnace_hpc.launch.node_exclusion import excluded_nodes
+from furnace_hpc.launch.planned import Action, Choices, Plan, PlannedRun
+from furnace_hpc.runs.adopted import Same, SameRuns
+from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.lead_time import slowest_save_s, too_short
+from furnace_hpc.runs.records.attempts import read_attempts
+from furnace_hpc.runs.records.result import read_result
+from furnace_hpc.runs.resume_overrides import KEYS, in_words, kept, overridden
+from furnace_hpc.runs.state import END_REASONS, RunState, RunStatus, read_status
 
 
 class Code(NamedTuple):
@@ -47,7 +47,7 @@ def make_plan(grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder:
             continue
         planned.append(run)
     other_code = [run.folder.run_id for run in planned if run.action is Action.REFUSE]
-    lines = told_once(problems)
+    lines = group_by_row(problems)
     if other_code:
         lines.append(
             f"{len(other_code)} unfinished runs of grid {grid.name!r} were begun by another version of the code, of "
@@ -69,7 +69,7 @@ def check_retry(words: frozenset[str]) -> None:
 
 def retry_words() -> set[str]:
     """What `--retry` takes: `failed` for all, a reason, or `lost`: whose holder cannot be seen from here."""
-    return {"failed", "lost"} | {reason for reason, ended in ENDED.items() if ended.state is not RunState.DONE}
+    return {"failed", "lost"} | {reason for reason, ended in END_REASONS.items() if ended.state is not RunState.DONE}
 
 
 def _plan_run(
@@ -85,7 +85,7 @@ def _plan_run(
         )
     at, same = _where(spec, folder, choices, same_runs)
     files = read_status(at)
-    status = choices.how_it_is(folder) if at is folder else files
+    status = choices.get_status(folder) if at is folder else files
     began = _code_of(at, status)
     code = began if began and (grid.code / began.snapshot).is_dir() and began.snapshot else None
     action, why = _decide(status, choices, began, has_code=code is not None)
@@ -99,7 +99,7 @@ def _plan_run(
     if goes_on and profile.executor == "slurm" and (short := too_short(slowest_save_s(folder), lead_s)):
         why = f"{why}; {short}"
     limits = spec.resources.model_dump(include={"max_attempts", "max_idle_attempts", "max_gpu_hours"})
-    if action in (Action.RESUME, Action.RETRY) and (used_up := lifecycle.spent(str(folder.path), limits)):
+    if action in (Action.RESUME, Action.RETRY) and (used_up := lifecycle.exhausted_budget(str(folder.path), limits)):
         action, why = Action.LEAVE, used_up
     if action not in (Action.RESUME, Action.RETRY) or (began and began.code_hash == choices.code_hash):
         code = None  # the code as it is now: what decides the numbers is the same
@@ -130,7 +130,7 @@ def _where(spec: RunSpec, folder: RunFolder, choices: Choices, same_runs: SameRu
     is_link = folder.path.is_symlink()
     if folder.path.exists() and not is_link:
         return folder, Same(None, None)
-    if not is_link and choices.how_it_is(folder).state in (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN):
+    if not is_link and choices.get_status(folder).state in (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN):
         return folder, Same(None, None)  # its job may be about to make the folder
     none_yet = RunFolder(folder.path.with_name(f".{folder.run_id}")) if is_link else folder
     if not choices.adopt:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.state import RunStatus, read_status
-from furnace_hpc.config.train_config import RunSpec
-from furnace_hpc.config.grids.grid import Grid
 
 
 class Action(StrEnum):
@@ -128,5 +128,5 @@ class Choices:
     retry: frozenset[str] = frozenset()
     new_code: bool = False
     resume_with: Mapping[str, Any] = field(default_factory=dict)
-    how_it_is: Callable[[RunFolder], RunStatus] = read_status
+    get_status: Callable[[RunFolder], RunStatus] = read_status
     adopt: bool = True

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import furnace_hpc
-from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.host.lifecycle import START_S
-from furnace_hpc.runs.trust import check_trusted
-from furnace_hpc.runs.records.verdict import Verdict
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.secrets import Masking
+from furnace_hpc.host.lifecycle import START_S
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.trust import check_trusted
 
 
 class Rank(NamedTuple):
@@ -39,8 +39,8 @@ def run_task(submission: str = "") -> None:
         with Verdict(folder, attempt, place.rank) as verdict:
             _check_code()
             faulthandler.dump_traceback_later(START_S, exit=True, file=2)  # a file system may hang, before any watchdog
-            from furnace_hpc.engine.loop import train  # torch and DeepSpeed are imported on the compute node only
             from furnace_hpc.engine.distributed import RankInfo
+            from furnace_hpc.engine.loop import train  # torch and DeepSpeed are imported on the compute node only
 
             faulthandler.cancel_dump_traceback_later()
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from furnace_hpc.runs.adopted import shown
-from furnace_hpc.launch.planned import Action, Plan
 from furnace_hpc.config.cluster import ClusterProfile, load_profile, profile_names
-from furnace_hpc.slurm.client import cluster_name, has_slurm
-from furnace_hpc.host import access
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.host import access
+from furnace_hpc.launch.planned import Action, Plan
+from furnace_hpc.runs.adopted import shown
+from furnace_hpc.slurm.client import cluster_name, has_slurm
 
 MAX_LINES = 40  # a longer plan shows its first runs and counts the others
 
@@ -126,10 +126,10 @@ def print_batch_texts(plan: Plan) -> None:
     """
     if plan.profile.executor != "slurm":
         return
-    from furnace_hpc.launch.slurm_array import batch_text, test_text
-    from furnace_hpc.launch.batch_script import rule_text
-    from furnace_hpc.slurm.sbatch_errors import mend, short
     from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Limits, next_wave
+    from furnace_hpc.launch.batch_script import rule_text
+    from furnace_hpc.launch.slurm_array import batch_text, test_text
+    from furnace_hpc.slurm.sbatch_errors import hint, short
 
     limits = Limits(plan.profile.max_array_size or DEFAULT_MAX_ARRAY_SIZE)
     for array in next_wave(plan.shapes, limits):
@@ -139,4 +139,4 @@ def print_batch_texts(plan: Plan) -> None:
         if has_slurm():
             said = test_text(plan, array)
             words = short(said.error)
-            print(f"\n# Slurm says: {words}" + ("" if said.ok else f": {mend(words)}"))
+            print(f"\n# Slurm says: {words}" + ("" if said.ok else f": {hint(words)}"))

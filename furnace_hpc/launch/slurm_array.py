@@ -16,22 +16,21 @@ from typing import Any
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
-from furnace_hpc.slurm import client
-from furnace_hpc.slurm import die_with_parent
-from furnace_hpc.slurm.parsing import submitted_id, whole
-from furnace_hpc.slurm.environment import environment_of_jobs
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave
 from furnace_hpc.launch.batch_script import array_parameters, check_path, follow_up_parameters, rank_command
 from furnace_hpc.launch.follow_up import read_profile
-from furnace_hpc.runs.journal import Submission, job_name, submissions
 from furnace_hpc.launch.planned import Plan, Shape
-from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.slurm.sbatch_errors import is_away, is_doubtful, mend, short
-from furnace_hpc.launch.submission import withdraw, write_submission
 from furnace_hpc.launch.rank_main import run_task
-from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave
+from furnace_hpc.launch.submission import withdraw, write_submission
+from furnace_hpc.monitor.job_cache import Evidence
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.runs.journal import Submission, job_name, submissions
+from furnace_hpc.slurm import client, die_with_parent
+from furnace_hpc.slurm.environment import environment_of_jobs
+from furnace_hpc.slurm.parsing import submitted_id, whole
+from furnace_hpc.slurm.sbatch_errors import hint, is_away, is_doubtful, short
 
 SBATCH_TIMEOUT_S = 90
 LIMIT_REACHED = "you have as many jobs as the site allows: wait for some to end"
@@ -60,7 +59,7 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
         raise ConfigError(f"{LIMIT_REACHED}, and submit again")
     submission = prepare(plan)
     try:
-        return send(submission, plan.profile, plan.folder.path.name, plan.shapes, limits, plan.exclude)
+        return submit_wave(submission, plan.profile, plan.folder.path.name, plan.shapes, limits, plan.exclude)
     except UnavailableError:
         raise  # nobody knows: the journal must stay
     except ConfigError:
@@ -76,7 +75,7 @@ def prepare(plan: Plan) -> Submission:
     return submission
 
 
-def send(
+def submit_wave(
     submission: Submission,
     profile: ClusterProfile,
     grid: str,
@@ -194,7 +193,7 @@ def _after_failure(submission: Submission, name: str, words: str) -> str:
         )
     if not is_doubtful(words):
         submission.note("refused", name=name, error=words)
-        raise ConfigError(f"sbatch refused job {name}: {words}: {mend(words)}")
+        raise ConfigError(f"sbatch refused job {name}: {words}: {hint(words)}")
     for pause_s in LOOK_AGAIN_S:
         time.sleep(pause_s)
         try:
@@ -224,10 +223,10 @@ def _test(plan: Plan, shape: Shape, rows: list[int]) -> None:
     said = test_text(plan, Array(shape, rows[0], (rows[0],)))
     if not said.ok and not is_away(said.error) and not is_doubtful(said.error):
         words = short(said.error)
-        raise ConfigError(f"sbatch would refuse {len(rows):,} runs of {shape}: {words}: {mend(words)}")
+        raise ConfigError(f"sbatch would refuse {len(rows):,} runs of {shape}: {words}: {hint(words)}")
 
 
-def test_text(plan: Plan, array: Array) -> client.Answer:
+def test_text(plan: Plan, array: Array) -> client.CommandResult:
     """What `sbatch --test-only` says of an array."""
     with environment_of_jobs():
         return client.test_only(batch_text(plan, array, plan.folder.submissions.resolve() / "0"))

@@ -10,24 +10,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.runs.adopted import link
-from furnace_hpc.runs.journal import Submission
-from furnace_hpc.launch.planned import Action, Plan, PlannedRun
-from furnace_hpc.slurm.client import queue
-from furnace_hpc.slurm.job_states import Phase, meaning
+from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.host import lifecycle
+from furnace_hpc.host.regular_file import read_regular, read_regular_text
+from furnace_hpc.launch.planned import Action, Plan, PlannedRun
+from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically
+from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.state import close_open_attempt, read_status
 from furnace_hpc.runs.trust import check_place, check_trusted
-from furnace_hpc.config.parsing import strict_yaml
-from furnace_hpc.config.errors import ConfigError, UnavailableError
-from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.host.regular_file import read_regular, read_regular_text
+from furnace_hpc.slurm.client import queue
+from furnace_hpc.slurm.job_states import Phase, meaning
 
 
 @contextmanager
-def only_submitter(folder: GridFolder, what: str = "submission", patience_s: float = 0) -> Iterator[None]:
+def grid_lock(folder: GridFolder, what: str = "submission", patience_s: float = 0) -> Iterator[None]:
     """Hold the grid's lock. A folder that was made for it, and got nothing else, is gone afterwards.
 
     Args:
@@ -49,8 +49,8 @@ def only_submitter(folder: GridFolder, what: str = "submission", patience_s: flo
                 time.sleep(1)
                 continue
             raise ConfigError(
-                f"grid {folder.path.name!r} is being submitted or run by {lifecycle.describe(who)}: wait for it to end, "
-                f"or remove {folder.lock} if that process is gone"
+                f"grid {folder.path.name!r} is being submitted or run by {lifecycle.describe(who)}: wait for it to "
+                f"end, or remove {folder.lock} if that process is gone"
             )
         _remove_stale(folder)
     try:

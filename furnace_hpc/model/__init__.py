@@ -1,1 +1,4 @@
-"""The network and its losses. Knows nothing of distribution."""
+"""The network: encoders, fusion, losses and scores. It contains nothing about distribution.
+
+It imports `data` and `config`.
+"""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from furnace_hpc.config.manifest import Manifest
+from furnace_hpc.config.model_config import ModelConfig
 from furnace_hpc.data.decode.tokenizer import vocabulary_of
 from furnace_hpc.model.convolutions import AudioEncoder, ImageEncoder, length_mask
 from furnace_hpc.model.weights import check_fits, check_vocabulary, dropout_of, trained
-from furnace_hpc.config.manifest import Manifest
-from furnace_hpc.config.model_config import ModelConfig
 
 BERT_TOKENS = 512  # places of BERT's own; where the weights are random, longer texts get more
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from furnace_hpc.config.model_config import LossConfig, ModelConfig
 from furnace_hpc.model.attention import BottleneckFusion, Checkpoint, CrossAttentionFusion, masked_mean
 from furnace_hpc.model.encoders import InputShapes, make_encoder
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
-from furnace_hpc.config.model_config import LossConfig, ModelConfig
 
 
 class FusionModel(nn.Module):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from furnace_hpc.data.decode.tokenizer import shipped_vocabulary
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.model_config import ModelConfig
 from furnace_hpc.config.pretrained_files import CONFIG, check_kind, not_found
+from furnace_hpc.data.decode.tokenizer import shipped_vocabulary
 
 
 def architectures(encoders: nn.ModuleDict, config: ModelConfig) -> dict[str, dict[str, Any]]:

@@ -6,10 +6,10 @@ from math import isfinite
 
 from rich.text import Text
 
+from furnace_hpc.config.parsing.printable import printable
 from furnace_hpc.monitor.grid_status import Line
 from furnace_hpc.monitor.loss_curve import loss_curve
 from furnace_hpc.runs.state import RunState
-from furnace_hpc.config.parsing.printable import printable
 
 BAR, CURVE = 12, 12  # characters
 STYLES = {

@@ -5,15 +5,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.monitor.job_cache import Evidence
-from furnace_hpc.runs.journal import submissions
 from furnace_hpc.monitor.run_status import observe
+from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.journal import submissions
 from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.runs.records.metrics import last_record
 from furnace_hpc.runs.state import RunState, RunStatus
-from furnace_hpc.runs.file_cache import while_unchanged
-from furnace_hpc.host.regular_file import read_regular_text
 
 ALIVE = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 
@@ -92,7 +92,7 @@ def _runs(folder: GridFolder) -> tuple[dict[RunFolder, int], dict[RunFolder, int
     return newest, {run: steps for run, steps in others.items() if run not in newest}
 
 
-@while_unchanged(lambda grid: [grid])
+@cached_by_stat(lambda grid: [grid])
 def _settings(grid: Path) -> str:
     """The last lines of a submission's grid.yaml, from `settings:` on."""
     try:

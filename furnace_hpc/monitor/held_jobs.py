@@ -1,10 +1,10 @@
 """Jobs that Slurm has requeued and holds, after a launch that failed or as a site's RequeueExitHold asks for."""
 
-from furnace_hpc.slurm import client
-from furnace_hpc.slurm.parsing import Job
-from furnace_hpc.monitor.job_cache import Evidence
-from furnace_hpc.slurm.job_states import plain
 from furnace_hpc.config.errors import UnavailableError
+from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.slurm import client
+from furnace_hpc.slurm.job_states import plain
+from furnace_hpc.slurm.parsing import Job
 
 REASONS = ("job requeued in held state", "launch failed requeued held")  # newer Slurms write _ for a space
 
@@ -19,7 +19,7 @@ def release_held(evidence: Evidence) -> list[str]:
     lines = []
     for job in filter(is_held, evidence.queued.values()):
         try:
-            client.act("scontrol", "release", job.job_id)
+            client.run_checked("scontrol", "release", job.job_id)
             lines.append(f"released job {job.job_id}, which Slurm had requeued and held")
         except UnavailableError as error:
             lines.append(f"job {job.job_id} stays held: {error}")

@@ -12,15 +12,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from furnace_hpc.slurm import client
-from furnace_hpc.slurm.parsing import Job
-from furnace_hpc.runs.by_hand import begun_by_hand
-from furnace_hpc.runs.journal import Sent, submissions
-from furnace_hpc.slurm.job_states import Phase, meaning
-from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
-from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.runs.by_hand import manually_started
+from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
+from furnace_hpc.runs.journal import Sent, submissions
+from furnace_hpc.runs.records.attempts import read_attempts
+from furnace_hpc.slurm import client
+from furnace_hpc.slurm.job_states import Phase, meaning
+from furnace_hpc.slurm.parsing import Job
 
 FRESH_S = 10  # commands given within this time share one answer
 IDLE_S = 60  # the same, where nothing of the grid is in the queue: only somebody's requeue could change that
@@ -142,7 +142,7 @@ class Expected(NamedTuple):
 def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
     """Job id -> what it is, for the newest job of each run, for those begun by hand, and for the follow-up jobs."""
     all_ = submissions(folder)
-    by_hand = {attempt.job_id or "": i for i, attempt in begun_by_hand(folder, all_).items()}
+    by_hand = {attempt.job_id or "": i for i, attempt in manually_started(folder, all_).items()}
     of_run: dict[str, tuple[str, Sent]] = {}
     others: dict[str, Expected] = {}
     for submission in all_:

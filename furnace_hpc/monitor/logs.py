@@ -3,12 +3,12 @@
 from collections import deque
 from pathlib import Path
 
-from furnace_hpc.runs.journal import submissions
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.host.lifecycle import newest_attempt
+from furnace_hpc.host.regular_file import open_regular
 from furnace_hpc.monitor.run_status import batch_log
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.host.lifecycle import newest_attempt
-from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.host.regular_file import open_regular
+from furnace_hpc.runs.journal import submissions
 
 
 def print_logs(folder: GridFolder, name: str, lines: int) -> None:

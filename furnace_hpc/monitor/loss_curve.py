@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from furnace_hpc.host.regular_file import IrregularFile, open_regular
+from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.metrics import last_record
-from furnace_hpc.runs.file_cache import while_unchanged
-from furnace_hpc.host.regular_file import IrregularFile, open_regular
 
 BLOCK = 4096  # bytes that are read at one place: longer than any record
 Point = tuple[int, float]
@@ -30,7 +30,7 @@ def loss_curve(run: RunFolder, attempts: int, points: int) -> list[float]:
     return [known[max((step for step in steps if step <= at), default=first)] for at in asked]
 
 
-@while_unchanged(lambda path, points: [path])
+@cached_by_stat(lambda path, points: [path])
 def _places(path: Path, points: int) -> list[Point]:
     """(step, loss) at places of the file that stay the same while it grows, until there are twice too many."""
     try:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from rich.text import Text
 
 from furnace_hpc.monitor.columns import PICTURE, PLAIN, RUN, Column, bar, short_names
-from furnace_hpc.monitor.job_cache import Evidence
 from furnace_hpc.monitor.grid_status import Line
+from furnace_hpc.monitor.job_cache import Evidence
 from furnace_hpc.runs.state import RunState
 
 ORDER = (  # what moves, what needs somebody, what waits, what is over

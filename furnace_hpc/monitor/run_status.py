@@ -8,26 +8,26 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from furnace_hpc.slurm.parsing import Job
-from furnace_hpc.runs.by_hand import begun_by_hand
-from furnace_hpc.monitor.job_cache import GONE, Evidence, gather
-from furnace_hpc.monitor.held_jobs import is_held
-from furnace_hpc.runs.journal import submissions
-from furnace_hpc.slurm.job_states import Phase, meaning
 from furnace_hpc.host import gpu_check
-from furnace_hpc.host.end_reasons import knows_more
-from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.host.end_reasons import is_more_specific
 from furnace_hpc.host.lifecycle import REQUEUED, with_own_word
-from furnace_hpc.runs.records.attempts import Attempt, read_attempts
-from furnace_hpc.runs.state import ENDED, RunState, RunStatus, read_status, within_budget
-from furnace_hpc.runs.file_cache import while_unchanged
 from furnace_hpc.host.regular_file import read_regular, read_regular_text
+from furnace_hpc.monitor.held_jobs import is_held
+from furnace_hpc.monitor.job_cache import GONE, Evidence, gather
+from furnace_hpc.runs.by_hand import manually_started
+from furnace_hpc.runs.file_cache import cached_by_stat
+from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.journal import submissions
+from furnace_hpc.runs.records.attempts import Attempt, read_attempts
+from furnace_hpc.runs.state import END_REASONS, RunState, RunStatus, read_status, within_budget
+from furnace_hpc.slurm.job_states import Phase, meaning
+from furnace_hpc.slurm.parsing import Job
 
 CANCELLED = "cancelled"  # in the reason of every run that somebody stopped
 
 
 @dataclass(frozen=True)
-class Place:
+class JobAssignment:
     """Where a run is in the newest submission that means to start it."""
 
     submission: Path  # none (.): begun by a batch script of the user's own
@@ -38,7 +38,7 @@ class Place:
     sent_again: bool = False  # by the follow-up job, should it be interrupted
 
 
-class Observer:
+class StatusResolver:
     """Tells the state of a grid's runs, from one look at Slurm."""
 
     def __init__(self, folder: GridFolder, evidence: Evidence) -> None:
@@ -87,7 +87,7 @@ class Observer:
                 return _running(status, ours, means.says)
         return replace(status, state=RunState.UNKNOWN, reason=f"job {job.job_id}: {means.says}")
 
-    def _waiting_for_a_wave(self, status: RunStatus, place: Place) -> RunStatus:
+    def _waiting_for_a_wave(self, status: RunStatus, place: JobAssignment) -> RunStatus:
         if place.cancelled:
             return replace(status, reason=status.reason or "cancelled before it was sent")
         job = self.evidence.job(place.follow_up)
@@ -112,13 +112,13 @@ class Observer:
         return f"Slurm does not list it now{f', and {unread} lines of its answer cannot be read' if unread else ''}"
 
 
-def observe(folder: GridFolder, must: bool = False) -> Observer:
+def observe(folder: GridFolder, must: bool = False) -> StatusResolver:
     """Look at Slurm once for the whole grid (not at all, where nothing was submitted to it).
 
     Raises:
         UnavailableError: `must`, and Slurm does not answer.
     """
-    return Observer(folder, gather(folder, must))
+    return StatusResolver(folder, gather(folder, must))
 
 
 def observe_when_asked(folder: GridFolder) -> Callable[[RunFolder], RunStatus]:
@@ -140,7 +140,7 @@ def _running(status: RunStatus, ours: Attempt | None, says: str) -> RunStatus:
     return status  # its own last word, while its job is ending
 
 
-def _ended(run: RunFolder, status: RunStatus, job: Job, ours: Attempt | None, place: Place) -> RunStatus:
+def _ended(run: RunFolder, status: RunStatus, job: Job, ours: Attempt | None, place: JobAssignment) -> RunStatus:
     """Its job is over: the run's own word on how, or Slurm's where the run had no time for one."""
     says, reason = f"{meaning(job.word).says}{_by(job)}", meaning(job.word).ended
     if job.word == GONE:
@@ -158,17 +158,17 @@ def _ended(run: RunFolder, status: RunStatus, job: Job, ours: Attempt | None, pl
     if ours.end_unix_s is None:
         says = f"job {job.job_id} {says}" if job.word == GONE and reason != CANCELLED else says
         reason, says = with_own_word(str(run.path), ours.attempt, reason, says)
-        return replace(status, state=ENDED[reason].state, reason=says, ended=reason)
+        return replace(status, state=END_REASONS[reason].state, reason=says, ended=reason)
     known = ours.reason or ""
-    if (reason == CANCELLED and known in ENDED and ENDED[known].again) or knows_more(reason, known):
+    if (reason == CANCELLED and known in END_REASONS and END_REASONS[known].again) or is_more_specific(reason, known):
         why = f"{says}; {status.reason}"
-        return replace(status, state=ENDED[reason].state, reason=why, ended=reason, used_up="")
+        return replace(status, state=END_REASONS[reason].state, reason=why, ended=reason, used_up="")
     return status
 
 
-def _places(folder: GridFolder) -> dict[str, Place]:
+def _places(folder: GridFolder) -> dict[str, JobAssignment]:
     """Run id -> its place; a later submission has the last word, and what was begun by hand after it."""
-    places: dict[str, Place] = {}
+    places: dict[str, JobAssignment] = {}
     all_ = submissions(folder)
     for submission in all_:
         sent, cancelled = submission.sent(), submission.cancelled()
@@ -176,7 +176,7 @@ def _places(folder: GridFolder) -> dict[str, Place]:
         run_ids = [str(row["run_id"]) for row in submission.rows]
         if follow_up:
             waiting = [row["run_id"] for row in submission.rows if row["to_do"]]
-            places |= {i: Place(submission.path, "", follow_up, cancelled=i in cancelled) for i in waiting}
+            places |= {i: JobAssignment(submission.path, "", follow_up, cancelled=i in cancelled) for i in waiting}
         times = Counter(row for one in sent if one.outcome == "submitted" for row in one.rows)
         retries = _retries(submission.path)
         for array in sent:
@@ -184,10 +184,12 @@ def _places(folder: GridFolder) -> dict[str, Place]:
                 for row, job_id in array.elements.items():
                     run_id = run_ids[row]
                     again = times[row] <= retries and run_id not in cancelled
-                    places[run_id] = Place(submission.path, job_id, follow_up, array.unix_s, run_id in cancelled, again)
-    for run_id, attempt in begun_by_hand(folder, all_).items():
+                    places[run_id] = JobAssignment(
+                        submission.path, job_id, follow_up, array.unix_s, run_id in cancelled, again
+                    )
+    for run_id, attempt in manually_started(folder, all_).items():
         if run_id not in places or attempt.start_unix_s > places[run_id].sent_unix_s:
-            places[run_id] = Place(Path(), attempt.job_id or "", "", attempt.start_unix_s)
+            places[run_id] = JobAssignment(Path(), attempt.job_id or "", "", attempt.start_unix_s)
     return places
 
 
@@ -205,7 +207,7 @@ _NEVER = {  # reasons of a waiting job that only somebody can change, in small l
 }
 
 
-@while_unchanged(lambda submission: [submission / "profile.json"])
+@cached_by_stat(lambda submission: [submission / "profile.json"])
 def _retries(submission: Path) -> int:
     try:
         return int(json.loads(read_regular(submission / "profile.json"))["retries"])

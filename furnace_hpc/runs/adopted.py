@@ -15,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.identity import identity
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import GridFolder, RunFolder, explain
 from furnace_hpc.runs.records.result import RunResult, read_result
 from furnace_hpc.runs.trust import check_trusted
-from furnace_hpc.config.train_config import RunSpec
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.identity import identity
-from furnace_hpc.host.regular_file import read_regular
 
 _RUN_ID = re.compile(r".+-(s\d+-[0-9a-f]{8})")
 

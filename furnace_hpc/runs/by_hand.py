@@ -1,11 +1,11 @@
 """Runs that a batch script of the user's own has begun (slurm/*.sbatch): no journal has their jobs."""
 
-from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
 
 
-def begun_by_hand(folder: GridFolder, submissions: list[Submission]) -> dict[str, Attempt]:
+def manually_started(folder: GridFolder, submissions: list[Submission]) -> dict[str, Attempt]:
     """Run id -> its newest attempt, where that belongs to a Slurm job which no submission has sent.
 
     Runs that are done are left out.

@@ -9,7 +9,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def while_unchanged(files: Callable[..., Iterable[Path]]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def cached_by_stat(files: Callable[..., Iterable[Path]]) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Let a reader read again only when one of these files has another inode, size or time of change.
 
     Records are replaced and metrics only grow, so that one of the three always tells. On NFS a client may keep what it

@@ -30,7 +30,7 @@ from typing import Any
 from furnace_hpc.config.errors import ConfigError
 
 # A network file system, a quota or a full disk may get over it, and nothing is wrong with the run.
-PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ETIMEDOUT})
+TRANSIENT_ERRNOS = frozenset({errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ETIMEDOUT})
 
 
 @dataclass(frozen=True)

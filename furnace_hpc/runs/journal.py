@@ -18,10 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.file_cache import while_unchanged
 from furnace_hpc.config.errors import UnavailableError
 from furnace_hpc.host.regular_file import read_regular_text
+from furnace_hpc.runs.file_cache import cached_by_stat
+from furnace_hpc.runs.folder import GridFolder
 
 IN_FLIGHT_S = 3  # a request that had left before its sbatch was killed is with the controller by then
 
@@ -112,7 +112,7 @@ def job_name(grid: str, kind: str) -> str:
     return f"furnace-{grid}-{'' if kind == 'array' else 'follow-'}{uuid.uuid4().hex[:8]}"
 
 
-def settle_doubts(folder: GridFolder) -> None:
+def recover_pending_submissions(folder: GridFolder) -> None:
     """Ask Slurm for every job of which the journals do not know whether it was submitted, and print what was found.
 
     The grid's lock is held by the caller: an intent without an outcome is nobody's work in progress.
@@ -142,7 +142,7 @@ def settle_doubts(folder: GridFolder) -> None:
                 print(f"job {sent.name}, whose submission was cut off, never reached Slurm", flush=True)
 
 
-@while_unchanged(lambda path: [path])
+@cached_by_stat(lambda path: [path])
 def _events(path: Path) -> list[dict[str, Any]]:
     try:
         lines = read_regular_text(path, errors="replace").splitlines()
@@ -151,7 +151,7 @@ def _events(path: Path) -> list[dict[str, Any]]:
     return [event for event in map(_parse, lines) if event]
 
 
-@while_unchanged(lambda path: [path])
+@cached_by_stat(lambda path: [path])
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in read_regular_text(path).splitlines()]

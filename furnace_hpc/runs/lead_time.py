@@ -8,9 +8,9 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 
+from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import read_attempt
-from furnace_hpc.host.regular_file import read_regular_text
 
 SAVES = 2  # one on its way, and the last one
 

@@ -1,20 +1,20 @@
 """What a begun run may go on with: another DeepSpeed file, another micro-batch. Its identity stays what it was.
 
 Both decide where numbers lie and in how many pieces a step is computed, not what is computed: checkpoints of ZeRO
-stages 1, 2 and 3 are read by each other (engine/checkpoint/reshard.py), and the global batch stays. So results are the same up to
-rounding, and the table says which runs went on so. (InfoNCE and VICReg look at the micro-batch: the plan checks it.)
+stages 1, 2 and 3 are read by each other (engine/checkpoint/reshard.py), and the global batch stays. So results are the same
+up to rounding, and the table says which runs went on so. (InfoNCE and VICReg look at the micro-batch: the plan checks it.)
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from furnace_hpc.runs.records.attempts import Attempt
-from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.grids.grid import apply_overrides
 from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_json
-from furnace_hpc.config.grids.grid import lay_over
 from furnace_hpc.config.parsing.validation import validate
+from furnace_hpc.config.train_config import TrainConfig
+from furnace_hpc.runs.records.attempts import Attempt
 
 KEYS = ("deepspeed", "micro_batch_size")
 
@@ -65,7 +65,7 @@ def overridden(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig
     content = config.model_dump()
     if "deepspeed" in overrides:
         del content["deepspeed"]
-    return validate(TrainConfig, lay_over(content, dict(overrides)))
+    return validate(TrainConfig, apply_overrides(content, dict(overrides)))
 
 
 def in_words(overrides: Mapping[str, Any]) -> str:

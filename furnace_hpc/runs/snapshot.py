@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.secrets import masked
+from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.code import PACKAGE, RUNS, SNAPSHOT_FACTS, changes, git_commit, untracked
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.trust import check_place, check_trusted
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.config.parsing.secrets import masked
 
 MAX_BYTES = 64 << 20  # more is data or weights that lie in the package by mistake
 LEFT_OUT = ("__pycache__",)  # Python makes them anew, in the snapshot too

@@ -4,12 +4,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from furnace_hpc.host import end_reasons
-from furnace_hpc.host import lifecycle
+from furnace_hpc.host import end_reasons, lifecycle
+from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt, holder_is_alive, read_attempts
 from furnace_hpc.runs.records.metrics import last_record
-from furnace_hpc.runs.file_cache import while_unchanged
 
 
 class RunState(StrEnum):
@@ -46,7 +45,7 @@ class Ended:
 
 
 _COMES_BACK, _GIVEN_UP = Ended(RunState.INTERRUPTED, True), Ended(RunState.FAILED, False)
-ENDED = {  # why an attempt ended -> what that means; how it is known stands in docs/architecture.md
+END_REASONS = {  # why an attempt ended -> what that means; how it is known stands in docs/architecture.md
     "done": Ended(RunState.DONE, False),
     "preempted": _COMES_BACK,
     "time_limit": _COMES_BACK,
@@ -82,9 +81,9 @@ def _words(folder: RunFolder, newest: int) -> list[Path]:
     return [*(folder.attempt(number) for number in numbers), folder.verdicts, folder.metrics(newest)]
 
 
-@while_unchanged(_words)
+@cached_by_stat(_words)
 def _spent(folder: RunFolder, newest: int) -> str:
-    return lifecycle.spent(str(folder.path), lifecycle.read_attempt(str(folder.path), newest))
+    return lifecycle.exhausted_budget(str(folder.path), lifecycle.read_attempt(str(folder.path), newest))
 
 
 def _read(folder: RunFolder) -> RunStatus:
@@ -97,7 +96,7 @@ def _read(folder: RunFolder) -> RunStatus:
         return RunStatus(RunState.DONE, newest.attempt, step, "")
     if newest.end_unix_s is not None:
         word = newest.reason or ""
-        state = ENDED[word].state if word in ENDED else RunState.UNKNOWN
+        state = END_REASONS[word].state if word in END_REASONS else RunState.UNKNOWN
         return RunStatus(state, newest.attempt, step, newest.error or word, ended=word)
     alive = holder_is_alive(newest)
     if alive is False:
@@ -122,7 +121,7 @@ def close_open_attempt(folder: RunFolder, status: RunStatus) -> None:
     if not attempts:
         return
     newest, says = attempts[-1], status.reason.removeprefix(f"{status.used_up}; last: ")
-    of_it = status.ended in ENDED and (newest.job_id or "") == status.job_id  # and not of a job that never began
+    of_it = status.ended in END_REASONS and (newest.job_id or "") == status.job_id  # and not of a job that never began
     reason = status.ended if of_it else "killed"
-    if newest.end_unix_s is None or end_reasons.knows_more(reason, newest.reason or ""):
+    if newest.end_unix_s is None or end_reasons.is_more_specific(reason, newest.reason or ""):
         lifecycle.close(str(folder.path), newest.attempt, says, reason)

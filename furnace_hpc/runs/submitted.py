@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.config.grids.ablate import Overrides
-from furnace_hpc.config.parsing.command_line import furnace
-from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.base import NAME_PATTERN
-from furnace_hpc.config.parsing.lookup import find_file, is_path, parse_value, read_yaml
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.grid import load_grid, read_grid
+from furnace_hpc.config.parsing.command_line import furnace
+from furnace_hpc.config.parsing.lookup import find_file, is_path, parse_value, read_yaml
+from furnace_hpc.runs.folder import GridFolder
 
 
 def find_submitted(name_or_path: str, root: Path) -> GridFolder:

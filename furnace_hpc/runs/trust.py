@@ -7,9 +7,9 @@ its reader. `access.py` has the rule; where a profile says `group: true`, it tru
 import os
 from pathlib import Path
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.access import GROUP_ACCESS as GROUP_ACCESS
 from furnace_hpc.host.access import Fault, find_faults
-from furnace_hpc.config.errors import ConfigError
 
 
 class Untrusted(ConfigError):

@@ -7,11 +7,11 @@ In both, what has not ended is not counted, so that the same runs give the same 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from furnace_hpc.slurm import client
-from furnace_hpc.slurm.parsing import JOB_ID, PLAIN, read_table
-from furnace_hpc.slurm.gres import gpus
-from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.config.errors import UnavailableError
+from furnace_hpc.runs.records.attempts import Attempt
+from furnace_hpc.slurm import client
+from furnace_hpc.slurm.gres import gpus
+from furnace_hpc.slurm.parsing import JOB_ID, PLAIN, read_table
 
 COMMAND = (
     *("sacct", "--duplicates", "--allocations", "--noheader", "--parsable2"),
@@ -48,7 +48,7 @@ def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
         return None
     arrays = sorted({job_id.partition("_")[0] for job_id in clusters})
     try:
-        text = client.act(*COMMAND, f"--jobs={','.join(arrays)}")
+        text = client.run_checked(*COMMAND, f"--jobs={','.join(arrays)}")
     except UnavailableError:
         return None
     lines = [Allocation(*row) for row in read_table(text, _FIELDS).rows]

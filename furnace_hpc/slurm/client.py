@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
+from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.config.parsing.lookup import find_shipped
+from furnace_hpc.slurm.environment import scrubbed
 from furnace_hpc.slurm.parsing import (
     PLAIN,
     TIME_LIMIT,
@@ -24,15 +27,12 @@ from furnace_hpc.slurm.parsing import (
     separator,
     whole,
 )
-from furnace_hpc.slurm.environment import scrubbed
-from furnace_hpc.config.errors import ConfigError, UnavailableError
-from furnace_hpc.config.parsing.lookup import find_shipped
 
 TIMEOUT_S = 30  # a loaded controller answers within seconds; clients themselves wait 10 s for a message
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """What a command said."""
 
     ok: bool
@@ -69,7 +69,9 @@ def queue(users: Iterable[str] = ()) -> list[Job]:
     # By user: the controller then sends this user's jobs only, where a list of ids makes it send everybody's.
     between = separator()
     fields = f"--format={between.join(('%F', '%K', '%T', '%r', '%j'))}"
-    return read_queue(_must("squeue", "--noheader", "--array", "--states=all", f"--user={who}", fields), between)
+    return read_queue(
+        _run_or_raise("squeue", "--noheader", "--array", "--states=all", f"--user={who}", fields), between
+    )
 
 
 def accounting(job_ids: Iterable[str]) -> list[Job] | None:
@@ -84,7 +86,7 @@ def accounting(job_ids: Iterable[str]) -> list[Job] | None:
     return None if _is_off(answer) else read_accounting(_checked(answer), between)
 
 
-def _is_off(answer: Answer) -> bool:
+def _is_off(answer: CommandResult) -> bool:
     return not answer.ok and "accounting storage is disabled" in answer.error.lower()
 
 
@@ -116,7 +118,7 @@ def find_job(name: str) -> str | None:
 
 def node_job(job_id: str) -> str | None:
     """The id by which srun finds an element of an array; None where squeue does not list it."""
-    return array_id(_must("squeue", "--noheader", f"--jobs={job_id}", "--format=%A"))
+    return array_id(_run_or_raise("squeue", "--noheader", f"--jobs={job_id}", "--format=%A"))
 
 
 def cancel(job_ids: Iterable[str]) -> None:
@@ -130,12 +132,12 @@ def cancel(job_ids: Iterable[str]) -> None:
         raise UnavailableError(f"scancel failed: {answer.error}: give the command again")
 
 
-def act(*command: str) -> str:
+def run_checked(*command: str) -> str:
     """A command that acts on one job, and what it says; UnavailableError where Slurm refuses, or does not answer."""
-    return _must(*command)
+    return _run_or_raise(*command)
 
 
-def test_only(script: str) -> Answer:
+def test_only(script: str) -> CommandResult:
     """What `sbatch --test-only` says of a batch script: when it could start, or why it never will."""
     return _ask("sbatch", "--test-only", stdin=script)
 
@@ -147,7 +149,7 @@ def configuration() -> dict[str, str]:
     return read_config(answer.text) if answer.ok else {}
 
 
-def look_ahead(account: str | None, qos: str | None, partition: str | None) -> None:
+def prefetch_site_limits(account: str | None, qos: str | None, partition: str | None) -> None:
     """Ask what a submission will want to know of the site; the answers are kept. For a thread, while others plan."""
     configuration()
     submit_limit(account, qos)
@@ -203,11 +205,11 @@ def _rows(fields: int, *command: str) -> list[list[str]]:
     return read_table(answer.text, (PLAIN,) * fields).rows if answer.ok else []
 
 
-def _must(*command: str) -> str:
+def _run_or_raise(*command: str) -> str:
     return _checked(_ask(*command))
 
 
-def _checked(answer: Answer) -> str:
+def _checked(answer: CommandResult) -> str:
     if not answer.ok and "configuration source" in answer.error:
         raise UnavailableError(
             "Slurm's commands are here, and no cluster: use a login node, or give SLURM_CONF; `slurm/devcluster up` "
@@ -218,7 +220,7 @@ def _checked(answer: Answer) -> str:
     return answer.text
 
 
-def _ask(*command: str, stdin: str | None = None) -> Answer:
+def _ask(*command: str, stdin: str | None = None) -> CommandResult:
     try:
         done = subprocess.run(
             command,
@@ -230,9 +232,9 @@ def _ask(*command: str, stdin: str | None = None) -> Answer:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Answer(False, "", f"{command[0]} took longer than {TIMEOUT_S} s")
+        return CommandResult(False, "", f"{command[0]} took longer than {TIMEOUT_S} s")
     except OSError as error:
-        return Answer(False, "", f"{command[0]}: {error.strerror}")
+        return CommandResult(False, "", f"{command[0]}: {error.strerror}")
     text, said = (stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
     words = " ".join(said.split()) or f"{command[0]} ended with exit code {done.returncode}"
-    return Answer(done.returncode == 0, text, words)
+    return CommandResult(done.returncode == 0, text, words)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from furnace_hpc.runs.state import ENDED, RunState
+from furnace_hpc.runs.state import END_REASONS, RunState
 
 
 class Phase(StrEnum):
@@ -31,7 +31,7 @@ class Meaning:
     @property
     def leaves(self) -> RunState:
         """The state of a run whose attempt ended so."""
-        return ENDED[self.ended].state if self.ended in ENDED else RunState.UNKNOWN
+        return END_REASONS[self.ended].state if self.ended in END_REASONS else RunState.UNKNOWN
 
 
 def _waiting(says: str) -> Meaning:

@@ -49,7 +49,7 @@ def is_doubtful(words: str) -> bool:
     return not words.strip() or bool(_DOUBTFUL.search(words))
 
 
-def mend(words: str) -> str:
+def hint(words: str) -> str:
     """What to do about a refusal."""
     for pattern, advice in _MENDS:
         if re.search(pattern, words, re.IGNORECASE):

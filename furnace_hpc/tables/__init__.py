@@ -1,1 +1,5 @@
-"""What it means: statistics over finished runs, and their tables and figures."""
+"""Turn finished runs into conclusions: tables, reports and figures.
+
+`statistics/` computes, `output/` writes files, the modules here decide which runs count. It imports `runs`,
+`config` and `host`.
+"""

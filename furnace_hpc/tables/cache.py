@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.run_files import Listed, Record, list_runs, read_listed
 
 if TYPE_CHECKING:

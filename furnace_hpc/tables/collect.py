@@ -7,19 +7,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.records.result import RunResult
-from furnace_hpc.runs.state import RunState, RunStatus, read_status
-from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
 from furnace_hpc.config.parsing.printable import printable
-from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
+from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.records.result import RunResult
+from furnace_hpc.runs.state import RunState, RunStatus, read_status
 from furnace_hpc.tables.cache import Records, read_records
 from furnace_hpc.tables.costs import spent_of
 from furnace_hpc.tables.output.notes import make_notes
 from furnace_hpc.tables.run_files import Record, read_record
+from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.table import Ablation, Change, Draw, Row, Run, several_packs, units_of, values_by_draw
 
 WORDS = {True: "on", False: "off", None: "none"}
@@ -30,7 +30,7 @@ def collect(
     grid: Grid,
     runs: list[RunSpec],
     folder: GridFolder,
-    how_it_is: HowItIs = read_status,
+    get_status: HowItIs = read_status,
     by: tuple[str, ...] = (),
     aside: Collection[str] = (),
     records: Records | None = None,
@@ -45,7 +45,7 @@ def collect(
     records = read_records(folder) if records is None else records
     named: dict[str, list[Run]] = {}
     for spec, run_id in zip(runs, run_ids(runs), strict=True):
-        run = as_it_is(spec, folder.run(run_id), records.by_run.get(run_id, Record()), grid, how_it_is)
+        run = as_it_is(spec, folder.run(run_id), records.by_run.get(run_id, Record()), grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
     _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
     reference = named.get(grid.reference, [])
@@ -54,17 +54,17 @@ def collect(
     return Ablation(grid, rows, make_notes(grid, rows, records, aside), records)
 
 
-def as_it_is(spec: RunSpec, folder: RunFolder, record: Record, grid: Grid, how_it_is: HowItIs = read_status) -> Run:
+def as_it_is(spec: RunSpec, folder: RunFolder, record: Record, grid: Grid, get_status: HowItIs = read_status) -> Run:
     """What is known of one run. A result that cannot be used makes it missing, with the reason."""
-    record, result, status = _believed(folder, record, how_it_is)
+    record, result, status = _believed(folder, record, get_status)
     value = result.metrics.get(grid.metric) if result else None
     draw = Draw(spec.config.data.name if several_packs(grid) else "", spec.config.seed)
     return Run(spec, folder, status, result, value, draw, spent_of(record, result), record)
 
 
-def _believed(folder: RunFolder, record: Record, how_it_is: HowItIs) -> tuple[Record, RunResult | None, RunStatus]:
+def _believed(folder: RunFolder, record: Record, get_status: HowItIs) -> tuple[Record, RunResult | None, RunStatus]:
     if record.result is None:
-        status = how_it_is(folder)
+        status = get_status(folder)
         if status.state is RunState.DONE:  # it has ended since its files were read: done, not missing
             record = read_record(folder)
         if record.result is None:
@@ -76,9 +76,9 @@ def _believed(folder: RunFolder, record: Record, how_it_is: HowItIs) -> tuple[Re
     try:
         result = RunResult.model_validate_json(record.result.decode("utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        return record, None, _unusable(how_it_is(folder), _why_unreadable(error))
+        return record, None, _unusable(get_status(folder), _why_unreadable(error))
     if result.run_id != folder.run_id and not _is_of_another_name(folder, result):
-        return record, None, _unusable(how_it_is(folder), f"result.json is that of {result.run_id}")
+        return record, None, _unusable(get_status(folder), f"result.json is that of {result.run_id}")
     return record, result, RunStatus(RunState.DONE, result.attempts, result.steps, "")
 
 

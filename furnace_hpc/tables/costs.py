@@ -5,8 +5,8 @@ An attempt that has not ended is not counted: what is written from the same file
 
 from dataclasses import dataclass
 
-from furnace_hpc.runs.resume_overrides import ways
 from furnace_hpc.runs.records.result import RunResult
+from furnace_hpc.runs.resume_overrides import ways
 from furnace_hpc.tables.run_files import Record
 
 THEN = "; then "

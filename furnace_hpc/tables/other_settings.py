@@ -2,12 +2,12 @@
 
 import json
 
-from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.submitted import command_on, setting_words
-from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.host.regular_file import read_regular_text
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.submitted import command_on, setting_words
 
 MAX_SHOWN = 5
 

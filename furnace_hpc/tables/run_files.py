@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
-from furnace_hpc.host.regular_file import IrregularFile, read_regular
 
 FILES = frozenset({"spec.json", "result.json", "checkpoints.jsonl"})
 OF_THE_GRID = frozenset({"grid.yaml", "submit.lock", "slurm.json", "code", "logs", "submissions", "replaced", "cache"})

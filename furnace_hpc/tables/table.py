@@ -11,15 +11,15 @@ from math import isfinite
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunStatus
-from furnace_hpc.config.train_config import RunSpec
-from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.cache import Records
 from furnace_hpc.tables.costs import Costs, Spent
 from furnace_hpc.tables.run_files import Record
+from furnace_hpc.tables.statistics import estimates
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.metrics import checked_direction
+from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.tables.collect import as_number, flat_config, row_name, word
 
 
@@ -28,7 +28,7 @@ class View:
         return re.sub(r"[^A-Za-z0-9._+-]+", "-", " ".join(part for part in parts if part)).strip("-")
 
 
-def look(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[RunSpec]]:
+def apply_view(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[RunSpec]]:
     """The grid and the runs as the view shows them.
 
     Raises:

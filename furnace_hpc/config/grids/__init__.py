@@ -1,1 +1,1 @@
-"""config/grids."""
+"""Expand grid files into rows and runs."""

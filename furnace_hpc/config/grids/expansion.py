@@ -11,16 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.config.grids.ablate import Overrides
-from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig, check_metric
-from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.base import NAME_PATTERN, short_name
-from furnace_hpc.config.parsing.lookup import find_file, read_json
-from furnace_hpc.config.grids.grid import Grid, lay_over
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.grids.ablate import Overrides
+from furnace_hpc.config.grids.grid import Grid, apply_overrides
 from furnace_hpc.config.identity import identity_hash
+from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.parsing.printable import short
-from furnace_hpc.config.parsing.validation import MAX_PROBLEMS, Find, told_once, validate
 from furnace_hpc.config.parsing.source_text import Entry, Written
+from furnace_hpc.config.parsing.validation import MAX_PROBLEMS, Find, group_by_row, validate
+from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig, check_metric
 
 MAX_RUNS = 100_000  # a grid beyond this is a slip in its axes
 MAX_KEYS = 1000  # of a row: each costs time that grows with their number
@@ -85,10 +85,10 @@ def expand_rows(grid: Grid) -> list[Row]:
         except ConfigError as error:
             problems += [(name, line) for line in str(error).splitlines()]
             if len(problems) > 10_000 or len({line for _, line in problems[: MAX_PROBLEMS * 10]}) > MAX_PROBLEMS:
-                lines = told_once(problems)[:MAX_PROBLEMS]
+                lines = group_by_row(problems)[:MAX_PROBLEMS]
                 more = "and more problems; not all rows were checked"
                 raise ConfigError("\n".join(f"grid {grid.name!r}, {line}" for line in [*lines, more])) from None
-    lines = [f"grid {grid.name!r}, {line}" for line in told_once(problems)]
+    lines = [f"grid {grid.name!r}, {line}" for line in group_by_row(problems)]
     lines += [_useless(grid, number) for number in range(len(grid.exclude)) if number not in used]
     if lines:
         raise ConfigError("\n".join(lines))
@@ -136,10 +136,10 @@ def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: dict[
         raise ConfigError(f"the name must match {NAME_PATTERN}: name the combinations under variants")
     if (keys := len(grid.base) + len(overrides)) > MAX_KEYS:
         raise ConfigError(f"the row has {keys:,} keys: no config has more than {MAX_KEYS:,}")
-    content: dict[str, Any] = {"resources": lay_over({}, grid.resources)}
+    content: dict[str, Any] = {"resources": apply_overrides({}, grid.resources)}
     file: Path | None = None
     for key, value in [*grid.base.items(), *overrides.items()]:  # one by one: a file's name can be refined after it
-        content = lay_over(content, {key: value})
+        content = apply_overrides(content, {key: value})
         if isinstance(content.get("deepspeed"), str):
             file, content["deepspeed"] = _deepspeed_file(content["deepspeed"], files)
     if "seed" in content:
@@ -147,7 +147,7 @@ def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: dict[
     if grid.packs:
         if isinstance(data := content.get("data"), dict) and "name" in data:
             raise ConfigError("key 'data.name' does not belong in a row where `packs` lists the data: remove one")
-        content = lay_over(content, {"data.name": grid.packs[0]})
+        content = apply_overrides(content, {"data.name": grid.packs[0]})
     resources, config = _validated(content, partial(_find, grid.written, variant, file))
     return Row(name, config, resources, grid.packs or (config.data.name,))
 

@@ -8,18 +8,18 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from furnace_hpc.config.grids.ablate import Ablate, Overrides, RowOverrides
-from furnace_hpc.config.train_config import TrainConfig
-from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.base import ColumnName, Config, Name, RowName, Seed, short_name
-from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_written
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.grids.ablate import Ablate, Overrides, RowOverrides
+from furnace_hpc.config.grids.settings import check_settings
 from furnace_hpc.config.identity import without_identity
 from furnace_hpc.config.metrics import Direction, checked_direction, metric_direction
+from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_written
 from furnace_hpc.config.parsing.printable import short
-from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.parsing.secrets import find_secret
-from furnace_hpc.config.grids.settings import check_settings
 from furnace_hpc.config.parsing.source_text import Written
+from furnace_hpc.config.parsing.validation import validate
+from furnace_hpc.config.train_config import TrainConfig
 
 MAX_DOTS = 32  # in a dotted key
 MAX_SWEPT = 100  # keys of axes and zip
@@ -197,7 +197,7 @@ def results_name(grid: Grid) -> str:
     return f"{grid.name}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
-def lay_over(content: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+def apply_overrides(content: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     """A copy of nested `content` with dotted or nested `overrides` laid over it. Lists are replaced whole.
 
     Raises:
@@ -213,15 +213,15 @@ def lay_over(content: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
             if not isinstance(inner, dict):
                 got = short(repr(inner))
                 raise ConfigError(f"key {key!r} goes through {head!r}, which is {got} and no mapping")
-            result[head] = lay_over(inner, {rest: value})
+            result[head] = apply_overrides(inner, {rest: value})
         elif isinstance(value, dict) and isinstance(result.get(head), dict):
-            result[head] = lay_over(result[head], value)
+            result[head] = apply_overrides(result[head], value)
         else:
             result[head] = value
     return result
 
 
-def narrowed(names: list[str], asked: list[str], what: str) -> list[str]:
+def select_names(names: list[str], asked: list[str], what: str) -> list[str]:
     """The `names` that were `asked` for (all when none was).
 
     Raises:

@@ -1,1 +1,1 @@
-"""config/parsing."""
+"""Find and read files of settings, and report every problem with its place."""

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import yaml
 
-from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.config.parsing.printable import short
-from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.config.parsing.secrets import find_secret, masked
 from furnace_hpc.config.parsing.source_text import Written
+from furnace_hpc.host.regular_file import read_regular
 
 Kind = Literal["grid", "cluster", "DeepSpeed file"]
 FOLDERS: dict[Kind, str] = {

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.base import NAME_PATTERN
+from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.printable import short
 from furnace_hpc.config.parsing.secrets import masked
 from furnace_hpc.config.parsing.source_text import Entry
@@ -36,7 +36,7 @@ def validate(model: type[M], content: Any, source: str = "", find: Find = lambda
         raise ConfigError("\n".join(lines)) from None
 
 
-def told_once(problems: Iterable[tuple[str, str]]) -> list[str]:
+def group_by_row(problems: Iterable[tuple[str, str]]) -> list[str]:
     """One line for each different problem of (row, problem): its first row, and how many others share it."""
     rows: dict[str, list[str]] = {}
     for row, problem in dict.fromkeys(problems):

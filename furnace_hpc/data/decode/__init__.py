@@ -1,1 +1,1 @@
-"""data/decode."""
+"""Decode single files: images, sounds, text."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from furnace_hpc.data.decode.features import log_mel, mfcc, num_frames
-from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.decode.sound_files.kinds import whole_sound
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+from furnace_hpc.data.packing.rejects import Unusable
 
 Wave = NDArray[np.float32]
 _BLOCK = 1 << 20  # values read at a time

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.data.packing.rejects import Reason, Unusable
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.packing.rejects import Reason, Unusable
 
 PLACE_BYTES = 1 << 15
 _MAX_NAME = 2000  # characters of a name in the shared memory

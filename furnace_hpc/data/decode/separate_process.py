@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.decode.child_process import Child, ends_allowed, how_it_ended
 from furnace_hpc.data.decode.reading import Watch, reading, watch_this_process
 from furnace_hpc.data.packing.rejects import Unusable
-from furnace_hpc.config.errors import ConfigError
 
 Knobs = TypeVar("Knobs")
 Made = TypeVar("Made")

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
-from furnace_hpc.data.packing.source_lists import fingerprint_of
-from furnace_hpc.data.packing.rejects import Unusable
-from furnace_hpc.data.decode.tokenizer_errors import TokenizerError, tokenizer_errors
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
-from furnace_hpc.config.pretrained_files import find_file
 from furnace_hpc.config.parsing.utf8_path import utf8_path
+from furnace_hpc.config.pretrained_files import find_file
+from furnace_hpc.data.decode.tokenizer_errors import TokenizerError, tokenizer_errors
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.packing.source_lists import fingerprint_of
 
 FILES = ("tokenizer.json", "vocab.txt")
 MAX_FILE_BYTES = 200_000_000  # the largest tokenizers of multilingual models have a fifth of it

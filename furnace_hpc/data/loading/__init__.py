@@ -1,1 +1,1 @@
-"""data/loading."""
+"""Turn packed columns into batches: order, prefetching, staging."""

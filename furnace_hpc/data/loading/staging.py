@@ -13,8 +13,8 @@ from typing import TextIO
 import numpy as np
 import xxhash
 
-from furnace_hpc.data.columns import Columns, open_columns
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.columns import Columns, open_columns
 from furnace_hpc.host.regular_file import open_regular, read_regular
 
 SCRATCH = "FURNACE_SCRATCH"  # the environment variable with the node-local folder; a profile's `scratch` sets it
@@ -23,7 +23,7 @@ LOOK_S = 0.2  # between two looks of a rank that waits for another one's copy
 Moved = Callable[[str], None]
 
 
-def stage(columns: Columns, scratch: str, moved: Moved = lambda where: None) -> tuple[Columns, str]:
+def stage(columns: Columns, scratch: str, heartbeat: Moved = lambda where: None) -> tuple[Columns, str]:
     """The set to read from, a copy below `scratch` or the one that is given, and a sentence that says which and why.
 
     The copy's name holds a hash of the manifest, and so of all contents: it is made once, and found again by later
@@ -32,7 +32,7 @@ def stage(columns: Columns, scratch: str, moved: Moved = lambda where: None) -> 
     Args:
         columns: the packed set on the shared file system.
         scratch: a folder on this node's own disk; variables in it are this node's.
-        moved: told of all progress, the copying rank's too by those that wait.
+        heartbeat: told of all progress, the copying rank's too by those that wait.
 
     Raises:
         ConfigError: a file read from the shared set does not have the hash of its manifest.
@@ -45,11 +45,11 @@ def stage(columns: Columns, scratch: str, moved: Moved = lambda where: None) -> 
         content = read_regular(columns.folder / "manifest.json")
         copy = place / f"{columns.manifest.dataset}-{xxhash.xxh3_64_hexdigest(content)}"
         with (place / f"{copy.name}.lock").open("a+") as lock:
-            waited = _take(lock, moved)
+            waited = _take(lock, heartbeat)
             if (found := _opened(copy)) is None:
                 if waited and (why := _told(lock)):
                     raise OSError(why)
-                found = _copied(columns, copy, lock, moved)
+                found = _copied(columns, copy, lock, heartbeat)
         return found, f"data: read from {copy}, this node's copy of {columns.folder}"
     except OSError as error:
         why = error.strerror or str(error)
@@ -67,7 +67,7 @@ def _own_folder(scratch: Path) -> Path:
     return place
 
 
-def _take(lock: TextIO, moved: Moved) -> bool:
+def _take(lock: TextIO, heartbeat: Moved) -> bool:
     """Take the lock, which ends with its process; whether another one had it."""
     waited, seen = False, 0.0
     while True:
@@ -77,7 +77,7 @@ def _take(lock: TextIO, moved: Moved) -> bool:
         except BlockingIOError:
             waited, now = True, os.fstat(lock.fileno()).st_mtime
             if now != seen:
-                moved("waiting for another rank's copy of the data")
+                heartbeat("waiting for another rank's copy of the data")
             seen = now
             time.sleep(LOOK_S)
 
@@ -95,7 +95,7 @@ def _opened(copy: Path) -> Columns | None:
         return None
 
 
-def _copied(columns: Columns, copy: Path, lock: TextIO, moved: Moved) -> Columns:
+def _copied(columns: Columns, copy: Path, lock: TextIO, heartbeat: Moved) -> Columns:
     """Copy beside, then rename; what an earlier process left half done is removed first."""
     aside = copy.with_name(f"{copy.name}.tmp")
     lock.truncate(0)
@@ -105,7 +105,7 @@ def _copied(columns: Columns, copy: Path, lock: TextIO, moved: Moved) -> Columns
         _check_room(columns, copy.parent)
         for name, stored in columns.manifest.files.items():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            got = _copy(columns.folder / name, aside / name, partial(_progress, name, lock, moved))
+            got = _copy(columns.folder / name, aside / name, partial(_progress, name, lock, heartbeat))
             if got != stored.xxh3_128:
                 raise ConfigError(
                     f"data file {columns.folder / name} holds content hash {got} where the manifest says "
@@ -122,9 +122,9 @@ def _copied(columns: Columns, copy: Path, lock: TextIO, moved: Moved) -> Columns
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _progress(name: str, lock: TextIO, moved: Moved) -> None:
+def _progress(name: str, lock: TextIO, heartbeat: Moved) -> None:
     """Tell the watchdog of this rank, and by the lock's time those of the ranks that wait."""
-    moved(f"copying {name} to this node")
+    heartbeat(f"copying {name} to this node")
     os.utime(lock.fileno())
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import Column, Manifest
 from furnace_hpc.data.columns import (
     check_replaceable,
     fingerprint,
@@ -18,14 +20,12 @@ from furnace_hpc.data.columns import (
     write_durably,
     write_npy,
 )
-from furnace_hpc.data.packing.statistics import MEASURED, Moments
 from furnace_hpc.data.packing.rejects import reasons_of
-from furnace_hpc.data.packing.sample import PackPlan
 from furnace_hpc.data.packing.resumable_writer import Unfinished
-from furnace_hpc.data.versions import versions
+from furnace_hpc.data.packing.sample import PackPlan
+from furnace_hpc.data.packing.statistics import MEASURED, Moments
 from furnace_hpc.data.packing.workers import rendered
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import Column, Manifest
+from furnace_hpc.data.versions import versions
 
 Report = Callable[[str, int, int], None]  # what, done, total
 RECORD_EVERY_S = 5.0  # at most so much is rendered again after a kill

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from furnace_hpc.data.packing.statistics import Moments, measure
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.decode.reading import Watch, watch_this_process
 from furnace_hpc.data.packing.rejects import Refusal
 from furnace_hpc.data.packing.sample import Sample, Values
-from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.packing.statistics import Moments, measure
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.data.packing.rejects import Refusal
 from furnace_hpc.data.packing.sample import PackPlan, Sample
-from furnace_hpc.config.errors import ConfigError, nearest
 
 
 def requiring(plan: PackPlan, names: tuple[str, ...]) -> PackPlan:

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from furnace_hpc.data.columns import content_hash, map_file, sync_folder, write_durably, write_header
-from furnace_hpc.data.packing.statistics import Moments
-from furnace_hpc.data.packing.sample import PackPlan, Values
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import StoredFile
+from furnace_hpc.data.columns import content_hash, map_file, sync_folder, write_durably, write_header
+from furnace_hpc.data.packing.sample import PackPlan, Values
+from furnace_hpc.data.packing.statistics import Moments
 from furnace_hpc.host.regular_file import read_regular
 
 

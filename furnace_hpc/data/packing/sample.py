@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from furnace_hpc.data.decode.reading import name_sample, reading
-from furnace_hpc.data.packing.rejects import Refusal, Unusable
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Labels
+from furnace_hpc.data.decode.reading import name_sample, reading
+from furnace_hpc.data.packing.rejects import Refusal, Unusable
 
 Array = NDArray[Any]
 Values = dict[str, Array]

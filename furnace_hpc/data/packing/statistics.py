@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from furnace_hpc.data.packing.sample import Values
 from furnace_hpc.config.manifest import Statistics
+from furnace_hpc.data.packing.sample import Values
 
 MEASURED = ("image", "audio")
 

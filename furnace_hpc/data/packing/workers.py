@@ -14,11 +14,11 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.decode.child_process import Child, ends_allowed, how_it_ended, name_of
 from furnace_hpc.data.decode.reading import At
 from furnace_hpc.data.packing.rendering import Chunk, Rendered, Renderer, work
 from furnace_hpc.data.packing.sample import PackPlan
-from furnace_hpc.config.errors import ConfigError
 
 AHEAD = 3  # chunks per process that may be unfinished
 QUEUED = 2  # chunks that a process has, so that it does not wait for the next one

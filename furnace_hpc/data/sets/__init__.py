@@ -1,1 +1,1 @@
-"""data/sets."""
+"""Read the public data sets, one module for each."""

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from furnace_hpc.data.sets.audioset_lists import CLASS_FILE, NUM_CLASSES, Clip, read_classes, read_clips
-from furnace_hpc.data.sets.audioset_files import NOT_DECODED, SoundFiles
-from furnace_hpc.data.packing.held_out import drawn_by_hash
-from furnace_hpc.data.decode.images import ImageKnobs, read_image
-from furnace_hpc.data.packing.source_lists import check_disjoint, fingerprint_of
-from furnace_hpc.data.packing.rejects import Unusable
-from furnace_hpc.data.packing.sample import Array, Draft, PackPlan, Sample, Values, blank_sample
-from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels
+from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
+from furnace_hpc.data.decode.images import ImageKnobs, read_image
+from furnace_hpc.data.packing.held_out import drawn_by_hash
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.packing.sample import Array, Draft, PackPlan, Sample, Values, blank_sample
+from furnace_hpc.data.packing.source_lists import check_disjoint, fingerprint_of
+from furnace_hpc.data.sets.audioset_files import NOT_DECODED, SoundFiles
+from furnace_hpc.data.sets.audioset_lists import CLASS_FILE, NUM_CLASSES, Clip, read_classes, read_clips
 
 MODALITIES = ("image", "audio")
 ID_BYTES = 11  # of YouTube's ids; lists of other sets in this layout may have longer ones

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.data.sets.audioset_files import SoundFiles
-from furnace_hpc.data.packing.source_lists import decoded, read_json_file
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.packing.source_lists import decoded, read_json_file
+from furnace_hpc.data.sets.audioset_files import SoundFiles
 
 NUM_CLASSES = 527
 CLASS_FILE = "class_labels_indices.csv"

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from furnace_hpc.data.columns import content_hash, map_file
-from furnace_hpc.data.packing.held_out import num_held_out
-from furnace_hpc.data.packing.source_lists import read_json_file
-from furnace_hpc.data.packing.rejects import Unusable
-from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Labels
+from furnace_hpc.data.columns import content_hash, map_file
+from furnace_hpc.data.packing.held_out import num_held_out
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
+from furnace_hpc.data.packing.source_lists import read_json_file
 
 MODALITIES = ("image", "audio")
 LABELS = {"digit": Labels(kind="single_label", classes=tuple(str(digit) for digit in range(10)))}

@@ -18,13 +18,21 @@ from numpy.typing import NDArray
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
-from furnace_hpc.data.sets.avmnist import CARD, IMAGE_SIDE
-from furnace_hpc.data.packing.source_lists import read_json_file
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.decode.features import log_mel, to_uint8
-from furnace_hpc.data.sets.tridigits.speech import ACCENTS, SAMPLE_RATE, VOICES, WINDOW_SAMPLES, Source, Wave, load_speech
+from furnace_hpc.data.packing.source_lists import read_json_file
+from furnace_hpc.data.sets.avmnist import CARD, IMAGE_SIDE
 from furnace_hpc.data.sets.tridigits.pack import Progress
 from furnace_hpc.data.sets.tridigits.render import coloured_noise
-from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.sets.tridigits.speech import (
+    ACCENTS,
+    SAMPLE_RATE,
+    VOICES,
+    WINDOW_SAMPLES,
+    Source,
+    Wave,
+    load_speech,
+)
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 BEGUN = f"{CARD}.part"  # the card's name while the arrays are being made

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from furnace_hpc.data.decode.images import ImageKnobs, read_image
-from furnace_hpc.data.packing.source_lists import fingerprint_of, read_json_file
-from furnace_hpc.data.decode.reading import reading, regular_file
-from furnace_hpc.data.packing.rejects import Unusable
-from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
-from furnace_hpc.data.decode.tokenizer import load_tokenizer
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Labels
+from furnace_hpc.data.decode.images import ImageKnobs, read_image
+from furnace_hpc.data.decode.reading import reading, regular_file
+from furnace_hpc.data.decode.tokenizer import load_tokenizer
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
+from furnace_hpc.data.packing.source_lists import fingerprint_of, read_json_file
 
 # By frequency, which is also the column order of `genres` in the HDF5 file.
 GENRES = (

@@ -17,7 +17,11 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.decode.images import fit_image
+from furnace_hpc.data.decode.reading import reading
+from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample
 from furnace_hpc.data.packing.source_lists import read_json_file
 from furnace_hpc.data.sets.mmimdb import (
     GENRES,
@@ -30,10 +34,6 @@ from furnace_hpc.data.sets.mmimdb import (
     read_split,
     tokens_of,
 )
-from furnace_hpc.data.decode.reading import reading
-from furnace_hpc.data.packing.rejects import Unusable
-from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample
-from furnace_hpc.config.errors import ConfigError
 
 SPECIAL_WORDS = ("_UNK_", "_EOS_", "_PAD_", "_BOS_")  # the authors' marks, no words of a plot
 _WIDTHS = {"images": 4, "genres": 2, "imdb_ids": 1, "sequences": 1}

@@ -8,7 +8,7 @@ from contextlib import suppress
 from furnace_hpc.engine.checkpoint.tensor_files import Problem, problem_of
 
 
-class Work(threading.Thread):
+class BackgroundTask(threading.Thread):
     """Begins at once. `problem` is what the last try came to; None: it worked."""
 
     def __init__(self, work: Callable[[], None], tries: int, longest_pause_s: float) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from furnace_hpc.engine.checkpoint import reshard
-from furnace_hpc.engine.checkpoint.tensor_files import problem_of
-from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.checkpoint.random_state import seed_everything, set_random_state
+from furnace_hpc.engine.checkpoint.tensor_files import problem_of
 from furnace_hpc.engine.deepspeed_engine import Engine
-from furnace_hpc.runs.records import checkpoint_files
-from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.host.lifecycle import newest_attempt
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.records import checkpoint_files
 from furnace_hpc.runs.trust import check_trusted
 
 TAG = "zero"

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.engine.checkpoint.shards import MOMENTS, Shards, Values, has_shards, open_shards
 from furnace_hpc.engine.deepspeed_engine import Engine
-from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.engine.distributed import Processes
 
 # How torch computes a step, not what: they belong to the machine that is trained on now.
 _IMPLEMENTATION = {"params", "fused", "foreach", "capturable", "differentiable"}

@@ -18,23 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.engine.checkpoint.loader import TAG, check_is_newest, replaced
+from furnace_hpc.config.train_config import TrainConfig
+from furnace_hpc.engine.checkpoint.background import BackgroundTask
 from furnace_hpc.engine.checkpoint.collect import collected
-from furnace_hpc.engine.checkpoint.tensor_files import Problem, worst, write_files
 from furnace_hpc.engine.checkpoint.host_copy import HostCopy
-from furnace_hpc.engine.meters import versions
-from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.checkpoint.loader import TAG, check_is_newest, replaced
 from furnace_hpc.engine.checkpoint.random_state import random_state
-from furnace_hpc.engine.watchdog import Watchdog
-from furnace_hpc.engine.checkpoint.background import Work
+from furnace_hpc.engine.checkpoint.tensor_files import Problem, worst, write_files
 from furnace_hpc.engine.deepspeed_engine import Engine
-from furnace_hpc.runs.records import checkpoint_files
-from furnace_hpc.runs.records.checkpoint_files import Described
+from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.meters import versions
+from furnace_hpc.engine.watchdog import Watchdog
+from furnace_hpc.host.lifecycle import newest_attempt
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.host.lifecycle import newest_attempt
 from furnace_hpc.runs.lead_time import LeadTime
-from furnace_hpc.config.train_config import TrainConfig
+from furnace_hpc.runs.records import checkpoint_files
+from furnace_hpc.runs.records.checkpoint_files import FileDigests
 
 TRIES = 1
 BEST_TRIES = 15  # some six minutes: the selected step is needed at the end, and only its own parameters will do
@@ -52,13 +52,13 @@ class _Pending:
     aside: Path
     facts: dict[str, Any]
     is_best: bool
-    work: Work
-    described: Described
+    work: BackgroundTask
+    described: FileDigests
     """What this rank wrote."""
     is_named: bool = False
 
 
-class Saver:
+class CheckpointSaver:
     """A context: saves one run's checkpoints, one at a time, and keeps those that it is to keep.
 
     All methods but `busy` and `is_due` are collective.
@@ -84,7 +84,7 @@ class Saver:
         self._stages: Iterator[None] = iter(())
         self._lead_time = LeadTime.of_attempt(folder, attempt)
 
-    def __enter__(self) -> "Saver":
+    def __enter__(self) -> "CheckpointSaver":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -136,7 +136,7 @@ class Saver:
                 self.advance(step)
                 seen = 0
             elif busy > seen:  # tries and pauses are no hang; one write that does not end is
-                self._watchdog.moved(f"saving step {self._pending.step}")
+                self._watchdog.heartbeat(f"saving step {self._pending.step}")
                 seen = busy
             else:
                 time.sleep(POLL_S)
@@ -166,12 +166,12 @@ class Saver:
             self._failed(pending, problem)
             return
         self.saved, self._pause, pending.is_named = pending.step, 1, True
-        pending.work = Work(lambda: self._read_back(pending, final), READ_TRIES, 1.0)
+        pending.work = BackgroundTask(lambda: self._read_back(pending, final), READ_TRIES, 1.0)
         yield
         if problem := worst(processes.gather(pending.work.problem)):
             self.saved = before
             if processes.is_rank_zero and problem[0] and final.exists():
-                checkpoint_files.set_aside(final)
+                checkpoint_files.quarantine(final)
             self._failed(pending, problem)
             return
         self._on_rank_zero(pending, lambda: self._prune(pending))
@@ -187,7 +187,7 @@ class Saver:
             self._pending.is_best = False
             self._pending.work.no_more_tries()
         self.wait(step)
-        self._watchdog.moved(f"saving step {step}")
+        self._watchdog.heartbeat(f"saving step {step}")
         newest, nonce = processes.broadcast((newest_attempt(str(self._folder.path)), uuid.uuid4().hex[:8]))
         if newest != self._attempt:  # all ranks know it, and none waits for another
             raise RuntimeError(replaced(self._attempt, newest))
@@ -196,21 +196,21 @@ class Saver:
         if host_copy:
             files = host_copy.of(files)
         final = self._folder.checkpoint(step)
-        aside, described = final.with_name(f"{final.name}.tmp-{nonce}"), Described()
+        aside, described = final.with_name(f"{final.name}.tmp-{nonce}"), FileDigests()
         stage = self._engine.zero_optimization_stage()
         samples = step * self._config.global_batch_size
         facts = {"step": step, "samples": samples, "world_size": processes.world_size, "zero_stage": stage}
         facts |= {"state": state, "code_hash": code_hash(), "versions": versions()}
         self._due = self._next(step)
-        work = Work(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
+        work = BackgroundTask(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
         self._pending = _Pending(step, aside, facts, is_best, work, described)
         self._stages = self._rest_of(self._pending, before=self.saved)
 
     def _on_rank_zero(self, pending: _Pending, work: Callable[[], None]) -> None:
         if self._processes.is_rank_zero:
-            pending.work = Work(work, pending.work.most_tries, pending.work.longest_pause_s)
+            pending.work = BackgroundTask(work, pending.work.most_tries, pending.work.longest_pause_s)
 
-    def _name(self, pending: _Pending, final: Path, files: Described, wrote_s: float) -> None:
+    def _name(self, pending: _Pending, final: Path, files: FileDigests, wrote_s: float) -> None:
         began_s = time.monotonic()
         check_is_newest(self._folder, self._attempt)  # again: it may have been replaced while it wrote
         if pending.aside.exists():  # not, where only what follows is tried again

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from furnace_hpc.runs.trust import check_trusted
 from furnace_hpc.config.parsing.utf8_path import utf8_path
+from furnace_hpc.runs.trust import check_trusted
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Values = dict[str, Tensor]  # "fp32" and the moments -> values, all of one length; none of the moments before step 1

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 import xxhash
 
-from furnace_hpc.runs.records.checkpoint_files import Described
-from furnace_hpc.runs.folder import PASSING
+from furnace_hpc.runs.folder import TRANSIENT_ERRNOS
+from furnace_hpc.runs.records.checkpoint_files import FileDigests
 
 Problem = tuple[bool, str]  # whether it may pass, and what it is
 
 
-def write_files(files: dict[str, Any], folder: Path) -> Described:
+def write_files(files: dict[str, Any], folder: Path) -> FileDigests:
     """Write each content as torch.save does, and make it durable.
 
     Raises:
         OSError: it cannot be written.
     """
-    described: Described = {}
+    described: FileDigests = {}
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def write_files(files: dict[str, Any], folder: Path) -> Described:
     return described
 
 
-class _Told(io.FileIO):
+class HashingFile(io.FileIO):
     """A file that remembers what its file system said, and hashes what it has taken."""
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +38,7 @@ class _Told(io.FileIO):
         self.digest, self.size = xxhash.xxh3_128(), 0
 
     def write(self, data: Any) -> int:
+        """Write and hash; raise where the disk took less."""
         try:
             taken = super().write(data)
         except OSError as error:
@@ -50,7 +51,7 @@ class _Told(io.FileIO):
 
 def _write(path: Path, content: Any) -> list[Any]:
     """torch.save's own errors hide the file system's: a full disk is a RuntimeError `unexpected pos` to it."""
-    raw = _Told(path)
+    raw = HashingFile(path)
     try:
         with io.BufferedWriter(raw) as file:
             torch.save(content, file)
@@ -68,7 +69,7 @@ def problem_of(work: Callable[[], None]) -> Problem | None:
     try:
         work()
     except OSError as error:
-        return error.errno in PASSING, f"{type(error).__name__}: {error}"
+        return error.errno in TRANSIENT_ERRNOS, f"{type(error).__name__}: {error}"
     except RuntimeError as error:
         return False, str(error)
     except Exception as error:

@@ -1,1 +1,1 @@
-"""runs/records."""
+"""The files of a run folder, one module for each kind."""

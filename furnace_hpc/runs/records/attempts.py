@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from furnace_hpc.host import lifecycle
-from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.file_cache import while_unchanged
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.host import lifecycle
+from furnace_hpc.runs.file_cache import cached_by_stat
+from furnace_hpc.runs.folder import RunFolder
 
 
 class Attempt(BaseModel):
@@ -42,7 +42,7 @@ class Attempt(BaseModel):
         return str((self.holder or {}).get("host", "an unknown host"))
 
 
-@while_unchanged(lambda folder, number: [folder.attempt(number)])
+@cached_by_stat(lambda folder, number: [folder.attempt(number)])
 def read_attempt(folder: RunFolder, number: int) -> Attempt:
     """One attempt of a run."""
     try:

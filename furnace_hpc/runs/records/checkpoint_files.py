@@ -17,12 +17,12 @@ from typing import Any
 
 import xxhash
 
-from furnace_hpc.runs.folder import PASSING, RunFolder
 from furnace_hpc.host.regular_file import open_regular, read_regular, read_regular_text
+from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder
 
 MANIFEST = "manifest.json"
 UNFINISHED = re.compile(r"step-(\d+)\.tmp-")
-Described = dict[str, list[Any]]  # file -> [size, hash]
+FileDigests = dict[str, list[Any]]  # file -> [size, hash]
 
 READ_PAUSES_S = (1, 2, 4)  # a read that failed is tried again: what a file server cannot give now is not damaged
 
@@ -45,14 +45,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def complete(aside: Path, final: Path, facts: dict[str, Any], files: Described) -> None:
+def complete(aside: Path, final: Path, facts: dict[str, Any], files: FileDigests) -> None:
     """Make a checkpoint of a folder whose files are written and durable: the manifest last, then the name."""
     (aside / MANIFEST).write_text(json.dumps(facts | {"files": files}, indent=2))
     sync(aside / MANIFEST)
     for folder in sorted({(aside / name).parent for name in files} | {aside}):
         sync(folder)
     if final.exists():  # this very step was saved before: it is deleted when its successor is there
-        set_aside(final)
+        quarantine(final)
     aside.rename(final)
     sync(final.parent)
 
@@ -72,7 +72,7 @@ def is_complete(path: Path) -> bool:
         except (ValueError, KeyError, TypeError, AttributeError):  # no manifest of ours any more
             return False
         except OSError as error:
-            if error.errno not in PASSING:
+            if error.errno not in TRANSIENT_ERRNOS:
                 raise
             print(f"{path} cannot be read now: {error}", flush=True)
             if pause_s is not None:
@@ -80,7 +80,7 @@ def is_complete(path: Path) -> bool:
     return False  # the disk has lost it
 
 
-def read_back(path: Path, files: Described) -> None:
+def read_back(path: Path, files: FileDigests) -> None:
     """Raise OSError where files of a checkpoint do not come back as they were written.
 
     They are dropped from this host's memory first, so that it is the disk that is asked.
@@ -145,7 +145,7 @@ def newest_step(folder: RunFolder, needs_best: bool = False) -> int | None:
         return None
     for bad, why in damaged:
         print(f"checkpoint {folder.checkpoint(bad)} {why} and set aside", flush=True)
-        set_aside(folder.checkpoint(bad))
+        quarantine(folder.checkpoint(bad))
     return step
 
 
@@ -154,7 +154,7 @@ def _best_step(folder: RunFolder, step: int) -> int:
     return int(read_manifest(folder.checkpoint(step)).get("state", {}).get("best_step") or step)
 
 
-def set_aside(checkpoint: Path) -> None:
+def quarantine(checkpoint: Path) -> None:
     """Take a checkpoint's name from it; the next pruning deletes it."""
     number = 1
     while (target := checkpoint.with_name(f"aside-{checkpoint.name}.{number}")).exists():

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.runs.folder import PASSING, RunFolder
-from furnace_hpc.runs.file_cache import while_unchanged
 from furnace_hpc.host.regular_file import IrregularFile, open_regular
+from furnace_hpc.runs.file_cache import cached_by_stat
+from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder
 
 
 class MetricsFile:
@@ -29,7 +29,7 @@ class MetricsFile:
         try:
             self._drain()
         except OSError as error:
-            if error.errno not in PASSING:
+            if error.errno not in TRANSIENT_ERRNOS:
                 raise
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ def records_of_attempt(folder: RunFolder, number: int) -> list[dict[str, Any]]:
     return list(_lines(path)) if path.exists() else []
 
 
-@while_unchanged(lambda path, tail_bytes=0: [path])
+@cached_by_stat(lambda path, tail_bytes=0: [path])
 def last_record(path: Path, tail_bytes: int = 4096) -> dict[str, Any] | None:
     """The newest whole training record of one attempt, reading only the file's end."""
     try:

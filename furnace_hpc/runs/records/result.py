@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from furnace_hpc.runs.folder import RunFolder, write_json
-from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.base import Config
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.runs.folder import RunFolder, write_json
 
 
 class RunResult(Config):

@@ -6,8 +6,8 @@ import time
 import traceback
 from types import TracebackType
 
-from furnace_hpc.runs.folder import PASSING, RunFolder, write_json
 from furnace_hpc.config.parsing.secrets import masked
+from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder, write_json
 
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
 NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "can't allocate memory", "Cannot allocate memory")
@@ -66,7 +66,7 @@ class Verdict:
         try:
             write_json(self._path, word | more)
         except OSError as error:
-            if error.errno not in PASSING:
+            if error.errno not in TRANSIENT_ERRNOS:
                 raise
             # Nothing can be written down now. Its last word stays, which reads as killed: the run comes back.
 
@@ -78,6 +78,6 @@ def word_of(error: BaseException) -> str:
     names = {kind.__name__ for kind in type(error).__mro__}  # by name: nothing here imports torch
     if names & {"OutOfMemoryError", "MemoryError"} or any(words in str(error) for words in NO_MEMORY):
         return "oom"
-    if isinstance(error, OSError) and error.errno in PASSING:
+    if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
         return "io_error"
     return "peer_lost" if any(words in str(error) for words in PEER_LOST) else "crash"

@@ -1,1 +1,1 @@
-"""tables/output."""
+"""Write tables, the report, figures and captions."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from furnace_hpc.tables.collect import word as word  # a value of a config as text
-from furnace_hpc.tables.statistics.significance import UNDERTRAINED, exact_p, is_significant, p_in_words
 from furnace_hpc.tables.statistics.estimates import Difference
+from furnace_hpc.tables.statistics.significance import UNDERTRAINED, exact_p, is_significant, p_in_words
 from furnace_hpc.tables.table import Ablation, Row
 
 DASH = "\u2013"  # for what is missing

@@ -9,10 +9,10 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furnace_hpc.tables.output.cells import Scale, headings, scale_of
 from furnace_hpc.tables.curves import TRAIN_LOSS, Curve, curves_of, validation_metric
-from furnace_hpc.tables.output.escape import one_line
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
+from furnace_hpc.tables.output.cells import Scale, headings, scale_of
+from furnace_hpc.tables.output.escape import one_line
 from furnace_hpc.tables.table import Ablation, Row
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
+from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
 from furnace_hpc.tables.output.cells import DASH, scale_of
 from furnace_hpc.tables.output.escape import html
-from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
 from furnace_hpc.tables.table import Ablation
 
 MODALITIES = (

@@ -6,9 +6,9 @@ import unicodedata
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells, changes_in_words, headings, lettered
 from furnace_hpc.tables.output.escape import one_line
-from furnace_hpc.tables.statistics.significance import short_caption
 from furnace_hpc.tables.output.latex_letters import ACCENTS, WIDE, is_wide, letters_of
 from furnace_hpc.tables.output.render import WORDS, cell_texts
+from furnace_hpc.tables.statistics.significance import short_caption
 from furnace_hpc.tables.table import Ablation
 
 COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "sign_flip_p", "train_s")  # what a text column holds

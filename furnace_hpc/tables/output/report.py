@@ -12,9 +12,9 @@ from typing import Any
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
+from furnace_hpc.tables.curves import TRAIN_LOSS, Curve, curves_of, validation_metric
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered, scale_of, word
-from furnace_hpc.tables.curves import TRAIN_LOSS, Curve, curves_of, validation_metric
 from furnace_hpc.tables.output.escape import html, json_value
 from furnace_hpc.tables.output.heatmaps import consistency, modalities
 from furnace_hpc.tables.output.render import WORDS

@@ -6,17 +6,17 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.expansion import expand, expand_rows
+from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.runs.state import read_status
 from furnace_hpc.runs.submitted import grid_name, submit_first
-from furnace_hpc.config.train_config import RunSpec
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid
-from furnace_hpc.host.regular_file import read_regular_text
-from furnace_hpc.config.grids.expansion import expand, expand_rows
-from furnace_hpc.tables.collect import HowItIs, collect
 from furnace_hpc.tables.cache import Records, read_records
+from furnace_hpc.tables.collect import HowItIs, collect
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
@@ -31,7 +31,7 @@ def aggregate(
     folder: GridFolder,
     out: Path,
     figures: bool = True,
-    how_it_is: HowItIs = read_status,
+    get_status: HowItIs = read_status,
     by: tuple[str, ...] = (),
     aside: Collection[str] = (),
     records: Records | None = None,
@@ -45,7 +45,7 @@ def aggregate(
     Raises:
         ConfigError: the grid's metric is in no result; or, with `samples`, is no mean over the same samples.
     """
-    ablation = collect(grid, runs, folder, how_it_is, by, aside, records)
+    ablation = collect(grid, runs, folder, get_status, by, aside, records)
     if words := accounting([attempt for run in ablation.runs for attempt in run.record.ledger()]):
         ablation = replace(ablation, notes=(*ablation.notes, Note(words)))
     if samples:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import command_on, submit_words
-from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.tables.output.cells import is_starred, scale_of
-from furnace_hpc.tables.statistics.significance import UNDERTRAINED, p_in_words
 from furnace_hpc.tables.output.notes import named
+from furnace_hpc.tables.statistics.significance import UNDERTRAINED, p_in_words
 from furnace_hpc.tables.table import Ablation, Row
 
 LIVE = (RunState.QUEUED, RunState.RUNNING)

@@ -1,1 +1,1 @@
-"""tables/statistics."""
+"""Statistics of a few runs: intervals, tests, bootstrap."""

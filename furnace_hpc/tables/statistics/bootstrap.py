@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from furnace_hpc.runs.records.predictions import read_arrays
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.runs.records.predictions import read_arrays
 from furnace_hpc.tables.output.cells import scale_of
 from furnace_hpc.tables.output.notes import named
 from furnace_hpc.tables.statistics.estimates import LEVEL, Interval

@@ -1,1 +1,1 @@
-"""data/decode/sound_files."""
+"""Check sound files against their headers before they are decoded, one module for each format."""

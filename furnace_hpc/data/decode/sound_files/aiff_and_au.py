@@ -2,8 +2,8 @@
 
 import struct
 
-from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+from furnace_hpc.data.packing.rejects import Unusable
 
 _UNKNOWN = (0, 0xFFFF_FFFF)  # what writers to a pipe leave in the header of an AU file
 

@@ -5,8 +5,8 @@ A frame does not say how long it is, but its header has a checksum, its number a
 
 import re
 
-from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+from furnace_hpc.data.packing.rejects import Unusable
 
 MAGIC = b"fLaC"
 _TOTAL, _BITS = slice(18, 26), 36  # 64 bits, of which the lower 36 are the number of samples

@@ -1,12 +1,10 @@
 """What kind of sound file some bytes are, by their first ones: a file's name may say anything."""
 
-from furnace_hpc.data.decode.sound_files import flac
-from furnace_hpc.data.decode.sound_files import ogg
-from furnace_hpc.data.decode.sound_files import wav
+from furnace_hpc.data.decode.sound_files import flac, ogg, wav
 from furnace_hpc.data.decode.sound_files.aiff_and_au import whole_aiff, whole_au
 from furnace_hpc.data.decode.sound_files.mp3 import whole_mp3
-from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound, skip_id3
+from furnace_hpc.data.packing.rejects import Unusable
 
 # Where, what is there, and its name.
 _OTHERS = (

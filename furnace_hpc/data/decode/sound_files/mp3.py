@@ -8,8 +8,8 @@ import re
 import struct
 from typing import NamedTuple
 
-from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound, skip_id3
+from furnace_hpc.data.packing.rejects import Unusable
 
 _LAYER_3, _LAYER_2, _LAYER_1 = 1, 2, 3  # as in a header
 _KBIT_PER_S = {  # (MPEG 1, layer) -> bit rates by code

@@ -3,8 +3,8 @@
 import struct
 import zlib
 
-from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+from furnace_hpc.data.packing.rejects import Unusable
 
 MAGIC = b"OggS"
 _FIRST, _LAST = 2, 4  # bits of a page's flags

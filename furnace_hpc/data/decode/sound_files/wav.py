@@ -6,8 +6,8 @@ Writers to a pipe cannot go back to fill the sizes in, and leave 0 or the larges
 import struct
 from dataclasses import dataclass
 
-from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+from furnace_hpc.data.packing.rejects import Unusable
 
 _LARGE = (b"RF64", b"BW64")  # their sizes stand in a chunk ds64
 MAGIC = (b"RIFF", b"RIFX", *_LARGE)

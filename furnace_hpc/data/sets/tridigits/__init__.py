@@ -1,1 +1,1 @@
-"""data/sets/tridigits."""
+"""Make the default data set: digits, speech and text clues."""

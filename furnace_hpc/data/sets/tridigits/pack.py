@@ -16,17 +16,10 @@ from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import MODALITIES, Labels, Manifest
 from furnace_hpc.data.columns import Splits, check_replaceable, open_columns, write_columns
 from furnace_hpc.data.decode.features import channel_statistics
-from furnace_hpc.data.sets.tridigits.speech import (
-    ACCENTS,
-    SAMPLE_RATE,
-    WINDOW_SAMPLES,
-    Utterance,
-    espeak_version,
-    find_source,
-    load_speech,
-)
 from furnace_hpc.data.sets.tridigits.plan import (
     MAX_TOKENS,
     VOCAB,
@@ -45,8 +38,15 @@ from furnace_hpc.data.sets.tridigits.render import (
     spoken_of,
     stream,
 )
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import MODALITIES, Labels, Manifest
+from furnace_hpc.data.sets.tridigits.speech import (
+    ACCENTS,
+    SAMPLE_RATE,
+    WINDOW_SAMPLES,
+    Utterance,
+    espeak_version,
+    find_source,
+    load_speech,
+)
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 RECIPE = 1  # raise it when the same knobs begin to make other columns

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.fft import irfft
 
 from furnace_hpc.data.decode.features import mfcc, to_uint8
-from furnace_hpc.data.sets.tridigits.speech import SAMPLE_RATE, WINDOW_SAMPLES, Utterance, Wave
 from furnace_hpc.data.sets.tridigits.plan import SplitPlan, TriDigitsKnobs
+from furnace_hpc.data.sets.tridigits.speech import SAMPLE_RATE, WINDOW_SAMPLES, Utterance, Wave
 
 HOP = 512
 NUM_COEFFICIENTS = 40

@@ -11,11 +11,11 @@ import soundfile
 from PIL import Image
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.sets.tridigits.speech import SAMPLE_RATE, load_speech
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs, make_plan
 from furnace_hpc.data.sets.tridigits.render import PLAN, SPEECH, render_sounds, render_waves, spoken_of, stream
-from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.sets.tridigits.speech import SAMPLE_RATE, load_speech
 
 COUNT = 3
 LIST = "samples.jsonl"

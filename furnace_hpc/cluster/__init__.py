@@ -1,1 +1,0 @@
-"""Where runs run: profiles, plans, the Slurm array, the local queue. Imports nothing heavy."""

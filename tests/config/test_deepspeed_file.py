@@ -1,0 +1,145 @@
+"""ds_configs/: every shipped file, and the closed schema that refuses what DeepSpeed would take silently."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from login_study import specs
+
+from furnace_hpc.config.deepspeed_file import OWNED_BY_THE_RUN, DeepSpeedFile
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import read_json
+from furnace_hpc.config.parsing.validation import validate
+
+DEEPSPEED = sorted((Path(__file__).resolve().parents[2] / "ds_configs").glob("*.json"))
+PLAIN = {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}
+
+
+@pytest.mark.parametrize("path", DEEPSPEED, ids=lambda path: path.stem)
+def test_shipped_deepspeed_files_are_complete_and_named_by_their_stage(path):
+    content = validate(DeepSpeedFile, read_json(path), str(path))
+    stage = int(re.fullmatch(r"zero(\d)(_offload|_fp32)?", path.stem)[1])
+    fp32 = stage == 0 or path.stem.endswith("fp32")
+    assert content.zero_optimization.stage == stage
+    assert content.precision == ("fp32" if fp32 else "bf16")
+    assert (content.zero_optimization.offload_optimizer is not None) == path.stem.endswith("offload")
+    assert content.data_types is None if fp32 else content.data_types.grad_accum_dtype == "fp32"
+    found = specs(base={"deepspeed": path.stem})[0].config.deepspeed
+    assert found == content
+
+
+def deepspeed(**changes) -> DeepSpeedFile:
+    return validate(DeepSpeedFile, PLAIN | changes, "zero.json")
+
+
+@pytest.mark.parametrize("key", OWNED_BY_THE_RUN)
+def test_what_the_run_owns_is_refused_in_a_deepspeed_file_with_the_field_to_set(key):
+    remedy = f"key '{key}' does not belong in a DeepSpeed file: set {OWNED_BY_THE_RUN[key]} in the grid"
+    with pytest.raises(ConfigError, match=re.escape(remedy)):
+        deepspeed(**{key: "auto"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fp16": {"enabled": True}}, "unknown key 'fp16'; did you mean 'bf16'?"),
+        ({"zero_optimization": {"stage": 1, "overlap_com": True}}, "did you mean 'overlap_comm'?"),
+        ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage: got 4: input should be 0, 1, 2 or 3"),
+        ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage: got 'auto': input should be 0, 1, 2 or 3"),
+        (
+            {"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}},
+            "got 'auto': input should be a valid integer",
+        ),
+        ({"bf16": {"enabled": "auto"}}, "bf16.enabled: got 'auto': input should be a valid boolean"),
+        ({"bf16": {"enabled": 1}}, "bf16.enabled: got 1: input should be a valid boolean"),
+        ({"zero_optimization": {"stage": 0}}, "bf16 at stage 0 is not supported: use stage 1"),
+        ({"activation_checkpointing": {"partition_activations": True}}, "'partition_activations' is refused: it cuts"),
+        (
+            {"activation_checkpointing": {"cpu_checkpointing": True}},
+            "key 'cpu_checkpointing' is refused: DeepSpeed does it",
+        ),
+    ],
+)
+def test_what_deepspeed_would_take_silently_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        deepspeed(**changes)
+
+
+def test_a_missing_part_is_named():
+    with pytest.raises(ConfigError, match=re.escape("zero.json: key 'bf16' is missing")):
+        validate(DeepSpeedFile, {"zero_optimization": {"stage": 0}}, "zero.json")
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("what", ["offload_optimizer", "offload_param"])
+@pytest.mark.parametrize("force", [None, True, False])
+def test_offload_is_taken_just_where_it_works(stage, what, force):
+    zero = {"stage": stage, what: {"device": "cpu"}}
+    changes = {"zero_optimization": zero, "bf16": {"enabled": stage > 0}, "zero_force_ds_cpu_optimizer": force}
+    if what == "offload_optimizer":
+        problem = "offload_optimizer needs stage 2 or 3" if stage < 2 else "zero_force_ds_cpu_optimizer: false"
+        works = stage >= 2 and force is False
+    else:
+        problem, works = f"offload_param needs stage 3, got stage {stage}", stage == 3
+    if works:
+        assert getattr(deepspeed(**changes).zero_optimization, what).device == "cpu"
+    else:
+        with pytest.raises(ConfigError, match=problem):
+            deepspeed(**changes)
+
+
+AUTO = {
+    "fp16": {"enabled": "auto"},
+    "bf16": {"enabled": "auto"},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto"}},
+    "zero_optimization": {
+        "stage": "auto",
+        "overlap_comm": "auto",
+        "reduce_bucket_size": "auto",
+        "offload_optimizer": {"device": "cpu", "pin_memory": "auto"},
+    },
+    "activation_checkpointing": {"partition_activations": "auto", "cpu_checkpointing": "auto"},
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+}
+AUTO_KEYS = (
+    *("fp16", "bf16.enabled", "optimizer", "zero_optimization.stage", "zero_optimization.overlap_comm"),
+    *("zero_optimization.reduce_bucket_size", "zero_optimization.offload_optimizer.pin_memory"),
+    *("partition_activations", "cpu_checkpointing", "gradient_accumulation_steps", "gradient_clipping"),
+    *("train_batch_size", "train_micro_batch_size_per_gpu"),
+)
+
+
+def test_every_problem_of_a_file_with_auto_values_comes_at_once(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        validate(DeepSpeedFile, AUTO, "zero.json")
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(AUTO_KEYS)
+    assert all(
+        sum(key in line for line in lines) == 1 for key in ("fp16'; did you mean", *AUTO_KEYS[1:2], *AUTO_KEYS[3:7])
+    )
+    assert sum("'auto' is for other programs: write a value, or leave the key out" in line for line in lines) == 5
+    path = tmp_path / "auto.json"
+    path.write_text(json.dumps(AUTO))
+    with pytest.raises(ConfigError) as error:
+        specs(base={"deepspeed": str(path)})
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(AUTO_KEYS)
+    for line in lines:  # told once for both rows, with the file
+        assert line.startswith("grid 'study', row 'base' and 1 more: ")
+        assert line.endswith(f" ({path})")
+
+
+@pytest.mark.parametrize(("content", "kind"), [('"zero1"', "str"), ("[1]", "list"), ("3", "int"), ("null", "NoneType")])
+def test_a_deepspeed_file_that_is_no_mapping_is_refused(tmp_path, content, kind):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ConfigError, match=f"a.json: got {kind}, wanted a DeepSpeed config in braces"):
+        specs(base={"deepspeed": str(tmp_path / "a.json")})
+
+
+def test_true_is_no_stage():
+    with pytest.raises(ConfigError, match="stage: got True, wanted 0, 1, 2 or 3"):
+        deepspeed(zero_optimization={"stage": True})

@@ -1,0 +1,128 @@
+"""A node's own copy of the data: made once, verified, and done without where it cannot be made."""
+
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.columns import open_columns
+from furnace_hpc.data.loading.staging import stage
+
+
+def staged(data: Path, scratch: Path | str) -> tuple[Path, str]:
+    columns, words = stage(open_columns(data), str(scratch))
+    return columns.folder, words
+
+
+def test_the_copy_is_the_set_and_is_found_again(small_data, tmp_path):
+    first, words = staged(small_data, tmp_path)
+    assert first.parent == tmp_path / f"furnace-{os.getuid()}"
+    assert words == f"data: read from {first}, this node's copy of {small_data}"
+    assert open_columns(first, verify=True).manifest == open_columns(small_data).manifest
+    inode = (first / "train/image.npy").stat().st_ino
+    assert staged(small_data, tmp_path)[0] == first
+    assert (first / "train/image.npy").stat().st_ino == inode
+    assert (first.parent.stat().st_mode & 0o777) == 0o700
+
+
+def rank(data: Path, scratch: Path, answers) -> None:
+    told: list[str] = []
+    columns, words = stage(open_columns(data), str(scratch), told.append)
+    copied = any(line.startswith("copying") for line in told)
+    answers.put((columns.folder, words, copied, np.asarray(columns.split("train")["sample_id"]).tolist()))
+
+
+def run_ranks(data: Path, scratch: Path, number: int = 3) -> list[tuple]:
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    ranks = [context.Process(target=rank, args=(data, scratch, answers)) for _ in range(number)]
+    for process in ranks:
+        process.start()
+    got = [answers.get(timeout=60) for _ in ranks]
+    for process in ranks:
+        process.join(timeout=60)
+    return got
+
+
+def test_of_several_ranks_one_copies(small_data, tmp_path):
+    answers = run_ranks(small_data, tmp_path)
+    assert sum(copied for _, _, copied, _ in answers) == 1
+    assert {folder.parent.parent for folder, *_ in answers} == {tmp_path}
+    expected = np.asarray(open_columns(small_data).split("train")["sample_id"]).tolist()
+    assert all(ids == expected for *_, ids in answers)
+
+
+def test_what_was_left_half_done_or_damaged_is_made_again(small_data, tmp_path):
+    copy, _ = staged(small_data, tmp_path)
+    (copy / "val/text.npy").write_bytes(b"half")
+    aside = copy.with_name(f"{copy.name}.tmp")
+    shutil.copytree(copy, aside)
+    assert staged(small_data, tmp_path)[0] == copy
+    assert open_columns(copy, verify=True)
+    assert not aside.exists()
+
+
+def test_other_data_get_another_copy(small_data, tmp_path):
+    first, _ = staged(small_data, tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(small_data, other)
+    manifest = (other / "manifest.json").read_text()
+    (other / "manifest.json").write_text(manifest.replace('"even"', '"gerade"'))
+    assert staged(other, tmp_path)[0] != first
+
+
+@pytest.mark.parametrize(
+    ("scratch", "why"),
+    [
+        ("$NOT_SET_ANYWHERE/x", r"\$NOT_SET_ANYWHERE/x names a variable that is not set"),
+        ("/not/there", "/not/there is no folder on this node"),
+        ("/proc", "No such file or directory|Permission denied|Operation not permitted"),
+    ],
+)
+def test_without_a_copy_the_set_itself_is_read_and_the_reason_told(small_data, scratch, why):
+    folder, words = staged(small_data, scratch)
+    assert folder == small_data
+    assert words.startswith(f"WARNING: data: read from {small_data}, not from a copy in {scratch}: ")
+    assert re.search(why, words), words
+
+
+def test_a_file_that_does_not_have_its_hash_is_an_error_and_no_copy(small_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data)
+    content = bytearray((data / "test/audio.npy").read_bytes())
+    content[-3] ^= 4
+    (data / "test/audio.npy").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"test/audio\.npy holds content hash .*: pack the data set again"):
+        staged(data, tmp_path)
+    assert [path.suffix for path in (tmp_path / f"furnace-{os.getuid()}").iterdir()] == [".lock"]
+
+
+def mounted(folder: Path, size: str) -> bool:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    return os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+
+
+def test_where_there_is_no_room_all_ranks_read_the_set_itself(small_data, tmp_path, monkeypatch):
+    scratch = tmp_path / "small"
+    if not mounted(scratch, "200k"):
+        pytest.skip("mounting needs root")
+    try:
+        for folder, words, *_ in run_ranks(small_data, scratch):
+            assert folder == small_data
+            assert "GiB free, the data needs" in words
+        # Others fill the disk meanwhile: it had room when it was asked.
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr("furnace_hpc.data.loading.staging.shutil.disk_usage", lambda place: usage)
+        folder, words = staged(small_data, scratch)
+        assert folder == small_data
+        assert words.endswith("No space left on device")
+        assert [path.suffix for path in (scratch / f"furnace-{os.getuid()}").iterdir()] == [".lock"]
+    finally:
+        subprocess.run(["umount", "-l", str(scratch)], check=True)

@@ -1,0 +1,46 @@
+"""A rank refuses to train what it was not submitted for: other code, other data, damaged data."""
+
+import shutil
+from pathlib import Path
+
+import rank_work
+from forked_ranks import run_on_ranks
+from make import make_config
+
+from furnace_hpc.config.manifest import read_manifest
+from furnace_hpc.config.train_config import Resources, RunSpec
+from furnace_hpc.host import lifecycle
+from furnace_hpc.runs.code import code_hash
+from furnace_hpc.runs.folder import write_atomically
+
+WORDS = {
+    "nothing": "accepted",
+    "code": "the code has changed since run base-s0-",
+    "fingerprint": "the run was made for 0123456789abcdef",
+    "file": "pack the data set again",
+    "manifest": "has no manifest.json",
+}
+
+
+def prepare(folder: Path, small_data: Path, change: str) -> str:
+    """A run folder with one begun attempt, and one thing changed since."""
+    data = folder / "data"
+    shutil.copytree(small_data, data)
+    fingerprint = "0123456789abcdef" if change == "fingerprint" else read_manifest(data).fingerprint
+    if change == "file":
+        (data / "train/audio.npy").write_bytes((data / "train/audio.npy").read_bytes()[:-1])
+    if change == "manifest":
+        (data / "manifest.json").unlink()
+    spec = RunSpec(grid="g", variant="base", config=make_config(), resources=Resources(), data_fingerprint=fingerprint)
+    run_dir = folder / spec.run_id
+    write_atomically(run_dir / "spec.json", spec.model_dump_json())
+    lifecycle.begin(str(run_dir), {"code_hash": "other" if change == "code" else code_hash(), "data_dir": str(data)})
+    return str(run_dir)
+
+
+def test_set_up_takes_only_what_the_run_was_made_for(small_data: Path, tmp_path: Path):
+    run_dirs = [prepare(tmp_path / change, small_data, change) for change in WORDS]
+    *answers, loaded = run_on_ranks(rank_work.refusals, 1, tmp_path / "ranks", run_dirs)[0]
+    for (change, words), answer in zip(WORDS.items(), answers, strict=True):
+        assert words in answer, change
+    assert loaded == "nothing", "a rank's start would be seconds longer"

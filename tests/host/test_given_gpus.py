@@ -1,0 +1,144 @@
+"""GPUs that Slurm gives and torch cannot use: one run of a submission begins and fails, and no other."""
+
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from login_study import specs
+from test_observe import RUNS, SMALL, answer, see, submit
+
+from furnace_hpc.host import gpu_check
+from furnace_hpc.launch.follow_up import remaining_rows
+from furnace_hpc.monitor.run_status import StatusResolver
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.state import RunState
+
+WHY = "this rank was given GPUs 0,1, and torch 2.13.0+cpu can use none"
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch) -> Path:
+    """A Python of the ranks that ends as the test says and notes that it was asked; a scancel that notes its words."""
+    for name, script in (("scancel", 'echo "$@" >> "$0.asked"'), ("python", 'echo x >> "$0.asked"; . "$0.answer"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    return tmp_path
+
+
+def says(asked: Path, words: str, code: int) -> str:
+    (asked / "python.answer").write_text(f'echo "{words}"\nexit {code}\n')
+    return str(asked / "python")
+
+
+def times(asked: Path, name: str = "python") -> int:
+    path = asked / f"{name}.asked"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_the_first_begins_and_the_others_are_told_why_not(asked):
+    made = submit(GridFolder(asked / "study"), {"5": range(4), "6": ()})
+    python = says(asked, WHY, gpu_check.EXIT_UNUSABLE)
+    may = [gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python) for row in range(4)]
+    assert may[0] == ""
+    assert set(may[1:]) == {gpu_check.stopped_by(str(made.path))}
+    assert WHY in may[1]
+    assert RUNS[0] in may[1]
+    assert times(asked) == 1
+    assert (asked / "scancel.asked").read_text() == "--state=PENDING 5\n"  # the follow-up job makes the table
+    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", python) == ""  # that very job, requeued
+
+
+def test_of_many_that_ask_at_the_same_time_one_begins(asked):
+    made = submit(GridFolder(asked / "study"), {"5": range(4)})
+    python = says(asked, WHY, gpu_check.EXIT_UNUSABLE)
+    with ThreadPoolExecutor(4) as pool:
+        may = list(pool.map(lambda row: gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python), range(4)))
+    assert may.count("") == 1
+    assert times(asked, "scancel") == 1
+
+
+@pytest.mark.parametrize(("words", "code", "asks"), [("", 0, 1), ("ImportError", 1, 3)])
+def test_where_gpus_are_fine_or_nobody_can_tell_all_begin(asked, words, code, asks):
+    made = submit(GridFolder(asked / "study"), {"5": range(3)})
+    python = says(asked, words, code)
+    assert [gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python) for row in range(3)] == [""] * 3
+    assert times(asked) == asks
+    assert gpu_check.stopped_by(str(made.path)) == ""
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"CUDA_VISIBLE_DEVICES": ""}, {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, {"DS_ACCELERATOR": "cpu"}],
+)
+def test_a_job_without_gpus_is_not_asked(asked, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    made = submit(GridFolder(asked / "study"), {"5": [0]})
+    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE)) == ""
+    assert times(asked) == 0
+
+
+def test_one_broken_node_stops_no_other(asked):
+    """A node whose GPUs are broken, in a cluster whose others are fine."""
+    made = submit(GridFolder(asked / "study"), {"5": range(2)})
+    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, "", 0)) == ""
+    assert gpu_check.may_begin(str(made.path), RUNS[1], "5_1", says(asked, WHY, gpu_check.EXIT_UNUSABLE)) == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"usable": true}', "\x00", '{"a": 1}'])
+def test_a_file_that_says_nothing_stops_nothing(tmp_path, text):
+    (tmp_path / "gpus.json").write_text(text)
+    assert gpu_check.stopped_by(str(tmp_path)) == ""
+
+
+def test_what_did_not_begin_is_new_says_why_and_is_not_sent_again(asked):
+    folder = GridFolder(asked / "study")
+    made = submit(folder, {"5": [0, 1], "6": ()})
+    gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE))
+    known = answer(_5_0="FAILED", _5_1="CANCELLED by 0", _6="COMPLETED")
+    for row in (1, 2):  # one that was cancelled, one of a later wave
+        status = see(folder, known, row)
+        assert status.state is RunState.NEW
+        assert status.reason == gpu_check.stopped_by(str(made.path))
+    assert remaining_rows(made, folder, 9, StatusResolver(folder, known)) == {}
+    (made.path / "gpus.json").unlink()
+    assert set(remaining_rows(made, folder, 9, StatusResolver(folder, known))) >= {SMALL}
+    assert len(specs()) == 4
+
+
+@pytest.mark.parametrize(
+    ("variables", "given"),
+    [
+        ({}, ""),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, "0,1"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-8f"}, "GPU-8f"),
+        ({"CUDA_VISIBLE_DEVICES": "-1", "SLURM_GPUS_ON_NODE": "2"}, ""),
+        ({"SLURM_GPUS_ON_NODE": "2"}, "0,1"),
+        ({"SLURM_GPUS_ON_NODE": "x"}, ""),
+        ({"SLURM_JOB_GPUS": "4,5", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}, "4,5"),
+        ({"CUDA_VISIBLE_DEVICES": "0", "DS_ACCELERATOR": "cpu"}, ""),
+    ],
+)
+def test_what_a_process_was_given(variables, given):
+    assert gpu_check.given(variables) == given
+
+
+def test_the_real_question_is_answered_by_the_ranks_python(asked, monkeypatch):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("torch can use a GPU here")
+    made = submit(GridFolder(asked / "study"), {"5": range(2)})
+    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", sys.executable) == ""
+    found = json.loads((made.path / "gpus.json").read_text())
+    assert (found["usable"], found["run_id"]) == (False, RUNS[0])
+    assert found["error"].startswith(f"this rank was given GPUs 0,1, and torch {torch.__version__} can use none")
+    assert gpu_check.may_begin(str(made.path), RUNS[1], "5_1", sys.executable).startswith(
+        "not started, for GPUs cannot"
+    )

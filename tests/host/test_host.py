@@ -1,0 +1,176 @@
+"""The host's side of an attempt: one of many begins it, a lease tells the living from the dead, verdicts decide."""
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from login_study import dead_holder, speak_at_once
+
+from furnace_hpc.host import lifecycle
+from furnace_hpc.runs.folder import RunFolder, write_json
+
+SCRIPT = Path(lifecycle.__file__)
+BARE = ["python3", "-S", "-I"]  # no site-packages, no environment, no working directory on the path
+BEGIN = """
+import sys
+from furnace_hpc.host import lifecycle
+sys.stdin.readline()
+try:
+    print(lifecycle.begin(sys.argv[1], {"job_id": sys.argv[2] or None}), flush=True)
+except lifecycle.Busy as busy:
+    print(busy, flush=True)
+sys.stdin.readline()
+"""
+
+
+def begin_at_once(run: Path, job_id: str, count: int) -> list[str]:
+    """What `count` processes say that begin the run at the same moment and live until all have spoken."""
+    command = [sys.executable, "-c", BEGIN, str(run), job_id]
+    return speak_at_once(command, count)[0]
+
+
+@pytest.mark.parametrize("job_id", ["", "77_0"])
+def test_of_eight_that_begin_at_once_one_gets_the_attempt_and_the_others_are_busy(tmp_path, job_id):
+    words = begin_at_once(tmp_path, job_id, 8)
+    assert words.count("1") == 1
+    assert all(word == "1" or word.startswith("attempt 1 ") for word in words)
+    assert sorted(path.name for path in (tmp_path / "attempts").iterdir()) == ["1.json"]
+    assert lifecycle.read_attempt(str(tmp_path), 1)["job_id"] == (job_id or None)
+
+
+def test_begin_makes_the_folders_and_records_the_facts(tmp_path):
+    assert lifecycle.begin(str(tmp_path), {"code_hash": "abc"}) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attempts", "logs", "metrics", "verdicts"]
+    record = lifecycle.read_attempt(str(tmp_path), 1)
+    assert (record["attempt"], record["code_hash"], record["end_unix_s"]) == (1, "abc", None)
+    assert record["holder"] == lifecycle.holder()
+
+
+def test_a_lease_of_a_live_process_is_busy_naming_it(tmp_path):
+    lifecycle.begin(str(tmp_path), {})
+    for facts in ({}, {"job_id": "5"}):
+        with pytest.raises(
+            lifecycle.Busy, match=f"attempt 1 is held by process {os.getpid()} on {socket.gethostname()}"
+        ):
+            lifecycle.begin(str(tmp_path), facts)
+
+
+def test_a_lease_of_a_dead_process_gives_the_next_number(tmp_path):
+    lifecycle.begin(str(tmp_path), {}, dead_holder())
+    assert lifecycle.begin(str(tmp_path), {}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "alive"),
+    [
+        ({}, True),
+        ({"pid_start": 1}, False),  # the number was given to another process since
+        ({"pid_start": None}, False),  # it was gone before its start time could be read
+        ({"boot_id": "another boot"}, False),
+        ({"host": "another-host"}, None),
+        ({"host": "another-host", "boot_id": "another boot"}, None),
+    ],
+)
+def test_a_lease_is_told_by_host_boot_pid_and_start_time(tmp_path, change, alive):
+    who = lifecycle.holder() | change
+    assert lifecycle.is_alive(who) is alive
+    lifecycle.begin(str(tmp_path), {"job_id": "5"}, who)
+    if alive is False:
+        assert lifecycle.begin(str(tmp_path), {}) == 2
+        return
+    with pytest.raises(lifecycle.Busy, match="attempt 1 is held by"):
+        lifecycle.begin(str(tmp_path), {"job_id": None})
+    if alive is None:
+        with pytest.raises(lifecycle.Busy):  # another job may be running on that host
+            lifecycle.begin(str(tmp_path), {"job_id": "6"})
+        assert lifecycle.begin(str(tmp_path), {"job_id": "5"}, who) == 2  # Slurm started this very job again
+        assert "started again by Slurm" in lifecycle.read_attempt(str(tmp_path), 1)["error"]
+        lifecycle.close(str(tmp_path), 2, "given up by --retry lost")
+        assert lifecycle.begin(str(tmp_path), {"job_id": None}) == 3
+
+
+def test_an_unreadable_record_counts_as_held_by_somebody(tmp_path):
+    lifecycle.begin(str(tmp_path), {})
+    (tmp_path / "attempts" / "1.json").write_text('{"attempt": 1, "end')
+    with pytest.raises(lifecycle.Busy, match="attempt 1 is held by an unknown process"):
+        lifecycle.begin(str(tmp_path), {})
+    lifecycle.close(str(tmp_path), 1, "given up by --retry lost")
+    assert lifecycle.begin(str(tmp_path), {}) == 2
+
+
+def test_a_record_that_cannot_be_written_is_not_left_empty(tmp_path):
+    code = (
+        "import resource, sys; from furnace_hpc.runs import host\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # as a full disk would refuse the first byte\n"
+        "host.begin(sys.argv[1], {})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "OSError: [Errno 27] File too large" in done.stderr
+    assert list((tmp_path / "attempts").iterdir()) == []
+    assert lifecycle.begin(str(tmp_path), {}) == 1
+
+
+def test_hand_over_moves_the_lease_to_another_process(tmp_path):
+    with subprocess.Popen(["sleep", "30"]) as process:
+        lifecycle.begin(str(tmp_path), {"code_hash": "abc"})
+        lifecycle.transfer_lease(str(tmp_path), 1, process.pid)
+        record = lifecycle.read_attempt(str(tmp_path), 1)
+        assert record["holder"]["pid"] == process.pid
+        assert record["code_hash"] == "abc"
+        assert lifecycle.is_alive(record["holder"]) is True
+        process.kill()
+    assert lifecycle.is_alive(record["holder"]) is False
+
+
+def test_a_zombie_is_dead():
+    process = subprocess.Popen(["sleep", "30"])
+    who = lifecycle.holder(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet taken off the process table
+    assert Path(f"/proc/{process.pid}").exists()
+    assert lifecycle.is_alive(who) is False
+    process.wait()
+
+
+def expected(words: tuple[str, ...]) -> tuple[str, str]:
+    if not words:
+        return "requeue", "infrastructure"
+    if "crash" in words:
+        return "fail", "crash"
+    if set(words) == {"stopped"}:
+        return "requeue", "stopped"
+    return "fail", "killed"
+
+
+WORDS = ("done", "stopped", "crash", "peer_lost", "entered")
+
+
+@pytest.mark.parametrize("words", [w for n in range(4) for w in itertools.combinations_with_replacement(WORDS, n)])
+def test_decide_by_the_ranks_words(tmp_path, words):
+    lifecycle.begin(str(tmp_path), {"world_size": len(words)})
+    for rank, word in enumerate(words):
+        content = {"verdict": word, "step": 10 + rank, "error": f"error {rank}", "unix_s": -rank}
+        write_json(RunFolder(tmp_path).verdict(1, rank), content)
+    answer, reason = expected(words)
+    assert lifecycle.decide(str(tmp_path), 1, 3) == answer
+    record = lifecycle.read_attempt(str(tmp_path), 1)
+    assert (record["reason"], record["exit_code"]) == (reason, 3)
+    assert record["step"] == (9 + len(words) if words else 0)
+    assert record["end_unix_s"] >= record["start_unix_s"]
+    if reason == "crash":  # the first in time is the cause, not the first in rank
+        assert record["error"] == f"error {max(rank for rank, word in enumerate(words) if word == 'crash')}"
+    (tmp_path / "result.json").write_text("{}")
+    assert lifecycle.decide(str(tmp_path), 1, 3) == "done"
+    assert lifecycle.read_attempt(str(tmp_path), 1)["reason"] == "done"
+
+
+def test_decide_reads_its_own_attempts_words_alone_and_leaves_out_a_torn_one(tmp_path):
+    lifecycle.begin(str(tmp_path), {})
+    for attempt, rank, word in ((1, 0, "stopped"), (11, 0, "crash"), (2, 0, "crash")):
+        write_json(RunFolder(tmp_path).verdict(attempt, rank), {"verdict": word, "step": 1, "unix_s": 0})
+    RunFolder(tmp_path).verdict(1, 1).write_text('{"verd')
+    assert lifecycle.decide(str(tmp_path), 1, 85) == "requeue"

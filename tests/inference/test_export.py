@@ -1,0 +1,275 @@
+"""Exporting: the exported model is the live one, and nothing is exported, or opened, that must not be."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from forked_ranks import run_phases
+from use_study import SHARD, STEP, save, write_run
+from use_work import ROWS, STEPS, SUBSETS
+
+from furnace_hpc.cli import run_command
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.columns import open_columns
+from furnace_hpc.engine.checkpoint.shards import whole_weights
+from furnace_hpc.export import main
+from furnace_hpc.inference import Predictor
+from furnace_hpc.inference.export import export, stored_row
+from furnace_hpc.inference.model_folder import CONFIG, PROGRAM, TOKENIZER, WEIGHTS, Exported, read_exported
+from furnace_hpc.runs.folder import RunFolder, write_json
+
+MODALITIES = ("text", "image", "audio")
+
+
+def exported(source: Path, out: Path, **options: Any) -> tuple[Exported, list[str]]:
+    said: list[str] = []
+    defaults = {"step": None, "data_dir": None, "tokenizer": None, "with_program": False, "replace": False}
+    return export(source, out, **defaults | options, say=said.append), said
+
+
+@pytest.mark.distributed
+def test_an_exported_model_is_the_live_one_bit_for_bit_for_every_stage_and_subset(tmp_path: Path, small_data: Path):
+    # Stage 3 last: it makes every nn.Linear of its process another function, which in bf16 rounds once more.
+    kinds = [(0, False), (1, False), (2, False), (1, True), (3, False), (3, True)]
+    cases = [
+        {
+            "do": "make",
+            "source": f"stage {stage}{' bf16' * bf16}",
+            "stage": stage,
+            "bf16": bf16,
+            "data": str(small_data),
+        }
+        for stage, bf16 in kinds
+    ]
+    sources = run_phases(tmp_path, "use_work", [(2, cases)])
+    columns = open_columns(small_data).split("test")
+    for source, (stage, bf16) in zip(sources, kinds, strict=True):
+        made, said = exported(tmp_path / source, tmp_path / "out" / source)
+        assert (made.provenance.step, made.provenance.zero_stage, made.provenance.world_size) == (STEPS, stage, 2)
+        assert made.config.deepspeed.precision == ("bf16" if bf16 else "fp32")
+        assert any("equal bit for bit" in line for line in said)
+        predictor, live = Predictor.load(tmp_path / "out" / source, "cpu"), np.load(tmp_path / source / "live.npz")
+        for subset in SUBSETS:
+            rows = [stored_row(predictor, columns, row) for row in range(ROWS)]
+            for row in rows:
+                row["present"] = np.isin(range(3), subset).astype(np.uint8)
+            logits = predictor.logits(rows)["digit"].numpy()
+            wanted = live["+".join(MODALITIES[m] for m in subset)]
+            if (stage, bf16) == (3, True):
+                assert np.abs(logits - wanted).max() <= 2**-5 * max(1, np.abs(wanted).max()), subset
+            else:
+                assert logits.tobytes() == wanted.tobytes(), (source, subset, np.abs(logits - wanted).max())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> RunFolder:
+    scores = {"val/digit/accuracy": 0.5, "test/digit/accuracy": 0.25}
+    return write_run(tmp_path_factory.mktemp("runs"), small_data, scores)
+
+
+def test_config_says_what_was_trained_on_what_how_well_and_where_it_comes_from(run: RunFolder, tmp_path: Path):
+    exported(run.path, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"], "nothing is left beside it"
+    made = read_exported(tmp_path / "out")
+    spec = json.loads(run.spec.read_text())
+    assert made.config.model_dump(mode="json") == spec["config"]
+    assert made.data.labels["digit"].classes == tuple("0123456789")
+    assert made.data.statistics.keys() == {"image", "audio"}
+    assert (made.data.fingerprint, made.data.files) == (spec["data_fingerprint"], {})
+    assert made.scores == {"val/digit/accuracy": 0.5, "test/digit/accuracy": 0.25}
+    came_from = made.provenance
+    assert (came_from.run_id, came_from.step, came_from.is_selected) == (run.run_id, STEP, True)
+    assert (came_from.commit, came_from.code_hash) == ("1234567", "c0de")
+    assert came_from.parameters_sha256 == json.loads(run.result.read_text())["parameters_sha256"]
+    assert made.files.keys() == {WEIGHTS, TOKENIZER}
+
+
+def test_a_run_of_another_name_is_exported_through_its_link(run: RunFolder, tmp_path: Path):
+    other = run.path.parent.parent / "other" / run.run_id.replace("base", "renamed")
+    other.parent.mkdir()
+    other.symlink_to(Path("..", run.path.parent.name, run.run_id))
+    try:
+        made, _ = exported(other, tmp_path / "out")
+    finally:
+        shutil.rmtree(other.parent)
+    assert made.provenance.parameters_sha256 == json.loads(run.result.read_text())["parameters_sha256"]
+    assert run.result.is_file()
+
+
+def test_a_program_answers_as_the_network_and_no_file_holds_a_pickle(run: RunFolder, tmp_path: Path):
+    made, _ = exported(run.path, tmp_path / "out", with_program=True)
+    assert made.program
+    assert made.program.difference <= made.program.tolerance == 1e-5
+    assert made.files.keys() == {WEIGHTS, TOKENIZER, PROGRAM}
+    with zipfile.ZipFile(tmp_path / "out" / PROGRAM) as archive:
+        members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    weights = json.loads(members["data/weights/model_weights_config.json"])["config"]
+    constants = json.loads(members["data/constants/model_constants_config.json"])["config"]
+    payloads = [*weights.values(), *constants.values()]
+    assert len(weights) > 20
+    assert not any(payload["use_pickle"] for payload in payloads)
+    assert members["data/sample_inputs/model.pt"] == b""
+    raw = {f"data/{kind}/{p['path_name']}" for kind in ("weights", "constants") for p in payloads}
+    files = {name: (tmp_path / "out" / name).read_bytes() for name in (CONFIG, TOKENIZER)}
+    files |= {name: content for name, content in members.items() if name not in raw and content}
+    for name, content in files.items():
+        json.loads(content) if name.endswith(".json") else None
+        with pytest.raises((pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError)):
+            pickle.load(io.BytesIO(content))
+    content = (tmp_path / "out" / WEIGHTS).read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    assert 8 + int.from_bytes(content[:8], "little") + max(ends) == len(content), "weights, and nothing else"
+
+
+def test_the_folder_needs_neither_run_nor_data_nor_trained_weights(tmp_path: Path, small_data: Path):
+    from test_weights import SIZES
+    from transformers import BertConfig, BertModel
+
+    data = shutil.copytree(small_data, tmp_path / "data")
+    torch.manual_seed(1)
+    BertModel(BertConfig(vocab_size=40, **SIZES)).save_pretrained(tmp_path / "bert")
+    source = write_run(tmp_path / "runs", data, model__text_weights=str(tmp_path / "bert"), model__text_layers=1)
+    made, _ = exported(source.path, tmp_path / "out")
+    wanted = Predictor.load(tmp_path / "out", "cpu").predict(text="it is even").tasks["digit"].probabilities
+    for gone in ("data", "bert", "runs"):
+        shutil.rmtree(tmp_path / gone)
+    assert made.architectures["text"]["hidden_size"] == 24
+    heartbeat = (tmp_path / "out").rename(tmp_path / "moved")
+    assert Predictor.load(heartbeat, "cpu").predict(text="it is even").tasks["digit"].probabilities == wanted
+
+
+class Canary:
+    """A pickle that says so when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_the_manifest_does_not_vouch_for_is_never_opened(tmp_path: Path, small_data: Path):
+    canary = tmp_path / "opened"
+    run = write_run(tmp_path / "runs", small_data)
+    shard = run.checkpoint(STEP) / SHARD
+    good = shard.read_bytes()
+
+    torch.save({"module": Canary(canary)}, shard)  # another size
+    with pytest.raises(ConfigError, match="is damaged: a file has not the size and hash of its manifest"):
+        exported(run.path, tmp_path / "out")
+    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))  # one bit
+    with pytest.raises(ConfigError, match="is damaged"):
+        exported(run.path, tmp_path / "out")
+    shard.write_bytes(good)
+    for name in ("zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+        torch.save({"module": Canary(canary)}, shard.with_name(name))
+        with pytest.raises(ConfigError, match=f"holds 'zero/{name}', which its manifest.json does not name"):
+            exported(run.path, tmp_path / "out")
+        shard.with_name(name).unlink()
+    shutil.rmtree(run.checkpoint(STEP))
+    save(run, STEP, {"module": Canary(canary)})  # of the manifest's own hash
+    for path in (shard, shard.parent, run.checkpoint(STEP), run.path, run.path.parent):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o022)
+        with pytest.raises(ConfigError, match=r"may be written by all users .* chmod go-w "):
+            exported(run.path, tmp_path / "out")
+        path.chmod(mode)
+    if os.getuid() == 0:  # nobody else can give a file away
+        os.chown(shard, 12345, 12345)
+        with pytest.raises(ConfigError, match=r"belongs to user 12345, not to .*: what it holds could run anything"):
+            exported(run.path, tmp_path / "out")
+    assert not canary.exists()
+    assert not (tmp_path / "out").exists()
+
+    save(run, 5, {"module": {}, "canary": Canary(canary)})  # the canary can sing
+    whole_weights(run.checkpoint(5) / "zero")
+    assert canary.exists()
+
+
+def test_what_is_not_the_run_s_own_network_is_refused_and_leaves_nothing(tmp_path: Path, small_data: Path):
+    run = write_run(tmp_path / "runs", small_data)
+    weights = torch.load(run.checkpoint(STEP) / SHARD)
+    name = next(iter(weights["module"]))
+    shutil.rmtree(run.checkpoint(STEP))
+    save(run, STEP, {"module": {key: value + (key == name) for key, value in weights["module"].items()}})
+    with pytest.raises(ConfigError, match=r"are not those that .*result\.json names"):
+        exported(run.path, tmp_path / "out")
+    save(run, 6, {"module": {key: value for key, value in weights["module"].items() if key != name}})
+    with pytest.raises(ConfigError, match=rf"not of this code's network \(1 weights differ, such as {name}\)"):
+        exported(run.path, tmp_path / "out", step="6")
+    save(run, 7, {"something": "else"})
+    with pytest.raises(ConfigError, match="cannot be read: 'module'"):
+        exported(run.path, tmp_path / "out", step="7")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+def test_an_export_is_replaced_only_when_asked_and_anything_else_never(run: RunFolder, tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    exported(run.path, out)  # an empty folder is fine
+    first = (out / CONFIG).stat().st_ino
+    with pytest.raises(ConfigError, match="holds an exported model: choose another place, or replace it with --force"):
+        exported(run.path, out)
+    exported(run.path, out, replace=True)
+    assert (out / CONFIG).stat().st_ino != first
+    (out / "thesis.tex").write_text("years")
+    with pytest.raises(ConfigError, match=r"holds 'thesis\.tex', which no export made"):
+        exported(run.path, out, replace=True)
+    with pytest.raises(ConfigError, match="is a file"):
+        exported(run.path, out / CONFIG, replace=True)
+    assert (out / "thesis.tex").read_text() == "years"
+
+
+def test_which_checkpoint_is_meant(tmp_path: Path, small_data: Path):
+    run = write_run(tmp_path / "grid", small_data, done=False)
+    made, _ = exported(run.path, tmp_path / "best")
+    assert (made.provenance.step, made.provenance.is_selected, made.provenance.commit) == (STEP, False, None)
+    made, _ = exported(run.checkpoint(STEP), tmp_path / "that")
+    assert made.provenance.step == STEP
+    (tmp_path / "grid" / "submissions").mkdir()
+    for source, step, words in (
+        (run.path, "3", rf"has no checkpoint of step 3 \(it has those of {STEP}\): choose by --step"),
+        (run.path, "9" * 400, "--step is '9{60}', wanted a number of steps, or best"),
+        (run.path, "-1", "wanted a number of steps, or best"),
+        (run.checkpoint(STEP), "4", "is a checkpoint already"),
+        (tmp_path / "grid", None, f"is the folder of a grid: give that of one of its runs, such as .*{run.run_id}"),
+        (tmp_path / "nowhere", None, "is neither a run's folder"),
+        (run.spec, None, "is neither a run's folder"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            exported(source, tmp_path / "out", step=step)
+    write_json(run.attempt(1), {"attempt": 1, "data_dir": str(tmp_path)})
+    with pytest.raises(ConfigError, match="data are not in .*: give the folder that holds 'tridigits' by --data-root"):
+        exported(run.path, tmp_path / "out")
+    manifest = json.loads((small_data / "manifest.json").read_text())
+    write_json(tmp_path / "manifest.json", manifest | {"fingerprint": "0" * 16})
+    with pytest.raises(ConfigError, match="has fingerprint 0000000000000000, the run was trained on"):
+        exported(run.path, tmp_path / "out")
+    run.spec.write_text('{"format": 1}')
+    with pytest.raises(ConfigError, match=r"spec\.json cannot be read .*: is it a run of this version"):
+        exported(run.path, tmp_path / "out", data_dir=small_data)
+
+
+def test_the_command_says_what_it_did_and_what_to_try(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, [str(run.path), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert f"exported {run.run_id}, step {STEP} of {STEP}, to {tmp_path / 'out'}" in said
+    assert "test/digit/accuracy 0.25" in said
+    assert f"try: furnace predict --model {tmp_path / 'out'} --text TEXT" in said
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, [str(run.path), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --out ")

@@ -1,0 +1,208 @@
+"""Predicting: any of the modalities is enough, a bad line costs itself alone, and bad input is one sentence."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raw_sets import MOVIES
+from use_study import packed_movies, tridigits_model, tridigits_samples  # noqa: F401  fixtures
+
+from furnace_hpc.cli import run_command
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.metrics import subsets
+from furnace_hpc.data.sets.mmimdb import GENRES
+from furnace_hpc.inference import Predictor
+from furnace_hpc.predict import main
+
+DIGITS = tuple("0123456789")
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, [str(argument) for argument in arguments])
+    told = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, told.out, told.err
+
+
+# --- answers ---
+
+
+def test_every_subset_of_the_modalities_is_answered(model: Path, samples: Path):
+    predictor = Predictor.load(model, "cpu")
+    line = json.loads(samples.read_text().splitlines()[0])
+    given = {"text": line["text"]} | {name: samples.parent / line[name] for name in ("image", "audio")}
+    seen = set()
+    for subset in subsets(("text", "image", "audio")):
+        answer = predictor.predict(**{name: given[name] for name in subset})
+        assert answer.modalities == subset
+        assert answer.tasks.keys() == {"digit", "parity"}
+        digit = answer.tasks["digit"]
+        assert sorted(digit.probabilities) == list(DIGITS)
+        assert list(digit.probabilities.values()) == sorted(digit.probabilities.values(), reverse=True)
+        assert sum(digit.probabilities.values()) == pytest.approx(1)
+        assert digit.labels == (next(iter(digit.probabilities)),)
+        seen.add(tuple(digit.probabilities.values()))
+    assert len(seen) == 7, "each subset is another input"
+
+
+def test_a_multi_label_task_says_yes_above_the_threshold_that_was_tuned(movies: Path, capsys: Any):
+    predictor = Predictor.load(movies / "model", "cpu")
+    answer = predictor.predict(text="the detective finds a letter").tasks["genres"]
+    assert answer.threshold == 0.47
+    assert answer.probabilities.keys() == set(GENRES)
+    assert answer.labels == tuple(name for name, p in answer.probabilities.items() if p > 0.47)
+    assert 0 < len(answer.labels) < len(GENRES)
+    code, out, _ = command(capsys, "--model", movies / "model", "--text", "love", "--json", "--top", 4)
+    said = json.loads(out)["tasks"]["genres"]
+    assert (code, said["threshold"], len(said["probabilities"])) == (0, 0.47, 4)
+    assert said["labels"]
+    code, out, _ = command(capsys, "--model", movies / "model", "--text", "love")
+    assert "(above 0.470)" in out
+
+
+def test_the_command_answers_one_sample(model: Path, samples: Path, capsys: Any):
+    image = next(samples.parent.glob("*.png"))
+    code, out, err = command(capsys, "--model", model, "--image", image, "--top", 3)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "from image; without text, audio"
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")][1:] == ["digit", "parity"]
+    assert sum(line.endswith(" %") for line in lines) == 3 + 2
+    code, out, _ = command(capsys, "--model", model, "--image", image, "--top", 10**30)
+    assert (code, sum(line.endswith(" %") for line in out.splitlines())) == (0, 10 + 2)
+    code, out, _ = command(capsys, "--model", model, "--image", image, "--json")
+    tasks = json.loads(out)["tasks"]
+    assert (code, len(tasks["digit"]["probabilities"]), tasks["digit"]["label"]) == (0, 10, lines[1].split()[1])
+
+
+def test_a_file_of_samples_is_answered_in_order_and_a_bad_line_costs_itself_alone(
+    model: Path, samples: Path, tmp_path: Path, capsys: Any
+):
+    good = [json.loads(line) for line in samples.read_text().splitlines()]
+    for entry in good:
+        entry |= {name: str(samples.parent / entry[name]) for name in ("image", "audio")}
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "here.png").write_bytes(Path(good[0]["image"]).read_bytes())
+    bad: list[tuple[Any, str]] = [
+        ({"image": "nowhere.png"}, "nowhere.png' is missing"),
+        ({"image": "folder.png"}, "folder.png' is unreadable (a folder)"),
+        ({"audio": "pipe.wav"}, "pipe.wav' is unreadable (no regular file)"),
+        ({"audio": "/dev/zero"}, "'/dev/zero' is unreadable (no regular file)"),
+        ({"image": "empty.png"}, "empty.png' is empty"),
+        ({"image": "text.png", "text": "it is even"}, "text.png' is unreadable"),
+        ({"image": "a\0b.png"}, "is unreadable"),
+        ({"image": "x" * 5000}, "is unreadable (File name too long)"),
+        ({"audio": 1e308}, "audio is 1e+308, wanted the path of a file"),
+        ({"text": 5}, "text is 5, wanted a string"),
+        ({"text": " "}, "text is empty"),
+        ({"imgae": "here.png"}, "unknown key 'imgae'; did you mean 'image'?"),
+        ({}, "nothing is given: give one at least of text, image, audio"),
+        ([1], "a JSON list, wanted an object"),
+    ]
+    raw = [
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"1" * 5000, "not JSON"),
+        (b'{"text": "\\ud800"}', "no Unicode text"),
+    ]
+    lines = [json.dumps(entry).encode() for entry, _ in bad] + [line for line, _ in raw]
+    rows = [json.dumps(good[0]).encode(), b"", *lines, b'{"id": 7, "image": "here.png", "text": null}']
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(rows) + b"\n")
+
+    code, out, err = command(capsys, "--model", model, "--input", tmp_path / "rows.jsonl", "--json", "--batch-size", 4)
+    assert code == 1
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["line"] for answer in answers] == [1, *range(3, len(rows) + 1)]
+    assert [answer.get("id") for answer in (answers[0], answers[-1])] == [good[0]["id"], 7]
+    assert (answers[0]["modalities"], answers[-1]["modalities"]) == (["text", "image", "audio"], ["image"])
+    complaints = err.splitlines()
+    assert complaints[-1] == f"{len(lines)} of the samples could not be read"
+    for number, words, answer, line in zip(
+        range(3, len(rows)), [words for _, words in [*bad, *raw]], answers[1:-1], complaints, strict=False
+    ):
+        assert line.startswith(f"error: rows.jsonl:{number}: "), line
+        assert words in line
+        assert answer["error"] in line
+    predictor = Predictor.load(model, "cpu")
+    alone = predictor.predict(image=tmp_path / "here.png").tasks["digit"].probabilities
+    assert answers[-1]["tasks"]["digit"]["probabilities"] == pytest.approx(alone, abs=1e-5)
+
+    code, out, err = command(capsys, "--model", model, "--input", samples)
+    assert (code, err) == (0, "")
+    assert [line.split("  ")[0] for line in out.splitlines()] == [entry["id"] for entry in good]
+
+
+def test_ctrl_c_leaves_whole_answers(model: Path, tmp_path: Path):
+    many = tmp_path / "many.jsonl"
+    many.write_text("".join(json.dumps({"id": str(n), "text": "it is even"}) + "\n" for n in range(100_000)))
+    asked = [sys.executable, "-m", "furnace_hpc.predict", "--model", str(model), "--input", str(many), "--json"]
+    answers = tmp_path / "answers.jsonl"
+    with answers.open("w") as file:
+        process = subprocess.Popen(asked, stdout=file, stderr=subprocess.PIPE, text=True)
+    while not answers.read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    ids = [json.loads(line)["id"] for line in answers.read_text().splitlines()]
+    assert ids == [str(n) for n in range(len(ids))]
+    assert 1 <= len(ids) < 100_000
+
+
+# --- one sentence ---
+
+
+def test_what_cannot_be_answered_is_one_sentence_and_exit_code_2(
+    model: Path, movies: Path, tmp_path: Path, capsys: Any
+):
+    for arguments, words in (
+        ((model,), "nothing is given: give --text, --image or --audio"),
+        ((model, "--text", "a", "--input", "x.jsonl"), "--input and --text are both given"),
+        ((model, "--input", tmp_path), "is no file"),
+        ((model, "--image", tmp_path), "is unreadable (a folder)"),
+        ((model, "--image", tmp_path / "no.png"), "is missing"),
+        ((model, "--text", "a", "--device", "tpu:9"), "device 'tpu:9'"),
+        ((tmp_path, "--text", "a"), "is no exported model"),
+        ((movies / "model", "--audio", "x.wav"), "this network sees text and image alone"),
+    ):
+        code, out, err = command(capsys, "--model", *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert words in err
+        assert err.count("\n") == 1
+    assert len(MOVIES) == 12
+
+
+def test_a_damaged_or_foreign_model_is_refused(model: Path, tmp_path: Path):
+    import shutil
+
+    copy = shutil.copytree(model, tmp_path / "copy")
+    config = (copy / "config.json").read_text()
+    good = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(ConfigError, match=r"model\.safetensors is not the file that config\.json describes"):
+        Predictor.load(copy)
+    (copy / "model.safetensors").write_bytes(good)
+    content = json.loads(config)
+    outside = content | {"files": content["files"] | {"../../etc/passwd": [1, "x"]}}
+    for text, words in (
+        ("{", "is no config of an exported model"),
+        ("[]", "is no config of an exported model"),
+        (json.dumps(content | {"format": 2}), r"\(format: "),
+        (json.dumps(content | {"files": {}}), "names no model.safetensors"),
+        (json.dumps(outside), "passwd is not the file that config.json describes"),
+    ):
+        (copy / "config.json").write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            Predictor.load(copy)

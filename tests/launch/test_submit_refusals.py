@@ -1,0 +1,97 @@
+"""What a submission finds in the file system and cannot work with: told in one sentence, and nothing half made."""
+
+import re
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from login_study import FINGERPRINT, begin, dead_holder, pack, refused, specs, write_grid
+
+from furnace_hpc.launch.submission import grid_lock
+from furnace_hpc.runs.folder import GridFolder
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A working directory with a grid and its packed data."""
+    write_grid(tmp_path)
+    pack(tmp_path / "data" / "tridigits")
+    return tmp_path
+
+
+def only(place: Path, *arguments: str) -> str:
+    [line] = refused(place, "study.yaml", *arguments)
+    return line
+
+
+def test_runs_of_other_code_are_refused(place):
+    begin(specs()[1], GridFolder(place / "runs" / "study"), dead_holder(), code="01d01d01d01d")
+    message = only(place)
+    assert message.startswith(
+        "1 unfinished runs of grid 'study' were begun by another version of the code, of which "
+        "there is no snapshot (base-s1-"
+    )
+    assert message.endswith("or submit with --code new to start them again at step 0")
+
+
+def test_two_submits_at_the_same_time(place):
+    with grid_lock(GridFolder(place / "runs" / "study")):
+        assert only(place, "--cluster", "local").startswith("grid 'study' is being submitted or run by process ")
+
+
+def test_data_without_or_with_a_damaged_manifest(place):
+    manifest = place / "data" / "tridigits" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace(FINGERPRINT, "1")[:-20])
+    assert "manifest.json is not a readable manifest" in only(place)
+    manifest.unlink()
+    assert only(place).startswith("data folder 'data/tridigits' has no manifest.json: pack the data set into it with")
+
+
+def test_data_that_does_not_match_its_manifest(place):
+    column = place / "data" / "tridigits" / "train" / "label.digit.npy"
+    column.write_bytes(b"short")
+    assert only(place).endswith("label.digit.npy has 5 bytes, the manifest says 136: pack the data set again")
+    column.unlink()
+    assert only(place).endswith("label.digit.npy is missing: pack the data set again")
+
+
+def test_data_that_lacks_what_a_row_wants(tmp_path):
+    write_grid(tmp_path)
+    pack(tmp_path / "data" / "tridigits", modalities=["text"])
+    assert "has no modality 'image'; valid: text" in only(tmp_path)
+    write_grid(tmp_path, metric="test/digits/accuracy")
+    message = "row 'base': data set data/tridigits has no label column for task 'digits'; did you mean 'digit'?"
+    assert only(tmp_path, "--set", "tasks=[{name: digits}]").startswith(message)
+
+
+def test_a_file_where_the_runs_should_lie(place):
+    (place / "runs").write_text("not a folder")
+    assert re.match(r"furnace submit could not go on: \S*runs\S*: (Not a directory|File exists): ", only(place))
+
+
+@contextmanager
+def mounted(folder: Path, *options: str):
+    folder.mkdir(parents=True, exist_ok=True)
+    made = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"mounting does not work here: {made.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_no_permission_to_write(place):
+    with mounted(place / "runs", "-t", "tmpfs", "-o", "ro,size=64k", "none"):
+        assert only(place).endswith("Read-only file system: that file system is read-only: choose another place")
+
+
+def test_no_space(place):
+    with mounted(place / "runs", "-t", "tmpfs", "-o", "size=16k", "none") as full:
+        (full / "study").mkdir()
+        with pytest.raises(OSError, match="No space left"):
+            (full / "more").write_bytes(bytes(1 << 20))
+        message = only(place)
+        assert "No space left on device: free some space there, or choose another place with --runs-root" in message

@@ -1,0 +1,208 @@
+"""A run's state from its own files and what Slurm says of its newest job; and what is left to send."""
+
+import json
+import re
+from collections.abc import Iterable
+
+import pytest
+from login_study import CODE, begin, end, specs
+
+from furnace_hpc.host import lifecycle
+from furnace_hpc.launch.follow_up import close_attempts, remaining_rows
+from furnace_hpc.launch.planned import Shape
+from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.run_status import StatusResolver, batch_log
+from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.journal import Submission
+from furnace_hpc.runs.state import RunState, RunStatus, read_status
+from furnace_hpc.slurm.client import Job
+
+RUNS = [spec.run_id for spec in specs()]
+SMALL, LARGE = Shape(1, 1, 60, None), Shape(2, 1, 60, None)
+
+
+@pytest.fixture
+def folder(tmp_path) -> GridFolder:
+    return GridFolder(tmp_path / "study")
+
+
+def submit(folder: GridFolder, sent: dict[str, Iterable[int]], to_do: Iterable[int] = range(4), runs=RUNS):
+    """A submission, with the jobs that it sent: job id -> rows; a follow-up job has none."""
+    made, wanted = Submission(folder.new_submission().resolve()), set(to_do)
+    shapes = {row: LARGE if row == 3 else SMALL for row in range(len(runs))}
+    rows = [
+        {"row": i, "run_id": run, "to_do": i in wanted, "shape": shapes[i], "facts": {"max_attempts": 20}}
+        for i, run in enumerate(runs)
+    ]
+    (made.path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for job_id, its_rows in sent.items():
+        send(made, job_id, its_rows)
+    return made
+
+
+def send(made: Submission, job_id: str, rows: Iterable[int]) -> None:
+    kind = "array" if rows else "follow-up"
+    made.note("intent", name=job_id, kind=kind, base=0, rows=list(rows))
+    made.note("submitted", name=job_id, job_id=job_id)
+
+
+def attempt(folder: GridFolder, row: int, job_id: str, *verdicts: str) -> RunFolder:
+    """An attempt of that job on a node that cannot be seen from here; without verdicts it is open."""
+    run = folder.run(RUNS[row])
+    lifecycle.begin(str(run.path), {"code_hash": CODE, "job_id": job_id}, lifecycle.holder() | {"host": "node7"})
+    if verdicts:
+        end(run, *verdicts)
+    return run
+
+
+def answer(**words: str) -> Evidence:
+    """A squeue that lists these jobs: `_5_0="PENDING Resources"`."""
+    split = {name[1:]: re.fullmatch(r"(CANCELLED by \d+|\S+) ?(.*)", word) for name, word in words.items()}
+    return Evidence({job_id: Job(job_id, word[1], word[2]) for job_id, word in split.items() if word})
+
+
+def see(folder: GridFolder, known: Evidence, row: int = 0) -> RunStatus:
+    return StatusResolver(folder, known)(folder.run(RUNS[row]))
+
+
+# What squeue says; the attempt of that job (never begun, open, or its ranks' words); the run's state; why.
+TABLE = """
+PENDING Resources           never    queued       job 5_0 waits (Resources)
+PENDING None                never    queued       job 5_0 waits
+PENDING JobHeldUser    never  queued  job 5_0 waits (JobHeldUser: it is held: `scontrol release JOB` lets it go on)
+PENDING DependencyNeverSatisfied  never  queued  job 5_0 waits (DependencyNeverSatisfied: it never will run: cancel it)
+REQUEUE_HOLD                open     queued       job 5_0 was requeued and is held: submit again lets it go on
+PENDING BeginTime           open     queued       job 5_0 waits (BeginTime)
+PENDING BeginTime           stopped  queued       job 5_0 waits (BeginTime)
+RUNNING None                never    running      is starting
+RUNNING None                open     running      -
+CONFIGURING None            never    running      its nodes are being made ready
+SUSPENDED None              open     running      suspended by Slurm, its nodes given to others
+NODE_FAIL NodeDown          open     interrupted  a node failed
+TIMEOUT TimeLimit           open     interrupted  killed at its time limit
+CANCELLED by 1000           open     interrupted  cancelled by user id 1000
+CANCELLED None              open     interrupted  cancelled
+OUT_OF_MEMORY OutOfMemory   open     failed       out of memory
+OUT_OF_MEMORY OutOfMemory   entered  failed       out of memory; a rank ended without a word (exit code 1)
+OUT_OF_MEMORY OutOfMemory   hang     failed       out of memory; hang
+FAILED NonZeroExitCode      hang     interrupted  hang
+NODE_FAIL NodeDown          entered  interrupted  a node failed; a rank ended without a word (exit code 1)
+GONE                        open     interrupted  job 5_0 is no longer known to Slurm
+CANCELLED by 1000           stopped  interrupted  cancelled by user id 1000; stopped
+CANCELLED by 0              crash    failed       ValueError: no
+CANCELLED by 0              never    new          job 5_0 was cancelled by user id 0 before it began
+TIMEOUT TimeLimit           stopped  interrupted  killed at its time limit; stopped
+NODE_FAIL NodeDown          crash    failed       ValueError: no
+GONE                        stopped  interrupted  stopped
+FOO None                    open     unknown      job 5_0: Slurm says 'FOO', which is not known here
+"""
+LINES = [re.split("  +", line) for line in TABLE.split("\n") if line]
+
+
+@pytest.mark.parametrize(("word", "began", "state", "reason"), LINES)
+def test_slurms_word_and_the_attempts_own_make_the_state(folder, word, began, state, reason):
+    submit(folder, {"5": range(4)})
+    if began != "never":
+        attempt(folder, 0, "5_0", *() if began == "open" else (began,))
+    status = see(folder, answer(_5_0=word))
+    assert (status.state, status.reason or "-", status.job_id) == (RunState(state), reason, "5_0")
+    assert (status.ended == "oom") is word.startswith("OUT_OF_MEMORY")
+
+
+@pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held"])
+def test_a_job_that_slurm_holds_after_a_launch_that_failed_goes_on_when_submitted_again(folder, reason):
+    submit(folder, {"5": range(4)})
+    status = see(folder, answer(_5_0=f"PENDING {reason}"))
+    assert status.reason == f"job 5_0 waits ({reason}: submit again lets it go on)"
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [(None, "there is no {}: do "), ("\n \n", "{} is empty"), ("loading\nmodule: no\n\n", "module: no")],
+)
+def test_a_job_that_ended_before_the_run_began_shows_its_batch_logs_last_line(folder, log, told):
+    path = batch_log(submit(folder, {"5": range(4)}).path, "5_0")
+    if log is not None:
+        path.write_text(log)
+    status = see(folder, answer(_5_0="FAILED NonZeroExitCode"))
+    assert status.state is RunState.INTERRUPTED
+    assert status.reason.startswith(f"job 5_0 ended before the run began (its job failed): {told.format(path)}")
+
+
+def test_without_an_answer_only_an_attempts_own_last_word_is_certain(folder):
+    submit(folder, {"5": range(4)})
+    attempt(folder, 1, "5_1")
+    attempt(folder, 2, "5_2", "crash")
+    away = Evidence(failures=1, error="no route")
+    states = [see(folder, away, row) for row in range(4)]
+    assert [status.state.value for status in states] == ["unknown", "unknown", "failed", "unknown"]
+    assert states[0].reason == "submitted as job 5_0; no route"
+    assert see(folder, Evidence()).reason == "submitted as job 5_0; Slurm does not list it now"
+
+
+def test_a_forgotten_job_that_was_cancelled_before_it_began_is_still_cancelled(folder):
+    made = submit(folder, {"5": range(4)})
+    attempt(folder, 1, "5_1")
+    runs = [spec.run_id for spec in specs()]
+    for named, told in ((runs[1:3], [2]), ([], [0, 2, 3])):  # some were named; none was: all
+        made.note("cancelled", runs=named)
+        states = {row: see(folder, answer(**{f"_5_{row}": "GONE"}), row) for row in range(4)}
+        assert [row for row in states if states[row].reason == f"job 5_{row} was cancelled before it began"] == told
+        assert all(states[row].state is RunState.NEW for row in told)
+        assert states[1].state is RunState.INTERRUPTED
+
+
+def test_a_row_of_a_later_wave_waits_as_long_as_its_follow_up_job_lives(folder):
+    made = submit(folder, {"5": [0], "6": ()})
+    attempt(folder, 1, "4_1", "stopped")
+    for word in ("PENDING Dependency", "RUNNING"):
+        status = see(folder, answer(_6=word), row=2)
+        assert (status.state, status.reason) == (RunState.QUEUED, "waits for a later wave, which job 6 sends")
+    dead = answer(_6="CANCELLED by 1000")
+    assert see(folder, dead, row=2).reason == "job 6 was to send it, and is not there any more: submit again"
+    assert [see(folder, dead, row).state.value for row in (1, 2)] == ["interrupted", "new"]
+    assert see(folder, Evidence(failures=1, error="no route"), 2).state is RunState.UNKNOWN
+    once = Evidence(missing={"6": 100.0}, answered_unix_s=100.0)
+    assert see(folder, once, 2).reason == "to be sent by job 6; Slurm does not list it now"
+    made.note("cancelled", runs=[])
+    assert see(folder, answer(_6="PENDING"), row=2) == RunStatus(RunState.NEW, 0, 0, "cancelled before it was sent")
+
+
+def test_what_was_begun_or_submitted_later_has_the_last_word(folder):
+    submit(folder, {"5": range(4)})
+    attempt(folder, 0, "5_0", "stopped")
+    by_hand = begin(specs()[0], folder)
+    assert see(folder, answer(_5_0="NODE_FAIL")) == read_status(by_hand)
+    assert read_status(by_hand).state is RunState.RUNNING
+    submit(folder, {"7": [1], "8": ()}, to_do=[1])
+    both = answer(_5_1="NODE_FAIL", _7_1="PENDING", _5_2="RUNNING")
+    assert [see(folder, both, row).job_id for row in (1, 2)] == ["7_1", "5_2"]
+
+
+def test_only_what_was_never_sent_or_was_interrupted_within_the_budget_is_left(folder):
+    made = submit(folder, {"5": [0, 1, 2], "6": ()})
+    attempt(folder, 0, "5_0")
+    attempt(folder, 1, "5_1", "crash")
+    attempt(folder, 2, "5_2", "stopped")
+    said = {"_6": "RUNNING", "_5_0": "NODE_FAIL", "_5_1": "FAILED", "_5_2": "CANCELLED by 1000"}
+    for retries in (0, 1, 2):
+        left = remaining_rows(made, folder, retries, StatusResolver(folder, answer(**said)))
+        assert left == ({SMALL: [0], LARGE: [3]} if retries else {LARGE: [3]})
+    close_attempts(made, folder, StatusResolver(folder, answer(**said)))
+    closed = read_status(folder.run(RUNS[0]))
+    assert (closed.state, closed.reason, closed.ended) == (RunState.INTERRUPTED, "a node failed", "node_fail")
+    send(made, "8", [0])
+    assert remaining_rows(made, folder, 1, StatusResolver(folder, answer(**said, _8_0="PREEMPTED"))) == {LARGE: [3]}
+    submit(folder, {"9": [3]}, to_do=[3])
+    assert remaining_rows(made, folder, 1, StatusResolver(folder, answer(**said, _9_3="NODE_FAIL"))) == {}
+
+
+def test_what_ran_out_of_memory_is_written_down_as_failed_and_what_may_still_run_is_not_sent_again(folder):
+    made = submit(folder, {"5": range(4)})
+    attempt(folder, 0, "5_0")
+    known = answer(_5_0="OUT_OF_MEMORY", _5_1="RUNNING", _5_2="PENDING", _5_3="FOO")
+    assert remaining_rows(made, folder, 9, StatusResolver(folder, known)) == {}
+    assert remaining_rows(made, folder, 9, StatusResolver(folder, Evidence(failures=1))) == {}
+    close_attempts(made, folder, StatusResolver(folder, known))
+    closed = read_status(folder.run(RUNS[0]))
+    assert (closed.state, closed.reason, closed.ended) == (RunState.FAILED, "out of memory", "oom")

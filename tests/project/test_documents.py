@@ -1,0 +1,262 @@
+"""Every command line that README and the other documents print: its level here says how far it is executed.
+
+RUN       by a shell, as it is printed, in a prepared small study (below)
+ELSEWHERE by the test that is named
+PARSED    by the command's own parser: every option exists and every value is of its type
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from documents import DOCUMENTS, PROGRAMS, ROOT, Printed, blocks, commands, options
+
+from furnace_hpc.cli import COMMANDS
+from furnace_hpc.config.grids.expansion import expand_rows
+from furnace_hpc.config.grids.grid import Grid, load_grid, with_settings
+from furnace_hpc.config.parsing.lookup import read_yaml
+from furnace_hpc.runs.submitted import setting_words
+
+ALL = [command for document in DOCUMENTS for command in commands(document)]
+TEMPLATES = "test_slurm_templates.py::test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled"
+STUDIES = "test_studies.py::test_a_study_trains_on_a_few_raw_files_to_the_table_of_its_metric"
+ON_SLURM = "test_documents_slurm.py::test_commands_on_the_devcluster"
+ELSEWHERE = {  # beginning of a command -> the test that executes it, or one that differs in names alone
+    "furnace drill": "test_drill.py::test_a_real_one",
+    "furnace pack mmimdb": STUDIES,
+    "furnace pack avmnist": STUDIES,
+    "furnace pack audioset": STUDIES,
+    "furnace submit --grid mmimdb": STUDIES,
+    "furnace submit --grid avmnist": STUDIES,
+    "furnace submit --grid audioset": STUDIES,
+    "furnace submit --grid smoke --cluster devcluster --prepare": TEMPLATES,
+    "sbatch slurm/train": TEMPLATES,
+    "sbatch --array": TEMPLATES,
+    "sbatch --dependency": TEMPLATES,
+}
+PARSED = {  # beginning of a command -> why it goes no further
+    "furnace submit --grid ablation --set deepspeed=zero1": "needs Slurm; test_documents_slurm.py submits smoke",
+    "furnace submit --grid smoke": "needs Slurm: test_documents_slurm.py",
+    "furnace status --grid smoke": "needs Slurm: test_documents_slurm.py",
+    "furnace aggregate --grid smoke": "needs Slurm: test_documents_slurm.py",
+    "furnace submit --grid ablation --cluster NAME": "needs a profile of a cluster",
+    "furnace aggregate --grid NAME --where": "needs several packs: test_packs.py",
+    "furnace submit --grid NAME": "a placeholder",
+    "furnace pack SET": "a placeholder",
+    "furnace X": "a placeholder",
+    "python": "a placeholder",
+    "furnace doctor": "test_doctor.py runs it with --here",
+    "furnace schema": "test_schema.py runs it",
+    "make": "installs, or runs all tests: `make -n`",
+    "slurm/devcluster": "the fixture `cluster` runs it",
+    "sbatch": "the file is there: test_slurm_templates.py",
+    "hf": "needs a network",
+    "tar": "needs 8 GB",
+    "pre-commit": "needs a network",
+    "export": "a variable",
+}
+FIRST_RUN = (  # what the commands of README stand upon; in its order
+    ". .venv/bin/activate",
+    "furnace --help",
+    "furnace submit --grid my_study.yaml",
+    "furnace aggregate --grid my_study.yaml",
+    "furnace export",
+    "furnace pack tridigits",
+    "furnace predict",
+    "furnace submit --grid ablation --dry-run",
+    "furnace status --grid ablation",
+    "furnace cancel --grid ablation",
+    "furnace aggregate --grid ablation",
+)
+PLACEHOLDERS = {"SET": "tridigits", "NAME": "ablation", "X": "status", "N": "1", "MNIST_DIR": "mnist"}
+
+
+def level(command: Printed) -> str:
+    line = command.line
+    if any(line.startswith(known) for known in ELSEWHERE):
+        return "ELSEWHERE"
+    is_parsed = any(line.startswith(known) for known in PARSED) or line.split()[0] in COMMANDS
+    is_parsed |= line.removeprefix("furnace ") in COMMANDS
+    return "PARSED" if is_parsed else "RUN" if line.startswith(FIRST_RUN) else ""
+
+
+def ids(command: Printed) -> str:
+    return f"{command.document}: {command.line[:60]}"
+
+
+def parser(name: str):
+    """The click command of `furnace NAME`, as furnace_hpc.cli makes it."""
+    main = __import__(f"furnace_hpc.{name}", fromlist=["main"]).main
+    if isinstance(main, typer.Typer):
+        return typer.main.get_command(main)
+    app = typer.Typer(add_completion=False)
+    app.command(context_settings={"help_option_names": ["-h", "--help"]})(main)
+    return typer.main.get_command(app)
+
+
+def parse(words: list[str]) -> None:
+    """Parse the words after `furnace`, without doing anything. A name alone is a mention of the command.
+
+    Raises:
+        UsageError: an option or a value that the command does not take, or one that is missing.
+    """
+    words = [PLACEHOLDERS.get(word, word) for word in words]
+    command = parser(words[0])
+    if words[0] == "pack":
+        command, words = command.commands[words[1]], words[1:]
+    if not words[1:]:
+        return
+    try:
+        command.make_context(words[0], words[1:])
+    except typer.Exit:
+        assert "--help" in words
+
+
+def all_options() -> set[str]:
+    """Every option of every command that --help shows."""
+    found = set()
+    for name in COMMANDS:
+        command = parser(name)
+        for one in [command, *getattr(command, "commands", {}).values()]:
+            found |= {
+                option
+                for parameter in one.params
+                if not getattr(parameter, "hidden", False)
+                for option in parameter.opts
+            }
+    return found
+
+
+@pytest.mark.parametrize("command", ALL, ids=ids)
+def test_each_command_has_a_level(command):
+    assert level(command), f"{command.document} prints {command.line!r}, and no test here executes it"
+
+
+def test_the_tests_elsewhere_exist():
+    for name in {*ELSEWHERE.values(), ON_SLURM}:
+        file, _, test = name.partition("::")
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", [c for c in ALL if c.words[0] == "furnace" and c.line != "furnace --help"], ids=ids)
+def test_furnace_takes_every_option(command):
+    assert PLACEHOLDERS.get(command.words[1], command.words[1]) in COMMANDS
+    parse(command.words[1:])
+
+
+@pytest.mark.parametrize("command", [c for c in ALL if c.words[0] in COMMANDS], ids=ids)
+def test_part_of_a_command_names_options_that_exist(command):
+    own = {option for parameter in parser(command.words[0]).params for option in parameter.opts} | {"--help"}
+    assert {word for word in command.words[1:] if word.startswith("--")} <= own
+
+
+@pytest.mark.parametrize("command", [o for document in DOCUMENTS for o in options(document)], ids=ids)
+def test_options_alone_exist(command):
+    slurms = {"--dependency=afterany"}
+    assert {word for word in command.words if word.startswith("--")} <= all_options() | slurms
+
+
+@pytest.mark.parametrize("command", [c for c in ALL if c.line.startswith("furnace submit --grid")], ids=ids)
+def test_grids_rows_and_settings_exist(command):
+    words = command.words
+    name, given = words[words.index("--grid") + 1], {"--set": [], "--variant": []}
+    for option, value in pairwise(words):
+        given.get(option, []).append(value)
+    if name in ("NAME", "my_study.yaml"):
+        return
+    rows = expand_rows(with_settings(load_grid(name), given["--set"]))
+    assert set(given["--variant"]) <= {row.name for row in rows}
+
+
+@pytest.mark.parametrize("command", [c for c in ALL if c.words[0] == "make"], ids=ids)
+def test_make_has_the_target(command):
+    make = shutil.which("make") or pytest.skip("no make here")
+    done = subprocess.run([make, "-n", *command.words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in ALL if c.words[0] in ("sbatch", "slurm/devcluster")], ids=ids)
+def test_scripts_of_slurm_exist(command):
+    help_ = subprocess.run([ROOT / "slurm/devcluster", "help"], capture_output=True, text=True, timeout=60).stdout
+    for word in command.words:
+        assert not word.startswith("slurm/") or (ROOT / word).is_file()
+        assert command.words[0] == "sbatch" or word in help_ or word == "help"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_grids_printed_whole_are_grids(document, tmp_path):
+    for text in blocks(document, "yaml"):
+        if text.startswith("name:"):
+            (tmp_path / "grid.yaml").write_text(text)
+            assert expand_rows(Grid.model_validate(read_yaml(tmp_path / "grid.yaml")))
+
+
+@pytest.fixture(scope="module")
+def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory of a user of README: its grid with few steps, the demo's grid as small, no Slurm."""
+    place = tmp_path_factory.mktemp("first_day")
+    (text,) = (block for block in blocks(ROOT / "README.md", "yaml") if block.startswith("name: my_study"))
+    study = yaml.safe_load(text) | {"seeds": [0]}
+    study["base"] |= {
+        "steps": 12,
+        "evaluation": {"every": 6},
+        "model": {"width": 16, "num_heads": 2, "feedforward": 32},
+    }
+    study["variants"]["slow"]["steps"] = 14
+    (place / "my_study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    (place / "experiments").mkdir()
+    demo = {"name": "ablation", "variants": {"base": {}, "full": {"loss.alpha": 0.5}}}
+    (place / "experiments" / "ablation.yaml").write_text(yaml.safe_dump(study | demo, sort_keys=False))
+    (place / ".venv").symlink_to(sys.prefix)
+    (place / "bin").mkdir()
+    for name in ("bash", "sh", "git", "env", "cat", "uname"):
+        if found := shutil.which(name):
+            (place / "bin" / name).symlink_to(found)
+    return place
+
+
+def shell(place: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """A line in a new shell whose environment is activated."""
+    roots = ("FURNACE_", "SLURM_", "VIRTUAL_ENV", "PATH")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(roots)}
+    environment |= {"PATH": str(place / "bin"), "HOME": str(place), "COLUMNS": "120"}
+    words = ["bash", "-c", f". .venv/bin/activate && {line}"]
+    return subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_readme_works_from_the_first_line_to_the_last(first_day):
+    """Each command in the document's order, as it is printed; the answers are those that README shows."""
+    lines = [c.line for c in ALL if c.document == "README.md" and level(c) == "RUN"]
+    assert len(lines) > 18
+    demo = "furnace submit --grid ablation"  # what `make demo` gives
+    lines.insert(next(n for n, line in enumerate(lines) if line.startswith("furnace export")), demo)
+    for line in lines:
+        done = shell(first_day, line)
+        said = done.stdout + done.stderr
+        # Nothing of `--set deepspeed=zero1` was submitted here: its table lacks its runs.
+        missing = line == "furnace aggregate --grid ablation --set deepspeed=zero1"
+        assert done.returncode == (1 if missing else 0), f"{line}\n{said}"
+        assert "Traceback" not in said, line
+        if missing:
+            assert "runs with other settings (--set) have a table of their own:\n  2 of 2 runs are done" in done.stderr
+    assert sorted(path.name for path in (first_day / "results").glob("my_study*/report.html")) == ["report.html"] * 3
+    (code,) = blocks(ROOT / "README.md", "python")
+    done = shell(first_day, f"python -c '{code}'")
+    assert done.returncode == 0, done.stderr
+
+
+def test_settings_become_words_that_set_reads():
+    settings = {"a": 1e-5, "b": None, "c": True, "d": "010", "e": [1, "x"], "f": {"k": 0.5}, "g": "zero1", "h": "null"}
+    grid = load_grid("smoke")
+    assert with_settings(grid, setting_words(settings)[1::2]).settings == settings
+    assert re.fullmatch(r"(--set \S.*)", " ".join(setting_words({"steps": 20})))
+    assert PROGRAMS

@@ -1,0 +1,285 @@
+"""What a new user meets on the first day: Python's version, paths for names, advice that works, last lines."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tables_study
+from login_study import begin, command, end, finish, pack, specs, write_grid
+from test_observe import submit
+
+from furnace_hpc.cli import COMMANDS
+from furnace_hpc.config.parsing.command_line import furnace
+from furnace_hpc.config.train_config import run_ids
+from furnace_hpc.pack_show import _rate, progress_bar
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.render import to_terminal
+from furnace_hpc.tables.output.verdict import last_lines, verdict
+
+ROOT = Path(__file__).parents[2]
+PYENV = Path.home() / ".pyenv" / "versions"
+
+
+def pythons(*versions: str) -> list:
+    """Real interpreters of these versions."""
+    found = []
+    for version in versions:
+        paths = sorted(PYENV.glob(f"{version}.*/bin/python"))
+        skip = pytest.mark.skip(reason=f"no Python {version} under {PYENV}")
+        found.append(pytest.param(paths[0] if paths else None, id=version, marks=() if paths else skip))
+    return found
+
+
+def make(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`make` in a clone, without the installation, which takes minutes."""
+    if not shutil.which("make"):
+        pytest.skip("no make here")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, place)
+    return subprocess.run(["make", *words, "INSTALL=true"], cwd=place, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.parametrize("python", pythons("2.7", "3.6", "3.9", "3.10"))
+def test_old_python_is_named_and_leaves_nothing(tmp_path, python):
+    done = make(tmp_path, "demo", f"PYTHON={python}")
+    version = python.parent.parent.name
+    assert done.returncode == 2
+    assert f"error: Furnace needs Python 3.11 or newer, and {python} is Python {version}. " in done.stderr
+    assert "make PYTHON=python3.12 demo" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old", pythons("3.9", "3.10"))
+def test_environment_of_an_old_python_is_replaced(tmp_path, old):
+    subprocess.run([old, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True, timeout=100)
+    assert make(tmp_path, "demo", f"PYTHON={old}").returncode == 2
+    done = make(tmp_path, ".venv/.demo", f"PYTHON={sys.executable}")
+    assert done.returncode == 0, done.stderr
+    says = [tmp_path / ".venv/bin/python", "-c", "import sys, pip; print(sys.version_info[:2])"]
+    assert subprocess.run(says, capture_output=True, text=True).stdout == f"{sys.version_info[:2]}\n"
+
+
+def test_environment_that_works_is_kept(tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    done = make(tmp_path, ".venv/.demo", "PYTHON=/nowhere/python")
+    assert (done.returncode, (tmp_path / ".venv" / "bin" / "python").resolve()) == (0, Path(sys.executable).resolve())
+
+
+def submitted(folder: GridFolder, sent: dict[str, list[int]], settings: str = "", **more):
+    """A submission with all that status and aggregate read of it."""
+    submission = submit(folder, sent, **more)
+    rows = [json.loads(row) for row in (submission.path / "rows.jsonl").read_text().splitlines()]
+    facts = {"steps": 40, "data": ["tridigits", specs()[0].data_fingerprint]}
+    (submission.path / "rows.jsonl").write_text("".join(json.dumps(row | facts) + "\n" for row in rows))
+    content = (folder.path.parent.parent / "study.yaml").read_text()
+    (submission.path / "grid.yaml").write_text(content + settings)
+    folder.grid.write_text(content)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> GridFolder:
+    """A study of four runs that were submitted to the local queue; two are done."""
+    write_grid(tmp_path)
+    folder = GridFolder(tmp_path / "runs" / "study")
+    submitted(folder, {})
+    for spec in specs()[:2]:
+        finish(spec, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["study", "study.yaml", "./study.yaml", "runs/study/grid.yaml"])
+@pytest.mark.parametrize("asked", ["status", "cancel", "aggregate"])
+def test_a_grid_is_named_or_given_by_its_file(study, asked, name):
+    done = command(asked, study.path.parent.parent, "--grid", name, *(["--no-figures"] if asked == "aggregate" else []))
+    assert done.returncode == (1 if asked == "aggregate" else 0), done.stderr
+    said = {
+        "status": "4 runs: 2 new, 2 done",
+        "cancel": "nothing is running or waiting",
+        "aggregate": "verdict: none yet",
+    }
+    assert said[asked] in done.stdout
+
+
+def test_status_does_not_mind_a_file_that_is_being_edited(study):
+    place = study.path.parent.parent
+    (place / "study.yaml").write_text("name: study\nbase: {stepz: 3}\n")
+    assert "2 new, 2 done" in command("status", place, "--grid", "study.yaml").stdout
+    (place / "study.yaml").write_text("name: ../study\n")
+    done = command("status", place, "--grid", "study.yaml")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "name" in done.stderr
+
+
+def test_unknown_grid_names_those_that_were_submitted(study):
+    done = command("status", study.path.parent.parent, "--grid", "stduy")
+    assert done.stderr.startswith("error: grid 'stduy' has no submissions in runs/stduy (did you mean 'study'?")
+
+
+@pytest.mark.parametrize("asked", ["aggregate", "status"])
+@pytest.mark.parametrize("name", ["ablation", "my studies/study.yaml"])
+def test_advice_before_any_run_works_when_it_is_pasted(tmp_path, asked, name):
+    (tmp_path / "my studies").mkdir()
+    write_grid(tmp_path / "my studies")
+    done = command(asked, tmp_path, "--grid", name)
+    assert done.returncode == 2
+    (advice,) = re.findall(r"Submit it with `([^`]+)`", done.stderr)
+    assert advice.endswith(f"submit --grid {name}" if name == "ablation" else f"submit --grid '{name}'")
+    pack(tmp_path / "data" / "tridigits")
+    environment = {"PATH": "/nowhere", "HOME": str(tmp_path)}
+    words = ["/bin/bash", "-c", f"{advice} --dry-run"]
+    pasted = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert pasted.returncode == 0, pasted.stderr
+
+
+def test_how_furnace_is_called_depends_on_the_shell(tmp_path, monkeypatch):
+    script = tmp_path / "env" / "bin" / "furnace"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert furnace("status", "--grid", "a b") == "env/bin/furnace status --grid 'a b'"
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert furnace("status") == "furnace status"
+    script.unlink()
+    assert furnace("status") == f"{sys.executable} -m furnace_hpc.status"
+
+
+def test_other_settings_are_named_where_runs_are_missing(study):
+    place = study.path.parent.parent
+    submitted(study, {}, "settings: {steps: 20, seed_x: 1e-3}\n", runs=["quick-s0-1"])
+    (study.path / "quick-s0-1").mkdir()
+    (study.path / "quick-s0-1" / "result.json").write_text("{}")
+    done = command("aggregate", place, "--grid", "study", "--no-figures")
+    assert done.returncode == 1
+    assert "runs with other settings (--set) have a table of their own:\n  1 of 1 runs are done: " in done.stderr
+    assert "aggregate --grid study --set steps=20 --set seed_x=0.001\n" in done.stderr
+    assert done.stdout.splitlines()[-1] == f"next: {furnace_in(place)} submit --grid runs/study/grid.yaml"
+
+
+def furnace_in(place: Path) -> str:
+    """How a child with an empty PATH names the command."""
+    script = Path(sys.prefix) / "bin" / "furnace"
+    return str(script) if script.exists() else f"{sys.executable} -m furnace_hpc"
+
+
+def table(tmp_path: Path, **changes):
+    asked, runs = tables_study.study(**changes)
+    folder = GridFolder(tmp_path / "runs" / "study")
+    for spec in runs:
+        tables_study.finish(spec, folder)
+    return collect(asked, runs, folder), folder
+
+
+def test_a_table_ends_with_verdict_report_and_next_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ablation, folder = table(tmp_path)
+    lines = last_lines(ablation, folder, Path("results/study"), 15)
+    assert lines[0] == (
+        "verdict: better than base: consistency_only (+2.3 points, p .002), full (+3.2 points, p .002); "
+        "no difference shown: specific_only"
+    )
+    assert lines[1] == "wrote 15 files to results/study; open results/study/report.html"
+    run = run_ids([run.spec for run in ablation.runs])[0]
+    assert re.fullmatch(rf"next: .*furnace.* export {folder.path}/{run} --out exported/{run}", lines[2])
+    assert len(lines) == 3
+
+
+def test_lower_is_better_turns_the_verdict(tmp_path):
+    ablation, _ = table(tmp_path)
+    ablation = replace(ablation, grid=ablation.grid.model_copy(update={"direction": "min"}))
+    assert verdict(ablation).startswith("worse than base: consistency_only (+2.3 points, p .002)")
+
+
+@pytest.mark.parametrize("width", [30, 50, 80, 100, 300])
+def test_no_name_and_no_number_is_cut(tmp_path, width, capsys):
+    from rich.console import Console
+
+    columns = [name for name in COLUMNS if name != "changes"]
+    ablation, _ = table(tmp_path, columns=columns)
+    Console(width=width, soft_wrap=True).print(to_terminal(ablation, width))
+    said = capsys.readouterr().out
+    assert "\u2026" not in said
+    boxes = [line for line in said.splitlines() if line.startswith("  ") or line.startswith(" \u2500")]
+    assert max(map(len, boxes)) <= width
+    if width >= 50:
+        assert re.search(r"^  consistency_only  ", said, re.MULTILINE)
+        assert {"187,402", "62.0", "0.54", ".0625"} <= set(said.split())
+
+
+COLUMNS = (
+    *("changes", "n", "metric", "difference", "holm_p", "sign_flip_p", "effect", "train_s", "wall_s"),
+    *("samples_per_s_each", "peak_memory_gib", "attempts", "lost_steps", "hours", "goodput", "num_parameters"),
+)
+
+
+def test_progress_of_one_thing_has_no_rate(capsys):
+    with progress_bar() as report:
+        report("speech", 0, 1)
+        time.sleep(1.1)
+        report("speech", 1, 1)
+        report("samples", 0, 4000)
+        report("samples", 4000, 4000)
+    said = capsys.readouterr().out
+    assert re.search(r"speech +\S+ done", said)
+    assert re.search(r"samples +\S+ 4,000/4,000", said)
+    assert "/s" not in said
+    assert [_rate(0, 9.0), _rate(9, 0.5), _rate(6700, 10.0), _rate(3, 10.0)] == ["", "", "670/s", "3 s each"]
+
+
+def test_without_slurm_the_devcluster_is_named(tmp_path):
+    write_grid(tmp_path)
+    done = command("submit", tmp_path, "--grid", "study.yaml", "--cluster", "devcluster", "--yes", "--wait")
+    assert done.returncode == 2
+    assert "slurm/devcluster up` starts a Slurm on this machine" in done.stderr
+    assert "--cluster local" in done.stderr
+
+
+def test_status_of_a_local_grid_says_nothing_of_a_dead_slurm(study):
+    """The grid was on a Slurm that is gone; all of it was then trained, or begun, in the local queue."""
+    submitted(study, {"7": [0, 1, 2, 3], "8": []})
+    time.sleep(0.01)
+    for spec in specs()[2:]:
+        end(begin(spec, study), "stopped")
+    place, path = study.path.parent.parent, os.environ["PATH"] if shutil.which("squeue") else "/nowhere"
+    words = [sys.executable, "-m", "furnace_hpc.status", "--grid", "study"]
+    environment = os.environ | {"PATH": path, "SLURM_CONF": "/nowhere/slurm.conf"}
+    study.slurm_cache.write_text(json.dumps({"queued": [], "ended": [], "failures": 3, "error": "no cluster"}))
+    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "4 runs: 2 done, 2 interrupted"
+    for spec in specs()[2:]:
+        finish(spec, study)
+    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "4 runs: 4 done"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_one_name_for_the_data_root(name):
+    module = "pack tridigits" if name == "pack" else name
+    words = [sys.executable, "-m", f"furnace_hpc.{module.split()[0]}", *module.split()[1:], "--help"]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
+    assert "--data-dir" not in said
+    assert "--replace" not in said
+    assert ("--data-root" in said) is (name in ("submit", "drill", "train", "export"))
+
+
+def test_the_old_name_still_works(tmp_path):
+    done = command("export", tmp_path, "nowhere", "--out", "out", "--data-dir", "data")
+    assert "nowhere is neither a run's folder" in done.stderr
+
+
+def test_a_pattern_that_fits_several_runs_names_them(tmp_path):
+    done = command("export", tmp_path, "runs/study/base-s0-1", "runs/study/base-s0-2", "--out", "out")
+    sentence = "2 run folders fit, wanted one: runs/study/base-s0-1, runs/study/base-s0-2"
+    assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")

@@ -1,0 +1,203 @@
+"""Which package may import which, and what stays out of the login node."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from login_study import command, pack, write_grid
+
+import furnace_hpc
+
+PACKAGE = Path(furnace_hpc.__file__).resolve().parent
+HEAVY = ("torch", "deepspeed", "transformers", "librosa", "numba", "sklearn", "matplotlib", "polars", "pandas")
+# package -> packages that it may import
+MAY = {
+    "host": set(),
+    "config": {"host"},
+    "runs": {"host", "config"},
+    "slurm": {"host", "config", "runs"},
+    "monitor": {"host", "config", "runs", "slurm"},
+    "launch": {"host", "config", "runs", "slurm", "monitor"},
+    "drills": {"host", "config", "runs", "slurm", "monitor", "launch"},
+    "diagnostics": {"host", "config", "runs", "slurm", "monitor", "launch"},
+    "tables": {"host", "config", "runs"},
+    "data": {"host", "config"},
+    "model": {"config", "data"},
+    "engine": {"host", "config", "runs", "data", "model"},
+    "inference": {"host", "config", "runs", "data", "model", "engine"},
+}
+LOGIN_PACKAGES = ("host", "config", "runs", "slurm", "monitor", "launch", "drills", "diagnostics", "tables")
+LAZY = {("launch/rank_main.py", "engine")}  # on the compute node, inside its function
+SUBMITIT = {"launch/slurm_array.py", "launch/local_queue.py"}
+COMMANDS = ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel", "follow_up", "drill", "doctor")
+LOGIN = [name for name in (*COMMANDS, "export", "predict") if (PACKAGE / f"{name}.py").exists()]
+
+
+def modules(*packages: str) -> list[Path]:
+    return [path for package in packages for path in sorted((PACKAGE / package).rglob("*.py"))]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, at its top or inside a function; not for typing alone."""
+    found = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def loaded_after(*names: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after importing these."""
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=60, check=True)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize("command_name", LOGIN)
+def test_a_login_command_imports_nothing_heavy(command_name):
+    loaded = loaded_after(f"furnace_hpc.{command_name}")
+    assert "furnace_hpc" in loaded
+    assert loaded & {*HEAVY} == set()
+
+
+@pytest.mark.parametrize("package", LOGIN_PACKAGES)
+def test_a_login_package_imports_nothing_heavy(package):
+    names = [name_of(path) for path in modules(package)]
+    assert len(names) > 2
+    assert loaded_after(*names) & {*HEAVY} == set()
+
+
+@pytest.mark.parametrize("cluster", ["local", "a100"])
+def test_a_dry_run_loads_neither_numpy_nor_scipy_nor_anything_heavy(tmp_path, cluster):
+    write_grid(tmp_path)
+    pack(tmp_path / "data" / "tridigits")
+    code = (
+        "import sys\nfrom furnace_hpc.submit import main\n"
+        "main(grid='study.yaml', cluster=sys.argv[1], dry_run=True)\nprint(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, cluster], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert "pydantic" in loaded
+    assert loaded & {*HEAVY, "numpy", "scipy"} == set()
+
+
+def test_a_help_page_answers_without_the_array_library(tmp_path):
+    assert command("submit", tmp_path, "--help").returncode == 0
+    assert "submitit" not in loaded_after("furnace_hpc.submit")
+
+
+def test_submitit_is_named_in_two_files_alone():
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in modules(".")
+        if any(n.split(".")[0] == "submitit" for n in imported(path))
+    }
+    assert users == SUBMITIT
+
+
+def test_deepspeed_is_imported_in_the_engine_alone():
+    users = [
+        path.relative_to(PACKAGE)
+        for path in modules(".")
+        if any(n.split(".")[0] == "deepspeed" for n in imported(path))
+    ]
+    assert users
+    assert {path.parts[0] for path in users} == {"engine"}
+
+
+def test_the_host_side_imports_the_standard_library_alone():
+    """It runs under the node's own Python, before any package can be loaded."""
+    for path in modules("host"):
+        for name in imported(path):
+            assert name.split(".")[0] in sys.stdlib_module_names or name.startswith("furnace_hpc.host"), (path, name)
+
+
+def edges() -> set[tuple[str, str]]:
+    """(file, package or command that it imports) within the package."""
+    found = set()
+    for path in modules("."):
+        here = str(path.relative_to(PACKAGE))
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[0] == "furnace_hpc" and len(parts) > 1:
+                found.add((here, parts[1]))
+    return found
+
+
+def test_packages_import_in_one_direction():
+    violations = []
+    for path, target in sorted(edges()):
+        package = path.split("/")[0]
+        if package in MAY and target not in MAY[package] | {package} and (path, target) not in LAZY:
+            violations.append(f"{path} imports {target}: {package} may import {sorted(MAY[package]) or 'nothing'}")
+    assert not violations, "\n".join(violations)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    names = {name_of(path): path for path in modules(".")}
+    imports = {
+        name: {_module(target, names) for target in imported(path)} - {None, name} for name, path in names.items()
+    }
+    imports["furnace_hpc.launch.rank_main"] -= {"furnace_hpc.engine.loop", "furnace_hpc.engine.distributed"}
+    finished = set()
+    for start in names:
+        _walk(start, [], imports, finished)
+
+
+def _module(name: str, names: dict[str, Path]) -> str | None:
+    while name and name not in names:
+        name = name.rpartition(".")[0]
+    return name if name and names[name].name != "__init__.py" else None
+
+
+def _walk(name: str, above: list[str], imports: dict[str, set], finished: set) -> None:
+    assert name not in above, " -> ".join([*above[above.index(name) :], name])
+    if name in finished:
+        return
+    for target in sorted(imports.get(name, ())):
+        _walk(target, [*above, name], imports, finished)
+    finished.add(name)
+
+
+def test_every_package_has_a_rule_and_a_docstring():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert folders == {*MAY}
+    for folder in folders:
+        docstring = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text()))
+        assert docstring is not None
+        assert docstring.count(".") >= 2, folder
+    assert edges() >= LAZY
+    rank_main = ast.parse((PACKAGE / "launch" / "rank_main.py").read_text())
+    at_top = {node.module for node in rank_main.body if isinstance(node, ast.ImportFrom)}
+    assert "furnace_hpc.runs.folder" in at_top
+    assert not [module for module in at_top if module.startswith("furnace_hpc.engine")]
+
+
+def test_torch_stays_in_the_computing_packages():
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in modules(".")
+        if any(n.split(".")[0] == "torch" for n in imported(path))
+    }
+    assert users
+    assert users <= {"model", "engine", "data", "inference"}

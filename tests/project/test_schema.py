@@ -1,0 +1,51 @@
+"""JSON Schemas for editors, and a description under every field that a user writes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from pydantic import BaseModel
+
+from furnace_hpc.config.parsing.validation import _model_inside
+from furnace_hpc.schema import KINDS
+
+
+def printed(kind: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "furnace_hpc.schema", kind]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_schema_is_json_and_closed(kind):
+    schema = json.loads(printed(kind).stdout)
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == set(KINDS[kind].model_fields)
+
+
+def test_the_grids_schema_spells_out_its_base():
+    base = json.loads(printed("grid").stdout)["properties"]["base"]["properties"]
+    assert {"optimizer", "loss", "steps", "deepspeed"} <= base.keys()
+    assert {"type": "string"} in base["deepspeed"]["anyOf"]
+
+
+def test_an_unknown_kind_is_one_sentence_and_exit_2():
+    done = printed("gird")
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown kind 'gird'; did you mean 'grid'? (valid: cluster, config, deepspeed, grid)\n"
+
+
+def undescribed(model: type[BaseModel]) -> list[str]:
+    missing = []
+    for name, field in model.model_fields.items():
+        inner = _model_inside(field.annotation)
+        if inner:
+            missing += undescribed(inner)
+        elif not field.description and name != "format":
+            missing.append(f"{model.__name__}.{name}")
+    return missing
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_that_a_user_writes_is_described(kind):
+    assert undescribed(KINDS[kind]) == []

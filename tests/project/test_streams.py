@@ -1,0 +1,135 @@
+"""Commands under other locales, with closed streams, with a reader that leaves, and in folders that are not UTF-8."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tables_study import fail, finish, study
+from test_aggregate import submit
+
+from furnace_hpc.cli import COMMANDS
+from furnace_hpc.config.parsing.utf8_path import utf8_path
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.streams import READER_LEFT
+
+ASCII = {"PYTHONIOENCODING": "ascii"}
+OLD_C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # ASCII for streams, arguments and paths
+LATIN = {"PYTHONIOENCODING": "latin-1"}
+OPTIONS = {
+    "aggregate": "--grid study --no-figures",
+    "status": "--grid study",
+    "cancel": "--grid study",
+    "submit": "--grid study.yaml --cluster local --dry-run",
+}
+EXPECTED = {"aggregate": 1}  # a run is missing
+DESCRIPTION = "λ 中文 ± \x1b[31m"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A working folder with a runs root, neither of which is UTF-8."""
+    place = tmp_path_factory.mktemp("study") / os.fsdecode(b"w\xe4")
+    grid, runs = study(description=DESCRIPTION, seeds=[0, 1])
+    folder = GridFolder(place / os.fsdecode(b"r\xfcns") / "study")
+    submit(grid, runs, folder)
+    for spec in runs[1:]:
+        finish(spec, folder)
+    fail(runs[0], folder, "ValueError: ☃ \x1b[2J\x07\r")
+    (place / "study.yaml").write_bytes(folder.grid.read_bytes())
+    (folder.path / os.fsdecode(b"foreign\xff")).mkdir()
+    return place
+
+
+def run(place: Path, name: str, shell: str = "", **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command, whose streams the shell redirects."""
+    root = "" if name not in OPTIONS else "--runs-root $'r\\xfcns'"
+    line = f"{sys.executable} -m furnace_hpc.{name} {OPTIONS.get(name, '--help')} {root} {shell}"
+    environment = {name: value for name, value in os.environ.items() if name != "FURNACE_RUNS"} | environment
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=place, env=environment, capture_output=True, timeout=120, check=False
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
+    assert b"Exception ignored" not in done.stderr
+    return done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1")
+
+
+@pytest.mark.parametrize("environment", [ASCII, OLD_C, {"LC_ALL": "C"}, LATIN], ids=["ascii", "old-c", "c", "latin"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_locale_shows_every_command(place, name, environment):
+    code, out, error = run(place, name, **environment)
+    assert code == EXPECTED.get(name, 0), error
+    assert "\x1b" not in out + error
+    if environment in (ASCII, OLD_C):
+        assert out.isascii()
+    if name == "aggregate":
+        page = (place / "results/study/report.html").read_text(encoding="utf-8")
+        assert r"r\\udcfcns/study/" in page
+        shown = "+-" if environment in (ASCII, OLD_C) else "±"
+        assert f"mean {shown if environment != {'LC_ALL': 'C'} else '±'.encode().decode('latin-1')} sample" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_shown_in_ascii(place, name):
+    environment = {name: value for name, value in os.environ.items() if name != "FURNACE_RUNS"} | OLD_C
+    command = [sys.executable, "-m", f"furnace_hpc.{name}", "--help"]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(f"Usage: furnace {name}".encode())
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, "doctor"])
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
+def test_a_closed_stdout_changes_no_exit_code(place, name, closed):
+    code, out, _ = run(place, name, closed)
+    assert (code, out) == (EXPECTED.get(name, 0), "")
+
+
+def test_a_closed_stdout_costs_no_table(place):
+    table = place / "results/study/table.csv"
+    table.unlink(missing_ok=True)
+    run(place, "aggregate", ">&-")
+    assert table.read_text(encoding="utf-8").startswith("variant,changes,")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("aggregate", 1), ("cancel", 0), ("status", READER_LEFT), ("schema", READER_LEFT)]
+)
+def test_a_reader_that_leaves(place, name, code):
+    """What only prints ends; what works goes on to its own exit code."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    root = ["--runs-root", os.fsdecode(b"r\xfcns")] if name in OPTIONS else []
+    arguments = OPTIONS.get(name, "grid").split()
+    done = subprocess.run(
+        [sys.executable, "-m", f"furnace_hpc.{name}", *arguments, *root],
+        cwd=place,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=120,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    assert b"error" not in done.stderr
+
+
+def test_a_full_device_is_one_error(place):
+    code, _, error = run(place, "status", ">/dev/full")
+    assert code == 2
+    assert error.startswith("error: furnace status could not go on: No space left on device: ")
+    assert error.count("\n") == 1
+
+
+def test_libraries_get_a_path_in_utf8(tmp_path):
+    plain, other = tmp_path / "plain", tmp_path / os.fsdecode(b"\xff")
+    other.mkdir()
+    with utf8_path(plain) as named:
+        assert named == plain
+    with utf8_path(other) as named:
+        str(named).encode("utf-8")
+        (named / "a").write_text("1")
+    assert (other / "a").read_text() == "1"

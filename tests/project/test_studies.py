@@ -1,0 +1,110 @@
+"""The full-size studies made small, as experiments/README.md says: from raw files, by the commands, to their tables."""
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from raw_sets import CLIPS, write_audioset, write_avmnist, write_mmimdb, write_vocab
+
+from furnace_hpc.config.grids.grid import read_grid
+from furnace_hpc.config.parsing.lookup import find_file
+
+STUDIES = ("mmimdb", "avmnist", "audioset")
+# What the raw files of the tests want besides: another vocabulary, eight classes, clips without sound or frames.
+OF_THE_FIXTURE = {
+    "mmimdb": "--tokenizer vocab --image-size 64",
+    "avmnist": "",
+    "audioset": "--num-classes 8 --image-size 64 --val-fraction 0.4 --max-refused 0.5",
+}
+
+
+def documented(name: str, what: str) -> list[str]:
+    """The words of README's first command that begins with `what`; lines that end in a backslash go on."""
+    text = find_file("grid", name).with_name("README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return shlex.split(next(line for line in text.splitlines() if line.startswith(f"furnace {what}")), comments=True)
+
+
+def settings_of(words: list[str]) -> dict[str, str]:
+    return dict(words[place + 1].split("=") for place, word in enumerate(words) if word == "--set")
+
+
+def marked_small(name: str) -> dict[str, str]:
+    """Dotted key -> the value that a comment of the grid's file calls small."""
+    found, parent = {}, ""
+    for line in find_file("grid", name).read_text(encoding="utf-8").splitlines():
+        if not (key := re.match(r"( *)(\w+):", line)):
+            continue
+        if len(key[1]) == 2:
+            parent = key[2]
+        if small := re.search(r"#.*\bsmall: (\S+)$", line):
+            found[key[2] if len(key[1]) == 2 else f"{parent}.{key[2]}"] = small[1]
+    return found
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_the_file_marks_small_is_what_the_readme_sets(name):
+    settings = settings_of(documented(name, f"submit --grid {name} "))
+    assert marked_small(name) == {
+        key: value for key, value in settings.items() if key not in ("evaluation.every", "resources.nodes")
+    }
+    head = find_file("grid", name).read_text(encoding="utf-8")
+    assert f"#   {shlex.join(documented(name, f'pack {name} '))}" in head
+
+
+def run(place: Path, words: list[str], more: str = "") -> str:
+    assert words[0] == "furnace"
+    command = [sys.executable, "-m", f"furnace_hpc.{words[1]}", *words[2:], *shlex.split(more)]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory in which README's commands were given, those of the three studies at once."""
+    place = tmp_path_factory.mktemp("studies")
+    write_vocab(place / "vocab")
+    for write, name in ((write_mmimdb, "mmimdb"), (write_avmnist, "avmnist"), (write_audioset, "audioset")):
+        write(place / name)
+
+    def study(name: str) -> None:
+        said = run(place, documented(name, f"pack {name} "), f"{OF_THE_FIXTURE[name]} --workers 1")
+        (place / f"{name}-packed.txt").write_text(said)
+        (place / f"{name}.txt").write_text(run(place, documented(name, f"submit --grid {name} ")))
+
+    with ThreadPoolExecutor(len(STUDIES)) as pool:
+        list(pool.map(study, STUDIES))
+    return place
+
+
+def test_the_report_of_a_pack_counts_what_was_listed_and_found(studied):
+    said = (studied / "audioset-packed.txt").read_text()
+    assert re.search(r"split +listed +found +packed +refused +incomplete\n", said)
+    counts = {row[0]: [int(n) for n in row[1:]] for row in re.findall(r"^ +(\w+)" + r" +(\d+)" * 5 + "$", said, re.M)}
+    assert list(counts) == ["train", "val", "test"]
+    assert sum(row[0] for row in counts.values()) == len(CLIPS)
+    assert sum(row[1] for row in counts.values()) == len(CLIPS) - 1  # one clip's files are gone
+    assert "audio missing 1" in said
+    assert "each of them is a line of data/audioset/refused.jsonl" in said
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_trains_on_a_few_raw_files_to_the_table_of_its_metric(studied, name):
+    grid = read_grid(find_file("grid", name))
+    (path,) = (studied / "runs" / name).glob("*-s0-*/result.json")
+    result = json.loads(path.read_text())
+    assert (result["variant"], result["steps"], result["world_size"]) == (grid.reference, 4, 1)
+    measured = result["metrics"][grid.metric]
+    assert 0 <= measured <= 1
+    (table,) = (studied / "results").glob(f"{name}-*/table.csv")
+    row = next(row for row in csv.DictReader(table.open()) if row["variant"] == grid.reference)
+    assert (row["metric"], row["n"]) == (grid.metric, "1")
+    assert float(row["mean"]) == pytest.approx(measured)
+    said = (studied / f"{name}.txt").read_text()
+    assert re.search(rf"^{re.escape(grid.metric)} (\(%\) )?on the whole test split", said, re.MULTILINE)

@@ -1,0 +1,105 @@
+"""What comes after a wave on a real Slurm: follow-up jobs, retries, the table; and what cuts those jobs off."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+from slurm_cluster import Cluster, wait_until
+from slurm_study import HANG, Study, shim
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+
+def test_a_wave_is_followed_by_the_next_and_by_the_table(quiet: Cluster, tmp_path: Path):
+    study = Study(quiet, tmp_path / "a user's runs", variants=("waits", "dies", "crash"), seeds=3)  # a path is a path
+    study.write({"max_submit_jobs": 6, "array_parallelism": 5, "retries": 1})
+    said = study.submitted()
+    assert "5 runs of 1 nodes x 1 ranks" in said
+    assert "sends the 4 runs left" in said
+    study.wait_for_starts(5)
+    study.wait_for(running=3, queued=6)  # the wave cannot end before the three are released
+    reasons = [run["reason"] for run in study.status().values() if run["state"] == "queued"]
+    assert sum(reason.startswith("waits for a later wave") for reason in reasons) == 4
+    assert sum(reason.endswith(" sends it again") for reason in reasons) == 2  # those that have died
+    assert "nothing to do" in study.submitted()  # they are on their way: nothing is submitted twice
+    (study.folder / "release").touch()
+    wait_until(lambda: (study.place / "results/study/table.md").exists(), 90, "the table of the last follow-up job")
+    starts = study.starts()
+    assert starts == {run: 2 if run.startswith("dies") else 1 for run in starts}  # one retry, and only of the killed
+    assert len(starts) == 9
+    assert study.states() == {"done": 3, "interrupted": 3, "failed": 3}
+    table = (study.place / "results/study/table.md").read_text()
+    assert "0 of 3" in table
+    assert "ValueError: on purpose" in table
+    done = study.furnace("aggregate", "--grid", "study", "--no-figures")
+    assert done.returncode == 1
+    assert "6 of 9 runs are missing" in done.stderr
+
+    said = study.submitted("--retry", "failed", "--variant", "crash")
+    assert "3 runs (3 retry) on dev" in said
+    wait_until(lambda: study.starts().total() >= 15, 30, "the failed ones to start again")
+    assert {run: n for run, n in study.starts().items() if n != starts[run]} == {
+        run: 2 for run in starts if run.startswith("crash")
+    }
+
+
+@pytest.mark.parametrize(
+    ("how", "before"),
+    [("cancelled", '$REAL "$@" >/dev/null'), ("killed", ":")],
+    ids=["cancelled when Slurm had its wave", "killed before"],
+)
+def test_a_follow_up_job_that_is_ended_half_way_is_made_up_for_and_nothing_is_doubled(
+    quiet: Cluster, tmp_path: Path, how, before
+):
+    study = Study(quiet, tmp_path, seeds=6, profile={"max_submit_jobs": 4})
+    asked = study.place / "asked"
+    third = f'echo >> {asked}.calls; [ "$(wc -l < {asked}.calls)" = 3 ] && {{ {before}; touch {asked}; {HANG}; }}'
+    said = study.submitted(PATH=shim(study.place, "sbatch", f'{third}\nexec $REAL "$@"'))
+    assert "sends the 3 runs left" in said
+    wait_until(asked.exists, 60, "the follow-up job's own sbatch")
+    assert (study.folder / "submit.lock").exists()
+    job_id = follow_up_id(study)
+    if how == "cancelled":
+        assert quiet.run("scancel", job_id).returncode == 0
+    else:
+        [process] = [p for p in psutil.process_iter(["cmdline"]) if is_follow_up(p, study)]
+        process.kill()
+    wait_until(lambda: not quiet.run("squeue", "--noheader", f"--jobs={job_id}").stdout.strip(), 30, "its end")
+    assert (study.folder / "submit.lock").exists()  # nobody could take it away
+    said = study.submitted()
+    assert ("found job " in said) == (how == "cancelled")
+    study.wait_for(done=6)
+    wait_until((study.place / "results/study/table.md").exists, 60, "the table")
+    assert study.starts() == dict.fromkeys(study.starts(), 1)
+
+
+def follow_up_id(study: Study) -> str:
+    """Job id of the only follow-up job that was submitted."""
+    [journal] = study.folder.glob("submissions/*/journal.jsonl")
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    [name] = [event["name"] for event in events if event.get("kind") == "follow-up"]
+    return next(event["job_id"] for event in events if event["event"] == "submitted" and event["name"] == name)
+
+
+def is_follow_up(process: psutil.Process, study: Study) -> bool:
+    words = process.info["cmdline"] or []
+    return "furnace_hpc.follow_up" in words and str(study.folder / "submissions" / "1") in words
+
+
+def test_a_limit_on_submitted_jobs_is_seen_and_kept(quiet: Cluster, tmp_path: Path):
+    study = Study(quiet, tmp_path, variants=("waits",), seeds=9)
+    change = ("sacctmgr", "--immediate", "modify", "qos", "normal", "set")
+    assert quiet.run(*change, "MaxSubmitJobsPerUser=5").returncode == 0
+    try:
+        said = study.submitted()
+        assert "4 runs of 1 nodes x 1 ranks" in said  # and the follow-up job is the fifth
+        assert "sends the 5 runs left" in said
+        done = study.submit("--set", "steps=7")
+        assert (done.returncode, done.stdout.count("submitted")) == (2, 0)
+        assert "as many jobs as the site allows" in done.stderr
+        (study.folder / "release").touch()
+        wait_until(lambda: study.starts().total() == 9, 60, "all nine, in three waves")
+        study.wait_for(done=9)
+    finally:
+        assert quiet.run(*change, "MaxSubmitJobsPerUser=-1").returncode == 0

@@ -1,0 +1,167 @@
+"""What a grid's runs are on a real Slurm: status, cancel, requeued jobs, dead nodes, a controller that is away."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from slurm_cluster import Cluster, wait_until
+from slurm_study import Study, shim
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+
+def test_at_most_so_many_run_at_a_time_and_cancel_stops_all(quiet: Cluster, tmp_path: Path):
+    study = Study(quiet, tmp_path, variants=("waits", "waits2"), seeds=3, profile={"array_parallelism": 2})
+    study.submitted()
+    study.wait_for_starts(2)
+    wait_until(lambda: held_back(study) == 4, 30, "Slurm's reason why four do not run")
+    assert study.states() == {"running": 2, "queued": 4}
+    done = study.furnace("cancel", "--grid", "study", "--variant", "waits2")
+    assert "cancelled 3 jobs" in done.stdout
+    done = study.furnace("cancel", "--grid", "study", PATH=shim(study.place, "scancel", COUNTING))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len((study.place / "calls").read_text().splitlines()) == 1
+    wait_until(lambda: not study.queue(), 30, "an empty queue")
+    study.wait_for(interrupted=2, new=4)
+    stopped = [run for run in study.status().values() if run["state"] == "interrupted"]
+    assert all("cancelled" in run["reason"] for run in stopped), stopped
+    assert "nothing is running or waiting" in study.furnace("cancel", "--grid", "study").stdout
+    (study.folder / "release").touch()
+    assert "6 runs (2 resume, 4 start) on dev" in study.submitted()
+    study.wait_for(done=6)
+
+
+def held_back(study: Study) -> int:
+    return sum(run["state"] == "queued" and "JobArrayTaskLimit" in run["reason"] for run in study.status().values())
+
+
+COUNTING = 'echo "$0 $*" >> "$(dirname "$0")/../calls"; exec $REAL "$@"'
+
+
+def test_status_asks_slurm_once_for_all_and_commands_share_the_answer(quiet: Cluster, tmp_path: Path):
+    study = Study(quiet, tmp_path, variants=("ok", "ok2", "ok3"), seeds=20, profile={"partition": "closed"})
+    study.submitted()
+    for name in ("squeue", "sacct"):
+        path = shim(study.place, name, COUNTING)
+    for _ in range(3):
+        done = study.furnace("status", "--grid", "study", PATH=path)
+        assert "60 runs: 60 queued" in done.stdout
+        assert "PartitionDown" in done.stdout
+    assert len((study.place / "calls").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("setup", "says"),
+    [("module load cuda/99", "module load cuda/99"), ("export PATH=/nowhere", "python3: command not found")],
+)
+def test_what_fails_before_a_run_begins_is_told_from_the_batch_log(quiet: Cluster, tmp_path: Path, setup, says):
+    study = Study(quiet, tmp_path, profile={"setup": [setup], "retries": 0})
+    study.submitted()
+    study.wait_for(interrupted=1)
+    [run] = study.status().values()
+    assert "ended before the run began (its job failed)" in run["reason"]
+    assert says in run["reason"]
+    logs = study.furnace("status", "--grid", "study", "--logs", "ok")
+    assert says in logs.stdout
+    assert "1 runs (1 start)" in study.submitted("--dry-run")
+
+
+def test_logs_show_what_other_ranks_printed_before_the_run_began(quiet: Cluster, tmp_path: Path):
+    study = Study(quiet, tmp_path, variants=("waits",), profile={"processes_per_node": 2, "retries": 0})
+    python = study.place / "python"
+    broken = (
+        """[ "${SLURM_PROCID:-0}" = 1 ] && { echo "libnccl.so.2: cannot open shared object file" >&2; exit 127; }"""
+    )
+    python.write_text(python.read_text().replace("\n", f"\n{broken}\n", 1))
+    study.submitted()
+    study.wait_for(interrupted=1)
+    [run] = study.status().values()
+    assert "1 ranks never started: see the batch log" in run["reason"]
+    said = study.furnace("status", "--grid", "study", "--logs", "waits").stdout
+    assert re.search(r"==> .*/submissions/1/\d+_0_1_log\.out\nlibnccl\.so\.2: cannot open shared object file", said)
+
+
+def test_a_run_that_slurm_requeues_and_one_whose_node_dies_go_on_as_their_next_attempts(quiet: Cluster, tmp_path: Path):
+    study = Study(quiet, tmp_path, variants=("waits", "waits2"), profile={"cpus_per_task": 64})  # a node each
+    study.submitted()
+    study.wait_for_starts(2)
+    [first], [second] = study.attempts("waits-"), study.attempts("waits2-")
+    node = second["holder"]["host"]
+    assert first["holder"]["host"] != node
+    assert quiet.run("scontrol", "requeuehold", first["job_id"]).returncode == 0
+    quiet.kill_node(node)
+    quiet.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power")  # as after SlurmdTimeout
+    wait_until(lambda: held(study, first["job_id"]), 30, "a status that says that the job is held")
+    assert f"released job {first['job_id']}, which Slurm had requeued and held" in study.submitted()
+    study.wait_for_starts(4, timeout_s=120)
+    (study.folder / "release").touch()
+    study.wait_for(done=2)
+    ends = [[attempt["reason"] for attempt in study.attempts(run)] for run in ("waits-", "waits2-")]
+    assert [end[1] for end in ends] == ["done", "done"]
+    assert ends[1][0] == "node_fail"
+    assert [attempt["job_id"] for attempt in study.attempts("waits-")] == [first["job_id"]] * 2
+    assert study.attempts("waits2-")[1]["holder"]["host"] != node
+
+
+def test_slurms_accounting_and_the_ledger_agree_on_what_a_requeued_run_took(quiet: Cluster, tmp_path: Path):
+    gpus = {"gpu_flag": "gpus_per_node", "gpu_type": "a100", "gpus_per_node": 2}
+    study = Study(quiet, tmp_path, variants=("waits", "ok"), profile=gpus)
+    study.submitted()
+    study.wait_for_starts(2)
+    [first] = study.attempts("waits")
+    assert quiet.run("scontrol", "requeue", first["job_id"]).returncode == 0
+    study.wait_for_starts(3, timeout_s=120)
+    wait_until(lambda: accounting(study)[:2] == ["2", "2"], 30, "what ended; the one that runs is not counted yet")
+    (study.folder / "release").touch()
+    study.wait_for(done=2)
+    wait_until(lambda: accounting(study)[:2] == ["3", "2"], 60, "all three allocations of the two jobs")
+    slurms, ledgers = map(float, accounting(study)[2:])
+    spent_s = [2 * (a["end_unix_s"] - a["start_unix_s"]) for run in ("waits", "ok") for a in study.attempts(run)]
+    assert len(spent_s) == 3
+    assert ledgers == pytest.approx(sum(spent_s) / 3600, abs=0.006)
+    assert slurms >= ledgers - 3 * 2 / 3600 - 0.01  # Slurm begins earlier, and cuts seconds off
+
+
+def accounting(study: Study) -> list[str]:
+    """Allocations, jobs, GPU-hours of Slurm and of the ledger, from the table's footnote."""
+    said = study.furnace("aggregate", "--grid", "study", "--no-figures").stdout
+    found = re.search(r"accounting: ([\d.]+) GPU-hours in (\d+) allocations? of (\d+) jobs.* have ([\d.]+)", said)
+    return [found[2], found[3], found[1], found[4]] if found else []
+
+
+def held(study: Study, job_id: str) -> bool:
+    return any(
+        run["state"] == "queued" and f"job {job_id} waits (job requeued in held state" in run["reason"]
+        for run in study.status().values()
+    )
+
+
+def test_while_the_controller_is_away_runs_go_on_status_says_so_and_nothing_is_half_submitted(
+    quiet: Cluster, tmp_path: Path
+):
+    study = Study(quiet, tmp_path / "runs", variants=("waits",), seeds=2)
+    other = Study(quiet, tmp_path / "other", seeds=4, profile={"partition": "closed"})
+    study.submitted()
+    study.wait_for_starts(2)
+    study.wait_for(running=2)
+    known = (study.folder / "slurm.json").read_text()
+    quiet.stop_controller()
+    (study.folder / "slurm.json").write_text(json.dumps(json.loads(known) | {"asked_unix_s": 0}))
+    impatient = {"SLURM_CONF": quiet.impatient()}
+    done = study.furnace("status", "--grid", "study", **impatient)
+    assert "2 runs: 2 running, Slurm does not answer: " in done.stdout
+    assert "(last answer: " in done.stdout
+    done = other.submit(**impatient)
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.startswith("error: Slurm does not answer: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not other.folder.exists()
+
+    quiet.restart_controller()
+    other.submitted()
+    assert other.elements() == dict.fromkeys(range(4), 1)
+    study.wait_for(running=2)
+    (study.folder / "release").touch()
+    study.wait_for(done=2)
+    assert study.starts().total() == 2

@@ -1,0 +1,46 @@
+"""The lead time of a stop against the saves that were measured."""
+
+from login_study import begin, end, grid, planned, specs
+
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.lead_time import LeadTime, slowest_save_s
+from furnace_hpc.runs.records.checkpoint_files import note_saved
+
+ONE = {"variants": {"base": {}}, "seeds": [0]}
+SHORT = "a save takes 70 s and ranks are told to stop 120 s before the time limit, in which 2 must fit"
+
+
+def test_a_rank_says_once_when_a_save_took_too_long_for_its_lead_time(tmp_path, capsys):
+    run = begin(specs(**ONE)[0], GridFolder(tmp_path / "study"), job_id="7", signal_delay_s=120)
+    lead_time = LeadTime.of_attempt(run, 1)
+    lead_time.check(59.0)
+    assert capsys.readouterr().out == ""
+    lead_time.check(70.0)
+    lead_time.check(80.0)
+    said = capsys.readouterr().out
+    assert said.startswith(f"WARNING: {SHORT}")
+    assert said.endswith("give the profile signal_delay_s 210 or more\n")
+    assert said.count("WARNING") == 1
+
+
+def test_the_local_queue_has_no_time_limit(tmp_path, capsys):
+    run = begin(specs(**ONE)[0], GridFolder(tmp_path / "study"), signal_delay_s=120)
+    LeadTime.of_attempt(run, 1).check(1000.0)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_plan_of_a_run_that_goes_on_says_when_its_saves_are_too_slow(tmp_path):
+    run = begin(specs(**ONE)[0], GridFolder(tmp_path / "study"))
+    for step, took_s in ((3, 5.0), (5, 70.0), (7, 6.0)):
+        note_saved(run, step, 1, took_s)
+    with run.saved.open("a") as file:
+        file.write('{"step": 9, "to')
+    end(run, "stopped", exit_code=85)
+    assert slowest_save_s(run) == 70.0
+    slow, quick = (
+        planned(tmp_path, grid(**ONE), ClusterProfile(name="c", executor="slurm", signal_delay_s=lead_s)).runs[0].why
+        for lead_s in (120, 300)
+    )
+    assert SHORT in slow
+    assert "a save takes" not in quick

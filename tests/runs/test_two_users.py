@@ -1,0 +1,333 @@
+"""A colleague's files: refused as anybody's are, unless the profile says `group: true`. The other user is uid 65534."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import cast
+
+import pytest
+from login_study import command, finish, grid, pack, planned, refused, specs, write_grid
+from test_batch_script import execute
+
+import furnace_hpc
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.host import lifecycle
+from furnace_hpc.host.access import GROUP_ACCESS
+from furnace_hpc.launch.batch_script import rule_text
+from furnace_hpc.launch.follow_up import read_profile
+from furnace_hpc.launch.local_progress import Progress
+from furnace_hpc.launch.local_queue import Queue, Slots
+from furnace_hpc.launch.submission import write_submission
+from furnace_hpc.runs.code import code_hash
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.snapshot import source
+from furnace_hpc.runs.trust import check_place, check_trusted
+from furnace_hpc.slurm.environment import absolute_folders, scrubbed
+
+NOBODY, TEAM, STRANGERS, LAB = 65534, os.getgid(), 65533, 4242
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """runs/grid/model.pt, made by a colleague with the umask of a group's runs."""
+    file = tmp_path / "runs" / "grid" / "model.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+    for path in (file.parent, file):
+        os.chown(path, NOBODY, TEAM)
+        path.chmod(0o770 if path.is_dir() else 0o660)
+    return file
+
+
+def test_what_a_colleague_wrote_is_loaded_where_the_profile_says_so_and_nowhere_else(theirs, monkeypatch):
+    root = theirs.parent.parent
+    root.chmod(0o755)
+    with pytest.raises(ConfigError, match="belongs to user nobody"):
+        check_trusted(theirs, root)
+    monkeypatch.setenv(GROUP_ACCESS, "1")
+    check_trusted(theirs, root)
+    theirs.chmod(0o662)
+    with pytest.raises(ConfigError, match="written by all users"):
+        check_trusted(theirs, root)
+
+
+def test_a_group_that_is_not_ones_own_is_no_colleague(theirs, monkeypatch):
+    monkeypatch.setenv(GROUP_ACCESS, "1")
+    os.chown(theirs, NOBODY, STRANGERS)
+    with pytest.raises(ConfigError, match="belongs to user nobody"):
+        check_trusted(theirs, theirs.parent)
+    os.chown(theirs, 0, STRANGERS)  # one's own file, but strangers may write it
+    with pytest.raises(ConfigError, match="written by its group"):
+        check_trusted(theirs, theirs.parent)
+
+
+@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize(
+    ("owner", "gid", "mode"),
+    [
+        (0, TEAM, 0o600),
+        (0, TEAM, 0o660),
+        (0, TEAM, 0o602),
+        (0, STRANGERS, 0o600),
+        (0, STRANGERS, 0o660),
+        (NOBODY, TEAM, 0o660),
+        (NOBODY, STRANGERS, 0o600),
+    ],
+)
+def test_the_batch_script_and_the_ranks_decide_alike(tmp_path, monkeypatch, group, owner, gid, mode):
+    file = tmp_path / "payload.pkl"
+    file.write_bytes(b"x")
+    os.chown(file, owner, gid)
+    file.chmod(mode)
+    monkeypatch.setenv(GROUP_ACCESS, "1" if group else "")
+    try:
+        check_trusted(file, tmp_path)
+        trusted = True
+    except ConfigError:
+        trusted = False
+    script = f"{rule_text()}\nfurnace_check {tmp_path} {file}"
+    found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout == "", found.stderr) == (0 if trusted else 1, trusted, "")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project folder as a group has it: 2775, and in it one's own runs/. The other user is in that group."""
+    place = tmp_path / "project"
+    place.mkdir()
+    os.chown(place, 0, LAB)
+    place.chmod(0o2775)
+    for above in (tmp_path, *tmp_path.parents):  # so that the other user gets there at all
+        if above.stat().st_uid == 0:
+            above.chmod(above.stat().st_mode | 0o011)
+    return place
+
+
+def plant(project: Path, canary: Path) -> None:
+    """As the other user: put another runs/ in the place of runs/, with code of one's own."""
+    [code] = (project / "runs").glob("study/code/*")
+    planted = project / "runs" / code.relative_to(project / "runs") / "furnace_hpc" / "runs"
+    child = os.fork()
+    if not child:
+        os.setgroups([LAB])
+        os.setgid(LAB)
+        os.setuid(NOBODY)
+        done = 1
+        try:
+            (project / "runs").rename(project / "old")
+            planted.mkdir(parents=True)
+            (planted / "batch.py").write_text(f"open({str(canary)!r}, 'w').write('planted')")
+            for place in (project / "runs").rglob("*"):
+                place.chmod(0o777)
+            done = 0
+        finally:
+            os._exit(done)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0  # the attack itself is a real one
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_local_queue_runs_no_code_that_was_planted(project, tmp_path, monkeypatch, guarded):
+    project.chmod(0o755)
+    monkeypatch.chdir(project)
+    plan = planned(Path("runs"), grid(), ClusterProfile(name="c", executor="local"))
+    submission = write_submission(plan)
+    queue = Queue(plan, submission, Slots(1, 1, ()), cast(Progress, None))
+    project.chmod(0o2775)  # after the submission: the queue may work for days
+    plant(project, canary := tmp_path / "canary")
+    if not guarded:  # without the check the planted code runs
+        monkeypatch.setattr(Queue, "_check", lambda *_: None)
+        queue._start(0, 0)
+        queue._running[0].job._process.wait(60)
+        assert canary.read_text() == "planted"
+        return
+    with pytest.raises(ConfigError, match=f"{project} may be written by its group .mode 2775. and is not sticky"):
+        queue._start(0, 0)
+    assert not canary.exists()
+    assert not list((project / "runs").glob("study/*-s0-*"))
+
+
+def test_a_batch_script_runs_no_code_that_was_planted(tmp_path):
+    """The payload and the row's code are planted while the job waits."""
+    place, canary = tmp_path / "runs of 'mine'", tmp_path / "canary"
+
+    def exchange() -> None:
+        for above in (tmp_path, *tmp_path.parents):
+            if above.stat().st_uid == 0:
+                above.chmod(above.stat().st_mode | 0o011)
+        os.chown(tmp_path, 0, LAB)
+        tmp_path.chmod(0o2775)
+        rows = next(place.glob("study/submissions/1/rows.jsonl"))
+        content = rows.read_bytes()
+        place.rename(tmp_path / "runs")
+        plant(tmp_path, canary)
+        (tmp_path / "runs").rename(place)
+        rows.parent.mkdir(parents=True)  # which the test reads in the end
+        rows.write_bytes(content)
+
+    done, run, _, tools = execute(tmp_path, "done", 0, meanwhile=exchange)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith(f"furnace: {tmp_path} may be written by its group (mode 2775) and is not sticky")
+    assert "Nothing of it is run" in done.stdout
+    assert not canary.exists()
+    assert not run.path.exists()
+    assert not (tools / "ranks").exists()
+
+
+def test_a_batch_script_looks_again_before_it_decides(tmp_path):
+    """What it runs at its end, hours later, must be nobody else's then."""
+    done, run, _, tools = execute(tmp_path, "done", 0, then="chmod 2775 $STAND_IN/..")
+    assert done.returncode == 1
+    assert f"furnace: {tmp_path} may be written by its group (mode 2775)" in done.stdout
+    assert (tools / "ranks").exists()
+    assert lifecycle.read_attempt(str(run.path), 1)["end_unix_s"] is None
+
+
+@pytest.mark.parametrize("mode", [0o2775, 0o777])
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--prepare",)])
+def test_submit_refuses_such_a_place_and_writes_nothing(project, mode, more):
+    pack(project / "data" / "tridigits")
+    project.chmod(mode)
+    who = "its group" if mode == 0o2775 else "all users"
+    write_grid(project)
+    [line] = refused(project, "study.yaml", "--cluster", "local", *more)
+    assert line.startswith(f"{project} may be written by {who} (mode {mode:04o}) and is not sticky: they could put any")
+    assert f"chmod +t {project}, or chmod go-w {project}" in line
+    project.chmod(mode | 0o1000)
+    done = command("submit", project, "--grid", "study.yaml", "--cluster", "local", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_group_that_the_profile_trusts_may_own_the_project(project, monkeypatch):
+    """`group: true`: whoever is of the group can write what is run, so its folders above are no worse."""
+    runs = project / "runs"
+    runs.mkdir()
+    monkeypatch.setattr(os, "getgroups", lambda: [LAB])
+    with pytest.raises(ConfigError, match=r"or trust all of group 4242 \(group: true in the cluster profile\)"):
+        check_place(runs / "study", runs)
+    monkeypatch.setenv(GROUP_ACCESS, "1")
+    check_place(runs / "study", runs)
+    os.chown(project, NOBODY, LAB)
+    check_place(runs / "study", runs)
+    os.chown(project, NOBODY, STRANGERS)
+    with pytest.raises(ConfigError, match="belongs to user nobody, not to root: its owner could put"):
+        check_place(runs / "study", runs)
+
+
+def test_a_profile_that_others_could_write_is_not_followed(tmp_path):
+    submission = write_submission(planned(tmp_path, grid(), ClusterProfile(name="c", executor="slurm")))
+    assert read_profile(submission).name == "c"
+    (submission.path / "profile.json").chmod(0o666)
+    with pytest.raises(ConfigError, match="profile.json may be written by all users"):
+        read_profile(submission)
+
+
+def test_relative_folders_of_pythonpath_reach_no_rank(tmp_path):
+    """An empty one is the working directory: `export PYTHONPATH=/a:$PYTHONPATH` makes one."""
+    assert absolute_folders(":/a b::lib:/c:.") == ["/a b", "/c"]
+    path = "export PYTHONPATH=':/a b::lib:/c*:.:'"
+    _, _, _, tools = execute(tmp_path, "done", 0, setup=(path,))
+    code = source().snapshot_hash
+    assert (tools / "path").read_text() == f"{tmp_path}/runs of 'mine'/study/code/{code}:/a b:/c*"
+
+
+def test_a_payload_that_was_planted_for_an_element_is_not_what_runs(tmp_path):
+    def plant() -> None:
+        [submission] = (tmp_path / "runs of 'mine'").glob("*/submissions/*")
+        planted = submission / "91_2_submitted.pkl"
+        planted.write_bytes(b"bomb")
+        os.chown(planted, NOBODY, STRANGERS)
+
+    done, _, submission, _ = execute(tmp_path, "done done", 0, meanwhile=plant)
+    assert (done.returncode, done.stderr) == (0, "")
+    copied = submission / "91_2_submitted.pkl"
+    assert (copied.read_bytes(), copied.stat().st_uid) == (b"payload", 0)
+
+
+def test_a_folder_of_submissions_in_which_others_can_write_takes_none(tmp_path):
+    plan = planned(tmp_path, grid(), ClusterProfile(name="c", executor="local"))
+    first = write_submission(plan).path
+    first.parent.chmod(0o775)
+    with pytest.raises(ConfigError, match=r"submissions may be written by its group.*chmod go-w"):
+        write_submission(plan)
+    assert list(first.parent.iterdir()) == [first]
+
+
+def test_older_code_that_a_run_goes_on_with_is_looked_at_too(tmp_path):
+    """The rows name another snapshot than the submission's own, as those of runs do that began before an edit."""
+    older: list[Path] = []
+
+    def go_on_with_older_code() -> None:
+        [rows] = (tmp_path / "runs of 'mine'").glob("*/submissions/*/rows.jsonl")
+        code = Path((rows.parent / "code").read_text().strip())
+        older.append(code.with_name("0lder"))
+        older[0].mkdir()
+        (older[0] / "furnace_hpc.py").write_text("")
+        (older[0] / "furnace_hpc.py").chmod(0o664)
+        rows.write_text(rows.read_text().replace(f'/code/{code.name}"', '/code/0lder"'))
+
+    done, run, _, tools = execute(tmp_path, "done done", 0, meanwhile=go_on_with_older_code)
+    assert done.returncode == 1
+    assert str(older[0] / "furnace_hpc.py") in done.stdout
+    assert "Nothing of it is run" in done.stdout
+    assert not (tools / "ranks").exists()
+    assert stat.S_IMODE(run.attempt(1).stat().st_mode) == 0o600
+
+
+def test_modules_in_the_working_directory_are_no_childs(tmp_path):
+    """/tmp, say, where anybody can put a torch.py."""
+    planted = tmp_path / "statistics.py"
+    planted.write_text("raise SystemExit('planted')")
+    script = (
+        "import subprocess, sys; sys.argv = ['furnace', '--version']; from furnace_hpc.cli import furnace\n"
+        "try: furnace()\n"
+        "except SystemExit: sys.exit(subprocess.run([sys.executable, '-m', 'statistics']).returncode)\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    child = [sys.executable, "-P", "-c", script]
+    assert subprocess.run(child, cwd=tmp_path, env=kept, capture_output=True).returncode == 0
+    bare = [sys.executable, "-m", "statistics"]
+    assert subprocess.run(bare, cwd=tmp_path, env=kept, capture_output=True).stderr == b"planted\n"
+    assert "PYTHONSAFEPATH" not in scrubbed({"PYTHONSAFEPATH": "1"})
+
+
+@pytest.mark.slow
+def test_results_of_submit_are_private_and_those_of_aggregate_are_not(tmp_path):
+    """With a umask of 022: what submit makes at its end is as private as the runs."""
+    write_grid(tmp_path)
+    pack(tmp_path / "data" / "tridigits")
+    write_submission(planned(tmp_path / "runs", grid()))
+    for spec in specs():
+        finish(spec, GridFolder(tmp_path / "runs" / "study"), code=code_hash())
+    before = os.umask(0o022)
+    try:
+        done = command("submit", tmp_path, "--grid", "study.yaml", "--cluster", "local")
+        assert (done.returncode, "nothing to do" in done.stdout) == (0, True), done.stderr
+        shown = command("aggregate", tmp_path, "--grid", "study.yaml", "--out", "shown", "--no-figures")
+        assert shown.returncode == 0, shown.stderr
+    finally:
+        os.umask(before)
+
+    def modes(folder: str) -> set[int]:
+        return {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / folder, *(tmp_path / folder).rglob("*"))}
+
+    assert modes("results") == {0o700, 0o600}
+    assert modes("shown") == {0o755, 0o644}
+
+
+def test_every_python_that_is_started_keeps_the_working_directory_out():
+    """A command that begins with sys.executable and -m or -c has -P or -I; others run a file in PYTHONSAFEPATH."""
+    package = Path(furnace_hpc.__file__).parent
+    found = [
+        (path.name, command)
+        for path in package.rglob("*.py")
+        for command in re.findall(r"\[(?:sys\.executable|python|place), ([^\]]*)", path.read_text())
+    ]
+    assert len(found) >= 6
+    bare = {name for name, command in found if not command.startswith(('"-P"', '"-I"'))}
+    assert bare == {"gpus.py"}  # the profile's Python, in an environment with PYTHONSAFEPATH
+    assert 'PYTHONSAFEPATH="1"' in (package / "runs" / "gpus.py").read_text()

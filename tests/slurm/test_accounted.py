@@ -1,0 +1,87 @@
+"""What Slurm's accounting says that jobs took, from answers as sacct gives them."""
+
+import pytest
+from tables_study import finish, study
+
+from furnace_hpc.aggregate import show_table
+from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
+from furnace_hpc.runs.records.attempts import Attempt
+from furnace_hpc.slurm.accounting import accounted, in_words
+
+# 12_0: an hour on 2 GPUs, requeued, half an hour more, requeued and cancelled; 12_1: 15 minutes on a kind of GPU, and
+# runs again; others are not ours
+ANSWER = """\
+12_0|here|3600|billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1|2026-11-25T19:01:46
+12_0|here|1800|billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1|2026-11-25T19:31:46
+12_1|here|900|cpu=8,gres/gpu:a100=4,node=1|2026-11-25T19:01:46
+12_1|here|60|cpu=8,gres/gpu:a100=4,node=1|Unknown
+12_0|here|0||Unknown
+12_0|here|0||2026-11-25T20:00:00
+12_2|here|900|cpu=8,gres/gpu=4,node=1|2026-11-25T19:01:46
+13|elsewhere|7200|gres/gpu=8|2026-11-25T19:01:46
+12_[3-9]|here|0||Unknown
+torn"""
+
+
+@pytest.fixture
+def sacct(tmp_path, monkeypatch):
+    """An sacct that gives an answer and counts how often it was asked."""
+
+    def make(answer, exit_code=0, error=""):
+        (tmp_path / "answer").write_text(answer)
+        script = (
+            f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncat {tmp_path}/answer\necho "{error}" >&2\nexit {exit_code}\n'
+        )
+        for name in ("sacct", "sbatch", "squeue"):
+            (tmp_path / name).write_text(script)
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        return tmp_path / "asked"
+
+    return make
+
+
+def attempts(*jobs, cluster="here"):
+    return [Attempt(attempt=number, job_id=job, cluster=cluster) for number, job in enumerate(jobs, 1)]
+
+
+def test_every_allocation_of_our_jobs_counts_and_no_others(sacct):
+    asked = sacct(ANSWER)
+    spent = Attempt(attempt=3, job_id="12_0", cluster="here", gpus=2, start_unix_s=100.0, end_unix_s=1900.0)
+    found = accounted([*attempts("12_0", "12_0", "12_1", "13"), Attempt(attempt=1), spent])
+    assert found == (3, 2, 1.75, 1.5 * 2 + 0.25 * 4, 1.0)
+    assert asked.read_text().splitlines()[:1] == [
+        "--duplicates --allocations --noheader --parsable2 --format=JobID,Cluster,ElapsedRaw,AllocTRES,End --jobs=12,13"
+    ]
+    assert in_words(attempts("12_0", "12_0", "12_1")).startswith(
+        "Slurm's accounting: 4.00 GPU-hours in 3 allocations of 2 jobs"
+    )
+    assert accounted(attempts("13", cluster="")).gpu_hours == 16
+
+
+def test_no_gpus_no_jobs_no_accounting_and_no_answer(sacct):
+    asked = sacct("7|here|1800|cpu=4,node=1|2026-11-25T19:01:46")
+    assert "0.50 hours of jobs without GPUs in 1 allocation of 1 job" in in_words(attempts("7"))
+    asked.unlink()
+    assert accounted([Attempt(attempt=1)]) is None
+    assert not asked.exists()
+    sacct("", 1, "Slurm accounting storage is disabled")
+    assert in_words(attempts("7")) == ""
+    sacct("", 1, "sacct: error: slurmdbd: Connection refused")
+    assert accounted(attempts("7")) is None
+
+
+def test_the_table_has_it_as_a_footnote_from_one_call(sacct, tmp_path):
+    grid, runs = study(seeds=[0])
+    folder = GridFolder(tmp_path / "runs" / "study")
+    for number, spec in enumerate(runs):
+        run = finish(spec, folder)
+        ended = {"attempt": 1, "start_unix_s": 1000.0, "end_unix_s": 1080.0, "reason": "done", "step": 500}
+        write_json(run.attempt(1), ended | {"job_id": f"12_{number}", "cluster": "here"})
+    write_atomically(folder.grid, "{}")
+    asked = sacct(ANSWER)
+    assert show_table(grid, folder, tmp_path / "out", figures=False) == 0
+    assert (
+        "Slurm's accounting: 5.00 GPU-hours in 4 allocations of 3 jobs" in (tmp_path / "out" / "table.md").read_text()
+    )
+    assert len(asked.read_text().splitlines()) == 1

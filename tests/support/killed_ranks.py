@@ -1,0 +1,193 @@
+"""Attempts of a run whose ranks are forked from a process that has imported DeepSpeed, killed at a point of choice.
+
+An attempt costs a second or two instead of ten. Everything else is what a job does: begin, train, decide, begin again.
+"""
+
+import json
+import os
+import shutil
+import signal
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from forked_ranks import forked, wait_for
+
+LIMIT_S = 120
+SYNCS = ("before", "torn", "after")
+RENAMES = ("before", "after")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where one rank kills itself: at the `nth` time that it comes to a place of this kind.
+
+    start: before anything is loaded. train, evaluation: so many seconds into a step, into a batch of an evaluation.
+    save: before or after an fsync of a checkpoint's file, or with a torn file, as a power cut leaves it. rename: before
+    or after a checkpoint, new or old, gets another name. delete: with an old checkpoint half deleted. result: before or
+    after result.json gets its name. time: so many seconds after the ranks were started. told: not killed, but told to
+    stop by TERM where it moves on to `how`.
+    """
+
+    kind: str
+    nth: int = 1
+    rank: int = 0
+    how: str = ""
+    seconds: float = 0.0
+    fraction: float = 0.5
+
+
+def run_attempt(folder: Path, data_dir: Path, world_size: int, point: Point | None) -> tuple[str, int]:
+    """One attempt; what `decide` says of it, and how many ranks were killed. No rank outlives the call.
+
+    As under srun, the peers of a rank that is killed are ended at once.
+    """
+    from furnace_hpc.host import lifecycle
+    from furnace_hpc.runs.code import code_hash
+
+    facts = {"code_hash": code_hash(), "world_size": world_size, "data_dir": str(data_dir), "overrides": {}}
+    attempt = lifecycle.begin(str(folder), facts)
+    dies = asdict(point) if point else None
+    with forked(world_size, _rank, world_size, str(folder), attempt, dies) as ranks:
+        wait_for(ranks, point.seconds if point and point.kind == "time" else LIMIT_S)
+    codes = [rank.exitcode for rank in ranks]
+    return lifecycle.decide(str(folder), attempt, max(abs(code or 0) for code in codes)), codes.count(-signal.SIGKILL)
+
+
+def _rank(rank: int, world_size: int, folder: str, attempt: int, point: dict[str, Any] | None) -> None:
+    from furnace_hpc.engine.distributed import RankInfo
+    from furnace_hpc.engine.loop import train
+    from furnace_hpc.runs.folder import RunFolder
+    from furnace_hpc.runs.records.verdict import Verdict
+
+    run = RunFolder(Path(folder))
+    log = os.open(run.log(attempt, rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    _note_samples(run, attempt, rank)
+    if point and point["rank"] == rank:
+        arrange_death(Point(**point))
+    with Verdict(run, attempt, rank) as verdict:
+        code = train(run, attempt, RankInfo(rank, rank, world_size, run.rendezvous(attempt)), verdict)
+    os._exit(code)
+
+
+def _note_samples(run: Any, attempt: int, rank: int) -> None:
+    """Write down which samples this rank trains on."""
+    from furnace_hpc.data.loading.prefetch import TrainBatches
+
+    path = run.path / "order" / f"{attempt}-{rank}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    of_step = TrainBatches.of_step
+
+    def noted(self: TrainBatches, step: int) -> Any:
+        for micro_step, batch in enumerate(of_step(self, step)):
+            os.write(descriptor, (json.dumps([rank, step, micro_step, *batch.rows.tolist()]) + "\n").encode())
+            yield batch
+
+    TrainBatches.of_step = noted
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arrange_death(point: Point) -> None:
+    """Let this process kill itself at the point."""
+    comes = _countdown(point.nth)
+    if point.kind == "start":
+        die()
+    elif point.kind in ("train", "evaluation"):
+        _die_while_moving("step" if point.kind == "train" else "evaluation", comes, point.seconds)
+    elif point.kind == "told":
+        _told_while_moving(point.how)
+    elif point.kind == "save":
+        _die_at_fsync(comes, point)
+    elif point.kind in ("rename", "result"):
+        _die_at_rename("/checkpoints/" if point.kind == "rename" else "/result.json", comes, point)
+    elif point.kind == "delete":
+        _die_at_deletion(comes)
+    elif point.kind != "time":
+        raise ValueError(f"no kind of point: {point.kind}")
+
+
+def _countdown(nth: int) -> Any:
+    left = [nth]
+
+    def comes() -> bool:
+        left[0] -= 1
+        return left[0] == 0
+
+    return comes
+
+
+def _die_while_moving(word: str, comes: Any, seconds: float) -> None:
+    from furnace_hpc.engine.watchdog import Watchdog
+
+    heartbeat = Watchdog.heartbeat
+
+    def told(self: Watchdog, where: str) -> None:
+        heartbeat(self, where)
+        if where.startswith(word) and comes():
+            threading.Timer(seconds, die).start()
+
+    Watchdog.heartbeat = told
+
+
+def _told_while_moving(word: str) -> None:
+    from furnace_hpc.engine.watchdog import Watchdog
+
+    heartbeat = Watchdog.heartbeat
+
+    def told(self: Watchdog, where: str) -> None:
+        heartbeat(self, where)
+        if where.startswith(word):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Watchdog.heartbeat = told
+
+
+def _die_at_fsync(comes: Any, point: Point) -> None:
+    fsync = os.fsync
+
+    def synced(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        mine = "/checkpoints/" in str(path) and comes()
+        if mine and point.how == "torn" and path.is_file():
+            os.truncate(path, int(path.stat().st_size * point.fraction))
+        if mine and point.how != "after":
+            die()
+        fsync(descriptor)
+        if mine:
+            die()
+
+    os.fsync = synced
+
+
+def _die_at_rename(place: str, comes: Any, point: Point) -> None:
+    def deadly(rename: Any) -> Any:
+        def renamed(source: Any, target: Any, **more: Any) -> None:
+            mine = place in str(target) and comes()
+            if mine and point.how == "before":
+                die()
+            rename(source, target, **more)
+            if mine:
+                die()
+
+        return renamed
+
+    os.rename, os.replace = deadly(os.rename), deadly(os.replace)
+
+
+def _die_at_deletion(comes: Any) -> None:
+    rmtree = shutil.rmtree
+
+    def deleted(path: Any, *arguments: Any, **more: Any) -> None:
+        if "/checkpoints/step-" in str(path) and ".tmp-" not in str(path) and comes():
+            next(Path(path).rglob("*.pt")).unlink()
+            die()
+        rmtree(path, *arguments, **more)
+
+    shutil.rmtree = deleted

@@ -1,0 +1,81 @@
+"""A tiny run whose ranks are killed, and what of it is not as in the undisturbed one."""
+
+import json
+import shutil
+from pathlib import Path
+
+from furnace_hpc.config.parsing.lookup import find_file, read_json
+from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
+from furnace_hpc.host import lifecycle
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.records.metrics import read_metrics
+
+OF_TIME = {"step_time_s", "samples_per_s", "time_unix_s", "attempt"}
+
+
+def new_run(place: Path, data: Path, stage: int, size: int, steps: int) -> Path:
+    """The folder of a run that has not begun: tiny, with dropout, validation and saves at different steps."""
+    shutil.rmtree(place, ignore_errors=True)
+    content = {
+        "deepspeed": read_json(find_file("DeepSpeed file", f"zero{stage}")),
+        "model": {"width": 16, "num_heads": 2, "feedforward": 32, "text_layers": 1},
+        "steps": steps,
+        "global_batch_size": 8,
+        "micro_batch_size": 4,
+        "evaluation": {"every": 5, "batch_size": 20},
+        "checkpoint_every": 3,
+        "log_every": 1,
+    }
+    fingerprint = json.loads((data / "manifest.json").read_text())["fingerprint"]
+    config = TrainConfig.model_validate(content)
+    spec = RunSpec(
+        grid="resume", variant=f"z{stage}p{size}", config=config, resources=Resources(), data_fingerprint=fingerprint
+    )
+    lifecycle.write_spec(str(place / spec.run_id), spec.model_dump_json())
+    return place / spec.run_id
+
+
+def differences(folder: Path, calm: Path) -> list[str]:
+    """What is not as in the undisturbed run."""
+    if not (folder / "result.json").exists():
+        return ["not done"]
+    here, there = (json.loads((place / "result.json").read_text()) for place in (folder, calm))
+    found = [name for name in ("parameters_sha256", "selected_step", "metrics") if here[name] != there[name]]
+    if loss_curve(folder) != loss_curve(calm):
+        found.append("loss curve")
+    if sample_order(folder) != sample_order(calm):
+        found.append("sample order")
+    for split in ("val", "test"):
+        if (folder / f"predictions/{split}.npz").read_bytes() != (calm / f"predictions/{split}.npz").read_bytes():
+            found.append(f"predictions on {split}")
+    return found
+
+
+def repeated_steps(folder: Path) -> int:
+    """The most steps that an attempt trained again."""
+    best, most = 0, 0
+    for path in sorted(folder.glob("metrics/*.jsonl"), key=lambda path: int(path.stem)):
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        steps = [record["step"] for record in map(json.loads, lines) if record["kind"] == "train"]
+        if steps:
+            most, best = max(most, best - min(steps) + 1), max(best, *steps)
+    return most
+
+
+def sample_order(folder: Path) -> dict[tuple[int, int, int], list[int]]:
+    """(rank, step, micro-step) -> indices of the samples; of a step, the highest attempt's."""
+    found: dict[tuple[int, int, int], list[int]] = {}
+    for path in sorted(folder.glob("order/*.jsonl"), key=lambda path: [int(part) for part in path.stem.split("-")]):
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                rank, step, micro_step, *indices = json.loads(line)
+                found[rank, step, micro_step] = indices
+    return found
+
+
+def loss_curve(folder: Path) -> dict[tuple[int, str], dict[str, float]]:
+    """(step, kind) -> every number of the record but those that tell of time and of the attempt."""
+    return {
+        (r["step"], r["kind"]): {k: v for k, v in r.items() if k not in OF_TIME}
+        for r in read_metrics(RunFolder(folder))
+    }

@@ -1,0 +1,169 @@
+"""The aggregate command: what it reads, writes, prints, and exits with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tables_study import FINGERPRINT, GRID, fail, finish, study
+
+from furnace_hpc.aggregate import show_table
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.expansion import expand
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.runs.folder import GridFolder, write_atomically
+from furnace_hpc.tables.output.results import submitted_grid, submitted_runs
+
+TABLES = ["report.html", "runs.csv", "table.csv", "table.md", "table.tex"]
+FIGURES = [f"figures/{name}.{form}" for name in ("cost", "curves", "means") for form in ("png", "svg")]
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Name below `folder` -> content of every file."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def submit(grid: Grid, runs: list[RunSpec], folder: GridFolder) -> None:
+    """Leave what a submission leaves before anything runs."""
+    write_atomically(folder.grid, yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False))
+    rows = [
+        {"row": i, "run_id": s.run_id, "data": [s.config.data.name, s.data_fingerprint], "steps": 1, "to_do": True}
+        for i, s in enumerate(runs)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    write_atomically(folder.new_submission() / "rows.jsonl", lines)
+    for spec in runs:
+        write_atomically(folder.run(spec.run_id).spec, spec.model_dump_json())
+
+
+def command(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "furnace_hpc.aggregate", *arguments],
+        cwd=path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={name: value for name, value in os.environ.items() if name != "FURNACE_RUNS"},
+        check=False,
+    )
+
+
+def test_complete_grid_exits_0_and_writes_every_file(tmp_path):
+    grid, runs = study()
+    submit(grid, runs, GridFolder(tmp_path / "runs" / "study"))
+    for spec in runs:
+        finish(spec, GridFolder(tmp_path / "runs" / "study"))
+    done = command(tmp_path, "--grid", "study")
+    assert (done.returncode, done.stderr) == (0, "")
+    results = tmp_path / "results" / "study"
+    first = written(results)
+    assert sorted(first) == FIGURES + TABLES
+    assert f"wrote {len(first)} files to results/study; open results/study/report.html\nnext: " in done.stdout
+    assert "consistency_only" in done.stdout
+    assert command(tmp_path, "--grid", "study").returncode == 0
+    assert written(results) == first
+
+
+def test_missing_runs_exit_1_named_on_stderr_with_state_and_reason(tmp_path):
+    grid, runs = study()
+    folder = GridFolder(tmp_path / "elsewhere" / "study")
+    submit(grid, runs, folder)
+    for spec in runs[2:]:
+        finish(spec, folder)
+    fail(runs[1], folder, "ValueError: no such column")
+    arguments = ["--grid", "study", "--runs-root", "elsewhere", "--out", "tables", "--no-figures"]
+    done = command(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "2 of 20 runs are missing:",
+        f"  {runs[0].run_id} (new)",
+        f"  {runs[1].run_id} (failed: ValueError: no such column)",
+    ]
+    assert "3 of 5" in done.stdout
+    assert sorted(written(tmp_path / "tables")) == TABLES
+
+
+def test_a_grid_without_runs_exits_2_and_says_what_to_type(tmp_path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(GRID))
+    done = command(tmp_path, "--grid", "study.yaml", "--runs-root", "nowhere")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "grid 'study' has no runs under nowhere. Submit it with" in done.stderr
+    assert "furnace submit --grid study.yaml --runs-root nowhere`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_grid_exits_2_with_the_nearest_name(tmp_path):
+    done = command(tmp_path, "--grid", "ablatoin")
+    assert done.returncode == 2
+    assert "did you mean 'ablation'" in done.stderr
+
+
+def test_metric_without_result_exits_2_and_lists_what_there_is(tmp_path):
+    grid, runs = study(metric="test/digit/f1_macro")
+    folder = GridFolder(tmp_path / "runs" / "study")
+    submit(grid, runs, folder)
+    finish(runs[0], folder)
+    done = command(tmp_path, "--grid", "study")
+    assert done.returncode == 2
+    assert "test/digit/accuracy" in done.stderr
+
+
+def test_settings_of_the_submission_count_not_the_file(tmp_path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(GRID))
+    grid, runs = study(base=GRID["base"] | {"steps": 7})
+    submit(grid, runs, GridFolder(tmp_path / "study"))
+    read, folder = submitted_grid(str(tmp_path / "study.yaml"), tmp_path)
+    assert read == grid
+    assert submitted_runs(read, folder) == runs
+
+
+def test_data_of_the_newest_submission_is_taken(tmp_path):
+    grid, older = study()
+    folder = GridFolder(tmp_path / "study")
+    newer = expand(grid, {"tridigits": "a" * 16})
+    submit(grid, newer, folder)
+    for _ in range(9):  # ten submissions: the tenth is newer than the ninth, also by number
+        folder.new_submission()
+    submit(grid, older, folder)
+    assert submitted_runs(grid, folder)[0].data_fingerprint == FINGERPRINT
+    submit(grid, newer, folder)
+    assert submitted_runs(grid, folder)[0].data_fingerprint == "a" * 16
+
+
+def test_data_that_was_never_submitted_gives_missing_runs(tmp_path):
+    grid = Grid.model_validate(GRID | {"variants": {"base": {}, "full": {"data.name": "mmimdb"}}})
+    folder = GridFolder(tmp_path / "study")
+    submit(grid, expand(grid, {"tridigits": FINGERPRINT, "mmimdb": "b" * 16})[:5], folder)
+    runs = submitted_runs(grid, folder)
+    assert [run.data_fingerprint for run in runs] == [FINGERPRINT] * 5 + ["never submitted"] * 5
+
+
+def test_without_matplotlib_the_tables_are_written_all_the_same(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("furnace_hpc.aggregate.find_spec", lambda name: None)
+    grid, runs = study()
+    folder = GridFolder(tmp_path / "study")
+    submit(grid, runs, folder)
+    for spec in runs:
+        finish(spec, folder)
+    assert show_table(grid, folder, tmp_path / "out") == 0
+    assert "pip install 'furnace-hpc[report]'" in capsys.readouterr().err
+    assert sorted(written(tmp_path / "out")) == TABLES
+
+
+def test_submit_can_show_the_table(tmp_path, capsys):
+    grid, runs = study()
+    folder = GridFolder(tmp_path / "study")
+    submit(grid, runs, folder)
+    for spec in runs[:-1]:
+        finish(spec, folder)
+    assert show_table(grid, folder, tmp_path / "out", figures=False) == 1
+    assert "1 of 20 runs are missing" in capsys.readouterr().err
+    finish(runs[-1], folder)
+    assert show_table(grid, folder, tmp_path / "out", figures=False) == 0
+    with pytest.raises(ConfigError, match="has no runs under"):
+        show_table(grid, GridFolder(tmp_path / "none"), tmp_path / "out")

@@ -1,0 +1,158 @@
+"""Costs of rows from the ledger of attempts, worked by hand, and sanity rows."""
+
+from dataclasses import replace
+
+import pytest
+from tables_study import complete, finish, notes, result_of, row, study
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.expansion import expand_rows
+from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
+from furnace_hpc.runs.records.metrics import MetricsFile
+from furnace_hpc.runs.resume_overrides import read_overrides
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.costs import Spent, spent_of
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import all_cells, headings
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.notes import describe
+from furnace_hpc.tables.output.render import to_csv, to_markdown
+from furnace_hpc.tables.run_files import read_record
+
+
+def log(folder, attempt: int, steps) -> None:
+    metrics = MetricsFile(folder.metrics(attempt))
+    for step in steps:
+        metrics.write({"step": step, "kind": "train", "train/loss": 1.0})
+    metrics.close()
+
+
+def attempt(folder, number: int, start_s: float, end_s: float | None, step: int, **more) -> None:
+    record = {"attempt": number, "start_unix_s": start_s, "end_unix_s": end_s, "step": step, "world_size": 2, **more}
+    write_json(folder.attempt(number), record)
+
+
+def test_hours_lost_steps_and_goodput_worked_by_hand(tmp_path):
+    _, runs = study()
+    folder = GridFolder(tmp_path).run(runs[0].run_id)
+    # 130 steps, of which 100 are saved; dies before its first step; from 100 to 240, saved at 200; from 200 to the end
+    attempt(folder, 1, 0, 900, 130, gpus=4)
+    attempt(folder, 2, 1000, 1100, 0, gpus=4)
+    attempt(folder, 3, 2000, 3000, 240, gpus=4)
+    attempt(folder, 4, 4000, 5600, 500, gpus=4)
+    log(folder, 1, range(10, 131, 10))
+    log(folder, 3, range(110, 241, 10))
+    log(folder, 4, range(210, 501, 10))
+    saved = "".join(f'{{"step": {step}, "attempt": {number}}}\n' for step, number in ((100, 1), (200, 3), (300, 4)))
+    write_atomically(folder.saved, saved + '{"step": 4')
+    spent = spent_of(read_record(folder), result_of(runs[0], train_s=1800.0, attempts=4))
+    assert spent == Spent(hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways="2 processes")
+    attempt(folder, 5, 6000, None, 0, gpus=4)
+    running = spent_of(read_record(folder), None)
+    assert (running.hours, running.lost_steps, running.goodput) == (4.0, 70, None)
+
+
+def test_a_run_that_starts_again_at_step_0_has_lost_all_steps(tmp_path):
+    _, runs = study()
+    folder = GridFolder(tmp_path).run(runs[0].run_id)
+    attempt(folder, 1, 0, 3600, 45)
+    attempt(folder, 2, 4000, 7600, 90)
+    log(folder, 1, (10, 20, 30, 40))
+    log(folder, 2, (10, 20, 30))
+    expected = Spent(hours=4.0, gpus=False, lost_steps=45, goodput=None, ways="2 processes")
+    assert spent_of(read_record(folder), None) == expected
+
+
+def test_a_run_that_went_on_otherwise_than_it_began_has_a_footnote(tmp_path):
+    ablation = complete(tmp_path)
+    assert "otherwise" not in notes(ablation)
+    run = row(ablation, "base").runs[0]
+    zero3 = read_overrides(["deepspeed=zero3", "micro_batch_size=2"])
+    attempt(run.folder, 1, 0, 900, 100)
+    attempt(run.folder, 2, 900, 950, 0, world_size=8)  # it trained nothing
+    attempt(run.folder, 3, 1000, 1100, 200, world_size=1)
+    attempt(run.folder, 4, 1200, 1300, 300, world_size=1, overrides=zero3)
+    attempt(run.folder, 5, 1400, 1500, 400)
+    zero3_so = "1 process, another DeepSpeed file (ZeRO stage 3), micro-batch 2"
+    ways = f"2 processes; then 1 process; then {zero3_so}; then 2 processes"
+    grid, runs = study()
+    text = notes(collect(grid, runs, GridFolder(tmp_path / "study")))
+    assert "1 runs went on otherwise than they began, which is exact up to rounding" in text
+    assert f"{run.run_id} ({ways})" in text
+
+
+def test_costs_stand_in_the_table(tmp_path):
+    ablation = complete(tmp_path)
+    costs = row(ablation, "base").costs
+    assert costs.hours == pytest.approx(5 * 2 * 80 / 3600)
+    assert costs.goodput == pytest.approx(62 / 80)
+    assert costs.samples_per_s_each == 125
+    assert costs.wall_s == 80
+    cells = all_cells(ablation)[0]
+    assert (cells.hours, cells.goodput, cells.lost_steps) == ("0.22", "77.5", "0")
+    assert headings(ablation)["hours"] == "GPU-hours"
+    assert headings(ablation)["samples_per_s_each"] == "samples/s per GPU"
+
+
+# Sanity rows
+
+
+def test_reference_that_loses_to_a_sanity_row_is_said_beside_every_difference(tmp_path):
+    ablation = complete(tmp_path, sanity=["full", "specific_only"])
+    assert ablation.stronger_sanity == ("full",)
+    shown = [cells.difference for cells in all_cells(ablation)]
+    assert shown[0] == "reference"
+    assert all(text.endswith(" (reference under-trained)") for text in shown[1:])
+    text = " ".join(caption(ablation, headings(ablation)))
+    assert "Reference under-trained: base loses to full, a sanity row of the grid; more training may give" in text
+    for write in (to_markdown, to_latex):
+        assert write(ablation).count("(reference under-trained)") == 3
+    assert to_csv(ablation).count(",full,") >= 4
+
+
+def test_reference_that_holds_against_its_sanity_rows_is_not_doubted(tmp_path):
+    ablation = complete(tmp_path, sanity=["specific_only"])
+    assert ablation.stronger_sanity == ()
+    assert "under-trained" not in to_markdown(ablation)
+    worse = replace(ablation, grid=ablation.grid.model_copy(update={"direction": "min", "sanity": ("full",)}))
+    assert worse.stronger_sanity == ()
+
+
+@pytest.mark.parametrize(("name", "why"), [("ful", "which is no row; did you mean 'full'"), ("base", "itself")])
+def test_sanity_must_name_rows(name, why):
+    with pytest.raises(ConfigError, match=f"sanity names {name!r}") as error:
+        study(sanity=[name])
+    assert why in str(error.value)
+
+
+def test_sanity_changes_no_run():
+    assert [r.run_id for r in study(sanity=["full"])[1]] == [r.run_id for r in study()[1]]
+    assert len(expand_rows(study(sanity=["full"])[0])) == 4
+
+
+# What lies there damaged
+
+
+@pytest.mark.parametrize("content", [b'{"format": 1, "run_id": "ba', b"", b"\xff\xfe\x00"])
+def test_half_written_result_is_named_and_not_counted(tmp_path, content):
+    grid, runs = study()
+    folder = GridFolder(tmp_path)
+    for spec in runs:
+        finish(spec, folder)
+    folder.run(runs[0].run_id).result.write_bytes(content)
+    ablation = collect(grid, runs, folder)
+    (missing,) = ablation.missing
+    assert "result.json is half-written or damaged: remove it, and submit again" in describe(missing)
+    assert row(ablation, "base").n == 4
+    assert "half-written" in notes(ablation)
+
+
+def test_too_few_seeds_is_said_in_a_note(tmp_path):
+    grid, runs = study()
+    folder = GridFolder(tmp_path)
+    for spec in runs:
+        noise = 0.02 * (-1) ** (spec.config.seed + (spec.variant == "full"))
+        finish(spec, folder, accuracy=0.8 + noise * (1 + spec.config.seed))
+    text = notes(collect(grid, runs, folder))
+    assert "too few seeds to tell it from base: " in text
+    assert "more seeds would show a difference as large as this (paired t test at 5 %, power 80 %)" in text

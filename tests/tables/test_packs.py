@@ -1,0 +1,179 @@
+"""Grids over several packs of the data: seeds of the data beside seeds of the training, against hand-worked numbers."""
+
+import math
+import re
+
+import pytest
+from login_study import grid as login_grid
+from login_study import pack, refused, write_grid
+from tables_study import GRID, finish, notes, row
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.expansion import expand, expand_rows
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.launch.dataset_checks import fingerprints
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import all_cells, headings
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
+from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.bootstrap import over_samples
+from furnace_hpc.tables.table import Ablation, Draw
+from furnace_hpc.tables.view import View, apply_view
+
+PRINTS = {"a": "a" * 16, "b": "b" * 16, "c": "c" * 16}
+VALUES = {  # two seeds each
+    "base": {"a": (0.80, 0.82), "b": (0.70, 0.74), "c": (0.60, 0.66)},
+    "full": {"a": (0.84, 0.84), "b": (0.76, 0.76), "c": (0.62, 0.68)},
+}
+
+
+def table(path, view=None, without=()) -> Ablation:
+    rows = {"variants": {"base": {}, "full": {"loss.alpha": 0.5}}, "seeds": [0, 1], "packs": [*PRINTS]}
+    asked = Grid.model_validate(GRID | rows)
+    runs, folder = expand(asked, PRINTS), GridFolder(path / "study")
+    for spec in runs:
+        name, seed = spec.config.data.name, spec.config.seed
+        if (spec.variant, name, seed) not in without:
+            finish(spec, folder, accuracy=VALUES[spec.variant][name][seed])
+    shown, kept = apply_view(asked, runs, view or View())
+    return collect(shown, kept, folder, by=(view or View()).by)
+
+
+def test_each_row_is_trained_on_each_pack_with_each_seed():
+    runs = expand(login_grid(packs=["a", "b"], variants={"base": {}}), PRINTS)
+    assert [(run.config.data.name, run.config.seed, run.data_fingerprint[0]) for run in runs] == [
+        ("a", 0, "a"),
+        ("a", 1, "a"),
+        ("b", 0, "b"),
+        ("b", 1, "b"),
+    ]
+    assert len({run.run_id for run in runs}) == 4
+    alone = expand(login_grid(base={**login_grid().base, "data.name": "b"}, variants={"base": {}}), PRINTS)
+    assert [run.run_id for run in alone] == [run.run_id for run in runs[2:]]  # the same run, however it is asked for
+
+
+def test_packs_are_what_intervals_and_tests_count_and_both_spreads_are_named(tmp_path):
+    ablation = table(tmp_path)
+    base, full = ablation.rows
+    # means of packs .81 .72 .63 and, over seeds, variances .0002 .0008 .0018 with one degree of freedom each
+    assert (base.n, base.n_expected, base.mean) == (6, 6, pytest.approx(0.72))
+    assert base.packs_deviation == pytest.approx(0.09)
+    assert base.deviation == pytest.approx(math.sqrt(0.0028 / 3))
+    half = 4.302653 * 0.09 / math.sqrt(3)  # t(0.975, 2)
+    assert base.interval == pytest.approx((0.72 - half, 0.72 + half), abs=1e-7)
+    # differences .04 .02, .06 .02, .02 .02: of packs .03 .04 .02, mean .03, deviation .01
+    difference = full.difference
+    assert (difference.n, difference.mean, difference.effect) == (3, pytest.approx(0.03), pytest.approx(3))
+    half = 4.302653 * 0.01 / math.sqrt(3)
+    assert difference.interval == pytest.approx((0.03 - half, 0.03 + half), abs=1e-7)
+    t = 3 * math.sqrt(3)
+    assert difference.t_p == pytest.approx(1 - t / math.sqrt(t**2 + 2))  # Student's t of 2 degrees, in closed form
+    assert difference.sign_flip_p == 0.25
+    assert [cells.spread for cells in all_cells(ablation)] == [
+        "± 3.1 (seeds) ± 9.0 (packs)",
+        "± 2.4 (seeds) ± 9.5 (packs)",
+    ]
+    assert notes(ablation) == ""
+
+
+def test_the_caption_says_how_many_of_each_and_every_output_has_the_packs(tmp_path):
+    ablation = table(tmp_path)
+    text = " ".join(caption(ablation, headings(ablation)))
+    assert "mean over 3 packs of the data, each drawn with a data seed of its own (a, b, c)" in text
+    assert "of the mean over 2 seeds of the training (0, 1); n runs" in text
+    assert "its p cannot be below .25 with 3 packs" in text
+    assert "n = 6 runs, 2 seeds on each of 3 packs" in to_latex(ablation)
+    assert "± 3.1 (seeds) ± 9.0 (packs)" in to_markdown(ablation)
+    head, first, *_ = to_csv(ablation).splitlines()
+    cells = dict(zip(head.split(","), first.split(","), strict=True))
+    assert (cells["n_packs"], float(cells["packs_deviation"])) == ("3", pytest.approx(0.09))
+    assert [line.split(",")[2:4] for line in to_runs_csv(ablation).splitlines()[:3]] == [
+        ["pack", "seed"],
+        ["a", "0"],
+        ["a", "1"],
+    ]
+    page = to_html(ablation)
+    assert "seeds 0, 1 · packs a, b, c" in page
+    assert page.count('"pack":"a"') == 4
+
+
+def test_a_missing_run_leaves_its_pair_out_and_is_named(tmp_path):
+    ablation = table(tmp_path, without=[("full", "b", 1), ("full", "c", 0), ("full", "c", 1)])
+    full = row(ablation, "full")
+    assert (full.n, full.n_expected) == (3, 6)
+    assert full.mean == pytest.approx((0.84 + 0.76) / 2)
+    assert full.difference.n == 2
+    assert full.difference.mean == pytest.approx((0.03 + 0.06) / 2)  # of b seed 0 alone; c has no pair
+    text = notes(ablation)
+    assert "difference to base over 3 of 6 pairs of runs of one pack and one seed, which both rows have" in text
+    assert len(re.findall(r"full-s\d-\w{8} \(new\)", text)) == 3
+    assert "too few packs to tell it from base: " in text
+    assert re.search(r"\d+ more packs? would show", text)
+
+
+def test_one_pack_is_looked_at_with_its_seeds_and_packs_can_be_the_rows(tmp_path):
+    one = table(tmp_path, View(where=("data.name=a",)))
+    assert one.packs == ()
+    assert row(one, "full").values == {Draw("", 0): 0.84, Draw("", 1): 0.84}
+    assert row(one, "full").difference.mean == pytest.approx(0.03)
+    assert row(one, "full").difference.n == 2
+    rows = table(tmp_path, View(by=("data.name",), where=("variant=base",)))
+    assert [(row.variant, row.mean) for row in rows.rows] == [
+        (f"data.name={name}", pytest.approx(sum(VALUES["base"][name]) / 2)) for name in PRINTS
+    ]
+    by_alpha = table(tmp_path, View(by=("loss.alpha",)))
+    assert by_alpha.rows[1].difference.n == 3
+
+
+def test_tests_over_samples_need_the_same_samples(tmp_path):
+    with pytest.raises(ConfigError, match="3 packs have samples of their own: look at one with --where data.name=a"):
+        over_samples(table(tmp_path))
+
+
+def test_pooled_deviation_of_groups_of_any_size():
+    # 1 2 3: squares about the mean 2, of 2 degrees; 5 7: squares 2, of 1; a single value says nothing
+    assert estimates.pooled_deviation([[1, 2, 3], [5, 7], [9]]) == pytest.approx(math.sqrt(4 / 3))
+    assert estimates.pooled_deviation([[1], [2]]) is None
+    assert estimates.pooled_deviation([[1, 2, 3], [4]]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"packs": ["a", "a"]}, "a pack stands twice"),
+        ({"packs": ["a"], "variants": {"base": {"data.name": "b"}}}, "row 'base': key 'data.name' does not belong"),
+        ({"packs": ["a"], "base": {"deepspeed": "zero1", "data": {"name": "a"}}}, "key 'data.name' does not belong"),
+    ],
+)
+def test_packs_that_cannot_be_are_refused(tmp_path, changes, message):
+    write_grid(tmp_path, **changes)
+    assert any(message.removeprefix("row 'base': ") in line for line in refused(tmp_path, "study.yaml", "--dry-run"))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"fingerprint": "feedfeedfeedfeed"}, "packs 'a' and 'b' hold the same samples, and would count twice"),
+        ({"preprocessing": {"knobs": {"seed": 2, "snr_db": 0}}}, "knob knobs.snr_db is -6 in one and 0 in the other"),
+        ({"dataset": "avmnist"}, "data set is 'tridigits' in one and 'avmnist' in the other"),
+    ],
+)
+def test_packs_that_are_no_two_draws_of_one_data_set_are_refused(tmp_path, second, message):
+    write_grid(tmp_path, packs=["a", "b"])
+    pack(tmp_path / "data" / "a", preprocessing={"knobs": {"seed": 1, "snr_db": -6}})
+    other = {"preprocessing": {"knobs": {"seed": 2, "snr_db": -6}}, "fingerprint": "0" * 16}
+    pack(tmp_path / "data" / "b", **other | second)
+    [line] = refused(tmp_path, "study.yaml", "--dry-run")
+    assert message in line
+
+
+def test_draws_of_the_default_set_pack_themselves_with_the_seed_of_their_name(tmp_path, capsys):
+    rows = expand_rows(login_grid(packs=["tridigits-seed3", "tridigits"]))
+    assert set(fingerprints(rows, tmp_path, dry_run=True)) == {"tridigits-seed3", "tridigits"}
+    assert "data set 'tridigits-seed3' will be packed into" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="'tridigits-seedx' is not packed"):
+        fingerprints(expand_rows(login_grid(packs=["tridigits-seedx", "tridigits"])), tmp_path, dry_run=True)

@@ -1,0 +1,194 @@
+"""The ablation table as files: CSV, Markdown, LaTeX, terminal and figures."""
+
+import csv
+import difflib
+import io
+import math
+import os
+import re
+from pathlib import Path
+
+import pytest
+from tables_study import (
+    BONUS,
+    GRID,
+    complete,
+    finish,
+    result_of,
+    row,
+    study,
+    troubled,
+)
+
+from furnace_hpc.runs.folder import GridFolder, write_json
+from furnace_hpc.runs.records.metrics import MetricsFile
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.curves import curves_of
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import PERCENT, PLAIN, all_cells, scale_of
+from furnace_hpc.tables.output.figures import draw_figures
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv, to_terminal
+from furnace_hpc.tables.table import Ablation
+
+GOLDEN = Path(__file__).parents[1] / "support" / "golden"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Ablation:
+    return complete(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def holes(tmp_path_factory) -> Ablation:
+    return troubled(tmp_path_factory.mktemp("holes"))
+
+
+# What is shown
+
+
+def test_scales():
+    assert scale_of("test/digit/accuracy") is PERCENT
+    assert scale_of("val/genre/f1_macro") is PERCENT
+    assert scale_of("test/digit/loss") is PLAIN
+    assert PERCENT.show(0.84149) == "84.1"
+    assert PERCENT.show(-0.0004, signed=True) == "+0.0"
+    assert PERCENT.show(-0.00051, signed=True) == "-0.1"
+    assert PLAIN.show(0.123456) == "0.1235"
+
+
+def test_best_follows_direction_and_ties_are_both_best(tmp_path):
+    grid, runs = study(metric="test/digit/loss", direction="min")
+    folder = GridFolder(tmp_path)
+    losses = {"base": 0.5, "consistency_only": 0.40001, "specific_only": 0.40002, "full": 0.6}
+    for spec in runs:
+        finish(spec, folder)
+        content = result_of(spec).model_dump()
+        content["metrics"]["test/digit/loss"] = losses[spec.variant]
+        write_json(folder.run(spec.run_id).result, content)
+    cells = all_cells(collect(grid, runs, folder))
+    assert [cell.best for cell in cells] == [False, True, True, False]
+    assert cells[1].mean == "0.4000"
+    assert cells[1].difference == "-0.1000"  # the same in every seed
+
+
+def test_caption_says_which_intervals_exclude_zero(whole, tmp_path):
+    text = " ".join(caption(whole, ()))
+    assert "best val/digit/accuracy, looked at every 100 of 500 steps" in text
+    assert "The interval excludes zero for consistency_only, full (3 intervals, not corrected" in text
+    grid, runs = study()
+    folder = GridFolder(tmp_path)
+    for spec in runs:
+        noise = 0.02 * (-1) ** (spec.config.seed + (spec.variant == "full"))
+        finish(spec, folder, accuracy=0.8 + noise * (1 + spec.config.seed))
+    assert "excludes zero" not in _claim(collect(grid, runs, folder)).replace("No interval excludes zero", "")
+
+
+def _claim(ablation: Ablation) -> str:
+    return next(line for line in caption(ablation, ()) if "interval" in line and "Difference" not in line)
+
+
+def test_caption_warns_when_the_selection_split_is_reported(tmp_path):
+    text = " ".join(caption(complete(tmp_path, metric="val/digit/accuracy"), ()))
+    assert "The step was chosen on this same split: the values are optimistic." in text
+
+
+def test_caption_says_when_no_step_was_chosen(tmp_path):
+    base = GRID["base"] | {"evaluation": {"every": 500, "select": "best"}}
+    text = " ".join(caption(complete(tmp_path, metric="val/digit/accuracy", base=base), ()))
+    assert "Measured at the last step (500)." in text
+    assert "optimistic" not in text
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.md", "table.tex", "runs.csv"])
+@pytest.mark.parametrize("case", ["whole", "holes"])
+def test_golden_files(name, case, request):
+    write = {"table.csv": to_csv, "table.md": to_markdown, "table.tex": to_latex, "runs.csv": to_runs_csv}[name]
+    check_golden(f"{case}-{name}", write(request.getfixturevalue(case)))
+
+
+def check_golden(name: str, text: str) -> None:
+    text = re.sub(r"(-s\d+)-[0-9a-f]{8}\b", r"\1-identity", text)  # changes with every new field of the config
+    path = GOLDEN / name
+    if os.environ.get("FURNACE_RENEW_GOLDEN") == "1":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    golden = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text != golden:
+        lines = difflib.unified_diff(golden.splitlines(), text.splitlines(), f"golden/{name}", "now", lineterm="")
+        pytest.fail(
+            "\n".join([*lines, "", f"if this is meant: FURNACE_RENEW_GOLDEN=1 pytest {__file__}"]),
+            pytrace=False,
+        )
+
+
+def test_order_of_creation_changes_no_byte(holes, tmp_path):
+    other = troubled(tmp_path, order=7)
+    for write in (to_csv, to_markdown, to_latex, to_runs_csv):
+        assert write(other) == write(holes)
+    assert draw_figures(other) == draw_figures(holes)
+
+
+def test_csv_has_raw_numbers_and_empty_cells(holes):
+    lines = list(csv.DictReader(io.StringIO(to_csv(holes))))
+    assert float(lines[0]["mean"]) == row(holes, "base").mean
+    assert lines[0]["difference"] == ""
+    runs = list(csv.DictReader(io.StringIO(to_runs_csv(holes))))
+    assert len(runs) == 20
+    by_name = {(line["variant"], line["seed"]): line for line in runs}
+    assert by_name["base", "4"]["state"] == "new"
+    assert by_name["base", "4"]["test/digit/accuracy"] == ""
+    assert by_name["consistency_only", "1"]["test/digit/accuracy"] == "nan"
+    assert by_name["full", "0"]["config.loss.alpha"] == "0.5"
+    assert by_name["base", "0"]["config.loss.alpha"] == "0"
+    assert by_name["full", "0"]["parameters_sha256"] == "0" * 64
+
+
+def test_terminal_shows_every_row_and_brackets_as_they_are(holes):
+    from rich.console import Console
+
+    text = io.StringIO()
+    Console(file=text, width=160).print(to_terminal(holes))
+    for variant in BONUS:
+        assert variant in text.getvalue()
+    assert all_cells(holes)[1].difference in text.getvalue()
+    assert "4 of 5" in text.getvalue()
+
+
+def test_latex_is_well_formed(holes):
+    text = to_latex(holes)
+    body = text[text.index("\\toprule") : text.index("\\bottomrule")]
+    columns = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith("\\\\")}
+    assert columns == {6}
+    bare = re.sub(r"\\[\\{}$]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert "%" not in re.sub(r"\\%", "", text.split("\\begin{table}", 1)[1])
+
+
+# Figures
+
+
+def test_validation_curve_takes_steps_that_all_seeds_have(tmp_path):
+    grid, runs = study()
+    folder = GridFolder(tmp_path)
+    for spec, values in zip(runs[:2], [{100: 0.2, 200: 0.5}, {100: 0.4, 200: math.nan, 300: 0.9}], strict=True):
+        run = finish(spec, folder)
+        run.metrics(1).unlink()
+        metrics = MetricsFile(run.metrics(1))
+        for step, value in values.items():
+            metrics.write({"step": step, "kind": "val", "val/digit/accuracy": value})
+        metrics.close()
+    curve = curves_of(collect(grid, runs, folder), ["val/digit/accuracy"])[0][0]
+    assert curve.steps == [100]
+    assert curve.mean == pytest.approx([0.3])
+    assert (curve.low, curve.high) == ([0.2], [0.4])
+
+
+def test_figure_names_rows_and_axes_with_units(whole):
+    files = draw_figures(whole)
+    assert all(files[f"{name}.png"].startswith(b"\x89PNG") for name in ("means", "curves", "cost"))
+    svg = "".join(content.decode() for name, content in files.items() if name.endswith(".svg"))
+    assert "<dc:date>" not in svg
+    for text in ("optimizer steps", "test/digit/accuracy (%)", "consistency_only"):
+        assert f"<!-- {text} -->" in svg

@@ -1,0 +1,201 @@
+"""The report in a real browser, and that its bytes depend on the runs alone."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from tables_study import complete, fail, finish, study
+
+from furnace_hpc.host import lifecycle
+from furnace_hpc.runs.folder import GridFolder, write_json
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.modality_subsets import consistency_blocks, modality_matrix
+from furnace_hpc.tables.output.figures import draw_figures
+from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.output.results import aggregate
+from furnace_hpc.tables.table import Ablation
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ERROR = "RuntimeError: </script><b>cheese</b>"
+SUBSETS = ("audio", "image", "text+image+audio", "text+image", "text")  # in no order
+
+
+def make(root: Path) -> GridFolder:
+    """Twenty runs with scores of subsets and pairs; one has crashed, the others ran in a job."""
+    _, runs = study()
+    folder = GridFolder(root / "runs" / "study")
+    for spec in runs:
+        if (spec.variant, spec.config.seed) == ("specific_only", 3):
+            fail(spec, folder, ERROR)
+            continue
+        value = 0.8 + 0.01 * spec.config.seed
+        scores = {f"test/digit/accuracy@{name}": value / len(name) for name in SUBSETS}
+        scores |= {f"test/consistency/{name}@text+image": value for name in ("gap", "auc", "cosine_matched")}
+        run = finish(spec, folder, metrics={"test/digit/accuracy": value + len(spec.variant) / 1000, **scores})
+        write_json(run.attempt(1), lifecycle.read_attempt(str(run.path), 1) | {"job_id": "17_3"})
+    return folder
+
+
+def table(folder: GridFolder) -> Ablation:
+    grid, runs = study()
+    return collect(grid, runs, folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> GridFolder:
+    return make(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH: `apt-get install chromium` (root); the report is opened in no browser here")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, folder, tmp_path):
+    """The report as a user opens it: offline; anything on the console or asked of a network fails the test."""
+    path = tmp_path / "report.html"
+    path.write_text(to_html(table(folder)), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if request.url != path.as_uri() else None)
+    page.goto(path.as_uri())
+    yield page
+    page.screenshot(path=tmp_path / "report.png", full_page=True)
+    page.close()
+    assert said == []
+
+
+def variants(page) -> list[str]:
+    return [row.inner_text() for row in page.locator("#table tbody th button:visible").all()]
+
+
+def test_a_heading_sorts_and_the_third_time_brings_the_grids_order_back(page):
+    order = variants(page)
+    head = page.locator("#table th[data-column=metric]")
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    down = [float(text.split()[0]) for text in page.locator("#table tbody td:nth-child(4)").all_inner_texts()]
+    assert down == sorted(down, reverse=True)
+    assert len(set(down)) > 2
+    head.get_by_role("button").click()
+    up = [float(text.split()[0]) for text in page.locator("#table tbody td:nth-child(4)").all_inner_texts()]
+    assert up == sorted(down)
+    head.get_by_role("button").click()
+    assert variants(page) == order
+
+
+def test_the_filter_leaves_rows_whose_words_match(page):
+    page.get_by_label("Filter rows").fill("loss.beta full")
+    assert variants(page) == ["full"]
+    assert page.get_by_role("status").first.inner_text() == "1 of 4 rows"
+
+
+def test_a_cell_opens_its_runs_also_after_sorting_and_by_keyboard(page):
+    page.locator("#table th[data-column=metric] button").click()
+    page.locator("#table tbody th button", has_text="specific_only").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="specific_only")
+    text = dialog.inner_text()
+    assert "4 of 5 runs count" in text
+    assert "loss.beta" in text
+    assert "0 → 0.3" in text
+    assert ERROR in text
+    for spec in study()[1]:
+        assert (spec.run_id in text) == (spec.variant == "specific_only")
+    assert "17_3" in text
+    assert "1234567" in text
+    assert "/logs/1-0.log" in text
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+
+def test_values_of_a_step_are_shown_at_the_pointer_and_by_arrow_keys(page):
+    chart = page.locator("svg[tabindex='0']").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 100)
+    assert page.locator("#step").inner_text() == "step 100"
+    values = page.locator(".legend .value").all_inner_texts()
+    assert len(values) == 4
+    assert all(values)
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#step").inner_text() == "step 200"
+    assert page.locator(".legend .value").all_inner_texts() != values
+    assert "at step 200: base " in chart.get_attribute("aria-label")
+
+
+def test_a_phone_scrolls_in_one_direction_and_dark_is_dark(page):
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    page.locator("#table tbody th button", has_text="full").focus()
+    page.keyboard.press("ArrowRight")  # over what a phone does not show
+    assert page.evaluate("document.activeElement.textContent") == "5"
+    labels = [label.bounding_box() for label in page.locator("svg .mark text.name").all()]
+    assert len(labels) >= 4
+    assert not any(overlap(one, other) for at, one in enumerate(labels) for other in labels[:at])
+    page.emulate_media(color_scheme="dark")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert dark != light
+    page.get_by_label("Light or dark").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == light
+
+
+def overlap(one: dict, other: dict) -> bool:
+    sides = (("x", "width"), ("y", "height"))
+    return all(one[at] < other[at] + other[size] and other[at] < one[at] + one[size] for at, size in sides)
+
+
+def test_the_order_of_files_and_where_they_lie_change_no_byte(folder, tmp_path):
+    expected = table(folder)
+    page, drawn = to_html(expected), draw_figures(expected)
+    for seed in range(5):
+        files = sorted(path for path in folder.path.rglob("*") if path.is_file())
+        random.Random(seed).shuffle(files)
+        copied = tmp_path / str(seed) / "runs" / "study"
+        for file in files:
+            place = copied / file.relative_to(folder.path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place)
+        other = table(GridFolder(copied))
+        assert to_html(other) == page
+        if seed == 0:
+            assert draw_figures(other) == drawn
+
+
+def test_matrices_are_there_where_results_have_them_small_subsets_first(folder, tmp_path):
+    ablation = table(folder)
+    matrix = modality_matrix(ablation)
+    assert matrix.columns == ("text", "image", "audio", "text+image", "text+image+audio")
+    assert matrix.means[0][0] == pytest.approx(0.82 / 4)
+    assert matrix.counts[2][0] == 4
+    assert (min(map(min, matrix.shades())), max(map(max, matrix.shades()))) == (0, 1)
+    (block,) = consistency_blocks(ablation)
+    assert (block.title, block.columns) == ("text and image", ("cosine_matched", "auc", "gap"))
+    plain = complete(tmp_path)
+    assert (modality_matrix(plain), consistency_blocks(plain)) == (None, [])
+    assert "With a part of the modalities" not in to_html(plain)
+
+
+def test_figures_of_which_nothing_is_left_are_taken_away(folder, tmp_path):
+    grid, runs = study()
+    out = tmp_path / "out"
+    aggregate(grid, runs, folder, out)
+    assert len(list((out / "figures").iterdir())) == 10
+    plain = GridFolder(tmp_path / "plain")
+    for spec in runs:
+        finish(spec, plain)
+    aggregate(grid, runs, plain, out)
+    assert sorted(path.name for path in (out / "figures").glob("*.png")) == ["cost.png", "curves.png", "means.png"]

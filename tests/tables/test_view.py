@@ -1,0 +1,241 @@
+"""Another look at a grid: another metric, rows by a key, some of the runs."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tables_study import BONUS, accuracy_of, finish, notes, row, study
+from test_aggregate import command, submit
+
+from furnace_hpc.aggregate import show_table
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.tables.collect import collect, word
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import all_cells
+from furnace_hpc.tables.output.render import to_csv, to_runs_csv
+from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.table import Ablation, Draw
+from furnace_hpc.tables.view import View, apply_view
+
+
+def seen(path, view: View, without=(), **changes) -> Ablation:
+    grid, runs = study(**changes)
+    folder = GridFolder(path)
+    for spec in runs:
+        if (spec.variant, spec.config.seed) not in without:
+            finish(spec, folder)
+    shown, kept = apply_view(grid, runs, view)
+    aside = [spec.run_id for spec in runs if spec not in kept]
+    return collect(shown, kept, folder, by=view.by, aside=aside)
+
+
+def mean_of(runs, variants, seed) -> float:
+    values = [accuracy_of(run) for run in runs if run.variant in variants and run.config.seed == seed]
+    assert len(values) == len(variants)
+    return sum(values) / len(values)
+
+
+def test_rows_by_a_key_average_within_a_seed_and_pair_by_seed(tmp_path):
+    ablation = seen(tmp_path, View(by=("loss.alpha",)))
+    off, on = ablation.rows
+    assert (off.variant, on.variant) == ("loss.alpha=0", "loss.alpha=0.5")
+    assert ablation.grid.reference == "loss.alpha=0"
+    _, runs = study()
+    for seed in range(5):
+        assert off.values[Draw("", seed)] == pytest.approx(mean_of(runs, ("base", "specific_only"), seed))
+        assert on.values[Draw("", seed)] == pytest.approx(mean_of(runs, ("consistency_only", "full"), seed))
+    assert (on.n, on.n_expected, len(on.runs), on.difference.n) == (5, 5, 10, 5)
+    assert on.difference.mean == pytest.approx(on.mean - off.mean)
+    assert [(c.key, c.reference, c.value) for c in on.changes] == [("loss.alpha", 0.0, 0.5)]
+    assert "A seed's value is the mean over the row's runs with it" in " ".join(caption(ablation, ()))
+
+
+def test_a_seed_that_lacks_a_run_is_left_out_and_not_averaged_over_the_rest(tmp_path):
+    ablation = seen(tmp_path, View(by=("loss.alpha",)), without=[("full", 2)])
+    on = row(ablation, "loss.alpha=0.5")
+    assert sorted(draw.seed for draw in on.values) == [0, 1, 3, 4]
+    assert all_cells(ablation)[1].n == "4 of 5"
+    assert "missing: full-s2-" in notes(ablation)
+
+
+def test_where_keeps_runs_and_seeds(tmp_path):
+    ablation = seen(tmp_path, View(where=("variant=base", "variant=f*", "seed=0", "seed=3")))
+    assert [row.variant for row in ablation.rows] == ["base", "full"]
+    assert ablation.grid.seeds == (0, 3)
+    assert [draw.seed for draw in ablation.rows[1].values] == [0, 3]
+    assert ablation.grid.description.endswith("Where variant=base, variant=f*, seed=0, seed=3.")
+    assert "16 runs of the grid are not shown: --where leaves them out" in notes(ablation)
+    assert "older runs" not in notes(ablation)
+    numbers = seen(tmp_path, View(where=("loss.beta=3e-1",)), reference="full")
+    assert [row.variant for row in numbers.rows] == ["specific_only", "full"]
+
+
+def test_another_metric_brings_its_direction(tmp_path):
+    loss = seen(tmp_path, View(metric="test/digit/loss"))
+    assert (loss.grid.metric, loss.grid.direction, loss.rows[0].mean) == ("test/digit/loss", "min", 0.5)
+    assert seen(tmp_path, View(metric="val/digit/accuracy")).grid.direction == "max"
+    with pytest.raises(ConfigError, match="direction min contradicts metric 'test/digit/accuracy', of which higher is"):
+        seen(tmp_path, View(direction="min"))
+    with pytest.raises(ConfigError, match="direction max contradicts metric 'test/digit/loss', of which lower is"):
+        seen(tmp_path, View(metric="test/digit/loss", direction="max"))
+    with pytest.raises(ConfigError, match="'test/digit/f1' is in no result.*test/digit/accuracy"):
+        seen(tmp_path, View(metric="test/digit/f1"))
+
+
+def test_columns_and_rows_come_from_the_grid_file(tmp_path):
+    grid, runs = study(columns=["metric", "hours", "n", "changes"], by=["loss.alpha"])
+    folder = GridFolder(tmp_path / "runs" / "study")
+    submit(grid, runs, folder)
+    for spec in runs:
+        finish(spec, folder)
+    assert show_table(grid, folder, tmp_path / "out", figures=False) == 0
+    head, rule, first, second = [
+        line for line in (tmp_path / "out" / "table.md").read_text().splitlines() if line.startswith("|")
+    ]
+    assert head == "| variant | accuracy (%) | GPU-hours | n | change to loss.alpha=0 |"
+    assert rule == "| :-- | --: | --: | --: | :-- |"
+    assert (first.split()[1], second.split()[1]) == ("loss.alpha=0", "loss.alpha=0.5")
+    tex = (tmp_path / "out" / "table.tex").read_text()
+    assert r"\begin{tabular}{lrrrl}" in tex
+    assert r"variant & accuracy (\%) & GPU-hours & n & change to loss.alpha=0 \\" in tex
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert re.findall('<th scope="col" data-column="([a-z_]+)"', page) == ["variant", "metric", "hours", "n", "changes"]
+    assert show_table(grid, folder, tmp_path / "other", figures=False, view=View(by=("loss.beta",))) == 0
+    assert "loss.beta=0.3" in (tmp_path / "other" / "table.md").read_text()
+    with pytest.raises(ValidationError, match="columns"):
+        study(columns=["hours", "metrics"])
+    with pytest.raises(ValidationError, match="a column stands twice"):
+        study(columns=["hours", "hours"])
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        (View(by=("loss.alpha2",)), "--by loss.alpha2: no run has this key; did you mean 'loss.alpha'"),
+        (View(where=("loss.alpha",)), "wanted key=value"),
+        (View(where=("lr=1",)), "--where lr: no run has this key"),
+        (View(where=("loss.alpha=0.7",)), "--where loss.alpha=0.7 matches no run.*0.5"),
+        (View(where=("variant=full",)), "leaves no run of the reference 'base'"),
+    ],
+)
+def test_what_no_run_has_is_refused(view, message):
+    with pytest.raises(ConfigError, match=message):
+        apply_view(*study(), view)
+
+
+def test_an_empty_view_changes_nothing():
+    grid, runs = study(sanity=["full"])
+    assert apply_view(grid, runs, View()) == (grid, runs)
+    assert View().suffix == ""
+    assert View(by=("loss.alpha",), where=("variant=f*",)).suffix == "by-loss.alpha-variant-f"
+
+
+def test_a_look_has_results_of_its_own(tmp_path):
+    grid, runs = study()
+    submit(grid, runs, GridFolder(tmp_path / "runs" / "study"))
+    for spec in runs:
+        finish(spec, GridFolder(tmp_path / "runs" / "study"))
+    asked = ("--by", "loss.alpha", "--metric", "test/digit/loss", "--no-figures")
+    done = command(tmp_path, "--grid", "study", *asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["study--test-digit-loss-by-loss.alpha"]
+    assert "loss.alpha=0.5" in done.stdout
+    assert not any(variant in done.stdout.split("test/digit/loss on", 1)[0] for variant in BONUS if variant != "base")
+    wrong = command(tmp_path, "--grid", "study", "--direction", "up")
+    assert (wrong.returncode, "'max', 'min'" in wrong.stderr) == (2, True)
+
+
+# Values are keys
+
+
+NEAR = (0.00123456, 0.001234561)  # six digits do not tell them apart
+
+
+def near(path, **changes) -> tuple[Ablation, list]:
+    variants = {f"lr{number}": {"optimizer.lr": value} for number, value in enumerate(NEAR)}
+    grid, runs = study(variants={"base": {}} | variants, seeds=[0, 1], **changes)
+    folder = GridFolder(path)
+    for spec in runs:
+        finish(spec, folder, accuracy=0.8 + spec.config.optimizer.lr)
+    return collect(grid, runs, folder, by=changes.get("by", ())), runs
+
+
+def test_values_that_look_equal_are_rows_of_their_own(tmp_path):
+    grid, runs = study(variants={"base": {}} | {f"lr{n}": {"optimizer.lr": v} for n, v in enumerate(NEAR)}, seeds=[0])
+    for spec in runs:
+        finish(spec, GridFolder(tmp_path), accuracy=0.8)
+    shown, kept = apply_view(grid, runs, View(by=("optimizer.lr",)))
+    ablation = collect(shown, kept, GridFolder(tmp_path), by=("optimizer.lr",))
+    names = ["optimizer.lr=0.003", "optimizer.lr=0.00123456", "optimizer.lr=0.001234561"]
+    assert [row.variant for row in ablation.rows] == names
+    assert all(len(row.runs) == 1 for row in ablation.rows)
+
+
+def test_both_csvs_and_the_report_hold_values_in_full(tmp_path):
+    ablation, _ = near(tmp_path)
+    runs = list(csv.DictReader(io.StringIO(to_runs_csv(ablation))))
+    assert [float(line["config.optimizer.lr"]) for line in runs[2::2]] == list(NEAR)
+    assert [float(line["test/digit/accuracy"]) for line in runs[2::2]] == [0.8 + value for value in NEAR]
+    rows = list(csv.DictReader(io.StringIO(to_csv(ablation))))
+    assert [line["changes"] for line in rows[1:]] == [f"optimizer.lr: 0.003 -> {value!r}" for value in NEAR]
+    assert [float(line["mean"]) for line in rows] == [row.mean for row in ablation.rows]
+    data = json.loads(re.search(r'id="data">(.*?)</script>', to_html(ablation), re.DOTALL)[1])
+    assert [row["changes"] for row in data["rows"][1:]] == [[["optimizer.lr", "0.003", repr(v)]] for v in NEAR]
+    assert [row["mean"] for row in data["rows"]] == [row.mean for row in ablation.rows]
+
+
+@pytest.mark.parametrize("value", NEAR)
+def test_where_selects_by_value(value):
+    grid, runs = study(variants={"base": {}} | {f"lr{n}": {"optimizer.lr": v} for n, v in enumerate(NEAR)}, seeds=[0])
+    for text in (repr(value), f"{value:.12e}", f"{value:.12f}"):
+        _, kept = apply_view(grid, runs, View(where=(f"optimizer.lr={text}", "optimizer.lr=3e-3")))
+        assert sorted(spec.config.optimizer.lr for spec in kept) == sorted([0.003, value])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.5, "0.5"),
+        (1e-5, "1e-05"),
+        (100000.0, "100000"),
+        (0.1 + 0.2, "0.30000000000000004"),
+        (-0.0, "0"),
+        (3, "3"),
+        (True, "on"),
+        (None, "none"),
+        ("none", '"none"'),
+        ("1e3", '"1e3"'),
+        ("plain word", "plain word"),
+        ("a, b=1", '"a, b=1"'),
+        ("\x1b[0m", r'"\u001b[0m"'),
+        ([0.9, 0.999], "0.9+0.999"),
+        (["a+b"], '"a+b"'),
+        (["a", "b"], "a+b"),
+    ],
+)
+def test_a_value_as_text(value, text):
+    assert word(value) == text
+
+
+SCALARS = st.floats(allow_nan=False) | st.integers() | st.booleans() | st.none() | st.text(max_size=8)
+
+
+@pytest.mark.fuzz
+@given(*[SCALARS | st.lists(st.floats(allow_nan=False) | st.text(max_size=4), min_size=2, max_size=3)] * 2)
+def test_other_values_have_other_texts(one, other):
+    kinds = {type(one), type(other)}
+    if one == other or (kinds & {bool} and kinds & {int, float}):  # True is 1, but is no number of a config
+        return
+    assert word(one) != word(other)
+    assert word(one).isprintable()
+
+
+def test_looks_at_opposite_numbers_do_not_overwrite_each_other():
+    assert View(where=("loss.alpha=0.5",)).suffix == "loss.alpha-0.5"
+    assert View(where=("loss.alpha=-0.5",)).suffix == "loss.alpha--0.5"
