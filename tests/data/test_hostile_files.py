@@ -22,7 +22,7 @@ from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
 from furnace_hpc.data.decode.images import ImageKnobs, read_image
 from furnace_hpc.data.packing.rejects import Unusable
-from furnace_hpc.inference import Predictor, answers, program
+from furnace_hpc.inference import Predictor, batch_predict, torch_export
 from furnace_hpc.inference.batch_predict import answer_file
 from furnace_hpc.inference.model_folder import CONFIG
 from furnace_hpc.runs.folder import RunFolder
@@ -145,7 +145,7 @@ def test_ids_move_no_cursor_and_make_no_lines(tmp_path, predictor):
 
 
 def test_a_line_without_end_is_never_read_whole_and_costs_itself_alone(tmp_path, predictor, monkeypatch):
-    monkeypatch.setattr(answers, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(batch_predict, "MAX_LINE_BYTES", 1000)
     longest = 0
 
     class Watched(io.FileIO):
@@ -210,7 +210,7 @@ def test_torn_predictions_of_a_run_are_said_and_cost_nothing_else(tmp_path, run,
 @pytest.mark.parametrize(("free_kib", "with_program"), [(8, False), (84, False), (100, True)])
 def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(tmp_path, run, monkeypatch, free_kib, with_program):
     # Tracing takes ten seconds; what counts is that torch gives bytes: its own zip writer aborts on a full disk.
-    monkeypatch.setattr(program, "_traced", lambda model, exported: bytes(200_000))
+    monkeypatch.setattr(torch_export, "_traced", lambda model, exported: bytes(200_000))
     with small_file_system(tmp_path / "small") as disk, only(disk, free_kib):
         with pytest.raises((ConfigError, OSError), match="No space left"):  # cli makes one sentence of both
             exported(run.path, disk / "model", with_program=with_program)
