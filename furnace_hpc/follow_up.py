@@ -15,10 +15,10 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import read_grid
 from furnace_hpc.launch.follow_up import close_attempts, read_profile, remaining_rows
 from furnace_hpc.launch.node_exclusion import excluded_nodes
-from furnace_hpc.launch.submission import grid_lock
+from furnace_hpc.launch.submission import grid_lock, recover_pending_submissions
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.journal import Submission, recover_pending_submissions
+from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.trust import keep_private
 
 PATIENCE_S = 3000  # for a lock that somebody else holds, and for a controller that is away

@@ -26,11 +26,10 @@ from furnace_hpc.launch.dataset_checks import fingerprints
 from furnace_hpc.launch.plan import check_retry, make_plan
 from furnace_hpc.launch.planned import Choices, Plan
 from furnace_hpc.launch.show_plan import check_shared, choose_profile, print_batch_texts, print_plan
-from furnace_hpc.launch.submission import grid_lock, record, write_specs
+from furnace_hpc.launch.submission import grid_lock, record, recover_pending_submissions, write_specs
 from furnace_hpc.monitor.run_status import StatusResolver, observe
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.journal import recover_pending_submissions
 from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.submitted import command_on

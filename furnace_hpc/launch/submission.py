@@ -18,12 +18,14 @@ from furnace_hpc.host.regular_file import read_regular, read_regular_text
 from furnace_hpc.launch.planned import Action, Plan, PlannedRun
 from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically
-from furnace_hpc.runs.journal import Submission
+from furnace_hpc.runs.journal import Submission, submissions
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.state import close_open_attempt, read_status
 from furnace_hpc.runs.trust import check_place, check_trusted
-from furnace_hpc.slurm.client import queue
+from furnace_hpc.slurm.client import find_job, queue
 from furnace_hpc.slurm.job_states import Phase, meaning
+
+IN_FLIGHT_S = 3  # grace period for a request that left before its sbatch was killed
 
 
 @contextmanager
@@ -69,6 +71,34 @@ def read_holder(folder: GridFolder) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def recover_pending_submissions(folder: GridFolder) -> None:
+    """Ask Slurm for every job of which the journals do not know whether it was submitted, and print what was found.
+
+    The grid's lock is held by the caller: an intent without an outcome is nobody's work in progress.
+
+    Raises:
+        UnavailableError: Slurm does not answer, so that nobody knows.
+    """
+    for submission in submissions(folder):
+        for sent in submission.sent():
+            if sent.outcome != "doubtful":
+                continue
+            time.sleep(max(0.0, sent.unix_s + IN_FLIGHT_S - time.time()))
+            try:
+                job_id = find_job(sent.name)
+            except UnavailableError as error:
+                raise UnavailableError(
+                    f"a submission of grid {folder.path.name!r} was cut off before Slurm's answer, and whether its job "
+                    f"{sent.name} exists cannot be asked now: {error}"
+                ) from None
+            if job_id:
+                submission.note("submitted", name=sent.name, job_id=job_id, found=True)
+                print(f"found job {job_id}, whose submission was cut off: it is not submitted again", flush=True)
+            else:
+                submission.note("absent", name=sent.name)
+                print(f"job {sent.name}, whose submission was cut off, never reached Slurm", flush=True)
 
 
 def write_submission(plan: Plan) -> Submission:

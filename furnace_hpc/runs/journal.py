@@ -18,12 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.config.errors import UnavailableError
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder
-
-IN_FLIGHT_S = 3  # a request that had left before its sbatch was killed is with the controller by then
 
 
 @dataclass(frozen=True)
@@ -110,36 +107,6 @@ def submissions(folder: GridFolder) -> list[Submission]:
 def job_name(grid: str, kind: str) -> str:
     """A name that no other job has: grid, kind and a token."""
     return f"furnace-{grid}-{'' if kind == 'array' else 'follow-'}{uuid.uuid4().hex[:8]}"
-
-
-def recover_pending_submissions(folder: GridFolder) -> None:
-    """Ask Slurm for every job of which the journals do not know whether it was submitted, and print what was found.
-
-    The grid's lock is held by the caller: an intent without an outcome is nobody's work in progress.
-
-    Raises:
-        UnavailableError: Slurm does not answer, so that nobody knows.
-    """
-    from furnace_hpc.slurm.client import find_job
-
-    for submission in submissions(folder):
-        for sent in submission.sent():
-            if sent.outcome != "doubtful":
-                continue
-            time.sleep(max(0.0, sent.unix_s + IN_FLIGHT_S - time.time()))
-            try:
-                job_id = find_job(sent.name)
-            except UnavailableError as error:
-                raise UnavailableError(
-                    f"a submission of grid {folder.path.name!r} was cut off before Slurm's answer, and whether its job "
-                    f"{sent.name} exists cannot be asked now: {error}"
-                ) from None
-            if job_id:
-                submission.note("submitted", name=sent.name, job_id=job_id, found=True)
-                print(f"found job {job_id}, whose submission was cut off: it is not submitted again", flush=True)
-            else:
-                submission.note("absent", name=sent.name)
-                print(f"job {sent.name}, whose submission was cut off, never reached Slurm", flush=True)
 
 
 @cached_by_stat(lambda path: [path])

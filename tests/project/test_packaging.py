@@ -26,8 +26,15 @@ def test_the_wheel_carries_every_shipped_file_and_nothing_else(wheel: Path):
         files = list((ROOT / folder).glob(pattern))
         assert files
         assert {f"furnace_hpc/_shipped/{folder}/{file.name}" for file in files} <= names
-    assert {"furnace_hpc/py.typed", "furnace_hpc/data/speech_bank.ogg", "furnace_hpc/data/speech_bank.json"} <= names
-    pages = {f"furnace_hpc/tables/page/{path.name}" for path in (ROOT / "furnace_hpc" / "tables" / "page").iterdir()}
+    assert {
+        "furnace_hpc/py.typed",
+        "furnace_hpc/data/sets/tridigits/speech_bank.ogg",
+        "furnace_hpc/data/sets/tridigits/speech_bank.json",
+    } <= names
+    pages = {
+        f"furnace_hpc/tables/output/page/{path.name}"
+        for path in (ROOT / "furnace_hpc" / "tables" / "output" / "page").iterdir()
+    }
     assert pages
     assert pages <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"furnace_hpc"}

@@ -118,7 +118,7 @@ CHANGES = {
     "a line more": lambda root: edit(root / "furnace_hpc/train.py"),
     "a DeepSpeed file": lambda root: edit(root / "ds_configs/zero1.json"),
     "a file less": lambda root: (root / "furnace_hpc/schema.py").unlink(),
-    "a file more": lambda root: (root / "furnace_hpc/spec/more.py").touch(),
+    "a file more": lambda root: (root / "furnace_hpc/config/more.py").touch(),
 }
 
 
@@ -171,11 +171,11 @@ def test_a_clean_checkout_is_told_by_its_commit_alone(tmp_path, checkout):
 
 def test_commit_changes_and_untracked_files_make_the_code_again(tmp_path, checkout):
     edit(checkout / "furnace_hpc/train.py")
-    (checkout / "furnace_hpc/spec/ünknown file.py").write_text("X = 1\n")
+    (checkout / "furnace_hpc/config/ünknown file.py").write_text("X = 1\n")
     taken = at(checkout, tmp_path / "study").taken
     facts = facts_of(taken)
     assert facts["commit"] == git(checkout, "rev-parse", "HEAD") + "+dirty"
-    assert facts["untracked"] == ["furnace_hpc/spec/ünknown file.py"]
+    assert facts["untracked"] == ["furnace_hpc/config/ünknown file.py"]
     again = tmp_path / "again"
     git(tmp_path, "clone", "--quiet", str(checkout), str(again))
     git(again, "apply", str(taken / "changes.diff"))

@@ -26,7 +26,7 @@ FOLDERS: dict[Kind, str] = {
 }
 MAX_FILE_BYTES = 1_000_000  # no hand-written file is larger; stops a data file given by mistake
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[2]
 
 
 def shipped_roots() -> list[Path]:

@@ -20,7 +20,7 @@ from furnace_hpc.tables.output.heatmaps import consistency, modalities
 from furnace_hpc.tables.output.render import WORDS
 from furnace_hpc.tables.table import Ablation, Row, Run
 
-PAGE = files("furnace_hpc.tables") / "page"
+PAGE = files("furnace_hpc.tables.output") / "page"
 SCRIPTS = ("charts.js", "curves.js", "report.js")
 
 
