@@ -29,7 +29,7 @@ from slurm_cluster import start_cluster  # noqa: E402
 from slurm_study import Study  # noqa: E402
 from submit import CLOSED, counted, empty, submit  # noqa: E402
 
-from furnace_hpc.runs import host  # noqa: E402
+from furnace_hpc.host import lifecycle  # noqa: E402
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json  # noqa: E402
 from furnace_hpc.runs.journal import submissions  # noqa: E402
 from furnace_hpc.runs.records.metrics import MetricsFile  # noqa: E402
@@ -66,13 +66,13 @@ def make_runs(grid: GridFolder) -> list[RunFolder]:
     [submission] = submissions(grid)
     runs = [grid.run(row["run_id"]) for row in submission.rows]
     for number, run in enumerate(runs[:800]):
-        host.begin(str(run.path), {})
+        lifecycle.begin(str(run.path), {})
         metrics = MetricsFile(run.metrics(1))
         for step in range(10, 510, 10):
             metrics.write(metric(step))
         metrics.close()
         if number < 600:
-            host.close(str(run.path), 1, "told to stop", "preempted")
+            lifecycle.close(str(run.path), 1, "told to stop", "preempted")
         if number < 400:
             write_json(run.result, {"run_id": run.run_id})
     return runs[600:800]

@@ -1,8 +1,8 @@
 """What a started run may resume with: another DeepSpeed file, another micro-batch. Its identity does not change.
 
-Both decide where numbers lie and in how many pieces a step is computed, not what is computed. Each ZeRO stage from 1 to 3
-reads the checkpoints of the others (engine/checkpoint/reshard.py), and the global batch size stays. Results are the same
-up to rounding, and the table names the runs. InfoNCE and VICReg depend on the micro-batch; the plan checks that.
+Both decide where numbers lie and in how many pieces a step is computed, not what is computed. Each ZeRO stage from 1
+to 3 reads the checkpoints of the others (engine/checkpoint/reshard.py), and the global batch size stays. Results are
+the same up to rounding, and the table names the runs. InfoNCE and VICReg depend on the micro-batch; the plan checks it.
 """
 
 from collections.abc import Mapping

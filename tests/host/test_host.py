@@ -104,7 +104,7 @@ def test_an_unreadable_record_counts_as_held_by_somebody(tmp_path):
 
 def test_a_record_that_cannot_be_written_is_not_left_empty(tmp_path):
     code = (
-        "import resource, sys; from furnace_hpc.runs import host\n"
+        "import resource, sys; from furnace_hpc.host import lifecycle\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # as a full disk would refuse the first byte\n"
         "host.begin(sys.argv[1], {})"
     )

@@ -51,11 +51,7 @@ def test_without_launch_the_same_signal_kills():
 
 
 def test_the_script_needs_the_standard_library_alone_and_an_old_python():
-    package = SCRIPT.parent.parent
-    names = ("access", "batch", "budget", "ending", "gpus", "host", "lease", "signs", "__init__")
-    side = [SCRIPT.with_name(f"{name}.py") for name in names]
-    side += [package / "spec" / name for name in ("regular.py", "__init__.py")]
-    for path in (*side, package / "__init__.py"):
+    for path in (*SCRIPT.parent.glob("*.py"), SCRIPT.parent.parent / "__init__.py"):
         tree = ast.parse(path.read_text(), feature_version=(3, 6))
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -134,7 +130,7 @@ def test_requeue_waits_for_a_controller_that_is_away(tmp_path, away, code, says,
     facts = {"AWAY": str(away), "CODE": str(code), "SAYS": says, "STAND_IN": str(tmp_path)}
     environment = os.environ | facts | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     hurried = (
-        "from furnace_hpc.runs import batch; batch.REQUEUE_PAUSES_S = (0.1, 0.1, 0.1); batch.main(['requeue', '91_2'])"
+        "from furnace_hpc.host import batch; batch.REQUEUE_PAUSES_S = (0.1, 0.1, 0.1); batch.main(['requeue', '91_2'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", hurried], env=environment, capture_output=True, text=True, timeout=30, check=False

@@ -391,8 +391,8 @@ def test_what_is_made_is_private_or_the_groups(tmp_path, umask, group, folder, f
     lifecycle.write_spec(str(run.path), "{}")
     lifecycle.begin(str(run.path), {})
     MetricsFile(run.metrics(1)).close()
-    log = "import sys; from pathlib import Path; from furnace_hpc.cluster import task; "
-    log += "task._write_to(Path(sys.argv[1]))"
+    log = "import sys; from pathlib import Path; from furnace_hpc.launch import rank_main; "
+    log += "rank_main._write_to(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", log, run.log(1, 0)], check=True)
     made = {path: path.stat().st_mode & 0o7777 for path in run.path.parent.rglob("*") if path.exists()}
     assert {run.spec, run.attempt(1), run.metrics(1), run.log(1, 0)} <= made.keys()

@@ -111,7 +111,7 @@ def project(tmp_path):
 def plant(project: Path, canary: Path) -> None:
     """As the other user: put another runs/ in the place of runs/, with code of one's own."""
     [code] = (project / "runs").glob("study/code/*")
-    planted = project / "runs" / code.relative_to(project / "runs") / "furnace_hpc" / "runs"
+    planted = project / "runs" / code.relative_to(project / "runs") / "furnace_hpc" / "host"
     child = os.fork()
     if not child:
         os.setgroups([LAB])
@@ -329,5 +329,5 @@ def test_every_python_that_is_started_keeps_the_working_directory_out():
     ]
     assert len(found) >= 6
     bare = {name for name, command in found if not command.startswith(('"-P"', '"-I"'))}
-    assert bare == {"gpus.py"}  # the profile's Python, in an environment with PYTHONSAFEPATH
-    assert 'PYTHONSAFEPATH="1"' in (package / "runs" / "gpus.py").read_text()
+    assert bare == {"gpu_check.py"}  # the profile's Python, in an environment with PYTHONSAFEPATH
+    assert 'PYTHONSAFEPATH="1"' in (package / "host" / "gpu_check.py").read_text()
