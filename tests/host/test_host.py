@@ -106,7 +106,7 @@ def test_a_record_that_cannot_be_written_is_not_left_empty(tmp_path):
     code = (
         "import resource, sys; from furnace_hpc.host import lifecycle\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # as a full disk would refuse the first byte\n"
-        "host.begin(sys.argv[1], {})"
+        "lifecycle.begin(sys.argv[1], {})"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "OSError: [Errno 27] File too large" in done.stderr
