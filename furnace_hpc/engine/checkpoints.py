@@ -9,7 +9,7 @@ from furnace_hpc.engine import elastic
 from furnace_hpc.engine.durable import problem_of
 from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.random_state import seed_everything, set_random_state
-from furnace_hpc.engine.zero import Engine
+from furnace_hpc.engine.zero import Engine, zero_settings
 from furnace_hpc.runs import checkpoint_files
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.host import newest_attempt
@@ -63,7 +63,8 @@ def _load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Pr
         raise RuntimeError(f"ranks {blind} do not see all of checkpoint {path}: is it on a file system of all nodes?")
     manifest = checkpoint_files.read_manifest(path)
     made_by = manifest["world_size"], manifest.get("zero_stage", engine.zero_optimization_stage())
-    if made_by == (processes.world_size, engine.zero_optimization_stage()):
+    same_settings = manifest.get("zero", zero_settings(engine)) == zero_settings(engine)
+    if same_settings and made_by == (processes.world_size, engine.zero_optimization_stage()):
         loaded, client_state = engine.load_checkpoint(str(path), tag=TAG)
         if loaded is None:
             raise RuntimeError(f"checkpoint {path} could not be loaded")

@@ -27,7 +27,7 @@ from furnace_hpc.engine.processes import Processes
 from furnace_hpc.engine.random_state import random_state
 from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.engine.work import Work
-from furnace_hpc.engine.zero import Engine
+from furnace_hpc.engine.zero import Engine, zero_settings
 from furnace_hpc.runs import checkpoint_files
 from furnace_hpc.runs.checkpoint_files import Described
 from furnace_hpc.runs.code import code_hash
@@ -200,7 +200,7 @@ class Saver:
         stage = self._engine.zero_optimization_stage()
         samples = step * self._config.global_batch_size
         facts = {"step": step, "samples": samples, "world_size": processes.world_size, "zero_stage": stage}
-        facts |= {"state": state, "code_hash": code_hash(), "versions": versions()}
+        facts |= {"zero": zero_settings(self._engine), "state": state, "code_hash": code_hash(), "versions": versions()}
         self._due = self._next(step)
         work = Work(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
         self._pending = _Pending(step, aside, facts, is_best, work, described)
