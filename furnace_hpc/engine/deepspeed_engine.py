@@ -12,6 +12,11 @@ from furnace_hpc.engine.distributed import Processes
 Engine = Any  # deepspeed.DeepSpeedEngine; the library has no types
 
 
+def zero_settings(engine: Engine) -> dict[str, Any]:
+    """The engine's section zero_optimization as it was given: DeepSpeed reads only checkpoints of the same one."""
+    return dict(engine.config["zero_optimization"])
+
+
 def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) -> Engine:
     """Collective. Wrap the model by ZeRO.
 

@@ -23,6 +23,8 @@ from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.resume_overrides import KEYS, in_words, kept, overridden
 from furnace_hpc.runs.state import END_REASONS, RunState, RunStatus, read_status
 
+ENTRY_POINT = "furnace_hpc/launch/rank_main.py"  # what a rank runs; snapshots of an older layout lack it
+
 
 class Code(NamedTuple):
     """The code of a run: what decides its numbers, and the snapshot that holds it."""
@@ -87,7 +89,7 @@ def _plan_run(
     files = read_status(at)
     status = choices.get_status(folder) if at is folder else files
     began = _code_of(at, status)
-    code = began if began and (grid.code / began.snapshot).is_dir() and began.snapshot else None
+    code = began if began and began.snapshot and (grid.code / began.snapshot / ENTRY_POINT).is_file() else None
     action, why = _decide(status, choices, began, has_code=code is not None)
     goes_on = action in (Action.RESUME, Action.RETRY)
     overrides = {} if action is Action.RESTART else _overrides(spec, at, choices if goes_on else None)

@@ -56,6 +56,8 @@ PHASES = [
         [
             case("resume", "stage 2 of 1", 2),
             case("resume", "stage 1 of 2", 3, zero=OFFLOADED),
+            case("resume", "stage 3 of 2", 3, zero=OFFLOADED),
+            case("resume", "offloaded stage 3 of 2", 3),
             case("begin", "fresh stage 1", 1, to_stage=3),
             case("begin", "fresh stage 3", 3, to_stage=2, zero={}),
             case("refuse", "stage 0 of 2", 1),
@@ -78,7 +80,7 @@ def answers(folder: Path) -> list[Any]:
 
 def test_everything_comes_back_at_another_number_of_processes_and_another_stage(answers: list[Any]):
     resumed = [answer for answer in answers if "differences" in answer]
-    assert len(resumed) == 11
+    assert len(resumed) == 13
     for answer in resumed:
         assert set(answer["differences"].values()) == {0.0}, answer
         assert answer["same_groups"], answer

@@ -209,7 +209,6 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluation": {"every": 6},
         "model": {"width": 16, "num_heads": 2, "feedforward": 32},
     }
-    study["variants"]["slow"]["steps"] = 14
     (place / "my_study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     (place / "experiments").mkdir()
     demo = {"name": "ablation", "variants": {"base": {}, "full": {"loss.alpha": 0.5}}}

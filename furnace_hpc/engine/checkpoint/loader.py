@@ -8,7 +8,7 @@ import torch
 from furnace_hpc.engine.checkpoint import reshard
 from furnace_hpc.engine.checkpoint.random_state import seed_everything, set_random_state
 from furnace_hpc.engine.checkpoint.tensor_files import problem_of
-from furnace_hpc.engine.deepspeed_engine import Engine
+from furnace_hpc.engine.deepspeed_engine import Engine, zero_settings
 from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.host.lifecycle import newest_attempt
 from furnace_hpc.runs.folder import RunFolder
@@ -63,7 +63,8 @@ def _load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Pr
         raise RuntimeError(f"ranks {blind} do not see all of checkpoint {path}: is it on a file system of all nodes?")
     manifest = checkpoint_files.read_manifest(path)
     made_by = manifest["world_size"], manifest.get("zero_stage", engine.zero_optimization_stage())
-    if made_by == (processes.world_size, engine.zero_optimization_stage()):
+    same_settings = manifest.get("zero", zero_settings(engine)) == zero_settings(engine)
+    if same_settings and made_by == (processes.world_size, engine.zero_optimization_stage()):
         loaded, client_state = engine.load_checkpoint(str(path), tag=TAG)
         if loaded is None:
             raise RuntimeError(f"checkpoint {path} could not be loaded")

@@ -25,7 +25,7 @@ from furnace_hpc.engine.checkpoint.host_copy import HostCopy
 from furnace_hpc.engine.checkpoint.loader import TAG, check_is_newest, replaced
 from furnace_hpc.engine.checkpoint.random_state import random_state
 from furnace_hpc.engine.checkpoint.tensor_files import Problem, worst, write_files
-from furnace_hpc.engine.deepspeed_engine import Engine
+from furnace_hpc.engine.deepspeed_engine import Engine, zero_settings
 from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.meters import versions
 from furnace_hpc.engine.watchdog import Watchdog
@@ -200,7 +200,7 @@ class CheckpointSaver:
         stage = self._engine.zero_optimization_stage()
         samples = step * self._config.global_batch_size
         facts = {"step": step, "samples": samples, "world_size": processes.world_size, "zero_stage": stage}
-        facts |= {"state": state, "code_hash": code_hash(), "versions": versions()}
+        facts |= {"zero": zero_settings(self._engine), "state": state, "code_hash": code_hash(), "versions": versions()}
         self._due = self._next(step)
         work = BackgroundTask(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
         self._pending = _Pending(step, aside, facts, is_best, work, described)
