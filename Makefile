@@ -2,6 +2,7 @@
 # make demo-slurm   the same on a Slurm of this machine's own (slurm/devcluster up)
 # make test   all tests
 # make check  format, lint, types, spelling
+# make docs   the documentation as a site, in build/site
 # PYTHON=python3.12 after any of them: make the environment with that Python
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 # Container images often set it; then every rank would compile torch and DeepSpeed anew, at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm test check format clean
+.PHONY: demo demo-slurm test check docs format clean
 demo: $(VENV)/.demo
 	$(BIN)/furnace submit --grid ablation --cluster local
 
@@ -19,6 +20,9 @@ demo-slurm: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/generate_reference.py && $(BIN)/zensical build --clean --strict
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/codespell
@@ -41,6 +45,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(INSTALL) ".[dev]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.demo
+	$(INSTALL) ".[docs]"
 	touch $@
 
 clean:

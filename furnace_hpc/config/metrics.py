@@ -51,6 +51,39 @@ LOWER_IS_BETTER = frozenset(
 NEITHER_IS_BETTER = frozenset(
     {"classes_scored", "threshold", "gap", "samples", *(f"recall_at_{k}_chance" for k in (1, 5, 10))}
 )
+# For the reference in docs/. Scores are of a whole split; consistency compares the embeddings of two modalities.
+DESCRIPTIONS = {
+    "accuracy": "share of samples whose most probable class is the label",
+    "f1_macro": "mean F1 over classes; single_label: over classes that occur in labels or predictions",
+    "f1_weighted": "mean F1 over classes, weighted by the number of samples with the label",
+    "f1_micro": "F1 over all (sample, class) pairs at the threshold",
+    "f1_samples": "mean over samples of the F1 of each sample's classes at the threshold",
+    "loss": "mean cross-entropy, or binary cross-entropy for multi_label",
+    "map": "mean average precision over classes that have positives and negatives",
+    "auc": "area under the ROC curve; consistency: probability that a matched pair has the higher cosine",
+    "d_prime": "square root of 2 times the normal quantile of the mean AUC (Gemmeke et al. 2017)",
+    "classes_scored": "number of classes that have positives and negatives",
+    "threshold": "probability above which a class is predicted; validation chooses it for the best micro F1",
+    "cosine_matched": "mean cosine of the two embeddings of one sample",
+    "cosine_mismatched": "mean cosine of embeddings of two samples",
+    "cosine_difference": "cosine_matched minus cosine_mismatched",
+    **{
+        f"recall_at_{k}_{way}": f"share of samples whose partner is among the {k} nearest, {meaning}"
+        for k in (1, 5, 10)
+        for way, meaning in (
+            ("there", "second modality from the first"),
+            ("back", "first modality from the second"),
+            ("chance", "for a random order"),
+        )
+    },
+    "median_rank_there": "median rank of the partner, second modality from the first",
+    "median_rank_back": "median rank of the partner, first modality from the second",
+    "gap": "distance between the mean embeddings of the two modalities (Liang et al. 2022)",
+    "alignment": "mean squared distance of matched embeddings (Wang and Isola 2020)",
+    "uniformity": "log mean Gaussian potential within a modality (Wang and Isola 2020)",
+    "cka": "linear centred kernel alignment (Kornblith et al. 2019), debiased (Song et al. 2012)",
+    "samples": "number of samples that have both modalities",
+}
 _ALL = frozenset({*CONSISTENCY, *(name for names in METRICS.values() for name in names)})
 
 

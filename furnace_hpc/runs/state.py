@@ -38,26 +38,34 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class Ended:
-    """What a reason leaves behind."""
+    """What an end reason means for its run."""
 
     state: RunState
-    again: bool  # the run may be sent again by itself, as it is, within its budgets
+    again: bool  # retried without a command of the user, within the run's budgets
+    detected_by: str  # for the reference in docs/
 
 
-_COMES_BACK, _GIVEN_UP = Ended(RunState.INTERRUPTED, True), Ended(RunState.FAILED, False)
-END_REASONS = {  # why an attempt ended -> what that means; how it is known stands in docs/architecture.md
-    "done": Ended(RunState.DONE, False),
-    "preempted": _COMES_BACK,
-    "time_limit": _COMES_BACK,
-    "node_fail": _COMES_BACK,
-    "hang": _COMES_BACK,
-    "infrastructure": _COMES_BACK,
-    "killed": _COMES_BACK,
-    "stopped": _COMES_BACK,
-    "cancelled": Ended(RunState.INTERRUPTED, False),  # somebody's wish, until somebody submits again
-    "oom": _GIVEN_UP,
-    "crash": _GIVEN_UP,
-    "nonfinite": _GIVEN_UP,
+def _retried(detected_by: str) -> Ended:
+    return Ended(RunState.INTERRUPTED, True, detected_by)
+
+
+def _failed(detected_by: str) -> Ended:
+    return Ended(RunState.FAILED, False, detected_by)
+
+
+END_REASONS = {
+    "done": Ended(RunState.DONE, False, "`result.json` exists"),
+    "preempted": _retried("ranks stopped by TERM, by USR1, or by USR2 long before the time limit; Slurm's PREEMPTED"),
+    "time_limit": _retried("ranks stopped by USR2 near the time limit; Slurm's TIMEOUT or DEADLINE"),
+    "node_fail": _retried("Slurm's NODE_FAIL, or Slurm restarted the job without a stop signal"),
+    "hang": _retried("a rank made no progress for `hang_timeout_s`; its stacks are in its log"),
+    "infrastructure": _retried("no rank started; Slurm's BOOT_FAIL or LAUNCH_FAILED"),
+    "killed": _retried("a rank started and never reported its end, or reported only a failing disk"),
+    "stopped": _retried("all ranks saved and stopped, for example after Ctrl-C in the local queue"),
+    "cancelled": Ended(RunState.INTERRUPTED, False, "Slurm's CANCELLED; the next `submit` resumes the run"),
+    "oom": _failed("out of GPU or host memory; Slurm's OUT_OF_MEMORY"),
+    "crash": _failed("a rank raised an exception; the reason holds its last line"),
+    "nonfinite": _failed("a loss, gradient or parameter is not finite; the reason names the step"),
 }
 
 

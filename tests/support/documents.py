@@ -8,7 +8,7 @@ from pathlib import Path
 from furnace_hpc.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("README", "CONTRIBUTING", "SECURITY", "experiments/README", "slurm/README", "ds_configs/README")
+NAMES = ("README", "README.zh", "CONTRIBUTING", "SECURITY", "experiments/README", "slurm/README", "ds_configs/README")
 DOCUMENTS = sorted([ROOT / f"{name}.md" for name in NAMES] + list((ROOT / "docs").glob("*.md")))
 PROGRAMS = {"furnace", "make", "slurm/devcluster", "sbatch", "hf", "tar", "python", "pre-commit", "scontrol", "."}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
