@@ -130,12 +130,13 @@ def _default(value: Any) -> str:
 def commands_page() -> str:
     """Every command with its options."""
     parts = ["# Commands\n", NOTE]
-    parts.append("`furnace X` is the same as `python -m furnace_hpc.X`. Every command has `--help`.\n")
+    parts.append("`furnace X` is the same as `python -P -m furnace_hpc.X`. Every command has `--help`.\n")
     parts.append("| exit code | meaning |\n|--:|---|")
     parts.append("| 0 | done |")
     parts.append("| 1 | runs failed or are missing, or Slurm does not answer |")
     parts.append("| 2 | invalid input: one error message, nothing was changed |")
-    parts.append("| 130 | interrupted with Ctrl-C |\n")
+    parts.append("| 130 | interrupted with Ctrl-C |")
+    parts.append("| 141 | the reader of a pipe left: `status`, `predict`, `schema` |\n")
     for name, summary in COMMANDS.items():
         function = importlib.import_module(f"furnace_hpc.{name}").main
         parts += [f"## furnace {name}\n", f"{summary[0].upper()}{summary[1:]}.\n"]
