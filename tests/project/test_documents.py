@@ -228,6 +228,7 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "my_study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     (place / "experiments").mkdir()
     demo = {"name": "ablation", "variants": {"base": {}, "full": {"loss.alpha": 0.5}}}
+    demo["base"] = study["base"] | {"deepspeed": "zero1_fp32"}
     (place / "experiments" / "ablation.yaml").write_text(yaml.safe_dump(study | demo, sort_keys=False))
     (place / ".venv").symlink_to(sys.prefix)
     (place / "bin").mkdir()
