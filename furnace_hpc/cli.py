@@ -24,7 +24,7 @@ COMMANDS = {
     "cancel": "stop a grid's jobs; what they did is kept, and submit goes on",
     "aggregate": "turn finished runs into tables and figures",
     "pack": "turn raw data into memory-mapped columns",
-    "doctor": "look at this machine, its disks, GPUs and Slurm, and say what to mend",
+    "doctor": "check this machine, its disks and GPUs, Slurm and a compute node, and report how to fix each problem",
     "drill": "disturb a tiny grid on this cluster in every way, and prove that nothing is lost",
     "train": "train one run folder, under torchrun or alone",
     "export": "turn a run's checkpoint into one folder that predicts anywhere",

@@ -42,9 +42,9 @@ def main(
         Path | None, typer.Option("--runs-root", help="where runs will lie [$FURNACE_RUNS or ./runs]")
     ] = None,
 ) -> None:
-    """Look at this machine, its disks, GPUs and Slurm, and say what to mend.
+    """Check this machine, its disks and GPUs, Slurm, and one compute node, and report how to fix each problem.
 
-    Every line is ok, warn or fail, with the mend. Exit code 1: something fails. It takes about half a minute, most of
+    Every line is ok, warn or fail, with a hint. Exit code 1: something fails. It takes about half a minute, most of
     it torch's start, and changes nothing; a job of five minutes at most, two cores and a GPU looks at a compute node.
     """
     over = force or replace_

@@ -16,7 +16,7 @@ _COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
 
 @dataclass(frozen=True)
 class Check:
-    """What was found, and what to do about it; an ok line needs no mend."""
+    """What was found, and what to do about it; an ok line needs no fix."""
 
     name: str
     level: Level

@@ -1,4 +1,4 @@
-"""Is this cluster as Furnace wants it? Each line says what follows for runs, and who can mend it."""
+"""Is this cluster as Furnace wants it? Each line says what follows for runs, and who can fix it."""
 
 import re
 import shutil

@@ -200,7 +200,7 @@ _NEVER = {  # reasons of a waiting job that only somebody can change, in small l
     "partitionnodelimit": "it asks for more nodes than the partition gives: lower nodes, cancel and submit",
     "partitiondown": "the partition is down: wait for the site",
     "partitioninactive": "the partition is inactive: wait for the site",
-    "badconstraints": "no nodes can ever satisfy it: mend the profile, cancel and submit",
+    "badconstraints": "no nodes can ever satisfy it: fix the profile, cancel and submit",
     "jobhelduser": "it is held: `scontrol release JOB` lets it go on",
     "jobheldadmin": "it is held by an administrator: ask the site",
     "jobholdmaxrequeue": "requeued too often and held: look why, then `scontrol release JOB`",

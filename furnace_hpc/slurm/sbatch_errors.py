@@ -1,4 +1,4 @@
-"""What sbatch says when it does not submit: whether it may have submitted all the same, and how to mend it."""
+"""What sbatch says when it does not submit: whether it may have submitted all the same, and how to fix it."""
 
 import re
 
@@ -17,7 +17,7 @@ _AWAY = re.compile(
 )
 _PARTITION = "`sinfo -s` lists the partitions: set `partition` in the profile, or in the grid's resources"
 _NODES = (
-    "the profile asks for more than the partition's nodes have: see `sinfo -o '%P %D %c %m %G'`, and mend nodes, "
+    "the profile asks for more than the partition's nodes have: see `sinfo -o '%P %D %c %m %G'`, and fix nodes, "
     "cpus_per_task, mem_gb, gpus_per_node or gpu_type"
 )
 _LIMIT = "you have as many jobs as the site allows: wait for some to end, or set `max_submit_jobs` in the profile"
@@ -34,7 +34,7 @@ _MENDS = (
     ),
     (r"invalid job array", "set `max_array_size` in the profile to what `scontrol show config` says of MaxArraySize"),
     (r"(node|partition) configuration|node count|CPU count|more processors|Memory|resource|gres", _NODES),
-    (r"constraint|feature", "no node has these features: see `sinfo -o '%P %f'`, and mend `constraint` in the profile"),
+    (r"constraint|feature", "no node has these features: see `sinfo -o '%P %f'`, and fix `constraint` in the profile"),
     (r"denied|not permitted|submit from", "the site lets no job be submitted from here: use a login node"),
 )
 
@@ -54,7 +54,7 @@ def hint(words: str) -> str:
     for pattern, advice in _MENDS:
         if re.search(pattern, words, re.IGNORECASE):
             return advice
-    return "mend the profile, and look at the script with --dry-run"
+    return "fix the profile, and look at the script with --dry-run"
 
 
 def short(words: str) -> str:

@@ -145,9 +145,9 @@ def test_a_pack_is_made_once_and_mended_when_damaged(packed, tmp_path):
     with pytest.raises(ConfigError, match=r"with other settings: choose another --out, or"):
         pack_once(TriDigitsKnobs(**SMALL), tmp_path / "set", ignore)
     (tmp_path / "set" / "val" / "image.npy").unlink()
-    mended, packed_now = pack_once(knobs, tmp_path / "set", ignore)
+    fixed, packed_now = pack_once(knobs, tmp_path / "set", ignore)
     assert packed_now
-    assert mended.fingerprint == manifest.fingerprint
+    assert fixed.fingerprint == manifest.fingerprint
 
 
 def test_pack_once_refuses_another_set_in_its_place(packed):

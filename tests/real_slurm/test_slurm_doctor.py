@@ -51,7 +51,7 @@ def test_a_gpu_that_slurm_gives_and_torch_cannot_use_fails(quiet: Cluster, tmp_p
             [gpus] = [check for check in sections["Compute node: Machine"] if check["name"] == "GPUs"]
             assert gpus["level"] == "fail"
             assert gpus["found"].startswith("the job was given 0, and torch (CPUs) cannot use all of them")
-            assert "DS_ACCELERATOR=cpu trains on the CPU" in gpus["mend"]
+            assert "DS_ACCELERATOR=cpu trains on the CPU" in gpus["hint"]
     finally:
         quiet.environment["DS_ACCELERATOR"] = "cpu"
 

@@ -121,7 +121,7 @@ REFUSED = (
     ({"cpus_per_task": 1000}, "the profile asks for more than the partition's nodes have"),
     ({"nodes": 16}, "the profile asks for more than the partition's nodes have"),
     ({"gpu_flag": "gres", "gpu_type": "b200", "gpus_per_node": 1}, "the profile asks for more than"),
-    ({"constraint": "ib"}, "mend `constraint` in the profile"),
+    ({"constraint": "ib"}, "fix `constraint` in the profile"),
     ({"partition": "debug"}, "more than partition debug allows (5)"),
 )
 

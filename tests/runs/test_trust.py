@@ -59,7 +59,7 @@ def test_what_others_may_write_is_refused_with_the_mend(tree, part, mode):
     with pytest.raises(ConfigError, match=f"written by {'its group' if mode == 0o020 else 'all users'}") as refused:
         check_trusted(tree[1], tree[0])
     assert str(refused.value).endswith(f"chmod go-w {place}")
-    place.chmod(place.stat().st_mode & ~0o022)  # the mend
+    place.chmod(place.stat().st_mode & ~0o022)  # the fix
     check_trusted(tree[1], tree[0])
 
 

@@ -1,4 +1,4 @@
-"""What sbatch really says when it does not submit: may the job exist all the same, and which key mends it."""
+"""What sbatch really says when it does not submit: may the job exist all the same, and which key fixes it."""
 
 import pytest
 
@@ -13,15 +13,15 @@ REFUSED = [
     (f"{FAILED}Invalid qos specification", "set `qos` in the profile"),
     (f"{FAILED}Invalid wckey specification", "set `wckey` in the profile"),
     (f"{FAILED}Invalid job array specification", "set `max_array_size` in the profile"),
-    (f"{FAILED}Invalid feature specification", "mend `constraint` in the profile"),
+    (f"{FAILED}Invalid feature specification", "fix `constraint` in the profile"),
     (
         f"{FAILED}Requested time limit is invalid (missing or exceeds some limit)",
         "`resources.timeout_min` of the grid",
     ),
-    (f"{FAILED}Requested node configuration is not available", "mend nodes, cpus_per_task, mem_gb, gpus_per_node"),
+    (f"{FAILED}Requested node configuration is not available", "fix nodes, cpus_per_task, mem_gb, gpus_per_node"),
     (
         f"sbatch: error: CPU count per node can not be satisfied {FAILED}Requested node configuration is not available",
-        "mend nodes, cpus_per_task, mem_gb",
+        "fix nodes, cpus_per_task, mem_gb",
     ),
     (
         f"sbatch: error: Memory specification can not be satisfied {FAILED}Requested node configuration is not "
@@ -30,7 +30,7 @@ REFUSED = [
     ),
     (f"{FAILED}Memory required by task is not available", "mem_gb"),
     (f"{FAILED}More processors requested than permitted", "cpus_per_task"),
-    (f"{FAILED}Node count specification invalid", "mend nodes"),
+    (f"{FAILED}Node count specification invalid", "fix nodes"),
     (f"{FAILED}Invalid generic resource (gres) specification", "gpus_per_node or gpu_type"),
     (f"{FAILED}Invalid GRES specification (with and without type identification)", "gpus_per_node or gpu_type"),
     ("sbatch: error: AssocMaxSubmitJobLimit", "set `max_submit_jobs` in the profile"),
@@ -47,7 +47,7 @@ REFUSED = [
         "sbatch: unrecognized option '--gpus-per-node=4' Try \"sbatch --help\" for more information",
         "set its key to null in the profile",
     ),
-    (f"{FAILED}Unspecified error", "mend the profile, and look at the script with --dry-run"),
+    (f"{FAILED}Unspecified error", "fix the profile, and look at the script with --dry-run"),
 ]
 AWAY = [
     f"{FAILED}Unable to contact slurm controller (connect failure)",

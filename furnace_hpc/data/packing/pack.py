@@ -111,11 +111,11 @@ def _check_refused(unfinished: Unfinished, max_refused: float) -> None:
     if incomplete > max_refused * rows:
         raise ConfigError(
             f"{incomplete:,} of {rows:,} samples have something that could not be read ({incomplete / rows:.1%}; "
-            f"--max-refused is {max_refused:.1%}): {reasons}; see {unfinished.refused}; mend the files and delete "
+            f"--max-refused is {max_refused:.1%}): {reasons}; see {unfinished.refused}; fix the files and delete "
             f"{unfinished.folder}, or accept it with --max-refused {np.ceil(incomplete / rows * 100) / 100:g}"
         )
     if empty := [split for split, kept in progress.kept.items() if not kept]:
-        raise ConfigError(f"split {empty[0]!r} has no usable sample ({_reasons(unfinished, empty[0])}): mend its files")
+        raise ConfigError(f"split {empty[0]!r} has no usable sample ({_reasons(unfinished, empty[0])}): fix its files")
 
 
 def _reasons(unfinished: Unfinished, split: str | None = None) -> str:

@@ -111,7 +111,7 @@ def pack_once(
 
 
 def _whole_pack(folder: Path) -> Manifest | None:
-    """Return the manifest of an undamaged pack; a damaged one counts as none: packing again mends it."""
+    """Return the manifest of an undamaged pack; a damaged one counts as none: packing again fixes it."""
     try:
         return open_columns(folder).manifest
     except ConfigError:
