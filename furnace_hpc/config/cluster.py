@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from furnace_hpc.config.base import Config, Name, OneList
-from furnace_hpc.config.parsing.lookup import FOLDERS, find_file, read_written, shipped_roots
+from furnace_hpc.config.parsing.lookup import FOLDERS, check_is_own, find_file, is_path, read_written, shipped_roots
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.train_config import Resources
 
@@ -105,9 +105,12 @@ def load_profile(name: str) -> ClusterProfile:
     """Read a cluster profile by name or path.
 
     Raises:
-        ConfigError: unknown name, or every problem of the file at once.
+        ConfigError: unknown name; a file in the working directory that others could change; or every problem of the
+            file at once.
     """
     path = find_file("cluster", name)
+    if not is_path(name):
+        check_is_own(path)
     content, written = read_written(path)
     return validate(ClusterProfile, content, str(path), written.at)
 

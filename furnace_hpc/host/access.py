@@ -115,7 +115,7 @@ def _faults_of(entry: str, facts: os.stat_result, path: str, top: str = "") -> I
         return  # a link cannot be written, only replaced, and for that its folder counts
     elif facts.st_mode & stat.S_IWOTH:
         yield _written(entry, facts, path if is_above else "", "all users", [])
-    elif facts.st_mode & stat.S_IWGRP and not of_group:
+    elif facts.st_mode & stat.S_IWGRP and not of_group and not _is_own_group(facts.st_gid):
         yield _written(entry, facts, path if is_above else "", "its group", trust)
     elif facts.st_mode & stat.S_IWGRP and lets_strangers_write(_access_list(entry), groups):
         found = "%s may be written by users or groups of its access list that are none of yours" % entry
@@ -138,6 +138,8 @@ def _written(entry: str, facts: os.stat_result, path: str, who: str, ways: List[
     word, found = shlex.quote(entry), "%s may be written by %s (mode %04o)" % (entry, who, stat.S_IMODE(facts.st_mode))
     if not path:
         found += ": what it holds could run anything as you"
+        if os.getuid() not in (0, facts.st_uid) or facts.st_mode & stat.S_ISVTX:
+            return Fault(entry, found, "Move what is loaded to a folder that only you can write")
         return Fault(entry, found, "%schmod go-w %s" % (IF_UNCHANGED, word))
     found += " and is not sticky: they could put anything in the place of %s" % path
     ways = ["choose another place (--runs-root)"] + ways
@@ -159,6 +161,18 @@ def _group_of_profile(gid: int) -> List[str]:
     except KeyError:
         name = str(gid)
     return ["trust all of group %s (group: true in the cluster profile)" % name]
+
+
+def _is_own_group(gid: int) -> bool:
+    """Whether it is the user's private group: of the user's own name, primary, and without other members.
+
+    Many systems give each user such a group, and a umask of 002 with it. Root's group is not one.
+    """
+    try:
+        me, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return me.pw_uid != 0 and (me.pw_gid, me.pw_name) == (gid, group.gr_name) and set(group.gr_mem) <= {me.pw_name}
 
 
 def _user(uid: int) -> str:
@@ -206,7 +220,8 @@ def main(root: str, paths: List[str]) -> None:
             problem = "%s cannot be looked at: %s" % (path, error.strerror)
             fault = Fault(path, problem, "Look whether compute nodes see it")
         if fault:
-            print("furnace: %s. Nothing of it is run. %s" % fault[1:])
+            words = "furnace: %s. Nothing of it is run. %s" % fault[1:]
+            print("".join(c if c.isprintable() else repr(c)[1:-1] for c in words))
             sys.exit(1)
 
 

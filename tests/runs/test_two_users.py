@@ -331,3 +331,53 @@ def test_every_python_that_is_started_keeps_the_working_directory_out():
     bare = {name for name, command in found if not command.startswith(('"-P"', '"-I"'))}
     assert bare == {"gpu_check.py"}  # the profile's Python, in an environment with PYTHONSAFEPATH
     assert 'PYTHONSAFEPATH="1"' in (package / "host" / "gpu_check.py").read_text()
+
+
+def test_a_profile_that_was_planted_in_the_working_directory_is_not_used(project, monkeypatch):
+    """The folder is sticky, as the hint says: another user can still add slurm/clusters/local.yaml to it."""
+    project.chmod(0o3777)
+    write_grid(project)
+    clusters = project / "slurm" / "clusters"
+    clusters.mkdir(parents=True)
+    text = "name: local\nexecutor: local\nnodes: 1\nprocesses_per_node: 1\npython: /bin/false\n"
+    (clusters / "local.yaml").write_text(text)
+    for path in (project / "slurm", clusters, clusters / "local.yaml"):
+        os.chown(path, NOBODY, LAB)
+    done = command("submit", project, "--grid", "study.yaml", "--cluster", "local", "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "was found in the working directory, and is not used" in done.stderr
+    assert "belongs to user nobody" in done.stderr
+    for path in (project / "slurm", clusters, clusters / "local.yaml"):
+        os.chown(path, 0, 0)
+    pack(project / "data" / "tridigits")
+    assert command("submit", project, "--grid", "study.yaml", "--cluster", "local", "--dry-run").returncode == 0
+
+
+PRIVATE = """
+import grp, os, pwd, sys
+from furnace_hpc.host import access
+me = pwd.struct_passwd(("sam", "x", 4300, 4300, "", "/", "/bin/sh"))
+members = {4300: ("sam", []), 4301: ("team", ["sam"]), 4302: ("sam", ["eve"])}
+pwd.getpwuid = lambda uid: me
+grp.getgrgid = lambda gid: grp.struct_group((members[gid][0], "x", gid, members[gid][1]))
+os.setgroups([4301, 4302]); os.setgid(4300); os.setuid(4300)
+print(*("fault" if next(access.find_faults(path, path), None) else "fine" for path in sys.argv[1:]))
+"""
+
+
+def test_a_users_private_group_is_the_user(tmp_path):
+    """Many systems give each user a group of the same name, and a umask of 002. The two data bases are made up here."""
+    places = []
+    for gid in (4300, 4301, 4302):
+        place = tmp_path / f"group {gid}"
+        place.mkdir()
+        os.chown(place, 4300, gid)
+        place.chmod(0o775)
+        places.append(place)
+    for above in (tmp_path, *tmp_path.parents):
+        if above.stat().st_uid == 0:
+            above.chmod(above.stat().st_mode | 0o011)
+    root = Path(furnace_hpc.__file__).parents[1]
+    words = [sys.executable, "-S", "-c", PRIVATE, *map(str, places)]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.stderr) == (["fine", "fault", "fault"], "")

@@ -16,6 +16,7 @@ from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.config.parsing.printable import short
 from furnace_hpc.config.parsing.secrets import find_secret, masked
 from furnace_hpc.config.parsing.source_text import Written
+from furnace_hpc.host.access import find_faults
 from furnace_hpc.host.regular_file import read_regular
 
 Kind = Literal["grid", "cluster", "DeepSpeed file"]
@@ -58,9 +59,25 @@ def find_file(kind: Kind, name: str) -> Path:
     raise ConfigError(f"unknown {kind} {name!r}; {nearest(name, names)}")
 
 
+def check_is_own(path: Path) -> None:
+    """Raise ConfigError if others could have put this file into the working directory: it holds lines of shell.
+
+    Files that come with the package are as good as the package itself.
+    """
+    if path.resolve().is_relative_to(PACKAGE.parent):
+        return
+    if fault := next(find_faults(str(path), str(Path.cwd())), None):
+        raise ConfigError(f"{path} was found in the working directory, and is not used: {fault.problem}. {fault.fix}")
+
+
 def find_shipped(name: str) -> Path:
-    """A file that comes with the package, such as slurm/array.sbatch: as it is called from the working directory."""
+    """A file that comes with the package, such as slurm/array.sbatch: as it is called from the working directory.
+
+    Raises:
+        ConfigError: as `check_is_own`.
+    """
     found = next(path for root in shipped_roots() if (path := root / name).is_file())
+    check_is_own(found)
     return Path(name) if found == Path.cwd() / name else found
 
 
