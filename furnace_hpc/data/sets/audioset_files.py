@@ -44,9 +44,9 @@ class SoundFiles:
         return found[0] if found else None
 
     def unmatched(self, used: Collection[Path], num_listed: int) -> str | None:
-        """A sentence on the files that are no listed clip's; None where every file is, or most clips have one."""
+        """A sentence on the files that are no listed clip's; None if every file is, or every clip has one."""
         unmatched = [path for path in self.paths if path not in used]
-        if not unmatched or 2 * len(used) > num_listed:
+        if not unmatched or len(used) >= num_listed:
             return None
         example = min(unmatched, key=lambda path: path.name).name
         return (
