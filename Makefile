@@ -19,7 +19,7 @@ demo-slurm: $(VENV)/.demo
 	$(BIN)/furnace submit --grid ablation --cluster devcluster --yes --wait
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/generate_reference.py && $(BIN)/zensical build --clean --strict
