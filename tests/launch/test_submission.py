@@ -92,7 +92,7 @@ def test_a_lock_that_was_taken_over_in_between_is_not_taken_again(tmp_path, monk
             folder.lock.write_text(json.dumps(lifecycle.holder()))
         return answer
 
-    monkeypatch.setattr(submission.host, "is_alive", slow)
+    monkeypatch.setattr(submission.lifecycle, "is_alive", slow)
     with pytest.raises(ConfigError, match=f"run by process {os.getpid()} on "), grid_lock(folder):
         pass
     assert asked[0] is False

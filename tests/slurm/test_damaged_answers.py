@@ -114,7 +114,7 @@ def test_damaged_allocations_cost_no_traceback(text):
     attempts = [Attempt(attempt=1, job_id="9", cluster="devcluster"), Attempt(attempt=1, job_id="12_2", cluster="")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "has_slurm", lambda: True)
-        patch.setattr(client, "act", lambda *command: text)
+        patch.setattr(client, "run_checked", lambda *command: text)
         found = accounting.accounted(attempts)
     assert found is None or (found.hours >= 0 and found.jobs <= 2)
 
