@@ -116,8 +116,8 @@ class Slurm:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.now, self.away, self.queued, self.told, self.asked = 1e6, False, [], [], []
         patch.setattr(job_cache, "time", SimpleNamespace(time=lambda: self.now, sleep=self.sleep))
-        patch.setattr(job_cache.scheduler, "queue", lambda users: self.says("squeue", self.queued))
-        patch.setattr(job_cache.scheduler, "accounting", lambda ids: self.says(f"sacct {','.join(ids)}", self.told))
+        patch.setattr(job_cache.client, "queue", lambda users: self.says("squeue", self.queued))
+        patch.setattr(job_cache.client, "accounting", lambda ids: self.says(f"sacct {','.join(ids)}", self.told))
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
