@@ -150,7 +150,7 @@ def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
             if sent.outcome == "submitted" and sent.kind == "array":
                 of_run |= {submission.rows[row]["run_id"]: (job_id, sent) for row, job_id in sent.elements.items()}
             elif sent.outcome == "submitted":
-                follows = tuple(folder.run(row["run_id"]) for row in submission.rows if row["to_do"])
+                follows = tuple(folder.run(row["run_id"]) for row in submission.rows if row.get("to_do"))
                 others[sent.job_id] = Expected(None, sent.name, sent.cluster, sent.unix_s, follows)
     runs = {
         job: Expected(folder.run(run_id), sent.name, sent.cluster, sent.unix_s)
