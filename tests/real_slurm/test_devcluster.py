@@ -73,7 +73,8 @@ def test_a_folder_that_slurm_cannot_name_is_refused(tmp_path: Path, name: str):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_without_cluster_is_left_alone(tmp_path: Path):
+def test_a_folder_without_cluster_is_left_alone(tmp_path_factory: pytest.TempPathFactory):
+    tmp_path = tmp_path_factory.mktemp("none")  # a short name: sockets of a cluster allow 71 characters
     (tmp_path / "mine").write_text("precious")
     for command in ("down --wipe", "status", "env", "kill-node node0", "restart-controller"):
         done = devcluster(*command.split(), "--dir", str(tmp_path))
