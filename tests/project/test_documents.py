@@ -262,7 +262,7 @@ def test_readme_works_from_the_first_line_to_the_last(first_day):
         said = done.stdout + done.stderr
         assert done.returncode == 0, f"{line}\n{said}"
         assert "Traceback" not in said, line
-    assert len(list((first_day / "results").glob("my_study*/report.html"))) == 5
+    assert len(list((first_day / "results").glob("my_study*/report.html"))) == 4
     (code,) = blocks(ROOT / "README.md", "python")
     done = shell(first_day, f"python -c '{code}'")
     assert done.returncode == 0, done.stderr
