@@ -150,7 +150,7 @@ class Drill:
             if run is None or not attempts or len(attempts) > 1:
                 continue
             record = last_record(run.metrics(1))
-            if record is None or record["step"] < self._at[way.name] or run.result.exists():
+            if record is None or record["step"] < self._at[way.name] or run.result.is_file():
                 continue
             self._left.remove(way)
             print(f"{way.name}: {way.what}, at step {record['step']}", flush=True)

@@ -184,7 +184,7 @@ def _run_here(plan: Plan) -> None:
     from furnace_hpc.aggregate import show_table
 
     show_table(plan.grid, plan.folder)
-    raise typer.Exit(0 if all(run.folder.result.exists() for run in plan.runs) else 1)
+    raise typer.Exit(0 if all(run.folder.result.is_file() for run in plan.runs) else 1)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main(
     folder = RunFolder(run_dir)
     if not folder.spec.exists():
         raise ConfigError(f"{run_dir} is no run folder: it has no spec.json; `furnace submit` makes run folders")
-    if folder.result.exists():
+    if folder.result.is_file():
         print(f"{folder.run_id} is done: {folder.result}")
         return
     keep_private(os.environ.get(GROUP_ACCESS) == "1")

@@ -99,7 +99,7 @@ def _is_settled(job_id: str, job: "Expected", known: Evidence) -> bool:
     if job.run is None and (job_id in known.ended or known.is_gone(job_id)):
         return True
     runs = job.follows if job.run is None else (job.run,)
-    return all(run.result.exists() or _is_superseded(run, job.sent_unix_s) for run in runs)
+    return all(run.result.is_file() or _is_superseded(run, job.sent_unix_s) for run in runs)
 
 
 def _is_superseded(run: RunFolder, sent_unix_s: float) -> bool:
@@ -167,7 +167,7 @@ def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, Expected], must: b
         # Of a shared grid these are too many for one user, which is safe.
         live = sum(meaning(job.word).phase is not Phase.ENDED for job in answer)
         unknown = [job_id for job_id in jobs if job_id not in queued and job_id not in known.ended]
-        absent = [job_id for job_id in unknown if not (run := jobs[job_id].run) or not run.result.exists()]
+        absent = [job_id for job_id in unknown if not (run := jobs[job_id].run) or not run.result.is_file()]
         told = _accounting(absent)
         ended = known.ended | _ended(told, {job_id: jobs[job_id].name for job_id in absent})
     except UnavailableError as error:

@@ -14,7 +14,7 @@ def manually_started(folder: GridFolder, submissions: list[Submission]) -> dict[
     found = {}
     for run_id in dict.fromkeys(row["run_id"] for submission in submissions for row in submission.rows):
         run = folder.run(run_id)
-        attempts = [] if run.result.exists() else read_attempts(run)
+        attempts = [] if run.result.is_file() else read_attempts(run)
         if attempts and attempts[-1].job_id and attempts[-1].job_id not in ours:
             found[run_id] = attempts[-1]
     return found

@@ -97,10 +97,10 @@ def _spent(folder: RunFolder, newest: int) -> str:
 def _read(folder: RunFolder) -> RunStatus:
     attempts = read_attempts(folder)
     if not attempts:
-        return RunStatus(RunState.DONE if folder.result.exists() else RunState.NEW, 0, 0, "")
+        return RunStatus(RunState.DONE if folder.result.is_file() else RunState.NEW, 0, 0, "")
     newest = attempts[-1]
     step = max(_step(folder, attempt) for attempt in attempts)
-    if folder.result.exists():
+    if folder.result.is_file():
         return RunStatus(RunState.DONE, newest.attempt, step, "")
     if newest.end_unix_s is not None:
         word = newest.reason or ""

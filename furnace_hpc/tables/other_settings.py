@@ -29,7 +29,7 @@ def other_settings(grid: Grid, folder: GridFolder) -> list[str]:
     own = json.dumps(_of_numbers(grid.settings), sort_keys=True)
     found = []
     for key in settings.keys() - {own}:
-        done = sum(folder.run(run_id).result.exists() for run_id in runs[key])
+        done = sum(folder.run(run_id).result.is_file() for run_id in runs[key])
         if done:
             command = command_on("aggregate", folder, *setting_words(settings[key]))
             found.append((-done, f"{done} of {len(runs[key])} runs are done: {command}"))
