@@ -11,7 +11,7 @@ import pytest
 from end_with import MARK
 from slurm_cluster import wait_until
 
-HERE = Path(__file__).parent
+WORK = Path(__file__).parents[1] / "support" / "outlives_work.py"
 KINDS = {"munged", "mariadbd", "slurmctld", "slurmdbd", "slurmd", "slurmstepd", "sleep", "unshare", "bash"}
 
 
@@ -21,7 +21,7 @@ KINDS = {"munged", "mariadbd", "slurmctld", "slurmdbd", "slurmd", "slurmstepd", 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: Path):
     ready, log = tmp_path / "ready", tmp_path / "log"
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", HERE / "outlives_work.py"]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", WORK]
     with log.open("w") as file:
         run = subprocess.Popen(command, env=os.environ | {"READY": str(ready)}, stdout=file, stderr=file, cwd=tmp_path)
     try:

@@ -1,4 +1,4 @@
-"""Commands that README.md and slurm/README.md print for Slurm, as they are printed, on a real one."""
+"""Commands that docs/slurm.md and slurm/README.md print, as they are printed, on a real Slurm."""
 
 import shutil
 import sys
@@ -31,11 +31,11 @@ def test_commands_on_the_devcluster(quiet: Cluster, tmp_path: Path, small_root: 
     assert "verdict: " in said[2]
     assert "then: furnace status --grid smoke --watch\n" in said[0]
 
-    dry = give("furnace submit --grid ablation --cluster NAME --dry-run".replace("NAME", "devcluster"))
-    assert "# Slurm says: " in dry
-    ablation = [c.line for c in commands(ROOT / "README.md") if c.line.startswith("furnace") and "ablation" in c.line]
-    ablation = [line for line in ablation if not line.startswith("furnace export")]
-    assert len(ablation) == 6
+    printed = [c.line for c in commands(ROOT / "docs/slurm.md") if "--grid ablation" in c.line]
+    [dry] = [line for line in printed if "--dry-run" in line]
+    assert "# Slurm says: " in give(dry.replace("mine", "devcluster"))
+    ablation = [line for line in printed if line != dry]
+    assert len(ablation) == 5
     for line in [line for line in ablation if line not in LATER] + list(LATER):
         said = give(line, code=1 if "aggregate" in line else 0)
         if "cancel" in line:

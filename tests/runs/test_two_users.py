@@ -379,5 +379,6 @@ def test_a_users_private_group_is_the_user(tmp_path):
             above.chmod(above.stat().st_mode | 0o011)
     root = Path(furnace_hpc.__file__).parents[1]
     words = [sys.executable, "-S", "-c", PRIVATE, *map(str, places)]
-    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(root)}  # other tests set PYTHONSAFEPATH, as the commands do
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout.split(), done.stderr) == (["fine", "fault", "fault"], "")
