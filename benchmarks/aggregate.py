@@ -54,15 +54,21 @@ echo "${0##*/}" >> "$ASKED"
 def main() -> None:
     """Lay out runs, time each way, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=10_000, help="number of runs, a multiple of 5 [10000]")
-    parser.add_argument("--repeats", type=int, default=3, help="of each way, of which the median is taken [3]")
+    parser.add_argument(
+        "--runs", type=int, default=10_000, help="number of runs, a multiple of 5 [10000]"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="of each way, of which the median is taken [3]"
+    )
     asked = parser.parse_args()
     record.begin()
     with tempfile.TemporaryDirectory() as name:
         rows = tables(Path(name), asked.runs, asked.repeats)
         rows += status(Path(name) / "status", asked.repeats)
     record.write(
-        "aggregate", rows, "All in one run of this script, each a process of its own. Goals are beside the ratios."
+        "aggregate",
+        rows,
+        "All in one run of this script, each a process of its own. Goals are beside the ratios.",
     )
 
 
@@ -96,15 +102,27 @@ def tables(root: Path, number: int, repeats: int) -> list[dict[str, object]]:
     cold_s, _ = ours(root, exit_code=0)
     first_s, reading_s = median(first), median(reading)
     return [
-        {"what": f"files of {number:,} runs read", "s": round(reading_s, 2), "mb": round(num_bytes / 1e6, 1)},
+        {
+            "what": f"files of {number:,} runs read",
+            "s": round(reading_s, 2),
+            "mb": round(num_bytes / 1e6, 1),
+        },
         {"what": "all tables, whole process, our cache empty", "s": round(first_s, 2)},
         {"what": f"again after {NEW} new runs, whole process", "s": round(median(again), 2)},
         {"what": "collecting alone: files read, cache written", "s": round(median(collecting), 2)},
         {"what": "pandas: files read and put together, no tables", "s": round(pandas_s, 2)},
         _ratio("pandas against all tables", pandas_s / first_s, 15, at_least=True),
-        {"what": "pandas against collecting alone", "value": round(pandas_s / median(collecting), 2)},
+        {
+            "what": "pandas against collecting alone",
+            "value": round(pandas_s / median(collecting), 2),
+        },
         _ratio("all tables against the bare reading", first_s / reading_s, 6, at_least=False),
-        _ratio(f"again after {NEW} new runs, against the first time", median(again) / first_s, 0.2, at_least=False),
+        _ratio(
+            f"again after {NEW} new runs, against the first time",
+            median(again) / first_s,
+            0.2,
+            at_least=False,
+        ),
         _ratio("peak memory, GiB", peak_gib, 0.93, at_least=False),
         {"what": "files read, the system's cache of them empty", "s": round(cold_reading_s, 2)},
         {"what": "all tables, whole process, both caches empty", "s": round(cold_s, 2)},
@@ -124,15 +142,33 @@ def status(root: Path, repeats: int) -> list[dict[str, object]]:
     (submission / "grid.yaml").write_text(folder.grid.read_text())
     sent = {"name": "furnace-big-0", "unix_s": 0.0}
     events = [
-        sent | {"event": "intent", "kind": "array", "base": 0, "rows": list(range(len(ids))), "cluster": ""},
+        sent
+        | {
+            "event": "intent",
+            "kind": "array",
+            "base": 0,
+            "rows": list(range(len(ids))),
+            "cluster": "",
+        },
         sent | {"event": "submitted", "job_id": "7"},
     ]
     (submission / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     for name in ("squeue", "sacct"):
         (root / name).write_text(COUNTING)
         (root / name).chmod(0o755)
-    environment = os.environ | {"PATH": f"{root}:{os.environ['PATH']}", "ASKED": str(root / "asked")}
-    command = [sys.executable, "-m", "furnace_hpc.status", "--grid", "big", "--runs-root", str(root)]
+    environment = os.environ | {
+        "PATH": f"{root}:{os.environ['PATH']}",
+        "ASKED": str(root / "asked"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "furnace_hpc.status",
+        "--grid",
+        "big",
+        "--runs-root",
+        str(root),
+    ]
     took, most = [], {"squeue": 0, "sacct": 0}
     for _ in range(repeats):
         folder.slurm_cache.unlink(missing_ok=True)
@@ -143,8 +179,13 @@ def status(root: Path, repeats: int) -> list[dict[str, object]]:
         words = (root / "asked").read_text().split()
         most = {name: max(number, words.count(name)) for name, number in most.items()}
     return [
-        _ratio(f"status of {STATUS_RUNS:,} runs, whole process, s", median(took), 1, at_least=False),
-        *(_ratio(f"{name} calls of one status", number, 1, at_least=False) for name, number in most.items()),
+        _ratio(
+            f"status of {STATUS_RUNS:,} runs, whole process, s", median(took), 1, at_least=False
+        ),
+        *(
+            _ratio(f"{name} calls of one status", number, 1, at_least=False)
+            for name, number in most.items()
+        ),
     ]
 
 
@@ -173,7 +214,8 @@ def lay_out(root: Path, number: int) -> tuple[GridFolder, list[RunSpec]]:
         "seeds": list(range(SEEDS)),
         "reference": "base",
         "metric": "test/digit/accuracy",
-        "variants": {"base": {}} | {f"row{n}": {"loss.alpha": n / 10_000} for n in range(1, number // SEEDS)},
+        "variants": {"base": {}}
+        | {f"row{n}": {"loss.alpha": n / 10_000} for n in range(1, number // SEEDS)},
     }
     grid = Grid.model_validate(content)
     runs = expand(grid, {"tridigits": FINGERPRINT})
@@ -185,11 +227,23 @@ def lay_out(root: Path, number: int) -> tuple[GridFolder, list[RunSpec]]:
         for part in ("attempts", "metrics"):
             (run.path / part).mkdir(parents=True)
         run.spec.write_text(spec.model_dump_json())
-        lines = [{"step": 10 * n, "kind": "train", "train/loss": 1 / n, "lr": 1e-3} for n in range(1, LINES + 1)]
+        lines = [
+            {"step": 10 * n, "kind": "train", "train/loss": 1 / n, "lr": 1e-3}
+            for n in range(1, LINES + 1)
+        ]
         run.metrics(1).write_text("".join(json.dumps(line) + "\n" for line in lines))
-        ended = {"attempt": 1, "start_unix_s": 1.0, "end_unix_s": 81.0, "reason": "done", "step": 500, "world_size": 1}
+        ended = {
+            "attempt": 1,
+            "start_unix_s": 1.0,
+            "end_unix_s": 81.0,
+            "reason": "done",
+            "step": 500,
+            "world_size": 1,
+        }
         run.attempt(1).write_text(json.dumps(ended))
-        run.result.write_text(json.dumps(_result(spec, run_id, 0.8 + (place * 7919 % 1000) / 10_000)))
+        run.result.write_text(
+            json.dumps(_result(spec, run_id, 0.8 + (place * 7919 % 1000) / 10_000))
+        )
     return folder, runs
 
 
@@ -205,10 +259,20 @@ def read_bytes(path: Path) -> tuple[float, int]:
 
 def ours(root: Path, exit_code: int) -> tuple[float, float]:
     """Seconds of `aggregate` as a process of its own, and its peak of resident memory in GiB."""
-    asked = ["--grid", "big", "--runs-root", str(root), "--out", str(root / "tables"), "--no-figures"]
+    asked = [
+        "--grid",
+        "big",
+        "--runs-root",
+        str(root),
+        "--out",
+        str(root / "tables"),
+        "--no-figures",
+    ]
     started_s = time.perf_counter()
     with (root / "said").open("w") as said:
-        process = subprocess.Popen([sys.executable, "-m", "furnace_hpc.aggregate", *asked], stdout=said, stderr=said)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "furnace_hpc.aggregate", *asked], stdout=said, stderr=said
+        )
         _, status, usage = os.wait4(process.pid, 0)
     took_s = time.perf_counter() - started_s
     if os.waitstatus_to_exitcode(status) != exit_code:
@@ -228,10 +292,30 @@ def _ratio(what: str, value: float, goal: float, at_least: bool) -> dict[str, ob
 def _result(spec: RunSpec, run_id: str, accuracy: float) -> dict[str, object]:
     return {
         **{"run_id": run_id, "variant": spec.variant, "seed": spec.config.seed, "steps": 500},
-        **{"selected_step": 400, "metrics": {"test/digit/accuracy": accuracy, "test/digit/loss": 0.5}},
-        **{"parameters_sha256": "0" * 64, "num_parameters": 187_402, "world_size": 1, "num_threads": 1, "attempts": 1},
-        **{"train_s": 60.0, "wall_s": 80.0, "samples_per_s": 250.0, "peak_memory_gib": 0.5, "device": "a CPU"},
-        **{"precision": "bf16", "zero_stage": 1, "data_fingerprint": FINGERPRINT, "code_hash": "c0dec0de"},
+        **{
+            "selected_step": 400,
+            "metrics": {"test/digit/accuracy": accuracy, "test/digit/loss": 0.5},
+        },
+        **{
+            "parameters_sha256": "0" * 64,
+            "num_parameters": 187_402,
+            "world_size": 1,
+            "num_threads": 1,
+            "attempts": 1,
+        },
+        **{
+            "train_s": 60.0,
+            "wall_s": 80.0,
+            "samples_per_s": 250.0,
+            "peak_memory_gib": 0.5,
+            "device": "a CPU",
+        },
+        **{
+            "precision": "bf16",
+            "zero_stage": 1,
+            "data_fingerprint": FINGERPRINT,
+            "code_hash": "c0dec0de",
+        },
         **{"commit": "1234567", "versions": {"torch": "2.13.0"}},
     }
 

@@ -37,18 +37,30 @@ from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
 
 SEEDS, STEPS, INTERVAL = 6, 50, 10
-PROFILE = {"nodes": 2, "partition": "preempt", "array_parallelism": 2, "retries": 20, "exclude_after_failures": None}
+PROFILE = {
+    "nodes": 2,
+    "partition": "preempt",
+    "array_parallelism": 2,
+    "retries": 20,
+    "exclude_after_failures": None,
+}
 RESOURCES = {"max_attempts": 60, "max_idle_attempts": 20}
 OFF_S = 4  # how long a node, a disk or the nodes of others are away
 
 
 def main() -> None:
     """Train the undisturbed grid once, then the disturbed one, and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, help="what was run stays here")
     parser.add_argument("--seed", type=int, default=0, help="of the disturbances")
-    parser.add_argument("--disturbances", type=int, default=14, help="how many; then it is left alone")
-    parser.add_argument("--limit", type=float, default=540, help="seconds after which it is given up")
+    parser.add_argument(
+        "--disturbances", type=int, default=14, help="how many; then it is left alone"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=540, help="seconds after which it is given up"
+    )
     asked = parser.parse_args()
     record.begin()
     grid = GRID | {"seeds": list(range(SEEDS)), "resources": RESOURCES}
@@ -56,18 +68,31 @@ def main() -> None:
     work = asked.work.resolve()
     data = work / "data"
     if not data.exists():
-        pack(TriDigitsKnobs(train=240, val=60, test=90), data / "tridigits", lambda what, done, total: None)
+        pack(
+            TriDigitsKnobs(train=240, val=60, test=90),
+            data / "tridigits",
+            lambda what, done, total: None,
+        )
     kept = work / f"chaos-{asked.seed}"
     if not kept.exists():
         _disturbed(kept, data, grid, random.Random(asked.seed), asked.disturbances, asked.limit)
     facts = json.loads((kept / "facts.json").read_text())
     row = _row(kept, _undisturbed(work, grid), facts["disturbances"], facts["seconds"])
-    record.write("chaos", [row], f"seed {asked.seed}; {len(facts['disturbances'])} disturbances, then left alone")
+    record.write(
+        "chaos",
+        [row],
+        f"seed {asked.seed}; {len(facts['disturbances'])} disturbances, then left alone",
+    )
 
 
-def _disturbed(kept: Path, data: Path, grid: dict[str, Any], draw: random.Random, number: int, limit_s: float) -> None:
+def _disturbed(
+    kept: Path, data: Path, grid: dict[str, Any], draw: random.Random, number: int, limit_s: float
+) -> None:
     """The grid on a cluster that is disturbed; what it leaves, but for checkpoints, is kept."""
-    with tempfile.TemporaryDirectory(prefix="fb") as folder, small_file_system(Path(folder) / "runs", "400m"):
+    with (
+        tempfile.TemporaryDirectory(prefix="fb") as folder,
+        small_file_system(Path(folder) / "runs", "400m"),
+    ):
         cluster = start_cluster(Path(folder) / "c")  # after the mount, which its nodes see then
         try:
             study = RealStudy(cluster, Path(folder), profile=PROFILE)
@@ -80,7 +105,9 @@ def _disturbed(kept: Path, data: Path, grid: dict[str, Any], draw: random.Random
             cluster.down()
             leave = shutil.ignore_patterns("checkpoints", "c", "data", "shims")
             shutil.copytree(folder, kept, symlinks=True, ignore=leave)
-        (kept / "facts.json").write_text(json.dumps({"disturbances": chaos.done, "seconds": seconds}))
+        (kept / "facts.json").write_text(
+            json.dumps({"disturbances": chaos.done, "seconds": seconds})
+        )
 
 
 class Chaos:
@@ -122,12 +149,22 @@ class Chaos:
         return any(path.stat().st_size for path in self._study.folder.glob("*/metrics/*.jsonl"))
 
     def _preempt(self, cluster: Cluster) -> None:
-        wanted = ("--partition=a100", "--nodes=4", "--exclusive", f"--wrap=sleep {OFF_S}", "--output=/dev/null")
+        wanted = (
+            "--partition=a100",
+            "--nodes=4",
+            "--exclusive",
+            f"--wrap=sleep {OFF_S}",
+            "--output=/dev/null",
+        )
         cluster.run("sbatch", *wanted)
 
     def _requeue(self, cluster: Cluster) -> None:
-        running = cluster.run("squeue", "--noheader", "--array", "--states=R", "--format=%i|%K").stdout.split()
-        elements = [job for job, _, index in (line.partition("|") for line in running) if index.isdigit()]
+        running = cluster.run(
+            "squeue", "--noheader", "--array", "--states=R", "--format=%i|%K"
+        ).stdout.split()
+        elements = [
+            job for job, _, index in (line.partition("|") for line in running) if index.isdigit()
+        ]
         if elements:
             cluster.run("scontrol", "requeue", self._draw.choice(elements))
 
@@ -158,7 +195,10 @@ def _undisturbed(work: Path, grid: dict[str, Any]) -> Path:
         "resources.processes_per_node=2",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "furnace_hpc.submit", *words], cwd=calm, capture_output=True, text=True
+        [sys.executable, "-m", "furnace_hpc.submit", *words],
+        cwd=calm,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return calm
@@ -166,9 +206,17 @@ def _undisturbed(work: Path, grid: dict[str, Any]) -> Path:
 
 def _row(kept: Path, calm: Path, disturbances: list[str], took_s: float) -> dict[str, Any]:
     runs = sorted(path for path in (kept / "runs/study").glob("*-s*-*") if path.is_dir())
-    results = {path.name: json.loads((path / "result.json").read_text()) for path in runs if _is_done(path)}
-    theirs = {path.parent.name: json.loads(path.read_text()) for path in calm.glob("runs/study/*-s*-*/result.json")}
-    same = sum(result["parameters_sha256"] == theirs[name]["parameters_sha256"] for name, result in results.items())
+    results = {
+        path.name: json.loads((path / "result.json").read_text()) for path in runs if _is_done(path)
+    }
+    theirs = {
+        path.parent.name: json.loads(path.read_text())
+        for path in calm.glob("runs/study/*-s*-*/result.json")
+    }
+    same = sum(
+        result["parameters_sha256"] == theirs[name]["parameters_sha256"]
+        for name, result in results.items()
+    )
     metrics = sum(result["metrics"] == theirs[name]["metrics"] for name, result in results.items())
     attempts = {path.name: _attempts(path) for path in runs}
     reasons = Counter(attempt["reason"] for records in attempts.values() for attempt in records)
@@ -204,12 +252,21 @@ def _goodput(runs: list[Path]) -> dict[str, Any]:
         wall_s += records[-1]["end_unix_s"] - records[0]["start_unix_s"]
         interruptions += len(records) - 1
         waits += [max(0.0, b["start_unix_s"] - a["end_unix_s"]) for a, b in pairwise(records)]
-    u, q, D = statistics.median(starts), statistics.median(waits or [0]), INTERVAL * statistics.mean(steps)
+    u, q, D = (
+        statistics.median(starts),
+        statistics.median(waits or [0]),
+        INTERVAL * statistics.mean(steps),
+    )
     lost = interruptions / wall_s * (D / 2 + u + q) + len(runs) * u / wall_s
     return {
         "goodput": round(productive_s / wall_s, 3),
         "goodput by the formula": round(1 - lost, 3),
-        "of which": {"D_s": round(D, 2), "u_s": round(u, 1), "q_s": round(q, 1), "interruptions": int(interruptions)},
+        "of which": {
+            "D_s": round(D, 2),
+            "u_s": round(u, 1),
+            "q_s": round(q, 1),
+            "interruptions": int(interruptions),
+        },
     }
 
 

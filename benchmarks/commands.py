@@ -26,8 +26,14 @@ def main() -> None:
         commands = {
             "python -c pass": ([sys.executable, "-c", "pass"], None),
             "submit --help": ([*submit, "--help"], 0.5),
-            "submit --dry-run, 1,000 runs": ([*submit, "--grid", str(grid), "--dry-run", "--cluster", "local"], 2.0),
-            "the same, with batch script": ([*submit, "--grid", str(grid), "--dry-run", "--cluster", "a100"], 2.0),
+            "submit --dry-run, 1,000 runs": (
+                [*submit, "--grid", str(grid), "--dry-run", "--cluster", "local"],
+                2.0,
+            ),
+            "the same, with batch script": (
+                [*submit, "--grid", str(grid), "--dry-run", "--cluster", "a100"],
+                2.0,
+            ),
             "aggregate --help": ([sys.executable, "-m", "furnace_hpc.aggregate", "--help"], 0.5),
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
@@ -39,13 +45,24 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for name, (_, goal) in commands.items():
         median = statistics.median(times[name])
-        row: dict[str, object] = {"command": name, "median_s": round(median, 3), "min_s": round(min(times[name]), 3)}
+        row: dict[str, object] = {
+            "command": name,
+            "median_s": round(median, 3),
+            "min_s": round(min(times[name]), 3),
+        }
         if goal:
             row |= {"goal_s": goal, "reached": median < goal}
         rows.append(row)
-    torch = subprocess.run([sys.executable, "-c", PROBE], check=True, capture_output=True, text=True).stdout.strip()
+    torch = subprocess.run(
+        [sys.executable, "-c", PROBE], check=True, capture_output=True, text=True
+    ).stdout.strip()
     rows.append(
-        {"command": "torch imported by submit", "value": torch == "True", "goal": False, "reached": torch == "False"}
+        {
+            "command": "torch imported by submit",
+            "value": torch == "True",
+            "goal": False,
+            "reached": torch == "False",
+        }
     )
     record.write("commands", rows)
 

@@ -34,12 +34,21 @@ def main() -> None:
     for damage in ALL:
         mine = [answer for answer in ours if answer["damage"] == damage]
         good = sum(answer["state"] == {"step": GOOD} and answer["is"] == [GOOD] for answer in mine)
-        row = {"damage": damage, "shapes": len(mine), "recovered": good, "deepspeed": theirs.get(damage, "no manifest")}
+        row = {
+            "damage": damage,
+            "shapes": len(mine),
+            "recovered": good,
+            "deepspeed": theirs.get(damage, "no manifest"),
+        }
         rows.append(row | {"goal": len(mine), "reached": good == len(mine)})
     total = sum(row["recovered"] for row in rows)
     lost = sum(answer == "recovered" for answer in theirs.values())
     took = f"{time.perf_counter() - started_s:.0f} s in all"
-    record.write("damaged", rows, f"{total} of {len(ours)} recovered; DeepSpeed {lost} of {len(theirs)}; {took}")
+    record.write(
+        "damaged",
+        rows,
+        f"{total} of {len(ours)} recovered; DeepSpeed {lost} of {len(theirs)}; {took}",
+    )
 
 
 def _ours(folder: Path) -> list[dict[str, Any]]:
@@ -49,9 +58,16 @@ def _ours(folder: Path) -> list[dict[str, Any]]:
         for stage in (1, 2, 3):
             place = {"source": f"stage {stage} of {size}", "stage": stage}
             harms = [harm for harm in ALL if size > 1 or harm != "two ranks' files swapped"]
-            cases += [{"do": "make"} | place, *({"do": "load", "damage": harm} | place for harm in harms)]
+            cases += [
+                {"do": "make"} | place,
+                *({"do": "load", "damage": harm} | place for harm in harms),
+            ]
         phases.append((size, cases))
-    return [answer for answer in forked_ranks.run_phases(folder, "damaged_work", phases) if "damage" in answer]
+    return [
+        answer
+        for answer in forked_ranks.run_phases(folder, "damaged_work", phases)
+        if "damage" in answer
+    ]
 
 
 def _theirs(folder: Path) -> dict[str, str]:
@@ -69,7 +85,11 @@ def _theirs(folder: Path) -> dict[str, str]:
             [answer] = forked_ranks.run_phases(there, "damaged_work", [(2, cases)])
             found[damage] = _said(answer)
         except AssertionError as error:
-            lines = [line for line in str(error).splitlines() if "Error" in line and not line.startswith("E  ")]
+            lines = [
+                line
+                for line in str(error).splitlines()
+                if "Error" in line and not line.startswith("E  ")
+            ]
             said = lines[-1].strip().replace(str(folder), "DIR") if lines else ""
             found[damage] = f"raises: {said[:120]}" if said else "hangs"
     return found
@@ -80,7 +100,11 @@ def _said(answer: dict[str, Any]) -> str:
         return "recovered"
     if answer["state"] is None:
         return "loads nothing, with a warning: the run begins at step 0"
-    return "loads a state that was never saved, without a word" if not answer["is"] else "takes no harm"
+    return (
+        "loads a state that was never saved, without a word"
+        if not answer["is"]
+        else "takes no harm"
+    )
 
 
 if __name__ == "__main__":

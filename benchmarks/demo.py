@@ -23,13 +23,23 @@ def main() -> None:
     (work / "home").mkdir(parents=True)
     clone = work / "furnace"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    environment = {"PATH": os.environ["PATH"], "HOME": str(work / "home"), "LANG": os.environ.get("LANG", "C.UTF-8")}
-    environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_") or "CERT" in name}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(work / "home"),
+        "LANG": os.environ.get("LANG", "C.UTF-8"),
+    }
+    environment |= {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("PIP_") or "CERT" in name
+    }
     rows = []
     for what, goal in (("fresh clone to table", 600), ("again", 15)):
         started_s = time.perf_counter()
         with (work / f"{what.replace(' ', '-')}.log").open("w") as log:
-            done = subprocess.run(["make", "demo"], cwd=clone, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            done = subprocess.run(
+                ["make", "demo"], cwd=clone, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
         seconds = round(time.perf_counter() - started_s, 1)
         row = {"make demo": what, "seconds": seconds, "goal_s": goal, "exit": done.returncode}
         rows.append(row | {"reached": seconds <= goal and done.returncode == 0})

@@ -34,19 +34,39 @@ def main() -> None:
     record.begin()
     forked_ranks.START_S = 1800  # on a busy machine it takes longer than a test may
     shapes = [(size, stage) for size in SIZES for stage in STAGES]
-    made = {(kind, *shape): f"{kind}, stage {shape[1]} of {shape[0]}" for kind in KINDS for shape in shapes}
-    made = {key: source for key, source in made.items() if key[0] != "fp32, real network" or key[1:] == (2, 2)}
+    made = {
+        (kind, *shape): f"{kind}, stage {shape[1]} of {shape[0]}"
+        for kind in KINDS
+        for shape in shapes
+    }
+    made = {
+        key: source
+        for key, source in made.items()
+        if key[0] != "fp32, real network" or key[1:] == (2, 2)
+    }
     phases = [
-        (size, [case("make", made[key], key[2], kind=key[0], **KINDS[key[0]]) for key in made if key[1] == size])
+        (
+            size,
+            [
+                case("make", made[key], key[2], kind=key[0], **KINDS[key[0]])
+                for key in made
+                if key[1] == size
+            ],
+        )
         for size in SIZES
     ]
     phases[1][1].append(_offloaded("make", "bf16, stage 3 of 2, offloaded"))
     for size in SIZES:
-        loads = [case("resume", made[key], stage, kind=key[0], **KINDS[key[0]]) for key in made for stage in STAGES]
+        loads = [
+            case("resume", made[key], stage, kind=key[0], **KINDS[key[0]])
+            for key in made
+            for stage in STAGES
+        ]
         loads += [_offloaded("resume", f"bf16, stage {stage} of 2") for stage in STAGES]
         loads.append(_offloaded("resume", "bf16, stage 3 of 2, offloaded"))
         loads += [
-            case("resume", "bf16, stage 3 of 2, offloaded", stage, kind="bf16", precision="bf16") for stage in STAGES
+            case("resume", "bf16, stage 3 of 2, offloaded", stage, kind="bf16", precision="bf16")
+            for stage in STAGES
         ]
         phases.append((size, loads))
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +77,9 @@ def main() -> None:
     fp32 = [row for row in rows if "goal" in row]
     summary = f"{sum(row['state_equal'] for row in rows)} of {len(rows)} loads equal; "
     summary += f"{sum(row['reached'] for row in fp32)} of {len(fp32)} reached the goal; {wall_s:.0f} s in all. "
-    record.write("elastic", rows, summary + "bf16 at another number of processes rounds gradients otherwise")
+    record.write(
+        "elastic", rows, summary + "bf16 at another number of processes rounds gradients otherwise"
+    )
 
 
 def _offloaded(do: str, source: str) -> dict[str, Any]:
@@ -65,7 +87,11 @@ def _offloaded(do: str, source: str) -> dict[str, Any]:
 
 
 def _row(answer: dict[str, Any]) -> dict[str, Any]:
-    equal = set(answer["differences"].values()) == {0.0} and answer["same_groups"] and answer["adam_steps"] == [7.0]
+    equal = (
+        set(answer["differences"].values()) == {0.0}
+        and answer["same_groups"]
+        and answer["adam_steps"] == [7.0]
+    )
     row = {
         "from": answer["source"],
         "to": f"{answer['kind']}, stage {answer['stage']} of {answer['processes']}",

@@ -62,7 +62,9 @@ def fuzz(place: Path, cases: int) -> Tally:
         "scratch",
     )
     keys += ("network_interface", "srun_args", "cluster_name", "follow_up_partition")
-    manifest = st.one_of(mutated(MANIFEST_OF_DATA, place), value, st.dictionaries(text, value, max_size=3))
+    manifest = st.one_of(
+        mutated(MANIFEST_OF_DATA, place), value, st.dictionaries(text, value, max_size=3)
+    )
     line = st.one_of(
         value.map(json.dumps),
         text,
@@ -72,8 +74,14 @@ def fuzz(place: Path, cases: int) -> Tally:
     made = {
         "names": ((text, st.sampled_from(keys)), work.names),
         "yaml": ((hostile_yaml(place),), work.yaml),
-        "profiles": ((mutated(PROFILE | {"setup": [], "mem_gb": 4, "shared_folders": []}, place),), work.profiles),
-        "manifests": ((manifest, st.lists(text.filter(lambda name: "\ud800" not in name), max_size=3)), work.manifests),
+        "profiles": (
+            (mutated(PROFILE | {"setup": [], "mem_gb": 4, "shared_folders": []}, place),),
+            work.profiles,
+        ),
+        "manifests": (
+            (manifest, st.lists(text.filter(lambda name: "\ud800" not in name), max_size=3)),
+            work.manifests,
+        ),
         "records": ((st.lists(line, min_size=1, max_size=4),), work.records),
     }
     before = Path.cwd()
@@ -91,7 +99,9 @@ def fuzz(place: Path, cases: int) -> Tally:
     return tally
 
 
-def _drive(function: Callable[..., None], strategies: tuple[st.SearchStrategy[Any], ...], cases: int) -> None:
+def _drive(
+    function: Callable[..., None], strategies: tuple[st.SearchStrategy[Any], ...], cases: int
+) -> None:
     """Call it with so many inputs of hypothesis; nothing raises, so nothing is shrunk."""
     calm = settings(
         max_examples=cases,
@@ -122,19 +132,44 @@ def commands(place: Path, number: int) -> list[str]:
             ["submit", "--dry-run", "--grid", "smoke", "--cluster", word],
             ["cancel", "--grid", word],
         ]
-        command = [sys.executable, "-m", f"furnace_hpc.{(chosen := draw.choice(choices))[0]}", *chosen[1:]]
+        command = [
+            sys.executable,
+            "-m",
+            f"furnace_hpc.{(chosen := draw.choice(choices))[0]}",
+            *chosen[1:],
+        ]
         done = subprocess.run(
-            command, cwd=place, capture_output=True, text=True, errors="replace", timeout=60, check=False
+            command,
+            cwd=place,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=False,
         )
         said = done.stdout + done.stderr
-        if "Traceback" in said or done.returncode not in (0, 1, 2) or (TOKEN in said and TOKEN not in chosen):
+        if (
+            "Traceback" in said
+            or done.returncode not in (0, 1, 2)
+            or (TOKEN in said and TOKEN not in chosen)
+        ):
             bad.append(f"{chosen}: exit code {done.returncode}: {said[-300:]}")
     return bad
 
 
 def parsers(examples: int) -> int:
     """The exit code of the tests marked `fuzz`, run with so many new inputs each."""
-    command = [sys.executable, "-m", "pytest", "-m", "fuzz", "-q", "--timeout=3600", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "fuzz",
+        "-q",
+        "--timeout=3600",
+        "-p",
+        "no:cacheprovider",
+    ]
     environment = os.environ | {"FURNACE_FUZZ_EXAMPLES": str(examples)}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
@@ -167,7 +202,10 @@ def main() -> None:
             "goal": "0 of each in 10,000 inputs",
         }
     failed = parsers(options.examples)
-    row |= {"examples_per_parser": options.examples, "parser_tests": "passed" if failed == 0 else f"exit code {failed}"}
+    row |= {
+        "examples_per_parser": options.examples,
+        "parser_tests": "passed" if failed == 0 else f"exit code {failed}",
+    }
     for problem in [*tally.tracebacks[:10], *tally.leaks[:10], *tally.bad_scripts[:10], *bad[:10]]:
         print(problem, file=sys.stderr)
     write("fuzz", [row])

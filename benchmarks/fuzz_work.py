@@ -24,10 +24,10 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import load_grid, with_settings
 from furnace_hpc.config.manifest import check_files, read_manifest
-from furnace_hpc.config.parsing.secrets import masked
+from furnace_hpc.config.parsing.text_safety import masked
 from furnace_hpc.launch.arrays import Limits, next_wave
-from furnace_hpc.launch.plan import make_plan
-from furnace_hpc.launch.planned import Choices
+from furnace_hpc.launch.plan import Choices
+from furnace_hpc.launch.planner import make_plan
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import Submission
@@ -98,7 +98,11 @@ class Fuzz:
     def names(self, text: str, key: str) -> None:
         """A name or a flag's value in a grid or a profile, and the batch script that it would get into."""
         if key in ("grid", "variant"):
-            grid = GRID | ({"name": text} if key == "grid" else {"variants": {"base": {}, text: {"loss.alpha": 0.1}}})
+            grid = GRID | (
+                {"name": text}
+                if key == "grid"
+                else {"variants": {"base": {}, text: {"loss.alpha": 0.1}}}
+            )
             profile = PROFILE
         else:
             grid, profile = GRID, PROFILE | {key: [text] if key == "srun_args" else text}
@@ -109,7 +113,10 @@ class Fuzz:
         self._submit("yaml", text, _dumped(PROFILE))
         value = text[:200]
         self._tally.attempt(
-            "yaml", lambda: with_settings(load_grid(str(self._written("g.yaml", _dumped(GRID)))), [f"steps={value}"])
+            "yaml",
+            lambda: with_settings(
+                load_grid(str(self._written("g.yaml", _dumped(GRID)))), [f"steps={value}"]
+            ),
         )
 
     def profiles(self, content: dict[str, Any]) -> None:
@@ -120,12 +127,18 @@ class Fuzz:
         """A data set's manifest, and a checkpoint's."""
         folder = self._place / "data"
         folder.mkdir(exist_ok=True)
-        (folder / "manifest.json").write_text(json.dumps(content), encoding="utf-8", errors="surrogatepass")
+        (folder / "manifest.json").write_text(
+            json.dumps(content), encoding="utf-8", errors="surrogatepass"
+        )
         self._tally.attempt("manifests", lambda: check_files(folder, read_manifest(folder)))
         checkpoint = self._place / "step-1"
         checkpoint.mkdir(exist_ok=True)
-        (checkpoint / MANIFEST).write_text(json.dumps({"files": {name: [1, "0"] for name in names}}))
-        if self._tally.attempt("manifests", lambda: (is_complete(checkpoint), is_visible(checkpoint))) == (True, True):
+        (checkpoint / MANIFEST).write_text(
+            json.dumps({"files": {name: [1, "0"] for name in names}})
+        )
+        if self._tally.attempt(
+            "manifests", lambda: (is_complete(checkpoint), is_visible(checkpoint))
+        ) == (True, True):
             self._tally.leaks.append(f"a checkpoint of {names} counts as complete")
 
     def records(self, lines: list[str]) -> None:
@@ -141,7 +154,9 @@ class Fuzz:
         for read in (read_status, read_attempts, read_metrics, read_result):
             self._tally.attempt("records", lambda read=read: read(run))
         self._tally.attempt("records", lambda: last_record(run.metrics(1)))
-        self._tally.attempt("records", lambda: (Submission(submission).sent(), Submission(submission).cancelled()))
+        self._tally.attempt(
+            "records", lambda: (Submission(submission).sent(), Submission(submission).cancelled())
+        )
 
     def _written(self, name: str, text: str) -> Path:
         path = self._place / name
@@ -149,7 +164,10 @@ class Fuzz:
         return path
 
     def _submit(self, kind: str, grid_text: str, profile_text: str) -> None:
-        grid_file, profile_file = self._written("grid.yaml", grid_text), self._written("profile.yaml", profile_text)
+        grid_file, profile_file = (
+            self._written("grid.yaml", grid_text),
+            self._written("profile.yaml", profile_text),
+        )
 
         def work() -> str | None:
             grid, profile = load_grid(str(grid_file)), load_profile(str(profile_file))
@@ -158,7 +176,13 @@ class Fuzz:
             folder = GridFolder(self._place / "runs-of-scripts" / grid.name)
             if not folder.path.resolve().is_relative_to(self._place / "runs-of-scripts"):
                 self._tally.leaks.append(f"a grid's folder is outside of its root: {folder.path}")
-            plan = make_plan(grid, expand(grid, prints, rows), profile, folder, Choices("c0de", "abc", Path("data")))
+            plan = make_plan(
+                grid,
+                expand(grid, prints, rows),
+                profile,
+                folder,
+                Choices("c0de", "abc", Path("data")),
+            )
             if profile.executor != "slurm":
                 return None
             array = next_wave(plan.shapes, Limits())[0]
@@ -177,7 +201,11 @@ class Fuzz:
             checked = subprocess.run(["bash", "-n"], input=data, capture_output=True, check=False)
             if checked.returncode:
                 tally.bad_scripts.append(checked.stderr.decode(errors="replace")[:200])
-            environment = {"PATH": str(self._stand_ins), "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "0"}
+            environment = {
+                "PATH": str(self._stand_ins),
+                "SLURM_ARRAY_JOB_ID": "1",
+                "SLURM_ARRAY_TASK_ID": "0",
+            }
             subprocess.run(
                 ["/bin/bash"],
                 input=data,
@@ -202,6 +230,8 @@ def _stand_ins(folder: Path) -> Path:
     begun = "FURNACE_RUN_DIR=x FURNACE_ATTEMPT=1 FURNACE_CODE=y"
     answer = f'case "$*" in *begin-row*) echo "{begun}";; *decide*) echo done;; esac'
     for name in ("find", "cp", "srun", "sleep", "python3"):
-        (folder / name).write_text("#!/bin/bash\n" + (answer if name == "python3" else "exit 0") + "\n")
+        (folder / name).write_text(
+            "#!/bin/bash\n" + (answer if name == "python3" else "exit 0") + "\n"
+        )
         (folder / name).chmod(0o755)
     return folder

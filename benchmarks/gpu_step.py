@@ -24,15 +24,31 @@ from make import make_config
 
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.engine.deepspeed_engine import build_engine
-from furnace_hpc.engine.distributed import Processes, RankInfo, destroy_process_group, init_process_group
+from furnace_hpc.engine.distributed import (
+    Processes,
+    RankInfo,
+    destroy_process_group,
+    init_process_group,
+)
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16 FLOP/s, NVIDIA's data sheets (SXM modules)
+# dense bf16 FLOP/s, NVIDIA's data sheets (SXM modules)
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 BASE: dict[str, Any] = {"model__width": 768, "model__num_heads": 12, "model__feedforward": 3072}
-BASE |= {"model__text_layers": 12, "model__image_layers": 12, "model__image_patch": 16, "global_batch_size": 64}
-TINY: dict[str, Any] = {"model__width": 32, "model__feedforward": 64, "model__image_patch": 16, "global_batch_size": 4}
+BASE |= {
+    "model__text_layers": 12,
+    "model__image_layers": 12,
+    "model__image_patch": 16,
+    "global_batch_size": 64,
+}
+TINY: dict[str, Any] = {
+    "model__width": 32,
+    "model__feedforward": 64,
+    "model__image_patch": 16,
+    "global_batch_size": 4,
+}
 COMMON: dict[str, Any] = {
     "model__modalities": ("text", "image"),
     "model__image_encoder": "vit",
@@ -46,7 +62,14 @@ WHAT = "bf16 model-FLOPs utilisation, BERT-base + ViT-B at 224 px, one GPU"
 def rows() -> list[dict[str, Any]]:
     """What one GPU gives; where there is none, an empty row that says so."""
     if not torch.cuda.is_available():
-        return [{"measure": WHAT, "measured": None, "goal": f">= {GOAL:.2f}", "why": "no GPU is at hand"}]
+        return [
+            {
+                "measure": WHAT,
+                "measured": None,
+                "goal": f">= {GOAL:.2f}",
+                "why": "no GPU is at hand",
+            }
+        ]
     return measure(BASE)
 
 
@@ -58,7 +81,9 @@ def measure(size: dict[str, Any]) -> list[dict[str, Any]]:
     config = make_config("zero1", steps=10_000, **COMMON, **size)
     batch = _batch(config, processes.device)
     flops, shares = model_flops(_model(config).to(processes.device), batch)
-    ours = {stage: _timed(_engine_step(stage, size, batch, processes), processes) for stage in STAGES}
+    ours = {
+        stage: _timed(_engine_step(stage, size, batch, processes), processes) for stage in STAGES
+    }
     plain = _timed(_plain_step(config, batch, processes), processes)
     seconds, memory_gib = ours["zero1"]
     used = 3 * flops / seconds / peak if peak else None
@@ -83,7 +108,9 @@ def measure(size: dict[str, Any]) -> list[dict[str, Any]]:
         },
     ]
     for stage, (stage_s, stage_gib) in ours.items():
-        answer.append({"measure": stage, "step_ms": round(1e3 * stage_s, 2), "peak_gib": round(stage_gib, 2)})
+        answer.append(
+            {"measure": stage, "step_ms": round(1e3 * stage_s, 2), "peak_gib": round(stage_gib, 2)}
+        )
     destroy_process_group()
     return answer
 
@@ -94,14 +121,19 @@ def model_flops(model: FusionModel, batch: dict[str, Any]) -> tuple[int, dict[st
         model.eval()(batch["inputs"], {}, batch["present"])
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     total = counter.get_total_flops()
-    shares = {m: round(counts.get(f"FusionModel.encoders.{m}", 0) / total, 3) for m in model.modalities}
+    shares = {
+        m: round(counts.get(f"FusionModel.encoders.{m}", 0) / total, 3) for m in model.modalities
+    }
     return total, shares | {"fusion and heads": round(1 - sum(shares.values()), 3)}
 
 
 def _batch(config: TrainConfig, device: torch.device) -> dict[str, Any]:
     torch.manual_seed(0)
     number = config.global_batch_size
-    inputs = {"text": torch.randint(1, 30_000, (number, TOKENS)), "image": torch.randn(number, 3, PIXELS, PIXELS)}
+    inputs = {
+        "text": torch.randint(1, 30_000, (number, TOKENS)),
+        "image": torch.randn(number, 3, PIXELS, PIXELS),
+    }
     return {
         "inputs": {name: tensor.to(device) for name, tensor in inputs.items()},
         "present": torch.ones(number, 2, dtype=torch.bool, device=device),
@@ -111,10 +143,17 @@ def _batch(config: TrainConfig, device: torch.device) -> dict[str, Any]:
 
 def _model(config: TrainConfig) -> FusionModel:
     torch.manual_seed(0)
-    return FusionModel(config.model, InputShapes(30_522, 0, 3, 0, (PIXELS, PIXELS)), {"digit": CLASSES}, config.loss)
+    return FusionModel(
+        config.model,
+        InputShapes(30_522, 0, 3, 0, (PIXELS, PIXELS)),
+        {"digit": CLASSES},
+        config.loss,
+    )
 
 
-def _engine_step(stage: str, size: dict[str, Any], batch: dict[str, Any], processes: Processes) -> Callable[[], Any]:
+def _engine_step(
+    stage: str, size: dict[str, Any], batch: dict[str, Any], processes: Processes
+) -> Callable[[], Any]:
     config = make_config(stage, steps=10_000, **COMMON, **size)
     config = config.model_copy(
         update={"deepspeed": config.deepspeed.model_copy(update={"activation_checkpointing": None})}
@@ -123,21 +162,29 @@ def _engine_step(stage: str, size: dict[str, Any], batch: dict[str, Any], proces
 
     def step() -> None:
         output = engine(batch["inputs"], {}, batch["present"])
-        engine.backward(total_loss(output, batch["labels"], batch["present"], config.loss, config.tasks)["loss"])
+        engine.backward(
+            total_loss(output, batch["labels"], batch["present"], config.loss, config.tasks)["loss"]
+        )
         engine.step()
 
     return step
 
 
-def _plain_step(config: TrainConfig, batch: dict[str, Any], processes: Processes) -> Callable[[], Any]:
+def _plain_step(
+    config: TrainConfig, batch: dict[str, Any], processes: Processes
+) -> Callable[[], Any]:
     model = _model(config).to(processes.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.optimizer.lr, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.optimizer.lr, weight_decay=0.01, fused=True
+    )
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(processes.device.type, torch.bfloat16):
             output = model(batch["inputs"], {}, batch["present"])
-            loss = total_loss(output, batch["labels"], batch["present"], config.loss, config.tasks)["loss"]
+            loss = total_loss(output, batch["labels"], batch["present"], config.loss, config.tasks)[
+                "loss"
+            ]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
         optimizer.step()
@@ -157,12 +204,18 @@ def _timed(step: Callable[[], Any], processes: Processes) -> tuple[float, float]
         if on_gpu:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start_s)
-    return statistics.median(seconds[5:]), torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
+    return statistics.median(
+        seconds[5:]
+    ), torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", required=True, help="a tiny network, to see that it works")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--small", action="store_true", required=True, help="a tiny network, to see that it works"
+    )
     parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for row in measure(TINY):

@@ -50,7 +50,16 @@ def canaries(place: Path) -> list[str]:
         "|{}",
         "\x1b]0;{}\x07",
     ]
-    words += ["a\n#SBATCH --wrap={}", "\u2028{}", "\x85{}", "${{IFS}}{}", "%j{}", "--wrap={}", "&{}&", ">{}"]
+    words += [
+        "a\n#SBATCH --wrap={}",
+        "\u2028{}",
+        "\x85{}",
+        "${{IFS}}{}",
+        "%j{}",
+        "--wrap={}",
+        "&{}&",
+        ">{}",
+    ]
     fixed = [
         "../../etc",
         "/etc/passwd",
@@ -93,7 +102,9 @@ def hostile_value(place: Path) -> st.SearchStrategy[Any]:
     huge = st.sampled_from([2**63, -(2**63), 10**400, float("inf"), float("nan"), 1e308, -0.0])
     leaf = st.one_of(text, st.integers(), st.floats(), st.none(), st.booleans(), huge)
     return st.recursive(
-        leaf, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4), max_leaves=12
+        leaf,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+        max_leaves=12,
     )
 
 
@@ -105,7 +116,10 @@ def hostile_yaml(place: Path) -> st.SearchStrategy[str]:
         f"!!python/object/new:subprocess.Popen [['sh', '-c', '{command}']]",
         f"a: !!python/name:os.system ''\nb: !!python/module:os ''\nc: !shell {command}",
         "a: &a [x]\n"
-        + "\n".join(f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]" for n in range(12)),
+        + "\n".join(
+            f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]"
+            for n in range(12)
+        ),
         "a: &a [*a]",
         "&a a: {<<: *a}",
         "[" * 5000,
@@ -127,7 +141,9 @@ def hostile_yaml(place: Path) -> st.SearchStrategy[str]:
         f"name: {TOKEN}",
         f"description: my api_key={TOKEN}\nname: a",
     ]
-    dumped = hostile_value(place).map(lambda value: yaml.safe_dump({"name": "study", "base": value}))
+    dumped = hostile_value(place).map(
+        lambda value: yaml.safe_dump({"name": "study", "base": value})
+    )
     cut = st.tuples(st.just(yaml.safe_dump(GRID)), st.integers(0, 150), st.text(max_size=8)).map(
         lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] :]
     )
@@ -136,9 +152,9 @@ def hostile_yaml(place: Path) -> st.SearchStrategy[str]:
 
 def mutated(content: dict[str, Any], place: Path) -> st.SearchStrategy[dict[str, Any]]:
     """A good mapping of which some keys have hostile values."""
-    return st.dictionaries(st.sampled_from([*content, "more"]), hostile_value(place), min_size=1, max_size=3).map(
-        lambda changes: content | changes
-    )
+    return st.dictionaries(
+        st.sampled_from([*content, "more"]), hostile_value(place), min_size=1, max_size=3
+    ).map(lambda changes: content | changes)
 
 
 def events(place: Path) -> st.SearchStrategy[dict[str, Any]]:
@@ -160,6 +176,6 @@ def events(place: Path) -> st.SearchStrategy[dict[str, Any]]:
         "holder",
         "error",
     ]
-    return st.tuples(st.sampled_from(words), st.dictionaries(st.sampled_from(keys), value, max_size=6)).map(
-        lambda parts: {"event": parts[0]} | parts[1]
-    )
+    return st.tuples(
+        st.sampled_from(words), st.dictionaries(st.sampled_from(keys), value, max_size=6)
+    ).map(lambda parts: {"event": parts[0]} | parts[1])

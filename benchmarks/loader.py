@@ -48,14 +48,18 @@ def main() -> None:
         missing = files.prepare(folder)
         found = [way for way in ways.OPEN if not way.startswith(tuple(missing) or ("none",))]
         warm, cold = measure(folder, found)
-        missing |= {way: f"no epoch within {LIMIT_S} s, or an error" for way in found if not warm[way]}
+        missing |= {
+            way: f"no epoch within {LIMIT_S} s, or an error" for way in found if not warm[way]
+        }
         opens = {way: opened_per_sample(folder, way) for way in ("article", "packed bytes")}
     rows = table(warm, cold, opens) + [{"way": way, "missing": why} for way, why in missing.items()]
     record.write("loader", [*rows, *ratios(warm, cold, opens)], ways.note())
     markdown(rows, ratios(warm, cold, opens), missing)
 
 
-def measure(folder: Path, found: list[str]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def measure(
+    folder: Path, found: list[str]
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Samples/s of each way and repeat: from memory, and from the disk."""
     warm: dict[str, list[float]] = {way: [] for way in found}
     cold: dict[str, list[float]] = {way: [] for way in found}
@@ -65,7 +69,10 @@ def measure(folder: Path, found: list[str]) -> tuple[dict[str, list[float]], dic
             if way in ways.FOLDER and drop_caches(folder / ways.FOLDER[way]):
                 cold[way] += in_a_process(folder, way, None)
             shown = [f"{rates[way][-1]:,.0f}/s" if rates[way] else "-" for rates in (warm, cold)]
-            print(f"repeat {repeat + 1} of {REPEATS}: {way}: warm {shown[0]}, cold {shown[1]}", flush=True)
+            print(
+                f"repeat {repeat + 1} of {REPEATS}: {way}: warm {shown[0]}, cold {shown[1]}",
+                flush=True,
+            )
     return warm, cold
 
 
@@ -88,7 +95,8 @@ def in_a_process(folder: Path, way: str, at_least_s: float | None) -> list[float
 
 def rate(answer: Connection, folder: Path, way: str, at_least_s: float | None) -> None:
     """Send samples per second: of the first epoch, or of later ones that take so long together."""
-    multiprocessing.set_start_method("fork", force=True)  # of workers, as without the server that this comes from
+    # of workers, as without the server that this comes from
+    multiprocessing.set_start_method("fork", force=True)
     epoch = ways.OPEN[way](folder)
     if at_least_s is not None:
         sum(epoch())  # everything is in memory now, and workers have started
@@ -112,7 +120,10 @@ def drop_caches(folder: Path) -> bool:
     if not shutil.which("fincore"):
         return False  # it cannot be told
     shown = subprocess.run(
-        ["fincore", "--bytes", "--json", *map(str, files)], capture_output=True, text=True, check=True
+        ["fincore", "--bytes", "--json", *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     resident = sum(int(file["res"]) for file in json.loads(shown.stdout)["fincore"])
     return resident < 0.02 * sum(path.stat().st_size for path in files)
@@ -126,7 +137,10 @@ def opened_per_sample(folder: Path, way: str) -> float | None:
     for epochs in (1, 3):
         trace = folder / "trace"
         command = [sys.executable, str(Path(ways.__file__)), str(folder), way, str(epochs)]
-        subprocess.run(["strace", "-f", "-qq", "-e", "trace=open,openat", "-o", str(trace), *command], check=True)
+        subprocess.run(
+            ["strace", "-f", "-qq", "-e", "trace=open,openat", "-o", str(trace), *command],
+            check=True,
+        )
         lines = trace.read_text().splitlines()
         opened.append(sum(f'"{folder}/' in line and " ENOENT " not in line for line in lines))
     return (opened[1] - opened[0]) / 2 / (files.FILES if way == "article" else files.SAMPLES)
@@ -171,23 +185,37 @@ def ratios(
         if other and times.get(ours) and times.get(other):
             each = sorted(one / two for one, two in zip(times[ours], times[other], strict=False))
             measured = statistics.median(each)
-            row |= {"against": other, "measured": float(f"{measured:.3g}"), "reached": measured >= GOALS[name]}
+            row |= {
+                "against": other,
+                "measured": float(f"{measured:.3g}"),
+                "reached": measured >= GOALS[name],
+            }
             row["range"] = [float(f"{value:.3g}") for value in (each[0], each[-1])]
         else:
             row["missing"] = "not measured: nothing to compare with"
         rows.append(row)
     if opens["packed bytes"] is not None:
         measured = {"measured": opens["packed bytes"], "article": opens["article"]}
-        rows.append({"ratio": "files opened per sample", "goal": 0, **measured, "reached": not opens["packed bytes"]})
+        rows.append(
+            {
+                "ratio": "files opened per sample",
+                "goal": 0,
+                **measured,
+                "reached": not opens["packed bytes"],
+            }
+        )
     return rows
 
 
-def markdown(rows: list[dict[str, Any]], goals: list[dict[str, Any]], missing: dict[str, str]) -> None:
+def markdown(
+    rows: list[dict[str, Any]], goals: list[dict[str, Any]], missing: dict[str, str]
+) -> None:
     """Write the same as `results/loader.md`."""
     lines = [
         f"# Loader: {files.SAMPLES} samples of {files.SAMPLE_BYTES / 1000:.0f} kB, batches of {ways.BATCH}",
         "",
-        "`python benchmarks/loader.py`; versions, machine and commit are in `loader.json`. " + ways.note(),
+        "`python benchmarks/loader.py`; versions, machine and commit are in `loader.json`. "
+        + ways.note(),
         "",
         "| way | warm, samples/s | range | cold, samples/s | range | files opened per sample |",
         "|---|--:|--:|--:|--:|--:|",
@@ -195,16 +223,31 @@ def markdown(rows: list[dict[str, Any]], goals: list[dict[str, Any]], missing: d
     for row in rows:
         if "missing" in row:
             continue
-        ranges = ["-".join(f"{value:,}" for value in row.get(f"{kind}_range", [])) for kind in ("warm", "cold")]
+        ranges = [
+            "-".join(f"{value:,}" for value in row.get(f"{kind}_range", []))
+            for kind in ("warm", "cold")
+        ]
         cold = f"{row['cold_per_s']:,}" if "cold_per_s" in row else ""
         opened = row.get("files_opened_per_sample")
         shown = "" if opened is None else f"{opened:g}"
-        lines.append(f"| {row['way']} | {row['warm_per_s']:,} | {ranges[0]} | {cold} | {ranges[1]} | {shown} |")
-    lines += ["", "| ratio | against | measured | range | goal | reached |", "|---|---|--:|--:|--:|---|"]
+        lines.append(
+            f"| {row['way']} | {row['warm_per_s']:,} | {ranges[0]} | {cold} | {ranges[1]} | {shown} |"
+        )
+    lines += [
+        "",
+        "| ratio | against | measured | range | goal | reached |",
+        "|---|---|--:|--:|--:|---|",
+    ]
     for row in goals:
         reached = {True: "yes", False: "no: missed", None: "not measured"}[row.get("reached")]
-        measured = [row.get("against", ""), row.get("measured", ""), "-".join(map(str, row.get("range", [])))]
-        lines.append("| " + " | ".join(map(str, [row["ratio"], *measured, row["goal"], reached])) + " |")
+        measured = [
+            row.get("against", ""),
+            row.get("measured", ""),
+            "-".join(map(str, row.get("range", []))),
+        ]
+        lines.append(
+            "| " + " | ".join(map(str, [row["ratio"], *measured, row["goal"], reached])) + " |"
+        )
     lines += ["", *(f"Missing: {way} ({why})." for way, why in missing.items())]
     if record.is_wanted():
         (record.RESULTS / "loader.md").write_text("\n".join(lines).rstrip() + "\n")

@@ -18,7 +18,9 @@ from furnace_hpc.data.columns import write_columns
 from furnace_hpc.data.decode.features import channel_statistics
 
 SAMPLES = 1536
-FILES = 128  # of them as raw files; in the packed formats, none of which compresses, their contents come 12 times
+# of them as raw files; in the packed formats, none of which compresses, their contents come 12
+# times
+FILES = 128
 TOKENS, RATE, HOP, FRAMES = 128, 16_000, 160, 640
 SAMPLE_BYTES = 3 * 224 * 224 + 40 * FRAMES * 2 + TOKENS * 2
 FIELDS = ("image", "audio", "text")
@@ -32,9 +34,13 @@ def make_files(folder: Path) -> None:
     words = np.array(["".join(rng.choice(list("abcdefghijklmnopqrst"), 5)) for _ in range(2000)])
     for number in range(FILES):
         stem = folder / "files" / str(number)
-        rough = Image.fromarray(rng.integers(0, 256, (24, 31, 3), dtype=np.uint8)).resize((496, 376), Image.BICUBIC)
+        rough = Image.fromarray(rng.integers(0, 256, (24, 31, 3), dtype=np.uint8)).resize(
+            (496, 376), Image.BICUBIC
+        )
         grain = rng.normal(0, 6, (376, 496, 1)).astype(np.float32)
-        picture = np.clip(np.asarray(rough.filter(ImageFilter.GaussianBlur(2)), np.float32) + grain, 0, 255)
+        picture = np.clip(
+            np.asarray(rough.filter(ImageFilter.GaussianBlur(2)), np.float32) + grain, 0, 255
+        )
         Image.fromarray(picture.astype(np.uint8)).save(stem.with_suffix(".jpg"), quality=90)
         wave = rng.normal(0, 0.1, RATE * 64 // 10 - 1).astype(np.float32)
         soundfile.write(stem.with_suffix(".wav"), wave, RATE)
@@ -79,11 +85,17 @@ def prepare(folder: Path) -> dict[str, str]:
     """Write the samples in every format; which peers cannot be measured, and why."""
     files = ArticleFiles(folder)
     samples = [files.stored(number) for number in range(FILES)]
-    columns = {name: np.stack([sample[name] for sample in samples] * (SAMPLES // FILES)) for name in FIELDS}
+    columns = {
+        name: np.stack([sample[name] for sample in samples] * (SAMPLES // FILES)) for name in FIELDS
+    }
     columns["audio"] = columns["audio"].astype(np.float16)
     _pack(folder, columns)
     missing = {}
-    for peer, write in (("webdataset", _write_tars), ("litdata", _write_litdata), ("hf datasets", _write_arrow)):
+    for peer, write in (
+        ("webdataset", _write_tars),
+        ("litdata", _write_litdata),
+        ("hf datasets", _write_arrow),
+    ):
         try:
             write(folder, columns)
         except ImportError as error:
@@ -141,7 +153,9 @@ def _write_arrow(folder: Path, columns: dict[str, Any]) -> None:
     raw = {name: [columns[name][number].tobytes() for number in range(SAMPLES)] for name in FIELDS}
     features = datasets.Features({name: datasets.Value("large_binary") for name in FIELDS})
     datasets.Dataset.from_dict(raw, features=features).save_to_disk(str(folder / "arrow-bytes"))
-    arrays = {name: columns[name] if name != "audio" else columns[name].view(np.int16) for name in FIELDS}
+    arrays = {
+        name: columns[name] if name != "audio" else columns[name].view(np.int16) for name in FIELDS
+    }
     shaped = datasets.Features(
         {
             "image": datasets.Array3D((3, 224, 224), "uint8"),
@@ -149,6 +163,6 @@ def _write_arrow(folder: Path, columns: dict[str, Any]) -> None:
             "text": datasets.Sequence(datasets.Value("int16"), length=TOKENS),
         }
     )
-    datasets.Dataset.from_dict({name: list(array) for name, array in arrays.items()}, features=shaped).save_to_disk(
-        str(folder / "arrow-arrays")
-    )
+    datasets.Dataset.from_dict(
+        {name: list(array) for name, array in arrays.items()}, features=shaped
+    ).save_to_disk(str(folder / "arrow-arrays"))

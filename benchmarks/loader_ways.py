@@ -34,7 +34,9 @@ def note() -> str:
 
 def article(folder: Path) -> Epoch:
     """As the article: a map-style data set, two worker processes, floats."""
-    data = DataLoader(ArticleFiles(folder), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
+    data = DataLoader(
+        ArticleFiles(folder), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True
+    )
     return lambda: (len(batch["image"]) for batch in data)
 
 
@@ -48,7 +50,13 @@ class BytesOnly(BatchReader):
 
 
 def _reader(folder: Path, kind: type[BatchReader] = BatchReader) -> BatchReader:
-    return kind(open_columns(folder / "packed"), "train", ("text", "image", "audio"), ("class",), torch.device("cpu"))
+    return kind(
+        open_columns(folder / "packed"),
+        "train",
+        ("text", "image", "audio"),
+        ("class",),
+        torch.device("cpu"),
+    )
 
 
 def _requests() -> list[Request]:
@@ -96,12 +104,18 @@ def memory_copy(folder: Path) -> Epoch:
     return epoch
 
 
-SHAPES = {"image": ((3, 224, 224), np.uint8), "audio": ((40, FRAMES), np.float16), "text": ((TOKENS,), np.int16)}
+SHAPES = {
+    "image": ((3, 224, 224), np.uint8),
+    "audio": ((40, FRAMES), np.float16),
+    "text": ((TOKENS,), np.int16),
+}
 
 
 def _stack(name: str, raw: list[bytes]) -> torch.Tensor:
     shape, dtype = SHAPES[name]
-    return torch.from_numpy(np.stack([np.frombuffer(content, dtype).reshape(shape) for content in raw]))
+    return torch.from_numpy(
+        np.stack([np.frombuffer(content, dtype).reshape(shape) for content in raw])
+    )
 
 
 def webdataset(folder: Path, workers: int) -> Epoch:
@@ -112,8 +126,14 @@ def webdataset(folder: Path, workers: int) -> Epoch:
         return {name: _stack(name, [sample[name] for sample in samples]) for name in FIELDS}
 
     shards = [str(path) for path in sorted((folder / "tars").iterdir())]
-    data = wds.WebDataset(shards, shardshuffle=len(shards)).shuffle(128).batched(BATCH, collation_fn=together)
-    loader = wds.WebLoader(data, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+    data = (
+        wds.WebDataset(shards, shardshuffle=len(shards))
+        .shuffle(128)
+        .batched(BATCH, collation_fn=together)
+    )
+    loader = wds.WebLoader(
+        data, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+    )
     return lambda: (len(batch["image"]) for batch in loader)
 
 
@@ -123,7 +143,10 @@ def litdata(folder: Path, workers: int) -> Epoch:
 
     data = StreamingDataset(str(folder / "litdata"), shuffle=True)
     loader = StreamingDataLoader(
-        data, batch_size=BATCH, num_workers=workers, **({"persistent_workers": True} if workers else {})
+        data,
+        batch_size=BATCH,
+        num_workers=workers,
+        **({"persistent_workers": True} if workers else {}),
     )
     return lambda: (len(batch["image"]) for batch in loader)
 
@@ -132,7 +155,9 @@ def arrow_batches(folder: Path, kind: str) -> Epoch:
     """`arrays`, `bytes`: rows taken at random. `chunks`: shards and a buffer shuffled, bytes, no random access."""
     import datasets
 
-    data = datasets.load_from_disk(str(folder / ("arrow-arrays" if kind == "arrays" else "arrow-bytes")))
+    data = datasets.load_from_disk(
+        str(folder / ("arrow-arrays" if kind == "arrays" else "arrow-bytes"))
+    )
 
     def epoch() -> Iterator[int]:
         if kind == "chunks":
@@ -146,7 +171,9 @@ def arrow_batches(folder: Path, kind: str) -> Epoch:
             if kind == "bytes":
                 batch = {name: _stack(name, batch[name]) for name in FIELDS}
             else:
-                batch = {name: torch.from_numpy(np.ascontiguousarray(batch[name])) for name in FIELDS}
+                batch = {
+                    name: torch.from_numpy(np.ascontiguousarray(batch[name])) for name in FIELDS
+                }
             yield len(batch["image"])
 
     return epoch
@@ -160,7 +187,10 @@ OPEN: dict[str, Callable[[Path], Epoch]] = {
     "memory copy": memory_copy,
     **{f"webdataset, {n} workers": lambda folder, n=n: webdataset(folder, n) for n in (0, 1, 2)},
     **{f"litdata, {n} workers": lambda folder, n=n: litdata(folder, n) for n in (0, 1, 2)},
-    **{f"hf datasets, {kind}": lambda folder, kind=kind: arrow_batches(folder, kind) for kind in ("arrays", "bytes")},
+    **{
+        f"hf datasets, {kind}": lambda folder, kind=kind: arrow_batches(folder, kind)
+        for kind in ("arrays", "bytes")
+    },
     "hf datasets, chunks": lambda folder: arrow_batches(folder, "chunks"),
 }
 

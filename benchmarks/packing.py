@@ -45,7 +45,9 @@ KNOBS = ClipKnobs(
 def main() -> None:
     """Time both, one and two processes, in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for raw files and packs; kept")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for raw files and packs; kept"
+    )
     source = parser.parse_args().work / "raw"
     record.begin()
     if not (source / "done").exists():
@@ -56,16 +58,26 @@ def main() -> None:
             rates.setdefault(f"article, {workers} processes", []).append(article(source, workers))
             steady, whole = packing(source, workers)
             rates.setdefault(f"packing, {workers} workers", []).append(steady)
-            rates.setdefault(f"packing, {workers} workers, start-up and hashes included", []).append(whole)
+            rates.setdefault(
+                f"packing, {workers} workers, start-up and hashes included", []
+            ).append(whole)
     median = {name: statistics.median(values) for name, values in rates.items()}
     rows: list[dict[str, Any]] = [
-        {"measure": name, "median_samples_per_s": round(value, 1), "all": [round(rate, 1) for rate in rates[name]]}
+        {
+            "measure": name,
+            "median_samples_per_s": round(value, 1),
+            "all": [round(rate, 1) for rate in rates[name]],
+        }
         for name, value in median.items()
     ]
     per_core = median["article, 1 processes"]
     for workers in (1, 2):
         # Ratios of neighbours in time: the machine's load is then alike on both sides.
-        pairs = zip(rates[f"packing, {workers} workers"], rates[f"article, {workers} processes"], strict=True)
+        pairs = zip(
+            rates[f"packing, {workers} workers"],
+            rates[f"article, {workers} processes"],
+            strict=True,
+        )
         ratio = statistics.median(ours / theirs for ours, theirs in pairs)
         rows.append(
             {
@@ -97,11 +109,19 @@ def make_files(source: Path) -> None:
     rng = np.random.default_rng(0)
     names = [f"clip{number:07}" for number in range(CLIPS)]
     for name in names:
-        rough = Image.fromarray(rng.integers(0, 256, (24, 31, 3), dtype=np.uint8)).resize((496, 376), Image.BICUBIC)
+        rough = Image.fromarray(rng.integers(0, 256, (24, 31, 3), dtype=np.uint8)).resize(
+            (496, 376), Image.BICUBIC
+        )
         grain = rng.normal(0, 6, (376, 496, 1)).astype(np.float32)
-        picture = np.clip(np.asarray(rough.filter(ImageFilter.GaussianBlur(2)), np.float32) + grain, 0, 255)
-        Image.fromarray(picture.astype(np.uint8)).save(source / "frames" / "frame_0" / f"{name}.jpg", quality=90)
-        soundfile.write(source / "audio" / f"{name}.wav", rng.normal(0, 0.1, RATE * 64 // 10 - 1), RATE)
+        picture = np.clip(
+            np.asarray(rough.filter(ImageFilter.GaussianBlur(2)), np.float32) + grain, 0, 255
+        )
+        Image.fromarray(picture.astype(np.uint8)).save(
+            source / "frames" / "frame_0" / f"{name}.jpg", quality=90
+        )
+        soundfile.write(
+            source / "audio" / f"{name}.wav", rng.normal(0, 0.1, RATE * 64 // 10 - 1), RATE
+        )
     for part, clips in (("train", names[:-32]), ("val", names[-32:-16]), ("test", names[-16:])):
         entries = [{"video_id": clip, "labels": "/m/0a"} for clip in clips]
         (source / f"{part}.json").write_text(json.dumps({"data": entries}))
@@ -112,7 +132,11 @@ def decode(source: Path, names: list[str]) -> int:
     """What the article does for each sample, without its normalisation."""
     with threadpool_limits(1):
         for name in names:
-            picture = Image.open(source / "frames" / "frame_0" / f"{name}.jpg").convert("RGB").resize((224, 224))
+            picture = (
+                Image.open(source / "frames" / "frame_0" / f"{name}.jpg")
+                .convert("RGB")
+                .resize((224, 224))
+            )
             wave, _ = librosa.load(source / "audio" / f"{name}.wav", sr=RATE)
             coefficients = librosa.feature.mfcc(y=wave, sr=RATE, n_mfcc=40, hop_length=HOP)
             assert np.asarray(picture).shape == (224, 224, 3)

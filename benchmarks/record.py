@@ -17,7 +17,16 @@ from typing import Any
 from furnace_hpc.runs.code import code_hash, git
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("torch", "deepspeed", "transformers", "librosa", "numpy", "submitit", "typer", "pydantic")
+LIBRARIES = (
+    "torch",
+    "deepspeed",
+    "transformers",
+    "librosa",
+    "numpy",
+    "submitit",
+    "typer",
+    "pydantic",
+)
 
 
 def begin() -> None:
@@ -43,8 +52,13 @@ def write(name: str, rows: list[dict[str, Any]], note: str = "") -> None:
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(_portable(a) for a in sys.argv[1:])}".strip(),
         "commit": _commit(),
         "code_hash": code_hash(),
-        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
-        "versions": {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},
+        "machine": {
+            "cpu": _cpu(),
+            "cores": len(os.sched_getaffinity(0)),
+            "system": platform.platform(),
+        },
+        "versions": {"python": platform.python_version()}
+        | {library: version(library) for library in LIBRARIES},
         "note": note,
         "rows": rows,
     }
@@ -66,7 +80,9 @@ def _commit() -> str:
 def _problem() -> str:
     """Why nothing can be recorded; empty where it can. Results of other benchmarks may be new."""
     try:
-        changed = git("status", "--porcelain", "--untracked-files=all", "--", ".", ":!benchmarks/results").splitlines()
+        changed = git(
+            "status", "--porcelain", "--untracked-files=all", "--", ".", ":!benchmarks/results"
+        ).splitlines()
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             return f"the tree has uncommitted changes ({changed[0][3:]}{more})"

@@ -39,14 +39,24 @@ HANG_S, DRILL_SEED = 10, 7
 
 def main() -> None:
     """Measure, and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--drill", nargs="*", default=[], choices=("local", "devcluster"), help="drill there too")
-    parser.add_argument("--rounds", type=int, default=5, help="kills of each kind, and as many floors")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--drill", nargs="*", default=[], choices=("local", "devcluster"), help="drill there too"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="kills of each kind, and as many floors"
+    )
     asked = parser.parse_args()
     record.begin()
     with tempfile.TemporaryDirectory(prefix="fb") as folder:
         place = Path(folder)
-        pack(TriDigitsKnobs(train=96, val=40, test=40), place / "data/tridigits", lambda what, done, total: None)
+        pack(
+            TriDigitsKnobs(train=96, val=40, test=40),
+            place / "data/tridigits",
+            lambda what, done, total: None,
+        )
         rows = [_killed(place, size, asked.rounds) for size in (1, 2)]
         rows.append(_frozen(place))
         if "local" in asked.drill:
@@ -80,8 +90,14 @@ def _killed(place: Path, size: int, rounds: int) -> dict[str, Any]:
 def _kill_and_go_on(place: Path, data: Path, size: int) -> float:
     place.mkdir()
     grid = write_grid(place, 400, "{first: {}}")
-    words = command(grid, data, "--set", f"resources.processes_per_node={size}", "--set", "deepspeed=zero2")
-    quiet: dict[str, Any] = {"cwd": place, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    words = command(
+        grid, data, "--set", f"resources.processes_per_node={size}", "--set", "deepspeed=zero2"
+    )
+    quiet: dict[str, Any] = {
+        "cwd": place,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
     first = psutil.Popen(words, **quiet)
     wait_for_step(grid, "first", 13)
     victims = [*first.children(recursive=True), first]
@@ -107,7 +123,9 @@ def _floor(place: Path, data: Path, size: int) -> float:
         f"import sys; sys.path.insert(0, {str(HERE.parent)!r}); import recover; recover.rank()",
     ]
     ranks = [
-        subprocess.Popen([*words, str(rank), str(size), str(folder), str(data)], stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            [*words, str(rank), str(size), str(folder), str(data)], stderr=subprocess.DEVNULL
+        )
         for rank in range(size)
     ]
     assert [rank.wait() for rank in ranks] == [0] * size
@@ -145,10 +163,14 @@ def _frozen(place: Path) -> dict[str, Any]:
         here.mkdir()
         grid = write_grid(here, 400, "{first: {}}")
         options = ("--set", "resources.processes_per_node=2", "--set", f"hang_timeout_s={HANG_S}")
-        queue = psutil.Popen(command(grid, place / "data", *options), cwd=here, stderr=subprocess.DEVNULL)
+        queue = psutil.Popen(
+            command(grid, place / "data", *options), cwd=here, stderr=subprocess.DEVNULL
+        )
         wait_for_step(grid, "first", 13)
         children = queue.children(recursive=True)
-        [stopped] = [child for child in children if child.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"]
+        [stopped] = [
+            child for child in children if child.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"
+        ]
         since_s = time.monotonic()
         stopped.send_signal(signal.SIGSTOP)
         _, alive = psutil.wait_procs(children, timeout=HANG_S + 60)
@@ -167,9 +189,20 @@ def _frozen(place: Path) -> dict[str, Any]:
 
 
 def _drilled(place: Path, cluster: str, environment: dict[str, str]) -> list[dict[str, Any]]:
-    words = ["--cluster", cluster, "--seed", str(DRILL_SEED), "--runs-root", str(place / f"drill-{cluster}")]
+    words = [
+        "--cluster",
+        cluster,
+        "--seed",
+        str(DRILL_SEED),
+        "--runs-root",
+        str(place / f"drill-{cluster}"),
+    ]
     words += ["--data-root", str(place / "drill-data")]
-    subprocess.run([sys.executable, "-m", "furnace_hpc.drill", *words], env=os.environ | environment, check=False)
+    subprocess.run(
+        [sys.executable, "-m", "furnace_hpc.drill", *words],
+        env=os.environ | environment,
+        check=False,
+    )
     [path] = (place / f"drill-{cluster}").glob("drills/*/drill.json")
     return [
         {
@@ -178,7 +211,8 @@ def _drilled(place: Path, cluster: str, environment: dict[str, str]) -> list[dic
             "back after_s": round(outcome["back_s"] or 0),
             "result": outcome["problem"] or "identical",
             "goal": 1 if outcome["warned"] else 25,
-            "reached": not outcome["problem"] and outcome["lost_steps"] <= (1 if outcome["warned"] else 25),
+            "reached": not outcome["problem"]
+            and outcome["lost_steps"] <= (1 if outcome["warned"] else 25),
         }
         for outcome in json.loads(path.read_text())
     ]

@@ -28,23 +28,43 @@ from killed_run import differences, new_run, repeated_steps  # noqa: E402
 
 STAGES, SIZES, STEPS, MOST_ATTEMPTS = (1, 2, 3), (1, 2), 12, 6
 # Shares of the points. A save syncs some ten files and folders, so its points are many.
-KINDS = {"train": 6, "evaluation": 4, "save": 8, "rename": 4, "delete": 1, "result": 1, "time": 3, "start": 1}
+KINDS = {
+    "train": 6,
+    "evaluation": 4,
+    "save": 8,
+    "rename": 4,
+    "delete": 1,
+    "result": 1,
+    "time": 3,
+    "start": 1,
+}
 INSIDE = ("save", "rename", "delete")
 
 
 def main() -> None:
     """Do the points that are not in the log yet, then write what all of them came to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--points", type=int, default=200, help="points in all")
     parser.add_argument("--seed", type=int, default=0, help="of the points")
-    parser.add_argument("--work", type=Path, required=True, help="its log and its undisturbed runs stay here")
-    parser.add_argument("--for", dest="for_s", type=float, default=540, help="seconds; the same command goes on later")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="its log and its undisturbed runs stay here"
+    )
+    parser.add_argument(
+        "--for",
+        dest="for_s",
+        type=float,
+        default=540,
+        help="seconds; the same command goes on later",
+    )
     asked = parser.parse_args()
     record.begin()
     work, began_s = asked.work.resolve(), time.monotonic()
     data = work / "data"
     if not data.exists():
-        from furnace_hpc.data.sets.tridigits.pack import pack  # not above: every forked rank imports this file
+        # not above: every forked rank imports this file
+        from furnace_hpc.data.sets.tridigits.pack import pack
         from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
         pack(TriDigitsKnobs(train=96, val=40, test=40), data, lambda what, done, total: None)
@@ -60,7 +80,9 @@ def main() -> None:
     rows = _rows(done)
     note = f"seed {asked.seed}; {len(done)} of the {asked.points} points asked for; "
     record.write(
-        "resume", rows, note + f"{sum(row['seconds'] for row in done):.0f} s in all, undisturbed runs not counted"
+        "resume",
+        rows,
+        note + f"{sum(row['seconds'] for row in done):.0f} s in all, undisturbed runs not counted",
     )
 
 
@@ -115,7 +137,9 @@ def _undisturbed(work: Path, data: Path, stage: int, size: int) -> tuple[Path, f
     if not (place / "seconds").exists():
         folder, started_s = new_run(place, data, stage, size, STEPS), time.monotonic()
         run_attempt(folder, data, size, None)
-        assert (folder / "result.json").exists(), f"the undisturbed run in {folder} failed: see its logs"
+        assert (folder / "result.json").exists(), (
+            f"the undisturbed run in {folder} failed: see its logs"
+        )
         (place / "seconds").write_text(str(time.monotonic() - started_s))
     [folder] = place.glob("z*")
     return folder, float((place / "seconds").read_text())

@@ -33,8 +33,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for world_size in (1, 2):
             case = {"do": "measure"}
-            [times] = run_phases(Path(folder) / str(world_size), "saving", [(world_size, [case])], per_case_s=1200)
-            rows += _rows(world_size, {name: statistics.median(values) for name, values in times.items()})
+            [times] = run_phases(
+                Path(folder) / str(world_size), "saving", [(world_size, [case])], per_case_s=1200
+            )
+            rows += _rows(
+                world_size, {name: statistics.median(values) for name, values in times.items()}
+            )
             record.write("saving", rows, "seconds are medians; the temporary folder's file system")
 
 
@@ -49,7 +53,12 @@ def _rows(world_size: int, s: dict[str, float]) -> list[dict[str, Any]]:
     ]
     rows = []
     for what, ours, other, goal in compared:
-        row = {"processes": world_size, "what": what, "ours_s": round(ours, 3), "deepspeed_s": round(other, 3)}
+        row = {
+            "processes": world_size,
+            "what": what,
+            "ours_s": round(ours, 3),
+            "deepspeed_s": round(other, 3),
+        }
         row["ratio"] = round(ours / other, 3)
         if goal:
             row |= {"goal": goal, "reached": ours / other <= goal}
@@ -107,7 +116,9 @@ def measure(processes: Any, folder: Path, case: dict[str, Any]) -> Times:
         timed("deepspeed durable", lambda: theirs(durable=True))
         if processes.is_rank_zero:
             shutil.rmtree(folder / "deepspeed")
-    times["durable"] = [stop + rest for stop, rest in zip(times["stop"][1:], times["rest"][1:], strict=True)]
+    times["durable"] = [
+        stop + rest for stop, rest in zip(times["stop"][1:], times["rest"][1:], strict=True)
+    ]
     times["first stop"] = [times["stop"].pop(0)]
 
     def steps(save: Callable[[], None]) -> None:
@@ -149,7 +160,9 @@ def _engine(processes: Any) -> tuple[Any, Callable[[], None]]:
         "zero_optimization": {"stage": 1},
     }
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=config, dist_init_required=False
+    )
     x = torch.randn(BATCH // processes.world_size, WIDTH)
 
     def step() -> None:

@@ -38,7 +38,9 @@ def main() -> None:
             study.submitted()
             most, table = 0, study.place / "results/study/table.md"
             while not table.exists() and time.perf_counter() - started_s < 560:
-                names = cluster.run("squeue", "--noheader", "--array", "--states=R", "--format=%K").stdout.split()
+                names = cluster.run(
+                    "squeue", "--noheader", "--array", "--states=R", "--format=%K"
+                ).stdout.split()
                 most = max(most, sum(name != "N/A" for name in names))
                 time.sleep(0.5)
             took_s = time.perf_counter() - started_s
@@ -51,7 +53,9 @@ def main() -> None:
                 "most_at_a_time": most,
                 "table_by_follow_up_job": table.exists(),
                 "submit_to_table_s": round(took_s),
-                "reached": states["done"] == RUNS == sum(attempts) and most <= PARALLEL and table.exists(),
+                "reached": states["done"] == RUNS == sum(attempts)
+                and most <= PARALLEL
+                and table.exists(),
             }
         finally:
             cluster.down()

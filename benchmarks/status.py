@@ -37,7 +37,8 @@ from furnace_hpc.runs.records.metrics import MetricsFile  # noqa: E402
 REPEATS = 9
 WATCHED_S = 40.0
 STATUS = [sys.executable, "-m", "furnace_hpc.status", "--grid", "ablation"]
-COUNTS = "1,000 runs: 400 queued, 200 running, 400 done"  # what was preempted waits for the follow-up job
+# what was preempted waits for the follow-up job
+COUNTS = "1,000 runs: 400 queued, 200 running, 400 done"
 
 
 def main() -> None:
@@ -80,8 +81,16 @@ def make_runs(grid: GridFolder) -> list[RunFolder]:
 
 def metric(step: int) -> dict[str, Any]:
     """A record as long as the engine's."""
-    rest = dict.fromkeys(("lr", "grad_norm", "step_time_s", "samples_per_s", "time_unix_s"), 0.123456789012)
-    return {"step": step, "kind": "train", "train/loss": 2.3 / step, "train/digit": 1.2345678901234, **rest}
+    rest = dict.fromkeys(
+        ("lr", "grad_norm", "step_time_s", "samples_per_s", "time_unix_s"), 0.123456789012
+    )
+    return {
+        "step": step,
+        "kind": "train",
+        "train/loss": 2.3 / step,
+        "train/digit": 1.2345678901234,
+        **rest,
+    }
 
 
 def calls(study: Study) -> Counter[str]:
@@ -123,10 +132,21 @@ def watched(study: Study, grid: GridFolder, path: str, running: list[RunFolder])
     """The command left running on a terminal, while 200 runs write a record every two seconds."""
     calls(study)
     master, slave = pty.openpty()
-    environment = study.cluster.environment | {"PATH": path, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    environment = study.cluster.environment | {
+        "PATH": path,
+        "TERM": "xterm",
+        "COLUMNS": "120",
+        "LINES": "40",
+    }
     command = [*STATUS, "--watch"]
     process = subprocess.Popen(
-        command, cwd=study.place, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        command,
+        cwd=study.place,
+        env=environment,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
     )
     os.close(slave)
     drain = threading.Thread(target=read_all, args=(master,), daemon=True)
@@ -135,7 +155,12 @@ def watched(study: Study, grid: GridFolder, path: str, running: list[RunFolder])
         time.sleep(5)  # its start
         seen, calls_before = psutil.Process(process.pid), calls(study)
         assert process.poll() is None
-        cpu, read, begun_s, step = sum(seen.cpu_times()[:2]), seen.io_counters().read_chars, time.monotonic(), 510
+        cpu, read, begun_s, step = (
+            sum(seen.cpu_times()[:2]),
+            seen.io_counters().read_chars,
+            time.monotonic(),
+            510,
+        )
         while time.monotonic() < begun_s + WATCHED_S:
             for run in running:
                 with run.metrics(1).open("a") as file:

@@ -80,7 +80,14 @@ def submission(study: Study, latency_s: float) -> list[dict[str, Any]]:
         path = counted(study, "sbatch", latency_s)
         ways = {
             "furnace": [*submit(study), "--runs-root", f"runs-{latency_s}-{repeat}"],
-            "map_array": [sys.executable, "-c", MAP_ARRAY, f"map-{latency_s}-{repeat}", "1000", "0"],
+            "map_array": [
+                sys.executable,
+                "-c",
+                MAP_ARRAY,
+                f"map-{latency_s}-{repeat}",
+                "1000",
+                "0",
+            ],
         }
         if repeat == 0:
             call = "sbatch --partition=closed --wrap true"
@@ -115,13 +122,23 @@ def submission(study: Study, latency_s: float) -> list[dict[str, Any]]:
 
 def status(study: Study) -> dict[str, Any]:
     """Slurm's commands that one look at 1,000 waiting runs takes."""
-    done = study.cluster.run(*submit(study), "--runs-root", "runs-status", cwd=study.place, timeout_s=120)
+    done = study.cluster.run(
+        *submit(study), "--runs-root", "runs-status", cwd=study.place, timeout_s=120
+    )
     assert done.returncode == 0, done.stderr
     calls = study.place / "calls"
     calls.unlink(missing_ok=True)
     path = counted(study, "sacct", 0)
     path = counted(study, "squeue", 0)
-    command = [sys.executable, "-m", "furnace_hpc.status", "--grid", "ablation", "--runs-root", "runs-status"]
+    command = [
+        sys.executable,
+        "-m",
+        "furnace_hpc.status",
+        "--grid",
+        "ablation",
+        "--runs-root",
+        "runs-status",
+    ]
     started_s = time.perf_counter()
     shown = study.cluster.run(*command, cwd=study.place, PATH=path)
     took_s = time.perf_counter() - started_s
@@ -167,7 +184,9 @@ def crash_points(study: Study) -> dict[str, Any]:
 def crash_of_map_array(study: Study) -> dict[str, Any]:
     """map_array of 10, killed after sbatch and three of its renames, and given again."""
     for die_after in (3, 0):
-        study.cluster.run(sys.executable, "-c", MAP_ARRAY, "map-crash", "10", str(die_after), cwd=study.place)
+        study.cluster.run(
+            sys.executable, "-c", MAP_ARRAY, "map-crash", "10", str(die_after), cwd=study.place
+        )
     elements = [line for line in study.queue() if line[1] != "N/A"]
     ready = len(list((study.place / "map-crash").glob("*_submitted.pkl")))
     empty(study.cluster)
@@ -180,18 +199,31 @@ def crash_of_map_array(study: Study) -> dict[str, Any]:
 
 def submit(study: Study) -> list[str]:
     """The command under test."""
-    return [sys.executable, "-m", "furnace_hpc.submit", "--grid", "big.yaml", "--cluster", "dev", "--yes"]
+    return [
+        sys.executable,
+        "-m",
+        "furnace_hpc.submit",
+        "--grid",
+        "big.yaml",
+        "--cluster",
+        "dev",
+        "--yes",
+    ]
 
 
 def counted(study: Study, name: str, latency_s: float) -> str:
     """A PATH on which this command takes longer, and leaves a line."""
-    return shim(study.place, name, COUNTING.format(calls=study.place / "calls", latency_s=latency_s))
+    return shim(
+        study.place, name, COUNTING.format(calls=study.place / "calls", latency_s=latency_s)
+    )
 
 
 def empty(cluster: Cluster) -> None:
     """No job is left."""
     cluster.run("scancel", "--user", "root")
-    wait_until(lambda: not cluster.run("squeue", "--noheader").stdout.strip(), 120, "an empty queue")
+    wait_until(
+        lambda: not cluster.run("squeue", "--noheader").stdout.strip(), 120, "an empty queue"
+    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,12 @@ from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 
 PAIRS = 12
-BIG = {"model__width": 256, "model__num_heads": 8, "model__feedforward": 1024, "model__text_layers": 6}
+BIG = {
+    "model__width": 256,
+    "model__num_heads": 8,
+    "model__feedforward": 1024,
+    "model__text_layers": 6,
+}
 BIG |= {"model__fusion_layers": 4, "global_batch_size": 64, "loss__alpha": 0.5, "loss__beta": 0.3}
 SMALL = {"global_batch_size": 8, "loss__alpha": 0.5, "loss__beta": 0.3}
 SIZES: dict[str, dict[str, Any]] = {"big": BIG, "small": SMALL}
@@ -48,7 +53,9 @@ def main() -> None:
     """Measure, and write `results/train_step.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of steps per ratio")
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES, help="models to measure")
+    parser.add_argument(
+        "--sizes", nargs="+", default=list(SIZES), choices=SIZES, help="models to measure"
+    )
     options = parser.parse_args()
     record.begin()
     from train_step import ratios  # by the name under which they import it
@@ -56,9 +63,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = _pack(Path(folder) / "tridigits")
         forked_ranks.START_S = 1800  # the measuring takes longer than a test may
-        answers = forked_ranks.run_on_ranks(ratios, 2, Path(folder) / "ranks", data, options.pairs, options.sizes)[0]
+        answers = forked_ranks.run_on_ranks(
+            ratios, 2, Path(folder) / "ranks", data, options.pairs, options.sizes
+        )[0]
     rows = [_row(*answer) for answer in answers] + [_kept_bytes(), *gpu_step.rows()]
-    record.write("train_step", rows, "ratios of seconds per step; medians over interleaved pairs on rank 0")
+    record.write(
+        "train_step", rows, "ratios of seconds per step; medians over interleaved pairs on rank 0"
+    )
 
 
 def ratios(
@@ -73,16 +84,25 @@ def ratios(
             ours, bare = _engine_steps(config, data, processes, stack)
             others = {
                 "DDP": (_ddp_step(config, data, processes, encode_twice=False), "1.05"),
-                "the article's form": (_ddp_step(config, data, processes, encode_twice=True), "1.0"),
+                "the article's form": (
+                    _ddp_step(config, data, processes, encode_twice=True),
+                    "1.0",
+                ),
                 "bare DeepSpeed": (bare, "1.02"),
             }
             for name, (theirs, goal) in others.items():
-                seconds = _interleaved(ours, theirs, pairs if size == "big" else 10 * pairs, processes)
-                answers.append((f"{size} model, our loop : {name}", goal if size == "big" else "", *seconds))
+                seconds = _interleaved(
+                    ours, theirs, pairs if size == "big" else 10 * pairs, processes
+                )
+                answers.append(
+                    (f"{size} model, our loop : {name}", goal if size == "big" else "", *seconds)
+                )
     return answers
 
 
-def _interleaved(ours: Step, theirs: Step, pairs: int, processes: Processes) -> tuple[list[float], list[float]]:
+def _interleaved(
+    ours: Step, theirs: Step, pairs: int, processes: Processes
+) -> tuple[list[float], list[float]]:
     """Seconds of each step; who goes first changes from pair to pair."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for pair in range(-2, pairs):
@@ -95,7 +115,9 @@ def _interleaved(ours: Step, theirs: Step, pairs: int, processes: Processes) -> 
     return seconds[True], seconds[False]
 
 
-def _engine_steps(config: TrainConfig, data: str, processes: Processes, stack: ExitStack) -> tuple[Step, Step]:
+def _engine_steps(
+    config: TrainConfig, data: str, processes: Processes, stack: ExitStack
+) -> tuple[Step, Step]:
     """A step of our loop, and one of a loop that does nothing but what DeepSpeed's tutorial shows."""
     from rank_work import model_of, reader_of
 
@@ -142,7 +164,9 @@ def _ddp_step(config: TrainConfig, data: str, processes: Processes, encode_twice
 
     plain, reader = model_of(config, data), reader_of(data, "train", processes)
     model = DistributedDataParallel(_EncodesTwice(plain) if encode_twice else plain)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.optimizer.lr, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.optimizer.lr, weight_decay=0.01, fused=True
+    )
 
     def step(number: int) -> float:
         batch = reader.read(_mine(config, reader.num_samples, number, processes))
@@ -159,7 +183,9 @@ def _ddp_step(config: TrainConfig, data: str, processes: Processes, encode_twice
 
 def _mine(config: TrainConfig, num_samples: int, step: int, processes: Processes) -> np.ndarray:
     indices = step_indices(num_samples, config.seed, step, config.global_batch_size)
-    return rank_indices(indices, processes.rank, processes.world_size, len(indices) // processes.world_size, 0)
+    return rank_indices(
+        indices, processes.rank, processes.world_size, len(indices) // processes.world_size, 0
+    )
 
 
 def _row(measure: str, goal: str, ours: list[float], theirs: list[float]) -> dict[str, object]:
@@ -172,12 +198,17 @@ def _row(measure: str, goal: str, ours: list[float], theirs: list[float]) -> dic
         "ratio": round(ratio, 3),
         "interval": [round(float(low), 3), round(float(high), 3)],
     }
-    row |= {"ours_ms": round(1e3 * statistics.median(ours), 1), "theirs_ms": round(1e3 * statistics.median(theirs), 1)}
+    row |= {
+        "ours_ms": round(1e3 * statistics.median(ours), 1),
+        "theirs_ms": round(1e3 * statistics.median(theirs), 1),
+    }
     row["pairs"] = len(ours)
     if goal:
         row |= {"goal": f"<= {goal}", "reached": ratio <= float(goal)}
     else:
-        row["fixed_ms_per_step"] = round(1e3 * (statistics.median(ours) - statistics.median(theirs)), 2)
+        row["fixed_ms_per_step"] = round(
+            1e3 * (statistics.median(ours) - statistics.median(theirs)), 2
+        )
     return row
 
 
@@ -191,13 +222,17 @@ def _kept_bytes() -> dict[str, object]:
         seed_everything(0)
         model = FusionModel(config.model, InputShapes(60, 0, 1, 40), {"digit": 10}).train()
         if on:
-            model.checkpoint_activations(lambda function, *args: checkpoint(function, *args, use_reentrant=False))
+            model.checkpoint_activations(
+                lambda function, *args: checkpoint(function, *args, use_reentrant=False)
+            )
         inputs = {"text": torch.randint(1, 60, (8, 64)), "image": torch.randn(8, 1, 32, 32)}
         inputs["audio"] = torch.randn(8, 40, 32)
         seen: dict[int, int] = {}
         own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
-        def pack(tensor: torch.Tensor, seen: dict[int, int] = seen, own: set[int] = own) -> torch.Tensor:
+        def pack(
+            tensor: torch.Tensor, seen: dict[int, int] = seen, own: set[int] = own
+        ) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
                 seen[storage.data_ptr()] = storage.nbytes()
@@ -214,7 +249,10 @@ def _kept_bytes() -> dict[str, object]:
             times.append(time.perf_counter() - start_s)
         seconds[on] = statistics.median(times[1:])
     ratio = kept[True] / kept[False]
-    row: dict[str, object] = {"measure": "bytes kept by forward, checkpointing on : off", "ratio": round(ratio, 3)}
+    row: dict[str, object] = {
+        "measure": "bytes kept by forward, checkpointing on : off",
+        "ratio": round(ratio, 3),
+    }
     row |= {"on_mib": round(kept[True] / 2**20, 1), "off_mib": round(kept[False] / 2**20, 1)}
     row["step time on : off"] = round(seconds[True] / seconds[False], 2)
     return row | {"goal": "<= 0.35", "reached": ratio <= 0.35}

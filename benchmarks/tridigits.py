@@ -20,7 +20,12 @@ import yaml
 DATA_SEED = 7919
 SEEDS = [0, 1, 2, 3, 4]
 NAMES = ("text", "image", "audio")
-GOALS = {"text_image_audio": (0.82, 0.86), "image": (0.74, 0.77), "audio": (0.65, 0.71), "text": (0.36, 0.38)}
+GOALS = {
+    "text_image_audio": (0.82, 0.86),
+    "image": (0.74, 0.77),
+    "audio": (0.65, 0.71),
+    "text": (0.36, 0.38),
+}
 
 
 def main() -> None:
@@ -34,7 +39,15 @@ def main() -> None:
     name = f"tridigits-{options.speech}"
     _pack(options.work / "data" / name, options.speech)
     grid = _write_grid(options.work, name)
-    submit = [sys.executable, "-m", "furnace_hpc.submit", "--grid", str(grid.resolve()), "--cluster", "local"]
+    submit = [
+        sys.executable,
+        "-m",
+        "furnace_hpc.submit",
+        "--grid",
+        str(grid.resolve()),
+        "--cluster",
+        "local",
+    ]
     subprocess.run(submit, cwd=options.work, check=True)
     record.write(
         f"tridigits_{options.speech}",
@@ -92,7 +105,9 @@ def _rows(runs: Path) -> list[dict[str, object]]:
     )
     for pair, mean in pairs.items():
         part = max(means[part] for part in pair.split("_"))
-        rows.append({"pair minus best part": pair, "gain": round(mean - part, 4), "reached": mean > part})
+        rows.append(
+            {"pair minus best part": pair, "gain": round(mean - part, 4), "reached": mean > part}
+        )
     return rows
 
 

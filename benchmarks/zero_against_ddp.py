@@ -30,15 +30,23 @@ def main() -> None:
         pack(TriDigitsKnobs(train=240, val=60, test=90), data, lambda what, done, total: None)
         for world_size, engines in ((1, IN_FP32), (2, IN_FP32), (2, SHIPPED), (4, IN_FP32)):
             place = Path(folder) / f"{world_size}-{engines[0]}"
-            losses = forked_ranks.run_on_ranks(rank_work.zero_against_ddp, world_size, place, data, engines, 10)[0]
+            losses = forked_ranks.run_on_ranks(
+                rank_work.zero_against_ddp, world_size, place, data, engines, 10
+            )[0]
             plain = losses.pop("ddp")
             for name, values in losses.items():
                 difference = max(abs(a - b) for a, b in zip(values, plain, strict=True))
-                row = {"processes": world_size, "engine": name, "largest difference to DDP": f"{difference:.1e}"}
+                row = {
+                    "processes": world_size,
+                    "engine": name,
+                    "largest difference to DDP": f"{difference:.1e}",
+                }
                 if name not in BF16:
                     row |= {"goal": f"<= {GOAL:.0e}", "reached": difference <= GOAL}
                 rows.append(row)
-    record.write("zero_against_ddp", rows, "a name without fp32 after it is a shipped file as it is")
+    record.write(
+        "zero_against_ddp", rows, "a name without fp32 after it is a shipped file as it is"
+    )
 
 
 if __name__ == "__main__":

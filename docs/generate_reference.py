@@ -40,7 +40,9 @@ def main() -> int:
         for name, text in pages.items():
             (PAGES / name).write_text(text, encoding="utf-8")
         return 0
-    stale = [name for name, text in pages.items() if (PAGES / name).read_text(encoding="utf-8") != text]
+    stale = [
+        name for name, text in pages.items() if (PAGES / name).read_text(encoding="utf-8") != text
+    ]
     if stale:
         print(f"out of date: {', '.join(stale)}. Run: make docs", file=sys.stderr)
     return int(bool(stale))
@@ -48,12 +50,20 @@ def main() -> int:
 
 def config_page() -> str:
     """Every key of a grid, a run's config, its resources, a DeepSpeed file and a cluster profile."""
-    parts = ["# Config keys\n", NOTE, "Keys are written with dots: `optimizer.lr`. Unknown keys are errors.\n"]
+    parts = [
+        "# Config keys\n",
+        NOTE,
+        "Keys are written with dots: `optimizer.lr`. Unknown keys are errors.\n",
+    ]
     sections: list[tuple[str, str, type[BaseModel]]] = [
         ("Grid file", "The top-level keys of `experiments/*.yaml`.", Grid),
         ("Run config", "The keys of `base`, of a row's overrides and of `--set`.", TrainConfig),
         ("Resources", "The keys of `resources`. They are not part of a run's identity.", Resources),
-        ("DeepSpeed file", "The keys of `ds_configs/*.json`, and of `deepspeed.*` in a grid.", DeepSpeedFile),
+        (
+            "DeepSpeed file",
+            "The keys of `ds_configs/*.json`, and of `deepspeed.*` in a grid.",
+            DeepSpeedFile,
+        ),
         ("Cluster profile", "The keys of `slurm/clusters/*.yaml`.", ClusterProfile),
     ]
     for title, introduction, model in sections:
@@ -61,7 +71,12 @@ def config_page() -> str:
             f"| `{key}` | {_type(annotation)} | {default} | {_cell(text)} |"
             for key, annotation, default, text in _fields(model)
         ]
-        parts += [f"## {title}\n", f"{introduction}\n", "| key | type | default | description |", "|---|---|---|---|"]
+        parts += [
+            f"## {title}\n",
+            f"{introduction}\n",
+            "| key | type | default | description |",
+            "|---|---|---|---|",
+        ]
         parts += [*rows, ""]
     return "\n".join(parts)
 
@@ -74,7 +89,11 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
         if nested and model is not Grid:
             yield from _fields(nested[0], f"{key}[]." if _is_list(field.annotation) else f"{key}.")
             continue
-        default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
+        default = (
+            "required"
+            if field.is_required()
+            else _default(field.get_default(call_default_factory=True))
+        )
         description = field.description or ""
         if (field.json_schema_extra or {}) == {"identity": False}:  # type: ignore[comparison-overlap]
             description += " (not part of the run's identity)"
@@ -111,8 +130,17 @@ def _type(annotation: Any) -> str:
         return "mapping"
     if origin is not None:  # Annotated
         return _type(arguments[0])
-    names = {str: "text", int: "integer", float: "number", bool: "`true`, `false`", Path: "path", Any: "any value"}
-    return names.get(annotation) or ("mapping" if _is_model(annotation) else str(annotation.__name__))
+    names = {
+        str: "text",
+        int: "integer",
+        float: "number",
+        bool: "`true`, `false`",
+        Path: "path",
+        Any: "any value",
+    }
+    return names.get(annotation) or (
+        "mapping" if _is_model(annotation) else str(annotation.__name__)
+    )
 
 
 def _default(value: Any) -> str:
@@ -130,7 +158,9 @@ def _default(value: Any) -> str:
 def commands_page() -> str:
     """Every command with its options."""
     parts = ["# Commands\n", NOTE]
-    parts.append("`furnace X` is the same as `python -P -m furnace_hpc.X`. Every command has `--help`.\n")
+    parts.append(
+        "`furnace X` is the same as `python -P -m furnace_hpc.X`. Every command has `--help`.\n"
+    )
     parts.append("| exit code | meaning |\n|--:|---|")
     parts.append("| 0 | done |")
     parts.append("| 1 | runs failed or are missing, or Slurm does not answer |")
@@ -154,7 +184,11 @@ def commands_page() -> str:
 
 def _command(function: Callable[..., Any]) -> list[str]:
     """The docstring of a command and a table of its options."""
-    lines = [f"{inspect.getdoc(function)}\n", "| option | value | default | description |", "|---|---|---|---|"]
+    lines = [
+        f"{inspect.getdoc(function)}\n",
+        "| option | value | default | description |",
+        "|---|---|---|---|",
+    ]
     hints = get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         annotation, option = get_args(hints[name])[:2]
@@ -163,10 +197,14 @@ def _command(function: Callable[..., Any]) -> list[str]:
         is_flag = annotation is bool
         words = " ".join(f"`{word}`" for word in _words(name, option, is_flag))
         value = "flag" if is_flag else option.metavar or _type(annotation)
-        default = "required" if parameter.default is parameter.empty else _default(parameter.default)
+        default = (
+            "required" if parameter.default is parameter.empty else _default(parameter.default)
+        )
         if is_flag or default in ("null", '`""`'):
             default = ""
-        lines.append(f"| {words} | {_cell(value.replace(' or null', ''))} | {default} | {_cell(option.help or '')} |")
+        lines.append(
+            f"| {words} | {_cell(value.replace(' or null', ''))} | {default} | {_cell(option.help or '')} |"
+        )
     return [*lines, ""]
 
 
@@ -175,7 +213,8 @@ def _words(name: str, option: Any, is_flag: bool) -> list[str]:
     if isinstance(option, typer.models.ArgumentInfo):
         return [option.metavar or name.upper()]
     declarations = option.param_decls or ()
-    if isinstance(option.default, str):  # Typer keeps the first declaration of an Annotated option as its default
+    # Typer keeps the first declaration of an Annotated option as its default
+    if isinstance(option.default, str):
         declarations = (option.default, *declarations)
     if declarations:
         return [word for declaration in declarations for word in declaration.split("/")]
@@ -186,8 +225,12 @@ def _words(name: str, option: Any, is_flag: bool) -> list[str]:
 def metrics_page() -> str:
     """Every metric, by kind of task, and those of two modalities."""
     parts = ["# Metrics\n", NOTE]
-    parts.append("A metric is written `<split>/<task>/<metric>`, for example `test/digit/accuracy`.")
-    parts.append("At the end of a run, the test metrics are also measured for each subset of the modalities:")
+    parts.append(
+        "A metric is written `<split>/<task>/<metric>`, for example `test/digit/accuracy`."
+    )
+    parts.append(
+        "At the end of a run, the test metrics are also measured for each subset of the modalities:"
+    )
     parts.append("`test/digit/accuracy@text+image`.\n")
     sections = {f"Tasks of kind {kind}": names for kind, names in METRICS.items()}
     sections["Consistency of two modalities"] = CONSISTENCY
@@ -197,7 +240,10 @@ def metrics_page() -> str:
             parts.append("Written `test/consistency/<metric>@<modality>+<modality>`.\n")
         parts += ["| metric | better | description |", "|---|---|---|"]
         better = {"max": "higher", "min": "lower", None: "neither"}
-        parts += [f"| `{name}` | {better[metric_direction(name)]} | {DESCRIPTIONS[name]} |" for name in names]
+        parts += [
+            f"| `{name}` | {better[metric_direction(name)]} | {DESCRIPTIONS[name]} |"
+            for name in names
+        ]
         parts.append("")
     return "\n".join(parts)
 

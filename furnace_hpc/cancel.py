@@ -26,7 +26,9 @@ NOTHING = "nothing is running or waiting"
 
 def main(
     grid: Annotated[str, typer.Option(help="name of a submitted grid, or path of its file")],
-    variant: Annotated[list[str] | None, typer.Option(help="only this row's runs; repeatable")] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="only this row's runs; repeatable")
+    ] = None,
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
     ] = None,
@@ -44,7 +46,11 @@ def main(
     if _stop_local_queue(folder, bool(variant)):
         return
     jobs = _cancel(folder, chosen, whole=not variant)
-    print(f"cancelled {len(jobs):,} jobs; submit goes on from what they have saved" if jobs else NOTHING)
+    print(
+        f"cancelled {len(jobs):,} jobs; submit goes on from what they have saved"
+        if jobs
+        else NOTHING
+    )
 
 
 def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
@@ -54,17 +60,24 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
         try:
             submission.note("cancelled", runs=[] if whole else sorted(chosen))
         except OSError as error:  # a full disk is no reason to let the jobs run
-            print(f"could not be written down: {error.strerror}: a follow-up job that is at work now may send more")
+            print(
+                f"could not be written down: {error.strerror}: a follow-up job that is at work now may send more"
+            )
     if not sent and not manually_started(folder, submissions(folder)):
         return []
     with grid_lock(folder, patience_s=60):  # a follow-up job holds it for seconds
         recover_pending_submissions(folder)
         observer = observe(folder, must=True)
-        live = {j for j, job in observer.evidence.queued.items() if meaning(job.word).phase is not Phase.ENDED}
+        live = {
+            j
+            for j, job in observer.evidence.queued.items()
+            if meaning(job.word).phase is not Phase.ENDED
+        }
         of_run = {place.job_id: run_id for run_id, place in observer.places.items()}
         jobs = sorted(job_id for job_id in live & of_run.keys() if of_run[job_id] in chosen)
         if whole:
-            jobs = sorted(live - of_run.keys()) + jobs  # follow-up jobs first, so that none starts in between
+            # follow-up jobs first, so that none starts in between
+            jobs = sorted(live - of_run.keys()) + jobs
         if jobs:
             client.cancel(named(jobs, whole))
     return jobs
@@ -77,7 +90,8 @@ def named(jobs: list[str], whole: bool) -> list[str]:
         array, element, index = job_id.partition("_")
         arrays.setdefault(array, []).extend([int(index)] if element else [])
     return [
-        f"{array}_[{ranges(sorted(indices))}]" if indices and not whole else array for array, indices in arrays.items()
+        f"{array}_[{ranges(sorted(indices))}]" if indices and not whole else array
+        for array, indices in arrays.items()
     ]
 
 
@@ -99,7 +113,9 @@ def _stop_local_queue(folder: GridFolder, part: bool) -> bool:
     if part:
         raise ConfigError("a queue on this machine can only be stopped whole: leave --variant away")
     os.kill(who["pid"], signal.SIGTERM)
-    print(f"told the queue of {lifecycle.describe(who)} to stop; its runs save a checkpoint and leave")
+    print(
+        f"told the queue of {lifecycle.describe(who)} to stop; its runs save a checkpoint and leave"
+    )
     return True
 
 

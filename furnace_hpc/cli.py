@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import typer
 
-from furnace_hpc import __version__, streams
+from furnace_hpc import __version__
 from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.config.parsing.printable import printable
-from furnace_hpc.config.parsing.secrets import masked
+from furnace_hpc.config.parsing.text_safety import masked, printable
+from furnace_hpc.console import streams
 from furnace_hpc.runs.folder import explain
 
 COMMANDS = {
@@ -42,7 +42,9 @@ def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) 
     if isinstance(command, typer.Typer):
         app, name = command, str(command.info.name)
     else:
-        app.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})(command)
+        app.command(
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+        )(command)
         name = command.__module__.rsplit(".", 1)[-1]
     if name == "__main__":
         name = sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
@@ -88,14 +90,20 @@ def _keep_working_directory_out() -> None:
 
 def _print_help() -> None:
     print("Usage: furnace COMMAND [OPTIONS]    (furnace COMMAND --help tells more)\n")
-    print("An ablation table you can trust, from one command, whatever the cluster does to your jobs.\n")
+    print(
+        "An ablation table you can trust, from one command, whatever the cluster does to your jobs.\n"
+    )
     for name, what in COMMANDS.items():
         print(f"  {name:<10} {what}")
-    print("\nFirst steps:\n  furnace submit --grid smoke --dry-run\n  furnace submit --grid ablation")
+    print(
+        "\nFirst steps:\n  furnace submit --grid smoke --dry-run\n  furnace submit --grid ablation"
+    )
 
 
 def _complain(sentence: str) -> None:
     from rich.console import Console  # nobody waits for it who has nothing to complain about
 
     for line in masked(sentence).splitlines():
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {printable(line)}", markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"error: {printable(line)}", markup=False
+        )

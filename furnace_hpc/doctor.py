@@ -21,7 +21,12 @@ from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.diagnostics import node, slurm, this_machine
 from furnace_hpc.diagnostics.device import device_checks
 from furnace_hpc.diagnostics.disk import disk_checks
-from furnace_hpc.diagnostics.profile_writer import check_new, choose_partitions, profile_of, write_profile
+from furnace_hpc.diagnostics.profile_writer import (
+    check_new,
+    choose_partitions,
+    profile_of,
+    write_profile,
+)
 from furnace_hpc.diagnostics.report import Check, Section, as_json, count, look, page, worst
 from furnace_hpc.diagnostics.slurm_info import SlurmFacts, ask, try_gpu_flags
 from furnace_hpc.launch.show_plan import choose_profile
@@ -30,16 +35,33 @@ from furnace_hpc.slurm.client import has_slurm
 
 
 def main(
-    cluster: Annotated[str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")] = "auto",
-    here_: Annotated[bool, typer.Option("--here", help="look at this machine alone, not at Slurm")] = False,
-    no_job: Annotated[bool, typer.Option("--no-job", help="start no job to look at a compute node")] = False,
-    write: Annotated[str, typer.Option("--write-profile", help="write slurm/clusters/NAME.yaml", metavar="NAME")] = "",
-    partition: Annotated[str, typer.Option(help="partition of that profile [one with GPUs, else the default]")] = "",
-    force: Annotated[bool, typer.Option("--force", help="write over a profile that is there")] = False,
-    replace_: Annotated[bool, typer.Option("--replace", hidden=True, help="older name of --force")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="for programs; goes to stdout alone")] = False,
+    cluster: Annotated[
+        str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")
+    ] = "auto",
+    here_: Annotated[
+        bool, typer.Option("--here", help="look at this machine alone, not at Slurm")
+    ] = False,
+    no_job: Annotated[
+        bool, typer.Option("--no-job", help="start no job to look at a compute node")
+    ] = False,
+    write: Annotated[
+        str, typer.Option("--write-profile", help="write slurm/clusters/NAME.yaml", metavar="NAME")
+    ] = "",
+    partition: Annotated[
+        str, typer.Option(help="partition of that profile [one with GPUs, else the default]")
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="write over a profile that is there")
+    ] = False,
+    replace_: Annotated[
+        bool, typer.Option("--replace", hidden=True, help="older name of --force")
+    ] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="for programs; goes to stdout alone")
+    ] = False,
     runs_dir: Annotated[
-        Path | None, typer.Option("--runs-root", help="where runs will lie [$FURNACE_RUNS or ./runs]")
+        Path | None,
+        typer.Option("--runs-root", help="where runs will lie [$FURNACE_RUNS or ./runs]"),
     ] = None,
 ) -> None:
     """Check this machine, its disks and GPUs, Slurm, and one compute node, and report how to fix each problem.
@@ -61,20 +83,30 @@ def main(
         facts = _ask(profile, write, partition)
         if facts is None:
             hint = "use a login node, or try again: `scontrol ping`"
-            sections.append(Section("Slurm", (Check("controller", "fail", "does not answer", hint),)))
+            sections.append(
+                Section("Slurm", (Check("controller", "fail", "does not answer", hint),))
+            )
         else:
             sections.append(look("Slurm", *slurm.slurm_checks(facts, profile)))
             if not no_job:
                 _say(not json_, f"waiting for a job on a compute node, {node.WAIT_S} s at most ...")
                 sections += node.node_sections(profile or _suggested(facts, write, partition), root)
     elif not here_:
-        sections.append(Section("Slurm", (Check("sbatch", "ok", "not on PATH: runs wait in a queue on this machine"),)))
+        sections.append(
+            Section(
+                "Slurm",
+                (Check("sbatch", "ok", "not on PATH: runs wait in a queue on this machine"),),
+            )
+        )
     _show(sections, json_)
     if write:
         if on_slurm and facts is None:
             raise ConfigError(f"profile {write!r} was not written: Slurm does not answer")
         path = write_profile(write, facts, partition or None, over)
-        print(f"wrote {path}: read it, then `furnace submit --grid smoke --cluster {write} --dry-run`", file=sys.stderr)
+        print(
+            f"wrote {path}: read it, then `furnace submit --grid smoke --cluster {write} --dry-run`",
+            file=sys.stderr,
+        )
     raise typer.Exit(1 if worst(sections) == "fail" else 0)
 
 
@@ -124,7 +156,9 @@ def _ask(profile: ClusterProfile | None, write: str, partition: str) -> SlurmFac
 def _suggested(facts: SlurmFacts, write: str, partition: str) -> ClusterProfile | None:
     """The profile that --write-profile writes: where there is none yet, the job asks as that one does."""
     try:
-        return ClusterProfile.model_validate(profile_of(write or "suggested", facts, partition or None))
+        return ClusterProfile.model_validate(
+            profile_of(write or "suggested", facts, partition or None)
+        )
     except ValueError:  # ConfigError too: no partition is up
         return None
 
@@ -133,7 +167,9 @@ def _show(sections: list[Section], json_: bool) -> None:
     if json_:
         print(as_json(sections))
         return
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    colour = (
+        sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    )
     counts = count(sections)
     print(f"Furnace {__version__} on {os.uname().nodename}, {datetime.now():%Y-%m-%d %H:%M}")
     print(page(sections, colour))

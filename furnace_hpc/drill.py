@@ -54,15 +54,26 @@ GRID = {
 
 
 def main(
-    cluster: Annotated[str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")] = "auto",
-    only: Annotated[list[str] | None, typer.Option(help="only this disturbance; repeatable")] = None,
+    cluster: Annotated[
+        str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")
+    ] = "auto",
+    only: Annotated[
+        list[str] | None, typer.Option(help="only this disturbance; repeatable")
+    ] = None,
     steps: Annotated[int, typer.Option(min=4 * INTERVAL, help="optimizer steps of each run")] = 300,
     seed: Annotated[
         int | None,
-        typer.Option(parser=whole_number, metavar="INTEGER", help="of the steps at which runs are disturbed [drawn]"),
+        typer.Option(
+            parser=whole_number,
+            metavar="INTEGER",
+            help="of the steps at which runs are disturbed [drawn]",
+        ),
     ] = None,
     runs_dir: Annotated[
-        Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]; all nodes see it")
+        Path | None,
+        typer.Option(
+            "--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]; all nodes see it"
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option("--data-root", help="where data lies [$FURNACE_DATA or ./data]")
@@ -83,7 +94,10 @@ def main(
     keep_private(profile.group)
     place = runs_root(runs_dir) / "drills" / time.strftime("%Y%m%d-%H%M%S")
     grid = _write_grid(place, chosen, steps, profile)
-    print(f"drill on {profile.name}, seed {drawn}: {len(chosen) + 1} runs of {steps} steps in {place}", flush=True)
+    print(
+        f"drill on {profile.name}, seed {drawn}: {len(chosen) + 1} runs of {steps} steps in {place}",
+        flush=True,
+    )
     words = ["--grid", str(grid), "--cluster", profile.name, "--runs-root", str(place)]
     words += ["--data-root", str(data_root(data_dir))]
     drill = Drill(place / "drill", chosen, steps, random.Random(drawn))
@@ -91,22 +105,32 @@ def main(
         drill.run([*words, "--yes", "--wait"] if profile.executor == "slurm" else words)
     except KeyboardInterrupt:
         if profile.executor == "slurm":
-            subprocess.run([*_command("cancel"), "--grid", "drill", "--runs-root", str(place)], check=False)
+            subprocess.run(
+                [*_command("cancel"), "--grid", "drill", "--runs-root", str(place)], check=False
+            )
         print(f"stopped; what there is lies in {place}", file=sys.stderr)
         raise typer.Exit(130) from None
-    outcomes = [read_outcome(drill.find(way.name), drill.find(CALM), way, drill.did[way.name]) for way in chosen]
-    write_json(place / "drill.json", [outcome.record(INTERVAL) for outcome in outcomes])  # what scripts read
+    outcomes = [
+        read_outcome(drill.find(way.name), drill.find(CALM), way, drill.did[way.name])
+        for way in chosen
+    ]
+    # what scripts read
+    write_json(place / "drill.json", [outcome.record(INTERVAL) for outcome in outcomes])
     raise typer.Exit(0 if _report(outcomes) else 1)
 
 
 class Drill:
     """The drill's runs, disturbed while `submit` works on them."""
 
-    def __init__(self, folder: Path, chosen: list[Disturbance], steps: int, draw: random.Random) -> None:
+    def __init__(
+        self, folder: Path, chosen: list[Disturbance], steps: int, draw: random.Random
+    ) -> None:
         self._folder, self._chosen = folder, chosen
         # After the first checkpoint, and early enough to be at work when the signal arrives.
         self._at = {way.name: draw.randint(INTERVAL + 1, steps // 3) for way in chosen}
-        self.did: dict[str, str] = {way.name: "its run was over before it could be disturbed" for way in chosen}
+        self.did: dict[str, str] = {
+            way.name: "its run was over before it could be disturbed" for way in chosen
+        }
         self._left, self._done = list(chosen), 0
 
     def run(self, words: list[str]) -> None:
@@ -123,9 +147,15 @@ class Drill:
                     process.wait(timeout=60)  # the terminal has told it too
                     raise
             if process.returncode == 2:
-                raise ConfigError(f"the drill's grid cannot be submitted: {_last_line(Path(log.name))}")
-            states = [read_status(run).state for name in (CALM, *self._at) if (run := self._find(name))]
-            if len(states) > len(self._at) and not {RunState.INTERRUPTED, RunState.UNKNOWN} & set(states):
+                raise ConfigError(
+                    f"the drill's grid cannot be submitted: {_last_line(Path(log.name))}"
+                )
+            states = [
+                read_status(run).state for name in (CALM, *self._at) if (run := self._find(name))
+            ]
+            if len(states) > len(self._at) and not {RunState.INTERRUPTED, RunState.UNKNOWN} & set(
+                states
+            ):
                 return
 
     def find(self, variant: str) -> RunFolder:
@@ -156,7 +186,9 @@ class Drill:
             print(f"{way.name}: {way.what}, at step {record['step']}", flush=True)
             Thread(target=self._disturb, args=(way, run, attempts[0], submit), daemon=True).start()
 
-    def _disturb(self, way: Disturbance, run: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
+    def _disturb(
+        self, way: Disturbance, run: RunFolder, attempt: Attempt, submit: psutil.Process
+    ) -> None:
         """In a thread of its own: Slurm's commands can take their time, and the other runs go on."""
         self.did[way.name] = "the command that was to do it has not come back"
         try:
@@ -175,7 +207,8 @@ def _start(command: list[str], log: IO[str]) -> psutil.Popen:
     words: dict[str, Any] = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL}
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         return psutil.Popen(command, **words)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is handled here is not ignored in a child
+    # what is handled here is not ignored in a child
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return psutil.Popen(command, process_group=0, **words)
     finally:
@@ -189,11 +222,14 @@ def _chosen(profile: ClusterProfile, only: list[str]) -> list[Disturbance]:
     return [way for name, way in known.items() if not only or name in only]
 
 
-def _write_grid(place: Path, chosen: list[Disturbance], steps: int, profile: ClusterProfile) -> Path:
+def _write_grid(
+    place: Path, chosen: list[Disturbance], steps: int, profile: ClusterProfile
+) -> Path:
     """All rows train the same: how often they are evaluated changes nothing but their identity."""
     names = [CALM, *(way.name for way in chosen)]
     world = profile.nodes * profile.processes_per_node if profile.executor == "slurm" else 1
-    shape = {} if world > 1 else {"processes_per_node": 2}  # a rank that is killed or frozen needs a peer
+    # a rank that is killed or frozen needs a peer
+    shape = {} if world > 1 else {"processes_per_node": 2}
     world = max(2, world)
     base = BASE | {"steps": steps, "global_batch_size": world * max(1, 16 // world)}
     variants = {name: {"evaluation.every": 40 + number} for number, name in enumerate(names)}
@@ -209,13 +245,24 @@ def _report(outcomes: list[Outcome]) -> bool:
     if not console.is_terminal:
         console.width = 1000
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("disturbance", "attempts", "ended as", "steps lost", "at most", "back after", "result", "verdict"):
+    for column in (
+        "disturbance",
+        "attempts",
+        "ended as",
+        "steps lost",
+        "at most",
+        "back after",
+        "result",
+        "verdict",
+    ):
         table.add_column(column)
     for outcome in outcomes:
         table.add_row(*outcome.cells(INTERVAL))
     console.print(table)
     good = sum(outcome.is_good(INTERVAL) for outcome in outcomes)
-    console.print(f"{good} of {len(outcomes)} disturbances lost no more than is promised, and changed nothing")
+    console.print(
+        f"{good} of {len(outcomes)} disturbances lost no more than is promised, and changed nothing"
+    )
     return good == len(outcomes)
 
 

@@ -24,7 +24,9 @@ from furnace_hpc.runs.trust import keep_private
 PATIENCE_S = 3000  # for a lock that somebody else holds, and for a controller that is away
 
 
-def main(path: Annotated[Path, typer.Argument(help="a submission's folder", metavar="SUBMISSION")]) -> None:
+def main(
+    path: Annotated[Path, typer.Argument(help="a submission's folder", metavar="SUBMISSION")],
+) -> None:
     """Do what comes after a wave of a submission."""
     submission = Submission(path.resolve())
     folder = GridFolder(submission.path.parent.parent)
@@ -51,10 +53,15 @@ def _send_what_is_left(submission: Submission, folder: GridFolder) -> bool:
                 close_attempts(submission, folder, observer)
                 if not left:
                     return False
-                limits = slurm_array.site_limits(profile, observer.evidence.live_jobs)  # this very job is one of them
-                exclude = excluded_nodes([folder.run(row["run_id"]) for row in submission.rows], profile)
+                # this very job is one of them
+                limits = slurm_array.site_limits(profile, observer.evidence.live_jobs)
+                exclude = excluded_nodes(
+                    [folder.run(row["run_id"]) for row in submission.rows], profile
+                )
                 print(
-                    *slurm_array.submit_wave(submission, profile, folder.path.name, left, limits, exclude),
+                    *slurm_array.submit_wave(
+                        submission, profile, folder.path.name, left, limits, exclude
+                    ),
                     sep="\n",
                     flush=True,
                 )

@@ -32,8 +32,12 @@ LOOK_S = 0.25  # how soon a terminal of another size is drawn anew
 
 def main(
     grid: Annotated[str, typer.Option(help="name of a submitted grid, or path of its file")],
-    watch_: Annotated[bool, typer.Option("--watch", help="go on until all runs have ended; Ctrl-C leaves")] = False,
-    logs: Annotated[str, typer.Option(help="print the logs of this run (the beginning of its name is enough)")] = "",
+    watch_: Annotated[
+        bool, typer.Option("--watch", help="go on until all runs have ended; Ctrl-C leaves")
+    ] = False,
+    logs: Annotated[
+        str, typer.Option(help="print the logs of this run (the beginning of its name is enough)")
+    ] = "",
     lines: Annotated[int, typer.Option(min=1, help="with --logs: last lines of each log")] = 40,
     json_: Annotated[bool, typer.Option("--json", help="a JSON list, an object a run")] = False,
     runs_dir: Annotated[
@@ -52,7 +56,8 @@ def main(
     elif json_:
         print(json.dumps([row.as_json() for row in overview(folder)[0]], indent=2))
     elif watch_:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the terminal is to be left as it was
+        # the terminal is to be left as it was
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             watch(folder)
         except KeyboardInterrupt:
@@ -121,7 +126,9 @@ def _show(rows: list[Line], evidence: Evidence, height: int = 10**6) -> None:
 def _on_terminal() -> bool:
     """Whether somebody looks at a screen that can show it."""
     words = (sys.stdout.encoding or "").lower().startswith("utf")
-    return sys.stdout.isatty() and words and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    return (
+        sys.stdout.isatty() and words and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    )
 
 
 def _console() -> "Console":

@@ -23,10 +23,15 @@ from furnace_hpc.config.pretrained_files import check_pretrained
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
 from furnace_hpc.launch.dataset_checks import fingerprints
-from furnace_hpc.launch.plan import check_retry, make_plan
-from furnace_hpc.launch.planned import Choices, Plan
+from furnace_hpc.launch.plan import Choices, Plan
+from furnace_hpc.launch.planner import check_retry, make_plan
 from furnace_hpc.launch.show_plan import check_shared, choose_profile, print_batch_texts, print_plan
-from furnace_hpc.launch.submission import grid_lock, record, recover_pending_submissions, write_specs
+from furnace_hpc.launch.submission import (
+    grid_lock,
+    record,
+    recover_pending_submissions,
+    write_specs,
+)
 from furnace_hpc.monitor.run_status import StatusResolver, observe
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
@@ -39,29 +44,51 @@ from furnace_hpc.slurm.client import prefetch_site_limits, require_slurm
 
 def main(
     grid: Annotated[str, typer.Option(help="name in experiments/, or path of a grid file")],
-    cluster: Annotated[str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")] = "auto",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value laid over every row; repeatable")] = None,
+    cluster: Annotated[
+        str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")
+    ] = "auto",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value laid over every row; repeatable")
+    ] = None,
     variant: Annotated[list[str] | None, typer.Option(help="only this row; repeatable")] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(parser=whole_number, metavar="INTEGER", help="only this seed; repeatable")
+        list[int] | None,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="only this seed; repeatable"),
     ] = None,
-    retry: Annotated[str, typer.Option(help="failed runs to try again: `failed`, or reasons, comma-separated")] = "",
-    new_code: Annotated[str, typer.Option("--code", help="`new`: start runs of older code again at step 0")] = "",
+    retry: Annotated[
+        str, typer.Option(help="failed runs to try again: `failed`, or reasons, comma-separated")
+    ] = "",
+    new_code: Annotated[
+        str, typer.Option("--code", help="`new`: start runs of older code again at step 0")
+    ] = "",
     adopt: Annotated[
-        bool, typer.Option(help="take finished runs of the same config that have another row's or grid's name")
+        bool,
+        typer.Option(
+            help="take finished runs of the same config that have another row's or grid's name"
+        ),
     ] = True,
     resume_with: Annotated[
         list[str] | None,
-        typer.Option(help="begun runs go on with another deepspeed=FILE or micro_batch_size=N; repeatable"),
+        typer.Option(
+            help="begun runs go on with another deepspeed=FILE or micro_batch_size=N; repeatable"
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan (and the batch script) and stop")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show the plan (and the batch script) and stop")
+    ] = False,
     prepare: Annotated[
-        bool, typer.Option("--prepare", help="write the run folders and stop; slurm/array.sbatch takes them")
+        bool,
+        typer.Option(
+            "--prepare", help="write the run folders and stop; slurm/array.sbatch takes them"
+        ),
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Slurm: stay until all runs have ended, then print the table")
+        bool,
+        typer.Option("--wait", help="Slurm: stay until all runs have ended, then print the table"),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask before submitting to Slurm")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="do not ask before submitting to Slurm")
+    ] = False,
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
     ] = None,
@@ -75,7 +102,9 @@ def main(
     any time. Without Slurm the runs wait in a queue on this machine, and the table is printed at the end.
     """
     if new_code not in {"", "new"}:
-        raise ConfigError(f"--code got {new_code!r}, wanted `new` or nothing: runs keep the code they began with")
+        raise ConfigError(
+            f"--code got {new_code!r}, wanted `new` or nothing: runs keep the code they began with"
+        )
     study, profile = with_settings(load_grid(grid), set_ or []), choose_profile(cluster)
     words = frozenset(word.strip() for word in retry.split(",") if word.strip())
     check_retry(words)
@@ -90,14 +119,32 @@ def main(
     if asks_slurm:
         require_slurm(profile.name)
         check_shared(folder.path, profile)
-    site = Thread(target=prefetch_site_limits, args=(profile.account, profile.qos, profile.partition), daemon=True)
+    site = Thread(
+        target=prefetch_site_limits,
+        args=(profile.account, profile.qos, profile.partition),
+        daemon=True,
+    )
     if asks_slurm:
         site.start()
     # Lines of `setup` may give the jobs another hub cache.
-    check_pretrained((row.config.model for row in rows if row.name in variants), may_lack=bool(profile.setup))
-    prints = fingerprints(rows, data_root(data_dir), dry_run)  # last of the checks: it may pack the default set
-    specs = [s for s in expand(study, prints, rows) if s.variant in variants and str(s.config.seed) in seeds]
-    choices = Choices(code_hash(), source().snapshot_hash, data_root(data_dir), words, new_code == "new", otherwise)
+    check_pretrained(
+        (row.config.model for row in rows if row.name in variants), may_lack=bool(profile.setup)
+    )
+    # last of the checks: it may pack the default set
+    prints = fingerprints(rows, data_root(data_dir), dry_run)
+    specs = [
+        s
+        for s in expand(study, prints, rows)
+        if s.variant in variants and str(s.config.seed) in seeds
+    ]
+    choices = Choices(
+        code_hash(),
+        source().snapshot_hash,
+        data_root(data_dir),
+        words,
+        new_code == "new",
+        otherwise,
+    )
 
     keep_private(profile.group)
     what = "queue" if profile.executor == "local" and not prepare else "submission"
@@ -105,7 +152,9 @@ def main(
         if asks_slurm:
             recover_pending_submissions(folder)
         observer = observe(folder, must=asks_slurm)
-        plan = make_plan(study, specs, profile, folder, replace(choices, get_status=observer, adopt=adopt))
+        plan = make_plan(
+            study, specs, profile, folder, replace(choices, get_status=observer, adopt=adopt)
+        )
         if asks_slurm:
             site.join()
         _carry_out(plan, observer, dry_run=dry_run, prepare=prepare, yes=yes)
@@ -113,7 +162,9 @@ def main(
         _wait(plan)
 
 
-def _carry_out(plan: Plan, observer: StatusResolver, *, dry_run: bool, prepare: bool, yes: bool) -> None:
+def _carry_out(
+    plan: Plan, observer: StatusResolver, *, dry_run: bool, prepare: bool, yes: bool
+) -> None:
     """Do with a plan, under the grid's lock, what was asked for."""
     print_plan(plan)
     if dry_run:
@@ -135,7 +186,9 @@ def _prepare(plan: Plan) -> None:
     print(f"prepared {submission}")
     for shape, rows in plan.shapes.items():
         asked = " ".join(sbatch_flags(plan.profile, shape))
-        print(f"then: sbatch --array={ranges(rows)} {asked} {find_shipped('slurm/array.sbatch')} {submission}")
+        print(
+            f"then: sbatch --array={ranges(rows)} {asked} {find_shipped('slurm/array.sbatch')} {submission}"
+        )
 
 
 def recover_stalled(folder: GridFolder, observer: StatusResolver) -> None:
@@ -144,7 +197,10 @@ def recover_stalled(folder: GridFolder, observer: StatusResolver) -> None:
         from furnace_hpc.launch import slurm_array
         from furnace_hpc.monitor.held_jobs import release_held
 
-        for line in (*release_held(observer.evidence), *slurm_array.send_missing_follow_ups(folder, observer.evidence)):
+        for line in (
+            *release_held(observer.evidence),
+            *slurm_array.send_missing_follow_ups(folder, observer.evidence),
+        ):
             print(line)
 
 

@@ -26,14 +26,21 @@ from furnace_hpc.runs.trust import GROUP_ACCESS, check_place, keep_private
 def main(
     run_dir: Annotated[Path, typer.Argument(help="a run folder that submit has made")],
     data_root_: Annotated[
-        Path | None, typer.Option("--data-root", help="where data lie [as in the run's last attempt, or ./data]")
+        Path | None,
+        typer.Option(
+            "--data-root", help="where data lie [as in the run's last attempt, or ./data]"
+        ),
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(hidden=True, help="older name of --data-root")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(hidden=True, help="older name of --data-root")
+    ] = None,
 ) -> None:
     """Train one run to its end; a run that was begun goes on from its newest checkpoint."""
     folder = RunFolder(run_dir)
     if not folder.spec.exists():
-        raise ConfigError(f"{run_dir} is no run folder: it has no spec.json; `furnace submit` makes run folders")
+        raise ConfigError(
+            f"{run_dir} is no run folder: it has no spec.json; `furnace submit` makes run folders"
+        )
     if folder.result.is_file():
         print(f"{folder.run_id} is done: {folder.result}")
         return
@@ -43,7 +50,11 @@ def main(
     from furnace_hpc.engine.loop import train
 
     place = RankInfo.of_environment()
-    attempt = _begin(folder, place.world_size, data_root_ or data_dir) if place.rank == 0 else _begun(folder)
+    attempt = (
+        _begin(folder, place.world_size, data_root_ or data_dir)
+        if place.rank == 0
+        else _begun(folder)
+    )
     code = 1
     try:
         with Verdict(folder, attempt, place.rank) as verdict:
@@ -67,7 +78,9 @@ def _begin(folder: RunFolder, world_size: int, given: Path | None) -> int:
     facts = {
         "code_hash": code_hash(),
         "world_size": world_size,
-        "data_dir": str((pack_in(given, name) if given else Path(before or data_root(None) / name)).resolve()),
+        "data_dir": str(
+            (pack_in(given, name) if given else Path(before or data_root(None) / name)).resolve()
+        ),
         "overrides": attempts[-1].overrides if attempts else {},
         "launch": _launch(),
     }

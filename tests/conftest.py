@@ -11,10 +11,11 @@ from slurm_cluster import cluster, quiet  # noqa: F401  fixtures
 ENDS = end_with_this_process()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every rank compiles torch and DeepSpeed anew
-os.environ["OMP_NUM_THREADS"] = "1"  # two cores are shared by several ranks; one thread also gives the same bits
+# two cores are shared by several ranks; one thread also gives the same bits
+os.environ["OMP_NUM_THREADS"] = "1"
 
-# Tests marked `fuzz` take their number of examples from here: few and always the same ones in CI, many new ones in
-# benchmarks/fuzz.py.
+# Tests marked `fuzz` take their number of examples from here: few and always the same ones in CI,
+# many new ones in benchmarks/fuzz.py.
 EXAMPLES = int(os.environ.get("FURNACE_FUZZ_EXAMPLES", "50"))
 settings.register_profile(
     "furnace",
@@ -41,7 +42,11 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
     root = tmp_path_factory.mktemp("data")
-    pack(TriDigitsKnobs(train=240, val=60, test=90), root / "tridigits", lambda what, done, total: None)
+    pack(
+        TriDigitsKnobs(train=240, val=60, test=90),
+        root / "tridigits",
+        lambda what, done, total: None,
+    )
     return root
 
 

@@ -8,7 +8,15 @@ import hashlib
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from furnace_hpc.config.parsing.numbers import wanted_number
 
@@ -25,7 +33,8 @@ def short_name(name: Any) -> Any:
     return f"{name[: MAX_NAME - 13]}-{digits}"
 
 
-RowName = Annotated[str, BeforeValidator(short_name), Field(pattern=NAME_PATTERN)]  # a long one may be given in full
+# a long one may be given in full
+RowName = Annotated[str, BeforeValidator(short_name), Field(pattern=NAME_PATTERN)]
 
 
 def _one_list(value: Any) -> Any:
@@ -36,7 +45,9 @@ def _one_list(value: Any) -> Any:
 
 
 OneList = BeforeValidator(_one_list)
-Partitions = Annotated[str, OneList, Field(pattern=rf"{NAME_PATTERN[:-1]}(,{NAME_PATTERN[1:-1]})*$")]
+Partitions = Annotated[
+    str, OneList, Field(pattern=rf"{NAME_PATTERN[:-1]}(,{NAME_PATTERN[1:-1]})*$")
+]
 
 
 def number(value: Any) -> Any:
@@ -83,7 +94,8 @@ def no_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:
 class Config(BaseModel):
     """Base of all configuration: frozen, closed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has no infinity
+    # JSON has no infinity
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -100,7 +112,9 @@ class Config(BaseModel):
         if not isinstance(content, dict) or all(value is not None for value in content.values()):
             return content
         empty = _empty_by_default(cls)
-        return {name: value for name, value in content.items() if value is not None or name not in empty}
+        return {
+            name: value for name, value in content.items() if value is not None or name not in empty
+        }
 
 
 _NO_NUMBERS = frozenset({bool, str})
@@ -108,10 +122,15 @@ _NO_NUMBERS = frozenset({bool, str})
 
 @cache
 def _number_fields(model: type[BaseModel]) -> frozenset[str]:
-    return frozenset(name for name, field in model.model_fields.items() if field.annotation in _NUMBERS)
+    return frozenset(
+        name for name, field in model.model_fields.items() if field.annotation in _NUMBERS
+    )
 
 
 @cache
 def _empty_by_default(model: type[BaseModel]) -> frozenset[str]:
-    defaults = {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in model.model_fields.items()
+    }
     return frozenset(name for name, default in defaults.items() if default in ((), [], {}))

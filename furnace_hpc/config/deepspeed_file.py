@@ -45,32 +45,56 @@ class Bf16(_Closed):
 class DataTypes(_Closed):
     """Types of what is kept between micro-batches."""
 
-    grad_accum_dtype: Literal["fp32", "bf16"] = Field(description="type in which gradients are accumulated")
+    grad_accum_dtype: Literal["fp32", "bf16"] = Field(
+        description="type in which gradients are accumulated"
+    )
 
 
 class Offload(_Closed):
     """Where a ZeRO partition is kept."""
 
     device: Literal["cpu"] = Field(description="cpu: in host memory")
-    pin_memory: bool = Field(default=False, description="page-locked host memory (faster copies, needs CUDA)")
+    pin_memory: bool = Field(
+        default=False, description="page-locked host memory (faster copies, needs CUDA)"
+    )
 
 
 class ZeroOptimization(_Closed):
     """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
 
     stage: Literal[0, 1, 2, 3] = Field(description="ZeRO stage")
-    overlap_comm: bool | None = Field(default=None, description="reduce gradients while backward goes on")
-    contiguous_gradients: bool | None = Field(default=None, description="copy gradients to one buffer as they come")
-    reduce_scatter: bool | None = Field(default=None, description="reduce-scatter instead of all-reduce")
-    reduce_bucket_size: int | None = Field(default=None, ge=1, description="elements reduced at a time")
-    allgather_bucket_size: int | None = Field(default=None, ge=1, description="elements gathered at a time")
-    stage3_param_persistence_threshold: int | None = Field(
-        default=None, ge=0, description="stage 3: parameters with fewer elements are never partitioned"
+    overlap_comm: bool | None = Field(
+        default=None, description="reduce gradients while backward goes on"
     )
-    stage3_max_live_parameters: int | None = Field(default=None, ge=1, description="stage 3: elements kept gathered")
-    stage3_prefetch_bucket_size: int | None = Field(default=None, ge=0, description="stage 3: elements fetched ahead")
-    offload_optimizer: Offload | None = Field(default=None, description="stages 2, 3: optimizer state in host memory")
-    offload_param: Offload | None = Field(default=None, description="stage 3: parameters in host memory")
+    contiguous_gradients: bool | None = Field(
+        default=None, description="copy gradients to one buffer as they come"
+    )
+    reduce_scatter: bool | None = Field(
+        default=None, description="reduce-scatter instead of all-reduce"
+    )
+    reduce_bucket_size: int | None = Field(
+        default=None, ge=1, description="elements reduced at a time"
+    )
+    allgather_bucket_size: int | None = Field(
+        default=None, ge=1, description="elements gathered at a time"
+    )
+    stage3_param_persistence_threshold: int | None = Field(
+        default=None,
+        ge=0,
+        description="stage 3: parameters with fewer elements are never partitioned",
+    )
+    stage3_max_live_parameters: int | None = Field(
+        default=None, ge=1, description="stage 3: elements kept gathered"
+    )
+    stage3_prefetch_bucket_size: int | None = Field(
+        default=None, ge=0, description="stage 3: elements fetched ahead"
+    )
+    offload_optimizer: Offload | None = Field(
+        default=None, description="stages 2, 3: optimizer state in host memory"
+    )
+    offload_param: Offload | None = Field(
+        default=None, description="stage 3: parameters in host memory"
+    )
 
     @field_validator("stage", mode="before")
     @classmethod
@@ -91,10 +115,16 @@ class ZeroOptimization(_Closed):
 class ActivationCheckpointing(_Closed):
     """Its presence turns activation checkpointing on: attention blocks are computed again in backward."""
 
-    synchronize_checkpoint_boundary: bool = Field(default=False, description="synchronise CUDA at each block")
-    profile: bool = Field(default=False, description="log the time of each forward and recomputation")
+    synchronize_checkpoint_boundary: bool = Field(
+        default=False, description="synchronise CUDA at each block"
+    )
+    profile: bool = Field(
+        default=False, description="log the time of each forward and recomputation"
+    )
 
-    refused: ClassVar = {key: f"is refused: {why}; remove it" for key, why in REFUSED_CHECKPOINTING.items()}
+    refused: ClassVar = {
+        key: f"is refused: {why}; remove it" for key, why in REFUSED_CHECKPOINTING.items()
+    }
 
 
 class DeepSpeedFile(_Closed):
@@ -108,10 +138,13 @@ class DeepSpeedFile(_Closed):
         default=None,
         description="must be false with offload: the optimizer is torch's, nothing is compiled at start",
     )
-    wall_clock_breakdown: bool = Field(default=False, description="log forward, backward and step times")
+    wall_clock_breakdown: bool = Field(
+        default=False, description="log forward, backward and step times"
+    )
 
     refused: ClassVar = {
-        key: f"does not belong in a DeepSpeed file: set {field} in the grid" for key, field in OWNED_BY_THE_RUN.items()
+        key: f"does not belong in a DeepSpeed file: set {field} in the grid"
+        for key, field in OWNED_BY_THE_RUN.items()
     }
 
     @model_validator(mode="after")
@@ -120,7 +153,10 @@ class DeepSpeedFile(_Closed):
             raise ValueError(
                 "bf16 at stage 0 is not supported: use stage 1, which keeps fp32 master weights, also for one process"
             )
-        if self.zero_optimization.offload_optimizer and self.zero_force_ds_cpu_optimizer is not False:
+        if (
+            self.zero_optimization.offload_optimizer
+            and self.zero_force_ds_cpu_optimizer is not False
+        ):
             raise ValueError(
                 "offload_optimizer needs zero_force_ds_cpu_optimizer: false, since the optimizer is torch's"
             )

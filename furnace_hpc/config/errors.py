@@ -22,7 +22,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a clause that names the nearest valid name, or all of them: for the end of an error."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    shown = ", ".join([*names[:MOST_NAMES], *([f"and {len(names) - MOST_NAMES:,} more"] if names[MOST_NAMES:] else [])])
+    shown = ", ".join(
+        [
+            *names[:MOST_NAMES],
+            *([f"and {len(names) - MOST_NAMES:,} more"] if names[MOST_NAMES:] else []),
+        ]
+    )
     if close:
         return f"did you mean {close[0]!r}? (valid: {shown})"
     return f"valid: {shown or 'none'}"

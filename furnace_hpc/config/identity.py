@@ -64,14 +64,22 @@ def _hashed(model: BaseModel) -> dict[str, Any]:
 
 @cache
 def _identity_fields(model: type[BaseModel]) -> tuple[str, ...]:
-    return tuple(name for name, field in model.model_fields.items() if _mark(field.json_schema_extra) is not False)
+    return tuple(
+        name
+        for name, field in model.model_fields.items()
+        if _mark(field.json_schema_extra) is not False
+    )
 
 
 @cache
 def _added_later(model: type[BaseModel]) -> dict[str, Any]:
     """Field -> default."""
     fields = model.model_fields.items()
-    return {name: field.default for name, field in fields if _mark(field.json_schema_extra) == "unless default"}
+    return {
+        name: field.default
+        for name, field in fields
+        if _mark(field.json_schema_extra) == "unless default"
+    }
 
 
 def without_identity(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

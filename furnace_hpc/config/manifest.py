@@ -27,13 +27,17 @@ class StoredFile(_Frozen):
     """One .npy file of one split."""
 
     num_bytes: int = Field(description="size of the file in bytes")
-    xxh3_128: str = Field(description="xxh3-128 of the array's bytes, hexadecimal (guards against damage, not malice)")
+    xxh3_128: str = Field(
+        description="xxh3-128 of the array's bytes, hexadecimal (guards against damage, not malice)"
+    )
 
 
 class Labels(_Frozen):
     """A label column `label.<task>`."""
 
-    kind: Literal["single_label", "multi_label"] = Field(description="single_label: class index; multi_label: 0/1 row")
+    kind: Literal["single_label", "multi_label"] = Field(
+        description="single_label: class index; multi_label: 0/1 row"
+    )
     classes: tuple[str, ...] = Field(description="class names in index order")
 
 
@@ -55,11 +59,15 @@ class Manifest(_Frozen):
     modalities: tuple[Literal["text", "image", "audio"], ...] = Field(
         description="what the set has at all; the order of the bits of the `present` column"
     )
-    splits: dict[Literal["train", "val", "test"], int] = Field(description="number of samples of each split")
+    splits: dict[Literal["train", "val", "test"], int] = Field(
+        description="number of samples of each split"
+    )
     columns: dict[str, Column] = Field(description="name -> type and shape")
     files: dict[str, StoredFile] = Field(description="'<split>/<column>.npy' -> size and hash")
     labels: dict[str, Labels] = Field(description="task -> its label column `label.<task>`")
-    statistics: dict[str, Statistics] = Field(description="modality -> mean and deviation of the train split")
+    statistics: dict[str, Statistics] = Field(
+        description="modality -> mean and deviation of the train split"
+    )
     vocab_size: int | None = Field(description="number of token ids; None when the set has no text")
     pad_id: int = Field(default=0, description="token id that pads the text column")
     image_frames: int | None = Field(
@@ -70,7 +78,9 @@ class Manifest(_Frozen):
         default={}, description="split -> samples listed, found, packed, refused, incomplete"
     )
     preprocessing: dict[str, Any] = Field(description="every knob that made the columns, by name")
-    versions: dict[str, str] = Field(description="library versions that made the columns (not part of the fingerprint)")
+    versions: dict[str, str] = Field(
+        description="library versions that made the columns (not part of the fingerprint)"
+    )
     fingerprint: str = Field(description="16 hexadecimal digits over the columns' contents alone")
 
 
@@ -90,11 +100,17 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except (ValidationError, UnicodeDecodeError, OSError) as error:
         detail = str(error).splitlines()[0]
-        raise ConfigError(f"{path} is not a readable manifest ({detail}): pack the data set again") from None
+        raise ConfigError(
+            f"{path} is not a readable manifest ({detail}): pack the data set again"
+        ) from None
     if outside := [
-        name for name in manifest.files if Path(name).is_absolute() or {"..", "\0"} & {*Path(name).parts, *name}
+        name
+        for name in manifest.files
+        if Path(name).is_absolute() or {"..", "\0"} & {*Path(name).parts, *name}
     ]:
-        raise ConfigError(f"{path} names {outside[0]!r}, which is not in its folder: pack the data set again")
+        raise ConfigError(
+            f"{path} names {outside[0]!r}, which is not in its folder: pack the data set again"
+        )
     return manifest
 
 
@@ -110,5 +126,9 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         except OSError:
             size = -1
         if size != file.num_bytes:
-            found = "is missing" if size < 0 else f"has {size:,} bytes, the manifest says {file.num_bytes:,}"
+            found = (
+                "is missing"
+                if size < 0
+                else f"has {size:,} bytes, the manifest says {file.num_bytes:,}"
+            )
             raise ConfigError(f"data file {folder / name} {found}: pack the data set again")

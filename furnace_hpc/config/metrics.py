@@ -12,7 +12,8 @@ from furnace_hpc.config.errors import ConfigError
 M = TypeVar("M")
 Direction = Literal["max", "min"]
 
-# What model/scores.py gives for each kind of task; the first selects the step where no other is named.
+# What model/scores.py gives for each kind of task; the first selects the step where no other is
+# named.
 METRICS = {
     "single_label": ("accuracy", "f1_macro", "f1_weighted", "loss"),
     "multi_label": (
@@ -43,15 +44,31 @@ CONSISTENCY = (
     "cka",
     "samples",
 )
-# A distance or a loss: less is better (Wang and Isola 2020 give alignment and uniformity as losses).
+# A distance or a loss: less is better (Wang and Isola 2020 give alignment and uniformity as
+# losses).
 LOWER_IS_BETTER = frozenset(
-    {"loss", "cosine_mismatched", "median_rank_there", "median_rank_back", "alignment", "uniformity"}
+    {
+        "loss",
+        "cosine_mismatched",
+        "median_rank_there",
+        "median_rank_back",
+        "alignment",
+        "uniformity",
+    }
 )
-# Counts, settings and chance levels. The gap too: a smaller one may help or harm (Liang et al. 2022).
+# Counts, settings and chance levels. The gap too: a smaller one may help or harm (Liang et al.
+# 2022).
 NEITHER_IS_BETTER = frozenset(
-    {"classes_scored", "threshold", "gap", "samples", *(f"recall_at_{k}_chance" for k in (1, 5, 10))}
+    {
+        "classes_scored",
+        "threshold",
+        "gap",
+        "samples",
+        *(f"recall_at_{k}_chance" for k in (1, 5, 10)),
+    }
 )
-# For the reference in docs/. Scores are of a whole split; consistency compares the embeddings of two modalities.
+# For the reference in docs/. Scores are of a whole split; consistency compares the embeddings of
+# two modalities.
 DESCRIPTIONS = {
     "accuracy": "share of samples whose most probable class is the label",
     "f1_macro": "mean F1 over classes; single_label: over classes that occur in labels or predictions",
@@ -110,20 +127,38 @@ def checked_direction(metric: str, direction: Direction | None) -> Direction:
         )
     name = metric.partition("@")[0].rsplit("/", 1)[-1]
     if own is None and direction is None and name in NEITHER_IS_BETTER:
-        raise ConfigError(f"metric {metric!r} has no better direction of its own: give the direction, max or min")
+        raise ConfigError(
+            f"metric {metric!r} has no better direction of its own: give the direction, max or min"
+        )
     return own or direction or "max"
 
 
 def subsets(modalities: tuple[M, ...]) -> list[tuple[M, ...]]:
     """All non-empty subsets, the small ones first."""
-    return [part for size in range(1, len(modalities) + 1) for part in itertools.combinations(modalities, size)]
+    return [
+        part
+        for size in range(1, len(modalities) + 1)
+        for part in itertools.combinations(modalities, size)
+    ]
 
 
-def metric_names(kinds: dict[str, str], modalities: tuple[str, ...], splits: tuple[str, ...]) -> list[str]:
+def metric_names(
+    kinds: dict[str, str], modalities: tuple[str, ...], splits: tuple[str, ...]
+) -> list[str]:
     """Every metric of a run: `kinds` is task -> kind; without modalities, what every evaluation has."""
     parts = {"+".join(part): len(part) for part in subsets(modalities)}
-    names = [f"{split}/{task}/{name}" for split in splits for task, kind in kinds.items() for name in METRICS[kind]]
+    names = [
+        f"{split}/{task}/{name}"
+        for split in splits
+        for task, kind in kinds.items()
+        for name in METRICS[kind]
+    ]
     whole = names.copy()
     names += [f"{name}@{part}" for name in whole if name.startswith("test/") for part in parts]
     pairs = [part for part, size in parts.items() if size == 2]
-    return names + [f"test/consistency/{name}@{pair}" for name in CONSISTENCY for pair in pairs if "test" in splits]
+    return names + [
+        f"test/consistency/{name}@{pair}"
+        for name in CONSISTENCY
+        for pair in pairs
+        if "test" in splits
+    ]

@@ -10,7 +10,9 @@ from furnace_hpc.config.base import ADDED_LATER, Config, ModalityName, Name, no_
 class TaskConfig(Config):
     """One thing to predict: a head, a loss and the label column `label.<name>`."""
 
-    name: Name = Field(description="the label column is `label.<name>`; metrics are `<split>/<name>/<metric>`")
+    name: Name = Field(
+        description="the label column is `label.<name>`; metrics are `<split>/<name>/<metric>`"
+    )
     kind: Literal["single_label", "multi_label"] = Field(
         default="single_label",
         description="single_label: one class per sample, cross-entropy; multi_label: any number, binary cross-entropy",
@@ -27,39 +29,66 @@ class ModelConfig(Config):
         description="what the network sees; others build no encoder",
     )
     fusion: Literal["concat", "gated", "low_rank", "cross_attention", "bottleneck"] = Field(
-        default="cross_attention", description="how modalities meet (model/fusion.py, model/attention.py)"
+        default="cross_attention",
+        description="how modalities meet (model/fusion.py, model/attention.py)",
     )
     width: int = Field(default=64, ge=8, description="features per token (D)")
     num_heads: int = Field(default=4, ge=1, description="attention heads; divides width")
-    feedforward: int = Field(default=128, ge=8, description="hidden width of the feed-forward blocks")
+    feedforward: int = Field(
+        default=128, ge=8, description="hidden width of the feed-forward blocks"
+    )
     fusion_layers: int = Field(
         default=1,
         ge=0,
         description="attention layers of cross_attention and bottleneck; bottleneck with 0: late fusion",
     )
     rank: int = Field(default=8, ge=1, description="low_rank: number of factors (R)")
-    bottleneck_tokens: int = Field(default=4, ge=1, description="bottleneck: tokens through which modalities meet")
-    text_layers: int = Field(default=2, ge=1, description="BERT layers, where the weights are random")
-    image_encoder: Literal["cnn", "vit"] = Field(default="cnn", description="convolutions, or transformers' ViT")
-    image_tokens: int = Field(default=4, ge=1, description="cnn: tokens (a square number) after adaptive pooling")
-    image_layers: int = Field(default=2, ge=1, description="vit: layers, where the weights are random")
-    image_patch: int = Field(default=8, ge=1, description="vit: pixels of a patch's side, where the weights are random")
+    bottleneck_tokens: int = Field(
+        default=4, ge=1, description="bottleneck: tokens through which modalities meet"
+    )
+    text_layers: int = Field(
+        default=2, ge=1, description="BERT layers, where the weights are random"
+    )
+    image_encoder: Literal["cnn", "vit"] = Field(
+        default="cnn", description="convolutions, or transformers' ViT"
+    )
+    image_tokens: int = Field(
+        default=4, ge=1, description="cnn: tokens (a square number) after adaptive pooling"
+    )
+    image_layers: int = Field(
+        default=2, ge=1, description="vit: layers, where the weights are random"
+    )
+    image_patch: int = Field(
+        default=8, ge=1, description="vit: pixels of a patch's side, where the weights are random"
+    )
     audio_encoder: Literal["cnn", "transformer"] = Field(
         default="cnn", description="convolutions, or transformers' audio spectrogram transformer"
     )
-    audio_tokens: int = Field(default=4, ge=1, description="cnn: tokens after pooling over valid frames")
-    audio_layers: int = Field(default=2, ge=1, description="transformer: layers, where the weights are random")
+    audio_tokens: int = Field(
+        default=4, ge=1, description="cnn: tokens after pooling over valid frames"
+    )
+    audio_layers: int = Field(
+        default=2, ge=1, description="transformer: layers, where the weights are random"
+    )
     audio_patch: int = Field(
-        default=8, ge=1, description="transformer: coefficients and frames of a patch, where the weights are random"
+        default=8,
+        ge=1,
+        description="transformer: coefficients and frames of a patch, where the weights are random",
     )
     text_weights: str | None = Field(
-        default=None, description="a folder, or a name in the hub cache, of a trained BERT; none: random weights"
+        default=None,
+        description="a folder, or a name in the hub cache, of a trained BERT; none: random weights",
     )
     image_weights: str | None = Field(default=None, description="vit: the same")
     audio_weights: str | None = Field(default=None, description="transformer: the same")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="of hidden features in encoders and fusion layers")
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="of hidden features in encoders and fusion layers"
+    )
     modality_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="in training, each present modality is hidden so often; never all of them"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="in training, each present modality is hidden so often; never all of them",
     )
 
     @model_validator(mode="after")
@@ -82,7 +111,9 @@ class ModelConfig(Config):
         if self.image_weights and self.image_encoder != "vit":
             raise ValueError("image_weights are a ViT's: set image_encoder: vit")
         if self.audio_weights and self.audio_encoder != "transformer":
-            raise ValueError("audio_weights are an audio spectrogram transformer's: set audio_encoder: transformer")
+            raise ValueError(
+                "audio_weights are an audio spectrogram transformer's: set audio_encoder: transformer"
+            )
         return self
 
 
@@ -90,10 +121,14 @@ class LossConfig(Config):
     """total = sum over tasks of weight x task loss, + alpha x consistency + beta x norm, + the terms below."""
 
     alpha: float = Field(
-        default=0.0, ge=0, description="weight of the consistency term: pairwise MSE of the pooled features"
+        default=0.0,
+        ge=0,
+        description="weight of the consistency term: pairwise MSE of the pooled features",
     )
     beta: float = Field(
-        default=0.0, ge=0, description="weight of the specific term: mean L2 norm of the pooled features"
+        default=0.0,
+        ge=0,
+        description="weight of the specific term: mean L2 norm of the pooled features",
     )
     info_nce: float = Field(
         default=0.0,
@@ -106,9 +141,13 @@ class LossConfig(Config):
         ge=2,
         description="InfoNCE: width of the projections, which are normalised; VICReg: of the expanders",
     )
-    temperature: float = Field(default=0.07, gt=0.01, description="InfoNCE: where the learnt temperature begins")
+    temperature: float = Field(
+        default=0.07, gt=0.01, description="InfoNCE: where the learnt temperature begins"
+    )
     unimodal: float = Field(
-        default=0.0, ge=0, description="weight of the mean loss of heads that see one present modality each"
+        default=0.0,
+        ge=0,
+        description="weight of the mean loss of heads that see one present modality each",
     )
     vicreg: float = Field(
         default=0.0,
@@ -117,16 +156,28 @@ class LossConfig(Config):
         description="weight of VICReg between each two modalities, over the samples of all processes (as `info_nce`)",
     )
     vicreg_invariance: float = Field(
-        default=25.0, ge=0, json_schema_extra=ADDED_LATER, description="VICReg: weight of the mean squared difference"
+        default=25.0,
+        ge=0,
+        json_schema_extra=ADDED_LATER,
+        description="VICReg: weight of the mean squared difference",
     )
     vicreg_variance: float = Field(
-        default=25.0, ge=0, json_schema_extra=ADDED_LATER, description="VICReg: weight of the hinge on deviations"
+        default=25.0,
+        ge=0,
+        json_schema_extra=ADDED_LATER,
+        description="VICReg: weight of the hinge on deviations",
     )
     vicreg_covariance: float = Field(
-        default=1.0, ge=0, json_schema_extra=ADDED_LATER, description="VICReg: weight of the squared covariances"
+        default=1.0,
+        ge=0,
+        json_schema_extra=ADDED_LATER,
+        description="VICReg: weight of the squared covariances",
     )
     vicreg_gamma: float = Field(
-        default=1.0, gt=0, json_schema_extra=ADDED_LATER, description="VICReg: deviation that each feature should have"
+        default=1.0,
+        gt=0,
+        json_schema_extra=ADDED_LATER,
+        description="VICReg: deviation that each feature should have",
     )
 
     @property

@@ -28,7 +28,8 @@ KINDS = {
     "image_weights": Kind("vit", "ViT", "ViT"),
     "audio_weights": Kind("audio-spectrogram-transformer", "AST", "audio spectrogram transformer"),
 }
-# Classes of transformers are named <prefix>Model, <prefix>For<Task>, <prefix>LMHeadModel; another name says nothing.
+# Classes of transformers are named <prefix>Model, <prefix>For<Task>, <prefix>LMHeadModel; another
+# name says nothing.
 _CLASS = re.compile(r"(?:TF|Flax)?(\w+?)(?:LMHead)?(?:PreTrained)?(?:Model|For[A-Z]\w*)")
 
 
@@ -71,14 +72,21 @@ def check_kind(key: str, name: str) -> None:
             f'"{wanted.model_type}"; else choose other weights'
         )
     if found != wanted.model_type:
-        other = next((f"; these are for model.{k}" for k, kind in KINDS.items() if kind.model_type == found), "")
+        other = next(
+            (f"; these are for model.{k}" for k, kind in KINDS.items() if kind.model_type == found),
+            "",
+        )
         raise ConfigError(
             f"model.{key} {name!r} is of model_type {_short(found)}, which is not supported there. "
             f"Choose weights of a {wanted.words} (model_type {wanted.model_type!r}){other}"
         )
     architectures = content.get("architectures") or []
-    if not isinstance(architectures, list) or not all(isinstance(one, str) for one in architectures):
-        raise ConfigError(f"model.{key} {name!r}: architectures in {CONFIG} is {_short(architectures)}, wanted a list")
+    if not isinstance(architectures, list) or not all(
+        isinstance(one, str) for one in architectures
+    ):
+        raise ConfigError(
+            f"model.{key} {name!r}: architectures in {CONFIG} is {_short(architectures)}, wanted a list"
+        )
     for one in architectures:
         match = _CLASS.fullmatch(one)
         if match and match[1] != wanted.prefix:
@@ -90,7 +98,11 @@ def check_kind(key: str, name: str) -> None:
 
 def not_found(key: str, name: str, why: str = "") -> ConfigError:
     """What is said where weights cannot be read; `why`: what a library said of it."""
-    what = "has no model that can be read" if Path(name).is_dir() else "is no folder, and not in the hub's cache"
+    what = (
+        "has no model that can be read"
+        if Path(name).is_dir()
+        else "is no folder, and not in the hub's cache"
+    )
     return ConfigError(
         f"model.{key} {name!r} {what}{f' ({why})' if why else ''}: runs download nothing; fetch it where there is a "
         f"network (`hf download {name}`), or give the path of a folder with {CONFIG} and {WEIGHTS[0]}"
@@ -101,7 +113,8 @@ def find_file(name: str, file: str) -> Path | None:
     """The file of a folder, or of a model in the hub's cache; None: it is not there."""
     if Path(name).is_dir():
         return path if (path := Path(name) / file).is_file() else None
-    from huggingface_hub import try_to_load_from_cache  # half a second, which only studies with weights pay
+    # half a second, which only studies with weights pay
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
@@ -131,30 +144,44 @@ def _read_config(key: str, name: str) -> dict[str, Any]:
         raise not_found(key, name)
     content = _read_json(key, name, path)
     if not isinstance(content, dict):
-        raise ConfigError(f"model.{key} {name!r}: {CONFIG} is {_short(content)}, wanted a JSON object")
+        raise ConfigError(
+            f"model.{key} {name!r}: {CONFIG} is {_short(content)}, wanted a JSON object"
+        )
     return content
 
 
 def _read_json(key: str, name: str, path: Path) -> Any:
     try:
         if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
-            raise ConfigError(f"model.{key} {name!r}: {path.name} has {size:,} bytes, more than {MAX_CONFIG_BYTES:,}")
+            raise ConfigError(
+                f"model.{key} {name!r}: {path.name} has {size:,} bytes, more than {MAX_CONFIG_BYTES:,}"
+            )
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"model.{key} {name!r}: {path.name} cannot be read: {error.strerror}") from None
+        raise ConfigError(
+            f"model.{key} {name!r}: {path.name} cannot be read: {error.strerror}"
+        ) from None
     except ConfigError:
         raise
     except (ValueError, RecursionError) as error:
         why = " ".join(str(error).split())[:100]
-        raise ConfigError(f"model.{key} {name!r}: {path.name} is not JSON ({why}). Fetch it again") from None
+        raise ConfigError(
+            f"model.{key} {name!r}: {path.name} is not JSON ({why}). Fetch it again"
+        ) from None
 
 
 def _parts(key: str, name: str, index: Path) -> list[Path]:
     """The files that an index names."""
     content = _read_json(key, name, index)
     files = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
-        raise ConfigError(f"model.{key} {name!r}: {index.name} has no weight_map of files. Fetch it again")
+    if (
+        not isinstance(files, dict)
+        or not files
+        or not all(isinstance(file, str) for file in files.values())
+    ):
+        raise ConfigError(
+            f"model.{key} {name!r}: {index.name} has no weight_map of files. Fetch it again"
+        )
     parts = {file: find_file(name, file) for file in files.values()}
     if lacking := sorted(file for file, path in parts.items() if path is None):
         raise not_found(key, name, f"{index.name} names {lacking[0]!r}, which is not there")
@@ -172,7 +199,9 @@ def _damage(path: Path) -> str:
             if len(start) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 return "is no safetensors file, or is cut off"
             header = json.loads(file.read(length))
-        ends = [facts["data_offsets"][1] for tensor, facts in header.items() if tensor != "__metadata__"]
+        ends = [
+            facts["data_offsets"][1] for tensor, facts in header.items() if tensor != "__metadata__"
+        ]
         end = 8 + length + max(ends, default=0)
     except OSError as error:
         return f"cannot be read: {error.strerror}"

@@ -34,7 +34,9 @@ class OptimizerConfig(Config):
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="decay of the two moments")
     eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
-    max_grad_norm: float = Field(default=1.0, ge=0, description="gradient clipping by global norm; 0: none")
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, description="gradient clipping by global norm; 0: none"
+    )
 
 
 class ScheduleConfig(Config):
@@ -43,27 +45,35 @@ class ScheduleConfig(Config):
     decay: Literal["cosine", "constant"] = Field(
         default="cosine", description="cosine to 0 at the last step, or constant"
     )
-    warmup_fraction: float = Field(default=0.1, ge=0, lt=1, description="part of the steps that warm up from 0")
+    warmup_fraction: float = Field(
+        default=0.1, ge=0, lt=1, description="part of the steps that warm up from 0"
+    )
 
 
 class EvaluationConfig(Config):
     """When the validation split is looked at, and which step is taken for the test split."""
 
     every: int = Field(
-        default=100, ge=1, description="optimizer steps between evaluations; the last step is evaluated too"
+        default=100,
+        ge=1,
+        description="optimizer steps between evaluations; the last step is evaluated too",
     )
     select: Literal["best", "last"] = Field(
         default="best", description="best: the evaluated step with the best `metric`"
     )
     metric: str | None = Field(
-        default=None, description="val/<task>/<metric>; none: accuracy of the first task, map where it is multi_label"
+        default=None,
+        description="val/<task>/<metric>; none: accuracy of the first task, map where it is multi_label",
     )
     frames: Literal["middle", "mean"] = Field(
         default="middle",
         description="what a clip shows: its middle frame; mean: all in turn, and their mean probability is scored",
     )
     batch_size: int = Field(
-        default=256, ge=1, json_schema_extra=NOT_IDENTITY, description="samples per forward pass and process"
+        default=256,
+        ge=1,
+        json_schema_extra=NOT_IDENTITY,
+        description="samples per forward pass and process",
     )
 
 
@@ -77,17 +87,25 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    deepspeed: DeepSpeedFile = Field(description="the content of a file of ds_configs/ (a grid gives its name)")
+    deepspeed: DeepSpeedFile = Field(
+        description="the content of a file of ds_configs/ (a grid gives its name)"
+    )
     steps: int = Field(default=500, ge=1, description="optimizer steps")
-    global_batch_size: int = Field(default=32, ge=1, description="samples per optimizer step, over all processes")
+    global_batch_size: int = Field(
+        default=32, ge=1, description="samples per optimizer step, over all processes"
+    )
     micro_batch_size: int | None = Field(
         default=None,
         ge=1,
         description="samples per forward pass and process; none: global_batch_size / world_size",
     )
     seed: Seed = Field(default=0, description="of initial weights, sample order and dropout")
-    deterministic: bool = Field(default=True, description="CUDA: only algorithms that give the same bits each time")
-    log_every: int = Field(default=10, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between records")
+    deterministic: bool = Field(
+        default=True, description="CUDA: only algorithms that give the same bits each time"
+    )
+    log_every: int = Field(
+        default=10, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between records"
+    )
     checkpoint_every: int = Field(
         default=100, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between checkpoints"
     )
@@ -95,7 +113,10 @@ class TrainConfig(Config):
         default=2, ge=1, json_schema_extra=NOT_IDENTITY, description="newest checkpoints kept"
     )
     keep_every: int | None = Field(
-        default=None, ge=1, json_schema_extra=NOT_IDENTITY, description="checkpoints of its multiples are never deleted"
+        default=None,
+        ge=1,
+        json_schema_extra=NOT_IDENTITY,
+        description="checkpoints of its multiples are never deleted",
     )
     checkpoint_in_background: bool = Field(
         default=True,
@@ -103,7 +124,10 @@ class TrainConfig(Config):
         description="train on while a checkpoint is written, from a copy of this rank's part in host memory",
     )
     hang_timeout_s: float = Field(
-        default=600.0, ge=5, json_schema_extra=NOT_IDENTITY, description="a rank that does not move so long is a hang"
+        default=600.0,
+        ge=5,
+        json_schema_extra=NOT_IDENTITY,
+        description="a rank that does not move so long is a hang",
     )
 
     @model_validator(mode="after")
@@ -112,36 +136,49 @@ class TrainConfig(Config):
         if len(set(names)) != len(names):
             raise ValueError(f"tasks {names}: a name stands twice")
         if "consistency" in names:
-            raise ValueError("task 'consistency': metrics have this name for what modalities share; choose another")
+            raise ValueError(
+                "task 'consistency': metrics have this name for what modalities share; choose another"
+            )
         check_metric(self.selection_metric, self.tasks, splits=("val",))
         for term in self.loss.compares_samples:
             if len(self.model.modalities) < 2:
-                raise ValueError(f"loss.{term} compares modalities, and model.modalities is {self.model.modalities}")
+                raise ValueError(
+                    f"loss.{term} compares modalities, and model.modalities is {self.model.modalities}"
+                )
         return self
 
     @property
     def selection_metric(self) -> str:
         """The metric, on validation, that selects the step."""
-        return self.evaluation.metric or f"val/{self.tasks[0].name}/{METRICS[self.tasks[0].kind][0]}"
+        return (
+            self.evaluation.metric or f"val/{self.tasks[0].name}/{METRICS[self.tasks[0].kind][0]}"
+        )
 
 
 class Resources(Config):
     """What a run wishes for; never identity. None: the cluster profile's own default."""
 
     nodes: int | None = Field(default=None, ge=1, le=10_000, description="nodes of one run")
-    processes_per_node: int | None = Field(default=None, ge=1, le=1024, description="ranks on each node (one per GPU)")
+    processes_per_node: int | None = Field(
+        default=None, ge=1, le=1024, description="ranks on each node (one per GPU)"
+    )
     timeout_min: int = Field(default=60, ge=1, description="time limit of one attempt, minutes")
     partition: Partitions | None = Field(
-        default=None, description="instead of the profile's partition; of several, comma-separated, Slurm takes one"
+        default=None,
+        description="instead of the profile's partition; of several, comma-separated, Slurm takes one",
     )
     max_attempts: int = Field(
         default=20, ge=1, description="starts of one run, requeues counted, before it is given up"
     )
     max_idle_attempts: int = Field(
-        default=3, ge=1, description="attempts in a row without a new step before the run is given up"
+        default=3,
+        ge=1,
+        description="attempts in a row without a new step before the run is given up",
     )
     max_gpu_hours: float | None = Field(
-        default=None, gt=0, description="GPU-hours of all attempts of one run before it is given up; none: no limit"
+        default=None,
+        gt=0,
+        description="GPU-hours of all attempts of one run before it is given up; none: no limit",
     )
 
 
@@ -163,8 +200,13 @@ class RunSpec(Config):
 
 def run_ids(specs: Sequence[RunSpec]) -> list[str]:
     """`run_id` of many runs; a tenth of the time, where runs of a row follow each other."""
-    hashes = seeded_hashes([spec.config for spec in specs], [spec.data_fingerprint for spec in specs])
-    return [f"{spec.variant}-s{spec.config.seed}-{hash_}" for spec, hash_ in zip(specs, hashes, strict=True)]
+    hashes = seeded_hashes(
+        [spec.config for spec in specs], [spec.data_fingerprint for spec in specs]
+    )
+    return [
+        f"{spec.variant}-s{spec.config.seed}-{hash_}"
+        for spec, hash_ in zip(specs, hashes, strict=True)
+    ]
 
 
 def check_metric(

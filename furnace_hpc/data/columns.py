@@ -13,7 +13,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import SPLITS, Column, Labels, Manifest, Statistics, StoredFile, read_manifest
+from furnace_hpc.config.manifest import (
+    SPLITS,
+    Column,
+    Labels,
+    Manifest,
+    Statistics,
+    StoredFile,
+    read_manifest,
+)
 from furnace_hpc.data.versions import versions
 from furnace_hpc.host.regular_file import check_regular
 
@@ -30,7 +38,10 @@ class Columns:
 
     def split(self, name: str) -> dict[str, Array]:
         """Return the columns of a split as read-only memory maps, first axis = sample."""
-        return {column: map_file(self.folder / name / f"{column}.npy") for column in self.manifest.columns}
+        return {
+            column: map_file(self.folder / name / f"{column}.npy")
+            for column in self.manifest.columns
+        }
 
 
 def open_columns(folder: Path, *, verify: bool = False) -> Columns:
@@ -51,7 +62,9 @@ def open_columns(folder: Path, *, verify: bool = False) -> Columns:
     return Columns(manifest, folder)
 
 
-def _check_file(path: Path, stored: StoredFile | None, column: Column, num_samples: int, verify: bool) -> None:
+def _check_file(
+    path: Path, stored: StoredFile | None, column: Column, num_samples: int, verify: bool
+) -> None:
     """Raise ConfigError unless the file is the stored one."""
     if stored is None or not path.is_file():
         raise ConfigError(f"data file {path} is missing: pack the data set again")
@@ -70,7 +83,9 @@ def _check_file(path: Path, stored: StoredFile | None, column: Column, num_sampl
 
 
 def _damaged(path: Path, got: str, wanted: str) -> ConfigError:
-    return ConfigError(f"data file {path} holds {got} where the manifest says {wanted}: pack the data set again")
+    return ConfigError(
+        f"data file {path} holds {got} where the manifest says {wanted}: pack the data set again"
+    )
 
 
 def map_file(path: Path) -> Array:
@@ -158,7 +173,11 @@ def check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ConfigError(f"data folder {folder} is a file: choose another --out")
-    foreign = {entry.name for entry in folder.iterdir()} - {"manifest.json", "refused.jsonl", *SPLITS}
+    foreign = {entry.name for entry in folder.iterdir()} - {
+        "manifest.json",
+        "refused.jsonl",
+        *SPLITS,
+    }
     if foreign:
         raise ConfigError(
             f"folder {folder} holds {min(foreign)!r}, which is no part of a packed data set: "
@@ -172,11 +191,15 @@ def _describe(splits: Splits) -> dict[str, Column]:
     for split, columns in splits.items():
         num_samples = {len(array) for array in columns.values()}
         if len(num_samples) != 1:
-            raise ValueError(f"columns of split {split!r} have unequal lengths {sorted(num_samples)}")
+            raise ValueError(
+                f"columns of split {split!r} have unequal lengths {sorted(num_samples)}"
+            )
         for name, array in columns.items():
             column = Column(dtype=array.dtype.name, shape=array.shape[1:])
             if described.setdefault(name, column) != column:
-                raise ValueError(f"column {name!r} is {column} in {split!r} and {described[name]} elsewhere")
+                raise ValueError(
+                    f"column {name!r} is {column} in {split!r} and {described[name]} elsewhere"
+                )
     return described
 
 
@@ -188,7 +211,9 @@ def _write_arrays(folder: Path, splits: Splits) -> dict[str, StoredFile]:
         for name, array in columns.items():
             path = folder / split / f"{name}.npy"
             write_npy(path, np.ascontiguousarray(array))
-            files[f"{split}/{name}.npy"] = StoredFile(num_bytes=path.stat().st_size, xxh3_128=content_hash(array))
+            files[f"{split}/{name}.npy"] = StoredFile(
+                num_bytes=path.stat().st_size, xxh3_128=content_hash(array)
+            )
         sync_folder(folder / split)
     return files
 
@@ -245,7 +270,9 @@ def content_hash(array: Array) -> str:
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def fingerprint(counts: dict[str, int], columns: dict[str, Column], files: dict[str, StoredFile]) -> str:
+def fingerprint(
+    counts: dict[str, int], columns: dict[str, Column], files: dict[str, StoredFile]
+) -> str:
     """Hash names, types, shapes and contents: nothing that depends on a library or a file header."""
     digest = xxhash.xxh3_64()
     for path, file in sorted(files.items()):

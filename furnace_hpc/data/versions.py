@@ -7,7 +7,16 @@ from platform import python_version
 def versions() -> dict[str, str]:
     """The versions of what computes columns, where installed."""
     found = {"python": python_version()}
-    for package in ("numpy", "librosa", "scikit-learn", "soundfile", "soxr", "pillow", "tokenizers", "h5py"):
+    for package in (
+        "numpy",
+        "librosa",
+        "scikit-learn",
+        "soundfile",
+        "soxr",
+        "pillow",
+        "tokenizers",
+        "h5py",
+    ):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

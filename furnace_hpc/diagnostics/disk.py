@@ -54,7 +54,9 @@ def disk_checks(root: Path, on_slurm: bool) -> list[Callable[[], Check | list[Ch
     place = existing(root)
 
     def file_system() -> Check:
-        return check_file_system(root, mount_of(place, Path("/proc/mounts").read_text(errors="replace")), on_slurm)
+        return check_file_system(
+            root, mount_of(place, Path("/proc/mounts").read_text(errors="replace")), on_slurm
+        )
 
     def permissions() -> Check:
         return check_permissions(root, place)
@@ -96,16 +98,31 @@ def check_file_system(root: Path, mount: tuple[str, str], on_slurm: bool) -> Che
     shared = kind in SHARED or kind.startswith("fuse.")
     found = f"{kind} at {point}, {'shared' if shared else 'local'}: {root}"
     if kind in IN_MEMORY:
-        return Check("file system", "warn", f"{found}, gone with the next boot", "choose --runs-root on a disk")
+        return Check(
+            "file system",
+            "warn",
+            f"{found}, gone with the next boot",
+            "choose --runs-root on a disk",
+        )
     if on_slurm and not shared:
-        return Check("file system", "warn", found, "other nodes may not see it: choose --runs-root on a shared one")
+        return Check(
+            "file system",
+            "warn",
+            found,
+            "other nodes may not see it: choose --runs-root on a shared one",
+        )
     return Check("file system", "ok", found)
 
 
 def check_permissions(root: Path, place: Path) -> Check:
     """Whoever may write the runs' root, or rename a folder above it, may run code as its user."""
     if not os.access(place, os.W_OK | os.X_OK):
-        return Check("runs' root", "fail", f"{place} cannot be written by you", "choose another with --runs-root")
+        return Check(
+            "runs' root",
+            "fail",
+            f"{place} cannot be written by you",
+            "choose another with --runs-root",
+        )
     faults: dict[str, Fault] = {}
     for folder in (root, *_of_grids(root)):
         for fault in find_faults(str(folder), str(root), with_content=False):
@@ -118,7 +135,9 @@ def check_permissions(root: Path, place: Path) -> Check:
             fix = f"chmod -R go-w {shlex.quote(str(place))}" if fix.startswith("chmod") else fix
         return Check("runs' root", "fail", found, fix)
     if place != root.absolute():
-        return Check("runs' root", "ok", f"{root} is not there yet; it is made for you alone (0700)")
+        return Check(
+            "runs' root", "ok", f"{root} is not there yet; it is made for you alone (0700)"
+        )
     group = " and your group" if os.environ.get(GROUP_ACCESS) == "1" else " alone"
     return Check("runs' root", "ok", f"{place} can be written by you{group}")
 
@@ -126,13 +145,23 @@ def check_permissions(root: Path, place: Path) -> Check:
 def _of_grids(root: Path) -> list[Path]:
     """The folders of its grids that hold what is executed, and those on the way to it."""
     grids = sorted(path.parent for path in root.glob("*/submissions"))
-    return [place for grid in grids for place in (grid, grid / "code", grid / "submissions") if place.is_dir()]
+    return [
+        place
+        for grid in grids
+        for place in (grid, grid / "code", grid / "submissions")
+        if place.is_dir()
+    ]
 
 
 def check_speed(place: Path) -> Check:
     """A checkpoint's way to the disk, on a small file of its own that is removed."""
     if not os.access(place, os.W_OK | os.X_OK):
-        return Check("disk speed", "warn", f"{place} cannot be written: not measured", "choose another --runs-root")
+        return Check(
+            "disk speed",
+            "warn",
+            f"{place} cannot be written: not measured",
+            "choose another --runs-root",
+        )
     file = place / f".furnace-doctor-{uuid.uuid4().hex}"
     try:
         started_s = time.perf_counter()
@@ -146,7 +175,9 @@ def check_speed(place: Path) -> Check:
         file.unlink(missing_ok=True)
     found = f"{mb_s:,.0f} MB/s written to disk, {sync_ms:.1f} ms for a small file"
     if mb_s < SLOW_MB_S or sync_ms > SLOW_SYNC_MS:
-        return Check("disk speed", "warn", found, "checkpoints will take long: choose a faster --runs-root")
+        return Check(
+            "disk speed", "warn", found, "checkpoints will take long: choose a faster --runs-root"
+        )
     return Check("disk speed", "ok", found)
 
 
@@ -166,7 +197,13 @@ def check_space(facts: os.statvfs_result) -> list[Check]:
     space = Check("free space", level, f"{free / 1e9:,.1f} of {total / 1e9:,.1f} GB", hint)
     if not facts.f_files:
         return [space, Check("free inodes", "ok", "this file system does not count them")]
-    level = "fail" if facts.f_favail < TOO_FEW_INODES else "warn" if facts.f_favail < FEW_INODES else "ok"
+    level = (
+        "fail"
+        if facts.f_favail < TOO_FEW_INODES
+        else "warn"
+        if facts.f_favail < FEW_INODES
+        else "ok"
+    )
     hint = "" if level == "ok" else "delete or pack small files, or choose another --runs-root"
     inodes = Check("free inodes", level, f"{facts.f_favail:,} of {facts.f_files:,}", hint)
     return [space, inodes]
@@ -187,13 +224,20 @@ def read_quotas(text: str) -> list[Quota]:
 def check_quotas(text: str | None) -> list[Check]:
     """What `quota` says; None: there is no such command, and only the site's own knows."""
     if text is None:
-        return [Check("quota", "ok", "no quota command here: the site's own tells, if there is one")]
+        return [
+            Check("quota", "ok", "no quota command here: the site's own tells, if there is one")
+        ]
     checks = []
     for quota in read_quotas(text):
-        parts = [("GB", quota.used_kb, quota.limit_kb, 1e6), ("files", quota.files, quota.limit_files, 1)]
+        parts = [
+            ("GB", quota.used_kb, quota.limit_kb, 1e6),
+            ("files", quota.files, quota.limit_files, 1),
+        ]
         limited = [(unit, used, limit, by) for unit, used, limit, by in parts if limit]
         full = max((used / limit for _, used, limit, _ in limited), default=0)
-        words = ", ".join(f"{used / by:,.0f} of {limit / by:,.0f} {unit}" for unit, used, limit, by in limited)
+        words = ", ".join(
+            f"{used / by:,.0f} of {limit / by:,.0f} {unit}" for unit, used, limit, by in limited
+        )
         level: Level = "fail" if full >= 1 else "warn" if full >= NEARLY_FULL else "ok"
         hint = "" if level == "ok" else "free some, or ask for more, before checkpoints fail"
         checks.append(Check("quota", level, f"{quota.where}: {words or 'no limit'}", hint))
@@ -205,6 +249,11 @@ def _says_quota() -> str | None:
         return None
     command = ["quota", "-w", "-p"]  # it exits with 1 where one is used up
     done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", timeout=QUOTA_TIMEOUT_S, check=False
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=QUOTA_TIMEOUT_S,
+        check=False,
     )
     return done.stdout

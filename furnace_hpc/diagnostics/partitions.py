@@ -84,26 +84,39 @@ class Partition:
         types = {kind for node in self.kinds for kind, _ in node.gpus}
         unknown = gpu_type is not None and bool(types) and not types & {gpu_type, ""}
         asked = _asked(profile, None if unknown else gpu_type)
-        words = [f"nodes {profile.nodes}, there are {self.nodes}"] if profile.nodes > self.nodes else []
+        words = (
+            [f"nodes {profile.nodes}, there are {self.nodes}"] if profile.nodes > self.nodes else []
+        )
         for name, (wish, of_node) in asked.items():
             most = max(map(of_node, self.kinds), default=0)
             if wish > most:
                 words.append(f"{name} {wish}, a node has {most}")
         if unknown:
             words.append(f"gpu_type {gpu_type}, nodes have {', '.join(sorted(types))}")
-        fit = sum(kind.nodes for kind in self.kinds if all(wish <= of_node(kind) for wish, of_node in asked.values()))
+        fit = sum(
+            kind.nodes
+            for kind in self.kinds
+            if all(wish <= of_node(kind) for wish, of_node in asked.values())
+        )
         if not words and fit < profile.nodes:
-            words.append(f"nodes {profile.nodes}, and {fit} of {self.nodes} have all of {', '.join(asked)}")
+            words.append(
+                f"nodes {profile.nodes}, and {fit} of {self.nodes} have all of {', '.join(asked)}"
+            )
         return words
 
 
-def _asked(profile: ClusterProfile, gpu_type: str | None) -> dict[str, tuple[int, Callable[[NodeKind], int]]]:
+def _asked(
+    profile: ClusterProfile, gpu_type: str | None
+) -> dict[str, tuple[int, Callable[[NodeKind], int]]]:
     """What each node of a run must have: key of the profile -> how much, and where a node has it."""
     ranks = profile.processes_per_node
     gpus = ranks if profile.gpus_per_node is None else profile.gpus_per_node
     wishes: dict[str, tuple[int, Callable[[NodeKind], int]]] = {
         "gpus_per_node": (gpus if profile.gpu_flag else 0, lambda kind: kind.num_gpus(gpu_type)),
-        "cpus_per_task x processes_per_node": ((profile.cpus_per_task or 0) * ranks, lambda kind: kind.cpus),
+        "cpus_per_task x processes_per_node": (
+            (profile.cpus_per_task or 0) * ranks,
+            lambda kind: kind.cpus,
+        ),
         "mem_gb": (profile.mem_gb or 0, lambda kind: kind.memory_mb // 1024),
     }
     return {name: wish for name, wish in wishes.items() if wish[0]}

@@ -18,7 +18,9 @@ MEMORY_SHARE = 0.95  # of a node: some sites keep the rest for the system
 DEFAULT_LEAD_S = 120
 
 
-def write_profile(name: str, facts: SlurmFacts | None, partition: str | None, replace: bool) -> Path:
+def write_profile(
+    name: str, facts: SlurmFacts | None, partition: str | None, replace: bool
+) -> Path:
     """Write slurm/clusters/NAME.yaml in the working directory; return its path.
 
     Raises:
@@ -28,7 +30,9 @@ def write_profile(name: str, facts: SlurmFacts | None, partition: str | None, re
     content = profile_of(name, facts, partition)
     profile = validate(ClusterProfile, content, f"profile {name!r}")
     notes = _notes(profile)
-    lines = [f"# Written by furnace doctor from what {'Slurm' if facts else 'this machine'} said; read it, change it."]
+    lines = [
+        f"# Written by furnace doctor from what {'Slurm' if facts else 'this machine'} said; read it, change it."
+    ]
     for key, value in content.items():
         line = strict_yaml.dump({key: value}, default_flow_style=True, width=1000).strip()[1:-1]
         lines.append(f"{line:<26} # {notes[key]}" if key in notes else line)
@@ -43,10 +47,14 @@ def check_new(name: str, replace: bool) -> Path:
         ConfigError: the name is none, or there is such a file.
     """
     if not re.fullmatch(NAME_PATTERN, name):
-        raise ConfigError(f"--write-profile got {name!r}, wanted a name of letters, digits, dot, dash, underscore")
+        raise ConfigError(
+            f"--write-profile got {name!r}, wanted a name of letters, digits, dot, dash, underscore"
+        )
     path = Path(FOLDERS["cluster"]) / f"{name}.yaml"
     if path.exists() and not replace:
-        raise ConfigError(f"{path} is there already: choose another name, or give --force to write over it")
+        raise ConfigError(
+            f"{path} is there already: choose another name, or give --force to write over it"
+        )
     return path
 
 
@@ -76,7 +84,9 @@ def profile_of(name: str, facts: SlurmFacts | None, partition: str | None = None
         "cpus_per_task": max(1, cpus // ranks),
         "mem_gb": max(1, int(memory_mb / 1024 * MEMORY_SHARE)) if memory_mb > 1024 else None,
         "signal_delay_s": max(10, min(DEFAULT_LEAD_S, longest * 60 // 8)),
-        "array_parallelism": max(1, min(32, sum(kind.usable for part in parts for kind in part.described))),
+        "array_parallelism": max(
+            1, min(32, sum(kind.usable for part in parts for kind in part.described))
+        ),
     }
     return {key: value for key, value in content.items() if value is not None or key == "account"}
 
@@ -96,12 +106,23 @@ def choose_partitions(facts: SlurmFacts, partition: str | None) -> list[Partitio
         raise ConfigError(f"--partition got {got!r}, wanted one of this cluster's: {names}")
     up = [part for part in facts.partitions if part.is_up and part.nodes]
     if not up:
-        raise ConfigError(f"no partition takes jobs now (there are {names}): try later, or give --partition")
-    return [max(up, key=lambda part: (part.gpus > 0, part.is_default, part.usable, part.max_min or 10**9))]
+        raise ConfigError(
+            f"no partition takes jobs now (there are {names}): try later, or give --partition"
+        )
+    return [
+        max(
+            up,
+            key=lambda part: (part.gpus > 0, part.is_default, part.usable, part.max_min or 10**9),
+        )
+    ]
 
 
 def _notes(profile: ClusterProfile) -> dict[str, str]:
-    many = "several may be charged: `sacctmgr show assoc user=$USER`" if profile.account is None else "pays"
+    many = (
+        "several may be charged: `sacctmgr show assoc user=$USER`"
+        if profile.account is None
+        else "pays"
+    )
     return {
         "account": many,
         "nodes": "of a run whose grid does not say",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.config.parsing.text_safety import printable
 
 Level = Literal["ok", "warn", "fail"]
 WIDTH, NAME_WIDTH = 80, 19
@@ -38,7 +38,8 @@ def look(name: str, *ways: Callable[[], Check | list[Check]]) -> Section:
     for way in ways:
         try:
             found = way()
-        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:  # one that hangs, too
+        # one that hangs, too
+        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
             what = way.__name__.replace("_", " ") if hasattr(way, "__name__") else "a check"
             found = Check(what, "warn", f"could not be looked at: {error}", "look at it by hand")
         checks += found if isinstance(found, list) else [found]
@@ -58,7 +59,10 @@ def page(sections: Sequence[Section], colour: bool) -> str:
 def as_json(sections: Sequence[Section]) -> str:
     """The same for programs."""
     counts = count(sections)
-    return json.dumps({"worst": worst(sections), "counts": counts, "sections": [asdict(s) for s in sections]}, indent=1)
+    return json.dumps(
+        {"worst": worst(sections), "counts": counts, "sections": [asdict(s) for s in sections]},
+        indent=1,
+    )
 
 
 def from_json(text: str, before: str = "") -> list[Section]:
@@ -94,6 +98,6 @@ def _lines(check: Check, colour: bool) -> list[str]:
 
 def _wrapped(text: str) -> list[str]:
     width = WIDTH - (2 + 4 + 2 + NAME_WIDTH + 1)
-    return textwrap.wrap(printable(" ".join(text.split())), width, break_on_hyphens=False, break_long_words=False) or [
-        ""
-    ]
+    return textwrap.wrap(
+        printable(" ".join(text.split())), width, break_on_hyphens=False, break_long_words=False
+    ) or [""]

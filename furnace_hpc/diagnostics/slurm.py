@@ -13,7 +13,9 @@ from furnace_hpc.slurm.parsing import whole
 FEW_JOBS, SHORT_KILL_S = 50, 10
 
 
-def slurm_checks(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Callable[[], Check | list[Check]]]:
+def slurm_checks(
+    facts: SlurmFacts, profile: ClusterProfile | None
+) -> list[Callable[[], Check | list[Check]]]:
     """All checks of the controller's answers, for a profile's partitions or, without one, the default partition."""
     parts, missing = facts.named(profile.partition if profile else None)
 
@@ -24,7 +26,12 @@ def slurm_checks(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Call
 
     def the_profile() -> Check:
         if profile is None:
-            return Check("profile", "warn", "none has this cluster_name", "furnace doctor --write-profile NAME")
+            return Check(
+                "profile",
+                "warn",
+                "none has this cluster_name",
+                "furnace doctor --write-profile NAME",
+            )
         return Check(
             "profile",
             "ok",
@@ -57,7 +64,13 @@ def accounting(facts: SlurmFacts) -> list[Check]:
     checks = [Check("accounting", "ok", "slurmdbd")]
     names = list(dict.fromkeys(one.account for one in facts.associations))
     if names:
-        checks.append(Check("accounts", "ok", f"you may charge {', '.join(names[:4])}{', ...' if names[4:] else ''}"))
+        checks.append(
+            Check(
+                "accounts",
+                "ok",
+                f"you may charge {', '.join(names[:4])}{', ...' if names[4:] else ''}",
+            )
+        )
     elif "associations" in facts.config.get("AccountingStorageEnforce", ""):
         hint = f"{ADMIN} for an account (sacctmgr show assoc user=$USER is empty)"
         checks.append(Check("accounts", "fail", "you have none, and Slurm wants one", hint))
@@ -70,12 +83,19 @@ def limits(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Check]:
     size = whole(said)
     if size is None:
         arrays = Check(
-            "MaxArraySize", "warn", "Slurm does not say; 1001 is taken for it", "max_array_size of the profile"
+            "MaxArraySize",
+            "warn",
+            "Slurm does not say; 1001 is taken for it",
+            "max_array_size of the profile",
         )
     elif size < 2:
-        arrays = Check("MaxArraySize", "fail", f"{said}: job arrays are off", f"{ADMIN}; grids are arrays")
+        arrays = Check(
+            "MaxArraySize", "fail", f"{said}: job arrays are off", f"{ADMIN}; grids are arrays"
+        )
     else:
-        arrays = Check("MaxArraySize", "ok", f"{said}: larger grids go in several arrays by themselves")
+        arrays = Check(
+            "MaxArraySize", "ok", f"{said}: larger grids go in several arrays by themselves"
+        )
     most = (profile.max_submit_jobs if profile else None) or facts.submit_limit
     if most is None:
         return [arrays, Check("jobs at a time", "ok", "no limit is seen")]
@@ -84,7 +104,15 @@ def limits(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Check]:
         return [arrays, Check("jobs at a time", "fail", f"at most {most}", hint)]
     found = f"at most {most:,}: larger grids go in waves by themselves"
     if most < FEW_JOBS:
-        return [arrays, Check("jobs at a time", "warn", found, "waves are small, and each waits for the one before")]
+        return [
+            arrays,
+            Check(
+                "jobs at a time",
+                "warn",
+                found,
+                "waves are small, and each waits for the one before",
+            ),
+        ]
     return [arrays, Check("jobs at a time", "ok", found)]
 
 
@@ -93,7 +121,12 @@ def requeue(facts: SlurmFacts) -> Check:
     if facts.config.get("JobRequeue") == "1":
         return Check("JobRequeue", "ok", "1: jobs of a node that dies start again")
     found = "0: jobs are not requeued unless they ask; Furnace's do (--requeue)"
-    return Check("JobRequeue", "warn", found, "if `furnace drill` shows that they are not: retries of the profile")
+    return Check(
+        "JobRequeue",
+        "warn",
+        found,
+        "if `furnace drill` shows that they are not: retries of the profile",
+    )
 
 
 def unread(facts: SlurmFacts) -> list[Check]:
@@ -101,7 +134,14 @@ def unread(facts: SlurmFacts) -> list[Check]:
     if not facts.unread:
         return []
     found = f"{len(facts.unread)} lines are skipped, for example {facts.unread[0][:40]!r}"
-    return [Check("other lines", "warn", found, "a banner, or a command in front of Slurm's own: quiet it for scripts")]
+    return [
+        Check(
+            "other lines",
+            "warn",
+            found,
+            "a banner, or a command in front of Slurm's own: quiet it for scripts",
+        )
+    ]
 
 
 def kill_wait(facts: SlurmFacts) -> Check:
@@ -111,17 +151,26 @@ def kill_wait(facts: SlurmFacts) -> Check:
     seconds = int(digits[0]) if digits else 0
     if seconds < SHORT_KILL_S:
         found = f"{said or 'unknown'} from SIGTERM to SIGKILL: too short to save; runs save at signal_delay_s before"
-        return Check("KillWait", "warn", found, "keep signal_delay_s well above the time of a checkpoint")
+        return Check(
+            "KillWait", "warn", found, "keep signal_delay_s well above the time of a checkpoint"
+        )
     return Check("KillWait", "ok", f"{said} from SIGTERM to SIGKILL")
 
 
 def cpus(facts: SlurmFacts, profile: ClusterProfile | None) -> Check:
     """Whether srun hands a job's cores on to its steps."""
     does = not (22, 5) <= facts.version < (23, 11)
-    found = "srun inherits them" if does else "srun of 22.05 to 23.02 does not inherit them; Furnace gives them to it"
+    found = (
+        "srun inherits them"
+        if does
+        else "srun of 22.05 to 23.02 does not inherit them; Furnace gives them to it"
+    )
     if profile and profile.cpus_per_task is None:
         return Check(
-            "cpus-per-task", "warn", f"{found}; the profile has none: a rank may get one core", "set cpus_per_task"
+            "cpus-per-task",
+            "warn",
+            f"{found}; the profile has none: a rank may get one core",
+            "set cpus_per_task",
         )
     return Check("cpus-per-task", "ok", found)
 
@@ -136,12 +185,22 @@ def tracking(facts: SlurmFacts) -> list[Check]:
     if "affinity" in tasks or "cgroup" in tasks:
         return [*checks, Check("TaskPlugin", "ok", tasks)]
     found = f"{tasks or 'none'}: jobs are not kept to their own cores and GPUs"
-    return [*checks, Check("TaskPlugin", "warn", found, f"{ADMIN} for task/cgroup,task/affinity; or take whole nodes")]
+    return [
+        *checks,
+        Check(
+            "TaskPlugin",
+            "warn",
+            found,
+            f"{ADMIN} for task/cgroup,task/affinity; or take whole nodes",
+        ),
+    ]
 
 
 def containers(facts: SlurmFacts) -> Check:
     """What could hold a Python that nodes lack."""
-    found = [name for name in ("apptainer", "singularity", "podman", "enroot") if shutil.which(name)]
+    found = [
+        name for name in ("apptainer", "singularity", "podman", "enroot") if shutil.which(name)
+    ]
     found += ["pyxis (srun --container-image)"] if facts.has_pyxis else []
     return Check("containers", "ok", ", ".join(found) or "none here; Furnace needs none")
 
@@ -149,12 +208,18 @@ def containers(facts: SlurmFacts) -> Check:
 def privacy(facts: SlurmFacts) -> Check:
     """Who can see what a job was given."""
     stored = [
-        word for word in ("job_env", "job_script") if word in facts.config.get("AccountingStoreFlags", "").lower()
+        word
+        for word in ("job_env", "job_script")
+        if word in facts.config.get("AccountingStoreFlags", "").lower()
     ]
     private = facts.config.get("PrivateData", "none")
     if stored:
         found = f"the accounting keeps every job's {' and '.join(word[4:] for word in stored)}"
         hint = "keep tokens in files of mode 0600, not in the environment or the profile's setup"
         return Check("privacy", "warn", found, hint)
-    seen = "names and comments of jobs are seen by all" if private.lower() in NONE else f"PrivateData {private}"
+    seen = (
+        "names and comments of jobs are seen by all"
+        if private.lower() in NONE
+        else f"PrivateData {private}"
+    )
     return Check("privacy", "ok", f"{seen}; Furnace puts no secret there")

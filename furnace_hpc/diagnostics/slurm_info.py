@@ -20,7 +20,10 @@ COMMANDS = {
 ASSOCIATION = "Account,Partition,QOS,DefaultQOS,MaxJobs,MaxSubmitJobs,GrpSubmitJobs"
 ASSOCIATED = (PLAIN,) * 7
 NODE = (r"[^|]+", r"[^|]+", r"[A-Za-z]\S*", r"[0-9]+\+?", r"[0-9]+\+?", PLAIN)
-_OUT = re.compile(r"(down|drain|drng|fail|maint|boot|unk|inval|planned_down|no_respond|future|futr)", re.IGNORECASE)
+_OUT = re.compile(
+    r"(down|drain|drng|fail|maint|boot|unk|inval|planned_down|no_respond|future|futr)",
+    re.IGNORECASE,
+)
 NONE = {"", "(null)", "none", "n/a"}
 
 
@@ -49,11 +52,15 @@ class SlurmFacts:
 
     def named(self, names: str | None) -> tuple[list[Partition], list[str]]:
         """The partitions of a comma-separated list, or the default one; and the names that are no partition's."""
-        wanted = list(dict.fromkeys(name.strip() for name in (names or "").split(",") if name.strip()))
+        wanted = list(
+            dict.fromkeys(name.strip() for name in (names or "").split(",") if name.strip())
+        )
         if not wanted:
             return [part for part in self.partitions if part.is_default][:1], []
         known = {part.name: part for part in self.partitions}
-        return [known[name] for name in wanted if name in known], [name for name in wanted if name not in known]
+        return [known[name] for name in wanted if name in known], [
+            name for name in wanted if name not in known
+        ]
 
 
 def ask(account: str | None = None, qos: str | None = None) -> SlurmFacts | None:
@@ -63,7 +70,10 @@ def ask(account: str | None = None, qos: str | None = None) -> SlurmFacts | None
     user = client.user_name()
     more = {"associations": (f"user={user}", f"format={ASSOCIATION}")}
     with ThreadPoolExecutor(len(COMMANDS)) as pool:
-        said = {name: pool.submit(_said, *command, *more.get(name, ())) for name, command in COMMANDS.items()}
+        said = {
+            name: pool.submit(_said, *command, *more.get(name, ()))
+            for name, command in COMMANDS.items()
+        }
         limit = pool.submit(client.submit_limit, account, qos)
         text = {name: answer.result() for name, answer in said.items()}
         return SlurmFacts(
@@ -75,7 +85,11 @@ def ask(account: str | None = None, qos: str | None = None) -> SlurmFacts | None
             "--container-image" in text["srun"],
             unread=(
                 *read_table(text["nodes"], NODE).others,
-                *(line for line in text["partitions"].split("\n") if line.strip() and "PartitionName=" not in line),
+                *(
+                    line
+                    for line in text["partitions"].split("\n")
+                    if line.strip() and "PartitionName=" not in line
+                ),
                 *read_table(text["associations"], ASSOCIATED).others,
             ),
         )
@@ -92,8 +106,13 @@ def try_gpu_flags(partition: str, gpus: int, gpu_type: str, account: str | None)
     head = f"#!/bin/sh\n#SBATCH --partition={partition}\n#SBATCH --ntasks=1\n#SBATCH --time=1\n"
     head += f"#SBATCH --account={account}\n" if account else ""
     with ThreadPoolExecutor(len(ways)) as pool:
-        answers = {way: pool.submit(client.test_only, f"{head}#SBATCH {flag}\ntrue\n") for way, flag in ways.items()}
-    return {way: "" if (said := answer.result()).ok else said.error for way, answer in answers.items()}
+        answers = {
+            way: pool.submit(client.test_only, f"{head}#SBATCH {flag}\ntrue\n")
+            for way, flag in ways.items()
+        }
+    return {
+        way: "" if (said := answer.result()).ok else said.error for way, answer in answers.items()
+    }
 
 
 def read_version(text: str) -> tuple[int, int]:
@@ -118,7 +137,9 @@ def read_partitions(partitions: str, nodes: str) -> tuple[Partition, ...]:
         grace_s = whole(pairs.get("GraceTime", "")) or 0
         limit, mode = minutes(pairs.get("MaxTime", "")), pairs.get("PreemptMode", "")
         is_up = pairs.get("State") == "UP"
-        found.append(Partition(name, pairs.get("Default") == "YES", is_up, limit, grace_s, mode, kinds))
+        found.append(
+            Partition(name, pairs.get("Default") == "YES", is_up, limit, grace_s, mode, kinds)
+        )
     return tuple(found)
 
 
@@ -131,8 +152,13 @@ def read_gpus(gres: str) -> tuple[int, str]:
 def read_associations(text: str) -> tuple[Association, ...]:
     """Of `sacctmgr show assoc` with ASSOCIATION's fields."""
     rows = read_table(text, ASSOCIATED).rows
-    limits = [[most for value in fields[5:7] if (most := whole(value)) is not None] for fields in rows]
-    return tuple(Association(fields[0], min(of, default=None)) for fields, of in zip(rows, limits, strict=True))
+    limits = [
+        [most for value in fields[5:7] if (most := whole(value)) is not None] for fields in rows
+    ]
+    return tuple(
+        Association(fields[0], min(of, default=None))
+        for fields, of in zip(rows, limits, strict=True)
+    )
 
 
 def _said(*command: str) -> str:

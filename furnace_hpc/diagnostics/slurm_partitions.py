@@ -25,7 +25,9 @@ def partitions(
         return [Check("partition", "fail", found, "set partition in the profile")]
     checks = [_nodes(part) for part in parts]
     if any(check.level == "ok" for check in checks):  # a job takes the one that is up
-        checks = [replace(check, level="warn") if check.level == "fail" else check for check in checks]
+        checks = [
+            replace(check, level="warn") if check.level == "fail" else check for check in checks
+        ]
     if profile:
         checks += _too_large(facts, parts, profile)
         limits = [part.max_min for part in parts if part.max_min]
@@ -38,20 +40,35 @@ def partitions(
 def _nodes(part: Partition) -> Check:
     name = f"partition {part.name}"[:19]
     if not part.is_up:
-        return Check(name, "fail", "takes no jobs now (State is not UP)", f"{ADMIN}, or another partition")
+        return Check(
+            name, "fail", "takes no jobs now (State is not UP)", f"{ADMIN}, or another partition"
+        )
     if not part.usable:
-        return Check(name, "fail", f"none of its {part.nodes} nodes can run a job now", f"sinfo -R says why; {ADMIN}")
+        return Check(
+            name,
+            "fail",
+            f"none of its {part.nodes} nodes can run a job now",
+            f"sinfo -R says why; {ADMIN}",
+        )
     shape = f"{part.cpus} cores, {part.memory_mb / 1024:,.0f} GiB"
     gpus = f", {part.gpus} x {part.gpu_type or 'GPU'}" if part.gpus else ", no GPUs"
     others = part.nodes - sum(kind.nodes for kind in part.described)
     rest = f"; {others} with other GPUs, or none" if others else ""
     longest = f", at most {_length(part.max_min)}" if part.max_min else ""
-    return Check(name, "ok", f"{part.usable} of {part.nodes} nodes usable: {shape}{gpus} each{rest}{longest}")
+    return Check(
+        name, "ok", f"{part.usable} of {part.nodes} nodes usable: {shape}{gpus} each{rest}{longest}"
+    )
 
 
 def _length(minutes: int) -> str:
     days, hours = minutes / 1440, minutes / 60
-    return f"{days:g} days" if days >= 2 else f"{hours:g} hours" if hours >= 2 else f"{minutes} minutes"
+    return (
+        f"{days:g} days"
+        if days >= 2
+        else f"{hours:g} hours"
+        if hours >= 2
+        else f"{minutes} minutes"
+    )
 
 
 def _too_large(facts: SlurmFacts, parts: list[Partition], profile: ClusterProfile) -> list[Check]:
@@ -75,9 +92,15 @@ def _too_large(facts: SlurmFacts, parts: list[Partition], profile: ClusterProfil
 def each(parts: list[Partition], look: Callable[[Partition | None], list[Check]]) -> list[Check]:
     """The same look at each partition; what is the same for all stands once."""
     answers = {part.name: look(part) for part in parts}
-    if len(answers) < 2 or all(checks == next(iter(answers.values())) for checks in answers.values()):
+    if len(answers) < 2 or all(
+        checks == next(iter(answers.values())) for checks in answers.values()
+    ):
         return next(iter(answers.values()), None) or look(None)
-    return [replace(check, found=f"{name}: {check.found}") for name, checks in answers.items() for check in checks]
+    return [
+        replace(check, found=f"{name}: {check.found}")
+        for name, checks in answers.items()
+        for check in checks
+    ]
 
 
 def preemption(facts: SlurmFacts, part: Partition | None) -> list[Check]:
@@ -85,35 +108,60 @@ def preemption(facts: SlurmFacts, part: Partition | None) -> list[Check]:
     kind = facts.config.get("PreemptType", "")
     if kind.lower() in NONE or kind == "preempt/none":
         return [Check("preemption", "ok", "off")]
-    mode = (part.preempt_mode if part and part.preempt_mode else facts.config.get("PreemptMode", "")).upper()
+    mode = (
+        part.preempt_mode if part and part.preempt_mode else facts.config.get("PreemptMode", "")
+    ).upper()
     mode = mode.replace("GANG,", "").replace(",GANG", "")
     grace_s = part.grace_s if part else 0
-    settings = ",".join(facts.config.get(key, "") for key in ("SlurmctldParameters", "PreemptParameters"))
+    settings = ",".join(
+        facts.config.get(key, "") for key in ("SlurmctldParameters", "PreemptParameters")
+    )
     told = re.search(r"\b(preempt_)?send_user_signal\b", settings) is not None
     if mode == "OFF":
         return [Check("preemption", "ok", f"{kind}, but not in this partition (PreemptMode OFF)")]
     if mode in ("SUSPEND", "GANG"):
         found = f"{kind}, {mode}: a run stands still in memory while others use its node"
-        return [Check("preemption", "warn", found, "hang_timeout_s may end it, and it comes back; another partition")]
+        return [
+            Check(
+                "preemption",
+                "warn",
+                found,
+                "hang_timeout_s may end it, and it comes back; another partition",
+            )
+        ]
     checks = [Check("preemption", "ok", f"{kind}, {mode}: a run goes on from its checkpoint")]
     if mode == "CANCEL":
         hint = "follow_up of the profile, or `furnace submit` again, sends it again"
-        checks = [Check("preemption", "warn", f"{kind}, CANCEL: the job does not come back by itself", hint)]
+        checks = [
+            Check(
+                "preemption", "warn", f"{kind}, CANCEL: the job does not come back by itself", hint
+            )
+        ]
     if grace_s:
         checks.append(Check("GraceTime", "ok", f"{grace_s} s to save in"))
     else:
         hint = f"{ADMIN} for GraceTime; checkpoint more often (checkpoint.every)"
-        checks.append(Check("GraceTime", "warn", "0: a run is killed at once, and loses its last interval", hint))
+        checks.append(
+            Check(
+                "GraceTime", "warn", "0: a run is killed at once, and loses its last interval", hint
+            )
+        )
     if told:
-        checks.append(Check("preemption signal", "ok", "the job's own signal is sent (send_user_signal)"))
+        checks.append(
+            Check("preemption signal", "ok", "the job's own signal is sent (send_user_signal)")
+        )
     else:
-        found = "only SIGTERM to the ranks: Furnace saves on that too, the batch script hears nothing"
+        found = (
+            "only SIGTERM to the ranks: Furnace saves on that too, the batch script hears nothing"
+        )
         hint = f"{ADMIN} for SlurmctldParameters=preempt_send_user_signal (PreemptParameters on newer Slurm)"
         checks.append(Check("preemption signal", "warn", found, hint))
     return checks
 
 
-def gpu_flag(facts: SlurmFacts, parts: list[Partition], profile: ClusterProfile | None) -> list[Check]:
+def gpu_flag(
+    facts: SlurmFacts, parts: list[Partition], profile: ClusterProfile | None
+) -> list[Check]:
     """How this site wants GPUs asked for: sbatch --test-only was asked each way."""
     if not any(part.gpus for part in parts):
         return [Check("GPU flag", "ok", "this partition has no GPUs")] if parts else []
@@ -122,7 +170,14 @@ def gpu_flag(facts: SlurmFacts, parts: list[Partition], profile: ClusterProfile 
     taken = [way for way, against in facts.gpu_flags.items() if not against]
     if not taken:
         word = next(iter(facts.gpu_flags.values()))
-        return [Check("GPU flag", "warn", f"sbatch refuses all ways: {word}", "give account or qos in the profile")]
+        return [
+            Check(
+                "GPU flag",
+                "warn",
+                f"sbatch refuses all ways: {word}",
+                "give account or qos in the profile",
+            )
+        ]
     if profile and profile.gpu_flag and profile.gpu_flag not in taken:
         found = f"{profile.gpu_flag} is refused: {facts.gpu_flags[profile.gpu_flag]}"
         return [Check("GPU flag", "fail", found, f"gpu_flag: {taken[0]} in the profile")]

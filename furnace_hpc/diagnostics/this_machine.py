@@ -25,7 +25,12 @@ def python() -> Check:
     """The Python that runs this, which ranks get too."""
     found = f"{platform.python_version()}, {sys.executable}"
     if sys.version_info[:2] < OLDEST:
-        return Check("Python", "fail", found, "Furnace needs Python 3.11 or newer: make the environment anew with one")
+        return Check(
+            "Python",
+            "fail",
+            found,
+            "Furnace needs Python 3.11 or newer: make the environment anew with one",
+        )
     return Check("Python", "ok", found)
 
 
@@ -33,11 +38,21 @@ def host_python() -> Check:
     """The `python3` on PATH: batch scripts begin and end attempts with it."""
     place = shutil.which("python3")
     if place is None:
-        return Check("python3 of the host", "fail", "not on PATH", "batch scripts need a python3: module load one")
+        return Check(
+            "python3 of the host",
+            "fail",
+            "not on PATH",
+            "batch scripts need a python3: module load one",
+        )
     said = _says(place, "-I", "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
     numbers = tuple(int(part) for part in re.findall(r"\d+", said))
     if numbers < HOST_OLDEST:
-        return Check("python3 of the host", "fail", f"{said or 'does not answer'}, {place}", "3.6 or newer is needed")
+        return Check(
+            "python3 of the host",
+            "fail",
+            f"{said or 'does not answer'}, {place}",
+            "3.6 or newer is needed",
+        )
     return Check("python3 of the host", "ok", f"{said}, {place}")
 
 
@@ -50,24 +65,45 @@ def _torch() -> Check:
     try:
         found = version("torch")
     except PackageNotFoundError:
-        return Check("torch", "fail", "not installed", "pip install furnace-hpc --constraint constraints.txt")
+        return Check(
+            "torch", "fail", "not installed", "pip install furnace-hpc --constraint constraints.txt"
+        )
     numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
     if numbers < SAFE_TORCH:
-        return Check("torch", "fail", f"{found}: weights_only can be got round before 2.10", "install the pinned one")
+        return Check(
+            "torch",
+            "fail",
+            f"{found}: weights_only can be got round before 2.10",
+            "install the pinned one",
+        )
     return Check("torch", "ok", found)
 
 
 def _pins() -> Check:
     file = next(
-        (p for p in (PACKAGE.parent / "constraints.txt", PACKAGE / "_shipped/constraints.txt") if p.exists()), None
+        (
+            p
+            for p in (PACKAGE.parent / "constraints.txt", PACKAGE / "_shipped/constraints.txt")
+            if p.exists()
+        ),
+        None,
     )
     if file is None:
-        return Check("pinned versions", "warn", "constraints.txt is not here", "compare with the repository's by hand")
+        return Check(
+            "pinned versions",
+            "warn",
+            "constraints.txt is not here",
+            "compare with the repository's by hand",
+        )
     differing, same = differences(file.read_text(encoding="utf-8"))
     if differing:
         more = f", and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-        found = f"{len(differing)} differ from constraints.txt: {', '.join(differing[:SHOWN])}{more}"
-        return Check("pinned versions", "warn", found, f"pip install --constraint {file.name} furnace-hpc")
+        found = (
+            f"{len(differing)} differ from constraints.txt: {', '.join(differing[:SHOWN])}{more}"
+        )
+        return Check(
+            "pinned versions", "warn", found, f"pip install --constraint {file.name} furnace-hpc"
+        )
     return Check("pinned versions", "ok", f"{same} packages are as constraints.txt says")
 
 
@@ -99,13 +135,21 @@ def _needed() -> Check:
             except PackageNotFoundError:
                 missing.append(name[0])
     if missing:
-        return Check("dependencies", "fail", f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+        return Check(
+            "dependencies",
+            "fail",
+            f"not installed: {', '.join(missing)}",
+            f"pip install {' '.join(missing)}",
+        )
     return Check("dependencies", "ok", "all there")
 
 
 def text_encoding() -> Check:
     """Names and logs are UTF-8."""
-    asked = next((f"{n}={os.environ[n]}" for n in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(n)), "none set")
+    asked = next(
+        (f"{n}={os.environ[n]}" for n in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(n)),
+        "none set",
+    )
     hint, before = "export LC_ALL=C.UTF-8", locale.setlocale(locale.LC_ALL)
     try:
         locale.setlocale(locale.LC_ALL, "")
@@ -123,17 +167,27 @@ def hub_cache() -> list[Check]:
     """Pretrained weights come from the hub's cache where nodes have no network."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    names = sorted(path.name[8:].replace("--", "/") for path in cache.glob("models--*")) if cache.is_dir() else []
+    names = (
+        sorted(path.name[8:].replace("--", "/") for path in cache.glob("models--*"))
+        if cache.is_dir()
+        else []
+    )
     shown = f": {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}" if names else ""
     found = f"{len(names)} models in {cache}{shown}"
     offline = os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True", "ON", "YES")
-    checks = [Check("hub cache", "ok", f"{found}{', offline' if offline else ''}; random weights need none")]
+    checks = [
+        Check(
+            "hub cache", "ok", f"{found}{', offline' if offline else ''}; random weights need none"
+        )
+    ]
     if offline and not names:
         hint = "fetch them on a machine with network, or train from random weights or a folder"
         checks = [Check("hub cache", "warn", f"{found}, and HF_HUB_OFFLINE is set", hint)]
     token = home / "token"
     if token.exists() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        checks.append(Check("hub token", "warn", f"{token} can be read by others", f"chmod 600 {token}"))
+        checks.append(
+            Check("hub token", "warn", f"{token} can be read by others", f"chmod 600 {token}")
+        )
     return checks
 
 
@@ -141,8 +195,15 @@ def open_files() -> Check:
     """Columns, shards and sockets of a rank are a few hundred."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 1024:
-        return Check("open files", "warn", f"at most {soft}", f"ulimit -n {min(4096, hard) if hard > 0 else 4096}")
-    return Check("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft:,}")
+        return Check(
+            "open files",
+            "warn",
+            f"at most {soft}",
+            f"ulimit -n {min(4096, hard) if hard > 0 else 4096}",
+        )
+    return Check(
+        "open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft:,}"
+    )
 
 
 def cores() -> Check:
@@ -157,7 +218,9 @@ def _memory_gib() -> float:
 
 def _says(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip()

@@ -11,7 +11,8 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.slurm import client
 
-# On a node, where a rank is known by its environment: SIGNAL RANK RUN_DIR. Standard library only, old Pythons too.
+# On a node, where a rank is known by its environment: SIGNAL RANK RUN_DIR. Standard library only,
+# old Pythons too.
 _ON_NODE = """
 import os, sys
 number, rank, run_dir = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -52,7 +53,9 @@ def disturbances(executor: str) -> list[Disturbance]:
     return _ON_SLURM if executor == "slurm" else _HERE
 
 
-def signal_rank(rank: int, number: signal.Signals) -> Callable[[RunFolder, Attempt, psutil.Process], None]:
+def signal_rank(
+    rank: int, number: signal.Signals
+) -> Callable[[RunFolder, Attempt, psutil.Process], None]:
     """Send a signal to one rank, on whatever node it is."""
 
     def do(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
@@ -65,7 +68,14 @@ def signal_rank(rank: int, number: signal.Signals) -> Callable[[RunFolder, Attem
             raise UnavailableError(f"job {attempt.job_id} is not in squeue")
         step = ["srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1", *node]
         client.run_checked(
-            *step, "python3", "-S", "-c", _ON_NODE, str(int(number)), str(rank), str(folder.path.resolve())
+            *step,
+            "python3",
+            "-S",
+            "-c",
+            _ON_NODE,
+            str(int(number)),
+            str(rank),
+            str(folder.path.resolve()),
         )
 
     return do
@@ -80,7 +90,9 @@ def _host_of(folder: RunFolder, attempt: Attempt, rank: int) -> str:
 def _local_ranks(attempt: Attempt) -> list[psutil.Process]:
     """The ranks of an attempt of the local queue, in order."""
     if attempt.holder is None:
-        raise ConfigError(f"attempt {attempt.attempt} has no holder: nothing can be sent to its ranks")
+        raise ConfigError(
+            f"attempt {attempt.attempt} has no holder: nothing can be sent to its ranks"
+        )
     children = psutil.Process(int(attempt.holder["pid"])).children()
     ranks = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
     return sorted(ranks, key=lambda rank: int(rank.environ()["SUBMITIT_LOCAL_GLOBALID"]))
@@ -90,7 +102,9 @@ def _signal_step(number: signal.Signals) -> Callable[[RunFolder, Attempt, psutil
     """To the step, not to the job: of a job that is requeued meanwhile, scancel asks again and again for a minute."""
 
     def do(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
-        client.run_checked("scancel", f"--signal={number.name.removeprefix('SIG')}", f"{_job(attempt)}.0")
+        client.run_checked(
+            "scancel", f"--signal={number.name.removeprefix('SIG')}", f"{_job(attempt)}.0"
+        )
 
     return do
 
@@ -121,11 +135,20 @@ def _kill_everything(folder: RunFolder, attempt: Attempt, submit: psutil.Process
 
 _ONE_RANK = [
     Disturbance("rank_killed", "SIGKILL of one rank", False, signal_rank(1, signal.SIGKILL)),
-    Disturbance("rank_frozen", "SIGSTOP of one rank: a hang", False, signal_rank(1, signal.SIGSTOP)),
+    Disturbance(
+        "rank_frozen", "SIGSTOP of one rank: a hang", False, signal_rank(1, signal.SIGSTOP)
+    ),
 ]
 _ON_SLURM = [
-    Disturbance("time_limit", "USR2 to all ranks, as before a time limit", True, _signal_step(signal.SIGUSR2)),
-    Disturbance("preempted", "TERM to all ranks, as at a preemption", True, _signal_step(signal.SIGTERM)),
+    Disturbance(
+        "time_limit",
+        "USR2 to all ranks, as before a time limit",
+        True,
+        _signal_step(signal.SIGUSR2),
+    ),
+    Disturbance(
+        "preempted", "TERM to all ranks, as at a preemption", True, _signal_step(signal.SIGTERM)
+    ),
     Disturbance("requeued", "scontrol requeue: TERM, then KILL", True, _requeue),
     Disturbance("step_killed", "SIGKILL of all ranks", False, _signal_step(signal.SIGKILL)),
     *_ONE_RANK,
@@ -134,5 +157,7 @@ _HERE = [
     Disturbance("told", "TERM to all ranks", True, _tell_ranks),
     Disturbance("interrupted", "Ctrl-C in the terminal of submit", True, _interrupt),
     *_ONE_RANK,
-    Disturbance("all_killed", "SIGKILL of submit and of everything that it started", False, _kill_everything),
+    Disturbance(
+        "all_killed", "SIGKILL of submit and of everything that it started", False, _kill_everything
+    ),
 ]

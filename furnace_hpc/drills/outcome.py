@@ -34,7 +34,11 @@ class Outcome:
 
     def is_good(self, interval: int) -> bool:
         """Whether no more was lost than is promised, and the result is identical."""
-        return not self.problem and self.lost_steps is not None and self.lost_steps <= self.at_most(interval)
+        return (
+            not self.problem
+            and self.lost_steps is not None
+            and self.lost_steps <= self.at_most(interval)
+        )
 
     def cells(self, interval: int) -> tuple[str, ...]:
         """The row of the report."""
@@ -42,7 +46,16 @@ class Outcome:
         back = "-" if self.back_s is None else f"{self.back_s:.0f} s"
         verdict = "ok" if self.is_good(interval) else "LOST"
         result = self.problem or "identical"
-        return self.way.name, str(self.attempts), self.ended, lost, str(self.at_most(interval)), back, result, verdict
+        return (
+            self.way.name,
+            str(self.attempts),
+            self.ended,
+            lost,
+            str(self.at_most(interval)),
+            back,
+            result,
+            verdict,
+        )
 
     def record(self, interval: int) -> dict[str, Any]:
         """The same for scripts."""
@@ -63,7 +76,10 @@ class Outcome:
 def read_outcome(run: RunFolder, calm: RunFolder, way: Disturbance, problem: str) -> Outcome:
     """Compare a disturbed run with the undisturbed one. `problem`: what is known to have gone wrong already."""
     attempts = read_attempts(run)
-    first, later = _trained(run, 1), [record for n in range(2, len(attempts) + 1) for record in _trained(run, n)]
+    first, later = (
+        _trained(run, 1),
+        [record for n in range(2, len(attempts) + 1) for record in _trained(run, n)],
+    )
     lost = back_s = None
     if first and later:
         last = first[-1]
@@ -71,7 +87,9 @@ def read_outcome(run: RunFolder, calm: RunFolder, way: Disturbance, problem: str
         beyond = [record for record in later if record["step"] > last["step"]]
         back_s = beyond[0]["time_unix_s"] - last["time_unix_s"] if beyond else None
     ended = (attempts[0].reason or "no end") if attempts else "never began"
-    return Outcome(way, len(attempts), ended, lost, back_s, problem or _difference(run, calm, len(attempts)))
+    return Outcome(
+        way, len(attempts), ended, lost, back_s, problem or _difference(run, calm, len(attempts))
+    )
 
 
 def _difference(run: RunFolder, calm: RunFolder, attempts: int) -> str:
@@ -86,7 +104,9 @@ def _difference(run: RunFolder, calm: RunFolder, attempts: int) -> str:
         return f"parameters differ: {here.parameters_sha256[:12]}, undisturbed {there.parameters_sha256[:12]}"
     ours, theirs = _curve(run), _curve(calm)
     if ours != theirs:
-        step = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False), 1) if a != b), len(ours))
+        step = next(
+            (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False), 1) if a != b), len(ours)
+        )
         return f"the loss curve differs from step {step} on"
     return ""
 
@@ -98,4 +118,6 @@ def _trained(run: RunFolder, attempt: int) -> list[dict[str, Any]]:
 def _curve(run: RunFolder) -> list[dict[str, Any]]:
     """All numbers of every step, but those that tell of time."""
     records = [record for record in read_metrics(run) if record["kind"] == "train"]
-    return [{key: value for key, value in record.items() if key not in OF_TIME} for record in records]
+    return [
+        {key: value for key, value in record.items() if key not in OF_TIME} for record in records
+    ]

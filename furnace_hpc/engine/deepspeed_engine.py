@@ -26,7 +26,10 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
     """
     import deepspeed
 
-    optimizer_config, offload = config.optimizer, config.deepspeed.zero_optimization.offload_optimizer
+    optimizer_config, offload = (
+        config.optimizer,
+        config.deepspeed.zero_optimization.offload_optimizer,
+    )
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=optimizer_config.lr,
@@ -42,7 +45,8 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
         dist_init_required=False,
     )
     if config.deepspeed.activation_checkpointing:
-        # initialize() ignores the section: the model's blocks must be told, and the checkpointing configured.
+        # initialize() ignores the section: the model's blocks must be told, and the checkpointing
+        # configured.
         deepspeed.checkpointing.configure(None, deepspeed_config=engine.config)
         engine.module.checkpoint_activations(deepspeed.checkpointing.checkpoint)
     _check(engine, config, processes.world_size)
@@ -78,13 +82,17 @@ def _check(engine: Engine, config: TrainConfig, world_size: int) -> None:
     }
     got = {
         "ZeRO stage": _stage(engine),
-        "precision": {torch.bfloat16: "bf16", torch.float32: "fp32"}.get(next(engine.module.parameters()).dtype),
+        "precision": {torch.bfloat16: "bf16", torch.float32: "fp32"}.get(
+            next(engine.module.parameters()).dtype
+        ),
         "train_batch_size": engine.train_batch_size(),
         "micro_batch_size": engine.train_micro_batch_size_per_gpu(),
         "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
     }
     if got != wanted:
-        raise RuntimeError(f"DeepSpeed's engine is not what was asked for: wanted {wanted}, got {got}")
+        raise RuntimeError(
+            f"DeepSpeed's engine is not what was asked for: wanted {wanted}, got {got}"
+        )
 
 
 def _stage(engine: Engine) -> int:
@@ -112,7 +120,11 @@ def full_fp32_parameters(engine: Engine) -> dict[str, Tensor]:
 
     whole = {}
     for name, parameter in sorted(engine.module.named_parameters()):
-        value = safe_get_full_fp32_param(parameter) if engine.zero_optimization_stage() else parameter.data
+        value = (
+            safe_get_full_fp32_param(parameter)
+            if engine.zero_optimization_stage()
+            else parameter.data
+        )
         if value is None:
             raise RuntimeError(f"DeepSpeed has no fp32 value of parameter {name}")
         whole[name] = value.detach().float().cpu().clone()

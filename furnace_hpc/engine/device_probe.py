@@ -50,10 +50,17 @@ def all_reduce(backend: str, ranks: int) -> dict[str, Any]:
         children = [_fork(rank, ranks, backend, Path(folder)) for rank in range(ranks)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         words = [path.read_text() for path in sorted(Path(folder).glob("rank-*"))]
-    error = next((word for word in words if not word.replace(".", "").replace("e-", "").isdigit()), "")
+    error = next(
+        (word for word in words if not word.replace(".", "").replace("e-", "").isdigit()), ""
+    )
     if any(codes) and not error:
         error = f"a rank ended with exit code {next(code for code in codes if code)}"
-    return {"backend": backend, "ranks": ranks, "error": error, "gb_s": 0.0 if error else min(map(float, words))}
+    return {
+        "backend": backend,
+        "ranks": ranks,
+        "error": error,
+        "gb_s": 0.0 if error else min(map(float, words)),
+    }
 
 
 def _fork(rank: int, ranks: int, backend: str, folder: Path) -> int:
@@ -65,7 +72,9 @@ def _fork(rank: int, ranks: int, backend: str, folder: Path) -> int:
         (folder / f"rank-{rank}").write_text(_rank(rank, ranks, backend, folder))
         code = 0
     except BaseException as error:
-        (folder / f"rank-{rank}").write_text((str(error).strip().splitlines() or [type(error).__name__])[0][:300])
+        (folder / f"rank-{rank}").write_text(
+            (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        )
     os._exit(code)
 
 
@@ -75,7 +84,11 @@ def _rank(rank: int, ranks: int, backend: str, folder: Path) -> str:
     device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
     store = f"file://{folder}/meeting"
     dist.init_process_group(
-        backend, init_method=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=PATIENCE_S)
+        backend,
+        init_method=store,
+        rank=rank,
+        world_size=ranks,
+        timeout=timedelta(seconds=PATIENCE_S),
     )
     values = torch.full((NUMEL,), float(rank + 1), device=device)
     dist.all_reduce(values)
@@ -112,7 +125,12 @@ def _gpu(index: int) -> dict[str, Any]:
             target.copy_(source)
         torch.cuda.synchronize()
         gb_s = 10 * 2 * size / 1e9 / (time.perf_counter() - started_s)  # read and written
-    facts = {"index": index, "name": properties.name, "free_gib": free / 2**30, "total_gib": total / 2**30}
+    facts = {
+        "index": index,
+        "name": properties.name,
+        "free_gib": free / 2**30,
+        "total_gib": total / 2**30,
+    }
     return facts | {"bf16": bf16, "gb_s": gb_s}
 
 

@@ -78,7 +78,8 @@ def problems(places: list[RankPlacement]) -> tuple[str, str]:
     return wrong, crowded
 
 
-if __name__ == "__main__":  # whether the GPUs of this job can be used: the host asks before a run begins
+# whether the GPUs of this job can be used: the host asks before a run begins
+if __name__ == "__main__":
     try:
         choose_device(0)
     except ConfigError as error:

@@ -115,14 +115,16 @@ def init_process_group(place: RankInfo, hang_timeout_s: float = HANG_TIMEOUT_S) 
         CROSS_RANK="0",
         LOCAL_SIZE=os.environ.get("LOCAL_SIZE", str(place.world_size)),
     )
-    # Nothing is compiled here; DeepSpeed imports its Muon for every ZeRO engine, and that would load inductor (2 s).
+    # Nothing is compiled here; DeepSpeed imports its Muon for every ZeRO engine, and that would
+    # load inductor (2 s).
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
     if device.type == "cpu":
-        # Otherwise the first start compiles a C++ operator that only inference uses (90 s, needs ninja).
+        # Otherwise the first start compiles a C++ operator that only inference uses (90 s, needs
+        # ninja).
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     timeout = timedelta(seconds=hang_timeout_s + GROUP_MARGIN_S)
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -130,7 +132,9 @@ def init_process_group(place: RankInfo, hang_timeout_s: float = HANG_TIMEOUT_S) 
     os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(round(timeout.total_seconds())))
     if place.rendezvous or "MASTER_ADDR" not in os.environ:
         store = _store(place, timeout)
-        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
+        dist.init_process_group(
+            backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout
+        )
     else:
         dist.init_process_group(backend, timeout=timeout)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout)
@@ -163,28 +167,38 @@ def _store(place: RankInfo, timeout: timedelta) -> Store:
     """Rank 0 opens a store on a free port and publishes the address; no port is ever guessed."""
     if place.rank == 0:
         host = "127.0.0.1" if place.world_size <= 1 or place.rendezvous is None else _address()
-        served = TCPStore(host, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=timeout)
+        served = TCPStore(
+            host, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=timeout
+        )
         if place.rendezvous:
             write_atomically(place.rendezvous, json.dumps({"host": host, "port": served.port}))
         store: Store = served
         return store
     if place.rendezvous is None:
-        raise RuntimeError(f"rank {place.rank} has no rendezvous: start it by torchrun, srun or submit")
+        raise RuntimeError(
+            f"rank {place.rank} has no rendezvous: start it by torchrun, srun or submit"
+        )
     deadline_s = time.monotonic() + timeout.total_seconds()
     while not place.rendezvous.exists():
         if time.monotonic() > deadline_s:
-            raise TimeoutError(f"rank 0 did not publish its address in {place.rendezvous} within {timeout}")
+            raise TimeoutError(
+                f"rank 0 did not publish its address in {place.rendezvous} within {timeout}"
+            )
         list(place.rendezvous.parent.iterdir())  # lets a network file system look again
         time.sleep(0.05)
     address = json.loads(read_regular(place.rendezvous))
     host, port = address["host"], address["port"]
-    peer: Store = TCPStore(host, port, place.world_size, is_master=False, wait_for_workers=False, timeout=timeout)
+    peer: Store = TCPStore(
+        host, port, place.world_size, is_master=False, wait_for_workers=False, timeout=timeout
+    )
     return peer
 
 
 def _address() -> str:
     """This host as its peers know it; Slurm's node name where there is one."""
-    return os.environ.get("SLURMD_NODENAME") or ("127.0.0.1" if _is_local() else socket.gethostname())
+    return os.environ.get("SLURMD_NODENAME") or (
+        "127.0.0.1" if _is_local() else socket.gethostname()
+    )
 
 
 def _is_local() -> bool:

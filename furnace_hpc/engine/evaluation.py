@@ -20,7 +20,12 @@ from furnace_hpc.data.loading.prefetch import Prefetched, Request
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.model.consistency import consistency_block
-from furnace_hpc.model.scores import mean_prediction, multi_label_scores, single_label_scores, tune_threshold
+from furnace_hpc.model.scores import (
+    mean_prediction,
+    multi_label_scores,
+    single_label_scores,
+    tune_threshold,
+)
 from furnace_hpc.runs.folder import RunFolder
 
 GALLERY = 1000  # pairs that retrieval chooses among: its numbers mean nothing without their count
@@ -68,7 +73,9 @@ def evaluate(
     names = engine.module.modalities
     parts = subsets(tuple(range(len(names)))) if with_subsets else []
     frames = tuple(range(reader.image_frames)) if all_frames and reader.image_frames else (None,)
-    seen = _whole_split(engine, reader, split, tasks, batch_size, processes, heartbeat, parts, frames)
+    seen = _whole_split(
+        engine, reader, split, tasks, batch_size, processes, heartbeat, parts, frames
+    )
     tuned = {
         task.name: thresholds[task.name]
         if thresholds is not None
@@ -78,7 +85,11 @@ def evaluate(
     }
     scores: dict[str, float] = {}
     for task in tasks:
-        logits, labels, threshold = seen[f"logits.{task.name}"], seen[f"label.{task.name}"], tuned.get(task.name, 0.5)
+        logits, labels, threshold = (
+            seen[f"logits.{task.name}"],
+            seen[f"label.{task.name}"],
+            tuned.get(task.name, 0.5),
+        )
         for name, value in _scores(task, logits, labels, threshold).items():
             scores[f"{split}/{task.name}/{name}"] = value
         for number, part in enumerate(parts):
@@ -91,7 +102,9 @@ def evaluate(
             scores[f"{split}/{task.name}/samples@{at}"] = int(rows.sum())
     if with_subsets:
         scores |= {f"{split}/{name}": value for name, value in _consistency(seen, names).items()}
-    return Evaluation(split, scores, {task.name: seen[f"logits.{task.name}"] for task in tasks}, tuned)
+    return Evaluation(
+        split, scores, {task.name: seen[f"logits.{task.name}"] for task in tasks}, tuned
+    )
 
 
 def _whole_split(
@@ -139,14 +152,20 @@ def _seen(
     for task in (task.name for task in tasks):
         values[f"logits.{task}"] = output["logits"][task].float()
         values[f"label.{task}"] = batch.labels[task]
-        values |= {f"{k}.{task}": logits[task].float() for k, logits in enumerate(output["subsets"])}
+        values |= {
+            f"{k}.{task}": logits[task].float() for k, logits in enumerate(output["subsets"])
+        }
     if parts:
         values["present"] = batch.present_BM.long()
-        values["embeddings"] = output.get("projections", output.get("expanded", output["features"])).float()
+        values["embeddings"] = output.get(
+            "projections", output.get("expanded", output["features"])
+        ).float()
     return values
 
 
-def _over_frames(shown: list[dict[str, Tensor]], tasks: tuple[TaskConfig, ...]) -> dict[str, Tensor]:
+def _over_frames(
+    shown: list[dict[str, Tensor]], tasks: tuple[TaskConfig, ...]
+) -> dict[str, Tensor]:
     """What all frames tell together: the logits of mean probabilities, and mean embeddings; the rest is equal."""
     values = shown[0]
     if len(shown) == 1:
@@ -163,7 +182,9 @@ def _over_frames(shown: list[dict[str, Tensor]], tasks: tuple[TaskConfig, ...]) 
     return made
 
 
-def _scores(task: TaskConfig, logits_NC: Tensor, labels: Tensor, threshold: float) -> dict[str, float]:
+def _scores(
+    task: TaskConfig, logits_NC: Tensor, labels: Tensor, threshold: float
+) -> dict[str, float]:
     match task.kind:
         case "single_label":
             return single_label_scores(logits_NC, labels)
@@ -179,7 +200,9 @@ def _consistency(seen: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, f
         if len(rows) < 4:
             continue
         block = consistency_block(seen["embeddings"][rows, m], seen["embeddings"][rows, n])
-        scores |= {f"consistency/{name}@{names[m]}+{names[n]}": value for name, value in block.items()}
+        scores |= {
+            f"consistency/{name}@{names[m]}+{names[n]}": value for name, value in block.items()
+        }
     return scores
 
 
@@ -187,7 +210,9 @@ def write_predictions(folder: RunFolder, reader: BatchReader, evaluation: Evalua
     """Write sample ids, logits, labels and presence, for tests and thresholds without running again."""
     path = folder.predictions(evaluation.split)
     path.parent.mkdir(exist_ok=True)
-    arrays: dict[str, Any] = {f"logits.{task}": logits.numpy() for task, logits in evaluation.logits.items()}
+    arrays: dict[str, Any] = {
+        f"logits.{task}": logits.numpy() for task, logits in evaluation.logits.items()
+    }
     arrays |= {f"label.{task}": reader.column(f"label.{task}") for task in evaluation.logits}
     arrays |= {name: reader.column(name) for name in ("sample_id", "present")}
     aside = path.with_name(f".{path.name}")
@@ -196,7 +221,9 @@ def write_predictions(folder: RunFolder, reader: BatchReader, evaluation: Evalua
     aside.replace(path)
 
 
-def _shares(num_samples: int, batch_size: int, processes: Processes) -> list[tuple[NDArray[np.int64], int]]:
+def _shares(
+    num_samples: int, batch_size: int, processes: Processes
+) -> list[tuple[NDArray[np.int64], int]]:
     """This rank's batches and how many of each are its own.
 
     All ranks make equally many forward passes (ZeRO stage 3 gathers parameters in each); a short share is filled up

@@ -35,7 +35,10 @@ def finish(
         loader.load(engine, folder, selected_step, config.seed, processes)
         last = None
     val = last or evaluate_split(run, "val", processes, heartbeat)
-    evaluations = [val, evaluate_split(run, "test", processes, heartbeat, val.thresholds, with_subsets=True)]
+    evaluations = [
+        val,
+        evaluate_split(run, "test", processes, heartbeat, val.thresholds, with_subsets=True),
+    ]
     memory_gib = peak_memory_gib(processes)
     if not processes.is_rank_zero:
         return
@@ -51,7 +54,11 @@ def finish(
             seed=config.seed,
             steps=config.steps,
             selected_step=selected_step,
-            metrics={name: value for evaluation in evaluations for name, value in evaluation.scores.items()},
+            metrics={
+                name: value
+                for evaluation in evaluations
+                for name, value in evaluation.scores.items()
+            },
             parameters_sha256=final_sha256,
             num_parameters=run.num_parameters,
             world_size=processes.world_size,

@@ -16,7 +16,12 @@ from furnace_hpc.data.loading.sampler import Weights
 from furnace_hpc.engine.checkpoint import loader
 from furnace_hpc.engine.checkpoint.saver import CheckpointSaver
 from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
-from furnace_hpc.engine.distributed import Processes, RankInfo, destroy_process_group, init_process_group
+from furnace_hpc.engine.distributed import (
+    Processes,
+    RankInfo,
+    destroy_process_group,
+    init_process_group,
+)
 from furnace_hpc.engine.evaluation import Evaluation
 from furnace_hpc.engine.finish import evaluate_split, finish
 from furnace_hpc.engine.gather import gather_of
@@ -43,7 +48,9 @@ class Progress:
 
     def is_to_be_evaluated(self, config: TrainConfig) -> bool:
         """Whether an evaluation of this step is due, and not made yet."""
-        due = self.step == config.steps or (self.step > 0 and self.step % config.evaluation.every == 0)
+        due = self.step == config.steps or (
+            self.step > 0 and self.step % config.evaluation.every == 0
+        )
         return due and self.evaluated != self.step
 
 
@@ -81,7 +88,9 @@ def _train(
     metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None
     evaluation: Evaluation | None = None
     parts: dict[str, torch.Tensor] = {}
-    with CheckpointSaver(engine, folder, attempt, config, processes, watchdog, saved=at.step) as saver:
+    with CheckpointSaver(
+        engine, folder, attempt, config, processes, watchdog, saved=at.step
+    ) as saver:
         while True:
             watchdog.heartbeat(f"step {at.step + 1}")
             reason, busy = stop.agreed(processes, saver.busy)
@@ -90,13 +99,17 @@ def _train(
             improved = False
             if not reason and at.is_to_be_evaluated(config):
                 try:
-                    evaluation = evaluate_split(run, "val", processes, stop.checked(processes, watchdog.heartbeat))
+                    evaluation = evaluate_split(
+                        run, "val", processes, stop.checked(processes, watchdog.heartbeat)
+                    )
                     improved = _note_evaluation(at, evaluation, config, metrics)
                 except Stopped as stopped:  # the evaluation is made when the run comes back
                     reason = str(stopped)
-            last = at.step == config.steps and saver.saved < at.step  # what follows may be stopped, and loses nothing
+            # what follows may be stopped, and loses nothing
+            last = at.step == config.steps and saver.saved < at.step
             if parts and (reason or improved or last or saver.is_due(at.step, busy)):
-                mean_parts(parts, processes)  # raises when the loss is not finite: such a step is not saved
+                # raises when the loss is not finite: such a step is not saved
+                mean_parts(parts, processes)
                 check_parameters(engine)
             if reason:
                 verdict.stopping(reason)
@@ -134,7 +147,9 @@ def _train(
     return None
 
 
-def train_batches(engine: Engine, reader: BatchReader, config: TrainConfig, processes: Processes) -> TrainBatches:
+def train_batches(
+    engine: Engine, reader: BatchReader, config: TrainConfig, processes: Processes
+) -> TrainBatches:
     """This rank's batches, in the sizes that the engine has."""
     return TrainBatches(
         reader,
@@ -144,7 +159,9 @@ def train_batches(engine: Engine, reader: BatchReader, config: TrainConfig, proc
         micro_batch_size=engine.train_micro_batch_size_per_gpu(),
         rank=processes.rank,
         world_size=processes.world_size,
-        weights=Weights(reader.column(SAMPLING_WEIGHT)) if config.data.sampling == "weighted" else None,
+        weights=Weights(reader.column(SAMPLING_WEIGHT))
+        if config.data.sampling == "weighted"
+        else None,
     )
 
 
@@ -176,14 +193,20 @@ def check_gradient(engine: Engine, skipped: int) -> None:
     At stages 1 to 3 it does so, without a word, where the gradient is not finite. At stage 0 it applies it.
     """
     if engine.skipped_steps > skipped:
-        raise FloatingPointError("the gradient is not finite: lower optimizer.lr, or look at the data")
+        raise FloatingPointError(
+            "the gradient is not finite: lower optimizer.lr, or look at the data"
+        )
 
 
 def check_parameters(engine: Engine) -> None:
     """Raise FloatingPointError when a parameter is not finite, which the next loss would show: at stage 0 alone."""
     whole = engine.zero_optimization_stage() == 0
-    if whole and not all(bool(parameter.isfinite().all()) for parameter in engine.module.parameters()):
-        raise FloatingPointError("a parameter is not finite: lower optimizer.lr, or look at the data")
+    if whole and not all(
+        bool(parameter.isfinite().all()) for parameter in engine.module.parameters()
+    ):
+        raise FloatingPointError(
+            "a parameter is not finite: lower optimizer.lr, or look at the data"
+        )
 
 
 def mean_parts(parts: dict[str, torch.Tensor], processes: Processes) -> dict[str, float]:
@@ -196,11 +219,15 @@ def mean_parts(parts: dict[str, torch.Tensor], processes: Processes) -> dict[str
     total = processes.all_reduce_sum(torch.stack([parts[name].float() for name in names]))
     values = dict(zip(names, (total / processes.world_size).tolist(), strict=True))
     if not math.isfinite(values["loss"]):
-        raise FloatingPointError(f"the loss is {values['loss']}: lower optimizer.lr, or look at the data")
+        raise FloatingPointError(
+            f"the loss is {values['loss']}: lower optimizer.lr, or look at the data"
+        )
     return values
 
 
-def forward(engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = alone) -> dict[str, torch.Tensor]:
+def forward(
+    engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = alone
+) -> dict[str, torch.Tensor]:
     """The parts of the loss of one micro-batch."""
     output = engine(batch.inputs, batch.lengths, batch.present_BM)
     return total_loss(output, batch.labels, output["present"], config.loss, config.tasks, gather)
@@ -213,10 +240,16 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.optimizer.lr * (step + 1) / warmup
     if config.schedule.decay == "constant":
         return config.optimizer.lr
-    return config.optimizer.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
+    return (
+        config.optimizer.lr
+        * 0.5
+        * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
+    )
 
 
-def _note_evaluation(at: Progress, evaluation: Evaluation, config: TrainConfig, metrics: MetricsFile | None) -> bool:
+def _note_evaluation(
+    at: Progress, evaluation: Evaluation, config: TrainConfig, metrics: MetricsFile | None
+) -> bool:
     """Whether this step has to be saved: it is the one to take so far; ties keep the earlier step."""
     at.evaluated = at.step
     if metrics:

@@ -45,7 +45,10 @@ class Run:
 
 
 def set_up(
-    folder: RunFolder, attempt: int, processes: Processes, heartbeat: Callable[[str], None] = lambda where: None
+    folder: RunFolder,
+    attempt: int,
+    processes: Processes,
+    heartbeat: Callable[[str], None] = lambda where: None,
 ) -> Run:
     """Collective. Read the run's spec and the attempt's facts, and build everything; `heartbeat` is told of slow steps.
 
@@ -77,11 +80,17 @@ def set_up(
         columns, words = stage(columns, scratch, heartbeat)
         with suppress(OSError):  # a log that cannot be written
             print(words, flush=True)  # on every rank: nodes differ
-    num_classes = {task.name: len(columns.manifest.labels[task.name].classes) for task in config.tasks}
+    num_classes = {
+        task.name: len(columns.manifest.labels[task.name].classes) for task in config.tasks
+    }
     seed_everything(config.seed)  # the same initial weights on every rank
-    model = FusionModel(config.model, InputShapes.of(columns.manifest), num_classes, config.loss).to(processes.device)
+    model = FusionModel(
+        config.model, InputShapes.of(columns.manifest), num_classes, config.loss
+    ).to(processes.device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    gc.freeze()  # DeepSpeed collects garbage four times while it starts: half a second each, with all that is imported
+    # DeepSpeed collects garbage four times while it starts: half a second each, with all that is
+    # imported
+    gc.freeze()
     engine = build_engine(model, config, processes)
     seed_everything(config.seed * 1_000_003 + 1 + processes.rank)  # another dropout on every rank
 
@@ -93,7 +102,9 @@ def set_up(
     return Run(spec, config, folder, engine, readers, num_parameters)
 
 
-def _check_presence(reader: BatchReader, split: str, modalities: tuple[str, ...], manifest: Manifest) -> None:
+def _check_presence(
+    reader: BatchReader, split: str, modalities: tuple[str, ...], manifest: Manifest
+) -> None:
     """Raise ConfigError where a sample has none of the modalities that the network sees."""
     bits = [manifest.modalities.index(name) for name in modalities]
     absent = ~reader.column("present")[:, bits].astype(bool).any(1)

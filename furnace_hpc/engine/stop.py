@@ -20,7 +20,8 @@ class StopRequest:
 
     def install(self) -> None:
         """Take over the stop signals, and unblock them: what came during start-up arrives now."""
-        for number in (*STOP_SIGNALS, signal.SIGINT):  # under a queue SIGINT stays blocked: its launcher translates it
+        # under a queue SIGINT stays blocked: its launcher translates it
+        for number in (*STOP_SIGNALS, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
                 signal.signal(number, self._set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -33,7 +34,9 @@ class StopRequest:
         number, busiest = processes.all_reduce_max(self._signal, busy)
         return signal.Signals(int(number)).name if number else None, int(busiest)
 
-    def checked(self, processes: Processes, heartbeat: Callable[[str], None]) -> Callable[[str], None]:
+    def checked(
+        self, processes: Processes, heartbeat: Callable[[str], None]
+    ) -> Callable[[str], None]:
         """A `heartbeat` that is called by all ranks alike, and raises Stopped when any of them is told to stop."""
 
         def heartbeat_and_check(where: str) -> None:

@@ -32,7 +32,8 @@ class Watchdog:
 
     def __init__(self, timeout_s: float, verdict: Verdict, start_s: float = START_S) -> None:
         self.timeout_s, self._verdict = timeout_s, verdict
-        self._now = (time.monotonic(), max(start_s, timeout_s), "the start")  # one name: replaced in one go
+        # one name: replaced in one go
+        self._now = (time.monotonic(), max(start_s, timeout_s), "the start")
         self._ended = threading.Event()
 
     @classmethod
@@ -48,7 +49,10 @@ class Watchdog:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ended.set()
         faulthandler.cancel_dump_traceback_later()
@@ -61,7 +65,8 @@ class Watchdog:
         look_s, looked_s = min(LOOK_S, self.timeout_s / 10), time.monotonic()
         while not self._ended.wait(min(look_s, max(0.0, self._left_s()))):
             if self._left_s() <= 0:
-                # Slurm lets a stopped process go on before it kills it: then this thread has not looked either.
+                # Slurm lets a stopped process go on before it kills it: then this thread has not
+                # looked either.
                 self._end(frozen=time.monotonic() - looked_s > self.timeout_s / 2)
             self._arm()
             looked_s = time.monotonic()
@@ -79,7 +84,10 @@ class Watchdog:
         _, allowed_s, where = self._now
         if self._ended.is_set():
             return
-        print(f"HANG: this rank did not move for {allowed_s:g} s in {where}; the stacks of its threads:", flush=True)
+        print(
+            f"HANG: this rank did not move for {allowed_s:g} s in {where}; the stacks of its threads:",
+            flush=True,
+        )
         faulthandler.dump_traceback(file=LOG, all_threads=True)
         self._verdict.hang(where, allowed_s, frozen)
         os._exit(EXIT_HANG)

@@ -18,10 +18,12 @@ import struct
 import sys
 from typing import Iterator, List, NamedTuple, Tuple
 
-GROUP_ACCESS = "FURNACE_GROUP_ACCESS"  # 1: the group may read and write the runs, as a profile with `group: true` says
+# 1: the group may read and write the runs, as a profile with `group: true` says
+GROUP_ACCESS = "FURNACE_GROUP_ACCESS"
 IF_UNCHANGED = "If nobody has changed it: "
 MAX_LINKS = 40  # as the kernel has it
-ACCESS_LIST, NAMED_USER, NAMED_GROUP, WRITE = "system.posix_acl_access", 2, 8, 2  # Linux: uapi/linux/posix_acl*.h
+# Linux: uapi/linux/posix_acl*.h
+ACCESS_LIST, NAMED_USER, NAMED_GROUP, WRITE = "system.posix_acl_access", 2, 8, 2
 
 
 class Fault(NamedTuple):
@@ -53,7 +55,9 @@ def find_faults(path: str, root: str, with_content: bool = True) -> Iterator[Fau
             yield from _faults_of(entry, facts, here, top)
         real = os.path.realpath(here)  # it stays this where all of the way has passed
         if not _is_in(real, top):
-            yield Fault(here, "%s leads out of %s, to %s" % (here, root, real), "Copy it to its place")
+            yield Fault(
+                here, "%s leads out of %s, to %s" % (here, root, real), "Copy it to its place"
+            )
         elif with_content and real not in seen and os.path.isdir(real):
             seen.add(real)
             yield from _faults_of(real, os.lstat(real), here)
@@ -109,7 +113,11 @@ def _faults_of(entry: str, facts: os.stat_result, path: str, top: str = "") -> I
     is_link, is_folder = stat.S_ISLNK(facts.st_mode), stat.S_ISDIR(facts.st_mode)
     is_above = bool(top) and not _is_in(entry, top)
     trust = _group_of_profile(facts.st_gid) if facts.st_gid in groups and not of_group else []
-    if facts.st_uid != os.getuid() and not of_group and not ((is_folder or is_link) and facts.st_uid in _roots()):
+    if (
+        facts.st_uid != os.getuid()
+        and not of_group
+        and not ((is_folder or is_link) and facts.st_uid in _roots())
+    ):
         yield _owned(entry, facts, path, trust)
     elif is_link or (is_folder and facts.st_mode & stat.S_ISVTX and (is_above or entry == top)):
         return  # a link cannot be written, only replaced, and for that its folder counts
@@ -118,7 +126,9 @@ def _faults_of(entry: str, facts: os.stat_result, path: str, top: str = "") -> I
     elif facts.st_mode & stat.S_IWGRP and not of_group and not _is_own_group(facts.st_gid):
         yield _written(entry, facts, path if is_above else "", "its group", trust)
     elif facts.st_mode & stat.S_IWGRP and lets_strangers_write(_access_list(entry), groups):
-        found = "%s may be written by users or groups of its access list that are none of yours" % entry
+        found = (
+            "%s may be written by users or groups of its access list that are none of yours" % entry
+        )
         yield Fault(entry, found, "Take them from the list: setfacl -b %s" % shlex.quote(entry))
 
 
@@ -135,7 +145,10 @@ def _owned(entry: str, facts: os.stat_result, path: str, trust: List[str]) -> Fa
 
 def _written(entry: str, facts: os.stat_result, path: str, who: str, ways: List[str]) -> Fault:
     """What to tell of an entry that others may write; `path` is what lies below it, empty for one that is loaded."""
-    word, found = shlex.quote(entry), "%s may be written by %s (mode %04o)" % (entry, who, stat.S_IMODE(facts.st_mode))
+    word, found = (
+        shlex.quote(entry),
+        "%s may be written by %s (mode %04o)" % (entry, who, stat.S_IMODE(facts.st_mode)),
+    )
     if not path:
         found += ": what it holds could run anything as you"
         if os.getuid() not in (0, facts.st_uid) or facts.st_mode & stat.S_ISVTX:
@@ -172,7 +185,11 @@ def _is_own_group(gid: int) -> bool:
         me, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
     except KeyError:
         return False
-    return me.pw_uid != 0 and (me.pw_gid, me.pw_name) == (gid, group.gr_name) and set(group.gr_mem) <= {me.pw_name}
+    return (
+        me.pw_uid != 0
+        and (me.pw_gid, me.pw_name) == (gid, group.gr_name)
+        and set(group.gr_mem) <= {me.pw_name}
+    )
 
 
 def _user(uid: int) -> str:
@@ -205,7 +222,8 @@ def lets_strangers_write(access_list: bytes, groups: List[int]) -> bool:
     for at in range(4, len(access_list) - 7, 8):
         tag, allowed, who = struct.unpack_from("<HHI", access_list, at)
         if allowed & WRITE and (
-            (tag == NAMED_USER and who not in (0, os.getuid())) or (tag == NAMED_GROUP and who not in groups)
+            (tag == NAMED_USER and who not in (0, os.getuid()))
+            or (tag == NAMED_GROUP and who not in groups)
         ):
             return True
     return False

@@ -21,14 +21,16 @@ import time
 from typing import Any, Dict, List
 
 if __name__ == "__main__":
-    # Not the folder of this script, whose modules are none of the standard library's business, but the package's.
+    # Not the folder of this script, whose modules are none of the standard library's business, but
+    # the package's.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import open_regular
 
 EXIT_DONE_ALREADY = 3
-REQUEUE_PAUSES_S = (1, 2, 4, 8, 15, 30, 60, 60, 60)  # four minutes: a controller restarts, or its twin takes over
+# four minutes: a controller restarts, or its twin takes over
+REQUEUE_PAUSES_S = (1, 2, 4, 8, 15, 30, 60, 60, 60)
 SCONTROL_TIMEOUT_S = 60
 # Slurm's words when its controller is away or has lost an answer; a second request does no harm.
 AWAY = re.compile(
@@ -52,7 +54,9 @@ def begin_run(run_dir: str, job: str, pid: int) -> None:
     run_dir = os.path.abspath(run_dir)
     submissions = os.path.join(os.path.dirname(run_dir), "submissions")
     try:
-        numbers = sorted((int(name) for name in os.listdir(submissions) if name.isdigit()), reverse=True)
+        numbers = sorted(
+            (int(name) for name in os.listdir(submissions) if name.isdigit()), reverse=True
+        )
     except OSError:
         sys.exit("batch.py: %s is no run folder that submit has made" % run_dir)
     for number in numbers:
@@ -71,11 +75,15 @@ def requeue(job: str) -> None:
             return
         if not AWAY.search(said):
             sys.exit(
-                "batch.py: job %s was not requeued: %s; the follow-up job or the next submit sends it" % (job, said)
+                "batch.py: job %s was not requeued: %s; the follow-up job or the next submit sends it"
+                % (job, said)
             )
         print("batch.py: job %s is not requeued yet: %s" % (job, said), file=sys.stderr, flush=True)
         time.sleep(pause_s)
-    sys.exit("batch.py: Slurm stays away: the follow-up job or the next submit sends job %s's run again" % job)
+    sys.exit(
+        "batch.py: Slurm stays away: the follow-up job or the next submit sends job %s's run again"
+        % job
+    )
 
 
 def launch(command: List[str]) -> None:
@@ -93,7 +101,11 @@ def _scontrol_requeue(job: str) -> str:
     command = ["scontrol", "requeue", job]
     try:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SCONTROL_TIMEOUT_S, check=False
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=SCONTROL_TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return "scontrol timed out"
@@ -108,15 +120,22 @@ def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
         file.seek(row["spec_at"][0])
         lifecycle.write_spec(row["run_dir"], file.read(row["spec_at"][1]).decode("utf-8"))
     try:
-        number = lifecycle.begin(row["run_dir"], dict(row["facts"], job_id=job), lifecycle.holder(pid))
+        number = lifecycle.begin(
+            row["run_dir"], dict(row["facts"], job_id=job), lifecycle.holder(pid)
+        )
     except lifecycle.Done as done:
         print("batch.py: run %s is left alone: %s" % (row["run_id"], done), file=sys.stderr)
         sys.exit(EXIT_DONE_ALREADY)
     except lifecycle.Busy as busy:
         sys.exit("batch.py: run %s is left alone: %s" % (row["run_id"], busy))
-    values = {"FURNACE_RUN_DIR": row["run_dir"], "FURNACE_ATTEMPT": str(number), "FURNACE_CODE": row["code"]}
+    values = {
+        "FURNACE_RUN_DIR": row["run_dir"],
+        "FURNACE_ATTEMPT": str(number),
+        "FURNACE_CODE": row["code"],
+    }
     text = "".join("%s=%s\n" % (name, shlex.quote(value)) for name, value in values.items())
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))  # a path may hold bytes that are not UTF-8
+    # a path may hold bytes that are not UTF-8
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
 
 
 def _read_row(submission: str, key: str, value: Any) -> Dict[str, Any]:
@@ -151,7 +170,10 @@ def main(arguments: List[str]) -> None:
     elif verb == "launch":
         launch(rest)
     else:
-        sys.exit("batch.py: unknown command %r; wanted begin-row, begin-run, decide, requeue or launch" % verb)
+        sys.exit(
+            "batch.py: unknown command %r; wanted begin-row, begin-run, decide, requeue or launch"
+            % verb
+        )
 
 
 if __name__ == "__main__":

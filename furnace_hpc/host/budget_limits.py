@@ -18,10 +18,18 @@ def exhausted_budget(attempts: Sequence[Record], limits: Record, now_unix_s: flo
         return _say(what, "max_idle_attempts", idle + 1)
     most = limits.get("max_attempts")
     if most and len(attempts) >= most:
-        return _say("%d of %d attempts are used up" % (len(attempts), most), "max_attempts", len(attempts) + 1)
+        return _say(
+            "%d of %d attempts are used up" % (len(attempts), most),
+            "max_attempts",
+            len(attempts) + 1,
+        )
     hours, most_hours = gpu_hours(attempts, now_unix_s), limits.get("max_gpu_hours")
     if most_hours and hours >= most_hours:
-        return _say("%.1f of %g GPU-hours are used up" % (hours, most_hours), "max_gpu_hours", int(2 * hours) + 1)
+        return _say(
+            "%.1f of %g GPU-hours are used up" % (hours, most_hours),
+            "max_gpu_hours",
+            int(2 * hours) + 1,
+        )
     return ""
 
 

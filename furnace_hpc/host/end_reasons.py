@@ -22,12 +22,17 @@ PROVISIONAL = ("killed", "stopped")  # whoever knows more may say it later
 EARLY_S = 90  # Slurm sends the signal of --signal up to a minute early; and some seconds to pass on
 
 
-def of_ranks(verdicts: Sequence[Record], record: Record, environment: Mapping[str, str]) -> Optional[Ending]:
+def of_ranks(
+    verdicts: Sequence[Record], record: Record, environment: Mapping[str, str]
+) -> Optional[Ending]:
     """What the ranks themselves know of the end; None when they do not."""
     fatal = sorted((v for v in verdicts if v["verdict"] in FATAL), key=lambda v: v["unix_s"])
     if fatal:  # the first in time is the cause, not the first in rank
         return fatal[0]["verdict"], fatal[0].get("error", "")
-    hung = sorted((v for v in verdicts if v["verdict"] == "hang"), key=lambda v: (not v.get("frozen"), v["unix_s"]))
+    hung = sorted(
+        (v for v in verdicts if v["verdict"] == "hang"),
+        key=lambda v: (not v.get("frozen"), v["unix_s"]),
+    )
     if hung:  # a frozen one is the cause: the others waited for it
         silent = len([v for v in verdicts if v["verdict"] == "entered"])
         return "hang", hung[0].get("error", "") + (
@@ -40,7 +45,9 @@ def of_ranks(verdicts: Sequence[Record], record: Record, environment: Mapping[st
     if verdicts and len(leaving) == len(verdicts):
         late = [v for v in leaving if v["verdict"] == "stopping"]
         first = (late or leaving)[0]
-        return of_signal(first.get("signal", ""), record, first["unix_s"], environment), first.get("error", "")
+        return of_signal(first.get("signal", ""), record, first["unix_s"], environment), first.get(
+            "error", ""
+        )
     return None
 
 
@@ -94,10 +101,16 @@ def after_restart(verdicts: Sequence[Record], has_steps: bool) -> Ending:
 
 def is_more_specific(reason: str, known: str) -> bool:
     """Whether a reason that Slurm gives says more than the one that an attempt ended with."""
-    return (known in PROVISIONAL and reason not in PROVISIONAL) or (reason == "oom" and known == "hang")
+    return (known in PROVISIONAL and reason not in PROVISIONAL) or (
+        reason == "oom" and known == "hang"
+    )
 
 
 def suspect_hosts(reason: str, verdicts: Sequence[Record]) -> List[str]:
     """The hosts of a hang: of the ranks that were frozen or gave no last word; empty where that is not known."""
-    guilty = [v for v in verdicts if v["verdict"] == "entered" or v.get("frozen")] if reason == "hang" else []
+    guilty = (
+        [v for v in verdicts if v["verdict"] == "entered" or v.get("frozen")]
+        if reason == "hang"
+        else []
+    )
     return sorted({v.get("host", "") for v in guilty} - {""})

@@ -22,13 +22,19 @@ Record = Dict[str, Any]
 
 def given(environment: Mapping[str, str]) -> str:
     """The GPUs that this process was given, comma-separated; empty where there are none, or they are not wanted."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "NoDevFiles")  # Slurm's own word where it gave none
-    if environment.get("DS_ACCELERATOR") == "cpu" or visible in _HIDDEN:  # the first is DeepSpeed's own word for it
+    # Slurm's own word where it gave none
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "NoDevFiles")
+    # the first is DeepSpeed's own word for it
+    if environment.get("DS_ACCELERATOR") == "cpu" or visible in _HIDDEN:
         return ""
     if visible != "NoDevFiles":
         return visible
     count = environment.get("SLURM_GPUS_ON_NODE", "")
-    numbers = ",".join(str(number) for number in range(int(count))) if count.isdigit() and len(count) < 4 else ""
+    numbers = (
+        ",".join(str(number) for number in range(int(count)))
+        if count.isdigit() and len(count) < 4
+        else ""
+    )
     return environment.get("SLURM_STEP_GPUS") or environment.get("SLURM_JOB_GPUS") or numbers
 
 
@@ -37,7 +43,9 @@ def stopped_by(submission: str) -> str:
     found = _read(submission)
     if found.get("usable", True):
         return ""
-    words = "%s, job %s on %s: %s" % tuple(str(found.get(key)) for key in ("run_id", "job_id", "host", "error"))
+    words = "%s, job %s on %s: %s" % tuple(
+        str(found.get(key)) for key in ("run_id", "job_id", "host", "error")
+    )
     return "not started, for GPUs cannot be used (%s)" % words
 
 
@@ -65,7 +73,12 @@ def may_begin(submission: str, run_id: str, job: str, python: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""  # its ranks say what is wrong with it
-    record = {"usable": asked.returncode == 0, "job_id": job, "run_id": run_id, "host": socket.gethostname()}
+    record = {
+        "usable": asked.returncode == 0,
+        "job_id": job,
+        "run_id": run_id,
+        "host": socket.gethostname(),
+    }
     if asked.returncode == EXIT_UNUSABLE:
         record["error"] = asked.stdout.decode("utf-8", "replace").strip()[:500]
     elif asked.returncode:
@@ -90,7 +103,9 @@ def _cancel_waiting(submission: str) -> None:
 def _arrays(submission: str) -> List[str]:
     kinds, found = {}, []
     try:
-        with open_regular(os.path.join(submission, "journal.jsonl"), "r", encoding="utf-8", errors="replace") as file:
+        with open_regular(
+            os.path.join(submission, "journal.jsonl"), "r", encoding="utf-8", errors="replace"
+        ) as file:
             for line in file:
                 try:
                     event = json.loads(line)

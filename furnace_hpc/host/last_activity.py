@@ -18,7 +18,11 @@ def last_sign(run_dir: str, number: int, start: float) -> float:
     for folder in ("attempts", "verdicts", "metrics", "logs"):
         try:
             with os.scandir(os.path.join(run_dir, folder)) as entries:
-                mine = [entry for entry in entries if entry.name.startswith(("%d-" % number, "%d." % number))]
+                mine = [
+                    entry
+                    for entry in entries
+                    if entry.name.startswith(("%d-" % number, "%d." % number))
+                ]
                 found += [entry.stat().st_mtime for entry in mine]
         except OSError:
             continue

@@ -13,7 +13,12 @@ Record = Dict[str, Any]
 def holder(pid: Optional[int] = None) -> Record:
     """Who holds a lease: enough to tell later, on this host, whether that very process still lives."""
     pid = pid or os.getpid()
-    return {"host": socket.gethostname(), "boot_id": _boot_id(), "pid": pid, "pid_start": _pid_start(pid)}
+    return {
+        "host": socket.gethostname(),
+        "boot_id": _boot_id(),
+        "pid": pid,
+        "pid_start": _pid_start(pid),
+    }
 
 
 def is_alive(who: Optional[Record]) -> Optional[bool]:

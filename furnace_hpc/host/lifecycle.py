@@ -20,8 +20,10 @@ from furnace_hpc.host.regular_file import read_regular_text
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
 EXIT_STOPPED = 85  # a rank's exit code after an orderly stop with a checkpoint
 EXIT_HANG = 86  # of a rank whose watchdog ended it
-START_S = 1800.0  # a rank's time until its first step: a thousand that import from a cold file system, loading
-# Reasons after which the batch script itself starts the run again; of what was killed Slurm may know more (oom).
+# a rank's time until its first step: a thousand that import from a cold file system, loading
+START_S = 1800.0
+# Reasons after which the batch script itself starts the run again; of what was killed Slurm may
+# know more (oom).
 REQUEUED = tuple(reason for reason in end_reasons.RETRYABLE if reason != "killed")
 
 Record = Dict[str, Any]
@@ -54,7 +56,8 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
         record = read_attempt(run_dir, newest)
         is_open = record.get("end_unix_s") is None
         alive = is_alive(record.get("holder")) if is_open else False
-        same_job = facts.get("job_id") and facts["job_id"] == record.get("job_id")  # Slurm started its job again
+        # Slurm started its job again
+        same_job = facts.get("job_id") and facts["job_id"] == record.get("job_id")
         if alive or (alive is None and not same_job):
             raise Busy("attempt %d is held by %s" % (newest, describe(record.get("holder"))))
         if is_open:
@@ -63,7 +66,9 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
     used_up = exhausted_budget(run_dir, facts)
     if used_up:
         raise Busy(used_up)
-    record = dict(facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None)
+    record = dict(
+        facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None
+    )
     if facts.get("job_id"):
         record["nodelist"] = os.environ.get("SLURM_JOB_NODELIST", "")
         record["cluster"] = os.environ.get("SLURM_CLUSTER_NAME", "")
@@ -99,7 +104,9 @@ def close(run_dir: str, number: int, error: str, reason: str = "killed") -> None
     """
     record, verdicts = read_attempt(run_dir, number), read_verdicts(run_dir, number)
     reason, error = with_own_word(run_dir, number, reason, error)
-    end = record.get("end_unix_s") or last_activity.last_sign(run_dir, number, record.get("start_unix_s", 0.0))
+    end = record.get("end_unix_s") or last_activity.last_sign(
+        run_dir, number, record.get("start_unix_s", 0.0)
+    )
     step, blamed = last_step(run_dir, number), end_reasons.suspect_hosts(reason, verdicts)
     _update(run_dir, number, end_unix_s=end, reason=reason, error=error, step=step, blamed=blamed)
 
@@ -122,7 +129,8 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
 
     The ranks' own verdicts count; an exit code is the largest of all ranks' codes and says little.
     """
-    if number not in attempt_numbers(run_dir):  # its run was put aside, and another stands in its place
+    # its run was put aside, and another stands in its place
+    if number not in attempt_numbers(run_dir):
         return "fail"
     verdicts, record = read_verdicts(run_dir, number), read_attempt(run_dir, number)
     if os.path.exists(os.path.join(run_dir, "result.json")):
@@ -131,20 +139,25 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
         known = end_reasons.of_ranks(verdicts, record, os.environ)
         complete = len(verdicts) >= (record.get("world_size") or 1)
         certain = known and (complete or known[0] in end_reasons.FATAL or known[0] == "hang")
-        reason, error = known if known and certain else end_reasons.of_exit(verdicts, record, exit_code)
+        reason, error = (
+            known if known and certain else end_reasons.of_exit(verdicts, record, exit_code)
+        )
     step, blamed = last_step(run_dir, number), end_reasons.suspect_hosts(reason, verdicts)
     end = {"end_unix_s": time.time(), "reason": reason, "error": error, "exit_code": exit_code}
     _update(run_dir, number, step=step, blamed=blamed, **end)
     if reason == "done":
         return "done"
-    if newest_attempt(run_dir) != number:  # a node thought dead: its job is the successor's now, and not to be requeued
+    # a node thought dead: its job is the successor's now, and not to be requeued
+    if newest_attempt(run_dir) != number:
         return "fail"
     return "requeue" if reason in REQUEUED and not exhausted_budget(run_dir, record) else "fail"
 
 
 def exhausted_budget(run_dir: str, limits: Record) -> str:
     """Which of these budgets the run's attempts have used up, in a sentence; empty when none is."""
-    attempts = [dict(read_attempt(run_dir, n), step=last_step(run_dir, n)) for n in attempt_numbers(run_dir)]
+    attempts = [
+        dict(read_attempt(run_dir, n), step=last_step(run_dir, n)) for n in attempt_numbers(run_dir)
+    ]
     return budget_limits.exhausted_budget(attempts, limits, time.time())
 
 
@@ -159,13 +172,17 @@ def attempt_numbers(run_dir: str) -> List[int]:
         names = os.listdir(os.path.join(run_dir, "attempts"))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+    return sorted(
+        int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()
+    )
 
 
 def read_attempt(run_dir: str, number: int) -> Record:
     """The record of one attempt; an unreadable one counts as not ended."""
     try:
-        return dict(json.loads(read_regular_text(os.path.join(run_dir, "attempts", "%d.json" % number))))
+        return dict(
+            json.loads(read_regular_text(os.path.join(run_dir, "attempts", "%d.json" % number)))
+        )
     except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return {"attempt": number, "end_unix_s": None}
 
@@ -186,7 +203,10 @@ def read_verdicts(run_dir: str, number: int) -> List[Record]:
             if word["verdict"] == "entered" and b"\nTimeout (" in b"\n" + last_activity.tail(
                 os.path.join(run_dir, log)
             ):
-                word.update(verdict="hang", error="its interpreter was stuck; the stacks of its threads are in " + log)
+                word.update(
+                    verdict="hang",
+                    error="its interpreter was stuck; the stacks of its threads are in " + log,
+                )
             verdicts.append(word)
     return verdicts
 
@@ -194,7 +214,10 @@ def read_verdicts(run_dir: str, number: int) -> List[Record]:
 def last_step(run_dir: str, number: int) -> int:
     """The last step that anything tells of an attempt: its record, its ranks, or its metrics."""
     steps = [word.get("step", 0) for word in read_verdicts(run_dir, number)]
-    steps += [last_activity.step_of_metrics(run_dir, number), read_attempt(run_dir, number).get("step", 0)]
+    steps += [
+        last_activity.step_of_metrics(run_dir, number),
+        read_attempt(run_dir, number).get("step", 0),
+    ]
     return max([int(step) for step in steps])
 
 

@@ -24,7 +24,9 @@ class IrregularFile(OSError, ValueError):
     """It is no regular file, or larger than what is read can be: as good as one whose content is damaged."""
 
 
-def open_regular(path: Name, mode: str = "rb", at_most: Optional[int] = None, **how: Any) -> IO[Any]:
+def open_regular(
+    path: Name, mode: str = "rb", at_most: Optional[int] = None, **how: Any
+) -> IO[Any]:
     """As `open`, to read a regular file; anything else is refused without waiting for it.
 
     Args:
@@ -53,7 +55,9 @@ def open_regular(path: Name, mode: str = "rb", at_most: Optional[int] = None, **
         return open(path, mode, opener=opener, **how)
     except OSError as error:
         if error.errno == errno.ENXIO:  # so a socket answers
-            raise IrregularFile(errno.EINVAL, "is a socket or a device, not a regular file", str(path)) from None
+            raise IrregularFile(
+                errno.EINVAL, "is a socket or a device, not a regular file", str(path)
+            ) from None
         raise
 
 

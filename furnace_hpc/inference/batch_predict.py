@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import MODALITIES
-from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.data.decode.reading import reading
 from furnace_hpc.data.decode.separate_process import Aside
 from furnace_hpc.data.packing.rejects import Unusable
@@ -35,7 +35,13 @@ class Row:
 
 
 def answer_file(
-    predictor: Predictor, path: Path, out: TextIO, errors: TextIO, top: int | None, as_json: bool, batch_size: int
+    predictor: Predictor,
+    path: Path,
+    out: TextIO,
+    errors: TextIO,
+    top: int | None,
+    as_json: bool,
+    batch_size: int,
 ) -> int:
     """Answer every line of a file, in its order; return how many could not be.
 
@@ -51,7 +57,13 @@ def answer_file(
 
 
 def _answer_lines(
-    predictor: Predictor, path: Path, out: TextIO, errors: TextIO, top: int | None, as_json: bool, batch_size: int
+    predictor: Predictor,
+    path: Path,
+    out: TextIO,
+    errors: TextIO,
+    top: int | None,
+    as_json: bool,
+    batch_size: int,
 ) -> int:
     failed = 0
     with path.open("rb") as file:
@@ -59,7 +71,9 @@ def _answer_lines(
     console = Console(file=errors, soft_wrap=True, highlight=False)
     with (
         path.open("rb") as file,
-        Progress(console=console, transient=True, disable=not errors.isatty() or out.isatty()) as bar,
+        Progress(
+            console=console, transient=True, disable=not errors.isatty() or out.isatty()
+        ) as bar,
     ):
         task = bar.add_task("samples", total=total)
         rows = _rows(predictor, file, path.parent)
@@ -67,7 +81,10 @@ def _answer_lines(
             for row, answer in _answers(predictor, batch):
                 if answer is None:
                     failed += 1
-                    console.print(f"error: {printable(f'{path.name}:{row.line}: {row.problem}')}", markup=False)
+                    console.print(
+                        f"error: {printable(f'{path.name}:{row.line}: {row.problem}')}",
+                        markup=False,
+                    )
                     if as_json:
                         print(json.dumps(_head(row) | {"error": row.problem}), file=out)
                 elif as_json:
@@ -84,10 +101,18 @@ def _answer_lines(
 def to_text(answer: Answer, modalities: tuple[str, ...], top: int | None) -> str:
     """An answer for a terminal: a table a task."""
     absent = [name for name in modalities if name not in answer.modalities]
-    lines = [f"from {', '.join(answer.modalities)}" + (f"; without {', '.join(absent)}" if absent else "")]
+    lines = [
+        f"from {', '.join(answer.modalities)}"
+        + (f"; without {', '.join(absent)}" if absent else "")
+    ]
     for name, task in answer.tasks.items():
-        lines.append(f"{name}: {_labels(task)}" + ("" if task.threshold is None else f" (above {task.threshold:.3f})"))
-        shown = [(printable(label), p) for label, p in list(task.probabilities.items())[: top or SHOWN]]
+        lines.append(
+            f"{name}: {_labels(task)}"
+            + ("" if task.threshold is None else f" (above {task.threshold:.3f})")
+        )
+        shown = [
+            (printable(label), p) for label, p in list(task.probabilities.items())[: top or SHOWN]
+        ]
         width = max(len(label) for label, _ in shown)
         lines += [f"  {label:<{width}}  {100 * probability:5.1f} %" for label, probability in shown]
     return "\n".join(lines)
@@ -102,7 +127,9 @@ def content(answer: Answer, top: int | None) -> dict[str, Any]:
     """An answer as JSON holds it."""
     tasks: dict[str, Any] = {}
     for name, task in answer.tasks.items():
-        said = {"label": task.labels[0]} if task.threshold is None else {"labels": list(task.labels)}
+        said = (
+            {"label": task.labels[0]} if task.threshold is None else {"labels": list(task.labels)}
+        )
         more = {} if task.threshold is None else {"threshold": task.threshold}
         tasks[name] = said | more | {"probabilities": dict(list(task.probabilities.items())[:top])}
     return {"modalities": list(answer.modalities), "tasks": tasks}
@@ -120,7 +147,11 @@ def _answers(predictor: Predictor, batch: Sequence[Row]) -> Iterator[tuple[Row, 
     """Answer a batch in one forward pass; if that fails, each row alone, so that a row costs no other."""
     good = [row for row in batch if row.values is not None]
     try:
-        made = predictor.predict_many([row.values for row in good if row.values is not None]) if good else []
+        made = (
+            predictor.predict_many([row.values for row in good if row.values is not None])
+            if good
+            else []
+        )
     except Exception as error:
         if len(batch) == 1:
             yield replace(batch[0], values=None, problem=f"no answer ({_in_line(error)})"), None
@@ -142,12 +173,21 @@ def _rows(predictor: Predictor, file: BinaryIO, folder: Path) -> Iterator[Row]:
         try:
             with reading(f"line {number}"):
                 row = _parsed(line)
-                files = {name: row[name] for name in ("image", "audio") if isinstance(row.get(name), str)}
+                files = {
+                    name: row[name] for name in ("image", "audio") if isinstance(row.get(name), str)
+                }
                 given = {name: value for name, value in row.items() if name != "id"}
-                values = predictor.read(given | {name: folder / file for name, file in files.items()})
+                values = predictor.read(
+                    given | {name: folder / file for name, file in files.items()}
+                )
             yield Row(number, row.get("id"), values)
         except (ConfigError, Unusable) as error:
-            yield Row(number, row.get("id"), None, str(error) if isinstance(error, ConfigError) else error.detail)
+            yield Row(
+                number,
+                row.get("id"),
+                None,
+                str(error) if isinstance(error, ConfigError) else error.detail,
+            )
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -158,7 +198,9 @@ def _parsed(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"not JSON ({_in_line(error)})") from None
     if not isinstance(row, dict):
-        raise ConfigError(f"a JSON {type(row).__name__}, wanted an object with {', '.join(MODALITIES)}, any of them")
+        raise ConfigError(
+            f"a JSON {type(row).__name__}, wanted an object with {', '.join(MODALITIES)}, any of them"
+        )
     try:
         json.dumps(row.get("id"), allow_nan=False)
     except (ValueError, RecursionError) as error:
@@ -183,8 +225,12 @@ def _in_short(answer: Answer, top: int | None) -> str:
     parts = []
     for name, task in answer.tasks.items():
         shown = list(task.probabilities.items())[: top or 1]
-        likely = ", ".join(f"{printable(label)} {100 * probability:.1f} %" for label, probability in shown)
-        parts.append(f"{name}: {likely}" if task.threshold is None else f"{name}: {_labels(task)} [{likely}]")
+        likely = ", ".join(
+            f"{printable(label)} {100 * probability:.1f} %" for label, probability in shown
+        )
+        parts.append(
+            f"{name}: {likely}" if task.threshold is None else f"{name}: {_labels(task)} [{likely}]"
+        )
     return "; ".join(parts)
 
 

@@ -18,7 +18,14 @@ from furnace_hpc.data.columns import open_columns, rename_into_place, sync_folde
 from furnace_hpc.engine.checkpoint.loader import TAG
 from furnace_hpc.engine.checkpoint.shards import whole_weights
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
-from furnace_hpc.inference.model_folder import CONFIG, PROGRAM, TOKENIZER, WEIGHTS, Exported, Provenance
+from furnace_hpc.inference.model_folder import (
+    CONFIG,
+    PROGRAM,
+    TOKENIZER,
+    WEIGHTS,
+    Exported,
+    Provenance,
+)
 from furnace_hpc.inference.predictor import Predictor
 from furnace_hpc.inference.preprocess import make_tokenizer
 from furnace_hpc.inference.source import Checkpoint, check_checkpoint, find_checkpoint, find_data
@@ -58,7 +65,9 @@ def export(
     place, data = find_data(checkpoint, data_dir)
     reads_text = "text" in checkpoint.config.model.modalities
     words = make_tokenizer(data, tokenizer) if reads_text else None
-    say(f"{checkpoint.path}: {check_checkpoint(checkpoint)} files have the hashes of their manifest")
+    say(
+        f"{checkpoint.path}: {check_checkpoint(checkpoint)} files have the hashes of their manifest"
+    )
 
     weights, exported = _read(checkpoint, data)
     nonce = secrets.token_hex(4)
@@ -79,7 +88,9 @@ def export(
         exported = exported.model_copy(update={"provenance": provenance})
         if with_program:
             program = make_program(predictor.model, exported, aside / PROGRAM)
-            differ = f"differ by {program.difference:.1g} at most (accepted: {program.tolerance:.1g})"
+            differ = (
+                f"differ by {program.difference:.1g} at most (accepted: {program.tolerance:.1g})"
+            )
             say(f"{PROGRAM}: logits of every subset of modalities {differ}")
             exported = exported.model_copy(update={"program": program})
         exported = _write_config(aside, exported)
@@ -98,9 +109,13 @@ def _check_out(out: Path, replace: bool) -> None:
         raise ConfigError(f"--out {out} is a file: choose another place")
     found = {entry.name for entry in out.iterdir()}
     if foreign := found - {CONFIG, WEIGHTS, TOKENIZER, PROGRAM}:
-        raise ConfigError(f"--out {out} holds {min(foreign)!r}, which no export made: choose an empty or new folder")
+        raise ConfigError(
+            f"--out {out} holds {min(foreign)!r}, which no export made: choose an empty or new folder"
+        )
     if found and not replace:
-        raise ConfigError(f"--out {out} holds an exported model: choose another place, or replace it with --force")
+        raise ConfigError(
+            f"--out {out} holds an exported model: choose another place, or replace it with --force"
+        )
 
 
 def _read(checkpoint: Checkpoint, data: Manifest) -> tuple[dict[str, Tensor], Exported]:
@@ -108,12 +123,24 @@ def _read(checkpoint: Checkpoint, data: Manifest) -> tuple[dict[str, Tensor], Ex
     try:
         weights = whole_weights(checkpoint.path / TAG)
     except (RuntimeError, OSError, KeyError) as error:
-        raise ConfigError(f"checkpoint {checkpoint.path} cannot be read: {' '.join(str(error).split())}") from None
+        raise ConfigError(
+            f"checkpoint {checkpoint.path} cannot be read: {' '.join(str(error).split())}"
+        ) from None
     weights = {
-        name: value.float().contiguous() if value.is_floating_point() else value for name, value in weights.items()
+        name: value.float().contiguous() if value.is_floating_point() else value
+        for name, value in weights.items()
     }
-    config, spec, result, scores = checkpoint.config, checkpoint.spec, checkpoint.result, checkpoint.scores()
-    thresholds = {task.name: scores[name] for task in config.tasks if (name := f"val/{task.name}/threshold") in scores}
+    config, spec, result, scores = (
+        checkpoint.config,
+        checkpoint.spec,
+        checkpoint.result,
+        checkpoint.scores(),
+    )
+    thresholds = {
+        task.name: scores[name]
+        for task in config.tasks
+        if (name := f"val/{task.name}/threshold") in scores
+    }
     provenance = Provenance(
         grid=spec.grid,
         run_id=checkpoint.folder.run_id,
@@ -144,7 +171,9 @@ def _read(checkpoint: Checkpoint, data: Manifest) -> tuple[dict[str, Tensor], Ex
     parameters = {name: weights[name] for name, _ in network.named_parameters()}
     sha256 = parameters_sha256(parameters)
     if result and checkpoint.step == result.steps and sha256 != result.parameters_sha256:
-        raise ConfigError(f"the weights of {checkpoint.path} are not those that {checkpoint.folder.result} names")
+        raise ConfigError(
+            f"the weights of {checkpoint.path} are not those that {checkpoint.folder.result} names"
+        )
     more = {
         "architectures": architectures(network.encoders, config.model),
         "provenance": provenance.model_copy(update={"parameters_sha256": sha256}),
@@ -155,7 +184,9 @@ def _read(checkpoint: Checkpoint, data: Manifest) -> tuple[dict[str, Tensor], Ex
 def _check_names(network: FusionModel, weights: dict[str, Tensor], checkpoint: Checkpoint) -> None:
     wanted = {name: value.shape for name, value in network.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
-    if differing := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+    if differing := sorted(
+        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+    ):
         raise ConfigError(
             f"checkpoint {checkpoint.path} is not of this code's network ({len(differing)} weights differ, such as "
             f"{differing[0]}): export with the code that trained it (its hash is {checkpoint.facts['code_hash']}, "
@@ -190,8 +221,12 @@ def _check_equal(folder: Path, weights: dict[str, Tensor]) -> None:
     """Raise ConfigError unless the file holds the very weights that were read."""
     with utf8_path(folder) as named:
         again = load_file(named / WEIGHTS)
-    if again.keys() != weights.keys() or not all(_same_bits(again[name], value) for name, value in weights.items()):
-        raise ConfigError(f"{folder / WEIGHTS} does not hold what was written: the disk there is not to be trusted")
+    if again.keys() != weights.keys() or not all(
+        _same_bits(again[name], value) for name, value in weights.items()
+    ):
+        raise ConfigError(
+            f"{folder / WEIGHTS} does not hold what was written: the disk there is not to be trusted"
+        )
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
@@ -208,10 +243,15 @@ def _compare(predictor: Predictor, checkpoint: Checkpoint, place: Path) -> str:
     if not checkpoint.is_selected or not path.is_file():
         return "not compared with the run's own: it wrote none of this step"
     try:
-        columns, tasks = open_columns(place).split("test"), [task.name for task in checkpoint.config.tasks]
+        columns, tasks = (
+            open_columns(place).split("test"),
+            [task.name for task in checkpoint.config.tasks],
+        )
         count = min(COMPARED_ROWS, len(columns["present"]))
         frames = _frames(predictor, checkpoint)
-        shown = [[stored_row(predictor, columns, row, frame) for row in range(count)] for frame in frames]
+        shown = [
+            [stored_row(predictor, columns, row, frame) for row in range(count)] for frame in frames
+        ]
         ids, *own = read_arrays(path, ["sample_id", *(f"logits.{task}" for task in tasks)])
         ids, logits = ids[:count], {task: of[:count] for task, of in zip(tasks, own, strict=True)}
     except (ConfigError, OSError, ValueError, LookupError, EOFError) as error:
@@ -224,7 +264,9 @@ def _compare(predictor: Predictor, checkpoint: Checkpoint, place: Path) -> str:
     for task, wanted in logits.items():
         expected, found = torch.from_numpy(wanted), [frame[task] for frame in made]
         got = found[0] if len(found) == 1 else mean_prediction(torch.stack(found), kinds[task])
-        worst = max(worst, ((got - expected).abs().max() / expected.abs().max().clamp(min=1)).item())
+        worst = max(
+            worst, ((got - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+        )
     if not worst <= OWN_TOLERANCE[checkpoint.config.deepspeed.precision]:
         raise ConfigError(
             f"the exported network does not give the run's own logits (they differ by {worst:.2g} of the largest): "
@@ -237,7 +279,11 @@ def _compare(predictor: Predictor, checkpoint: Checkpoint, place: Path) -> str:
 def _frames(predictor: Predictor, checkpoint: Checkpoint) -> tuple[int | None, ...]:
     """The frames of a clip whose mean the run has written; None: its middle one."""
     frames = predictor.exported.data.image_frames if "image" in predictor.modalities else None
-    return tuple(range(frames)) if frames and checkpoint.config.evaluation.frames == "mean" else (None,)
+    return (
+        tuple(range(frames))
+        if frames and checkpoint.config.evaluation.frames == "mean"
+        else (None,)
+    )
 
 
 def stored_row(

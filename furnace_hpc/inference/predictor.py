@@ -22,7 +22,13 @@ from furnace_hpc.config.manifest import MODALITIES
 from furnace_hpc.data.decode.tokenizer import load_tokenizer
 from furnace_hpc.data.loading.batches import cut_text
 from furnace_hpc.data.packing.sample import Array, Values
-from furnace_hpc.inference.model_folder import CONFIG, Deployed, Exported, load_network, read_exported
+from furnace_hpc.inference.model_folder import (
+    CONFIG,
+    Deployed,
+    Exported,
+    load_network,
+    read_exported,
+)
 from furnace_hpc.inference.preprocess import Recipe
 
 
@@ -50,7 +56,9 @@ class Answer:
 class Predictor:
     """An exported model, loaded."""
 
-    def __init__(self, exported: Exported, model: Deployed, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self, exported: Exported, model: Deployed, recipe: Recipe, device: torch.device
+    ) -> None:
         self.exported, self.recipe, self.device = exported, recipe, device
         self.model = model.to(device).eval()
 
@@ -96,7 +104,10 @@ class Predictor:
         return self.exported.modalities
 
     def predict(
-        self, text: str | None = None, image: str | Path | Array | None = None, audio: str | Path | Array | None = None
+        self,
+        text: str | None = None,
+        image: str | Path | Array | None = None,
+        audio: str | Path | Array | None = None,
     ) -> Answer:
         """Answer for one sample, from what is given of it.
 
@@ -121,12 +132,20 @@ class Predictor:
             if name not in MODALITIES:
                 raise ConfigError(f"unknown key {name!r}; {nearest(name, MODALITIES)}")
             if name not in self.modalities:
-                raise ConfigError(f"{name} is given, and this network sees {' and '.join(self.modalities)} alone")
+                raise ConfigError(
+                    f"{name} is given, and this network sees {' and '.join(self.modalities)} alone"
+                )
         if not given:
-            raise ConfigError(f"nothing is given: give one at least of {', '.join(self.modalities)}")
-        values: Values = {"present": np.array([name in given for name in self.modalities], np.uint8)}
+            raise ConfigError(
+                f"nothing is given: give one at least of {', '.join(self.modalities)}"
+            )
+        values: Values = {
+            "present": np.array([name in given for name in self.modalities], np.uint8)
+        }
         for name in self.modalities:
-            values |= self.recipe.read(name, given[name]) if name in given else self.recipe.blank(name)
+            values |= (
+                self.recipe.read(name, given[name]) if name in given else self.recipe.blank(name)
+            )
         return values
 
     def predict_many(self, samples: Sequence[Values]) -> list[Answer]:
@@ -134,18 +153,32 @@ class Predictor:
         logits = self.logits(samples)
         return [
             Answer(
-                tuple(name for name, there in zip(self.modalities, values["present"], strict=True) if there),
-                {task.name: self._answer(task.name, task.kind, logits[task.name][row]) for task in self._tasks},
+                tuple(
+                    name
+                    for name, there in zip(self.modalities, values["present"], strict=True)
+                    if there
+                ),
+                {
+                    task.name: self._answer(task.name, task.kind, logits[task.name][row])
+                    for task in self._tasks
+                },
             )
             for row, values in enumerate(samples)
         ]
 
     def logits(self, samples: Sequence[Values]) -> dict[str, Tensor]:
         """Task -> logits [B, C], fp32, on the CPU."""
-        columns = {name: torch.from_numpy(np.stack([values[name] for values in samples])) for name in samples[0]}
+        columns = {
+            name: torch.from_numpy(np.stack([values[name] for values in samples]))
+            for name in samples[0]
+        }
         columns = {name: column.to(self.device) for name, column in cut_text(columns).items()}
         inputs = {name: columns[name] for name in self.modalities}
-        lengths = {name: columns[f"{name}_length"].long() for name in self.modalities if f"{name}_length" in columns}
+        lengths = {
+            name: columns[f"{name}_length"].long()
+            for name in self.modalities
+            if f"{name}_length" in columns
+        }
         with torch.inference_mode():
             logits = self.model(inputs, lengths, columns["present"].bool())
         return {task: values.cpu() for task, values in logits.items()}
@@ -170,7 +203,9 @@ class Predictor:
         if single:
             return TaskAnswer(tuple(probabilities)[:1], probabilities)
         threshold = self.exported.threshold(task)
-        return TaskAnswer(tuple(c for c, p in probabilities.items() if p > threshold), probabilities, threshold)
+        return TaskAnswer(
+            tuple(c for c, p in probabilities.items() if p > threshold), probabilities, threshold
+        )
 
 
 def _device(name: str | None) -> torch.device:
@@ -181,4 +216,6 @@ def _device(name: str | None) -> torch.device:
         torch.empty(0, device=device)
         return device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ConfigError(f"device {name!r}: {str(error).splitlines()[0]}: give cpu, or a GPU that is here") from None
+        raise ConfigError(
+            f"device {name!r}: {str(error).splitlines()[0]}: give cpu, or a GPU that is here"
+        ) from None

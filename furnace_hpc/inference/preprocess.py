@@ -28,7 +28,8 @@ from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Array, Values
 
 Knobs = TypeVar("Knobs", bound=BaseModel)
-Decode = Callable[[Callable[[Path, Any], Any], Path, Any], Any]  # a function that reads a file, its path and knobs
+# a function that reads a file, its path and knobs
+Decode = Callable[[Callable[[Path, Any], Any], Path, Any], Any]
 DECODERS = (read_image.__module__, read_sound.__module__, "librosa.feature.spectral")
 
 
@@ -38,7 +39,9 @@ class Recipe:
     def __init__(self, data: Manifest, tokenizer: TokenReader | None) -> None:
         self._tokenizer = tokenizer
         self._image, self._sound = _image_knobs(data), _sound_knobs(data)
-        self._columns = {name: column for name, column in data.columns.items() if name in MODALITIES}
+        self._columns = {
+            name: column for name, column in data.columns.items() if name in MODALITIES
+        }
         self._lengths = {name for name in ("text", "audio") if f"{name}_length" in data.columns}
         self.decode: Decode = lambda read, path, knobs: read(path, knobs)
         """Decodes a file; may do so in another process."""
@@ -52,7 +55,9 @@ class Recipe:
             ConfigError: it cannot be used; one sentence.
         """
         try:
-            with reading(given if isinstance(given, str | Path) and modality != "text" else modality):
+            with reading(
+                given if isinstance(given, str | Path) and modality != "text" else modality
+            ):
                 match modality:
                     case "text":
                         return self._text(given)
@@ -86,7 +91,10 @@ class Recipe:
             tokens, length = self._tokenizer.encode(given)
         except Unusable as error:
             raise ConfigError(f"text is {_short(given)}: {error.detail}") from None
-        return {"text": tokens.astype(self._columns["text"].dtype), "text_length": np.array(length, np.int16)}
+        return {
+            "text": tokens.astype(self._columns["text"].dtype),
+            "text_length": np.array(length, np.int16),
+        }
 
     def _image_of(self, given: Any) -> Array:
         if isinstance(given, np.ndarray) or _is_npy(given):
@@ -119,13 +127,17 @@ class Recipe:
         if not isinstance(array, np.ndarray):
             array = map_file(_regular_file(modality, given))
         if array.shape != shape or array.dtype.kind not in "uif":
-            raise Unusable("unreadable", f"{array.dtype} {array.shape}, wanted numbers of shape {shape}")
+            raise Unusable(
+                "unreadable", f"{array.dtype} {array.shape}, wanted numbers of shape {shape}"
+            )
         if not np.isfinite(array).all():
             raise Unusable("not finite")
         stored = np.dtype(self._columns[modality].dtype)
         limits: Any = np.iinfo(stored) if stored.kind in "ui" else np.finfo(stored)
         if array.min() < limits.min or array.max() > limits.max:
-            raise Unusable("unreadable", f"values from {array.min()} to {array.max()}, stored are {stored}")
+            raise Unusable(
+                "unreadable", f"values from {array.min()} to {array.max()}, stored are {stored}"
+            )
         return np.ascontiguousarray(array, dtype=stored)
 
     def _shape(self, modality: str) -> tuple[int, ...]:
@@ -152,9 +164,14 @@ def make_tokenizer(data: Manifest, given: str | None) -> TokenReader:
     text = made.get("text", {})
     name = given or text.get("tokenizer")
     if not name:
-        raise ConfigError(f"the data set {data.dataset} does not say which tokenizer made it: give --tokenizer DIR")
+        raise ConfigError(
+            f"the data set {data.dataset} does not say which tokenizer made it: give --tokenizer DIR"
+        )
     reader = load_tokenizer(str(name), max_tokens)
-    if reader.fingerprint != (vocabulary_of(data) or reader.fingerprint) or reader.vocab_size != data.vocab_size:
+    if (
+        reader.fingerprint != (vocabulary_of(data) or reader.fingerprint)
+        or reader.vocab_size != data.vocab_size
+    ):
         raise ConfigError(
             f"tokenizer {str(name)!r} has another vocabulary than the one that packed the data "
             f"({text.get('tokenizer')}, {data.vocab_size} ids): give that one by --tokenizer DIR"
@@ -184,7 +201,9 @@ def _sound_knobs(data: Manifest) -> SoundKnobs | None:
     if data.dataset == "tridigits":
         coefficients, frames = data.columns["audio"].shape
         rate, hop = made["sample_rate_hz"], made["hop"]
-        return SoundKnobs(coefficients=coefficients, frames=frames, sample_rate_hz=rate, hop=hop, window=WINDOW)
+        return SoundKnobs(
+            coefficients=coefficients, frames=frames, sample_rate_hz=rate, hop=hop, window=WINDOW
+        )
     return _knobs(SoundKnobs, made)
 
 

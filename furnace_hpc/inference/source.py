@@ -50,8 +50,15 @@ class Checkpoint:
         """What the run measured of these weights; nothing where this step was never evaluated."""
         if self.result and self.is_selected:
             return self.result.metrics
-        records = [r for r in read_metrics(self.folder) if r["kind"] == "val" and r["step"] == self.step]
-        return {name: value for record in records for name, value in record.items() if name.startswith("val/")}
+        records = [
+            r for r in read_metrics(self.folder) if r["kind"] == "val" and r["step"] == self.step
+        ]
+        return {
+            name: value
+            for record in records
+            for name, value in record.items()
+            if name.startswith("val/")
+        }
 
 
 def find_checkpoint(given: Path, step: str | None) -> Checkpoint:
@@ -74,7 +81,9 @@ def find_checkpoint(given: Path, step: str | None) -> Checkpoint:
     there = steps_of(folder)
     if number not in there:
         steps = f"it has those of {', '.join(map(str, there))}" if there else "it has none"
-        raise ConfigError(f"{folder.run_id} has no checkpoint of step {number} ({steps}): choose by --step")
+        raise ConfigError(
+            f"{folder.run_id} has no checkpoint of step {number} ({steps}): choose by --step"
+        )
     attempts = read_attempts(folder)
     config = overridden(spec.config, attempts[-1].overrides if attempts else {})
     return Checkpoint(folder, spec, config, result, number, _facts(folder.checkpoint(number)))
@@ -94,9 +103,13 @@ def check_checkpoint(checkpoint: Checkpoint) -> int:
             f"choose another by --step, or copy it again"
         )
     named = {*checkpoint.facts["files"], MANIFEST}
-    strangers = [str(f.relative_to(path)) for f in path.rglob("*") if not f.is_dir() or f.is_symlink()]
+    strangers = [
+        str(f.relative_to(path)) for f in path.rglob("*") if not f.is_dir() or f.is_symlink()
+    ]
     if unknown := sorted(set(strangers) - named):
-        raise ConfigError(f"checkpoint {path} holds {unknown[0]!r}, which its {MANIFEST} does not name: look at it")
+        raise ConfigError(
+            f"checkpoint {path} holds {unknown[0]!r}, which its {MANIFEST} does not name: look at it"
+        )
     return len(named) - 1
 
 
@@ -129,8 +142,12 @@ def _spec(folder: RunFolder, given: Path) -> RunSpec:
         if (folder.path / "submissions").is_dir():
             runs = sorted(entry.parent.name for entry in folder.path.glob("*/spec.json"))
             such = f", such as {given / runs[0]}" if runs else ""
-            raise ConfigError(f"{given} is the folder of a grid: give that of one of its runs{such}")
-        raise ConfigError(f"{given} is neither a run's folder (with spec.json) nor a checkpoint (checkpoints/step-N)")
+            raise ConfigError(
+                f"{given} is the folder of a grid: give that of one of its runs{such}"
+            )
+        raise ConfigError(
+            f"{given} is neither a run's folder (with spec.json) nor a checkpoint (checkpoints/step-N)"
+        )
     try:
         return RunSpec.model_validate_json(read_regular(folder.spec))
     except ValidationError as error:
@@ -148,7 +165,13 @@ def _facts(path: Path) -> dict[str, Any]:
     """A checkpoint's manifest, as far as it is needed here."""
     try:
         facts = read_manifest(path)
-        wanted = facts["world_size"], facts["zero_stage"], facts["code_hash"], facts["versions"], facts["files"]
+        wanted = (
+            facts["world_size"],
+            facts["zero_stage"],
+            facts["code_hash"],
+            facts["versions"],
+            facts["files"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(path / MANIFEST, error) from None
     if [type(value) for value in wanted] != [int, int, str, dict, dict]:
@@ -157,7 +180,9 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: object) -> ConfigError:
-    return ConfigError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}): is it a run of this version?")
+    return ConfigError(
+        f"{path} cannot be read ({' '.join(str(error).split())[:200]}): is it a run of this version?"
+    )
 
 
 def _step(folder: RunFolder, result: RunResult | None, step: str) -> int:

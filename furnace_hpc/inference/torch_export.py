@@ -17,7 +17,8 @@ from furnace_hpc.config.metrics import subsets
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.inference.model_folder import Deployed, Exported, Program
 
-TOLERANCE = {"fp32": 1e-5, "bf16": 2.0**-6}  # of the largest logit, or of 1: two bits of bf16's eight
+# of the largest logit, or of 1: two bits of bf16's eight
+TOLERANCE = {"fp32": 1e-5, "bf16": 2.0**-6}
 BATCHES = (1, 2, 7)
 
 Inputs = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
@@ -33,7 +34,9 @@ def make_program(model: Deployed, exported: Exported, path: Path) -> Program:
         content = _traced(model, exported)
     except Exception as error:  # the tracer's errors have no class of their own
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"torch.export cannot trace this network ({reason}): leave --format out") from error
+        raise ConfigError(
+            f"torch.export cannot trace this network ({reason}): leave --format out"
+        ) from error
     path.write_bytes(content)
     tolerance = TOLERANCE[exported.config.deepspeed.precision]
     difference = largest_difference(model, exported, path)
@@ -70,7 +73,9 @@ def largest_difference(model: Deployed, exported: Exported, path: Path) -> float
         with torch.no_grad():
             wanted, made = model(inputs, lengths, present), program(inputs, lengths, present)
         for task, logits in wanted.items():
-            worst = max(worst, ((made[task] - logits).abs().max() / logits.abs().max().clamp(min=1)).item())
+            worst = max(
+                worst, ((made[task] - logits).abs().max() / logits.abs().max().clamp(min=1)).item()
+            )
     return worst
 
 
@@ -87,12 +92,18 @@ def random_inputs(exported: Exported, size: int, seed: int) -> Inputs:
     return inputs, lengths, torch.ones(size, len(exported.modalities), dtype=torch.bool)
 
 
-def _random(name: str, shape: tuple[int, ...], dtype: str, exported: Exported, generator: torch.Generator) -> Tensor:
+def _random(
+    name: str, shape: tuple[int, ...], dtype: str, exported: Exported, generator: torch.Generator
+) -> Tensor:
     kind: Any = getattr(torch, dtype)
     if name == "text":
-        return torch.randint(0, exported.data.vocab_size or 1, shape, generator=generator, dtype=torch.int64).to(kind)
+        return torch.randint(
+            0, exported.data.vocab_size or 1, shape, generator=generator, dtype=torch.int64
+        ).to(kind)
     if not kind.is_floating_point:
-        return torch.randint(0, torch.iinfo(kind).max + 1, shape, generator=generator, dtype=torch.int64).to(kind)
+        return torch.randint(
+            0, torch.iinfo(kind).max + 1, shape, generator=generator, dtype=torch.int64
+        ).to(kind)
     statistics = exported.data.statistics[name]
     wide = (1, -1) + (1,) * (len(shape) - 2)
     mean, std = (torch.tensor(values).view(wide) for values in (statistics.mean, statistics.std))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from furnace_hpc.launch.planned import Shape
+from furnace_hpc.launch.plan import Shape
 
 DEFAULT_MAX_ARRAY_SIZE = 1001  # Slurm's own, where it cannot be asked
 
@@ -42,7 +42,9 @@ def next_wave(shapes: Mapping[Shape, Sequence[int]], limits: Limits) -> list[Arr
             taken = part[: max(0, left)]
             left -= len(taken)
             if taken:
-                arrays.append(Array(shape, 0 if taken[-1] < limits.max_array_size else taken[0], tuple(taken)))
+                arrays.append(
+                    Array(shape, 0 if taken[-1] < limits.max_array_size else taken[0], tuple(taken))
+                )
     return arrays
 
 

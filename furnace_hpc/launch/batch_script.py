@@ -11,14 +11,20 @@ from furnace_hpc.host import access
 from furnace_hpc.host.access import GROUP_ACCESS
 from furnace_hpc.host.batch import EXIT_DONE_ALREADY
 from furnace_hpc.launch.arrays import Array, ranges
-from furnace_hpc.launch.planned import Shape
+from furnace_hpc.launch.plan import Shape
 
 BATCH = "furnace_hpc/host/batch.py"  # in a code snapshot
-FOLLOW_UP_MIN = 60  # time limit of a follow-up job; it works for seconds, and waits where the controller is away
+# time limit of a follow-up job; it works for seconds, and waits where the controller is away
+FOLLOW_UP_MIN = 60
 
 
 def array_parameters(
-    profile: ClusterProfile, array: Array, name: str, submission: Path, code: Path, exclude: tuple[str, ...] = ()
+    profile: ClusterProfile,
+    array: Array,
+    name: str,
+    submission: Path,
+    code: Path,
+    exclude: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Submitit's parameters of one array. Additional ones are sbatch flags that submitit has no name for."""
     shape = array.shape
@@ -27,7 +33,10 @@ def array_parameters(
         **_common(profile, name, shape.timeout_min),
         **_optional(partition=shape.partition or profile.partition, constraint=profile.constraint),
         **_optional(exclude=",".join(exclude) or None),
-        **_optional(cpus_per_task=profile.cpus_per_task, mem=f"{profile.mem_gb}GB" if profile.mem_gb else None),
+        **_optional(
+            cpus_per_task=profile.cpus_per_task,
+            mem=f"{profile.mem_gb}GB" if profile.mem_gb else None,
+        ),
         **_gpus(profile, shape),
         "nodes": shape.nodes,
         "ntasks_per_node": shape.processes_per_node,
@@ -68,10 +77,15 @@ def follow_up_parameters(
 def sbatch_flags(profile: ClusterProfile, shape: Shape) -> list[str]:
     """What a job of this shape asks for, as flags of an sbatch that is typed by hand."""
     wanted = {
-        **_optional(partition=shape.partition or profile.partition, account=profile.account, qos=profile.qos),
+        **_optional(
+            partition=shape.partition or profile.partition, account=profile.account, qos=profile.qos
+        ),
         "nodes": shape.nodes,
         "ntasks_per_node": shape.processes_per_node,
-        **_optional(cpus_per_task=profile.cpus_per_task, mem=f"{profile.mem_gb}GB" if profile.mem_gb else None),
+        **_optional(
+            cpus_per_task=profile.cpus_per_task,
+            mem=f"{profile.mem_gb}GB" if profile.mem_gb else None,
+        ),
         **_gpus(profile, shape),
         "time": shape.timeout_min,
     }
@@ -86,7 +100,10 @@ def rank_command(profile: ClusterProfile, code: Path) -> str:
 
 def check_path(path: Path) -> None:
     """Raise ConfigError for a path that cannot stand in a batch script."""
-    if any(ord(character) < 32 or ord(character) == 127 or character in "%\\:" for character in str(path)):
+    if any(
+        ord(character) < 32 or ord(character) == 127 or character in "%\\:"
+        for character in str(path)
+    ):
         raise ConfigError(
             f"path {str(path)!r} holds a control character or one of % : \\, which a batch script cannot: "
             f"choose --runs-root"
@@ -95,7 +112,13 @@ def check_path(path: Path) -> None:
 
 def _common(profile: ClusterProfile, name: str, timeout_min: int) -> dict[str, Any]:
     optional = _optional(account=profile.account, qos=profile.qos)
-    return {**optional, "job_name": name, "wckey": profile.wckey, "time": timeout_min, "stderr_to_stdout": True}
+    return {
+        **optional,
+        "job_name": name,
+        "wckey": profile.wckey,
+        "time": timeout_min,
+        "stderr_to_stdout": True,
+    }
 
 
 def _optional(**values: Any) -> dict[str, Any]:
@@ -106,7 +129,11 @@ def _gpus(profile: ClusterProfile, shape: Shape) -> dict[str, Any]:
     per_node = shape.processes_per_node if profile.gpus_per_node is None else profile.gpus_per_node
     if profile.gpu_flag is None or per_node == 0:
         return {}
-    count = max(1, per_node // shape.processes_per_node) if profile.gpu_flag == "gpus_per_task" else per_node
+    count = (
+        max(1, per_node // shape.processes_per_node)
+        if profile.gpu_flag == "gpus_per_task"
+        else per_node
+    )
     typed = f"{profile.gpu_type}:{count}" if profile.gpu_type else str(count)
     return {"gres": f"gpu:{typed}"} if profile.gpu_flag == "gres" else {profile.gpu_flag: typed}
 
@@ -120,12 +147,18 @@ def _srun_args(profile: ClusterProfile) -> list[str]:
 def _site_setup(profile: ClusterProfile) -> list[str]:
     """The site's lines; the job ends at the first one that fails, and the batch log says which."""
     interface = profile.network_interface
-    exports = [f"export GLOO_SOCKET_IFNAME={interface} NCCL_SOCKET_IFNAME={interface}"] if interface else []
+    exports = (
+        [f"export GLOO_SOCKET_IFNAME={interface} NCCL_SOCKET_IFNAME={interface}"]
+        if interface
+        else []
+    )
     if profile.scratch:  # its variables are for each node to fill in
         exports.append(f"export FURNACE_SCRATCH={shlex.quote(profile.scratch)}")
     if not profile.setup:
         return exports
-    trap = """trap 'echo "furnace: this line of the profile'"'"'s setup failed: $BASH_COMMAND"' EXIT"""
+    trap = (
+        """trap 'echo "furnace: this line of the profile'"'"'s setup failed: $BASH_COMMAND"' EXIT"""
+    )
     return [*exports, trap, "set -e", *profile.setup, "set +e", "trap - EXIT"]
 
 
@@ -173,7 +206,10 @@ def _begin(profile: ClusterProfile, submission: Path, base: int, code: Path) -> 
     The payload is copied anew, over whatever has that name; a run that goes on may have older code, which is checked.
     """
     folder, script = shlex.quote(str(submission)), shlex.quote(str(code / BATCH))
-    row, python = f'"$(({base} + SLURM_ARRAY_TASK_ID))"', shlex.quote(profile.python or sys.executable)
+    row, python = (
+        f'"$(({base} + SLURM_ARRAY_TASK_ID))"',
+        shlex.quote(profile.python or sys.executable),
+    )
     return [
         'id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
         f'cp --remove-destination {folder}/payload.pkl {folder}/"$id"_submitted.pkl || exit 1',

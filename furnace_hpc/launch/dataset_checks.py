@@ -8,11 +8,18 @@ from typing import Any
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.expansion import Row
-from furnace_hpc.config.manifest import SAMPLING_WEIGHT, SPLITS, Manifest, check_files, read_manifest
+from furnace_hpc.config.manifest import (
+    SAMPLING_WEIGHT,
+    SPLITS,
+    Manifest,
+    check_files,
+    read_manifest,
+)
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.host.regular_file import check_regular
 
-PACKS_ITSELF = re.compile(r"tridigits(?:-seed(\d{1,9}))?")  # the number is the data seed that it is drawn with
+# the number is the data seed that it is drawn with
+PACKS_ITSELF = re.compile(r"tridigits(?:-seed(\d{1,9}))?")
 NOT_PACKED = "not-packed-yet"
 
 
@@ -31,7 +38,10 @@ def fingerprints(rows: list[Row], data_root: Path, dry_run: bool) -> dict[str, s
                 _check_row(row.name, row.config, manifest, data_root / name)
     for packs in dict.fromkeys(row.packs for row in rows):
         _check_draws({name: manifest for name in packs if (manifest := manifests[name])})
-    return {name: manifest.fingerprint if manifest else NOT_PACKED for name, manifest in manifests.items()}
+    return {
+        name: manifest.fingerprint if manifest else NOT_PACKED
+        for name, manifest in manifests.items()
+    }
 
 
 def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
@@ -43,14 +53,26 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
                 f"`furnace pack DATASET --out {folder}`"
             )
         if dry_run:
-            print(f"data set {name!r} will be packed into {folder} first; run ids are known after that")
+            print(
+                f"data set {name!r} will be packed into {folder} first; run ids are known after that"
+            )
             return None
-        command = [sys.executable, "-P", "-m", "furnace_hpc.pack", "tridigits", "--out", str(folder)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "furnace_hpc.pack",
+            "tridigits",
+            "--out",
+            str(folder),
+        ]
         command += ["--seed", itself[1]] if itself[1] else []
         if (code := subprocess.run(command).returncode) == 2:
             raise SystemExit(2)  # its one sentence is said
         if code:
-            raise ConfigError(f"packing the default data set failed (exit code {code}): {' '.join(command)}")
+            raise ConfigError(
+                f"packing the default data set failed (exit code {code}): {' '.join(command)}"
+            )
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     return manifest
@@ -67,7 +89,9 @@ def _check_draws(packs: dict[str, Manifest]) -> None:
                 f"packs {same!r} and {name!r} hold the same samples, and would count twice: pack one of them with "
                 f"another --seed, or remove it"
             )
-        ours, theirs = ({"": of.dataset} | _made(of.preprocessing) for of in (manifest, packs[first]))
+        ours, theirs = (
+            {"": of.dataset} | _made(of.preprocessing) for of in (manifest, packs[first])
+        )
         if other := sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key)):
             what = f"knob {other[0]}" if other[0] else "data set"
             raise ConfigError(
@@ -89,13 +113,19 @@ def _made(knobs: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) -> None:
     if missing := [split for split in SPLITS if not manifest.splits.get(split)]:  # type: ignore[call-overload]
-        raise ConfigError(f"data set {folder} has no samples in {missing}: pack it with all of {', '.join(SPLITS)}")
+        raise ConfigError(
+            f"data set {folder} has no samples in {missing}: pack it with all of {', '.join(SPLITS)}"
+        )
     for task in config.tasks:
         if task.name not in manifest.labels:
             hint = nearest(task.name, manifest.labels)
-            raise ConfigError(f"row {row!r}: data set {folder} has no label column for task {task.name!r}; {hint}")
+            raise ConfigError(
+                f"row {row!r}: data set {folder} has no label column for task {task.name!r}; {hint}"
+            )
         if (kind := manifest.labels[task.name].kind) != task.kind:
-            raise ConfigError(f"row {row!r}: task {task.name!r} is {kind} in {folder}, the grid says {task.kind}")
+            raise ConfigError(
+                f"row {row!r}: task {task.name!r} is {kind} in {folder}, the grid says {task.kind}"
+            )
     if config.data.sampling == "weighted" and SAMPLING_WEIGHT not in manifest.columns:
         raise ConfigError(
             f"row {row!r}: data.sampling is weighted and data set {folder} has no column {SAMPLING_WEIGHT}: use "
@@ -109,7 +139,9 @@ def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) 
     for modality in config.model.modalities:
         if modality not in manifest.modalities:
             hint = nearest(modality, manifest.modalities)
-            raise ConfigError(f"row {row!r}: data set {folder} has no modality {modality!r}; {hint}")
+            raise ConfigError(
+                f"row {row!r}: data set {folder} has no modality {modality!r}; {hint}"
+            )
     _check_presence(row, config, manifest, folder)
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.launch.planned import Shape
+from furnace_hpc.launch.plan import Shape
 from furnace_hpc.monitor.run_status import CANCELLED, StatusResolver
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
@@ -23,12 +23,18 @@ def remaining_rows(
     """
     if gpu_check.stopped_by(str(submission.path)):
         return {}
-    times = Counter(row for sent in submission.sent() if sent.outcome == "submitted" for row in sent.rows)
+    times = Counter(
+        row for sent in submission.sent() if sent.outcome == "submitted" for row in sent.rows
+    )
     shapes: dict[Shape, list[int]] = {}
     cancelled = submission.cancelled()
     for row in submission.rows:
         place = observer.places.get(row["run_id"])
-        if not row["to_do"] or row["run_id"] in cancelled or (place and place.submission != submission.path):
+        if (
+            not row["to_do"]
+            or row["run_id"] in cancelled
+            or (place and place.submission != submission.path)
+        ):
             continue
         run = folder.run(row["run_id"])
         status, sent = observer.now(run), times[row["row"]]
@@ -51,7 +57,9 @@ def close_attempts(submission: Submission, folder: GridFolder, observer: StatusR
 
 def _comes_back(status: RunStatus) -> bool:
     """Interrupted by no fault or wish; or failed for lack of a budget, of which this submission may have more."""
-    interrupted = status.state is RunState.INTERRUPTED or (status.state is RunState.FAILED and bool(status.used_up))
+    interrupted = status.state is RunState.INTERRUPTED or (
+        status.state is RunState.FAILED and bool(status.used_up)
+    )
     return interrupted and CANCELLED not in status.reason
 
 

@@ -7,8 +7,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from furnace_hpc.config.parsing.printable import printable
-from furnace_hpc.launch.planned import Action, Plan, PlannedRun
+from furnace_hpc.config.parsing.text_safety import printable
+from furnace_hpc.launch.plan import Action, Plan, PlannedRun
 from furnace_hpc.monitor.columns import PICTURE, STATE, duration
 from furnace_hpc.monitor.grid_status import Line, line_of
 from furnace_hpc.monitor.render import table
@@ -26,8 +26,13 @@ class Progress:
     def __init__(self, plan: Plan, width: int, device: str) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._total, self._metric = len(plan.to_do), plan.grid.metric
-        self._from = {run.folder.run_id: 0 if run.action is Action.RESTART else run.status.step for run in plan.to_do}
-        self._steps = sum(run.spec.config.steps - self._from[run.folder.run_id] for run in plan.to_do)
+        self._from = {
+            run.folder.run_id: 0 if run.action is Action.RESTART else run.status.step
+            for run in plan.to_do
+        }
+        self._steps = sum(
+            run.spec.config.steps - self._from[run.folder.run_id] for run in plan.to_do
+        )
         self._done = self._failed = 0
         self._steps_done = 0
         self._started_s = time.monotonic()
@@ -41,7 +46,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._live.stop()
 
@@ -51,10 +59,18 @@ class Progress:
 
     def update(self, running: list[tuple[PlannedRun, int]]) -> None:
         """Show what is under way."""
-        at = [(last_record(run.folder.metrics(attempt)) or {}).get("step", 0) for run, attempt in running]
-        steps = self._steps_done + sum(self._gained(run, step) for (run, _), step in zip(running, at, strict=True))
+        at = [
+            (last_record(run.folder.metrics(attempt)) or {}).get("step", 0)
+            for run, attempt in running
+        ]
+        steps = self._steps_done + sum(
+            self._gained(run, step) for (run, _), step in zip(running, at, strict=True)
+        )
         if self._console.is_terminal:
-            lines = [self._line(run, attempt, step) for (run, attempt), step in zip(running, at, strict=True)]
+            lines = [
+                self._line(run, attempt, step)
+                for (run, attempt), step in zip(running, at, strict=True)
+            ]
             rows = table(lines, COLUMNS, self._console.width, headings=False)
             self._live.update(Group(self._summary(steps), *rows))
         elif time.monotonic() - self._spoke_s > QUIET_EVERY_S:
@@ -75,11 +91,15 @@ class Progress:
             self.say(f"{name}: interrupted after step {status.step}, {status.reason}")
         else:
             self._failed += 1
-            self.say(f"{name}: {status.state.value}: {status.reason}\n    log: {run.folder.log(attempt, 0)}")
+            self.say(
+                f"{name}: {status.state.value}: {status.reason}\n    log: {run.folder.log(attempt, 0)}"
+            )
 
     def _line(self, run: PlannedRun, attempt: int, step: int) -> Line:
         at, says = step or self._from[run.folder.run_id], "" if step else "starting"
-        return line_of(run.folder, RunStatus(RunState.RUNNING, attempt, at, says), run.spec.config.steps)
+        return line_of(
+            run.folder, RunStatus(RunState.RUNNING, attempt, at, says), run.spec.config.steps
+        )
 
     def _gained(self, run: PlannedRun, step: int) -> int:
         """Steps beyond where the run stood before; none when it went on from an older checkpoint."""

@@ -20,7 +20,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.batch_script import rank_command
 from furnace_hpc.launch.local_progress import Progress
-from furnace_hpc.launch.planned import Plan, PlannedRun
+from furnace_hpc.launch.plan import Plan, PlannedRun
 from furnace_hpc.launch.rank_main import run_task
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.journal import Submission
@@ -29,7 +29,9 @@ from furnace_hpc.slurm.environment import absolute_folders, environment_of_jobs
 
 WEEK_MIN = 7 * 24 * 60  # submitit's local executor wants a limit; this machine has none
 POLL_S = 0.25
-PEERS_S = 1.5  # how long ranks may outlive the first of them that has left: they all say their last word before that
+# how long ranks may outlive the first of them that has left: they all say their last word before
+# that
+PEERS_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,17 @@ class Running:
 class Queue:
     """Runs in order, `width` at a time."""
 
-    def __init__(self, plan: Plan, submission: Submission, slots: Slots, progress: Progress) -> None:
-        self._plan, self._submission, self._slots, self._progress = plan, submission, slots, progress
-        self._codes = [Path(row["code"]) for row in submission.rows]  # as this process has just written them
+    def __init__(
+        self, plan: Plan, submission: Submission, slots: Slots, progress: Progress
+    ) -> None:
+        self._plan, self._submission, self._slots, self._progress = (
+            plan,
+            submission,
+            slots,
+            progress,
+        )
+        # as this process has just written them
+        self._codes = [Path(row["code"]) for row in submission.rows]
         self._waiting = deque(index for index, run in enumerate(plan.runs) if run.to_do)
         self._running: list[Running] = []
 
@@ -106,12 +116,18 @@ class Queue:
         try:
             lifecycle.write_spec(str(run.folder.path), run.spec.model_dump_json())
             gpus = self._slots.gpus[slot] if self._slots.gpus else ()
-            facts = run.facts | {"job_id": None, "gpus": len(gpus), "submission": str(self._submission.path)}
+            facts = run.facts | {
+                "job_id": None,
+                "gpus": len(gpus),
+                "submission": str(self._submission.path),
+            }
             attempt = lifecycle.begin(str(run.folder.path), facts)
         except lifecycle.Busy as busy:
             self._progress.say(f"{run.folder.run_id}: left alone, {busy}")
             return
-        executor = LocalExecutor(self._submission.path, python=rank_command(self._plan.profile, code))
+        executor = LocalExecutor(
+            self._submission.path, python=rank_command(self._plan.profile, code)
+        )
         executor.update_parameters(
             tasks_per_node=run.world_size,
             timeout_min=WEEK_MIN,
@@ -124,14 +140,18 @@ class Queue:
             "FURNACE_ATTEMPT": str(attempt),
             "OMP_NUM_THREADS": str(self._slots.num_threads),
             "FURNACE_CODE": str(code),
-            "PYTHONPATH": os.pathsep.join([str(code), *absolute_folders(os.environ.get("PYTHONPATH", ""))]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(code), *absolute_folders(os.environ.get("PYTHONPATH", ""))]
+            ),
             "PYTHONSAFEPATH": "1",
         }
         with environment_of_jobs(**environment), _terminal_signals_kept_from_children():
             job = executor.submit(run_task, str(self._submission.path))
         self._running.append(Running(run, attempt, slot, job))
         lifecycle.transfer_lease(str(run.folder.path), attempt, int(job.job_id))
-        self._submission.note("started", run_id=run.folder.run_id, attempt=attempt, pid=int(job.job_id))
+        self._submission.note(
+            "started", run_id=run.folder.run_id, attempt=attempt, pid=int(job.job_id)
+        )
 
     def _check(self, run: Path, code: Path) -> None:
         """Raise ConfigError where others could have changed what a start executes: hours may have passed since submit.
@@ -185,18 +205,26 @@ def find_slots(world_size: int) -> Slots:
     Raises:
         ConfigError: CUDA_VISIBLE_DEVICES does not hold numbers.
     """
-    gpus = list(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))  # CUDA counts what it sees from 0
+    # CUDA counts what it sees from 0
+    gpus = list(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         parts = [part.strip() for part in visible.split(",") if part.strip()]
         if not all(part.isdigit() for part in parts):
-            raise ConfigError(f"CUDA_VISIBLE_DEVICES is {visible!r}, wanted numbers such as 0,1: set it so")
+            raise ConfigError(
+                f"CUDA_VISIBLE_DEVICES is {visible!r}, wanted numbers such as 0,1: set it so"
+            )
         gpus = [int(part) for part in parts]
     if len(gpus) >= world_size:
         width = len(gpus) // world_size
-        return Slots(width, 4, tuple(tuple(gpus[i * world_size : (i + 1) * world_size]) for i in range(width)))
+        return Slots(
+            width,
+            4,
+            tuple(tuple(gpus[i * world_size : (i + 1) * world_size]) for i in range(width)),
+        )
     cores = len(os.sched_getaffinity(0))
-    # One thread a process everywhere: the thread count changes the last bits, and a run may go on elsewhere.
+    # One thread a process everywhere: the thread count changes the last bits, and a run may go on
+    # elsewhere.
     return Slots(max(1, cores // world_size), 1, ())
 
 
@@ -204,8 +232,15 @@ def find_slots(world_size: int) -> Slots:
 def _stop_requests() -> Iterator[list[int]]:
     """Collect stop signals in a list instead of raising in the middle of something."""
     requests: list[int] = []
-    signals = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda number, _: requests.append(number)) for number in signals}
+    signals = [
+        n
+        for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(n) is not signal.SIG_IGN
+    ]
+    before = {
+        number: signal.signal(number, lambda number, _: requests.append(number))
+        for number in signals
+    }
     try:
         yield requests
     finally:

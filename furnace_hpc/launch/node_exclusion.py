@@ -21,7 +21,11 @@ def excluded_nodes(runs: Iterable[RunFolder], profile: ClusterProfile) -> tuple[
     if profile.executor != "slurm" or profile.exclude_after_failures is None:
         return ()
     attempts = (attempt for run in runs for attempt in read_attempts(run))
-    here = [a for a in attempts if not (a.cluster and profile.cluster_name) or a.cluster == profile.cluster_name]
+    here = [
+        a
+        for a in attempts
+        if not (a.cluster and profile.cluster_name) or a.cluster == profile.cluster_name
+    ]
     return lemons(here, profile.exclude_after_failures)
 
 
@@ -45,11 +49,16 @@ def lemons(attempts: Iterable[Attempt], after: int) -> tuple[str, ...]:
 
 def node_names(nodelist: str) -> list[str]:
     """The nodes of a list as Slurm writes it: `a[1-3,07],b2` or `r[1-2]n[0-1]`; none where it cannot be read."""
-    if nodelist.strip() in ("", "None assigned", "(null)", "None", "n/a") or not re.fullmatch(_LIST, nodelist.strip()):
+    if nodelist.strip() in ("", "None assigned", "(null)", "None", "n/a") or not re.fullmatch(
+        _LIST, nodelist.strip()
+    ):
         return []
     found: list[str] = []
     for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist.strip()):
-        pieces = [_numbers(text[1:-1]) if text[0] == "[" else [text] for text in re.findall(r"\[[^\]]*\]|[^\[]+", part)]
+        pieces = [
+            _numbers(text[1:-1]) if text[0] == "[" else [text]
+            for text in re.findall(r"\[[^\]]*\]|[^\[]+", part)
+        ]
         if len(found) + math.prod(map(len, pieces)) > _MOST_NODES:
             return []
         found += ["".join(chosen) for chosen in itertools.product(*pieces)]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import furnace_hpc
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.parsing.secrets import Masking
+from furnace_hpc.config.parsing.text_safety import Masking
 from furnace_hpc.host.lifecycle import START_S
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.verdict import Verdict
@@ -31,20 +31,31 @@ def run_task(submission: str = "") -> None:
     submitit pickles this function by its name together with the submission's folder, and nothing else.
     """
     place = find_rank()
-    folder, attempt = RunFolder(Path(os.environ["FURNACE_RUN_DIR"])), int(os.environ["FURNACE_ATTEMPT"])
+    folder, attempt = (
+        RunFolder(Path(os.environ["FURNACE_RUN_DIR"])),
+        int(os.environ["FURNACE_ATTEMPT"]),
+    )
     _write_to(folder.log(attempt, place.rank))
-    print(f"run {folder.run_id}, attempt {attempt}, rank {place.rank} of {place.world_size}", flush=True)
+    print(
+        f"run {folder.run_id}, attempt {attempt}, rank {place.rank} of {place.world_size}",
+        flush=True,
+    )
     print(f"submission {submission or 'by hand'}, code {_code()}, cores {_cores()}", flush=True)
     try:
         with Verdict(folder, attempt, place.rank) as verdict:
             _check_code()
-            faulthandler.dump_traceback_later(START_S, exit=True, file=2)  # a file system may hang, before any watchdog
+            # a file system may hang, before any watchdog
+            faulthandler.dump_traceback_later(START_S, exit=True, file=2)
             from furnace_hpc.engine.distributed import RankInfo
-            from furnace_hpc.engine.loop import train  # torch and DeepSpeed are imported on the compute node only
+
+            # torch and DeepSpeed are imported on the compute node only
+            from furnace_hpc.engine.loop import train
 
             faulthandler.cancel_dump_traceback_later()
 
-            code = train(folder, attempt, RankInfo(*place, rendezvous=folder.rendezvous(attempt)), verdict)
+            code = train(
+                folder, attempt, RankInfo(*place, rendezvous=folder.rendezvous(attempt)), verdict
+            )
     except BaseException:
         code = 1
         with suppress(OSError):
@@ -52,7 +63,8 @@ def run_task(submission: str = "") -> None:
     with suppress(OSError):  # a full disk
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)  # interpreter shutdown takes torch and DeepSpeed seconds, and has nothing left to do
+    # interpreter shutdown takes torch and DeepSpeed seconds, and has nothing left to do
+    os._exit(code)
 
 
 def find_rank() -> Rank:
@@ -67,7 +79,9 @@ def find_rank() -> Rank:
         else ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
     )
     if missing := [name for name in names if name not in os.environ]:
-        raise ConfigError(f"{missing[0]} is not set: a rank is started by srun, or by furnace submit")
+        raise ConfigError(
+            f"{missing[0]} is not set: a rank is started by srun, or by furnace submit"
+        )
     return Rank(*(int(os.environ[name]) for name in names))
 
 

@@ -8,9 +8,9 @@ from rich.table import Table
 
 from furnace_hpc.config.cluster import ClusterProfile, load_profile, profile_names
 from furnace_hpc.config.errors import ConfigError, UnavailableError
-from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.host import access
-from furnace_hpc.launch.planned import Action, Plan
+from furnace_hpc.launch.plan import Action, Plan
 from furnace_hpc.runs.adopted import shown
 from furnace_hpc.slurm.client import cluster_name, has_slurm
 
@@ -50,7 +50,9 @@ def choose_profile(name: str) -> ClusterProfile:
 def check_shared(runs: Path, profile: ClusterProfile) -> None:
     """Raise ConfigError when the profile says which folders compute nodes see, and the runs are in none of them."""
     place = runs.resolve()
-    if profile.shared_folders and not any(place.is_relative_to(Path(p).resolve()) for p in profile.shared_folders):
+    if profile.shared_folders and not any(
+        place.is_relative_to(Path(p).resolve()) for p in profile.shared_folders
+    ):
         raise ConfigError(
             f"runs would lie in {place}, which compute nodes of cluster {profile.name!r} do not see (they see "
             f"{', '.join(profile.shared_folders)}): choose --runs-root below one of these"
@@ -69,7 +71,9 @@ def print_plan(plan: Plan) -> None:
         table.add_column(column, no_wrap=column != "why")
     shown = [run for run in plan.runs if run.action is not Action.SKIP or run.why != "done"]
     for run in shown[:MAX_LINES]:
-        table.add_row(run.folder.run_id, run.status.state.value, run.action.value, printable(run.why))
+        table.add_row(
+            run.folder.run_id, run.status.state.value, run.action.value, printable(run.why)
+        )
     if shown:
         console.print(table)
     if len(shown) > MAX_LINES:
@@ -81,7 +85,9 @@ def print_plan(plan: Plan) -> None:
     if plan.to_do:
         older = sum(run.facts["snapshot"] != plan.snapshot for run in plan.to_do)
         rest = f"; {older:,} go on with the code they began with" if older else ""
-        console.print(f"code {plan.snapshot}, as it is now; what is edited later changes nothing for these runs{rest}")
+        console.print(
+            f"code {plan.snapshot}, as it is now; what is edited later changes nothing for these runs{rest}"
+        )
     if plan.to_do and profile.executor == "slurm":
         for shape, rows in plan.shapes.items():
             console.print(f"{len(rows):,} runs of {shape}", markup=False)
@@ -101,13 +107,19 @@ def print_plan(plan: Plan) -> None:
 
 def _other_names(plan: Plan) -> Iterator[str]:
     """What there is of the plan's runs under other names, a line each."""
-    adopted = [f"{r.folder.run_id} is {shown(r.adopts, plan.folder)}" for r in plan.runs if r.adopts]
+    adopted = [
+        f"{r.folder.run_id} is {shown(r.adopts, plan.folder)}" for r in plan.runs if r.adopts
+    ]
     if adopted:
         yield (
             f"{len(adopted):,} runs are done under another name, with the same config, seed and data, and are not "
             f"trained again (--no-adopt trains them): {_some(adopted)}"
         )
-    left = [f"{r.folder.run_id} is {shown(r.unfinished, plan.folder)}" for r in plan.runs if r.unfinished]
+    left = [
+        f"{r.folder.run_id} is {shown(r.unfinished, plan.folder)}"
+        for r in plan.runs
+        if r.unfinished
+    ]
     if left:
         yield (
             f"{len(left):,} runs start at step 0 and are unfinished under another name; submit under that name to "

@@ -19,9 +19,14 @@ from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave
-from furnace_hpc.launch.batch_script import array_parameters, check_path, follow_up_parameters, rank_command
+from furnace_hpc.launch.batch_script import (
+    array_parameters,
+    check_path,
+    follow_up_parameters,
+    rank_command,
+)
 from furnace_hpc.launch.follow_up import read_profile
-from furnace_hpc.launch.planned import Plan, Shape
+from furnace_hpc.launch.plan import Plan, Shape
 from furnace_hpc.launch.rank_main import run_task
 from furnace_hpc.launch.submission import withdraw, write_submission
 from furnace_hpc.monitor.job_cache import Evidence
@@ -52,14 +57,17 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
     limits = site_limits(plan.profile, live_jobs)
     for shape in plan.shapes:
         _check_time(shape, plan.profile)
-    if len(plan.shapes) > 1:  # one shape is refused or taken whole; of several, one could be refused half-way
+    # one shape is refused or taken whole; of several, one could be refused half-way
+    if len(plan.shapes) > 1:
         for shape, rows in plan.shapes.items():
             _test(plan, shape, list(rows))
     if not next_wave(plan.shapes, limits):
         raise ConfigError(f"{LIMIT_REACHED}, and submit again")
     submission = prepare(plan)
     try:
-        return submit_wave(submission, plan.profile, plan.folder.path.name, plan.shapes, limits, plan.exclude)
+        return submit_wave(
+            submission, plan.profile, plan.folder.path.name, plan.shapes, limits, plan.exclude
+        )
     except UnavailableError:
         raise  # nobody knows: the journal must stay
     except ConfigError:
@@ -91,14 +99,20 @@ def submit_wave(
     ids, words, cluster = [], [], client.cluster_name()
     for array in arrays:
         name = job_name(grid, "array")
-        submission.note("intent", name=name, kind="array", base=array.base, rows=array.rows, cluster=cluster)
+        submission.note(
+            "intent", name=name, kind="array", base=array.base, rows=array.rows, cluster=cluster
+        )
         command = f"{rank_command(profile, code)} -u -m submitit.core._submit {shlex.quote(str(submission.path))}"
         parameters = array_parameters(profile, array, name, submission.path, code, exclude)
         ids.append(_sbatch(submission, name, command, parameters, len(array.rows)))
         words.append(f"submitted array {ids[-1]}: {len(array.rows):,} runs of {array.shape}")
     left = sum(map(len, shapes.values())) - sum(len(array.rows) for array in arrays)
     if not profile.follow_up:
-        return [*words, f"{left:,} runs are left: submit again when these have ended"] if left else words
+        return (
+            [*words, f"{left:,} runs are left: submit again when these have ended"]
+            if left
+            else words
+        )
     return [*words, _follow_up(submission, profile, grid, ids, left)]
 
 
@@ -108,16 +122,24 @@ def send_missing_follow_ups(folder: GridFolder, evidence: Evidence) -> list[str]
     for submission in submissions(folder):
         sent = [one for one in submission.sent() if one.outcome == "submitted"]
         followed = max((n for n, one in enumerate(sent) if one.kind == "follow-up"), default=-1)
-        ids = [one.job_id for one in sent[followed + 1 :] if any(i in evidence.queued for i in one.elements.values())]
+        ids = [
+            one.job_id
+            for one in sent[followed + 1 :]
+            if any(i in evidence.queued for i in one.elements.values())
+        ]
         if ids and (profile := read_profile(submission)).follow_up:
             words.append(_follow_up(submission, profile, folder.path.name, ids, 0))
     return words
 
 
-def _follow_up(submission: Submission, profile: ClusterProfile, grid: str, after: list[str], left: int) -> str:
+def _follow_up(
+    submission: Submission, profile: ClusterProfile, grid: str, after: list[str], left: int
+) -> str:
     """Submit the job that comes after these; what was done, or why not: the runs go on without it."""
     name, place = job_name(grid, "follow-up"), shlex.quote(str(submission.path))
-    submission.note("intent", name=name, kind="follow-up", base=0, rows=[], cluster=client.cluster_name())
+    submission.note(
+        "intent", name=name, kind="follow-up", base=0, rows=[], cluster=client.cluster_name()
+    )
     command = f"{shlex.quote(profile.python or sys.executable)} -m furnace_hpc.follow_up {place}"
     parameters = follow_up_parameters(profile, name, after, submission.path, submission.code)
     rest = f"sends the {left:,} runs left, " if left else ""
@@ -135,8 +157,12 @@ def batch_text(plan: Plan, array: Array, submission: Path) -> str:
     check_path(submission)
     code = plan.folder.code.resolve() / plan.snapshot
     command = f"{rank_command(plan.profile, code)} -u -m submitit.core._submit {shlex.quote(str(submission))}"
-    every = array_parameters(plan.profile, array, f"furnace-{plan.grid.name}-TOKEN", submission, code, plan.exclude)
-    text: str = _make_sbatch_string(command=command, folder=submission, map_count=len(array.rows), **every)
+    every = array_parameters(
+        plan.profile, array, f"furnace-{plan.grid.name}-TOKEN", submission, code, plan.exclude
+    )
+    text: str = _make_sbatch_string(
+        command=command, folder=submission, map_count=len(array.rows), **every
+    )
     return text
 
 
@@ -145,7 +171,9 @@ def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
     said = whole(client.configuration().get("MaxArraySize", ""))
     size = profile.max_array_size or (DEFAULT_MAX_ARRAY_SIZE if said is None else said)
     most = profile.max_submit_jobs or client.submit_limit(profile.account, profile.qos)
-    return Limits(size, None if most is None else most - live_jobs - (1 if profile.follow_up else 0))
+    return Limits(
+        size, None if most is None else most - live_jobs - (1 if profile.follow_up else 0)
+    )
 
 
 class _Executor(SlurmExecutor):  # type: ignore[misc]  # the library is not typed
@@ -163,7 +191,9 @@ class _Executor(SlurmExecutor):  # type: ignore[misc]  # the library is not type
         return [*bound, "sbatch", str(submission_file_path)]
 
 
-def _sbatch(submission: Submission, name: str, command: str, parameters: dict[str, Any], count: int = 0) -> str:
+def _sbatch(
+    submission: Submission, name: str, command: str, parameters: dict[str, Any], count: int = 0
+) -> str:
     """One sbatch; the id of its job."""
     executor = _Executor(submission.path, max_num_timeout=1000)
     executor.update_parameters(**parameters)
@@ -223,7 +253,9 @@ def _test(plan: Plan, shape: Shape, rows: list[int]) -> None:
     said = test_text(plan, Array(shape, rows[0], (rows[0],)))
     if not said.ok and not is_away(said.error) and not is_doubtful(said.error):
         words = short(said.error)
-        raise ConfigError(f"sbatch would refuse {len(rows):,} runs of {shape}: {words}: {hint(words)}")
+        raise ConfigError(
+            f"sbatch would refuse {len(rows):,} runs of {shape}: {words}: {hint(words)}"
+        )
 
 
 def test_text(plan: Plan, array: Array) -> client.CommandResult:

@@ -15,7 +15,7 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.regular_file import read_regular, read_regular_text
-from furnace_hpc.launch.planned import Action, Plan, PlannedRun
+from furnace_hpc.launch.plan import Action, Plan, PlannedRun
 from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.journal import Submission, submissions
@@ -29,7 +29,9 @@ IN_FLIGHT_S = 3  # grace period for a request that left before its sbatch was ki
 
 
 @contextmanager
-def grid_lock(folder: GridFolder, what: str = "submission", patience_s: float = 0) -> Iterator[None]:
+def grid_lock(
+    folder: GridFolder, what: str = "submission", patience_s: float = 0
+) -> Iterator[None]:
     """Hold the grid's lock. A folder that was made for it, and got nothing else, is gone afterwards.
 
     Args:
@@ -95,10 +97,16 @@ def recover_pending_submissions(folder: GridFolder) -> None:
                 ) from None
             if job_id:
                 submission.note("submitted", name=sent.name, job_id=job_id, found=True)
-                print(f"found job {job_id}, whose submission was cut off: it is not submitted again", flush=True)
+                print(
+                    f"found job {job_id}, whose submission was cut off: it is not submitted again",
+                    flush=True,
+                )
             else:
                 submission.note("absent", name=sent.name)
-                print(f"job {sent.name}, whose submission was cut off, never reached Slurm", flush=True)
+                print(
+                    f"job {sent.name}, whose submission was cut off, never reached Slurm",
+                    flush=True,
+                )
 
 
 def write_submission(plan: Plan) -> Submission:
@@ -113,14 +121,18 @@ def write_submission(plan: Plan) -> Submission:
     """
     check_place(plan.folder.submissions, plan.folder.path.parent)
     for run in plan.to_do:
-        if run.folder.path.is_symlink():  # it leads to no finished run of this config, or is not wanted any more
+        # it leads to no finished run of this config, or is not wanted any more
+        if run.folder.path.is_symlink():
             run.folder.path.unlink()
         if read_status(run.folder) != run.files:
-            raise ConfigError(f"run {run.folder.run_id} has changed since the plan was made: give the command again")
+            raise ConfigError(
+                f"run {run.folder.run_id} has changed since the plan was made: give the command again"
+            )
     if take_snapshot(plan.folder).name != plan.snapshot:
         raise ConfigError("the code was changed since the plan was made: give the command again")
     for snapshot in {run.facts["snapshot"] for run in plan.to_do} - {plan.snapshot}:
-        check_trusted(plan.folder.code / snapshot, plan.folder.path.parent)  # of runs that began with older code
+        # of runs that began with older code
+        check_trusted(plan.folder.code / snapshot, plan.folder.path.parent)
     for run in plan.runs:
         if run.adopts:
             link(run.folder, run.adopts)
@@ -135,7 +147,9 @@ def write_submission(plan: Plan) -> Submission:
     write_atomically(path / "profile.json", plan.profile.model_dump_json(indent=2) + "\n")
     specs = [run.spec.model_dump_json() + "\n" for run in plan.runs]
     write_atomically(path / "specs.jsonl", "".join(specs))
-    write_atomically(path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in _rows(plan, specs)))
+    write_atomically(
+        path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in _rows(plan, specs))
+    )
     return Submission(path)
 
 
@@ -224,7 +238,8 @@ def _remove_stale(folder: GridFolder) -> None:
     """Of several that found the lock stale, one removes it, and none removes its successor's."""
     lock = folder.lock
     with suppress(FileNotFoundError), lock.open("r+") as file:
-        with suppress(OSError):  # a file system without flock; a stale lock is of this host, so flock is enough
+        # a file system without flock; a stale lock is of this host, so flock is enough
+        with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         same = os.path.samestat(os.fstat(file.fileno()), lock.stat())
         if same and _is_alive(read_holder(folder)) is False:
@@ -234,7 +249,11 @@ def _remove_stale(folder: GridFolder) -> None:
 def _own_job() -> str | None:
     """Id of the job that this process is part of, as squeue lists it."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+    return (
+        f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+        if array
+        else os.environ.get("SLURM_JOB_ID")
+    )
 
 
 def _is_alive(who: dict[str, Any] | None) -> bool | None:

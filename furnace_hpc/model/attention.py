@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Checkpoint = Callable[..., Any]  # called as checkpoint(function, *tensors): runs it now, and again in backward
+# called as checkpoint(function, *tensors): runs it now, and again in backward
+Checkpoint = Callable[..., Any]
 
 
 class AttentionBlock(nn.Module):
@@ -27,15 +28,22 @@ class AttentionBlock(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
         self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward), nn.GELU(), nn.Dropout(dropout), nn.Linear(feedforward, width)
+            nn.Linear(width, feedforward),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(feedforward, width),
         )
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Tokens to tokens; positions outside the mask are attended to by nobody."""
         B, T, D = x_BTD.shape
-        parts = self.query_key_value(self.norm_attention(x_BTD)).view(B, T, 3, self.heads, D // self.heads)
+        parts = self.query_key_value(self.norm_attention(x_BTD)).view(
+            B, T, 3, self.heads, D // self.heads
+        )
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask_BT.view(B, 1, 1, T))
+        attended = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask_BT.view(B, 1, 1, T)
+        )
         x_BTD = x_BTD + self._drop(self.project(attended.transpose(1, 2).reshape(B, T, D)))
         return x_BTD + self._drop(self.feedforward(self.norm_feedforward(x_BTD)))
 
@@ -49,14 +57,20 @@ class CrossAttentionFusion(nn.Module):
     Attention alone cannot know which token comes from where, so each modality adds an embedding of its own.
     """
 
-    def __init__(self, modalities: int, width: int, layers: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(
+        self, modalities: int, width: int, layers: int, heads: int, feedforward: int, dropout: float
+    ) -> None:
         super().__init__()
         self.cls_D = nn.Parameter(torch.randn(width) * 0.02)
         self.modality_MD = nn.Parameter(torch.randn(modalities, width) * 0.02)
-        self.blocks = nn.ModuleList(AttentionBlock(width, heads, feedforward, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            AttentionBlock(width, heads, feedforward, dropout) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: list[Tensor], masks: list[Tensor], checkpoint: Checkpoint | None) -> Tensor:
+    def forward(
+        self, tokens: list[Tensor], masks: list[Tensor], checkpoint: Checkpoint | None
+    ) -> Tensor:
         """Tokens [B, T, D] and masks [B, T] per modality to one vector [B, D]."""
         B = tokens[0].shape[0]
         cls_B1D = self.cls_D.expand(B, 1, -1)
@@ -80,18 +94,31 @@ class BottleneckFusion(nn.Module):
     """
 
     def __init__(
-        self, modalities: int, width: int, layers: int, heads: int, feedforward: int, dropout: float, bottleneck: int
+        self,
+        modalities: int,
+        width: int,
+        layers: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        bottleneck: int,
     ) -> None:
         super().__init__()
         self.bottleneck_KD = nn.Parameter(torch.randn(bottleneck, width) * 0.02) if layers else None
         self.layers = nn.ModuleList(
-            nn.ModuleList(AttentionBlock(width, heads, feedforward, dropout) for _ in range(modalities))
+            nn.ModuleList(
+                AttentionBlock(width, heads, feedforward, dropout) for _ in range(modalities)
+            )
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width) if layers else nn.Identity()
 
     def forward(
-        self, tokens: list[Tensor], masks: list[Tensor], present_BM: Tensor, checkpoint: Checkpoint | None
+        self,
+        tokens: list[Tensor],
+        masks: list[Tensor],
+        present_BM: Tensor,
+        checkpoint: Checkpoint | None,
     ) -> Tensor:
         """Tokens [B, T, D] and masks [B, T] per modality, and presence, to one vector [B, D]."""
         run = checkpoint if checkpoint and self.training else _call
@@ -107,7 +134,9 @@ class BottleneckFusion(nn.Module):
                 tokens = [*tokens[:m], x_BTD[:, K:], *tokens[m + 1 :]]
             stacked = torch.stack(updates, dim=1)
             shared_BKD = masked_mean(stacked.flatten(2), present_BM).view_as(shared_BKD)
-        pooled = [masked_mean(self.norm(part), mask) for part, mask in zip(tokens, masks, strict=True)]
+        pooled = [
+            masked_mean(self.norm(part), mask) for part, mask in zip(tokens, masks, strict=True)
+        ]
         return masked_mean(torch.stack(pooled, dim=1), present_BM)
 
 

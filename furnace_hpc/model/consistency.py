@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from furnace_hpc.model.scores import area_under_roc
 
-DIGITS = 9  # cosines that agree so far are equal: a collapsed embedding must not be ranked by its rounding
+# cosines that agree so far are equal: a collapsed embedding must not be ranked by its rounding
+DIGITS = 9
 
 
 def consistency_block(a_ND: Tensor, b_ND: Tensor) -> dict[str, float]:
@@ -28,7 +29,10 @@ def consistency_block(a_ND: Tensor, b_ND: Tensor) -> dict[str, float]:
     N = len(a_ND)
     if N < 4:
         raise ValueError(f"got {N} pairs, wanted four or more")
-    a_ND, b_ND = functional.normalize(a_ND.double(), dim=1), functional.normalize(b_ND.double(), dim=1)
+    a_ND, b_ND = (
+        functional.normalize(a_ND.double(), dim=1),
+        functional.normalize(b_ND.double(), dim=1),
+    )
     cosine_NN = (a_ND @ b_ND.T).round(decimals=DIGITS)
     matched_N = cosine_NN.diagonal()
     off = ~torch.eye(N, dtype=torch.bool, device=a_ND.device)

@@ -18,7 +18,8 @@ class ImageEncoder(nn.Module):
         super().__init__()
         sizes = [channels, max(8, width // 4), max(8, width // 2), width]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1, bias=False) for a, b in itertools.pairwise(sizes)
+            nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1, bias=False)
+            for a, b in itertools.pairwise(sizes)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(8, size), size) for size in sizes[1:])
         self.position_TD = nn.Parameter(torch.randn(num_tokens, width) * 0.02)
@@ -32,7 +33,9 @@ class ImageEncoder(nn.Module):
         rows = pool_matrix(None, x.shape[2], side, x)
         columns = pool_matrix(None, x.shape[3], side, x)
         tokens_BTD = (rows @ x @ columns.transpose(-1, -2)).flatten(2).transpose(1, 2)
-        return tokens_BTD + self.position_TD, tokens_BTD.new_ones(tokens_BTD.shape[:2], dtype=torch.bool)
+        return tokens_BTD + self.position_TD, tokens_BTD.new_ones(
+            tokens_BTD.shape[:2], dtype=torch.bool
+        )
 
 
 class AudioEncoder(nn.Module):
@@ -54,7 +57,9 @@ class AudioEncoder(nn.Module):
         x = audio_BCT.to(self.position_TD.dtype)
         mask_BT = length_mask(length_B, x.shape[2], x)
         x = x * mask_BT.unsqueeze(1)
-        for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
+        for convolution, norm, stride in zip(
+            self.convolutions, self.norms, self.strides, strict=True
+        ):
             x = convolution(x)
             mask_BT = mask_BT[:, ::stride]
             x = functional.relu(norm(x, mask_BT)) * mask_BT.unsqueeze(1)

@@ -40,10 +40,16 @@ class InputShapes:
     """Modality -> transformers' configuration of an encoder of trained weights, where all weights come later."""
 
     @classmethod
-    def of(cls, manifest: Manifest, architectures: Mapping[str, dict[str, Any]] | None = None) -> "InputShapes":
+    def of(
+        cls, manifest: Manifest, architectures: Mapping[str, dict[str, Any]] | None = None
+    ) -> "InputShapes":
         """The shapes of a packed data set."""
-        channels, height, width = manifest.columns["image"].shape[-3:] if "image" in manifest.columns else (0, 0, 0)
-        coefficients, frames = manifest.columns["audio"].shape if "audio" in manifest.columns else (0, 0)
+        channels, height, width = (
+            manifest.columns["image"].shape[-3:] if "image" in manifest.columns else (0, 0, 0)
+        )
+        coefficients, frames = (
+            manifest.columns["audio"].shape if "audio" in manifest.columns else (0, 0)
+        )
         return cls(
             vocab_size=manifest.vocab_size or 0,
             pad_id=manifest.pad_id,
@@ -68,7 +74,13 @@ class TextEncoder(nn.Module):
             self.bert = trained(BertModel, "text", config, shapes.architectures)
             made_for = self.bert.config
             check_fits("text_weights", config, "token ids", shapes.vocab_size, made_for.vocab_size)
-            check_fits("text_weights", config, "tokens a text", shapes.text_tokens, made_for.max_position_embeddings)
+            check_fits(
+                "text_weights",
+                config,
+                "tokens a text",
+                shapes.text_tokens,
+                made_for.max_position_embeddings,
+            )
             if "text" not in shapes.architectures:
                 check_vocabulary(config.text_weights, shapes.vocabulary)
         else:
@@ -100,7 +112,12 @@ class VisionTransformer(nn.Module):
         if config.image_weights:
             self.vit = trained(ViTModel, "image", config, shapes.architectures)
             check_fits(
-                "image_weights", config, "channels", shapes.image_channels, self.vit.config.num_channels, exact=True
+                "image_weights",
+                config,
+                "channels",
+                shapes.image_channels,
+                self.vit.config.num_channels,
+                exact=True,
             )
         else:
             image = ViTConfig(
@@ -131,7 +148,14 @@ class AudioTransformer(nn.Module):
             self.ast = trained(ASTModel, "audio", config, shapes.architectures)
             made_for = self.ast.config
             check_fits("audio_weights", config, "frames", shapes.audio_frames, made_for.max_length)
-            check_fits("audio_weights", config, "bands", shapes.audio_coefficients, made_for.num_mel_bins, exact=True)
+            check_fits(
+                "audio_weights",
+                config,
+                "bands",
+                shapes.audio_coefficients,
+                made_for.num_mel_bins,
+                exact=True,
+            )
         else:
             patch = min(config.audio_patch, shapes.audio_coefficients)
             audio = ASTConfig(
@@ -152,10 +176,17 @@ class AudioTransformer(nn.Module):
         x_BTC = audio_BCT.transpose(1, 2).to(self.ast.embeddings.cls_token.dtype)
         valid_BT = length_mask(length_B, x_BTC.shape[1], x_BTC)
         x_BTC = torch.where(valid_BT.unsqueeze(2), x_BTC, torch.zeros_like(x_BTC))
-        missing = made_for.max_length - x_BTC.shape[1]  # negative: padding beyond what the whole set needs
-        x_BTC, valid_BT = functional.pad(x_BTC, (0, 0, 0, missing)), functional.pad(valid_BT, (0, missing))
-        # The first frame of each patch says whether it counts; patches go through all times of one band, then the next.
-        starts = torch.arange(0, made_for.max_length - made_for.patch_size + 1, made_for.time_stride)
+        # negative: padding beyond what the whole set needs
+        missing = made_for.max_length - x_BTC.shape[1]
+        x_BTC, valid_BT = (
+            functional.pad(x_BTC, (0, 0, 0, missing)),
+            functional.pad(valid_BT, (0, missing)),
+        )
+        # The first frame of each patch says whether it counts; patches go through all times of one
+        # band, then the next.
+        starts = torch.arange(
+            0, made_for.max_length - made_for.patch_size + 1, made_for.time_stride
+        )
         bands = (made_for.num_mel_bins - made_for.patch_size) // made_for.frequency_stride + 1
         patches_BT = valid_BT[:, starts.to(valid_BT.device)].repeat(1, bands)
         mask_BT = functional.pad(patches_BT, (2, 0), value=True)

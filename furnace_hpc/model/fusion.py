@@ -28,7 +28,9 @@ class ConcatFusion(nn.Module):
     def forward(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
         """Features and presence to one vector [B, D]."""
         slots_BMD = torch.where(present_BM.unsqueeze(2), features_BMD, self.absent_MD)
-        fused_BD: Tensor = self.layers(torch.cat([slots_BMD.flatten(1), present_BM.to(slots_BMD.dtype)], dim=1))
+        fused_BD: Tensor = self.layers(
+            torch.cat([slots_BMD.flatten(1), present_BM.to(slots_BMD.dtype)], dim=1)
+        )
         return fused_BD
 
 
@@ -40,13 +42,17 @@ class GatedFusion(nn.Module):
 
     def __init__(self, modalities: int, width: int) -> None:
         super().__init__()
-        self.transforms = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(modalities))
+        self.transforms = nn.ModuleList(
+            nn.Linear(width, width, bias=False) for _ in range(modalities)
+        )
         self.gate = nn.Linear(modalities * width, modalities * width, bias=False)
 
     def gates(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
         """Gates [B, M, D]: zero where absent, and summing to one over M."""
         logits_BMD = self.gate(features_BMD.flatten(1)).view_as(features_BMD)
-        gates_BMD: Tensor = logits_BMD.masked_fill(~present_BM.unsqueeze(2), float("-inf")).softmax(dim=1)
+        gates_BMD: Tensor = logits_BMD.masked_fill(~present_BM.unsqueeze(2), float("-inf")).softmax(
+            dim=1
+        )
         return gates_BMD
 
     def forward(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
@@ -64,7 +70,9 @@ class LowRankFusion(nn.Module):
 
     def __init__(self, modalities: int, width: int, rank: int) -> None:
         super().__init__()
-        self.factor_MRDD = nn.Parameter(torch.randn(modalities, rank, width + 1, width) * width**-0.5)
+        self.factor_MRDD = nn.Parameter(
+            torch.randn(modalities, rank, width + 1, width) * width**-0.5
+        )
         self.weight_R = nn.Parameter(torch.full((rank,), rank**-0.5))
         self.bias_D = nn.Parameter(torch.zeros(width))
         with torch.no_grad():
@@ -73,6 +81,8 @@ class LowRankFusion(nn.Module):
     def forward(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
         """Features and presence to one vector [B, D]."""
         present_BM1 = present_BM.to(features_BMD.dtype).unsqueeze(2)
-        linear_BMRD = torch.einsum("bmi,mrid->bmrd", features_BMD * present_BM1, self.factor_MRDD[:, :, 1:])
+        linear_BMRD = torch.einsum(
+            "bmi,mrid->bmrd", features_BMD * present_BM1, self.factor_MRDD[:, :, 1:]
+        )
         product_BRD = (linear_BMRD + self.factor_MRDD[:, :, 0]).prod(dim=1)
         return torch.einsum("brd,r->bd", product_BRD, self.weight_R) + self.bias_D

@@ -15,7 +15,8 @@ from furnace_hpc.config.model_config import LossConfig, TaskConfig
 
 VICREG_EPS = 1e-4  # the paper's; keeps the gradient finite where a feature does not vary
 
-# Every process's tensors one after the other along the first axis, with gradient, and where this one's begin.
+# Every process's tensors one after the other along the first axis, with gradient, and where this
+# one's begin.
 Gather = Callable[[Tensor], tuple[Tensor, int]]
 
 
@@ -38,7 +39,8 @@ def total_loss(
     `present_BM` is what the network has seen: output["present"].
     """
     parts = {
-        f"{task.name}/loss": task_loss(output["logits"][task.name], labels[task.name], task).mean() for task in tasks
+        f"{task.name}/loss": task_loss(output["logits"][task.name], labels[task.name], task).mean()
+        for task in tasks
     }
     features_BMD = output["features"].float()
     parts["consistency"] = consistency(features_BMD, present_BM)
@@ -72,7 +74,10 @@ def task_loss(logits_BC: Tensor, labels: Tensor, task: TaskConfig) -> Tensor:
 
 
 def unimodal_loss(
-    logits: dict[str, Tensor], labels: dict[str, Tensor], present_BM: Tensor, tasks: tuple[TaskConfig, ...]
+    logits: dict[str, Tensor],
+    labels: dict[str, Tensor],
+    present_BM: Tensor,
+    tasks: tuple[TaskConfig, ...],
 ) -> Tensor:
     """Weighted task losses of the heads [B, M, C] that see one modality; mean over the present ones, then over B."""
     present = present_BM.float()
@@ -83,7 +88,9 @@ def unimodal_loss(
     return total.mean()
 
 
-def info_nce(projections_BMP: Tensor, present_BM: Tensor, scale: Tensor, gather: Gather = alone) -> Tensor:
+def info_nce(
+    projections_BMP: Tensor, present_BM: Tensor, scale: Tensor, gather: Gather = alone
+) -> Tensor:
     """InfoNCE between each two modalities, both ways, over the samples of all processes that have both.
 
     This process answers for its own B rows against all N columns, and its sum is divided by the count of all and
@@ -110,7 +117,9 @@ def info_nce(projections_BMP: Tensor, present_BM: Tensor, scale: Tensor, gather:
     return torch.stack(losses).mean()
 
 
-def vicreg(features_BMP: Tensor, present_BM: Tensor, config: LossConfig, gather: Gather = alone) -> Tensor:
+def vicreg(
+    features_BMP: Tensor, present_BM: Tensor, config: LossConfig, gather: Gather = alone
+) -> Tensor:
     """VICReg (Bardes, Ponce and LeCun 2022) of each two modalities, over the samples of all processes that have both.
 
     Of a pair Z, Z': invariance x mean squared difference + variance x [v(Z) + v(Z')] + covariance x [c(Z) + c(Z')],

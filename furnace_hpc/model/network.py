@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from furnace_hpc.config.model_config import LossConfig, ModelConfig
-from furnace_hpc.model.attention import BottleneckFusion, Checkpoint, CrossAttentionFusion, masked_mean
+from furnace_hpc.model.attention import (
+    BottleneckFusion,
+    Checkpoint,
+    CrossAttentionFusion,
+    masked_mean,
+)
 from furnace_hpc.model.encoders import InputShapes, make_encoder
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
 
@@ -25,16 +30,26 @@ class FusionModel(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, shapes: InputShapes, num_classes: dict[str, int], loss: LossConfig | None = None
+        self,
+        config: ModelConfig,
+        shapes: InputShapes,
+        num_classes: dict[str, int],
+        loss: LossConfig | None = None,
     ) -> None:
         super().__init__()
         loss = loss or LossConfig()
         self.modalities, self.modality_dropout = config.modalities, config.modality_dropout
-        self.encoders = nn.ModuleDict({name: make_encoder(name, config, shapes) for name in config.modalities})
+        self.encoders = nn.ModuleDict(
+            {name: make_encoder(name, config, shapes) for name in config.modalities}
+        )
         self.norms = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in config.modalities})
         self.fusion = _fusion(config)
-        self.heads = nn.ModuleDict({task: nn.Linear(config.width, count) for task, count in num_classes.items()})
-        self.unimodal = nn.ModuleDict() if not loss.unimodal else _unimodal_heads(config, num_classes)
+        self.heads = nn.ModuleDict(
+            {task: nn.Linear(config.width, count) for task, count in num_classes.items()}
+        )
+        self.unimodal = (
+            nn.ModuleDict() if not loss.unimodal else _unimodal_heads(config, num_classes)
+        )
         self.projections = ProjectionHeads(config, loss) if loss.info_nce else None
         self.expanders = _expanders(config, loss) if loss.vicreg else None
         self.checkpoint: Checkpoint | None = None
@@ -43,7 +58,8 @@ class FusionModel(nn.Module):
         """Compute attention blocks again in backward instead of keeping their activations."""
         self.checkpoint = checkpoint
         for module in self.modules():
-            if enable := getattr(module, "activation_checkpointing_enable", None):  # a model of transformers
+            # a model of transformers
+            if enable := getattr(module, "activation_checkpointing_enable", None):
                 enable({"use_reentrant": False})
 
     def forward(
@@ -74,7 +90,9 @@ class FusionModel(nn.Module):
         looks = present_BM.device.type == "cpu" and not torch.compiler.is_exporting()
         if looks and not bool(present_BM.any(1).all()):
             row = int((~present_BM.any(1)).nonzero()[0])
-            raise ValueError(f"sample {row} of the batch has none of the modalities {', '.join(self.modalities)}")
+            raise ValueError(
+                f"sample {row} of the batch has none of the modalities {', '.join(self.modalities)}"
+            )
         if self.training and self.modality_dropout:
             present_BM = drop_modalities(present_BM, self.modality_dropout)
         tokens, masks = self._encode(inputs, lengths, present_BM)
@@ -87,7 +105,10 @@ class FusionModel(nn.Module):
         }
         if len(self.unimodal):
             output["unimodal"] = {
-                task: torch.stack([head(part) for head, part in zip(heads, features_BMD.unbind(1), strict=True)], dim=1)
+                task: torch.stack(
+                    [head(part) for head, part in zip(heads, features_BMD.unbind(1), strict=True)],
+                    dim=1,
+                )
                 for task, heads in cast(dict[str, nn.ModuleList], self.unimodal).items()
             }
         if self.projections:
@@ -105,15 +126,21 @@ class FusionModel(nn.Module):
         for m, name in enumerate(self.modalities):
             present_B = present_BM[:, m]
             values = inputs[name]
-            values = torch.where(present_B.view(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values))
+            values = torch.where(
+                present_B.view(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values)
+            )
             tokens_BTD, mask_BT = self.encoders[name](values, lengths.get(name))
             tokens.append(self.norms[name](tokens_BTD) * present_B.view(-1, 1, 1))
             masks.append(mask_BT & present_B.unsqueeze(1))
         return tokens, masks
 
-    def _fuse(self, tokens: list[Tensor], masks: list[Tensor], present_BM: Tensor) -> tuple[Tensor, Tensor]:
+    def _fuse(
+        self, tokens: list[Tensor], masks: list[Tensor], present_BM: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The fused vector [B, D], and the modalities' features [B, M, D]."""
-        features_BMD = torch.stack([masked_mean(part, mask) for part, mask in zip(tokens, masks, strict=True)], dim=1)
+        features_BMD = torch.stack(
+            [masked_mean(part, mask) for part, mask in zip(tokens, masks, strict=True)], dim=1
+        )
         match self.fusion:
             case CrossAttentionFusion():
                 fused_BD = self.fusion(tokens, masks, self.checkpoint)
@@ -145,7 +172,9 @@ class ProjectionHeads(nn.Module):
 
     def __init__(self, config: ModelConfig, loss: LossConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(config.width, loss.projection_width) for _ in config.modalities)
+        self.layers = nn.ModuleList(
+            nn.Linear(config.width, loss.projection_width) for _ in config.modalities
+        )
         self.log_scale = nn.Parameter(torch.tensor([-math.log(loss.temperature)]))
 
     def forward(self, features_BMD: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +193,12 @@ def drop_modalities(present_BM: Tensor, probability: float) -> Tensor:
 
 
 def _fusion(config: ModelConfig) -> nn.Module:
-    M, width, feedforward, dropout = len(config.modalities), config.width, config.feedforward, config.dropout
+    M, width, feedforward, dropout = (
+        len(config.modalities),
+        config.width,
+        config.feedforward,
+        config.dropout,
+    )
     layers, heads = config.fusion_layers, config.num_heads
     match config.fusion:
         case "concat":
@@ -176,7 +210,9 @@ def _fusion(config: ModelConfig) -> nn.Module:
         case "cross_attention":
             return CrossAttentionFusion(M, width, layers, heads, feedforward, dropout)
         case "bottleneck":
-            return BottleneckFusion(M, width, layers, heads, feedforward, dropout, config.bottleneck_tokens)
+            return BottleneckFusion(
+                M, width, layers, heads, feedforward, dropout, config.bottleneck_tokens
+            )
 
 
 def _unimodal_heads(config: ModelConfig, num_classes: dict[str, int]) -> nn.ModuleDict:
@@ -194,6 +230,8 @@ def _expanders(config: ModelConfig, loss: LossConfig) -> nn.ModuleList:
     """
     width = loss.projection_width
     return nn.ModuleList(
-        nn.Sequential(nn.Linear(config.width, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width))
+        nn.Sequential(
+            nn.Linear(config.width, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width)
+        )
         for _ in config.modalities
     )

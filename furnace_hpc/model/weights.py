@@ -19,11 +19,15 @@ def architectures(encoders: nn.ModuleDict, config: ModelConfig) -> dict[str, dic
     found = {}
     for name, part in (("text", "bert"), ("image", "vit"), ("audio", "ast")):
         if name in encoders and getattr(config, f"{name}_weights"):
-            found[name] = json.loads(getattr(encoders[name], part).config.to_json_string(use_diff=False))
+            found[name] = json.loads(
+                getattr(encoders[name], part).config.to_json_string(use_diff=False)
+            )
     return found
 
 
-def trained(kind: Any, modality: str, config: ModelConfig, made: Mapping[str, dict[str, Any]]) -> Any:
+def trained(
+    kind: Any, modality: str, config: ModelConfig, made: Mapping[str, dict[str, Any]]
+) -> Any:
     """A transformers model with the weights of a folder or of the hub's cache.
 
     Args:
@@ -36,7 +40,10 @@ def trained(kind: Any, modality: str, config: ModelConfig, made: Mapping[str, di
         ConfigError: they are not there, or are another model's.
     """
     key = f"{modality}_weights"
-    name, more = getattr(config, key), {} if kind.__name__ == "ASTModel" else {"add_pooling_layer": False}
+    name, more = (
+        getattr(config, key),
+        {} if kind.__name__ == "ASTModel" else {"add_pooling_layer": False},
+    )
     if modality in made:
         return kind(kind.config_class.from_dict(made[modality]), **more)
     check_kind(key, name)
@@ -64,7 +71,9 @@ def _check_tensors(key: str, name: str, kind: Any, loading: Mapping[str, Any]) -
     """Raise ConfigError unless the weights are those of the model that their config.json describes."""
     about = f"model.{key} {name!r}"
     if lacking := sorted(loading["missing_keys"]):
-        raise ConfigError(f"{about} lacks {len(lacking)} weights of {kind.__name__}, such as {lacking[0]}")
+        raise ConfigError(
+            f"{about} lacks {len(lacking)} weights of {kind.__name__}, such as {lacking[0]}"
+        )
     if others := sorted(loading["mismatched_keys"]):
         tensor, found, wanted = others[0]
         raise ConfigError(
@@ -97,7 +106,9 @@ def check_vocabulary(name: str, packed: str | None) -> None:
         )
 
 
-def check_fits(key: str, config: ModelConfig, what: str, found: int, made_for: int, exact: bool = False) -> None:
+def check_fits(
+    key: str, config: ModelConfig, what: str, found: int, made_for: int, exact: bool = False
+) -> None:
     """Raise ConfigError where the data is not what trained weights were made for."""
     if found != made_for if exact else found > made_for:
         raise ConfigError(

@@ -6,7 +6,7 @@ from math import isfinite
 
 from rich.text import Text
 
-from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.monitor.grid_status import Line
 from furnace_hpc.monitor.loss_curve import loss_curve
 from furnace_hpc.runs.state import RunState
@@ -31,7 +31,8 @@ class Column:
     cell: Callable[[Line], Text]
     worth: int = 99
     right: bool = field(default=False, kw_only=True)
-    least: int = field(default=0, kw_only=True)  # characters below which it goes; 0: it is never cut
+    # characters below which it goes; 0: it is never cut
+    least: int = field(default=0, kw_only=True)
 
 
 def bar(done: int, total: int, width: int, style: str = "") -> Text:
@@ -67,13 +68,23 @@ def duration(seconds: float) -> str:
     """A time span in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return (
+        f"{hours} h {minutes:02d} min"
+        if hours
+        else f"{minutes} min {rest:02d} s"
+        if minutes
+        else f"{rest} s"
+    )
 
 
 def short_names(lines: Sequence[Line]) -> dict[str, str]:
     """Run id -> the same without its hash, where that leaves them all different."""
     names = {line.run_id: line.run_id.rpartition("-")[0] or line.run_id for line in lines}
-    return names if len({*names.values()}) == len(names) else {line.run_id: line.run_id for line in lines}
+    return (
+        names
+        if len({*names.values()}) == len(names)
+        else {line.run_id: line.run_id for line in lines}
+    )
 
 
 def _state(line: Line) -> Text:

@@ -28,7 +28,8 @@ class Line:
     loss: float | None
     samples_per_s: float | None
     left_s: float | None
-    last_end: str  # why the newest attempt that has ended did; none: there is no such, or the run is done
+    # why the newest attempt that has ended did; none: there is no such, or the run is done
+    last_end: str
 
     @property
     def run_id(self) -> str:
@@ -76,13 +77,16 @@ def line_of(run: RunFolder, status: RunStatus, steps: int) -> Line:
 def _last_end(run: RunFolder, status: RunStatus) -> str:
     if status.state is RunState.DONE or not status.attempt:
         return ""
-    ends = [f"{attempt.attempt}: {attempt.reason}" for attempt in read_attempts(run) if attempt.reason]
+    ends = [
+        f"{attempt.attempt}: {attempt.reason}" for attempt in read_attempts(run) if attempt.reason
+    ]
     return f"attempt {ends[-1]}" if ends else ""
 
 
 def _runs(folder: GridFolder) -> tuple[dict[RunFolder, int], dict[RunFolder, int]]:
     """Runs, with their steps: of all submissions that had the newest one's settings, and all others (`--set`)."""
-    all_ = [submission for submission in submissions(folder) if submission.rows]  # others were cut off
+    # others were cut off
+    all_ = [submission for submission in submissions(folder) if submission.rows]
     asked = _settings(all_[-1].path / "grid.yaml") if all_ else ""
     newest: dict[RunFolder, int] = {}
     others: dict[RunFolder, int] = {}

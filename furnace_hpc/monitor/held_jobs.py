@@ -6,7 +6,8 @@ from furnace_hpc.slurm import client
 from furnace_hpc.slurm.job_states import plain
 from furnace_hpc.slurm.parsing import Job
 
-REASONS = ("job requeued in held state", "launch failed requeued held")  # newer Slurms write _ for a space
+# newer Slurms write _ for a space
+REASONS = ("job requeued in held state", "launch failed requeued held")
 
 
 def is_held(job: Job) -> bool:

@@ -23,7 +23,8 @@ from furnace_hpc.slurm.job_states import Phase, meaning
 from furnace_hpc.slurm.parsing import Job
 
 FRESH_S = 10  # commands given within this time share one answer
-IDLE_S = 60  # the same, where nothing of the grid is in the queue: only somebody's requeue could change that
+# the same, where nothing of the grid is in the queue: only somebody's requeue could change that
+IDLE_S = 60
 GONE_AFTER_S = 5  # between the two answers that make a job gone
 MAX_BACK_OFF_S = 300
 GONE = "GONE"  # not Slurm's word: Slurm has forgotten the job
@@ -33,13 +34,17 @@ GONE = "GONE"  # not Slurm's word: Slurm has forgotten the job
 class Evidence:
     """What is known of a grid's jobs."""
 
-    queued: dict[str, Job] = field(default_factory=dict)  # of the last squeue: the grid's jobs, by id
-    ended: dict[str, Job] = field(default_factory=dict)  # what accounting said of those that squeue had no more
-    missing: dict[str, float] = field(default_factory=dict)  # job id -> when an answer first did not have it
+    # of the last squeue: the grid's jobs, by id
+    queued: dict[str, Job] = field(default_factory=dict)
+    # what accounting said of those that squeue had no more
+    ended: dict[str, Job] = field(default_factory=dict)
+    # job id -> when an answer first did not have it
+    missing: dict[str, float] = field(default_factory=dict)
     live_jobs: int = 0  # of this user, other grids' too: they count for the site's submit limit
     answered_unix_s: float = 0.0
     asked_unix_s: float = 0.0
-    unread: int = 0  # lines of the last answers that could not be read: each may be a job that is not in them
+    # lines of the last answers that could not be read: each may be a job that is not in them
+    unread: int = 0
     failures: int = 0  # since the last answer
     error: str = ""
 
@@ -56,8 +61,14 @@ class Evidence:
     def is_fresh(self, jobs: Iterable[str]) -> bool:
         """Whether the last answer is recent and knew of all these jobs; after failures, whether to wait with asking."""
         settled = not self.queued and all(map(self.is_gone, self.missing))
-        pause_s = IDLE_S if settled and not self.failures else min(FRESH_S * 2**self.failures, MAX_BACK_OFF_S)
-        knows = self.failures or all(j in self.queued or j in self.ended or j in self.missing for j in jobs)
+        pause_s = (
+            IDLE_S
+            if settled and not self.failures
+            else min(FRESH_S * 2**self.failures, MAX_BACK_OFF_S)
+        )
+        knows = self.failures or all(
+            j in self.queued or j in self.ended or j in self.missing for j in jobs
+        )
         return bool(knows) and time.time() < self.asked_unix_s + pause_s
 
     def is_gone(self, job_id: str) -> bool:
@@ -105,7 +116,9 @@ def _is_settled(job_id: str, job: "Expected", known: Evidence) -> bool:
 def _is_superseded(run: RunFolder, sent_unix_s: float) -> bool:
     """Whether the run has since begun without Slurm: what its older job does is nothing to it."""
     attempts = read_attempts(run) if sent_unix_s else []
-    return bool(attempts) and attempts[-1].job_id is None and attempts[-1].start_unix_s > sent_unix_s
+    return (
+        bool(attempts) and attempts[-1].job_id is None and attempts[-1].start_unix_s > sent_unix_s
+    )
 
 
 def _check_cluster(clusters: set[str]) -> None:
@@ -148,38 +161,63 @@ def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
     for submission in all_:
         for sent in submission.sent():
             if sent.outcome == "submitted" and sent.kind == "array":
-                of_run |= {submission.rows[row]["run_id"]: (job_id, sent) for row, job_id in sent.elements.items()}
+                of_run |= {
+                    submission.rows[row]["run_id"]: (job_id, sent)
+                    for row, job_id in sent.elements.items()
+                }
             elif sent.outcome == "submitted":
-                follows = tuple(folder.run(row["run_id"]) for row in submission.rows if row.get("to_do"))
+                follows = tuple(
+                    folder.run(row["run_id"]) for row in submission.rows if row.get("to_do")
+                )
                 others[sent.job_id] = Expected(None, sent.name, sent.cluster, sent.unix_s, follows)
     runs = {
         job: Expected(folder.run(run_id), sent.name, sent.cluster, sent.unix_s)
         for run_id, (job, sent) in of_run.items()
     }
-    return runs | others | {job_id: Expected(folder.run(run_id), "", "") for job_id, run_id in by_hand.items()}
+    return (
+        runs
+        | others
+        | {job_id: Expected(folder.run(run_id), "", "") for job_id, run_id in by_hand.items()}
+    )
 
 
-def _ask(folder: GridFolder, known: Evidence, jobs: dict[str, Expected], must: bool = False) -> Evidence:
+def _ask(
+    folder: GridFolder, known: Evidence, jobs: dict[str, Expected], must: bool = False
+) -> Evidence:
     asked_unix_s = time.time()
     try:
         answer = client.queue(_users(folder))
-        queued = {j.job_id: j for j in answer if j.job_id in jobs and jobs[j.job_id].name in ("", j.name)}
+        queued = {
+            j.job_id: j for j in answer if j.job_id in jobs and jobs[j.job_id].name in ("", j.name)
+        }
         # Of a shared grid these are too many for one user, which is safe.
         live = sum(meaning(job.word).phase is not Phase.ENDED for job in answer)
         unknown = [job_id for job_id in jobs if job_id not in queued and job_id not in known.ended]
-        absent = [job_id for job_id in unknown if not (run := jobs[job_id].run) or not run.result.is_file()]
+        absent = [
+            job_id
+            for job_id in unknown
+            if not (run := jobs[job_id].run) or not run.result.is_file()
+        ]
         told = _accounting(absent)
         ended = known.ended | _ended(told, {job_id: jobs[job_id].name for job_id in absent})
     except UnavailableError as error:
         if must:
             raise
-        known.failures, known.error, known.asked_unix_s = known.failures + 1, str(error), asked_unix_s
+        known.failures, known.error, known.asked_unix_s = (
+            known.failures + 1,
+            str(error),
+            asked_unix_s,
+        )
         _write(folder, known)
         return known
     unread = sum(not job.job_id for job in [*answer, *told])
-    missing = {job_id: known.missing.get(job_id, asked_unix_s) for job_id in absent if job_id not in ended}
+    missing = {
+        job_id: known.missing.get(job_id, asked_unix_s) for job_id in absent if job_id not in ended
+    }
     if unread:  # a job that is absent may stand in a line that could not be read
-        missing = {job_id: at_unix_s for job_id, at_unix_s in missing.items() if known.is_gone(job_id)}
+        missing = {
+            job_id: at_unix_s for job_id, at_unix_s in missing.items() if known.is_gone(job_id)
+        }
     now = Evidence(queued, ended, missing, live, asked_unix_s, asked_unix_s, unread)
     _write(folder, now)
     return now
@@ -208,7 +246,11 @@ def _read(folder: GridFolder) -> Evidence:
         for name in ("queued", "ended"):
             content[name] = {job["job_id"]: Job(**job) for job in content[name]}
         known = Evidence(**content)
-        return known if isinstance(known.missing, dict) and isinstance(known.failures, int) else Evidence()
+        return (
+            known
+            if isinstance(known.missing, dict) and isinstance(known.failures, int)
+            else Evidence()
+        )
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return Evidence()  # never asked, or another version's file
 
@@ -217,5 +259,6 @@ def _write(folder: GridFolder, evidence: Evidence) -> None:
     content = asdict(evidence)
     for name in ("queued", "ended"):
         content[name] = list(content[name].values())
-    with suppress(OSError):  # a grid of somebody else's, or a full disk: it is only kept for other commands
+    # a grid of somebody else's, or a full disk: it is only kept for other commands
+    with suppress(OSError):
         write_json(folder.slurm_cache, content)

@@ -21,7 +21,9 @@ def print_logs(folder: GridFolder, name: str, lines: int) -> None:
     attempt = newest_attempt(str(run.path))
     files = _batch_logs(folder, run)[-1:]
     files += [path for log in files for path in _other_ranks(log)]
-    files += sorted(run.logs.glob(f"{attempt}-*.log"), key=lambda path: int(path.stem.partition("-")[2]))
+    files += sorted(
+        run.logs.glob(f"{attempt}-*.log"), key=lambda path: int(path.stem.partition("-")[2])
+    )
     shown: set[str] = set()
     for path in files:
         text = _tail(path, lines)
@@ -35,14 +37,18 @@ def print_logs(folder: GridFolder, name: str, lines: int) -> None:
 
 
 def _find(folder: GridFolder, name: str) -> RunFolder:
-    known = dict.fromkeys(row["run_id"] for submission in submissions(folder) for row in submission.rows)
+    known = dict.fromkeys(
+        row["run_id"] for submission in submissions(folder) for row in submission.rows
+    )
     found = [run_id for run_id in known if run_id.startswith(name)]
     if name in known:
         found = [name]
     if not found:
         raise ConfigError(f"unknown run {name!r}; {nearest(name, known)}")
     if len(found) > 1:
-        raise ConfigError(f"{len(found)} runs begin with {name!r}: give more of the name: {', '.join(found[:5])}")
+        raise ConfigError(
+            f"{len(found)} runs begin with {name!r}: give more of the name: {', '.join(found[:5])}"
+        )
     return folder.run(found[0])
 
 
@@ -52,7 +58,11 @@ def _batch_logs(folder: GridFolder, run: RunFolder) -> list[Path]:
     for submission in submissions(folder):
         for sent in submission.sent():
             if sent.outcome == "submitted" and sent.kind == "array":
-                ids = [job for row, job in sent.elements.items() if submission.rows[row]["run_id"] == run.run_id]
+                ids = [
+                    job
+                    for row, job in sent.elements.items()
+                    if submission.rows[row]["run_id"] == run.run_id
+                ]
                 paths += [batch_log(submission.path, job_id) for job_id in ids]
     return [path for path in paths if path.exists()]
 

@@ -20,7 +20,9 @@ def loss_curve(run: RunFolder, attempts: int, points: int) -> list[float]:
 
     For a step the highest attempt wins. Where a file has nothing in between, the loss before it is repeated.
     """
-    known = dict(point for number in range(1, attempts + 1) for point in _places(run.metrics(number), points))
+    known = dict(
+        point for number in range(1, attempts + 1) for point in _places(run.metrics(number), points)
+    )
     if not known:
         return []
     steps = sorted(known)

@@ -24,7 +24,9 @@ ORDER = (  # what moves, what needs somebody, what waits, what is over
 GAP = 2
 
 
-def picture(lines: Sequence[Line], evidence: Evidence, width: int, height: int = 10**6) -> list[Text]:
+def picture(
+    lines: Sequence[Line], evidence: Evidence, width: int, height: int = 10**6
+) -> list[Text]:
     """The grid in at most `height` lines of `width` characters: progress, a line a run, the rest in one, the sum.
 
     Only runs that are shown have their loss curves read.
@@ -59,19 +61,33 @@ def summary(lines: Sequence[Line], evidence: Evidence) -> str:
     """How many runs are in which state, and whether Slurm is away."""
     words = [_counts(lines)]
     if evidence.failures:
-        since = f"{time.time() - evidence.answered_unix_s:,.0f} s ago" if evidence.answered_unix_s else "never"
+        since = (
+            f"{time.time() - evidence.answered_unix_s:,.0f} s ago"
+            if evidence.answered_unix_s
+            else "never"
+        )
         words.append(f"{evidence.error} (last answer: {since})")
     return f"{len(lines):,} runs: {', '.join(words)}"
 
 
-def table(lines: Sequence[Line], columns: Sequence[Column], width: int, headings: bool = True) -> list[Text]:
+def table(
+    lines: Sequence[Line], columns: Sequence[Column], width: int, headings: bool = True
+) -> list[Text]:
     """A line of headings, and one a run."""
     cells = {column: [column.cell(line) for line in lines] for column in columns}
-    wanted = {column: max((text.cell_len for text in cells[column]), default=0) for column in columns}
+    wanted = {
+        column: max((text.cell_len for text in cells[column]), default=0) for column in columns
+    }
     kept = [column for column in columns if wanted[column]]  # an empty one is not worth its heading
-    widths = _fit({column: max(wanted[column], len(column.name) if headings else 0) for column in kept}, width)
-    heads = [_row([(Text(column.name, "bold"), widths[column], column.right) for column in widths])] * headings
-    return heads + [_row([(cells[c][at], widths[c], c.right) for c in widths]) for at in range(len(lines))]
+    widths = _fit(
+        {column: max(wanted[column], len(column.name) if headings else 0) for column in kept}, width
+    )
+    heads = [
+        _row([(Text(column.name, "bold"), widths[column], column.right) for column in widths])
+    ] * headings
+    return heads + [
+        _row([(cells[c][at], widths[c], c.right) for c in widths]) for at in range(len(lines))
+    ]
 
 
 def _fit(wanted: dict[Column, int], width: int) -> dict[Column, int]:

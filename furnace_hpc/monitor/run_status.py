@@ -51,7 +51,9 @@ class StatusResolver:
         again = status.state is RunState.INTERRUPTED and CANCELLED not in status.reason
         if place and again and place.sent_again and self._is_live(place.follow_up):
             return replace(
-                status, state=RunState.QUEUED, reason=f"{status.reason}; job {place.follow_up} sends it again"
+                status,
+                state=RunState.QUEUED,
+                reason=f"{status.reason}; job {place.follow_up} sends it again",
             )
         return status
 
@@ -74,7 +76,9 @@ class StatusResolver:
         ours = newest if newest and newest.job_id == place.job_id else None  # this job's attempt
         job = self.evidence.job(place.job_id)
         if job is None:
-            said = by_files.state is RunState.RUNNING or (ours is not None and ours.end_unix_s is not None)
+            said = by_files.state is RunState.RUNNING or (
+                ours is not None and ours.end_unix_s is not None
+            )
             why = f"submitted as job {place.job_id}; {self._why_unknown()}"
             return status if said else replace(status, state=RunState.UNKNOWN, reason=why)
         means = meaning(job.word)
@@ -82,7 +86,11 @@ class StatusResolver:
             case Phase.ENDED:
                 return _ended(run, status, job, ours, place)
             case Phase.WAITING:
-                return replace(status, state=RunState.QUEUED, reason=f"job {job.job_id} {means.says}{_because(job)}")
+                return replace(
+                    status,
+                    state=RunState.QUEUED,
+                    reason=f"job {job.job_id} {means.says}{_because(job)}",
+                )
             case Phase.RUNNING:
                 return _running(status, ours, means.says)
         return replace(status, state=RunState.UNKNOWN, reason=f"job {job.job_id}: {means.says}")
@@ -103,7 +111,11 @@ class StatusResolver:
 
     def _is_live(self, job_id: str) -> bool:
         job = self.evidence.job(job_id) if job_id else None
-        return job is not None and job.word != GONE and meaning(job.word).phase in (Phase.WAITING, Phase.RUNNING)
+        return (
+            job is not None
+            and job.word != GONE
+            and meaning(job.word).phase in (Phase.WAITING, Phase.RUNNING)
+        )
 
     def _why_unknown(self) -> str:
         if self.evidence.failures:
@@ -134,13 +146,19 @@ def batch_log(submission: Path, job_id: str) -> Path:
 
 def _running(status: RunStatus, ours: Attempt | None, says: str) -> RunStatus:
     if ours is None or ours.end_unix_s is None:
-        return replace(status, state=RunState.RUNNING, reason=says or ("" if ours else "is starting"))
+        return replace(
+            status, state=RunState.RUNNING, reason=says or ("" if ours else "is starting")
+        )
     if ours.reason in REQUEUED and status.state is RunState.INTERRUPTED:
-        return replace(status, state=RunState.RUNNING, reason=f"{status.reason}; its job starts it again")
+        return replace(
+            status, state=RunState.RUNNING, reason=f"{status.reason}; its job starts it again"
+        )
     return status  # its own last word, while its job is ending
 
 
-def _ended(run: RunFolder, status: RunStatus, job: Job, ours: Attempt | None, place: JobAssignment) -> RunStatus:
+def _ended(
+    run: RunFolder, status: RunStatus, job: Job, ours: Attempt | None, place: JobAssignment
+) -> RunStatus:
     """Its job is over: the run's own word on how, or Slurm's where the run had no time for one."""
     says, reason = f"{meaning(job.word).says}{_by(job)}", meaning(job.word).ended
     if job.word == GONE:
@@ -160,9 +178,13 @@ def _ended(run: RunFolder, status: RunStatus, job: Job, ours: Attempt | None, pl
         reason, says = with_own_word(str(run.path), ours.attempt, reason, says)
         return replace(status, state=END_REASONS[reason].state, reason=says, ended=reason)
     known = ours.reason or ""
-    if (reason == CANCELLED and known in END_REASONS and END_REASONS[known].again) or is_more_specific(reason, known):
+    if (
+        reason == CANCELLED and known in END_REASONS and END_REASONS[known].again
+    ) or is_more_specific(reason, known):
         why = f"{says}; {status.reason}"
-        return replace(status, state=END_REASONS[reason].state, reason=why, ended=reason, used_up="")
+        return replace(
+            status, state=END_REASONS[reason].state, reason=why, ended=reason, used_up=""
+        )
     return status
 
 
@@ -172,11 +194,16 @@ def _places(folder: GridFolder) -> dict[str, JobAssignment]:
     all_ = submissions(folder)
     for submission in all_:
         sent, cancelled = submission.sent(), submission.cancelled()
-        follow_up = next((s.job_id for s in reversed(sent) if s.kind == "follow-up" and s.job_id), "")
+        follow_up = next(
+            (s.job_id for s in reversed(sent) if s.kind == "follow-up" and s.job_id), ""
+        )
         run_ids = [str(row["run_id"]) for row in submission.rows]
         if follow_up:
             waiting = [row["run_id"] for row in submission.rows if row["to_do"]]
-            places |= {i: JobAssignment(submission.path, "", follow_up, cancelled=i in cancelled) for i in waiting}
+            places |= {
+                i: JobAssignment(submission.path, "", follow_up, cancelled=i in cancelled)
+                for i in waiting
+            }
         times = Counter(row for one in sent if one.outcome == "submitted" for row in one.rows)
         retries = _retries(submission.path)
         for array in sent:
@@ -194,7 +221,8 @@ def _places(folder: GridFolder) -> dict[str, JobAssignment]:
 
 
 _NO_REASON = ("", "none", "noneassigned", "null", "unknown", "n/a")
-_NEVER = {  # reasons of a waiting job that only somebody can change, in small letters alone, and what to do
+# reasons of a waiting job that only somebody can change, in small letters alone, and what to do
+_NEVER = {
     "dependencyneversatisfied": "it never will run: cancel it",
     "partitiontimelimit": "its time limit is more than the partition's: lower resources.timeout_min, cancel and submit",
     "partitionnodelimit": "it asks for more nodes than the partition gives: lower nodes, cancel and submit",
@@ -232,7 +260,9 @@ def _by(job: Job) -> str:
 def _last_words(submission: Path, job_id: str) -> str:
     log = batch_log(submission, job_id)
     try:
-        lines = [line for line in read_regular_text(log, errors="replace").splitlines() if line.strip()]
+        lines = [
+            line for line in read_regular_text(log, errors="replace").splitlines() if line.strip()
+        ]
     except FileNotFoundError:
         return f"there is no {log}: do compute nodes see that folder, and has it space?"
     return lines[-1].strip() if lines else f"{log} is empty"

@@ -86,7 +86,9 @@ class SameRuns:
         except (OSError, ValueError):  # another user's, damaged, or of another version
             return False
         same = there.data_fingerprint == spec.data_fingerprint
-        return same and there.run_id == path.name and identity(there.config) == identity(spec.config)
+        return (
+            same and there.run_id == path.name and identity(there.config) == identity(spec.config)
+        )
 
 
 def link(folder: RunFolder, target: Path) -> None:

@@ -10,9 +10,17 @@ def manually_started(folder: GridFolder, submissions: list[Submission]) -> dict[
 
     Runs that are done are left out.
     """
-    ours = {job for one in submissions for sent in one.sent() if sent.job_id for job in sent.elements.values()}
+    ours = {
+        job
+        for one in submissions
+        for sent in one.sent()
+        if sent.job_id
+        for job in sent.elements.values()
+    }
     found = {}
-    for run_id in dict.fromkeys(row["run_id"] for submission in submissions for row in submission.rows):
+    for run_id in dict.fromkeys(
+        row["run_id"] for submission in submissions for row in submission.rows
+    ):
         run = folder.run(run_id)
         attempts = [] if run.result.is_file() else read_attempts(run)
         if attempts and attempts[-1].job_id and attempts[-1].job_id not in ours:

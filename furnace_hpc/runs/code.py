@@ -10,8 +10,10 @@ from furnace_hpc.host.regular_file import read_regular
 
 PACKAGE = Path(__file__).resolve().parent.parent
 RUNS = (PACKAGE.name, "ds_configs")  # what of a checkout decides or does anything in a run
-SNAPSHOT_FACTS = "snapshot.json"  # beside the package: this is a snapshot, and that file tells its commit
-# A change of how tables look or how jobs are queued makes no run stale; a change in these rooms may.
+# beside the package: this is a snapshot, and that file tells its commit
+SNAPSHOT_FACTS = "snapshot.json"
+# A change of how tables look or how jobs are queued makes no run stale; a change in these rooms
+# may.
 DECIDING = (
     "data",
     "model",
@@ -52,7 +54,11 @@ def changes() -> str:
 
 def untracked() -> list[str]:
     """Files that git does not know and does not ignore."""
-    return [name for name in git("ls-files", "-z", "--others", "--exclude-standard", "--", *RUNS).split("\0") if name]
+    return [
+        name
+        for name in git("ls-files", "-z", "--others", "--exclude-standard", "--", *RUNS).split("\0")
+        if name
+    ]
 
 
 def git(*arguments: str) -> str:
@@ -61,7 +67,8 @@ def git(*arguments: str) -> str:
     Raises:
         OSError, subprocess.SubprocessError: no git, or no checkout of this project.
     """
-    if not (PACKAGE.parent / ".git").exists():  # a package installed somewhere below another project's checkout
+    # a package installed somewhere below another project's checkout
+    if not (PACKAGE.parent / ".git").exists():
         raise FileNotFoundError(f"{PACKAGE.parent} is no checkout")
     command = ["git", "-C", str(PACKAGE.parent), *arguments]
     answer = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout

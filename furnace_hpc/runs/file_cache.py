@@ -9,7 +9,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def cached_by_stat(files: Callable[..., Iterable[Path]]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def cached_by_stat(
+    files: Callable[..., Iterable[Path]],
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Let a reader read again only when one of these files has another inode, size or time of change.
 
     Records are replaced and metrics only grow, so that one of the three always tells. On NFS a client may keep what it
@@ -22,7 +24,8 @@ def cached_by_stat(files: Callable[..., Iterable[Path]]) -> Callable[[Callable[P
 
         @wraps(read)
         def kept(*args: P.args, **kwargs: P.kwargs) -> T:
-            stamps = [_stamp(file) for file in files(*args, **kwargs)]  # before reading: what is newer is read again
+            # before reading: what is newer is read again
+            stamps = [_stamp(file) for file in files(*args, **kwargs)]
             key = (args, tuple(kwargs.items()))
             before = known.get(key)
             if before and before[0] == stamps:

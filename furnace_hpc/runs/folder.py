@@ -30,7 +30,9 @@ from typing import Any
 from furnace_hpc.config.errors import ConfigError
 
 # A network file system, a quota or a full disk may get over it, and nothing is wrong with the run.
-TRANSIENT_ERRNOS = frozenset({errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ETIMEDOUT})
+TRANSIENT_ERRNOS = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ETIMEDOUT}
+)
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,9 @@ class GridFolder:
 
     def all_submissions(self) -> list[Path]:
         """Folders of all submissions, oldest first."""
-        numbers = sorted(int(entry.name) for entry in self.submissions.glob("*") if entry.name.isdigit())
+        numbers = sorted(
+            int(entry.name) for entry in self.submissions.glob("*") if entry.name.isdigit()
+        )
         return [self.submissions / str(number) for number in numbers]
 
     def new_submission(self) -> Path:
@@ -180,7 +184,8 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with aside.open("w", encoding="utf-8", errors="surrogateescape") as file:  # bytes of paths as they are
+        # bytes of paths as they are
+        with aside.open("w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -53,7 +53,8 @@ class Submission:
         line = json.dumps({"unix_s": time.time(), "event": event, **facts})
         with (self.path / "journal.jsonl").open("a+b") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-            torn = file.read(1) not in (b"", b"\n")  # by a crash: the next line must not be glued to it
+            # by a crash: the next line must not be glued to it
+            torn = file.read(1) not in (b"", b"\n")
             file.write(f"{os.linesep if torn else ''}{line}\n".encode())
             file.flush()
             os.fsync(file.fileno())
@@ -77,7 +78,9 @@ class Submission:
                     cluster=event.get("cluster") or "",
                 )
             elif name in found:
-                found[name] = replace(found[name], outcome=event["event"], job_id=event.get("job_id", ""))
+                found[name] = replace(
+                    found[name], outcome=event["event"], job_id=event.get("job_id", "")
+                )
         return list(found.values())
 
     def cancelled(self) -> set[str]:
@@ -141,8 +144,12 @@ def _is_whole(event: dict[str, Any]) -> bool:
         wanted = {"name": str, "kind": str, "base": int, "rows": list, "unix_s": int | float}
     elif event.get("event") == "cancelled":
         wanted = {"runs": list}
-    if not isinstance(event.get("event"), str) or not all(isinstance(event.get(k), kind) for k, kind in wanted.items()):
+    if not isinstance(event.get("event"), str) or not all(
+        isinstance(event.get(k), kind) for k, kind in wanted.items()
+    ):
         return False
     listed = [entry for key, kind in wanted.items() if kind is list for entry in event[key]]
     words = (event.get("name", ""), event.get("job_id", ""))
-    return all(isinstance(entry, int | str) for entry in listed) and all(isinstance(word, str) for word in words)
+    return all(isinstance(entry, int | str) for entry in listed) and all(
+        isinstance(word, str) for word in words
+    )

@@ -31,7 +31,8 @@ class LeadTime:
     def check(self, took_s: float) -> None:
         """Look at a save that took so long."""
         if self.lead_s is not None and (words := too_short(took_s, self.lead_s)):
-            with suppress(OSError):  # a log that cannot be written is no reason to lose a checkpoint
+            # a log that cannot be written is no reason to lose a checkpoint
+            with suppress(OSError):
                 print(f"WARNING: {words}", flush=True)
             self.lead_s = None
 

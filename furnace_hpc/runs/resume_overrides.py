@@ -29,7 +29,9 @@ def read_overrides(settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise ConfigError(f"--resume-with got {setting!r}, wanted key=value, for example deepspeed=zero2")
+            raise ConfigError(
+                f"--resume-with got {setting!r}, wanted key=value, for example deepspeed=zero2"
+            )
         if key not in KEYS:
             raise ConfigError(
                 f"--resume-with {key}: a begun run can go on with another {' or '.join(KEYS)} only, "
@@ -42,7 +44,9 @@ def read_overrides(settings: list[str]) -> dict[str, Any]:
     return asked
 
 
-def kept(before: Mapping[str, Any], asked: Mapping[str, Any], began_with: TrainConfig) -> dict[str, Any]:
+def kept(
+    before: Mapping[str, Any], asked: Mapping[str, Any], began_with: TrainConfig
+) -> dict[str, Any]:
     """The overrides of the next attempt: the newest attempt's, unless others are asked for.
 
     Raises:
@@ -52,7 +56,10 @@ def kept(before: Mapping[str, Any], asked: Mapping[str, Any], began_with: TrainC
     overrides = {key: before[key] for key in KEYS if key in before} | dict(asked)
     overrides = {key: value for key, value in overrides.items() if value != own[key]}
     if "deepspeed" in overrides:
-        _check(began_with.deepspeed, validate(DeepSpeedFile, overrides["deepspeed"], "overrides of the last attempt"))
+        _check(
+            began_with.deepspeed,
+            validate(DeepSpeedFile, overrides["deepspeed"], "overrides of the last attempt"),
+        )
     return overrides
 
 

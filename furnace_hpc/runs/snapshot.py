@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.parsing.secrets import masked
+from furnace_hpc.config.parsing.text_safety import masked
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.code import PACKAGE, RUNS, SNAPSHOT_FACTS, changes, git_commit, untracked
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
@@ -78,7 +78,9 @@ def take_snapshot(folder: GridFolder) -> Path:
             target.chmod(target.stat().st_mode & 0o444)
         _describe(aside, now)
         if _content_hash(_files(aside, RUNS)) != now.snapshot_hash:
-            raise ConfigError(f"the code in {PACKAGE} was changed while it was copied: give the command again")
+            raise ConfigError(
+                f"the code in {PACKAGE} was changed while it was copied: give the command again"
+            )
         aside.rename(final)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -101,7 +103,12 @@ def _describe(aside: Path, now: Source) -> None:
     except (OSError, subprocess.SubprocessError):  # no checkout: a wheel has no changes
         new, patch = [], ""
     write_atomically(aside / "changes.diff", masked(patch))
-    facts = {"commit": git_commit(), "untracked": new, "num_files": len(now.files), "num_bytes": now.num_bytes}
+    facts = {
+        "commit": git_commit(),
+        "untracked": new,
+        "num_files": len(now.files),
+        "num_bytes": now.num_bytes,
+    }
     write_json(aside / SNAPSHOT_FACTS, facts)
 
 

@@ -33,7 +33,8 @@ class RunStatus:
     reason: str
     job_id: str = ""
     ended: str = ""  # the word that its newest attempt ended with, a key of ENDED
-    used_up: str = ""  # the budget for lack of which it does not come back; it stands in the reason too
+    # the budget for lack of which it does not come back; it stands in the reason too
+    used_up: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,22 @@ def _failed(detected_by: str) -> Ended:
 
 END_REASONS = {
     "done": Ended(RunState.DONE, False, "`result.json` exists"),
-    "preempted": _retried("ranks stopped by TERM, by USR1, or by USR2 long before the time limit; Slurm's PREEMPTED"),
-    "time_limit": _retried("ranks stopped by USR2 near the time limit; Slurm's TIMEOUT or DEADLINE"),
+    "preempted": _retried(
+        "ranks stopped by TERM, by USR1, or by USR2 long before the time limit; Slurm's PREEMPTED"
+    ),
+    "time_limit": _retried(
+        "ranks stopped by USR2 near the time limit; Slurm's TIMEOUT or DEADLINE"
+    ),
     "node_fail": _retried("Slurm's NODE_FAIL, or Slurm restarted the job without a stop signal"),
     "hang": _retried("a rank made no progress for `hang_timeout_s`; its stacks are in its log"),
     "infrastructure": _retried("no rank started; Slurm's BOOT_FAIL or LAUNCH_FAILED"),
-    "killed": _retried("a rank started and never reported its end, or reported only a failing disk"),
+    "killed": _retried(
+        "a rank started and never reported its end, or reported only a failing disk"
+    ),
     "stopped": _retried("all ranks saved and stopped, for example after Ctrl-C in the local queue"),
-    "cancelled": Ended(RunState.INTERRUPTED, False, "Slurm's CANCELLED; the next `submit` resumes the run"),
+    "cancelled": Ended(
+        RunState.INTERRUPTED, False, "Slurm's CANCELLED; the next `submit` resumes the run"
+    ),
     "oom": _failed("out of GPU or host memory; Slurm's OUT_OF_MEMORY"),
     "crash": _failed("a rank raised an exception; the reason holds its last line"),
     "nonfinite": _failed("a loss, gradient or parameter is not finite; the reason names the step"),
@@ -76,22 +85,37 @@ def read_status(folder: RunFolder) -> RunStatus:
 
 def within_budget(folder: RunFolder, status: RunStatus) -> RunStatus:
     """The status; failed, where the run would come back and has used up a budget of its newest attempt."""
-    if status.state is not RunState.INTERRUPTED or not status.attempt or status.ended == "cancelled":
+    if (
+        status.state is not RunState.INTERRUPTED
+        or not status.attempt
+        or status.ended == "cancelled"
+    ):
         return status
     if used_up := _spent(folder, status.attempt):
-        return replace(status, state=RunState.FAILED, reason=f"{used_up}; last: {status.reason}", used_up=used_up)
+        return replace(
+            status,
+            state=RunState.FAILED,
+            reason=f"{used_up}; last: {status.reason}",
+            used_up=used_up,
+        )
     return status
 
 
 def _words(folder: RunFolder, newest: int) -> list[Path]:
     """Where the attempts' ends are told."""
     numbers = lifecycle.attempt_numbers(str(folder.path))
-    return [*(folder.attempt(number) for number in numbers), folder.verdicts, folder.metrics(newest)]
+    return [
+        *(folder.attempt(number) for number in numbers),
+        folder.verdicts,
+        folder.metrics(newest),
+    ]
 
 
 @cached_by_stat(_words)
 def _spent(folder: RunFolder, newest: int) -> str:
-    return lifecycle.exhausted_budget(str(folder.path), lifecycle.read_attempt(str(folder.path), newest))
+    return lifecycle.exhausted_budget(
+        str(folder.path), lifecycle.read_attempt(str(folder.path), newest)
+    )
 
 
 def _read(folder: RunFolder) -> RunStatus:
@@ -108,9 +132,13 @@ def _read(folder: RunFolder) -> RunStatus:
         return RunStatus(state, newest.attempt, step, newest.error or word, ended=word)
     alive = holder_is_alive(newest)
     if alive is False:
-        return RunStatus(RunState.INTERRUPTED, newest.attempt, step, "its launcher died without a word")
+        return RunStatus(
+            RunState.INTERRUPTED, newest.attempt, step, "its launcher died without a word"
+        )
     if alive is None:
-        where = f"held on {newest.holder_host}, not visible from here; if that is gone: --retry lost"
+        where = (
+            f"held on {newest.holder_host}, not visible from here; if that is gone: --retry lost"
+        )
         return RunStatus(RunState.UNKNOWN, newest.attempt, step, where)
     return RunStatus(RunState.RUNNING, newest.attempt, step, "")
 
@@ -129,7 +157,8 @@ def close_open_attempt(folder: RunFolder, status: RunStatus) -> None:
     if not attempts:
         return
     newest, says = attempts[-1], status.reason.removeprefix(f"{status.used_up}; last: ")
-    of_it = status.ended in END_REASONS and (newest.job_id or "") == status.job_id  # and not of a job that never began
+    # and not of a job that never began
+    of_it = status.ended in END_REASONS and (newest.job_id or "") == status.job_id
     reason = status.ended if of_it else "killed"
     if newest.end_unix_s is None or end_reasons.is_more_specific(reason, newest.reason or ""):
         lifecycle.close(str(folder.path), newest.attempt, says, reason)

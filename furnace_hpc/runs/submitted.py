@@ -54,7 +54,9 @@ def submit_words(folder: GridFolder, settings: dict[str, Any], *words: str) -> s
     except ConfigError:
         is_known = False
     grid = name if is_known else str(folder.grid)
-    return furnace("submit", "--grid", grid, *setting_words(settings), *_runs_root(folder.path.parent), *words)
+    return furnace(
+        "submit", "--grid", grid, *setting_words(settings), *_runs_root(folder.path.parent), *words
+    )
 
 
 def grid_name(name_or_path: str) -> str:
@@ -77,7 +79,9 @@ def grid_name(name_or_path: str) -> str:
 
 def setting_words(settings: Overrides) -> list[str]:
     """The `--set` options that lay these settings."""
-    return [word for key, value in settings.items() for word in ("--set", f"{key}={_as_text(value)}")]
+    return [
+        word for key, value in settings.items() for word in ("--set", f"{key}={_as_text(value)}")
+    ]
 
 
 def _as_text(value: Any) -> str:

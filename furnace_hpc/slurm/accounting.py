@@ -37,7 +37,8 @@ class Accounted(NamedTuple):
     jobs: int
     hours: float  # of the jobs
     gpu_hours: float | None  # None: the jobs had no GPUs
-    ledger_hours: float  # what the attempts themselves say of these jobs: GPU-hours, where they had GPUs
+    # what the attempts themselves say of these jobs: GPU-hours, where they had GPUs
+    ledger_hours: float
 
 
 def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
@@ -53,12 +54,20 @@ def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
         return None
     lines = [Allocation(*row) for row in read_table(text, _FIELDS).rows]
     ended = [line for line in lines if line.resources and line.end[:1].isdigit()]
-    ours = [line for line in ended if line.job_id in clusters and clusters[line.job_id] in ("", line.cluster)]
+    ours = [
+        line
+        for line in ended
+        if line.job_id in clusters and clusters[line.job_id] in ("", line.cluster)
+    ]
     if not ours:
         return None
     hours = [int(line.elapsed_s) / 3600 for line in ours]
     widths = [sum(gpus(line.resources).values()) for line in ours]
-    gpu_hours = sum(took * width for took, width in zip(hours, widths, strict=True)) if any(widths) else None
+    gpu_hours = (
+        sum(took * width for took, width in zip(hours, widths, strict=True))
+        if any(widths)
+        else None
+    )
     jobs = {line.job_id for line in ours}
     of_them = [attempt for attempt in attempts if attempt.job_id in jobs and attempt.end_unix_s]
     ledger = sum((a.gpus or 1) * ((a.end_unix_s or 0) - a.start_unix_s) / 3600 for a in of_them)
@@ -71,8 +80,14 @@ def in_words(attempts: Iterable[Attempt]) -> str:
     if found is None:
         return ""
     on_gpus = found.gpu_hours is not None
-    took = f"{found.gpu_hours:,.2f} GPU-hours" if on_gpus else f"{found.hours:,.2f} hours of jobs without GPUs"
-    starts, jobs = (_number(n, word) for n, word in ((found.allocations, "allocation"), (found.jobs, "job")))
+    took = (
+        f"{found.gpu_hours:,.2f} GPU-hours"
+        if on_gpus
+        else f"{found.hours:,.2f} hours of jobs without GPUs"
+    )
+    starts, jobs = (
+        _number(n, word) for n, word in ((found.allocations, "allocation"), (found.jobs, "job"))
+    )
     return (
         f"Slurm's accounting: {took} in {starts} of {jobs}, requeued ones counted each time, from the allocation on; "
         f"the attempts' own records of these jobs have {found.ledger_hours:,.2f}"

@@ -28,7 +28,8 @@ from furnace_hpc.slurm.parsing import (
     whole,
 )
 
-TIMEOUT_S = 30  # a loaded controller answers within seconds; clients themselves wait 10 s for a message
+# a loaded controller answers within seconds; clients themselves wait 10 s for a message
+TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,13 @@ def queue(users: Iterable[str] = ()) -> list[Job]:
         UnavailableError: the controller did not answer.
     """
     who = ",".join(sorted(set(users))) or user_name()
-    # By user: the controller then sends this user's jobs only, where a list of ids makes it send everybody's.
+    # By user: the controller then sends this user's jobs only, where a list of ids makes it send
+    # everybody's.
     between = separator()
     fields = f"--format={between.join(('%F', '%K', '%T', '%r', '%j'))}"
     return read_queue(
-        _run_or_raise("squeue", "--noheader", "--array", "--states=all", f"--user={who}", fields), between
+        _run_or_raise("squeue", "--noheader", "--array", "--states=all", f"--user={who}", fields),
+        between,
     )
 
 
@@ -110,8 +113,17 @@ def find_job(name: str) -> str | None:
         if job.job_id and job.name == name:
             return job.job_id.partition("_")[0]
     if any(not job.job_id for job in jobs):
-        raise UnavailableError("squeue gave lines that cannot be read, and the job may be one of them: try again")
-    command = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID", "--starttime=now-30days")
+        raise UnavailableError(
+            "squeue gave lines that cannot be read, and the job may be one of them: try again"
+        )
+    command = (
+        "sacct",
+        "--allocations",
+        "--noheader",
+        "--parsable2",
+        "--format=JobID",
+        "--starttime=now-30days",
+    )
     answer = _ask(*command, f"--name={name}")
     return None if _is_off(answer) else array_id(_checked(answer))
 
@@ -171,19 +183,34 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
         return None
     user = user_name()
     fields = "Account,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
-    from concurrent.futures import ThreadPoolExecutor  # takes 20 ms to import, which `--help` need not wait for
+    # takes 20 ms to import, which `--help` need not wait for
+    from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(2) as pool:  # each takes a fifth of a second
         both = [
             pool.submit(_rows, 4, "sacctmgr", "show", "assoc", f"user={user}", f"format={fields}"),
-            pool.submit(_rows, 3, "sacctmgr", "show", "qos", "format=Name,MaxSubmitJobsPerUser,GrpSubmitJobs"),
+            pool.submit(
+                _rows,
+                3,
+                "sacctmgr",
+                "show",
+                "qos",
+                "format=Name,MaxSubmitJobsPerUser,GrpSubmitJobs",
+            ),
         ]
         associations, qualities = (answer.result() for answer in both)
-    # sacctmgr keeps the names of accounts and qualities in lower case, and sbatch takes them in any.
-    asked = [row for row in associations if row[0].lower() == account.lower()] if account else associations[:1]
+    # sacctmgr keeps the names of accounts and qualities in lower case, and sbatch takes them in
+    # any.
+    asked = (
+        [row for row in associations if row[0].lower() == account.lower()]
+        if account
+        else associations[:1]
+    )
     limits = [value for row in asked for value in row[1:3]]
     quality = qos or next((row[3] for row in asked if row[3]), "normal")
-    limits += [value for row in qualities if row[0].lower() == quality.lower() for value in row[1:3]]
+    limits += [
+        value for row in qualities if row[0].lower() == quality.lower() for value in row[1:3]
+    ]
     return min((most for value in limits if (most := whole(value)) is not None), default=None)
 
 
@@ -197,7 +224,11 @@ def longest_min(partition: str | None) -> int | None:
     answer = _ask("sinfo", "--noheader", "--format=%P|%l", *chosen)
     lines = read_table(answer.text, (PLAIN, TIME_LIMIT)).rows if answer.ok else []
     limits = [minutes(limit) for name, limit in lines if partition or name.endswith("*")]
-    return max((limit for limit in limits if limit is not None), default=None) if None not in limits else None
+    return (
+        max((limit for limit in limits if limit is not None), default=None)
+        if None not in limits
+        else None
+    )
 
 
 def _rows(fields: int, *command: str) -> list[list[str]]:
@@ -226,7 +257,8 @@ def _ask(*command: str, stdin: str | None = None) -> CommandResult:
             command,
             input=None if stdin is None else stdin.encode(),
             stdin=subprocess.DEVNULL if stdin is None else None,
-            env=scrubbed(os.environ) | {"SLURM_BITSTR_LEN": "0"},  # or a long list of elements ends in dots
+            # or a long list of elements ends in dots
+            env=scrubbed(os.environ) | {"SLURM_BITSTR_LEN": "0"},
             capture_output=True,
             timeout=TIMEOUT_S,
             check=False,

@@ -19,7 +19,10 @@ def main(seconds: int, command: list[str]) -> int:
     pid = os.getpid()
     try:
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=lambda: _die_with(pid)
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: _die_with(pid),
         )
         out, error = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

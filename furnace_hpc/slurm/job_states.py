@@ -53,8 +53,12 @@ MEANINGS = {
     "REVOKED": _waiting("was given to another cluster of the federation"),
     "EXPEDITING": _waiting("waits to be requeued at once"),
     "REQUEUE_HOLD": _waiting("was requeued and is held: submit again lets it go on"),
-    "SPECIAL_EXIT": _waiting("was requeued as special exit and is held: `scontrol release JOB` lets it go on"),
-    "RESV_DEL_HOLD": _waiting("is held, its reservation was deleted: `scontrol release JOB` lets it go on"),
+    "SPECIAL_EXIT": _waiting(
+        "was requeued as special exit and is held: `scontrol release JOB` lets it go on"
+    ),
+    "RESV_DEL_HOLD": _waiting(
+        "is held, its reservation was deleted: `scontrol release JOB` lets it go on"
+    ),
     "CONFIGURING": _running("its nodes are being made ready"),
     "POWER_UP_NODE": _running("its nodes are being powered up"),
     "RUNNING": _running(""),
@@ -107,8 +111,24 @@ _SHORT = {  # squeue's compact forms, %t
 
 
 _FLAGS = (  # beside a state such as RUNNING; in this order Slurm itself writes one of them instead
-    *("COMPLETING", "STAGE_OUT", "CONFIGURING", "POWER_UP_NODE", "RESIZING", "REQUEUED", "REQUEUE_FED"),
-    *("REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED", "REVOKED", "RESV_DEL_HOLD", "SIGNALING", "UPDATE_DB"),
+    *(
+        "COMPLETING",
+        "STAGE_OUT",
+        "CONFIGURING",
+        "POWER_UP_NODE",
+        "RESIZING",
+        "REQUEUED",
+        "REQUEUE_FED",
+    ),
+    *(
+        "REQUEUE_HOLD",
+        "SPECIAL_EXIT",
+        "STOPPED",
+        "REVOKED",
+        "RESV_DEL_HOLD",
+        "SIGNALING",
+        "UPDATE_DB",
+    ),
 )
 
 

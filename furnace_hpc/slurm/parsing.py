@@ -13,7 +13,8 @@ NUMBER, ANY, PLAIN = r"[0-9]+", r".*", r"[^|]*"
 STATE = r"[A-Za-z][A-Za-z_+,]*( by \S+)?"
 TIME_LIMIT = r"[0-9:-]+|[A-Za-z_/]+"
 JOB_ID = r"[0-9]\S*"
-_QUEUED = (NUMBER, r"N/A|[0-9][0-9,:%-]*", STATE, ANY, ANY)  # id of the job or array, element, state, reason, name
+# id of the job or array, element, state, reason, name
+_QUEUED = (NUMBER, r"N/A|[0-9][0-9,:%-]*", STATE, ANY, ANY)
 _ACCOUNTED = (JOB_ID, STATE, r"[0-9:]*", ANY)  # id, state, exit code, name
 _MOST_ELEMENTS = 4_000_001  # Slurm's own bound of MaxArraySize
 
@@ -59,7 +60,8 @@ def _matches(pattern: str, part: str) -> bool:
 
 def read_queue(text: str, between: str) -> list[Job]:
     """Jobs of a squeue of the fields %F, %K, %T, %r, %j; a line that is broken is a job without id."""
-    between = between if between in text else "|"  # a command in front of squeue may print its own format
+    # a command in front of squeue may print its own format
+    between = between if between in text else "|"
     table = read_table(text, _QUEUED, between)
     jobs = []
     for base, index, word, reason, name in table.rows:
@@ -133,7 +135,9 @@ def whole(text: str) -> int | None:
 
 def minutes(text: str) -> int | None:
     """A time in whole minutes: `1-02:03:04`, `02:03:04`, `5:00`, `30`, `1-12`; None: no limit, or not a time."""
-    found = re.fullmatch(r"(?:([0-9]{1,6})-)?([0-9]{1,9})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?", text.strip())
+    found = re.fullmatch(
+        r"(?:([0-9]{1,6})-)?([0-9]{1,9})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?", text.strip()
+    )
     if not found:
         return None
     days, *parts = (int(part) if part else 0 for part in found.groups())

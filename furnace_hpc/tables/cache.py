@@ -31,7 +31,8 @@ class Records:
     frame: "pl.DataFrame"  # a line a run: `_schema`
     foreign: tuple[str, ...]  # what lies among the runs and was written by none
     num_read: int  # runs whose files were read now, and not taken from the cache
-    links: Mapping[str, str] = field(default_factory=dict)  # run whose folder is a link -> the run it leads to
+    # run whose folder is a link -> the run it leads to
+    links: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_run(self) -> dict[str, Record]:
@@ -43,9 +44,15 @@ class Records:
         """All values of some metrics, as lines (place in `runs`, metric, step, value), by place and by step."""
         import polars as pl
 
-        asked = pl.DataFrame({"run": runs, "place": range(len(runs))}, schema={"run": pl.String, "place": pl.UInt32})
-        lists = asked.join(self.frame, on="run", maintain_order="left").select("place", "metric", "step", "value")
-        return lists.explode("metric", "step", "value").filter(pl.col("metric").is_in(list(metrics)))
+        asked = pl.DataFrame(
+            {"run": runs, "place": range(len(runs))}, schema={"run": pl.String, "place": pl.UInt32}
+        )
+        lists = asked.join(self.frame, on="run", maintain_order="left").select(
+            "place", "metric", "step", "value"
+        )
+        return lists.explode("metric", "step", "value").filter(
+            pl.col("metric").is_in(list(metrics))
+        )
 
 
 def read_records(folder: GridFolder) -> Records:
@@ -55,17 +62,24 @@ def read_records(folder: GridFolder) -> Records:
     listed, foreign = list_runs(folder.path)
     known = _load(folder.tables_cache)
     now = pl.DataFrame({"run": [one.run for one in listed], "files": [one.files for one in listed]})
-    kept = known if not known.height else known.join(now.cast(pl.String), on=["run", "files"], how="semi")
+    kept = (
+        known
+        if not known.height
+        else known.join(now.cast(pl.String), on=["run", "files"], how="semi")
+    )
     unchanged = set(kept["run"])
     fresh = [one for one in listed if one.run not in unchanged]
     frame = kept
     if fresh or kept.height != known.height:
-        frame = pl.concat([kept, *(_frame(fresh[at : at + AT_ONCE]) for at in range(0, len(fresh), AT_ONCE))]).sort(
-            "run"
-        )
-        with suppress(OSError):  # a grid of somebody else's, or a full disk: the next look reads everything again
+        frame = pl.concat(
+            [kept, *(_frame(fresh[at : at + AT_ONCE]) for at in range(0, len(fresh), AT_ONCE))]
+        ).sort("run")
+        # a grid of somebody else's, or a full disk: the next look reads everything again
+        with suppress(OSError):
             _store(folder.tables_cache, frame)
-    return Records(frame, tuple(foreign), len(fresh), {one.run: one.link for one in listed if one.link})
+    return Records(
+        frame, tuple(foreign), len(fresh), {one.run: one.link for one in listed if one.link}
+    )
 
 
 def _frame(some: Sequence[Listed]) -> "pl.DataFrame":
@@ -85,7 +99,12 @@ def _frame(some: Sequence[Listed]) -> "pl.DataFrame":
 def _schema() -> dict[str, Any]:
     import polars as pl
 
-    fields = {"data": pl.String, "fingerprint": pl.String, "result": pl.Binary, "attempts": pl.Binary}
+    fields = {
+        "data": pl.String,
+        "fingerprint": pl.String,
+        "result": pl.Binary,
+        "attempts": pl.Binary,
+    }
     counts = {"lost_steps": pl.Int64, "torn": pl.Int64}
     points = {"metric": pl.List(pl.String), "step": pl.List(pl.Int64), "value": pl.List(pl.Float64)}
     return {"run": pl.String, "files": pl.String, **fields, **counts, **points}

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
-from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.result import RunResult
@@ -20,7 +20,16 @@ from furnace_hpc.tables.costs import spent_of
 from furnace_hpc.tables.output.notes import make_notes
 from furnace_hpc.tables.run_files import Record, read_record
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.table import Ablation, Change, Draw, Row, Run, several_packs, units_of, values_by_draw
+from furnace_hpc.tables.table import (
+    Ablation,
+    Change,
+    Draw,
+    Row,
+    Run,
+    several_packs,
+    units_of,
+    values_by_draw,
+)
 
 WORDS = {True: "on", False: "off", None: "none"}
 HowItIs = Callable[[RunFolder], RunStatus]  # by its files alone, or with what Slurm says on top
@@ -45,7 +54,9 @@ def collect(
     records = read_records(folder) if records is None else records
     named: dict[str, list[Run]] = {}
     for spec, run_id in zip(runs, run_ids(runs), strict=True):
-        run = as_it_is(spec, folder.run(run_id), records.by_run.get(run_id, Record()), grid, get_status)
+        run = as_it_is(
+            spec, folder.run(run_id), records.by_run.get(run_id, Record()), grid, get_status
+        )
         named.setdefault(row_name(spec, by), []).append(run)
     _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
     reference = named.get(grid.reference, [])
@@ -54,7 +65,9 @@ def collect(
     return Ablation(grid, rows, make_notes(grid, rows, records, aside), records)
 
 
-def as_it_is(spec: RunSpec, folder: RunFolder, record: Record, grid: Grid, get_status: HowItIs = read_status) -> Run:
+def as_it_is(
+    spec: RunSpec, folder: RunFolder, record: Record, grid: Grid, get_status: HowItIs = read_status
+) -> Run:
     """What is known of one run. A result that cannot be used makes it missing, with the reason."""
     record, result, status = _believed(folder, record, get_status)
     value = result.metrics.get(grid.metric) if result else None
@@ -62,15 +75,19 @@ def as_it_is(spec: RunSpec, folder: RunFolder, record: Record, grid: Grid, get_s
     return Run(spec, folder, status, result, value, draw, spent_of(record, result), record)
 
 
-def _believed(folder: RunFolder, record: Record, get_status: HowItIs) -> tuple[Record, RunResult | None, RunStatus]:
+def _believed(
+    folder: RunFolder, record: Record, get_status: HowItIs
+) -> tuple[Record, RunResult | None, RunStatus]:
     if record.result is None:
         status = get_status(folder)
-        if status.state is RunState.DONE:  # it has ended since its files were read: done, not missing
+        # it has ended since its files were read: done, not missing
+        if status.state is RunState.DONE:
             record = read_record(folder)
         if record.result is None:
             if folder.path.is_symlink() and not folder.path.exists():
                 status = _unusable(
-                    status, f"its folder was a link to {folder.path.readlink()}, which is gone: submit again"
+                    status,
+                    f"its folder was a link to {folder.path.readlink()}, which is gone: submit again",
                 )
             return record, None, status
     try:
@@ -78,7 +95,11 @@ def _believed(folder: RunFolder, record: Record, get_status: HowItIs) -> tuple[R
     except (ValidationError, UnicodeDecodeError) as error:
         return record, None, _unusable(get_status(folder), _why_unreadable(error))
     if result.run_id != folder.run_id and not _is_of_another_name(folder, result):
-        return record, None, _unusable(get_status(folder), f"result.json is that of {result.run_id}")
+        return (
+            record,
+            None,
+            _unusable(get_status(folder), f"result.json is that of {result.run_id}"),
+        )
     return record, result, RunStatus(RunState.DONE, result.attempts, result.steps, "")
 
 
@@ -152,7 +173,9 @@ def _why_unreadable(error: ValidationError | UnicodeDecodeError) -> str:
     return "result.json was written by another version of the code"
 
 
-def _row(variant: str, runs: list[Run], reference: list[Run], config: dict[str, Any], by: tuple[str, ...]) -> Row:
+def _row(
+    variant: str, runs: list[Run], reference: list[Run], config: dict[str, Any], by: tuple[str, ...]
+) -> Row:
     """One row; `config` is the reference's, flat."""
     if not reference:
         return Row(variant, tuple(runs), (), None)
@@ -163,14 +186,18 @@ def _row(variant: str, runs: list[Run], reference: list[Run], config: dict[str, 
         return Row(variant, tuple(runs), changes, None)
     ours, theirs = values_by_draw(runs), values_by_draw(reference)
     both = [draw for draw in ours if draw in theirs]
-    difference = estimates.paired_difference(*(units_of({draw: of[draw] for draw in both}) for of in (ours, theirs)))
+    difference = estimates.paired_difference(
+        *(units_of({draw: of[draw] for draw in both}) for of in (ours, theirs))
+    )
     return Row(variant, tuple(runs), changes, difference)
 
 
 def _corrected(rows: list[Row]) -> tuple[Row, ...]:
     """The rows, each p-value corrected for how many rows are compared with the reference."""
     corrected = estimates.with_holm([row.difference for row in rows])
-    return tuple(replace(row, difference=difference) for row, difference in zip(rows, corrected, strict=True))
+    return tuple(
+        replace(row, difference=difference) for row, difference in zip(rows, corrected, strict=True)
+    )
 
 
 def _check_metric(grid: Grid, results: list[RunResult]) -> None:

@@ -31,9 +31,17 @@ def curves_of(ablation: Ablation, metrics: Sequence[str]) -> list[list[Curve]]:
     known = {run_id for run_id, record in ablation.records.by_run.items() if record.result}
     rows = [(number, run) for number, row in enumerate(ablation.rows) for run in row.runs]
     runs = [(run.run_id, number) for number, run in rows if run.result and run.run_id in known]
-    points = ablation.records.points([run_id for run_id, _ in runs], metrics).filter(pl.col("value").is_finite())
-    rows_of_points = pl.Series("row", [row for _, row in runs], dtype=pl.UInt32).gather(points["place"])
-    at_step = points.with_columns(rows_of_points).group_by("row", "metric", "step", maintain_order=True).agg("value")
+    points = ablation.records.points([run_id for run_id, _ in runs], metrics).filter(
+        pl.col("value").is_finite()
+    )
+    rows_of_points = pl.Series("row", [row for _, row in runs], dtype=pl.UInt32).gather(
+        points["place"]
+    )
+    at_step = (
+        points.with_columns(rows_of_points)
+        .group_by("row", "metric", "step", maintain_order=True)
+        .agg("value")
+    )
     # (row, metric) -> step -> the runs' values, in the order of the runs
     found: dict[tuple[int, str], dict[int, list[float]]] = {}
     for row, metric, step, values in at_step.iter_rows():

@@ -32,8 +32,16 @@ class Matrix:
 
     def shades(self) -> list[list[float]]:
         """How deep each cell is coloured, from 0 (lowest) to 1 (highest); 0 where there is nothing to tell apart."""
-        groups = list(zip(*self.means, strict=True)) if self.by_column else [[v for line in self.means for v in line]]
-        ranges = [(min(known), max(known)) for group in groups if (known := [v for v in group if v is not None] or [0])]
+        groups = (
+            list(zip(*self.means, strict=True))
+            if self.by_column
+            else [[v for line in self.means for v in line]]
+        )
+        ranges = [
+            (min(known), max(known))
+            for group in groups
+            if (known := [v for v in group if v is not None] or [0])
+        ]
         return [
             [_share(value, *ranges[at if self.by_column else 0]) for at, value in enumerate(line)]
             for line in self.means
@@ -58,12 +66,18 @@ def consistency_blocks(ablation: Ablation) -> list[Matrix]:
         words = {name.partition("@")[0] for name in found if _at(name) == pair}
         columns = [word for word in SHOWN if word in words] or sorted(words)
         names = [f"{prefix}{word}{'@' * bool(pair)}{pair}" for word in columns]
-        matrices.append(_matrix(ablation, pair.replace("+", " and "), names, columns, by_column=True))
+        matrices.append(
+            _matrix(ablation, pair.replace("+", " and "), names, columns, by_column=True)
+        )
     return matrices
 
 
 def _matrix(
-    ablation: Ablation, title: str, names: Sequence[str], columns: Sequence[str], by_column: bool = False
+    ablation: Ablation,
+    title: str,
+    names: Sequence[str],
+    columns: Sequence[str],
+    by_column: bool = False,
 ) -> Matrix:
     values = [[_values(row, name) for name in names] for row in ablation.rows]
     return Matrix(
@@ -96,10 +110,16 @@ def _at(name: str) -> str:
 
 def _place_of(ablation: Ablation) -> Callable[[str], tuple[int, list[int], str]]:
     """What subsets (`text+image`) are sorted by: small ones first, modalities in the order of the configs."""
-    order = list(dict.fromkeys(name for run in ablation.runs for name in run.spec.config.model.modalities))
+    order = list(
+        dict.fromkeys(name for run in ablation.runs for name in run.spec.config.model.modalities)
+    )
 
     def place(subset: str) -> tuple[int, list[int], str]:
         parts = subset.split("+")
-        return len(parts), [order.index(part) if part in order else len(order) for part in parts], subset
+        return (
+            len(parts),
+            [order.index(part) if part in order else len(order) for part in parts],
+            subset,
+        )
 
     return place

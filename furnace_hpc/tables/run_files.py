@@ -17,7 +17,9 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
 
 FILES = frozenset({"spec.json", "result.json", "checkpoints.jsonl"})
-OF_THE_GRID = frozenset({"grid.yaml", "submit.lock", "slurm.json", "code", "logs", "submissions", "replaced", "cache"})
+OF_THE_GRID = frozenset(
+    {"grid.yaml", "submit.lock", "slurm.json", "code", "logs", "submissions", "replaced", "cache"}
+)
 
 Line = dict[str, Any]
 Point = tuple[str, int, float]  # metric, step, value
@@ -38,7 +40,8 @@ class Listed(NamedTuple):
 class Record(NamedTuple):
     """What the files of one run say, before anybody believes it."""
 
-    data: str | None = None  # data set that its spec.json names; none: there is no spec.json that can be read
+    # data set that its spec.json names; none: there is no spec.json that can be read
+    data: str | None = None
     fingerprint: str | None = None
     result: bytes | None = None  # result.json as it is; none: there is none
     attempts: bytes = b"[]"  # the ledger, a JSON list, oldest first
@@ -63,7 +66,8 @@ def list_runs(folder: Path) -> tuple[list[Listed], list[str]]:
         return [], []
     runs, foreign = [], []
     for name, path, is_folder, is_link in found:
-        if name in OF_THE_GRID or (is_link and not is_folder):  # a link that leads nowhere is a run that is missing
+        # a link that leads nowhere is a run that is missing
+        if name in OF_THE_GRID or (is_link and not is_folder):
             continue
         # No run has a name that is not UTF-8.
         listed = list_run(path) if is_folder and name.isprintable() else None
@@ -150,7 +154,11 @@ def parse_lines(content: bytes, key: str = "kind", of: type = str) -> tuple[list
         lines = list(map(_parsed, raw))
     if len(lines) != len(raw):  # lines that end in a comma, or hold more than one record
         lines = list(map(_parsed, raw))
-    good = [x for x in lines if x.__class__ is dict and x.get(key).__class__ is of and _is_int64(x.get("step"))]
+    good = [
+        x
+        for x in lines
+        if x.__class__ is dict and x.get(key).__class__ is of and _is_int64(x.get("step"))
+    ]
     return good, len(raw) - len(good)
 
 
@@ -172,7 +180,11 @@ def _lost_steps(attempts: list[Attempt], first: dict[int, int], saved: list[Line
         if not attempt.step:
             continue  # it ended before its first step
         begins = first.get(attempt.attempt, attempt.step)
-        since = (line["step"] for line in saved if line["step"] < begins and line["attempt"] < attempt.attempt)
+        since = (
+            line["step"]
+            for line in saved
+            if line["step"] < begins and line["attempt"] < attempt.attempt
+        )
         lost += max(0, reached - max(since, default=0))
         reached = attempt.step
     return lost

@@ -129,14 +129,20 @@ class Row:
         return Costs(
             train_s=estimates.mean([result.train_s for result in results]),
             samples_per_s=estimates.mean([result.samples_per_s for result in results]),
-            attempts=sum(run.result.attempts if run.result else run.status.attempt for run in self.runs),
+            attempts=sum(
+                run.result.attempts if run.result else run.status.attempt for run in self.runs
+            ),
             peak_memory_gib=max((result.peak_memory_gib for result in results), default=None),
             num_parameters=sizes.pop() if len(sizes) == 1 else None,
             wall_s=estimates.mean([result.wall_s for result in results]),
-            samples_per_s_each=estimates.mean([result.samples_per_s / result.world_size for result in results]),
+            samples_per_s_each=estimates.mean(
+                [result.samples_per_s / result.world_size for result in results]
+            ),
             lost_steps=sum(run.spent.lost_steps for run in self.runs),
             hours=sum(run.spent.hours for run in self.runs) or None,
-            goodput=estimates.mean([run.spent.goodput for run in self.runs if run.spent.goodput is not None]),
+            goodput=estimates.mean(
+                [run.spent.goodput for run in self.runs if run.spent.goodput is not None]
+            ),
         )
 
 
@@ -188,8 +194,12 @@ class Ablation:
         if self.reference is None or self.reference.mean is None:
             return ()
         sign, bar = (1 if self.grid.direction == "max" else -1), self.reference.mean
-        rows = [row for row in self.rows if row.variant in self.grid.sanity and row.mean is not None]
-        return tuple(row.variant for row in rows if row.mean is not None and sign * (row.mean - bar) > 0)
+        rows = [
+            row for row in self.rows if row.variant in self.grid.sanity and row.mean is not None
+        ]
+        return tuple(
+            row.variant for row in rows if row.mean is not None and sign * (row.mean - bar) > 0
+        )
 
 
 def several_packs(grid: Grid) -> tuple[str, ...]:
@@ -202,8 +212,12 @@ def values_by_draw(runs: Sequence[Run]) -> dict[Draw, float]:
     found: dict[Draw, list[float | None]] = {}
     for run in runs:
         found.setdefault(run.draw, []).append(run.value)
-    finite = {draw: [v for v in values if v is not None and isfinite(v)] for draw, values in found.items()}
-    return {draw: fmean(values) for draw, values in finite.items() if len(values) == len(found[draw])}
+    finite = {
+        draw: [v for v in values if v is not None and isfinite(v)] for draw, values in found.items()
+    }
+    return {
+        draw: fmean(values) for draw, values in finite.items() if len(values) == len(found[draw])
+    }
 
 
 def by_pack(values: Mapping[Draw, float]) -> list[list[float]]:

@@ -19,13 +19,21 @@ class View:
     metric: str | None = None
     direction: Literal["max", "min"] | None = None
     by: tuple[str, ...] = ()  # keys whose values make the rows
-    where: tuple[str, ...] = ()  # key=value; of one key several are alternatives, of several keys all must hold
+    # key=value; of one key several are alternatives, of several keys all must hold
+    where: tuple[str, ...] = ()
 
     @property
     def suffix(self) -> str:
         """What the folder of its results is called by, so that a look spoils no table; empty for the grid's own."""
-        parts = [self.metric or "", self.direction or "", *(f"by {key}" for key in self.by), *self.where]
-        return re.sub(r"[^A-Za-z0-9._+-]+", "-", " ".join(part for part in parts if part)).strip("-")
+        parts = [
+            self.metric or "",
+            self.direction or "",
+            *(f"by {key}" for key in self.by),
+            *self.where,
+        ]
+        return re.sub(r"[^A-Za-z0-9._+-]+", "-", " ".join(part for part in parts if part)).strip(
+            "-"
+        )
 
 
 def apply_view(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[RunSpec]]:
@@ -43,14 +51,21 @@ def apply_view(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[
             f"--where {' '.join(view.where)} leaves no run of the reference {grid.reference!r}, which differences are "
             f"taken to: let it match those too{_with_reference(grid, view.where)}"
         )
-    changes: dict[str, object] = {"seeds": tuple(seed for seed in grid.seeds if seed in {s.config.seed for s in kept})}
+    changes: dict[str, object] = {
+        "seeds": tuple(seed for seed in grid.seeds if seed in {s.config.seed for s in kept})
+    }
     if grid.packs:
         there = {spec.config.data.name for spec in kept}
-        changes["packs"] = () if "data.name" in view.by else tuple(pack for pack in grid.packs if pack in there)
-    if view.by:  # rows of several variants: what a sanity row is to be compared with is not a row any more
+        changes["packs"] = (
+            () if "data.name" in view.by else tuple(pack for pack in grid.packs if pack in there)
+        )
+    # rows of several variants: what a sanity row is to be compared with is not a row any more
+    if view.by:
         changes |= {"reference": row_name(references[0], view.by), "sanity": ()}
     else:
-        changes["sanity"] = tuple(name for name in grid.sanity if name in {spec.variant for spec in kept})
+        changes["sanity"] = tuple(
+            name for name in grid.sanity if name in {spec.variant for spec in kept}
+        )
     if view.metric or view.direction:
         metric = view.metric or grid.metric
         asked = view.direction or (grid.direction if metric == grid.metric else None)
@@ -71,7 +86,9 @@ def _kept(runs: list[RunSpec], where: tuple[str, ...]) -> list[RunSpec]:
     for condition in where:
         key, equals, value = condition.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--where got {condition!r}, wanted key=value, for example --where loss.alpha=0.5")
+            raise ConfigError(
+                f"--where got {condition!r}, wanted key=value, for example --where loss.alpha=0.5"
+            )
         wanted.setdefault(key, []).append(value)
     for key, values in wanted.items():
         _check_key(key, runs, "--where")
@@ -82,7 +99,10 @@ def _kept(runs: list[RunSpec], where: tuple[str, ...]) -> list[RunSpec]:
     return [
         spec
         for spec in runs
-        if all(any(_matches(_text(spec, key), value) for value in values) for key, values in wanted.items())
+        if all(
+            any(_matches(_text(spec, key), value) for value in values)
+            for key, values in wanted.items()
+        )
     ]
 
 

@@ -17,7 +17,8 @@ from furnace_hpc.config.identity import identity, identity_hash
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, accumulation_steps, run_ids
 from furnace_hpc.runs.records.result import RunResult
 
-# One other value for every field that decides numbers; a field that is added without one fails the test below.
+# One other value for every field that decides numbers; a field that is added without one fails the
+# test below.
 OTHER = {
     "data.name": "mmimdb",
     "data.sampling": "weighted",
@@ -119,7 +120,11 @@ def test_every_field_of_the_config_is_tried_above():
     def leaves(model, prefix=""):
         for name in type(model).model_fields:
             value = getattr(model, name)
-            yield from (leaves(value, f"{prefix}{name}.") if hasattr(value, "model_fields") else [f"{prefix}{name}"])
+            yield from (
+                leaves(value, f"{prefix}{name}.")
+                if hasattr(value, "model_fields")
+                else [f"{prefix}{name}"]
+            )
 
     known = {*OTHER, *NO_NUMBERS, "seed"}
     found = {name for name in leaves(run({}).config) if not name.startswith("deepspeed.")}
@@ -128,7 +133,11 @@ def test_every_field_of_the_config_is_tried_above():
 
 def test_run_ids_of_the_shipped_grids_stay():
     """Digits of runs that were made before VICReg's fields existed."""
-    made = {"ablation": "base-s0-73605b8b", "fusion": "late-s0-d3d19f3a", "mmimdb": "text-s0-17131796"}
+    made = {
+        "ablation": "base-s0-73605b8b",
+        "fusion": "late-s0-d3d19f3a",
+        "mmimdb": "text-s0-17131796",
+    }
     made |= {"audioset": "image-s0-80ce8fd1", "smoke": "base_stage-1-s0-a2a3b752"}
     for name, run_id in made.items():
         asked = load_grid(name)
@@ -149,7 +158,15 @@ def test_run_id_names_variant_and_seed_and_changes_with_the_data():
     first = run({})
     assert re.fullmatch(r"base-s0-[0-9a-f]{8}", first.run_id)
     assert run({}, "0" * 16).run_id != first.run_id
-    assert len({spec.run_id.rpartition("-")[2] for spec in specs(seeds=[0, 1, 2], variants={"base": {}})}) == 3
+    assert (
+        len(
+            {
+                spec.run_id.rpartition("-")[2]
+                for spec in specs(seeds=[0, 1, 2], variants={"base": {}})
+            }
+        )
+        == 3
+    )
 
 
 def test_identity_is_the_same_for_any_order_and_writing_of_the_same_values():
@@ -182,7 +199,9 @@ def test_spec_json_round_trip_is_equal():
         assert again.run_id == spec.run_id
 
 
-@pytest.mark.parametrize("key", ["optimizer.lr", "loss.alpha", "optimizer.max_grad_norm", "optimizer.eps"])
+@pytest.mark.parametrize(
+    "key", ["optimizer.lr", "loss.alpha", "optimizer.max_grad_norm", "optimizer.eps"]
+)
 def test_infinity_and_nan_are_refused_since_json_cannot_hold_them(key):
     for value in (float("inf"), float("nan")):
         with pytest.raises(ConfigError, match=f"{key}: got .*: input should be"):
@@ -290,7 +309,10 @@ def test_name_pattern_refuses(name):
         ({"loss.vicreg": 1, "model.modalities": ["text"]}, "loss.vicreg compares modalities"),
         ({"tasks": [{"name": "consistency"}]}, "metrics have this name"),
         (
-            {"tasks": [{"name": "genre", "kind": "multi_label"}], "evaluation.metric": "val/genre/accuracy"},
+            {
+                "tasks": [{"name": "genre", "kind": "multi_label"}],
+                "evaluation.metric": "val/genre/accuracy",
+            },
             "unknown metric",
         ),
         ({"model.modalities": ["text", "text"]}, "an entry stands twice: keep one"),
@@ -298,7 +320,10 @@ def test_name_pattern_refuses(name):
         ({"tasks": [{"name": "digit"}, {"name": "digit"}]}, "a name stands twice"),
         ({"evaluation.metric": "test/digit/accuracy"}, "unknown metric 'test/digit/accuracy'"),
         ({"optimizer.lr": 0}, "optimizer.lr: got 0: input should be greater than 0"),
-        ({"optimizer.betas": [0.9, 1.0]}, "optimizer.betas.1: got 1.0: input should be less than 1"),
+        (
+            {"optimizer.betas": [0.9, 1.0]},
+            "optimizer.betas.1: got 1.0: input should be less than 1",
+        ),
         ({"steps": True}, "steps: got True, wanted a number"),
         ({"optimizer.lr": "0.1"}, "lr: got '0.1', wanted a number"),
         ({"steps": "many"}, "steps: got 'many', wanted a number"),

@@ -23,7 +23,9 @@ def test_shipped_deepspeed_files_are_complete_and_named_by_their_stage(path):
     fp32 = stage == 0 or path.stem.endswith("fp32")
     assert content.zero_optimization.stage == stage
     assert content.precision == ("fp32" if fp32 else "bf16")
-    assert (content.zero_optimization.offload_optimizer is not None) == path.stem.endswith("offload")
+    assert (content.zero_optimization.offload_optimizer is not None) == path.stem.endswith(
+        "offload"
+    )
     assert content.data_types is None if fp32 else content.data_types.grad_accum_dtype == "fp32"
     found = specs(base={"deepspeed": path.stem})[0].config.deepspeed
     assert found == content
@@ -35,7 +37,9 @@ def deepspeed(**changes) -> DeepSpeedFile:
 
 @pytest.mark.parametrize("key", OWNED_BY_THE_RUN)
 def test_what_the_run_owns_is_refused_in_a_deepspeed_file_with_the_field_to_set(key):
-    remedy = f"key '{key}' does not belong in a DeepSpeed file: set {OWNED_BY_THE_RUN[key]} in the grid"
+    remedy = (
+        f"key '{key}' does not belong in a DeepSpeed file: set {OWNED_BY_THE_RUN[key]} in the grid"
+    )
     with pytest.raises(ConfigError, match=re.escape(remedy)):
         deepspeed(**{key: "auto"})
 
@@ -45,16 +49,28 @@ def test_what_the_run_owns_is_refused_in_a_deepspeed_file_with_the_field_to_set(
     [
         ({"fp16": {"enabled": True}}, "unknown key 'fp16'; did you mean 'bf16'?"),
         ({"zero_optimization": {"stage": 1, "overlap_com": True}}, "did you mean 'overlap_comm'?"),
-        ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage: got 4: input should be 0, 1, 2 or 3"),
-        ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage: got 'auto': input should be 0, 1, 2 or 3"),
+        (
+            {"zero_optimization": {"stage": 4}},
+            "zero_optimization.stage: got 4: input should be 0, 1, 2 or 3",
+        ),
+        (
+            {"zero_optimization": {"stage": "auto"}},
+            "zero_optimization.stage: got 'auto': input should be 0, 1, 2 or 3",
+        ),
         (
             {"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}},
             "got 'auto': input should be a valid integer",
         ),
-        ({"bf16": {"enabled": "auto"}}, "bf16.enabled: got 'auto': input should be a valid boolean"),
+        (
+            {"bf16": {"enabled": "auto"}},
+            "bf16.enabled: got 'auto': input should be a valid boolean",
+        ),
         ({"bf16": {"enabled": 1}}, "bf16.enabled: got 1: input should be a valid boolean"),
         ({"zero_optimization": {"stage": 0}}, "bf16 at stage 0 is not supported: use stage 1"),
-        ({"activation_checkpointing": {"partition_activations": True}}, "'partition_activations' is refused: it cuts"),
+        (
+            {"activation_checkpointing": {"partition_activations": True}},
+            "'partition_activations' is refused: it cuts",
+        ),
         (
             {"activation_checkpointing": {"cpu_checkpointing": True}},
             "key 'cpu_checkpointing' is refused: DeepSpeed does it",
@@ -76,9 +92,17 @@ def test_a_missing_part_is_named():
 @pytest.mark.parametrize("force", [None, True, False])
 def test_offload_is_taken_just_where_it_works(stage, what, force):
     zero = {"stage": stage, what: {"device": "cpu"}}
-    changes = {"zero_optimization": zero, "bf16": {"enabled": stage > 0}, "zero_force_ds_cpu_optimizer": force}
+    changes = {
+        "zero_optimization": zero,
+        "bf16": {"enabled": stage > 0},
+        "zero_force_ds_cpu_optimizer": force,
+    }
     if what == "offload_optimizer":
-        problem = "offload_optimizer needs stage 2 or 3" if stage < 2 else "zero_force_ds_cpu_optimizer: false"
+        problem = (
+            "offload_optimizer needs stage 2 or 3"
+            if stage < 2
+            else "zero_force_ds_cpu_optimizer: false"
+        )
         works = stage >= 2 and force is False
     else:
         problem, works = f"offload_param needs stage 3, got stage {stage}", stage == 3
@@ -106,9 +130,20 @@ AUTO = {
     "train_micro_batch_size_per_gpu": "auto",
 }
 AUTO_KEYS = (
-    *("fp16", "bf16.enabled", "optimizer", "zero_optimization.stage", "zero_optimization.overlap_comm"),
+    *(
+        "fp16",
+        "bf16.enabled",
+        "optimizer",
+        "zero_optimization.stage",
+        "zero_optimization.overlap_comm",
+    ),
     *("zero_optimization.reduce_bucket_size", "zero_optimization.offload_optimizer.pin_memory"),
-    *("partition_activations", "cpu_checkpointing", "gradient_accumulation_steps", "gradient_clipping"),
+    *(
+        "partition_activations",
+        "cpu_checkpointing",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+    ),
     *("train_batch_size", "train_micro_batch_size_per_gpu"),
 )
 
@@ -119,9 +154,16 @@ def test_every_problem_of_a_file_with_auto_values_comes_at_once(tmp_path):
     lines = str(error.value).splitlines()
     assert len(lines) == len(AUTO_KEYS)
     assert all(
-        sum(key in line for line in lines) == 1 for key in ("fp16'; did you mean", *AUTO_KEYS[1:2], *AUTO_KEYS[3:7])
+        sum(key in line for line in lines) == 1
+        for key in ("fp16'; did you mean", *AUTO_KEYS[1:2], *AUTO_KEYS[3:7])
     )
-    assert sum("'auto' is for other programs: write a value, or leave the key out" in line for line in lines) == 5
+    assert (
+        sum(
+            "'auto' is for other programs: write a value, or leave the key out" in line
+            for line in lines
+        )
+        == 5
+    )
     path = tmp_path / "auto.json"
     path.write_text(json.dumps(AUTO))
     with pytest.raises(ConfigError) as error:
@@ -133,10 +175,14 @@ def test_every_problem_of_a_file_with_auto_values_comes_at_once(tmp_path):
         assert line.endswith(f" ({path})")
 
 
-@pytest.mark.parametrize(("content", "kind"), [('"zero1"', "str"), ("[1]", "list"), ("3", "int"), ("null", "NoneType")])
+@pytest.mark.parametrize(
+    ("content", "kind"), [('"zero1"', "str"), ("[1]", "list"), ("3", "int"), ("null", "NoneType")]
+)
 def test_a_deepspeed_file_that_is_no_mapping_is_refused(tmp_path, content, kind):
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(ConfigError, match=f"a.json: got {kind}, wanted a DeepSpeed config in braces"):
+    with pytest.raises(
+        ConfigError, match=f"a.json: got {kind}, wanted a DeepSpeed config in braces"
+    ):
         specs(base={"deepspeed": str(tmp_path / "a.json")})
 
 

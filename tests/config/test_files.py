@@ -11,7 +11,14 @@ from furnace_hpc.config.cluster import ClusterProfile, load_profile, profile_nam
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import read_grid
-from furnace_hpc.config.parsing.lookup import FOLDERS, MAX_FILE_BYTES, find_file, parse_value, read_json, read_yaml
+from furnace_hpc.config.parsing.lookup import (
+    FOLDERS,
+    MAX_FILE_BYTES,
+    find_file,
+    parse_value,
+    read_json,
+    read_yaml,
+)
 from furnace_hpc.config.train_config import accumulation_steps
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -75,7 +82,9 @@ def test_broken_json_is_refused(tmp_path, content, problem):
 def test_unreadable_files_are_refused_in_one_sentence(tmp_path, read):
     with pytest.raises(ConfigError, match="not UTF-8 text: save it as UTF-8"):
         read(written(tmp_path / "latin", "a: \xfc".encode("latin-1")))
-    with pytest.raises(ConfigError, match="larger than 1,000,000 bytes: this is not a hand-written file"):
+    with pytest.raises(
+        ConfigError, match="larger than 1,000,000 bytes: this is not a hand-written file"
+    ):
         read(written(tmp_path / "huge", b" " * (MAX_FILE_BYTES + 1)))
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read(tmp_path / "nothing")
@@ -107,7 +116,9 @@ def test_values_of_settings_are_yaml(text, value):
     assert type(parse_value(text)) is type(value)
 
 
-def test_a_name_is_looked_up_in_the_working_directory_first_then_in_the_package(tmp_path, monkeypatch):
+def test_a_name_is_looked_up_in_the_working_directory_first_then_in_the_package(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     for kind, name, suffix in (
         ("grid", "smoke", "yaml"),
@@ -125,7 +136,9 @@ def test_a_path_is_taken_as_it_is_and_never_as_a_name(tmp_path, monkeypatch):
     assert find_file("grid", str(path)) == path
     assert find_file("grid", "deep/mine.yaml") == Path("deep/mine.yaml")
     for absent in ("smoke.yaml", "experiments/smok.yaml", "./smoke"):
-        with pytest.raises(ConfigError, match="there is no such file; give a path to a file, or a name"):
+        with pytest.raises(
+            ConfigError, match="there is no such file; give a path to a file, or a name"
+        ):
             find_file("grid", absent)
 
 
@@ -135,7 +148,9 @@ def test_an_unknown_name_lists_the_nearest_of_both_places(tmp_path, monkeypatch)
     with pytest.raises(ConfigError) as error:
         find_file("grid", "smoek")
     assert str(error.value).startswith("unknown grid 'smoek'; did you mean 'smoke'? (valid: ")
-    assert {"mine", "smoke", "ablation"} <= set(re.findall(r"[\w-]+", str(error.value).partition("valid: ")[2]))
+    assert {"mine", "smoke", "ablation"} <= set(
+        re.findall(r"[\w-]+", str(error.value).partition("valid: ")[2])
+    )
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
@@ -154,7 +169,10 @@ def test_shipped_grids_expand_and_divide_on_every_shipped_profile(path, monkeypa
 
 
 def test_shipped_grids_are_the_studies_they_say():
-    rows = {row.name: row.config.loss for row in expand_rows(read_grid(CHECKOUT / "experiments" / "ablation.yaml"))}
+    rows = {
+        row.name: row.config.loss
+        for row in expand_rows(read_grid(CHECKOUT / "experiments" / "ablation.yaml"))
+    }
     assert {name: (loss.alpha, loss.beta) for name, loss in rows.items()} == {
         "base": (0, 0),
         "consistency_only": (0.5, 0),
@@ -171,7 +189,9 @@ def test_shipped_profiles_load_under_their_own_name(path):
     assert path.stem in profile_names()
 
 
-@pytest.mark.parametrize("field", ["partition", "account", "qos", "constraint", "wckey", "cluster_name"])
+@pytest.mark.parametrize(
+    "field", ["partition", "account", "qos", "constraint", "wckey", "cluster_name"]
+)
 @pytest.mark.parametrize("value", ["a\nrm -rf x", "a\r", "a\x00", "a\x7f"])
 def test_control_characters_in_a_profile_are_refused(field, value):
     with pytest.raises(ValueError, match="holds a control character: write it on one line"):
@@ -181,12 +201,17 @@ def test_control_characters_in_a_profile_are_refused(field, value):
 @pytest.mark.parametrize("field", ["setup", "srun_args"])
 def test_control_characters_in_a_profiles_lines_are_refused(field):
     with pytest.raises(ValueError, match="holds a control character"):
-        ClusterProfile.model_validate({"name": "c", "executor": "slurm", field: ["module load x", "a\nb"]})
+        ClusterProfile.model_validate(
+            {"name": "c", "executor": "slurm", field: ["module load x", "a\nb"]}
+        )
 
 
 def test_random_finite_numbers_come_back_from_yaml_as_they_were(tmp_path):
     for exponent in range(-12, 12):
         value = math.pi * 10.0**exponent
         assert parse_value(repr(value)) == value
-    assert grid(base={"deepspeed": "zero1", "optimizer.lr": parse_value("1e-5")}).base["optimizer.lr"] == 1e-5
+    assert (
+        grid(base={"deepspeed": "zero1", "optimizer.lr": parse_value("1e-5")}).base["optimizer.lr"]
+        == 1e-5
+    )
     assert specs()[0].data_fingerprint == FINGERPRINT

@@ -11,8 +11,7 @@ import pytest
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import load_grid, with_settings
 from furnace_hpc.config.parsing.lookup import parse_value, read_json, read_yaml
-from furnace_hpc.config.parsing.printable import printable
-from furnace_hpc.config.parsing.secrets import MASK, find_secret, masked
+from furnace_hpc.config.parsing.text_safety import MASK, find_secret, masked, printable
 from furnace_hpc.runs.journal import Submission
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -47,7 +46,10 @@ def test_the_fuzz_sees_a_script_that_runs_its_canary(tmp_path):
         ("[" * 40 + "]" * 40, "nested more than 32 deep"),
         (
             "a: &a [x]\n"
-            + "\n".join(f"b{n}: &b{n} [{', '.join(['*' + (f'b{n - 1}' if n else 'a')] * 9)}]" for n in range(9)),
+            + "\n".join(
+                f"b{n}: &b{n} [{', '.join(['*' + (f'b{n - 1}' if n else 'a')] * 9)}]"
+                for n in range(9)
+            ),
             "aliases unfolded",
         ),
         ("a: &a [*a]", "an alias stands inside"),
@@ -124,13 +126,17 @@ def test_values_of_the_environment_are_masked(monkeypatch):
     assert masked("it said correct-horse-battery; false") == f"it said {MASK}; false"
 
 
-@pytest.mark.parametrize("name", ["DB_PASS", "MYSQL_PWD", "GH_PAT", "SLURM_JWT", "WANDB_KEY", "MY_PASSPHRASE"])
+@pytest.mark.parametrize(
+    "name", ["DB_PASS", "MYSQL_PWD", "GH_PAT", "SLURM_JWT", "WANDB_KEY", "MY_PASSPHRASE"]
+)
 def test_variables_that_are_called_as_secrets_are(monkeypatch, name):
     monkeypatch.setenv(name, "correct-horse-battery")
     assert masked("it said correct-horse-battery") == f"it said {MASK}"
 
 
-@pytest.mark.parametrize("name", ["OLDPWD", "PWD", "PASSED", "PATH_MARK", "TOKENIZERS_PARALLELISM", "KEYBOARD"])
+@pytest.mark.parametrize(
+    "name", ["OLDPWD", "PWD", "PASSED", "PATH_MARK", "TOKENIZERS_PARALLELISM", "KEYBOARD"]
+)
 def test_variables_that_are_called_otherwise_are_none(monkeypatch, name):
     monkeypatch.setenv(name, "correct-horse-battery")
     assert masked("it said correct-horse-battery") == "it said correct-horse-battery"
@@ -166,7 +172,9 @@ raise RuntimeError("raised " + secret)
 def test_what_libraries_print_in_a_rank_is_masked_in_its_log(tmp_path):
     log = tmp_path / "logs" / "1-0.log"
     environment = os.environ | {"MY_API_KEY": "correct-horse-battery"}
-    done = subprocess.run([sys.executable, "-u", "-c", SPEAKS, log], env=environment, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", SPEAKS, log], env=environment, capture_output=True, check=False
+    )
     text = log.read_text()
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
     assert "correct-horse-battery" not in text
@@ -192,5 +200,7 @@ def test_lines_of_a_journal_that_are_none_count_for_nothing(tmp_path):
         {"event": "cancelled", "runs": [{}]},
     ]
     good = {"event": "cancelled", "runs": ["base-s0-1"]}
-    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*bad, good]))
+    (tmp_path / "journal.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in [*bad, good])
+    )
     assert (Submission(tmp_path).sent(), Submission(tmp_path).cancelled()) == ([], {"base-s0-1"})

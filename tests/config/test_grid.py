@@ -9,7 +9,13 @@ from login_study import FINGERPRINT, GRID, grid, specs
 
 from furnace_hpc.config.base import NAME_PATTERN, short_name
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import MAX_RUNS, _check_rows, _combinations, expand, expand_rows
+from furnace_hpc.config.grids.expansion import (
+    MAX_RUNS,
+    _check_rows,
+    _combinations,
+    expand,
+    expand_rows,
+)
 from furnace_hpc.config.grids.grid import Grid, select_names
 
 
@@ -53,12 +59,19 @@ def test_zip_changes_keys_together_and_multiplies_with_axes():
         axes={"loss.alpha": [1, 2]},
         zip=[{"steps": [10, 20], "optimizer.lr": [0.1, 0.2]}],
     )
-    assert found == [f"alpha-{a}_{pair}" for a in (1, 2) for pair in ("steps-10_lr-0.1", "steps-20_lr-0.2")]
+    assert found == [
+        f"alpha-{a}_{pair}" for a in (1, 2) for pair in ("steps-10_lr-0.1", "steps-20_lr-0.2")
+    ]
 
 
 def test_exclude_leaves_out_rows_that_match_all_keys_of_an_entry():
     axes = {"loss.alpha": [1, 2], "steps": [10, 20]}
-    kept = names(axes=axes, variants={}, reference="alpha-1_steps-10", exclude=[{"loss.alpha": 2, "steps": 20}])
+    kept = names(
+        axes=axes,
+        variants={},
+        reference="alpha-1_steps-10",
+        exclude=[{"loss.alpha": 2, "steps": 20}],
+    )
     assert kept == ["alpha-1_steps-10", "alpha-1_steps-20", "alpha-2_steps-10"]
 
 
@@ -69,7 +82,10 @@ def test_exclude_by_variant_and_by_a_value_of_the_base():
 
 
 def test_exclude_that_matches_no_row_is_refused():
-    assert refused(exclude=[{"variant": "ful"}]) == "grid 'study': exclude[0] {'variant': 'ful'} matches no row"
+    assert (
+        refused(exclude=[{"variant": "ful"}])
+        == "grid 'study': exclude[0] {'variant': 'ful'} matches no row"
+    )
 
 
 def test_excluding_everything_is_refused():
@@ -78,8 +94,12 @@ def test_excluding_everything_is_refused():
 
 def test_leave_one_out_gives_full_and_one_row_without_each_factor():
     factors = {"a": {"loss.alpha": 0.5}, "b": {"loss.beta": 0.3}, "w": {"model.width": 32}}
-    found = rows(variants={}, reference="full", ablate={"mode": "leave_one_out", "factors": factors})
-    values = {n: (r.config.loss.alpha, r.config.loss.beta, r.config.model.width) for n, r in found.items()}
+    found = rows(
+        variants={}, reference="full", ablate={"mode": "leave_one_out", "factors": factors}
+    )
+    values = {
+        n: (r.config.loss.alpha, r.config.loss.beta, r.config.model.width) for n, r in found.items()
+    }
     assert values == {
         "full": (0.5, 0.3, 32),
         "no_a": (0, 0.3, 32),
@@ -103,9 +123,14 @@ def test_a_row_made_by_variants_and_by_ablate_is_refused():
 def test_resources_of_a_variant_refine_the_grids():
     found = rows(
         resources={"timeout_min": 5, "partition": "gpu"},
-        variants={"base": {}, "full": {"loss.alpha": 1, "resources.nodes": 2, "resources.timeout_min": 9}},
+        variants={
+            "base": {},
+            "full": {"loss.alpha": 1, "resources.nodes": 2, "resources.timeout_min": 9},
+        },
     )
-    assert [(r.resources.nodes, r.resources.timeout_min, r.resources.partition) for r in found.values()] == [
+    assert [
+        (r.resources.nodes, r.resources.timeout_min, r.resources.partition) for r in found.values()
+    ] == [
         (None, 5, "gpu"),
         (2, 9, "gpu"),
     ]
@@ -132,7 +157,10 @@ def test_a_deepspeed_files_name_can_be_refined_by_dotted_keys_after_it():
         }
     )
     base, other = found["base"].config.deepspeed, found["other"].config.deepspeed
-    assert (base.zero_optimization.stage, base.zero_optimization.reduce_bucket_size) == (2, 200_000_000)
+    assert (base.zero_optimization.stage, base.zero_optimization.reduce_bucket_size) == (
+        2,
+        200_000_000,
+    )
     assert (other.zero_optimization.stage, other.zero_optimization.overlap_comm) == (3, False)
     assert other.zero_optimization.stage3_param_persistence_threshold == 100_000
 
@@ -163,7 +191,9 @@ def test_two_combinations_with_one_name_are_refused_as_such():
 
 
 def test_unknown_reference_and_metric_name_the_nearest():
-    assert "unknown reference 'bass'; did you mean 'base'? (valid: base, full)" in refused(reference="bass")
+    assert "unknown reference 'bass'; did you mean 'base'? (valid: base, full)" in refused(
+        reference="bass"
+    )
     message = refused(metric="test/digit/acuracy")
     assert "unknown metric 'test/digit/acuracy'; did you mean 'test/digit/accuracy'?" in message
 
@@ -194,7 +224,9 @@ def test_random_grids_have_no_two_equal_run_ids_and_a_stable_order(seed):
     draw = random.Random(seed)
     keys = ["loss.alpha", "loss.beta", "optimizer.lr", "steps", "model.width", "global_batch_size"]
     draw.shuffle(keys)
-    axes = {key: [8 * n for n in range(1, draw.randint(2, 4))] for key in keys[: draw.randint(0, 3)]}
+    axes = {
+        key: [8 * n for n in range(1, draw.randint(2, 4))] for key in keys[: draw.randint(0, 3)]
+    }
     length = draw.randint(1, 3)
     zipped = [{key: [8 * n for n in range(1, length + 1)] for key in keys[3 : draw.randint(4, 6)]}]
     seeds = draw.sample(range(100), draw.randint(1, 4))
@@ -226,7 +258,8 @@ def test_a_long_name_of_a_combination_is_its_beginning_and_a_hash():
     assert len(found) == len(set(found)) == 16
     assert found[-4] == "alpha-1_beta-1_weight_decay-0.123456789_warmup_frac-7acc9ffeff90"
     assert all(len(name) <= 64 and re.fullmatch(NAME_PATTERN, name) for name in found)
-    assert found[-1] == "alpha-1_beta-1_weight_decay-1_warmup_fraction-0.5"  # one that fits is what it was
+    # one that fits is what it was
+    assert found[-1] == "alpha-1_beta-1_weight_decay-1_warmup_fraction-0.5"
     fewer = names(axes=LONG | {"loss.alpha": [1]}, variants={}, reference=full, sanity=[])
     assert fewer == found[8:]  # other combinations change no name
     assert grid(axes=LONG, variants={}, reference=full).reference == found[-4]
@@ -247,13 +280,23 @@ def test_axis_values_that_a_name_cannot_hold_get_a_mark():
         "seeds": [0],
         "reference": "betas-0.5.0.25",
         "metric": "test/digit/accuracy",
-        "axes": {"optimizer.betas": [[0.5, 0.25], [0.5, 0.0], [0.0, 0.5]], "loss.alpha": [0.1, 0.2]},
+        "axes": {
+            "optimizer.betas": [[0.5, 0.25], [0.5, 0.0], [0.0, 0.5]],
+            "loss.alpha": [0.1, 0.2],
+        },
     }
-    names = [row.name for row in expand_rows(Grid.model_validate(content | {"reference": "betas-0.5.0.25_alpha-0.1"}))]
+    names = [
+        row.name
+        for row in expand_rows(
+            Grid.model_validate(content | {"reference": "betas-0.5.0.25_alpha-0.1"})
+        )
+    ]
     assert names[0] == "betas-0.5.0.25_alpha-0.1"
     assert len(set(names)) == 6
     texts = {"optimizer.lr": [1e-3], "model.text_weights": ["a/b", "ab", "c"]}
-    found = [name for name, *_ in _combinations(Grid.model_validate(content | {"axes": texts}), {"": {}})]
+    found = [
+        name for name, *_ in _combinations(Grid.model_validate(content | {"axes": texts}), {"": {}})
+    ]
     assert [name.partition("text_weights-")[2][:3] for name in found] == ["ab-", "ab-", "c"]
     assert re.fullmatch(r"lr-0\.001_text_weights-ab-[0-9a-f]{8}", found[0])
     assert len(set(found)) == 3

@@ -42,8 +42,12 @@ def test_problems_of_several_rows_come_at_once():
     lines = refused(variants=variants).splitlines()
     assert len(lines) == 4
     assert "row 'base': unknown key 'optimzer'; did you mean 'optimizer'?" in lines[0]
-    assert any("row 'b': unknown key 'model.widht'; did you mean 'width'?" in line for line in lines)
-    assert any("row 'b': optimizer.lr: got -1: input should be greater than 0" in line for line in lines)
+    assert any(
+        "row 'b': unknown key 'model.widht'; did you mean 'width'?" in line for line in lines
+    )
+    assert any(
+        "row 'b': optimizer.lr: got -1: input should be greater than 0" in line for line in lines
+    )
     assert "row 'c': unknown DeepSpeed file 'zero7'; did you mean 'zero" in lines[3]
     assert "(valid: zero0, zero1, zero1_fp32, zero2, zero3, zero3_offload)" in lines[3]
 
@@ -51,7 +55,9 @@ def test_problems_of_several_rows_come_at_once():
 def test_one_mistake_of_the_base_is_told_once():
     lines = refused(base=GRID["base"] | {"stepps": 3}).splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("grid 'study', row 'base' and 1 more: unknown key 'stepps'; did you mean 'steps'?")
+    assert lines[0].startswith(
+        "grid 'study', row 'base' and 1 more: unknown key 'stepps'; did you mean 'steps'?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,8 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, content, message):
 def test_a_list_where_a_mapping_belongs_is_refused_with_its_place(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(GRID | {"variants": ["base", "full"]}))
-    with pytest.raises(ConfigError, match=r"variants: got .*'base', 'full'.*: input should be a valid dict"):
+    with pytest.raises(
+        ConfigError, match=r"variants: got .*'base', 'full'.*: input should be a valid dict"
+    ):
         load_grid(str(path))
     assert "loss: got [1, 2]" in refused(variants={"base": {"loss": [1, 2]}})

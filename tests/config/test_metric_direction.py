@@ -11,11 +11,26 @@ from test_aggregate import command, submit
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import read_grid
-from furnace_hpc.config.metrics import CONSISTENCY, METRICS, checked_direction, metric_direction, metric_names
+from furnace_hpc.config.metrics import (
+    CONSISTENCY,
+    METRICS,
+    checked_direction,
+    metric_direction,
+    metric_names,
+)
 from furnace_hpc.runs.folder import GridFolder
 
-ALL = metric_names({"digit": "single_label", "genres": "multi_label"}, ("text", "image"), ("val", "test"))
-MIN = {"loss", "cosine_mismatched", "median_rank_there", "median_rank_back", "alignment", "uniformity"}
+ALL = metric_names(
+    {"digit": "single_label", "genres": "multi_label"}, ("text", "image"), ("val", "test")
+)
+MIN = {
+    "loss",
+    "cosine_mismatched",
+    "median_rank_there",
+    "median_rank_back",
+    "alignment",
+    "uniformity",
+}
 NEITHER = {
     "classes_scored",
     "threshold",
@@ -30,7 +45,9 @@ NEITHER = {
 def test_every_metric_has_a_direction_or_none_is_better():
     for name in ALL:
         last = name.partition("@")[0].rsplit("/", 1)[-1]
-        assert metric_direction(name) == ("min" if last in MIN else None if last in NEITHER else "max"), name
+        assert metric_direction(name) == (
+            "min" if last in MIN else None if last in NEITHER else "max"
+        ), name
     known = {*CONSISTENCY, *METRICS["single_label"], *METRICS["multi_label"]}
     assert known >= MIN | NEITHER
 
@@ -43,12 +60,17 @@ def test_a_direction_may_be_left_out_and_must_not_contradict(name):
             assert checked_direction(name, direction) == direction
         else:
             better = "higher" if own == "max" else "lower"
-            with pytest.raises(ConfigError, match=f"direction {direction} contradicts metric .*, of which {better} is"):
+            with pytest.raises(
+                ConfigError,
+                match=f"direction {direction} contradicts metric .*, of which {better} is",
+            ):
                 checked_direction(name, direction)
     if own:
         assert checked_direction(name, None) == own
     else:
-        with pytest.raises(ConfigError, match="has no better direction of its own: give the direction, max or min"):
+        with pytest.raises(
+            ConfigError, match="has no better direction of its own: give the direction, max or min"
+        ):
             checked_direction(name, None)
 
 
@@ -71,7 +93,9 @@ def test_a_contradicting_direction_is_refused_by_submit(tmp_path):
 
 def test_an_unknown_metric_is_told_as_such_whatever_the_direction():
     for direction in ({}, {"direction": "max"}, {"direction": "min"}):
-        with pytest.raises(ConfigError, match="unknown metric 'test/digit/los'; did you mean 'test/digit/loss'"):
+        with pytest.raises(
+            ConfigError, match="unknown metric 'test/digit/los'; did you mean 'test/digit/loss'"
+        ):
             expand_rows(grid(metric="test/digit/los", **direction))
 
 
@@ -82,7 +106,11 @@ def test_a_loss_without_direction_marks_the_lowest_row(tmp_path):
     submit(asked, runs, folder)
     losses = {"base": 0.5, "consistency_only": 0.4, "specific_only": 0.7, "full": 0.6}
     for spec in runs:
-        finish(spec, folder, metrics={"test/digit/loss": losses[spec.variant], "test/digit/accuracy": 0.5})
+        finish(
+            spec,
+            folder,
+            metrics={"test/digit/loss": losses[spec.variant], "test/digit/accuracy": 0.5},
+        )
     done = command(tmp_path, "--grid", "study", "--no-figures")
     assert (done.returncode, done.stderr) == (0, "")
     table = (tmp_path / "results/study/table.md").read_text()
@@ -90,9 +118,15 @@ def test_a_loss_without_direction_marks_the_lowest_row(tmp_path):
     bold = [line for line in table.splitlines() if line.startswith("|") and "**" in line]
     assert [re.split(r"[|<]", line)[1].strip() for line in bold] == ["consistency_only"]
     wrong = command(tmp_path, "--grid", "study", "--no-figures", "--direction", "max")
-    assert (wrong.returncode, "direction max contradicts metric 'test/digit/loss'" in wrong.stderr) == (2, True)
+    assert (
+        wrong.returncode,
+        "direction max contradicts metric 'test/digit/loss'" in wrong.stderr,
+    ) == (2, True)
     other = command(tmp_path, "--grid", "study", "--no-figures", "--metric", "test/digit/los")
-    assert (other.returncode, "'test/digit/los' is in no result; did you mean 'test/digit/loss'" in other.stderr) == (
+    assert (
+        other.returncode,
+        "'test/digit/los' is in no result; did you mean 'test/digit/loss'" in other.stderr,
+    ) == (
         2,
         True,
     )

@@ -33,7 +33,9 @@ def small_weights(folder: Path, config: object, key: str = "text_weights") -> Pa
     text = config if isinstance(config, str) else json.dumps(config)
     (folder / "config.json").write_text(text)
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (folder / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + bytes(4)
+    )
     return folder
 
 
@@ -41,7 +43,9 @@ def model(key: str, folder: object) -> ModelConfig:
     return ModelConfig(image_encoder="vit", audio_encoder="transformer", **{key: str(folder)})
 
 
-@pytest.mark.parametrize("files", [(), ("config.json",), ("config.json", "pytorch_model.bin"), ("model.safetensors",)])
+@pytest.mark.parametrize(
+    "files", [(), ("config.json",), ("config.json", "pytorch_model.bin"), ("model.safetensors",)]
+)
 def test_trained_weights_that_are_not_there_or_would_have_to_be_unpickled(place, files):
     (place / "bert").mkdir()
     for file in files:
@@ -66,8 +70,28 @@ SUPPORTED = {
     "audio_weights": ("audio-spectrogram-transformer", ["ASTForAudioClassification"]),
 }
 ENCODERS = ("--set", "model.image_encoder=vit", "--set", "model.audio_encoder=transformer")
-OTHERS = ["roberta", "distilbert", "xlm-roberta", "camembert", "electra", "dinov2", "dinov2_with_registers", "deit"]
-OTHERS += ["vit_mae", "vit_msn", "swin", "clip", "siglip", "wav2vec2", "hubert", "whisper", "modernbert", "deberta-v2"]
+OTHERS = [
+    "roberta",
+    "distilbert",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "dinov2",
+    "dinov2_with_registers",
+    "deit",
+]
+OTHERS += [
+    "vit_mae",
+    "vit_msn",
+    "swin",
+    "clip",
+    "siglip",
+    "wav2vec2",
+    "hubert",
+    "whisper",
+    "modernbert",
+    "deberta-v2",
+]
 OTHERS += ["BERT", "bert ", "visual_bert", ""]
 
 
@@ -82,7 +106,8 @@ def test_weights_of_another_model_are_refused_by_name(place, key, kind):
     )
     assert f"(model_type {wanted!r})" in str(error.value)
     assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match=f"is of model_type {kind!r}"):  # also where a job may find another cache
+    # also where a job may find another cache
+    with pytest.raises(ConfigError, match=f"is of model_type {kind!r}"):
         check_pretrained([model(key, folder)], may_lack=True)
 
 
@@ -109,7 +134,10 @@ def test_weights_of_another_modality_say_where_they_belong(place, key):
         ("{}", 'has no model_type. If it is a BERT, add "model_type": "bert"'),
         ({"model_type": None}, "has no model_type"),
         ({"model_type": ["bert"]}, r"is of model_type \['bert'\]"),
-        ({"model_type": {"a": "b" * 500}}, r"is of model_type \{'a': 'b{20,60}\.\.\., which is not supported"),
+        (
+            {"model_type": {"a": "b" * 500}},
+            r"is of model_type \{'a': 'b{20,60}\.\.\., which is not supported",
+        ),
         (
             {"model_type": "bert", "architectures": ["RobertaForMaskedLM"]},
             "architectures 'RobertaForMaskedLM', which contra",
@@ -124,7 +152,10 @@ def test_weights_of_another_modality_say_where_they_belong(place, key):
             {"model_type": "bert", "architectures": "BertModel"},
             "architectures in config.json is 'BertModel', wanted a list",
         ),
-        ({"model_type": "bert", "architectures": [3]}, r"architectures in config.json is \[3\], wanted a list"),
+        (
+            {"model_type": "bert", "architectures": [3]},
+            r"architectures in config.json is \[3\], wanted a list",
+        ),
     ],
 )
 def test_a_config_that_is_broken_or_contradicts_itself(place, config, words):
@@ -151,7 +182,12 @@ def test_a_config_that_is_broken_or_contradicts_itself(place, config, words):
 )
 def test_usual_architectures_are_accepted(place, names):
     check_pretrained(
-        [model("text_weights", small_weights(place / "bert", {"model_type": "bert", "architectures": names}))]
+        [
+            model(
+                "text_weights",
+                small_weights(place / "bert", {"model_type": "bert", "architectures": names}),
+            )
+        ]
     )
 
 
@@ -159,7 +195,10 @@ def test_usual_architectures_are_accepted(place, names):
     ("content", "words"),
     [
         (b"", "is no safetensors file, or is cut off"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a pointer of git-lfs"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "is a pointer of git-lfs",
+        ),
         (b"<html>not found</html>", "is no safetensors file"),
         (b"\xff" * 100, "is no safetensors file"),
         ((2).to_bytes(8, "little") + b"[]", "has a header that cannot be read"),
@@ -192,8 +231,14 @@ def test_cut_weights_are_refused_with_both_sizes(place):
         ("{", "is not JSON"),
         ('{"weight_map": {}}', "has no weight_map"),
         ('{"weight_map": {"a": 3}}', "has no weight_map"),
-        ('{"weight_map": {"a": "model-2.safetensors"}}', "names 'model-2.safetensors', which is not there"),
-        ('{"weight_map": {"a": "broken.safetensors"}}', "broken.safetensors is no safetensors file"),
+        (
+            '{"weight_map": {"a": "model-2.safetensors"}}',
+            "names 'model-2.safetensors', which is not there",
+        ),
+        (
+            '{"weight_map": {"a": "broken.safetensors"}}',
+            "broken.safetensors is no safetensors file",
+        ),
     ],
 )
 def test_weights_in_parts_are_all_there(place, index, words):
@@ -207,13 +252,18 @@ def test_weights_in_parts_are_all_there(place, index, words):
 
 def test_the_hubs_cache_is_checked_as_a_folder_is(place, monkeypatch):
     commit = "0" * 40
-    small_weights(place / "hub" / "models--FacebookAI--roberta-base" / "snapshots" / commit, {"model_type": "roberta"})
+    small_weights(
+        place / "hub" / "models--FacebookAI--roberta-base" / "snapshots" / commit,
+        {"model_type": "roberta"},
+    )
     (place / "hub" / "models--FacebookAI--roberta-base" / "refs").mkdir()
     (place / "hub" / "models--FacebookAI--roberta-base" / "refs" / "main").write_text(commit)
     monkeypatch.setenv("HF_HUB_CACHE", str(place / "hub"))
     asked = ("--set", "model.text_weights=FacebookAI/roberta-base")
     message = only(place, *asked, "--cluster", "local")
-    assert message.startswith("model.text_weights 'FacebookAI/roberta-base' is of model_type 'roberta', which is not ")
+    assert message.startswith(
+        "model.text_weights 'FacebookAI/roberta-base' is of model_type 'roberta', which is not "
+    )
 
 
 def test_submit_reports_all_weights_at_once_and_plans_nothing(place):
@@ -230,25 +280,34 @@ def test_submit_reports_all_weights_at_once_and_plans_nothing(place):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 FACTS = st.dictionaries(
-    st.sampled_from(["model_type", "architectures", "weight_map", "data_offsets", "a"]), JSON | st.just("bert")
+    st.sampled_from(["model_type", "architectures", "weight_map", "data_offsets", "a"]),
+    JSON | st.just("bert"),
 )
 FILES = (
-    st.binary(max_size=40) | JSON.map(lambda x: json.dumps(x).encode()) | FACTS.map(lambda x: json.dumps(x).encode())
+    st.binary(max_size=40)
+    | JSON.map(lambda x: json.dumps(x).encode())
+    | FACTS.map(lambda x: json.dumps(x).encode())
 )
 
 
 @pytest.mark.fuzz
 @settings(max_examples=settings().max_examples)
 @given(config=FILES, weights=FILES, index=st.booleans(), framed=st.booleans())
-def test_any_files_of_weights_are_accepted_or_one_error(tmp_path_factory, config, weights, index, framed):
+def test_any_files_of_weights_are_accepted_or_one_error(
+    tmp_path_factory, config, weights, index, framed
+):
     folder = tmp_path_factory.mktemp("weights")
     (folder / "config.json").write_bytes(config)
     content = len(weights).to_bytes(8, "little") + weights if framed else weights
-    (folder / ("model.safetensors.index.json" if index else "model.safetensors")).write_bytes(content)
+    (folder / ("model.safetensors.index.json" if index else "model.safetensors")).write_bytes(
+        content
+    )
     said = ""
     try:
         check_pretrained([model("text_weights", folder)])
@@ -267,5 +326,13 @@ def test_trained_weights_whose_files_are_there_are_planned(place, weights):
     if weights != "model.safetensors":
         (folder / "model.safetensors").rename(folder / "part-1.safetensors")
         (folder / weights).write_text(json.dumps({"weight_map": {"a": "part-1.safetensors"}}))
-    asked = ("--grid", "study.yaml", "--dry-run", "--cluster", "local", "--set", f"model.text_weights={folder}")
+    asked = (
+        "--grid",
+        "study.yaml",
+        "--dry-run",
+        "--cluster",
+        "local",
+        "--set",
+        f"model.text_weights={folder}",
+    )
     assert "4 runs (4 start) on local" in command("submit", place, *asked).stdout

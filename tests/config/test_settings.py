@@ -16,7 +16,9 @@ def set_(*settings: str, **changes):
 
 
 def test_settings_are_typed_values_laid_over_every_row():
-    asked = with_settings(grid(), ["optimizer.lr=1e-3", "deterministic=false", "model.modalities=[text, audio]"])
+    asked = with_settings(
+        grid(), ["optimizer.lr=1e-3", "deterministic=false", "model.modalities=[text, audio]"]
+    )
     for row in expand_rows(asked):
         assert (row.config.optimizer.lr, row.config.deterministic) == (0.001, False)
         assert row.config.model.modalities == ("text", "audio")
@@ -25,11 +27,18 @@ def test_settings_are_typed_values_laid_over_every_row():
 
 
 def test_settings_are_laid_over_the_base_last():
-    base = {"deepspeed": "zero2", "deepspeed.zero_optimization.stage": 3, "loss": {"alpha": 0.5, "beta": 0.25}}
+    base = {
+        "deepspeed": "zero2",
+        "deepspeed.zero_optimization.stage": 3,
+        "loss": {"alpha": 0.5, "beta": 0.25},
+    }
     variants = {"base": {"loss": {"beta": 1}}, "other": {"steps": 3}}
     found = set_("loss.alpha=3", "deepspeed=zero1", base=base, variants=variants)
     assert (found.loss.alpha, found.loss.beta, found.deepspeed.zero_optimization.stage) == (3, 1, 1)
-    assert set_("deepspeed.zero_optimization.stage=1", base=base).deepspeed.zero_optimization.stage == 1
+    assert (
+        set_("deepspeed.zero_optimization.stage=1", base=base).deepspeed.zero_optimization.stage
+        == 1
+    )
 
 
 STAGE = "deepspeed.zero_optimization.stage"
@@ -38,18 +47,53 @@ STAGE = "deepspeed.zero_optimization.stage"
 @pytest.mark.parametrize(
     ("changes", "setting", "message"),
     [
-        ({"axes": {STAGE: [1, 2]}}, "deepspeed=zero1", f"--set deepspeed: the grid sweeps '{STAGE}' under axes"),
-        ({"axes": {"deepspeed": ["zero1", "zero2"]}}, f"{STAGE}=1", f"--set {STAGE}: the grid sweeps 'deepspeed'"),
-        ({"axes": {STAGE: [1, 2]}}, f"{STAGE}=1", f"--set {STAGE}: the grid sweeps this key under axes"),
-        ({"zip": [{"optimizer.lr": [1, 2]}]}, "optimizer={lr: 3}", "sweeps 'optimizer.lr' under zip"),
-        ({"axes": {"loss": [{"alpha": 1}, {"alpha": 2}]}}, "loss.alpha=3", "sweeps 'loss' under axes"),
-        ({"axes": {"loss.beta": [1, 2]}}, "loss=null", "sweeps 'loss.beta' under axes"),
-        ({}, "loss.alpha=3", "--set loss.alpha: row 'full' sets this key, and would train under a wrong name"),
-        ({}, "loss={alpha: 3}", "--set loss: row 'full' sets 'loss.alpha'"),
-        ({"variants": {"base": {"deepspeed": "zero2"}}}, f"{STAGE}=1", "row 'base' sets 'deepspeed'"),
-        ({"variants": {"base": {"deepspeed": "zero2"}}}, "deepspeed=zero1", "row 'base' sets this key"),
         (
-            {"variants": {}, "ablate": {"mode": "one_at_a_time", "factors": {"a": {"loss.alpha": 0.5}}}},
+            {"axes": {STAGE: [1, 2]}},
+            "deepspeed=zero1",
+            f"--set deepspeed: the grid sweeps '{STAGE}' under axes",
+        ),
+        (
+            {"axes": {"deepspeed": ["zero1", "zero2"]}},
+            f"{STAGE}=1",
+            f"--set {STAGE}: the grid sweeps 'deepspeed'",
+        ),
+        (
+            {"axes": {STAGE: [1, 2]}},
+            f"{STAGE}=1",
+            f"--set {STAGE}: the grid sweeps this key under axes",
+        ),
+        (
+            {"zip": [{"optimizer.lr": [1, 2]}]},
+            "optimizer={lr: 3}",
+            "sweeps 'optimizer.lr' under zip",
+        ),
+        (
+            {"axes": {"loss": [{"alpha": 1}, {"alpha": 2}]}},
+            "loss.alpha=3",
+            "sweeps 'loss' under axes",
+        ),
+        ({"axes": {"loss.beta": [1, 2]}}, "loss=null", "sweeps 'loss.beta' under axes"),
+        (
+            {},
+            "loss.alpha=3",
+            "--set loss.alpha: row 'full' sets this key, and would train under a wrong name",
+        ),
+        ({}, "loss={alpha: 3}", "--set loss: row 'full' sets 'loss.alpha'"),
+        (
+            {"variants": {"base": {"deepspeed": "zero2"}}},
+            f"{STAGE}=1",
+            "row 'base' sets 'deepspeed'",
+        ),
+        (
+            {"variants": {"base": {"deepspeed": "zero2"}}},
+            "deepspeed=zero1",
+            "row 'base' sets this key",
+        ),
+        (
+            {
+                "variants": {},
+                "ablate": {"mode": "one_at_a_time", "factors": {"a": {"loss.alpha": 0.5}}},
+            },
             "loss.alpha=3",
             "row 'only_a' sets this key",
         ),
@@ -67,20 +111,34 @@ def test_settings_of_what_makes_rows_differ_are_refused(changes, setting, messag
 def test_settings_beside_what_rows_set_are_taken():
     swept = {"axes": {"loss.alpha": [1, 2]}, "variants": {}, "reference": "alpha-1"}
     assert set_("loss={beta: 3}", **swept).loss.beta == 3
-    rows = {"base": {}, "b": {"steps": 3, "log_every": 7, "evaluation.batch_size": 8, "resources.nodes": 2}}
-    changed = ("log_every=1", "evaluation.batch_size=2", "resources.nodes=1")  # they change no number
+    rows = {
+        "base": {},
+        "b": {"steps": 3, "log_every": 7, "evaluation.batch_size": 8, "resources.nodes": 2},
+    }
+    # they change no number
+    changed = ("log_every=1", "evaluation.batch_size=2", "resources.nodes=1")
     row = expand_rows(with_settings(grid(variants=rows), list(changed)))[1]
-    assert (row.config.log_every, row.config.evaluation.batch_size, row.resources.nodes) == (1, 2, 1)
+    assert (row.config.log_every, row.config.evaluation.batch_size, row.resources.nodes) == (
+        1,
+        2,
+        1,
+    )
 
 
 def test_settings_of_resources_reach_the_resources():
-    asked = with_settings(grid(resources={"timeout_min": 5}), ["resources.timeout_min=9", "resources.nodes=2"])
-    assert {(row.resources.timeout_min, row.resources.nodes) for row in expand_rows(asked)} == {(9, 2)}
+    asked = with_settings(
+        grid(resources={"timeout_min": 5}), ["resources.timeout_min=9", "resources.nodes=2"]
+    )
+    assert {(row.resources.timeout_min, row.resources.nodes) for row in expand_rows(asked)} == {
+        (9, 2)
+    }
 
 
 def test_settings_survive_the_grid_file_that_submit_writes():
     asked = with_settings(grid(), ["optimizer.lr=1e-3", "steps=7"])
-    again = Grid.model_validate(yaml.safe_load(yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False)))
+    again = Grid.model_validate(
+        yaml.safe_load(yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False))
+    )
     assert expand_rows(again) == expand_rows(asked)
 
 

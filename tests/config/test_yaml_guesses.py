@@ -103,16 +103,40 @@ def test_an_empty_row_and_empty_sections_mean_nothing_in_them(tmp_path):
         ("steps: 2026-11-28", "steps: got '2026-11-28', wanted a number"),
         ("steps:", "steps: got nothing: input should be a valid integer"),
         ("steps: 1e400", "steps: got 1e400 (read as inf): input should be a finite number"),
-        ("optimizer.lr: .inf", "optimizer.lr: got .inf (read as inf): input should be a finite number"),
+        (
+            "optimizer.lr: .inf",
+            "optimizer.lr: got .inf (read as inf): input should be a finite number",
+        ),
         ("optimizer.lr: 1,5", "optimizer.lr: got '1,5', wanted a number"),
-        ("optimizer.betas: [0.9, '0.5']", "optimizer.betas.1: got '0.5', wanted a number: write 0.5, without quotes"),
-        ("hang_timeout_s: 0:10:00", "hang_timeout_s: got '0:10:00', wanted a number of seconds: write 600"),
-        ("hang_timeout_s: 10:00", "hang_timeout_s: got '10:00', wanted a number of seconds, without `:` and `-`"),
-        ("model.text_weights: no", "model.text_weights: got no (read as false), wanted text: put it in quotes, 'no'"),
-        ("model.text_weights: 1_0", "model.text_weights: got 1_0 (read as 10), wanted text: put it in quotes, '1_0'"),
+        (
+            "optimizer.betas: [0.9, '0.5']",
+            "optimizer.betas.1: got '0.5', wanted a number: write 0.5, without quotes",
+        ),
+        (
+            "hang_timeout_s: 0:10:00",
+            "hang_timeout_s: got '0:10:00', wanted a number of seconds: write 600",
+        ),
+        (
+            "hang_timeout_s: 10:00",
+            "hang_timeout_s: got '10:00', wanted a number of seconds, without `:` and `-`",
+        ),
+        (
+            "model.text_weights: no",
+            "model.text_weights: got no (read as false), wanted text: put it in quotes, 'no'",
+        ),
+        (
+            "model.text_weights: 1_0",
+            "model.text_weights: got 1_0 (read as 10), wanted text: put it in quotes, '1_0'",
+        ),
         ("model.fusion: off", "model.fusion: got off (read as false): input should be 'concat', "),
-        ("deepspeed.zero_optimization.stage: yes", "stage: got yes (read as true), wanted 0, 1, 2 or 3"),
-        ("tasks: [{name: NO}]", "tasks.0.name: got NO (read as false), wanted text: put it in quotes, 'NO'"),
+        (
+            "deepspeed.zero_optimization.stage: yes",
+            "stage: got yes (read as true), wanted 0, 1, 2 or 3",
+        ),
+        (
+            "tasks: [{name: NO}]",
+            "tasks.0.name: got NO (read as false), wanted text: put it in quotes, 'NO'",
+        ),
     ],
 )
 @pytest.mark.parametrize("where", ["variants", "base", "axes", "ablate"])
@@ -142,14 +166,42 @@ def test_a_value_is_refused_as_typed_with_its_place(tmp_path, text, message, whe
             ("+5", 5),
             ("1.", 1.0),
         ),
-        *(("01.5", 1.5), ("-0", 0), (".5e1", 5.0), ("yes", True), ("Off", False), ("~", None), ("", None)),
         *(
-            (word, word)
-            for word in ("010", "0o17", "1:30", "1:00:00", "2026-11-28", "2001-99-99", "y", "inf", "=", "<<")
+            ("01.5", 1.5),
+            ("-0", 0),
+            (".5e1", 5.0),
+            ("yes", True),
+            ("Off", False),
+            ("~", None),
+            ("", None),
         ),
         *(
             (word, word)
-            for word in ("1__0", "1_", "08", "1-00:00:00", "2001-12-14t21:59:43.10-05:00", "0x", "+", "1.2.3")
+            for word in (
+                "010",
+                "0o17",
+                "1:30",
+                "1:00:00",
+                "2026-11-28",
+                "2001-99-99",
+                "y",
+                "inf",
+                "=",
+                "<<",
+            )
+        ),
+        *(
+            (word, word)
+            for word in (
+                "1__0",
+                "1_",
+                "08",
+                "1-00:00:00",
+                "2001-12-14t21:59:43.10-05:00",
+                "0x",
+                "+",
+                "1.2.3",
+            )
         ),
     ],
 )
@@ -162,7 +214,8 @@ def test_a_plain_value_means_what_it_looks_like(typed, value):
 
 
 @pytest.mark.parametrize(
-    ("typed", "minutes"), [("1:00:00", 60), ("01:00:00", 60), ("1-00:00:00", 1440), ("1-12", 2160), ("0:00:30", 0.5)]
+    ("typed", "minutes"),
+    [("1:00:00", 60), ("01:00:00", 60), ("1-00:00:00", 1440), ("1-12", 2160), ("0:00:30", 0.5)],
 )
 def test_a_time_as_slurm_writes_it_is_refused_with_its_number(tmp_path, typed, minutes):
     message = problem(tmp_path, f"{ROWS}resources: {{timeout_min: {typed}}}\n")
@@ -170,7 +223,9 @@ def test_a_time_as_slurm_writes_it_is_refused_with_its_number(tmp_path, typed, m
         f"grid 'study', row 'base' and 1 more: resources: timeout_min: got '{typed}', wanted a number of minutes: "
         f"write {minutes} ({tmp_path}/study.yaml:7)"
     )
-    (tmp_path / "dev.yaml").write_text(f"name: dev\nexecutor: slurm\nsignal_delay_s: {typed}\nqos: on\nsetup:\n")
+    (tmp_path / "dev.yaml").write_text(
+        f"name: dev\nexecutor: slurm\nsignal_delay_s: {typed}\nqos: on\nsetup:\n"
+    )
     with pytest.raises(ConfigError) as error:
         load_profile(str(tmp_path / "dev.yaml"))
     assert sorted(str(error.value).replace(f"{tmp_path}/dev.yaml: ", "").splitlines()) == [
@@ -182,7 +237,10 @@ def test_a_time_as_slurm_writes_it_is_refused_with_its_number(tmp_path, typed, m
 @pytest.mark.parametrize(
     ("seeds", "message"),
     [
-        ("5", "seeds: got 5, wanted a list: write seeds: [0, 1, 2, 3, 4] for 5 seeds, or [5] for seed 5 (line 4)"),
+        (
+            "5",
+            "seeds: got 5, wanted a list: write seeds: [0, 1, 2, 3, 4] for 5 seeds, or [5] for seed 5 (line 4)",
+        ),
         ("42", "seeds: got 42, wanted a list: write seeds: [42] for seed 42 (line 4)"),
         ("[010]", "seeds.0: got '010', wanted a number: write 10, without leading zeros (line 4)"),
         ("[1:30]", "seeds.0: got '1:30', wanted a number, without `:` (line 4)"),
@@ -197,9 +255,21 @@ def test_seeds_are_told_what_is_wanted(tmp_path, seeds, message):
 
 def test_a_seed_option_follows_the_rules_of_the_file(tmp_path):
     file(tmp_path, ROWS)
-    done = command("submit", tmp_path, "--grid", "study.yaml", "--dry-run", "--cluster", "local", "--seed", "010")
+    done = command(
+        "submit",
+        tmp_path,
+        "--grid",
+        "study.yaml",
+        "--dry-run",
+        "--cluster",
+        "local",
+        "--seed",
+        "010",
+    )
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert "got '010', wanted a whole number: write 10, without leading zeros" in " ".join(done.stderr.split())
+    assert "got '010', wanted a whole number: write 10, without leading zeros" in " ".join(
+        done.stderr.split()
+    )
     assert [whole_number(text) for text in ("0", "12", "1_000")] == [0, 12, 1000]
     for text in ("010", "-1", "1.0", "\u0663", "", "1_", "9" * 19, "yes"):
         with pytest.raises(ConfigError, match="wanted a whole number"):
@@ -255,8 +325,14 @@ def test_exclude_matches_values_of_one_kind(tmp_path, key, written, asked, match
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("description: 0x" + "1" * 3700, "0x1111111111...111111 is a number of 3,702 characters: put it in quotes"),
-        ("description: " + "9" * 5000, "is a number of 5,000 characters: put it in quotes if it is text"),
+        (
+            "description: 0x" + "1" * 3700,
+            "0x1111111111...111111 is a number of 3,702 characters: put it in quotes",
+        ),
+        (
+            "description: " + "9" * 5000,
+            "is a number of 5,000 characters: put it in quotes if it is text",
+        ),
         ("description: " + "9" * 20, "99999999999999999999 is beyond 64 bits"),
         ("description: 1e" + "9" * 500, "is a number of 502 characters"),
         ("description: !!int 1" + ":1" * 90_000, "is a number of 180,001 characters"),
@@ -281,7 +357,8 @@ def test_long_text_with_colons_is_text_in_linear_time(tmp_path):
         return time.process_time() - start
 
     seconds(1000)
-    assert seconds(100_000) < 60 * max(seconds(10_000), 0.01)  # quadratic would be 100 times, and more
+    # quadratic would be 100 times, and more
+    assert seconds(100_000) < 60 * max(seconds(10_000), 0.01)
     message = problem(tmp_path, f"{ROWS}resources: {{timeout_min: {'1:' * 100_000}1}}\n")
     assert "wanted a number of minutes, without `:` and `-`" in message
     assert len(message) < 500
@@ -290,11 +367,25 @@ def test_long_text_with_colons_is_text_in_linear_time(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("variants:\n  base:\n" + "".join(f"  r{n}: {{steps: 0{n + 1}}}\n" for n in range(2000)), "got '01', wanted"),
+        (
+            "variants:\n  base:\n" + "".join(f"  r{n}: {{steps: 0{n + 1}}}\n" for n in range(2000)),
+            "got '01', wanted",
+        ),
         ("".join(f"k{n}: 1\n" for n in range(3000)), "unknown key 'k0'"),
-        ("axes: {" + "".join(f"loss.a{n}: [1], " for n in range(3000)) + "}", "3,000 keys are swept, more than 100"),
-        ("exclude: [" + "{steps: 1}, " * 9000 + "]\naxes: {steps: [" + "1, " * 9000 + "]}", "9,000 entries of exclude"),
-        ("ablate: {mode: leave_one_out, factors: {" + "".join(f"f{n}: , " for n in range(300)) + "}}", "at most 200"),
+        (
+            "axes: {" + "".join(f"loss.a{n}: [1], " for n in range(3000)) + "}",
+            "3,000 keys are swept, more than 100",
+        ),
+        (
+            "exclude: [" + "{steps: 1}, " * 9000 + "]\naxes: {steps: [" + "1, " * 9000 + "]}",
+            "9,000 entries of exclude",
+        ),
+        (
+            "ablate: {mode: leave_one_out, factors: {"
+            + "".join(f"f{n}: , " for n in range(300))
+            + "}}",
+            "at most 200",
+        ),
         ("settings: {" + "".join(f"loss.a{n}: 1, " for n in range(300)) + "}", "at most 200 items"),
         (
             "variants: {base: {" + "".join(f"loss.a{n}: 1, " for n in range(2000)) + "}}",
@@ -316,7 +407,11 @@ def test_a_dotted_setting_without_end_is_refused():
 
 def test_merged_keys_deep_in_a_file_are_no_duplicates():
     text = "x: &base {x: 0}\ntop:\n  deep:\n    a: &a {<<: *base, x: 1}\nb: {<<: *a}\n"
-    assert strict_yaml.load(text) == {"x": {"x": 0}, "top": {"deep": {"a": {"x": 1}}}, "b": {"x": 1}}
+    assert strict_yaml.load(text) == {
+        "x": {"x": 0},
+        "top": {"deep": {"a": {"x": 1}}},
+        "b": {"x": 1},
+    }
 
 
 def test_a_setting_that_is_no_unicode_is_one_sentence():
@@ -330,7 +425,10 @@ def test_a_setting_that_is_no_unicode_is_one_sentence():
         ('{"a": ' + "9" * 4200 + "}", "999999999999...999999 is beyond 64 bits"),
         ('{"a": NaN}', "NaN is not valid JSON: give a number"),
         ('{"a": ' * 100 + "1" + "}" * 100, "nested too deep: at most 32 levels are read"),
-        ("{" + "".join(f'"k{n}": 1, ' for n in range(50_000)) + '"k49999": 1}', "key 'k49999' stands twice"),
+        (
+            "{" + "".join(f'"k{n}": 1, ' for n in range(50_000)) + '"k49999": 1}',
+            "key 'k49999' stands twice",
+        ),
     ],
 )
 def test_json_beyond_the_limits_is_refused(tmp_path, text, message):
@@ -345,8 +443,13 @@ def test_json_beyond_the_limits_is_refused(tmp_path, text, message):
 def test_a_file_of_an_editor_on_windows_is_read(tmp_path):
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n')
     assert read_json(tmp_path / "a.json") == {"a": 1}
-    (tmp_path / "study.yaml").write_bytes(b"\xef\xbb\xbf" + (HEAD + ROWS).replace("\n", "\r\n").encode())
-    assert [row.name for row in expand_rows(load_grid(str(tmp_path / "study.yaml")))] == ["base", "full"]
+    (tmp_path / "study.yaml").write_bytes(
+        b"\xef\xbb\xbf" + (HEAD + ROWS).replace("\n", "\r\n").encode()
+    )
+    assert [row.name for row in expand_rows(load_grid(str(tmp_path / "study.yaml")))] == [
+        "base",
+        "full",
+    ]
 
 
 def test_a_command_refuses_the_file_without_a_traceback(tmp_path):
@@ -388,7 +491,9 @@ def test_number_like_text_is_read_right_or_shown_as_typed(tmp_path_factory, type
     folder = tmp_path_factory.getbasetemp()
     for key, section in (("partition", "resources"), ("max_attempts", "resources")):
         try:
-            found = getattr(rows(folder, f"{ROWS}{section}: {{{key}: {typed}}}\n")[0].resources, key)
+            found = getattr(
+                rows(folder, f"{ROWS}{section}: {{{key}: {typed}}}\n")[0].resources, key
+            )
         except ConfigError as error:
             told = str(error)
             assert typed in told or ":7:" in told or "read as null" in told, told
@@ -396,7 +501,9 @@ def test_number_like_text_is_read_right_or_shown_as_typed(tmp_path_factory, type
         if key == "partition":
             assert found in (typed, None)
         else:
-            assert found == (int(typed, 0) if typed[:3].lstrip("+-")[:2] in {"0x", "0b"} else float(typed))
+            assert found == (
+                int(typed, 0) if typed[:3].lstrip("+-")[:2] in {"0x", "0b"} else float(typed)
+            )
 
 
 @pytest.mark.fuzz
@@ -437,8 +544,20 @@ def test_any_json_file_is_read_or_refused(tmp_path_factory, content):
 
 
 LEAF = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), NUMBERISH, st.just("auto"))
-VALUE = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NUMBERISH, inner, max_size=3))
-KEYS = ("steps", "loss", "loss.alpha", "model.modalities", "deepspeed", "deepspeed.bf16", "tasks", "data", "resources")
+VALUE = st.recursive(
+    LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NUMBERISH, inner, max_size=3)
+)
+KEYS = (
+    "steps",
+    "loss",
+    "loss.alpha",
+    "model.modalities",
+    "deepspeed",
+    "deepspeed.bf16",
+    "tasks",
+    "data",
+    "resources",
+)
 SECTIONS = (
     "seeds",
     "variants",
@@ -459,7 +578,9 @@ SECTIONS = (
     section=st.dictionaries(st.sampled_from(SECTIONS), VALUE, max_size=2),
     base=st.dictionaries(st.sampled_from(KEYS), VALUE, max_size=2),
     row=st.dictionaries(st.sampled_from(KEYS), VALUE, max_size=2),
-    settings=st.lists(st.tuples(st.sampled_from(KEYS), YAMLISH | NUMBERISH).map("=".join), max_size=1),
+    settings=st.lists(
+        st.tuples(st.sampled_from(KEYS), YAMLISH | NUMBERISH).map("=".join), max_size=1
+    ),
 )
 def test_any_grid_is_expanded_or_refused(tmp_path_factory, section, base, row, settings):
     content = GRID | {"base": GRID["base"] | base, "variants": {"base": {}, "full": row}} | section

@@ -60,8 +60,13 @@ def test_another_part_of_the_video_is_another_clip(tmp_path):
     taken = found(tmp_path, names)
     assert taken.pop("abcdefghijk") == "abcdefghijk_30000_40000.wav"
     assert set(taken.values()) == {None}
-    (tmp_path / "list.json").write_text(json.dumps({"data": [{"video_id": "abcdefghijk", "labels": "/m/0a"}]}))
-    with pytest.raises(ConfigError, match=r"may be 'abcdefghijk_0\.000_10\.000\.wav' and .*keep one, named <id>\.flac"):
+    (tmp_path / "list.json").write_text(
+        json.dumps({"data": [{"video_id": "abcdefghijk", "labels": "/m/0a"}]})
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"may be 'abcdefghijk_0\.000_10\.000\.wav' and .*keep one, named <id>\.flac",
+    ):
         read_clips(tmp_path / "list.json", CLASSES, tmp_path / "audio", tmp_path)
 
 
@@ -75,7 +80,13 @@ def test_the_name_by_the_id_alone_comes_first(tmp_path):
         "-0RWZT-miFs.FLAC",
     ]
     taken = found(tmp_path, names)
-    assert list(taken.values()) == ["--aE2O5G5WE.wav", "-0RWZT-miFs.FLAC", None, None, "abcdefghijk.mp3"]
+    assert list(taken.values()) == [
+        "--aE2O5G5WE.wav",
+        "-0RWZT-miFs.FLAC",
+        None,
+        None,
+        "abcdefghijk.mp3",
+    ]
 
 
 @pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -83,10 +94,16 @@ def test_the_name_by_the_id_alone_comes_first(tmp_path):
 def test_lists_of_other_programs(tmp_path, coding, newline):
     text = "# Segments csv\n# YTID, start_seconds\n" + rows(IDS).replace(', "', ' , "')
     content = text.replace("\n", newline).encode(coding)
-    assert found(tmp_path, [f"{clip}.wav" for clip in IDS], text=content) == {clip: f"{clip}.wav" for clip in IDS}
+    assert found(tmp_path, [f"{clip}.wav" for clip in IDS], text=content) == {
+        clip: f"{clip}.wav" for clip in IDS
+    }
     entries = {"data": [{"video_id": clip, "labels": "/m/0a"} for clip in IDS]}
-    (tmp_path / "list.json").write_bytes(json.dumps(entries, indent=1).replace("\n", newline).encode(coding))
-    assert len(read_clips(tmp_path / "list.json", CLASSES, tmp_path / "audio", tmp_path)) == len(IDS)
+    (tmp_path / "list.json").write_bytes(
+        json.dumps(entries, indent=1).replace("\n", newline).encode(coding)
+    )
+    assert len(read_clips(tmp_path / "list.json", CLASSES, tmp_path / "audio", tmp_path)) == len(
+        IDS
+    )
 
 
 def test_class_list_with_a_byte_order_mark(tmp_path):
@@ -99,7 +116,9 @@ def test_class_list_with_a_byte_order_mark(tmp_path):
 
 @pytest.mark.parametrize("bad", ["", "a/b", "a\0b", "x" * 201, "x\ud83d"])
 def test_an_id_that_can_name_no_file_is_refused(tmp_path, bad):
-    (tmp_path / "list.json").write_text(json.dumps({"data": [{"video_id": bad, "labels": "/m/0a", "wav": bad}]}))
+    (tmp_path / "list.json").write_text(
+        json.dumps({"data": [{"video_id": bad, "labels": "/m/0a", "wav": bad}]})
+    )
     with pytest.raises(ConfigError, match="is no id of a clip"):
         read_clips(tmp_path / "list.json", CLASSES, tmp_path, tmp_path)
 
@@ -111,7 +130,10 @@ def small_set(folder, num_train, form="{}.wav", content=None):
     (source / "frames" / "frame_0").mkdir(parents=True)
     listing = "".join(f"{n},{mid},name {n}\n" for n, mid in enumerate(MIDS))
     (source / "class_labels_indices.csv").write_text("index,mid,display_name\n" + listing)
-    ids = {name: [f"{name}_{n:06}" for n in range(count)] for name, count in (("train", num_train), ("test", 3))}
+    ids = {
+        name: [f"{name}_{n:06}" for n in range(count)]
+        for name, count in (("train", num_train), ("test", 3))
+    }
     for part, name in (("train", CSV.train), ("test", CSV.test)):
         (source / name).write_text(rows(ids[part]))
         for clip in ids[part]:
@@ -123,17 +145,23 @@ def small_set(folder, num_train, form="{}.wav", content=None):
 
 
 def planned(source, **knobs):
-    return plan_audioset(source, CSV, source / "audio", source / "frames", replace(KNOBS, num_frames=1, **knobs))
+    return plan_audioset(
+        source, CSV, source / "audio", source / "frames", replace(KNOBS, num_frames=1, **knobs)
+    )
 
 
-@pytest.mark.parametrize(("count", "part", "held"), [(7, 0.1, 1), (7, 0.5, 4), (2, 0.1, 1), (3, 0.9, 2), (40, 0.1, 4)])
+@pytest.mark.parametrize(
+    ("count", "part", "held"), [(7, 0.1, 1), (7, 0.5, 4), (2, 0.1, 1), (3, 0.9, 2), (40, 0.1, 4)]
+)
 def test_the_fraction_is_exact(tmp_path, count, part, held):
     source, ids = small_set(tmp_path, count)
     plan = planned(source, val_fraction=part)
     val = [clip.video_id for clip in plan.rows["val"]]
     assert len(val) == held
     assert sorted(val + [clip.video_id for clip in plan.rows["train"]]) == ids["train"]
-    manifest, _ = pack_files(plan, tmp_path / "set", lambda *_: None, workers=1, max_refused=1, force=False)
+    manifest, _ = pack_files(
+        plan, tmp_path / "set", lambda *_: None, workers=1, max_refused=1, force=False
+    )
     assert manifest.splits == {"train": count - held, "val": held, "test": 3}
 
 
@@ -142,14 +170,20 @@ def test_the_fraction_is_of_the_clips_with_files(tmp_path):
     source, ids = small_set(tmp_path, 7)
     (source / CSV.train).write_text(rows(ids["train"] + [f"gone_{n:06}" for n in range(500)]))
     plan = planned(source, val_fraction=0.1)
-    assert {split: len(clips) for split, clips in plan.rows.items()} == {"train": 6, "val": 1, "test": 3}
+    assert {split: len(clips) for split, clips in plan.rows.items()} == {
+        "train": 6,
+        "val": 1,
+        "test": 3,
+    }
     assert plan.listed["train"] + plan.listed["val"] == 507
     assert plan.listed["val"] > 1  # those before the limit
 
 
 def test_a_set_too_small_to_split_says_so(tmp_path):
     source, _ = small_set(tmp_path, 1)
-    with pytest.raises(ConfigError, match=r"1 clip of train has files \('train_000000'\), wanted 2 at least"):
+    with pytest.raises(
+        ConfigError, match=r"1 clip of train has files \('train_000000'\), wanted 2 at least"
+    ):
         planned(source)
 
 
@@ -157,13 +191,18 @@ def test_an_empty_split_is_reported_as_such(tmp_path):
     source, _ = small_set(tmp_path, 5)
     lists = Lists(CSV.train, "val.csv", CSV.test)
     for text, message in (
-        (rows(["gone_000000"]), "split 'val' is empty: 1 samples are listed, and none of them has a file"),
+        (
+            rows(["gone_000000"]),
+            "split 'val' is empty: 1 samples are listed, and none of them has a file",
+        ),
         ("# nothing\n", "split 'val' is empty: no sample is listed"),
     ):
         (source / "val.csv").write_text(text)
         plan = plan_audioset(source, lists, source / "audio", source / "frames", KNOBS)
         with pytest.raises(ConfigError, match=message):
-            pack_files(plan, tmp_path / "set", lambda *_: None, workers=1, max_refused=1, force=False)
+            pack_files(
+                plan, tmp_path / "set", lambda *_: None, workers=1, max_refused=1, force=False
+            )
 
 
 def test_a_split_without_usable_sample_names_its_own_refusals(tmp_path):
@@ -191,14 +230,22 @@ def test_ids_before_the_limit_are_drawn():
 
 def test_small_sets_keep_a_sample_on_each_side():
     share = PUBLISHED_VAL / PUBLISHED_TRAIN
-    assert [num_held_out(total, share) for total in (0, 1, 2, 5, 60, 60_000)] == [0, 0, 1, 1, 5, 5000]
+    assert [num_held_out(total, share) for total in (0, 1, 2, 5, 60, 60_000)] == [
+        0,
+        0,
+        1,
+        1,
+        5,
+        5000,
+    ]
     assert num_held_out(3, 0.99) == 2
 
 
 def test_files_that_match_no_id_are_counted(tmp_path, capsys):
     source, _ = small_set(tmp_path, 9, form="clip-{}.wav")
     with pytest.raises(
-        ConfigError, match=r"12 files in .*audio match no id, for example 'clip-test_000000\.wav'.*wanted"
+        ConfigError,
+        match=r"12 files in .*audio match no id, for example 'clip-test_000000\.wav'.*wanted",
     ):
         planned(source)
     for path in sorted((source / "audio").iterdir())[:5]:
@@ -217,14 +264,30 @@ def test_sounds_of_a_format_that_is_not_decoded_are_told_first(tmp_path, capsys)
     source, ids = small_set(tmp_path, 5, form="{}.m4a", content=m4a)
     for clip in ids["train"] + ids["test"]:
         marked(1, 16, 16).save(source / "frames" / "frame_0" / f"{clip}.jpg")
-    options = ["--source", source, "--out", tmp_path / "set", "--num-classes", len(MIDS), "--num-frames", 1]
+    options = [
+        "--source",
+        source,
+        "--out",
+        tmp_path / "set",
+        "--num-classes",
+        len(MIDS),
+        "--num-frames",
+        1,
+    ]
     with pytest.raises(SystemExit) as caught:
-        run_command(pack.main, ["audioset", *map(str, options), "--image-size", "16", "--workers", "1"])
+        run_command(
+            pack.main, ["audioset", *map(str, options), "--image-size", "16", "--workers", "1"]
+        )
     assert caught.value.code == 2
     out, err = capsys.readouterr()
-    assert "note: 8 of 8 sounds are .m4a or the like, which is not decoded here: convert them, e.g. ffmpeg -i" in out
+    assert (
+        "note: 8 of 8 sounds are .m4a or the like, which is not decoded here: convert them, e.g. ffmpeg -i"
+        in out
+    )
     assert "audio unreadable 8" in " ".join(err.split())
-    pack_files(planned(source), tmp_path / "set", lambda *_: None, workers=1, max_refused=1, force=True)
+    pack_files(
+        planned(source), tmp_path / "set", lambda *_: None, workers=1, max_refused=1, force=True
+    )
     lines = (open_columns(tmp_path / "set").folder / "refused.jsonl").read_text().splitlines()
     assert {json.loads(line)["detail"] for line in lines} == {
         "MPEG-4 (.m4a, .mp4) is not decoded here: convert it to FLAC, e.g. ffmpeg -i FILE out.flac"
@@ -238,7 +301,20 @@ def test_sounds_of_a_format_that_is_not_decoded_are_told_first(tmp_path, capsys)
         st.sampled_from([b"", b"\xef\xbb\xbf", b"\xff\xfe"]),
         st.lists(
             st.sampled_from(
-                [b"abc", b"-x", b",", b'"', b"\n", b"\r\n", b"#", b"30.0", b"nan", b"/m/0a", b"\0", b"\xff"]
+                [
+                    b"abc",
+                    b"-x",
+                    b",",
+                    b'"',
+                    b"\n",
+                    b"\r\n",
+                    b"#",
+                    b"30.0",
+                    b"nan",
+                    b"/m/0a",
+                    b"\0",
+                    b"\xff",
+                ]
             )
         ),
     ).map(lambda parts: parts[0] + b"".join(parts[1])),

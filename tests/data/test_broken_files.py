@@ -39,9 +39,16 @@ def write_movies(folder: Path, poster: bytes) -> PackPlan:
 def write_clips(folder: Path, frame: bytes) -> None:
     for name in ("audio", "frames/frame_0"):
         (folder / name).mkdir(parents=True)
-    rows = "".join(f'{index},{mid},"{name}"\n' for index, (mid, name) in enumerate(zip(MIDS, NAMES, strict=True)))
+    rows = "".join(
+        f'{index},{mid},"{name}"\n'
+        for index, (mid, name) in enumerate(zip(MIDS, NAMES, strict=True))
+    )
     (folder / "class_labels_indices.csv").write_text("index,mid,display_name\n" + rows)
-    for name, clips in (("balanced_train", CLIPS[:300]), ("val", CLIPS[300:350]), ("eval", CLIPS[350:])):
+    for name, clips in (
+        ("balanced_train", CLIPS[:300]),
+        ("val", CLIPS[300:350]),
+        ("eval", CLIPS[350:]),
+    ):
         lines = [f'{clip}, 0.000, 10.000, "{MIDS[CLIPS.index(clip) % 8]}"\n' for clip in clips]
         (folder / f"{name}_segments.csv").write_text("# a\n# b\n# c\n" + "".join(lines))
     soundfile.write(folder / "sound.wav", NOISE[:4000], 16_000)
@@ -63,7 +70,10 @@ def packed(plan: PackPlan, out: Path) -> tuple[dict[str, np.ndarray], list[dict]
     present = {}
     for split in columns.manifest.splits:
         values = columns.split(split)
-        present |= {name.decode(): row for name, row in zip(values["source_id"], values["present"], strict=True)}
+        present |= {
+            name.decode(): row
+            for name, row in zip(values["source_id"], values["present"], strict=True)
+        }
     return present, [json.loads(line) for line in (out / "refused.jsonl").read_bytes().splitlines()]
 
 
@@ -83,7 +93,9 @@ def test_of_1200_files_of_movies_exactly_the_broken_are_refused(tmp_path, jpeg):
         (PLOTS, plots, 2, "json"),
         (ENTRIES, entries, 2, "json"),
     ):
-        for (_, way), movie in zip(islice(cycle(ways.items()), times * len(ways)), broken, strict=False):
+        for (_, way), movie in zip(
+            islice(cycle(ways.items()), times * len(ways)), broken, strict=False
+        ):
             way(dataset / f"{movie}.{suffix}")
             taken.append(movie)
     assert (len(posters), len(plots), len(entries)) == (52, 6, 12)

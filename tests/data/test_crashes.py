@@ -26,7 +26,9 @@ def good(count: int) -> dict[str, tuple[str, str]]:
 
 
 def pack(plan, out: Path, num_workers: int = 2, max_refused: float = 1.0):
-    pack_files(plan, out, lambda *_: None, workers=num_workers, max_refused=max_refused, force=False)
+    pack_files(
+        plan, out, lambda *_: None, workers=num_workers, max_refused=max_refused, force=False
+    )
     lines = [json.loads(line) for line in (out / "refused.jsonl").read_text().splitlines()]
     return open_columns(out, verify=True), lines
 
@@ -49,7 +51,9 @@ def test_a_decoder_that_fails_costs_its_modality(tmp_path, how, detail):
     train = columns.split("train")
     assert len(train["present"]) == len(files) - 1
     assert train["source_id"].tolist() == [name.encode() for name in files if name != "bad2"]
-    assert train["present"].tolist() == [[int(name != "bad1"), 1] for name in files if name != "bad2"]
+    assert train["present"].tolist() == [
+        [int(name != "bad1"), 1] for name in files if name != "bad2"
+    ]
     assert [(line["sample"], line["modality"], line["file"], line["kept"]) for line in lines] == [
         ("bad1", "image", "bad1.image", True),
         ("bad2", "image", "bad2.image", False),
@@ -69,7 +73,9 @@ def test_a_decoder_that_fails_costs_its_modality(tmp_path, how, detail):
 )
 def test_a_decoder_that_hangs_costs_its_modality(tmp_path, monkeypatch, how, limit, detail):
     monkeypatch.setattr(child_process, limit, 1.0)
-    columns, lines = pack(make_plan(tmp_path / "raw", good(2) | {"bad": ("", how)}), tmp_path / "set")
+    columns, lines = pack(
+        make_plan(tmp_path / "raw", good(2) | {"bad": ("", how)}), tmp_path / "set"
+    )
     assert columns.split("train")["present"].tolist() == [[1, 1], [1, 1], [1, 0]]
     [line] = lines
     assert (line["sample"], line["file"], line["detail"]) == ("bad", "bad.audio", detail)
@@ -80,7 +86,12 @@ def test_a_crash_outside_of_any_file_costs_the_sample(tmp_path, name):
     columns, lines = pack(make_plan(tmp_path / "raw", good(5) | {name: GOOD}), tmp_path / "set")
     assert len(columns.split("train")["present"]) == 5
     [line] = lines
-    assert (line["sample"], line["modality"], line["reason"], line["kept"]) == (name, None, "unreadable", False)
+    assert (line["sample"], line["modality"], line["reason"], line["kept"]) == (
+        name,
+        None,
+        "unreadable",
+        False,
+    )
     assert "SIGSEGV" in line["detail"]
 
 
@@ -99,7 +110,10 @@ def test_a_kill_from_outside_changes_no_byte(tmp_path, num_workers):
 
 def test_workers_that_are_killed_again_and_again(tmp_path):
     """Each process is killed from outside as soon as it is seen, for a second; then the pack ends as usual."""
-    plan, stop = make_plan(tmp_path / "raw", {f"good{number}": GOOD for number in range(200)}), time.monotonic() + 1
+    plan, stop = (
+        make_plan(tmp_path / "raw", {f"good{number}": GOOD for number in range(200)}),
+        time.monotonic() + 1,
+    )
     known = {child.pid for child in psutil.Process().children(recursive=True)}
     killed = []
 
@@ -113,20 +127,28 @@ def test_workers_that_are_killed_again_and_again(tmp_path):
 
     thread = threading.Thread(target=kill)
     thread.start()
-    with suppress(ConfigError):  # where a process is killed before it reads anything, again and again
+    # where a process is killed before it reads anything, again and again
+    with suppress(ConfigError):
         pack(plan, tmp_path / "set", 3)
     thread.join()
     assert killed
     if not (tmp_path / "set").exists():
         pack(plan, tmp_path / "set", 3)
     columns = open_columns(tmp_path / "set", verify=True)
-    lines = [json.loads(line) for line in (tmp_path / "set" / "refused.jsonl").read_text().splitlines()]
-    assert len(columns.split("train")["present"]) + sum(line["modality"] is None for line in lines) == 200
+    lines = [
+        json.loads(line) for line in (tmp_path / "set" / "refused.jsonl").read_text().splitlines()
+    ]
+    assert (
+        len(columns.split("train")["present"]) + sum(line["modality"] is None for line in lines)
+        == 200
+    )
 
 
 def test_an_error_of_the_machine_ends_the_pack_and_names_the_file(tmp_path):
     plan = make_plan(tmp_path / "raw", good(9) | {"bad": ("no descriptors", "")})
-    with pytest.raises(ConfigError, match="file 'bad.image' cannot be read: Too many open files. Fix it"):
+    with pytest.raises(
+        ConfigError, match="file 'bad.image' cannot be read: Too many open files. Fix it"
+    ):
         pack(plan, tmp_path / "set")
     (tmp_path / "raw" / "bad.image").write_text("")
     columns, lines = pack(plan, tmp_path / "set")
@@ -135,14 +157,21 @@ def test_an_error_of_the_machine_ends_the_pack_and_names_the_file(tmp_path):
 
 def test_an_error_of_the_program_ends_the_pack_and_names_the_sample(tmp_path):
     plan = make_plan(tmp_path / "raw", good(9) | {"bug": GOOD})
-    with pytest.raises(RuntimeError, match=r"(?s)train: sample 'bug' cannot be rendered:.*KeyError: 'a bug'"):
+    with pytest.raises(
+        RuntimeError, match=r"(?s)train: sample 'bug' cannot be rendered:.*KeyError: 'a bug'"
+    ):
         pack(plan, tmp_path / "set")
-    assert not [child for child in psutil.Process().children(recursive=True) if child.ppid() != os.getpid()]
+    assert not [
+        child for child in psutil.Process().children(recursive=True) if child.ppid() != os.getpid()
+    ]
 
 
 def test_too_many_crashes_are_counted_as_refused(tmp_path):
     plan = make_plan(tmp_path / "raw", good(4) | {"bad": ("abort", "")})
-    with pytest.raises(ConfigError, match=r"1 of 7 samples have something that could not be read.*image unreadable 1"):
+    with pytest.raises(
+        ConfigError,
+        match=r"1 of 7 samples have something that could not be read.*image unreadable 1",
+    ):
         pack(plan, tmp_path / "set", max_refused=0.05)
 
 
@@ -157,7 +186,9 @@ def test_names_that_are_no_unicode_stand_in_valid_json(tmp_path):
 def test_an_empty_split_is_told_before_anything_is_read(tmp_path):
     plan = make_plan(tmp_path / "raw", good(1) | {"bug": GOOD})
     plan.rows["val"].clear()
-    with pytest.raises(ConfigError, match="split 'val' is empty: 1 samples are listed, and none of them has a file"):
+    with pytest.raises(
+        ConfigError, match="split 'val' is empty: 1 samples are listed, and none of them has a file"
+    ):
         pack(plan, tmp_path / "set")
     assert not (tmp_path / "set.packing").exists()
 

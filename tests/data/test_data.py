@@ -34,7 +34,9 @@ def write_tiny(folder: Path, value: int, num_samples: int = 4) -> Manifest:
     column = np.full((num_samples, 3), value, np.int16)
     return write_columns(
         folder,
-        splits={split: {"x": column, "sample_id": np.arange(num_samples)} for split in ("train", "val")},
+        splits={
+            split: {"x": column, "sample_id": np.arange(num_samples)} for split in ("train", "val")
+        },
         dataset="tiny",
         modalities=("image",),
         labels={},
@@ -55,7 +57,13 @@ def test_columns_come_back_as_they_were(tiny):
     np.testing.assert_array_equal(train["x"], np.full((4, 3), 1, np.int16))
     assert columns.manifest.columns["x"].shape == (3,)
     assert columns.manifest.splits == {"train": 4, "val": 4}
-    assert set(columns.manifest.versions) >= {"python", "numpy", "librosa", "scikit-learn", "soundfile"}
+    assert set(columns.manifest.versions) >= {
+        "python",
+        "numpy",
+        "librosa",
+        "scikit-learn",
+        "soundfile",
+    }
 
 
 def test_fingerprint_is_of_the_contents_alone(tmp_path, tiny):
@@ -75,13 +83,19 @@ def test_a_new_pack_replaces_the_old_one(tiny):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "train/x.npy").unlink(), r"train/x\.npy is missing: pack the data set again"),
+        (
+            lambda f: (f / "train/x.npy").unlink(),
+            r"train/x\.npy is missing: pack the data set again",
+        ),
         (
             lambda f: (f / "val/x.npy").write_bytes(b"short"),
             r"val/x\.npy holds 5 bytes .* says 152 bytes: pack",
         ),
         (lambda f: (f / "val/x.npy").write_bytes(b"0" * 152), r"val/x\.npy holds no npy header"),
-        (lambda f: np.save(f / "val/x.npy", np.ones((3, 4), np.int16)), r"int16 \(3, 4\) .* int16 \(4, 3\)"),
+        (
+            lambda f: np.save(f / "val/x.npy", np.ones((3, 4), np.int16)),
+            r"int16 \(3, 4\) .* int16 \(4, 3\)",
+        ),
         (lambda f: np.save(f / "val/x.npy", np.ones((4, 3), np.uint16)), r"uint16 .* says int16"),
         (lambda f: (f / "manifest.json").unlink(), r"has no manifest\.json"),
         (lambda f: (f / "manifest.json").write_text("{}"), r"is not a readable manifest"),
@@ -99,13 +113,17 @@ def test_changed_contents_show_only_when_verified(tiny):
     content[-1] ^= 1
     path.write_bytes(content)
     open_columns(tiny)
-    with pytest.raises(ConfigError, match=r"train/x\.npy holds content hash .* pack the data set again"):
+    with pytest.raises(
+        ConfigError, match=r"train/x\.npy holds content hash .* pack the data set again"
+    ):
         open_columns(tiny, verify=True)
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"holds 'thesis\.tex', which is no part of a packed data set"):
+    with pytest.raises(
+        ConfigError, match=r"holds 'thesis\.tex', which is no part of a packed data set"
+    ):
         write_tiny(tmp_path, 1)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
@@ -128,7 +146,9 @@ except ConfigError as error:
 
 def write_too_much(folder: Path, **options) -> str:
     code = FILL.format(folder=str(folder))
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, **options
+    )
     assert child.returncode == 1
     return child.stderr
 
@@ -149,7 +169,9 @@ def test_a_full_disk_leaves_the_old_pack(tmp_path):
 
 def test_a_file_size_limit_leaves_the_old_pack(tiny):
     limit = (100_000, 100_000)
-    message = write_too_much(tiny, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    message = write_too_much(
+        tiny, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    )
     assert "cannot be written (File too large)" in message
     assert [path.name for path in tiny.parent.iterdir()] == ["tiny"]
     assert open_columns(tiny, verify=True).split("train")["x"][0, 0] == 1
@@ -171,11 +193,15 @@ def test_an_interrupt_leaves_the_old_pack(tiny, monkeypatch):
 
 def test_batched_mfcc_is_librosas_of_each_clip():
     rng = np.random.default_rng(0)
-    waves = rng.standard_normal((3, 20_000)).astype(np.float32) * np.array([[1e-4], [1], [30]], np.float32)
+    waves = rng.standard_normal((3, 20_000)).astype(np.float32) * np.array(
+        [[1e-4], [1], [30]], np.float32
+    )
     coefficients = mfcc(waves)
     assert coefficients.shape == (3, 40, num_frames(20_000)) == (3, 40, 40)
     for wave, got in zip(waves, coefficients, strict=True):
-        np.testing.assert_allclose(got, librosa.feature.mfcc(y=wave, sr=16_000, n_mfcc=40), atol=1e-3)
+        np.testing.assert_allclose(
+            got, librosa.feature.mfcc(y=wave, sr=16_000, n_mfcc=40), atol=1e-3
+        )
 
 
 def test_to_uint8_and_statistics():
@@ -201,7 +227,9 @@ def test_espeak_and_bank_say_the_same_in_the_same_format():
     pytest.importorskip("espeakng_loader")
     first, again = (synthesise([Request("f2", "en-gb-scotland", 7, 150, 50)])[0] for _ in range(2))
     np.testing.assert_array_equal(first.waveform, again.waveform)
-    banked = next(u for u in read_bank() if (u.voice, u.accent, u.digit) == ("f2", "en-gb-scotland", 7))
+    banked = next(
+        u for u in read_bank() if (u.voice, u.accent, u.digit) == ("f2", "en-gb-scotland", 7)
+    )
     assert (first.voice, first.accent, first.digit) == (banked.voice, banked.accent, banked.digit)
     assert first.waveform.dtype == banked.waveform.dtype == np.float32
     assert 3_000 < len(first.waveform) <= 20_000

@@ -49,7 +49,9 @@ def predictor(model: Path) -> Predictor:
 # --- images and sounds ---
 
 
-def test_postscript_is_no_image_whatever_its_name_and_ghostscript_is_not_asked(tmp_path, monkeypatch):
+def test_postscript_is_no_image_whatever_its_name_and_ghostscript_is_not_asked(
+    tmp_path, monkeypatch
+):
     asked = tmp_path / "asked"
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {asked}\n")
     (tmp_path / "gs").chmod(0o755)
@@ -122,7 +124,9 @@ def test_a_column_that_is_no_array_is_one_sentence(tmp_path, small_data, content
     column = tmp_path / "pack" / "test" / "present.npy"
     size = column.stat().st_size
     column.write_bytes((content + bytes(size))[:size])
-    with pytest.raises(ConfigError, match=r"present\.npy holds no npy header.*pack the data set again"):
+    with pytest.raises(
+        ConfigError, match=r"present\.npy holds no npy header.*pack the data set again"
+    ):
         open_columns(tmp_path / "pack")
 
 
@@ -138,13 +142,17 @@ def answered(predictor: Predictor, path: Path) -> tuple[int, list[str], str]:
 
 def test_ids_move_no_cursor_and_make_no_lines(tmp_path, predictor):
     ids = ["\x1b]0;title\x07", "two\nlines", "\ud800", "\u202eturned", {"a": [1]}, "grün"]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"id": i, "text": "it is even"}) + "\n" for i in ids))
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"id": i, "text": "it is even"}) + "\n" for i in ids)
+    )
     failed, lines, _ = answered(predictor, tmp_path / "a.jsonl")
     shown = ["\\x1b]0;title\\x07", "two\\nlines", "\\ud800", "\\u202eturned", "{'a': [1]}", "grün"]
     assert (failed, [line.partition("  digit:")[0] for line in lines]) == (0, shown)
 
 
-def test_a_line_without_end_is_never_read_whole_and_costs_itself_alone(tmp_path, predictor, monkeypatch):
+def test_a_line_without_end_is_never_read_whole_and_costs_itself_alone(
+    tmp_path, predictor, monkeypatch
+):
     monkeypatch.setattr(batch_predict, "MAX_LINE_BYTES", 1000)
     longest = 0
 
@@ -156,7 +164,9 @@ def test_a_line_without_end_is_never_read_whole_and_costs_itself_alone(tmp_path,
             return line
 
     good = b'{"text": "it is even"}\n'
-    (tmp_path / "a.jsonl").write_bytes(good + b'{"text": "' + b"x" * 50_000 + b'"}\n' + good + b"y" * 3000)
+    (tmp_path / "a.jsonl").write_bytes(
+        good + b'{"text": "' + b"x" * 50_000 + b'"}\n' + good + b"y" * 3000
+    )
     monkeypatch.setattr(Path, "open", lambda path, mode: Watched(path, mode.replace("b", "")))
     failed, lines, errors = answered(predictor, tmp_path / "a.jsonl")
     assert (failed, [line.partition("  ")[0] for line in lines]) == (2, ["1", "3"])
@@ -196,7 +206,9 @@ def test_a_config_whose_parts_do_not_fit_is_one_sentence(tmp_path, model, place,
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04torn", b"\x80\x04K\x01.", b"\x93NUMPY\x01\x00", zipped()])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04torn", b"\x80\x04K\x01.", b"\x93NUMPY\x01\x00", zipped()]
+)
 def test_torn_predictions_of_a_run_are_said_and_cost_nothing_else(tmp_path, run, content):
     run.predictions("test").parent.mkdir(exist_ok=True)
     run.predictions("test").write_bytes(content)
@@ -208,10 +220,14 @@ def test_torn_predictions_of_a_run_are_said_and_cost_nothing_else(tmp_path, run,
 
 
 @pytest.mark.parametrize(("free_kib", "with_program"), [(8, False), (84, False), (100, True)])
-def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(tmp_path, run, monkeypatch, free_kib, with_program):
-    # Tracing takes ten seconds; what counts is that torch gives bytes: its own zip writer aborts on a full disk.
+def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(
+    tmp_path, run, monkeypatch, free_kib, with_program
+):
+    # Tracing takes ten seconds; what counts is that torch gives bytes: its own zip writer aborts on
+    # a full disk.
     monkeypatch.setattr(torch_export, "_traced", lambda model, exported: bytes(200_000))
     with small_file_system(tmp_path / "small") as disk, only(disk, free_kib):
-        with pytest.raises((ConfigError, OSError), match="No space left"):  # cli makes one sentence of both
+        # cli makes one sentence of both
+        with pytest.raises((ConfigError, OSError), match="No space left"):
             exported(run.path, disk / "model", with_program=with_program)
         assert [path.name for path in disk.iterdir()] == ["ballast"]

@@ -13,7 +13,16 @@ from furnace_hpc.data.packing.rejects import Refusal, Unusable
 
 SMALL = ImageKnobs(size=16)
 KINDS = all_kinds()
-BYTES = [b"", b"\0", b"\xff", b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\1"]
+BYTES = [
+    b"",
+    b"\0",
+    b"\xff",
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\0",
+    b"\x7f\xff\xff\xff",
+    b"\x80\0\0\0",
+    b"\0\1",
+]
 
 
 def outcome(path) -> str:
@@ -71,12 +80,17 @@ TAGS = st.tuples(
 
 @pytest.mark.fuzz
 @given(
-    st.lists(TAGS, min_size=1, max_size=5), st.integers(1, 8), st.sampled_from("<>"), st.sampled_from(["JPEG", "PNG"])
+    st.lists(TAGS, min_size=1, max_size=5),
+    st.integers(1, 8),
+    st.sampled_from("<>"),
+    st.sampled_from(["JPEG", "PNG"]),
 )
 def test_no_other_tag_of_exif_changes_the_image(path, tags, value, order, kind):
     path.write_bytes(encoded(picture(), kind, exif=exif_of(turned(value, order), order=order)))
     wanted = read_image(path, SMALL)
-    path.write_bytes(encoded(picture(), kind, exif=exif_of(turned(value, order), *tags, order=order)))
+    path.write_bytes(
+        encoded(picture(), kind, exif=exif_of(turned(value, order), *tags, order=order))
+    )
     np.testing.assert_array_equal(read_image(path, SMALL), wanted)
 
 

@@ -62,7 +62,9 @@ def reader_of(folder: Path, modalities=("text", "image"), tasks=("one", "many"))
     return BatchReader(open_columns(folder), "train", modalities, tasks, CPU)
 
 
-def train_batches(reader: BatchReader, rank: int = 0, world_size: int = 1, **changes) -> TrainBatches:
+def train_batches(
+    reader: BatchReader, rank: int = 0, world_size: int = 1, **changes
+) -> TrainBatches:
     sizes = {"seed": 4, "steps": 40, "global_batch_size": 12, "micro_batch_size": 2} | changes
     return TrainBatches(reader, rank=rank, world_size=world_size, **sizes)
 
@@ -106,7 +108,11 @@ def test_presence_follows_the_order_of_the_modalities_asked_for(tmp_path):
     batch = reader_of(write_set(tmp_path / "told"), ("image", "text")).read(np.array([4]))
     assert batch.present_BM.tolist() == [[True, False]]
     alone = reader_of(write_set(tmp_path / "told"), ("image",)).read(np.array([4]))
-    assert (set(alone.inputs), set(alone.lengths), alone.present_BM.tolist()) == ({"image"}, set(), [[True]])
+    assert (set(alone.inputs), set(alone.lengths), alone.present_BM.tolist()) == (
+        {"image"},
+        set(),
+        [[True]],
+    )
 
 
 def test_a_batch_is_not_overwritten_by_later_ones(tmp_path):
@@ -197,7 +203,9 @@ PINNED = [1, 7, 7, 2, 3, 1, 3, 2]
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
-def test_an_epoch_has_every_sample_once_from_any_resume_point(small_data, world_size, micro_batch_size):
+def test_an_epoch_has_every_sample_once_from_any_resume_point(
+    small_data, world_size, micro_batch_size
+):
     """10 steps of 24 samples are the 240 of an epoch; it is cut after each step, and gone on with by new readers."""
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
     sizes = {"global_batch_size": 24, "micro_batch_size": micro_batch_size, "steps": 20}
@@ -208,7 +216,9 @@ def test_an_epoch_has_every_sample_once_from_any_resume_point(small_data, world_
         for rank in range(world_size):
             with train_batches(reader, rank, world_size, **sizes) as batches:
                 for step in range(first, last):
-                    steps[step - first] += [row for batch in batches.of_step(step) for row in batch.rows.tolist()]
+                    steps[step - first] += [
+                        row for batch in batches.of_step(step) for row in batch.rows.tolist()
+                    ]
         return steps
 
     whole = taken(0, 20)
@@ -220,7 +230,9 @@ def test_an_epoch_has_every_sample_once_from_any_resume_point(small_data, world_
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize(("num_samples", "batch_size"), [(23, 4), (24, 4), (3, 8), (1, 1), (97, 256)])
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size"), [(23, 4), (24, 4), (3, 8), (1, 1), (97, 256)]
+)
 def test_evaluation_takes_every_sample_once(num_samples, batch_size, world_size):
     own: list[int] = []
     numbers = set()
@@ -236,7 +248,9 @@ def test_evaluation_takes_every_sample_once(num_samples, batch_size, world_size)
 
 
 def test_batches_read_ahead_are_those_read_one_by_one(small_data):
-    reader = BatchReader(open_columns(small_data), "train", ("text", "image", "audio"), ("digit",), CPU)
+    reader = BatchReader(
+        open_columns(small_data), "train", ("text", "image", "audio"), ("digit",), CPU
+    )
     rows = [np.random.default_rng(k).permutation(240)[: 5 + k] for k in range(12)]
     plain = [reader.read(r) for r in rows]
     with Prefetched(reader, [Request(r) for r in rows]) as batches:
@@ -249,7 +263,9 @@ def test_batches_read_ahead_are_those_read_one_by_one(small_data):
 def test_steps_may_be_asked_for_in_any_order(small_data):
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
     with train_batches(reader) as batches:
-        first = {step: [b.rows.tolist() for b in batches.of_step(step)] for step in (3, 4, 17, 0, 39)}
+        first = {
+            step: [b.rows.tolist() for b in batches.of_step(step)] for step in (3, 4, 17, 0, 39)
+        }
     with train_batches(reader) as batches:
         next(batches.of_step(4))  # left half-way
         assert [b.rows.tolist() for b in batches.of_step(4)] == first[4]

@@ -34,7 +34,9 @@ def test_plain_palette_and_alpha(picture, tmp_path):
     picture.save(tmp_path / "plain.png")
     picture.quantize(4).save(tmp_path / "palette.png")
     seen = picture.convert("RGBA")
-    seen.putalpha(Image.fromarray(np.repeat([[255], [0]], 20, axis=0).astype(np.uint8).repeat(60, axis=1)))
+    seen.putalpha(
+        Image.fromarray(np.repeat([[255], [0]], 20, axis=0).astype(np.uint8).repeat(60, axis=1))
+    )
     seen.save(tmp_path / "alpha.png")
     assert corners(read_image(tmp_path / "plain.png", SMALL)) == (RED, BLUE)
     assert corners(read_image(tmp_path / "palette.png", SMALL)) == (RED, BLUE)
@@ -55,7 +57,9 @@ def test_grey_cmyk_and_sixteen_bits(tmp_path):
     Image.fromarray(np.full((30, 30), 90 * 257, np.uint16)).save(tmp_path / "deep.png")
     Image.fromarray(np.full((30, 30), 90 * 257, np.int32)).save(tmp_path / "deeper.tiff")
     assert (read_image(tmp_path / "grey.png", SMALL) == 90).all()
-    np.testing.assert_allclose(read_image(tmp_path / "cmyk.jpg", SMALL).mean((1, 2)), (200, 0, 0), atol=4)
+    np.testing.assert_allclose(
+        read_image(tmp_path / "cmyk.jpg", SMALL).mean((1, 2)), (200, 0, 0), atol=4
+    )
     assert (read_image(tmp_path / "deep.png", SMALL) == 90).all()
     assert (read_image(tmp_path / "deeper.tiff", SMALL) == 90).all()
 
@@ -132,7 +136,9 @@ def test_coefficients_are_librosas_and_length_is_the_true_one(tmp_path):
     stored, length = read_sound(tmp_path / "long.wav", SOUND)
     assert length == 640
     np.testing.assert_allclose(
-        stored[:, :600], mfcc(long[None].astype(np.float32), hop=160, window=1024)[0, :, :600], atol=3
+        stored[:, :600],
+        mfcc(long[None].astype(np.float32), hop=160, window=1024)[0, :, :600],
+        atol=3,
     )  # the floor, 80 dB below the loudest bin, is of the part that is kept
 
 
@@ -163,8 +169,14 @@ def test_silence_is_a_sound(tmp_path):
         (lambda path: path.write_bytes(b"no sound at all, not even a little of it"), "unreadable"),
         (lambda path: path.write_bytes(path.read_bytes()[:20_000]), "truncated"),
         (lambda path: soundfile.write(path, np.zeros(0), 16_000), "empty"),
-        (lambda path: soundfile.write(path, np.full(100, np.nan), 16_000, subtype="FLOAT"), "not finite"),
-        (lambda path: soundfile.write(path, np.full(4000, 1e25), 16_000, subtype="FLOAT"), "not finite"),
+        (
+            lambda path: soundfile.write(path, np.full(100, np.nan), 16_000, subtype="FLOAT"),
+            "not finite",
+        ),
+        (
+            lambda path: soundfile.write(path, np.full(4000, 1e25), 16_000, subtype="FLOAT"),
+            "not finite",
+        ),
     ],
 )
 def test_sounds_that_give_nothing_say_why(tmp_path, damage, reason):

@@ -13,8 +13,14 @@ from furnace_hpc.data.decode.images import ImageKnobs
 from furnace_hpc.data.sets.mmimdb import GENRES, MovieKnobs, plan_raw
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=30),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec=None), max_size=30),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=10,
 )
 ENTRIES = st.fixed_dictionaries(
@@ -32,7 +38,9 @@ ENTRIES = st.fixed_dictionaries(
 def plan(request, tmp_path_factory):
     place = tmp_path_factory.mktemp("fuzz")
     raw = write_mmimdb(place / "raw")
-    plan = plan_raw(raw, MovieKnobs(ImageKnobs(size=8), str(write_vocab(place / "vocab")), 8, request.param))
+    plan = plan_raw(
+        raw, MovieKnobs(ImageKnobs(size=8), str(write_vocab(place / "vocab")), 8, request.param)
+    )
     return plan, raw / "dataset" / f"{MOVIES[0]}.json"
 
 
@@ -61,7 +69,9 @@ def test_any_entry_gives_a_sample_or_a_refusal(plan, entry):
 @given(st.integers(0, 2**32), st.binary(max_size=12), st.sampled_from([0, 1, 5, 1000]))
 def test_any_damage_gives_a_sample_or_a_refusal(plan, seed, new, drop):
     plan, path = plan
-    content = json.dumps({"plot": ["a letter é \u4e00"], "genres": ["Drama"]}, ensure_ascii=seed % 2 == 0).encode()
+    content = json.dumps(
+        {"plot": ["a letter é \u4e00"], "genres": ["Drama"]}, ensure_ascii=seed % 2 == 0
+    ).encode()
     at = random.Random(seed).randrange(len(content) + 1)
     path.write_bytes(content[:at] + new + content[at + drop :])
     if path.stat().st_size:
@@ -72,7 +82,9 @@ def test_any_damage_gives_a_sample_or_a_refusal(plan, seed, new, drop):
 @pytest.mark.parametrize("ends", ["[]", ('{"a":', "}")])
 def test_any_depth_gives_a_sample_or_a_refusal(plan, depth, ends):
     plan, path = plan
-    path.write_text('{"genres": ["Drama"], "plot": ' + ends[0] * depth + "1" + ends[1] * depth + "}")
+    path.write_text(
+        '{"genres": ["Drama"], "plot": ' + ends[0] * depth + "1" + ends[1] * depth + "}"
+    )
     check(plan, path)
 
 
@@ -84,6 +96,9 @@ def test_a_lone_surrogate_costs_the_plot(plan):
     [refusal] = sample.refusals
     assert (refusal.modality, refusal.reason, refusal.kept) == ("text", "unreadable", True)
     assert refusal.detail == "character 2 is half of a surrogate pair"
-    path.write_text('{"plot": ["x \\ud83d\\ude00 y"], "genres": ["Drama"]}')  # a whole pair is a character
+    # a whole pair is a character
+    path.write_text('{"plot": ["x \\ud83d\\ude00 y"], "genres": ["Drama"]}')
     assert plan.render("train", MOVIES[0]).refusals == ()
-    assert np.array_equal(sample.values["image"], np.full_like(sample.values["image"], marked(0).getpixel((0, 0))[0]))
+    assert np.array_equal(
+        sample.values["image"], np.full_like(sample.values["image"], marked(0).getpixel((0, 0))[0])
+    )

@@ -52,9 +52,15 @@ def test_transparency_of_every_depth_is_white(read):
         "2 bits": png(2, 2, 0, [b"\x10"], grey(0)),
         "1 bit": png(2, 1, 0, [b"\x40"], grey(0)),
         "16 bits of colour": png(
-            2, 16, 2, [struct.pack(">6H", 300, 5, 1000, 9, 9, 9)], chunk(b"tRNS", struct.pack(">3H", 300, 5, 1000))
+            2,
+            16,
+            2,
+            [struct.pack(">6H", 300, 5, 1000, 9, 9, 9)],
+            chunk(b"tRNS", struct.pack(">3H", 300, 5, 1000)),
         ),
-        "8 bits of colour": png(2, 8, 2, [bytes((1, 2, 3, 9, 9, 9))], chunk(b"tRNS", struct.pack(">3H", 1, 2, 3))),
+        "8 bits of colour": png(
+            2, 8, 2, [bytes((1, 2, 3, 9, 9, 9))], chunk(b"tRNS", struct.pack(">3H", 1, 2, 3))
+        ),
     }
     seen = {}
     for name, content in samples.items():
@@ -181,7 +187,13 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
     assert reasons["folder"] == ("unreadable", "a folder")
     assert reasons["pipe"] == reasons["zero"] == ("unreadable", "no regular file")
     assert reasons["loop"] == ("unreadable", "Too many levels of symbolic links")
-    assert reasons["nowhere"] == reasons["gone"] == reasons["below"] == reasons["\udc80"] == ("missing", "")
+    assert (
+        reasons["nowhere"]
+        == reasons["gone"]
+        == reasons["below"]
+        == reasons["\udc80"]
+        == ("missing", "")
+    )
     assert reasons["x" * 300] == ("unreadable", "File name too long")
     assert reasons["a\0b"] == ("unreadable", "ValueError: embedded null byte")
 

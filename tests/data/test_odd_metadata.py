@@ -34,15 +34,23 @@ def read(tmp_path):
 def test_all_orientations_are_turned_upright(read, kind, value):
     """Pillow's own turn is the reference; every corner has another colour."""
     pixels = np.zeros((40, 60, 3), np.uint8)
-    pixels[:20, :30], pixels[:20, 30:], pixels[20:, :30], pixels[20:, 30:] = (200, 0, 0), (0, 200, 0), (0, 0, 200), 200
+    pixels[:20, :30], pixels[:20, 30:], pixels[20:, :30], pixels[20:, 30:] = (
+        (200, 0, 0),
+        (0, 200, 0),
+        (0, 0, 200),
+        200,
+    )
     upright = Image.fromarray(pixels)
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose that makes an upright picture one of this value
+    # Transpose that makes an upright picture one of this value
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     stored = upright if value == 1 else upright.transpose(Image.Transpose(undo[value]))
     options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
     if kind == "TIFF":
         content = encoded(stored, kind, tiffinfo={274: value})
     else:
-        content = encoded(stored, kind, exif=exif_of(turned(value))[0 if kind == "JPEG" else 6 :], **options)
+        content = encoded(
+            stored, kind, exif=exif_of(turned(value))[0 if kind == "JPEG" else 6 :], **options
+        )
     made = read(content, WHOLE).astype(int)
     wanted = np.asarray(upright.resize((16, 16)), int).transpose(2, 0, 1)
     assert np.abs(made - wanted)[:, [2, 2, -3, -3], [2, -3, 2, -3]].max() < 30
@@ -59,25 +67,54 @@ def test_a_resolution_as_text_leaves_the_image(read):
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_tags_of_every_type_leave_the_image(read, kind, order):
     sound = read(encoded(picture(), "JPEG", exif=exif_of(turned(8, order), order=order)))
-    for tag in (0x0100, 0x0102, 0x010F, 0x011A, 0x011B, 0x0128, 0x0132, 0x0213, 0x8298, 0x8769, 0x8825, 0xA005):
+    for tag in (
+        0x0100,
+        0x0102,
+        0x010F,
+        0x011A,
+        0x011B,
+        0x0128,
+        0x0132,
+        0x0213,
+        0x8298,
+        0x8769,
+        0x8825,
+        0xA005,
+    ):
         for count in (1, 2, 2**32 - 1):
             exif = exif_of(turned(8, order), (tag, kind, count, b"\xff\xff\xff\xff"), order=order)
             np.testing.assert_array_equal(read(encoded(picture(), "JPEG", exif=exif)), sound)
 
 
 @pytest.mark.parametrize(
-    "exif", [b"Exif\0\0", b"Exif\0\0II", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0no TIFF", exif_of(turned(0))]
+    "exif",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0II",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0no TIFF",
+        exif_of(turned(0)),
+    ],
 )
 def test_exif_that_is_none_turns_nothing(read, exif):
-    np.testing.assert_array_equal(read(encoded(picture(), "JPEG", exif=exif)), read(encoded(picture(), "JPEG")))
+    np.testing.assert_array_equal(
+        read(encoded(picture(), "JPEG", exif=exif)), read(encoded(picture(), "JPEG"))
+    )
 
 
 @pytest.mark.parametrize(
     "tag",
-    [(0x0112, 2, 2, b"6\0"), (0x0112, 5, 1, b"\x08\0\0\0"), (0x0112, 3, 1, b"\x09\0"), (0x0112, 4, 1, b"\xff" * 4)],
+    [
+        (0x0112, 2, 2, b"6\0"),
+        (0x0112, 5, 1, b"\x08\0\0\0"),
+        (0x0112, 3, 1, b"\x09\0"),
+        (0x0112, 4, 1, b"\xff" * 4),
+    ],
 )
 def test_an_orientation_that_is_none_turns_nothing(read, tag):
-    np.testing.assert_array_equal(read(encoded(picture(), "JPEG", exif=exif_of(tag))), read(encoded(picture(), "JPEG")))
+    np.testing.assert_array_equal(
+        read(encoded(picture(), "JPEG", exif=exif_of(tag))), read(encoded(picture(), "JPEG"))
+    )
 
 
 def segment(marker: int, body: bytes) -> bytes:
@@ -87,8 +124,14 @@ def segment(marker: int, body: bytes) -> bytes:
 @pytest.mark.parametrize(
     "broken",
     [
-        segment(0xE2, b"MPF\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHI", 0xB001, 2, 4) + b"abc\0" + bytes(4)),
-        segment(0xE2, b"MPF\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHI", 0xB000, 7, 4) + b"0100" + bytes(4)),
+        segment(
+            0xE2,
+            b"MPF\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHI", 0xB001, 2, 4) + b"abc\0" + bytes(4),
+        ),
+        segment(
+            0xE2,
+            b"MPF\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHI", 0xB000, 7, 4) + b"0100" + bytes(4),
+        ),
         segment(0xE2, b"MPF\0"),
         segment(0xE2, b"ICC_PROFILE\0"),
         segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\xff\xff\xff\xff"),
@@ -149,9 +192,14 @@ def test_broken_tags_of_a_tiff_leave_the_image(read):
     sound = read(content)
     (start,) = struct.unpack("<I", content[4:8])
     (count,) = struct.unpack("<H", content[start : start + 2])
-    places = {struct.unpack("<H", content[at : at + 2])[0]: at for at in range(start + 2, start + 2 + 12 * count, 12)}
+    places = {
+        struct.unpack("<H", content[at : at + 2])[0]: at
+        for at in range(start + 2, start + 2 + 12 * count, 12)
+    }
     text = struct.pack("<HHI4s", 282, 2, 4, b"300\0")
-    np.testing.assert_array_equal(read(content[: places[282]] + text + content[places[282] + 12 :]), sound)
+    np.testing.assert_array_equal(
+        read(content[: places[282]] + text + content[places[282] + 12 :]), sound
+    )
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
@@ -160,7 +208,9 @@ def test_a_turned_tiff_of_every_mode_is_upright(tmp_path, mode):
     pixels = np.zeros((40, 60), np.uint8)
     pixels[:20] = 200
     upright = Image.fromarray(pixels)
-    made = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else upright.convert(mode)
+    made = (
+        Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else upright.convert(mode)
+    )
     made.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.tiff", tiffinfo={274: 6})
     seen = read_image(tmp_path / "a.tiff", WHOLE)
     assert seen[:, 1].min() >= 198

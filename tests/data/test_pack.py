@@ -12,7 +12,14 @@ import pytest
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.sets.tridigits.pack import pack, pack_once
-from furnace_hpc.data.sets.tridigits.plan import CLUES, MAX_TOKENS, VOCAB, TriDigitsKnobs, encode, make_plan
+from furnace_hpc.data.sets.tridigits.plan import (
+    CLUES,
+    MAX_TOKENS,
+    VOCAB,
+    TriDigitsKnobs,
+    encode,
+    make_plan,
+)
 from furnace_hpc.data.sets.tridigits.render import coloured_noise
 from furnace_hpc.data.sets.tridigits.speech import (
     draw_requests,
@@ -61,7 +68,9 @@ def test_values_types_and_ranges(packed):
         assert (tokens[:length] > 0).all()
         assert (tokens[length:] == manifest.pad_id).all()
     statistics = manifest.statistics["audio"]
-    np.testing.assert_allclose(statistics.mean, train["audio"].astype(np.float64).mean((0, 2)), rtol=1e-6)
+    np.testing.assert_allclose(
+        statistics.mean, train["audio"].astype(np.float64).mean((0, 2)), rtol=1e-6
+    )
     ids = np.concatenate([columns.split(split)["sample_id"] for split in manifest.splits])
     assert ids.tolist() == list(range(100))
     assert manifest.preprocessing["vocab"][:4] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -97,7 +106,11 @@ def test_a_tenth_of_the_clues_is_misled():
 
 
 def false_rate(plan) -> float:
-    words = {text: (kind, truth) for kind, clue in enumerate(CLUES) for truth, text in enumerate(clue[:2])}
+    words = {
+        text: (kind, truth)
+        for kind, clue in enumerate(CLUES)
+        for truth, text in enumerate(clue[:2])
+    }
     false = []
     for phrase, text, digit in zip(plan.phrase, plan.text, plan.labels["digit"], strict=True):
         before, after = phrase.split("{}")
@@ -109,7 +122,14 @@ def false_rate(plan) -> float:
 
 def test_words_of_held_out_phrases_are_unknown():
     unknown = VOCAB.index("[UNK]")
-    assert encode("the sign says even") == [2, VOCAB.index("the"), unknown, unknown, VOCAB.index("even"), 3]
+    assert encode("the sign says even") == [
+        2,
+        VOCAB.index("the"),
+        unknown,
+        unknown,
+        VOCAB.index("even"),
+        3,
+    ]
 
 
 def test_the_same_knobs_make_the_same_columns(packed, tmp_path):
@@ -123,7 +143,8 @@ def test_the_same_knobs_make_the_same_columns(packed, tmp_path):
 def test_espeak_repeats_itself_voices_that_breathe_too():
     pytest.importorskip("espeakng_loader")
     requests = draw_requests(np.random.SeedSequence(0))[:60]
-    assert "Alicia" in {request.voice for request in requests}  # one of six voices with noise of their own
+    # one of six voices with noise of their own
+    assert "Alicia" in {request.voice for request in requests}
     for first, again in zip(synthesise(requests), synthesise(requests), strict=True):
         np.testing.assert_array_equal(first.waveform, again.waveform)
 
@@ -134,7 +155,10 @@ def test_a_pack_with_espeak_says_so(tmp_path):
     manifest = pack(knobs, tmp_path / "set", ignore)
     assert manifest.versions["espeak"].startswith("1.")
     assert manifest.preprocessing["speech_source"] == "espeak"
-    assert pack_once(TriDigitsKnobs(train=4, val=2, test=2), tmp_path / "set", ignore) == (manifest, False)
+    assert pack_once(TriDigitsKnobs(train=4, val=2, test=2), tmp_path / "set", ignore) == (
+        manifest,
+        False,
+    )
 
 
 def test_a_pack_is_made_once_and_mended_when_damaged(packed, tmp_path):
@@ -161,9 +185,13 @@ def test_xor_labels_and_their_own_defaults(tmp_path):
     assert TriDigitsKnobs(variant="xor", snr_db=-3).snr_db == -3.0
     manifest = pack(knobs, tmp_path / "xor", ignore)
     train = open_columns(tmp_path / "xor").split("train")
-    np.testing.assert_array_equal(train["label.xor"], train["label.image_digit"] ^ train["label.audio_digit"])
+    np.testing.assert_array_equal(
+        train["label.xor"], train["label.image_digit"] ^ train["label.audio_digit"]
+    )
     assert set(manifest.labels) == {"xor", "image_digit", "audio_digit"}
-    pairs = set(zip(train["label.image_digit"].tolist(), train["label.audio_digit"].tolist(), strict=True))
+    pairs = set(
+        zip(train["label.image_digit"].tolist(), train["label.audio_digit"].tolist(), strict=True)
+    )
     assert pairs == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert len(np.unique(train["text"], axis=0)) == 1
 
@@ -203,7 +231,9 @@ def seen_by(train, test, modality: str, label: str) -> float:
         if modality == "audio":
             features.append(values[:, 1:20].mean(2))
         else:
-            features.append(values[:, 0].reshape(-1, 16, 2, 16, 2).mean((2, 4)).reshape(len(values), -1))
+            features.append(
+                values[:, 0].reshape(-1, 16, 2, 16, 2).mean((2, 4)).reshape(len(values), -1)
+            )
     mean, std = features[0].mean(0), features[0].std(0) + 1e-6
     model = RidgeClassifier(alpha=100).fit((features[0] - mean) / std, train[f"label.{label}"])
     return float(model.score((features[1] - mean) / std, test[f"label.{label}"]))
@@ -226,7 +256,9 @@ def test_pack_command(tmp_path, capsys):
 
 
 def test_wrong_options_are_named(tmp_path):
-    with pytest.raises(ConfigError, match="--train is 0: input should be greater than or equal to 1"):
+    with pytest.raises(
+        ConfigError, match="--train is 0: input should be greater than or equal to 1"
+    ):
         tridigits(tmp_path, train=0)
     with pytest.raises(ConfigError, match="--image-size is 3: input should be"):
         mmimdb(tmp_path, tmp_path, image_size=3)
@@ -234,15 +266,15 @@ def test_wrong_options_are_named(tmp_path):
         mmimdb(tmp_path, tmp_path, plot="last")
     with pytest.raises(ConfigError, match=r"split\.json is missing: look at --source"):
         mmimdb(tmp_path, tmp_path)
-    said = (
-        "error: unknown data set 'tridigit'; did you mean 'tridigits'? (valid: audioset, avmnist, mmimdb, tridigits)\n"
-    )
+    said = "error: unknown data set 'tridigit'; did you mean 'tridigits'? (valid: audioset, avmnist, mmimdb, tridigits)\n"
     assert run(2, "tridigit", "--out", "x") == said
 
 
 def run(code: int, *arguments: str) -> str:
     command = [sys.executable, "-m", "furnace_hpc.pack", *arguments]
-    child = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "500"})
+    child = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "500"}
+    )
     assert child.returncode == code, child.stderr
     assert "Traceback" not in child.stderr
     return child.stdout + child.stderr

@@ -70,16 +70,21 @@ def test_every_modality_is_of_its_clip(columns):
     for split, row, number in rows(columns):
         sample = {name: array[row] for name, array in columns.split(split).items()}
         assert (number >= NUM_TRAIN) == (split == "test")
-        assert {MIDS[index] for index in np.flatnonzero(sample["label.classes"])} == set(labels_of(number))
+        assert {MIDS[index] for index in np.flatnonzero(sample["label.classes"])} == set(
+            labels_of(number)
+        )
         assert sample["image"].shape == (10, 3, 16, 16)
-        assert {marker_of(frame) for frame in sample["image"]} == {number}  # absent frames: their neighbours
+        # absent frames: their neighbours
+        assert {marker_of(frame) for frame in sample["image"]} == {number}
         assert sample["present"].tolist() == [1, int(number not in (NO_SOUND, TRUNCATED))]
         if sample["present"][1] and number not in (SILENT, EIGHT_BIT):
             wave = tone(number, 16_000).astype(np.float32)  # stereo and 44.1 kHz too
             wanted = mfcc(wave[None], sample_rate=16_000, hop=256, window=1024)[0]
             assert sample["audio_length"] == wanted.shape[1] == 63
             inner = slice(4, 59)  # at the ends a resampled tone rings
-            assert np.abs(sample["audio"][:, inner] - wanted[:, inner]).max() < (1.0 if number != 2 else 25)
+            assert np.abs(sample["audio"][:, inner] - wanted[:, inner]).max() < (
+                1.0 if number != 2 else 25
+            )
             assert nearest_tone(sample["audio"][:, inner]) == number
         assert not sample["audio"][:, sample["audio_length"] :].any()
 
@@ -91,7 +96,9 @@ def nearest_tone(coefficients) -> int:
 
 
 def test_what_could_not_be_read_is_written_down(columns):
-    lines = [json.loads(line) for line in (columns.folder / "refused.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (columns.folder / "refused.jsonl").read_text().splitlines()
+    ]
     told = {(CLIPS.index(line["sample"]), line["modality"], line["reason"]) for line in lines}
     assert told == {
         (FEW_FRAMES, "image", "missing"),
@@ -110,7 +117,9 @@ def test_csv_and_json_agree(source, columns, tmp_path):
     mine = plan(source)
     assert other.settings == mine.settings
     assert {s: list(r) for s, r in other.rows.items()} == {s: list(r) for s, r in mine.rows.items()}
-    manifest, _ = pack_files(other, tmp_path / "set", lambda *_: None, workers=1, max_refused=0.5, force=False)
+    manifest, _ = pack_files(
+        other, tmp_path / "set", lambda *_: None, workers=1, max_refused=0.5, force=False
+    )
     assert manifest.fingerprint == columns.manifest.fingerprint
 
 
@@ -120,7 +129,9 @@ def test_balanced_sampling_weights(columns):
         for labels, weight in zip(
             *(columns.split(split)[n] for n in ("label.classes", "sampling_weight")), strict=True
         ):
-            assert weight == pytest.approx(sum(1000 / (counts[index] + 0.01) for index in np.flatnonzero(labels)))
+            assert weight == pytest.approx(
+                sum(1000 / (counts[index] + 0.01) for index in np.flatnonzero(labels))
+            )
 
 
 def test_validation_clips_are_drawn_by_their_id_alone(source):
@@ -137,9 +148,15 @@ def test_validation_clips_are_drawn_by_their_id_alone(source):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('abc, 0.0, 10.0, "/m/0a,/m/nowhere"', r"line 16 \(abc\): label '/m/nowhere' is not in class_labels"),
+        (
+            'abc, 0.0, 10.0, "/m/0a,/m/nowhere"',
+            r"line 16 \(abc\): label '/m/nowhere' is not in class_labels",
+        ),
         ('--aE2O5G5WE, 0.0, 10.0, "/m/0a"', "clip '--aE2O5G5WE' stands twice: keep one row"),
-        (f'{CLIPS[-1]}, 0.0, 10.0, "/m/0a"', rf"sample '{CLIPS[-1]}' is in train and in test: the split files overlap"),
+        (
+            f'{CLIPS[-1]}, 0.0, 10.0, "/m/0a"',
+            rf"sample '{CLIPS[-1]}' is in train and in test: the split files overlap",
+        ),
         ("abc, 0.0, 10.0", "line 16 has 3 fields, wanted YTID, start, end, labels"),
         ('abc, 10.0, 0.0, "/m/0a"', "the segment ends at 0.0 s, before it starts at 10.0 s"),
         ('abc, now, 0.0, "/m/0a"', "'now' and '0.0' are no seconds"),
@@ -161,7 +178,10 @@ def test_the_ontology_knows_every_class(source, tmp_path):
         "Male speech, man speaking",
         "Other, unknown",
     )
-    with pytest.raises(ConfigError, match=r"mid '/m/other' is not in .*ontology\.json: the files are of two versions"):
+    with pytest.raises(
+        ConfigError,
+        match=r"mid '/m/other' is not in .*ontology\.json: the files are of two versions",
+    ):
         read_classes(path, source / "ontology.json", 9)
     path.write_text("index,mid,display_name\n1,/m/0a,Speech\n")
     with pytest.raises(ConfigError, match="line 2 is .* wanted index 0"):
@@ -171,7 +191,10 @@ def test_the_ontology_knows_every_class(source, tmp_path):
 def test_a_class_list_that_is_cut_short_or_of_another_choice_is_told(source, tmp_path):
     """The list of 527 is what AudioSet's scores are of; a choice of one's own says how many it has."""
     path = source / "class_labels_indices.csv"
-    with pytest.raises(ConfigError, match=r"class_labels_indices\.csv lists 8 classes, wanted 527: .* --num-classes 8"):
+    with pytest.raises(
+        ConfigError,
+        match=r"class_labels_indices\.csv lists 8 classes, wanted 527: .* --num-classes 8",
+    ):
         plan(source, knobs=replace(KNOBS, num_classes=NUM_CLASSES))
     short = tmp_path / path.name
     short.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
@@ -190,20 +213,31 @@ def test_ids_longer_than_youtubes_are_kept_whole(source, tmp_path):
     for name, part in (("train", clips[:8]), ("val", clips[8:12]), ("test", clips[12:])):
         entries = [{"video_id": clip, "labels": MIDS[0]} for clip in part]
         (tmp_path / f"{name}.json").write_text(json.dumps({"data": entries}))
-    other = plan(tmp_path, Lists("train.json", "val.json", "test.json"), replace(KNOBS, num_frames=1))
+    other = plan(
+        tmp_path, Lists("train.json", "val.json", "test.json"), replace(KNOBS, num_frames=1)
+    )
     pack_files(other, tmp_path / "set", lambda *_: None, workers=1, max_refused=1, force=False)
     packed = open_columns(tmp_path / "set", verify=True)
-    assert [row.decode() for split in packed.manifest.splits for row in packed.split(split)["source_id"]] == clips
+    assert [
+        row.decode() for split in packed.manifest.splits for row in packed.split(split)["source_id"]
+    ] == clips
 
 
 def test_of_several_sound_files_the_lossless_one_is_taken_and_own_paths_win(source, tmp_path):
     for name in ("x.wav", "x.flac", "x.txt", "y.mp3"):
         (tmp_path / name).write_bytes(b"")
-    (tmp_path / "list.json").write_text(json.dumps({"data": [{"video_id": name, "labels": "/m/0a"} for name in "xyz"]}))
+    (tmp_path / "list.json").write_text(
+        json.dumps({"data": [{"video_id": name, "labels": "/m/0a"} for name in "xyz"]})
+    )
     classes = read_classes(source / "class_labels_indices.csv", source / "none.json", len(MIDS))
     found = read_clips(tmp_path / "list.json", classes, tmp_path, tmp_path)
     assert [clip.sound and clip.sound.name for clip in found] == ["x.flac", "y.mp3", None]
-    entry = {"video_id": "x", "labels": "/m/0a", "wav": str(tmp_path / "y.mp3"), "video_path": "/nowhere"}
+    entry = {
+        "video_id": "x",
+        "labels": "/m/0a",
+        "wav": str(tmp_path / "y.mp3"),
+        "video_path": "/nowhere",
+    }
     (tmp_path / "list.json").write_text(json.dumps({"data": [entry]}))
     (clip,) = read_clips(tmp_path / "list.json", classes, tmp_path, tmp_path)
     assert clip.sound == tmp_path / "y.mp3"

@@ -16,7 +16,13 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.packing.pack import pack_files
 from furnace_hpc.data.sets.avmnist import plan_avmnist
-from furnace_hpc.data.sets.avmnist_synthesis import MakeKnobs, is_made, make_avmnist, read_digits, reduce_images
+from furnace_hpc.data.sets.avmnist_synthesis import (
+    MakeKnobs,
+    is_made,
+    make_avmnist,
+    read_digits,
+    reduce_images,
+)
 
 
 def ignore(what: str, done: int, total: int) -> None:
@@ -56,10 +62,15 @@ def test_sixty_thousand_rows_give_the_published_split(tmp_path):
         (source / name).mkdir(parents=True)
     for part, num_rows in (("train", 60_000), ("test", 10_000)):
         for name, shape in (("image", (num_rows, 784)), ("audio", (num_rows, 112, 112))):
-            np.lib.format.open_memmap(source / name / f"{part}_data.npy", "w+", np.uint8, shape)  # holes take no room
+            # holes take no room
+            np.lib.format.open_memmap(source / name / f"{part}_data.npy", "w+", np.uint8, shape)
         np.save(source / f"{part}_labels.npy", np.arange(num_rows) % 10)
     rows = plan_avmnist(source).rows
-    assert {split: len(listed) for split, listed in rows.items()} == {"train": 55_000, "val": 5_000, "test": 10_000}
+    assert {split: len(listed) for split, listed in rows.items()} == {
+        "train": 55_000,
+        "val": 5_000,
+        "test": 10_000,
+    }
     assert rows["val"][0] == ("train", 55_000)
 
 
@@ -85,7 +96,10 @@ def test_values_that_are_not_finite_cost_their_modality(tmp_path):
     train = packed(source, tmp_path / "set", max_refused=0.05).split("train")
     assert train["present"][2:6].tolist() == [[1, 1], [1, 0], [1, 0], [1, 1]]
     lines = (tmp_path / "set" / "refused.jsonl").read_text().splitlines()
-    assert [json.loads(line)["file"] for line in lines] == ["audio/train_data.npy[3]", "audio/train_data.npy[4]"]
+    assert [json.loads(line)["file"] for line in lines] == [
+        "audio/train_data.npy[3]",
+        "audio/train_data.npy[4]",
+    ]
     assert [json.loads(line)["reason"] for line in lines] == ["not finite", "unreadable"]
 
 
@@ -93,12 +107,24 @@ def test_values_that_are_not_finite_cost_their_modality(tmp_path):
     ("name", "array", "message"),
     [
         ("train_labels", np.arange(60), "row 10 is 10, wanted a digit 0 to 9"),
-        ("train_labels", np.zeros(59), r"train images are \(60, 784\), .* labels \(59,\): wanted equal lengths"),
+        (
+            "train_labels",
+            np.zeros(59),
+            r"train images are \(60, 784\), .* labels \(59,\): wanted equal lengths",
+        ),
         ("image/test_data", np.zeros((20, 783)), r"has shape \(20, 783\), wanted \[N, 784\]"),
         ("audio/test_data", np.zeros((20, 112)), r"has shape \(20, 112\), wanted \[N, 112, 112\]"),
-        ("audio/test_data", np.zeros((20, 112, 100)), r"audio is \(60, 112, 112\) in train and \(20, 112, 100\)"),
+        (
+            "audio/test_data",
+            np.zeros((20, 112, 100)),
+            r"audio is \(60, 112, 112\) in train and \(20, 112, 100\)",
+        ),
         ("image/test_data", np.array([{}]), "is not a readable npy file"),
-        ("test_labels", None, r"test_labels\.npy is missing: look at --source, or make the set there with --make"),
+        (
+            "test_labels",
+            None,
+            r"test_labels\.npy is missing: look at --source, or make the set there with --make",
+        ),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path, name, array, message):
@@ -140,14 +166,19 @@ def test_the_set_that_is_made_pairs_sound_and_label_and_says_what_it_is(made, tm
 
 
 def test_the_same_options_make_the_same_set_and_others_do_not_take_it_for_theirs(made, tmp_path):
-    again, options = tmp_path / "again", {"seed": 1, "components": 5, "snr_db": 10.0, "speech": "bank", "workers": 1}
+    again, options = (
+        tmp_path / "again",
+        {"seed": 1, "components": 5, "snr_db": 10.0, "speech": "bank", "workers": 1},
+    )
     pack.avmnist(again, tmp_path / "set", make=True, **options)
     card = json.loads((again / "avmnist.json").read_text())
     assert open_columns(tmp_path / "set").manifest.preprocessing["made_by"] == card
     times = {path: path.stat().st_mtime_ns for path in again.rglob("*")}
     pack.avmnist(again, tmp_path / "set", make=True, **options)
     assert {path: path.stat().st_mtime_ns for path in again.rglob("*")} == times
-    with pytest.raises(ConfigError, match="holds a set that was made with components 5, wanted 4: choose another"):
+    with pytest.raises(
+        ConfigError, match="holds a set that was made with components 5, wanted 4: choose another"
+    ):
         pack.avmnist(again, tmp_path / "set", make=True, **options | {"components": 4})
     names = [path.relative_to(made) for path in made.rglob("*.*")]
     assert len(names) == 7
@@ -156,9 +187,15 @@ def test_the_same_options_make_the_same_set_and_others_do_not_take_it_for_theirs
 
 
 def test_arrays_of_others_are_not_written_over_and_half_made_ones_are(tmp_path):
-    source, knobs = write_avmnist(tmp_path / "raw"), MakeKnobs(seed=1, components=5, snr_db=10.0, speech="bank")
+    source, knobs = (
+        write_avmnist(tmp_path / "raw"),
+        MakeKnobs(seed=1, components=5, snr_db=10.0, speech="bank"),
+    )
     before = {path: path.read_bytes() for path in source.rglob("*.npy")}
-    with pytest.raises(ConfigError, match=r"--make would write over .*\.npy, which it has not made: give it another"):
+    with pytest.raises(
+        ConfigError,
+        match=r"--make would write over .*\.npy, which it has not made: give it another",
+    ):
         pack.avmnist(source, tmp_path / "set", make=True, speech="bank")
     assert {path: path.read_bytes() for path in source.rglob("*.npy")} == before
     (source / "avmnist.json.part").touch()  # what is left of a set whose making was killed
@@ -198,5 +235,8 @@ def test_mnists_own_files_are_read(tmp_path):
     with pytest.raises(ConfigError, match="is no idx file of bytes"):
         read_digits(tmp_path, seed=0)
     shutil.rmtree(tmp_path)
-    with pytest.raises(ConfigError, match=r"has neither MNIST's train-images-idx3-ubyte\(.gz\) nor 0.json to 9.json"):
+    with pytest.raises(
+        ConfigError,
+        match=r"has neither MNIST's train-images-idx3-ubyte\(.gz\) nor 0.json to 9.json",
+    ):
         read_digits(tmp_path, seed=0)

@@ -6,7 +6,16 @@ import pickle
 import h5py
 import numpy as np
 import pytest
-from raw_sets import MOVIES, SPLIT, VOCAB, genres_of, marker_of, write_mmimdb, write_mmimdb_hdf5, write_vocab
+from raw_sets import (
+    MOVIES,
+    SPLIT,
+    VOCAB,
+    genres_of,
+    marker_of,
+    write_mmimdb,
+    write_mmimdb_hdf5,
+    write_vocab,
+)
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import open_columns
@@ -43,7 +52,9 @@ def letters(columns, row: int) -> int:
     return int((columns["text"][row] == VOCAB.index("b")).sum())
 
 
-def test_both_forms_give_the_same_ids_and_labels_and_every_modality_is_of_its_movie(tmp_path, raw, knobs):
+def test_both_forms_give_the_same_ids_and_labels_and_every_modality_is_of_its_movie(
+    tmp_path, raw, knobs
+):
     hdf5 = write_mmimdb_hdf5(tmp_path / "hdf5")
     first = packed(plan_raw(raw, knobs), tmp_path / "a")
     second = packed(plan_hdf5(hdf5 / "multimodal_imdb.hdf5", knobs), tmp_path / "b")
@@ -57,10 +68,14 @@ def test_both_forms_give_the_same_ids_and_labels_and_every_modality_is_of_its_mo
         for row, movie in enumerate(a["source_id"]):
             number = MOVIES.index(movie.decode())
             assert a["sample_id"][row] == number
-            assert marker_of(a["image"][row]) == marker_of(b["image"][row]) == number  # grey and CMYK too
+            # grey and CMYK too
+            assert marker_of(a["image"][row]) == marker_of(b["image"][row]) == number
             assert letters(b, row) == number
-            assert letters(a, row) == (0 if number == 3 else number)  # movie 3's longest plot is another
-            assert {GENRES[i] for i in np.flatnonzero(a["label.genres"][row])} == set(genres_of(number))
+            # movie 3's longest plot is another
+            assert letters(a, row) == (0 if number == 3 else number)
+            assert {GENRES[i] for i in np.flatnonzero(a["label.genres"][row])} == set(
+                genres_of(number)
+            )
         assert (a["present"] == 1).all()
     assert a["image"].dtype == np.uint8
     assert a["image"].shape == (4, 3, 32, 32)
@@ -69,8 +84,12 @@ def test_both_forms_give_the_same_ids_and_labels_and_every_modality_is_of_its_mo
 def test_statistics_are_of_the_train_split(tmp_path, raw, knobs):
     columns = packed(plan_raw(raw, knobs), tmp_path / "set")
     train = columns.split("train")["image"].astype(np.float64)
-    np.testing.assert_allclose(columns.manifest.statistics["image"].mean, train.mean((0, 2, 3)), rtol=1e-12)
-    np.testing.assert_allclose(columns.manifest.statistics["image"].std, train.std((0, 2, 3)), rtol=1e-9)
+    np.testing.assert_allclose(
+        columns.manifest.statistics["image"].mean, train.mean((0, 2, 3)), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        columns.manifest.statistics["image"].std, train.std((0, 2, 3)), rtol=1e-9
+    )
 
 
 def test_the_split_comes_from_split_json_where_the_file_has_none(tmp_path, knobs):
@@ -111,7 +130,9 @@ def test_an_absent_poster_or_plot_costs_its_modality_and_no_genre_the_movie(tmp_
     rewrite(dataset / f"{MOVIES[9]}.json", genres=["News"])
     (dataset / f"{MOVIES[10]}.json").write_text("{")
     plan = plan_raw(raw, knobs)
-    manifest, _ = pack_files(plan, tmp_path / "set", lambda *_: None, workers=1, max_refused=0.6, force=False)
+    manifest, _ = pack_files(
+        plan, tmp_path / "set", lambda *_: None, workers=1, max_refused=0.6, force=False
+    )
     columns = open_columns(tmp_path / "set", verify=True)
     train, test = columns.split("train"), columns.split("test")
     assert train["present"][:3].tolist() == [[1, 0], [1, 0], [1, 1]]
@@ -119,8 +140,16 @@ def test_an_absent_poster_or_plot_costs_its_modality_and_no_genre_the_movie(tmp_
     assert columns.split("val")["present"].tolist() == [[1, 1], [1, 0]]
     assert [movie.decode() for movie in test["source_id"]] == [MOVIES[8], MOVIES[11]]
     assert test["present"].tolist() == [[0, 1], [1, 1]]
-    assert manifest.counts["test"] == {"listed": 4, "found": 4, "packed": 2, "refused": 2, "incomplete": 1}
-    lines = [json.loads(line) for line in (tmp_path / "set" / "refused.jsonl").read_text().splitlines()]
+    assert manifest.counts["test"] == {
+        "listed": 4,
+        "found": 4,
+        "packed": 2,
+        "refused": 2,
+        "incomplete": 1,
+    }
+    lines = [
+        json.loads(line) for line in (tmp_path / "set" / "refused.jsonl").read_text().splitlines()
+    ]
     told = [(line["sample"], line["modality"], line["reason"], line["kept"]) for line in lines]
     assert told == [
         (MOVIES[0], "image", "truncated", True),
@@ -144,7 +173,11 @@ def test_a_movie_of_which_only_the_genres_are_left_is_refused(tmp_path, knobs):
     sample = plan_raw(raw, knobs).render("train", MOVIES[0])
     assert sample.values is None
     told = [(refusal.modality, refusal.reason, refusal.kept) for refusal in sample.refusals]
-    assert told == [("image", "missing", False), ("text", "missing", False), (None, "nothing left", False)]
+    assert told == [
+        ("image", "missing", False),
+        ("text", "missing", False),
+        (None, "nothing left", False),
+    ]
 
 
 def rewrite(path, **changes) -> None:
@@ -165,9 +198,18 @@ def test_which_plot():
     ("content", "message"),
     [
         ({"train": [], "dev": []}, "wanted an object with the keys train, dev, test"),
-        ({"train": ["0000001"], "dev": ["0000001"], "test": []}, "'0000001' stands in train and again in dev"),
-        ({"train": ["0000001", "0000001"], "dev": [], "test": []}, "'0000001' stands in train and again in train"),
-        ({"train": [1], "dev": [], "test": []}, "train holds 1, wanted IMDb ids of 7 digits in quotes"),
+        (
+            {"train": ["0000001"], "dev": ["0000001"], "test": []},
+            "'0000001' stands in train and again in dev",
+        ),
+        (
+            {"train": ["0000001", "0000001"], "dev": [], "test": []},
+            "'0000001' stands in train and again in train",
+        ),
+        (
+            {"train": [1], "dev": [], "test": []},
+            "train holds 1, wanted IMDb ids of 7 digits in quotes",
+        ),
     ],
 )
 def test_a_wrong_split_file_names_the_row(tmp_path, content, message):
@@ -176,7 +218,9 @@ def test_a_wrong_split_file_names_the_row(tmp_path, content, message):
         read_split(tmp_path / "split.json")
 
 
-@pytest.mark.parametrize("genres", [["Drama", "Cooking"], [["Drama"]], [{"a": 1}], [None], ["x" * 10_000]])
+@pytest.mark.parametrize(
+    "genres", [["Drama", "Cooking"], [["Drama"]], [{"a": 1}], [None], ["x" * 10_000]]
+)
 def test_an_unknown_genre_costs_its_movie(tmp_path, knobs, genres):
     raw = write_mmimdb(tmp_path / "raw")
     rewrite(raw / "dataset" / f"{MOVIES[2]}.json", genres=genres)
@@ -201,7 +245,9 @@ def test_an_hdf5_file_of_another_kind_is_refused(tmp_path, knobs):
         ids[3] = b"10872600"
         del file["imdb_ids"]
         file["imdb_ids"] = ids
-    with pytest.raises(ConfigError, match="row 3 of imdb_ids is '10872600', wanted IMDb ids of 7 digits"):
+    with pytest.raises(
+        ConfigError, match="row 3 of imdb_ids is '10872600', wanted IMDb ids of 7 digits"
+    ):
         plan_hdf5(path, knobs)
     with h5py.File(path, "a") as file:
         del file["images"]
@@ -221,7 +267,11 @@ def test_of_a_pickle_only_plain_data_is_loaded(tmp_path, capsys):
     write_mmimdb_hdf5(tmp_path / "good")
     assert read_words(tmp_path / "good")[3] == "letter"
     (tmp_path / "bad").mkdir()
-    np.save(tmp_path / "bad" / "metadata.npy", np.array({"ix_to_word": Harm()}, dtype=object), allow_pickle=True)
+    np.save(
+        tmp_path / "bad" / "metadata.npy",
+        np.array({"ix_to_word": Harm()}, dtype=object),
+        allow_pickle=True,
+    )
     assert pickle.loads(pickle.dumps(Harm())) is None
     capsys.readouterr()
     with pytest.raises(ConfigError, match=r"it wants builtins\.print"):
@@ -244,7 +294,10 @@ def test_tokens_are_those_of_transformers(vocab):
 
 def test_a_tokenizer_that_is_not_here_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"neither a folder nor in the hub's cache here: .*`hf download some/model "):
+    with pytest.raises(
+        ConfigError,
+        match=r"neither a folder nor in the hub's cache here: .*`hf download some/model ",
+    ):
         load_tokenizer("some/model", 12)
     with pytest.raises(ConfigError, match=r"has neither tokenizer\.json nor vocab\.txt"):
         load_tokenizer(str(tmp_path), 12)

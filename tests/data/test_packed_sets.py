@@ -21,7 +21,13 @@ from furnace_hpc.launch.dataset_checks import fingerprints
 from furnace_hpc.model.network import FusionModel, InputShapes
 
 BOTH = ["image", "audio"]
-SMALL = {"width": 32, "feedforward": 64, "text_weights": None, "image_encoder": "cnn", "image_weights": None}
+SMALL = {
+    "width": 32,
+    "feedforward": 64,
+    "text_weights": None,
+    "image_encoder": "cnn",
+    "image_weights": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +36,21 @@ def root(tmp_path_factory):
     raw, root = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("data")
     vocab = str(write_vocab(raw / "vocab"))
     common = {"workers": 1, "max_refused": 0.5}
-    pack.mmimdb(write_mmimdb(raw / "mmimdb"), root / "mmimdb", tokenizer=vocab, require=["text", "image"], **common)
+    pack.mmimdb(
+        write_mmimdb(raw / "mmimdb"),
+        root / "mmimdb",
+        tokenizer=vocab,
+        require=["text", "image"],
+        **common,
+    )
     pack.avmnist(write_avmnist(raw / "avmnist", np.float32), root / "avmnist", **common)
-    clips = {"image_size": 64, "num_frames": 3, "val_fraction": 0.4, "require": BOTH, "num_classes": 8}
+    clips = {
+        "image_size": 64,
+        "num_frames": 3,
+        "val_fraction": 0.4,
+        "require": BOTH,
+        "num_classes": 8,
+    }
     pack.audioset(write_audioset(raw / "audioset"), root / "audioset", **clips, **common)
     return root
 
@@ -45,10 +63,16 @@ def test_the_study_fits_its_set_and_a_small_network_takes_its_batches(root, name
     assert fingerprints(rows, root, dry_run=True) == {name: columns.manifest.fingerprint}
     for row in rows:
         reader = BatchReader(
-            columns, "test", row.config.model.modalities, tuple(t.name for t in row.config.tasks), torch.device("cpu")
+            columns,
+            "test",
+            row.config.model.modalities,
+            tuple(t.name for t in row.config.tasks),
+            torch.device("cpu"),
         )
         batch = reader.read(np.arange(4))
-        classes = {task.name: len(columns.manifest.labels[task.name].classes) for task in row.config.tasks}
+        classes = {
+            task.name: len(columns.manifest.labels[task.name].classes) for task in row.config.tasks
+        }
         torch.manual_seed(0)
         config = ModelConfig.model_validate(row.config.model.model_dump() | SMALL)
         model = FusionModel(config, InputShapes.of(columns.manifest), classes).eval()
@@ -70,30 +94,56 @@ def test_the_manifest_says_how_raw_files_became_columns(root):
         "plot": "longest",
     }
     assert movies.columns["image"].shape == (3, 224, 224)
-    assert clips.preprocessing["image"] == {"size": 64, "fit": "crop", "filter": "bicubic", "frames": 3}
+    assert clips.preprocessing["image"] == {
+        "size": 64,
+        "fit": "crop",
+        "filter": "bicubic",
+        "frames": 3,
+    }
     sound = clips.preprocessing["audio"]
-    assert (sound["feature"], sound["coefficients"], sound["sample_rate_hz"]) == ("mfcc", 40, 16_000)
+    assert (sound["feature"], sound["coefficients"], sound["sample_rate_hz"]) == (
+        "mfcc",
+        40,
+        16_000,
+    )
     assert clips.columns["audio"].shape == (40, 640)
     assert SoundKnobs.model_validate(sound).seconds >= 10  # a whole clip
     assert sound["window"] == 1024
-    assert {"python", "numpy", "librosa", "soundfile", "soxr", "pillow", "tokenizers"} <= clips.versions.keys()
+    assert {
+        "python",
+        "numpy",
+        "librosa",
+        "soundfile",
+        "soxr",
+        "pillow",
+        "tokenizers",
+    } <= clips.versions.keys()
 
 
 def test_weighted_sampling_wants_a_set_that_is_packed_with_weights(root):
     def rows(name):
-        return expand_rows(with_settings(read_grid(find_file("grid", name)), ["data.sampling=weighted"]))
+        return expand_rows(
+            with_settings(read_grid(find_file("grid", name)), ["data.sampling=weighted"])
+        )
 
     assert set(fingerprints(rows("audioset"), root, dry_run=True)) == {"audioset"}
-    with pytest.raises(ConfigError, match="is weighted and data set .*avmnist has no column sampling_weight"):
+    with pytest.raises(
+        ConfigError, match="is weighted and data set .*avmnist has no column sampling_weight"
+    ):
         fingerprints(rows("avmnist"), root, dry_run=True)
 
 
 def test_the_mean_over_frames_wants_a_set_of_clips(root):
     def rows(name):
-        return expand_rows(with_settings(read_grid(find_file("grid", name)), ["evaluation.frames=mean"]))
+        return expand_rows(
+            with_settings(read_grid(find_file("grid", name)), ["evaluation.frames=mean"])
+        )
 
     assert set(fingerprints(rows("audioset"), root, dry_run=True)) == {"audioset"}
-    with pytest.raises(ConfigError, match="evaluation.frames is mean and data set .*mmimdb has one picture a sample"):
+    with pytest.raises(
+        ConfigError,
+        match="evaluation.frames is mean and data set .*mmimdb has one picture a sample",
+    ):
         fingerprints(rows("mmimdb"), root, dry_run=True)
 
 
@@ -102,22 +152,35 @@ def test_a_row_of_one_modality_wants_a_set_that_is_packed_for_it(root, tmp_path)
     whole = open_columns(root / "audioset")
     assert all(whole.split(split)["present"].all() for split in whole.manifest.splits)
     raw = write_audioset(tmp_path / "raw")
-    pack.audioset(raw, tmp_path / "audioset", image_size=64, num_frames=3, num_classes=8, workers=1, max_refused=0.5)
+    pack.audioset(
+        raw,
+        tmp_path / "audioset",
+        image_size=64,
+        num_frames=3,
+        num_classes=8,
+        workers=1,
+        max_refused=0.5,
+    )
     rows = {row.name: row for row in expand_rows(read_grid(find_file("grid", "audioset")))}
     assert set(fingerprints([rows["image_audio"]], tmp_path, dry_run=True)) == {"audioset"}
     with pytest.raises(
-        ConfigError, match="row 'audio': [0-9]+ of .* have none of audio: pack the set with --require audio"
+        ConfigError,
+        match="row 'audio': [0-9]+ of .* have none of audio: pack the set with --require audio",
     ):
         fingerprints([rows["audio"]], tmp_path, dry_run=True)
     torn = tmp_path / "audioset" / "train" / "present.npy"
     torn.write_bytes(bytes(torn.stat().st_size))
     with pytest.raises(ConfigError, match="present.npy cannot be read .*: pack the set again"):
         fingerprints([rows["audio"]], tmp_path, dry_run=True)
-    lines = [json.loads(line) for line in (root / "audioset/refused.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (root / "audioset/refused.jsonl").read_text().splitlines()
+    ]
     assert {line["modality"] for line in lines} == {"audio"}
     assert not any(line["kept"] for line in lines)
 
 
 def test_a_modality_that_a_set_has_not_cannot_be_required(tmp_path):
     with pytest.raises(ConfigError, match="--require got 'text'; "):
-        pack.audioset(write_audioset(tmp_path / "raw"), tmp_path / "out", num_classes=8, require=["text"])
+        pack.audioset(
+            write_audioset(tmp_path / "raw"), tmp_path / "out", num_classes=8, require=["text"]
+        )

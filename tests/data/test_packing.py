@@ -29,14 +29,20 @@ def command(*arguments: object) -> list[str]:
 
 
 def run(code: int, *arguments: object) -> str:
-    child = subprocess.run(command(*arguments), capture_output=True, text=True, check=False, timeout=120)
+    child = subprocess.run(
+        command(*arguments), capture_output=True, text=True, check=False, timeout=120
+    )
     assert child.returncode == code, child.stderr
     assert "Traceback" not in child.stderr
     return child.stdout + child.stderr
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def ignore(what: str, done: int, total: int) -> None:
@@ -70,9 +76,15 @@ def test_a_pack_that_was_stopped_anywhere_ends_with_the_same_bytes(avmnist, whol
 
     while True:
         folder = tmp_path / "set.packing"
-        seen = sum(json.loads((folder / "progress.json").read_text())["rows"].values()) if folder.exists() else 0
+        seen = (
+            sum(json.loads((folder / "progress.json").read_text())["rows"].values())
+            if folder.exists()
+            else 0
+        )
         try:
-            pack_files(plan_avmnist(avmnist), out, stop_at_next, workers=2, max_refused=0.05, force=False)
+            pack_files(
+                plan_avmnist(avmnist), out, stop_at_next, workers=2, max_refused=0.05, force=False
+            )
             break
         except Killed:
             stops += 1
@@ -94,7 +106,9 @@ def test_a_killed_pack_leaves_no_process_and_goes_on(avmnist, whole, tmp_path):
     family = psutil.Process(child.pid).children(recursive=True)
     child.kill()
     child.wait()
-    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in family))
+    until(
+        lambda: not any(process.is_running() and process.status() != "zombie" for process in family)
+    )
     assert not out.exists()
     assert "packed into" in run(0, "avmnist", "--source", avmnist, "--out", out)
     assert contents(out) == contents(whole)
@@ -130,7 +144,9 @@ def test_ctrl_c_says_that_nothing_is_lost(avmnist, whole, tmp_path):
     assert contents(out) == contents(whole)
 
 
-def test_a_full_disk_is_one_sentence_and_the_pack_goes_on_when_there_is_room(avmnist, whole, tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_pack_goes_on_when_there_is_room(
+    avmnist, whole, tmp_path
+):
     with small_file_system(tmp_path / "disk", "90m") as disk:
         with only(disk, 12_000):
             said = run(2, "avmnist", "--source", avmnist, "--out", disk / "set")
@@ -144,7 +160,9 @@ def test_a_full_disk_is_one_sentence_and_the_pack_goes_on_when_there_is_room(avm
 
 
 def test_workers_change_no_byte(avmnist, whole, tmp_path):
-    pack_files(plan_avmnist(avmnist), tmp_path / "set", ignore, workers=3, max_refused=0.05, force=False)
+    pack_files(
+        plan_avmnist(avmnist), tmp_path / "set", ignore, workers=3, max_refused=0.05, force=False
+    )
     assert contents(tmp_path / "set") == contents(whole)
 
 
@@ -154,23 +172,48 @@ def test_a_half_made_pack_of_other_settings_is_not_mixed_in(avmnist, tmp_path):
     unfinished.begin(force=False)
     unfinished.record()
     with pytest.raises(ConfigError, match="is being packed by another process"):
-        pack_files(plan_avmnist(other), tmp_path / "set", ignore, workers=1, max_refused=0, force=False)
+        pack_files(
+            plan_avmnist(other), tmp_path / "set", ignore, workers=1, max_refused=0, force=False
+        )
     unfinished.close()
     with pytest.raises(ConfigError, match=r"half-made pack with other settings \(labels, rows\)"):
-        pack_files(plan_avmnist(avmnist), tmp_path / "set", ignore, workers=1, max_refused=0, force=False)
+        pack_files(
+            plan_avmnist(avmnist), tmp_path / "set", ignore, workers=1, max_refused=0, force=False
+        )
     pack_files(plan_avmnist(other), tmp_path / "set", ignore, workers=1, max_refused=0, force=False)
     assert open_columns(tmp_path / "set").manifest.splits["train"] == 55
-    with pytest.raises(ConfigError, match="with other settings: choose another --out, or replace it with --force"):
-        pack_files(plan_avmnist(avmnist), tmp_path / "set", ignore, workers=1, max_refused=0, force=False)
+    with pytest.raises(
+        ConfigError, match="with other settings: choose another --out, or replace it with --force"
+    ):
+        pack_files(
+            plan_avmnist(avmnist), tmp_path / "set", ignore, workers=1, max_refused=0, force=False
+        )
 
 
 def test_too_much_refused_fails_at_the_end_and_can_be_accepted(tmp_path):
-    raw, vocab, out = write_mmimdb(tmp_path / "raw"), write_vocab(tmp_path / "vocab"), tmp_path / "set"
+    raw, vocab, out = (
+        write_mmimdb(tmp_path / "raw"),
+        write_vocab(tmp_path / "vocab"),
+        tmp_path / "set",
+    )
     (raw / "dataset" / f"{MOVIES[0]}.jpeg").unlink()
-    options = ("mmimdb", "--source", raw, "--out", out, "--tokenizer", vocab, "--image-size", 32, "--workers", 1)
+    options = (
+        "mmimdb",
+        "--source",
+        raw,
+        "--out",
+        out,
+        "--tokenizer",
+        vocab,
+        "--image-size",
+        32,
+        "--workers",
+        1,
+    )
     said = run(2, *options)
     assert (
-        "1 of 12 samples have something that could not be read (8.3%; --max-refused is 5.0%): image missing 1" in said
+        "1 of 12 samples have something that could not be read (8.3%; --max-refused is 5.0%): image missing 1"
+        in said
     )
     assert "accept it with --max-refused 0.09" in said
     assert not out.exists()
@@ -188,7 +231,10 @@ def test_too_much_refused_fails_at_the_end_and_can_be_accepted(tmp_path):
 @pytest.mark.parametrize("name", ["twelve_bytes", "zero_at_end\0", "ünfünfünf"])
 def test_a_sample_id_that_its_column_cannot_hold_is_named(name):
     blank = blank_sample(11, ("image",))
-    assert Draft.begin("val", "eleven_byte", ("image",), blank).values["source_id"].item() == b"eleven_byte"
+    assert (
+        Draft.begin("val", "eleven_byte", ("image",), blank).values["source_id"].item()
+        == b"eleven_byte"
+    )
     with pytest.raises(ConfigError, match=re.escape(f"val: sample id {name!r} is of ")):
         Draft.begin("val", name, ("image",), blank)
 
@@ -201,11 +247,15 @@ def test_moments_are_of_what_is_present_and_valid():
         "audio_length": np.array([6, 2, 1, 3, 5], np.int16),
         "present": np.array([[1, 1], [0, 1], [1, 0], [1, 1], [0, 0]], np.uint8),
     }
-    found = {name: moments.statistics() for name, moments in measure(columns, ("image", "audio")).items()}
+    found = {
+        name: moments.statistics() for name, moments in measure(columns, ("image", "audio")).items()
+    }
     image = columns["image"][[0, 2, 3]].astype(np.float64)
     np.testing.assert_allclose(found["image"].mean, image.mean((0, 1, 3, 4)))
     np.testing.assert_allclose(found["image"].std, image.std((0, 1, 3, 4)))
-    audio = np.concatenate([columns["audio"][n, :, :length] for n, length in ((0, 6), (1, 2), (3, 3))], axis=1)
+    audio = np.concatenate(
+        [columns["audio"][n, :, :length] for n, length in ((0, 6), (1, 2), (3, 3))], axis=1
+    )
     np.testing.assert_allclose(found["audio"].mean, audio.astype(np.float64).mean(1), rtol=1e-6)
     np.testing.assert_allclose(found["audio"].std, audio.astype(np.float64).std(1), rtol=1e-6)
     columns["present"][:] = 0

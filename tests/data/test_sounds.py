@@ -18,18 +18,36 @@ from furnace_hpc.data.packing.rejects import Unusable
 SOUND = SoundKnobs()
 RATE = 16_000
 NOISE = np.random.default_rng(0).normal(0, 0.1, 80_000).astype(np.float32)
-UNKNOWN = (0, 0x7FFF_F000, 0x7FFF_F024, 0x7FFF_FFFF, 0x8000_0000, 0x8000_0024, 0xFFFF_FFF7, 0xFFFF_FFFF)
+UNKNOWN = (
+    0,
+    0x7FFF_F000,
+    0x7FFF_F024,
+    0x7FFF_FFFF,
+    0x8000_0000,
+    0x8000_0024,
+    0xFFFF_FFF7,
+    0xFFFF_FFFF,
+)
 WAV_SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
 
-def encoded(kind: str, subtype: str, samples: int = 20_000, channels: int = 1, rate: int = RATE, **more) -> bytes:
+def encoded(
+    kind: str, subtype: str, samples: int = 20_000, channels: int = 1, rate: int = RATE, **more
+) -> bytes:
     soundfile.write(
-        file := io.BytesIO(), np.stack([NOISE[:samples]] * channels, 1), rate, format=kind, subtype=subtype, **more
+        file := io.BytesIO(),
+        np.stack([NOISE[:samples]] * channels, 1),
+        rate,
+        format=kind,
+        subtype=subtype,
+        **more,
     )
     return file.getvalue()
 
 
-def mp3(mode: str = "VARIABLE", rate: int = RATE, samples: int = 80_000, channels: int = 1) -> bytes:
+def mp3(
+    mode: str = "VARIABLE", rate: int = RATE, samples: int = 80_000, channels: int = 1
+) -> bytes:
     return encoded(
         "MP3", "MPEG_LAYER_III", samples, channels, rate, bitrate_mode=mode, compression_level=0.5
     )  # with an info frame
@@ -60,13 +78,20 @@ def chunk(name: bytes, content: bytes, padding: bytes = b"") -> bytes:
 
 def wav(*chunks: bytes, riff: int | None = None) -> bytes:
     """A WAV of these chunks behind the fmt chunk of 16-bit mono."""
-    body = b"WAVE" + chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)) + b"".join(chunks)
+    body = (
+        b"WAVE"
+        + chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16))
+        + b"".join(chunks)
+    )
     return b"RIFF" + struct.pack("<I", len(body) if riff is None else riff) + body
 
 
 PCM = (NOISE[:4000] * 2**15).astype("<i2")
 HEARD = PCM / np.float32(2**15)
-DATA, LIST = chunk(b"data", PCM.tobytes()), chunk(b"LIST", b"INFOISFT" + struct.pack("<I", 4) + b"me\0\0")
+DATA, LIST = (
+    chunk(b"data", PCM.tobytes()),
+    chunk(b"LIST", b"INFOISFT" + struct.pack("<I", 4) + b"me\0\0"),
+)
 
 
 # --- WAV ---
@@ -86,7 +111,8 @@ def test_a_wav_of_unknown_size_gives_what_there_is(tmp_path):
     for data in UNKNOWN:
         cut = with_sizes(wav(DATA), 0xFFFF_FFFF, data)[:-2001]  # in the middle of a sample
         np.testing.assert_array_equal(decoded(cut, tmp_path), HEARD[:2999])
-        assert refusal(with_sizes(wav(DATA), None, data)[:-2000], tmp_path).reason == "truncated"  # RIFF's size is told
+        # RIFF's size is told
+        assert refusal(with_sizes(wav(DATA), None, data)[:-2000], tmp_path).reason == "truncated"
 
 
 @pytest.mark.parametrize("riff", [None, *UNKNOWN])
@@ -119,7 +145,8 @@ def test_what_stands_beside_the_samples_does_no_harm(tmp_path, content):
 def test_an_odd_number_of_bytes_is_padded_or_not(tmp_path):
     samples = (NOISE[:1001] * 100 + 128).astype(np.uint8)
     head = wav().replace(
-        struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16), struct.pack("<HHIIHH", 1, 1, RATE, RATE, 1, 8)
+        struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16),
+        struct.pack("<HHIIHH", 1, 1, RATE, RATE, 1, 8),
     )
     for padding, behind in ((b"\0", LIST), (b"", LIST), (b"\0", b""), (b"", b"")):
         content = head + chunk(b"data", samples.tobytes(), padding) + behind
@@ -131,11 +158,17 @@ def test_an_odd_number_of_bytes_is_padded_or_not(tmp_path):
     ("content", "detail"),
     [
         (wav(DATA, DATA), "a second data chunk at byte 8,044, wanted one"),
-        (wav(DATA, riff=len(wav(DATA)) - 8) + PCM.tobytes(), "8,000 bytes behind the samples are no chunk"),
+        (
+            wav(DATA, riff=len(wav(DATA)) - 8) + PCM.tobytes(),
+            "8,000 bytes behind the samples are no chunk",
+        ),
         (with_sizes(wav(DATA), data=7000), "1,000 bytes behind the samples are no chunk"),
         (with_sizes(wav(DATA), data=7999), "7,999 bytes of samples, wanted a multiple of 2"),
         (wav(LIST), "no data chunk at byte 60"),
-        (b"RIFF" + struct.pack("<I", len(DATA) + 4) + b"WAVE" + DATA, "no fmt chunk before the samples"),
+        (
+            b"RIFF" + struct.pack("<I", len(DATA) + 4) + b"WAVE" + DATA,
+            "no fmt chunk before the samples",
+        ),
     ],
 )
 def test_a_wav_whose_sizes_contradict_is_refused(tmp_path, content, detail):
@@ -167,7 +200,11 @@ def test_other_kinds_of_wav(tmp_path):
 
 
 def test_a_wav_without_samples_is_empty(tmp_path):
-    for content in (wav(chunk(b"data", b"")), wav(chunk(b"data", b""), LIST), wav(LIST, chunk(b"data", b""))):
+    for content in (
+        wav(chunk(b"data", b"")),
+        wav(chunk(b"data", b""), LIST),
+        wav(LIST, chunk(b"data", b"")),
+    ):
         assert refusal(content, tmp_path).reason == "empty"
 
 
@@ -183,7 +220,10 @@ def test_a_float_that_is_no_number_is_refused(tmp_path, value):
 def test_a_small_file_that_promises_much_costs_no_memory(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     samples = chunk(b"data", bytes(40_000))
-    assert refusal(with_sizes(wav(samples), 1_700_000_036, 1_700_000_000), tmp_path).reason == "truncated"
+    assert (
+        refusal(with_sizes(wav(samples), 1_700_000_036, 1_700_000_000), tmp_path).reason
+        == "truncated"
+    )
     assert refusal(total(encoded("FLAC", "PCM_16"), 2**36 - 1), tmp_path).reason == "truncated"
     assert len(decoded(frames_told(mp3(), 2**32 - 1), tmp_path)) > 80_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
@@ -198,7 +238,9 @@ def total(content: bytes, samples: int) -> bytes:
     return content[:18] + (fields >> 36 << 36 | samples).to_bytes(8, "big") + content[26:]
 
 
-@pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_16", 2), ("PCM_24", 2), ("PCM_S8", 1)])
+@pytest.mark.parametrize(
+    ("subtype", "channels"), [("PCM_16", 1), ("PCM_16", 2), ("PCM_24", 2), ("PCM_S8", 1)]
+)
 def test_a_flac_is_read_whatever_total_it_tells(tmp_path, subtype, channels):
     content = encoded("FLAC", subtype, 20_000, channels)
     whole = decoded(content, tmp_path)
@@ -265,7 +307,9 @@ def frame_sizes(content: bytes) -> list[int]:
     """Sizes of the frames of an MPEG 2 layer III file at 16 kHz, which begins with one."""
     rates, place, sizes = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160), 0, []
     while place < len(content):
-        sizes.append(72_000 * rates[content[place + 2] >> 4] // RATE + (content[place + 2] >> 1 & 1))
+        sizes.append(
+            72_000 * rates[content[place + 2] >> 4] // RATE + (content[place + 2] >> 1 & 1)
+        )
         place += sizes[-1]
     return sizes
 
@@ -293,10 +337,15 @@ def test_mp3_of_every_rate(tmp_path, rate, channels):
     told = struct.unpack_from(">I", content, content.index(b"Xing") + 8)[0]
     knobs = SoundKnobs(sample_rate_hz=rate)
     heard = []
-    for made in (content, *(frames_told(content, frames) for frames in (told // 2, told - 1, told + 1, 2**32 - 1))):
+    for made in (
+        content,
+        *(frames_told(content, frames) for frames in (told // 2, told - 1, told + 1, 2**32 - 1)),
+    ):
         (tmp_path / "a.mp3").write_bytes(made)
         heard.append(read_wave(tmp_path / "a.mp3", knobs))
-    assert [len(wave) for wave in heard] == [20_000] + [told * (1152 if rate >= 32_000 else 576)] * 4
+    assert [len(wave) for wave in heard] == [20_000] + [
+        told * (1152 if rate >= 32_000 else 576)
+    ] * 4
     for wave in heard[1:]:
         np.testing.assert_allclose(wave[1105:21_105], heard[0], atol=1e-6)
 
@@ -305,10 +354,18 @@ def test_an_mp3_that_is_cut_or_damaged_is_refused(tmp_path):
     content = mp3()
     sizes = frame_sizes(content)
     middle = sum(sizes[:70])
-    for broken in (content[:-1], content[: sum(sizes[:-1])], content[:middle], content[: middle + 1]):
+    for broken in (
+        content[:-1],
+        content[: sum(sizes[:-1])],
+        content[:middle],
+        content[: middle + 1],
+    ):
         assert refusal(broken, tmp_path).reason == "truncated"
     assert refusal(content[sizes[0] :][:-1], tmp_path).detail.endswith("is cut")
-    for broken in (content[:middle] + b"x" + content[middle + 1 :], content[:middle] + b"junk" + content[middle:]):
+    for broken in (
+        content[:middle] + b"x" + content[middle + 1 :],
+        content[:middle] + b"junk" + content[middle:],
+    ):
         assert refusal(broken, tmp_path).detail.startswith(f"no frame at byte {middle:,}")
     gap = content[:middle] + content[sum(sizes[:71]) :]
     assert refusal(gap, tmp_path).detail == f"{len(sizes) - 2} of {len(sizes) - 1} frames"
@@ -318,10 +375,20 @@ def test_tags_and_several_mp3s_in_one_file(tmp_path):
     content = mp3()
     whole, sizes = decoded(content, tmp_path), frame_sizes(content)
     size = 2_000_000
-    id3 = b"ID3\4\0\0" + bytes(size >> shift & 127 for shift in (21, 14, 7, 0)) + b"\xff\xfb" * (size // 2)
+    id3 = (
+        b"ID3\4\0\0"
+        + bytes(size >> shift & 127 for shift in (21, 14, 7, 0))
+        + b"\xff\xfb" * (size // 2)
+    )
     ape = b"APETAGEX" + struct.pack("<IIII", 2000, 42, 0, 0) + bytes(8 + 42)
     tag = b"TAG" + bytes(125)
-    for made in (id3 + content, content + tag, content + ape + tag, content + b"junk" * 100, content + bytes(5000)):
+    for made in (
+        id3 + content,
+        content + tag,
+        content + ape + tag,
+        content + b"junk" * 100,
+        content + bytes(5000),
+    ):
         np.testing.assert_array_equal(decoded(made, tmp_path), whole)
     bare = content[sizes[0] :]
     every = decoded(bare, tmp_path)
@@ -382,7 +449,10 @@ def test_only_a_regular_file_is_opened(tmp_path):
 
 
 FILES = {
-    **{f"WAV {subtype}": encoded("WAV", subtype, 3000, 2) for subtype in (*WAV_SUBTYPES, "IMA_ADPCM", "MS_ADPCM")},
+    **{
+        f"WAV {subtype}": encoded("WAV", subtype, 3000, 2)
+        for subtype in (*WAV_SUBTYPES, "IMA_ADPCM", "MS_ADPCM")
+    },
     "WAVEX": encoded("WAVEX", "PCM_16", 3000, 2),
     "RF64": encoded("RF64", "PCM_16", 3000, 2),
     "WAV with chunks": wav(LIST, DATA, LIST),
@@ -432,10 +502,13 @@ def test_fuzz_a_cut_file_is_whole_or_refused(name, part, folder):
     which=st.sampled_from(["RIFF", "data", "both"]),
 )
 def test_fuzz_wrong_sizes_lose_no_sample(name, riff, data, which, folder):
-    content = with_sizes(FILES[name], riff if which != "data" else None, data if which != "RIFF" else None)
+    content = with_sizes(
+        FILES[name], riff if which != "data" else None, data if which != "RIFF" else None
+    )
     whole, heard = outcome(name, content, folder)
     if heard is not None:
-        np.testing.assert_array_equal(heard[: len(whole)], whole)  # chunks behind the samples may be read as such
+        # chunks behind the samples may be read as such
+        np.testing.assert_array_equal(heard[: len(whole)], whole)
 
 
 @pytest.mark.fuzz
@@ -448,7 +521,10 @@ def test_fuzz_a_wrong_total_of_flac_loses_no_sample(samples, folder):
 
 
 @pytest.mark.fuzz
-@given(name=st.sampled_from(["MP3", "MP3 at 44.1 kHz"]), frames=st.integers(0, 2**32 - 1) | st.integers(0, 100))
+@given(
+    name=st.sampled_from(["MP3", "MP3 at 44.1 kHz"]),
+    frames=st.integers(0, 2**32 - 1) | st.integers(0, 100),
+)
 def test_fuzz_a_wrong_number_of_frames_loses_no_sample(name, frames, folder):
     whole, heard = outcome(name, frames_told(FILES[name], frames), folder)
     if heard is not None and len(heard) != len(whole):

@@ -35,7 +35,9 @@ def rank(data: Path, scratch: Path, answers) -> None:
     told: list[str] = []
     columns, words = stage(open_columns(data), str(scratch), told.append)
     copied = any(line.startswith("copying") for line in told)
-    answers.put((columns.folder, words, copied, np.asarray(columns.split("train")["sample_id"]).tolist()))
+    answers.put(
+        (columns.folder, words, copied, np.asarray(columns.split("train")["sample_id"]).tolist())
+    )
 
 
 def run_ranks(data: Path, scratch: Path, number: int = 3) -> list[tuple]:
@@ -88,7 +90,9 @@ def test_other_data_get_another_copy(small_data, tmp_path):
 def test_without_a_copy_the_set_itself_is_read_and_the_reason_told(small_data, scratch, why):
     folder, words = staged(small_data, scratch)
     assert folder == small_data
-    assert words.startswith(f"WARNING: data: read from {small_data}, not from a copy in {scratch}: ")
+    assert words.startswith(
+        f"WARNING: data: read from {small_data}, not from a copy in {scratch}: "
+    )
     assert re.search(why, words), words
 
 
@@ -98,7 +102,9 @@ def test_a_file_that_does_not_have_its_hash_is_an_error_and_no_copy(small_data, 
     content = bytearray((data / "test/audio.npy").read_bytes())
     content[-3] ^= 4
     (data / "test/audio.npy").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"test/audio\.npy holds content hash .*: pack the data set again"):
+    with pytest.raises(
+        ConfigError, match=r"test/audio\.npy holds content hash .*: pack the data set again"
+    ):
         staged(data, tmp_path)
     assert [path.suffix for path in (tmp_path / f"furnace-{os.getuid()}").iterdir()] == [".lock"]
 
@@ -106,7 +112,10 @@ def test_a_file_that_does_not_have_its_hash_is_an_error_and_no_copy(small_data, 
 def mounted(folder: Path, size: str) -> bool:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    return os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    return (
+        os.geteuid() == 0
+        and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    )
 
 
 def test_where_there_is_no_room_all_ranks_read_the_set_itself(small_data, tmp_path, monkeypatch):
@@ -119,7 +128,9 @@ def test_where_there_is_no_room_all_ranks_read_the_set_itself(small_data, tmp_pa
             assert "GiB free, the data needs" in words
         # Others fill the disk meanwhile: it had room when it was asked.
         usage = shutil.disk_usage(tmp_path)
-        monkeypatch.setattr("furnace_hpc.data.loading.staging.shutil.disk_usage", lambda place: usage)
+        monkeypatch.setattr(
+            "furnace_hpc.data.loading.staging.shutil.disk_usage", lambda place: usage
+        )
         folder, words = staged(small_data, scratch)
         assert folder == small_data
         assert words.endswith("No space left on device")

@@ -16,7 +16,12 @@ from raw_sets import MOVIES, write_mmimdb, write_vocab
 from use_study import packed_movies  # noqa: F401  fixture
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.data.decode.tokenizer import MAX_IDS, TokenReader, load_tokenizer, shipped_vocabulary
+from furnace_hpc.data.decode.tokenizer import (
+    MAX_IDS,
+    TokenReader,
+    load_tokenizer,
+    shipped_vocabulary,
+)
 from furnace_hpc.data.decode.tokenizer_errors import TokenizerError, tokenizer_errors
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.runs.records.checkpoint_files import describe
@@ -32,16 +37,34 @@ AROUND: dict[str, Any] = {
         {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
     ],
     "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-    "special_tokens": {name: {"id": name, "ids": [WORDS[name]], "tokens": [name]} for name in ("[CLS]", "[SEP]")},
+    "special_tokens": {
+        name: {"id": name, "ids": [WORDS[name]], "tokens": [name]} for name in ("[CLS]", "[SEP]")
+    },
 }
 
 
 def content(**changes: Any) -> dict[str, Any]:
     """A tokenizer.json that works, with changes."""
-    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": WORDS}
+    model = {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "vocab": WORDS,
+    }
     model["max_input_chars_per_word"] = 100
-    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None}
-    whole |= {"pre_tokenizer": {"type": "Whitespace"}, "post_processor": AROUND, "decoder": None, "model": model}
+    whole = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+    }
+    whole |= {
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": AROUND,
+        "decoder": None,
+        "model": model,
+    }
     return whole | changes
 
 
@@ -95,11 +118,23 @@ def test_a_regex_that_backtracks_costs_one_text(tmp_path, capfd, part):
         (content(model=content()["model"] | {"vocab": [1]}), "cannot be read"),
         (content(model=content()["model"] | {"vocab": {"[PAD]": -1}}), "cannot be read"),
         (content(model=content()["model"] | {"vocab": WORDS | {"a": 2**40}}), "cannot be read"),
-        (content(model=content()["model"] | {"vocab": WORDS | {"z": 2**32 - 1}}), "has the id 4,294,967,295, more"),
-        (content(model=content()["model"] | {"vocab": WORDS | {"z": MAX_IDS}}), "has the id 10,000,000, more"),
-        (content(model=content()["model"] | {"vocab": {"[UNK]": 0}}, post_processor=None), r"has no \[PAD\]"),
+        (
+            content(model=content()["model"] | {"vocab": WORDS | {"z": 2**32 - 1}}),
+            "has the id 4,294,967,295, more",
+        ),
+        (
+            content(model=content()["model"] | {"vocab": WORDS | {"z": MAX_IDS}}),
+            "has the id 10,000,000, more",
+        ),
+        (
+            content(model=content()["model"] | {"vocab": {"[UNK]": 0}}, post_processor=None),
+            r"has no \[PAD\]",
+        ),
         (content(model=content()["model"] | {"vocab": {}}, post_processor=None), r"has no \[PAD\]"),
-        (content(normalizer={"type": "Replace", "pattern": {"Regex": "(a"}, "content": ""}), "cannot be read"),
+        (
+            content(normalizer={"type": "Replace", "pattern": {"Regex": "(a"}, "content": ""}),
+            "cannot be read",
+        ),
         (content(post_processor=AROUND | {"special_tokens": {}}), "cannot be (read|used)"),
     ],
 )
@@ -134,13 +169,18 @@ def test_a_pipe_in_place_of_a_tokenizer_is_not_opened(tmp_path):
 
 def test_a_vocabulary_that_is_no_text_is_one_error(tmp_path, capfd):
     (tmp_path / "vocab.txt").write_bytes(b"\xff\xfe[PAD]\n")
-    for call in (lambda: load_tokenizer(str(tmp_path), 8), lambda: shipped_vocabulary(str(tmp_path))):
+    for call in (
+        lambda: load_tokenizer(str(tmp_path), 8),
+        lambda: shipped_vocabulary(str(tmp_path)),
+    ):
         with pytest.raises(ConfigError, match=r"vocab\.txt cannot be read"):
             call()
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("settings_json", ["[" * 100_000, "3", "{}", "\x00", '{"do_lower_case": "what"}'])
+@pytest.mark.parametrize(
+    "settings_json", ["[" * 100_000, "3", "{}", "\x00", '{"do_lower_case": "what"}']
+)
 def test_broken_settings_of_a_tokenizer_mean_the_default(tmp_path, settings_json):
     folder = write_vocab(tmp_path / "vocab")
     (folder / "tokenizer_config.json").write_text(settings_json)
@@ -198,7 +238,9 @@ def test_a_closed_stderr_is_no_obstacle(tmp_path):
         f"try: reader.encode({SLOW!r})\nexcept Unusable as error: print(error.detail)\n"
         "print(reader.encode('b')[1])"
     )
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60
+    )
     assert done.stdout.splitlines()[0].startswith("the tokenizer fails on the text")
     assert done.stdout.splitlines()[1] == "3"
 
@@ -209,7 +251,10 @@ def test_a_closed_stderr_is_no_obstacle(tmp_path):
 def test_predict_loses_one_line_to_a_tokenizer(movies: Path, tmp_path: Path):
     model = shutil.copytree(movies / "model", tmp_path / "model")
     tokenizer = json.loads((model / "tokenizer.json").read_text())
-    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [tokenizer["normalizer"], BACKTRACKS]}
+    tokenizer["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [tokenizer["normalizer"], BACKTRACKS],
+    }
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     told = json.loads((model / "config.json").read_text())
     told["files"]["tokenizer.json"] = describe(model / "tokenizer.json")
@@ -233,7 +278,9 @@ def test_predict_loses_one_line_to_a_tokenizer(movies: Path, tmp_path: Path):
     assert len(answered[1]["error"]) < 400
     assert "panicked" not in done.stderr
     assert "Traceback" not in done.stderr
-    one = subprocess.run([*command[:5], "--text", SLOW], capture_output=True, text=True, timeout=120)
+    one = subprocess.run(
+        [*command[:5], "--text", SLOW], capture_output=True, text=True, timeout=120
+    )
     assert (one.returncode, one.stdout) == (2, "")
     assert one.stderr.startswith("error: text is 'aaa")
     assert one.stderr.count("\n") == 1
@@ -245,13 +292,36 @@ def test_pack_loses_one_plot_to_a_tokenizer(tmp_path: Path):
     plot.write_text(json.dumps(json.loads(plot.read_text()) | {"plot": [SLOW]}))
     words = (write_vocab(tmp_path / "plain") / "vocab.txt").read_text().split("\n")
     vocab = {word: number for number, word in enumerate(filter(None, words))}
-    folder = write(tmp_path / "vocab", content(model=content()["model"] | {"vocab": vocab}, normalizer=BACKTRACKS))
-    command = [sys.executable, "-m", "furnace_hpc.pack", "mmimdb", "--source", str(raw), "--out", str(tmp_path / "out")]
-    command += ["--tokenizer", folder, "--image-size", "32", "--workers", "1", "--max-refused", "0.5"]
+    folder = write(
+        tmp_path / "vocab",
+        content(model=content()["model"] | {"vocab": vocab}, normalizer=BACKTRACKS),
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "furnace_hpc.pack",
+        "mmimdb",
+        "--source",
+        str(raw),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    command += [
+        "--tokenizer",
+        folder,
+        "--image-size",
+        "32",
+        "--workers",
+        "1",
+        "--max-refused",
+        "0.5",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert "panicked" not in done.stdout + done.stderr
-    refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
+    refused = [
+        json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()
+    ]
     [lost] = [line for line in refused if line["sample"] == MOVIES[0]]
     assert (lost["modality"], lost["reason"], lost["kept"]) == ("text", "unreadable", True)
     assert "the tokenizer fails on the text" in lost["detail"]
@@ -261,13 +331,44 @@ def test_pack_loses_one_plot_to_a_tokenizer(tmp_path: Path):
 
 LEAVES = st.none() | st.booleans() | st.integers(-5, 2**33) | st.floats() | st.text(max_size=8)
 ANY = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner), max_leaves=6
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
 )
 PATTERNS = st.sampled_from(
-    ["(a+)+$", "(a|a)*b", "(?=a)*", "\\", "[", "", "(a", "a{1000}{1000}", "(?<n>a)\\k<n>", "\\p{L}+"]
+    [
+        "(a+)+$",
+        "(a|a)*b",
+        "(?=a)*",
+        "\\",
+        "[",
+        "",
+        "(a",
+        "a{1000}{1000}",
+        "(?<n>a)\\k<n>",
+        "\\p{L}+",
+    ]
 )
-MODELS = ["WordPiece", "BPE", "Unigram", "WordLevel", "Whitespace", "ByteLevel", "Metaspace", "BertNormalizer"]
-STEPS = ["Replace", "Split", "Sequence", "Prepend", "Strip", "BertProcessing", "RobertaProcessing", "Precompiled"]
+MODELS = [
+    "WordPiece",
+    "BPE",
+    "Unigram",
+    "WordLevel",
+    "Whitespace",
+    "ByteLevel",
+    "Metaspace",
+    "BertNormalizer",
+]
+STEPS = [
+    "Replace",
+    "Split",
+    "Sequence",
+    "Prepend",
+    "Strip",
+    "BertProcessing",
+    "RobertaProcessing",
+    "Precompiled",
+]
 TYPES = st.sampled_from(MODELS + STEPS)
 
 
@@ -277,20 +378,39 @@ def tokenizer_files(draw: st.DrawFn) -> bytes:
     whole = content()
     for _ in range(draw(st.integers(0, 3))):
         part = draw(
-            st.sampled_from(["normalizer", "pre_tokenizer", "post_processor", "added_tokens", "truncation", "model"])
+            st.sampled_from(
+                [
+                    "normalizer",
+                    "pre_tokenizer",
+                    "post_processor",
+                    "added_tokens",
+                    "truncation",
+                    "model",
+                ]
+            )
         )
-        kind = {"type": draw(TYPES), "pattern": {"Regex": draw(PATTERNS)}, "content": draw(st.text(max_size=3))}
+        kind = {
+            "type": draw(TYPES),
+            "pattern": {"Regex": draw(PATTERNS)},
+            "content": draw(st.text(max_size=3)),
+        }
         kind |= {"behavior": "Isolated", "invert": draw(st.booleans())}
         match draw(st.integers(0, 3)):
             case 0:
                 whole[part] = draw(ANY)
             case 1:
-                whole[part] = kind | draw(st.dictionaries(st.sampled_from(["prepend", "vocab", "length", "sep"]), ANY))
+                whole[part] = kind | draw(
+                    st.dictionaries(st.sampled_from(["prepend", "vocab", "length", "sep"]), ANY)
+                )
             case 2 if isinstance(whole[part], dict):
-                whole[part] = whole[part] | {draw(st.sampled_from(sorted(whole[part]) or ["type"])): draw(ANY)}
+                whole[part] = whole[part] | {
+                    draw(st.sampled_from(sorted(whole[part]) or ["type"])): draw(ANY)
+                }
             case _:
                 vocab = draw(
-                    st.dictionaries(st.sampled_from([*WORDS, "##a", "", "\U0001f600"]), st.integers(-1, 2**32))
+                    st.dictionaries(
+                        st.sampled_from([*WORDS, "##a", "", "\U0001f600"]), st.integers(-1, 2**32)
+                    )
                 )
                 whole["model"] = content()["model"] | {"vocab": vocab}
     text = json.dumps(whole).encode()
@@ -301,8 +421,11 @@ def tokenizer_files(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.fuzz
-@settings(max_examples=max(20, settings().max_examples // 10))  # a panic writes a stack of 100 lines
-@given(data=tokenizer_files(), text=st.text(max_size=40) | st.just(SLOW), max_tokens=st.integers(1, 12))
+# a panic writes a stack of 100 lines
+@settings(max_examples=max(20, settings().max_examples // 10))
+@given(
+    data=tokenizer_files(), text=st.text(max_size=40) | st.just(SLOW), max_tokens=st.integers(1, 12)
+)
 def test_any_tokenizer_file_gives_tokens_or_one_error(tmp_path_factory, data, text, max_tokens):
     folder = tmp_path_factory.mktemp("tokenizer")
     (folder / "tokenizer.json").write_bytes(data)

@@ -30,12 +30,18 @@ def xor_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
     folder = tmp_path_factory.mktemp("xor") / "xor"
-    pack(TriDigitsKnobs(variant="xor", train=800, val=20, test=400), folder, lambda what, done, total: None)
+    pack(
+        TriDigitsKnobs(variant="xor", train=800, val=20, test=400),
+        folder,
+        lambda what, done, total: None,
+    )
     return folder
 
 
 def reader_of(data: Path, split: str) -> BatchReader:
-    return BatchReader(open_columns(data), split, NAMES, tuple(t.name for t in TASKS), torch.device("cpu"))
+    return BatchReader(
+        open_columns(data), split, NAMES, tuple(t.name for t in TASKS), torch.device("cpu")
+    )
 
 
 def rolled(batch: Batch) -> Batch:
@@ -47,7 +53,9 @@ def accuracy(data: Path, misaligned: bool = False, **changes: Any) -> dict[str, 
     """Accuracy of each task on the test split after a short training with auxiliary heads for both digits."""
     torch.manual_seed(0)
     config = ModelConfig(modalities=NAMES, width=32, feedforward=64, dropout=0.0, **changes)
-    model = FusionModel(config, InputShapes.of(open_columns(data).manifest), {task.name: 2 for task in TASKS})
+    model = FusionModel(
+        config, InputShapes.of(open_columns(data).manifest), {task.name: 2 for task in TASKS}
+    )
     optimizer, train = torch.optim.AdamW(model.parameters(), lr=3e-3), reader_of(data, "train")
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, STEPS)
     for step in range(STEPS):
@@ -62,7 +70,10 @@ def accuracy(data: Path, misaligned: bool = False, **changes: Any) -> dict[str, 
     batch = rolled(batch) if misaligned else batch
     with torch.no_grad():
         logits = model.eval()(batch.inputs, batch.lengths, batch.present_BM)["logits"]
-    return {name: (part.argmax(1) == batch.labels[name]).float().mean().item() for name, part in logits.items()}
+    return {
+        name: (part.argmax(1) == batch.labels[name]).float().mean().item()
+        for name, part in logits.items()
+    }
 
 
 @pytest.mark.parametrize("fusion", ["concat", "gated", "low_rank", "cross_attention", "bottleneck"])
@@ -73,7 +84,8 @@ def test_a_fusion_in_which_modalities_meet_learns_what_none_of_them_says_alone(f
 
 def test_a_sum_of_what_each_modality_says_does_not(xor_data):
     reached = accuracy(xor_data, fusion="bottleneck", fusion_layers=0)
-    assert reached["image_digit"] > 0.9 < reached["audio_digit"]  # it has seen and heard well enough
+    # it has seen and heard well enough
+    assert reached["image_digit"] > 0.9 < reached["audio_digit"]
     assert reached["xor"] < 0.62
 
 

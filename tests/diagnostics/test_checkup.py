@@ -82,7 +82,9 @@ def test_a_runs_root_that_others_can_write_fails_with_the_mend(tmp_path):
     assert (check.level, check.hint) == ("fail", f"chmod go-w {tmp_path}")
     new = disk.check_permissions(tmp_path / "new", tmp_path)
     assert new.level == "fail"
-    assert new.found.startswith(f"{tmp_path} may be written by its group (mode 0775) and is not sticky")
+    assert new.found.startswith(
+        f"{tmp_path} may be written by its group (mode 0775) and is not sticky"
+    )
     assert f"chmod +t {tmp_path}, or chmod go-w {tmp_path}" in new.hint
     tmp_path.chmod(0o755)
     assert disk.check_permissions(tmp_path / "new", tmp_path).level == "ok"
@@ -96,7 +98,9 @@ def test_doctor_finds_a_project_folder_that_the_group_can_write(tmp_path):
     runs.parent.chmod(0o2775)
     check = disk.check_permissions(runs, runs)
     assert check.level == "fail"
-    assert check.found.startswith(f"{runs.parent} may be written by its group (mode 2775) and is not sticky")
+    assert check.found.startswith(
+        f"{runs.parent} may be written by its group (mode 2775) and is not sticky"
+    )
     subprocess.run(["chmod", "+t", runs.parent], check=True)
     assert disk.check_permissions(runs, runs).found == f"{runs} can be written by you alone"
 
@@ -117,7 +121,9 @@ def test_grids_in_which_others_can_put_what_is_executed_fail_with_one_mend(tmp_p
     assert disk.check_permissions(root, root).found == f"{root} can be written by you alone"
     (root / "study").chmod(0o770)
     monkeypatch.setenv(GROUP_ACCESS, "1")
-    assert disk.check_permissions(root, root).found == f"{root} can be written by you and your group"
+    assert (
+        disk.check_permissions(root, root).found == f"{root} can be written by you and your group"
+    )
 
 
 def test_the_disk_is_written_and_left_as_it_was(tmp_path):
@@ -141,7 +147,9 @@ def test_an_empty_offline_cache_and_an_open_token_are_told(tmp_path, monkeypatch
     assert [check.level for check in this_machine.hub_cache()] == ["warn", "warn"]
     (tmp_path / "hub" / "models--google--bert").mkdir(parents=True)
     (tmp_path / "token").chmod(0o600)
-    assert [(check.level, "google/bert" in check.found) for check in this_machine.hub_cache()] == [("ok", True)]
+    assert [(check.level, "google/bert" in check.found) for check in this_machine.hub_cache()] == [
+        ("ok", True)
+    ]
 
 
 CHILD = {
@@ -153,7 +161,14 @@ CHILD = {
     "deepspeed": "0.19.8",
     "all_reduce": [],
 }
-H100 = {"index": 0, "name": "NVIDIA H100 80GB HBM3", "free_gib": 78.0, "total_gib": 79.0, "bf16": True, "gb_s": 2900.0}
+H100 = {
+    "index": 0,
+    "name": "NVIDIA H100 80GB HBM3",
+    "free_gib": 78.0,
+    "total_gib": 79.0,
+    "bf16": True,
+    "gb_s": 2900.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -161,11 +176,19 @@ H100 = {"index": 0, "name": "NVIDIA H100 80GB HBM3", "free_gib": 78.0, "total_gi
     [
         ({"deepspeed": "!ImportError: no"}, "DeepSpeed starts", "fail"),
         (
-            {"all_reduce": [{"backend": "gloo", "ranks": 2, "error": "Connection refused", "gb_s": 0.0}]},
+            {
+                "all_reduce": [
+                    {"backend": "gloo", "ranks": 2, "error": "Connection refused", "gb_s": 0.0}
+                ]
+            },
             "gloo all-reduce",
             "fail",
         ),
-        ({"all_reduce": [{"backend": "gloo", "ranks": 2, "error": "", "gb_s": 1.0}]}, "gloo all-reduce", "ok"),
+        (
+            {"all_reduce": [{"backend": "gloo", "ranks": 2, "error": "", "gb_s": 1.0}]},
+            "gloo all-reduce",
+            "ok",
+        ),
         ({"gpus": [H100]}, "GPU 0", "ok"),
         ({"gpus": [H100 | {"gb_s": 900.0}]}, "GPU 0", "warn"),
         ({"gpus": [H100 | {"bf16": False}]}, "bf16", "warn"),
@@ -173,7 +196,9 @@ H100 = {"index": 0, "name": "NVIDIA H100 80GB HBM3", "free_gib": 78.0, "total_gi
     ],
 )
 def test_what_the_child_with_torch_says_is_judged(changes, line, level):
-    found = device.judge(CHILD | {"cuda": "13.0", "driver": "580.1", "nccl": "2.28.1"} | changes, has_driver=True)
+    found = device.judge(
+        CHILD | {"cuda": "13.0", "driver": "580.1", "nccl": "2.28.1"} | changes, has_driver=True
+    )
     assert {check.name: check.level for check in found}[line] == level
 
 
@@ -246,7 +271,10 @@ def test_a_root_that_one_may_not_make_fails_and_costs_no_page(tmp_path):
 
 
 def test_what_others_have_named_moves_no_cursor_on_the_page():
-    text = page([Section("Disk", (Check("file system", "ok", "nfs at /\x1b]0;x\x07y", "ask\x9b2J"),))], colour=False)
+    text = page(
+        [Section("Disk", (Check("file system", "ok", "nfs at /\x1b]0;x\x07y", "ask\x9b2J"),))],
+        colour=False,
+    )
     assert "\\x1b]0;x\\x07y" in text
     assert text.replace("\n", "").isprintable()
 
@@ -266,7 +294,10 @@ def test_the_page_is_80_columns_wide_and_json_comes_back():
 @pytest.mark.parametrize(
     ("stderr", "level"),
     [
-        ("srun: error: Unable to allocate resources: Immediate execution impossible, insufficient resources", "warn"),
+        (
+            "srun: error: Unable to allocate resources: Immediate execution impossible, insufficient resources",
+            "warn",
+        ),
         ("srun: job 3 queued and waiting for resources\nbash: python: No such file", "fail"),
     ],
 )
@@ -278,12 +309,24 @@ def test_a_job_that_says_nothing_is_told(monkeypatch, stderr, level):
 
 
 def test_the_job_asks_as_the_profile_says():
-    wide = PROFILE.model_copy(update={"setup": ("module load x",), "account": "lab", "gpu_flag": "gres"})
+    wide = PROFILE.model_copy(
+        update={"setup": ("module load x",), "account": "lab", "gpu_flag": "gres"}
+    )
     command = node.srun_command(wide, Path("/r"))
     assert "-P" in command  # a torch.py in the working directory is not the node's torch
-    assert {"--partition=a100", "--account=lab", "--gres=gpu:a100:1", "--time=5", "--immediate=60"} <= set(command)
+    assert {
+        "--partition=a100",
+        "--account=lab",
+        "--gres=gpu:a100:1",
+        "--time=5",
+        "--immediate=60",
+    } <= set(command)
     assert "module load x" in command[command.index("-c") + 1]
-    assert not [part for part in node.srun_command(None, Path("/r")) if part.startswith(("--gres", "--gpus"))]
+    assert not [
+        part
+        for part in node.srun_command(None, Path("/r"))
+        if part.startswith(("--gres", "--gpus"))
+    ]
 
 
 def test_on_a_machine_without_slurm(tmp_path):
@@ -291,15 +334,32 @@ def test_on_a_machine_without_slurm(tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "python3").symlink_to(sys.executable)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")} | {
-        "PATH": str(tools)
-    }
-    command = [sys.executable, "-m", "furnace_hpc.doctor", "--json", "--write-profile", "here", "--runs-root", "runs"]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("SLURM")
+    } | {"PATH": str(tools)}
+    command = [
+        sys.executable,
+        "-m",
+        "furnace_hpc.doctor",
+        "--json",
+        "--write-profile",
+        "here",
+        "--runs-root",
+        "runs",
+    ]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = {c["name"]: c for section in json.loads(done.stdout)["sections"] for c in section["checks"]}
+    found = {
+        c["name"]: c for section in json.loads(done.stdout)["sections"] for c in section["checks"]
+    }
     assert found["gloo all-reduce"]["level"] == "ok"
     assert re.match(r"right, 2 processes, \d+\.\d+ GB/s", found["gloo all-reduce"]["found"])
     assert found["sbatch"]["found"] == "not on PATH: runs wait in a queue on this machine"

@@ -29,9 +29,17 @@ def config(**changes: str) -> dict[str, str]:
 
 
 def facts(nodes: str = "", **changes) -> SlurmFacts:
-    partitions = read_partitions((OUTPUTS / "partition.txt").read_text(), nodes or (OUTPUTS / "nodes.txt").read_text())
+    partitions = read_partitions(
+        (OUTPUTS / "partition.txt").read_text(), nodes or (OUTPUTS / "nodes.txt").read_text()
+    )
     known = SlurmFacts(
-        (22, 5), config(), partitions, (Association("lab", None),), None, False, {"gpus_per_node": "", "gres": ""}
+        (22, 5),
+        config(),
+        partitions,
+        (Association("lab", None),),
+        None,
+        False,
+        {"gpus_per_node": "", "gres": ""},
     )
     return replace(known, **changes)
 
@@ -42,7 +50,12 @@ def lines(found: SlurmFacts, profile: ClusterProfile | None = None) -> dict[str,
 
 
 PROFILE = ClusterProfile(
-    name="c", executor="slurm", partition="a100", processes_per_node=4, gpu_type="a100", cpus_per_task=16
+    name="c",
+    executor="slurm",
+    partition="a100",
+    processes_per_node=4,
+    gpu_type="a100",
+    cpus_per_task=16,
 )
 
 
@@ -50,7 +63,13 @@ def test_real_outputs_are_read():
     names = {p.name: p for p in facts().partitions}
     assert list(names) == ["a100", "preempt", "debug", "closed"]
     a100 = names["a100"]
-    assert (a100.is_default, a100.is_up, a100.max_min, a100.nodes, a100.usable) == (True, True, 7 * 24 * 60, 4, 4)
+    assert (a100.is_default, a100.is_up, a100.max_min, a100.nodes, a100.usable) == (
+        True,
+        True,
+        7 * 24 * 60,
+        4,
+        4,
+    )
     assert (a100.cpus, a100.memory_mb, a100.gpus, a100.gpu_type) == (64, 500000, 4, "a100")
     assert (names["preempt"].grace_s, names["preempt"].preempt_mode) == (5, "REQUEUE")
     assert not names["closed"].is_up
@@ -76,7 +95,12 @@ def test_gpus_of_a_node(gres, expected):
 
 
 def test_time_limits_are_minutes():
-    assert [minutes(t) for t in ("00:05:00", "7-00:00:00", "1-12:30:00", "UNLIMITED")] == [5, 10080, 2190, None]
+    assert [minutes(t) for t in ("00:05:00", "7-00:00:00", "1-12:30:00", "UNLIMITED")] == [
+        5,
+        10080,
+        2190,
+        None,
+    ]
 
 
 def test_the_real_cluster_has_no_failure():
@@ -87,7 +111,10 @@ def test_the_real_cluster_has_no_failure():
         "ProctrackType",
         "TaskPlugin",
     }
-    assert found["partition a100"].found == "4 of 4 nodes usable: 64 cores, 488 GiB, 4 x a100 each, at most 7 days"
+    assert (
+        found["partition a100"].found
+        == "4 of 4 nodes usable: 64 cores, 488 GiB, 4 x a100 each, at most 7 days"
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +127,12 @@ def test_the_real_cluster_has_no_failure():
         ({"KillWait": "30 sec"}, "KillWait", "ok", "30 sec"),
         ({"ProctrackType": "proctrack/cgroup"}, "ProctrackType", "ok", "cgroup"),
         ({"TaskPlugin": "task/cgroup,task/affinity"}, "TaskPlugin", "ok", "affinity"),
-        ({"AccountingStoreFlags": "job_env,job_script"}, "privacy", "warn", "every job's env and script"),
+        (
+            {"AccountingStoreFlags": "job_env,job_script"},
+            "privacy",
+            "warn",
+            "every job's env and script",
+        ),
         ({"PreemptType": "preempt/none"}, "preemption", "ok", "off"),
     ],
 )
@@ -114,8 +146,16 @@ def test_a_planted_setting_is_told(changes, line, level, says):
     ("settings", "part", "levels"),
     [
         ({}, {}, {"preemption": "ok", "GraceTime": "ok", "preemption signal": "ok"}),
-        ({"SlurmctldParameters": "(null)"}, {}, {"preemption": "ok", "GraceTime": "ok", "preemption signal": "warn"}),
-        ({"SlurmctldParameters": "", "PreemptParameters": "send_user_signal"}, {}, {"preemption signal": "ok"}),
+        (
+            {"SlurmctldParameters": "(null)"},
+            {},
+            {"preemption": "ok", "GraceTime": "ok", "preemption signal": "warn"},
+        ),
+        (
+            {"SlurmctldParameters": "", "PreemptParameters": "send_user_signal"},
+            {},
+            {"preemption signal": "ok"},
+        ),
         ({}, {"grace_s": 0}, {"GraceTime": "warn"}),
         ({}, {"preempt_mode": "CANCEL"}, {"preemption": "warn"}),
         ({}, {"preempt_mode": "SUSPEND"}, {"preemption": "warn"}),
@@ -125,14 +165,20 @@ def test_a_planted_setting_is_told(changes, line, level, says):
 def test_how_a_run_is_preempted(settings, part, levels):
     known = facts(config=config(**settings))
     parts = tuple(replace(p, **part) if p.name == "preempt" else p for p in known.partitions)
-    found = lines(replace(known, partitions=parts), PROFILE.model_copy(update={"partition": "preempt"}))
+    found = lines(
+        replace(known, partitions=parts), PROFILE.model_copy(update={"partition": "preempt"})
+    )
     assert {name: found[name].level for name in levels} == levels
 
 
 @pytest.mark.parametrize(
     ("update", "line", "says"),
     [
-        ({"partition": "gone"}, "partition", "'gone' is not there; there are a100, preempt, debug, closed"),
+        (
+            {"partition": "gone"},
+            "partition",
+            "'gone' is not there; there are a100, preempt, debug, closed",
+        ),
         ({"partition": "closed"}, "partition closed", "State is not UP"),
         ({"nodes": 5}, "what a run asks", "nodes 5, there are 4"),
         ({"gpus_per_node": 5}, "what a run asks", "gpus_per_node 5, a node has 4"),
@@ -162,7 +208,9 @@ def test_a_partition_without_a_usable_node_fails():
     assert lines(facts(text))["partition a100"].level == "fail"
     assert (
         "3 of 4 nodes usable"
-        in lines(facts(text.replace("|drained|", "|down*|", 4).replace("drained", "mixed")))["partition a100"].found
+        in lines(facts(text.replace("|drained|", "|down*|", 4).replace("drained", "mixed")))[
+            "partition a100"
+        ].found
     )
 
 
@@ -170,8 +218,17 @@ def test_a_profile_is_written_once_and_is_the_clusters(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_profile("mine", facts(), None, replace=False)
     profile = load_profile("mine")
-    assert (profile.cluster_name, profile.partition, profile.account) == ("devcluster", "a100", "lab")
-    assert (profile.processes_per_node, profile.gpus_per_node, profile.gpu_type, profile.cpus_per_task) == (
+    assert (profile.cluster_name, profile.partition, profile.account) == (
+        "devcluster",
+        "a100",
+        "lab",
+    )
+    assert (
+        profile.processes_per_node,
+        profile.gpus_per_node,
+        profile.gpu_type,
+        profile.cpus_per_task,
+    ) == (
         4,
         4,
         "a100",

@@ -20,22 +20,44 @@ INTERVAL = 10
 WARNED = Disturbance("told", "TERM", True, signal_rank(0, signal.SIGTERM))
 KILLED = Disturbance("killed", "KILL", False, signal_rank(0, signal.SIGKILL))
 RESULT: dict[str, Any] = dict.fromkeys(
-    ("steps", "selected_step", "num_parameters", "world_size", "num_threads", "attempts", "seed", "zero_stage"), 40
+    (
+        "steps",
+        "selected_step",
+        "num_parameters",
+        "world_size",
+        "num_threads",
+        "attempts",
+        "seed",
+        "zero_stage",
+    ),
+    40,
 ) | dict.fromkeys(("train_s", "wall_s", "samples_per_s", "peak_memory_gib"), 1.0)
-RESULT |= dict.fromkeys(("run_id", "variant", "device", "precision", "data_fingerprint", "code_hash"), "x")
+RESULT |= dict.fromkeys(
+    ("run_id", "variant", "device", "precision", "data_fingerprint", "code_hash"), "x"
+)
 
 
-def run(path: Path, *attempts: tuple[int, int], sha256: str = "same", other_from: int = 99) -> RunFolder:
+def run(
+    path: Path, *attempts: tuple[int, int], sha256: str = "same", other_from: int = 99
+) -> RunFolder:
     """A finished run whose attempts trained from the one step to the other, a second a step."""
     folder, now_s = RunFolder(path), 0.0
     for number, (first, last) in enumerate(attempts, 1):
-        write_json(folder.attempt(number), {"attempt": number, "reason": "stopped", "end_unix_s": 1.0})
+        write_json(
+            folder.attempt(number), {"attempt": number, "reason": "stopped", "end_unix_s": 1.0}
+        )
         lines = []
         for step in range(first, last + 1):
             now_s += 1
             loss = 1 / step + (step >= other_from)
             lines.append(
-                {"step": step, "kind": "train", "train/loss": loss, "time_unix_s": now_s, "step_time_s": now_s}
+                {
+                    "step": step,
+                    "kind": "train",
+                    "train/loss": loss,
+                    "time_unix_s": now_s,
+                    "step_time_s": now_s,
+                }
             )
         folder.metrics(number).parent.mkdir(exist_ok=True)
         folder.metrics(number).write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -56,13 +78,20 @@ def outcome(disturbed: RunFolder, calm: RunFolder, way: Disturbance, problem: st
 
 def test_nothing_lost(tmp_path: Path, calm: RunFolder):
     found = outcome(run(tmp_path / "a", (1, 14), (15, 40)), calm, WARNED)
-    assert (found.lost_steps, found.back_s, found.problem, found.is_good(INTERVAL)) == (0, 6.0, "", True)
+    assert (found.lost_steps, found.back_s, found.problem, found.is_good(INTERVAL)) == (
+        0,
+        6.0,
+        "",
+        True,
+    )
 
 
 def test_what_may_be_lost_depends_on_the_warning(tmp_path: Path, calm: RunFolder):
     disturbed = run(tmp_path / "a", (1, 14), (11, 40))
     assert outcome(disturbed, calm, KILLED).lost_steps == 4
-    assert outcome(disturbed, calm, KILLED).back_s == 10.0, "it is back at the first step that is new"
+    assert outcome(disturbed, calm, KILLED).back_s == 10.0, (
+        "it is back at the first step that is new"
+    )
     assert outcome(disturbed, calm, KILLED).is_good(INTERVAL)
     assert not outcome(disturbed, calm, WARNED).is_good(INTERVAL)
     assert "LOST" in outcome(disturbed, calm, WARNED).cells(INTERVAL)
@@ -77,14 +106,19 @@ def test_another_result_is_told(tmp_path: Path, calm: RunFolder):
     found = outcome(run(tmp_path / "a", (1, 14), (15, 40), sha256="other"), calm, WARNED)
     assert found.problem == "parameters differ: other, undisturbed same"
     found = outcome(run(tmp_path / "b", (1, 14), (15, 40), other_from=20), calm, WARNED)
-    assert (found.problem, found.is_good(INTERVAL)) == ("the loss curve differs from step 20 on", False)
+    assert (found.problem, found.is_good(INTERVAL)) == (
+        "the loss curve differs from step 20 on",
+        False,
+    )
 
 
 def test_a_disturbance_that_did_not_happen_proves_nothing(tmp_path: Path, calm: RunFolder):
     found = outcome(run(tmp_path / "a", (1, 40)), calm, WARNED)
     assert "over before the disturbance came" in found.problem
     assert not found.is_good(INTERVAL)
-    found = outcome(run(tmp_path / "b", (1, 14), (15, 40)), calm, WARNED, "it could not be done: srun says no")
+    found = outcome(
+        run(tmp_path / "b", (1, 14), (15, 40)), calm, WARNED, "it could not be done: srun says no"
+    )
     assert not found.is_good(INTERVAL)
 
 
@@ -101,14 +135,19 @@ def test_names_are_those_of_the_executor(tmp_path: Path):
 @pytest.mark.distributed
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("only", "ended", "start"), [("rank_killed", "killed", ""), ("interrupted", "stopped", "trap '' INT;")]
+    ("only", "ended", "start"),
+    [("rank_killed", "killed", ""), ("interrupted", "stopped", "trap '' INT;")],
 )
 def test_a_real_one(tmp_path: Path, small_root: Path, only: str, ended: str, start: str):
     """With SIGINT ignored, as nohup in a script starts it, Ctrl-C reaches `submit` all the same."""
     words = ["--cluster", "local", "--data-root", str(small_root), "--only", only, "--steps", "120"]
     drill = shlex.join([sys.executable, "-m", "furnace_hpc.drill", *words])
     done = subprocess.run(
-        ["bash", "-c", f"{start} exec {drill}"], cwd=tmp_path, capture_output=True, text=True, timeout=380
+        ["bash", "-c", f"{start} exec {drill}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=380,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"^{only} +2 +{ended} ", done.stdout, re.MULTILINE), done.stdout

@@ -10,7 +10,13 @@ from furnace_hpc.engine.checkpoint.loader import TAG, check_is_newest
 from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records import checkpoint_files
-from furnace_hpc.runs.records.checkpoint_files import complete, describe, newest_step, note_saved, prune
+from furnace_hpc.runs.records.checkpoint_files import (
+    complete,
+    describe,
+    newest_step,
+    note_saved,
+    prune,
+)
 
 
 def saved(folder: RunFolder, *steps: int, best: int = 0) -> RunFolder:
@@ -55,7 +61,9 @@ def test_the_newest_undamaged_one_is_taken(tmp_path: Path):
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-10"]
 
 
-def test_from_before_its_best_step_a_run_comes_to_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_from_before_its_best_step_a_run_comes_to_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     folder = saved(RunFolder(tmp_path), 10, 20, 30, best=20)
     assert newest_step(folder, needs_best=True) == 30
     flip_a_byte(folder, 20)
@@ -70,7 +78,9 @@ def test_from_before_its_best_step_a_run_comes_to_it_again(tmp_path: Path, capsy
 def test_saved_and_not_there_any_more_is_an_error_and_no_first_start(tmp_path: Path):
     folder = saved(RunFolder(tmp_path), 10, 20)
     shutil.rmtree(folder.checkpoints)
-    with pytest.raises(RuntimeError, match="2 checkpoints were saved .* and none is in .*: put sound ones back, or"):
+    with pytest.raises(
+        RuntimeError, match="2 checkpoints were saved .* and none is in .*: put sound ones back, or"
+    ):
         newest_step(folder)
 
 
@@ -83,7 +93,9 @@ def test_none_at_all_is_a_first_start_and_all_damaged_is_an_error(tmp_path: Path
         newest_step(folder)
 
 
-def test_pruning_keeps_the_newest_the_best_and_what_is_later_than_the_one_just_saved(tmp_path: Path):
+def test_pruning_keeps_the_newest_the_best_and_what_is_later_than_the_one_just_saved(
+    tmp_path: Path,
+):
     folder = saved(RunFolder(tmp_path), 10, 20, 30, 40)
     prune(folder, saved=40, keep=2, also={10})
     assert steps(folder) == [10, 30, 40]
@@ -111,7 +123,10 @@ def test_what_a_killed_save_has_left_is_removed_when_a_later_one_is_safe(tmp_pat
     (folder.checkpoints / "step-20.tmp-abc" / TAG).mkdir(parents=True)
     assert newest_step(folder) == 10
     prune(folder, saved=10, keep=1, also=set())  # step 20 may be written at this moment
-    assert [path.name for path in sorted(folder.checkpoints.iterdir())] == ["step-10", "step-20.tmp-abc"]
+    assert [path.name for path in sorted(folder.checkpoints.iterdir())] == [
+        "step-10",
+        "step-20.tmp-abc",
+    ]
     prune(saved(folder, 20), saved=20, keep=1, also=set())
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-20"]
 
@@ -124,9 +139,14 @@ def test_a_replaced_attempt_writes_nothing_more(tmp_path: Path):
         check_is_newest(RunFolder(tmp_path), 1)
 
 
-def test_what_cannot_be_read_for_a_moment_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_cannot_be_read_for_a_moment_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = saved(RunFolder(tmp_path), 10, 20)
-    failures = [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale file handle")]
+    failures = [
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+    ]
     monkeypatch.setattr(checkpoint_files, "READ_PAUSES_S", (0.01, 0.01))
 
     def unsteady(path: Path) -> list[object]:

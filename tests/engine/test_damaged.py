@@ -20,11 +20,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> dict[str, Any]:
-    return {answer["damage"]: answer for answer in run_phases(folder, "damaged_work", [(2, CASES)])[1:]}
+    return {
+        answer["damage"]: answer for answer in run_phases(folder, "damaged_work", [(2, CASES)])[1:]
+    }
 
 
 @pytest.mark.parametrize("damage", ALL)
-def test_the_newest_good_one_is_loaded_and_the_damaged_one_is_set_aside(answers: dict[str, Any], damage: str):
+def test_the_newest_good_one_is_loaded_and_the_damaged_one_is_set_aside(
+    answers: dict[str, Any], damage: str
+):
     answer = answers[damage]
     assert answer["state"] == {"step": GOOD}
     assert answer["is"] == [GOOD], "parameters, moments and buffers, bit for bit"

@@ -12,7 +12,9 @@ from furnace_hpc.engine.devices import RankPlacement, choose_device, problems
 CPU = torch.device("cpu")
 
 
-def place(rank: int, gpu: str = "", cores: str = "0123", threads: int = 1, host: str = "node1") -> RankPlacement:
+def place(
+    rank: int, gpu: str = "", cores: str = "0123", threads: int = 1, host: str = "node1"
+) -> RankPlacement:
     return RankPlacement(rank, host, gpu, frozenset(map(int, cores)), threads)
 
 
@@ -35,7 +37,9 @@ def test_ranks_that_are_not_in_each_others_way_are_fine(case):
 def test_two_ranks_on_one_gpu_are_named_with_it():
     places = [place(0, "GPU-a"), place(1, "GPU-b"), place(2, "GPU-b"), place(3, "GPU-b")]
     wrong, crowded = problems(places)
-    assert wrong.startswith("ranks 1 and 2 on node1 have one GPU (GPU-b): ask for as many GPUs per node as ")
+    assert wrong.startswith(
+        "ranks 1 and 2 on node1 have one GPU (GPU-b): ask for as many GPUs per node as "
+    )
     assert "CUDA_VISIBLE_DEVICES" in wrong
     assert crowded == ""
 
@@ -46,12 +50,16 @@ def test_ranks_on_one_gpu_are_found_on_any_host_in_any_order():
     assert wrong.startswith("ranks 2 and 3 on node2 have one GPU (GPU-a)")
 
 
-@pytest.mark.parametrize(("cores", "threads", "wanted"), [("0", 1, 3), ("01", 1, 3), ("0123", 2, 6)])
+@pytest.mark.parametrize(
+    ("cores", "threads", "wanted"), [("0", 1, 3), ("01", 1, 3), ("0123", 2, 6)]
+)
 def test_ranks_that_all_share_too_few_cores_are_told(cores, threads, wanted):
     wrong, crowded = problems([place(rank, f"GPU-{rank}", cores, threads) for rank in range(3)])
     assert wrong == ""
     numbers = [int(core) for core in cores]
-    assert crowded.startswith(f"all 3 ranks on node1 share the cores {numbers}, and want {wanted}: ")
+    assert crowded.startswith(
+        f"all 3 ranks on node1 share the cores {numbers}, and want {wanted}: "
+    )
     assert crowded.endswith("set cpus_per_task in the profile")
 
 
@@ -85,7 +93,9 @@ def test_gpus_that_torch_cannot_use_are_refused_by_name(monkeypatch, visible):
     with pytest.raises(ConfigError) as refused:
         choose_device(0)
     message = str(refused.value)
-    assert message.startswith(f"this rank was given GPUs {visible}, and torch {torch.__version__} can use none: ")
+    assert message.startswith(
+        f"this rank was given GPUs {visible}, and torch {torch.__version__} can use none: "
+    )
     assert f"nvidia-smi on {socket.gethostname()}" in message
     assert message.endswith("DS_ACCELERATOR=cpu trains on the CPU")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
@@ -132,6 +142,8 @@ def test_a_rank_that_sees_one_gpu_takes_it_whatever_its_number(gpus):
 
 def test_a_rank_beyond_the_last_gpu_is_refused(gpus):
     taken = gpus(2)
-    with pytest.raises(ConfigError, match=f"local rank 2 has no GPU: {socket.gethostname()} shows 2 to it: ask for"):
+    with pytest.raises(
+        ConfigError, match=f"local rank 2 has no GPU: {socket.gethostname()} shows 2 to it: ask for"
+    ):
         choose_device(2)
     assert taken == []

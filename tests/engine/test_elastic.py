@@ -16,7 +16,9 @@ pytestmark = pytest.mark.distributed
 
 # Stage 3 as on a large model: nothing is kept gathered, and the optimizer has several sub-groups.
 PARTITIONED = {"stage3_param_persistence_threshold": 0, "sub_group_size": 100}
-OFFLOADED = {f"offload_{what}": {"device": "cpu", "pin_memory": False} for what in ("optimizer", "param")}
+OFFLOADED = {
+    f"offload_{what}": {"device": "cpu", "pin_memory": False} for what in ("optimizer", "param")
+}
 
 
 def case(do: str, source: str, stage: int, **more: Any) -> dict[str, Any]:
@@ -29,7 +31,10 @@ PHASES = [
     (
         2,
         [case("make", f"stage {stage} of 2", stage) for stage in (0, 1, 2, 3)]
-        + [case("make", "bf16 stage 1 of 2", 1, **BF16), case("make", "offloaded stage 3 of 2", 3, zero=OFFLOADED)],
+        + [
+            case("make", "bf16 stage 1 of 2", 1, **BF16),
+            case("make", "offloaded stage 3 of 2", 3, zero=OFFLOADED),
+        ],
     ),
     (
         1,
@@ -45,7 +50,8 @@ PHASES = [
         [
             case("resume", "stage 2 of 2", 2),
             case("resume", "stage 3 of 2", 1),
-            case("resume", "stage 3 of 2", 3, zero={}),  # DeepSpeed's default: all of a small model is kept gathered
+            # DeepSpeed's default: all of a small model is kept gathered
+            case("resume", "stage 3 of 2", 3, zero={}),
             case("resume", "bf16 stage 1 of 2", 1, **BF16),
             case("resume", "bf16 stage 1 of 2", 3, **BF16),
             case("resume", "offloaded stage 3 of 2", 2),
@@ -87,11 +93,14 @@ def test_everything_comes_back_at_another_number_of_processes_and_another_stage(
         assert answer["client_state"] == {"step": MADE_AT}, answer
         assert answer["adam_steps"] == [MADE_AT + MORE], answer  # each counter advanced once a step
         assert answer["counters"] == [MADE_AT + MORE, 8 * (MADE_AT + MORE)], answer
-        # Another summation order: 1e-6 in fp32; in bf16, of 8 bits, it changes which way gradients are rounded.
+        # Another summation order: 1e-6 in fp32; in bf16, of 8 bits, it changes which way gradients
+        # are rounded.
         assert answer["loss_difference"] <= (1e-3 if answer.get("precision") else 1e-6), answer
 
 
-def test_a_checkpoint_from_before_the_first_step_has_no_moments_and_is_loaded_all_the_same(answers: list[Any]):
+def test_a_checkpoint_from_before_the_first_step_has_no_moments_and_is_loaded_all_the_same(
+    answers: list[Any],
+):
     begun = [answer for answer in answers if "wanted" in answer]
     assert len(begun) == 2
     for answer in begun:
@@ -121,8 +130,14 @@ def test_a_missing_rank_file_is_an_error(answers: list[Any], folder: Path):
 
 def test_any_stretch_of_a_parameter_is_read_across_the_files_of_several_ranks():
     pieces = [torch.arange(0.0, 3), torch.arange(3.0, 4), torch.empty(0), torch.arange(4.0, 9)]
-    shards = Shards({}, [], None, {"w": torch.Size([3, 3])}, {"w": [{"fp32": piece} for piece in pieces]})
+    shards = Shards(
+        {}, [], None, {"w": torch.Size([3, 3])}, {"w": [{"fp32": piece} for piece in pieces]}
+    )
     for start in range(10):
         for numel in range(10 - start):
-            assert shards.read("w", "fp32", start, numel).tolist() == list(range(start, start + numel))
-    assert shards.read("w", "fp32", 8, 4).tolist() == [8.0], "what is beyond the end is the reader's padding"
+            assert shards.read("w", "fp32", start, numel).tolist() == list(
+                range(start, start + numel)
+            )
+    assert shards.read("w", "fp32", 8, 4).tolist() == [8.0], (
+        "what is beyond the end is the reader's padding"
+    )

@@ -63,7 +63,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dataset="genres",
         modalities=NAMES,
         labels={"genre": Labels(kind="multi_label", classes=tuple("abcde"))},
-        statistics={"image": Statistics(mean=(128,), std=(70,)), "audio": Statistics(mean=(0,) * 40, std=(1,) * 40)},
+        statistics={
+            "image": Statistics(mean=(128,), std=(70,)),
+            "audio": Statistics(mean=(0,) * 40, std=(1,) * 40),
+        },
         vocab_size=20,
         preprocessing={},
     )
@@ -74,7 +77,10 @@ def test_a_multi_label_run_is_scored_with_the_threshold_of_validation_on_every_s
     config, columns = make_config(tasks=[TASK.model_dump()]), open_columns(data)
     torch.manual_seed(0)
     model = FusionModel(config.model, InputShapes.of(columns.manifest), {"genre": 5})
-    readers = {split: BatchReader(columns, split, NAMES, ("genre",), ALONE.device) for split in columns.manifest.splits}
+    readers = {
+        split: BatchReader(columns, split, NAMES, ("genre",), ALONE.device)
+        for split in columns.manifest.splits
+    }
     batch = readers["train"].read(np.arange(40))
     assert (batch.labels["genre"].dtype, batch.labels["genre"].shape) == (torch.float32, (40, 5))
     output = model(batch.inputs, batch.lengths, batch.present_BM)
@@ -83,16 +89,26 @@ def test_a_multi_label_run_is_scored_with_the_threshold_of_validation_on_every_s
 
     val = evaluate(engine, readers["val"], "val", config.tasks, 16, ALONE)
     labels = {
-        split: torch.from_numpy(columns_of(seed)["label.genre"]).float() for split, seed in (("val", 1), ("test", 2))
+        split: torch.from_numpy(columns_of(seed)["label.genre"]).float()
+        for split, seed in (("val", 1), ("test", 2))
     }
     assert val.thresholds == {"genre": tune_threshold(val.logits["genre"], labels["val"])}
     test = evaluate(
-        engine, readers["test"], "test", config.tasks, 16, ALONE, thresholds=val.thresholds, with_subsets=True
+        engine,
+        readers["test"],
+        "test",
+        config.tasks,
+        16,
+        ALONE,
+        thresholds=val.thresholds,
+        with_subsets=True,
     )
     assert test.thresholds == val.thresholds
     assert test.scores["test/genre/threshold"] == val.thresholds["genre"]
     whole = multi_label_scores(test.logits["genre"], labels["test"], val.thresholds["genre"])
-    assert {name: test.scores[f"test/genre/{name}"] for name in whole} == pytest.approx(whole, nan_ok=True)
+    assert {name: test.scores[f"test/genre/{name}"] for name in whole} == pytest.approx(
+        whole, nan_ok=True
+    )
     assert test.scores["test/genre/map@text+image+audio"] == test.scores["test/genre/map"]
     there = columns_of(2)["present"].astype(bool)
     assert test.scores["test/genre/samples@text"] == there[:, 0].sum() < 40
@@ -112,9 +128,13 @@ def write_clips(folder: Path) -> Path:
     for seed, split in enumerate(("train", "val", "test")):
         rng, columns = np.random.default_rng(seed + 10), columns_of(seed)
         columns["image"] = rng.integers(0, 255, (40, CLIP_FRAMES, 1, 16, 16)).astype(np.uint8)
-        columns["present"] = columns["present"][:, 1:] | ~columns["present"][:, 1:].any(1, keepdims=True)
+        columns["present"] = columns["present"][:, 1:] | ~columns["present"][:, 1:].any(
+            1, keepdims=True
+        )
         columns["label.digit"] = rng.integers(0, 4, 40).astype(np.int16)
-        splits[split] = {name: column for name, column in columns.items() if not name.startswith("text")}
+        splits[split] = {
+            name: column for name, column in columns.items() if not name.startswith("text")
+        }
     manifest = write_columns(
         folder,
         splits=splits,
@@ -124,7 +144,10 @@ def write_clips(folder: Path) -> Path:
             "genre": Labels(kind="multi_label", classes=tuple("abcde")),
             "digit": Labels(kind="single_label", classes=tuple("0123")),
         },
-        statistics={"image": Statistics(mean=(128,), std=(70,)), "audio": Statistics(mean=(0,) * 40, std=(1,) * 40)},
+        statistics={
+            "image": Statistics(mean=(128,), std=(70,)),
+            "audio": Statistics(mean=(0,) * 40, std=(1,) * 40),
+        },
         vocab_size=None,
         preprocessing={},
     )
@@ -135,9 +158,13 @@ def write_clips(folder: Path) -> Path:
 
 def test_a_clip_is_scored_by_its_middle_frame_or_by_the_mean_probability_of_all(tmp_path):
     columns, tasks = open_columns(write_clips(tmp_path / "clips")), (TASK, TaskConfig(name="digit"))
-    config = make_config(tasks=[task.model_dump() for task in tasks], model__modalities=["image", "audio"])
+    config = make_config(
+        tasks=[task.model_dump() for task in tasks], model__modalities=["image", "audio"]
+    )
     torch.manual_seed(0)
-    model = FusionModel(config.model, InputShapes.of(columns.manifest), {"genre": 5, "digit": 4}).eval()
+    model = FusionModel(
+        config.model, InputShapes.of(columns.manifest), {"genre": 5, "digit": 4}
+    ).eval()
     reader = BatchReader(columns, "test", ("image", "audio"), ("genre", "digit"), ALONE.device)
     by_frame, by_subset = [], []
     with torch.no_grad():
@@ -148,7 +175,9 @@ def test_a_clip_is_scored_by_its_middle_frame_or_by_the_mean_probability_of_all(
             by_subset.append(output["subsets"][0])
 
     def scored(**how):
-        return evaluate(AsEngine(model), reader, "test", tasks, 16, ALONE, thresholds={"genre": 0.5}, **how)
+        return evaluate(
+            AsEngine(model), reader, "test", tasks, 16, ALONE, thresholds={"genre": 0.5}, **how
+        )
 
     middle, mean = scored(), scored(all_frames=True, with_subsets=True)
     for task in ("genre", "digit"):
@@ -177,4 +206,9 @@ def test_samples_without_any_modality_that_the_network_sees_are_said_before_trai
     assert str(error.value).startswith(
         f"{absent.sum()} samples of split 'test', such as sample_id {np.flatnonzero(absent)[0]}, have none of text: "
     )
-    _check_presence(BatchReader(columns, "test", NAMES, ("genre",), ALONE.device), "test", NAMES, columns.manifest)
+    _check_presence(
+        BatchReader(columns, "test", NAMES, ("genre",), ALONE.device),
+        "test",
+        NAMES,
+        columns.manifest,
+    )

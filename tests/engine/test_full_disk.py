@@ -17,7 +17,9 @@ from furnace_hpc.runs.records.verdict import Verdict
 
 
 @pytest.mark.slow
-def test_training_goes_on_over_a_full_disk_and_saves_when_there_is_space(small_root: Path, tmp_path: Path):
+def test_training_goes_on_over_a_full_disk_and_saves_when_there_is_space(
+    small_root: Path, tmp_path: Path
+):
     grid = write_grid(tmp_path, 60, "{first: {}}")
     with small_file_system(tmp_path / "runs", "32m") as disk:
         words = command(grid, small_root, "--set", "resources.processes_per_node=2")
@@ -27,15 +29,28 @@ def test_training_goes_on_over_a_full_disk_and_saves_when_there_is_space(small_r
         folder = run_folder(grid, "first")
         log = folder / "logs/1-0.log"
         with only(disk, free_kib=32):  # for lines of logs and metrics, and for no checkpoint
-            wait_until(lambda: "a checkpoint cannot be written now" in log.read_text(), 60, "a save that fails")
+            wait_until(
+                lambda: "a checkpoint cannot be written now" in log.read_text(),
+                60,
+                "a save that fails",
+            )
             newest = steps_of(RunFolder(folder))[-1]
         assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()
-        assert (attempt(folder, 1)["reason"], (folder / "attempts/2.json").exists()) == ("done", False)
+        assert (attempt(folder, 1)["reason"], (folder / "attempts/2.json").exists()) == (
+            "done",
+            False,
+        )
         assert steps_of(RunFolder(folder))[-1] > newest, "it is saved as soon as there is space"
         assert not list(folder.glob("checkpoints/*.tmp-*"))
-        trained = [record["step"] for record in read_metrics(RunFolder(folder)) if record["kind"] == "train"]
+        trained = [
+            record["step"]
+            for record in read_metrics(RunFolder(folder))
+            if record["kind"] == "train"
+        ]
         assert trained == list(range(1, 61))
-        calm = submit(grid, small_root, "--set", "resources.processes_per_node=2", "--runs-root", "calm")
+        calm = submit(
+            grid, small_root, "--set", "resources.processes_per_node=2", "--runs-root", "calm"
+        )
         assert calm.returncode == 0, calm.stderr
         assert parameters(folder) == parameters(run_folder(grid, "first", "calm"))
 
@@ -51,7 +66,9 @@ def test_metrics_that_a_full_disk_does_not_take_are_written_later(tmp_path: Path
         assert json.loads((disk / "run/verdicts/1-0.json").read_text())["verdict"] == "entered"
         assert len(read_metrics(RunFolder(disk / "run"))) < 199
         metrics.close()
-        assert [record["step"] for record in read_metrics(RunFolder(disk / "run"))] == list(range(1, 200))
+        assert [record["step"] for record in read_metrics(RunFolder(disk / "run"))] == list(
+            range(1, 200)
+        )
 
 
 def test_metrics_that_can_never_be_written_are_an_error_at_the_end(tmp_path: Path):

@@ -22,7 +22,9 @@ POINTS = {
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
-    folder = new_run(tmp_path_factory.mktemp("calm") / "place", small_data, stage=2, size=2, steps=STEPS)
+    folder = new_run(
+        tmp_path_factory.mktemp("calm") / "place", small_data, stage=2, size=2, steps=STEPS
+    )
     assert run_attempt(folder, small_data, 2, None) == ("done", 0)
     return folder
 
@@ -51,4 +53,8 @@ def test_a_run_told_to_stop_in_its_last_evaluation_leaves_at_once_and_trains_no_
     assert run_attempt(folder, small_data, 2, None) == ("done", 0)
     assert differences(folder, calm) == []
     assert repeated_steps(folder) == 0
-    assert not [line for line in (folder / "metrics/2.jsonl").read_text().splitlines() if '"kind": "train"' in line]
+    assert not [
+        line
+        for line in (folder / "metrics/2.jsonl").read_text().splitlines()
+        if '"kind": "train"' in line
+    ]

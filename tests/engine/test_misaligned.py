@@ -42,8 +42,17 @@ def rolled(inputs: Inputs) -> Inputs:
 
 def trained(see: Callable[[Inputs], Inputs], **changes: Any) -> FusionModel:
     torch.manual_seed(0)
-    settings = {"width": 16, "num_heads": 2, "feedforward": 32, "text_layers": 1, "dropout": 0.0} | changes
-    model, generator = FusionModel(ModelConfig(**settings), SHAPES, {"bits": 8}), torch.Generator().manual_seed(1)
+    settings = {
+        "width": 16,
+        "num_heads": 2,
+        "feedforward": 32,
+        "text_layers": 1,
+        "dropout": 0.0,
+    } | changes
+    model, generator = (
+        FusionModel(ModelConfig(**settings), SHAPES, {"bits": 8}),
+        torch.Generator().manual_seed(1),
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, STEPS)
     for _ in range(STEPS):
@@ -51,7 +60,9 @@ def trained(see: Callable[[Inputs], Inputs], **changes: Any) -> FusionModel:
         present = torch.ones(64, len(model.modalities), dtype=torch.bool)
         output = model(see(inputs), {}, present)
         optimizer.zero_grad()
-        total_loss(output, {"bits": label_B}, output["present"], LossConfig(), (TASK,))["loss"].backward()
+        total_loss(output, {"bits": label_B}, output["present"], LossConfig(), (TASK,))[
+            "loss"
+        ].backward()
         optimizer.step()
         schedule.step()
     return model.eval()
@@ -69,7 +80,9 @@ def answers(
     return logits["bits"].argmax(1), label_N
 
 
-def accuracy(model: FusionModel, see: Callable[[Inputs], Inputs], subset: tuple[int, ...] | None = None) -> float:
+def accuracy(
+    model: FusionModel, see: Callable[[Inputs], Inputs], subset: tuple[int, ...] | None = None
+) -> float:
     said, truth = answers(model, see, subset)
     return (said == truth).float().mean().item()
 
@@ -87,7 +100,8 @@ def test_audio_rolled_by_one_sample_drops_a_trained_fusion_to_what_it_makes_of_t
     assert accuracy(model, rolled) == HALF
     assert accuracy(model, rolled) == pytest.approx(text_and_image, abs=0.06)
     said, truth = answers(model, rolled)
-    assert ((said // 2) == (truth // 2)).float().mean() > 0.98  # and text and image are believed as before
+    # and text and image are believed as before
+    assert ((said // 2) == (truth // 2)).float().mean() > 0.98
     assert accuracy(model, as_it_is, (0,)) == pytest.approx(0.25, abs=0.042)
 
 

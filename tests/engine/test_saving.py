@@ -17,9 +17,26 @@ CASES: list[dict[str, Any]] = [
     {"do": "train_on", "source": "bf16", "stage": 1, "precision": "bf16"},
     {"do": "fail", "source": "periodic", "stage": 1, "failures": 1, "is_best": False},
     {"do": "fail", "source": "best", "stage": 1, "failures": 2, "is_best": True},
-    {"do": "fail", "source": "bettered", "stage": 1, "failures": 1, "is_best": True, "bettered": True},
-    {"do": "fail", "source": "stopped", "stage": 1, "failures": 100, "is_best": True, "stopped": True},
-    *({"do": "bad_gradient", "source": f"gradient {stage}", "stage": stage} for stage in (0, 1, 2, 3)),
+    {
+        "do": "fail",
+        "source": "bettered",
+        "stage": 1,
+        "failures": 1,
+        "is_best": True,
+        "bettered": True,
+    },
+    {
+        "do": "fail",
+        "source": "stopped",
+        "stage": 1,
+        "failures": 100,
+        "is_best": True,
+        "stopped": True,
+    },
+    *(
+        {"do": "bad_gradient", "source": f"gradient {stage}", "stage": stage}
+        for stage in (0, 1, 2, 3)
+    ),
     {"do": "bad_gradient", "source": "gradient bf16", "stage": 1, "precision": "bf16"},
     {"do": "not_finite", "source": "not finite", "stage": 1},
     {"do": "flipped", "source": "flipped", "stage": 1},
@@ -38,7 +55,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("source", ["stage 0", "stage 1", "stage 2", "stage 3", "bf16"])
-def test_what_is_saved_is_the_state_at_that_step_though_training_went_on(answers: dict[str, Any], source: str):
+def test_what_is_saved_is_the_state_at_that_step_though_training_went_on(
+    answers: dict[str, Any], source: str
+):
     answer = answers[source]
     assert answer["equal"] == {"2": True, "4": True}
     assert [busy > 0 for busy in answer["busy"]] == [True, False] * 2
@@ -47,7 +66,9 @@ def test_what_is_saved_is_the_state_at_that_step_though_training_went_on(answers
 
 
 @pytest.mark.distributed
-def test_a_periodic_one_that_one_rank_cannot_write_is_given_up_and_soon_due_again(answers: dict[str, Any]):
+def test_a_periodic_one_that_one_rank_cannot_write_is_given_up_and_soon_due_again(
+    answers: dict[str, Any],
+):
     assert answers["periodic"] == {"raised": "", "due": [4], "steps": [1], "leftovers": []}
 
 
@@ -60,18 +81,24 @@ def test_the_best_is_tried_again_and_saved(answers: dict[str, Any]):
 def test_one_that_is_not_the_best_any_more_is_not_waited_for(answers: dict[str, Any]):
     answer = answers["bettered"]
     assert (answer["raised"], answer["leftovers"]) == ("", [])
-    assert answer["steps"] in ([1, 3], [2, 3]), "keep_checkpoints is 2, and step 2 may have got its second try"
+    assert answer["steps"] in ([1, 3], [2, 3]), (
+        "keep_checkpoints is 2, and step 2 may have got its second try"
+    )
 
 
 @pytest.mark.distributed
 def test_a_stopped_run_does_not_spend_its_last_seconds_on_tries(answers: dict[str, Any]):
-    raised = f"OSError: [Errno 5] the checkpoint of step 2, the best so far, could not be saved ({FULL})"
+    raised = (
+        f"OSError: [Errno 5] the checkpoint of step 2, the best so far, could not be saved ({FULL})"
+    )
     assert answers["stopped"] == {"raised": raised, "due": [], "steps": [1], "leftovers": []}
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(("source", "steps"), [("read back", [1, 2, 3]), ("deleted", [2, 3])])
-def test_a_stopped_run_waits_for_no_reading_and_no_deleting(answers: dict[str, Any], source: str, steps: list[int]):
+def test_a_stopped_run_waits_for_no_reading_and_no_deleting(
+    answers: dict[str, Any], source: str, steps: list[int]
+):
     assert answers[source] == {"saved": True, "steps": steps, "newest": 3}
 
 
@@ -81,7 +108,9 @@ def test_a_loss_that_is_not_finite_does_not_cost_the_checkpoint_on_its_way(answe
 
 
 @pytest.mark.distributed
-def test_older_ones_are_deleted_when_a_newer_one_has_come_back_from_the_disk_as_it_was_written(answers: dict[str, Any]):
+def test_older_ones_are_deleted_when_a_newer_one_has_come_back_from_the_disk_as_it_was_written(
+    answers: dict[str, Any],
+):
     assert answers["flipped"]["found"] == [
         [1, [1], 1, []],
         [2, [2], 2, []],
@@ -92,7 +121,10 @@ def test_older_ones_are_deleted_when_a_newer_one_has_come_back_from_the_disk_as_
 
 @pytest.mark.distributed
 def test_a_replaced_attempt_renames_nothing_and_begins_nothing(answers: dict[str, Any]):
-    assert answers["replaced"] == ["attempt 0 has been replaced by attempt 1: it writes nothing more"] * 2
+    assert (
+        answers["replaced"]
+        == ["attempt 0 has been replaced by attempt 1: it writes nothing more"] * 2
+    )
 
 
 @pytest.mark.distributed
@@ -132,8 +164,12 @@ def test_size_and_hash_told_of_a_file_are_those_on_the_disk(tmp_path: Path):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("source", ["gradient 0", "gradient 1", "gradient 2", "gradient 3", "gradient bf16"])
-def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(answers: dict[str, Any], source: str):
+@pytest.mark.parametrize(
+    "source", ["gradient 0", "gradient 1", "gradient 2", "gradient 3", "gradient bf16"]
+)
+def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(
+    answers: dict[str, Any], source: str
+):
     good, bad = answers[source]
     assert good == ""
     assert bad.startswith(("the gradient is not finite", "a parameter is not finite"))

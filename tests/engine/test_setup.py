@@ -31,10 +31,19 @@ def prepare(folder: Path, small_data: Path, change: str) -> str:
         (data / "train/audio.npy").write_bytes((data / "train/audio.npy").read_bytes()[:-1])
     if change == "manifest":
         (data / "manifest.json").unlink()
-    spec = RunSpec(grid="g", variant="base", config=make_config(), resources=Resources(), data_fingerprint=fingerprint)
+    spec = RunSpec(
+        grid="g",
+        variant="base",
+        config=make_config(),
+        resources=Resources(),
+        data_fingerprint=fingerprint,
+    )
     run_dir = folder / spec.run_id
     write_atomically(run_dir / "spec.json", spec.model_dump_json())
-    lifecycle.begin(str(run_dir), {"code_hash": "other" if change == "code" else code_hash(), "data_dir": str(data)})
+    lifecycle.begin(
+        str(run_dir),
+        {"code_hash": "other" if change == "code" else code_hash(), "data_dir": str(data)},
+    )
     return str(run_dir)
 
 

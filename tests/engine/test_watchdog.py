@@ -28,7 +28,9 @@ def work(folder: Path, how: str, start_s: float = 60) -> tuple[int, float, str]:
         rank = [sys.executable, WORK, str(folder), how, str(T), str(start_s)]
         code = subprocess.run(rank, stdout=file, stderr=file, timeout=60, check=False).returncode
     ended, text = time.time(), log.read_text()
-    stood = [ended - float(line.split()[1]) for line in text.splitlines() if line.startswith("still ")]
+    stood = [
+        ended - float(line.split()[1]) for line in text.splitlines() if line.startswith("still ")
+    ]
     return code, stood[0] if stood else 0.0, text
 
 
@@ -50,13 +52,18 @@ def test_a_rank_whose_interpreter_is_stuck_is_ended_by_the_net_below(tmp_path):
     assert "in stand_still" in log
     lifecycle.decide(str(tmp_path), 1, code)
     record = lifecycle.read_attempt(str(tmp_path), 1)
-    assert (record["reason"], record["error"].partition(";")[0]) == ("hang", "its interpreter was stuck")
+    assert (record["reason"], record["error"].partition(";")[0]) == (
+        "hang",
+        "its interpreter was stuck",
+    )
 
 
 def test_a_rank_that_is_stopped_and_let_go_on_says_that_it_was_frozen(tmp_path):
     lifecycle.begin(str(tmp_path), {})
     with RunFolder(tmp_path).log(1, 0).open("w") as log:
-        rank = subprocess.Popen([sys.executable, WORK, str(tmp_path), "sleeps", str(T), "60"], stdout=log, stderr=log)
+        rank = subprocess.Popen(
+            [sys.executable, WORK, str(tmp_path), "sleeps", str(T), "60"], stdout=log, stderr=log
+        )
         while "still " not in RunFolder(tmp_path).log(1, 0).read_text():
             time.sleep(0.05)
         rank.send_signal(signal.SIGSTOP)
@@ -84,15 +91,21 @@ def test_a_rank_that_moves_and_one_that_has_ended_are_left_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_rank_ends_its_run_within_the_limit_and_the_run_comes_back(small_root: Path, tmp_path: Path):
+def test_a_stopped_rank_ends_its_run_within_the_limit_and_the_run_comes_back(
+    small_root: Path, tmp_path: Path
+):
     limit_s = 8
     grid = write_grid(tmp_path, 60, "{first: {}}")
     options = ("--set", "resources.processes_per_node=2", "--set", f"hang_timeout_s={limit_s}")
-    queue = subprocess.Popen(command(grid, small_root, *options), cwd=tmp_path, stderr=subprocess.DEVNULL)
+    queue = subprocess.Popen(
+        command(grid, small_root, *options), cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
     wait_for_step(grid, "first", 13)
     children = descendants(queue)
     folder = run_folder(grid, "first")
-    [stopped] = [child for child in children if child.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"]
+    [stopped] = [
+        child for child in children if child.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"
+    ]
     os.kill(stopped.pid, signal.SIGSTOP)
     since = time.monotonic()
     gone, alive = psutil.wait_procs(children, timeout=limit_s + 20)
@@ -110,7 +123,8 @@ def test_a_stopped_rank_ends_its_run_within_the_limit_and_the_run_comes_back(sma
     assert 13 <= record["step"] < 60
     log = (folder / "logs/1-0.log").read_text()
     assert "HANG: " in log
-    assert re.search(r"File .*/(torch/distributed|deepspeed)/", log), log  # it waits for the other rank
+    # it waits for the other rank
+    assert re.search(r"File .*/(torch/distributed|deepspeed)/", log), log
     continued = submit(grid, small_root, *options)
     assert continued.returncode == 0, continued.stderr
     assert "resumed after step 10" in (folder / "logs/2-0.log").read_text()

@@ -33,7 +33,12 @@ LAUNCHES = {
     ),
     "two": (
         2,
-        [["zero_against_ddp", IN_FP32, 10], ["accumulated", 2], ["means_and_maxima"], ["every_loss", "low_rank", 12]],
+        [
+            ["zero_against_ddp", IN_FP32, 10],
+            ["accumulated", 2],
+            ["means_and_maxima"],
+            ["every_loss", "low_rank", 12],
+        ],
     ),
     "two, shipped": (2, [["zero_against_ddp", SHIPPED, 10]]),
     "three": (3, [["evaluated", 7], ["disjoint_modalities", ["cross_attention", "bottleneck"]]]),
@@ -50,9 +55,17 @@ def answers(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Answe
     @cache
     def launched(name: str) -> dict[str, list[Any]]:
         world_size, calls = LAUNCHES[name]
-        given = [[call[0], *([str(small_data)] if call[0] in NEED_DATA else []), *call[1:]] for call in calls]
-        of_ranks = run_on_ranks(rank_work.several, world_size, tmp_path_factory.mktemp("ranks"), given)
-        return {call[0]: list(parts) for call, parts in zip(calls, zip(*of_ranks, strict=True), strict=True)}
+        given = [
+            [call[0], *([str(small_data)] if call[0] in NEED_DATA else []), *call[1:]]
+            for call in calls
+        ]
+        of_ranks = run_on_ranks(
+            rank_work.several, world_size, tmp_path_factory.mktemp("ranks"), given
+        )
+        return {
+            call[0]: list(parts)
+            for call, parts in zip(calls, zip(*of_ranks, strict=True), strict=True)
+        }
 
     return lambda name, function: launched(name)[function]
 
@@ -64,7 +77,8 @@ def test_every_stage_gives_the_losses_of_plain_ddp(launch: str, answers: Answers
     assert all(answer == losses for answer in of_ranks)
     ddp = np.array(losses.pop("ddp"))
     for name, values in losses.items():
-        # 1e-6: fp32 rounding in another order of summation. 0.03: bf16 has 8 bits of mantissa, after 10 steps.
+        # 1e-6: fp32 rounding in another order of summation. 0.03: bf16 has 8 bits of mantissa,
+        # after 10 steps.
         difference = np.abs(np.array(values) - ddp).max()
         assert difference <= (0.03 if name in BF16 else 1e-6), (name, difference)
         if name in BF16:
@@ -73,20 +87,30 @@ def test_every_stage_gives_the_losses_of_plain_ddp(launch: str, answers: Answers
         assert ddp[-1] < ddp[0] - 0.05
 
 
-def test_accumulation_over_ranks_and_micro_steps_gives_the_weights_of_one_big_batch(answers: Answers):
+def test_accumulation_over_ranks_and_micro_steps_gives_the_weights_of_one_big_batch(
+    answers: Answers,
+):
     [one], four = answers("one", "accumulated"), answers("two", "accumulated")
     assert (one["accumulation"], four[0]["accumulation"]) == (1, 2)
     assert four[0]["sha256"] == four[1]["sha256"]
     for name, values in one["parameters"].items():
-        np.testing.assert_allclose(four[0]["parameters"][name], values, atol=2e-6, rtol=0, err_msg=name)
+        np.testing.assert_allclose(
+            four[0]["parameters"][name], values, atol=2e-6, rtol=0, err_msg=name
+        )
 
 
-def test_the_activation_checkpointing_of_a_deepspeed_file_calls_every_block_twice_for_the_same_losses(answers: Answers):
+def test_the_activation_checkpointing_of_a_deepspeed_file_calls_every_block_twice_for_the_same_losses(
+    answers: Answers,
+):
     [one] = answers("one", "recomputed")
     for plain, again in zip(one[::2], one[1::2], strict=True):
-        np.testing.assert_allclose(again["losses"], plain["losses"], atol=1e-6, rtol=0, err_msg=plain["case"])
+        np.testing.assert_allclose(
+            again["losses"], plain["losses"], atol=1e-6, rtol=0, err_msg=plain["case"]
+        )
         assert plain["losses"][1] != plain["losses"][0]
-        assert again["calls"] == {kind: 2 * count for kind, count in plain["calls"].items()}, plain["case"]
+        assert again["calls"] == {kind: 2 * count for kind, count in plain["calls"].items()}, plain[
+            "case"
+        ]
         assert {"AttentionBlock", "BertAttention"} <= plain["calls"].keys()
     assert {"ViTAttention", "ASTAttention"} <= one[0]["calls"].keys()
 
@@ -99,14 +123,18 @@ def test_evaluation_counts_every_sample_once_at_any_world_size_and_batch_size(an
         for name, value in one["scores"].items():  # subsets and consistency too
             assert answer["scores"][name] == pytest.approx(value, abs=1e-4), name
         assert answer["scores"]["val/digit/accuracy"] == one["scores"]["val/digit/accuracy"]
-        assert math.isclose(answer["scores"]["val/digit/loss"], one["scores"]["val/digit/loss"], abs_tol=1e-6)
+        assert math.isclose(
+            answer["scores"]["val/digit/loss"], one["scores"]["val/digit/loss"], abs_tol=1e-6
+        )
 
 
 def test_collectives_of_the_process_group(answers: Answers):
     assert answers("two", "means_and_maxima") == [[3.0, 20.0, 1.0, 7]] * 2
 
 
-def test_ranks_that_see_different_modalities_do_not_hang_at_any_stage_and_all_stages_agree(answers: Answers):
+def test_ranks_that_see_different_modalities_do_not_hang_at_any_stage_and_all_stages_agree(
+    answers: Answers,
+):
     for losses in answers("three", "disjoint_modalities"):
         for name in ("cross_attention", "bottleneck"):
             one, two, three = (losses[f"{name} {stage}"] for stage in (1, 2, 3))
@@ -115,15 +143,21 @@ def test_ranks_that_see_different_modalities_do_not_hang_at_any_stage_and_all_st
             np.testing.assert_allclose([two, three], [one, one], atol=1e-5, rtol=0, err_msg=name)
 
 
-def test_two_ranks_of_half_the_batch_give_loss_and_gradient_of_one_with_the_whole_info_nce_included(answers: Answers):
+def test_two_ranks_of_half_the_batch_give_loss_and_gradient_of_one_with_the_whole_info_nce_included(
+    answers: Answers,
+):
     [one], two = answers("one", "every_loss"), answers("two", "every_loss")
     assert two[0] == two[1]
-    assert {"info_nce", "vicreg", "unimodal", "consistency", "norm", "digit/loss", "loss"} == set(one["parts"])
+    assert {"info_nce", "vicreg", "unimodal", "consistency", "norm", "digit/loss", "loss"} == set(
+        one["parts"]
+    )
     for name, value in one["parts"].items():
         assert two[0]["parts"][name] == pytest.approx(value, abs=2e-6), name
     assert one["parts"]["info_nce"] > 0.5
     for name, values in one["gradients"].items():
-        np.testing.assert_allclose(two[0]["gradients"][name], values, atol=2e-6, rtol=0, err_msg=name)
+        np.testing.assert_allclose(
+            two[0]["gradients"][name], values, atol=2e-6, rtol=0, err_msg=name
+        )
     assert np.abs(one["gradients"]["projections.log_scale"]).max() > 1e-3
     assert one["parts"]["vicreg"] > 0.5
     assert np.abs(one["gradients"]["expanders.0.0.weight"]).max() > 1e-3

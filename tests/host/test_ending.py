@@ -8,7 +8,7 @@ import pytest
 from login_study import LOCAL, begin, dead_holder, end, grid, planned, specs
 
 from furnace_hpc.host import budget_limits, end_reasons, lifecycle
-from furnace_hpc.launch.planned import Action
+from furnace_hpc.launch.plan import Action
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
 from furnace_hpc.runs.records.verdict import Verdict, word_of
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt, read_status
@@ -17,7 +17,13 @@ HERE = lifecycle.holder() | {"host": "node7"}
 
 
 def word(verdict: str, unix_s: float = 0, **more) -> dict:
-    return {"verdict": verdict, "step": 3, "unix_s": unix_s, "error": f"{verdict} at {unix_s}", **more}
+    return {
+        "verdict": verdict,
+        "step": 3,
+        "unix_s": unix_s,
+        "error": f"{verdict} at {unix_s}",
+        **more,
+    }
 
 
 class OutOfMemoryError(RuntimeError):
@@ -63,13 +69,19 @@ TOLD = [
     ([word("stopped", signal="SIGUSR2")] * 2, JOB, {}, "time_limit"),
     ([word("stopped", 9875, signal="SIGUSR2")], TIMED, ENDS, "time_limit"),
     ([word("stopped", 9700, signal="SIGUSR2")], TIMED, ENDS, "preempted"),
-    ([word("stopped", 9875, signal="SIGUSR2")], ASKED, {}, "time_limit"),  # an older Slurm, which tells no end
+    # an older Slurm, which tells no end
+    ([word("stopped", 9875, signal="SIGUSR2")], ASKED, {}, "time_limit"),
     ([word("stopped", 9700, signal="SIGUSR2")], ASKED, {}, "preempted"),
     ([word("stopped", signal="SIGTERM")], JOB, {}, "preempted"),
     ([word("stopped", signal="SIGUSR1")], JOB, {}, "preempted"),
     ([word("stopped", signal="SIGHUP")], JOB, {}, "stopped"),
     ([word("stopped", signal="SIGTERM")], {"job_id": None}, {}, "stopped"),
-    ([word("stopped", signal="SIGTERM"), word("stopping", 1, signal="SIGTERM")], JOB, {}, "preempted"),
+    (
+        [word("stopped", signal="SIGTERM"), word("stopping", 1, signal="SIGTERM")],
+        JOB,
+        {},
+        "preempted",
+    ),
     ([word("stopped"), word("entered")], JOB, {}, None),
     ([word("peer_lost"), word("entered")], JOB, {}, None),
     ([], JOB, {}, None),
@@ -83,8 +95,16 @@ def test_what_the_ranks_know(verdicts, record, environment, reason):
 
 
 def test_of_a_hang_those_are_blamed_that_gave_no_last_word():
-    verdicts = [word("hang", host="a"), word("entered", host="b"), word("entered", host="c"), word("done", host="d")]
-    assert end_reasons.of_ranks(verdicts, JOB, {})[1] == "hang at 0; 2 ranks gave no word: look there first"
+    verdicts = [
+        word("hang", host="a"),
+        word("entered", host="b"),
+        word("entered", host="c"),
+        word("done", host="d"),
+    ]
+    assert (
+        end_reasons.of_ranks(verdicts, JOB, {})[1]
+        == "hang at 0; 2 ranks gave no word: look there first"
+    )
     assert end_reasons.suspect_hosts("hang", verdicts) == ["b", "c"]
     assert end_reasons.suspect_hosts("killed", verdicts) == []
     verdicts = [word("hang", 1, host="a"), word("hang", 2, host="b", frozen=True)]
@@ -109,7 +129,9 @@ def say(run: RunFolder, number: int, *words: dict) -> None:
         ((), False, "killed"),
     ],
 )
-def test_an_attempt_whose_job_slurm_started_again_gets_the_best_reason_that_is_known(tmp_path, words, trained, reason):
+def test_an_attempt_whose_job_slurm_started_again_gets_the_best_reason_that_is_known(
+    tmp_path, words, trained, reason
+):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB, HERE)
     say(run, 1, *[content | ({} if trained else {"step": 0}) for content in words])
@@ -137,11 +159,15 @@ def test_the_net_below_the_watchdog_is_found_in_the_log(tmp_path):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB)
     say(run, 1, word("entered"))
-    run.log(1, 0).write_text('step 3\nTimeout (0:10:02)!\nThread 0x1 (most recent call first):\n  File "x.py"\n')
+    run.log(1, 0).write_text(
+        'step 3\nTimeout (0:10:02)!\nThread 0x1 (most recent call first):\n  File "x.py"\n'
+    )
     assert lifecycle.decide(str(tmp_path), 1, 1) == "requeue"
     record = lifecycle.read_attempt(str(tmp_path), 1)
     assert record["reason"] == "hang"
-    assert record["error"].startswith("its interpreter was stuck; the stacks of its threads are in logs/1-0.log")
+    assert record["error"].startswith(
+        "its interpreter was stuck; the stacks of its threads are in logs/1-0.log"
+    )
 
 
 def test_slurm_amends_a_vague_reason_of_its_own_job_alone(tmp_path):
@@ -154,7 +180,9 @@ def test_slurm_amends_a_vague_reason_of_its_own_job_alone(tmp_path):
         close_open_attempt(run, RunStatus(RunState.FAILED, 1, 3, "out of memory", job_id, "oom"))
         record = lifecycle.read_attempt(str(tmp_path), 1)
         assert (record["reason"], record["end_unix_s"]) == (reason, ended)
-    close_open_attempt(run, RunStatus(RunState.INTERRUPTED, 1, 3, "a node failed", "5_0", "node_fail"))
+    close_open_attempt(
+        run, RunStatus(RunState.INTERRUPTED, 1, 3, "a node failed", "5_0", "node_fail")
+    )
     assert lifecycle.read_attempt(str(tmp_path), 1)["reason"] == "oom"
 
 
@@ -184,11 +212,17 @@ def test_each_budget_names_itself_and_what_to_do():
         "budget: 3 attempts in a row brought no new step: raise it with --set resources.max_idle_attempts=4, or more"
     )
     busy = attempts(*[(step, "preempted") for step in range(1, 6)])
-    assert budget_limits.exhausted_budget(busy[:4], limits, 0) == budget_limits.exhausted_budget(busy, {}, 0) == ""
+    assert (
+        budget_limits.exhausted_budget(busy[:4], limits, 0)
+        == budget_limits.exhausted_budget(busy, {}, 0)
+        == ""
+    )
     assert budget_limits.exhausted_budget(busy, limits, 0).startswith(
         "budget: 5 of 5 attempts are used up: raise it with --set "
     )
-    costly = [{"step": 1, "start_unix_s": 100, "end_unix_s": end_s, "gpus": 4} for end_s in (3700, None)]
+    costly = [
+        {"step": 1, "start_unix_s": 100, "end_unix_s": end_s, "gpus": 4} for end_s in (3700, None)
+    ]
     assert budget_limits.gpu_hours(costly, 100 + 7200) == 4 + 8
     assert budget_limits.exhausted_budget(costly, limits, 100 + 7200).startswith(
         "budget: 12.0 of 10.5 GPU-hours are used up: "
@@ -200,14 +234,15 @@ def test_a_run_out_of_budget_is_failed_until_submit_gives_it_more(tmp_path):
     folder, spec = GridFolder(tmp_path / "study"), specs(variants={"base": {}}, seeds=[0])[0]
     for number in (1, 2, 3):
         run = begin(spec, folder, dead_holder())
-        record = lifecycle.read_attempt(str(run.path), number) | {"max_idle_attempts": 2, "max_attempts": 20}
+        record = lifecycle.read_attempt(str(run.path), number) | {
+            "max_idle_attempts": 2,
+            "max_attempts": 20,
+        }
         write_json(run.attempt(number), record)
         answer = end(run, "hang", "entered")
         assert answer == ("fail" if number == 3 else "requeue")
     status = read_status(run)
-    used_up = (
-        "budget: 2 attempts in a row brought no new step: raise it with --set resources.max_idle_attempts=3, or more"
-    )
+    used_up = "budget: 2 attempts in a row brought no new step: raise it with --set resources.max_idle_attempts=3, or more"
     assert (status.state, status.used_up) == (RunState.FAILED, used_up)
     assert status.reason.startswith(f"{used_up}; last: ")
     asked = grid(variants={"base": {"resources.max_idle_attempts": 2}}, seeds=[0])

@@ -22,7 +22,10 @@ WHY = "this rank was given GPUs 0,1, and torch 2.13.0+cpu can use none"
 @pytest.fixture
 def asked(tmp_path, monkeypatch) -> Path:
     """A Python of the ranks that ends as the test says and notes that it was asked; a scancel that notes its words."""
-    for name, script in (("scancel", 'echo "$@" >> "$0.asked"'), ("python", 'echo x >> "$0.asked"; . "$0.answer"')):
+    for name, script in (
+        ("scancel", 'echo "$@" >> "$0.asked"'),
+        ("python", 'echo x >> "$0.asked"; . "$0.answer"'),
+    ):
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -50,15 +53,22 @@ def test_the_first_begins_and_the_others_are_told_why_not(asked):
     assert WHY in may[1]
     assert RUNS[0] in may[1]
     assert times(asked) == 1
-    assert (asked / "scancel.asked").read_text() == "--state=PENDING 5\n"  # the follow-up job makes the table
-    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", python) == ""  # that very job, requeued
+    # the follow-up job makes the table
+    assert (asked / "scancel.asked").read_text() == "--state=PENDING 5\n"
+    # that very job, requeued
+    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", python) == ""
 
 
 def test_of_many_that_ask_at_the_same_time_one_begins(asked):
     made = submit(GridFolder(asked / "study"), {"5": range(4)})
     python = says(asked, WHY, gpu_check.EXIT_UNUSABLE)
     with ThreadPoolExecutor(4) as pool:
-        may = list(pool.map(lambda row: gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python), range(4)))
+        may = list(
+            pool.map(
+                lambda row: gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python),
+                range(4),
+            )
+        )
     assert may.count("") == 1
     assert times(asked, "scancel") == 1
 
@@ -67,20 +77,31 @@ def test_of_many_that_ask_at_the_same_time_one_begins(asked):
 def test_where_gpus_are_fine_or_nobody_can_tell_all_begin(asked, words, code, asks):
     made = submit(GridFolder(asked / "study"), {"5": range(3)})
     python = says(asked, words, code)
-    assert [gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python) for row in range(3)] == [""] * 3
+    assert [
+        gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python) for row in range(3)
+    ] == [""] * 3
     assert times(asked) == asks
     assert gpu_check.stopped_by(str(made.path)) == ""
 
 
 @pytest.mark.parametrize(
     "variables",
-    [{"CUDA_VISIBLE_DEVICES": ""}, {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, {"DS_ACCELERATOR": "cpu"}],
+    [
+        {"CUDA_VISIBLE_DEVICES": ""},
+        {"CUDA_VISIBLE_DEVICES": "NoDevFiles"},
+        {"DS_ACCELERATOR": "cpu"},
+    ],
 )
 def test_a_job_without_gpus_is_not_asked(asked, monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     made = submit(GridFolder(asked / "study"), {"5": [0]})
-    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE)) == ""
+    assert (
+        gpu_check.may_begin(
+            str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE)
+        )
+        == ""
+    )
     assert times(asked) == 0
 
 
@@ -88,7 +109,12 @@ def test_one_broken_node_stops_no_other(asked):
     """A node whose GPUs are broken, in a cluster whose others are fine."""
     made = submit(GridFolder(asked / "study"), {"5": range(2)})
     assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, "", 0)) == ""
-    assert gpu_check.may_begin(str(made.path), RUNS[1], "5_1", says(asked, WHY, gpu_check.EXIT_UNUSABLE)) == ""
+    assert (
+        gpu_check.may_begin(
+            str(made.path), RUNS[1], "5_1", says(asked, WHY, gpu_check.EXIT_UNUSABLE)
+        )
+        == ""
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"usable": true}', "\x00", '{"a": 1}'])
@@ -138,7 +164,9 @@ def test_the_real_question_is_answered_by_the_ranks_python(asked, monkeypatch):
     assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", sys.executable) == ""
     found = json.loads((made.path / "gpus.json").read_text())
     assert (found["usable"], found["run_id"]) == (False, RUNS[0])
-    assert found["error"].startswith(f"this rank was given GPUs 0,1, and torch {torch.__version__} can use none")
+    assert found["error"].startswith(
+        f"this rank was given GPUs 0,1, and torch {torch.__version__} can use none"
+    )
     assert gpu_check.may_begin(str(made.path), RUNS[1], "5_1", sys.executable).startswith(
         "not started, for GPUs cannot"
     )

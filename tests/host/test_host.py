@@ -44,7 +44,12 @@ def test_of_eight_that_begin_at_once_one_gets_the_attempt_and_the_others_are_bus
 
 def test_begin_makes_the_folders_and_records_the_facts(tmp_path):
     assert lifecycle.begin(str(tmp_path), {"code_hash": "abc"}) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["attempts", "logs", "metrics", "verdicts"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "attempts",
+        "logs",
+        "metrics",
+        "verdicts",
+    ]
     record = lifecycle.read_attempt(str(tmp_path), 1)
     assert (record["attempt"], record["code_hash"], record["end_unix_s"]) == (1, "abc", None)
     assert record["holder"] == lifecycle.holder()
@@ -54,7 +59,8 @@ def test_a_lease_of_a_live_process_is_busy_naming_it(tmp_path):
     lifecycle.begin(str(tmp_path), {})
     for facts in ({}, {"job_id": "5"}):
         with pytest.raises(
-            lifecycle.Busy, match=f"attempt 1 is held by process {os.getpid()} on {socket.gethostname()}"
+            lifecycle.Busy,
+            match=f"attempt 1 is held by process {os.getpid()} on {socket.gethostname()}",
         ):
             lifecycle.begin(str(tmp_path), facts)
 
@@ -87,7 +93,8 @@ def test_a_lease_is_told_by_host_boot_pid_and_start_time(tmp_path, change, alive
     if alive is None:
         with pytest.raises(lifecycle.Busy):  # another job may be running on that host
             lifecycle.begin(str(tmp_path), {"job_id": "6"})
-        assert lifecycle.begin(str(tmp_path), {"job_id": "5"}, who) == 2  # Slurm started this very job again
+        # Slurm started this very job again
+        assert lifecycle.begin(str(tmp_path), {"job_id": "5"}, who) == 2
         assert "started again by Slurm" in lifecycle.read_attempt(str(tmp_path), 1)["error"]
         lifecycle.close(str(tmp_path), 2, "given up by --retry lost")
         assert lifecycle.begin(str(tmp_path), {"job_id": None}) == 3
@@ -108,7 +115,9 @@ def test_a_record_that_cannot_be_written_is_not_left_empty(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # as a full disk would refuse the first byte\n"
         "lifecycle.begin(sys.argv[1], {})"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert "OSError: [Errno 27] File too large" in done.stderr
     assert list((tmp_path / "attempts").iterdir()) == []
     assert lifecycle.begin(str(tmp_path), {}) == 1
@@ -130,7 +139,8 @@ def test_a_zombie_is_dead():
     process = subprocess.Popen(["sleep", "30"])
     who = lifecycle.holder(process.pid)
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet taken off the process table
+    # dead, and not yet taken off the process table
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert Path(f"/proc/{process.pid}").exists()
     assert lifecycle.is_alive(who) is False
     process.wait()
@@ -149,7 +159,9 @@ def expected(words: tuple[str, ...]) -> tuple[str, str]:
 WORDS = ("done", "stopped", "crash", "peer_lost", "entered")
 
 
-@pytest.mark.parametrize("words", [w for n in range(4) for w in itertools.combinations_with_replacement(WORDS, n)])
+@pytest.mark.parametrize(
+    "words", [w for n in range(4) for w in itertools.combinations_with_replacement(WORDS, n)]
+)
 def test_decide_by_the_ranks_words(tmp_path, words):
     lifecycle.begin(str(tmp_path), {"world_size": len(words)})
     for rank, word in enumerate(words):
@@ -162,7 +174,10 @@ def test_decide_by_the_ranks_words(tmp_path, words):
     assert record["step"] == (9 + len(words) if words else 0)
     assert record["end_unix_s"] >= record["start_unix_s"]
     if reason == "crash":  # the first in time is the cause, not the first in rank
-        assert record["error"] == f"error {max(rank for rank, word in enumerate(words) if word == 'crash')}"
+        assert (
+            record["error"]
+            == f"error {max(rank for rank, word in enumerate(words) if word == 'crash')}"
+        )
     (tmp_path / "result.json").write_text("{}")
     assert lifecycle.decide(str(tmp_path), 1, 3) == "done"
     assert lifecycle.read_attempt(str(tmp_path), 1)["reason"] == "done"
@@ -171,6 +186,8 @@ def test_decide_by_the_ranks_words(tmp_path, words):
 def test_decide_reads_its_own_attempts_words_alone_and_leaves_out_a_torn_one(tmp_path):
     lifecycle.begin(str(tmp_path), {})
     for attempt, rank, word in ((1, 0, "stopped"), (11, 0, "crash"), (2, 0, "crash")):
-        write_json(RunFolder(tmp_path).verdict(attempt, rank), {"verdict": word, "step": 1, "unix_s": 0})
+        write_json(
+            RunFolder(tmp_path).verdict(attempt, rank), {"verdict": word, "step": 1, "unix_s": 0}
+        )
     RunFolder(tmp_path).verdict(1, 1).write_text('{"verd')
     assert lifecycle.decide(str(tmp_path), 1, 85) == "requeue"

@@ -53,9 +53,16 @@ def test_without_launch_the_same_signal_kills():
 def test_the_script_needs_the_standard_library_alone_and_an_old_python():
     for path in (*SCRIPT.parent.glob("*.py"), SCRIPT.parent.parent / "__init__.py"):
         tree = ast.parse(path.read_text(), feature_version=(3, 6))
-        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
         names |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert {name.partition(".")[0] for name in names} - {"furnace_hpc"} <= sys.stdlib_module_names
+        assert {name.partition(".")[0] for name in names} - {
+            "furnace_hpc"
+        } <= sys.stdlib_module_names
         assert not [node for node in ast.walk(tree) if isinstance(node, (ast.NamedExpr, ast.Match))]
 
 
@@ -64,7 +71,9 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
-@pytest.mark.parametrize("name", ["plain", "with space", "quo'te", 'dou"ble $HOME `id` \\ ;&', "new\nline"])
+@pytest.mark.parametrize(
+    "name", ["plain", "with space", "quo'te", 'dou"ble $HOME `id` \\ ;&', "new\nline"]
+)
 def test_begin_row_prints_assignments_that_bash_takes_for_any_path(tmp_path, name):
     run = tmp_path / name
     rows = [
@@ -84,18 +93,27 @@ def test_begin_row_prints_assignments_that_bash_takes_for_any_path(tmp_path, nam
     printed = script("begin-row", str(tmp_path), "3", "12_3", str(os.getpid()))
     assert (printed.returncode, printed.stderr) == (0, "")
     shell = 'eval "$1"; printf "%s|%s|%s" "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT" "$FURNACE_CODE"'
-    done = subprocess.run(["bash", "-c", shell, "bash", printed.stdout], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", shell, "bash", printed.stdout], capture_output=True, text=True, check=True
+    )
     assert done.stdout == f"{run}|1|{tmp_path / 'c d'}"
     assert json.loads((run / "spec.json").read_text()) == {"b": "é"}
     record = lifecycle.read_attempt(str(run), 1)
-    assert (record["code_hash"], record["job_id"], record["holder"]["pid"]) == ("code3", "12_3", os.getpid())
+    assert (record["code_hash"], record["job_id"], record["holder"]["pid"]) == (
+        "code3",
+        "12_3",
+        os.getpid(),
+    )
 
 
 def test_the_scripts_mistakes_are_told_in_one_line(tmp_path):
     (tmp_path / "rows.jsonl").write_text("")
     for arguments, message in (
         (("begin-row", str(tmp_path), "3", "12", "1"), f"batch.py: {tmp_path} has no row 3\n"),
-        (("began",), "batch.py: unknown command 'began'; wanted begin-row, begin-run, decide, requeue or launch\n"),
+        (
+            ("began",),
+            "batch.py: unknown command 'began'; wanted begin-row, begin-run, decide, requeue or launch\n",
+        ),
     ):
         done = script(*arguments)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
@@ -120,20 +138,39 @@ exit 1
     [
         (0, 0, "", 1, 0, ""),
         (2, 0, "", 3, 0, "not requeued yet: Unable to contact slurm controller (connect failure)"),
-        (0, 1, "Invalid job id specified", 1, 1, "was not requeued: Invalid job id specified; the follow-up job or "),
-        (9, 0, "", 4, 1, "Slurm stays away: the follow-up job or the next submit sends job 91_2's run again"),
+        (
+            0,
+            1,
+            "Invalid job id specified",
+            1,
+            1,
+            "was not requeued: Invalid job id specified; the follow-up job or ",
+        ),
+        (
+            9,
+            0,
+            "",
+            4,
+            1,
+            "Slurm stays away: the follow-up job or the next submit sends job 91_2's run again",
+        ),
     ],
 )
-def test_requeue_waits_for_a_controller_that_is_away(tmp_path, away, code, says, calls, status, words):
+def test_requeue_waits_for_a_controller_that_is_away(
+    tmp_path, away, code, says, calls, status, words
+):
     (tmp_path / "scontrol").write_text(SCONTROL)
     (tmp_path / "scontrol").chmod(0o755)
     facts = {"AWAY": str(away), "CODE": str(code), "SAYS": says, "STAND_IN": str(tmp_path)}
     environment = os.environ | facts | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    hurried = (
-        "from furnace_hpc.host import batch; batch.REQUEUE_PAUSES_S = (0.1, 0.1, 0.1); batch.main(['requeue', '91_2'])"
-    )
+    hurried = "from furnace_hpc.host import batch; batch.REQUEUE_PAUSES_S = (0.1, 0.1, 0.1); batch.main(['requeue', '91_2'])"
     done = subprocess.run(
-        [sys.executable, "-c", hurried], env=environment, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", hurried],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (status, "")
     assert words in done.stderr

@@ -16,7 +16,13 @@ from furnace_hpc.config.manifest import read_manifest
 from furnace_hpc.config.parsing.lookup import read_yaml
 from furnace_hpc.data.columns import map_file, open_columns
 from furnace_hpc.host import lifecycle
-from furnace_hpc.host.regular_file import IrregularFile, check_regular, open_regular, read_regular, read_regular_text
+from furnace_hpc.host.regular_file import (
+    IrregularFile,
+    check_regular,
+    open_regular,
+    read_regular,
+    read_regular_text,
+)
 from furnace_hpc.launch.submission import read_holder, write_submission
 from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.loss_curve import loss_curve
@@ -102,7 +108,14 @@ def test_a_regular_file_is_read_whole_and_no_larger_one(tmp_path):
         read_regular(tmp_path / "none")
 
 
-FILES = ("spec.json", "attempts/1.json", "verdicts/1-0.json", "metrics/1.jsonl", "metrics/2.jsonl", "logs/1-0.log")
+FILES = (
+    "spec.json",
+    "attempts/1.json",
+    "verdicts/1-0.json",
+    "metrics/1.jsonl",
+    "metrics/2.jsonl",
+    "logs/1-0.log",
+)
 
 
 @pytest.mark.parametrize("name", [*FILES, "checkpoints.jsonl"])
@@ -132,14 +145,21 @@ def test_a_pipe_as_result_is_no_result(tmp_path):
     assert read_record(run).result == b"?"
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "journal.jsonl", "profile.json", "code", "grid.yaml", "specs.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["rows.jsonl", "journal.jsonl", "profile.json", "code", "grid.yaml", "specs.jsonl"]
+)
 def test_a_pipe_in_a_submission_stops_no_reader(tmp_path, name, capsys):
     plan = planned(tmp_path, grid())
     path = write_submission(plan).path
     begin(specs()[0], plan.folder)
     to_pipe(path / name)
     [submission] = submissions(plan.folder)
-    for read in (lambda: submission.rows, lambda: submission.code, submission.sent, submission.cancelled):
+    for read in (
+        lambda: submission.rows,
+        lambda: submission.code,
+        submission.sent,
+        submission.cancelled,
+    ):
         with suppress(IrregularFile):
             read()
     with suppress(ConfigError, IrregularFile):
@@ -203,7 +223,13 @@ def test_aggregate_and_status_pass_over_pipes(tmp_path):
     for path in (runs[0].metrics(2), runs[1].log(1, 0), runs[0].predictions("test")):
         to_pipe(path)
     for more in (("aggregate",), ("aggregate", "--samples"), ("status",)):
-        done = command(more[0], tmp_path, "--grid", "study.yaml" if more[0] == "aggregate" else "study", *more[1:])
+        done = command(
+            more[0],
+            tmp_path,
+            "--grid",
+            "study.yaml" if more[0] == "aggregate" else "study",
+            *more[1:],
+        )
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stdout + done.stderr
     assert "done" in done.stdout

@@ -23,7 +23,14 @@ from furnace_hpc.engine.checkpoint.shards import whole_weights
 from furnace_hpc.export import main
 from furnace_hpc.inference import Predictor
 from furnace_hpc.inference.export import export, stored_row
-from furnace_hpc.inference.model_folder import CONFIG, PROGRAM, TOKENIZER, WEIGHTS, Exported, read_exported
+from furnace_hpc.inference.model_folder import (
+    CONFIG,
+    PROGRAM,
+    TOKENIZER,
+    WEIGHTS,
+    Exported,
+    read_exported,
+)
 from furnace_hpc.runs.folder import RunFolder, write_json
 
 MODALITIES = ("text", "image", "audio")
@@ -31,13 +38,22 @@ MODALITIES = ("text", "image", "audio")
 
 def exported(source: Path, out: Path, **options: Any) -> tuple[Exported, list[str]]:
     said: list[str] = []
-    defaults = {"step": None, "data_dir": None, "tokenizer": None, "with_program": False, "replace": False}
+    defaults = {
+        "step": None,
+        "data_dir": None,
+        "tokenizer": None,
+        "with_program": False,
+        "replace": False,
+    }
     return export(source, out, **defaults | options, say=said.append), said
 
 
 @pytest.mark.distributed
-def test_an_exported_model_is_the_live_one_bit_for_bit_for_every_stage_and_subset(tmp_path: Path, small_data: Path):
-    # Stage 3 last: it makes every nn.Linear of its process another function, which in bf16 rounds once more.
+def test_an_exported_model_is_the_live_one_bit_for_bit_for_every_stage_and_subset(
+    tmp_path: Path, small_data: Path
+):
+    # Stage 3 last: it makes every nn.Linear of its process another function, which in bf16 rounds
+    # once more.
     kinds = [(0, False), (1, False), (2, False), (1, True), (3, False), (3, True)]
     cases = [
         {
@@ -53,10 +69,17 @@ def test_an_exported_model_is_the_live_one_bit_for_bit_for_every_stage_and_subse
     columns = open_columns(small_data).split("test")
     for source, (stage, bf16) in zip(sources, kinds, strict=True):
         made, said = exported(tmp_path / source, tmp_path / "out" / source)
-        assert (made.provenance.step, made.provenance.zero_stage, made.provenance.world_size) == (STEPS, stage, 2)
+        assert (made.provenance.step, made.provenance.zero_stage, made.provenance.world_size) == (
+            STEPS,
+            stage,
+            2,
+        )
         assert made.config.deepspeed.precision == ("bf16" if bf16 else "fp32")
         assert any("equal bit for bit" in line for line in said)
-        predictor, live = Predictor.load(tmp_path / "out" / source, "cpu"), np.load(tmp_path / source / "live.npz")
+        predictor, live = (
+            Predictor.load(tmp_path / "out" / source, "cpu"),
+            np.load(tmp_path / source / "live.npz"),
+        )
         for subset in SUBSETS:
             rows = [stored_row(predictor, columns, row) for row in range(ROWS)]
             for row in rows:
@@ -66,7 +89,11 @@ def test_an_exported_model_is_the_live_one_bit_for_bit_for_every_stage_and_subse
             if (stage, bf16) == (3, True):
                 assert np.abs(logits - wanted).max() <= 2**-5 * max(1, np.abs(wanted).max()), subset
             else:
-                assert logits.tobytes() == wanted.tobytes(), (source, subset, np.abs(logits - wanted).max())
+                assert logits.tobytes() == wanted.tobytes(), (
+                    source,
+                    subset,
+                    np.abs(logits - wanted).max(),
+                )
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +102,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> RunFolder
     return write_run(tmp_path_factory.mktemp("runs"), small_data, scores)
 
 
-def test_config_says_what_was_trained_on_what_how_well_and_where_it_comes_from(run: RunFolder, tmp_path: Path):
+def test_config_says_what_was_trained_on_what_how_well_and_where_it_comes_from(
+    run: RunFolder, tmp_path: Path
+):
     exported(run.path, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"], "nothing is left beside it"
     made = read_exported(tmp_path / "out")
@@ -100,11 +129,15 @@ def test_a_run_of_another_name_is_exported_through_its_link(run: RunFolder, tmp_
         made, _ = exported(other, tmp_path / "out")
     finally:
         shutil.rmtree(other.parent)
-    assert made.provenance.parameters_sha256 == json.loads(run.result.read_text())["parameters_sha256"]
+    assert (
+        made.provenance.parameters_sha256 == json.loads(run.result.read_text())["parameters_sha256"]
+    )
     assert run.result.is_file()
 
 
-def test_a_program_answers_as_the_network_and_no_file_holds_a_pickle(run: RunFolder, tmp_path: Path):
+def test_a_program_answers_as_the_network_and_no_file_holds_a_pickle(
+    run: RunFolder, tmp_path: Path
+):
     made, _ = exported(run.path, tmp_path / "out", with_program=True)
     assert made.program
     assert made.program.difference <= made.program.tolerance == 1e-5
@@ -122,29 +155,45 @@ def test_a_program_answers_as_the_network_and_no_file_holds_a_pickle(run: RunFol
     files |= {name: content for name, content in members.items() if name not in raw and content}
     for name, content in files.items():
         json.loads(content) if name.endswith(".json") else None
-        with pytest.raises((pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError)):
+        with pytest.raises(
+            (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError)
+        ):
             pickle.load(io.BytesIO(content))
     content = (tmp_path / "out" / WEIGHTS).read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    assert 8 + int.from_bytes(content[:8], "little") + max(ends) == len(content), "weights, and nothing else"
+    assert 8 + int.from_bytes(content[:8], "little") + max(ends) == len(content), (
+        "weights, and nothing else"
+    )
 
 
-def test_the_folder_needs_neither_run_nor_data_nor_trained_weights(tmp_path: Path, small_data: Path):
+def test_the_folder_needs_neither_run_nor_data_nor_trained_weights(
+    tmp_path: Path, small_data: Path
+):
     from test_weights import SIZES
     from transformers import BertConfig, BertModel
 
     data = shutil.copytree(small_data, tmp_path / "data")
     torch.manual_seed(1)
     BertModel(BertConfig(vocab_size=40, **SIZES)).save_pretrained(tmp_path / "bert")
-    source = write_run(tmp_path / "runs", data, model__text_weights=str(tmp_path / "bert"), model__text_layers=1)
+    source = write_run(
+        tmp_path / "runs", data, model__text_weights=str(tmp_path / "bert"), model__text_layers=1
+    )
     made, _ = exported(source.path, tmp_path / "out")
-    wanted = Predictor.load(tmp_path / "out", "cpu").predict(text="it is even").tasks["digit"].probabilities
+    wanted = (
+        Predictor.load(tmp_path / "out", "cpu")
+        .predict(text="it is even")
+        .tasks["digit"]
+        .probabilities
+    )
     for gone in ("data", "bert", "runs"):
         shutil.rmtree(tmp_path / gone)
     assert made.architectures["text"]["hidden_size"] == 24
     heartbeat = (tmp_path / "out").rename(tmp_path / "moved")
-    assert Predictor.load(heartbeat, "cpu").predict(text="it is even").tasks["digit"].probabilities == wanted
+    assert (
+        Predictor.load(heartbeat, "cpu").predict(text="it is even").tasks["digit"].probabilities
+        == wanted
+    )
 
 
 class Canary:
@@ -157,22 +206,31 @@ class Canary:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_that_the_manifest_does_not_vouch_for_is_never_opened(tmp_path: Path, small_data: Path):
+def test_a_pickle_that_the_manifest_does_not_vouch_for_is_never_opened(
+    tmp_path: Path, small_data: Path
+):
     canary = tmp_path / "opened"
     run = write_run(tmp_path / "runs", small_data)
     shard = run.checkpoint(STEP) / SHARD
     good = shard.read_bytes()
 
     torch.save({"module": Canary(canary)}, shard)  # another size
-    with pytest.raises(ConfigError, match="is damaged: a file has not the size and hash of its manifest"):
+    with pytest.raises(
+        ConfigError, match="is damaged: a file has not the size and hash of its manifest"
+    ):
         exported(run.path, tmp_path / "out")
     shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))  # one bit
     with pytest.raises(ConfigError, match="is damaged"):
         exported(run.path, tmp_path / "out")
     shard.write_bytes(good)
-    for name in ("zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+    for name in (
+        "zero_pp_rank_0_mp_rank_00_model_states.pt",
+        "zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    ):
         torch.save({"module": Canary(canary)}, shard.with_name(name))
-        with pytest.raises(ConfigError, match=f"holds 'zero/{name}', which its manifest.json does not name"):
+        with pytest.raises(
+            ConfigError, match=f"holds 'zero/{name}', which its manifest.json does not name"
+        ):
             exported(run.path, tmp_path / "out")
         shard.with_name(name).unlink()
     shutil.rmtree(run.checkpoint(STEP))
@@ -185,7 +243,9 @@ def test_a_pickle_that_the_manifest_does_not_vouch_for_is_never_opened(tmp_path:
         path.chmod(mode)
     if os.getuid() == 0:  # nobody else can give a file away
         os.chown(shard, 12345, 12345)
-        with pytest.raises(ConfigError, match=r"belongs to user 12345, not to .*: what it holds could run anything"):
+        with pytest.raises(
+            ConfigError, match=r"belongs to user 12345, not to .*: what it holds could run anything"
+        ):
             exported(run.path, tmp_path / "out")
     assert not canary.exists()
     assert not (tmp_path / "out").exists()
@@ -195,16 +255,26 @@ def test_a_pickle_that_the_manifest_does_not_vouch_for_is_never_opened(tmp_path:
     assert canary.exists()
 
 
-def test_what_is_not_the_run_s_own_network_is_refused_and_leaves_nothing(tmp_path: Path, small_data: Path):
+def test_what_is_not_the_run_s_own_network_is_refused_and_leaves_nothing(
+    tmp_path: Path, small_data: Path
+):
     run = write_run(tmp_path / "runs", small_data)
     weights = torch.load(run.checkpoint(STEP) / SHARD)
     name = next(iter(weights["module"]))
     shutil.rmtree(run.checkpoint(STEP))
-    save(run, STEP, {"module": {key: value + (key == name) for key, value in weights["module"].items()}})
+    save(
+        run,
+        STEP,
+        {"module": {key: value + (key == name) for key, value in weights["module"].items()}},
+    )
     with pytest.raises(ConfigError, match=r"are not those that .*result\.json names"):
         exported(run.path, tmp_path / "out")
-    save(run, 6, {"module": {key: value for key, value in weights["module"].items() if key != name}})
-    with pytest.raises(ConfigError, match=rf"not of this code's network \(1 weights differ, such as {name}\)"):
+    save(
+        run, 6, {"module": {key: value for key, value in weights["module"].items() if key != name}}
+    )
+    with pytest.raises(
+        ConfigError, match=rf"not of this code's network \(1 weights differ, such as {name}\)"
+    ):
         exported(run.path, tmp_path / "out", step="6")
     save(run, 7, {"something": "else"})
     with pytest.raises(ConfigError, match="cannot be read: 'module'"):
@@ -212,12 +282,17 @@ def test_what_is_not_the_run_s_own_network_is_refused_and_leaves_nothing(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
-def test_an_export_is_replaced_only_when_asked_and_anything_else_never(run: RunFolder, tmp_path: Path):
+def test_an_export_is_replaced_only_when_asked_and_anything_else_never(
+    run: RunFolder, tmp_path: Path
+):
     out = tmp_path / "out"
     out.mkdir()
     exported(run.path, out)  # an empty folder is fine
     first = (out / CONFIG).stat().st_ino
-    with pytest.raises(ConfigError, match="holds an exported model: choose another place, or replace it with --force"):
+    with pytest.raises(
+        ConfigError,
+        match="holds an exported model: choose another place, or replace it with --force",
+    ):
         exported(run.path, out)
     exported(run.path, out, replace=True)
     assert (out / CONFIG).stat().st_ino != first
@@ -232,30 +307,49 @@ def test_an_export_is_replaced_only_when_asked_and_anything_else_never(run: RunF
 def test_which_checkpoint_is_meant(tmp_path: Path, small_data: Path):
     run = write_run(tmp_path / "grid", small_data, done=False)
     made, _ = exported(run.path, tmp_path / "best")
-    assert (made.provenance.step, made.provenance.is_selected, made.provenance.commit) == (STEP, False, None)
+    assert (made.provenance.step, made.provenance.is_selected, made.provenance.commit) == (
+        STEP,
+        False,
+        None,
+    )
     made, _ = exported(run.checkpoint(STEP), tmp_path / "that")
     assert made.provenance.step == STEP
     (tmp_path / "grid" / "submissions").mkdir()
     for source, step, words in (
-        (run.path, "3", rf"has no checkpoint of step 3 \(it has those of {STEP}\): choose by --step"),
+        (
+            run.path,
+            "3",
+            rf"has no checkpoint of step 3 \(it has those of {STEP}\): choose by --step",
+        ),
         (run.path, "9" * 400, "--step is '9{60}', wanted a number of steps, or best"),
         (run.path, "-1", "wanted a number of steps, or best"),
         (run.checkpoint(STEP), "4", "is a checkpoint already"),
-        (tmp_path / "grid", None, f"is the folder of a grid: give that of one of its runs, such as .*{run.run_id}"),
+        (
+            tmp_path / "grid",
+            None,
+            f"is the folder of a grid: give that of one of its runs, such as .*{run.run_id}",
+        ),
         (tmp_path / "nowhere", None, "is neither a run's folder"),
         (run.spec, None, "is neither a run's folder"),
     ):
         with pytest.raises(ConfigError, match=words):
             exported(source, tmp_path / "out", step=step)
     write_json(run.attempt(1), {"attempt": 1, "data_dir": str(tmp_path)})
-    with pytest.raises(ConfigError, match="data are not in .*: give the folder that holds 'tridigits' by --data-root"):
+    with pytest.raises(
+        ConfigError,
+        match="data are not in .*: give the folder that holds 'tridigits' by --data-root",
+    ):
         exported(run.path, tmp_path / "out")
     manifest = json.loads((small_data / "manifest.json").read_text())
     write_json(tmp_path / "manifest.json", manifest | {"fingerprint": "0" * 16})
-    with pytest.raises(ConfigError, match="has fingerprint 0000000000000000, the run was trained on"):
+    with pytest.raises(
+        ConfigError, match="has fingerprint 0000000000000000, the run was trained on"
+    ):
         exported(run.path, tmp_path / "out")
     run.spec.write_text('{"format": 1}')
-    with pytest.raises(ConfigError, match=r"spec\.json cannot be read .*: is it a run of this version"):
+    with pytest.raises(
+        ConfigError, match=r"spec\.json cannot be read .*: is it a run of this version"
+    ):
         exported(run.path, tmp_path / "out", data_dir=small_data)
 
 

@@ -19,7 +19,10 @@ from furnace_hpc.model.scores import mean_prediction
 def test_answers_are_compared_with_those_that_the_run_wrote(tmp_path: Path, small_data: Path):
     run = write_run(tmp_path / "runs", small_data)
     exported(run.path, tmp_path / "first")
-    predictor, columns = Predictor.load(tmp_path / "first", "cpu"), open_columns(small_data).split("test")
+    predictor, columns = (
+        Predictor.load(tmp_path / "first", "cpu"),
+        open_columns(small_data).split("test"),
+    )
     rows = [stored_row(predictor, columns, row) for row in range(len(columns["present"]))]
     logits = predictor.logits(rows)["digit"].numpy()
     run.predictions("test").parent.mkdir()
@@ -27,18 +30,32 @@ def test_answers_are_compared_with_those_that_the_run_wrote(tmp_path: Path, smal
     made, said = exported(run.path, tmp_path / "second")
     assert made.provenance.compared.startswith("those that the run wrote of 64 test samples, ")
     assert made.provenance.compared in said[-1]
-    np.savez(run.predictions("test"), **{"logits.digit": logits + 1, "sample_id": columns["sample_id"]})
-    with pytest.raises(ConfigError, match=r"does not give the run's own logits .* is not the one that trained it"):
+    np.savez(
+        run.predictions("test"), **{"logits.digit": logits + 1, "sample_id": columns["sample_id"]}
+    )
+    with pytest.raises(
+        ConfigError, match=r"does not give the run's own logits .* is not the one that trained it"
+    ):
         exported(run.path, tmp_path / "third")
 
 
 def test_answers_of_a_run_that_meant_over_frames_are_compared_with_the_mean(tmp_path: Path):
-    data, tasks = write_clips(tmp_path / "clips"), [{"name": "genre", "kind": "multi_label"}, {"name": "digit"}]
-    changes = {"model__modalities": ["image", "audio"], "evaluation__frames": "mean", "tasks": tasks}
+    data, tasks = (
+        write_clips(tmp_path / "clips"),
+        [{"name": "genre", "kind": "multi_label"}, {"name": "digit"}],
+    )
+    changes = {
+        "model__modalities": ["image", "audio"],
+        "evaluation__frames": "mean",
+        "tasks": tasks,
+    }
     run = write_run(tmp_path / "runs", data, **changes)
     exported(run.path, tmp_path / "first")
     predictor, columns = Predictor.load(tmp_path / "first", "cpu"), open_columns(data).split("test")
-    frames = [predictor.logits([stored_row(predictor, columns, row, frame) for row in range(40)]) for frame in range(3)]
+    frames = [
+        predictor.logits([stored_row(predictor, columns, row, frame) for row in range(40)])
+        for frame in range(3)
+    ]
     mean = {
         f"logits.{task['name']}": mean_prediction(
             torch.stack([frame[task["name"]] for frame in frames]), task.get("kind", "single_label")

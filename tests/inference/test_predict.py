@@ -37,7 +37,9 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 def test_every_subset_of_the_modalities_is_answered(model: Path, samples: Path):
     predictor = Predictor.load(model, "cpu")
     line = json.loads(samples.read_text().splitlines()[0])
-    given = {"text": line["text"]} | {name: samples.parent / line[name] for name in ("image", "audio")}
+    given = {"text": line["text"]} | {
+        name: samples.parent / line[name] for name in ("image", "audio")
+    }
     seen = set()
     for subset in subsets(("text", "image", "audio")):
         answer = predictor.predict(**{name: given[name] for name in subset})
@@ -45,7 +47,9 @@ def test_every_subset_of_the_modalities_is_answered(model: Path, samples: Path):
         assert answer.tasks.keys() == {"digit", "parity"}
         digit = answer.tasks["digit"]
         assert sorted(digit.probabilities) == list(DIGITS)
-        assert list(digit.probabilities.values()) == sorted(digit.probabilities.values(), reverse=True)
+        assert list(digit.probabilities.values()) == sorted(
+            digit.probabilities.values(), reverse=True
+        )
         assert sum(digit.probabilities.values()) == pytest.approx(1)
         assert digit.labels == (next(iter(digit.probabilities)),)
         seen.add(tuple(digit.probabilities.values()))
@@ -59,7 +63,9 @@ def test_a_multi_label_task_says_yes_above_the_threshold_that_was_tuned(movies: 
     assert answer.probabilities.keys() == set(GENRES)
     assert answer.labels == tuple(name for name, p in answer.probabilities.items() if p > 0.47)
     assert 0 < len(answer.labels) < len(GENRES)
-    code, out, _ = command(capsys, "--model", movies / "model", "--text", "love", "--json", "--top", 4)
+    code, out, _ = command(
+        capsys, "--model", movies / "model", "--text", "love", "--json", "--top", 4
+    )
     said = json.loads(out)["tasks"]["genres"]
     assert (code, said["threshold"], len(said["probabilities"])) == (0, 0.47, 4)
     assert said["labels"]
@@ -73,13 +79,20 @@ def test_the_command_answers_one_sample(model: Path, samples: Path, capsys: Any)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "from image; without text, audio"
-    assert [line.split(":")[0] for line in lines if not line.startswith(" ")][1:] == ["digit", "parity"]
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")][1:] == [
+        "digit",
+        "parity",
+    ]
     assert sum(line.endswith(" %") for line in lines) == 3 + 2
     code, out, _ = command(capsys, "--model", model, "--image", image, "--top", 10**30)
     assert (code, sum(line.endswith(" %") for line in out.splitlines())) == (0, 10 + 2)
     code, out, _ = command(capsys, "--model", model, "--image", image, "--json")
     tasks = json.loads(out)["tasks"]
-    assert (code, len(tasks["digit"]["probabilities"]), tasks["digit"]["label"]) == (0, 10, lines[1].split()[1])
+    assert (code, len(tasks["digit"]["probabilities"]), tasks["digit"]["label"]) == (
+        0,
+        10,
+        lines[1].split()[1],
+    )
 
 
 def test_a_file_of_samples_is_answered_in_order_and_a_bad_line_costs_itself_alone(
@@ -117,19 +130,33 @@ def test_a_file_of_samples_is_answered_in_order_and_a_bad_line_costs_itself_alon
         (b'{"text": "\\ud800"}', "no Unicode text"),
     ]
     lines = [json.dumps(entry).encode() for entry, _ in bad] + [line for line, _ in raw]
-    rows = [json.dumps(good[0]).encode(), b"", *lines, b'{"id": 7, "image": "here.png", "text": null}']
+    rows = [
+        json.dumps(good[0]).encode(),
+        b"",
+        *lines,
+        b'{"id": 7, "image": "here.png", "text": null}',
+    ]
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(rows) + b"\n")
 
-    code, out, err = command(capsys, "--model", model, "--input", tmp_path / "rows.jsonl", "--json", "--batch-size", 4)
+    code, out, err = command(
+        capsys, "--model", model, "--input", tmp_path / "rows.jsonl", "--json", "--batch-size", 4
+    )
     assert code == 1
     answers = [json.loads(line) for line in out.splitlines()]
     assert [answer["line"] for answer in answers] == [1, *range(3, len(rows) + 1)]
     assert [answer.get("id") for answer in (answers[0], answers[-1])] == [good[0]["id"], 7]
-    assert (answers[0]["modalities"], answers[-1]["modalities"]) == (["text", "image", "audio"], ["image"])
+    assert (answers[0]["modalities"], answers[-1]["modalities"]) == (
+        ["text", "image", "audio"],
+        ["image"],
+    )
     complaints = err.splitlines()
     assert complaints[-1] == f"{len(lines)} of the samples could not be read"
     for number, words, answer, line in zip(
-        range(3, len(rows)), [words for _, words in [*bad, *raw]], answers[1:-1], complaints, strict=False
+        range(3, len(rows)),
+        [words for _, words in [*bad, *raw]],
+        answers[1:-1],
+        complaints,
+        strict=False,
     ):
         assert line.startswith(f"error: rows.jsonl:{number}: "), line
         assert words in line
@@ -145,8 +172,19 @@ def test_a_file_of_samples_is_answered_in_order_and_a_bad_line_costs_itself_alon
 
 def test_ctrl_c_leaves_whole_answers(model: Path, tmp_path: Path):
     many = tmp_path / "many.jsonl"
-    many.write_text("".join(json.dumps({"id": str(n), "text": "it is even"}) + "\n" for n in range(100_000)))
-    asked = [sys.executable, "-m", "furnace_hpc.predict", "--model", str(model), "--input", str(many), "--json"]
+    many.write_text(
+        "".join(json.dumps({"id": str(n), "text": "it is even"}) + "\n" for n in range(100_000))
+    )
+    asked = [
+        sys.executable,
+        "-m",
+        "furnace_hpc.predict",
+        "--model",
+        str(model),
+        "--input",
+        str(many),
+        "--json",
+    ]
     answers = tmp_path / "answers.jsonl"
     with answers.open("w") as file:
         process = subprocess.Popen(asked, stdout=file, stderr=subprocess.PIPE, text=True)
@@ -191,7 +229,9 @@ def test_a_damaged_or_foreign_model_is_refused(model: Path, tmp_path: Path):
     config = (copy / "config.json").read_text()
     good = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(ConfigError, match=r"model\.safetensors is not the file that config\.json describes"):
+    with pytest.raises(
+        ConfigError, match=r"model\.safetensors is not the file that config\.json describes"
+    ):
         Predictor.load(copy)
     (copy / "model.safetensors").write_bytes(good)
     content = json.loads(config)

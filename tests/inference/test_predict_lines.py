@@ -28,7 +28,9 @@ def predictor(model: Path) -> Predictor:
     return Predictor.load(model, "cpu")
 
 
-def answered(predictor: Predictor, path: Path, batch_size: int = 4) -> tuple[list[dict[str, Any]], str]:
+def answered(
+    predictor: Predictor, path: Path, batch_size: int = 4
+) -> tuple[list[dict[str, Any]], str]:
     """The answers as JSON, and what is told of the others."""
     out, errors = io.StringIO(), io.StringIO()
     failed = answer_file(predictor, path, out, errors, None, True, batch_size)
@@ -40,13 +42,17 @@ def answered(predictor: Predictor, path: Path, batch_size: int = 4) -> tuple[lis
 def write_lines(path: Path, *lines: bytes) -> Path:
     """The lines, each between two good ones."""
     good = b'{"text": "it is even"}'
-    path.write_bytes(b"\n".join(line for bad in lines for line in (good, bad)) + b"\n" + good + b"\n")
+    path.write_bytes(
+        b"\n".join(line for bad in lines for line in (good, bad)) + b"\n" + good + b"\n"
+    )
     return path
 
 
 def test_files_broken_in_every_way_cost_their_line(tmp_path, predictor):
     lines = []
-    for number, (name, way) in enumerate((IMAGES | {f"sound: {name}": way for name, way in SOUNDS.items()}).items()):
+    for number, (name, way) in enumerate(
+        (IMAGES | {f"sound: {name}": way for name, way in SOUNDS.items()}).items()
+    ):
         path = tmp_path / f"{number}"
         path.write_bytes(b"x")
         way(path)
@@ -63,7 +69,10 @@ def test_files_broken_in_every_way_cost_their_line(tmp_path, predictor):
 
 
 def test_odd_images_are_answered(tmp_path, predictor):
-    for name, exif in (("a", exif_of(turned(6), (0x011A, 2, 4, b"300\0"))), ("b", exif_of(turned(6)))):
+    for name, exif in (
+        ("a", exif_of(turned(6), (0x011A, 2, 4, b"300\0"))),
+        ("b", exif_of(turned(6))),
+    ):
         (tmp_path / f"{name}.jpg").write_bytes(encoded(picture(), "JPEG", exif=exif))
     write_lines(tmp_path / "a.jsonl", b'{"image": "a.jpg"}', b'{"image": "b.jpg"}')
     answers, errors = answered(predictor, tmp_path / "a.jsonl")
@@ -102,15 +111,27 @@ def test_an_odd_line_costs_itself_alone(tmp_path, predictor, line):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec=None), max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 ROWS = st.dictionaries(st.sampled_from(["id", "text", "image", "audio", "odd"]), JSON, max_size=4)
 
 
 @pytest.mark.fuzz
-@given(st.lists(ROWS.map(lambda row: json.dumps(row).encode()) | st.binary(max_size=30), min_size=1, max_size=6))
+@given(
+    st.lists(
+        ROWS.map(lambda row: json.dumps(row).encode()) | st.binary(max_size=30),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_any_lines_are_answered_or_told(tmp_path_factory, predictor, lines):
     lines = [line.replace(b"\n", b" ") for line in lines]
     path = tmp_path_factory.mktemp("fuzz") / "a.jsonl"
@@ -139,13 +160,27 @@ def test_a_decoder_that_crashes_costs_its_line(tmp_path, predictor, monkeypatch,
     (tmp_path / "bad.png").write_text(how)
     (tmp_path / "good.png").write_bytes(encoded(picture(), "PNG"))
     soundfile.write(tmp_path / "good.wav", NOISE, 16_000)
-    answers, errors = answered(predictor, write_lines(tmp_path / "a.jsonl", good, b'{"image": "bad.png"}', good))
-    assert ["error" in answer for answer in answers] == [False, False, False, True, False, False, False], errors
+    answers, errors = answered(
+        predictor, write_lines(tmp_path / "a.jsonl", good, b'{"image": "bad.png"}', good)
+    )
+    assert ["error" in answer for answer in answers] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ], errors
     assert f"bad.png' is unreadable ({told}" in errors
     alone = predictor.predict(**{name: tmp_path / file for name, file in json.loads(good).items()})
     first = next(iter(alone.tasks["digit"].probabilities.items()))
-    assert answers[1]["tasks"]["digit"]["probabilities"][first[0]] == pytest.approx(first[1], abs=1e-5)
-    assert not [child for child in psutil.Process().children(recursive=True) if child.ppid() != os.getpid()]
+    assert answers[1]["tasks"]["digit"]["probabilities"][first[0]] == pytest.approx(
+        first[1], abs=1e-5
+    )
+    assert not [
+        child for child in psutil.Process().children(recursive=True) if child.ppid() != os.getpid()
+    ]
 
 
 def test_a_batch_that_fails_is_answered_row_by_row(tmp_path, predictor, monkeypatch):
@@ -167,5 +202,7 @@ def test_a_batch_that_fails_is_answered_row_by_row(tmp_path, predictor, monkeypa
 
 def test_one_sample_that_is_bad_is_one_sentence(tmp_path, predictor):
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    with pytest.raises(ConfigError, match=r"^image '.*a.jpg' is unreadable \(a HEIC image, wanted JPEG, PNG"):
+    with pytest.raises(
+        ConfigError, match=r"^image '.*a.jpg' is unreadable \(a HEIC image, wanted JPEG, PNG"
+    ):
         predictor.predict(image=tmp_path / "a.jpg")

@@ -22,25 +22,36 @@ from furnace_hpc.inference.export import stored_row
 from furnace_hpc.inference.preprocess import make_tokenizer
 
 
-def test_the_files_of_a_tridigits_sample_give_the_packed_values(model: Path, samples: Path, small_data: Path):
+def test_the_files_of_a_tridigits_sample_give_the_packed_values(
+    model: Path, samples: Path, small_data: Path
+):
     predictor, columns = Predictor.load(model, "cpu"), open_columns(small_data).split("test")
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     assert len(lines) == 3
     for row, line in enumerate(lines):
         files = {name: samples.parent / line[name] for name in ("image", "audio")}
-        values, wanted = predictor.read({"text": line["text"]} | files), stored_row(predictor, columns, row)
+        values, wanted = (
+            predictor.read({"text": line["text"]} | files),
+            stored_row(predictor, columns, row),
+        )
         assert line["id"] == f"{columns['sample_id'][row]}-digit-{columns['label.digit'][row]}"
         assert (samples.parent / f"{line['id']}.txt").read_text() == line["text"] + "\n"
         for name in ("text", "text_length", "image", "audio_length", "present"):
             assert np.array_equal(values[name], wanted[name]), name
-        assert np.abs(values["audio"].astype(np.float32) - wanted["audio"]).max() <= 0.25  # float16's step at 256
+        # float16's step at 256
+        assert np.abs(values["audio"].astype(np.float32) - wanted["audio"]).max() <= 0.25
         logits, same = (predictor.logits([v])["digit"] for v in (values, wanted))
         assert torch.allclose(logits, same, atol=1e-3)
 
 
 def test_tridigits_words_get_the_ids_that_packing_gave_them(small_data: Path):
     reader = make_tokenizer(open_columns(small_data).manifest, None)
-    for text in ("my guess would be odd and prime", "the number is even", "xyzzy even", " ".join(VOCAB[4:9])):
+    for text in (
+        "my guess would be odd and prime",
+        "the number is even",
+        "xyzzy even",
+        " ".join(VOCAB[4:9]),
+    ):
         ids, length = reader.encode(text)
         assert ids[:length].tolist() == encode(text)
         assert set(ids[length:].tolist()) <= {0}
@@ -49,23 +60,42 @@ def test_tridigits_words_get_the_ids_that_packing_gave_them(small_data: Path):
 
 
 def test_posters_and_plots_give_the_packed_values(movies: Path):
-    predictor, columns = Predictor.load(movies / "model", "cpu"), open_columns(movies / "data").split("test")
+    predictor, columns = (
+        Predictor.load(movies / "model", "cpu"),
+        open_columns(movies / "data").split("test"),
+    )
     for row, movie in enumerate(SPLIT["test"]):
-        plot = choose_plot(json.loads((movies / "raw" / "dataset" / f"{movie}.json").read_text()), "longest")
-        values = predictor.read({"text": plot, "image": movies / "raw" / "dataset" / f"{movie}.jpeg"})
+        plot = choose_plot(
+            json.loads((movies / "raw" / "dataset" / f"{movie}.json").read_text()), "longest"
+        )
+        values = predictor.read(
+            {"text": plot, "image": movies / "raw" / "dataset" / f"{movie}.jpeg"}
+        )
         wanted = stored_row(predictor, columns, row)
-        assert all(np.array_equal(values[name], wanted[name]) for name in ("text", "text_length", "image"))
+        assert all(
+            np.array_equal(values[name], wanted[name]) for name in ("text", "text_length", "image")
+        )
 
 
 def test_frames_and_sounds_give_the_packed_values(tmp_path: Path):
     source = write_audioset(tmp_path / "raw")
-    data = packed(plan_audioset(source, CSV, source / "audio", source / "frames", KNOBS), tmp_path / "data")
+    data = packed(
+        plan_audioset(source, CSV, source / "audio", source / "frames", KNOBS), tmp_path / "data"
+    )
     tasks, modalities = [{"name": "classes", "kind": "multi_label"}], ["image", "audio"]
-    predictor = Predictor.load(exported(tmp_path, data, tasks=tasks, model__modalities=modalities), "cpu")
+    predictor = Predictor.load(
+        exported(tmp_path, data, tasks=tasks, model__modalities=modalities), "cpu"
+    )
     columns = open_columns(data).split("test")
     clip = columns["source_id"][0].decode()
-    frame, sound = source / "frames" / "frame_5" / f"{clip}.jpg", next((source / "audio").glob(f"{clip}.*"))
-    values, wanted = predictor.read({"image": frame, "audio": sound}), stored_row(predictor, columns, 0)
+    frame, sound = (
+        source / "frames" / "frame_5" / f"{clip}.jpg",
+        next((source / "audio").glob(f"{clip}.*")),
+    )
+    values, wanted = (
+        predictor.read({"image": frame, "audio": sound}),
+        stored_row(predictor, columns, 0),
+    )
     assert clip in CLIPS
     for name in ("image", "audio", "audio_length"):
         assert np.array_equal(values[name], wanted[name]), name
@@ -73,13 +103,20 @@ def test_frames_and_sounds_give_the_packed_values(tmp_path: Path):
 
 def test_a_set_of_arrays_takes_arrays_and_says_so(tmp_path: Path):
     data = packed(plan_avmnist(write_avmnist(tmp_path / "raw")), tmp_path / "data")
-    predictor = Predictor.load(exported(tmp_path, data, model__modalities=["image", "audio"]), "cpu")
+    predictor = Predictor.load(
+        exported(tmp_path, data, model__modalities=["image", "audio"]), "cpu"
+    )
     sound = np.asarray(open_columns(data).split("test")["audio"][3])
     np.save(tmp_path / "sound.npy", sound)
-    by_file, by_array = predictor.predict(audio=tmp_path / "sound.npy"), predictor.predict(audio=sound)
+    by_file, by_array = (
+        predictor.predict(audio=tmp_path / "sound.npy"),
+        predictor.predict(audio=sound),
+    )
     assert by_file == by_array
     Image.new("L", (28, 28)).save(tmp_path / "digit.png")
-    with pytest.raises(ConfigError, match=r"packed from arrays, not from image files: give a \.npy file of shape"):
+    with pytest.raises(
+        ConfigError, match=r"packed from arrays, not from image files: give a \.npy file of shape"
+    ):
         predictor.predict(image=tmp_path / "digit.png")
     for array, words in (
         (sound[:, :3], r"is unreadable \(uint8 \(112, 3\), wanted numbers of shape \(112, 112\)\)"),

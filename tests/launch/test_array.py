@@ -15,7 +15,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.launch.arrays import Array, Limits, next_wave, ranges
 from furnace_hpc.launch.batch_script import BATCH, array_parameters, follow_up_parameters, rule_text
-from furnace_hpc.launch.planned import Plan
+from furnace_hpc.launch.plan import Plan
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.slurm.client import require_slurm
 
@@ -53,7 +53,9 @@ def text_of(plan: Plan, submission: Path) -> str:
 
 def text(tmp_path: Path, **changes) -> str:
     profile = ClusterProfile.model_validate(FULL | changes)
-    return text_of(planned(tmp_path, grid(), profile, snapshot="abc"), tmp_path / "study/submissions/sub 1")
+    return text_of(
+        planned(tmp_path, grid(), profile, snapshot="abc"), tmp_path / "study/submissions/sub 1"
+    )
 
 
 def flags(script: str) -> dict[str, str]:
@@ -63,7 +65,9 @@ def flags(script: str) -> dict[str, str]:
 
 def test_a_scratch_folders_variables_are_left_for_each_node(tmp_path):
     assert "FURNACE_SCRATCH" not in text(tmp_path)
-    assert "\nexport FURNACE_SCRATCH='$TMPDIR/data of mine'\n" in text(tmp_path, scratch="$TMPDIR/data of mine")
+    assert "\nexport FURNACE_SCRATCH='$TMPDIR/data of mine'\n" in text(
+        tmp_path, scratch="$TMPDIR/data of mine"
+    )
 
 
 def test_batch_script_is_the_golden_one(tmp_path):
@@ -81,7 +85,9 @@ def test_batch_script_is_the_golden_one(tmp_path):
         found = found.replace(shlex.quote(str(place)), name).replace(str(place), name)
     if os.environ.get("FURNACE_RENEW_GOLDEN") == "1":
         GOLDEN.write_text(found + "\n")
-    difference = difflib.unified_diff(GOLDEN.read_text().splitlines(), found.splitlines(), "golden", "now", lineterm="")
+    difference = difflib.unified_diff(
+        GOLDEN.read_text().splitlines(), found.splitlines(), "golden", "now", lineterm=""
+    )
     assert not (lines := list(difference)), "\n".join(
         [
             *lines,
@@ -92,7 +98,9 @@ def test_batch_script_is_the_golden_one(tmp_path):
 
 
 def test_bash_accepts_the_script(tmp_path):
-    done = subprocess.run(["bash", "-n"], input=text(tmp_path), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-n"], input=text(tmp_path), capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -124,7 +132,11 @@ def test_flags_say_the_profiles_and_the_shapes_facts(tmp_path):
         ({"gpu_flag": "gres"}, "gpu:a100:4", None),
         ({"gpu_flag": "gres", "gpu_type": None}, "gpu:4", None),
         ({"gpu_flag": "gpus_per_node", "gpu_type": None}, None, "4"),
-        ({"gpu_flag": "gpus_per_node", "gpus_per_node": None, "processes_per_node": 2}, None, "a100:2"),
+        (
+            {"gpu_flag": "gpus_per_node", "gpus_per_node": None, "processes_per_node": 2},
+            None,
+            "a100:2",
+        ),
         ({"gpu_flag": None}, None, None),
         ({"gpu_flag": "gpus_per_task"}, None, None),
         ({"gpus_per_node": 0}, None, None),
@@ -156,7 +168,13 @@ def test_setup_lines_stand_before_the_attempt_begins_in_their_order(tmp_path):
 
 @pytest.mark.parametrize(
     ("indices", "written"),
-    [([0], "0"), ([0, 1, 2, 3, 7], "0-3,7"), ([7, 3, 5], "3,5,7"), ([1, 2, 4, 5, 9], "1-2,4-5,9"), ([], "")],
+    [
+        ([0], "0"),
+        ([0, 1, 2, 3, 7], "0-3,7"),
+        ([7, 3, 5], "3,5,7"),
+        ([1, 2, 4, 5, 9], "1-2,4-5,9"),
+        ([], ""),
+    ],
 )
 def test_ranges(indices, written):
     assert ranges(indices) == written
@@ -176,7 +194,9 @@ def test_every_parameter_is_one_that_submitit_takes(tmp_path):
     profile = ClusterProfile.model_validate(FULL)
     plan = planned(tmp_path, grid(), profile)
     arrays = array_parameters(profile, array_of(plan), "name", tmp_path, tmp_path)
-    follow_up = follow_up_parameters(profile, "name", ["1", "2"], tmp_path / "submissions/1", tmp_path)
+    follow_up = follow_up_parameters(
+        profile, "name", ["1", "2"], tmp_path / "submissions/1", tmp_path
+    )
     assert set(arrays) | set(follow_up) <= set(_get_default_parameters())
     assert follow_up["dependency"] == "afterany:1:2"
     assert not {"gpus_per_node", "gres", "cpus_per_task", "mem"} & set(follow_up)
@@ -184,7 +204,9 @@ def test_every_parameter_is_one_that_submitit_takes(tmp_path):
 
 def test_without_sbatch_a_cluster_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="cluster 'big' needs Slurm, but there is no sbatch on PATH"):
+    with pytest.raises(
+        ConfigError, match="cluster 'big' needs Slurm, but there is no sbatch on PATH"
+    ):
         require_slurm("big")
 
 

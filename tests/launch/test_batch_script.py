@@ -25,7 +25,8 @@ def stand_in(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-# The stand-in for srun drops its own options and checks what is left; the ranks' words and code come from outside.
+# The stand-in for srun drops its own options and checks what is left; the ranks' words and code
+# come from outside.
 SRUN = """
 while [[ $1 == -* ]]; do case $1 in --output|--error) shift 2;; *) shift;; esac; done
 printf '%s\\n' "$@" > "$STAND_IN/ranks"
@@ -58,19 +59,32 @@ def execute(
     stand_in(tools / "scontrol", 'echo "$*" >> "$STAND_IN/requeued"\n')
     stand_in(tools / "sleep", "exit 0\n")
     plan = planned(
-        tmp_path / "runs of 'mine'", grid(), ClusterProfile(name="c", executor="slurm", gpu_flag=None, **facts)
+        tmp_path / "runs of 'mine'",
+        grid(),
+        ClusterProfile(name="c", executor="slurm", gpu_flag=None, **facts),
     )
     submission = write_submission(plan).path
     (submission / "payload.pkl").write_bytes(b"payload")
     meanwhile()
     ids = {"SLURM_ARRAY_JOB_ID": "91", "SLURM_ARRAY_TASK_ID": str(row), "SLURM_JOB_ID": "93"}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "FURNACE_"))}
-    environment = kept | ids | {"WORDS": words, "CODE": str(code), "STAND_IN": str(tools), "THEN": then}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM_", "FURNACE_"))
+    }
+    environment = (
+        kept | ids | {"WORDS": words, "CODE": str(code), "STAND_IN": str(tools), "THEN": then}
+    )
     environment["PATH"] = f"{tools}:{environment['PATH']}"
     [array] = next_wave(plan.shapes, Limits())
     script = batch_text(plan, array, submission)
     done = subprocess.run(
-        ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     return done, RunFolder(Path(read_rows(submission)[row]["run_dir"])), submission, tools
 
@@ -104,14 +118,23 @@ def test_the_script_frames_an_attempt(tmp_path, words, code, status, verdict, re
     ranks = (tools / "ranks").read_text().splitlines()
     profile = ClusterProfile(name="c", executor="slurm")
     code = run.path.parent / "code" / source().snapshot_hash
-    assert ranks == [*shlex.split(rank_command(profile, code)), "-u", "-m", "submitit.core._submit", str(submission)]
+    assert ranks == [
+        *shlex.split(rank_command(profile, code)),
+        "-u",
+        "-m",
+        "submitit.core._submit",
+        str(submission),
+    ]
 
 
 def test_a_requeued_element_begins_the_next_attempt_of_the_same_run(tmp_path):
     _, run, _, _ = execute(tmp_path, "stopped", 85)
     done, same, _, _ = execute(tmp_path, "done", 0)
     assert (done.returncode, same) == (0, run)
-    assert [lifecycle.read_attempt(str(run.path), number)["reason"] for number in (1, 2)] == ["stopped", "done"]
+    assert [lifecycle.read_attempt(str(run.path), number)["reason"] for number in (1, 2)] == [
+        "stopped",
+        "done",
+    ]
 
 
 def test_an_element_whose_run_is_done_already_ends_well_and_starts_nothing(tmp_path):
@@ -142,10 +165,14 @@ def test_a_run_that_a_live_process_holds_never_reaches_srun(tmp_path):
     assert sorted(path.name for path in run.attempts.iterdir()) == ["1.json"]
 
 
-@pytest.mark.parametrize("part", ["", "study", "study/submissions/1/payload.pkl", "study/submissions/1/rows.jsonl"])
+@pytest.mark.parametrize(
+    "part", ["", "study", "study/submissions/1/payload.pkl", "study/submissions/1/rows.jsonl"]
+)
 def test_nothing_is_run_that_others_can_have_changed(tmp_path, part):
     place = tmp_path / "runs of 'mine'" / part
-    done, run, _, tools = execute(tmp_path, "done", 0, meanwhile=lambda: place.chmod(place.stat().st_mode | 0o020))
+    done, run, _, tools = execute(
+        tmp_path, "done", 0, meanwhile=lambda: place.chmod(place.stat().st_mode | 0o020)
+    )
     assert (done.returncode, done.stderr) == (1, "")
     assert str(place) in done.stdout
     assert "chmod go-w" in done.stdout

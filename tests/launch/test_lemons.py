@@ -39,10 +39,23 @@ def attempt(nodelist: str, reason: str, *blamed: str) -> Attempt:
         ([attempt("a", "hang")], 2, ()),
         ([attempt("a", "hang"), attempt("a", "node_fail"), attempt("b", "done")], 2, ("a",)),
         ([attempt("a", "crash"), attempt("a", "preempted"), attempt("a", "killed")], 1, ()),
-        ([attempt("[a]", "done"), attempt("n[1-2]", "hang", "n2"), attempt("n[2-3]", "infrastructure")], 2, ("n2",)),
+        (
+            [
+                attempt("[a]", "done"),
+                attempt("n[1-2]", "hang", "n2"),
+                attempt("n[2-3]", "infrastructure"),
+            ],
+            2,
+            ("n2",),
+        ),
         ([attempt("n[1-2]", "node_fail"), attempt("n[1-2]", "hang", "another")], 2, ("n1", "n2")),
-        ([attempt("a", "hang")] * 2 + [attempt("b", "hang")] * 2, 2, ()),  # all that were seen: it is not the nodes
-        ([attempt("a", "hang")] * 2 + [attempt("b", "hang")] * 2 + [attempt("n[1-2]", "done")], 2, ("a", "b")),
+        # all that were seen: it is not the nodes
+        ([attempt("a", "hang")] * 2 + [attempt("b", "hang")] * 2, 2, ()),
+        (
+            [attempt("a", "hang")] * 2 + [attempt("b", "hang")] * 2 + [attempt("n[1-2]", "done")],
+            2,
+            ("a", "b"),
+        ),
         ([attempt("", "hang")] * 3, 2, ()),
     ],
 )
@@ -59,7 +72,8 @@ def test_the_next_submission_excludes_a_lemon_and_says_so(tmp_path, monkeypatch,
         if number == 1:
             run = begin(spec, folder)  # as a job would: only a job has nodes
             write_json(
-                run.attempt(1), lifecycle.read_attempt(str(run.path), 1) | {"end_unix_s": 1.0, "reason": "stopped"}
+                run.attempt(1),
+                lifecycle.read_attempt(str(run.path), 1) | {"end_unix_s": 1.0, "reason": "stopped"},
             )
         lifecycle.begin(str(run.path), {"job_id": f"5_{number}"})
         lifecycle.close(str(run.path), number + 1, "a node failed", "node_fail")
@@ -70,6 +84,13 @@ def test_the_next_submission_excludes_a_lemon_and_says_so(tmp_path, monkeypatch,
     [array] = next_wave(plan.shapes, Limits())
     assert "#SBATCH --exclude=node7\n" in batch_text(plan, array, tmp_path / "submission")
     print_plan(plan)
-    assert "without node7: 2 or more attempts hung, never started or were lost there" in capsys.readouterr().out
-    for change in ({"exclude_after_failures": None}, {"exclude_after_failures": 3}, {"cluster_name": "small"}):
+    assert (
+        "without node7: 2 or more attempts hung, never started or were lost there"
+        in capsys.readouterr().out
+    )
+    for change in (
+        {"exclude_after_failures": None},
+        {"exclude_after_failures": 3},
+        {"cluster_name": "small"},
+    ):
         assert excluded_nodes([run], SITE.model_copy(update=change)) == ()

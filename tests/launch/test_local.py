@@ -21,7 +21,9 @@ def losses(folder: Path) -> dict[int, float]:
     found = {}
     for path in sorted((folder / "metrics").glob("*.jsonl"), key=lambda path: int(path.stem)):
         records = [json.loads(line) for line in path.read_text().splitlines()]
-        found |= {record["step"]: record["train/loss"] for record in records if record["kind"] == "train"}
+        found |= {
+            record["step"]: record["train/loss"] for record in records if record["kind"] == "train"
+        }
     return found
 
 
@@ -43,13 +45,17 @@ def check_result(folder: Path) -> None:
         evaluated |= {r["step"]: r["val/digit/accuracy"] for r in records if r["kind"] == "val"}
     assert sorted(evaluated) == list(range(20, result["steps"] + 1, 20))
     best = max(evaluated.values())
-    assert result["selected_step"] == min(step for step, value in evaluated.items() if value == best)
+    assert result["selected_step"] == min(
+        step for step, value in evaluated.items() if value == best
+    )
     assert result["metrics"]["val/digit/accuracy"] == best
     assert (folder / f"checkpoints/step-{result['selected_step']}/manifest.json").exists()
 
 
 def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: Path):
-    grid = write_grid(tmp_path, 12, "{first: {}, second: {loss.beta: 0.3}, broken: {optimizer.lr: 1.0e+30}}")
+    grid = write_grid(
+        tmp_path, 12, "{first: {}, second: {loss.beta: 0.3}, broken: {optimizer.lr: 1.0e+30}}"
+    )
     first = submit(grid, small_root)
     assert first.returncode == 1, first.stderr
     assert "2 of 3" in first.stdout or "broken" in first.stderr
@@ -58,7 +64,9 @@ def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: P
         assert (run_folder(grid, row) / "checkpoints/step-12/manifest.json").exists()
     broken = run_folder(grid, "broken")
     assert attempt(broken, 1)["reason"] == "nonfinite"
-    assert re.match(r"step \d+: FloatingPointError: the (loss|gradient) is ", attempt(broken, 1)["error"])
+    assert re.match(
+        r"step \d+: FloatingPointError: the (loss|gradient) is ", attempt(broken, 1)["error"]
+    )
     assert not (broken / "result.json").exists()
 
     left_alone = submit(grid, small_root)
@@ -72,7 +80,9 @@ def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: P
     assert not (run_folder(grid, "first") / "attempts/2.json").exists()
 
 
-def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small_root: Path, tmp_path: Path):
+def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(
+    small_root: Path, tmp_path: Path
+):
     grid = write_grid(tmp_path, 120, "{first: {}}")  # some seconds: signals must find it at work
     two = ("--set", "resources.processes_per_node=2", "--set", "deepspeed=zero2")
     undisturbed = submit(grid, small_root, *two, "--runs-root", "calm")
@@ -104,7 +114,8 @@ def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small
         cwd=tmp_path,
         start_new_session=True,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup it is ignored, by children too
+        # under nohup it is ignored, by children too
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     wait_for_step(grid, "first", stopped_at + 5)
     children = descendants(hung_up)
@@ -124,10 +135,15 @@ def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(small
     check_result(folder)
 
 
-def test_everything_killed_at_once_goes_on_from_the_periodic_checkpoint(small_root: Path, tmp_path: Path):
+def test_everything_killed_at_once_goes_on_from_the_periodic_checkpoint(
+    small_root: Path, tmp_path: Path
+):
     grid = write_grid(tmp_path, 50, "{first: {}}")
     process = subprocess.Popen(
-        command(grid, small_root), cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        command(grid, small_root),
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     wait_for_step(grid, "first", 14)
     victims = [*descendants(process), psutil.Process(process.pid)]
@@ -142,7 +158,9 @@ def test_everything_killed_at_once_goes_on_from_the_periodic_checkpoint(small_ro
     continued = submit(grid, small_root)
     assert continued.returncode == 0, continued.stderr
     assert "its launcher died" in continued.stdout
-    first_step = min(json.loads(line)["step"] for line in (folder / "metrics/2.jsonl").read_text().splitlines())
+    first_step = min(
+        json.loads(line)["step"] for line in (folder / "metrics/2.jsonl").read_text().splitlines()
+    )
     assert first_step % 10 == 1
     assert first_step >= 11
 

@@ -11,8 +11,8 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.host import end_reasons, lifecycle
-from furnace_hpc.launch.plan import retry_words
-from furnace_hpc.launch.planned import Action
+from furnace_hpc.launch.plan import Action
+from furnace_hpc.launch.planner import retry_words
 from furnace_hpc.launch.submission import write_specs, write_submission
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.resume_overrides import overridden, read_overrides
@@ -104,7 +104,9 @@ def test_an_unfinished_run_never_changes_code_half_way(tmp_path, spec, folder, h
     else:
         begin(spec, folder, dead_holder(), code=OLD)
         choices = {}
-    with pytest.raises(ConfigError, match="1 unfinished runs of grid 'study' were begun by another version") as error:
+    with pytest.raises(
+        ConfigError, match="1 unfinished runs of grid 'study' were begun by another version"
+    ) as error:
         one(tmp_path, **choices)
     assert spec.run_id in str(error.value)
     assert "--code new" in str(error.value)
@@ -119,8 +121,16 @@ def test_the_code_of_a_run_is_its_first_attempts(tmp_path, spec, folder):
 
 
 def test_an_unknown_retry_word_is_refused(tmp_path):
-    assert retry_words() == {"failed", "lost", "cancelled", *end_reasons.RETRYABLE, *end_reasons.FATAL}
-    with pytest.raises(ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: cancelled, "):
+    assert retry_words() == {
+        "failed",
+        "lost",
+        "cancelled",
+        *end_reasons.RETRYABLE,
+        *end_reasons.FATAL,
+    }
+    with pytest.raises(
+        ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: cancelled, "
+    ):
         one(tmp_path, retry=frozenset({"fialed"}))
 
 
@@ -130,7 +140,12 @@ def test_fields_that_are_no_identity_are_overridden_and_the_spec_stays(tmp_path,
     write_specs(first)
     path = first.runs[0].folder.spec
     before = path.read_bytes()
-    changes = {"log_every": 3, "evaluation.batch_size": 5, "checkpoint_every": 7, "resources.nodes": 4}
+    changes = {
+        "log_every": 3,
+        "evaluation.batch_size": 5,
+        "checkpoint_every": 7,
+        "resources.nodes": 4,
+    }
     again = planned(tmp_path, grid(**ONE | {"variants": {"base": changes}}))
     assert again.runs[0].folder == first.runs[0].folder
     expected = {"log_every": 3, "evaluation.batch_size": 5, "checkpoint_every": 7}
@@ -147,15 +162,19 @@ def resumed(tmp_path, *settings):
     return run.facts["overrides"], run.why
 
 
-def test_a_begun_run_goes_on_with_another_deepspeed_file_until_it_is_told_otherwise(tmp_path, spec, folder):
+def test_a_begun_run_goes_on_with_another_deepspeed_file_until_it_is_told_otherwise(
+    tmp_path, spec, folder
+):
     def to_be_begun(overrides):
         end(begin(spec, folder, overrides=overrides), "stopped", exit_code=85)
 
-    assert resumed(tmp_path, "deepspeed=zero2") == ({}, "")  # it has not begun: it begins as the grid says
+    # it has not begun: it begins as the grid says
+    assert resumed(tmp_path, "deepspeed=zero2") == ({}, "")
     to_be_begun({})
     overrides, why = resumed(tmp_path, "deepspeed=zero2", "micro_batch_size=4")
     assert overridden(spec.config, overrides).deepspeed.zero_optimization.stage == 2
-    assert accumulation_steps(overridden(spec.config, overrides), 1) == (4, 4)  # the global batch of 16 stays
+    # the global batch of 16 stays
+    assert accumulation_steps(overridden(spec.config, overrides), 1) == (4, 4)
     assert why.endswith("; goes on with another DeepSpeed file (ZeRO stage 2), micro-batch 4")
     to_be_begun(overrides)
     assert resumed(tmp_path)[0] == overrides
@@ -168,7 +187,10 @@ def test_a_begun_run_goes_on_with_another_deepspeed_file_until_it_is_told_otherw
     ("setting", "words"),
     [
         ("deepspeed", "wanted key=value, for example deepspeed=zero2"),
-        ("steps=3", "--resume-with steps: a begun run can go on with another deepspeed or micro_batch_size only"),
+        (
+            "steps=3",
+            "--resume-with steps: a begun run can go on with another deepspeed or micro_batch_size only",
+        ),
         ("deepspeed=zero7", "unknown DeepSpeed file 'zero7'"),
         ("deepspeed=zero0", "that file trains in fp32 and the run was begun in bf16"),
         ("micro_batch_size=5", "global_batch_size 16 is not micro_batch_size 5 x "),
@@ -196,14 +218,24 @@ def test_what_does_not_go_on_refuses_nothing_and_carries_nothing(tmp_path):
 @pytest.mark.parametrize("term", ["info_nce", "vicreg"])
 def test_a_loss_goes_on_with_as_many_samples_as_it_began_with(tmp_path, term):
     rows = {"variants": {"base": {f"loss.{term}": 0.5}}, "seeds": [0]}
-    end(begin(specs(**rows)[0], GridFolder(tmp_path / "study"), world_size=2), "stopped", exit_code=85)
+    end(
+        begin(specs(**rows)[0], GridFolder(tmp_path / "study"), world_size=2),
+        "stopped",
+        exit_code=85,
+    )
     four = ClusterProfile(name="c", executor="slurm", processes_per_node=4)
 
     def go_on(*settings):
-        return planned(tmp_path, grid(**rows), four, resume_with=read_overrides(list(settings))).runs[0].action
+        return (
+            planned(tmp_path, grid(**rows), four, resume_with=read_overrides(list(settings)))
+            .runs[0]
+            .action
+        )
 
     assert go_on() is Action.RESUME  # 16 samples, over two processes or four
-    with pytest.raises(ConfigError, match=f"{term} compares .*, 16 when run .* began and now 8: give"):
+    with pytest.raises(
+        ConfigError, match=f"{term} compares .*, 16 when run .* began and now 8: give"
+    ):
         go_on("micro_batch_size=2")
 
 
@@ -212,7 +244,8 @@ def test_stage_0_and_the_others_cannot_read_each_other(tmp_path):
     begun = specs(**fp32)[0]
     end(begin(begun, GridFolder(tmp_path / "study")), "stopped", exit_code=85)
     with pytest.raises(
-        ConfigError, match="begun at ZeRO stage 1, and that file is of stage 0: .* among stages 1, 2, 3"
+        ConfigError,
+        match="begun at ZeRO stage 1, and that file is of stage 0: .* among stages 1, 2, 3",
     ):
         planned(tmp_path, grid(**fp32), resume_with=read_overrides(["deepspeed=zero0"]))
 
@@ -241,7 +274,9 @@ def test_batch_arithmetic_is_checked_for_each_row_at_the_profiles_shape(tmp_path
         planned(tmp_path, grid(), wide)
     lines = str(error.value).splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("row 'base' and 1 more: global_batch_size 16 is not micro_batch_size 1 x ")
+    assert lines[0].startswith(
+        "row 'base' and 1 more: global_batch_size 16 is not micro_batch_size 1 x "
+    )
 
 
 def test_shapes_group_by_resources_and_skip_what_is_not_to_do(tmp_path, folder):
@@ -254,7 +289,9 @@ def test_shapes_group_by_resources_and_skip_what_is_not_to_do(tmp_path, folder):
     }
     runs = specs(**changes)
     finish(runs[1], folder)
-    plan = planned(tmp_path, grid(**changes), ClusterProfile(name="c", executor="slurm", processes_per_node=4))
+    plan = planned(
+        tmp_path, grid(**changes), ClusterProfile(name="c", executor="slurm", processes_per_node=4)
+    )
     assert plan.shapes == {(1, 4, 60, None): [0], (2, 4, 60, None): [2, 3], (1, 4, 9, None): [4, 5]}
     assert plan.counts == {"start": 5, "skip": 1}
     once = 4 * 1 + 2 * 8 * 1 + 2 * 4 * 9 / 60
@@ -290,7 +327,10 @@ def test_planning_changes_no_file(tmp_path):
     failed(runs[2], folder)
     begin(runs[3], folder)
     before = tree(tmp_path)
-    actions = [run.action.value for run in planned(tmp_path, grid(**changes), retry=frozenset({"failed"})).runs]
+    actions = [
+        run.action.value
+        for run in planned(tmp_path, grid(**changes), retry=frozenset({"failed"})).runs
+    ]
     assert actions == ["skip", "resume", "retry", "leave", "start"]
     assert tree(tmp_path) == before
     planned(tmp_path / "nowhere", grid(**changes))

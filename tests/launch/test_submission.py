@@ -7,7 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
-from login_study import CODE, begin, dead_holder, end, finish, grid, planned, read_rows, speak_at_once, specs, tree
+from login_study import (
+    CODE,
+    begin,
+    dead_holder,
+    end,
+    finish,
+    grid,
+    planned,
+    read_rows,
+    speak_at_once,
+    specs,
+    tree,
+)
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import Grid
@@ -66,7 +78,10 @@ def test_a_stale_lock_of_a_dead_process_is_taken_over(tmp_path):
     folder = GridFolder(tmp_path)
     folder.lock.write_text(json.dumps(dead_holder()))
     with grid_lock(folder):
-        assert json.loads(folder.lock.read_text()) == lifecycle.holder() | {"job_id": None, "what": "submission"}
+        assert json.loads(folder.lock.read_text()) == lifecycle.holder() | {
+            "job_id": None,
+            "what": "submission",
+        }
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,12 +115,16 @@ def test_a_lock_that_was_taken_over_in_between_is_not_taken_again(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"host": "node7"}', json.dumps({"host": "node7", "pid": 1, "boot_id": ""})]
+    "content",
+    ["", "[]", '{"host": "node7"}', json.dumps({"host": "node7", "pid": 1, "boot_id": ""})],
 )
 def test_a_lock_that_cannot_be_judged_is_respected(tmp_path, content):
     folder = GridFolder(tmp_path)
     folder.lock.write_text(content)
-    with pytest.raises(ConfigError, match="wait for it to end, or remove .*submit.lock"), grid_lock(folder):
+    with (
+        pytest.raises(ConfigError, match="wait for it to end, or remove .*submit.lock"),
+        grid_lock(folder),
+    ):
         pass
     assert folder.lock.read_text() == content
 
@@ -195,7 +214,10 @@ def test_the_journal_is_appended_line_by_line_and_a_torn_line_is_left_out(tmp_pa
     journal.note("intent", name="b", kind="array", base=0, rows=[9])
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"unix_s": 1, "event": "subm')
-    assert [(sent.name, sent.outcome) for sent in journal.sent()] == [("a", "doubtful"), ("b", "doubtful")]
+    assert [(sent.name, sent.outcome) for sent in journal.sent()] == [
+        ("a", "doubtful"),
+        ("b", "doubtful"),
+    ]
     journal.note("submitted", name="a", job_id="7")
     journal.note("refused", name="b", error="no")
     first, second = journal.sent()

@@ -45,7 +45,11 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(place):
     before = tree(place)
     done = command("submit", place, "--grid", "study.yaml", "--dry-run", "--cluster", "local")
     assert (done.returncode, done.stderr) == (0, "")
-    lines = {line.split()[0]: line.split()[1:3] for line in done.stdout.splitlines() if "-s" in line.split(" ")[0]}
+    lines = {
+        line.split()[0]: line.split()[1:3]
+        for line in done.stdout.splitlines()
+        if "-s" in line.split(" ")[0]
+    }
     assert lines == {
         runs[0].run_id: ["done", "skip"],
         runs[1].run_id: ["new", "start"],
@@ -66,18 +70,39 @@ def test_an_error_with_brackets_is_shown_as_it_is_and_never_cropped(place):
 
 def test_a_dry_run_for_a_cluster_prints_the_batch_script_without_slurm(place):
     done = command(
-        "submit", place, "--grid", "study.yaml", "--dry-run", "--cluster", "a100", "--set", "resources.nodes=1"
+        "submit",
+        place,
+        "--grid",
+        "study.yaml",
+        "--dry-run",
+        "--cluster",
+        "a100",
+        "--set",
+        "resources.nodes=1",
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "4 runs of 1 nodes x 4 ranks, 60 min\n" in done.stdout
-    assert "at most 16.0 GPU-hours if each run needs one attempt, and at most 320.0 with" in done.stdout
+    assert (
+        "at most 16.0 GPU-hours if each run needs one attempt, and at most 320.0 with"
+        in done.stdout
+    )
     script = done.stdout.partition("# --- batch script of the array of 4 runs ---\n")[2]
     assert script.startswith("#!/bin/bash\n")
     assert "#SBATCH --array=0-3%4\n" in script
 
 
 def test_variants_seeds_and_settings_narrow_and_change_the_plan(place):
-    choice = ("--variant", "full", "--seed", "1", "--set", "steps=7", "--dry-run", "--cluster", "local")
+    choice = (
+        "--variant",
+        "full",
+        "--seed",
+        "1",
+        "--set",
+        "steps=7",
+        "--dry-run",
+        "--cluster",
+        "local",
+    )
     done = command("submit", place, "--grid", "study.yaml", *choice)
     assert done.returncode == 0
     wanted = specs(base=GRID["base"] | {"steps": 7})[3]
@@ -114,10 +139,19 @@ def test_unknown_grid(place):
             ("--set", "optimizer.lrr=1"),
             "grid 'study', row 'base' and 1 more: unknown key 'optimizer.lrr'; did you mean 'lr'?",
         ),
-        (("--set", "steps"), "--set got 'steps', wanted key=value, for example --set optimizer.lr=1e-3"),
-        (("--set", "seed=3"), "--set seed: the grid's seeds say which are run; use --seed to choose among them"),
+        (
+            ("--set", "steps"),
+            "--set got 'steps', wanted key=value, for example --set optimizer.lr=1e-3",
+        ),
+        (
+            ("--set", "seed=3"),
+            "--set seed: the grid's seeds say which are run; use --seed to choose among them",
+        ),
         (("--retry", "fialed"), "--retry got 'fialed'; did you mean 'failed'? (valid: cancelled, "),
-        (("--code", "old"), "--code got 'old', wanted `new` or nothing: runs keep the code they began with"),
+        (
+            ("--code", "old"),
+            "--code got 'old', wanted `new` or nothing: runs keep the code they began with",
+        ),
         (
             ("--set", "data.name=mmimdb"),
             "data set 'mmimdb' is not packed: there is no folder data/mmimdb; pack it with",
@@ -139,7 +173,11 @@ def test_a_wrong_word_on_the_command_line_is_one_sentence(place, arguments, mess
 
 
 def test_an_option_that_is_no_number_or_is_missing_exits_with_2(place):
-    for arguments in (("--grid", "study.yaml", "--seed", "one"), (), ("--grid", "study.yaml", "--sed", "1")):
+    for arguments in (
+        ("--grid", "study.yaml", "--seed", "one"),
+        (),
+        ("--grid", "study.yaml", "--sed", "1"),
+    ):
         done = command("submit", place, *arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
@@ -171,7 +209,9 @@ def test_each_problem_of_a_grid_file_is_one_line(place):
 
 def furnace(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     script = Path(sys.executable).with_name("furnace")
-    return subprocess.run([script, *arguments], cwd=place, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [script, *arguments], cwd=place, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_the_furnace_script_finds_the_commands(place):
@@ -185,7 +225,12 @@ def test_the_furnace_script_finds_the_commands(place):
     assert wrong.stderr.startswith("error: unknown command 'submitt'; did you mean 'submit'?")
     planned = furnace(place, "submit", "--grid", "study.yaml", "--dry-run", "--cluster", "local")
     assert (planned.returncode, planned.stderr) == (0, "")
-    assert planned.stdout == command("submit", place, "--grid", "study.yaml", "--dry-run", "--cluster", "local").stdout
+    assert (
+        planned.stdout
+        == command(
+            "submit", place, "--grid", "study.yaml", "--dry-run", "--cluster", "local"
+        ).stdout
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -37,7 +37,9 @@ def test_runs_of_other_code_are_refused(place):
 
 def test_two_submits_at_the_same_time(place):
     with grid_lock(GridFolder(place / "runs" / "study")):
-        assert only(place, "--cluster", "local").startswith("grid 'study' is being submitted or run by process ")
+        assert only(place, "--cluster", "local").startswith(
+            "grid 'study' is being submitted or run by process "
+        )
 
 
 def test_data_without_or_with_a_damaged_manifest(place):
@@ -46,13 +48,17 @@ def test_data_without_or_with_a_damaged_manifest(place):
     manifest.write_text(text.replace(FINGERPRINT, "1")[:-20])
     assert "manifest.json is not a readable manifest" in only(place)
     manifest.unlink()
-    assert only(place).startswith("data folder 'data/tridigits' has no manifest.json: pack the data set into it with")
+    assert only(place).startswith(
+        "data folder 'data/tridigits' has no manifest.json: pack the data set into it with"
+    )
 
 
 def test_data_that_does_not_match_its_manifest(place):
     column = place / "data" / "tridigits" / "train" / "label.digit.npy"
     column.write_bytes(b"short")
-    assert only(place).endswith("label.digit.npy has 5 bytes, the manifest says 136: pack the data set again")
+    assert only(place).endswith(
+        "label.digit.npy has 5 bytes, the manifest says 136: pack the data set again"
+    )
     column.unlink()
     assert only(place).endswith("label.digit.npy is missing: pack the data set again")
 
@@ -68,13 +74,17 @@ def test_data_that_lacks_what_a_row_wants(tmp_path):
 
 def test_a_file_where_the_runs_should_lie(place):
     (place / "runs").write_text("not a folder")
-    assert re.match(r"furnace submit could not go on: \S*runs\S*: (Not a directory|File exists): ", only(place))
+    assert re.match(
+        r"furnace submit could not go on: \S*runs\S*: (Not a directory|File exists): ", only(place)
+    )
 
 
 @contextmanager
 def mounted(folder: Path, *options: str):
     folder.mkdir(parents=True, exist_ok=True)
-    made = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["mount", *options, str(folder)], capture_output=True, text=True, check=False
+    )
     if made.returncode:
         pytest.skip(f"mounting does not work here: {made.stderr.strip()}")
     try:
@@ -85,7 +95,9 @@ def mounted(folder: Path, *options: str):
 
 def test_no_permission_to_write(place):
     with mounted(place / "runs", "-t", "tmpfs", "-o", "ro,size=64k", "none"):
-        assert only(place).endswith("Read-only file system: that file system is read-only: choose another place")
+        assert only(place).endswith(
+            "Read-only file system: that file system is read-only: choose another place"
+        )
 
 
 def test_no_space(place):
@@ -94,4 +106,7 @@ def test_no_space(place):
         with pytest.raises(OSError, match="No space left"):
             (full / "more").write_bytes(bytes(1 << 20))
         message = only(place)
-        assert "No space left on device: free some space there, or choose another place with --runs-root" in message
+        assert (
+            "No space left on device: free some space there, or choose another place with --runs-root"
+            in message
+        )

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave, ranges
-from furnace_hpc.launch.planned import Shape
+from furnace_hpc.launch.plan import Shape
 
 SMALL = Shape(1, 4, 60, None)
 LARGE = Shape(8, 4, 60, None)
@@ -51,7 +51,11 @@ def test_the_last_index_that_a_site_takes_is_used_and_the_next_begins_an_array()
 
 def test_two_thousand_and_five_hundred_rows_are_three_arrays_at_slurms_own_limit():
     arrays = next_wave({SMALL: list(range(2500))}, Limits())
-    assert [(array.base, len(array.rows)) for array in arrays] == [(0, 1001), (1001, 1001), (2002, 498)]
+    assert [(array.base, len(array.rows)) for array in arrays] == [
+        (0, 1001),
+        (1001, 1001),
+        (2002, 498),
+    ]
 
 
 def test_large_rows_that_lie_close_together_are_one_array_on_a_base():
@@ -144,7 +148,9 @@ def test_the_order_of_rows_changes_nothing():
 def read(text: str) -> list[int]:
     """What Slurm reads in 0-3,7."""
     parts = [part.partition("-") for part in text.split(",") if part]
-    return [index for first, _, last in parts for index in range(int(first), int(last or first) + 1)]
+    return [
+        index for first, _, last in parts for index in range(int(first), int(last or first) + 1)
+    ]
 
 
 def test_ranges_are_read_back_as_what_was_written():

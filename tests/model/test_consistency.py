@@ -43,7 +43,9 @@ def constructed(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         ("gap", (-1.0, -0.7), (-1.0, -0.8), (0.97, 1.0), (0.8, 1.0)),
     ],
 )
-def test_four_constructed_embeddings_get_their_known_values(name, matched, mismatched, auc, recall_at_1):
+def test_four_constructed_embeddings_get_their_known_values(
+    name, matched, mismatched, auc, recall_at_1
+):
     block = consistency_block(*constructed(name))
     for key, (low, high) in {
         "cosine_matched": matched,
@@ -53,7 +55,9 @@ def test_four_constructed_embeddings_get_their_known_values(name, matched, misma
         "recall_at_1_back": recall_at_1,
     }.items():
         assert low <= block[key] <= high, (key, block[key])
-    assert block["cosine_difference"] == pytest.approx(block["cosine_matched"] - block["cosine_mismatched"])
+    assert block["cosine_difference"] == pytest.approx(
+        block["cosine_matched"] - block["cosine_mismatched"]
+    )
     assert block["alignment"] == pytest.approx(2 - 2 * block["cosine_matched"])
     assert (block["recall_at_10_chance"], block["samples"]) == (10 / N, N)
     assert (block["gap"] > 1.5) == (name == "gap")
@@ -61,16 +65,24 @@ def test_four_constructed_embeddings_get_their_known_values(name, matched, misma
 
 
 def test_the_articles_mean_cosine_ranks_the_useless_embedding_first_and_the_auc_last():
-    blocks = {name: consistency_block(*constructed(name)) for name in ("collapsed", "aligned", "class-aligned", "gap")}
+    blocks = {
+        name: consistency_block(*constructed(name))
+        for name in ("collapsed", "aligned", "class-aligned", "gap")
+    }
     assert max(blocks, key=lambda name: blocks[name]["cosine_matched"]) == "collapsed"
     assert min(blocks, key=lambda name: blocks[name]["auc"]) == "collapsed"
-    assert blocks["collapsed"]["uniformity"] > -0.5 > -3.5 > blocks["aligned"]["uniformity"]  # near 0: one point
+    # near 0: one point
+    assert blocks["collapsed"]["uniformity"] > -0.5 > -3.5 > blocks["aligned"]["uniformity"]
 
 
 def test_a_point_is_at_chance_and_identical_embeddings_are_perfect():
     point = torch.ones(40, 8)
     block = consistency_block(point, point * 3)
-    assert (block["cosine_matched"], block["auc"], block["recall_at_1_there"]) == (pytest.approx(1), 0.5, 0.0)
+    assert (block["cosine_matched"], block["auc"], block["recall_at_1_there"]) == (
+        pytest.approx(1),
+        0.5,
+        0.0,
+    )
     assert block["median_rank_there"] == 20.5  # among equals, the mean rank
     assert math.isnan(block["cka"])
     x = normal(40, 8, seed=0)

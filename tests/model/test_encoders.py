@@ -8,7 +8,9 @@ from torch.nn import functional
 from furnace_hpc.model.convolutions import MaskedGroupNorm, pool_matrix
 
 
-@pytest.mark.parametrize(("size", "frames"), [((16, 16), 8), ((32, 32), 40), ((47, 33), 33), ((224, 160), 640)])
+@pytest.mark.parametrize(
+    ("size", "frames"), [((16, 16), 8), ((32, 32), 40), ((47, 33), 33), ((224, 160), 640)]
+)
 @pytest.mark.parametrize("name", ["cross_attention", "transformers"])
 def test_any_image_size_and_audio_length(size, frames, name):
     model, (inputs, lengths, present) = make_model(**DESIGNS[name]), make_inputs(B=2, frames=frames)
@@ -26,7 +28,9 @@ def test_any_image_size_and_audio_length(size, frames, name):
 @pytest.mark.parametrize(("size", "bins"), [(7, 3), (8, 2), (3, 4), (1, 2), (21, 4)])
 def test_pooling_is_torchs_adaptive_pooling_of_the_valid_positions(size, bins):
     x_BCT = torch.randn(size, 5, size, generator=torch.Generator().manual_seed(0))
-    pooled = (pool_matrix(torch.arange(1, size + 1), size, bins, x_BCT) @ x_BCT.transpose(1, 2)).transpose(1, 2)
+    pooled = (
+        pool_matrix(torch.arange(1, size + 1), size, bins, x_BCT) @ x_BCT.transpose(1, 2)
+    ).transpose(1, 2)
     for row, length in enumerate(range(1, size + 1)):
         wanted = functional.adaptive_avg_pool1d(x_BCT[row, :, :length], bins)
         torch.testing.assert_close(pooled[row], wanted)
@@ -43,7 +47,9 @@ def test_the_masked_norm_is_torchs_group_norm_of_the_valid_frames():
         norm.bias.normal_(generator=generator)
         normed = norm(x_BCT, torch.arange(9) < length_B.unsqueeze(1))
         for row, length in enumerate(length_B):
-            wanted = functional.group_norm(x_BCT[row : row + 1, :, :length], 4, norm.weight, norm.bias)
+            wanted = functional.group_norm(
+                x_BCT[row : row + 1, :, :length], 4, norm.weight, norm.bias
+            )
             torch.testing.assert_close(normed[row : row + 1, :, :length], wanted)
 
 
@@ -56,6 +62,8 @@ def test_a_network_in_bf16_casts_its_own_inputs_and_says_about_the_same(name):
     output = model.bfloat16().train()(inputs, lengths, present)
     assert output["logits"]["digit"].dtype == output["features"].dtype == torch.bfloat16
     assert output["projections"].dtype == output["scale"].dtype == torch.float32
-    torch.testing.assert_close(output["logits"]["digit"].float(), exact, atol=0.02 * exact.abs().max().item(), rtol=0)
+    torch.testing.assert_close(
+        output["logits"]["digit"].float(), exact, atol=0.02 * exact.abs().max().item(), rtol=0
+    )
     output["logits"]["digit"].float().square().mean().backward()
     assert all(p.grad.isfinite().all() for p in model.encoders.parameters())

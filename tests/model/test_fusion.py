@@ -13,11 +13,15 @@ from furnace_hpc.model.network import FusionModel
 
 NAMES = ("text", "image", "audio")
 PAIRS = list(itertools.combinations(range(3), 2))
-PRESENT = torch.tensor([[a, b, c] for a, b, c in itertools.product([True, False], repeat=3) if a or b or c])
+PRESENT = torch.tensor(
+    [[a, b, c] for a, b, c in itertools.product([True, False], repeat=3) if a or b or c]
+)
 
 
 def features(width: int = 6) -> torch.Tensor:
-    return torch.randn(7, 3, width, generator=torch.Generator().manual_seed(0)) * PRESENT.unsqueeze(2)
+    return torch.randn(7, 3, width, generator=torch.Generator().manual_seed(0)) * PRESENT.unsqueeze(
+        2
+    )
 
 
 def logits(model: FusionModel, changed: tuple[str, ...] = ()) -> torch.Tensor:
@@ -41,7 +45,9 @@ def in_each_others_place(model: FusionModel, pair: tuple[int, int], **changes: A
 @pytest.mark.parametrize("name", DESIGNS)
 def test_swapping_two_modalities_changes_the_logits_of_all_but_late_fusion(name, pair):
     model = make_model(**DESIGNS[name])
-    heartbeat = (logits(model) - logits(in_each_others_place(model, pair, **DESIGNS[name]))).abs().max()
+    heartbeat = (
+        (logits(model) - logits(in_each_others_place(model, pair, **DESIGNS[name]))).abs().max()
+    )
     if name == "late":  # a mean has no order
         assert heartbeat < 1e-6
     else:
@@ -51,7 +57,8 @@ def test_swapping_two_modalities_changes_the_logits_of_all_but_late_fusion(name,
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_cross_attention_tells_modalities_apart_by_their_embeddings_alone(pair):
     model = make_model()
-    model.fusion.modality_MD.data.zero_()  # the article's form: attention does not see which token comes from where
+    # the article's form: attention does not see which token comes from where
+    model.fusion.modality_MD.data.zero_()
     assert (logits(model) - logits(in_each_others_place(model, pair))).abs().max() < 1e-5
 
 
@@ -73,7 +80,8 @@ def test_low_rank_fusion_is_the_tensor_fusion_contracted_with_the_sum_of_its_fac
     torch.manual_seed(1)
     fusion, x = LowRankFusion(3, width=6, rank=4).double(), features().double()
     ones = torch.cat([torch.ones(7, 3, 1), x], dim=2).double()
-    outer = torch.einsum("bi,bj,bk->bijk", *ones.unbind(1))  # tensor fusion's own input: all products of all features
+    # tensor fusion's own input: all products of all features
+    outer = torch.einsum("bi,bj,bk->bijk", *ones.unbind(1))
     a, b, c = fusion.factor_MRDD
     weights = torch.einsum("r,rid,rjd,rkd->ijkd", fusion.weight_R, a, b, c)
     by_tensor = torch.einsum("bijk,ijkd->bd", outer, weights) + fusion.bias_D
@@ -115,7 +123,9 @@ def test_a_bottleneck_without_layers_is_late_fusion():
     masks = [PRESENT[:, m : m + 1].expand(7, part.shape[1]) for m, part in enumerate(tokens)]
     fusion = BottleneckFusion(3, 6, 0, 2, 8, 0.0, 4)
     assert not list(fusion.parameters())
-    pooled = torch.stack([masked_mean(part, mask) for part, mask in zip(tokens, masks, strict=True)], dim=1)
+    pooled = torch.stack(
+        [masked_mean(part, mask) for part, mask in zip(tokens, masks, strict=True)], dim=1
+    )
     torch.testing.assert_close(fusion(tokens, masks, PRESENT, None), masked_mean(pooled, PRESENT))
     # So the logits are the mean of what each modality alone gives.
     model, (inputs, lengths, present) = make_model(**DESIGNS["late"]), make_inputs()
@@ -126,7 +136,9 @@ def test_a_bottleneck_without_layers_is_late_fusion():
 
 
 @pytest.mark.parametrize("layers", [2, 3])
-def test_in_a_bottleneck_modalities_meet_in_the_shared_tokens_alone_and_from_the_second_layer_on(layers):
+def test_in_a_bottleneck_modalities_meet_in_the_shared_tokens_alone_and_from_the_second_layer_on(
+    layers,
+):
     torch.manual_seed(0)
     tokens = [torch.randn(2, 4, 8) for _ in range(2)]
     masks, present = [torch.ones(2, 4).bool()] * 2, torch.ones(2, 2).bool()
@@ -135,7 +147,9 @@ def test_in_a_bottleneck_modalities_meet_in_the_shared_tokens_alone_and_from_the
     def heartbeat(number: int) -> float:
         """How far the first modality's tokens move, after so many layers, when the second's change."""
         seen = []
-        hook = fusion.layers[number][0].register_forward_hook(lambda module, args, output: seen.append(output[:, 3:]))
+        hook = fusion.layers[number][0].register_forward_hook(
+            lambda module, args, output: seen.append(output[:, 3:])
+        )
         for second in (tokens[1], tokens[1] + 1.0 + torch.arange(8)):
             fusion([tokens[0], second], masks, present, None)
         hook.remove()

@@ -35,7 +35,9 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_samples_losses():
     """All but InfoNCE and VICReg, which compare samples."""
     output, labels, present = batch(16)
     generator = torch.Generator().manual_seed(2)
-    output["unimodal"] = {name: torch.randn(16, 3, C, generator=generator) for name, C in (("digit", 10), ("tags", 4))}
+    output["unimodal"] = {
+        name: torch.randn(16, 3, C, generator=generator) for name, C in (("digit", 10), ("tags", 4))
+    }
     output["logits"]["tags"] = torch.randn(16, 4, generator=generator)
     labels["tags"] = (torch.rand(16, 4, generator=generator) > 0.5).float()
     tasks = (TaskConfig(name="digit", weight=2.0), TaskConfig(name="tags", kind="multi_label"))
@@ -51,8 +53,15 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_samples_losses():
         label = {name: part[[i]] for name, part in labels.items()}
         alone.append(total_loss(row, label, present[[i]], config, tasks))
     for name, value in whole.items():
-        torch.testing.assert_close(value, torch.stack([parts[name] for parts in alone]).mean(), msg=name)
-    by_hand = 2.0 * whole["digit/loss"] + whole["tags/loss"] + 0.5 * whole["consistency"] + 0.3 * whole["norm"]
+        torch.testing.assert_close(
+            value, torch.stack([parts[name] for parts in alone]).mean(), msg=name
+        )
+    by_hand = (
+        2.0 * whole["digit/loss"]
+        + whole["tags/loss"]
+        + 0.5 * whole["consistency"]
+        + 0.3 * whole["norm"]
+    )
     torch.testing.assert_close(whole["loss"], by_hand + 0.7 * whole["unimodal"])
 
 
@@ -61,19 +70,24 @@ def test_the_norm_term_does_not_grow_with_the_batch_as_the_articles_does():
     many = features.repeat(16, 1, 1)
     present, present_many = torch.ones(8, 3).bool(), torch.ones(128, 3).bool()
     torch.testing.assert_close(feature_norm(features, present), feature_norm(many, present_many))
-    assert torch.norm(many) / torch.norm(features) > 3.9  # the article's form: 4 times for 16 times the batch
+    # the article's form: 4 times for 16 times the batch
+    assert torch.norm(many) / torch.norm(features) > 3.9
 
 
 def test_consistency_by_hand_and_over_present_pairs_only():
     features = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [0.0, 4.0]]])
     pairs = [2.0, 8.0, 10.0]  # mean over width of (t-i)^2, (t-a)^2, (i-a)^2
-    assert consistency(features, torch.tensor([[True, True, True]])).item() == pytest.approx(sum(pairs) / 3)
+    assert consistency(features, torch.tensor([[True, True, True]])).item() == pytest.approx(
+        sum(pairs) / 3
+    )
     assert consistency(features, torch.tensor([[True, False, True]])).item() == 8.0
     assert consistency(features, torch.tensor([[False, False, True]])).item() == 0.0
 
 
 def test_the_norm_is_a_mean_over_a_samples_present_modalities_and_then_over_samples():
-    features = torch.tensor([[[3.0, 4.0], [6.0, 8.0], [0.0, 0.0]], [[0.0, 2.0], [0.0, 0.0], [0.0, 0.0]]])
+    features = torch.tensor(
+        [[[3.0, 4.0], [6.0, 8.0], [0.0, 0.0]], [[0.0, 2.0], [0.0, 0.0], [0.0, 0.0]]]
+    )
     present = torch.tensor([[True, True, False], [True, False, False]])
     assert feature_norm(features, present).item() == pytest.approx(((5 + 10) / 2 + 2) / 2)
 
@@ -95,12 +109,18 @@ def test_scores_agree_with_scikit_learn_also_for_classes_that_never_occur():
     scores = single_label_scores(logits, label)
     predicted = logits.argmax(1).numpy()
     assert scores["accuracy"] == accuracy_score(label, predicted)
-    np.testing.assert_allclose(scores["f1_macro"], f1_score(label, predicted, average="macro"), rtol=1e-12)
-    np.testing.assert_allclose(scores["loss"], log_loss(label, logits.double().softmax(1), labels=range(10)), rtol=1e-9)
+    np.testing.assert_allclose(
+        scores["f1_macro"], f1_score(label, predicted, average="macro"), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        scores["loss"], log_loss(label, logits.double().softmax(1), labels=range(10)), rtol=1e-9
+    )
 
 
 def test_the_login_node_knows_exactly_the_metrics_that_scores_gives():
-    assert set(METRICS["single_label"]) == set(single_label_scores(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])))
+    assert set(METRICS["single_label"]) == set(
+        single_label_scores(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
+    )
 
 
 def test_a_multi_label_loss_is_the_binary_cross_entropy_of_each_class():
@@ -125,7 +145,10 @@ def test_joint_tasks_add_up_with_their_weights():
 
 def test_unimodal_heads_answer_for_the_present_modalities_alone():
     logits = {"digit": torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(0))}
-    label, present = {"digit": torch.tensor([3, 4])}, torch.tensor([[True, False, True], [False, True, False]])
+    label, present = (
+        {"digit": torch.tensor([3, 4])},
+        torch.tensor([[True, False, True], [False, True, False]]),
+    )
     each = [
         torch.nn.functional.cross_entropy(logits["digit"][row, m][None], label["digit"][row][None])
         for row, m in ((0, 0), (0, 2), (1, 1))
@@ -149,13 +172,17 @@ def test_info_nce_by_hand_and_over_samples_that_have_both():
         both = torch.nn.functional.cross_entropy
         return (both(logits, target) + both(logits.T, target)) / 2
 
-    by_hand = (pair(0, 1, [0, 1, 2, 3, 4]) + pair(0, 2, [0, 1, 2, 3]) + pair(1, 2, [0, 1, 2, 3])) / 3
+    by_hand = (
+        pair(0, 1, [0, 1, 2, 3, 4]) + pair(0, 2, [0, 1, 2, 3]) + pair(1, 2, [0, 1, 2, 3])
+    ) / 3
     torch.testing.assert_close(info_nce(x, present, scale), by_hand)
 
 
 def test_info_nce_is_zero_with_finite_gradient_where_no_two_samples_have_both():
     x, scale = projections(4).requires_grad_(), torch.tensor([100.0])
-    present = torch.tensor([[True, False, False], [False, True, False], [False, False, True], [True, True, False]])
+    present = torch.tensor(
+        [[True, False, False], [False, True, False], [False, False, True], [True, True, False]]
+    )
     loss = info_nce(x, present, scale)
     loss.backward()
     assert loss.item() == 0.0
@@ -164,7 +191,9 @@ def test_info_nce_is_zero_with_finite_gradient_where_no_two_samples_have_both():
 
 def test_info_nce_of_embeddings_that_collapsed_is_its_chance_level():
     x = torch.ones(16, 2, 4) / 2
-    assert info_nce(x, torch.ones(16, 2).bool(), torch.tensor([14.0])).item() == pytest.approx(math.log(16))
+    assert info_nce(x, torch.ones(16, 2).bool(), torch.tensor([14.0])).item() == pytest.approx(
+        math.log(16)
+    )
 
 
 def test_info_nce_of_shards_is_that_of_the_whole_in_the_mean_also_where_they_have_unequal_pairs():
@@ -197,7 +226,12 @@ def vicreg_by_hand(a: np.ndarray, b: np.ndarray, config: LossConfig = VICREG) ->
         mean = sum(z) / len(z)
         covariance = sum(np.outer(row - mean, row - mean) for row in z) / (len(z) - 1)
         return (
-            sum(covariance[i, j] ** 2 for i in range(len(covariance)) for j in range(len(covariance)) if i != j)
+            sum(
+                covariance[i, j] ** 2
+                for i in range(len(covariance))
+                for j in range(len(covariance))
+                if i != j
+            )
             / (z.shape[1])
         )
 
@@ -209,18 +243,35 @@ def vicreg_by_hand(a: np.ndarray, b: np.ndarray, config: LossConfig = VICREG) ->
 def features(B: int, M: int = 3, P: int = 8, seed: int = 0) -> torch.Tensor:
     """Deviations from 0.1 to 2: some features are below gamma, and some are not."""
     scale = torch.linspace(0.1, 2, P, dtype=torch.float64)
-    x = torch.randn(B, M, P, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * scale
+    x = (
+        torch.randn(B, M, P, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        * scale
+    )
     return x + 0.5 * x.roll(1, dims=2)  # neighbours are correlated
 
 
 def test_vicreg_has_the_papers_defaults():
     config = LossConfig()
-    weights = config.vicreg_invariance, config.vicreg_variance, config.vicreg_covariance, config.vicreg_gamma
+    weights = (
+        config.vicreg_invariance,
+        config.vicreg_variance,
+        config.vicreg_covariance,
+        config.vicreg_gamma,
+    )
     assert (config.vicreg, *weights) == (0.0, 25.0, 25.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"vicreg_invariance": 3.0, "vicreg_variance": 0.5, "vicreg_covariance": 7.0, "vicreg_gamma": 1.4}]
+    "changes",
+    [
+        {},
+        {
+            "vicreg_invariance": 3.0,
+            "vicreg_variance": 0.5,
+            "vicreg_covariance": 7.0,
+            "vicreg_gamma": 1.4,
+        },
+    ],
 )
 def test_vicreg_is_its_papers_formula(changes):
     x, config = features(6), LossConfig(vicreg=1.0, **changes)
@@ -305,4 +356,6 @@ def test_vicreg_is_computed_in_fp32_and_counts_by_its_weight():
     assert parts["vicreg"].dtype == torch.float32
     torch.testing.assert_close(parts["vicreg"], vicreg(output["expanded"].float(), present, config))
     torch.testing.assert_close(parts["loss"], parts["digit/loss"] + 0.5 * parts["vicreg"])
-    assert "vicreg" not in total_loss(output, labels, present, LossConfig(), (TaskConfig(name="digit"),))
+    assert "vicreg" not in total_loss(
+        output, labels, present, LossConfig(), (TaskConfig(name="digit"),)
+    )

@@ -58,7 +58,9 @@ def test_the_articles_attention_mixes_the_batch_and_not_the_modalities():
 def test_each_modality_changes_the_fused_output(name, changes):
     model, (inputs, lengths, present) = make_model(**changes), make_inputs()
     captured = []
-    model.fusion.register_forward_hook(lambda module, args, output: captured.append(output.detach()))
+    model.fusion.register_forward_hook(
+        lambda module, args, output: captured.append(output.detach())
+    )
     logits(model, inputs, lengths, present)
     changed = inputs | {name: torch.roll(inputs[name], 1, 0)}
     logits(model, changed, lengths, present)
@@ -71,11 +73,18 @@ def test_extra_padding_and_what_stands_in_padding_change_nothing(name, changes):
     model, (inputs, _, present) = make_model(**changes), make_inputs(text=9, frames=21)
     lengths = {"text": torch.tensor([9, 4, 7, 1]), "audio": torch.tensor([21, 10, 3, 16])}
     before = logits(model, inputs, lengths, present)
-    extra, value = torch.nn.functional.pad(inputs[name], (0, 14), value=0), 13 if name == "text" else 7.7
-    torch.testing.assert_close(logits(model, inputs | {name: extra}, lengths, present), before, atol=1e-5, rtol=0)
+    extra, value = (
+        torch.nn.functional.pad(inputs[name], (0, 14), value=0),
+        13 if name == "text" else 7.7,
+    )
+    torch.testing.assert_close(
+        logits(model, inputs | {name: extra}, lengths, present), before, atol=1e-5, rtol=0
+    )
     for row, length in enumerate(lengths[name]):
         extra[row, ..., length:] = value
-    torch.testing.assert_close(logits(model, inputs | {name: extra}, lengths, present), before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        logits(model, inputs | {name: extra}, lengths, present), before, atol=1e-5, rtol=0
+    )
 
 
 @design
@@ -99,14 +108,20 @@ def test_every_subset_is_finite_and_garbage_in_absent_inputs_changes_nothing(sub
     before = logits(model, inputs, lengths, present)
     absent = [name for m, name in enumerate(NAMES) if m not in subset]
     garbage = {
-        name: torch.full_like(inputs[name], float("nan")) if name != "text" else inputs[name] * 0 + 19
+        name: torch.full_like(inputs[name], float("nan"))
+        if name != "text"
+        else inputs[name] * 0 + 19
         for name in absent
     }
-    no_length = {name: torch.zeros_like(length) if name in absent else length for name, length in lengths.items()}
+    no_length = {
+        name: torch.zeros_like(length) if name in absent else length
+        for name, length in lengths.items()
+    }
     after = logits(model, inputs | garbage, no_length, present)
     assert torch.isfinite(after).all()
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
-    torch.testing.assert_close(as_if_absent, before, atol=1e-5, rtol=0)  # the matrix runs no encoder again
+    # the matrix runs no encoder again
+    torch.testing.assert_close(as_if_absent, before, atol=1e-5, rtol=0)
 
 
 def test_a_sample_without_any_modality_is_a_clear_error_and_in_a_subset_nan():
@@ -116,21 +131,29 @@ def test_a_sample_without_any_modality_is_a_clear_error_and_in_a_subset_nan():
         text_alone = model(inputs, lengths, present, [(0,)])["subsets"][0]["digit"]
     assert text_alone.isnan().any(1).tolist() == [False, False, True, False]
     present[2] = False
-    with pytest.raises(ValueError, match="sample 2 of the batch has none of the modalities text, image, audio"):
+    with pytest.raises(
+        ValueError, match="sample 2 of the batch has none of the modalities text, image, audio"
+    ):
         model(inputs, lengths, present)
 
 
 @pytest.mark.parametrize("absent", [None, 0, 1, 2])
-def test_each_encoder_runs_once_for_prediction_every_loss_and_every_subset_also_where_nobody_has_its_input(absent):
+def test_each_encoder_runs_once_for_prediction_every_loss_and_every_subset_also_where_nobody_has_its_input(
+    absent,
+):
     model, (inputs, lengths, present) = make_model(), make_inputs()
     if absent is not None:
         present[:, absent] = False
     calls = []
     for encoder in model.encoders.values():
-        encoder.register_forward_hook(lambda module, args, output: calls.append(type(module).__name__))
+        encoder.register_forward_hook(
+            lambda module, args, output: calls.append(type(module).__name__)
+        )
     config, task = LossConfig(alpha=1, beta=1, info_nce=1, unimodal=1), TaskConfig(name="digit")
     output = model(inputs, lengths, present, SUBSETS)
-    total_loss(output, {"digit": torch.zeros(4).long()}, present, config, (task,))["loss"].backward()
+    total_loss(output, {"digit": torch.zeros(4).long()}, present, config, (task,))[
+        "loss"
+    ].backward()
     assert sorted(calls) == ["AudioEncoder", "ImageEncoder", "TextEncoder"]
 
 
@@ -141,7 +164,9 @@ def test_a_modality_that_the_model_does_not_see_builds_no_encoder():
 
 def test_modality_dropout_hides_as_often_as_it_says_never_all_and_never_shows_what_is_absent():
     torch.manual_seed(0)
-    present = torch.tensor([[True, True, True], [True, False, False], [False, True, True]]).repeat(4000, 1)
+    present = torch.tensor([[True, True, True], [True, False, False], [False, True, True]]).repeat(
+        4000, 1
+    )
     kept = drop_modalities(present, 0.5)
     assert kept.any(1).all()
     assert not (kept & ~present).any()

@@ -24,7 +24,9 @@ class Step:
         changes = {"text_layers": 2, "dropout": dropout} | DESIGNS[design]
         model, (inputs, lengths, present) = make_model(**changes).train(training), make_inputs()
         if recompute:
-            model.checkpoint_activations(lambda function, *args: checkpoint(function, *args, use_reentrant=False))
+            model.checkpoint_activations(
+                lambda function, *args: checkpoint(function, *args, use_reentrant=False)
+            )
         self.calls: dict[str, int] = {}
         for block in model.modules():
             if type(block).__name__ in INSIDE:
@@ -33,7 +35,9 @@ class Step:
         torch.manual_seed(5)
         with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor):
             output = model(inputs, lengths, present)
-        parts = total_loss(output, {"digit": torch.arange(4)}, present, LOSS, (TaskConfig(name="digit"),))
+        parts = total_loss(
+            output, {"digit": torch.arange(4)}, present, LOSS, (TaskConfig(name="digit"),)
+        )
         self.forward_calls = dict(self.calls)
         parts["loss"].backward()
         self.loss = parts["loss"].item()
@@ -52,7 +56,10 @@ class Step:
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("design", ["concat", "cross_attention", "bottleneck", "transformers"])
 def test_loss_and_gradients_are_the_same_and_each_blocks_forward_is_called_twice(design, dropout):
-    plain, again = Step(design, recompute=False, dropout=dropout), Step(design, recompute=True, dropout=dropout)
+    plain, again = (
+        Step(design, recompute=False, dropout=dropout),
+        Step(design, recompute=True, dropout=dropout),
+    )
     assert again.loss == pytest.approx(plain.loss, abs=1e-6)
     for name, gradient in plain.gradients.items():
         torch.testing.assert_close(again.gradients[name], gradient, atol=1e-6, rtol=0, msg=name)

@@ -46,7 +46,9 @@ def test_multi_label_scores_agree_with_scikit_learn_and_torchmetrics():
         other = multilabel_f1_score(probability, truth, 12, threshold=0.4, average=name)
         assert scores[f"f1_{name}"] == pytest.approx(other.item(), abs=1e-6), name
     assert scores["classes_scored"] == 10
-    precision = sklearn_metrics.average_precision_score(truth[:, both], probability[:, both], average="macro")
+    precision = sklearn_metrics.average_precision_score(
+        truth[:, both], probability[:, both], average="macro"
+    )
     auc = sklearn_metrics.roc_auc_score(truth[:, both], probability[:, both], average="macro")
     assert scores["map"] == pytest.approx(precision, abs=1e-12)
     assert scores["auc"] == pytest.approx(auc, abs=1e-12)
@@ -54,14 +56,21 @@ def test_multi_label_scores_agree_with_scikit_learn_and_torchmetrics():
     assert scores["map"] == pytest.approx(
         multilabel_average_precision(probability[:, both], truth[:, both], 10).item(), abs=1e-5
     )
-    assert scores["auc"] == pytest.approx(multilabel_auroc(probability[:, both], truth[:, both], 10).item(), abs=1e-5)
-    assert scores["loss"] == pytest.approx(sklearn_metrics.log_loss(label.flatten(), probability.flatten()), abs=1e-9)
+    assert scores["auc"] == pytest.approx(
+        multilabel_auroc(probability[:, both], truth[:, both], 10).item(), abs=1e-5
+    )
+    assert scores["loss"] == pytest.approx(
+        sklearn_metrics.log_loss(label.flatten(), probability.flatten()), abs=1e-9
+    )
     assert set(scores) == set(METRICS["multi_label"])
 
 
 def test_single_label_scores_agree_with_scikit_learn_and_torchmetrics():
     generator = torch.Generator().manual_seed(0)
-    logits, label = torch.randn(300, 10, generator=generator), torch.randint(0, 7, (300,), generator=generator)
+    logits, label = (
+        torch.randn(300, 10, generator=generator),
+        torch.randint(0, 7, (300,), generator=generator),
+    )
     scores, predicted = single_label_scores(logits, label), logits.argmax(1)
     for name in ("macro", "weighted"):
         oracle = sklearn_metrics.f1_score(label, predicted, average=name, zero_division=0)
@@ -91,7 +100,9 @@ def test_the_threshold_is_the_best_of_all_for_micro_f1(seed):
 def test_a_threshold_lies_between_probabilities_and_below_all_where_all_are_true():
     logits = torch.tensor([[2.0], [1.0], [-1.0], [-2.0]])
     low, high = torch.tensor([-1.0, 1.0]).double().sigmoid().tolist()
-    assert tune_threshold(logits, torch.tensor([[1.0], [1], [0], [0]])) == pytest.approx((low + high) / 2)
+    assert tune_threshold(logits, torch.tensor([[1.0], [1], [0], [0]])) == pytest.approx(
+        (low + high) / 2
+    )
     assert tune_threshold(logits, torch.ones(4, 1)) < logits.sigmoid().min()
 
 
@@ -107,14 +118,21 @@ def test_without_a_class_that_has_both_the_ranking_scores_are_nan_and_say_so():
 
 def test_a_mean_over_batches_is_another_number():
     logits, label = multi_label()
-    parts = [multi_label_scores(a, b, 0.4)["f1_macro"] for a, b in zip(logits.split(4), label.split(4), strict=True)]
+    parts = [
+        multi_label_scores(a, b, 0.4)["f1_macro"]
+        for a, b in zip(logits.split(4), label.split(4), strict=True)
+    ]
     assert abs(np.mean(parts) - multi_label_scores(logits, label, 0.4)["f1_macro"]) > 0.01
 
 
 def test_a_mean_prediction_has_the_mean_of_the_probabilities_and_is_never_infinite():
     logits = torch.randn(3, 20, 5, generator=torch.Generator().manual_seed(0)).mul(3)
-    torch.testing.assert_close(mean_prediction(logits, "multi_label").sigmoid(), logits.sigmoid().mean(0))
-    torch.testing.assert_close(mean_prediction(logits, "single_label").softmax(1), logits.softmax(2).mean(0))
+    torch.testing.assert_close(
+        mean_prediction(logits, "multi_label").sigmoid(), logits.sigmoid().mean(0)
+    )
+    torch.testing.assert_close(
+        mean_prediction(logits, "single_label").softmax(1), logits.softmax(2).mean(0)
+    )
     torch.testing.assert_close(mean_prediction(logits[:1], "multi_label"), logits[0])
     sure = torch.tensor([[[200.0, -200.0]], [[190.0, -190.0]]])
     found = mean_prediction(sure, "multi_label")[0]

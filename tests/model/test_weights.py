@@ -40,9 +40,20 @@ from furnace_hpc.data.decode.tokenizer import load_tokenizer, shipped_vocabulary
 from furnace_hpc.inference.preprocess import make_tokenizer
 from furnace_hpc.model.encoders import InputShapes, make_encoder
 
-SIZES = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 IMAGE = {"image_size": 32, "patch_size": 8, "num_channels": 1}
-AUDIO = {"num_mel_bins": 40, "max_length": 32, "patch_size": 8, "time_stride": 8, "frequency_stride": 8}
+AUDIO = {
+    "num_mel_bins": 40,
+    "max_length": 32,
+    "patch_size": 8,
+    "time_stride": 8,
+    "frequency_stride": 8,
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +79,10 @@ def test_weights_of_another_width_are_loaded_and_projected(saved):
     model, (inputs, lengths, present) = make_model(**config_of(saved)), make_inputs()
     for name, part in (("text", "bert"), ("image", "vit"), ("audio", "ast")):
         kind = {"text": BertModel, "image": ViTModel, "audio": ASTModel}[name]
-        found, wanted = getattr(model.encoders[name], part).state_dict(), kind.from_pretrained(saved[name]).state_dict()
+        found, wanted = (
+            getattr(model.encoders[name], part).state_dict(),
+            kind.from_pretrained(saved[name]).state_dict(),
+        )
         for key, value in found.items():
             assert torch.equal(value, wanted[key]), (name, key)
         assert model.encoders[name].project.weight.shape == (32, 24)
@@ -76,7 +90,9 @@ def test_weights_of_another_width_are_loaded_and_projected(saved):
         assert torch.isfinite(model(inputs, lengths, present)["logits"]["digit"]).all()
 
 
-def test_weights_are_found_by_name_in_the_hubs_cache_without_a_network(saved, tmp_path, monkeypatch):
+def test_weights_are_found_by_name_in_the_hubs_cache_without_a_network(
+    saved, tmp_path, monkeypatch
+):
     commit = "0" * 40
     cached = tmp_path / "models--someone--small-bert"
     shutil.copytree(saved["text"], cached / "snapshots" / commit)
@@ -109,17 +125,36 @@ def test_weights_made_for_other_data_are_refused(saved):
 
     config = ModelConfig(**config_of(saved))
     for name, shapes, words in (
-        ("text", replace(SHAPES, vocab_size=21), "is made for 20 token ids, and the data set has 21"),
-        ("image", replace(SHAPES, image_channels=3), "is made for 1 channels, and the data set has 3"),
-        ("audio", replace(SHAPES, audio_frames=33), "is made for 32 frames, and the data set has 33"),
-        ("audio", replace(SHAPES, audio_coefficients=41), "is made for 40 bands, and the data set has 41"),
+        (
+            "text",
+            replace(SHAPES, vocab_size=21),
+            "is made for 20 token ids, and the data set has 21",
+        ),
+        (
+            "image",
+            replace(SHAPES, image_channels=3),
+            "is made for 1 channels, and the data set has 3",
+        ),
+        (
+            "audio",
+            replace(SHAPES, audio_frames=33),
+            "is made for 32 frames, and the data set has 33",
+        ),
+        (
+            "audio",
+            replace(SHAPES, audio_coefficients=41),
+            "is made for 40 bands, and the data set has 41",
+        ),
     ):
         with pytest.raises(ConfigError, match=re.escape(words)):
             make_encoder(name, config, shapes)
 
 
 def test_weights_of_another_kind_of_model_are_refused(saved):
-    with pytest.raises(ConfigError, match="is of model_type 'vit', which is not supported there.*model.image_weights"):
+    with pytest.raises(
+        ConfigError,
+        match="is of model_type 'vit', which is not supported there.*model.image_weights",
+    ):
         make_encoder("text", ModelConfig(text_weights=saved["image"]), SHAPES)
 
 
@@ -136,7 +171,13 @@ def test_real_weights_of_relatives_are_refused_by_submit_and_by_the_run(tmp_path
     """RoBERTa has all tensors of BERT: nothing but its model_type tells."""
     key, kind, config = RELATIVES[relative]
     known = config().to_dict()
-    small = config(**{n: value for n, value in (SIZES | {"num_conv_pos_embedding_groups": 4}).items() if n in known})
+    small = config(
+        **{
+            n: value
+            for n, value in (SIZES | {"num_conv_pos_embedding_groups": 4}).items()
+            if n in known
+        }
+    )
     kind(small).save_pretrained(tmp_path)
     asked = ModelConfig(image_encoder="vit", audio_encoder="transformer", **{key: str(tmp_path)})
     words = f"model.{key} .* is of model_type '{relative}', which is not supported"
@@ -162,7 +203,10 @@ def changed(saved: str, folder: Path, **changes: object) -> str:
             {"num_hidden_layers": 0},
             r"has 16 weights of its encoder that .* does not describe, such as encoder\.layer\.0",
         ),
-        ({"hidden_size": 32}, r"has \d+ weights of another shape .* such as .*: \(.*24.*\), wanted \(.*32.*\)"),
+        (
+            {"hidden_size": 32},
+            r"has \d+ weights of another shape .* such as .*: \(.*24.*\), wanted \(.*32.*\)",
+        ),
         (
             {"vocab_size": 21},
             r"another shape .* such as embeddings\.word_embeddings\.weight: \(20, 24\), wanted \(21, 24\)",
@@ -175,14 +219,18 @@ def changed(saved: str, folder: Path, **changes: object) -> str:
         ({"architectures": ["RobertaModel"]}, "which contradict each other"),
     ],
 )
-def test_tensors_that_do_not_match_their_config_end_the_run_at_its_start(saved, tmp_path, changes, words):
+def test_tensors_that_do_not_match_their_config_end_the_run_at_its_start(
+    saved, tmp_path, changes, words
+):
     folder = changed(saved["text"], tmp_path / "weights", **changes)
     with pytest.raises(ConfigError, match=words) as error:
         make_encoder("text", ModelConfig(text_weights=folder), SHAPES)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "layers"), [("image", "vit|layers"), ("audio", "audio_spectrogram|layers")])
+@pytest.mark.parametrize(
+    ("name", "layers"), [("image", "vit|layers"), ("audio", "audio_spectrogram|layers")]
+)
 def test_unused_and_missing_layers_are_refused_in_every_encoder(saved, tmp_path, name, layers):
     asked = {"image_encoder": "vit", "audio_encoder": "transformer"}
     for count, words in (
@@ -199,7 +247,13 @@ def test_heads_of_other_tasks_are_left_out(tmp_path):
     ViTForImageClassification(ViTConfig(**IMAGE, **SIZES)).save_pretrained(tmp_path / "vit")
     ASTForAudioClassification(ASTConfig(**AUDIO, **SIZES)).save_pretrained(tmp_path / "ast")
     config = ModelConfig(
-        **config_of({"text": str(tmp_path / "bert"), "image": str(tmp_path / "vit"), "audio": str(tmp_path / "ast")})
+        **config_of(
+            {
+                "text": str(tmp_path / "bert"),
+                "image": str(tmp_path / "vit"),
+                "audio": str(tmp_path / "ast"),
+            }
+        )
     )
     check_pretrained([config])
     for name in ("text", "image", "audio"):
@@ -210,9 +264,13 @@ def test_cut_weights_end_the_run_at_its_start(saved, tmp_path):
     config = ModelConfig(text_weights=changed(saved["text"], tmp_path / "weights"))
     file = tmp_path / "weights" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(ConfigError, match=r"model\.text_weights .* bytes, and its header describes"):
+    with pytest.raises(
+        ConfigError, match=r"model\.text_weights .* bytes, and its header describes"
+    ):
         check_pretrained([config])
-    with pytest.raises(ConfigError, match=r"model\.text_weights .* has no model that can be read .*SafetensorError"):
+    with pytest.raises(
+        ConfigError, match=r"model\.text_weights .* has no model that can be read .*SafetensorError"
+    ):
         make_encoder("text", config, SHAPES)
 
 
@@ -223,7 +281,11 @@ def packed_with(folder: Path, words: list[str], tokens: int = 12) -> Path:
     (vocab / "vocab.txt").write_text("\n".join(words) + "\n")
     reader = load_tokenizer(str(vocab), tokens)
     ids, length = reader.encode("a b c")
-    columns = {"text": ids[None], "text_length": np.array([length], np.int16), "present": np.ones((1, 1), np.uint8)}
+    columns = {
+        "text": ids[None],
+        "text_length": np.array([length], np.int16),
+        "present": np.ones((1, 1), np.uint8),
+    }
     write_columns(
         folder / "set",
         splits={"train": columns},
@@ -240,7 +302,9 @@ def packed_with(folder: Path, words: list[str], tokens: int = 12) -> Path:
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmno"]
 
 
-def text_encoder(weights: str, data: Path, made: dict[str, dict[str, object]] | None = None) -> torch.nn.Module:
+def text_encoder(
+    weights: str, data: Path, made: dict[str, dict[str, object]] | None = None
+) -> torch.nn.Module:
     shapes = InputShapes.of(read_manifest(data / "set"), made)
     return make_encoder("text", ModelConfig(modalities=("text",), text_weights=weights), shapes)
 
@@ -254,16 +318,20 @@ def test_weights_whose_tokenizer_has_other_words_of_the_same_number_are_refused(
     weights = shutil.copytree(saved["text"], tmp_path / "weights")
     text_encoder(str(weights), tmp_path / "other")  # no tokenizer beside them: nothing to compare
     BertTokenizer(str(tmp_path / "same" / "vocab" / "vocab.txt")).save_pretrained(weights)
-    assert (weights / "tokenizer.json").is_file()  # another file than the one that packed, the same words
+    # another file than the one that packed, the same words
+    assert (weights / "tokenizer.json").is_file()
     text_encoder(str(weights), tmp_path / "same")
     with pytest.raises(ConfigError) as error:
         text_encoder(str(weights), tmp_path / "other")
     message = str(error.value)
-    assert message.startswith(f"model.text_weights '{weights}' comes with a tokenizer of vocabulary ")
+    assert message.startswith(
+        f"model.text_weights '{weights}' comes with a tokenizer of vocabulary "
+    )
     assert f"pack it with --tokenizer {weights}, or choose other weights" in message
     assert "\n" not in message
     made = {"text": BertConfig(vocab_size=20, **SIZES).to_dict()}
-    text_encoder(str(weights), tmp_path / "other", made)  # an exported model: its weights are its own
+    # an exported model: its weights are its own
+    text_encoder(str(weights), tmp_path / "other", made)
 
 
 def test_the_hubs_cache_is_compared_as_a_folder_is(saved, tmp_path, monkeypatch):
@@ -276,25 +344,35 @@ def test_the_hubs_cache_is_compared_as_a_folder_is(saved, tmp_path, monkeypatch)
     refs.mkdir()
     (refs / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert shipped_vocabulary("some/bert") == vocabulary_of(read_manifest(tmp_path / "same" / "set"))
-    assert shipped_vocabulary("some/bert") != vocabulary_of(read_manifest(tmp_path / "other" / "set"))
+    assert shipped_vocabulary("some/bert") == vocabulary_of(
+        read_manifest(tmp_path / "same" / "set")
+    )
+    assert shipped_vocabulary("some/bert") != vocabulary_of(
+        read_manifest(tmp_path / "other" / "set")
+    )
     assert shipped_vocabulary("some/never-fetched") is None
 
 
 def test_the_default_set_says_its_words_too(small_data):
     words = read_manifest(small_data).preprocessing["vocab"]
-    assert vocabulary_of(read_manifest(small_data)) == make_tokenizer(read_manifest(small_data), None).fingerprint
+    assert (
+        vocabulary_of(read_manifest(small_data))
+        == make_tokenizer(read_manifest(small_data), None).fingerprint
+    )
     assert len(words) == read_manifest(small_data).vocab_size
 
 
 def test_texts_longer_than_the_weights_have_places_are_refused_and_random_ones_get_places(tmp_path):
-    BertModel(BertConfig(vocab_size=20, max_position_embeddings=16, **SIZES)).save_pretrained(tmp_path / "short")
+    BertModel(BertConfig(vocab_size=20, max_position_embeddings=16, **SIZES)).save_pretrained(
+        tmp_path / "short"
+    )
     packed_with(tmp_path / "fits", WORDS, tokens=16)
     packed_with(tmp_path / "long", WORDS, tokens=17)
     packed_with(tmp_path / "longest", WORDS, tokens=600)
     text_encoder(str(tmp_path / "short"), tmp_path / "fits")
     with pytest.raises(
-        ConfigError, match="is made for 16 tokens a text, and the data set has 17: choose other weights"
+        ConfigError,
+        match="is made for 16 tokens a text, and the data set has 17: choose other weights",
     ):
         text_encoder(str(tmp_path / "short"), tmp_path / "long")
     shapes = InputShapes.of(read_manifest(tmp_path / "longest" / "set"))

@@ -36,7 +36,9 @@ def test_a_loss_curve_goes_through_all_attempts_and_the_later_one_wins(tmp_path)
 def test_a_growing_file_has_its_end_read_alone(tmp_path, monkeypatch):
     run, read = RunFolder(tmp_path), []
     pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda file, size, at: read.append(at) or pread(file, size, at))
+    monkeypatch.setattr(
+        os, "pread", lambda file, size, at: read.append(at) or pread(file, size, at)
+    )
     write(run, 1, range(1, 1001))
     loss_curve(run, 1, 12)
     size = run.metrics(1).stat().st_size

@@ -9,7 +9,7 @@ from login_study import CODE, begin, end, specs
 
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.follow_up import close_attempts, remaining_rows
-from furnace_hpc.launch.planned import Shape
+from furnace_hpc.launch.plan import Shape
 from furnace_hpc.monitor.job_cache import Evidence
 from furnace_hpc.monitor.run_status import StatusResolver, batch_log
 from furnace_hpc.runs.folder import GridFolder, RunFolder
@@ -26,12 +26,20 @@ def folder(tmp_path) -> GridFolder:
     return GridFolder(tmp_path / "study")
 
 
-def submit(folder: GridFolder, sent: dict[str, Iterable[int]], to_do: Iterable[int] = range(4), runs=RUNS):
+def submit(
+    folder: GridFolder, sent: dict[str, Iterable[int]], to_do: Iterable[int] = range(4), runs=RUNS
+):
     """A submission, with the jobs that it sent: job id -> rows; a follow-up job has none."""
     made, wanted = Submission(folder.new_submission().resolve()), set(to_do)
     shapes = {row: LARGE if row == 3 else SMALL for row in range(len(runs))}
     rows = [
-        {"row": i, "run_id": run, "to_do": i in wanted, "shape": shapes[i], "facts": {"max_attempts": 20}}
+        {
+            "row": i,
+            "run_id": run,
+            "to_do": i in wanted,
+            "shape": shapes[i],
+            "facts": {"max_attempts": 20},
+        }
         for i, run in enumerate(runs)
     ]
     (made.path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -49,7 +57,9 @@ def send(made: Submission, job_id: str, rows: Iterable[int]) -> None:
 def attempt(folder: GridFolder, row: int, job_id: str, *verdicts: str) -> RunFolder:
     """An attempt of that job on a node that cannot be seen from here; without verdicts it is open."""
     run = folder.run(RUNS[row])
-    lifecycle.begin(str(run.path), {"code_hash": CODE, "job_id": job_id}, lifecycle.holder() | {"host": "node7"})
+    lifecycle.begin(
+        str(run.path), {"code_hash": CODE, "job_id": job_id}, lifecycle.holder() | {"host": "node7"}
+    )
     if verdicts:
         end(run, *verdicts)
     return run
@@ -57,15 +67,21 @@ def attempt(folder: GridFolder, row: int, job_id: str, *verdicts: str) -> RunFol
 
 def answer(**words: str) -> Evidence:
     """A squeue that lists these jobs: `_5_0="PENDING Resources"`."""
-    split = {name[1:]: re.fullmatch(r"(CANCELLED by \d+|\S+) ?(.*)", word) for name, word in words.items()}
-    return Evidence({job_id: Job(job_id, word[1], word[2]) for job_id, word in split.items() if word})
+    split = {
+        name[1:]: re.fullmatch(r"(CANCELLED by \d+|\S+) ?(.*)", word)
+        for name, word in words.items()
+    }
+    return Evidence(
+        {job_id: Job(job_id, word[1], word[2]) for job_id, word in split.items() if word}
+    )
 
 
 def see(folder: GridFolder, known: Evidence, row: int = 0) -> RunStatus:
     return StatusResolver(folder, known)(folder.run(RUNS[row]))
 
 
-# What squeue says; the attempt of that job (never begun, open, or its ranks' words); the run's state; why.
+# What squeue says; the attempt of that job (never begun, open, or its ranks' words); the run's
+# state; why.
 TABLE = """
 PENDING Resources           never    queued       job 5_0 waits (Resources)
 PENDING None                never    queued       job 5_0 waits
@@ -110,7 +126,9 @@ def test_slurms_word_and_the_attempts_own_make_the_state(folder, word, began, st
 
 
 @pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held"])
-def test_a_job_that_slurm_holds_after_a_launch_that_failed_goes_on_when_submitted_again(folder, reason):
+def test_a_job_that_slurm_holds_after_a_launch_that_failed_goes_on_when_submitted_again(
+    folder, reason
+):
     submit(folder, {"5": range(4)})
     status = see(folder, answer(_5_0=f"PENDING {reason}"))
     assert status.reason == f"job 5_0 waits ({reason}: submit again lets it go on)"
@@ -118,7 +136,11 @@ def test_a_job_that_slurm_holds_after_a_launch_that_failed_goes_on_when_submitte
 
 @pytest.mark.parametrize(
     ("log", "told"),
-    [(None, "there is no {}: do "), ("\n \n", "{} is empty"), ("loading\nmodule: no\n\n", "module: no")],
+    [
+        (None, "there is no {}: do "),
+        ("\n \n", "{} is empty"),
+        ("loading\nmodule: no\n\n", "module: no"),
+    ],
 )
 def test_a_job_that_ended_before_the_run_began_shows_its_batch_logs_last_line(folder, log, told):
     path = batch_log(submit(folder, {"5": range(4)}).path, "5_0")
@@ -126,7 +148,9 @@ def test_a_job_that_ended_before_the_run_began_shows_its_batch_logs_last_line(fo
         path.write_text(log)
     status = see(folder, answer(_5_0="FAILED NonZeroExitCode"))
     assert status.state is RunState.INTERRUPTED
-    assert status.reason.startswith(f"job 5_0 ended before the run began (its job failed): {told.format(path)}")
+    assert status.reason.startswith(
+        f"job 5_0 ended before the run began (its job failed): {told.format(path)}"
+    )
 
 
 def test_without_an_answer_only_an_attempts_own_last_word_is_certain(folder):
@@ -147,7 +171,11 @@ def test_a_forgotten_job_that_was_cancelled_before_it_began_is_still_cancelled(f
     for named, told in ((runs[1:3], [2]), ([], [0, 2, 3])):  # some were named; none was: all
         made.note("cancelled", runs=named)
         states = {row: see(folder, answer(**{f"_5_{row}": "GONE"}), row) for row in range(4)}
-        assert [row for row in states if states[row].reason == f"job 5_{row} was cancelled before it began"] == told
+        assert [
+            row
+            for row in states
+            if states[row].reason == f"job 5_{row} was cancelled before it began"
+        ] == told
         assert all(states[row].state is RunState.NEW for row in told)
         assert states[1].state is RunState.INTERRUPTED
 
@@ -157,15 +185,23 @@ def test_a_row_of_a_later_wave_waits_as_long_as_its_follow_up_job_lives(folder):
     attempt(folder, 1, "4_1", "stopped")
     for word in ("PENDING Dependency", "RUNNING"):
         status = see(folder, answer(_6=word), row=2)
-        assert (status.state, status.reason) == (RunState.QUEUED, "waits for a later wave, which job 6 sends")
+        assert (status.state, status.reason) == (
+            RunState.QUEUED,
+            "waits for a later wave, which job 6 sends",
+        )
     dead = answer(_6="CANCELLED by 1000")
-    assert see(folder, dead, row=2).reason == "job 6 was to send it, and is not there any more: submit again"
+    assert (
+        see(folder, dead, row=2).reason
+        == "job 6 was to send it, and is not there any more: submit again"
+    )
     assert [see(folder, dead, row).state.value for row in (1, 2)] == ["interrupted", "new"]
     assert see(folder, Evidence(failures=1, error="no route"), 2).state is RunState.UNKNOWN
     once = Evidence(missing={"6": 100.0}, answered_unix_s=100.0)
     assert see(folder, once, 2).reason == "to be sent by job 6; Slurm does not list it now"
     made.note("cancelled", runs=[])
-    assert see(folder, answer(_6="PENDING"), row=2) == RunStatus(RunState.NEW, 0, 0, "cancelled before it was sent")
+    assert see(folder, answer(_6="PENDING"), row=2) == RunStatus(
+        RunState.NEW, 0, 0, "cancelled before it was sent"
+    )
 
 
 def test_what_was_begun_or_submitted_later_has_the_last_word(folder):
@@ -190,14 +226,25 @@ def test_only_what_was_never_sent_or_was_interrupted_within_the_budget_is_left(f
         assert left == ({SMALL: [0], LARGE: [3]} if retries else {LARGE: [3]})
     close_attempts(made, folder, StatusResolver(folder, answer(**said)))
     closed = read_status(folder.run(RUNS[0]))
-    assert (closed.state, closed.reason, closed.ended) == (RunState.INTERRUPTED, "a node failed", "node_fail")
+    assert (closed.state, closed.reason, closed.ended) == (
+        RunState.INTERRUPTED,
+        "a node failed",
+        "node_fail",
+    )
     send(made, "8", [0])
-    assert remaining_rows(made, folder, 1, StatusResolver(folder, answer(**said, _8_0="PREEMPTED"))) == {LARGE: [3]}
+    assert remaining_rows(
+        made, folder, 1, StatusResolver(folder, answer(**said, _8_0="PREEMPTED"))
+    ) == {LARGE: [3]}
     submit(folder, {"9": [3]}, to_do=[3])
-    assert remaining_rows(made, folder, 1, StatusResolver(folder, answer(**said, _9_3="NODE_FAIL"))) == {}
+    assert (
+        remaining_rows(made, folder, 1, StatusResolver(folder, answer(**said, _9_3="NODE_FAIL")))
+        == {}
+    )
 
 
-def test_what_ran_out_of_memory_is_written_down_as_failed_and_what_may_still_run_is_not_sent_again(folder):
+def test_what_ran_out_of_memory_is_written_down_as_failed_and_what_may_still_run_is_not_sent_again(
+    folder,
+):
     made = submit(folder, {"5": range(4)})
     attempt(folder, 0, "5_0")
     known = answer(_5_0="OUT_OF_MEMORY", _5_1="RUNNING", _5_2="PENDING", _5_3="FOO")

@@ -41,7 +41,8 @@ def test_a_line_says_how_far_a_run_is_how_fast_and_how_the_attempt_before_ended(
     running = lines[0]
     assert running[:5] == ["base-s1", "running", "━━━━━━──────", "20/40", "5.000"]
     curve = running[5]
-    assert (curve[:2], curve[-1], len(curve)) == ("▁█", "▃", 12)  # 1.0 at step 7 of the first attempt, then 12.5 to 5
+    # 1.0 at step 7 of the first attempt, then 12.5 to 5
+    assert (curve[:2], curve[-1], len(curve)) == ("▁█", "▃", 12)
     assert list(curve[1:]) == sorted(curve[1:], reverse=True)
     assert running[6:] == ["1,234", "2", "1 min 30 s left; attempt 1: stopped"]
     assert lines[1][:2] == ["full-s0", "failed"]
@@ -74,7 +75,11 @@ def test_a_narrow_terminal_keeps_what_is_worth_most(folder):
 @pytest.mark.parametrize("height", [6, 10, 24, 100])
 def test_what_moves_comes_first_and_the_rest_is_one_line(height):
     rows = [*invented(30, RunState.DONE), *invented(5, RunState.NEW), *invented(4, RunState.QUEUED)]
-    rows += [*invented(2, RunState.INTERRUPTED), *invented(3, RunState.FAILED), *invented(6, RunState.RUNNING)]
+    rows += [
+        *invented(2, RunState.INTERRUPTED),
+        *invented(3, RunState.FAILED),
+        *invented(6, RunState.RUNNING),
+    ]
     lines = [text.plain for text in picture(rows, Evidence(), 80, height)]
     assert len(lines) <= height
     states = [line.split()[1] for line in lines[2:-1] if "more:" not in line]
@@ -90,14 +95,27 @@ def test_what_moves_comes_first_and_the_rest_is_one_line(height):
 
 def test_names_lose_their_hash_only_where_they_stay_different():
     rows = invented(2, RunState.NEW)
-    same = [*rows, Line(RunFolder(Path("/nowhere/new1-s0-0badcafe")), *list(vars(rows[0]).values())[1:])]
+    same = [
+        *rows,
+        Line(RunFolder(Path("/nowhere/new1-s0-0badcafe")), *list(vars(rows[0]).values())[1:]),
+    ]
     assert picture(rows, Evidence(), 80)[2].plain.startswith("new0-s0 ")
     assert picture(same, Evidence(), 80)[2].plain.startswith("new0-s0-deadbeef ")
 
 
 def test_plain_lines_are_whole_and_have_all_columns(folder):
     head, *lines, _ = plain(*overview(folder))
-    assert re.split("  +", head) == ["run", "state", "attempt", "step", "loss", "samples/s", "left", "job", "why"]
+    assert re.split("  +", head) == [
+        "run",
+        "state",
+        "attempt",
+        "step",
+        "loss",
+        "samples/s",
+        "left",
+        "job",
+        "why",
+    ]
     assert len(lines) == 4
     assert lines[1].count("long") == 60
 
@@ -122,7 +140,9 @@ def test_a_sparkline_spans_from_the_lowest_to_the_highest_finite_value():
 
 
 def test_numbers_have_four_digits():
-    assert [number(x) for x in (None, 0.5, 12.3456, 1234.5, 1234567.0, math.nan, math.inf, 1e20)] == [
+    assert [
+        number(x) for x in (None, 0.5, 12.3456, 1234.5, 1234567.0, math.nan, math.inf, 1e20)
+    ] == [
         "",
         "0.5000",
         "12.35",

@@ -28,7 +28,15 @@ def folder(tmp_path) -> GridFolder:
     folder, runs = GridFolder(tmp_path / "runs" / "study"), specs()
     finish(runs[0], folder)
     metrics = MetricsFile(begin(runs[1], folder).metrics(1))
-    metrics.write({"step": 10, "kind": "train", "train/loss": 0.5, "step_time_s": 4.5, "samples_per_s": 1234.5})
+    metrics.write(
+        {
+            "step": 10,
+            "kind": "train",
+            "train/loss": 0.5,
+            "step_time_s": 4.5,
+            "samples_per_s": 1234.5,
+        }
+    )
     metrics.close()
     end(begin(runs[2], folder), "crash", error=ERROR)
     return folder
@@ -105,7 +113,9 @@ def test_the_runs_of_the_newest_submissions_settings_are_shown(folder):
     shown = json.loads(give(folder, "status", "--json")[1])
     assert [(row["state"], row["steps"]) for row in shown[:4]] == [("new", 7)] * 4
     assert not {row["run"] for row in shown[:4]} & set(RUNS)
-    assert [row["run"] for row in shown[4:]] == [RUNNING], "the one of other settings that still runs"
+    assert [row["run"] for row in shown[4:]] == [RUNNING], (
+        "the one of other settings that still runs"
+    )
     write_submission(planned(folder.path.parent, grid(seeds=[1])))
     assert [row["run"] for row in json.loads(give(folder, "status", "--json")[1])] == RUNS
 
@@ -114,9 +124,15 @@ def test_what_went_to_a_cluster_that_is_not_here_is_unknown_and_says_so(folder):
     send(folder, "5", 3)
     code, said, complaint = give(folder, "status")
     assert (code, complaint) == (0, "")
-    assert re.search(rf"^{NEW} +unknown .* 5_3 +submitted as job 5_3; Slurm does not answer: ", said, re.MULTILINE)
+    assert re.search(
+        rf"^{NEW} +unknown .* 5_3 +submitted as job 5_3; Slurm does not answer: ",
+        said,
+        re.MULTILINE,
+    )
     summary = said.splitlines()[-1]
-    assert summary.startswith("4 runs: 1 running, 1 done, 1 failed, 1 unknown, Slurm does not answer: ")
+    assert summary.startswith(
+        "4 runs: 1 running, 1 done, 1 failed, 1 unknown, Slurm does not answer: "
+    )
     code, said, complaint = give(folder, "cancel")
     assert (code, said) == (1, "")
     [line] = complaint.splitlines()
@@ -140,7 +156,9 @@ def test_logs_are_those_of_the_newest_attempt_found_by_the_beginning_of_a_name(f
     send(folder, "5", 2).write_text("module: loaded\n")
     code, said, complaint = give(folder, "status", "--logs", FAILED[:7], "--lines", "2")
     assert (code, complaint) == (0, "")
-    blocks = re.findall(r"^==> \S*/(\S+\.\S+?)(: as above)?$\n((?:(?!==>).*\n)*)", said, re.MULTILINE)
+    blocks = re.findall(
+        r"^==> \S*/(\S+\.\S+?)(: as above)?$\n((?:(?!==>).*\n)*)", said, re.MULTILINE
+    )
     assert blocks == [
         ("5_2_0_log.out", "", "module: loaded\n"),
         ("2-0.log", "", "b\nc\n"),
@@ -151,7 +169,11 @@ def test_logs_are_those_of_the_newest_attempt_found_by_the_beginning_of_a_name(f
 
 
 def test_a_run_that_never_began_has_no_logs(folder):
-    assert give(folder, "status", "--logs", NEW) == (0, f"run {NEW} has no logs yet: it never began\n", "")
+    assert give(folder, "status", "--logs", NEW) == (
+        0,
+        f"run {NEW} has no logs yet: it never began\n",
+        "",
+    )
 
 
 def test_a_name_that_fits_no_run_or_several_is_refused(folder):
@@ -159,7 +181,9 @@ def test_a_name_that_fits_no_run_or_several_is_refused(folder):
         f"2 runs begin with 'base': give more of the name: {DONE}, {RUNNING}"
     )
     assert refused(folder, "status", "--logs", "bsae-s0").startswith("unknown run 'bsae-s0'; ")
-    assert refused(folder, "status", "--logs", f"{DONE}0").startswith(f"unknown run '{DONE}0'; did you mean {DONE!r}?")
+    assert refused(folder, "status", "--logs", f"{DONE}0").startswith(
+        f"unknown run '{DONE}0'; did you mean {DONE!r}?"
+    )
 
 
 @pytest.mark.parametrize("name", ["status", "cancel"])
@@ -197,7 +221,9 @@ def test_cancel_tells_a_queue_on_this_machine_to_stop(folder):
             assert queue.poll() is None
             code, said, complaint = give(folder, "cancel")
             assert (code, complaint) == (0, "")
-            assert said.startswith(f"told the queue of process {queue.pid} on {lifecycle.holder()['host']} to stop; ")
+            assert said.startswith(
+                f"told the queue of process {queue.pid} on {lifecycle.holder()['host']} to stop; "
+            )
             assert queue.wait(30) == -signal.SIGTERM
         finally:
             queue.kill()

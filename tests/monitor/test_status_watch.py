@@ -25,9 +25,17 @@ class Terminal:
 
     def __init__(self, folder: GridFolder, *arguments: str, **variables: str) -> None:
         command = [sys.executable, "-m", "furnace_hpc.status", "--grid", "study", *arguments]
-        kept = {name: value for name, value in os.environ.items() if name not in ("FURNACE_RUNS", "NO_COLOR")}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("FURNACE_RUNS", "NO_COLOR")
+        }
         self.master, slave = pty.openpty()
-        environment = kept | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "20", "PATH": "/nowhere"} | variables
+        environment = (
+            kept
+            | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "20", "PATH": "/nowhere"}
+            | variables
+        )
         self.process = subprocess.Popen(
             command,
             cwd=folder.path.parent.parent,
@@ -68,7 +76,8 @@ def test_ctrl_c_leaves_the_terminal_as_it_was_and_the_last_picture_on_it(folder,
         terminal.process.kill()
         terminal.process.wait()
         os.close(terminal.master)
-    left = after.partition("\x1b[?1049l")[2]  # on the screen of before; the other may have been drawn once more
+    # on the screen of before; the other may have been drawn once more
+    left = after.partition("\x1b[?1049l")[2]
     assert "base-s1" in left
     assert terminal.said.rindex("\x1b[?25h") > terminal.said.rindex("\x1b[?25l")
     assert "4 runs: 1 new, 1 running, 1 done, 1 failed" in left

@@ -25,10 +25,13 @@ from furnace_hpc.config.parsing.lookup import read_yaml
 from furnace_hpc.runs.submitted import setting_words
 
 ALL = [command for document in DOCUMENTS for command in commands(document)]
-TEMPLATES = "test_slurm_templates.py::test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled"
+TEMPLATES = (
+    "test_slurm_templates.py::test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled"
+)
 STUDIES = "test_studies.py::test_a_study_trains_on_a_few_raw_files_to_the_table_of_its_metric"
 ON_SLURM = "test_documents_slurm.py::test_commands_on_the_devcluster"
-ELSEWHERE = {  # beginning of a command -> the test that executes it, or one that differs in names alone
+# beginning of a command -> the test that executes it, or one that differs in names alone
+ELSEWHERE = {
     "furnace drill": "test_drill.py::test_a_real_one",
     "furnace pack mmimdb": STUDIES,
     "furnace pack avmnist": STUDIES,
@@ -151,7 +154,9 @@ def all_options() -> set[str]:
 
 @pytest.mark.parametrize("command", ALL, ids=ids)
 def test_each_command_has_a_level(command):
-    assert level(command), f"{command.document} prints {command.line!r}, and no test here executes it"
+    assert level(command), (
+        f"{command.document} prints {command.line!r}, and no test here executes it"
+    )
 
 
 def test_the_tests_elsewhere_exist():
@@ -161,7 +166,9 @@ def test_the_tests_elsewhere_exist():
         assert f"def {test}(" in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", [c for c in ALL if c.words[0] == "furnace" and c.line != "furnace --help"], ids=ids)
+@pytest.mark.parametrize(
+    "command", [c for c in ALL if c.words[0] == "furnace" and c.line != "furnace --help"], ids=ids
+)
 def test_furnace_takes_every_option(command):
     assert PLACEHOLDERS.get(command.words[1], command.words[1]) in COMMANDS
     parse(command.words[1:])
@@ -169,17 +176,23 @@ def test_furnace_takes_every_option(command):
 
 @pytest.mark.parametrize("command", [c for c in ALL if c.words[0] in COMMANDS], ids=ids)
 def test_part_of_a_command_names_options_that_exist(command):
-    own = {option for parameter in parser(command.words[0]).params for option in parameter.opts} | {"--help"}
+    own = {option for parameter in parser(command.words[0]).params for option in parameter.opts} | {
+        "--help"
+    }
     assert {word for word in command.words[1:] if word.startswith("--")} <= own
 
 
-@pytest.mark.parametrize("command", [o for document in DOCUMENTS for o in options(document)], ids=ids)
+@pytest.mark.parametrize(
+    "command", [o for document in DOCUMENTS for o in options(document)], ids=ids
+)
 def test_options_alone_exist(command):
     slurms = {"--dependency=afterany"}
     assert {word for word in command.words if word.startswith("--")} <= all_options() | slurms
 
 
-@pytest.mark.parametrize("command", [c for c in ALL if c.line.startswith("furnace submit --grid")], ids=ids)
+@pytest.mark.parametrize(
+    "command", [c for c in ALL if c.line.startswith("furnace submit --grid")], ids=ids
+)
 def test_grids_rows_and_settings_exist(command):
     words = command.words
     name, given = words[words.index("--grid") + 1], {"--set": [], "--variant": []}
@@ -194,13 +207,19 @@ def test_grids_rows_and_settings_exist(command):
 @pytest.mark.parametrize("command", [c for c in ALL if c.words[0] == "make"], ids=ids)
 def test_make_has_the_target(command):
     make = shutil.which("make") or pytest.skip("no make here")
-    done = subprocess.run([make, "-n", *command.words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [make, "-n", *command.words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", [c for c in ALL if c.words[0] in ("sbatch", "slurm/devcluster")], ids=ids)
+@pytest.mark.parametrize(
+    "command", [c for c in ALL if c.words[0] in ("sbatch", "slurm/devcluster")], ids=ids
+)
 def test_scripts_of_slurm_exist(command):
-    help_ = subprocess.run([ROOT / "slurm/devcluster", "help"], capture_output=True, text=True, timeout=60).stdout
+    help_ = subprocess.run(
+        [ROOT / "slurm/devcluster", "help"], capture_output=True, text=True, timeout=60
+    ).stdout
     for word in command.words:
         assert not word.startswith("slurm/") or (ROOT / word).is_file()
         assert command.words[0] == "sbatch" or word in help_ or word == "help"
@@ -218,7 +237,9 @@ def test_grids_printed_whole_are_grids(document, tmp_path):
 def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory of a user of README: its grid with few steps, the demo's grid as small, no Slurm."""
     place = tmp_path_factory.mktemp("first_day")
-    (text,) = (block for block in blocks(ROOT / "README.md", "yaml") if block.startswith("name: my_study"))
+    (text,) = (
+        block for block in blocks(ROOT / "README.md", "yaml") if block.startswith("name: my_study")
+    )
     study = yaml.safe_load(text) | {"seeds": [0]}
     study["base"] |= {
         "steps": 12,
@@ -229,7 +250,9 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "experiments").mkdir()
     demo = {"name": "ablation", "variants": {"base": {}, "full": {"loss.alpha": 0.5}}}
     demo["base"] = study["base"] | {"deepspeed": "zero1_fp32"}
-    (place / "experiments" / "ablation.yaml").write_text(yaml.safe_dump(study | demo, sort_keys=False))
+    (place / "experiments" / "ablation.yaml").write_text(
+        yaml.safe_dump(study | demo, sort_keys=False)
+    )
     (place / ".venv").symlink_to(sys.prefix)
     (place / "bin").mkdir()
     for name in ("bash", "sh", "git", "env", "cat", "uname"):
@@ -244,7 +267,9 @@ def shell(place: Path, line: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(roots)}
     environment |= {"PATH": str(place / "bin"), "HOME": str(place), "COLUMNS": "120"}
     words = ["bash", "-c", f". .venv/bin/activate && {line}"]
-    return subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        words, cwd=place, env=environment, capture_output=True, text=True, timeout=600
+    )
 
 
 @pytest.mark.slow
@@ -269,7 +294,16 @@ def test_readme_works_from_the_first_line_to_the_last(first_day):
 
 
 def test_settings_become_words_that_set_reads():
-    settings = {"a": 1e-5, "b": None, "c": True, "d": "010", "e": [1, "x"], "f": {"k": 0.5}, "g": "zero1", "h": "null"}
+    settings = {
+        "a": 1e-5,
+        "b": None,
+        "c": True,
+        "d": "010",
+        "e": [1, "x"],
+        "f": {"k": 0.5},
+        "g": "zero1",
+        "h": "null",
+    }
     grid = load_grid("smoke")
     assert with_settings(grid, setting_words(settings)[1::2]).settings == settings
     assert re.fullmatch(r"(--set \S.*)", " ".join(setting_words({"steps": 20})))

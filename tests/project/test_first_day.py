@@ -18,7 +18,7 @@ from test_observe import submit
 from furnace_hpc.cli import COMMANDS
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.train_config import run_ids
-from furnace_hpc.pack_show import _rate, progress_bar
+from furnace_hpc.console.progress_bar import _rate, progress_bar
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.render import to_terminal
@@ -34,7 +34,9 @@ def pythons(*versions: str) -> list:
     for version in versions:
         paths = sorted(PYENV.glob(f"{version}.*/bin/python"))
         skip = pytest.mark.skip(reason=f"no Python {version} under {PYENV}")
-        found.append(pytest.param(paths[0] if paths else None, id=version, marks=() if paths else skip))
+        found.append(
+            pytest.param(paths[0] if paths else None, id=version, marks=() if paths else skip)
+        )
     return found
 
 
@@ -44,7 +46,9 @@ def make(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
         pytest.skip("no make here")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, place)
-    return subprocess.run(["make", *words, "INSTALL=true"], cwd=place, capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        ["make", *words, "INSTALL=true"], cwd=place, capture_output=True, text=True, timeout=200
+    )
 
 
 @pytest.mark.parametrize("python", pythons("2.7", "3.6", "3.9", "3.10"))
@@ -52,7 +56,10 @@ def test_old_python_is_named_and_leaves_nothing(tmp_path, python):
     done = make(tmp_path, "demo", f"PYTHON={python}")
     version = python.parent.parent.name
     assert done.returncode == 2
-    assert f"error: Furnace needs Python 3.11 or newer, and {python} is Python {version}. " in done.stderr
+    assert (
+        f"error: Furnace needs Python 3.11 or newer, and {python} is Python {version}. "
+        in done.stderr
+    )
     assert "make PYTHON=python3.12 demo" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
@@ -60,19 +67,26 @@ def test_old_python_is_named_and_leaves_nothing(tmp_path, python):
 @pytest.mark.slow
 @pytest.mark.parametrize("old", pythons("3.9", "3.10"))
 def test_environment_of_an_old_python_is_replaced(tmp_path, old):
-    subprocess.run([old, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True, timeout=100)
+    subprocess.run(
+        [old, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True, timeout=100
+    )
     assert make(tmp_path, "demo", f"PYTHON={old}").returncode == 2
     done = make(tmp_path, ".venv/.demo", f"PYTHON={sys.executable}")
     assert done.returncode == 0, done.stderr
     says = [tmp_path / ".venv/bin/python", "-c", "import sys, pip; print(sys.version_info[:2])"]
-    assert subprocess.run(says, capture_output=True, text=True).stdout == f"{sys.version_info[:2]}\n"
+    assert (
+        subprocess.run(says, capture_output=True, text=True).stdout == f"{sys.version_info[:2]}\n"
+    )
 
 
 def test_environment_that_works_is_kept(tmp_path):
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
     done = make(tmp_path, ".venv/.demo", "PYTHON=/nowhere/python")
-    assert (done.returncode, (tmp_path / ".venv" / "bin" / "python").resolve()) == (0, Path(sys.executable).resolve())
+    assert (done.returncode, (tmp_path / ".venv" / "bin" / "python").resolve()) == (
+        0,
+        Path(sys.executable).resolve(),
+    )
 
 
 def submitted(folder: GridFolder, sent: dict[str, list[int]], settings: str = "", **more):
@@ -80,7 +94,9 @@ def submitted(folder: GridFolder, sent: dict[str, list[int]], settings: str = ""
     submission = submit(folder, sent, **more)
     rows = [json.loads(row) for row in (submission.path / "rows.jsonl").read_text().splitlines()]
     facts = {"steps": 40, "data": ["tridigits", specs()[0].data_fingerprint]}
-    (submission.path / "rows.jsonl").write_text("".join(json.dumps(row | facts) + "\n" for row in rows))
+    (submission.path / "rows.jsonl").write_text(
+        "".join(json.dumps(row | facts) + "\n" for row in rows)
+    )
     content = (folder.path.parent.parent / "study.yaml").read_text()
     (submission.path / "grid.yaml").write_text(content + settings)
     folder.grid.write_text(content)
@@ -100,7 +116,13 @@ def study(tmp_path: Path) -> GridFolder:
 @pytest.mark.parametrize("name", ["study", "study.yaml", "./study.yaml", "runs/study/grid.yaml"])
 @pytest.mark.parametrize("asked", ["status", "cancel", "aggregate"])
 def test_a_grid_is_named_or_given_by_its_file(study, asked, name):
-    done = command(asked, study.path.parent.parent, "--grid", name, *(["--no-figures"] if asked == "aggregate" else []))
+    done = command(
+        asked,
+        study.path.parent.parent,
+        "--grid",
+        name,
+        *(["--no-figures"] if asked == "aggregate" else []),
+    )
     assert done.returncode == (1 if asked == "aggregate" else 0), done.stderr
     said = {
         "status": "4 runs: 2 new, 2 done",
@@ -122,7 +144,9 @@ def test_status_does_not_mind_a_file_that_is_being_edited(study):
 
 def test_unknown_grid_names_those_that_were_submitted(study):
     done = command("status", study.path.parent.parent, "--grid", "stduy")
-    assert done.stderr.startswith("error: grid 'stduy' has no submissions in runs/stduy (did you mean 'study'?")
+    assert done.stderr.startswith(
+        "error: grid 'stduy' has no submissions in runs/stduy (did you mean 'study'?"
+    )
 
 
 @pytest.mark.parametrize("asked", ["aggregate", "status"])
@@ -133,11 +157,15 @@ def test_advice_before_any_run_works_when_it_is_pasted(tmp_path, asked, name):
     done = command(asked, tmp_path, "--grid", name)
     assert done.returncode == 2
     (advice,) = re.findall(r"Submit it with `([^`]+)`", done.stderr)
-    assert advice.endswith(f"submit --grid {name}" if name == "ablation" else f"submit --grid '{name}'")
+    assert advice.endswith(
+        f"submit --grid {name}" if name == "ablation" else f"submit --grid '{name}'"
+    )
     pack(tmp_path / "data" / "tridigits")
     environment = {"PATH": "/nowhere", "HOME": str(tmp_path)}
     words = ["/bin/bash", "-c", f"{advice} --dry-run"]
-    pasted = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    pasted = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert pasted.returncode == 0, pasted.stderr
 
 
@@ -163,9 +191,15 @@ def test_other_settings_are_named_where_runs_are_missing(study):
     (study.path / "quick-s0-1" / "result.json").write_text("{}")
     done = command("aggregate", place, "--grid", "study", "--no-figures")
     assert done.returncode == 1
-    assert "runs with other settings (--set) have a table of their own:\n  1 of 1 runs are done: " in done.stderr
+    assert (
+        "runs with other settings (--set) have a table of their own:\n  1 of 1 runs are done: "
+        in done.stderr
+    )
     assert "aggregate --grid study --set steps=20 --set seed_x=0.001\n" in done.stderr
-    assert done.stdout.splitlines()[-1] == f"next: {furnace_in(place)} submit --grid runs/study/grid.yaml"
+    assert (
+        done.stdout.splitlines()[-1]
+        == f"next: {furnace_in(place)} submit --grid runs/study/grid.yaml"
+    )
 
 
 def furnace_in(place: Path) -> str:
@@ -192,7 +226,9 @@ def test_a_table_ends_with_verdict_report_and_next_command(tmp_path, monkeypatch
     )
     assert lines[1] == "wrote 15 files to results/study; open results/study/report.html"
     run = run_ids([run.spec for run in ablation.runs])[0]
-    assert re.fullmatch(rf"next: .*furnace.* export {folder.path}/{run} --out exported/{run}", lines[2])
+    assert re.fullmatch(
+        rf"next: .*furnace.* export {folder.path}/{run} --out exported/{run}", lines[2]
+    )
     assert len(lines) == 3
 
 
@@ -211,7 +247,9 @@ def test_no_name_and_no_number_is_cut(tmp_path, width, capsys):
     Console(width=width, soft_wrap=True).print(to_terminal(ablation, width))
     said = capsys.readouterr().out
     assert "\u2026" not in said
-    boxes = [line for line in said.splitlines() if line.startswith("  ") or line.startswith(" \u2500")]
+    boxes = [
+        line for line in said.splitlines() if line.startswith("  ") or line.startswith(" \u2500")
+    ]
     assert max(map(len, boxes)) <= width
     if width >= 50:
         assert re.search(r"^  consistency_only  ", said, re.MULTILINE)
@@ -219,8 +257,26 @@ def test_no_name_and_no_number_is_cut(tmp_path, width, capsys):
 
 
 COLUMNS = (
-    *("changes", "n", "metric", "difference", "holm_p", "sign_flip_p", "effect", "train_s", "wall_s"),
-    *("samples_per_s_each", "peak_memory_gib", "attempts", "lost_steps", "hours", "goodput", "num_parameters"),
+    *(
+        "changes",
+        "n",
+        "metric",
+        "difference",
+        "holm_p",
+        "sign_flip_p",
+        "effect",
+        "train_s",
+        "wall_s",
+    ),
+    *(
+        "samples_per_s_each",
+        "peak_memory_gib",
+        "attempts",
+        "lost_steps",
+        "hours",
+        "goodput",
+        "num_parameters",
+    ),
 )
 
 
@@ -235,12 +291,19 @@ def test_progress_of_one_thing_has_no_rate(capsys):
     assert re.search(r"speech +\S+ done", said)
     assert re.search(r"samples +\S+ 4,000/4,000", said)
     assert "/s" not in said
-    assert [_rate(0, 9.0), _rate(9, 0.5), _rate(6700, 10.0), _rate(3, 10.0)] == ["", "", "670/s", "3 s each"]
+    assert [_rate(0, 9.0), _rate(9, 0.5), _rate(6700, 10.0), _rate(3, 10.0)] == [
+        "",
+        "",
+        "670/s",
+        "3 s each",
+    ]
 
 
 def test_without_slurm_the_devcluster_is_named(tmp_path):
     write_grid(tmp_path)
-    done = command("submit", tmp_path, "--grid", "study.yaml", "--cluster", "devcluster", "--yes", "--wait")
+    done = command(
+        "submit", tmp_path, "--grid", "study.yaml", "--cluster", "devcluster", "--yes", "--wait"
+    )
     assert done.returncode == 2
     assert "slurm/devcluster up` starts a Slurm on this machine" in done.stderr
     assert "--cluster local" in done.stderr
@@ -252,22 +315,37 @@ def test_status_of_a_local_grid_says_nothing_of_a_dead_slurm(study):
     time.sleep(0.01)
     for spec in specs()[2:]:
         end(begin(spec, study), "stopped")
-    place, path = study.path.parent.parent, os.environ["PATH"] if shutil.which("squeue") else "/nowhere"
+    place, path = (
+        study.path.parent.parent,
+        os.environ["PATH"] if shutil.which("squeue") else "/nowhere",
+    )
     words = [sys.executable, "-m", "furnace_hpc.status", "--grid", "study"]
     environment = os.environ | {"PATH": path, "SLURM_CONF": "/nowhere/slurm.conf"}
-    study.slurm_cache.write_text(json.dumps({"queued": [], "ended": [], "failures": 3, "error": "no cluster"}))
-    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=60)
+    study.slurm_cache.write_text(
+        json.dumps({"queued": [], "ended": [], "failures": 3, "error": "no cluster"})
+    )
+    done = subprocess.run(
+        words, cwd=place, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.splitlines()[-1] == "4 runs: 2 done, 2 interrupted"
     for spec in specs()[2:]:
         finish(spec, study)
-    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        words, cwd=place, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.splitlines()[-1] == "4 runs: 4 done"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_one_name_for_the_data_root(name):
     module = "pack tridigits" if name == "pack" else name
-    words = [sys.executable, "-m", f"furnace_hpc.{module.split()[0]}", *module.split()[1:], "--help"]
+    words = [
+        sys.executable,
+        "-m",
+        f"furnace_hpc.{module.split()[0]}",
+        *module.split()[1:],
+        "--help",
+    ]
     said = subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
     assert "--data-dir" not in said
     assert "--replace" not in said
@@ -280,6 +358,8 @@ def test_the_old_name_still_works(tmp_path):
 
 
 def test_a_pattern_that_fits_several_runs_names_them(tmp_path):
-    done = command("export", tmp_path, "runs/study/base-s0-1", "runs/study/base-s0-2", "--out", "out")
+    done = command(
+        "export", tmp_path, "runs/study/base-s0-1", "runs/study/base-s0-2", "--out", "out"
+    )
     sentence = "2 run folders fit, wanted one: runs/study/base-s0-1, runs/study/base-s0-2"
     assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")

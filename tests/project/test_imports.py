@@ -11,9 +11,20 @@ from login_study import command, pack, write_grid
 import furnace_hpc
 
 PACKAGE = Path(furnace_hpc.__file__).resolve().parent
-HEAVY = ("torch", "deepspeed", "transformers", "librosa", "numba", "sklearn", "matplotlib", "polars", "pandas")
+HEAVY = (
+    "torch",
+    "deepspeed",
+    "transformers",
+    "librosa",
+    "numba",
+    "sklearn",
+    "matplotlib",
+    "polars",
+    "pandas",
+)
 # package -> packages that it may import
 MAY = {
+    "console": set(),
     "host": set(),
     "config": {"host"},
     "runs": {"host", "config"},
@@ -23,15 +34,38 @@ MAY = {
     "drills": {"host", "config", "runs", "slurm", "monitor", "launch"},
     "diagnostics": {"host", "config", "runs", "slurm", "monitor", "launch"},
     "tables": {"host", "config", "runs"},
-    "data": {"host", "config"},
+    "data": {"console", "host", "config"},
     "model": {"config", "data"},
     "engine": {"host", "config", "runs", "data", "model"},
     "inference": {"host", "config", "runs", "data", "model", "engine"},
 }
-LOGIN_PACKAGES = ("host", "config", "runs", "slurm", "monitor", "launch", "drills", "diagnostics", "tables")
+LOGIN_PACKAGES = (
+    "console",
+    "host",
+    "config",
+    "runs",
+    "slurm",
+    "monitor",
+    "launch",
+    "drills",
+    "diagnostics",
+    "tables",
+)
 LAZY = {("launch/rank_main.py", "engine")}  # on the compute node, inside its function
 SUBMITIT = {"launch/slurm_array.py", "launch/local_queue.py"}
-COMMANDS = ("submit", "aggregate", "cli", "schema", "train", "pack", "status", "cancel", "follow_up", "drill", "doctor")
+COMMANDS = (
+    "submit",
+    "aggregate",
+    "cli",
+    "schema",
+    "train",
+    "pack",
+    "status",
+    "cancel",
+    "follow_up",
+    "drill",
+    "doctor",
+)
 LOGIN = [name for name in (*COMMANDS, "export", "predict") if (PACKAGE / f"{name}.py").exists()]
 
 
@@ -66,7 +100,9 @@ def imported(path: Path) -> set[str]:
 def loaded_after(*names: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after importing these."""
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=60, check=True
+    )
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
@@ -93,7 +129,12 @@ def test_a_dry_run_loads_neither_numpy_nor_scipy_nor_anything_heavy(tmp_path, cl
         "main(grid='study.yaml', cluster=sys.argv[1], dry_run=True)\nprint(*sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, cluster], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, cluster],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
@@ -129,7 +170,9 @@ def test_the_host_side_imports_the_standard_library_alone():
     """It runs under the node's own Python, before any package can be loaded."""
     for path in modules("host"):
         for name in imported(path):
-            assert name.split(".")[0] in sys.stdlib_module_names or name.startswith("furnace_hpc.host"), (path, name)
+            assert name.split(".")[0] in sys.stdlib_module_names or name.startswith(
+                "furnace_hpc.host"
+            ), (path, name)
 
 
 def edges() -> set[tuple[str, str]]:
@@ -149,16 +192,22 @@ def test_packages_import_in_one_direction():
     for path, target in sorted(edges()):
         package = path.split("/")[0]
         if package in MAY and target not in MAY[package] | {package} and (path, target) not in LAZY:
-            violations.append(f"{path} imports {target}: {package} may import {sorted(MAY[package]) or 'nothing'}")
+            violations.append(
+                f"{path} imports {target}: {package} may import {sorted(MAY[package]) or 'nothing'}"
+            )
     assert not violations, "\n".join(violations)
 
 
 def test_no_modules_import_each_other_in_a_circle():
     names = {name_of(path): path for path in modules(".")}
     imports = {
-        name: {_module(target, names) for target in imported(path)} - {None, name} for name, path in names.items()
+        name: {_module(target, names) for target in imported(path)} - {None, name}
+        for name, path in names.items()
     }
-    imports["furnace_hpc.launch.rank_main"] -= {"furnace_hpc.engine.loop", "furnace_hpc.engine.distributed"}
+    imports["furnace_hpc.launch.rank_main"] -= {
+        "furnace_hpc.engine.loop",
+        "furnace_hpc.engine.distributed",
+    }
     finished = set()
     for start in names:
         _walk(start, [], imports, finished)

@@ -28,14 +28,22 @@ def rows_of(name):
 @pytest.mark.parametrize("name", ["fusion", "modalities", "tasks", "zero"])
 def test_the_network_of_every_row_learns_from_the_default_set(name, small_root):
     rows, columns = rows_of(name), open_columns(small_root / "tridigits")
-    assert fingerprints(list(rows.values()), small_root, dry_run=True) == {"tridigits": columns.manifest.fingerprint}
-    networks = {repr((config.model, config.loss, config.tasks)): config for config in (r.config for r in rows.values())}
+    assert fingerprints(list(rows.values()), small_root, dry_run=True) == {
+        "tridigits": columns.manifest.fingerprint
+    }
+    networks = {
+        repr((config.model, config.loss, config.tasks)): config
+        for config in (r.config for r in rows.values())
+    }
     for config in networks.values():
         modalities, tasks = config.model.modalities, tuple(task.name for task in config.tasks)
-        batch = BatchReader(columns, "train", modalities, tasks, torch.device("cpu")).read(np.arange(16))
+        batch = BatchReader(columns, "train", modalities, tasks, torch.device("cpu")).read(
+            np.arange(16)
+        )
         classes = {task: len(columns.manifest.labels[task].classes) for task in tasks}
         torch.manual_seed(0)
-        small = config.model.model_copy(update={"dropout": 0.0, "modality_dropout": 0.0})  # so that losses compare
+        # so that losses compare
+        small = config.model.model_copy(update={"dropout": 0.0, "modality_dropout": 0.0})
         model = FusionModel(small, InputShapes.of(columns.manifest), classes, config.loss)
         optimizer, losses = torch.optim.AdamW(model.parameters(), lr=config.optimizer.lr), []
         for _ in range(3):
@@ -55,8 +63,13 @@ def test_the_fusion_study_has_every_fusion_and_late_fusion_as_the_floor():
     every = get_args(ModelConfig.model_fields["fusion"].annotation)
     assert {fusion for fusion, _ in found} == set(every)
     assert models["late"].fusion_layers == 0 < models["bottleneck"].fusion_layers
-    same = [model.model_copy(update={"fusion": "concat", "fusion_layers": 1}) for model in models.values()]
-    assert len({repr(model.model_copy(update={"modality_dropout": 0.0})) for model in same}) == 1, "the same encoders"
+    same = [
+        model.model_copy(update={"fusion": "concat", "fusion_layers": 1})
+        for model in models.values()
+    ]
+    assert len({repr(model.model_copy(update={"modality_dropout": 0.0})) for model in same}) == 1, (
+        "the same encoders"
+    )
 
 
 def test_the_modality_study_leaves_each_one_out():
@@ -66,7 +79,9 @@ def test_the_modality_study_leaves_each_one_out():
 
 
 def test_the_task_study_compares_one_task_with_several_at_once():
-    found = {name: [task.name for task in row.config.tasks] for name, row in rows_of("tasks").items()}
+    found = {
+        name: [task.name for task in row.config.tasks] for name, row in rows_of("tasks").items()
+    }
     assert found == {
         "digit_alone": ["digit"],
         "with_parity": ["digit", "parity"],

@@ -14,7 +14,16 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    build = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(out),
+        str(ROOT),
+    ]
     subprocess.run(build, check=True, capture_output=True, timeout=120)
     (path,) = out.glob("*.whl")
     return path
@@ -22,7 +31,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_carries_every_shipped_file_and_nothing_else(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder, pattern in (("experiments", "*.yaml"), ("ds_configs", "*.json"), ("slurm/clusters", "*.yaml")):
+    for folder, pattern in (
+        ("experiments", "*.yaml"),
+        ("ds_configs", "*.json"),
+        ("slurm/clusters", "*.yaml"),
+    ):
         files = list((ROOT / folder).glob(pattern))
         assert files
         assert {f"furnace_hpc/_shipped/{folder}/{file.name}" for file in files} <= names
@@ -44,9 +57,20 @@ def test_a_shipped_grid_is_found_from_an_empty_folder(wheel: Path, tmp_path: Pat
     installed, empty = tmp_path / "installed", tmp_path / "empty"
     zipfile.ZipFile(wheel).extractall(installed)
     empty.mkdir()
-    command = [sys.executable, "-m", "furnace_hpc.submit", "--grid", "ablation", "--cluster", "a100", "--dry-run"]
+    command = [
+        sys.executable,
+        "-m",
+        "furnace_hpc.submit",
+        "--grid",
+        "ablation",
+        "--cluster",
+        "a100",
+        "--dry-run",
+    ]
     environment = os.environ | {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=empty, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert "20 runs (20 start) on a100" in done.stdout
     assert str(empty / "runs/ablation/code") in done.stdout

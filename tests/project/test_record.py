@@ -37,7 +37,9 @@ def clone(tmp_path: Path) -> Path:
 
 def git(place: Path, *words: str) -> str:
     who = ["-c", "user.name=me", "-c", "user.email=me@here"]
-    return subprocess.run(["git", *who, *words], cwd=place, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *who, *words], cwd=place, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def commit(place: Path) -> None:
@@ -45,10 +47,14 @@ def commit(place: Path) -> None:
     git(place, "commit", "--quiet", "--message", "one")
 
 
-def benchmark(place: Path, meanwhile: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+def benchmark(
+    place: Path, meanwhile: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-c", RECORD, meanwhile]
     environment = os.environ | {"PYTHONPATH": str(place)} | variables
-    return subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        words, cwd=place, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_commit_is_written_and_told_before_the_work(clone):
@@ -60,7 +66,9 @@ def test_a_commit_is_written_and_told_before_the_work(clone):
     assert benchmark(clone).returncode == 0  # another benchmark's new result is no change
 
 
-@pytest.mark.parametrize("name", ["furnace_hpc/cli.py", "benchmarks/elastic.py", "tests_of_mine.py"])
+@pytest.mark.parametrize(
+    "name", ["furnace_hpc/cli.py", "benchmarks/elastic.py", "tests_of_mine.py"]
+)
 def test_uncommitted_changes_are_refused_before_the_work(clone, name):
     with (clone / name).open("a") as file:
         file.write("# changed\n")
@@ -93,7 +101,9 @@ def test_outside_a_checkout_nothing_is_recorded(clone):
 
 
 def test_every_benchmark_that_records_asks_first():
-    writing = [path for path in (ROOT / "benchmarks").glob("*.py") if "record.write(" in path.read_text()]
+    writing = [
+        path for path in (ROOT / "benchmarks").glob("*.py") if "record.write(" in path.read_text()
+    ]
     assert len(writing) > 15
     for path in writing:
         main = path.read_text().partition("\ndef main(")[2].partition("\n\n\n")[0]

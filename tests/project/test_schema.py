@@ -32,7 +32,10 @@ def test_the_grids_schema_spells_out_its_base():
 def test_an_unknown_kind_is_one_sentence_and_exit_2():
     done = printed("gird")
     assert done.returncode == 2
-    assert done.stderr == "error: unknown kind 'gird'; did you mean 'grid'? (valid: cluster, config, deepspeed, grid)\n"
+    assert (
+        done.stderr
+        == "error: unknown kind 'gird'; did you mean 'grid'? (valid: cluster, config, deepspeed, grid)\n"
+    )
 
 
 def undescribed(model: type[BaseModel]) -> list[str]:

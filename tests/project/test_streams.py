@@ -11,11 +11,12 @@ from test_aggregate import submit
 
 from furnace_hpc.cli import COMMANDS
 from furnace_hpc.config.parsing.utf8_path import utf8_path
+from furnace_hpc.console.streams import READER_LEFT
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.streams import READER_LEFT
 
 ASCII = {"PYTHONIOENCODING": "ascii"}
-OLD_C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # ASCII for streams, arguments and paths
+# ASCII for streams, arguments and paths
+OLD_C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 LATIN = {"PYTHONIOENCODING": "latin-1"}
 OPTIONS = {
     "aggregate": "--grid study --no-figures",
@@ -46,16 +47,25 @@ def run(place: Path, name: str, shell: str = "", **environment: str) -> tuple[in
     """Exit code, stdout and stderr of a command, whose streams the shell redirects."""
     root = "" if name not in OPTIONS else "--runs-root $'r\\xfcns'"
     line = f"{sys.executable} -m furnace_hpc.{name} {OPTIONS.get(name, '--help')} {root} {shell}"
-    environment = {name: value for name, value in os.environ.items() if name != "FURNACE_RUNS"} | environment
+    environment = {
+        name: value for name, value in os.environ.items() if name != "FURNACE_RUNS"
+    } | environment
     done = subprocess.run(
-        ["bash", "-c", line], cwd=place, env=environment, capture_output=True, timeout=120, check=False
+        ["bash", "-c", line],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        timeout=120,
+        check=False,
     )
     assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
     assert b"Exception ignored" not in done.stderr
     return done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1")
 
 
-@pytest.mark.parametrize("environment", [ASCII, OLD_C, {"LC_ALL": "C"}, LATIN], ids=["ascii", "old-c", "c", "latin"])
+@pytest.mark.parametrize(
+    "environment", [ASCII, OLD_C, {"LC_ALL": "C"}, LATIN], ids=["ascii", "old-c", "c", "latin"]
+)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_locale_shows_every_command(place, name, environment):
     code, out, error = run(place, name, **environment)
@@ -67,14 +77,21 @@ def test_every_locale_shows_every_command(place, name, environment):
         page = (place / "results/study/report.html").read_text(encoding="utf-8")
         assert r"r\\udcfcns/study/" in page
         shown = "+-" if environment in (ASCII, OLD_C) else "±"
-        assert f"mean {shown if environment != {'LC_ALL': 'C'} else '±'.encode().decode('latin-1')} sample" in out
+        assert (
+            f"mean {shown if environment != {'LC_ALL': 'C'} else '±'.encode().decode('latin-1')} sample"
+            in out
+        )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_shown_in_ascii(place, name):
-    environment = {name: value for name, value in os.environ.items() if name != "FURNACE_RUNS"} | OLD_C
+    environment = {
+        name: value for name, value in os.environ.items() if name != "FURNACE_RUNS"
+    } | OLD_C
     command = [sys.executable, "-m", f"furnace_hpc.{name}", "--help"]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=place, env=environment, capture_output=True, timeout=120, check=False
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(f"Usage: furnace {name}".encode())
 
@@ -94,7 +111,8 @@ def test_a_closed_stdout_costs_no_table(place):
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("aggregate", 1), ("cancel", 0), ("status", READER_LEFT), ("schema", READER_LEFT)]
+    ("name", "code"),
+    [("aggregate", 1), ("cancel", 0), ("status", READER_LEFT), ("schema", READER_LEFT)],
 )
 def test_a_reader_that_leaves(place, name, code):
     """What only prints ends; what works goes on to its own exit code."""

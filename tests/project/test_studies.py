@@ -16,7 +16,8 @@ from furnace_hpc.config.grids.grid import read_grid
 from furnace_hpc.config.parsing.lookup import find_file
 
 STUDIES = ("mmimdb", "avmnist", "audioset")
-# What the raw files of the tests want besides: another vocabulary, eight classes, clips without sound or frames.
+# What the raw files of the tests want besides: another vocabulary, eight classes, clips without
+# sound or frames.
 OF_THE_FIXTURE = {
     "mmimdb": "--tokenizer vocab --image-size 64",
     "avmnist": "",
@@ -26,8 +27,16 @@ OF_THE_FIXTURE = {
 
 def documented(name: str, what: str) -> list[str]:
     """The words of README's first command that begins with `what`; lines that end in a backslash go on."""
-    text = find_file("grid", name).with_name("README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    return shlex.split(next(line for line in text.splitlines() if line.startswith(f"furnace {what}")), comments=True)
+    text = (
+        find_file("grid", name)
+        .with_name("README.md")
+        .read_text(encoding="utf-8")
+        .replace("\\\n", " ")
+    )
+    return shlex.split(
+        next(line for line in text.splitlines() if line.startswith(f"furnace {what}")),
+        comments=True,
+    )
 
 
 def settings_of(words: list[str]) -> dict[str, str]:
@@ -51,7 +60,9 @@ def marked_small(name: str) -> dict[str, str]:
 def test_what_the_file_marks_small_is_what_the_readme_sets(name):
     settings = settings_of(documented(name, f"submit --grid {name} "))
     assert marked_small(name) == {
-        key: value for key, value in settings.items() if key not in ("evaluation.every", "resources.nodes")
+        key: value
+        for key, value in settings.items()
+        if key not in ("evaluation.every", "resources.nodes")
     }
     head = find_file("grid", name).read_text(encoding="utf-8")
     assert f"#   {shlex.join(documented(name, f'pack {name} '))}" in head
@@ -70,7 +81,11 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory in which README's commands were given, those of the three studies at once."""
     place = tmp_path_factory.mktemp("studies")
     write_vocab(place / "vocab")
-    for write, name in ((write_mmimdb, "mmimdb"), (write_avmnist, "avmnist"), (write_audioset, "audioset")):
+    for write, name in (
+        (write_mmimdb, "mmimdb"),
+        (write_avmnist, "avmnist"),
+        (write_audioset, "audioset"),
+    ):
         write(place / name)
 
     def study(name: str) -> None:
@@ -86,7 +101,10 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_of_a_pack_counts_what_was_listed_and_found(studied):
     said = (studied / "audioset-packed.txt").read_text()
     assert re.search(r"split +listed +found +packed +refused +incomplete\n", said)
-    counts = {row[0]: [int(n) for n in row[1:]] for row in re.findall(r"^ +(\w+)" + r" +(\d+)" * 5 + "$", said, re.M)}
+    counts = {
+        row[0]: [int(n) for n in row[1:]]
+        for row in re.findall(r"^ +(\w+)" + r" +(\d+)" * 5 + "$", said, re.M)
+    }
     assert list(counts) == ["train", "val", "test"]
     assert sum(row[0] for row in counts.values()) == len(CLIPS)
     assert sum(row[1] for row in counts.values()) == len(CLIPS) - 1  # one clip's files are gone
@@ -107,4 +125,6 @@ def test_a_study_trains_on_a_few_raw_files_to_the_table_of_its_metric(studied, n
     assert (row["metric"], row["n"]) == (grid.metric, "1")
     assert float(row["mean"]) == pytest.approx(measured)
     said = (studied / f"{name}.txt").read_text()
-    assert re.search(rf"^{re.escape(grid.metric)} (\(%\) )?on the whole test split", said, re.MULTILINE)
+    assert re.search(
+        rf"^{re.escape(grid.metric)} (\(%\) )?on the whole test split", said, re.MULTILINE
+    )

@@ -23,7 +23,9 @@ def test_help_teaches_every_command_and_option_with_an_example():
     script = DEVCLUSTER.read_text()
     parse = script[script.index("\nparse()") : script.index("\ncheck_usage()")]
     commands = re.search(r"    (up \| .*)\)\n", script).group(1).split(" | ")
-    words = {"kill-node", "start-node", *commands, *re.findall(r"--[a-z][a-z-]+", parse)} - {"--help"}
+    words = {"kill-node", "start-node", *commands, *re.findall(r"--[a-z][a-z-]+", parse)} - {
+        "--help"
+    }
     assert {"up", "down", "--nodes", "--hide"} < words
     for arguments in (["help"], ["--help"], ["-h"], ["up", "--help"]):
         done = devcluster(*arguments)
@@ -74,19 +76,26 @@ def test_a_folder_that_slurm_cannot_name_is_refused(tmp_path: Path, name: str):
 
 
 def test_a_folder_without_cluster_is_left_alone(tmp_path_factory: pytest.TempPathFactory):
-    tmp_path = tmp_path_factory.mktemp("none")  # a short name: sockets of a cluster allow 71 characters
+    # a short name: sockets of a cluster allow 71 characters
+    tmp_path = tmp_path_factory.mktemp("none")
     (tmp_path / "mine").write_text("precious")
     for command in ("down --wipe", "status", "env", "kill-node node0", "restart-controller"):
         done = devcluster(*command.split(), "--dir", str(tmp_path))
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"devcluster: no cluster in {tmp_path}: 'devcluster up' makes one")
+        assert done.stderr.startswith(
+            f"devcluster: no cluster in {tmp_path}: 'devcluster up' makes one"
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.slurm
 def test_four_idle_nodes_in_four_partitions(cluster: Cluster):
-    nodes = cluster.run("sinfo", "--noheader", "--Node", "--partition=a100", "--format=%N %T %c %m %G")
-    assert nodes.stdout.splitlines() == [f"node{number} idle 64 500000 gpu:a100:4" for number in range(4)]
+    nodes = cluster.run(
+        "sinfo", "--noheader", "--Node", "--partition=a100", "--format=%N %T %c %m %G"
+    )
+    assert nodes.stdout.splitlines() == [
+        f"node{number} idle 64 500000 gpu:a100:4" for number in range(4)
+    ]
     partitions = cluster.run("sinfo", "--noheader", "--format=%P %a %l")
     assert partitions.stdout.splitlines() == [
         "a100* up 7-00:00:00",
@@ -100,7 +109,10 @@ def test_four_idle_nodes_in_four_partitions(cluster: Cluster):
 def test_a_job_sees_two_hosts_that_find_each_other_and_its_gpus(quiet: Cluster):
     script = "echo $(hostname) $CUDA_VISIBLE_DEVICES $(getent hosts node3)"
     done = quiet.run("srun", "--nodes=2", "--gpus-per-node=2", "bash", "-c", script)
-    assert sorted(done.stdout.splitlines()) == ["node0 0,1 127.0.0.1 node3", "node1 0,1 127.0.0.1 node3"], done.stderr
+    assert sorted(done.stdout.splitlines()) == [
+        "node0 0,1 127.0.0.1 node3",
+        "node1 0,1 127.0.0.1 node3",
+    ], done.stderr
 
 
 @pytest.mark.slurm
@@ -109,7 +121,10 @@ def test_a_power_cut_ends_every_process_of_a_node_and_its_job_runs_again(quiet: 
     job = quiet.run("sbatch", *options, "--wrap=sleep 900 & sleep 901").stdout.strip()
     wait_until(lambda: processes_of(quiet).count("sleep") == 2, 20, "the job's processes")
     refused = devcluster("kill-node", "node4", "--dir", str(quiet.folder))
-    assert (refused.returncode, refused.stderr.split(";")[0]) == (2, "devcluster: no node 'node4': the last is node3")
+    assert (refused.returncode, refused.stderr.split(";")[0]) == (
+        2,
+        "devcluster: no node 'node4': the last is node3",
+    )
     quiet.kill_node("node3")
     assert "sleep" not in processes_of(quiet)
     assert devcluster("status", "--dir", str(quiet.folder)).returncode == 1
@@ -156,13 +171,26 @@ def test_another_cluster_beside_it_survives_a_crash_and_leaves_nothing(
     hidden = folder / "login only"
     hidden.mkdir()
     (hidden / "secret").touch()
-    options = ["--no-accounting", "--nodes", "2", "--gpus", "0", "--max-array-size", "11", "--hide", str(hidden)]
+    options = [
+        "--no-accounting",
+        "--nodes",
+        "2",
+        "--gpus",
+        "0",
+        "--max-array-size",
+        "11",
+        "--hide",
+        str(hidden),
+    ]
     other = start_cluster(folder / "cluster", *options)
     try:
         listed = other.run("srun", "--nodes=2", "ls", "-A", hidden)
         assert (listed.returncode, listed.stdout) == (0, "")
         assert [path.name for path in hidden.iterdir()] == ["secret"]
-        assert other.run("sbatch", "--array=0-10", "--output=/dev/null", "--wrap=sleep 900").returncode == 0
+        assert (
+            other.run("sbatch", "--array=0-10", "--output=/dev/null", "--wrap=sleep 900").returncode
+            == 0
+        )
         assert "Invalid job array" in other.run("sbatch", "--array=0-11", "--wrap=true").stderr
         assert other.run("sacct").stderr == "Slurm accounting storage is disabled\n"
         wait_until(lambda: "sleep" in processes_of(other), 20, "a job")
@@ -176,7 +204,12 @@ def test_another_cluster_beside_it_survives_a_crash_and_leaves_nothing(
         other.down()
     assert processes_of(other) == []
     assert not other.folder.exists()
-    assert cluster.run("sinfo", "--noheader", "--states=idle", "--partition=a100", "--format=%D").stdout == "4\n"
+    assert (
+        cluster.run(
+            "sinfo", "--noheader", "--states=idle", "--partition=a100", "--format=%D"
+        ).stdout
+        == "4\n"
+    )
 
 
 def processes_of(cluster: Cluster) -> list[str]:

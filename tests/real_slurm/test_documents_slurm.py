@@ -8,7 +8,8 @@ import pytest
 from documents import ROOT, commands
 from slurm_cluster import Cluster
 
-LATER = ("furnace status --grid ablation --watch",)  # waits for 20 runs of 500 steps: here, until they are cancelled
+# waits for 20 runs of 500 steps: here, until they are cancelled
+LATER = ("furnace status --grid ablation --watch",)
 
 
 @pytest.mark.slow
@@ -24,7 +25,11 @@ def test_commands_on_the_devcluster(quiet: Cluster, tmp_path: Path, small_root: 
         assert "Traceback" not in done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    smoke = [c.line for c in commands(ROOT / "slurm/README.md") if c.line.startswith("furnace") and "smoke" in c.line]
+    smoke = [
+        c.line
+        for c in commands(ROOT / "slurm/README.md")
+        if c.line.startswith("furnace") and "smoke" in c.line
+    ]
     assert smoke[-1] == "furnace submit --grid smoke --cluster devcluster --prepare"
     said = [give(line) for line in smoke]
     assert "3 runs: 3 done" in said[1]

@@ -16,23 +16,39 @@ def doctor(cluster: Cluster, place: Path, *options: str):
     return cluster.run(*command, cwd=place, timeout_s=300)
 
 
-def test_a_real_cluster_and_a_node_are_looked_at_and_the_profile_works(quiet: Cluster, tmp_path: Path):
+def test_a_real_cluster_and_a_node_are_looked_at_and_the_profile_works(
+    quiet: Cluster, tmp_path: Path
+):
     done = doctor(quiet, tmp_path, "--json", "--cluster", "devcluster", "--write-profile", "mine")
     assert done.returncode == 0, done.stdout + done.stderr
-    sections = {section["title"]: section["checks"] for section in json.loads(done.stdout)["sections"]}
+    sections = {
+        section["title"]: section["checks"] for section in json.loads(done.stdout)["sections"]
+    }
     slurm = {check["name"]: check for check in sections["Slurm"]}
     assert slurm["MaxArraySize"]["found"].startswith("10001")
     assert slurm["GPU flag"]["found"] == "sbatch takes gpus_per_node, gres, gpus_per_task"
-    assert slurm["partition a100"]["found"].startswith("4 of 4 nodes usable: 64 cores, 488 GiB, 4 x a100 each")
+    assert slurm["partition a100"]["found"].startswith(
+        "4 of 4 nodes usable: 64 cores, 488 GiB, 4 x a100 each"
+    )
     job = {check["name"]: check for check in sections["Compute node: Job"]}
     assert job["node"]["found"].startswith("node")
     assert job["cpus-per-task"]["level"] == job["Slurm's commands"]["level"] == "ok"
     machine = {check["name"]: check["level"] for check in sections["Compute node: Machine"]}
-    assert (machine["gloo all-reduce"], machine["GPUs"]) == ("ok", "warn")  # tests train on CPUs: DS_ACCELERATOR
+    # tests train on CPUs: DS_ACCELERATOR
+    assert (machine["gloo all-reduce"], machine["GPUs"]) == ("ok", "warn")
     write_grid(tmp_path)
     pack(tmp_path / "data" / "tridigits")
     dry = quiet.run(
-        *(sys.executable, "-m", "furnace_hpc.submit", "--grid", "study.yaml", "--cluster", "mine", "--dry-run"),
+        *(
+            sys.executable,
+            "-m",
+            "furnace_hpc.submit",
+            "--grid",
+            "study.yaml",
+            "--cluster",
+            "mine",
+            "--dry-run",
+        ),
         cwd=tmp_path,
     )
     assert dry.returncode == 0, dry.stderr
@@ -44,13 +60,23 @@ def test_a_gpu_that_slurm_gives_and_torch_cannot_use_fails(quiet: Cluster, tmp_p
     (tmp_path / "own.yaml").write_text(own)
     del quiet.environment["DS_ACCELERATOR"]
     try:
-        for options in (("--cluster", "own.yaml"), ("--cluster", "own.yaml", "--write-profile", "mine")):
+        for options in (
+            ("--cluster", "own.yaml"),
+            ("--cluster", "own.yaml", "--write-profile", "mine"),
+        ):
             done = doctor(quiet, tmp_path, "--json", *options)
             assert done.returncode == 1, done.stdout + done.stderr
-            sections = {section["title"]: section["checks"] for section in json.loads(done.stdout)["sections"]}
-            [gpus] = [check for check in sections["Compute node: Machine"] if check["name"] == "GPUs"]
+            sections = {
+                section["title"]: section["checks"]
+                for section in json.loads(done.stdout)["sections"]
+            }
+            [gpus] = [
+                check for check in sections["Compute node: Machine"] if check["name"] == "GPUs"
+            ]
             assert gpus["level"] == "fail"
-            assert gpus["found"].startswith("the job was given 0, and torch (CPUs) cannot use all of them")
+            assert gpus["found"].startswith(
+                "the job was given 0, and torch (CPUs) cannot use all of them"
+            )
             assert "DS_ACCELERATOR=cpu trains on the CPU" in gpus["hint"]
     finally:
         quiet.environment["DS_ACCELERATOR"] = "cpu"
@@ -68,9 +94,20 @@ def test_a_profile_that_asks_too_much_is_told(quiet: Cluster, tmp_path: Path):
 
 def test_a_controller_that_is_away_is_one_line(quiet: Cluster, tmp_path: Path):
     quiet.stop_controller()
-    command = (sys.executable, "-m", "furnace_hpc.doctor", "--runs-root", "runs", "--no-job", "--write-profile", "x")
+    command = (
+        sys.executable,
+        "-m",
+        "furnace_hpc.doctor",
+        "--runs-root",
+        "runs",
+        "--no-job",
+        "--write-profile",
+        "x",
+    )
     done = quiet.run(*command, cwd=tmp_path, timeout_s=300, SLURM_CONF=quiet.impatient())
     assert done.returncode == 2
     assert "fail  controller          does not answer" in done.stdout
-    assert done.stderr.splitlines()[-1] == "error: profile 'x' was not written: Slurm does not answer"
+    assert (
+        done.stderr.splitlines()[-1] == "error: profile 'x' was not written: Slurm does not answer"
+    )
     assert not (tmp_path / "slurm").exists()

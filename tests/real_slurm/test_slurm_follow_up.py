@@ -12,7 +12,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 
 def test_a_wave_is_followed_by_the_next_and_by_the_table(quiet: Cluster, tmp_path: Path):
-    study = Study(quiet, tmp_path / "a user's runs", variants=("waits", "dies", "crash"), seeds=3)  # a path is a path
+    # a path is a path
+    study = Study(quiet, tmp_path / "a user's runs", variants=("waits", "dies", "crash"), seeds=3)
     study.write({"max_submit_jobs": 6, "array_parallelism": 5, "retries": 1})
     said = study.submitted()
     assert "5 runs of 1 nodes x 1 ranks" in said
@@ -21,12 +22,18 @@ def test_a_wave_is_followed_by_the_next_and_by_the_table(quiet: Cluster, tmp_pat
     study.wait_for(running=3, queued=6)  # the wave cannot end before the three are released
     reasons = [run["reason"] for run in study.status().values() if run["state"] == "queued"]
     assert sum(reason.startswith("waits for a later wave") for reason in reasons) == 4
-    assert sum(reason.endswith(" sends it again") for reason in reasons) == 2  # those that have died
+    # those that have died
+    assert sum(reason.endswith(" sends it again") for reason in reasons) == 2
     assert "nothing to do" in study.submitted()  # they are on their way: nothing is submitted twice
     (study.folder / "release").touch()
-    wait_until(lambda: (study.place / "results/study/table.md").exists(), 90, "the table of the last follow-up job")
+    wait_until(
+        lambda: (study.place / "results/study/table.md").exists(),
+        90,
+        "the table of the last follow-up job",
+    )
     starts = study.starts()
-    assert starts == {run: 2 if run.startswith("dies") else 1 for run in starts}  # one retry, and only of the killed
+    # one retry, and only of the killed
+    assert starts == {run: 2 if run.startswith("dies") else 1 for run in starts}
     assert len(starts) == 9
     assert study.states() == {"done": 3, "interrupted": 3, "failed": 3}
     table = (study.place / "results/study/table.md").read_text()
@@ -65,7 +72,11 @@ def test_a_follow_up_job_that_is_ended_half_way_is_made_up_for_and_nothing_is_do
     else:
         [process] = [p for p in psutil.process_iter(["cmdline"]) if is_follow_up(p, study)]
         process.kill()
-    wait_until(lambda: not quiet.run("squeue", "--noheader", f"--jobs={job_id}").stdout.strip(), 30, "its end")
+    wait_until(
+        lambda: not quiet.run("squeue", "--noheader", f"--jobs={job_id}").stdout.strip(),
+        30,
+        "its end",
+    )
     assert (study.folder / "submit.lock").exists()  # nobody could take it away
     said = study.submitted()
     assert ("found job " in said) == (how == "cancelled")
@@ -79,7 +90,11 @@ def follow_up_id(study: Study) -> str:
     [journal] = study.folder.glob("submissions/*/journal.jsonl")
     events = [json.loads(line) for line in journal.read_text().splitlines()]
     [name] = [event["name"] for event in events if event.get("kind") == "follow-up"]
-    return next(event["job_id"] for event in events if event["event"] == "submitted" and event["name"] == name)
+    return next(
+        event["job_id"]
+        for event in events
+        if event["event"] == "submitted" and event["name"] == name
+    )
 
 
 def is_follow_up(process: psutil.Process, study: Study) -> bool:

@@ -21,10 +21,13 @@ ONCE = dict.fromkeys(range(4), 1)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def told(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, Future]]:
+def told(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Study, Future]]:
     """A study whose run has a time limit, and its `submit --wait`."""
     study = Study(cluster, tmp_path_factory.mktemp("told"), variants=("waits", "crash"))
-    # Slurm looks at time limits every half minute, and tells whom it must before the next look: here at the first.
+    # Slurm looks at time limits every half minute, and tells whom it must before the next look:
+    # here at the first.
     study.write({"signal_delay_s": 30}, base=GRID["base"] | {"resources": {"timeout_min": 1}})
     with ThreadPoolExecutor(1) as aside:
         yield study, aside.submit(study.submit, "--wait")
@@ -32,16 +35,25 @@ def told(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     cluster.quieten()
 
 
-def test_a_grid_whose_jobs_are_on_another_cluster_is_refused_by_that_cluster_s_name(cluster: Cluster, tmp_path: Path):
+def test_a_grid_whose_jobs_are_on_another_cluster_is_refused_by_that_cluster_s_name(
+    cluster: Cluster, tmp_path: Path
+):
     study = Study(cluster, tmp_path, seeds=4, profile=CLOSED)
     study.submitted()
     [journal] = study.folder.glob("submissions/*/journal.jsonl")
     here = journal.read_text()
     journal.write_text(here.replace('"cluster": "devcluster"', '"cluster": "elsewhere"'))
-    for done in (study.submit(), study.submit("--set", "steps=7"), study.furnace("cancel", "--grid", "study")):
+    for done in (
+        study.submit(),
+        study.submit("--set", "steps=7"),
+        study.furnace("cancel", "--grid", "study"),
+    ):
         assert done.returncode == 2, done.stdout
         assert len(done.stderr.splitlines()) == 1
-        assert "were submitted on cluster 'elsewhere', and this is 'devcluster': give the command there" in done.stderr
+        assert (
+            "were submitted on cluster 'elsewhere', and this is 'devcluster': give the command there"
+            in done.stderr
+        )
         assert study.elements() == ONCE
     journal.write_text(here)
     assert "nothing to do" in study.submitted()
@@ -49,10 +61,13 @@ def test_a_grid_whose_jobs_are_on_another_cluster_is_refused_by_that_cluster_s_n
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system that is small")
-def test_a_full_file_system_is_one_sentence_leaves_no_job_and_is_no_hindrance_later(cluster: Cluster, tmp_path: Path):
+def test_a_full_file_system_is_one_sentence_leaves_no_job_and_is_no_hindrance_later(
+    cluster: Cluster, tmp_path: Path
+):
     study = Study(cluster, tmp_path / "study", seeds=4, profile=CLOSED)
     with small_file_system(study.place / "runs") as runs:
-        for places in ((0, 12, 2000), (20, 32)):  # in the lock and in the code; then in the rows and the script
+        # in the lock and in the code; then in the rows and the script
+        for places in ((0, 12, 2000), (20, 32)):
             for free_kib in places:
                 with only(runs, free_kib):
                     done = study.submit()
@@ -65,7 +80,9 @@ def test_a_full_file_system_is_one_sentence_leaves_no_job_and_is_no_hindrance_la
             ended(study)
 
 
-def test_a_run_is_told_before_its_time_limit_stops_and_is_requeued_and_wait_outlasts_it(told: tuple[Study, Future]):
+def test_a_run_is_told_before_its_time_limit_stops_and_is_requeued_and_wait_outlasts_it(
+    told: tuple[Study, Future],
+):
     study, waiting = told
     wait_until(lambda: study.starts().total() == 3, 90, "a second start of the run that was told")
     assert not waiting.done()

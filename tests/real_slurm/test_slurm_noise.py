@@ -22,13 +22,23 @@ def test_banners_and_odd_names_change_no_state(quiet: Cluster, tmp_path: Path):
     said = study.submitted(PATH=path)
     assert "submitted array" in said
     study.wait_for_starts(2)
-    sent = [json.loads(line) for line in next(study.folder.glob("submissions/*/journal.jsonl")).open()]
-    [array] = [event for event in sent if event["event"] == "submitted" and "follow" not in event["name"]]
+    sent = [
+        json.loads(line) for line in next(study.folder.glob("submissions/*/journal.jsonl")).open()
+    ]
+    [array] = [
+        event for event in sent if event["event"] == "submitted" and "follow" not in event["name"]
+    ]
     fakes = [f"x\n{array['job_id']}|{row}|FAILED|NodeDown|{array['name']}" for row in (0, 1)]
     for odd in (*fakes, "a|b|c|d|e", "\n\n", "x\x0cy\r|", "é\u2028", array["job_id"]):
-        done = quiet.run("sbatch", "--partition=closed", "--output=/dev/null", "-J", odd, "--wrap=true")
+        done = quiet.run(
+            "sbatch", "--partition=closed", "--output=/dev/null", "-J", odd, "--wrap=true"
+        )
         assert done.returncode == 0, done.stderr
-    wait_until(lambda: states(study, path) == {"waits": "running", "ok": "done"}, 60, "the states of both runs")
+    wait_until(
+        lambda: states(study, path) == {"waits": "running", "ok": "done"},
+        60,
+        "the states of both runs",
+    )
     done = study.furnace("status", "--grid", "study", PATH=path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "nothing to do" in study.submitted(PATH=path)
@@ -37,7 +47,9 @@ def test_banners_and_odd_names_change_no_state(quiet: Cluster, tmp_path: Path):
     assert checks["controller"]["level"] == checks["partition a100"]["level"] == "ok", doctor.stdout
     assert checks["other lines"]["level"] == "warn"
     (study.folder / "release").touch()
-    wait_until(lambda: states(study, path) == {"waits": "done", "ok": "done"}, 60, "the end of both runs")
+    wait_until(
+        lambda: states(study, path) == {"waits": "done", "ok": "done"}, 60, "the end of both runs"
+    )
 
 
 def states(study: Study, path: str) -> dict[str, str]:
@@ -56,7 +68,13 @@ def test_an_account_in_any_case_has_its_limit(quiet: Cluster, tmp_path: Path):
     ):
         quiet.run("sacctmgr", "--immediate", *change.split())
     try:
-        study = Study(quiet, tmp_path, variants=("ok",), seeds=6, profile={"partition": "closed", "account": "MyLab"})
+        study = Study(
+            quiet,
+            tmp_path,
+            variants=("ok",),
+            seeds=6,
+            profile={"partition": "closed", "account": "MyLab"},
+        )
         assert "2 runs of" in study.submitted().partition("submitted array")[2]
         assert sum(study.elements().values()) == 2
     finally:
@@ -66,7 +84,8 @@ def test_an_account_in_any_case_has_its_limit(quiet: Cluster, tmp_path: Path):
 
 def test_of_two_partitions_slurm_takes_one(quiet: Cluster, tmp_path: Path):
     study = Study(quiet, tmp_path)
-    base = {"resources": {"partition": "debug, a100", "timeout_min": 60}}  # debug allows five minutes
+    # debug allows five minutes
+    base = {"resources": {"partition": "debug, a100", "timeout_min": 60}}
     import yaml
 
     grid = yaml.safe_load((study.place / "study.yaml").read_text())
@@ -76,7 +95,9 @@ def test_of_two_partitions_slurm_takes_one(quiet: Cluster, tmp_path: Path):
 
 
 @pytest.mark.distributed
-def test_gpus_that_torch_cannot_use_fail_one_run_of_twenty(quiet: Cluster, tmp_path: Path, small_root: Path):
+def test_gpus_that_torch_cannot_use_fail_one_run_of_twenty(
+    quiet: Cluster, tmp_path: Path, small_root: Path
+):
     (tmp_path / "data").symlink_to(small_root)
     profile = {
         "nodes": 1,
@@ -88,9 +109,13 @@ def test_gpus_that_torch_cannot_use_fail_one_run_of_twenty(quiet: Cluster, tmp_p
     }
     study = RealStudy(quiet, tmp_path, profile=profile)
     text = (tmp_path / "study.yaml").read_text()
-    (tmp_path / "study.yaml").write_text(text.replace("seeds:\n- 0\n", f"seeds: {list(range(10))}\n"))
+    (tmp_path / "study.yaml").write_text(
+        text.replace("seeds:\n- 0\n", f"seeds: {list(range(10))}\n")
+    )
     study.submitted()
-    wait_until(lambda: (study.place / "results/study/table.md").exists(), 200, "the follow-up job's end")
+    wait_until(
+        lambda: (study.place / "results/study/table.md").exists(), 200, "the follow-up job's end"
+    )
     found = study.status().values()
     [failed] = [run for run in found if run["state"] == "failed"]
     others = [run for run in found if run["state"] == "new"]

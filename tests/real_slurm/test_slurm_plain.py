@@ -12,7 +12,9 @@ from slurm_study import Study, shim
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 
-def test_a_folder_that_compute_nodes_cannot_see_is_told(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path):
+def test_a_folder_that_compute_nodes_cannot_see_is_told(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+):
     hidden = tmp_path / "login only"
     hidden.mkdir()
     blind = started(tmp_path_factory, "--no-accounting", "--hide", str(hidden))
@@ -25,7 +27,10 @@ def test_a_folder_that_compute_nodes_cannot_see_is_told(tmp_path_factory: pytest
         study.write({"shared_folders": ["/home", "/scratch"]})
         done = study.submit()
         assert done.returncode == 2
-        assert "do not see (they see /home, /scratch): choose --runs-root below one of these" in done.stderr
+        assert (
+            "do not see (they see /home, /scratch): choose --runs-root below one of these"
+            in done.stderr
+        )
     finally:
         blind.down()
 
@@ -46,7 +51,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster.down()
 
 
-def test_without_accounting_nothing_is_lost_doubled_or_called_failed(plain: Cluster, tmp_path: Path):
+def test_without_accounting_nothing_is_lost_doubled_or_called_failed(
+    plain: Cluster, tmp_path: Path
+):
     study = Study(plain, tmp_path, variants=("ok", "dies"), seeds=2, profile={"retries": 0})
     said = study.submitted()
     assert said.count("submitted array") == 2
@@ -65,9 +72,13 @@ def test_without_accounting_nothing_is_lost_doubled_or_called_failed(plain: Clus
 LOST = '$REAL "$@" >/dev/null; echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1'
 
 
-def test_without_accounting_what_slurm_took_without_a_word_to_us_is_found(plain: Cluster, tmp_path: Path):
+def test_without_accounting_what_slurm_took_without_a_word_to_us_is_found(
+    plain: Cluster, tmp_path: Path
+):
     def submit_and_finish(how: str) -> None:
-        study = Study(plain, tmp_path / how.replace(":", "-"), seeds=4, profile={"partition": "closed"})
+        study = Study(
+            plain, tmp_path / how.replace(":", "-"), seeds=4, profile={"partition": "closed"}
+        )
         if how == "lost":
             study.submitted(PATH=shim(study.place, "sbatch", LOST))
         else:
@@ -76,7 +87,8 @@ def test_without_accounting_what_slurm_took_without_a_word_to_us_is_found(plain:
         assert study.elements() == dict.fromkeys(range(4), 1), how
         assert "nothing to do" in study.submitted(), how
 
-    # Lines of the journal: an intent and its outcome for each of two arrays, then for the follow-up job.
+    # Lines of the journal: an intent and its outcome for each of two arrays, then for the follow-up
+    # job.
     ways = ("lost", "before:2", "after:2", "before:4")
     with ThreadPoolExecutor(len(ways)) as side_by_side:
         list(side_by_side.map(submit_and_finish, ways))

@@ -12,7 +12,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 
 def test_at_most_so_many_run_at_a_time_and_cancel_stops_all(quiet: Cluster, tmp_path: Path):
-    study = Study(quiet, tmp_path, variants=("waits", "waits2"), seeds=3, profile={"array_parallelism": 2})
+    study = Study(
+        quiet, tmp_path, variants=("waits", "waits2"), seeds=3, profile={"array_parallelism": 2}
+    )
     study.submitted()
     study.wait_for_starts(2)
     wait_until(lambda: held_back(study) == 4, 30, "Slurm's reason why four do not run")
@@ -33,14 +35,21 @@ def test_at_most_so_many_run_at_a_time_and_cancel_stops_all(quiet: Cluster, tmp_
 
 
 def held_back(study: Study) -> int:
-    return sum(run["state"] == "queued" and "JobArrayTaskLimit" in run["reason"] for run in study.status().values())
+    return sum(
+        run["state"] == "queued" and "JobArrayTaskLimit" in run["reason"]
+        for run in study.status().values()
+    )
 
 
 COUNTING = 'echo "$0 $*" >> "$(dirname "$0")/../calls"; exec $REAL "$@"'
 
 
-def test_status_asks_slurm_once_for_all_and_commands_share_the_answer(quiet: Cluster, tmp_path: Path):
-    study = Study(quiet, tmp_path, variants=("ok", "ok2", "ok3"), seeds=20, profile={"partition": "closed"})
+def test_status_asks_slurm_once_for_all_and_commands_share_the_answer(
+    quiet: Cluster, tmp_path: Path
+):
+    study = Study(
+        quiet, tmp_path, variants=("ok", "ok2", "ok3"), seeds=20, profile={"partition": "closed"}
+    )
     study.submitted()
     for name in ("squeue", "sacct"):
         path = shim(study.place, name, COUNTING)
@@ -53,9 +62,14 @@ def test_status_asks_slurm_once_for_all_and_commands_share_the_answer(quiet: Clu
 
 @pytest.mark.parametrize(
     ("setup", "says"),
-    [("module load cuda/99", "module load cuda/99"), ("export PATH=/nowhere", "python3: command not found")],
+    [
+        ("module load cuda/99", "module load cuda/99"),
+        ("export PATH=/nowhere", "python3: command not found"),
+    ],
 )
-def test_what_fails_before_a_run_begins_is_told_from_the_batch_log(quiet: Cluster, tmp_path: Path, setup, says):
+def test_what_fails_before_a_run_begins_is_told_from_the_batch_log(
+    quiet: Cluster, tmp_path: Path, setup, says
+):
     study = Study(quiet, tmp_path, profile={"setup": [setup], "retries": 0})
     study.submitted()
     study.wait_for(interrupted=1)
@@ -68,22 +82,28 @@ def test_what_fails_before_a_run_begins_is_told_from_the_batch_log(quiet: Cluste
 
 
 def test_logs_show_what_other_ranks_printed_before_the_run_began(quiet: Cluster, tmp_path: Path):
-    study = Study(quiet, tmp_path, variants=("waits",), profile={"processes_per_node": 2, "retries": 0})
-    python = study.place / "python"
-    broken = (
-        """[ "${SLURM_PROCID:-0}" = 1 ] && { echo "libnccl.so.2: cannot open shared object file" >&2; exit 127; }"""
+    study = Study(
+        quiet, tmp_path, variants=("waits",), profile={"processes_per_node": 2, "retries": 0}
     )
+    python = study.place / "python"
+    broken = """[ "${SLURM_PROCID:-0}" = 1 ] && { echo "libnccl.so.2: cannot open shared object file" >&2; exit 127; }"""
     python.write_text(python.read_text().replace("\n", f"\n{broken}\n", 1))
     study.submitted()
     study.wait_for(interrupted=1)
     [run] = study.status().values()
     assert "1 ranks never started: see the batch log" in run["reason"]
     said = study.furnace("status", "--grid", "study", "--logs", "waits").stdout
-    assert re.search(r"==> .*/submissions/1/\d+_0_1_log\.out\nlibnccl\.so\.2: cannot open shared object file", said)
+    assert re.search(
+        r"==> .*/submissions/1/\d+_0_1_log\.out\nlibnccl\.so\.2: cannot open shared object file",
+        said,
+    )
 
 
-def test_a_run_that_slurm_requeues_and_one_whose_node_dies_go_on_as_their_next_attempts(quiet: Cluster, tmp_path: Path):
-    study = Study(quiet, tmp_path, variants=("waits", "waits2"), profile={"cpus_per_task": 64})  # a node each
+def test_a_run_that_slurm_requeues_and_one_whose_node_dies_go_on_as_their_next_attempts(
+    quiet: Cluster, tmp_path: Path
+):
+    # a node each
+    study = Study(quiet, tmp_path, variants=("waits", "waits2"), profile={"cpus_per_task": 64})
     study.submitted()
     study.wait_for_starts(2)
     [first], [second] = study.attempts("waits-"), study.attempts("waits2-")
@@ -91,7 +111,8 @@ def test_a_run_that_slurm_requeues_and_one_whose_node_dies_go_on_as_their_next_a
     assert first["holder"]["host"] != node
     assert quiet.run("scontrol", "requeuehold", first["job_id"]).returncode == 0
     quiet.kill_node(node)
-    quiet.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power")  # as after SlurmdTimeout
+    # as after SlurmdTimeout
+    quiet.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power")
     wait_until(lambda: held(study, first["job_id"]), 30, "a status that says that the job is held")
     assert f"released job {first['job_id']}, which Slurm had requeued and held" in study.submitted()
     study.wait_for_starts(4, timeout_s=120)
@@ -104,7 +125,9 @@ def test_a_run_that_slurm_requeues_and_one_whose_node_dies_go_on_as_their_next_a
     assert study.attempts("waits2-")[1]["holder"]["host"] != node
 
 
-def test_slurms_accounting_and_the_ledger_agree_on_what_a_requeued_run_took(quiet: Cluster, tmp_path: Path):
+def test_slurms_accounting_and_the_ledger_agree_on_what_a_requeued_run_took(
+    quiet: Cluster, tmp_path: Path
+):
     gpus = {"gpu_flag": "gpus_per_node", "gpu_type": "a100", "gpus_per_node": 2}
     study = Study(quiet, tmp_path, variants=("waits", "ok"), profile=gpus)
     study.submitted()
@@ -112,12 +135,22 @@ def test_slurms_accounting_and_the_ledger_agree_on_what_a_requeued_run_took(quie
     [first] = study.attempts("waits")
     assert quiet.run("scontrol", "requeue", first["job_id"]).returncode == 0
     study.wait_for_starts(3, timeout_s=120)
-    wait_until(lambda: accounting(study)[:2] == ["2", "2"], 30, "what ended; the one that runs is not counted yet")
+    wait_until(
+        lambda: accounting(study)[:2] == ["2", "2"],
+        30,
+        "what ended; the one that runs is not counted yet",
+    )
     (study.folder / "release").touch()
     study.wait_for(done=2)
-    wait_until(lambda: accounting(study)[:2] == ["3", "2"], 60, "all three allocations of the two jobs")
+    wait_until(
+        lambda: accounting(study)[:2] == ["3", "2"], 60, "all three allocations of the two jobs"
+    )
     slurms, ledgers = map(float, accounting(study)[2:])
-    spent_s = [2 * (a["end_unix_s"] - a["start_unix_s"]) for run in ("waits", "ok") for a in study.attempts(run)]
+    spent_s = [
+        2 * (a["end_unix_s"] - a["start_unix_s"])
+        for run in ("waits", "ok")
+        for a in study.attempts(run)
+    ]
     assert len(spent_s) == 3
     assert ledgers == pytest.approx(sum(spent_s) / 3600, abs=0.006)
     assert slurms >= ledgers - 3 * 2 / 3600 - 0.01  # Slurm begins earlier, and cuts seconds off
@@ -126,13 +159,16 @@ def test_slurms_accounting_and_the_ledger_agree_on_what_a_requeued_run_took(quie
 def accounting(study: Study) -> list[str]:
     """Allocations, jobs, GPU-hours of Slurm and of the ledger, from the table's footnote."""
     said = study.furnace("aggregate", "--grid", "study", "--no-figures").stdout
-    found = re.search(r"accounting: ([\d.]+) GPU-hours in (\d+) allocations? of (\d+) jobs.* have ([\d.]+)", said)
+    found = re.search(
+        r"accounting: ([\d.]+) GPU-hours in (\d+) allocations? of (\d+) jobs.* have ([\d.]+)", said
+    )
     return [found[2], found[3], found[1], found[4]] if found else []
 
 
 def held(study: Study, job_id: str) -> bool:
     return any(
-        run["state"] == "queued" and f"job {job_id} waits (job requeued in held state" in run["reason"]
+        run["state"] == "queued"
+        and f"job {job_id} waits (job requeued in held state" in run["reason"]
         for run in study.status().values()
     )
 

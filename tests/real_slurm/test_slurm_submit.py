@@ -43,13 +43,23 @@ def test_a_killed_submission_is_finished_and_nothing_is_missing_or_doubled(study
 @pytest.mark.parametrize(
     ("script", "exists", "says"),
     [
-        ('$REAL "$@" >/dev/null; echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1', True, ""),
+        (
+            '$REAL "$@" >/dev/null; echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1',
+            True,
+            "",
+        ),
         ('$REAL "$@" >/dev/null; kill -9 $$', True, ""),
-        ('echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2; exit 1', False, "away"),
+        (
+            'echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2; exit 1',
+            False,
+            "away",
+        ),
     ],
     ids=["timed out after accepting", "killed after accepting", "controller away"],
 )
-def test_an_sbatch_that_fails_is_believed_only_when_slurm_has_no_such_job(study: Study, script, exists, says):
+def test_an_sbatch_that_fails_is_believed_only_when_slurm_has_no_such_job(
+    study: Study, script, exists, says
+):
     done = study.submit(PATH=shim(study.place, "sbatch", script))
     assert done.returncode == (0 if exists else 1), done.stdout + done.stderr
     assert says in done.stderr
@@ -61,16 +71,28 @@ def test_an_sbatch_that_fails_is_believed_only_when_slurm_has_no_such_job(study:
 
 def test_an_sbatch_that_hangs_does_not_outlive_a_submit_that_is_ended(study: Study):
     def end_and_finish(number: signal.Signals) -> None:
-        one = Study(study.cluster, study.place / number.name, variants=("ok", "ok2"), seeds=2, profile=CLOSED)
+        one = Study(
+            study.cluster,
+            study.place / number.name,
+            variants=("ok", "ok2"),
+            seeds=2,
+            profile=CLOSED,
+        )
         asked = one.place / "asked"
         slow = shim(
-            one.place, "sbatch", f'echo $$ > "{asked}.new"; mv "{asked}.new" "{asked}"; {HANG}; exec $REAL "$@"'
+            one.place,
+            "sbatch",
+            f'echo $$ > "{asked}.new"; mv "{asked}.new" "{asked}"; {HANG}; exec $REAL "$@"',
         )
         process = begun(one, slow)
         wait_until(asked.exists, 30, "sbatch")
         process.send_signal(number)
         process.communicate(timeout=30)
-        wait_until(lambda: not psutil.pid_exists(int(asked.read_text())), 10, f"the end of sbatch after {number.name}")
+        wait_until(
+            lambda: not psutil.pid_exists(int(asked.read_text())),
+            10,
+            f"the end of sbatch after {number.name}",
+        )
         one.submitted()
         assert one.elements() == ONCE, number.name
 
@@ -80,9 +102,20 @@ def test_an_sbatch_that_hangs_does_not_outlive_a_submit_that_is_ended(study: Stu
 
 def begun(study: Study, path: str) -> "subprocess.Popen[str]":
     """A submit that has been started, with this PATH."""
-    command = [sys.executable, "-m", "furnace_hpc.submit", "--grid", "study.yaml", "--cluster", "dev", "--yes"]
+    command = [
+        sys.executable,
+        "-m",
+        "furnace_hpc.submit",
+        "--grid",
+        "study.yaml",
+        "--cluster",
+        "dev",
+        "--yes",
+    ]
     environment = study.cluster.environment | {"PATH": path}
-    return subprocess.Popen(command, cwd=study.place, env=environment, stdout=-3, stderr=-1, text=True)
+    return subprocess.Popen(
+        command, cwd=study.place, env=environment, stdout=-3, stderr=-1, text=True
+    )
 
 
 def test_a_submission_cut_off_before_its_follow_up_job_gets_one(study: Study):
@@ -120,7 +153,10 @@ REFUSED = (
     ({"qos": "best"}, "set `qos` in the profile"),
     ({"cpus_per_task": 1000}, "the profile asks for more than the partition's nodes have"),
     ({"nodes": 16}, "the profile asks for more than the partition's nodes have"),
-    ({"gpu_flag": "gres", "gpu_type": "b200", "gpus_per_node": 1}, "the profile asks for more than"),
+    (
+        {"gpu_flag": "gres", "gpu_type": "b200", "gpus_per_node": 1},
+        "the profile asks for more than",
+    ),
     ({"constraint": "ib"}, "fix `constraint` in the profile"),
     ({"partition": "debug"}, "more than partition debug allows (5)"),
 )
@@ -132,12 +168,15 @@ def test_what_slurm_refuses_is_one_sentence_with_the_mend(study: Study):
         done = study.submit()
         assert done.returncode == 2, done.stdout + done.stderr
         assert len(done.stderr.splitlines()) == 1
-        assert done.stderr.startswith("error: sbatch refused job furnace-study-" if "debug" not in hint else "error: ")
+        assert done.stderr.startswith(
+            "error: sbatch refused job furnace-study-" if "debug" not in hint else "error: "
+        )
         assert hint in done.stderr
     assert study.elements() == {}
     assert not (study.folder / "submissions").exists()
     assert not list(study.folder.glob("*/spec.json"))
-    study.write(CLOSED | {"wckey": "a b"})  # this Slurm asks for none, and a blank must not split the flag
+    # this Slurm asks for none, and a blank must not split the flag
+    study.write(CLOSED | {"wckey": "a b"})
     study.submitted()
     assert study.elements() == ONCE
 
@@ -155,7 +194,9 @@ def test_of_several_shapes_none_is_submitted_when_one_would_be_refused(study: St
 
 
 def test_no_variable_of_an_outer_job_reaches_the_jobs(quiet: Cluster, tmp_path: Path):
-    study = Study(quiet, tmp_path, profile={"setup": [f"env > {tmp_path}/seen"], "follow_up": False})
+    study = Study(
+        quiet, tmp_path, profile={"setup": [f"env > {tmp_path}/seen"], "follow_up": False}
+    )
     outer = {
         "SLURM_JOB_ID": "77",
         "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
@@ -175,6 +216,13 @@ def test_no_variable_of_an_outer_job_reaches_the_jobs(quiet: Cluster, tmp_path: 
     seen = dict(line.partition("=")[::2] for line in (tmp_path / "seen").read_text().splitlines())
     assert seen["MINE"] == "kept"
     assert seen["SLURM_ARRAY_TASK_ID"] == "0"
-    for name in ("SLURM_CPU_BIND", "SBATCH_PARTITION", "SRUN_CPUS_PER_TASK", "PMI_RANK", "RANK", "MASTER_ADDR"):
+    for name in (
+        "SLURM_CPU_BIND",
+        "SBATCH_PARTITION",
+        "SRUN_CPUS_PER_TASK",
+        "PMI_RANK",
+        "RANK",
+        "MASTER_ADDR",
+    ):
         assert name not in seen
     assert "CUDA_VISIBLE_DEVICES" not in seen

@@ -21,12 +21,16 @@ def test_bash_can_read_it_and_its_head_shows_how_to_give_it(name):
 
 @pytest.mark.slow
 @pytest.mark.slurm
-def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(quiet: Cluster, tmp_path: Path):
+def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(
+    quiet: Cluster, tmp_path: Path
+):
     study = Study(quiet, tmp_path, variants=("ok", "waits", "dies"))
     said = study.submitted("--prepare")
     assert study.queue() == []
     submission = study.folder / "submissions" / "1"
-    [asked] = re.findall(rf"^then: sbatch --array=0-2 (.*) {SLURM}/array.sbatch {submission}$", said, re.MULTILINE)
+    [asked] = re.findall(
+        rf"^then: sbatch --array=0-2 (.*) {SLURM}/array.sbatch {submission}$", said, re.MULTILINE
+    )
     python = {"FURNACE_PYTHON": str(study.place / "python")}
     sizes = (*asked.split(), "--parsable")
     assert "--nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --mem=1GB --time=" in asked
@@ -43,11 +47,15 @@ def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(quiet: 
     assert quiet.run("scontrol", "requeue", element).returncode == 0
     study.wait_for_starts(3)
     study.wait_for(done=1, running=1, new=1)
-    assert {run["job_id"] for run in study.status().values() if run["state"] == "running"} == {element}
+    assert {run["job_id"] for run in study.status().values() if run["state"] == "running"} == {
+        element
+    }
     done = study.submit("--dry-run")
     assert "1 leave" in done.stdout, done.stdout
     (study.folder / "release").touch()
-    wait_until(lambda: (study.place / "results/study/table.md").exists(), 60, f"the table of job {table}")
+    wait_until(
+        lambda: (study.place / "results/study/table.md").exists(), 60, f"the table of job {table}"
+    )
     assert [attempt["job_id"] for attempt in study.attempts("waits")] == [element, element]
 
     [run] = study.folder.glob("dies*")
@@ -64,15 +72,30 @@ def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(quiet: 
     wait_until(lambda: not study.queue(), 30, "an empty queue")
     [done] = study.folder.glob("ok*")
     again = study.place / f"furnace-train-{sbatch(SLURM / 'train.sbatch', done)}.log"
-    wait_until(lambda: again.exists() and "is left alone: it is done already" in again.read_text(), 30, "a short end")
+    wait_until(
+        lambda: again.exists() and "is left alone: it is done already" in again.read_text(),
+        30,
+        "a short end",
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_packing_on_a_node_hands_its_arguments_on(quiet: Cluster, tmp_path: Path):
     study = Study(quiet, tmp_path)
-    packed = ("sbatch", "--wait", "--cpus-per-task=2", "--mem=1G", SLURM / "pack.sbatch", "nothing", "--out", "packed")
-    done = quiet.run(*packed, cwd=tmp_path, timeout_s=60, FURNACE_PYTHON=str(study.place / "python"))
+    packed = (
+        "sbatch",
+        "--wait",
+        "--cpus-per-task=2",
+        "--mem=1G",
+        SLURM / "pack.sbatch",
+        "nothing",
+        "--out",
+        "packed",
+    )
+    done = quiet.run(
+        *packed, cwd=tmp_path, timeout_s=60, FURNACE_PYTHON=str(study.place / "python")
+    )
     [log] = tmp_path.glob("furnace-pack-*.log")
     assert done.returncode == 2
     assert "'nothing'" in log.read_text()

@@ -40,14 +40,20 @@ class RealStudy(Study):
 
     def __post_init__(self) -> None:
         (self.place / "slurm/clusters").mkdir(parents=True)
-        profile = PROFILE | {"nodes": 2, "setup": ["export DS_ACCELERATOR=cpu OMP_NUM_THREADS=1"]} | self.profile
+        profile = (
+            PROFILE
+            | {"nodes": 2, "setup": ["export DS_ACCELERATOR=cpu OMP_NUM_THREADS=1"]}
+            | self.profile
+        )
         (self.place / "slurm/clusters/dev.yaml").write_text(yaml.safe_dump(profile))
         (self.place / "study.yaml").write_text(yaml.safe_dump(GRID))
 
     def steps(self, run: str) -> int:
         """Newest step of the one run whose name begins so, from its own file: a command a look would slow it down."""
         files = self.folder.glob(f"{run}*/metrics/*.jsonl")
-        return max((json.loads(line)["step"] for path in files for line in whole_lines(path)), default=0)
+        return max(
+            (json.loads(line)["step"] for path in files for line in whole_lines(path)), default=0
+        )
 
     def result(self, run: str) -> dict:
         [path] = self.folder.glob(f"{run}*/result.json")
@@ -60,7 +66,9 @@ def study(quiet: Cluster, tmp_path: Path, small_root: Path) -> RealStudy:
     return RealStudy(quiet, tmp_path)
 
 
-def test_two_runs_of_two_nodes_train_the_snapshot_one_is_requeued_and_both_are_what_a_quiet_machine_gives(study):
+def test_two_runs_of_two_nodes_train_the_snapshot_one_is_requeued_and_both_are_what_a_quiet_machine_gives(
+    study,
+):
     tree = study.place / "tree"  # the code that submits is a copy that can be broken
     for name in ("furnace_hpc", "ds_configs", "experiments", "slurm"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -95,14 +103,25 @@ def calm_result(place: Path) -> dict:
     """The result of the first run, trained on this machine without Slurm and without interruption."""
     calm = place / "calm"  # with a table of its own
     calm.mkdir()
-    grid = ("--grid", str(place / "study.yaml"), "--data-root", str(place / "data"), "--variant", "first")
-    done = command("submit", calm, *grid, "--cluster", "local", "--set", "resources.processes_per_node=2")
+    grid = (
+        "--grid",
+        str(place / "study.yaml"),
+        "--data-root",
+        str(place / "data"),
+        "--variant",
+        "first",
+    )
+    done = command(
+        "submit", calm, *grid, "--cluster", "local", "--set", "resources.processes_per_node=2"
+    )
     assert done.returncode == 0, done.stderr
     [path] = calm.glob("runs/study/first*/result.json")
     return json.loads(path.read_text())
 
 
-def test_a_node_thought_dead_that_comes_back_writes_nothing_over_its_successor(quiet, tmp_path, small_root):
+def test_a_node_thought_dead_that_comes_back_writes_nothing_over_its_successor(
+    quiet, tmp_path, small_root
+):
     shutil.copytree(small_root, tmp_path / "data")
     study = RealStudy(quiet, tmp_path, profile={"nodes": 1})
     (study.place / "study.yaml").write_text(yaml.safe_dump(GRID | {"variants": {"first": {}}}))
@@ -115,7 +134,8 @@ def test_a_node_thought_dead_that_comes_back_writes_nothing_over_its_successor(q
     ranks = [process for process in frozen if "submitit" in " ".join(process.cmdline())]
     for process in frozen:
         process.send_signal(signal.SIGSTOP)
-    quiet.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=no answer")  # Slurm's own word for it
+    # Slurm's own word for it
+    quiet.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=no answer")
     try:
         wait_until((run / "result.json").exists, 120, "the result of a second attempt, elsewhere")
         wait_until(lambda: "reason" in study.attempts("first")[1], 30, "its end")
@@ -125,10 +145,12 @@ def test_a_node_thought_dead_that_comes_back_writes_nothing_over_its_successor(q
         for process in frozen:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGCONT)
-        quiet.run("scontrol", "update", f"NodeName={node}", "State=RESUME")  # or Slurm takes half a minute to look
+        # or Slurm takes half a minute to look
+        quiet.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
     assert ranks
     assert psutil.wait_procs(ranks, timeout=60)[1] == []
-    theirs = ("logs/1-", "verdicts/1-", "metrics/1.")  # an attempt's own files, which nobody takes for another's
+    # an attempt's own files, which nobody takes for another's
+    theirs = ("logs/1-", "verdicts/1-", "metrics/1.")
     assert {n: c for n, c in contents(run).items() if not n.startswith(theirs)} == {
         n: c for n, c in before.items() if not n.startswith(theirs)
     }
@@ -145,4 +167,8 @@ def whole_lines(path: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

@@ -8,7 +8,9 @@ from furnace_hpc.runs.lead_time import LeadTime, slowest_save_s
 from furnace_hpc.runs.records.checkpoint_files import note_saved
 
 ONE = {"variants": {"base": {}}, "seeds": [0]}
-SHORT = "a save takes 70 s and ranks are told to stop 120 s before the time limit, in which 2 must fit"
+SHORT = (
+    "a save takes 70 s and ranks are told to stop 120 s before the time limit, in which 2 must fit"
+)
 
 
 def test_a_rank_says_once_when_a_save_took_too_long_for_its_lead_time(tmp_path, capsys):
@@ -39,7 +41,11 @@ def test_the_plan_of_a_run_that_goes_on_says_when_its_saves_are_too_slow(tmp_pat
     end(run, "stopped", exit_code=85)
     assert slowest_save_s(run) == 70.0
     slow, quick = (
-        planned(tmp_path, grid(**ONE), ClusterProfile(name="c", executor="slurm", signal_delay_s=lead_s)).runs[0].why
+        planned(
+            tmp_path, grid(**ONE), ClusterProfile(name="c", executor="slurm", signal_delay_s=lead_s)
+        )
+        .runs[0]
+        .why
         for lead_s in (120, 300)
     )
     assert SHORT in slow

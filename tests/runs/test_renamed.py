@@ -24,7 +24,7 @@ from tables_study import result_of
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand
-from furnace_hpc.launch.planned import Action
+from furnace_hpc.launch.plan import Action
 from furnace_hpc.launch.submission import record, write_submission
 from furnace_hpc.monitor.grid_status import overview
 from furnace_hpc.runs.folder import GridFolder, write_json
@@ -50,13 +50,23 @@ def actions(plan) -> dict[str, str]:
 
 def files(place: Path) -> dict[str, str]:
     """All of the finished runs' files, links left out."""
-    return {name: content for name, content in tree(place).items() if "-s" in name and not (place / name).is_symlink()}
+    return {
+        name: content
+        for name, content in tree(place).items()
+        if "-s" in name and not (place / name).is_symlink()
+    }
 
 
 def notes(place: Path, asked, name: str = "study", **choices) -> list[str]:
     plan = planned(place, asked, **choices)
     folder = GridFolder(place / name)
-    table = aggregate(asked, [run.spec for run in plan.runs], folder, place.parent / f"{place.name}-out", figures=False)
+    table = aggregate(
+        asked,
+        [run.spec for run in plan.runs],
+        folder,
+        place.parent / f"{place.name}-out",
+        figures=False,
+    )
     return [note.text for note in table.notes]
 
 
@@ -64,7 +74,9 @@ def test_a_renamed_row_is_not_trained_again(place):
     asked, before = grid(**RENAMED), files(place)
     plan = planned(place, asked)
     assert actions(plan) == dict.fromkeys(("base-s0", "base-s1", "both-s0", "both-s1"), "skip")
-    assert [run.adopts.name for run in plan.runs if run.adopts] == [spec.run_id for spec in specs()[2:]]
+    assert [run.adopts.name for run in plan.runs if run.adopts] == [
+        spec.run_id for spec in specs()[2:]
+    ]
     record(plan)
     assert files(place) == before
     for spec in expand(asked, {"tridigits": DATA})[2:]:
@@ -81,9 +93,13 @@ def test_the_table_of_a_renamed_row_is_true(place):
     record(planned(place, asked))
     said = notes(place, asked)
     [told] = [note for note in said if "another row" in note]
-    assert told.startswith("trained as another row or grid, with the same config, seed and data: both-s0-")
+    assert told.startswith(
+        "trained as another row or grid, with the same config, seed and data: both-s0-"
+    )
     assert " is full-s0-" in told
-    assert not any("another config" in note or "left out" in note or "missing" in note for note in said)
+    assert not any(
+        "another config" in note or "left out" in note or "missing" in note for note in said
+    )
     csv = (place.parent / f"{place.name}-out" / "runs.csv").read_text()
     assert csv.count("both,") + csv.count("both-") >= 2
     assert "full" not in csv
@@ -154,7 +170,12 @@ def test_runs_that_are_damaged_foreign_or_unfinished_are_not_taken(place, spoil)
     spoil(victim)
     before = files(place)
     plan = planned(place, grid(**RENAMED))
-    assert actions(plan) == {"base-s0": "skip", "base-s1": "skip", "both-s0": "start", "both-s1": "skip"}
+    assert actions(plan) == {
+        "base-s0": "skip",
+        "base-s1": "skip",
+        "both-s0": "start",
+        "both-s1": "skip",
+    }
     write_submission(plan)
     assert files(place) == before
     assert not (place / "study" / plan.runs[2].folder.run_id).exists()
@@ -183,7 +204,12 @@ def test_a_link_to_a_run_that_is_not_done_any_more_is_not_believed(place):
     (old / "result.json").unlink()
     before = files(place)
     plan = planned(place, asked)
-    assert actions(plan) == {"base-s0": "skip", "base-s1": "skip", "both-s0": "start", "both-s1": "skip"}
+    assert actions(plan) == {
+        "base-s0": "skip",
+        "base-s1": "skip",
+        "both-s0": "start",
+        "both-s1": "skip",
+    }
     assert plan.runs[2].status.state is RunState.NEW
     link = place / "study" / plan.runs[2].folder.run_id
     assert link.is_symlink()
@@ -234,7 +260,12 @@ def test_code_new_trains_stale_runs_and_keeps_the_old_ones(place):
     assert [run.why for run in plan.runs[2:]] == ["done, stale: by code 01d01d01d01d"] * 2
     record(plan)
     again = planned(place, asked, new_code=True)
-    assert actions(again) == {"base-s0": "restart", "base-s1": "restart", "both-s0": "start", "both-s1": "start"}
+    assert actions(again) == {
+        "base-s0": "restart",
+        "base-s1": "restart",
+        "both-s0": "start",
+        "both-s1": "start",
+    }
     write_submission(again)
     kept = files(place)
     assert {name for name in before if name.startswith("study/full")} <= kept.keys()
@@ -255,11 +286,18 @@ def test_no_adopt_trains_again(place):
     asked = grid(**RENAMED)
     record(planned(place, asked))
     plan = planned(place, asked, adopt=False)
-    assert actions(plan) == {"base-s0": "skip", "base-s1": "skip", "both-s0": "start", "both-s1": "start"}
+    assert actions(plan) == {
+        "base-s0": "skip",
+        "base-s1": "skip",
+        "both-s0": "start",
+        "both-s1": "start",
+    }
     write_submission(plan)
     said = notes(place, asked)
     assert any(
-        note.startswith("2 runs left out, whose config, seed and data the table has under another name: full-s0-")
+        note.startswith(
+            "2 runs left out, whose config, seed and data the table has under another name: full-s0-"
+        )
         for note in said
     )
     assert not any("another config" in note for note in said)
@@ -268,7 +306,8 @@ def test_no_adopt_trains_again(place):
 def test_other_configs_are_still_called_so(place):
     asked = grid(variants={"base": {}, "both": {"loss.alpha": 0.1}})
     assert any(
-        "2 older runs left out (not asked for any more: 0 on other data, 2 with another config): full-s0" in note
+        "2 older runs left out (not asked for any more: 0 on other data, 2 with another config): full-s0"
+        in note
         for note in notes(place, asked)
     )
 
@@ -288,7 +327,9 @@ def test_a_file_system_without_links_says_so(place, monkeypatch):
         raise OSError(1, "Operation not permitted")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    with pytest.raises(ConfigError, match=r"could not be taken for both-s0-.*or give --no-adopt to train it again"):
+    with pytest.raises(
+        ConfigError, match=r"could not be taken for both-s0-.*or give --no-adopt to train it again"
+    ):
         record(planned(place, grid(**RENAMED)))
 
 

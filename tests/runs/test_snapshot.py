@@ -31,7 +31,9 @@ print(json.dumps([taken, str(code.PACKAGE.parent), code.git_commit(), hashes]))
 PARTS = ("furnace_hpc", "ds_configs")
 GIT = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org")
 # Without what git, or who runs the tests, has set for Python and git.
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTHON"))}
+CLEAN = {
+    name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTHON"))
+}
 CLEAN |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
 
@@ -46,7 +48,9 @@ def at(root: Path, *study: Path, **more: str) -> SimpleNamespace:
     """What the code in `root` says of itself, after it took a snapshot into the folder that is given."""
     environment = CLEAN | {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"} | more
     command = [sys.executable, "-c", TAKE, *map(str, study)]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    answer = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
     taken, place, commit, hashes = json.loads(answer)
     assert place == str(root)
     return SimpleNamespace(taken=Path(taken), commit=commit, hashes=hashes)
@@ -54,14 +58,18 @@ def at(root: Path, *study: Path, **more: str) -> SimpleNamespace:
 
 def git(root: Path, *arguments: str) -> str:
     command = [*GIT, "-C", str(root), *arguments]
-    return subprocess.run(command, env=CLEAN, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        command, env=CLEAN, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
     root = tmp_path / "copy"
     for name in PARTS:
-        shutil.copytree(PACKAGE.parent / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            PACKAGE.parent / name, root / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     return root
 
 
@@ -75,7 +83,9 @@ def checkout(copy) -> Path:
 
 def code_in(root: Path) -> dict[str, str]:
     """Every file of package and DeepSpeed files with its hash."""
-    found = {f"{part}/{name}": word for part in PARTS for name, word in tree(root / part).items() if word}
+    found = {
+        f"{part}/{name}": word for part in PARTS for name, word in tree(root / part).items() if word
+    }
     return {name: word for name, word in found.items() if "__pycache__" not in name}
 
 
@@ -94,7 +104,10 @@ def test_a_snapshot_is_what_is_there_now_byte_for_byte_and_read_only(tmp_path):
         0o400,
     }  # what the umask leaves of reading, and nothing else
     facts = facts_of(taken)
-    assert (facts["num_files"], facts["num_bytes"]) == (len(files), sum(file.st_size for file in files))
+    assert (facts["num_files"], facts["num_bytes"]) == (
+        len(files),
+        sum(file.st_size for file in files),
+    )
     digest = hashlib.sha256()
     for name in sorted(code_in(taken), key=lambda name: Path(name).parts):
         content = (taken / name).read_bytes()
@@ -143,21 +156,30 @@ def test_every_change_of_the_code_makes_another_snapshot(tmp_path, copy, change)
     check_snapshot(first)
 
 
-def test_code_that_is_too_large_is_refused_in_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+def test_code_that_is_too_large_is_refused_in_one_sentence_and_leaves_nothing(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(snapshot, "MAX_BYTES", 1 << 20)
     with pytest.raises(ConfigError) as refused:
         take_snapshot(GridFolder(tmp_path))
-    largest = max((PACKAGE.parent / name for name in code_in(PACKAGE.parent)), key=lambda path: path.stat().st_size)
+    largest = max(
+        (PACKAGE.parent / name for name in code_in(PACKAGE.parent)),
+        key=lambda path: path.stat().st_size,
+    )
     [message] = str(refused.value).splitlines()
     assert f" MiB, at most 1 are taken; the largest file is {largest} (" in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_code_that_is_changed_while_it_is_copied_is_refused_and_leaves_nothing(tmp_path, copy, monkeypatch):
+def test_code_that_is_changed_while_it_is_copied_is_refused_and_leaves_nothing(
+    tmp_path, copy, monkeypatch
+):
     monkeypatch.setattr(snapshot, "PACKAGE", copy / "furnace_hpc")
     source()
     edit(copy / "furnace_hpc/train.py")
-    with pytest.raises(ConfigError, match="was changed while it was copied: give the command again"):
+    with pytest.raises(
+        ConfigError, match="was changed while it was copied: give the command again"
+    ):
         take_snapshot(GridFolder(tmp_path / "study"))
     assert list((tmp_path / "study" / "code").iterdir()) == []
 
@@ -199,7 +221,11 @@ def test_where_there_is_no_git_a_snapshot_has_no_commit(tmp_path, checkout, miss
         shutil.rmtree(checkout / ".git")
         git(tmp_path, "init", "--quiet")
         git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "another project's, above")
-    said = at(checkout, tmp_path / "study", PATH="/nowhere" if missing == "program" else os.environ["PATH"])
+    said = at(
+        checkout,
+        tmp_path / "study",
+        PATH="/nowhere" if missing == "program" else os.environ["PATH"],
+    )
     assert said.commit is facts_of(said.taken)["commit"] is None
     assert code_in(said.taken) == code_in(checkout)
     assert at(said.taken).commit is None

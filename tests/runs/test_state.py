@@ -46,7 +46,10 @@ def test_a_live_holder_is_running_at_its_newest_step(spec, folder):
 
 def test_a_dead_holder_is_interrupted(spec, folder):
     status = read_status(begin(spec, folder, dead_holder()))
-    assert (status.state, status.reason) == (RunState.INTERRUPTED, "its launcher died without a word")
+    assert (status.state, status.reason) == (
+        RunState.INTERRUPTED,
+        "its launcher died without a word",
+    )
 
 
 def test_a_holder_on_another_host_is_unknown_and_named(spec, folder):
@@ -83,8 +86,12 @@ def test_an_unknown_reason_is_unknown_and_never_failed(spec, folder):
 
 
 def test_every_reason_that_decide_gives_has_a_state():
-    assert {reason for reason, ended in END_REASONS.items() if ended.again} == set(end_reasons.RETRYABLE)
-    assert {reason for reason, ended in END_REASONS.items() if ended.state is RunState.FAILED} == set(end_reasons.FATAL)
+    assert {reason for reason, ended in END_REASONS.items() if ended.again} == set(
+        end_reasons.RETRYABLE
+    )
+    assert {
+        reason for reason, ended in END_REASONS.items() if ended.state is RunState.FAILED
+    } == set(end_reasons.FATAL)
     assert set(END_REASONS) == {*end_reasons.RETRYABLE, *end_reasons.FATAL, "done", "cancelled"}
     assert set(end_reasons.RETRYABLE) - set(lifecycle.REQUEUED) == {"killed"}
 
@@ -114,7 +121,8 @@ def test_for_a_step_the_highest_attempt_wins(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "torn", ['{"step": 4, "ki', '{"step": 4}', "[1]", "\x00\x00", "\n\n", '{"step": "4", "kind": "train"}']
+    "torn",
+    ['{"step": 4, "ki', '{"step": 4}', "[1]", "\x00\x00", "\n\n", '{"step": "4", "kind": "train"}'],
 )
 def test_a_torn_or_foreign_last_line_is_left_out(tmp_path, torn):
     run = RunFolder(tmp_path)

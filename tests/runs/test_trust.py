@@ -52,11 +52,15 @@ def test_a_folder_of_ones_own_is_trusted(tree):
 
 
 @pytest.mark.parametrize("mode", [0o020, 0o002])
-@pytest.mark.parametrize("part", ["", "grid", "grid/run/checkpoints", "grid/run/checkpoints/step-1/zero/model.pt"])
+@pytest.mark.parametrize(
+    "part", ["", "grid", "grid/run/checkpoints", "grid/run/checkpoints/step-1/zero/model.pt"]
+)
 def test_what_others_may_write_is_refused_with_the_mend(tree, part, mode):
     place = tree[0] / part
     place.chmod(place.stat().st_mode | mode)
-    with pytest.raises(ConfigError, match=f"written by {'its group' if mode == 0o020 else 'all users'}") as refused:
+    with pytest.raises(
+        ConfigError, match=f"written by {'its group' if mode == 0o020 else 'all users'}"
+    ) as refused:
         check_trusted(tree[1], tree[0])
     assert str(refused.value).endswith(f"chmod go-w {place}")
     place.chmod(place.stat().st_mode & ~0o022)  # the fix
@@ -69,11 +73,18 @@ def test_a_folder_above_the_root_that_others_write(tree, mode):
     above = tree[0].parent
     above.chmod(mode)
     who = "all users" if mode & 0o002 else "its group"
-    for check in (lambda: check_trusted(tree[1], tree[0]), lambda: check_place(tree[0] / "new" / "grid", tree[0])):
+    for check in (
+        lambda: check_trusted(tree[1], tree[0]),
+        lambda: check_place(tree[0] / "new" / "grid", tree[0]),
+    ):
         with pytest.raises(ConfigError) as refused:
             check()
-        assert str(refused.value).startswith(f"{above} may be written by {who} (mode {mode:04o}) and is not sticky")
-        assert str(refused.value).endswith(f"let only owners rename: chmod +t {above}, or chmod go-w {above}")
+        assert str(refused.value).startswith(
+            f"{above} may be written by {who} (mode {mode:04o}) and is not sticky"
+        )
+        assert str(refused.value).endswith(
+            f"let only owners rename: chmod +t {above}, or chmod go-w {above}"
+        )
         assert refused.value.exit_code == 2
     for fixed in (mode | 0o1000, mode & ~0o022):
         above.chmod(fixed)
@@ -130,7 +141,10 @@ def test_an_entry_of_another_in_a_sticky_folder(tree, tmp_path, what):
     check_trusted(step, runs)
     if what == "link":
         (tmp_path / "shared" / "link").symlink_to(runs)
-        step, runs = tmp_path / "shared" / "link" / tree[1].relative_to(tree[0]), tmp_path / "shared" / "link"
+        step, runs = (
+            tmp_path / "shared" / "link" / tree[1].relative_to(tree[0]),
+            tmp_path / "shared" / "link",
+        )
         check_trusted(step, runs)
     theirs = tmp_path / "shared" if what == "owner" else runs
     os.chown(theirs, NOBODY, NOBODY, follow_symlinks=False)
@@ -141,7 +155,10 @@ def test_an_entry_of_another_in_a_sticky_folder(tree, tmp_path, what):
 @as_root
 def test_who_owns_a_folder_above_can_rename_what_is_in_it(tree):
     os.chown(tree[0].parent, NOBODY, NOBODY)
-    with pytest.raises(ConfigError, match=r"belongs to user nobody, not to root: its owner could put anything in the"):
+    with pytest.raises(
+        ConfigError,
+        match=r"belongs to user nobody, not to root: its owner could put anything in the",
+    ):
         check_trusted(tree[1], tree[0])
 
 
@@ -176,7 +193,9 @@ NONE = 0xFFFFFFFF
 def test_access_lists_count_though_the_group_is_trusted(tree, monkeypatch, entry, strangers):
     words = acl((OWNER, 7, NONE), entry, (GROUP_OBJ, 7, NONE), (MASK, 7, NONE), (OTHER, 0, NONE))
     if entry[0] == GROUP:
-        words = acl((OWNER, 7, NONE), (GROUP_OBJ, 7, NONE), entry, (MASK, 7, NONE), (OTHER, 0, NONE))
+        words = acl(
+            (OWNER, 7, NONE), (GROUP_OBJ, 7, NONE), entry, (MASK, 7, NONE), (OTHER, 0, NONE)
+        )
     try:
         os.setxattr(tree[1], "system.posix_acl_access", words)
     except OSError:
@@ -185,7 +204,9 @@ def test_access_lists_count_though_the_group_is_trusted(tree, monkeypatch, entry
         check_trusted(tree[1], tree[0])
     monkeypatch.setenv(GROUP_ACCESS, "1")
     if strangers:
-        with pytest.raises(ConfigError, match=rf"step-1 may be written by users or .* setfacl -b {tree[1]}$"):
+        with pytest.raises(
+            ConfigError, match=rf"step-1 may be written by users or .* setfacl -b {tree[1]}$"
+        ):
             check_trusted(tree[1], tree[0])
     else:
         check_trusted(tree[1], tree[0])
@@ -208,7 +229,9 @@ def test_what_is_trusted_the_kernel_keeps_from_others(data, tmp_path_factory):
             place.chmod(place.stat().st_mode | 0o011)
     top.chmod(0o755)
     owners, groups = st.sampled_from([0, 0, 0, NOBODY]), st.sampled_from([0, LAB])
-    modes = st.sampled_from([0o700, 0o755, 0o711, 0o775, 0o2775, 0o777, 0o757, 0o1777, 0o1775, 0o3775])
+    modes = st.sampled_from(
+        [0o700, 0o755, 0o711, 0o775, 0o2775, 0o777, 0o757, 0o1777, 0o1775, 0o3775]
+    )
     chain, place = [], top
     for name in ("a", "b", "runs", "step"):
         real = place / name
@@ -242,7 +265,9 @@ def test_what_is_trusted_the_kernel_keeps_from_others(data, tmp_path_factory):
         os._exit(0)
     os.waitpid(child, 0)
     step = named / "step"
-    same = step.exists() and [(path.name, path.stat().st_ino) for path in step.iterdir()] == [("model.pt", before)]
+    same = step.exists() and [(path.name, path.stat().st_ino) for path in step.iterdir()] == [
+        ("model.pt", before)
+    ]
     same = same and (step / "model.pt").read_bytes() == b"x"
     shutil.rmtree(top)
     event(f"trusted: {trusted}, changed: {not same}")
@@ -272,9 +297,11 @@ def attack(places: list[Path]) -> None:
 @as_root
 def test_in_a_rootless_container_unknown_folders_are_roots(tree):
     """There root's folders belong to the overflow id, as everything does whose owner the container does not know."""
-    for place in (tree[0].parent, *tree[0].parent.parents):  # so that the other user gets there at all
+    # so that the other user gets there at all
+    for place in (tree[0].parent, *tree[0].parent.parents):
         place.chmod(place.stat().st_mode | 0o011)
-    for place in (tree[0], *tree[0].rglob("*")):  # 1234 outside is 0 inside; root outside is unknown inside
+    # 1234 outside is 0 inside; root outside is unknown inside
+    for place in (tree[0], *tree[0].rglob("*")):
         os.chown(place, 1234, 1234)
     ready, go = os.pipe(), os.pipe()
     pid = os.fork()
@@ -331,7 +358,8 @@ def test_root_may_own_folders_but_no_file(tree):
     for place in (tree[1], tree[1] / "zero"):
         os.chown(place, NOBODY, NOBODY)
     os.chown(tree[1] / "zero" / "model.pt", NOBODY, NOBODY)
-    for place in (tree[0].parent, *tree[0].parent.parents):  # so that the other user gets there at all
+    # so that the other user gets there at all
+    for place in (tree[0].parent, *tree[0].parent.parents):
         if place.stat().st_uid == 0 and place.stat().st_mode & 0o007 == 0:
             place.chmod(place.stat().st_mode | 0o011)
     child = os.fork()
@@ -394,9 +422,13 @@ def test_what_is_made_is_private_or_the_groups(tmp_path, umask, group, folder, f
     log = "import sys; from pathlib import Path; from furnace_hpc.launch import rank_main; "
     log += "rank_main._write_to(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", log, run.log(1, 0)], check=True)
-    made = {path: path.stat().st_mode & 0o7777 for path in run.path.parent.rglob("*") if path.exists()}
+    made = {
+        path: path.stat().st_mode & 0o7777 for path in run.path.parent.rglob("*") if path.exists()
+    }
     assert {run.spec, run.attempt(1), run.metrics(1), run.log(1, 0)} <= made.keys()
-    assert {path: mode for path, mode in made.items() if mode != (folder if path.is_dir() else file)} == {}
+    assert {
+        path: mode for path, mode in made.items() if mode != (folder if path.is_dir() else file)
+    } == {}
 
 
 def test_a_snapshot_that_others_can_change_is_not_run(tmp_path, umask):

@@ -29,7 +29,9 @@ from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.slurm.environment import absolute_folders, scrubbed
 
 NOBODY, TEAM, STRANGERS, LAB = 65534, os.getgid(), 65533, 4242
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+pytestmark = pytest.mark.skipif(
+    os.getuid() != 0, reason="only root can give a file to another user"
+)
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def theirs(tmp_path):
     return file
 
 
-def test_what_a_colleague_wrote_is_loaded_where_the_profile_says_so_and_nowhere_else(theirs, monkeypatch):
+def test_what_a_colleague_wrote_is_loaded_where_the_profile_says_so_and_nowhere_else(
+    theirs, monkeypatch
+):
     root = theirs.parent.parent
     root.chmod(0o755)
     with pytest.raises(ConfigError, match="belongs to user nobody"):
@@ -79,7 +83,9 @@ def test_a_group_that_is_not_ones_own_is_no_colleague(theirs, monkeypatch):
         (NOBODY, STRANGERS, 0o600),
     ],
 )
-def test_the_batch_script_and_the_ranks_decide_alike(tmp_path, monkeypatch, group, owner, gid, mode):
+def test_the_batch_script_and_the_ranks_decide_alike(
+    tmp_path, monkeypatch, group, owner, gid, mode
+):
     file = tmp_path / "payload.pkl"
     file.write_bytes(b"x")
     os.chown(file, owner, gid)
@@ -92,7 +98,11 @@ def test_the_batch_script_and_the_ranks_decide_alike(tmp_path, monkeypatch, grou
         trusted = False
     script = f"{rule_text()}\nfurnace_check {tmp_path} {file}"
     found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout == "", found.stderr) == (0 if trusted else 1, trusted, "")
+    assert (found.returncode, found.stdout == "", found.stderr) == (
+        0 if trusted else 1,
+        trusted,
+        "",
+    )
 
 
 @pytest.fixture
@@ -127,7 +137,8 @@ def plant(project: Path, canary: Path) -> None:
             done = 0
         finally:
             os._exit(done)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0  # the attack itself is a real one
+    # the attack itself is a real one
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("guarded", [True, False])
@@ -145,7 +156,9 @@ def test_the_local_queue_runs_no_code_that_was_planted(project, tmp_path, monkey
         queue._running[0].job._process.wait(60)
         assert canary.read_text() == "planted"
         return
-    with pytest.raises(ConfigError, match=f"{project} may be written by its group .mode 2775. and is not sticky"):
+    with pytest.raises(
+        ConfigError, match=f"{project} may be written by its group .mode 2775. and is not sticky"
+    ):
         queue._start(0, 0)
     assert not canary.exists()
     assert not list((project / "runs").glob("study/*-s0-*"))
@@ -171,7 +184,9 @@ def test_a_batch_script_runs_no_code_that_was_planted(tmp_path):
 
     done, run, _, tools = execute(tmp_path, "done", 0, meanwhile=exchange)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.startswith(f"furnace: {tmp_path} may be written by its group (mode 2775) and is not sticky")
+    assert done.stdout.startswith(
+        f"furnace: {tmp_path} may be written by its group (mode 2775) and is not sticky"
+    )
     assert "Nothing of it is run" in done.stdout
     assert not canary.exists()
     assert not run.path.exists()
@@ -195,7 +210,9 @@ def test_submit_refuses_such_a_place_and_writes_nothing(project, mode, more):
     who = "its group" if mode == 0o2775 else "all users"
     write_grid(project)
     [line] = refused(project, "study.yaml", "--cluster", "local", *more)
-    assert line.startswith(f"{project} may be written by {who} (mode {mode:04o}) and is not sticky: they could put any")
+    assert line.startswith(
+        f"{project} may be written by {who} (mode {mode:04o}) and is not sticky: they could put any"
+    )
     assert f"chmod +t {project}, or chmod go-w {project}" in line
     project.chmod(mode | 0o1000)
     done = command("submit", project, "--grid", "study.yaml", "--cluster", "local", "--dry-run")
@@ -207,19 +224,25 @@ def test_a_group_that_the_profile_trusts_may_own_the_project(project, monkeypatc
     runs = project / "runs"
     runs.mkdir()
     monkeypatch.setattr(os, "getgroups", lambda: [LAB])
-    with pytest.raises(ConfigError, match=r"or trust all of group 4242 \(group: true in the cluster profile\)"):
+    with pytest.raises(
+        ConfigError, match=r"or trust all of group 4242 \(group: true in the cluster profile\)"
+    ):
         check_place(runs / "study", runs)
     monkeypatch.setenv(GROUP_ACCESS, "1")
     check_place(runs / "study", runs)
     os.chown(project, NOBODY, LAB)
     check_place(runs / "study", runs)
     os.chown(project, NOBODY, STRANGERS)
-    with pytest.raises(ConfigError, match="belongs to user nobody, not to root: its owner could put"):
+    with pytest.raises(
+        ConfigError, match="belongs to user nobody, not to root: its owner could put"
+    ):
         check_place(runs / "study", runs)
 
 
 def test_a_profile_that_others_could_write_is_not_followed(tmp_path):
-    submission = write_submission(planned(tmp_path, grid(), ClusterProfile(name="c", executor="slurm")))
+    submission = write_submission(
+        planned(tmp_path, grid(), ClusterProfile(name="c", executor="slurm"))
+    )
     assert read_profile(submission).name == "c"
     (submission.path / "profile.json").chmod(0o666)
     with pytest.raises(ConfigError, match="profile.json may be written by all users"):
@@ -307,13 +330,18 @@ def test_results_of_submit_are_private_and_those_of_aggregate_are_not(tmp_path):
     try:
         done = command("submit", tmp_path, "--grid", "study.yaml", "--cluster", "local")
         assert (done.returncode, "nothing to do" in done.stdout) == (0, True), done.stderr
-        shown = command("aggregate", tmp_path, "--grid", "study.yaml", "--out", "shown", "--no-figures")
+        shown = command(
+            "aggregate", tmp_path, "--grid", "study.yaml", "--out", "shown", "--no-figures"
+        )
         assert shown.returncode == 0, shown.stderr
     finally:
         os.umask(before)
 
     def modes(folder: str) -> set[int]:
-        return {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / folder, *(tmp_path / folder).rglob("*"))}
+        return {
+            stat.S_IMODE(path.stat().st_mode)
+            for path in (tmp_path / folder, *(tmp_path / folder).rglob("*"))
+        }
 
     assert modes("results") == {0o700, 0o600}
     assert modes("shown") == {0o755, 0o644}
@@ -350,7 +378,12 @@ def test_a_profile_that_was_planted_in_the_working_directory_is_not_used(project
     for path in (project / "slurm", clusters, clusters / "local.yaml"):
         os.chown(path, 0, 0)
     pack(project / "data" / "tridigits")
-    assert command("submit", project, "--grid", "study.yaml", "--cluster", "local", "--dry-run").returncode == 0
+    assert (
+        command(
+            "submit", project, "--grid", "study.yaml", "--cluster", "local", "--dry-run"
+        ).returncode
+        == 0
+    )
 
 
 PRIVATE = """
@@ -379,6 +412,7 @@ def test_a_users_private_group_is_the_user(tmp_path):
             above.chmod(above.stat().st_mode | 0o011)
     root = Path(furnace_hpc.__file__).parents[1]
     words = [sys.executable, "-S", "-c", PRIVATE, *map(str, places)]
-    environment = os.environ | {"PYTHONPATH": str(root)}  # other tests set PYTHONSAFEPATH, as the commands do
+    # other tests set PYTHONSAFEPATH, as the commands do
+    environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout.split(), done.stderr) == (["fine", "fault", "fault"], "")

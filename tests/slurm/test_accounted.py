@@ -8,8 +8,8 @@ from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.slurm.accounting import accounted, in_words
 
-# 12_0: an hour on 2 GPUs, requeued, half an hour more, requeued and cancelled; 12_1: 15 minutes on a kind of GPU, and
-# runs again; others are not ours
+# 12_0: an hour on 2 GPUs, requeued, half an hour more, requeued and cancelled; 12_1: 15 minutes on
+# a kind of GPU, and runs again; others are not ours
 ANSWER = """\
 12_0|here|3600|billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1|2026-11-25T19:01:46
 12_0|here|1800|billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1|2026-11-25T19:31:46
@@ -29,9 +29,7 @@ def sacct(tmp_path, monkeypatch):
 
     def make(answer, exit_code=0, error=""):
         (tmp_path / "answer").write_text(answer)
-        script = (
-            f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncat {tmp_path}/answer\necho "{error}" >&2\nexit {exit_code}\n'
-        )
+        script = f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncat {tmp_path}/answer\necho "{error}" >&2\nexit {exit_code}\n'
         for name in ("sacct", "sbatch", "squeue"):
             (tmp_path / name).write_text(script)
             (tmp_path / name).chmod(0o755)
@@ -42,12 +40,16 @@ def sacct(tmp_path, monkeypatch):
 
 
 def attempts(*jobs, cluster="here"):
-    return [Attempt(attempt=number, job_id=job, cluster=cluster) for number, job in enumerate(jobs, 1)]
+    return [
+        Attempt(attempt=number, job_id=job, cluster=cluster) for number, job in enumerate(jobs, 1)
+    ]
 
 
 def test_every_allocation_of_our_jobs_counts_and_no_others(sacct):
     asked = sacct(ANSWER)
-    spent = Attempt(attempt=3, job_id="12_0", cluster="here", gpus=2, start_unix_s=100.0, end_unix_s=1900.0)
+    spent = Attempt(
+        attempt=3, job_id="12_0", cluster="here", gpus=2, start_unix_s=100.0, end_unix_s=1900.0
+    )
     found = accounted([*attempts("12_0", "12_0", "12_1", "13"), Attempt(attempt=1), spent])
     assert found == (3, 2, 1.75, 1.5 * 2 + 0.25 * 4, 1.0)
     assert asked.read_text().splitlines()[:1] == [
@@ -76,12 +78,19 @@ def test_the_table_has_it_as_a_footnote_from_one_call(sacct, tmp_path):
     folder = GridFolder(tmp_path / "runs" / "study")
     for number, spec in enumerate(runs):
         run = finish(spec, folder)
-        ended = {"attempt": 1, "start_unix_s": 1000.0, "end_unix_s": 1080.0, "reason": "done", "step": 500}
+        ended = {
+            "attempt": 1,
+            "start_unix_s": 1000.0,
+            "end_unix_s": 1080.0,
+            "reason": "done",
+            "step": 500,
+        }
         write_json(run.attempt(1), ended | {"job_id": f"12_{number}", "cluster": "here"})
     write_atomically(folder.grid, "{}")
     asked = sacct(ANSWER)
     assert show_table(grid, folder, tmp_path / "out", figures=False) == 0
     assert (
-        "Slurm's accounting: 5.00 GPU-hours in 4 allocations of 3 jobs" in (tmp_path / "out" / "table.md").read_text()
+        "Slurm's accounting: 5.00 GPU-hours in 4 allocations of 3 jobs"
+        in (tmp_path / "out" / "table.md").read_text()
     )
     assert len(asked.read_text().splitlines()) == 1

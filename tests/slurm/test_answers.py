@@ -77,7 +77,18 @@ def test_gpus_of_gres_and_tres(text, expected):
         ("1-12", 2160),
         ("1-12:30", 2190),
         ("7-00:00:00", 10080),
-        *((word, None) for word in ("UNLIMITED", "infinite", "Partition_Limit", "n/a", "Unknown", "", "INVALID")),
+        *(
+            (word, None)
+            for word in (
+                "UNLIMITED",
+                "infinite",
+                "Partition_Limit",
+                "n/a",
+                "Unknown",
+                "",
+                "INVALID",
+            )
+        ),
     ],
 )
 def test_times_are_minutes(text, expected):
@@ -118,7 +129,9 @@ def test_a_state_with_what_is_added_to_it(word, same):
     assert meaning(word) is meaning(same)
 
 
-@pytest.mark.parametrize("word", ["RUNNING+FOO", "RUNNING+FAILED", "+", "RUNNING++FOO", ",", "PENDING,FOO"])
+@pytest.mark.parametrize(
+    "word", ["RUNNING+FOO", "RUNNING+FAILED", "+", "RUNNING++FOO", ",", "PENDING,FOO"]
+)
 def test_a_state_of_words_that_do_not_fit_is_unknown(word):
     assert meaning(word).phase is Phase.UNKNOWN
 
@@ -128,7 +141,11 @@ def test_a_recorded_squeue_with_odd_names():
     assert jobs["19"] == Job("19", "PENDING", "PartitionDown", "a|b")
     assert "12_0" not in jobs  # a line of that name
     assert jobs["22"].name.startswith("pre")
-    assert (jobs["20"].word, jobs["21_4"].name, jobs["23_3"].reason) == ("PENDING", "", "JobArrayTaskLimit")
+    assert (jobs["20"].word, jobs["21_4"].name, jobs["23_3"].reason) == (
+        "PENDING",
+        "",
+        "JobArrayTaskLimit",
+    )
     assert (jobs["23_0"].word, jobs["25"].word) == ("RUNNING", "COMPLETED")
     assert "" not in jobs
     assert len(jobs) == 14
@@ -159,11 +176,18 @@ def test_a_first_line_that_is_no_answer_changes_nothing(first):
     for name, read in (("squeue", read_queue), ("sacct", read_accounting)):
         assert read(f"{first}\n{recorded(name)}", BETWEEN) == read(recorded(name), BETWEEN)
     partitions, nodes = recorded("partition"), recorded("nodes")
-    assert read_partitions(f"{first}\n{partitions}", f"{first}\n{nodes}") == read_partitions(partitions, nodes)
-    assert read_associations(f"{first}\n{recorded('assoc')}") == read_associations(recorded("assoc"))
+    assert read_partitions(f"{first}\n{partitions}", f"{first}\n{nodes}") == read_partitions(
+        partitions, nodes
+    )
+    assert read_associations(f"{first}\n{recorded('assoc')}") == read_associations(
+        recorded("assoc")
+    )
     assert read_config(f"{first}\n{recorded('config')}") == read_config(recorded("config"))
     assert read_version(f"{first}\nslurm 23.11.4") == (23, 11)
-    assert submitted_id(f"{first}\nsee job 5 of the news\nSubmitted batch job 77 on cluster alpha\n") == "77"
+    assert (
+        submitted_id(f"{first}\nsee job 5 of the news\nSubmitted batch job 77 on cluster alpha\n")
+        == "77"
+    )
     assert array_id(f"{first.removesuffix('12')}\n88_3\n") == "88"
 
 
@@ -175,14 +199,18 @@ def test_lines_that_do_not_fit_are_counted():
 def test_columns_may_be_padded():
     text = "12 | 0 | PENDING | Resources |furnace-x\n"
     assert read_queue(text, "|") == [Job("12_0", "PENDING", "Resources", "furnace-x")]
-    assert read_partitions("PartitionName=a State=UP", "n0 |a* |idle |64 |1000 |gpu:2 ")[0].gpus == 2
+    assert (
+        read_partitions("PartitionName=a State=UP", "n0 |a* |idle |64 |1000 |gpu:2 ")[0].gpus == 2
+    )
 
 
 def test_an_answer_that_was_cut_off_is_a_job_without_id():
     text = recorded("squeue")
     cut = text[: text.index("RUNNING") + 3]
     assert [job.job_id for job in read_queue(cut, BETWEEN)].count("") == 1
-    assert read_queue("12|[0-99999999999]|PENDING|None|x", "|") == [Job("", "", "12|[0-99999999999]|PENDING|None|x")]
+    assert read_queue("12|[0-99999999999]|PENDING|None|x", "|") == [
+        Job("", "", "12|[0-99999999999]|PENDING|None|x")
+    ]
 
 
 def test_names_of_accounts_and_qualities_are_compared_as_sacctmgr_does(tmp_path, monkeypatch):
@@ -191,14 +219,20 @@ def test_names_of_accounts_and_qualities_are_compared_as_sacctmgr_does(tmp_path,
     (tmp_path / "sacctmgr").write_text(f"#!/bin/sh\n{answer}\n")
     (tmp_path / "sacctmgr").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(client, "configuration", lambda: {"AccountingStorageType": "accounting_storage/slurmdbd"})
+    monkeypatch.setattr(
+        client, "configuration", lambda: {"AccountingStorageType": "accounting_storage/slurmdbd"}
+    )
     limit = client.submit_limit.__wrapped__
-    assert [limit(account, qos) for account in ("MyLab", "mylab", "MYLAB") for qos in (None, "NORMAL")] == [7] * 6
+    assert [
+        limit(account, qos) for account in ("MyLab", "mylab", "MYLAB") for qos in (None, "NORMAL")
+    ] == [7] * 6
     assert limit("Other", None) == 3
 
 
 def test_the_longest_of_several_partitions_counts(tmp_path, monkeypatch):
-    (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'CLUSTER: alpha'\necho 'gpu*|1-00:00:00'\necho 'a40|5:00'\n")
+    (tmp_path / "sinfo").write_text(
+        "#!/bin/sh\necho 'CLUSTER: alpha'\necho 'gpu*|1-00:00:00'\necho 'a40|5:00'\n"
+    )
     (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert client.longest_min.__wrapped__("gpu,a40") == 1440
@@ -216,7 +250,16 @@ def test_the_longest_of_several_partitions_counts(tmp_path, monkeypatch):
         ("rack1-node[008-010].x", ["rack1-node008.x", "rack1-node009.x", "rack1-node010.x"]),
         *(
             (odd, [])
-            for odd in ("", "None assigned", "(null)", "n[1-", "n[]", "n[a-b]", "n[0-999999999]", "n[0-9999][0-9999]")
+            for odd in (
+                "",
+                "None assigned",
+                "(null)",
+                "n[1-",
+                "n[]",
+                "n[a-b]",
+                "n[0-999999999]",
+                "n[0-9999][0-9999]",
+            )
         ),
     ],
 )

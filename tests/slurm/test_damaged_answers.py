@@ -56,7 +56,11 @@ def test_a_jobs_state_is_that_of_a_line_of_its_own(text):
     lines = [[part.strip() for part in line.split(BETWEEN)] for line in text.split("\n")]
     whole_lines = [parts for parts in lines if len(parts) > 4]
     ids = [[p[0]] if p[1] == "N/A" else expanded(f"{p[0]}_[{p[1]}]") for p in whole_lines]
-    own = {(job_id, parts[2]) for of_line, parts in zip(ids, whole_lines, strict=True) for job_id in of_line}
+    own = {
+        (job_id, parts[2])
+        for of_line, parts in zip(ids, whole_lines, strict=True)
+        for job_id in of_line
+    }
     assert {(job.job_id, job.word) for job in read_queue(text, BETWEEN) if job.job_id} <= own
 
 
@@ -66,13 +70,21 @@ def test_an_accounted_state_is_that_of_a_line_of_its_own(text):
     if BETWEEN not in text:
         return
     lines = [line.split(BETWEEN) for line in text.split("\n")]
-    own = {(job_id, parts[1].strip()) for parts in lines if len(parts) > 3 for job_id in expanded(parts[0].strip())}
+    own = {
+        (job_id, parts[1].strip())
+        for parts in lines
+        if len(parts) > 3
+        for job_id in expanded(parts[0].strip())
+    }
     assert {(job.job_id, job.word) for job in read_accounting(text, BETWEEN) if job.job_id} <= own
 
 
 JOBS = st.lists(
     st.tuples(
-        st.integers(1, 30), st.integers(0, 3) | st.none(), st.sampled_from(["RUNNING", "FAILED", "TIMEOUT"]), ODD
+        st.integers(1, 30),
+        st.integers(0, 3) | st.none(),
+        st.sampled_from(["RUNNING", "FAILED", "TIMEOUT"]),
+        ODD,
     ),
     max_size=6,
     unique_by=lambda job: job[:2],
@@ -90,7 +102,9 @@ def test_whatever_jobs_are_called_each_has_its_own_state(jobs, banners):
     text = "\n".join([*banners, *lines])
     found = {job.job_id: job.word for job in read_queue(text, between)}
     if jobs:
-        assert found == {f"{base}" if i is None else f"{base}_{i}": word for base, i, word, _ in jobs}
+        assert found == {
+            f"{base}" if i is None else f"{base}_{i}": word for base, i, word, _ in jobs
+        }
 
 
 @pytest.mark.fuzz
@@ -104,14 +118,19 @@ def test_damaged_partitions_cost_no_traceback(partitions, nodes):
 @pytest.mark.fuzz
 @given(damaged("assoc"), damaged("config"))
 def test_damaged_settings_cost_no_traceback(associations, config):
-    assert all(one.max_submit is None or one.max_submit >= 0 for one in read_associations(associations))
+    assert all(
+        one.max_submit is None or one.max_submit >= 0 for one in read_associations(associations)
+    )
     assert all(isinstance(value, str) for value in read_config(config).values())
 
 
 @pytest.mark.fuzz
 @given(damaged("accounted"))
 def test_damaged_allocations_cost_no_traceback(text):
-    attempts = [Attempt(attempt=1, job_id="9", cluster="devcluster"), Attempt(attempt=1, job_id="12_2", cluster="")]
+    attempts = [
+        Attempt(attempt=1, job_id="9", cluster="devcluster"),
+        Attempt(attempt=1, job_id="12_2", cluster=""),
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "has_slurm", lambda: True)
         patch.setattr(client, "run_checked", lambda *command: text)
@@ -147,13 +166,19 @@ def test_any_bytes_of_any_command_cost_no_traceback(tmp_path_factory, out, error
     (folder / "out").write_bytes(out)
     (folder / "error").write_bytes(error)
     for name in ("squeue", "sacct", "sinfo", "sacctmgr", "scontrol", "sbatch", "scancel"):
-        (folder / name).write_text(f"#!/bin/sh\n/bin/cat {folder}/out\n/bin/cat {folder}/error >&2\nexit {code}\n")
+        (folder / name).write_text(
+            f"#!/bin/sh\n/bin/cat {folder}/out\n/bin/cat {folder}/error >&2\nexit {code}\n"
+        )
         (folder / name).chmod(0o755)
     asked = [client.queue, lambda: client.accounting(["1"]), lambda: client.find_job("furnace-x")]
     asked += [client.configuration.__wrapped__, lambda: client.longest_min.__wrapped__("gpu,a40")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(folder))
-        patch.setattr(client, "configuration", lambda: {"AccountingStorageType": "accounting_storage/slurmdbd"})
+        patch.setattr(
+            client,
+            "configuration",
+            lambda: {"AccountingStorageType": "accounting_storage/slurmdbd"},
+        )
         for ask in [*asked, lambda: client.submit_limit.__wrapped__("MyLab", None)]:
             try:
                 ask()

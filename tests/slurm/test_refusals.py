@@ -9,7 +9,10 @@ FAILED = "sbatch: error: Batch job submission failed: "
 
 REFUSED = [
     (f"{FAILED}Invalid partition name specified", "set `partition` in the profile"),
-    (f"{FAILED}Invalid account or account/partition combination specified", "set `account` in the profile"),
+    (
+        f"{FAILED}Invalid account or account/partition combination specified",
+        "set `account` in the profile",
+    ),
     (f"{FAILED}Invalid qos specification", "set `qos` in the profile"),
     (f"{FAILED}Invalid wckey specification", "set `wckey` in the profile"),
     (f"{FAILED}Invalid job array specification", "set `max_array_size` in the profile"),
@@ -18,7 +21,10 @@ REFUSED = [
         f"{FAILED}Requested time limit is invalid (missing or exceeds some limit)",
         "`resources.timeout_min` of the grid",
     ),
-    (f"{FAILED}Requested node configuration is not available", "fix nodes, cpus_per_task, mem_gb, gpus_per_node"),
+    (
+        f"{FAILED}Requested node configuration is not available",
+        "fix nodes, cpus_per_task, mem_gb, gpus_per_node",
+    ),
     (
         f"sbatch: error: CPU count per node can not be satisfied {FAILED}Requested node configuration is not available",
         "fix nodes, cpus_per_task, mem_gb",
@@ -32,7 +38,10 @@ REFUSED = [
     (f"{FAILED}More processors requested than permitted", "cpus_per_task"),
     (f"{FAILED}Node count specification invalid", "fix nodes"),
     (f"{FAILED}Invalid generic resource (gres) specification", "gpus_per_node or gpu_type"),
-    (f"{FAILED}Invalid GRES specification (with and without type identification)", "gpus_per_node or gpu_type"),
+    (
+        f"{FAILED}Invalid GRES specification (with and without type identification)",
+        "gpus_per_node or gpu_type",
+    ),
     ("sbatch: error: AssocMaxSubmitJobLimit", "set `max_submit_jobs` in the profile"),
     ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "set `max_submit_jobs` in the profile"),
     (
@@ -42,7 +51,10 @@ REFUSED = [
     ),
     (f"{FAILED}User's group not permitted to use this partition", "set `partition` in the profile"),
     (f"{FAILED}Access/permission denied", "use a login node"),
-    (f"{FAILED}MaxJobCount limit reached", "wait for some to end, or set `max_submit_jobs` in the profile"),
+    (
+        f"{FAILED}MaxJobCount limit reached",
+        "wait for some to end, or set `max_submit_jobs` in the profile",
+    ),
     (
         "sbatch: unrecognized option '--gpus-per-node=4' Try \"sbatch --help\" for more information",
         "set its key to null in the profile",
@@ -95,10 +107,20 @@ def test_a_lost_answer_is_doubtful_and_never_taken_for_an_absent_controller(word
 
 def test_every_key_that_a_mend_names_is_one_of_the_profile_or_the_grid():
     text = " ".join(hint(words) for words, _ in REFUSED)
-    named = {"partition", "account", "qos", "wckey", "constraint", "max_array_size", "max_submit_jobs"}
+    named = {
+        "partition",
+        "account",
+        "qos",
+        "wckey",
+        "constraint",
+        "max_array_size",
+        "max_submit_jobs",
+    }
     assert named <= set(ClusterProfile.model_fields)
     assert all(f"`{name}`" in text for name in named)
-    assert {"nodes", "cpus_per_task", "mem_gb", "gpus_per_node", "gpu_type"} <= set(ClusterProfile.model_fields)
+    assert {"nodes", "cpus_per_task", "mem_gb", "gpus_per_node", "gpu_type"} <= set(
+        ClusterProfile.model_fields
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +128,10 @@ def test_every_key_that_a_mend_names_is_one_of_the_profile_or_the_grid():
     [
         (f"{FAILED}Invalid qos specification", "Invalid qos specification"),
         ("sbatch: unrecognized option '--foo'", "unrecognized option '--foo'"),
-        ("allocation failure: Invalid partition name specified", "Invalid partition name specified"),
+        (
+            "allocation failure: Invalid partition name specified",
+            "Invalid partition name specified",
+        ),
         ("allocation failure: error: Invalid qos specification", "Invalid qos specification"),
         ("Access to node7: error 5", "Access to node7: error 5"),
         ("", ""),

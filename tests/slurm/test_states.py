@@ -7,14 +7,23 @@ import pytest
 
 from furnace_hpc.config.errors import UnavailableError
 from furnace_hpc.monitor import job_cache
-from furnace_hpc.monitor.job_cache import FRESH_S, GONE, GONE_AFTER_S, IDLE_S, MAX_BACK_OFF_S, Evidence, gather
+from furnace_hpc.monitor.job_cache import (
+    FRESH_S,
+    GONE,
+    GONE_AFTER_S,
+    IDLE_S,
+    MAX_BACK_OFF_S,
+    Evidence,
+    gather,
+)
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.slurm.client import Job
 from furnace_hpc.slurm.job_states import MEANINGS, Meaning, Phase, meaning
 
-# All that Slurm's manuals list, 22.05 to 24.11: compact form, long form, phase. The last four have no compact form.
+# All that Slurm's manuals list, 22.05 to 24.11: compact form, long form, phase. The last four have
+# no compact form.
 SLURM = """
 BF  BOOT_FAIL     ended
 CA  CANCELLED     ended
@@ -63,7 +72,9 @@ def test_every_word_says_what_it_means_and_only_plain_running_says_nothing():
     assert len(set(said)) == len(said)
 
 
-@pytest.mark.parametrize("word", ["CANCELLED by 1000", "CANCELLED by 0", "CANCELLED+", "CANCELLED", "CA", "CA "])
+@pytest.mark.parametrize(
+    "word", ["CANCELLED by 1000", "CANCELLED by 0", "CANCELLED+", "CANCELLED", "CA", "CA "]
+)
 def test_cancelled_is_told_whoever_did_it(word):
     assert meaning(word) == Meaning(Phase.ENDED, "cancelled", "cancelled")
 
@@ -75,7 +86,21 @@ def test_a_held_job_is_told_how_to_let_it_go_on():
 
 @pytest.mark.parametrize(
     "word",
-    ["FOO", "FOO+", "", " ", "?", "+", "GONE", "PENDING,FOO", "RUNNINGS", "OUT_OF_ME+", "by 1000", "UNKNOWN", "LF"],
+    [
+        "FOO",
+        "FOO+",
+        "",
+        " ",
+        "?",
+        "+",
+        "GONE",
+        "PENDING,FOO",
+        "RUNNINGS",
+        "OUT_OF_ME+",
+        "by 1000",
+        "UNKNOWN",
+        "LF",
+    ],
 )
 def test_a_foreign_word_is_unknown_and_stands_in_what_is_said(word):
     found = meaning(word)
@@ -83,14 +108,18 @@ def test_a_foreign_word_is_unknown_and_stands_in_what_is_said(word):
     assert repr(word) in found.says
 
 
-@pytest.mark.parametrize("word", [word.lower() for word in LONG] + ["Pending", "pd", "cancelled by 1000"])
+@pytest.mark.parametrize(
+    "word", [word.lower() for word in LONG] + ["Pending", "pd", "cancelled by 1000"]
+)
 def test_a_word_in_lower_case_is_unknown_or_right(word):
     assert meaning(word).phase in (Phase.UNKNOWN, meaning(word.upper()).phase)
     assert meaning(word).leaves in (RunState.UNKNOWN, meaning(word.upper()).leaves)
 
 
 def test_only_out_of_memory_leaves_a_run_failed():
-    assert [word for word in MEANINGS if MEANINGS[word].leaves is RunState.FAILED] == ["OUT_OF_MEMORY"]
+    assert [word for word in MEANINGS if MEANINGS[word].leaves is RunState.FAILED] == [
+        "OUT_OF_MEMORY"
+    ]
     assert {MEANINGS[word].leaves for word in MEANINGS} == {RunState.FAILED, RunState.INTERRUPTED}
 
 
@@ -117,7 +146,11 @@ class Slurm:
         self.now, self.away, self.queued, self.told, self.asked = 1e6, False, [], [], []
         patch.setattr(job_cache, "time", SimpleNamespace(time=lambda: self.now, sleep=self.sleep))
         patch.setattr(job_cache.client, "queue", lambda users: self.says("squeue", self.queued))
-        patch.setattr(job_cache.client, "accounting", lambda ids: self.says(f"sacct {','.join(ids)}", self.told))
+        patch.setattr(
+            job_cache.client,
+            "accounting",
+            lambda ids: self.says(f"sacct {','.join(ids)}", self.told),
+        )
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -142,7 +175,9 @@ def job(word: str, job_id: str) -> Job:
 def submitted(folder: GridFolder, count: int) -> list[str]:
     """A submission of so many runs as array 5 with follow-up job 6; the ids of its elements."""
     made = Submission(folder.new_submission())
-    (made.path / "rows.jsonl").write_text("".join(f'{{"run_id": "run-{row}"}}\n' for row in range(count)))
+    (made.path / "rows.jsonl").write_text(
+        "".join(f'{{"run_id": "run-{row}"}}\n' for row in range(count))
+    )
     for job_id, kind, rows in (("5", "array", list(range(count))), ("6", "follow-up", [])):
         made.note("intent", name=job_id, kind=kind, base=0, rows=rows)
         made.note("submitted", name=job_id, job_id=job_id)
@@ -152,10 +187,13 @@ def submitted(folder: GridFolder, count: int) -> list[str]:
 def test_a_thousand_runs_cost_one_squeue_and_at_most_one_sacct(tmp_path, slurm):
     folder = GridFolder(tmp_path)
     ids = submitted(folder, 1000)
-    slurm.queued = [job("RUNNING", job_id) for job_id in [*ids, "6", "77"]] + [Job("78", "FAILED", "None")]
+    slurm.queued = [job("RUNNING", job_id) for job_id in [*ids, "6", "77"]] + [
+        Job("78", "FAILED", "None")
+    ]
     now = gather(folder)
     assert slurm.asked == ["squeue"]
-    assert (set(now.queued), now.live_jobs) == ({*ids, "6"}, 1002)  # other grids' jobs count, those that ended do not
+    # other grids' jobs count, those that ended do not
+    assert (set(now.queued), now.live_jobs) == ({*ids, "6"}, 1002)
     slurm.queued, slurm.told = [], [job("NODE_FAIL", job_id) for job_id in [*ids, "6", "5_1000"]]
     slurm.sleep(FRESH_S)
     assert gather(folder).ended.keys() == {*ids, "6"}
@@ -183,7 +221,10 @@ def test_who_must_know_asks_once_where_no_job_is_in_doubt(tmp_path, slurm):
 def test_a_job_of_the_same_id_and_another_name_is_none_of_ours(tmp_path, slurm):
     folder = GridFolder(tmp_path)
     ids = submitted(folder, 2)
-    slurm.queued = [job("RUNNING", ids[0]), Job(ids[1], "RUNNING", "None", "of a cluster that began anew")]
+    slurm.queued = [
+        job("RUNNING", ids[0]),
+        Job(ids[1], "RUNNING", "None", "of a cluster that began anew"),
+    ]
     slurm.told = [Job(ids[1], "COMPLETED", "exit code 0:0", "of last year")]
     now = gather(folder)
     assert set(now.queued) == {ids[0]}
@@ -193,7 +234,8 @@ def test_a_job_of_the_same_id_and_another_name_is_none_of_ours(tmp_path, slurm):
 def test_commands_given_soon_after_each_other_share_an_answer_through_the_file(tmp_path, slurm):
     folder = GridFolder(tmp_path)
     assert gather(folder) == Evidence()
-    assert (slurm.asked, folder.slurm_cache.exists()) == ([], False)  # nothing was submitted: nobody is asked
+    # nothing was submitted: nobody is asked
+    assert (slurm.asked, folder.slurm_cache.exists()) == ([], False)
     slurm.queued = [job("PENDING", job_id) for job_id in (*submitted(folder, 2), "6")]
     first = gather(folder)
     slurm.sleep(FRESH_S - 0.1)
@@ -216,7 +258,10 @@ def test_failures_back_off_and_keep_the_last_answer(tmp_path, slurm):
             slurm.sleep(part_s)
             known = gather(folder)
             tries.append(known.failures)
-            assert (known.queued, known.answered_unix_s) == (answered.queued, answered.answered_unix_s)
+            assert (known.queued, known.answered_unix_s) == (
+                answered.queued,
+                answered.answered_unix_s,
+            )
     assert tries == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7]
     assert known.error == "no route"
     slurm.away = False
@@ -232,7 +277,9 @@ def test_who_must_know_is_told_when_a_second_try_fails_too(tmp_path, slurm):
     assert slurm.now > begun
 
 
-@pytest.mark.parametrize("told", [None, [], [Job("5_0", "RUNNING", "")]], ids=["off", "silent", "late"])
+@pytest.mark.parametrize(
+    "told", [None, [], [Job("5_0", "RUNNING", "")]], ids=["off", "silent", "late"]
+)
 def test_a_job_is_gone_after_two_answers_some_seconds_apart(tmp_path, slurm, told):
     folder, slurm.told = GridFolder(tmp_path), told
     submitted(folder, 1)
@@ -242,7 +289,8 @@ def test_a_job_is_gone_after_two_answers_some_seconds_apart(tmp_path, slurm, tol
     slurm.sleep(FRESH_S)
     assert gather(folder).job("5_0") == Job("5_0", GONE, "")
     folder.slurm_cache.unlink()
-    assert gather(folder, must=True).job("5_0") == Job("5_0", GONE, "")  # it waits for the second answer itself
+    # it waits for the second answer itself
+    assert gather(folder, must=True).job("5_0") == Job("5_0", GONE, "")
 
 
 @pytest.mark.parametrize("broken", ["queued", "told"])

@@ -14,7 +14,9 @@ TIED = [sys.executable, "-S", die_with_parent.__file__]
 
 
 def run(seconds: str, script: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*TIED, seconds, "sh", "-c", script], capture_output=True, timeout=30, check=False)
+    return subprocess.run(
+        [*TIED, seconds, "sh", "-c", script], capture_output=True, timeout=30, check=False
+    )
 
 
 def test_words_and_exit_code_are_passed_on_and_bytes_are_text():
@@ -35,14 +37,14 @@ def test_a_command_that_takes_too_long_ends_without_a_word():
 
 
 def test_a_command_that_is_not_there_is_named():
-    done = subprocess.run([*TIED, "9", "/nowhere/sbatch"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [*TIED, "9", "/nowhere/sbatch"], capture_output=True, text=True, timeout=30, check=False
+    )
     assert (done.returncode, done.stderr) == (1, "/nowhere/sbatch: No such file or directory\n")
 
 
 def test_it_is_killed_with_the_submitter(tmp_path: Path):
-    script = (
-        f"import subprocess; subprocess.run([*{TIED!r}, '60', 'sh', '-c', 'echo $$ > {tmp_path}/pid; exec sleep 61'])"
-    )
+    script = f"import subprocess; subprocess.run([*{TIED!r}, '60', 'sh', '-c', 'echo $$ > {tmp_path}/pid; exec sleep 61'])"
     with subprocess.Popen([sys.executable, "-c", script]) as submitter:
         deadline = time.monotonic() + 20
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():

@@ -92,7 +92,9 @@ IMAGES: dict[str, Way] = {
     "a bomb": writes(bomb()),
     "not finite": writes(not_finite()),
     "strips beyond the end": writes(far_strips()),
-    "a palette without pixels": writes(png(2, 8, 3, [b"\0\1"], chunk(b"tRNS", b"")).replace(b"IDAT", b"IDAX")),
+    "a palette without pixels": writes(
+        png(2, 8, 3, [b"\0\1"], chunk(b"tRNS", b"")).replace(b"IDAT", b"IDAX")
+    ),
     "a folder": folder,
     "a pipe": pipe,
     "a loop": link_to("loop"),

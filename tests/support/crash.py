@@ -13,7 +13,12 @@ from furnace_hpc.launch import slurm_array, submission
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.submit import main
 
-POINTS = ("snapshot", "rows", "payload", *(f"{when}:{n}" for n in (1, 2, 3, 4) for when in ("before", "after")))
+POINTS = (
+    "snapshot",
+    "rows",
+    "payload",
+    *(f"{when}:{n}" for n in (1, 2, 3, 4) for when in ("before", "after")),
+)
 
 
 def die(*_: Any, **__: Any) -> Any:
@@ -26,7 +31,9 @@ def killed_at(point: str) -> None:
         submission.take_snapshot = die
     elif point == "rows":
         write = submission.write_atomically
-        submission.write_atomically = lambda path, text: die() if path.name == "rows.jsonl" else write(path, text)
+        submission.write_atomically = lambda path, text: (
+            die() if path.name == "rows.jsonl" else write(path, text)
+        )
     elif point == "payload":
         slurm_array.DelayedSubmission = die
     else:

@@ -61,7 +61,10 @@ def misbehave(how: str, folder: Path) -> None:
         case "no descriptors":
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         case "killed once":
-            (folder / "killed").exists() or ((folder / "killed").touch(), os.kill(os.getpid(), signal.SIGKILL))
+            (folder / "killed").exists() or (
+                (folder / "killed").touch(),
+                os.kill(os.getpid(), signal.SIGKILL),
+            )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ def make(processes: Any, folder: Path, case: Case) -> list[int]:
     for step in (GOOD, NEWEST):
         steps_of(engine, case, processes, step - 2, 2)
         if case.get("theirs"):
-            engine.save_checkpoint(str(run.path), tag=f"step-{step}", client_state={"furnace": {"step": step}})
+            engine.save_checkpoint(
+                str(run.path), tag=f"step-{step}", client_state={"furnace": {"step": step}}
+            )
         else:
             assert saver.save({"step": step})
         known = state_of(engine)
@@ -51,7 +53,10 @@ def load(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     else:
         state = loader.load_newest(engine, run, 0, processes)
     now = state_of(engine)
-    known = {step: torch.load(folder / f"{case['source']}-{step}.pt", weights_only=False) for step in (GOOD, NEWEST)}
+    known = {
+        step: torch.load(folder / f"{case['source']}-{step}.pt", weights_only=False)
+        for step in (GOOD, NEWEST)
+    }
     is_now = [step for step, wanted in known.items() if _equal(now, wanted)]
     engine.destroy()
     aside = sorted(path.name for path in run.checkpoints.glob("aside-*"))
@@ -60,4 +65,8 @@ def load(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 def _equal(now: dict[str, Any], wanted: dict[str, Any]) -> bool:
     kinds = ("fp32", "exp_avg", "exp_avg_sq", "buffers")
-    return all(torch.equal(now[kind][name], value) for kind in kinds for name, value in wanted[kind].items())
+    return all(
+        torch.equal(now[kind][name], value)
+        for kind in kinds
+        for name, value in wanted[kind].items()
+    )

@@ -22,7 +22,11 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encode, self.first, self.second = nn.Linear(7, 13), nn.Linear(13, 13), nn.Linear(13, 13)
+        self.encode, self.first, self.second = (
+            nn.Linear(7, 13),
+            nn.Linear(13, 13),
+            nn.Linear(13, 13),
+        )
         self.second.weight = self.first.weight
         self.norm = nn.BatchNorm1d(13)
         self.head = nn.Linear(13, 5)
@@ -35,8 +39,9 @@ class Network(nn.Module):
             norm.running_var.mul_(1.25)
             norm.num_batches_tracked.add_(1)
         x = self.second(torch.relu(self.first(self.encode(x.to(dtype)))))
-        # Its own statistics: those of a rank's batch would make the loss depend on the number of ranks. In fp32, since
-        # DeepSpeed's engine casts buffers to bf16 at stages 1 and 2, and leaves them at stage 3.
+        # Its own statistics: those of a rank's batch would make the loss depend on the number of
+        # ranks. In fp32, since DeepSpeed's engine casts buffers to bf16 at stages 1 and 2, and
+        # leaves them at stage 3.
         parts = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
         x = nn.functional.batch_norm(x.float(), *(part.float() for part in parts)).to(dtype)
         return self.head(x * self.scale)
@@ -44,7 +49,11 @@ class Network(nn.Module):
     def groups(self, lr: float) -> list[dict[str, Any]]:
         """Three groups; of the last, one number, most ranks own nothing at stages 1 and 2."""
         decayed = [self.encode.weight, self.first.weight, self.head.weight]
-        others = [p for name, p in self.named_parameters() if name.endswith("bias") or name == "norm.weight"]
+        others = [
+            p
+            for name, p in self.named_parameters()
+            if name.endswith("bias") or name == "norm.weight"
+        ]
         return [
             {"params": decayed, "lr": lr, "weight_decay": 0.1},
             {"params": others, "lr": lr / 2, "weight_decay": 0.0},
@@ -84,7 +93,9 @@ def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     return {
         **case,
         "processes": processes.world_size,
-        "differences": {kind: _difference(loaded[kind], known[kind]) for kind in ("fp32", *MOMENTS, "buffers")},
+        "differences": {
+            kind: _difference(loaded[kind], known[kind]) for kind in ("fp32", *MOMENTS, "buffers")
+        },
         "same_groups": loaded["groups"] == known["groups"],
         "client_state": state,
         "loss_difference": max(abs(a - b) for a, b in zip(losses, known["losses"], strict=True)),
@@ -153,7 +164,9 @@ def engine_of(case: Case, processes: Any, seed: int, lr: float) -> Any:
         config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     if offload:
         config["zero_force_ds_cpu_optimizer"] = False
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
+    return deepspeed.initialize(
+        model=model, optimizer=optimizer, config=config, dist_init_required=False
+    )[0]
 
 
 def _model_of(case: Case, lr: float) -> tuple[nn.Module, list[dict[str, Any]]]:
@@ -186,7 +199,9 @@ def steps_of(engine: Any, case: Case, processes: Any, first: int, count: int) ->
             loss = nn.functional.cross_entropy(engine(x[mine]).float(), y[mine])
         engine.backward(loss)
         engine.step()
-        losses.append(processes.all_reduce_sum(loss.detach().float().clone()).item() / processes.world_size)
+        losses.append(
+            processes.all_reduce_sum(loss.detach().float().clone()).item() / processes.world_size
+        )
     return losses
 
 
@@ -197,7 +212,9 @@ def _fusion_loss(engine: Any, step: int, mine: slice) -> Tensor:
     inputs["image"] = inputs["image"] * (1 + 0.1 * step)
     cut = ({key: value[mine] for key, value in part.items()} for part in (inputs, lengths))
     output = engine(*cut, present[mine])
-    return nn.functional.cross_entropy(output["logits"]["digit"].float(), torch.arange(GLOBAL_BATCH)[mine])
+    return nn.functional.cross_entropy(
+        output["logits"]["digit"].float(), torch.arange(GLOBAL_BATCH)[mine]
+    )
 
 
 def state_of(engine: Any) -> dict[str, Any]:
@@ -206,13 +223,18 @@ def state_of(engine: Any) -> dict[str, Any]:
 
     state: dict[str, Any] = {kind: {} for kind in ("fp32", *MOMENTS)}
     for name, parameter in engine.module.named_parameters():
-        whole = safe_get_full_fp32_param(parameter) if engine.zero_optimization_stage() else parameter.detach()
+        whole = (
+            safe_get_full_fp32_param(parameter)
+            if engine.zero_optimization_stage()
+            else parameter.detach()
+        )
         state["fp32"][name] = whole.clone()
         for key in MOMENTS:
             state[key][name] = _whole_moment(engine, parameter, key)
     state["buffers"] = {name: buffer.clone() for name, buffer in engine.module.named_buffers()}
     state["groups"] = [
-        {key: group[key] for key in ("lr", "weight_decay", "betas", "eps")} for group in engine.optimizer.param_groups
+        {key: group[key] for key in ("lr", "weight_decay", "betas", "eps")}
+        for group in engine.optimizer.param_groups
     ]
     return state
 
@@ -245,4 +267,7 @@ def state_of_adam(engine: Any) -> list[dict[str, Any]]:
 
 def _difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
     assert found.keys() == wanted.keys()
-    return max(((found[name].double() - wanted[name].double()).abs().max().item() for name in wanted), default=0.0)
+    return max(
+        ((found[name].double() - wanted[name].double()).abs().max().item() for name in wanted),
+        default=0.0,
+    )

@@ -72,7 +72,11 @@ def _end(token: str, below: str) -> None:
     """Ask all of them to end, then kill them; unmount their disks, delete the folders of their clusters."""
     clusters, began_s = set(), time.monotonic()
     while left := marked(token):
-        clusters |= {Path(pairs["SLURM_CONF"]).parent.parent for pairs in left.values() if "SLURM_CONF" in pairs}
+        clusters |= {
+            Path(pairs["SLURM_CONF"]).parent.parent
+            for pairs in left.values()
+            if "SLURM_CONF" in pairs
+        }
         passed_s = time.monotonic() - began_s
         if any(_name(pid) in INSTALLERS for pid in left) and passed_s < INSTALL_S:
             time.sleep(0.5)
@@ -102,7 +106,8 @@ def _kill(pid: int, number: signal.Signals) -> None:
 
 
 def main(pid: int, start: str, token: str) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # who ends all that he finds waits for the last
+    # who ends all that he finds waits for the last
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while _started(pid) == start:
         time.sleep(0.2)

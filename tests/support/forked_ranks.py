@@ -18,15 +18,23 @@ from typing import Any
 
 START_S, PER_CASE_S = 90, 10
 # What DeepSpeed and the network import when first used is named too.
-HEAVY = ["deepspeed", "furnace_hpc.engine.loop", "furnace_hpc.engine.checkpoint.reshard", "torch._dynamo"]
+HEAVY = [
+    "deepspeed",
+    "furnace_hpc.engine.loop",
+    "furnace_hpc.engine.checkpoint.reshard",
+    "torch._dynamo",
+]
 HEAVY += ["transformers.models.bert.modeling_bert"]
 
 
 @contextmanager
-def forked(world_size: int, target: Callable[..., None], *arguments: Any) -> Iterator[list[ForkServerProcess]]:
+def forked(
+    world_size: int, target: Callable[..., None], *arguments: Any
+) -> Iterator[list[ForkServerProcess]]:
     """Ranks that do target(rank, *arguments); those that are left at the end are killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)  # the first to come decides: it is one server for all tests
+    # the first to come decides: it is one server for all tests
+    context.set_forkserver_preload(HEAVY)
     ranks = [context.Process(target=target, args=(rank, *arguments)) for rank in range(world_size)]
     try:
         for rank in ranks:
@@ -48,14 +56,21 @@ def wait_for(ranks: list[ForkServerProcess], limit_s: float) -> None:
         wait([rank.sentinel for rank in running], timeout=left_s)
 
 
-def run_on_ranks(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list[Any]:
+def run_on_ranks(
+    function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any
+) -> list[Any]:
     """What function(processes, *arguments) returned on each rank, as JSON says it."""
     given = [str(argument) if isinstance(argument, Path) else argument for argument in arguments]
-    return _answers(folder, world_size, function.__module__, function.__name__, given, START_S + 25 * world_size)
+    return _answers(
+        folder, world_size, function.__module__, function.__name__, given, START_S + 25 * world_size
+    )
 
 
 def run_phases(
-    folder: Path, module: str, phases: list[tuple[int, list[dict[str, Any]]]], per_case_s: float = PER_CASE_S
+    folder: Path,
+    module: str,
+    phases: list[tuple[int, list[dict[str, Any]]]],
+    per_case_s: float = PER_CASE_S,
 ) -> list[Any]:
     """Do cases at one world size after another; rank 0's answers in their order.
 
@@ -64,7 +79,9 @@ def run_phases(
     answers: list[Any] = []
     for number, (world_size, cases) in enumerate(phases):
         place, limit_s = folder / f"phase-{number}", START_S + per_case_s * len(cases)
-        answers += _answers(place, world_size, __name__, "do_cases", [str(folder), module, cases], limit_s)[0]
+        answers += _answers(
+            place, world_size, __name__, "do_cases", [str(folder), module, cases], limit_s
+        )[0]
     return answers
 
 
@@ -73,7 +90,9 @@ def do_cases(processes: Any, folder: str, module: str, cases: list[dict[str, Any
     return [getattr(work, case["do"])(processes, Path(folder), case) for case in cases]
 
 
-def _answers(place: Path, world_size: int, module: str, name: str, given: list[Any], limit_s: float) -> list[Any]:
+def _answers(
+    place: Path, world_size: int, module: str, name: str, given: list[Any], limit_s: float
+) -> list[Any]:
     place.mkdir(parents=True, exist_ok=True)
     with forked(world_size, _rank, str(place), world_size, module, name, given) as ranks:
         wait_for(ranks, limit_s)

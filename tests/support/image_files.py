@@ -43,7 +43,9 @@ def with_chunk(content: bytes, name: bytes, body: bytes) -> bytes:
 
 def exif_of(*tags: tuple[int, int, int, bytes], order: str = "<") -> bytes:
     """EXIF of tags (tag, type, count, value of at most 4 bytes)."""
-    entries = b"".join(struct.pack(f"{order}HHI", *tag[:3]) + tag[3].ljust(4, b"\0")[:4] for tag in sorted(tags))
+    entries = b"".join(
+        struct.pack(f"{order}HHI", *tag[:3]) + tag[3].ljust(4, b"\0")[:4] for tag in sorted(tags)
+    )
     start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
     return b"Exif\0\0" + start + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
 
@@ -66,10 +68,14 @@ def all_kinds() -> dict[str, bytes]:
         "jpeg": encoded(image, "JPEG", exif=exif, comment=b"a comment"),
         "jpeg grey": encoded(grey, "JPEG"),
         "jpeg cmyk": encoded(image.convert("CMYK"), "JPEG"),
-        "jpeg progressive": encoded(image, "JPEG", progressive=True, dpi=(72, 72), icc_profile=b"profile"),
+        "jpeg progressive": encoded(
+            image, "JPEG", progressive=True, dpi=(72, 72), icc_profile=b"profile"
+        ),
         "png": encoded(image, "PNG", exif=exif),
         "png palette": encoded(image.quantize(4), "PNG", transparency=1),
-        "png text": with_chunk(encoded(grey, "PNG"), b"zTXt", b"Comment\0\0" + zlib.compress(b"text")),
+        "png text": with_chunk(
+            encoded(grey, "PNG"), b"zTXt", b"Comment\0\0" + zlib.compress(b"text")
+        ),
         "png deep": encoded(deep, "PNG", transparency=27),
         "png clear": encoded(clear, "PNG"),
         "png moving": encoded(image, "PNG", save_all=True, append_images=[grey.convert("RGB")]),
@@ -95,8 +101,17 @@ def all_kinds() -> dict[str, bytes]:
         "CMYK": image.convert("CMYK"),
     }.items():
         kinds[f"tiff {mode}"] = encoded(made, "TIFF")
-    for compression in ("raw", "tiff_lzw", "jpeg", "packbits", "tiff_deflate", "tiff_adobe_deflate"):
-        kinds[f"tiff {compression}"] = encoded(image, "TIFF", compression=compression, tiffinfo={274: 6, 282: 3.0})
+    for compression in (
+        "raw",
+        "tiff_lzw",
+        "jpeg",
+        "packbits",
+        "tiff_deflate",
+        "tiff_adobe_deflate",
+    ):
+        kinds[f"tiff {compression}"] = encoded(
+            image, "TIFF", compression=compression, tiffinfo={274: 6, 282: 3.0}
+        )
     kinds["tiff group4"] = encoded(image.convert("1"), "TIFF", compression="group4")
     if features.check("avif"):
         kinds["avif"] = encoded(image, "AVIF", exif=exif_of(turned(6)))

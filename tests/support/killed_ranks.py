@@ -38,7 +38,9 @@ class Point:
     fraction: float = 0.5
 
 
-def run_attempt(folder: Path, data_dir: Path, world_size: int, point: Point | None) -> tuple[str, int]:
+def run_attempt(
+    folder: Path, data_dir: Path, world_size: int, point: Point | None
+) -> tuple[str, int]:
     """One attempt; what `decide` says of it, and how many ranks were killed. No rank outlives the call.
 
     As under srun, the peers of a rank that is killed are ended at once.
@@ -46,16 +48,25 @@ def run_attempt(folder: Path, data_dir: Path, world_size: int, point: Point | No
     from furnace_hpc.host import lifecycle
     from furnace_hpc.runs.code import code_hash
 
-    facts = {"code_hash": code_hash(), "world_size": world_size, "data_dir": str(data_dir), "overrides": {}}
+    facts = {
+        "code_hash": code_hash(),
+        "world_size": world_size,
+        "data_dir": str(data_dir),
+        "overrides": {},
+    }
     attempt = lifecycle.begin(str(folder), facts)
     dies = asdict(point) if point else None
     with forked(world_size, _rank, world_size, str(folder), attempt, dies) as ranks:
         wait_for(ranks, point.seconds if point and point.kind == "time" else LIMIT_S)
     codes = [rank.exitcode for rank in ranks]
-    return lifecycle.decide(str(folder), attempt, max(abs(code or 0) for code in codes)), codes.count(-signal.SIGKILL)
+    return lifecycle.decide(
+        str(folder), attempt, max(abs(code or 0) for code in codes)
+    ), codes.count(-signal.SIGKILL)
 
 
-def _rank(rank: int, world_size: int, folder: str, attempt: int, point: dict[str, Any] | None) -> None:
+def _rank(
+    rank: int, world_size: int, folder: str, attempt: int, point: dict[str, Any] | None
+) -> None:
     from furnace_hpc.engine.distributed import RankInfo
     from furnace_hpc.engine.loop import train
     from furnace_hpc.runs.folder import RunFolder
@@ -69,7 +80,9 @@ def _rank(rank: int, world_size: int, folder: str, attempt: int, point: dict[str
     if point and point["rank"] == rank:
         arrange_death(Point(**point))
     with Verdict(run, attempt, rank) as verdict:
-        code = train(run, attempt, RankInfo(rank, rank, world_size, run.rendezvous(attempt)), verdict)
+        code = train(
+            run, attempt, RankInfo(rank, rank, world_size, run.rendezvous(attempt)), verdict
+        )
     os._exit(code)
 
 
@@ -84,7 +97,10 @@ def _note_samples(run: Any, attempt: int, rank: int) -> None:
 
     def noted(self: TrainBatches, step: int) -> Any:
         for micro_step, batch in enumerate(of_step(self, step)):
-            os.write(descriptor, (json.dumps([rank, step, micro_step, *batch.rows.tolist()]) + "\n").encode())
+            os.write(
+                descriptor,
+                (json.dumps([rank, step, micro_step, *batch.rows.tolist()]) + "\n").encode(),
+            )
             yield batch
 
     TrainBatches.of_step = noted

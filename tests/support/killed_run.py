@@ -29,7 +29,11 @@ def new_run(place: Path, data: Path, stage: int, size: int, steps: int) -> Path:
     fingerprint = json.loads((data / "manifest.json").read_text())["fingerprint"]
     config = TrainConfig.model_validate(content)
     spec = RunSpec(
-        grid="resume", variant=f"z{stage}p{size}", config=config, resources=Resources(), data_fingerprint=fingerprint
+        grid="resume",
+        variant=f"z{stage}p{size}",
+        config=config,
+        resources=Resources(),
+        data_fingerprint=fingerprint,
     )
     lifecycle.write_spec(str(place / spec.run_id), spec.model_dump_json())
     return place / spec.run_id
@@ -40,13 +44,19 @@ def differences(folder: Path, calm: Path) -> list[str]:
     if not (folder / "result.json").exists():
         return ["not done"]
     here, there = (json.loads((place / "result.json").read_text()) for place in (folder, calm))
-    found = [name for name in ("parameters_sha256", "selected_step", "metrics") if here[name] != there[name]]
+    found = [
+        name
+        for name in ("parameters_sha256", "selected_step", "metrics")
+        if here[name] != there[name]
+    ]
     if loss_curve(folder) != loss_curve(calm):
         found.append("loss curve")
     if sample_order(folder) != sample_order(calm):
         found.append("sample order")
     for split in ("val", "test"):
-        if (folder / f"predictions/{split}.npz").read_bytes() != (calm / f"predictions/{split}.npz").read_bytes():
+        if (folder / f"predictions/{split}.npz").read_bytes() != (
+            calm / f"predictions/{split}.npz"
+        ).read_bytes():
             found.append(f"predictions on {split}")
     return found
 
@@ -65,7 +75,9 @@ def repeated_steps(folder: Path) -> int:
 def sample_order(folder: Path) -> dict[tuple[int, int, int], list[int]]:
     """(rank, step, micro-step) -> indices of the samples; of a step, the highest attempt's."""
     found: dict[tuple[int, int, int], list[int]] = {}
-    for path in sorted(folder.glob("order/*.jsonl"), key=lambda path: [int(part) for part in path.stem.split("-")]):
+    for path in sorted(
+        folder.glob("order/*.jsonl"), key=lambda path: [int(part) for part in path.stem.split("-")]
+    ):
         for line in path.read_text().splitlines(keepends=True):
             if line.endswith("\n"):
                 rank, step, micro_step, *indices = json.loads(line)

@@ -45,7 +45,9 @@ def command(grid: Path, data: Path, *options: str) -> list[str]:
 
 
 def submit(grid: Path, data: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(grid, data, *options), cwd=grid.parent, capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        command(grid, data, *options), cwd=grid.parent, capture_output=True, text=True, timeout=200
+    )
 
 
 def run_folder(grid: Path, variant: str, root: str = "runs") -> Path:

@@ -16,8 +16,8 @@ from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host import lifecycle
-from furnace_hpc.launch.plan import make_plan
-from furnace_hpc.launch.planned import Choices, Plan
+from furnace_hpc.launch.plan import Choices, Plan
+from furnace_hpc.launch.planner import make_plan
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_atomically, write_json
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.records.result import write_result
@@ -62,7 +62,9 @@ def pack(folder: Path, **changes: Any) -> Path:
         "splits": {"train": 8, "val": 8, "test": 8},
         "columns": {"label.digit": {"dtype": "uint8", "shape": []}},
         "files": {"train/label.digit.npy": {"num_bytes": len(content), "xxh3_128": "0" * 32}},
-        "labels": {"digit": {"kind": "single_label", "classes": [str(digit) for digit in range(10)]}},
+        "labels": {
+            "digit": {"kind": "single_label", "classes": [str(digit) for digit in range(10)]}
+        },
         "statistics": {},
         "vocab_size": 100,
         "preprocessing": {},
@@ -76,12 +78,20 @@ def pack(folder: Path, **changes: Any) -> Path:
 def planned(path: Path, asked: Grid, profile: ClusterProfile = LOCAL, **choices: Any) -> Plan:
     """The plan of every run of the grid, over `path`/<grid name>."""
     runs = expand(asked, {"tridigits": FINGERPRINT})
-    chosen = {"code_hash": CODE, "snapshot": source().snapshot_hash, "data_root": Path("data")} | choices
+    chosen = {
+        "code_hash": CODE,
+        "snapshot": source().snapshot_hash,
+        "data_root": Path("data"),
+    } | choices
     return make_plan(asked, runs, profile, GridFolder(path / asked.name), Choices(**chosen))
 
 
 def begin(
-    spec: RunSpec, folder: GridFolder, who: dict[str, Any] | None = None, code: str = CODE, **facts: Any
+    spec: RunSpec,
+    folder: GridFolder,
+    who: dict[str, Any] | None = None,
+    code: str = CODE,
+    **facts: Any,
 ) -> RunFolder:
     """A run whose attempt has begun, with metrics up to step 7."""
     run = folder.run(spec.run_id)
@@ -118,7 +128,9 @@ def finish(spec: RunSpec, folder: GridFolder, code: str = CODE) -> RunFolder:
 
 def dead_holder() -> dict[str, Any]:
     """A holder of this boot of this host whose process has ended."""
-    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE
+    ) as process:
         who = lifecycle.holder(process.pid)
         assert lifecycle.is_alive(who)
         process.communicate(b"\n")
@@ -128,14 +140,20 @@ def dead_holder() -> dict[str, Any]:
 def tree(folder: Path) -> dict[str, str]:
     """Every path under `folder` with a hash of what it holds."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else ""
         for path in sorted(folder.rglob("*"))
     }
 
 
 def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m furnace_hpc.<module>` in `folder`, with no roots from outside, on a machine without Slurm."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("FURNACE_RUNS", "FURNACE_DATA")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("FURNACE_RUNS", "FURNACE_DATA")
+    }
     return subprocess.run(
         [sys.executable, "-m", f"furnace_hpc.{module}", *arguments],
         cwd=folder,

@@ -20,7 +20,12 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "cross_attention": {},
     "bottleneck": {"fusion": "bottleneck", "fusion_layers": 2},
     "late": {"fusion": "bottleneck", "fusion_layers": 0},
-    "transformers": {"image_encoder": "vit", "audio_encoder": "transformer", "image_layers": 1, "audio_layers": 1},
+    "transformers": {
+        "image_encoder": "vit",
+        "audio_encoder": "transformer",
+        "image_layers": 1,
+        "audio_layers": 1,
+    },
 }
 Inputs = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]
 
@@ -53,4 +58,6 @@ def make_config(deepspeed: str = "zero1", **changes: Any) -> TrainConfig:
         "steps": 12,
         "global_batch_size": 8,
     }
-    return TrainConfig.model_validate(apply_overrides(content, {k.replace("__", "."): v for k, v in changes.items()}))
+    return TrainConfig.model_validate(
+        apply_overrides(content, {k.replace("__", "."): v for k, v in changes.items()})
+    )

@@ -19,15 +19,33 @@ def _waits(rank: int) -> None:
 
 @pytest.mark.slurm
 def test_waits_for_its_end(cluster: Cluster, tmp_path: Path):
-    job = cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 900 & sleep 901").stdout.strip()
+    job = cluster.run(
+        "sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 900 & sleep 901"
+    ).stdout.strip()
     detached = "setsid sleep 902 & disown; trap '' TERM; while true; do sleep 903; done"
     subprocess.Popen(["bash", "-c", detached], start_new_session=True)
     study = Study(cluster, tmp_path, variants=("waits",), profile={"executor": "local"})
-    command = [sys.executable, "-m", "furnace_hpc.submit", "--grid", "study.yaml", "--cluster", "dev"]
-    with (tmp_path / "log").open("w") as log, forked(2, _waits), small_file_system(tmp_path / "small"):
+    command = [
+        sys.executable,
+        "-m",
+        "furnace_hpc.submit",
+        "--grid",
+        "study.yaml",
+        "--cluster",
+        "dev",
+    ]
+    with (
+        (tmp_path / "log").open("w") as log,
+        forked(2, _waits),
+        small_file_system(tmp_path / "small"),
+    ):
         subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         study.wait_for_starts(1)
-        wait_until(lambda: cluster.run("squeue", "-h", "-j", job, "-o", "%T").stdout == "RUNNING\n", 30, "the job")
+        wait_until(
+            lambda: cluster.run("squeue", "-h", "-j", job, "-o", "%T").stdout == "RUNNING\n",
+            30,
+            "the job",
+        )
         ready = Path(os.environ["READY"])
         ready.with_suffix(".new").write_text(str(cluster.folder))
         ready.with_suffix(".new").rename(ready)

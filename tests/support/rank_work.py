@@ -16,7 +16,11 @@ from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.sampler import rank_indices, step_indices
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
-from furnace_hpc.engine.deepspeed_engine import build_engine, full_fp32_parameters, parameters_sha256
+from furnace_hpc.engine.deepspeed_engine import (
+    build_engine,
+    full_fp32_parameters,
+    parameters_sha256,
+)
 from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.evaluation import evaluate
 from furnace_hpc.engine.gather import gather_of
@@ -35,10 +39,14 @@ def reader_of(data: str, split: str, processes: Processes) -> BatchReader:
 
 def model_of(config: TrainConfig, data: str) -> FusionModel:
     seed_everything(config.seed)
-    return FusionModel(config.model, InputShapes.of(open_columns(Path(data)).manifest), {"digit": 10}, config.loss)
+    return FusionModel(
+        config.model, InputShapes.of(open_columns(Path(data)).manifest), {"digit": 10}, config.loss
+    )
 
 
-def zero_steps(config: TrainConfig, data: str, processes: Processes, steps: int) -> tuple[list[float], Any]:
+def zero_steps(
+    config: TrainConfig, data: str, processes: Processes, steps: int
+) -> tuple[list[float], Any]:
     """Losses (mean over ranks) of some steps of our own train_step, and the engine."""
     engine, reader = (
         build_engine(model_of(config, data), config, processes),
@@ -46,7 +54,9 @@ def zero_steps(config: TrainConfig, data: str, processes: Processes, steps: int)
     )
     with train_batches(engine, reader, config, processes) as batches:
         losses = [train_step(engine, batches, config, step)["loss"] for step in range(steps)]
-    means = [processes.all_reduce_sum(loss.clone()).item() / processes.world_size for loss in losses]
+    means = [
+        processes.all_reduce_sum(loss.clone()).item() / processes.world_size for loss in losses
+    ]
     return means, engine
 
 
@@ -66,7 +76,9 @@ def ddp_steps(config: TrainConfig, data: str, processes: Processes, steps: int) 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         indices = step_indices(reader.num_samples, config.seed, step, config.global_batch_size)
-        mine = rank_indices(indices, processes.rank, processes.world_size, len(indices) // processes.world_size, 0)
+        mine = rank_indices(
+            indices, processes.rank, processes.world_size, len(indices) // processes.world_size, 0
+        )
         batch = reader.read(mine)
         output = model(batch.inputs, batch.lengths, batch.present_BM)
         loss = total_loss(output, batch.labels, batch.present_BM, config.loss, config.tasks)["loss"]
@@ -78,16 +90,22 @@ def ddp_steps(config: TrainConfig, data: str, processes: Processes, steps: int) 
     return losses
 
 
-def zero_against_ddp(processes: Processes, data: str, engines: list[str], steps: int) -> dict[str, list[float]]:
+def zero_against_ddp(
+    processes: Processes, data: str, engines: list[str], steps: int
+) -> dict[str, list[float]]:
     """Losses of plain DDP, and of engines: a shipped file's name, or that with " fp32" after it."""
     terms = {"loss__alpha": 0.5, "loss__beta": 0.3}
     losses = {"ddp": ddp_steps(make_config("zero0", **terms), data, processes, steps)}
     for name in engines:
         file, _, fp32 = name.partition(" ")
-        changes: dict[str, Any] = FP32 | {"deepspeed__activation_checkpointing": None} if fp32 else {}
+        changes: dict[str, Any] = (
+            FP32 | {"deepspeed__activation_checkpointing": None} if fp32 else {}
+        )
         if name == "zero3 fp32":  # nothing is kept gathered
             changes |= {"deepspeed__zero_optimization__stage3_param_persistence_threshold": 0}
-        losses[name], engine = zero_steps(make_config(file, **terms, **changes), data, processes, steps)
+        losses[name], engine = zero_steps(
+            make_config(file, **terms, **changes), data, processes, steps
+        )
         engine.destroy()
     return losses
 
@@ -99,7 +117,8 @@ def several(processes: Processes, calls: list[list[Any]]) -> list[Any]:
 
 def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[str, Any]:
     """Parameters after some steps of global batch 8, accumulated as the micro-batch size makes necessary."""
-    # A large eps, since Adam turns the rounding of a gradient that should be 0 (a key's bias) into whole steps.
+    # A large eps, since Adam turns the rounding of a gradient that should be 0 (a key's bias) into
+    # whole steps.
     config = make_config("zero1", micro_batch_size=micro_batch_size, optimizer__eps=1e-3, **FP32)
     _, engine = zero_steps(config, data, processes, 4)
     whole, accumulation = full_fp32_parameters(engine), engine.gradient_accumulation_steps()
@@ -148,7 +167,9 @@ def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, l
             deepspeed__zero_optimization__stage3_param_persistence_threshold=0,
         )
         seed_everything(0)
-        engine = build_engine(FusionModel(config.model, SHAPES, {"digit": 10}, config.loss), config, processes)
+        engine = build_engine(
+            FusionModel(config.model, SHAPES, {"digit": 10}, config.loss), config, processes
+        )
         inputs, lengths, present = make_inputs(B=8)
         present = torch.zeros_like(present)
         present[:, processes.rank % 3] = True
@@ -175,18 +196,25 @@ def recomputed(processes: Processes, cases: list[tuple[str, int]]) -> list[dict[
             "zero3",
             global_batch_size=4 * processes.world_size,
             **FP32 | ({} if on else {"deepspeed__activation_checkpointing": None}),
-            **{f"model__{key}": value for key, value in (DESIGNS[name] | {"dropout": 0.3, "text_layers": 2}).items()},
+            **{
+                f"model__{key}": value
+                for key, value in (DESIGNS[name] | {"dropout": 0.3, "text_layers": 2}).items()
+            },
             deepspeed__zero_optimization__stage=stage,
             deepspeed__zero_optimization__stage3_param_persistence_threshold=0,
             optimizer__eps=1e-3,  # as in `accumulated`
         )
         seed_everything(0)
-        engine = build_engine(FusionModel(config.model, SHAPES, {"digit": 10}, config.loss), config, processes)
+        engine = build_engine(
+            FusionModel(config.model, SHAPES, {"digit": 10}, config.loss), config, processes
+        )
         calls: dict[str, int] = {}
         for block in engine.module.modules():
             if (kind := type(block).__name__).endswith("Attention") or kind == "AttentionBlock":
                 block.register_forward_pre_hook(
-                    lambda module, args, kind=kind, calls=calls: calls.update({kind: calls.get(kind, 0) + 1})
+                    lambda module, args, kind=kind, calls=calls: calls.update(
+                        {kind: calls.get(kind, 0) + 1}
+                    )
                 )
         seed_everything(1)
         losses = []
@@ -206,19 +234,28 @@ def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[st
 
     terms = {"loss__alpha": 0.5, "loss__beta": 0.3, "loss__info_nce": 0.7, "loss__unimodal": 0.4}
     terms |= {"loss__vicreg": 0.02, "loss__projection_width": 16}
-    config = make_config("zero0", **terms, **{f"model__{key}": value for key, value in DESIGNS[name].items()})
+    config = make_config(
+        "zero0", **terms, **{f"model__{key}": value for key, value in DESIGNS[name].items()}
+    )
     model = model_of(config, data)
     share = rows // processes.world_size
-    batch = reader_of(data, "train", processes).read(np.arange(rows)[processes.rank * share :][:share])
+    batch = reader_of(data, "train", processes).read(
+        np.arange(rows)[processes.rank * share :][:share]
+    )
     row_B = torch.arange(processes.rank * share, (processes.rank + 1) * share)
-    present = batch.present_BM & (row_B.unsqueeze(1) % 5 != torch.arange(3))  # ranks have different numbers of pairs
+    # ranks have different numbers of pairs
+    present = batch.present_BM & (row_B.unsqueeze(1) % 5 != torch.arange(3))
     batch = replace(batch, present_BM=present)
     parts = forward(model, batch, config, gather_of(processes))
     parts["loss"].backward()
-    gradients = {key: processes.all_reduce_sum(p.grad) / processes.world_size for key, p in model.named_parameters()}
+    gradients = {
+        key: processes.all_reduce_sum(p.grad) / processes.world_size
+        for key, p in model.named_parameters()
+    }
     return {
         "parts": {
-            key: (processes.all_reduce_sum(v.detach()) / processes.world_size).item() for key, v in parts.items()
+            key: (processes.all_reduce_sum(v.detach()) / processes.world_size).item()
+            for key, v in parts.items()
         },
         "gradients": {key: value.flatten().tolist() for key, value in gradients.items()},
     }

@@ -67,7 +67,9 @@ def write_mmimdb(folder: Path) -> Path:
         if number == 5:
             entry |= {"plot": ["Détective, 東京, a b b b b b"], "title": "Zażółć"}
         (folder / "dataset" / f"{movie}.json").write_text(json.dumps(entry), encoding="utf-8")
-        marked(number, 61 + number, 97 - number, mode).save(folder / "dataset" / f"{movie}.jpeg", quality=95)
+        marked(number, 61 + number, 97 - number, mode).save(
+            folder / "dataset" / f"{movie}.jpeg", quality=95
+        )
     return folder
 
 
@@ -87,13 +89,22 @@ def write_mmimdb_hdf5(folder: Path, *, fuel: bool = True, metadata: str = "npy")
         sequences = file.create_dataset("sequences", (num_rows,), h5py.vlen_dtype(np.int32))
         for number in range(num_rows):
             sequences[number] = [2, 3, *[4] * number, 1]
-        for name, width in (("features", 300), ("vgg_features", 4096), ("three_grams", 5), ("word_grams", 5)):
+        for name, width in (
+            ("features", 300),
+            ("vgg_features", 4096),
+            ("three_grams", 5),
+            ("word_grams", 5),
+        ):
             file[name] = np.zeros((num_rows, width), np.float32)
         if fuel:
             file.attrs["split"] = fuel_split(file)
         else:
             (folder / "split.json").write_text(json.dumps(SPLIT))
-    content = {"ix_to_word": words, "word_to_ix": {w: i for i, w in words.items()}, "vocab_size": len(words)}
+    content = {
+        "ix_to_word": words,
+        "word_to_ix": {w: i for i, w in words.items()},
+        "vocab_size": len(words),
+    }
     if metadata == "npy":
         np.save(folder / "metadata.npy", np.array(content, dtype=object), allow_pickle=True)
     if metadata == "json":
@@ -117,7 +128,17 @@ def fuel_split(file: h5py.File) -> np.ndarray:
     rows, start = [], 0
     for name, ids in SPLIT.items():
         for source in ("features", "genres", "images"):
-            rows.append((name.encode(), source.encode(), start, start + len(ids), h5py.Reference(), True, b"."))
+            rows.append(
+                (
+                    name.encode(),
+                    source.encode(),
+                    start,
+                    start + len(ids),
+                    h5py.Reference(),
+                    True,
+                    b".",
+                )
+            )
         start += len(ids)
     return np.array(rows, dtype=dtype)
 
@@ -125,7 +146,9 @@ def fuel_split(file: h5py.File) -> np.ndarray:
 # --- AV-MNIST ---
 
 
-def write_avmnist(folder: Path, dtype: type = np.uint8, images: str = "image", train: int = 60, test: int = 20) -> Path:
+def write_avmnist(
+    folder: Path, dtype: type = np.uint8, images: str = "image", train: int = 60, test: int = 20
+) -> Path:
     """Row n of a part says its digit in the image's first pixel and in the spectrogram's first bin."""
     for name in (images, "audio"):
         (folder / name).mkdir(parents=True)
@@ -147,7 +170,13 @@ MIDS = [f"/m/0{letter}" for letter in "abcdef"] + ["/t/dd00018", "/m/09x0r"]
 NAMES = [
     "Speech", "Male speech, man speaking", "Dog", "Cat", "Music", "Bell", "Silence", "Engine",
 ]  # fmt: skip
-CLIPS = ["--aE2O5G5WE", "-0RWZT-miFs", "_x9Kq2ab_cD", *(f"Clip_{n:06}" for n in range(3, 15)), "cLIP_000003"]
+CLIPS = [
+    "--aE2O5G5WE",
+    "-0RWZT-miFs",
+    "_x9Kq2ab_cD",
+    *(f"Clip_{n:06}" for n in range(3, 15)),
+    "cLIP_000003",
+]
 NUM_TRAIN = 12
 STEREO, FAST, SILENT, EIGHT_BIT, TRUNCATED, FEW_FRAMES, NO_SOUND, GONE = 1, 2, 3, 4, 5, 6, 7, 8
 
@@ -185,7 +214,9 @@ def write_audioset(folder: Path) -> Path:
         if number != NO_SOUND:
             _write_sound(folder / "audio", number, clip)
         for frame in range(7 if number == FEW_FRAMES else 10):
-            marked(number, 32, 32).save(folder / "frames" / f"frame_{frame}" / f"{clip}.jpg", quality=95)
+            marked(number, 32, 32).save(
+                folder / "frames" / f"frame_{frame}" / f"{clip}.jpg", quality=95
+            )
     return folder
 
 
@@ -195,9 +226,12 @@ def _write_classes(folder: Path) -> None:
         for index, (mid, name) in enumerate(zip(MIDS, NAMES, strict=True)):
             file.write(f'{index},{mid},"{name}"\n')
     nodes = [
-        {"id": mid, "name": name, "child_ids": [], "restrictions": []} for mid, name in zip(MIDS, NAMES, strict=True)
+        {"id": mid, "name": name, "child_ids": [], "restrictions": []}
+        for mid, name in zip(MIDS, NAMES, strict=True)
     ]
-    (folder / "ontology.json").write_text(json.dumps([*nodes, {"id": "/m/root", "name": "Root", "child_ids": MIDS}]))
+    (folder / "ontology.json").write_text(
+        json.dumps([*nodes, {"id": "/m/root", "name": "Root", "child_ids": MIDS}])
+    )
 
 
 def _write_segments(path: Path, clips: list[str]) -> None:

@@ -40,7 +40,13 @@ def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
         loader.load(engine, run, step, 0, processes)
         equal[step] = _equal(state_of(engine), wanted)
     engine.destroy()
-    return {"busy": busy, "due": due, "equal": equal, "saved": saver.saved, "steps": saved_steps(run)}
+    return {
+        "busy": busy,
+        "due": due,
+        "equal": equal,
+        "saved": saver.saved,
+        "steps": saved_steps(run),
+    }
 
 
 def bad_gradient(processes: Any, folder: Path, case: Case) -> list[str]:
@@ -154,7 +160,10 @@ def flipped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
-    saver, write = saver_of(engine, run, processes, checkpoint_every=1, keep_checkpoints=1), saver_module.write_files
+    saver, write = (
+        saver_of(engine, run, processes, checkpoint_every=1, keep_checkpoints=1),
+        saver_module.write_files,
+    )
 
     def flips(files: dict[str, Any], aside: Path) -> Any:
         described = write(files, aside)
@@ -246,5 +255,9 @@ def told_to_stop(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 def _equal(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     kinds = ("fp32", "exp_avg", "exp_avg_sq", "buffers")
-    same = [torch.equal(found[kind][name], wanted[kind][name]) for kind in kinds for name in wanted[kind]]
+    same = [
+        torch.equal(found[kind][name], wanted[kind][name])
+        for kind in kinds
+        for name in wanted[kind]
+    ]
     return all(same) and found["groups"] == wanted["groups"]

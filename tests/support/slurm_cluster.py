@@ -19,7 +19,19 @@ import pytest
 
 DEVCLUSTER = Path(__file__).parents[2] / "slurm" / "devcluster"
 INSTALL_S = 240  # apt-get, the first time
-FOREIGN = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SINFO", "SACCT", "SCANCEL", "PMI", "SUBMITIT", "FURNACE")
+FOREIGN = (
+    "SLURM",
+    "SBATCH",
+    "SRUN",
+    "SALLOC",
+    "SQUEUE",
+    "SINFO",
+    "SACCT",
+    "SCANCEL",
+    "PMI",
+    "SUBMITIT",
+    "FURNACE",
+)
 
 
 class CannotStart(Exception):
@@ -126,7 +138,11 @@ def start_cluster(folder: Path, *options: str) -> Cluster:
     options = (*options, "--no-link", "--port", str(_free_port_base()))
     done = devcluster("up", *options, "--dir", str(folder), timeout_s=INSTALL_S)
     if done.returncode == 0:
-        return Cluster(folder, options, _clean_environment() | {"SLURM_CONF": str(folder / "conf" / "slurm.conf")})
+        return Cluster(
+            folder,
+            options,
+            _clean_environment() | {"SLURM_CONF": str(folder / "conf" / "slurm.conf")},
+        )
     devcluster("down", "--wipe", "--dir", str(folder))
     if done.returncode == 1:
         raise CannotStart(done.stderr.strip().splitlines()[-1])
@@ -169,7 +185,11 @@ def _free_port_base() -> int:
     """The first of 500 ports below those that the kernel gives away; the daemons' are free."""
     bases = list(range(20000, 32000, 500))
     random.shuffle(bases)
-    return next(base for base in bases if all(_is_free(base + offset) for offset in (0, 1, 2, *range(10, 20))))
+    return next(
+        base
+        for base in bases
+        if all(_is_free(base + offset) for offset in (0, 1, 2, *range(10, 20)))
+    )
 
 
 def _is_free(port: int) -> bool:

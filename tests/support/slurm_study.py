@@ -56,15 +56,25 @@ class Study:
         content = PROFILE | {"python": str(self.place / "python")} | profile
         (self.place / "slurm/clusters/dev.yaml").write_text(yaml.safe_dump(content))
         rows = {name: {"loss.alpha": 0.01 * number} for number, name in enumerate(self.variants)}
-        changes = {"variants": rows, "reference": self.variants[0], "seeds": list(range(self.seeds))}
-        (self.place / "study.yaml").write_text(yaml.safe_dump(GRID | changes | grid, sort_keys=False))
+        changes = {
+            "variants": rows,
+            "reference": self.variants[0],
+            "seeds": list(range(self.seeds)),
+        }
+        (self.place / "study.yaml").write_text(
+            yaml.safe_dump(GRID | changes | grid, sort_keys=False)
+        )
 
-    def furnace(self, command: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def furnace(
+        self, command: str, *arguments: str, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """`furnace COMMAND`, on the login node."""
         words = [sys.executable, "-m", f"furnace_hpc.{command}", *arguments]
         return self.cluster.run(*words, cwd=self.place, timeout_s=120, COLUMNS="200", **variables)
 
-    def submit(self, *arguments: str, script: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    def submit(
+        self, *arguments: str, script: str = "", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """`furnace submit`; or a script that does the same in its own way."""
         asked = ("--grid", "study.yaml", "--cluster", "dev", "--yes", *arguments)
         if not script:
@@ -136,7 +146,9 @@ class Study:
         """Until so many runs are in these states."""
         deadline = time.monotonic() + timeout_s
         while (now := self.states()) != Counter(states):
-            assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {states}, there are {now}: {self.status()}"
+            assert time.monotonic() < deadline, (
+                f"waited {timeout_s:g} s for {states}, there are {now}: {self.status()}"
+            )
             time.sleep(0.2)
 
     def wait_for_starts(self, number: int, timeout_s: float = 30) -> None:

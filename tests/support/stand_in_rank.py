@@ -24,7 +24,11 @@ def say(verdict: str, error: str = "") -> None:
 def result() -> dict:
     spec = json.loads((RUN / "spec.json").read_text())
     record = json.loads((RUN / "attempts" / f"{ATTEMPT}.json").read_text())
-    names = [f"{split}/digit/{metric}" for split in ("val", "test") for metric in ("accuracy", "f1_macro", "loss")]
+    names = [
+        f"{split}/digit/{metric}"
+        for split in ("val", "test")
+        for metric in ("accuracy", "f1_macro", "loss")
+    ]
     zero = dict.fromkeys(("train_s", "wall_s", "samples_per_s", "peak_memory_gib"), 1.0)
     return zero | {
         "run_id": RUN.name,
@@ -52,7 +56,8 @@ def main() -> int:
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda number, _: stopped.append(number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2))  # as the training does, when it can
+    # as the training does, when it can
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2))
     with (RUN.parent / "starts").open("a") as file:
         file.write(f"{RUN.name} {ATTEMPT} {RANK}\n")
     say("entered")

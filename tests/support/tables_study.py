@@ -35,7 +35,9 @@ BONUS = {"base": 0.0, "consistency_only": 0.02, "specific_only": -0.01, "full": 
 def accuracy_of(spec: RunSpec) -> float:
     """An invented accuracy: differs by row and seed, the same each time."""
     seed, salt = spec.config.seed, sum(spec.variant.encode())
-    return round(0.80 + BONUS.get(spec.variant, 0.0) + 0.002 * ((seed * 7 + salt * seed * seed) % 11), 4)
+    return round(
+        0.80 + BONUS.get(spec.variant, 0.0) + 0.002 * ((seed * 7 + salt * seed * seed) % 11), 4
+    )
 
 
 def result_of(spec: RunSpec, **changes) -> RunResult:
@@ -79,9 +81,21 @@ def finish(spec: RunSpec, folder: GridFolder, **changes) -> RunFolder:
     metrics = MetricsFile(run.metrics(1))
     for step in range(100, 501, 100):
         metrics.write({"step": step, "kind": "train", "loss": 1.0})
-        metrics.write({"step": step, "kind": "val", "val/digit/accuracy": final * (1 - 0.8 * 0.4 ** (step / 100))})
+        metrics.write(
+            {
+                "step": step,
+                "kind": "val",
+                "val/digit/accuracy": final * (1 - 0.8 * 0.4 ** (step / 100)),
+            }
+        )
     metrics.close()
-    spent = {"attempt": 1, "start_unix_s": 1000.0, "end_unix_s": 1080.0, "reason": "done", "step": 500}
+    spent = {
+        "attempt": 1,
+        "start_unix_s": 1000.0,
+        "end_unix_s": 1080.0,
+        "reason": "done",
+        "step": 500,
+    }
     write_json(run.attempt(1), spent | {"world_size": 2, "gpus": 2})
     write_result(run, result_of(spec, **changes))
     return run
@@ -92,7 +106,9 @@ def fail(spec: RunSpec, folder: GridFolder, error: str) -> None:
     run = folder.run(spec.run_id)
     write_atomically(run.spec, spec.model_dump_json())
     number = lifecycle.begin(str(run.path), {})
-    write_json(run.verdict(number, 0), {"verdict": "crash", "error": error, "step": 120, "unix_s": 1.0})
+    write_json(
+        run.verdict(number, 0), {"verdict": "crash", "error": error, "step": 120, "unix_s": 1.0}
+    )
     assert lifecycle.decide(str(run.path), number, 1) == "fail"
     record = lifecycle.read_attempt(str(run.path), number)
     write_json(run.attempt(number), record | {"start_unix_s": 1000.0, "end_unix_s": 1036.0})

@@ -35,13 +35,21 @@ SMALL = {"model__width": 16, "model__num_heads": 2, "model__feedforward": 24}
 
 
 def write_run(
-    place: Path, data: Path, scores: dict[str, float] | None = None, done: bool = True, **changes: Any
+    place: Path,
+    data: Path,
+    scores: dict[str, float] | None = None,
+    done: bool = True,
+    **changes: Any,
 ) -> RunFolder:
     """A run of random weights with a checkpoint of step 4, which is the best; `scores` are those of its evaluation."""
     manifest = read_manifest(data)
     config = make_config("zero0", **SMALL | {"steps": STEP} | changes)
     spec = RunSpec(
-        grid="g", variant="base", config=config, resources=Resources(), data_fingerprint=manifest.fingerprint
+        grid="g",
+        variant="base",
+        config=config,
+        resources=Resources(),
+        data_fingerprint=manifest.fingerprint,
     )
     run = RunFolder(place / spec.run_id)
     write_atomically(run.spec, spec.model_dump_json())
@@ -73,7 +81,10 @@ def save(run: RunFolder, step: int, content: Any) -> None:
     torch.save(content, aside / SHARD)
     facts = {"step": step, "world_size": 1, "zero_stage": 0, "state": {"best_step": step}}
     complete(
-        aside, run.checkpoint(step), facts | {"code_hash": "c0de", "versions": {}}, {SHARD: describe(aside / SHARD)}
+        aside,
+        run.checkpoint(step),
+        facts | {"code_hash": "c0de", "versions": {}},
+        {SHARD: describe(aside / SHARD)},
     )
 
 
@@ -112,8 +123,12 @@ def packed_movies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The raw folder, its pack beside it, and a model of it."""
     place = tmp_path_factory.mktemp("mmimdb")
     vocab = str(write_vocab(place / "vocab"))
-    plan = plan_raw(write_mmimdb(place / "raw"), MovieKnobs(ImageKnobs(size=32), vocab, 24, "longest"))
+    plan = plan_raw(
+        write_mmimdb(place / "raw"), MovieKnobs(ImageKnobs(size=32), vocab, 24, "longest")
+    )
     modalities, scores = ["text", "image"], {"val/genres/map": 0.5, "val/genres/threshold": 0.47}
     data = packed(plan, place / "data")
-    exported(place, data, tokenizer=vocab, tasks=GENRES_TASK, model__modalities=modalities, scores=scores)
+    exported(
+        place, data, tokenizer=vocab, tasks=GENRES_TASK, model__modalities=modalities, scores=scores
+    )
     return place

@@ -21,10 +21,14 @@ SUBSETS = subsets((0, 1, 2))
 def make(processes: Any, folder: Path, case: dict[str, Any]) -> str:
     """Train some steps, save, and write down what the live network says of test samples, with each subset."""
     run, data, stage = RunFolder(folder / case["source"]), case["data"], case["stage"]
-    changes: dict[str, Any] = {} if case.get("bf16") else FP32 | {"deepspeed__activation_checkpointing": None}
+    changes: dict[str, Any] = (
+        {} if case.get("bf16") else FP32 | {"deepspeed__activation_checkpointing": None}
+    )
     if stage == 3:  # nothing is kept gathered
         changes |= {"deepspeed__zero_optimization__stage3_param_persistence_threshold": 0}
-    config = make_config(f"zero{stage}", loss__info_nce=0.1, loss__unimodal=0.1, loss__vicreg=0.01, **changes)
+    config = make_config(
+        f"zero{stage}", loss__info_nce=0.1, loss__unimodal=0.1, loss__vicreg=0.01, **changes
+    )
     _, engine = zero_steps(config, data, processes, STEPS)
     assert saver_of(engine, run, processes).save({"step": STEPS, "best_step": STEPS})
     batch = reader_of(data, "test", processes).read(np.arange(ROWS))
@@ -38,7 +42,13 @@ def make(processes: Any, folder: Path, case: dict[str, Any]) -> str:
         live["+".join(MODALITIES[m] for m in subset)] = logits.float().numpy()
     if processes.is_rank_zero:
         fingerprint = read_manifest(Path(data)).fingerprint
-        spec = RunSpec(grid="g", variant="base", config=config, resources=Resources(), data_fingerprint=fingerprint)
+        spec = RunSpec(
+            grid="g",
+            variant="base",
+            config=config,
+            resources=Resources(),
+            data_fingerprint=fingerprint,
+        )
         write_atomically(run.spec, spec.model_dump_json())
         write_json(run.attempt(1), {"attempt": 1, "data_dir": data})
         np.savez(run.path / "live.npz", **live)

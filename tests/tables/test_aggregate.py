@@ -19,19 +19,31 @@ from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.tables.output.results import submitted_grid, submitted_runs
 
 TABLES = ["report.html", "runs.csv", "table.csv", "table.md", "table.tex"]
-FIGURES = [f"figures/{name}.{form}" for name in ("cost", "curves", "means") for form in ("png", "svg")]
+FIGURES = [
+    f"figures/{name}.{form}" for name in ("cost", "curves", "means") for form in ("png", "svg")
+]
 
 
 def written(folder: Path) -> dict[str, bytes]:
     """Name below `folder` -> content of every file."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def submit(grid: Grid, runs: list[RunSpec], folder: GridFolder) -> None:
     """Leave what a submission leaves before anything runs."""
     write_atomically(folder.grid, yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False))
     rows = [
-        {"row": i, "run_id": s.run_id, "data": [s.config.data.name, s.data_fingerprint], "steps": 1, "to_do": True}
+        {
+            "row": i,
+            "run_id": s.run_id,
+            "data": [s.config.data.name, s.data_fingerprint],
+            "steps": 1,
+            "to_do": True,
+        }
         for i, s in enumerate(runs)
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -62,7 +74,10 @@ def test_complete_grid_exits_0_and_writes_every_file(tmp_path):
     results = tmp_path / "results" / "study"
     first = written(results)
     assert sorted(first) == FIGURES + TABLES
-    assert f"wrote {len(first)} files to results/study; open results/study/report.html\nnext: " in done.stdout
+    assert (
+        f"wrote {len(first)} files to results/study; open results/study/report.html\nnext: "
+        in done.stdout
+    )
     assert "consistency_only" in done.stdout
     assert command(tmp_path, "--grid", "study").returncode == 0
     assert written(results) == first

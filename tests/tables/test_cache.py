@@ -37,7 +37,9 @@ def content(folder):
     return frame.drop("files").to_dicts()
 
 
-def test_the_outputs_are_the_same_bytes_with_and_without_the_cache_and_in_any_order_of_the_files(tmp_path):
+def test_the_outputs_are_the_same_bytes_with_and_without_the_cache_and_in_any_order_of_the_files(
+    tmp_path,
+):
     seen = []
     for order in (0, 1):
         root = tmp_path / str(order) / "runs"
@@ -72,7 +74,10 @@ def test_torn_lines_are_counted_and_foreign_files_are_named(tmp_path):
     (folder.path / "notes").mkdir()
     text = notes(collect(grid, runs, folder))
     assert f"1 torn line of metrics left out of the curves: {made[2].run_id} (1)" in text
-    assert f"2 foreign files are ignored among the runs: {made[2].run_id}/metrics/plot.png, notes" in text
+    assert (
+        f"2 foreign files are ignored among the runs: {made[2].run_id}/metrics/plot.png, notes"
+        in text
+    )
     again = collect(grid, runs, folder)
     assert again.records.num_read == 0
     assert notes(again) == text
@@ -88,7 +93,8 @@ def test_only_runs_of_which_a_file_has_changed_are_read_again(tmp_path):
     with made[1].metrics(1).open("a") as file:
         file.write('{"step": 510, "kind": "train", "train/loss": 1.0}\n')
     assert [num_read(), num_read()] == [1, 0]
-    made[0].result.write_bytes(made[0].result.read_bytes().replace(b"0.5", b"0.6"))  # in place, of the same size
+    # in place, of the same size
+    made[0].result.write_bytes(made[0].result.read_bytes().replace(b"0.5", b"0.6"))
     made[2].result.unlink()
     write_json(made[3].attempt(2), {"attempt": 2})
     assert [num_read(), num_read()] == [3, 0]
@@ -112,7 +118,9 @@ def test_a_cache_that_is_damaged_or_of_another_format_is_thrown_away(tmp_path):
     spoilt = [b"", whole[:-1], whole[: len(whole) // 2], b"PAR1", b"\0" * len(whole)]
     for _ in range(20):
         at = random_.randrange(len(whole))
-        spoilt.append(whole[:at] + bytes([whole[at] ^ (1 << random_.randrange(8))]) + whole[at + 1 :])
+        spoilt.append(
+            whole[:at] + bytes([whole[at] ^ (1 << random_.randrange(8))]) + whole[at + 1 :]
+        )
     for number, bad in enumerate(spoilt):
         good.write_bytes(bad)
         records = read_records(folder)
@@ -139,8 +147,13 @@ def test_for_a_step_and_a_kind_the_highest_attempt_wins(tmp_path):
         10: [(30, "train", 5)],
     }
     for number, lines in logged.items():
-        records = ({"step": step, "kind": kind, f"{kind}/loss": value, "lr": 1} for step, kind, value in lines)
-        write_atomically(made[0].metrics(number), "".join(json.dumps(record) + "\n" for record in records))
+        records = (
+            {"step": step, "kind": kind, f"{kind}/loss": value, "lr": 1}
+            for step, kind, value in lines
+        )
+        write_atomically(
+            made[0].metrics(number), "".join(json.dumps(record) + "\n" for record in records)
+        )
     records = read_records(folder)
     points = records.points([made[0].run_id], ["train/loss", "val/loss"]).rows()
     expected = [(10, "train", 1.0), (20, "train", 4.0), (20, "val", 2.5), (30, "train", 5.0)]
@@ -153,17 +166,29 @@ def test_for_a_step_and_a_kind_the_highest_attempt_wins(tmp_path):
 @pytest.mark.parametrize("seed", range(3))
 def test_lines_that_are_cut_or_glued_anywhere_cost_no_other_line(seed):
     random_ = random.Random(seed)
-    lines = [json.dumps({"step": n, "kind": "train", "train/loss": random_.random()}).encode() for n in range(20)]
+    lines = [
+        json.dumps({"step": n, "kind": "train", "train/loss": random_.random()}).encode()
+        for n in range(20)
+    ]
     whole = b"\n".join(lines) + b"\n"
     assert parse_lines(whole) == ([json.loads(line) for line in lines], 0)
     assert parse_lines(b"") == ([], 0)
     for at in range(0, len(whole), 7):
         good, torn = parse_lines(whole[:at])
         assert good == [json.loads(line) for line in lines[: len(good)]]
-        assert len(good) + torn == whole[:at].count(b"\n") + (not whole[:at].endswith(b"\n") and at > 0)
+        assert len(good) + torn == whole[:at].count(b"\n") + (
+            not whole[:at].endswith(b"\n") and at > 0
+        )
         assert torn <= 1
     broken = list(lines)
-    spoilt = {3: b"", 7: b"{},{}", 8: b"\xff", 12: b'{"step": 1e3, "kind": "a"}', 15: b"7", 17: b"["}
+    spoilt = {
+        3: b"",
+        7: b"{},{}",
+        8: b"\xff",
+        12: b'{"step": 1e3, "kind": "a"}',
+        15: b"7",
+        17: b"[",
+    }
     for place, bad in spoilt.items():
         broken[place] = bad
     good, torn = parse_lines(b"\n".join(broken) + b"\n")
@@ -184,7 +209,9 @@ def test_files_that_are_no_json_stop_nothing(tmp_path):
     _, _, folder, made = some_runs(tmp_path)
     made[0].spec.write_bytes(b"[1]")
     made[1].attempt(1).write_bytes(b"")
-    made[2].metrics(1).write_bytes(b'{"step": 99999999999999999999, "kind": "a"}\n{"step": 1, "kind": ["a"]}\n\xff\n')
+    made[2].metrics(1).write_bytes(
+        b'{"step": 99999999999999999999, "kind": "a"}\n{"step": 1, "kind": ["a"]}\n\xff\n'
+    )
     by_run = read_records(folder).by_run
     assert by_run[made[0].run_id].data is None
     assert [attempt.end_unix_s for attempt in by_run[made[1].run_id].ledger()] == [None]
@@ -194,7 +221,11 @@ def test_files_that_are_no_json_stop_nothing(tmp_path):
 
 
 def test_ids_of_many_runs_are_those_of_each():
-    content = {"base": {"deepspeed": "zero1", "steps": 500}, "seeds": [3, 0, 12], "variants": {"base": {}}}
+    content = {
+        "base": {"deepspeed": "zero1", "steps": 500},
+        "seeds": [3, 0, 12],
+        "variants": {"base": {}},
+    }
     content |= {"name": "many", "reference": "base", "metric": "test/digit/accuracy"}
     content["variants"] |= {"other": {"data.name": "another"}, "third": {"loss.alpha": 0.5}}
     runs = expand(Grid.model_validate(content), {"tridigits": FINGERPRINT, "another": "a" * 16})

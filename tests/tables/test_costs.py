@@ -28,14 +28,22 @@ def log(folder, attempt: int, steps) -> None:
 
 
 def attempt(folder, number: int, start_s: float, end_s: float | None, step: int, **more) -> None:
-    record = {"attempt": number, "start_unix_s": start_s, "end_unix_s": end_s, "step": step, "world_size": 2, **more}
+    record = {
+        "attempt": number,
+        "start_unix_s": start_s,
+        "end_unix_s": end_s,
+        "step": step,
+        "world_size": 2,
+        **more,
+    }
     write_json(folder.attempt(number), record)
 
 
 def test_hours_lost_steps_and_goodput_worked_by_hand(tmp_path):
     _, runs = study()
     folder = GridFolder(tmp_path).run(runs[0].run_id)
-    # 130 steps, of which 100 are saved; dies before its first step; from 100 to 240, saved at 200; from 200 to the end
+    # 130 steps, of which 100 are saved; dies before its first step; from 100 to 240, saved at 200;
+    # from 200 to the end
     attempt(folder, 1, 0, 900, 130, gpus=4)
     attempt(folder, 2, 1000, 1100, 0, gpus=4)
     attempt(folder, 3, 2000, 3000, 240, gpus=4)
@@ -43,7 +51,10 @@ def test_hours_lost_steps_and_goodput_worked_by_hand(tmp_path):
     log(folder, 1, range(10, 131, 10))
     log(folder, 3, range(110, 241, 10))
     log(folder, 4, range(210, 501, 10))
-    saved = "".join(f'{{"step": {step}, "attempt": {number}}}\n' for step, number in ((100, 1), (200, 3), (300, 4)))
+    saved = "".join(
+        f'{{"step": {step}, "attempt": {number}}}\n'
+        for step, number in ((100, 1), (200, 3), (300, 4))
+    )
     write_atomically(folder.saved, saved + '{"step": 4')
     spent = spent_of(read_record(folder), result_of(runs[0], train_s=1800.0, attempts=4))
     assert spent == Spent(hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways="2 processes")
@@ -104,7 +115,10 @@ def test_reference_that_loses_to_a_sanity_row_is_said_beside_every_difference(tm
     assert shown[0] == "reference"
     assert all(text.endswith(" (reference under-trained)") for text in shown[1:])
     text = " ".join(caption(ablation, headings(ablation)))
-    assert "Reference under-trained: base loses to full, a sanity row of the grid; more training may give" in text
+    assert (
+        "Reference under-trained: base loses to full, a sanity row of the grid; more training may give"
+        in text
+    )
     for write in (to_markdown, to_latex):
         assert write(ablation).count("(reference under-trained)") == 3
     assert to_csv(ablation).count(",full,") >= 4
@@ -114,11 +128,15 @@ def test_reference_that_holds_against_its_sanity_rows_is_not_doubted(tmp_path):
     ablation = complete(tmp_path, sanity=["specific_only"])
     assert ablation.stronger_sanity == ()
     assert "under-trained" not in to_markdown(ablation)
-    worse = replace(ablation, grid=ablation.grid.model_copy(update={"direction": "min", "sanity": ("full",)}))
+    worse = replace(
+        ablation, grid=ablation.grid.model_copy(update={"direction": "min", "sanity": ("full",)})
+    )
     assert worse.stronger_sanity == ()
 
 
-@pytest.mark.parametrize(("name", "why"), [("ful", "which is no row; did you mean 'full'"), ("base", "itself")])
+@pytest.mark.parametrize(
+    ("name", "why"), [("ful", "which is no row; did you mean 'full'"), ("base", "itself")]
+)
 def test_sanity_must_name_rows(name, why):
     with pytest.raises(ConfigError, match=f"sanity names {name!r}") as error:
         study(sanity=[name])
@@ -142,7 +160,9 @@ def test_half_written_result_is_named_and_not_counted(tmp_path, content):
     folder.run(runs[0].run_id).result.write_bytes(content)
     ablation = collect(grid, runs, folder)
     (missing,) = ablation.missing
-    assert "result.json is half-written or damaged: remove it, and submit again" in describe(missing)
+    assert "result.json is half-written or damaged: remove it, and submit again" in describe(
+        missing
+    )
     assert row(ablation, "base").n == 4
     assert "half-written" in notes(ablation)
 
@@ -155,4 +175,7 @@ def test_too_few_seeds_is_said_in_a_note(tmp_path):
         finish(spec, folder, accuracy=0.8 + noise * (1 + spec.config.seed))
     text = notes(collect(grid, runs, folder))
     assert "too few seeds to tell it from base: " in text
-    assert "more seeds would show a difference as large as this (paired t test at 5 %, power 80 %)" in text
+    assert (
+        "more seeds would show a difference as large as this (paired t test at 5 %, power 80 %)"
+        in text
+    )

@@ -22,7 +22,9 @@ from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv, t
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.table import Ablation
 
-ANY = st.text(st.characters(exclude_categories=[])) | st.text("=+-@;|!'\"[]()<>\\`*_~&#:/.w \t\r\n\x1b\x07x1,")
+ANY = st.text(st.characters(exclude_categories=[])) | st.text(
+    "=+-@;|!'\"[]()<>\\`*_~&#:/.w \t\r\n\x1b\x07x1,"
+)
 ESC, BELL, OVERRIDE, LONE = "\x1b", "\x07", "\u202e", "\ud800"
 HOSTILE = f"=cmd|' /C calc'!A0 {ESC}[31m{BELL}\r{OVERRIDE}{LONE}</script> ![x](http://evil.example/x.png) $\\x$ %"
 
@@ -66,7 +68,9 @@ def test_no_cell_of_csv_is_a_formula(text):
     assert all(char.isprintable() or char == "\n" for char in cell)
     cell.encode("utf-8")
     for part in re.split("[;\n]", cell):
-        assert not re.match(r"\s*[=+\-@]", part) or re.fullmatch(r"\s*[-+]?\d+(\.\d*)?([eE][-+]?\d+)?\s*", part)
+        assert not re.match(r"\s*[=+\-@]", part) or re.fullmatch(
+            r"\s*[-+]?\d+(\.\d*)?([eE][-+]?\d+)?\s*", part
+        )
 
 
 @pytest.mark.fuzz
@@ -77,7 +81,12 @@ def test_markdown_shows_the_text_and_nothing_else(text):
     for document in (f"**{line}**", f"- <sup>a</sup> note {line}", f"a {line}\n\n{line} b"):
         tokens = MarkdownIt("commonmark", {"html": False}).enable("table").parse(document)
         inside = [child for token in tokens for child in token.children or ()]
-        assert not {child.type for child in inside} & {"image", "link_open", "html_inline", "code_inline"}
+        assert not {child.type for child in inside} & {
+            "image",
+            "link_open",
+            "html_inline",
+            "code_inline",
+        }
     table = MarkdownIt("commonmark").enable("table").parse(f"| a | b |\n| - | - |\n| x{line} | y |")
     cells = [token.content for token in table if token.type == "inline"]
     assert cells[-1] == "y"
@@ -121,7 +130,13 @@ LEAVES = ANY | st.floats() | st.integers() | st.booleans() | st.none()
 
 
 @pytest.mark.fuzz
-@given(st.recursive(LEAVES, lambda x: st.lists(x, max_size=3) | st.dictionaries(ANY, x, max_size=3), max_leaves=6))
+@given(
+    st.recursive(
+        LEAVES,
+        lambda x: st.lists(x, max_size=3) | st.dictionaries(ANY, x, max_size=3),
+        max_leaves=6,
+    )
+)
 def test_json_of_a_report_is_json(value):
     text = json.dumps(json_value(value), ensure_ascii=False, allow_nan=False)
     assert json.loads(text.encode("utf-8")) == json_value(value)
@@ -137,13 +152,32 @@ def hostile(path) -> Ablation:
             fail(spec, folder, HOSTILE.replace(LONE, ""))
             continue
         text = HOSTILE.replace(LONE, "")
-        run = finish(spec, folder, device=text, commit=text, code_hash=text, data_fingerprint=text, wall_s=float("inf"))
-        content = result_of(spec).model_dump() | {"device": text, "commit": text, "samples_per_s": float("nan")}
-        content["metrics"] |= {text: 0.5, f"test/digit/accuracy@{text}": 0.5, f"test/consistency/auc@{text}": 0.5}
+        run = finish(
+            spec,
+            folder,
+            device=text,
+            commit=text,
+            code_hash=text,
+            data_fingerprint=text,
+            wall_s=float("inf"),
+        )
+        content = result_of(spec).model_dump() | {
+            "device": text,
+            "commit": text,
+            "samples_per_s": float("nan"),
+        }
+        content["metrics"] |= {
+            text: 0.5,
+            f"test/digit/accuracy@{text}": 0.5,
+            f"test/consistency/auc@{text}": 0.5,
+        }
         content["metrics"] |= {"state": 7.0, "seed": 7.0}
         write_json(run.result, content)
         record = read_attempt(str(run.path), 1)
-        write_json(run.attempt(1), record | {"job_id": text, "nodelist": text, "error": text, "reason": text})
+        write_json(
+            run.attempt(1),
+            record | {"job_id": text, "nodelist": text, "error": text, "reason": text},
+        )
     (folder.path / "\x1b[2J").mkdir()
     return collect(grid, runs, folder)
 
@@ -154,7 +188,11 @@ def test_no_output_passes_on_what_acts(tmp_path):
     ablation = hostile(tmp_path)
     Console(file=(terminal := io.StringIO()), width=200).print(to_terminal(ablation))
     texts = {"md": to_markdown(ablation), "tex": to_latex(ablation), "html": to_html(ablation)}
-    texts |= {"table.csv": to_csv(ablation), "runs.csv": to_runs_csv(ablation), "terminal": terminal.getvalue()}
+    texts |= {
+        "table.csv": to_csv(ablation),
+        "runs.csv": to_runs_csv(ablation),
+        "terminal": terminal.getvalue(),
+    }
     figures = draw_figures(ablation)
     texts |= {name: content.decode() for name, content in figures.items() if name.endswith(".svg")}
     for name, text in texts.items():
@@ -167,7 +205,8 @@ def test_no_output_passes_on_what_acts(tmp_path):
         for line in csv.reader(io.StringIO(texts[name])):
             assert not any(re.match(r"[=@+]", cell) for cell in line), name
     first = next(csv.DictReader(io.StringIO(texts["runs.csv"])))
-    assert (first["state"], first["seed"]) == ("done", "0")  # a foreign metric of that name hides no column
+    # a foreign metric of that name hides no column
+    assert (first["state"], first["seed"]) == ("done", "0")
 
 
 def test_json_of_a_report_lacks_what_is_not_finite(tmp_path):

@@ -17,7 +17,12 @@ from furnace_hpc.tables.output.latex import escaped, lost_letters, to_latex
 from furnace_hpc.tables.output.latex_letters import letters_of
 from furnace_hpc.tables.table import Ablation
 
-POLISH, GREEK, QUOTES, CHINESE = "Zażółć gęślą jaźń ŁÓDŹ", "αβγ λ=0.5 Ω", "“curly” ‘q’ „low“ «g»", "中文测试"  # noqa: RUF001
+POLISH, GREEK, QUOTES, CHINESE = (
+    "Zażółć gęślą jaźń ŁÓDŹ",
+    "αβγ λ=0.5 Ω",
+    "“curly” ‘q’ „low“ «g»",
+    "中文测试",
+)
 LETTERS = f"{POLISH} {GREEK} {QUOTES} {CHINESE} ≤ → ☃ Жук 😀 x\u0302 Größe"
 ENGINES = ("pdflatex", "xelatex", "lualatex")
 ANY = st.text(st.characters(exclude_categories=[]), max_size=60) | st.text(
@@ -56,7 +61,9 @@ def compile_latex(folder: Path, engine: str, texts: list[str], preamble: str = "
         assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-3000:]
     if not shutil.which("pdftotext"):
         return ""
-    words = subprocess.run(["pdftotext", "paper.pdf", "-"], cwd=folder, capture_output=True, timeout=60, check=True)
+    words = subprocess.run(
+        ["pdftotext", "paper.pdf", "-"], cwd=folder, capture_output=True, timeout=60, check=True
+    )
     return unicodedata.normalize("NFC", " ".join(words.stdout.decode().split()))
 
 
@@ -66,19 +73,24 @@ def test_letters_stay_and_what_is_lost_is_said(tmp_path):
     for words in (POLISH, GREEK, QUOTES, CHINESE, "☃", "😀"):
         assert words in text
     comments = "\n".join(line for line in text.splitlines() if line.startswith("%"))
-    assert "% Chinese, Japanese, Korean: CJKutf8 with pdfLaTeX, xeCJK with XeLaTeX; else ? for 中文测试" in comments
+    assert (
+        "% Chinese, Japanese, Korean: CJKutf8 with pdfLaTeX, xeCJK with XeLaTeX; else ? for 中文测试"
+        in comments
+    )
     assert "% pdfLaTeX prints ? for Жку☃😀" in comments
     assert lost_letters(ablation) == "? for Жку☃😀 and ? for 中文测试 without the package CJKutf8"
 
 
 def test_usual_letters_need_nothing():
-    letters = letters_of(["Größe é ñ ż “x” ‘y’ – — … × ± ° ß Ø œ"])  # noqa: RUF001
+    letters = letters_of(["Größe é ñ ż “x” ‘y’ – — … × ± ° ß Ø œ"])
     assert letters == ([], [], [], "")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_prints_the_letters(tmp_path, engine):
-    words = compile_latex(tmp_path, engine, [to_latex(lettered(tmp_path)), to_latex(troubled(tmp_path / "holes"))])
+    words = compile_latex(
+        tmp_path, engine, [to_latex(lettered(tmp_path)), to_latex(troubled(tmp_path / "holes"))]
+    )
     log = (tmp_path / "paper.log").read_text(encoding="utf-8", errors="replace")
     assert "Missing character" not in log
     assert "becomes ?" in log
@@ -86,15 +98,21 @@ def test_every_engine_prints_the_letters(tmp_path, engine):
         assert "Zażółć gęślą jaźń ŁÓDŹ" in words
         for letter in "αβγλ≤":
             assert letter in words
-        assert "“curly” ‘q’ „low“ «g»" in words  # noqa: RUF001
+        assert "“curly” ‘q’ „low“ «g»" in words
         assert "The end." in words
 
 
 def test_xelatex_with_a_chinese_font_prints_chinese(tmp_path):
-    fonts = subprocess.run(["fc-list", ":lang=zh", "family"], capture_output=True, text=True, check=False).stdout
-    found = shutil.which("kpsewhich") and subprocess.run(["kpsewhich", "xeCJK.sty"], capture_output=True, check=False)
+    fonts = subprocess.run(
+        ["fc-list", ":lang=zh", "family"], capture_output=True, text=True, check=False
+    ).stdout
+    found = shutil.which("kpsewhich") and subprocess.run(
+        ["kpsewhich", "xeCJK.sty"], capture_output=True, check=False
+    )
     if not fonts.strip() or not found or not found.stdout:
-        pytest.skip("no Chinese font, or no xeCJK: apt-get install texlive-lang-chinese fonts-arphic-gbsn00lp")
+        pytest.skip(
+            "no Chinese font, or no xeCJK: apt-get install texlive-lang-chinese fonts-arphic-gbsn00lp"
+        )
     font = fonts.splitlines()[0].split(",")[0]
     preamble = rf"\usepackage{{xeCJK}}\setCJKmainfont{{{font}}}"
     words = compile_latex(tmp_path, "xelatex", [to_latex(lettered(tmp_path))], preamble)
@@ -102,10 +120,16 @@ def test_xelatex_with_a_chinese_font_prints_chinese(tmp_path):
 
 
 def test_pdflatex_with_cjkutf8_prints_chinese(tmp_path):
-    found = shutil.which("kpsewhich") and subprocess.run(["kpsewhich", "CJKutf8.sty"], capture_output=True, check=False)
+    found = shutil.which("kpsewhich") and subprocess.run(
+        ["kpsewhich", "CJKutf8.sty"], capture_output=True, check=False
+    )
     if not found or not found.stdout:
-        pytest.skip("no CJKutf8: apt-get install latex-cjk-chinese; Chinese is not compiled by pdflatex here")
-    words = compile_latex(tmp_path, "pdflatex", [to_latex(lettered(tmp_path))], r"\usepackage{CJKutf8}")
+        pytest.skip(
+            "no CJKutf8: apt-get install latex-cjk-chinese; Chinese is not compiled by pdflatex here"
+        )
+    words = compile_latex(
+        tmp_path, "pdflatex", [to_latex(lettered(tmp_path))], r"\usepackage{CJKutf8}"
+    )
     assert CHINESE in words or not words
 
 
@@ -133,7 +157,9 @@ def test_no_row_of_120_runs_off_the_page(tmp_path, engine):
     pages = int(re.search(r"Output written on paper\.pdf \((\d+) pages", log.replace("\n", ""))[1])
     assert pages >= 3
     if words:
-        assert [f"row_{n:03d}" for n in range(1, 120) if f"row_{n:03d}" not in words.replace(" ", "_")] == []
+        assert [
+            f"row_{n:03d}" for n in range(1, 120) if f"row_{n:03d}" not in words.replace(" ", "_")
+        ] == []
 
 
 @pytest.mark.fuzz
@@ -169,6 +195,16 @@ def test_a_real_engine_takes_any_text(tmp_path_factory, texts):
     made = [escaped(text) for text in texts]
     letters = letters_of(made)
     body = "\n\n".join(["Words", *made])
-    table = "\n".join([r"\begingroup", *letters.comments, *letters.begin, body, r"\par", *letters.end, r"\endgroup"])
+    table = "\n".join(
+        [
+            r"\begingroup",
+            *letters.comments,
+            *letters.begin,
+            body,
+            r"\par",
+            *letters.end,
+            r"\endgroup",
+        ]
+    )
     for engine in ("pdflatex", "xelatex"):
         compile_latex(tmp_path_factory.mktemp("paper"), engine, [table])

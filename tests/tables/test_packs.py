@@ -32,7 +32,11 @@ VALUES = {  # two seeds each
 
 
 def table(path, view=None, without=()) -> Ablation:
-    rows = {"variants": {"base": {}, "full": {"loss.alpha": 0.5}}, "seeds": [0, 1], "packs": [*PRINTS]}
+    rows = {
+        "variants": {"base": {}, "full": {"loss.alpha": 0.5}},
+        "seeds": [0, 1],
+        "packs": [*PRINTS],
+    }
     asked = Grid.model_validate(GRID | rows)
     runs, folder = expand(asked, PRINTS), GridFolder(path / "study")
     for spec in runs:
@@ -52,14 +56,18 @@ def test_each_row_is_trained_on_each_pack_with_each_seed():
         ("b", 1, "b"),
     ]
     assert len({run.run_id for run in runs}) == 4
-    alone = expand(login_grid(base={**login_grid().base, "data.name": "b"}, variants={"base": {}}), PRINTS)
-    assert [run.run_id for run in alone] == [run.run_id for run in runs[2:]]  # the same run, however it is asked for
+    alone = expand(
+        login_grid(base={**login_grid().base, "data.name": "b"}, variants={"base": {}}), PRINTS
+    )
+    # the same run, however it is asked for
+    assert [run.run_id for run in alone] == [run.run_id for run in runs[2:]]
 
 
 def test_packs_are_what_intervals_and_tests_count_and_both_spreads_are_named(tmp_path):
     ablation = table(tmp_path)
     base, full = ablation.rows
-    # means of packs .81 .72 .63 and, over seeds, variances .0002 .0008 .0018 with one degree of freedom each
+    # means of packs .81 .72 .63 and, over seeds, variances .0002 .0008 .0018 with one degree of
+    # freedom each
     assert (base.n, base.n_expected, base.mean) == (6, 6, pytest.approx(0.72))
     assert base.packs_deviation == pytest.approx(0.09)
     assert base.deviation == pytest.approx(math.sqrt(0.0028 / 3))
@@ -67,11 +75,16 @@ def test_packs_are_what_intervals_and_tests_count_and_both_spreads_are_named(tmp
     assert base.interval == pytest.approx((0.72 - half, 0.72 + half), abs=1e-7)
     # differences .04 .02, .06 .02, .02 .02: of packs .03 .04 .02, mean .03, deviation .01
     difference = full.difference
-    assert (difference.n, difference.mean, difference.effect) == (3, pytest.approx(0.03), pytest.approx(3))
+    assert (difference.n, difference.mean, difference.effect) == (
+        3,
+        pytest.approx(0.03),
+        pytest.approx(3),
+    )
     half = 4.302653 * 0.01 / math.sqrt(3)
     assert difference.interval == pytest.approx((0.03 - half, 0.03 + half), abs=1e-7)
     t = 3 * math.sqrt(3)
-    assert difference.t_p == pytest.approx(1 - t / math.sqrt(t**2 + 2))  # Student's t of 2 degrees, in closed form
+    # Student's t of 2 degrees, in closed form
+    assert difference.t_p == pytest.approx(1 - t / math.sqrt(t**2 + 2))
     assert difference.sign_flip_p == 0.25
     assert [cells.spread for cells in all_cells(ablation)] == [
         "± 3.1 (seeds) ± 9.0 (packs)",
@@ -107,9 +120,13 @@ def test_a_missing_run_leaves_its_pair_out_and_is_named(tmp_path):
     assert (full.n, full.n_expected) == (3, 6)
     assert full.mean == pytest.approx((0.84 + 0.76) / 2)
     assert full.difference.n == 2
-    assert full.difference.mean == pytest.approx((0.03 + 0.06) / 2)  # of b seed 0 alone; c has no pair
+    # of b seed 0 alone; c has no pair
+    assert full.difference.mean == pytest.approx((0.03 + 0.06) / 2)
     text = notes(ablation)
-    assert "difference to base over 3 of 6 pairs of runs of one pack and one seed, which both rows have" in text
+    assert (
+        "difference to base over 3 of 6 pairs of runs of one pack and one seed, which both rows have"
+        in text
+    )
     assert len(re.findall(r"full-s\d-\w{8} \(new\)", text)) == 3
     assert "too few packs to tell it from base: " in text
     assert re.search(r"\d+ more packs? would show", text)
@@ -130,12 +147,15 @@ def test_one_pack_is_looked_at_with_its_seeds_and_packs_can_be_the_rows(tmp_path
 
 
 def test_tests_over_samples_need_the_same_samples(tmp_path):
-    with pytest.raises(ConfigError, match="3 packs have samples of their own: look at one with --where data.name=a"):
+    with pytest.raises(
+        ConfigError, match="3 packs have samples of their own: look at one with --where data.name=a"
+    ):
         over_samples(table(tmp_path))
 
 
 def test_pooled_deviation_of_groups_of_any_size():
-    # 1 2 3: squares about the mean 2, of 2 degrees; 5 7: squares 2, of 1; a single value says nothing
+    # 1 2 3: squares about the mean 2, of 2 degrees; 5 7: squares 2, of 1; a single value says
+    # nothing
     assert estimates.pooled_deviation([[1, 2, 3], [5, 7], [9]]) == pytest.approx(math.sqrt(4 / 3))
     assert estimates.pooled_deviation([[1], [2]]) is None
     assert estimates.pooled_deviation([[1, 2, 3], [4]]) == 1
@@ -145,20 +165,35 @@ def test_pooled_deviation_of_groups_of_any_size():
     ("changes", "message"),
     [
         ({"packs": ["a", "a"]}, "a pack stands twice"),
-        ({"packs": ["a"], "variants": {"base": {"data.name": "b"}}}, "row 'base': key 'data.name' does not belong"),
-        ({"packs": ["a"], "base": {"deepspeed": "zero1", "data": {"name": "a"}}}, "key 'data.name' does not belong"),
+        (
+            {"packs": ["a"], "variants": {"base": {"data.name": "b"}}},
+            "row 'base': key 'data.name' does not belong",
+        ),
+        (
+            {"packs": ["a"], "base": {"deepspeed": "zero1", "data": {"name": "a"}}},
+            "key 'data.name' does not belong",
+        ),
     ],
 )
 def test_packs_that_cannot_be_are_refused(tmp_path, changes, message):
     write_grid(tmp_path, **changes)
-    assert any(message.removeprefix("row 'base': ") in line for line in refused(tmp_path, "study.yaml", "--dry-run"))
+    assert any(
+        message.removeprefix("row 'base': ") in line
+        for line in refused(tmp_path, "study.yaml", "--dry-run")
+    )
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ({"fingerprint": "feedfeedfeedfeed"}, "packs 'a' and 'b' hold the same samples, and would count twice"),
-        ({"preprocessing": {"knobs": {"seed": 2, "snr_db": 0}}}, "knob knobs.snr_db is -6 in one and 0 in the other"),
+        (
+            {"fingerprint": "feedfeedfeedfeed"},
+            "packs 'a' and 'b' hold the same samples, and would count twice",
+        ),
+        (
+            {"preprocessing": {"knobs": {"seed": 2, "snr_db": 0}}},
+            "knob knobs.snr_db is -6 in one and 0 in the other",
+        ),
         ({"dataset": "avmnist"}, "data set is 'tridigits' in one and 'avmnist' in the other"),
     ],
 )
@@ -176,4 +211,6 @@ def test_draws_of_the_default_set_pack_themselves_with_the_seed_of_their_name(tm
     assert set(fingerprints(rows, tmp_path, dry_run=True)) == {"tridigits-seed3", "tridigits"}
     assert "data set 'tridigits-seed3' will be packed into" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="'tridigits-seedx' is not packed"):
-        fingerprints(expand_rows(login_grid(packs=["tridigits-seedx", "tridigits"])), tmp_path, dry_run=True)
+        fingerprints(
+            expand_rows(login_grid(packs=["tridigits-seedx", "tridigits"])), tmp_path, dry_run=True
+        )

@@ -75,17 +75,23 @@ def test_best_follows_direction_and_ties_are_both_best(tmp_path):
 def test_caption_says_which_intervals_exclude_zero(whole, tmp_path):
     text = " ".join(caption(whole, ()))
     assert "best val/digit/accuracy, looked at every 100 of 500 steps" in text
-    assert "The interval excludes zero for consistency_only, full (3 intervals, not corrected" in text
+    assert (
+        "The interval excludes zero for consistency_only, full (3 intervals, not corrected" in text
+    )
     grid, runs = study()
     folder = GridFolder(tmp_path)
     for spec in runs:
         noise = 0.02 * (-1) ** (spec.config.seed + (spec.variant == "full"))
         finish(spec, folder, accuracy=0.8 + noise * (1 + spec.config.seed))
-    assert "excludes zero" not in _claim(collect(grid, runs, folder)).replace("No interval excludes zero", "")
+    assert "excludes zero" not in _claim(collect(grid, runs, folder)).replace(
+        "No interval excludes zero", ""
+    )
 
 
 def _claim(ablation: Ablation) -> str:
-    return next(line for line in caption(ablation, ()) if "interval" in line and "Difference" not in line)
+    return next(
+        line for line in caption(ablation, ()) if "interval" in line and "Difference" not in line
+    )
 
 
 def test_caption_warns_when_the_selection_split_is_reported(tmp_path):
@@ -103,19 +109,27 @@ def test_caption_says_when_no_step_was_chosen(tmp_path):
 @pytest.mark.parametrize("name", ["table.csv", "table.md", "table.tex", "runs.csv"])
 @pytest.mark.parametrize("case", ["whole", "holes"])
 def test_golden_files(name, case, request):
-    write = {"table.csv": to_csv, "table.md": to_markdown, "table.tex": to_latex, "runs.csv": to_runs_csv}[name]
+    write = {
+        "table.csv": to_csv,
+        "table.md": to_markdown,
+        "table.tex": to_latex,
+        "runs.csv": to_runs_csv,
+    }[name]
     check_golden(f"{case}-{name}", write(request.getfixturevalue(case)))
 
 
 def check_golden(name: str, text: str) -> None:
-    text = re.sub(r"(-s\d+)-[0-9a-f]{8}\b", r"\1-identity", text)  # changes with every new field of the config
+    # changes with every new field of the config
+    text = re.sub(r"(-s\d+)-[0-9a-f]{8}\b", r"\1-identity", text)
     path = GOLDEN / name
     if os.environ.get("FURNACE_RENEW_GOLDEN") == "1":
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     golden = path.read_text(encoding="utf-8") if path.exists() else ""
     if text != golden:
-        lines = difflib.unified_diff(golden.splitlines(), text.splitlines(), f"golden/{name}", "now", lineterm="")
+        lines = difflib.unified_diff(
+            golden.splitlines(), text.splitlines(), f"golden/{name}", "now", lineterm=""
+        )
         pytest.fail(
             "\n".join([*lines, "", f"if this is meant: FURNACE_RENEW_GOLDEN=1 pytest {__file__}"]),
             pytrace=False,
@@ -158,7 +172,9 @@ def test_terminal_shows_every_row_and_brackets_as_they_are(holes):
 def test_latex_is_well_formed(holes):
     text = to_latex(holes)
     body = text[text.index("\\toprule") : text.index("\\bottomrule")]
-    columns = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith("\\\\")}
+    columns = {
+        len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith("\\\\")
+    }
     assert columns == {6}
     bare = re.sub(r"\\[\\{}$]", "", text)
     assert bare.count("{") == bare.count("}")
@@ -172,7 +188,9 @@ def test_latex_is_well_formed(holes):
 def test_validation_curve_takes_steps_that_all_seeds_have(tmp_path):
     grid, runs = study()
     folder = GridFolder(tmp_path)
-    for spec, values in zip(runs[:2], [{100: 0.2, 200: 0.5}, {100: 0.4, 200: math.nan, 300: 0.9}], strict=True):
+    for spec, values in zip(
+        runs[:2], [{100: 0.2, 200: 0.5}, {100: 0.4, 200: math.nan, 300: 0.9}], strict=True
+    ):
         run = finish(spec, folder)
         run.metrics(1).unlink()
         metrics = MetricsFile(run.metrics(1))

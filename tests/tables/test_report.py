@@ -16,7 +16,9 @@ from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.output.results import aggregate
 from furnace_hpc.tables.table import Ablation
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 ERROR = "RuntimeError: </script><b>cheese</b>"
 SUBSETS = ("audio", "image", "text+image+audio", "text+image", "text")  # in no order
 
@@ -31,8 +33,15 @@ def make(root: Path) -> GridFolder:
             continue
         value = 0.8 + 0.01 * spec.config.seed
         scores = {f"test/digit/accuracy@{name}": value / len(name) for name in SUBSETS}
-        scores |= {f"test/consistency/{name}@text+image": value for name in ("gap", "auc", "cosine_matched")}
-        run = finish(spec, folder, metrics={"test/digit/accuracy": value + len(spec.variant) / 1000, **scores})
+        scores |= {
+            f"test/consistency/{name}@text+image": value
+            for name in ("gap", "auc", "cosine_matched")
+        }
+        run = finish(
+            spec,
+            folder,
+            metrics={"test/digit/accuracy": value + len(spec.variant) / 1000, **scores},
+        )
         write_json(run.attempt(1), lifecycle.read_attempt(str(run.path), 1) | {"job_id": "17_3"})
     return folder
 
@@ -49,9 +58,13 @@ def folder(tmp_path_factory) -> GridFolder:
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]"
+    )
     if CHROMIUM is None:
-        pytest.skip("no chromium on PATH: `apt-get install chromium` (root); the report is opened in no browser here")
+        pytest.skip(
+            "no chromium on PATH: `apt-get install chromium` (root); the report is opened in no browser here"
+        )
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -67,7 +80,10 @@ def page(browser, folder, tmp_path):
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: said.append(request.url) if request.url != path.as_uri() else None)
+    page.on(
+        "request",
+        lambda request: said.append(request.url) if request.url != path.as_uri() else None,
+    )
     page.goto(path.as_uri())
     yield page
     page.screenshot(path=tmp_path / "report.png", full_page=True)
@@ -84,11 +100,17 @@ def test_a_heading_sorts_and_the_third_time_brings_the_grids_order_back(page):
     head = page.locator("#table th[data-column=metric]")
     head.get_by_role("button").click()
     assert head.get_attribute("aria-sort") == "descending"
-    down = [float(text.split()[0]) for text in page.locator("#table tbody td:nth-child(4)").all_inner_texts()]
+    down = [
+        float(text.split()[0])
+        for text in page.locator("#table tbody td:nth-child(4)").all_inner_texts()
+    ]
     assert down == sorted(down, reverse=True)
     assert len(set(down)) > 2
     head.get_by_role("button").click()
-    up = [float(text.split()[0]) for text in page.locator("#table tbody td:nth-child(4)").all_inner_texts()]
+    up = [
+        float(text.split()[0])
+        for text in page.locator("#table tbody td:nth-child(4)").all_inner_texts()
+    ]
     assert up == sorted(down)
     head.get_by_role("button").click()
     assert variants(page) == order
@@ -155,7 +177,9 @@ def test_a_phone_scrolls_in_one_direction_and_dark_is_dark(page):
 
 def overlap(one: dict, other: dict) -> bool:
     sides = (("x", "width"), ("y", "height"))
-    return all(one[at] < other[at] + other[size] and other[at] < one[at] + one[size] for at, size in sides)
+    return all(
+        one[at] < other[at] + other[size] and other[at] < one[at] + one[size] for at, size in sides
+    )
 
 
 def test_the_order_of_files_and_where_they_lie_change_no_byte(folder, tmp_path):
@@ -198,4 +222,8 @@ def test_figures_of_which_nothing_is_left_are_taken_away(folder, tmp_path):
     for spec in runs:
         finish(spec, plain)
     aggregate(grid, runs, plain, out)
-    assert sorted(path.name for path in (out / "figures").glob("*.png")) == ["cost.png", "curves.png", "means.png"]
+    assert sorted(path.name for path in (out / "figures").glob("*.png")) == [
+        "cost.png",
+        "curves.png",
+        "means.png",
+    ]

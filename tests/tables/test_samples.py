@@ -30,11 +30,14 @@ def test_one_pair_of_networks_worked_by_hand():
     # b = 3 samples that the first alone gets right, c = 1 that the second alone does: (3 - 1) / 8
     mean, interval = bootstrap([(as_bools("11110011"), as_bools("10000111"))])
     assert mean == 0.25
-    # n times the mean of a draw is B - C, with (B, C) multinomial (8; 3/8, 1/8): its exact 2.5 % and 97.5 % quantiles
+    # n times the mean of a draw is B - C, with (B, C) multinomial (8; 3/8, 1/8): its exact 2.5 %
+    # and 97.5 % quantiles
     exact = {}
     for b in range(9):
         for c in range(9 - b):
-            ways = math.factorial(8) / (math.factorial(b) * math.factorial(c) * math.factorial(8 - b - c))
+            ways = math.factorial(8) / (
+                math.factorial(b) * math.factorial(c) * math.factorial(8 - b - c)
+            )
             exact[b - c] = exact.get(b - c, 0) + ways * 3**b * 1**c * 4 ** (8 - b - c) / 8**8
     assert sum(exact.values()) == pytest.approx(1)
     below = np.cumsum([exact[key] for key in sorted(exact)])
@@ -85,7 +88,8 @@ def test_the_note_says_what_was_compared_and_what_could_not_be(tmp_path):
             case _:
                 predict(run, right_N)
     first, second = over_samples(collect(grid, runs, folder))
-    # only nested right answers: base 80.0 %, consistency_only 82.0 %, so 200 of 10,000 samples differ
+    # only nested right answers: base 80.0 %, consistency_only 82.0 %, so 200 of 10,000 samples
+    # differ
     assert first.text.startswith(
         "difference to base (points) over samples: consistency_only +2.0 [1.7, 2.3] (1 pair of"
     )
@@ -105,7 +109,8 @@ def test_a_metric_that_is_no_mean_over_samples_is_refused(tmp_path):
     grid, runs = study(metric="test/digit/loss")
     finish(runs[0], GridFolder(tmp_path))
     with pytest.raises(
-        ConfigError, match="--samples: test/digit/loss is no mean over samples: ask for --metric test/d"
+        ConfigError,
+        match="--samples: test/digit/loss is no mean over samples: ask for --metric test/d",
     ):
         over_samples(collect(grid, runs, GridFolder(tmp_path)))
 
@@ -140,8 +145,14 @@ BAD = {
     ),
     "no npy": (npz({"x.npy": b"hello"}), "magic|EOF|not"),
     "another name": (npz({"y.npy": npy((0,))}), "no array 'x'"),
-    "a bomb": (npz({"x.npy": npy((10_000_000,), data=bytes(80_000_000))}, zipfile.ZIP_DEFLATED), "compressed"),
-    "objects": (npz({"x.npy": npy((1,), "|O", b"cos\nsystem\n(S'true'\ntR.")}), "no array of numbers"),
+    "a bomb": (
+        npz({"x.npy": npy((10_000_000,), data=bytes(80_000_000))}, zipfile.ZIP_DEFLATED),
+        "compressed",
+    ),
+    "objects": (
+        npz({"x.npy": npy((1,), "|O", b"cos\nsystem\n(S'true'\ntR.")}),
+        "no array of numbers",
+    ),
     "text": (npz({"x.npy": npy((1,), "<U1", b"abcd")}), "no array of numbers"),
     "negative": (npz({"x.npy": npy((-1,))}), "no array of numbers"),
     "too short": (npz({"x.npy": npy((2,), data=bytes(8))}), "claims 16 bytes, and 8 can"),
@@ -150,7 +161,10 @@ BAD = {
     "cut": (npz({"x.npy": npy((1,), data=bytes(8))})[:-5], "not an .npz file"),
     "empty": (b"", "not an .npz file"),
     "a plain npy": (npy((100,), data=bytes(800)), "not an .npz file"),
-    "a wrong sum": (npz({"x.npy": npy((1,), data=bytes(8))}).replace(bytes(8), b"11111111", 1), "CRC"),
+    "a wrong sum": (
+        npz({"x.npy": npy((1,), data=bytes(8))}).replace(bytes(8), b"11111111", 1),
+        "CRC",
+    ),
 }
 
 
@@ -183,7 +197,9 @@ def test_what_numpy_writes_is_read_bit_for_bit(tmp_path):
         "d": np.zeros((0,), np.int64),
     }
     np.savez(tmp_path / "a.npz", **arrays)
-    for made, array in zip(read_arrays(tmp_path / "a.npz", list(arrays)), arrays.values(), strict=True):
+    for made, array in zip(
+        read_arrays(tmp_path / "a.npz", list(arrays)), arrays.values(), strict=True
+    ):
         assert made.shape == array.shape
         assert made.dtype.isnative
         np.testing.assert_array_equal(made, array)

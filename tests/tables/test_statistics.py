@@ -24,7 +24,9 @@ def minus(ours: list[float], theirs: list[float]) -> list[float]:
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 30])
 def test_t_test_agrees_with_scipy(n):
     ours, theirs = pairs(n)
-    assert estimates.t_test(minus(ours, theirs)) == pytest.approx(scipy.stats.ttest_rel(ours, theirs).pvalue, rel=1e-9)
+    assert estimates.t_test(minus(ours, theirs)) == pytest.approx(
+        scipy.stats.ttest_rel(ours, theirs).pvalue, rel=1e-9
+    )
     assert estimates.paired_difference(ours, theirs).t_p == estimates.t_test(minus(ours, theirs))
 
 
@@ -38,14 +40,18 @@ def test_t_test_where_differences_are_all_the_same():
 @pytest.mark.parametrize("shift", [0.0, 0.004, 0.05])
 def test_sign_flip_agrees_with_scipys_exact_permutation_test(n, shift):
     differences = minus(*pairs(n, shift))
-    oracle = scipy.stats.permutation_test((differences,), sum, permutation_type="samples", n_resamples=10_000)
+    oracle = scipy.stats.permutation_test(
+        (differences,), sum, permutation_type="samples", n_resamples=10_000
+    )
     assert estimates.sign_flip_test(differences) == pytest.approx(oracle.pvalue, abs=1e-12)
 
 
 def test_sign_flip_counts_every_pattern_with_its_ties():
-    # sums of (+-1 +-1 +-2): 4 2 2 0 0 -2 -2 -4; at least as far from zero as 1 - 1 + 2 = 2: six of eight
+    # sums of (+-1 +-1 +-2): 4 2 2 0 0 -2 -2 -4; at least as far from zero as 1 - 1 + 2 = 2: six of
+    # eight
     assert estimates.sign_flip_test([1.0, -1.0, 2.0]) == 6 / 8
-    assert estimates.sign_flip_test([0.1, 0.2, 0.3]) == 2 / 8  # 0.1 + 0.2 is not 0.3: the tie counts all the same
+    # 0.1 + 0.2 is not 0.3: the tie counts all the same
+    assert estimates.sign_flip_test([0.1, 0.2, 0.3]) == 2 / 8
     tied = [0.1, 0.2, -0.3]
     assert estimates.sign_flip_test(tied) == 1.0
     values = [0.1, 0.3, 0.2, -0.1, 0.3, -0.2, 0.1]
@@ -59,7 +65,9 @@ def test_sign_flip_counts_every_pattern_with_its_ties():
 
 @pytest.mark.parametrize("n", [2, 5, 10, 20, 32])
 def test_sign_flip_floor(n):
-    assert estimates.sign_flip_test([1.0 + number / 100 for number in range(n)]) == estimates.sign_flip_floor(n)
+    assert estimates.sign_flip_test(
+        [1.0 + number / 100 for number in range(n)]
+    ) == estimates.sign_flip_floor(n)
     assert estimates.sign_flip_floor(5) == 0.0625
 
 
@@ -77,7 +85,12 @@ def test_holm_worked_by_hand():
 
 
 def test_holm_is_over_the_rows_that_have_a_test():
-    rows = [None, Difference(0.1, (0, 1), 5, t_p=0.01), Difference(0.1, None, 1), Difference(0.1, (0, 1), 5, t_p=0.04)]
+    rows = [
+        None,
+        Difference(0.1, (0, 1), 5, t_p=0.01),
+        Difference(0.1, None, 1),
+        Difference(0.1, (0, 1), 5, t_p=0.04),
+    ]
     corrected = estimates.with_holm(rows)
     assert [row and row.holm_p for row in corrected] == [None, 0.02, None, 0.04]
 
@@ -102,7 +115,8 @@ def test_power_agrees_with_scipys_noncentral_t():
 
 
 def test_too_few_seeds_says_how_many_more_or_that_none_will_do():
-    ours, theirs = [0.82, 0.80, 0.83], [0.80, 0.81, 0.80]  # +2 -1 +3 points: mean 1.33, deviation 2.08, d .64
+    # +2 -1 +3 points: mean 1.33, deviation 2.08, d .64
+    ours, theirs = [0.82, 0.80, 0.83], [0.80, 0.81, 0.80]
     difference = estimates.paired_difference(ours, theirs)
     assert difference.too_few
     assert difference.effect == pytest.approx(0.6405, abs=1e-3)
@@ -140,5 +154,7 @@ def test_equal_differences_have_no_test(ours, theirs):
 def test_small_but_real_variation_is_tested():
     difference = estimates.paired_difference([0.85, 0.850001], [0.80, 0.80])
     assert not difference.is_constant
-    assert difference.t_p == pytest.approx(scipy.stats.ttest_rel([0.85, 0.850001], [0.80, 0.80]).pvalue, rel=1e-6)
+    assert difference.t_p == pytest.approx(
+        scipy.stats.ttest_rel([0.85, 0.850001], [0.80, 0.80]).pvalue, rel=1e-6
+    )
     assert not estimates.paired_difference([0.9], [0.8]).is_constant

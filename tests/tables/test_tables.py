@@ -115,7 +115,8 @@ def test_missing_and_failed_runs_are_named_with_state_and_reason(holes):
 def test_a_value_that_is_not_finite_is_not_averaged_and_is_named(holes):
     assert Draw("", 1) not in row(holes, "consistency_only").values
     assert re.search(
-        r"not in the mean, test/digit/accuracy is not finite: consistency_only-s1-\w{8} \(nan\)", notes(holes)
+        r"not in the mean, test/digit/accuracy is not finite: consistency_only-s1-\w{8} \(nan\)",
+        notes(holes),
     )
 
 
@@ -123,7 +124,10 @@ def test_differences_pair_seeds_that_both_rows_have(holes):
     difference = row(holes, "consistency_only").difference
     assert difference.n == 2  # its own 0, 2, 4 without the reference's missing 4
     base = row(holes, "base").values
-    expected = [row(holes, "consistency_only").values[draw] - base[draw] for draw in (Draw("", 0), Draw("", 2))]
+    expected = [
+        row(holes, "consistency_only").values[draw] - base[draw]
+        for draw in (Draw("", 0), Draw("", 2))
+    ]
     assert difference.mean == pytest.approx(sum(expected) / 2)
     assert "difference to base over seeds 0, 2, which both rows have" in notes(holes)
     assert row(holes, "specific_only").difference.interval is None
@@ -132,7 +136,10 @@ def test_differences_pair_seeds_that_both_rows_have(holes):
 
 def test_mixed_code_and_shapes_are_counted_and_named(holes):
     text = notes(holes)
-    assert re.search(r"code hash differs: c0dec0de in 12 of 14 runs, but 01d01d01 in 2 of 14 runs: full-s0-\w{8}", text)
+    assert re.search(
+        r"code hash differs: c0dec0de in 12 of 14 runs, but 01d01d01 in 2 of 14 runs: full-s0-\w{8}",
+        text,
+    )
     assert "means that mix them: full" in text
     assert "world size differs: 2 in 12 of 14 runs, but 4 in 2 of 14 runs" in text
     assert "threads" not in text
@@ -140,14 +147,20 @@ def test_mixed_code_and_shapes_are_counted_and_named(holes):
 
 
 def test_runs_that_the_grid_no_longer_asks_for_are_left_out_and_counted(holes):
-    assert "2 older runs left out (not asked for any more: 1 on other data, 1 with another config)" in notes(holes)
+    assert (
+        "2 older runs left out (not asked for any more: 1 on other data, 1 with another config)"
+        in notes(holes)
+    )
 
 
 def test_result_of_other_data_is_named(tmp_path):
     grid, runs = study()
     folder = GridFolder(tmp_path)
     finish(runs[0], folder, data_fingerprint="another")
-    assert re.search(r"not the one asked for in 1 runs: base-s0-\w{8} \(another\)", notes(collect(grid, runs, folder)))
+    assert re.search(
+        r"not the one asked for in 1 runs: base-s0-\w{8} \(another\)",
+        notes(collect(grid, runs, folder)),
+    )
 
 
 def test_reference_without_value_gives_no_difference(tmp_path):
@@ -186,7 +199,9 @@ def test_a_result_that_cannot_be_used_makes_the_run_missing(tmp_path):
     write_json(folder.run(runs[0].run_id).result, {"format": 0})
     finish(runs[1], folder, run_id="another-s0-12345678")
     first, second, *_ = collect(grid, runs, folder).missing
-    assert describe(first).endswith("(unknown: result.json was written by another version of the code)")
+    assert describe(first).endswith(
+        "(unknown: result.json was written by another version of the code)"
+    )
     assert describe(second).endswith("(unknown: result.json is that of another-s0-12345678)")
 
 
@@ -205,7 +220,9 @@ def test_a_damaged_attempt_or_spec_costs_no_result_and_is_named(tmp_path):
     older.spec.write_text('{"grid": "stu')
     ablation = collect(grid, runs, folder)
     assert not ablation.missing
-    assert first.run_id in next(line for line in notes(ablation).splitlines() if "its hours are not counted" in line)
+    assert first.run_id in next(
+        line for line in notes(ablation).splitlines() if "its hours are not counted" in line
+    )
     assert "left out, whose spec.json is missing or damaged: older-s0-00000000" in notes(ablation)
     assert row(ablation, "base").costs.hours == pytest.approx(4 * 2 * 80 / 3600)
 
@@ -222,7 +239,10 @@ def test_equal_differences_in_all_seeds_are_one_note(tmp_path, seeds):
     by_name = {cells.variant: cells for cells in all_cells(ablation)}
     for name, difference in (("consistency_only", "+5.0"), ("full", "+0.0")):
         cells = by_name[name]
-        assert (cells.difference, cells.holm_p, cells.sign_flip_p, cells.effect) == (difference, *"\u2013\u2013\u2013")
+        assert (cells.difference, cells.holm_p, cells.sign_flip_p, cells.effect) == (
+            difference,
+            *"\u2013\u2013\u2013",
+        )
         assert cells.marks == "a"
     assert "[" in by_name["specific_only"].difference
     said = [line for line in notes(ablation).splitlines() if "the same in every seed" in line]

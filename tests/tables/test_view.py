@@ -36,7 +36,9 @@ def seen(path, view: View, without=(), **changes) -> Ablation:
 
 
 def mean_of(runs, variants, seed) -> float:
-    values = [accuracy_of(run) for run in runs if run.variant in variants and run.config.seed == seed]
+    values = [
+        accuracy_of(run) for run in runs if run.variant in variants and run.config.seed == seed
+    ]
     assert len(values) == len(variants)
     return sum(values) / len(values)
 
@@ -48,12 +50,18 @@ def test_rows_by_a_key_average_within_a_seed_and_pair_by_seed(tmp_path):
     assert ablation.grid.reference == "loss.alpha=0"
     _, runs = study()
     for seed in range(5):
-        assert off.values[Draw("", seed)] == pytest.approx(mean_of(runs, ("base", "specific_only"), seed))
-        assert on.values[Draw("", seed)] == pytest.approx(mean_of(runs, ("consistency_only", "full"), seed))
+        assert off.values[Draw("", seed)] == pytest.approx(
+            mean_of(runs, ("base", "specific_only"), seed)
+        )
+        assert on.values[Draw("", seed)] == pytest.approx(
+            mean_of(runs, ("consistency_only", "full"), seed)
+        )
     assert (on.n, on.n_expected, len(on.runs), on.difference.n) == (5, 5, 10, 5)
     assert on.difference.mean == pytest.approx(on.mean - off.mean)
     assert [(c.key, c.reference, c.value) for c in on.changes] == [("loss.alpha", 0.0, 0.5)]
-    assert "A seed's value is the mean over the row's runs with it" in " ".join(caption(ablation, ()))
+    assert "A seed's value is the mean over the row's runs with it" in " ".join(
+        caption(ablation, ())
+    )
 
 
 def test_a_seed_that_lacks_a_run_is_left_out_and_not_averaged_over_the_rest(tmp_path):
@@ -78,11 +86,20 @@ def test_where_keeps_runs_and_seeds(tmp_path):
 
 def test_another_metric_brings_its_direction(tmp_path):
     loss = seen(tmp_path, View(metric="test/digit/loss"))
-    assert (loss.grid.metric, loss.grid.direction, loss.rows[0].mean) == ("test/digit/loss", "min", 0.5)
+    assert (loss.grid.metric, loss.grid.direction, loss.rows[0].mean) == (
+        "test/digit/loss",
+        "min",
+        0.5,
+    )
     assert seen(tmp_path, View(metric="val/digit/accuracy")).grid.direction == "max"
-    with pytest.raises(ConfigError, match="direction min contradicts metric 'test/digit/accuracy', of which higher is"):
+    with pytest.raises(
+        ConfigError,
+        match="direction min contradicts metric 'test/digit/accuracy', of which higher is",
+    ):
         seen(tmp_path, View(direction="min"))
-    with pytest.raises(ConfigError, match="direction max contradicts metric 'test/digit/loss', of which lower is"):
+    with pytest.raises(
+        ConfigError, match="direction max contradicts metric 'test/digit/loss', of which lower is"
+    ):
         seen(tmp_path, View(metric="test/digit/loss", direction="max"))
     with pytest.raises(ConfigError, match="'test/digit/f1' is in no result.*test/digit/accuracy"):
         seen(tmp_path, View(metric="test/digit/f1"))
@@ -96,7 +113,9 @@ def test_columns_and_rows_come_from_the_grid_file(tmp_path):
         finish(spec, folder)
     assert show_table(grid, folder, tmp_path / "out", figures=False) == 0
     head, rule, first, second = [
-        line for line in (tmp_path / "out" / "table.md").read_text().splitlines() if line.startswith("|")
+        line
+        for line in (tmp_path / "out" / "table.md").read_text().splitlines()
+        if line.startswith("|")
     ]
     assert head == "| variant | accuracy (%) | GPU-hours | n | change to loss.alpha=0 |"
     assert rule == "| :-- | --: | --: | --: | :-- |"
@@ -105,8 +124,17 @@ def test_columns_and_rows_come_from_the_grid_file(tmp_path):
     assert r"\begin{tabular}{lrrrl}" in tex
     assert r"variant & accuracy (\%) & GPU-hours & n & change to loss.alpha=0 \\" in tex
     page = (tmp_path / "out" / "report.html").read_text()
-    assert re.findall('<th scope="col" data-column="([a-z_]+)"', page) == ["variant", "metric", "hours", "n", "changes"]
-    assert show_table(grid, folder, tmp_path / "other", figures=False, view=View(by=("loss.beta",))) == 0
+    assert re.findall('<th scope="col" data-column="([a-z_]+)"', page) == [
+        "variant",
+        "metric",
+        "hours",
+        "n",
+        "changes",
+    ]
+    assert (
+        show_table(grid, folder, tmp_path / "other", figures=False, view=View(by=("loss.beta",)))
+        == 0
+    )
     assert "loss.beta=0.3" in (tmp_path / "other" / "table.md").read_text()
     with pytest.raises(ValidationError, match="columns"):
         study(columns=["hours", "metrics"])
@@ -117,7 +145,10 @@ def test_columns_and_rows_come_from_the_grid_file(tmp_path):
 @pytest.mark.parametrize(
     ("view", "message"),
     [
-        (View(by=("loss.alpha2",)), "--by loss.alpha2: no run has this key; did you mean 'loss.alpha'"),
+        (
+            View(by=("loss.alpha2",)),
+            "--by loss.alpha2: no run has this key; did you mean 'loss.alpha'",
+        ),
         (View(where=("loss.alpha",)), "wanted key=value"),
         (View(where=("lr=1",)), "--where lr: no run has this key"),
         (View(where=("loss.alpha=0.7",)), "--where loss.alpha=0.7 matches no run.*0.5"),
@@ -144,9 +175,15 @@ def test_a_look_has_results_of_its_own(tmp_path):
     asked = ("--by", "loss.alpha", "--metric", "test/digit/loss", "--no-figures")
     done = command(tmp_path, "--grid", "study", *asked)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["study--test-digit-loss-by-loss.alpha"]
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [
+        "study--test-digit-loss-by-loss.alpha"
+    ]
     assert "loss.alpha=0.5" in done.stdout
-    assert not any(variant in done.stdout.split("test/digit/loss on", 1)[0] for variant in BONUS if variant != "base")
+    assert not any(
+        variant in done.stdout.split("test/digit/loss on", 1)[0]
+        for variant in BONUS
+        if variant != "base"
+    )
     wrong = command(tmp_path, "--grid", "study", "--direction", "up")
     assert (wrong.returncode, "'max', 'min'" in wrong.stderr) == (2, True)
 
@@ -167,7 +204,10 @@ def near(path, **changes) -> tuple[Ablation, list]:
 
 
 def test_values_that_look_equal_are_rows_of_their_own(tmp_path):
-    grid, runs = study(variants={"base": {}} | {f"lr{n}": {"optimizer.lr": v} for n, v in enumerate(NEAR)}, seeds=[0])
+    grid, runs = study(
+        variants={"base": {}} | {f"lr{n}": {"optimizer.lr": v} for n, v in enumerate(NEAR)},
+        seeds=[0],
+    )
     for spec in runs:
         finish(spec, GridFolder(tmp_path), accuracy=0.8)
     shown, kept = apply_view(grid, runs, View(by=("optimizer.lr",)))
@@ -181,18 +221,27 @@ def test_both_csvs_and_the_report_hold_values_in_full(tmp_path):
     ablation, _ = near(tmp_path)
     runs = list(csv.DictReader(io.StringIO(to_runs_csv(ablation))))
     assert [float(line["config.optimizer.lr"]) for line in runs[2::2]] == list(NEAR)
-    assert [float(line["test/digit/accuracy"]) for line in runs[2::2]] == [0.8 + value for value in NEAR]
+    assert [float(line["test/digit/accuracy"]) for line in runs[2::2]] == [
+        0.8 + value for value in NEAR
+    ]
     rows = list(csv.DictReader(io.StringIO(to_csv(ablation))))
-    assert [line["changes"] for line in rows[1:]] == [f"optimizer.lr: 0.003 -> {value!r}" for value in NEAR]
+    assert [line["changes"] for line in rows[1:]] == [
+        f"optimizer.lr: 0.003 -> {value!r}" for value in NEAR
+    ]
     assert [float(line["mean"]) for line in rows] == [row.mean for row in ablation.rows]
     data = json.loads(re.search(r'id="data">(.*?)</script>', to_html(ablation), re.DOTALL)[1])
-    assert [row["changes"] for row in data["rows"][1:]] == [[["optimizer.lr", "0.003", repr(v)]] for v in NEAR]
+    assert [row["changes"] for row in data["rows"][1:]] == [
+        [["optimizer.lr", "0.003", repr(v)]] for v in NEAR
+    ]
     assert [row["mean"] for row in data["rows"]] == [row.mean for row in ablation.rows]
 
 
 @pytest.mark.parametrize("value", NEAR)
 def test_where_selects_by_value(value):
-    grid, runs = study(variants={"base": {}} | {f"lr{n}": {"optimizer.lr": v} for n, v in enumerate(NEAR)}, seeds=[0])
+    grid, runs = study(
+        variants={"base": {}} | {f"lr{n}": {"optimizer.lr": v} for n, v in enumerate(NEAR)},
+        seeds=[0],
+    )
     for text in (repr(value), f"{value:.12e}", f"{value:.12f}"):
         _, kept = apply_view(grid, runs, View(where=(f"optimizer.lr={text}", "optimizer.lr=3e-3")))
         assert sorted(spec.config.optimizer.lr for spec in kept) == sorted([0.003, value])
@@ -223,14 +272,20 @@ def test_a_value_as_text(value, text):
     assert word(value) == text
 
 
-SCALARS = st.floats(allow_nan=False) | st.integers() | st.booleans() | st.none() | st.text(max_size=8)
+SCALARS = (
+    st.floats(allow_nan=False) | st.integers() | st.booleans() | st.none() | st.text(max_size=8)
+)
 
 
 @pytest.mark.fuzz
-@given(*[SCALARS | st.lists(st.floats(allow_nan=False) | st.text(max_size=4), min_size=2, max_size=3)] * 2)
+@given(
+    *[SCALARS | st.lists(st.floats(allow_nan=False) | st.text(max_size=4), min_size=2, max_size=3)]
+    * 2
+)
 def test_other_values_have_other_texts(one, other):
     kinds = {type(one), type(other)}
-    if one == other or (kinds & {bool} and kinds & {int, float}):  # True is 1, but is no number of a config
+    # True is 1, but is no number of a config
+    if one == other or (kinds & {bool} and kinds & {int, float}):
         return
     assert word(one) != word(other)
     assert word(one).isprintable()

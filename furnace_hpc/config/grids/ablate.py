@@ -7,7 +7,8 @@ from pydantic import BeforeValidator, Field
 from furnace_hpc.config.base import Config, Name
 
 Overrides = dict[str, Any]
-RowOverrides = Annotated[Overrides, BeforeValidator(lambda value: {} if value is None else value)]  # `base:`
+# `base:`
+RowOverrides = Annotated[Overrides, BeforeValidator(lambda value: {} if value is None else value)]
 
 
 class Ablate(Config):
@@ -26,7 +27,9 @@ class Ablate(Config):
             return {"base": {}} | {f"only_{name}": on for name, on in self.factors.items()}
         rows = {"full": _merge(self.factors.values())}
         for left_out in self.factors:
-            rows[f"no_{left_out}"] = _merge(on for name, on in self.factors.items() if name != left_out)
+            rows[f"no_{left_out}"] = _merge(
+                on for name, on in self.factors.items() if name != left_out
+            )
         return rows
 
 

@@ -15,9 +15,8 @@ from furnace_hpc.config.grids.settings import check_settings
 from furnace_hpc.config.identity import without_identity
 from furnace_hpc.config.metrics import Direction, checked_direction, metric_direction
 from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_written
-from furnace_hpc.config.parsing.printable import short
-from furnace_hpc.config.parsing.secrets import find_secret
 from furnace_hpc.config.parsing.source_text import Written
+from furnace_hpc.config.parsing.text_safety import find_secret, short
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.train_config import TrainConfig
 
@@ -30,11 +29,15 @@ class Grid(Config):
 
     name: Name = Field(description="folder of its runs and of its results")
     description: str = Field(default="", description="what the study asks; printed over its table")
-    base: dict[str, Any] = Field(description="the config that every row starts from (nested, or dotted keys)")
+    base: dict[str, Any] = Field(
+        description="the config that every row starts from (nested, or dotted keys)"
+    )
     resources: dict[str, Any] = Field(
         default_factory=dict, description="nodes, processes_per_node, timeout_min, partition"
     )
-    seeds: tuple[Seed, ...] = Field(min_length=1, description="each row is trained with each of them")
+    seeds: tuple[Seed, ...] = Field(
+        min_length=1, description="each row is trained with each of them"
+    )
     packs: tuple[Name, ...] = Field(
         default=(),
         description="packs of one data set, each drawn with a data seed of its own (folders under the data root; "
@@ -46,23 +49,35 @@ class Grid(Config):
         description="rows that the reference must not lose to, or its table says so: one modality, twice the steps",
     )
     metric: str = Field(description="<split>/<task>/<metric> of the table")
-    direction: Direction = Field(default="max", description="which way is better; none: the metric's own")
+    direction: Direction = Field(
+        default="max", description="which way is better; none: the metric's own"
+    )
     columns: tuple[ColumnName, ...] = Field(
-        default=(), description="columns of the table after the row's name, in this order; none: all that there are"
+        default=(),
+        description="columns of the table after the row's name, in this order; none: all that there are",
     )
     by: tuple[str, ...] = Field(
-        default=(), description="dotted keys whose values make the rows of the table; none: each variant is one"
+        default=(),
+        description="dotted keys whose values make the rows of the table; none: each variant is one",
     )
-    variants: dict[Name, RowOverrides] = Field(default_factory=dict, description="row name -> overrides by dotted keys")
+    variants: dict[Name, RowOverrides] = Field(
+        default_factory=dict, description="row name -> overrides by dotted keys"
+    )
     ablate: Ablate | None = Field(default=None, description="rows made from factors")
-    axes: dict[str, list[Any]] = Field(default_factory=dict, description="dotted key -> values; all combinations")
-    zip: list[dict[str, list[Any]]] = Field(default_factory=list, description="groups of keys that change together")
+    axes: dict[str, list[Any]] = Field(
+        default_factory=dict, description="dotted key -> values; all combinations"
+    )
+    zip: list[dict[str, list[Any]]] = Field(
+        default_factory=list, description="groups of keys that change together"
+    )
     exclude: list[dict[str, Any]] = Field(
         default_factory=list,
         description="a row that matches all keys of an entry is left out (`variant` is a key too)",
     )
     settings: Overrides = Field(
-        default_factory=dict, max_length=200, description="what `--set` laid over every row, last; submit writes it"
+        default_factory=dict,
+        max_length=200,
+        description="what `--set` laid over every row, last; submit writes it",
     )
 
     _written: Written | None = PrivateAttr(default=None)  # the file that it was read from
@@ -111,9 +126,13 @@ class Grid(Config):
         swept = Counter([*self.axes, *(key for group in self.zip for key in group)])
         problems += [f"key {key!r} is swept twice" for key in sorted(swept) if swept[key] > 1]
         if len(swept) > MAX_SWEPT:
-            problems.append(f"{len(swept):,} keys are swept, more than {MAX_SWEPT}: no study has so many")
+            problems.append(
+                f"{len(swept):,} keys are swept, more than {MAX_SWEPT}: no study has so many"
+            )
         try:
-            checked_direction(self.metric, self.direction if "direction" in self.model_fields_set else None)
+            checked_direction(
+                self.metric, self.direction if "direction" in self.model_fields_set else None
+            )
         except ConfigError as error:
             problems.append(str(error))
         if problems:
@@ -175,11 +194,17 @@ def with_settings(grid: Grid, settings: list[str]) -> Grid:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set got {setting!r}, wanted key=value, for example --set optimizer.lr=1e-3")
+            raise ConfigError(
+                f"--set got {setting!r}, wanted key=value, for example --set optimizer.lr=1e-3"
+            )
         if find_secret(setting) is not None:
-            raise ConfigError(f"--set {key}: its value looks like a secret, and would be copied to scripts and reports")
+            raise ConfigError(
+                f"--set {key}: its value looks like a secret, and would be copied to scripts and reports"
+            )
         if key == "seed":
-            raise ConfigError("--set seed: the grid's seeds say which are run; use --seed to choose among them")
+            raise ConfigError(
+                "--set seed: the grid's seeds say which are run; use --seed to choose among them"
+            )
         laid.pop(key, None)
         laid[key] = parse_value(text)
         written = (written or Written("", "")).with_setting(key, text, laid[key])
@@ -191,7 +216,9 @@ def with_settings(grid: Grid, settings: list[str]) -> Grid:
 
 def results_name(grid: Grid) -> str:
     """Folder of the grid's results: its name, and a mark of what `--set` changed: a quick look spoils no table."""
-    settings = {key: value for key, value in grid.settings.items() if not key.startswith("resources.")}
+    settings = {
+        key: value for key, value in grid.settings.items() if not key.startswith("resources.")
+    }
     if not settings:
         return grid.name
     return f"{grid.name}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]}"
@@ -206,13 +233,17 @@ def apply_overrides(content: dict[str, Any], overrides: Overrides) -> dict[str, 
     result = dict(content)
     for key, value in overrides.items():
         if str(key).count(".") > MAX_DOTS:
-            raise ConfigError(f"key {short(str(key))!r} has more than {MAX_DOTS} dots: no config is so deep")
+            raise ConfigError(
+                f"key {short(str(key))!r} has more than {MAX_DOTS} dots: no config is so deep"
+            )
         head, _, rest = str(key).partition(".")
         if rest:
             inner = result.get(head, {})
             if not isinstance(inner, dict):
                 got = short(repr(inner))
-                raise ConfigError(f"key {key!r} goes through {head!r}, which is {got} and no mapping")
+                raise ConfigError(
+                    f"key {key!r} goes through {head!r}, which is {got} and no mapping"
+                )
             result[head] = apply_overrides(inner, {rest: value})
         elif isinstance(value, dict) and isinstance(result.get(head), dict):
             result[head] = apply_overrides(result[head], value)

@@ -27,7 +27,10 @@ def check_settings(
     above = {part: key for leaf, key in own.items() for part in _parents(leaf)}
     for section, columns in swept:
         for other, leaf in (
-            (key, leaf) for key, values in columns.items() for one in values for leaf in leaves({key: one})
+            (key, leaf)
+            for key, values in columns.items()
+            for one in values
+            for leaf in leaves({key: one})
         ):
             if key := _shared(leaf, own, above):
                 raise ConfigError(

@@ -13,9 +13,8 @@ import yaml
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing import strict_yaml
-from furnace_hpc.config.parsing.printable import short
-from furnace_hpc.config.parsing.secrets import find_secret, masked
 from furnace_hpc.config.parsing.source_text import Written
+from furnace_hpc.config.parsing.text_safety import find_secret, masked, short
 from furnace_hpc.host.access import find_faults
 from furnace_hpc.host.regular_file import read_regular
 
@@ -49,7 +48,9 @@ def find_file(kind: Kind, name: str) -> Path:
     if is_path(name):
         if Path(name).is_file():
             return Path(name)
-        raise ConfigError(f"{kind} {name!r}: there is no such file; give a path to a file, or a name without suffix")
+        raise ConfigError(
+            f"{kind} {name!r}: there is no such file; give a path to a file, or a name without suffix"
+        )
     suffix = ".json" if kind == "DeepSpeed file" else ".yaml"
     folders = [root / FOLDERS[kind] for root in shipped_roots()]
     for folder in folders:
@@ -67,7 +68,9 @@ def check_is_own(path: Path) -> None:
     if path.resolve().is_relative_to(PACKAGE.parent):
         return
     if fault := next(find_faults(str(path), str(Path.cwd())), None):
-        raise ConfigError(f"{path} was found in the working directory, and is not used: {fault.problem}. {fault.fix}")
+        raise ConfigError(
+            f"{path} was found in the working directory, and is not used: {fault.problem}. {fault.fix}"
+        )
 
 
 def find_shipped(name: str) -> Path:
@@ -108,7 +111,9 @@ def read_written(path: Path) -> tuple[Any, Written]:
             problem = "a tab cannot indent YAML: use spaces"
         raise ConfigError(f"{place}: {short(problem, 300)}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {short(' '.join(str(error).split()), 300)}") from None
+        raise ConfigError(
+            f"{path}: not valid YAML: {short(' '.join(str(error).split()), 300)}"
+        ) from None
 
 
 def read_json(path: Path) -> Any:
@@ -135,9 +140,13 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path}: {word} is not valid JSON: give a number")
 
     try:
-        content = json.loads(_read_text(path), object_pairs_hook=pairs, parse_int=whole, parse_constant=constant)
+        content = json.loads(
+            _read_text(path), object_pairs_hook=pairs, parse_int=whole, parse_constant=constant
+        )
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from None
+        raise ConfigError(
+            f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}"
+        ) from None
     except RecursionError:
         raise _too_deep(path) from None
     if _is_deep(content):
@@ -152,7 +161,11 @@ def _too_deep(path: Path) -> ConfigError:
 def _is_deep(content: Any) -> bool:
     level = [content]
     for _ in range(strict_yaml.MAX_DEPTH + 1):
-        inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        inner = [
+            list(one.values()) if isinstance(one, dict) else one
+            for one in level
+            if isinstance(one, (dict, list))
+        ]
         level = [item for items in inner for item in items]
     return bool(level)
 

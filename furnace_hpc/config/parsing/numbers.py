@@ -3,7 +3,7 @@
 import re
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.parsing.printable import short
+from furnace_hpc.config.parsing.text_safety import short
 
 _CLOCK = re.compile(r"(?:([0-9]{1,6})-)?([0-9]{1,6})(?::([0-9]{1,2}))?(?::([0-9]{1,2}))?")
 _SECONDS = {"s": 1, "min": 60, "hours": 3600}  # by the end of a field's name

@@ -6,9 +6,10 @@ from functools import cached_property
 from typing import Any
 
 from furnace_hpc.config.parsing import strict_yaml
-from furnace_hpc.config.parsing.printable import short
+from furnace_hpc.config.parsing.text_safety import short
 
-_ORDER = {"settings": 0, "axes": 1, "zip": 1, "base": 3, "resources": 3}  # the last to be laid over first; others: 2
+# the last to be laid over first; others: 2
+_ORDER = {"settings": 0, "axes": 1, "zip": 1, "base": 3, "resources": 3}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Entry:
         """Whether the entry may be what gave this value."""
         if self.text is None:
             return isinstance(value, (dict, list, tuple))
-        return type(self.value) is type(value) and repr(self.value) == repr(value)  # nan is not equal to itself
+        # nan is not equal to itself
+        return type(self.value) is type(value) and repr(self.value) == repr(value)
 
     def as_typed(self) -> str | None:
         """The text, and what it was read as where that is something else. None if it is a mapping or a list."""
@@ -33,7 +35,11 @@ class Entry:
         words = {"None": "nothing", "True": "true", "False": "false"}
         read = words.get(repr(self.value), repr(self.value))
         typed = short(self.text or read)
-        return typed if typed in {read, repr(self.value), str(self.value)} else f"{typed} (read as {read})"
+        return (
+            typed
+            if typed in {read, repr(self.value), str(self.value)}
+            else f"{typed} (read as {read})"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,19 +62,25 @@ class Written:
         """(dotted key of a row's config, variant; None for all variants) -> entries, the last to be laid over first."""
         entries = [*self.settings, *(entry for same in self._by_path.values() for entry in same)]
         found: dict[tuple[str, str | None], list[Entry]] = {}
-        for entry in sorted((one for one in entries if one.path), key=lambda one: _ORDER.get(str(one.path[0]), 2)):
+        for entry in sorted(
+            (one for one in entries if one.path), key=lambda one: _ORDER.get(str(one.path[0]), 2)
+        ):
             found.setdefault(_dotted(entry.path), []).append(entry)
         return found
 
     def with_setting(self, key: str, text: str, value: Any) -> "Written":
         """The same, and one value of `--set`."""
-        return replace(self, settings=(*self.settings, Entry(("settings", key), text, value, "--set")))
+        return replace(
+            self, settings=(*self.settings, Entry(("settings", key), text, value, "--set"))
+        )
 
     def at(self, path: Sequence[str | int], value: Any) -> Entry | None:
         """The entry at this path of the file. None if there is none."""
         if path[-1:] == ("[key]",):  # a key is the problem
             return next(iter(self._by_path.get(tuple(path[:-1]), [])), None)
-        return next((entry for entry in self._by_path.get(tuple(path), []) if entry.is_read_as(value)), None)
+        return next(
+            (entry for entry in self._by_path.get(tuple(path), []) if entry.is_read_as(value)), None
+        )
 
     def of_row(self, variant: str, path: Sequence[str | int], value: Any) -> Entry | None:
         """The entry that gave a row this value of its config. None if the file does not say it."""
@@ -89,7 +101,8 @@ def _dotted(path: strict_yaml.Path) -> tuple[str, str | None]:
         case "ablate":
             return ".".join(rest[2:]), None  # ablate, factors, the factor
         case "axes":
-            return ".".join([*rest[:1], *rest[2:]]) if len(rest) > 1 else "", None  # the key, a place in its list
+            # the key, a place in its list
+            return ".".join([*rest[:1], *rest[2:]]) if len(rest) > 1 else "", None
         case "zip":
             return ".".join([rest[1], *rest[3:]]) if len(rest) > 2 else "", None
     return ".".join(rest), None  # base, settings

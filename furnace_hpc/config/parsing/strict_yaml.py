@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from furnace_hpc.config.parsing.printable import short
+from furnace_hpc.config.parsing.text_safety import short
 
 MAX_DEPTH = 32
 MAX_NODES = 100_000  # with every alias unfolded: ten lines of aliases can mean a billion entries
@@ -18,9 +18,17 @@ MAX_NUMBER = 100  # characters of a number: a longer one is a mistake or an atta
 MAX_KEY = 500  # characters of a key
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
-_KINDS = {"int": "a number", "float": "a number", "bool": "true or false", "null": "null", "timestamp": "a date"}
+_KINDS = {
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
+    "timestamp": "a date",
+}
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
-_INT = re.compile(r"^[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*|0x[0-9a-fA-F]+(?:_[0-9a-fA-F]+)*|0b[01]+(?:_[01]+)*)$")
+_INT = re.compile(
+    r"^[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*|0x[0-9a-fA-F]+(?:_[0-9a-fA-F]+)*|0b[01]+(?:_[01]+)*)$"
+)
 _FLOAT = re.compile(
     rf"^[-+]?(?:{_DIGITS}\.(?:{_DIGITS})?(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|{_DIGITS}[eE][-+]?[0-9]+"
     r"|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
@@ -47,7 +55,14 @@ def load(text: str) -> Any:
             loader.dispose()
     except UnicodeError:
         raise yaml.YAMLError("a character is no Unicode text") from None
-    except (ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        OverflowError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise yaml.YAMLError(f"a value means nothing: {error}") from None  # `!!bool x`, say
 
 
@@ -72,7 +87,12 @@ def entries(text: str) -> Iterator[tuple[Path, str | None, Any, int]]:
 
 def _entries(loader: Any, node: Any, path: Path) -> Iterator[tuple[Path, str | None, Any, int]]:
     is_scalar = isinstance(node, yaml.ScalarNode)
-    yield path, node.value if is_scalar else None, loader.construct_object(node) if is_scalar else None, _line(node)
+    yield (
+        path,
+        node.value if is_scalar else None,
+        loader.construct_object(node) if is_scalar else None,
+        _line(node),
+    )
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             yield from _entries(loader, item, (*path, number))
@@ -99,7 +119,9 @@ def _check_limits(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _ in opened):
                 where: Any = event.start_mark  # its stub says more than MarkedYAMLError's takes
-                raise yaml.MarkedYAMLError(None, None, "an alias stands inside of what it means", where)
+                raise yaml.MarkedYAMLError(
+                    None, None, "an alias stands inside of what it means", where
+                )
             count += sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent):
             count += 1
@@ -113,7 +135,9 @@ def _check_limits(text: str) -> None:
             if anchor:
                 sizes[anchor] = count - before
         if len(opened) > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(None, None, f"nested more than {MAX_DEPTH} deep", event.start_mark)
+            raise yaml.MarkedYAMLError(
+                None, None, f"nested more than {MAX_DEPTH} deep", event.start_mark
+            )
         if count > MAX_NODES:
             words = f"more than {MAX_NODES:,} entries, aliases unfolded"
             raise yaml.MarkedYAMLError(None, None, words, event.start_mark)
@@ -172,7 +196,9 @@ def _number(node: Any, kind: str, read: Any) -> Any:
         value = read(text.replace("_", "").lower())
         if kind == "float" or -(2**63) <= value < 2**63:
             return value
-        words = f"{text} is beyond 64 bits: give a smaller number, or put it in quotes if it is text"
+        words = (
+            f"{text} is beyond 64 bits: give a smaller number, or put it in quotes if it is text"
+        )
     raise yaml.constructor.ConstructorError(None, None, words, node.start_mark)
 
 
@@ -194,14 +220,20 @@ _safe = yaml.SafeLoader.yaml_constructors
 class _StrictLoader(_Loader):  # type: ignore[misc]
     """SafeLoader with fewer types: text, numbers, true and false, null, lists, mappings."""
 
-    yaml_constructors: ClassVar[dict[Any, Any]] = {f"{_TAG}{kind}": _safe[f"{_TAG}{kind}"] for kind in _KEPT_TAGS} | {
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
+        f"{_TAG}{kind}": _safe[f"{_TAG}{kind}"] for kind in _KEPT_TAGS
+    } | {
         f"{_TAG}int": lambda _, node: _number(node, "int", _read_int),
         f"{_TAG}float": lambda _, node: _number(node, "float", _read_float),
         _MERGE: _safe[f"{_TAG}str"],  # `<<` in place of a value is text
         None: _safe[None],
     }
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in found if tag.removeprefix(_TAG) in {"null", "bool", "merge"}]
+        first: [
+            (tag, pattern)
+            for tag, pattern in found
+            if tag.removeprefix(_TAG) in {"null", "bool", "merge"}
+        ]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -209,7 +241,9 @@ class _StrictLoader(_Loader):  # type: ignore[misc]
 class _Dumper(yaml.SafeDumper):
     """SafeDumper that quotes text which `load` would read as a number."""
 
-    yaml_implicit_resolvers = {first: list(found) for first, found in yaml.SafeDumper.yaml_implicit_resolvers.items()}
+    yaml_implicit_resolvers = {
+        first: list(found) for first, found in yaml.SafeDumper.yaml_implicit_resolvers.items()
+    }
 
 
 for _class in (_StrictLoader, _Dumper):

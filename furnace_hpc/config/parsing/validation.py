@@ -8,16 +8,18 @@ from pydantic import BaseModel, ValidationError
 
 from furnace_hpc.config.base import NAME_PATTERN
 from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.config.parsing.printable import short
-from furnace_hpc.config.parsing.secrets import masked
 from furnace_hpc.config.parsing.source_text import Entry
+from furnace_hpc.config.parsing.text_safety import masked, short
 
 MAX_PROBLEMS = 100  # that are told of one file
 M = TypeVar("M", bound=BaseModel)
-Find = Callable[[Sequence[int | str], Any], Entry | None]  # (path, value) -> where it stands; None if it is not known
+# (path, value) -> where it stands; None if it is not known
+Find = Callable[[Sequence[int | str], Any], Entry | None]
 
 
-def validate(model: type[M], content: Any, source: str = "", find: Find = lambda path, value: None) -> M:
+def validate(
+    model: type[M], content: Any, source: str = "", find: Find = lambda path, value: None
+) -> M:
     """Return `content` as a `model`; `source` (a file's path) goes before each problem.
 
     Raises:
@@ -25,12 +27,17 @@ def validate(model: type[M], content: Any, source: str = "", find: Find = lambda
     """
     before = f"{source}: " if source else ""
     if not isinstance(content, dict):
-        raise ConfigError(f"{before}got {_kind(content)}, wanted a mapping of keys: write `key: value` lines")
+        raise ConfigError(
+            f"{before}got {_kind(content)}, wanted a mapping of keys: write `key: value` lines"
+        )
     try:
         return model.model_validate(content)
     except ValidationError as error:
         found = _lines(error, model, find)
-        lines = [masked(_placed(line, entry, source)) for line, entry in itertools.islice(found, MAX_PROBLEMS)]
+        lines = [
+            masked(_placed(line, entry, source))
+            for line, entry in itertools.islice(found, MAX_PROBLEMS)
+        ]
         if (more := error.error_count() - MAX_PROBLEMS) > 0:
             lines.append(f"{before}and {more:,} more problems")
         raise ConfigError("\n".join(lines)) from None
@@ -55,7 +62,9 @@ def _placed(line: str, entry: Entry | None, source: str) -> str:
     return f"{before}{line} ({entry.place.replace(f'{source}:', 'line ', 1) if source else entry.place})"
 
 
-def _lines(error: ValidationError, model: type[BaseModel], find: Find) -> Iterable[tuple[str, Entry | None]]:
+def _lines(
+    error: ValidationError, model: type[BaseModel], find: Find
+) -> Iterable[tuple[str, Entry | None]]:
     problems = error.errors(include_url=False)
     for problem in problems:
         path, value = problem["loc"], problem["input"]
@@ -70,7 +79,12 @@ def _lines(error: ValidationError, model: type[BaseModel], find: Find) -> Iterab
             refused = getattr(parent, "refused", {}).get(path[-1])
             valid = nearest(str(path[-1]), parent.model_fields)
             section = f"{place.rpartition('.')[0]}: ".removeprefix(": ")
-            yield f"{section}key {path[-1]!r} {refused}" if refused else f"unknown key {place!r}; {valid}", entry
+            yield (
+                f"{section}key {path[-1]!r} {refused}"
+                if refused
+                else f"unknown key {place!r}; {valid}",
+                entry,
+            )
         elif problem["type"] == "missing":
             yield f"key {place!r} is missing", None
         else:
@@ -85,13 +99,23 @@ def _wanted(problem: Any, entry: Entry | None) -> str:
     if kind == "string_type" and not isinstance(value, (dict, list)):
         return ", wanted text" if value is None else f", wanted text: put it in quotes, '{typed}'"
     if kind in {"tuple_type", "list_type"}:
-        return f", wanted a list: write [{typed}]" if isinstance(value, (str, int, float)) else ", wanted a list"
+        return (
+            f", wanted a list: write [{typed}]"
+            if isinstance(value, (str, int, float))
+            else ", wanted a list"
+        )
     if kind == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NAME_PATTERN:
-        return ", wanted a name: 1 to 64 letters, digits, '.', '_' or '-', and a letter or digit first"
+        return (
+            ", wanted a name: 1 to 64 letters, digits, '.', '_' or '-', and a letter or digit first"
+        )
     message = problem["msg"].removeprefix("Value error, ")
     if message.startswith("wanted"):
         return f", {message}"
-    auto = "; 'auto' is for other programs: write a value, or leave the key out" if value == "auto" else ""
+    auto = (
+        "; 'auto' is for other programs: write a value, or leave the key out"
+        if value == "auto"
+        else ""
+    )
     return f": {message[0].lower()}{message[1:]}{auto}"
 
 
@@ -127,4 +151,6 @@ def _model_inside(annotation: Any) -> type[BaseModel] | None:
 
 
 def _kind(value: Any) -> str:
-    return {list: "a list", str: "a text", type(None): "nothing"}.get(type(value), short(_repr(value)))
+    return {list: "a list", str: "a text", type(None): "nothing"}.get(
+        type(value), short(_repr(value))
+    )

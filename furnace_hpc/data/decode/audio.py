@@ -18,7 +18,8 @@ from furnace_hpc.data.packing.rejects import Unusable
 
 Wave = NDArray[np.float32]
 _BLOCK = 1 << 20  # values read at a time
-# Values of one sound, 1 GiB: hours of silence take few bytes of FLAC, and a damaged header makes hours of a second.
+# Values of one sound, 1 GiB: hours of silence take few bytes of FLAC, and a damaged header makes
+# hours of a second.
 _MOST = 1 << 28
 
 
@@ -29,11 +30,19 @@ class SoundKnobs(BaseModel):
 
     feature: Literal["mfcc", "log_mel"] = Field(default="mfcc", description="what a coefficient is")
     coefficients: int = Field(default=40, ge=1, le=128, description="coefficients per frame (K)")
-    frames: int = Field(default=640, ge=1, description="frames stored (F); longer sounds are cut, shorter ones padded")
+    frames: int = Field(
+        default=640,
+        ge=1,
+        description="frames stored (F); longer sounds are cut, shorter ones padded",
+    )
     sample_rate_hz: int = Field(default=16_000, ge=1000, description="after resampling, in Hz")
     hop: int = Field(default=160, ge=1, description="samples from one frame to the next")
-    window: int = Field(default=1024, ge=16, description="samples of one frame's Fourier transform (Hann window)")
-    channels: Literal["mean", "first"] = Field(default="mean", description="how stereo becomes mono")
+    window: int = Field(
+        default=1024, ge=16, description="samples of one frame's Fourier transform (Hann window)"
+    )
+    channels: Literal["mean", "first"] = Field(
+        default="mean", description="how stereo becomes mono"
+    )
 
     @property
     def seconds(self) -> float:
@@ -69,7 +78,8 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
     """Return the mono waveform [S] at the wanted rate, full scale 1; raises Unusable as `read_sound` does."""
     content = _read_file(path)
     whole = whole_sound(content)
-    # What is unchanged is read by libsndfile itself: it asks for each MP3 frame twice, which takes time in Python.
+    # What is unchanged is read by libsndfile itself: it asks for each MP3 frame twice, which takes
+    # time in Python.
     values, rate = _decode(path if whole.content is content else io.BytesIO(whole.content), whole)
     if len(values) == 0:
         raise Unusable("empty", "no samples")
@@ -77,7 +87,8 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
         raise Unusable("not finite")
     if len(values) * knobs.sample_rate_hz > _MOST * rate:  # of a damaged header, mostly
         raise Unusable(
-            "unreadable", f"{len(values):,} samples at {rate:,} Hz are {len(values) / rate / 3600:,.0f} hours"
+            "unreadable",
+            f"{len(values):,} samples at {rate:,} Hz are {len(values) / rate / 3600:,.0f} hours",
         )
     mono = values.mean(axis=1) if knobs.channels == "mean" else values[:, 0]
     if rate != knobs.sample_rate_hz:
@@ -116,7 +127,8 @@ def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.fl
             values, rate = _read_all(file, wanted), file.samplerate
     except soundfile.LibsndfileError as error:
         raise Unusable("unreadable", error.error_string) from None
-    except (OSError, RuntimeError, ValueError, MemoryError) as error:  # a damaged header may promise any length
+    # a damaged header may promise any length
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
         raise Unusable("unreadable", str(error)) from None
     if len(values) < max(wanted, whole.fewest):
         raise Unusable("truncated", f"{len(values):,} of {max(wanted, whole.fewest):,} samples")

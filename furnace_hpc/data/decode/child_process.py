@@ -37,7 +37,12 @@ class Child:
 
 
 def _watched(
-    serve: Callable[..., None], pipe: Connection, memory: Any, cpu_s: float, wall_s: float, arguments: tuple[Any, ...]
+    serve: Callable[..., None],
+    pipe: Connection,
+    memory: Any,
+    cpu_s: float,
+    wall_s: float,
+    arguments: tuple[Any, ...],
 ) -> None:
     serve(pipe, Watch(memory, cpu_s, wall_s), *arguments)
 

@@ -36,7 +36,9 @@ def mfcc(
         hop: samples from one frame to the next.
         window: samples of one frame's Fourier transform.
     """
-    decibels = log_mel(waves, sample_rate=sample_rate, num_coefficients=NUM_BANDS, hop=hop, window=window)
+    decibels = log_mel(
+        waves, sample_rate=sample_rate, num_coefficients=NUM_BANDS, hop=hop, window=window
+    )
     return np.asarray(librosa.feature.mfcc(S=decibels, n_mfcc=num_coefficients), dtype=np.float32)
 
 
@@ -45,10 +47,14 @@ def log_mel(
 ) -> NDArray[np.float32]:
     """Return mel power in decibels, [N, samples] -> [N, K bands, F], at most 80 dB below each clip's loudest bin."""
     power = np.abs(librosa.stft(waves, n_fft=window, hop_length=hop)) ** 2
-    # librosa.feature.melspectrogram to the bit, which makes the filters anew for every clip: an eighth of its time.
-    mel = np.einsum("...ft,mf->...mt", power, _mel_filters(sample_rate, window, num_coefficients), optimize=True)
+    # librosa.feature.melspectrogram to the bit, which makes the filters anew for every clip: an
+    # eighth of its time.
+    mel = np.einsum(
+        "...ft,mf->...mt", power, _mel_filters(sample_rate, window, num_coefficients), optimize=True
+    )
     decibels = librosa.power_to_db(mel, top_db=None)
-    # power_to_db takes its floor from the whole array: a clip must not depend on its neighbours in the batch.
+    # power_to_db takes its floor from the whole array: a clip must not depend on its neighbours in
+    # the batch.
     floor = decibels.max(axis=(-2, -1), keepdims=True) - TOP_DB
     return np.asarray(np.maximum(decibels, floor), dtype=np.float32)
 
@@ -58,7 +64,9 @@ def _mel_filters(sample_rate: int, window: int, num_bands: int) -> NDArray[np.fl
     return np.asarray(librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=num_bands))  # type: ignore[attr-defined]
 
 
-def to_uint8(values: NDArray[np.floating[Any]], low: float = 0.0, high: float = 1.0) -> NDArray[np.uint8]:
+def to_uint8(
+    values: NDArray[np.floating[Any]], low: float = 0.0, high: float = 1.0
+) -> NDArray[np.uint8]:
     """Map [low, high] linearly onto 0..255, rounding, and clip what lies outside."""
     scaled = (values - low) * (255.0 / (high - low))
     return np.asarray(np.clip(np.rint(scaled), 0, 255), dtype=np.uint8)

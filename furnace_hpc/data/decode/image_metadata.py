@@ -11,7 +11,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # type of a tag -> letter of struct
-# Tags that pixels depend on: size, bits, compression, strips, tiles, colour map, extra samples, tables, subsampling.
+# Tags that pixels depend on: size, bits, compression, strips, tiles, colour map, extra samples,
+# tables, subsampling.
 _TIFF_TAGS = {
     256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 333, 334,
     338, 339, 340, 341, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,
@@ -41,9 +42,15 @@ _BEGINNINGS = (
 _BRANDS = {
     b"avif": "an AVIF image",
     b"avis": "an AVIF image",
-    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC image"),
+    **dict.fromkeys(
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC image"
+    ),
 }
-_TEXTS = ((b"<!doctype html", "an HTML page"), (b"<html", "an HTML page"), (b"<svg", "an SVG drawing"))
+_TEXTS = (
+    (b"<!doctype html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<svg", "an SVG drawing"),
+)
 
 
 def kind_of(head: bytes) -> str:
@@ -52,7 +59,9 @@ def kind_of(head: bytes) -> str:
         brands = (head[8:12], *(head[at : at + 4] for at in range(16, min(64, len(head)), 4)))
         return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), "an MP4 video")
     if head[:4] == b"RIFF":
-        return {b"WAVE": "a WAV sound", b"WEBP": "a damaged WebP image"}.get(head[8:12], "a RIFF file")
+        return {b"WAVE": "a WAV sound", b"WEBP": "a damaged WebP image"}.get(
+            head[8:12], "a RIFF file"
+        )
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     found = [kind for start, kind in _BEGINNINGS if head.startswith(start)]
     found += [kind for start, kind in _TEXTS if text.startswith(start)]
@@ -74,7 +83,11 @@ def orientation_of(exif: bytes | None) -> int | None:
         (count,) = struct.unpack(f"{order}H", content[start : start + 2])
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, length = struct.unpack(f"{order}HHI", content[at : at + 8])
-            if tag == _ORIENTATION and kind in _INTEGERS and 1 <= length <= 4 // struct.calcsize(_INTEGERS[kind]):
+            if (
+                tag == _ORIENTATION
+                and kind in _INTEGERS
+                and 1 <= length <= 4 // struct.calcsize(_INTEGERS[kind])
+            ):
                 (found,) = struct.unpack_from(f"{order}{_INTEGERS[kind]}", content, at + 8)
     except struct.error:
         pass  # it is shorter than it tells
@@ -127,7 +140,10 @@ def _bare_png(content: bytes) -> tuple[bytes, bytes]:
         end = at + 12 + length
         if name[:1].isupper() or name == b"tRNS":
             kept.append(content[at:end])
-        elif name == b"eXIf" and zlib.crc32(content[at + 4 : end - 4]).to_bytes(4) == content[end - 4 : end]:
+        elif (
+            name == b"eXIf"
+            and zlib.crc32(content[at + 4 : end - 4]).to_bytes(4) == content[end - 4 : end]
+        ):
             exif = _EXIF + content[at + 8 : end - 4]
         at = end
     return b"".join(kept), exif

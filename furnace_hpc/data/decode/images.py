@@ -18,7 +18,8 @@ from furnace_hpc.data.packing.rejects import Unusable
 Fit = Literal["crop", "stretch"]
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _BACKGROUND = (255, 255, 255, 255)
-# By content, not by name. Not all that Pillow knows: of EPS it has Ghostscript make a picture, a program of its own.
+# By content, not by name. Not all that Pillow knows: of EPS it has Ghostscript make a picture, a
+# program of its own.
 _FORMATS = (
     "JPEG",
     "PNG",
@@ -48,8 +49,13 @@ class ImageKnobs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(default=224, ge=8, le=2048, description="height and width in pixels")
-    fit: Fit = Field(default="crop", description="crop: the middle square; stretch: the whole picture, pressed square")
-    filter: Literal["bicubic", "bilinear"] = Field(default="bicubic", description="Pillow's resampling filter")
+    fit: Fit = Field(
+        default="crop",
+        description="crop: the middle square; stretch: the whole picture, pressed square",
+    )
+    filter: Literal["bicubic", "bilinear"] = Field(
+        default="bicubic", description="Pillow's resampling filter"
+    )
 
 
 def read_image(path: Path, knobs: ImageKnobs) -> NDArray[np.uint8]:
@@ -67,12 +73,15 @@ def read_image(path: Path, knobs: ImageKnobs) -> NDArray[np.uint8]:
             if (bare := _bare(file)) is not None:
                 with suppress(Exception):  # the first error is the one to report
                     return _decode(io.BytesIO(bare[0]), knobs, exif=bare[1])
-            raise _unidentified(file) if isinstance(error, UnidentifiedImageError) else error from None
+            raise (
+                _unidentified(file) if isinstance(error, UnidentifiedImageError) else error
+            ) from None
 
 
 def _decode(file: IO[bytes], knobs: ImageKnobs, exif: bytes = b"") -> NDArray[np.uint8]:
     with Image.open(file, formats=_FORMATS) as image:
-        # A JPEG decoder can leave out what the resizing would throw away; never below twice the final size.
+        # A JPEG decoder can leave out what the resizing would throw away; never below twice the
+        # final size.
         image.draft(image.mode, (2 * knobs.size, 2 * knobs.size))
         _scale_transparency(image)
         image.load()
@@ -136,7 +145,8 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     top = _full_scale(image.mode, float(values.max(initial=0)))
     clear = image.info.get("transparency")
     grey = np.empty(values.shape, np.uint8)
-    for row in range(0, len(values), 256):  # a few rows at a time: as float64, all would be eight times the file
+    # a few rows at a time: as float64, all would be eight times the file
+    for row in range(0, len(values), 256):
         part = values[row : row + 256]
         grey[row : row + 256] = np.clip(np.rint(part.astype(np.float64) * 255.0 / top), 0, 255)
         if isinstance(clear, int):

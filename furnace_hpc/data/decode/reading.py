@@ -114,13 +114,16 @@ def reading(file: str | Path) -> Iterator[None]:
     outer = _watch.enter(str(file)) if _watch else ""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata, mostly; with -W error they would be errors
+            # of metadata, mostly; with -W error they would be errors
+            warnings.simplefilter("ignore")
             yield
     except (Unusable, ConfigError):
         raise
     except BaseException as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-            raise ConfigError(f"file {str(file)!r} cannot be read: {error.strerror}. Fix it and try again.") from None
+            raise ConfigError(
+                f"file {str(file)!r} cannot be read: {error.strerror}. Fix it and try again."
+            ) from None
         # A library in Rust raises a BaseException where its own code fails.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
@@ -139,7 +142,9 @@ def regular_file(path: Path) -> Path:
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise Unusable("unreadable", "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file")
+        raise Unusable(
+            "unreadable", "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        )
     if status.st_size == 0:
         raise Unusable("empty")
     return path
@@ -158,7 +163,11 @@ def _detail(error: BaseException, file: str | Path) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = _text(error).replace(str(file), Path(file).name)
-    return text if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+    return (
+        text
+        if isinstance(error, OSError) and text
+        else f"{type(error).__name__}: {text}".removesuffix(": ")
+    )
 
 
 def _text(error: BaseException) -> str:

@@ -31,7 +31,10 @@ class Aside:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._child:
             self._child.process.kill()
@@ -59,7 +62,8 @@ class Aside:
 
 
 def _serve(pipe: Connection, watch: Watch) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, and it ends this process
+    # Ctrl-C reaches the parent too, and it ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     watch_this_process(watch)
     with suppress(EOFError, OSError):  # the parent has ended
         while True:

@@ -44,11 +44,15 @@ class TokenReader:
         if pad is None:
             raise ConfigError(f"the tokenizer has no [PAD]: {ANOTHER}")
         if around > max_tokens:
-            raise ConfigError(f"the tokenizer adds {around} tokens to each text, more than max_tokens {max_tokens}")
+            raise ConfigError(
+                f"the tokenizer adds {around} tokens to each text, more than max_tokens {max_tokens}"
+            )
         self.pad_id = int(pad)
         self.vocab_size = 1 + max(words.values())  # not the number of words: one may stand twice
         if self.vocab_size > MAX_IDS:
-            raise ConfigError(f"the tokenizer has the id {self.vocab_size - 1:,}, more than {MAX_IDS:,}: {ANOTHER}")
+            raise ConfigError(
+                f"the tokenizer has the id {self.vocab_size - 1:,}, more than {MAX_IDS:,}: {ANOTHER}"
+            )
         self.fingerprint = fingerprint_of(words)
         """Of all words and their ids."""
 
@@ -87,7 +91,9 @@ def load_tokenizer(name: str, max_tokens: int) -> TokenReader:
     if path := _find(name):
         return TokenReader(_open(path), max_tokens)
     if Path(name).is_dir():
-        raise ConfigError(f"folder {name!r} has neither {' nor '.join(FILES)}: give a tokenizer's folder")
+        raise ConfigError(
+            f"folder {name!r} has neither {' nor '.join(FILES)}: give a tokenizer's folder"
+        )
     raise ConfigError(
         f"tokenizer {name!r} is neither a folder nor in the hub's cache here: where there is network, give "
         f"`hf download {name} tokenizer.json tokenizer_config.json vocab.txt`, or give --tokenizer DIR"
@@ -134,14 +140,18 @@ def _open(path: Path) -> Tokenizer:
             if path.name == "tokenizer.json":
                 return Tokenizer.from_file(str(named))
             lowercase = _lowercase(path.with_name("tokenizer_config.json"))
-            words: Tokenizer = BertWordPieceTokenizer(str(named), lowercase=lowercase, strip_accents=None)._tokenizer
+            words: Tokenizer = BertWordPieceTokenizer(
+                str(named), lowercase=lowercase, strip_accents=None
+            )._tokenizer
             return words
     except TokenizerError as error:
         raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, why: object) -> ConfigError:
-    return ConfigError(f"tokenizer {path} cannot be read ({why}): give a folder with BERT's vocab.txt")
+    return ConfigError(
+        f"tokenizer {path} cannot be read ({why}): give a folder with BERT's vocab.txt"
+    )
 
 
 def _lowercase(settings: Path) -> bool:

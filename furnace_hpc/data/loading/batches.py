@@ -64,7 +64,8 @@ class BatchReader:
         self._arrays = {name: np.asarray(array) for name, array in columns.split(split).items()}
         self._modalities = modalities
         self._dtypes = {
-            task: torch.float32 if manifest.labels[task].kind == "multi_label" else torch.int64 for task in tasks
+            task: torch.float32 if manifest.labels[task].kind == "multi_label" else torch.int64
+            for task in tasks
         }
         self._bits = [manifest.modalities.index(modality) for modality in modalities]
         self._scale = {
@@ -95,31 +96,45 @@ class BatchReader:
             IndexError: there is no such sample.
         """
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.num_samples:
-            raise IndexError(f"samples {rows.min()} to {rows.max()} asked for, 0 to {self.num_samples - 1} are there")
+            raise IndexError(
+                f"samples {rows.min()} to {rows.max()} asked for, 0 to {self.num_samples - 1} are there"
+            )
         buffers = self._spare.pop() if self._spare else {}
         columns = {}
         for name, source in self._sources.items():
             of_column = rows
             if name == "image" and self.image_frames:
-                of_column = rows * self.image_frames + (self.image_frames // 2 if frames is None else frames)
+                of_column = rows * self.image_frames + (
+                    self.image_frames // 2 if frames is None else frames
+                )
             columns[name] = self._take(name, source, of_column, buffers)
         return HostBatch(rows, columns, buffers)
 
     def to_device(self, host: HostBatch) -> Batch:
         """Move and standardise; the host batch is used up, its memory is taken for a later one."""
-        moved = {name: column.to(self.device, non_blocking=True) for name, column in cut_text(host.columns).items()}
+        moved = {
+            name: column.to(self.device, non_blocking=True)
+            for name, column in cut_text(host.columns).items()
+        }
         batch = Batch(
             rows=host.rows,
-            inputs={modality: self._standardised(modality, moved[modality]) for modality in self._modalities},
+            inputs={
+                modality: self._standardised(modality, moved[modality])
+                for modality in self._modalities
+            },
             lengths={
                 modality: moved[f"{modality}_length"].to(torch.int64, copy=True)
                 for modality in self._modalities
                 if f"{modality}_length" in moved
             },
             present_BM=moved["present"][:, self._bits].bool(),
-            labels={task: moved[f"label.{task}"].to(dtype, copy=True) for task, dtype in self._dtypes.items()},
+            labels={
+                task: moved[f"label.{task}"].to(dtype, copy=True)
+                for task, dtype in self._dtypes.items()
+            },
         )
-        if self.device.type == "cpu":  # a GPU may still be reading; torch keeps its pinned memory for later itself
+        # a GPU may still be reading; torch keeps its pinned memory for later itself
+        if self.device.type == "cpu":
             self.give_back(host)
         return batch
 
@@ -137,9 +152,12 @@ class BatchReader:
         if buffer is None or len(buffer) < len(rows):
             dtype = torch.from_numpy(np.empty(0, source.dtype)).dtype
             pinned = self.device.type == "cuda"
-            buffer = buffers[name] = torch.empty((len(rows), *source.shape[1:]), dtype=dtype, pin_memory=pinned)
+            buffer = buffers[name] = torch.empty(
+                (len(rows), *source.shape[1:]), dtype=dtype, pin_memory=pinned
+            )
         taken = buffer[: len(rows)]
-        np.take(source, rows, axis=0, out=taken.numpy(), mode="clip")  # the default mode copies everything twice
+        # the default mode copies everything twice
+        np.take(source, rows, axis=0, out=taken.numpy(), mode="clip")
         return taken
 
     def _standardised(self, modality: str, values: Tensor) -> Tensor:

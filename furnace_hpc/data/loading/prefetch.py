@@ -12,7 +12,13 @@ from typing import NamedTuple
 import torch
 
 from furnace_hpc.data.loading.batches import Batch, BatchReader, HostBatch, Rows
-from furnace_hpc.data.loading.sampler import Weights, drawn_frames, rank_indices, step_epochs, step_indices
+from furnace_hpc.data.loading.sampler import (
+    Weights,
+    drawn_frames,
+    rank_indices,
+    step_epochs,
+    step_indices,
+)
 
 DEPTH = 2  # batches read ahead: one would leave nothing to take while a slow one is read
 
@@ -30,7 +36,9 @@ class Prefetched:
     What goes wrong in the thread is raised where the batch is taken. The thread ends with the context.
     """
 
-    def __init__(self, reader: BatchReader, requests: Iterable[Request], depth: int = DEPTH) -> None:
+    def __init__(
+        self, reader: BatchReader, requests: Iterable[Request], depth: int = DEPTH
+    ) -> None:
         self._reader, self._requests, self._depth = reader, iter(requests), depth
         self._thread = ThreadPoolExecutor(
             1, thread_name_prefix="prefetch", initializer=_enter, initargs=(reader.device,)
@@ -42,7 +50,10 @@ class Prefetched:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
@@ -112,7 +123,9 @@ class TrainBatches:
         """In the thread: what this rank reads from step `first` to the end."""
         reader, (global_batch_size, micro_batch_size) = self._reader, self._sizes
         for step in range(first, self._steps):
-            rows = step_indices(reader.num_samples, self._seed, step, global_batch_size, self._weights)
+            rows = step_indices(
+                reader.num_samples, self._seed, step, global_batch_size, self._weights
+            )
             frames = None
             if reader.image_frames:
                 epochs = step_epochs(reader.num_samples, step, global_batch_size)

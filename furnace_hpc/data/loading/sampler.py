@@ -24,7 +24,9 @@ def step_indices(
     positions = _positions(step, global_batch_size)
     epochs = positions // num_samples
     parts = [
-        epoch_order(num_samples, seed, int(epoch), weights)[positions[epochs == epoch] % num_samples]
+        epoch_order(num_samples, seed, int(epoch), weights)[
+            positions[epochs == epoch] % num_samples
+        ]
         for epoch in np.unique(epochs)
     ]
     return np.concatenate(parts)
@@ -44,7 +46,9 @@ def rank_indices(
 
 
 @lru_cache(maxsize=2)
-def epoch_order(num_samples: int, seed: int, epoch: int, weights: Weights | None = None) -> NDArray[np.int64]:
+def epoch_order(
+    num_samples: int, seed: int, epoch: int, weights: Weights | None = None
+) -> NDArray[np.int64]:
     """A permutation or the draws [num_samples], the same on every machine for the same (seed, epoch)."""
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     if weights is None:

@@ -17,13 +17,16 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import Columns, open_columns
 from furnace_hpc.host.regular_file import open_regular, read_regular
 
-SCRATCH = "FURNACE_SCRATCH"  # the environment variable with the node-local folder; a profile's `scratch` sets it
+# the environment variable with the node-local folder; a profile's `scratch` sets it
+SCRATCH = "FURNACE_SCRATCH"
 CHUNK_BYTES = 1 << 26
 LOOK_S = 0.2  # between two looks of a rank that waits for another one's copy
 Moved = Callable[[str], None]
 
 
-def stage(columns: Columns, scratch: str, heartbeat: Moved = lambda where: None) -> tuple[Columns, str]:
+def stage(
+    columns: Columns, scratch: str, heartbeat: Moved = lambda where: None
+) -> tuple[Columns, str]:
     """The set to read from, a copy below `scratch` or the one that is given, and a sentence that says which and why.
 
     The copy's name holds a hash of the manifest, and so of all contents: it is made once, and found again by later
@@ -53,7 +56,10 @@ def stage(columns: Columns, scratch: str, heartbeat: Moved = lambda where: None)
         return found, f"data: read from {copy}, this node's copy of {columns.folder}"
     except OSError as error:
         why = error.strerror or str(error)
-        return columns, f"WARNING: data: read from {columns.folder}, not from a copy in {scratch}: {why}"
+        return (
+            columns,
+            f"WARNING: data: read from {columns.folder}, not from a copy in {scratch}: {why}",
+        )
 
 
 def _own_folder(scratch: Path) -> Path:
@@ -105,7 +111,9 @@ def _copied(columns: Columns, copy: Path, lock: TextIO, heartbeat: Moved) -> Col
         _check_room(columns, copy.parent)
         for name, stored in columns.manifest.files.items():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            got = _copy(columns.folder / name, aside / name, partial(_progress, name, lock, heartbeat))
+            got = _copy(
+                columns.folder / name, aside / name, partial(_progress, name, lock, heartbeat)
+            )
             if got != stored.xxh3_128:
                 raise ConfigError(
                     f"data file {columns.folder / name} holds content hash {got} where the manifest says "
@@ -132,7 +140,9 @@ def _check_room(columns: Columns, place: Path) -> None:
     needed = sum(file.num_bytes for file in columns.manifest.files.values())
     free = shutil.disk_usage(place).free
     if free < needed * 1.02:
-        raise OSError(f"{place} has {free / 2**30:.1f} GiB free, the data needs {needed / 2**30:.1f}")
+        raise OSError(
+            f"{place} has {free / 2**30:.1f} GiB free, the data needs {needed / 2**30:.1f}"
+        )
 
 
 def _copy(source: Path, target: Path, tell: Callable[[], None]) -> str:
@@ -155,5 +165,9 @@ def _header_bytes(block: bytes) -> int:
     """Where the array begins in an .npy file."""
     start = io.BytesIO(block)
     version = np.lib.format.read_magic(start)
-    (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(start)
+    (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )(start)
     return start.tell()

@@ -32,7 +32,13 @@ RECORD_EVERY_S = 5.0  # at most so much is rendered again after a kill
 
 
 def pack_files(
-    plan: PackPlan, out: Path, report: Report, *, workers: int | None, max_refused: float, force: bool
+    plan: PackPlan,
+    out: Path,
+    report: Report,
+    *,
+    workers: int | None,
+    max_refused: float,
+    force: bool,
 ) -> tuple[Manifest, bool]:
     """Render a plan's rows into `out`; return the manifest, and whether there was anything to do.
 
@@ -78,7 +84,9 @@ def _existing(out: Path, plan: PackPlan) -> Manifest | None:
     if manifest.dataset == plan.dataset and manifest.preprocessing == plan.settings:
         return manifest
     held = f"{manifest.dataset} {manifest.fingerprint} with other settings"
-    raise ConfigError(f"folder {str(out)!r} holds {held}: choose another --out, or replace it with --force")
+    raise ConfigError(
+        f"folder {str(out)!r} holds {held}: choose another --out, or replace it with --force"
+    )
 
 
 def _render_all(plan: PackPlan, unfinished: Unfinished, report: Report, workers: int) -> None:
@@ -88,7 +96,9 @@ def _render_all(plan: PackPlan, unfinished: Unfinished, report: Report, workers:
     recorded_s = time.monotonic()
     try:
         for chunk in rendered(plan, dict(progress.rows), workers):
-            unfinished.append(chunk.split, chunk.num_rows, chunk.columns, chunk.refused_lines, chunk.incomplete)
+            unfinished.append(
+                chunk.split, chunk.num_rows, chunk.columns, chunk.refused_lines, chunk.incomplete
+            )
             for modality, moments in chunk.moments.items():
                 progress.moments.setdefault(modality, _zero(moments)).add(moments)
             report("samples", sum(progress.rows.values()), total)
@@ -115,7 +125,9 @@ def _check_refused(unfinished: Unfinished, max_refused: float) -> None:
             f"{unfinished.folder}, or accept it with --max-refused {np.ceil(incomplete / rows * 100) / 100:g}"
         )
     if empty := [split for split, kept in progress.kept.items() if not kept]:
-        raise ConfigError(f"split {empty[0]!r} has no usable sample ({_reasons(unfinished, empty[0])}): fix its files")
+        raise ConfigError(
+            f"split {empty[0]!r} has no usable sample ({_reasons(unfinished, empty[0])}): fix its files"
+        )
 
 
 def _reasons(unfinished: Unfinished, split: str | None = None) -> str:
@@ -128,18 +140,29 @@ def _check_not_empty(plan: PackPlan) -> None:
     for split, rows in plan.rows.items():
         if not rows:
             listed = plan.listed[split]
-            missing = f"{listed:,} samples are listed, and none of them has a file" if listed else "no sample is listed"
-            raise ConfigError(f"split {split!r} is empty: {missing}; look at --source and the lists")
+            missing = (
+                f"{listed:,} samples are listed, and none of them has a file"
+                if listed
+                else "no sample is listed"
+            )
+            raise ConfigError(
+                f"split {split!r} is empty: {missing}; look at --source and the lists"
+            )
 
 
 def _publish(plan: PackPlan, unfinished: Unfinished, out: Path, report: Report) -> Manifest:
     """Seal the columns, hash them, write the manifest, and rename the whole into place."""
     unfinished.seal()
     progress = unfinished.progress
-    columns = {name: Column(dtype=value.dtype.name, shape=value.shape) for name, value in plan.blank.items()}
+    columns = {
+        name: Column(dtype=value.dtype.name, shape=value.shape)
+        for name, value in plan.blank.items()
+    }
     if plan.derive:
         arrays = {
-            split: {name: map_file(unfinished.columns / split / f"{name}.npy") for name in plan.blank}
+            split: {
+                name: map_file(unfinished.columns / split / f"{name}.npy") for name in plan.blank
+            }
             for split in plan.rows
         }
         for split, made in plan.derive(arrays).items():
@@ -159,7 +182,11 @@ def _publish(plan: PackPlan, unfinished: Unfinished, out: Path, report: Report) 
         "files": files,
         "image_frames": plan.image_frames,
         "labels": plan.labels,
-        "statistics": {name: progress.moments[name].statistics() for name in MEASURED if name in progress.moments},
+        "statistics": {
+            name: progress.moments[name].statistics()
+            for name in MEASURED
+            if name in progress.moments
+        },
         "vocab_size": plan.vocab_size,
         "pad_id": plan.pad_id,
         "counts": _counts(plan, unfinished),

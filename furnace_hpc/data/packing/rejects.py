@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.config.parsing.text_safety import printable
 
 MAX_DETAIL = 300  # characters; some errors quote the file
 
@@ -23,7 +23,8 @@ class Unusable(Exception):
     """This file gives nothing: its modality is absent from the sample."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
-        super().__init__(reason, detail)  # both: an exception that crosses processes is made again from its arguments
+        # both: an exception that crosses processes is made again from its arguments
+        super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
 

@@ -56,7 +56,8 @@ class Renderer:
 
 def work(pipe: Connection, watch: Watch, renderer: Renderer) -> None:
     """Render the chunks that come through the pipe, in order; send `Rendered`, or the error that ends the pack."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, and it ends this process
+    # Ctrl-C reaches the parent too, and it ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     watch_this_process(watch)
     chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
@@ -87,7 +88,11 @@ def _render_chunk(chunk: Chunk, renderer: Renderer, watch: Watch) -> Rendered:
         watch.begin(number, crashed)
         if "" in crashed:
             name = chunk.named[number]
-            samples.append(Sample(None, (Refusal(chunk.split, name, None, "", "unreadable", crashed[""], False),)))
+            samples.append(
+                Sample(
+                    None, (Refusal(chunk.split, name, None, "", "unreadable", crashed[""], False),)
+                )
+            )
         else:
             samples.append(renderer.render(chunk.split, row))
     watch.begin(-1, {})
@@ -95,7 +100,10 @@ def _render_chunk(chunk: Chunk, renderer: Renderer, watch: Watch) -> Rendered:
     for sample_id, sample in enumerate(samples, start=chunk.first_id):
         if sample.values is not None:
             kept.append(sample.values | {"sample_id": np.int32(sample_id)})
-    columns = {name: np.stack([values[name] for values in kept]) for name in (renderer.blank if kept else ())}
+    columns = {
+        name: np.stack([values[name] for values in kept])
+        for name in (renderer.blank if kept else ())
+    }
     lines = b"".join(refusal.line() for sample in samples for refusal in sample.refusals)
     incomplete = sum(bool(sample.refusals) for sample in samples)
     moments = measure(columns, renderer.modalities) if chunk.split == "train" and kept else {}
@@ -108,8 +116,14 @@ def _told(error: Exception, split: str, watch: Watch) -> Exception:
         return error
     where = f"{split}: sample {watch.at.sample!r}" if watch.at.sample else f"{split}: samples"
     if isinstance(error, MemoryError):
-        return ConfigError(f"{where}: memory is full. Give the same command with fewer --workers; the pack resumes.")
+        return ConfigError(
+            f"{where}: memory is full. Give the same command with fewer --workers; the pack resumes."
+        )
     if isinstance(error, OSError):
         problem = error.strerror or str(error)
-        return ConfigError(f"{where}: {problem}. Fix it and give the same command; the pack resumes.")
-    return RuntimeError(f"{where} cannot be rendered:\n{''.join(traceback.format_exception(error))}")
+        return ConfigError(
+            f"{where}: {problem}. Fix it and give the same command; the pack resumes."
+        )
+    return RuntimeError(
+        f"{where} cannot be rendered:\n{''.join(traceback.format_exception(error))}"
+    )

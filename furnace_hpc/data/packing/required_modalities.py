@@ -45,5 +45,9 @@ class _Required:
         name = sample.values["source_id"].item().decode()
         for bit in self.bits:
             if not sample.values["present"][bit] and self.modalities[bit] not in told:
-                refusals.append(Refusal(split, name, self.modalities[bit], "", "missing", "--require", kept=False))
+                refusals.append(
+                    Refusal(
+                        split, name, self.modalities[bit], "", "missing", "--require", kept=False
+                    )
+                )
         return Sample(None, tuple(refusals))

@@ -16,7 +16,13 @@ import numpy as np
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import StoredFile
-from furnace_hpc.data.columns import content_hash, map_file, sync_folder, write_durably, write_header
+from furnace_hpc.data.columns import (
+    content_hash,
+    map_file,
+    sync_folder,
+    write_durably,
+    write_header,
+)
 from furnace_hpc.data.packing.sample import PackPlan, Values
 from furnace_hpc.data.packing.statistics import Moments
 from furnace_hpc.host.regular_file import read_regular
@@ -61,10 +67,16 @@ class Unfinished:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"folder {self.folder} is being packed by another process: wait for it") from None
+            raise ConfigError(
+                f"folder {self.folder} is being packed by another process: wait for it"
+            ) from None
         begun = _read(self.folder / "progress.json") if self.columns.is_dir() else None
         if begun and begun.settings != self._plan.settings and not force:
-            keys = [key for key, value in self._plan.settings.items() if begun.settings.get(key) != value]
+            keys = [
+                key
+                for key, value in self._plan.settings.items()
+                if begun.settings.get(key) != value
+            ]
             raise ConfigError(
                 f"folder {self.folder} holds a half-made pack with other settings ({', '.join(keys) or 'fewer now'}): "
                 "finish it with those, delete it, or give --force"
@@ -88,11 +100,14 @@ class Unfinished:
         start = _header_bytes(path)
         self._files[path] = _open_at(path, start + self.progress.kept[split] * value.nbytes)
 
-    def append(self, split: str, num_rows: int, chunk: Values, lines: bytes, incomplete: int) -> None:
+    def append(
+        self, split: str, num_rows: int, chunk: Values, lines: bytes, incomplete: int
+    ) -> None:
         """Write the kept samples of `num_rows` more rows behind those that are there, or nothing (OSError)."""
         num_kept = len(chunk["sample_id"]) if chunk else 0
         parts = {
-            self.columns / split / f"{name}.npy": array.reshape(-1).view(np.uint8) for name, array in chunk.items()
+            self.columns / split / f"{name}.npy": array.reshape(-1).view(np.uint8)
+            for name, array in chunk.items()
         }
         parts[self.refused] = np.frombuffer(lines, np.uint8)
         ends = {path: os.lseek(self._files[path], 0, os.SEEK_CUR) for path in parts}
@@ -146,7 +161,9 @@ def _read(path: Path) -> Progress | None:
         content = json.loads(read_regular(path))
     except FileNotFoundError:
         return None
-    return Progress(**(content | {"moments": {name: Moments(**m) for name, m in content["moments"].items()}}))
+    return Progress(
+        **(content | {"moments": {name: Moments(**m) for name, m in content["moments"].items()}})
+    )
 
 
 def _header(file: BinaryIO, value: np.ndarray[Any, Any], num_samples: int) -> None:
@@ -165,7 +182,9 @@ def _open_at(path: Path, num_bytes: int) -> int:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
     if os.fstat(descriptor).st_size < num_bytes:
         os.close(descriptor)
-        raise ConfigError(f"file {path} is shorter than progress.json says: delete its folder and pack again")
+        raise ConfigError(
+            f"file {path} is shorter than progress.json says: delete its folder and pack again"
+        )
     os.ftruncate(descriptor, num_bytes)
     os.lseek(descriptor, num_bytes, os.SEEK_SET)
     return descriptor

@@ -65,18 +65,24 @@ class Draft:
     refusals: list[tuple[str | None, str, Unusable]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, split: str, source_id: str, modalities: tuple[str, ...], blank: Values) -> "Draft":
+    def begin(
+        cls, split: str, source_id: str, modalities: tuple[str, ...], blank: Values
+    ) -> "Draft":
         """A sample that lacks every modality; `source_id` is the set's own name of it.
 
         Raises:
             ConfigError: the column would not give this name back: it is too narrow, or the name ends in a zero byte.
         """
         name_sample(source_id)
-        draft = cls(split, source_id, modalities, {name: value.copy() for name, value in blank.items()})
+        draft = cls(
+            split, source_id, modalities, {name: value.copy() for name, value in blank.items()}
+        )
         try:
             name, column = source_id.encode(), blank["source_id"].dtype
         except UnicodeEncodeError:
-            raise ConfigError(f"{split}: sample id {source_id!r} is no valid Unicode. Fix it in the list.") from None
+            raise ConfigError(
+                f"{split}: sample id {source_id!r} is no valid Unicode. Fix it in the list."
+            ) from None
         draft.values["source_id"] = np.array(name, column)
         if draft.values["source_id"].item() != name:
             raise ConfigError(
@@ -96,7 +102,9 @@ class Draft:
         for name, value in made.items():
             if value.shape != self.values[name].shape or value.dtype != self.values[name].dtype:
                 wanted = self.values[name]
-                raise ValueError(f"{name} is {value.dtype} {value.shape}, wanted {wanted.dtype} {wanted.shape}")
+                raise ValueError(
+                    f"{name} is {value.dtype} {value.shape}, wanted {wanted.dtype} {wanted.shape}"
+                )
             self.values[name] = value
         self.values["present"][self.modalities.index(modality)] = 1
 

@@ -33,7 +33,9 @@ def decoded(content: bytes) -> str:
     Raises:
         UnicodeDecodeError: it is neither.
     """
-    return content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    return content.decode(
+        "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    )
 
 
 def fingerprint_of(rows: Any) -> str:
@@ -51,4 +53,6 @@ def check_disjoint(splits: dict[str, Iterable[str]]) -> None:
     for split, ids in splits.items():
         for sample in ids:
             if seen.setdefault(sample, split) != split:
-                raise ConfigError(f"sample {sample!r} is in {seen[sample]} and in {split}: the split files overlap")
+                raise ConfigError(
+                    f"sample {sample!r} is in {seen[sample]} and in {split}: the split files overlap"
+                )

@@ -32,7 +32,9 @@ class Moments:
             return Statistics(mean=(0.0,) * len(self.total), std=(1.0,) * len(self.total))
         mean = np.array(self.total) / self.count
         variance = np.maximum(np.array(self.squares) / self.count - mean**2, 0.0)
-        return Statistics(mean=tuple(mean.tolist()), std=tuple(np.maximum(np.sqrt(variance), 1e-6).tolist()))
+        return Statistics(
+            mean=tuple(mean.tolist()), std=tuple(np.maximum(np.sqrt(variance), 1e-6).tolist())
+        )
 
 
 def measure(columns: Values, modalities: tuple[str, ...]) -> dict[str, Moments]:
@@ -44,7 +46,9 @@ def measure(columns: Values, modalities: tuple[str, ...]) -> dict[str, Moments]:
             there = columns["present"][:, modalities.index(modality)].astype(bool)
             lengths = columns.get(f"{modality}_length")
             channel_axis = -3 if modality == "image" else -2
-            found[modality] = _moments(values[there], None if lengths is None else lengths[there], channel_axis)
+            found[modality] = _moments(
+                values[there], None if lengths is None else lengths[there], channel_axis
+            )
     return found
 
 

@@ -51,7 +51,8 @@ class _Pool:
     """All processes, and the chunks that are not yielded yet."""
 
     def __init__(self, plan: PackPlan, chunks: list[Chunk], num_workers: int) -> None:
-        # A fork server: threads and locks of this process (progress bar, BLAS) are not copied into the workers.
+        # A fork server: threads and locks of this process (progress bar, BLAS) are not copied into
+        # the workers.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([work.__module__, *plan.preload])
         self._renderer = Renderer(plan.render, plan.blank, plan.modalities)
@@ -59,7 +60,8 @@ class _Pool:
         self._todo = list(enumerate(chunks))  # a heap
         self._workers: dict[Any, _Worker] = {}
         self._finished: dict[int, Rendered] = {}
-        self._ends: Counter[tuple[int, int, str]] = Counter()  # chunk, row, file -> processes that it ended
+        # chunk, row, file -> processes that it ended
+        self._ends: Counter[tuple[int, int, str]] = Counter()
 
     def run(self) -> Iterator[Rendered]:
         """Yield all chunks."""
@@ -133,5 +135,9 @@ class _Worker(Child):
 
 def _without(chunk: Chunk, at: At, code: int) -> Chunk:
     """The chunk without the file that ended processes."""
-    crashed = chunk.crashed | {at.row: chunk.crashed.get(at.row, {}) | {at.file: how_it_ended(code)}}
-    return replace(chunk, crashed=crashed, named=chunk.named | {at.row: at.sample or str(chunk.rows[at.row])})
+    crashed = chunk.crashed | {
+        at.row: chunk.crashed.get(at.row, {}) | {at.file: how_it_ended(code)}
+    }
+    return replace(
+        chunk, crashed=crashed, named=chunk.named | {at.row: at.sample or str(chunk.rows[at.row])}
+    )

@@ -24,7 +24,13 @@ from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Array, Draft, PackPlan, Sample, Values, blank_sample
 from furnace_hpc.data.packing.source_lists import check_disjoint, fingerprint_of
 from furnace_hpc.data.sets.audioset_files import NOT_DECODED, SoundFiles
-from furnace_hpc.data.sets.audioset_lists import CLASS_FILE, NUM_CLASSES, Clip, read_classes, read_clips
+from furnace_hpc.data.sets.audioset_lists import (
+    CLASS_FILE,
+    NUM_CLASSES,
+    Clip,
+    read_classes,
+    read_clips,
+)
 
 MODALITIES = ("image", "audio")
 ID_BYTES = 11  # of YouTube's ids; lists of other sets in this layout may have longer ones
@@ -54,7 +60,9 @@ class Lists:
     test: str
 
 
-def plan_audioset(source: Path, lists: Lists, sounds: Path, frames: Path, knobs: ClipKnobs) -> PackPlan:
+def plan_audioset(
+    source: Path, lists: Lists, sounds: Path, frames: Path, knobs: ClipKnobs
+) -> PackPlan:
     """Plan a pack of the clips whose files are there.
 
     Raises:
@@ -63,33 +71,51 @@ def plan_audioset(source: Path, lists: Lists, sounds: Path, frames: Path, knobs:
     classes = read_classes(source / CLASS_FILE, source / "ontology.json", knobs.num_classes)
     files = SoundFiles(sounds)
     names = {"train": lists.train, "val": lists.val, "test": lists.test}
-    listed = {split: read_clips(source / name, classes, files, frames) for split, name in names.items() if name}
+    listed = {
+        split: read_clips(source / name, classes, files, frames)
+        for split, name in names.items()
+        if name
+    }
     notes = _check_sounds(files, [clip for clips in listed.values() for clip in clips])
-    present = {clip.video_id for clips in listed.values() for clip in clips if _found(clip, knobs.num_frames)}
+    present = {
+        clip.video_id
+        for clips in listed.values()
+        for clip in clips
+        if _found(clip, knobs.num_frames)
+    }
     if not present:
         raise ConfigError(
             f"no clip of {source / lists.train} has a file in {sounds} or {frames}: look at --audio, --frames"
         )
     if not lists.val:
-        held_out = _held_out([clip.video_id for clip in listed["train"]], present, knobs.val_fraction, notes)
+        held_out = _held_out(
+            [clip.video_id for clip in listed["train"]], present, knobs.val_fraction, notes
+        )
         train = [clip for clip in listed["train"] if clip.video_id not in held_out]
         val = [clip for clip in listed["train"] if clip.video_id in held_out]
         listed = {"train": train, "val": val, "test": listed["test"]}
     check_disjoint({split: (clip.video_id for clip in clips) for split, clips in listed.items()})
-    found = {split: [clip for clip in clips if clip.video_id in present] for split, clips in listed.items()}
+    found = {
+        split: [clip for clip in clips if clip.video_id in present]
+        for split, clips in listed.items()
+    }
     longest = max(len(clip.video_id.encode()) for clips in found.values() for clip in clips)
     reader = _Reader(knobs, max(ID_BYTES, longest))
     return PackPlan(
         dataset="audioset",
         modalities=MODALITIES,
-        labels={"classes": Labels(kind="multi_label", classes=_distinct(classes.names, classes.mids))},
+        labels={
+            "classes": Labels(kind="multi_label", classes=_distinct(classes.names, classes.mids))
+        },
         rows=found,
         listed={split: len(clips) for split, clips in listed.items()},
         blank=reader.blank(),
         render=reader.render,
         settings={
             "recipe": RECIPE,
-            "listing": fingerprint_of({s: [(c.video_id, c.classes) for c in clips] for s, clips in found.items()}),
+            "listing": fingerprint_of(
+                {s: [(c.video_id, c.classes) for c in clips] for s, clips in found.items()}
+            ),
             "image": knobs.image.model_dump(mode="json") | {"frames": knobs.num_frames},
             "audio": knobs.sound.model_dump(mode="json"),
             "val_fraction": None if lists.val else knobs.val_fraction,
@@ -147,7 +173,9 @@ def _check_sounds(files: SoundFiles, clips: Sequence[Clip]) -> tuple[str, ...]:
 
 
 def _found(clip: Clip, num_frames: int) -> bool:
-    return clip.sound is not None or any(_frame(clip, number).exists() for number in range(num_frames))
+    return clip.sound is not None or any(
+        _frame(clip, number).exists() for number in range(num_frames)
+    )
 
 
 def _frame(clip: Clip, number: int) -> Path:
@@ -202,5 +230,12 @@ class _Reader:
             except Unusable as error:
                 draft.refuse("image", f"{path.parent.name}/{path.name}", error)
         if read:
-            nearest = [min(read, key=lambda have: (abs(have - n), have)) for n in range(self.knobs.num_frames)]
-            draft.add("image", clip.video_id, lambda: {"image": np.stack([read[number] for number in nearest])})
+            nearest = [
+                min(read, key=lambda have: (abs(have - n), have))
+                for n in range(self.knobs.num_frames)
+            ]
+            draft.add(
+                "image",
+                clip.video_id,
+                lambda: {"image": np.stack([read[number] for number in nearest])},
+            )

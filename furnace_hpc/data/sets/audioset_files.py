@@ -6,8 +6,10 @@ from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
 
-SOUNDS = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")  # of several files of a clip, the first of these is taken
-NOT_DECODED = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")  # taken last; the refusal names the format
+# of several files of a clip, the first of these is taken
+SOUNDS = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
+# taken last; the refusal names the format
+NOT_DECODED = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")
 _SUFFIXES = {suffix: place for place, suffix in enumerate(SOUNDS + NOT_DECODED)}
 _TIMES = (re.compile(r"(.+)_(\d+(?:\.\d+)?)_\d+(?:\.\d+)?"), re.compile(r"(.+)_(\d+(?:\.\d+)?)"))
 
@@ -40,7 +42,9 @@ class SoundFiles:
         ]
         if len(found) > 1 and start_s is None:
             names = " and ".join(repr(path.name) for path in found[:2])
-            raise ConfigError(f"clip {clip!r} may be {names} in {found[0].parent}: keep one, named <id>.flac")
+            raise ConfigError(
+                f"clip {clip!r} may be {names} in {found[0].parent}: keep one, named <id>.flac"
+            )
         return found[0] if found else None
 
     def unmatched(self, used: Collection[Path], num_listed: int) -> str | None:
@@ -59,7 +63,11 @@ def _sounds_in(folder: Path) -> list[Path]:
     """Sound files of a folder, the best first where their names differ by the suffix alone; none if it is missing."""
     if not folder.is_dir():
         return []
-    files = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.name[:1] != "."]
+    files = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in _SUFFIXES and path.name[:1] != "."
+    ]
     return sorted(files, key=lambda path: (_SUFFIXES[path.suffix.lower()], path.name))
 
 

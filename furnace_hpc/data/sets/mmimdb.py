@@ -57,7 +57,9 @@ def plan_raw(source: Path, knobs: MovieKnobs) -> PackPlan:
     """
     rows = read_split(source / "split.json")
     if not (source / "dataset").is_dir():
-        raise ConfigError(f"folder {source / 'dataset'} is missing: it holds <id>.json and <id>.jpeg of each movie")
+        raise ConfigError(
+            f"folder {source / 'dataset'} is missing: it holds <id>.json and <id>.jpeg of each movie"
+        )
     return movie_plan(rows, _RawReader(source, knobs), knobs)
 
 
@@ -112,7 +114,9 @@ def tokens_of(text: str, knobs: MovieKnobs) -> Values:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Unusable("unreadable", f"character {error.start} is half of a surrogate pair") from None
+        raise Unusable(
+            "unreadable", f"character {error.start} is half of a surrogate pair"
+        ) from None
     tokens, length = load_tokenizer(knobs.tokenizer, knobs.max_tokens).encode(text)
     return {"text": tokens, "text_length": np.array(length, np.int16)}
 
@@ -127,7 +131,9 @@ class _RawReader:
         """One movie; without its JSON it has no genres, so it is refused."""
         draft = Draft.begin(split, movie, MODALITIES, blank_movie(self.knobs))
         told, poster = f"dataset/{movie}.json", f"dataset/{movie}.jpeg"
-        draft.add("image", poster, lambda: {"image": read_image(self.source / poster, self.knobs.image)})
+        draft.add(
+            "image", poster, lambda: {"image": read_image(self.source / poster, self.knobs.image)}
+        )
         try:
             with reading(told):
                 entry = _read_entry(self.source / told)
@@ -153,9 +159,13 @@ def read_split(path: Path) -> dict[str, Sequence[str]]:
     for name in SPLIT_NAMES:
         for movie in content[name]:
             if not is_movie_id(movie):
-                raise ConfigError(f"{path}: {name} holds {movie!r}, wanted IMDb ids of 7 digits in quotes")
+                raise ConfigError(
+                    f"{path}: {name} holds {movie!r}, wanted IMDb ids of 7 digits in quotes"
+                )
             if movie in seen:
-                raise ConfigError(f"{path}: movie {movie!r} stands in {seen[movie]} and again in {name}: keep one")
+                raise ConfigError(
+                    f"{path}: movie {movie!r} stands in {seen[movie]} and again in {name}: keep one"
+                )
             seen[movie] = name
     return {split: tuple(content[name]) for name, split in SPLIT_NAMES.items()}
 

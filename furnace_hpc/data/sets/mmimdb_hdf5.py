@@ -62,16 +62,22 @@ def plan_hdf5(path: Path, knobs: MovieKnobs) -> PackPlan:
 def _check_shapes(path: Path, file: h5py.File) -> int:
     for name, width in _WIDTHS.items():
         if name not in file:
-            raise ConfigError(f"{path} has no data set {name!r} (it has {', '.join(sorted(file))}): fetch it again")
+            raise ConfigError(
+                f"{path} has no data set {name!r} (it has {', '.join(sorted(file))}): fetch it again"
+            )
         if len(file[name].shape) != width:
             raise ConfigError(f"{path}: {name} has shape {file[name].shape}, wanted {width} axes")
     num_rows = {name: len(file[name]) for name in _WIDTHS}
     if len(set(num_rows.values())) != 1:
         raise ConfigError(f"{path}: its data sets differ in length: {num_rows}")
     if file["genres"].shape[1] != len(GENRES):
-        raise ConfigError(f"{path}: genres has {file['genres'].shape[1]} columns, wanted {len(GENRES)}")
+        raise ConfigError(
+            f"{path}: genres has {file['genres'].shape[1]} columns, wanted {len(GENRES)}"
+        )
     if file["images"].shape[1] != 3:
-        raise ConfigError(f"{path}: images has shape {file['images'].shape}, wanted [N, 3, height, width]")
+        raise ConfigError(
+            f"{path}: images has shape {file['images'].shape}, wanted [N, 3, height, width]"
+        )
     return int(num_rows["genres"])
 
 
@@ -79,7 +85,9 @@ def _ids(path: Path, file: h5py.File) -> list[str]:
     ids = [bytes(movie).decode("ascii", "replace") for movie in file["imdb_ids"][:]]
     for row, movie in enumerate(ids):
         if not is_movie_id(movie):
-            raise ConfigError(f"{path}: row {row} of imdb_ids is {movie!r}, wanted IMDb ids of 7 digits")
+            raise ConfigError(
+                f"{path}: row {row} of imdb_ids is {movie!r}, wanted IMDb ids of 7 digits"
+            )
     return ids
 
 
@@ -87,8 +95,12 @@ def _check_genres(path: Path, file: h5py.File) -> None:
     """The column order, where the file tells it."""
     names = file["genres"].attrs.get("target_names")
     if names is not None and (told := tuple(json.loads(names))) != GENRES:
-        wrong = next((pair for pair in zip(told, GENRES, strict=False) if pair[0] != pair[1]), (told, GENRES))
-        raise ConfigError(f"{path}: genres are in another order: {wrong[0]!r} stands where {wrong[1]!r} is wanted")
+        wrong = next(
+            (pair for pair in zip(told, GENRES, strict=False) if pair[0] != pair[1]), (told, GENRES)
+        )
+        raise ConfigError(
+            f"{path}: genres are in another order: {wrong[0]!r} stands where {wrong[1]!r} is wanted"
+        )
 
 
 def _splits(path: Path, file: h5py.File, ids: list[str]) -> dict[str, Sequence[int]]:
@@ -98,28 +110,40 @@ def _splits(path: Path, file: h5py.File, ids: list[str]) -> dict[str, Sequence[i
         listed = read_split(path.with_name("split.json"))
         for split, movies in listed.items():
             if lost := next((movie for movie in movies if movie not in place), None):
-                raise ConfigError(f"{path} has no movie {lost!r}, which split.json lists in {split}")
+                raise ConfigError(
+                    f"{path} has no movie {lost!r}, which split.json lists in {split}"
+                )
         return {split: [place[movie] for movie in movies] for split, movies in listed.items()}
     found: dict[str, Sequence[int]] = {}
     for entry in file.attrs["split"]:
         name, source = (entry[key].decode() for key in ("split", "source"))
         if source != "genres":  # Fuel has an entry for each pair of split and source; they agree
             continue
-        indices = np.asarray(file[entry["indices"]]) if entry["indices"] else range(entry["start"], entry["stop"])
+        indices = (
+            np.asarray(file[entry["indices"]])
+            if entry["indices"]
+            else range(entry["start"], entry["stop"])
+        )
         found[SPLIT_NAMES.get(name, name)] = [int(row) for row in indices]
     if set(found) != set(SPLIT_NAMES.values()):
-        raise ConfigError(f"{path}: its attribute `split` has {sorted(found)}, wanted train, dev and test of `genres`")
+        raise ConfigError(
+            f"{path}: its attribute `split` has {sorted(found)}, wanted train, dev and test of `genres`"
+        )
     return {split: found[split] for split in SPLIT_NAMES.values()}
 
 
-def _check_rows(path: Path, splits: dict[str, Sequence[int]], ids: list[str], num_rows: int) -> None:
+def _check_rows(
+    path: Path, splits: dict[str, Sequence[int]], ids: list[str], num_rows: int
+) -> None:
     seen: dict[str, str] = {}
     for split, rows in splits.items():
         for row in rows:
             if not 0 <= row < num_rows:
                 raise ConfigError(f"{path}: {split} names row {row} of {num_rows}")
             if ids[row] in seen:
-                raise ConfigError(f"{path}: movie {ids[row]!r} stands in {seen[ids[row]]} and again in {split}")
+                raise ConfigError(
+                    f"{path}: movie {ids[row]!r} stands in {seen[ids[row]]} and again in {split}"
+                )
             seen[ids[row]] = split
 
 
@@ -153,14 +177,18 @@ class _Hdf5Reader:
             raise Unusable("not finite")
         if pixels.min() < 0 or pixels.max() > 255:
             raise Unusable("unreadable", f"pixels from {pixels.min()} to {pixels.max()}")
-        return fit_image(Image.fromarray(pixels.transpose(1, 2, 0).astype(np.uint8)), self.knobs.image)
+        return fit_image(
+            Image.fromarray(pixels.transpose(1, 2, 0).astype(np.uint8)), self.knobs.image
+        )
 
     def _plot(self, sequence: Any) -> str:
         words = read_words(self.path.parent)
         lost = next((int(word) for word in sequence if int(word) not in words), None)
         if lost is not None:
             raise Unusable("unreadable", f"word {lost} is not in the vocabulary")
-        text = " ".join(words[int(word)] for word in sequence if words[int(word)] not in SPECIAL_WORDS)
+        text = " ".join(
+            words[int(word)] for word in sequence if words[int(word)] not in SPECIAL_WORDS
+        )
         if not text:
             raise Unusable("empty", "no words")
         return text
@@ -184,7 +212,9 @@ def read_words(folder: Path) -> dict[int, str]:
     elif (folder / "metadata.npy").is_file():
         content = _read_pickled(folder / "metadata.npy")
     else:
-        raise ConfigError(f"folder {folder} has no metadata.npy or metadata.json: the HDF5 file holds word ids alone")
+        raise ConfigError(
+            f"folder {folder} has no metadata.npy or metadata.json: the HDF5 file holds word ids alone"
+        )
     words = content.get("ix_to_word") if isinstance(content, dict) else None
     if not isinstance(words, dict):
         raise ConfigError(f"the metadata in {folder} has no 'ix_to_word' (word id -> word)")
@@ -199,13 +229,20 @@ def _read_pickled(path: Path) -> Any:
             array = _PlainUnpickler(file, encoding="latin1").load()
             return np.asarray(array).item()
         except (pickle.UnpicklingError, ValueError, EOFError) as error:
-            raise ConfigError(f"{path} cannot be read as plain data ({error}): write metadata.json instead") from None
+            raise ConfigError(
+                f"{path} cannot be read as plain data ({error}): write metadata.json instead"
+            ) from None
 
 
 class _PlainUnpickler(pickle.Unpickler):
     """Builds numpy arrays, dictionaries and numbers; a file that wants to run anything else is refused."""
 
-    ALLOWED = {("ndarray", "numpy"), ("dtype", "numpy"), ("OrderedDict", "collections"), ("defaultdict", "collections")}
+    ALLOWED = {
+        ("ndarray", "numpy"),
+        ("dtype", "numpy"),
+        ("OrderedDict", "collections"),
+        ("defaultdict", "collections"),
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """Only what arrays are made of."""

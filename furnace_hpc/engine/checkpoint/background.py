@@ -31,7 +31,10 @@ class BackgroundTask(threading.Thread):
                 return
             pause_s = min(2.0 ** (self.tries - 1), self.longest_pause_s)
             with suppress(OSError):  # the log may be on the same disk
-                print(f"a checkpoint cannot be written now, again in {pause_s:g} s: {self.problem[1]}", flush=True)
+                print(
+                    f"a checkpoint cannot be written now, again in {pause_s:g} s: {self.problem[1]}",
+                    flush=True,
+                )
             self._enough.wait(pause_s)
 
     def no_more_tries(self) -> None:

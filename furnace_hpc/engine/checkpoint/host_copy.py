@@ -17,7 +17,8 @@ class HostCopy:
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[int, list[UntypedStorage]] = {}  # size in bytes -> those of the copy before
+        # size in bytes -> those of the copy before
+        self._buffers: dict[int, list[UntypedStorage]] = {}
 
     def of(self, content: Any) -> Any:
         """A copy of anything that torch.save takes. The copy made before it is overwritten.
@@ -56,10 +57,13 @@ class HostCopy:
         structure.seek(0)
         result = Unpickler(structure).load()
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # the copies are on their way, and the next step changes what they are of
+            # the copies are on their way, and the next step changes what they are of
+            torch.cuda.synchronize()
         self._buffers = dict(used)
         return result
 
 
 def _new_buffer(size: int) -> UntypedStorage:
-    return torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available()).untyped_storage()
+    return torch.empty(
+        size, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
+    ).untyped_storage()

@@ -42,7 +42,9 @@ def load_newest(
     return None if step is None else _load(engine, folder, step, seed, processes)
 
 
-def load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Processes) -> dict[str, Any]:
+def load(
+    engine: Engine, folder: RunFolder, step: int, seed: int, processes: Processes
+) -> dict[str, Any]:
     """Collective. Load one checkpoint; made by another number of processes or at another ZeRO stage, elastically.
 
     Raises:
@@ -51,16 +53,26 @@ def load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Pro
     """
     path = folder.checkpoint(step)
     if not processes.broadcast(processes.is_rank_zero and checkpoint_files.is_complete(path)):
-        raise RuntimeError(f"checkpoint {path} is damaged: it is not as its {checkpoint_files.MANIFEST} says")
+        raise RuntimeError(
+            f"checkpoint {path} is damaged: it is not as its {checkpoint_files.MANIFEST} says"
+        )
     return _load(engine, folder, step, seed, processes)
 
 
-def _load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Processes) -> dict[str, Any]:
+def _load(
+    engine: Engine, folder: RunFolder, step: int, seed: int, processes: Processes
+) -> dict[str, Any]:
     """Load a checkpoint whose hashes are right. Its files are pickles: what else wrote them could do anything."""
     path = folder.checkpoint(step)
     check_trusted(path, folder.path.parent.parent)
-    if blind := [rank for rank, sees in enumerate(processes.gather(checkpoint_files.is_visible(path))) if not sees]:
-        raise RuntimeError(f"ranks {blind} do not see all of checkpoint {path}: is it on a file system of all nodes?")
+    if blind := [
+        rank
+        for rank, sees in enumerate(processes.gather(checkpoint_files.is_visible(path)))
+        if not sees
+    ]:
+        raise RuntimeError(
+            f"ranks {blind} do not see all of checkpoint {path}: is it on a file system of all nodes?"
+        )
     manifest = checkpoint_files.read_manifest(path)
     made_by = manifest["world_size"], manifest.get("zero_stage", engine.zero_optimization_stage())
     same_settings = manifest.get("zero", zero_settings(engine)) == zero_settings(engine)
@@ -70,10 +82,15 @@ def _load(engine: Engine, folder: RunFolder, step: int, seed: int, processes: Pr
             raise RuntimeError(f"checkpoint {path} could not be loaded")
     else:
         client_state = reshard.load(engine, path / TAG, processes)
-        processes.say(f"checkpoint of step {step} was made by {made_by[0]} processes at ZeRO stage {made_by[1]}")
+        processes.say(
+            f"checkpoint of step {step} was made by {made_by[0]} processes at ZeRO stage {made_by[1]}"
+        )
     if made_by[0] == processes.world_size:
-        # weights_only=False: it holds numpy's and Python's random states, and is trusted, see above.
-        set_random_state(torch.load(path / f"random-{processes.rank}.pt", weights_only=False), processes.device)
+        # weights_only=False: it holds numpy's and Python's random states, and is trusted, see
+        # above.
+        set_random_state(
+            torch.load(path / f"random-{processes.rank}.pt", weights_only=False), processes.device
+        )
     else:  # masks of dropout are drawn per rank, and these ranks have none to go on with
         seed_everything((seed * 1_000_003 + step) * 1_000_003 + 1 + processes.rank)
     state: dict[str, Any] = client_state["furnace"]

@@ -59,17 +59,22 @@ def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
         group.update({key: value for key, value in saved.items() if key not in _IMPLEMENTATION})
     for counter in ("global_steps", "global_samples", "skipped_steps"):
         setattr(engine, counter, shards.model[counter])
-    return deepcopy({key: value for key, value in shards.model.items() if key != "module"})  # the files are let go
+    # the files are let go
+    return deepcopy({key: value for key, value in shards.model.items() if key != "module"})
 
 
 def _check_same_model(engine: Engine, shards: Shards, folder: Path) -> None:
     """Compare names and shapes of parameters and buffers, and the number of groups."""
     module: nn.Module = engine.module
     persistent = module.state_dict().keys() & dict(module.named_buffers()).keys()
-    wanted = {name: getattr(value, "ds_shape", value.shape) for name, value in module.named_parameters()}
+    wanted = {
+        name: getattr(value, "ds_shape", value.shape) for name, value in module.named_parameters()
+    }
     wanted |= {name: module.get_buffer(name).shape for name in persistent}
     found = shards.shapes | {name: value.shape for name, value in shards.buffers().items()}
-    if differing := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+    if differing := sorted(
+        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+    ):
         raise RuntimeError(
             f"checkpoint {folder} is of another model: {len(differing)} parameters and buffers differ, "
             f"{differing[0]} is {found.get(differing[0])} there and {wanted.get(differing[0])} here"
@@ -84,15 +89,20 @@ def _check_same_model(engine: Engine, shards: Shards, folder: Path) -> None:
 def _place_mapped_parts(engine: Engine, shards: Shards) -> None:
     """Stages 1 and 2: the optimizer's flat tensor of a group holds whatever parameters fall in this rank's part."""
     optimizer = engine.optimizer
-    targets = [_targets(optimizer, group["params"][0], group, shards) for group in optimizer.param_groups]
+    targets = [
+        _targets(optimizer, group["params"][0], group, shards) for group in optimizer.param_groups
+    ]
     for name, parameter in engine.module.named_parameters():
         if (mine := parameter._hp_mapping) is None:  # all of it is on other ranks
             continue
         here, there = mine.hp_fragment_address, mine.lp_fragment_address
         for key, target in targets[mine.param_group_index].items():
-            target.narrow(0, here.start, here.numel).copy_(shards.read(name, key, there.start, there.numel))
+            target.narrow(0, here.start, here.numel).copy_(
+                shards.read(name, key, there.start, there.numel)
+            )
     if shards.step is not None:
-        optimizer._lazy_init_hp_params_optimizer_state()  # parameters know their moments, as after a first step
+        # parameters know their moments, as after a first step
+        optimizer._lazy_init_hp_params_optimizer_state()
     optimizer.update_lp_params()  # casts, and gathers from all ranks
 
 
@@ -102,14 +112,19 @@ def _place_equal_parts(engine: Engine, shards: Shards, processes: Processes) -> 
     optimizer.checkpoint_event_prologue()  # nothing stays gathered
     for index, parameters in enumerate(optimizer.fp16_groups):
         group = optimizer.param_groups[optimizer.sub_group_to_group_id[index]]
-        targets, start = _targets(optimizer, optimizer.fp32_partitioned_groups_flat[index], group, shards), 0
+        targets, start = (
+            _targets(optimizer, optimizer.fp32_partitioned_groups_flat[index], group, shards),
+            0,
+        )
         for parameter in parameters:
             name, part = engine.param_names[parameter], parameter.partition_numel()
             for key, target in targets.items():
                 values = shards.read(name, key, processes.rank * part, part)
-                target.narrow(0, start, len(values)).copy_(values)  # what follows, up to `part`, is padding
+                # what follows, up to `part`, is padding
+                target.narrow(0, start, len(values)).copy_(values)
             start += part
-        optimizer._reassign_or_swap_out_partitioned_parameters(index)  # casts to the parameters of the forward pass
+        # casts to the parameters of the forward pass
+        optimizer._reassign_or_swap_out_partitioned_parameters(index)
     optimizer.checkpoint_event_epilogue()  # gathers those again that are always kept whole
 
 
@@ -118,6 +133,7 @@ def _targets(optimizer: Any, flat: Tensor, group: dict[str, Any], shards: Shards
     if shards.step is None:
         return {"fp32": flat}
     moments = {key: torch.zeros_like(flat) for key in MOMENTS}
-    step = shards.step.to(flat.device if group["fused"] else "cpu", copy=True)  # torch keeps it there
+    # torch keeps it there
+    step = shards.step.to(flat.device if group["fused"] else "cpu", copy=True)
     optimizer.optimizer.state[flat] = {"step": step, **moments}
     return {"fp32": flat, **moments}

@@ -37,7 +37,8 @@ from furnace_hpc.runs.records import checkpoint_files
 from furnace_hpc.runs.records.checkpoint_files import FileDigests
 
 TRIES = 1
-BEST_TRIES = 15  # some six minutes: the selected step is needed at the end, and only its own parameters will do
+# some six minutes: the selected step is needed at the end, and only its own parameters will do
+BEST_TRIES = 15
 READ_TRIES = 3
 LAST_TRIES = 4  # some seven seconds of the time that a stopped job is given
 POLL_S = 0.02
@@ -118,7 +119,8 @@ class CheckpointSaver:
     def save(self, state: dict[str, Any]) -> bool:
         """Save, and wait until it is safe on the disk; whether it is."""
         step: int = state["step"]
-        if (pending := self._pending) is not None:  # a stopped job's time is short: no more tries, no reading back
+        # a stopped job's time is short: no more tries, no reading back
+        if (pending := self._pending) is not None:
             pending.work.no_more_tries()
             self.wait(step, lambda: pending.is_named)
             self._pending = None
@@ -181,14 +183,19 @@ class CheckpointSaver:
         if problem and not problem[0]:
             raise RuntimeError(problem[1])
 
-    def _save(self, state: dict[str, Any], tries: int, host_copy: HostCopy | None, is_best: bool = False) -> None:
+    def _save(
+        self, state: dict[str, Any], tries: int, host_copy: HostCopy | None, is_best: bool = False
+    ) -> None:
         step, processes = state["step"], self._processes
-        if is_best and self._pending:  # what is on its way is not the best any more, and not worth more tries
+        # what is on its way is not the best any more, and not worth more tries
+        if is_best and self._pending:
             self._pending.is_best = False
             self._pending.work.no_more_tries()
         self.wait(step)
         self._watchdog.heartbeat(f"saving step {step}")
-        newest, nonce = processes.broadcast((newest_attempt(str(self._folder.path)), uuid.uuid4().hex[:8]))
+        newest, nonce = processes.broadcast(
+            (newest_attempt(str(self._folder.path)), uuid.uuid4().hex[:8])
+        )
         if newest != self._attempt:  # all ranks know it, and none waits for another
             raise RuntimeError(replaced(self._attempt, newest))
         files = collected(self._engine, TAG, {"furnace": state})
@@ -199,20 +206,35 @@ class CheckpointSaver:
         aside, described = final.with_name(f"{final.name}.tmp-{nonce}"), FileDigests()
         stage = self._engine.zero_optimization_stage()
         samples = step * self._config.global_batch_size
-        facts = {"step": step, "samples": samples, "world_size": processes.world_size, "zero_stage": stage}
-        facts |= {"zero": zero_settings(self._engine), "state": state, "code_hash": code_hash(), "versions": versions()}
+        facts = {
+            "step": step,
+            "samples": samples,
+            "world_size": processes.world_size,
+            "zero_stage": stage,
+        }
+        facts |= {
+            "zero": zero_settings(self._engine),
+            "state": state,
+            "code_hash": code_hash(),
+            "versions": versions(),
+        }
         self._due = self._next(step)
-        work = BackgroundTask(lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2)
+        work = BackgroundTask(
+            lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2
+        )
         self._pending = _Pending(step, aside, facts, is_best, work, described)
         self._stages = self._rest_of(self._pending, before=self.saved)
 
     def _on_rank_zero(self, pending: _Pending, work: Callable[[], None]) -> None:
         if self._processes.is_rank_zero:
-            pending.work = BackgroundTask(work, pending.work.most_tries, pending.work.longest_pause_s)
+            pending.work = BackgroundTask(
+                work, pending.work.most_tries, pending.work.longest_pause_s
+            )
 
     def _name(self, pending: _Pending, final: Path, files: FileDigests, wrote_s: float) -> None:
         began_s = time.monotonic()
-        check_is_newest(self._folder, self._attempt)  # again: it may have been replaced while it wrote
+        # again: it may have been replaced while it wrote
+        check_is_newest(self._folder, self._attempt)
         if pending.aside.exists():  # not, where only what follows is tried again
             checkpoint_files.complete(pending.aside, final, pending.facts, files)
         took_s = wrote_s + time.monotonic() - began_s
@@ -227,14 +249,18 @@ class CheckpointSaver:
             raise
 
     def _prune(self, pending: _Pending) -> None:
-        check_is_newest(self._folder, self._attempt)  # once more: what is there may be its successor's
+        # once more: what is there may be its successor's
+        check_is_newest(self._folder, self._attempt)
         best, config = pending.facts["state"].get("best_step", 0), self._config
-        checkpoint_files.prune(self._folder, pending.step, config.keep_checkpoints, {best}, config.keep_every)
+        checkpoint_files.prune(
+            self._folder, pending.step, config.keep_checkpoints, {best}, config.keep_every
+        )
 
     def _failed(self, pending: _Pending, problem: Problem) -> None:
         self._pending = None
         if self._processes.is_rank_zero:
-            shutil.rmtree(pending.aside, ignore_errors=True)  # what stays is deleted after the next save
+            # what stays is deleted after the next save
+            shutil.rmtree(pending.aside, ignore_errors=True)
         self._processes.say(f"checkpoint of step {pending.step} could not be saved: {problem[1]}")
         if not problem[0]:
             raise RuntimeError(problem[1])

@@ -19,7 +19,8 @@ from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.runs.trust import check_trusted
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-Values = dict[str, Tensor]  # "fp32" and the moments -> values, all of one length; none of the moments before step 1
+# "fp32" and the moments -> values, all of one length; none of the moments before step 1
+Values = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,10 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
         module: dict[str, Tensor] = _open(folder / "mp_rank_00_model_states.pt")["module"]
         return {name: value.detach().clone() for name, value in module.items()}
     shards = open_shards(folder)
-    whole = {name: shards.read(name, "fp32", 0, prod(shape)).view(shape) for name, shape in shards.shapes.items()}
+    whole = {
+        name: shards.read(name, "fp32", 0, prod(shape)).view(shape)
+        for name, shape in shards.shapes.items()
+    }
     whole |= {name: value.clone() for name, value in shards.buffers().items()}
     return {name: value.detach() for name, value in whole.items()}
 
@@ -80,7 +84,11 @@ def open_shards(folder: Path) -> Shards:
         RuntimeError: files or values are missing.
     """
     check_trusted(folder, folder)
-    paths = {int(match[1]): path for path in folder.glob("*_optim_states.pt") if (match := _RANK.search(path.name))}
+    paths = {
+        int(match[1]): path
+        for path in folder.glob("*_optim_states.pt")
+        if (match := _RANK.search(path.name))
+    }
     stage_3 = folder / "zero_pp_rank_0_mp_rank_00_model_states.pt"
     model = _open(stage_3 if stage_3.exists() else folder / "mp_rank_00_model_states.pt")
     if sorted(paths) != list(range(model["dp_world_size"])):
@@ -101,25 +109,34 @@ def open_shards(folder: Path) -> Shards:
     shapes = {name: shape for group in model["param_shapes"] for name, shape in group.items()}
     for name, shape in shapes.items():
         if (numel := sum(values["fp32"].numel() for values in pieces.get(name, []))) != prod(shape):
-            raise RuntimeError(f"{folder} holds {numel} values of parameter {name}, not {prod(shape)}")
+            raise RuntimeError(
+                f"{folder} holds {numel} values of parameter {name}, not {prod(shape)}"
+            )
     adam = _adam(states[0])
     steps = [entry["step"] for entry in adam["state"].values()]
-    return Shards(model, adam["param_groups"], torch.as_tensor(steps[0]) if steps else None, shapes, pieces)
+    return Shards(
+        model, adam["param_groups"], torch.as_tensor(steps[0]) if steps else None, shapes, pieces
+    )
 
 
 _RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
 
 
 def _open(path: Path) -> dict[str, Any]:
-    # weights_only=False: the files hold DeepSpeed's own classes, and nobody else can have written them.
+    # weights_only=False: the files hold DeepSpeed's own classes, and nobody else can have written
+    # them.
     with utf8_path(path) as named:
-        content: dict[str, Any] = torch.load(named, map_location="cpu", mmap=True, weights_only=False)
+        content: dict[str, Any] = torch.load(
+            named, map_location="cpu", mmap=True, weights_only=False
+        )
     return content
 
 
 def _adam(state: dict[str, Any]) -> dict[str, Any]:
     """AdamW's own state dict: one flat tensor for each entry of its state."""
-    adam: dict[str, Any] = state["optimizer_state_dict" if "fp32_flat_groups" in state else "base_optimizer_state"]
+    adam: dict[str, Any] = state[
+        "optimizer_state_dict" if "fp32_flat_groups" in state else "base_optimizer_state"
+    ]
     return adam
 
 
@@ -128,7 +145,13 @@ def _of_mapped_parts(state: dict[str, Any]) -> Iterator[tuple[str, Values]]:
     for group, addresses in enumerate(state["param_slice_mappings"]):
         flat = {"fp32": state["single_partition_of_fp32_groups"][group]} | _moments(state, group)
         for name, address in addresses.items():
-            yield name, {key: values.narrow(0, address.start, address.numel) for key, values in flat.items()}
+            yield (
+                name,
+                {
+                    key: values.narrow(0, address.start, address.numel)
+                    for key, values in flat.items()
+                },
+            )
 
 
 def _of_equal_parts(

@@ -24,7 +24,8 @@ MANIFEST = "manifest.json"
 UNFINISHED = re.compile(r"step-(\d+)\.tmp-")
 FileDigests = dict[str, list[Any]]  # file -> [size, hash]
 
-READ_PAUSES_S = (1, 2, 4)  # a read that failed is tried again: what a file server cannot give now is not damaged
+# a read that failed is tried again: what a file server cannot give now is not damaged
+READ_PAUSES_S = (1, 2, 4)
 
 
 def describe(path: Path) -> list[Any]:
@@ -66,7 +67,9 @@ def is_complete(path: Path) -> bool:
     for pause_s in (*READ_PAUSES_S, None):
         try:
             files = read_manifest(path)["files"]
-            return bool(files) and all(describe(path / name) == described for name, described in files.items())
+            return bool(files) and all(
+                describe(path / name) == described for name, described in files.items()
+            )
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return False
         except (ValueError, KeyError, TypeError, AttributeError):  # no manifest of ours any more
@@ -92,7 +95,9 @@ def read_back(path: Path, files: FileDigests) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             found = describe(path / name)
         if found != described:
-            raise OSError(errno.EIO, "it does not come back from the disk as it was written", str(path / name))
+            raise OSError(
+                errno.EIO, "it does not come back from the disk as it was written", str(path / name)
+            )
 
 
 def is_visible(path: Path) -> bool:
@@ -114,7 +119,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def steps_of(folder: RunFolder) -> list[int]:
     """Steps of all checkpoints, sound or not."""
-    return sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit())
+    return sorted(
+        int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit()
+    )
 
 
 def newest_step(folder: RunFolder, needs_best: bool = False) -> int | None:
@@ -133,11 +140,17 @@ def newest_step(folder: RunFolder, needs_best: bool = False) -> int | None:
         best = _best_step(folder, step) if needs_best and is_sound(step) else step
         if is_sound(step) and is_sound(best):
             break
-        why = "is damaged" if not is_sound(step) else f"needs that of its best step {best}, which is damaged or gone,"
+        why = (
+            "is damaged"
+            if not is_sound(step)
+            else f"needs that of its best step {best}, which is damaged or gone,"
+        )
         damaged.append((step, why))
     else:
         if damaged or folder.saved.exists():
-            what = f"all checkpoints in {folder.checkpoints} are damaged" if damaged else _lost(folder)
+            what = (
+                f"all checkpoints in {folder.checkpoints} are damaged" if damaged else _lost(folder)
+            )
             raise RuntimeError(
                 f"{what}: put sound ones back, or remove {folder.checkpoints} and {folder.saved.name} beside it to "
                 f"begin at step 0"
@@ -171,7 +184,9 @@ def note_saved(folder: RunFolder, step: int, attempt: int, took_s: float) -> Non
         os.fsync(file.fileno())
 
 
-def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int], every: int | None = None) -> None:
+def prune(
+    folder: RunFolder, saved: int, keep: int, also: Iterable[int], every: int | None = None
+) -> None:
     """Of the steps up to the one just saved, keep the newest `keep`, those in `also`, and multiples of `every`.
 
     Later steps are left alone: one may be written at this moment, and what this attempt could not begin from is aside.
@@ -180,7 +195,9 @@ def prune(folder: RunFolder, saved: int, keep: int, also: Iterable[int], every: 
     kept = {*steps[-keep:], *also, *(step for step in steps if every and step % every == 0)}
     unwanted = [folder.checkpoint(step) for step in steps if step not in kept]
     leftover = folder.checkpoints.glob("step-*.tmp-*")
-    unwanted += [path for path in leftover if (of := UNFINISHED.match(path.name)) and int(of[1]) <= saved]
+    unwanted += [
+        path for path in leftover if (of := UNFINISHED.match(path.name)) and int(of[1]) <= saved
+    ]
     for path in (*unwanted, *folder.checkpoints.glob("aside-*")):
         try:
             shutil.rmtree(path)

@@ -51,7 +51,9 @@ class MetricsFile:
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     """All records in order of step; for a step the highest attempt wins; a torn last line is left out."""
-    numbers = sorted(int(path.stem) for path in (folder.path / "metrics").glob("*.jsonl") if path.stem.isdigit())
+    numbers = sorted(
+        int(path.stem) for path in (folder.path / "metrics").glob("*.jsonl") if path.stem.isdigit()
+    )
     by_key: dict[tuple[int, str], dict[str, Any]] = {}
     for number in numbers:
         for record in _lines(folder.metrics(number)):
@@ -82,7 +84,10 @@ def last_record(path: Path, tail_bytes: int = 4096) -> dict[str, Any] | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with suppress(IrregularFile), open_regular(path, "r", encoding="utf-8", errors="replace") as file:
+    with (
+        suppress(IrregularFile),
+        open_regular(path, "r", encoding="utf-8", errors="replace") as file,
+    ):
         for line in file:
             if record := _parse(line):
                 yield record
@@ -93,5 +98,9 @@ def _parse(line: str) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    is_one = isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("kind"), str)
+    is_one = (
+        isinstance(record, dict)
+        and isinstance(record.get("step"), int)
+        and isinstance(record.get("kind"), str)
+    )
     return record if is_one else None

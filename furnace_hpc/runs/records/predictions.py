@@ -48,7 +48,8 @@ def _check_end(file: IO[bytes]) -> int:
     file.seek(size - END.size)
     signature, index_bytes, comment_bytes = END.unpack(file.read())
     file.seek(max(0, size - END.size - LOCATOR_BYTES))
-    has_locator = file.read(4) == b"PK\x06\x07"  # of a list that may be longer than the end of the file tells
+    # of a list that may be longer than the end of the file tells
+    has_locator = file.read(4) == b"PK\x06\x07"
     if signature != b"PK\x05\x06" or comment_bytes:
         raise ConfigError("not an .npz file, or cut short")
     if index_bytes > MAX_INDEX_BYTES or has_locator:
@@ -68,7 +69,9 @@ def _read_array(members: zipfile.ZipFile, name: str, most_bytes: int) -> "NDArra
         raise ConfigError(f"{name} is compressed, and may be of any size")
     with members.open(info) as member:
         version = npy.read_magic(member)
-        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(
+            version
+        )
         if read_header is None:
             raise ConfigError(f"{name} is of an unknown version of .npy")
         shape, fortran_order, dtype = read_header(member)
@@ -76,7 +79,10 @@ def _read_array(members: zipfile.ZipFile, name: str, most_bytes: int) -> "NDArra
         if dtype.kind not in "iuf" or any(length < 0 for length in shape):
             raise ConfigError(f"{name} is no array of numbers")
         if num_bytes != there or num_bytes > most_bytes:
-            raise ConfigError(f"{name} claims {num_bytes:,} bytes, and {min(there, most_bytes):,} can be read")
-        array = np.frombuffer(bytearray(member.read()), dtype)  # to its end, where zipfile checks its sum
+            raise ConfigError(
+                f"{name} claims {num_bytes:,} bytes, and {min(there, most_bytes):,} can be read"
+            )
+        # to its end, where zipfile checks its sum
+        array = np.frombuffer(bytearray(member.read()), dtype)
     array = array.reshape(shape, order="F" if fortran_order else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)

@@ -20,23 +20,37 @@ class RunResult(Config):
     variant: str
     seed: int
     steps: int = Field(description="optimizer steps trained")
-    selected_step: int = Field(description="step whose parameters made the metrics, chosen on validation")
-    metrics: dict[str, float] = Field(description="<split>/<task>/<metric> at the selected step, whole split")
-    parameters_sha256: str = Field(description="SHA-256 of the final fp32 parameters, in name order")
+    selected_step: int = Field(
+        description="step whose parameters made the metrics, chosen on validation"
+    )
+    metrics: dict[str, float] = Field(
+        description="<split>/<task>/<metric> at the selected step, whole split"
+    )
+    parameters_sha256: str = Field(
+        description="SHA-256 of the final fp32 parameters, in name order"
+    )
     num_parameters: int = Field(description="trained numbers in the network")
     world_size: int = Field(description="processes of the last attempt")
-    num_threads: int = Field(description="torch threads per process; the same count gives the same bits")
+    num_threads: int = Field(
+        description="torch threads per process; the same count gives the same bits"
+    )
     attempts: int = Field(description="number of attempts, this one counted")
     train_s: float = Field(description="seconds in training steps, all attempts that count")
     wall_s: float = Field(description="seconds from first attempt's start to this result")
-    samples_per_s: float = Field(description="samples trained per second of training, all processes")
-    peak_memory_gib: float = Field(description="GPU: peak allocated; CPU: peak resident; worst process")
+    samples_per_s: float = Field(
+        description="samples trained per second of training, all processes"
+    )
+    peak_memory_gib: float = Field(
+        description="GPU: peak allocated; CPU: peak resident; worst process"
+    )
     device: str = Field(description="model of GPU or CPU")
     precision: str = Field(description="bf16 or fp32")
     zero_stage: int = Field(description="ZeRO stage, as the engine says")
     data_fingerprint: str
     code_hash: str = Field(description="hash of the sources that decide numbers")
-    commit: str | None = Field(description="git commit of the code, with +dirty when the tree was changed")
+    commit: str | None = Field(
+        description="git commit of the code, with +dirty when the tree was changed"
+    )
     versions: dict[str, str] = Field(description="library -> version")
 
 
@@ -47,7 +61,9 @@ def read_result(folder: RunFolder) -> RunResult | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ConfigError(f"{folder.result} is no result ({str(error).splitlines()[0]}): move it away") from None
+        raise ConfigError(
+            f"{folder.result} is no result ({str(error).splitlines()[0]}): move it away"
+        ) from None
 
 
 def write_result(folder: RunFolder, result: RunResult) -> None:

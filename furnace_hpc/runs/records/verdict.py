@@ -6,11 +6,21 @@ import time
 import traceback
 from types import TracebackType
 
-from furnace_hpc.config.parsing.secrets import masked
+from furnace_hpc.config.parsing.text_safety import masked
 from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder, write_json
 
-PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
-NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "can't allocate memory", "Cannot allocate memory")
+PEER_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+)
+NO_MEMORY = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+)
 
 
 class Verdict:
@@ -26,7 +36,10 @@ class Verdict:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if error is not None:
             word, line = word_of(error), traceback.format_exception_only(error)[-1].strip()
@@ -42,7 +55,11 @@ class Verdict:
 
     def stopping(self, signal_name: str) -> None:
         """The ranks have agreed to leave, and save now: if that takes too long, this is the last word."""
-        self._write("stopping", f"told to stop by {signal_name}, and ended before all was saved", signal=signal_name)
+        self._write(
+            "stopping",
+            f"told to stop by {signal_name}, and ended before all was saved",
+            signal=signal_name,
+        )
 
     def stopped(self, signal_name: str) -> None:
         """A checkpoint is saved and the rank leaves."""
@@ -52,7 +69,11 @@ class Verdict:
         """The rank did not move for so long; `frozen`: it did not run at all, so that its peers waited for it."""
         stacks = f"the stacks of its threads are in {self._log}"
         what = "was frozen" if frozen else "did not move"
-        self._write("hang", f"rank {self._rank} {what} for {seconds:g} s in {where}; {stacks}", frozen=frozen)
+        self._write(
+            "hang",
+            f"rank {self._rank} {what} for {seconds:g} s in {where}; {stacks}",
+            frozen=frozen,
+        )
 
     def _write(self, verdict: str, error: str = "", **more: str | bool) -> None:
         host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -68,7 +89,8 @@ class Verdict:
         except OSError as error:
             if error.errno not in TRANSIENT_ERRNOS:
                 raise
-            # Nothing can be written down now. Its last word stays, which reads as killed: the run comes back.
+            # Nothing can be written down now. Its last word stays, which reads as killed: the run
+            # comes back.
 
 
 def word_of(error: BaseException) -> str:
@@ -76,7 +98,9 @@ def word_of(error: BaseException) -> str:
     if isinstance(error, FloatingPointError):
         return "nonfinite"
     names = {kind.__name__ for kind in type(error).__mro__}  # by name: nothing here imports torch
-    if names & {"OutOfMemoryError", "MemoryError"} or any(words in str(error) for words in NO_MEMORY):
+    if names & {"OutOfMemoryError", "MemoryError"} or any(
+        words in str(error) for words in NO_MEMORY
+    ):
         return "oom"
     if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
         return "io_error"

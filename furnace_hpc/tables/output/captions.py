@@ -32,11 +32,18 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         f"Measured at {'; or '.join(rules)}.",
         f"Difference to {grid.reference}: {pairs}, with 95 % paired t interval.",
         _shown(ablation),
-        *in_words(ablation, starred=any(is_starred(row.difference, scale) for row in ablation.rows), columns=columns),
+        *in_words(
+            ablation,
+            starred=any(is_starred(row.difference, scale) for row in ablation.rows),
+            columns=columns,
+        ),
         "Bold: best mean as shown, which alone is no evidence of a difference.",
     ]
     if any(len(row.runs) > row.n_expected for row in ablation.rows):
-        lines.insert(1, "A seed's value is the mean over the row's runs with it; a seed that lacks one is left out.")
+        lines.insert(
+            1,
+            "A seed's value is the mean over the row's runs with it; a seed that lacks one is left out.",
+        )
     if costs := "; ".join(COSTS[name] for name in columns if name in COSTS):
         lines.append(f"{costs[0].upper()}{costs[1:]}.")
     if split == "val" and any(_is_chosen(run.spec.config) for run in ablation.runs):
@@ -48,7 +55,10 @@ def _draws(ablation: Ablation) -> tuple[str, str]:
     """What the mean and its deviation are taken over, and what the difference is."""
     seeds, packs = ", ".join(map(str, ablation.grid.seeds)), ablation.packs
     if not packs:
-        return f"mean ± sample standard deviation over n runs (seeds {seeds})", "mean over seeds that both rows have"
+        return (
+            f"mean ± sample standard deviation over n runs (seeds {seeds})",
+            "mean over seeds that both rows have",
+        )
     return (
         f"mean over {len(packs)} packs of the data, each drawn with a data seed of its own ({', '.join(packs)}), of "
         f"the mean over {seeds_in_words(ablation)} of the training ({seeds}); n runs. ± (seeds): sample standard "
@@ -63,7 +73,9 @@ def _shown(ablation: Ablation) -> str:
     """Which intervals exclude zero: the only difference that a table can point at."""
     compared = [row for row in ablation.rows if row.difference and row.difference.interval]
     scale = scale_of(ablation.grid.metric)
-    shown = [row.variant for row in compared if row.difference and excludes_zero(row.difference, scale)]
+    shown = [
+        row.variant for row in compared if row.difference and excludes_zero(row.difference, scale)
+    ]
     if not compared:
         return "No row has an interval: the table shows no difference."
     if not shown:

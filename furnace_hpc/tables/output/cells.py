@@ -6,7 +6,12 @@ from typing import NamedTuple
 
 from furnace_hpc.tables.collect import word as word  # a value of a config as text
 from furnace_hpc.tables.statistics.estimates import Difference
-from furnace_hpc.tables.statistics.significance import UNDERTRAINED, exact_p, is_significant, p_in_words
+from furnace_hpc.tables.statistics.significance import (
+    UNDERTRAINED,
+    exact_p,
+    is_significant,
+    p_in_words,
+)
 from furnace_hpc.tables.table import Ablation, Row
 
 DASH = "\u2013"  # for what is missing
@@ -99,13 +104,16 @@ def all_cells(ablation: Ablation) -> list[Cells]:
     scale = scale_of(ablation.grid.metric)
     shown = {row.variant: scale.show(row.mean) for row in ablation.rows if row.mean is not None}
     choose = max if ablation.grid.direction == "max" else min
-    best = choose(shown.values(), key=float) if len(shown) > 1 else None  # as shown: what looks equal is equal
+    # as shown: what looks equal is equal
+    best = choose(shown.values(), key=float) if len(shown) > 1 else None
     marks: dict[str, list[str]] = {}
     for letter, _, variants in lettered(ablation):
         for variant in variants:
             marks.setdefault(variant, []).append(letter)
     return [
-        _cells(ablation, row, shown.get(row.variant, DASH), best, ",".join(marks.get(row.variant, ())))
+        _cells(
+            ablation, row, shown.get(row.variant, DASH), best, ",".join(marks.get(row.variant, ()))
+        )
         for row in ablation.rows
     ]
 
@@ -120,7 +128,9 @@ def _cells(ablation: Ablation, row: Row, mean: str, best: str | None, marks: str
         n=str(row.n) if row.n == row.n_expected else f"{row.n} of {row.n_expected}",
         mean=mean,
         spread=_spread(row, scale),
-        difference="reference" if row is ablation.reference else _difference(ablation, row.difference),
+        difference="reference"
+        if row is ablation.reference
+        else _difference(ablation, row.difference),
         train_s=_number(costs.train_s, ".1f"),
         samples_per_s=_number(costs.samples_per_s, ".1f"),
         attempts=str(costs.attempts),
@@ -148,7 +158,9 @@ def _spread(row: Row, scale: Scale) -> str:
 
 def changes_in_words(row: Row) -> str:
     """What the row changes in the reference's config, such as `loss.alpha: 0 -> 0.5`."""
-    return ", ".join(f"{change.key}: {word(change.reference)} -> {word(change.value)}" for change in row.changes)
+    return ", ".join(
+        f"{change.key}: {word(change.reference)} -> {word(change.value)}" for change in row.changes
+    )
 
 
 def lettered(ablation: Ablation) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -170,7 +182,9 @@ def excludes_zero(difference: Difference, scale: Scale) -> bool:
 
 def is_starred(difference: Difference | None, scale: Scale) -> bool:
     """Whether it is significant, and its interval as shown says so too."""
-    return difference is not None and is_significant(difference) and excludes_zero(difference, scale)
+    return (
+        difference is not None and is_significant(difference) and excludes_zero(difference, scale)
+    )
 
 
 def _difference(ablation: Ablation, difference: Difference | None) -> str:

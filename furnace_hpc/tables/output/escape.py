@@ -9,7 +9,7 @@ from html import escape
 from math import isfinite
 from typing import Any
 
-from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.config.parsing.text_safety import printable
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # ASCII and full-width
@@ -19,7 +19,8 @@ _MARKDOWN = re.compile(
     r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis; between two letters or digits it is none
     r"|(?<=!)\[|(?<=\])[\[(:]"  # images, links, and what a link means
     r"|&(?=#?\w+;)"  # a character by its name or number
-    r"|(?<=www)\.|(?<=[A-Za-z]):(?=//)|(?<=mailto):|(?<=xmpp):",  # addresses that become links by themselves
+    # addresses that become links by themselves
+    r"|(?<=www)\.|(?<=[A-Za-z]):(?=//)|(?<=mailto):|(?<=xmpp):",
     re.IGNORECASE,
 )
 
@@ -38,7 +39,10 @@ def csv_cell(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    return "".join(part if part in "\n;" else _no_formula(printable(part)) for part in re.split("([;\n])", value))
+    return "".join(
+        part if part in "\n;" else _no_formula(printable(part))
+        for part in re.split("([;\n])", value)
+    )
 
 
 def _no_formula(text: str) -> str:

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = ("means", "curves", "cost", "modalities", "consistency")
-FORMS: dict[str, dict[str, None]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+FORMS: dict[str, dict[str, None]] = {
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+}
 
-# Okabe and Ito's colours, told apart by colour-blind readers; yellow is left out, as it vanishes on paper.
+# Okabe and Ito's colours, told apart by colour-blind readers; yellow is left out, as it vanishes on
+# paper.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))  # curves that lie on each other stay visible
+# curves that lie on each other stay visible
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 MARKERS = "osD^vPX"
 DOT: dict[str, Any] = {"alpha": 0.6, "markersize": 5, "markeredgewidth": 0}
 WIDTH_IN = 5.5  # a text column
@@ -61,8 +66,14 @@ def _figures(ablation: Ablation) -> Iterator[tuple[str, "Figure"]]:
     yield "means", figure
     curves = curves_of(ablation, (validation_metric(ablation), TRAIN_LOSS))
     if any(curve.steps for of_row in curves for curve in of_row):
-        by_metric = dict(zip((validation_metric(ablation), TRAIN_LOSS), zip(*curves, strict=True), strict=True))
-        logged = {metric: of_rows for metric, of_rows in by_metric.items() if any(curve.steps for curve in of_rows)}
+        by_metric = dict(
+            zip((validation_metric(ablation), TRAIN_LOSS), zip(*curves, strict=True), strict=True)
+        )
+        logged = {
+            metric: of_rows
+            for metric, of_rows in by_metric.items()
+            if any(curve.steps for curve in of_rows)
+        }
         figure, parts = _sheet(2.5, len(logged))
         for axes, (metric, of_rows) in zip(parts, logged.items(), strict=True):
             _draw_curves(axes, ablation, metric, of_rows)
@@ -76,16 +87,22 @@ def _figures(ablation: Ablation) -> Iterator[tuple[str, "Figure"]]:
     if matrix := modality_matrix(ablation):
         scale = scale_of(matrix.title)
         figure, (axes,) = _sheet(1.1 + 0.25 * len(matrix.rows))
-        _draw_heat(axes, matrix, f"{matrix.title}{scale.unit} with these modalities alone", scale.show)
+        _draw_heat(
+            axes, matrix, f"{matrix.title}{scale.unit} with these modalities alone", scale.show
+        )
         yield "modalities", figure
     if blocks := consistency_blocks(ablation):
-        figure, parts = _sheet((1.3 + 0.25 * len(ablation.rows)) * len(blocks), len(blocks), stacked=True)
+        figure, parts = _sheet(
+            (1.3 + 0.25 * len(ablation.rows)) * len(blocks), len(blocks), stacked=True
+        )
         for axes, block in zip(parts, blocks, strict=True):
             _draw_heat(axes, block, f"consistency of {block.title}", lambda value: f"{value:.2f}")
         yield "consistency", figure
 
 
-def _sheet(height_in: float, count: int = 1, stacked: bool = False) -> tuple["Figure", list["Axes"]]:
+def _sheet(
+    height_in: float, count: int = 1, stacked: bool = False
+) -> tuple["Figure", list["Axes"]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_IN, height_in), dpi=200, layout="constrained")
@@ -95,9 +112,15 @@ def _sheet(height_in: float, count: int = 1, stacked: bool = False) -> tuple["Fi
 
 def _draw_legend(figure: "Figure", parts: list["Axes"]) -> None:
     """Put one legend for all axes under them in as many columns as fit, and make the figure higher by its lines."""
-    known = {name: handle for axes in parts for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    known = {
+        name: handle
+        for axes in parts
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     for columns in (4, 3, 2, 1) if known else ():
-        legend = figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=columns)
+        legend = figure.legend(
+            list(known.values()), list(known), loc="outside lower center", ncols=columns
+        )
         if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
             figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(known) // columns))
             return
@@ -121,7 +144,12 @@ def _draw_means(axes: "Axes", ablation: Ablation) -> None:
         axes.plot(seeds, [number - 0.18] * len(seeds), ".", color=color, **DOT)
         if row.interval:
             low, high = row.interval
-            axes.plot([scale.factor * low, scale.factor * high], [number + 0.12] * 2, color=color, linewidth=1.2)
+            axes.plot(
+                [scale.factor * low, scale.factor * high],
+                [number + 0.12] * 2,
+                color=color,
+                linewidth=1.2,
+            )
         if row.mean is not None:
             axes.plot(scale.factor * row.mean, number + 0.12, marker, color=color, markersize=4)
     axes.set_yticks(range(len(ablation.rows)), [_label(row) for row in ablation.rows])
@@ -129,7 +157,9 @@ def _draw_means(axes: "Axes", ablation: Ablation) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", linewidth=0.4, alpha=0.5)
     axes.set_xlabel(f"{one_line(ablation.grid.metric)}{scale.unit}")
-    axes.set_title(f"mean with 95 % interval; dots: {'runs' if ablation.packs else 'seeds'}", loc="left")
+    axes.set_title(
+        f"mean with 95 % interval; dots: {'runs' if ablation.packs else 'seeds'}", loc="left"
+    )
 
 
 def _draw_curves(axes: "Axes", ablation: Ablation, metric: str, curves: Sequence[Curve]) -> None:
@@ -142,7 +172,13 @@ def _draw_curves(axes: "Axes", ablation: Ablation, metric: str, curves: Sequence
         mean, low, high = ([scale.factor * value for value in part] for part in curve[1:])
         axes.fill_between(curve.steps, low, high, color=color, alpha=0.12, linewidth=0)
         marked = marker if len(curve.steps) < 40 else ""
-        look = {"color": color, "linestyle": dash, "linewidth": 1, "marker": marked, "markersize": 2.5}
+        look = {
+            "color": color,
+            "linestyle": dash,
+            "linewidth": 1,
+            "marker": marked,
+            "markersize": 2.5,
+        }
         axes.plot(curve.steps, mean, **look, label=one_line(row.variant))
     axes.grid(linewidth=0.4, alpha=0.5)
     axes.set_xlabel("optimizer steps")
@@ -181,8 +217,18 @@ def _draw_heat(axes: "Axes", matrix: Matrix, title: str, show: Callable[[float],
     axes.imshow(shades, cmap="Oranges", vmin=0, vmax=2, aspect="auto")
     for at, line in enumerate(matrix.means):
         for column, value in enumerate(line):
-            axes.text(column, at, "\u2013" if value is None else show(value), ha="center", va="center", fontsize=7)
-    names = [textwrap.fill(one_line(name).replace("_", " ").replace("+", "+ "), 11) for name in matrix.columns]
+            axes.text(
+                column,
+                at,
+                "\u2013" if value is None else show(value),
+                ha="center",
+                va="center",
+                fontsize=7,
+            )
+    names = [
+        textwrap.fill(one_line(name).replace("_", " ").replace("+", "+ "), 11)
+        for name in matrix.columns
+    ]
     axes.set_xticks(range(len(names)), names, fontsize=7)
     axes.set_yticks(range(len(matrix.rows)), [one_line(name) for name in matrix.rows])
     axes.tick_params(length=0)

@@ -21,14 +21,21 @@ def modalities(ablation: Ablation) -> Iterator[str]:
     """The section on missing modalities; none where no result has one."""
     if matrix := modality_matrix(ablation):
         scale = scale_of(matrix.title)
-        yield _section(f"With a part of the modalities: {matrix.title}{scale.unit}", MODALITIES, matrix, scale.show)
+        yield _section(
+            f"With a part of the modalities: {matrix.title}{scale.unit}",
+            MODALITIES,
+            matrix,
+            scale.show,
+        )
 
 
 def consistency(ablation: Ablation) -> Iterator[str]:
     """A section for each pair of modalities; none where no result has one."""
     for matrix in consistency_blocks(ablation):
         about = CONSISTENCY.format(pair=matrix.title)
-        yield _section(f"Consistency of {matrix.title}", about, matrix, lambda value: f"{value:.3f}")
+        yield _section(
+            f"Consistency of {matrix.title}", about, matrix, lambda value: f"{value:.3f}"
+        )
 
 
 def _section(title: str, about: str, matrix: Matrix, show: Callable[[float], str]) -> str:
@@ -37,7 +44,13 @@ def _section(title: str, about: str, matrix: Matrix, show: Callable[[float], str
     lines = []
     for number, variant in enumerate(matrix.rows):
         cells = (
-            _cell(matrix.means[number][at], matrix.deviations[number][at], matrix.counts[number][at], shade, show)
+            _cell(
+                matrix.means[number][at],
+                matrix.deviations[number][at],
+                matrix.counts[number][at],
+                shade,
+                show,
+            )
             for at, shade in enumerate(shades[number])
         )
         lines.append(f'<tr><th scope="row" class="text">{html(variant)}</th>{"".join(cells)}</tr>')
@@ -52,7 +65,9 @@ def _section(title: str, about: str, matrix: Matrix, show: Callable[[float], str
     )
 
 
-def _cell(mean: float | None, deviation: float | None, n: int, shade: float, show: Callable[[float], str]) -> str:
+def _cell(
+    mean: float | None, deviation: float | None, n: int, shade: float, show: Callable[[float], str]
+) -> str:
     if mean is None:
         return f"<td>{DASH}</td>"
     spread = f" ± {show(deviation)}" if deviation is not None else ""

@@ -11,7 +11,8 @@ from furnace_hpc.tables.output.render import WORDS, cell_texts
 from furnace_hpc.tables.statistics.significance import short_caption
 from furnace_hpc.tables.table import Ablation
 
-COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "sign_flip_p", "train_s")  # what a text column holds
+# what a text column holds
+COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "sign_flip_p", "train_s")
 MAX_ROWS = 40  # of a table on one page
 MAX_LINES = 52  # of a table on one page, with its caption and notes
 LINE = 90  # letters of a line of notes, about
@@ -40,17 +41,31 @@ def lost_letters(ablation: Ablation) -> str:
 def _to_latex(ablation: Ablation) -> tuple[str, str]:
     titles = headings(ablation, COLUMNS)
     body = [
-        " & ".join(cell_texts(cells, titles, escaped, bold=r"\textbf{{{}}}", mark=r"\textsuperscript{{{}}}")) + r" \\"
+        " & ".join(
+            cell_texts(
+                cells, titles, escaped, bold=r"\textbf{{{}}}", mark=r"\textsuperscript{{{}}}"
+            )
+        )
+        + r" \\"
         for cells in all_cells(ablation)
     ]
-    rows = [(row.variant, changes_in_words(row)) for row in ablation.rows if "changes" not in titles]
-    said = [*caption(ablation, titles), *(f"{variant}: {changes}." for variant, changes in rows if changes)]
-    notes = [rf"\textsuperscript{{{letter}}} " * bool(letter) + escaped(text) for letter, text, _ in lettered(ablation)]
+    rows = [
+        (row.variant, changes_in_words(row)) for row in ablation.rows if "changes" not in titles
+    ]
+    said = [
+        *caption(ablation, titles),
+        *(f"{variant}: {changes}." for variant, changes in rows if changes),
+    ]
+    notes = [
+        rf"\textsuperscript{{{letter}}} " * bool(letter) + escaped(text)
+        for letter, text, _ in lettered(ablation)
+    ]
     below = [*map(escaped, said), *(rf"\par {note}" for note in notes)]
     above = escaped(f"{ablation.grid.description or ablation.grid.name} {short_caption(ablation)}")
     head = " & ".join(escaped(title) for title in titles.values()) + r" \\"
     letters = letters_of([*body, *below, above, head])
-    short = f"[{escaped(ablation.grid.name)}]" if letters.comments else ""  # the list of tables has no such letters
+    # the list of tables has no such letters
+    short = f"[{escaped(ablation.grid.name)}]" if letters.comments else ""
     name = rf"\caption{short}{{{above}}}"
     label = rf"\label{{tab:{ablation.grid.name}}}"
     columns = "".join("l" if title in WORDS else "r" for title in titles)
@@ -61,8 +76,21 @@ def _to_latex(ablation: Ablation) -> tuple[str, str]:
             *letters.comments,
             *[rf"\par\begingroup{SMALL}", *letters.begin],
             *[rf"\begin{{longtable}}{{{columns}}}", rf"{name}{label}\\"],
-            *[r"\toprule", head, r"\midrule", r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead"],
-            *[r"\midrule", rf"\multicolumn{{{len(titles)}}}{{r}}{{continued on the next page}} \\", r"\endfoot"],
+            *[
+                r"\toprule",
+                head,
+                r"\midrule",
+                r"\endfirsthead",
+                r"\toprule",
+                head,
+                r"\midrule",
+                r"\endhead",
+            ],
+            *[
+                r"\midrule",
+                rf"\multicolumn{{{len(titles)}}}{{r}}{{continued on the next page}} \\",
+                r"\endfoot",
+            ],
             *[r"\bottomrule", r"\endlastfoot", *body, r"\end{longtable}"],
             *[r"{\noindent\raggedright", *below, r"\par}"],
             *[*letters.end, r"\endgroup", ""],
@@ -73,14 +101,28 @@ def _to_latex(ablation: Ablation) -> tuple[str, str]:
             *letters.comments,
             *[r"\begin{table}[t]", rf"\centering{SMALL}", *letters.begin],
             *[name, label],
-            *[rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"],
-            *[r"\end{tabular}", r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright", *below],
+            *[
+                rf"\begin{{tabular}}{{{columns}}}",
+                r"\toprule",
+                head,
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+            ],
+            *[
+                r"\end{tabular}",
+                r"\par\smallskip",
+                r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
+                *below,
+            ],
             *[r"\end{minipage}", *letters.end, r"\end{table}", ""],
         ]
     return "\n".join(lines), letters.lost
 
 
-_NOT_PLAIN = re.compile(r"->|--|(?<![\w.])-\d|[A-Za-z][\u0300-\u036f]|[^-A-Za-z0-9 .,:;()\[\]+*/='!?@]")
+_NOT_PLAIN = re.compile(
+    r"->|--|(?<![\w.])-\d|[A-Za-z][\u0300-\u036f]|[^-A-Za-z0-9 .,:;()\[\]+*/='!?@]"
+)
 
 
 def escaped(text: str) -> str:

@@ -9,15 +9,31 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from furnace_hpc.config.parsing.printable import printable
+from furnace_hpc.config.parsing.text_safety import printable
 
 # Inline, for a letter beyond four hexadecimal digits: CJKutf8 would look for a font of its own.
 WIDE = r"\ifdefined\Umathcode\iffontchar\font {0} {1}\else ?\fi\else ?\fi{{}}"
 # Combining mark -> the accent of text, and of mathematics where there is one.
 ACCENTS = {
-    **{"\u0300": ("`", "grave"), "\u0301": ("'", "acute"), "\u0302": ("^", "hat"), "\u0303": ("~", "tilde")},
-    **{"\u0304": ("=", "bar"), "\u0306": ("u", "breve"), "\u0307": (".", "dot"), "\u0308": ('"', "ddot")},
-    **{"\u030a": ("r", ""), "\u030b": ("H", ""), "\u030c": ("v", "check"), "\u0323": ("d", ""), "\u0327": ("c", "")},
+    **{
+        "\u0300": ("`", "grave"),
+        "\u0301": ("'", "acute"),
+        "\u0302": ("^", "hat"),
+        "\u0303": ("~", "tilde"),
+    },
+    **{
+        "\u0304": ("=", "bar"),
+        "\u0306": ("u", "breve"),
+        "\u0307": (".", "dot"),
+        "\u0308": ('"', "ddot"),
+    },
+    **{
+        "\u030a": ("r", ""),
+        "\u030b": ("H", ""),
+        "\u030c": ("v", "check"),
+        "\u0323": ("d", ""),
+        "\u0327": ("c", ""),
+    },
     **{"\u0328": ("k", ""), "\u0331": ("b", "")},
 }
 _SMALL = (
@@ -25,39 +41,56 @@ _SMALL = (
     "upsilon varphi chi psi omega"
 )
 _CAPITAL = "A B Gamma Delta E Z H Theta I K Lambda M N Xi O Pi P - Sigma T Upsilon Phi X Psi Omega"
-_VARIANTS = {"ϑ": "vartheta", "ϕ": "phi", "ϖ": "varpi", "ϱ": "varrho", "ϵ": "epsilon"}  # noqa: RUF001
+_VARIANTS = {"ϑ": "vartheta", "ϕ": "phi", "ϖ": "varpi", "ϱ": "varrho", "ϵ": "epsilon"}
 _NAMES = {chr(0x3B1 + at): name for at, name in enumerate(_SMALL.split())}
 _NAMES |= {chr(0x391 + at): name for at, name in enumerate(_CAPITAL.split())} | _VARIANTS
-GREEK = {letter: f"\\{name}" if len(name) > 1 else rf"\mathrm{{{name}}}" for letter, name in _NAMES.items()}
+GREEK = {
+    letter: f"\\{name}" if len(name) > 1 else rf"\mathrm{{{name}}}"
+    for letter, name in _NAMES.items()
+}
 _SYMBOLS = """
 ≤ leq ≥ geq ≠ neq ≈ approx ≡ equiv ≪ ll ≫ gg ∼ sim ∝ propto ∞ infty ∑ sum ∏ prod ∂ partial ∇ nabla ∫ int
 → to ← leftarrow ↔ leftrightarrow ⇒ Rightarrow ↑ uparrow ↓ downarrow ⋅ cdot ∘ circ ★ star ℓ ell ∅ emptyset
 ∈ in ⊂ subset ⊆ subseteq ∪ cup ∩ cap ∀ forall ∃ exists ∧ wedge ∨ vee ⊕ oplus ⊗ otimes
-"""  # noqa: RUF001
+"""
 _PAIRS = re.findall(r"(\S) (\w+)", _SYMBOLS)
 SYMBOLS = {symbol: rf"\ensuremath{{\{name}}}" for symbol, name in _PAIRS}
 SYMBOLS |= {"\u2212": "$-$", "\u2209": r"\ensuremath{\not\in}"}
-# Letters and marks that pdfLaTeX has in the font encoding T1. In OT1, which it uses unless told otherwise, they are
-# errors, or two characters over each other that no search finds.
+# Letters and marks that pdfLaTeX has in the font encoding T1. In OT1, which it uses unless told
+# otherwise, they are errors, or two characters over each other that no search finds.
 ONLY_T1 = {
     **{letter: f"\\k {unicodedata.normalize('NFD', letter)[0]}" for letter in "ĄąĘęĮįŲų"},
-    **{"«": r"\guillemotleft", "»": r"\guillemotright", "‹": r"\guilsinglleft", "›": r"\guilsinglright"},  # noqa: RUF001
-    **{"„": r"\quotedblbase", "‚": r"\quotesinglbase", "Đ": r"\DJ", "đ": r"\dj", "Ð": r"\DH", "ð": r"\dh"},  # noqa: RUF001
+    **{
+        "«": r"\guillemotleft",
+        "»": r"\guillemotright",
+        "‹": r"\guilsinglleft",
+        "›": r"\guilsinglright",
+    },
+    **{
+        "„": r"\quotedblbase",
+        "‚": r"\quotesinglbase",
+        "Đ": r"\DJ",
+        "đ": r"\dj",
+        "Ð": r"\DH",
+        "ð": r"\dh",
+    },
     **{"Þ": r"\TH", "þ": r"\th", "Ŋ": r"\NG", "ŋ": r"\ng", "Ł": r"\L", "ł": r"\l"},
 }
-BY_ITSELF = set("ÆæŒœØøßıȷÅå¡¿.¶©®™°×÷±¬µ¹²³¼½¾–—‘’“”†‡•…‰€")  # noqa: RUF001 - what pdfLaTeX prints too
+BY_ITSELF = set("ÆæŒœØøßıȷÅå¡¿.¶©®™°×÷±¬µ¹²³¼½¾–—‘’“”†‡•…‰€")
 _CJK = re.compile("[\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uff01-\uffee]")
-_FONTS = (("mj", re.compile("[\uac00-\ud7a3]")), ("min", re.compile("[\u3040-\u30ff]")), ("gbsn", _CJK))
+_FONTS = (
+    ("mj", re.compile("[\uac00-\ud7a3]")),
+    ("min", re.compile("[\u3040-\u30ff]")),
+    ("gbsn", _CJK),
+)
 
-# What the group of the table defines first. Letter #2 has the code #1, and #3 stands in for it. XeLaTeX and LuaLaTeX
-# have \Umathcode. Codes are decimal:
-# babel makes a macro of the quotation mark that hexadecimal ones need.
+# What the group of the table defines first. Letter #2 has the code #1, and #3 stands in for it.
+# XeLaTeX and LuaLaTeX have \Umathcode. Codes are decimal: babel makes a macro of the quotation mark
+# that hexadecimal ones need.
 _STANDS_IN = r"""\def\furnaceletter#1#2#3{\ifdefined\Umathcode
 \iffontchar\font #1 \else\catcode#1=13 \begingroup\lccode`\~=#1 \lowercase{\endgroup\def~}{#3}\fi
 \else\ifcsname u8:\detokenize{#2}\endcsname\else\expandafter\def\csname u8:\detokenize{#2}\endcsname{#3}\fi\fi}"""
-_IS_LOST = (
-    r"""\def\furnacelost#1#2{\furnaceletter{#1}{#2}{?\GenericWarning{}{LaTeX Warning: \detokenize{#2} becomes ?}}}"""
-)
+_IS_LOST = r"""\def\furnacelost#1#2{\furnaceletter{#1}{#2}{?\GenericWarning{}{LaTeX Warning: \detokenize{#2} becomes ?}}}"""
 _IN_CJK = r"""\def\furnacecjk#1#2{\ifdefined\xeCJKsetup\else\ifdefined\ltjsetparameter\else
 \ifdefined\Umathcode\furnacelost{#1}{#2}\else\ifcsname CJK*\endcsname\else\furnacelost{#1}{#2}\fi\fi\fi\fi}"""
 _FROM_T1 = r"""\def\furnacetone#1#2{\ifdefined\Umathcode\else\ifnum\pdfstrcmp{\encodingdefault}{OT1}=0
@@ -76,7 +109,9 @@ class Letters(NamedTuple):
 
 def letters_of(texts: Iterable[str]) -> Letters:
     """What a table of these texts needs, each of them already escaped."""
-    found = sorted({char for text in texts for char in text if not char.isascii() and not _is_native(char)})
+    found = sorted(
+        {char for text in texts for char in text if not char.isascii() and not _is_native(char)}
+    )
     if not found:
         return Letters([], [], [])
     cjk = "".join(char for char in found if _CJK.match(char))
@@ -87,22 +122,34 @@ def letters_of(texts: Iterable[str]) -> Letters:
     near = [char for char in others if stands[char] and _loses_accents(char)]
     begin = [_STANDS_IN, _IS_LOST] if cjk or any(not is_wide(char) for char in others) else []
     begin += [_IN_CJK, *(rf"\furnacecjk{{{ord(char)}}}{{{char}}}" for char in cjk)] if cjk else []
-    begin += [_FROM_T1, *(rf"\furnacetone{{{char}}}{{{ONLY_T1[char]}}}" for char in t1)] if t1 else []
+    begin += (
+        [_FROM_T1, *(rf"\furnacetone{{{char}}}{{{ONLY_T1[char]}}}" for char in t1)] if t1 else []
+    )
     for char, stand in stands.items():
         if is_wide(char):
             continue
         name = rf"\furnaceletter{{{ord(char)}}}{{{char}}}{{{stand}}}"
         begin.append(name if stand else rf"\furnacelost{{{ord(char)}}}{{{char}}}")
-    comments = ["% XeLaTeX and LuaLaTeX print each letter that the font has: choose one with fontspec."]
+    comments = [
+        "% XeLaTeX and LuaLaTeX print each letter that the font has: choose one with fontspec."
+    ]
     end = []
     if cjk:
         font = next(font for font, letters in _FONTS if letters.search(cjk))
-        begin.append(rf"\ifdefined\Umathcode\else\ifcsname CJK*\endcsname\begin{{CJK}}{{UTF8}}{{{font}}}\fi\fi")
+        begin.append(
+            rf"\ifdefined\Umathcode\else\ifcsname CJK*\endcsname\begin{{CJK}}{{UTF8}}{{{font}}}\fi\fi"
+        )
         end.append(r"\ifdefined\Umathcode\else\ifcsname CJK*\endcsname\end{CJK}\fi\fi")
-        comments.append(f"% Chinese, Japanese, Korean: CJKutf8 with pdfLaTeX, xeCJK with XeLaTeX; else ? for {cjk}")
+        comments.append(
+            f"% Chinese, Japanese, Korean: CJKutf8 with pdfLaTeX, xeCJK with XeLaTeX; else ? for {cjk}"
+        )
     if t1:
-        comments.append(rf"% pdfLaTeX: \usepackage[T1]{{fontenc}} and lmodern are best for {''.join(t1)}")
-    words = [f"? for {''.join(lost)}"] * bool(lost) + [f"not all accents of {''.join(near)}"] * bool(near)
+        comments.append(
+            rf"% pdfLaTeX: \usepackage[T1]{{fontenc}} and lmodern are best for {''.join(t1)}"
+        )
+    words = [f"? for {''.join(lost)}"] * bool(lost) + [
+        f"not all accents of {''.join(near)}"
+    ] * bool(near)
     if words:
         comments.append(f"% pdfLaTeX prints {' and '.join(words)}")
     if cjk:
@@ -129,7 +176,9 @@ def _loses_accents(char: str) -> bool:
 def _is_native(char: str) -> bool:
     """Whether every LaTeX prints the letter: a Latin one with one accent that all encodings have, or a usual mark."""
     base, marks = _taken_apart(char)
-    is_accented = base.isascii() and ord(char) < 0x180 and "\u0328" not in marks and char not in ONLY_T1
+    is_accented = (
+        base.isascii() and ord(char) < 0x180 and "\u0328" not in marks and char not in ONLY_T1
+    )
     return char in BY_ITSELF or (bool(marks) and is_accented)
 
 

@@ -23,7 +23,9 @@ COMPARED = {
 }
 
 
-def make_notes(grid: Grid, rows: Sequence[Row], records: Records, aside: Collection[str] = ()) -> tuple[Note, ...]:
+def make_notes(
+    grid: Grid, rows: Sequence[Row], records: Records, aside: Collection[str] = ()
+) -> tuple[Note, ...]:
     """All notes of a table, in a fixed order; `aside` are the ids of the grid's runs that were not to be shown."""
     notes = [note for row in rows for note in _about_row(grid, row)]
     single = tuple(row.variant for row in rows if row.n == 1)
@@ -58,10 +60,18 @@ def _about_row(grid: Grid, row: Row) -> Iterator[Note]:
         yield Note(f"missing: {named([describe(run) for run in row.missing])}", (row.variant,))
     lacking = [run.run_id for run in row.runs if run.result and run.value is None]
     if lacking:
-        yield Note(f"not in the mean, the result has no {grid.metric}: {named(lacking)}", (row.variant,))
-    diverged = [f"{run.run_id} ({run.value})" for run in row.runs if run.value is not None and not isfinite(run.value)]
+        yield Note(
+            f"not in the mean, the result has no {grid.metric}: {named(lacking)}", (row.variant,)
+        )
+    diverged = [
+        f"{run.run_id} ({run.value})"
+        for run in row.runs
+        if run.value is not None and not isfinite(run.value)
+    ]
     if diverged:
-        yield Note(f"not in the mean, {grid.metric} is not finite: {named(diverged)}", (row.variant,))
+        yield Note(
+            f"not in the mean, {grid.metric} is not finite: {named(diverged)}", (row.variant,)
+        )
 
 
 def _about_reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
@@ -71,7 +81,9 @@ def _about_reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
         return
     for row in rows:
         if row is not reference and row.n and row.values.keys() != reference.values.keys():
-            yield Note(f"difference to {grid.reference} {_in_common(row, reference)}", (row.variant,))
+            yield Note(
+                f"difference to {grid.reference} {_in_common(row, reference)}", (row.variant,)
+            )
 
 
 def _constant_differences(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
@@ -79,7 +91,10 @@ def _constant_differences(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     same = tuple(row.variant for row in rows if row.difference and row.difference.is_constant)
     if same:
         unit = "pack" if rows[0].has_packs else "seed"
-        yield Note(f"the difference to {grid.reference} is the same in every {unit}: no interval and no p-value", same)
+        yield Note(
+            f"the difference to {grid.reference} is the same in every {unit}: no interval and no p-value",
+            same,
+        )
 
 
 def _in_common(row: Row, reference: Row) -> str:
@@ -96,8 +111,13 @@ def _other_data(rows: Sequence[Row]) -> Iterator[Note]:
     other = [run for row in rows for run in row.runs if _is_of_other_data(run)]
     if other:
         names = [f"{run.run_id} ({run.result.data_fingerprint})" for run in other if run.result]
-        variants = tuple(row.variant for row in rows if any(_is_of_other_data(run) for run in row.runs))
-        yield Note(f"data fingerprint is not the one asked for in {len(other)} runs: {named(names)}", variants)
+        variants = tuple(
+            row.variant for row in rows if any(_is_of_other_data(run) for run in row.runs)
+        )
+        yield Note(
+            f"data fingerprint is not the one asked for in {len(other)} runs: {named(names)}",
+            variants,
+        )
 
 
 def _is_of_other_data(run: Run) -> bool:
@@ -106,7 +126,12 @@ def _is_of_other_data(run: Run) -> bool:
 
 def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
     """A note when results differ in `field`: runs unlike the majority are counted and named."""
-    found = {run.run_id: str(getattr(run.result, field)) for row in rows for run in row.runs if run.result}
+    found = {
+        run.run_id: str(getattr(run.result, field))
+        for row in rows
+        for run in row.runs
+        if run.result
+    }
     counts = Counter(found.values())
     if len(counts) < 2:
         return
@@ -127,7 +152,9 @@ def _went_on_otherwise(rows: Sequence[Row]) -> Iterator[Note]:
     changed = [run for row in rows for run in row.runs if THEN in run.spent.ways]
     if changed:
         names = [f"{run.run_id} ({run.spent.ways})" for run in changed]
-        variants = tuple(row.variant for row in rows if any(THEN in run.spent.ways for run in row.runs))
+        variants = tuple(
+            row.variant for row in rows if any(THEN in run.spent.ways for run in row.runs)
+        )
         yield Note(
             f"{len(changed)} runs went on otherwise than they began, which is exact up to rounding and to dropout, "
             f"whose masks are each rank's own: {named(names)}",
@@ -141,7 +168,10 @@ def _of_other_names(rows: Sequence[Row], records: Records) -> Iterator[Note]:
     if found:
         names = named([f"{run.run_id} is {_run_of(records.links[run.run_id])}" for run in found])
         variants = tuple(row.variant for row in rows if any(run in found for run in row.runs))
-        yield Note(f"trained as another row or grid, with the same config, seed and data: {names}", variants)
+        yield Note(
+            f"trained as another row or grid, with the same config, seed and data: {names}",
+            variants,
+        )
 
 
 def _run_of(link: str) -> str:
@@ -155,8 +185,14 @@ def _left_out(runs: Sequence[Run], records: Records, aside: Collection[str]) -> 
         return
     ours = {run.run_id for run in runs} | set(aside)
     data = {run.spec.data_fingerprint for run in runs}
-    shown_here = ours | records.links.keys() | {link for run, link in records.links.items() if run in ours}
-    others = {name: of for name, of in records.by_run.items() if of.data is not None and name not in shown_here}
+    shown_here = (
+        ours | records.links.keys() | {link for run, link in records.links.items() if run in ours}
+    )
+    others = {
+        name: of
+        for name, of in records.by_run.items()
+        if of.data is not None and name not in shown_here
+    }
     digits = {_digits(run_id) for run_id in ours}
     if same := [name for name in others if _digits(name) in digits]:
         others = {name: of for name, of in others.items() if name not in same}
@@ -167,7 +203,9 @@ def _left_out(runs: Sequence[Run], records: Records, aside: Collection[str]) -> 
         of_data = sum(record.fingerprint not in data for record in others.values())
         why = f"not asked for any more: {of_data} on other data, {len(others) - of_data} with another config"
         yield Note(f"{len(others)} older runs left out ({why}): {named(list(others))}")
-    if damaged := [name for name, of in records.by_run.items() if of.data is None and name not in ours]:
+    if damaged := [
+        name for name, of in records.by_run.items() if of.data is None and name not in ours
+    ]:
         yield Note(f"left out, whose spec.json is missing or damaged: {named(damaged)}")
 
 
@@ -184,23 +222,29 @@ def _not_read(rows: Sequence[Row], records: Records) -> Iterator[Note]:
         names = named([f"{run.run_id} ({run.record.torn})" for run in torn])
         variants = tuple(row.variant for row in rows if any(run.record.torn for run in row.runs))
         yield Note(
-            f"{number} torn line{'s' if number > 1 else ''} of metrics left out of the curves: {names}", variants
+            f"{number} torn line{'s' if number > 1 else ''} of metrics left out of the curves: {names}",
+            variants,
         )
     open_ended = [run for row in rows for run in row.runs if run.result and _lacks_an_end(run)]
     if open_ended:
         variants = tuple(row.variant for row in rows if any(run in open_ended for run in row.runs))
         names = named([run.run_id for run in open_ended])
         yield Note(
-            f"an attempt's record has no end or is damaged, so that its hours are not counted: {names}", variants
+            f"an attempt's record has no end or is damaged, so that its hours are not counted: {names}",
+            variants,
         )
     if foreign := records.foreign:
         are = "s are" if len(foreign) > 1 else " is"
-        yield Note(f"{len(foreign)} foreign file{are} ignored among the runs: {named(list(foreign))}")
+        yield Note(
+            f"{len(foreign)} foreign file{are} ignored among the runs: {named(list(foreign))}"
+        )
 
 
 def _lacks_an_end(run: Run) -> bool:
     """Whether the ledger of a finished run, whose attempts should all have ended, does not say when they did."""
-    return run.spent.goodput is None and any(attempt.end_unix_s is None for attempt in run.record.ledger())
+    return run.spent.goodput is None and any(
+        attempt.end_unix_s is None for attempt in run.record.ledger()
+    )
 
 
 def named(names: list[str]) -> str:

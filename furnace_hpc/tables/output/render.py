@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.tables.output.captions import caption
-from furnace_hpc.tables.output.cells import Cells, all_cells, changes_in_words, headings, lettered, word
+from furnace_hpc.tables.output.cells import (
+    Cells,
+    all_cells,
+    changes_in_words,
+    headings,
+    lettered,
+    word,
+)
 from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
 from furnace_hpc.tables.output.notes import describe
 from furnace_hpc.tables.table import Ablation, Row, Run
@@ -16,7 +23,15 @@ if TYPE_CHECKING:
 
 # Fields of RunResult that runs.csv shows beside the metrics.
 RESULT_COLUMNS = (
-    *("steps", "selected_step", "train_s", "wall_s", "samples_per_s", "peak_memory_gib", "attempts"),
+    *(
+        "steps",
+        "selected_step",
+        "train_s",
+        "wall_s",
+        "samples_per_s",
+        "peak_memory_gib",
+        "attempts",
+    ),
     *("num_parameters", "world_size", "num_threads", "device", "precision", "zero_stage"),
     *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
 )
@@ -38,7 +53,9 @@ def to_runs_csv(ablation: Ablation) -> str:
     """One line a run; empty where there is nothing."""
     metrics = sorted({name for run in ablation.runs if run.result for name in run.result.metrics})
     references = {change.key: change.reference for row in ablation.rows for change in row.changes}
-    return _csv([_csv_run(run, row, metrics, references) for row in ablation.rows for run in row.runs])
+    return _csv(
+        [_csv_run(run, row, metrics, references) for row in ablation.rows for run in row.runs]
+    )
 
 
 def to_markdown(ablation: Ablation) -> str:
@@ -52,7 +69,8 @@ def to_markdown(ablation: Ablation) -> str:
         lines.append(f"| {' | '.join(texts)} |")
     lines += ["", " ".join(markdown(sentence) for sentence in caption(ablation, titles)), ""]
     lines += [
-        f"- {f'<sup>{letter}</sup> ' if letter else ''}{markdown(text)}" for letter, text, _ in lettered(ablation)
+        f"- {f'<sup>{letter}</sup> ' if letter else ''}{markdown(text)}"
+        for letter, text, _ in lettered(ablation)
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -77,7 +95,9 @@ def to_terminal(ablation: Ablation, width: int = 100) -> "Group":
     return Group(title, *tables, *[Text(one_line(line)) for line in lines])
 
 
-def cell_texts(cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bold: str, mark: str) -> list[str]:
+def cell_texts(
+    cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bold: str, mark: str
+) -> list[str]:
     """The cells under `titles`, escaped: the best mean bold, the variant with its notes' letters."""
     texts = {name: escape(str(value)) for name, value in cells._asdict().items()}
     mean = bold.format(texts["mean"]) if cells.best else texts["mean"]
@@ -98,7 +118,11 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
         "n_expected": row.n_expected,
         "mean": row.mean,
         "deviation": row.deviation,
-        **({"n_packs": len(row.units), "packs_deviation": row.packs_deviation} if ablation.packs else {}),
+        **(
+            {"n_packs": len(row.units), "packs_deviation": row.packs_deviation}
+            if ablation.packs
+            else {}
+        ),
         "mean_low": low,
         "mean_high": high,
         "difference": difference and difference.mean,

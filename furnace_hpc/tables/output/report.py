@@ -28,7 +28,11 @@ def to_html(ablation: Ablation) -> str:
     """The whole report."""
     grid = ablation.grid
     missing = len(ablation.missing)
-    state = f"{missing} of {len(ablation.runs)} runs missing" if missing else f"all {len(ablation.runs)} runs done"
+    state = (
+        f"{missing} of {len(ablation.runs)} runs missing"
+        if missing
+        else f"all {len(ablation.runs)} runs done"
+    )
     page = Template((PAGE / "report.html").read_text(encoding="utf-8"))
     return page.substitute(
         name=html(grid.name),
@@ -51,7 +55,9 @@ def to_html(ablation: Ablation) -> str:
 
 def _table(ablation: Ablation) -> str:
     titles = headings(ablation)
-    head = "".join(f'<th scope="col" data-column="{name}">{html(title)}</th>' for name, title in titles.items())
+    head = "".join(
+        f'<th scope="col" data-column="{name}">{html(title)}</th>' for name, title in titles.items()
+    )
     body = [
         f'<tr data-row="{number}">{"".join(_cell(cells, name) for name in titles)}</tr>'
         for number, cells in enumerate(all_cells(ablation))
@@ -72,7 +78,8 @@ def _cell(cells: Cells, name: str) -> str:
 
 def _notes(ablation: Ablation) -> str:
     notes = [
-        f"<li>{f'<sup>{letter}</sup> ' if letter else ''}{html(text)}</li>" for letter, text, _ in lettered(ablation)
+        f"<li>{f'<sup>{letter}</sup> ' if letter else ''}{html(text)}</li>"
+        for letter, text, _ in lettered(ablation)
     ]
     return f'<ul class="notes">{"".join(notes)}</ul>' if notes else ""
 
@@ -101,7 +108,9 @@ def _data(ablation: Ablation) -> dict[str, Any]:
 def _row(row: Row) -> dict[str, Any]:
     return {
         "variant": row.variant,
-        "changes": [[change.key, word(change.reference), word(change.value)] for change in row.changes],
+        "changes": [
+            [change.key, word(change.reference), word(change.value)] for change in row.changes
+        ],
         "values": list(row.values.values()),
         "mean": row.mean,
         "interval": row.interval,
@@ -131,7 +140,9 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _attempt(attempt: Attempt, place: str) -> list[Any]:
     """Number, job id, nodes, seconds, why it ended, last step, log."""
-    took_s = None if attempt.end_unix_s is None else round(attempt.end_unix_s - attempt.start_unix_s, 1)
+    took_s = (
+        None if attempt.end_unix_s is None else round(attempt.end_unix_s - attempt.start_unix_s, 1)
+    )
     ended = ": ".join(dict.fromkeys(text for text in (attempt.reason, attempt.error) if text))
     log = f"{place}/{RunFolder.log_name(attempt.attempt, 0)}"
     return [attempt.attempt, attempt.job_id, attempt.nodelist, took_s, ended, attempt.step, log]
@@ -158,4 +169,7 @@ def _curves(ablation: Ablation) -> Iterable[dict[str, Any]]:
 
 
 def _scaled(curve: Curve, factor: float) -> list[Any]:
-    return [curve.steps, *([float(f"{factor * value:.6g}") for value in part] for part in curve[1:])]
+    return [
+        curve.steps,
+        *([float(f"{factor * value:.6g}") for value in part] for part in curve[1:]),
+    ]

@@ -78,7 +78,9 @@ def submitted_grid(name_or_path: str, root: Path) -> tuple[Grid, GridFolder]:
     return (read_grid(folder.grid) if folder.grid.exists() else load_grid(name_or_path)), folder
 
 
-def submitted_runs(grid: Grid, folder: GridFolder, records: Records | None = None, asked_as: str = "") -> list[RunSpec]:
+def submitted_runs(
+    grid: Grid, folder: GridFolder, records: Records | None = None, asked_as: str = ""
+) -> list[RunSpec]:
     """The grid's runs on the data that was last submitted; data that never was gives runs that are missing.
 
     `asked_as`: the name or path that the user gave; its name where that is empty.
@@ -89,7 +91,9 @@ def submitted_runs(grid: Grid, folder: GridFolder, records: Records | None = Non
     data = list(_submitted_data(folder, read_records(folder) if records is None else records))
     if not data:
         root = folder.path.parent
-        raise ConfigError(f"grid {grid.name!r} has no runs under {root}. {submit_first(asked_as or grid.name, root)}")
+        raise ConfigError(
+            f"grid {grid.name!r} has no runs under {root}. {submit_first(asked_as or grid.name, root)}"
+        )
     rows = expand_rows(grid)
     fingerprints = {name: "never submitted" for row in rows for name in row.packs}
     return expand(grid, fingerprints | dict(data), rows)

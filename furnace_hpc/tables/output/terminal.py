@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BETWEEN, EDGES = 3, 4  # characters between two columns, and at both ends, of the SIMPLE box
-LEAST_NUMBERS = 24  # characters that are left beside the name, however long it is: a longer name is folded
+# characters that are left beside the name, however long it is: a longer name is folded
+LEAST_NUMBERS = 24
 
 
 def blocks(
@@ -35,7 +36,10 @@ def blocks(
     cells = {name: [title, *(row[name] for row in rows)] for name, title in titles.items()}
     full = {name: max(map(cell_len, texts)) for name, texts in cells.items()}
     # Words and headings may break between words; numbers with their intervals may not.
-    parts = {name: " ".join(texts).split() if name in words else texts[1:] for name, texts in cells.items()}
+    parts = {
+        name: " ".join(texts).split() if name in words else texts[1:]
+        for name, texts in cells.items()
+    }
     least = {name: max(map(cell_len, [*titles[name].split(), *parts[name]])) for name in titles}
     first, *others = titles
     least[first] = min(least[first], max(8, width - EDGES - LEAST_NUMBERS))
@@ -45,7 +49,10 @@ def blocks(
         table = Table(box=SIMPLE)
         for name, given in widths.items():
             table.add_column(
-                Text(titles[name]), justify="left" if name in words else "right", width=given, overflow="fold"
+                Text(titles[name]),
+                justify="left" if name in words else "right",
+                width=given,
+                overflow="fold",
             )
         for row, is_bold in zip(rows, bold, strict=True):
             table.add_row(*[Text(row[name]) for name in names], style="bold" if is_bold else "")
@@ -53,7 +60,9 @@ def blocks(
     return found
 
 
-def _groups(first: str, others: Sequence[str], least: Mapping[str, int], width: int) -> list[list[str]]:
+def _groups(
+    first: str, others: Sequence[str], least: Mapping[str, int], width: int
+) -> list[list[str]]:
     """Columns of each block, as many as there is room for."""
     groups = [[first]]
     for name in others:

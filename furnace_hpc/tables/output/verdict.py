@@ -16,7 +16,10 @@ LIVE = (RunState.QUEUED, RunState.RUNNING)
 
 def last_lines(ablation: Ablation, folder: GridFolder, place: Path, files: int) -> list[str]:
     """Verdict, report and next command. `place`: the folder that holds the `files` written."""
-    lines = [f"verdict: {verdict(ablation)}", f"wrote {files} files to {place}; open {place / 'report.html'}"]
+    lines = [
+        f"verdict: {verdict(ablation)}",
+        f"wrote {files} files to {place}; open {place / 'report.html'}",
+    ]
     return [*lines, f"next: {command}"] if (command := next_command(ablation, folder)) else lines
 
 
@@ -36,7 +39,9 @@ def verdict(ablation: Ablation) -> str:
     if open_:
         parts.append(f"no difference shown: {named(open_)}")
     if ablation.stronger_sanity:
-        parts.append(f"{UNDERTRAINED}: {named(list(ablation.stronger_sanity))} is better than {reference}")
+        parts.append(
+            f"{UNDERTRAINED}: {named(list(ablation.stronger_sanity))} is better than {reference}"
+        )
     return "; ".join(parts) or "one row, nothing to compare"
 
 
@@ -46,14 +51,18 @@ def next_command(ablation: Ablation, folder: GridFolder) -> str:
         return command_on("status", folder, "--watch")
     if ablation.missing:
         failed = any(run.status.state is RunState.FAILED for run in ablation.missing)
-        return submit_words(folder, ablation.grid.settings, *(["--retry", "failed"] if failed else []))
+        return submit_words(
+            folder, ablation.grid.settings, *(["--retry", "failed"] if failed else [])
+        )
     run = (ablation.reference or ablation.rows[0]).runs[0]
     out = Path("exported") / run.run_id
     return "" if out.exists() else furnace("export", str(run.folder.path), "--out", str(out))
 
 
 def _is_better(ablation: Ablation, row: Row) -> bool:
-    return row.difference is not None and (row.difference.mean > 0) is (ablation.grid.direction == "max")
+    return row.difference is not None and (row.difference.mean > 0) is (
+        ablation.grid.direction == "max"
+    )
 
 
 def _differs(ablation: Ablation, row: Row) -> str:

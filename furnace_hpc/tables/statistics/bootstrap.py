@@ -40,23 +40,36 @@ def over_samples(ablation: Ablation) -> tuple[Note, ...]:
     split, _, rest = metric.partition("/")
     task, _, name = rest.partition("/")
     if name != "accuracy":
-        raise ConfigError(f"--samples: {metric} is no mean over samples: ask for --metric {split}/{task}/accuracy")
+        raise ConfigError(
+            f"--samples: {metric} is no mean over samples: ask for --metric {split}/{task}/accuracy"
+        )
     lacking: list[str] = []
-    right = {run.run_id: _right(run, split, task, lacking) for run in ablation.runs if run.value is not None}
+    right = {
+        run.run_id: _right(run, split, task, lacking)
+        for run in ablation.runs
+        if run.value is not None
+    }
     words, scale = [], scale_of(metric)
     for row in ablation.rows:
         if reference is None or row is reference:
             continue
-        pairs = [(right.get(one.run_id), right.get(other.run_id)) for one, other in _pairs(row, reference)]
+        pairs = [
+            (right.get(one.run_id), right.get(other.run_id))
+            for one, other in _pairs(row, reference)
+        ]
         whole = [(one, other) for one, other in pairs if one and other]
-        same = [(one[1], other[1]) for one, other in whole if one[0].tobytes() == other[0].tobytes()]
+        same = [
+            (one[1], other[1]) for one, other in whole if one[0].tobytes() == other[0].tobytes()
+        ]
         if len(same) < len(whole):
             lacking.append(f"{row.variant} was tested on other samples than {reference.variant}")
         if not same:
             continue
         mean, (low, high) = bootstrap(same)
         text = f"{scale.show(mean, signed=True)} [{scale.show(low)}, {scale.show(high)}]"
-        words.append(f"{row.variant} {text} ({len(same)} pair{'s' if len(same) > 1 else ''} of runs)")
+        words.append(
+            f"{row.variant} {text} ({len(same)} pair{'s' if len(same) > 1 else ''} of runs)"
+        )
     notes = [Note(f"--samples: {named(lacking)}")] if lacking else []
     if words:
         about = f"difference to {ablation.grid.reference}{scale.difference_unit} over samples"
@@ -66,7 +79,9 @@ def over_samples(ablation: Ablation) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-def bootstrap(pairs: Sequence[tuple["NDArray[np.bool_]", "NDArray[np.bool_]"]]) -> tuple[float, Interval]:
+def bootstrap(
+    pairs: Sequence[tuple["NDArray[np.bool_]", "NDArray[np.bool_]"]],
+) -> tuple[float, Interval]:
     """Mean difference of S pairs of networks, and its 95 % percentile interval over samples.
 
     A sample's difference is the mean over pairs of right (N,) minus right (N,) of the other: one of 2S + 1 values.
@@ -82,16 +97,24 @@ def bootstrap(pairs: Sequence[tuple["NDArray[np.bool_]", "NDArray[np.bool_]"]]) 
     drawn = np.random.default_rng(0).multinomial(counts.total(), shares, size=RESAMPLES)
     means = drawn @ values / (counts.total() * len(pairs))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return sum(value * count for value, count in counts.items()) / (counts.total() * len(pairs)), (low, high)
+    return sum(value * count for value, count in counts.items()) / (counts.total() * len(pairs)), (
+        low,
+        high,
+    )
 
 
 def _pairs(row: Row, reference: Row) -> list[tuple[Run, Run]]:
     """Runs of both rows that have the same seed, where each row has one; there is one pack."""
-    ours, theirs = ({run.seed: run for run in of.runs if len(of.runs) == of.n_expected} for of in (row, reference))
+    ours, theirs = (
+        {run.seed: run for run in of.runs if len(of.runs) == of.n_expected}
+        for of in (row, reference)
+    )
     return [(run, theirs[seed]) for seed, run in ours.items() if seed in theirs]
 
 
-def _right(run: Run, split: str, task: str, lacking: list[str]) -> "tuple[NDArray[np.int64], NDArray[np.bool_]] | None":
+def _right(
+    run: Run, split: str, task: str, lacking: list[str]
+) -> "tuple[NDArray[np.int64], NDArray[np.bool_]] | None":
     """Sample ids (N,) and whether the network is right (N,); None where that cannot be known, with the reason."""
     wanted = ("sample_id", f"logits.{task}", f"label.{task}")
     try:
@@ -102,9 +125,16 @@ def _right(run: Run, split: str, task: str, lacking: list[str]) -> "tuple[NDArra
     except ConfigError as error:
         lacking.append(f"the predictions of {run.run_id} cannot be read: {error}")
         return None
-    fit = ids.ndim == 1 and ids.dtype.kind in "iu" and logits.ndim == 2 and label.shape == ids.shape == logits.shape[:1]
+    fit = (
+        ids.ndim == 1
+        and ids.dtype.kind in "iu"
+        and logits.ndim == 2
+        and label.shape == ids.shape == logits.shape[:1]
+    )
     if not fit or not logits.size:
-        lacking.append(f"the predictions of {run.run_id} cannot be read: arrays of other shapes than wanted")
+        lacking.append(
+            f"the predictions of {run.run_id} cannot be read: arrays of other shapes than wanted"
+        )
         return None
     ids_N, right_N = ids.astype("int64"), logits.argmax(1) == label
     if run.value is None or not abs(right_N.mean() - run.value) <= SAME:

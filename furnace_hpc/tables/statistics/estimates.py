@@ -11,7 +11,8 @@ LEVEL = 0.95  # of every interval in a table
 POWER = 0.8  # chance that the seeds asked for show a difference as large as the one seen
 MAX_SIGN_FLIP = 32  # pairs; 2^32 sign patterns are counted exactly from two halves of 2^16 sums
 MAX_SEEDS = 1000  # a difference that needs more is not looked for with seeds
-SAME = 1e-9  # spread of differences, relative to the largest value, that is float rounding and not variation
+# spread of differences, relative to the largest value, that is float rounding and not variation
+SAME = 1e-9
 
 Interval = tuple[float, float]
 
@@ -30,7 +31,8 @@ class Difference:
     sign_flip_p: float | None = None  # paired permutation test, exact, two-sided
     holm_p: float | None = None  # t_p corrected for the number of rows that were compared
     effect: float | None = None  # Cohen's d_z: mean over standard deviation of the differences
-    more_seeds: int | None = None  # pairs to add where the interval holds zero; None: enough, or no number would do
+    # pairs to add where the interval holds zero; None: enough, or no number would do
+    more_seeds: int | None = None
 
     @property
     def too_few(self) -> bool:
@@ -73,7 +75,8 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None
 
 @lru_cache(maxsize=1000)
 def _quantile(degrees: int, level: float) -> float:
-    from scipy.special import stdtrit  # a third of the import time of scipy.stats, the same quantile
+    # a third of the import time of scipy.stats, the same quantile
+    from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + level) / 2))
 
@@ -130,7 +133,9 @@ def t_test(differences: Sequence[float]) -> float | None:
     center = statistics.fmean(differences)
     from scipy.special import stdtr
 
-    return float(2 * stdtr(len(differences) - 1, -abs(center) / (deviation / math.sqrt(len(differences)))))
+    return float(
+        2 * stdtr(len(differences) - 1, -abs(center) / (deviation / math.sqrt(len(differences))))
+    )
 
 
 def sign_flip_test(differences: Sequence[float]) -> float | None:
@@ -143,10 +148,14 @@ def sign_flip_test(differences: Sequence[float]) -> float | None:
         return None
     half = len(differences) // 2
     some, others = _signed_sums(differences[:half]), sorted(_signed_sums(differences[half:]))
-    bound = abs(math.fsum(differences)) - 1e-12 * math.fsum(map(abs, differences))  # ties count, rounding or not
+    # ties count, rounding or not
+    bound = abs(math.fsum(differences)) - 1e-12 * math.fsum(map(abs, differences))
     if bound <= 0:
         return 1.0
-    extreme = sum(len(others) - bisect_left(others, bound - s) + bisect_right(others, -bound - s) for s in some)
+    extreme = sum(
+        len(others) - bisect_left(others, bound - s) + bisect_right(others, -bound - s)
+        for s in some
+    )
     return extreme / 2.0 ** len(differences)
 
 
@@ -168,7 +177,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def with_holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
     """The differences of a table's rows, each t_p corrected for the number of rows that have one."""
     corrected = iter(holm([d.t_p for d in differences if d and d.t_p is not None]))
-    return [replace(d, holm_p=next(corrected)) if d and d.t_p is not None else d for d in differences]
+    return [
+        replace(d, holm_p=next(corrected)) if d and d.t_p is not None else d for d in differences
+    ]
 
 
 def more_pairs(effect: float, n: int, level: float = LEVEL, power: float = POWER) -> int | None:
@@ -187,7 +198,8 @@ def power_of(effect: float, n: int, level: float = LEVEL) -> float:
     from scipy.special import nctdtr, stdtrit
 
     bound, shift = float(stdtrit(n - 1, (1 + level) / 2)), abs(effect) * math.sqrt(n)
-    return float(1 - nctdtr(n - 1, shift, bound))  # the other tail is less than a thousandth where it matters
+    # the other tail is less than a thousandth where it matters
+    return float(1 - nctdtr(n - 1, shift, bound))
 
 
 def _signed_sums(values: Sequence[float]) -> list[float]:

@@ -34,15 +34,27 @@ def in_words(ablation: Ablation, starred: bool, columns: Collection[str]) -> lis
         f"*: p < .05 in the paired t test, two-sided, with Holm's correction for {rows}, and an interval without zero"
         f"{'' if starred else ': no row has it'}."
     ]
-    numbers = sorted({row.difference.n for row in tested if row.difference and row.difference.sign_flip_p is not None})
+    numbers = sorted(
+        {
+            row.difference.n
+            for row in tested
+            if row.difference and row.difference.sign_flip_p is not None
+        }
+    )
     if numbers and "sign_flip_p" in columns:
         pairs = "packs" if ablation.packs else "pairs"
-        floors = ", ".join(f"{exact_p(estimates.sign_flip_floor(n))} with {n} {pairs}" for n in numbers)
-        lines.append(f"Flip: exact paired sign-flip permutation test, not corrected; its p cannot be below {floors}.")
+        floors = ", ".join(
+            f"{exact_p(estimates.sign_flip_floor(n))} with {n} {pairs}" for n in numbers
+        )
+        lines.append(
+            f"Flip: exact paired sign-flip permutation test, not corrected; its p cannot be below {floors}."
+        )
     if "effect" in columns:
         lines.append("Effect: Cohen's d of the paired differences (mean over deviation).")
     if ablation.stronger_sanity:
-        lines.append(f"{UNDERTRAINED.capitalize()}: {_lost_to(ablation)}; more training may give the same differences.")
+        lines.append(
+            f"{UNDERTRAINED.capitalize()}: {_lost_to(ablation)}; more training may give the same differences."
+        )
     return lines
 
 
@@ -50,7 +62,11 @@ def short_caption(ablation: Ablation) -> str:
     """Metric, n and test in one line, for a caption that may be all that is read."""
     numbers = sorted({row.n for row in ablation.rows})
     n = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
-    n += f" runs, {seeds_in_words(ablation)} on each of {len(ablation.packs)} packs" if ablation.packs else " seeds"
+    n += (
+        f" runs, {seeds_in_words(ablation)} on each of {len(ablation.packs)} packs"
+        if ablation.packs
+        else " seeds"
+    )
     spreads = " over seeds and over packs" if ablation.packs else ""
     return (
         f"{ablation.grid.metric}: mean ± sample standard deviation{spreads}, n = {n}; difference to "

@@ -36,5 +36,7 @@ def whole_au(content: bytes) -> WholeSound:
     if size in _UNKNOWN and held > 0:
         return WholeSound(content[:8] + struct.pack(">I", held) + content[12:])
     if size != held:
-        raise Unusable("truncated" if size > held else "unreadable", f"{held:,} of {size:,} bytes of samples")
+        raise Unusable(
+            "truncated" if size > held else "unreadable", f"{held:,} of {size:,} bytes of samples"
+        )
     return WholeSound(content)

@@ -50,8 +50,12 @@ def _samples(content: bytes, first: int) -> tuple[int, bool]:
     """Samples of the frames that follow each other, and whether there is a frame that does not."""
     sync, begin = content[first : first + 2], _frame(content, first)
     if sync not in _SYNCS or begin is None:
-        raise Unusable("truncated" if len(content) - first < 16 else "unreadable", f"no frame at byte {first:,}")
-    start, held, number, gap = begin[1], 0, 0, False  # a part that was cut out of a longer file keeps its numbers
+        raise Unusable(
+            "truncated" if len(content) - first < 16 else "unreadable",
+            f"no frame at byte {first:,}",
+        )
+    # a part that was cut out of a longer file keeps its numbers
+    start, held, number, gap = begin[1], 0, 0, False
     for place in re.finditer(re.escape(sync), content[first:]):
         frame = _frame(content, first + place.start())
         if frame is None or not _alike(content, first, first + place.start()):
@@ -67,7 +71,9 @@ def _samples(content: bytes, first: int) -> tuple[int, bool]:
 def _alike(content: bytes, a: int, b: int) -> bool:
     """Whether two frame headers have the same rate, bits and channels; chance makes what looks like one, seldom two."""
     channels = {content[a + 3] >> 4, content[b + 3] >> 4}
-    same = (content[a + 2] ^ content[b + 2]) & 15 == 0 and (content[a + 3] ^ content[b + 3]) & 14 == 0
+    same = (content[a + 2] ^ content[b + 2]) & 15 == 0 and (
+        content[a + 3] ^ content[b + 3]
+    ) & 14 == 0
     return same and (len(channels) == 1 or channels <= _STEREO)
 
 
@@ -85,14 +91,20 @@ def _frame(content: bytes, place: int) -> tuple[bool, int, int] | None:
         number = number << 6 | byte & 63
     size, rate = head[2] >> 4, head[2] & 15
     written = {6: 1, 7: 2}.get(size, 0)  # bytes of a number of samples that no code stands for
-    samples = int.from_bytes(head[end : end + written], "big") + 1 if written else _SAMPLES.get(size, 0)
+    samples = (
+        int.from_bytes(head[end : end + written], "big") + 1 if written else _SAMPLES.get(size, 0)
+    )
     end += written + {12: 1, 13: 2, 14: 2}.get(rate, 0)
     if end >= len(head) or not samples or _checksum(head[:end]) != head[end]:
         return None
     return bool(head[1] & 1), number, samples
 
 
-_SAMPLES = {1: 192} | {code: 576 << code - 2 for code in range(2, 6)} | {code: 256 << code - 8 for code in range(8, 16)}
+_SAMPLES = (
+    {1: 192}
+    | {code: 576 << code - 2 for code in range(2, 6)}
+    | {code: 256 << code - 8 for code in range(8, 16)}
+)
 
 
 def _checksum(head: bytes) -> int:

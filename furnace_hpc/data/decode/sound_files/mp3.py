@@ -60,7 +60,9 @@ def whole_mp3(content: bytes) -> WholeSound | None:
     if not sound:
         raise Unusable("empty", "no frame")
     bare = b"".join(content[place : place + size] for place, size in sound)
-    return WholeSound(bare + _silence(head, len(sound) * (sound[0][1] + 1) - len(bare)), samples=held)
+    return WholeSound(
+        bare + _silence(head, len(sound) * (sound[0][1] + 1) - len(bare)), samples=held
+    )
 
 
 def _frame_bytes(head: int) -> int:
@@ -83,7 +85,8 @@ def _samples(head: int) -> int:
 
 def _frames(content: bytes, first: int) -> tuple[list[tuple[int, int]], int]:
     """(place, bytes) of all whole frames, and where the last one ends; tags between two files in one are left out."""
-    frames, place, sizes = list[tuple[int, int]](), 0, dict[bytes, int]()  # a file has few different headers
+    # a file has few different headers
+    frames, place, sizes = list[tuple[int, int]](), 0, dict[bytes, int]()
     while True:
         header = content[place : place + 4]
         if (size := sizes.get(header)) is None:
@@ -91,7 +94,9 @@ def _frames(content: bytes, first: int) -> tuple[list[tuple[int, int]], int]:
         if size and place + size <= len(content):
             frames.append((place, size))
             place += size
-        elif size or not _bytes_like(content[(behind := _behind_tag(content, place)) : behind + 4], first):
+        elif size or not _bytes_like(
+            content[(behind := _behind_tag(content, place)) : behind + 4], first
+        ):
             return frames, place
         else:
             place = behind
@@ -126,7 +131,11 @@ def _check_end(content: bytes, end: int) -> None:
     rest = content[_behind_tag(content, end) :]
     if rest.strip(b"\0") and not rest.startswith((b"LYRICSBEGIN", b"APETAGEX")):
         cut = _frame_bytes(int.from_bytes(rest[:4], "big")) > 0 or len(rest) < 4
-        detail = f"the last frame, at byte {end:,}, is cut" if cut else f"no frame at byte {end:,} of {len(content):,}"
+        detail = (
+            f"the last frame, at byte {end:,}, is cut"
+            if cut
+            else f"no frame at byte {end:,} of {len(content):,}"
+        )
         raise Unusable("truncated" if cut else "unreadable", detail)
 
 

@@ -23,7 +23,10 @@ def whole_ogg(content: bytes) -> WholeSound:
         page, flags, position, of, follows = _page(content, place)
         stream = stream or of
         if of != stream or bool(flags & _FIRST) != (number == 0):
-            raise Unusable("unreadable", f"several streams in one file, the second at byte {place:,}: wanted one")
+            raise Unusable(
+                "unreadable",
+                f"several streams in one file, the second at byte {place:,}: wanted one",
+            )
         if page != number:
             raise Unusable("truncated", f"page {number:,} is missing: page {page:,} follows")
         last, place, number = bool(flags & _LAST), follows, number + 1
@@ -32,7 +35,9 @@ def whole_ogg(content: bytes) -> WholeSound:
                 raise Unusable("unreadable", f"page {page:,} ends before the page before it")
             reached = position
     if content[place : place + 4] == MAGIC:
-        raise Unusable("unreadable", f"several streams in one file, the second at byte {place:,}: wanted one")
+        raise Unusable(
+            "unreadable", f"several streams in one file, the second at byte {place:,}: wanted one"
+        )
     return WholeSound(content)
 
 

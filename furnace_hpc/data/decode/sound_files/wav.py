@@ -12,10 +12,25 @@ from furnace_hpc.data.packing.rejects import Unusable
 _LARGE = (b"RF64", b"BW64")  # their sizes stand in a chunk ds64
 MAGIC = (b"RIFF", b"RIFX", *_LARGE)
 _NEAR = 1 << 16  # a size so near to 2 or 4 GiB stands for "unknown"
-_PLAIN = (1, 3, 6, 7, 0xFFFE)  # format tags with one block per sample: PCM, float, A-law, mu-law, extensible
+# format tags with one block per sample: PCM, float, A-law, mu-law, extensible
+_PLAIN = (1, 3, 6, 7, 0xFFFE)
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")  # what music programs write behind a file
-_KNOWN = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"_PMX", b"cue ", b"smpl", b"inst", b"JUNK", b"FLLR", b"PEAK")
-_JUNK = 4096  # bytes of anything else behind a complete file; more may be samples that a recorder did not count
+_KNOWN = (
+    b"LIST",
+    b"id3 ",
+    b"ID3 ",
+    b"bext",
+    b"iXML",
+    b"_PMX",
+    b"cue ",
+    b"smpl",
+    b"inst",
+    b"JUNK",
+    b"FLLR",
+    b"PEAK",
+)
+# bytes of anything else behind a complete file; more may be samples that a recorder did not count
+_JUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -42,12 +57,18 @@ def whole_wav(content: bytes) -> WholeSound:
         raise Unusable("unreadable", "no fmt chunk before the samples")
     tag, block = struct.unpack_from(f"{order}H10xH", found[b"fmt "])
     plain, block = tag in _PLAIN, max(1, block)
-    start, size = chunks[-1].start, _data_size(content, chunks[-1], found, order, block if plain else 1)
+    start, size = (
+        chunks[-1].start,
+        _data_size(content, chunks[-1], found, order, block if plain else 1),
+    )
     if not plain:
-        size -= size % block == 1  # a padding byte that no size told: the decoder would take it for a block
+        # a padding byte that no size told: the decoder would take it for a block
+        size -= size % block == 1
         block = 1
     if start + size > len(content) and (len(content) - start) // block < size // block:
-        raise Unusable("truncated", f"{(len(content) - start) // block:,} of {size // block:,} samples")
+        raise Unusable(
+            "truncated", f"{(len(content) - start) // block:,} of {size // block:,} samples"
+        )
     data = memoryview(content)[start : start + size]
     kept = b"".join(
         name + struct.pack(f"{order}I", len(value)) + value + bytes(len(value) % 2)
@@ -82,12 +103,16 @@ def _chunk_at(content: bytes, place: int, order: str) -> _Chunk | None:
 
 def _behind(content: bytes, chunk: _Chunk, order: str) -> int:
     """Where the next chunk begins: at an even place, though some writers leave the padding byte out."""
-    if chunk.size % 2 and (_chunk_at(content, chunk.end + 1, order) or not _chunk_at(content, chunk.end, order)):
+    if chunk.size % 2 and (
+        _chunk_at(content, chunk.end + 1, order) or not _chunk_at(content, chunk.end, order)
+    ):
         return min(chunk.end + 1, max(chunk.end, len(content)))
     return chunk.end
 
 
-def _data_size(content: bytes, data: _Chunk, found: dict[bytes, bytes], order: str, block: int) -> int:
+def _data_size(
+    content: bytes, data: _Chunk, found: dict[bytes, bytes], order: str, block: int
+) -> int:
     """Bytes of samples that the file has, or should have.
 
     Raises:
@@ -97,8 +122,10 @@ def _data_size(content: bytes, data: _Chunk, found: dict[bytes, bytes], order: s
     if content[:4] in _LARGE and size == 0xFFFF_FFFF and len(found.get(b"ds64", b"")) >= 16:
         riff, size = struct.unpack_from("<QQ", found[b"ds64"])
     chunk = _Chunk(b"data", data.start, size)
-    if _unknown(size) and not (size == 0 and _walk(content, chunk, order) >= len(content)):  # 0 may be true
-        if not _unknown(riff) and riff > len(content) + 1:  # many write the size of the file, which is 8 too many
+    # 0 may be true
+    if _unknown(size) and not (size == 0 and _walk(content, chunk, order) >= len(content)):
+        # many write the size of the file, which is 8 too many
+        if not _unknown(riff) and riff > len(content) + 1:
             raise Unusable("truncated", f"{len(content):,} of {riff + 8:,} bytes")
         return len(content) - data.start
     if chunk.end < len(content):
@@ -109,7 +136,12 @@ def _data_size(content: bytes, data: _Chunk, found: dict[bytes, bytes], order: s
 
 
 def _unknown(size: int) -> bool:
-    return size == 0 or abs(size - 2**31) <= _NEAR or 2**32 - _NEAR <= size < 2**32 or size == 2**64 - 1
+    return (
+        size == 0
+        or abs(size - 2**31) <= _NEAR
+        or 2**32 - _NEAR <= size < 2**32
+        or size == 2**64 - 1
+    )
 
 
 def _walk(content: bytes, chunk: _Chunk, order: str) -> int:
@@ -129,8 +161,13 @@ def _check_rest(content: bytes, data: _Chunk, riff: int, order: str, block: int)
     if not rest:
         return
     declared = riff + 8
-    agreed = end - 1 <= declared <= end + 8 and declared < len(content)  # many write the file's size, 8 too many
+    # many write the file's size, 8 too many
+    agreed = end - 1 <= declared <= end + 8 and declared < len(content)
     harmless = rest.startswith(_TAGS) or not rest.strip(b"\0") or len(rest) <= _JUNK
-    cut = rest.startswith(_KNOWN) and declared > len(content) + 1  # a chunk at the end that is not whole
+    # a chunk at the end that is not whole
+    cut = rest.startswith(_KNOWN) and declared > len(content) + 1
     if len(rest) >= block and not (agreed and harmless) and not cut:
-        raise Unusable("unreadable", f"{len(rest):,} bytes behind the samples are no chunk: the sizes are wrong")
+        raise Unusable(
+            "unreadable",
+            f"{len(rest):,} bytes behind the samples are no chunk: the sizes are wrong",
+        )

@@ -20,5 +20,6 @@ def skip_id3(content: bytes, place: int = 0) -> int:
         flags, sizes = content[place + 5], content[place + 6 : place + 10]
         size = sum((byte & 127) << shift for byte, shift in zip(sizes, (21, 14, 7, 0), strict=True))
         place += 10 + size + (10 if flags & 16 else 0)
-        place += len(content[place:]) - len(content[place:].lstrip(b"\0"))  # padding that the tag does not count
+        # padding that the tag does not count
+        place += len(content[place:]) - len(content[place:].lstrip(b"\0"))
     return place

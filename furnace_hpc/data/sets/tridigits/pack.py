@@ -63,7 +63,9 @@ LABELS = {
 }
 
 
-def pack(knobs: TriDigitsKnobs, out: Path, progress: Progress, workers: int | None = None) -> Manifest:
+def pack(
+    knobs: TriDigitsKnobs, out: Path, progress: Progress, workers: int | None = None
+) -> Manifest:
     """Make the data set and write it to `out`; `workers` threads (default: every usable core).
 
     Raises:
@@ -82,7 +84,9 @@ def pack(knobs: TriDigitsKnobs, out: Path, progress: Progress, workers: int | No
         dataset="tridigits",
         modalities=MODALITIES,
         labels={
-            name.removeprefix("label."): Labels(kind="single_label", classes=LABELS[name.removeprefix("label.")])
+            name.removeprefix("label."): Labels(
+                kind="single_label", classes=LABELS[name.removeprefix("label.")]
+            )
             for name in splits["train"]
             if name.startswith("label.")
         },
@@ -94,7 +98,12 @@ def pack(knobs: TriDigitsKnobs, out: Path, progress: Progress, workers: int | No
 
 
 def pack_once(
-    knobs: TriDigitsKnobs, out: Path, progress: Progress, *, workers: int | None = None, force: bool = False
+    knobs: TriDigitsKnobs,
+    out: Path,
+    progress: Progress,
+    *,
+    workers: int | None = None,
+    force: bool = False,
 ) -> tuple[Manifest, bool]:
     """Pack unless `out` already holds these knobs' pack; return the manifest and whether it was packed now.
 
@@ -107,7 +116,9 @@ def pack_once(
     if _same_recipe(existing, knobs):
         return existing, False
     held = f"{existing.dataset} {existing.fingerprint} with other settings"
-    raise ConfigError(f"folder {str(out)!r} holds {held}: choose another --out, or replace it with --force")
+    raise ConfigError(
+        f"folder {str(out)!r} holds {held}: choose another --out, or replace it with --force"
+    )
 
 
 def _whole_pack(folder: Path) -> Manifest | None:
@@ -141,7 +152,12 @@ def _same_recipe(manifest: Manifest, knobs: TriDigitsKnobs) -> bool:
     old, new = dict(made.get("knobs", {})), knobs.model_dump(mode="json")
     same_speech = new.pop("speech") in ("auto", made.get("speech_source"))
     old.pop("speech", None)
-    return manifest.dataset == "tridigits" and made.get("recipe") == RECIPE and same_speech and old == new
+    return (
+        manifest.dataset == "tridigits"
+        and made.get("recipe") == RECIPE
+        and same_speech
+        and old == new
+    )
 
 
 def _make_splits(
@@ -158,15 +174,20 @@ def _make_splits(
     total = sum(len(plan.sample_id) for plan in plans.values())
     splits: Splits = {}
     done = 0
-    # One BLAS thread: its own threads would fight ours, and their number changes the last bits of a product.
+    # One BLAS thread: its own threads would fight ours, and their number changes the last bits of a
+    # product.
     with threadpool_limits(1), ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         for split, plan in plans.items():
             num_samples = len(plan.sample_id)
             starts = range(0, num_samples, CHUNK)
 
-            def render(start: int, plan: SplitPlan = plan) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+            def render(
+                start: int, plan: SplitPlan = plan
+            ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
                 rows = range(start, min(start + CHUNK, len(plan.sample_id)))
-                return render_images(knobs, plan, rows, glyphs), render_sounds(knobs, plan, rows, spoken)
+                return render_images(knobs, plan, rows, glyphs), render_sounds(
+                    knobs, plan, rows, spoken
+                )
 
             chunks = []
             for chunk in pool.map(render, starts):
@@ -178,7 +199,9 @@ def _make_splits(
     return splits
 
 
-def _columns(plan: SplitPlan, images: NDArray[np.uint8], sounds: NDArray[np.float16]) -> dict[str, NDArray[Any]]:
+def _columns(
+    plan: SplitPlan, images: NDArray[np.uint8], sounds: NDArray[np.float16]
+) -> dict[str, NDArray[Any]]:
     """Return the columns of one split, [N, ...] each."""
     num_samples, _, num_frames = sounds.shape
     tokens = [encode(text) for text in plan.text]
@@ -194,4 +217,6 @@ def _columns(plan: SplitPlan, images: NDArray[np.uint8], sounds: NDArray[np.floa
         "text_length": np.array([len(ids) for ids in tokens], np.int16),
         "present": np.ones((num_samples, len(MODALITIES)), np.uint8),
     }
-    return columns | {f"label.{task}": label.astype(np.int16) for task, label in plan.labels.items()}
+    return columns | {
+        f"label.{task}": label.astype(np.int16) for task, label in plan.labels.items()
+    }

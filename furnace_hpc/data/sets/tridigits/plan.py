@@ -39,13 +39,17 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 def _make_vocab() -> tuple[str, ...]:
     """Return the special tokens and the words of train phrases and clues; held-out words become [UNK]."""
     phrases = (*PHRASES["train"], *(words for clue in CLUES for words in clue[:2]), "and")
-    return SPECIAL_TOKENS + tuple(sorted({word for text in phrases for word in text.split()} - {"{}"}))
+    return SPECIAL_TOKENS + tuple(
+        sorted({word for text in phrases for word in text.split()} - {"{}"})
+    )
 
 
 VOCAB = _make_vocab()
 _TOKEN_IDS = {token: token_id for token_id, token in enumerate(VOCAB)}
 # [CLS], the longest phrase without its gap, two clues of three words, "and", [SEP].
-MAX_TOKENS = max(len(text.split()) for texts in PHRASES.values() for text in texts) - 1 + 2 * 3 + 1 + 2
+MAX_TOKENS = (
+    max(len(text.split()) for texts in PHRASES.values() for text in texts) - 1 + 2 * 3 + 1 + 2
+)
 
 
 class TriDigitsKnobs(BaseModel):
@@ -64,11 +68,20 @@ class TriDigitsKnobs(BaseModel):
     val: int = Field(default=1000, ge=1, description="samples of the val split")
     test: int = Field(default=2000, ge=1, description="samples of the test split")
     snr_db: float = Field(
-        default=-6.0, ge=-60, le=60, description="speech over noise in dB, over the utterance's own duration"
+        default=-6.0,
+        ge=-60,
+        le=60,
+        description="speech over noise in dB, over the utterance's own duration",
     )
-    image_noise: float = Field(default=0.2, ge=0, le=1, description="deviation of the pixel noise; a glyph spans 0..1")
-    occlusion: float = Field(default=0.2, ge=0, le=1, description="probability of a black bar 10-16 pixels wide")
-    two_clues: float = Field(default=1.0, ge=0, le=1, description="probability of two clues in the text, else one")
+    image_noise: float = Field(
+        default=0.2, ge=0, le=1, description="deviation of the pixel noise; a glyph spans 0..1"
+    )
+    occlusion: float = Field(
+        default=0.2, ge=0, le=1, description="probability of a black bar 10-16 pixels wide"
+    )
+    two_clues: float = Field(
+        default=1.0, ge=0, le=1, description="probability of two clues in the text, else one"
+    )
     false_clue: float = Field(
         default=0.1, ge=0, le=1, description="probability that a clue is of a digit drawn at random"
     )
@@ -107,7 +120,9 @@ def make_plan(knobs: TriDigitsKnobs, rng: np.random.Generator) -> dict[str, Spli
     first_id = 0
     for split, num_samples in (("train", knobs.train), ("val", knobs.val), ("test", knobs.test)):
         sample_id = np.arange(first_id, first_id + num_samples, dtype=np.int32)
-        plans[split] = _plan_split(knobs, rng, sample_id, images[split], voices[split], PHRASES[split])
+        plans[split] = _plan_split(
+            knobs, rng, sample_id, images[split], voices[split], PHRASES[split]
+        )
         first_id += num_samples
     return plans
 
@@ -128,7 +143,11 @@ def _split_voices(rng: np.random.Generator) -> dict[str, list[str]]:
     """Return split -> voices: 20 to val, 20 to test, the others to train."""
     shuffled = [VOICES[index] for index in rng.permutation(len(VOICES))]
     val_end, test_end = NUM_HELD_OUT_VOICES, 2 * NUM_HELD_OUT_VOICES
-    return {"train": shuffled[test_end:], "val": shuffled[:val_end], "test": shuffled[val_end:test_end]}
+    return {
+        "train": shuffled[test_end:],
+        "val": shuffled[:val_end],
+        "test": shuffled[val_end:test_end],
+    }
 
 
 def _plan_split(
@@ -156,7 +175,9 @@ def _plan_split(
             labels = {"digit": seen, "distractor": heard}
         case "digits":
             labels = {"digit": seen, "parity": seen % 2, "accent": accent}
-            text = [p.format(_clue_text(knobs, rng, int(d))) for p, d in zip(phrase, seen, strict=True)]
+            text = [
+                p.format(_clue_text(knobs, rng, int(d))) for p, d in zip(phrase, seen, strict=True)
+            ]
     return SplitPlan(
         sample_id=sample_id,
         image=np.array([rng.choice(images[digit]) for digit in seen]),

@@ -45,14 +45,18 @@ def render_images(
     return to_uint8(images, low=-1.0, high=2.0)
 
 
-def render_sounds(knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, spoken: Spoken) -> NDArray[np.float16]:
+def render_sounds(
+    knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, spoken: Spoken
+) -> NDArray[np.float16]:
     """Render MFCC [N, K, F]."""
     waves = render_waves(knobs, plan, rows, spoken)
     coefficients = mfcc(waves, sample_rate=SAMPLE_RATE, num_coefficients=NUM_COEFFICIENTS, hop=HOP)
     return coefficients.astype(np.float16)
 
 
-def render_waves(knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, spoken: Spoken) -> NDArray[np.float32]:
+def render_waves(
+    knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, spoken: Spoken
+) -> NDArray[np.float32]:
     """Render sounds [N, S]: speech of deviation 1 anywhere in the window, coloured noise, +-6 dB of gain."""
     waves = np.zeros((len(rows), WINDOW_SAMPLES), np.float32)
     for wave, row in zip(waves, rows, strict=True):

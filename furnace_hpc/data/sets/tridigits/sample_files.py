@@ -14,7 +14,14 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs, make_plan
-from furnace_hpc.data.sets.tridigits.render import PLAN, SPEECH, render_sounds, render_waves, spoken_of, stream
+from furnace_hpc.data.sets.tridigits.render import (
+    PLAN,
+    SPEECH,
+    render_sounds,
+    render_waves,
+    spoken_of,
+    stream,
+)
 from furnace_hpc.data.sets.tridigits.speech import SAMPLE_RATE, load_speech
 
 COUNT = 3
@@ -32,13 +39,23 @@ def write_samples(pack: Path, folder: Path) -> list[Path]:
     columns = open_columns(pack)
     made = columns.manifest.preprocessing
     knobs = TriDigitsKnobs.model_validate(made["knobs"])
-    test, plan = columns.split("test"), make_plan(knobs, np.random.default_rng(stream(knobs, PLAN)))["test"]
+    test, plan = (
+        columns.split("test"),
+        make_plan(knobs, np.random.default_rng(stream(knobs, PLAN)))["test"],
+    )
     rows = range(min(COUNT, len(plan.sample_id)))
     spoken = spoken_of(load_speech(made["speech_source"], stream(knobs, SPEECH)))
     with threadpool_limits(1):  # as the pack was rendered
-        waves, sounds = render_waves(knobs, plan, rows, spoken), render_sounds(knobs, plan, rows, spoken)
-    if not np.allclose(sounds.astype(np.float32), test["audio"][: len(rows)].astype(np.float32), atol=0.5):
-        raise ConfigError(f"speech is made otherwise here than it was for {pack}: pack it again with --force")
+        waves, sounds = (
+            render_waves(knobs, plan, rows, spoken),
+            render_sounds(knobs, plan, rows, spoken),
+        )
+    if not np.allclose(
+        sounds.astype(np.float32), test["audio"][: len(rows)].astype(np.float32), atol=0.5
+    ):
+        raise ConfigError(
+            f"speech is made otherwise here than it was for {pack}: pack it again with --force"
+        )
 
     folder.mkdir(parents=True, exist_ok=True)
     task, labels = next(iter(columns.manifest.labels.items()))
@@ -51,6 +68,10 @@ def write_samples(pack: Path, folder: Path) -> list[Path]:
         Image.fromarray(np.asarray(test["image"][row, 0])).save(image)
         soundfile.write(sound, waves[row], SAMPLE_RATE, subtype="FLOAT")
         written += [text, image, sound]
-        listed.append({"id": name, "text": plan.text[row], "image": image.name, "audio": sound.name})
-    (folder / LIST).write_text("".join(json.dumps(entry) + "\n" for entry in listed), encoding="utf-8")
+        listed.append(
+            {"id": name, "text": plan.text[row], "image": image.name, "audio": sound.name}
+        )
+    (folder / LIST).write_text(
+        "".join(json.dumps(entry) + "\n" for entry in listed), encoding="utf-8"
+    )
     return [*written, folder / LIST]

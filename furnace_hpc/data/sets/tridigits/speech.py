@@ -110,9 +110,13 @@ def synthesise(requests: Sequence[Request]) -> list[Utterance]:
     child = subprocess.run(command, input=pickle.dumps(rows), capture_output=True, check=False)
     if child.returncode != 0:
         crash = f"espeak crashed (exit {child.returncode}): use the speech bank"
-        raise ConfigError((child.stderr.decode(errors="replace").strip().splitlines() or [crash])[-1])
+        raise ConfigError(
+            (child.stderr.decode(errors="replace").strip().splitlines() or [crash])[-1]
+        )
     waves: list[Wave] = pickle.loads(child.stdout)
-    return [Utterance(r.voice, r.accent, r.digit, wave) for r, wave in zip(requests, waves, strict=True)]
+    return [
+        Utterance(r.voice, r.accent, r.digit, wave) for r, wave in zip(requests, waves, strict=True)
+    ]
 
 
 def espeak_version() -> str:
@@ -136,7 +140,9 @@ def _speak_within_window(engine: "_Espeak", request: Request) -> Wave:
     """Speak a digit; a drawling voice speaks faster until it fits into the window."""
     rate = request.rate
     while True:
-        wave = engine.speak(request.voice, request.accent, DIGITS[request.digit], rate, request.pitch)
+        wave = engine.speak(
+            request.voice, request.accent, DIGITS[request.digit], rate, request.pitch
+        )
         wave = _trim(soxr.resample(wave, engine.sample_rate, SAMPLE_RATE))
         if len(wave) <= WINDOW_SAMPLES:
             return wave
@@ -160,8 +166,11 @@ class _Espeak:
         self.variants = {path.name for path in (data / "voices" / "!v").iterdir()}
         self.chunks: list[NDArray[np.int16]] = []
         synchronous = 2  # AUDIO_OUTPUT_SYNCHRONOUS: the samples go to the callback
-        self.sample_rate = int(self.library.espeak_Initialize(synchronous, 0, str(data).encode(), 0))
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else the clock seeds the voices that breathe
+        self.sample_rate = int(
+            self.library.espeak_Initialize(synchronous, 0, str(data).encode(), 0)
+        )
+        # else the clock seeds the voices that breathe
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self.library.espeak_Info.restype = ctypes.c_char_p
         self.version: str = self.library.espeak_Info(None).decode()
         # C keeps no reference to the callback, so this object has to.
@@ -180,24 +189,35 @@ class _Espeak:
             ConfigError: there is no such accent or voice.
         """
         variant = voice.replace("_", " ")
-        if variant not in self.variants:  # espeak reports success for an unknown variant, and leaves it out
-            raise ConfigError(f"espeak voice {voice!r} does not exist: {nearest(variant, self.variants)}")
+        # espeak reports success for an unknown variant, and leaves it out
+        if variant not in self.variants:
+            raise ConfigError(
+                f"espeak voice {voice!r} does not exist: {nearest(variant, self.variants)}"
+            )
         if self.library.espeak_SetVoiceByName(f"{accent}+{variant}".encode()) != 0:
-            raise ConfigError(f"espeak accent {accent!r} does not exist: use one of {', '.join(ACCENTS)}")
+            raise ConfigError(
+                f"espeak accent {accent!r} does not exist: use one of {', '.join(ACCENTS)}"
+            )
         self.library.espeak_SetParameter(1, rate, 0)  # espeakRATE
         self.library.espeak_SetParameter(3, pitch, 0)  # espeakPITCH
         self.chunks.clear()
         encoded = text.encode()
         by_character, utf_8 = 1, 1
-        code = self.library.espeak_Synth(encoded, len(encoded) + 1, 0, by_character, 0, utf_8, None, None)
+        code = self.library.espeak_Synth(
+            encoded, len(encoded) + 1, 0, by_character, 0, utf_8, None, None
+        )
         if code != 0 or not self.chunks:
-            raise ConfigError(f"espeak voice {accent}+{variant} did not say {text!r} (code {code}): use the bank")
+            raise ConfigError(
+                f"espeak voice {accent}+{variant} did not say {text!r} (code {code}): use the bank"
+            )
         return np.concatenate(self.chunks).astype(np.float32) / np.float32(32768)
 
 
 def _callback_type() -> Callable[..., Any]:
     """Return the C type `int(short *samples, int count, espeak_EVENT *events)`."""
-    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+    return ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+    )
 
 
 def write_bank(path: Path = BANK) -> None:
@@ -208,7 +228,8 @@ def write_bank(path: Path = BANK) -> None:
     with soundfile.SoundFile(
         path, "w", BANK_SAMPLE_RATE, 1, format="OGG", subtype="VORBIS", compression_level=1.0
     ) as file:
-        for start in range(0, len(joined), 16_000):  # libsndfile 1.2 crashes on minutes in one write
+        # libsndfile 1.2 crashes on minutes in one write
+        for start in range(0, len(joined), 16_000):
             file.write(joined[start : start + 16_000])
     index = {
         "made_by": f"espeak-ng {espeak_version()}",
@@ -217,7 +238,9 @@ def write_bank(path: Path = BANK) -> None:
         "accents": ACCENTS,
         "num_samples": [len(wave) for wave in waves],
     }
-    path.with_suffix(".json").write_text(json.dumps(index, separators=(",", ":")) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(
+        json.dumps(index, separators=(",", ":")) + "\n", encoding="utf-8"
+    )
 
 
 def read_bank(path: Path = BANK) -> list[Utterance]:
@@ -227,7 +250,9 @@ def read_bank(path: Path = BANK) -> list[Utterance]:
     ends = np.cumsum(index["num_samples"])
     keys = [(v, a, d) for v in index["voices"] for a in index["accents"] for d in range(10)]
     utterances = []
-    for (voice, accent, digit), wave in zip(keys, np.split(joined[: ends[-1]], ends[:-1]), strict=True):
+    for (voice, accent, digit), wave in zip(
+        keys, np.split(joined[: ends[-1]], ends[:-1]), strict=True
+    ):
         resampled = soxr.resample(wave, BANK_SAMPLE_RATE, SAMPLE_RATE)[:WINDOW_SAMPLES]
         utterances.append(Utterance(voice, accent, digit, resampled))
     return utterances
@@ -237,7 +262,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write-bank", action="store_true", help="make the shipped bank anew")
-    action.add_argument("--speak", action="store_true", help="speak pickled requests from stdin (internal)")
+    action.add_argument(
+        "--speak", action="store_true", help="speak pickled requests from stdin (internal)"
+    )
     if parser.parse_args().speak:
         _speak_all()
     else:

@@ -1,21 +1,20 @@
-"""What `pack` shares between data sets: options to knobs, the progress bar, the closing report."""
+"""Turn the options of `furnace pack` into knobs, run a pack, and print its report."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.console.progress_bar import Report, progress_bar
 from furnace_hpc.host.regular_file import read_regular
 
 if TYPE_CHECKING:  # numpy comes in with them: too slow for --help
     from furnace_hpc.config.manifest import Manifest
     from furnace_hpc.data.packing.sample import PackPlan
 
-Report = Callable[[str, int, int], None]
 Knobs = TypeVar("Knobs", bound=BaseModel)
 
 
@@ -42,39 +41,14 @@ def choice(option: str, given: str, valid: tuple[str, ...]) -> Any:
     return given
 
 
-@contextmanager
-def progress_bar() -> Iterator[Report]:
-    """A bar on the screen for each kind of work."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    counts = TextColumn("{task.fields[count]}"), TextColumn("{task.fields[rate]}")
-    columns = TextColumn("{task.description}"), BarColumn(), *counts
-    with Progress(*columns, TimeRemainingColumn()) as bar:
-        tasks: dict[str, Any] = {}
-        begun: dict[str, tuple[float, int]] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what], begun[what] = bar.add_task(what, rate="", count=""), (time.monotonic(), done)
-            start_s, first = begun[what]
-            elapsed_s = time.monotonic() - start_s
-            rate = _rate(done - first, elapsed_s) if total > 1 else ""
-            count = f"{done:,}/{total:,}" if total > 1 else "done" if done else ""
-            bar.update(tasks[what], completed=done, total=total, rate=rate, count=count)
-
-        yield report
-
-
-def _rate(number: int, elapsed_s: float) -> str:
-    """Things a second, or seconds a thing where they are slow; empty until it can be told."""
-    if elapsed_s <= 1 or not number:
-        return ""
-    per_s = number / elapsed_s
-    return f"{per_s:,.0f}/s" if per_s >= 1 else f"{1 / per_s:,.0f} s each"
-
-
 def pack_plan(
-    plan: "PackPlan", out: Path, *, workers: int | None, max_refused: float, force: bool, verify: bool
+    plan: "PackPlan",
+    out: Path,
+    *,
+    workers: int | None,
+    max_refused: float,
+    force: bool,
+    verify: bool,
 ) -> None:
     """Pack a plan with a progress bar, and say what came out."""
     from furnace_hpc.data.packing.pack import pack_files
@@ -87,7 +61,9 @@ def pack_plan(
     try:
         run(out, pack, verify=verify)
     except KeyboardInterrupt:
-        print(f"interrupted: what is done lies in {out}.packing; the same command goes on from there")
+        print(
+            f"interrupted: what is done lies in {out}.packing; the same command goes on from there"
+        )
         raise
 
 
@@ -99,7 +75,9 @@ def run(out: Path, pack: "Callable[[Report], tuple[Manifest, bool]]", *, verify:
     sizes = ", ".join(f"{split} {count:,}" for split, count in manifest.splits.items())
     num_mb = sum(file.num_bytes for file in manifest.files.values()) / 1e6
     state = "packed into" if packed_now else "already packed with these settings, nothing done:"
-    print(f"{manifest.dataset} {state} {out} ({sizes}; {num_mb:,.1f} MB; fingerprint {manifest.fingerprint})")
+    print(
+        f"{manifest.dataset} {state} {out} ({sizes}; {num_mb:,.1f} MB; fingerprint {manifest.fingerprint})"
+    )
     if manifest.counts:
         _print_counts(manifest, out)
     if packed_now and manifest.counts:

@@ -1,4 +1,4 @@
-"""What looks like a secret: never written where others read it, or where it would stay."""
+"""Mask secrets, and escape control characters, in text that is shown or written."""
 
 import os
 import re
@@ -77,3 +77,15 @@ class Masking:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def printable(text: str) -> str:
+    r"""The text on one line: control characters, lone surrogates and marks that turn the writing round as `\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(text: str, length: int = 80) -> str:
+    """The text, or its beginning and its end where it is longer than `length`."""
+    return text if len(text) <= length else f"{text[: length // 2]}...{text[-length // 4 :]}"

@@ -47,10 +47,18 @@ def set_up(ends: bool = False) -> None:
             _open_null(descriptor)
             stream = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: PTH123, SIM115
             setattr(sys, name, stream)
-        elif name != "stdin" and stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+        elif (
+            name != "stdin"
+            and stream is getattr(sys, f"__{name}__")
+            and isinstance(stream, io.TextIOWrapper)
+        ):
             buffered = io.BufferedWriter(_Output(descriptor, ends and name == "stdout"))
             lines = stream.line_buffering or name == "stderr"
-            setattr(sys, name, io.TextIOWrapper(buffered, stream.encoding, "furnace.plain", line_buffering=lines))
+            setattr(
+                sys,
+                name,
+                io.TextIOWrapper(buffered, stream.encoding, "furnace.plain", line_buffering=lines),
+            )
 
 
 def _open_null(descriptor: int) -> None:
@@ -74,4 +82,6 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 def _escape(char: str) -> str:
     byte = ord(char) - 0xDC00  # of a path, as Python keeps bytes that it cannot decode
-    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode("ascii")
+    return (
+        f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode("ascii")
+    )
