@@ -1,25 +1,38 @@
-# make demo   a table of the article's ablation, trained here, in some minutes
-# make demo-slurm   the same on a Slurm of this machine's own (slurm/devcluster up)
-# make test   all tests
-# make check  format, lint, types, spelling
-# make docs   the documentation as a site, in build/site
-# PYTHON=python3.12 after any of them: make the environment with that Python
+# make demo        train the article's ablation on this machine and print its table, in about ten minutes
+# make demo-slurm  the same on a Slurm on this machine (slurm/devcluster up)
+# make test        fast tests: real processes, and one path through a real Slurm
+# make test-slow   the other tests
+# make test-slurm  all tests on a real Slurm
+# make test-all    all tests
+# make check       format, lint, types, spelling
+# make docs        the documentation as a site, in build/site
+# Add PYTHON=python3.12 to any of them to make the environment with that Python.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Container images often set it; then every rank would compile torch and DeepSpeed anew, at each start.
+# Container images often set it. Then every rank would compile torch and DeepSpeed at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm test check docs format clean
+.PHONY: demo demo-slurm test test-slow test-slurm test-all check docs format clean
 demo: $(VENV)/.demo
 	$(BIN)/furnace submit --grid ablation --cluster local
 
 demo-slurm: $(VENV)/.demo
 	$(BIN)/furnace submit --grid ablation --cluster devcluster --yes --wait
 
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m slow
+
+test-slurm: $(VENV)/.dev
+	$(PYTEST) -m slurm
+
+test-all: test test-slow
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/generate_reference.py && $(BIN)/zensical build --clean --strict
@@ -30,10 +43,10 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-# --no-compile: more than half of an installation is compiling modules that are never imported.
+# Compiling modules that are never imported would take half of the installation time.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 
-# Old Pythons run this line too. The environment is made only where there is none that pip and Furnace can use.
+# Old Pythons run this line too. An environment that pip and Furnace can use is kept.
 NEW_ENOUGH := import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else 'error: Furnace needs Python 3.11 \
 	or newer, and $(PYTHON) is Python %d.%d.%d. Name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)' % v[:3])
 
