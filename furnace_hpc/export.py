@@ -1,41 +1,39 @@
-"""Turn a run's checkpoint into one folder that predicts anywhere: `furnace export RUN_DIR --out DIR`."""
+"""Export a run's checkpoint as a folder for prediction: `furnace export RUN_DIR --out DIR`."""
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 
+if TYPE_CHECKING:
+    from furnace_hpc.inference import Exported
+
 
 def main(
     sources: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN_DIR|CHECKPOINT", help="a run's folder, or one of its checkpoints"
-        ),
+        typer.Argument(metavar="RUN_DIR|CHECKPOINT", help="folder of a run or of a checkpoint"),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="folder to make")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder to create")],
     step: Annotated[
         str | None,
         typer.Option(
-            metavar="N|best", help="checkpoint of this step [best: the one that validation chose]"
+            metavar="N|best", help="step of the checkpoint [best: the step selected by validation]"
         ),
     ] = None,
     format_: Annotated[
         Literal["safetensors", "torch_export"],
         typer.Option(
-            "--format",
-            help="torch_export: also model.pt2, the computation for programs without Furnace",
+            "--format", help="torch_export: also write model.pt2, for programs without Furnace"
         ),
     ] = "safetensors",
     data_root: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="where the run's packed data lie [as in its last attempt]"
-        ),
+        typer.Option(metavar="DIR", help="folder of the packed data [as in the last attempt]"),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(hidden=True, help="older name of --data-root")
@@ -43,51 +41,56 @@ def main(
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="the tokenizer that packed the text [as the data's manifest says]"
+            metavar="DIR", help="tokenizer of the packed text [as in the data's manifest]"
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="replace an exported model that is there")
+        bool, typer.Option("--force", help="replace an existing exported model")
     ] = False,
 ) -> None:
-    """Export a checkpoint of any ZeRO stage and number of processes: weights, labels, preprocessing, scores.
+    """Export a checkpoint: weights, labels, preprocessing and scores.
 
-    The folder needs neither the run nor its data, and holds no pickle. What is written is loaded again and compared
-    with what was read, and with the run's own answers, before it gets its name.
+    Any ZeRO stage and number of processes works. The folder needs neither the run nor its data, and
+    contains no pickle. Before the folder gets its name, its weights are loaded again and compared
+    with the checkpoint, and its outputs with those of the run.
     """
     if len(sources) > 1:
         raise ConfigError(
-            f"{len(sources)} run folders fit, wanted one: {', '.join(map(str, sources))}"
+            f"{len(sources)} run folders match: {', '.join(map(str, sources))}. Give one of them"
         )
-    print("reading the checkpoint ...", flush=True)  # torch and DeepSpeed take their seconds
-    # unpickling imports DeepSpeed, which complains of a missing GPU
+    print("reading the checkpoint ...", flush=True)  # importing torch and DeepSpeed takes seconds
+    # Unpickling imports DeepSpeed, which otherwise warns about a missing GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from furnace_hpc.inference.export import export
 
-    with_program = format_ == "torch_export"
     exported = export(
         sources[0],
         out,
         step,
         data_root or data_dir,
         tokenizer,
-        with_program,
+        format_ == "torch_export",
         force,
-        lambda words: print(words, flush=True),
+        lambda line: print(line, flush=True),
     )
-    came_from = exported.provenance
-    print(f"exported {came_from.run_id}, step {came_from.step} of {came_from.steps}, to {out}")
-    name = exported.config.selection_metric
-    for metric in (name, name.replace("val/", "test/", 1)):
-        if metric in exported.scores:
-            print(f"  {metric} {exported.scores[metric]:.4g}")
+    _print_summary(exported, out)
+
+
+def _print_summary(exported: "Exported", out: Path) -> None:
+    origin = exported.provenance
+    print(f"exported {origin.run_id}, step {origin.step} of {origin.steps}, to {out}")
+    metric = exported.config.selection_metric
+    for name in (metric, metric.replace("val/", "test/", 1)):
+        if name in exported.scores:
+            print(f"  {name} {exported.scores[name]:.4g}")
     for task in exported.config.tasks:
         if task.kind == "multi_label" and task.name not in exported.thresholds:
-            print(
-                f"  {task.name}: step {came_from.step} was never evaluated, so its threshold is 0.5"
-            )
-    some = next(iter(exported.modalities))
-    print(f"try: furnace predict --model {out} --{some} {'TEXT' if some == 'text' else 'FILE'}")
+            print(f"  {task.name}: threshold 0.5, because step {origin.step} was never evaluated")
+    modality = exported.modalities[0]
+    value = "FILE"
+    if modality == "text":
+        value = "TEXT"
+    print(f"try: furnace predict --model {out} --{modality} {value}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ask an exported model: `furnace predict --model DIR --text "it is even" --image seven.png`."""
+"""Predict with an exported model: `furnace predict --model DIR --text "it is even" --image 7.png`."""
 
 import sys
 from pathlib import Path
@@ -11,64 +11,73 @@ from furnace_hpc.config.errors import ConfigError
 
 
 def main(
-    model: Annotated[Path, typer.Option(metavar="DIR", help="folder that `furnace export` made")],
-    text: Annotated[str | None, typer.Option(help="a text")] = None,
+    model: Annotated[Path, typer.Option(metavar="DIR", help="folder made by `furnace export`")],
+    text: Annotated[str | None, typer.Option(help="text")] = None,
     image: Annotated[
-        str | None, typer.Option(metavar="FILE", help="an image file, or .npy as it is stored")
+        str | None, typer.Option(metavar="FILE", help="image file, or .npy with the stored values")
     ] = None,
     audio: Annotated[
-        str | None, typer.Option(metavar="FILE", help="a sound file, or .npy as it is stored")
+        str | None, typer.Option(metavar="FILE", help="sound file, or .npy with the stored values")
     ] = None,
     input_: Annotated[
         Path | None,
         typer.Option(
             "--input",
             metavar="FILE.jsonl",
-            help='many samples, a JSON object a line: {"id": ..., "text": ..., "image": ..., "audio": ...}, '
-            "any of them; paths begin at the file's folder",
+            help="file of many samples, one JSON object per line with the optional keys "
+            "id, text, image and audio; paths are relative to the file",
         ),
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(min=1, metavar="K", help="most probable classes shown [5; --json: all]"),
+        typer.Option(min=1, metavar="K", help="number of classes to show [5; with --json: all]"),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="one JSON object a sample")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print one JSON object per sample")] = False,
     batch_size: Annotated[
-        int, typer.Option(min=1, max=4096, help="--input: samples of one forward pass")
+        int, typer.Option(min=1, max=4096, help="with --input: samples per forward pass")
     ] = 32,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... [a GPU where there is one]")
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ... [a GPU if there is one]")
     ] = None,
 ) -> None:
-    """Answer for one sample, or for every line of a file; give any of its modalities, not all of them.
+    """Predict for one sample, or for each line of a file. Give any of a sample's modalities.
 
-    With --input, a sample that cannot be read is one line on the error output, the others are answered all the same,
-    and the exit code is 1.
+    With --input, a sample that cannot be read is reported on stderr. All other samples are still
+    predicted, and the exit code is 1.
     """
-    given = {
-        name: value
-        for name, value in (("text", text), ("image", image), ("audio", audio))
-        if value is not None
-    }
-    if input_ is not None and given:
-        raise ConfigError(
-            f"--input and --{next(iter(given))} are both given: one sample, or a file of them"
-        )
-    if input_ is None and not given:
-        raise ConfigError(
-            "nothing is given: give --text, --image or --audio, any of them, or --input FILE.jsonl"
-        )
-    if input_ is not None and not input_.is_file():
-        raise ConfigError(f"--input {str(input_)!r} is no file: give one with a JSON object a line")
+    modalities = {"text": text, "image": image, "audio": audio}
+    given = {name: value for name, value in modalities.items() if value is not None}
+    _check_given(given, input_)
     from furnace_hpc.inference.batch_predict import answer_file, to_json, to_text
     from furnace_hpc.inference.predictor import Predictor
 
     predictor = Predictor.load(model, device)
     if input_ is not None:
         failed = answer_file(predictor, input_, sys.stdout, sys.stderr, top, json_, batch_size)
-        raise typer.Exit(1 if failed else 0)
+        raise typer.Exit(min(1, failed))
     answer = predictor.predict(**given)
-    print(to_json(answer, top) if json_ else to_text(answer, predictor.modalities, top))
+    if json_:
+        print(to_json(answer, top))
+    else:
+        print(to_text(answer, predictor.modalities, top))
+
+
+def _check_given(given: dict[str, str], input_: Path | None) -> None:
+    if input_ is None and not given:
+        raise ConfigError(
+            "no sample is given. Give any of --text, --image and --audio, or --input FILE.jsonl"
+        )
+    if input_ is None:
+        return
+    if given:
+        option = next(iter(given))
+        raise ConfigError(
+            f"--input and --{option} are both given. Give one sample or a file of samples"
+        )
+    if not input_.is_file():
+        raise ConfigError(
+            f"--input {str(input_)!r} is not a file. Give a file with one JSON object per line"
+        )
 
 
 if __name__ == "__main__":

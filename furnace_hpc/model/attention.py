@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# called as checkpoint(function, *tensors): runs it now, and again in backward
+# checkpoint(function, *tensors) runs the function now, and again in backward
 Checkpoint = Callable[..., Any]
 
 
 class AttentionBlock(nn.Module):
     """Pre-norm self-attention and feed-forward.
 
-    Written out of nn.Linear, since ZeRO stage 3 gathers parameters when a module's forward is called, and
-    nn.MultiheadAttention reads the weights of its parts without calling them.
+    nn.MultiheadAttention does not work here: it reads the weights of its parts without calling
+    their forward. ZeRO stage 3 gathers parameters only when a module's forward is called.
     """
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
@@ -35,11 +35,10 @@ class AttentionBlock(nn.Module):
         )
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """Tokens to tokens; positions outside the mask are attended to by nobody."""
+        """Tokens to tokens. No token attends to positions outside the mask."""
         B, T, D = x_BTD.shape
-        parts = self.query_key_value(self.norm_attention(x_BTD)).view(
-            B, T, 3, self.heads, D // self.heads
-        )
+        parts = self.query_key_value(self.norm_attention(x_BTD))
+        parts = parts.view(B, T, 3, self.heads, D // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask_BT.view(B, 1, 1, T)
@@ -52,9 +51,9 @@ class AttentionBlock(nn.Module):
 
 
 class CrossAttentionFusion(nn.Module):
-    """[CLS] and all modalities' tokens attend to each other; CLS comes out.
+    """The [CLS] token and all modalities' tokens attend to each other. The output is CLS.
 
-    Attention alone cannot know which token comes from where, so each modality adds an embedding of its own.
+    Attention does not see the modality of a token, so each modality adds its own embedding.
     """
 
     def __init__(
@@ -71,26 +70,27 @@ class CrossAttentionFusion(nn.Module):
     def forward(
         self, tokens: list[Tensor], masks: list[Tensor], checkpoint: Checkpoint | None
     ) -> Tensor:
-        """Tokens [B, T, D] and masks [B, T] per modality to one vector [B, D]."""
+        """Fuse tokens [B, T, D] and masks [B, T] per modality into one vector [B, D]."""
         B = tokens[0].shape[0]
         cls_B1D = self.cls_D.expand(B, 1, -1)
-        named = [part + self.modality_MD[m] for m, part in enumerate(tokens)]
-        x_BTD = torch.cat([cls_B1D, *named], dim=1)
-        # CLS is always there: a row with nothing to attend to would be NaN.
+        embedded = [part + self.modality_MD[m] for m, part in enumerate(tokens)]
+        x_BTD = torch.cat([cls_B1D, *embedded], dim=1)
+        # CLS is always in the mask: a row without any valid position would be NaN.
         mask_BT = torch.cat([masks[0].new_ones(B, 1), *masks], dim=1)
-        run = checkpoint if checkpoint and self.training else _call
+        run_block = _block_runner(checkpoint, self.training)
         for block in self.blocks:
-            x_BTD = run(block, x_BTD, mask_BT)
+            x_BTD = run_block(block, x_BTD, mask_BT)
         fused_BD: Tensor = self.norm(x_BTD[:, 0])
         return fused_BD
 
 
 class BottleneckFusion(nn.Module):
-    """Attention bottlenecks (Nagrani et al. 2021): modalities meet in a few shared tokens alone.
+    """Attention bottlenecks (Nagrani et al. 2021): modalities interact only through shared tokens.
 
-    In each layer a modality's tokens and the bottleneck attend to each other, and the bottleneck becomes the mean of
-    what the modalities made of it. Out comes the mean over modalities of their pooled tokens; without layers that is
-    late fusion. Absent: its tokens are attended to by nobody, and it has no part in either mean.
+    In each layer, each modality's tokens and the bottleneck tokens attend to each other. The new
+    bottleneck is the mean of the modalities' versions of it. The output is the mean over modalities
+    of their pooled tokens. Without layers this is late fusion. An absent modality is masked in
+    attention and left out of both means.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class BottleneckFusion(nn.Module):
         present_BM: Tensor,
         checkpoint: Checkpoint | None,
     ) -> Tensor:
-        """Tokens [B, T, D] and masks [B, T] per modality, and presence, to one vector [B, D]."""
-        run = checkpoint if checkpoint and self.training else _call
+        """Fuse tokens [B, T, D] and masks [B, T] per modality into one vector [B, D]."""
+        run_block = _block_runner(checkpoint, self.training)
         B, K = present_BM.shape[0], 0
         if self.bottleneck_KD is not None:
             shared_BKD, K = self.bottleneck_KD.expand(B, -1, -1), self.bottleneck_KD.shape[0]
@@ -129,7 +129,7 @@ class BottleneckFusion(nn.Module):
             updates = []
             for m, block in enumerate(cast(nn.ModuleList, blocks)):
                 mask_BT = torch.cat([masks[m].new_ones(B, K), masks[m]], dim=1)
-                x_BTD = run(block, torch.cat([shared_BKD, tokens[m]], dim=1), mask_BT)
+                x_BTD = run_block(block, torch.cat([shared_BKD, tokens[m]], dim=1), mask_BT)
                 updates.append(x_BTD[:, :K])
                 tokens = [*tokens[:m], x_BTD[:, K:], *tokens[m + 1 :]]
             stacked = torch.stack(updates, dim=1)
@@ -141,9 +141,15 @@ class BottleneckFusion(nn.Module):
 
 
 def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean [B, D] over the positions in the mask; zero where there is none."""
+    """Return the mean [B, D] over the positions in the mask, or zero if the mask is empty."""
     weights_BT = mask_BT.to(x_BTD.dtype)
     return (x_BTD * weights_BT.unsqueeze(2)).sum(1) / weights_BT.sum(1, keepdim=True).clamp(min=1)
+
+
+def _block_runner(checkpoint: Checkpoint | None, training: bool) -> Checkpoint:
+    if checkpoint and training:
+        return checkpoint
+    return _call
 
 
 def _call(function: Callable[..., Any], *tensors: Tensor) -> Any:

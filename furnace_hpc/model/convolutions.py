@@ -1,4 +1,4 @@
-"""Convolutional encoders: images and MFCC to a few tokens, whatever their size.
+"""Convolutional encoders: turn images and MFCC of any size into a few tokens.
 
 B batch, C channels or coefficients, H height, W width, T tokens or frames, D width.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 
 class ImageEncoder(nn.Module):
-    """Three strided convolutions; their map is pooled to a square of tokens, so that any image size fits."""
+    """Three strided convolutions, pooled to a square of tokens. Any image size works."""
 
     def __init__(self, channels: int, width: int, num_tokens: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class ImageEncoder(nn.Module):
         self.position_TD = nn.Parameter(torch.randn(num_tokens, width) * 0.02)
 
     def forward(self, image_BCHW: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Standardised pixels to (tokens [B, T, D], mask [B, T])."""
+        """Turn standardised pixels into (tokens [B, T, D], mask [B, T])."""
         x = image_BCHW.to(self.position_TD.dtype)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = functional.relu(norm(convolution(x)))
@@ -33,13 +33,12 @@ class ImageEncoder(nn.Module):
         rows = pool_matrix(None, x.shape[2], side, x)
         columns = pool_matrix(None, x.shape[3], side, x)
         tokens_BTD = (rows @ x @ columns.transpose(-1, -2)).flatten(2).transpose(1, 2)
-        return tokens_BTD + self.position_TD, tokens_BTD.new_ones(
-            tokens_BTD.shape[:2], dtype=torch.bool
-        )
+        mask_BT = tokens_BTD.new_ones(tokens_BTD.shape[:2], dtype=torch.bool)
+        return tokens_BTD + self.position_TD, mask_BT
 
 
 class AudioEncoder(nn.Module):
-    """Three convolutions over MFCC frames; padding never reaches a valid frame, nor the norms' statistics."""
+    """Three convolutions over MFCC frames. Padding changes neither valid frames nor statistics."""
 
     def __init__(self, coefficients: int, width: int, num_tokens: int) -> None:
         super().__init__()
@@ -53,13 +52,12 @@ class AudioEncoder(nn.Module):
         self.position_TD = nn.Parameter(torch.randn(num_tokens, width) * 0.02)
 
     def forward(self, audio_BCT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Standardised coefficients to (tokens [B, T, D], mask [B, T])."""
+        """Turn standardised coefficients into (tokens [B, T, D], mask [B, T])."""
         x = audio_BCT.to(self.position_TD.dtype)
         mask_BT = length_mask(length_B, x.shape[2], x)
         x = x * mask_BT.unsqueeze(1)
-        for convolution, norm, stride in zip(
-            self.convolutions, self.norms, self.strides, strict=True
-        ):
+        layers = zip(self.convolutions, self.norms, self.strides, strict=True)
+        for convolution, norm, stride in layers:
             x = convolution(x)
             mask_BT = mask_BT[:, ::stride]
             x = functional.relu(norm(x, mask_BT)) * mask_BT.unsqueeze(1)
@@ -78,7 +76,7 @@ class MaskedGroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x_BCT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Normalise; frames outside the mask get values that the caller masks again."""
+        """Normalise. Frames outside the mask are not zero, so the caller must mask them again."""
         B, C, T = x_BCT.shape
         x = x_BCT.float().view(B, self.groups, C // self.groups, T)
         mask = mask_BT.view(B, 1, 1, T).float()
@@ -90,7 +88,10 @@ class MaskedGroupNorm(nn.Module):
 
 
 def length_mask(length_B: Tensor | None, size: int, like: Tensor) -> Tensor:
-    """Mask [B, size], true at valid positions. A sample without a length counts as full, with length 0 as 1 long."""
+    """Return the mask [B, size] of valid positions.
+
+    Without lengths, all positions are valid. A length of 0 counts as 1.
+    """
     if length_B is None:
         return torch.ones(like.shape[0], size, dtype=torch.bool, device=like.device)
     return torch.arange(size, device=like.device) < length_B.clamp(min=1).unsqueeze(1)
@@ -99,12 +100,14 @@ def length_mask(length_B: Tensor | None, size: int, like: Tensor) -> Tensor:
 def pool_matrix(length_B: Tensor | None, size: int, bins: int, like: Tensor) -> Tensor:
     """Weights [B or 1, bins, size] of adaptive average pooling over the first `length` positions.
 
-    A matrix product instead of torch's adaptive pooling, whose backward on CUDA is not deterministic.
+    Without lengths, the pooling is over all `size` positions. The caller multiplies by this matrix.
+    Torch's own adaptive pooling is not deterministic in backward on CUDA.
     """
-    length = torch.tensor([size], device=like.device) if length_B is None else length_B
+    if length_B is None:
+        length_B = torch.tensor([size], device=like.device)
     bin_k = torch.arange(bins, device=like.device)
-    start = (bin_k * length.unsqueeze(1)) // bins
-    end = ((bin_k + 1) * length.unsqueeze(1) + bins - 1) // bins
+    start = (bin_k * length_B.unsqueeze(1)) // bins
+    end = ((bin_k + 1) * length_B.unsqueeze(1) + bins - 1) // bins
     position = torch.arange(size, device=like.device)
     inside = (position >= start.unsqueeze(2)) & (position < end.unsqueeze(2))
     return (inside / inside.sum(2, keepdim=True).clamp(min=1)).to(like.dtype)

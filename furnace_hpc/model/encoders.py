@@ -1,7 +1,7 @@
-"""Encoders: each turns one modality into a sequence of tokens and says which of them count.
+"""Encoders: each turns one modality into a sequence of tokens and a mask of valid tokens.
 
-The transformers have random weights in the sizes of the config, or trained ones of a folder or of the hub's cache;
-nothing is ever downloaded here, since the nodes of a cluster are often offline.
+The transformers have random weights in the sizes of the config, or trained weights from a folder or
+from the hub's cache. Nothing is downloaded here, because cluster nodes are often offline.
 
 B batch, C channels or coefficients, H height, W width, T tokens or frames, D width.
 """
@@ -18,14 +18,20 @@ from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.model_config import ModelConfig
 from furnace_hpc.data.decode.tokenizer import vocabulary_of
 from furnace_hpc.model.convolutions import AudioEncoder, ImageEncoder, length_mask
-from furnace_hpc.model.weights import check_fits, check_vocabulary, dropout_of, trained
+from furnace_hpc.model.weights import (
+    check_at_most,
+    check_exactly,
+    check_vocabulary,
+    dropout_of,
+    load_trained,
+)
 
-BERT_TOKENS = 512  # places of BERT's own; where the weights are random, longer texts get more
+BERT_TOKENS = 512  # BERT's number of positions. Random weights get more for longer texts.
 
 
 @dataclass(frozen=True)
 class InputShapes:
-    """What the encoders need to know of the data."""
+    """The properties of a data set that the encoders depend on."""
 
     vocab_size: int
     pad_id: int
@@ -35,21 +41,21 @@ class InputShapes:
     audio_frames: int = 32
     text_tokens: int = 0
     vocabulary: str | None = None
-    """Fingerprint of the words that the token ids stand for; None: the data set does not say."""
+    """Fingerprint of the tokenizer's vocabulary. None if the data set does not name it."""
     architectures: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    """Modality -> transformers' configuration of an encoder of trained weights, where all weights come later."""
+    """Modality -> transformers' configuration of an encoder that started from trained weights.
+
+    Set if the caller loads all weights itself. The encoder then reads no trained weights.
+    """
 
     @classmethod
     def of(
         cls, manifest: Manifest, architectures: Mapping[str, dict[str, Any]] | None = None
     ) -> "InputShapes":
-        """The shapes of a packed data set."""
-        channels, height, width = (
-            manifest.columns["image"].shape[-3:] if "image" in manifest.columns else (0, 0, 0)
-        )
-        coefficients, frames = (
-            manifest.columns["audio"].shape if "audio" in manifest.columns else (0, 0)
-        )
+        """The shapes of a packed data set. Those of a missing modality are 0."""
+        shapes = {name: column.shape for name, column in manifest.columns.items()}
+        channels, height, width = shapes.get("image", (0, 0, 0))[-3:]
+        coefficients, frames = shapes.get("audio", (0, 0))
         return cls(
             vocab_size=manifest.vocab_size or 0,
             pad_id=manifest.pad_id,
@@ -57,29 +63,29 @@ class InputShapes:
             audio_coefficients=coefficients,
             image_size=(height, width),
             audio_frames=frames,
-            text_tokens=manifest.columns["text"].shape[0] if "text" in manifest.columns else 0,
+            text_tokens=shapes.get("text", (0,))[0],
             vocabulary=vocabulary_of(manifest),
             architectures=architectures or {},
         )
 
 
 class TextEncoder(nn.Module):
-    """BERT by transformers."""
+    """BERT from transformers."""
 
     def __init__(self, config: ModelConfig, shapes: InputShapes) -> None:
         super().__init__()
         from transformers.models.bert import BertConfig, BertModel
 
         if config.text_weights:
-            self.bert = trained(BertModel, "text", config, shapes.architectures)
-            made_for = self.bert.config
-            check_fits("text_weights", config, "token ids", shapes.vocab_size, made_for.vocab_size)
-            check_fits(
+            self.bert = load_trained(BertModel, "text", config, shapes.architectures)
+            limits = self.bert.config
+            check_at_most("text_weights", config, "token ids", shapes.vocab_size, limits.vocab_size)
+            check_at_most(
                 "text_weights",
                 config,
-                "tokens a text",
+                "tokens per text",
                 shapes.text_tokens,
-                made_for.max_position_embeddings,
+                limits.max_position_embeddings,
             )
             if "text" not in shapes.architectures:
                 check_vocabulary(config.text_weights, shapes.vocabulary)
@@ -96,29 +102,23 @@ class TextEncoder(nn.Module):
         self.project = _projection(self.bert.config.hidden_size, config.width)
 
     def forward(self, text_BT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Token ids to (tokens [B, T, D], mask [B, T])."""
+        """Turn token ids into (tokens [B, T, D], mask [B, T])."""
         mask_BT = length_mask(length_B, text_BT.shape[1], text_BT)
         output = self.bert(input_ids=text_BT, attention_mask=mask_BT.long())
         return self.project(output.last_hidden_state), mask_BT
 
 
 class VisionTransformer(nn.Module):
-    """ViT by transformers; its positions are interpolated where the image has another size than it was made for."""
+    """ViT from transformers. Its positions are interpolated to the size of the image."""
 
     def __init__(self, config: ModelConfig, shapes: InputShapes) -> None:
         super().__init__()
         from transformers.models.vit import ViTConfig, ViTModel
 
         if config.image_weights:
-            self.vit = trained(ViTModel, "image", config, shapes.architectures)
-            check_fits(
-                "image_weights",
-                config,
-                "channels",
-                shapes.image_channels,
-                self.vit.config.num_channels,
-                exact=True,
-            )
+            self.vit = load_trained(ViTModel, "image", config, shapes.architectures)
+            wanted = self.vit.config.num_channels
+            check_exactly("image_weights", config, "channels", shapes.image_channels, wanted)
         else:
             image = ViTConfig(
                 image_size=max(config.image_patch, min(shapes.image_size)),
@@ -131,30 +131,25 @@ class VisionTransformer(nn.Module):
         self.project = _projection(self.vit.config.hidden_size, config.width)
 
     def forward(self, image_BCHW: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Standardised pixels to (tokens [B, T, D], mask [B, T]); the first token is the ViT's own CLS."""
+        """Turn standardised pixels into (tokens [B, T, D], mask [B, T]). The first token is CLS."""
         pixels = image_BCHW.to(self.vit.embeddings.cls_token.dtype)
         tokens_BTD = self.project(self.vit(pixels, interpolate_pos_encoding=True).last_hidden_state)
         return tokens_BTD, tokens_BTD.new_ones(tokens_BTD.shape[:2], dtype=torch.bool)
 
 
 class AudioTransformer(nn.Module):
-    """Audio spectrogram transformer by transformers; patches that lie in the padding are attended to by nobody."""
+    """Audio spectrogram transformer (AST) from transformers. Patches in the padding are masked."""
 
     def __init__(self, config: ModelConfig, shapes: InputShapes) -> None:
         super().__init__()
         from transformers.models.audio_spectrogram_transformer import ASTConfig, ASTModel
 
         if config.audio_weights:
-            self.ast = trained(ASTModel, "audio", config, shapes.architectures)
-            made_for = self.ast.config
-            check_fits("audio_weights", config, "frames", shapes.audio_frames, made_for.max_length)
-            check_fits(
-                "audio_weights",
-                config,
-                "bands",
-                shapes.audio_coefficients,
-                made_for.num_mel_bins,
-                exact=True,
+            self.ast = load_trained(ASTModel, "audio", config, shapes.architectures)
+            limits = self.ast.config
+            check_at_most("audio_weights", config, "frames", shapes.audio_frames, limits.max_length)
+            check_exactly(
+                "audio_weights", config, "bands", shapes.audio_coefficients, limits.num_mel_bins
             )
         else:
             patch = min(config.audio_patch, shapes.audio_coefficients)
@@ -171,23 +166,22 @@ class AudioTransformer(nn.Module):
         self.project = _projection(self.ast.config.hidden_size, config.width)
 
     def forward(self, audio_BCT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Standardised coefficients to (tokens [B, T, D], mask [B, T]); the first two are the AST's own."""
-        made_for = self.ast.config
+        """Turn standardised coefficients into (tokens [B, T, D], mask [B, T]).
+
+        The first two tokens are the AST's own: CLS and distillation.
+        """
+        settings = self.ast.config
         x_BTC = audio_BCT.transpose(1, 2).to(self.ast.embeddings.cls_token.dtype)
         valid_BT = length_mask(length_B, x_BTC.shape[1], x_BTC)
         x_BTC = torch.where(valid_BT.unsqueeze(2), x_BTC, torch.zeros_like(x_BTC))
-        # negative: padding beyond what the whole set needs
-        missing = made_for.max_length - x_BTC.shape[1]
-        x_BTC, valid_BT = (
-            functional.pad(x_BTC, (0, 0, 0, missing)),
-            functional.pad(valid_BT, (0, missing)),
-        )
-        # The first frame of each patch says whether it counts; patches go through all times of one
-        # band, then the next.
-        starts = torch.arange(
-            0, made_for.max_length - made_for.patch_size + 1, made_for.time_stride
-        )
-        bands = (made_for.num_mel_bins - made_for.patch_size) // made_for.frequency_stride + 1
+        # A negative number cuts off padding.
+        missing = settings.max_length - x_BTC.shape[1]
+        x_BTC = functional.pad(x_BTC, (0, 0, 0, missing))
+        valid_BT = functional.pad(valid_BT, (0, missing))
+        # A patch is valid if its first frame is. The AST orders patches by band, then by time.
+        last_start = settings.max_length - settings.patch_size
+        starts = torch.arange(0, last_start + 1, settings.time_stride)
+        bands = (settings.num_mel_bins - settings.patch_size) // settings.frequency_stride + 1
         patches_BT = valid_BT[:, starts.to(valid_BT.device)].repeat(1, bands)
         mask_BT = functional.pad(patches_BT, (2, 0), value=True)
         tokens_BTD = self.ast(x_BTC, attention_mask=mask_BT.long()).last_hidden_state
@@ -195,10 +189,10 @@ class AudioTransformer(nn.Module):
 
 
 def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Module:
-    """The encoder of a modality, as the config says.
+    """Make the encoder of a modality that the config asks for.
 
     Raises:
-        ConfigError: weights that are not there, or do not fit the data.
+        ConfigError: trained weights are missing or do not fit the data.
     """
     match name, config.image_encoder, config.audio_encoder:
         case "text", _, _:
@@ -224,4 +218,6 @@ def _sizes(config: ModelConfig, layers: int) -> dict[str, int]:
 
 
 def _projection(found: int, width: int) -> nn.Module:
-    return nn.Identity() if found == width else nn.Linear(found, width)
+    if found == width:
+        return nn.Identity()
+    return nn.Linear(found, width)

@@ -1,6 +1,6 @@
-"""Fusion of pooled features, one vector a modality; that of token sequences is in attention.py.
+"""Fusion of pooled features, one vector per modality. attention.py fuses token sequences.
 
-Each has its own rule for a modality that is absent; its features are zeros when they come here.
+Each class describes what it does for an absent modality, whose features are zeros here.
 
 B batch, M modalities, D width, R rank.
 """
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 
 class ConcatFusion(nn.Module):
-    """All features side by side, through a multi-layer perceptron.
+    """Concatenate all features and apply a multi-layer perceptron.
 
-    Absent: a learnt vector stands in, and a presence bit per modality says so (zeros are a value like any other).
+    A learnt vector replaces an absent modality. A presence bit per modality marks it, because
+    zeros are also a valid value.
     """
 
     def __init__(self, modalities: int, width: int, feedforward: int, dropout: float) -> None:
@@ -26,18 +27,18 @@ class ConcatFusion(nn.Module):
         )
 
     def forward(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
-        """Features and presence to one vector [B, D]."""
+        """Fuse features and presence into one vector [B, D]."""
         slots_BMD = torch.where(present_BM.unsqueeze(2), features_BMD, self.absent_MD)
-        fused_BD: Tensor = self.layers(
-            torch.cat([slots_BMD.flatten(1), present_BM.to(slots_BMD.dtype)], dim=1)
-        )
+        bits_BM = present_BM.to(slots_BMD.dtype)
+        fused_BD: Tensor = self.layers(torch.cat([slots_BMD.flatten(1), bits_BM], dim=1))
         return fused_BD
 
 
 class GatedFusion(nn.Module):
-    """Gated multimodal unit (Arevalo et al. 2017), of any number of modalities: a softmax of gates, per feature.
+    """Gated multimodal unit (Arevalo et al. 2017) for any number of modalities.
 
-    Absent: the softmax is over the present modalities, so the gates always sum to one over what is there.
+    The gates are a softmax per feature. The softmax leaves out absent modalities, so the gates of
+    the present ones sum to one.
     """
 
     def __init__(self, modalities: int, width: int) -> None:
@@ -48,24 +49,24 @@ class GatedFusion(nn.Module):
         self.gate = nn.Linear(modalities * width, modalities * width, bias=False)
 
     def gates(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
-        """Gates [B, M, D]: zero where absent, and summing to one over M."""
+        """Return gates [B, M, D]. They are zero for absent modalities and sum to one over M."""
         logits_BMD = self.gate(features_BMD.flatten(1)).view_as(features_BMD)
-        gates_BMD: Tensor = logits_BMD.masked_fill(~present_BM.unsqueeze(2), float("-inf")).softmax(
-            dim=1
-        )
+        masked_BMD = logits_BMD.masked_fill(~present_BM.unsqueeze(2), float("-inf"))
+        gates_BMD: Tensor = masked_BMD.softmax(dim=1)
         return gates_BMD
 
     def forward(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
-        """Features and presence to one vector [B, D]."""
+        """Fuse features and presence into one vector [B, D]."""
         hidden = [transform(features_BMD[:, m]) for m, transform in enumerate(self.transforms)]
         return (self.gates(features_BMD, present_BM) * torch.stack(hidden, dim=1).tanh()).sum(1)
 
 
 class LowRankFusion(nn.Module):
-    """Low-rank multimodal fusion (Liu et al. 2018): the outer product of all [1; x_m], times a tensor of rank R.
+    """Low-rank multimodal fusion (Liu et al. 2018).
 
-    The tensor is never made: its product with the weights is a product over modalities, summed over the rank.
-    Absent: only the constant 1 of [1; x_m] is left, which is the tensor fusion of those that are there.
+    It contracts the outer product of all [1; x_m] with a tensor of rank R without building
+    either. The result is a product over modalities, summed over the rank. An absent modality keeps
+    only the constant 1 of [1; x_m]. That gives the tensor fusion of the present modalities.
     """
 
     def __init__(self, modalities: int, width: int, rank: int) -> None:
@@ -76,10 +77,11 @@ class LowRankFusion(nn.Module):
         self.weight_R = nn.Parameter(torch.full((rank,), rank**-0.5))
         self.bias_D = nn.Parameter(torch.zeros(width))
         with torch.no_grad():
-            self.factor_MRDD[:, :, 0] = 1.0  # so that a modality alone passes through
+            # The factors of the constant 1. An absent modality then does not scale the product.
+            self.factor_MRDD[:, :, 0] = 1.0
 
     def forward(self, features_BMD: Tensor, present_BM: Tensor) -> Tensor:
-        """Features and presence to one vector [B, D]."""
+        """Fuse features and presence into one vector [B, D]."""
         present_BM1 = present_BM.to(features_BMD.dtype).unsqueeze(2)
         linear_BMRD = torch.einsum(
             "bmi,mrid->bmrd", features_BMD * present_BM1, self.factor_MRDD[:, :, 1:]

@@ -1,6 +1,7 @@
-"""Losses: of each task, the article's two extra terms, InfoNCE, VICReg and unimodal heads. Means over samples.
+"""Losses: tasks, the article's two extra terms, InfoNCE, VICReg and unimodal heads.
 
-B batch of this process, N samples of all processes, M modalities, D width, C classes, P width of a projection.
+All are means over samples. B batch of this process, N samples of all processes, M modalities,
+D width, C classes, P width of a projection.
 """
 
 import itertools
@@ -13,15 +14,15 @@ from torch.nn import functional
 
 from furnace_hpc.config.model_config import LossConfig, TaskConfig
 
-VICREG_EPS = 1e-4  # the paper's; keeps the gradient finite where a feature does not vary
+VICREG_EPS = 1e-4  # from the paper. It keeps the gradient finite if a feature is constant.
 
-# Every process's tensors one after the other along the first axis, with gradient, and where this
-# one's begin.
+# Concatenates the tensors of all processes along the first axis, with gradient. Also returns the
+# index at which this process's rows begin.
 Gather = Callable[[Tensor], tuple[Tensor, int]]
 
 
 def alone(tensor: Tensor) -> tuple[Tensor, int]:
-    """What Gather is for one process."""
+    """The `Gather` of a single process."""
     return tensor, 0
 
 
@@ -33,15 +34,23 @@ def total_loss(
     tasks: tuple[TaskConfig, ...],
     gather: Gather = alone,
 ) -> dict[str, Tensor]:
-    """Return the parts by name, with their weighted sum under "loss"; all are fp32 scalars.
+    """Return the parts by name, with their weighted sum under "loss". All are fp32 scalars.
 
-    The mean of each over equally large processes is its value on all their samples together, and so is its gradient.
-    `present_BM` is what the network has seen: output["present"].
+    If all processes have equally many samples, the mean of a part over processes is its value on
+    all their samples. The same holds for the gradient.
+
+    Args:
+        output: of the network.
+        labels: task -> labels.
+        present_BM: modalities that the network used, which is output["present"].
+        config: weights of the parts.
+        tasks: each gives a part "<task>/loss".
+        gather: of the processes that share InfoNCE and VICReg.
     """
-    parts = {
-        f"{task.name}/loss": task_loss(output["logits"][task.name], labels[task.name], task).mean()
-        for task in tasks
-    }
+    parts = {}
+    for task in tasks:
+        loss_B = task_loss(output["logits"][task.name], labels[task.name], task)
+        parts[f"{task.name}/loss"] = loss_B.mean()
     features_BMD = output["features"].float()
     parts["consistency"] = consistency(features_BMD, present_BM)
     parts["norm"] = feature_norm(features_BMD, present_BM)
@@ -63,7 +72,10 @@ def total_loss(
 
 
 def task_loss(logits_BC: Tensor, labels: Tensor, task: TaskConfig) -> Tensor:
-    """Loss of each sample [B]: cross-entropy with labels [B], or binary cross-entropy with [B, C], meant over C."""
+    """Return the loss of each sample [B].
+
+    Cross-entropy for labels [B]. For labels [B, C], the mean over C of the binary cross-entropy.
+    """
     match task.kind:
         case "single_label":
             return functional.cross_entropy(logits_BC.float(), labels, reduction="none")
@@ -79,24 +91,30 @@ def unimodal_loss(
     present_BM: Tensor,
     tasks: tuple[TaskConfig, ...],
 ) -> Tensor:
-    """Weighted task losses of the heads [B, M, C] that see one modality; mean over the present ones, then over B."""
+    """Return the weighted task losses of the heads that see one modality (logits [B, M, C]).
+
+    The mean is over a sample's present modalities, then over B.
+    """
     present = present_BM.float()
     total = present.new_zeros(len(present))
     for task in tasks:
-        each = [task_loss(part, labels[task.name], task) for part in logits[task.name].unbind(1)]
-        total = total + task.weight * (torch.stack(each, dim=1) * present).sum(1) / present.sum(1)
+        heads = logits[task.name].unbind(1)
+        loss_BM = torch.stack([task_loss(head, labels[task.name], task) for head in heads], dim=1)
+        total = total + task.weight * (loss_BM * present).sum(1) / present.sum(1)
     return total.mean()
 
 
 def info_nce(
     projections_BMP: Tensor, present_BM: Tensor, scale: Tensor, gather: Gather = alone
 ) -> Tensor:
-    """InfoNCE between each two modalities, both ways, over the samples of all processes that have both.
+    """InfoNCE between each two modalities, in both directions.
 
-    This process answers for its own B rows against all N columns, and its sum is divided by the count of all and
-    multiplied by the number of processes, so that their mean is the loss of one process with all N samples: also where
-    they have different numbers of pairs. A pair of modalities with fewer than two samples counts as 0. Samples of the
-    same class count as negatives, as they do in the original; over few classes most negatives are such.
+    The samples are those of all processes that have both modalities. This process computes its own
+    B rows against all N columns. It divides its sum by the count of all processes and multiplies it
+    by their number. So the mean over processes equals the loss of one process with all N samples,
+    even if the processes have different numbers of pairs. A pair of modalities with fewer than two
+    samples counts as 0. As in the original, samples of the same class are negatives too. With few
+    classes, most negatives are of this kind.
     """
     (all_NMP, first), (there_NM, _) = gather(projections_BMP), gather(present_BM.float())
     there_NM = there_NM.bool()
@@ -111,7 +129,7 @@ def info_nce(
             cosine_BN = projections_BMP[:, a] @ all_NMP[:, b].T
             logits_BN = (scale * cosine_BN).masked_fill(~both_N, torch.finfo(torch.float32).min / 2)
             loss_B = loss_B + functional.cross_entropy(logits_BN, target_B, reduction="none") / 2
-        # where, not a product: the rows of samples that lack one are huge.
+        # torch.where instead of a product with zero: rows of samples without both are huge.
         loss_B = torch.where((mine_B > 0) & (count > 1), loss_B, torch.zeros_like(loss_B))
         losses.append(loss_B.sum() * (N / B) / count.clamp(min=1))
     return torch.stack(losses).mean()
@@ -120,14 +138,21 @@ def info_nce(
 def vicreg(
     features_BMP: Tensor, present_BM: Tensor, config: LossConfig, gather: Gather = alone
 ) -> Tensor:
-    """VICReg (Bardes, Ponce and LeCun 2022) of each two modalities, over the samples of all processes that have both.
+    """VICReg (Bardes, Ponce and LeCun 2022) of each two modalities.
 
-    Of a pair Z, Z': invariance x mean squared difference + variance x [v(Z) + v(Z')] + covariance x [c(Z) + c(Z')],
-    with v the mean over features of max(0, gamma - sqrt(var + eps)) and c the sum of squared covariances of different
-    features, divided by P. As in the paper's algorithm 1 the squared difference is a mean over features too. Then the
-    mean over pairs. Every process computes the loss of all N samples.
+    The samples are those of all processes that have both modalities. Every process computes the
+    loss of all N samples. The loss of a pair Z, Z' is
 
-    Variances need two samples: of a pair with one sample, only the invariance counts, and one without counts as 0.
+        invariance x mean squared difference
+        + variance x [v(Z) + v(Z')]
+        + covariance x [c(Z) + c(Z')]
+
+    with v the mean over features of max(0, gamma - sqrt(var + eps)), and c the sum of squared
+    covariances of different features, divided by P. The squared difference is a mean over features
+    too, as in the paper's algorithm 1. The result is the mean over pairs.
+
+    A variance needs two samples. A pair with one sample has only the invariance term. A pair
+    without samples counts as 0.
     """
     (all_NMP, _), (there_NM, _) = gather(features_BMP.float()), gather(present_BM.float())
     losses = []
@@ -143,7 +168,7 @@ def vicreg(
 
 
 def _spread(x_NP: Tensor, counts_N1: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """VICReg's v and c over the samples that count (1, else 0); zeros where fewer than two do."""
+    """VICReg's v and c over the samples with count 1. Both are zero for fewer than two samples."""
     count = counts_N1.sum()
     centred_NP = (x_NP - (x_NP * counts_N1).sum(0) / count.clamp(min=1)) * counts_N1
     variance_P = centred_NP.square().sum(0) / (count - 1).clamp(min=1)
@@ -157,7 +182,8 @@ def _spread(x_NP: Tensor, counts_N1: Tensor, gamma: float) -> tuple[Tensor, Tens
 def consistency(features_BMD: Tensor, present_BM: Tensor) -> Tensor:
     """Mean squared difference between the features of each pair of present modalities.
 
-    Mean over width, then over a sample's pairs, then over the batch. A sample with one modality counts as 0.
+    The mean is over width, then over a sample's pairs, then over the batch. A sample with one
+    modality counts as 0.
     """
     pairs = list(itertools.combinations(range(features_BMD.shape[1]), 2))
     if not pairs:
@@ -169,8 +195,8 @@ def consistency(features_BMD: Tensor, present_BM: Tensor) -> Tensor:
 
 
 def feature_norm(features_BMD: Tensor, present_BM: Tensor) -> Tensor:
-    """Mean L2 norm of the present modalities' features: of each sample, never of the whole batch tensor."""
+    """Mean L2 norm of the present modalities' features. The norm is per sample and modality."""
     present = present_BM.float()
-    # The norm's gradient at exactly 0 (an absent modality) is NaN without the small number.
+    # Without the small number, the gradient at exactly 0 (an absent modality) is NaN.
     norm_BM = (features_BMD.square().sum(2) + 1e-12).sqrt()
     return ((norm_BM * present).sum(1) / present.sum(1).clamp(min=1)).mean()

@@ -1,4 +1,4 @@
-"""The whole network: encoders, fusion, one head per task. A plain module: any unit test can call it.
+"""The whole network: encoders, fusion and one head per task. It is a plain torch module.
 
 B batch, M modalities, T tokens, D width, C classes, P width of a projection.
 """
@@ -23,10 +23,11 @@ from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
 
 
 class FusionModel(nn.Module):
-    """Encoders give tokens, fusion lets them meet; the read-out adds the mean of the pooled present modalities.
+    """Encode each modality into tokens, fuse them, and apply the heads of the tasks.
 
-    Every encoder runs for every batch, so that all ranks call the same collectives under ZeRO stage 3: an absent
-    input is replaced by zeros before its encoder, and what comes out is multiplied by zero.
+    The input of the heads is the fused vector plus the mean of the present modalities' features.
+    Every encoder runs for every batch, because under ZeRO stage 3 all ranks must call the same
+    collectives. Zeros replace an absent input, and its tokens are multiplied by zero.
     """
 
     def __init__(
@@ -47,18 +48,18 @@ class FusionModel(nn.Module):
         self.heads = nn.ModuleDict(
             {task: nn.Linear(config.width, count) for task, count in num_classes.items()}
         )
-        self.unimodal = (
-            nn.ModuleDict() if not loss.unimodal else _unimodal_heads(config, num_classes)
-        )
+        self.unimodal = nn.ModuleDict()
+        if loss.unimodal:
+            self.unimodal = _unimodal_heads(config, num_classes)
         self.projections = ProjectionHeads(config, loss) if loss.info_nce else None
         self.expanders = _expanders(config, loss) if loss.vicreg else None
         self.checkpoint: Checkpoint | None = None
 
     def checkpoint_activations(self, checkpoint: Checkpoint) -> None:
-        """Compute attention blocks again in backward instead of keeping their activations."""
+        """Recompute attention blocks in backward instead of keeping their activations."""
         self.checkpoint = checkpoint
         for module in self.modules():
-            # a model of transformers
+            # only models of transformers have it
             if enable := getattr(module, "activation_checkpointing_enable", None):
                 enable({"use_reentrant": False})
 
@@ -69,30 +70,28 @@ class FusionModel(nn.Module):
         present_BM: Tensor,
         subsets: Sequence[Sequence[int]] = (),
     ) -> dict[str, Any]:
-        """What heads and losses need; losses take it from here, so that no encoder runs twice.
+        """Compute logits, and all that the losses need. So no encoder runs twice.
 
         Args:
-            inputs: modality -> values; those of absent samples may be anything.
+            inputs: modality -> values. Those of absent samples may be anything.
             lengths: modality -> valid tokens or frames [B].
-            present_BM: whether each sample has each modality; one at least.
-            subsets: sets of modalities (their numbers); each gives further logits, as if the others were absent.
+            present_BM: whether each sample has each modality. Each sample has at least one.
+            subsets: sets of modality indices. For each, also compute logits without the others.
 
         Returns:
-            "logits": task -> [B, C]; "features": the modalities' pooled tokens [B, M, D], zero where absent;
-            "present": what the network has really seen [B, M]; "subsets": a task -> [B, C] per subset, where a
-            sample that has none of it gets NaN; "unimodal": task -> [B, M, C]; "projections": [B, M, P],
-            normalised, and "scale"; "expanded": [B, M, P], fp32; the last four where the loss asks for them.
+            "logits": task -> [B, C].
+            "features": pooled tokens of the modalities [B, M, D], zero if absent.
+            "present": the modalities that the network used [B, M].
+            "subsets": task -> [B, C] per subset. NaN if a sample has none of its modalities.
+            "unimodal": task -> [B, M, C], if the loss has unimodal heads.
+            "projections", "scale": normalised [B, M, P] and a scalar, if the loss has InfoNCE.
+            "expanded": [B, M, P] in fp32, if the loss has VICReg.
 
         Raises:
-            ValueError: a sample has no modality. (Not on a GPU, where looking would wait for it; set_up has looked. Nor
-                in an exported program, which has no way to say it.)
+            ValueError: a sample has no modality. Only checked on the CPU: on a GPU the check would
+                wait for the device (set_up has checked), and an exported program cannot raise.
         """
-        looks = present_BM.device.type == "cpu" and not torch.compiler.is_exporting()
-        if looks and not bool(present_BM.any(1).all()):
-            row = int((~present_BM.any(1)).nonzero()[0])
-            raise ValueError(
-                f"sample {row} of the batch has none of the modalities {', '.join(self.modalities)}"
-            )
+        self._check_present(present_BM)
         if self.training and self.modality_dropout:
             present_BM = drop_modalities(present_BM, self.modality_dropout)
         tokens, masks = self._encode(inputs, lengths, present_BM)
@@ -104,13 +103,7 @@ class FusionModel(nn.Module):
             "subsets": [self._logits_of(subset, tokens, masks, present_BM) for subset in subsets],
         }
         if len(self.unimodal):
-            output["unimodal"] = {
-                task: torch.stack(
-                    [head(part) for head, part in zip(heads, features_BMD.unbind(1), strict=True)],
-                    dim=1,
-                )
-                for task, heads in cast(dict[str, nn.ModuleList], self.unimodal).items()
-            }
+            output["unimodal"] = self._unimodal_logits(features_BMD)
         if self.projections:
             output["projections"], output["scale"] = self.projections(features_BMD)
         if self.expanders:
@@ -118,17 +111,33 @@ class FusionModel(nn.Module):
             output["expanded"] = torch.stack(parts, dim=1).float()
         return output
 
+    def _check_present(self, present_BM: Tensor) -> None:
+        if present_BM.device.type != "cpu" or torch.compiler.is_exporting():
+            return
+        if not bool(present_BM.any(1).all()):
+            row = int((~present_BM.any(1)).nonzero()[0])
+            names = ", ".join(self.modalities)
+            raise ValueError(f"sample {row} of the batch has none of the modalities {names}")
+
+    def _unimodal_logits(self, features_BMD: Tensor) -> dict[str, Tensor]:
+        """Task -> logits [B, M, C] of the heads that see one modality."""
+        logits = {}
+        for task, heads in cast(dict[str, nn.ModuleList], self.unimodal).items():
+            features = features_BMD.unbind(1)
+            parts = [head(part) for head, part in zip(heads, features, strict=True)]
+            logits[task] = torch.stack(parts, dim=1)
+        return logits
+
     def _encode(
         self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], present_BM: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Tokens [B, T, D] and masks [B, T] of each modality; zeros and false where absent."""
+        """Tokens [B, T, D] and masks [B, T] of each modality. Zero and false if absent."""
         tokens, masks = [], []
         for m, name in enumerate(self.modalities):
             present_B = present_BM[:, m]
             values = inputs[name]
-            values = torch.where(
-                present_B.view(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values)
-            )
+            is_present = present_B.view(-1, *[1] * (values.dim() - 1))
+            values = torch.where(is_present, values, torch.zeros_like(values))
             tokens_BTD, mask_BT = self.encoders[name](values, lengths.get(name))
             tokens.append(self.norms[name](tokens_BTD) * present_B.view(-1, 1, 1))
             masks.append(mask_BT & present_B.unsqueeze(1))
@@ -138,9 +147,8 @@ class FusionModel(nn.Module):
         self, tokens: list[Tensor], masks: list[Tensor], present_BM: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The fused vector [B, D], and the modalities' features [B, M, D]."""
-        features_BMD = torch.stack(
-            [masked_mean(part, mask) for part, mask in zip(tokens, masks, strict=True)], dim=1
-        )
+        pooled = [masked_mean(part, mask) for part, mask in zip(tokens, masks, strict=True)]
+        features_BMD = torch.stack(pooled, dim=1)
         match self.fusion:
             case CrossAttentionFusion():
                 fused_BD = self.fusion(tokens, masks, self.checkpoint)
@@ -156,7 +164,7 @@ class FusionModel(nn.Module):
     def _logits_of(
         self, subset: Sequence[int], tokens: list[Tensor], masks: list[Tensor], present_BM: Tensor
     ) -> dict[str, Tensor]:
-        """Logits where only a subset is there: what encoders give of an absent input is zeros, so they need not run."""
+        """Logits from a subset of the modalities. The tokens of the others are set to zero."""
         kept_M = torch.zeros_like(present_BM[0])
         kept_M[list(subset)] = True
         present_BM = present_BM & kept_M
@@ -168,7 +176,7 @@ class FusionModel(nn.Module):
 
 
 class ProjectionHeads(nn.Module):
-    """Projections for InfoNCE, apart from the features that classify, and its learnt temperature (Radford 2021)."""
+    """Projections for InfoNCE and its learnt temperature (Radford et al. 2021)."""
 
     def __init__(self, config: ModelConfig, loss: LossConfig) -> None:
         super().__init__()
@@ -178,14 +186,14 @@ class ProjectionHeads(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([-math.log(loss.temperature)]))
 
     def forward(self, features_BMD: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised projections [B, M, P], fp32, and the scale of their cosines (at most 100)."""
+        """Return normalised projections [B, M, P] in fp32, and their scale, at most 100."""
         parts = [layer(features_BMD[:, m]) for m, layer in enumerate(self.layers)]
         scale = self.log_scale.float().clamp(max=math.log(100)).exp()
         return functional.normalize(torch.stack(parts, dim=1).float(), dim=-1), scale
 
 
 def drop_modalities(present_BM: Tensor, probability: float) -> Tensor:
-    """Hide each present modality with this probability; a sample that would lose all keeps one of them at random."""
+    """Hide each present modality with this probability, but always keep one at random."""
     draw_BM = torch.rand(present_BM.shape, device=present_BM.device).masked_fill(~present_BM, -1.0)
     kept_BM = draw_BM >= probability
     best_BM = functional.one_hot(draw_BM.argmax(1), present_BM.shape[1]).bool()
@@ -193,40 +201,33 @@ def drop_modalities(present_BM: Tensor, probability: float) -> Tensor:
 
 
 def _fusion(config: ModelConfig) -> nn.Module:
-    M, width, feedforward, dropout = (
-        len(config.modalities),
-        config.width,
-        config.feedforward,
-        config.dropout,
-    )
-    layers, heads = config.fusion_layers, config.num_heads
+    M, width = len(config.modalities), config.width
+    attention = (config.fusion_layers, config.num_heads, config.feedforward, config.dropout)
     match config.fusion:
         case "concat":
-            return ConcatFusion(M, width, feedforward, dropout)
+            return ConcatFusion(M, width, config.feedforward, config.dropout)
         case "gated":
             return GatedFusion(M, width)
         case "low_rank":
             return LowRankFusion(M, width, config.rank)
         case "cross_attention":
-            return CrossAttentionFusion(M, width, layers, heads, feedforward, dropout)
+            return CrossAttentionFusion(M, width, *attention)
         case "bottleneck":
-            return BottleneckFusion(
-                M, width, layers, heads, feedforward, dropout, config.bottleneck_tokens
-            )
+            return BottleneckFusion(M, width, *attention, config.bottleneck_tokens)
 
 
 def _unimodal_heads(config: ModelConfig, num_classes: dict[str, int]) -> nn.ModuleDict:
-    heads = {
-        task: nn.ModuleList(nn.Linear(config.width, count) for _ in config.modalities)
-        for task, count in num_classes.items()
-    }
-    return nn.ModuleDict(heads)
+    heads = nn.ModuleDict()
+    for task, count in num_classes.items():
+        heads[task] = nn.ModuleList(nn.Linear(config.width, count) for _ in config.modalities)
+    return heads
 
 
 def _expanders(config: ModelConfig, loss: LossConfig) -> nn.ModuleList:
-    """For VICReg, one a modality, apart from the features that classify.
+    """One network per modality, which makes the features for VICReg.
 
-    A layer norm stands where the paper has a batch norm, whose statistics would depend on ranks and absent modalities.
+    The paper has a batch norm instead of the layer norm. Its statistics would depend on ranks and
+    absent modalities.
     """
     width = loss.projection_width
     return nn.ModuleList(

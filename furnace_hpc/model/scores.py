@@ -1,4 +1,6 @@
-"""Scores of a whole split, from all its logits at once: a mean over batches or ranks is not the same number.
+"""Scores of a whole split, computed from all its logits at once.
+
+A mean of scores over batches or ranks would be a different number.
 
 N samples, C classes, F frames of a clip.
 """
@@ -13,13 +15,17 @@ from torch.nn import functional
 
 
 def single_label_scores(logits_NC: Tensor, label_N: Tensor) -> dict[str, float]:
-    """Accuracy, F1 and mean cross-entropy. Macro F1 is over the classes that occur in labels or predictions."""
+    """Compute accuracy, F1 and mean cross-entropy.
+
+    Macro F1 is the mean over the classes that occur in labels or predictions.
+    """
     logits_NC = logits_NC.double()
     predicted_N = logits_NC.argmax(1)
     classes = torch.arange(logits_NC.shape[1], device=logits_NC.device).unsqueeze(1)
     is_label, is_predicted = label_N == classes, predicted_N == classes
     hits = (is_label & is_predicted).sum(1).double()
-    support, sizes = is_label.sum(1).double(), (is_label.sum(1) + is_predicted.sum(1)).double()
+    support = is_label.sum(1).double()
+    sizes = (is_label.sum(1) + is_predicted.sum(1)).double()
     f1 = 2 * hits / sizes.clamp(min=1)
     return {
         "accuracy": (predicted_N == label_N).double().mean().item(),
@@ -30,16 +36,18 @@ def single_label_scores(logits_NC: Tensor, label_N: Tensor) -> dict[str, float]:
 
 
 def multi_label_scores(logits_NC: Tensor, label_NC: Tensor, threshold: float) -> dict[str, float]:
-    """Ranking scores, and F1 where a probability above `threshold` is a yes.
+    """Compute ranking scores, F1 and the loss. Probabilities above `threshold` count as positive.
 
-    Mean average precision, AUC and d-prime are means over the classes that have both positives and negatives;
-    `classes_scored` says how many those are (NaN where there is none). d-prime is sqrt(2) times the normal quantile
-    of the mean AUC (Gemmeke et al. 2017). F1 of nothing predicted where nothing is true counts as 0, as in
-    scikit-learn. The loss is the binary cross-entropy, meant over classes.
+    Average precision and AUC are means over the classes that have both positives and negatives.
+    `classes_scored` is their number. Without such a class the means are NaN. d-prime is sqrt(2)
+    times the normal quantile of the mean AUC (Gemmeke et al. 2017). F1 is 0 if nothing is predicted
+    and nothing is true, as in scikit-learn. The loss is the binary cross-entropy, a mean over
+    classes.
     """
     logits_NC, truth_NC = logits_NC.double(), label_NC.bool()
     support_C = truth_NC.sum(0)
-    scored = ((support_C > 0) & (support_C < len(truth_NC))).nonzero().flatten().tolist()
+    has_both_C = (support_C > 0) & (support_C < len(truth_NC))
+    scored = has_both_C.nonzero().flatten().tolist()
     auc = _mean_over(scored, lambda c: area_under_roc(logits_NC[:, c], truth_NC[:, c]))
     return {
         "map": _mean_over(scored, lambda c: average_precision(logits_NC[:, c], truth_NC[:, c])),
@@ -53,7 +61,10 @@ def multi_label_scores(logits_NC: Tensor, label_NC: Tensor, threshold: float) ->
 
 
 def mean_prediction(logits_FNC: Tensor, kind: str) -> Tensor:
-    """Logits [N, C] of the mean of F predictions' probabilities; made of logarithms, so that no probability is 1."""
+    """Return the logits [N, C] of the mean probabilities of F predictions.
+
+    The mean is computed from logarithms. Otherwise a probability could round to 1.
+    """
     if kind == "multi_label":
         yes_NC, no_NC = (functional.logsigmoid(sign * logits_FNC).logsumexp(0) for sign in (1, -1))
         return yes_NC - no_NC
@@ -61,15 +72,18 @@ def mean_prediction(logits_FNC: Tensor, kind: str) -> Tensor:
 
 
 def _d_prime(auc: float) -> float:
+    if math.isnan(auc):
+        return math.nan
     if 0 < auc < 1:
         return math.sqrt(2) * NormalDist().inv_cdf(auc)
-    return auc if math.isnan(auc) else math.copysign(math.inf, auc - 0.5)
+    return math.copysign(math.inf, auc - 0.5)
 
 
 def tune_threshold(logits_NC: Tensor, label_NC: Tensor) -> float:
-    """The one probability above which a yes gives the best micro F1; for the validation split alone.
+    """Find the probability threshold with the best micro F1. Use it on the validation split only.
 
-    Exact: between each two neighbouring probabilities that occur. Ties keep the higher threshold.
+    The search is exact: it tries a threshold between any two neighbouring probabilities. Of equally
+    good thresholds it returns the highest.
     """
     probability, order = logits_NC.double().sigmoid().flatten().sort(descending=True, stable=True)
     hits = label_NC.bool().flatten()[order].double().cumsum(0)
@@ -77,19 +91,21 @@ def tune_threshold(logits_NC: Tensor, label_NC: Tensor) -> float:
     f1 = 2 * hits / (count + hits[-1])
     f1[:-1][probability[:-1] == probability[1:]] = -1.0  # no threshold lies between equals
     k = int(f1.argmax())
-    below = probability[k + 1].item() if k + 1 < len(probability) else 0.0
+    below = 0.0
+    if k + 1 < len(probability):
+        below = probability[k + 1].item()
     return (probability[k].item() + below) / 2
 
 
 def average_precision(score_N: Tensor, truth_N: Tensor) -> float:
-    """Area under the step-wise precision-recall curve; equal scores make one step."""
+    """Area under the step-wise precision-recall curve. Equal scores make one step."""
     hits, count = _at_each_score(score_N, truth_N)
     gained = torch.diff(hits, prepend=hits.new_zeros(1))
     return ((hits / count) * gained).sum().item() / hits[-1].item()
 
 
 def area_under_roc(score_N: Tensor, truth_N: Tensor) -> float:
-    """Probability that a positive scores above a negative; equal scores count half."""
+    """Probability that a positive scores above a negative. Equal scores count as one half."""
     hits, count = _at_each_score(score_N, truth_N)
     misses = count - hits
     zero = hits.new_zeros(1)
@@ -98,7 +114,7 @@ def area_under_roc(score_N: Tensor, truth_N: Tensor) -> float:
 
 
 def _at_each_score(score_N: Tensor, truth_N: Tensor) -> tuple[Tensor, Tensor]:
-    """(positives, samples) that score at least as high as each score that occurs, from the highest down."""
+    """Count (positives, samples) at or above each distinct score, from the highest score down."""
     score, order = score_N.sort(descending=True)
     last_of_equals = torch.cat([score[1:] != score[:-1], score.new_ones(1, dtype=torch.bool)])
     hits = truth_N[order].double().cumsum(0)
@@ -107,7 +123,9 @@ def _at_each_score(score_N: Tensor, truth_N: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean_over(classes: list[int], score: Callable[[int], float]) -> float:
-    return sum(map(score, classes)) / len(classes) if classes else math.nan
+    if not classes:
+        return math.nan
+    return sum(map(score, classes)) / len(classes)
 
 
 def _f1(predicted_NC: Tensor, truth_NC: Tensor) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere: read from a folder or the hub's cache, and compared with the data."""
+"""Load trained weights from a folder or the hub's cache, and check that they fit the data."""
 
 import json
 import re
@@ -13,105 +13,125 @@ from furnace_hpc.config.model_config import ModelConfig
 from furnace_hpc.config.pretrained_files import CONFIG, check_kind, not_found
 from furnace_hpc.data.decode.tokenizer import shipped_vocabulary
 
+# Attribute of an encoder that holds the transformers model.
+INNER_MODELS = {"text": "bert", "image": "vit", "audio": "ast"}
+
 
 def architectures(encoders: nn.ModuleDict, config: ModelConfig) -> dict[str, dict[str, Any]]:
-    """Modality -> transformers' configuration of each encoder that began with trained weights."""
+    """Modality -> transformers' configuration of each encoder that started from trained weights."""
     found = {}
-    for name, part in (("text", "bert"), ("image", "vit"), ("audio", "ast")):
+    for name, attribute in INNER_MODELS.items():
         if name in encoders and getattr(config, f"{name}_weights"):
-            found[name] = json.loads(
-                getattr(encoders[name], part).config.to_json_string(use_diff=False)
-            )
+            settings = getattr(encoders[name], attribute).config
+            found[name] = json.loads(settings.to_json_string(use_diff=False))
     return found
 
 
-def trained(
-    kind: Any, modality: str, config: ModelConfig, made: Mapping[str, dict[str, Any]]
+def load_trained(
+    kind: Any, modality: str, config: ModelConfig, known: Mapping[str, dict[str, Any]]
 ) -> Any:
-    """A transformers model with the weights of a folder or of the hub's cache.
+    """Load a transformers model with the weights of a folder or of the hub's cache.
 
     Args:
         kind: class of the model.
-        modality: whose weights the config names.
-        config: the network's.
-        made: modality -> configuration of an encoder whose weights come later: none are read then.
+        modality: the config names its weights in "<modality>_weights".
+        config: of the network.
+        known: modality -> configuration of an encoder whose weights the caller loads itself. For
+            these, no weights are read here.
 
     Raises:
-        ConfigError: they are not there, or are another model's.
+        ConfigError: the weights are missing, or belong to another model.
     """
     key = f"{modality}_weights"
-    name, more = (
-        getattr(config, key),
-        {} if kind.__name__ == "ASTModel" else {"add_pooling_layer": False},
-    )
-    if modality in made:
-        return kind(kind.config_class.from_dict(made[modality]), **more)
+    name = getattr(config, key)
+    options = {}
+    if kind.__name__ != "ASTModel":  # which has no such option
+        options["add_pooling_layer"] = False
+    if modality in known:
+        return kind(kind.config_class.from_dict(known[modality]), **options)
     check_kind(key, name)
     try:
         model, loading = kind.from_pretrained(
             name,
             local_files_only=True,
-            use_safetensors=True,  # its other format is a pickle
+            use_safetensors=True,  # the other format is a pickle
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            ignore_mismatched_sizes=True,  # _check_tensors refuses them and names one
             dtype=torch.float32,
             **dropout_of(config),
-            **more,
+            **options,
         )
     except MemoryError:
         raise
-    except Exception as error:  # config.json decides what is called: its values can raise anything
-        said = " ".join(str(error).split())[:200]
-        raise not_found(key, name, f"{type(error).__name__}: {said}") from None
+    except Exception as error:  # depending on config.json, any class of error can occur
+        reason = " ".join(str(error).split())[:200]
+        raise not_found(key, name, f"{type(error).__name__}: {reason}") from None
     _check_tensors(key, name, kind, loading)
     return model
 
 
 def _check_tensors(key: str, name: str, kind: Any, loading: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless the weights are those of the model that their config.json describes."""
+    """Raise ConfigError unless the weights have the names and shapes of their config.json."""
     about = f"model.{key} {name!r}"
-    if lacking := sorted(loading["missing_keys"]):
+    same_model = f"Take weights and {CONFIG} from the same model"
+    if missing := sorted(loading["missing_keys"]):
         raise ConfigError(
-            f"{about} lacks {len(lacking)} weights of {kind.__name__}, such as {lacking[0]}"
+            f"{about} lacks {len(missing)} weights of {kind.__name__}, such as {missing[0]}. "
+            f"{same_model}"
         )
-    if others := sorted(loading["mismatched_keys"]):
-        tensor, found, wanted = others[0]
+    if mismatched := sorted(loading["mismatched_keys"]):
+        tensor, found, wanted = mismatched[0]
         raise ConfigError(
-            f"{about} has {len(others)} weights of another shape than its {CONFIG} describes, such as {tensor}: "
-            f"{tuple(found)}, wanted {tuple(wanted)}. Take both files from the same model"
+            f"{about} has {len(mismatched)} weights of another shape than its {CONFIG} describes, "
+            f"such as {tensor}: {tuple(found)}, wanted {tuple(wanted)}. {same_model}"
         )
-    own = re.compile(
-        rf"(?:{kind.base_model_prefix}\.)?(?:embeddings|encoder\.layer|layers)\.(?!position_ids$|mask_token$)"
+    of_encoder = re.compile(
+        rf"(?:{kind.base_model_prefix}\.)?(?:embeddings|encoder\.layer|layers)"
+        r"\.(?!position_ids$|mask_token$)"
     )
-    if unused := sorted(tensor for tensor in loading["unexpected_keys"] if own.match(tensor)):
+    unused = sorted(tensor for tensor in loading["unexpected_keys"] if of_encoder.match(tensor))
+    if unused:
         raise ConfigError(
-            f"{about} has {len(unused)} weights of its encoder that its {CONFIG} does not describe, such as "
-            f"{unused[0]}: they would not be used. Take both files from the same model"
+            f"{about} has {len(unused)} encoder weights that its {CONFIG} does not describe, "
+            f"such as {unused[0]}. They would not be used. {same_model}"
         )
 
 
 def dropout_of(config: ModelConfig) -> dict[str, float]:
-    """The config's dropout as transformers says it."""
-    # None in attention: that keeps torch's fused attention, on CPU too.
+    """The config's dropout in the words of transformers."""
+    # Dropout in attention would turn off torch's fused attention, also on the CPU.
     return {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": 0.0}
 
 
 def check_vocabulary(name: str, packed: str | None) -> None:
-    """Raise ConfigError where the tokenizer beside the weights has other words than the data: ids would mean others."""
+    """Raise ConfigError if the tokenizer of the weights and that of the data have different words.
+
+    A token id would then mean one word in the data and another in the weights. An unknown
+    vocabulary is not checked.
+    """
     shipped = shipped_vocabulary(name)
     if shipped and packed and shipped != packed:
         raise ConfigError(
-            f"model.text_weights {name!r} comes with a tokenizer of vocabulary {shipped}, and the data set was packed "
-            f"with {packed}, whose ids mean other words: pack it with --tokenizer {name}, or choose other weights"
+            f"model.text_weights {name!r} has a tokenizer with vocabulary {shipped}, but the data "
+            f"set was packed with vocabulary {packed}, whose ids mean other words. "
+            f"Pack it with --tokenizer {name}, or choose other weights"
         )
 
 
-def check_fits(
-    key: str, config: ModelConfig, what: str, found: int, made_for: int, exact: bool = False
-) -> None:
-    """Raise ConfigError where the data is not what trained weights were made for."""
-    if found != made_for if exact else found > made_for:
-        raise ConfigError(
-            f"model.{key} {getattr(config, key)!r} is made for {made_for} {what}, and the data set has {found}: "
-            f"choose other weights, or pack the data for these"
-        )
+def check_at_most(key: str, config: ModelConfig, what: str, found: int, limit: int) -> None:
+    """Raise ConfigError if the data set has more of something than trained weights accept."""
+    if found > limit:
+        raise _misfit(key, config, f"at most {limit} {what}", found)
+
+
+def check_exactly(key: str, config: ModelConfig, what: str, found: int, wanted: int) -> None:
+    """Raise ConfigError unless the data set has as much of something as trained weights need."""
+    if found != wanted:
+        raise _misfit(key, config, f"exactly {wanted} {what}", found)
+
+
+def _misfit(key: str, config: ModelConfig, wanted: str, found: int) -> ConfigError:
+    return ConfigError(
+        f"model.{key} {getattr(config, key)!r} takes {wanted}, and the data set has {found}. "
+        f"Choose other weights, or pack the data for these"
+    )
