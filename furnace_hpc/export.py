@@ -51,8 +51,7 @@ def main(
     """Export a checkpoint: weights, labels, preprocessing and scores.
 
     Any ZeRO stage and number of processes works. The folder needs neither the run nor its data, and
-    contains no pickle. Before the folder gets its name, its weights are loaded again and compared
-    with the checkpoint, and its outputs with those of the run.
+    contains no pickle. Its weights and outputs are first compared with those of the run.
     """
     if len(sources) > 1:
         raise ConfigError(

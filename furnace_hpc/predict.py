@@ -1,4 +1,4 @@
-"""Predict with an exported model: `furnace predict --model DIR --text "it is even" --image 7.png`."""
+"""Predict with an exported model: `furnace predict --model DIR --text "it is even"`."""
 
 import sys
 from pathlib import Path

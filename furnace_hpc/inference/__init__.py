@@ -1,4 +1,4 @@
-"""Turn a checkpoint into answers: export a model folder, load it, and predict.
+"""Export a checkpoint as a model folder, load it and predict with it.
 
 It imports `engine` and the packages below. `Predictor` is the interface for Python programs.
 """

@@ -1,4 +1,4 @@
-"""Answers as text and as JSON, and whole files of samples: one JSON object a line in, an answer a line out."""
+"""Write answers as text or JSON, for one sample or for a file with one JSON object per line."""
 
 import itertools
 import json
@@ -21,17 +21,55 @@ from furnace_hpc.inference.predictor import Answer, Predictor, TaskAnswer
 from furnace_hpc.inference.preprocess import DECODERS
 
 SHOWN = 5
-MAX_LINE_BYTES = 10_000_000  # of one JSON object; a book is smaller
+MAX_LINE_BYTES = 10_000_000  # of one JSON object; more than a long book
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of a file: the values of its sample, or why there are none."""
+class InputLine:
+    """One line of a file, with the stored values of its sample."""
 
     line: int
     id: Any
     values: Values | None
+    """None if the sample cannot be read."""
     problem: str = ""
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The keys that identify the line in JSON output."""
+        if self.id is None:
+            return {"line": self.line}
+        return {"line": self.line, "id": self.id}
+
+    @property
+    def name(self) -> str:
+        """The id, or the line number if there is no id."""
+        return printable(str(self.keys.get("id", self.line)))
+
+
+@dataclass(frozen=True)
+class AnswerWriter:
+    """Writes answers to `out` and problems to `errors`."""
+
+    file_name: str
+    out: TextIO
+    errors: Console
+    top: int | None
+    as_json: bool
+
+    def answer(self, row: InputLine, answer: Answer) -> None:
+        """Write the answer for one line."""
+        if self.as_json:
+            print(json.dumps(row.keys | content(answer, self.top)), file=self.out)
+        else:
+            print(f"{row.name}  {_one_line(answer, self.top)}", file=self.out)
+
+    def problem(self, row: InputLine) -> None:
+        """Write why a line has no answer."""
+        message = printable(f"{self.file_name}:{row.line}: {row.problem}")
+        self.errors.print(f"error: {message}", markup=False)
+        if self.as_json:
+            print(json.dumps(row.keys | {"error": row.problem}), file=self.out)
 
 
 def answer_file(
@@ -43,194 +81,170 @@ def answer_file(
     as_json: bool,
     batch_size: int,
 ) -> int:
-    """Answer every line of a file, in its order; return how many could not be.
+    """Answer every line of a file in order. Return the number of lines without an answer.
 
     Raises:
         ConfigError: the file cannot be read.
     """
+    console = Console(file=errors, soft_wrap=True, highlight=False)
+    hide_progress = not errors.isatty() or out.isatty()
+    writer = AnswerWriter(path.name, out, console, top, as_json)
     with Aside(DECODERS) as aside:
-        here, predictor.recipe.decode = predictor.recipe.decode, aside.read
+        in_process, predictor.preprocessor.decode = predictor.preprocessor.decode, aside.read
         try:
-            return _answer_lines(predictor, path, out, errors, top, as_json, batch_size)
+            failed = _answer_lines(predictor, path, writer, batch_size, hide_progress)
         finally:
-            predictor.recipe.decode = here
+            predictor.preprocessor.decode = in_process
+    if failed:
+        console.print(f"samples without an answer: {failed}", markup=False)
+    return failed
 
 
 def _answer_lines(
-    predictor: Predictor,
-    path: Path,
-    out: TextIO,
-    errors: TextIO,
-    top: int | None,
-    as_json: bool,
-    batch_size: int,
+    predictor: Predictor, path: Path, writer: AnswerWriter, batch_size: int, hide_progress: bool
 ) -> int:
     failed = 0
     with path.open("rb") as file:
         total = sum(1 for _ in _lines(file))
-    console = Console(file=errors, soft_wrap=True, highlight=False)
-    with (
-        path.open("rb") as file,
-        Progress(
-            console=console, transient=True, disable=not errors.isatty() or out.isatty()
-        ) as bar,
-    ):
+    bar = Progress(console=writer.errors, transient=True, disable=hide_progress)
+    with path.open("rb") as file, bar:
         task = bar.add_task("samples", total=total)
         rows = _rows(predictor, file, path.parent)
         while batch := list(itertools.islice(rows, batch_size)):
             for row, answer in _answers(predictor, batch):
                 if answer is None:
                     failed += 1
-                    console.print(
-                        f"error: {printable(f'{path.name}:{row.line}: {row.problem}')}",
-                        markup=False,
-                    )
-                    if as_json:
-                        print(json.dumps(_head(row) | {"error": row.problem}), file=out)
-                elif as_json:
-                    print(json.dumps(_head(row) | content(answer, top)), file=out)
+                    writer.problem(row)
                 else:
-                    print(f"{_name(row)}  {_in_short(answer, top)}", file=out)
-            out.flush()
+                    writer.answer(row, answer)
+            writer.out.flush()
             bar.update(task, completed=batch[-1].line)
-    if failed:
-        console.print(f"{failed} of the samples could not be read", markup=False)
     return failed
 
 
 def to_text(answer: Answer, modalities: tuple[str, ...], top: int | None) -> str:
-    """An answer for a terminal: a table a task."""
+    """Format an answer for a terminal, with one table per task."""
+    first = f"from {', '.join(answer.modalities)}"
     absent = [name for name in modalities if name not in answer.modalities]
-    lines = [
-        f"from {', '.join(answer.modalities)}"
-        + (f"; without {', '.join(absent)}" if absent else "")
-    ]
+    if absent:
+        first += f"; without {', '.join(absent)}"
+    lines = [first]
     for name, task in answer.tasks.items():
-        lines.append(
-            f"{name}: {_labels(task)}"
-            + ("" if task.threshold is None else f" (above {task.threshold:.3f})")
-        )
-        shown = [
-            (printable(label), p) for label, p in list(task.probabilities.items())[: top or SHOWN]
-        ]
+        title = f"{name}: {_labels(task)}"
+        if task.threshold is not None:
+            title += f" (above {task.threshold:.3f})"
+        most_probable = list(task.probabilities.items())[: top or SHOWN]
+        shown = [(printable(label), probability) for label, probability in most_probable]
         width = max(len(label) for label, _ in shown)
+        lines.append(title)
         lines += [f"  {label:<{width}}  {100 * probability:5.1f} %" for label, probability in shown]
     return "\n".join(lines)
 
 
 def to_json(answer: Answer, top: int | None) -> str:
-    """An answer as one line of JSON."""
+    """Format an answer as one line of JSON."""
     return json.dumps(content(answer, top))
 
 
 def content(answer: Answer, top: int | None) -> dict[str, Any]:
-    """An answer as JSON holds it."""
+    """Return an answer as a JSON object."""
     tasks: dict[str, Any] = {}
     for name, task in answer.tasks.items():
-        said = (
-            {"label": task.labels[0]} if task.threshold is None else {"labels": list(task.labels)}
-        )
-        more = {} if task.threshold is None else {"threshold": task.threshold}
-        tasks[name] = said | more | {"probabilities": dict(list(task.probabilities.items())[:top])}
+        tasks[name] = {"label": task.labels[0]} if task.threshold is None else _multi_label(task)
+        tasks[name]["probabilities"] = dict(list(task.probabilities.items())[:top])
     return {"modalities": list(answer.modalities), "tasks": tasks}
 
 
+def _multi_label(task: TaskAnswer) -> dict[str, Any]:
+    return {"labels": list(task.labels), "threshold": task.threshold}
+
+
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The file's lines; of one that is too long its beginning, so that no more of it is ever in memory."""
+    """Yield the file's lines. Of a line that is too long, yield only the beginning."""
     while line := file.readline(MAX_LINE_BYTES + 1):
         yield line
         while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
             line = file.readline(MAX_LINE_BYTES + 1)
 
 
-def _answers(predictor: Predictor, batch: Sequence[Row]) -> Iterator[tuple[Row, Answer | None]]:
-    """Answer a batch in one forward pass; if that fails, each row alone, so that a row costs no other."""
-    good = [row for row in batch if row.values is not None]
+def _answers(
+    predictor: Predictor, batch: Sequence[InputLine]
+) -> Iterator[tuple[InputLine, Answer | None]]:
+    """Answer a batch in one forward pass. If that fails, answer each line alone.
+
+    So a line that fails does not affect the others.
+    """
+    samples = [row.values for row in batch if row.values is not None]
     try:
-        made = (
-            predictor.predict_many([row.values for row in good if row.values is not None])
-            if good
-            else []
-        )
+        answers = iter(predictor.predict_many(samples) if samples else [])
     except Exception as error:
         if len(batch) == 1:
-            yield replace(batch[0], values=None, problem=f"no answer ({_in_line(error)})"), None
-        else:
-            for row in batch:
-                yield from _answers(predictor, [row])
+            yield replace(batch[0], values=None, problem=f"no answer ({_shorten(error)})"), None
+            return
+        for row in batch:
+            yield from _answers(predictor, [row])
         return
-    answers = iter(made)
     for row in batch:
         yield row, None if row.values is None else next(answers)
 
 
-def _rows(predictor: Predictor, file: BinaryIO, folder: Path) -> Iterator[Row]:
-    """The samples of the lines; empty lines are none."""
+def _rows(predictor: Predictor, file: BinaryIO, folder: Path) -> Iterator[InputLine]:
+    """Read the sample of each line. Empty lines are skipped."""
     for number, line in enumerate(_lines(file), start=1):
-        if not line.strip():
-            continue
-        row: dict[str, Any] = {}
-        try:
-            with reading(f"line {number}"):
-                row = _parsed(line)
-                files = {
-                    name: row[name] for name in ("image", "audio") if isinstance(row.get(name), str)
-                }
-                given = {name: value for name, value in row.items() if name != "id"}
-                values = predictor.read(
-                    given | {name: folder / file for name, file in files.items()}
-                )
-            yield Row(number, row.get("id"), values)
-        except (ConfigError, Unusable) as error:
-            yield Row(
-                number,
-                row.get("id"),
-                None,
-                str(error) if isinstance(error, ConfigError) else error.detail,
-            )
+        if line.strip():
+            yield _read_line(predictor, number, line, folder)
+
+
+def _read_line(predictor: Predictor, number: int, line: bytes, folder: Path) -> InputLine:
+    fields: dict[str, Any] = {}
+    try:
+        with reading(f"line {number}"):
+            fields = _parsed(line)
+            sample = {name: value for name, value in fields.items() if name != "id"}
+            for name in ("image", "audio"):
+                if isinstance(sample.get(name), str):
+                    sample[name] = folder / sample[name]
+            values = predictor.read(sample)
+    except ConfigError as error:
+        return InputLine(number, fields.get("id"), None, str(error))
+    except Unusable as error:
+        return InputLine(number, fields.get("id"), None, error.detail)
+    return InputLine(number, fields.get("id"), values)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
-        raise ConfigError(f"a line of more than {MAX_LINE_BYTES:,} bytes")
+        raise ConfigError(f"the line has more than {MAX_LINE_BYTES:,} bytes")
     try:
-        row = json.loads(line)
+        fields = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not JSON ({_in_line(error)})") from None
-    if not isinstance(row, dict):
+        raise ConfigError(f"the line is not JSON ({_shorten(error)})") from None
+    if not isinstance(fields, dict):
         raise ConfigError(
-            f"a JSON {type(row).__name__}, wanted an object with {', '.join(MODALITIES)}, any of them"
+            f"the line is a JSON {type(fields).__name__}, wanted an object with any of "
+            f"{', '.join(MODALITIES)}"
         )
     try:
-        json.dumps(row.get("id"), allow_nan=False)
+        json.dumps(fields.get("id"), allow_nan=False)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"id cannot be written as JSON ({_in_line(error)})") from None
-    return row
+        raise ConfigError(f"id cannot be written as JSON ({_shorten(error)})") from None
+    return fields
 
 
-def _in_line(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     return " ".join(str(error).split())[:100]
 
 
-def _head(row: Row) -> dict[str, Any]:
-    return {"line": row.line} | ({} if row.id is None else {"id": row.id})
-
-
-def _name(row: Row) -> str:
-    return printable(str(row.line if row.id is None else row.id))
-
-
-def _in_short(answer: Answer, top: int | None) -> str:
-    """An answer in one line: of each task its labels; with --top, that many classes with their probabilities."""
+def _one_line(answer: Answer, top: int | None) -> str:
+    """Format an answer in one line: each task's labels and its `top` most probable classes."""
     parts = []
     for name, task in answer.tasks.items():
         shown = list(task.probabilities.items())[: top or 1]
-        likely = ", ".join(
-            f"{printable(label)} {100 * probability:.1f} %" for label, probability in shown
-        )
-        parts.append(
-            f"{name}: {likely}" if task.threshold is None else f"{name}: {_labels(task)} [{likely}]"
-        )
+        probabilities = ", ".join(f"{printable(label)} {100 * p:.1f} %" for label, p in shown)
+        if task.threshold is None:
+            parts.append(f"{name}: {probabilities}")
+        else:
+            parts.append(f"{name}: {_labels(task)} [{probabilities}]")
     return "; ".join(parts)
 
 

@@ -1,8 +1,12 @@
-"""A checkpoint becomes an exported model: read, written beside its place, loaded again, compared, then renamed."""
+"""Export a checkpoint as a model folder.
+
+The folder is written under a temporary name, loaded again and compared. Then it is renamed.
+"""
 
 import secrets
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.data.columns import open_columns, rename_into_place, sync_folder, write_durably
+from furnace_hpc.data.packing.sample import Values
 from furnace_hpc.engine.checkpoint.loader import TAG
 from furnace_hpc.engine.checkpoint.shards import whole_weights
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
@@ -29,7 +34,7 @@ from furnace_hpc.inference.model_folder import (
 from furnace_hpc.inference.predictor import Predictor
 from furnace_hpc.inference.preprocess import make_tokenizer
 from furnace_hpc.inference.source import Checkpoint, check_checkpoint, find_checkpoint, find_data
-from furnace_hpc.inference.torch_export import make_program
+from furnace_hpc.inference.torch_export import make_program, relative_difference
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.model.scores import mean_prediction
 from furnace_hpc.model.weights import architectures
@@ -37,11 +42,21 @@ from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.records.checkpoint_files import describe, sync
 from furnace_hpc.runs.records.predictions import read_arrays
 
-COMPARED_ROWS = 64  # test samples whose logits are compared with those that the run wrote
-# Other batches, threads and processors round otherwise; another network differs by whole logits.
+COMPARED_ROWS = 64  # test samples whose logits are compared with those of the run
+# Other batches, threads and processors round differently. Another network differs far more.
 OWN_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+NOT_COMPARED = "not compared with the run's own"
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Logits that a run wrote for its first test samples."""
+
+    sample_ids: np.ndarray
+    tasks: dict[str, Tensor]
+    """Task -> logits [N, C]."""
 
 
 def export(
@@ -52,157 +67,152 @@ def export(
     tokenizer: str | None,
     with_program: bool,
     replace: bool,
-    say: Say,
+    report: Report,
 ) -> Exported:
-    """Export a run's checkpoint to `out`; nothing is there before all of it is compared.
+    """Export a run's checkpoint to `out`. The folder appears only after all comparisons.
 
     Raises:
-        ConfigError: there is no such checkpoint, it is damaged, or what was made of it differs from it.
+        ConfigError: the checkpoint is missing or damaged, or the exported model differs from it.
     """
     out = out.resolve()
     _check_out(out, replace)
     checkpoint = find_checkpoint(source, step)
-    place, data = find_data(checkpoint, data_dir)
-    reads_text = "text" in checkpoint.config.model.modalities
-    words = make_tokenizer(data, tokenizer) if reads_text else None
-    say(
-        f"{checkpoint.path}: {check_checkpoint(checkpoint)} files have the hashes of their manifest"
-    )
+    pack, data = find_data(checkpoint, data_dir)
+    token_reader = None
+    if "text" in checkpoint.config.model.modalities:
+        token_reader = make_tokenizer(data, tokenizer)
+    count = check_checkpoint(checkpoint)
+    report(f"{checkpoint.path}: {count} files have the hashes of their manifest")
 
-    weights, exported = _read(checkpoint, data)
+    weights = _read_weights(checkpoint)
+    exported = _describe_model(checkpoint, data, weights)
     nonce = secrets.token_hex(4)
-    aside = out.with_name(f"{out.name}.tmp-{nonce}")
+    temporary = out.with_name(f"{out.name}.tmp-{nonce}")
     try:
-        aside.mkdir(parents=True)
-        _save(weights, aside / WEIGHTS)
-        if words:
-            words.save(aside / TOKENIZER)
-        _write_config(aside, exported)
-        _check_equal(aside, weights)
-        count = sum(value.numel() for value in weights.values())
-        say(f"{count:,} weights of step {checkpoint.step}, loaded again: equal bit for bit")
-        predictor = Predictor.load(aside, device="cpu")
-        compared = _compare(predictor, checkpoint, place)
-        say(f"its answers: {compared}")
-        provenance = exported.provenance.model_copy(update={"compared": compared})
-        exported = exported.model_copy(update={"provenance": provenance})
-        if with_program:
-            program = make_program(predictor.model, exported, aside / PROGRAM)
-            differ = (
-                f"differ by {program.difference:.1g} at most (accepted: {program.tolerance:.1g})"
-            )
-            say(f"{PROGRAM}: logits of every subset of modalities {differ}")
-            exported = exported.model_copy(update={"program": program})
-        exported = _write_config(aside, exported)
-        sync_folder(aside)
-        rename_into_place(aside, out, nonce)
-    finally:  # an interrupt too; after the rename there is nothing left to remove
-        shutil.rmtree(aside, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _save(weights, temporary / WEIGHTS)
+        if token_reader:
+            token_reader.save(temporary / TOKENIZER)
+        _write_config(temporary, exported)
+        exported = _compare(temporary, exported, weights, checkpoint, pack, with_program, report)
+        exported = _write_config(temporary, exported)
+        sync_folder(temporary)
+        rename_into_place(temporary, out, nonce)
+    finally:  # also after an interrupt; after the rename there is nothing to remove
+        shutil.rmtree(temporary, ignore_errors=True)
     return exported
 
 
 def _check_out(out: Path, replace: bool) -> None:
-    """Raise ConfigError where there is something that must stay."""
+    """Raise ConfigError if something at `out` must not be replaced."""
     if not out.exists():
         return
     if not out.is_dir():
-        raise ConfigError(f"--out {out} is a file: choose another place")
+        raise ConfigError(f"--out {out} is a file. Choose another folder")
     found = {entry.name for entry in out.iterdir()}
     if foreign := found - {CONFIG, WEIGHTS, TOKENIZER, PROGRAM}:
         raise ConfigError(
-            f"--out {out} holds {min(foreign)!r}, which no export made: choose an empty or new folder"
+            f"--out {out} contains {min(foreign)!r}, which is not a file of an exported model. "
+            f"Choose an empty or new folder"
         )
     if found and not replace:
         raise ConfigError(
-            f"--out {out} holds an exported model: choose another place, or replace it with --force"
+            f"--out {out} contains an exported model. Choose another folder, or replace the model "
+            f"with --force"
         )
 
 
-def _read(checkpoint: Checkpoint, data: Manifest) -> tuple[dict[str, Tensor], Exported]:
-    """The weights, and what is to be said of them."""
+def _read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Read the whole weights. Floating-point weights become fp32."""
     try:
         weights = whole_weights(checkpoint.path / TAG)
     except (RuntimeError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"checkpoint {checkpoint.path} cannot be read: {' '.join(str(error).split())}"
+            f"checkpoint {checkpoint.path} cannot be read ({reason}). Choose another with --step"
         ) from None
-    weights = {
-        name: value.float().contiguous() if value.is_floating_point() else value
-        for name, value in weights.items()
-    }
-    config, spec, result, scores = (
-        checkpoint.config,
-        checkpoint.spec,
-        checkpoint.result,
-        checkpoint.scores(),
-    )
-    thresholds = {
-        task.name: scores[name]
-        for task in config.tasks
-        if (name := f"val/{task.name}/threshold") in scores
-    }
-    provenance = Provenance(
-        grid=spec.grid,
-        run_id=checkpoint.folder.run_id,
-        variant=spec.variant,
-        seed=config.seed,
-        step=checkpoint.step,
-        steps=config.steps,
-        is_selected=checkpoint.is_selected,
-        world_size=checkpoint.facts["world_size"],
-        zero_stage=checkpoint.facts["zero_stage"],
-        commit=result.commit if result else None,
-        code_hash=checkpoint.facts["code_hash"],
-        exported_by=code_hash(),
-        versions=checkpoint.facts["versions"],
-        parameters_sha256="",
-        compared="",
-    )
+    for name, value in weights.items():
+        if value.is_floating_point():
+            weights[name] = value.float().contiguous()
+    return weights
+
+
+def _describe_model(checkpoint: Checkpoint, data: Manifest, weights: dict[str, Tensor]) -> Exported:
+    """Collect the content of config.json, and check that the weights are those of the network."""
+    config, scores = checkpoint.config, checkpoint.scores()
+    thresholds = {}
+    for task in config.tasks:
+        if (name := f"val/{task.name}/threshold") in scores:
+            thresholds[task.name] = scores[name]
     exported = Exported(
         config=config,
         data=data.model_copy(update={"files": {}, "counts": {}}),
         architectures={},
         thresholds=thresholds,
         scores=scores,
-        provenance=provenance,
+        provenance=_provenance(checkpoint),
     )
     network = exported.network()
     _check_names(network, weights, checkpoint)
-    parameters = {name: weights[name] for name, _ in network.named_parameters()}
-    sha256 = parameters_sha256(parameters)
+    sha256 = parameters_sha256({name: weights[name] for name, _ in network.named_parameters()})
+    result = checkpoint.result
     if result and checkpoint.step == result.steps and sha256 != result.parameters_sha256:
         raise ConfigError(
-            f"the weights of {checkpoint.path} are not those that {checkpoint.folder.result} names"
+            f"the weights of {checkpoint.path} differ from parameters_sha256 in "
+            f"{checkpoint.folder.result}. One of the two was changed: copy the run again"
         )
-    more = {
-        "architectures": architectures(network.encoders, config.model),
-        "provenance": provenance.model_copy(update={"parameters_sha256": sha256}),
-    }
-    return weights, exported.model_copy(update=more)
+    provenance = exported.provenance.model_copy(update={"parameters_sha256": sha256})
+    found = architectures(network.encoders, config.model)
+    return exported.model_copy(update={"architectures": found, "provenance": provenance})
+
+
+def _provenance(checkpoint: Checkpoint) -> Provenance:
+    """Describe the checkpoint. Its hash and the comparison are filled in later."""
+    spec, facts = checkpoint.spec, checkpoint.facts
+    commit = None
+    if checkpoint.result:
+        commit = checkpoint.result.commit
+    return Provenance(
+        grid=spec.grid,
+        run_id=checkpoint.folder.run_id,
+        variant=spec.variant,
+        seed=checkpoint.config.seed,
+        step=checkpoint.step,
+        steps=checkpoint.config.steps,
+        is_selected=checkpoint.is_selected,
+        world_size=facts.world_size,
+        zero_stage=facts.zero_stage,
+        commit=commit,
+        code_hash=facts.code_hash,
+        exported_by=code_hash(),
+        versions=facts.versions,
+        parameters_sha256="",
+        compared="",
+    )
 
 
 def _check_names(network: FusionModel, weights: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Raise ConfigError unless the weights have the network's names and shapes."""
     wanted = {name: value.shape for name, value in network.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
-    if differing := sorted(
-        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
-    ):
+    names = sorted(wanted.keys() | found.keys())
+    if differing := [name for name in names if wanted.get(name) != found.get(name)]:
         raise ConfigError(
-            f"checkpoint {checkpoint.path} is not of this code's network ({len(differing)} weights differ, such as "
-            f"{differing[0]}): export with the code that trained it (its hash is {checkpoint.facts['code_hash']}, "
-            f"this is {code_hash()})"
+            f"checkpoint {checkpoint.path} does not fit this code's network "
+            f"({len(differing)} weights differ, such as {differing[0]}). Export it with the code "
+            f"that trained it (hash {checkpoint.facts.code_hash}, this code has {code_hash()})"
         )
 
 
 def _write_config(folder: Path, exported: Exported) -> Exported:
-    """Write config.json with size and hash of the other files, all durable."""
+    """Write config.json with the size and hash of the other files. All are synced to disk."""
     files = sorted(entry for entry in folder.iterdir() if entry.name != CONFIG)
     for path in files:
         sync(path)
     described = {path.name: tuple(describe(path)) for path in files}
     exported = exported.model_copy(update={"files": described})
     write_durably(folder / CONFIG, exported.model_dump_json(indent=1).encode())
-    for path in files:  # safetensors gives its file to the owner alone, whatever the umask
+    for path in files:  # safetensors ignores the umask: only the owner could read its file
         path.chmod((folder / CONFIG).stat().st_mode & 0o777)
     return exported
 
@@ -211,21 +221,51 @@ def _save(weights: dict[str, Tensor], path: Path) -> None:
     try:
         with utf8_path(path.parent) as folder:
             save_file(weights, folder / path.name)
-    except SafetensorError as error:  # its own error where the disk is full, say
+    except SafetensorError as error:  # also raised for a full disk
         raise ConfigError(
-            f"{path} cannot be written ({error}): free some space there, or choose another --out"
+            f"{path} cannot be written ({error}). Free disk space there, or choose another --out"
         ) from None
 
 
+def _compare(
+    folder: Path,
+    exported: Exported,
+    weights: dict[str, Tensor],
+    checkpoint: Checkpoint,
+    pack: Path,
+    with_program: bool,
+    report: Report,
+) -> Exported:
+    """Load the written model, compare it, and write its program. Return it with the results."""
+    _check_equal(folder, weights)
+    count = sum(value.numel() for value in weights.values())
+    report(f"{count:,} weights of step {checkpoint.step}, loaded again: equal bit for bit")
+    predictor = Predictor.load(folder, device="cpu")
+    compared = _compare_logits(predictor, checkpoint, pack)
+    report(f"outputs: {compared}")
+    provenance = exported.provenance.model_copy(update={"compared": compared})
+    exported = exported.model_copy(update={"provenance": provenance})
+    if with_program:
+        program = make_program(predictor.model, exported, folder / PROGRAM)
+        report(
+            f"{PROGRAM}: logits of all modality subsets differ by at most "
+            f"{program.difference:.1g} (accepted: {program.tolerance:.1g})"
+        )
+        exported = exported.model_copy(update={"program": program})
+    return exported
+
+
 def _check_equal(folder: Path, weights: dict[str, Tensor]) -> None:
-    """Raise ConfigError unless the file holds the very weights that were read."""
+    """Raise ConfigError unless the file has the same weights, bit for bit."""
     with utf8_path(folder) as named:
-        again = load_file(named / WEIGHTS)
-    if again.keys() != weights.keys() or not all(
-        _same_bits(again[name], value) for name, value in weights.items()
-    ):
+        found = load_file(named / WEIGHTS)
+    is_equal = found.keys() == weights.keys() and all(
+        _same_bits(found[name], value) for name, value in weights.items()
+    )
+    if not is_equal:
         raise ConfigError(
-            f"{folder / WEIGHTS} does not hold what was written: the disk there is not to be trusted"
+            f"{folder / WEIGHTS} differs from what was written. Check the disk, or choose another "
+            f"--out"
         )
 
 
@@ -233,70 +273,89 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
 
 
-def _compare(predictor: Predictor, checkpoint: Checkpoint, place: Path) -> str:
-    """Compare the exported network's logits with those that the run wrote of its test split; say what was done.
+def _compare_logits(predictor: Predictor, checkpoint: Checkpoint, pack: Path) -> str:
+    """Compare the exported network's logits with those that the run wrote. Return the result.
 
     Raises:
-        ConfigError: they differ by more than rounding: this code computes another network of the same weights.
+        ConfigError: they differ by more than rounding, so this code computes another network.
     """
     path = checkpoint.folder.predictions("test")
     if not checkpoint.is_selected or not path.is_file():
-        return "not compared with the run's own: it wrote none of this step"
+        return f"{NOT_COMPARED}, because the run has none for this step"
     try:
-        columns, tasks = (
-            open_columns(place).split("test"),
-            [task.name for task in checkpoint.config.tasks],
-        )
+        columns = open_columns(pack).split("test")
         count = min(COMPARED_ROWS, len(columns["present"]))
-        frames = _frames(predictor, checkpoint)
-        shown = [
-            [stored_row(predictor, columns, row, frame) for row in range(count)] for frame in frames
+        samples = [
+            [stored_row(predictor, columns, row, frame) for row in range(count)]
+            for frame in _frames(predictor, checkpoint)
         ]
-        ids, *own = read_arrays(path, ["sample_id", *(f"logits.{task}" for task in tasks)])
-        ids, logits = ids[:count], {task: of[:count] for task, of in zip(tasks, own, strict=True)}
+        own = _own_logits(path, checkpoint, count)
     except (ConfigError, OSError, ValueError, LookupError, EOFError) as error:
-        return f"not compared with the run's own ({path.name}: {' '.join(str(error).split())})"
-    if not np.array_equal(ids, columns["sample_id"][:count]):
-        return "not compared with the run's own: its test samples are in another order here"
-    made = [predictor.logits(samples) for samples in shown]
-    kinds = {task.name: task.kind for task in checkpoint.config.tasks}
+        return f"{NOT_COMPARED} ({path.name}: {' '.join(str(error).split())})"
+    if not np.array_equal(own.sample_ids, columns["sample_id"][:count]):
+        return f"{NOT_COMPARED}, because the test samples here have another order"
     worst = 0.0
-    for task, wanted in logits.items():
-        expected, found = torch.from_numpy(wanted), [frame[task] for frame in made]
-        got = found[0] if len(found) == 1 else mean_prediction(torch.stack(found), kinds[task])
-        worst = max(
-            worst, ((got - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
-        )
+    for task, logits in _mean_logits(predictor, checkpoint, samples).items():
+        worst = max(worst, relative_difference(logits, own.tasks[task]))
     if not worst <= OWN_TOLERANCE[checkpoint.config.deepspeed.precision]:
         raise ConfigError(
-            f"the exported network does not give the run's own logits (they differ by {worst:.2g} of the largest): "
-            f"this code ({code_hash()}) is not the one that trained it ({checkpoint.facts['code_hash']})"
+            f"the exported network's logits differ from the run's own by {worst:.2g} of the "
+            f"largest. Export with the code that trained it (hash {checkpoint.facts.code_hash}, "
+            f"this code has {code_hash()})"
         )
-    equal = "equal bit for bit" if worst == 0 else f"within {worst:.1e} of the largest logit"
-    return f"those that the run wrote of {count} test samples, {equal}"
+    agreement = "equal bit for bit"
+    if worst > 0:
+        agreement = f"within {worst:.1e} of the largest logit"
+    return f"{agreement} with the run's own for {count} test samples"
+
+
+def _own_logits(path: Path, checkpoint: Checkpoint, count: int) -> Logits:
+    """Read the logits that the run wrote of its first `count` test samples."""
+    tasks = [task.name for task in checkpoint.config.tasks]
+    ids, *arrays = read_arrays(path, ["sample_id", *(f"logits.{task}" for task in tasks)])
+    logits = [torch.from_numpy(array[:count]) for array in arrays]
+    return Logits(ids[:count], dict(zip(tasks, logits, strict=True)))
+
+
+def _mean_logits(
+    predictor: Predictor, checkpoint: Checkpoint, samples: list[list[Values]]
+) -> dict[str, Tensor]:
+    """Task -> logits [N, C] of the mean prediction over frames. `samples` has a list per frame."""
+    frames = [predictor.logits(of_frame) for of_frame in samples]
+    if len(frames) == 1:
+        return frames[0]
+    mean = {}
+    for task in checkpoint.config.tasks:
+        logits_FNC = torch.stack([logits[task.name] for logits in frames])
+        mean[task.name] = mean_prediction(logits_FNC, task.kind)
+    return mean
 
 
 def _frames(predictor: Predictor, checkpoint: Checkpoint) -> tuple[int | None, ...]:
-    """The frames of a clip whose mean the run has written; None: its middle one."""
-    frames = predictor.exported.data.image_frames if "image" in predictor.modalities else None
-    return (
-        tuple(range(frames))
-        if frames and checkpoint.config.evaluation.frames == "mean"
-        else (None,)
-    )
+    """The frames of a clip that the run's predictions are a mean of. None is the middle frame."""
+    frames = predictor.exported.data.image_frames
+    is_mean = checkpoint.config.evaluation.frames == "mean"
+    if "image" in predictor.modalities and frames and is_mean:
+        return tuple(range(frames))
+    return (None,)
 
 
 def stored_row(
     predictor: Predictor, columns: dict[str, np.ndarray], row: int, frame: int | None = None
-) -> dict[str, np.ndarray]:
-    """One row of a split, as the predictor takes it; of a clip one frame, the middle one where none is named."""
+) -> Values:
+    """Return one row of a split as input of the predictor.
+
+    For a clip, `frame` is the index of the frame. None is the middle frame.
+    """
     data = predictor.exported.data
     bits = [data.modalities.index(name) for name in predictor.modalities]
-    values = {"present": np.asarray(columns["present"][row])[bits]}
+    values: Values = {"present": np.asarray(columns["present"][row])[bits]}
     for name in predictor.modalities:
         value = np.asarray(columns[name][row])
         if name == "image" and data.image_frames:
-            value = value[len(value) // 2 if frame is None else frame]
+            if frame is None:
+                frame = len(value) // 2
+            value = value[frame]
         values[name] = value
         if f"{name}_length" in columns:
             values[f"{name}_length"] = np.asarray(columns[f"{name}_length"][row])

@@ -1,11 +1,11 @@
-"""An exported model on disk: one folder that needs neither the run, nor its data, nor a hub.
+"""The folder of an exported model. It needs neither the run, nor its data, nor a hub.
 
-    config.json         everything that is not a weight: what was trained, on what, how well, and where it comes from
-    model.safetensors   fp32 weights by the network's own names
-    tokenizer.json      of a network that reads text
-    model.pt2           where asked for: the whole computation for other programs (torch.export)
+    config.json         config of the run, properties of the data, scores and provenance
+    model.safetensors   fp32 weights under the network's parameter names
+    tokenizer.json      if the network reads text
+    model.pt2           with `--format torch_export`: the computation for other programs
 
-None of them holds a pickle. `config.json` has size and hash of the others.
+No file contains a pickle. `config.json` has the size and hash of the other files.
 """
 
 from pathlib import Path
@@ -28,14 +28,11 @@ from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.runs.records.checkpoint_files import describe
 
-CONFIG, WEIGHTS, TOKENIZER, PROGRAM = (
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "model.pt2",
-)
-# thousands of classes and scores take less; stops what is none of ours
-MAX_CONFIG_BYTES = 64_000_000
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+PROGRAM = "model.pt2"
+MAX_CONFIG_BYTES = 64_000_000  # a config with thousands of classes and scores is smaller
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -49,52 +46,53 @@ class Provenance(Config):
     step: int = Field(description="optimizer steps that made these weights")
     steps: int = Field(description="optimizer steps of the run")
     is_selected: bool = Field(
-        description="this is the step that validation chose, and that the run's result is of"
+        description="whether validation selected this step, which the run's result describes"
     )
     world_size: int = Field(description="processes that wrote the checkpoint")
     zero_stage: int = Field(description="ZeRO stage of the checkpoint")
     commit: str | None = Field(
-        description="git commit of the code that trained; none: the run is not done"
+        description="git commit of the training code, or null if the run is not done"
     )
     code_hash: str = Field(
-        description="hash of the sources that decide numbers, of the code that trained"
+        description="hash of the sources of the training code that affect numbers"
     )
     exported_by: str = Field(description="the same hash of the code that exported")
-    versions: dict[str, str] = Field(description="libraries that trained")
+    versions: dict[str, str] = Field(description="versions of the libraries used in training")
     parameters_sha256: str = Field(
         description="SHA-256 of the fp32 parameters, in name order, as in result.json"
     )
-    compared: str = Field(description="what the exported network's own answers were compared with")
+    compared: str = Field(description="result of the comparison with the run's own outputs")
 
 
 class Program(Config):
-    """How far the program of torch.export is from the network, over every subset of the modalities."""
+    """Difference between the program of torch.export and the network, over all modality subsets."""
 
     tolerance: float = Field(
-        description="difference of logits that is accepted, relative to the largest one or to 1"
+        description="accepted difference of logits, relative to the largest logit or to 1"
     )
-    difference: float = Field(description="the largest that was seen")
+    difference: float = Field(description="largest measured difference")
 
 
 class Exported(Config):
-    """`config.json`."""
+    """Content of `config.json`."""
 
-    # Scores of a class that never occurs are NaN.
+    # The scores of a class that never occurs are NaN.
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
     format: Literal[1] = 1
     config: TrainConfig
     data: Manifest = Field(
-        description="of the packed data: labels, statistics, preprocessing, fingerprint; no files"
+        description="labels, statistics, preprocessing and fingerprint of the packed data"
     )
     architectures: dict[str, dict[str, Any]] = Field(
-        description="modality -> transformers' configuration of an encoder that began with trained weights"
+        description="modality -> transformers' configuration, if the encoder started from trained "
+        "weights"
     )
     thresholds: dict[str, float] = Field(
-        description="multi-label task -> probability above which it says yes, tuned on validation; none: 0.5"
+        description="multi-label task -> probability threshold, tuned on validation; 0.5 if missing"
     )
     scores: dict[str, float] = Field(
-        description="<split>/<task>/<metric> of these weights, as the run measured them"
+        description="<split>/<task>/<metric> of these weights, measured by the run"
     )
     provenance: Provenance
     program: Program | None = None
@@ -104,24 +102,26 @@ class Exported(Config):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What the network sees."""
+        """The modalities of the network."""
         return self.config.model.modalities
 
     def threshold(self, task: str) -> float:
-        """The probability above which a multi-label task says yes."""
+        """Classes of a multi-label task with a higher probability are in its answer."""
         return self.thresholds.get(task, 0.5)
 
     def network(self) -> FusionModel:
-        """The network with random weights, in fp32."""
+        """Build the network with random weights, in fp32."""
         shapes = InputShapes.of(self.data, self.architectures)
-        num_classes = {
-            task.name: len(self.data.labels[task.name].classes) for task in self.config.tasks
-        }
+        labels = self.data.labels
+        num_classes = {task.name: len(labels[task.name].classes) for task in self.config.tasks}
         return FusionModel(self.config.model, shapes, num_classes, self.config.loss)
 
 
 class Deployed(nn.Module):
-    """The network and the standardisation before it: stored values in, fp32 logits out, in the run's own precision."""
+    """The network with standardisation, from stored values to fp32 logits.
+
+    The network computes in the run's precision.
+    """
 
     def __init__(self, network: FusionModel, exported: Exported) -> None:
         super().__init__()
@@ -133,71 +133,78 @@ class Deployed(nn.Module):
     def forward(
         self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], present_BM: Tensor
     ) -> dict[str, Tensor]:
-        """Task -> logits [B, C].
+        """Return task -> logits [B, C].
 
         Args:
-            inputs: text ids [B, T]; image [B, C, H, W] and audio [B, C, T] as they are stored, before standardisation.
+            inputs: stored values before standardisation. text: ids [B, T]. image: [B, C, H, W].
+                audio: [B, C, T]. Values of an absent modality may be anything.
             lengths: valid tokens or frames of text and audio [B].
-            present_BM: whether each sample has each modality; what is absent may hold anything.
+            present_BM: whether each sample has each modality.
         """
-        ready = {
-            name: values.long()
-            if name == "text"
-            else standardised(
-                values, self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_std")
-            )
-            for name, values in inputs.items()
-        }
-        logits = self.network(ready, lengths, present_BM)["logits"]
+        prepared = {name: self._prepared(name, values) for name, values in inputs.items()}
+        logits = self.network(prepared, lengths, present_BM)["logits"]
         return {task: values.float() for task, values in logits.items()}
+
+    def _prepared(self, name: str, values: Tensor) -> Tensor:
+        if name == "text":
+            return values.long()
+        mean, std = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_std")
+        return standardised(values, mean, std)
 
 
 def read_exported(folder: Path) -> Exported:
-    """Read `config.json`, and check that every file is the one it describes.
+    """Read `config.json` and check the size and hash of all other files.
 
     Raises:
-        ConfigError: this is no exported model, or it is damaged.
+        ConfigError: the folder is no exported model, or the model is damaged.
     """
     path = folder / CONFIG
     if not path.is_file():
-        is_run = (folder / "spec.json").exists() or (folder / "manifest.json").exists()
-        hint = (
-            f"`furnace export {folder} --out DIR` makes one"
-            if is_run
-            else "give the folder that export made"
-        )
-        raise ConfigError(f"{str(folder)!r} is no exported model (it has no {CONFIG}): {hint}")
+        raise _not_exported(folder)
     try:
         exported = Exported.model_validate_json(read_regular(path, MAX_CONFIG_BYTES))
     except IrregularFile as error:
         raise ConfigError(
-            f"{path} {error.strerror}: it is no config of an exported model"
+            f"{path} {error.strerror}. Give the folder made by `furnace export`"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
-            f"{path} is no config of an exported model ({where}: {first['msg']}): export again"
+            f"{path} is not the config of an exported model ({where}: {first['msg']}). "
+            f"Export the model again"
         ) from None
     for name, described in exported.files.items():
-        if (
-            Path(name).name != name
-            or not (folder / name).is_file()
-            or tuple(describe(folder / name)) != described
-        ):
+        if not _is_as_described(folder, name, described):
             raise ConfigError(
-                f"{folder / name} is not the file that {CONFIG} describes: copy it again, or export again"
+                f"{folder / name} is missing or differs from its size and hash in {CONFIG}. "
+                f"Copy it again, or export the model again"
             )
     if WEIGHTS not in exported.files:
-        raise ConfigError(f"{path} names no {WEIGHTS}: export again")
+        raise ConfigError(f"{path} names no {WEIGHTS}. Export the model again")
     return exported
 
 
+def _not_exported(folder: Path) -> ConfigError:
+    is_run = (folder / "spec.json").exists() or (folder / "manifest.json").exists()
+    fix = "Give the folder made by `furnace export`"
+    if is_run:
+        fix = f"Export it first: `furnace export {folder} --out DIR`"
+    return ConfigError(f"{str(folder)!r} is not an exported model: it has no {CONFIG}. {fix}")
+
+
+def _is_as_described(folder: Path, name: str, described: tuple[int, str]) -> bool:
+    if Path(name).name != name:  # a path out of the folder
+        return False
+    path = folder / name
+    return path.is_file() and tuple(describe(path)) == described
+
+
 def load_network(folder: Path, exported: Exported) -> FusionModel:
-    """The network with its weights, in fp32.
+    """Build the network with its weights, in fp32.
 
     Raises:
-        ConfigError: the weights are not this network's.
+        ConfigError: the weights do not fit the network.
     """
     network = exported.network()
     try:
@@ -206,6 +213,7 @@ def load_network(folder: Path, exported: Exported) -> FusionModel:
     except (RuntimeError, SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"{folder / WEIGHTS} cannot be loaded ({reason}): it was exported by other code"
+            f"{folder / WEIGHTS} cannot be loaded ({reason}). Other code exported it. "
+            f"Export the model again"
         ) from None
     return network

@@ -1,4 +1,4 @@
-"""Answers of an exported model, for any non-empty subset of its modalities.
+"""Predict with an exported model, from any non-empty subset of its modalities.
 
     from furnace_hpc.inference import Predictor
     predictor = Predictor.load("exported")
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import MODALITIES
+from furnace_hpc.config.model_config import TaskConfig
 from furnace_hpc.data.decode.tokenizer import load_tokenizer
 from furnace_hpc.data.loading.batches import cut_text
 from furnace_hpc.data.packing.sample import Array, Values
@@ -29,78 +30,88 @@ from furnace_hpc.inference.model_folder import (
     load_network,
     read_exported,
 )
-from furnace_hpc.inference.preprocess import Recipe
+from furnace_hpc.inference.preprocess import Preprocessor
+
+# What a damaged config.json can raise while the network is built and run.
+_CONFIG_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
 class TaskAnswer:
-    """What one task says of one sample."""
+    """The answer to one task for one sample."""
 
     labels: tuple[str, ...]
-    """single_label: the most probable class. multi_label: all classes above the threshold, or none."""
+    """single_label: the most probable class. multi_label: all classes above the threshold."""
     probabilities: dict[str, float]
-    """Every class, the most probable first; of a multi-label task each for itself."""
+    """Of every class, the most probable first. Those of a multi-label task do not sum to 1."""
     threshold: float | None = None
-    """multi_label: the probability above which it is a yes."""
+    """multi_label: classes with a higher probability are in `labels`."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the network says of one sample."""
+    """The answers for one sample."""
 
     modalities: tuple[str, ...]
-    """What it has seen of it."""
+    """The modalities of the sample."""
     tasks: dict[str, TaskAnswer]
 
 
 class Predictor:
-    """An exported model, loaded."""
+    """A loaded exported model."""
 
     def __init__(
-        self, exported: Exported, model: Deployed, recipe: Recipe, device: torch.device
+        self,
+        exported: Exported,
+        model: Deployed,
+        preprocessor: Preprocessor,
+        device: torch.device,
     ) -> None:
-        self.exported, self.recipe, self.device = exported, recipe, device
+        self.exported, self.preprocessor, self.device = exported, preprocessor, device
         self.model = model.to(device).eval()
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None) -> "Predictor":
-        """Load the folder that export made.
+        """Load the folder of an exported model.
 
         Args:
-            folder: with config.json.
-            device: cpu, cuda, cuda:1, ...; none: a GPU where there is one.
+            folder: has config.json.
+            device: cpu, cuda, cuda:1, ... None selects a GPU if there is one.
 
         Raises:
-            ConfigError: it is no exported model, is damaged, or there is no such device.
+            ConfigError: the folder is no exported model, the model is damaged, or there is no such
+                device.
         """
         folder = Path(folder)
-        exported, where, tokenizer = read_exported(folder), _device(device), None
+        exported, torch_device = read_exported(folder), _device(device)
         try:
+            tokenizer = None
             if "text" in exported.modalities:
                 tokenizer = load_tokenizer(str(folder), exported.data.columns["text"].shape[0])
             model = Deployed(load_network(folder, exported), exported)
-            predictor = cls(exported, model, Recipe(exported.data, tokenizer), where)
-            predictor._try_out()
+            predictor = cls(exported, model, Preprocessor(exported.data, tokenizer), torch_device)
+            predictor._predict_zeros()
         except ConfigError:
             raise
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _CONFIG_ERRORS as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
-                f"{folder / CONFIG} describes no network that answers ({type(error).__name__}: {reason}): export again"
+                f"the network of {folder / CONFIG} does not run "
+                f"({type(error).__name__}: {reason}). Export the model again"
             ) from None
         return predictor
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What the network can see."""
+        """The modalities of the network."""
         return self.exported.modalities
 
     def predict(
@@ -109,103 +120,103 @@ class Predictor:
         image: str | Path | Array | None = None,
         audio: str | Path | Array | None = None,
     ) -> Answer:
-        """Answer for one sample, from what is given of it.
+        """Predict for one sample from the given modalities.
 
         Args:
-            text: as it is.
-            image: an image file; a .npy file or an array is taken as the pack stores it.
-            audio: a sound file, or the same.
+            text: raw text.
+            image: an image file, or stored values as an array or a .npy file.
+            audio: a sound file, or stored values as an array or a .npy file.
 
         Raises:
-            ConfigError: nothing is given, the network does not see what is given, or a file cannot be used.
+            ConfigError: nothing is given, the network does not use a given modality, or a file
+                cannot be used.
         """
         return self.predict_many([self.read({"text": text, "image": image, "audio": audio})])[0]
 
     def read(self, row: Mapping[str, Any]) -> Values:
-        """The stored values of one sample: modality -> text or file; None, or no such key, is absent.
+        """Read the stored values of one sample.
+
+        Args:
+            row: modality -> text, file or stored values. A missing key or None means absent.
 
         Raises:
-            ConfigError: as `predict`.
+            ConfigError: as for `predict`.
         """
         given = {name: value for name, value in row.items() if value is not None}
+        self._check_names(given)
+        present = [name in given for name in self.modalities]
+        values: Values = {"present": np.array(present, np.uint8)}
+        for name in self.modalities:
+            if name in given:
+                values |= self.preprocessor.read(name, given[name])
+            else:
+                values |= self.preprocessor.blank(name)
+        return values
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
         for name in given:
             if name not in MODALITIES:
                 raise ConfigError(f"unknown key {name!r}; {nearest(name, MODALITIES)}")
             if name not in self.modalities:
                 raise ConfigError(
-                    f"{name} is given, and this network sees {' and '.join(self.modalities)} alone"
+                    f"{name} is given, but this model uses only {' and '.join(self.modalities)}. "
+                    f"Leave {name} out"
                 )
         if not given:
-            raise ConfigError(
-                f"nothing is given: give one at least of {', '.join(self.modalities)}"
-            )
-        values: Values = {
-            "present": np.array([name in given for name in self.modalities], np.uint8)
-        }
-        for name in self.modalities:
-            values |= (
-                self.recipe.read(name, given[name]) if name in given else self.recipe.blank(name)
-            )
-        return values
+            raise ConfigError(f"nothing is given. Give any of {', '.join(self.modalities)}")
 
     def predict_many(self, samples: Sequence[Values]) -> list[Answer]:
-        """Answers for several samples that `read` made, in one forward pass."""
+        """Predict for several samples from `read`, in one forward pass."""
         logits = self.logits(samples)
-        return [
-            Answer(
-                tuple(
-                    name
-                    for name, there in zip(self.modalities, values["present"], strict=True)
-                    if there
-                ),
-                {
-                    task.name: self._answer(task.name, task.kind, logits[task.name][row])
-                    for task in self._tasks
-                },
-            )
-            for row, values in enumerate(samples)
-        ]
+        answers = []
+        for row, values in enumerate(samples):
+            presence = zip(self.modalities, values["present"], strict=True)
+            modalities = tuple(name for name, is_present in presence if is_present)
+            tasks = {
+                task.name: self._task_answer(task, logits[task.name][row])
+                for task in self.exported.config.tasks
+            }
+            answers.append(Answer(modalities, tasks))
+        return answers
 
     def logits(self, samples: Sequence[Values]) -> dict[str, Tensor]:
         """Task -> logits [B, C], fp32, on the CPU."""
-        columns = {
+        stacked = {
             name: torch.from_numpy(np.stack([values[name] for values in samples]))
             for name in samples[0]
         }
-        columns = {name: column.to(self.device) for name, column in cut_text(columns).items()}
-        inputs = {name: columns[name] for name in self.modalities}
-        lengths = {
-            name: columns[f"{name}_length"].long()
-            for name in self.modalities
-            if f"{name}_length" in columns
-        }
+        columns = {name: column.to(self.device) for name, column in cut_text(stacked).items()}
+        inputs, lengths = {}, {}
+        for name in self.modalities:
+            inputs[name] = columns[name]
+            if f"{name}_length" in columns:
+                lengths[name] = columns[f"{name}_length"].long()
         with torch.inference_mode():
             logits = self.model(inputs, lengths, columns["present"].bool())
         return {task: values.cpu() for task, values in logits.items()}
 
-    def _try_out(self) -> None:
-        """Answer for a sample of zeros: what a config says of shapes and types may not fit together."""
+    def _predict_zeros(self) -> None:
+        """Predict for a sample of zeros, to find shapes and types in the config that do not fit."""
         values: Values = {"present": np.ones(len(self.modalities), np.uint8)}
         for name in self.modalities:
-            values |= self.recipe.blank(name)
+            values |= self.preprocessor.blank(name)
         self.predict_many([values])
 
-    @property
-    def _tasks(self) -> tuple[Any, ...]:
-        return self.exported.config.tasks
-
-    def _answer(self, task: str, kind: str, logits_C: Tensor) -> TaskAnswer:
-        classes = self.exported.data.labels[task].classes
-        single = kind == "single_label"
-        probability_C = logits_C.double().softmax(0) if single else logits_C.double().sigmoid()
-        order = probability_C.argsort(descending=True, stable=True).tolist()
-        probabilities = {classes[c]: probability_C[c].item() for c in order}
-        if single:
+    def _task_answer(self, task: TaskConfig, logits_C: Tensor) -> TaskAnswer:
+        logits_C = logits_C.double()
+        if task.kind == "single_label":
+            probabilities = self._probabilities(task, logits_C.softmax(0))
             return TaskAnswer(tuple(probabilities)[:1], probabilities)
-        threshold = self.exported.threshold(task)
-        return TaskAnswer(
-            tuple(c for c, p in probabilities.items() if p > threshold), probabilities, threshold
-        )
+        probabilities = self._probabilities(task, logits_C.sigmoid())
+        threshold = self.exported.threshold(task.name)
+        labels = tuple(name for name, p in probabilities.items() if p > threshold)
+        return TaskAnswer(labels, probabilities, threshold)
+
+    def _probabilities(self, task: TaskConfig, probability_C: Tensor) -> dict[str, float]:
+        """Class -> probability, the most probable first."""
+        classes = self.exported.data.labels[task.name].classes
+        order = probability_C.argsort(descending=True, stable=True).tolist()
+        return {classes[c]: probability_C[c].item() for c in order}
 
 
 def _device(name: str | None) -> torch.device:
@@ -215,7 +226,8 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
         return device
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"device {name!r}: {str(error).splitlines()[0]}: give cpu, or a GPU that is here"
+            f"device {name!r} cannot be used ({reason}). Give cpu, or a GPU of this machine"
         ) from None

@@ -1,4 +1,4 @@
-"""Raw text, image and sound files to stored values: what packing did with the files that the network was trained on.
+"""Turn raw text, image and sound files into stored values, as packing did for the training data.
 
 C channels, H height, W width, K coefficients, F frames, T tokens.
 """
@@ -28,13 +28,13 @@ from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Array, Values
 
 Knobs = TypeVar("Knobs", bound=BaseModel)
-# a function that reads a file, its path and knobs
+# decode(function, path, knobs) returns function(path, knobs)
 Decode = Callable[[Callable[[Path, Any], Any], Path, Any], Any]
 DECODERS = (read_image.__module__, read_sound.__module__, "librosa.feature.spectral")
 
 
-class Recipe:
-    """Reads what a user gives as packing read it; each method gives the columns of one sample's modality."""
+class Preprocessor:
+    """Reads texts and files as packing did. A method returns the columns of one modality."""
 
     def __init__(self, data: Manifest, tokenizer: TokenReader | None) -> None:
         self._tokenizer = tokenizer
@@ -44,20 +44,23 @@ class Recipe:
         }
         self._lengths = {name for name in ("text", "audio") if f"{name}_length" in data.columns}
         self.decode: Decode = lambda read, path, knobs: read(path, knobs)
-        """Decodes a file; may do so in another process."""
+        """Decodes a file. A caller may replace it, to decode in another process."""
         self._is_clip = data.image_frames is not None
         self._dataset = data.dataset
 
     def read(self, modality: str, given: Any) -> Values:
-        """The stored values of a text, or of an image or sound file; a .npy file, or an array, is taken as stored.
+        """Return the stored values of a text, or of an image or sound file.
+
+        An array, or a .npy file, already holds stored values.
 
         Raises:
-            ConfigError: it cannot be used; one sentence.
+            ConfigError: the text or the file cannot be used. The message is one line.
         """
+        about = modality
+        if modality != "text" and isinstance(given, str | Path):
+            about = given
         try:
-            with reading(
-                given if isinstance(given, str | Path) and modality != "text" else modality
-            ):
+            with reading(about):
                 match modality:
                     case "text":
                         return self._text(given)
@@ -66,12 +69,16 @@ class Recipe:
                     case _:
                         return self._audio(given)
         except Unusable as error:
-            name = repr(str(given)) if isinstance(given, Path) else _short(given)
-            detail = f" ({error.detail})" if error.detail else ""
-            raise ConfigError(f"{modality} {name} is {error.reason}{detail}") from None
+            name = _short_repr(given)
+            if isinstance(given, Path):
+                name = repr(str(given))
+            message = f"{modality} {name} is {error.reason}"
+            if error.detail:
+                message += f" ({error.detail})"
+            raise ConfigError(message) from None
 
     def blank(self, modality: str) -> Values:
-        """What stands for a modality that is absent: the network does not look at it."""
+        """Return zeros for an absent modality. The network ignores them."""
         values: Values = {modality: np.zeros(self._shape(modality), self._columns[modality].dtype)}
         if modality in self._lengths:
             values[f"{modality}_length"] = np.array(1, np.int16)
@@ -79,18 +86,18 @@ class Recipe:
 
     def _text(self, given: Any) -> Values:
         if not isinstance(given, str):
-            raise ConfigError(f"text is {_short(given)}, wanted a string")
+            raise ConfigError(f"text is {_short_repr(given)}, wanted a string")
         try:
             given.encode()
         except UnicodeEncodeError:
-            raise ConfigError(f"text is {_short(given)}, which is no Unicode text") from None
+            raise ConfigError(f"text {_short_repr(given)} is not valid Unicode") from None
         if not given.strip():
-            raise ConfigError("text is empty: leave it out, or give some")
+            raise ConfigError("text is empty. Leave it out or give a text")
         assert self._tokenizer
         try:
             tokens, length = self._tokenizer.encode(given)
         except Unusable as error:
-            raise ConfigError(f"text is {_short(given)}: {error.detail}") from None
+            raise ConfigError(f"text is {_short_repr(given)}: {error.detail}") from None
         return {
             "text": tokens.astype(self._columns["text"].dtype),
             "text_length": np.array(length, np.int16),
@@ -101,7 +108,7 @@ class Recipe:
             return self._stored("image", given)
         path = _regular_file("image", given)
         if self._image is None:
-            raise self._no_recipe("image")
+            raise self._only_arrays("image")
         pixels: Array = self.decode(read_image, path, self._image)
         if self._shape("image")[0] == 1:
             grey = Image.fromarray(pixels.transpose(1, 2, 0)).convert("L")
@@ -114,15 +121,17 @@ class Recipe:
             return {"audio": values} | self._length_of(values.shape[-1])
         path = _regular_file("audio", given)
         if self._sound is None:
-            raise self._no_recipe("audio")
+            raise self._only_arrays("audio")
         values, length = self.decode(read_sound, path, self._sound)
         return {"audio": values} | self._length_of(length)
 
     def _length_of(self, frames: int) -> Values:
-        return {"audio_length": np.array(frames, np.int16)} if "audio" in self._lengths else {}
+        if "audio" not in self._lengths:
+            return {}
+        return {"audio_length": np.array(frames, np.int16)}
 
     def _stored(self, modality: str, given: Any) -> Array:
-        """An array as the pack would hold it: shape and range of the column."""
+        """Check the shape and range of stored values, and convert them to the column's type."""
         array, shape = given, self._shape(modality)
         if not isinstance(array, np.ndarray):
             array = map_file(_regular_file(modality, given))
@@ -136,53 +145,54 @@ class Recipe:
         limits: Any = np.iinfo(stored) if stored.kind in "ui" else np.finfo(stored)
         if array.min() < limits.min or array.max() > limits.max:
             raise Unusable(
-                "unreadable", f"values from {array.min()} to {array.max()}, stored are {stored}"
+                "unreadable",
+                f"values from {array.min()} to {array.max()}, wanted those of {stored}",
             )
         return np.ascontiguousarray(array, dtype=stored)
 
     def _shape(self, modality: str) -> tuple[int, ...]:
-        """Of one sample; of a clip, one frame."""
+        """The shape of one sample. For a clip, the shape of one frame."""
         shape = self._columns[modality].shape
-        return shape[1:] if modality == "image" and self._is_clip else shape
+        if modality == "image" and self._is_clip:
+            return shape[1:]
+        return shape
 
-    def _no_recipe(self, modality: str) -> ConfigError:
+    def _only_arrays(self, modality: str) -> ConfigError:
         return ConfigError(
-            f"{self._dataset} was packed from arrays, not from {modality} files: give a .npy file of shape "
-            f"{self._shape(modality)}"
+            f"{self._dataset} was packed from arrays, not from {modality} files. "
+            f"Give a .npy file of shape {self._shape(modality)}"
         )
 
 
 def make_tokenizer(data: Manifest, given: str | None) -> TokenReader:
-    """The tokenizer that packed the text: `given`, or the one that the manifest names.
+    """Load the tokenizer of the packed text: `given`, or the one in the data's manifest.
 
     Raises:
-        ConfigError: it is not there, or it is another one.
+        ConfigError: the tokenizer is missing or has another vocabulary.
     """
-    max_tokens, made = data.columns["text"].shape[0], data.preprocessing
-    if "vocab" in made:  # TriDigits: words
-        return TokenReader(_of_words(made["vocab"]), max_tokens)
-    text = made.get("text", {})
-    name = given or text.get("tokenizer")
+    max_tokens, settings = data.columns["text"].shape[0], data.preprocessing
+    if "vocab" in settings:  # TriDigits
+        return TokenReader(_word_tokenizer(settings["vocab"]), max_tokens)
+    packed_with = settings.get("text", {}).get("tokenizer")
+    name = given or packed_with
     if not name:
         raise ConfigError(
-            f"the data set {data.dataset} does not say which tokenizer made it: give --tokenizer DIR"
+            f"the manifest of the data set {data.dataset} names no tokenizer. Give --tokenizer DIR"
         )
     reader = load_tokenizer(str(name), max_tokens)
-    if (
-        reader.fingerprint != (vocabulary_of(data) or reader.fingerprint)
-        or reader.vocab_size != data.vocab_size
-    ):
+    has_same_words = reader.fingerprint == (vocabulary_of(data) or reader.fingerprint)
+    if not has_same_words or reader.vocab_size != data.vocab_size:
         raise ConfigError(
             f"tokenizer {str(name)!r} has another vocabulary than the one that packed the data "
-            f"({text.get('tokenizer')}, {data.vocab_size} ids): give that one by --tokenizer DIR"
+            f"({packed_with}, {data.vocab_size} ids). Give that one with --tokenizer DIR"
         )
     return reader
 
 
-def _of_words(words: list[str]) -> Tokenizer:
+def _word_tokenizer(words: list[str]) -> Tokenizer:
     ids = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
-    tokenizer.normalizer = Lowercase()  # all that was packed is in lower case
+    tokenizer.normalizer = Lowercase()  # the packed words are lower case
     tokenizer.pre_tokenizer = WhitespaceSplit()
     special = [("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
@@ -190,29 +200,32 @@ def _of_words(words: list[str]) -> Tokenizer:
 
 
 def _image_knobs(data: Manifest) -> ImageKnobs | None:
-    made = data.preprocessing.get("image", {})
+    settings = data.preprocessing.get("image", {})
     if data.dataset == "tridigits":
-        return ImageKnobs(size=made["height"])
-    return _knobs(ImageKnobs, made)
+        return ImageKnobs(size=settings["height"])
+    return _knobs(ImageKnobs, settings)
 
 
 def _sound_knobs(data: Manifest) -> SoundKnobs | None:
-    made = data.preprocessing.get("audio", {})
+    settings = data.preprocessing.get("audio", {})
     if data.dataset == "tridigits":
         coefficients, frames = data.columns["audio"].shape
-        rate, hop = made["sample_rate_hz"], made["hop"]
         return SoundKnobs(
-            coefficients=coefficients, frames=frames, sample_rate_hz=rate, hop=hop, window=WINDOW
+            coefficients=coefficients,
+            frames=frames,
+            sample_rate_hz=settings["sample_rate_hz"],
+            hop=settings["hop"],
+            window=WINDOW,
         )
-    return _knobs(SoundKnobs, made)
+    return _knobs(SoundKnobs, settings)
 
 
-def _knobs(kind: type[Knobs], made: dict[str, Any]) -> Knobs | None:
-    """The knobs among a manifest's settings; None where the files were none that these knobs read."""
-    if not kind.model_fields.keys() <= made.keys():
+def _knobs(kind: type[Knobs], settings: dict[str, Any]) -> Knobs | None:
+    """Take the knobs from a manifest's settings. None if the data was not packed from files."""
+    if not kind.model_fields.keys() <= settings.keys():
         return None
     try:
-        return kind.model_validate({name: made[name] for name in kind.model_fields})
+        return kind.model_validate({name: settings[name] for name in kind.model_fields})
     except ValidationError:
         return None
 
@@ -222,15 +235,17 @@ def _is_npy(given: Any) -> bool:
 
 
 def _regular_file(modality: str, given: Any) -> Path:
-    """The path, which is a file: reading a pipe or a device would not end."""
+    """Return the path if it is a regular file. Reading a pipe or a device would not end."""
     if not isinstance(given, str | Path):
-        raise ConfigError(f"{modality} is {_short(given)}, wanted the path of a file")
+        raise ConfigError(f"{modality} is {_short_repr(given)}, wanted the path of a file")
     return regular_file(Path(given))
 
 
-def _short(value: Any) -> str:
+def _short_repr(value: Any) -> str:
     try:
         text = repr(value)
     except RecursionError:
         text = f"a {type(value).__name__} that is nested too deep"
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    if len(text) > 60:
+        return f"{text[:60]}..."
+    return text

@@ -1,8 +1,8 @@
-"""Which checkpoint of a run is exported, whether it may be opened, and what its run says of it. No pickle here."""
+"""Find the checkpoint to export and its data, and check its files. Nothing is unpickled here."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -23,6 +23,16 @@ from furnace_hpc.runs.trust import check_trusted
 BEST = "best"
 
 
+class CheckpointFacts(NamedTuple):
+    """The needed part of a checkpoint's manifest."""
+
+    world_size: int
+    zero_stage: int
+    code_hash: str
+    versions: dict[str, str]
+    files: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One checkpoint of a run."""
@@ -30,162 +40,171 @@ class Checkpoint:
     folder: RunFolder
     spec: RunSpec
     config: TrainConfig
-    """The spec's, with what the last attempt was started with instead."""
+    """Config of the spec, with the overrides of the last attempt."""
     result: RunResult | None
     step: int
-    facts: dict[str, Any]
-    """Its manifest: world size, ZeRO stage, code hash, versions, files."""
+    facts: CheckpointFacts
 
     @property
     def path(self) -> Path:
-        """Its folder."""
+        """The checkpoint's folder."""
         return self.folder.checkpoint(self.step)
 
     @property
     def is_selected(self) -> bool:
-        """Whether the run's result is of this step."""
+        """Whether the run's result describes this step."""
         return self.result is not None and self.result.selected_step == self.step
 
     def scores(self) -> dict[str, float]:
-        """What the run measured of these weights; nothing where this step was never evaluated."""
+        """The run's scores of these weights. Empty if the step was never evaluated."""
         if self.result and self.is_selected:
             return self.result.metrics
-        records = [
-            r for r in read_metrics(self.folder) if r["kind"] == "val" and r["step"] == self.step
-        ]
-        return {
-            name: value
-            for record in records
-            for name, value in record.items()
-            if name.startswith("val/")
-        }
+        scores = {}
+        for record in read_metrics(self.folder):
+            if record["kind"] == "val" and record["step"] == self.step:
+                scores |= {name: v for name, v in record.items() if name.startswith("val/")}
+        return scores
 
 
 def find_checkpoint(given: Path, step: str | None) -> Checkpoint:
-    """The checkpoint of a run folder (its best one, or `step`), or of a checkpoint's own folder.
+    """Find a run's checkpoint.
+
+    Args:
+        given: folder of a run or of a checkpoint.
+        step: of the checkpoint of a run. None or "best" is the step selected by validation.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such checkpoint.
     """
-    path = given.absolute()  # not resolved: a run may lie behind a link, and its name counts
+    path = given.absolute()  # not resolved, because a run behind a link keeps the link's name
     if (path / MANIFEST).is_file() and path.parent.name == "checkpoints":
         if step is not None:
             raise ConfigError(
-                f"{given} is a checkpoint already: give its run's folder with --step, or leave --step out"
+                f"{given} is already a checkpoint. Leave --step out, or give the run's folder"
             )
         folder, step = RunFolder(path.parent.parent), path.name.removeprefix("step-")
     else:
         folder = RunFolder(path)
-    spec, result = _spec(folder, given), _result(folder)
-    number = _step(folder, result, step or BEST)
-    there = steps_of(folder)
-    if number not in there:
-        steps = f"it has those of {', '.join(map(str, there))}" if there else "it has none"
+    spec, result = _read_spec(folder, given), _read_result(folder)
+    number = _choose_step(folder, result, step or BEST)
+    if number not in steps_of(folder):
         raise ConfigError(
-            f"{folder.run_id} has no checkpoint of step {number} ({steps}): choose by --step"
+            f"{folder.run_id} has no checkpoint of step {number}. Choose one with --step "
+            f"(checkpoints: {_list_steps(folder)})"
         )
-    attempts = read_attempts(folder)
-    config = overridden(spec.config, attempts[-1].overrides if attempts else {})
-    return Checkpoint(folder, spec, config, result, number, _facts(folder.checkpoint(number)))
+    config = spec.config
+    if attempts := read_attempts(folder):
+        config = overridden(config, attempts[-1].overrides)
+    return Checkpoint(folder, spec, config, result, number, _read_facts(folder.checkpoint(number)))
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> int:
-    """Check that its files are those that were written, before any of them is opened; return how many.
+    """Check a checkpoint's files against its manifest, before any is opened. Return their number.
 
     Raises:
-        ConfigError: somebody else could have written them, a file is damaged, or one is there that nobody wrote down.
+        ConfigError: other users may write the files, a file is damaged, or the manifest lacks one.
     """
     path = checkpoint.path
     check_trusted(path, checkpoint.folder.path.parent.parent)
     if not is_complete(path):
         raise ConfigError(
-            f"checkpoint {path} is damaged: a file has not the size and hash of its {MANIFEST}; "
-            f"choose another by --step, or copy it again"
+            f"checkpoint {path} is damaged: a file differs from its size and hash in {MANIFEST}. "
+            f"Choose another checkpoint with --step, or copy it again"
         )
-    named = {*checkpoint.facts["files"], MANIFEST}
-    strangers = [
-        str(f.relative_to(path)) for f in path.rglob("*") if not f.is_dir() or f.is_symlink()
-    ]
-    if unknown := sorted(set(strangers) - named):
+    named = {*checkpoint.facts.files, MANIFEST}
+    files = [entry for entry in path.rglob("*") if not entry.is_dir() or entry.is_symlink()]
+    if unknown := sorted({str(file.relative_to(path)) for file in files} - named):
         raise ConfigError(
-            f"checkpoint {path} holds {unknown[0]!r}, which its {MANIFEST} does not name: look at it"
+            f"checkpoint {path} contains {unknown[0]!r}, which its {MANIFEST} does not name. "
+            f"Find out where the file comes from, and remove it"
         )
     return len(named) - 1
 
 
 def find_data(checkpoint: Checkpoint, given: Path | None) -> tuple[Path, Manifest]:
-    """The packed data that the run was made for: folder and manifest. `given`: the data root, or the pack.
+    """Find the run's packed data. Return its folder and manifest.
+
+    Args:
+        checkpoint: of the run.
+        given: the data root or the pack. None is the folder of the last attempt.
 
     Raises:
-        ConfigError: it is not there, or is another.
+        ConfigError: the data is missing or has another fingerprint.
     """
-    attempts = read_attempts(checkpoint.folder)
-    before = attempts[-1].data_dir if attempts else ""
     name = checkpoint.config.data.name
-    place = pack_in(given, name) if given else Path(before or data_root(None) / name)
-    if not (place / "manifest.json").is_file():
+    attempts = read_attempts(checkpoint.folder)
+    if given:
+        pack = pack_in(given, name)
+    elif attempts and attempts[-1].data_dir:
+        pack = Path(attempts[-1].data_dir)
+    else:
+        pack = data_root(None) / name
+    if not (pack / "manifest.json").is_file():
         raise ConfigError(
-            f"the run's packed data are not in {str(place)!r}, and their manifest is needed (labels, statistics, "
-            f"preprocessing): give the folder that holds {name!r} by --data-root"
+            f"the run's packed data is not in {str(pack)!r}. Its manifest is needed for labels, "
+            f"statistics and preprocessing. Give the folder that contains {name!r} with --data-root"
         )
-    manifest = read_data_manifest(place)
-    if manifest.fingerprint != checkpoint.spec.data_fingerprint:
+    manifest = read_data_manifest(pack)
+    wanted = checkpoint.spec.data_fingerprint
+    if manifest.fingerprint != wanted:
         raise ConfigError(
-            f"data folder {str(place)!r} has fingerprint {manifest.fingerprint}, the run was trained on "
-            f"{checkpoint.spec.data_fingerprint}: give the folder that holds those by --data-root"
+            f"data folder {str(pack)!r} has fingerprint {manifest.fingerprint}, but the run was "
+            f"trained on {wanted}. Give the folder of that data with --data-root"
         )
-    return place, manifest
+    return pack, manifest
 
 
-def _spec(folder: RunFolder, given: Path) -> RunSpec:
+def _read_spec(folder: RunFolder, given: Path) -> RunSpec:
     if not folder.spec.is_file():
-        if (folder.path / "submissions").is_dir():
-            runs = sorted(entry.parent.name for entry in folder.path.glob("*/spec.json"))
-            such = f", such as {given / runs[0]}" if runs else ""
-            raise ConfigError(
-                f"{given} is the folder of a grid: give that of one of its runs{such}"
-            )
-        raise ConfigError(
-            f"{given} is neither a run's folder (with spec.json) nor a checkpoint (checkpoints/step-N)"
-        )
+        raise _not_a_run(folder, given)
     try:
         return RunSpec.model_validate_json(read_regular(folder.spec))
     except ValidationError as error:
         raise _unreadable(folder.spec, error) from None
 
 
-def _result(folder: RunFolder) -> RunResult | None:
+def _not_a_run(folder: RunFolder, given: Path) -> ConfigError:
+    if not (folder.path / "submissions").is_dir():
+        return ConfigError(
+            f"{given} is not a run's folder: it has no spec.json. "
+            f"Give the folder of a run or of a checkpoint (checkpoints/step-N)"
+        )
+    message = f"{given} is the folder of a grid. Give the folder of one of its runs"
+    if runs := sorted(entry.parent.name for entry in folder.path.glob("*/spec.json")):
+        message += f", such as {given / runs[0]}"
+    return ConfigError(message)
+
+
+def _read_result(folder: RunFolder) -> RunResult | None:
     try:
         return read_result(folder)
-    except ValueError as error:  # pydantic's own errors, and text that is none
+    except ValueError as error:  # from pydantic or from decoding the text
         raise _unreadable(folder.result, error) from None
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """A checkpoint's manifest, as far as it is needed here."""
+def _read_facts(path: Path) -> CheckpointFacts:
     try:
-        facts = read_manifest(path)
-        wanted = (
-            facts["world_size"],
-            facts["zero_stage"],
-            facts["code_hash"],
-            facts["versions"],
-            facts["files"],
-        )
+        content = read_manifest(path)
+        facts = CheckpointFacts(*(content[name] for name in CheckpointFacts._fields))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(path / MANIFEST, error) from None
-    if [type(value) for value in wanted] != [int, int, str, dict, dict]:
+    if [type(value) for value in facts] != [int, int, str, dict, dict]:
         raise _unreadable(path / MANIFEST, "fields of other types")
     return facts
 
 
 def _unreadable(path: Path, error: object) -> ConfigError:
+    reason = " ".join(str(error).split())[:200]
     return ConfigError(
-        f"{path} cannot be read ({' '.join(str(error).split())[:200]}): is it a run of this version?"
+        f"{path} cannot be read ({reason}). Export it with the version of the code that wrote it"
     )
 
 
-def _step(folder: RunFolder, result: RunResult | None, step: str) -> int:
+def _list_steps(folder: RunFolder) -> str:
+    return ", ".join(map(str, steps_of(folder))) or "none"
+
+
+def _choose_step(folder: RunFolder, result: RunResult | None, step: str) -> int:
     if step != BEST:
         if not (step.isascii() and step.isdigit() and len(step) <= 12):
             raise ConfigError(f"--step is {step[:60]!r}, wanted a number of steps, or {BEST}")
@@ -199,7 +218,7 @@ def _step(folder: RunFolder, result: RunResult | None, step: str) -> int:
             continue
         if isinstance(best, int) and best:
             return best
-    there = ", ".join(map(str, steps_of(folder))) or "none"
     raise ConfigError(
-        f"{folder.run_id} is not done, and no step of it was evaluated yet: give --step (checkpoints: {there})"
+        f"{folder.run_id} is not done and has no evaluated step. Choose a step with --step "
+        f"(checkpoints: {_list_steps(folder)})"
     )

@@ -1,4 +1,4 @@
-"""The whole computation as one file for other programs: torch.export, compared with the network before it is kept.
+"""Write the whole computation as one file for other programs, with torch.export.
 
 B batch, M modalities, T tokens.
 """
@@ -17,7 +17,7 @@ from furnace_hpc.config.metrics import subsets
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.inference.model_folder import Deployed, Exported, Program
 
-# of the largest logit, or of 1: two bits of bf16's eight
+# Relative to the largest logit or to 1. For bf16 this is two of its eight bits.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2.0**-6}
 BATCHES = (1, 2, 7)
 
@@ -25,44 +25,51 @@ Inputs = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
 
 
 def make_program(model: Deployed, exported: Exported, path: Path) -> Program:
-    """Write the program of `Deployed.forward`, for any batch size, read it again, and compare.
+    """Write the program of `Deployed.forward` for any batch size, read it again, and compare.
 
     Raises:
-        ConfigError: it cannot be made, or differs from the network by more than the tolerance.
+        ConfigError: tracing fails, or the program differs from the network by more than the
+            tolerance.
     """
     try:
         content = _traced(model, exported)
-    except Exception as error:  # the tracer's errors have no class of their own
+    except Exception as error:  # the tracer has no exception class of its own
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"torch.export cannot trace this network ({reason}): leave --format out"
+            f"torch.export cannot trace this network ({reason}). Leave --format out"
         ) from error
     path.write_bytes(content)
     tolerance = TOLERANCE[exported.config.deepspeed.precision]
     difference = largest_difference(model, exported, path)
     if not difference <= tolerance:
         raise ConfigError(
-            f"the program of torch.export differs from the network by {difference:.1e} of the largest logit, and "
-            f"{tolerance:.0e} is accepted: leave --format out"
+            f"the program of torch.export differs from the network by {difference:.1e} of the "
+            f"largest logit, wanted at most {tolerance:.0e}. Leave --format out"
         )
     return Program(tolerance=tolerance, difference=difference)
 
 
 def _traced(model: Deployed, exported: Exported) -> bytes:
-    """The program's file, made in memory: where torch itself writes to a full disk, it aborts the process."""
+    """Return the content of the program's file.
+
+    It is made in memory, because torch aborts the process if it writes to a full disk.
+    """
     inputs, lengths, present = random_inputs(exported, 2, seed=0)
     batch = {0: Dim("batch", min=1)}
     shapes = dict.fromkeys(inputs, batch), dict.fromkeys(lengths, batch), batch
     with torch.no_grad():
         program = torch.export.export(model, (inputs, lengths, present), dynamic_shapes=shapes)
-    program.example_inputs = None  # they would be a pickle in the file
+    program.example_inputs = None  # otherwise the file would contain them as a pickle
     file = io.BytesIO()
     torch.export.save(program, file)
     return file.getvalue()
 
 
 def largest_difference(model: Deployed, exported: Exported, path: Path) -> float:
-    """Of logits, over every subset of the modalities and several batch sizes, on random inputs; the file is read."""
+    """Return the largest relative difference of logits between the model and the file's program.
+
+    The inputs are random, over every subset of the modalities and several batch sizes.
+    """
     with utf8_path(path) as named:
         program = torch.export.load(named).module()
     worst = 0.0
@@ -73,19 +80,25 @@ def largest_difference(model: Deployed, exported: Exported, path: Path) -> float
         with torch.no_grad():
             wanted, made = model(inputs, lengths, present), program(inputs, lengths, present)
         for task, logits in wanted.items():
-            worst = max(
-                worst, ((made[task] - logits).abs().max() / logits.abs().max().clamp(min=1)).item()
-            )
+            worst = max(worst, relative_difference(made[task], logits))
     return worst
 
 
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest expected value or to 1."""
+    scale = expected.abs().max().clamp(min=1)
+    return ((found - expected).abs().max() / scale).item()
+
+
 def random_inputs(exported: Exported, size: int, seed: int) -> Inputs:
-    """Stored values of `size` samples that have every modality, drawn from a seed."""
+    """Draw stored values of `size` samples with all modalities."""
     generator, data = torch.Generator().manual_seed(seed), exported.data
     inputs, lengths = {}, {}
     for name in exported.modalities:
         column = data.columns[name]
-        shape = column.shape[1:] if name == "image" and data.image_frames else column.shape
+        shape = column.shape
+        if name == "image" and data.image_frames:
+            shape = shape[1:]
         inputs[name] = _random(name, (size, *shape), column.dtype, exported, generator)
         if f"{name}_length" in data.columns:
             lengths[name] = torch.randint(1, shape[-1] + 1, (size,), generator=generator)
@@ -96,14 +109,11 @@ def _random(
     name: str, shape: tuple[int, ...], dtype: str, exported: Exported, generator: torch.Generator
 ) -> Tensor:
     kind: Any = getattr(torch, dtype)
-    if name == "text":
-        return torch.randint(
-            0, exported.data.vocab_size or 1, shape, generator=generator, dtype=torch.int64
-        ).to(kind)
-    if not kind.is_floating_point:
-        return torch.randint(
-            0, torch.iinfo(kind).max + 1, shape, generator=generator, dtype=torch.int64
-        ).to(kind)
+    if name == "text" or not kind.is_floating_point:
+        end = torch.iinfo(kind).max + 1
+        if name == "text":
+            end = exported.data.vocab_size or 1
+        return torch.randint(0, end, shape, generator=generator, dtype=torch.int64).to(kind)
     statistics = exported.data.statistics[name]
     wide = (1, -1) + (1,) * (len(shape) - 2)
     mean, std = (torch.tensor(values).view(wide) for values in (statistics.mean, statistics.std))
