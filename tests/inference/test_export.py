@@ -49,9 +49,11 @@ def exported(source: Path, out: Path, **options: Any) -> tuple[Exported, list[st
 
 
 @pytest.mark.distributed
-def test_an_exported_model_is_the_live_one_bit_for_bit_for_every_stage_and_subset(
-    tmp_path: Path, small_data: Path
-):
+def test_export_equals_live_network(tmp_path: Path, small_data: Path):
+    """Logits are equal bit for bit, for every ZeRO stage and subset of the modalities.
+
+    In bf16 under stage 3 they differ by rounding.
+    """
     # Stage 3 last: it makes every nn.Linear of its process another function, which in bf16 rounds
     # once more.
     kinds = [(0, False), (1, False), (2, False), (1, True), (3, False), (3, True)]
@@ -102,9 +104,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> RunFolder
     return write_run(tmp_path_factory.mktemp("runs"), small_data, scores)
 
 
-def test_config_says_what_was_trained_on_what_how_well_and_where_it_comes_from(
-    run: RunFolder, tmp_path: Path
-):
+def test_config_has_scores_and_provenance(run: RunFolder, tmp_path: Path):
     exported(run.path, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"], "nothing is left beside it"
     made = read_exported(tmp_path / "out")
@@ -121,7 +121,8 @@ def test_config_says_what_was_trained_on_what_how_well_and_where_it_comes_from(
     assert made.files.keys() == {WEIGHTS, TOKENIZER}
 
 
-def test_a_run_of_another_name_is_exported_through_its_link(run: RunFolder, tmp_path: Path):
+def test_run_behind_a_link_is_exported(run: RunFolder, tmp_path: Path):
+    """The link has another name than the run."""
     other = run.path.parent.parent / "other" / run.run_id.replace("base", "renamed")
     other.parent.mkdir()
     other.symlink_to(Path("..", run.path.parent.name, run.run_id))
@@ -135,9 +136,8 @@ def test_a_run_of_another_name_is_exported_through_its_link(run: RunFolder, tmp_
     assert run.result.is_file()
 
 
-def test_a_program_answers_as_the_network_and_no_file_holds_a_pickle(
-    run: RunFolder, tmp_path: Path
-):
+def test_program_equals_network_without_pickles(run: RunFolder, tmp_path: Path):
+    """The program agrees with the network, and no file contains a pickle."""
     made, _ = exported(run.path, tmp_path / "out", with_program=True)
     assert made.program
     assert made.program.difference <= made.program.tolerance == 1e-5
@@ -167,9 +167,8 @@ def test_a_program_answers_as_the_network_and_no_file_holds_a_pickle(
     )
 
 
-def test_the_folder_needs_neither_run_nor_data_nor_trained_weights(
-    tmp_path: Path, small_data: Path
-):
+def test_folder_is_self_contained(tmp_path: Path, small_data: Path):
+    """It needs neither the run, nor the data, nor the trained weights."""
     from test_weights import SIZES
     from transformers import BertConfig, BertModel
 
@@ -189,9 +188,9 @@ def test_the_folder_needs_neither_run_nor_data_nor_trained_weights(
     for gone in ("data", "bert", "runs"):
         shutil.rmtree(tmp_path / gone)
     assert made.architectures["text"]["hidden_size"] == 24
-    heartbeat = (tmp_path / "out").rename(tmp_path / "moved")
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
     assert (
-        Predictor.load(heartbeat, "cpu").predict(text="it is even").tasks["digit"].probabilities
+        Predictor.load(moved, "cpu").predict(text="it is even").tasks["digit"].probabilities
         == wanted
     )
 
@@ -206,9 +205,8 @@ class Canary:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_that_the_manifest_does_not_vouch_for_is_never_opened(
-    tmp_path: Path, small_data: Path
-):
+def test_unlisted_pickle_is_never_opened(tmp_path: Path, small_data: Path):
+    """Neither is a pickle of another size or hash, or one that other users may write."""
     canary = tmp_path / "opened"
     run = write_run(tmp_path / "runs", small_data)
     shard = run.checkpoint(STEP) / SHARD
@@ -255,9 +253,8 @@ def test_a_pickle_that_the_manifest_does_not_vouch_for_is_never_opened(
     assert canary.exists()
 
 
-def test_what_is_not_the_run_s_own_network_is_refused_and_leaves_nothing(
-    tmp_path: Path, small_data: Path
-):
+def test_foreign_weights_are_refused(tmp_path: Path, small_data: Path):
+    """Nothing is left at the output."""
     run = write_run(tmp_path / "runs", small_data)
     weights = torch.load(run.checkpoint(STEP) / SHARD)
     name = next(iter(weights["module"]))
@@ -282,9 +279,8 @@ def test_what_is_not_the_run_s_own_network_is_refused_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
-def test_an_export_is_replaced_only_when_asked_and_anything_else_never(
-    run: RunFolder, tmp_path: Path
-):
+def test_only_exported_models_are_replaced(run: RunFolder, tmp_path: Path):
+    """An exported model is replaced with --force, and anything else never."""
     out = tmp_path / "out"
     out.mkdir()
     exported(run.path, out)  # an empty folder is fine
@@ -304,7 +300,7 @@ def test_an_export_is_replaced_only_when_asked_and_anything_else_never(
     assert (out / "thesis.tex").read_text() == "years"
 
 
-def test_which_checkpoint_is_meant(tmp_path: Path, small_data: Path):
+def test_choice_of_checkpoint(tmp_path: Path, small_data: Path):
     run = write_run(tmp_path / "grid", small_data, done=False)
     made, _ = exported(run.path, tmp_path / "best")
     assert (made.provenance.step, made.provenance.is_selected, made.provenance.commit) == (
@@ -353,7 +349,7 @@ def test_which_checkpoint_is_meant(tmp_path: Path, small_data: Path):
         exported(run.path, tmp_path / "out", data_dir=small_data)
 
 
-def test_the_command_says_what_it_did_and_what_to_try(
+def test_command_prints_result_and_next_command(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(SystemExit) as ended:

@@ -16,7 +16,7 @@ from furnace_hpc.inference.export import stored_row
 from furnace_hpc.model.scores import mean_prediction
 
 
-def test_answers_are_compared_with_those_that_the_run_wrote(tmp_path: Path, small_data: Path):
+def test_logits_are_compared_with_the_runs_own(tmp_path: Path, small_data: Path):
     run = write_run(tmp_path / "runs", small_data)
     exported(run.path, tmp_path / "first")
     predictor, columns = (
@@ -39,7 +39,8 @@ def test_answers_are_compared_with_those_that_the_run_wrote(tmp_path: Path, smal
         exported(run.path, tmp_path / "third")
 
 
-def test_answers_of_a_run_that_meant_over_frames_are_compared_with_the_mean(tmp_path: Path):
+def test_mean_over_frames_is_compared(tmp_path: Path):
+    """The run wrote the mean over a clip's frames."""
     data, tasks = (
         write_clips(tmp_path / "clips"),
         [{"name": "genre", "kind": "multi_label"}, {"name": "digit"}],

@@ -34,7 +34,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 # --- answers ---
 
 
-def test_every_subset_of_the_modalities_is_answered(model: Path, samples: Path):
+def test_every_subset_of_modalities(model: Path, samples: Path):
     predictor = Predictor.load(model, "cpu")
     line = json.loads(samples.read_text().splitlines()[0])
     given = {"text": line["text"]} | {
@@ -56,7 +56,7 @@ def test_every_subset_of_the_modalities_is_answered(model: Path, samples: Path):
     assert len(seen) == 7, "each subset is another input"
 
 
-def test_a_multi_label_task_says_yes_above_the_threshold_that_was_tuned(movies: Path, capsys: Any):
+def test_multi_label_task_uses_tuned_threshold(movies: Path, capsys: Any):
     predictor = Predictor.load(movies / "model", "cpu")
     answer = predictor.predict(text="the detective finds a letter").tasks["genres"]
     assert answer.threshold == 0.47
@@ -73,7 +73,7 @@ def test_a_multi_label_task_says_yes_above_the_threshold_that_was_tuned(movies: 
     assert "(above 0.470)" in out
 
 
-def test_the_command_answers_one_sample(model: Path, samples: Path, capsys: Any):
+def test_command_predicts_one_sample(model: Path, samples: Path, capsys: Any):
     image = next(samples.parent.glob("*.png"))
     code, out, err = command(capsys, "--model", model, "--image", image, "--top", 3)
     assert (code, err) == (0, "")
@@ -202,9 +202,8 @@ def test_ctrl_c_leaves_whole_answers(model: Path, tmp_path: Path):
 # --- one sentence ---
 
 
-def test_what_cannot_be_answered_is_one_sentence_and_exit_code_2(
-    model: Path, movies: Path, tmp_path: Path, capsys: Any
-):
+def test_bad_arguments_exit_with_2(model: Path, movies: Path, tmp_path: Path, capsys: Any):
+    """The error is one line."""
     for arguments, words in (
         ((model,), "nothing is given: give --text, --image or --audio"),
         ((model, "--text", "a", "--input", "x.jsonl"), "--input and --text are both given"),
@@ -222,7 +221,7 @@ def test_what_cannot_be_answered_is_one_sentence_and_exit_code_2(
     assert len(MOVIES) == 12
 
 
-def test_a_damaged_or_foreign_model_is_refused(model: Path, tmp_path: Path):
+def test_damaged_or_foreign_model_is_refused(model: Path, tmp_path: Path):
     import shutil
 
     copy = shutil.copytree(model, tmp_path / "copy")

@@ -48,7 +48,7 @@ def write_lines(path: Path, *lines: bytes) -> Path:
     return path
 
 
-def test_files_broken_in_every_way_cost_their_line(tmp_path, predictor):
+def test_broken_files_affect_only_their_lines(tmp_path, predictor):
     lines = []
     for number, (name, way) in enumerate(
         (IMAGES | {f"sound: {name}": way for name, way in SOUNDS.items()}).items()
@@ -103,7 +103,7 @@ def test_odd_images_are_answered(tmp_path, predictor):
         b'{"text": "x\xe9"}',
     ],
 )
-def test_an_odd_line_costs_itself_alone(tmp_path, predictor, line):
+def test_bad_line_affects_only_itself(tmp_path, predictor, line):
     answers, errors = answered(predictor, write_lines(tmp_path / "a.jsonl", line))
     assert ["error" in answer for answer in answers] == [False, True, False]
     assert errors.startswith("error: a.jsonl:2: ")
@@ -132,7 +132,7 @@ ROWS = st.dictionaries(st.sampled_from(["id", "text", "image", "audio", "odd"]),
         max_size=6,
     )
 )
-def test_any_lines_are_answered_or_told(tmp_path_factory, predictor, lines):
+def test_any_line_gets_an_answer_or_an_error(tmp_path_factory, predictor, lines):
     lines = [line.replace(b"\n", b" ") for line in lines]
     path = tmp_path_factory.mktemp("fuzz") / "a.jsonl"
     answers, _ = answered(predictor, write_lines(path, *lines))
@@ -151,7 +151,7 @@ def test_any_lines_are_answered_or_told(tmp_path_factory, predictor, lines):
         ("recursion", "RecursionError"),
     ],
 )
-def test_a_decoder_that_crashes_costs_its_line(tmp_path, predictor, monkeypatch, how, told):
+def test_crashing_decoder_affects_only_its_line(tmp_path, predictor, monkeypatch, how, told):
     monkeypatch.setattr(preprocess, "read_image", crash_work.read_image)
     good = b'{"image": "good.png", "audio": "good.wav"}'
     if how == "spin":  # to import the decoder of sounds takes longer than this limit
@@ -200,7 +200,7 @@ def test_a_batch_that_fails_is_answered_row_by_row(tmp_path, predictor, monkeypa
     assert "a.jsonl:2: no answer (out of memory)" in errors
 
 
-def test_one_sample_that_is_bad_is_one_sentence(tmp_path, predictor):
+def test_error_of_one_sample_is_one_line(tmp_path, predictor):
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     with pytest.raises(
         ConfigError, match=r"^image '.*a.jpg' is unreadable \(a HEIC image, wanted JPEG, PNG"

@@ -22,9 +22,7 @@ from furnace_hpc.inference.export import stored_row
 from furnace_hpc.inference.preprocess import make_tokenizer
 
 
-def test_the_files_of_a_tridigits_sample_give_the_packed_values(
-    model: Path, samples: Path, small_data: Path
-):
+def test_tridigits_files_give_packed_values(model: Path, samples: Path, small_data: Path):
     predictor, columns = Predictor.load(model, "cpu"), open_columns(small_data).split("test")
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     assert len(lines) == 3
@@ -44,7 +42,7 @@ def test_the_files_of_a_tridigits_sample_give_the_packed_values(
         assert torch.allclose(logits, same, atol=1e-3)
 
 
-def test_tridigits_words_get_the_ids_that_packing_gave_them(small_data: Path):
+def test_tridigits_words_give_packed_ids(small_data: Path):
     reader = make_tokenizer(open_columns(small_data).manifest, None)
     for text in (
         "my guess would be odd and prime",
@@ -101,7 +99,7 @@ def test_frames_and_sounds_give_the_packed_values(tmp_path: Path):
         assert np.array_equal(values[name], wanted[name]), name
 
 
-def test_a_set_of_arrays_takes_arrays_and_says_so(tmp_path: Path):
+def test_pack_of_arrays_takes_arrays_only(tmp_path: Path):
     data = packed(plan_avmnist(write_avmnist(tmp_path / "raw")), tmp_path / "data")
     predictor = Predictor.load(
         exported(tmp_path, data, model__modalities=["image", "audio"]), "cpu"

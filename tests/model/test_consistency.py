@@ -1,4 +1,4 @@
-"""The consistency block on embeddings of which the answer is known, among them one that a mean cosine ranks first."""
+"""The consistency block on embeddings with known values."""
 
 import math
 
@@ -16,19 +16,19 @@ def normal(*shape: int, seed: int) -> torch.Tensor:
 
 
 def constructed(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two embeddings of N samples, made as their names say."""
+    """Make two embeddings of N samples with a known relation."""
     first, second = normal(N, D, seed=1), normal(N, D, seed=2)
     match name:
-        case "collapsed":  # one direction, and noise that has nothing to do with the pairing
+        case "collapsed":  # one direction, and independent noise
             direction = normal(D, seed=3) * 4
             return direction + first, direction + second
-        case "aligned":  # what both share, and as much noise of each
+        case "aligned":  # a shared part, and as much independent noise
             shared = normal(N, D, seed=3)
             return shared + first, shared + second
-        case "class-aligned":  # ten classes: a sample's pair is as good as any of its class
+        case "class-aligned":  # ten classes; within a class, pairs do not matter
             centre = normal(10, D, seed=3)[torch.arange(N) % 10] * 2
             return centre + first, centre + second
-        case "gap":  # aligned, each modality in a region of its own
+        case "gap":  # aligned, but each modality in its own region
             shared, direction = normal(N, D, seed=3), normal(D, seed=4) * 4
             return direction + shared + 0.3 * first, -direction + shared + 0.3 * second
     raise ValueError(name)
@@ -43,9 +43,7 @@ def constructed(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         ("gap", (-1.0, -0.7), (-1.0, -0.8), (0.97, 1.0), (0.8, 1.0)),
     ],
 )
-def test_four_constructed_embeddings_get_their_known_values(
-    name, matched, mismatched, auc, recall_at_1
-):
+def test_constructed_embeddings(name, matched, mismatched, auc, recall_at_1):
     block = consistency_block(*constructed(name))
     for key, (low, high) in {
         "cosine_matched": matched,
@@ -64,18 +62,20 @@ def test_four_constructed_embeddings_get_their_known_values(
     assert set(block) == set(CONSISTENCY)
 
 
-def test_the_articles_mean_cosine_ranks_the_useless_embedding_first_and_the_auc_last():
+def test_collapsed_embedding_by_cosine_and_auc():
+    """The article's mean cosine ranks the collapsed embedding first, and the AUC ranks it last."""
     blocks = {
         name: consistency_block(*constructed(name))
         for name in ("collapsed", "aligned", "class-aligned", "gap")
     }
     assert max(blocks, key=lambda name: blocks[name]["cosine_matched"]) == "collapsed"
     assert min(blocks, key=lambda name: blocks[name]["auc"]) == "collapsed"
-    # near 0: one point
+    # A uniformity near 0 means one point.
     assert blocks["collapsed"]["uniformity"] > -0.5 > -3.5 > blocks["aligned"]["uniformity"]
 
 
-def test_a_point_is_at_chance_and_identical_embeddings_are_perfect():
+def test_one_point_and_identical_embeddings():
+    """An embedding of one point is at chance. Identical embeddings are perfect."""
     point = torch.ones(40, 8)
     block = consistency_block(point, point * 3)
     assert (block["cosine_matched"], block["auc"], block["recall_at_1_there"]) == (
@@ -83,7 +83,7 @@ def test_a_point_is_at_chance_and_identical_embeddings_are_perfect():
         0.5,
         0.0,
     )
-    assert block["median_rank_there"] == 20.5  # among equals, the mean rank
+    assert block["median_rank_there"] == 20.5  # equal cosines share the mean rank
     assert math.isnan(block["cka"])
     x = normal(40, 8, seed=0)
     same = consistency_block(x, x)
@@ -91,7 +91,8 @@ def test_a_point_is_at_chance_and_identical_embeddings_are_perfect():
     assert (same["gap"], same["cka"]) == (0.0, pytest.approx(1.0))
 
 
-def test_debiased_cka_is_about_zero_for_independent_embeddings_where_the_usual_one_is_not():
+def test_debiased_cka_of_independent_embeddings():
+    """The debiased CKA is about 0, while the usual one is above 0.85."""
     a, b = normal(64, 512, seed=1), normal(64, 512, seed=2)
     centred = [x - x.mean(0) for x in (a, b)]
     kernels = [x @ x.T for x in centred]
@@ -102,7 +103,7 @@ def test_debiased_cka_is_about_zero_for_independent_embeddings_where_the_usual_o
     assert debiased_cka(a, a @ rotation) == pytest.approx(1.0)
 
 
-def test_unbiased_hsic_agrees_with_the_mean_over_all_quadruples():
+def test_hsic_equals_mean_over_quadruples():
     import itertools
 
     from furnace_hpc.model.consistency import _hsic, _without_diagonal

@@ -1,4 +1,4 @@
-"""Encoders: inputs of any size, pooling and norms against torch's own, and inputs of another precision."""
+"""Encoders: inputs of any size and precision, and pooling and norms against torch's own."""
 
 import pytest
 import torch
@@ -16,21 +16,21 @@ def test_any_image_size_and_audio_length(size, frames, name):
     model, (inputs, lengths, present) = make_model(**DESIGNS[name]), make_inputs(B=2, frames=frames)
     inputs["image"] = torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        there = model(inputs, lengths, present)["logits"]["digit"]
-        inputs["image"][:, :, -8:, -8:] += 2.0  # the far corner is seen
+        before = model(inputs, lengths, present)["logits"]["digit"]
+        inputs["image"][:, :, -8:, -8:] += 2.0  # the far corner has an effect
         inputs["audio"][:, :, -2:] += 2.0 if name == "cross_attention" else 0.0
-        heartbeat = model(inputs, lengths, present)["logits"]["digit"]
-    assert there.shape == (2, 10)
-    assert torch.isfinite(there).all()
-    assert (there - heartbeat).abs().max() > 1e-3
+        after = model(inputs, lengths, present)["logits"]["digit"]
+    assert before.shape == (2, 10)
+    assert torch.isfinite(before).all()
+    assert (before - after).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("size", "bins"), [(7, 3), (8, 2), (3, 4), (1, 2), (21, 4)])
-def test_pooling_is_torchs_adaptive_pooling_of_the_valid_positions(size, bins):
+def test_pooling_equals_adaptive_pooling(size, bins):
+    """The pooling of the valid positions equals torch's adaptive pooling."""
     x_BCT = torch.randn(size, 5, size, generator=torch.Generator().manual_seed(0))
-    pooled = (
-        pool_matrix(torch.arange(1, size + 1), size, bins, x_BCT) @ x_BCT.transpose(1, 2)
-    ).transpose(1, 2)
+    weights = pool_matrix(torch.arange(1, size + 1), size, bins, x_BCT)
+    pooled = (weights @ x_BCT.transpose(1, 2)).transpose(1, 2)
     for row, length in enumerate(range(1, size + 1)):
         wanted = functional.adaptive_avg_pool1d(x_BCT[row, :, :length], bins)
         torch.testing.assert_close(pooled[row], wanted)
@@ -38,7 +38,8 @@ def test_pooling_is_torchs_adaptive_pooling_of_the_valid_positions(size, bins):
     torch.testing.assert_close((whole @ x_BCT.transpose(1, 2)).transpose(1, 2)[-1], pooled[-1])
 
 
-def test_the_masked_norm_is_torchs_group_norm_of_the_valid_frames():
+def test_masked_norm_equals_group_norm():
+    """The norm of the valid frames equals torch's group norm of them."""
     norm = MaskedGroupNorm(4, 8)
     generator = torch.Generator().manual_seed(0)
     x_BCT, length_B = torch.randn(3, 8, 9, generator=generator), torch.tensor([9, 5, 1])
@@ -54,7 +55,8 @@ def test_the_masked_norm_is_torchs_group_norm_of_the_valid_frames():
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-def test_a_network_in_bf16_casts_its_own_inputs_and_says_about_the_same(name):
+def test_bf16_network_casts_its_inputs(name):
+    """The logits differ from those in fp32 only by rounding."""
     model, (inputs, lengths, present) = make_model(**DESIGNS[name]), make_inputs()
     assert inputs["image"].dtype == inputs["audio"].dtype == torch.float32
     with torch.no_grad():

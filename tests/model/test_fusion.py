@@ -1,4 +1,4 @@
-"""The fusions against what they are by definition."""
+"""The fusions against their definitions."""
 
 import itertools
 from typing import Any
@@ -19,21 +19,20 @@ PRESENT = torch.tensor(
 
 
 def features(width: int = 6) -> torch.Tensor:
-    return torch.randn(7, 3, width, generator=torch.Generator().manual_seed(0)) * PRESENT.unsqueeze(
-        2
-    )
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(7, 3, width, generator=generator) * PRESENT.unsqueeze(2)
 
 
 def logits(model: FusionModel, changed: tuple[str, ...] = ()) -> torch.Tensor:
-    """Of four samples; some modalities of each are another sample's."""
+    """Logits of four samples. The `changed` modalities come from another sample."""
     inputs, lengths, present = make_inputs()
     inputs |= {name: inputs[name].roll(1, 0) for name in changed}
     with torch.no_grad():
         return model(inputs, lengths, present)["logits"]["digit"]
 
 
-def in_each_others_place(model: FusionModel, pair: tuple[int, int], **changes: Any) -> FusionModel:
-    """The same network, but each of two modalities comes into the fusion where the other does."""
+def swapped(model: FusionModel, pair: tuple[int, int], **changes: Any) -> FusionModel:
+    """The same network, with two modalities swapped in the input of the fusion."""
     order = list(NAMES)
     order[pair[0]], order[pair[1]] = NAMES[pair[1]], NAMES[pair[0]]
     other = make_model(modalities=tuple(order), **changes)
@@ -43,29 +42,32 @@ def in_each_others_place(model: FusionModel, pair: tuple[int, int], **changes: A
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 @pytest.mark.parametrize("name", DESIGNS)
-def test_swapping_two_modalities_changes_the_logits_of_all_but_late_fusion(name, pair):
+def test_order_of_modalities_matters(name, pair):
+    """Swapping two modalities changes the logits of all fusions except late fusion."""
     model = make_model(**DESIGNS[name])
-    heartbeat = (
-        (logits(model) - logits(in_each_others_place(model, pair, **DESIGNS[name]))).abs().max()
-    )
+    difference = (logits(model) - logits(swapped(model, pair, **DESIGNS[name]))).abs().max()
     if name == "late":  # a mean has no order
-        assert heartbeat < 1e-6
+        assert difference < 1e-6
     else:
-        assert heartbeat > 1e-3
+        assert difference > 1e-3
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_cross_attention_tells_modalities_apart_by_their_embeddings_alone(pair):
+def test_cross_attention_needs_modality_embeddings(pair):
+    """Without them, swapping two modalities changes nothing, as in the article's form."""
     model = make_model()
-    # the article's form: attention does not see which token comes from where
+    # the article's form: attention does not see the modality of a token
     model.fusion.modality_MD.data.zero_()
-    assert (logits(model) - logits(in_each_others_place(model, pair))).abs().max() < 1e-5
+    assert (logits(model) - logits(swapped(model, pair))).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 @pytest.mark.parametrize("name", DESIGNS)
-def test_what_one_modality_says_depends_on_another_in_all_but_late_fusion(name, pair):
-    """How far text moves the logits is another distance where the audio is another one: they do not just add up."""
+def test_modalities_interact(name, pair):
+    """The effect of one modality depends on another, except in late fusion.
+
+    So the modalities do not just add up.
+    """
     model, (a, b) = make_model(**DESIGNS[name]), (NAMES[pair[0]], NAMES[pair[1]])
     here = logits(model, (a,)) - logits(model)
     there = logits(model, (a, b)) - logits(model, (b,))
@@ -76,11 +78,12 @@ def test_what_one_modality_says_depends_on_another_in_all_but_late_fusion(name, 
     assert here.abs().max() > 1e-2
 
 
-def test_low_rank_fusion_is_the_tensor_fusion_contracted_with_the_sum_of_its_factors():
+def test_low_rank_fusion_equals_tensor_fusion():
+    """The tensor is contracted with the sum of the low-rank factors."""
     torch.manual_seed(1)
     fusion, x = LowRankFusion(3, width=6, rank=4).double(), features().double()
     ones = torch.cat([torch.ones(7, 3, 1), x], dim=2).double()
-    # tensor fusion's own input: all products of all features
+    # the input of tensor fusion: all products of features
     outer = torch.einsum("bi,bj,bk->bijk", *ones.unbind(1))
     a, b, c = fusion.factor_MRDD
     weights = torch.einsum("r,rid,rjd,rkd->ijkd", fusion.weight_R, a, b, c)
@@ -88,14 +91,14 @@ def test_low_rank_fusion_is_the_tensor_fusion_contracted_with_the_sum_of_its_fac
     torch.testing.assert_close(fusion(x, PRESENT), by_tensor)
 
 
-def test_low_rank_fusion_of_a_subset_is_that_of_a_tensor_without_the_others():
+def test_low_rank_fusion_ignores_absent_modalities():
     torch.manual_seed(1)
     fusion, x = LowRankFusion(3, width=6, rank=4), features()
     garbage = torch.where(PRESENT.unsqueeze(2), x, torch.full_like(x, 9.0))
     torch.testing.assert_close(fusion(x, PRESENT), fusion(garbage, PRESENT))
 
 
-def test_gates_are_zero_where_absent_and_sum_to_one_over_what_is_present():
+def test_gates_sum_to_one_over_present_modalities():
     torch.manual_seed(1)
     fusion, x = GatedFusion(3, width=6), features()
     gates = fusion.gates(x, PRESENT)
@@ -111,7 +114,8 @@ def test_gates_are_zero_where_absent_and_sum_to_one_over_what_is_present():
     torch.testing.assert_close(alone, torch.stack(by_hand))
 
 
-def test_concat_tells_an_absent_modality_from_one_whose_features_are_zero():
+def test_concat_absent_is_not_zero():
+    """An absent modality and one whose features are zero give different outputs."""
     torch.manual_seed(1)
     fusion, zeros = ConcatFusion(2, 6, 8, 0.0).eval(), torch.zeros(1, 2, 6)
     there, absent = (fusion(zeros, torch.tensor([[True, second]])) for second in (True, False))
@@ -127,7 +131,7 @@ def test_a_bottleneck_without_layers_is_late_fusion():
         [masked_mean(part, mask) for part, mask in zip(tokens, masks, strict=True)], dim=1
     )
     torch.testing.assert_close(fusion(tokens, masks, PRESENT, None), masked_mean(pooled, PRESENT))
-    # So the logits are the mean of what each modality alone gives.
+    # So the logits are the mean of those of each modality alone.
     model, (inputs, lengths, present) = make_model(**DESIGNS["late"]), make_inputs()
     with torch.no_grad():
         output = model(inputs, lengths, present, [(0,), (1,), (2,)])
@@ -136,18 +140,19 @@ def test_a_bottleneck_without_layers_is_late_fusion():
 
 
 @pytest.mark.parametrize("layers", [2, 3])
-def test_in_a_bottleneck_modalities_meet_in_the_shared_tokens_alone_and_from_the_second_layer_on(
+def test_bottleneck_interacts_from_second_layer(
     layers,
 ):
+    """Modalities interact only through the shared tokens, so not in the first layer."""
     torch.manual_seed(0)
     tokens = [torch.randn(2, 4, 8) for _ in range(2)]
     masks, present = [torch.ones(2, 4).bool()] * 2, torch.ones(2, 2).bool()
     fusion = BottleneckFusion(2, 8, layers, 2, 8, 0.0, 3).eval()
 
-    def heartbeat(number: int) -> float:
-        """How far the first modality's tokens move, after so many layers, when the second's change."""
+    def effect(layer: int) -> float:
+        """Change of the first modality's tokens after a layer, if the second's tokens change."""
         seen = []
-        hook = fusion.layers[number][0].register_forward_hook(
+        hook = fusion.layers[layer][0].register_forward_hook(
             lambda module, args, output: seen.append(output[:, 3:])
         )
         for second in (tokens[1], tokens[1] + 1.0 + torch.arange(8)):
@@ -155,8 +160,8 @@ def test_in_a_bottleneck_modalities_meet_in_the_shared_tokens_alone_and_from_the
         hook.remove()
         return (seen[0] - seen[1]).abs().max().item()
 
-    assert heartbeat(0) == 0.0
-    assert heartbeat(1) > 1e-3
+    assert effect(0) == 0.0
+    assert effect(1) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""Which parameters learn: all while every modality is there; of a modality that is absent, none of its own.
+"""Which parameters get a gradient, with all modalities and without one of them.
 
-A modality's own are its encoder (with its projection to the network's width), its norm, its InfoNCE projection, its
-VICReg expander and its unimodal heads, and of each fusion what `own` lists. The rest is shared, and goes on learning
-from who is there. So does what stands for an absent modality: the stand-in vector and the columns that it goes
-through (concat), the constant 1 of [1; x_m] (low_rank).
+A modality owns its encoder (with its projection to the network's width), its norm, its InfoNCE
+projection, its VICReg expander, its unimodal heads, and parts of the fusion, which `own` lists. If
+the modality is absent, these get no gradient. All other parameters are shared and get one. Shared
+are also the parameters that replace an absent modality: the learnt vector and its columns (concat),
+and the factors of the constant 1 in [1; x_m] (low_rank).
 """
 
 import re
@@ -24,7 +25,7 @@ from furnace_hpc.model.network import FusionModel
 
 NAMES, WIDTH = ("text", "image", "audio"), 32
 LOSS = LossConfig(alpha=0.5, beta=0.3, info_nce=1.0, unimodal=1.0, vicreg=0.1, projection_width=16)
-# Softmax does not see a shift of all keys, so their bias learns nothing but rounding.
+# A shift of all keys does not change the softmax, so the gradient of their bias is rounding.
 KEY_BIAS = re.compile(r"(key|k_proj)\.bias$")
 SIZES = {
     "hidden_size": 24,
@@ -50,7 +51,7 @@ Gradients = dict[str, Tensor]
 
 
 def own(model: FusionModel, m: int) -> list[tuple[str, Any]]:
-    """Modality m's own parameters, and where in the parameter its own part is."""
+    """The parameters that modality m owns, with the index of its part in each."""
     prefixes = [
         rf"(encoders|norms)\.{NAMES[m]}\.",
         rf"(projections\.layers|expanders)\.{m}\.",
@@ -88,7 +89,7 @@ def network(changes: dict[str, Any]) -> FusionModel:
 
 
 def gradients(model: FusionModel, absent: int | None = None) -> Gradients:
-    """Of all losses together; an absent modality's inputs are garbage."""
+    """Gradients of the sum of all losses. The inputs of an absent modality are garbage."""
     inputs, lengths, present = make_inputs()
     if absent is not None:
         name = NAMES[absent]
@@ -102,7 +103,7 @@ def gradients(model: FusionModel, absent: int | None = None) -> Gradients:
         "loss"
     ].backward()
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    # every one took part, also where it gets zero
+    # every parameter takes part, even if its gradient is zero
     assert all(gradient is not None for gradient in found.values())
     return {name: gradient.clone() for name, gradient in found.items()}
 
@@ -112,7 +113,8 @@ def largest(gradient: Tensor) -> float:
 
 
 @design
-def test_every_parameter_gets_a_gradient_where_all_modalities_are_there(changes):
+def test_every_parameter_gets_a_gradient(changes):
+    """All modalities are present."""
     model = network(changes)
     found = gradients(model)
     for name, gradient in found.items():
@@ -130,9 +132,8 @@ def test_every_parameter_gets_a_gradient_where_all_modalities_are_there(changes)
 
 @design
 @pytest.mark.parametrize("absent", range(3), ids=NAMES)
-def test_what_is_an_absent_modalitys_own_gets_exactly_zero_and_all_else_goes_on_learning(
-    absent, changes
-):
+def test_gradients_without_one_modality(absent, changes):
+    """The absent modality's own parameters get exactly zero. All others get a gradient."""
     model = network(changes)
     found, mine = gradients(model, absent), own(model, absent)
     assert {"encoders", "norms", "projections", "expanders", "unimodal"} <= {
@@ -147,7 +148,7 @@ def test_what_is_an_absent_modalitys_own_gets_exactly_zero_and_all_else_goes_on_
     for name, where in (part for m in range(3) if m != absent for part in own(model, m)):
         if not KEY_BIAS.search(name):
             assert largest(found[name][where]) > 0.0, (name, where)
-    # the stand-in of the one that is absent, and no other
+    # only the vector that replaces the absent modality
     if isinstance(model.fusion, ConcatFusion):
         assert (found["fusion.absent_MD"].abs().sum(1) > 0).nonzero().flatten().tolist() == [absent]
 
@@ -163,7 +164,8 @@ SHARED = {
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_what_is_no_modalitys_own_is_a_short_list(name):
+def test_shared_parameters(name):
+    """The parameters that no modality owns are a short list."""
     model = network(DESIGNS[name])
     owned = {key for m in range(3) for key, where in own(model, m) if where is ...}
     shared = [

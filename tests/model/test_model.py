@@ -1,4 +1,4 @@
-"""The network, and the errors of the article that it must not have."""
+"""The network, and errors of the article that it must not repeat."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def take(tensors, rows):
 
 
 @design
-def test_a_samples_logits_do_not_depend_on_its_batch_mates(changes):
+def test_logits_do_not_depend_on_other_samples(changes):
     model, (inputs, lengths, present) = make_model(**changes), make_inputs(B=5)
     lengths = {"text": torch.tensor([9, 4, 7, 1, 9]), "audio": torch.tensor([21, 10, 3, 16, 21])}
     present[1, 0] = present[2, 1] = present[3, 1:] = False
@@ -38,19 +38,21 @@ def test_a_samples_logits_do_not_depend_on_its_batch_mates(changes):
         torch.testing.assert_close(alone[0], whole[row], atol=1e-5, rtol=0)
 
 
-def test_the_articles_attention_mixes_the_batch_and_not_the_modalities():
-    """What the test above catches: MultiheadAttention without batch_first on [B, M, D] attends over the batch."""
+def test_attention_of_the_article_mixes_the_batch():
+    """An error of the article that the test above detects.
+
+    MultiheadAttention without batch_first on [B, M, D] attends over the batch, not the modalities.
+    """
     torch.manual_seed(0)
     attention = torch.nn.MultiheadAttention(16, 4)
     x = torch.randn(5, 3, 16)
     out = attention(x, x, x)[0]
     alone = attention(x[:1], x[:1], x[:1])[0]
-    assert (out[0] - alone[0]).abs().max() > 1e-2  # batch mates change a sample
-    heartbeat = x.clone()
-    heartbeat[:, 2] += 1
-    assert (
-        attention(heartbeat, heartbeat, heartbeat)[0][:, 0] - out[:, 0]
-    ).abs().max() < 1e-6  # audio never reaches text
+    assert (out[0] - alone[0]).abs().max() > 1e-2  # other samples change a sample
+    changed = x.clone()
+    changed[:, 2] += 1
+    text = attention(changed, changed, changed)[0][:, 0]
+    assert (text - out[:, 0]).abs().max() < 1e-6  # audio has no effect on text
 
 
 @design
@@ -69,7 +71,8 @@ def test_each_modality_changes_the_fused_output(name, changes):
 
 @design
 @pytest.mark.parametrize("name", ["text", "audio"])
-def test_extra_padding_and_what_stands_in_padding_change_nothing(name, changes):
+def test_padding_changes_nothing(name, changes):
+    """Neither the amount of padding nor the values in it change the logits."""
     model, (inputs, _, present) = make_model(**changes), make_inputs(text=9, frames=21)
     lengths = {"text": torch.tensor([9, 4, 7, 1]), "audio": torch.tensor([21, 10, 3, 16])}
     before = logits(model, inputs, lengths, present)
@@ -99,7 +102,8 @@ def test_black_and_silent_are_not_absent(name, changes):
 
 @design
 @pytest.mark.parametrize("subset", SUBSETS, ids=str)
-def test_every_subset_is_finite_and_garbage_in_absent_inputs_changes_nothing(subset, changes):
+def test_subsets_ignore_absent_inputs(subset, changes):
+    """Logits of every subset are finite. Garbage in absent inputs does not change them."""
     model, (inputs, lengths, present) = make_model(**changes), make_inputs()
     with torch.no_grad():
         as_if_absent = model(inputs, lengths, present, [subset])["subsets"][0]["digit"]
@@ -120,11 +124,12 @@ def test_every_subset_is_finite_and_garbage_in_absent_inputs_changes_nothing(sub
     after = logits(model, inputs | garbage, no_length, present)
     assert torch.isfinite(after).all()
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
-    # the matrix runs no encoder again
+    # `subsets` runs no encoder again
     torch.testing.assert_close(as_if_absent, before, atol=1e-5, rtol=0)
 
 
-def test_a_sample_without_any_modality_is_a_clear_error_and_in_a_subset_nan():
+def test_sample_without_any_modality():
+    """It is an error in the batch, and gives NaN in a subset."""
     model, (inputs, lengths, present) = make_model(), make_inputs()
     present[2, 0] = False
     with torch.no_grad():
@@ -138,9 +143,10 @@ def test_a_sample_without_any_modality_is_a_clear_error_and_in_a_subset_nan():
 
 
 @pytest.mark.parametrize("absent", [None, 0, 1, 2])
-def test_each_encoder_runs_once_for_prediction_every_loss_and_every_subset_also_where_nobody_has_its_input(
+def test_each_encoder_runs_once(
     absent,
 ):
+    """It runs once for logits, losses and subsets, even if the whole batch lacks its input."""
     model, (inputs, lengths, present) = make_model(), make_inputs()
     if absent is not None:
         present[:, absent] = False
@@ -157,12 +163,13 @@ def test_each_encoder_runs_once_for_prediction_every_loss_and_every_subset_also_
     assert sorted(calls) == ["AudioEncoder", "ImageEncoder", "TextEncoder"]
 
 
-def test_a_modality_that_the_model_does_not_see_builds_no_encoder():
+def test_unused_modality_has_no_encoder():
     model = make_model(modalities=("image", "audio"))
     assert set(model.encoders) == {"image", "audio"}
 
 
-def test_modality_dropout_hides_as_often_as_it_says_never_all_and_never_shows_what_is_absent():
+def test_modality_dropout_rate():
+    """Dropout never hides all modalities, and never shows an absent one."""
     torch.manual_seed(0)
     present = torch.tensor([[True, True, True], [True, False, False], [False, True, True]]).repeat(
         4000, 1
@@ -170,12 +177,13 @@ def test_modality_dropout_hides_as_often_as_it_says_never_all_and_never_shows_wh
     kept = drop_modalities(present, 0.5)
     assert kept.any(1).all()
     assert not (kept & ~present).any()
-    # Each of three is kept with 1/2, and where all would go (1/8) one of them stays: 1/2 + 1/24.
+    # Each of three is kept with 1/2. If all would be hidden (1/8), one stays: 1/2 + 1/24.
     assert kept[::3].float().mean().item() == pytest.approx(1 / 2 + 1 / 24, abs=0.01)
     assert torch.equal(drop_modalities(present, 0.0), present)
 
 
-def test_modality_dropout_is_of_training_alone_and_the_losses_see_what_the_network_saw():
+def test_modality_dropout_only_in_training():
+    """The output has the modalities that the network used."""
     model, (inputs, lengths, present) = make_model(modality_dropout=0.9), make_inputs(B=16)
     assert torch.equal(model(inputs, lengths, present)["present"], present)
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
-"""Activation checkpointing: attention blocks are computed again in backward, and nothing else changes.
+"""Activation checkpointing: attention blocks are recomputed in backward, and nothing else changes.
 
-Here with torch's own implementation; with DeepSpeed's, as its file asks for it, on real engines in test_zero.py.
+This file uses torch's own implementation. tests/engine/test_zero.py uses DeepSpeed's.
 """
 
 import pytest
@@ -13,12 +13,12 @@ from furnace_hpc.config.model_config import LossConfig, TaskConfig
 from furnace_hpc.model.losses import total_loss
 
 LOSS = LossConfig(alpha=0.5, beta=0.3, info_nce=1.0, unimodal=1.0, vicreg=0.1, projection_width=16)
-# What lies inside the layers that are computed again: ours, and those of transformers.
-INSIDE = {"AttentionBlock", "BertAttention", "ViTAttention", "ASTAttention"}
+# Modules inside the recomputed layers of the project and of transformers.
+RECOMPUTED = {"AttentionBlock", "BertAttention", "ViTAttention", "ASTAttention"}
 
 
 class Step:
-    """Loss and gradients of one training step with dropout on, how often each kind of attention ran, and bytes kept."""
+    """One training step: loss, gradients, calls of each kind of attention, and kept bytes."""
 
     def __init__(self, design: str, recompute: bool, dropout: float, training: bool = True) -> None:
         changes = {"text_layers": 2, "dropout": dropout} | DESIGNS[design]
@@ -29,7 +29,7 @@ class Step:
             )
         self.calls: dict[str, int] = {}
         for block in model.modules():
-            if type(block).__name__ in INSIDE:
+            if type(block).__name__ in RECOMPUTED:
                 block.register_forward_pre_hook(self._count)
         self.bytes = 0
         torch.manual_seed(5)
@@ -55,21 +55,23 @@ class Step:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("design", ["concat", "cross_attention", "bottleneck", "transformers"])
-def test_loss_and_gradients_are_the_same_and_each_blocks_forward_is_called_twice(design, dropout):
-    plain, again = (
-        Step(design, recompute=False, dropout=dropout),
-        Step(design, recompute=True, dropout=dropout),
-    )
+def test_recompute_gives_same_loss_and_gradients(design, dropout):
+    """Each block's forward is called twice, and fewer bytes are kept."""
+    plain = Step(design, recompute=False, dropout=dropout)
+    again = Step(design, recompute=True, dropout=dropout)
     assert again.loss == pytest.approx(plain.loss, abs=1e-6)
     for name, gradient in plain.gradients.items():
         torch.testing.assert_close(again.gradients[name], gradient, atol=1e-6, rtol=0, msg=name)
-    kinds = {"BertAttention"} | ({"AttentionBlock"} if design != "concat" else set())
-    kinds |= {"ViTAttention", "ASTAttention"} if design == "transformers" else set()
+    kinds = {"BertAttention"}
+    if design != "concat":
+        kinds |= {"AttentionBlock"}
+    if design == "transformers":
+        kinds |= {"ViTAttention", "ASTAttention"}
     assert plain.forward_calls.keys() == kinds
     assert plain.forward_calls == plain.calls == again.forward_calls
     assert again.calls == {kind: 2 * count for kind, count in plain.calls.items()}
     assert again.calls["BertAttention"] == 4
-    assert again.draw == plain.draw  # and so all that is random after it
+    assert again.draw == plain.draw  # so later random numbers are the same too
     assert again.bytes < 0.8 * plain.bytes
 
 
@@ -78,6 +80,6 @@ def test_dropout_is_on_in_the_test_above():
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
-def test_evaluation_computes_nothing_twice():
+def test_evaluation_recomputes_nothing():
     step = Step("transformers", recompute=True, dropout=0.3, training=False)
     assert step.calls == step.forward_calls

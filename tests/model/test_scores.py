@@ -1,4 +1,4 @@
-"""Scores against scikit-learn and torchmetrics, and over the shards of several ranks."""
+"""Scores against scikit-learn and torchmetrics."""
 
 import math
 
@@ -26,7 +26,7 @@ from furnace_hpc.model.scores import (
 
 
 def multi_label(N: int = 400, C: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits with ties, and labels of which class 0 is never and class 1 always true."""
+    """Logits with ties. Class 0 is never true, and class 1 is always true."""
     generator = torch.Generator().manual_seed(seed)
     label = (torch.rand(N, C, generator=generator) < torch.linspace(0.05, 0.6, C)).float()
     label[:, 0], label[:, 1] = 0, 1
@@ -34,14 +34,15 @@ def multi_label(N: int = 400, C: int = 12, seed: int = 0) -> tuple[torch.Tensor,
     return logits, label
 
 
-def test_multi_label_scores_agree_with_scikit_learn_and_torchmetrics():
+def test_multi_label_scores():
+    """They agree with scikit-learn and torchmetrics."""
     logits, label = multi_label()
     scores = multi_label_scores(logits, label, 0.4)
     probability, truth, both = logits.double().sigmoid(), label.int(), slice(2, None)
     predicted = (probability > 0.4).int()
     for name in ("micro", "macro", "weighted", "samples"):
-        oracle = sklearn_metrics.f1_score(truth, predicted, average=name, zero_division=0)
-        assert scores[f"f1_{name}"] == pytest.approx(oracle, abs=1e-12), name
+        expected = sklearn_metrics.f1_score(truth, predicted, average=name, zero_division=0)
+        assert scores[f"f1_{name}"] == pytest.approx(expected, abs=1e-12), name
     for name in ("micro", "macro", "weighted"):
         other = multilabel_f1_score(probability, truth, 12, threshold=0.4, average=name)
         assert scores[f"f1_{name}"] == pytest.approx(other.item(), abs=1e-6), name
@@ -65,22 +66,34 @@ def test_multi_label_scores_agree_with_scikit_learn_and_torchmetrics():
     assert set(scores) == set(METRICS["multi_label"])
 
 
-def test_single_label_scores_agree_with_scikit_learn_and_torchmetrics():
+def test_single_label_scores():
+    """They agree with scikit-learn and torchmetrics.
+
+    Classes 7 to 9 are never true, and class 9 is never predicted.
+    """
     generator = torch.Generator().manual_seed(0)
     logits, label = (
         torch.randn(300, 10, generator=generator),
         torch.randint(0, 7, (300,), generator=generator),
     )
+    logits[torch.arange(300), label] += 1.0
+    logits[:, 9] = -50
     scores, predicted = single_label_scores(logits, label), logits.argmax(1)
+    assert scores["accuracy"] == sklearn_metrics.accuracy_score(label, predicted)
+    probability = logits.double().softmax(1)
+    loss = sklearn_metrics.log_loss(label, probability, labels=range(10))
+    assert scores["loss"] == pytest.approx(loss, rel=1e-9)
     for name in ("macro", "weighted"):
-        oracle = sklearn_metrics.f1_score(label, predicted, average=name, zero_division=0)
-        assert scores[f"f1_{name}"] == pytest.approx(oracle, abs=1e-12)
+        expected = sklearn_metrics.f1_score(label, predicted, average=name, zero_division=0)
+        assert scores[f"f1_{name}"] == pytest.approx(expected, abs=1e-12)
         assert scores[f"f1_{name}"] == pytest.approx(
             multiclass_f1_score(logits, label, 10, average=name).item(), abs=1e-6
         )
+    assert set(scores) == set(METRICS["single_label"])
 
 
-def test_equal_scores_are_one_step_and_half_a_win():
+def test_equal_scores():
+    """They are one step of the precision-recall curve, and count one half in the AUC."""
     truth = torch.tensor([True, False, True, False])
     assert area_under_roc(torch.zeros(4), truth) == 0.5
     assert average_precision(torch.zeros(4), truth) == 0.5
@@ -88,7 +101,7 @@ def test_equal_scores_are_one_step_and_half_a_win():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_threshold_is_the_best_of_all_for_micro_f1(seed):
+def test_threshold_has_best_micro_f1(seed):
     logits, label = multi_label(60, 4, seed)
     threshold = tune_threshold(logits, label)
     best = multi_label_scores(logits, label, threshold)["f1_micro"]
@@ -97,7 +110,8 @@ def test_the_threshold_is_the_best_of_all_for_micro_f1(seed):
     assert 0 < threshold < 1
 
 
-def test_a_threshold_lies_between_probabilities_and_below_all_where_all_are_true():
+def test_threshold_lies_between_probabilities():
+    """It lies below all probabilities if all labels are true."""
     logits = torch.tensor([[2.0], [1.0], [-1.0], [-2.0]])
     low, high = torch.tensor([-1.0, 1.0]).double().sigmoid().tolist()
     assert tune_threshold(logits, torch.tensor([[1.0], [1], [0], [0]])) == pytest.approx(
@@ -106,17 +120,18 @@ def test_a_threshold_lies_between_probabilities_and_below_all_where_all_are_true
     assert tune_threshold(logits, torch.ones(4, 1)) < logits.sigmoid().min()
 
 
-def test_without_a_class_that_has_both_the_ranking_scores_are_nan_and_say_so():
+def test_ranking_scores_without_a_scored_class():
+    """Without a class that has positives and negatives they are NaN, and classes_scored is 0."""
     scores = multi_label_scores(torch.randn(5, 2), torch.tensor([[1.0, 0.0]]).repeat(5, 1), 0.5)
     assert scores["classes_scored"] == 0
-    assert math.isnan(scores["d_prime"])  # and not the best there is
+    assert math.isnan(scores["d_prime"])  # not infinite
     assert math.isnan(scores["map"])
     assert math.isnan(scores["auc"])
     perfect = multi_label_scores(torch.tensor([[1.0], [-1.0]]), torch.tensor([[1.0], [0.0]]), 0.5)
     assert (perfect["map"], perfect["auc"], perfect["d_prime"]) == (1.0, 1.0, math.inf)
 
 
-def test_a_mean_over_batches_is_another_number():
+def test_mean_over_batches_is_another_number():
     logits, label = multi_label()
     parts = [
         multi_label_scores(a, b, 0.4)["f1_macro"]
@@ -125,7 +140,8 @@ def test_a_mean_over_batches_is_another_number():
     assert abs(np.mean(parts) - multi_label_scores(logits, label, 0.4)["f1_macro"]) > 0.01
 
 
-def test_a_mean_prediction_has_the_mean_of_the_probabilities_and_is_never_infinite():
+def test_mean_prediction():
+    """It has the mean of the probabilities, and its logits are never infinite."""
     logits = torch.randn(3, 20, 5, generator=torch.Generator().manual_seed(0)).mul(3)
     torch.testing.assert_close(
         mean_prediction(logits, "multi_label").sigmoid(), logits.sigmoid().mean(0)
@@ -137,7 +153,7 @@ def test_a_mean_prediction_has_the_mean_of_the_probabilities_and_is_never_infini
     sure = torch.tensor([[[200.0, -200.0]], [[190.0, -190.0]]])
     found = mean_prediction(sure, "multi_label")[0]
     assert found.isfinite().all()
-    assert 190 < found[0] < 191  # half of the doubt of the less sure one
+    assert 190 < found[0] < 191  # 1 - p is half that of the less certain prediction
     absent = torch.full((2, 1, 3), math.nan)
     assert mean_prediction(absent, "multi_label").isnan().all()
     assert mean_prediction(absent, "single_label").isnan().all()

@@ -1,4 +1,4 @@
-"""Trained weights from a folder, as transformers saves them, and what is said where they do not fit."""
+"""Trained weights from a folder or the hub's cache, and the errors if they do not fit."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def config_of(saved: dict[str, str]) -> dict[str, str]:
     return settings | {"image_encoder": "vit", "audio_encoder": "transformer"}
 
 
-def test_weights_of_another_width_are_loaded_and_projected(saved):
+def test_weights_of_another_width_are_projected(saved):
     model, (inputs, lengths, present) = make_model(**config_of(saved)), make_inputs()
     for name, part in (("text", "bert"), ("image", "vit"), ("audio", "ast")):
         kind = {"text": BertModel, "image": ViTModel, "audio": ASTModel}[name]
@@ -90,9 +90,8 @@ def test_weights_of_another_width_are_loaded_and_projected(saved):
         assert torch.isfinite(model(inputs, lengths, present)["logits"]["digit"]).all()
 
 
-def test_weights_are_found_by_name_in_the_hubs_cache_without_a_network(
-    saved, tmp_path, monkeypatch
-):
+def test_weights_from_the_hubs_cache(saved, tmp_path, monkeypatch):
+    """They are found by name, without a network."""
     commit = "0" * 40
     cached = tmp_path / "models--someone--small-bert"
     shutil.copytree(saved["text"], cached / "snapshots" / commit)
@@ -106,7 +105,8 @@ def test_weights_are_found_by_name_in_the_hubs_cache_without_a_network(
 
 
 @pytest.mark.parametrize("weights", ["google-bert/never-fetched", "./no-such-folder"])
-def test_weights_that_are_not_there_are_one_sentence_with_the_mend(weights):
+def test_missing_weights(weights):
+    """The error is one line and names the download command."""
     with pytest.raises(ConfigError) as error:
         make_encoder("text", ModelConfig(text_weights=weights), SHAPES)
     message = str(error.value)
@@ -115,7 +115,7 @@ def test_weights_that_are_not_there_are_one_sentence_with_the_mend(weights):
     assert "\n" not in message
 
 
-def test_a_folder_without_a_model_says_so(tmp_path: Path):
+def test_folder_without_a_model(tmp_path: Path):
     with pytest.raises(ConfigError, match="has no model that can be read"):
         make_encoder("text", ModelConfig(text_weights=str(tmp_path)), SHAPES)
 
@@ -128,29 +128,29 @@ def test_weights_made_for_other_data_are_refused(saved):
         (
             "text",
             replace(SHAPES, vocab_size=21),
-            "is made for 20 token ids, and the data set has 21",
+            "takes at most 20 token ids, and the data set has 21",
         ),
         (
             "image",
             replace(SHAPES, image_channels=3),
-            "is made for 1 channels, and the data set has 3",
+            "takes exactly 1 channels, and the data set has 3",
         ),
         (
             "audio",
             replace(SHAPES, audio_frames=33),
-            "is made for 32 frames, and the data set has 33",
+            "takes at most 32 frames, and the data set has 33",
         ),
         (
             "audio",
             replace(SHAPES, audio_coefficients=41),
-            "is made for 40 bands, and the data set has 41",
+            "takes exactly 40 bands, and the data set has 41",
         ),
     ):
         with pytest.raises(ConfigError, match=re.escape(words)):
             make_encoder(name, config, shapes)
 
 
-def test_weights_of_another_kind_of_model_are_refused(saved):
+def test_weights_of_another_model_type_are_refused(saved):
     with pytest.raises(
         ConfigError,
         match="is of model_type 'vit', which is not supported there.*model.image_weights",
@@ -167,8 +167,11 @@ RELATIVES = {
 
 
 @pytest.mark.parametrize("relative", RELATIVES)
-def test_real_weights_of_relatives_are_refused_by_submit_and_by_the_run(tmp_path, relative):
-    """RoBERTa has all tensors of BERT: nothing but its model_type tells."""
+def test_weights_of_relatives_are_refused(tmp_path, relative):
+    """Both submit and the run refuse them.
+
+    RoBERTa has all tensors of BERT. Only its model_type differs.
+    """
     key, kind, config = RELATIVES[relative]
     known = config().to_dict()
     small = config(
@@ -188,10 +191,10 @@ def test_real_weights_of_relatives_are_refused_by_submit_and_by_the_run(tmp_path
 
 
 def changed(saved: str, folder: Path, **changes: object) -> str:
-    """The same weights, and a config.json that says something else."""
+    """Copy the weights with another config.json."""
     shutil.copytree(saved, folder)
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(told | changes))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
     return str(folder)
 
 
@@ -201,7 +204,7 @@ def changed(saved: str, folder: Path, **changes: object) -> str:
         ({"num_hidden_layers": 3}, r"lacks 32 weights of BertModel, such as encoder\.layer\.1\."),
         (
             {"num_hidden_layers": 0},
-            r"has 16 weights of its encoder that .* does not describe, such as encoder\.layer\.0",
+            r"has 16 encoder weights that .* does not describe, such as encoder\.layer\.0",
         ),
         (
             {"hidden_size": 32},
@@ -209,7 +212,7 @@ def changed(saved: str, folder: Path, **changes: object) -> str:
         ),
         (
             {"vocab_size": 21},
-            r"another shape .* such as embeddings\.word_embeddings\.weight: \(20, 24\), wanted \(21, 24\)",
+            r"another shape .* embeddings\.word_embeddings\.weight: \(20, 24\), wanted \(21, 24\)",
         ),
         ({"hidden_size": "wide"}, "has no model that can be read .*hidden_size"),
         ({"num_attention_heads": 7}, "has no model that can be read .*attention heads"),
@@ -219,9 +222,8 @@ def changed(saved: str, folder: Path, **changes: object) -> str:
         ({"architectures": ["RobertaModel"]}, "which contradict each other"),
     ],
 )
-def test_tensors_that_do_not_match_their_config_end_the_run_at_its_start(
-    saved, tmp_path, changes, words
-):
+def test_tensors_that_do_not_match_their_config(saved, tmp_path, changes, words):
+    """The run ends at its start."""
     folder = changed(saved["text"], tmp_path / "weights", **changes)
     with pytest.raises(ConfigError, match=words) as error:
         make_encoder("text", ModelConfig(text_weights=folder), SHAPES)
@@ -231,10 +233,10 @@ def test_tensors_that_do_not_match_their_config_end_the_run_at_its_start(
 @pytest.mark.parametrize(
     ("name", "layers"), [("image", "vit|layers"), ("audio", "audio_spectrogram|layers")]
 )
-def test_unused_and_missing_layers_are_refused_in_every_encoder(saved, tmp_path, name, layers):
+def test_unused_and_missing_layers_are_refused(saved, tmp_path, name, layers):
     asked = {"image_encoder": "vit", "audio_encoder": "transformer"}
     for count, words in (
-        (0, f"weights of its encoder that .* such as .*({layers})"),
+        (0, f"encoder weights that .* such as .*({layers})"),
         (2, "lacks .* weights of (ViT|AST)Model"),
     ):
         folder = changed(saved[name], tmp_path / str(count), num_hidden_layers=count)
@@ -275,7 +277,7 @@ def test_cut_weights_end_the_run_at_its_start(saved, tmp_path):
 
 
 def packed_with(folder: Path, words: list[str], tokens: int = 12) -> Path:
-    """A set of one text a split, which says by which words its ids were made."""
+    """Pack a set with one text, whose manifest has the fingerprint of the words."""
     vocab = folder / "vocab"
     vocab.mkdir(parents=True)
     (vocab / "vocab.txt").write_text("\n".join(words) + "\n")
@@ -309,32 +311,35 @@ def text_encoder(
     return make_encoder("text", ModelConfig(modalities=("text",), text_weights=weights), shapes)
 
 
-def test_weights_whose_tokenizer_has_other_words_of_the_same_number_are_refused(saved, tmp_path):
-    """As BERT-base weights of two languages or two versions: every id fits, and means another word."""
+def test_tokenizer_with_other_words_is_refused(saved, tmp_path):
+    """It has the same number of words, so every id fits but means another word.
+
+    BERT-base weights of two languages or two versions are such a case.
+    """
     other = WORDS[:5] + WORDS[:4:-1]
     assert len(other) == len(WORDS) == 20
     packed_with(tmp_path / "same", WORDS)
     packed_with(tmp_path / "other", other)
     weights = shutil.copytree(saved["text"], tmp_path / "weights")
-    text_encoder(str(weights), tmp_path / "other")  # no tokenizer beside them: nothing to compare
+    text_encoder(
+        str(weights), tmp_path / "other"
+    )  # the weights have no tokenizer, so nothing is compared
     BertTokenizer(str(tmp_path / "same" / "vocab" / "vocab.txt")).save_pretrained(weights)
-    # another file than the one that packed, the same words
+    # not the file that packed the data, but the same words
     assert (weights / "tokenizer.json").is_file()
     text_encoder(str(weights), tmp_path / "same")
     with pytest.raises(ConfigError) as error:
         text_encoder(str(weights), tmp_path / "other")
     message = str(error.value)
-    assert message.startswith(
-        f"model.text_weights '{weights}' comes with a tokenizer of vocabulary "
-    )
-    assert f"pack it with --tokenizer {weights}, or choose other weights" in message
+    assert message.startswith(f"model.text_weights '{weights}' has a tokenizer with vocabulary ")
+    assert f"Pack it with --tokenizer {weights}, or choose other weights" in message
     assert "\n" not in message
     made = {"text": BertConfig(vocab_size=20, **SIZES).to_dict()}
-    # an exported model: its weights are its own
+    # an exported model has its own weights
     text_encoder(str(weights), tmp_path / "other", made)
 
 
-def test_the_hubs_cache_is_compared_as_a_folder_is(saved, tmp_path, monkeypatch):
+def test_tokenizer_in_the_hubs_cache_is_compared(saved, tmp_path, monkeypatch):
     packed_with(tmp_path / "same", WORDS)
     packed_with(tmp_path / "other", WORDS[:5] + WORDS[:4:-1])
     snapshot = tmp_path / "hub" / "models--some--bert" / "snapshots" / ("0" * 40)
@@ -353,7 +358,7 @@ def test_the_hubs_cache_is_compared_as_a_folder_is(saved, tmp_path, monkeypatch)
     assert shipped_vocabulary("some/never-fetched") is None
 
 
-def test_the_default_set_says_its_words_too(small_data):
+def test_tridigits_has_a_vocabulary_fingerprint(small_data):
     words = read_manifest(small_data).preprocessing["vocab"]
     assert (
         vocabulary_of(read_manifest(small_data))
@@ -362,7 +367,8 @@ def test_the_default_set_says_its_words_too(small_data):
     assert len(words) == read_manifest(small_data).vocab_size
 
 
-def test_texts_longer_than_the_weights_have_places_are_refused_and_random_ones_get_places(tmp_path):
+def test_texts_longer_than_the_positions(tmp_path):
+    """Trained weights refuse them. Random weights get more positions."""
     BertModel(BertConfig(vocab_size=20, max_position_embeddings=16, **SIZES)).save_pretrained(
         tmp_path / "short"
     )
@@ -372,7 +378,7 @@ def test_texts_longer_than_the_weights_have_places_are_refused_and_random_ones_g
     text_encoder(str(tmp_path / "short"), tmp_path / "fits")
     with pytest.raises(
         ConfigError,
-        match="is made for 16 tokens a text, and the data set has 17: choose other weights",
+        match=r"takes at most 16 tokens per text, and the data set has 17\. Choose other weights",
     ):
         text_encoder(str(tmp_path / "short"), tmp_path / "long")
     shapes = InputShapes.of(read_manifest(tmp_path / "longest" / "set"))
