@@ -1,4 +1,4 @@
-"""Exporting compares: the exported model's answers with those that the run itself wrote of its test split."""
+"""Export compares the exported model's logits with those that the run wrote for its test split."""
 
 from pathlib import Path
 
@@ -19,32 +19,29 @@ from furnace_hpc.model.scores import mean_prediction
 def test_logits_are_compared_with_the_runs_own(tmp_path: Path, small_data: Path):
     run = write_run(tmp_path / "runs", small_data)
     exported(run.path, tmp_path / "first")
-    predictor, columns = (
-        Predictor.load(tmp_path / "first", "cpu"),
-        open_columns(small_data).split("test"),
-    )
+    predictor = Predictor.load(tmp_path / "first", "cpu")
+    columns = open_columns(small_data).split("test")
     rows = [stored_row(predictor, columns, row) for row in range(len(columns["present"]))]
     logits = predictor.logits(rows)["digit"].numpy()
     run.predictions("test").parent.mkdir()
     np.savez(run.predictions("test"), **{"logits.digit": logits, "sample_id": columns["sample_id"]})
-    made, said = exported(run.path, tmp_path / "second")
-    assert made.provenance.compared.startswith("those that the run wrote of 64 test samples, ")
-    assert made.provenance.compared in said[-1]
+    made, reported = exported(run.path, tmp_path / "second")
+    assert made.provenance.compared.endswith(" with the run's own for 64 test samples")
+    assert made.provenance.compared in reported[-1]
     np.savez(
         run.predictions("test"), **{"logits.digit": logits + 1, "sample_id": columns["sample_id"]}
     )
     with pytest.raises(
-        ConfigError, match=r"does not give the run's own logits .* is not the one that trained it"
+        ConfigError,
+        match=r"logits differ from the run's own .* Export with the code that trained it",
     ):
         exported(run.path, tmp_path / "third")
 
 
 def test_mean_over_frames_is_compared(tmp_path: Path):
     """The run wrote the mean over a clip's frames."""
-    data, tasks = (
-        write_clips(tmp_path / "clips"),
-        [{"name": "genre", "kind": "multi_label"}, {"name": "digit"}],
-    )
+    data = write_clips(tmp_path / "clips")
+    tasks = [{"name": "genre", "kind": "multi_label"}, {"name": "digit"}]
     changes = {
         "model__modalities": ["image", "audio"],
         "evaluation__frames": "mean",
@@ -66,8 +63,8 @@ def test_mean_over_frames_is_compared(tmp_path: Path):
     run.predictions("test").parent.mkdir()
     np.savez(run.predictions("test"), **mean, sample_id=columns["sample_id"])
     made, _ = exported(run.path, tmp_path / "second")
-    assert made.provenance.compared.startswith("those that the run wrote of 40 test samples, ")
+    assert made.provenance.compared.endswith(" with the run's own for 40 test samples")
     middle = {f"logits.{name}": logits.numpy() for name, logits in frames[1].items()}
     np.savez(run.predictions("test"), **middle, sample_id=columns["sample_id"])
-    with pytest.raises(ConfigError, match="does not give the run's own logits"):
+    with pytest.raises(ConfigError, match="logits differ from the run's own"):
         exported(run.path, tmp_path / "third")

@@ -1,4 +1,4 @@
-"""Predicting: any of the modalities is enough, a bad line costs itself alone, and bad input is one sentence."""
+"""`furnace predict`: subsets of the modalities, files of samples, and errors."""
 
 import json
 import os
@@ -26,9 +26,9 @@ DIGITS = tuple("0123456789")
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
         run_command(main, [str(argument) for argument in arguments])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert isinstance(ended.value.code, int)
-    return ended.value.code, told.out, told.err
+    return ended.value.code, printed.out, printed.err
 
 
 # --- answers ---
@@ -53,7 +53,7 @@ def test_every_subset_of_modalities(model: Path, samples: Path):
         assert sum(digit.probabilities.values()) == pytest.approx(1)
         assert digit.labels == (next(iter(digit.probabilities)),)
         seen.add(tuple(digit.probabilities.values()))
-    assert len(seen) == 7, "each subset is another input"
+    assert len(seen) == 7, "each subset gives another answer"
 
 
 def test_multi_label_task_uses_tuned_threshold(movies: Path, capsys: Any):
@@ -66,9 +66,9 @@ def test_multi_label_task_uses_tuned_threshold(movies: Path, capsys: Any):
     code, out, _ = command(
         capsys, "--model", movies / "model", "--text", "love", "--json", "--top", 4
     )
-    said = json.loads(out)["tasks"]["genres"]
-    assert (code, said["threshold"], len(said["probabilities"])) == (0, 0.47, 4)
-    assert said["labels"]
+    genres = json.loads(out)["tasks"]["genres"]
+    assert (code, genres["threshold"], len(genres["probabilities"])) == (0, 0.47, 4)
+    assert genres["labels"]
     code, out, _ = command(capsys, "--model", movies / "model", "--text", "love")
     assert "(above 0.470)" in out
 
@@ -95,79 +95,70 @@ def test_command_predicts_one_sample(model: Path, samples: Path, capsys: Any):
     )
 
 
-def test_a_file_of_samples_is_answered_in_order_and_a_bad_line_costs_itself_alone(
-    model: Path, samples: Path, tmp_path: Path, capsys: Any
-):
-    good = [json.loads(line) for line in samples.read_text().splitlines()]
-    for entry in good:
-        entry |= {name: str(samples.parent / entry[name]) for name in ("image", "audio")}
+BAD_ENTRIES: list[tuple[Any, str]] = [
+    ({"image": "nowhere.png"}, "nowhere.png' is missing"),
+    ({"image": "folder.png"}, "folder.png' is unreadable (a folder)"),
+    ({"audio": "pipe.wav"}, "pipe.wav' is unreadable (no regular file)"),
+    ({"audio": "/dev/zero"}, "'/dev/zero' is unreadable (no regular file)"),
+    ({"image": "empty.png"}, "empty.png' is empty"),
+    ({"image": "text.png", "text": "it is even"}, "text.png' is unreadable"),
+    ({"image": "a\0b.png"}, "is unreadable"),
+    ({"image": "x" * 5000}, "is unreadable (File name too long)"),
+    ({"audio": 1e308}, "audio is 1e+308, wanted the path of a file"),
+    ({"text": 5}, "text is 5, wanted a string"),
+    ({"text": " "}, "text is empty"),
+    ({"imgae": "here.png"}, "unknown key 'imgae'; did you mean 'image'?"),
+    ({}, "nothing is given. Give any of text, image, audio"),
+    ([1], "a JSON list, wanted an object"),
+]
+BAD_LINES = [
+    (b"{", "not JSON"),
+    (b"\xff\xfe", "not JSON"),
+    (b"[" * 100_000, "not JSON"),
+    (b"1" * 5000, "not JSON"),
+    (b'{"text": "\\ud800"}', "not valid Unicode"),
+]
+
+
+def test_input_file_with_bad_lines(model: Path, samples: Path, tmp_path: Path, capsys: Any):
+    """Lines are answered in order. A bad line affects only itself."""
+    good = json.loads(samples.read_text().splitlines()[0])
+    good |= {name: str(samples.parent / good[name]) for name in ("image", "audio")}
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("no picture")
-    (tmp_path / "here.png").write_bytes(Path(good[0]["image"]).read_bytes())
-    bad: list[tuple[Any, str]] = [
-        ({"image": "nowhere.png"}, "nowhere.png' is missing"),
-        ({"image": "folder.png"}, "folder.png' is unreadable (a folder)"),
-        ({"audio": "pipe.wav"}, "pipe.wav' is unreadable (no regular file)"),
-        ({"audio": "/dev/zero"}, "'/dev/zero' is unreadable (no regular file)"),
-        ({"image": "empty.png"}, "empty.png' is empty"),
-        ({"image": "text.png", "text": "it is even"}, "text.png' is unreadable"),
-        ({"image": "a\0b.png"}, "is unreadable"),
-        ({"image": "x" * 5000}, "is unreadable (File name too long)"),
-        ({"audio": 1e308}, "audio is 1e+308, wanted the path of a file"),
-        ({"text": 5}, "text is 5, wanted a string"),
-        ({"text": " "}, "text is empty"),
-        ({"imgae": "here.png"}, "unknown key 'imgae'; did you mean 'image'?"),
-        ({}, "nothing is given: give one at least of text, image, audio"),
-        ([1], "a JSON list, wanted an object"),
-    ]
-    raw = [
-        (b"{", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"1" * 5000, "not JSON"),
-        (b'{"text": "\\ud800"}', "no Unicode text"),
-    ]
-    lines = [json.dumps(entry).encode() for entry, _ in bad] + [line for line, _ in raw]
-    rows = [
-        json.dumps(good[0]).encode(),
-        b"",
-        *lines,
-        b'{"id": 7, "image": "here.png", "text": null}',
-    ]
-    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(rows) + b"\n")
+    (tmp_path / "here.png").write_bytes(Path(good["image"]).read_bytes())
+    bad = [(json.dumps(entry).encode(), words) for entry, words in BAD_ENTRIES] + BAD_LINES
+    last = b'{"id": 7, "image": "here.png", "text": null}'
+    lines = [json.dumps(good).encode(), b"", *(line for line, _ in bad), last]
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines) + b"\n")
 
     code, out, err = command(
         capsys, "--model", model, "--input", tmp_path / "rows.jsonl", "--json", "--batch-size", 4
     )
     assert code == 1
-    answers = [json.loads(line) for line in out.splitlines()]
-    assert [answer["line"] for answer in answers] == [1, *range(3, len(rows) + 1)]
-    assert [answer.get("id") for answer in (answers[0], answers[-1])] == [good[0]["id"], 7]
-    assert (answers[0]["modalities"], answers[-1]["modalities"]) == (
-        ["text", "image", "audio"],
-        ["image"],
-    )
-    complaints = err.splitlines()
-    assert complaints[-1] == f"{len(lines)} of the samples could not be read"
-    for number, words, answer, line in zip(
-        range(3, len(rows)),
-        [words for _, words in [*bad, *raw]],
-        answers[1:-1],
-        complaints,
-        strict=False,
-    ):
-        assert line.startswith(f"error: rows.jsonl:{number}: "), line
-        assert words in line
-        assert answer["error"] in line
+    first, *failed, last = [json.loads(line) for line in out.splitlines()]
+    assert (first["line"], first["id"], last["line"], last["id"]) == (1, good["id"], len(lines), 7)
+    assert first["modalities"] == ["text", "image", "audio"]
+    assert last["modalities"] == ["image"]
+    assert [answer["line"] for answer in failed] == list(range(3, len(lines)))
+    *errors, summary = err.splitlines()
+    assert summary == f"samples without an answer: {len(bad)}"
+    for (_, words), answer, error in zip(bad, failed, errors, strict=True):
+        assert error.startswith(f"error: rows.jsonl:{answer['line']}: "), error
+        assert words in error
+        assert answer["error"] in error
     predictor = Predictor.load(model, "cpu")
     alone = predictor.predict(image=tmp_path / "here.png").tasks["digit"].probabilities
-    assert answers[-1]["tasks"]["digit"]["probabilities"] == pytest.approx(alone, abs=1e-5)
+    assert last["tasks"]["digit"]["probabilities"] == pytest.approx(alone, abs=1e-5)
 
+
+def test_input_file_as_text(model: Path, samples: Path, capsys: Any):
+    ids = [json.loads(line)["id"] for line in samples.read_text().splitlines()]
     code, out, err = command(capsys, "--model", model, "--input", samples)
     assert (code, err) == (0, "")
-    assert [line.split("  ")[0] for line in out.splitlines()] == [entry["id"] for entry in good]
+    assert [line.split("  ")[0] for line in out.splitlines()] == ids
 
 
 def test_ctrl_c_leaves_whole_answers(model: Path, tmp_path: Path):
@@ -175,7 +166,7 @@ def test_ctrl_c_leaves_whole_answers(model: Path, tmp_path: Path):
     many.write_text(
         "".join(json.dumps({"id": str(n), "text": "it is even"}) + "\n" for n in range(100_000))
     )
-    asked = [
+    arguments = [
         sys.executable,
         "-m",
         "furnace_hpc.predict",
@@ -187,7 +178,7 @@ def test_ctrl_c_leaves_whole_answers(model: Path, tmp_path: Path):
     ]
     answers = tmp_path / "answers.jsonl"
     with answers.open("w") as file:
-        process = subprocess.Popen(asked, stdout=file, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(arguments, stdout=file, stderr=subprocess.PIPE, text=True)
     while not answers.read_text():
         assert process.poll() is None
         time.sleep(0.02)
@@ -199,20 +190,20 @@ def test_ctrl_c_leaves_whole_answers(model: Path, tmp_path: Path):
     assert 1 <= len(ids) < 100_000
 
 
-# --- one sentence ---
+# --- errors ---
 
 
 def test_bad_arguments_exit_with_2(model: Path, movies: Path, tmp_path: Path, capsys: Any):
     """The error is one line."""
     for arguments, words in (
-        ((model,), "nothing is given: give --text, --image or --audio"),
+        ((model,), "no sample is given. Give any of --text, --image and --audio"),
         ((model, "--text", "a", "--input", "x.jsonl"), "--input and --text are both given"),
-        ((model, "--input", tmp_path), "is no file"),
+        ((model, "--input", tmp_path), "is not a file. Give a file with one JSON object per line"),
         ((model, "--image", tmp_path), "is unreadable (a folder)"),
         ((model, "--image", tmp_path / "no.png"), "is missing"),
         ((model, "--text", "a", "--device", "tpu:9"), "device 'tpu:9'"),
-        ((tmp_path, "--text", "a"), "is no exported model"),
-        ((movies / "model", "--audio", "x.wav"), "this network sees text and image alone"),
+        ((tmp_path, "--text", "a"), "is not an exported model"),
+        ((movies / "model", "--audio", "x.wav"), "this model uses only text and image"),
     ):
         code, out, err = command(capsys, "--model", *arguments)
         assert (code, out) == (2, ""), arguments
@@ -229,18 +220,19 @@ def test_damaged_or_foreign_model_is_refused(model: Path, tmp_path: Path):
     good = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(
-        ConfigError, match=r"model\.safetensors is not the file that config\.json describes"
+        ConfigError,
+        match=r"model\.safetensors is missing or differs from its size and hash in config",
     ):
         Predictor.load(copy)
     (copy / "model.safetensors").write_bytes(good)
     content = json.loads(config)
     outside = content | {"files": content["files"] | {"../../etc/passwd": [1, "x"]}}
     for text, words in (
-        ("{", "is no config of an exported model"),
-        ("[]", "is no config of an exported model"),
+        ("{", "is not the config of an exported model"),
+        ("[]", "is not the config of an exported model"),
         (json.dumps(content | {"format": 2}), r"\(format: "),
         (json.dumps(content | {"files": {}}), "names no model.safetensors"),
-        (json.dumps(outside), "passwd is not the file that config.json describes"),
+        (json.dumps(outside), "passwd is missing or differs from its size and hash in config.json"),
     ):
         (copy / "config.json").write_text(text)
         with pytest.raises(ConfigError, match=words):

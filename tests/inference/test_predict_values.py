@@ -1,4 +1,4 @@
-"""Predicting reads raw files to the same values as packing made of them, for each data set."""
+"""Prediction and packing turn raw files into the same values, for each data set."""
 
 import json
 from pathlib import Path
@@ -28,15 +28,13 @@ def test_tridigits_files_give_packed_values(model: Path, samples: Path, small_da
     assert len(lines) == 3
     for row, line in enumerate(lines):
         files = {name: samples.parent / line[name] for name in ("image", "audio")}
-        values, wanted = (
-            predictor.read({"text": line["text"]} | files),
-            stored_row(predictor, columns, row),
-        )
+        values = predictor.read({"text": line["text"]} | files)
+        wanted = stored_row(predictor, columns, row)
         assert line["id"] == f"{columns['sample_id'][row]}-digit-{columns['label.digit'][row]}"
         assert (samples.parent / f"{line['id']}.txt").read_text() == line["text"] + "\n"
         for name in ("text", "text_length", "image", "audio_length", "present"):
             assert np.array_equal(values[name], wanted[name]), name
-        # float16's step at 256
+        # the step of float16 at 256
         assert np.abs(values["audio"].astype(np.float32) - wanted["audio"]).max() <= 0.25
         logits, same = (predictor.logits([v])["digit"] for v in (values, wanted))
         assert torch.allclose(logits, same, atol=1e-3)
@@ -58,10 +56,8 @@ def test_tridigits_words_give_packed_ids(small_data: Path):
 
 
 def test_posters_and_plots_give_the_packed_values(movies: Path):
-    predictor, columns = (
-        Predictor.load(movies / "model", "cpu"),
-        open_columns(movies / "data").split("test"),
-    )
+    predictor = Predictor.load(movies / "model", "cpu")
+    columns = open_columns(movies / "data").split("test")
     for row, movie in enumerate(SPLIT["test"]):
         plot = choose_plot(
             json.loads((movies / "raw" / "dataset" / f"{movie}.json").read_text()), "longest"
@@ -86,14 +82,10 @@ def test_frames_and_sounds_give_the_packed_values(tmp_path: Path):
     )
     columns = open_columns(data).split("test")
     clip = columns["source_id"][0].decode()
-    frame, sound = (
-        source / "frames" / "frame_5" / f"{clip}.jpg",
-        next((source / "audio").glob(f"{clip}.*")),
-    )
-    values, wanted = (
-        predictor.read({"image": frame, "audio": sound}),
-        stored_row(predictor, columns, 0),
-    )
+    frame = source / "frames" / "frame_5" / f"{clip}.jpg"
+    sound = next((source / "audio").glob(f"{clip}.*"))
+    values = predictor.read({"image": frame, "audio": sound})
+    wanted = stored_row(predictor, columns, 0)
     assert clip in CLIPS
     for name in ("image", "audio", "audio_length"):
         assert np.array_equal(values[name], wanted[name]), name
@@ -106,14 +98,11 @@ def test_pack_of_arrays_takes_arrays_only(tmp_path: Path):
     )
     sound = np.asarray(open_columns(data).split("test")["audio"][3])
     np.save(tmp_path / "sound.npy", sound)
-    by_file, by_array = (
-        predictor.predict(audio=tmp_path / "sound.npy"),
-        predictor.predict(audio=sound),
-    )
-    assert by_file == by_array
+    by_file = predictor.predict(audio=tmp_path / "sound.npy")
+    assert by_file == predictor.predict(audio=sound)
     Image.new("L", (28, 28)).save(tmp_path / "digit.png")
     with pytest.raises(
-        ConfigError, match=r"packed from arrays, not from image files: give a \.npy file of shape"
+        ConfigError, match=r"packed from arrays, not from image files\. Give a \.npy file of shape"
     ):
         predictor.predict(image=tmp_path / "digit.png")
     for array, words in (
