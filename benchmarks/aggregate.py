@@ -1,11 +1,12 @@
-"""How long a table of thousands of runs takes: against the bare reading of the same bytes, and against pandas.
+"""Time the table of thousands of runs, against reading the same bytes and against pandas.
 
-python benchmarks/aggregate.py [--runs 10000]     needs the extra `benchmarks` (pandas)
+    python benchmarks/aggregate.py [--runs 10000]     needs the extra `benchmarks` (pandas)
 
-Run folders are laid out as the writers leave them, 50 metric lines each. Ours is the whole process of
-`aggregate --no-figures`, its own cache empty; pandas is what a notebook does with the same files: each is read, and
-all are put together, and no table is made. Both read spec.json, result.json, the ledger and the metrics of each run.
-Then `status` of 1,000 runs of a submission, with a squeue and an sacct on the PATH that count how often they are asked.
+The run folders have the files that training writes, with 50 metric lines each. Ours is a whole
+process of `furnace aggregate --no-figures` with an empty cache. pandas does what a notebook would:
+it reads each of the same files and concatenates them, without a table. Both read spec.json,
+result.json, the attempts and the metrics of each run. Then `furnace status` of 1,000 runs of a
+submission is timed. Its squeue and sacct are replaced by scripts that count their calls.
 """
 
 import argparse
@@ -39,10 +40,16 @@ import pandas
 started_s = time.perf_counter()
 runs = sorted(path.parent for path in pathlib.Path(sys.argv[1]).glob("*/spec.json"))
 def read(pattern):
-    return [json.loads(path.read_bytes()) | {"run": run.name} for run in runs for path in sorted(run.glob(pattern))]
+    return [
+        json.loads(path.read_bytes()) | {"run": run.name}
+        for run in runs
+        for path in sorted(run.glob(pattern))
+    ]
 metrics = [path for run in runs for path in sorted(run.glob("metrics/*.jsonl"))]
-frame = pandas.concat([pandas.read_json(f, lines=True).assign(run=f.parent.parent.name) for f in metrics])
-tables = [pandas.json_normalize(read(pattern)) for pattern in ("spec.json", "result.json", "attempts/*.json")]
+frames = [pandas.read_json(f, lines=True).assign(run=f.parent.parent.name) for f in metrics]
+frame = pandas.concat(frames)
+patterns = ("spec.json", "result.json", "attempts/*.json")
+tables = [pandas.json_normalize(read(pattern)) for pattern in patterns]
 assert len(frame) == 50 * len(runs) and [len(table) for table in tables] == [len(runs)] * 3
 print(time.perf_counter() - started_s)
 """
@@ -58,7 +65,7 @@ def main() -> None:
         "--runs", type=int, default=10_000, help="number of runs, a multiple of 5 [10000]"
     )
     parser.add_argument(
-        "--repeats", type=int, default=3, help="of each way, of which the median is taken [3]"
+        "--repeats", type=int, default=3, help="measurements of each way, for the median [3]"
     )
     asked = parser.parse_args()
     record.begin()
@@ -73,7 +80,7 @@ def main() -> None:
 
 
 def tables(root: Path, number: int, repeats: int) -> list[dict[str, object]]:
-    """What making all tables takes, against reading the bytes and against pandas."""
+    """Time all tables, against reading the bytes and against pandas."""
     folder, runs = lay_out(root, number)
     new = [folder.run(run_id).path for run_id in run_ids(runs[-NEW:])]
     reading, first, again, collecting = [], [], [], []
@@ -131,7 +138,7 @@ def tables(root: Path, number: int, repeats: int) -> list[dict[str, object]]:
 
 
 def status(root: Path, repeats: int) -> list[dict[str, object]]:
-    """What `status` of a submitted grid takes, ten of its runs still to end, and what it asks Slurm."""
+    """Time `furnace status` of a grid with ten unfinished runs, and count its calls of Slurm."""
     folder, runs = lay_out(root, STATUS_RUNS)
     ids = run_ids(runs)
     for run_id in ids[-NEW:]:
@@ -190,12 +197,15 @@ def status(root: Path, repeats: int) -> list[dict[str, object]]:
 
 
 def forget(folder: GridFolder) -> None:
-    """Throw our cache away."""
+    """Delete the cache of aggregate."""
     shutil.rmtree(folder.tables_cache, ignore_errors=True)
 
 
 def evict(path: Path) -> int:
-    """Put every file below `path` out of the system's cache, and return their bytes. What folders hold stays there."""
+    """Remove every file below `path` from the page cache, and return their bytes.
+
+    The contents of folders stay in the system's cache.
+    """
     os.sync()
     total = 0
     for folder, _, names in os.walk(path):
@@ -207,7 +217,7 @@ def evict(path: Path) -> int:
 
 
 def lay_out(root: Path, number: int) -> tuple[GridFolder, list[RunSpec]]:
-    """Finished runs of a grid of one swept key, each with one attempt and LINES lines of metrics."""
+    """Write finished runs of a grid with one swept key, each with LINES lines of metrics."""
     content = {
         "name": "big",
         "base": {"deepspeed": "zero1", "steps": 500},
@@ -248,7 +258,7 @@ def lay_out(root: Path, number: int) -> tuple[GridFolder, list[RunSpec]]:
 
 
 def read_bytes(path: Path) -> tuple[float, int]:
-    """Seconds that reading every file below `path` takes, and its bytes."""
+    """Read every file below `path`. Return the seconds and the bytes."""
     started_s, total = time.perf_counter(), 0
     for folder, _, names in os.walk(path):
         for name in names:
@@ -258,7 +268,7 @@ def read_bytes(path: Path) -> tuple[float, int]:
 
 
 def ours(root: Path, exit_code: int) -> tuple[float, float]:
-    """Seconds of `aggregate` as a process of its own, and its peak of resident memory in GiB."""
+    """Run `furnace aggregate` as a process. Return its seconds and its peak memory in GiB."""
     asked = [
         "--grid",
         "big",

@@ -1,12 +1,17 @@
-"""Twelve runs on slurm/devcluster under random preemption, requeues, power cuts, controller restarts and a full disk.
+"""Run twelve runs on slurm/devcluster with random disturbances.
 
-python benchmarks/chaos.py --work DIR      some ten minutes; needs root and what slurm/devcluster needs
+    python benchmarks/chaos.py --work DIR     about ten minutes; needs root and slurm/devcluster
 
-Goals: every run done without a hand; parameters and table those of the undisturbed grid, which the local queue trains.
-Both are kept in DIR: the same command goes on where it stopped. Goodput is seconds of steps that count over seconds
-from a run's first start to its result; beside it, what the first-order formula makes of the measured rates:
-1 - L (D/2 + u + q) - u / wall, where L is interruptions a second, D the interval of saving in seconds, u a start up to
-its first step, q the wait until a job starts again.
+The disturbances are preemption, requeues, power cuts, controller restarts and a full disk. Goals:
+every run ends as done without help, and parameters and table equal those of the undisturbed grid,
+which the local queue trains. DIR keeps both grids, and the same command resumes. Goodput is the
+seconds of steps that count, divided by the seconds from a run's first start to its result. It is
+compared with the first-order formula for the measured rates:
+
+    1 - L (D/2 + u + q) - u / wall
+
+L is interruptions per second, D the seconds between saves, u the seconds from a start to its first
+step, and q the wait until a job starts again.
 """
 
 import argparse
@@ -45,7 +50,7 @@ PROFILE = {
     "exclude_after_failures": None,
 }
 RESOURCES = {"max_attempts": 60, "max_idle_attempts": 20}
-OFF_S = 4  # how long a node, a disk or the nodes of others are away
+OFF_S = 4  # seconds that a node or a disk is gone, or that nodes are taken by another job
 
 
 def main() -> None:
@@ -53,13 +58,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", type=Path, required=True, help="what was run stays here")
-    parser.add_argument("--seed", type=int, default=0, help="of the disturbances")
+    parser.add_argument("--work", type=Path, required=True, help="folder for both grids; kept")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the disturbances")
+    parser.add_argument("--disturbances", type=int, default=14, help="number of disturbances")
     parser.add_argument(
-        "--disturbances", type=int, default=14, help="how many; then it is left alone"
-    )
-    parser.add_argument(
-        "--limit", type=float, default=540, help="seconds after which it is given up"
+        "--limit", type=float, default=540, help="seconds until the benchmark gives up"
     )
     asked = parser.parse_args()
     record.begin()
@@ -88,12 +91,12 @@ def main() -> None:
 def _disturbed(
     kept: Path, data: Path, grid: dict[str, Any], draw: random.Random, number: int, limit_s: float
 ) -> None:
-    """The grid on a cluster that is disturbed; what it leaves, but for checkpoints, is kept."""
+    """Run the grid on a disturbed cluster. Keep all its files except checkpoints."""
     with (
         tempfile.TemporaryDirectory(prefix="fb") as folder,
         small_file_system(Path(folder) / "runs", "400m"),
     ):
-        cluster = start_cluster(Path(folder) / "c")  # after the mount, which its nodes see then
+        cluster = start_cluster(Path(folder) / "c")  # after the mount, so that its nodes see it
         try:
             study = RealStudy(cluster, Path(folder), profile=PROFILE)
             shutil.copytree(data, study.place / "data")
@@ -111,14 +114,14 @@ def _disturbed(
 
 
 class Chaos:
-    """Disturbs a study on a cluster, at random."""
+    """Disturbs a study on a cluster at random."""
 
     def __init__(self, study: RealStudy, draw: random.Random) -> None:
         self._study, self._cluster, self._draw = study, study.cluster, draw
         self.done: list[str] = []
 
     def until_done(self, disturbances: int, limit_s: float) -> float:
-        """Disturb so many times, then wait for the table; the seconds that it took."""
+        """Disturb this often, then wait for the table. Return the seconds."""
         ways: dict[str, Callable[[Cluster], None]] = {
             "preemption": self._preempt,
             "requeue": self._requeue,
@@ -133,7 +136,7 @@ class Chaos:
             if done == runs and table.exists() and f"{SEEDS} of" not in table.read_text():
                 break
             if len(self.done) < disturbances and done < runs and self._is_training():
-                # Each kind once, in random order, before any comes again.
+                # All kinds occur once, in random order, before any is repeated.
                 if len(self.done) % len(ways) == 0:
                     order = self._draw.sample(list(ways), len(ways))
                 way = order[len(self.done) % len(ways)]
@@ -145,7 +148,7 @@ class Chaos:
         return time.monotonic() - began_s
 
     def _is_training(self) -> bool:
-        """Whether a rank has written a step: what comes before the first one would disturb nobody."""
+        """Whether a rank has written a step. A disturbance before the first step has no effect."""
         return any(path.stat().st_size for path in self._study.folder.glob("*/metrics/*.jsonl"))
 
     def _preempt(self, cluster: Cluster) -> None:
@@ -180,7 +183,7 @@ class Chaos:
 
 
 def _undisturbed(work: Path, grid: dict[str, Any]) -> Path:
-    """The same grid in the local queue; what was done before is done."""
+    """Run the same grid in the local queue, except for runs that are already done."""
     calm = work / "calm"
     calm.mkdir(parents=True, exist_ok=True)
     (calm / "study.yaml").write_text(yaml.safe_dump(grid))
@@ -237,7 +240,7 @@ def _row(kept: Path, calm: Path, disturbances: list[str], took_s: float) -> dict
 
 
 def _goodput(runs: list[Path]) -> dict[str, Any]:
-    """Measured, and by the formula, from the runs' own records; medians where there are many."""
+    """Goodput as measured and by the formula, from the runs' records. Values are medians."""
     productive_s = wall_s = interruptions = 0.0
     starts, waits, steps = [], [], []
     for run in runs:
@@ -287,7 +290,7 @@ def _is_done(run: Path) -> bool:
 
 
 def _table(path: Path) -> list[str]:
-    """The rows of the table up to its costs: what a disturbance takes is time, and may not be anything else."""
+    """The rows of the table without its costs, because disturbances may only cost time."""
     if not path.exists():
         return ["none"]
     rows = [line.split(" | ") for line in path.read_text().splitlines() if line.startswith("| ")]

@@ -1,6 +1,6 @@
-"""How long the login node's commands take: help, and a dry run of a 1,000-run grid. Each is a whole process.
+"""Time commands of the login node as whole processes: help, and a dry run of a 1,000-run grid.
 
-python benchmarks/commands.py        goals: help under 0.5 s, dry run under 2 s, no torch imported
+python benchmarks/commands.py     goals: help under 0.5 s, dry run under 2 s, no torch imported
 """
 
 import statistics
@@ -18,7 +18,7 @@ PROBE = "import sys; from furnace_hpc.submit import main; print('torch' in sys.m
 
 
 def main() -> None:
-    """Time the commands in turn, and write medians."""
+    """Time the commands in turn and write medians."""
     record.begin()
     submit = [sys.executable, "-m", "furnace_hpc.submit"]
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +37,7 @@ def main() -> None:
             "aggregate --help": ([sys.executable, "-m", "furnace_hpc.aggregate", "--help"], 0.5),
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(REPEATS):  # in turn, so that a noisy minute hits all alike
+        for _ in range(REPEATS):  # in turn, so that noise affects all alike
             for name, (command, _) in commands.items():
                 started_s = time.perf_counter()
                 subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def big_grid(folder: Path) -> Path:
-    """1,000 runs: 20 x 10 rows x 5 seeds."""
+    """A grid of 1,000 runs: 20 x 10 rows x 5 seeds."""
     shipped = Path(__file__).parent.parent / "experiments" / "ablation.yaml"
     content = yaml.safe_load(shipped.read_text())
     content["axes"] = {

@@ -1,10 +1,11 @@
-"""Checkpoints that come to harm on the disk, loaded by our engine, and by DeepSpeed's own load_checkpoint.
+"""Load damaged checkpoints with Furnace's engine and with DeepSpeed's own load_checkpoint.
 
-python benchmarks/damaged.py      some minutes
+    python benchmarks/damaged.py      some minutes
 
-Two checkpoints of one training, the newer one damaged in one way. Recovered means: the older one is loaded, whole, on
-all ranks. Goals: all; DeepSpeed's own: none. Ours at ZeRO 1, 2, 3 x 1 and 2 processes; DeepSpeed's at ZeRO 2 x 2, each
-by ranks of its own, since one that fails leaves its peers waiting.
+There are two checkpoints of one training, and the newer one is damaged in one way. It counts as
+recovered if all ranks load the whole older one. Goals: Furnace recovers all, and DeepSpeed none.
+Furnace runs at ZeRO 1, 2, 3 with 1 and 2 processes. DeepSpeed runs at ZeRO 2 with 2 processes. Each
+of its loads has new ranks, because one that fails leaves its peers waiting.
 """
 
 import os
@@ -25,7 +26,7 @@ from damaged_work import GOOD, NEWEST  # noqa: E402
 
 
 def main() -> None:
-    """Ours, then DeepSpeed's."""
+    """Run both engines and write the rows."""
     record.begin()
     started_s = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +72,7 @@ def _ours(folder: Path) -> list[dict[str, Any]]:
 
 
 def _theirs(folder: Path) -> dict[str, str]:
-    """Damage -> what DeepSpeed's own load_checkpoint comes to."""
+    """Damage -> result of DeepSpeed's own load_checkpoint."""
     place = {"source": "theirs", "stage": 2, "theirs": True}
     forked_ranks.run_phases(folder / "made", "damaged_work", [(2, [{"do": "make"} | place])])
     found = {}

@@ -1,6 +1,6 @@
-"""The newcomer's way, timed: a fresh clone, an empty home, no virtual environment; `make demo`, and again.
+"""Time a new user's first steps: a fresh clone, an empty home, no virtual environment, `make demo`.
 
-python benchmarks/demo.py --work DIR       goals: at most 600 s with the installation, then under 15 s
+python benchmarks/demo.py --work DIR     goals: at most 600 s with installation, then under 15 s
 """
 
 import argparse
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Clone, make demo twice, and write the times."""
+    """Clone, run `make demo` twice, and write the times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="an empty folder; kept")
     work = parser.parse_args().work.resolve()

@@ -1,9 +1,11 @@
-"""Every (processes, ZeRO stage) to every other: what a checkpoint loses, and how far the next losses are off.
+"""Load checkpoints of every (processes, ZeRO stage) at every other, and compare the next losses.
 
-python benchmarks/elastic.py      goal: state equal, next 4 losses within 1e-6 of the undisturbed run, in fp32
+    python benchmarks/elastic.py
 
-1, 2, 4 processes x stages 1, 2, 3, to the same nine: 81 pairs, in fp32 and again in bf16. A small network with
-BatchNorm, a shared weight and three parameter groups; then the real network, and offloading.
+Goal: equal state, and the next 4 losses within 1e-6 of the undisturbed run in fp32. The shapes are
+1, 2, 4 processes x stages 1, 2, 3, which makes 81 pairs, in fp32 and in bf16. The network is small
+and has BatchNorm, a shared weight and three parameter groups. Then the real network and offloading
+follow.
 """
 
 import os
@@ -21,7 +23,7 @@ import forked_ranks
 from test_elastic import OFFLOADED, case
 
 SIZES, STAGES, GOAL = (1, 2, 4), (1, 2, 3), 1e-6
-# eps: Adam turns the rounding of a gradient that should be 0 (a key's bias) into whole steps.
+# eps: otherwise Adam makes whole steps from the rounding of a gradient of 0 (the bias of a key).
 KINDS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "bf16": {"precision": "bf16"},
@@ -30,9 +32,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Make all checkpoints, load each at all shapes, and write one row a pair."""
+    """Write all checkpoints, load each at all shapes, and write one row per pair."""
     record.begin()
-    forked_ranks.START_S = 1800  # on a busy machine it takes longer than a test may
+    forked_ranks.START_S = 1800  # a busy machine needs more time than a test may take
     shapes = [(size, stage) for size in SIZES for stage in STAGES]
     made = {
         (kind, *shape): f"{kind}, stage {shape[1]} of {shape[0]}"
@@ -76,7 +78,8 @@ def main() -> None:
     rows = [_row(answer) for answer in answers if answer["do"] == "resume"]
     fp32 = [row for row in rows if "goal" in row]
     summary = f"{sum(row['state_equal'] for row in rows)} of {len(rows)} loads equal; "
-    summary += f"{sum(row['reached'] for row in fp32)} of {len(fp32)} reached the goal; {wall_s:.0f} s in all. "
+    summary += f"{sum(row['reached'] for row in fp32)} of {len(fp32)} reached the goal; "
+    summary += f"{wall_s:.0f} s in all. "
     record.write(
         "elastic", rows, summary + "bf16 at another number of processes rounds gradients otherwise"
     )

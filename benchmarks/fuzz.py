@@ -1,12 +1,13 @@
-"""Hostile names, YAML files, profiles, manifests and lines of records: nothing runs, nothing leaks, no traceback.
+"""Try hostile names, YAML files, profiles, manifests and records. Nothing may run, leak or crash.
 
-python benchmarks/fuzz.py [--cases 10500] [--examples 5000]
+    python benchmarks/fuzz.py [--cases 10500] [--examples 5000]
 
-Every input is made by hypothesis from a seed that is fixed. What is accepted in spite of it is carried on: to a batch
-script, which `bash -n` reads and which is executed with stand-ins for all commands; canary commands stand in the
-inputs, planted tokens in the inputs and in the environment. Goal: zero of each.
+hypothesis makes every input from a fixed seed. An accepted input becomes a batch script, which
+`bash -n` checks. The script is executed with replacements for all commands. The inputs contain
+canary commands, and inputs and environment contain planted tokens. Goal: no executed canary, no
+leaked token, no traceback.
 
-Afterwards the tests marked `fuzz` (one per parser and decoder) run with `--examples` new inputs each.
+Then the tests marked `fuzz` (one per parser and decoder) run with `--examples` new inputs each.
 """
 
 import argparse
@@ -43,7 +44,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def fuzz(place: Path, cases: int) -> Tally:
-    """At least so many hostile inputs, the same ones each time."""
+    """Try at least this many hostile inputs. They are the same each time."""
     tally = Tally(place)
     work = Fuzz(tally)
     share = -(-cases // len(KINDS))
@@ -102,7 +103,10 @@ def fuzz(place: Path, cases: int) -> Tally:
 def _drive(
     function: Callable[..., None], strategies: tuple[st.SearchStrategy[Any], ...], cases: int
 ) -> None:
-    """Call it with so many inputs of hypothesis; nothing raises, so nothing is shrunk."""
+    """Call the function with this many inputs of hypothesis.
+
+    The function never raises, so hypothesis shrinks nothing.
+    """
     calm = settings(
         max_examples=cases,
         derandomize=True,
@@ -115,7 +119,7 @@ def _drive(
 
 
 def commands(place: Path, number: int) -> list[str]:
-    """The same through the real commands: what of stderr holds a traceback, or a token."""
+    """Try hostile inputs with the real commands. Count tracebacks and tokens in stderr."""
     draw, bad = random.Random(7), []
     words = canaries(place)
     for _ in range(number):
@@ -158,7 +162,7 @@ def commands(place: Path, number: int) -> list[str]:
 
 
 def parsers(examples: int) -> int:
-    """The exit code of the tests marked `fuzz`, run with so many new inputs each."""
+    """Run the tests marked `fuzz` with this many new inputs each. Return the exit code."""
     command = [
         sys.executable,
         "-m",
@@ -175,7 +179,7 @@ def parsers(examples: int) -> int:
 
 
 def main() -> None:
-    """Fuzz, and write the figures."""
+    """Try all inputs and write the figures."""
     from record import begin, write
 
     parser = argparse.ArgumentParser(description=__doc__)

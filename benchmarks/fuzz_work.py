@@ -1,4 +1,4 @@
-"""What is done with each hostile input, and the count of what must never happen."""
+"""What fuzz.py does with each hostile input, and the counts of forbidden results."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ from furnace_hpc.runs.state import read_status
 
 @dataclass
 class Tally:
-    """What came of the inputs."""
+    """Counts of the results."""
 
     place: Path
     cases: Counter[str] = field(default_factory=Counter)
@@ -52,11 +52,14 @@ class Tally:
 
     @property
     def canary(self) -> Path:
-        """The file that every planted command would make."""
+        """The file that any planted command would create."""
         return self.place / "canary"
 
     def attempt(self, kind: str, work: Callable[[], Any]) -> Any:
-        """Do it as a command would: an error of one sentence is right, whatever else is raised is a traceback."""
+        """Call the function as a command would.
+
+        A ConfigError is right. Any other exception counts as a traceback.
+        """
         said = StringIO()
         try:
             with redirect_stdout(said), redirect_stderr(said):
@@ -75,7 +78,7 @@ class Tally:
         return None
 
     def counted(self, kind: str, function: Callable[..., None]) -> Callable[..., None]:
-        """The function, counting its calls."""
+        """Wrap the function to count its calls."""
 
         def count(*inputs: Any) -> None:
             self.cases[kind] += 1
@@ -84,19 +87,19 @@ class Tally:
         return count
 
     def look_for_tokens(self, kind: str, text: str) -> None:
-        """A planted token in anything that is shown or written is a leak."""
+        """Count a leak if a shown or written text contains a planted token."""
         self.leaks += [f"{kind}: {text[:300]!r}" for token in (TOKEN, PLANTED) if token in text]
 
 
 class Fuzz:
-    """All kinds of inputs, and what is done with each."""
+    """All kinds of inputs and what is done with them."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally, self._place = tally, tally.place
         self._stand_ins = _stand_ins(tally.place / "commands")
 
     def names(self, text: str, key: str) -> None:
-        """A name or a flag's value in a grid or a profile, and the batch script that it would get into."""
+        """Use a name or flag value in a grid or profile, and in the batch script made from it."""
         if key in ("grid", "variant"):
             grid = GRID | (
                 {"name": text}
@@ -109,7 +112,7 @@ class Fuzz:
         self._submit("names", _dumped(grid), _dumped(profile))
 
     def yaml(self, text: str) -> None:
-        """A file that claims to be a grid, and a value of --set."""
+        """Read a file as a grid, and a value of --set."""
         self._submit("yaml", text, _dumped(PROFILE))
         value = text[:200]
         self._tally.attempt(
@@ -120,11 +123,14 @@ class Fuzz:
         )
 
     def profiles(self, content: dict[str, Any]) -> None:
-        """A profile with hostile values; of setup, which is the user's own shell, no lines are run here."""
+        """Read a profile with hostile values.
+
+        Lines of `setup` are not executed, because they are the user's own shell commands.
+        """
         self._submit("profiles", _dumped(GRID), _dumped(content))
 
     def manifests(self, content: Any, names: list[str]) -> None:
-        """A data set's manifest, and a checkpoint's."""
+        """Read the manifest of a data set and of a checkpoint."""
         folder = self._place / "data"
         folder.mkdir(exist_ok=True)
         (folder / "manifest.json").write_text(
@@ -142,7 +148,7 @@ class Fuzz:
             self._tally.leaks.append(f"a checkpoint of {names} counts as complete")
 
     def records(self, lines: list[str]) -> None:
-        """Every file of a run that is read line by line, or as JSON."""
+        """Read every JSON or line-based file of a run."""
         run = RunFolder(self._place / "runs" / "study" / "base-s0-00000000")
         text = "\n".join(lines) + "\n"
         for path in (run.metrics(1), run.attempt(1), run.verdict(1, 0), run.saved, run.result):
@@ -192,12 +198,12 @@ class Fuzz:
             self._script(kind, script, yaml.safe_load(profile_text))
 
     def _script(self, kind: str, script: str, profile: dict[str, Any]) -> None:
-        """What bash thinks of a script, and what it does when it is run."""
+        """Check a script with bash, and execute it."""
         tally = self._tally
         tally.scripts += 1
         tally.look_for_tokens(kind, script)
         data = script.encode("utf-8", "surrogatepass")
-        if not profile.get("setup"):  # that is the user's own shell
+        if not profile.get("setup"):  # setup is the user's own shell code
             checked = subprocess.run(["bash", "-n"], input=data, capture_output=True, check=False)
             if checked.returncode:
                 tally.bad_scripts.append(checked.stderr.decode(errors="replace")[:200])
@@ -225,7 +231,10 @@ def _dumped(content: Any) -> str:
 
 
 def _stand_ins(folder: Path) -> Path:
-    """Every command that a batch script may call, doing nothing; `python3` answers as batch.py would."""
+    """Replace every command of a batch script by one that does nothing.
+
+    `python3` answers as batch.py does.
+    """
     folder.mkdir()
     begun = "FURNACE_RUN_DIR=x FURNACE_ATTEMPT=1 FURNACE_CODE=y"
     answer = f'case "$*" in *begin-row*) echo "{begun}";; *decide*) echo done;; esac'

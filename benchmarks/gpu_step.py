@@ -1,10 +1,11 @@
-"""One GPU: model-FLOPs utilisation, our loop against a plain one, and what ZeRO's stages cost. A part of train_step.py.
+"""Measure one GPU: FLOPs utilisation, our loop against a plain one, and the cost of ZeRO stages.
 
-python benchmarks/gpu_step.py --small      the same code on a tiny network and whatever device there is; writes nothing
+    python benchmarks/gpu_step.py --small     a tiny network on any device; writes nothing
 
-FLOPs are the model's own, as torch's FlopCounterMode counts the matrix products, convolutions and attention of one
-forward pass, times three (backward has two products for each). Recomputation is not counted, and texts have their full
-length, so padding neither. Utilisation = FLOPs of a step / its seconds / the card's dense bf16 peak.
+This is a part of train_step.py. FLOPs are those of the model: torch's FlopCounterMode counts the
+matrix products, convolutions and attention of one forward pass, times three, because backward has
+two products for each. Recomputation is not counted. Texts have their full length, so padding does
+not count either. Utilisation = FLOPs of a step / its seconds / the card's dense bf16 peak.
 """
 
 import argparse
@@ -60,7 +61,7 @@ WHAT = "bf16 model-FLOPs utilisation, BERT-base + ViT-B at 224 px, one GPU"
 
 
 def rows() -> list[dict[str, Any]]:
-    """What one GPU gives; where there is none, an empty row that says so."""
+    """Measure the GPU. Without a GPU, return one row that says so."""
     if not torch.cuda.is_available():
         return [
             {
@@ -74,7 +75,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def measure(size: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a network of this size, on the device that there is."""
+    """Measure a network of this size on the available device."""
     processes = init_process_group(RankInfo(0, 0, 1, None))
     name = torch.cuda.get_device_name() if processes.device.type == "cuda" else "CPU"
     peak = next((value for key, value in PEAKS.items() if key in name), None)
@@ -92,7 +93,8 @@ def measure(size: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "measure": WHAT.replace("one GPU", name),
             "measured": used and round(used, 3),
-            "formula": f"3 x {flops / samples / 1e9:.1f} GFLOP x {samples} samples / {seconds:.4f} s / {peak or 0:.3g}",
+            "formula": f"3 x {flops / samples / 1e9:.1f} GFLOP x {samples} samples "
+            f"/ {seconds:.4f} s / {peak or 0:.3g}",
             "shares": shares,
             "samples_per_s": round(samples / seconds, 1),
             "goal": f">= {GOAL:.2f}",
@@ -116,7 +118,7 @@ def measure(size: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def model_flops(model: FusionModel, batch: dict[str, Any]) -> tuple[int, dict[str, float]]:
-    """FLOPs of one forward pass of a batch, and the share of each encoder and of what follows them."""
+    """Return the FLOPs of a batch's forward pass, and the shares of each encoder and the rest."""
     with FlopCounterMode(model, depth=4, display=False) as counter, torch.no_grad():
         model.eval()(batch["inputs"], {}, batch["present"])
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
@@ -193,7 +195,7 @@ def _plain_step(
 
 
 def _timed(step: Callable[[], Any], processes: Processes) -> tuple[float, float]:
-    """Median seconds of a step, and the peak of allocated memory in GiB (0 without a GPU)."""
+    """Return the median seconds of a step and the peak memory in GiB (0 without a GPU)."""
     on_gpu = processes.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -214,7 +216,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--small", action="store_true", required=True, help="a tiny network, to see that it works"
+        "--small", action="store_true", required=True, help="use a tiny network, for a trial"
     )
     parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""Inputs that are made to hurt: for everything that reads what a user, or somebody else, wrote."""
+"""Strategies for hostile inputs of everything that reads files of users or of others."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ MANIFEST_OF_DATA: dict[str, Any] = {
 
 
 def canaries(place: Path) -> list[str]:
-    """Words that would make the canary file wherever they were run, or read as a path or a format."""
+    """Words that would make the canary file if they were run, or read as a path or format."""
     touch = f"/usr/bin/touch {place}/canary"
     words = [
         "a\n{}",
@@ -85,7 +85,7 @@ def canaries(place: Path) -> list[str]:
 
 
 def hostile_text(place: Path) -> st.SearchStrategy[str]:
-    """Planted words, any Unicode, and both glued together."""
+    """Planted words, any Unicode, and both joined together."""
     planted = st.sampled_from(canaries(place))
     anything = st.text(max_size=40)
     return st.one_of(
@@ -109,7 +109,7 @@ def hostile_value(place: Path) -> st.SearchStrategy[Any]:
 
 
 def hostile_yaml(place: Path) -> st.SearchStrategy[str]:
-    """Text that is YAML, nearly YAML, or made to hurt a parser."""
+    """Text that is YAML, almost YAML, or hard for a parser."""
     command = f"/usr/bin/touch {place}/canary"
     tags = [
         f"a: !!python/object/apply:os.system ['{command}']",
@@ -151,14 +151,14 @@ def hostile_yaml(place: Path) -> st.SearchStrategy[str]:
 
 
 def mutated(content: dict[str, Any], place: Path) -> st.SearchStrategy[dict[str, Any]]:
-    """A good mapping of which some keys have hostile values."""
+    """A valid mapping in which some keys have hostile values."""
     return st.dictionaries(
         st.sampled_from([*content, "more"]), hostile_value(place), min_size=1, max_size=3
     ).map(lambda changes: content | changes)
 
 
 def events(place: Path) -> st.SearchStrategy[dict[str, Any]]:
-    """Lines that look like the journal's, a metric's or a verdict's, with hostile values."""
+    """Lines like those of a journal, metrics or verdicts, with hostile values."""
     words = ["intent", "submitted", "cancelled", "refused"]
     value = hostile_value(place)
     keys = [

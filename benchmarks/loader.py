@@ -1,12 +1,13 @@
-"""Samples per second handed over by the loader, beside the usual ways to read the same samples, in the same run.
+"""Measure the loader's samples per second against other ways to read the same samples.
 
-python benchmarks/loader.py     some minutes; peers: pip install -e ".[benchmarks]", in an environment of its own, for
-                                litdata brings a torchvision, which may not fit the torch that is there
+    python benchmarks/loader.py     some minutes
 
-A sample is a 224 x 224 RGB picture (uint8), 40 x 640 MFCC (float16) and 128 token ids: 202 kB. `article` starts from
-JPEG, WAV and text files and makes floats by PIL and librosa in two worker processes; all others start from the same
-samples packed in their own format, and hand over batches of 32 in shuffled order, as they are stored: the device
-normalises. Each peer is tried in several settings, and its best one counts.
+The peers need `pip install -e ".[benchmarks]"`, in a separate environment: litdata installs a
+torchvision that may not fit the installed torch. A sample is a 224 x 224 RGB picture (uint8),
+40 x 640 MFCC (float16) and 128 token ids: 202 kB. `article` starts from JPEG, WAV and text files
+and makes floats with PIL and librosa in two worker processes. All others start from the same
+samples packed in their own format. They give shuffled batches of 32 in the stored types, because
+the device normalises. Each peer is measured with several settings, and the best one counts.
 """
 
 import json
@@ -28,7 +29,7 @@ import record
 
 REPEATS = 5
 LIMIT_S = 90
-PASS_S = 0.5  # a pass is as many epochs as take so long
+PASS_S = 0.5  # a pass is as many epochs as take this long
 GOALS = {
     "packed bytes : article": 100,
     "normalised floats : article": 10,
@@ -60,7 +61,7 @@ def main() -> None:
 def measure(
     folder: Path, found: list[str]
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Samples/s of each way and repeat: from memory, and from the disk."""
+    """Samples/s of each way and repeat, from memory and from the disk."""
     warm: dict[str, list[float]] = {way: [] for way in found}
     cold: dict[str, list[float]] = {way: [] for way in found}
     for repeat in range(REPEATS):
@@ -77,7 +78,10 @@ def measure(
 
 
 def in_a_process(folder: Path, way: str, at_least_s: float | None) -> list[float]:
-    """A rate, measured where no other way has left threads or maps; none where it does not come to an end."""
+    """Measure a rate in a new process, without threads or maps of other ways.
+
+    Return None if the process does not end.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["loader_ways"])
     here, there = context.Pipe(duplex=False)
@@ -86,7 +90,7 @@ def in_a_process(folder: Path, way: str, at_least_s: float | None) -> list[float
     there.close()
     try:
         answers = [here.recv()] if here.poll(LIMIT_S) else []
-    except EOFError:  # it died; its words are above
+    except EOFError:  # the process died, and its error is printed above
         answers = []
     process.kill()
     process.join()
@@ -94,12 +98,15 @@ def in_a_process(folder: Path, way: str, at_least_s: float | None) -> list[float
 
 
 def rate(answer: Connection, folder: Path, way: str, at_least_s: float | None) -> None:
-    """Send samples per second: of the first epoch, or of later ones that take so long together."""
-    # of workers, as without the server that this comes from
+    """Send samples per second of the first epoch.
+
+    With `at_least_s`, measure as many later epochs as take this long.
+    """
+    # fork workers, as without the server that started this process
     multiprocessing.set_start_method("fork", force=True)
     epoch = ways.OPEN[way](folder)
     if at_least_s is not None:
-        sum(epoch())  # everything is in memory now, and workers have started
+        sum(epoch())  # then everything is in memory, and workers have started
     count, started_s = 0, time.perf_counter()
     while not count or time.perf_counter() - started_s < (at_least_s or 0):
         for number in epoch():
@@ -107,18 +114,21 @@ def rate(answer: Connection, folder: Path, way: str, at_least_s: float | None) -
     answer.send(count / (time.perf_counter() - started_s))
     for worker in multiprocessing.active_children():
         worker.kill()
-    time.sleep(LIMIT_S)  # until it is killed: some loaders never end by themselves
+    time.sleep(LIMIT_S)  # until the parent kills this process: some loaders never end
 
 
 def drop_caches(folder: Path) -> bool:
-    """Whether the files are out of the page cache now: the kernel drops clean pages that nobody has mapped."""
+    """Remove the files from the page cache. Return whether none of their pages is left.
+
+    The kernel drops clean pages that are not mapped.
+    """
     files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     if not shutil.which("fincore"):
-        return False  # it cannot be told
+        return False  # unknown
     shown = subprocess.run(
         ["fincore", "--bytes", "--json", *map(str, files)],
         capture_output=True,
@@ -130,7 +140,10 @@ def drop_caches(folder: Path) -> bool:
 
 
 def opened_per_sample(folder: Path, way: str) -> float | None:
-    """Files below the folder that are opened for a sample in steady state: three epochs less one, by strace."""
+    """Files below the folder that are opened per sample, counted by strace.
+
+    The count of one epoch is subtracted from that of three, which leaves the steady state.
+    """
     if not shutil.which("strace"):
         return None
     opened = []
@@ -149,7 +162,7 @@ def opened_per_sample(folder: Path, way: str) -> float | None:
 def table(
     warm: dict[str, list[float]], cold: dict[str, list[float]], opens: dict[str, float | None]
 ) -> list[dict[str, Any]]:
-    """A line for each way: medians, and the range of the repeats."""
+    """A row for each way: medians, and the range of the repeats."""
     lines = []
     for way in [way for way in warm if warm[way]]:
         line: dict[str, Any] = {"way": way, "warm_per_s": round(statistics.median(warm[way]))}
@@ -166,7 +179,10 @@ def table(
 def ratios(
     warm: dict[str, list[float]], cold: dict[str, list[float]], opens: dict[str, float | None]
 ) -> list[dict[str, Any]]:
-    """Each goal, with what was measured: the median of the repeats' ratios, for the machine is not always as fast."""
+    """Compare with each goal the median of the repeats' ratios.
+
+    The ratio is taken per repeat, because the speed of the machine varies.
+    """
 
     def best(times: dict[str, list[float]]) -> str | None:
         peers = [way for way in times if way.startswith(ways.PEERS) and times[way]]
@@ -210,9 +226,10 @@ def ratios(
 def markdown(
     rows: list[dict[str, Any]], goals: list[dict[str, Any]], missing: dict[str, str]
 ) -> None:
-    """Write the same as `results/loader.md`."""
+    """Write the same content as `results/loader.md`."""
     lines = [
-        f"# Loader: {files.SAMPLES} samples of {files.SAMPLE_BYTES / 1000:.0f} kB, batches of {ways.BATCH}",
+        f"# Loader: {files.SAMPLES} samples of {files.SAMPLE_BYTES / 1000:.0f} kB, "
+        f"batches of {ways.BATCH}",
         "",
         "`python benchmarks/loader.py`; versions, machine and commit are in `loader.json`. "
         + ways.note(),
@@ -231,7 +248,8 @@ def markdown(
         opened = row.get("files_opened_per_sample")
         shown = "" if opened is None else f"{opened:g}"
         lines.append(
-            f"| {row['way']} | {row['warm_per_s']:,} | {ranges[0]} | {cold} | {ranges[1]} | {shown} |"
+            f"| {row['way']} | {row['warm_per_s']:,} | {ranges[0]} "
+            f"| {cold} | {ranges[1]} | {shown} |"
         )
     lines += [
         "",

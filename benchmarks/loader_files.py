@@ -1,4 +1,4 @@
-"""The samples of loader.py: raw files as the article reads them, and the same samples in every packed format."""
+"""The samples of loader.py, as raw files for the article's loader and in every packed format."""
 
 import io
 import tarfile
@@ -18,8 +18,7 @@ from furnace_hpc.data.columns import write_columns
 from furnace_hpc.data.decode.features import channel_statistics
 
 SAMPLES = 1536
-# of them as raw files; in the packed formats, none of which compresses, their contents come 12
-# times
+# Number of raw files. The packed formats do not compress, so they contain the samples 12 times.
 FILES = 128
 TOKENS, RATE, HOP, FRAMES = 128, 16_000, 160, 640
 SAMPLE_BYTES = 3 * 224 * 224 + 40 * FRAMES * 2 + TOKENS * 2
@@ -28,7 +27,10 @@ Sample = dict[str, Any]
 
 
 def make_files(folder: Path) -> None:
-    """Write `files/<n>.jpg .wav .txt`: pictures of 496 x 376 with structure and grain, 6.4 s of noise at 16 kHz."""
+    """Write `files/<n>.jpg .wav .txt`.
+
+    Pictures of 496 x 376 with structure and grain, and 6.4 s of noise at 16 kHz.
+    """
     (folder / "files").mkdir()
     rng = np.random.default_rng(0)
     words = np.array(["".join(rng.choice(list("abcdefghijklmnopqrst"), 5)) for _ in range(2000)])
@@ -50,7 +52,7 @@ def make_files(folder: Path) -> None:
 
 
 class ArticleFiles(Dataset[Sample]):
-    """Each sample made when it is asked for: PIL, librosa, a tokenizer, and floats."""
+    """Makes each sample when it is read: PIL, librosa, a tokenizer, and floats."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "files"
@@ -62,7 +64,7 @@ class ArticleFiles(Dataset[Sample]):
         return FILES
 
     def stored(self, number: int) -> Sample:
-        """The sample as the packed formats have it."""
+        """The sample with the values of the packed formats."""
         stem = self._folder / str(number)
         picture = Image.open(stem.with_suffix(".jpg")).convert("RGB").resize((224, 224))
         wave, _ = librosa.load(stem.with_suffix(".wav"), sr=RATE)
@@ -82,7 +84,7 @@ class ArticleFiles(Dataset[Sample]):
 
 
 def prepare(folder: Path) -> dict[str, str]:
-    """Write the samples in every format; which peers cannot be measured, and why."""
+    """Write the samples in every format. Return the peers that cannot be measured, and why."""
     files = ArticleFiles(folder)
     samples = [files.stored(number) for number in range(FILES)]
     columns = {
@@ -123,7 +125,7 @@ def _pack(folder: Path, columns: dict[str, Any]) -> None:
 
 
 def _write_tars(folder: Path, columns: dict[str, Any]) -> None:
-    """Shards of 128 samples; raw bytes, which are decoded faster than npy members or pictures."""
+    """Write shards of 128 samples. Raw bytes are decoded faster than npy members or pictures."""
     import webdataset  # noqa: F401
 
     (folder / "tars").mkdir()

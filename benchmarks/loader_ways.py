@@ -1,4 +1,7 @@
-"""The ways to read samples that loader.py compares: each is opened on a folder, and gives batches epoch by epoch."""
+"""The ways to read samples that loader.py compares.
+
+Each opens a folder and yields batches per epoch.
+"""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +24,7 @@ Epoch = Callable[[], Iterator[int]]
 
 
 def note() -> str:
-    """What the result should say of the peers' versions."""
+    """The versions of the peers, for the result."""
     found = []
     for package in ("webdataset", "litdata", "datasets", "pillow", "tokenizers"):
         try:
@@ -33,7 +36,7 @@ def note() -> str:
 
 
 def article(folder: Path) -> Epoch:
-    """As the article: a map-style data set, two worker processes, floats."""
+    """The article's way: a map-style data set, two worker processes, floats."""
     data = DataLoader(
         ArticleFiles(folder), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True
     )
@@ -41,10 +44,10 @@ def article(folder: Path) -> Epoch:
 
 
 class BytesOnly(BatchReader):
-    """Hands over what is stored, as to a GPU, which normalises."""
+    """Returns the stored values. A GPU would normalise them."""
 
     def to_device(self, host: HostBatch) -> Any:
-        """Nothing is left to do on the host."""
+        """Do nothing: no work is left for the host."""
         self.give_back(host)
         return host
 
@@ -65,7 +68,7 @@ def _requests() -> list[Request]:
 
 
 def packed(folder: Path, kind: type[BatchReader]) -> Epoch:
-    """As the training loop does it: one thread reads ahead."""
+    """The way of the training loop: one thread reads ahead."""
     reader = _reader(folder, kind)
 
     def epoch() -> Iterator[int]:
@@ -77,7 +80,7 @@ def packed(folder: Path, kind: type[BatchReader]) -> Epoch:
 
 
 def packed_no_thread(folder: Path) -> Epoch:
-    """The gathering alone."""
+    """Gathering without a thread."""
     reader = _reader(folder)
 
     def epoch() -> Iterator[int]:
@@ -90,7 +93,7 @@ def packed_no_thread(folder: Path) -> Epoch:
 
 
 def memory_copy(folder: Path) -> Epoch:
-    """The same bytes from memory to memory, in the order in which they lie, into the same place each time."""
+    """Copy the same bytes from memory to memory, in stored order, to the same place each time."""
     train = open_columns(folder / "packed").split("train")
     sources = [np.array(train[name]) for name in FIELDS]
     targets = [np.empty_like(source[:BATCH]) for source in sources]
@@ -119,7 +122,7 @@ def _stack(name: str, raw: list[bytes]) -> torch.Tensor:
 
 
 def webdataset(folder: Path, workers: int) -> Epoch:
-    """Shards in shuffled order, samples shuffled in a buffer, batches made in the pipeline."""
+    """Shuffled shards, a shuffle buffer, and batches made in the pipeline."""
     import webdataset as wds
 
     def together(samples: list[Sample]) -> Sample:
@@ -138,7 +141,7 @@ def webdataset(folder: Path, workers: int) -> Epoch:
 
 
 def litdata(folder: Path, workers: int) -> Epoch:
-    """Its own loader over its own chunks, shuffled."""
+    """The own loader of litdata over its own chunks, shuffled."""
     from litdata import StreamingDataLoader, StreamingDataset
 
     data = StreamingDataset(str(folder / "litdata"), shuffle=True)
@@ -152,7 +155,11 @@ def litdata(folder: Path, workers: int) -> Epoch:
 
 
 def arrow_batches(folder: Path, kind: str) -> Epoch:
-    """`arrays`, `bytes`: rows taken at random. `chunks`: shards and a buffer shuffled, bytes, no random access."""
+    """Batches from Arrow.
+
+    `arrays` and `bytes` take rows at random. `chunks` shuffles shards and a buffer, without random
+    access.
+    """
     import datasets
 
     data = datasets.load_from_disk(
@@ -202,7 +209,7 @@ FOLDER = {way: "packed" for way in OPEN if way.startswith(("packed", "normalised
     "hf datasets, arrays": "arrow-arrays",
 }
 
-if __name__ == "__main__":  # what loader.py traces: FOLDER WAY EPOCHS
+if __name__ == "__main__":  # loader.py runs this under strace: FOLDER WAY EPOCHS
     place, way, epochs = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     opened = OPEN[way](place)
     for _ in range(epochs):

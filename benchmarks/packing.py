@@ -1,10 +1,10 @@
-"""How fast raw files become columns, against the article's own decoding of the same files, core by core.
+"""Measure how fast packing turns raw files into columns, against the article's decoding, per core.
 
     python benchmarks/packing.py --work DIR     some minutes; DIR is filled with raw files and packs
 
-The article decodes each sample when it is asked for: PIL and librosa, one after the other, in a process per core.
-Packing does the same work once, with the checks, and writes it. Both are timed from the first chunk on, without
-start-up and imports, in turn; the packs also as a whole, with everything.
+The article decodes each sample when it is needed, with PIL and librosa, in one process per core.
+Packing does the same work once, with checks, and writes it. Both are timed in turn from the first
+chunk on, without start-up and imports. Packing is also timed as a whole.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
 CLIPS, REPEATS, CHUNK = 256, 5, 16
 RATE, HOP, FRAMES = 16_000, 160, 640
 GOAL = 0.9
-# librosa's window and the article's plain resize: the same work on both sides.
+# librosa's window and the article's plain resize, so that both sides do the same work.
 KNOBS = ClipKnobs(
     ImageKnobs(fit="stretch"),
     SoundKnobs(hop=HOP, frames=FRAMES, window=2048),
@@ -43,7 +43,7 @@ KNOBS = ClipKnobs(
 
 
 def main() -> None:
-    """Time both, one and two processes, in turn."""
+    """Time both in turn, with one and two processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--work", type=Path, required=True, help="folder for raw files and packs; kept"
@@ -72,7 +72,7 @@ def main() -> None:
     ]
     per_core = median["article, 1 processes"]
     for workers in (1, 2):
-        # Ratios of neighbours in time: the machine's load is then alike on both sides.
+        # Ratios of consecutive measurements, so that the machine's load is alike on both sides.
         pairs = zip(
             rates[f"packing, {workers} workers"],
             rates[f"article, {workers} processes"],
@@ -102,7 +102,10 @@ def main() -> None:
 
 
 def make_files(source: Path) -> None:
-    """An AudioSet of one class and one frame a clip: pictures with structure and grain, 6.4 s of noise."""
+    """Make an AudioSet of one class with one frame per clip.
+
+    Pictures have structure and grain. Sounds are 6.4 s of noise at 16 kHz.
+    """
     (source / "audio").mkdir(parents=True)
     (source / "frames" / "frame_0").mkdir(parents=True)
     (source / "class_labels_indices.csv").write_text('index,mid,display_name\n0,/m/0a,"Noise"\n')
@@ -129,7 +132,7 @@ def make_files(source: Path) -> None:
 
 
 def decode(source: Path, names: list[str]) -> int:
-    """What the article does for each sample, without its normalisation."""
+    """Decode a sample as the article does, without its normalisation."""
     with threadpool_limits(1):
         for name in names:
             picture = (
@@ -158,7 +161,7 @@ def article(source: Path, processes: int) -> float:
 
 
 def packing(source: Path, workers: int) -> tuple[float, float]:
-    """Samples per second from the first chunk on, and of everything."""
+    """Samples per second from the first chunk on, and of the whole packing."""
     out = source.with_name(f"pack-{workers}")
     shutil.rmtree(out, ignore_errors=True)
     times: list[tuple[float, int]] = []
@@ -172,7 +175,7 @@ def packing(source: Path, workers: int) -> tuple[float, float]:
     plan = plan_audioset(source, lists, source / "audio", source / "frames", KNOBS)
     pack_files(plan, out, report, workers=workers, max_refused=0.0, force=False)
     whole_s = time.perf_counter() - started_s
-    # The first chunks of all workers come at once: the clock starts with the last of them.
+    # The first chunks of all workers arrive at once. The clock starts with the last of them.
     first = times[workers - 1]
     return (times[-1][1] - first[1]) / (times[-1][0] - first[0]), CLIPS / whole_s
 

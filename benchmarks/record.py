@@ -1,7 +1,7 @@
-"""How every benchmark writes its result: figures, goals, command, versions, machine and commit, in one JSON file.
+"""Write the result of a benchmark as JSON: figures, goals, command, versions, machine and commit.
 
-A result is recorded only from a commit: `begin` refuses a tree with uncommitted changes before the work starts. With
-RECORD=no a benchmark runs anyway, prints its rows and writes nothing.
+A result is recorded only for a commit: `begin` refuses a tree with uncommitted changes before the
+work starts. With RECORD=no a benchmark prints its rows and writes nothing.
 """
 
 import json
@@ -30,7 +30,10 @@ LIBRARIES = (
 
 
 def begin() -> None:
-    """Print the commit that will be recorded. Exits with 2 where nothing could be recorded: call it before the work."""
+    """Print the commit that will be recorded. Call it before the work.
+
+    Exits with 2 if nothing can be recorded.
+    """
     if not is_wanted():
         print("RECORD=no: nothing will be recorded", file=sys.stderr, flush=True)
     elif problem := _problem():
@@ -40,16 +43,20 @@ def begin() -> None:
 
 
 def write(name: str, rows: list[dict[str, Any]], note: str = "") -> None:
-    """Print the rows and write `results/<name>.json`; not where the tree was changed while the benchmark ran."""
+    """Print the rows and write `results/<name>.json`.
+
+    Exits with 2 if the tree has changed since `begin`.
+    """
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     if not is_wanted():
         return
     if problem := _problem():
         sys.exit(_refused(problem))
+    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_portable, sys.argv[1:])]
     content = {
         "benchmark": name,
-        "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(_portable(a) for a in sys.argv[1:])}".strip(),
+        "command": " ".join(command),
         "commit": _commit(),
         "code_hash": code_hash(),
         "machine": {
@@ -78,7 +85,7 @@ def _commit() -> str:
 
 
 def _problem() -> str:
-    """Why nothing can be recorded; empty where it can. Results of other benchmarks may be new."""
+    """Why nothing can be recorded, or an empty string. Results of other benchmarks may be new."""
     try:
         changed = git(
             "status", "--porcelain", "--untracked-files=all", "--", ".", ":!benchmarks/results"
@@ -87,16 +94,19 @@ def _problem() -> str:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             return f"the tree has uncommitted changes ({changed[0][3:]}{more})"
         if (now := git("rev-parse", "HEAD").strip()) != _commit():
-            return f"the tree was at commit {_commit()[:12]} when the benchmark began, and is at {now[:12]}"
+            return (
+                f"the tree was at commit {_commit()[:12]} when the benchmark began, "
+                f"and is now at {now[:12]}"
+            )
     except (OSError, subprocess.SubprocessError) as error:
-        return f"the commit is not known ({error})"
+        return f"the commit is unknown ({error})"
     return ""
 
 
 def _refused(problem: str) -> int:
     print(
-        f"error: {problem}, and a result must tell the commit it is of. Commit first; or give RECORD=no, and the "
-        f"benchmark runs without recording",
+        f"error: {problem}, but a result must name its commit. "
+        f"Commit first, or set RECORD=no to run without recording",
         file=sys.stderr,
     )
     return 2

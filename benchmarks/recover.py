@@ -1,11 +1,13 @@
-"""What a disturbance costs a run: seconds until it trains again, until a hang is found, and steps trained twice.
+"""Measure what a disturbance costs: seconds to recovery or to detection, and repeated steps.
 
-python benchmarks/recover.py      some ten minutes; --drill local devcluster: also drills, the latter needs root
+    python benchmarks/recover.py     about ten minutes
+    python benchmarks/recover.py --drill local devcluster     also drills; devcluster needs root
 
-Killed: `submit` and all ranks of a run in the local queue get SIGKILL, and `submit` is given again; from the kill to
-the first new step. The floor is what nobody can do without: as many fresh processes that import torch, DeepSpeed and
-the network's libraries, meet, build the same engine and make one step; both take turns. Frozen: one of two ranks gets
-SIGSTOP, and all processes of the run must be gone within the configured time and 5 s. Steps: those of `furnace drill`.
+Killed: `furnace submit` and all ranks of a run in the local queue get SIGKILL, and the command is
+run again. The time is from the kill to the first new step. The floor is the necessary work: as many
+new processes import torch, DeepSpeed and the network's libraries, connect, build the same engine
+and make one step. Both take turns. Frozen: one of two ranks gets SIGSTOP. All processes of the run
+must end within the configured time and 5 s. Steps: those that `furnace drill` reports as repeated.
 """
 
 import argparse
@@ -38,16 +40,14 @@ HANG_S, DRILL_SEED = 10, 7
 
 
 def main() -> None:
-    """Measure, and write the rows."""
+    """Measure and write the rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--drill", nargs="*", default=[], choices=("local", "devcluster"), help="drill there too"
+        "--drill", nargs="*", default=[], choices=("local", "devcluster"), help="also drill there"
     )
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="kills of each kind, and as many floors"
-    )
+    parser.add_argument("--rounds", type=int, default=5, help="kills of each kind, and floors")
     asked = parser.parse_args()
     record.begin()
     with tempfile.TemporaryDirectory(prefix="fb") as folder:
@@ -133,7 +133,7 @@ def _floor(place: Path, data: Path, size: int) -> float:
 
 
 def rank() -> None:
-    """One process of the floor: RANK SIZE RUN_DIR DATA_DIR."""
+    """One process of the floor. Arguments: RANK SIZE RUN_DIR DATA_DIR."""
     number, size, folder, data = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     from furnace_hpc.engine.distributed import RankInfo, init_process_group
     from furnace_hpc.engine.loop import train_batches, train_step
@@ -180,7 +180,8 @@ def _frozen(place: Path) -> dict[str, Any]:
         assert attempt(run_folder(grid, "first"), 1)["reason"] == "hang"
     slowest = max(times)
     return {
-        "what": f"SIGSTOP of one of two ranks until all are gone, configured {HANG_S} s; slowest of 3",
+        "what": f"SIGSTOP of one of two ranks until all are gone, configured {HANG_S} s; "
+        "slowest of 3",
         "ours_s": round(slowest, 2),
         "torch's default_s": 600,
         "goal": HANG_S + 5,

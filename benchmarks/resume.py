@@ -1,9 +1,10 @@
-"""Runs killed by SIGKILL at random points, started again, and compared with the undisturbed run, bit for bit.
+"""Kill runs with SIGKILL at random points, resume them, and compare with undisturbed runs.
 
-python benchmarks/resume.py --points 200 --work DIR     goes on where it stopped; the seed decides the points
+    python benchmarks/resume.py --points 200 --work DIR     resumes; the seed selects the points
 
-ZeRO 1, 2, 3 x 1 and 2 processes, bf16 with dropout. Equal means: final parameters, every number of the loss and
-validation curves, the kept predictions, and the samples of every rank, step and micro-step.
+ZeRO 1, 2, 3 x 1 and 2 processes, bf16 with dropout. Equal means bit-identical final parameters,
+loss and validation curves and kept predictions, and the same samples in every rank, step and
+micro-step.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from killed_ranks import RENAMES, SYNCS, Point, run_attempt  # noqa: E402
 from killed_run import differences, new_run, repeated_steps  # noqa: E402
 
 STAGES, SIZES, STEPS, MOST_ATTEMPTS = (1, 2, 3), (1, 2), 12, 6
-# Shares of the points. A save syncs some ten files and folders, so its points are many.
+# Shares of the points. A save syncs about ten files and folders, so it has many points.
 KINDS = {
     "train": 6,
     "evaluation": 4,
@@ -42,28 +43,28 @@ INSIDE = ("save", "rename", "delete")
 
 
 def main() -> None:
-    """Do the points that are not in the log yet, then write what all of them came to."""
+    """Run the points that are not in the log yet, then write the results of all."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--points", type=int, default=200, help="points in all")
-    parser.add_argument("--seed", type=int, default=0, help="of the points")
+    parser.add_argument("--points", type=int, default=200, help="total number of points")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the points")
     parser.add_argument(
-        "--work", type=Path, required=True, help="its log and its undisturbed runs stay here"
+        "--work", type=Path, required=True, help="folder for the log and the undisturbed runs; kept"
     )
     parser.add_argument(
         "--for",
         dest="for_s",
         type=float,
         default=540,
-        help="seconds; the same command goes on later",
+        help="seconds; the same command resumes later",
     )
     asked = parser.parse_args()
     record.begin()
     work, began_s = asked.work.resolve(), time.monotonic()
     data = work / "data"
     if not data.exists():
-        # not above: every forked rank imports this file
+        # not at the top, because every forked rank imports this file
         from furnace_hpc.data.sets.tridigits.pack import pack
         from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
@@ -87,7 +88,10 @@ def main() -> None:
 
 
 def _one(work: Path, data: Path, seed: int, number: int) -> dict[str, Any]:
-    """One run: killed at one random point, in one of four at a second too, and started again until it is done."""
+    """Kill one run at a random point and resume it until it is done.
+
+    One of four runs is also killed at a second point.
+    """
     draw = random.Random(f"{seed}/{number}")
     stage, size = STAGES[number % 3], SIZES[number // 3 % 2]
     calm, calm_s = _undisturbed(work, data, stage, size)
@@ -132,7 +136,7 @@ def _point(draw: random.Random, size: int, calm_s: float) -> Point:
 
 
 def _undisturbed(work: Path, data: Path, stage: int, size: int) -> tuple[Path, float]:
-    """The undisturbed run of this shape, made when it is first asked for, and the seconds that it took."""
+    """The undisturbed run of this shape and its seconds. Made on the first call."""
     place = work / "calm" / f"{stage}-{size}"
     if not (place / "seconds").exists():
         folder, started_s = new_run(place, data, stage, size, STEPS), time.monotonic()
@@ -146,7 +150,7 @@ def _undisturbed(work: Path, data: Path, stage: int, size: int) -> tuple[Path, f
 
 
 def _rows(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row per kind of (first) point and per shape, and one of all."""
+    """A row per kind of the (first) point, per shape, and for all."""
     groups: dict[str, list[dict[str, Any]]] = {"all": done}
     for row in done:
         groups.setdefault(f"ZeRO {row['stage']}, processes {row['processes']}", []).append(row)

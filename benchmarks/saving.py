@@ -1,9 +1,11 @@
-"""What a checkpoint costs the training: ours, written in the background, against DeepSpeed's engine.save_checkpoint.
+"""Measure the cost of a checkpoint, against DeepSpeed's engine.save_checkpoint.
 
-python benchmarks/saving.py      goals: the step stops for at most 10 %, all in all it costs less, durable within 1.3 x
+    python benchmarks/saving.py
 
-A network of 46 million parameters in fp32 at stage 1: 740 MB of state. Alternatives take turns; medians of 5. The files
-of DeepSpeed are neither made durable nor hashed; ours are both.
+Ours is written in the background. Goals: the step stops for at most 10 % of DeepSpeed's time, the
+whole cost is lower, and the checkpoint is durable within 1.3 x. The network has 46 million
+parameters in fp32 at stage 1: 740 MB of state. Alternatives take turns, and values are medians of
+5. DeepSpeed's files are neither synced nor hashed. Ours are both.
 """
 
 import os
@@ -67,84 +69,107 @@ def _rows(world_size: int, s: dict[str, float]) -> list[dict[str, Any]]:
 
 
 def measure(processes: Any, folder: Path, case: dict[str, Any]) -> Times:
-    """Done by every rank: times of rank 0."""
-    from elastic_work import saver_of
-
-    from furnace_hpc.runs.folder import RunFolder
-
-    engine, step = _engine(processes)
-    saver = saver_of(engine, RunFolder(folder / "run"), processes, keep_checkpoints=1)
-    times: Times = {}
-    number = 0
-
-    def timed(name: str, work: Callable[[], Any]) -> None:
-        processes.barrier()
-        started_s = time.perf_counter()
-        work()
-        processes.barrier()
-        times.setdefault(name, []).append(time.perf_counter() - started_s)
-
-    def theirs(durable: bool = False) -> None:
-        engine.save_checkpoint(str(folder / "deepspeed"), tag=f"step-{number}", client_state={})
-        if durable and processes.is_rank_zero:
-            for path in (folder / "deepspeed").rglob("*.pt"):
-                with path.open("rb+") as file:
-                    os.fsync(file.fileno())
-
-    def ours() -> None:
-        saver.begin({"step": number})
-
-    def named() -> None:
-        while saver.saved != number:
-            time.sleep(0.005)
-            if not int(processes.all_reduce_max(saver.busy)[0]):
-                saver.advance(number)
-
-    def rest() -> None:
-        saver.wait(number)
-
+    """Measure on every rank. Return the times of rank 0."""
+    alternatives = Alternatives(processes, folder)
     for _ in range(ROUNDS + 1):
-        number += 1
-        step()
-        timed("deepspeed", theirs)
-        os.sync()
-        if processes.is_rank_zero:
-            shutil.rmtree(folder / "deepspeed")
-        timed("stop", ours)
-        timed("rest", named)
-        rest()
-        timed("deepspeed durable", lambda: theirs(durable=True))
-        if processes.is_rank_zero:
-            shutil.rmtree(folder / "deepspeed")
-    times["durable"] = [
-        stop + rest for stop, rest in zip(times["stop"][1:], times["rest"][1:], strict=True)
-    ]
-    times["first stop"] = [times["stop"].pop(0)]
-
-    def steps(save: Callable[[], None]) -> None:
-        for index in range(STEPS // processes.world_size):
-            step()
-            if not int(processes.all_reduce_max(saver.busy)[0]):
-                saver.advance(number)
-            if index == 0:
-                save()
-
-    def cleared(save: Callable[[], None]) -> None:
-        steps(save)
-        rest()
-
+        alternatives.time_single_saves()
     for _ in range(ROUNDS):
-        number += 1
-        timed("calm steps", lambda: steps(lambda: None))
-        timed("steps", lambda: cleared(ours))
-        number += 1
-        timed("deepspeed steps", lambda: steps(theirs))
-        if processes.is_rank_zero:
-            shutil.rmtree(folder / "deepspeed")
+        alternatives.time_steps_with_saves()
+    times = alternatives.times
+    singles = zip(times["stop"][1:], times["rest"][1:], strict=True)
+    times["durable"] = [stop + rest for stop, rest in singles]
+    times["first stop"] = [times["stop"].pop(0)]
     calm = statistics.median(times["calm steps"])
     times["cost"] = [value - calm for value in times["steps"]]
     times["deepspeed cost"] = [value - calm for value in times["deepspeed steps"]]
     return times
+
+
+class Alternatives:
+    """Our saver and DeepSpeed's save_checkpoint on one engine, and their times."""
+
+    def __init__(self, processes: Any, folder: Path) -> None:
+        from elastic_work import saver_of
+
+        from furnace_hpc.runs.folder import RunFolder
+
+        self._processes, self._deepspeed_folder = processes, folder / "deepspeed"
+        self._engine, self._step = _engine(processes)
+        self._saver = saver_of(
+            self._engine, RunFolder(folder / "run"), processes, keep_checkpoints=1
+        )
+        self._number = 0
+        self.times: Times = {}
+
+    def time_single_saves(self) -> None:
+        """Save once with each alternative, without steps in between."""
+        self._number += 1
+        self._step()
+        self._timed("deepspeed", self._save_theirs)
+        os.sync()
+        self._remove_theirs()
+        self._timed("stop", self._begin_ours)
+        self._timed("rest", self._finish_ours)
+        self._saver.wait(self._number)
+        self._timed("deepspeed durable", self._save_theirs_durably)
+        self._remove_theirs()
+
+    def time_steps_with_saves(self) -> None:
+        """Time steps without a save, with ours, and with DeepSpeed's."""
+        self._number += 1
+        self._timed("calm steps", lambda: self._steps(lambda: None))
+        self._timed("steps", self._steps_with_ours)
+        self._number += 1
+        self._timed("deepspeed steps", lambda: self._steps(self._save_theirs))
+        self._remove_theirs()
+
+    def _timed(self, name: str, work: Callable[[], Any]) -> None:
+        self._processes.barrier()
+        started_s = time.perf_counter()
+        work()
+        self._processes.barrier()
+        self.times.setdefault(name, []).append(time.perf_counter() - started_s)
+
+    def _save_theirs(self) -> None:
+        self._engine.save_checkpoint(
+            str(self._deepspeed_folder), tag=f"step-{self._number}", client_state={}
+        )
+
+    def _save_theirs_durably(self) -> None:
+        self._save_theirs()
+        if not self._processes.is_rank_zero:
+            return
+        for path in self._deepspeed_folder.rglob("*.pt"):
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+
+    def _remove_theirs(self) -> None:
+        if self._processes.is_rank_zero:
+            shutil.rmtree(self._deepspeed_folder)
+
+    def _begin_ours(self) -> None:
+        self._saver.begin({"step": self._number})
+
+    def _advance(self) -> None:
+        """Take the saver's next step, if the threads of all ranks have finished."""
+        if not int(self._processes.all_reduce_max(self._saver.busy)[0]):
+            self._saver.advance(self._number)
+
+    def _finish_ours(self) -> None:
+        while self._saver.saved != self._number:
+            time.sleep(0.005)
+            self._advance()
+
+    def _steps(self, save: Callable[[], None]) -> None:
+        for index in range(STEPS // self._processes.world_size):
+            self._step()
+            self._advance()
+            if index == 0:
+                save()
+
+    def _steps_with_ours(self) -> None:
+        self._steps(self._begin_ours)
+        self._saver.wait(self._number)
 
 
 def _engine(processes: Any) -> tuple[Any, Callable[[], None]]:

@@ -1,6 +1,8 @@
-"""Twelve runs of 2 nodes x 2 ranks, ZeRO-2, as one array on slurm/devcluster: all done, never more than %2, one table.
+"""Run twelve runs of 2 nodes x 2 ranks with ZeRO-2 as one array on slurm/devcluster.
 
-python benchmarks/slurm_array.py      some minutes; needs what slurm/devcluster needs
+    python benchmarks/slurm_array.py     some minutes; needs what slurm/devcluster needs
+
+Goals: all runs done, never more than %2 at once, and one table.
 """
 
 import sys
@@ -23,7 +25,7 @@ RUNS, PARALLEL = 12, 2
 
 
 def main() -> None:
-    """Submit, count what runs at each moment, and read the table."""
+    """Submit, count the running elements over time, and read the table."""
     record.begin()
     with tempfile.TemporaryDirectory(prefix="fb") as folder:
         cluster = start_cluster(Path(folder) / "c")

@@ -1,9 +1,10 @@
-"""What it costs to look at 1,000 runs: `status` once, and `status --watch` left running, on a real Slurm.
+"""Measure the cost of `furnace status` for 1,000 runs on a real Slurm, once and with --watch.
 
-python benchmarks/status.py     two minutes; needs what slurm/devcluster needs
+    python benchmarks/status.py     two minutes; needs what slurm/devcluster needs
 
-Of the 1,000 runs, submitted as one array, 200 wait, 200 train (their metrics grow), 200 were preempted, 400 are done.
-Goals: under 1 s, with one squeue and at most one sacct; watched, at most one squeue in ten seconds and 5 % of a core.
+The 1,000 runs are one array: 200 wait, 200 train (their metrics grow), 200 were preempted, and 400
+are done. Goals: under 1 s, one squeue and at most one sacct. With --watch: at most one squeue in
+ten seconds and 5 % of a core.
 """
 
 import json
@@ -37,12 +38,12 @@ from furnace_hpc.runs.records.metrics import MetricsFile  # noqa: E402
 REPEATS = 9
 WATCHED_S = 40.0
 STATUS = [sys.executable, "-m", "furnace_hpc.status", "--grid", "ablation"]
-# what was preempted waits for the follow-up job
+# preempted runs wait for the follow-up job
 COUNTS = "1,000 runs: 400 queued, 200 running, 400 done"
 
 
 def main() -> None:
-    """Make the runs, look at them, and write it down."""
+    """Make the runs, measure both, and write the rows."""
     record.begin()
     with tempfile.TemporaryDirectory(prefix="fb") as folder:
         cluster = start_cluster(Path(folder) / "c")
@@ -63,7 +64,10 @@ def main() -> None:
 
 
 def make_runs(grid: GridFolder) -> list[RunFolder]:
-    """What 400 runs that are done, 200 that were preempted and 200 that train leave; the latter are returned."""
+    """Write the files of 400 done, 200 preempted and 200 training runs.
+
+    Return the training ones.
+    """
     [submission] = submissions(grid)
     runs = [grid.run(row["run_id"]) for row in submission.rows]
     for number, run in enumerate(runs[:800]):
@@ -73,7 +77,7 @@ def make_runs(grid: GridFolder) -> list[RunFolder]:
             metrics.write(metric(step))
         metrics.close()
         if number < 600:
-            lifecycle.close(str(run.path), 1, "told to stop", "preempted")
+            lifecycle.close(str(run.path), 1, "stop signal", "preempted")
         if number < 400:
             write_json(run.result, {"run_id": run.run_id})
     return runs[600:800]
@@ -94,7 +98,7 @@ def metric(step: int) -> dict[str, Any]:
 
 
 def calls(study: Study) -> Counter[str]:
-    """Slurm's commands since the last time."""
+    """Calls of Slurm's commands since the last time."""
     path = study.place / "calls"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
@@ -102,7 +106,7 @@ def calls(study: Study) -> Counter[str]:
 
 
 def once(study: Study, grid: GridFolder, path: str) -> dict[str, Any]:
-    """The command, with nothing known of Slurm, and beside it squeue alone."""
+    """Time the command without cached job states, and squeue alone."""
     times: dict[str, list[float]] = {"status": [], "squeue": []}
     asked: list[Counter[str]] = []
     for _ in range(REPEATS):
@@ -111,7 +115,7 @@ def once(study: Study, grid: GridFolder, path: str) -> dict[str, Any]:
             started_s = time.perf_counter()
             shown = study.cluster.run(*command, cwd=study.place, PATH=path)
             times[name].append(time.perf_counter() - started_s)
-            of_it = calls(study)  # squeue alone counts itself
+            of_it = calls(study)  # the call of squeue alone is counted too
             asked += [of_it] if name == "status" else []
             assert shown.returncode == 0, shown.stderr
             assert name == "squeue" or COUNTS in shown.stdout, shown.stdout[-300:]
@@ -129,7 +133,7 @@ def once(study: Study, grid: GridFolder, path: str) -> dict[str, Any]:
 
 
 def watched(study: Study, grid: GridFolder, path: str, running: list[RunFolder]) -> dict[str, Any]:
-    """The command left running on a terminal, while 200 runs write a record every two seconds."""
+    """Run the command on a terminal while 200 runs write a record every two seconds."""
     calls(study)
     master, slave = pty.openpty()
     environment = study.cluster.environment | {
@@ -152,7 +156,7 @@ def watched(study: Study, grid: GridFolder, path: str, running: list[RunFolder])
     drain = threading.Thread(target=read_all, args=(master,), daemon=True)
     drain.start()
     try:
-        time.sleep(5)  # its start
+        time.sleep(5)  # start of the command
         seen, calls_before = psutil.Process(process.pid), calls(study)
         assert process.poll() is None
         cpu, read, begun_s, step = (
@@ -186,7 +190,7 @@ def watched(study: Study, grid: GridFolder, path: str, running: list[RunFolder])
 
 
 def read_all(descriptor: int) -> None:
-    """So that the terminal's buffer never fills."""
+    """Read the terminal, so that its buffer never fills."""
     try:
         while os.read(descriptor, 65536):
             pass

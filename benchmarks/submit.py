@@ -1,10 +1,10 @@
-"""Submitting 1,000 runs to a real Slurm: furnace, submitit's own map_array, and a shell loop, in the same run.
+"""Submit 1,000 runs to a real Slurm with furnace, with submitit's map_array, and with a shell loop.
 
-python benchmarks/submit.py     ten minutes; needs what slurm/devcluster needs
+    python benchmarks/submit.py     ten minutes; needs what slurm/devcluster needs
 
-Goals: one sbatch for the array; at most 1.5 x map_array (which writes no specs) and at least 50 x faster than the loop
-at 50 and 200 ms a call; one squeue and at most one sacct for the status of 1,000 runs; nothing missing or doubled
-whatever point a submission is killed at.
+Goals: one sbatch for the array. At most 1.5 x the time of map_array, which writes no specs. At
+least 50 x faster than the loop at 50 and 200 ms per call. One squeue and at most one sacct for the
+status of 1,000 runs. No missing or duplicate run if a submission is killed at any point.
 """
 
 import statistics
@@ -25,8 +25,8 @@ from slurm_cluster import Cluster, start_cluster, wait_until  # noqa: E402
 from slurm_study import Study, shim  # noqa: E402
 
 REPEATS = 3
-LOOP = 100  # of the loop's 1,000 calls: they all take the same time
-READ_ONE_BY_ONE = 50  # of submitit's 1,000 states
+LOOP = 100  # calls of the loop instead of 1,000: all take the same time
+READ_ONE_BY_ONE = 50  # states read from submitit instead of 1,000
 COUNTING = 'echo "$0" >> "{calls}"; sleep {latency_s}; exec $REAL "$@"'
 CLOSED = {"partition": "closed", "max_submit_jobs": None}
 
@@ -34,7 +34,9 @@ MAP_ARRAY = """
 import os, signal, sys, submitit
 folder, number, die_after = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 executor = submitit.AutoExecutor(folder, cluster="slurm")
-executor.update_parameters(slurm_partition="closed", timeout_min=60, slurm_array_parallelism=32, slurm_wckey="")
+executor.update_parameters(
+    slurm_partition="closed", timeout_min=60, slurm_array_parallelism=32, slurm_wckey=""
+)
 if die_after:
     from submitit.core.utils import JobPaths
     move, moved = JobPaths.move_temporary_file, []
@@ -53,7 +55,7 @@ if len(sys.argv) > 4:
 
 
 def main() -> None:
-    """Measure everything, and write it down."""
+    """Measure everything and write the rows."""
     record.begin()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="fb") as folder:
@@ -73,7 +75,7 @@ def main() -> None:
 
 
 def submission(study: Study, latency_s: float) -> list[dict[str, Any]]:
-    """The three ways in turn, so that a noisy minute hits all alike."""
+    """Time the three ways in turn, so that noise affects all alike."""
     times: dict[str, list[float]] = {"furnace": [], "map_array": [], "loop": []}
     calls: dict[str, int] = {}
     for repeat in range(REPEATS):
@@ -121,7 +123,7 @@ def submission(study: Study, latency_s: float) -> list[dict[str, Any]]:
 
 
 def status(study: Study) -> dict[str, Any]:
-    """Slurm's commands that one look at 1,000 waiting runs takes."""
+    """Slurm's commands that one status of 1,000 waiting runs takes."""
     done = study.cluster.run(
         *submit(study), "--runs-root", "runs-status", cwd=study.place, timeout_s=120
     )
@@ -162,7 +164,7 @@ def status(study: Study) -> dict[str, Any]:
 
 
 def crash_points(study: Study) -> dict[str, Any]:
-    """A submission killed at every point and given again: runs without an element, and with two."""
+    """Kill a submission at every point and repeat it. Count runs without or with two elements."""
     study.write(CLOSED)
     missing = doubled = 0
     for point in POINTS:
@@ -182,7 +184,7 @@ def crash_points(study: Study) -> dict[str, Any]:
 
 
 def crash_of_map_array(study: Study) -> dict[str, Any]:
-    """map_array of 10, killed after sbatch and three of its renames, and given again."""
+    """Kill map_array of 10 after sbatch and three of its renames, and repeat it."""
     for die_after in (3, 0):
         study.cluster.run(
             sys.executable, "-c", MAP_ARRAY, "map-crash", "10", str(die_after), cwd=study.place
@@ -212,14 +214,14 @@ def submit(study: Study) -> list[str]:
 
 
 def counted(study: Study, name: str, latency_s: float) -> str:
-    """A PATH on which this command takes longer, and leaves a line."""
+    """A PATH on which this command takes longer and writes a line per call."""
     return shim(
         study.place, name, COUNTING.format(calls=study.place / "calls", latency_s=latency_s)
     )
 
 
 def empty(cluster: Cluster) -> None:
-    """No job is left."""
+    """Whether no job is left."""
     cluster.run("scancel", "--user", "root")
     wait_until(
         lambda: not cluster.run("squeue", "--noheader").stdout.strip(), 120, "an empty queue"

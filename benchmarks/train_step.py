@@ -1,9 +1,10 @@
-"""Cost of one training step: our loop against a bare DeepSpeed loop, plain PyTorch DDP and the article's form.
+"""Measure the cost of a training step, against bare DeepSpeed, PyTorch DDP and the article's form.
 
-    python benchmarks/train_step.py             two gloo ranks, fp32, stage 1; some ten minutes on two quiet cores
+    python benchmarks/train_step.py     two gloo ranks, fp32, stage 1; about ten quiet minutes
 
-Pairs of steps are interleaved in one process group, so that noise hits both alike; ratios are medians of pairs, with a
-95 % interval by bootstrap over the pairs. The article's form is corrected in all but one thing: its loss encodes again.
+Pairs of steps are interleaved in one process group, so that noise affects both alike. Ratios are
+medians of pairs, with a 95 % interval by bootstrap over the pairs. The article's form is corrected
+except for one thing: its loss runs the encoders again.
 """
 
 import argparse
@@ -50,7 +51,7 @@ Step = Callable[[int], Any]
 
 
 def main() -> None:
-    """Measure, and write `results/train_step.json`."""
+    """Measure and write `results/train_step.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of steps per ratio")
     parser.add_argument(
@@ -58,11 +59,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     record.begin()
-    from train_step import ratios  # by the name under which they import it
+    from train_step import ratios  # the module name under which ranks import it
 
     with tempfile.TemporaryDirectory() as folder:
         data = _pack(Path(folder) / "tridigits")
-        forked_ranks.START_S = 1800  # the measuring takes longer than a test may
+        forked_ranks.START_S = 1800  # measuring takes longer than a test may
         answers = forked_ranks.run_on_ranks(
             ratios, 2, Path(folder) / "ranks", data, options.pairs, options.sizes
         )[0]
@@ -75,7 +76,7 @@ def main() -> None:
 def ratios(
     processes: Processes, data: str, pairs: int, sizes: list[str]
 ) -> list[tuple[str, str, list[float], list[float]]]:
-    """(measure, goal, seconds of ours, seconds of theirs) of each comparison, on this rank."""
+    """(measure, goal, our seconds, their seconds) of each comparison, on this rank."""
     torch.set_num_threads(1)
     answers = []
     for size in sizes:
@@ -103,7 +104,7 @@ def ratios(
 def _interleaved(
     ours: Step, theirs: Step, pairs: int, processes: Processes
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each step; who goes first changes from pair to pair."""
+    """Seconds of each step. The order within a pair alternates."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for pair in range(-2, pairs):
         for mine in (True, False) if pair % 2 else (False, True):
@@ -118,7 +119,7 @@ def _interleaved(
 def _engine_steps(
     config: TrainConfig, data: str, processes: Processes, stack: ExitStack
 ) -> tuple[Step, Step]:
-    """A step of our loop, and one of a loop that does nothing but what DeepSpeed's tutorial shows."""
+    """A step of our loop, and one of a loop with only the calls of DeepSpeed's tutorial."""
     from rank_work import model_of, reader_of
 
     reader = reader_of(data, "train", processes)
@@ -142,7 +143,7 @@ def _engine_steps(
 
 
 class _EncodesTwice(nn.Module):
-    """The article's form: the loss asks the encoders for features again."""
+    """The article's form: the loss calls the encoders for features again."""
 
     def __init__(self, model: FusionModel) -> None:
         super().__init__()
@@ -213,7 +214,7 @@ def _row(measure: str, goal: str, ours: list[float], theirs: list[float]) -> dic
 
 
 def _kept_bytes() -> dict[str, object]:
-    """Bytes that forward keeps for backward, activation checkpointing on : off, and what recomputing costs."""
+    """Ratio of bytes kept for backward with and without activation checkpointing, and its cost."""
     from torch.utils.checkpoint import checkpoint
 
     kept, seconds = {}, {}

@@ -1,9 +1,10 @@
-"""What TriDigits measures: each subset of modalities retrained, 5 seeds, on a data seed that nothing was tuned on.
+"""Measure TriDigits: train each subset of modalities with 5 seeds, on an untuned data seed.
 
-    python benchmarks/tridigits.py --work DIR     a quarter of an hour on two cores; can be interrupted
+    python benchmarks/tridigits.py --work DIR     a quarter of an hour on two cores; resumes
 
-The set must need fusion: three modalities above every pair, every pair above its better part (in the mean; on one
-seed neither is promised). The base loss (alpha = beta = 0) is used throughout, at the ablation's own steps.
+The set must need fusion: three modalities are better than every pair, and every pair is better than
+its better part. This holds for the mean, not for each seed. All runs use the base loss
+(alpha = beta = 0) and the ablation's number of steps.
 """
 
 import argparse

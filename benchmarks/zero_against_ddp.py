@@ -1,6 +1,8 @@
-"""Losses of ZeRO 0, 1, 2, 3 in fp32 against plain PyTorch DDP with AdamW, same data, real processes over gloo.
+"""Compare the losses of ZeRO 0, 1, 2, 3 in fp32 with plain PyTorch DDP and AdamW.
 
-python benchmarks/zero_against_ddp.py            goal: equal within 1e-6 over 10 steps, 2 processes
+    python benchmarks/zero_against_ddp.py     goal: equal within 1e-6 over 10 steps, 2 processes
+
+Both train on the same data in real processes over gloo.
 """
 
 import sys
@@ -21,9 +23,9 @@ GOAL = 1e-6
 
 
 def main() -> None:
-    """Run the alternatives in one process group each world size, and write the largest differences."""
+    """Run all in one process group per world size and write the largest differences."""
     record.begin()
-    forked_ranks.START_S = 1800  # on a busy machine it takes longer than a test may
+    forked_ranks.START_S = 1800  # a busy machine needs more time than a test may take
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "tridigits"

@@ -75,7 +75,7 @@ def test_uncommitted_changes_are_refused_before_the_work(clone, name):
     done = benchmark(clone)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: the tree has uncommitted changes ({name}), ")
-    assert "Commit first; or give RECORD=no" in done.stderr
+    assert "Commit first, or set RECORD=no" in done.stderr
     done = benchmark(clone, RECORD="no")
     assert (done.returncode, done.stdout) == (0, "the work\nfigure 1\n")
     assert not (clone / "benchmarks/results/mine.json").exists()
@@ -97,7 +97,7 @@ def test_outside_a_checkout_nothing_is_recorded(clone):
     shutil.rmtree(clone / ".git")
     done = benchmark(clone)
     assert done.returncode == 2
-    assert "the commit is not known" in done.stderr
+    assert "the commit is unknown" in done.stderr
 
 
 def test_every_benchmark_that_records_asks_first():
