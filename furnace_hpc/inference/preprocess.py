@@ -56,7 +56,7 @@ class Preprocessor:
         Raises:
             ConfigError: the text or the file cannot be used. The message is one line.
         """
-        about = modality
+        about: str | Path = modality
         if modality != "text" and isinstance(given, str | Path):
             about = given
         try:

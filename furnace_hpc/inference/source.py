@@ -59,7 +59,7 @@ class Checkpoint:
         """The run's scores of these weights. Empty if the step was never evaluated."""
         if self.result and self.is_selected:
             return self.result.metrics
-        scores = {}
+        scores: dict[str, float] = {}
         for record in read_metrics(self.folder):
             if record["kind"] == "val" and record["step"] == self.step:
                 scores |= {name: v for name, v in record.items() if name.startswith("val/")}
