@@ -79,7 +79,8 @@ def debiased_cka(a_ND: Tensor, b_ND: Tensor) -> float:
     both, first, second = _hsic(a_NN, b_NN), _hsic(a_NN, a_NN), _hsic(b_NN, b_NN)
     if min(first, second) <= 1e-12:
         return math.nan
-    return both / math.sqrt(first * second)
+    cka: float = both / (first * second) ** 0.5
+    return cka
 
 
 def _ranks(cosine_NN: Tensor) -> Tensor:
