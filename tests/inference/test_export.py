@@ -196,7 +196,7 @@ class Canary:
 
 
 def test_unlisted_pickle_is_never_opened(tmp_path: Path, small_data: Path):
-    """Neither is a pickle of another size or hash, or one that other users may write."""
+    """The same holds for a pickle of another size or hash, or one that other users may write."""
     canary = tmp_path / "opened"
     run = write_run(tmp_path / "runs", small_data)
     shard = run.checkpoint(STEP) / SHARD
