@@ -5,6 +5,7 @@ B batch, M modalities, T tokens.
 
 import io
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,13 @@ def largest_difference(model: Deployed, exported: Exported, path: Path) -> float
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference, relative to the largest expected value or to 1."""
+    """Return the largest difference, relative to the largest expected value or to 1.
+
+    It is infinite if a value is not a number.
+    """
     scale = expected.abs().max().clamp(min=1)
-    return ((found - expected).abs().max() / scale).item()
+    difference = ((found - expected).abs().max() / scale).item()
+    return math.inf if math.isnan(difference) else difference
 
 
 def random_inputs(exported: Exported, size: int, seed: int) -> Inputs:

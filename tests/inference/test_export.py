@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -31,6 +32,7 @@ from furnace_hpc.inference.model_folder import (
     Exported,
     read_exported,
 )
+from furnace_hpc.inference.torch_export import relative_difference
 from furnace_hpc.runs.folder import RunFolder, write_json
 
 MODALITIES = ("text", "image", "audio")
@@ -355,3 +357,9 @@ def test_command_prints_result_and_next_command(
         run_command(main, [str(run.path), "--out", str(tmp_path / "out")])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: --out ")
+
+
+@pytest.mark.parametrize("found", [0.5, math.nan])
+def test_logits_that_are_no_numbers_differ(found):
+    expected = torch.tensor([[1.0, math.nan]])
+    assert relative_difference(torch.tensor([[1.0, found]]), expected) == math.inf
