@@ -1,4 +1,4 @@
-"""How a grid's runs are: `python -m furnace_hpc.status --grid NAME [--watch] [--logs RUN] [--json]`."""
+"""Show the runs of a grid: `furnace status --grid NAME [--watch] [--logs RUN] [--json]`."""
 
 import json
 import os
@@ -24,31 +24,34 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MOVING = (RunState.QUEUED, RunState.RUNNING)
-EVERY_S = 3.0  # between two looks at the files; Slurm is asked less often
-MOST_BUSY = 0.05  # share of the time that goes into looking, however many runs there are
-SLOWEST_S = 30.0  # of two looks, however slow the file system is
-LOOK_S = 0.25  # how soon a terminal of another size is drawn anew
+EVERY_S = 3.0  # between two reads of the run files; Slurm is queried less often
+MOST_BUSY = 0.05  # share of the time spent on reading, for any number of runs
+SLOWEST_S = 30.0  # between two reads on a slow file system
+RESIZE_S = 0.25  # how soon a terminal is redrawn after its size changed
 
 
 def main(
     grid: Annotated[str, typer.Option(help="name of a submitted grid, or path of its file")],
     watch_: Annotated[
-        bool, typer.Option("--watch", help="go on until all runs have ended; Ctrl-C leaves")
+        bool, typer.Option("--watch", help="refresh until all runs have ended; Ctrl-C stops it")
     ] = False,
     logs: Annotated[
         str, typer.Option(help="print the logs of this run (the beginning of its name is enough)")
     ] = "",
     lines: Annotated[int, typer.Option(min=1, help="with --logs: last lines of each log")] = 40,
-    json_: Annotated[bool, typer.Option("--json", help="a JSON list, an object a run")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="print a JSON list with one object per run")
+    ] = False,
     runs_dir: Annotated[
         Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
     ] = None,
 ) -> None:
-    """A line per run: state, step, loss and its curve, speed, time left, and why it is so.
+    """Show one line per run: state, step, loss, speed, time left, and why it is in that state.
 
-    It comes from the runs' own files, and from one squeue (and at most one sacct) for the whole grid; commands given
-    within ten seconds share that answer, and none is asked for where nothing was submitted or all is done. On a
-    terminal the lines fit its width; in a file or a pipe they are whole.
+    The data comes from the runs' files, and from one squeue and at most one sacct for the whole
+    grid. Commands within ten seconds share that answer. Slurm is not queried if all runs are done,
+    or none was submitted to it. On a terminal the lines fit its width. In a file or a pipe they are
+    complete.
     """
     folder = find_submitted(grid, runs_root(runs_dir))
     if logs:
@@ -56,7 +59,7 @@ def main(
     elif json_:
         print(json.dumps([row.as_json() for row in overview(folder)[0]], indent=2))
     elif watch_:
-        # the terminal is to be left as it was
+        # as Ctrl-C, so that the terminal is restored
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             watch(folder)
@@ -67,7 +70,7 @@ def main(
 
 
 def watch(folder: GridFolder) -> None:
-    """Show the runs again and again until none is running or waiting; what was seen last stays."""
+    """Show the runs until none is running or queued. The last view stays on the screen."""
     if not _on_terminal():
         _show(*_follow(folder))
         return
@@ -75,43 +78,47 @@ def watch(folder: GridFolder) -> None:
     from rich.live import Live
 
     console = _console()
-    begun_s, (rows, evidence) = time.monotonic(), overview(folder)
+    started_s, (rows, evidence) = time.monotonic(), overview(folder)
     try:
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
-                live.update(Group(*picture(rows, evidence, *console.size)), refresh=True)
+                size = console.size
+                live.update(Group(*picture(rows, evidence, *size)), refresh=True)
                 if not any(map(_moves, rows)):
                     break
-                until_s, size = _next_look_s(begun_s), console.size
-                while time.monotonic() < until_s and console.size == size:
-                    time.sleep(LOOK_S)
-                if time.monotonic() >= until_s:
-                    begun_s, (rows, evidence) = time.monotonic(), overview(folder)
+                next_s = _next_read_s(started_s)
+                while time.monotonic() < next_s and console.size == size:
+                    time.sleep(RESIZE_S)
+                if time.monotonic() >= next_s:
+                    started_s, (rows, evidence) = time.monotonic(), overview(folder)
     finally:
-        _show(rows, evidence, console.height - 1)  # the prompt takes one
+        _show(rows, evidence, console.height - 1)  # one line for the prompt
 
 
 def _follow(folder: GridFolder) -> tuple[list[Line], Evidence]:
-    """A log file gets a line when something has changed."""
+    """Print a summary line whenever it has changed, for log files. Returns the last rows."""
     last = ""
     while True:
-        begun_s, (rows, evidence) = time.monotonic(), overview(folder)
-        if (words := summary(rows, evidence)) != last:
-            print(words, flush=True)
-        last = words
+        started_s, (rows, evidence) = time.monotonic(), overview(folder)
+        text = summary(rows, evidence)
+        if text != last:
+            print(text, flush=True)
+        last = text
         if not any(map(_moves, rows)):
             return rows, evidence
-        time.sleep(max(0.0, _next_look_s(begun_s) - time.monotonic()))
+        time.sleep(max(0.0, _next_read_s(started_s) - time.monotonic()))
 
 
-def _next_look_s(begun_s: float) -> float:
-    took_s = time.monotonic() - begun_s
-    return begun_s + max(EVERY_S, min(SLOWEST_S, took_s / MOST_BUSY))
+def _next_read_s(started_s: float) -> float:
+    took_s = time.monotonic() - started_s
+    return started_s + max(EVERY_S, min(SLOWEST_S, took_s / MOST_BUSY))
 
 
 def _moves(row: Line) -> bool:
-    nobody_knows = row.status.state is RunState.UNKNOWN and bool(row.status.job_id)
-    return row.status.state in MOVING or nobody_knows
+    """Whether the row can change without a command of the user."""
+    if row.status.state is RunState.UNKNOWN:
+        return bool(row.status.job_id)  # Slurm's next answer may list the job
+    return row.status.state in MOVING
 
 
 def _show(rows: list[Line], evidence: Evidence, height: int = 10**6) -> None:
@@ -124,11 +131,10 @@ def _show(rows: list[Line], evidence: Evidence, height: int = 10**6) -> None:
 
 
 def _on_terminal() -> bool:
-    """Whether somebody looks at a screen that can show it."""
-    words = (sys.stdout.encoding or "").lower().startswith("utf")
-    return (
-        sys.stdout.isatty() and words and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
-    )
+    """Whether stdout is a terminal that can draw the glyphs."""
+    has_glyphs = (sys.stdout.encoding or "").lower().startswith("utf")
+    is_dumb = os.environ.get("TERM", "dumb") in ("dumb", "unknown")
+    return sys.stdout.isatty() and has_glyphs and not is_dumb
 
 
 def _console() -> "Console":

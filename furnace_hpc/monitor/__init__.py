@@ -1,4 +1,4 @@
-"""Tell how runs are doing: a cached job list, the status of each run and grid, and how `furnace status` shows it.
+"""Report how runs are doing: cached job list, job and status of each run, status lines and logs.
 
 It imports `slurm` and the packages below.
 """

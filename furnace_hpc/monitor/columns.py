@@ -1,4 +1,4 @@
-"""What a line of the picture says of a run, cell by cell, in words and glyphs that need no colour."""
+"""Format the cells of a status line. Text and glyphs are enough without colour."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,27 +25,29 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column; on a narrow terminal the one of the least worth goes first."""
+    """One column. On a narrow terminal the column of the lowest priority is left out first."""
 
     name: str
     cell: Callable[[Line], Text]
-    worth: int = 99
-    right: bool = field(default=False, kw_only=True)
-    # characters below which it goes; 0: it is never cut
-    least: int = field(default=0, kw_only=True)
+    priority: int = 99
+    right: bool = field(default=False, kw_only=True)  # aligned to the right
+    # A column that would be narrower is left out. At 0 it is never cut.
+    min_width: int = field(default=0, kw_only=True)
 
 
 def bar(done: int, total: int, width: int, style: str = "") -> Text:
-    """Heavy as far as it is done, light for the rest."""
-    halves = round(2 * width * min(1.0, done / total)) if total else 0
-    if 0 < done < total:  # begun is not nothing, and nearly is not done
+    """Draw a progress bar: heavy for the steps that are done, light for the rest."""
+    halves = 0
+    if total:
+        halves = round(2 * width * min(1.0, done / total))
+    if 0 < done < total:  # only nothing is drawn as 0, and only all as 1
         halves = min(max(1, halves), 2 * width - 1)
     heavy, half = divmod(halves, 2)
     return Text("━" * heavy + "╾" * half, style).append("─" * (width - heavy - half), "dim")
 
 
 def sparkline(values: Sequence[float]) -> Text:
-    """A block a value, from the lowest to the highest; ! where it is not finite."""
+    """Draw one block per value, as high as the value. A value that is not finite is `!`."""
     finite = [value for value in values if isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     return Text("".join(_block(value, low, high) for value in values))
@@ -54,37 +56,35 @@ def sparkline(values: Sequence[float]) -> Text:
 def _block(value: float, low: float, high: float) -> str:
     if not isfinite(value):
         return "!"
-    return "▁▂▃▄▅▆▇█"[round(7 * (value - low) / (high - low))] if high > low else "▁"
+    if high == low:
+        return "▁"
+    return "▁▂▃▄▅▆▇█"[round(7 * (value - low) / (high - low))]
 
 
 def number(value: float | None) -> str:
-    """Four digits that count."""
+    """Format a number with four significant digits."""
     if value is None:
         return ""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:#.4g}"
 
 
 def duration(seconds: float) -> str:
-    """A time span in words."""
+    """Format a time span: `2 h 05 min`, `3 min 20 s` or `5 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes:02d} min"
-        if hours
-        else f"{minutes} min {rest:02d} s"
-        if minutes
-        else f"{rest} s"
-    )
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    if minutes:
+        return f"{minutes} min {rest:02d} s"
+    return f"{rest} s"
 
 
 def short_names(lines: Sequence[Line]) -> dict[str, str]:
-    """Run id -> the same without its hash, where that leaves them all different."""
+    """Map run ids to names without the hash, or to themselves if two names would be equal."""
     names = {line.run_id: line.run_id.rpartition("-")[0] or line.run_id for line in lines}
-    return (
-        names
-        if len({*names.values()}) == len(names)
-        else {line.run_id: line.run_id for line in lines}
-    )
+    if len({*names.values()}) < len(names):
+        return {run_id: run_id for run_id in names}
+    return names
 
 
 def _state(line: Line) -> Text:
@@ -92,7 +92,7 @@ def _state(line: Line) -> Text:
 
 
 def _left(line: Line) -> str:
-    return duration(line.left_s) if line.left_s is not None else ""
+    return "" if line.left_s is None else duration(line.left_s)
 
 
 def _bar(line: Line) -> Text:
@@ -103,18 +103,21 @@ def _curve(line: Line) -> Text:
     return sparkline(loss_curve(line.folder, line.status.attempt, CURVE))
 
 
-def _story(line: Line) -> Text:
-    """Time left or why it does not run, and how the attempt before ended."""
-    before = line.last_end if line.status.state in (RunState.RUNNING, RunState.QUEUED) else ""
-    left = f"{_left(line)} left" if line.left_s is not None else ""
-    return _in_one_line("; ".join(filter(None, (left, line.status.reason, before))))
+def _left_or_reason(line: Line) -> Text:
+    """Join the time left, the reason of the state, and how the attempt before ended."""
+    parts = [line.status.reason]
+    if line.left_s is not None:
+        parts.insert(0, f"{_left(line)} left")
+    if line.status.state in (RunState.RUNNING, RunState.QUEUED):
+        parts.append(line.last_end)
+    return _in_one_line("; ".join(filter(None, parts)))
 
 
-def _in_one_line(words: str) -> Text:
-    return Text(printable(" ".join(words.split())))
+def _in_one_line(text: str) -> Text:
+    return Text(printable(" ".join(text.split())))
 
 
-RUN = Column("run", lambda line: Text(line.run_id), least=30)
+RUN = Column("run", lambda line: Text(line.run_id), min_width=30)
 STATE = Column("state", _state)
 STEP = Column("step", lambda line: Text(f"{line.status.step}/{line.steps}"), 90, right=True)
 LOSS = Column("loss", lambda line: Text(number(line.loss)), 60, right=True)
@@ -128,8 +131,8 @@ PICTURE = (  # on a terminal
     LOSS,
     Column("", _curve, 50),
     RATE,
-    Column("try", ATTEMPT.cell, ATTEMPT.worth, right=True),
-    Column("left, or why", _story, 85, least=16),
+    ATTEMPT,
+    Column("left, or reason", _left_or_reason, 85, min_width=16),
 )
 PLAIN = (  # in a file or a pipe
     RUN,
@@ -140,5 +143,5 @@ PLAIN = (  # in a file or a pipe
     RATE,
     Column("left", lambda line: Text(_left(line)), right=True),
     Column("job", lambda line: Text(line.status.job_id)),
-    Column("why", lambda line: _in_one_line(line.status.reason)),
+    Column("reason", lambda line: _in_one_line(line.status.reason)),
 )

@@ -1,4 +1,4 @@
-"""A line per run: what `status` shows, read from the runs' files and one look at Slurm."""
+"""Collect what `furnace status` shows of each run, from the runs' files and one query of Slurm."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -20,7 +20,7 @@ ALIVE = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 
 @dataclass(frozen=True)
 class Line:
-    """One run, as it is."""
+    """What `furnace status` shows of one run."""
 
     folder: RunFolder
     status: RunStatus
@@ -28,7 +28,7 @@ class Line:
     loss: float | None
     samples_per_s: float | None
     left_s: float | None
-    # why the newest attempt that has ended did; none: there is no such, or the run is done
+    # end reason of the newest attempt that has ended; empty if there is none, or the run is done
     last_end: str
 
     @property
@@ -37,68 +37,96 @@ class Line:
         return self.folder.run_id
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, for scripts."""
-        status = self.status
+        """The entry of `status --json`."""
+        status, log = self.status, ""
+        loss: float | str | None = self.loss
+        if isinstance(loss, float) and not isfinite(loss):
+            loss = str(loss)  # JSON has no NaN
+        if status.attempt:
+            log = str(self.folder.log(status.attempt, 0))
         return {
             "run": self.run_id,
             "state": status.state.value,
             "attempt": status.attempt,
             "step": status.step,
             "steps": self.steps,
-            "loss": self.loss if self.loss is None or isfinite(self.loss) else str(self.loss),
+            "loss": loss,
             "samples_per_s": self.samples_per_s,
             "left_s": self.left_s,
             "job_id": status.job_id or None,
             "reason": status.reason,
             "last_end": self.last_end,
-            "log": str(self.folder.log(status.attempt, 0)) if status.attempt else "",
+            "log": log,
         }
 
 
 def overview(folder: GridFolder) -> tuple[list[Line], Evidence]:
-    """All runs of the grid as it was last submitted, others that still wait or run, and the evidence."""
-    observer = observe(folder)
+    """List the runs of the newest submission's settings, then other runs that still wait or run.
+
+    Also returns what Slurm has answered.
+    """
+    resolver = observe(folder)
     newest, others = _runs(folder)
-    lines = [line_of(run, observer(run), steps) for run, steps in newest.items()]
-    rest = (line_of(run, observer(run), steps) for run, steps in others.items())
-    return lines + [line for line in rest if line.status.state in ALIVE], observer.evidence
+    lines = [line_of(run, resolver(run), steps) for run, steps in newest.items()]
+    rest = [line_of(run, resolver(run), steps) for run, steps in others.items()]
+    return lines + [line for line in rest if line.status.state in ALIVE], resolver.evidence
 
 
 def line_of(run: RunFolder, status: RunStatus, steps: int) -> Line:
-    """One run's line; speed and time left only while it runs."""
-    record = (last_record(run.metrics(status.attempt)) if status.attempt else None) or {}
-    running, left_s = status.state is RunState.RUNNING, None
-    if running and "step_time_s" in record:
-        left_s = max(0, steps - int(record["step"])) * float(record["step_time_s"])
-    rate = record.get("samples_per_s") if running else None
+    """Read one run. Speed and time left are known only while it runs."""
+    record: dict[str, Any] = {}
+    if status.attempt:
+        record = last_record(run.metrics(status.attempt)) or {}
+    rate = left_s = None
+    if status.state is RunState.RUNNING:
+        rate = record.get("samples_per_s")
+        if "step_time_s" in record:
+            left_s = max(0, steps - int(record["step"])) * float(record["step_time_s"])
     return Line(run, status, steps, record.get("train/loss"), rate, left_s, _last_end(run, status))
 
 
 def _last_end(run: RunFolder, status: RunStatus) -> str:
     if status.state is RunState.DONE or not status.attempt:
         return ""
-    ends = [
-        f"{attempt.attempt}: {attempt.reason}" for attempt in read_attempts(run) if attempt.reason
-    ]
-    return f"attempt {ends[-1]}" if ends else ""
+    ended = [attempt for attempt in read_attempts(run) if attempt.reason]
+    return f"attempt {ended[-1].attempt}: {ended[-1].reason}" if ended else ""
 
 
 def _runs(folder: GridFolder) -> tuple[dict[RunFolder, int], dict[RunFolder, int]]:
-    """Runs, with their steps: of all submissions that had the newest one's settings, and all others (`--set`)."""
-    # others were cut off
-    all_ = [submission for submission in submissions(folder) if submission.rows]
-    asked = _settings(all_[-1].path / "grid.yaml") if all_ else ""
+    """Map runs to their steps: those with the newest submission's settings, and all others.
+
+    A run that was renamed is listed once, under its newest name.
+    """
+    # a submission without rows was killed while it was written
+    whole = [submission for submission in submissions(folder) if submission.rows]
+    settings = _settings(whole[-1].path / "grid.yaml") if whole else ""
     newest: dict[RunFolder, int] = {}
     others: dict[RunFolder, int] = {}
-    for submission in all_:
-        runs = newest if _settings(submission.path / "grid.yaml") == asked else others
-        runs |= {folder.run(row["run_id"]): row["steps"] for row in submission.rows}
-    return newest, {run: steps for run, steps in others.items() if run not in newest}
+    names: dict[object, RunFolder] = {}  # folder on disk -> its newest name
+    for submission in whole:
+        runs = {folder.run(row["run_id"]): row["steps"] for row in submission.rows}
+        if _settings(submission.path / "grid.yaml") == settings:
+            newest |= runs
+            names |= {_identity(run): run for run in runs}
+        else:
+            others |= runs
+    others = {run: steps for run, steps in others.items() if run not in newest}
+    listed = set(names.values())
+    return {run: steps for run, steps in newest.items() if run in listed}, others
+
+
+def _identity(run: RunFolder) -> object:
+    """Identify the folder on disk. The new folder of a renamed row is a link to the old one."""
+    try:
+        stat = run.path.stat()
+    except OSError:
+        return run
+    return stat.st_dev, stat.st_ino
 
 
 @cached_by_stat(lambda grid: [grid])
 def _settings(grid: Path) -> str:
-    """The last lines of a submission's grid.yaml, from `settings:` on."""
+    """The end of a submission's grid.yaml, from `settings:` on."""
     try:
         return read_regular_text(grid).rpartition("\nsettings:")[2]
     except FileNotFoundError:

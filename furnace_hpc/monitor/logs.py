@@ -1,4 +1,4 @@
-"""The logs of one run: what its ranks printed, and what the batch script printed before there were any."""
+"""Print the logs of one run: the output of its ranks, and of its batch script."""
 
 from collections import deque
 from pathlib import Path
@@ -12,42 +12,47 @@ from furnace_hpc.runs.journal import submissions
 
 
 def print_logs(folder: GridFolder, name: str, lines: int) -> None:
-    """Print the ends of the newest attempt's logs, and of the batch log of the run's newest job.
+    """Print the last lines of the newest attempt's logs, and of the newest job's batch log.
 
     Raises:
-        ConfigError: no run, or several, have a name that begins so.
+        ConfigError: no run, or more than one, has a name that begins with `name`.
     """
     run = _find(folder, name)
-    attempt = newest_attempt(str(run.path))
-    files = _batch_logs(folder, run)[-1:]
-    files += [path for log in files for path in _other_ranks(log)]
-    files += sorted(
-        run.logs.glob(f"{attempt}-*.log"), key=lambda path: int(path.stem.partition("-")[2])
-    )
+    files = _log_files(folder, run)
+    if not files:
+        print(f"run {run.run_id} has no logs yet, because it has not started")
     shown: set[str] = set()
     for path in files:
         text = _tail(path, lines)
-        if text in shown:  # ranks that have nothing of their own to say
-            print(f"==> {path}: as above")
+        if text in shown:  # often all ranks print the same
+            print(f"==> {path}: same as above")
             continue
         shown.add(text)
         print(f"==> {path}\n{text}")
-    if not files:
-        print(f"run {run.run_id} has no logs yet: it never began")
+
+
+def _log_files(folder: GridFolder, run: RunFolder) -> list[Path]:
+    """List the newest batch log, the output of other ranks, and the newest attempt's logs."""
+    files = _batch_logs(folder, run)[-1:]
+    for log in files[:]:
+        files += _other_ranks(log)
+    of_attempt = run.logs.glob(f"{newest_attempt(str(run.path))}-*.log")
+    return files + sorted(of_attempt, key=lambda path: int(path.stem.partition("-")[2]))
 
 
 def _find(folder: GridFolder, name: str) -> RunFolder:
-    known = dict.fromkeys(
-        row["run_id"] for submission in submissions(folder) for row in submission.rows
-    )
-    found = [run_id for run_id in known if run_id.startswith(name)]
+    """Find a run by its name, or by a beginning that no other name has."""
+    rows = [row for submission in submissions(folder) for row in submission.rows]
+    known = dict.fromkeys(row["run_id"] for row in rows)
     if name in known:
-        found = [name]
+        return folder.run(name)
+    found = [run_id for run_id in known if run_id.startswith(name)]
     if not found:
         raise ConfigError(f"unknown run {name!r}; {nearest(name, known)}")
     if len(found) > 1:
+        examples = ", ".join(found[:5])
         raise ConfigError(
-            f"{len(found)} runs begin with {name!r}: give more of the name: {', '.join(found[:5])}"
+            f"{len(found)} runs begin with {name!r}: give more of the name: {examples}"
         )
     return folder.run(found[0])
 
@@ -57,18 +62,16 @@ def _batch_logs(folder: GridFolder, run: RunFolder) -> list[Path]:
     paths = []
     for submission in submissions(folder):
         for sent in submission.sent():
-            if sent.outcome == "submitted" and sent.kind == "array":
-                ids = [
-                    job
-                    for row, job in sent.elements.items()
-                    if submission.rows[row]["run_id"] == run.run_id
-                ]
-                paths += [batch_log(submission.path, job_id) for job_id in ids]
+            if sent.outcome != "submitted" or sent.kind != "array":
+                continue
+            for row, job_id in sent.elements.items():
+                if submission.rows[row]["run_id"] == run.run_id:
+                    paths.append(batch_log(submission.path, job_id))
     return [path for path in paths if path.exists()]
 
 
 def _other_ranks(batch_log: Path) -> list[Path]:
-    """What other ranks printed before they wrote to logs of their own: a missing library, say."""
+    """Output of other ranks before they opened their own logs, such as a missing library."""
     found = batch_log.parent.glob(batch_log.name.replace("_0_log.out", "_[1-9]*_log.out"))
     return sorted(path for path in found if path.stat().st_size)
 

@@ -1,4 +1,4 @@
-"""A run's training loss in a few points, for a look that costs next to nothing however long the metrics are."""
+"""Read a run's training loss at a few steps. A long run costs no more than a short one."""
 
 import json
 import os
@@ -11,30 +11,31 @@ from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.metrics import last_record
 
-BLOCK = 4096  # bytes that are read at one place: longer than any record
-Point = tuple[int, float]
+BLOCK = 4096  # bytes of one read; longer than any record
+Point = tuple[int, float]  # step, loss
 
 
 def loss_curve(run: RunFolder, attempts: int, points: int) -> list[float]:
-    """The loss at `points` steps spread evenly from the first to the newest; fewer, of a run that has just begun.
+    """Read the loss at `points` steps, spread evenly from the first to the newest.
 
-    For a step the highest attempt wins. Where a file has nothing in between, the loss before it is repeated.
+    A run of fewer steps has fewer points. If two attempts have a step, the higher attempt wins. A
+    step without a known loss repeats the loss before it.
     """
-    known = dict(
-        point for number in range(1, attempts + 1) for point in _places(run.metrics(number), points)
-    )
+    known: dict[int, float] = {}
+    for number in range(1, attempts + 1):
+        known |= dict(_points(run.metrics(number), points))
     if not known:
         return []
     steps = sorted(known)
     first, last = steps[0], steps[-1]
     count = min(points, len(steps))
-    asked = [first + (last - first) * number / max(1, count - 1) for number in range(count)]
-    return [known[max((step for step in steps if step <= at), default=first)] for at in asked]
+    wanted = [first + (last - first) * number / max(1, count - 1) for number in range(count)]
+    return [known[max((step for step in steps if step <= at), default=first)] for at in wanted]
 
 
 @cached_by_stat(lambda path, points: [path])
-def _places(path: Path, points: int) -> list[Point]:
-    """(step, loss) at places of the file that stay the same while it grows, until there are twice too many."""
+def _points(path: Path, points: int) -> list[Point]:
+    """Read between `points` and twice as many records. Offsets do not move while the file grows."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -42,17 +43,18 @@ def _places(path: Path, points: int) -> list[Point]:
     stride = 1024
     while stat.st_size > 2 * points * stride:
         stride *= 2
-    offsets = range(0, max(0, stat.st_size - BLOCK), stride)
-    found = [_at(path, stat.st_ino, offset) for offset in offsets]
+    start_of_tail = max(0, stat.st_size - BLOCK)
+    found = [_at(path, stat.st_ino, offset) for offset in range(0, start_of_tail, stride)]
+    found += _train_points(_read(path, start_of_tail), whole=start_of_tail == 0)
     newest = last_record(path)
-    tail = _train_points(_read(path, max(0, stat.st_size - BLOCK)), whole=stat.st_size <= BLOCK)
-    found += [*tail, _point(newest) if newest else None]
+    if newest:
+        found.append(_point(newest))
     return [point for point in found if point]
 
 
 @lru_cache(maxsize=2**16)
 def _at(path: Path, inode: int, offset: int) -> Point | None:
-    """The first record that begins after this place; a file of this inode never changes before its end."""
+    """Read the first record after this offset. It is cached, since metrics are only appended to."""
     return next(iter(_train_points(_read(path, offset), whole=offset == 0)), None)
 
 
@@ -65,18 +67,22 @@ def _read(path: Path, offset: int) -> bytes:
 
 
 def _train_points(block: bytes, whole: bool) -> list[Point]:
-    lines = block.split(b"\n")[0 if whole else 1 :]  # the first began before the block
+    """Parse the records of a block. If it is not the `whole` file, its first line is cut off."""
+    lines = block.split(b"\n")
     points = []
-    for line in lines:
+    for line in lines if whole else lines[1:]:
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # cut off at the block's end, or torn
-        if isinstance(record, dict) and (point := _point(record)):
+            continue  # cut off at the end of the block, or torn by a crash
+        point = _point(record) if isinstance(record, dict) else None
+        if point:
             points.append(point)
     return points
 
 
 def _point(record: dict[str, Any]) -> Point | None:
     step, loss = record.get("step"), record.get("train/loss")
-    return (step, float(loss)) if isinstance(step, int) and isinstance(loss, int | float) else None
+    if not isinstance(step, int) or not isinstance(loss, int | float):
+        return None
+    return step, float(loss)

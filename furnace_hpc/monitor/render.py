@@ -1,4 +1,4 @@
-"""Runs as lines of text that fit a terminal: nothing wraps, and the columns of the least worth go first."""
+"""Print runs as lines that fit a terminal. Nothing wraps: columns of low priority are left out."""
 
 import time
 from collections import Counter
@@ -12,8 +12,9 @@ from furnace_hpc.monitor.grid_status import Line
 from furnace_hpc.monitor.job_cache import Evidence
 from furnace_hpc.runs.state import RunState
 
-ORDER = (  # what moves, what needs somebody, what waits, what is over
+ORDER = (
     RunState.RUNNING,
+    # these need the user
     RunState.UNKNOWN,
     RunState.FAILED,
     RunState.INTERRUPTED,
@@ -22,95 +23,104 @@ ORDER = (  # what moves, what needs somebody, what waits, what is over
     RunState.DONE,
 )
 GAP = 2
+OTHER_LINES = 4  # progress bar, headings, number of runs not shown, summary
 
 
 def picture(
     lines: Sequence[Line], evidence: Evidence, width: int, height: int = 10**6
 ) -> list[Text]:
-    """The grid in at most `height` lines of `width` characters: progress, a line a run, the rest in one, the sum.
+    """Draw the grid in at most `height` lines of `width` characters.
 
-    Only runs that are shown have their loss curves read.
+    The lines are a progress bar, headings, one line per run, the number of runs that are not shown,
+    and a summary. Only the loss curves of shown runs are read.
     """
-    ordered = sorted(lines, key=lambda line: ORDER.index(line.status.state))
-    room = max(1, height - 4)  # progress, headings, the rest, the sum
-    shown, rest = (ordered, []) if len(ordered) <= room + 1 else (ordered[:room], ordered[room:])
-    done, total = sum(line.status.step for line in lines), sum(line.steps for line in lines)
-    words = f" {100 * done // max(1, total)} %   step {done:,} of {total:,}"
-    head = bar(done, total, min(40, max(4, width - len(words))), "bold").append(words)
+    shown = _in_order(lines)
+    rest: list[Line] = []
+    most = max(1, height - OTHER_LINES)
+    if len(shown) > most + 1:
+        shown, rest = shown[:most], shown[most:]
     names = short_names(lines)
     run = replace(RUN, cell=lambda line: Text(names[line.run_id]))
-    body = table(shown, (run, *PICTURE[1:]), width)
+    drawn = [_progress(lines, width), *table(shown, (run, *PICTURE[1:]), width)]
     if rest:
-        body.append(Text(f"{len(rest):,} more: {_counts(rest)}", "dim"))
-    return [_cut(text, width) for text in (head, *body, Text(summary(lines, evidence)))]
+        drawn.append(Text(f"{len(rest):,} more: {_counts(rest)}", "dim"))
+    drawn.append(Text(summary(lines, evidence)))
+    return [_cut(text, width) for text in drawn]
+
+
+def _progress(lines: Sequence[Line], width: int) -> Text:
+    done, total = sum(line.status.step for line in lines), sum(line.steps for line in lines)
+    text = f" {100 * done // max(1, total)} %   step {done:,} of {total:,}"
+    return bar(done, total, min(40, max(4, width - len(text))), "bold").append(text)
 
 
 def plain(lines: Sequence[Line], evidence: Evidence) -> list[str]:
-    """The same for a file or a pipe: every run, and every word of it."""
-    ordered = sorted(lines, key=lambda line: ORDER.index(line.status.state))
-    padded = []
+    """The lines for a file or a pipe: all runs, and each text in full."""
+    columns = []
     for column in PLAIN:
-        words = [column.name, *(column.cell(line).plain for line in ordered)]
-        width = max(map(len, words))
-        padded.append([word.rjust(width) if column.right else word.ljust(width) for word in words])
-    rows = [(" " * GAP).join(row).rstrip() for row in zip(*padded, strict=True)]
+        texts = [column.name, *(column.cell(line).plain for line in _in_order(lines))]
+        width = max(map(len, texts))
+        align = str.rjust if column.right else str.ljust
+        columns.append([align(text, width) for text in texts])
+    rows = [(" " * GAP).join(row).rstrip() for row in zip(*columns, strict=True)]
     return [*rows, summary(lines, evidence)]
 
 
 def summary(lines: Sequence[Line], evidence: Evidence) -> str:
-    """How many runs are in which state, and whether Slurm is away."""
-    words = [_counts(lines)]
-    if evidence.failures:
-        since = (
-            f"{time.time() - evidence.answered_unix_s:,.0f} s ago"
-            if evidence.answered_unix_s
-            else "never"
-        )
-        words.append(f"{evidence.error} (last answer: {since})")
-    return f"{len(lines):,} runs: {', '.join(words)}"
+    """Count the runs in each state, and report if Slurm does not answer."""
+    text = f"{len(lines):,} runs: {_counts(lines)}"
+    if not evidence.failures:
+        return text
+    since = "never"
+    if evidence.answered_unix_s:
+        since = f"{time.time() - evidence.answered_unix_s:,.0f} s ago"
+    return f"{text}. {evidence.error} (last answer: {since})"
 
 
 def table(
     lines: Sequence[Line], columns: Sequence[Column], width: int, headings: bool = True
 ) -> list[Text]:
-    """A line of headings, and one a run."""
+    """Draw one line of headings and one line per run. Empty columns are left out."""
     cells = {column: [column.cell(line) for line in lines] for column in columns}
-    wanted = {
-        column: max((text.cell_len for text in cells[column]), default=0) for column in columns
-    }
-    kept = [column for column in columns if wanted[column]]  # an empty one is not worth its heading
-    widths = _fit(
-        {column: max(wanted[column], len(column.name) if headings else 0) for column in kept}, width
-    )
-    heads = [
-        _row([(Text(column.name, "bold"), widths[column], column.right) for column in widths])
-    ] * headings
-    return heads + [
-        _row([(cells[c][at], widths[c], c.right) for c in widths]) for at in range(len(lines))
-    ]
+    wanted: dict[Column, int] = {}
+    for column in columns:
+        longest = max((text.cell_len for text in cells[column]), default=0)
+        if longest:
+            wanted[column] = max(longest, len(column.name) * headings)
+    widths = _fit(wanted, width)
+    rows = [[cells[column][number] for column in widths] for number in range(len(lines))]
+    if headings:
+        rows.insert(0, [Text(column.name, "bold") for column in widths])
+    return [_row(row, widths) for row in rows]
 
 
 def _fit(wanted: dict[Column, int], width: int) -> dict[Column, int]:
-    """The columns that there is room for, and how wide each may be."""
-    least = {column: min(full, column.least or full) for column, full in wanted.items()}
-    while len(least) > 2 and _sum(least.values()) > width:
-        del least[min(least, key=lambda column: column.worth)]
-    for column in least:  # what is left over goes to those that were cut, from the first on
-        least[column] = min(wanted[column], least[column] + max(0, width - _sum(least.values())))
-    return least
+    """Choose the columns that fit, and their widths."""
+    widths = {column: min(full, column.min_width or full) for column, full in wanted.items()}
+    while len(widths) > 2 and _sum(widths.values()) > width:
+        del widths[min(widths, key=lambda column: column.priority)]
+    for column in widths:  # spare width goes to the columns that were cut, from left to right
+        spare = max(0, width - _sum(widths.values()))
+        widths[column] = min(wanted[column], widths[column] + spare)
+    return widths
 
 
 def _sum(widths: Iterable[int]) -> int:
     return sum(width + GAP for width in widths) - GAP
 
 
-def _row(cells: Sequence[tuple[Text, int, bool]]) -> Text:
+def _row(cells: Sequence[Text], widths: dict[Column, int]) -> Text:
     row, before = Text(), ""
-    for text, width, right in cells:
-        fitted = text if text.cell_len <= width else _cut(text.copy(), width)
-        pad = " " * (width - fitted.cell_len)
-        row.append(before + pad if right else before).append_text(fitted)
-        before = " " * GAP if right else pad + " " * GAP
+    for text, (column, width) in zip(cells, widths.items(), strict=True):
+        if text.cell_len > width:
+            text = _cut(text.copy(), width)
+        pad = " " * (width - text.cell_len)
+        if column.right:
+            row.append(before + pad).append_text(text)
+            before = " " * GAP
+        else:
+            row.append(before).append_text(text)
+            before = pad + " " * GAP
     return row
 
 
@@ -119,6 +129,10 @@ def _cut(text: Text, width: int) -> Text:
     text.rstrip()
     text.no_wrap = True
     return text
+
+
+def _in_order(lines: Iterable[Line]) -> list[Line]:
+    return sorted(lines, key=lambda line: ORDER.index(line.status.state))
 
 
 def _counts(lines: Iterable[Line]) -> str:

@@ -1,4 +1,4 @@
-"""Talk to Slurm: run its commands, parse their output, and give job states, accounting and errors a type.
+"""Run Slurm's commands and parse their output: job states, accounting, errors, ids and node lists.
 
-It imports `runs`, `config` and `host`, and does not decide anything about runs.
+It imports `runs`, `config` and `host`. It does not decide anything about runs.
 """

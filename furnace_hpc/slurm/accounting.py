@@ -1,7 +1,8 @@
-"""What Slurm's accounting says that a grid's jobs took: each start of a requeued job counts, from allocation to end.
+"""Sum the time that Slurm's accounting recorded for a grid's jobs.
 
-The ledger of attempts begins when a run does and ends when it writes its last word; Slurm bills from the allocation on.
-In both, what has not ended is not counted, so that the same runs give the same words.
+Every allocation counts, so a requeued job counts once per start. An allocation lasts from the start
+of the job to its end. The attempts' own records begin later, when the run starts. Both leave out
+what has not ended, so the same runs always give the same sentence.
 """
 
 from collections.abc import Iterable
@@ -21,78 +22,99 @@ _FIELDS = (JOB_ID, PLAIN, r"[0-9]{1,12}", PLAIN, r"[0-9].*|[A-Za-z/ ]*")
 
 
 class Allocation(NamedTuple):
-    """One time that Slurm gave a job its nodes, as sacct has it."""
+    """One start of a job, as sacct prints it."""
 
     job_id: str
     cluster: str
     elapsed_s: str
-    resources: str  # empty: it waits, or was cancelled before it had any
-    end: str  # Unknown, None assigned: it has not ended
+    resources: str  # TRES; empty if the job waits, or was cancelled before it got any
+    end: str  # a date, or `Unknown` or `None assigned` if it has not ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job got resources and gave them back."""
+        return bool(self.resources) and self.end[:1].isdigit()
+
+    @property
+    def hours(self) -> float:
+        """Hours of the job."""
+        return int(self.elapsed_s) / 3600
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the job, all types together."""
+        return sum(gpus(self.resources).values())
 
 
 class Accounted(NamedTuple):
-    """All allocations of some jobs together, those that have ended."""
+    """The sum of all allocations that have ended."""
 
     allocations: int
     jobs: int
     hours: float  # of the jobs
-    gpu_hours: float | None  # None: the jobs had no GPUs
-    # what the attempts themselves say of these jobs: GPU-hours, where they had GPUs
+    gpu_hours: float | None  # None if the jobs had no GPUs
+    # hours of the same jobs by the attempts' own records: GPU-hours if the jobs had GPUs
     ledger_hours: float
 
 
 def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
-    """What the jobs of these attempts took, from one sacct; None where there is no accounting, or no answer."""
+    """Sum the allocations of these attempts' jobs with one sacct.
+
+    None if there is no accounting, or Slurm does not answer.
+    """
     attempts = list(attempts)
     clusters = {attempt.job_id: attempt.cluster for attempt in attempts if attempt.job_id}
     if not clusters or not client.has_slurm():
         return None
+    ended = _ended_allocations(clusters)
+    if not ended:
+        return None
+    jobs = {one.job_id for one in ended}
+    gpu_hours = None
+    if any(one.num_gpus for one in ended):
+        gpu_hours = sum(one.hours * one.num_gpus for one in ended)
+    return Accounted(
+        allocations=len(ended),
+        jobs=len(jobs),
+        hours=sum(one.hours for one in ended),
+        gpu_hours=gpu_hours,
+        ledger_hours=sum(_ledger_hours(one) for one in attempts if one.job_id in jobs),
+    )
+
+
+def _ended_allocations(clusters: dict[str, str]) -> list[Allocation]:
+    """Ask sacct for the allocations of these jobs (job id -> cluster, empty if not recorded)."""
     arrays = sorted({job_id.partition("_")[0] for job_id in clusters})
     try:
         text = client.run_checked(*COMMAND, f"--jobs={','.join(arrays)}")
     except UnavailableError:
-        return None
-    lines = [Allocation(*row) for row in read_table(text, _FIELDS).rows]
-    ended = [line for line in lines if line.resources and line.end[:1].isdigit()]
-    ours = [
-        line
-        for line in ended
-        if line.job_id in clusters and clusters[line.job_id] in ("", line.cluster)
-    ]
-    if not ours:
-        return None
-    hours = [int(line.elapsed_s) / 3600 for line in ours]
-    widths = [sum(gpus(line.resources).values()) for line in ours]
-    gpu_hours = (
-        sum(took * width for took, width in zip(hours, widths, strict=True))
-        if any(widths)
-        else None
-    )
-    jobs = {line.job_id for line in ours}
-    of_them = [attempt for attempt in attempts if attempt.job_id in jobs and attempt.end_unix_s]
-    ledger = sum((a.gpus or 1) * ((a.end_unix_s or 0) - a.start_unix_s) / 3600 for a in of_them)
-    return Accounted(len(ours), len(jobs), sum(hours), gpu_hours, ledger)
+        return []
+    found = (Allocation(*row) for row in read_table(text, _FIELDS).rows)
+    ours = (one for one in found if clusters.get(one.job_id) in ("", one.cluster))
+    return [one for one in ours if one.has_ended]
+
+
+def _ledger_hours(attempt: Attempt) -> float:
+    if attempt.end_unix_s is None:
+        return 0.0
+    return (attempt.gpus or 1) * (attempt.end_unix_s - attempt.start_unix_s) / 3600
 
 
 def in_words(attempts: Iterable[Attempt]) -> str:
-    """What `accounted` says, as one sentence for a footnote; empty where it knows nothing."""
+    """Describe the accounted time for a footnote. Empty if nothing is accounted."""
     found = accounted(attempts)
     if found is None:
         return ""
-    on_gpus = found.gpu_hours is not None
-    took = (
-        f"{found.gpu_hours:,.2f} GPU-hours"
-        if on_gpus
-        else f"{found.hours:,.2f} hours of jobs without GPUs"
-    )
-    starts, jobs = (
-        _number(n, word) for n, word in ((found.allocations, "allocation"), (found.jobs, "job"))
-    )
+    took = f"{found.hours:,.2f} hours of jobs without GPUs"
+    if found.gpu_hours is not None:
+        took = f"{found.gpu_hours:,.2f} GPU-hours"
+    starts, jobs = _count(found.allocations, "allocation"), _count(found.jobs, "job")
     return (
-        f"Slurm's accounting: {took} in {starts} of {jobs}, requeued ones counted each time, from the allocation on; "
-        f"the attempts' own records of these jobs have {found.ledger_hours:,.2f}"
+        f"Slurm's accounting: {took} in {starts} of {jobs}, from allocation to end, each start of "
+        f"a requeued job; the attempts' own records of these jobs have {found.ledger_hours:,.2f}"
     )
 
 
-def _number(count: int, word: str) -> str:
-    return f"{count:,} {word}{'s' if count > 1 else ''}"
+def _count(number: int, noun: str) -> str:
+    plural = "s" * (number > 1)
+    return f"{number:,} {noun}{plural}"

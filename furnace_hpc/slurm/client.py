@@ -1,6 +1,7 @@
-"""Slurm's own commands, asked from the login node. Nothing else runs them, but submitit runs sbatch.
+"""Run Slurm's commands on the login node. No other module does, except that submitit runs sbatch.
 
-Each is asked once for everything, with a time limit; no answer is never taken for an empty one.
+Each command is run once for all jobs, with a time limit. A failed command is never taken for an
+empty output.
 """
 
 import os
@@ -27,66 +28,73 @@ from furnace_hpc.slurm.parsing import (
     separator,
     whole,
 )
+from furnace_hpc.slurm.sbatch_errors import has_no_cluster
 
-# a loaded controller answers within seconds; clients themselves wait 10 s for a message
+# A loaded controller answers within seconds. Slurm's commands themselves wait 10 s for a message.
 TIMEOUT_S = 30
+_SACCT = ("sacct", "--allocations", "--noheader", "--parsable2")
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command said."""
+    """The outcome of a command."""
 
     ok: bool
-    text: str
-    error: str
+    text: str  # stdout
+    error: str  # stderr in one line, or the exit code
 
 
 def has_slurm() -> bool:
-    """Whether this is a machine that can submit to Slurm."""
+    """Whether jobs can be submitted to Slurm from this machine."""
     return shutil.which("sbatch") is not None
 
 
 def require_slurm(cluster: str) -> None:
-    """Raise ConfigError where nothing can be submitted."""
+    """Check that a job can be submitted.
+
+    Raises:
+        ConfigError: there is no sbatch.
+        UnavailableError: the test cluster is not up.
+    """
     up = f"`{find_shipped('slurm/devcluster')} up` starts a Slurm on this machine"
     if not has_slurm():
         raise ConfigError(
-            f"cluster {cluster!r} needs Slurm, but there is no sbatch on PATH: use a login node, or --cluster local "
-            f"for this machine alone; {up}"
+            f"cluster {cluster!r} needs Slurm, but there is no sbatch on PATH: use a login node, "
+            f"or --cluster local to run on this machine. {up}"
         )
     if cluster == "devcluster" and not configuration():
-        raise UnavailableError(f"cluster {cluster!r} does not answer: {up}")
+        raise UnavailableError(f"cluster {cluster!r} does not answer. {up}")
 
 
 def queue(users: Iterable[str] = ()) -> list[Job]:
-    """All jobs of these users (default: this one), element by element; those that ended within MinJobAge too.
+    """List the jobs of these users (default: this one), one per array element.
 
-    A line that begins as a job's does and cannot be read is a job without id: who misses a job must look for those.
+    Jobs that ended less than MinJobAge ago are listed too. A line that cannot be read is a job
+    without id: a caller that misses a job must look for those.
 
     Raises:
         UnavailableError: the controller did not answer.
     """
-    who = ",".join(sorted(set(users))) or user_name()
-    # By user: the controller then sends this user's jobs only, where a list of ids makes it send
-    # everybody's.
+    # With --user the controller sends the jobs of these users alone. With --jobs it sends all jobs.
+    names = ",".join(sorted(set(users))) or user_name()
     between = separator()
-    fields = f"--format={between.join(('%F', '%K', '%T', '%r', '%j'))}"
-    return read_queue(
-        _run_or_raise("squeue", "--noheader", "--array", "--states=all", f"--user={who}", fields),
-        between,
-    )
+    fields = between.join(("%F", "%K", "%T", "%r", "%j"))
+    options = ("--noheader", "--array", "--states=all", f"--user={names}", f"--format={fields}")
+    return read_queue(run_checked("squeue", *options), between)
 
 
 def accounting(job_ids: Iterable[str]) -> list[Job] | None:
-    """What the accounting has of these jobs and their elements; None where accounting is off.
+    """List these jobs and their elements as the accounting has them. None if accounting is off.
 
     Raises:
-        UnavailableError: the data base did not answer.
+        UnavailableError: the database did not answer.
     """
     between = separator()
-    command = ("sacct", "--allocations", "--noheader", "--parsable2", f"--delimiter={between}")
-    answer = _ask(*command, "--format=JobID,State,ExitCode,JobName", f"--jobs={','.join(job_ids)}")
-    return None if _is_off(answer) else read_accounting(_checked(answer), between)
+    fields = ("--format=JobID,State,ExitCode,JobName", f"--delimiter={between}")
+    answer = _run(*_SACCT, *fields, f"--jobs={','.join(job_ids)}")
+    if _is_off(answer):
+        return None
+    return read_accounting(_checked(answer), between)
 
 
 def _is_off(answer: CommandResult) -> bool:
@@ -94,8 +102,12 @@ def _is_off(answer: CommandResult) -> bool:
 
 
 def user_name(uid: int | None = None) -> str:
-    """A user (default: this one) as Slurm knows it, whatever $LOGNAME says; the number where it has no name."""
-    uid = os.getuid() if uid is None else uid
+    """Name a user (default: this one) as Slurm does, independent of $LOGNAME.
+
+    A user without a name is its number.
+    """
+    if uid is None:
+        uid = os.getuid()
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -103,10 +115,10 @@ def user_name(uid: int | None = None) -> str:
 
 
 def find_job(name: str) -> str | None:
-    """The job id (of the array, for an array) of the job that has this name; None when Slurm knows none.
+    """Find the id of the job or array with this name. None if Slurm has no such job.
 
     Raises:
-        UnavailableError: Slurm did not answer: nobody knows.
+        UnavailableError: Slurm did not answer, so the job may exist.
     """
     jobs = queue()
     for job in jobs:
@@ -114,151 +126,144 @@ def find_job(name: str) -> str | None:
             return job.job_id.partition("_")[0]
     if any(not job.job_id for job in jobs):
         raise UnavailableError(
-            "squeue gave lines that cannot be read, and the job may be one of them: try again"
+            "squeue printed lines that cannot be read, and the job may be one of them. Try again"
         )
-    command = (
-        "sacct",
-        "--allocations",
-        "--noheader",
-        "--parsable2",
-        "--format=JobID",
-        "--starttime=now-30days",
-    )
-    answer = _ask(*command, f"--name={name}")
-    return None if _is_off(answer) else array_id(_checked(answer))
+    answer = _run(*_SACCT, "--format=JobID", "--starttime=now-30days", f"--name={name}")
+    if _is_off(answer):
+        return None
+    return array_id(_checked(answer))
 
 
 def node_job(job_id: str) -> str | None:
-    """The id by which srun finds an element of an array; None where squeue does not list it."""
-    return array_id(_run_or_raise("squeue", "--noheader", f"--jobs={job_id}", "--format=%A"))
+    """Find the id by which srun finds an array element. None if squeue does not list it."""
+    return array_id(run_checked("squeue", "--noheader", f"--jobs={job_id}", "--format=%A"))
 
 
 def cancel(job_ids: Iterable[str]) -> None:
-    """One scancel for all.
+    """Cancel all these jobs with one scancel.
 
     Raises:
         UnavailableError: Slurm refused, or did not answer.
     """
-    answer = _ask("scancel", *job_ids)
-    if not answer.ok and "Invalid job id" not in answer.error:  # that one had ended already
-        raise UnavailableError(f"scancel failed: {answer.error}: give the command again")
+    answer = _run("scancel", *job_ids)
+    if not answer.ok and "Invalid job id" not in answer.error:  # that job had ended already
+        raise UnavailableError(f"scancel failed: {answer.error}. Run the command again")
 
 
 def run_checked(*command: str) -> str:
-    """A command that acts on one job, and what it says; UnavailableError where Slurm refuses, or does not answer."""
-    return _run_or_raise(*command)
+    """Run a command and return its output.
+
+    Raises:
+        UnavailableError: Slurm refused, or did not answer.
+    """
+    return _checked(_run(*command))
 
 
 def test_only(script: str) -> CommandResult:
-    """What `sbatch --test-only` says of a batch script: when it could start, or why it never will."""
-    return _ask("sbatch", "--test-only", stdin=script)
+    """Run `sbatch --test-only`: when the batch script could start, or why Slurm refuses it."""
+    return _run("sbatch", "--test-only", stdin=script)
 
 
 @cache
 def configuration() -> dict[str, str]:
-    """`scontrol show config`, key by key; empty when the controller does not answer."""
-    answer = _ask("scontrol", "show", "config")
+    """Read `scontrol show config`. Empty if the controller does not answer."""
+    answer = _run("scontrol", "show", "config")
     return read_config(answer.text) if answer.ok else {}
 
 
 def prefetch_site_limits(account: str | None, qos: str | None, partition: str | None) -> None:
-    """Ask what a submission will want to know of the site; the answers are kept. For a thread, while others plan."""
+    """Fill the caches that a submission needs, for a thread that runs beside the planning."""
     configuration()
     submit_limit(account, qos)
     longest_min(partition)
 
 
 def cluster_name() -> str | None:
-    """Slurm's ClusterName here; None when the controller does not answer."""
+    """Slurm's ClusterName. None if the controller does not answer."""
     return configuration().get("ClusterName")
 
 
 @cache
 def submit_limit(account: str | None, qos: str | None) -> int | None:
-    """How many jobs (elements counted one by one) the user may have at a time, as far as the accounting tells.
+    """How many jobs the user may have at a time, where each array element counts as one.
 
-    The least of what the association and the quality of service allow; None: no limit, or none that can be seen.
+    It is the smallest limit of the association and of the quality of service. None if there is no
+    limit, or the accounting does not show one.
     """
     if configuration().get("AccountingStorageType") != "accounting_storage/slurmdbd":
         return None
-    user = user_name()
-    fields = "Account,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
-    # takes 20 ms to import, which `--help` need not wait for
+    associations, qualities = _limits_of_accounting()
+    # sacctmgr prints names in lower case, and sbatch takes them in any case.
+    if account:
+        associations = [row for row in associations if row[0].lower() == account.lower()]
+    else:
+        associations = associations[:1]
+    default_qos = next((row[3] for row in associations if row[3]), "normal")
+    quality = (qos or default_qos).lower()
+    texts = [text for row in associations for text in row[1:3]]
+    texts += [text for row in qualities if row[0].lower() == quality for text in row[1:3]]
+    return min((limit for limit in map(whole, texts) if limit is not None), default=None)
+
+
+def _limits_of_accounting() -> tuple[list[list[str]], list[list[str]]]:
+    """Rows of (account, limit, limit, default QOS) of this user, and of (QOS, limit, limit)."""
+    # the import takes 20 ms, which `--help` must not wait for
     from concurrent.futures import ThreadPoolExecutor
 
+    associations = f"user={user_name()}", "format=Account,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
+    qualities = "format=Name,MaxSubmitJobsPerUser,GrpSubmitJobs"
     with ThreadPoolExecutor(2) as pool:  # each takes a fifth of a second
-        both = [
-            pool.submit(_rows, 4, "sacctmgr", "show", "assoc", f"user={user}", f"format={fields}"),
-            pool.submit(
-                _rows,
-                3,
-                "sacctmgr",
-                "show",
-                "qos",
-                "format=Name,MaxSubmitJobsPerUser,GrpSubmitJobs",
-            ),
-        ]
-        associations, qualities = (answer.result() for answer in both)
-    # sacctmgr keeps the names of accounts and qualities in lower case, and sbatch takes them in
-    # any.
-    asked = (
-        [row for row in associations if row[0].lower() == account.lower()]
-        if account
-        else associations[:1]
-    )
-    limits = [value for row in asked for value in row[1:3]]
-    quality = qos or next((row[3] for row in asked if row[3]), "normal")
-    limits += [
-        value for row in qualities if row[0].lower() == quality.lower() for value in row[1:3]
-    ]
-    return min((most for value in limits if (most := whole(value)) is not None), default=None)
+        first = pool.submit(_rows, 4, "sacctmgr", "show", "assoc", *associations)
+        second = pool.submit(_rows, 3, "sacctmgr", "show", "qos", qualities)
+        return first.result(), second.result()
 
 
 @cache
 def longest_min(partition: str | None) -> int | None:
-    """The longest time limit, in minutes, of these partitions (None: the default one); None: no limit is known.
+    """The longest time limit of these partitions (None: the default one), in minutes.
 
-    Many sites take a job that asks for more, and let it wait for ever (EnforcePartLimits=NO).
+    None if one of them has no limit, or Slurm does not answer.
+
+    Many sites accept a job that asks for more, and never start it (EnforcePartLimits=NO).
     """
     chosen = [f"--partition={partition}"] if partition else []
-    answer = _ask("sinfo", "--noheader", "--format=%P|%l", *chosen)
-    lines = read_table(answer.text, (PLAIN, TIME_LIMIT)).rows if answer.ok else []
-    limits = [minutes(limit) for name, limit in lines if partition or name.endswith("*")]
-    return (
-        max((limit for limit in limits if limit is not None), default=None)
-        if None not in limits
-        else None
-    )
+    answer = _run("sinfo", "--noheader", "--format=%P|%l", *chosen)
+    if not answer.ok:
+        return None
+    limits = []
+    for name, limit in read_table(answer.text, (PLAIN, TIME_LIMIT)).rows:
+        if partition or name.endswith("*"):
+            limits.append(minutes(limit))
+    known = [limit for limit in limits if limit is not None]
+    if len(known) < len(limits):  # a partition has no limit
+        return None
+    return max(known, default=None)
 
 
 def _rows(fields: int, *command: str) -> list[list[str]]:
-    answer = _ask(*command, "--noheader", "--parsable2")
+    answer = _run(*command, "--noheader", "--parsable2")
     return read_table(answer.text, (PLAIN,) * fields).rows if answer.ok else []
 
 
-def _run_or_raise(*command: str) -> str:
-    return _checked(_ask(*command))
-
-
 def _checked(answer: CommandResult) -> str:
-    if not answer.ok and "configuration source" in answer.error:
+    if answer.ok:
+        return answer.text
+    if has_no_cluster(answer.error):
         raise UnavailableError(
-            "Slurm's commands are here, and no cluster: use a login node, or give SLURM_CONF; `slurm/devcluster up` "
-            "starts one on this machine"
+            "Slurm's commands are installed, but find no cluster. Use a login node, or set "
+            "SLURM_CONF. `slurm/devcluster up` starts a Slurm on this machine"
         )
-    if not answer.ok:
-        raise UnavailableError(f"Slurm does not answer: {answer.error}: try again in a minute")
-    return answer.text
+    raise UnavailableError(f"Slurm does not answer: {answer.error}. Try again in a minute")
 
 
-def _ask(*command: str, stdin: str | None = None) -> CommandResult:
+def _run(*command: str, stdin: str = "") -> CommandResult:
+    # Otherwise Slurm cuts long lists of elements, and ends them in dots.
+    environment = scrubbed(os.environ) | {"SLURM_BITSTR_LEN": "0"}
     try:
         done = subprocess.run(
             command,
-            input=None if stdin is None else stdin.encode(),
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            # or a long list of elements ends in dots
-            env=scrubbed(os.environ) | {"SLURM_BITSTR_LEN": "0"},
+            input=stdin.encode(),
+            env=environment,
             capture_output=True,
             timeout=TIMEOUT_S,
             check=False,
@@ -267,6 +272,8 @@ def _ask(*command: str, stdin: str | None = None) -> CommandResult:
         return CommandResult(False, "", f"{command[0]} took longer than {TIMEOUT_S} s")
     except OSError as error:
         return CommandResult(False, "", f"{command[0]}: {error.strerror}")
-    text, said = (stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
-    words = " ".join(said.split()) or f"{command[0]} ended with exit code {done.returncode}"
-    return CommandResult(done.returncode == 0, text, words)
+    output, messages = (stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
+    error_line = " ".join(messages.split())
+    if not error_line:
+        error_line = f"{command[0]} ended with exit code {done.returncode}"
+    return CommandResult(done.returncode == 0, output, error_line)

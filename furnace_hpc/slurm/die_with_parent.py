@@ -1,7 +1,8 @@
-"""Run a command that cannot outlive this submission: `python tied.py SECONDS COMMAND ...`, and print what it prints.
+"""Run a command that is killed with its parent: `python die_with_parent.py SECONDS COMMAND ...`.
 
-A submitter that is killed must not leave an sbatch behind, which would submit after somebody has looked whether it did.
-Bytes that are no UTF-8, of a site's banner for example, are replaced: submitit cannot read them.
+If a submitter is killed, its sbatch must not submit afterwards: the next command may already have
+checked whether the job exists. Bytes that are no UTF-8, for example in a site's banner, are
+replaced, because submitit cannot read them.
 """
 
 import ctypes
@@ -10,11 +11,15 @@ import signal
 import subprocess
 import sys
 
-PR_SET_PDEATHSIG = 1  # prctl(2); kept over exec
+PR_SET_PDEATHSIG = 1  # prctl(2); exec keeps it
 
 
 def main(seconds: int, command: list[str]) -> int:
-    """Run `command`, which the kernel kills with this process, as it kills this one with its parent; its exit code."""
+    """Run `command`, print its output and return its exit code.
+
+    The kernel kills `command` together with this process, and this process together with its
+    parent.
+    """
     _die_with(os.getppid())
     pid = os.getpid()
     try:
@@ -27,18 +32,19 @@ def main(seconds: int, command: list[str]) -> int:
         out, error = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         child.kill()
-        return 1  # without a word: nobody knows what came of it
+        return 1  # no output: the outcome is not known
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return 1
-    for stream, words in ((sys.stdout, out), (sys.stderr, error)):
-        stream.buffer.write(words.decode("utf-8", "replace").encode())
-    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+    for stream, output in ((sys.stdout, out), (sys.stderr, error)):
+        stream.buffer.write(output.decode("utf-8", "replace").encode())
+    code = child.returncode
+    return code if code >= 0 else 128 - code
 
 
 def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died in between
+    if os.getppid() != parent:  # the parent died before prctl
         os._exit(1)
 
 

@@ -1,36 +1,48 @@
-"""GPUs in Slurm's words: gres of a node (`gpu:a100:4(S:0-1),mps:400`), tres of a job (`gres/gpu:a100=4,gres/gpu=4`)."""
+"""Count GPUs in Slurm's resource texts.
+
+A node's GRES is `gpu:a100:4(S:0-1),mps:400`. A job's TRES is `gres/gpu:a100=4,gres/gpu=4`.
+"""
 
 import re
 
-_ITEM = re.compile(r"(?:\([^()]*\)|[^,()])+")  # (S:0,2) holds a comma that separates nothing
+_ITEM = re.compile(r"(?:\([^()]*\)|[^,()])+")  # (S:0,2) has a comma that separates nothing
 _COUNT = re.compile(r"([0-9]{1,12})([KMGTP]?)", re.IGNORECASE)
 _FLAGS = ("", "no_consume", "(null)")  # (null): a GPU without type
 
 
 def gpus(text: str) -> dict[str, int]:
-    """Type -> number of GPUs, types in Slurm's order; the type is empty where there is none. Other gres are left out.
+    """Count GPUs by type, in Slurm's order. Other resources are left out.
 
-    In tres, `gres/gpu=4` is the sum of all types; in gres, `gpu:2` are two more.
+    The type is empty if Slurm names none. In TRES, `gres/gpu=4` is the sum of all types. In GRES,
+    `gpu:2` adds two GPUs.
     """
     found: dict[str, int] = {}
-    whole = 0
+    sum_of_types = 0
     for item in _ITEM.findall(text):
         name, equals, value = re.sub(r"\((?!null\))[^()]*\)", "", item).strip().partition("=")
-        kind, *rest = name.removeprefix("gres/").removeprefix("gres:").split(":")
+        kind, *words = name.removeprefix("gres/").removeprefix("gres:").split(":")
         if kind != "gpu":
             continue
-        rest = [word for word in rest if word not in _FLAGS]
-        if not equals:  # gpu:a100: one
-            value = rest.pop() if rest and _COUNT.fullmatch(rest[-1]) else "1"
-        if (count := _number(value)) and equals and not rest:
-            whole += count
+        gpu_type = [word for word in words if word not in _FLAGS]
+        if not equals:
+            value = "1"  # `gpu:a100` is one
+            if gpu_type and _COUNT.fullmatch(gpu_type[-1]):
+                value = gpu_type.pop()
+        count = _number(value)
+        if equals and not gpu_type:
+            sum_of_types += count
         elif count:
-            found[":".join(rest)] = found.get(":".join(rest), 0) + count
-    without_type = whole - sum(found.values())
-    return found | ({"": found.get("", 0) + without_type} if without_type > 0 else {})
+            found[":".join(gpu_type)] = found.get(":".join(gpu_type), 0) + count
+    without_type = sum_of_types - sum(found.values())
+    if without_type > 0:
+        found[""] = found.get("", 0) + without_type
+    return found
 
 
 def _number(text: str) -> int:
-    """A count, 1K is 1024; 0 for other text."""
+    """Read a count, where 1K is 1024. Other text is 0."""
     found = _COUNT.fullmatch(text)
-    return int(found[1]) * 1024 ** " KMGTP".index(found[2].upper() or " ") if found else 0
+    if not found:
+        return 0
+    power = " KMGTP".index(found[2].upper() or " ")
+    return int(found[1]) << 10 * power

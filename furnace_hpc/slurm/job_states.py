@@ -1,7 +1,7 @@
-"""Every word that Slurm has for a job's state, and what it means for a run.
+"""List Slurm's words for the state of a job, and what each means for its run.
 
-The words are those of squeue's and sacct's manuals, 22.05 to 24.11. A word that is not here is UNKNOWN, and an unknown
-word is never a failure.
+The words are those in the manuals of squeue and sacct, 22.05 to 24.11. Any other word is UNKNOWN,
+which is never a failure.
 """
 
 import re
@@ -12,7 +12,7 @@ from furnace_hpc.runs.state import END_REASONS, RunState
 
 
 class Phase(StrEnum):
-    """Where a job stands."""
+    """What a job is doing."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -22,16 +22,18 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a word says; `ended` is the reason of an attempt whose job ended so before the run itself said anything."""
+    """The meaning of a state word."""
 
     phase: Phase
-    says: str
-    ended: str = "killed"
+    says: str  # for people
+    ended: str = "killed"  # end reason of an attempt that recorded none itself
 
     @property
     def leaves(self) -> RunState:
         """The state of a run whose attempt ended so."""
-        return END_REASONS[self.ended].state if self.ended in END_REASONS else RunState.UNKNOWN
+        if self.ended not in END_REASONS:
+            return RunState.UNKNOWN
+        return END_REASONS[self.ended].state
 
 
 def _waiting(says: str) -> Meaning:
@@ -46,29 +48,28 @@ def _ended(says: str, reason: str = "killed") -> Meaning:
     return Meaning(Phase.ENDED, says, reason)
 
 
+SUBMIT_RELEASES = "run `furnace submit` to release it"
+_RELEASE = "run `scontrol release JOB` to release it"
+
 MEANINGS = {
     "PENDING": _waiting("waits"),
     "REQUEUED": _waiting("was requeued"),
     "REQUEUE_FED": _waiting("was requeued by the federation"),
     "REVOKED": _waiting("was given to another cluster of the federation"),
     "EXPEDITING": _waiting("waits to be requeued at once"),
-    "REQUEUE_HOLD": _waiting("was requeued and is held: submit again lets it go on"),
-    "SPECIAL_EXIT": _waiting(
-        "was requeued as special exit and is held: `scontrol release JOB` lets it go on"
-    ),
-    "RESV_DEL_HOLD": _waiting(
-        "is held, its reservation was deleted: `scontrol release JOB` lets it go on"
-    ),
-    "CONFIGURING": _running("its nodes are being made ready"),
+    "REQUEUE_HOLD": _waiting(f"was requeued and is held: {SUBMIT_RELEASES}"),
+    "SPECIAL_EXIT": _waiting(f"was requeued as special exit and is held: {_RELEASE}"),
+    "RESV_DEL_HOLD": _waiting(f"is held, its reservation was deleted: {_RELEASE}"),
+    "CONFIGURING": _running("its nodes are being prepared"),
     "POWER_UP_NODE": _running("its nodes are being powered up"),
     "RUNNING": _running(""),
     "COMPLETING": _running("its processes are ending"),
     "RESIZING": _running("is changing its size"),
     "SIGNALING": _running("is being signalled"),
     "STAGE_OUT": _running("its files are being staged out"),
-    "STOPPED": _running("stopped by a signal, and holds its nodes"),
-    "SUSPENDED": _running("suspended by Slurm, its nodes given to others"),
-    "UPDATE_DB": _running("its end is being written down"),
+    "STOPPED": _running("paused by a signal; it keeps its nodes"),
+    "SUSPENDED": _running("suspended by Slurm; other jobs use its nodes"),
+    "UPDATE_DB": _running("its end is being recorded"),
     "COMPLETED": _ended("its job ended with exit code 0"),
     "FAILED": _ended("its job failed"),
     "TIMEOUT": _ended("killed at its time limit", "time_limit"),
@@ -109,40 +110,68 @@ _SHORT = {  # squeue's compact forms, %t
     "TO": "TIMEOUT",
 }
 
-
-_FLAGS = (  # beside a state such as RUNNING; in this order Slurm itself writes one of them instead
-    *(
-        "COMPLETING",
-        "STAGE_OUT",
-        "CONFIGURING",
-        "POWER_UP_NODE",
-        "RESIZING",
-        "REQUEUED",
-        "REQUEUE_FED",
-    ),
-    *(
-        "REQUEUE_HOLD",
-        "SPECIAL_EXIT",
-        "STOPPED",
-        "REVOKED",
-        "RESV_DEL_HOLD",
-        "SIGNALING",
-        "UPDATE_DB",
-    ),
+# These may stand beside a state such as RUNNING. The first of them is the more specific word.
+_FLAGS = (
+    *("COMPLETING", "STAGE_OUT", "CONFIGURING", "POWER_UP_NODE", "RESIZING", "REQUEUED"),
+    *("REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED", "REVOKED", "RESV_DEL_HOLD"),
+    *("SIGNALING", "UPDATE_DB"),
 )
+
+_NO_REASON = ("", "none", "noneassigned", "null", "unknown", "n/a")
+_HELD_AFTER_REQUEUE = ("jobrequeuedinheldstate", "launchfailedrequeuedheld")
+# Reasons of a waiting job that need an action, without spaces and underscores.
+_NEVER_STARTS = {
+    "dependencyneversatisfied": "it will never run, cancel it",
+    "partitiontimelimit": (
+        "its time limit is above the partition's: lower resources.timeout_min, cancel it and submit"
+    ),
+    "partitionnodelimit": (
+        "it asks for more nodes than the partition allows: lower nodes, cancel it and submit"
+    ),
+    "partitiondown": "the partition is down: wait for the site",
+    "partitioninactive": "the partition is inactive: wait for the site",
+    "badconstraints": "no node can satisfy it: fix the profile, cancel it and submit",
+    "jobhelduser": f"it is held: {_RELEASE}",
+    "jobheldadmin": "it is held by an administrator: ask the site",
+    "jobholdmaxrequeue": f"it was requeued too often and is held: find the cause, then {_RELEASE}",
+}
 
 
 def plain(word: str) -> str:
-    """The one word of a state with what is added to it: RUNNING+COMPLETING, `CANCELLED by 0`, RUNNING+, PD."""
-    first = word.split()[0] if word.split() else ""
+    """Reduce a state to one word: RUNNING+COMPLETING, `CANCELLED by 0`, RUNNING+, PD."""
+    first, *_ = [*word.split(), ""]
     parts = [_SHORT.get(part, part) for part in re.split("[+,]", first.removesuffix("+"))]
-    if len(parts) == 1 or not all(part in MEANINGS for part in parts):
-        return parts[0] if len(parts) == 1 else first
-    flags = sorted((part for part in parts if part in _FLAGS), key=_FLAGS.index)
-    return flags[0] if flags else parts[0] if len(set(parts)) == 1 else first
+    if len(parts) == 1:
+        return parts[0]
+    if not MEANINGS.keys() >= set(parts):
+        return first
+    for flag in _FLAGS:
+        if flag in parts:
+            return flag
+    return parts[0] if len(set(parts)) == 1 else first
 
 
 def meaning(word: str) -> Meaning:
-    """What a state word means, in any of the forms that squeue and sacct write it: PD, `CANCELLED by 0`, RUNNING+."""
-    known = MEANINGS.get(plain(word))
-    return known or Meaning(Phase.UNKNOWN, f"Slurm says {word!r}, which is not known here", "")
+    """Look up a state in any form that squeue and sacct print: PD, `CANCELLED by 0`, RUNNING+."""
+    unknown = Meaning(Phase.UNKNOWN, f"unknown Slurm state {word!r}", "")
+    return MEANINGS.get(plain(word), unknown)
+
+
+def is_held_after_requeue(word: str, reason: str) -> bool:
+    """Whether Slurm requeued the job and holds it. A hold by a person does not count."""
+    return plain(word) == "REQUEUE_HOLD" or _letters(reason) in _HELD_AFTER_REQUEUE
+
+
+def explain_waiting(word: str, reason: str) -> str:
+    """Why a job waits and what to do, in parentheses. Empty if Slurm gives no reason."""
+    letters = _letters(reason)
+    if letters in _NO_REASON:
+        return ""
+    hint = _NEVER_STARTS.get(letters)
+    if is_held_after_requeue(word, reason):
+        hint = SUBMIT_RELEASES
+    return f" ({reason}: {hint})" if hint else f" ({reason})"
+
+
+def _letters(reason: str) -> str:
+    return re.sub(r"[\s_()]", "", reason).lower()

@@ -1,31 +1,31 @@
-"""What sbatch says when it does not submit: whether it may have submitted all the same, and how to fix it."""
+"""Read sbatch's error messages: whether the job may exist anyway, and how to fix the problem."""
 
 import re
 
 # The controller may have taken the job before its answer was lost.
 _DOUBTFUL = re.compile(
-    r"timed out|took longer|transmit|Unexpected message|Zero Bytes|unknown reason|slurm_receive_msg|"
-    r"(receive|send) failure|Connection reset|Broken pipe|printed no job id",
+    r"timed out|took longer|transmit|Unexpected message|Zero Bytes|unknown reason|"
+    r"slurm_receive_msg|(receive|send) failure|Connection reset|Broken pipe|printed no job id",
     re.IGNORECASE,
 )
-# It never heard of it, or has said that it takes nothing now.
+# The controller did not get the request, or answered that it takes nothing now.
 _AWAY = re.compile(
     r"Unable to contact slurm controller \(connect failure\)|Connection refused|in standby mode|"
     r"Could not establish a configuration source|DNS SRV lookup failed|"
     r"Rate limit exceeded|temporarily unable to accept",
     re.IGNORECASE,
 )
-_PARTITION = (
-    "`sinfo -s` lists the partitions: set `partition` in the profile, or in the grid's resources"
-)
-_NODES = (
-    "the profile asks for more than the partition's nodes have: see `sinfo -o '%P %D %c %m %G'`, and fix nodes, "
-    "cpus_per_task, mem_gb, gpus_per_node or gpu_type"
-)
-_LIMIT = "you have as many jobs as the site allows: wait for some to end, or set `max_submit_jobs` in the profile"
-_MENDS = (
-    (r"Submit\w*Limit|submit limit|MaxJobCount", _LIMIT),
-    (r"invalid partition|partition specified|permitted to use this partition", _PARTITION),
+_HINTS = (
+    (
+        r"Submit\w*Limit|submit limit|MaxJobCount",
+        "you have as many jobs as the site allows: wait for some to end, or set `max_submit_jobs` "
+        "in the profile",
+    ),
+    (
+        r"invalid partition|partition specified|permitted to use this partition",
+        "`sinfo -s` lists the partitions: set `partition` in the profile, or in the grid's "
+        "resources",
+    ),
     (
         r"invalid account|InvalidAccount",
         "`sacctmgr show assoc user=$USER` lists yours: set `account` in the profile",
@@ -36,52 +36,59 @@ _MENDS = (
     ),
     (
         r"unrecognized option|invalid option",
-        "this Slurm does not know that flag: set its key to null in the profile",
+        "this Slurm does not have that flag: set its key to null in the profile",
     ),
-    (r"wckey", "set `wckey` in the profile to what the site wants, or to null"),
+    (r"wckey", "set `wckey` in the profile to the site's value, or to null"),
     (
         r"time.?limit|WallDuration",
-        "`resources.timeout_min` of the grid is more than the partition's MaxTime (`sinfo -o '%P %l'`)",
+        "`resources.timeout_min` of the grid is more than the partition's MaxTime "
+        "(`sinfo -o '%P %l'`)",
     ),
     (
         r"invalid job array",
-        "set `max_array_size` in the profile to what `scontrol show config` says of MaxArraySize",
+        "set `max_array_size` in the profile to MaxArraySize of `scontrol show config`",
     ),
     (
         r"(node|partition) configuration|node count|CPU count|more processors|Memory|resource|gres",
-        _NODES,
+        "the profile asks for more than the partition's nodes have (`sinfo -o '%P %D %c %m %G'`): "
+        "fix nodes, cpus_per_task, mem_gb, gpus_per_node or gpu_type",
     ),
     (
         r"constraint|feature",
-        "no node has these features: see `sinfo -o '%P %f'`, and fix `constraint` in the profile",
+        "no node has these features (`sinfo -o '%P %f'`): fix `constraint` in the profile",
     ),
     (
         r"denied|not permitted|submit from",
-        "the site lets no job be submitted from here: use a login node",
+        "the site does not allow to submit from this machine: use a login node",
     ),
 )
 
 
-def is_away(words: str) -> bool:
-    """Whether the controller never took it, and may take it later."""
-    return bool(_AWAY.search(words))
+def is_away(message: str) -> bool:
+    """Whether the controller did not take the job, and may take it later."""
+    return bool(_AWAY.search(message))
 
 
-def is_doubtful(words: str) -> bool:
+def is_doubtful(message: str) -> bool:
     """Whether the job may exist although sbatch failed."""
-    return not words.strip() or bool(_DOUBTFUL.search(words))
+    return not message.strip() or bool(_DOUBTFUL.search(message))
 
 
-def hint(words: str) -> str:
-    """What to do about a refusal."""
-    for pattern, advice in _MENDS:
-        if re.search(pattern, words, re.IGNORECASE):
+def has_no_cluster(message: str) -> bool:
+    """Whether a Slurm command found no slurm.conf, and no server that has one."""
+    return "configuration source" in message
+
+
+def hint(message: str) -> str:
+    """How to fix what sbatch refused."""
+    for pattern, advice in _HINTS:
+        if re.search(pattern, message, re.IGNORECASE):
             return advice
-    return "fix the profile, and look at the script with --dry-run"
+    return "fix the profile, and check the batch script with --dry-run"
 
 
-def short(words: str) -> str:
-    """Slurm's own words, without its prefixes."""
+def short(message: str) -> str:
+    """Slurm's message without its prefixes."""
     return re.sub(
-        r"\s*(sbatch|allocation failure): (error: )?|Batch job submission failed: ", " ", words
+        r"\s*(sbatch|allocation failure): (error: )?|Batch job submission failed: ", " ", message
     ).strip(" \n")

@@ -1,0 +1,88 @@
+"""Find the job that is responsible for each run of a grid, from the journals of its submissions."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.runs.by_hand import manually_started
+from furnace_hpc.runs.file_cache import cached_by_stat
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.journal import Submission, submissions
+
+
+@dataclass(frozen=True)
+class JobAssignment:
+    """The job of a run in the newest submission that starts the run."""
+
+    submission: Path  # `.` if the user's own batch script started the run
+    job_id: str  # of the run's array element; empty if the run waits for a later wave
+    follow_up: str  # job that submits later waves and retries; empty if there is none
+    sent_unix_s: float = 0.0
+    cancelled: bool = False
+    sent_again: bool = False  # the follow-up job retries the run if it is interrupted
+
+
+def job_assignments(folder: GridFolder) -> dict[str, JobAssignment]:
+    """Map run ids to jobs. Later submissions replace earlier ones, and later manual starts both."""
+    assignments: dict[str, JobAssignment] = {}
+    all_ = submissions(folder)
+    for submission in all_:
+        assignments |= _of_later_waves(submission)
+        assignments |= _of_arrays(submission)
+    for run_id, attempt in manually_started(folder, all_).items():
+        known = assignments.get(run_id)
+        if known is None or attempt.start_unix_s > known.sent_unix_s:
+            job_id = attempt.job_id or ""
+            assignments[run_id] = JobAssignment(Path(), job_id, "", attempt.start_unix_s)
+    return assignments
+
+
+def _of_later_waves(submission: Submission) -> dict[str, JobAssignment]:
+    """Assign all runs of the submission to its follow-up job. `_of_arrays` replaces some."""
+    follow_up = _follow_up(submission)
+    if not follow_up:
+        return {}
+    cancelled = submission.cancelled()
+    run_ids = [str(row["run_id"]) for row in submission.rows if row["to_do"]]
+    return {
+        run_id: JobAssignment(submission.path, "", follow_up, cancelled=run_id in cancelled)
+        for run_id in run_ids
+    }
+
+
+def _of_arrays(submission: Submission) -> dict[str, JobAssignment]:
+    found: dict[str, JobAssignment] = {}
+    sent = [one for one in submission.sent() if one.outcome == "submitted"]
+    times_sent = Counter(row for one in sent for row in one.rows)
+    follow_up, cancelled = _follow_up(submission), submission.cancelled()
+    retries = _retries(submission.path)
+    for array in sent:
+        if array.kind != "array":
+            continue
+        for row, job_id in array.elements.items():
+            run_id = str(submission.rows[row]["run_id"])
+            found[run_id] = JobAssignment(
+                submission.path,
+                job_id,
+                follow_up,
+                array.unix_s,
+                cancelled=run_id in cancelled,
+                sent_again=times_sent[row] <= retries and run_id not in cancelled,
+            )
+    return found
+
+
+def _follow_up(submission: Submission) -> str:
+    """Id of the submission's newest follow-up job. Empty if there is none."""
+    ids = [one.job_id for one in submission.sent() if one.kind == "follow-up" and one.job_id]
+    return ids[-1] if ids else ""
+
+
+@cached_by_stat(lambda submission: [submission / "profile.json"])
+def _retries(submission: Path) -> int:
+    try:
+        return int(json.loads(read_regular(submission / "profile.json"))["retries"])
+    except (OSError, ValueError, KeyError):
+        return 0
