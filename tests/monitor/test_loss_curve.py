@@ -1,4 +1,4 @@
-"""Loss curves of a few points, and files that are read again only when they have changed."""
+"""Loss curves of a few points, and files that are read again only after a change."""
 
 import os
 
@@ -11,7 +11,7 @@ from furnace_hpc.runs.folder import RunFolder
 
 
 @pytest.mark.parametrize("count", [1, 3, 12, 40, 5000])
-def test_a_loss_curve_has_even_steps_and_the_true_losses(tmp_path, count):
+def test_points_are_evenly_spread(tmp_path, count):
     run = RunFolder(tmp_path)
     write(run, 1, range(1, count + 1))
     curve = loss_curve(run, 1, 12)
@@ -23,7 +23,7 @@ def test_a_loss_curve_has_even_steps_and_the_true_losses(tmp_path, count):
         assert asked - count / 12 - 1 <= 100 / loss <= asked + 1e-9
 
 
-def test_a_loss_curve_goes_through_all_attempts_and_the_later_one_wins(tmp_path):
+def test_the_later_attempt_wins(tmp_path):
     run = RunFolder(tmp_path)
     assert loss_curve(run, 3, 12) == []
     write(run, 1, range(1, 9))
@@ -33,7 +33,7 @@ def test_a_loss_curve_goes_through_all_attempts_and_the_later_one_wins(tmp_path)
     assert loss_curve(run, 3, 12) == [100 / step for step in range(1, 6)] + [7.0] * 7
 
 
-def test_a_growing_file_has_its_end_read_alone(tmp_path, monkeypatch):
+def test_only_the_end_of_a_growing_file_is_read(tmp_path, monkeypatch):
     run, read = RunFolder(tmp_path), []
     pread = os.pread
     monkeypatch.setattr(
@@ -52,7 +52,7 @@ def test_a_growing_file_has_its_end_read_alone(tmp_path, monkeypatch):
     assert min(read) > size - 2 * BLOCK
 
 
-def test_what_is_unchanged_is_not_read_again(tmp_path):
+def test_an_unchanged_file_is_not_read_again(tmp_path):
     read = []
 
     @cached_by_stat(lambda path: [path])
@@ -68,7 +68,7 @@ def test_what_is_unchanged_is_not_read_again(tmp_path):
     other.write_text("b")
     os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
     other.replace(path)
-    assert text(path) == "b", "replaced by one of the same size and time"
+    assert text(path) == "b", "replaced by a file of the same size and time"
     with path.open("a") as file:
         file.write("c")
     assert [text(path), len(read)] == ["bc", 4]

@@ -1,4 +1,4 @@
-"""The real status and cancel commands in a folder with a local study, on a machine without Slurm."""
+"""The status and cancel commands on a local study, without Slurm."""
 
 import json
 import re
@@ -11,11 +11,13 @@ from login_study import begin, command, dead_holder, end, finish, grid, planned,
 
 from furnace_hpc.config.grids.grid import with_settings
 from furnace_hpc.host import lifecycle
-from furnace_hpc.launch.submission import write_submission
+from furnace_hpc.launch.submission import record, write_submission
+from furnace_hpc.monitor.grid_status import overview
 from furnace_hpc.monitor.run_status import batch_log
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records.metrics import MetricsFile
+from furnace_hpc.runs.state import RunState
 
 DONE, RUNNING, FAILED, NEW = RUNS = [spec.run_id for spec in specs()]
 ERROR = "RuntimeError: [bold]x[/red] " + "long " * 60 + "end"
@@ -23,7 +25,7 @@ ERROR = "RuntimeError: [bold]x[/red] " + "long " * 60 + "end"
 
 @pytest.fixture
 def folder(tmp_path) -> GridFolder:
-    """A grid that was submitted here: one run is done, one is running, one has crashed, one was never begun."""
+    """A grid that was submitted: one run is done, one running, one has crashed, one is new."""
     write_submission(planned(tmp_path / "runs", grid()))
     folder, runs = GridFolder(tmp_path / "runs" / "study"), specs()
     finish(runs[0], folder)
@@ -43,14 +45,14 @@ def folder(tmp_path) -> GridFolder:
 
 
 def give(folder: GridFolder, name: str, *arguments: str) -> tuple[int, str, str]:
-    """What the command does to this grid."""
+    """Run the command on this grid."""
     done = command(name, folder.path.parent.parent, "--grid", folder.path.name, *arguments)
     assert "Traceback" not in done.stdout + done.stderr
     return done.returncode, done.stdout, done.stderr
 
 
 def refused(folder: GridFolder, name: str, *arguments: str) -> str:
-    """The one sentence of a refusal, which changes nothing."""
+    """The one line of an error, which changes nothing."""
     before = tree(folder.path)
     code, said, complaint = give(folder, name, *arguments)
     assert (code, said, tree(folder.path)) == (2, "", before)
@@ -58,12 +60,12 @@ def refused(folder: GridFolder, name: str, *arguments: str) -> str:
     return line.removeprefix("error: ")
 
 
-def test_status_is_a_line_per_run_what_moves_or_needs_somebody_first(folder):
+def test_status_prints_one_line_per_run(folder):
     before = tree(folder.path)
     code, said, complaint = give(folder, "status")
     assert (code, complaint) == (0, "")
     head, *lines, summary = [re.split("  +", line.rstrip()) for line in said.splitlines()]
-    assert head == ["run", "state", "attempt", "step", "loss", "samples/s", "left", "job", "why"]
+    assert head == ["run", "state", "attempt", "step", "loss", "samples/s", "left", "job", "reason"]
     assert lines == [
         [RUNNING, "running", "1", "10/40", "0.5000", "1,234", "2 min 15 s"],
         [FAILED, "failed", "1", "9/40", "1.000", ERROR],
@@ -74,7 +76,7 @@ def test_status_is_a_line_per_run_what_moves_or_needs_somebody_first(folder):
     assert tree(folder.path) == before
 
 
-def test_json_is_an_object_a_run_in_the_order_of_the_grid(folder):
+def test_json_is_in_the_order_of_the_grid(folder):
     code, said, complaint = give(folder, "status", "--json")
     assert (code, complaint) == (0, "")
     rows = json.loads(said)
@@ -99,7 +101,7 @@ def test_json_is_an_object_a_run_in_the_order_of_the_grid(folder):
     assert (rows[3]["loss"], rows[3]["log"]) == (None, "")
 
 
-def test_watch_ends_with_the_table_when_nothing_moves(folder):
+def test_watch_ends_when_no_run_can_change(folder):
     end(folder.run(RUNNING), "stopped")
     code, said, complaint = give(folder, "status", "--watch")
     assert (code, complaint) == (0, "")
@@ -108,7 +110,7 @@ def test_watch_ends_with_the_table_when_nothing_moves(folder):
     assert head.startswith("run ")
 
 
-def test_the_runs_of_the_newest_submissions_settings_are_shown(folder):
+def test_runs_of_the_newest_settings_are_shown(folder):
     write_submission(planned(folder.path.parent, with_settings(grid(), ["steps=7"])))
     shown = json.loads(give(folder, "status", "--json")[1])
     assert [(row["state"], row["steps"]) for row in shown[:4]] == [("new", 7)] * 4
@@ -120,7 +122,7 @@ def test_the_runs_of_the_newest_submissions_settings_are_shown(folder):
     assert [row["run"] for row in json.loads(give(folder, "status", "--json")[1])] == RUNS
 
 
-def test_what_went_to_a_cluster_that_is_not_here_is_unknown_and_says_so(folder):
+def test_runs_on_another_cluster_are_unknown(folder):
     send(folder, "5", 3)
     code, said, complaint = give(folder, "status")
     assert (code, complaint) == (0, "")
@@ -131,23 +133,23 @@ def test_what_went_to_a_cluster_that_is_not_here_is_unknown_and_says_so(folder):
     )
     summary = said.splitlines()[-1]
     assert summary.startswith(
-        "4 runs: 1 running, 1 done, 1 failed, 1 unknown, Slurm does not answer: "
+        "4 runs: 1 running, 1 done, 1 failed, 1 unknown. Slurm does not answer: "
     )
     code, said, complaint = give(folder, "cancel")
     assert (code, said) == (1, "")
     [line] = complaint.splitlines()
-    assert re.match("error: Slurm does not answer: squeue: No such file or directory: ", line)
+    assert re.match("error: Slurm does not answer: squeue: No such file or directory. ", line)
 
 
 def send(folder: GridFolder, job_id: str, row: int) -> Path:
-    """As if the newest submission had sent this row to Slurm; the batch log of its job."""
+    """Write to the journal that this row was submitted to Slurm. Returns the job's batch log."""
     submission = Submission(folder.all_submissions()[-1])
     submission.note("intent", name="x", kind="array", base=0, rows=[row])
     submission.note("submitted", name="x", job_id=job_id)
     return batch_log(submission.path, f"{job_id}_{row}")
 
 
-def test_logs_are_those_of_the_newest_attempt_found_by_the_beginning_of_a_name(folder):
+def test_logs_of_the_newest_attempt(folder):
     run = folder.run(FAILED)
     begin(specs()[2], folder)
     written = {"1-0": "old", "2-0": "a\nb\nc", "2-1": "a\nb\nc", "2-10": "last", "2-2": "d"}
@@ -157,26 +159,26 @@ def test_logs_are_those_of_the_newest_attempt_found_by_the_beginning_of_a_name(f
     code, said, complaint = give(folder, "status", "--logs", FAILED[:7], "--lines", "2")
     assert (code, complaint) == (0, "")
     blocks = re.findall(
-        r"^==> \S*/(\S+\.\S+?)(: as above)?$\n((?:(?!==>).*\n)*)", said, re.MULTILINE
+        r"^==> \S*/(\S+\.\S+?)(: same as above)?$\n((?:(?!==>).*\n)*)", said, re.MULTILINE
     )
     assert blocks == [
         ("5_2_0_log.out", "", "module: loaded\n"),
         ("2-0.log", "", "b\nc\n"),
-        ("2-1.log", ": as above", ""),
+        ("2-1.log", ": same as above", ""),
         ("2-2.log", "", "d\n"),
         ("2-10.log", "", "last\n"),
     ]
 
 
-def test_a_run_that_never_began_has_no_logs(folder):
+def test_a_new_run_has_no_logs(folder):
     assert give(folder, "status", "--logs", NEW) == (
         0,
-        f"run {NEW} has no logs yet: it never began\n",
+        f"run {NEW} has no logs yet, because it has not started\n",
         "",
     )
 
 
-def test_a_name_that_fits_no_run_or_several_is_refused(folder):
+def test_unknown_and_ambiguous_names_of_runs(folder):
     assert refused(folder, "status", "--logs", "base") == (
         f"2 runs begin with 'base': give more of the name: {DONE}, {RUNNING}"
     )
@@ -187,7 +189,7 @@ def test_a_name_that_fits_no_run_or_several_is_refused(folder):
 
 
 @pytest.mark.parametrize("name", ["status", "cancel"])
-def test_an_unknown_grid_is_one_sentence_and_makes_nothing(tmp_path, name):
+def test_an_unknown_grid_is_an_error_of_one_line(tmp_path, name):
     other = GridFolder(tmp_path / "runs" / "stduy")
     code, said, complaint = give(other, name)
     assert (code, said) == (2, "")
@@ -199,7 +201,7 @@ def test_an_unknown_grid_is_one_sentence_and_makes_nothing(tmp_path, name):
 
 
 @pytest.mark.parametrize("lock", ["none", "stale", "torn", "5"])
-def test_cancel_where_nothing_runs_says_so_and_changes_nothing(folder, lock):
+def test_cancel_without_jobs_changes_nothing(folder, lock):
     if lock != "none":
         folder.lock.write_text(json.dumps(dead_holder()) if lock == "stale" else lock)
     before = tree(folder.path)
@@ -207,12 +209,12 @@ def test_cancel_where_nothing_runs_says_so_and_changes_nothing(folder, lock):
     assert tree(folder.path) == before
 
 
-def test_cancel_of_a_queue_on_another_host_says_where_to_give_it(folder):
+def test_cancel_of_a_queue_on_another_host(folder):
     folder.lock.write_text(json.dumps(lifecycle.holder() | {"host": "node7", "what": "queue"}))
     assert refused(folder, "cancel") == "a queue on node7 runs this grid: give the command there"
 
 
-def test_cancel_tells_a_queue_on_this_machine_to_stop(folder):
+def test_cancel_of_a_queue_on_this_machine(folder):
     with subprocess.Popen(["sleep", "60"]) as queue:
         try:
             folder.lock.write_text(json.dumps(lifecycle.holder(queue.pid) | {"what": "queue"}))
@@ -228,3 +230,18 @@ def test_cancel_tells_a_queue_on_this_machine_to_stop(folder):
         finally:
             queue.kill()
     assert give(folder, "cancel")[1] == "nothing is running or waiting\n"
+
+
+def test_a_renamed_row_is_listed_once(tmp_path):
+    """Its new folder is a link to the folder of the old name. The newest name is listed."""
+    old = grid(seeds=[0])
+    renamed = grid(seeds=[0], variants={"base": {}, "both": {"loss.alpha": 0.5, "loss.beta": 0.3}})
+    folder = GridFolder(tmp_path / "runs" / "study")
+    write_submission(planned(tmp_path / "runs", old))
+    for spec in specs(seeds=[0]):
+        finish(spec, folder)
+    for asked, names in ((renamed, ["base", "both"]), (old, ["base", "full"])):
+        record(planned(tmp_path / "runs", asked))
+        lines, _ = overview(folder)
+        assert [line.run_id.split("-")[0] for line in lines] == names
+        assert {line.status.state for line in lines} == {RunState.DONE}

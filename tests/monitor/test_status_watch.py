@@ -21,7 +21,7 @@ def folder(tmp_path) -> GridFolder:
 
 
 class Terminal:
-    """`furnace status --watch` on a pseudo-terminal, and what it wrote there."""
+    """`furnace status` on a pseudo-terminal, with its output."""
 
     def __init__(self, folder: GridFolder, *arguments: str, **variables: str) -> None:
         command = [sys.executable, "-m", "furnace_hpc.status", "--grid", "study", *arguments]
@@ -49,21 +49,21 @@ class Terminal:
         self.said = ""
 
     def read(self, until: str = "", timeout_s: float = 60) -> str:
-        """What it has written since, until this comes or until it ends."""
+        """Read the output until it holds `until`, or until the process ends."""
         deadline, said = time.monotonic() + timeout_s, ""
         while not (until and until in said):
             assert time.monotonic() < deadline, said
             if select.select([self.master], [], [], 0.5)[0]:
                 try:
                     said += os.read(self.master, 65536).decode()
-                except OSError:  # Linux's way of saying that nobody has the terminal any more
+                except OSError:  # Linux: no process has the terminal open any more
                     break
         self.said += said
         return said
 
 
 @pytest.mark.parametrize("number_", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_leaves_the_terminal_as_it_was_and_the_last_picture_on_it(folder, number_):
+def test_ctrl_c_restores_the_terminal(folder, number_):
     terminal = Terminal(folder, "--watch", NO_COLOR="1")
     try:
         first = terminal.read(until="4 runs: 1 new, 1 running, 1 done, 1 failed")
@@ -76,7 +76,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was_and_the_last_picture_on_it(folder,
         terminal.process.kill()
         terminal.process.wait()
         os.close(terminal.master)
-    # on the screen of before; the other may have been drawn once more
+    # on the screen from before; the alternate one may have been drawn once more
     left = after.partition("\x1b[?1049l")[2]
     assert "base-s1" in left
     assert terminal.said.rindex("\x1b[?25h") > terminal.said.rindex("\x1b[?25l")
@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was_and_the_last_picture_on_it(folder,
     assert not re.search("\x1b\\[[0-9;]*3[0-7]m", terminal.said), "no colour"
 
 
-def test_a_terminal_that_can_show_little_gets_plain_lines(folder):
+def test_a_dumb_terminal_gets_plain_lines(folder):
     terminal = Terminal(folder, TERM="dumb")
     said = terminal.read()
     assert terminal.process.wait(30) == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tables_study
 from login_study import begin, command, end, finish, pack, specs, write_grid
-from test_observe import submit
+from test_run_status import submit
 
 from furnace_hpc.cli import COMMANDS
 from furnace_hpc.config.parsing.command_line import furnace

@@ -1,4 +1,4 @@
-"""What Slurm's accounting says that jobs took, from answers as sacct gives them."""
+"""The time of jobs in Slurm's accounting, from outputs as sacct prints them."""
 
 import pytest
 from tables_study import finish, study
@@ -8,8 +8,8 @@ from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.slurm.accounting import accounted, in_words
 
-# 12_0: an hour on 2 GPUs, requeued, half an hour more, requeued and cancelled; 12_1: 15 minutes on
-# a kind of GPU, and runs again; others are not ours
+# 12_0 ran an hour on 2 GPUs, was requeued, ran half an hour, was requeued and cancelled. 12_1 ran
+# 15 minutes on 4 GPUs, and runs again. The other jobs are of other grids or clusters.
 ANSWER = """\
 12_0|here|3600|billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1|2026-11-25T19:01:46
 12_0|here|1800|billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=1|2026-11-25T19:31:46
@@ -25,16 +25,21 @@ torn"""
 
 @pytest.fixture
 def sacct(tmp_path, monkeypatch):
-    """An sacct that gives an answer and counts how often it was asked."""
+    """An sacct that prints a text and logs its calls."""
 
     def make(answer, exit_code=0, error=""):
         (tmp_path / "answer").write_text(answer)
-        script = f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncat {tmp_path}/answer\necho "{error}" >&2\nexit {exit_code}\n'
+        script = f"""#!/bin/sh
+echo "$@" >> {tmp_path}/calls
+cat {tmp_path}/answer
+echo "{error}" >&2
+exit {exit_code}
+"""
         for name in ("sacct", "sbatch", "squeue"):
             (tmp_path / name).write_text(script)
             (tmp_path / name).chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-        return tmp_path / "asked"
+        return tmp_path / "calls"
 
     return make
 
@@ -45,15 +50,16 @@ def attempts(*jobs, cluster="here"):
     ]
 
 
-def test_every_allocation_of_our_jobs_counts_and_no_others(sacct):
-    asked = sacct(ANSWER)
-    spent = Attempt(
+def test_allocations_of_our_jobs_are_summed(sacct):
+    calls = sacct(ANSWER)
+    ended = Attempt(
         attempt=3, job_id="12_0", cluster="here", gpus=2, start_unix_s=100.0, end_unix_s=1900.0
     )
-    found = accounted([*attempts("12_0", "12_0", "12_1", "13"), Attempt(attempt=1), spent])
+    found = accounted([*attempts("12_0", "12_0", "12_1", "13"), Attempt(attempt=1), ended])
     assert found == (3, 2, 1.75, 1.5 * 2 + 0.25 * 4, 1.0)
-    assert asked.read_text().splitlines()[:1] == [
-        "--duplicates --allocations --noheader --parsable2 --format=JobID,Cluster,ElapsedRaw,AllocTRES,End --jobs=12,13"
+    assert calls.read_text().splitlines()[:1] == [
+        "--duplicates --allocations --noheader --parsable2 "
+        "--format=JobID,Cluster,ElapsedRaw,AllocTRES,End --jobs=12,13"
     ]
     assert in_words(attempts("12_0", "12_0", "12_1")).startswith(
         "Slurm's accounting: 4.00 GPU-hours in 3 allocations of 2 jobs"
@@ -61,19 +67,19 @@ def test_every_allocation_of_our_jobs_counts_and_no_others(sacct):
     assert accounted(attempts("13", cluster="")).gpu_hours == 16
 
 
-def test_no_gpus_no_jobs_no_accounting_and_no_answer(sacct):
-    asked = sacct("7|here|1800|cpu=4,node=1|2026-11-25T19:01:46")
+def test_without_gpus_jobs_accounting_or_answer(sacct):
+    calls = sacct("7|here|1800|cpu=4,node=1|2026-11-25T19:01:46")
     assert "0.50 hours of jobs without GPUs in 1 allocation of 1 job" in in_words(attempts("7"))
-    asked.unlink()
+    calls.unlink()
     assert accounted([Attempt(attempt=1)]) is None
-    assert not asked.exists()
+    assert not calls.exists()
     sacct("", 1, "Slurm accounting storage is disabled")
     assert in_words(attempts("7")) == ""
     sacct("", 1, "sacct: error: slurmdbd: Connection refused")
     assert accounted(attempts("7")) is None
 
 
-def test_the_table_has_it_as_a_footnote_from_one_call(sacct, tmp_path):
+def test_footnote_of_the_table_from_one_sacct(sacct, tmp_path):
     grid, runs = study(seeds=[0])
     folder = GridFolder(tmp_path / "runs" / "study")
     for number, spec in enumerate(runs):
@@ -87,10 +93,10 @@ def test_the_table_has_it_as_a_footnote_from_one_call(sacct, tmp_path):
         }
         write_json(run.attempt(1), ended | {"job_id": f"12_{number}", "cluster": "here"})
     write_atomically(folder.grid, "{}")
-    asked = sacct(ANSWER)
+    calls = sacct(ANSWER)
     assert show_table(grid, folder, tmp_path / "out", figures=False) == 0
     assert (
         "Slurm's accounting: 5.00 GPU-hours in 4 allocations of 3 jobs"
         in (tmp_path / "out" / "table.md").read_text()
     )
-    assert len(asked.read_text().splitlines()) == 1
+    assert len(calls.read_text().splitlines()) == 1

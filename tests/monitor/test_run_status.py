@@ -1,4 +1,4 @@
-"""A run's state from its own files and what Slurm says of its newest job; and what is left to send."""
+"""The state of a run from its files and its newest job, and the rows that remain to submit."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def folder(tmp_path) -> GridFolder:
 def submit(
     folder: GridFolder, sent: dict[str, Iterable[int]], to_do: Iterable[int] = range(4), runs=RUNS
 ):
-    """A submission, with the jobs that it sent: job id -> rows; a follow-up job has none."""
+    """A submission with its jobs: job id -> rows, where a follow-up job has none."""
     made, wanted = Submission(folder.new_submission().resolve()), set(to_do)
     shapes = {row: LARGE if row == 3 else SMALL for row in range(len(runs))}
     rows = [
@@ -55,7 +55,7 @@ def send(made: Submission, job_id: str, rows: Iterable[int]) -> None:
 
 
 def attempt(folder: GridFolder, row: int, job_id: str, *verdicts: str) -> RunFolder:
-    """An attempt of that job on a node that cannot be seen from here; without verdicts it is open."""
+    """An attempt of that job on a node that cannot be seen. It has no end without verdicts."""
     run = folder.run(RUNS[row])
     lifecycle.begin(
         str(run.path), {"code_hash": CODE, "job_id": job_id}, lifecycle.holder() | {"host": "node7"}
@@ -80,43 +80,42 @@ def see(folder: GridFolder, known: Evidence, row: int = 0) -> RunStatus:
     return StatusResolver(folder, known)(folder.run(RUNS[row]))
 
 
-# What squeue says; the attempt of that job (never begun, open, or its ranks' words); the run's
-# state; why.
+# Slurm's state and reason. The attempt of that job: never started, open, or its ranks' verdict.
+# The run's state and reason.
 TABLE = """
 PENDING Resources           never    queued       job 5_0 waits (Resources)
 PENDING None                never    queued       job 5_0 waits
-PENDING JobHeldUser    never  queued  job 5_0 waits (JobHeldUser: it is held: `scontrol release JOB` lets it go on)
-PENDING DependencyNeverSatisfied  never  queued  job 5_0 waits (DependencyNeverSatisfied: it never will run: cancel it)
-REQUEUE_HOLD                open     queued       job 5_0 was requeued and is held: submit again lets it go on
+PENDING PartitionDown  never  queued  job 5_0 waits (PartitionDown: the partition is down: wait for the site)
+REQUEUE_HOLD  open  queued  job 5_0 was requeued and is held: run `furnace submit` to release it
 PENDING BeginTime           open     queued       job 5_0 waits (BeginTime)
 PENDING BeginTime           stopped  queued       job 5_0 waits (BeginTime)
 RUNNING None                never    running      is starting
 RUNNING None                open     running      -
-CONFIGURING None            never    running      its nodes are being made ready
-SUSPENDED None              open     running      suspended by Slurm, its nodes given to others
+CONFIGURING None            never    running      its nodes are being prepared
+SUSPENDED None              open     running      suspended by Slurm; other jobs use its nodes
 NODE_FAIL NodeDown          open     interrupted  a node failed
 TIMEOUT TimeLimit           open     interrupted  killed at its time limit
 CANCELLED by 1000           open     interrupted  cancelled by user id 1000
 CANCELLED None              open     interrupted  cancelled
 OUT_OF_MEMORY OutOfMemory   open     failed       out of memory
-OUT_OF_MEMORY OutOfMemory   entered  failed       out of memory; a rank ended without a word (exit code 1)
+OUT_OF_MEMORY OutOfMemory  entered  failed  out of memory; a rank ended without a word (exit code 1)
 OUT_OF_MEMORY OutOfMemory   hang     failed       out of memory; hang
 FAILED NonZeroExitCode      hang     interrupted  hang
-NODE_FAIL NodeDown          entered  interrupted  a node failed; a rank ended without a word (exit code 1)
-GONE                        open     interrupted  job 5_0 is no longer known to Slurm
+NODE_FAIL NodeDown  entered  interrupted  a node failed; a rank ended without a word (exit code 1)
+GONE                        open     interrupted  Slurm no longer lists job 5_0
 CANCELLED by 1000           stopped  interrupted  cancelled by user id 1000; stopped
 CANCELLED by 0              crash    failed       ValueError: no
-CANCELLED by 0              never    new          job 5_0 was cancelled by user id 0 before it began
+CANCELLED by 0  never  new  job 5_0 was cancelled by user id 0 before the run started
 TIMEOUT TimeLimit           stopped  interrupted  killed at its time limit; stopped
 NODE_FAIL NodeDown          crash    failed       ValueError: no
 GONE                        stopped  interrupted  stopped
-FOO None                    open     unknown      job 5_0: Slurm says 'FOO', which is not known here
+FOO None                    open     unknown      job 5_0: unknown Slurm state 'FOO'
 """
 LINES = [re.split("  +", line) for line in TABLE.split("\n") if line]
 
 
 @pytest.mark.parametrize(("word", "began", "state", "reason"), LINES)
-def test_slurms_word_and_the_attempts_own_make_the_state(folder, word, began, state, reason):
+def test_state_from_job_and_attempt(folder, word, began, state, reason):
     submit(folder, {"5": range(4)})
     if began != "never":
         attempt(folder, 0, "5_0", *() if began == "open" else (began,))
@@ -126,85 +125,83 @@ def test_slurms_word_and_the_attempts_own_make_the_state(folder, word, began, st
 
 
 @pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held"])
-def test_a_job_that_slurm_holds_after_a_launch_that_failed_goes_on_when_submitted_again(
-    folder, reason
-):
+def test_a_held_job_names_the_command_that_helps(folder, reason):
+    """Slurm holds jobs after a failed launch. `furnace submit` releases them."""
     submit(folder, {"5": range(4)})
     status = see(folder, answer(_5_0=f"PENDING {reason}"))
-    assert status.reason == f"job 5_0 waits ({reason}: submit again lets it go on)"
+    assert status.reason == f"job 5_0 waits ({reason}: run `furnace submit` to release it)"
 
 
 @pytest.mark.parametrize(
-    ("log", "told"),
+    ("log", "line"),
     [
-        (None, "there is no {}: do "),
+        (None, "there is no {}. Check "),
         ("\n \n", "{} is empty"),
         ("loading\nmodule: no\n\n", "module: no"),
     ],
 )
-def test_a_job_that_ended_before_the_run_began_shows_its_batch_logs_last_line(folder, log, told):
+def test_last_line_of_the_batch_log_is_shown(folder, log, line):
+    """For a job that ended before its run started."""
     path = batch_log(submit(folder, {"5": range(4)}).path, "5_0")
     if log is not None:
         path.write_text(log)
     status = see(folder, answer(_5_0="FAILED NonZeroExitCode"))
     assert status.state is RunState.INTERRUPTED
     assert status.reason.startswith(
-        f"job 5_0 ended before the run began (its job failed): {told.format(path)}"
+        f"job 5_0 ended before the run started (its job failed): {line.format(path)}"
     )
 
 
-def test_without_an_answer_only_an_attempts_own_last_word_is_certain(folder):
+def test_without_an_answer_only_an_own_end_is_certain(folder):
     submit(folder, {"5": range(4)})
     attempt(folder, 1, "5_1")
     attempt(folder, 2, "5_2", "crash")
-    away = Evidence(failures=1, error="no route")
+    away = Evidence(failures=1, error="no route. Try again in a minute")
     states = [see(folder, away, row) for row in range(4)]
     assert [status.state.value for status in states] == ["unknown", "unknown", "failed", "unknown"]
     assert states[0].reason == "submitted as job 5_0; no route"
     assert see(folder, Evidence()).reason == "submitted as job 5_0; Slurm does not list it now"
 
 
-def test_a_forgotten_job_that_was_cancelled_before_it_began_is_still_cancelled(folder):
+def test_a_gone_job_that_was_cancelled_is_cancelled(folder):
+    """The journal says so if Slurm no longer lists the job."""
     made = submit(folder, {"5": range(4)})
     attempt(folder, 1, "5_1")
     runs = [spec.run_id for spec in specs()]
-    for named, told in ((runs[1:3], [2]), ([], [0, 2, 3])):  # some were named; none was: all
+    for named, cancelled in ((runs[1:3], [2]), ([], [0, 2, 3])):  # an empty list means all
         made.note("cancelled", runs=named)
         states = {row: see(folder, answer(**{f"_5_{row}": "GONE"}), row) for row in range(4)}
         assert [
             row
             for row in states
-            if states[row].reason == f"job 5_{row} was cancelled before it began"
-        ] == told
-        assert all(states[row].state is RunState.NEW for row in told)
+            if states[row].reason == f"job 5_{row} was cancelled before the run started"
+        ] == cancelled
+        assert all(states[row].state is RunState.NEW for row in cancelled)
         assert states[1].state is RunState.INTERRUPTED
 
 
-def test_a_row_of_a_later_wave_waits_as_long_as_its_follow_up_job_lives(folder):
+def test_a_row_of_a_later_wave_waits_for_its_job(folder):
     made = submit(folder, {"5": [0], "6": ()})
     attempt(folder, 1, "4_1", "stopped")
     for word in ("PENDING Dependency", "RUNNING"):
         status = see(folder, answer(_6=word), row=2)
         assert (status.state, status.reason) == (
             RunState.QUEUED,
-            "waits for a later wave, which job 6 sends",
+            "waits for a later wave, which job 6 submits",
         )
     dead = answer(_6="CANCELLED by 1000")
-    assert (
-        see(folder, dead, row=2).reason
-        == "job 6 was to send it, and is not there any more: submit again"
-    )
+    assert see(folder, dead, row=2).reason == "follow-up job 6 is gone; run `furnace submit` again"
     assert [see(folder, dead, row).state.value for row in (1, 2)] == ["interrupted", "new"]
     assert see(folder, Evidence(failures=1, error="no route"), 2).state is RunState.UNKNOWN
     once = Evidence(missing={"6": 100.0}, answered_unix_s=100.0)
-    assert see(folder, once, 2).reason == "to be sent by job 6; Slurm does not list it now"
+    assert see(folder, once, 2).reason == "to be submitted by job 6; Slurm does not list it now"
     made.note("cancelled", runs=[])
     assert see(folder, answer(_6="PENDING"), row=2) == RunStatus(
-        RunState.NEW, 0, 0, "cancelled before it was sent"
+        RunState.NEW, 0, 0, "cancelled before it was submitted"
     )
 
 
-def test_what_was_begun_or_submitted_later_has_the_last_word(folder):
+def test_the_latest_start_or_submission_counts(folder):
     submit(folder, {"5": range(4)})
     attempt(folder, 0, "5_0", "stopped")
     by_hand = begin(specs()[0], folder)
@@ -215,16 +212,17 @@ def test_what_was_begun_or_submitted_later_has_the_last_word(folder):
     assert [see(folder, both, row).job_id for row in (1, 2)] == ["7_1", "5_2"]
 
 
-def test_only_what_was_never_sent_or_was_interrupted_within_the_budget_is_left(folder):
+def test_remaining_rows(folder):
+    """Rows that were never submitted, and interrupted ones within the budget of retries."""
     made = submit(folder, {"5": [0, 1, 2], "6": ()})
     attempt(folder, 0, "5_0")
     attempt(folder, 1, "5_1", "crash")
     attempt(folder, 2, "5_2", "stopped")
-    said = {"_6": "RUNNING", "_5_0": "NODE_FAIL", "_5_1": "FAILED", "_5_2": "CANCELLED by 1000"}
+    states = {"_6": "RUNNING", "_5_0": "NODE_FAIL", "_5_1": "FAILED", "_5_2": "CANCELLED by 1000"}
     for retries in (0, 1, 2):
-        left = remaining_rows(made, folder, retries, StatusResolver(folder, answer(**said)))
+        left = remaining_rows(made, folder, retries, StatusResolver(folder, answer(**states)))
         assert left == ({SMALL: [0], LARGE: [3]} if retries else {LARGE: [3]})
-    close_attempts(made, folder, StatusResolver(folder, answer(**said)))
+    close_attempts(made, folder, StatusResolver(folder, answer(**states)))
     closed = read_status(folder.run(RUNS[0]))
     assert (closed.state, closed.reason, closed.ended) == (
         RunState.INTERRUPTED,
@@ -233,18 +231,17 @@ def test_only_what_was_never_sent_or_was_interrupted_within_the_budget_is_left(f
     )
     send(made, "8", [0])
     assert remaining_rows(
-        made, folder, 1, StatusResolver(folder, answer(**said, _8_0="PREEMPTED"))
+        made, folder, 1, StatusResolver(folder, answer(**states, _8_0="PREEMPTED"))
     ) == {LARGE: [3]}
     submit(folder, {"9": [3]}, to_do=[3])
     assert (
-        remaining_rows(made, folder, 1, StatusResolver(folder, answer(**said, _9_3="NODE_FAIL")))
+        remaining_rows(made, folder, 1, StatusResolver(folder, answer(**states, _9_3="NODE_FAIL")))
         == {}
     )
 
 
-def test_what_ran_out_of_memory_is_written_down_as_failed_and_what_may_still_run_is_not_sent_again(
-    folder,
-):
+def test_out_of_memory_is_recorded_and_not_retried(folder):
+    """Runs that may still be running are not submitted again either."""
     made = submit(folder, {"5": range(4)})
     attempt(folder, 0, "5_0")
     known = answer(_5_0="OUT_OF_MEMORY", _5_1="RUNNING", _5_2="PENDING", _5_3="FOO")

@@ -1,4 +1,4 @@
-"""The picture of a grid: what its lines say, in which order, and that they fit."""
+"""The status lines of a grid: their content, order and width."""
 
 import json
 import math
@@ -34,10 +34,10 @@ def invented(count: int, state: RunState) -> list[Line]:
     return [Line(run, RunStatus(state, 0, 3, "why not"), 40, 0.5, None, None, "") for run in runs]
 
 
-def test_a_line_says_how_far_a_run_is_how_fast_and_how_the_attempt_before_ended(folder):
+def test_cells_of_a_line(folder):
     head, columns, *lines, sum_ = (re.split("  +", line) for line in lines_of(folder, 130))
     assert head == ["━━━━━━━━━╾" + "─" * 30 + " 23 %", "step 38 of 160"]
-    assert columns == ["run", "state", "step", "loss", "samples/s", "try", "left, or why"]
+    assert columns == ["run", "state", "step", "loss", "samples/s", "attempt", "left, or reason"]
     running = lines[0]
     assert running[:5] == ["base-s1", "running", "━━━━━━──────", "20/40", "5.000"]
     curve = running[5]
@@ -54,7 +54,7 @@ def test_a_line_says_how_far_a_run_is_how_fast_and_how_the_attempt_before_ended(
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_wraps_and_state_and_name_are_never_dropped(folder, width):
+def test_nothing_wraps_and_state_and_name_stay(folder, width):
     lines = lines_of(folder, width)
     assert len(lines) == 7
     assert max(map(len, lines)) <= width
@@ -63,17 +63,17 @@ def test_nothing_wraps_and_state_and_name_are_never_dropped(folder, width):
         assert re.match(r"base-s1 +running ", lines[2])
 
 
-def test_a_narrow_terminal_keeps_what_is_worth_most(folder):
+def test_a_narrow_terminal_drops_columns(folder):
     heads = {width: re.split("  +", lines_of(folder, width)[1]) for width in (120, 80, 60, 40)}
-    assert heads[120] == ["run", "state", "step", "loss", "samples/s", "try", "left, or why"]
+    assert heads[120] == ["run", "state", "step", "loss", "samples/s", "attempt", "left, or reason"]
     assert set(heads[40]) < set(heads[60]) <= set(heads[80]) <= set(heads[120])
-    assert heads[60] == ["run", "state", "step", "left, or why"]
+    assert heads[60] == ["run", "state", "step", "left, or reason"]
     assert "━" in lines_of(folder, 60)[2]
     assert "█" in lines_of(folder, 80)[2], "the loss curve is there"
 
 
 @pytest.mark.parametrize("height", [6, 10, 24, 100])
-def test_what_moves_comes_first_and_the_rest_is_one_line(height):
+def test_running_runs_come_first(height):
     rows = [*invented(30, RunState.DONE), *invented(5, RunState.NEW), *invented(4, RunState.QUEUED)]
     rows += [
         *invented(2, RunState.INTERRUPTED),
@@ -93,7 +93,7 @@ def test_what_moves_comes_first_and_the_rest_is_one_line(height):
     assert len(states) == min(50, max(1, height - 4))
 
 
-def test_names_lose_their_hash_only_where_they_stay_different():
+def test_names_lose_their_hash_if_they_differ():
     rows = invented(2, RunState.NEW)
     same = [
         *rows,
@@ -103,24 +103,15 @@ def test_names_lose_their_hash_only_where_they_stay_different():
     assert picture(same, Evidence(), 80)[2].plain.startswith("new0-s0-deadbeef ")
 
 
-def test_plain_lines_are_whole_and_have_all_columns(folder):
+def test_plain_lines_are_complete(folder):
     head, *lines, _ = plain(*overview(folder))
-    assert re.split("  +", head) == [
-        "run",
-        "state",
-        "attempt",
-        "step",
-        "loss",
-        "samples/s",
-        "left",
-        "job",
-        "why",
-    ]
+    columns = ["run", "state", "attempt", "step", "loss", "samples/s", "left", "job", "reason"]
+    assert re.split("  +", head) == columns
     assert len(lines) == 4
     assert lines[1].count("long") == 60
 
 
-def test_bars_say_by_their_glyphs_alone_how_far_it_is():
+def test_progress_bars():
     assert [bar(done, 40, 4).plain for done in (0, 1, 10, 15, 39, 40, 99)] == [
         "────",
         "╾───",
@@ -133,7 +124,7 @@ def test_bars_say_by_their_glyphs_alone_how_far_it_is():
     assert bar(0, 0, 3).plain == "───"
 
 
-def test_a_sparkline_spans_from_the_lowest_to_the_highest_finite_value():
+def test_sparklines():
     assert sparkline([8, 1, 4.5, math.nan, math.inf, 8]).plain == "█▁▅!!█"
     assert sparkline([2, 2]).plain == "▁▁"
     assert sparkline([]).plain == ""
@@ -154,7 +145,7 @@ def test_numbers_have_four_digits():
     ]
 
 
-def test_a_second_look_reads_no_run_file_that_has_not_changed(folder, monkeypatch):
+def test_unchanged_run_files_are_not_read_again(folder, monkeypatch):
     before = [line.as_json() for line in overview(folder)[0]]
     monkeypatch.setattr(json, "loads", lambda text: pytest.fail(f"read again: {text}"))
     assert [line.as_json() for line in overview(folder)[0]] == before

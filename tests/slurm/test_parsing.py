@@ -1,18 +1,16 @@
-"""What Slurm's commands print, read: recorded answers, odd names, banners, and the forms of gres, times and ids."""
+"""Parsing of Slurm's outputs: recorded ones, odd names, banners, GRES, times, ids, node lists."""
 
 from pathlib import Path
 
 import pytest
 
 from furnace_hpc.diagnostics.slurm_info import read_associations, read_partitions, read_version
-from furnace_hpc.launch.node_exclusion import node_names
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.gres import gpus
 from furnace_hpc.slurm.job_states import Phase, meaning
 from furnace_hpc.slurm.parsing import (
     Job,
     array_id,
-    expanded,
     minutes,
     read_accounting,
     read_config,
@@ -20,8 +18,9 @@ from furnace_hpc.slurm.parsing import (
     read_table,
     submitted_id,
 )
+from furnace_hpc.slurm.ranges import array_elements, node_names
 
-OUTPUTS = Path(__file__).parents[1] / "slurm" / "outputs"  # of slurm/devcluster, Slurm 22.05.8
+OUTPUTS = Path(__file__).with_name("outputs")  # of slurm/devcluster, Slurm 22.05.8
 BETWEEN = "|3f9a8c2e|"
 
 
@@ -62,7 +61,7 @@ def recorded(name: str) -> str:
         ("gpu:a100:0", {}),
     ],
 )
-def test_gpus_of_gres_and_tres(text, expected):
+def test_gpus_in_gres_and_tres(text, expected):
     assert gpus(text) == expected
 
 
@@ -77,21 +76,16 @@ def test_gpus_of_gres_and_tres(text, expected):
         ("1-12", 2160),
         ("1-12:30", 2190),
         ("7-00:00:00", 10080),
-        *(
-            (word, None)
-            for word in (
-                "UNLIMITED",
-                "infinite",
-                "Partition_Limit",
-                "n/a",
-                "Unknown",
-                "",
-                "INVALID",
-            )
-        ),
+        ("UNLIMITED", None),
+        ("infinite", None),
+        ("Partition_Limit", None),
+        ("n/a", None),
+        ("Unknown", None),
+        ("", None),
+        ("INVALID", None),
     ],
 )
-def test_times_are_minutes(text, expected):
+def test_times_in_minutes(text, expected):
     assert minutes(text) == expected
 
 
@@ -103,15 +97,15 @@ def test_times_are_minutes(text, expected):
         ("123+1", ["123+1"]),
         ("123_[0-5%2]", [f"123_{number}" for number in range(6)]),
         ("12_[0-3,7,8-12:2%5]", ["12_0", "12_1", "12_2", "12_3", "12_7", "12_8", "12_10", "12_12"]),
-        ("12_[0,2,...]", []),  # cut off by Slurm: which elements is not known
+        ("12_[0,2,...]", []),  # cut off by Slurm
         ("12_[0-3", []),
         ("12_[0-4000000000]", []),
         ("12_[0-3:0]", ["12_0", "12_1", "12_2", "12_3"]),
         ("12_[]", []),
     ],
 )
-def test_elements_of_an_array(job_id, elements):
-    assert expanded(job_id) == elements
+def test_array_elements(job_id, elements):
+    assert array_elements(job_id) == elements
 
 
 @pytest.mark.parametrize(
@@ -125,21 +119,21 @@ def test_elements_of_an_array(job_id, elements):
         ("CANCELLED by 1000", "CANCELLED"),
     ],
 )
-def test_a_state_with_what_is_added_to_it(word, same):
+def test_states_with_flags(word, same):
     assert meaning(word) is meaning(same)
 
 
 @pytest.mark.parametrize(
     "word", ["RUNNING+FOO", "RUNNING+FAILED", "+", "RUNNING++FOO", ",", "PENDING,FOO"]
 )
-def test_a_state_of_words_that_do_not_fit_is_unknown(word):
+def test_impossible_flags_are_unknown(word):
     assert meaning(word).phase is Phase.UNKNOWN
 
 
-def test_a_recorded_squeue_with_odd_names():
+def test_recorded_squeue_with_odd_names():
     jobs = {job.job_id: job for job in read_queue(recorded("squeue"), BETWEEN)}
     assert jobs["19"] == Job("19", "PENDING", "PartitionDown", "a|b")
-    assert "12_0" not in jobs  # a line of that name
+    assert "12_0" not in jobs  # a job has a line like this in its name
     assert jobs["22"].name.startswith("pre")
     assert (jobs["20"].word, jobs["21_4"].name, jobs["23_3"].reason) == (
         "PENDING",
@@ -151,7 +145,7 @@ def test_a_recorded_squeue_with_odd_names():
     assert len(jobs) == 14
 
 
-def test_a_recorded_sacct_with_odd_names():
+def test_recorded_sacct_with_odd_names():
     jobs = {job.job_id: job for job in read_accounting(recorded("sacct"), BETWEEN)}
     assert jobs["1"] == Job("1", "CANCELLED by 0", "exit code 0:0", "a|b")
     assert jobs["12_0"] == Job("12_0", "FAILED", "exit code 1:0", "furnace-study-35eef0e7")
@@ -172,7 +166,7 @@ BANNERS = [
 
 
 @pytest.mark.parametrize("first", BANNERS)
-def test_a_first_line_that_is_no_answer_changes_nothing(first):
+def test_a_banner_changes_nothing(first):
     for name, read in (("squeue", read_queue), ("sacct", read_accounting)):
         assert read(f"{first}\n{recorded(name)}", BETWEEN) == read(recorded(name), BETWEEN)
     partitions, nodes = recorded("partition"), recorded("nodes")
@@ -191,12 +185,12 @@ def test_a_first_line_that_is_no_answer_changes_nothing(first):
     assert array_id(f"{first.removesuffix('12')}\n88_3\n") == "88"
 
 
-def test_lines_that_do_not_fit_are_counted():
+def test_other_lines_are_kept_apart():
     table = read_table("CLUSTER: alpha\n\na|1\nb|x\n", (r"[^|]+", "[0-9]+"))
     assert table == ([["a", "1"]], ["CLUSTER: alpha", "b|x"])
 
 
-def test_columns_may_be_padded():
+def test_padded_columns():
     text = "12 | 0 | PENDING | Resources |furnace-x\n"
     assert read_queue(text, "|") == [Job("12_0", "PENDING", "Resources", "furnace-x")]
     assert (
@@ -204,7 +198,7 @@ def test_columns_may_be_padded():
     )
 
 
-def test_an_answer_that_was_cut_off_is_a_job_without_id():
+def test_a_cut_off_line_is_a_job_without_id():
     text = recorded("squeue")
     cut = text[: text.index("RUNNING") + 3]
     assert [job.job_id for job in read_queue(cut, BETWEEN)].count("") == 1
@@ -213,7 +207,7 @@ def test_an_answer_that_was_cut_off_is_a_job_without_id():
     ]
 
 
-def test_names_of_accounts_and_qualities_are_compared_as_sacctmgr_does(tmp_path, monkeypatch):
+def test_limits_of_accounts_ignore_case(tmp_path, monkeypatch):
     accounts = 'echo "CLUSTER: x"; echo "other|3||"; echo "mylab|9|7|Normal"'
     answer = f'case "$*" in *assoc*) {accounts} ;; *) echo "normal|8|" ;; esac'
     (tmp_path / "sacctmgr").write_text(f"#!/bin/sh\n{answer}\n")
@@ -229,7 +223,7 @@ def test_names_of_accounts_and_qualities_are_compared_as_sacctmgr_does(tmp_path,
     assert limit("Other", None) == 3
 
 
-def test_the_longest_of_several_partitions_counts(tmp_path, monkeypatch):
+def test_longest_time_limit_of_partitions(tmp_path, monkeypatch):
     (tmp_path / "sinfo").write_text(
         "#!/bin/sh\necho 'CLUSTER: alpha'\necho 'gpu*|1-00:00:00'\necho 'a40|5:00'\n"
     )
@@ -248,20 +242,15 @@ def test_the_longest_of_several_partitions_counts(tmp_path, monkeypatch):
         ("a[1-3,07],b2", ["a1", "a2", "a3", "a07", "b2"]),
         ("r[1-2]n[0-1]", ["r1n0", "r1n1", "r2n0", "r2n1"]),
         ("rack1-node[008-010].x", ["rack1-node008.x", "rack1-node009.x", "rack1-node010.x"]),
-        *(
-            (odd, [])
-            for odd in (
-                "",
-                "None assigned",
-                "(null)",
-                "n[1-",
-                "n[]",
-                "n[a-b]",
-                "n[0-999999999]",
-                "n[0-9999][0-9999]",
-            )
-        ),
+        ("", []),
+        ("None assigned", []),
+        ("(null)", []),
+        ("n[1-", []),
+        ("n[]", []),
+        ("n[a-b]", []),
+        ("n[0-999999999]", []),
+        ("n[0-9999][0-9999]", []),
     ],
 )
-def test_nodes_of_a_list(nodelist, names):
+def test_node_names(nodelist, names):
     assert node_names(nodelist) == names

@@ -1,4 +1,4 @@
-"""An sbatch that is tied to its submission: it ends with it, and what it prints can be read."""
+"""A command that is killed with its parent, and whose output is passed on."""
 
 import subprocess
 import sys
@@ -10,16 +10,16 @@ import psutil
 from furnace_hpc.launch.slurm_array import _Executor
 from furnace_hpc.slurm import die_with_parent
 
-TIED = [sys.executable, "-S", die_with_parent.__file__]
+COMMAND = [sys.executable, "-S", die_with_parent.__file__]
 
 
 def run(seconds: str, script: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*TIED, seconds, "sh", "-c", script], capture_output=True, timeout=30, check=False
+        [*COMMAND, seconds, "sh", "-c", script], capture_output=True, timeout=30, check=False
     )
 
 
-def test_words_and_exit_code_are_passed_on_and_bytes_are_text():
+def test_output_and_exit_code_are_passed_on():
     done = run("20", "printf 'a\\377\\nSubmitted batch job 7\\n'; printf 'no \\376' >&2; exit 3")
     assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (
         3,
@@ -29,22 +29,23 @@ def test_words_and_exit_code_are_passed_on_and_bytes_are_text():
     assert _Executor._get_job_id_from_submission_command(done.stdout) == "7"
 
 
-def test_a_command_that_takes_too_long_ends_without_a_word():
+def test_a_slow_command_is_killed():
     began_s = time.monotonic()
     done = run("1", "echo begun; exec sleep 60")
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
     assert time.monotonic() - began_s < 30
 
 
-def test_a_command_that_is_not_there_is_named():
+def test_a_missing_command_is_named():
     done = subprocess.run(
-        [*TIED, "9", "/nowhere/sbatch"], capture_output=True, text=True, timeout=30, check=False
+        [*COMMAND, "9", "/nowhere/sbatch"], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stderr) == (1, "/nowhere/sbatch: No such file or directory\n")
 
 
-def test_it_is_killed_with_the_submitter(tmp_path: Path):
-    script = f"import subprocess; subprocess.run([*{TIED!r}, '60', 'sh', '-c', 'echo $$ > {tmp_path}/pid; exec sleep 61'])"
+def test_the_command_is_killed_with_its_parent(tmp_path: Path):
+    sleep = ["60", "sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 61"]
+    script = f"import subprocess; subprocess.run({[*COMMAND, *sleep]!r})"
     with subprocess.Popen([sys.executable, "-c", script]) as submitter:
         deadline = time.monotonic() + 20
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():

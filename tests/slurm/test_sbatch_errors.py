@@ -1,4 +1,4 @@
-"""What sbatch really says when it does not submit: may the job exist all the same, and which key fixes it."""
+"""Real error messages of sbatch: whether the job may exist, and which key fixes the problem."""
 
 import pytest
 
@@ -26,12 +26,13 @@ REFUSED = [
         "fix nodes, cpus_per_task, mem_gb, gpus_per_node",
     ),
     (
-        f"sbatch: error: CPU count per node can not be satisfied {FAILED}Requested node configuration is not available",
+        "sbatch: error: CPU count per node can not be satisfied "
+        f"{FAILED}Requested node configuration is not available",
         "fix nodes, cpus_per_task, mem_gb",
     ),
     (
-        f"sbatch: error: Memory specification can not be satisfied {FAILED}Requested node configuration is not "
-        "available",
+        "sbatch: error: Memory specification can not be satisfied "
+        f"{FAILED}Requested node configuration is not available",
         "mem_gb",
     ),
     (f"{FAILED}Memory required by task is not available", "mem_gb"),
@@ -45,8 +46,8 @@ REFUSED = [
     ("sbatch: error: AssocMaxSubmitJobLimit", "set `max_submit_jobs` in the profile"),
     ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "set `max_submit_jobs` in the profile"),
     (
-        f"sbatch: error: QOSMaxSubmitJobPerUserLimit {FAILED}Job violates accounting/QOS policy (job submit limit, "
-        "user's size and/or time limits)",
+        f"sbatch: error: QOSMaxSubmitJobPerUserLimit {FAILED}Job violates accounting/QOS policy "
+        "(job submit limit, user's size and/or time limits)",
         "set `max_submit_jobs` in the profile",
     ),
     (f"{FAILED}User's group not permitted to use this partition", "set `partition` in the profile"),
@@ -56,23 +57,26 @@ REFUSED = [
         "wait for some to end, or set `max_submit_jobs` in the profile",
     ),
     (
-        "sbatch: unrecognized option '--gpus-per-node=4' Try \"sbatch --help\" for more information",
+        "sbatch: unrecognized option '--gpus-per-node=4' "
+        'Try "sbatch --help" for more information',
         "set its key to null in the profile",
     ),
-    (f"{FAILED}Unspecified error", "fix the profile, and look at the script with --dry-run"),
+    (f"{FAILED}Unspecified error", "fix the profile, and check the batch script with --dry-run"),
 ]
 AWAY = [
     f"{FAILED}Unable to contact slurm controller (connect failure)",
     f"{FAILED}Connection refused",
     f"{FAILED}Slurm backup controller in standby mode",
     f"{FAILED}Controller is in standby mode, try a different controller",
-    "sbatch: error: fetch_config: DNS SRV lookup failed sbatch: fatal: Could not establish a configuration source",
+    "sbatch: error: fetch_config: DNS SRV lookup failed "
+    "sbatch: fatal: Could not establish a configuration source",
 ]
 DOUBTFUL = [
     "",
     " \n",
     f"{FAILED}Socket timed out on send/recv operation",
-    f"sbatch: error: slurm_receive_msgs: Socket timed out on send/recv operation {FAILED}Unexpected message received",
+    "sbatch: error: slurm_receive_msgs: Socket timed out on send/recv operation "
+    f"{FAILED}Unexpected message received",
     f"{FAILED}Zero Bytes were transmitted or received",
     f"{FAILED}Unexpected message received",
     f"{FAILED}Connection reset by peer",
@@ -84,7 +88,7 @@ DOUBTFUL = [
 
 
 @pytest.mark.parametrize(("words", "advice"), REFUSED)
-def test_a_refusal_is_certain_and_its_mend_names_the_key(words, advice):
+def test_a_refusal_is_certain_and_has_a_hint(words, advice):
     assert not is_away(words)
     assert not is_doubtful(words)
     assert advice in hint(words)
@@ -93,19 +97,19 @@ def test_a_refusal_is_certain_and_its_mend_names_the_key(words, advice):
 
 
 @pytest.mark.parametrize("words", AWAY)
-def test_a_controller_that_never_heard_of_it_is_away(words):
+def test_the_controller_is_away(words):
     assert is_away(words)
     assert is_away(short(words))
 
 
 @pytest.mark.parametrize("words", DOUBTFUL)
-def test_a_lost_answer_is_doubtful_and_never_taken_for_an_absent_controller(words):
+def test_a_lost_answer_is_doubtful(words):
     assert is_doubtful(words)
     assert is_doubtful(short(words))
     assert not is_away(words)
 
 
-def test_every_key_that_a_mend_names_is_one_of_the_profile_or_the_grid():
+def test_keys_in_hints_exist():
     text = " ".join(hint(words) for words, _ in REFUSED)
     named = {
         "partition",
@@ -124,7 +128,7 @@ def test_every_key_that_a_mend_names_is_one_of_the_profile_or_the_grid():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("message", "expected"),
     [
         (f"{FAILED}Invalid qos specification", "Invalid qos specification"),
         ("sbatch: unrecognized option '--foo'", "unrecognized option '--foo'"),
@@ -137,22 +141,12 @@ def test_every_key_that_a_mend_names_is_one_of_the_profile_or_the_grid():
         ("", ""),
     ],
 )
-def test_short_leaves_slurms_own_words(words, told):
-    assert short(words) == told
+def test_short_messages(message, expected):
+    assert short(message) == expected
 
 
-def test_short_joins_all_that_sbatch_said():
-    said = f"sbatch: error: CPU count per node can not be satisfied\n{FAILED}Requested node configuration"
-    assert short(said).split() == [
-        "CPU",
-        "count",
-        "per",
-        "node",
-        "can",
-        "not",
-        "be",
-        "satisfied",
-        "Requested",
-        "node",
-        "configuration",
-    ]
+def test_short_message_of_two_lines():
+    first = "sbatch: error: CPU count per node can not be satisfied"
+    said = f"{first}\n{FAILED}Requested node configuration"
+    words = "CPU count per node can not be satisfied Requested node configuration"
+    assert " ".join(short(said).split()) == words

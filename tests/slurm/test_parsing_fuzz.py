@@ -1,20 +1,18 @@
-"""Recorded answers of Slurm's commands, damaged at random: no traceback, and no state but of a line of that job."""
+"""Slurm's outputs, damaged at random: no traceback, and states come from lines of their job."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_answers import BANNERS, BETWEEN, recorded
+from test_parsing import BANNERS, BETWEEN, recorded
 
 from furnace_hpc.config.errors import UnavailableError
 from furnace_hpc.diagnostics.slurm_info import read_associations, read_partitions, read_version
-from furnace_hpc.launch.node_exclusion import node_names
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.slurm import accounting, client
 from furnace_hpc.slurm.gres import gpus
 from furnace_hpc.slurm.job_states import Phase, meaning
 from furnace_hpc.slurm.parsing import (
     array_id,
-    expanded,
     minutes,
     read_accounting,
     read_config,
@@ -23,13 +21,14 @@ from furnace_hpc.slurm.parsing import (
     submitted_id,
     whole,
 )
+from furnace_hpc.slurm.ranges import array_elements, node_names
 
 ODD = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(BANNERS)
 
 
 @st.composite
 def damaged(draw: st.DrawFn, name: str) -> str:
-    """A recorded answer with lines put in, cut, left out, doubled, and characters changed."""
+    """A recorded output with lines inserted, cut, left out or doubled, and characters changed."""
     lines = recorded(name).split("\n")
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(lines) - 1))
@@ -50,12 +49,12 @@ def damaged(draw: st.DrawFn, name: str) -> str:
 
 @pytest.mark.fuzz
 @given(damaged("squeue"))
-def test_a_jobs_state_is_that_of_a_line_of_its_own(text):
+def test_queued_states_are_of_the_jobs_line(text):
     if BETWEEN not in text:
         return
     lines = [[part.strip() for part in line.split(BETWEEN)] for line in text.split("\n")]
     whole_lines = [parts for parts in lines if len(parts) > 4]
-    ids = [[p[0]] if p[1] == "N/A" else expanded(f"{p[0]}_[{p[1]}]") for p in whole_lines]
+    ids = [[p[0]] if p[1] == "N/A" else array_elements(f"{p[0]}_[{p[1]}]") for p in whole_lines]
     own = {
         (job_id, parts[2])
         for of_line, parts in zip(ids, whole_lines, strict=True)
@@ -66,7 +65,7 @@ def test_a_jobs_state_is_that_of_a_line_of_its_own(text):
 
 @pytest.mark.fuzz
 @given(damaged("sacct"))
-def test_an_accounted_state_is_that_of_a_line_of_its_own(text):
+def test_accounted_states_are_of_the_jobs_line(text):
     if BETWEEN not in text:
         return
     lines = [line.split(BETWEEN) for line in text.split("\n")]
@@ -74,7 +73,7 @@ def test_an_accounted_state_is_that_of_a_line_of_its_own(text):
         (job_id, parts[1].strip())
         for parts in lines
         if len(parts) > 3
-        for job_id in expanded(parts[0].strip())
+        for job_id in array_elements(parts[0].strip())
     }
     assert {(job.job_id, job.word) for job in read_accounting(text, BETWEEN) if job.job_id} <= own
 
@@ -93,7 +92,7 @@ JOBS = st.lists(
 
 @pytest.mark.fuzz
 @given(JOBS, st.lists(ODD, max_size=3))
-def test_whatever_jobs_are_called_each_has_its_own_state(jobs, banners):
+def test_odd_job_names_mix_up_no_states(jobs, banners):
     between = separator()
     lines = [
         between.join((str(base), "N/A" if index is None else str(index), word, "None", name))
@@ -109,7 +108,7 @@ def test_whatever_jobs_are_called_each_has_its_own_state(jobs, banners):
 
 @pytest.mark.fuzz
 @given(damaged("partition"), damaged("nodes"))
-def test_damaged_partitions_cost_no_traceback(partitions, nodes):
+def test_damaged_partitions(partitions, nodes):
     for part in read_partitions(partitions, nodes):
         assert part.usable <= part.nodes <= len(nodes.split("\n"))
         assert part.gpus >= 0
@@ -117,7 +116,7 @@ def test_damaged_partitions_cost_no_traceback(partitions, nodes):
 
 @pytest.mark.fuzz
 @given(damaged("assoc"), damaged("config"))
-def test_damaged_settings_cost_no_traceback(associations, config):
+def test_damaged_settings(associations, config):
     assert all(
         one.max_submit is None or one.max_submit >= 0 for one in read_associations(associations)
     )
@@ -126,7 +125,7 @@ def test_damaged_settings_cost_no_traceback(associations, config):
 
 @pytest.mark.fuzz
 @given(damaged("accounted"))
-def test_damaged_allocations_cost_no_traceback(text):
+def test_damaged_allocations(text):
     attempts = [
         Attempt(attempt=1, job_id="9", cluster="devcluster"),
         Attempt(attempt=1, job_id="12_2", cluster=""),
@@ -140,13 +139,13 @@ def test_damaged_allocations_cost_no_traceback(text):
 
 @pytest.mark.fuzz
 @given(ODD)
-def test_any_text_is_a_number_a_time_gpus_a_state_or_nothing(text):
+def test_any_text_is_parsed_or_nothing(text):
     for value in (minutes(text), whole(text)):
         assert value is None or value >= 0
     assert all(number > 0 for number in gpus(text).values())
     assert gpus(f"gpu:3090:8(S:0-1),{text}")["3090"] >= 8
     assert meaning(text).phase in Phase
-    assert all(part.startswith(text.partition("_[")[0]) for part in expanded(text))
+    assert all(part.startswith(text.partition("_[")[0]) for part in array_elements(text))
     for found in (submitted_id(text), array_id(text)):
         assert found is None or found.isdigit()
     assert all(number >= 0 for number in read_version(text))
@@ -154,14 +153,14 @@ def test_any_text_is_a_number_a_time_gpus_a_state_or_nothing(text):
 
 @pytest.mark.fuzz
 @given(ODD | st.text("an019[]-,", max_size=25))
-def test_any_list_of_nodes_is_names_or_nothing(text):
+def test_any_node_list_is_names_or_nothing(text):
     assert all(name and not set(name) & set("[], ") for name in node_names(text))
 
 
 @pytest.mark.fuzz
 @settings(max_examples=max(1, settings().max_examples // 10))
 @given(st.binary(max_size=200), st.binary(max_size=50), st.sampled_from([0, 0, 0, 1]))
-def test_any_bytes_of_any_command_cost_no_traceback(tmp_path_factory, out, error, code):
+def test_any_output_of_any_command(tmp_path_factory, out, error, code):
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "out").write_bytes(out)
     (folder / "error").write_bytes(error)
