@@ -1,7 +1,7 @@
-"""Look at this machine, its disks and its Slurm, and say what would go wrong, before it does.
+"""Check this machine, its disks, and its Slurm for problems before a run has them.
 
-python -m furnace_hpc.doctor                          this machine; with Slurm its settings and, by a short job, a node
-python -m furnace_hpc.doctor --write-profile mine     and write slurm/clusters/mine.yaml from what Slurm says
+furnace doctor                          this machine, Slurm's settings and, by a short job, one node
+furnace doctor --write-profile mine     the same, and write slurm/clusters/mine.yaml
 """
 
 import os
@@ -27,7 +27,16 @@ from furnace_hpc.diagnostics.profile_writer import (
     profile_of,
     write_profile,
 )
-from furnace_hpc.diagnostics.report import Check, Section, as_json, count, look, page, worst
+from furnace_hpc.diagnostics.report import (
+    Section,
+    as_json,
+    count,
+    fail,
+    ok,
+    page,
+    run_checks,
+    worst,
+)
 from furnace_hpc.diagnostics.slurm_info import SlurmFacts, ask, try_gpu_flags
 from furnace_hpc.launch.show_plan import choose_profile
 from furnace_hpc.runs.trust import trust_group
@@ -39,10 +48,10 @@ def main(
         str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")
     ] = "auto",
     here_: Annotated[
-        bool, typer.Option("--here", help="look at this machine alone, not at Slurm")
+        bool, typer.Option("--here", help="check this machine only, not Slurm")
     ] = False,
     no_job: Annotated[
-        bool, typer.Option("--no-job", help="start no job to look at a compute node")
+        bool, typer.Option("--no-job", help="start no job, so check no compute node")
     ] = False,
     write: Annotated[
         str, typer.Option("--write-profile", help="write slurm/clusters/NAME.yaml", metavar="NAME")
@@ -50,85 +59,54 @@ def main(
     partition: Annotated[
         str, typer.Option(help="partition of that profile [one with GPUs, else the default]")
     ] = "",
-    force: Annotated[
-        bool, typer.Option("--force", help="write over a profile that is there")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing profile")] = False,
     replace_: Annotated[
         bool, typer.Option("--replace", hidden=True, help="older name of --force")
     ] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="for programs; goes to stdout alone")
-    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
     runs_dir: Annotated[
         Path | None,
         typer.Option("--runs-root", help="where runs will lie [$FURNACE_RUNS or ./runs]"),
     ] = None,
 ) -> None:
-    """Check this machine, its disks and GPUs, Slurm, and one compute node, and report how to fix each problem.
+    """Check this machine, disks, GPUs, Slurm and one compute node, and list how to fix problems.
 
-    Every line is ok, warn or fail, with a hint. Exit code 1: something fails. It takes about half a minute, most of
-    it torch's start, and changes nothing; a job of five minutes at most, two cores and a GPU looks at a compute node.
+    Each line is ok, warn or fail. The exit code is 1 if a line is fail. It takes about half a
+    minute, mostly for the start of torch, and changes nothing. A job checks the compute node. It
+    asks for at most five minutes, two cores and one GPU.
     """
-    over = force or replace_
+    replaces = force or replace_
     if write:
-        check_new(write, over)
+        check_new(write, replaces)
     root, on_slurm = runs_root(runs_dir), has_slurm() and not here_
-    profile = _find_profile(cluster) if cluster not in ("auto", "local") or on_slurm else None
+    profile = _find_profile(cluster, on_slurm)
     trust_group(profile is not None and profile.group)
-    _say(not json_, "looking at this machine ...")
+    shows_progress = not json_ and sys.stderr.isatty()
+    _progress(shows_progress, "checking this machine ...")
     sections = _this_machine(root, on_slurm or node.in_job())
     facts: SlurmFacts | None = None
     if on_slurm:
-        _say(not json_, "asking Slurm ...")
-        facts = _ask(profile, write, partition)
-        if facts is None:
-            hint = "use a login node, or try again: `scontrol ping`"
-            sections.append(
-                Section("Slurm", (Check("controller", "fail", "does not answer", hint),))
-            )
-        else:
-            sections.append(look("Slurm", *slurm.slurm_checks(facts, profile)))
-            if not no_job:
-                _say(not json_, f"waiting for a job on a compute node, {node.WAIT_S} s at most ...")
-                sections += node.node_sections(profile or _suggested(facts, write, partition), root)
+        _progress(shows_progress, "querying Slurm ...")
+        facts = _query_slurm(profile, write, partition)
+        sections.append(_slurm_section(facts, profile))
     elif not here_:
-        sections.append(
-            Section(
-                "Slurm",
-                (Check("sbatch", "ok", "not on PATH: runs wait in a queue on this machine"),),
-            )
-        )
+        found = "not on PATH: runs wait in a queue on this machine"
+        sections.append(Section("Slurm", (ok("sbatch", found),)))
+    if facts and not no_job:
+        _progress(shows_progress, f"waiting at most {node.WAIT_S} s for a compute node ...")
+        sections += node.node_sections(profile or _suggested(facts, write, partition), root)
     _show(sections, json_)
     if write:
         if on_slurm and facts is None:
             raise ConfigError(f"profile {write!r} was not written: Slurm does not answer")
-        path = write_profile(write, facts, partition or None, over)
-        print(
-            f"wrote {path}: read it, then `furnace submit --grid smoke --cluster {write} --dry-run`",
-            file=sys.stderr,
-        )
+        _write(write, facts, partition, replaces)
     raise typer.Exit(1 if worst(sections) == "fail" else 0)
 
 
-def _this_machine(root: Path, on_slurm: bool) -> list[Section]:
-    sections = [look("Job", node.job_checks)] if node.in_job() else []
-    software = (
-        this_machine.python,
-        this_machine.host_python,
-        this_machine.versions,
-        this_machine.text_encoding,
-        this_machine.hub_cache,
-    )
-    return [
-        *sections,
-        look("Software", *software),
-        look("Machine", this_machine.cores, this_machine.open_files, device_checks),
-        look("Disk of the runs", *disk_checks(root, on_slurm)),
-    ]
-
-
-def _find_profile(cluster: str) -> ClusterProfile | None:
-    """The profile that is meant; None where `auto` finds none, which is a line of the page."""
+def _find_profile(cluster: str, on_slurm: bool) -> ClusterProfile | None:
+    """Load the profile. None if `auto` finds none, which is one of the checks."""
+    if cluster in ("auto", "local") and not on_slurm:
+        return None
     if cluster != "auto":
         return load_profile(cluster)
     try:
@@ -137,29 +115,56 @@ def _find_profile(cluster: str) -> ClusterProfile | None:
         return None
 
 
-def _ask(profile: ClusterProfile | None, write: str, partition: str) -> SlurmFacts | None:
-    account, qos = (profile.account, profile.qos) if profile else (None, None)
+def _this_machine(root: Path, on_slurm: bool) -> list[Section]:
+    sections = [
+        run_checks(
+            "Software",
+            this_machine.python,
+            this_machine.host_python,
+            this_machine.versions,
+            this_machine.text_encoding,
+            this_machine.hub_cache,
+        ),
+        run_checks("Machine", this_machine.cores, this_machine.open_files, device_checks),
+        run_checks("Disk of the runs", *disk_checks(root, on_slurm)),
+    ]
+    if node.in_job():
+        sections.insert(0, run_checks("Job", node.job_checks))
+    return sections
+
+
+def _query_slurm(profile: ClusterProfile | None, write: str, partition: str) -> SlurmFacts | None:
+    """Read Slurm's settings, and try sbatch's flags for GPUs. None if Slurm does not answer."""
+    account = qos = None
+    if profile:
+        account, qos = profile.account, profile.qos
     facts = ask(account, qos)
     if facts is None:
         return None
     if write:
         parts = choose_partitions(facts, partition or None)
     else:
-        parts = facts.named(profile.partition if profile else None)[0]
-    part = next((part for part in parts if part.gpus), None)
-    if part is None:
+        parts, _ = facts.named(profile.partition if profile else None)
+    with_gpus = [part for part in parts if part.gpus]
+    if not with_gpus:
         return facts
-    names = ",".join(part.name for part in parts)
-    return replace(facts, gpu_flags=try_gpu_flags(names, part.gpus, part.gpu_type, account))
+    names, first = ",".join(part.name for part in parts), with_gpus[0]
+    return replace(facts, gpu_flags=try_gpu_flags(names, first.gpus, first.gpu_type, account))
+
+
+def _slurm_section(facts: SlurmFacts | None, profile: ClusterProfile | None) -> Section:
+    if facts is None:
+        hint = "use a login node, or try again: `scontrol ping`"
+        return Section("Slurm", (fail("controller", "does not answer", hint),))
+    return run_checks("Slurm", *slurm.slurm_checks(facts, profile))
 
 
 def _suggested(facts: SlurmFacts, write: str, partition: str) -> ClusterProfile | None:
-    """The profile that --write-profile writes: where there is none yet, the job asks as that one does."""
+    """The profile that --write-profile would write, for the job. None if no partition is up."""
     try:
-        return ClusterProfile.model_validate(
-            profile_of(write or "suggested", facts, partition or None)
-        )
-    except ValueError:  # ConfigError too: no partition is up
+        content = profile_of(write or "suggested", facts, partition or None)
+        return ClusterProfile.model_validate(content)
+    except ValueError:  # ConfigError is one
         return None
 
 
@@ -167,19 +172,22 @@ def _show(sections: list[Section], json_: bool) -> None:
     if json_:
         print(as_json(sections))
         return
-    colour = (
-        sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    )
+    is_plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     counts = count(sections)
     print(f"Furnace {__version__} on {os.uname().nodename}, {datetime.now():%Y-%m-%d %H:%M}")
-    print(page(sections, colour))
+    print(page(sections, colour=sys.stdout.isatty() and not is_plain))
     print(f"\n{counts['ok']} ok, {counts['warn']} warn, {counts['fail']} fail")
 
 
-def _say(aloud: bool, words: str) -> None:
-    """What is being done, for somebody who waits; not into files."""
-    if aloud and sys.stderr.isatty():
-        print(words, file=sys.stderr, flush=True)
+def _write(name: str, facts: SlurmFacts | None, partition: str, replaces: bool) -> None:
+    path = write_profile(name, facts, partition or None, replaces)
+    try_it = f"furnace submit --grid smoke --cluster {name} --dry-run"
+    print(f"wrote {path}. Read it, then try `{try_it}`", file=sys.stderr)
+
+
+def _progress(shown: bool, text: str) -> None:
+    if shown:
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

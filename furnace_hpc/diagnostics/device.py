@@ -1,4 +1,4 @@
-"""GPUs, torch and an all-reduce that really runs: asked of a child, since torch is no business of a login command."""
+"""Check GPUs, torch and an all-reduce in a child process, so that the command loads no torch."""
 
 import json
 import os
@@ -7,12 +7,12 @@ import subprocess
 import sys
 from typing import Any
 
-from furnace_hpc.diagnostics.report import Check
+from furnace_hpc.diagnostics.report import Check, fail, ok, warn
 from furnace_hpc.host.gpu_check import given
 
 TIMEOUT_S = 150  # torch from a cold network file system takes a minute
-SLOW_SHARE = 0.6  # of what such a card does
-CLASSES_GB_S = {  # memory bandwidth as the makers state it; a copy reaches 85 to 93 % of it
+SLOW_SHARE = 0.6  # of the bandwidth below
+CLASSES_GB_S = {  # memory bandwidth by the data sheets; a copy reaches 85 to 93 % of it
     "H200": 4800,
     "H100": 3350,
     "H800": 3350,
@@ -25,14 +25,15 @@ CLASSES_GB_S = {  # memory bandwidth as the makers state it; a copy reaches 85 t
     "L4": 300,
     "T4": 320,
 }
+CUDA_BUILD = "install torch's CUDA build, or a newer driver"
+PINNED = "install the pinned versions (constraints.txt)"
 
 
 def device_checks() -> list[Check]:
-    """What a child with torch says."""
-    command = [sys.executable, "-P", "-m", "furnace_hpc.engine.device_probe"]
+    """Run `engine/device_probe.py`, and judge its output."""
     try:
         done = subprocess.run(
-            command,
+            [sys.executable, "-P", "-m", "furnace_hpc.engine.device_probe"],
             capture_output=True,
             text=True,
             errors="replace",
@@ -41,98 +42,87 @@ def device_checks() -> list[Check]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        found = f"torch did not answer within {TIMEOUT_S} s"
-        return [
-            Check(
-                "torch starts",
-                "fail",
-                found,
-                "a GPU or a file system hangs: try `python -c 'import torch'`",
-            )
-        ]
-    lines = done.stdout.strip().splitlines()
+        hint = "a GPU or a file system hangs: try `python -c 'import torch'`"
+        return [fail("torch starts", f"no answer within {TIMEOUT_S} s", hint)]
     try:
-        facts = json.loads(lines[-1])
+        facts = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return [
-            Check("torch starts", "fail", words, "install the pinned versions (constraints.txt)")
-        ]
+        errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return [fail("torch starts", errors[-1], PINNED)]
     return judge(facts, shutil.which("nvidia-smi") is not None)
 
 
 def judge(facts: dict[str, Any], has_driver: bool) -> list[Check]:
-    """Lines about what the child has found."""
-    checks = [
-        Check(
-            "torch starts",
-            "ok",
-            f"{facts['torch']} in {facts['import_s']:.1f} s, built for {facts['built']}",
-        )
-    ]
+    """Judge the output of `engine/device_probe.py`.
+
+    Args:
+        facts: the output.
+        has_driver: whether this machine has NVIDIA's driver.
+    """
+    started = f"{facts['torch']} in {facts['import_s']:.1f} s, built for {facts['built']}"
+    deepspeed = ok("DeepSpeed starts", facts["deepspeed"])
     if facts["deepspeed"].startswith("!"):
-        checks.append(
-            Check("DeepSpeed starts", "fail", facts["deepspeed"][1:], "install the pinned versions")
-        )
+        deepspeed = fail("DeepSpeed starts", facts["deepspeed"][1:], PINNED)
+    if missing := _missing_gpus(facts):
+        gpus = [missing]
+    elif facts["gpus"]:
+        gpus = _gpu_checks(facts)
     else:
-        checks.append(Check("DeepSpeed starts", "ok", facts["deepspeed"]))
-    checks += _gpus(facts, has_driver)
-    for way in facts["all_reduce"]:
-        name = f"{way['backend']} all-reduce"
-        if way["error"]:
-            hint = "look at the interface that names lead to; network_interface of the profile, GLOO_SOCKET_IFNAME"
-            checks.append(Check(name, "fail", way["error"], hint))
-        else:
-            checks.append(
-                Check(
-                    name,
-                    "ok",
-                    f"right, {way['ranks']} processes, {way['gb_s']:.2f} GB/s over 16 MB",
-                )
-            )
-    return checks
+        gpus = [_no_gpus(facts, has_driver)]
+    return [ok("torch starts", started), deepspeed, *gpus, *map(_all_reduce, facts["all_reduce"])]
 
 
-def _gpus(facts: dict[str, Any], has_driver: bool) -> list[Check]:
+def _all_reduce(result: dict[str, Any]) -> Check:
+    name = f"{result['backend']} all-reduce"
+    if result["error"]:
+        hint = "check the network interface: network_interface in the profile, GLOO_SOCKET_IFNAME"
+        return fail(name, result["error"], hint)
+    found = f"correct, {result['ranks']} processes, {result['gb_s']:.2f} GB/s for 16 MB"
+    return ok(name, found)
+
+
+def _missing_gpus(facts: dict[str, Any]) -> Check | None:
+    """Fail if torch sees fewer GPUs than the job was given."""
     gave = given(os.environ)
-    # of MIG parts, CUDA shows one
-    if gave and len(facts["gpus"]) < (1 if "MIG" in gave else gave.count(",") + 1):
-        why = facts["cuda_error"] or f"it sees {len(facts['gpus'])}"
-        found = (
-            f"the job was given {gave}, and torch ({facts['built']}) cannot use all of them: {why}"
+    expected = len(gave.split(",")) if gave else 0
+    if "MIG" in gave:
+        expected = 1  # CUDA shows one MIG part
+    if len(facts["gpus"]) >= expected:
+        return None
+    problem = facts["cuda_error"] or f"it sees {len(facts['gpus'])}"
+    found = f"the job was given {gave}, and torch ({facts['built']}) cannot use all of them: "
+    found += problem
+    return fail("GPUs", found, f"{CUDA_BUILD}; DS_ACCELERATOR=cpu trains on the CPU")
+
+
+def _no_gpus(facts: dict[str, Any], has_driver: bool) -> Check:
+    if has_driver:
+        problem = facts["cuda_error"] or "it sees none"
+        found = f"there is a driver, but torch ({facts['built']}) can use no GPU: {problem}"
+        return warn("GPUs", found, f"in a job, ask for GPUs; otherwise {CUDA_BUILD}")
+    if given({**os.environ, "DS_ACCELERATOR": ""}):
+        found = "the job was given GPUs, but DS_ACCELERATOR=cpu: runs train on the CPU"
+        return warn("GPUs", found, "unset DS_ACCELERATOR if torch can use the GPUs")
+    return ok("GPUs", "none; the CPU can train small models")
+
+
+def _gpu_checks(facts: dict[str, Any]) -> list[Check]:
+    software = f"{facts['cuda']}, driver {facts['driver']}, NCCL {facts['nccl']}"
+    bf16 = ok("bf16", "all GPUs support it")
+    if not all(gpu["bf16"] for gpu in facts["gpus"]):
+        bf16 = warn(
+            "bf16", "not all GPUs support it", "use a DeepSpeed file without bf16 (ds_configs/)"
         )
-        hint = "install torch's CUDA build, or a newer driver; DS_ACCELERATOR=cpu trains on the CPU"
-        return [Check("GPUs", "fail", found, hint)]
-    if not facts["gpus"]:
-        if has_driver:
-            found = f"a driver is here, and torch ({facts['built']}) can use no GPU: {facts['cuda_error'] or 'none seen'}"
-            hint = (
-                "a job sees those it asked for; else install torch's CUDA build, or a newer driver"
-            )
-            return [Check("GPUs", "warn", found, hint)]
-        if given({**os.environ, "DS_ACCELERATOR": ""}):
-            found = "the job was given GPUs, and DS_ACCELERATOR=cpu: runs train on the CPU"
-            return [Check("GPUs", "warn", found, "unset DS_ACCELERATOR where torch can use them")]
-        return [Check("GPUs", "ok", "none here; CPUs train small models")]
-    checks = [
-        Check("CUDA", "ok", f"{facts['cuda']}, driver {facts['driver']}, NCCL {facts['nccl']}")
-    ]
-    for gpu in facts["gpus"]:
-        stated = next((gb for word, gb in CLASSES_GB_S.items() if word in gpu["name"]), None)
-        slow = stated and gpu["gb_s"] < SLOW_SHARE * stated
-        rate = f"{gpu['gb_s']:,.0f} GB/s copied" + (f" of {stated:,} stated" if stated else "")
-        found = f"{gpu['name']}, {gpu['free_gib']:.0f} of {gpu['total_gib']:.0f} GiB free, {rate}"
-        hint = "another process may use it, or it is throttled: nvidia-smi -q" if slow else ""
-        checks.append(Check(f"GPU {gpu['index']}", "warn" if slow else "ok", found, hint))
-    if all(gpu["bf16"] for gpu in facts["gpus"]):
-        checks.append(Check("bf16", "ok", "all GPUs have it"))
-    else:
-        checks.append(
-            Check(
-                "bf16",
-                "warn",
-                "not all GPUs have it",
-                "use a DeepSpeed file without bf16 (ds_configs/)",
-            )
-        )
-    return checks
+    return [ok("CUDA", software), *map(_gpu, facts["gpus"]), bf16]
+
+
+def _gpu(gpu: dict[str, Any]) -> Check:
+    name = f"GPU {gpu['index']}"
+    found = f"{gpu['name']}, {gpu['free_gib']:.0f} of {gpu['total_gib']:.0f} GiB free, "
+    found += f"{gpu['gb_s']:,.0f} GB/s copied"
+    expected = next((gb_s for word, gb_s in CLASSES_GB_S.items() if word in gpu["name"]), 0)
+    if expected:
+        found += f", data sheet {expected:,}"
+    if gpu["gb_s"] < SLOW_SHARE * expected:
+        return warn(name, found, "another process may use it, or it is throttled: nvidia-smi -q")
+    return ok(name, found)

@@ -1,4 +1,4 @@
-"""One line of a check-up, and how lines are printed."""
+"""Hold the results of checks, and print them."""
 
 import json
 import subprocess
@@ -11,12 +11,13 @@ from furnace_hpc.config.parsing.text_safety import printable
 
 Level = Literal["ok", "warn", "fail"]
 WIDTH, NAME_WIDTH = 80, 19
+INDENT = 2 + 4 + 2 + NAME_WIDTH + 1  # of the text: margin, level, gap, name, gap
 _COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found, and what to do about it; an ok line needs no fix."""
+    """The result of one check. `hint` says how to fix it, and is empty if it is ok."""
 
     name: str
     level: Level
@@ -24,30 +25,44 @@ class Check:
     hint: str = ""
 
 
+def ok(name: str, found: str) -> Check:
+    """A check that found no problem."""
+    return Check(name, "ok", found)
+
+
+def warn(name: str, found: str, hint: str) -> Check:
+    """A check that found something to improve."""
+    return Check(name, "warn", found, hint)
+
+
+def fail(name: str, found: str, hint: str) -> Check:
+    """A check that found a problem which stops runs."""
+    return Check(name, "fail", found, hint)
+
+
 @dataclass(frozen=True)
 class Section:
-    """Lines about one thing."""
+    """The checks of one subject."""
 
     title: str
     checks: tuple[Check, ...]
 
 
-def look(name: str, *ways: Callable[[], Check | list[Check]]) -> Section:
-    """Make a section; what cannot be looked at is a line of its own, and costs no other."""
+def run_checks(title: str, *functions: Callable[[], Check | list[Check]]) -> Section:
+    """Make a section of these checks. One that raises, or whose command hangs, is a warning."""
     checks: list[Check] = []
-    for way in ways:
+    for function in functions:
         try:
-            found = way()
-        # one that hangs, too
+            found = function()
         except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-            what = way.__name__.replace("_", " ") if hasattr(way, "__name__") else "a check"
-            found = Check(what, "warn", f"could not be looked at: {error}", "look at it by hand")
+            name = getattr(function, "__name__", "a check").replace("_", " ")
+            found = warn(name, f"not checked: {error}", "check it by hand")
         checks += found if isinstance(found, list) else [found]
-    return Section(name, tuple(checks))
+    return Section(title, tuple(checks))
 
 
 def page(sections: Sequence[Section], colour: bool) -> str:
-    """All sections, aligned, in 80 columns."""
+    """Format all sections, aligned, in 80 columns."""
     lines = []
     for section in sections:
         lines += ["", section.title]
@@ -57,47 +72,49 @@ def page(sections: Sequence[Section], colour: bool) -> str:
 
 
 def as_json(sections: Sequence[Section]) -> str:
-    """The same for programs."""
-    counts = count(sections)
-    return json.dumps(
-        {"worst": worst(sections), "counts": counts, "sections": [asdict(s) for s in sections]},
-        indent=1,
-    )
+    """Format all sections for programs."""
+    content = {
+        "worst": worst(sections),
+        "counts": count(sections),
+        "sections": [asdict(section) for section in sections],
+    }
+    return json.dumps(content, indent=1)
 
 
 def from_json(text: str, before: str = "") -> list[Section]:
-    """Sections that another `furnace doctor --json` has written."""
-    content = json.loads(text)
+    """Read the output of `furnace doctor --json`, with `before` in front of each title."""
     return [
         Section(before + section["title"], tuple(Check(**check) for check in section["checks"]))
-        for section in content["sections"]
+        for section in json.loads(text)["sections"]
     ]
 
 
 def count(sections: Iterable[Section]) -> dict[str, int]:
-    """How many lines there are of each level."""
+    """Count the checks of each level."""
     levels = [check.level for section in sections for check in section.checks]
     return {level: levels.count(level) for level in ("ok", "warn", "fail")}
 
 
 def worst(sections: Iterable[Section]) -> Level:
-    """The worst level of all lines."""
+    """The worst level of all checks."""
     counts = count(sections)
-    return "fail" if counts["fail"] else "warn" if counts["warn"] else "ok"
+    if counts["fail"]:
+        return "fail"
+    return "warn" if counts["warn"] else "ok"
 
 
 def _lines(check: Check, colour: bool) -> list[str]:
     level = f"{check.level:<4}"
     if colour:
         level = f"\x1b[{_COLOURS[check.level]}m{level}\x1b[0m"
-    indent = " " * (2 + 4 + 2 + NAME_WIDTH + 1)
-    rest = _wrapped(check.found) + (_wrapped(f"-> {check.hint}") if check.hint else [])
-    first = f"  {level}  {check.name:<{NAME_WIDTH}} {rest[0]}"
-    return [first.rstrip(), *(indent + line for line in rest[1:])]
+    texts = _wrapped(check.found)
+    if check.hint:
+        texts += _wrapped(f"-> {check.hint}")
+    first = f"  {level}  {check.name:<{NAME_WIDTH}} {texts[0]}"
+    return [first.rstrip(), *(" " * INDENT + text for text in texts[1:])]
 
 
 def _wrapped(text: str) -> list[str]:
-    width = WIDTH - (2 + 4 + 2 + NAME_WIDTH + 1)
-    return textwrap.wrap(
-        printable(" ".join(text.split())), width, break_on_hyphens=False, break_long_words=False
-    ) or [""]
+    line = printable(" ".join(text.split()))
+    width = WIDTH - INDENT
+    return textwrap.wrap(line, width, break_on_hyphens=False, break_long_words=False) or [""]

@@ -1,11 +1,11 @@
-"""Is this cluster as Furnace wants it? Each line says what follows for runs, and who can fix it."""
+"""Check Slurm's settings. Each line names the effect on runs, and who can change it."""
 
 import re
 import shutil
 from collections.abc import Callable
 
 from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.diagnostics.report import Check
+from furnace_hpc.diagnostics.report import Check, fail, ok, warn
 from furnace_hpc.diagnostics.slurm_info import NONE, SlurmFacts
 from furnace_hpc.diagnostics.slurm_partitions import ADMIN, each, gpu_flag, partitions, preemption
 from furnace_hpc.slurm.parsing import whole
@@ -16,31 +16,11 @@ FEW_JOBS, SHORT_KILL_S = 50, 10
 def slurm_checks(
     facts: SlurmFacts, profile: ClusterProfile | None
 ) -> list[Callable[[], Check | list[Check]]]:
-    """All checks of the controller's answers, for a profile's partitions or, without one, the default partition."""
+    """All checks of Slurm's settings, for the profile's partitions or the default partition."""
     parts, missing = facts.named(profile.partition if profile else None)
-
-    def controller() -> list[Check]:
-        name = facts.config.get("ClusterName", "unknown")
-        found = f"Slurm {facts.version[0]}.{facts.version[1]:02} answers, cluster {name}"
-        return [Check("controller", "ok", found), *unread(facts)]
-
-    def the_profile() -> Check:
-        if profile is None:
-            return Check(
-                "profile",
-                "warn",
-                "none has this cluster_name",
-                "furnace doctor --write-profile NAME",
-            )
-        return Check(
-            "profile",
-            "ok",
-            f"{profile.name}: a run gets {profile.nodes} x {profile.processes_per_node} ranks (nodes x ranks)",
-        )
-
     return [
-        controller,
-        the_profile,
+        lambda: controller(facts),
+        lambda: check_profile(profile),
         lambda: accounting(facts),
         lambda: limits(facts, profile),
         lambda: requeue(facts),
@@ -55,171 +35,141 @@ def slurm_checks(
     ]
 
 
+def controller(facts: SlurmFacts) -> list[Check]:
+    """The controller's version and cluster, and output lines that cannot be read."""
+    major, minor = facts.version
+    name = facts.config.get("ClusterName", "unknown")
+    answers = ok("controller", f"Slurm {major}.{minor:02} answers, cluster {name}")
+    if not facts.unread:
+        return [answers]
+    found = f"{len(facts.unread)} lines are skipped, for example {facts.unread[0][:40]!r}"
+    hint = "a banner, or a wrapper of Slurm's commands: turn it off for scripts"
+    return [answers, warn("other lines", found, hint)]
+
+
+def check_profile(profile: ClusterProfile | None) -> Check:
+    """The profile that a submission would use."""
+    if profile is None:
+        hint = "write one: `furnace doctor --write-profile NAME`"
+        return warn("profile", "no profile has this cluster_name", hint)
+    ranks = f"{profile.nodes} x {profile.processes_per_node} ranks (nodes x ranks)"
+    return ok("profile", f"{profile.name}: a run gets {ranks}")
+
+
 def accounting(facts: SlurmFacts) -> list[Check]:
-    """Why a job was killed is known to the accounting alone, minutes later."""
+    """Minutes after a job has ended, only the accounting has the reason."""
     kind = facts.config.get("AccountingStorageType", "")
     if kind != "accounting_storage/slurmdbd":
-        found = f"off ({kind or 'unknown'}): why a killed job ended is known for MinJobAge only, and budgets not at all"
-        return [Check("accounting", "warn", found, f"{ADMIN} for slurmdbd; runs work without it")]
-    checks = [Check("accounting", "ok", "slurmdbd")]
+        found = (
+            f"off ({kind or 'unknown'}): the reason of a killed job is known for MinJobAge only, "
+            "and your job limits are not known"
+        )
+        return [warn("accounting", found, f"{ADMIN} for slurmdbd; runs work without it")]
+    checks = [ok("accounting", "slurmdbd")]
     names = list(dict.fromkeys(one.account for one in facts.associations))
     if names:
-        checks.append(
-            Check(
-                "accounts",
-                "ok",
-                f"you may charge {', '.join(names[:4])}{', ...' if names[4:] else ''}",
-            )
-        )
+        more = ", ..." * (len(names) > 4)
+        checks.append(ok("accounts", f"you may charge {', '.join(names[:4])}{more}"))
     elif "associations" in facts.config.get("AccountingStorageEnforce", ""):
         hint = f"{ADMIN} for an account (sacctmgr show assoc user=$USER is empty)"
-        checks.append(Check("accounts", "fail", "you have none, and Slurm wants one", hint))
+        checks.append(fail("accounts", "you have none, and Slurm requires one", hint))
     return checks
 
 
 def limits(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Check]:
-    """What one array, and one user, may have."""
-    said = facts.config.get("MaxArraySize", "")
-    size = whole(said)
-    if size is None:
-        arrays = Check(
-            "MaxArraySize",
-            "warn",
-            "Slurm does not say; 1001 is taken for it",
-            "max_array_size of the profile",
-        )
-    elif size < 2:
-        arrays = Check(
-            "MaxArraySize", "fail", f"{said}: job arrays are off", f"{ADMIN}; grids are arrays"
-        )
-    else:
-        arrays = Check(
-            "MaxArraySize", "ok", f"{said}: larger grids go in several arrays by themselves"
-        )
+    """The largest array, and the most jobs of a user."""
     most = (profile.max_submit_jobs if profile else None) or facts.submit_limit
+    return [_array_limit(facts.config.get("MaxArraySize", "")), _job_limit(most)]
+
+
+def _array_limit(text: str) -> Check:
+    name, size = "MaxArraySize", whole(text)
+    if size is None:
+        hint = "set max_array_size in the profile"
+        return warn(name, "not in Slurm's settings; 1001 is assumed", hint)
+    if size < 2:
+        return fail(name, f"{text}: job arrays are off", f"{ADMIN}; grids need arrays")
+    return ok(name, f"{text}: larger grids are split into several arrays")
+
+
+def _job_limit(most: int | None) -> Check:
+    name = "jobs at a time"
     if most is None:
-        return [arrays, Check("jobs at a time", "ok", "no limit is seen")]
+        return ok(name, "no limit is visible")
     if most < 3:
-        hint = f"{ADMIN}: an array of one, its follow-up job and this one are three"
-        return [arrays, Check("jobs at a time", "fail", f"at most {most}", hint)]
-    found = f"at most {most:,}: larger grids go in waves by themselves"
+        hint = f"{ADMIN}: an array of one, its follow-up job and this job are three"
+        return fail(name, f"at most {most}", hint)
+    found = f"at most {most:,}: larger grids are submitted in waves"
     if most < FEW_JOBS:
-        return [
-            arrays,
-            Check(
-                "jobs at a time",
-                "warn",
-                found,
-                "waves are small, and each waits for the one before",
-            ),
-        ]
-    return [arrays, Check("jobs at a time", "ok", found)]
+        return warn(name, found, "waves are small, and each waits for the one before")
+    return ok(name, found)
 
 
 def requeue(facts: SlurmFacts) -> Check:
-    """A node that dies gives its jobs back."""
+    """Whether jobs are requeued after a node failure."""
     if facts.config.get("JobRequeue") == "1":
-        return Check("JobRequeue", "ok", "1: jobs of a node that dies start again")
-    found = "0: jobs are not requeued unless they ask; Furnace's do (--requeue)"
-    return Check(
-        "JobRequeue",
-        "warn",
-        found,
-        "if `furnace drill` shows that they are not: retries of the profile",
-    )
-
-
-def unread(facts: SlurmFacts) -> list[Check]:
-    """What Slurm's commands print beside their answers."""
-    if not facts.unread:
-        return []
-    found = f"{len(facts.unread)} lines are skipped, for example {facts.unread[0][:40]!r}"
-    return [
-        Check(
-            "other lines",
-            "warn",
-            found,
-            "a banner, or a command in front of Slurm's own: quiet it for scripts",
-        )
-    ]
+        return ok("JobRequeue", "1: jobs start again after a node failure")
+    found = "0: only jobs that ask for it are requeued; Furnace's do (--requeue)"
+    hint = "run `furnace drill`; if jobs are not requeued, raise retries in the profile"
+    return warn("JobRequeue", found, hint)
 
 
 def kill_wait(facts: SlurmFacts) -> Check:
-    """Between SIGTERM and SIGKILL at the time limit."""
-    said = facts.config.get("KillWait", "")
-    digits = re.match(r"[0-9]{1,9}", said)
-    seconds = int(digits[0]) if digits else 0
-    if seconds < SHORT_KILL_S:
-        found = f"{said or 'unknown'} from SIGTERM to SIGKILL: too short to save; runs save at signal_delay_s before"
-        return Check(
-            "KillWait", "warn", found, "keep signal_delay_s well above the time of a checkpoint"
-        )
-    return Check("KillWait", "ok", f"{said} from SIGTERM to SIGKILL")
+    """The time between SIGTERM and SIGKILL at the time limit."""
+    text = facts.config.get("KillWait", "")
+    digits = re.match(r"[0-9]{1,9}", text)
+    found = f"{text or 'unknown'} from SIGTERM to SIGKILL"
+    if digits and int(digits[0]) >= SHORT_KILL_S:
+        return ok("KillWait", found)
+    found += ", too short to save; runs save signal_delay_s before the limit"
+    hint = "keep signal_delay_s well above the time of a checkpoint"
+    return warn("KillWait", found, hint)
 
 
 def cpus(facts: SlurmFacts, profile: ClusterProfile | None) -> Check:
-    """Whether srun hands a job's cores on to its steps."""
-    does = not (22, 5) <= facts.version < (23, 11)
-    found = (
-        "srun inherits them"
-        if does
-        else "srun of 22.05 to 23.02 does not inherit them; Furnace gives them to it"
-    )
+    """Whether srun passes a job's cores on to its steps."""
+    name, found = "cpus-per-task", "srun inherits them"
+    if (22, 5) <= facts.version < (23, 11):
+        found = "srun of 22.05 to 23.02 does not inherit them; Furnace passes them on"
     if profile and profile.cpus_per_task is None:
-        return Check(
-            "cpus-per-task",
-            "warn",
-            f"{found}; the profile has none: a rank may get one core",
-            "set cpus_per_task",
-        )
-    return Check("cpus-per-task", "ok", found)
+        found += "; the profile sets none: a rank may get one core"
+        return warn(name, found, "set cpus_per_task in the profile")
+    return ok(name, found)
 
 
 def tracking(facts: SlurmFacts) -> list[Check]:
-    """Whether processes are found again, and kept on their cores."""
+    """Whether Slurm kills all processes of a job, and binds them to their cores."""
     kind, tasks = facts.config.get("ProctrackType", ""), facts.config.get("TaskPlugin", "")
-    checks = [Check("ProctrackType", "ok", kind)]
+    processes = ok("ProctrackType", kind)
     if "cgroup" not in kind:
-        found = f"{kind}: processes that leave their session outlive the job"
-        checks = [Check("ProctrackType", "warn", found, f"{ADMIN} for proctrack/cgroup")]
+        found = f"{kind}: processes that leave their session survive the job"
+        processes = warn("ProctrackType", found, f"{ADMIN} for proctrack/cgroup")
     if "affinity" in tasks or "cgroup" in tasks:
-        return [*checks, Check("TaskPlugin", "ok", tasks)]
-    found = f"{tasks or 'none'}: jobs are not kept to their own cores and GPUs"
-    return [
-        *checks,
-        Check(
-            "TaskPlugin",
-            "warn",
-            found,
-            f"{ADMIN} for task/cgroup,task/affinity; or take whole nodes",
-        ),
-    ]
+        return [processes, ok("TaskPlugin", tasks)]
+    found = f"{tasks or 'none'}: jobs can use cores and GPUs of other jobs"
+    hint = f"{ADMIN} for task/cgroup,task/affinity; or take whole nodes"
+    return [processes, warn("TaskPlugin", found, hint)]
 
 
 def containers(facts: SlurmFacts) -> Check:
-    """What could hold a Python that nodes lack."""
-    found = [
-        name for name in ("apptainer", "singularity", "podman", "enroot") if shutil.which(name)
-    ]
-    found += ["pyxis (srun --container-image)"] if facts.has_pyxis else []
-    return Check("containers", "ok", ", ".join(found) or "none here; Furnace needs none")
+    """Container tools, which can provide a Python that the nodes lack."""
+    tools = ("apptainer", "singularity", "podman", "enroot")
+    found = [tool for tool in tools if shutil.which(tool)]
+    if facts.has_pyxis:
+        found.append("pyxis (srun --container-image)")
+    return ok("containers", ", ".join(found) or "none; Furnace needs none")
 
 
 def privacy(facts: SlurmFacts) -> Check:
-    """Who can see what a job was given."""
-    stored = [
-        word
-        for word in ("job_env", "job_script")
-        if word in facts.config.get("AccountingStoreFlags", "").lower()
-    ]
-    private = facts.config.get("PrivateData", "none")
+    """Who can read the environment and script of a job."""
+    flags = facts.config.get("AccountingStoreFlags", "").lower()
+    stored = [part for part in ("env", "script") if f"job_{part}" in flags]
     if stored:
-        found = f"the accounting keeps every job's {' and '.join(word[4:] for word in stored)}"
+        found = f"the accounting keeps every job's {' and '.join(stored)}"
         hint = "keep tokens in files of mode 0600, not in the environment or the profile's setup"
-        return Check("privacy", "warn", found, hint)
-    seen = (
-        "names and comments of jobs are seen by all"
-        if private.lower() in NONE
-        else f"PrivateData {private}"
-    )
-    return Check("privacy", "ok", f"{seen}; Furnace puts no secret there")
+        return warn("privacy", found, hint)
+    private = facts.config.get("PrivateData", "none")
+    found = f"PrivateData {private}"
+    if private.lower() in NONE:
+        found = "all users can see names and comments of jobs"
+    return ok("privacy", f"{found}; Furnace puts no secrets there")

@@ -1,4 +1,4 @@
-"""What Slurm says of itself: its commands' outputs, parsed. Asked once each; what does not answer is empty."""
+"""Read Slurm's settings, partitions, nodes and accounts. Each command runs once."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ COMMANDS = {
 ASSOCIATION = "Account,Partition,QOS,DefaultQOS,MaxJobs,MaxSubmitJobs,GrpSubmitJobs"
 ASSOCIATED = (PLAIN,) * 7
 NODE = (r"[^|]+", r"[^|]+", r"[A-Za-z]\S*", r"[0-9]+\+?", r"[0-9]+\+?", PLAIN)
-_OUT = re.compile(
+_UNUSABLE = re.compile(
     r"(down|drain|drng|fail|maint|boot|unk|inval|planned_down|no_respond|future|futr)",
     re.IGNORECASE,
 )
@@ -37,7 +37,7 @@ class Association:
 
 @dataclass(frozen=True)
 class SlurmFacts:
-    """All that was learnt."""
+    """Slurm's settings, partitions and accounts."""
 
     version: tuple[int, int]
     config: dict[str, str]
@@ -45,123 +45,126 @@ class SlurmFacts:
     associations: tuple[Association, ...] = ()
     submit_limit: int | None = None
     has_pyxis: bool = False
+    # sbatch flag for GPUs -> problem by `sbatch --test-only`; empty if it is accepted
     gpu_flags: dict[str, str] = field(default_factory=dict)
-    """A way to ask for a GPU -> what `sbatch --test-only` has against it; nothing: it takes it."""
+    # output lines that cannot be read, such as a banner
     unread: tuple[str, ...] = ()
-    """Lines of the answers that fit nothing, such as a banner."""
 
     def named(self, names: str | None) -> tuple[list[Partition], list[str]]:
-        """The partitions of a comma-separated list, or the default one; and the names that are no partition's."""
-        wanted = list(
-            dict.fromkeys(name.strip() for name in (names or "").split(",") if name.strip())
-        )
+        """Find the partitions of a comma-separated list, and its unknown names.
+
+        An empty list means the default partition.
+        """
+        stripped = [name.strip() for name in (names or "").split(",")]
+        wanted = list(dict.fromkeys(filter(None, stripped)))
         if not wanted:
             return [part for part in self.partitions if part.is_default][:1], []
         known = {part.name: part for part in self.partitions}
-        return [known[name] for name in wanted if name in known], [
-            name for name in wanted if name not in known
-        ]
+        found = [known[name] for name in wanted if name in known]
+        return found, [name for name in wanted if name not in known]
 
 
 def ask(account: str | None = None, qos: str | None = None) -> SlurmFacts | None:
-    """Ask everything at once; None when the controller does not answer."""
-    if not (config := client.configuration()):
+    """Run all commands at the same time. None if the controller does not answer."""
+    config = client.configuration()
+    if not config:
         return None
-    user = client.user_name()
-    more = {"associations": (f"user={user}", f"format={ASSOCIATION}")}
-    with ThreadPoolExecutor(len(COMMANDS)) as pool:
-        said = {
-            name: pool.submit(_said, *command, *more.get(name, ()))
-            for name, command in COMMANDS.items()
-        }
+    commands = dict(COMMANDS)
+    commands["associations"] += (f"user={client.user_name()}", f"format={ASSOCIATION}")
+    with ThreadPoolExecutor(len(commands) + 1) as pool:
         limit = pool.submit(client.submit_limit, account, qos)
-        text = {name: answer.result() for name, answer in said.items()}
-        return SlurmFacts(
-            read_version(text["version"]),
-            config,
-            read_partitions(text["partitions"], text["nodes"]),
-            read_associations(text["associations"]),
-            limit.result(),
-            "--container-image" in text["srun"],
-            unread=(
-                *read_table(text["nodes"], NODE).others,
-                *(
-                    line
-                    for line in text["partitions"].split("\n")
-                    if line.strip() and "PartitionName=" not in line
-                ),
-                *read_table(text["associations"], ASSOCIATED).others,
-            ),
-        )
+        outputs = pool.map(lambda command: _output(*command), commands.values())
+        text = dict(zip(commands, outputs, strict=True))
+        submit_limit = limit.result()
+    return SlurmFacts(
+        read_version(text["version"]),
+        config,
+        read_partitions(text["partitions"], text["nodes"]),
+        read_associations(text["associations"]),
+        submit_limit,
+        "--container-image" in text["srun"],
+        unread=(
+            *read_table(text["nodes"], NODE).others,
+            *_other_lines(text["partitions"]),
+            *read_table(text["associations"], ASSOCIATED).others,
+        ),
+    )
 
 
 def try_gpu_flags(partition: str, gpus: int, gpu_type: str, account: str | None) -> dict[str, str]:
-    """What `sbatch --test-only` has against each way to ask for GPUs."""
-    typed = f"{gpu_type}:{gpus}" if gpu_type else str(gpus)
-    ways = {
-        "gpus_per_node": f"--gpus-per-node={typed}",
-        "gres": f"--gres=gpu:{typed}",
-        "gpus_per_task": f"--gpus-per-task={f'{gpu_type}:1' if gpu_type else '1'}",
+    """Try each sbatch flag for GPUs with --test-only. Returns the problem of each flag."""
+    prefix = gpu_type and f"{gpu_type}:"
+    flags = {
+        "gpus_per_node": f"--gpus-per-node={prefix}{gpus}",
+        "gres": f"--gres=gpu:{prefix}{gpus}",
+        "gpus_per_task": f"--gpus-per-task={prefix}1",
     }
     head = f"#!/bin/sh\n#SBATCH --partition={partition}\n#SBATCH --ntasks=1\n#SBATCH --time=1\n"
-    head += f"#SBATCH --account={account}\n" if account else ""
-    with ThreadPoolExecutor(len(ways)) as pool:
-        answers = {
-            way: pool.submit(client.test_only, f"{head}#SBATCH {flag}\ntrue\n")
-            for way, flag in ways.items()
-        }
-    return {
-        way: "" if (said := answer.result()).ok else said.error for way, answer in answers.items()
-    }
+    if account:
+        head += f"#SBATCH --account={account}\n"
+    scripts = [f"{head}#SBATCH {flag}\ntrue\n" for flag in flags.values()]
+    with ThreadPoolExecutor(len(flags)) as pool:
+        answers = pool.map(client.test_only, scripts)
+    errors = ("" if answer.ok else answer.error for answer in answers)
+    return dict(zip(flags, errors, strict=True))
 
 
 def read_version(text: str) -> tuple[int, int]:
-    """`slurm 23.11.4`, `slurm-wlm 22.05.8`."""
+    """Read `slurm 23.11.4` or `slurm-wlm 22.05.8`. (0, 0) for other text."""
     found = re.search(r"slurm\S* +([0-9]{1,4})\.([0-9]{1,4})", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    if not found:
+        return 0, 0
+    return int(found[1]), int(found[2])
 
 
 def read_partitions(partitions: str, nodes: str) -> tuple[Partition, ...]:
-    """Of `scontrol show partition --oneliner`, and `sinfo --Node` of name|partition|state|cpus|memory|gres."""
+    """Read partitions and their nodes.
+
+    Args:
+        partitions: output of `scontrol show partition --oneliner`.
+        nodes: output of `sinfo --Node` with the fields name, partition, state, cores, MB, GRES.
+    """
     rows = read_table(nodes, NODE).rows
     found = []
     for line in partitions.split("\n"):
         pairs = dict(re.findall(r"(\w+)=(\S*)", line))
-        if not (name := pairs.get("PartitionName")):
+        name = pairs.get("PartitionName")
+        if not name:
             continue
-        mine = [fields for fields in rows if fields[1].removesuffix("*") == name]
         kinds = node_kinds(
-            (not _OUT.match(state), whole(cpus) or 0, whole(memory) or 0, gpus(gres))
-            for _, _, state, cpus, memory, gres in mine
+            (not _UNUSABLE.match(state), whole(cpus) or 0, whole(memory) or 0, gpus(gres))
+            for _, partition, state, cpus, memory, gres in rows
+            if partition.removesuffix("*") == name
         )
-        grace_s = whole(pairs.get("GraceTime", "")) or 0
-        limit, mode = minutes(pairs.get("MaxTime", "")), pairs.get("PreemptMode", "")
-        is_up = pairs.get("State") == "UP"
-        found.append(
-            Partition(name, pairs.get("Default") == "YES", is_up, limit, grace_s, mode, kinds)
+        part = Partition(
+            name,
+            is_default=pairs.get("Default") == "YES",
+            is_up=pairs.get("State") == "UP",
+            max_min=minutes(pairs.get("MaxTime", "")),
+            grace_s=whole(pairs.get("GraceTime", "")) or 0,
+            preempt_mode=pairs.get("PreemptMode", ""),
+            kinds=kinds,
         )
+        found.append(part)
     return tuple(found)
 
 
-def read_gpus(gres: str) -> tuple[int, str]:
-    """(number, type) of the GPUs that a node has most of; no type where there is none."""
-    kind, number = max(gpus(gres).items(), key=lambda one: one[1], default=("", 0))
-    return number, kind
+def _other_lines(partitions: str) -> list[str]:
+    lines = [line for line in partitions.split("\n") if line.strip()]
+    return [line for line in lines if "PartitionName=" not in line]
 
 
 def read_associations(text: str) -> tuple[Association, ...]:
-    """Of `sacctmgr show assoc` with ASSOCIATION's fields."""
-    rows = read_table(text, ASSOCIATED).rows
-    limits = [
-        [most for value in fields[5:7] if (most := whole(value)) is not None] for fields in rows
-    ]
-    return tuple(
-        Association(fields[0], min(of, default=None))
-        for fields, of in zip(rows, limits, strict=True)
-    )
+    """Read `sacctmgr show assoc` with the fields of ASSOCIATION."""
+    found = []
+    for account, *_, most, most_of_group in read_table(text, ASSOCIATED).rows:
+        limits = [limit for limit in map(whole, (most, most_of_group)) if limit is not None]
+        found.append(Association(account, min(limits, default=None)))
+    return tuple(found)
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
+    """The command's output. Empty if it fails."""
     try:
         return client.run_checked(*command)
     except UnavailableError:

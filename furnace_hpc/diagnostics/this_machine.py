@@ -1,4 +1,4 @@
-"""This machine without torch: Python, versions, locale, the hub's cache, limits."""
+"""Check this machine without loading torch: Python, versions, locale, model cache and limits."""
 
 import locale
 import os
@@ -13,111 +13,80 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from furnace_hpc.config.parsing.lookup import PACKAGE
-from furnace_hpc.diagnostics.report import Check
+from furnace_hpc.diagnostics.report import Check, fail, ok, warn
 
 OLDEST = (3, 11)
 HOST_OLDEST = (3, 6)  # of the node's own python3, which runs host/batch.py
 SHOWN = 4
-SAFE_TORCH = (2, 10)  # CVE-2026-24747 beats weights_only before it, CVE-2025-32434 before 2.6
+SAFE_TORCH = (2, 10)  # before it weights_only can be bypassed: CVE-2026-24747, CVE-2025-32434
+FEW_FILES, ENOUGH_FILES = 1024, 4096
 
 
 def python() -> Check:
-    """The Python that runs this, which ranks get too."""
+    """The Python of this command and of the ranks."""
     found = f"{platform.python_version()}, {sys.executable}"
     if sys.version_info[:2] < OLDEST:
-        return Check(
-            "Python",
-            "fail",
-            found,
-            "Furnace needs Python 3.11 or newer: make the environment anew with one",
-        )
-    return Check("Python", "ok", found)
+        hint = "Furnace needs Python 3.11 or newer: create a new environment with it"
+        return fail("Python", found, hint)
+    return ok("Python", found)
 
 
 def host_python() -> Check:
-    """The `python3` on PATH: batch scripts begin and end attempts with it."""
+    """The `python3` on PATH, with which batch scripts start and end attempts."""
+    name = "python3 of the host"
     place = shutil.which("python3")
     if place is None:
-        return Check(
-            "python3 of the host",
-            "fail",
-            "not on PATH",
-            "batch scripts need a python3: module load one",
-        )
-    said = _says(place, "-I", "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
-    numbers = tuple(int(part) for part in re.findall(r"\d+", said))
-    if numbers < HOST_OLDEST:
-        return Check(
-            "python3 of the host",
-            "fail",
-            f"{said or 'does not answer'}, {place}",
-            "3.6 or newer is needed",
-        )
-    return Check("python3 of the host", "ok", f"{said}, {place}")
+        return fail(name, "not on PATH", "batch scripts need a python3: module load one")
+    text = _output(place, "-I", "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
+    if _numbers(text) < HOST_OLDEST:
+        return fail(name, f"{text or 'does not start'}, {place}", "3.6 or newer is needed")
+    return ok(name, f"{text}, {place}")
 
 
 def versions() -> list[Check]:
-    """What is installed, against what the tests ran with."""
-    return [_torch(), _pins(), _needed()]
+    """Installed packages, compared with those of the tests."""
+    return [_torch(), _pins(), _dependencies()]
 
 
 def _torch() -> Check:
-    try:
-        found = version("torch")
-    except PackageNotFoundError:
-        return Check(
-            "torch", "fail", "not installed", "pip install furnace-hpc --constraint constraints.txt"
-        )
-    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
-    if numbers < SAFE_TORCH:
-        return Check(
-            "torch",
-            "fail",
-            f"{found}: weights_only can be got round before 2.10",
-            "install the pinned one",
-        )
-    return Check("torch", "ok", found)
+    found = _version("torch")
+    if found is None:
+        hint = "pip install furnace-hpc --constraint constraints.txt"
+        return fail("torch", "not installed", hint)
+    if _numbers(found) < SAFE_TORCH:
+        found += ": before 2.10 a checkpoint file can run code in spite of weights_only"
+        return fail("torch", found, "install the pinned version (constraints.txt)")
+    return ok("torch", found)
 
 
 def _pins() -> Check:
-    file = next(
-        (
-            p
-            for p in (PACKAGE.parent / "constraints.txt", PACKAGE / "_shipped/constraints.txt")
-            if p.exists()
-        ),
-        None,
-    )
+    name = "pinned versions"
+    places = (PACKAGE.parent / "constraints.txt", PACKAGE / "_shipped/constraints.txt")
+    file = next((place for place in places if place.exists()), None)
     if file is None:
-        return Check(
-            "pinned versions",
-            "warn",
-            "constraints.txt is not here",
-            "compare with the repository's by hand",
-        )
+        hint = "compare your versions with the repository's file"
+        return warn(name, "constraints.txt is missing", hint)
     differing, same = differences(file.read_text(encoding="utf-8"))
-    if differing:
-        more = f", and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-        found = (
-            f"{len(differing)} differ from constraints.txt: {', '.join(differing[:SHOWN])}{more}"
-        )
-        return Check(
-            "pinned versions", "warn", found, f"pip install --constraint {file.name} furnace-hpc"
-        )
-    return Check("pinned versions", "ok", f"{same} packages are as constraints.txt says")
+    if not differing:
+        return ok(name, f"{same} packages are as in constraints.txt")
+    found = f"{len(differing)} differ from constraints.txt: {', '.join(differing[:SHOWN])}"
+    if len(differing) > SHOWN:
+        found += f", and {len(differing) - SHOWN} more"
+    return warn(name, found, f"pip install --constraint {file.name} furnace-hpc")
 
 
 def differences(constraints: str) -> tuple[list[str], int]:
-    """Installed packages that differ from `name==version` lines, and how many are the same."""
+    """Compare installed packages with `name==version` lines.
+
+    Returns those that differ, and the number of equal ones. Packages that are not installed belong
+    to extras.
+    """
     differing, same = [], 0
     for line in constraints.splitlines():
-        name, equal, wanted = line.partition("#")[0].strip().partition("==")
-        if not equal:
+        name, _, wanted = line.partition("#")[0].strip().partition("==")
+        found = _version(name) if wanted else None
+        if found is None:
             continue
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            continue  # of an extra
         if found.partition("+")[0] == wanted:
             same += 1
         else:
@@ -125,98 +94,96 @@ def differences(constraints: str) -> tuple[list[str], int]:
     return differing, same
 
 
-def _needed() -> Check:
-    missing = []
-    for line in requires("furnace-hpc") or []:
-        name = re.match(r"[A-Za-z0-9._-]+", line)
-        if name and "extra ==" not in line:
-            try:
-                version(name[0])
-            except PackageNotFoundError:
-                missing.append(name[0])
+def _dependencies() -> Check:
+    lines = [line for line in requires("furnace-hpc") or [] if "extra ==" not in line]
+    names = [name[0] for line in lines if (name := re.match(r"[A-Za-z0-9._-]+", line))]
+    missing = [name for name in names if _version(name) is None]
     if missing:
-        return Check(
-            "dependencies",
-            "fail",
-            f"not installed: {', '.join(missing)}",
-            f"pip install {' '.join(missing)}",
-        )
-    return Check("dependencies", "ok", "all there")
+        found, hint = f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}"
+        return fail("dependencies", found, hint)
+    return ok("dependencies", "all installed")
 
 
 def text_encoding() -> Check:
-    """Names and logs are UTF-8."""
-    asked = next(
-        (f"{n}={os.environ[n]}" for n in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(n)),
-        "none set",
-    )
-    hint, before = "export LC_ALL=C.UTF-8", locale.setlocale(locale.LC_ALL)
+    """Names of files and logs must be UTF-8."""
+    name, hint = "locale", "export LC_ALL=C.UTF-8"
+    found = "none set"
+    for variable in ("LANG", "LC_CTYPE", "LC_ALL"):  # the last one that is set counts
+        if os.environ.get(variable):
+            found = f"{variable}={os.environ[variable]}"
+    before = locale.setlocale(locale.LC_ALL)
     try:
         locale.setlocale(locale.LC_ALL, "")
     except locale.Error:
-        return Check("locale", "warn", f"{asked}: this machine does not have it", hint)
+        return warn(name, f"{found}: this machine does not have it", hint)
     finally:
         locale.setlocale(locale.LC_ALL, before)
     encoding = sys.getfilesystemencoding()
     if encoding.lower() != "utf-8":
-        return Check("locale", "warn", f"{asked}: files are named in {encoding}", hint)
-    return Check("locale", "ok", f"{asked}, UTF-8")
+        return warn(name, f"{found}: names of files are in {encoding}", hint)
+    return ok(name, f"{found}, UTF-8")
 
 
 def hub_cache() -> list[Check]:
-    """Pretrained weights come from the hub's cache where nodes have no network."""
+    """The cache of Hugging Face's hub, from which nodes without network load pretrained weights."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    names = (
-        sorted(path.name[8:].replace("--", "/") for path in cache.glob("models--*"))
-        if cache.is_dir()
-        else []
-    )
-    shown = f": {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}" if names else ""
-    found = f"{len(names)} models in {cache}{shown}"
-    offline = os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True", "ON", "YES")
-    checks = [
-        Check(
-            "hub cache", "ok", f"{found}{', offline' if offline else ''}; random weights need none"
-        )
-    ]
-    if offline and not names:
-        hint = "fetch them on a machine with network, or train from random weights or a folder"
-        checks = [Check("hub cache", "warn", f"{found}, and HF_HUB_OFFLINE is set", hint)]
+    checks = [_cached_models(Path(os.environ.get("HF_HUB_CACHE") or home / "hub"))]
     token = home / "token"
     if token.exists() and token.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        checks.append(
-            Check("hub token", "warn", f"{token} can be read by others", f"chmod 600 {token}")
-        )
+        checks.append(warn("hub token", f"others can read {token}", f"chmod 600 {token}"))
     return checks
 
 
+def _cached_models(cache: Path) -> Check:
+    folders = sorted(cache.glob("models--*"))
+    names = [path.name.removeprefix("models--").replace("--", "/") for path in folders]
+    found = f"{len(names)} models in {cache}"
+    if names:
+        found += f": {', '.join(names[:SHOWN])}"
+    if len(names) > SHOWN:
+        found += ", ..."
+    is_offline = os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True", "ON", "YES")
+    if is_offline and not names:
+        hint = "fetch models on a machine with network, or train from random weights or a folder"
+        return warn("hub cache", f"{found}, and HF_HUB_OFFLINE is set", hint)
+    if is_offline:
+        found += ", offline"
+    return ok("hub cache", f"{found}; random weights need none")
+
+
 def open_files() -> Check:
-    """Columns, shards and sockets of a rank are a few hundred."""
+    """A rank opens a few hundred files and sockets."""
+    name = "open files"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < 1024:
-        return Check(
-            "open files",
-            "warn",
-            f"at most {soft}",
-            f"ulimit -n {min(4096, hard) if hard > 0 else 4096}",
-        )
-    return Check(
-        "open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft:,}"
-    )
+    if soft == resource.RLIM_INFINITY:
+        return ok(name, "no limit")
+    if soft >= FEW_FILES:
+        return ok(name, f"at most {soft:,}")
+    if hard == resource.RLIM_INFINITY:
+        hard = ENOUGH_FILES
+    return warn(name, f"at most {soft}", f"ulimit -n {min(ENOUGH_FILES, hard)}")
 
 
 def cores() -> Check:
-    """What this process may use."""
-    may, there = len(os.sched_getaffinity(0)), os.cpu_count() or 0
-    return Check("cores", "ok", f"{may} of {there}; {_memory_gib():.0f} GiB of memory")
+    """Cores and memory that this process may use."""
+    usable, all_ = len(os.sched_getaffinity(0)), os.cpu_count() or 0
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return ok("cores", f"{usable} of {all_}; {memory_gib:.0f} GiB of memory")
 
 
-def _memory_gib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
-def _says(*command: str) -> str:
+def _numbers(text: str) -> tuple[int, ...]:
+    """Major and minor version."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
+def _output(*command: str) -> str:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=20, check=False

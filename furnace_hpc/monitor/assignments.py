@@ -76,8 +76,8 @@ def _of_arrays(submission: Submission) -> dict[str, JobAssignment]:
 
 def _follow_up(submission: Submission) -> str:
     """Id of the submission's newest follow-up job. Empty if there is none."""
-    ids = [one.job_id for one in submission.sent() if one.kind == "follow-up" and one.job_id]
-    return ids[-1] if ids else ""
+    ids = (one.job_id for one in reversed(submission.sent()) if one.kind == "follow-up")
+    return next(filter(None, ids), "")
 
 
 @cached_by_stat(lambda submission: [submission / "profile.json"])

@@ -121,19 +121,19 @@ _NO_REASON = ("", "none", "noneassigned", "null", "unknown", "n/a")
 _HELD_AFTER_REQUEUE = ("jobrequeuedinheldstate", "launchfailedrequeuedheld")
 # Reasons of a waiting job that need an action, without spaces and underscores.
 _NEVER_STARTS = {
-    "dependencyneversatisfied": "it will never run, cancel it",
+    "dependencyneversatisfied": "it will never run; cancel it",
     "partitiontimelimit": (
-        "its time limit is above the partition's: lower resources.timeout_min, cancel it and submit"
+        "its time limit is above the partition's; lower resources.timeout_min, cancel it and submit"
     ),
     "partitionnodelimit": (
-        "it asks for more nodes than the partition allows: lower nodes, cancel it and submit"
+        "it asks for more nodes than the partition allows; lower nodes, cancel it and submit"
     ),
-    "partitiondown": "the partition is down: wait for the site",
-    "partitioninactive": "the partition is inactive: wait for the site",
-    "badconstraints": "no node can satisfy it: fix the profile, cancel it and submit",
-    "jobhelduser": f"it is held: {_RELEASE}",
-    "jobheldadmin": "it is held by an administrator: ask the site",
-    "jobholdmaxrequeue": f"it was requeued too often and is held: find the cause, then {_RELEASE}",
+    "partitiondown": "the partition is down; wait for the site",
+    "partitioninactive": "the partition is inactive; wait for the site",
+    "badconstraints": "no node can satisfy it; fix the profile, cancel it and submit",
+    "jobhelduser": f"it is held; {_RELEASE}",
+    "jobheldadmin": "it is held by an administrator; ask the site",
+    "jobholdmaxrequeue": f"it was requeued too often and is held; find the cause, then {_RELEASE}",
 }
 
 

@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from furnace_hpc.slurm.ranges import array_elements
+from furnace_hpc.slurm.nodelist import array_elements
 
 NUMBER, ANY, PLAIN = r"[0-9]+", r".*", r"[^|]*"
 STATE = r"[A-Za-z][A-Za-z_+,]*( by \S+)?"

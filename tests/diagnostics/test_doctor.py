@@ -1,4 +1,4 @@
-"""What `furnace doctor` says of a cluster: Slurm's real outputs parsed, each fault planted, and the profile."""
+"""Checks of Slurm's settings: real outputs, each problem on its own, and the written profile."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +9,11 @@ from furnace_hpc.config.cluster import ClusterProfile, load_profile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.diagnostics import slurm
 from furnace_hpc.diagnostics.profile_writer import check_new, profile_of, write_profile
-from furnace_hpc.diagnostics.report import Check, look
+from furnace_hpc.diagnostics.report import Check, run_checks
 from furnace_hpc.diagnostics.slurm_info import (
     Association,
     SlurmFacts,
-    minutes,
     read_associations,
-    read_gpus,
     read_partitions,
     read_version,
 )
@@ -45,7 +43,7 @@ def facts(nodes: str = "", **changes) -> SlurmFacts:
 
 
 def lines(found: SlurmFacts, profile: ClusterProfile | None = None) -> dict[str, Check]:
-    section = look("Slurm", *slurm.slurm_checks(found, profile or PROFILE))
+    section = run_checks("Slurm", *slurm.slurm_checks(found, profile or PROFILE))
     return {check.name: check for check in section.checks}
 
 
@@ -59,7 +57,7 @@ PROFILE = ClusterProfile(
 )
 
 
-def test_real_outputs_are_read():
+def test_real_outputs_are_parsed():
     names = {p.name: p for p in facts().partitions}
     assert list(names) == ["a100", "preempt", "debug", "closed"]
     a100 = names["a100"]
@@ -81,29 +79,7 @@ def test_real_outputs_are_read():
     )
 
 
-@pytest.mark.parametrize(
-    ("gres", "expected"),
-    [
-        ("gpu:a100:4(S:0-1)", (4, "a100")),
-        ("gpu:2", (2, "")),
-        ("(null)", (0, "")),
-        ("tmp:1,gpu:h100-sxm:8", (8, "h100-sxm")),
-    ],
-)
-def test_gpus_of_a_node(gres, expected):
-    assert read_gpus(gres) == expected
-
-
-def test_time_limits_are_minutes():
-    assert [minutes(t) for t in ("00:05:00", "7-00:00:00", "1-12:30:00", "UNLIMITED")] == [
-        5,
-        10080,
-        2190,
-        None,
-    ]
-
-
-def test_the_real_cluster_has_no_failure():
+def test_a_real_cluster_has_no_failure():
     found = lines(facts())
     assert {name for name, check in found.items() if check.level == "fail"} == set()
     assert {name for name, check in found.items() if check.level == "warn"} == {
@@ -122,8 +98,8 @@ def test_the_real_cluster_has_no_failure():
     [
         ({"AccountingStorageType": "accounting_storage/none"}, "accounting", "warn", "off"),
         ({"MaxArraySize": "0"}, "MaxArraySize", "fail", "arrays are off"),
-        ({"MaxArraySize": "(null)"}, "MaxArraySize", "warn", "does not say"),
-        ({"JobRequeue": "0"}, "JobRequeue", "warn", "not requeued unless they ask"),
+        ({"MaxArraySize": "(null)"}, "MaxArraySize", "warn", "not in Slurm's settings"),
+        ({"JobRequeue": "0"}, "JobRequeue", "warn", "only jobs that ask for it are requeued"),
         ({"KillWait": "30 sec"}, "KillWait", "ok", "30 sec"),
         ({"ProctrackType": "proctrack/cgroup"}, "ProctrackType", "ok", "cgroup"),
         ({"TaskPlugin": "task/cgroup,task/affinity"}, "TaskPlugin", "ok", "affinity"),
@@ -136,7 +112,7 @@ def test_the_real_cluster_has_no_failure():
         ({"PreemptType": "preempt/none"}, "preemption", "ok", "off"),
     ],
 )
-def test_a_planted_setting_is_told(changes, line, level, says):
+def test_each_setting(changes, line, level, says):
     check = lines(facts(config=config(**changes)))[line]
     assert (check.level, bool(check.hint)) == (level, level != "ok")
     assert says in check.found
@@ -162,7 +138,7 @@ def test_a_planted_setting_is_told(changes, line, level, says):
         ({}, {"preempt_mode": "OFF"}, {"preemption": "ok"}),
     ],
 )
-def test_how_a_run_is_preempted(settings, part, levels):
+def test_preemption(settings, part, levels):
     known = facts(config=config(**settings))
     parts = tuple(replace(p, **part) if p.name == "preempt" else p for p in known.partitions)
     found = lines(
@@ -177,7 +153,7 @@ def test_how_a_run_is_preempted(settings, part, levels):
         (
             {"partition": "gone"},
             "partition",
-            "'gone' is not there; there are a100, preempt, debug, closed",
+            "'gone' does not exist; there are a100, preempt, debug, closed",
         ),
         ({"partition": "closed"}, "partition closed", "State is not UP"),
         ({"nodes": 5}, "what a run asks", "nodes 5, there are 4"),
@@ -191,7 +167,7 @@ def test_how_a_run_is_preempted(settings, part, levels):
         ({"partition": "debug"}, "signal_delay_s", "120 s before a limit of 5 min"),
     ],
 )
-def test_a_profile_that_does_not_fit_is_told(update, line, says):
+def test_a_profile_that_does_not_fit(update, line, says):
     flags = {"gpus_per_node": "", "gres": "", "gpus_per_task": "no such flag"}
     check = lines(facts(gpu_flags=flags), PROFILE.model_copy(update=update))[line]
     assert says in check.found
@@ -199,7 +175,7 @@ def test_a_profile_that_does_not_fit_is_told(update, line, says):
     assert check.hint
 
 
-def test_a_user_without_account_where_one_is_wanted():
+def test_a_user_without_a_required_account():
     assert lines(facts(associations=()))["accounts"].level == "fail"
 
 
@@ -214,7 +190,7 @@ def test_a_partition_without_a_usable_node_fails():
     )
 
 
-def test_a_profile_is_written_once_and_is_the_clusters(tmp_path, monkeypatch):
+def test_the_written_profile(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_profile("mine", facts(), None, replace=False)
     profile = load_profile("mine")
@@ -236,7 +212,7 @@ def test_a_profile_is_written_once_and_is_the_clusters(tmp_path, monkeypatch):
     )
     assert {name: c for name, c in lines(facts(), profile).items() if c.level == "fail"} == {}
     before = path.read_text()
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match=" exists. Choose another name"):
         write_profile("mine", facts(), "debug", replace=False)
     assert path.read_text() == before
     write_profile("mine", facts(), "debug", replace=True)

@@ -85,7 +85,6 @@ def see(folder: GridFolder, known: Evidence, row: int = 0) -> RunStatus:
 TABLE = """
 PENDING Resources           never    queued       job 5_0 waits (Resources)
 PENDING None                never    queued       job 5_0 waits
-PENDING PartitionDown  never  queued  job 5_0 waits (PartitionDown: the partition is down: wait for the site)
 REQUEUE_HOLD  open  queued  job 5_0 was requeued and is held: run `furnace submit` to release it
 PENDING BeginTime           open     queued       job 5_0 waits (BeginTime)
 PENDING BeginTime           stopped  queued       job 5_0 waits (BeginTime)

@@ -26,7 +26,7 @@ def test_a_real_cluster_and_a_node_are_looked_at_and_the_profile_works(
     }
     slurm = {check["name"]: check for check in sections["Slurm"]}
     assert slurm["MaxArraySize"]["found"].startswith("10001")
-    assert slurm["GPU flag"]["found"] == "sbatch takes gpus_per_node, gres, gpus_per_task"
+    assert slurm["GPU flag"]["found"] == "sbatch accepts gpus_per_node, gres, gpus_per_task"
     assert slurm["partition a100"]["found"].startswith(
         "4 of 4 nodes usable: 64 cores, 488 GiB, 4 x a100 each"
     )

@@ -23,7 +23,7 @@ def test_a_wave_is_followed_by_the_next_and_by_the_table(quiet: Cluster, tmp_pat
     reasons = [run["reason"] for run in study.status().values() if run["state"] == "queued"]
     assert sum(reason.startswith("waits for a later wave") for reason in reasons) == 4
     # those that have died
-    assert sum(reason.endswith(" sends it again") for reason in reasons) == 2
+    assert sum(reason.endswith(" will submit it again") for reason in reasons) == 2
     assert "nothing to do" in study.submitted()  # they are on their way: nothing is submitted twice
     (study.folder / "release").touch()
     wait_until(

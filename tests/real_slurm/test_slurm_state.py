@@ -74,7 +74,7 @@ def test_what_fails_before_a_run_begins_is_told_from_the_batch_log(
     study.submitted()
     study.wait_for(interrupted=1)
     [run] = study.status().values()
-    assert "ended before the run began (its job failed)" in run["reason"]
+    assert "ended before the run started (its job failed)" in run["reason"]
     assert says in run["reason"]
     logs = study.furnace("status", "--grid", "study", "--logs", "ok")
     assert says in logs.stdout
@@ -186,7 +186,7 @@ def test_while_the_controller_is_away_runs_go_on_status_says_so_and_nothing_is_h
     (study.folder / "slurm.json").write_text(json.dumps(json.loads(known) | {"asked_unix_s": 0}))
     impatient = {"SLURM_CONF": quiet.impatient()}
     done = study.furnace("status", "--grid", "study", **impatient)
-    assert "2 runs: 2 running, Slurm does not answer: " in done.stdout
+    assert "2 runs: 2 running. Slurm does not answer: " in done.stdout
     assert "(last answer: " in done.stdout
     done = other.submit(**impatient)
     assert done.returncode == 1, done.stdout

@@ -129,12 +129,12 @@ def test_end_reasons():
         ("(null)", ""),
         ("Resources", " (Resources)"),
         ("launch_failed_requeued_held", " (launch_failed_requeued_held: run `furnace submit` to"),
-        ("Partition_Down", " (Partition_Down: the partition is down: wait for the site)"),
+        ("Partition_Down", " (Partition_Down: the partition is down; wait for the site)"),
         (
             "DependencyNeverSatisfied",
-            " (DependencyNeverSatisfied: it will never run, cancel it)",
+            " (DependencyNeverSatisfied: it will never run; cancel it)",
         ),
-        ("JobHeldUser", " (JobHeldUser: it is held: run `scontrol release JOB` to release it)"),
+        ("JobHeldUser", " (JobHeldUser: it is held; run `scontrol release JOB` to release it)"),
     ],
 )
 def test_reasons_of_waiting_jobs(reason, text):

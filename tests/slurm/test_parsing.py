@@ -8,6 +8,7 @@ from furnace_hpc.diagnostics.slurm_info import read_associations, read_partition
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.gres import gpus
 from furnace_hpc.slurm.job_states import Phase, meaning
+from furnace_hpc.slurm.nodelist import array_elements, node_names
 from furnace_hpc.slurm.parsing import (
     Job,
     array_id,
@@ -18,7 +19,6 @@ from furnace_hpc.slurm.parsing import (
     read_table,
     submitted_id,
 )
-from furnace_hpc.slurm.ranges import array_elements, node_names
 
 OUTPUTS = Path(__file__).with_name("outputs")  # of slurm/devcluster, Slurm 22.05.8
 BETWEEN = "|3f9a8c2e|"

@@ -11,6 +11,7 @@ from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.slurm import accounting, client
 from furnace_hpc.slurm.gres import gpus
 from furnace_hpc.slurm.job_states import Phase, meaning
+from furnace_hpc.slurm.nodelist import array_elements, node_names
 from furnace_hpc.slurm.parsing import (
     array_id,
     minutes,
@@ -21,7 +22,6 @@ from furnace_hpc.slurm.parsing import (
     submitted_id,
     whole,
 )
-from furnace_hpc.slurm.ranges import array_elements, node_names
 
 ODD = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(BANNERS)
 

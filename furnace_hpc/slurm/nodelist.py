@@ -1,4 +1,4 @@
-"""Expand Slurm's short lists: elements of an array (`12_[0-3,7]`) and nodes (`a[1-3,07],b2`)."""
+"""Expand Slurm's short lists of array elements (`12_[0-3,7]`) and of nodes (`a[1-3,07],b2`)."""
 
 import itertools
 import math
