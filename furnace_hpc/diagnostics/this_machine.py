@@ -36,7 +36,7 @@ def host_python() -> Check:
     name = "python3 of the host"
     place = shutil.which("python3")
     if place is None:
-        return fail(name, "not on PATH", "batch scripts need a python3: module load one")
+        return fail(name, "not on PATH", "batch scripts need python3: load a module that has it")
     text = _output(place, "-I", "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
     if _numbers(text) < HOST_OLDEST:
         return fail(name, f"{text or 'does not start'}, {place}", "3.6 or newer is needed")

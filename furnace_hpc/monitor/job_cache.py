@@ -48,6 +48,11 @@ class Evidence:
     failures: int = 0  # since the last answer
     error: str = ""
 
+    @property
+    def problem(self) -> str:
+        """The error without the hint how to fix it."""
+        return self.error.partition(". ")[0]
+
     def job(self, job_id: str) -> Job | None:
         """The job as the newest answer has it. None if no answer decides whether it exists."""
         job = self.queued.get(job_id) or self.ended.get(job_id)

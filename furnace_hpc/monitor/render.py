@@ -74,7 +74,8 @@ def summary(lines: Sequence[Line], evidence: Evidence) -> str:
     since = "never"
     if evidence.answered_unix_s:
         since = f"{time.time() - evidence.answered_unix_s:,.0f} s ago"
-    return f"{text}. {evidence.error} (last answer: {since})"
+    hint = evidence.error.removeprefix(evidence.problem)
+    return f"{text}. {evidence.problem} (last answer: {since}){hint}"
 
 
 def table(

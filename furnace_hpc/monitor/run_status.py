@@ -105,8 +105,7 @@ class StatusResolver:
 
     def _why_unknown(self) -> str:
         if self.evidence.failures:
-            problem, _, _hint = self.evidence.error.partition(". ")
-            return problem
+            return self.evidence.problem
         reason = "Slurm does not list it now"
         if self.evidence.unread:
             reason += f", and {self.evidence.unread} lines of squeue or sacct cannot be read"
