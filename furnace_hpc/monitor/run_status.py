@@ -142,20 +142,20 @@ def _by_job(
     if means.phase is Phase.ENDED:
         return _ended(run, status, job, own, assigned)
     if means.phase is Phase.RUNNING:
-        return _running(status, own, means.says)
-    state, reason = RunState.UNKNOWN, f"job {job.job_id}: {means.says}"
+        return _running(status, own, means.text)
+    state, reason = RunState.UNKNOWN, f"job {job.job_id}: {means.text}"
     if means.phase is Phase.WAITING:
         state = RunState.QUEUED
-        reason = f"job {job.job_id} {means.says}{explain_waiting(job.word, job.reason)}"
+        reason = f"job {job.job_id} {means.text}{explain_waiting(job.word, job.reason)}"
     return replace(status, state=state, reason=reason)
 
 
-def _running(status: RunStatus, own: Attempt | None, says: str) -> RunStatus:
+def _running(status: RunStatus, own: Attempt | None, text: str) -> RunStatus:
     """The job is running."""
     if own is None:
-        return replace(status, state=RunState.RUNNING, reason=says or "is starting")
+        return replace(status, state=RunState.RUNNING, reason=text or "is starting")
     if own.end_unix_s is None:
-        return replace(status, state=RunState.RUNNING, reason=says)
+        return replace(status, state=RunState.RUNNING, reason=text)
     if own.reason in REQUEUED and status.state is RunState.INTERRUPTED:
         reason = f"{status.reason}; its job will start it again"
         return replace(status, state=RunState.RUNNING, reason=reason)
@@ -166,26 +166,26 @@ def _ended(
     run: RunFolder, status: RunStatus, job: Job, own: Attempt | None, assigned: JobAssignment
 ) -> RunStatus:
     """The job has ended or is gone. The run's own end reason counts first, then Slurm's."""
-    says, ended = f"{meaning(job.word).says}{_by_whom(job)}", meaning(job.word).ended
+    text, ended = f"{meaning(job.word).text}{_by_whom(job)}", meaning(job.word).ended
     if job.word == GONE and assigned.cancelled:
-        says = ended = CANCELLED
+        text = ended = CANCELLED
     elif job.word == GONE:
-        says, ended = f"Slurm no longer lists job {job.job_id}", "killed"
+        text, ended = f"Slurm no longer lists job {job.job_id}", "killed"
     if own is None:
-        return _ended_before_start(status, job, says, ended, assigned)
+        return _ended_before_start(status, job, text, ended, assigned)
     if own.end_unix_s is None:
-        ended, says = with_own_word(str(run.path), own.attempt, ended, says)
-        return replace(status, state=END_REASONS[ended].state, reason=says, ended=ended)
+        ended, text = with_own_word(str(run.path), own.attempt, ended, text)
+        return replace(status, state=END_REASONS[ended].state, reason=text, ended=ended)
     own_reason = own.reason or ""
     is_retryable = own_reason in END_REASONS and END_REASONS[own_reason].again
     if is_more_specific(ended, own_reason) or (ended == CANCELLED and is_retryable):
-        reason, state = f"{says}; {status.reason}", END_REASONS[ended].state
+        reason, state = f"{text}; {status.reason}", END_REASONS[ended].state
         return replace(status, state=state, reason=reason, ended=ended, used_up="")
     return status
 
 
 def _ended_before_start(
-    status: RunStatus, job: Job, says: str, ended: str, assigned: JobAssignment
+    status: RunStatus, job: Job, text: str, ended: str, assigned: JobAssignment
 ) -> RunStatus:
     """The job has ended, and the run has no attempt of this job."""
     if unusable_gpus := gpu_check.stopped_by(str(assigned.submission)):
@@ -196,7 +196,7 @@ def _ended_before_start(
             reason += f"; before that: {status.reason}"
         return replace(status, reason=reason, ended=CANCELLED)
     log_line = _last_line(batch_log(assigned.submission, job.job_id))
-    reason = f"job {job.job_id} ended before the run started ({says}): {log_line}"
+    reason = f"job {job.job_id} ended before the run started ({text}): {log_line}"
     return replace(status, state=RunState.INTERRUPTED, reason=reason, ended="infrastructure")
 
 

@@ -222,9 +222,8 @@ def _limits_of_accounting() -> tuple[list[list[str]], list[list[str]]]:
 def longest_min(partition: str | None) -> int | None:
     """The longest time limit of these partitions (None: the default one), in minutes.
 
-    None if one of them has no limit, or Slurm does not answer.
-
-    Many sites accept a job that asks for more, and never start it (EnforcePartLimits=NO).
+    None if one of them has no limit, or Slurm does not answer. Many sites accept a job that asks
+    for more, and never start it (EnforcePartLimits=NO).
     """
     chosen = [f"--partition={partition}"] if partition else []
     answer = _run("sinfo", "--noheader", "--format=%P|%l", *chosen)

@@ -25,7 +25,7 @@ class Meaning:
     """The meaning of a state word."""
 
     phase: Phase
-    says: str  # for people
+    text: str  # for people
     ended: str = "killed"  # end reason of an attempt that recorded none itself
 
     @property
@@ -36,16 +36,16 @@ class Meaning:
         return END_REASONS[self.ended].state
 
 
-def _waiting(says: str) -> Meaning:
-    return Meaning(Phase.WAITING, says)
+def _waiting(text: str) -> Meaning:
+    return Meaning(Phase.WAITING, text)
 
 
-def _running(says: str) -> Meaning:
-    return Meaning(Phase.RUNNING, says)
+def _running(text: str) -> Meaning:
+    return Meaning(Phase.RUNNING, text)
 
 
-def _ended(says: str, reason: str = "killed") -> Meaning:
-    return Meaning(Phase.ENDED, says, reason)
+def _ended(text: str, reason: str = "killed") -> Meaning:
+    return Meaning(Phase.ENDED, text, reason)
 
 
 SUBMIT_RELEASES = "run `furnace submit` to release it"

@@ -51,7 +51,7 @@ def test_a_grid_whose_jobs_are_on_another_cluster_is_refused_by_that_cluster_s_n
         assert done.returncode == 2, done.stdout
         assert len(done.stderr.splitlines()) == 1
         assert (
-            "were submitted on cluster 'elsewhere', and this is 'devcluster': give the command there"
+            "were submitted on cluster 'elsewhere', but this is 'devcluster': run the command there"
             in done.stderr
         )
         assert study.elements() == ONCE

@@ -50,8 +50,8 @@ def test_phase_of_each_word_in_each_form(short, long, phase):
 
 
 def test_words_have_different_texts():
-    assert [long for long in LONG if not meaning(long).says] == ["RUNNING"]
-    said = [meaning(long).says for long in LONG]
+    assert [long for long in LONG if not meaning(long).text] == ["RUNNING"]
+    said = [meaning(long).text for long in LONG]
     assert len(set(said)) == len(said)
 
 
@@ -63,7 +63,7 @@ def test_cancelled_by_any_user(word):
 
 
 def test_held_jobs_have_a_hint():
-    held = [long for long in LONG if meaning(long).says.endswith(" to release it")]
+    held = [long for long in LONG if meaning(long).text.endswith(" to release it")]
     assert held == ["RESV_DEL_HOLD", "REQUEUE_HOLD", "SPECIAL_EXIT"]
 
 
@@ -88,7 +88,7 @@ def test_held_jobs_have_a_hint():
 def test_other_words_are_unknown_and_shown(word):
     found = meaning(word)
     assert (found.phase, found.leaves) == (Phase.UNKNOWN, RunState.UNKNOWN)
-    assert repr(word) in found.says
+    assert repr(word) in found.text
 
 
 @pytest.mark.parametrize(
