@@ -27,24 +27,29 @@ def config(**changes: str) -> dict[str, str]:
 
 
 def facts(nodes: str = "", **changes) -> SlurmFacts:
-    partitions = read_partitions(
-        (OUTPUTS / "partition.txt").read_text(), nodes or (OUTPUTS / "nodes.txt").read_text()
-    )
+    nodes = nodes or (OUTPUTS / "nodes.txt").read_text()
     known = SlurmFacts(
-        (22, 5),
-        config(),
-        partitions,
-        (Association("lab", None),),
-        None,
-        False,
-        {"gpus_per_node": "", "gres": ""},
+        version=(22, 5),
+        config=config(),
+        partitions=read_partitions((OUTPUTS / "partition.txt").read_text(), nodes),
+        associations=(Association("lab", None),),
+        gpu_flags={"gpus_per_node": "", "gres": ""},
     )
     return replace(known, **changes)
 
 
 def lines(found: SlurmFacts, profile: ClusterProfile | None = None) -> dict[str, Check]:
+    """The checks of Slurm, by name."""
     section = run_checks("Slurm", *slurm.slurm_checks(found, profile or PROFILE))
     return {check.name: check for check in section.checks}
+
+
+def lines_of_partition(found: SlurmFacts, partition: str) -> dict[str, Check]:
+    return lines(found, PROFILE.model_copy(update={"partition": partition}))
+
+
+def names_of_level(checks: dict[str, Check], level: str) -> set[str]:
+    return {name for name, check in checks.items() if check.level == level}
 
 
 PROFILE = ClusterProfile(
@@ -61,13 +66,9 @@ def test_real_outputs_are_parsed():
     names = {p.name: p for p in facts().partitions}
     assert list(names) == ["a100", "preempt", "debug", "closed"]
     a100 = names["a100"]
-    assert (a100.is_default, a100.is_up, a100.max_min, a100.nodes, a100.usable) == (
-        True,
-        True,
-        7 * 24 * 60,
-        4,
-        4,
-    )
+    assert a100.is_default
+    assert a100.is_up
+    assert (a100.max_min, a100.nodes, a100.usable) == (7 * 24 * 60, 4, 4)
     assert (a100.cpus, a100.memory_mb, a100.gpus, a100.gpu_type) == (64, 500000, 4, "a100")
     assert (names["preempt"].grace_s, names["preempt"].preempt_mode) == (5, "REQUEUE")
     assert not names["closed"].is_up
@@ -81,12 +82,8 @@ def test_real_outputs_are_parsed():
 
 def test_a_real_cluster_has_no_failure():
     found = lines(facts())
-    assert {name for name, check in found.items() if check.level == "fail"} == set()
-    assert {name for name, check in found.items() if check.level == "warn"} == {
-        "KillWait",
-        "ProctrackType",
-        "TaskPlugin",
-    }
+    assert names_of_level(found, "fail") == set()
+    assert names_of_level(found, "warn") == {"KillWait", "ProctrackType", "TaskPlugin"}
     assert (
         found["partition a100"].found
         == "4 of 4 nodes usable: 64 cores, 488 GiB, 4 x a100 each, at most 7 days"
@@ -94,7 +91,7 @@ def test_a_real_cluster_has_no_failure():
 
 
 @pytest.mark.parametrize(
-    ("changes", "line", "level", "says"),
+    ("changes", "line", "level", "text"),
     [
         ({"AccountingStorageType": "accounting_storage/none"}, "accounting", "warn", "off"),
         ({"MaxArraySize": "0"}, "MaxArraySize", "fail", "arrays are off"),
@@ -112,10 +109,10 @@ def test_a_real_cluster_has_no_failure():
         ({"PreemptType": "preempt/none"}, "preemption", "ok", "off"),
     ],
 )
-def test_each_setting(changes, line, level, says):
+def test_each_setting(changes, line, level, text):
     check = lines(facts(config=config(**changes)))[line]
     assert (check.level, bool(check.hint)) == (level, level != "ok")
-    assert says in check.found
+    assert text in check.found
 
 
 @pytest.mark.parametrize(
@@ -141,14 +138,12 @@ def test_each_setting(changes, line, level, says):
 def test_preemption(settings, part, levels):
     known = facts(config=config(**settings))
     parts = tuple(replace(p, **part) if p.name == "preempt" else p for p in known.partitions)
-    found = lines(
-        replace(known, partitions=parts), PROFILE.model_copy(update={"partition": "preempt"})
-    )
+    found = lines_of_partition(replace(known, partitions=parts), "preempt")
     assert {name: found[name].level for name in levels} == levels
 
 
 @pytest.mark.parametrize(
-    ("update", "line", "says"),
+    ("update", "line", "text"),
     [
         (
             {"partition": "gone"},
@@ -167,10 +162,10 @@ def test_preemption(settings, part, levels):
         ({"partition": "debug"}, "signal_delay_s", "120 s before a limit of 5 min"),
     ],
 )
-def test_a_profile_that_does_not_fit(update, line, says):
+def test_a_profile_that_does_not_fit(update, line, text):
     flags = {"gpus_per_node": "", "gres": "", "gpus_per_task": "no such flag"}
     check = lines(facts(gpu_flags=flags), PROFILE.model_copy(update=update))[line]
-    assert says in check.found
+    assert text in check.found
     assert check.level != "ok"
     assert check.hint
 
@@ -180,37 +175,21 @@ def test_a_user_without_a_required_account():
 
 
 def test_a_partition_without_a_usable_node_fails():
-    text = (OUTPUTS / "nodes.txt").read_text().replace("|idle|", "|drained|")
-    assert lines(facts(text))["partition a100"].level == "fail"
-    assert (
-        "3 of 4 nodes usable"
-        in lines(facts(text.replace("|drained|", "|down*|", 4).replace("drained", "mixed")))[
-            "partition a100"
-        ].found
-    )
+    drained = (OUTPUTS / "nodes.txt").read_text().replace("|idle|", "|drained|")
+    assert lines(facts(drained))["partition a100"].level == "fail"
+    one_down = drained.replace("|drained|", "|down*|", 4).replace("drained", "mixed")
+    assert "3 of 4 nodes usable" in lines(facts(one_down))["partition a100"].found
 
 
 def test_the_written_profile(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_profile("mine", facts(), None, replace=False)
     profile = load_profile("mine")
-    assert (profile.cluster_name, profile.partition, profile.account) == (
-        "devcluster",
-        "a100",
-        "lab",
-    )
-    assert (
-        profile.processes_per_node,
-        profile.gpus_per_node,
-        profile.gpu_type,
-        profile.cpus_per_task,
-    ) == (
-        4,
-        4,
-        "a100",
-        16,
-    )
-    assert {name: c for name, c in lines(facts(), profile).items() if c.level == "fail"} == {}
+    assert profile.cluster_name == "devcluster"
+    assert (profile.partition, profile.account) == ("a100", "lab")
+    assert (profile.processes_per_node, profile.cpus_per_task) == (4, 16)
+    assert (profile.gpus_per_node, profile.gpu_type) == (4, "a100")
+    assert names_of_level(lines(facts(), profile), "fail") == set()
     before = path.read_text()
     with pytest.raises(ConfigError, match=" exists. Choose another name"):
         write_profile("mine", facts(), "debug", replace=False)

@@ -1,7 +1,7 @@
 """Checks of partitions and GPUs: several kinds of nodes, several partitions, and banners."""
 
 import pytest
-from test_doctor import OUTPUTS, PROFILE, facts, lines
+from test_doctor import OUTPUTS, facts, lines, lines_of_partition
 
 from furnace_hpc.config.cluster import ClusterProfile, load_profile
 from furnace_hpc.config.errors import ConfigError
@@ -41,29 +41,17 @@ GPU, CPU = "idle|64|512000|gpu:3090:8(S:0-1)", "idle|32|128000|(null)"
 def test_cpu_nodes_beside_gpu_nodes(nodes):
     found = cluster(("mixed", nodes))
     profile = profile_of("c", found)
-    assert (profile["processes_per_node"], profile["gpus_per_node"], profile["gpu_type"]) == (
-        8,
-        8,
-        "3090",
-    )
+    assert profile["processes_per_node"] == profile["gpus_per_node"] == 8
+    assert profile["gpu_type"] == "3090"
     assert (profile["cpus_per_task"], profile["mem_gb"]) == (8, 475)
-    assert (
-        asks(
-            found,
-            partition="mixed",
-            processes_per_node=8,
-            gpu_type="3090",
-            cpus_per_task=8,
-            mem_gb=400,
-        )
-        == []
-    )
+    wishes = {"processes_per_node": 8, "gpu_type": "3090", "cpus_per_task": 8, "mem_gb": 400}
+    assert asks(found, partition="mixed", **wishes) == []
     assert asks(found, partition="mixed", nodes=2, processes_per_node=8) == []
     assert asks(found, partition="mixed", nodes=2, gpu_flag=None, cpus_per_task=30) == []
 
 
 @pytest.mark.parametrize(
-    ("wishes", "says"),
+    ("wishes", "text"),
     [
         (
             {"nodes": 3, "processes_per_node": 8},
@@ -78,9 +66,9 @@ def test_cpu_nodes_beside_gpu_nodes(nodes):
         ),
     ],
 )
-def test_a_run_that_never_starts(wishes, says):
+def test_a_run_that_never_starts(wishes, text):
     assert asks(cluster(("mixed", [GPU, GPU, CPU])), partition="mixed", **wishes) == [
-        ("fail", says)
+        ("fail", text)
     ]
 
 
@@ -96,7 +84,7 @@ def test_gpu_types_of_a_node_are_counted_apart():
 
 def test_the_most_frequent_nodes_are_described():
     found = cluster(("mixed", [GPU, GPU, CPU]))
-    line = lines(found, PROFILE.model_copy(update={"partition": "mixed"}))["partition mixed"]
+    line = lines_of_partition(found, "mixed")["partition mixed"]
     assert line.found == (
         "3 of 3 nodes usable: 64 cores, 500 GiB, 8 x 3090 each; 1 with other GPUs, or none, "
         "at most 24 hours"
@@ -108,13 +96,8 @@ BOTH = (("gpu", ["idle|64|512000|gpu:a100:4"]), ("a40", ["idle|32|256000|gpu:a40
 
 def test_each_of_several_partitions_is_checked():
     found = cluster(*BOTH)
-    here = {
-        c.name: c.level
-        for c in run_checks(
-            "", *slurm_checks(found, PROFILE.model_copy(update={"partition": "gpu, a40"}))
-        ).checks
-    }
-    assert (here["partition gpu"], here["partition a40"]) == ("ok", "ok")
+    here = lines_of_partition(found, "gpu, a40")
+    assert (here["partition gpu"].level, here["partition a40"].level) == ("ok", "ok")
     both = {"partition": "gpu,a40", "processes_per_node": 4}
     assert asks(found, **both) == []
     assert asks(found, **both, gpu_type="a100") == [("warn", "gpu_type a100, nodes have a40 (a40)")]
@@ -124,19 +107,16 @@ def test_each_of_several_partitions_is_checked():
     assert asks(strict, **both, gpu_type="a100") == [
         ("fail", "gpu_type a100, nodes have a40 (a40)")
     ]
-    missing = lines(found, PROFILE.model_copy(update={"partition": "gpu,gone"}))["partition"]
+    missing = lines_of_partition(found, "gpu,gone")["partition"]
     assert (missing.level, missing.found) == ("fail", "'gone' does not exist; there are gpu, a40")
 
 
 def test_one_of_two_partitions_is_down():
-    found = lines(cluster(*BOTH, state="DOWN"), PROFILE.model_copy(update={"partition": "gpu,a40"}))
+    """It is a failure only for a profile that names no other partition."""
+    down = cluster(*BOTH, state="DOWN")
+    found = lines_of_partition(down, "gpu,a40")
     assert (found["partition gpu"].level, found["partition a40"].level) == ("ok", "warn")
-    assert (
-        lines(cluster(*BOTH, state="DOWN"), PROFILE.model_copy(update={"partition": "a40"}))[
-            "partition a40"
-        ].level
-        == "fail"
-    )
+    assert lines_of_partition(down, "a40")["partition a40"].level == "fail"
 
 
 def test_a_profile_fits_all_its_partitions(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ PARSED = {  # beginning of a command -> why it goes no further
     "pip install": "`make demo` installs the same way",
     "scontrol": "an option of Slurm",
     "python": "a placeholder",
-    "furnace doctor": "test_doctor.py runs it with --here",
+    "furnace doctor": "test_doctor_machine.py runs it",
     "furnace schema": "test_schema.py runs it",
     "make": "installs, or runs all tests: `make -n`",
     "slurm/devcluster": "the fixture `cluster` runs it",
