@@ -29,7 +29,8 @@ from furnace_hpc.launch.submission import record, write_submission
 from furnace_hpc.monitor.grid_status import overview
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.state import RunState, read_status
-from furnace_hpc.tables.output.results import aggregate, submitted_runs
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.results import submitted_runs, write_results
 
 RENAMED = {"variants": {"base": {}, "both": {"loss.alpha": 0.5, "loss.beta": 0.3}}}  # was `full`
 
@@ -60,13 +61,8 @@ def files(place: Path) -> dict[str, str]:
 def notes(place: Path, asked, name: str = "study", **choices) -> list[str]:
     plan = planned(place, asked, **choices)
     folder = GridFolder(place / name)
-    table = aggregate(
-        asked,
-        [run.spec for run in plan.runs],
-        folder,
-        place.parent / f"{place.name}-out",
-        figures=False,
-    )
+    table = collect(asked, [run.spec for run in plan.runs], folder)
+    write_results(table, place.parent / f"{place.name}-out", figures=False)
     return [note.text for note in table.notes]
 
 

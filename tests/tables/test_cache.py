@@ -14,7 +14,7 @@ from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.records.metrics import read_metrics
 from furnace_hpc.tables.cache import read_records
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.output.results import aggregate
+from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.run_files import parse_lines, read_record
 
 
@@ -27,7 +27,7 @@ def some_runs(path, number=4):
 
 
 def written(grid, runs, folder, out):
-    aggregate(grid, runs, folder, out, figures=False)
+    write_results(collect(grid, runs, folder), out, figures=False)
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 

@@ -11,11 +11,11 @@ from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.costs import Spent, spent_of
+from furnace_hpc.tables.costs import AttemptCosts, costs_of_attempts
+from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells, headings
 from furnace_hpc.tables.output.latex import to_latex
-from furnace_hpc.tables.output.notes import describe
 from furnace_hpc.tables.output.render import to_csv, to_markdown
 from furnace_hpc.tables.run_files import read_record
 
@@ -56,10 +56,12 @@ def test_hours_lost_steps_and_goodput_worked_by_hand(tmp_path):
         for step, number in ((100, 1), (200, 3), (300, 4))
     )
     write_atomically(folder.saved, saved + '{"step": 4')
-    spent = spent_of(read_record(folder), result_of(runs[0], train_s=1800.0, attempts=4))
-    assert spent == Spent(hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways="2 processes")
+    spent = costs_of_attempts(read_record(folder), result_of(runs[0], train_s=1800.0, attempts=4))
+    assert spent == AttemptCosts(
+        hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways="2 processes"
+    )
     attempt(folder, 5, 6000, None, 0, gpus=4)
-    running = spent_of(read_record(folder), None)
+    running = costs_of_attempts(read_record(folder), None)
     assert (running.hours, running.lost_steps, running.goodput) == (4.0, 70, None)
 
 
@@ -70,8 +72,8 @@ def test_a_run_that_starts_again_at_step_0_has_lost_all_steps(tmp_path):
     attempt(folder, 2, 4000, 7600, 90)
     log(folder, 1, (10, 20, 30, 40))
     log(folder, 2, (10, 20, 30))
-    expected = Spent(hours=4.0, gpus=False, lost_steps=45, goodput=None, ways="2 processes")
-    assert spent_of(read_record(folder), None) == expected
+    expected = AttemptCosts(hours=4.0, gpus=False, lost_steps=45, goodput=None, ways="2 processes")
+    assert costs_of_attempts(read_record(folder), None) == expected
 
 
 def test_a_run_that_went_on_otherwise_than_it_began_has_a_footnote(tmp_path):

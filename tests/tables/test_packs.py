@@ -20,7 +20,7 @@ from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.statistics.bootstrap import over_samples
+from furnace_hpc.tables.statistics.bootstrap import compare_samples
 from furnace_hpc.tables.table import Ablation, Draw
 from furnace_hpc.tables.view import View, apply_view
 
@@ -150,7 +150,7 @@ def test_tests_over_samples_need_the_same_samples(tmp_path):
     with pytest.raises(
         ConfigError, match="3 packs have samples of their own: look at one with --where data.name=a"
     ):
-        over_samples(table(tmp_path))
+        compare_samples(table(tmp_path))
 
 
 def test_pooled_deviation_of_groups_of_any_size():

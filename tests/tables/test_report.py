@@ -13,7 +13,7 @@ from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.modality_subsets import consistency_blocks, modality_matrix
 from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.report import to_html
-from furnace_hpc.tables.output.results import aggregate
+from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.table import Ablation
 
 CHROMIUM = (
@@ -216,12 +216,12 @@ def test_matrices_are_there_where_results_have_them_small_subsets_first(folder, 
 def test_figures_of_which_nothing_is_left_are_taken_away(folder, tmp_path):
     grid, runs = study()
     out = tmp_path / "out"
-    aggregate(grid, runs, folder, out)
+    write_results(collect(grid, runs, folder), out)
     assert len(list((out / "figures").iterdir())) == 10
     plain = GridFolder(tmp_path / "plain")
     for spec in runs:
         finish(spec, plain)
-    aggregate(grid, runs, plain, out)
+    write_results(collect(grid, runs, plain), out)
     assert sorted(path.name for path in (out / "figures").glob("*.png")) == [
         "cost.png",
         "curves.png",

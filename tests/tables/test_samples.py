@@ -19,7 +19,8 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.records.predictions import read_arrays
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.statistics.bootstrap import bootstrap, over_samples
+from furnace_hpc.tables.notes import sample_notes
+from furnace_hpc.tables.statistics.bootstrap import bootstrap, compare_samples
 
 
 def as_bools(text):
@@ -87,7 +88,8 @@ def test_the_note_says_what_was_compared_and_what_could_not_be(tmp_path):
                 run.predictions("test").write_bytes(run.predictions("test").read_bytes()[:3000])
             case _:
                 predict(run, right_N)
-    first, second = over_samples(collect(grid, runs, folder))
+    ablation = collect(grid, runs, folder)
+    first, second = sample_notes(ablation, compare_samples(ablation))
     # only nested right answers: base 80.0 %, consistency_only 82.0 %, so 200 of 10,000 samples
     # differ
     assert first.text.startswith(
@@ -112,7 +114,7 @@ def test_a_metric_that_is_no_mean_over_samples_is_refused(tmp_path):
         ConfigError,
         match="--samples: test/digit/loss is no mean over samples: ask for --metric test/d",
     ):
-        over_samples(collect(grid, runs, GridFolder(tmp_path)))
+        compare_samples(collect(grid, runs, GridFolder(tmp_path)))
 
 
 # Files that lie
@@ -228,6 +230,7 @@ def test_predictions_that_lie_cost_one_run_its_test(tmp_path):
     names = [folder.run(spec.run_id).predictions("test") for spec in runs if spec.variant == "full"]
     for path, (content, _) in zip(names, (BAD["4e9 values"], BAD["no npy"]), strict=True):
         path.write_bytes(content)
-    first, second = over_samples(collect(grid, runs, folder))
+    ablation = collect(grid, runs, folder)
+    first, second = sample_notes(ablation, compare_samples(ablation))
     assert "full" not in first.text
     assert len(re.findall("the predictions of full-s[01]-.{8} cannot be read", second.text)) == 2

@@ -14,11 +14,11 @@ from tables_study import BONUS, accuracy_of, complete, finish, notes, row, study
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.tables.collect import collect, differences
+from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells
 from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.latex import to_latex
-from furnace_hpc.tables.output.notes import describe
 from furnace_hpc.tables.output.render import to_csv
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.table import Ablation, Draw

@@ -15,12 +15,13 @@ from test_aggregate import command, submit
 from furnace_hpc.aggregate import show_table
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.tables.collect import collect, word
+from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells
 from furnace_hpc.tables.output.render import to_csv, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.table import Ablation, Draw
+from furnace_hpc.tables.text import format_value
 from furnace_hpc.tables.view import View, apply_view
 
 
@@ -31,8 +32,8 @@ def seen(path, view: View, without=(), **changes) -> Ablation:
         if (spec.variant, spec.config.seed) not in without:
             finish(spec, folder)
     shown, kept = apply_view(grid, runs, view)
-    aside = [spec.run_id for spec in runs if spec not in kept]
-    return collect(shown, kept, folder, by=view.by, aside=aside)
+    excluded_ids = [spec.run_id for spec in runs if spec not in kept]
+    return collect(shown, kept, folder, by=view.by, excluded_ids=excluded_ids)
 
 
 def mean_of(runs, variants, seed) -> float:
@@ -269,7 +270,7 @@ def test_where_selects_by_value(value):
     ],
 )
 def test_a_value_as_text(value, text):
-    assert word(value) == text
+    assert format_value(value) == text
 
 
 SCALARS = (
@@ -287,8 +288,8 @@ def test_other_values_have_other_texts(one, other):
     # True is 1, but is no number of a config
     if one == other or (kinds & {bool} and kinds & {int, float}):
         return
-    assert word(one) != word(other)
-    assert word(one).isprintable()
+    assert format_value(one) != format_value(other)
+    assert format_value(one).isprintable()
 
 
 def test_looks_at_opposite_numbers_do_not_overwrite_each_other():
