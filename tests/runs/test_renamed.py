@@ -220,7 +220,7 @@ def test_a_link_whose_run_is_gone(place):
     record(planned(place, asked))
     (place / "study").rename(place.parent / f"{place.name}-elsewhere")
     said = notes(place, asked, "other")
-    assert any("which is gone: submit again" in note for note in said)
+    assert any("is a broken link to " in note for note in said)
     assert not any("foreign" in note for note in said)
     assert set(actions(planned(place, asked)).values()) == {"start"}
     (place.parent / f"{place.name}-elsewhere").rename(place / "study")
@@ -292,7 +292,8 @@ def test_no_adopt_trains_again(place):
     said = notes(place, asked)
     assert any(
         note.startswith(
-            "2 runs left out, whose config, seed and data the table has under another name: full-s0-"
+            "2 runs left out, because the table has the same config, seed and data under another "
+            "name: full-s0-"
         )
         for note in said
     )
@@ -302,7 +303,8 @@ def test_no_adopt_trains_again(place):
 def test_other_configs_are_still_called_so(place):
     asked = grid(variants={"base": {}, "both": {"loss.alpha": 0.1}})
     assert any(
-        "2 older runs left out (not asked for any more: 0 on other data, 2 with another config): full-s0"
+        "2 older runs left out, because the grid no longer contains them (2 with another config): "
+        "full-s0"
         in note
         for note in notes(place, asked)
     )
