@@ -115,7 +115,7 @@ def _check_result(
 
 
 def _check_link(folder: RunFolder, status: RunStatus) -> RunStatus:
-    """The status of a run without a result. If its folder is a broken link, the status says so."""
+    """The status of a run without a result, which names a broken link."""
     if not folder.path.is_symlink() or folder.path.exists():
         return status
     target = folder.path.readlink()
@@ -148,7 +148,7 @@ def row_name(spec: RunSpec, by: tuple[str, ...]) -> str:
 
 def flat_config(spec: RunSpec) -> dict[str, Any]:
     """Dotted key -> value of each config key that decides the run's numbers, and its variant."""
-    return {"variant": spec.variant, "seed": spec.config.seed, **dict(_flat(identity(spec.config)))}
+    return {"variant": spec.variant, "seed": spec.config.seed, **_flat_identity(spec.config)}
 
 
 def differences(config: TrainConfig, reference: TrainConfig) -> tuple[Change, ...]:
@@ -156,7 +156,7 @@ def differences(config: TrainConfig, reference: TrainConfig) -> tuple[Change, ..
 
     A missing key is None.
     """
-    return _changes(dict(_flat(identity(config))), dict(_flat(identity(reference))))
+    return _changes(_flat_identity(config), _flat_identity(reference))
 
 
 def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]:
@@ -172,10 +172,10 @@ def _compare_rows(
     theirs = named.get(reference)
     if not theirs:
         return tuple(Row(name, tuple(runs), (), None) for name, runs in named.items())
-    their_config = dict(_flat(identity(theirs[0].spec.config)))
+    their_config = _flat_identity(theirs[0].spec.config)
     found = []
     for name, ours in named.items():
-        changes = _changes(dict(_flat(identity(ours[0].spec.config))), their_config)
+        changes = _changes(_flat_identity(ours[0].spec.config), their_config)
         if by:  # the runs of one row differ in the other keys
             changes = tuple(change for change in changes if change.key in by)
         difference = None
@@ -204,6 +204,10 @@ def _check_metric(grid: Grid, results: list[RunResult]) -> None:
             f"grid {grid.name!r}: metric {grid.metric!r} is in no result; "
             f"{nearest(grid.metric, names)}. Set `metric` to one of them"
         )
+
+
+def _flat_identity(config: TrainConfig) -> dict[str, Any]:
+    return dict(_flat(identity(config)))
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -49,8 +49,8 @@ def make_notes(
     notes += _constant_differences(grid, rows)
     notes += _too_few_seeds(grid, rows)
     notes += _other_data(rows)
-    for field, words in COMPARED.items():
-        notes += _mixed(rows, field, words)
+    for field, noun in COMPARED.items():
+        notes += _mixed(rows, field, noun)
     notes += _resumed_differently(rows)
     if excluded_ids:
         runs = count(len(excluded_ids), "run")
@@ -202,7 +202,7 @@ def _has_other_data(run: Run) -> bool:
     return run.result is not None and run.result.data_fingerprint != run.spec.data_fingerprint
 
 
-def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
+def _mixed(rows: Sequence[Row], field: str, noun: str) -> Iterator[Note]:
     """Runs that differ from most others in a field of the result."""
     found = {run.run_id: str(getattr(run.result, field)) for run in _finished(rows)}
     counts = Counter(found.values())
@@ -214,7 +214,7 @@ def _mixed(rows: Sequence[Row], field: str, words: str) -> Iterator[Note]:
         names = list_names([name for name, of_run in found.items() if of_run == value])
         others.append(f"{value} in {counts[value]} of {len(found)} runs: {names}")
     text = (
-        f"{words} differs: {majority} in {counts[majority]} of {len(found)} runs, "
+        f"{noun} differs: {majority} in {counts[majority]} of {len(found)} runs, "
         f"but {'; '.join(others)}"
     )
     values = {row.variant: {found[run.run_id] for run in _finished([row])} for row in rows}

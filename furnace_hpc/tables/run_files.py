@@ -125,9 +125,8 @@ def read_record(folder: RunFolder) -> Record:
 def read_listed(listed: ListedRun) -> tuple[Record, list[Point]]:
     """Read a listed run: its record, and the values that curves can show, sorted by step.
 
-    If several attempts have a step and kind, the newest attempt wins. Kept are numbers, also NaN
-    and infinite ones, whose names begin with the kind of their line, such as `train/loss` and
-    `val/digit/accuracy`.
+    If several attempts have a step and kind, the newest attempt wins. Only numbers are kept, NaN
+    and infinite ones included. Their names begin with the kind of the line, such as `train/loss`.
     """
     lines, first_steps, torn = _read_metrics(listed)
     raw = [_attempt(listed.path, number) for number in listed.attempts]

@@ -304,8 +304,7 @@ def test_other_configs_are_still_called_so(place):
     asked = grid(variants={"base": {}, "both": {"loss.alpha": 0.1}})
     assert any(
         "2 older runs left out, because the grid no longer contains them (2 with another config): "
-        "full-s0"
-        in note
+        "full-s0" in note
         for note in notes(place, asked)
     )
 

@@ -148,7 +148,9 @@ def test_data_of_the_newest_submission_is_taken(tmp_path):
     folder = GridFolder(tmp_path / "study")
     newer = expand(grid, {"tridigits": "a" * 16})
     submit(grid, newer, folder)
-    for _ in range(9):  # the tenth submission is newer than the ninth, but not in the order of names
+    for _ in range(
+        9
+    ):  # the tenth submission is newer than the ninth, but not in the order of names
         folder.new_submission()
     submit(grid, older, folder)
     assert submitted_runs(grid, folder)[0].data_fingerprint == FINGERPRINT

@@ -84,7 +84,7 @@ def all_cells(ablation: Ablation) -> list[Cells]:
     """The cells of every row, in the grid's order."""
     scale = ablation.metric.scale
     means = {row.variant: scale.show(row.mean) for row in ablation.rows if row.mean is not None}
-    best = ablation.metric.best_shown(means.values())  # rows that look equal are equal
+    best = ablation.metric.best_shown(means.values())  # equal as displayed is equal
     letters = _letters_by_row(ablation)
     found = []
     for row in ablation.rows:

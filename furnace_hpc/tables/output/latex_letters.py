@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from furnace_hpc.config.parsing.text_safety import printable
 
-# Inline, for a letter with more than four hexadecimal digits: CJKutf8 would look for another font.
+# Inline, for a letter with more than four hexadecimal digits: CJKutf8 would need another font.
 WIDE = r"\ifdefined\Umathcode\iffontchar\font {0} {1}\else ?\fi\else ?\fi{{}}"
 # combining mark -> its accent in text, and in mathematics if there is one
 ACCENTS = {

@@ -57,9 +57,8 @@ def compare_samples(ablation: Ablation) -> SampleComparison:
     """Compare all rows with the reference, from the predictions of their runs.
 
     Raises:
-        ConfigError: the table's metric is not an accuracy, so it is no mean over samples, or the
-            grid has several
-            packs, which have different samples.
+        ConfigError: the metric is not an accuracy, so it is no mean over samples. Or the grid has
+            several packs, which have different samples.
     """
     metric, reference = ablation.metric, ablation.reference
     if ablation.packs:

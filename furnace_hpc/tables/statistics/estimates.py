@@ -13,7 +13,7 @@ from functools import lru_cache
 LEVEL = 0.95  # of every interval in a table
 POWER = 0.8  # with `more_seeds` added, the chance that the test shows a difference of this size
 MAX_SIGN_FLIP = 32  # pairs; 2^32 sign patterns are counted exactly from two halves of 2^16 sums
-MAX_SEEDS = 1000  # `more_seeds` looks no further
+MAX_SEEDS = 1000  # `more_seeds` stops there
 # a spread of differences below this share of the largest value is float rounding
 SAME = 1e-9
 
