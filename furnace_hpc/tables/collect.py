@@ -211,7 +211,7 @@ def _flat_identity(config: TrainConfig) -> dict[str, Any]:
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value); an entry of a list of mappings is counted from 0."""
+    """(dotted key, value) of every value. Entries of a list of mappings are numbered from 0."""
     for key, value in content.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             value = {str(number): item for number, item in enumerate(value)}
