@@ -1,4 +1,4 @@
-"""Turn finished runs into tables and figures: `python -m furnace_hpc.aggregate --grid NAME_OR_PATH`."""
+"""Turn finished runs into tables and figures: `furnace aggregate --grid NAME_OR_PATH`."""
 
 import gc
 import sys
@@ -19,55 +19,62 @@ if TYPE_CHECKING:
     from furnace_hpc.tables.table import Ablation
     from furnace_hpc.tables.view import View
 
+LEAST_WIDTH = 100  # characters of the printed table, also in a log file
+
 
 def main(
-    grid: Annotated[str, typer.Option(help="name or path; it is read as it was last submitted")],
+    grid: Annotated[str, typer.Option(help="name or path of the grid, as last submitted")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as given to submit; repeatable")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the results [results/<grid>]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for the results [results/<grid>]")
+    ] = None,
     runs_dir: Annotated[
-        Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
+        Path | None,
+        typer.Option("--runs-root", help="folder of all runs [$FURNACE_RUNS or ./runs]"),
     ] = None,
     metric: Annotated[
         str | None, typer.Option(help="another metric than the grid's: <split>/<task>/<metric>")
     ] = None,
     direction: Annotated[
         Literal["max", "min"] | None,
-        typer.Option(help="max or min: which way it is better [the grid's; min for a loss]"),
+        typer.Option(help="whether higher (max) or lower (min) is better [from the metric]"),
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="rows by the values of this key, such as loss.alpha; repeatable"),
+        typer.Option(help="make a row for each value of this key, such as loss.alpha; repeatable"),
     ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
-            help="key=value: only runs that have it; some of the reference must be among them; repeatable"
+            help="key=value: show only these runs; some must be of the reference; repeatable"
         ),
     ] = None,
     figures: Annotated[bool, typer.Option(help="draw the figures")] = True,
     samples: Annotated[
         bool,
         typer.Option(
-            "--samples", help="test accuracies over samples too, from the runs' predictions"
+            "--samples",
+            help="also compare accuracies over test samples, from the runs' predictions",
         ),
     ] = False,
 ) -> None:
-    """Turn a grid's finished runs into runs.csv, table.csv, table.md, table.tex, report.html and figures.
+    """Turn a grid's finished runs into tables, a report and figures.
 
-    The exit code is 1 when runs are missing; the table shows them as missing.
+    It writes runs.csv, table.csv, table.md, table.tex, report.html and figures/. The exit code is 1
+    if runs are missing. The table shows which.
     """
-    # there are no cycles worth finding, and of thousands of runs a fifth of the time is the search
+    # The tables have no reference cycles, and the search for them takes a fifth of the time of
+    # thousands of runs.
     gc.disable()
     from furnace_hpc.tables.output.results import submitted_grid
     from furnace_hpc.tables.view import View
 
     view = View(metric, direction, tuple(by or ()), tuple(where or ()))
-    asked, folder = submitted_grid(grid, runs_root(runs_dir))
-    raise typer.Exit(
-        show_table(with_settings(asked, set_ or []), folder, out, figures, view, samples, grid)
-    )
+    submitted, folder = submitted_grid(grid, runs_root(runs_dir))
+    submitted = with_settings(submitted, set_ or [])
+    raise typer.Exit(show_table(submitted, folder, out, figures, view, samples, grid))
 
 
 def show_table(
@@ -77,76 +84,127 @@ def show_table(
     figures: bool = True,
     view: "View | None" = None,
     samples: bool = False,
-    asked_as: str = "",
+    given_name: str = "",
 ) -> int:
     """Write the results of a submitted grid, print the table, and return the exit code.
 
-    `asked_as`: the name or path of the grid as the user gave it.
+    Args:
+        grid: the grid with its settings.
+        folder: folder of the grid's runs.
+        out: folder for the results. If None, a folder in `results/`.
+        figures: whether to draw the figures.
+        view: another way to show the runs.
+        samples: whether to compare accuracies over test samples too.
+        given_name: name or path of the grid in the user's command, for errors.
 
     Raises:
-        ConfigError: the grid has no runs, its metric is in no result, or the view asks for what no run has.
+        ConfigError: the grid has no runs, no result has its metric, or no run has a key of the
+            view.
     """
-    from rich.console import Console
+    from furnace_hpc.tables.output.results import write_results
+    from furnace_hpc.tables.view import View
 
+    view = view or View()
+    if out is None:
+        out = Path("results") / "--".join(filter(None, [results_name(grid), view.suffix]))
+    figures = figures and _can_draw()
+    view = replace(view, by=view.by or grid.by)
+    ablation = _make_table(_with_described_settings(grid), folder, view, given_name)
+    ablation = _with_more_notes(ablation, samples)
+    files = write_results(ablation, out, figures)
+    _print(ablation, folder, out, len(files))
+    return int(bool(ablation.missing))
+
+
+def _can_draw() -> bool:
+    if find_spec("matplotlib"):
+        return True
+    typer.echo(
+        "no figures: matplotlib is not installed. Run pip install 'furnace-hpc[report]'", err=True
+    )
+    return False
+
+
+def _with_described_settings(grid: Grid) -> Grid:
+    """The grid with its settings in the description."""
+    if not grid.settings:
+        return grid
+    settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
+    description = f"{grid.description} With {settings}.".strip()
+    return grid.model_copy(update={"description": description})
+
+
+def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -> "Ablation":
     from furnace_hpc.config.train_config import run_ids
     from furnace_hpc.monitor.run_status import observe_when_asked
-    from furnace_hpc.slurm.accounting import in_words
     from furnace_hpc.tables.cache import read_records
+    from furnace_hpc.tables.collect import collect
+    from furnace_hpc.tables.other_settings import runs_of_other_settings
+    from furnace_hpc.tables.output.results import submitted_runs
+    from furnace_hpc.tables.view import apply_view
+
+    records = read_records(folder)
+    all_runs = submitted_runs(grid, folder, records, given_name)
+    shown_grid, runs = apply_view(grid, all_runs, view)
+    kept = {id(spec) for spec in runs}
+    excluded_ids = run_ids([spec for spec in all_runs if id(spec) not in kept])
+    other_table_ids: set[str] = set()
+    if records.by_run.keys() - run_ids(all_runs):
+        other_table_ids = runs_of_other_settings(grid, folder)
+    get_status = observe_when_asked(folder)
+    return collect(
+        shown_grid, runs, folder, get_status, view.by, excluded_ids, records, other_table_ids
+    )
+
+
+def _with_more_notes(ablation: "Ablation", samples: bool) -> "Ablation":
+    """The table with notes from Slurm's accounting, and on samples if wanted."""
+    from furnace_hpc.slurm.accounting import in_words
+    from furnace_hpc.tables.table import Note
+
+    notes = list(ablation.notes)
+    if text := in_words([attempt for run in ablation.runs for attempt in run.record.ledger()]):
+        notes.append(Note(text))
+    if samples:
+        from furnace_hpc.tables.notes import sample_notes
+        from furnace_hpc.tables.statistics.bootstrap import compare_samples
+
+        notes += sample_notes(ablation, compare_samples(ablation))
+    return replace(ablation, notes=tuple(notes))
+
+
+def _print(ablation: "Ablation", folder: GridFolder, out: Path, num_files: int) -> None:
+    """Print the table, what it lacks, and the last lines."""
+    from rich.console import Console
+
     from furnace_hpc.tables.output.latex import lost_letters
     from furnace_hpc.tables.output.render import to_terminal
-    from furnace_hpc.tables.output.results import aggregate, submitted_runs, written_files
     from furnace_hpc.tables.output.verdict import last_lines
-    from furnace_hpc.tables.view import View, apply_view
 
-    if figures and not find_spec("matplotlib"):
-        typer.echo(
-            "no figures: matplotlib is not installed: pip install 'furnace-hpc[report]'", err=True
-        )
-        figures = False
-    view = view or View()
-    place = out or Path("results") / "--".join(filter(None, [results_name(grid), view.suffix]))
-    if grid.settings:
-        settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
-        grid = grid.model_copy(
-            update={"description": f"{grid.description} With {settings}.".strip()}
-        )
-    view = replace(view, by=view.by or grid.by)
-    records = read_records(folder)
-    everything = submitted_runs(grid, folder, records, asked_as)
-    shown, runs = apply_view(grid, everything, view)
-    kept = {id(spec) for spec in runs}
-    aside = run_ids([spec for spec in everything if id(spec) not in kept])
-    get_status = observe_when_asked(folder)
-    ablation = aggregate(
-        shown, runs, folder, place, figures, get_status, view.by, aside, records, samples, in_words
-    )
     console = Console(highlight=False, soft_wrap=True)
-    console.width = max(console.width, 100)  # in a log file too
+    console.width = max(console.width, LEAST_WIDTH)
     console.print(to_terminal(ablation, console.width))
     if lost := lost_letters(ablation):
         typer.echo(
-            f"table.tex: pdfLaTeX prints {lost}; XeLaTeX and LuaLaTeX print what the font has",
+            f"table.tex: pdfLaTeX prints {lost}. XeLaTeX and LuaLaTeX print all that the font has",
             err=True,
         )
     if ablation.missing:
         _print_missing(ablation, folder)
-    for line in last_lines(ablation, folder, place, len(written_files(place, figures))):
+    for line in last_lines(ablation, folder, out, num_files):
         console.print(printable(line), markup=False)
-    return 1 if ablation.missing else 0
 
 
 def _print_missing(ablation: "Ablation", folder: GridFolder) -> None:
-    """On the error output: the missing runs, and where else there are runs."""
+    """Print the missing runs to stderr, and the commands for tables with other settings."""
+    from furnace_hpc.tables.notes import describe
     from furnace_hpc.tables.other_settings import other_settings
-    from furnace_hpc.tables.output.notes import describe
 
     lines = [f"{len(ablation.missing)} of {len(ablation.runs)} runs are missing:"]
     lines += [f"  {printable(describe(run))}" for run in ablation.missing]
     if others := other_settings(ablation.grid, folder):
-        lines += [
-            "runs with other settings (--set) have a table of their own:",
-            *(f"  {line}" for line in others),
-        ]
+        lines.append("runs with other settings (--set) have a table of their own:")
+        lines += [f"  {line}" for line in others]
     sys.stdout.flush()
     typer.echo("\n".join(lines), err=True)
 

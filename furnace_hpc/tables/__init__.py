@@ -1,5 +1,5 @@
 """Turn finished runs into conclusions: tables, reports and figures.
 
-`statistics/` computes, `output/` writes files, the modules here decide which runs count. It imports `runs`,
-`config` and `host`.
+`statistics/` computes, `output/` writes files, and the modules here decide which runs count. It
+imports `runs`, `config` and `host`.
 """

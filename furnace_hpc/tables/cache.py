@@ -1,7 +1,8 @@
-"""All runs of a grid as one Parquet file, `runs/<grid>/cache/<digest>.parquet`: only what changed is read again.
+"""Cache the run files of a grid in one Parquet file, `runs/<grid>/cache/<digest>.parquet`.
 
-A run is read again when any of its files has another time, size or inode than when it was read. The cache is never
-trusted: its name is the digest of its content, and one that is damaged, or of another format, is thrown away.
+A run is read again if the modification time, size or inode of one of its files has changed. The
+cache is never trusted: its name is the digest of its content. A damaged file, or one of another
+format, is removed.
 """
 
 import io
@@ -15,23 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.tables.run_files import Listed, Record, list_runs, read_listed
+from furnace_hpc.tables.run_files import ListedRun, Point, Record, list_runs, read_listed
 
 if TYPE_CHECKING:
     import polars as pl
 
-FORMAT = "1"  # to be raised when records.py reads anything otherwise
-AT_ONCE = 1000  # runs that are held as Python objects
+FORMAT = "1"  # raise it when run_files.py reads anything differently
+CHUNK = 1000  # runs that are held as Python objects at a time
 
 
 @dataclass(frozen=True)
 class Records:
-    """What the files of all runs in a grid's folder say."""
+    """Content of the run files in a grid's folder."""
 
-    frame: "pl.DataFrame"  # a line a run: `_schema`
-    foreign: tuple[str, ...]  # what lies among the runs and was written by none
-    num_read: int  # runs whose files were read now, and not taken from the cache
-    # run whose folder is a link -> the run it leads to
+    frame: "pl.DataFrame"  # one row per run, columns as in `_schema`
+    foreign: tuple[str, ...]  # files and folders that no run has written
+    num_read: int  # runs that were not in the cache
+    # run whose folder is a link -> target of the link
     links: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -41,59 +42,57 @@ class Records:
         return {run: Record(*fields) for run, *fields in columns.iter_rows()}
 
     def points(self, runs: Sequence[str], metrics: Collection[str]) -> "pl.DataFrame":
-        """All values of some metrics, as lines (place in `runs`, metric, step, value), by place and by step."""
+        """Values of some metrics, as rows (index in `runs`, metric, step, value), in order."""
         import polars as pl
 
-        asked = pl.DataFrame(
+        wanted = pl.DataFrame(
             {"run": runs, "place": range(len(runs))}, schema={"run": pl.String, "place": pl.UInt32}
         )
-        lists = asked.join(self.frame, on="run", maintain_order="left").select(
-            "place", "metric", "step", "value"
-        )
-        return lists.explode("metric", "step", "value").filter(
-            pl.col("metric").is_in(list(metrics))
-        )
+        lists = wanted.join(self.frame, on="run", maintain_order="left")
+        points = lists.select("place", "metric", "step", "value").explode("metric", "step", "value")
+        return points.filter(pl.col("metric").is_in(list(metrics)))
 
 
 def read_records(folder: GridFolder) -> Records:
-    """The records of all runs in a grid's folder; files that have not changed are not read again."""
+    """Read the records of all runs in a grid's folder. Unchanged files come from the cache."""
     import polars as pl
 
     listed, foreign = list_runs(folder.path)
-    known = _load(folder.tables_cache)
-    now = pl.DataFrame({"run": [one.run for one in listed], "files": [one.files for one in listed]})
-    kept = (
-        known
-        if not known.height
-        else known.join(now.cast(pl.String), on=["run", "files"], how="semi")
-    )
-    unchanged = set(kept["run"])
-    fresh = [one for one in listed if one.run not in unchanged]
-    frame = kept
-    if fresh or kept.height != known.height:
-        frame = pl.concat(
-            [kept, *(_frame(fresh[at : at + AT_ONCE]) for at in range(0, len(fresh), AT_ONCE))]
-        ).sort("run")
-        # a grid of somebody else's, or a full disk: the next look reads everything again
+    cached = _load(folder.tables_cache)
+    frame = cached
+    if cached.height:
+        now = pl.DataFrame(
+            {"run": [run.run for run in listed], "files": [run.files for run in listed]}
+        )
+        frame = cached.join(now.cast(pl.String), on=["run", "files"], how="semi")
+    unchanged = set(frame["run"])
+    changed = [run for run in listed if run.run not in unchanged]
+    if changed or frame.height != cached.height:
+        chunks = [changed[at : at + CHUNK] for at in range(0, len(changed), CHUNK)]
+        frame = pl.concat([frame, *map(_frame, chunks)]).sort("run")
+        # If the disk is full or the folder is not writable, the next call reads everything again.
         with suppress(OSError):
             _store(folder.tables_cache, frame)
-    return Records(
-        frame, tuple(foreign), len(fresh), {one.run: one.link for one in listed if one.link}
-    )
+    links = {run.run: run.link for run in listed if run.link}
+    return Records(frame, tuple(foreign), len(changed), links)
 
 
-def _frame(some: Sequence[Listed]) -> "pl.DataFrame":
-    """What the files of some runs say, read now."""
+def _frame(runs: Sequence[ListedRun]) -> "pl.DataFrame":
+    """Read the files of some runs."""
     import polars as pl
 
     columns: dict[str, list[Any]] = {name: [] for name in _schema()}
-    for listed in some:
+    for listed in runs:
         record, points = read_listed(listed)
-        names, steps, values = zip(*points, strict=True) if points else ((), (), ())
-        line = (listed.run, listed.files, *record, names, steps, [float(value) for value in values])
+        line = (listed.run, listed.files, *record, *_transposed(points))
         for column, value in zip(columns.values(), line, strict=True):
             column.append(value)
     return pl.DataFrame(columns, schema=_schema())
+
+
+def _transposed(points: Sequence[Point]) -> tuple[list[str], list[int], list[float]]:
+    names = [name for name, _, _ in points]
+    return names, [step for _, step, _ in points], [float(value) for _, _, value in points]
 
 
 def _schema() -> dict[str, Any]:
@@ -111,7 +110,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _load(place: Path) -> "pl.DataFrame":
-    """The cache; empty where there is none that can be trusted."""
+    """Load the cache. Empty if there is no sound one."""
     import polars as pl
 
     for path in sorted(place.glob("*.parquet")):
@@ -125,18 +124,21 @@ def _load(place: Path) -> "pl.DataFrame":
 
 
 def _store(place: Path, frame: "pl.DataFrame") -> None:
-    """Write the cache whole, aside, and take others away. A power cut that tears it is seen by its digest."""
+    """Write the cache through a temporary file and remove older ones.
+
+    It is not synced: after a power cut the digest shows whether the file is complete.
+    """
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="zstd", compression_level=1, statistics=False)
     content = buffer.getvalue()
     path = place / f"{_digest(content)}.parquet"
-    aside = place / f".{path.name}.{uuid.uuid4().hex[:8]}"
+    temporary = place / f".{path.name}.{uuid.uuid4().hex[:8]}"
     place.mkdir(exist_ok=True)
     try:
-        aside.write_bytes(content)
-        aside.replace(path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     for other in place.glob("*.parquet"):
         if other != path:
             other.unlink(missing_ok=True)

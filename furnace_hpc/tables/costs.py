@@ -1,62 +1,99 @@
-"""What runs took, from the ledger of their attempts: hours, steps trained twice, and the share that was training.
+"""Costs of runs and rows: hours, steps that were trained twice, and the share of useful time.
 
-An attempt that has not ended is not counted: what is written from the same files stays the same.
+Attempts that have not ended are not counted. So the same files always give the same costs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.resume_overrides import ways
 from furnace_hpc.tables.run_files import Record
+from furnace_hpc.tables.statistics.estimates import mean
 
 THEN = "; then "
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What all attempts of one run took together."""
+class AttemptCosts:
+    """Costs of all attempts of one run together."""
 
-    hours: float = 0.0  # GPU-hours; process-hours where no GPU was given
+    hours: float = 0.0  # GPU-hours; process-hours if no attempt had a GPU
     gpus: bool = False
     lost_steps: int = 0  # optimizer steps that were trained, lost, and trained again
-    # seconds in steps that counted, over seconds of all attempts; of a finished run
+    # seconds in steps that count, divided by seconds of all attempts; finished runs only
     goodput: float | None = None
-    ways: str = ""  # how its attempts trained, processes and ZeRO stage, each change named
+    ways: str = ""  # processes and ZeRO stage of the attempts, each change named
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a row took. Times and rates are means over its results, in seconds and samples per second."""
+    """Costs of a row.
+
+    Times and rates are means over its results, in seconds and samples per second.
+    """
 
     train_s: float | None
     samples_per_s: float | None
     attempts: int
     peak_memory_gib: float | None
     num_parameters: int | None
-    # from the first attempt's start to the result, waiting for a place included
-    wall_s: float | None = None
-    samples_per_s_each: float | None = None  # per process: that is, per GPU
-    lost_steps: int = 0  # sum over runs, missing ones too
-    # GPU-hours (process-hours without GPUs): sum over runs, missing ones too
-    hours: float | None = None
-    goodput: float | None = None  # mean over finished runs
+    wall_s: float | None  # from the start of the first attempt to the result, waiting included
+    samples_per_s_each: float | None  # per process: that is, per GPU
+    lost_steps: int  # sum over runs, missing ones included
+    hours: float | None  # GPU-hours (process-hours without GPUs): sum, missing runs included
+    goodput: float | None  # mean over finished runs
 
 
-def spent_of(record: Record, result: RunResult | None) -> Spent:
-    """What the ledger says of one run."""
+def costs_of_attempts(record: Record, result: RunResult | None) -> AttemptCosts:
+    """Costs of one run, from the records of its attempts."""
     attempts = record.ledger()
-    times_s = [
-        attempt.end_unix_s - attempt.start_unix_s for attempt in attempts if attempt.end_unix_s
-    ]
     ended = [attempt for attempt in attempts if attempt.end_unix_s]
-    width = [attempt.gpus or attempt.world_size or 1 for attempt in ended]
-    allocated_s = sum(times_s)
-    return Spent(
-        hours=sum(time_s * number for time_s, number in zip(times_s, width, strict=True)) / 3600,
+    times_s = [_time_s(attempt) for attempt in ended]
+    gpu_times_s = [_time_s(attempt) * _width(attempt) for attempt in ended]
+    total_s = sum(times_s)
+    goodput = None
+    if result and total_s and len(ended) == len(attempts):
+        goodput = result.train_s / total_s
+    return AttemptCosts(
+        hours=sum(gpu_times_s) / 3600,
         gpus=any(attempt.gpus for attempt in attempts),
         lost_steps=record.lost_steps,
-        goodput=result.train_s / allocated_s
-        if result and allocated_s and len(ended) == len(attempts)
-        else None,
+        goodput=goodput,
         ways=THEN.join(ways(attempts)),
     )
+
+
+def mean_costs(results: Sequence[RunResult], attempts: int, spent: Sequence[AttemptCosts]) -> Costs:
+    """Costs of a row with these results, number of attempts, and costs of each run's attempts."""
+    num_parameters = {result.num_parameters for result in results}
+    return Costs(
+        train_s=mean([result.train_s for result in results]),
+        samples_per_s=mean([result.samples_per_s for result in results]),
+        attempts=attempts,
+        peak_memory_gib=max((result.peak_memory_gib for result in results), default=None),
+        num_parameters=_only(num_parameters),
+        wall_s=mean([result.wall_s for result in results]),
+        samples_per_s_each=mean([result.samples_per_s / result.world_size for result in results]),
+        lost_steps=sum(run.lost_steps for run in spent),
+        hours=sum(run.hours for run in spent) or None,
+        goodput=mean([run.goodput for run in spent if run.goodput is not None]),
+    )
+
+
+def _time_s(attempt: Attempt) -> float:
+    return (attempt.end_unix_s or 0.0) - attempt.start_unix_s
+
+
+def _width(attempt: Attempt) -> int:
+    """Number of GPUs, or of processes if it had no GPU."""
+    return attempt.gpus or attempt.world_size or 1
+
+
+def _only(numbers: set[int]) -> int | None:
+    """The one number of a set. None if it does not have exactly one."""
+    if len(numbers) != 1:
+        return None
+    (number,) = numbers
+    return number

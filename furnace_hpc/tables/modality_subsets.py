@@ -1,6 +1,6 @@
-"""What is measured once, at a run's end: the score with a part of the modalities, and the consistency block.
+"""Scores of a run's end: with subsets of the modalities, and consistency of two modalities.
 
-Both stand in the results under names with `@`: `test/digit/accuracy@text+image`, `test/consistency/auc@text+image`.
+Their names have an `@`: `test/digit/accuracy@text+image`, `test/consistency/auc@text+image`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,8 @@ from math import isfinite
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.table import Ablation, Row
 
-# Read first, in this order; a result may have more.
+# Consistency metrics in the order of the columns. If a result has none of them, all others are
+# shown.
 SHOWN = (
     *("cosine_matched", "cosine_mismatched", "auc"),
     *("recall_at_1_there", "recall_at_1_back", "recall_at_1_chance"),
@@ -20,7 +21,10 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Matrix:
-    """Mean and sample deviation over the runs of each row, of one measure a column; None where no run has it."""
+    """Mean and sample standard deviation of some metrics (columns) over the runs of each row.
+
+    A cell is None if no run has the metric.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -28,47 +32,41 @@ class Matrix:
     means: tuple[tuple[float | None, ...], ...]
     deviations: tuple[tuple[float | None, ...], ...]
     counts: tuple[tuple[int, ...], ...]
-    by_column: bool = False  # columns are measures of their own, and are shaded each for itself
+    by_column: bool = False  # columns are different metrics: each has its own range of shades
 
     def shades(self) -> list[list[float]]:
-        """How deep each cell is coloured, from 0 (lowest) to 1 (highest); 0 where there is nothing to tell apart."""
-        groups = (
-            list(zip(*self.means, strict=True))
-            if self.by_column
-            else [[v for line in self.means for v in line]]
-        )
-        ranges = [
-            (min(known), max(known))
-            for group in groups
-            if (known := [v for v in group if v is not None] or [0])
-        ]
-        return [
-            [_share(value, *ranges[at if self.by_column else 0]) for at, value in enumerate(line)]
-            for line in self.means
-        ]
+        """Shade of each cell, from 0 (lowest) to 1 (highest). 0 if all values are equal."""
+        if self.by_column:
+            columns = [_shades(column) for column in zip(*self.means, strict=True)]
+            return [list(line) for line in zip(*columns, strict=True)]
+        flat = _shades([value for line in self.means for value in line])
+        width = len(self.columns)
+        return [flat[at : at + width] for at in range(0, len(flat), width)]
 
 
 def modality_matrix(ablation: Ablation) -> Matrix | None:
-    """The table's metric where the network sees these modalities alone; None when no result has it."""
+    """The table's metric for each subset of the modalities. None if no result has one."""
     metric = ablation.grid.metric.partition("@")[0]
     names = [name for name in _names(ablation) if name.startswith(f"{metric}@")]
-    place = _place_of(ablation)
-    names.sort(key=lambda name: place(_at(name)))
-    return _matrix(ablation, metric, names, [_at(name) for name in names]) if names else None
+    if not names:
+        return None
+    order = _subset_order(ablation)
+    names.sort(key=lambda name: order(_subset(name)))
+    return _matrix(ablation, metric, names, [_subset(name) for name in names])
 
 
 def consistency_blocks(ablation: Ablation) -> list[Matrix]:
-    """A matrix for each pair of modalities: what their embeddings have to do with each other."""
-    prefix = f"{ablation.grid.metric.partition('/')[0]}/consistency/"
+    """One matrix per pair of modalities: how their embeddings relate."""
+    prefix = f"{ablation.metric.split}/consistency/"
     found = [name.removeprefix(prefix) for name in _names(ablation) if name.startswith(prefix)]
     matrices = []
-    for pair in sorted({_at(name) for name in found}, key=_place_of(ablation)):
-        words = {name.partition("@")[0] for name in found if _at(name) == pair}
-        columns = [word for word in SHOWN if word in words] or sorted(words)
-        names = [f"{prefix}{word}{'@' * bool(pair)}{pair}" for word in columns]
-        matrices.append(
-            _matrix(ablation, pair.replace("+", " and "), names, columns, by_column=True)
-        )
+    for pair in sorted({_subset(name) for name in found}, key=_subset_order(ablation)):
+        metrics = {name.partition("@")[0] for name in found if _subset(name) == pair}
+        columns = [name for name in SHOWN if name in metrics] or sorted(metrics)
+        suffix = f"@{pair}" if pair else ""
+        names = [f"{prefix}{name}{suffix}" for name in columns]
+        title = pair.replace("+", " and ")
+        matrices.append(_matrix(ablation, title, names, columns, by_column=True))
     return matrices
 
 
@@ -91,8 +89,16 @@ def _matrix(
     )
 
 
-def _share(value: float | None, low: float, high: float) -> float:
-    return 0.0 if value is None or low == high else (value - low) / (high - low)
+def _shades(values: Sequence[float | None]) -> list[float]:
+    known = [value for value in values if value is not None] or [0.0]
+    low, high = min(known), max(known)
+    return [_shade(value, low, high) for value in values]
+
+
+def _shade(value: float | None, low: float, high: float) -> float:
+    if value is None or low == high:
+        return 0.0
+    return (value - low) / (high - low)
 
 
 def _values(row: Row, name: str) -> list[float]:
@@ -104,22 +110,20 @@ def _names(ablation: Ablation) -> list[str]:
     return sorted({name for run in ablation.runs if run.result for name in run.result.metrics})
 
 
-def _at(name: str) -> str:
+def _subset(name: str) -> str:
+    """The part of a metric's name after the `@`, such as `text+image`."""
     return name.partition("@")[2]
 
 
-def _place_of(ablation: Ablation) -> Callable[[str], tuple[int, list[int], str]]:
-    """What subsets (`text+image`) are sorted by: small ones first, modalities in the order of the configs."""
-    order = list(
-        dict.fromkeys(name for run in ablation.runs for name in run.spec.config.model.modalities)
-    )
+def _subset_order(ablation: Ablation) -> Callable[[str], tuple[int, list[int], str]]:
+    """Sort key of subsets: small ones first, modalities in the order of the configs."""
+    modalities: list[str] = []
+    for run in ablation.runs:
+        modalities += run.spec.config.model.modalities
+    place = {name: number for number, name in enumerate(dict.fromkeys(modalities))}
 
-    def place(subset: str) -> tuple[int, list[int], str]:
+    def order(subset: str) -> tuple[int, list[int], str]:
         parts = subset.split("+")
-        return (
-            len(parts),
-            [order.index(part) if part in order else len(order) for part in parts],
-            subset,
-        )
+        return len(parts), [place.get(part, len(place)) for part in parts], subset
 
-    return place
+    return order

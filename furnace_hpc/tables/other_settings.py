@@ -1,6 +1,7 @@
-"""Runs of a grid that were submitted with other settings (`--set`) than those of the table."""
+"""Find a grid's runs that were submitted with other settings (`--set`) than those of the table."""
 
 import json
+from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.ablate import Overrides
@@ -13,31 +14,56 @@ MAX_SHOWN = 5
 
 
 def other_settings(grid: Grid, folder: GridFolder) -> list[str]:
-    """A line for each other settings that have a finished run: how many, and the command that shows them."""
+    """One line per other settings with finished runs: how many, and the command for their table."""
+    found = []
+    for settings, run_ids in _runs_by_settings(grid, folder)[1]:
+        done = sum(folder.run(run_id).result.is_file() for run_id in run_ids)
+        if done:
+            command = command_on("aggregate", folder, *setting_words(settings))
+            found.append((-done, f"{done} of {len(run_ids)} runs are done: {command}"))
+    found.sort()
+    lines = [line for _, line in found[:MAX_SHOWN]]
+    if len(found) > MAX_SHOWN:
+        lines.append(f"and {len(found) - MAX_SHOWN} more settings")
+    return lines
+
+
+def runs_of_other_settings(grid: Grid, folder: GridFolder) -> set[str]:
+    """Ids of runs that were submitted with other settings only. They have a table of their own."""
+    own, others = _runs_by_settings(grid, folder)
+    return {run_id for _, run_ids in others for run_id in run_ids} - own
+
+
+def _runs_by_settings(
+    grid: Grid, folder: GridFolder
+) -> tuple[set[str], list[tuple[Overrides, set[str]]]]:
+    """Ids of the runs submitted with the grid's settings, and with each of the other settings."""
     settings: dict[str, Overrides] = {}
     runs: dict[str, set[str]] = {}
     for submission in folder.all_submissions():
-        try:
-            asked = _of_numbers(read_grid(submission / "grid.yaml").settings)
-            lines = read_regular_text(submission / "rows.jsonl").splitlines()
-            run_ids = {json.loads(line)["run_id"] for line in lines}
-        except (ConfigError, OSError, ValueError, KeyError, TypeError):
-            continue  # a submission that was cut off, or is damaged
-        key = json.dumps(asked, sort_keys=True)
-        settings[key] = asked
+        content = _read_submission(submission)
+        if content is None:
+            continue
+        of_submission, run_ids = content
+        key = json.dumps(of_submission, sort_keys=True)
+        settings[key] = of_submission
         runs.setdefault(key, set()).update(run_ids)
-    own = json.dumps(_of_numbers(grid.settings), sort_keys=True)
-    found = []
-    for key in settings.keys() - {own}:
-        done = sum(folder.run(run_id).result.is_file() for run_id in runs[key])
-        if done:
-            command = command_on("aggregate", folder, *setting_words(settings[key]))
-            found.append((-done, f"{done} of {len(runs[key])} runs are done: {command}"))
-    found.sort()
-    more = [f"and {len(found) - MAX_SHOWN} more settings"] if len(found) > MAX_SHOWN else []
-    return [line for _, line in found[:MAX_SHOWN]] + more
+    own = json.dumps(_deciding(grid.settings), sort_keys=True)
+    others = [(settings[key], runs[key]) for key in sorted(settings.keys() - {own})]
+    return runs.get(own, set()), others
 
 
-def _of_numbers(settings: Overrides) -> Overrides:
-    """Without those that change no number."""
+def _read_submission(path: Path) -> tuple[Overrides, set[str]] | None:
+    """Settings and run ids of a submission. None if it is incomplete or damaged."""
+    try:
+        settings = _deciding(read_grid(path / "grid.yaml").settings)
+        lines = read_regular_text(path / "rows.jsonl").splitlines()
+        run_ids = {json.loads(line)["run_id"] for line in lines}
+    except (ConfigError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return settings, run_ids
+
+
+def _deciding(settings: Overrides) -> Overrides:
+    """The settings that can change a number."""
     return {key: value for key, value in settings.items() if not key.startswith("resources.")}

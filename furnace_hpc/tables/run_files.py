@@ -1,10 +1,11 @@
-"""What the tables know of one run, read from its files without trusting them, and a list of the files of all runs.
+"""Read the files of one run without trusting them, and list the files of all runs of a grid.
 
-A run's files are those that the tables read: spec.json, result.json, checkpoints.jsonl, attempts/<n>.json and
-metrics/<n>.jsonl. Names that begin with a dot are being written, and are passed over.
+The tables read spec.json, result.json, checkpoints.jsonl, attempts/<n>.json and metrics/<n>.jsonl.
+A name that begins with a dot is a temporary file and is ignored.
 """
 
 import os
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
 
 FILES = frozenset({"spec.json", "result.json", "checkpoints.jsonl"})
+NUMBERED = {"attempts": ".json", "metrics": ".jsonl"}  # folder -> suffix of its files
 OF_THE_GRID = frozenset(
     {"grid.yaml", "submit.lock", "slurm.json", "code", "logs", "submissions", "replaced", "cache"}
 )
@@ -25,135 +27,132 @@ Line = dict[str, Any]
 Point = tuple[str, int, float]  # metric, step, value
 
 
-class Listed(NamedTuple):
-    """A run's folder, and which files it had when it was looked at."""
+class ListedRun(NamedTuple):
+    """A run's folder and its files."""
 
     run: str
     path: str
-    files: str  # a line a file: name, time of change in ns, bytes, inode
+    files: str  # one line per file: name, modification time in ns, bytes, inode
     attempts: tuple[int, ...] = ()
     metrics: tuple[int, ...] = ()
-    foreign: tuple[str, ...] = ()  # names in attempts/ and metrics/ that are nobody's
-    link: str = ""  # where its folder leads, if it is a link to a run of another name
+    foreign: tuple[str, ...] = ()  # files in attempts/ and metrics/ that no run writes
+    link: str = ""  # target, if the folder is a link to another run
 
 
 class Record(NamedTuple):
-    """What the files of one run say, before anybody believes it."""
+    """Content of one run's files. It is not checked yet."""
 
-    # data set that its spec.json names; none: there is no spec.json that can be read
+    # data set in spec.json; None if spec.json is missing or unreadable
     data: str | None = None
     fingerprint: str | None = None
-    result: bytes | None = None  # result.json as it is; none: there is none
-    attempts: bytes = b"[]"  # the ledger, a JSON list, oldest first
+    result: bytes | None = None  # content of result.json; None if it is missing
+    attempts: bytes = b"[]"  # records of the attempts, a JSON list, oldest first
     lost_steps: int = 0  # optimizer steps that were trained, lost, and trained again
-    torn: int = 0  # lines of metrics that are no whole record
+    torn: int = 0  # lines of metrics that are incomplete
 
     def ledger(self) -> list[Attempt]:
         """All attempts, oldest first."""
         return _attempts_type().validate_json(self.attempts)
 
 
-def list_runs(folder: Path) -> tuple[list[Listed], list[str]]:
-    """The runs in a grid's folder in order of name, and what lies there that no run has written."""
+def list_runs(folder: Path) -> tuple[list[ListedRun], list[str]]:
+    """The runs in a grid's folder, sorted by name, and the files there that no run has written."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted(
-                (entry.name, entry.path, entry.is_dir(), entry.is_symlink())
-                for entry in entries
-                if entry.name[0] != "."
-            )
+            found = sorted((entry for entry in entries if entry.name[0] != "."), key=_name)
+            kinds = [(entry.is_dir(), entry.is_symlink()) for entry in found]
     except FileNotFoundError:
         return [], []
     runs, foreign = [], []
-    for name, path, is_folder, is_link in found:
-        # a link that leads nowhere is a run that is missing
-        if name in OF_THE_GRID or (is_link and not is_folder):
+    for entry, (is_folder, is_link) in zip(found, kinds, strict=True):
+        # a broken link is a missing run
+        if entry.name in OF_THE_GRID or (is_link and not is_folder):
             continue
-        # No run has a name that is not UTF-8.
-        listed = list_run(path) if is_folder and name.isprintable() else None
-        if listed and is_link:
-            listed = listed._replace(link=os.readlink(path))  # noqa: PTH115
+        listed = None
+        if is_folder and entry.name.isprintable():  # the name of a run is valid UTF-8
+            listed = list_run(entry.path)
         if listed is None:
-            foreign.append(name)
-        else:
-            runs.append(listed)
-            foreign += [f"{name}/{inside}" for inside in listed.foreign]
+            foreign.append(entry.name)
+            continue
+        if is_link:
+            listed = listed._replace(link=os.readlink(entry.path))  # noqa: PTH115
+        runs.append(listed)
+        foreign += [f"{entry.name}/{inside}" for inside in listed.foreign]
     return runs, foreign
 
 
-def list_run(path: str) -> Listed | None:
-    """One run's files; None where it has none. Three folders are opened, and each file is looked at once."""
+def list_run(path: str) -> ListedRun | None:
+    """The files of one run. None if it has none.
+
+    It scans three folders and calls stat once per file.
+    """
     lines, foreign = [], list[str]()
-    numbers: dict[str, list[int]] = {"attempts": [], "metrics": []}
+    numbers: dict[str, list[int]] = {folder: [] for folder in NUMBERED}
     with os.scandir(path) as entries:
-        names = [entry for entry in entries if entry.name in FILES or entry.name in numbers]
-        lines += [_line(entry.name, entry) for entry in names if entry.name in FILES]
-    for folder, suffix in (("attempts", ".json"), ("metrics", ".jsonl")):
-        if not any(entry.name == folder for entry in names):
-            continue
+        found = [entry for entry in entries if entry.name in FILES or entry.name in NUMBERED]
+        lines += [_line(entry.name, entry) for entry in found if entry.name in FILES]
+    if not found:
+        return None
+    for folder in NUMBERED.keys() & {entry.name for entry in found}:
         with os.scandir(f"{path}/{folder}") as entries:
             for entry in entries:
                 stem, dot, ending = entry.name.partition(".")
-                if stem.isascii() and stem.isdigit() and dot + ending == suffix:
+                if stem.isascii() and stem.isdigit() and dot + ending == NUMBERED[folder]:
                     numbers[folder].append(int(stem))
                     lines.append(_line(f"{folder}/{entry.name}", entry))
                 elif stem and not (stem.isdigit() and ending == "rendezvous"):
                     foreign.append(f"{folder}/{entry.name}")
-    if not names:
-        return None
-    attempts, metrics = (tuple(sorted(of_kind)) for of_kind in numbers.values())
-    files = "\n".join(sorted(lines))
-    return Listed(os.path.basename(path), path, files, attempts, metrics, tuple(sorted(foreign)))  # noqa: PTH119
+    return ListedRun(
+        run=os.path.basename(path),  # noqa: PTH119
+        path=path,
+        files="\n".join(sorted(lines)),
+        attempts=tuple(sorted(numbers["attempts"])),
+        metrics=tuple(sorted(numbers["metrics"])),
+        foreign=tuple(sorted(foreign)),
+    )
 
 
 def read_record(folder: RunFolder) -> Record:
-    """What the files of one run say now."""
-    listed = list_run(str(folder.path)) if folder.path.is_dir() else None
-    return read_listed(listed)[0] if listed else Record()
+    """Read the files of one run."""
+    if not folder.path.is_dir():
+        return Record()
+    listed = list_run(str(folder.path))
+    if listed is None:
+        return Record()
+    return read_listed(listed)[0]
 
 
-def read_listed(listed: Listed) -> tuple[Record, list[Point]]:
-    """What the files of a listed run say, and its metrics: each once for a step and a kind, in order of step.
+def read_listed(listed: ListedRun) -> tuple[Record, list[Point]]:
+    """Read a listed run: its record, and the values that curves can show, sorted by step.
 
-    Of several attempts the highest wins. Only what a curve can show is kept: finite or not, numbers whose name
-    begins with the kind of their record, such as `train/loss` and `val/digit/accuracy`.
+    If several attempts have a step and kind, the newest attempt wins. Only numbers are kept, NaN
+    and infinite ones included. Their names begin with the kind of the line, such as `train/loss`.
     """
-    spec, torn = _spec(listed.path), 0
-    first: dict[int, int] = {}  # attempt -> step of its first record
-    by_key: dict[tuple[int, str], Line] = {}
-    for number in listed.metrics:
-        lines, damaged = parse_lines(_read(f"{listed.path}/metrics/{number}.jsonl") or b"")
-        torn += damaged
-        by_key.update({(line["step"], line["kind"]): line for line in lines})
-        if lines:
-            first[number] = min(line["step"] for line in lines)
-    points = []
-    for (step, kind), line in sorted(by_key.items()):
-        prefix = kind + "/"
-        for name, value in line.items():
-            if name.startswith(prefix) and (value.__class__ is float or _is_int64(value)):
-                points.append((name, step, value))
+    lines, first_steps, torn = _read_metrics(listed)
     raw = [_attempt(listed.path, number) for number in listed.attempts]
-    ledger = b"[" + b",".join(raw) + b"]"
+    attempts = b"[" + b",".join(raw) + b"]"
     lost = 0
     if len(raw) > 1:
         saved, _ = parse_lines(_read(f"{listed.path}/checkpoints.jsonl") or b"", "attempt", int)
-        lost = _lost_steps(_attempts_type().validate_json(ledger), first, saved)
+        lost = _lost_steps(_attempts_type().validate_json(attempts), first_steps, saved)
     result = _read(f"{listed.path}/result.json")
-    return Record(*spec, result, ledger, lost, torn), points
+    return Record(*_spec(listed.path), result, attempts, lost, torn), list(_points(lines))
 
 
 def parse_lines(content: bytes, key: str = "kind", of: type = str) -> tuple[list[Line], int]:
-    """The whole records in JSON lines (each has an integer `step`, and `key`), and how many lines are none."""
+    """Parse JSON lines: the complete records and the number of other lines.
+
+    A record has an integer `step`, and a `key` of type `of`.
+    """
     raw = content.split(b"\n")
     if not raw[-1]:
         raw.pop()
-    try:  # all at once: one call is five times as fast as one a line
+    try:  # one call for all lines is five times as fast as one call per line
         lines = from_json(b"[" + b",".join(raw) + b"]")
     except ValueError:
-        lines = list(map(_parsed, raw))
-    if len(lines) != len(raw):  # lines that end in a comma, or hold more than one record
-        lines = list(map(_parsed, raw))
+        lines = list(map(_parse_line, raw))
+    if len(lines) != len(raw):  # a line ends in a comma, or has more than one record
+        lines = list(map(_parse_line, raw))
     good = [
         x
         for x in lines
@@ -162,35 +161,56 @@ def parse_lines(content: bytes, key: str = "kind", of: type = str) -> tuple[list
     return good, len(raw) - len(good)
 
 
+def _read_metrics(
+    listed: ListedRun,
+) -> tuple[dict[tuple[int, str], Line], dict[int, int], int]:
+    """(step, kind) -> line, attempt -> first logged step, and the number of incomplete lines."""
+    found: dict[tuple[int, str], Line] = {}
+    first_steps, torn = {}, 0
+    for number in listed.metrics:
+        lines, damaged = parse_lines(_read(f"{listed.path}/metrics/{number}.jsonl") or b"")
+        torn += damaged
+        found.update({(line["step"], line["kind"]): line for line in lines})
+        if lines:
+            first_steps[number] = min(line["step"] for line in lines)
+    return found, first_steps, torn
+
+
+def _points(lines: Mapping[tuple[int, str], Line]) -> Iterator[Point]:
+    for (step, kind), line in sorted(lines.items()):
+        prefix = kind + "/"
+        for name, value in line.items():
+            if name.startswith(prefix) and (value.__class__ is float or _is_int64(value)):
+                yield name, step, value
+
+
 def _is_int64(value: Any) -> bool:
     return value.__class__ is int and -(2**63) <= value < 2**63
 
 
-def _parsed(line: bytes) -> Any:
+def _parse_line(line: bytes) -> Any:
     try:
         return from_json(line)
     except ValueError:
         return None
 
 
-def _lost_steps(attempts: list[Attempt], first: dict[int, int], saved: list[Line]) -> int:
-    """Steps between where an attempt stopped and the checkpoint from which the next one that trained went on."""
+def _lost_steps(attempts: list[Attempt], first_steps: dict[int, int], saved: list[Line]) -> int:
+    """Steps between the end of an attempt and the checkpoint from which the next one resumed."""
     lost = reached = 0
     for attempt in attempts:
         if not attempt.step:
             continue  # it ended before its first step
-        begins = first.get(attempt.attempt, attempt.step)
-        since = (
-            line["step"]
-            for line in saved
-            if line["step"] < begins and line["attempt"] < attempt.attempt
-        )
-        lost += max(0, reached - max(since, default=0))
+        begins = first_steps.get(attempt.attempt, attempt.step)
+        older = [line for line in saved if line["attempt"] < attempt.attempt]
+        resumed_at = max((line["step"] for line in older if line["step"] < begins), default=0)
+        lost += max(0, reached - resumed_at)
         reached = attempt.step
     return lost
 
 
 def _spec(path: str) -> tuple[str | None, str | None]:
+    """Data set and fingerprint of spec.json. (None, None) if it is missing or unreadable."""
     try:
         spec = from_json(_read(f"{path}/spec.json") or b"")
         return str(spec["config"]["data"]["name"]), str(spec["data_fingerprint"])
@@ -199,7 +219,10 @@ def _spec(path: str) -> tuple[str | None, str | None]:
 
 
 def _attempt(path: str, number: int) -> bytes:
-    """The record of one attempt as JSON; an unreadable one counts as not ended."""
+    """The record of one attempt as JSON.
+
+    An unreadable one becomes an attempt that has not ended.
+    """
     content = _read(f"{path}/attempts/{number}.json") or b""
     try:
         Attempt.model_validate_json(content)
@@ -208,16 +231,24 @@ def _attempt(path: str, number: int) -> bytes:
     return content
 
 
+def _name(entry: "os.DirEntry[str]") -> str:
+    return entry.name
+
+
 def _line(name: str, entry: "os.DirEntry[str]") -> str:
     stat = entry.stat()
     return f"{name} {stat.st_mtime_ns} {stat.st_size} {stat.st_ino}"
 
 
 def _read(path: str) -> bytes | None:
+    """Content of a file. None if it is missing.
+
+    Anything but a regular file reads as one damaged line.
+    """
     try:
         return read_regular(path, None)
     except IrregularFile:
-        return b"?"  # as one damaged line
+        return b"?"
     except FileNotFoundError:
         return None
 

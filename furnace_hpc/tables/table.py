@@ -1,7 +1,8 @@
-"""The data of an ablation table. What is missing is None, never a number that stands for it.
+"""The data of an ablation table. A missing value is None, never a number.
 
-Runs of one pack of the data share its samples, train and test split, and are no independent draws of data. So where a
-grid has several packs, what intervals and tests count are packs: each stands for the mean of its seeds.
+All runs on one pack of the data share its samples and splits. So they are not independent draws of
+the data. If a grid has several packs, intervals and tests count packs: each pack is represented by
+the mean of its seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunStatus
 from furnace_hpc.tables.cache import Records
-from furnace_hpc.tables.costs import Costs, Spent
+from furnace_hpc.tables.costs import AttemptCosts, Costs, mean_costs
+from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.run_files import Record
 from furnace_hpc.tables.statistics import estimates
 
@@ -32,44 +34,44 @@ class Change:
 
 
 class Draw(NamedTuple):
-    """What is drawn anew from run to run of a row; runs of two rows that have the same are a pair."""
+    """What is random in a run. Runs of two rows with the same draw form a pair."""
 
-    pack: str  # of the data; empty where the grid does not have several
-    seed: int  # of the training
+    pack: str  # pack of the data; empty if the grid does not have several
+    seed: int  # seed of the training
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run with what is known of it. No result: it is missing, and `status` says why."""
+    """One planned run. If `result` is None, the run is missing, and `status` has the reason."""
 
     spec: RunSpec
     folder: RunFolder
     status: RunStatus
     result: RunResult | None
-    value: float | None  # the table's metric; may be not finite
+    value: float | None  # the table's metric; may be NaN or infinite
     draw: Draw
-    spent: Spent = Spent()
-    record: Record = Record()  # what its files said
+    spent: AttemptCosts = AttemptCosts()
+    record: Record = Record()  # content of its files
 
     @property
     def run_id(self) -> str:
-        """Id of the run, which names its folder; `spec.run_id` hashes the config each time."""
+        """Id of the run, from its folder, because `spec.run_id` hashes the config each time."""
         return self.folder.run_id
 
     @property
     def seed(self) -> int:
-        """Seed of the run."""
+        """Seed of the training."""
         return self.draw.seed
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant: its runs in the grid's order of packs and seeds, and its difference to the reference."""
+    """One row: its runs, in the grid's order, and its difference to the reference."""
 
     variant: str
     runs: tuple[Run, ...]
     changes: tuple[Change, ...]
-    difference: estimates.Difference | None  # None for the reference, and without a common seed
+    difference: estimates.Difference | None  # None for the reference, and without a common draw
 
     @cached_property
     def values(self) -> dict[Draw, float]:
@@ -83,12 +85,12 @@ class Row:
 
     @cached_property
     def n_expected(self) -> int:
-        """Number of draws that the grid asks for; each is one run, unless the row holds several variants."""
+        """Number of draws in the grid. A draw is one run, unless the row has several variants."""
         return len({run.draw for run in self.runs})
 
     @cached_property
     def units(self) -> list[float]:
-        """What is averaged, and counted by intervals and tests: the seeds' values, or the means of several packs."""
+        """The values of mean, interval and tests: one per seed, or one per pack."""
         return units_of(self.values)
 
     @cached_property
@@ -103,8 +105,10 @@ class Row:
 
     @cached_property
     def packs_deviation(self) -> float | None:
-        """Sample standard deviation (n-1) of the packs' means; None where the grid does not have several."""
-        return estimates.sample_deviation(self.units) if self.has_packs else None
+        """Sample standard deviation (n-1) of the packs' means. None if the grid has one pack."""
+        if not self.has_packs:
+            return None
+        return estimates.sample_deviation(self.units)
 
     @property
     def has_packs(self) -> bool:
@@ -123,32 +127,16 @@ class Row:
 
     @cached_property
     def costs(self) -> Costs:
-        """What the row took; attempts of missing runs are counted too."""
+        """Costs of the row. They include the attempts of missing runs."""
         results = [run.result for run in self.runs if run.result]
-        sizes = {result.num_parameters for result in results}
-        return Costs(
-            train_s=estimates.mean([result.train_s for result in results]),
-            samples_per_s=estimates.mean([result.samples_per_s for result in results]),
-            attempts=sum(
-                run.result.attempts if run.result else run.status.attempt for run in self.runs
-            ),
-            peak_memory_gib=max((result.peak_memory_gib for result in results), default=None),
-            num_parameters=sizes.pop() if len(sizes) == 1 else None,
-            wall_s=estimates.mean([result.wall_s for result in results]),
-            samples_per_s_each=estimates.mean(
-                [result.samples_per_s / result.world_size for result in results]
-            ),
-            lost_steps=sum(run.spent.lost_steps for run in self.runs),
-            hours=sum(run.spent.hours for run in self.runs) or None,
-            goodput=estimates.mean(
-                [run.spent.goodput for run in self.runs if run.spent.goodput is not None]
-            ),
-        )
+        attempts = sum(run.result.attempts for run in self.runs if run.result)
+        attempts += sum(run.status.attempt for run in self.missing)
+        return mean_costs(results, attempts, [run.spent for run in self.runs])
 
 
 @dataclass(frozen=True)
 class Note:
-    """A footnote, and the rows that it speaks of (none: the whole table)."""
+    """A footnote and the rows that it concerns. Without rows it concerns the whole table."""
 
     text: str
     variants: tuple[str, ...] = ()
@@ -161,7 +149,12 @@ class Ablation:
     grid: Grid
     rows: tuple[Row, ...]
     notes: tuple[Note, ...]
-    records: Records  # what the files of all runs in the grid's folder said
+    records: Records  # content of all run files in the grid's folder
+
+    @cached_property
+    def metric(self) -> Metric:
+        """The metric of the table."""
+        return Metric(self.grid.metric, self.grid.direction)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -175,49 +168,59 @@ class Ablation:
 
     @cached_property
     def reference(self) -> Row | None:
-        """The row that differences are taken to."""
+        """The row that the others are compared with."""
         return next((row for row in self.rows if row.variant == self.grid.reference), None)
+
+    @cached_property
+    def compared(self) -> list[Row]:
+        """All rows but the reference."""
+        return [row for row in self.rows if row is not self.reference]
 
     @property
     def packs(self) -> tuple[str, ...]:
-        """The grid's packs of the data; empty where it does not have several."""
+        """The grid's packs of the data. Empty if it has one."""
         return several_packs(self.grid)
 
     @cached_property
     def on_gpus(self) -> bool:
-        """Whether any attempt was given a GPU."""
+        """Whether any attempt had a GPU."""
         return any(run.spent.gpus for run in self.runs)
 
     @cached_property
     def stronger_sanity(self) -> tuple[str, ...]:
-        """Sanity rows whose mean is better than the reference's: what a plain alternative reaches, it should too."""
+        """Sanity rows with a better mean than the reference. They show that it is under-trained."""
         if self.reference is None or self.reference.mean is None:
             return ()
-        sign, bar = (1 if self.grid.direction == "max" else -1), self.reference.mean
-        rows = [
-            row for row in self.rows if row.variant in self.grid.sanity and row.mean is not None
-        ]
-        return tuple(
-            row.variant for row in rows if row.mean is not None and sign * (row.mean - bar) > 0
-        )
+        found = []
+        for row in self.rows:
+            if row.variant not in self.grid.sanity or row.mean is None:
+                continue
+            if self.metric.is_better(row.mean, self.reference.mean):
+                found.append(row.variant)
+        return tuple(found)
 
 
 def several_packs(grid: Grid) -> tuple[str, ...]:
-    """The grid's packs of the data; empty where it does not have several."""
-    return grid.packs if len(grid.packs) > 1 else ()
+    """The grid's packs of the data. Empty if it has one."""
+    if len(grid.packs) < 2:
+        return ()
+    return grid.packs
 
 
 def values_by_draw(runs: Sequence[Run]) -> dict[Draw, float]:
-    """Draw -> value of the metric; the mean, where several runs have the draw. A draw counts when all of them do."""
+    """Draw -> mean value of the metric over the runs with this draw.
+
+    A draw counts only if all of its runs have a finite value.
+    """
     found: dict[Draw, list[float | None]] = {}
     for run in runs:
         found.setdefault(run.draw, []).append(run.value)
-    finite = {
-        draw: [v for v in values if v is not None and isfinite(v)] for draw, values in found.items()
-    }
-    return {
-        draw: fmean(values) for draw, values in finite.items() if len(values) == len(found[draw])
-    }
+    means = {}
+    for draw, values in found.items():
+        finite = [value for value in values if value is not None and isfinite(value)]
+        if len(finite) == len(values):
+            means[draw] = fmean(finite)
+    return means
 
 
 def by_pack(values: Mapping[Draw, float]) -> list[list[float]]:
@@ -229,7 +232,7 @@ def by_pack(values: Mapping[Draw, float]) -> list[list[float]]:
 
 
 def units_of(values: Mapping[Draw, float]) -> list[float]:
-    """Draws of their own: the values as they are, or the mean of each pack where there are several."""
+    """Independent values: one per draw, or the mean of each pack if there are several packs."""
     if any(draw.pack for draw in values):
         return [fmean(of_pack) for of_pack in by_pack(values)]
     return list(values.values())

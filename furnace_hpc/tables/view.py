@@ -1,113 +1,133 @@
-"""Another look at the runs of a grid: another metric, some of the runs, rows by the values of a key."""
+"""Another view of a grid: another metric, some of the runs, or rows by the values of a key."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.metrics import checked_direction
 from furnace_hpc.config.train_config import RunSpec
-from furnace_hpc.tables.collect import as_number, flat_config, row_name, word
+from furnace_hpc.tables.collect import flat_config, row_name
+from furnace_hpc.tables.text import as_number, format_value
 
 
 @dataclass(frozen=True)
 class View:
-    """What `aggregate` was asked to show; empty: the table that the grid file describes."""
+    """The options of `aggregate` that change a table.
+
+    An empty view is the table of the grid file.
+    """
 
     metric: str | None = None
     direction: Literal["max", "min"] | None = None
     by: tuple[str, ...] = ()  # keys whose values make the rows
-    # key=value; of one key several are alternatives, of several keys all must hold
+    # key=value; conditions on one key are alternatives, conditions on several keys must all hold
     where: tuple[str, ...] = ()
 
     @property
     def suffix(self) -> str:
-        """What the folder of its results is called by, so that a look spoils no table; empty for the grid's own."""
-        parts = [
-            self.metric or "",
-            self.direction or "",
-            *(f"by {key}" for key in self.by),
-            *self.where,
-        ]
-        return re.sub(r"[^A-Za-z0-9._+-]+", "-", " ".join(part for part in parts if part)).strip(
-            "-"
-        )
+        """Suffix of the results folder, so that a view does not replace the table.
+
+        Empty if the view is.
+        """
+        parts = [self.metric or "", self.direction or ""]
+        parts += [*(f"by {key}" for key in self.by), *self.where]
+        words = " ".join(part for part in parts if part)
+        return re.sub(r"[^A-Za-z0-9._+-]+", "-", words).strip("-")
 
 
 def apply_view(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[RunSpec]]:
     """The grid and the runs as the view shows them.
 
     Raises:
-        ConfigError: a key that no run has, a value that none has, or nothing left of the reference.
+        ConfigError: no run has a key or value of the view, or the view excludes all runs of the
+            reference.
     """
     for key in view.by:
         _check_key(key, runs, "--by")
-    kept = _kept(runs, view.where)
+    kept = select(runs, view.where)
     references = [spec for spec in kept if spec.variant == grid.reference]
     if not references:
         raise ConfigError(
-            f"--where {' '.join(view.where)} leaves no run of the reference {grid.reference!r}, which differences are "
-            f"taken to: let it match those too{_with_reference(grid, view.where)}"
+            f"--where {' '.join(view.where)} excludes all runs of the reference "
+            f"{grid.reference!r}. Differences need it, so include it"
+            f"{_reference_hint(grid, view.where)}"
         )
-    changes: dict[str, object] = {
-        "seeds": tuple(seed for seed in grid.seeds if seed in {s.config.seed for s in kept})
-    }
-    if grid.packs:
-        there = {spec.config.data.name for spec in kept}
-        changes["packs"] = (
-            () if "data.name" in view.by else tuple(pack for pack in grid.packs if pack in there)
-        )
-    # rows of several variants: what a sanity row is to be compared with is not a row any more
-    if view.by:
+    changes = _draws_of(grid, kept, view) | _metric_of(grid, view)
+    if view.by:  # a row has several variants, so no row is a sanity row
         changes |= {"reference": row_name(references[0], view.by), "sanity": ()}
     else:
-        changes["sanity"] = tuple(
-            name for name in grid.sanity if name in {spec.variant for spec in kept}
-        )
-    if view.metric or view.direction:
-        metric = view.metric or grid.metric
-        asked = view.direction or (grid.direction if metric == grid.metric else None)
-        changes |= {"metric": metric, "direction": checked_direction(metric, asked)}
+        variants = {spec.variant for spec in kept}
+        changes["sanity"] = tuple(name for name in grid.sanity if name in variants)
     if view.where:
         changes["description"] = f"{grid.description} Where {', '.join(view.where)}.".strip()
     return grid.model_copy(update=changes), kept
 
 
-def _with_reference(grid: Grid, where: tuple[str, ...]) -> str:
-    """The option that adds the reference's runs to a choice of rows."""
-    rows_only = all(condition.startswith("variant=") for condition in where)
-    return f", by --where variant={grid.reference}" if rows_only else ""
+def _draws_of(grid: Grid, kept: list[RunSpec], view: View) -> dict[str, Any]:
+    """Seeds and packs of the runs that are kept."""
+    seeds = {spec.config.seed for spec in kept}
+    changes: dict[str, Any] = {"seeds": tuple(seed for seed in grid.seeds if seed in seeds)}
+    if "data.name" in view.by:  # packs are rows
+        changes["packs"] = ()
+    elif grid.packs:
+        names = {spec.config.data.name for spec in kept}
+        changes["packs"] = tuple(pack for pack in grid.packs if pack in names)
+    return changes
 
 
-def _kept(runs: list[RunSpec], where: tuple[str, ...]) -> list[RunSpec]:
+def _metric_of(grid: Grid, view: View) -> dict[str, Any]:
+    """Metric and direction of the view."""
+    if not view.metric and not view.direction:
+        return {}
+    metric, direction = view.metric or grid.metric, view.direction
+    if metric == grid.metric:
+        direction = direction or grid.direction
+    return {"metric": metric, "direction": checked_direction(metric, direction)}
+
+
+def _reference_hint(grid: Grid, where: tuple[str, ...]) -> str:
+    """The option that adds the runs of the reference, if all conditions choose rows."""
+    if not all(condition.startswith("variant=") for condition in where):
+        return ""
+    return f": add --where variant={grid.reference}"
+
+
+def select(runs: list[RunSpec], where: tuple[str, ...]) -> list[RunSpec]:
+    """The runs that meet the conditions `key=value`.
+
+    Raises:
+        ConfigError: a condition has another form, or no run has its key or its value.
+    """
     wanted: dict[str, list[str]] = {}
     for condition in where:
         key, equals, value = condition.partition("=")
         if not equals or not key:
             raise ConfigError(
-                f"--where got {condition!r}, wanted key=value, for example --where loss.alpha=0.5"
+                f"--where got {condition!r}, wanted key=value. Example: --where loss.alpha=0.5"
             )
         wanted.setdefault(key, []).append(value)
+    kept = runs
     for key, values in wanted.items():
         _check_key(key, runs, "--where")
-        there = {_text(spec, key) for spec in runs}
+        texts = {_text(spec, key) for spec in runs}
         for value in values:
-            if not any(_matches(text, value) for text in there):
-                raise ConfigError(f"--where {key}={value} matches no run; {nearest(value, there)}")
-    return [
-        spec
-        for spec in runs
-        if all(
-            any(_matches(_text(spec, key), value) for value in values)
-            for key, values in wanted.items()
-        )
-    ]
+            if not _matches_any(value, texts):
+                raise ConfigError(f"--where {key}={value} matches no run; {nearest(value, texts)}")
+        matching = {text for text in texts if any(_matches(text, value) for value in values)}
+        kept = [spec for spec in kept if _text(spec, key) in matching]
+    return kept
+
+
+def _matches_any(wanted: str, texts: Collection[str]) -> bool:
+    return any(_matches(text, wanted) for text in texts)
 
 
 def _matches(text: str, wanted: str) -> bool:
-    """Whether a value is the wanted one: as text (with * and ?), or as a number, so that 1e-3 is 0.001."""
+    """Whether a value matches as text (with * and ?) or as a number: 1e-3 matches 0.001."""
     if text == wanted or fnmatchcase(text, wanted):
         return True
     number = as_number(wanted)
@@ -116,7 +136,9 @@ def _matches(text: str, wanted: str) -> bool:
 
 def _text(spec: RunSpec, key: str) -> str:
     values = flat_config(spec)
-    return word(values[key]) if key in values else ""
+    if key not in values:
+        return ""
+    return format_value(values[key])
 
 
 def _check_key(key: str, runs: list[RunSpec], option: str) -> None:

@@ -29,7 +29,8 @@ from furnace_hpc.launch.submission import record, write_submission
 from furnace_hpc.monitor.grid_status import overview
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.state import RunState, read_status
-from furnace_hpc.tables.output.results import aggregate, submitted_runs
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.results import submitted_runs, write_results
 
 RENAMED = {"variants": {"base": {}, "both": {"loss.alpha": 0.5, "loss.beta": 0.3}}}  # was `full`
 
@@ -60,13 +61,8 @@ def files(place: Path) -> dict[str, str]:
 def notes(place: Path, asked, name: str = "study", **choices) -> list[str]:
     plan = planned(place, asked, **choices)
     folder = GridFolder(place / name)
-    table = aggregate(
-        asked,
-        [run.spec for run in plan.runs],
-        folder,
-        place.parent / f"{place.name}-out",
-        figures=False,
-    )
+    table = collect(asked, [run.spec for run in plan.runs], folder)
+    write_results(table, place.parent / f"{place.name}-out", figures=False)
     return [note.text for note in table.notes]
 
 
@@ -224,7 +220,7 @@ def test_a_link_whose_run_is_gone(place):
     record(planned(place, asked))
     (place / "study").rename(place.parent / f"{place.name}-elsewhere")
     said = notes(place, asked, "other")
-    assert any("which is gone: submit again" in note for note in said)
+    assert any("is a broken link to " in note for note in said)
     assert not any("foreign" in note for note in said)
     assert set(actions(planned(place, asked)).values()) == {"start"}
     (place.parent / f"{place.name}-elsewhere").rename(place / "study")
@@ -296,7 +292,8 @@ def test_no_adopt_trains_again(place):
     said = notes(place, asked)
     assert any(
         note.startswith(
-            "2 runs left out, whose config, seed and data the table has under another name: full-s0-"
+            "2 runs left out, because the table has the same config, seed and data under another "
+            "name: full-s0-"
         )
         for note in said
     )
@@ -306,8 +303,8 @@ def test_no_adopt_trains_again(place):
 def test_other_configs_are_still_called_so(place):
     asked = grid(variants={"base": {}, "both": {"loss.alpha": 0.1}})
     assert any(
-        "2 older runs left out (not asked for any more: 0 on other data, 2 with another config): full-s0"
-        in note
+        "2 older runs left out, because the grid no longer contains them (2 with another config): "
+        "full-s0" in note
         for note in notes(place, asked)
     )
 

@@ -1,4 +1,4 @@
-"""A study for the tests of tables: run folders as the real writers leave them, with invented numbers."""
+"""A study for the tests of tables: run folders of the real writers, with invented numbers."""
 
 import math
 import random
@@ -33,7 +33,7 @@ BONUS = {"base": 0.0, "consistency_only": 0.02, "specific_only": -0.01, "full": 
 
 
 def accuracy_of(spec: RunSpec) -> float:
-    """An invented accuracy: differs by row and seed, the same each time."""
+    """An invented accuracy. It depends only on row and seed."""
     seed, salt = spec.config.seed, sum(spec.variant.encode())
     return round(
         0.80 + BONUS.get(spec.variant, 0.0) + 0.002 * ((seed * 7 + salt * seed * seed) % 11), 4
@@ -74,7 +74,7 @@ def result_of(spec: RunSpec, **changes) -> RunResult:
 
 
 def finish(spec: RunSpec, folder: GridFolder, **changes) -> RunFolder:
-    """Leave a run folder as a finished run does."""
+    """Write the run folder of a finished run."""
     run = folder.run(spec.run_id)
     write_atomically(run.spec, spec.model_dump_json())
     final = accuracy_of(spec)
@@ -102,7 +102,7 @@ def finish(spec: RunSpec, folder: GridFolder, **changes) -> RunFolder:
 
 
 def fail(spec: RunSpec, folder: GridFolder, error: str) -> None:
-    """Leave a run folder as a run whose first rank crashed."""
+    """Write the run folder of a run whose first rank crashed."""
     run = folder.run(spec.run_id)
     write_atomically(run.spec, spec.model_dump_json())
     number = lifecycle.begin(str(run.path), {})
@@ -128,7 +128,7 @@ def complete(path: Path, **changes) -> Ablation:
 
 
 def troubled(path: Path, order: int = 0) -> Ablation:
-    """A study in which everything that can be wrong is: for the golden files."""
+    """A study with every kind of problem, for the golden files."""
     grid, runs = study(description="Loss terms at 100 % of R&D_budget: 5 $ ~ #1 {really}")
     folder = GridFolder(path / "study")
     shuffled = list(runs)

@@ -1,4 +1,4 @@
-"""The aggregate command: what it reads, writes, prints, and exits with."""
+"""The aggregate command: input, files, output and exit codes."""
 
 import json
 import os
@@ -34,8 +34,11 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 def submit(grid: Grid, runs: list[RunSpec], folder: GridFolder) -> None:
-    """Leave what a submission leaves before anything runs."""
-    write_atomically(folder.grid, yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False))
+    """Leave the files of a submission. No run has started."""
+    submission = folder.new_submission()
+    text = yaml.safe_dump(grid.model_dump(mode="json"), sort_keys=False)
+    for path in (folder.grid, submission / "grid.yaml"):
+        write_atomically(path, text)
     rows = [
         {
             "row": i,
@@ -47,7 +50,7 @@ def submit(grid: Grid, runs: list[RunSpec], folder: GridFolder) -> None:
         for i, s in enumerate(runs)
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    write_atomically(folder.new_submission() / "rows.jsonl", lines)
+    write_atomically(submission / "rows.jsonl", lines)
     for spec in runs:
         write_atomically(folder.run(spec.run_id).spec, spec.model_dump_json())
 
@@ -83,7 +86,8 @@ def test_complete_grid_exits_0_and_writes_every_file(tmp_path):
     assert written(results) == first
 
 
-def test_missing_runs_exit_1_named_on_stderr_with_state_and_reason(tmp_path):
+def test_missing_runs_are_listed_on_stderr(tmp_path):
+    """The exit code is 1, and each missing run has its state and reason."""
     grid, runs = study()
     folder = GridFolder(tmp_path / "elsewhere" / "study")
     submit(grid, runs, folder)
@@ -102,7 +106,8 @@ def test_missing_runs_exit_1_named_on_stderr_with_state_and_reason(tmp_path):
     assert sorted(written(tmp_path / "tables")) == TABLES
 
 
-def test_a_grid_without_runs_exits_2_and_says_what_to_type(tmp_path):
+def test_a_grid_without_runs_names_the_command(tmp_path):
+    """The exit code is 2."""
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(GRID))
     done = command(tmp_path, "--grid", "study.yaml", "--runs-root", "nowhere")
     assert done.returncode == 2
@@ -118,7 +123,8 @@ def test_unknown_grid_exits_2_with_the_nearest_name(tmp_path):
     assert "did you mean 'ablation'" in done.stderr
 
 
-def test_metric_without_result_exits_2_and_lists_what_there_is(tmp_path):
+def test_unknown_metric_lists_the_known_ones(tmp_path):
+    """The exit code is 2."""
     grid, runs = study(metric="test/digit/f1_macro")
     folder = GridFolder(tmp_path / "runs" / "study")
     submit(grid, runs, folder)
@@ -142,7 +148,9 @@ def test_data_of_the_newest_submission_is_taken(tmp_path):
     folder = GridFolder(tmp_path / "study")
     newer = expand(grid, {"tridigits": "a" * 16})
     submit(grid, newer, folder)
-    for _ in range(9):  # ten submissions: the tenth is newer than the ninth, also by number
+    for _ in range(
+        9
+    ):  # the tenth submission is newer than the ninth, but not in the order of names
         folder.new_submission()
     submit(grid, older, folder)
     assert submitted_runs(grid, folder)[0].data_fingerprint == FINGERPRINT
@@ -150,7 +158,7 @@ def test_data_of_the_newest_submission_is_taken(tmp_path):
     assert submitted_runs(grid, folder)[0].data_fingerprint == "a" * 16
 
 
-def test_data_that_was_never_submitted_gives_missing_runs(tmp_path):
+def test_data_never_submitted_has_missing_runs(tmp_path):
     grid = Grid.model_validate(GRID | {"variants": {"base": {}, "full": {"data.name": "mmimdb"}}})
     folder = GridFolder(tmp_path / "study")
     submit(grid, expand(grid, {"tridigits": FINGERPRINT, "mmimdb": "b" * 16})[:5], folder)
@@ -158,7 +166,8 @@ def test_data_that_was_never_submitted_gives_missing_runs(tmp_path):
     assert [run.data_fingerprint for run in runs] == [FINGERPRINT] * 5 + ["never submitted"] * 5
 
 
-def test_without_matplotlib_the_tables_are_written_all_the_same(tmp_path, capsys, monkeypatch):
+def test_tables_without_matplotlib(tmp_path, capsys, monkeypatch):
+    """Only the figures are missing, and a message says how to get them."""
     monkeypatch.setattr("furnace_hpc.aggregate.find_spec", lambda name: None)
     grid, runs = study()
     folder = GridFolder(tmp_path / "study")

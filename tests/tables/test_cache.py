@@ -1,4 +1,4 @@
-"""The cache of the tables: never trusted, never seen in what is written."""
+"""The cache of the tables: it is never trusted, and never changes an output."""
 
 import json
 import random
@@ -14,12 +14,12 @@ from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.records.metrics import read_metrics
 from furnace_hpc.tables.cache import read_records
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.output.results import aggregate
+from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.run_files import parse_lines, read_record
 
 
 def some_runs(path, number=4):
-    """A grid of finished runs, not all of those that it asks for."""
+    """A grid with some finished runs."""
     grid, runs = study()
     folder = GridFolder(path / "study")
     made = [finish(spec, folder) for spec in runs[:number]]
@@ -27,19 +27,20 @@ def some_runs(path, number=4):
 
 
 def written(grid, runs, folder, out):
-    aggregate(grid, runs, folder, out, figures=False)
+    write_results(collect(grid, runs, folder), out, figures=False)
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 
 def content(folder):
-    """All that is known of the runs, comparable."""
+    """The content of all run files."""
     frame = read_records(folder).frame
     return frame.drop("files").to_dicts()
 
 
-def test_the_outputs_are_the_same_bytes_with_and_without_the_cache_and_in_any_order_of_the_files(
+def test_the_cache_changes_no_byte_of_the_outputs(
     tmp_path,
 ):
+    """Nor does the order in which the files were created."""
     seen = []
     for order in (0, 1):
         root = tmp_path / str(order) / "runs"
@@ -48,42 +49,40 @@ def test_the_outputs_are_the_same_bytes_with_and_without_the_cache_and_in_any_or
         folder = GridFolder(root / "study")
         spoil(folder.run(runs[5].run_id))
         shutil.rmtree(folder.tables_cache)
-        for number in range(3):  # nothing kept; all of it kept; a part of it kept
+        for number in range(3):  # no cache, a complete one, an incomplete one
             seen.append(written(grid, runs, folder, root / f"out{number}"))
             if number == 1:
                 shutil.rmtree(folder.tables_cache)
-                aside = folder.run(runs[0].run_id).path.rename(root / "aside")
+                moved = folder.run(runs[0].run_id).path.rename(root / "moved")
                 read_records(folder)
-                aside.rename(folder.run(runs[0].run_id).path)
+                moved.rename(folder.run(runs[0].run_id).path)
     assert set(seen[0]) == {"runs.csv", "table.csv", "table.md", "table.tex", "report.html"}
     assert all(files == seen[0] for files in seen[1:])
-    assert b"1 torn line of metrics left out" in seen[0]["table.md"]
+    assert b"1 incomplete line of metrics skipped" in seen[0]["table.md"]
 
 
 def spoil(run):
-    """What a crash leaves, and what somebody puts there."""
+    """Leave an incomplete line, a foreign file and a temporary file."""
     with run.metrics(1).open("ab") as file:
         file.write(b'{"step": 510, "kind": "tr')
     (run.path / "metrics" / "plot.png").write_bytes(b"")
     (run.path / "attempts" / ".1.json.abc").write_bytes(b"")  # being written
 
 
-def test_torn_lines_are_counted_and_foreign_files_are_named(tmp_path):
+def test_incomplete_lines_and_foreign_files_are_noted(tmp_path):
     grid, runs, folder, made = some_runs(tmp_path)
     spoil(made[2])
     (folder.path / "notes").mkdir()
     text = notes(collect(grid, runs, folder))
-    assert f"1 torn line of metrics left out of the curves: {made[2].run_id} (1)" in text
-    assert (
-        f"2 foreign files are ignored among the runs: {made[2].run_id}/metrics/plot.png, notes"
-        in text
-    )
+    assert f"1 incomplete line of metrics skipped in the curves: {made[2].run_id} (1)" in text
+    foreign = f"{made[2].run_id}/metrics/plot.png, notes"
+    assert f"ignored 2 files that no run has written: {foreign}" in text
     again = collect(grid, runs, folder)
     assert again.records.num_read == 0
     assert notes(again) == text
 
 
-def test_only_runs_of_which_a_file_has_changed_are_read_again(tmp_path):
+def test_only_changed_runs_are_read_again(tmp_path):
     _, runs, folder, made = some_runs(tmp_path)
 
     def num_read():
@@ -109,7 +108,7 @@ def test_only_runs_of_which_a_file_has_changed_are_read_again(tmp_path):
     assert b"0.6" in records.by_run[made[0].run_id].result
 
 
-def test_a_cache_that_is_damaged_or_of_another_format_is_thrown_away(tmp_path):
+def test_a_damaged_or_older_cache_is_removed(tmp_path):
     _, _, folder, _ = some_runs(tmp_path)
     truth = content(folder)
     (good,) = folder.tables_cache.iterdir()
@@ -132,14 +131,15 @@ def test_a_cache_that_is_damaged_or_of_another_format_is_thrown_away(tmp_path):
     assert read_records(folder).num_read == 0
 
 
-def test_a_place_where_nothing_can_be_written_is_no_hindrance(tmp_path):
+def test_tables_without_a_writable_cache(tmp_path):
     grid, runs, folder, _ = some_runs(tmp_path)
     folder.tables_cache.write_text("a file")
     assert read_records(folder).num_read == 4
     assert len(collect(grid, runs, folder).missing) == 16
 
 
-def test_for_a_step_and_a_kind_the_highest_attempt_wins(tmp_path):
+def test_the_newest_attempt_wins(tmp_path):
+    """For a step and a kind, its line replaces those of older attempts."""
     _, _, folder, made = some_runs(tmp_path, 1)
     logged = {
         1: [(10, "train", 1.0), (20, "train", 2.0), (20, "val", 2.5), (30, "train", 3.0)],
@@ -158,13 +158,13 @@ def test_for_a_step_and_a_kind_the_highest_attempt_wins(tmp_path):
     points = records.points([made[0].run_id], ["train/loss", "val/loss"]).rows()
     expected = [(10, "train", 1.0), (20, "train", 4.0), (20, "val", 2.5), (30, "train", 5.0)]
     assert points == [(0, f"{kind}/loss", step, value) for step, kind, value in expected]
-    assert points == [  # as the reader of a single run has it
+    assert points == [  # as `read_metrics` reads a single run
         (0, f"{r['kind']}/loss", r["step"], r[f"{r['kind']}/loss"]) for r in read_metrics(made[0])
     ]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_lines_that_are_cut_or_glued_anywhere_cost_no_other_line(seed):
+def test_damaged_lines_cost_no_other_line(seed):
     random_ = random.Random(seed)
     lines = [
         json.dumps({"step": n, "kind": "train", "train/loss": random_.random()}).encode()
@@ -195,7 +195,7 @@ def test_lines_that_are_cut_or_glued_anywhere_cost_no_other_line(seed):
     assert ([line["step"] for line in good], torn) == ([n for n in range(20) if n not in spoilt], 6)
 
 
-def test_a_run_that_ends_while_its_files_are_read_is_done(tmp_path):
+def test_a_run_that_ends_during_reading_is_done(tmp_path):
     grid, runs, folder, made = some_runs(tmp_path)
     kept = made[0].result.read_bytes()
     made[0].result.unlink()
@@ -205,7 +205,7 @@ def test_a_run_that_ends_while_its_files_are_read_is_done(tmp_path):
     assert made[0].run_id not in {run.run_id for run in ablation.missing}
 
 
-def test_files_that_are_no_json_stop_nothing(tmp_path):
+def test_files_that_are_not_json(tmp_path):
     _, _, folder, made = some_runs(tmp_path)
     made[0].spec.write_bytes(b"[1]")
     made[1].attempt(1).write_bytes(b"")
@@ -220,7 +220,7 @@ def test_files_that_are_no_json_stop_nothing(tmp_path):
     assert read_record(folder.run("none")).result is None
 
 
-def test_ids_of_many_runs_are_those_of_each():
+def test_run_ids_of_many_runs():
     content = {
         "base": {"deepspeed": "zero1", "steps": 500},
         "seeds": [3, 0, 12],

@@ -1,4 +1,4 @@
-"""Costs of rows from the ledger of attempts, worked by hand, and sanity rows."""
+"""Costs of rows, against hand-worked numbers, and sanity rows."""
 
 from dataclasses import replace
 
@@ -11,11 +11,11 @@ from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.costs import Spent, spent_of
+from furnace_hpc.tables.costs import AttemptCosts, costs_of_attempts
+from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells, headings
 from furnace_hpc.tables.output.latex import to_latex
-from furnace_hpc.tables.output.notes import describe
 from furnace_hpc.tables.output.render import to_csv, to_markdown
 from furnace_hpc.tables.run_files import read_record
 
@@ -42,8 +42,8 @@ def attempt(folder, number: int, start_s: float, end_s: float | None, step: int,
 def test_hours_lost_steps_and_goodput_worked_by_hand(tmp_path):
     _, runs = study()
     folder = GridFolder(tmp_path).run(runs[0].run_id)
-    # 130 steps, of which 100 are saved; dies before its first step; from 100 to 240, saved at 200;
-    # from 200 to the end
+    # attempt 1: 130 steps, of which 100 are saved. Attempt 2 ends before its first step.
+    # Attempt 3: from 100 to 240, saved at 200. Attempt 4: from 200 to the end.
     attempt(folder, 1, 0, 900, 130, gpus=4)
     attempt(folder, 2, 1000, 1100, 0, gpus=4)
     attempt(folder, 3, 2000, 3000, 240, gpus=4)
@@ -56,27 +56,29 @@ def test_hours_lost_steps_and_goodput_worked_by_hand(tmp_path):
         for step, number in ((100, 1), (200, 3), (300, 4))
     )
     write_atomically(folder.saved, saved + '{"step": 4')
-    spent = spent_of(read_record(folder), result_of(runs[0], train_s=1800.0, attempts=4))
-    assert spent == Spent(hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways="2 processes")
+    spent = costs_of_attempts(read_record(folder), result_of(runs[0], train_s=1800.0, attempts=4))
+    assert spent == AttemptCosts(
+        hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways="2 processes"
+    )
     attempt(folder, 5, 6000, None, 0, gpus=4)
-    running = spent_of(read_record(folder), None)
+    running = costs_of_attempts(read_record(folder), None)
     assert (running.hours, running.lost_steps, running.goodput) == (4.0, 70, None)
 
 
-def test_a_run_that_starts_again_at_step_0_has_lost_all_steps(tmp_path):
+def test_a_restart_at_step_0_loses_all_steps(tmp_path):
     _, runs = study()
     folder = GridFolder(tmp_path).run(runs[0].run_id)
     attempt(folder, 1, 0, 3600, 45)
     attempt(folder, 2, 4000, 7600, 90)
     log(folder, 1, (10, 20, 30, 40))
     log(folder, 2, (10, 20, 30))
-    expected = Spent(hours=4.0, gpus=False, lost_steps=45, goodput=None, ways="2 processes")
-    assert spent_of(read_record(folder), None) == expected
+    expected = AttemptCosts(hours=4.0, gpus=False, lost_steps=45, goodput=None, ways="2 processes")
+    assert costs_of_attempts(read_record(folder), None) == expected
 
 
-def test_a_run_that_went_on_otherwise_than_it_began_has_a_footnote(tmp_path):
+def test_a_run_resumed_differently_has_a_footnote(tmp_path):
     ablation = complete(tmp_path)
-    assert "otherwise" not in notes(ablation)
+    assert "resumed" not in notes(ablation)
     run = row(ablation, "base").runs[0]
     zero3 = read_overrides(["deepspeed=zero3", "micro_batch_size=2"])
     attempt(run.folder, 1, 0, 900, 100)
@@ -88,11 +90,11 @@ def test_a_run_that_went_on_otherwise_than_it_began_has_a_footnote(tmp_path):
     ways = f"2 processes; then 1 process; then {zero3_so}; then 2 processes"
     grid, runs = study()
     text = notes(collect(grid, runs, GridFolder(tmp_path / "study")))
-    assert "1 runs went on otherwise than they began, which is exact up to rounding" in text
+    assert "1 run resumed with another number of processes or another DeepSpeed file" in text
     assert f"{run.run_id} ({ways})" in text
 
 
-def test_costs_stand_in_the_table(tmp_path):
+def test_costs_in_the_table(tmp_path):
     ablation = complete(tmp_path)
     costs = row(ablation, "base").costs
     assert costs.hours == pytest.approx(5 * 2 * 80 / 3600)
@@ -108,7 +110,8 @@ def test_costs_stand_in_the_table(tmp_path):
 # Sanity rows
 
 
-def test_reference_that_loses_to_a_sanity_row_is_said_beside_every_difference(tmp_path):
+def test_under_trained_reference_marks_all_differences(tmp_path):
+    """A reference is under-trained if a sanity row is better."""
     ablation = complete(tmp_path, sanity=["full", "specific_only"])
     assert ablation.stronger_sanity == ("full",)
     shown = [cells.difference for cells in all_cells(ablation)]
@@ -116,15 +119,15 @@ def test_reference_that_loses_to_a_sanity_row_is_said_beside_every_difference(tm
     assert all(text.endswith(" (reference under-trained)") for text in shown[1:])
     text = " ".join(caption(ablation, headings(ablation)))
     assert (
-        "Reference under-trained: base loses to full, a sanity row of the grid; more training may give"
-        in text
-    )
+        "Reference under-trained: these sanity rows have a better mean than base: full. "
+        "Longer training may give the same differences."
+    ) in text
     for write in (to_markdown, to_latex):
         assert write(ablation).count("(reference under-trained)") == 3
     assert to_csv(ablation).count(",full,") >= 4
 
 
-def test_reference_that_holds_against_its_sanity_rows_is_not_doubted(tmp_path):
+def test_reference_better_than_its_sanity_rows(tmp_path):
     ablation = complete(tmp_path, sanity=["specific_only"])
     assert ablation.stronger_sanity == ()
     assert "under-trained" not in to_markdown(ablation)
@@ -148,11 +151,11 @@ def test_sanity_changes_no_run():
     assert len(expand_rows(study(sanity=["full"])[0])) == 4
 
 
-# What lies there damaged
+# Damaged files
 
 
 @pytest.mark.parametrize("content", [b'{"format": 1, "run_id": "ba', b"", b"\xff\xfe\x00"])
-def test_half_written_result_is_named_and_not_counted(tmp_path, content):
+def test_incomplete_result_is_named_and_not_counted(tmp_path, content):
     grid, runs = study()
     folder = GridFolder(tmp_path)
     for spec in runs:
@@ -160,22 +163,17 @@ def test_half_written_result_is_named_and_not_counted(tmp_path, content):
     folder.run(runs[0].run_id).result.write_bytes(content)
     ablation = collect(grid, runs, folder)
     (missing,) = ablation.missing
-    assert "result.json is half-written or damaged: remove it, and submit again" in describe(
-        missing
-    )
+    assert "result.json is incomplete or damaged. Remove it and submit" in describe(missing)
     assert row(ablation, "base").n == 4
-    assert "half-written" in notes(ablation)
+    assert "incomplete or damaged" in notes(ablation)
 
 
-def test_too_few_seeds_is_said_in_a_note(tmp_path):
+def test_too_few_seeds_have_a_note(tmp_path):
     grid, runs = study()
     folder = GridFolder(tmp_path)
     for spec in runs:
         noise = 0.02 * (-1) ** (spec.config.seed + (spec.variant == "full"))
         finish(spec, folder, accuracy=0.8 + noise * (1 + spec.config.seed))
     text = notes(collect(grid, runs, folder))
-    assert "too few seeds to tell it from base: " in text
-    assert (
-        "more seeds would show a difference as large as this (paired t test at 5 %, power 80 %)"
-        in text
-    )
+    assert "too few seeds to show a difference to base of this size: needs about " in text
+    assert " more seeds (paired t test at 5 %, power 80 %)" in text

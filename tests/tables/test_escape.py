@@ -1,4 +1,4 @@
-"""Text from elsewhere in CSV, Markdown, HTML, JSON, figures and on the terminal: nothing in it acts."""
+"""Untrusted text in every output has no effect: CSV, Markdown, HTML, JSON, figures, terminal."""
 
 import csv
 import io
@@ -26,7 +26,10 @@ ANY = st.text(st.characters(exclude_categories=[])) | st.text(
     "=+-@;|!'\"[]()<>\\`*_~&#:/.w \t\r\n\x1b\x07x1,"
 )
 ESC, BELL, OVERRIDE, LONE = "\x1b", "\x07", "\u202e", "\ud800"
-HOSTILE = f"=cmd|' /C calc'!A0 {ESC}[31m{BELL}\r{OVERRIDE}{LONE}</script> ![x](http://evil.example/x.png) $\\x$ %"
+HOSTILE = (
+    f"=cmd|' /C calc'!A0 {ESC}[31m{BELL}\r{OVERRIDE}{LONE}</script> "
+    "![x](http://evil.example/x.png) $\\x$ %"
+)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +55,13 @@ HOSTILE = f"=cmd|' /C calc'!A0 {ESC}[31m{BELL}\r{OVERRIDE}{LONE}</script> ![x](h
         (None, None),
     ],
 )
-def test_a_cell_of_csv(value, cell):
+def test_csv_cell(value, cell):
     assert csv_cell(value) == cell
 
 
 @pytest.mark.fuzz
 @given(ANY)
-def test_no_cell_of_csv_is_a_formula(text):
+def test_no_csv_cell_is_a_formula(text):
     writer = csv.writer(buffer := io.StringIO(), lineterminator="\n")
     writer.writerow([csv_cell(text), "last"])
     rows = list(csv.reader(io.StringIO(buffer.getvalue())))
@@ -75,7 +78,7 @@ def test_no_cell_of_csv_is_a_formula(text):
 
 @pytest.mark.fuzz
 @given(ANY)
-def test_markdown_shows_the_text_and_nothing_else(text):
+def test_markdown_shows_the_plain_text(text):
     line = markdown(text)
     assert line.isprintable()
     for document in (f"**{line}**", f"- <sup>a</sup> note {line}", f"a {line}\n\n{line} b"):
@@ -117,7 +120,7 @@ def _text_of(page: str) -> str:
 
 @pytest.mark.fuzz
 @given(ANY)
-def test_html_shows_the_text_and_nothing_else(text):
+def test_html_shows_the_plain_text(text):
     parser = _Text()
     parser.feed(f'<p title="{html(text)}">{html(text)}</p>')
     parser.close()
@@ -144,7 +147,7 @@ def test_json_of_a_report_is_json(value):
 
 
 def hostile(path) -> Ablation:
-    """A study in which each field that a foreign file, or a user, sets holds what could act."""
+    """A study with hostile text in every field that a file or a user sets."""
     grid, runs = study(description=HOSTILE, seeds=[0, 1])
     folder = GridFolder(path / "study")
     for number, spec in enumerate(runs):
@@ -182,7 +185,7 @@ def hostile(path) -> Ablation:
     return collect(grid, runs, folder)
 
 
-def test_no_output_passes_on_what_acts(tmp_path):
+def test_every_output_escapes_hostile_text(tmp_path):
     from rich.console import Console
 
     ablation = hostile(tmp_path)
@@ -209,14 +212,14 @@ def test_no_output_passes_on_what_acts(tmp_path):
     assert (first["state"], first["seed"]) == ("done", "0")
 
 
-def test_json_of_a_report_lacks_what_is_not_finite(tmp_path):
+def test_json_of_a_report_has_finite_numbers(tmp_path):
     page = to_html(hostile(tmp_path))
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
     assert data["rows"][0]["costs"]["samples_per_s"] is None
     assert data["rows"][0]["mean"] == 0.8
 
 
-def test_a_name_with_dollar_signs_is_drawn_as_it_is(tmp_path):
+def test_a_name_with_dollar_signs_is_no_formula(tmp_path):
     grid, runs = study(seeds=[0])
     folder = GridFolder(tmp_path)
     for spec in runs:

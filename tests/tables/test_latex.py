@@ -1,4 +1,4 @@
-"""The table as LaTeX: letters stay, long tables break between pages, and real engines take it."""
+"""The table as LaTeX: letters, long tables, and real engines."""
 
 import re
 import shutil
@@ -44,19 +44,20 @@ def with_rows(path: Path, number: int, seeds=(0,), **changes) -> Ablation:
 
 
 def compile_latex(folder: Path, engine: str, texts: list[str], preamble: str = "") -> str:
-    """The words of the PDF that a real engine makes of a paper with these tables; its log lies beside it."""
+    """The text of a PDF with these tables, made by a real engine. Its log is in `folder`."""
     if not shutil.which(engine):
         pytest.skip(
-            f"{engine} is not installed: apt-get install texlive-latex-base, -xetex, -luatex; not compiled here"
+            f"{engine} is not installed: apt-get install texlive-latex-base, -xetex, -luatex"
         )
     for number, text in enumerate(texts):
         (folder / f"table{number}.tex").write_text(text, encoding="utf-8")
     inputs = "\n".join(rf"Words. \input{{table{number}}}" for number in range(len(texts)))
     packages = rf"{preamble}\usepackage{{booktabs}}\usepackage{{longtable}}"
-    paper = rf"\documentclass{{article}}{packages}\begin{{document}}\listoftables {inputs} The end.\end{{document}}"
+    body = rf"\begin{{document}}\listoftables {inputs} The end.\end{{document}}"
+    paper = rf"\documentclass{{article}}{packages}{body}"
     (folder / "paper.tex").write_text(paper, encoding="utf-8")
     command = [engine, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    for _ in range(2):  # the second reads the list of tables that the first has written
+    for _ in range(2):  # the second call reads the list of tables
         done = subprocess.run(command, cwd=folder, capture_output=True, timeout=240, check=False)
         assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-3000:]
     if not shutil.which("pdftotext"):
@@ -67,21 +68,21 @@ def compile_latex(folder: Path, engine: str, texts: list[str], preamble: str = "
     return unicodedata.normalize("NFC", " ".join(words.stdout.decode().split()))
 
 
-def test_letters_stay_and_what_is_lost_is_said(tmp_path):
+def test_letters_stay_and_lost_ones_are_named(tmp_path):
     ablation = lettered(tmp_path)
     text = to_latex(ablation)
     for words in (POLISH, GREEK, QUOTES, CHINESE, "☃", "😀"):
         assert words in text
     comments = "\n".join(line for line in text.splitlines() if line.startswith("%"))
     assert (
-        "% Chinese, Japanese, Korean: CJKutf8 with pdfLaTeX, xeCJK with XeLaTeX; else ? for 中文测试"
-        in comments
-    )
+        "% Chinese, Japanese, Korean: CJKutf8 with pdfLaTeX, xeCJK with XeLaTeX; "
+        "else ? for 中文测试"
+    ) in comments
     assert "% pdfLaTeX prints ? for Жку☃😀" in comments
     assert lost_letters(ablation) == "? for Жку☃😀 and ? for 中文测试 without the package CJKutf8"
 
 
-def test_usual_letters_need_nothing():
+def test_usual_letters_need_no_definition():
     letters = letters_of(["Größe é ñ ż “x” ‘y’ – — … × ± ° ß Ø œ"])
     assert letters == ([], [], [], "")
 
@@ -111,7 +112,8 @@ def test_xelatex_with_a_chinese_font_prints_chinese(tmp_path):
     )
     if not fonts.strip() or not found or not found.stdout:
         pytest.skip(
-            "no Chinese font, or no xeCJK: apt-get install texlive-lang-chinese fonts-arphic-gbsn00lp"
+            "no Chinese font or no xeCJK: "
+            "apt-get install texlive-lang-chinese fonts-arphic-gbsn00lp"
         )
     font = fonts.splitlines()[0].split(",")[0]
     preamble = rf"\usepackage{{xeCJK}}\setCJKmainfont{{{font}}}"
@@ -124,16 +126,14 @@ def test_pdflatex_with_cjkutf8_prints_chinese(tmp_path):
         ["kpsewhich", "CJKutf8.sty"], capture_output=True, check=False
     )
     if not found or not found.stdout:
-        pytest.skip(
-            "no CJKutf8: apt-get install latex-cjk-chinese; Chinese is not compiled by pdflatex here"
-        )
+        pytest.skip("no CJKutf8: apt-get install latex-cjk-chinese")
     words = compile_latex(
         tmp_path, "pdflatex", [to_latex(lettered(tmp_path))], r"\usepackage{CJKutf8}"
     )
     assert CHINESE in words or not words
 
 
-def test_forty_one_rows_are_a_longtable(tmp_path):
+def test_a_table_of_41_rows_is_a_longtable(tmp_path):
     text = to_latex(with_rows(tmp_path / "few", 10))
     assert (r"\begin{tabular}" in text, r"\begin{longtable}" in text) == (True, False)
     text = to_latex(with_rows(tmp_path / "many", 41))
@@ -142,13 +142,13 @@ def test_forty_one_rows_are_a_longtable(tmp_path):
     assert text.count(r"\endhead") == text.count(r"\endfirsthead") == 1
 
 
-def test_many_notes_below_few_rows_are_a_longtable_too(tmp_path):
+def test_a_table_with_many_notes_is_a_longtable(tmp_path):
     text = to_latex(with_rows(tmp_path, 40, seeds=(0, 1, 2)))
     assert r"\begin{longtable}" in text
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_no_row_of_120_runs_off_the_page(tmp_path, engine):
+def test_120_rows_fit_on_the_pages(tmp_path, engine):
     ablation = with_rows(tmp_path, 120, description=CHINESE)
     words = compile_latex(tmp_path, engine, [to_latex(ablation)])
     log = (tmp_path / "paper.log").read_text(encoding="utf-8", errors="replace")
@@ -165,7 +165,7 @@ def test_no_row_of_120_runs_off_the_page(tmp_path, engine):
 @pytest.mark.fuzz
 @given(ANY)
 def test_any_text_is_balanced_latex(text):
-    """Each brace has its other, and no character that TeX acts on stands bare."""
+    """Braces are balanced, and characters that are special in TeX are escaped."""
     made = escaped(text)
     assert made.isprintable()
     plain = re.sub(r"\\ifdefined\\Umathcode.*?\\fi\\else \?\\fi\{\}", "", made)
@@ -190,8 +190,8 @@ def test_any_text_is_balanced_latex(text):
 @pytest.mark.fuzz
 @settings(max_examples=max(2, settings().max_examples // 250))
 @given(st.lists(ANY, min_size=1, max_size=20))
-def test_a_real_engine_takes_any_text(tmp_path_factory, texts):
-    """One paper of many texts: pdflatex knows the fewest letters."""
+def test_real_engines_compile_any_text(tmp_path_factory, texts):
+    """One paper of many texts. pdflatex prints the fewest letters."""
     made = [escaped(text) for text in texts]
     letters = letters_of(made)
     body = "\n\n".join(["Words", *made])

@@ -1,4 +1,4 @@
-"""Grids over several packs of the data: seeds of the data beside seeds of the training, against hand-worked numbers."""
+"""Grids over several packs of the data, against hand-worked numbers."""
 
 import math
 import re
@@ -20,7 +20,7 @@ from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.statistics.bootstrap import over_samples
+from furnace_hpc.tables.statistics.bootstrap import compare_samples
 from furnace_hpc.tables.table import Ablation, Draw
 from furnace_hpc.tables.view import View, apply_view
 
@@ -37,17 +37,17 @@ def table(path, view=None, without=()) -> Ablation:
         "seeds": [0, 1],
         "packs": [*PRINTS],
     }
-    asked = Grid.model_validate(GRID | rows)
-    runs, folder = expand(asked, PRINTS), GridFolder(path / "study")
+    grid = Grid.model_validate(GRID | rows)
+    runs, folder = expand(grid, PRINTS), GridFolder(path / "study")
     for spec in runs:
         name, seed = spec.config.data.name, spec.config.seed
         if (spec.variant, name, seed) not in without:
             finish(spec, folder, accuracy=VALUES[spec.variant][name][seed])
-    shown, kept = apply_view(asked, runs, view or View())
+    shown, kept = apply_view(grid, runs, view or View())
     return collect(shown, kept, folder, by=(view or View()).by)
 
 
-def test_each_row_is_trained_on_each_pack_with_each_seed():
+def test_a_row_has_a_run_per_pack_and_seed():
     runs = expand(login_grid(packs=["a", "b"], variants={"base": {}}), PRINTS)
     assert [(run.config.data.name, run.config.seed, run.data_fingerprint[0]) for run in runs] == [
         ("a", 0, "a"),
@@ -59,11 +59,12 @@ def test_each_row_is_trained_on_each_pack_with_each_seed():
     alone = expand(
         login_grid(base={**login_grid().base, "data.name": "b"}, variants={"base": {}}), PRINTS
     )
-    # the same run, however it is asked for
+    # a run does not depend on how the grid names its pack
     assert [run.run_id for run in alone] == [run.run_id for run in runs[2:]]
 
 
-def test_packs_are_what_intervals_and_tests_count_and_both_spreads_are_named(tmp_path):
+def test_intervals_and_tests_count_packs(tmp_path):
+    """The spread over seeds and the spread over packs are both shown."""
     ablation = table(tmp_path)
     base, full = ablation.rows
     # means of packs .81 .72 .63 and, over seeds, variances .0002 .0008 .0018 with one degree of
@@ -93,12 +94,12 @@ def test_packs_are_what_intervals_and_tests_count_and_both_spreads_are_named(tmp
     assert notes(ablation) == ""
 
 
-def test_the_caption_says_how_many_of_each_and_every_output_has_the_packs(tmp_path):
+def test_every_output_names_the_packs(tmp_path):
     ablation = table(tmp_path)
     text = " ".join(caption(ablation, headings(ablation)))
-    assert "mean over 3 packs of the data, each drawn with a data seed of its own (a, b, c)" in text
-    assert "of the mean over 2 seeds of the training (0, 1); n runs" in text
-    assert "its p cannot be below .25 with 3 packs" in text
+    assert "mean over 3 packs of the data, each with its own data seed (a, b, c)" in text
+    assert "the mean over 2 seeds of the training (0, 1). n counts runs." in text
+    assert "Its smallest possible p is .25 with 3 packs" in text
     assert "n = 6 runs, 2 seeds on each of 3 packs" in to_latex(ablation)
     assert "± 3.1 (seeds) ± 9.0 (packs)" in to_markdown(ablation)
     head, first, *_ = to_csv(ablation).splitlines()
@@ -114,7 +115,7 @@ def test_the_caption_says_how_many_of_each_and_every_output_has_the_packs(tmp_pa
     assert page.count('"pack":"a"') == 4
 
 
-def test_a_missing_run_leaves_its_pair_out_and_is_named(tmp_path):
+def test_a_missing_run_excludes_its_pair(tmp_path):
     ablation = table(tmp_path, without=[("full", "b", 1), ("full", "c", 0), ("full", "c", 1)])
     full = row(ablation, "full")
     assert (full.n, full.n_expected) == (3, 6)
@@ -123,16 +124,13 @@ def test_a_missing_run_leaves_its_pair_out_and_is_named(tmp_path):
     # of b seed 0 alone; c has no pair
     assert full.difference.mean == pytest.approx((0.03 + 0.06) / 2)
     text = notes(ablation)
-    assert (
-        "difference to base over 3 of 6 pairs of runs of one pack and one seed, which both rows have"
-        in text
-    )
+    assert "difference to base over 3 of 6 pairs of runs, those that both rows have" in text
     assert len(re.findall(r"full-s\d-\w{8} \(new\)", text)) == 3
-    assert "too few packs to tell it from base: " in text
-    assert re.search(r"\d+ more packs? would show", text)
+    assert "too few packs to show a difference to base of this size" in text
+    assert re.search(r"needs about \d+ more packs?", text)
 
 
-def test_one_pack_is_looked_at_with_its_seeds_and_packs_can_be_the_rows(tmp_path):
+def test_views_of_one_pack_and_of_packs_as_rows(tmp_path):
     one = table(tmp_path, View(where=("data.name=a",)))
     assert one.packs == ()
     assert row(one, "full").values == {Draw("", 0): 0.84, Draw("", 1): 0.84}
@@ -146,16 +144,15 @@ def test_one_pack_is_looked_at_with_its_seeds_and_packs_can_be_the_rows(tmp_path
     assert by_alpha.rows[1].difference.n == 3
 
 
-def test_tests_over_samples_need_the_same_samples(tmp_path):
+def test_samples_of_several_packs_are_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match="3 packs have samples of their own: look at one with --where data.name=a"
+        ConfigError, match="the 3 packs have different samples. Choose one: --where data.name=a"
     ):
-        over_samples(table(tmp_path))
+        compare_samples(table(tmp_path))
 
 
 def test_pooled_deviation_of_groups_of_any_size():
-    # 1 2 3: squares about the mean 2, of 2 degrees; 5 7: squares 2, of 1; a single value says
-    # nothing
+    # 1 2 3: sum of squares 2 with 2 degrees of freedom. 5 7: 2 with 1. A single value has none.
     assert estimates.pooled_deviation([[1, 2, 3], [5, 7], [9]]) == pytest.approx(math.sqrt(4 / 3))
     assert estimates.pooled_deviation([[1], [2]]) is None
     assert estimates.pooled_deviation([[1, 2, 3], [4]]) == 1
@@ -164,7 +161,7 @@ def test_pooled_deviation_of_groups_of_any_size():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"packs": ["a", "a"]}, "a pack stands twice"),
+        ({"packs": ["a", "a"]}, "packs ['a', 'a']: a pack"),
         (
             {"packs": ["a"], "variants": {"base": {"data.name": "b"}}},
             "row 'base': key 'data.name' does not belong",
@@ -175,7 +172,7 @@ def test_pooled_deviation_of_groups_of_any_size():
         ),
     ],
 )
-def test_packs_that_cannot_be_are_refused(tmp_path, changes, message):
+def test_invalid_packs_are_refused(tmp_path, changes, message):
     write_grid(tmp_path, **changes)
     assert any(
         message.removeprefix("row 'base': ") in line
@@ -197,7 +194,8 @@ def test_packs_that_cannot_be_are_refused(tmp_path, changes, message):
         ({"dataset": "avmnist"}, "data set is 'tridigits' in one and 'avmnist' in the other"),
     ],
 )
-def test_packs_that_are_no_two_draws_of_one_data_set_are_refused(tmp_path, second, message):
+def test_packs_of_different_data_are_refused(tmp_path, second, message):
+    """Packs must be different draws of the same data set."""
     write_grid(tmp_path, packs=["a", "b"])
     pack(tmp_path / "data" / "a", preprocessing={"knobs": {"seed": 1, "snr_db": -6}})
     other = {"preprocessing": {"knobs": {"seed": 2, "snr_db": -6}}, "fingerprint": "0" * 16}
@@ -206,7 +204,8 @@ def test_packs_that_are_no_two_draws_of_one_data_set_are_refused(tmp_path, secon
     assert message in line
 
 
-def test_draws_of_the_default_set_pack_themselves_with_the_seed_of_their_name(tmp_path, capsys):
+def test_packs_of_the_default_set_are_made(tmp_path, capsys):
+    """The name has the data seed: tridigits-seed3."""
     rows = expand_rows(login_grid(packs=["tridigits-seed3", "tridigits"]))
     assert set(fingerprints(rows, tmp_path, dry_run=True)) == {"tridigits-seed3", "tridigits"}
     assert "data set 'tridigits-seed3' will be packed into" in capsys.readouterr().out

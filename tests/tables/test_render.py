@@ -24,8 +24,9 @@ from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.curves import curves_of
+from furnace_hpc.tables.metric import PERCENT, PLAIN, Metric, scale_of
 from furnace_hpc.tables.output.captions import caption
-from furnace_hpc.tables.output.cells import PERCENT, PLAIN, all_cells, scale_of
+from furnace_hpc.tables.output.cells import all_cells
 from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv, to_terminal
@@ -44,7 +45,7 @@ def holes(tmp_path_factory) -> Ablation:
     return troubled(tmp_path_factory.mktemp("holes"))
 
 
-# What is shown
+# Numbers and captions
 
 
 def test_scales():
@@ -57,7 +58,24 @@ def test_scales():
     assert PLAIN.show(0.123456) == "0.1235"
 
 
-def test_best_follows_direction_and_ties_are_both_best(tmp_path):
+def test_metric_has_names_and_direction():
+    higher, lower = Metric("test/digit/accuracy@text", "max"), Metric("val/a/loss", "min")
+    assert (higher.split, higher.task, higher.short_name) == ("test", "digit", "accuracy@text")
+    assert (higher.better, lower.better) == ("higher", "lower")
+    assert (higher.is_better(2, 1), lower.is_better(2, 1), lower.is_better(1, 1)) == (
+        True,
+        False,
+        False,
+    )
+    assert (higher.best_shown(["9.5", "10.0"]), lower.best_shown(["9.5", "10.0"])) == (
+        "10.0",
+        "9.5",
+    )
+    assert higher.best_shown(["9.5"]) is None
+
+
+def test_best_follows_the_direction(tmp_path):
+    """Rows with the same displayed mean are both best."""
     grid, runs = study(metric="test/digit/loss", direction="min")
     folder = GridFolder(tmp_path)
     losses = {"base": 0.5, "consistency_only": 0.40001, "specific_only": 0.40002, "full": 0.6}
@@ -72,9 +90,9 @@ def test_best_follows_direction_and_ties_are_both_best(tmp_path):
     assert cells[1].difference == "-0.1000"  # the same in every seed
 
 
-def test_caption_says_which_intervals_exclude_zero(whole, tmp_path):
+def test_caption_names_intervals_without_zero(whole, tmp_path):
     text = " ".join(caption(whole, ()))
-    assert "best val/digit/accuracy, looked at every 100 of 500 steps" in text
+    assert "best val/digit/accuracy, evaluated every 100 of 500 steps" in text
     assert (
         "The interval excludes zero for consistency_only, full (3 intervals, not corrected" in text
     )
@@ -94,12 +112,13 @@ def _claim(ablation: Ablation) -> str:
     )
 
 
-def test_caption_warns_when_the_selection_split_is_reported(tmp_path):
+def test_caption_warns_of_optimistic_values(tmp_path):
+    """They are optimistic if the table shows the split that selected the step."""
     text = " ".join(caption(complete(tmp_path, metric="val/digit/accuracy"), ()))
-    assert "The step was chosen on this same split: the values are optimistic." in text
+    assert "The same split selected the step, so the values are optimistic." in text
 
 
-def test_caption_says_when_no_step_was_chosen(tmp_path):
+def test_caption_of_the_last_step(tmp_path):
     base = GRID["base"] | {"evaluation": {"every": 500, "select": "best"}}
     text = " ".join(caption(complete(tmp_path, metric="val/digit/accuracy", base=base), ()))
     assert "Measured at the last step (500)." in text
@@ -125,13 +144,17 @@ def check_golden(name: str, text: str) -> None:
     if os.environ.get("FURNACE_RENEW_GOLDEN") == "1":
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    golden = path.read_text(encoding="utf-8") if path.exists() else ""
+    golden = ""
+    if path.exists():
+        golden = path.read_text(encoding="utf-8")
     if text != golden:
         lines = difflib.unified_diff(
             golden.splitlines(), text.splitlines(), f"golden/{name}", "now", lineterm=""
         )
         pytest.fail(
-            "\n".join([*lines, "", f"if this is meant: FURNACE_RENEW_GOLDEN=1 pytest {__file__}"]),
+            "\n".join(
+                [*lines, "", f"if the change is intended: FURNACE_RENEW_GOLDEN=1 pytest {__file__}"]
+            ),
             pytrace=False,
         )
 
@@ -158,7 +181,8 @@ def test_csv_has_raw_numbers_and_empty_cells(holes):
     assert by_name["full", "0"]["parameters_sha256"] == "0" * 64
 
 
-def test_terminal_shows_every_row_and_brackets_as_they_are(holes):
+def test_terminal_shows_every_row(holes):
+    """Brackets are no markup."""
     from rich.console import Console
 
     text = io.StringIO()
@@ -185,7 +209,7 @@ def test_latex_is_well_formed(holes):
 # Figures
 
 
-def test_validation_curve_takes_steps_that_all_seeds_have(tmp_path):
+def test_curve_has_the_steps_of_all_seeds(tmp_path):
     grid, runs = study()
     folder = GridFolder(tmp_path)
     for spec, values in zip(
@@ -203,7 +227,7 @@ def test_validation_curve_takes_steps_that_all_seeds_have(tmp_path):
     assert (curve.low, curve.high) == ([0.2], [0.4])
 
 
-def test_figure_names_rows_and_axes_with_units(whole):
+def test_figures_name_rows_axes_and_units(whole):
     files = draw_figures(whole)
     assert all(files[f"{name}.png"].startswith(b"\x89PNG") for name in ("means", "curves", "cost"))
     svg = "".join(content.decode() for name, content in files.items() if name.endswith(".svg"))

@@ -1,4 +1,4 @@
-"""The report in a real browser, and that its bytes depend on the runs alone."""
+"""The report in a real browser. Its bytes depend only on the runs."""
 
 import random
 import shutil
@@ -13,18 +13,18 @@ from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.modality_subsets import consistency_blocks, modality_matrix
 from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.report import to_html
-from furnace_hpc.tables.output.results import aggregate
+from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.table import Ablation
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 ERROR = "RuntimeError: </script><b>cheese</b>"
-SUBSETS = ("audio", "image", "text+image+audio", "text+image", "text")  # in no order
+SUBSETS = ("audio", "image", "text+image+audio", "text+image", "text")  # not sorted
 
 
 def make(root: Path) -> GridFolder:
-    """Twenty runs with scores of subsets and pairs; one has crashed, the others ran in a job."""
+    """Twenty runs with scores of subsets and pairs. One has crashed. The others ran in a job."""
     _, runs = study()
     folder = GridFolder(root / "runs" / "study")
     for spec in runs:
@@ -62,9 +62,7 @@ def browser():
         "playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]"
     )
     if CHROMIUM is None:
-        pytest.skip(
-            "no chromium on PATH: `apt-get install chromium` (root); the report is opened in no browser here"
-        )
+        pytest.skip("no chromium on PATH: apt-get install chromium")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -73,29 +71,27 @@ def browser():
 
 @pytest.fixture
 def page(browser, folder, tmp_path):
-    """The report as a user opens it: offline; anything on the console or asked of a network fails the test."""
+    """The report, opened offline. A console message or a network request fails the test."""
     path = tmp_path / "report.html"
     path.write_text(to_html(table(folder)), encoding="utf-8")
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on(
-        "request",
-        lambda request: said.append(request.url) if request.url != path.as_uri() else None,
-    )
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: messages.append(request.url))
     page.goto(path.as_uri())
     yield page
     page.screenshot(path=tmp_path / "report.png", full_page=True)
     page.close()
-    assert said == []
+    assert messages == [path.as_uri()]
 
 
 def variants(page) -> list[str]:
     return [row.inner_text() for row in page.locator("#table tbody th button:visible").all()]
 
 
-def test_a_heading_sorts_and_the_third_time_brings_the_grids_order_back(page):
+def test_a_heading_sorts_the_rows(page):
+    """The third click restores the grid's order."""
     order = variants(page)
     head = page.locator("#table th[data-column=metric]")
     head.get_by_role("button").click()
@@ -116,13 +112,14 @@ def test_a_heading_sorts_and_the_third_time_brings_the_grids_order_back(page):
     assert variants(page) == order
 
 
-def test_the_filter_leaves_rows_whose_words_match(page):
+def test_the_filter_keeps_matching_rows(page):
     page.get_by_label("Filter rows").fill("loss.beta full")
     assert variants(page) == ["full"]
     assert page.get_by_role("status").first.inner_text() == "1 of 4 rows"
 
 
-def test_a_cell_opens_its_runs_also_after_sorting_and_by_keyboard(page):
+def test_a_cell_opens_its_runs(page):
+    """It does so after sorting too, and by keyboard."""
     page.locator("#table th[data-column=metric] button").click()
     page.locator("#table tbody th button", has_text="specific_only").focus()
     page.keyboard.press("ArrowRight")
@@ -142,7 +139,7 @@ def test_a_cell_opens_its_runs_also_after_sorting_and_by_keyboard(page):
     assert not dialog.is_visible()
 
 
-def test_values_of_a_step_are_shown_at_the_pointer_and_by_arrow_keys(page):
+def test_pointer_and_arrow_keys_select_a_step(page):
     chart = page.locator("svg[tabindex='0']").first
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
@@ -158,12 +155,13 @@ def test_values_of_a_step_are_shown_at_the_pointer_and_by_arrow_keys(page):
     assert "at step 200: base " in chart.get_attribute("aria-label")
 
 
-def test_a_phone_scrolls_in_one_direction_and_dark_is_dark(page):
+def test_narrow_screen_and_dark_mode(page):
+    """A phone scrolls the page in one direction only."""
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.set_viewport_size({"width": 400, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 400
     page.locator("#table tbody th button", has_text="full").focus()
-    page.keyboard.press("ArrowRight")  # over what a phone does not show
+    page.keyboard.press("ArrowRight")  # over columns that a phone does not show
     assert page.evaluate("document.activeElement.textContent") == "5"
     labels = [label.bounding_box() for label in page.locator("svg .mark text.name").all()]
     assert len(labels) >= 4
@@ -182,7 +180,7 @@ def overlap(one: dict, other: dict) -> bool:
     )
 
 
-def test_the_order_of_files_and_where_they_lie_change_no_byte(folder, tmp_path):
+def test_order_and_place_of_files_change_no_byte(folder, tmp_path):
     expected = table(folder)
     page, drawn = to_html(expected), draw_figures(expected)
     for seed in range(5):
@@ -199,7 +197,8 @@ def test_the_order_of_files_and_where_they_lie_change_no_byte(folder, tmp_path):
             assert draw_figures(other) == drawn
 
 
-def test_matrices_are_there_where_results_have_them_small_subsets_first(folder, tmp_path):
+def test_matrices_of_subsets_and_consistency(folder, tmp_path):
+    """Small subsets come first. Results without subsets have no matrix."""
     ablation = table(folder)
     matrix = modality_matrix(ablation)
     assert matrix.columns == ("text", "image", "audio", "text+image", "text+image+audio")
@@ -210,18 +209,18 @@ def test_matrices_are_there_where_results_have_them_small_subsets_first(folder, 
     assert (block.title, block.columns) == ("text and image", ("cosine_matched", "auc", "gap"))
     plain = complete(tmp_path)
     assert (modality_matrix(plain), consistency_blocks(plain)) == (None, [])
-    assert "With a part of the modalities" not in to_html(plain)
+    assert "Subsets of the modalities" not in to_html(plain)
 
 
-def test_figures_of_which_nothing_is_left_are_taken_away(folder, tmp_path):
+def test_outdated_figures_are_removed(folder, tmp_path):
     grid, runs = study()
     out = tmp_path / "out"
-    aggregate(grid, runs, folder, out)
+    write_results(collect(grid, runs, folder), out)
     assert len(list((out / "figures").iterdir())) == 10
     plain = GridFolder(tmp_path / "plain")
     for spec in runs:
         finish(spec, plain)
-    aggregate(grid, runs, plain, out)
+    write_results(collect(grid, runs, plain), out)
     assert sorted(path.name for path in (out / "figures").glob("*.png")) == [
         "cost.png",
         "curves.png",

@@ -1,4 +1,4 @@
-"""Differences over samples, against hand-worked numbers and against a plain bootstrap."""
+"""Differences over samples, against hand-worked numbers and a plain bootstrap."""
 
 import io
 import math
@@ -19,7 +19,8 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.records.predictions import read_arrays
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.statistics.bootstrap import bootstrap, over_samples
+from furnace_hpc.tables.notes import sample_notes
+from furnace_hpc.tables.statistics.bootstrap import bootstrap, compare_samples
 
 
 def as_bools(text):
@@ -45,7 +46,7 @@ def test_one_pair_of_networks_worked_by_hand():
     assert interval == (low, high) == (-0.25, 0.75)
 
 
-def test_several_pairs_are_as_a_plain_bootstrap_over_samples():
+def test_several_pairs_agree_with_a_plain_bootstrap():
     rng = np.random.default_rng(7)
     pairs = [(rng.random(400) < 0.8, rng.random(400) < 0.7) for _ in range(3)]
     mean, (low, high) = bootstrap(pairs)
@@ -64,12 +65,14 @@ def predict(run, right_N, ids_N=None):
     run.predictions("test").parent.mkdir()
     label_N = np.arange(len(right_N)) % 3
     answer_N = np.where(right_N, label_N, (label_N + 1) % 3)
-    ids_N = np.arange(len(right_N)) if ids_N is None else ids_N
+    if ids_N is None:
+        ids_N = np.arange(len(right_N))
     arrays = {"logits.digit": np.eye(3)[answer_N], "label.digit": label_N, "sample_id": ids_N}
     np.savez(run.predictions("test"), **arrays)
 
 
-def test_the_note_says_what_was_compared_and_what_could_not_be(tmp_path):
+def test_notes_on_samples(tmp_path):
+    """One note has the differences, the other what could not be compared."""
     grid, runs = study(seeds=[0, 1])
     folder = GridFolder(tmp_path)
     for spec in runs:
@@ -87,7 +90,8 @@ def test_the_note_says_what_was_compared_and_what_could_not_be(tmp_path):
                 run.predictions("test").write_bytes(run.predictions("test").read_bytes()[:3000])
             case _:
                 predict(run, right_N)
-    first, second = over_samples(collect(grid, runs, folder))
+    ablation = collect(grid, runs, folder)
+    first, second = sample_notes(ablation, compare_samples(ablation))
     # only nested right answers: base 80.0 %, consistency_only 82.0 %, so 200 of 10,000 samples
     # differ
     assert first.text.startswith(
@@ -95,27 +99,27 @@ def test_the_note_says_what_was_compared_and_what_could_not_be(tmp_path):
     )
     assert "full +" in first.text
     assert "specific_only" not in first.text
-    assert "the trainings held as they are: it says nothing of other seeds" in first.text
+    assert "It holds for these trained networks, not for other seeds" in first.text
     for words in (
         "consistency_only-s1-.{8} has no predictions of test",
-        "the predictions of specific_only-s0-.{8} are not those of its result",
+        "the predictions of specific_only-s0-.{8} do not give its result",
         "the predictions of full-s0-.{8} cannot be read",
         "specific_only was tested on other samples than base",
     ):
         assert re.search(words, second.text), words
 
 
-def test_a_metric_that_is_no_mean_over_samples_is_refused(tmp_path):
+def test_samples_need_a_mean_over_samples(tmp_path):
     grid, runs = study(metric="test/digit/loss")
     finish(runs[0], GridFolder(tmp_path))
     with pytest.raises(
         ConfigError,
-        match="--samples: test/digit/loss is no mean over samples: ask for --metric test/d",
+        match="--samples: test/digit/loss is not a mean over samples. Use --metric test/d",
     ):
-        over_samples(collect(grid, runs, GridFolder(tmp_path)))
+        compare_samples(collect(grid, runs, GridFolder(tmp_path)))
 
 
-# Files that lie
+# Damaged and hostile files
 
 
 def npy(shape, descr="<f8", data=b"") -> bytes:
@@ -131,7 +135,7 @@ def npz(members: dict[str, bytes], compression=zipfile.ZIP_STORED) -> bytes:
 
 
 def with_size(content: bytes, size: int) -> bytes:
-    """The file with both sizes of its one member replaced in the list of members."""
+    """The file with both sizes of its one member replaced in the central directory."""
     at = content.rindex(b"PK\x01\x02")
     return content[: at + 20] + struct.pack("<II", size, size) + content[at + 28 :]
 
@@ -169,7 +173,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_file_that_lies_is_refused_before_memory_is_taken(tmp_path, kind):
+def test_a_wrong_size_is_refused(tmp_path, kind):
+    """The file is refused before memory is allocated."""
     content, words = BAD[kind]
     (tmp_path / "a.npz").write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -178,7 +183,7 @@ def test_a_file_that_lies_is_refused_before_memory_is_taken(tmp_path, kind):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
 
 
-def test_a_fifo_and_a_folder_are_no_predictions(tmp_path):
+def test_predictions_must_be_a_regular_file(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ConfigError, match="not a regular file"):
         read_arrays(tmp_path / "fifo", ["x"])
@@ -188,7 +193,7 @@ def test_a_fifo_and_a_folder_are_no_predictions(tmp_path):
         read_arrays(tmp_path / "none", ["x"])
 
 
-def test_what_numpy_writes_is_read_bit_for_bit(tmp_path):
+def test_arrays_of_numpy_are_read_exactly(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {
         "a": rng.normal(size=(5, 3)).astype(np.float32),
@@ -207,7 +212,7 @@ def test_what_numpy_writes_is_read_bit_for_bit(tmp_path):
 
 @pytest.mark.fuzz
 @given(st.data())
-def test_damaged_predictions_are_arrays_or_one_error(tmp_path_factory, data):
+def test_damaged_predictions_raise_one_error(tmp_path_factory, data):
     whole = npz({"x.npy": npy((3,), data=bytes(range(24))), "y.npy": npy((2, 2), "<i4", bytes(16))})
     content = bytearray(whole)
     for _ in range(data.draw(st.integers(0, 6))):
@@ -220,7 +225,7 @@ def test_damaged_predictions_are_arrays_or_one_error(tmp_path_factory, data):
         assert sum(array.nbytes for array in read_arrays(path, ["x", "y"])) <= len(whole)
 
 
-def test_predictions_that_lie_cost_one_run_its_test(tmp_path):
+def test_unreadable_predictions_exclude_one_run(tmp_path):
     grid, runs = study(seeds=[0, 1])
     folder = GridFolder(tmp_path)
     for spec in runs:
@@ -228,6 +233,7 @@ def test_predictions_that_lie_cost_one_run_its_test(tmp_path):
     names = [folder.run(spec.run_id).predictions("test") for spec in runs if spec.variant == "full"]
     for path, (content, _) in zip(names, (BAD["4e9 values"], BAD["no npy"]), strict=True):
         path.write_bytes(content)
-    first, second = over_samples(collect(grid, runs, folder))
+    ablation = collect(grid, runs, folder)
+    first, second = sample_notes(ablation, compare_samples(ablation))
     assert "full" not in first.text
     assert len(re.findall("the predictions of full-s[01]-.{8} cannot be read", second.text)) == 2

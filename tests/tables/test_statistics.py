@@ -1,4 +1,4 @@
-"""Tests, corrections and effect sizes of a few seeds: against scipy, or numbers worked by hand."""
+"""Tests, corrections and effect sizes of a few seeds, against scipy and hand-worked numbers."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ def test_t_test_agrees_with_scipy(n):
     assert estimates.paired_difference(ours, theirs).t_p == estimates.t_test(minus(ours, theirs))
 
 
-def test_t_test_where_differences_are_all_the_same():
+def test_t_test_of_equal_differences():
     assert estimates.t_test([0.25, 0.25, 0.25]) is None
     assert estimates.t_test([0.0, 0.0]) is None
     assert estimates.t_test([0.1]) is None
@@ -38,7 +38,7 @@ def test_t_test_where_differences_are_all_the_same():
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8, 11])
 @pytest.mark.parametrize("shift", [0.0, 0.004, 0.05])
-def test_sign_flip_agrees_with_scipys_exact_permutation_test(n, shift):
+def test_sign_flip_agrees_with_scipy(n, shift):
     differences = minus(*pairs(n, shift))
     oracle = scipy.stats.permutation_test(
         (differences,), sum, permutation_type="samples", n_resamples=10_000
@@ -71,7 +71,7 @@ def test_sign_flip_floor(n):
     assert estimates.sign_flip_floor(5) == 0.0625
 
 
-def test_sign_flip_is_not_given_where_it_is_not_computed():
+def test_sign_flip_of_too_few_or_too_many_pairs():
     assert estimates.sign_flip_test([1.0]) is None
     assert estimates.sign_flip_test([1.0] * 33) is None
 
@@ -84,7 +84,7 @@ def test_holm_worked_by_hand():
     assert estimates.holm([]) == []
 
 
-def test_holm_is_over_the_rows_that_have_a_test():
+def test_holm_counts_rows_with_a_test():
     rows = [
         None,
         Difference(0.1, (0, 1), 5, t_p=0.01),
@@ -102,7 +102,7 @@ def test_effect_size_worked_by_hand():
 
 
 @pytest.mark.parametrize(("effect", "n"), [(0.5, 34), (0.8, 15), (1.0, 10), (-0.5, 34), (0.2, 199)])
-def test_pairs_needed_are_those_of_the_tables(effect, n):
+def test_pairs_needed_agree_with_gpower(effect, n):
     # G*Power 3.1, difference between two dependent means, two-tailed, alpha .05, power .8
     assert 5 + estimates.more_pairs(effect, 5) == n
 
@@ -114,7 +114,8 @@ def test_power_agrees_with_scipys_noncentral_t():
         assert estimates.power_of(effect, n) == pytest.approx(oracle, rel=1e-6)
 
 
-def test_too_few_seeds_says_how_many_more_or_that_none_will_do():
+def test_more_seeds_of_a_difference():
+    """None if no number of seeds would show it, or if it is shown."""
     # +2 -1 +3 points: mean 1.33, deviation 2.08, d .64
     ours, theirs = [0.82, 0.80, 0.83], [0.80, 0.81, 0.80]
     difference = estimates.paired_difference(ours, theirs)

@@ -10,15 +10,18 @@ import sys
 
 import pytest
 from tables_study import BONUS, accuracy_of, complete, finish, notes, row, study, troubled
+from test_aggregate import submit
 
+from furnace_hpc.aggregate import show_table
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.tables.collect import collect, differences
+from furnace_hpc.tables.notes import describe
+from furnace_hpc.tables.other_settings import runs_of_other_settings
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells
 from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.latex import to_latex
-from furnace_hpc.tables.output.notes import describe
 from furnace_hpc.tables.output.render import to_csv
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.table import Ablation, Draw
@@ -91,7 +94,7 @@ def test_complete_table(whole):
     assert whole.notes == ()
 
 
-def test_changes_are_the_differing_identity_keys_only(whole):
+def test_changes_are_identity_keys_that_differ(whole):
     shown = [[(c.key, c.reference, c.value) for c in row.changes] for row in whole.rows]
     assert shown[0] == []
     assert shown[3] == [("loss.alpha", 0.0, 0.5), ("loss.beta", 0.0, 0.3)]
@@ -102,7 +105,7 @@ def test_changes_are_the_differing_identity_keys_only(whole):
     assert [(c.key, c.reference, c.value) for c in changed] == [("tasks.0.weight", 1.0, 2.0)]
 
 
-def test_missing_and_failed_runs_are_named_with_state_and_reason(holes):
+def test_missing_runs_have_state_and_reason(holes):
     assert row(holes, "base").n == 4
     assert row(holes, "consistency_only").n == 3
     assert row(holes, "specific_only").n == 1
@@ -112,10 +115,12 @@ def test_missing_and_failed_runs_are_named_with_state_and_reason(holes):
     assert len(named) == 6
 
 
-def test_a_value_that_is_not_finite_is_not_averaged_and_is_named(holes):
+def test_a_value_that_is_not_finite_is_named(holes):
+    """It is not in the mean."""
     assert Draw("", 1) not in row(holes, "consistency_only").values
     assert re.search(
-        r"not in the mean, test/digit/accuracy is not finite: consistency_only-s1-\w{8} \(nan\)",
+        r"not in the mean, because test/digit/accuracy is not finite: "
+        r"consistency_only-s1-\w{8} \(nan\)",
         notes(holes),
     )
 
@@ -131,26 +136,45 @@ def test_differences_pair_seeds_that_both_rows_have(holes):
     assert difference.mean == pytest.approx(sum(expected) / 2)
     assert "difference to base over seeds 0, 2, which both rows have" in notes(holes)
     assert row(holes, "specific_only").difference.interval is None
-    assert "n=1: no deviation and no interval" in notes(holes)
+    assert "n=1: no standard deviation and no interval" in notes(holes)
 
 
-def test_mixed_code_and_shapes_are_counted_and_named(holes):
+def test_mixed_code_and_world_size_are_named(holes):
     text = notes(holes)
     assert re.search(
-        r"code hash differs: c0dec0de in 12 of 14 runs, but 01d01d01 in 2 of 14 runs: full-s0-\w{8}",
+        r"code hash differs: c0dec0de in 12 of 14 runs, "
+        r"but 01d01d01 in 2 of 14 runs: full-s0-\w{8}",
         text,
     )
-    assert "means that mix them: full" in text
+    assert "Rows that average over different values: full" in text
     assert "world size differs: 2 in 12 of 14 runs, but 4 in 2 of 14 runs" in text
     assert "threads" not in text
     assert "device" not in text
 
 
-def test_runs_that_the_grid_no_longer_asks_for_are_left_out_and_counted(holes):
+def test_runs_of_an_older_grid_are_counted(holes):
     assert (
-        "2 older runs left out (not asked for any more: 1 on other data, 1 with another config)"
-        in notes(holes)
-    )
+        "2 older runs left out, because the grid no longer contains them "
+        "(1 on other data, 1 with another config)"
+    ) in notes(holes)
+
+
+def test_runs_of_other_settings_are_not_older_runs(tmp_path):
+    """They have a table of their own. Without this rule they would count as older runs."""
+    grid, runs = study()
+    folder = GridFolder(tmp_path / "study")
+    for spec in runs:
+        finish(spec, folder)
+    quick, quick_runs = study(base=grid.base | {"steps": 50}, settings={"steps": 50})
+    submit(quick, quick_runs[:1], folder)
+    submit(grid, runs, folder)
+    finish(quick_runs[0], folder)
+    quick_id = quick_runs[0].run_id
+    assert runs_of_other_settings(grid, folder) == {quick_id}
+    assert runs_of_other_settings(quick, folder) == {spec.run_id for spec in runs}
+    assert "1 older run left out" in notes(collect(grid, runs, folder))
+    assert show_table(grid, folder, tmp_path / "out", figures=False) == 0
+    assert quick_id not in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_result_of_other_data_is_named(tmp_path):
@@ -158,7 +182,7 @@ def test_result_of_other_data_is_named(tmp_path):
     folder = GridFolder(tmp_path)
     finish(runs[0], folder, data_fingerprint="another")
     assert re.search(
-        r"not the one asked for in 1 runs: base-s0-\w{8} \(another\)",
+        r"other data than planned in 1 run, by fingerprint: base-s0-\w{8} \(another\)",
         notes(collect(grid, runs, folder)),
     )
 
@@ -171,11 +195,11 @@ def test_reference_without_value_gives_no_difference(tmp_path):
             finish(spec, folder)
     ablation = collect(grid, runs, folder)
     assert row(ablation, "full").difference is None
-    assert "no difference is given: the reference base has no value" in notes(ablation)
+    assert "no differences: the reference base has no value" in notes(ablation)
     assert "No row has an interval" in " ".join(caption(ablation, ()))
 
 
-def test_nothing_finished_gives_a_table_of_dashes(tmp_path):
+def test_a_table_without_results_has_dashes(tmp_path):
     grid, runs = study()
     ablation = collect(grid, runs, GridFolder(tmp_path / "empty"))
     assert [cells.n for cells in all_cells(ablation)] == ["0 of 5"] * 4
@@ -193,7 +217,7 @@ def test_unknown_metric_lists_those_that_exist(tmp_path):
     assert "test/digit/accuracy" in str(error.value)
 
 
-def test_a_result_that_cannot_be_used_makes_the_run_missing(tmp_path):
+def test_an_unusable_result_is_a_missing_run(tmp_path):
     grid, runs = study()
     folder = GridFolder(tmp_path)
     write_json(folder.run(runs[0].run_id).result, {"format": 0})
@@ -202,10 +226,11 @@ def test_a_result_that_cannot_be_used_makes_the_run_missing(tmp_path):
     assert describe(first).endswith(
         "(unknown: result.json was written by another version of the code)"
     )
-    assert describe(second).endswith("(unknown: result.json is that of another-s0-12345678)")
+    assert describe(second).endswith("(unknown: result.json belongs to another-s0-12345678)")
 
 
-def test_a_damaged_attempt_or_spec_costs_no_result_and_is_named(tmp_path):
+def test_a_damaged_attempt_or_spec_has_a_note(tmp_path):
+    """The results still count."""
     grid, runs = study()
     folder = GridFolder(tmp_path / "study")
     for spec in runs:
@@ -221,14 +246,14 @@ def test_a_damaged_attempt_or_spec_costs_no_result_and_is_named(tmp_path):
     ablation = collect(grid, runs, folder)
     assert not ablation.missing
     assert first.run_id in next(
-        line for line in notes(ablation).splitlines() if "its hours are not counted" in line
+        line for line in notes(ablation).splitlines() if "hours of an attempt not counted" in line
     )
-    assert "left out, whose spec.json is missing or damaged: older-s0-00000000" in notes(ablation)
+    assert "left out, because spec.json is missing or damaged: older-s0-00000000" in notes(ablation)
     assert row(ablation, "base").costs.hours == pytest.approx(4 * 2 * 80 / 3600)
 
 
 @pytest.mark.parametrize("seeds", [[0, 1], [0, 1, 2]])
-def test_equal_differences_in_all_seeds_are_one_note(tmp_path, seeds):
+def test_constant_differences_have_one_note(tmp_path, seeds):
     grid, runs = study(seeds=seeds)
     folder = GridFolder(tmp_path)
     exact = {"base": 0.80, "consistency_only": 0.85, "full": 0.80}
@@ -245,27 +270,30 @@ def test_equal_differences_in_all_seeds_are_one_note(tmp_path, seeds):
         )
         assert cells.marks == "a"
     assert "[" in by_name["specific_only"].difference
-    said = [line for line in notes(ablation).splitlines() if "the same in every seed" in line]
-    assert said == ["the difference to base is the same in every seed: no interval and no p-value"]
-    assert "too few seeds to tell it from base: one pair" not in notes(ablation)
+    found = [line for line in notes(ablation).splitlines() if "the same for every seed" in line]
+    assert found == [
+        "the difference to base is the same for every seed, so it has no interval and no p value"
+    ]
+    assert "one pair gives no interval" not in notes(ablation)
     assert "excludes zero for consistency_only" not in " ".join(caption(ablation, ()))
     line = next(csv.DictReader(io.StringIO(to_csv(ablation).replace("\nbase,", "\nzz,"))))
     assert (line["t_p"], line["holm_p"], line["difference_low"]) == ("", "", "")
 
 
-def test_one_seed_has_the_note_on_n_alone(tmp_path):
+def test_one_seed_has_only_the_note_on_n(tmp_path):
     grid, runs = study(seeds=[0])
     for spec in runs:
         finish(spec, GridFolder(tmp_path), accuracy=0.85)
     text = notes(collect(grid, runs, GridFolder(tmp_path)))
-    assert "n=1: no deviation and no interval" in text
-    assert "the same in every" not in text
+    assert "n=1: no standard deviation and no interval" in text
+    assert "the same for every" not in text
 
 
 def test_importing_tables_imports_nothing_heavy():
     code = (
         "import sys, furnace_hpc.tables.output.results, furnace_hpc.aggregate; "
-        "print({'torch', 'scipy', 'matplotlib', 'polars', 'numpy', 'deepspeed'} & sys.modules.keys())"
+        "heavy = {'torch', 'scipy', 'matplotlib', 'polars', 'numpy', 'deepspeed'}; "
+        "print(heavy & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -1,4 +1,4 @@
-"""Another look at a grid: another metric, rows by a key, some of the runs."""
+"""Views of a grid: another metric, rows by a key, some of the runs."""
 
 import csv
 import io
@@ -15,12 +15,14 @@ from test_aggregate import command, submit
 from furnace_hpc.aggregate import show_table
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.tables.collect import collect, word
+from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells
+from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.render import to_csv, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.table import Ablation, Draw
+from furnace_hpc.tables.text import format_value
 from furnace_hpc.tables.view import View, apply_view
 
 
@@ -31,8 +33,8 @@ def seen(path, view: View, without=(), **changes) -> Ablation:
         if (spec.variant, spec.config.seed) not in without:
             finish(spec, folder)
     shown, kept = apply_view(grid, runs, view)
-    aside = [spec.run_id for spec in runs if spec not in kept]
-    return collect(shown, kept, folder, by=view.by, aside=aside)
+    excluded_ids = [spec.run_id for spec in runs if spec not in kept]
+    return collect(shown, kept, folder, by=view.by, excluded_ids=excluded_ids)
 
 
 def mean_of(runs, variants, seed) -> float:
@@ -43,7 +45,8 @@ def mean_of(runs, variants, seed) -> float:
     return sum(values) / len(values)
 
 
-def test_rows_by_a_key_average_within_a_seed_and_pair_by_seed(tmp_path):
+def test_rows_by_a_key(tmp_path):
+    """Runs of one seed are averaged, and rows are paired by seed."""
     ablation = seen(tmp_path, View(by=("loss.alpha",)))
     off, on = ablation.rows
     assert (off.variant, on.variant) == ("loss.alpha=0", "loss.alpha=0.5")
@@ -59,12 +62,12 @@ def test_rows_by_a_key_average_within_a_seed_and_pair_by_seed(tmp_path):
     assert (on.n, on.n_expected, len(on.runs), on.difference.n) == (5, 5, 10, 5)
     assert on.difference.mean == pytest.approx(on.mean - off.mean)
     assert [(c.key, c.reference, c.value) for c in on.changes] == [("loss.alpha", 0.0, 0.5)]
-    assert "A seed's value is the mean over the row's runs with it" in " ".join(
+    assert "The value of a seed is the mean over the row's runs with it." in " ".join(
         caption(ablation, ())
     )
 
 
-def test_a_seed_that_lacks_a_run_is_left_out_and_not_averaged_over_the_rest(tmp_path):
+def test_a_seed_with_a_missing_run_is_left_out(tmp_path):
     ablation = seen(tmp_path, View(by=("loss.alpha",)), without=[("full", 2)])
     on = row(ablation, "loss.alpha=0.5")
     assert sorted(draw.seed for draw in on.values) == [0, 1, 3, 4]
@@ -78,13 +81,13 @@ def test_where_keeps_runs_and_seeds(tmp_path):
     assert ablation.grid.seeds == (0, 3)
     assert [draw.seed for draw in ablation.rows[1].values] == [0, 3]
     assert ablation.grid.description.endswith("Where variant=base, variant=f*, seed=0, seed=3.")
-    assert "16 runs of the grid are not shown: --where leaves them out" in notes(ablation)
+    assert "16 runs of the grid not shown, because --where excludes them" in notes(ablation)
     assert "older runs" not in notes(ablation)
     numbers = seen(tmp_path, View(where=("loss.beta=3e-1",)), reference="full")
     assert [row.variant for row in numbers.rows] == ["specific_only", "full"]
 
 
-def test_another_metric_brings_its_direction(tmp_path):
+def test_another_metric_has_its_direction(tmp_path):
     loss = seen(tmp_path, View(metric="test/digit/loss"))
     assert (loss.grid.metric, loss.grid.direction, loss.rows[0].mean) == (
         "test/digit/loss",
@@ -136,9 +139,10 @@ def test_columns_and_rows_come_from_the_grid_file(tmp_path):
         == 0
     )
     assert "loss.beta=0.3" in (tmp_path / "other" / "table.md").read_text()
+    assert "cost.svg" in draw_figures(collect(grid, runs, folder))  # without the column train_s
     with pytest.raises(ValidationError, match="columns"):
         study(columns=["hours", "metrics"])
-    with pytest.raises(ValidationError, match="a column stands twice"):
+    with pytest.raises(ValidationError, match=r"columns \['hours', 'hours'\]"):
         study(columns=["hours", "hours"])
 
 
@@ -152,10 +156,10 @@ def test_columns_and_rows_come_from_the_grid_file(tmp_path):
         (View(where=("loss.alpha",)), "wanted key=value"),
         (View(where=("lr=1",)), "--where lr: no run has this key"),
         (View(where=("loss.alpha=0.7",)), "--where loss.alpha=0.7 matches no run.*0.5"),
-        (View(where=("variant=full",)), "leaves no run of the reference 'base'"),
+        (View(where=("variant=full",)), "excludes all runs of the reference 'base'"),
     ],
 )
-def test_what_no_run_has_is_refused(view, message):
+def test_unknown_keys_and_values_are_refused(view, message):
     with pytest.raises(ConfigError, match=message):
         apply_view(*study(), view)
 
@@ -167,13 +171,13 @@ def test_an_empty_view_changes_nothing():
     assert View(by=("loss.alpha",), where=("variant=f*",)).suffix == "by-loss.alpha-variant-f"
 
 
-def test_a_look_has_results_of_its_own(tmp_path):
+def test_a_view_has_its_own_results_folder(tmp_path):
     grid, runs = study()
     submit(grid, runs, GridFolder(tmp_path / "runs" / "study"))
     for spec in runs:
         finish(spec, GridFolder(tmp_path / "runs" / "study"))
-    asked = ("--by", "loss.alpha", "--metric", "test/digit/loss", "--no-figures")
-    done = command(tmp_path, "--grid", "study", *asked)
+    options = ("--by", "loss.alpha", "--metric", "test/digit/loss", "--no-figures")
+    done = command(tmp_path, "--grid", "study", *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in (tmp_path / "results").iterdir()] == [
         "study--test-digit-loss-by-loss.alpha"
@@ -203,7 +207,7 @@ def near(path, **changes) -> tuple[Ablation, list]:
     return collect(grid, runs, folder, by=changes.get("by", ())), runs
 
 
-def test_values_that_look_equal_are_rows_of_their_own(tmp_path):
+def test_similar_values_are_different_rows(tmp_path):
     grid, runs = study(
         variants={"base": {}} | {f"lr{n}": {"optimizer.lr": v} for n, v in enumerate(NEAR)},
         seeds=[0],
@@ -217,7 +221,7 @@ def test_values_that_look_equal_are_rows_of_their_own(tmp_path):
     assert all(len(row.runs) == 1 for row in ablation.rows)
 
 
-def test_both_csvs_and_the_report_hold_values_in_full(tmp_path):
+def test_csv_and_report_have_full_precision(tmp_path):
     ablation, _ = near(tmp_path)
     runs = list(csv.DictReader(io.StringIO(to_runs_csv(ablation))))
     assert [float(line["config.optimizer.lr"]) for line in runs[2::2]] == list(NEAR)
@@ -268,8 +272,8 @@ def test_where_selects_by_value(value):
         (["a", "b"], "a+b"),
     ],
 )
-def test_a_value_as_text(value, text):
-    assert word(value) == text
+def test_format_value(value, text):
+    assert format_value(value) == text
 
 
 SCALARS = (
@@ -282,15 +286,15 @@ SCALARS = (
     *[SCALARS | st.lists(st.floats(allow_nan=False) | st.text(max_size=4), min_size=2, max_size=3)]
     * 2
 )
-def test_other_values_have_other_texts(one, other):
+def test_different_values_have_different_texts(one, other):
     kinds = {type(one), type(other)}
     # True is 1, but is no number of a config
     if one == other or (kinds & {bool} and kinds & {int, float}):
         return
-    assert word(one) != word(other)
-    assert word(one).isprintable()
+    assert format_value(one) != format_value(other)
+    assert format_value(one).isprintable()
 
 
-def test_looks_at_opposite_numbers_do_not_overwrite_each_other():
+def test_opposite_numbers_have_different_folders():
     assert View(where=("loss.alpha=0.5",)).suffix == "loss.alpha-0.5"
     assert View(where=("loss.alpha=-0.5",)).suffix == "loss.alpha--0.5"

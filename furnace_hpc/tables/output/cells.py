@@ -1,99 +1,80 @@
-"""What stands in the cells of a table and under it, as plain text; render.py dresses it for each format."""
+"""The cells of a table as plain text. Each format escapes them in its own way."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from furnace_hpc.tables.collect import word as word  # a value of a config as text
+from furnace_hpc.tables.metric import Scale
 from furnace_hpc.tables.statistics.estimates import Difference
-from furnace_hpc.tables.statistics.significance import (
-    UNDERTRAINED,
-    exact_p,
-    is_significant,
-    p_in_words,
-)
-from furnace_hpc.tables.table import Ablation, Row
+from furnace_hpc.tables.statistics.significance import format_exact_p, format_p, is_significant
+from furnace_hpc.tables.table import Ablation, Note, Row
+from furnace_hpc.tables.text import format_value
 
-DASH = "\u2013"  # for what is missing
+DASH = "\u2013"  # of a missing value
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How values of a metric are shown."""
-
-    factor: float
-    digits: int
-    unit: str
-    difference_unit: str
-
-    def show(self, value: float, signed: bool = False) -> str:
-        """One value as text."""
-        rounded = round(value * self.factor, self.digits) + 0.0  # + 0.0 against "-0.0"
-        return f"{rounded:{'+' if signed else ''}.{self.digits}f}"
-
-
-PERCENT = Scale(100, 1, " (%)", " (points)")
-PLAIN = Scale(1, 4, "", "")
+UNDERTRAINED = "reference under-trained"
+NO_DIFFERENCE = Difference(0.0, None, 0)
 
 
 class Cells(NamedTuple):
-    """One row. `marks` are the letters of its notes; `spread` begins with its sign."""
+    """The cells of one row."""
 
     variant: str
-    marks: str
+    marks: str  # letters of the row's notes
     changes: str
     n: str
     mean: str
-    spread: str
-    difference: str
-    train_s: str
-    samples_per_s: str
-    attempts: str
-    peak_memory_gib: str
-    num_parameters: str
+    spread: str  # begins with its sign
     best: bool
-    holm_p: str = DASH
-    sign_flip_p: str = DASH
-    effect: str = DASH
-    wall_s: str = DASH
-    samples_per_s_each: str = DASH
-    lost_steps: str = DASH
-    hours: str = DASH
-    goodput: str = DASH
+    difference: str
+    holm_p: str
+    sign_flip_p: str
+    effect: str
+    train_s: str
+    wall_s: str
+    samples_per_s_each: str
+    peak_memory_gib: str
+    attempts: str
+    lost_steps: str
+    hours: str
+    goodput: str
+    num_parameters: str
 
 
-def scale_of(metric: str) -> Scale:
-    """Accuracies and F1 are shown in percent, everything else as it is."""
-    return PERCENT if metric.rsplit("/", 1)[-1].startswith(("accuracy", "f1")) else PLAIN
+class LetteredNote(NamedTuple):
+    """A note with the letter that marks its rows. A note on the whole table has no letter."""
+
+    letter: str
+    note: Note
 
 
 def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
-    """Column -> its title: those that the grid names, else the `usual` ones, else all."""
-    titles = _titles(ablation)
+    """Column -> title, of the columns in the grid, else of the `usual` ones, else of all."""
+    titles = all_headings(ablation)
     if ablation.grid.columns:
         return {name: titles[name] for name in ("variant", *ablation.grid.columns)}
     return {name: title for name, title in titles.items() if not usual or name in usual}
 
 
-def _titles(ablation: Ablation) -> dict[str, str]:
-    scale = scale_of(ablation.grid.metric)
+def all_headings(ablation: Ablation) -> dict[str, str]:
+    """Column -> its title, of all columns in their order."""
+    scale = ablation.metric.scale
+    device = "GPU" if ablation.on_gpus else "process"
     return {
         "variant": "variant",
         "changes": f"change to {ablation.grid.reference}",
         "n": "n",
-        "metric": f"{ablation.grid.metric.rsplit('/', 1)[-1]}{scale.unit}",
+        "metric": f"{ablation.metric.short_name}{scale.unit}",
         "difference": f"difference{scale.difference_unit}",
         "holm_p": "p (Holm)",
         "sign_flip_p": "p (flip)",
         "effect": "effect",
         "train_s": "train (s)",
         "wall_s": "wall (s)",
-        "samples_per_s_each": f"samples/s per {'GPU' if ablation.on_gpus else 'process'}",
+        "samples_per_s_each": f"samples/s per {device}",
         "peak_memory_gib": "peak (GiB)",
         "attempts": "attempts",
         "lost_steps": "lost steps",
-        "hours": f"{'GPU' if ablation.on_gpus else 'process'}-hours",
+        "hours": f"{device}-hours",
         "goodput": "goodput (%)",
         "num_parameters": "parameters",
     }
@@ -101,104 +82,125 @@ def _titles(ablation: Ablation) -> dict[str, str]:
 
 def all_cells(ablation: Ablation) -> list[Cells]:
     """The cells of every row, in the grid's order."""
-    scale = scale_of(ablation.grid.metric)
-    shown = {row.variant: scale.show(row.mean) for row in ablation.rows if row.mean is not None}
-    choose = max if ablation.grid.direction == "max" else min
-    # as shown: what looks equal is equal
-    best = choose(shown.values(), key=float) if len(shown) > 1 else None
-    marks: dict[str, list[str]] = {}
-    for letter, _, variants in lettered(ablation):
-        for variant in variants:
-            marks.setdefault(variant, []).append(letter)
-    return [
-        _cells(
-            ablation, row, shown.get(row.variant, DASH), best, ",".join(marks.get(row.variant, ()))
-        )
-        for row in ablation.rows
-    ]
+    scale = ablation.metric.scale
+    means = {row.variant: scale.show(row.mean) for row in ablation.rows if row.mean is not None}
+    best = ablation.metric.best_shown(means.values())  # equal as displayed is equal
+    letters = _letters_by_row(ablation)
+    found = []
+    for row in ablation.rows:
+        mean = means.get(row.variant, DASH)
+        marks = ",".join(letters.get(row.variant, ()))
+        found.append(_cells(ablation, row, mean, mean == best, marks))
+    return found
 
 
-def _cells(ablation: Ablation, row: Row, mean: str, best: str | None, marks: str) -> Cells:
-    scale, costs = scale_of(ablation.grid.metric), row.costs
-    tests = row.difference or Difference(0.0, None, 0)
+def _cells(ablation: Ablation, row: Row, mean: str, best: bool, marks: str) -> Cells:
+    costs, tests = row.costs, row.difference or NO_DIFFERENCE
     return Cells(
         variant=row.variant,
         marks=marks,
-        changes=changes_in_words(row) or DASH,
-        n=str(row.n) if row.n == row.n_expected else f"{row.n} of {row.n_expected}",
+        changes=format_changes(row) or DASH,
+        n=_number_of_runs(row),
         mean=mean,
-        spread=_spread(row, scale),
-        difference="reference"
-        if row is ablation.reference
-        else _difference(ablation, row.difference),
-        train_s=_number(costs.train_s, ".1f"),
-        samples_per_s=_number(costs.samples_per_s, ".1f"),
-        attempts=str(costs.attempts),
-        peak_memory_gib=_number(costs.peak_memory_gib, ".2f"),
-        num_parameters=_number(costs.num_parameters, ",d"),
-        best=mean == best,
-        holm_p=p_in_words(tests.holm_p) or DASH,
-        sign_flip_p=exact_p(tests.sign_flip_p) or DASH,
+        spread=_spread(row, ablation.metric.scale),
+        best=best,
+        difference=_difference(ablation, row),
+        holm_p=format_p(tests.holm_p) or DASH,
+        sign_flip_p=format_exact_p(tests.sign_flip_p) or DASH,
         effect=_number(tests.effect, "+.2f"),
+        train_s=_number(costs.train_s, ".1f"),
         wall_s=_number(costs.wall_s, ".1f"),
         samples_per_s_each=_number(costs.samples_per_s_each, ".1f"),
+        peak_memory_gib=_number(costs.peak_memory_gib, ".2f"),
+        attempts=str(costs.attempts),
         lost_steps=str(costs.lost_steps),
         hours=_number(costs.hours, ".2f"),
         goodput=_number(costs.goodput and 100 * costs.goodput, ".1f"),
+        num_parameters=_number(costs.num_parameters, ",d"),
     )
 
 
-def _spread(row: Row, scale: Scale) -> str:
-    """Deviation over seeds, and over packs where there are several; empty where there is none."""
-    seeds = f"± {scale.show(row.deviation)}" if row.deviation is not None else ""
-    if row.packs_deviation is None:
-        return seeds
-    return f"{seeds} (seeds) ± {scale.show(row.packs_deviation)} (packs)".removeprefix(" (seeds) ")
-
-
-def changes_in_words(row: Row) -> str:
-    """What the row changes in the reference's config, such as `loss.alpha: 0 -> 0.5`."""
+def format_changes(row: Row) -> str:
+    """The changes of the row to the reference's config, such as `loss.alpha: 0 -> 0.5`."""
     return ", ".join(
-        f"{change.key}: {word(change.reference)} -> {word(change.value)}" for change in row.changes
+        f"{change.key}: {format_value(change.reference)} -> {format_value(change.value)}"
+        for change in row.changes
     )
 
 
-def lettered(ablation: Ablation) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """(letter, text, rows) of each note; a note on the whole table has no letter. After z comes aa."""
+def lettered(ablation: Ablation) -> Iterator[LetteredNote]:
+    """The notes of a table with their letters. After z comes aa."""
     number = 0
     for note in ablation.notes:
-        letter = ""
-        if note.variants:
-            letter = LETTERS[number % 26] * (number // 26 + 1)
-            number += 1
-        yield letter, note.text, note.variants
+        if not note.variants:
+            yield LetteredNote("", note)
+            continue
+        yield LetteredNote(LETTERS[number % 26] * (number // 26 + 1), note)
+        number += 1
 
 
 def excludes_zero(difference: Difference, scale: Scale) -> bool:
-    """Whether the interval lies on one side of zero as it is shown: `[-2.0, 0.0]` does not."""
-    low, high = (float(scale.show(bound)) for bound in difference.interval or (0, 0))
+    """Whether the interval as displayed excludes zero. `[-2.0, 0.0]` does not."""
+    if difference.interval is None:
+        return False
+    low, high = (float(scale.show(bound)) for bound in difference.interval)
     return not low <= 0 <= high
 
 
 def is_starred(difference: Difference | None, scale: Scale) -> bool:
-    """Whether it is significant, and its interval as shown says so too."""
+    """Whether a difference is significant and its interval as displayed excludes zero."""
     return (
         difference is not None and is_significant(difference) and excludes_zero(difference, scale)
     )
 
 
-def _difference(ablation: Ablation, difference: Difference | None) -> str:
-    """Mean, interval, a star where it is significant, and a warning where the reference is no fair one."""
+def _letters_by_row(ablation: Ablation) -> dict[str, list[str]]:
+    letters: dict[str, list[str]] = {}
+    for letter, note in lettered(ablation):
+        for variant in note.variants:
+            letters.setdefault(variant, []).append(letter)
+    return letters
+
+
+def _number_of_runs(row: Row) -> str:
+    """`5`, or `4 of 5` if a run is missing."""
+    if row.n == row.n_expected:
+        return str(row.n)
+    return f"{row.n} of {row.n_expected}"
+
+
+def _spread(row: Row, scale: Scale) -> str:
+    """Standard deviation over seeds, and over packs if there are several.
+
+    Empty if there is none.
+    """
+    parts = []
+    if row.deviation is not None:
+        parts.append(f"± {scale.show(row.deviation)}")
+    if row.packs_deviation is not None:
+        parts = [f"{part} (seeds)" for part in parts]
+        parts.append(f"± {scale.show(row.packs_deviation)} (packs)")
+    return " ".join(parts)
+
+
+def _difference(ablation: Ablation, row: Row) -> str:
+    """Mean, interval, a star if significant, and a warning if the reference is under-trained."""
+    if row is ablation.reference:
+        return "reference"
+    difference, scale = row.difference, ablation.metric.scale
     if difference is None:
         return DASH
-    scale = scale_of(ablation.grid.metric)
     text = scale.show(difference.mean, signed=True)
     if difference.interval:
-        low, high = difference.interval
-        text += f" [{scale.show(low)}, {scale.show(high)}]"
-    text += "*" if is_starred(difference, scale) else ""
-    return f"{text} ({UNDERTRAINED})" if ablation.stronger_sanity else text
+        text += f" {scale.show_interval(difference.interval)}"
+    if is_starred(difference, scale):
+        text += "*"
+    if ablation.stronger_sanity:
+        text += f" ({UNDERTRAINED})"
+    return text
 
 
 def _number(value: float | None, form: str) -> str:
-    return DASH if value is None else format(value, form)
+    if value is None:
+        return DASH
+    return format(value, form)

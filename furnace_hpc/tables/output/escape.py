@@ -1,7 +1,8 @@
-r"""Text from elsewhere, made harmless for each format that a table is written in. latex.py does the same for LaTeX.
+r"""Escape untrusted text for each format of a table. latex.py does it for LaTeX.
 
-Names, descriptions, metrics, settings, hosts, errors and paths may come from a foreign file. In every format control
-characters, lone surrogates and marks that reverse the writing direction stand as escapes, such as `\x1b`.
+Names, descriptions, metrics, settings, hosts, errors and paths may come from untrusted files. In
+every format control characters, lone surrogates and marks that reverse the writing direction are
+escaped, such as `\x1b`.
 """
 
 import re
@@ -15,34 +16,36 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # ASCII and full-width
 _MARKDOWN = re.compile(
     r"[\\|*<`]"  # escapes, cells, emphasis, HTML, code
-    r"|~(?=~)|(?<=~)~"  # struck out
-    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis; between two letters or digits it is none
-    r"|(?<=!)\[|(?<=\])[\[(:]"  # images, links, and what a link means
-    r"|&(?=#?\w+;)"  # a character by its name or number
-    # addresses that become links by themselves
+    r"|~(?=~)|(?<=~)~"  # strikethrough
+    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis, unless it is between two letters or digits
+    r"|(?<=!)\[|(?<=\])[\[(:]"  # images, links, link definitions
+    r"|&(?=#?\w+;)"  # character references
+    # addresses that become links without markup
     r"|(?<=www)\.|(?<=[A-Za-z]):(?=//)|(?<=mailto):|(?<=xmpp):",
     re.IGNORECASE,
 )
 
 
 def one_line(text: str) -> str:
-    """The text on one line, each gap one space, and nothing in it that is no visible character."""
+    """The text on one line, with single spaces and visible characters only."""
     return printable(" ".join(text.split()))
 
 
 def csv_cell(value: Any) -> Any:
-    r"""A value for a cell of CSV. Numbers, and text that is one number such as `-0.5`, stay as they are.
+    r"""A value for a cell of CSV.
 
-    Text that a spreadsheet would run as a formula gets a leading `'`, as OWASP advises: text that begins with one of
-    `= + - @`. So does each part behind a `;`, where spreadsheets of some countries begin a new cell, and each line.
-    Control characters but the line feed stand as escapes, so no tab or CR can begin a cell either.
+    Numbers, and texts that are one number such as `-0.5`, do not change.
+
+    A text that a spreadsheet would run as a formula gets a leading `'`, as OWASP advises. Such a
+    text begins with `=`, `+`, `-` or `@`. Each line is treated in the same way. So is each part
+    after a semicolon, because it begins a new cell in the spreadsheets of some countries. Control
+    characters except the line feed are escaped, so no tab or CR can begin a cell.
     """
     if not isinstance(value, str):
         return value
-    return "".join(
-        part if part in "\n;" else _no_formula(printable(part))
-        for part in re.split("([;\n])", value)
-    )
+    parts = re.split("([;\n])", value)  # texts and separators in turn
+    parts[::2] = [_no_formula(printable(part)) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _no_formula(text: str) -> str:
@@ -53,21 +56,23 @@ def _no_formula(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """The text for a line or a cell of Markdown: no HTML, no image, no link, no emphasis."""
+    """The text for a line or cell of Markdown, without HTML, images, links or emphasis."""
     return _MARKDOWN.sub(lambda found: f"\\{found.group()}", one_line(text))
 
 
 def html(text: str) -> str:
-    """The text between tags, or in a quoted attribute, of HTML."""
+    """The text for HTML, between tags or in a quoted attribute."""
     return escape(one_line(text))
 
 
 def json_value(value: Any) -> Any:
-    """Data for JSON with all text on one line, and None for numbers that JSON lacks."""
+    """Data for JSON, with all texts on one line, and None for NaN and infinite numbers."""
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, dict):
         return {one_line(key): json_value(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [json_value(inner) for inner in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    return value

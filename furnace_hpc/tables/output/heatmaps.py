@@ -1,63 +1,52 @@
-"""Heat maps as HTML tables: read by eye, by keyboard and by a screen reader alike."""
+"""Heat maps as HTML tables, which screen readers can read."""
 
 from collections.abc import Callable, Iterator
 
+from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
-from furnace_hpc.tables.output.cells import DASH, scale_of
+from furnace_hpc.tables.output.cells import DASH
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.table import Ablation
 
 MODALITIES = (
-    "Each trained network is shown a part of the modalities only, and the samples that have any of them. "
-    "Mean over runs; deeper is higher. Hover for deviation and n."
+    "Each trained network gets a subset of the modalities, on the samples that have at least one "
+    "of them. Mean over runs. Darker is higher. Hover over a cell for standard deviation and n."
 )
 CONSISTENCY = (
-    "Between the embeddings of {pair}, on samples that have both. Mean over runs; matched pairs mean something only "
-    "beside mismatched ones, and recall beside its chance."
+    "Embeddings of {pair}, on samples that have both. Mean over runs. Compare matched pairs with "
+    "mismatched ones, and recall with chance."
 )
 
 
 def modalities(ablation: Ablation) -> Iterator[str]:
-    """The section on missing modalities; none where no result has one."""
+    """The section on subsets of the modalities, if results have them."""
     if matrix := modality_matrix(ablation):
         scale = scale_of(matrix.title)
-        yield _section(
-            f"With a part of the modalities: {matrix.title}{scale.unit}",
-            MODALITIES,
-            matrix,
-            scale.show,
-        )
+        title = f"Subsets of the modalities: {matrix.title}{scale.unit}"
+        yield _section(title, MODALITIES, matrix, scale.show)
 
 
 def consistency(ablation: Ablation) -> Iterator[str]:
-    """A section for each pair of modalities; none where no result has one."""
+    """A section for each pair of modalities, if results have them."""
     for matrix in consistency_blocks(ablation):
         about = CONSISTENCY.format(pair=matrix.title)
-        yield _section(
-            f"Consistency of {matrix.title}", about, matrix, lambda value: f"{value:.3f}"
-        )
+        yield _section(f"Consistency of {matrix.title}", about, matrix, "{:.3f}".format)
 
 
 def _section(title: str, about: str, matrix: Matrix, show: Callable[[float], str]) -> str:
-    columns = "".join(f'<th scope="col">{html(_broken(name))}</th>' for name in matrix.columns)
+    columns = "".join(f'<th scope="col">{html(_breakable(name))}</th>' for name in matrix.columns)
     shades = matrix.shades()
     lines = []
     for number, variant in enumerate(matrix.rows):
-        cells = (
-            _cell(
-                matrix.means[number][at],
-                matrix.deviations[number][at],
-                matrix.counts[number][at],
-                shade,
-                show,
-            )
-            for at, shade in enumerate(shades[number])
-        )
-        lines.append(f'<tr><th scope="row" class="text">{html(variant)}</th>{"".join(cells)}</tr>')
+        means, deviations = matrix.means[number], matrix.deviations[number]
+        columns_of_row = zip(means, deviations, matrix.counts[number], shades[number], strict=True)
+        cells = "".join(_cell(*values, show) for values in columns_of_row)
+        lines.append(f'<tr><th scope="row" class="text">{html(variant)}</th>{cells}</tr>')
     return "\n".join(
         [
             f"<section><h2>{html(title)}</h2>",
-            f'<div class="wide" tabindex="0" role="region" aria-label="{html(title)}"><table class="heat">',
+            f'<div class="wide" tabindex="0" role="region" aria-label="{html(title)}">'
+            '<table class="heat">',
             f'<thead><tr><th scope="col" class="text">variant</th>{columns}</tr></thead>',
             *["<tbody>", *lines, "</tbody></table></div>"],
             f'<p class="about">{html(about)}</p></section>',
@@ -70,9 +59,11 @@ def _cell(
 ) -> str:
     if mean is None:
         return f"<td>{DASH}</td>"
-    spread = f" ± {show(deviation)}" if deviation is not None else ""
-    return f'<td style="--shade:{shade:.2f}" title="{show(mean)}{spread}, n={n}">{show(mean)}</td>'
+    title = show(mean)
+    if deviation is not None:
+        title += f" ± {show(deviation)}"
+    return f'<td style="--shade:{shade:.2f}" title="{title}, n={n}">{show(mean)}</td>'
 
 
-def _broken(name: str) -> str:
+def _breakable(name: str) -> str:
     return name.replace("_", " ").replace("+", " + ")

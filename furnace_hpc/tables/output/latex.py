@@ -1,21 +1,21 @@
-r"""A table as LaTeX, to be read in by a paper with `\input`. The same runs give the same bytes."""
+r"""A table as LaTeX, for `\input` in a paper. The same runs give the same bytes."""
 
 import re
 import unicodedata
+from dataclasses import dataclass
 
-from furnace_hpc.tables.output.captions import caption
-from furnace_hpc.tables.output.cells import all_cells, changes_in_words, headings, lettered
+from furnace_hpc.tables.output.captions import caption, short_caption
+from furnace_hpc.tables.output.cells import all_cells, format_changes, headings, lettered
 from furnace_hpc.tables.output.escape import one_line
-from furnace_hpc.tables.output.latex_letters import ACCENTS, WIDE, is_wide, letters_of
+from furnace_hpc.tables.output.latex_letters import ACCENTS, WIDE, Letters, is_wide, letters_of
 from furnace_hpc.tables.output.render import WORDS, cell_texts
-from furnace_hpc.tables.statistics.significance import short_caption
 from furnace_hpc.tables.table import Ablation
 
-# what a text column holds
+# columns that fit into a text column of a paper
 COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "sign_flip_p", "train_s")
 MAX_ROWS = 40  # of a table on one page
 MAX_LINES = 52  # of a table on one page, with its caption and notes
-LINE = 90  # letters of a line of notes, about
+LINE = 90  # characters in a line of notes, about
 ESCAPES = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -25,99 +25,106 @@ ESCAPES = {
 SMALL = r"\footnotesize\setlength{\tabcolsep}{2.5pt}"
 
 
-def to_latex(ablation: Ablation) -> str:
-    """A LaTeX table with its caption and notes; its first lines name the packages that it needs.
+@dataclass(frozen=True)
+class LatexParts:
+    """The escaped parts of a table."""
 
-    A table that is too long for a page is a longtable, whose notes are text below it.
+    columns: str  # argument of the environment
+    num_columns: int
+    head: str
+    body: list[str]
+    caption: str
+    label: str
+    below: list[str]  # paragraphs below the table
+    letters: Letters
+    num_lines: int  # printed lines, about
+
+
+def to_latex(ablation: Ablation) -> str:
+    """A LaTeX table with its caption and notes. Its first lines name the packages that it needs.
+
+    A table that is too long for a page is a longtable, and its notes are text below it.
     """
-    return _to_latex(ablation)[0]
+    parts = _parts(ablation)
+    if len(parts.body) > MAX_ROWS or parts.num_lines > MAX_LINES:
+        return "\n".join(_longtable(parts))
+    return "\n".join(_table(parts))
 
 
 def lost_letters(ablation: Ablation) -> str:
-    """What pdfLaTeX does not print as it is, in words; empty where it prints everything."""
-    return _to_latex(ablation)[1]
+    """Description of the letters that pdfLaTeX does not print. Empty if it prints all."""
+    return _parts(ablation).letters.lost
 
 
-def _to_latex(ablation: Ablation) -> tuple[str, str]:
+def _parts(ablation: Ablation) -> LatexParts:
     titles = headings(ablation, COLUMNS)
     body = [
-        " & ".join(
-            cell_texts(
-                cells, titles, escaped, bold=r"\textbf{{{}}}", mark=r"\textsuperscript{{{}}}"
-            )
-        )
-        + r" \\"
+        _line(cell_texts(cells, titles, escaped, r"\textbf{{{}}}", r"\textsuperscript{{{}}}"))
         for cells in all_cells(ablation)
     ]
-    rows = [
-        (row.variant, changes_in_words(row)) for row in ablation.rows if "changes" not in titles
-    ]
-    said = [
-        *caption(ablation, titles),
-        *(f"{variant}: {changes}." for variant, changes in rows if changes),
-    ]
-    notes = [
-        rf"\textsuperscript{{{letter}}} " * bool(letter) + escaped(text)
-        for letter, text, _ in lettered(ablation)
-    ]
-    below = [*map(escaped, said), *(rf"\par {note}" for note in notes)]
+    head = _line([escaped(title) for title in titles.values()])
+    sentences = caption(ablation, titles)
+    if "changes" not in titles:
+        changes = {row.variant: format_changes(row) for row in ablation.rows}
+        sentences += [f"{variant}: {text}." for variant, text in changes.items() if text]
+    notes = []
+    for letter, note in lettered(ablation):
+        mark = rf"\textsuperscript{{{letter}}} " * bool(letter)
+        notes.append(mark + escaped(note.text))
+    below = [*map(escaped, sentences), *(rf"\par {note}" for note in notes)]
     above = escaped(f"{ablation.grid.description or ablation.grid.name} {short_caption(ablation)}")
-    head = " & ".join(escaped(title) for title in titles.values()) + r" \\"
     letters = letters_of([*body, *below, above, head])
-    # the list of tables has no such letters
-    short = f"[{escaped(ablation.grid.name)}]" if letters.comments else ""
-    name = rf"\caption{short}{{{above}}}"
-    label = rf"\label{{tab:{ablation.grid.name}}}"
-    columns = "".join("l" if title in WORDS else "r" for title in titles)
-    num_lines = len(body) + sum(-(-len(text) // LINE) for text in [above, " ".join(said), *notes])
-    if len(body) > MAX_ROWS or num_lines > MAX_LINES:
-        lines = [
-            r"% needs \usepackage{booktabs} and \usepackage{longtable}; longtable needs \onecolumn",
-            *letters.comments,
-            *[rf"\par\begingroup{SMALL}", *letters.begin],
-            *[rf"\begin{{longtable}}{{{columns}}}", rf"{name}{label}\\"],
-            *[
-                r"\toprule",
-                head,
-                r"\midrule",
-                r"\endfirsthead",
-                r"\toprule",
-                head,
-                r"\midrule",
-                r"\endhead",
-            ],
-            *[
-                r"\midrule",
-                rf"\multicolumn{{{len(titles)}}}{{r}}{{continued on the next page}} \\",
-                r"\endfoot",
-            ],
-            *[r"\bottomrule", r"\endlastfoot", *body, r"\end{longtable}"],
-            *[r"{\noindent\raggedright", *below, r"\par}"],
-            *[*letters.end, r"\endgroup", ""],
-        ]
-    else:
-        lines = [
-            r"% needs \usepackage{booktabs}",
-            *letters.comments,
-            *[r"\begin{table}[t]", rf"\centering{SMALL}", *letters.begin],
-            *[name, label],
-            *[
-                rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule",
-                head,
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-            ],
-            *[
-                r"\end{tabular}",
-                r"\par\smallskip",
-                r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
-                *below,
-            ],
-            *[r"\end{minipage}", *letters.end, r"\end{table}", ""],
-        ]
-    return "\n".join(lines), letters.lost
+    short = ""
+    if letters.comments:  # the list of tables does not define these letters
+        short = f"[{escaped(ablation.grid.name)}]"
+    alignment = dict.fromkeys(titles, "r") | dict.fromkeys(WORDS, "l")
+    texts = [above, " ".join(sentences), *notes]
+    return LatexParts(
+        columns="".join(alignment[name] for name in titles),
+        num_columns=len(titles),
+        head=head,
+        body=body,
+        caption=rf"\caption{short}{{{above}}}",
+        label=rf"\label{{tab:{ablation.grid.name}}}",
+        below=below,
+        letters=letters,
+        num_lines=len(body) + sum(-(-len(text) // LINE) for text in texts),
+    )
+
+
+def _table(parts: LatexParts) -> list[str]:
+    """The lines of a floating table."""
+    return [
+        r"% needs \usepackage{booktabs}",
+        *parts.letters.comments,
+        *[r"\begin{table}[t]", rf"\centering{SMALL}", *parts.letters.begin],
+        *[parts.caption, parts.label],
+        *[rf"\begin{{tabular}}{{{parts.columns}}}", r"\toprule", parts.head, r"\midrule"],
+        *[*parts.body, r"\bottomrule", r"\end{tabular}"],
+        *[r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"],
+        *[*parts.below, r"\end{minipage}", *parts.letters.end, r"\end{table}", ""],
+    ]
+
+
+def _longtable(parts: LatexParts) -> list[str]:
+    """The lines of a table over several pages."""
+    columns = parts.num_columns
+    return [
+        r"% needs \usepackage{booktabs} and \usepackage{longtable}; longtable needs \onecolumn",
+        *parts.letters.comments,
+        *[rf"\par\begingroup{SMALL}", *parts.letters.begin],
+        *[rf"\begin{{longtable}}{{{parts.columns}}}", rf"{parts.caption}{parts.label}\\"],
+        *[r"\toprule", parts.head, r"\midrule", r"\endfirsthead"],
+        *[r"\toprule", parts.head, r"\midrule", r"\endhead", r"\midrule"],
+        rf"\multicolumn{{{columns}}}{{r}}{{continued on the next page}} \\",
+        *[r"\endfoot", r"\bottomrule", r"\endlastfoot", *parts.body, r"\end{longtable}"],
+        *[r"{\noindent\raggedright", *parts.below, r"\par}"],
+        *[*parts.letters.end, r"\endgroup", ""],
+    ]
+
+
+def _line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
 _NOT_PLAIN = re.compile(
@@ -126,7 +133,7 @@ _NOT_PLAIN = re.compile(
 
 
 def escaped(text: str) -> str:
-    """`text` for LaTeX. Letters beyond ASCII stay; latex_letters.py says what prints them."""
+    """`text` for LaTeX. Letters beyond ASCII stay, and latex_letters.py defines them."""
     return _NOT_PLAIN.sub(_part, one_line(unicodedata.normalize("NFC", text)))
 
 
@@ -134,9 +141,13 @@ def _part(found: re.Match[str]) -> str:
     part = found.group()
     if part in ESCAPES:
         return ESCAPES[part]
+    if is_wide(part):
+        return WIDE.format(ord(part), part)
     if len(part) == 1:
-        return WIDE.format(ord(part), part) if is_wide(part) else part
-    if part[0] == "-":  # a negative number's sign and first digit
+        return part
+    if part[0] == "-":  # sign and first digit of a negative number
         return f"$-${part[1]}"
-    accent = ACCENTS.get(part[1])  # on a letter that has no code of its own with it
-    return rf"\{accent[0]}{{{part[0]}}}" if accent else part
+    accent = ACCENTS.get(part[1])  # a letter and an accent that have no common code
+    if accent is None:
+        return part
+    return rf"\{accent[0]}{{{part[0]}}}"

@@ -1,47 +1,47 @@
-"""A table as CSV, Markdown and on the terminal. The same runs give the same bytes. LaTeX is in latex.py."""
+"""A table as CSV, as Markdown and for the terminal. The same runs give the same bytes.
+
+LaTeX is in latex.py.
+"""
 
 import csv
 import io
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import (
     Cells,
     all_cells,
-    changes_in_words,
+    format_changes,
     headings,
     lettered,
-    word,
 )
 from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
-from furnace_hpc.tables.output.notes import describe
+from furnace_hpc.tables.statistics.estimates import Difference
 from furnace_hpc.tables.table import Ablation, Row, Run
+from furnace_hpc.tables.text import format_value
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-# Fields of RunResult that runs.csv shows beside the metrics.
+# Fields of RunResult that runs.csv has beside the metrics.
 RESULT_COLUMNS = (
-    *(
-        "steps",
-        "selected_step",
-        "train_s",
-        "wall_s",
-        "samples_per_s",
-        "peak_memory_gib",
-        "attempts",
-    ),
+    *("steps", "selected_step", "train_s", "wall_s"),
+    *("samples_per_s", "peak_memory_gib", "attempts"),
     *("num_parameters", "world_size", "num_threads", "device", "precision", "zero_stage"),
     *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
 )
-WORDS = ("variant", "changes")  # columns of words; all others are numbers
+WORDS = ("variant", "changes")  # columns of text; all others are numbers
 TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "train_s", "hours")
-TERMINAL_ROWS = 200  # more is not read from a terminal
+TERMINAL_ROWS = 200  # a longer table is read from the files
 
 
 def to_csv(ablation: Ablation) -> str:
-    """One line a row, numbers as measured (no percent) and in full precision; empty where there is none."""
+    """One line per row. Numbers have full precision and are not percentages.
+
+    Missing values are empty.
+    """
     notes: dict[str, list[str]] = {row.variant: [] for row in ablation.rows}
     for note in ablation.notes:
         for variant in note.variants:
@@ -50,7 +50,7 @@ def to_csv(ablation: Ablation) -> str:
 
 
 def to_runs_csv(ablation: Ablation) -> str:
-    """One line a run; empty where there is nothing."""
+    """One line per run. Missing values are empty."""
     metrics = sorted({name for run in ablation.runs if run.result for name in run.result.metrics})
     references = {change.key: change.reference for row in ablation.rows for change in row.changes}
     return _csv(
@@ -60,18 +60,18 @@ def to_runs_csv(ablation: Ablation) -> str:
 
 def to_markdown(ablation: Ablation) -> str:
     """A Markdown table with its caption and notes."""
-    titles = headings(ablation)
-    lines = [f"**{markdown(ablation.grid.description)}**\n"] if ablation.grid.description else []
-    lines.append(f"| {' | '.join(markdown(title) for title in titles.values())} |")
-    lines.append(f"| {' | '.join(':--' if name in WORDS else '--:' for name in titles)} |")
+    titles, lines = headings(ablation), []
+    if ablation.grid.description:
+        lines.append(f"**{markdown(ablation.grid.description)}**\n")
+    lines.append(_markdown_row(markdown(title) for title in titles.values()))
+    alignment = dict.fromkeys(titles, "--:") | dict.fromkeys(WORDS, ":--")
+    lines.append(_markdown_row(alignment[name] for name in titles))
     for cells in all_cells(ablation):
-        texts = cell_texts(cells, titles, markdown, bold="**{}**", mark="<sup>{}</sup>")
-        lines.append(f"| {' | '.join(texts)} |")
+        lines.append(_markdown_row(cell_texts(cells, titles, markdown, "**{}**", "<sup>{}</sup>")))
     lines += ["", " ".join(markdown(sentence) for sentence in caption(ablation, titles)), ""]
-    lines += [
-        f"- {f'<sup>{letter}</sup> ' if letter else ''}{markdown(text)}"
-        for letter, text, _ in lettered(ablation)
-    ]
+    for letter, note in lettered(ablation):
+        mark = f"<sup>{letter}</sup> " * bool(letter)
+        lines.append(f"- {mark}{markdown(note.text)}")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -90,7 +90,8 @@ def to_terminal(ablation: Ablation, width: int = 100) -> "Group":
     lines = caption(ablation, titles)
     if (more := len(ablation.rows) - TERMINAL_ROWS) > 0:
         lines.insert(0, f"{more:,} more rows are in the files.")
-    lines += [f"({letter}) {text}" if letter else text for letter, text, _ in lettered(ablation)]
+    for letter, note in lettered(ablation):
+        lines.append(f"({letter}) " * bool(letter) + note.text)
     title = Text(one_line(ablation.grid.description) or ablation.grid.name)
     return Group(title, *tables, *[Text(one_line(line)) for line in lines])
 
@@ -98,42 +99,43 @@ def to_terminal(ablation: Ablation, width: int = 100) -> "Group":
 def cell_texts(
     cells: Cells, titles: Iterable[str], escape: Callable[[str], str], bold: str, mark: str
 ) -> list[str]:
-    """The cells under `titles`, escaped: the best mean bold, the variant with its notes' letters."""
+    """The cells under `titles`, escaped.
+
+    The best mean is bold, and the variant has the letters of its notes.
+    """
     texts = {name: escape(str(value)) for name, value in cells._asdict().items()}
-    mean = bold.format(texts["mean"]) if cells.best else texts["mean"]
+    mean = texts["mean"]
+    if cells.best:
+        mean = bold.format(mean)
     texts["metric"] = f"{mean} {texts['spread']}".rstrip()
-    texts["variant"] += mark.format(cells.marks) if cells.marks else ""
+    if cells.marks:
+        texts["variant"] += mark.format(cells.marks)
     return [texts[title] for title in titles]
 
 
+def _markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
+    """Column -> value of a row of table.csv."""
     low, high = row.interval or (None, None)
-    difference = row.difference
-    difference_low, difference_high = (difference and difference.interval) or (None, None)
-    return {
+    line = {
         "variant": row.variant,
-        "changes": changes_in_words(row),
-        "metric": ablation.grid.metric,
+        "changes": format_changes(row),
+        "metric": ablation.metric.name,
         "n": row.n,
         "n_expected": row.n_expected,
         "mean": row.mean,
         "deviation": row.deviation,
-        **(
-            {"n_packs": len(row.units), "packs_deviation": row.packs_deviation}
-            if ablation.packs
-            else {}
-        ),
+    }
+    if ablation.packs:
+        line |= {"n_packs": len(row.units), "packs_deviation": row.packs_deviation}
+    return {
+        **line,
         "mean_low": low,
         "mean_high": high,
-        "difference": difference and difference.mean,
-        "difference_low": difference_low,
-        "difference_high": difference_high,
-        "n_pairs": difference and difference.n,
-        "t_p": difference and difference.t_p,
-        "holm_p": difference and difference.holm_p,
-        "sign_flip_p": difference and difference.sign_flip_p,
-        "effect": difference and difference.effect,
-        "more_seeds": difference and difference.more_seeds,
+        **_csv_difference(row.difference),
         "reference_undertrained_against": " ".join(ablation.stronger_sanity),
         **vars(row.costs),
         "missing": "; ".join(describe(run) for run in row.missing),
@@ -141,19 +143,33 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
     }
 
 
-def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any]) -> dict[str, Any]:
-    result = vars(run.result) if run.result else {}
-    own = references | {change.key: change.value for change in row.changes}
-    line: dict[str, Any] = {
-        "run_id": run.run_id,
-        "variant": run.spec.variant,
-        **({"pack": run.draw.pack} if run.draw.pack else {}),
-        "seed": run.seed,
-        "state": run.status.state,
-        "reason": run.status.reason,
+def _csv_difference(difference: Difference | None) -> dict[str, Any]:
+    low, high = (difference and difference.interval) or (None, None)
+    return {
+        "difference": difference and difference.mean,
+        "difference_low": low,
+        "difference_high": high,
+        "n_pairs": difference and difference.n,
+        "t_p": difference and difference.t_p,
+        "holm_p": difference and difference.holm_p,
+        "sign_flip_p": difference and difference.sign_flip_p,
+        "effect": difference and difference.effect,
+        "more_seeds": difference and difference.more_seeds,
     }
+
+
+def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any]) -> dict[str, Any]:
+    """Column -> value of a line of runs.csv."""
+    result: dict[str, Any] = {}
+    if run.result:
+        result = vars(run.result)
+    line: dict[str, Any] = {"run_id": run.run_id, "variant": run.spec.variant}
+    if run.draw.pack:
+        line["pack"] = run.draw.pack
+    line |= {"seed": run.seed, "state": run.status.state, "reason": run.status.reason}
     line |= {name: result.get("metrics", {}).get(name) for name in metrics if name not in line}
-    line |= {f"config.{key}": word(value) for key, value in own.items()}
+    config = references | {change.key: change.value for change in row.changes}
+    line |= {f"config.{key}": format_value(value) for key, value in config.items()}
     line |= {name: result.get(name) for name in RESULT_COLUMNS}
     line["attempts"] = run.status.attempt
     line |= vars(run.spent)

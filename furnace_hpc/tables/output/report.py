@@ -1,10 +1,13 @@
-"""`report.html`: the table and its figures as one page that needs nothing else. The same runs give the same bytes.
+"""`report.html`: the table and its figures as one page that loads nothing.
 
-The table stands in the page as it is read without scripts; `page/*.js` sorts, filters, draws and opens the runs.
+The same runs give the same bytes.
+
+The table can be read without scripts. `page/*.js` sort and filter it, draw the figures, and show
+the runs.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from importlib.resources import files
 from math import isfinite
 from string import Template
@@ -12,13 +15,15 @@ from typing import Any
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
-from furnace_hpc.tables.curves import TRAIN_LOSS, Curve, curves_of, validation_metric
+from furnace_hpc.tables.curves import Curve, logged_curves
+from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.output.captions import caption
-from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered, scale_of, word
+from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered
 from furnace_hpc.tables.output.escape import html, json_value
 from furnace_hpc.tables.output.heatmaps import consistency, modalities
 from furnace_hpc.tables.output.render import WORDS
 from furnace_hpc.tables.table import Ablation, Row, Run
+from furnace_hpc.tables.text import format_value
 
 PAGE = files("furnace_hpc.tables.output") / "page"
 SCRIPTS = ("charts.js", "curves.js", "report.js")
@@ -27,20 +32,20 @@ SCRIPTS = ("charts.js", "curves.js", "report.js")
 def to_html(ablation: Ablation) -> str:
     """The whole report."""
     grid = ablation.grid
-    missing = len(ablation.missing)
-    state = (
-        f"{missing} of {len(ablation.runs)} runs missing"
-        if missing
-        else f"all {len(ablation.runs)} runs done"
-    )
+    state, tone = f"all {len(ablation.runs)} runs done", "good"
+    if ablation.missing:
+        state, tone = f"{len(ablation.missing)} of {len(ablation.runs)} runs missing", "bad"
+    packs = ""
+    if ablation.packs:
+        packs = f" · packs {html(', '.join(ablation.packs))}"
     page = Template((PAGE / "report.html").read_text(encoding="utf-8"))
     return page.substitute(
         name=html(grid.name),
         description=html(grid.description) or html(grid.metric),
         state=state,
-        tone="bad" if missing else "good",
+        tone=tone,
         seeds=html(", ".join(map(str, grid.seeds))),
-        packs=f" · packs {html(', '.join(ablation.packs))}" if ablation.packs else "",
+        packs=packs,
         metric=html(grid.metric),
         reference=html(grid.reference),
         table=_table(ablation),
@@ -66,39 +71,47 @@ def _table(ablation: Ablation) -> str:
 
 
 def _cell(cells: Cells, name: str) -> str:
-    kind = ' class="text"' if name in WORDS else ""
     if name == "variant":
-        marks = f"<sup>{html(cells.marks)}</sup>" if cells.marks else ""
+        marks = ""
+        if cells.marks:
+            marks = f"<sup>{html(cells.marks)}</sup>"
         return f'<th scope="row" class="text">{html(cells.variant)}{marks}</th>'
     if name == "metric":
-        mean = f"<strong>{html(cells.mean)}</strong>" if cells.best else html(cells.mean)
+        mean = html(cells.mean)
+        if cells.best:
+            mean = f"<strong>{mean}</strong>"
         return f"<td>{mean} {html(cells.spread)}</td>"
-    return f"<td{kind}>{html(str(getattr(cells, name)))}</td>"
+    text = html(str(getattr(cells, name)))
+    if name in WORDS:
+        return f'<td class="text">{text}</td>'
+    return f"<td>{text}</td>"
 
 
 def _notes(ablation: Ablation) -> str:
-    notes = [
-        f"<li>{f'<sup>{letter}</sup> ' if letter else ''}{html(text)}</li>"
-        for letter, text, _ in lettered(ablation)
-    ]
-    return f'<ul class="notes">{"".join(notes)}</ul>' if notes else ""
+    items = ""
+    for letter, note in lettered(ablation):
+        mark = f"<sup>{letter}</sup> " * bool(letter)
+        items += f"<li>{mark}{html(note.text)}</li>"
+    if not items:
+        return ""
+    return f'<ul class="notes">{items}</ul>'
 
 
 def _script_safe(data: Any) -> str:
-    """JSON that ends no <script>, and holds no control character and no number that JSON lacks."""
+    """JSON that ends no <script>, with no control character, NaN or infinite number."""
     text = json.dumps(json_value(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 
 
 def _data(ablation: Ablation) -> dict[str, Any]:
-    scale, grid = scale_of(ablation.grid.metric), ablation.grid
-    titles = headings(ablation)
+    """The data of the scripts."""
+    scale, titles = ablation.metric.scale, headings(ablation)
     return {
-        "metric": grid.metric,
+        "metric": ablation.metric.name,
         "unit": scale.unit,
         "factor": scale.factor,
         "digits": scale.digits,
-        "reference": grid.reference,
+        "reference": ablation.grid.reference,
         "rows": [_row(row) for row in ablation.rows],
         "curves": list(_curves(ablation)),
         "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
@@ -106,11 +119,13 @@ def _data(ablation: Ablation) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
+    changes = [
+        [change.key, format_value(change.reference), format_value(change.value)]
+        for change in row.changes
+    ]
     return {
         "variant": row.variant,
-        "changes": [
-            [change.key, word(change.reference), word(change.value)] for change in row.changes
-        ],
+        "changes": changes,
         "values": list(row.values.values()),
         "mean": row.mean,
         "interval": row.interval,
@@ -120,56 +135,60 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    result, status = run.result, run.status
+    status, place = run.status, _place(run.folder)
+    value: float | str | None = run.value
+    if run.value is not None and not isfinite(run.value):
+        value = str(run.value)
+    step, commit, code = status.step, None, None
+    if run.result:
+        step, commit = run.result.selected_step, run.result.commit
+        code = run.result.code_hash
     return {
         "id": run.run_id,
         "seed": run.seed,
         "pack": run.draw.pack or None,
         "state": status.state.value,
         "reason": status.reason,
-        "value": run.value if run.value is None or isfinite(run.value) else str(run.value),
-        "step": result.selected_step if result else status.step,
+        "value": value,
+        "step": step,
         "steps": run.spec.config.steps,
-        "commit": result.commit if result else None,
-        "code": result.code_hash if result else None,
+        "commit": commit,
+        "code": code,
         "job": status.job_id,
-        "folder": (place := _place(run.folder)),
+        "folder": place,
         "attempts": [_attempt(attempt, place) for attempt in run.record.ledger()],
     }
 
 
 def _attempt(attempt: Attempt, place: str) -> list[Any]:
-    """Number, job id, nodes, seconds, why it ended, last step, log."""
-    took_s = (
-        None if attempt.end_unix_s is None else round(attempt.end_unix_s - attempt.start_unix_s, 1)
-    )
+    """Number, job id, nodes, seconds, end reason, last step, log."""
+    time_s = None
+    if attempt.end_unix_s is not None:
+        time_s = round(attempt.end_unix_s - attempt.start_unix_s, 1)
     ended = ": ".join(dict.fromkeys(text for text in (attempt.reason, attempt.error) if text))
     log = f"{place}/{RunFolder.log_name(attempt.attempt, 0)}"
-    return [attempt.attempt, attempt.job_id, attempt.nodelist, took_s, ended, attempt.step, log]
+    return [attempt.attempt, attempt.job_id, attempt.nodelist, time_s, ended, attempt.step, log]
 
 
 def _place(folder: RunFolder) -> str:
-    """The run's folder as seen from where the runs' root lies: the same wherever that is."""
+    """The run's folder, relative to the parent of the runs root.
+
+    So it does not depend on the machine.
+    """
     return "/".join(folder.path.parts[-3:])
 
 
-def _curves(ablation: Ablation) -> Iterable[dict[str, Any]]:
-    metrics = (validation_metric(ablation), TRAIN_LOSS)
-    rows = curves_of(ablation, metrics)
-    for number, metric in enumerate(metrics):
-        series = [curves[number] for curves in rows]
-        if any(curve.steps for curve in series):
-            scale = scale_of(metric)
-            yield {
-                "metric": metric,
-                "unit": scale.unit,
-                "digits": scale.digits,
-                "series": [_scaled(curve, scale.factor) for curve in series],
-            }
+def _curves(ablation: Ablation) -> Iterator[dict[str, Any]]:
+    for metric, curves in logged_curves(ablation).items():
+        scale = scale_of(metric)
+        yield {
+            "metric": metric,
+            "unit": scale.unit,
+            "digits": scale.digits,
+            "series": [_scaled(curve, scale.factor) for curve in curves],
+        }
 
 
 def _scaled(curve: Curve, factor: float) -> list[Any]:
-    return [
-        curve.steps,
-        *([float(f"{factor * value:.6g}") for value in part] for part in curve[1:]),
-    ]
+    values = [[float(f"{factor * value:.6g}") for value in part] for part in curve[1:]]
+    return [curve.steps, *values]

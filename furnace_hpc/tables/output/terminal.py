@@ -1,4 +1,7 @@
-"""A table on a terminal: no name and no number is cut; columns that do not fit go into a further block."""
+"""A table for a terminal. No name and no number is cut.
+
+Columns that do not fit go into another block.
+"""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -8,8 +11,8 @@ from rich.cells import cell_len
 if TYPE_CHECKING:
     from rich.table import Table
 
-BETWEEN, EDGES = 3, 4  # characters between two columns, and at both ends, of the SIMPLE box
-# characters that are left beside the name, however long it is: a longer name is folded
+BETWEEN, EDGES = 3, 4  # characters between two columns, and at both ends, of rich's SIMPLE box
+# characters beside the name, which is folded if it is too long
 LEAST_NUMBERS = 24
 
 
@@ -20,7 +23,7 @@ def blocks(
     words: Collection[str],
     width: int,
 ) -> "list[Table]":
-    """Tables of at most `width` characters, each with the first column.
+    """Tables of at most `width` characters. Each begins with the first column.
 
     Args:
         titles: column -> its heading.
@@ -29,41 +32,52 @@ def blocks(
         words: columns that are aligned left, others right.
         width: characters of the terminal.
     """
-    from rich.box import SIMPLE
-    from rich.table import Table
-    from rich.text import Text
-
     cells = {name: [title, *(row[name] for row in rows)] for name, title in titles.items()}
     full = {name: max(map(cell_len, texts)) for name, texts in cells.items()}
-    # Words and headings may break between words; numbers with their intervals may not.
-    parts = {
-        name: " ".join(texts).split() if name in words else texts[1:]
-        for name, texts in cells.items()
-    }
-    least = {name: max(map(cell_len, [*titles[name].split(), *parts[name]])) for name in titles}
+    # Words and headings may break between words. Numbers with their intervals may not.
+    least = {}
+    for name, (title, *texts) in cells.items():
+        if name in words:
+            texts = " ".join(texts).split()
+        least[name] = max(map(cell_len, [*title.split(), *texts]))
     first, *others = titles
     least[first] = min(least[first], max(8, width - EDGES - LEAST_NUMBERS))
     found = []
     for names in _groups(first, others, least, width):
         widths = _fit({name: full[name] for name in names}, least, width)
-        table = Table(box=SIMPLE)
-        for name, given in widths.items():
-            table.add_column(
-                Text(titles[name]),
-                justify="left" if name in words else "right",
-                width=given,
-                overflow="fold",
-            )
-        for row, is_bold in zip(rows, bold, strict=True):
-            table.add_row(*[Text(row[name]) for name in names], style="bold" if is_bold else "")
-        found.append(table)
+        found.append(_table(titles, rows, bold, words, widths))
     return found
+
+
+def _table(
+    titles: Mapping[str, str],
+    rows: Sequence[Mapping[str, str]],
+    bold: Sequence[bool],
+    words: Collection[str],
+    widths: Mapping[str, int],
+) -> "Table":
+    """One block with the columns of `widths`."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE)
+    for name, width in widths.items():
+        table.add_column(
+            Text(titles[name]),
+            justify="left" if name in words else "right",
+            width=width,
+            overflow="fold",
+        )
+    for row, is_bold in zip(rows, bold, strict=True):
+        table.add_row(*[Text(row[name]) for name in widths], style="bold" * is_bold)
+    return table
 
 
 def _groups(
     first: str, others: Sequence[str], least: Mapping[str, int], width: int
 ) -> list[list[str]]:
-    """Columns of each block, as many as there is room for."""
+    """The columns of each block, as many as fit."""
     groups = [[first]]
     for name in others:
         if len(groups[-1]) > 1 and _total(least[column] for column in [*groups[-1], name]) > width:
@@ -73,7 +87,7 @@ def _groups(
 
 
 def _fit(full: Mapping[str, int], least: Mapping[str, int], width: int) -> dict[str, int]:
-    """Widths of a block's columns: the least, and what is left over from the first column on."""
+    """Widths of a block's columns. The first columns get the characters that remain."""
     widths = {name: min(least[name], full[name]) for name in full}
     for name in widths:
         widths[name] = min(full[name], widths[name] + max(0, width - _total(widths.values())))

@@ -1,1 +1,4 @@
-"""Statistics of a few runs: intervals, tests, bootstrap."""
+"""Compute statistics of a few runs: intervals, tests, bootstrap.
+
+It imports `config`, `runs` and the types of tables.
+"""

@@ -1,82 +1,95 @@
-"""Differences tested over samples: would these networks, trained as they are, differ on other samples of the kind?
+"""Compare rows over samples: would these trained networks differ on other samples of the same kind?
 
-The tests over seeds ask another question: would other trainings differ on these samples? A claim needs both.
+The tests over seeds answer another question: would other trainings differ on these samples? A claim
+needs both.
 
-N samples of a split; S seeds that both rows have.
+N samples of a split. S pairs of runs that have the same seed.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.runs.records.predictions import read_arrays
-from furnace_hpc.tables.output.cells import scale_of
-from furnace_hpc.tables.output.notes import named
+from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.statistics.estimates import LEVEL, Interval
-from furnace_hpc.tables.table import Ablation, Note, Row, Run
+from furnace_hpc.tables.table import Ablation, Row, Run
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 RESAMPLES = 10_000
-SAME = 1e-6  # a result's accuracy, and that of its predictions
+SAME = 1e-6  # a result's accuracy may differ this much from that of its predictions
 
 
-def over_samples(ablation: Ablation) -> tuple[Note, ...]:
-    """What the predictions of all runs say of each row's difference to the reference.
+class Answers(NamedTuple):
+    """Predictions of one run."""
+
+    sample_id_N: "NDArray[np.int64]"
+    right_N: "NDArray[np.bool_]"  # whether the most probable class is the label
+
+
+class SampleDifference(NamedTuple):
+    """Difference of a row to the reference over samples."""
+
+    variant: str
+    mean: float
+    interval: Interval  # 95 % percentile interval
+    n: int  # pairs of runs
+
+
+@dataclass(frozen=True)
+class SampleComparison:
+    """Differences of all rows to the reference, and what could not be compared."""
+
+    differences: tuple[SampleDifference, ...]
+    problems: tuple[str, ...]
+
+
+class UnusablePredictions(Exception):
+    """The predictions of a run are missing, or unreadable, or belong to another result."""
+
+
+def compare_samples(ablation: Ablation) -> SampleComparison:
+    """Compare all rows with the reference, from the predictions of their runs.
 
     Raises:
-        ConfigError: the table's metric is no accuracy of a split: other metrics are no means over samples; or the
-            grid has several packs, whose samples are not the same.
+        ConfigError: the metric is not an accuracy, so it is no mean over samples. Or the grid has
+            several packs, which have different samples.
     """
-    metric, reference = ablation.grid.metric, ablation.reference
+    metric, reference = ablation.metric, ablation.reference
     if ablation.packs:
         raise ConfigError(
-            f"--samples: {len(ablation.packs)} packs have samples of their own: look at one with --where "
-            f"data.name={ablation.packs[0]}"
+            f"--samples: the {len(ablation.packs)} packs have different samples. "
+            f"Choose one: --where data.name={ablation.packs[0]}"
         )
-    split, _, rest = metric.partition("/")
-    task, _, name = rest.partition("/")
-    if name != "accuracy":
+    if metric.short_name != "accuracy":
         raise ConfigError(
-            f"--samples: {metric} is no mean over samples: ask for --metric {split}/{task}/accuracy"
+            f"--samples: {metric.name} is not a mean over samples. "
+            f"Use --metric {metric.split}/{metric.task}/accuracy"
         )
-    lacking: list[str] = []
-    right = {
-        run.run_id: _right(run, split, task, lacking)
-        for run in ablation.runs
-        if run.value is not None
-    }
-    words, scale = [], scale_of(metric)
-    for row in ablation.rows:
-        if reference is None or row is reference:
+    if reference is None:
+        return SampleComparison((), ())
+    problems: list[str] = []
+    answers: dict[str, Answers] = {}
+    for run in ablation.runs:
+        if run.value is None:
             continue
-        pairs = [
-            (right.get(one.run_id), right.get(other.run_id))
-            for one, other in _pairs(row, reference)
-        ]
-        whole = [(one, other) for one, other in pairs if one and other]
-        same = [
-            (one[1], other[1]) for one, other in whole if one[0].tobytes() == other[0].tobytes()
-        ]
-        if len(same) < len(whole):
-            lacking.append(f"{row.variant} was tested on other samples than {reference.variant}")
-        if not same:
-            continue
-        mean, (low, high) = bootstrap(same)
-        text = f"{scale.show(mean, signed=True)} [{scale.show(low)}, {scale.show(high)}]"
-        words.append(
-            f"{row.variant} {text} ({len(same)} pair{'s' if len(same) > 1 else ''} of runs)"
-        )
-    notes = [Note(f"--samples: {named(lacking)}")] if lacking else []
-    if words:
-        about = f"difference to {ablation.grid.reference}{scale.difference_unit} over samples"
-        how = f"paired bootstrap over the {split} split's samples, {RESAMPLES:,} resamples, 95 % percentile interval"
-        said = "the trainings held as they are: it says nothing of other seeds"
-        notes.insert(0, Note(f"{about}: {'; '.join(words)}. {how.capitalize()}, {said}"))
-    return tuple(notes)
+        try:
+            answers[run.run_id] = _answers(run, metric)
+        except UnusablePredictions as error:
+            problems.append(str(error))
+    found = []
+    for row in ablation.compared:
+        pairs, all_same = _pairs(row, reference, answers)
+        if not all_same:
+            problems.append(f"{row.variant} was tested on other samples than {reference.variant}")
+        if pairs:
+            found.append(SampleDifference(row.variant, *bootstrap(pairs), len(pairs)))
+    return SampleComparison(tuple(found), tuple(problems))
 
 
 def bootstrap(
@@ -84,9 +97,11 @@ def bootstrap(
 ) -> tuple[float, Interval]:
     """Mean difference of S pairs of networks, and its 95 % percentile interval over samples.
 
-    A sample's difference is the mean over pairs of right (N,) minus right (N,) of the other: one of 2S + 1 values.
-    To draw N samples is to draw how often each value comes, which is a multinomial draw. The draws are the same
-    each time.
+    The difference of a sample is the mean over pairs of right (N,) minus right (N,) of the other.
+        It has one of
+    2S + 1 values. So drawing N samples is a multinomial draw of how often each value occurs. The
+        draws are the same
+    in each call.
     """
     import numpy as np
 
@@ -97,34 +112,49 @@ def bootstrap(
     drawn = np.random.default_rng(0).multinomial(counts.total(), shares, size=RESAMPLES)
     means = drawn @ values / (counts.total() * len(pairs))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return sum(value * count for value, count in counts.items()) / (counts.total() * len(pairs)), (
-        low,
-        high,
-    )
+    mean = sum(value * count for value, count in counts.items()) / (counts.total() * len(pairs))
+    return mean, (low, high)
 
 
-def _pairs(row: Row, reference: Row) -> list[tuple[Run, Run]]:
-    """Runs of both rows that have the same seed, where each row has one; there is one pack."""
-    ours, theirs = (
-        {run.seed: run for run in of.runs if len(of.runs) == of.n_expected}
-        for of in (row, reference)
-    )
-    return [(run, theirs[seed]) for seed, run in ours.items() if seed in theirs]
+def _pairs(
+    row: Row, reference: Row, answers: dict[str, Answers]
+) -> tuple[list[tuple["NDArray[np.bool_]", "NDArray[np.bool_]"]], bool]:
+    """Right answers of runs with the same seed, and whether the runs of each pair share samples."""
+    found, all_same = [], True
+    for run, other in _runs_by_seed(row, reference):
+        one, two = answers.get(run.run_id), answers.get(other.run_id)
+        if one is None or two is None:
+            continue
+        if one.sample_id_N.tobytes() == two.sample_id_N.tobytes():
+            found.append((one.right_N, two.right_N))
+        else:
+            all_same = False
+    return found, all_same
 
 
-def _right(
-    run: Run, split: str, task: str, lacking: list[str]
-) -> "tuple[NDArray[np.int64], NDArray[np.bool_]] | None":
-    """Sample ids (N,) and whether the network is right (N,); None where that cannot be known, with the reason."""
-    wanted = ("sample_id", f"logits.{task}", f"label.{task}")
+def _runs_by_seed(row: Row, reference: Row) -> list[tuple[Run, Run]]:
+    """Runs of both rows with the same seed. Empty if a row has several runs per seed."""
+    if any(len(either.runs) != either.n_expected for either in (row, reference)):
+        return []
+    theirs = {run.seed: run for run in reference.runs}
+    return [(run, theirs[run.seed]) for run in row.runs if run.seed in theirs]
+
+
+def _answers(run: Run, metric: Metric) -> Answers:
+    """Read the predictions of a run.
+
+    Raises:
+        UnusablePredictions: they are missing, unreadable, or do not give the run's accuracy.
+    """
+    names = ("sample_id", f"logits.{metric.task}", f"label.{metric.task}")
     try:
-        ids, logits, label = read_arrays(run.folder.predictions(split), wanted)
-    except FileNotFoundError:
-        lacking.append(f"{run.run_id} has no predictions of {split}")
-        return None
+        ids, logits, label = read_arrays(run.folder.predictions(metric.split), names)
+    except FileNotFoundError as error:
+        raise UnusablePredictions(f"{run.run_id} has no predictions of {metric.split}") from error
     except ConfigError as error:
-        lacking.append(f"the predictions of {run.run_id} cannot be read: {error}")
-        return None
+        raise UnusablePredictions(
+            f"the predictions of {run.run_id} cannot be read: {error}"
+        ) from error
     fit = (
         ids.ndim == 1
         and ids.dtype.kind in "iu"
@@ -132,12 +162,10 @@ def _right(
         and label.shape == ids.shape == logits.shape[:1]
     )
     if not fit or not logits.size:
-        lacking.append(
-            f"the predictions of {run.run_id} cannot be read: arrays of other shapes than wanted"
+        raise UnusablePredictions(
+            f"the predictions of {run.run_id} cannot be read: the arrays have other shapes"
         )
-        return None
     ids_N, right_N = ids.astype("int64"), logits.argmax(1) == label
     if run.value is None or not abs(right_N.mean() - run.value) <= SAME:
-        lacking.append(f"the predictions of {run.run_id} are not those of its result")
-        return None
-    return ids_N, right_N
+        raise UnusablePredictions(f"the predictions of {run.run_id} do not give its result")
+    return Answers(ids_N, right_N)

@@ -1,4 +1,7 @@
-"""Statistics of a few seeds: pure functions on lists of floats. What cannot be computed is None."""
+"""Statistics of a few seeds, as pure functions on lists of floats.
+
+A value that cannot be computed is None.
+"""
 
 import math
 import statistics
@@ -8,10 +11,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 LEVEL = 0.95  # of every interval in a table
-POWER = 0.8  # chance that the seeds asked for show a difference as large as the one seen
+POWER = 0.8  # with `more_seeds` added, the chance that the test shows a difference of this size
 MAX_SIGN_FLIP = 32  # pairs; 2^32 sign patterns are counted exactly from two halves of 2^16 sums
-MAX_SEEDS = 1000  # a difference that needs more is not looked for with seeds
-# spread of differences, relative to the largest value, that is float rounding and not variation
+MAX_SEEDS = 1000  # `more_seeds` stops there
+# a spread of differences below this share of the largest value is float rounding
 SAME = 1e-9
 
 Interval = tuple[float, float]
@@ -21,51 +24,61 @@ Interval = tuple[float, float]
 class Difference:
     """Mean of paired differences, with its t interval and its tests.
 
-    Interval, tests and effect are None for one pair, and for pairs that all have the same difference.
+    Interval, tests and effect are None for one pair, and for pairs that all have the same
+    difference.
     """
 
     mean: float
     interval: Interval | None
-    n: int
+    n: int  # pairs
     t_p: float | None = None  # paired t test, two-sided
     sign_flip_p: float | None = None  # paired permutation test, exact, two-sided
-    holm_p: float | None = None  # t_p corrected for the number of rows that were compared
+    holm_p: float | None = None  # t_p, corrected for the number of rows that were compared
     effect: float | None = None  # Cohen's d_z: mean over standard deviation of the differences
-    # pairs to add where the interval holds zero; None: enough, or no number would do
+    # pairs to add if the interval contains zero; None if it does not, or if no number is enough
     more_seeds: int | None = None
 
     @property
     def too_few(self) -> bool:
-        """Whether the interval is missing or holds zero: these seeds do not show which row is better."""
+        """Whether the seeds do not show which row is better: no interval, or one with zero."""
         return self.interval is None or self.interval[0] <= 0 <= self.interval[1]
 
     @property
     def is_constant(self) -> bool:
-        """Whether several pairs all have the same difference. They show no variation to test it against."""
+        """Whether several pairs all have the same difference. A test needs variation."""
         return self.interval is None and self.n > 1
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Arithmetic mean; None of nothing."""
-    return statistics.fmean(values) if values else None
+    """Arithmetic mean. None without values."""
+    if not values:
+        return None
+    return statistics.fmean(values)
 
 
 def sample_deviation(values: Sequence[float]) -> float | None:
-    """Standard deviation with n-1; None of fewer than two values."""
-    return _stdev(values) if len(values) > 1 else None
+    """Standard deviation with n-1. None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    return _stdev(values)
 
 
 def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
-    """Standard deviation within groups, each about its own mean; None where no group has two values."""
+    """Standard deviation within groups, each around its own mean.
+
+    None if no group has two values.
+    """
     several = [group for group in groups if len(group) > 1]
-    if len(several) < 2:
-        return _stdev(several[0]) if several else None
+    if not several:
+        return None
+    if len(several) == 1:
+        return _stdev(several[0])
     degrees = sum(len(group) - 1 for group in several)
     return math.sqrt(sum((len(group) - 1) * _stdev(group) ** 2 for group in several) / degrees)
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """Two-sided Student t interval of the mean; None of fewer than two values."""
+    """Two-sided Student t interval of the mean. None for fewer than two values."""
     if len(values) < 2:
         return None
     half = _quantile(len(values) - 1, level) * _stdev(values) / math.sqrt(len(values))
@@ -75,7 +88,7 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None
 
 @lru_cache(maxsize=1000)
 def _quantile(degrees: int, level: float) -> float:
-    # a third of the import time of scipy.stats, the same quantile
+    # scipy.special imports in a third of the time of scipy.stats and has the same quantile
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + level) / 2))
@@ -85,47 +98,54 @@ def _stdev(values: Sequence[float]) -> float:
     return _stdev_of(tuple(values))
 
 
-@lru_cache(maxsize=1000)  # exact, and so slow; asked for again and again for the same few values
+@lru_cache(maxsize=1000)  # statistics.stdev is exact and slow, and the same values come often
 def _stdev_of(values: tuple[float, ...]) -> float:
     return statistics.stdev(values)
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference | None:
-    """`values` minus `reference`, pair by pair; None without pairs.
+    """`values` minus `reference`, pair by pair. None without pairs.
 
-    Differences that are equal up to rounding get no interval and no test: a t test would divide by zero, or by
-    rounding errors, and report certainty.
+    Differences that are equal up to rounding have no interval and no test. A t test would divide by
+    zero or by rounding errors, and would report certainty.
 
     Raises:
-        ValueError: the lists are not of one length.
+        ValueError: the lists have different lengths.
     """
     differences = [value - other for value, other in zip(values, reference, strict=True)]
     if not differences:
         return None
     largest = max(map(abs, [*values, *reference]))
-    if max(differences) - min(differences) <= SAME * largest:  # one pair too
+    if max(differences) - min(differences) <= SAME * largest:  # true for one pair
         return Difference(statistics.fmean(differences), None, len(differences))
-    result = Difference(statistics.fmean(differences), t_interval(differences), len(differences))
-    effect = effect_size(differences)
-    return replace(
-        result,
+    result = Difference(
+        statistics.fmean(differences),
+        t_interval(differences),
+        len(differences),
         t_p=t_test(differences),
         sign_flip_p=sign_flip_test(differences),
-        effect=effect,
-        more_seeds=more_pairs(effect, len(differences)) if result.too_few and effect else None,
+        effect=effect_size(differences),
     )
+    if result.too_few and result.effect:
+        return replace(result, more_seeds=more_pairs(result.effect, result.n))
+    return result
 
 
 def effect_size(differences: Sequence[float]) -> float | None:
-    """Cohen's d_z, mean over sample standard deviation; None of fewer than two values or where they do not differ."""
+    """Cohen's d_z: mean over sample standard deviation.
+
+    None for fewer than two values, or equal values.
+    """
     deviation = sample_deviation(differences)
-    return statistics.fmean(differences) / deviation if deviation else None
+    if not deviation:
+        return None
+    return statistics.fmean(differences) / deviation
 
 
 def t_test(differences: Sequence[float]) -> float | None:
-    """Two-sided p of "their mean is zero", were they drawn from a normal distribution.
+    """Two-sided p of a paired t test. It assumes that the differences are normal.
 
-    None of fewer than two differences, and where they are all the same.
+    None for fewer than two differences, or equal ones.
     """
     deviation = sample_deviation(differences)
     if not deviation:
@@ -139,16 +159,17 @@ def t_test(differences: Sequence[float]) -> float | None:
 
 
 def sign_flip_test(differences: Sequence[float]) -> float | None:
-    """Two-sided p of "each difference could as well have had the other sign": it assumes no distribution.
+    """Two-sided p of a sign-flip test: both signs of each difference are equally likely.
 
-    The share of all 2^n sign patterns whose sum is at least as far from zero. Its floor is `sign_flip_floor(n)`.
-    None of fewer than two differences, and of more than MAX_SIGN_FLIP.
+    It assumes no distribution. The p is the share of all 2^n sign patterns whose sum is at least as
+    far from zero. Its smallest possible value is `sign_flip_floor(n)`. None for fewer than two
+    differences, or for more than MAX_SIGN_FLIP.
     """
     if not 2 <= len(differences) <= MAX_SIGN_FLIP:
         return None
     half = len(differences) // 2
     some, others = _signed_sums(differences[:half]), sorted(_signed_sums(differences[half:]))
-    # ties count, rounding or not
+    # ties count, in spite of rounding
     bound = abs(math.fsum(differences)) - 1e-12 * math.fsum(map(abs, differences))
     if bound <= 0:
         return 1.0
@@ -160,12 +181,15 @@ def sign_flip_test(differences: Sequence[float]) -> float | None:
 
 
 def sign_flip_floor(n: int) -> float:
-    """Smallest p that a two-sided sign-flip test of n pairs can give."""
+    """Smallest possible p of a two-sided sign-flip test of n pairs."""
     return 2.0 ** (1 - n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number, in their order (Holm 1979, step down; the family-wise error is held)."""
+    """Correct p values for their number (Holm 1979, step down).
+
+    It controls the family-wise error.
+    """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, number in enumerate(order):
@@ -175,30 +199,39 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def with_holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
-    """The differences of a table's rows, each t_p corrected for the number of rows that have one."""
+    """The differences of a table's rows, with t_p corrected for their number."""
     corrected = iter(holm([d.t_p for d in differences if d and d.t_p is not None]))
-    return [
-        replace(d, holm_p=next(corrected)) if d and d.t_p is not None else d for d in differences
-    ]
+    found: list[Difference | None] = []
+    for difference in differences:
+        if difference and difference.t_p is not None:
+            difference = replace(difference, holm_p=next(corrected))
+        found.append(difference)
+    return found
 
 
 def more_pairs(effect: float, n: int, level: float = LEVEL, power: float = POWER) -> int | None:
-    """Pairs to add to n until a t test finds a true effect of this size with this power; None beyond MAX_SEEDS."""
+    """Pairs to add to n until a t test shows a true effect of this size with this power.
+
+    None if MAX_SEEDS pairs are too few.
+    """
     if power_of(effect, MAX_SEEDS, level) < power:
         return None
     low, high = max(n, 1), MAX_SEEDS  # too few, enough: the power rises with the number
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power_of(effect, middle, level) >= power else (middle, high)
+        if power_of(effect, middle, level) >= power:
+            high = middle
+        else:
+            low = middle
     return high - n
 
 
 def power_of(effect: float, n: int, level: float = LEVEL) -> float:
-    """Chance that a paired two-sided t test of n pairs is below 1 - level, where Cohen's d_z is really `effect`."""
+    """Power of a paired two-sided t test of n pairs at p < 1 - level, for this effect (d_z)."""
     from scipy.special import nctdtr, stdtrit
 
     bound, shift = float(stdtrit(n - 1, (1 + level) / 2)), abs(effect) * math.sqrt(n)
-    # the other tail is less than a thousandth where it matters
+    # the other tail is below a thousandth wherever the power is near POWER
     return float(1 - nctdtr(n - 1, shift, bound))
 
 

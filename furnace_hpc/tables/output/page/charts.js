@@ -1,14 +1,14 @@
 "use strict";
-// Charts drawn from the page's data: means with intervals, and cost against score.
+// Charts of the page's data: means with intervals, and score against cost.
 
 const SVG = ["svg", "g", "path", "line", "circle", "text", "rect", "title"];
 const DASHES = ["", "8 3", "2 3", "8 3 2 3"];
-const LINE = 46; // pixels of one row
+const LINE = 46; // pixels per row
 const color = (row) => `var(--c${row % 7})`;
 const dash = (row) => DASHES[(row + Math.floor(row / 7)) % 4];
 const short = (value) => Number(value.toPrecision(5)).toLocaleString("en", { maximumFractionDigits: 6 });
 
-/** An element with attributes and children; text is only ever set as text. */
+/** Make an element with attributes and children. Text is never parsed as HTML. */
 function make(tag, attributes = {}, ...children) {
   const known = SVG.includes(tag);
   const node = known ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
@@ -20,7 +20,7 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** About `count` round numbers that lie in [low, high]. */
+/** About `count` round numbers in [low, high]. */
 function ticks(low, high, count) {
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough * 0.999);
@@ -29,7 +29,7 @@ function ticks(low, high, count) {
   return found.map((value) => Number(value.toPrecision(12)));
 }
 
-/** A linear scale of the values, with a margin on both sides, onto [from, to] in pixels. */
+/** Linear scale from the values, with a margin on both sides, to the pixels [from, to]. */
 function scale(values, from, to, margin = 0.06) {
   let low = Math.min(...values), high = Math.max(...values);
   if (low === high) [low, high] = [low - (Math.abs(low) * 0.05 || 1), high + (Math.abs(high) * 0.05 || 1)];
@@ -42,7 +42,7 @@ function scale(values, from, to, margin = 0.06) {
 function axes(x, y, box, xTitle, yTitle) {
   const group = make("g", { "aria-hidden": "true" });
   const line = (x1, x2, y1, y2) => group.append(make("line", { class: "grid-line", x1, x2, y1, y2 }));
-  const text = (x, y, anchor, words) => group.append(make("text", { x, y, "text-anchor": anchor }, words));
+  const text = (x, y, anchor, label) => group.append(make("text", { x, y, "text-anchor": anchor }, label));
   for (const at of x.ticks) {
     line(x(at), x(at), box.top, box.bottom);
     text(x(at), box.bottom + 18, "middle", short(at));
@@ -61,18 +61,18 @@ function card(title, about, controls, ...body) {
   return make("section", {}, head, ...body, make("p", { class: "about" }, about));
 }
 
-/** Something in a chart that opens the runs of a row, by pointer or keyboard, and says what it shows. */
-function mark(words, act, ...children) {
+/** A clickable part of a chart, also for the keyboard. `label` describes it. */
+function mark(label, act, ...children) {
   const onkeydown = (event) => {
     if (event.key !== "Enter" && event.key !== " ") return;
     event.preventDefault();
     act();
   };
-  const attributes = { class: "mark", tabindex: 0, role: "button", "aria-label": words, onclick: act, onkeydown };
-  return make("g", attributes, make("title", {}, words), ...children);
+  const attributes = { class: "mark", tabindex: 0, role: "button", "aria-label": label, onclick: act, onkeydown };
+  return make("g", attributes, make("title", {}, label), ...children);
 }
 
-/** Each row's seeds as dots, and below them its mean with the interval. */
+/** Draw the seeds of each row as dots, and below them its mean with the interval. */
 function drawMeans(data, width, show, open) {
   const known = data.rows.filter((row) => row.mean !== null);
   if (!known.length) return null;
@@ -81,7 +81,7 @@ function drawMeans(data, width, show, open) {
   const box = { left: 20 + 7.4 * letters, right: width - 8, top: 4, bottom: height + 4 };
   const scaled = (row) => [...row.values, row.mean, ...(row.interval || [])].map((value) => value * data.factor);
   const x = scale(known.flatMap(scaled), box.left, box.right), at = (value) => x(value * data.factor);
-  const title = `Mean of ${data.metric} with 95 % interval, a line a variant`;
+  const title = `Mean of ${data.metric} with 95 % interval, one line per variant`;
   const chart = make("svg", { viewBox: `0 0 ${width} ${height + 46}`, role: "group", "aria-label": title });
   chart.append(axes(x, null, box, data.metric + data.unit));
   const reference = known.find((row) => row.variant === data.reference);
@@ -97,10 +97,10 @@ function drawMeans(data, width, show, open) {
       chart.append(make("text", { x: box.left + 8, y: y + 4 }, "no value"));
       return;
     }
-    const between = row.interval ? `, 95 % interval ${row.interval.map(show).join(" to ")}` : "";
-    const words = `${row.variant}: mean ${show(row.mean)}${between}, n=${row.values.length}`;
+    const interval = row.interval ? `, 95 % interval ${row.interval.map(show).join(" to ")}` : "";
+    const label = `${row.variant}: mean ${show(row.mean)}${interval}, n=${row.values.length}`;
     const area = { x: box.left, y: y - 20, width: box.right - box.left, height: 40, fill: "transparent" };
-    const group = mark(words, () => open(number), make("rect", area));
+    const group = mark(label, () => open(number), make("rect", area));
     const seeds = row.values.map((value) => make("circle", { class: "seed", cx: at(value), cy: y - 8, r: 4, fill }));
     group.append(...seeds);
     if (row.interval) {
@@ -110,13 +110,13 @@ function drawMeans(data, width, show, open) {
     group.append(make("circle", { class: "mean", cx: at(row.mean), cy: y + 8, r: 5.5, fill }));
     chart.append(group);
   });
-  const about = "Line: mean with its 95 % interval. Faint dots: seeds. Dashed: the reference's mean.";
+  const about = "Line: mean with 95 % interval. Faint dots: seeds. Dashed: mean of the reference.";
   return card("Means", about, null, chart);
 }
 
-let cost = null; // the one that was chosen
+let cost = null; // name of the selected cost
 
-/** Cost against score. */
+/** Draw score against a cost that the user selects. */
 function drawCosts(data, width, show, open) {
   const has = (row, name) => row.mean !== null && typeof row.costs[name] === "number";
   const names = Object.keys(data.costs).filter((name) => data.rows.filter((row) => has(row, name)).length > 1);
@@ -130,7 +130,7 @@ function drawCosts(data, width, show, open) {
   const choice = make("select", { "aria-label": "Cost", onchange: (event) => draw(event.target.value) }, ...options);
   choice.value = names.includes(cost) ? cost : names[0];
   draw(choice.value);
-  return card("Cost against score", "Point: mean over runs; line: 95 % interval of the score.", choice, place);
+  return card("Score against cost", "Point: mean over runs. Line: 95 % interval of the score.", choice, place);
 }
 
 function costChart(data, width, show, open, name, has) {
@@ -139,21 +139,21 @@ function costChart(data, width, show, open, name, has) {
   const x = scale(rows.map((row) => row.costs[name]), box.left, box.right, 0.14);
   const heights = rows.flatMap((row) => [row.mean, ...(row.interval || [])]).map((value) => value * data.factor);
   const y = scale(heights, box.bottom, box.top);
-  const title = `${data.metric} against ${data.costs[name]}, a point a variant`;
+  const title = `${data.metric} against ${data.costs[name]}, one point per variant`;
   const chart = make("svg", { viewBox: `0 0 ${width} 312`, role: "group", "aria-label": title });
   chart.append(axes(x, y, box, data.costs[name], data.metric + data.unit));
-  const taken = []; // corners of the labels so far
+  const taken = []; // places of the earlier labels
   for (const row of rows) {
     const at = x(row.costs[name]), stroke = color(row.number), toLeft = at > (box.left + box.right) / 2;
-    const words = `${row.variant}: ${show(row.mean)} at ${data.costs[name]} ${short(row.costs[name])}`;
-    const group = mark(words, () => open(row.number));
+    const label = `${row.variant}: ${show(row.mean)} at ${data.costs[name]} ${short(row.costs[name])}`;
+    const group = mark(label, () => open(row.number));
     if (row.interval) {
       const [y1, y2] = row.interval.map((bound) => y(bound * data.factor));
       group.append(make("line", { class: "interval", x1: at, x2: at, y1, y2, stroke, opacity: 0.6 }));
     }
     const down = y(row.mean * data.factor), anchor = toLeft ? "end" : "start";
     group.append(make("circle", { class: "mean", cx: at, cy: down, r: 7, fill: stroke }));
-    const from = at + (toLeft ? -12 : 12), length = 7 * row.variant.length; // of a letter of this size, about
+    const from = at + (toLeft ? -12 : 12), length = 7 * row.variant.length; // about 7 pixels per letter
     const left = toLeft ? from - length : from;
     let below = down + 4;
     while (taken.some(([x0, x1, line]) => x0 < left + length && left < x1 && Math.abs(line - below) < 16)) below += 16;

@@ -1,4 +1,4 @@
-// The table: sorting, filtering, and the runs behind each cell.
+// The table: sort and filter its rows, and show the runs behind each cell.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const table = document.getElementById("table"), heads = [...table.tHead.rows[0].cells];
@@ -7,7 +7,7 @@ const hint = document.getElementById("hint"), dialog = document.getElementById("
 const show = (value) => (value * data.factor).toFixed(data.digits);
 const code = (text) => (text ? make("code", {}, String(text)) : null);
 
-/** What a cell sorts by: its words, or its first number; null for what is missing. */
+/** Sort key of a cell: its text, or its first number. Null if the value is missing. */
 function key(cell) {
   const text = cell.textContent.replaceAll(",", "").trim();
   if (cell.classList.contains("text")) return text.toLowerCase();
@@ -44,9 +44,12 @@ function facts(entries) {
 }
 
 function attemptTable(attempts) {
-  const titles = ["attempt", "job", "nodes", "seconds", "why it ended", "last step", "log of rank 0"];
-  const word = (cell, n) => (cell === null || cell === "" ? "–" : n === 6 ? code(cell) : String(cell));
-  const lines = attempts.map((cells) => make("tr", {}, ...cells.map((cell, n) => make("td", {}, word(cell, n)))));
+  const titles = ["attempt", "job", "nodes", "seconds", "end reason", "last step", "log of rank 0"];
+  const content = (cell, n) => {
+    if (cell === null || cell === "") return "–";
+    return titles[n] === "log of rank 0" ? code(cell) : String(cell);
+  };
+  const lines = attempts.map((cells) => make("tr", {}, ...cells.map((cell, n) => make("td", {}, content(cell, n)))));
   const head = make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title)));
   const whole = make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines));
   return make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "attempts" }, whole);
@@ -57,36 +60,37 @@ function runBlock(run) {
   const entries = [
     ["run", code(run.id)],
     ["state", run.state + (run.reason ? `: ${run.reason}` : "")],
-    [run.state === "done" ? "step chosen" : "step", `${run.step} of ${run.steps}`],
+    [run.state === "done" ? "selected step" : "step", `${run.step} of ${run.steps}`],
     ["commit", code(run.commit)],
     ["code", code(run.code)],
     ["job", code(run.job)],
     ["folder", code(run.folder)],
   ];
-  const title = make("h3", {}, `${run.pack ? `${run.pack}, ` : ""}seed ${run.seed}: ${run.state === "done" ? value : run.state}`);
-  const none = make("p", { class: "about" }, "no attempt on record");
+  const draw = run.pack ? `${run.pack}, seed ${run.seed}` : `seed ${run.seed}`;
+  const title = make("h3", {}, `${draw}: ${run.state === "done" ? value : run.state}`);
+  const none = make("p", { class: "about" }, "no attempts recorded");
   const attempts = run.attempts.length ? attemptTable(run.attempts) : none;
   return make("div", { class: "run" }, title, facts(entries), attempts);
 }
 
-/** Show the runs of a row; `column` is the cell that was asked for, if any. */
+/** Show the runs of a row. `column` is the column of the clicked cell, or 0. */
 function open(number, column = 0) {
   const row = data.rows[number], cell = rows[number].cells[column].textContent.trim();
-  const asked = column ? `${heads[column].textContent}: ${cell}. ` : "";
+  const clicked = column ? `${heads[column].textContent}: ${cell}. ` : "";
   const changes = row.changes.map(([name, before, after]) => [name, `${before} → ${after}`]);
   const close = { type: "button", class: "round", "aria-label": "Close", onclick: () => dialog.close() };
-  const is = row.variant === data.reference ? "This row is the reference." : `The same config as ${data.reference}.`;
+  const same = row.variant === data.reference ? "This row is the reference." : `This row has the same config as ${data.reference}.`;
   dialog.replaceChildren(
     make("header", {}, make("h2", { id: "runs-title" }, row.variant), make("button", close, "✕"),
-      make("p", { class: "facts" }, `${asked}${row.values.length} of ${row.runs.length} runs count.`)),
-    changes.length ? make("h3", {}, `Difference to ${data.reference}`) : make("p", { class: "about" }, is),
+      make("p", { class: "facts" }, `${clicked}${row.values.length} of ${row.runs.length} runs count.`)),
+    changes.length ? make("h3", {}, `Difference to ${data.reference}`) : make("p", { class: "about" }, same),
     changes.length ? facts(changes) : "",
     ...row.runs.map(runBlock));
   dialog.showModal();
   dialog.scrollTop = 0;
 }
 
-/** Arrow keys move between the cells of the table; Tab leaves it. */
+/** Move between the cells of the table with the arrow keys. Tab leaves the table. */
 function move(event) {
   const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   const cell = event.target.closest("td, th"), step = steps[event.key];
@@ -111,7 +115,7 @@ body.addEventListener("keydown", move);
 document.querySelector(".filter").hidden = false;
 document.getElementById("filter").addEventListener("input", (event) => filter(event.target.value));
 dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-hint.textContent = "A heading sorts; a cell opens its runs.";
+hint.textContent = "Click a heading to sort, or a cell to see its runs.";
 
 const theme = document.getElementById("theme");
 theme.hidden = false;
@@ -121,7 +125,7 @@ theme.addEventListener("click", () => {
   dataset.theme = (dataset.theme || dark) === "dark" ? "light" : "dark";
 });
 
-/** Charts are drawn for the width that there is, so that their letters stay as large as the page's. */
+/** Draw the charts for the current width, so that their text has the size of the page's text. */
 function drawCharts() {
   const place = document.getElementById("charts"), whole = place.clientWidth || 600, inner = whole < 640 ? 30 : 42;
   const half = whole >= 916 ? (whole - 20) / 2 : whole;
