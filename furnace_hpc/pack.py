@@ -1,4 +1,4 @@
-"""Turn raw data into memory-mapped columns: `python -m furnace_hpc.pack tridigits --out data/tridigits`."""
+"""Pack raw files into memory-mapped columns: `furnace pack tridigits --out data/tridigits`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 class _Sets(TyperGroup):
-    """Names the sets where an unknown one is asked for."""
+    """The data sets as subcommands. An error lists them if the given name is unknown."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in self.commands and not args[0].startswith("-"):
@@ -31,78 +31,108 @@ main = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     context_settings=_WIDE,
-    help="Pack a data set into memory-mapped columns; the same settings give the same columns.\n\n"
-    "An interrupted pack goes on where it was; `furnace pack DATASET --help` tells a set's options.",
+    help="Pack a data set into memory-mapped columns. The same options give the same columns.\n\n"
+    "An interrupted pack resumes. `furnace pack DATASET --help` lists the options of a data set.",
 )
+
+# --- options of several data sets ---
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pack, e.g. data/mmimdb.")]
 Source = Annotated[Path, typer.Option(metavar="DIR", help="Folder with the raw files.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="At work at once [all usable cores]; no value changes.")
+    int | None,
+    typer.Option(min=1, help="Number of workers [all usable cores]. It changes no value."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a pack that is already there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing pack.")]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Read all columns again, and compare their hashes.")
+    bool, typer.Option("--verify", help="Read all columns again and compare their hashes.")
 ]
 MaxRefused = Annotated[
     float,
-    typer.Option(
-        min=0, max=1, help="Part of the samples that may have a file that cannot be read."
-    ),
+    typer.Option(min=0, max=1, help="Fraction of the samples that may have an unreadable file."),
 ]
 Require = Annotated[
     list[str] | None,
+    typer.Option(help="Leave out samples without this modality, for rows that use it alone."),
+]
+Size = Annotated[int, typer.Option(help="Height and width of stored images, in pixels.")]
+Fit = Annotated[str, typer.Option(help="crop (middle square) or stretch (whole picture).")]
+Filter = Annotated[str, typer.Option(help="Resizing filter: bicubic or bilinear.")]
+
+# --- options of TriDigits: None is the default of `TriDigitsKnobs` ---
+
+Variant = Annotated[str | None, typer.Option(help="digits (default), xor, redundant or unique.")]
+Seed = Annotated[
+    int | None,
     typer.Option(
-        help="Leave out samples that lack this modality, so that a row can train on it alone."
+        parser=whole_number, metavar="INTEGER", help="Seed of all random numbers [20261123]."
     ),
 ]
-Size = Annotated[int, typer.Option(help="Height and width of stored images, pixels.")]
-Fit = Annotated[str, typer.Option(help="crop (the middle square) or stretch (the whole picture).")]
-Filter = Annotated[str, typer.Option(help="Resizing filter: bicubic or bilinear.")]
+SnrDb = Annotated[
+    float | None, typer.Option(help="Speech over noise, in dB [-6; other variants 10].")
+]
+ImageNoise = Annotated[
+    float | None,
+    typer.Option(help="Standard deviation of pixel noise [0.2; other variants 0.1]."),
+]
+Occlusion = Annotated[
+    float | None, typer.Option(help="Probability of a black bar [0.2; other variants 0].")
+]
+TwoClues = Annotated[
+    float | None, typer.Option(help="Probability of two clues instead of one [1].")
+]
+FalseClue = Annotated[
+    float | None, typer.Option(help="Probability of a clue to a random digit [0.1].")
+]
+Samples = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Also write three test samples as text, PNG and WAV files."),
+]
+
+# --- options of AudioSet ---
+
+ValFraction = Annotated[
+    float,
+    typer.Option(min=0.001, max=0.5, help="Fraction of train to validate on, without --val-list."),
+]
+Audio = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="<id>.flac, .wav, .ogg or .mp3 [SOURCE/audio].")
+]
+Frames = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="frame_<n>/<id>.jpg [SOURCE/frames].")
+]
+NumClasses = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Rows of class_labels_indices.csv. Change it for your own choice of classes."
+    ),
+]
+AudioFrames = Annotated[int, typer.Option(help="Audio frames stored: 10.24 s at the default hop.")]
 
 
 @main.command(context_settings=_WIDE)
 def tridigits(
     out: Out,
-    variant: Annotated[
-        str | None, typer.Option(help="digits (default), xor, redundant or unique.")
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole_number, metavar="INTEGER", help="The one seed of every draw [20261123]."
-        ),
-    ] = None,
+    variant: Variant = None,
+    seed: Seed = None,
     train: Annotated[int | None, typer.Option(help="Samples of the train split [4000].")] = None,
     val: Annotated[int | None, typer.Option(help="Samples of the val split [1000].")] = None,
     test: Annotated[int | None, typer.Option(help="Samples of the test split [2000].")] = None,
-    snr_db: Annotated[
-        float | None, typer.Option(help="Speech over noise in dB [-6; all but digits 10].")
-    ] = None,
-    image_noise: Annotated[
-        float | None, typer.Option(help="Deviation of pixel noise [0.2; others 0.1].")
-    ] = None,
-    occlusion: Annotated[
-        float | None, typer.Option(help="Probability of a black bar [0.2; others 0].")
-    ] = None,
-    two_clues: Annotated[
-        float | None, typer.Option(help="Probability of two clues, else one [1].")
-    ] = None,
-    false_clue: Annotated[
-        float | None, typer.Option(help="Probability of a misled clue [0.1].")
-    ] = None,
+    snr_db: SnrDb = None,
+    image_noise: ImageNoise = None,
+    occlusion: Occlusion = None,
+    two_clues: TwoClues = None,
+    false_clue: FalseClue = None,
     speech: Annotated[str | None, typer.Option(help="auto (default), espeak or bank.")] = None,
-    samples: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Also write three test samples as text, PNG and WAV files."
-        ),
-    ] = None,
+    samples: Samples = None,
     workers: Workers = None,
     force: Force = False,
     verify: Verify = False,
 ) -> None:
-    """A digit seen, heard and hinted at: the default set, made here."""
+    """Digits as image, speech and text clues: the default set, made here."""
+    from furnace_hpc.data.sets.tridigits.pack import pack_once
+    from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
+
     options = {
         "variant": variant,
         "seed": seed,
@@ -116,12 +146,8 @@ def tridigits(
         "false_clue": false_clue,
         "speech": speech,
     }
-    from furnace_hpc.data.sets.tridigits.pack import pack_once
-    from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
-
-    knobs = knobs_of(
-        TriDigitsKnobs, "", **{name: value for name, value in options.items() if value is not None}
-    )
+    given = {name: value for name, value in options.items() if value is not None}
+    knobs = knobs_of(TriDigitsKnobs, "", **given)
     run(
         out,
         lambda report: pack_once(knobs, out, report, workers=workers, force=force),
@@ -139,13 +165,11 @@ def mmimdb(
     source: Source,
     out: Out,
     tokenizer: Annotated[
-        str, typer.Option(help="Folder, or a model in the hub's cache.")
+        str, typer.Option(help="Folder, or name of a model in the hub's cache.")
     ] = "bert-base-uncased",
-    max_tokens: Annotated[
-        int, typer.Option(min=3, max=512, help="Tokens stored of each plot.")
-    ] = 256,
+    max_tokens: Annotated[int, typer.Option(min=3, max=512, help="Tokens stored per plot.")] = 256,
     plot: Annotated[
-        str, typer.Option(help="longest, first or joined, of a movie's plots.")
+        str, typer.Option(help="Which of a movie's plots: longest, first or joined.")
     ] = "longest",
     image_size: Size = 224,
     image_fit: Fit = "crop",
@@ -165,7 +189,9 @@ def mmimdb(
     knobs = MovieKnobs(
         image, tokenizer, max_tokens, choice("--plot", plot, ("longest", "first", "joined"))
     )
-    hdf5 = source if source.is_file() else source / HDF5_FILE
+    hdf5 = source
+    if not source.is_file():
+        hdf5 = source / HDF5_FILE
     if hdf5.is_file() and not (source / "dataset").is_dir():
         from furnace_hpc.data.sets.mmimdb_hdf5 import plan_hdf5
 
@@ -180,19 +206,20 @@ def mmimdb(
 def avmnist(
     source: Source,
     out: Out,
-    make: Annotated[bool, typer.Option("--make", help="Make the set in --source first.")] = False,
+    make: Annotated[bool, typer.Option("--make", help="First make the set in --source.")] = False,
     digits: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="--make: MNIST's files [scikit-learn's].")
+        Path | None,
+        typer.Option(metavar="DIR", help="With --make: MNIST's files [scikit-learn's digits]."),
     ] = None,
     components: Annotated[
-        int, typer.Option(min=1, max=784, help="--make: principal components of images.")
+        int, typer.Option(min=1, max=784, help="With --make: principal components of images.")
     ] = 4,
-    snr_db: Annotated[float, typer.Option(help="--make: speech over noise in dB.")] = 0.0,
-    speech: Annotated[str, typer.Option(help="--make: auto, espeak or bank.")] = "auto",
+    snr_db: Annotated[float, typer.Option(help="With --make: speech over noise, in dB.")] = 0.0,
+    speech: Annotated[str, typer.Option(help="With --make: auto, espeak or bank.")] = "auto",
     seed: Annotated[
         int,
         typer.Option(
-            parser=whole_number, metavar="INTEGER", help="--make: the one seed of every draw."
+            parser=whole_number, metavar="INTEGER", help="With --make: seed of all random numbers."
         ),
     ] = 20261123,
     max_refused: MaxRefused = 0.05,
@@ -200,7 +227,7 @@ def avmnist(
     force: Force = False,
     verify: Verify = False,
 ) -> None:
-    """Seen and spoken digits: MultiBench's npy files, or made here."""
+    """Images and speech of digits: MultiBench's npy files, or made here."""
     from furnace_hpc.data.sets.avmnist import plan_avmnist
     from furnace_hpc.data.sets.avmnist_synthesis import MakeKnobs, is_made, make_avmnist
     from furnace_hpc.data.sets.tridigits.speech import find_source
@@ -211,14 +238,8 @@ def avmnist(
         if not is_made(source, knobs):
             with progress_bar() as report:
                 make_avmnist(source, digits, knobs, report)
-    pack_plan(
-        plan_avmnist(source),
-        out,
-        workers=workers,
-        max_refused=max_refused,
-        force=force,
-        verify=verify,
-    )
+    plan = plan_avmnist(source)
+    pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 
 @main.command(context_settings=_WIDE)
@@ -226,38 +247,24 @@ def audioset(
     source: Source,
     out: Out,
     train_list: Annotated[
-        str, typer.Option(help="CSV or CAV-MAE JSON in --source.")
+        str, typer.Option(help="List of the train split in --source: CSV, or CAV-MAE's JSON.")
     ] = "balanced_train_segments.csv",
     val_list: Annotated[
-        str | None, typer.Option(help="The same, to validate [a part of train].")
+        str | None, typer.Option(help="List of the val split [a part of train].")
     ] = None,
-    test_list: Annotated[str, typer.Option(help="The same, to test.")] = "eval_segments.csv",
-    val_fraction: Annotated[
-        float, typer.Option(min=0.001, max=0.5, help="Without --val-list: of train, by id.")
-    ] = 0.1,
-    audio: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="<id>.flac, .wav, .ogg or .mp3 [SOURCE/audio]."),
-    ] = None,
-    frames: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="frame_<n>/<id>.jpg [SOURCE/frames].")
-    ] = None,
-    num_classes: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Rows of class_labels_indices.csv; another number for a choice of your own."
-        ),
-    ] = 527,
+    test_list: Annotated[str, typer.Option(help="List of the test split.")] = "eval_segments.csv",
+    val_fraction: ValFraction = 0.1,
+    audio: Audio = None,
+    frames: Frames = None,
+    num_classes: NumClasses = 527,
     num_frames: Annotated[int, typer.Option(min=1, max=100, help="Frames of a clip.")] = 10,
     feature: Annotated[str, typer.Option(help="mfcc or log_mel.")] = "mfcc",
-    coefficients: Annotated[int, typer.Option(help="Of each audio frame.")] = 40,
-    audio_frames: Annotated[
-        int, typer.Option(help="Audio frames stored; at the default hop 10.24 s.")
-    ] = 640,
-    hop: Annotated[int, typer.Option(help="Samples from frame to frame, at 16 kHz.")] = 256,
+    coefficients: Annotated[int, typer.Option(help="Coefficients of an audio frame.")] = 40,
+    audio_frames: AudioFrames = 640,
+    hop: Annotated[int, typer.Option(help="Samples between audio frames, at 16 kHz.")] = 256,
     window: Annotated[int, typer.Option(help="Samples of a frame's Fourier transform.")] = 1024,
     channels: Annotated[
-        str, typer.Option(help="Stereo to mono: mean, or first as CAV-MAE.")
+        str, typer.Option(help="Stereo to mono: mean, or first as in CAV-MAE.")
     ] = "mean",
     image_size: Size = 224,
     image_fit: Fit = "crop",

@@ -1,4 +1,4 @@
-"""Standard streams that cannot end a command: not by their encoding, not closed, and not by a reader that leaves."""
+"""Make standard streams safe: any encoding, closed streams, and readers that stop early."""
 
 import codecs
 import errno
@@ -7,20 +7,26 @@ import os
 import sys
 from typing import Any
 
-# What an ASCII or Latin-1 stream shows for characters that commands print themselves.
+# ASCII replacements of the characters that commands print themselves.
 PLAIN = {"±": "+-", "–": "-", "—": "-", "→": "->", "…": "...", "×": "x", "·": "-", "⚠": "!"}  # noqa: RUF001
-READER_LEFT = 141  # exit code of programs that SIGPIPE ends
+READER_LEFT = 141  # exit code of programs that end by SIGPIPE
 
 
 class _Output(io.FileIO):
-    """A stream whose text is dropped when nobody reads it, or which ends the command then."""
+    """An output stream whose reader may stop early.
+
+    Later text is then dropped. With `ends`, the command exits instead.
+    """
 
     def __init__(self, descriptor: int, ends: bool) -> None:
         super().__init__(descriptor, "wb", closefd=False)
         self._ends, self._is_broken = ends, False
 
     def write(self, content: Any, /) -> int:
-        """Write what fits. After an error everything is dropped: Python writes the rest again when it exits."""
+        """Write the content, or drop it after an error.
+
+        Dropping is needed because Python writes the rest again when it exits.
+        """
         if self._is_broken:
             return len(content)
         try:
@@ -37,32 +43,36 @@ class _Output(io.FileIO):
 def set_up(ends: bool = False) -> None:
     """Prepare stdin, stdout and stderr.
 
-    A closed stream is /dev/null. A character that the stream's encoding lacks is shown as ASCII. When the reader of
-    stdout leaves, such as `head -1`, the command goes on and its output is dropped; with `ends` it exits with 141.
+    A closed stream becomes /dev/null. A character that the encoding lacks is shown as ASCII.
+    If the reader of stdout stops early, as `head -1` does, the command continues silently.
+    With `ends` it exits with 141 instead.
     """
     codecs.register_error("furnace.plain", _plain)
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
         if stream is None:
             _open_null(descriptor)
-            stream = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: PTH123, SIM115
-            setattr(sys, name, stream)
-        elif (
-            name != "stdin"
-            and stream is getattr(sys, f"__{name}__")
-            and isinstance(stream, io.TextIOWrapper)
-        ):
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif name != "stdin" and _is_original(stream, name):
             buffered = io.BufferedWriter(_Output(descriptor, ends and name == "stdout"))
             lines = stream.line_buffering or name == "stderr"
-            setattr(
-                sys,
-                name,
-                io.TextIOWrapper(buffered, stream.encoding, "furnace.plain", line_buffering=lines),
+            safe = io.TextIOWrapper(
+                buffered, stream.encoding, "furnace.plain", line_buffering=lines
             )
+            setattr(sys, name, safe)
+
+
+def _is_original(stream: Any, name: str) -> bool:
+    """Return whether this is the interpreter's own stream, which no caller has replaced."""
+    return stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper)
 
 
 def _open_null(descriptor: int) -> None:
-    """Open /dev/null as a standard stream that is closed: else the next file that is opened takes its place."""
+    """Open /dev/null in place of a closed standard stream.
+
+    Otherwise the next file to be opened would get the descriptor.
+    """
     try:
         os.fstat(descriptor)
     except OSError:
@@ -73,7 +83,7 @@ def _open_null(descriptor: int) -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Stand-ins for what cannot be encoded: known signs as ASCII, undecodable bytes of paths and others escaped."""
+    """Replace characters that cannot be encoded: known signs by ASCII, others by escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -81,7 +91,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def _escape(char: str) -> str:
-    byte = ord(char) - 0xDC00  # of a path, as Python keeps bytes that it cannot decode
-    return (
-        f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else char.encode("unicode_escape").decode("ascii")
-    )
+    byte = ord(char) - 0xDC00  # Python keeps undecodable bytes of paths as surrogates
+    if 0x80 <= byte <= 0xFF:
+        return f"\\x{byte:02x}"
+    return char.encode("unicode_escape").decode("ascii")

@@ -1,5 +1,5 @@
 """Turn raw files into packed columns, and packed columns into batches.
 
-`sets/` reads the public data sets, `decode/` reads single files, `packing/` writes packs, `loading/` makes batches. It
-imports `config` and `host`.
+`sets/` reads the public data sets, `decode/` reads single files, `packing/` writes packs,
+`loading/` makes batches. It imports `config`, `host` and `console`.
 """

@@ -1,10 +1,15 @@
-"""Columns on disk: `<folder>/manifest.json`, `<folder>/<split>/<column>.npy`; written all or not at all."""
+"""Read and write columns on disk: `<folder>/manifest.json` and `<folder>/<split>/<column>.npy`.
+
+A pack is written beside its folder and renamed into place, so it is never incomplete.
+"""
 
 import os
 import secrets
 import shutil
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from platform import python_version
 from tokenize import TokenError
 from typing import Any, BinaryIO
 
@@ -22,16 +27,26 @@ from furnace_hpc.config.manifest import (
     StoredFile,
     read_manifest,
 )
-from furnace_hpc.data.versions import versions
 from furnace_hpc.host.regular_file import check_regular
 
 Array = NDArray[Any]
 Splits = dict[str, dict[str, Array]]
+# Packages that compute columns. A manifest records their versions, a fingerprint does not.
+PACKAGES = (
+    "numpy",
+    "librosa",
+    "scikit-learn",
+    "soundfile",
+    "soxr",
+    "pillow",
+    "tokenizers",
+    "h5py",
+)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """An opened data set; the arrays stay on disk until they are read."""
+    """An opened data set. The arrays stay on disk until they are read."""
 
     manifest: Manifest
     folder: Path
@@ -52,7 +67,7 @@ def open_columns(folder: Path, *, verify: bool = False) -> Columns:
         verify: also read and hash every file.
 
     Raises:
-        ConfigError: a file is missing, or is not the one that the manifest describes.
+        ConfigError: a file is missing, or differs from the manifest.
     """
     manifest = read_manifest(folder)
     for split, num_samples in manifest.splits.items():
@@ -92,8 +107,9 @@ def map_file(path: Path) -> Array:
     """Open one .npy file as a read-only memory map.
 
     Raises:
-        ValueError: it is none; np.load would open a zip too, and let out whatever its reader of headers trips over.
+        ValueError: it is not an .npy file.
     """
+    # Not np.load: it also opens zip files, and its header reader raises errors of many types.
     check_regular(path)
     try:
         return np.lib.format.open_memmap(path, mode="r")
@@ -113,21 +129,21 @@ def write_columns(
     preprocessing: dict[str, Any],
     extra_versions: dict[str, str] | None = None,
 ) -> Manifest:
-    """Write a data set beside `folder`, then rename it into place; an older pack stays whole until then.
+    """Write a data set beside `folder`, then rename it into place.
 
     Args:
-        folder: where the pack goes; an older pack there is replaced.
+        folder: folder of the pack. An older pack there is replaced.
         splits: split -> column -> array, first axis = sample.
-        dataset: name of the data set's kind.
-        modalities: what the set has; the order of the bits of `present`.
+        dataset: name of the data set.
+        modalities: its modalities, in the order of the columns of `present`.
         labels: task -> classes of its column `label.<task>`.
-        statistics: modality -> mean and deviation of the train split, in the units that are stored.
+        statistics: modality -> mean and deviation of the train split, in stored units.
         vocab_size: number of token ids.
-        preprocessing: every knob that made the columns.
-        extra_versions: versions of tools that are no Python package.
+        preprocessing: all settings that decide the columns.
+        extra_versions: versions of tools that are not Python packages.
 
     Raises:
-        ConfigError: the place cannot be written, or holds something that is not a pack.
+        ConfigError: the folder cannot be written, or holds something that is not a pack.
     """
     folder = folder.resolve()  # a link to scratch space stays a link
     nonce = secrets.token_hex(4)
@@ -148,7 +164,7 @@ def write_columns(
                 "statistics": statistics,
                 "vocab_size": vocab_size,
                 "preprocessing": preprocessing,
-                "versions": versions() | (extra_versions or {}),
+                "versions": package_versions() | (extra_versions or {}),
                 "fingerprint": fingerprint(counts, described, files),
             }
         )
@@ -157,36 +173,58 @@ def write_columns(
         rename_into_place(temporary, folder, nonce)
     except OSError as error:
         raise _not_writable(folder, error) from error
-    finally:  # an interrupt too; after the rename there is nothing left to remove
+    finally:  # after an interrupt too
         shutil.rmtree(temporary, ignore_errors=True)
     return manifest
 
 
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that compute columns."""
+    found = {"python": python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 def _not_writable(folder: Path, error: OSError) -> ConfigError:
-    why, hint = error.strerror or error, "make room or rights there, or choose another --out"
-    return ConfigError(f"data folder {folder} cannot be written ({why}): {hint}")
+    return ConfigError(
+        f"data folder {folder} cannot be written ({error.strerror or error}). "
+        "Free disk space, fix the permissions, or choose another --out."
+    )
+
+
+def other_pack(folder: Path, manifest: Manifest) -> ConfigError:
+    """Return the error for a folder that holds a pack with other settings."""
+    held = f"{manifest.dataset} {manifest.fingerprint} with other settings"
+    return ConfigError(
+        f"folder {str(folder)!r} holds {held}: choose another --out, or replace it with --force"
+    )
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise ConfigError where replacing the folder would delete something that no pack contains."""
+    """Raise ConfigError if the folder holds something that is not part of a pack."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ConfigError(f"data folder {folder} is a file: choose another --out")
-    foreign = {entry.name for entry in folder.iterdir()} - {
-        "manifest.json",
-        "refused.jsonl",
-        *SPLITS,
-    }
+    packed = {"manifest.json", "refused.jsonl", *SPLITS}
+    foreign = {entry.name for entry in folder.iterdir()} - packed
     if foreign:
         raise ConfigError(
-            f"folder {folder} holds {min(foreign)!r}, which is no part of a packed data set: "
+            f"folder {folder} holds {min(foreign)!r}, which is not part of a packed data set: "
             "choose an empty or new folder with --out"
         )
 
 
 def _describe(splits: Splits) -> dict[str, Column]:
-    """Return each column's type; a column that differs between splits is an error of the packing code."""
+    """Return the type of each column.
+
+    Raises:
+        ValueError: the packing code made columns of different lengths or types.
+    """
     described: dict[str, Column] = {}
     for split, columns in splits.items():
         num_samples = {len(array) for array in columns.values()}
@@ -204,7 +242,7 @@ def _describe(splits: Splits) -> dict[str, Column]:
 
 
 def _write_arrays(folder: Path, splits: Splits) -> dict[str, StoredFile]:
-    """Write and sync every array; return what was written, by path relative to the folder."""
+    """Write and sync every array. Return size and hash of each file, by relative path."""
     files = {}
     for split, columns in splits.items():
         (folder / split).mkdir()
@@ -219,7 +257,10 @@ def _write_arrays(folder: Path, splits: Splits) -> dict[str, StoredFile]:
 
 
 def write_npy(path: Path, array: Array) -> None:
-    """Write one .npy file durably. Not np.save: its OSError for a full disk has no errno, so no reason to show."""
+    """Write one .npy file durably.
+
+    np.save is not used: its OSError for a full disk has no errno, so the reason would be lost.
+    """
     with path.open("wb") as file:
         write_header(file, array.dtype, array.shape)
         file.write(array.reshape(-1).view(np.uint8).data)
@@ -228,7 +269,7 @@ def write_npy(path: Path, array: Array) -> None:
 
 
 def write_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Write numpy's header; it leaves room for the first axis to grow, so its length is the same for every N."""
+    """Write numpy's header. It is padded, so its length is the same for every number of rows."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
@@ -242,7 +283,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Sync a folder, so that the names in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -251,7 +292,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename_into_place(new: Path, folder: Path, nonce: str) -> None:
-    """Put `new` at `folder`; an older pack steps aside first, comes back on failure, and is deleted last."""
+    """Rename `new` to `folder`.
+
+    An older pack is renamed first and deleted last. If the rename fails, it is restored.
+    """
     old = folder.with_name(f"{folder.name}.old-{nonce}")
     if folder.exists():
         folder.rename(old)
@@ -266,14 +310,14 @@ def rename_into_place(new: Path, folder: Path, nonce: str) -> None:
 
 
 def content_hash(array: Array) -> str:
-    """The xxh3-128 of an array's bytes."""
+    """Return the xxh3-128 hash of an array's bytes."""
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def fingerprint(
     counts: dict[str, int], columns: dict[str, Column], files: dict[str, StoredFile]
 ) -> str:
-    """Hash names, types, shapes and contents: nothing that depends on a library or a file header."""
+    """Hash names, types, shapes and contents, and nothing that depends on library versions."""
     digest = xxhash.xxh3_64()
     for path, file in sorted(files.items()):
         split, _, name = path.removesuffix(".npy").partition("/")

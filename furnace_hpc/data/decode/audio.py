@@ -1,4 +1,4 @@
-"""Sound files to coefficients. Shapes: K coefficients, F frames, S samples."""
+"""Turn sound files into coefficients. Shapes: K coefficients, F frames, S samples."""
 
 import io
 import stat
@@ -17,23 +17,24 @@ from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
 from furnace_hpc.data.packing.rejects import Unusable
 
 Wave = NDArray[np.float32]
+_FEATURES = {"mfcc": mfcc, "log_mel": log_mel}
 _BLOCK = 1 << 20  # values read at a time
-# Values of one sound, 1 GiB: hours of silence take few bytes of FLAC, and a damaged header makes
-# hours of a second.
+# Most values of one sound (1 GiB). Hours of silence are a small FLAC file, and a damaged header
+# may turn one second into hours.
 _MOST = 1 << 28
 
 
 class SoundKnobs(BaseModel):
-    """Everything that decides the stored coefficients of a sound."""
+    """All settings that decide the stored coefficients of a sound."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    feature: Literal["mfcc", "log_mel"] = Field(default="mfcc", description="what a coefficient is")
+    feature: Literal["mfcc", "log_mel"] = Field(default="mfcc", description="kind of coefficient")
     coefficients: int = Field(default=40, ge=1, le=128, description="coefficients per frame (K)")
     frames: int = Field(
         default=640,
         ge=1,
-        description="frames stored (F); longer sounds are cut, shorter ones padded",
+        description="frames stored (F). Longer sounds are cut, shorter ones are padded",
     )
     sample_rate_hz: int = Field(default=16_000, ge=1000, description="after resampling, in Hz")
     hop: int = Field(default=160, ge=1, description="samples from one frame to the next")
@@ -46,20 +47,19 @@ class SoundKnobs(BaseModel):
 
     @property
     def seconds(self) -> float:
-        """What the stored frames span."""
+        """Return the duration of the stored frames."""
         return self.frames * self.hop / self.sample_rate_hz
 
 
 def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
-    """Return coefficients [K, F], zeros behind the sound's end, and its true length in frames.
+    """Return coefficients [K, F], zeros after the end, and the sound's true length in frames.
 
     Raises:
-        Unusable: the file is missing, empty, truncated, no sound, or holds values that are not finite.
+        Unusable: the file is missing, empty, truncated or no sound, or a value is not finite.
     """
     wave = read_wave(path, knobs)
-    make = mfcc if knobs.feature == "mfcc" else log_mel
-    wave = wave[: knobs.frames * knobs.hop + knobs.window]  # no frame that is kept sees further
-    made = make(
+    wave = wave[: knobs.frames * knobs.hop + knobs.window]  # stored frames use no later sample
+    made = _FEATURES[knobs.feature](
         wave[None],
         sample_rate=knobs.sample_rate_hz,
         num_coefficients=knobs.coefficients,
@@ -69,23 +69,25 @@ def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]
     length = min(knobs.frames, num_frames(len(wave), knobs.hop))
     stored = np.zeros((knobs.coefficients, knobs.frames), np.float16)
     stored[:, :length] = made[:, :length]
-    if not np.isfinite(stored).all():  # samples may be finite, and far too large
+    if not np.isfinite(stored).all():  # finite samples may be too large for float16
         raise Unusable("not finite")
     return stored, length
 
 
 def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
-    """Return the mono waveform [S] at the wanted rate, full scale 1; raises Unusable as `read_sound` does."""
+    """Return the mono waveform [S] at the wanted rate, full scale 1. Errors as in `read_sound`."""
     content = _read_file(path)
     whole = whole_sound(content)
-    # What is unchanged is read by libsndfile itself: it asks for each MP3 frame twice, which takes
-    # time in Python.
-    values, rate = _decode(path if whole.content is content else io.BytesIO(whole.content), whole)
+    source: Path | io.BytesIO = path
+    # libsndfile reads an unchanged file faster by itself: it reads each MP3 frame twice.
+    if whole.content is not content:
+        source = io.BytesIO(whole.content)
+    values, rate = _decode(source, whole)
     if len(values) == 0:
         raise Unusable("empty", "no samples")
     if not np.isfinite(values).all():
         raise Unusable("not finite")
-    if len(values) * knobs.sample_rate_hz > _MOST * rate:  # of a damaged header, mostly
+    if len(values) * knobs.sample_rate_hz > _MOST * rate:  # mostly a damaged header
         raise Unusable(
             "unreadable",
             f"{len(values):,} samples at {rate:,} Hz are {len(values) / rate / 3600:,.0f} hours",
@@ -116,18 +118,20 @@ def _read_file(path: Path) -> bytes:
 
 
 def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.float32], int]:
-    """All samples [S, channels], and their rate in Hz.
+    """Return all samples [S, channels], and their rate in Hz.
 
     Raises:
-        Unusable: the decoder fails, or gives fewer samples than the file holds.
+        Unusable: the decoder fails, or returns fewer samples than the file holds.
     """
     try:
         with _Stream(source) as file:
-            wanted = file.frames if whole.samples is None else whole.samples
+            wanted = whole.samples
+            if wanted is None:
+                wanted = file.frames
             values, rate = _read_all(file, wanted), file.samplerate
     except soundfile.LibsndfileError as error:
         raise Unusable("unreadable", error.error_string) from None
-    # a damaged header may promise any length
+    # a damaged header may declare any length
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         raise Unusable("unreadable", str(error)) from None
     if len(values) < max(wanted, whole.fewest):
@@ -136,19 +140,22 @@ def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.fl
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """Reads forward only: soundfile seeks after each block otherwise, which damages what follows in MP3."""
+    """A sound file that cannot seek.
+
+    Otherwise soundfile seeks after each block, which changes the following samples of an MP3.
+    """
 
     def seekable(self) -> bool:
         return False
 
 
 def _read_all(file: soundfile.SoundFile, wanted: int) -> NDArray[np.float32]:
-    """The `wanted` samples [S, channels], or as many as there are: a damaged header promises anything."""
-    blocks, left = list[NDArray[np.float32]](), wanted
+    """Return up to `wanted` samples [S, channels]. The header may declare more than there are."""
+    blocks, left = [np.zeros((0, file.channels), np.float32)], wanted
     most, at_once = _MOST // file.channels, max(1, _BLOCK // file.channels)
     while left > 0 and len(block := file.read(min(left, at_once), dtype="float32", always_2d=True)):
         blocks.append(block)
         left -= len(block)
         if wanted - left > most:
             raise ValueError(f"more than {most:,} samples")
-    return np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
+    return np.concatenate(blocks)

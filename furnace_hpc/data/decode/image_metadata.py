@@ -1,7 +1,7 @@
-"""Images without metadata, and the names of other kinds of files.
+"""Remove metadata from images, and name the kind of other files.
 
-Pillow reads metadata before pixels, and refuses an image whose metadata is broken or very large. Its pixels may be
-whole: a file that Pillow refuses is tried again without metadata.
+Pillow reads metadata before pixels, and fails if the metadata is broken or very large. The pixels
+may be fine, so such a file is decoded again without metadata.
 """
 
 import struct
@@ -10,12 +10,13 @@ import zlib
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
-_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # type of a tag -> letter of struct
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # type of a tag -> format of struct
 # Tags that pixels depend on: size, bits, compression, strips, tiles, colour map, extra samples,
 # tables, subsampling.
 _TIFF_TAGS = {
-    256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 333, 334,
-    338, 339, 340, 341, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,
+    256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324,
+    325, 332, 333, 334, 338, 339, 340, 341, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529,
+    530, 531, 532,
 }  # fmt: skip
 
 _BEGINNINGS = (
@@ -46,6 +47,7 @@ _BRANDS = {
         (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC image"
     ),
 }
+_RIFF_KINDS = {b"WAVE": "a WAV sound", b"WEBP": "a damaged WebP image"}
 _TEXTS = (
     (b"<!doctype html", "an HTML page"),
     (b"<html", "an HTML page"),
@@ -54,24 +56,28 @@ _TEXTS = (
 
 
 def kind_of(head: bytes) -> str:
-    """Name what a file is, by its first bytes."""
+    """Name the kind of a file, by its first bytes."""
     if head[4:8] == b"ftyp":
         brands = (head[8:12], *(head[at : at + 4] for at in range(16, min(64, len(head)), 4)))
         return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), "an MP4 video")
     if head[:4] == b"RIFF":
-        return {b"WAVE": "a WAV sound", b"WEBP": "a damaged WebP image"}.get(
-            head[8:12], "a RIFF file"
-        )
+        return _RIFF_KINDS.get(head[8:12], "a RIFF file")
+    for start, kind in _BEGINNINGS:
+        if head.startswith(start):
+            return kind
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    found = [kind for start, kind in _BEGINNINGS if head.startswith(start)]
-    found += [kind for start, kind in _TEXTS if text.startswith(start)]
-    if not found and text.startswith(b"<?xml"):
+    for start, kind in _TEXTS:
+        if text.startswith(start):
+            return kind
+    if text.startswith(b"<?xml"):
         return "an SVG drawing" if b"<svg" in text else "an XML document"
-    return found[0] if found else "zeros" if not head.strip(b"\0") else "no known image"
+    if not head.strip(b"\0"):
+        return "zeros"
+    return "no known image"
 
 
 def orientation_of(exif: bytes | None) -> int | None:
-    """Read the tag Orientation from the first directory of EXIF; None if it is not there, or no integer."""
+    """Return the tag Orientation of the first directory of EXIF. None if missing or no integer."""
     found, content = None, exif or b""
     while content.startswith(_EXIF):
         content = content[len(_EXIF) :]
@@ -83,21 +89,19 @@ def orientation_of(exif: bytes | None) -> int | None:
         (count,) = struct.unpack(f"{order}H", content[start : start + 2])
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, length = struct.unpack(f"{order}HHI", content[at : at + 8])
-            if (
-                tag == _ORIENTATION
-                and kind in _INTEGERS
-                and 1 <= length <= 4 // struct.calcsize(_INTEGERS[kind])
-            ):
+            if tag != _ORIENTATION or kind not in _INTEGERS:
+                continue
+            if 1 <= length <= 4 // struct.calcsize(_INTEGERS[kind]):
                 (found,) = struct.unpack_from(f"{order}{_INTEGERS[kind]}", content, at + 8)
     except struct.error:
-        pass  # it is shorter than it tells
+        pass  # the content ends early
     return found
 
 
 def without_metadata(content: bytes) -> tuple[bytes, bytes] | None:
-    """Return a JPEG, PNG or TIFF without metadata, and its EXIF; None if it is another or cannot be split.
+    """Return a JPEG, PNG or TIFF without metadata, and its EXIF.
 
-    The EXIF of a TIFF is a part of it, and stays there.
+    None if the format is another, or the file cannot be parsed. A TIFF keeps its EXIF inside.
     """
     try:
         if content.startswith(b"\xff\xd8"):
@@ -112,7 +116,7 @@ def without_metadata(content: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _bare_jpeg(content: bytes) -> tuple[bytes, bytes]:
-    """Without application segments and comments, except those of JFIF and Adobe, which tell the colour space."""
+    """Drop application segments and comments. Keep JFIF and Adobe, which define the colours."""
     kept, exif, at = [content[:2]], b"", 2
     while content[at] == 0xFF:
         marker = content[at + 1]
@@ -124,33 +128,32 @@ def _bare_jpeg(content: bytes) -> tuple[bytes, bytes]:
         end = at + 2 + struct.unpack(">H", content[at + 2 : at + 4])[0]
         body = content[at + 4 : end]
         if marker == 0xE1 and body.startswith(_EXIF):
-            exif = exif + body[len(_EXIF) :] if exif else body
-        tells_colours = (marker, body[:4]) in ((0xE0, b"JFIF"), (0xEE, b"Adob")) and len(body) >= 12
-        if tells_colours or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            # EXIF may be split into several segments
+            exif = (exif or _EXIF) + body[len(_EXIF) :]
+        colours = (marker, body[:4]) in ((0xE0, b"JFIF"), (0xEE, b"Adob")) and len(body) >= 12
+        if colours or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(content[at:end])
         at = end
     return b"".join((*kept, content[at:])), exif
 
 
 def _bare_png(content: bytes) -> tuple[bytes, bytes]:
-    """Critical chunks and transparency alone. In PNG, the name of a critical chunk begins with a capital letter."""
+    """Keep critical chunks and transparency only. Names of critical chunks begin with a capital."""
     kept, exif, at = [PNG_SIGNATURE], b"", len(PNG_SIGNATURE)
     while at < len(content):
         length, name = struct.unpack(">I4s", content[at : at + 8])
         end = at + 12 + length
+        checksum = content[end - 4 : end]
         if name[:1].isupper() or name == b"tRNS":
             kept.append(content[at:end])
-        elif (
-            name == b"eXIf"
-            and zlib.crc32(content[at + 4 : end - 4]).to_bytes(4) == content[end - 4 : end]
-        ):
+        elif name == b"eXIf" and zlib.crc32(content[at + 4 : end - 4]).to_bytes(4) == checksum:
             exif = _EXIF + content[at + 8 : end - 4]
         at = end
     return b"".join(kept), exif
 
 
 def _bare_tiff(content: bytes) -> bytes:
-    """With the tags of the first image that its pixels depend on, in the place where all of them were."""
+    """Keep the tags of the first image that its pixels depend on, at the same offset."""
     order = "<" if content[:1] == b"I" else ">"
     (start,) = struct.unpack(f"{order}I", content[4:8])
     (count,) = struct.unpack(f"{order}H", content[start : start + 2])

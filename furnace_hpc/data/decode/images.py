@@ -1,4 +1,4 @@
-"""Image files to RGB bytes. Shapes: H height, W width."""
+"""Turn image files into RGB bytes. Shapes: H height, W width."""
 
 import io
 from contextlib import suppress
@@ -18,20 +18,11 @@ from furnace_hpc.data.packing.rejects import Unusable
 Fit = Literal["crop", "stretch"]
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _BACKGROUND = (255, 255, 255, 255)
-# By content, not by name. Not all that Pillow knows: of EPS it has Ghostscript make a picture, a
-# program of its own.
-_FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    "JPEG2000",
-    "PPM",
-    *(["AVIF"] if features.check("avif") else []),
-)
-_MAX_REREAD = 1 << 30  # bytes of a file that is tried again without metadata
+# Formats are recognised by content, not by name. EPS is left out: Pillow starts Ghostscript for it.
+_FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+if features.check("avif"):
+    _FORMATS = (*_FORMATS, "AVIF")
+_MAX_REREAD = 1 << 30  # largest file, in bytes, that is decoded again without metadata
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,18 +31,18 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # value of the EXIF tag Orientation -> what makes the picture upright
+}  # value of the EXIF tag Orientation -> transpose that makes the picture upright
 
 
 class ImageKnobs(BaseModel):
-    """Everything that decides the pixels of a stored image."""
+    """All settings that decide the pixels of a stored image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(default=224, ge=8, le=2048, description="height and width in pixels")
     fit: Fit = Field(
         default="crop",
-        description="crop: the middle square; stretch: the whole picture, pressed square",
+        description="crop: the middle square. stretch: the whole picture, made square",
     )
     filter: Literal["bicubic", "bilinear"] = Field(
         default="bicubic", description="Pillow's resampling filter"
@@ -59,7 +50,7 @@ class ImageKnobs(BaseModel):
 
 
 def read_image(path: Path, knobs: ImageKnobs) -> NDArray[np.uint8]:
-    """Return [3, size, size], upright by its EXIF orientation, what is transparent on white.
+    """Return pixels [3, size, size], upright by the EXIF orientation, with transparency on white.
 
     Raises:
         Unusable: the file is missing, empty, truncated, not finite or no image.
@@ -69,32 +60,37 @@ def read_image(path: Path, knobs: ImageKnobs) -> NDArray[np.uint8]:
             return _decode(file, knobs)
         except Unusable:
             raise
-        except Exception as error:  # any: Pillow's decoders raise errors of many types
+        except Exception as error:  # Pillow's decoders raise errors of many types
             if (bare := _bare(file)) is not None:
-                with suppress(Exception):  # the first error is the one to report
+                with suppress(Exception):  # report the first error
                     return _decode(io.BytesIO(bare[0]), knobs, exif=bare[1])
-            raise (
-                _unidentified(file) if isinstance(error, UnidentifiedImageError) else error
-            ) from None
+            if isinstance(error, UnidentifiedImageError):
+                raise _unidentified(file) from None
+            raise error from None
 
 
 def _decode(file: IO[bytes], knobs: ImageKnobs, exif: bytes = b"") -> NDArray[np.uint8]:
     with Image.open(file, formats=_FORMATS) as image:
-        # A JPEG decoder can leave out what the resizing would throw away; never below twice the
-        # final size.
+        # A JPEG decoder can decode at a smaller size, which must be at least twice the final one.
         image.draft(image.mode, (2 * knobs.size, 2 * knobs.size))
         _scale_transparency(image)
         image.load()
         if exif:
             image.info["exif"] = exif
+        upright: Image.Image = image
         method = _UPRIGHT.get(_orientation(image))
-        return fit_image(to_rgb(image if method is None else image.transpose(method)), knobs)
+        if method is not None:
+            upright = image.transpose(method)
+        return fit_image(to_rgb(upright), knobs)
 
 
 def _bare(file: IO[bytes]) -> tuple[bytes, bytes] | None:
+    """Return the image without metadata, and its EXIF. None if too large or not parsable."""
     file.seek(0)
     content = file.read(_MAX_REREAD + 1)
-    return without_metadata(content) if len(content) <= _MAX_REREAD else None
+    if len(content) > _MAX_REREAD:
+        return None
+    return without_metadata(content)
 
 
 def _unidentified(file: IO[bytes]) -> Unusable:
@@ -103,7 +99,7 @@ def _unidentified(file: IO[bytes]) -> Unusable:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF tag Orientation, 1 to 8; 1 if it cannot be read. Another tag, broken or not, changes nothing."""
+    """Return the EXIF tag Orientation, 1 to 8. 1 if it cannot be read. Other tags are ignored."""
     found = orientation_of(image.info.get("exif"))
     if found is not None:
         return found
@@ -115,9 +111,13 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _scale_transparency(image: Image.Image) -> None:
-    """Scale the transparent colour of a PNG, which is of the file's bits per channel, as Pillow scales its pixels."""
-    clear = image.info.get("transparency")
-    bits = image.tile[0].args if isinstance(image, PngImageFile) and image.tile else None
+    """Scale the transparent colour of a PNG as Pillow scales its pixels.
+
+    The file stores that colour in its own number of bits per channel.
+    """
+    if not isinstance(image, PngImageFile) or not image.tile:
+        return
+    clear, bits = image.info.get("transparency"), image.tile[0].args
     if bits == "RGB;16B" and isinstance(clear, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in clear)
     elif bits in ("L;2", "L;4") and isinstance(clear, int):
@@ -125,7 +125,7 @@ def _scale_transparency(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode: grey, palette, CMYK, alpha (on white), 16 bits per channel (scaled, not clipped).
+    """Convert an image of any mode to RGB: alpha onto white, 16 bits per channel scaled to 8.
 
     Raises:
         Unusable: a value is not finite.
@@ -145,7 +145,7 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     top = _full_scale(image.mode, float(values.max(initial=0)))
     clear = image.info.get("transparency")
     grey = np.empty(values.shape, np.uint8)
-    # a few rows at a time: as float64, all would be eight times the file
+    # A few rows at a time: the whole image as float64 would be eight times the file.
     for row in range(0, len(values), 256):
         part = values[row : row + 256]
         grey[row : row + 256] = np.clip(np.rint(part.astype(np.float64) * 255.0 / top), 0, 255)
@@ -155,7 +155,7 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _full_scale(mode: str, largest: float) -> float:
-    """The value that is white: 16 bits say so themselves; 32 bits and floats only by what they hold."""
+    """Return the value of white. For 32 bits and floats it depends on the largest value."""
     if mode.startswith("I;16"):
         return 65_535.0
     if mode == "F" and largest <= 1:

@@ -1,4 +1,4 @@
-"""Decodes files in another process, so that a decoder that crashes or hangs does not end this one."""
+"""Decode files in another process, so that a crash or hang of a decoder does not end this one."""
 
 import multiprocessing
 import signal
@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.data.decode.child_process import Child, ends_allowed, how_it_ended
+from furnace_hpc.data.decode.child_process import Child, cause_of, ends_allowed
 from furnace_hpc.data.decode.reading import Watch, reading, watch_this_process
 from furnace_hpc.data.packing.rejects import Unusable
 
@@ -20,7 +20,7 @@ Made = TypeVar("Made")
 
 
 class Aside:
-    """A process that decodes one file after the other. It starts with the first one, and again after a crash."""
+    """A process that decodes files one by one. It starts with the first file, and after a crash."""
 
     def __init__(self, preload: tuple[str, ...]) -> None:
         self._context = multiprocessing.get_context("forkserver")
@@ -44,7 +44,8 @@ class Aside:
         """Return `read(path, knobs)`.
 
         Raises:
-            Unusable, ConfigError: as `read`; or the file ended the process, more than once if a kill may be the cause.
+            Unusable, ConfigError: `read` raised it.
+            Unusable: the file ended the process, more than once if a kill may be the cause.
         """
         for attempt in count(1):
             self._child = self._child or Child(self._context, _serve)
@@ -57,12 +58,12 @@ class Aside:
             code, _ = self._child.end()
             self._child = None
             if attempt >= ends_allowed(code):
-                raise Unusable("unreadable", how_it_ended(code))
+                raise Unusable("unreadable", cause_of(code))
         raise AssertionError
 
 
 def _serve(pipe: Connection, watch: Watch) -> None:
-    # Ctrl-C reaches the parent too, and it ends this process
+    # Ctrl-C also reaches the parent, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watch_this_process(watch)
     with suppress(EOFError, OSError):  # the parent has ended

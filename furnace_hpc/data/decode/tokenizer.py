@@ -1,6 +1,7 @@
-"""Text to BERT token ids, by a tokenizer of a local folder or of the hub's cache; nothing is downloaded here.
+"""Turn text into BERT token ids, with a tokenizer from a folder or the hub's cache.
 
-The library `tokenizers` alone: transformers reads the same files with it, eight seconds later.
+Nothing is downloaded. Only the library `tokenizers` is used: transformers uses it too, but takes
+eight seconds to import.
 """
 
 import json
@@ -21,16 +22,20 @@ from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.source_lists import fingerprint_of
 
 FILES = ("tokenizer.json", "vocab.txt")
-MAX_FILE_BYTES = 200_000_000  # the largest tokenizers of multilingual models have a fifth of it
-ANOTHER = "give one of BERT's kind, such as bert-base-uncased"
-MAX_IDS = 10_000_000  # weights have a row for each id, up to the largest
+MAX_FILE_BYTES = 200_000_000  # five times the largest tokenizers of multilingual models
+ANOTHER = "give a tokenizer of a BERT model, such as bert-base-uncased"
+MAX_IDS = 10_000_000  # weights have a row for every id up to the largest
 
 
 class TokenReader:
-    """A tokenizer with a fixed length; ids are those of transformers' BertTokenizer from the same files."""
+    """A tokenizer with a fixed length. Its ids equal those of transformers' BertTokenizer."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
-        """Raise ConfigError where it has no [PAD], cannot encode, or has ids or tokens beyond what is stored."""
+        """Check the tokenizer.
+
+        Raises:
+            ConfigError: it has no [PAD], cannot encode, or has ids or tokens beyond the limits.
+        """
         self._tokenizer, self.max_tokens = tokenizer, max_tokens
         try:
             with tokenizer_errors():
@@ -45,31 +50,33 @@ class TokenReader:
             raise ConfigError(f"the tokenizer has no [PAD]: {ANOTHER}")
         if around > max_tokens:
             raise ConfigError(
-                f"the tokenizer adds {around} tokens to each text, more than max_tokens {max_tokens}"
+                f"the tokenizer adds {around} tokens to each text, more than max_tokens "
+                f"{max_tokens}: raise --max-tokens"
             )
         self.pad_id = int(pad)
-        self.vocab_size = 1 + max(words.values())  # not the number of words: one may stand twice
+        self.vocab_size = 1 + max(words.values())  # not len(words): ids may have gaps
         if self.vocab_size > MAX_IDS:
             raise ConfigError(
-                f"the tokenizer has the id {self.vocab_size - 1:,}, more than {MAX_IDS:,}: {ANOTHER}"
+                f"the tokenizer has the id {self.vocab_size - 1:,}, more than {MAX_IDS:,}: "
+                f"{ANOTHER}"
             )
         self.fingerprint = fingerprint_of(words)
-        """Of all words and their ids."""
+        """Hash of all words and their ids."""
 
     def save(self, path: Path) -> None:
-        """Write it as one tokenizer.json, which gives the same ids."""
+        """Write the tokenizer as one tokenizer.json that gives the same ids."""
         path.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
 
     @property
     def dtype(self) -> str:
-        """The smallest signed type that holds every id."""
+        """Return the smallest signed type that holds every id."""
         return "int16" if self.vocab_size <= 32_767 else "int32"
 
     def encode(self, text: str) -> tuple[NDArray[np.integer[Any]], int]:
-        """Return ids [max_tokens], padded, and how many of them are the text's.
+        """Return padded ids [max_tokens], and the number of ids without padding.
 
         Raises:
-            Unusable: the tokenizer fails on this text: a regular expression of it that backtracks too often, say.
+            Unusable: the tokenizer fails, for example a regular expression backtracks too often.
         """
         try:
             with tokenizer_errors():
@@ -83,10 +90,14 @@ class TokenReader:
 
 @lru_cache(maxsize=2)
 def load_tokenizer(name: str, max_tokens: int) -> TokenReader:
-    """Load `name`: a folder with tokenizer.json or vocab.txt, or a model of the hub that is in its cache.
+    """Load a tokenizer.
+
+    Args:
+        name: a folder with tokenizer.json or vocab.txt, or a model in the hub's cache.
+        max_tokens: tokens per text.
 
     Raises:
-        ConfigError: there is neither; a node without network cannot fetch it.
+        ConfigError: there is no such folder or model. Nothing is downloaded.
     """
     if path := _find(name):
         return TokenReader(_open(path), max_tokens)
@@ -95,22 +106,25 @@ def load_tokenizer(name: str, max_tokens: int) -> TokenReader:
             f"folder {name!r} has neither {' nor '.join(FILES)}: give a tokenizer's folder"
         )
     raise ConfigError(
-        f"tokenizer {name!r} is neither a folder nor in the hub's cache here: where there is network, give "
-        f"`hf download {name} tokenizer.json tokenizer_config.json vocab.txt`, or give --tokenizer DIR"
+        f"tokenizer {name!r} is neither a folder nor in the hub's cache here: with network access, "
+        f"run `hf download {name} tokenizer.json tokenizer_config.json vocab.txt`, or give "
+        "--tokenizer DIR"
     )
 
 
 def vocabulary_of(manifest: Manifest) -> str | None:
-    """The fingerprint of the words and ids that made a packed set's text; None: its manifest does not say."""
+    """Return the fingerprint of the vocabulary of a pack. None if its manifest has none."""
     made = manifest.preprocessing
-    if "vocab" in made:  # TriDigits: the words themselves
+    if "vocab" in made:  # TriDigits lists the words
         return fingerprint_of({word: number for number, word in enumerate(made["vocab"])})
     text = made.get("text")
-    return text.get("vocabulary") if isinstance(text, dict) else None
+    if not isinstance(text, dict):
+        return None
+    return text.get("vocabulary")
 
 
 def shipped_vocabulary(name: str) -> str | None:
-    """The fingerprint of the tokenizer that lies beside a model's weights; None: there is none.
+    """Return the fingerprint of the tokenizer beside a model's weights. None if there is none.
 
     Raises:
         ConfigError: it cannot be read.
@@ -128,7 +142,7 @@ def shipped_vocabulary(name: str) -> str | None:
 
 
 def _find(name: str) -> Path | None:
-    """The tokenizer's file in a folder, or of a model in the hub's cache; None: there is none."""
+    """Return the tokenizer file of a folder or of a cached model. None if there is none."""
     return next((path for file in FILES if (path := find_file(name, file))), None)
 
 
@@ -155,7 +169,7 @@ def _unreadable(path: Path, why: object) -> ConfigError:
 
 
 def _lowercase(settings: Path) -> bool:
-    """What `tokenizer_config.json` says; without it, BERT's own default."""
+    """Return the setting in `tokenizer_config.json`. BERT's default is True."""
     try:
         return bool(json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case", True))
     except (OSError, ValueError, AttributeError, RecursionError):

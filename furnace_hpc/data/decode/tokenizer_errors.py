@@ -1,4 +1,7 @@
-"""Errors of the library `tokenizers`: its Rust code panics on some input, and prints each panic to stderr by itself."""
+"""Catch errors of the library `tokenizers`.
+
+Its Rust code panics on some input, and prints each panic to stderr.
+"""
 
 import os
 import threading
@@ -6,22 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 STDERR = 2
-_LOCK = threading.Lock()  # stderr is the whole process's
+_LOCK = threading.Lock()  # all threads share stderr
 
 
 class TokenizerError(Exception):
-    """The library failed; the text is one line."""
+    """The library failed. The text is one line."""
 
 
 @contextmanager
 def tokenizer_errors() -> Iterator[None]:
-    """Turn every failure of the library into a TokenizerError. A panic prints nothing.
+    """Turn every failure of the library into a TokenizerError, without the panic's output.
 
-    A panic is a BaseException of a class that cannot be imported. What else goes to stderr meanwhile, of other threads
-    say, is written to it afterwards.
+    A panic is a BaseException of a class that cannot be imported. Text that other threads write to
+    stderr meanwhile is written to it afterwards.
     """
     try:
-        with _stderr_aside():
+        with _stderr_held():
             yield
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(_line(error)) from None
@@ -32,26 +35,26 @@ def tokenizer_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _stderr_aside() -> Iterator[None]:
-    """Keep what is written to stderr until the end, and drop it where the block fails."""
+def _stderr_held() -> Iterator[None]:
+    """Hold back text written to stderr until the block ends. Drop it if the block fails."""
     with _LOCK:
         try:
             stderr = os.dup(STDERR)
-        except OSError:  # it is closed: nothing can be printed
+        except OSError:  # stderr is closed
             yield
             return
-        aside = os.memfd_create("stderr")
+        held = os.memfd_create("stderr")
         try:
             try:
-                os.dup2(aside, STDERR)
+                os.dup2(held, STDERR)
                 yield
             finally:
                 os.dup2(stderr, STDERR)
-            if length := os.fstat(aside).st_size:
-                with suppress(OSError):  # nobody reads it any more
-                    os.write(stderr, os.pread(aside, length, 0))
+            if length := os.fstat(held).st_size:
+                with suppress(OSError):  # stderr has no reader any more
+                    os.write(stderr, os.pread(held, length, 0))
         finally:
-            os.close(aside)
+            os.close(held)
             os.close(stderr)
 
 

@@ -1,1 +1,4 @@
-"""Turn packed columns into batches: order, prefetching, staging."""
+"""Turn packed columns into batches: sample order, prefetching, and a copy on the node's disk.
+
+`engine` and `inference` import it.
+"""

@@ -1,7 +1,7 @@
-"""Columns to batches: gathered by index from the memory maps, moved once, standardised on the device.
+"""Turn columns into batches: gather rows from memory maps, copy to the device, standardise there.
 
-B batch, M modalities, C channels, coefficients or classes, H height, W width, T tokens or frames of sound, N samples,
-F frames of a clip.
+Shapes: B batch, M modalities, C channels, coefficients or classes, H height, W width,
+T tokens or frames of sound, N samples, F frames of a clip.
 """
 
 from collections import deque
@@ -14,27 +14,27 @@ from torch import Tensor
 
 from furnace_hpc.data.columns import Array, Columns
 
-TEXT_MULTIPLE = 8  # tokens; what matrix units like
+TEXT_MULTIPLE = 8  # tokens: matrix units are fastest at multiples of 8
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class HostBatch:
-    """Samples as they are stored, in the host's memory: pinned where the device is a GPU."""
+    """Samples as stored, in host memory. The memory is pinned if the device is a GPU."""
 
     rows: Rows
     columns: dict[str, Tensor]
     buffers: dict[str, Tensor]
-    """What the columns are views of."""
+    """The memory of the columns, which are views of it."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass and its loss need, on the device."""
+    """The input of one forward pass and its loss, on the device."""
 
     rows: Rows
-    """Which samples: rows of the split's columns, so of its sample ids too."""
+    """Row numbers of the samples in the split's columns."""
     inputs: dict[str, Tensor]
     """text [B, T] int64; image [B, C, H, W] and audio [B, C, T] float32, standardised."""
     lengths: dict[str, Tensor]
@@ -42,11 +42,11 @@ class Batch:
     present_BM: Tensor
     """Whether each sample has each modality, bool, in the order of `modalities`."""
     labels: dict[str, Tensor]
-    """Task -> class index [B] int64, or where a sample may have several classes [B, C] float32 of 0 and 1."""
+    """Task -> class index [B] int64. With several classes per sample: [B, C] float32 of 0 and 1."""
 
 
 class BatchReader:
-    """Reads batches of one split: `gather` on the host, in whatever thread, then `to_device` where they are used."""
+    """Reads batches of one split: `gather` on the host in any thread, then `to_device`."""
 
     def __init__(
         self,
@@ -60,13 +60,10 @@ class BatchReader:
         self.device = device
         self.num_samples: int = manifest.splits[split]  # type: ignore[index]
         self.image_frames = manifest.image_frames if "image" in modalities else None
-        # Plain arrays over the maps: numpy's memmap class costs a Python call for every view.
+        # Plain arrays over the maps: numpy's memmap class adds a Python call per view.
         self._arrays = {name: np.asarray(array) for name, array in columns.split(split).items()}
         self._modalities = modalities
-        self._dtypes = {
-            task: torch.float32 if manifest.labels[task].kind == "multi_label" else torch.int64
-            for task in tasks
-        }
+        self._dtypes = {task: _LABEL_DTYPES[manifest.labels[task].kind] for task in tasks}
         self._bits = [manifest.modalities.index(modality) for modality in modalities]
         self._scale = {
             name: (_column(statistics.mean, device), _column(statistics.std, device))
@@ -75,53 +72,52 @@ class BatchReader:
         wanted = [*modalities, *(f"{modality}_length" for modality in modalities), "present"]
         self._sources = {name: self._arrays[name] for name in wanted if name in self._arrays}
         self._sources |= {f"label.{task}": self._arrays[f"label.{task}"] for task in tasks}
-        if self.image_frames:  # a frame is a row then
+        if self.image_frames:  # then every frame is a row
             clips = self._arrays["image"]
             self._sources["image"] = clips.reshape(-1, *clips.shape[2:])
         self._spare: deque[dict[str, Tensor]] = deque()
 
     def read(self, rows: Rows, frames: Rows | None = None) -> Batch:
-        """The batch of these samples, in this order.
+        """Return the batch of these samples, in this order.
 
         Args:
             rows: samples [B].
-            frames: which frame of its clip each sample shows, [B]; none: the middle one.
+            frames: the frame of each sample's clip, [B]. None is the middle frame.
         """
         return self.to_device(self.gather(rows, frames))
 
     def gather(self, rows: Rows, frames: Rows | None = None) -> HostBatch:
-        """Copy these samples from the maps; waits for the disk where they are not in memory.
+        """Copy these samples from the maps. It waits for the disk if they are not in memory.
 
         Raises:
             IndexError: there is no such sample.
         """
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.num_samples:
             raise IndexError(
-                f"samples {rows.min()} to {rows.max()} asked for, 0 to {self.num_samples - 1} are there"
+                f"samples {rows.min()} to {rows.max()} requested, wanted 0 to "
+                f"{self.num_samples - 1}"
             )
-        buffers = self._spare.pop() if self._spare else {}
+        buffers: dict[str, Tensor] = {}
+        if self._spare:
+            buffers = self._spare.pop()
         columns = {}
         for name, source in self._sources.items():
-            of_column = rows
+            source_rows = rows
             if name == "image" and self.image_frames:
-                of_column = rows * self.image_frames + (
-                    self.image_frames // 2 if frames is None else frames
-                )
-            columns[name] = self._take(name, source, of_column, buffers)
+                shown = self.image_frames // 2 if frames is None else frames
+                source_rows = rows * self.image_frames + shown
+            columns[name] = self._take(name, source, source_rows, buffers)
         return HostBatch(rows, columns, buffers)
 
     def to_device(self, host: HostBatch) -> Batch:
-        """Move and standardise; the host batch is used up, its memory is taken for a later one."""
+        """Move and standardise a batch. Its host memory may be reused afterwards."""
         moved = {
             name: column.to(self.device, non_blocking=True)
             for name, column in cut_text(host.columns).items()
         }
         batch = Batch(
             rows=host.rows,
-            inputs={
-                modality: self._standardised(modality, moved[modality])
-                for modality in self._modalities
-            },
+            inputs={name: self._standardised(name, moved[name]) for name in self._modalities},
             lengths={
                 modality: moved[f"{modality}_length"].to(torch.int64, copy=True)
                 for modality in self._modalities
@@ -133,21 +129,21 @@ class BatchReader:
                 for task, dtype in self._dtypes.items()
             },
         )
-        # a GPU may still be reading; torch keeps its pinned memory for later itself
+        # A GPU may still be reading, and torch reuses pinned memory itself.
         if self.device.type == "cpu":
             self.give_back(host)
         return batch
 
     def give_back(self, host: HostBatch) -> None:
-        """Take the memory of a batch that nobody needs any more for a later one."""
+        """Reuse the memory of a batch that is no longer needed."""
         self._spare.append(host.buffers)
 
     def column(self, name: str) -> NDArray[np.generic]:
-        """A whole column, for predictions."""
+        """Return a whole column, for predictions."""
         return self._arrays[name]
 
     def _take(self, name: str, source: Array, rows: Rows, buffers: dict[str, Tensor]) -> Tensor:
-        """Rows of a source; new memory costs as much as the copying, so buffers are used again."""
+        """Return rows of a source. Buffers are reused: new memory takes as long as the copy."""
         buffer = buffers.get(name)
         if buffer is None or len(buffer) < len(rows):
             dtype = torch.from_numpy(np.empty(0, source.dtype)).dtype
@@ -167,17 +163,21 @@ class BatchReader:
 
 
 def standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Stored values [B, C, ...] less the mean [C], over the deviation [C] of the train split, as float32."""
+    """Return (values - mean) / deviation as float32: values [B, C, ...], mean and deviation [C]."""
     shape = (1, -1) + (1,) * (values.dim() - 2)
     return (values.float() - mean.view(shape)) / std.view(shape)
 
 
 def cut_text(columns: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the tokens that are padding in every sample, up to a multiple of 8."""
+    """Cut tokens that are padding in every sample, and keep a multiple of 8."""
     if "text" not in columns or "text_length" not in columns or not len(columns["text"]):
         return columns
     longest = max(1, int(columns["text_length"].max()))
-    return columns | {"text": columns["text"][:, : -(-longest // TEXT_MULTIPLE) * TEXT_MULTIPLE]}
+    num_tokens = -(-longest // TEXT_MULTIPLE) * TEXT_MULTIPLE  # rounded up
+    return columns | {"text": columns["text"][:, :num_tokens]}
+
+
+_LABEL_DTYPES = {"multi_label": torch.float32, "single_label": torch.int64}
 
 
 def _column(values: tuple[float, ...], device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
-"""Batches read ahead of their use by one background thread; what is read is a function of seed and step alone.
+"""Read batches ahead in one background thread. The samples depend on seed and step only.
 
-No worker processes: a batch is one copy of memory, and sending it between processes is another and more.
+Worker processes would be slower: sending a batch between processes copies its memory again.
 """
 
 from collections import deque
@@ -20,20 +20,20 @@ from furnace_hpc.data.loading.sampler import (
     step_indices,
 )
 
-DEPTH = 2  # batches read ahead: one would leave nothing to take while a slow one is read
+DEPTH = 2  # batches read ahead. With one, the loop would wait for every slow batch.
 
 
 class Request(NamedTuple):
-    """What `BatchReader.gather` is asked for."""
+    """The arguments of `BatchReader.gather`."""
 
     rows: Rows
     frames: Rows | None = None
 
 
 class Prefetched:
-    """A context and an iterator: the batches of these requests, in their order.
+    """A context and an iterator over the batches of these requests, in their order.
 
-    What goes wrong in the thread is raised where the batch is taken. The thread ends with the context.
+    An error in the thread is raised where the batch is taken. The thread ends with the context.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Prefetched:
         return self
 
     def __next__(self) -> Batch:
-        host = self._ahead[0].result()  # an error stays at the front: no batch is ever skipped
+        host = self._ahead[0].result()  # an error stays first, so no batch is skipped
         if host is None:
             raise StopIteration
         self._ahead.popleft()
@@ -69,13 +69,15 @@ class Prefetched:
         return self._reader.to_device(host)
 
     def _gather(self) -> HostBatch | None:
-        """In the thread: the next request's samples; none: there is no further request."""
+        """Gather the next request, in the thread. None after the last one."""
         request = next(self._requests, None)
-        return None if request is None else self._reader.gather(*request)
+        if request is None:
+            return None
+        return self._reader.gather(*request)
 
 
 class TrainBatches:
-    """A context: one rank's micro-batches of each optimizer step, read ahead from wherever training begins."""
+    """A context: one rank's micro-batches of each optimizer step, read ahead."""
 
     def __init__(
         self,
@@ -110,7 +112,10 @@ class TrainBatches:
             self._prefetched = None
 
     def of_step(self, step: int) -> Iterator[Batch]:
-        """The micro-batches of step `step` (from 0). Any other than the next one starts the reading anew."""
+        """Yield the micro-batches of a step, counted from 0.
+
+        A step other than the next one restarts the reading.
+        """
         if step != self._next or self._prefetched is None:
             self.__exit__()
             self._prefetched = Prefetched(self._reader, self._requests(step)).__enter__()
@@ -120,7 +125,7 @@ class TrainBatches:
         self._next = step + 1
 
     def _requests(self, first: int) -> Iterator[Request]:
-        """In the thread: what this rank reads from step `first` to the end."""
+        """Yield what this rank reads from step `first` to the end. Runs in the thread."""
         reader, (global_batch_size, micro_batch_size) = self._reader, self._sizes
         for step in range(first, self._steps):
             rows = step_indices(
@@ -132,11 +137,13 @@ class TrainBatches:
                 frames = drawn_frames(reader.image_frames, self._seed, epochs, rows)
             for micro_step in range(self._micro_steps):
                 part = (self._rank, self._world_size, micro_batch_size, micro_step)
-                mine = rank_indices(rows, *part)
-                yield Request(mine, None if frames is None else rank_indices(frames, *part))
+                own_frames = None
+                if frames is not None:
+                    own_frames = rank_indices(frames, *part)
+                yield Request(rank_indices(rows, *part), own_frames)
 
 
 def _enter(device: torch.device) -> None:
-    """At the start of the thread: pinned memory belongs to this rank's GPU, not to the first one."""
+    """Select this rank's GPU in the thread. Otherwise pinned memory belongs to the first GPU."""
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -1,4 +1,7 @@
-"""The order of samples: a function of (seed, epoch) alone, so samples consumed is all a resume needs."""
+"""Compute the order of samples from (seed, epoch) only.
+
+So a resumed run needs only the number of samples that it has consumed.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """How often samples are drawn, one against another: [num_samples], none negative, not all zero."""
+    """Relative sampling weights [num_samples]: none negative, not all zero."""
 
     values: NDArray[np.generic]
 
@@ -17,9 +20,10 @@ class Weights:
 def step_indices(
     num_samples: int, seed: int, step: int, global_batch_size: int, weights: Weights | None = None
 ) -> NDArray[np.int64]:
-    """Indices [global_batch_size] of optimizer step `step` (from 0), over all ranks; epochs follow without a gap.
+    """Return the sample indices [global_batch_size] of a step (from 0), for all ranks.
 
-    Without weights each sample comes once an epoch; with weights an epoch is as many draws with replacement.
+    Epochs follow each other without a gap. Without weights an epoch has every sample once. With
+    weights it has the same number of draws with replacement.
     """
     positions = _positions(step, global_batch_size)
     epochs = positions // num_samples
@@ -33,14 +37,14 @@ def step_indices(
 
 
 def step_epochs(num_samples: int, step: int, global_batch_size: int) -> NDArray[np.int64]:
-    """The epoch [global_batch_size] that each of `step_indices` belongs to."""
+    """Return the epoch [global_batch_size] of each of `step_indices`."""
     return _positions(step, global_batch_size) // num_samples
 
 
 def rank_indices(
     indices: NDArray[np.int64], rank: int, world_size: int, micro_batch_size: int, micro_step: int
 ) -> NDArray[np.int64]:
-    """The part [micro_batch_size] of a step's indices that one rank takes in one micro-step."""
+    """Return one rank's part [micro_batch_size] of a step's indices in one micro-step."""
     first = (micro_step * world_size + rank) * micro_batch_size
     return indices[first : first + micro_batch_size]
 
@@ -49,7 +53,7 @@ def rank_indices(
 def epoch_order(
     num_samples: int, seed: int, epoch: int, weights: Weights | None = None
 ) -> NDArray[np.int64]:
-    """A permutation or the draws [num_samples], the same on every machine for the same (seed, epoch)."""
+    """Return a permutation, or weighted draws, [num_samples]: the same on every machine."""
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     if weights is None:
         return generator.permutation(num_samples)
@@ -60,7 +64,7 @@ def epoch_order(
 def drawn_frames(
     num_frames: int, seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The frame [B], of 0..num_frames-1, that each sample shows in its epoch: a hash of (seed, epoch, sample)."""
+    """Return the frame [B] of each sample, 0 to num_frames-1: a hash of (seed, epoch, sample)."""
     key = np.full(len(indices), seed, np.uint64)
     for part in (epochs, indices):
         key = _mixed(key + part.astype(np.uint64))
@@ -73,7 +77,7 @@ def _positions(step: int, global_batch_size: int) -> NDArray[np.int64]:
 
 
 def _mixed(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One step of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); numpy's integers wrap around as it wants."""
+    """Compute one step of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). Overflow is intended."""
     key = key + np.uint64(0x9E3779B97F4A7C15)
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

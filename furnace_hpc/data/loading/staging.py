@@ -1,4 +1,7 @@
-"""A packed set copied to a node's own disk: once for all ranks and runs of the node, verified, or not at all."""
+"""Copy a packed set to a node's own disk, once for all ranks and runs of the node.
+
+The copy is verified. If it cannot be made, the shared set is read instead.
+"""
 
 import fcntl
 import io
@@ -17,40 +20,40 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import Columns, open_columns
 from furnace_hpc.host.regular_file import open_regular, read_regular
 
-# the environment variable with the node-local folder; a profile's `scratch` sets it
+# Environment variable with the node-local folder. A cluster profile's `scratch` sets it.
 SCRATCH = "FURNACE_SCRATCH"
 CHUNK_BYTES = 1 << 26
-LOOK_S = 0.2  # between two looks of a rank that waits for another one's copy
-Moved = Callable[[str], None]
+POLL_S = 0.2  # a rank that waits for another rank's copy checks this often
+Heartbeat = Callable[[str], None]
 
 
 def stage(
-    columns: Columns, scratch: str, heartbeat: Moved = lambda where: None
+    columns: Columns, scratch: str, heartbeat: Heartbeat = lambda where: None
 ) -> tuple[Columns, str]:
-    """The set to read from, a copy below `scratch` or the one that is given, and a sentence that says which and why.
+    """Return the set to read, which is a copy below `scratch` or the shared one, and a log line.
 
-    The copy's name holds a hash of the manifest, and so of all contents: it is made once, and found again by later
-    runs. It is not removed here; a site's scratch has its own rules for that.
+    The copy's name contains a hash of the manifest, and so of all contents. So later runs find it.
+    It is not removed here: sites have their own rules for scratch folders.
 
     Args:
         columns: the packed set on the shared file system.
-        scratch: a folder on this node's own disk; variables in it are this node's.
-        heartbeat: told of all progress, the copying rank's too by those that wait.
+        scratch: a folder on this node's own disk. Variables in it are expanded on this node.
+        heartbeat: called at all progress. Ranks that wait call it at the copying rank's progress.
 
     Raises:
-        ConfigError: a file read from the shared set does not have the hash of its manifest.
+        ConfigError: a file of the shared set does not have the hash in its manifest.
     """
-    here = Path(os.path.expandvars(scratch))
+    expanded = Path(os.path.expandvars(scratch))
     try:
-        if "$" in str(here):
-            raise OSError(f"{here} names a variable that is not set")
-        place = _own_folder(here)
+        if "$" in str(expanded):
+            raise OSError(f"{expanded} names a variable that is not set")
+        place = _own_folder(expanded)
         content = read_regular(columns.folder / "manifest.json")
         copy = place / f"{columns.manifest.dataset}-{xxhash.xxh3_64_hexdigest(content)}"
         with (place / f"{copy.name}.lock").open("a+") as lock:
             waited = _take(lock, heartbeat)
             if (found := _opened(copy)) is None:
-                if waited and (why := _told(lock)):
+                if waited and (why := _recorded_error(lock)):
                     raise OSError(why)
                 found = _copied(columns, copy, lock, heartbeat)
         return found, f"data: read from {copy}, this node's copy of {columns.folder}"
@@ -63,18 +66,22 @@ def stage(
 
 
 def _own_folder(scratch: Path) -> Path:
-    """This user's folder there; in one that all can write to, nobody else's is taken for it."""
+    """Make this user's folder in a scratch folder that other users may write to.
+
+    Raises:
+        OSError: there is no scratch folder, or another user made the folder.
+    """
     if not scratch.is_dir():
         raise OSError(f"{scratch} is no folder on this node")
     place = scratch / f"furnace-{os.getuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     if place.is_symlink() or place.stat().st_uid != os.getuid():
-        raise OSError(f"{place} belongs to somebody else")
+        raise OSError(f"{place} belongs to another user")
     return place
 
 
-def _take(lock: TextIO, heartbeat: Moved) -> bool:
-    """Take the lock, which ends with its process; whether another one had it."""
+def _take(lock: TextIO, heartbeat: Heartbeat) -> bool:
+    """Take the lock, which ends with its process. Return whether another process held it."""
     waited, seen = False, 0.0
     while True:
         try:
@@ -85,11 +92,11 @@ def _take(lock: TextIO, heartbeat: Moved) -> bool:
             if now != seen:
                 heartbeat("waiting for another rank's copy of the data")
             seen = now
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
 
-def _told(lock: TextIO) -> str:
-    """Why the rank before could not make the copy."""
+def _recorded_error(lock: TextIO) -> str:
+    """Return why the previous rank could not make the copy."""
     lock.seek(0)
     return lock.read()
 
@@ -101,37 +108,36 @@ def _opened(copy: Path) -> Columns | None:
         return None
 
 
-def _copied(columns: Columns, copy: Path, lock: TextIO, heartbeat: Moved) -> Columns:
-    """Copy beside, then rename; what an earlier process left half done is removed first."""
-    aside = copy.with_name(f"{copy.name}.tmp")
+def _copied(columns: Columns, copy: Path, lock: TextIO, heartbeat: Heartbeat) -> Columns:
+    """Copy to a temporary folder, then rename it. Remove incomplete copies first."""
+    temporary = copy.with_name(f"{copy.name}.tmp")
     lock.truncate(0)
     try:
-        for left in (aside, copy):
+        for left in (temporary, copy):
             shutil.rmtree(left, ignore_errors=True)
         _check_room(columns, copy.parent)
         for name, stored in columns.manifest.files.items():
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            got = _copy(
-                columns.folder / name, aside / name, partial(_progress, name, lock, heartbeat)
-            )
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            report = partial(_progress, name, lock, heartbeat)
+            got = _copy(columns.folder / name, temporary / name, report)
             if got != stored.xxh3_128:
                 raise ConfigError(
-                    f"data file {columns.folder / name} holds content hash {got} where the manifest says "
-                    f"{stored.xxh3_128}: pack the data set again"
+                    f"data file {columns.folder / name} holds content hash {got} where the "
+                    f"manifest says {stored.xxh3_128}: pack the data set again"
                 )
-        shutil.copyfile(columns.folder / "manifest.json", aside / "manifest.json")
-        aside.rename(copy)
+        shutil.copyfile(columns.folder / "manifest.json", temporary / "manifest.json")
+        temporary.rename(copy)
         return open_columns(copy)
     except OSError as error:
         lock.write(error.strerror or str(error))
         lock.flush()
         raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _progress(name: str, lock: TextIO, heartbeat: Moved) -> None:
-    """Tell the watchdog of this rank, and by the lock's time those of the ranks that wait."""
+def _progress(name: str, lock: TextIO, heartbeat: Heartbeat) -> None:
+    """Report progress to this rank's watchdog, and to waiting ranks by the lock's mtime."""
     heartbeat(f"copying {name} to this node")
     os.utime(lock.fileno())
 
@@ -145,15 +151,15 @@ def _check_room(columns: Columns, place: Path) -> None:
         )
 
 
-def _copy(source: Path, target: Path, tell: Callable[[], None]) -> str:
-    """Copy one .npy file; return the hash of its array's bytes as they were written."""
+def _copy(source: Path, target: Path, report: Callable[[], None]) -> str:
+    """Copy one .npy file. Return the hash of its array's bytes."""
     digest = xxhash.xxh3_128()
     with open_regular(source) as read, target.open("wb") as write:
         block = read.read(CHUNK_BYTES)
         digest.update(memoryview(block)[_header_bytes(block) :])
         while block:
             write.write(block)
-            tell()
+            report()
             block = read.read(CHUNK_BYTES)
             digest.update(block)
         write.flush()
@@ -162,12 +168,10 @@ def _copy(source: Path, target: Path, tell: Callable[[], None]) -> str:
 
 
 def _header_bytes(block: bytes) -> int:
-    """Where the array begins in an .npy file."""
+    """Return the offset of the array in an .npy file."""
     start = io.BytesIO(block)
-    version = np.lib.format.read_magic(start)
-    (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )(start)
+    if np.lib.format.read_magic(start) == (1, 0):
+        np.lib.format.read_array_header_1_0(start)
+    else:
+        np.lib.format.read_array_header_2_0(start)
     return start.tell()

@@ -1,1 +1,4 @@
-"""Write packs: columns, workers, rejected files, and a pack that can be resumed."""
+"""Write packs: worker processes, rejected files, statistics, and a writer that can be resumed.
+
+`sets/` describes a pack, and `pack.py` runs it.
+"""

@@ -1,20 +1,25 @@
-"""Raw files to columns: chunks of rows rendered on all cores, written in order by one process, resumable anywhere."""
+"""Pack raw files into columns: workers render chunks of rows, and one process writes them in order.
+
+An interrupted pack can be resumed at any point.
+"""
 
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Column, Manifest
+from furnace_hpc.console.progress_bar import Report
 from furnace_hpc.data.columns import (
     check_replaceable,
     fingerprint,
     map_file,
     open_columns,
+    other_pack,
+    package_versions,
     rename_into_place,
     sync_folder,
     write_durably,
@@ -25,10 +30,8 @@ from furnace_hpc.data.packing.resumable_writer import Unfinished
 from furnace_hpc.data.packing.sample import PackPlan
 from furnace_hpc.data.packing.statistics import MEASURED, Moments
 from furnace_hpc.data.packing.workers import rendered
-from furnace_hpc.data.versions import versions
 
-Report = Callable[[str, int, int], None]  # what, done, total
-RECORD_EVERY_S = 5.0  # at most so much is rendered again after a kill
+RECORD_EVERY_S = 5.0  # work that is lost by a kill, at most
 
 
 def pack_files(
@@ -40,18 +43,19 @@ def pack_files(
     max_refused: float,
     force: bool,
 ) -> tuple[Manifest, bool]:
-    """Render a plan's rows into `out`; return the manifest, and whether there was anything to do.
+    """Render a plan's rows into `out`. Return the manifest, and whether it was packed now.
 
     Args:
-        plan: what a data set's reader found.
+        plan: rows, columns and settings of the pack.
         out: folder of the pack.
-        report: is told what, how much is done, and of how much.
-        workers: processes that render; None: all usable cores. No value changes.
-        max_refused: part of the rows that may have a refusal; above it, nothing becomes usable.
-        force: replace another pack, and drop a half-made one of other settings.
+        report: called with the kind of work, the number done, and the total.
+        workers: processes that render. None is all usable cores. The number changes no value.
+        max_refused: fraction of the rows that may have a refused file. Above it the pack fails.
+        force: replace another pack, and delete an unfinished one with other settings.
 
     Raises:
-        ConfigError: another pack is there; too much was refused; the disk is full (what is done is kept).
+        ConfigError: `out` holds another pack, too many files were refused, or the disk is full.
+            After a full disk the pack can be resumed.
     """
     out = out.resolve()
     check_replaceable(out)
@@ -68,37 +72,36 @@ def pack_files(
     except OSError as error:
         done, total = sum(unfinished.progress.rows.values()), sum(map(len, plan.rows.values()))
         raise ConfigError(
-            f"data folder {out} cannot be written ({error.strerror or error}) after {done:,} of {total:,} rows: "
-            "make room there and give the same command; it goes on from what is done"
+            f"data folder {out} cannot be written ({error.strerror or error}) after {done:,} of "
+            f"{total:,} rows. Free disk space and run the same command; the pack resumes."
         ) from error
     finally:
         unfinished.close()
 
 
 def _existing(out: Path, plan: PackPlan) -> Manifest | None:
-    """The whole pack of the same settings that is there; a damaged one counts as none."""
+    """Return the manifest of a pack with the same settings. None if missing or damaged.
+
+    Raises:
+        ConfigError: the folder holds a pack with other settings.
+    """
     try:
         manifest = open_columns(out).manifest
     except ConfigError:
         return None
     if manifest.dataset == plan.dataset and manifest.preprocessing == plan.settings:
         return manifest
-    held = f"{manifest.dataset} {manifest.fingerprint} with other settings"
-    raise ConfigError(
-        f"folder {str(out)!r} holds {held}: choose another --out, or replace it with --force"
-    )
+    raise other_pack(out, manifest)
 
 
 def _render_all(plan: PackPlan, unfinished: Unfinished, report: Report, workers: int) -> None:
-    """Render what is not done yet, in order; whatever stops it, what was written is recorded."""
+    """Render the remaining rows in order. Record the progress, also after an error."""
     progress, total = unfinished.progress, sum(map(len, plan.rows.values()))
     report("samples", sum(progress.rows.values()), total)
     recorded_s = time.monotonic()
     try:
         for chunk in rendered(plan, dict(progress.rows), workers):
-            unfinished.append(
-                chunk.split, chunk.num_rows, chunk.columns, chunk.refused_lines, chunk.incomplete
-            )
+            unfinished.append(chunk)
             for modality, moments in chunk.moments.items():
                 progress.moments.setdefault(modality, _zero(moments)).add(moments)
             report("samples", sum(progress.rows.values()), total)
@@ -114,19 +117,22 @@ def _zero(like: Moments) -> Moments:
 
 
 def _check_refused(unfinished: Unfinished, max_refused: float) -> None:
-    """Raise ConfigError where too many rows have a refusal, or a split has no sample."""
+    """Raise ConfigError if too many rows have a refusal, or a split has no sample."""
     progress = unfinished.progress
     reasons = _reasons(unfinished)
     rows, incomplete = sum(progress.rows.values()), sum(progress.incomplete.values())
     if incomplete > max_refused * rows:
+        enough = np.ceil(incomplete / rows * 100) / 100
         raise ConfigError(
-            f"{incomplete:,} of {rows:,} samples have something that could not be read ({incomplete / rows:.1%}; "
-            f"--max-refused is {max_refused:.1%}): {reasons}; see {unfinished.refused}; fix the files and delete "
-            f"{unfinished.folder}, or accept it with --max-refused {np.ceil(incomplete / rows * 100) / 100:g}"
+            f"{incomplete:,} of {rows:,} samples have a file that could not be read "
+            f"({incomplete / rows:.1%}; --max-refused is {max_refused:.1%}): {reasons}. "
+            f"See {unfinished.refused}. Fix the files and delete {unfinished.folder}, or accept "
+            f"them with --max-refused {enough:g}."
         )
     if empty := [split for split, kept in progress.kept.items() if not kept]:
         raise ConfigError(
-            f"split {empty[0]!r} has no usable sample ({_reasons(unfinished, empty[0])}): fix its files"
+            f"split {empty[0]!r} has no usable sample ({_reasons(unfinished, empty[0])}): "
+            "fix its files"
         )
 
 
@@ -136,39 +142,25 @@ def _reasons(unfinished: Unfinished, split: str | None = None) -> str:
 
 
 def _check_not_empty(plan: PackPlan) -> None:
-    """Raise ConfigError where a split has no row, before anything is rendered."""
+    """Raise ConfigError if a split has no row, before anything is rendered."""
     for split, rows in plan.rows.items():
-        if not rows:
-            listed = plan.listed[split]
-            missing = (
-                f"{listed:,} samples are listed, and none of them has a file"
-                if listed
-                else "no sample is listed"
-            )
-            raise ConfigError(
-                f"split {split!r} is empty: {missing}; look at --source and the lists"
-            )
+        if rows:
+            continue
+        missing = "no sample is listed"
+        if listed := plan.listed[split]:
+            missing = f"{listed:,} samples are listed, and none of them has a file"
+        raise ConfigError(f"split {split!r} is empty: {missing}; check --source and the lists")
 
 
 def _publish(plan: PackPlan, unfinished: Unfinished, out: Path, report: Report) -> Manifest:
-    """Seal the columns, hash them, write the manifest, and rename the whole into place."""
+    """Write final headers, hashes and the manifest, and rename the folder into place."""
     unfinished.seal()
     progress = unfinished.progress
     columns = {
         name: Column(dtype=value.dtype.name, shape=value.shape)
         for name, value in plan.blank.items()
     }
-    if plan.derive:
-        arrays = {
-            split: {
-                name: map_file(unfinished.columns / split / f"{name}.npy") for name in plan.blank
-            }
-            for split in plan.rows
-        }
-        for split, made in plan.derive(arrays).items():
-            for name, array in made.items():
-                write_npy(unfinished.columns / split / f"{name}.npy", array)
-                columns[name] = Column(dtype=array.dtype.name, shape=array.shape[1:])
+    columns |= _write_derived(plan, unfinished.columns)
     files, names = {}, [(split, name) for split in plan.rows for name in columns]
     for number, (split, name) in enumerate(names):
         report("hashes", number, len(names))
@@ -191,7 +183,7 @@ def _publish(plan: PackPlan, unfinished: Unfinished, out: Path, report: Report) 
         "pad_id": plan.pad_id,
         "counts": _counts(plan, unfinished),
         "preprocessing": plan.settings,
-        "versions": versions(),
+        "versions": package_versions(),
         "fingerprint": fingerprint(progress.kept, columns, files),
     }
     manifest = Manifest.model_validate(content)
@@ -203,8 +195,24 @@ def _publish(plan: PackPlan, unfinished: Unfinished, out: Path, report: Report) 
     return manifest
 
 
+def _write_derived(plan: PackPlan, folder: Path) -> dict[str, Column]:
+    """Write the columns that are computed from the others, and return their types."""
+    if plan.derive is None:
+        return {}
+    arrays = {
+        split: {name: map_file(folder / split / f"{name}.npy") for name in plan.blank}
+        for split in plan.rows
+    }
+    derived = {}
+    for split, made in plan.derive(arrays).items():
+        for name, array in made.items():
+            write_npy(folder / split / f"{name}.npy", array)
+            derived[name] = Column(dtype=array.dtype.name, shape=array.shape[1:])
+    return derived
+
+
 def _counts(plan: PackPlan, unfinished: Unfinished) -> dict[str, dict[str, int]]:
-    """Split -> what became of the samples that the lists name."""
+    """Return split -> numbers of listed, found, packed, refused and incomplete samples."""
     progress = unfinished.progress
     return {
         split: {

@@ -1,4 +1,4 @@
-"""Turn the options of `furnace pack` into knobs, run a pack, and print its report."""
+"""Check the options of `furnace pack`, run a pack, and print its report."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.console.progress_bar import Report, progress_bar
 from furnace_hpc.host.regular_file import read_regular
 
-if TYPE_CHECKING:  # numpy comes in with them: too slow for --help
+if TYPE_CHECKING:  # they import numpy, which is too slow for --help
     from furnace_hpc.config.manifest import Manifest
     from furnace_hpc.data.packing.sample import PackPlan
 
@@ -19,23 +19,24 @@ Knobs = TypeVar("Knobs", bound=BaseModel)
 
 
 def knobs_of(kind: type[Knobs], prefix: str = "", **options: Any) -> Knobs:
-    """Return the knobs of these options; `prefix` is what the options' names have before the knobs'.
+    """Return the settings of these options. The names of the options begin with `prefix`.
 
     Raises:
-        ConfigError: an option's value is out of its range.
+        ConfigError: the value of an option is invalid.
     """
     try:
         return kind(**options)
     except ValidationError as error:
-        problems = [
-            f"--{prefix}{str(e['loc'][0]).replace('_', '-')} is {e['input']!r}: {e['msg'][0].lower()}{e['msg'][1:]}"
-            for e in error.errors()
-        ]
+        problems = []
+        for problem in error.errors():
+            option = f"--{prefix}{problem['loc'][0]}".replace("_", "-")
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            problems.append(f"{option} is {problem['input']!r}: {message}")
         raise ConfigError("; ".join(problems)) from None
 
 
 def choice(option: str, given: str, valid: tuple[str, ...]) -> Any:
-    """Return `given` where it is one of `valid`, else raise ConfigError."""
+    """Return `given` if it is one of `valid`, else raise ConfigError."""
     if given not in valid:
         raise ConfigError(f"{option} is {given!r}; {nearest(given, valid)}")
     return given
@@ -50,7 +51,7 @@ def pack_plan(
     force: bool,
     verify: bool,
 ) -> None:
-    """Pack a plan with a progress bar, and say what came out."""
+    """Pack a plan with a progress bar, and print a report."""
     from furnace_hpc.data.packing.pack import pack_files
 
     def pack(report: Report) -> "tuple[Manifest, bool]":
@@ -61,14 +62,12 @@ def pack_plan(
     try:
         run(out, pack, verify=verify)
     except KeyboardInterrupt:
-        print(
-            f"interrupted: what is done lies in {out}.packing; the same command goes on from there"
-        )
+        print(f"interrupted: progress is in {out}.packing. Run the same command to resume.")
         raise
 
 
 def run(out: Path, pack: "Callable[[Report], tuple[Manifest, bool]]", *, verify: bool) -> None:
-    """Run `pack` with a progress bar; print the closing report; where asked, read everything again."""
+    """Run `pack` with a progress bar and print a report. With `verify`, read all columns again."""
     started_s = time.monotonic()
     with progress_bar() as report:
         manifest, packed_now = pack(report)
@@ -76,7 +75,8 @@ def run(out: Path, pack: "Callable[[Report], tuple[Manifest, bool]]", *, verify:
     num_mb = sum(file.num_bytes for file in manifest.files.values()) / 1e6
     state = "packed into" if packed_now else "already packed with these settings, nothing done:"
     print(
-        f"{manifest.dataset} {state} {out} ({sizes}; {num_mb:,.1f} MB; fingerprint {manifest.fingerprint})"
+        f"{manifest.dataset} {state} {out} "
+        f"({sizes}; {num_mb:,.1f} MB; fingerprint {manifest.fingerprint})"
     )
     if manifest.counts:
         _print_counts(manifest, out)
@@ -87,7 +87,7 @@ def run(out: Path, pack: "Callable[[Report], tuple[Manifest, bool]]", *, verify:
         from furnace_hpc.data.columns import open_columns
 
         open_columns(out, verify=True)
-        print(f"verified: {len(manifest.files)} files have the hashes of their manifest")
+        print(f"verified: {len(manifest.files)} files have the hashes in the manifest")
 
 
 def _print_counts(manifest: "Manifest", out: Path) -> None:
@@ -100,4 +100,4 @@ def _print_counts(manifest: "Manifest", out: Path) -> None:
     reasons = reasons_of(read_regular(out / "refused.jsonl", None))
     if reasons:
         print(f"not read: {', '.join(f'{reason} {count:,}' for reason, count in reasons.items())}")
-        print(f"each of them is a line of {out / 'refused.jsonl'}")
+        print(f"{out / 'refused.jsonl'} has a line for each of them")

@@ -1,4 +1,4 @@
-"""What a packed file could not give: why, from which file; one line each in `refused.jsonl`."""
+"""Records of files that could not be used, one line each in `refused.jsonl`."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,13 +6,13 @@ from typing import Literal
 
 from furnace_hpc.config.parsing.text_safety import printable
 
-MAX_DETAIL = 300  # characters; some errors quote the file
+MAX_DETAIL = 300  # characters. Some errors quote the file.
 
 Reason = Literal[
-    "missing",  # there is no such file, or no such entry
+    "missing",  # there is no such file or entry
     "empty",
     "truncated",
-    "unreadable",  # not what its name says, or the disk does not give it
+    "unreadable",  # another format, or an error of the disk
     "not finite",
     "no label",
     "nothing left",  # no modality of the sample could be read
@@ -20,10 +20,10 @@ Reason = Literal[
 
 
 class Unusable(Exception):
-    """This file gives nothing: its modality is absent from the sample."""
+    """A file cannot be used. Its modality is missing from the sample."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
-        # both: an exception that crosses processes is made again from its arguments
+        # Both are needed: pickle makes the exception again from these arguments.
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
@@ -38,10 +38,11 @@ class Refusal:
     file: str
     reason: Reason
     detail: str
-    kept: bool  # whether the sample is in the pack all the same, by its other modalities
+    kept: bool
+    """Whether the sample is in the pack with its other modalities."""
 
     def line(self) -> bytes:
-        """The line, with its end: valid JSON of valid Unicode, whatever the names and errors hold."""
+        """Return the line with its newline: valid JSON of valid Unicode."""
         sample = self.sample.encode(errors="backslashreplace").decode()
         file, detail = printable(self.file), printable(" ".join(self.detail[:MAX_DETAIL].split()))
         content = asdict(self) | {"sample": sample, "file": file, "detail": detail}
@@ -49,7 +50,7 @@ class Refusal:
 
 
 def reasons_of(content: bytes, split: str | None = None) -> dict[str, int]:
-    """Count the lines of a `refused.jsonl`, of all splits or of one, by `modality reason`."""
+    """Count the lines of a `refused.jsonl` by `modality reason`, for all splits or one."""
     counts: dict[str, int] = {}
     for line in content.splitlines():
         entry = json.loads(line)

@@ -1,4 +1,4 @@
-"""What a process of a pack does: it renders chunks of rows until its parent is gone."""
+"""The work of a packing process: render chunks of rows until the parent ends."""
 
 import os
 import queue
@@ -28,9 +28,9 @@ class Chunk:
     first_id: int
     rows: Sequence[Any]
     crashed: dict[int, dict[str, str]] = field(default_factory=dict)
-    """Row -> file -> how it ended a process. No file: the row ended it outside of any file."""
+    """Row -> file -> why a process ended there. The file is "" outside of any file."""
     named: dict[int, str] = field(default_factory=dict)
-    """Row that ended a process outside of any file -> name of its sample."""
+    """Row at which a process ended -> name of its sample."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Renderer:
-    """What a process needs for all chunks; as in `PackPlan`."""
+    """The fields of `PackPlan` that a process needs."""
 
     render: Callable[[str, Any], Sample]
     blank: Values
@@ -55,8 +55,8 @@ class Renderer:
 
 
 def work(pipe: Connection, watch: Watch, renderer: Renderer) -> None:
-    """Render the chunks that come through the pipe, in order; send `Rendered`, or the error that ends the pack."""
-    # Ctrl-C reaches the parent too, and it ends this process
+    """Render the chunks from the pipe. Send `Rendered`, or the error that ends the pack."""
+    # Ctrl-C also reaches the parent, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     watch_this_process(watch)
@@ -78,7 +78,7 @@ def work(pipe: Connection, watch: Watch, renderer: Renderer) -> None:
             except BrokenPipeError:
                 os._exit(1)
             except Exception as error:
-                pipe.send(_told(error, chunk.split, watch))
+                pipe.send(_fatal_error(error, chunk.split, watch))
 
 
 def _render_chunk(chunk: Chunk, renderer: Renderer, watch: Watch) -> Rendered:
@@ -87,12 +87,11 @@ def _render_chunk(chunk: Chunk, renderer: Renderer, watch: Watch) -> Rendered:
         crashed = chunk.crashed.get(number, {})
         watch.begin(number, crashed)
         if "" in crashed:
-            name = chunk.named[number]
-            samples.append(
-                Sample(
-                    None, (Refusal(chunk.split, name, None, "", "unreadable", crashed[""], False),)
-                )
+            sample_name = chunk.named[number]
+            refusal = Refusal(
+                chunk.split, sample_name, None, "", "unreadable", crashed[""], kept=False
             )
+            samples.append(Sample(None, (refusal,)))
         else:
             samples.append(renderer.render(chunk.split, row))
     watch.begin(-1, {})
@@ -100,29 +99,32 @@ def _render_chunk(chunk: Chunk, renderer: Renderer, watch: Watch) -> Rendered:
     for sample_id, sample in enumerate(samples, start=chunk.first_id):
         if sample.values is not None:
             kept.append(sample.values | {"sample_id": np.int32(sample_id)})
-    columns = {
-        name: np.stack([values[name] for values in kept])
-        for name in (renderer.blank if kept else ())
-    }
+    columns: Values = {}
+    moments: dict[str, Moments] = {}
+    if kept:
+        columns = {name: np.stack([values[name] for values in kept]) for name in renderer.blank}
+        if chunk.split == "train":
+            moments = measure(columns, renderer.modalities)
     lines = b"".join(refusal.line() for sample in samples for refusal in sample.refusals)
     incomplete = sum(bool(sample.refusals) for sample in samples)
-    moments = measure(columns, renderer.modalities) if chunk.split == "train" and kept else {}
     return Rendered(chunk.split, len(chunk.rows), columns, lines, incomplete, moments)
 
 
-def _told(error: Exception, split: str, watch: Watch) -> Exception:
-    """An error that ends the pack, with the sample's name: of the input, of this machine, or of this program."""
+def _fatal_error(error: Exception, split: str, watch: Watch) -> Exception:
+    """Add the sample's name to an error of the input, the machine or the program."""
     if isinstance(error, ConfigError):
         return error
-    where = f"{split}: sample {watch.at.sample!r}" if watch.at.sample else f"{split}: samples"
+    where = f"{split}: samples"
+    if watch.at.sample:
+        where = f"{split}: sample {watch.at.sample!r}"
     if isinstance(error, MemoryError):
         return ConfigError(
-            f"{where}: memory is full. Give the same command with fewer --workers; the pack resumes."
+            f"{where}: memory is full. Run the same command with fewer --workers; the pack resumes."
         )
     if isinstance(error, OSError):
         problem = error.strerror or str(error)
         return ConfigError(
-            f"{where}: {problem}. Fix it and give the same command; the pack resumes."
+            f"{where}: {problem}. Fix it and run the same command; the pack resumes."
         )
     return RuntimeError(
         f"{where} cannot be rendered:\n{''.join(traceback.format_exception(error))}"

@@ -1,7 +1,7 @@
-"""Packs in which every sample has some modalities: what rows of one modality alone are trained and tested on.
+"""Leave out samples that lack a required modality (`--require`).
 
-Rows of a study are compared on the same samples, so a study with such rows is packed without the samples that one of
-them could not see.
+All rows of a grid must have the same samples. If a row uses one modality alone, samples without
+this modality are left out for all rows.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from furnace_hpc.data.packing.sample import PackPlan, Sample
 
 
 def requiring(plan: PackPlan, names: tuple[str, ...]) -> PackPlan:
-    """The plan of a pack without the samples that lack one of these modalities.
+    """Return the plan without samples that lack one of these modalities.
 
     Raises:
         ConfigError: the set has no such modality.
@@ -36,18 +36,17 @@ class _Required:
     bits: tuple[int, ...]
 
     def render(self, split: str, row: Any) -> Sample:
-        """The sample, refused where it lacks what it must have."""
+        """Render a sample. Refuse it if it lacks a required modality."""
         sample = self.inner(split, row)
         if sample.values is None or all(sample.values["present"][bit] for bit in self.bits):
             return sample
         refusals = [replace(refusal, kept=False) for refusal in sample.refusals]
-        told = {refusal.modality for refusal in refusals}
+        refused = {refusal.modality for refusal in refusals}
         name = sample.values["source_id"].item().decode()
         for bit in self.bits:
-            if not sample.values["present"][bit] and self.modalities[bit] not in told:
+            modality = self.modalities[bit]
+            if not sample.values["present"][bit] and modality not in refused:
                 refusals.append(
-                    Refusal(
-                        split, name, self.modalities[bit], "", "missing", "--require", kept=False
-                    )
+                    Refusal(split, name, modality, "", "missing", "--require", kept=False)
                 )
         return Sample(None, tuple(refusals))

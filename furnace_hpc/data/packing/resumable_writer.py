@@ -1,7 +1,8 @@
-"""A pack that is being made: `<out>.packing/columns/` grows chunk by chunk, `progress.json` says how far it is good.
+"""Write a pack so that it can be resumed after a kill at any point.
 
-One process writes, and what it wrote behind the last recorded point is cut off at the next start. So a pack that was
-killed anywhere goes on, and ends with the same bytes as one that was not.
+Chunks are appended to `<out>.packing/columns/`, and `progress.json` records the valid length. At
+the next start, bytes after this length are cut off. So the final bytes do not depend on
+interruptions.
 """
 
 import fcntl
@@ -23,18 +24,19 @@ from furnace_hpc.data.columns import (
     write_durably,
     write_header,
 )
-from furnace_hpc.data.packing.sample import PackPlan, Values
+from furnace_hpc.data.packing.rendering import Rendered
+from furnace_hpc.data.packing.sample import PackPlan
 from furnace_hpc.data.packing.statistics import Moments
 from furnace_hpc.host.regular_file import read_regular
 
 
 @dataclass
 class Progress:
-    """How far a pack is."""
+    """The progress of a pack, as stored in `progress.json`."""
 
     settings: dict[str, Any]
     rows: dict[str, int]
-    """split -> rows rendered, refused ones too."""
+    """split -> rendered rows, including refused ones."""
     kept: dict[str, int]
     """split -> samples in the columns."""
     incomplete: dict[str, int]
@@ -57,10 +59,10 @@ class Unfinished:
         self._lock = -1
 
     def begin(self, *, force: bool) -> None:
-        """Take the folder; go on where `progress.json` says, or start anew.
+        """Lock the folder, and resume from `progress.json` or start a new pack.
 
         Raises:
-            ConfigError: another process is at it, or it was begun with other settings.
+            ConfigError: another process uses the folder, or it was started with other settings.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR)
@@ -70,19 +72,13 @@ class Unfinished:
             raise ConfigError(
                 f"folder {self.folder} is being packed by another process: wait for it"
             ) from None
-        begun = _read(self.folder / "progress.json") if self.columns.is_dir() else None
-        if begun and begun.settings != self._plan.settings and not force:
-            keys = [
-                key
-                for key, value in self._plan.settings.items()
-                if begun.settings.get(key) != value
-            ]
-            raise ConfigError(
-                f"folder {self.folder} holds a half-made pack with other settings ({', '.join(keys) or 'fewer now'}): "
-                "finish it with those, delete it, or give --force"
-            )
+        begun = None
+        if self.columns.is_dir():
+            begun = _read(self.folder / "progress.json")
         if begun and begun.settings == self._plan.settings:
             self.progress = begun
+        elif begun and not force:
+            raise self._other_settings(begun.settings)
         else:
             shutil.rmtree(self.columns, ignore_errors=True)
         for split in self._plan.rows:
@@ -92,6 +88,14 @@ class Unfinished:
         self._files[self.refused] = _open_at(self.refused, self.progress.refused_bytes)
         self.record()
 
+    def _other_settings(self, begun: dict[str, Any]) -> ConfigError:
+        settings = self._plan.settings
+        keys = [key for key in settings if begun.get(key) != settings[key]]
+        return ConfigError(
+            f"folder {self.folder} holds an unfinished pack with other settings "
+            f"({', '.join(keys) or 'fewer now'}): finish it with those, delete it, or give --force"
+        )
+
     def _open(self, split: str, name: str, value: np.ndarray[Any, Any]) -> None:
         path = self.columns / split / f"{name}.npy"
         if not path.exists():
@@ -100,31 +104,31 @@ class Unfinished:
         start = _header_bytes(path)
         self._files[path] = _open_at(path, start + self.progress.kept[split] * value.nbytes)
 
-    def append(
-        self, split: str, num_rows: int, chunk: Values, lines: bytes, incomplete: int
-    ) -> None:
-        """Write the kept samples of `num_rows` more rows behind those that are there, or nothing (OSError)."""
-        num_kept = len(chunk["sample_id"]) if chunk else 0
+    def append(self, chunk: Rendered) -> None:
+        """Append the kept samples of the next rows. After an OSError nothing is added."""
+        num_kept = 0
+        if chunk.columns:
+            num_kept = len(chunk.columns["sample_id"])
         parts = {
-            self.columns / split / f"{name}.npy": array.reshape(-1).view(np.uint8)
-            for name, array in chunk.items()
+            self.columns / chunk.split / f"{name}.npy": array.reshape(-1).view(np.uint8)
+            for name, array in chunk.columns.items()
         }
-        parts[self.refused] = np.frombuffer(lines, np.uint8)
+        parts[self.refused] = np.frombuffer(chunk.refused_lines, np.uint8)
         ends = {path: os.lseek(self._files[path], 0, os.SEEK_CUR) for path in parts}
         try:
             for path, content in parts.items():
                 _write_all(self._files[path], content.data)
         except OSError:
-            for path, end in ends.items():  # on a full disk this makes the room that `record` needs
+            for path, end in ends.items():  # on a full disk this frees the space for `record`
                 os.ftruncate(self._files[path], end)
             raise
-        self.progress.rows[split] += num_rows
-        self.progress.kept[split] += num_kept
-        self.progress.incomplete[split] += incomplete
-        self.progress.refused_bytes += len(lines)
+        self.progress.rows[chunk.split] += chunk.num_rows
+        self.progress.kept[chunk.split] += num_kept
+        self.progress.incomplete[chunk.split] += chunk.incomplete
+        self.progress.refused_bytes += len(chunk.refused_lines)
 
     def record(self) -> None:
-        """Make all that was appended last; only then say so."""
+        """Sync all appended data, and only then record the progress."""
         for descriptor in self._files.values():
             os.fsync(descriptor)
         new = self.folder / "progress.json.new"
@@ -142,12 +146,12 @@ class Unfinished:
                     os.fsync(file.fileno())
 
     def stored(self, split: str, name: str) -> StoredFile:
-        """Size and hash of a sealed column."""
+        """Return size and hash of a finished column."""
         path = self.columns / split / f"{name}.npy"
         return StoredFile(num_bytes=path.stat().st_size, xxh3_128=content_hash(map_file(path)))
 
     def close(self) -> None:
-        """Let go of all files and of the lock."""
+        """Close all files and release the lock."""
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files = {}
@@ -161,9 +165,8 @@ def _read(path: Path) -> Progress | None:
         content = json.loads(read_regular(path))
     except FileNotFoundError:
         return None
-    return Progress(
-        **(content | {"moments": {name: Moments(**m) for name, m in content["moments"].items()}})
-    )
+    moments = {name: Moments(**values) for name, values in content.pop("moments").items()}
+    return Progress(**content, moments=moments)
 
 
 def _header(file: BinaryIO, value: np.ndarray[Any, Any], num_samples: int) -> None:
@@ -178,7 +181,7 @@ def _header_bytes(path: Path) -> int:
 
 
 def _open_at(path: Path, num_bytes: int) -> int:
-    """Open a file for writing behind its first `num_bytes`; what stood there is cut off."""
+    """Open a file for writing after its first `num_bytes`. Cut off the rest."""
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
     if os.fstat(descriptor).st_size < num_bytes:
         os.close(descriptor)
@@ -191,6 +194,6 @@ def _open_at(path: Path, num_bytes: int) -> int:
 
 
 def _write_all(descriptor: int, content: memoryview) -> None:
-    """Write everything, or raise OSError; a full disk may take a part first."""
+    """Write everything, or raise OSError. On a full disk a part may be written."""
     while content:
         content = content[os.write(descriptor, content) :]

@@ -1,4 +1,4 @@
-"""One sample in the making, and the description of a whole pack of them: what each data set's reader hands over."""
+"""The types between a data set's reader and the packing code: a sample, and the plan of a pack."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,45 +18,46 @@ Values = dict[str, Array]
 
 @dataclass(frozen=True)
 class Sample:
-    """A rendered row: a value for each column, or None where the row is refused; and what was refused of it."""
+    """A rendered row."""
 
     values: Values | None
+    """A value for each column. None if the row is refused."""
     refusals: tuple[Refusal, ...]
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """All that a data set's reader decides before a sample is rendered."""
+    """The description of a pack, which a data set's reader makes before a sample is rendered."""
 
     dataset: str
     modalities: tuple[str, ...]
     labels: dict[str, Labels]
     rows: Mapping[str, Sequence[Any]]
-    """split -> what `render` needs of each sample, in the order of the pack."""
+    """split -> the argument of `render` for each sample, in the order of the pack."""
     listed: dict[str, int]
-    """split -> samples that the set's lists name; more than rows where the files were never found."""
+    """split -> samples in the set's lists. More than rows if some have no file."""
     blank: Values
-    """Column -> the value of a sample that lacks it; gives every column's type and shape."""
+    """Column -> the value of a sample that lacks it. It defines the column's type and shape."""
     render: Callable[[str, Any], Sample]
-    """(split, row) -> sample; called in other processes, so it must be a plain function or a method of plain data."""
+    """(split, row) -> sample. It is pickled, because other processes call it."""
     settings: dict[str, Any]
-    """Every knob, as JSON: what makes two packs the same."""
+    """All settings, as JSON. Two packs with the same settings are the same."""
     vocab_size: int | None = None
     pad_id: int = 0
     image_frames: int | None = None
     preload: tuple[str, ...] = ()
-    """Modules that `render` needs and that are slow to import: the workers are forked with them."""
+    """Slow modules that `render` imports. Workers are forked after their import."""
     chunk_rows: int = 32
-    """Rows rendered by one call of a worker, and written at once."""
+    """Rows that a worker renders at once."""
     derive: Callable[[Mapping[str, Mapping[str, Array]]], dict[str, Values]] | None = None
-    """split -> column -> array in, split -> further columns out; called once, at the end."""
+    """Computes more columns from (split -> column -> array), once at the end."""
     notes: tuple[str, ...] = ()
-    """What the user should know before anything is rendered."""
+    """Notes that are printed before anything is rendered."""
 
 
 @dataclass
 class Draft:
-    """Collects the columns of one sample; a file that cannot be read costs its modality, never more."""
+    """Collects the columns of one sample. An unreadable file only removes its modality."""
 
     split: str
     source_id: str
@@ -68,10 +69,10 @@ class Draft:
     def begin(
         cls, split: str, source_id: str, modalities: tuple[str, ...], blank: Values
     ) -> "Draft":
-        """A sample that lacks every modality; `source_id` is the set's own name of it.
+        """Start a sample without modalities. `source_id` is its name in the data set.
 
         Raises:
-            ConfigError: the column would not give this name back: it is too narrow, or the name ends in a zero byte.
+            ConfigError: the column cannot hold the name: it is too long or ends in a zero byte.
         """
         name_sample(source_id)
         draft = cls(
@@ -81,18 +82,18 @@ class Draft:
             name, column = source_id.encode(), blank["source_id"].dtype
         except UnicodeEncodeError:
             raise ConfigError(
-                f"{split}: sample id {source_id!r} is no valid Unicode. Fix it in the list."
+                f"{split}: sample id {source_id!r} is not valid Unicode. Fix it in the list."
             ) from None
         draft.values["source_id"] = np.array(name, column)
         if draft.values["source_id"].item() != name:
             raise ConfigError(
-                f"{split}: sample id {source_id!r} is of {len(name)} bytes, wanted {column.itemsize} at most and no "
-                "zero byte at its end: correct it in the list of samples"
+                f"{split}: sample id {source_id!r} has {len(name)} bytes, wanted at most "
+                f"{column.itemsize} and no zero byte at its end. Fix it in the list."
             )
         return draft
 
     def add(self, modality: str, file: str, read: Callable[[], Values]) -> None:
-        """Add what `read` makes of a file, or write down why it gave nothing."""
+        """Add the columns that `read` makes of a file, or record why it is unusable."""
         try:
             with reading(file):
                 made = read()
@@ -109,7 +110,7 @@ class Draft:
         self.values["present"][self.modalities.index(modality)] = 1
 
     def refuse(self, modality: str | None, file: str, error: Unusable) -> None:
-        """Write down that a file gave nothing."""
+        """Record that a file is unusable. No modality: the whole sample is refused."""
         self.refusals.append((modality, file, error))
 
     def label(self, name: str, value: Array) -> None:
@@ -117,23 +118,28 @@ class Draft:
         self.values[f"label.{name}"] = value.astype(self.values[f"label.{name}"].dtype)
 
     def finish(self, *, labelled: bool = True, file: str = "") -> Sample:
-        """The sample; one that has no label, or no modality left, is refused."""
-        if any(error.reason == "no label" for _, _, error in self.refusals):
-            pass  # its reader has told why
-        elif not labelled:
+        """Return the sample. Refuse it if it has no label or no modality."""
+        has_modality = bool(self.values["present"].any())
+        kept = labelled and has_modality
+        has_reason = any(modality is None for modality, _, _ in self.refusals)
+        if not labelled and not has_reason:
             self.refuse(None, file, Unusable("no label"))
-        elif not self.values["present"].any():
+        elif not has_modality and not has_reason:
             self.refuse(None, file, Unusable("nothing left"))
-        kept = labelled and bool(self.values["present"].any())
         refusals = tuple(
             Refusal(self.split, self.source_id, modality, path, error.reason, error.detail, kept)
             for modality, path, error in self.refusals
         )
-        return Sample(self.values if kept else None, refusals)
+        if not kept:
+            return Sample(None, refusals)
+        return Sample(self.values, refusals)
 
 
 def blank_sample(id_bytes: int, modalities: tuple[str, ...], **columns: Array) -> Values:
-    """The columns that every set has, and its own: `sample_id` counts listed rows, `source_id` is the set's own."""
+    """Return the blank values of the common columns and of the set's own columns.
+
+    `sample_id` counts rows. `source_id` is the sample's name in the data set.
+    """
     common: Values = {
         "sample_id": np.zeros((), np.int32),
         "source_id": np.zeros((), f"S{id_bytes}"),

@@ -1,4 +1,7 @@
-"""Mean and deviation of columns too large for memory: exact sums over chunks, which survive an interruption."""
+"""Compute mean and deviation of columns that are too large for memory, from sums over chunks.
+
+The sums are recorded with the progress of a pack.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,25 +12,25 @@ from numpy.typing import NDArray
 from furnace_hpc.config.manifest import Statistics
 from furnace_hpc.data.packing.sample import Values
 
-MEASURED = ("image", "audio")
+MEASURED = {"image": -3, "audio": -2}  # modality -> axis of its channels or coefficients
 
 
 @dataclass
 class Moments:
-    """Count, sum and sum of squares per channel or coefficient, of what is present and valid."""
+    """Count, sum and sum of squares per channel or coefficient, over present and valid values."""
 
     count: int
     total: list[float]
     squares: list[float]
 
     def add(self, other: "Moments") -> None:
-        """Add another chunk's; the order of chunks decides the last bits, so it is always the same."""
+        """Add another chunk's. The order changes the last bits, so it is always the same."""
         self.count += other.count
         self.total = [a + b for a, b in zip(self.total, other.total, strict=True)]
         self.squares = [a + b for a, b in zip(self.squares, other.squares, strict=True)]
 
     def statistics(self) -> Statistics:
-        """Mean and deviation; 0 and 1 where nothing was measured."""
+        """Return mean and deviation. 0 and 1 if there was no value."""
         if self.count == 0:
             return Statistics(mean=(0.0,) * len(self.total), std=(1.0,) * len(self.total))
         mean = np.array(self.total) / self.count
@@ -38,17 +41,18 @@ class Moments:
 
 
 def measure(columns: Values, modalities: tuple[str, ...]) -> dict[str, Moments]:
-    """Moments of a chunk's images [N, (F,) C, H, W] and sounds [N, K, T] where present, to their true length."""
+    """Return moments of a chunk's present images [N, (F,) C, H, W] and sounds [N, K, T].
+
+    Sounds count up to their true length.
+    """
     found = {}
-    for modality in MEASURED:
+    for modality, channel_axis in MEASURED.items():
         if modality in columns:
-            values = columns[modality]
-            there = columns["present"][:, modalities.index(modality)].astype(bool)
+            present = columns["present"][:, modalities.index(modality)].astype(bool)
             lengths = columns.get(f"{modality}_length")
-            channel_axis = -3 if modality == "image" else -2
-            found[modality] = _moments(
-                values[there], None if lengths is None else lengths[there], channel_axis
-            )
+            if lengths is not None:
+                lengths = lengths[present]
+            found[modality] = _moments(columns[modality][present], lengths, channel_axis)
     return found
 
 

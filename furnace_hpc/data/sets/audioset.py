@@ -1,17 +1,22 @@
-"""AudioSet (Gemmeke et al. 2017) with frames, in the layout that CAV-MAE made customary: 527 classes, multi-label.
+"""Plan a pack of AudioSet (Gemmeke et al. 2017) with frames, 527 classes, multi-label.
 
-    balanced_train_segments.csv eval_segments.csv class_labels_indices.csv [ontology.json]     or CAV-MAE's JSON lists
-    audio/<id>.flac (or .wav, .ogg, .mp3)          frames/frame_<0..9>/<id>.jpg
+The folder has the layout of CAV-MAE:
 
-Sounds may also be named Y<id>, <id>_<start>_<end> in s or ms, or both at once.
+    balanced_train_segments.csv, eval_segments.csv, or CAV-MAE's JSON lists
+    class_labels_indices.csv, optionally ontology.json
+    audio/<id>.flac (or .wav, .ogg, .mp3)
+    frames/frame_<0..9>/<id>.jpg
 
-All frames of a clip are kept: training draws one, evaluation takes the middle one. The files of many clips are gone
-for good, so `listed` and `found` are counted apart. F frames, C classes, K coefficients.
+Sounds may also be named Y<id>, <id>_<start>_<end> in s or ms, or Y<id>_<start>_<end>.
+
+All frames of a clip are kept. Training draws one, evaluation takes the middle one. Many videos no
+longer exist, so the manifest counts `listed` and `found` clips.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,28 +37,29 @@ from furnace_hpc.data.sets.audioset_lists import (
     read_clips,
 )
 
+Clips = dict[str, list[Clip]]  # split -> clips
 MODALITIES = ("image", "audio")
-ID_BYTES = 11  # of YouTube's ids; lists of other sets in this layout may have longer ones
+ID_BYTES = 11  # of YouTube's ids. Other sets in this layout may have longer ids.
 NAMES = "<id>.flac (or .wav, .ogg, .mp3), Y<id>.flac or <id>_<start>_<end>.flac"
-RECIPE = 2  # raise it when the same files and knobs begin to make other columns
+RECIPE = 2  # increase it if the same files and settings make other columns
 
 
 @dataclass(frozen=True)
 class ClipKnobs:
-    """What decides the columns."""
+    """The settings that decide the columns."""
 
     image: ImageKnobs
     sound: SoundKnobs
     num_frames: int
     val_fraction: float
-    """Part of train that validates, exact, chosen by id: the official lists have no validation split."""
+    """Exact fraction of train for validation, chosen by id, for lists without a val split."""
     num_classes: int = NUM_CLASSES
-    """How many classes the class list must have: one that is cut short makes another task."""
+    """Rows that the class list must have. An incomplete list would make another task."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """Which files list the splits."""
+    """The files that list the splits, in the source folder."""
 
     train: str
     val: str | None
@@ -63,37 +69,28 @@ class Lists:
 def plan_audioset(
     source: Path, lists: Lists, sounds: Path, frames: Path, knobs: ClipKnobs
 ) -> PackPlan:
-    """Plan a pack of the clips whose files are there.
+    """Plan a pack of the clips that have files.
 
     Raises:
-        ConfigError: a list is missing or malformed, or splits overlap.
+        ConfigError: a list is missing or malformed, splits overlap, or no clip has a file.
     """
     classes = read_classes(source / CLASS_FILE, source / "ontology.json", knobs.num_classes)
     files = SoundFiles(sounds)
     names = {"train": lists.train, "val": lists.val, "test": lists.test}
-    listed = {
+    listed: Clips = {
         split: read_clips(source / name, classes, files, frames)
         for split, name in names.items()
         if name
     }
     notes = _check_sounds(files, [clip for clips in listed.values() for clip in clips])
-    present = {
-        clip.video_id
-        for clips in listed.values()
-        for clip in clips
-        if _found(clip, knobs.num_frames)
-    }
+    present = _ids_with_files(listed, knobs.num_frames)
     if not present:
         raise ConfigError(
-            f"no clip of {source / lists.train} has a file in {sounds} or {frames}: look at --audio, --frames"
+            f"no clip of {source / lists.train} has a file in {sounds} or {frames}: "
+            "check --audio and --frames"
         )
     if not lists.val:
-        held_out = _held_out(
-            [clip.video_id for clip in listed["train"]], present, knobs.val_fraction, notes
-        )
-        train = [clip for clip in listed["train"] if clip.video_id not in held_out]
-        val = [clip for clip in listed["train"] if clip.video_id in held_out]
-        listed = {"train": train, "val": val, "test": listed["test"]}
+        listed = _with_validation(listed, present, knobs.val_fraction, notes)
     check_disjoint({split: (clip.video_id for clip in clips) for split, clips in listed.items()})
     found = {
         split: [clip for clip in clips if clip.video_id in present]
@@ -101,25 +98,16 @@ def plan_audioset(
     }
     longest = max(len(clip.video_id.encode()) for clips in found.values() for clip in clips)
     reader = _Reader(knobs, max(ID_BYTES, longest))
+    class_names = _distinct(classes.names, classes.mids)
     return PackPlan(
         dataset="audioset",
         modalities=MODALITIES,
-        labels={
-            "classes": Labels(kind="multi_label", classes=_distinct(classes.names, classes.mids))
-        },
+        labels={"classes": Labels(kind="multi_label", classes=class_names)},
         rows=found,
         listed={split: len(clips) for split, clips in listed.items()},
         blank=reader.blank(),
         render=reader.render,
-        settings={
-            "recipe": RECIPE,
-            "listing": fingerprint_of(
-                {s: [(c.video_id, c.classes) for c in clips] for s, clips in found.items()}
-            ),
-            "image": knobs.image.model_dump(mode="json") | {"frames": knobs.num_frames},
-            "audio": knobs.sound.model_dump(mode="json"),
-            "val_fraction": None if lists.val else knobs.val_fraction,
-        },
+        settings=_settings(found, lists, knobs),
         image_frames=knobs.num_frames,
         preload=(read_sound.__module__, "librosa.feature.spectral"),
         chunk_rows=16,
@@ -128,10 +116,24 @@ def plan_audioset(
     )
 
 
-def sampling_weights(columns: Mapping[str, Mapping[str, Array]]) -> dict[str, Values]:
-    """Column `sampling_weight`: how often balanced sampling takes a clip, the sum over its classes of 1000 / count.
+def _settings(found: Clips, lists: Lists, knobs: ClipKnobs) -> dict[str, Any]:
+    """Return the settings of a pack, as its manifest stores them."""
+    val_fraction = None if lists.val else knobs.val_fraction
+    return {
+        "recipe": RECIPE,
+        "listing": fingerprint_of(
+            {s: [(c.video_id, c.classes) for c in clips] for s, clips in found.items()}
+        ),
+        "image": knobs.image.model_dump(mode="json") | {"frames": knobs.num_frames},
+        "audio": knobs.sound.model_dump(mode="json"),
+        "val_fraction": val_fraction,
+    }
 
-    Counts are of train; as in CAV-MAE (Gong et al., ICLR 2023).
+
+def sampling_weights(columns: Mapping[str, Mapping[str, Array]]) -> dict[str, Values]:
+    """Return the column `sampling_weight`: the sum of 1000 / count over the classes of a clip.
+
+    Counts are of train, as in CAV-MAE (Gong et al., ICLR 2023).
     """
     counts = np.asarray(columns["train"]["label.classes"]).sum(axis=0, dtype=np.int64)
     share = (1000.0 / (counts + 0.01)).astype(np.float64)
@@ -141,41 +143,56 @@ def sampling_weights(columns: Mapping[str, Mapping[str, Array]]) -> dict[str, Va
     }
 
 
-def _held_out(ids: Sequence[str], present: set[str], part: float, notes: Sequence[str]) -> set[str]:
-    """The ids of train that validate: drawn from the ids alone, the exact part of the clips with files."""
+def _with_validation(listed: Clips, present: set[str], part: float, notes: Sequence[str]) -> Clips:
+    """Split train into train and val by the ids only. val gets the exact part of clips with files.
+
+    Raises:
+        ConfigError: only one clip of train has files.
+    """
+    ids = [clip.video_id for clip in listed["train"]]
     found = [name for name in ids if name in present]
     if len(found) == 1:
-        few = f"1 clip of train has files ({found[0]!r}), wanted 2 at least, of which one validates: give --val-list"
+        few = f"1 clip of train has files ({found[0]!r}), wanted 2 at least: give --val-list"
         raise ConfigError("; ".join([few, *notes]))
-    return drawn_by_hash(ids, found, part)
+    held_out = drawn_by_hash(ids, found, part)
+    return {
+        "train": [clip for clip in listed["train"] if clip.video_id not in held_out],
+        "val": [clip for clip in listed["train"] if clip.video_id in held_out],
+        "test": listed["test"],
+    }
 
 
 def _check_sounds(files: SoundFiles, clips: Sequence[Clip]) -> tuple[str, ...]:
-    """What the user should know of the folder of sounds.
+    """Return notes about the folder of sounds.
 
     Raises:
-        ConfigError: it has files, and none is of a listed clip.
+        ConfigError: it has files, but none of a listed clip.
     """
     used = {clip.sound for clip in clips if clip.sound}
     notes = []
     if unmatched := files.unmatched(used, len(clips)):
         if not used:
-            raise ConfigError(f"{unmatched}: wanted {NAMES}; look at --audio and the lists")
+            raise ConfigError(f"{unmatched}: wanted {NAMES}; check --audio and the lists")
         notes.append(f"{unmatched}: wanted {NAMES}")
     foreign = [path for path in used if path.suffix.lower() in NOT_DECODED]
     if foreign:
         example = min(foreign)
         notes.append(
-            f"{len(foreign):,} of {len(used):,} sounds are {example.suffix} or the like, which is not decoded here: "
-            f"convert them, e.g. ffmpeg -i {example.name} {example.stem}.flac"
+            f"{len(foreign):,} of {len(used):,} sounds are {example.suffix} or similar, which is "
+            f"not decoded: convert them, e.g. ffmpeg -i {example.name} {example.stem}.flac"
         )
     return tuple(notes)
 
 
-def _found(clip: Clip, num_frames: int) -> bool:
-    return clip.sound is not None or any(
-        _frame(clip, number).exists() for number in range(num_frames)
-    )
+def _ids_with_files(listed: Clips, num_frames: int) -> set[str]:
+    """Return the ids of all clips that have a sound or a frame."""
+    found = set()
+    for clips in listed.values():
+        for clip in clips:
+            frames = (_frame(clip, number) for number in range(num_frames))
+            if clip.sound is not None or any(path.exists() for path in frames):
+                found.add(clip.video_id)
+    return found
 
 
 def _frame(clip: Clip, number: int) -> Path:
@@ -183,7 +200,10 @@ def _frame(clip: Clip, number: int) -> Path:
 
 
 def _distinct(names: tuple[str, ...], mids: tuple[str, ...]) -> tuple[str, ...]:
-    return names if len(set(names)) == len(names) else mids
+    """Return the names of the classes, or their mids if two have the same name."""
+    if len(set(names)) == len(names):
+        return names
+    return mids
 
 
 @dataclass(frozen=True)
@@ -192,7 +212,7 @@ class _Reader:
     id_bytes: int
 
     def blank(self) -> Values:
-        """A clip without frames and sound."""
+        """Return a clip without frames and sound."""
         size, sound = self.knobs.image.size, self.knobs.sound
         return blank_sample(
             self.id_bytes,
@@ -204,10 +224,12 @@ class _Reader:
         )
 
     def render(self, split: str, clip: Clip) -> Sample:
-        """One clip."""
+        """Render one clip."""
         draft = Draft.begin(split, clip.video_id, MODALITIES, self.blank())
         self._add_frames(draft, clip)
-        name = clip.sound.name if clip.sound else f"{clip.video_id}.flac"
+        name = f"{clip.video_id}.flac"
+        if clip.sound:
+            name = clip.sound.name
         draft.add("audio", f"audio/{name}", lambda: self._sound(clip))
         labels = np.zeros(self.knobs.num_classes, np.uint8)
         labels[list(clip.classes)] = 1
@@ -221,7 +243,7 @@ class _Reader:
         return {"audio": values, "audio_length": np.array(length, np.int16)}
 
     def _add_frames(self, draft: Draft, clip: Clip) -> None:
-        """Add the frames that can be read; the place of one that cannot is taken by the frame nearest in time."""
+        """Add all readable frames. The frame nearest in time replaces an unreadable one."""
         read: dict[int, Array] = {}
         for number in range(self.knobs.num_frames):
             path = _frame(clip, number)

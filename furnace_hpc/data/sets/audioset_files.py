@@ -1,4 +1,4 @@
-"""Which sound file belongs to which clip: files are named by the id alone, or as the usual downloaders name them."""
+"""Find the sound file of each clip, named by the id or as common download programs name it."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
 
-# of several files of a clip, the first of these is taken
+# If a clip has several files, the first of these formats is used.
 SOUNDS = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
-# taken last; the refusal names the format
+# Used only if there is no other. The refusal names the format.
 NOT_DECODED = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")
 _SUFFIXES = {suffix: place for place, suffix in enumerate(SOUNDS + NOT_DECODED)}
 _TIMES = (re.compile(r"(.+)_(\d+(?:\.\d+)?)_\d+(?:\.\d+)?"), re.compile(r"(.+)_(\d+(?:\.\d+)?)"))
@@ -28,10 +28,12 @@ class SoundFiles:
                 self._others.setdefault(name, []).append((start, path))
 
     def of(self, clip: str, start_s: float | None) -> Path | None:
-        """The file of this clip: `<id>`, `Y<id>`, or with the start and end in s or ms behind it; None if none is.
+        """Return the file of a clip. None if there is none.
+
+        It is named `<id>` or `Y<id>`, optionally followed by start and end in s or ms.
 
         Raises:
-            ConfigError: several files are of this id, and the list has no times that choose one.
+            ConfigError: several files have this id, and the list has no start time to choose one.
         """
         if path := self._exact.get(clip):
             return path
@@ -45,10 +47,10 @@ class SoundFiles:
             raise ConfigError(
                 f"clip {clip!r} may be {names} in {found[0].parent}: keep one, named <id>.flac"
             )
-        return found[0] if found else None
+        return next(iter(found), None)
 
     def unmatched(self, used: Collection[Path], num_listed: int) -> str | None:
-        """A sentence on the files that are no listed clip's; None if every file is, or every clip has one."""
+        """Describe files of unlisted clips. None if there are none, or all clips have a file."""
         unmatched = [path for path in self.paths if path not in used]
         if not unmatched or len(used) >= num_listed:
             return None
@@ -60,7 +62,7 @@ class SoundFiles:
 
 
 def _sounds_in(folder: Path) -> list[Path]:
-    """Sound files of a folder, the best first where their names differ by the suffix alone; none if it is missing."""
+    """Return the sound files of a folder, the best format first. Empty if the folder is missing."""
     if not folder.is_dir():
         return []
     files = [
@@ -72,11 +74,12 @@ def _sounds_in(folder: Path) -> list[Path]:
 
 
 def _readings(stem: str) -> Iterator[tuple[str, float | None]]:
-    """(id, start) of what a file's name without its suffix may mean, beside the id itself."""
-    names = [stem, stem[1:]] if stem.startswith("Y") else [stem]
+    """Yield each (id, start) that a file name without suffix may mean, apart from the id itself."""
+    names = [stem]
+    if stem.startswith("Y"):
+        names.append(stem[1:])
+        yield stem[1:], None
     for name in names:
-        if name != stem:
-            yield name, None
         for pattern in _TIMES:
             if times := pattern.fullmatch(name):
                 yield times[1], float(times[2])

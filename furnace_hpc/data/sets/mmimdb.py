@@ -1,7 +1,8 @@
-"""MM-IMDb (Arevalo et al. 2017, arXiv 1702.01992): plot and poster of 25,959 movies, 23 genres, multi-label.
+"""Plan a pack of MM-IMDb (Arevalo et al. 2017, arXiv 1702.01992).
 
-Two published forms of the same movies: the raw folder (`split.json`, `dataset/<id>.json` and `.jpeg`) and
-`multimodal_imdb.hdf5` (in mmimdb_hdf5.py). C genres, T tokens.
+It has plots and posters of 25,959 movies with 23 genres, multi-label. Two forms were published: the
+raw folder (`split.json`, `dataset/<id>.json` and `.jpeg`), and `multimodal_imdb.hdf5` (see
+mmimdb_hdf5.py). C genres.
 """
 
 import json
@@ -22,16 +23,16 @@ from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
 from furnace_hpc.data.packing.source_lists import fingerprint_of, read_json_file
 
-# By frequency, which is also the column order of `genres` in the HDF5 file.
+# Ordered by frequency, as the columns of `genres` in the HDF5 file.
 GENRES = (
-    "Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror", "Documentary", "Mystery",
-    "Sci-Fi", "Fantasy", "Family", "Biography", "War", "History", "Music", "Animation", "Musical", "Western",
-    "Sport", "Short", "Film-Noir",
+    "Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror",
+    "Documentary", "Mystery", "Sci-Fi", "Fantasy", "Family", "Biography", "War", "History",
+    "Music", "Animation", "Musical", "Western", "Sport", "Short", "Film-Noir",
 )  # fmt: skip
-DROPPED = ("News", "Adult", "Talk-Show", "Reality-TV")  # too rare: the set's authors left them out
+DROPPED = ("News", "Adult", "Talk-Show", "Reality-TV")  # rare: the authors left them out
 ID_BYTES = 7
 MAX_ENTRY_BYTES = 50_000_000  # of one movie's JSON
-RECIPE = 1  # raise it when the same files and knobs begin to make other columns
+RECIPE = 1  # increase it if the same files and settings make other columns
 SPLIT_NAMES = {"train": "train", "dev": "val", "test": "test"}
 HDF5_FILE = "multimodal_imdb.hdf5"
 MODALITIES = ("text", "image")
@@ -41,7 +42,7 @@ Plot = Literal["longest", "first", "joined"]
 
 @dataclass(frozen=True)
 class MovieKnobs:
-    """What decides the columns."""
+    """The settings that decide the columns."""
 
     image: ImageKnobs
     tokenizer: str
@@ -53,18 +54,19 @@ def plan_raw(source: Path, knobs: MovieKnobs) -> PackPlan:
     """Plan a pack of the raw folder.
 
     Raises:
-        ConfigError: `split.json` is not there or not what it should be; an id stands twice.
+        ConfigError: `split.json` is missing or malformed, or an id is listed twice.
     """
     rows = read_split(source / "split.json")
     if not (source / "dataset").is_dir():
         raise ConfigError(
-            f"folder {source / 'dataset'} is missing: it holds <id>.json and <id>.jpeg of each movie"
+            f"folder {source / 'dataset'} is missing, wanted <id>.json and <id>.jpeg of each "
+            "movie: check --source"
         )
     return movie_plan(rows, _RawReader(source, knobs), knobs)
 
 
 def movie_plan(rows: Mapping[str, Sequence[Any]], reader: Any, knobs: MovieKnobs) -> PackPlan:
-    """The plan that both forms share; `rows` are ids, or (id, HDF5 row)."""
+    """Return the plan of either form. `rows` are ids, or pairs (id, HDF5 row)."""
     tokenizer = load_tokenizer(knobs.tokenizer, knobs.max_tokens)
     return PackPlan(
         dataset="mmimdb",
@@ -93,7 +95,7 @@ def movie_plan(rows: Mapping[str, Sequence[Any]], reader: Any, knobs: MovieKnobs
 
 
 def blank_movie(knobs: MovieKnobs) -> Values:
-    """A movie without plot and poster."""
+    """Return a movie without plot and poster."""
     tokens, length = load_tokenizer(knobs.tokenizer, knobs.max_tokens).encode("")
     return blank_sample(
         ID_BYTES,
@@ -106,10 +108,10 @@ def blank_movie(knobs: MovieKnobs) -> Values:
 
 
 def tokens_of(text: str, knobs: MovieKnobs) -> Values:
-    """The columns of a text.
+    """Return the columns of a text.
 
     Raises:
-        Unusable: half of a surrogate pair stands in it alone.
+        Unusable: it contains half of a surrogate pair.
     """
     try:
         text.encode()
@@ -128,29 +130,29 @@ class _RawReader:
     form = "raw"
 
     def render(self, split: str, movie: str) -> Sample:
-        """One movie; without its JSON it has no genres, so it is refused."""
+        """Render one movie. It is refused without its JSON, which has the genres."""
         draft = Draft.begin(split, movie, MODALITIES, blank_movie(self.knobs))
-        told, poster = f"dataset/{movie}.json", f"dataset/{movie}.jpeg"
+        info, poster = f"dataset/{movie}.json", f"dataset/{movie}.jpeg"
         draft.add(
             "image", poster, lambda: {"image": read_image(self.source / poster, self.knobs.image)}
         )
         try:
-            with reading(told):
-                entry = _read_entry(self.source / told)
+            with reading(info):
+                entry = _read_entry(self.source / info)
                 genres = genre_row(entry.get("genres"))
         except Unusable as error:
-            draft.refuse(None, told, error)
-            return draft.finish(labelled=False, file=told)
-        draft.add("text", told, lambda: tokens_of(choose_plot(entry, self.knobs.plot), self.knobs))
+            draft.refuse(None, info, error)
+            return draft.finish(labelled=False, file=info)
+        draft.add("text", info, lambda: tokens_of(choose_plot(entry, self.knobs.plot), self.knobs))
         draft.label("genres", genres)
-        return draft.finish(labelled=bool(genres.any()), file=told)
+        return draft.finish(labelled=bool(genres.any()), file=info)
 
 
 def read_split(path: Path) -> dict[str, Sequence[str]]:
     """Read `split.json`: {train, dev, test} -> list of 7-character ids.
 
     Raises:
-        ConfigError: a key is missing, an id is no id, or stands twice.
+        ConfigError: a key is missing, or an id is invalid or listed twice.
     """
     content = read_json_file(path)
     if not isinstance(content, dict) or not set(SPLIT_NAMES) <= set(content):
@@ -164,14 +166,14 @@ def read_split(path: Path) -> dict[str, Sequence[str]]:
                 )
             if movie in seen:
                 raise ConfigError(
-                    f"{path}: movie {movie!r} stands in {seen[movie]} and again in {name}: keep one"
+                    f"{path}: movie {movie!r} is in {seen[movie]} and again in {name}: keep one"
                 )
             seen[movie] = name
     return {split: tuple(content[name]) for name, split in SPLIT_NAMES.items()}
 
 
 def is_movie_id(movie: Any) -> bool:
-    """Whether it is an IMDb id as the set has them: 7 digits."""
+    """Return whether it is an IMDb id of this set: 7 digits."""
     return isinstance(movie, str) and movie.isascii() and movie.isdigit() and len(movie) == ID_BYTES
 
 
@@ -187,7 +189,7 @@ def _read_entry(path: Path) -> dict[str, Any]:
 
 
 def genre_row(genres: Any) -> NDArray[np.uint8]:
-    """Genres [C] as 0 and 1; the four rare ones are left out.
+    """Return genres [C] as 0 and 1, without the four rare ones.
 
     Raises:
         Unusable: a genre is unknown, so the labels would be incomplete.
@@ -197,23 +199,20 @@ def genre_row(genres: Any) -> NDArray[np.uint8]:
         if genre in DROPPED:
             continue
         if genre not in GENRES:
-            raise Unusable("no label", f"genre {str(genre)[:40]!r} is none of MM-IMDb's")
+            raise Unusable("no label", f"genre {str(genre)[:40]!r} is not one of MM-IMDb's")
         row[GENRES.index(genre)] = 1
     return row
 
 
 def choose_plot(entry: dict[str, Any], plot: Plot) -> str:
-    """The plot that is asked for, or the outline where there is no plot.
+    """Return the chosen plot, or the outline if there is no plot.
 
     Raises:
         Unusable: there is neither.
     """
-    given = entry.get("plot")
-    plots = [given] if isinstance(given, str) else given if isinstance(given, list) else []
-    plots = [text for text in plots if isinstance(text, str) and text.strip()]
-    outline = entry.get("plot outline")
-    if not plots and isinstance(outline, str) and outline.strip():
-        plots = [outline]
+    plots, outline = _texts(entry.get("plot")), entry.get("plot outline")
+    if not plots and isinstance(outline, str):
+        plots = _texts(outline)
     if not plots:
         raise Unusable("missing", "no plot")
     match plot:
@@ -223,3 +222,9 @@ def choose_plot(entry: dict[str, Any], plot: Plot) -> str:
             return plots[0]
         case "joined":
             return "\n".join(plots)
+
+
+def _texts(value: Any) -> list[str]:
+    """Return all texts that are not blank, of a text or a list."""
+    values = value if isinstance(value, list) else [value]
+    return [text for text in values if isinstance(text, str) and text.strip()]

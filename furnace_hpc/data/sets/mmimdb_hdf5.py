@@ -1,8 +1,9 @@
-"""MM-IMDb's `multimodal_imdb.hdf5`: posters as 3 x 256 x 160 integers, plots as word ids, genres as 0 and 1.
+"""Plan a pack of MM-IMDb's `multimodal_imdb.hdf5`.
 
-The splits come from the file's attribute `split` (Fuel's H5PYDataset), or from `split.json` beside it, never from
-row numbers. Words come from `metadata.json` or the authors' `metadata.npy`, a pickle, of which only plain data is
-loaded.
+It has posters as 3 x 256 x 160 integers, plots as word ids, and genres as 0 and 1. The splits come
+from the attribute `split` (Fuel's H5PYDataset) or from `split.json`, never from row numbers. The
+words come from `metadata.json` or the authors' `metadata.npy`. That is a pickle, of which only
+plain data is loaded.
 """
 
 import json
@@ -35,15 +36,16 @@ from furnace_hpc.data.sets.mmimdb import (
     tokens_of,
 )
 
-SPECIAL_WORDS = ("_UNK_", "_EOS_", "_PAD_", "_BOS_")  # the authors' marks, no words of a plot
-_WIDTHS = {"images": 4, "genres": 2, "imdb_ids": 1, "sequences": 1}
+SPECIAL_WORDS = ("_UNK_", "_EOS_", "_PAD_", "_BOS_")  # markers, not words of a plot
+_NUM_AXES = {"images": 4, "genres": 2, "imdb_ids": 1, "sequences": 1}
 
 
 def plan_hdf5(path: Path, knobs: MovieKnobs) -> PackPlan:
     """Plan a pack of the HDF5 file.
 
     Raises:
-        ConfigError: a data set or the split is missing or has the wrong shape, or an id is no id or stands twice.
+        ConfigError: an array or the split is missing or has a wrong shape, or an id is invalid or
+            listed twice.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -52,7 +54,7 @@ def plan_hdf5(path: Path, knobs: MovieKnobs) -> PackPlan:
             splits = _splits(path, file, ids)
             _check_genres(path, file)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read as HDF5 ({error}): fetch it again") from None
+        raise ConfigError(f"{path} cannot be read as HDF5 ({error}): download it again") from None
     _check_rows(path, splits, ids, num_rows)
     read_words(path.parent)
     rows = {split: [(ids[row], row) for row in numbers] for split, numbers in splits.items()}
@@ -60,16 +62,19 @@ def plan_hdf5(path: Path, knobs: MovieKnobs) -> PackPlan:
 
 
 def _check_shapes(path: Path, file: h5py.File) -> int:
-    for name, width in _WIDTHS.items():
+    for name, num_axes in _NUM_AXES.items():
         if name not in file:
             raise ConfigError(
-                f"{path} has no data set {name!r} (it has {', '.join(sorted(file))}): fetch it again"
+                f"{path} has no data set {name!r} (it has {', '.join(sorted(file))}): "
+                "download it again"
             )
-        if len(file[name].shape) != width:
-            raise ConfigError(f"{path}: {name} has shape {file[name].shape}, wanted {width} axes")
-    num_rows = {name: len(file[name]) for name in _WIDTHS}
+        if len(file[name].shape) != num_axes:
+            raise ConfigError(
+                f"{path}: {name} has shape {file[name].shape}, wanted {num_axes} axes"
+            )
+    num_rows = {name: len(file[name]) for name in _NUM_AXES}
     if len(set(num_rows.values())) != 1:
-        raise ConfigError(f"{path}: its data sets differ in length: {num_rows}")
+        raise ConfigError(f"{path}: its data sets have different lengths: {num_rows}")
     if file["genres"].shape[1] != len(GENRES):
         raise ConfigError(
             f"{path}: genres has {file['genres'].shape[1]} columns, wanted {len(GENRES)}"
@@ -92,44 +97,54 @@ def _ids(path: Path, file: h5py.File) -> list[str]:
 
 
 def _check_genres(path: Path, file: h5py.File) -> None:
-    """The column order, where the file tells it."""
+    """Check the column order, if the file has names."""
     names = file["genres"].attrs.get("target_names")
-    if names is not None and (told := tuple(json.loads(names))) != GENRES:
-        wrong = next(
-            (pair for pair in zip(told, GENRES, strict=False) if pair[0] != pair[1]), (told, GENRES)
-        )
-        raise ConfigError(
-            f"{path}: genres are in another order: {wrong[0]!r} stands where {wrong[1]!r} is wanted"
-        )
+    if names is None:
+        return
+    found = tuple(json.loads(names))
+    for got, wanted in zip(found, GENRES, strict=False):
+        if got != wanted:
+            raise ConfigError(
+                f"{path}: genres are in another order: got {got!r}, wanted {wanted!r}"
+            )
+    if found != GENRES:
+        raise ConfigError(f"{path}: genres are {found}, wanted {GENRES}")
 
 
 def _splits(path: Path, file: h5py.File, ids: list[str]) -> dict[str, Sequence[int]]:
-    """Split -> row numbers."""
+    """Return split -> row numbers."""
     if "split" not in file.attrs:
-        place = {movie: row for row, movie in enumerate(ids)}
-        listed = read_split(path.with_name("split.json"))
-        for split, movies in listed.items():
-            if lost := next((movie for movie in movies if movie not in place), None):
-                raise ConfigError(
-                    f"{path} has no movie {lost!r}, which split.json lists in {split}"
-                )
-        return {split: [place[movie] for movie in movies] for split, movies in listed.items()}
+        return _splits_of_json(path, ids)
     found: dict[str, Sequence[int]] = {}
     for entry in file.attrs["split"]:
         name, source = (entry[key].decode() for key in ("split", "source"))
-        if source != "genres":  # Fuel has an entry for each pair of split and source; they agree
+        if source != "genres":  # Fuel has equal entries for each source
             continue
-        indices = (
-            np.asarray(file[entry["indices"]])
-            if entry["indices"]
-            else range(entry["start"], entry["stop"])
-        )
+        indices: Any = range(entry["start"], entry["stop"])
+        if entry["indices"]:
+            indices = np.asarray(file[entry["indices"]])
         found[SPLIT_NAMES.get(name, name)] = [int(row) for row in indices]
     if set(found) != set(SPLIT_NAMES.values()):
         raise ConfigError(
-            f"{path}: its attribute `split` has {sorted(found)}, wanted train, dev and test of `genres`"
+            f"{path}: its attribute `split` has {sorted(found)}, "
+            "wanted train, dev and test of `genres`"
         )
     return {split: found[split] for split in SPLIT_NAMES.values()}
+
+
+def _splits_of_json(path: Path, ids: list[str]) -> dict[str, Sequence[int]]:
+    """Return split -> row numbers, from the ids in `split.json`."""
+    row_of = {movie: row for row, movie in enumerate(ids)}
+    found: dict[str, Sequence[int]] = {}
+    for split, movies in read_split(path.with_name("split.json")).items():
+        for movie in movies:
+            if movie not in row_of:
+                raise ConfigError(
+                    f"{path} has no movie {movie!r}, which split.json lists in {split}: "
+                    "use files of the same version"
+                )
+        found[split] = [row_of[movie] for movie in movies]
+    return found
 
 
 def _check_rows(
@@ -139,10 +154,10 @@ def _check_rows(
     for split, rows in splits.items():
         for row in rows:
             if not 0 <= row < num_rows:
-                raise ConfigError(f"{path}: {split} names row {row} of {num_rows}")
+                raise ConfigError(f"{path}: {split} lists row {row}, wanted 0 to {num_rows - 1}")
             if ids[row] in seen:
                 raise ConfigError(
-                    f"{path}: movie {ids[row]!r} stands in {seen[ids[row]]} and again in {split}"
+                    f"{path}: movie {ids[row]!r} is in {seen[ids[row]]} and again in {split}"
                 )
             seen[ids[row]] = split
 
@@ -154,7 +169,7 @@ class _Hdf5Reader:
     form = "hdf5"
 
     def render(self, split: str, entry: tuple[str, int]) -> Sample:
-        """One row."""
+        """Render one row."""
         movie, row = entry
         file, place = _open(self.path), f"{self.path.name}[{row}]"
         draft = Draft.begin(split, movie, MODALITIES, blank_movie(self.knobs))
@@ -183,12 +198,13 @@ class _Hdf5Reader:
 
     def _plot(self, sequence: Any) -> str:
         words = read_words(self.path.parent)
-        lost = next((int(word) for word in sequence if int(word) not in words), None)
-        if lost is not None:
-            raise Unusable("unreadable", f"word {lost} is not in the vocabulary")
-        text = " ".join(
-            words[int(word)] for word in sequence if words[int(word)] not in SPECIAL_WORDS
-        )
+        plot = []
+        for word_id in map(int, sequence):
+            if word_id not in words:
+                raise Unusable("unreadable", f"word {word_id} is not in the vocabulary")
+            if words[word_id] not in SPECIAL_WORDS:
+                plot.append(words[word_id])
+        text = " ".join(plot)
         if not text:
             raise Unusable("empty", "no words")
         return text
@@ -196,16 +212,16 @@ class _Hdf5Reader:
 
 @lru_cache(maxsize=1)
 def _open(path: Path) -> h5py.File:
-    """One handle per worker."""
+    """Open the file once per worker."""
     return h5py.File(path, "r")
 
 
 @lru_cache(maxsize=1)
 def read_words(folder: Path) -> dict[int, str]:
-    """Word id -> word, from `metadata.json` ({"ix_to_word": {id: word}}) or `metadata.npy`.
+    """Return word id -> word, from `metadata.json` ({"ix_to_word": {id: word}}) or `metadata.npy`.
 
     Raises:
-        ConfigError: there is neither, or the pickle wants more than plain data.
+        ConfigError: there is neither, or the pickle contains more than plain data.
     """
     if (folder / "metadata.json").is_file():
         content = read_json_file(folder / "metadata.json")
@@ -213,12 +229,12 @@ def read_words(folder: Path) -> dict[int, str]:
         content = _read_pickled(folder / "metadata.npy")
     else:
         raise ConfigError(
-            f"folder {folder} has no metadata.npy or metadata.json: the HDF5 file holds word ids alone"
+            f"folder {folder} has no metadata.npy or metadata.json, which has the words of the "
+            "HDF5 file: download it"
         )
-    words = content.get("ix_to_word") if isinstance(content, dict) else None
-    if not isinstance(words, dict):
+    if not isinstance(content, dict) or not isinstance(content.get("ix_to_word"), dict):
         raise ConfigError(f"the metadata in {folder} has no 'ix_to_word' (word id -> word)")
-    return {int(word_id): str(word) for word_id, word in words.items()}
+    return {int(word_id): str(word) for word_id, word in content["ix_to_word"].items()}
 
 
 def _read_pickled(path: Path) -> Any:
@@ -235,7 +251,7 @@ def _read_pickled(path: Path) -> Any:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds numpy arrays, dictionaries and numbers; a file that wants to run anything else is refused."""
+    """Builds numpy arrays, dictionaries and numbers, and refuses all other classes."""
 
     ALLOWED = {
         ("ndarray", "numpy"),
@@ -245,8 +261,8 @@ class _PlainUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Only what arrays are made of."""
+        """Return a class that arrays consist of."""
         numpy_inside = module in ("numpy.core.multiarray", "numpy._core.multiarray")
         if (numpy_inside and name in ("_reconstruct", "scalar")) or (name, module) in self.ALLOWED:
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise pickle.UnpicklingError(f"it wants {module}.{name}")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}")

@@ -1,18 +1,18 @@
-"""AIFF and AU files: how many samples they must give."""
+"""Check AIFF and AU files: how many samples they must hold."""
 
 import struct
 
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
-from furnace_hpc.data.packing.rejects import Unusable
+from furnace_hpc.data.packing.rejects import Reason, Unusable
 
-_UNKNOWN = (0, 0xFFFF_FFFF)  # what writers to a pipe leave in the header of an AU file
+_UNKNOWN = (0, 0xFFFF_FFFF)  # size in the header of an AU file that was written to a pipe
 
 
 def whole_aiff(content: bytes) -> WholeSound:
-    """Return the file, and the number of samples that its COMM chunk tells.
+    """Return the file, with the number of samples in its COMM chunk.
 
     Raises:
-        Unusable: it has no COMM chunk before its end.
+        Unusable: it has no COMM chunk.
     """
     place = 12
     while place + 14 <= len(content):
@@ -24,10 +24,10 @@ def whole_aiff(content: bytes) -> WholeSound:
 
 
 def whole_au(content: bytes) -> WholeSound:
-    """Return the file with the size of its samples in its header.
+    """Return the file with the right size in its header.
 
     Raises:
-        Unusable: the samples do not end where the file does.
+        Unusable: the samples do not end at the end of the file.
     """
     if len(content) < 24:
         raise Unusable("truncated", "the file ends in its header")
@@ -36,7 +36,6 @@ def whole_au(content: bytes) -> WholeSound:
     if size in _UNKNOWN and held > 0:
         return WholeSound(content[:8] + struct.pack(">I", held) + content[12:])
     if size != held:
-        raise Unusable(
-            "truncated" if size > held else "unreadable", f"{held:,} of {size:,} bytes of samples"
-        )
+        reason: Reason = "truncated" if size > held else "unreadable"
+        raise Unusable(reason, f"{held:,} of {size:,} bytes of samples")
     return WholeSound(content)

@@ -1,4 +1,4 @@
-"""What kind of sound file some bytes are, by their first ones: a file's name may say anything."""
+"""Recognise the format of a sound file by its first bytes, not by its name."""
 
 from furnace_hpc.data.decode.sound_files import flac, ogg, wav
 from furnace_hpc.data.decode.sound_files.aiff_and_au import whole_aiff, whole_au
@@ -6,7 +6,7 @@ from furnace_hpc.data.decode.sound_files.mp3 import whole_mp3
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound, skip_id3
 from furnace_hpc.data.packing.rejects import Unusable
 
-# Where, what is there, and its name.
+# Offset, bytes at this offset, and name of a format that is not decoded.
 _OTHERS = (
     (4, b"ftyp", "MPEG-4 (.m4a, .mp4)"),
     (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM"),
@@ -26,10 +26,10 @@ _OTHERS = (
 
 
 def whole_sound(content: bytes) -> WholeSound:
-    """Compare a file's header with the file; return what to decode.
+    """Compare a file's header with its content, and return the content to decode.
 
     Raises:
-        Unusable: samples are missing, or it is of another format than WAV, FLAC, Ogg, MP3, AIFF and AU.
+        Unusable: samples are missing, or the format is not WAV, FLAC, Ogg, MP3, AIFF or AU.
     """
     content = content[skip_id3(content) :]
     if content.startswith(wav.MAGIC) and content[8:12] == b"WAVE":
@@ -42,9 +42,14 @@ def whole_sound(content: bytes) -> WholeSound:
         return whole_aiff(content)
     if content.startswith(b".snd"):
         return whole_au(content)
-    name = next((name for place, magic, name in _OTHERS if content.startswith(magic, place)), None)
-    found = None if name else whole_mp3(content)
+    for place, magic, name in _OTHERS:
+        if content.startswith(magic, place):
+            raise _not_decoded(f"{name} is not decoded here")
+    found = whole_mp3(content)
     if found is None:
-        what = f"{name} is not decoded here" if name else "neither WAV, FLAC, Ogg nor MP3"
-        raise Unusable("unreadable", f"{what}: convert it to FLAC, e.g. ffmpeg -i FILE out.flac")
+        raise _not_decoded("neither WAV, FLAC, Ogg nor MP3")
     return found
+
+
+def _not_decoded(problem: str) -> Unusable:
+    return Unusable("unreadable", f"{problem}: convert it to FLAC, e.g. ffmpeg -i FILE out.flac")

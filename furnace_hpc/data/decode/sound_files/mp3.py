@@ -1,7 +1,8 @@
-"""MP3 files (MPEG audio): which frames a file holds, whatever its info frame says.
+"""Check MP3 files (MPEG audio): find all frames, and compare with the info frame.
 
-libsndfile takes the length from the info frame (Xing, Info), or guesses it from the first frame's bit rate, and reads
-no further. So a file without a right info frame is given to it with silent frames behind it.
+libsndfile takes the length from the info frame (Xing, Info), or guesses it from the bit rate of
+the first frame. It reads no further. So silent frames are appended to a file without a correct
+info frame.
 """
 
 import re
@@ -11,7 +12,8 @@ from typing import NamedTuple
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound, skip_id3
 from furnace_hpc.data.packing.rejects import Unusable
 
-_LAYER_3, _LAYER_2, _LAYER_1 = 1, 2, 3  # as in a header
+_LAYER_3, _LAYER_2, _LAYER_1 = 1, 2, 3  # codes in a header
+_MPEG_1 = 3  # code in a header
 _KBIT_PER_S = {  # (MPEG 1, layer) -> bit rates by code
     (True, _LAYER_1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, _LAYER_2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -21,25 +23,30 @@ _KBIT_PER_S = {  # (MPEG 1, layer) -> bit rates by code
     (False, _LAYER_3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES_HZ = (44_100, 48_000, 32_000)
-_SHIFTS = {3: 0, 2: 1, 0: 2}  # MPEG 1, 2, 2.5 -> their rates are halved so often
+_SHIFTS = {3: 0, 2: 1, 0: 2}  # MPEG 1, 2, 2.5 -> how often the rates are halved
 _BITRATE, _PADDING, _NO_CHECKSUM = 15 << 12, 1 << 9, 1 << 16  # bits of a header
 _FIXED = 0xFFFE0C00  # bits that all frames of a file share: sync, version, layer, rate
-_MODE = 3 << 6  # all of them: mono
+_MODE = 3 << 6  # mono if both bits are set
 _HIGHEST = 14 << 12
-_DECODER_DELAY = 529
+_DECODER_DELAY = 529  # samples
+# (MPEG 1, mono) -> bytes of side information, which an info frame has before its name
+_SIDE = {(True, True): 17, (True, False): 32, (False, True): 9, (False, False): 17}
 
 
 class _Info(NamedTuple):
-    """What an info frame says; None: it does not."""
+    """The content of an info frame. A field is None if it is missing."""
 
     frames: int | None
     size: int | None
     trimmed: int | None
-    """Samples of padding at both ends; None: the encoder's part has a wrong checksum."""
+    """Padding at both ends, in samples. None if the encoder's part has a wrong checksum."""
+
+
+_NO_INFO = _Info(None, None, None)
 
 
 def whole_mp3(content: bytes) -> WholeSound | None:
-    """Return an MP3 file that is decoded as a whole; None if it does not begin with a frame.
+    """Return the file in a form that is decoded completely. None if it begins with no frame.
 
     Raises:
         Unusable: frames are missing or damaged.
@@ -50,27 +57,25 @@ def whole_mp3(content: bytes) -> WholeSound | None:
     frames, end = _frames(content, head)
     infos = _infos(content, head, dict(frames))
     sound = [(place, size) for place, size in frames if place not in infos]
-    info, held = infos.get(0), len(sound) * _samples(head)
-    promised = info.frames if info else None
-    if info and promised == len(sound) and info.trimmed is not None:
+    info, held = infos.get(0, _NO_INFO), len(sound) * _samples(head)
+    if info.frames == len(sound) and info.trimmed is not None:
         return WholeSound(content, fewest=held - info.trimmed)
     _check_end(content, end)
-    if info and promised is not None and promised > len(sound) and info.size != end:
-        raise Unusable("truncated", f"{len(sound):,} of {promised:,} frames")
+    if info.frames is not None and info.frames > len(sound) and info.size != end:
+        raise Unusable("truncated", f"{len(sound):,} of {info.frames:,} frames")
     if not sound:
         raise Unusable("empty", "no frame")
     bare = b"".join(content[place : place + size] for place, size in sound)
-    return WholeSound(
-        bare + _silence(head, len(sound) * (sound[0][1] + 1) - len(bare)), samples=held
-    )
+    silence = _silence(head, len(sound) * (sound[0][1] + 1) - len(bare))
+    return WholeSound(bare + silence, samples=held)
 
 
 def _frame_bytes(head: int) -> int:
-    """Bytes of a frame with this header; 0 if it is none."""
+    """Return the bytes of a frame with this header. 0 if it is no header."""
     version, layer, bitrate, rate = head >> 19 & 3, head >> 17 & 3, head >> 12 & 15, head >> 10 & 3
     if head >> 21 != 0x7FF or version == 1 or layer == 0 or bitrate in (0, 15) or rate == 3:
         return 0
-    padding, bits_per_s = head >> 9 & 1, _KBIT_PER_S[version == 3, layer][bitrate] * 1000
+    padding, bits_per_s = head >> 9 & 1, _KBIT_PER_S[version == _MPEG_1, layer][bitrate] * 1000
     rate_hz = _RATES_HZ[rate] >> _SHIFTS[version]
     if layer == _LAYER_1:
         return (12 * bits_per_s // rate_hz + padding) * 4
@@ -78,15 +83,22 @@ def _frame_bytes(head: int) -> int:
 
 
 def _samples(head: int) -> int:
-    """Samples of a frame with this header."""
+    """Return the samples of a frame with this header."""
     version, layer = head >> 19 & 3, head >> 17 & 3
-    return 384 if layer == _LAYER_1 else 1152 if version == 3 or layer == _LAYER_2 else 576
+    if layer == _LAYER_1:
+        return 384
+    if version == _MPEG_1 or layer == _LAYER_2:
+        return 1152
+    return 576
 
 
 def _frames(content: bytes, first: int) -> tuple[list[tuple[int, int]], int]:
-    """(place, bytes) of all whole frames, and where the last one ends; tags between two files in one are left out."""
-    # a file has few different headers
-    frames, place, sizes = list[tuple[int, int]](), 0, dict[bytes, int]()
+    """Return (offset, bytes) of all complete frames, and the end of the last one.
+
+    Tags between two concatenated files are left out.
+    """
+    frames, place = list[tuple[int, int]](), 0
+    sizes: dict[bytes, int] = {}  # a cache: a file has few different headers
     while True:
         header = content[place : place + 4]
         if (size := sizes.get(header)) is None:
@@ -94,56 +106,57 @@ def _frames(content: bytes, first: int) -> tuple[list[tuple[int, int]], int]:
         if size and place + size <= len(content):
             frames.append((place, size))
             place += size
-        elif size or not _bytes_like(
-            content[(behind := _behind_tag(content, place)) : behind + 4], first
-        ):
+            continue
+        after = _end_of_tags(content, place)
+        if size or not _bytes_like(content[after : after + 4], first):
             return frames, place
-        else:
-            place = behind
+        place = after
 
 
 def _bytes_like(header: bytes, first: int) -> int:
-    """Bytes of a frame with this header; 0 if it is none, or is of another file than one with the header `first`."""
+    """Return the bytes of a frame with this header.
+
+    0 if it is no header, or does not belong to a file with the first header `first`.
+    """
     head = int.from_bytes(header, "big")
     same = (head ^ first) & _FIXED == 0 and _mono(head) == _mono(first)
-    return _frame_bytes(head) if same and len(header) == 4 else 0
+    if not same or len(header) != 4:
+        return 0
+    return _frame_bytes(head)
 
 
 def _mono(head: int) -> bool:
     return head & _MODE == _MODE
 
 
-def _behind_tag(content: bytes, place: int) -> int:
-    """Where the tags that begin here end."""
+def _end_of_tags(content: bytes, place: int) -> int:
+    """Return the end of the tags that begin at `place`."""
     while True:
-        behind = skip_id3(content, place)
-        if content[behind : behind + 3] == b"TAG":
-            behind += 128
-        if content[behind : behind + 8] == b"APETAGEX" and len(content) >= behind + 16:
-            behind += 32 + struct.unpack_from("<I", content, behind + 12)[0]
-        if behind == place:
+        after = skip_id3(content, place)
+        if content[after : after + 3] == b"TAG":
+            after += 128
+        if content[after : after + 8] == b"APETAGEX" and len(content) >= after + 16:
+            after += 32 + struct.unpack_from("<I", content, after + 12)[0]
+        if after == place:
             return place
-        place = behind
+        place = after
 
 
 def _check_end(content: bytes, end: int) -> None:
-    """Raise Unusable where what follows the last frame may have been frames."""
-    rest = content[_behind_tag(content, end) :]
-    if rest.strip(b"\0") and not rest.startswith((b"LYRICSBEGIN", b"APETAGEX")):
-        cut = _frame_bytes(int.from_bytes(rest[:4], "big")) > 0 or len(rest) < 4
-        detail = (
-            f"the last frame, at byte {end:,}, is cut"
-            if cut
-            else f"no frame at byte {end:,} of {len(content):,}"
-        )
-        raise Unusable("truncated" if cut else "unreadable", detail)
+    """Raise Unusable if the bytes after the last frame may have been frames."""
+    rest = content[_end_of_tags(content, end) :]
+    if not rest.strip(b"\0") or rest.startswith((b"LYRICSBEGIN", b"APETAGEX")):
+        return
+    if _frame_bytes(int.from_bytes(rest[:4], "big")) > 0 or len(rest) < 4:
+        raise Unusable("truncated", f"the last frame, at byte {end:,}, is cut")
+    raise Unusable("unreadable", f"no frame at byte {end:,} of {len(content):,}")
 
 
 def _infos(content: bytes, head: int, sizes: dict[int, int]) -> dict[int, _Info]:
-    """Place -> what the frame there says of the file, for each info frame: one without sound."""
+    """Return offset -> info frame. An info frame describes the file and has no sound."""
     if head >> 17 & 3 != _LAYER_3:
         return {}
-    side = (17 if _mono(head) else 32) if head >> 19 & 3 == 3 else (9 if _mono(head) else 17)
+    side = _SIDE[head >> 19 & 3 == _MPEG_1, _mono(head)]
     found = {}
     for word in (b"Xing", b"Info"):
         for name in re.finditer(word, content):
@@ -160,13 +173,16 @@ def _info(frame: bytes, side: int) -> _Info | None:
     place, values = side + 8, list[int | None]()
     flags = int.from_bytes(body[side + 4 : side + 8], "big")
     for bit, size in ((1, 4), (2, 4), (4, 100), (8, 4)):
-        values.append(int.from_bytes(body[place : place + 4], "big") if flags & bit else None)
-        place += size if flags & bit else 0
+        value = None
+        if flags & bit:
+            value = int.from_bytes(body[place : place + 4], "big")
+            place += size
+        values.append(value)
     return _Info(values[0], values[1], _trimmed(frame[: 4 + place + 36], place + 4))
 
 
 def _trimmed(head: bytes, place: int) -> int | None:
-    """Samples that the encoder's part of an info frame, which begins at `place`, takes for padding."""
+    """Return the padding in samples, from the encoder's part of an info frame at `place`."""
     part = head[place:]
     if len(part) < 36:
         return _DECODER_DELAY
@@ -178,7 +194,7 @@ def _trimmed(head: bytes, place: int) -> int | None:
 
 
 def _checksum(content: bytes) -> int:
-    """CRC-16 with the polynomial 0x8005, bits reversed, as LAME writes it."""
+    """Return the CRC-16 with the polynomial 0x8005, bits reversed, as LAME writes it."""
     crc = 0
     for byte in content:
         crc = crc >> 8 ^ _CRC16[(crc ^ byte) & 255]
@@ -195,7 +211,7 @@ _CRC16 = tuple(map(_crc16_of, range(256)))
 
 
 def _silence(head: int, size: int) -> bytes:
-    """Some frames without sound, together no smaller than `size`."""
+    """Return frames without sound, together at least `size` bytes."""
     head = head & ~(_BITRATE | _PADDING) | _HIGHEST | _NO_CHECKSUM
     frame = head.to_bytes(4, "big").ljust(_frame_bytes(head), b"\0")
     return frame * (max(0, size) // len(frame) + 2)

@@ -1,48 +1,61 @@
-"""Ogg files (Vorbis, Opus, FLAC): whether all pages are there. libogg skips damaged and missing ones in silence."""
+"""Check Ogg files (Vorbis, Opus, FLAC): all pages must be present.
+
+libogg skips damaged and missing pages without an error.
+"""
 
 import struct
 import zlib
+from typing import NamedTuple
 
 from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
 from furnace_hpc.data.packing.rejects import Unusable
 
 MAGIC = b"OggS"
 _FIRST, _LAST = 2, 4  # bits of a page's flags
-_NO_POSITION = -1  # no packet ends on the page
+_NO_POSITION = -1  # position of a page on which no packet ends
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
+class _Page(NamedTuple):
+    number: int
+    flags: int
+    position: int
+    stream: bytes
+    end: int
+
+
 def whole_ogg(content: bytes) -> WholeSound:
-    """Return the file as it is.
+    """Return the file unchanged.
 
     Raises:
-        Unusable: a page is missing or damaged, the last one is not there, or it holds several streams.
+        Unusable: a page is missing or damaged, or the file holds several streams.
     """
     place, number, last, stream, reached = 0, 0, False, b"", 0
     while not last:
-        page, flags, position, of, follows = _page(content, place)
-        stream = stream or of
-        if of != stream or bool(flags & _FIRST) != (number == 0):
-            raise Unusable(
-                "unreadable",
-                f"several streams in one file, the second at byte {place:,}: wanted one",
-            )
-        if page != number:
-            raise Unusable("truncated", f"page {number:,} is missing: page {page:,} follows")
-        last, place, number = bool(flags & _LAST), follows, number + 1
-        if position != _NO_POSITION:
-            if position < reached:
-                raise Unusable("unreadable", f"page {page:,} ends before the page before it")
-            reached = position
+        page = _page(content, place)
+        stream = stream or page.stream
+        if page.stream != stream or bool(page.flags & _FIRST) != (number == 0):
+            raise _several_streams(place)
+        if page.number != number:
+            raise Unusable("truncated", f"page {number:,} is missing: page {page.number:,} follows")
+        last, place, number = bool(page.flags & _LAST), page.end, number + 1
+        if page.position != _NO_POSITION:
+            if page.position < reached:
+                raise Unusable("unreadable", f"page {page.number:,} ends before the previous page")
+            reached = page.position
     if content[place : place + 4] == MAGIC:
-        raise Unusable(
-            "unreadable", f"several streams in one file, the second at byte {place:,}: wanted one"
-        )
+        raise _several_streams(place)
     return WholeSound(content)
 
 
-def _page(content: bytes, place: int) -> tuple[int, int, int, bytes, int]:
-    """Number, flags, position, stream and end of the page that begins here."""
+def _several_streams(place: int) -> Unusable:
+    return Unusable(
+        "unreadable", f"several streams in one file, the second at byte {place:,}: wanted one"
+    )
+
+
+def _page(content: bytes, place: int) -> _Page:
+    """Read the page that begins at `place`."""
     if place + 27 > len(content):
         raise Unusable("truncated", "the last page is missing")
     magic, version, flags, position, stream, number, checksum, segments = struct.unpack_from(
@@ -55,10 +68,10 @@ def _page(content: bytes, place: int) -> tuple[int, int, int, bytes, int]:
         raise Unusable("truncated", "the last page is cut")
     if _checksum(content[place : place + 22] + bytes(4) + content[place + 26 : end]) != checksum:
         raise Unusable("unreadable", f"page {number:,}, at byte {place:,}, is damaged")
-    return number, flags, position, stream, end
+    return _Page(number, flags, position, stream, end)
 
 
 def _checksum(page: bytes) -> int:
-    """Ogg's CRC-32: zlib's with the bits the other way round, and begun at 0."""
+    """Return Ogg's CRC-32: zlib's with reversed bits and the initial value 0."""
     crc = zlib.crc32(page.translate(_REVERSED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
     return int(f"{crc:032b}"[::-1], 2)

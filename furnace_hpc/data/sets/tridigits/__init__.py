@@ -1,1 +1,4 @@
-"""Make the default data set: digits, speech and text clues."""
+"""Make the default data set: images, speech and text clues of digits.
+
+`pack.py` writes it: `plan.py` draws the samples, and `render.py` computes pixels and coefficients.
+"""

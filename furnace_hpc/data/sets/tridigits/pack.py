@@ -1,12 +1,12 @@
-"""TriDigits: a digit seen (scikit-learn's digits), heard (synthetic speech) and hinted at in words.
+"""Pack TriDigits: digits as image (scikit-learn's digits), synthetic speech and text clues.
 
-Each modality alone is ambiguous: a model has to fuse. Splits share no image, no voice and no carrier phrase.
+Each modality alone is ambiguous, so a model must fuse them. Splits share no image, voice or phrase.
 Shapes: N samples, T tokens, K coefficients, F frames.
 """
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import MODALITIES, Labels, Manifest
-from furnace_hpc.data.columns import Splits, check_replaceable, open_columns, write_columns
+from furnace_hpc.console.progress_bar import Report
+from furnace_hpc.data.columns import (
+    Splits,
+    check_replaceable,
+    open_columns,
+    other_pack,
+    write_columns,
+)
 from furnace_hpc.data.decode.features import channel_statistics
 from furnace_hpc.data.sets.tridigits.plan import (
     MAX_TOKENS,
@@ -33,6 +40,7 @@ from furnace_hpc.data.sets.tridigits.render import (
     NUM_COEFFICIENTS,
     PLAN,
     SPEECH,
+    Spoken,
     render_images,
     render_sounds,
     spoken_of,
@@ -48,9 +56,8 @@ from furnace_hpc.data.sets.tridigits.speech import (
     load_speech,
 )
 
-Progress = Callable[[str, int, int], None]  # what, done, total
-RECIPE = 1  # raise it when the same knobs begin to make other columns
-CHUNK = 50  # samples of one task of the pool: 4 MB of waveforms
+RECIPE = 1  # increase it if the same settings make other columns
+CHUNK = 50  # samples per task of the thread pool: 4 MB of waveforms
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 LABELS = {
     "digit": DIGIT_NAMES,
@@ -63,66 +70,68 @@ LABELS = {
 }
 
 
-def pack(
-    knobs: TriDigitsKnobs, out: Path, progress: Progress, workers: int | None = None
-) -> Manifest:
-    """Make the data set and write it to `out`; `workers` threads (default: every usable core).
+def pack(knobs: TriDigitsKnobs, out: Path, report: Report, workers: int | None = None) -> Manifest:
+    """Make the data set and write it to `out`.
+
+    Args:
+        knobs: the settings.
+        out: folder of the pack.
+        report: called with the kind of work, the number done, and the total.
+        workers: threads that render. None is all usable cores. The number changes no value.
 
     Raises:
-        ConfigError: espeak is asked for and missing, or `out` cannot be written.
+        ConfigError: espeak is chosen but missing, or `out` cannot be written.
     """
     check_replaceable(out)
     source = find_source(knobs.speech)
-    progress("speech", 0, 1)
+    report("speech", 0, 1)
     utterances = load_speech(source, stream(knobs, SPEECH))
-    progress("speech", 1, 1)
+    report("speech", 1, 1)
     plans = make_plan(knobs, np.random.default_rng(stream(knobs, PLAN)))
-    splits = _make_splits(knobs, plans, utterances, progress, workers)
+    splits = _make_splits(knobs, plans, utterances, report, workers)
+    train = splits["train"]
+    tasks = [name.removeprefix("label.") for name in train if name.startswith("label.")]
+    extra_versions = {}
+    if source == "espeak":
+        extra_versions["espeak"] = espeak_version()
     return write_columns(
         out,
         splits=splits,
         dataset="tridigits",
         modalities=MODALITIES,
-        labels={
-            name.removeprefix("label."): Labels(
-                kind="single_label", classes=LABELS[name.removeprefix("label.")]
-            )
-            for name in splits["train"]
-            if name.startswith("label.")
-        },
-        statistics={name: channel_statistics(splits["train"][name]) for name in ("image", "audio")},
+        labels={task: Labels(kind="single_label", classes=LABELS[task]) for task in tasks},
+        statistics={name: channel_statistics(train[name]) for name in ("image", "audio")},
         vocab_size=len(VOCAB),
         preprocessing=_preprocessing(knobs, source),
-        extra_versions={"espeak": espeak_version()} if source == "espeak" else None,
+        extra_versions=extra_versions,
     )
 
 
 def pack_once(
     knobs: TriDigitsKnobs,
     out: Path,
-    progress: Progress,
+    report: Report,
     *,
     workers: int | None = None,
     force: bool = False,
 ) -> tuple[Manifest, bool]:
-    """Pack unless `out` already holds these knobs' pack; return the manifest and whether it was packed now.
+    """Pack unless `out` holds the same pack. Return the manifest, and whether it was packed now.
 
     Raises:
         ConfigError: `out` holds another pack and `force` is off.
     """
-    existing = None if force else _whole_pack(out)
+    existing = None
+    if not force:
+        existing = _complete_pack(out)
     if existing is None:
-        return pack(knobs, out, progress, workers), True
-    if _same_recipe(existing, knobs):
-        return existing, False
-    held = f"{existing.dataset} {existing.fingerprint} with other settings"
-    raise ConfigError(
-        f"folder {str(out)!r} holds {held}: choose another --out, or replace it with --force"
-    )
+        return pack(knobs, out, report, workers), True
+    if not _same_settings(existing, knobs):
+        raise other_pack(out, existing)
+    return existing, False
 
 
-def _whole_pack(folder: Path) -> Manifest | None:
-    """Return the manifest of an undamaged pack; a damaged one counts as none: packing again fixes it."""
+def _complete_pack(folder: Path) -> Manifest | None:
+    """Return the manifest of a pack. None if it is missing or damaged."""
     try:
         return open_columns(folder).manifest
     except ConfigError:
@@ -146,8 +155,8 @@ def _preprocessing(knobs: TriDigitsKnobs, source: str) -> dict[str, Any]:
     }
 
 
-def _same_recipe(manifest: Manifest, knobs: TriDigitsKnobs) -> bool:
-    """Tell whether these knobs would make this pack; `auto` is content with either source of speech."""
+def _same_settings(manifest: Manifest, knobs: TriDigitsKnobs) -> bool:
+    """Return whether these settings make this pack. `auto` accepts both sources of speech."""
     made = manifest.preprocessing
     old, new = dict(made.get("knobs", {})), knobs.model_dump(mode="json")
     same_speech = new.pop("speech") in ("auto", made.get("speech_source"))
@@ -164,39 +173,41 @@ def _make_splits(
     knobs: TriDigitsKnobs,
     plans: dict[str, SplitPlan],
     utterances: list[Utterance],
-    progress: Progress,
+    report: Report,
     workers: int | None,
 ) -> Splits:
-    """Render every sample of every split."""
+    """Render all samples of all splits."""
     spoken = spoken_of(utterances)
     digits_8x8 = load_digits().images / 16.0
     glyphs = np.stack([zoom(image, 3, order=1) for image in digits_8x8])
     total = sum(len(plan.sample_id) for plan in plans.values())
     splits: Splits = {}
     done = 0
-    # One BLAS thread: its own threads would fight ours, and their number changes the last bits of a
-    # product.
+    # One BLAS thread: more would compete with the pool, and their number changes the last bits.
     with threadpool_limits(1), ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         for split, plan in plans.items():
+            render = partial(_render_chunk, knobs, plan, glyphs, spoken)
             num_samples = len(plan.sample_id)
-            starts = range(0, num_samples, CHUNK)
-
-            def render(
-                start: int, plan: SplitPlan = plan
-            ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-                rows = range(start, min(start + CHUNK, len(plan.sample_id)))
-                return render_images(knobs, plan, rows, glyphs), render_sounds(
-                    knobs, plan, rows, spoken
-                )
-
             chunks = []
-            for chunk in pool.map(render, starts):
+            for chunk in pool.map(render, range(0, num_samples, CHUNK)):
                 chunks.append(chunk)
-                progress("samples", done + min(len(chunks) * CHUNK, num_samples), total)
+                report("samples", done + min(len(chunks) * CHUNK, num_samples), total)
             done += num_samples
             images, sounds = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
             splits[split] = _columns(plan, images, sounds)
     return splits
+
+
+def _render_chunk(
+    knobs: TriDigitsKnobs,
+    plan: SplitPlan,
+    glyphs: NDArray[np.float64],
+    spoken: Spoken,
+    start: int,
+) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """Return images and coefficients of up to `CHUNK` samples."""
+    rows = range(start, min(start + CHUNK, len(plan.sample_id)))
+    return render_images(knobs, plan, rows, glyphs), render_sounds(knobs, plan, rows, spoken)
 
 
 def _columns(

@@ -1,4 +1,4 @@
-"""What each TriDigits sample is made of: every identity is drawn here, before anything is rendered."""
+"""Draw the TriDigits samples, before anything is rendered: digits, images, voices and texts."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from furnace_hpc.data.sets.tridigits.speech import ACCENTS, VOICES
 
-NUM_HELD_OUT_VOICES = 20  # in val and in test each: with fewer the two are not comparable
+NUM_HELD_OUT_VOICES = 20  # in val and in test. With fewer, the two are not comparable.
 PHRASES = {
     "train": (
         "the number is {}",
@@ -37,33 +37,35 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 def _make_vocab() -> tuple[str, ...]:
-    """Return the special tokens and the words of train phrases and clues; held-out words become [UNK]."""
+    """Return the special tokens and the words of train phrases and clues.
+
+    Other words of val and test become [UNK].
+    """
     phrases = (*PHRASES["train"], *(words for clue in CLUES for words in clue[:2]), "and")
-    return SPECIAL_TOKENS + tuple(
-        sorted({word for text in phrases for word in text.split()} - {"{}"})
-    )
+    words = {word for text in phrases for word in text.split()} - {"{}"}
+    return SPECIAL_TOKENS + tuple(sorted(words))
 
 
 VOCAB = _make_vocab()
 _TOKEN_IDS = {token: token_id for token_id, token in enumerate(VOCAB)}
-# [CLS], the longest phrase without its gap, two clues of three words, "and", [SEP].
-MAX_TOKENS = (
-    max(len(text.split()) for texts in PHRASES.values() for text in texts) - 1 + 2 * 3 + 1 + 2
-)
+_LONGEST_PHRASE = max(len(text.split()) for texts in PHRASES.values() for text in texts) - 1
+# The phrase without {}, two clues of three words, "and", [CLS] and [SEP].
+MAX_TOKENS = _LONGEST_PHRASE + 2 * 3 + 1 + 2
 
 
 class TriDigitsKnobs(BaseModel):
-    """Everything that decides the columns of a TriDigits pack."""
+    """All settings that decide the columns of a TriDigits pack."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant: Literal["digits", "xor", "redundant", "unique"] = Field(
         default="digits",
-        description="digits: all modalities speak of one digit. With a text that says nothing, and little noise: "
-        "xor: the label is the seen digit xor the heard one, each 0 or 1; redundant: seen and heard digit are the "
-        "same, each is enough; unique: the label is the seen digit, the heard one is another draw",
+        description="digits: all modalities are about the same digit. The other variants have a "
+        "text without information, and little noise. xor: the label is image digit xor audio "
+        "digit, each 0 or 1. redundant: image and audio have the same digit. unique: the label is "
+        "the image digit, and the audio digit is independent",
     )
-    seed: int = Field(default=20261123, ge=0, description="the one seed of every draw")
+    seed: int = Field(default=20261123, ge=0, description="seed of all random numbers")
     train: int = Field(default=4000, ge=1, description="samples of the train split")
     val: int = Field(default=1000, ge=1, description="samples of the val split")
     test: int = Field(default=2000, ge=1, description="samples of the test split")
@@ -71,10 +73,10 @@ class TriDigitsKnobs(BaseModel):
         default=-6.0,
         ge=-60,
         le=60,
-        description="speech over noise in dB, over the utterance's own duration",
+        description="speech over noise in dB, measured while the digit is spoken",
     )
     image_noise: float = Field(
-        default=0.2, ge=0, le=1, description="deviation of the pixel noise; a glyph spans 0..1"
+        default=0.2, ge=0, le=1, description="deviation of pixel noise. A glyph has values 0 to 1"
     )
     occlusion: float = Field(
         default=0.2, ge=0, le=1, description="probability of a black bar 10-16 pixels wide"
@@ -83,24 +85,25 @@ class TriDigitsKnobs(BaseModel):
         default=1.0, ge=0, le=1, description="probability of two clues in the text, else one"
     )
     false_clue: float = Field(
-        default=0.1, ge=0, le=1, description="probability that a clue is of a digit drawn at random"
+        default=0.1, ge=0, le=1, description="probability that a clue is of a random digit"
     )
     speech: Literal["auto", "espeak", "bank"] = Field(
         default="auto",
-        description="where speech comes from; auto: espeak where it is installed, else the bank",
+        description="source of speech. auto: espeak if it is installed, else the bank",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _rules_are_clear(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Default to little noise where the truth is known by rule: there perception is not the difficulty."""
-        easy = {"snr_db": 10.0, "image_noise": 0.1, "occlusion": 0.0}
-        return values if values.get("variant", "digits") == "digits" else easy | values
+    def _little_noise(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Default to little noise, except for `digits`: the other variants test fusion alone."""
+        if values.get("variant", "digits") == "digits":
+            return values
+        return {"snr_db": 10.0, "image_noise": 0.1, "occlusion": 0.0} | values
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """The identities of one split's samples; arrays and lists of length N."""
+    """The drawn properties of one split's samples: arrays and lists of length N."""
 
     sample_id: NDArray[np.int32]
     image: NDArray[np.int64]  # index into scikit-learn's digits
@@ -113,7 +116,7 @@ class SplitPlan:
 
 
 def make_plan(knobs: TriDigitsKnobs, rng: np.random.Generator) -> dict[str, SplitPlan]:
-    """Draw every split's identities; images, voices and phrases of two splits are disjoint."""
+    """Draw the samples of all splits, which share no image, voice or phrase."""
     images = _split_images(rng)
     voices = _split_voices(rng)
     plans: dict[str, SplitPlan] = {}
@@ -128,7 +131,7 @@ def make_plan(knobs: TriDigitsKnobs, rng: np.random.Generator) -> dict[str, Spli
 
 
 def _split_images(rng: np.random.Generator) -> dict[str, list[NDArray[np.int64]]]:
-    """Return split -> digit -> indices of images: 70, 10 and 20 % of each digit's."""
+    """Return split -> digit -> indices of images: 70, 10 and 20 % of each digit."""
     targets = load_digits().target
     parts: dict[str, list[NDArray[np.int64]]] = {"train": [], "val": [], "test": []}
     for digit in range(10):
@@ -158,11 +161,12 @@ def _plan_split(
     voices: list[str],
     phrases: tuple[str, ...],
 ) -> SplitPlan:
-    """Draw the identities of one split."""
+    """Draw the samples of one split."""
     num_samples = len(sample_id)
     num_digits = 2 if knobs.variant == "xor" else 10
-    seen = rng.integers(0, num_digits, num_samples)
-    heard = rng.integers(0, num_digits, num_samples) if knobs.variant in ("xor", "unique") else seen
+    seen = heard = rng.integers(0, num_digits, num_samples)
+    if knobs.variant in ("xor", "unique"):
+        heard = rng.integers(0, num_digits, num_samples)
     accent = rng.integers(0, len(ACCENTS), num_samples)
     phrase = [phrases[index] for index in rng.integers(0, len(phrases), num_samples)]
     text = [SILENT_TEXT] * num_samples
@@ -191,17 +195,22 @@ def _plan_split(
 
 
 def _clue_text(knobs: TriDigitsKnobs, rng: np.random.Generator, digit: int) -> str:
-    """Return one or two clues to the digit; each may be of another digit, and then is often still true."""
+    """Return one or two clues to the digit.
+
+    A clue may be of a random digit. It is often still true then.
+    """
     count = 2 if rng.random() < knobs.two_clues else 1
     words = []
     for kind in rng.permutation(len(CLUES))[:count]:
-        source = int(rng.integers(0, 10)) if rng.random() < knobs.false_clue else digit
+        source = digit
+        if rng.random() < knobs.false_clue:
+            source = int(rng.integers(0, 10))
         if_false, if_true, true_for = CLUES[kind]
         words.append(if_true if source in true_for else if_false)
     return " and ".join(words)
 
 
 def encode(text: str) -> list[int]:
-    """Return token ids of a text, between [CLS] and [SEP]; words that no train text has are [UNK]."""
+    """Return the token ids of a text, between [CLS] and [SEP]. Unknown words are [UNK]."""
     tokens = ["[CLS]", *text.split(), "[SEP]"]
     return [_TOKEN_IDS.get(token, _TOKEN_IDS["[UNK]"]) for token in tokens]

@@ -1,6 +1,6 @@
-"""TriDigits samples rendered: pixels and waveforms of what the plan drew.
+"""Render TriDigits samples: pixels and waveforms.
 
-A sample's noise is drawn from (seed, sample id) alone: neither order nor worker count changes a value.
+The noise of a sample depends on (seed, sample id) only, not on the order or the number of workers.
 Shapes: N samples, K coefficients, F frames, S waveform samples.
 """
 
@@ -14,24 +14,24 @@ from furnace_hpc.data.sets.tridigits.speech import SAMPLE_RATE, WINDOW_SAMPLES, 
 
 HOP = 512
 NUM_COEFFICIENTS = 40
-IMAGE_NOISE, AUDIO_NOISE, SPEECH, PLAN = range(4)  # the streams that spring from the one seed
+IMAGE_NOISE, AUDIO_NOISE, SPEECH, PLAN = range(4)  # independent random streams of one seed
 Spoken = dict[tuple[str, str, int], Wave]  # voice, accent, digit
 
 
 def stream(knobs: TriDigitsKnobs, *key: int) -> np.random.SeedSequence:
-    """Return the child of the one seed that a stream, or a sample of it, draws from."""
+    """Return the seed of a stream, or of a sample in a stream."""
     return np.random.SeedSequence(knobs.seed, spawn_key=key)
 
 
 def spoken_of(utterances: list[Utterance]) -> Spoken:
-    """Return (voice, accent, digit) -> its waveform, of deviation 1."""
+    """Return (voice, accent, digit) -> waveform of deviation 1."""
     return {(u.voice, u.accent, u.digit): u.waveform / u.waveform.std() for u in utterances}
 
 
 def render_images(
     knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, glyphs: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
-    """Render images [N, 1, 32, 32]: glyph 24x24, shifted by up to 2 pixels, dimmed, occluded, noisy."""
+    """Render images [N, 1, 32, 32]: a glyph of 24x24 pixels, shifted, dimmed, occluded, noisy."""
     images = np.zeros((len(rows), 1, 32, 32))
     for image, row in zip(images, rows, strict=True):
         rng = np.random.default_rng(stream(knobs, IMAGE_NOISE, int(plan.sample_id[row])))
@@ -57,7 +57,7 @@ def render_sounds(
 def render_waves(
     knobs: TriDigitsKnobs, plan: SplitPlan, rows: range, spoken: Spoken
 ) -> NDArray[np.float32]:
-    """Render sounds [N, S]: speech of deviation 1 anywhere in the window, coloured noise, +-6 dB of gain."""
+    """Render waveforms [N, S]: speech at a random time, coloured noise, and +-6 dB of gain."""
     waves = np.zeros((len(rows), WINDOW_SAMPLES), np.float32)
     for wave, row in zip(waves, rows, strict=True):
         rng = np.random.default_rng(stream(knobs, AUDIO_NOISE, int(plan.sample_id[row])))
@@ -70,10 +70,10 @@ def render_waves(
 
 
 def coloured_noise(rng: np.random.Generator, exponent: float) -> Wave:
-    """Return noise [S] of deviation 1 whose power falls with 1/f^exponent."""
+    """Return noise [S] of deviation 1 with the power spectrum 1/f^exponent."""
     num_bins = WINDOW_SAMPLES // 2 + 1
     parts = rng.standard_normal((2, num_bins), dtype=np.float32)
     amplitude = np.arange(num_bins, dtype=np.float32)
-    amplitude[1:] **= np.float32(-exponent / 2)  # bin 0, the constant part, stays silent
+    amplitude[1:] **= np.float32(-exponent / 2)  # bin 0, the constant part, stays 0
     noise = irfft((parts[0] + 1j * parts[1]) * amplitude, n=WINDOW_SAMPLES)
     return np.asarray(noise / noise.std(), dtype=np.float32)

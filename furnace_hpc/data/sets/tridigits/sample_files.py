@@ -1,6 +1,6 @@
-"""A few TriDigits samples as files that a user may look at, listen to and predict from: text, PNG, WAV, and a list.
+"""Write a few TriDigits samples as text, PNG and WAV files, and a list for `furnace predict`.
 
-A pack holds pixels and coefficients; the waveforms are rendered again here, and must give the packed coefficients.
+A pack has no waveforms. They are rendered again, and must give the packed coefficients.
 """
 
 import json
@@ -29,9 +29,10 @@ LIST = "samples.jsonl"
 
 
 def write_samples(pack: Path, folder: Path) -> list[Path]:
-    """Write the first test samples of a pack into a folder; return the files, the list of them (JSON lines) last.
+    """Write the first test samples of a pack. Return the files, and the list (JSON lines) last.
 
-    An image holds the very bytes of the pack, a WAV the fp32 waveform. Names begin with the sample id and its label.
+    An image has the bytes of the pack, a WAV has the fp32 waveform. File names begin with the
+    sample id and the label.
 
     Raises:
         ConfigError: the speech of the pack cannot be made here.
@@ -39,23 +40,16 @@ def write_samples(pack: Path, folder: Path) -> list[Path]:
     columns = open_columns(pack)
     made = columns.manifest.preprocessing
     knobs = TriDigitsKnobs.model_validate(made["knobs"])
-    test, plan = (
-        columns.split("test"),
-        make_plan(knobs, np.random.default_rng(stream(knobs, PLAN)))["test"],
-    )
+    test = columns.split("test")
+    plan = make_plan(knobs, np.random.default_rng(stream(knobs, PLAN)))["test"]
     rows = range(min(COUNT, len(plan.sample_id)))
     spoken = spoken_of(load_speech(made["speech_source"], stream(knobs, SPEECH)))
-    with threadpool_limits(1):  # as the pack was rendered
-        waves, sounds = (
-            render_waves(knobs, plan, rows, spoken),
-            render_sounds(knobs, plan, rows, spoken),
-        )
-    if not np.allclose(
-        sounds.astype(np.float32), test["audio"][: len(rows)].astype(np.float32), atol=0.5
-    ):
-        raise ConfigError(
-            f"speech is made otherwise here than it was for {pack}: pack it again with --force"
-        )
+    with threadpool_limits(1):  # as in `pack`
+        waves = render_waves(knobs, plan, rows, spoken)
+        sounds = render_sounds(knobs, plan, rows, spoken)
+    packed = test["audio"][: len(rows)]
+    if not np.allclose(sounds.astype(np.float32), packed.astype(np.float32), atol=0.5):
+        raise ConfigError(f"the speech differs here from {pack}: pack it again with --force")
 
     folder.mkdir(parents=True, exist_ok=True)
     task, labels = next(iter(columns.manifest.labels.items()))

@@ -1,6 +1,6 @@
-"""Spoken digits: synthesised by espeak-ng (extra `demo`), or read from the bank that is shipped.
+"""Spoken digits, synthesised by espeak-ng (extra `demo`) or read from the shipped bank.
 
-`python -m furnace_hpc.data.sets.tridigits.speech --write-bank` makes the bank anew; it needs the extra.
+`python -m furnace_hpc.data.sets.tridigits.speech --write-bank` makes the bank. It needs the extra.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from furnace_hpc.config.errors import ConfigError, nearest
 Wave = NDArray[np.float32]
 Source = Literal["espeak", "bank"]
 SAMPLE_RATE = 16_000  # Hz
-WINDOW_SAMPLES = 20_000  # 1.25 s, the longest utterance that is kept
+WINDOW_SAMPLES = 20_000  # 1.25 s, the longest utterance
 BANK = Path(__file__).with_name("speech_bank.ogg")
-BANK_SAMPLE_RATE = 12_000  # Hz: a quarter smaller and closer to the original than Vorbis at 16 kHz
+BANK_SAMPLE_RATE = 12_000  # Hz: smaller by a quarter, and more exact, than Vorbis at 16 kHz
 BANK_SEED = 20261123
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# espeak-ng 1.52 knows no "en-gb" with a variant: it refuses, and goes on with the voice before.
+# espeak-ng 1.52 has no "en-gb" with a variant: it returns an error and keeps the previous voice.
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland")
 # The variants of espeak-ng 1.52 without the robotic, whispered and croaking ones.
 _VOICE_NAMES = """
@@ -41,12 +41,12 @@ _VOICE_NAMES = """
     m7 m8 marcelo max michel miguel mike2 norbert pablo paul pedro quincy rob robert sandro shelby
     steph steph2 steph3 travis victor zac
 """
-VOICES = tuple(_VOICE_NAMES.split())  # an underscore stands for a space
+VOICES = tuple(_VOICE_NAMES.split())  # with an underscore for a space
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to say and how: rate in words per minute, pitch 0..99 (50 is the voice's own)."""
+    """A digit to speak: rate in words per minute, pitch 0 to 99 (50 is the voice's default)."""
 
     voice: str
     accent: str
@@ -57,7 +57,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One spoken digit: mono waveform at 16 kHz without silence around it, at most 1.25 s."""
+    """A spoken digit: mono waveform at 16 kHz, without silence at its ends, at most 1.25 s."""
 
     voice: str
     accent: str
@@ -66,10 +66,10 @@ class Utterance:
 
 
 def find_source(speech: Literal["auto", "espeak", "bank"]) -> Source:
-    """Return where speech comes from; auto = espeak where it is installed.
+    """Return the source of speech. `auto` is espeak if it is installed.
 
     Raises:
-        ConfigError: espeak is asked for and not installed.
+        ConfigError: espeak is chosen but not installed.
     """
     installed = find_spec("espeakng_loader") is not None
     if speech == "espeak" and not installed:
@@ -77,16 +77,20 @@ def find_source(speech: Literal["auto", "espeak", "bank"]) -> Source:
             "speech is 'espeak' and the package espeakng_loader is not installed: "
             "install furnace-hpc[demo], or choose the bank"
         )
-    return "espeak" if installed and speech != "bank" else "bank"
+    if speech == "bank" or not installed:
+        return "bank"
+    return "espeak"
 
 
 def load_speech(source: Source, seed: np.random.SeedSequence) -> list[Utterance]:
-    """Return each digit by each voice and accent; the seed draws espeak's rate and pitch."""
-    return read_bank() if source == "bank" else synthesise(draw_requests(seed))
+    """Return each digit by each voice and accent. The seed decides espeak's rate and pitch."""
+    if source == "bank":
+        return read_bank()
+    return synthesise(draw_requests(seed))
 
 
 def draw_requests(seed: np.random.SeedSequence) -> list[Request]:
-    """Draw how each voice, accent and digit is spoken: 120-200 words per minute, pitch 20-80."""
+    """Draw a rate of 120 to 200 words per minute and a pitch of 20 to 80 for each utterance."""
     rng = np.random.default_rng(seed)
     return [
         Request(voice, accent, digit, int(rng.integers(120, 201)), int(rng.integers(20, 81)))
@@ -97,13 +101,13 @@ def draw_requests(seed: np.random.SeedSequence) -> list[Request]:
 
 
 def synthesise(requests: Sequence[Request]) -> list[Utterance]:
-    """Speak the requests with espeak-ng in a fresh process.
+    """Speak the requests with espeak-ng in a new process.
 
-    The process makes it repeatable (espeak's filters remember what was said before), and keeps a crash of
-    the C library away from the caller.
+    espeak's filters depend on earlier speech, so a new process gives the same waveforms each time.
+    It also protects the caller from a crash of the C library.
 
     Raises:
-        ConfigError: espeak refuses a voice, or crashed.
+        ConfigError: espeak has no such voice, or crashed.
     """
     command = [sys.executable, "-P", "-m", "furnace_hpc.data.sets.tridigits.speech", "--speak"]
     rows = [astuple(request) for request in requests]
@@ -126,7 +130,7 @@ def espeak_version() -> str:
 
 
 def _speak_all() -> None:
-    """Be the fresh process: requests from stdin, waveforms to stdout."""
+    """Read requests from stdin and write waveforms to stdout, in the new process."""
     requests = [Request(*row) for row in pickle.load(sys.stdin.buffer)]
     try:
         engine = _Espeak()
@@ -137,7 +141,7 @@ def _speak_all() -> None:
 
 
 def _speak_within_window(engine: "_Espeak", request: Request) -> Wave:
-    """Speak a digit; a drawling voice speaks faster until it fits into the window."""
+    """Speak a digit. A slow voice speaks faster until it fits into the window."""
     rate = request.rate
     while True:
         wave = engine.speak(
@@ -150,13 +154,13 @@ def _speak_within_window(engine: "_Espeak", request: Request) -> Wave:
 
 
 def _trim(wave: Wave) -> Wave:
-    """Cut what is quieter than 1 % of the peak off both ends."""
+    """Cut both ends where they are quieter than 1 % of the peak."""
     loud = np.flatnonzero(np.abs(wave) > 0.01 * np.abs(wave).max())
     return wave[loud[0] : loud[-1] + 1]
 
 
 class _Espeak:
-    """The espeak-ng library through ctypes (speak_lib.h); one per process, for its state is global."""
+    """The espeak-ng library through ctypes (speak_lib.h). Its state is global in a process."""
 
     def __init__(self) -> None:
         import espeakng_loader
@@ -165,15 +169,15 @@ class _Espeak:
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
         self.variants = {path.name for path in (data / "voices" / "!v").iterdir()}
         self.chunks: list[NDArray[np.int16]] = []
-        synchronous = 2  # AUDIO_OUTPUT_SYNCHRONOUS: the samples go to the callback
+        synchronous = 2  # AUDIO_OUTPUT_SYNCHRONOUS: the callback gets the samples
         self.sample_rate = int(
             self.library.espeak_Initialize(synchronous, 0, str(data).encode(), 0)
         )
-        # else the clock seeds the voices that breathe
+        # Otherwise the clock seeds the noise of breathing voices.
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self.library.espeak_Info.restype = ctypes.c_char_p
         self.version: str = self.library.espeak_Info(None).decode()
-        # C keeps no reference to the callback, so this object has to.
+        # C keeps no reference to the callback, so this object must.
         self.callback = _callback_type()(self._receive)
         self.library.espeak_SetSynthCallback(self.callback)
 
@@ -189,7 +193,7 @@ class _Espeak:
             ConfigError: there is no such accent or voice.
         """
         variant = voice.replace("_", " ")
-        # espeak reports success for an unknown variant, and leaves it out
+        # espeak reports success for an unknown variant, and ignores it
         if variant not in self.variants:
             raise ConfigError(
                 f"espeak voice {voice!r} does not exist: {nearest(variant, self.variants)}"
@@ -221,7 +225,7 @@ def _callback_type() -> Callable[..., Any]:
 
 
 def write_bank(path: Path = BANK) -> None:
-    """Speak every digit by every voice and store it: `path` and its index beside it."""
+    """Speak every digit by every voice, and write the bank and its index (.json)."""
     requests = draw_requests(np.random.SeedSequence(BANK_SEED))
     waves = [soxr.resample(u.waveform, SAMPLE_RATE, BANK_SAMPLE_RATE) for u in synthesise(requests)]
     joined = np.concatenate([0.9 * wave / np.abs(wave).max() for wave in waves])
@@ -244,7 +248,7 @@ def write_bank(path: Path = BANK) -> None:
 
 
 def read_bank(path: Path = BANK) -> list[Utterance]:
-    """Return the utterances of the shipped bank, in the order of `load_speech`."""
+    """Return the utterances of the shipped bank, in the order of `draw_requests`."""
     index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     joined, _ = soundfile.read(path, dtype="float32")
     ends = np.cumsum(index["num_samples"])
@@ -261,7 +265,7 @@ def read_bank(path: Path = BANK) -> list[Utterance]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write-bank", action="store_true", help="make the shipped bank anew")
+    action.add_argument("--write-bank", action="store_true", help="make the shipped bank again")
     action.add_argument(
         "--speak", action="store_true", help="speak pickled requests from stdin (internal)"
     )
