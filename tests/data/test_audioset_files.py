@@ -1,4 +1,4 @@
-"""AudioSet as people have it: files named by other downloaders, lists saved by other programs, small sets."""
+"""AudioSet: file names of download programs, lists of other programs, and small sets."""
 
 import json
 from dataclasses import replace
@@ -17,6 +17,7 @@ from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.packing.held_out import drawn_by_hash, num_held_out
 from furnace_hpc.data.packing.pack import pack_files
 from furnace_hpc.data.sets.audioset import Lists, plan_audioset
+from furnace_hpc.data.sets.audioset_files import SoundFiles
 from furnace_hpc.data.sets.audioset_lists import Classes, read_clips
 from furnace_hpc.data.sets.avmnist import PUBLISHED_TRAIN, PUBLISHED_VAL
 
@@ -28,13 +29,17 @@ def rows(ids, labels="/m/0a"):
     return "".join(f'{clip}, 30.000, 40.000, "{labels}"\n' for clip in ids)
 
 
+def read(path, folder):
+    return read_clips(path, CLASSES, SoundFiles(folder / "audio"), folder)
+
+
 def found(tmp_path, names, *, ids=IDS, text=None):
-    """Id -> name of the sound file that is taken."""
+    """Id -> name of the sound file that is used."""
     (tmp_path / "audio").mkdir()
     for name in names:
         (tmp_path / "audio" / name).write_bytes(b"")
     (tmp_path / "list.csv").write_bytes(rows(ids).encode() if text is None else text)
-    clips = read_clips(tmp_path / "list.csv", CLASSES, tmp_path / "audio", tmp_path)
+    clips = read(tmp_path / "list.csv", tmp_path)
     assert [clip.video_id for clip in clips] == list(ids)
     return {clip.video_id: clip.sound and clip.sound.name for clip in clips}
 
@@ -42,8 +47,9 @@ def found(tmp_path, names, *, ids=IDS, text=None):
 @pytest.mark.parametrize(
     "form",
     [
-        "{}.wav", "{}.WAV", "{}.Flac", "{}.opus", "{}.m4a", "Y{}.wav", "{}_30.000_40.000.wav", "{}_30000_40000.mp3",
-        "{}_30_40.ogg", "{}_30.0.wav", "Y{}_30.000_40.000.wav", "Y{}_30000_40000.flac",
+        "{}.wav", "{}.WAV", "{}.Flac", "{}.opus", "{}.m4a", "Y{}.wav", "{}_30.000_40.000.wav",
+        "{}_30000_40000.mp3", "{}_30_40.ogg", "{}_30.0.wav", "Y{}_30.000_40.000.wav",
+        "Y{}_30000_40000.flac",
     ],
 )  # fmt: skip
 def test_files_are_found_by_their_usual_names(tmp_path, form):
@@ -67,7 +73,7 @@ def test_another_part_of_the_video_is_another_clip(tmp_path):
         ConfigError,
         match=r"may be 'abcdefghijk_0\.000_10\.000\.wav' and .*keep one, named <id>\.flac",
     ):
-        read_clips(tmp_path / "list.json", CLASSES, tmp_path / "audio", tmp_path)
+        read(tmp_path / "list.json", tmp_path)
 
 
 def test_the_name_by_the_id_alone_comes_first(tmp_path):
@@ -101,9 +107,7 @@ def test_lists_of_other_programs(tmp_path, coding, newline):
     (tmp_path / "list.json").write_bytes(
         json.dumps(entries, indent=1).replace("\n", newline).encode(coding)
     )
-    assert len(read_clips(tmp_path / "list.json", CLASSES, tmp_path / "audio", tmp_path)) == len(
-        IDS
-    )
+    assert len(read(tmp_path / "list.json", tmp_path)) == len(IDS)
 
 
 def test_class_list_with_a_byte_order_mark(tmp_path):
@@ -115,16 +119,16 @@ def test_class_list_with_a_byte_order_mark(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["", "a/b", "a\0b", "x" * 201, "x\ud83d"])
-def test_an_id_that_can_name_no_file_is_refused(tmp_path, bad):
+def test_an_id_that_is_no_file_name_is_refused(tmp_path, bad):
     (tmp_path / "list.json").write_text(
         json.dumps({"data": [{"video_id": bad, "labels": "/m/0a", "wav": bad}]})
     )
-    with pytest.raises(ConfigError, match="is no id of a clip"):
-        read_clips(tmp_path / "list.json", CLASSES, tmp_path, tmp_path)
+    with pytest.raises(ConfigError, match="is not a clip id"):
+        read(tmp_path / "list.json", tmp_path)
 
 
 def small_set(folder, num_train, form="{}.wav", content=None):
-    """A set of one-second clips of which train has so many, and test three."""
+    """A set of one-second clips: `num_train` in train, three in test."""
     source = folder / "raw"
     (source / "audio").mkdir(parents=True)
     (source / "frames" / "frame_0").mkdir(parents=True)
@@ -166,7 +170,7 @@ def test_the_fraction_is_exact(tmp_path, count, part, held):
 
 
 def test_the_fraction_is_of_the_clips_with_files(tmp_path):
-    """The official list has 22,000 clips; a first try has a few of them."""
+    """The official list has 22,000 clips, but a user may have files of a few."""
     source, ids = small_set(tmp_path, 7)
     (source / CSV.train).write_text(rows(ids["train"] + [f"gone_{n:06}" for n in range(500)]))
     plan = planned(source, val_fraction=0.1)
@@ -179,7 +183,7 @@ def test_the_fraction_is_of_the_clips_with_files(tmp_path):
     assert plan.listed["val"] > 1  # those before the limit
 
 
-def test_a_set_too_small_to_split_says_so(tmp_path):
+def test_a_set_too_small_to_split(tmp_path):
     source, _ = small_set(tmp_path, 1)
     with pytest.raises(
         ConfigError, match=r"1 clip of train has files \('train_000000'\), wanted 2 at least"
@@ -187,7 +191,7 @@ def test_a_set_too_small_to_split_says_so(tmp_path):
         planned(source)
 
 
-def test_an_empty_split_is_reported_as_such(tmp_path):
+def test_an_empty_split_is_an_error(tmp_path):
     source, _ = small_set(tmp_path, 5)
     lists = Lists(CSV.train, "val.csv", CSV.test)
     for text, message in (
@@ -205,15 +209,15 @@ def test_an_empty_split_is_reported_as_such(tmp_path):
             )
 
 
-def test_a_split_without_usable_sample_names_its_own_refusals(tmp_path):
+def test_a_split_without_usable_sample(tmp_path):
     source, _ = small_set(tmp_path, 5)
     plan = planned(source)
     plan.rows["val"][0].sound.write_bytes(b"no sound")
     with pytest.raises(ConfigError) as caught:
         pack_files(plan, tmp_path / "set", lambda *_: None, workers=1, max_refused=1, force=False)
-    told = str(caught.value)
-    assert told.startswith(
-        "split 'val' has no usable sample (audio unreadable 1, image missing 1, sample nothing left 1)"
+    assert str(caught.value).startswith(
+        "split 'val' has no usable sample "
+        "(audio unreadable 1, image missing 1, sample nothing left 1)"
     )
 
 
@@ -222,7 +226,7 @@ def test_ids_before_the_limit_are_drawn():
     drawn = [drawn_by_hash(names, names, part) for part in (0.001, 0.1, 0.5)]
     assert [len(ids) for ids in drawn] == [1, 100, 500]
     assert drawn[0] < drawn[1] < drawn[2]
-    fewer = drawn_by_hash(names, names[:500], 0.1)  # files that are not there yet move few clips
+    fewer = drawn_by_hash(names, names[:500], 0.1)  # missing files move few clips
     assert len(fewer & set(names[:500])) == 50
     assert fewer <= drawn[1] or drawn[1] <= fewer
     assert drawn_by_hash(names, [], 0.5) == drawn_by_hash(names, names[:1], 0.5) == set()
@@ -241,7 +245,7 @@ def test_small_sets_keep_a_sample_on_each_side():
     assert num_held_out(3, 0.99) == 2
 
 
-def test_files_that_match_no_id_are_counted(tmp_path, capsys):
+def test_files_that_match_no_id_are_counted(tmp_path):
     source, _ = small_set(tmp_path, 9, form="clip-{}.wav")
     with pytest.raises(
         ConfigError,
@@ -259,32 +263,64 @@ def test_files_that_match_no_id_are_counted(tmp_path, capsys):
     assert planned(source).notes == ()  # a folder may hold more than the lists name
 
 
-def test_sounds_of_a_format_that_is_not_decoded_are_told_first(tmp_path, capsys):
+def pack_command(source, out, capsys):
+    """Exit code, output and errors of `furnace pack audioset`, in one line each."""
+    options = f"--num-classes {len(MIDS)} --num-frames 1 --image-size 16 --workers 1".split()
+    with pytest.raises(SystemExit) as caught:
+        run_command(pack.main, ["audioset", "--source", str(source), "--out", str(out), *options])
+    texts = capsys.readouterr()
+    return caught.value.code, " ".join(texts.out.split()), " ".join(texts.err.split())
+
+
+def test_pack_prints_files_that_match_no_clip(tmp_path, capsys):
+    """The note comes before the counts of listed and found clips."""
+    source, _ = small_set(tmp_path, 9)
+    with (source / CSV.test).open("a") as file:
+        file.write(rows(["test_gone01", "test_gone02"]))
+    soundfile.write(source / "audio" / "clip-1.wav", tone(3, 16_000), 16_000)
+    code, out, err = pack_command(source, tmp_path / "set", capsys)
+    assert (code or 0) == 2  # no clip has a frame, which is too much for --max-refused
+    assert (
+        f"note: 1 files in {source / 'audio'} match no id, for example 'clip-1.wav'; 12 of 14 "
+        "listed clips have one: wanted <id>.flac (or .wav, .ogg, .mp3), Y<id>.flac or "
+        "<id>_<start>_<end>.flac"
+    ) in out
+    assert "image missing 12" in err
+
+
+def test_pack_prints_counts_of_missing_clips(tmp_path, capsys):
+    source, ids = small_set(tmp_path, 9)
+    (source / CSV.train).write_text(rows([*ids["train"], "gone_000001"]))
+    for clip in ids["train"] + ids["test"]:
+        marked(1, 16, 16).save(source / "frames" / "frame_0" / f"{clip}.jpg")
+    code, out, _ = pack_command(source, tmp_path / "set", capsys)
+    assert not code
+    assert "note:" not in out
+    assert "split listed found packed refused incomplete" in out
+    counts = open_columns(tmp_path / "set").manifest.counts
+    assert sum(count["listed"] for count in counts.values()) == 13
+    assert sum(count["found"] for count in counts.values()) == 12
+
+
+def test_a_small_set_is_an_error_with_all_notes(tmp_path):
+    source, _ = small_set(tmp_path, 1)
+    (source / CSV.test).write_text(rows(["test_000000", "test_gone01"]))
+    with pytest.raises(ConfigError, match=r"give --val-list; 2 files in .* match no id"):
+        planned(source)
+
+
+def test_pack_prints_sounds_that_are_not_decoded(tmp_path, capsys):
     m4a = b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom"
     source, ids = small_set(tmp_path, 5, form="{}.m4a", content=m4a)
     for clip in ids["train"] + ids["test"]:
         marked(1, 16, 16).save(source / "frames" / "frame_0" / f"{clip}.jpg")
-    options = [
-        "--source",
-        source,
-        "--out",
-        tmp_path / "set",
-        "--num-classes",
-        len(MIDS),
-        "--num-frames",
-        1,
-    ]
-    with pytest.raises(SystemExit) as caught:
-        run_command(
-            pack.main, ["audioset", *map(str, options), "--image-size", "16", "--workers", "1"]
-        )
-    assert caught.value.code == 2
-    out, err = capsys.readouterr()
+    code, out, err = pack_command(source, tmp_path / "set", capsys)
+    assert code == 2
     assert (
-        "note: 8 of 8 sounds are .m4a or the like, which is not decoded here: convert them, e.g. ffmpeg -i"
-        in out
-    )
-    assert "audio unreadable 8" in " ".join(err.split())
+        "note: 8 of 8 sounds are .m4a or similar, which is not decoded: convert them, "
+        "e.g. ffmpeg -i"
+    ) in out
+    assert "audio unreadable 8" in err
     pack_files(
         planned(source), tmp_path / "set", lambda *_: None, workers=1, max_refused=1, force=True
     )
@@ -324,7 +360,7 @@ def test_fuzz_a_list_is_read_or_refused(tmp_path_factory, content, name):
     folder = tmp_path_factory.getbasetemp()
     (folder / name).write_bytes(content)
     try:
-        clips = read_clips(folder / name, CLASSES, folder / "none", folder)
+        clips = read(folder / name, folder / "none")
     except ConfigError as error:
         assert str(folder / name) in str(error)  # noqa: PT017  either outcome is right
     else:

@@ -1,4 +1,4 @@
-"""Two thousand files of which a hundred are broken in forty ways: exactly those are refused."""
+"""Of 2,000 files, 100 are broken in 40 ways. Exactly those are refused."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def plan_clips(folder: Path) -> PackPlan:
 
 
 def packed(plan: PackPlan, out: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
-    """Sample -> what is present of it; and the lines of refused.jsonl."""
+    """Sample -> its present modalities, and the lines of refused.jsonl."""
     pack_files(plan, out, lambda *_: None, workers=2, max_refused=0.2, force=False)
     columns = open_columns(out, verify=True)
     present = {}
@@ -82,8 +82,8 @@ def jpeg(tmp_path_factory) -> bytes:
     return encoded(picture(), "JPEG")
 
 
-def test_of_1200_files_of_movies_exactly_the_broken_are_refused(tmp_path, jpeg):
-    """52 posters in 26 ways, 6 plots in 3 and 12 entries in 6."""
+def test_broken_files_of_movies_are_refused(tmp_path, jpeg):
+    """Of 1,200 files, 52 posters are broken in 26 ways, 6 plots in 3 and 12 entries in 6."""
     plan = write_movies(tmp_path / "raw", jpeg)
     dataset = tmp_path / "raw" / "dataset"
     broken = iter(MOVIES[3::8])
@@ -105,13 +105,14 @@ def test_of_1200_files_of_movies_exactly_the_broken_are_refused(tmp_path, jpeg):
         *((f"dataset/{movie}.json", "text", True) for movie in plots),
         *((f"dataset/{movie}.json", None, False) for movie in entries),
     }
+    assert len(lines) == len(posters) + len(plots) + len(entries)
     assert present.keys() == set(MOVIES) - set(entries)
     for movie, (has_text, has_image) in present.items():
         assert (has_text, has_image) == (movie not in plots, movie not in posters), movie
 
 
-def test_of_800_files_of_clips_exactly_the_broken_are_refused(tmp_path, jpeg):
-    """20 sounds in 5 ways and 10 frames in 10."""
+def test_broken_files_of_clips_are_refused(tmp_path, jpeg):
+    """Of 800 files, 20 sounds are broken in 5 ways and 10 frames in 10."""
     folder = tmp_path / "raw"
     write_clips(folder, jpeg)
     broken = iter(CLIPS[3::12])

@@ -49,7 +49,7 @@ def write_tiny(folder: Path, value: int, num_samples: int = 4) -> Manifest:
 # --- columns ---
 
 
-def test_columns_come_back_as_they_were(tiny):
+def test_columns_are_read_as_written(tiny):
     columns = open_columns(tiny, verify=True)
     train = columns.split("train")
     assert isinstance(train["x"], np.memmap)
@@ -101,13 +101,13 @@ def test_a_new_pack_replaces_the_old_one(tiny):
         (lambda f: (f / "manifest.json").write_text("{}"), r"is not a readable manifest"),
     ],
 )
-def test_damage_is_named(tiny, damage, message):
+def test_damaged_files_are_errors(tiny, damage, message):
     damage(tiny)
     with pytest.raises(ConfigError, match=message):
         open_columns(tiny)
 
 
-def test_changed_contents_show_only_when_verified(tiny):
+def test_changed_contents_are_found_by_verify(tiny):
     path = tiny / "train" / "x.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -119,10 +119,10 @@ def test_changed_contents_show_only_when_verified(tiny):
         open_columns(tiny, verify=True)
 
 
-def test_a_folder_of_something_else_is_never_replaced(tmp_path):
+def test_a_folder_with_other_files_is_kept(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(
-        ConfigError, match=r"holds 'thesis\.tex', which is no part of a packed data set"
+        ConfigError, match=r"holds 'thesis\.tex', which is not part of a packed data set"
     ):
         write_tiny(tmp_path, 1)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
@@ -191,7 +191,7 @@ def test_an_interrupt_leaves_the_old_pack(tiny, monkeypatch):
 # --- preprocessing and speech ---
 
 
-def test_batched_mfcc_is_librosas_of_each_clip():
+def test_batched_mfcc_equals_librosas():
     rng = np.random.default_rng(0)
     waves = rng.standard_normal((3, 20_000)).astype(np.float32) * np.array(
         [[1e-4], [1], [30]], np.float32
@@ -223,7 +223,7 @@ def test_bank_has_every_voice_accent_and_digit_once():
     assert 0.5 < np.median([np.abs(u.waveform).max() for u in bank]) <= 1.1
 
 
-def test_espeak_and_bank_say_the_same_in_the_same_format():
+def test_espeak_and_bank_have_the_same_format():
     pytest.importorskip("espeakng_loader")
     first, again = (synthesise([Request("f2", "en-gb-scotland", 7, 150, 50)])[0] for _ in range(2))
     np.testing.assert_array_equal(first.waveform, again.waveform)
@@ -237,7 +237,7 @@ def test_espeak_and_bank_say_the_same_in_the_same_format():
     assert find_source("bank") == "bank"
 
 
-def test_a_drawling_voice_is_made_to_fit():
+def test_a_slow_voice_fits_into_the_window():
     pytest.importorskip("espeakng_loader")
     slow = synthesise([Request("Marco", "en-us", 0, 100, 50)])[0]
     assert 15_000 < len(slow.waveform) <= 20_000

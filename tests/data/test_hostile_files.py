@@ -1,4 +1,4 @@
-"""Files that lie about their size, or want to be more than data: one sentence, no program, no memory without end."""
+"""Files with false sizes or with code give one error, start no program, and need little memory."""
 
 import io
 import json
@@ -49,24 +49,23 @@ def predictor(model: Path) -> Predictor:
 # --- images and sounds ---
 
 
-def test_postscript_is_no_image_whatever_its_name_and_ghostscript_is_not_asked(
-    tmp_path, monkeypatch
-):
-    asked = tmp_path / "asked"
-    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {asked}\n")
+def test_postscript_does_not_start_ghostscript(tmp_path, monkeypatch):
+    started = tmp_path / "started"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {started}\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     Image.new("RGB", (16, 16)).save(tmp_path / "poster.eps")
     (tmp_path / "poster.eps").rename(tmp_path / "poster.jpg")
     with pytest.raises(Unusable, match="unreadable"):
         read_image(tmp_path / "poster.jpg", ImageKnobs(size=16))
-    assert not asked.exists()
+    assert not started.exists()
     with Image.open(tmp_path / "poster.jpg") as image, suppress(OSError):
         image.load()
-    assert asked.exists()  # Pillow itself would
+    assert started.exists()  # Pillow itself starts it
 
 
-def test_a_header_that_makes_hours_of_a_second_is_refused_before_it_is_resampled(tmp_path):
+def test_a_header_with_a_wrong_rate_is_refused(tmp_path):
+    """At 1 Hz a second becomes hours. The check comes before the resampling."""
     soundfile.write(tmp_path / "slow.wav", np.zeros(20_000, np.float32), 1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(Unusable, match="at 1 Hz are 6 hours"):
@@ -77,7 +76,7 @@ def test_a_header_that_makes_hours_of_a_second_is_refused_before_it_is_resampled
         read_sound(tmp_path / "fast.wav", KNOBS)
 
 
-def test_silence_without_end_is_refused(tmp_path, monkeypatch):
+def test_a_very_long_silence_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("furnace_hpc.data.decode.audio._MOST", 30_000)
     soundfile.write(tmp_path / "a.flac", np.zeros((16_000, 2), np.float32), 16_000)
     with pytest.raises(Unusable, match="more than 15,000 samples"):
@@ -111,7 +110,7 @@ def zipped() -> bytes:
         header("'a'"),
     ],
 )
-def test_an_array_file_that_is_none_is_one_sentence(tmp_path, predictor, content):
+def test_a_broken_array_file_is_one_error(tmp_path, predictor, content):
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(ConfigError, match="is unreadable") as refused:
         predictor.predict(audio=tmp_path / "a.npy")
@@ -119,7 +118,7 @@ def test_an_array_file_that_is_none_is_one_sentence(tmp_path, predictor, content
 
 
 @pytest.mark.parametrize("content", [zipped(), header("(" * 2000), b"PK\x03\x04"])
-def test_a_column_that_is_no_array_is_one_sentence(tmp_path, small_data, content):
+def test_a_column_that_is_no_array_is_one_error(tmp_path, small_data, content):
     shutil.copytree(small_data, tmp_path / "pack")
     column = tmp_path / "pack" / "test" / "present.npy"
     size = column.stat().st_size
@@ -140,7 +139,7 @@ def answered(predictor: Predictor, path: Path) -> tuple[int, list[str], str]:
     return failed, out.getvalue().splitlines(), errors.getvalue()
 
 
-def test_ids_move_no_cursor_and_make_no_lines(tmp_path, predictor):
+def test_ids_are_escaped(tmp_path, predictor):
     ids = ["\x1b]0;title\x07", "two\nlines", "\ud800", "\u202eturned", {"a": [1]}, "grün"]
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"id": i, "text": "it is even"}) + "\n" for i in ids)
@@ -150,9 +149,7 @@ def test_ids_move_no_cursor_and_make_no_lines(tmp_path, predictor):
     assert (failed, [line.partition("  digit:")[0] for line in lines]) == (0, shown)
 
 
-def test_a_line_without_end_is_never_read_whole_and_costs_itself_alone(
-    tmp_path, predictor, monkeypatch
-):
+def test_a_very_long_line_is_not_read_completely(tmp_path, predictor, monkeypatch):
     monkeypatch.setattr(batch_predict, "MAX_LINE_BYTES", 1000)
     longest = 0
 
@@ -193,7 +190,7 @@ def test_a_line_without_end_is_never_read_whole_and_costs_itself_alone(
         ("data.labels", {}),
     ],
 )
-def test_a_config_whose_parts_do_not_fit_is_one_sentence(tmp_path, model, place, value):
+def test_an_inconsistent_config_is_one_error(tmp_path, model, place, value):
     shutil.copytree(model, tmp_path / "model")
     content = inner = json.loads((model / CONFIG).read_text())
     *path, last = place.split(".")
@@ -209,7 +206,7 @@ def test_a_config_whose_parts_do_not_fit_is_one_sentence(tmp_path, model, place,
 @pytest.mark.parametrize(
     "content", [b"", b"PK\x03\x04torn", b"\x80\x04K\x01.", b"\x93NUMPY\x01\x00", zipped()]
 )
-def test_torn_predictions_of_a_run_are_said_and_cost_nothing_else(tmp_path, run, content):
+def test_export_reports_damaged_predictions(tmp_path, run, content):
     run.predictions("test").parent.mkdir(exist_ok=True)
     run.predictions("test").write_bytes(content)
     try:
@@ -220,7 +217,7 @@ def test_torn_predictions_of_a_run_are_said_and_cost_nothing_else(tmp_path, run,
 
 
 @pytest.mark.parametrize(("free_kib", "with_program"), [(8, False), (84, False), (100, True)])
-def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(
+def test_a_full_disk_is_one_error_and_leaves_no_file(
     tmp_path, run, monkeypatch, free_kib, with_program
 ):
     # Tracing takes ten seconds; what counts is that torch gives bytes: its own zip writer aborts on

@@ -1,4 +1,4 @@
-"""Damaged images of every format: the only outcomes are an image, or a refusal that names the reason."""
+"""Damaged images of every format give an image, or a refusal with a reason."""
 
 import struct
 
@@ -26,7 +26,7 @@ BYTES = [
 
 
 def outcome(path) -> str:
-    """The reason of a refusal, or "image"; any other exception fails the test."""
+    """The reason of a refusal, or "image". Any other exception fails the test."""
     try:
         pixels = read_image(path, SMALL)
     except Unusable as error:
@@ -64,7 +64,7 @@ def test_damaged_images_give_an_image_or_a_refusal(path, kind, data):
 
 @pytest.mark.fuzz
 @given(st.sampled_from(list(KINDS)), st.floats(0, 1))
-def test_images_that_are_cut_give_an_image_or_a_refusal(path, kind, part):
+def test_cut_images_give_an_image_or_a_refusal(path, kind, part):
     path.write_bytes(KINDS[kind][: round(part * len(KINDS[kind]))])
     outcome(path)
 
@@ -85,7 +85,7 @@ TAGS = st.tuples(
     st.sampled_from("<>"),
     st.sampled_from(["JPEG", "PNG"]),
 )
-def test_no_other_tag_of_exif_changes_the_image(path, tags, value, order, kind):
+def test_other_exif_tags_do_not_change_the_image(path, tags, value, order, kind):
     path.write_bytes(encoded(picture(), kind, exif=exif_of(turned(value, order), order=order)))
     wanted = read_image(path, SMALL)
     path.write_bytes(

@@ -1,4 +1,4 @@
-"""Batches: what is in them, that each sample comes exactly once, and that reading ahead changes nothing."""
+"""Batches: their content, each sample exactly once, and reading ahead."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def write_set(folder: Path, *, num_samples: int = N, frames: int | None = None) -> Path:
-    """A set whose every value tells its sample, and its frame."""
+    """A set in which every value encodes its sample and frame."""
     row = np.arange(num_samples)
     pixels = row.reshape(-1, 1, 1, 1, 1) * 10 + np.arange(frames or 1).reshape(1, -1, 1, 1, 1)
     image = np.broadcast_to(pixels, (num_samples, frames or 1, 3, 2, 4)).astype(np.uint8)
@@ -43,7 +43,7 @@ def write_set(folder: Path, *, num_samples: int = N, frames: int | None = None) 
     manifest = write_columns(
         folder,
         splits={"train": columns},
-        dataset="told",
+        dataset="small",
         modalities=("text", "image"),
         labels={
             "one": Labels(kind="single_label", classes=("a", "b", "c")),
@@ -84,8 +84,8 @@ def equal(a: Batch, b: Batch) -> bool:
 # --- what a batch holds ---
 
 
-def test_a_batch_holds_these_samples_standardised_with_labels_of_both_kinds(tmp_path):
-    reader = reader_of(write_set(tmp_path / "told"))
+def test_a_batch_has_standardised_values_and_labels(tmp_path):
+    reader = reader_of(write_set(tmp_path / "set"))
     rows = np.array([4, 21, 4, 0])
     batch = reader.read(rows)
     assert batch.rows.tolist() == [4, 21, 4, 0]
@@ -104,10 +104,10 @@ def test_a_batch_holds_these_samples_standardised_with_labels_of_both_kinds(tmp_
     )
 
 
-def test_presence_follows_the_order_of_the_modalities_asked_for(tmp_path):
-    batch = reader_of(write_set(tmp_path / "told"), ("image", "text")).read(np.array([4]))
+def test_presence_has_the_order_of_the_modalities(tmp_path):
+    batch = reader_of(write_set(tmp_path / "set"), ("image", "text")).read(np.array([4]))
     assert batch.present_BM.tolist() == [[True, False]]
-    alone = reader_of(write_set(tmp_path / "told"), ("image",)).read(np.array([4]))
+    alone = reader_of(write_set(tmp_path / "set"), ("image",)).read(np.array([4]))
     assert (set(alone.inputs), set(alone.lengths), alone.present_BM.tolist()) == (
         {"image"},
         set(),
@@ -116,7 +116,7 @@ def test_presence_follows_the_order_of_the_modalities_asked_for(tmp_path):
 
 
 def test_a_batch_is_not_overwritten_by_later_ones(tmp_path):
-    reader = reader_of(write_set(tmp_path / "told"))
+    reader = reader_of(write_set(tmp_path / "set"))
     first = reader.read(np.array([1, 2, 3]))
     kept = reader.read(np.array([1, 2, 3]))
     for row in range(10):
@@ -125,9 +125,9 @@ def test_a_batch_is_not_overwritten_by_later_ones(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [[-1], [N], [0, 99]])
-def test_a_sample_that_is_not_there_is_an_error(tmp_path, rows):
-    with pytest.raises(IndexError, match=r"asked for, 0 to 22 are there"):
-        reader_of(write_set(tmp_path / "told")).read(np.array(rows))
+def test_a_missing_sample_is_an_error(tmp_path, rows):
+    with pytest.raises(IndexError, match=r"requested, wanted 0 to 22"):
+        reader_of(write_set(tmp_path / "set")).read(np.array(rows))
 
 
 # --- text is cut to what the batch needs ---
@@ -135,17 +135,17 @@ def test_a_sample_that_is_not_there_is_an_error(tmp_path, rows):
 
 @pytest.mark.parametrize(("rows", "tokens"), [([0], 8), ([7], 8), ([8], 16), ([3, 19, 0], 24)])
 def test_text_is_cut_to_a_multiple_of_8(tmp_path, rows, tokens):
-    text = reader_of(write_set(tmp_path / "told")).read(np.array(rows)).inputs["text"]
+    text = reader_of(write_set(tmp_path / "set")).read(np.array(rows)).inputs["text"]
     assert text.shape == (len(rows), tokens)
     assert [(row != 0).sum().item() for row in text] == [row % 20 + 1 for row in rows]
 
 
-def test_text_is_never_longer_than_its_column(small_data):
+def test_text_is_not_longer_than_its_column(small_data):
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
     assert reader.read(np.arange(100)).inputs["text"].shape == (100, 15)
 
 
-def test_cutting_text_changes_logits_by_rounding_alone(small_data):
+def test_cutting_text_changes_logits_by_rounding(small_data):
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
     short = np.flatnonzero(reader.column("text_length") <= 8)
     batch = reader.read(short)
@@ -162,14 +162,14 @@ def test_cutting_text_changes_logits_by_rounding_alone(small_data):
 # --- frames ---
 
 
-def test_a_clip_shows_its_middle_frame_unless_one_is_drawn(tmp_path):
+def test_a_clip_has_its_middle_or_a_drawn_frame(tmp_path):
     reader = reader_of(write_set(tmp_path / "clips", frames=FRAMES))
     rows = np.array([3, 22])
     assert reader.read(rows).inputs["image"][:, 0, 0, 0].tolist() == [32, 222]
     assert reader.read(rows, np.array([4, 0])).inputs["image"][:, 0, 0, 0].tolist() == [34, 220]
 
 
-def test_training_draws_one_frame_by_seed_epoch_and_sample(tmp_path):
+def test_training_draws_one_frame_per_epoch(tmp_path):
     reader = reader_of(write_set(tmp_path / "clips", frames=FRAMES))
     shown: dict[tuple[int, int], int] = {}
     for world_size in (1, 3):
@@ -187,7 +187,7 @@ def test_training_draws_one_frame_by_seed_epoch_and_sample(tmp_path):
     assert sum(changed) > N // 2
 
 
-def test_frames_are_drawn_evenly_and_are_the_same_for_ever():
+def test_frames_are_drawn_evenly_and_reproducibly():
     samples = np.arange(100_000)
     counts = np.bincount(drawn_frames(10, 7, samples // 1000, samples), minlength=10)
     assert counts.min() > 9_600
@@ -203,10 +203,8 @@ PINNED = [1, 7, 7, 2, 3, 1, 3, 2]
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
-def test_an_epoch_has_every_sample_once_from_any_resume_point(
-    small_data, world_size, micro_batch_size
-):
-    """10 steps of 24 samples are the 240 of an epoch; it is cut after each step, and gone on with by new readers."""
+def test_an_epoch_has_every_sample_once_after_resume(small_data, world_size, micro_batch_size):
+    """An epoch is 10 steps of 24 samples. New readers continue after each step."""
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
     sizes = {"global_batch_size": 24, "micro_batch_size": micro_batch_size, "steps": 20}
 
@@ -247,7 +245,7 @@ def test_evaluation_takes_every_sample_once(num_samples, batch_size, world_size)
 # --- reading ahead ---
 
 
-def test_batches_read_ahead_are_those_read_one_by_one(small_data):
+def test_prefetched_batches_equal_plain_ones(small_data):
     reader = BatchReader(
         open_columns(small_data), "train", ("text", "image", "audio"), ("digit",), CPU
     )
@@ -260,20 +258,21 @@ def test_batches_read_ahead_are_those_read_one_by_one(small_data):
     assert prefetching() == []
 
 
-def test_steps_may_be_asked_for_in_any_order(small_data):
+def test_steps_in_any_order(small_data):
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
     with train_batches(reader) as batches:
         first = {
             step: [b.rows.tolist() for b in batches.of_step(step)] for step in (3, 4, 17, 0, 39)
         }
     with train_batches(reader) as batches:
-        next(batches.of_step(4))  # left half-way
+        next(batches.of_step(4))  # the step is not finished
         assert [b.rows.tolist() for b in batches.of_step(4)] == first[4]
         assert len(prefetching()) == 1
     assert prefetching() == []
 
 
-def test_what_goes_wrong_in_the_thread_is_raised_in_the_loop_and_no_batch_is_skipped(small_data):
+def test_an_error_in_the_thread_is_raised_in_the_loop(small_data):
+    """No batch is skipped."""
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
     requests = [Request(np.array([row])) for row in (0, 1, 999, 3)]
     with Prefetched(reader, requests) as batches:
@@ -284,7 +283,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_in_the_loop_and_no_batch_is_ski
     assert prefetching() == []
 
 
-def test_the_thread_ends_with_the_loop_however_it_ends(small_data):
+def test_the_thread_ends_with_the_loop(small_data):
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
     with suppress(ZeroDivisionError), train_batches(reader) as batches:
         next(batches.of_step(0))
@@ -293,7 +292,7 @@ def test_the_thread_ends_with_the_loop_however_it_ends(small_data):
     assert prefetching() == []
 
 
-def test_no_more_than_a_few_batches_are_read_ahead(small_data):
+def test_only_a_few_batches_are_read_ahead(small_data):
     asked = []
 
     def requests():

@@ -1,4 +1,4 @@
-"""Images and sounds of every odd kind."""
+"""Images and sounds of unusual kinds."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SOUND = SoundKnobs()
 
 @pytest.fixture
 def picture() -> Image.Image:
-    """Red above, blue below; 60 wide, 40 high."""
+    """Red above, blue below, 60 wide, 40 high."""
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:20, :, 0] = pixels[20:, :, 2] = 200
     return Image.fromarray(pixels)
@@ -87,7 +87,7 @@ def test_a_large_jpeg_is_the_same_picture_as_its_png(tmp_path):
     ("content", "reason"),
     [(None, "missing"), (b"", "empty"), (b"GIF or not", "unreadable"), ("cut", "truncated")],
 )
-def test_images_that_give_nothing_say_why(picture, tmp_path, content, reason):
+def test_unusable_images_have_a_reason(picture, tmp_path, content, reason):
     path = tmp_path / "a.jpg"
     if content == "cut":
         picture.resize((300, 300)).save(path)
@@ -100,7 +100,7 @@ def test_images_that_give_nothing_say_why(picture, tmp_path, content, reason):
     assert str(tmp_path) not in caught.value.detail
 
 
-def test_a_huge_image_is_refused_and_not_unpacked(tmp_path):
+def test_a_decompression_bomb_is_refused(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     with pytest.raises(Unusable, match="decompression bomb"):
         read_image(tmp_path / "bomb.png", SMALL)
@@ -122,7 +122,7 @@ def test_stereo_is_mono_of_the_same_content(tmp_path):
     np.testing.assert_allclose(read_wave(tmp_path / "left.wav", SOUND), wave / 2, atol=1e-6)
 
 
-def test_coefficients_are_librosas_and_length_is_the_true_one(tmp_path):
+def test_coefficients_and_length_of_a_sound(tmp_path):
     wave = noise(0.7).astype(np.float32)
     soundfile.write(tmp_path / "a.flac", wave, 16_000, subtype="PCM_24")
     stored, length = read_sound(tmp_path / "a.flac", SOUND)
@@ -139,7 +139,7 @@ def test_coefficients_are_librosas_and_length_is_the_true_one(tmp_path):
         stored[:, :600],
         mfcc(long[None].astype(np.float32), hop=160, window=1024)[0, :, :600],
         atol=3,
-    )  # the floor, 80 dB below the loudest bin, is of the part that is kept
+    )  # the floor, 80 dB below the loudest bin, depends on the stored part
 
 
 def test_log_mel_and_other_rates(tmp_path):
@@ -179,7 +179,7 @@ def test_silence_is_a_sound(tmp_path):
         ),
     ],
 )
-def test_sounds_that_give_nothing_say_why(tmp_path, damage, reason):
+def test_unusable_sounds_have_a_reason(tmp_path, damage, reason):
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(), 16_000)
     damage(path)
@@ -199,14 +199,14 @@ def test_a_truncated_flac_is_not_a_shorter_sound(tmp_path):
 
 
 def promise(path, samples: int) -> None:
-    """Let a FLAC's STREAMINFO say that it has so many samples (36 bits)."""
+    """Write this number of samples (36 bits) to the STREAMINFO block of a FLAC."""
     content = bytearray(path.read_bytes())
     fields = int.from_bytes(content[18:26], "big")
     content[18:26] = ((fields >> 36 << 36) | samples).to_bytes(8, "big")
     path.write_bytes(content)
 
 
-def test_a_flac_whose_header_promises_too_much_costs_no_memory(tmp_path):
+def test_a_flac_with_a_large_total_needs_no_memory(tmp_path):
     path = tmp_path / "a.flac"
     soundfile.write(path, noise(), 16_000)
     promise(path, 2**36 - 1)  # 256 GiB
@@ -215,7 +215,7 @@ def test_a_flac_whose_header_promises_too_much_costs_no_memory(tmp_path):
     assert caught.value.reason in ("truncated", "unreadable")
 
 
-def test_white_is_what_the_file_says_and_not_what_it_holds(tmp_path):
+def test_white_depends_on_the_type_of_the_pixels(tmp_path):
     for value, wanted in ((200, 1), (300, 1), (90 * 257, 90)):
         Image.fromarray(np.full((20, 20), value, np.uint16)).save(tmp_path / "deep.png")
         assert set(read_image(tmp_path / "deep.png", SMALL).flat) == {wanted}

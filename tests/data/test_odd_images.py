@@ -1,4 +1,4 @@
-"""Images of odd colours and sizes, and files that are no images."""
+"""Images of unusual colours and sizes, and files that are not images."""
 
 import os
 import struct
@@ -43,7 +43,7 @@ def refused(read):
 
 
 def test_transparency_of_every_depth_is_white(read):
-    """One of two pixels has the transparent value; both are far from white."""
+    """One of two pixels has the transparent value. Both are far from white."""
     grey = lambda value: chunk(b"tRNS", struct.pack(">H", value))  # noqa: E731
     samples = {
         "16 bits": png(2, 16, 0, [struct.pack(">2H", 300, 20_000)], grey(300)),
@@ -172,7 +172,7 @@ def test_other_files_are_named(refused, content, kind):
     assert "wanted JPEG, PNG" in detail
 
 
-def test_what_is_no_file_is_refused_at_once(tmp_path):
+def test_paths_that_are_no_files_are_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")

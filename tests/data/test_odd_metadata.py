@@ -1,4 +1,4 @@
-"""Images whose metadata is broken or huge: the pixels are read all the same, upright by the orientation alone."""
+"""Images with broken or very large metadata are read, upright by the orientation only."""
 
 import struct
 import zlib
@@ -32,7 +32,7 @@ def read(tmp_path):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("value", range(1, 9))
 def test_all_orientations_are_turned_upright(read, kind, value):
-    """Pillow's own turn is the reference; every corner has another colour."""
+    """Pillow's transpose is the reference. Every corner has another colour."""
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:20, :30], pixels[:20, 30:], pixels[20:, :30], pixels[20:, 30:] = (
         (200, 0, 0),
@@ -96,7 +96,7 @@ def test_tags_of_every_type_leave_the_image(read, kind, order):
         exif_of(turned(0)),
     ],
 )
-def test_exif_that_is_none_turns_nothing(read, exif):
+def test_broken_exif_is_ignored(read, exif):
     np.testing.assert_array_equal(
         read(encoded(picture(), "JPEG", exif=exif)), read(encoded(picture(), "JPEG"))
     )
@@ -111,7 +111,7 @@ def test_exif_that_is_none_turns_nothing(read, exif):
         (0x0112, 4, 1, b"\xff" * 4),
     ],
 )
-def test_an_orientation_that_is_none_turns_nothing(read, tag):
+def test_an_invalid_orientation_is_ignored(read, tag):
     np.testing.assert_array_equal(
         read(encoded(picture(), "JPEG", exif=exif_of(tag))), read(encoded(picture(), "JPEG"))
     )
@@ -204,7 +204,7 @@ def test_broken_tags_of_a_tiff_leave_the_image(read):
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
 def test_a_turned_tiff_of_every_mode_is_upright(tmp_path, mode):
-    """Pillow alone maps such files into memory, and with width and height exchanged."""
+    """Pillow maps such files into memory, with width and height exchanged."""
     pixels = np.zeros((40, 60), np.uint8)
     pixels[:20] = 200
     upright = Image.fromarray(pixels)

@@ -1,4 +1,4 @@
-"""The order of samples is a function of (seed, epoch); a step's samples are shared out exactly once."""
+"""The order of samples depends on (seed, epoch), and ranks share a step's samples exactly once."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import pytest
 from furnace_hpc.data.loading.sampler import Weights, rank_indices, step_indices
 
 
-def test_every_epoch_has_every_sample_once_across_step_borders():
+def test_every_epoch_has_every_sample_once():
+    """A step may contain samples of two epochs."""
     n, batch = 50, 8
     # 200 = 4 epochs
     taken = np.concatenate([step_indices(n, 3, step, batch) for step in range(25)])
@@ -15,20 +16,22 @@ def test_every_epoch_has_every_sample_once_across_step_borders():
     assert not np.array_equal(taken[:n], taken[n : 2 * n])
 
 
-def test_the_order_depends_on_the_seed_and_not_on_what_was_asked_before():
+def test_the_order_depends_on_the_seed_only():
+    """Earlier calls do not matter."""
     a = step_indices(100, 1, 17, 16)
     step_indices(100, 1, 3, 16)
     assert np.array_equal(a, step_indices(100, 1, 17, 16))
     assert not np.array_equal(a, step_indices(100, 2, 17, 16))
 
 
-def test_a_batch_larger_than_the_data_goes_through_epochs():
+def test_a_batch_larger_than_the_data():
     taken = step_indices(10, 0, 0, 35)
     assert len(taken) == 35
     assert all((np.bincount(taken, minlength=10) >= 3) & (np.bincount(taken, minlength=10) <= 4))
 
 
-def test_ranks_and_micro_steps_share_a_step_exactly_once_at_any_world_size():
+def test_ranks_and_micro_steps_share_a_step():
+    """Every sample is used exactly once at any world size."""
     whole = step_indices(500, 0, 4, 24)
     for world_size, micro in [(1, 24), (1, 8), (2, 4), (3, 8), (4, 2), (4, 6)]:
         steps = 24 // (world_size * micro)
@@ -40,7 +43,7 @@ def test_ranks_and_micro_steps_share_a_step_exactly_once_at_any_world_size():
         assert np.array_equal(np.concatenate(parts), whole)
 
 
-def test_weighted_draws_follow_the_weights_and_are_the_same_each_time():
+def test_weighted_draws_follow_the_weights():
     weights = Weights(np.array([0, 1, 1, 2, 4], np.float32).repeat(200))
     # 4 epochs
     taken = np.concatenate([step_indices(1000, 3, step, 50, weights) for step in range(80)])

@@ -96,8 +96,8 @@ def test_splits_share_no_image_voice_or_phrase():
     assert [len(plans[split].text) for split in plans] == [4000, 1000, 2000]
 
 
-def test_a_tenth_of_the_clues_is_misled():
-    """Every tenth clue is of a random digit, so it is false for 10 % x 4.8 of 10 digits or so."""
+def test_a_tenth_of_the_clues_is_random():
+    """Every tenth clue is of a random digit, and false for 4.8 of 10 digits on average."""
     plan = make_plan(TriDigitsKnobs(), np.random.default_rng(0))["train"]
     honest = make_plan(TriDigitsKnobs(false_clue=0), np.random.default_rng(0))["train"]
     assert 0.03 < false_rate(plan) < 0.07
@@ -140,7 +140,7 @@ def test_the_same_knobs_make_the_same_columns(packed, tmp_path):
     assert other.fingerprint != first.fingerprint
 
 
-def test_espeak_repeats_itself_voices_that_breathe_too():
+def test_espeak_is_reproducible():
     pytest.importorskip("espeakng_loader")
     requests = draw_requests(np.random.SeedSequence(0))[:60]
     # one of six voices with noise of their own
@@ -149,7 +149,7 @@ def test_espeak_repeats_itself_voices_that_breathe_too():
         np.testing.assert_array_equal(first.waveform, again.waveform)
 
 
-def test_a_pack_with_espeak_says_so(tmp_path):
+def test_a_pack_records_espeak(tmp_path):
     pytest.importorskip("espeakng_loader")
     knobs = TriDigitsKnobs(train=4, val=2, test=2, speech="espeak")
     manifest = pack(knobs, tmp_path / "set", ignore)
@@ -161,7 +161,7 @@ def test_a_pack_with_espeak_says_so(tmp_path):
     )
 
 
-def test_a_pack_is_made_once_and_mended_when_damaged(packed, tmp_path):
+def test_a_pack_is_made_once_and_again_if_damaged(packed, tmp_path):
     knobs = TriDigitsKnobs(**{**SMALL, "train": 4, "val": 2, "test": 2})
     manifest, packed_now = pack_once(knobs, tmp_path / "set", ignore)
     assert packed_now
@@ -196,7 +196,7 @@ def test_xor_labels_and_their_own_defaults(tmp_path):
     assert len(np.unique(train["text"], axis=0)) == 1
 
 
-def test_coloured_noise_has_the_power_law_that_was_asked_for():
+def test_coloured_noise_has_the_wanted_power_law():
     noise = coloured_noise(np.random.default_rng(0), 1.0)
     assert noise.std() == pytest.approx(1.0, abs=1e-3)
     power = np.abs(np.fft.rfft(noise)) ** 2
@@ -206,7 +206,7 @@ def test_coloured_noise_has_the_power_law_that_was_asked_for():
 
 @pytest.mark.parametrize("variant", ["redundant", "unique"])
 def test_the_rule_of_each_variant_is_kept(tmp_path, variant):
-    """Redundant: each of image and sound has the whole label; unique: the image alone has it."""
+    """Redundant: image and sound both have the whole label. Unique: only the image has it."""
     knobs = TriDigitsKnobs(variant=variant, speech="bank", train=400, val=2, test=150)
     assert (knobs.snr_db, knobs.image_noise, knobs.occlusion) == (10.0, 0.1, 0.0)
     manifest = pack(knobs, tmp_path / "set", ignore)
@@ -222,7 +222,7 @@ def test_the_rule_of_each_variant_is_kept(tmp_path, variant):
 
 
 def seen_by(train, test, modality: str, label: str) -> float:
-    """Accuracy of a linear model of one modality on digits; chance is 0.1."""
+    """Accuracy of a linear model of one modality on digits. Chance is 0.1."""
     from sklearn.linear_model import RidgeClassifier
 
     features = []
@@ -248,7 +248,7 @@ def test_pack_command(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "nothing done" in said
     assert fingerprint in said
-    assert "verified: 30 files have the hashes of their manifest" in said
+    assert "verified: 30 files have the hashes in the manifest" in said
     with pytest.raises(ConfigError, match="choose another --out, or replace it with --force"):
         tridigits(out, **small, seed=5)
     tridigits(out, **small, seed=5, force=True)
@@ -264,10 +264,12 @@ def test_wrong_options_are_named(tmp_path):
         mmimdb(tmp_path, tmp_path, image_size=3)
     with pytest.raises(ConfigError, match="--plot is 'last'; valid: first, joined, longest"):
         mmimdb(tmp_path, tmp_path, plot="last")
-    with pytest.raises(ConfigError, match=r"split\.json is missing: look at --source"):
+    with pytest.raises(ConfigError, match=r"split\.json is missing: check --source"):
         mmimdb(tmp_path, tmp_path)
-    said = "error: unknown data set 'tridigit'; did you mean 'tridigits'? (valid: audioset, avmnist, mmimdb, tridigits)\n"
-    assert run(2, "tridigit", "--out", "x") == said
+    assert run(2, "tridigit", "--out", "x") == (
+        "error: unknown data set 'tridigit'; did you mean 'tridigits'? "
+        "(valid: audioset, avmnist, mmimdb, tridigits)\n"
+    )
 
 
 def run(code: int, *arguments: str) -> str:

@@ -31,6 +31,7 @@ from furnace_hpc.data.decode.features import mfcc
 from furnace_hpc.data.decode.images import ImageKnobs
 from furnace_hpc.data.packing.pack import pack_files
 from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
+from furnace_hpc.data.sets.audioset_files import SoundFiles
 from furnace_hpc.data.sets.audioset_lists import NUM_CLASSES, read_classes, read_clips
 
 CSV = Lists("balanced_train_segments.csv", None, "eval_segments.csv")
@@ -61,7 +62,7 @@ def rows(columns):
             yield split, row, CLIPS.index(clip.decode())
 
 
-def test_every_modality_is_of_its_clip(columns):
+def test_every_clip_has_its_own_modalities(columns):
     manifest = columns.manifest
     assert manifest.image_frames == 10
     assert manifest.labels["classes"].classes == tuple(NAMES)
@@ -95,12 +96,12 @@ def nearest_tone(coefficients) -> int:
     return int(((wanted - coefficients[1:13].mean(1)) ** 2).sum(1).argmin())
 
 
-def test_what_could_not_be_read_is_written_down(columns):
+def test_unreadable_files_are_listed(columns):
     lines = [
         json.loads(line) for line in (columns.folder / "refused.jsonl").read_text().splitlines()
     ]
-    told = {(CLIPS.index(line["sample"]), line["modality"], line["reason"]) for line in lines}
-    assert told == {
+    found = {(CLIPS.index(line["sample"]), line["modality"], line["reason"]) for line in lines}
+    assert found == {
         (FEW_FRAMES, "image", "missing"),
         (NO_SOUND, "audio", "missing"),
         (TRUNCATED, "audio", "truncated"),
@@ -134,7 +135,7 @@ def test_balanced_sampling_weights(columns):
             )
 
 
-def test_validation_clips_are_drawn_by_their_id_alone(source):
+def test_validation_clips_are_drawn_by_their_id(source):
     few, many = (plan(source, knobs=replace(KNOBS, val_fraction=part)).rows for part in (0.2, 0.5))
     names = {split: [clip.video_id for clip in clips] for split, clips in few.items()}
     assert set(names["val"]) < {clip.video_id for clip in many["val"]}
@@ -152,17 +153,17 @@ def test_validation_clips_are_drawn_by_their_id_alone(source):
             'abc, 0.0, 10.0, "/m/0a,/m/nowhere"',
             r"line 16 \(abc\): label '/m/nowhere' is not in class_labels",
         ),
-        ('--aE2O5G5WE, 0.0, 10.0, "/m/0a"', "clip '--aE2O5G5WE' stands twice: keep one row"),
+        ('--aE2O5G5WE, 0.0, 10.0, "/m/0a"', "clip '--aE2O5G5WE' is listed twice: keep one row"),
         (
             f'{CLIPS[-1]}, 0.0, 10.0, "/m/0a"',
-            rf"sample '{CLIPS[-1]}' is in train and in test: the split files overlap",
+            rf"sample '{CLIPS[-1]}' is in train and in test: remove one of them",
         ),
         ("abc, 0.0, 10.0", "line 16 has 3 fields, wanted YTID, start, end, labels"),
         ('abc, 10.0, 0.0, "/m/0a"', "the segment ends at 0.0 s, before it starts at 10.0 s"),
-        ('abc, now, 0.0, "/m/0a"', "'now' and '0.0' are no seconds"),
+        ('abc, now, 0.0, "/m/0a"', "'now' and '0.0' are not numbers of seconds"),
     ],
 )
-def test_a_wrong_row_is_named(source, tmp_path, row, message):
+def test_a_wrong_row_is_an_error(source, tmp_path, row, message):
     for name in ("class_labels_indices.csv", "eval_segments.csv"):
         (tmp_path / name).write_text((source / name).read_text())
     (tmp_path / CSV.train).write_text((source / CSV.train).read_text() + row + "\n")
@@ -171,7 +172,7 @@ def test_a_wrong_row_is_named(source, tmp_path, row, message):
         plan_audioset(tmp_path, CSV, source / "audio", source / "frames", knobs)
 
 
-def test_the_ontology_knows_every_class(source, tmp_path):
+def test_the_ontology_has_every_class(source, tmp_path):
     path = tmp_path / "class_labels_indices.csv"
     path.write_text((source / path.name).read_text() + '8,/m/other,"Other, unknown"\n')
     assert read_classes(path, tmp_path / "ontology.json", 9).names[1::7] == (
@@ -180,7 +181,7 @@ def test_the_ontology_knows_every_class(source, tmp_path):
     )
     with pytest.raises(
         ConfigError,
-        match=r"mid '/m/other' is not in .*ontology\.json: the files are of two versions",
+        match=r"mid '/m/other' is not in .*ontology\.json: use files of the same version",
     ):
         read_classes(path, source / "ontology.json", 9)
     path.write_text("index,mid,display_name\n1,/m/0a,Speech\n")
@@ -188,8 +189,8 @@ def test_the_ontology_knows_every_class(source, tmp_path):
         read_classes(path, source / "ontology.json", 1)
 
 
-def test_a_class_list_that_is_cut_short_or_of_another_choice_is_told(source, tmp_path):
-    """The list of 527 is what AudioSet's scores are of; a choice of one's own says how many it has."""
+def test_a_class_list_with_a_wrong_number_of_rows(source, tmp_path):
+    """Published scores use all 527 classes. An own choice of classes needs --num-classes."""
     path = source / "class_labels_indices.csv"
     with pytest.raises(
         ConfigError,
@@ -203,7 +204,7 @@ def test_a_class_list_that_is_cut_short_or_of_another_choice_is_told(source, tmp
 
 
 def test_ids_longer_than_youtubes_are_kept_whole(source, tmp_path):
-    """VGGSound and others use this layout with ids that carry the start of the clip."""
+    """VGGSound and others use this layout with ids that contain the start of the clip."""
     for name in ("class_labels_indices.csv", "ontology.json"):
         (tmp_path / name).write_text((source / name).read_text())
     clips = [f"{clip}_{30_000 + n}" for n, clip in enumerate(CLIPS)]
@@ -223,14 +224,16 @@ def test_ids_longer_than_youtubes_are_kept_whole(source, tmp_path):
     ] == clips
 
 
-def test_of_several_sound_files_the_lossless_one_is_taken_and_own_paths_win(source, tmp_path):
+def test_which_of_several_sound_files_is_used(source, tmp_path):
+    """An existing path in the list comes first, then a lossless file."""
     for name in ("x.wav", "x.flac", "x.txt", "y.mp3"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "list.json").write_text(
         json.dumps({"data": [{"video_id": name, "labels": "/m/0a"} for name in "xyz"]})
     )
     classes = read_classes(source / "class_labels_indices.csv", source / "none.json", len(MIDS))
-    found = read_clips(tmp_path / "list.json", classes, tmp_path, tmp_path)
+    sounds = SoundFiles(tmp_path)
+    found = read_clips(tmp_path / "list.json", classes, sounds, tmp_path)
     assert [clip.sound and clip.sound.name for clip in found] == ["x.flac", "y.mp3", None]
     entry = {
         "video_id": "x",
@@ -239,16 +242,16 @@ def test_of_several_sound_files_the_lossless_one_is_taken_and_own_paths_win(sour
         "video_path": "/nowhere",
     }
     (tmp_path / "list.json").write_text(json.dumps({"data": [entry]}))
-    (clip,) = read_clips(tmp_path / "list.json", classes, tmp_path, tmp_path)
+    (clip,) = read_clips(tmp_path / "list.json", classes, sounds, tmp_path)
     assert clip.sound == tmp_path / "y.mp3"
     assert clip.frames == tmp_path
 
 
-def test_no_file_at_all_says_where_it_looked(source, tmp_path):
-    with pytest.raises(ConfigError, match=r"has a file in .* or .*: look at --audio, --frames"):
+def test_no_file_at_all_is_an_error(source, tmp_path):
+    with pytest.raises(ConfigError, match=r"has a file in .* or .*: check --audio and --frames"):
         plan_audioset(source, CSV, tmp_path, tmp_path, KNOBS)
 
 
-def test_markers_tell_clips_apart(tmp_path):
+def test_markers_of_the_fixture_differ(tmp_path):
     for number in (0, STEREO, 15):
         assert marker_of(np.asarray(marked(number))) == number

@@ -1,4 +1,4 @@
-"""AV-MNIST: the published layout in its variants, and the set that is made here."""
+"""AV-MNIST: the variants of the published layout, and the set made by `--make`."""
 
 import gzip
 import json
@@ -35,7 +35,8 @@ def packed(source, out, max_refused=0.0):
 
 
 @pytest.mark.parametrize(("dtype", "folder"), [(np.uint8, "image"), (np.float64, "images")])
-def test_rows_stay_together_in_both_types_and_folder_names(tmp_path, dtype, folder):
+def test_rows_stay_together(tmp_path, dtype, folder):
+    """In both types of arrays and with both folder names."""
     source = write_avmnist(tmp_path / "raw", dtype, folder)
     columns = packed(source, tmp_path / "set")
     assert columns.manifest.splits == {"train": 55, "val": 5, "test": 20}
@@ -74,7 +75,7 @@ def test_sixty_thousand_rows_give_the_published_split(tmp_path):
     assert rows["val"][0] == ("train", 55_000)
 
 
-def test_more_rows_than_the_published_set_keep_their_whole_names(tmp_path):
+def test_ids_of_a_larger_set_are_not_cut(tmp_path):
     source, num_rows = tmp_path / "raw", 100_001
     for name in ("image", "audio"):
         (source / name).mkdir(parents=True)
@@ -87,7 +88,7 @@ def test_more_rows_than_the_published_set_keep_their_whole_names(tmp_path):
     assert sample.values["source_id"].item() == b"train/100000"
 
 
-def test_values_that_are_not_finite_cost_their_modality(tmp_path):
+def test_values_that_are_not_finite_are_refused(tmp_path):
     source = write_avmnist(tmp_path / "raw", np.float32)
     audio = np.load(source / "audio" / "train_data.npy")
     audio[3, 5, 5] = np.nan
@@ -119,15 +120,15 @@ def test_values_that_are_not_finite_cost_their_modality(tmp_path):
             np.zeros((20, 112, 100)),
             r"audio is \(60, 112, 112\) in train and \(20, 112, 100\)",
         ),
-        ("image/test_data", np.array([{}]), "is not a readable npy file"),
+        ("image/test_data", np.array([{}]), "is not an npy file"),
         (
             "test_labels",
             None,
-            r"test_labels\.npy is missing: look at --source, or make the set there with --make",
+            r"test_labels\.npy is missing: check --source, or make the set with --make",
         ),
     ],
 )
-def test_wrong_arrays_are_named(tmp_path, name, array, message):
+def test_wrong_arrays_are_errors(tmp_path, name, array, message):
     source = write_avmnist(tmp_path / "raw")
     if array is None:
         (source / f"{name}.npy").unlink()
@@ -144,7 +145,7 @@ def made(tmp_path_factory):
     return folder
 
 
-def test_the_set_that_is_made_pairs_sound_and_label_and_says_what_it_is(made, tmp_path):
+def test_the_made_set_pairs_sound_and_label(made, tmp_path):
     columns = packed(made, tmp_path / "set")
     card = columns.manifest.preprocessing["made_by"]
     assert (card["components"], card["speech"], card["seed"]) == (5, "bank", 1)
@@ -161,15 +162,14 @@ def test_the_set_that_is_made_pairs_sound_and_label_and_says_what_it_is(made, tm
     model = LogisticRegression(max_iter=200).fit(coarse[0], train["label.digit"])
     score = model.score(coarse[1], test["label.digit"])
     rolled = model.score(coarse[1], np.roll(test["label.digit"], 1))
-    assert score > 0.3  # voices and places that it never heard; chance is 0.1
-    assert rolled < 0.2  # what a shift by one row, the published copies' fault, would make of it
+    assert score > 0.3  # on new voices and times. Chance is 0.1.
+    assert rolled < 0.2  # as with labels that do not match, the error of the published copies
 
 
-def test_the_same_options_make_the_same_set_and_others_do_not_take_it_for_theirs(made, tmp_path):
-    again, options = (
-        tmp_path / "again",
-        {"seed": 1, "components": 5, "snr_db": 10.0, "speech": "bank", "workers": 1},
-    )
+def test_a_set_is_made_once_per_options(made, tmp_path):
+    """The same options use the existing set, and other options are an error."""
+    again = tmp_path / "again"
+    options = {"seed": 1, "components": 5, "snr_db": 10.0, "speech": "bank", "workers": 1}
     pack.avmnist(again, tmp_path / "set", make=True, **options)
     card = json.loads((again / "avmnist.json").read_text())
     assert open_columns(tmp_path / "set").manifest.preprocessing["made_by"] == card
@@ -186,24 +186,22 @@ def test_the_same_options_make_the_same_set_and_others_do_not_take_it_for_theirs
         assert (made / name).read_bytes() == (again / name).read_bytes(), name
 
 
-def test_arrays_of_others_are_not_written_over_and_half_made_ones_are(tmp_path):
-    source, knobs = (
-        write_avmnist(tmp_path / "raw"),
-        MakeKnobs(seed=1, components=5, snr_db=10.0, speech="bank"),
-    )
+def test_only_unfinished_arrays_are_overwritten(tmp_path):
+    source = write_avmnist(tmp_path / "raw")
+    knobs = MakeKnobs(seed=1, components=5, snr_db=10.0, speech="bank")
     before = {path: path.read_bytes() for path in source.rglob("*.npy")}
     with pytest.raises(
         ConfigError,
-        match=r"--make would write over .*\.npy, which it has not made: give it another",
+        match=r"--make would overwrite .*\.npy, which it did not make: choose another",
     ):
         pack.avmnist(source, tmp_path / "set", make=True, speech="bank")
     assert {path: path.read_bytes() for path in source.rglob("*.npy")} == before
-    (source / "avmnist.json.part").touch()  # what is left of a set whose making was killed
+    (source / "avmnist.json.part").touch()  # left by a killed command
     assert not is_made(source, knobs)
     assert not is_made(tmp_path / "nowhere", knobs)
 
 
-def test_components_keep_what_the_card_says():
+def test_components_keep_the_recorded_energy():
     rng = np.random.default_rng(0)
     basis = rng.normal(size=(3, 784))
     train = np.clip(rng.normal(size=(300, 3)) @ basis * 10 + 128, 0, 255).astype(np.uint8)
@@ -232,7 +230,7 @@ def test_mnists_own_files_are_read(tmp_path):
     np.testing.assert_array_equal(digits["test"][1], bunch.target[60:70])
     assert origin == "MNIST, idx files"
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(b"nothing")
-    with pytest.raises(ConfigError, match="is no idx file of bytes"):
+    with pytest.raises(ConfigError, match="is not an idx file"):
         read_digits(tmp_path, seed=0)
     shutil.rmtree(tmp_path)
     with pytest.raises(

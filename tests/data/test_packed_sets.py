@@ -1,4 +1,4 @@
-"""What `pack` makes of each public set is what its study, the loader and the network take."""
+"""Packs of the public sets fit their studies, the loader and the network."""
 
 import json
 
@@ -56,7 +56,7 @@ def root(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["mmimdb", "avmnist", "audioset"])
-def test_the_study_fits_its_set_and_a_small_network_takes_its_batches(root, name):
+def test_a_study_trains_on_its_packed_set(root, name):
     grid = read_grid(find_file("grid", name))
     rows = expand_rows(grid)
     columns = open_columns(root / name)
@@ -83,8 +83,8 @@ def test_the_study_fits_its_set_and_a_small_network_takes_its_batches(root, name
             assert values.isfinite().all()
 
 
-def test_the_manifest_says_how_raw_files_became_columns(root):
-    """What another pack would need to give the same columns, and what made them."""
+def test_the_manifest_has_all_settings(root):
+    """With these settings and versions, another pack has the same columns."""
     movies, clips = (open_columns(root / name).manifest for name in ("mmimdb", "audioset"))
     assert movies.preprocessing["image"] == {"size": 224, "fit": "crop", "filter": "bicubic"}
     assert movies.preprocessing["text"] == {
@@ -120,7 +120,7 @@ def test_the_manifest_says_how_raw_files_became_columns(root):
     } <= clips.versions.keys()
 
 
-def test_weighted_sampling_wants_a_set_that_is_packed_with_weights(root):
+def test_weighted_sampling_needs_weights(root):
     def rows(name):
         return expand_rows(
             with_settings(read_grid(find_file("grid", name)), ["data.sampling=weighted"])
@@ -133,7 +133,7 @@ def test_weighted_sampling_wants_a_set_that_is_packed_with_weights(root):
         fingerprints(rows("avmnist"), root, dry_run=True)
 
 
-def test_the_mean_over_frames_wants_a_set_of_clips(root):
+def test_the_mean_over_frames_needs_clips(root):
     def rows(name):
         return expand_rows(
             with_settings(read_grid(find_file("grid", name)), ["evaluation.frames=mean"])
@@ -147,8 +147,8 @@ def test_the_mean_over_frames_wants_a_set_of_clips(root):
         fingerprints(rows("mmimdb"), root, dry_run=True)
 
 
-def test_a_row_of_one_modality_wants_a_set_that_is_packed_for_it(root, tmp_path):
-    """The fixture has clips without sound: a row of sound alone is told before anything starts."""
+def test_a_row_of_one_modality_needs_require(root, tmp_path):
+    """The fixture has clips without sound. A row of sound alone is refused before it starts."""
     whole = open_columns(root / "audioset")
     assert all(whole.split(split)["present"].all() for split in whole.manifest.splits)
     raw = write_audioset(tmp_path / "raw")
@@ -179,7 +179,7 @@ def test_a_row_of_one_modality_wants_a_set_that_is_packed_for_it(root, tmp_path)
     assert not any(line["kept"] for line in lines)
 
 
-def test_a_modality_that_a_set_has_not_cannot_be_required(tmp_path):
+def test_an_unknown_modality_cannot_be_required(tmp_path):
     with pytest.raises(ConfigError, match="--require got 'text'; "):
         pack.audioset(
             write_audioset(tmp_path / "raw"), tmp_path / "out", num_classes=8, require=["text"]

@@ -1,4 +1,4 @@
-"""Packs that are killed, run out of disk, or refuse too much: real processes over real files."""
+"""Packs that are killed, fill the disk, or refuse too many files, with real processes and files."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def avmnist(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(avmnist, tmp_path_factory) -> Path:
-    """The pack that nothing disturbed."""
+    """A pack without interruptions."""
     out = tmp_path_factory.mktemp("packs") / "whole"
     pack_files(plan_avmnist(avmnist), out, ignore, workers=1, max_refused=0.05, force=False)
     return out
@@ -66,8 +66,8 @@ class Killed(BaseException):
     pass
 
 
-def test_a_pack_that_was_stopped_anywhere_ends_with_the_same_bytes(avmnist, whole, tmp_path):
-    """Stopped after each of its chunks in turn, at a point that was recorded; then torn further on."""
+def test_a_stopped_pack_ends_with_the_same_bytes(avmnist, whole, tmp_path):
+    """The pack stops after each recorded chunk. Bytes are appended, as a kill may leave them."""
     out, stops = tmp_path / "set", 0
 
     def stop_at_next(what: str, done: int, total: int) -> None:
@@ -76,11 +76,9 @@ def test_a_pack_that_was_stopped_anywhere_ends_with_the_same_bytes(avmnist, whol
 
     while True:
         folder = tmp_path / "set.packing"
-        seen = (
-            sum(json.loads((folder / "progress.json").read_text())["rows"].values())
-            if folder.exists()
-            else 0
-        )
+        seen = 0
+        if folder.exists():
+            seen = sum(json.loads((folder / "progress.json").read_text())["rows"].values())
         try:
             pack_files(
                 plan_avmnist(avmnist), out, stop_at_next, workers=2, max_refused=0.05, force=False
@@ -88,7 +86,7 @@ def test_a_pack_that_was_stopped_anywhere_ends_with_the_same_bytes(avmnist, whol
             break
         except Killed:
             stops += 1
-            for path in folder.rglob("*.npy"):  # what a kill leaves behind the recorded point
+            for path in folder.rglob("*.npy"):
                 with path.open("ab") as file:
                     file.write(b"torn")
             with (folder / "columns" / "refused.jsonl").open("ab") as file:
@@ -98,7 +96,7 @@ def test_a_pack_that_was_stopped_anywhere_ends_with_the_same_bytes(avmnist, whol
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_a_killed_pack_leaves_no_process_and_goes_on(avmnist, whole, tmp_path):
+def test_a_killed_pack_leaves_no_process_and_resumes(avmnist, whole, tmp_path):
     out = tmp_path / "set"
     child = subprocess.Popen(command("avmnist", "--source", avmnist, "--out", out, "--workers", 2))
     columns = tmp_path / "set.packing" / "columns" / "train" / "image.npy"
@@ -121,7 +119,7 @@ def until(condition, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def test_ctrl_c_says_that_nothing_is_lost(avmnist, whole, tmp_path):
+def test_ctrl_c_keeps_the_progress(avmnist, whole, tmp_path):
     out = tmp_path / "set"
     child = subprocess.Popen(
         command("avmnist", "--source", avmnist, "--out", out, "--workers", 2),
@@ -136,7 +134,7 @@ def test_ctrl_c_says_that_nothing_is_lost(avmnist, whole, tmp_path):
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does
     said, errors = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "the same command goes on from there" in said
+    assert "Run the same command to resume." in said
     assert "Traceback" not in errors
     done = json.loads((tmp_path / "set.packing" / "progress.json").read_text())["rows"]["train"]
     assert done >= 256
@@ -144,14 +142,12 @@ def test_ctrl_c_says_that_nothing_is_lost(avmnist, whole, tmp_path):
     assert contents(out) == contents(whole)
 
 
-def test_a_full_disk_is_one_sentence_and_the_pack_goes_on_when_there_is_room(
-    avmnist, whole, tmp_path
-):
+def test_a_pack_resumes_after_a_full_disk(avmnist, whole, tmp_path):
     with small_file_system(tmp_path / "disk", "90m") as disk:
         with only(disk, 12_000):
             said = run(2, "avmnist", "--source", avmnist, "--out", disk / "set")
         assert "cannot be written (No space left on device) after " in said
-        assert "make room there and give the same command; it goes on from what is done" in said
+        assert "Free disk space and run the same command; the pack resumes." in said
         assert not (disk / "set").exists()
         done = json.loads((disk / "set.packing" / "progress.json").read_text())["rows"]["train"]
         assert done >= 256
@@ -166,7 +162,7 @@ def test_workers_change_no_byte(avmnist, whole, tmp_path):
     assert contents(tmp_path / "set") == contents(whole)
 
 
-def test_a_half_made_pack_of_other_settings_is_not_mixed_in(avmnist, tmp_path):
+def test_an_unfinished_pack_with_other_settings(avmnist, tmp_path):
     other = write_avmnist(tmp_path / "other")
     unfinished = Unfinished(tmp_path / "set", plan_avmnist(other))
     unfinished.begin(force=False)
@@ -176,7 +172,7 @@ def test_a_half_made_pack_of_other_settings_is_not_mixed_in(avmnist, tmp_path):
             plan_avmnist(other), tmp_path / "set", ignore, workers=1, max_refused=0, force=False
         )
     unfinished.close()
-    with pytest.raises(ConfigError, match=r"half-made pack with other settings \(labels, rows\)"):
+    with pytest.raises(ConfigError, match=r"unfinished pack with other settings \(labels, rows\)"):
         pack_files(
             plan_avmnist(avmnist), tmp_path / "set", ignore, workers=1, max_refused=0, force=False
         )
@@ -190,7 +186,7 @@ def test_a_half_made_pack_of_other_settings_is_not_mixed_in(avmnist, tmp_path):
         )
 
 
-def test_too_much_refused_fails_at_the_end_and_can_be_accepted(tmp_path):
+def test_too_many_refused_files_fail_at_the_end(tmp_path):
     raw, vocab, out = (
         write_mmimdb(tmp_path / "raw"),
         write_vocab(tmp_path / "vocab"),
@@ -212,14 +208,14 @@ def test_too_much_refused_fails_at_the_end_and_can_be_accepted(tmp_path):
     )
     said = run(2, *options)
     assert (
-        "1 of 12 samples have something that could not be read (8.3%; --max-refused is 5.0%): image missing 1"
-        in said
-    )
-    assert "accept it with --max-refused 0.09" in said
+        "1 of 12 samples have a file that could not be read "
+        "(8.3%; --max-refused is 5.0%): image missing 1."
+    ) in said
+    assert "accept them with --max-refused 0.09." in said
     assert not out.exists()
     said = run(0, *options, "--max-refused", "0.09", "--verify")
     assert "not read: image missing 1" in said
-    assert "verified: 21 files have the hashes of their manifest" in said
+    assert "verified: 21 files have the hashes in the manifest" in said
     assert "nothing done" in run(0, *options)
     path = out / "test" / "image.npy"
     content = bytearray(path.read_bytes())
@@ -229,17 +225,17 @@ def test_too_much_refused_fails_at_the_end_and_can_be_accepted(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["twelve_bytes", "zero_at_end\0", "ünfünfünf"])
-def test_a_sample_id_that_its_column_cannot_hold_is_named(name):
+def test_a_sample_id_too_long_for_its_column(name):
     blank = blank_sample(11, ("image",))
     assert (
         Draft.begin("val", "eleven_byte", ("image",), blank).values["source_id"].item()
         == b"eleven_byte"
     )
-    with pytest.raises(ConfigError, match=re.escape(f"val: sample id {name!r} is of ")):
+    with pytest.raises(ConfigError, match=re.escape(f"val: sample id {name!r} has ")):
         Draft.begin("val", name, ("image",), blank)
 
 
-def test_moments_are_of_what_is_present_and_valid():
+def test_moments_are_of_present_and_valid_values():
     rng = np.random.default_rng(0)
     columns = {
         "image": rng.integers(0, 256, (5, 2, 3, 4, 4), dtype=np.uint8),  # N, F, C, H, W

@@ -1,4 +1,4 @@
-"""A node's own copy of the data: made once, verified, and done without where it cannot be made."""
+"""The copy of the data on a node's disk: made once, verified, and optional."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ def staged(data: Path, scratch: Path | str) -> tuple[Path, str]:
     return columns.folder, words
 
 
-def test_the_copy_is_the_set_and_is_found_again(small_data, tmp_path):
+def test_the_copy_is_made_once(small_data, tmp_path):
     first, words = staged(small_data, tmp_path)
     assert first.parent == tmp_path / f"furnace-{os.getuid()}"
     assert words == f"data: read from {first}, this node's copy of {small_data}"
@@ -32,9 +32,9 @@ def test_the_copy_is_the_set_and_is_found_again(small_data, tmp_path):
 
 
 def rank(data: Path, scratch: Path, answers) -> None:
-    told: list[str] = []
-    columns, words = stage(open_columns(data), str(scratch), told.append)
-    copied = any(line.startswith("copying") for line in told)
+    progress: list[str] = []
+    columns, words = stage(open_columns(data), str(scratch), progress.append)
+    copied = any(line.startswith("copying") for line in progress)
     answers.put(
         (columns.folder, words, copied, np.asarray(columns.split("train")["sample_id"]).tolist())
     )
@@ -52,7 +52,7 @@ def run_ranks(data: Path, scratch: Path, number: int = 3) -> list[tuple]:
     return got
 
 
-def test_of_several_ranks_one_copies(small_data, tmp_path):
+def test_one_of_several_ranks_copies(small_data, tmp_path):
     answers = run_ranks(small_data, tmp_path)
     assert sum(copied for _, _, copied, _ in answers) == 1
     assert {folder.parent.parent for folder, *_ in answers} == {tmp_path}
@@ -60,7 +60,7 @@ def test_of_several_ranks_one_copies(small_data, tmp_path):
     assert all(ids == expected for *_, ids in answers)
 
 
-def test_what_was_left_half_done_or_damaged_is_made_again(small_data, tmp_path):
+def test_incomplete_or_damaged_copies_are_replaced(small_data, tmp_path):
     copy, _ = staged(small_data, tmp_path)
     (copy / "val/text.npy").write_bytes(b"half")
     aside = copy.with_name(f"{copy.name}.tmp")
@@ -87,7 +87,7 @@ def test_other_data_get_another_copy(small_data, tmp_path):
         ("/proc", "No such file or directory|Permission denied|Operation not permitted"),
     ],
 )
-def test_without_a_copy_the_set_itself_is_read_and_the_reason_told(small_data, scratch, why):
+def test_without_a_copy_the_shared_set_is_read(small_data, scratch, why):
     folder, words = staged(small_data, scratch)
     assert folder == small_data
     assert words.startswith(
@@ -96,7 +96,7 @@ def test_without_a_copy_the_set_itself_is_read_and_the_reason_told(small_data, s
     assert re.search(why, words), words
 
 
-def test_a_file_that_does_not_have_its_hash_is_an_error_and_no_copy(small_data, tmp_path):
+def test_a_file_with_a_wrong_hash_is_an_error(small_data, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(small_data, data)
     content = bytearray((data / "test/audio.npy").read_bytes())
@@ -118,7 +118,7 @@ def mounted(folder: Path, size: str) -> bool:
     )
 
 
-def test_where_there_is_no_room_all_ranks_read_the_set_itself(small_data, tmp_path, monkeypatch):
+def test_on_a_full_disk_the_shared_set_is_read(small_data, tmp_path, monkeypatch):
     scratch = tmp_path / "small"
     if not mounted(scratch, "200k"):
         pytest.skip("mounting needs root")
@@ -126,7 +126,7 @@ def test_where_there_is_no_room_all_ranks_read_the_set_itself(small_data, tmp_pa
         for folder, words, *_ in run_ranks(small_data, scratch):
             assert folder == small_data
             assert "GiB free, the data needs" in words
-        # Others fill the disk meanwhile: it had room when it was asked.
+        # Another user fills the disk after the check of its free space.
         usage = shutil.disk_usage(tmp_path)
         monkeypatch.setattr(
             "furnace_hpc.data.loading.staging.shutil.disk_usage", lambda place: usage

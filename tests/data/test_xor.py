@@ -1,6 +1,7 @@
-"""A set on which no modality says anything alone: the label is the seen digit xor the heard one, each 0 or 1.
+"""A set whose label is image digit xor audio digit, each 0 or 1.
 
-Whatever adds up what single modalities say stays at chance; only a network in which they meet can learn it.
+A single modality has no information, and a sum over modalities stays at chance. Only a network that
+combines them can learn it.
 """
 
 from dataclasses import replace
@@ -20,7 +21,7 @@ from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 
 TASKS = tuple(TaskConfig(name=name) for name in ("xor", "image_digit", "audio_digit"))
-NAMES = ("image", "audio")  # the text of this set says nothing
+NAMES = ("image", "audio")  # the text of this set has no information
 STEPS = 150
 
 
@@ -50,7 +51,7 @@ def rolled(batch: Batch) -> Batch:
 
 
 def accuracy(data: Path, misaligned: bool = False, **changes: Any) -> dict[str, float]:
-    """Accuracy of each task on the test split after a short training with auxiliary heads for both digits."""
+    """Test accuracy of each task after a short training with auxiliary heads for both digits."""
     torch.manual_seed(0)
     config = ModelConfig(modalities=NAMES, width=32, feedforward=64, dropout=0.0, **changes)
     model = FusionModel(
@@ -77,19 +78,19 @@ def accuracy(data: Path, misaligned: bool = False, **changes: Any) -> dict[str, 
 
 
 @pytest.mark.parametrize("fusion", ["concat", "gated", "low_rank", "cross_attention", "bottleneck"])
-def test_a_fusion_in_which_modalities_meet_learns_what_none_of_them_says_alone(fusion, xor_data):
+def test_fusion_learns_xor(fusion, xor_data):
     reached = accuracy(xor_data, fusion=fusion, fusion_layers=2)
     assert reached["xor"] > 0.9, reached
 
 
-def test_a_sum_of_what_each_modality_says_does_not(xor_data):
+def test_a_sum_of_modalities_does_not_learn_xor(xor_data):
     reached = accuracy(xor_data, fusion="bottleneck", fusion_layers=0)
-    # it has seen and heard well enough
+    # both digits are recognised
     assert reached["image_digit"] > 0.9 < reached["audio_digit"]
     assert reached["xor"] < 0.62
 
 
-def test_audio_rolled_by_one_sample_leaves_what_the_others_say(xor_data):
+def test_misaligned_audio_does_not_learn_xor(xor_data):
     reached = accuracy(xor_data, misaligned=True, fusion="concat")
     assert reached["image_digit"] > 0.9
     assert reached["xor"] < 0.62  # text and image alone: chance
