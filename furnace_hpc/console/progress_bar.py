@@ -12,7 +12,7 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class _Bar:
-    """One bar, and where it started: the rate leaves out what earlier commands did."""
+    """A bar and its start. The rate does not count the work of earlier commands."""
 
     task: Any
     start_s: float

@@ -99,7 +99,7 @@ def _check_file(
 
 def _damaged(path: Path, got: str, wanted: str) -> ConfigError:
     return ConfigError(
-        f"data file {path} holds {got} where the manifest says {wanted}: pack the data set again"
+        f"data file {path} holds {got}, but the manifest has {wanted}: pack the data set again"
     )
 
 

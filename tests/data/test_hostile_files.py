@@ -50,6 +50,7 @@ def predictor(model: Path) -> Predictor:
 
 
 def test_postscript_does_not_start_ghostscript(tmp_path, monkeypatch):
+    """It is refused whatever its name is."""
     started = tmp_path / "started"
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {started}\n")
     (tmp_path / "gs").chmod(0o755)

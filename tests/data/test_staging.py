@@ -83,7 +83,7 @@ def test_other_data_get_another_copy(small_data, tmp_path):
     ("scratch", "why"),
     [
         ("$NOT_SET_ANYWHERE/x", r"\$NOT_SET_ANYWHERE/x names a variable that is not set"),
-        ("/not/there", "/not/there is no folder on this node"),
+        ("/not/there", "/not/there is not a folder on this node"),
         ("/proc", "No such file or directory|Permission denied|Operation not permitted"),
     ],
 )

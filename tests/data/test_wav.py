@@ -56,7 +56,7 @@ def test_a_cut_wav_is_refused_by_its_data_chunk(tmp_path, riff):
         wav(LIST, DATA, LIST, chunk(b"id3 ", b"ID3")),  # the last one lacks its padding byte
         wav(chunk(b"junk", b"x" * 101, b"\0"), DATA),
         wav(chunk(b"junk", b"x" * 101), DATA),  # without padding
-        wav(DATA, LIST)[:-7],  # cut behind the samples
+        wav(DATA, LIST)[:-7],  # cut after the samples
         wav(DATA, riff=len(wav(DATA))),
         wav(DATA) + b"TAG" + bytes(125),
         wav(DATA) + b"junk" * 100,
@@ -87,9 +87,9 @@ def test_an_odd_number_of_bytes_is_padded_or_not(tmp_path):
         (wav(DATA, DATA), "a second data chunk at byte 8,044, wanted one"),
         (
             wav(DATA, riff=len(wav(DATA)) - 8) + PCM.tobytes(),
-            "8,000 bytes behind the samples are no chunk",
+            "8,000 bytes after the samples are not a chunk",
         ),
-        (with_sizes(wav(DATA), data=7000), "1,000 bytes behind the samples are no chunk"),
+        (with_sizes(wav(DATA), data=7000), "1,000 bytes after the samples are not a chunk"),
         (with_sizes(wav(DATA), data=7999), "7,999 bytes of samples, wanted a multiple of 2"),
         (wav(LIST), "no data chunk at byte 60"),
         (

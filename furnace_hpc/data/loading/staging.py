@@ -72,7 +72,7 @@ def _own_folder(scratch: Path) -> Path:
         OSError: there is no scratch folder, or another user made the folder.
     """
     if not scratch.is_dir():
-        raise OSError(f"{scratch} is no folder on this node")
+        raise OSError(f"{scratch} is not a folder on this node")
     place = scratch / f"furnace-{os.getuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     if place.is_symlink() or place.stat().st_uid != os.getuid():
@@ -122,8 +122,8 @@ def _copied(columns: Columns, copy: Path, lock: TextIO, heartbeat: Heartbeat) ->
             got = _copy(columns.folder / name, temporary / name, report)
             if got != stored.xxh3_128:
                 raise ConfigError(
-                    f"data file {columns.folder / name} holds content hash {got} where the "
-                    f"manifest says {stored.xxh3_128}: pack the data set again"
+                    f"data file {columns.folder / name} holds content hash {got}, but the "
+                    f"manifest has {stored.xxh3_128}: pack the data set again"
                 )
         shutil.copyfile(columns.folder / "manifest.json", temporary / "manifest.json")
         temporary.rename(copy)

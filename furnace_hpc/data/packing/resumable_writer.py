@@ -186,7 +186,8 @@ def _open_at(path: Path, num_bytes: int) -> int:
     if os.fstat(descriptor).st_size < num_bytes:
         os.close(descriptor)
         raise ConfigError(
-            f"file {path} is shorter than progress.json says: delete its folder and pack again"
+            f"file {path} is shorter than recorded in progress.json: delete its folder and "
+            "pack again"
         )
     os.ftruncate(descriptor, num_bytes)
     os.lseek(descriptor, num_bytes, os.SEEK_SET)

@@ -182,5 +182,5 @@ def _check_rest(file: _Wav, data: _Chunk, riff: int) -> None:
     if len(rest) >= file.block and not (agreed and harmless) and not cut_chunk:
         raise Unusable(
             "unreadable",
-            f"{len(rest):,} bytes behind the samples are no chunk: the sizes are wrong",
+            f"{len(rest):,} bytes after the samples are not a chunk: the sizes are wrong",
         )

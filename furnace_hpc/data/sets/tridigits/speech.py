@@ -212,7 +212,7 @@ class _Espeak:
         )
         if code != 0 or not self.chunks:
             raise ConfigError(
-                f"espeak voice {accent}+{variant} did not say {text!r} (code {code}): use the bank"
+                f"espeak voice {accent}+{variant} cannot speak {text!r} (code {code}): use the bank"
             )
         return np.concatenate(self.chunks).astype(np.float32) / np.float32(32768)
 
