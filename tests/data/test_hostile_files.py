@@ -168,8 +168,8 @@ def test_a_very_long_line_is_not_read_completely(tmp_path, predictor, monkeypatc
     monkeypatch.setattr(Path, "open", lambda path, mode: Watched(path, mode.replace("b", "")))
     failed, lines, errors = answered(predictor, tmp_path / "a.jsonl")
     assert (failed, [line.partition("  ")[0] for line in lines]) == (2, ["1", "3"])
-    assert "a.jsonl:2: a line of more than 1,000 bytes" in errors
-    assert "a.jsonl:4: a line of more than 1,000 bytes" in errors
+    assert "a.jsonl:2: the line has more than 1,000 bytes" in errors
+    assert "a.jsonl:4: the line has more than 1,000 bytes" in errors
     assert longest == 1001
 
 
