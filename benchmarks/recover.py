@@ -138,15 +138,20 @@ def rank() -> None:
     from furnace_hpc.engine.distributed import RankInfo, init_process_group
     from furnace_hpc.engine.loop import train_batches, train_step
     from furnace_hpc.engine.setup import set_up
+    from furnace_hpc.engine.stop import StopRequest
+    from furnace_hpc.engine.watchdog import Watchdog
     from furnace_hpc.host import lifecycle
     from furnace_hpc.runs.code import code_hash
     from furnace_hpc.runs.folder import RunFolder
+    from furnace_hpc.runs.records.verdict import Verdict
 
     if number == 0:
         facts = {"code_hash": code_hash(), "world_size": size, "data_dir": data, "overrides": {}}
         lifecycle.begin(str(folder), facts)
     processes = init_process_group(RankInfo(number, number, size, folder / "rendezvous"))
-    run = set_up(RunFolder(folder), 1, processes)
+    run_folder = RunFolder(folder)
+    watchdog = Watchdog.for_run(run_folder, 1, Verdict(run_folder, 1, number))
+    run = set_up(run_folder, 1, processes, watchdog, StopRequest())
     with train_batches(run.engine, run.reader, run.config, processes) as batches:
         train_step(run.engine, batches, run.config, 0)
     if number == 0:

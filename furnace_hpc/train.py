@@ -1,4 +1,4 @@
-"""Train one run folder: under torchrun, or alone.
+"""Train one run folder with torchrun, or with one process.
 
 torchrun --nproc-per-node 2 -m furnace_hpc.train runs/ablation/base-s0-1a2b3c4d
 """
@@ -6,7 +6,7 @@ torchrun --nproc-per-node 2 -m furnace_hpc.train runs/ablation/base-s0-1a2b3c4d
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,95 +18,110 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.attempts import read_attempts
+from furnace_hpc.runs.records.attempts import Attempt, read_attempts
 from furnace_hpc.runs.records.verdict import Verdict
 from furnace_hpc.runs.trust import GROUP_ACCESS, check_place, keep_private
 
 
 def main(
-    run_dir: Annotated[Path, typer.Argument(help="a run folder that submit has made")],
+    run_dir: Annotated[Path, typer.Argument(help="run folder that `furnace submit` has made")],
     data_root_: Annotated[
         Path | None,
         typer.Option(
-            "--data-root", help="where data lie [as in the run's last attempt, or ./data]"
+            "--data-root", help="folder of packed data sets [of the last attempt, or ./data]"
         ),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(hidden=True, help="older name of --data-root")
     ] = None,
 ) -> None:
-    """Train one run to its end; a run that was begun goes on from its newest checkpoint."""
+    """Train one run to its end. A started run resumes from its newest checkpoint."""
     folder = RunFolder(run_dir)
     if not folder.spec.exists():
         raise ConfigError(
-            f"{run_dir} is no run folder: it has no spec.json; `furnace submit` makes run folders"
+            f"{run_dir} is not a run folder: it has no spec.json. "
+            "Make run folders with `furnace submit`."
         )
     if folder.result.is_file():
         print(f"{folder.run_id} is done: {folder.result}")
         return
     keep_private(os.environ.get(GROUP_ACCESS) == "1")
-    check_place(folder.path, folder.path.parent.parent)  # its checkpoints are programs
+    # Checkpoints are pickles, which can run code.
+    check_place(folder.path, folder.path.parent.parent)
     from furnace_hpc.engine.distributed import RankInfo
     from furnace_hpc.engine.loop import train
 
-    place = RankInfo.of_environment()
-    attempt = (
-        _begin(folder, place.world_size, data_root_ or data_dir)
-        if place.rank == 0
-        else _begun(folder)
-    )
+    rank_info = RankInfo.from_environment()
+    if rank_info.rank == 0:
+        attempt = _begin_attempt(folder, rank_info.world_size, data_root_ or data_dir)
+    else:
+        attempt = _wait_for_attempt(folder)
     code = 1
     try:
-        with Verdict(folder, attempt, place.rank) as verdict:
-            code = train(folder, attempt, place, verdict)
+        with Verdict(folder, attempt, rank_info.rank) as verdict:
+            code = train(folder, attempt, rank_info, verdict)
     finally:
-        if place.rank == 0:
-            print(f"attempt {attempt} ended: {lifecycle.decide(str(folder.path), attempt, code)}")
+        if rank_info.rank == 0:
+            decision = lifecycle.decide(str(folder.path), attempt, code)
+            print(f"attempt {attempt} ended: {decision}")
     raise typer.Exit(code)
 
 
-def _begin(folder: RunFolder, world_size: int, given: Path | None) -> int:
-    """Rank 0 begins the attempt, as the host does for a submitted run."""
+def _begin_attempt(folder: RunFolder, world_size: int, data_root_: Path | None) -> int:
+    """Begin an attempt on rank 0, as the batch script does for a submitted run."""
     attempts = read_attempts(folder)
     if attempts and attempts[0].code_hash not in ("", code_hash()):
         raise ConfigError(
-            f"{folder.run_id} was begun by other code ({attempts[0].code_hash}, this is {code_hash()}), "
-            f"and a run never changes code half-way: go back to that code, or submit its grid with --code new"
+            f"{folder.run_id} was started with other code: then {attempts[0].code_hash}, "
+            f"now {code_hash()}. A run never changes its code. "
+            "Restore that code, or run `furnace submit --code new` with its grid."
         )
-    spec = RunSpec.model_validate_json(read_regular(folder.spec))
-    before, name = attempts[-1].data_dir if attempts else "", spec.config.data.name
+    overrides = attempts[-1].overrides if attempts else {}
     facts = {
         "code_hash": code_hash(),
         "world_size": world_size,
-        "data_dir": str(
-            (pack_in(given, name) if given else Path(before or data_root(None) / name)).resolve()
-        ),
-        "overrides": attempts[-1].overrides if attempts else {},
-        "launch": _launch(),
+        "data_dir": str(_data_dir(folder, attempts, data_root_).resolve()),
+        "overrides": overrides,
+        "launch": _launch_id(),
     }
     try:
         return lifecycle.begin(str(folder.path), facts)
     except lifecycle.Busy as busy:
-        raise ConfigError(f"{folder.run_id} is running already: {busy}") from None
+        raise ConfigError(f"{folder.run_id} is already running: {busy}") from None
 
 
-def _begun(folder: RunFolder) -> int:
-    """The other ranks wait for the attempt that rank 0 of this very launch begins."""
+def _data_dir(folder: RunFolder, attempts: list[Attempt], data_root_: Path | None) -> Path:
+    """The packed data set: below the given root, as in the last attempt, or below ./data."""
+    spec = RunSpec.model_validate_json(read_regular(folder.spec))
+    if data_root_:
+        return pack_in(data_root_, spec.config.data.name)
+    if attempts and attempts[-1].data_dir:
+        return Path(attempts[-1].data_dir)
+    return data_root(None) / spec.config.data.name
+
+
+def _wait_for_attempt(folder: RunFolder) -> int:
+    """Wait until rank 0 of this launch has begun an attempt. Return its number."""
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s:
         number = lifecycle.newest_attempt(str(folder.path))
-        record = lifecycle.read_attempt(str(folder.path), number) if number else {}
-        ours = record.get("launch") == _launch() and record.get("end_unix_s") is None
-        if ours and lifecycle.is_alive(record.get("holder")) is not False:
+        if number and _belongs_to_this_launch(lifecycle.read_attempt(str(folder.path), number)):
             return number
         time.sleep(0.05)
     raise ConfigError(
-        f"rank 0 of this launch did not begin an attempt in {folder.attempts} within 60 s: look at its output"
+        f"rank 0 of this launch did not begin an attempt in {folder.attempts} within 60 s. Check "
+        "its output."
     )
 
 
-def _launch() -> str:
-    """What tells this torchrun launch from others."""
+def _belongs_to_this_launch(record: dict[str, Any]) -> bool:
+    if record.get("launch") != _launch_id() or record.get("end_unix_s") is not None:
+        return False
+    return lifecycle.is_alive(record.get("holder")) is not False
+
+
+def _launch_id() -> str:
+    """A name that differs between launches of torchrun."""
     names = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
     return ":".join(os.environ.get(name, "") for name in names)
 

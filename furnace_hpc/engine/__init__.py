@@ -1,4 +1,4 @@
-"""Train a run on all its ranks: the loop, DeepSpeed, evaluation, and `checkpoint/`. It contains nothing about Slurm.
+"""Train a run on all its ranks: the training loop, DeepSpeed, evaluation and `checkpoint/`.
 
-It imports `model`, `data`, `runs`, `config` and `host`.
+It contains nothing about Slurm. It imports `model`, `data`, `runs`, `config` and `host`.
 """

@@ -1,4 +1,4 @@
-"""DeepSpeed's engine: built from a run's config, checked to be what was asked, and asked for whole parameters."""
+"""Build DeepSpeed's engine from a run's config, check it, and read whole parameters from it."""
 
 import hashlib
 from typing import Any
@@ -10,33 +10,31 @@ from furnace_hpc.config.train_config import TrainConfig, accumulation_steps
 from furnace_hpc.engine.distributed import Processes
 
 Engine = Any  # deepspeed.DeepSpeedEngine; the library has no types
+_PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 def zero_settings(engine: Engine) -> dict[str, Any]:
-    """The engine's section zero_optimization as it was given: DeepSpeed reads only checkpoints of the same one."""
+    """The section zero_optimization. DeepSpeed loads only checkpoints with the same settings."""
     return dict(engine.config["zero_optimization"])
 
 
 def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) -> Engine:
-    """Collective. Wrap the model by ZeRO.
+    """Collective. Create the optimizer and DeepSpeed's engine around the model.
 
     Raises:
         ConfigError: the batch sizes do not divide.
-        RuntimeError: the engine is not what was asked for.
+        RuntimeError: the engine's settings differ from the config.
     """
     import deepspeed
 
-    optimizer_config, offload = (
-        config.optimizer,
-        config.deepspeed.zero_optimization.offload_optimizer,
-    )
+    settings = config.optimizer
     optimizer = torch.optim.AdamW(
         model.parameters(),
-        lr=optimizer_config.lr,
-        betas=optimizer_config.betas,
-        eps=optimizer_config.eps,
-        weight_decay=optimizer_config.weight_decay,
-        fused=offload is None,
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=config.deepspeed.zero_optimization.offload_optimizer is None,
     )
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -45,8 +43,8 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
         dist_init_required=False,
     )
     if config.deepspeed.activation_checkpointing:
-        # initialize() ignores the section: the model's blocks must be told, and the checkpointing
-        # configured.
+        # initialize() ignores this section. Configure checkpointing and pass it to the model's
+        # blocks.
         deepspeed.checkpointing.configure(None, deepspeed_config=engine.config)
         engine.module.checkpoint_activations(deepspeed.checkpointing.checkpoint)
     _check(engine, config, processes.world_size)
@@ -54,7 +52,7 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
 
 
 def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
-    """The run's DeepSpeed file with the batch sizes and clipping that the run owns."""
+    """The run's DeepSpeed file, with batch sizes and gradient clipping from the run's config."""
     micro_batch_size, steps = accumulation_steps(config, world_size)
     return {
         **config.deepspeed.model_dump(exclude_none=True),
@@ -67,36 +65,34 @@ def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
 
 
 def _check(engine: Engine, config: TrainConfig, world_size: int) -> None:
-    """Compare what the engine has become (not what it was told) with what was asked.
+    """Compare the engine itself, not the settings it was given, with the config.
 
     Raises:
         RuntimeError: they differ.
     """
     micro_batch_size, steps = accumulation_steps(config, world_size)
-    wanted = {
+    expected = {
         "ZeRO stage": config.deepspeed.zero_optimization.stage,
         "precision": config.deepspeed.precision,
         "train_batch_size": config.global_batch_size,
         "micro_batch_size": micro_batch_size,
         "gradient_accumulation_steps": steps,
     }
-    got = {
+    found = {
         "ZeRO stage": _stage(engine),
-        "precision": {torch.bfloat16: "bf16", torch.float32: "fp32"}.get(
-            next(engine.module.parameters()).dtype
-        ),
+        "precision": _PRECISIONS.get(next(engine.module.parameters()).dtype),
         "train_batch_size": engine.train_batch_size(),
         "micro_batch_size": engine.train_micro_batch_size_per_gpu(),
         "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
     }
-    if got != wanted:
+    if found != expected:
         raise RuntimeError(
-            f"DeepSpeed's engine is not what was asked for: wanted {wanted}, got {got}"
+            f"DeepSpeed's engine differs from the config: expected {expected}, got {found}"
         )
 
 
 def _stage(engine: Engine) -> int:
-    """The ZeRO stage that the engine's optimizer really is."""
+    """The ZeRO stage of the engine's optimizer."""
     match type(engine.optimizer).__name__:
         case "DeepSpeedZeroOptimizer_Stage3":
             return 3
@@ -109,7 +105,10 @@ def _stage(engine: Engine) -> int:
 
 
 def set_learning_rate(engine: Engine, value: float) -> None:
-    """Set the rate of all parameter groups: a function of the step, so a resume needs no scheduler state."""
+    """Set the rate of all parameter groups.
+
+    It depends on the step alone, so checkpoints need no scheduler.
+    """
     for group in engine.optimizer.param_groups:
         group["lr"] = value
 
@@ -120,11 +119,9 @@ def full_fp32_parameters(engine: Engine) -> dict[str, Tensor]:
 
     whole = {}
     for name, parameter in sorted(engine.module.named_parameters()):
-        value = (
-            safe_get_full_fp32_param(parameter)
-            if engine.zero_optimization_stage()
-            else parameter.data
-        )
+        value = parameter.data
+        if engine.zero_optimization_stage():
+            value = safe_get_full_fp32_param(parameter)
         if value is None:
             raise RuntimeError(f"DeepSpeed has no fp32 value of parameter {name}")
         whole[name] = value.detach().float().cpu().clone()

@@ -1,6 +1,8 @@
-"""What torch says of this machine, as one line of JSON: `furnace doctor` starts this as a child.
+"""Print facts about torch and the GPUs as one line of JSON.
 
-Ranks of the all-reduce are forked before CUDA is touched, which does not survive a fork.
+`furnace doctor` starts this as a child process.
+The ranks of the all-reduce are forked before CUDA is initialised, because CUDA does not survive a
+fork.
 """
 
 import json
@@ -14,30 +16,34 @@ from typing import Any
 
 STARTED_S = time.perf_counter()
 
-import torch  # noqa: E402  # how long this takes is one of the answers
+import torch  # noqa: E402  # the duration of this import is one of the facts
 import torch.distributed as dist  # noqa: E402
 
 IMPORT_S = time.perf_counter() - STARTED_S
-NUMEL, ROUNDS, PATIENCE_S = 4 << 20, 5, 60
+NUMEL, ROUNDS, TIMEOUT_S = 4 << 20, 5, 60
 COPY_BYTES = 1 << 30
 
 
 def main() -> None:
     """Print all facts."""
-    gpus = torch.cuda.device_count()  # by NVML: no context is made
-    ways = [all_reduce("gloo", 2)]
-    if gpus > 1:
-        ways.append(all_reduce("nccl", gpus))
+    num_gpus = torch.cuda.device_count()  # asks NVML and creates no CUDA context
+    reductions = [all_reduce("gloo", 2)]
+    if num_gpus > 1:
+        reductions.append(all_reduce("nccl", num_gpus))
+    built = "CPUs"
+    if torch.version.cuda:
+        built = f"CUDA {torch.version.cuda}"
     facts: dict[str, Any] = {
         "torch": torch.__version__,
         "import_s": IMPORT_S,
-        "built": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs",
-        "all_reduce": ways,
+        "built": built,
+        "all_reduce": reductions,
         "cuda_error": "",
         "gpus": [],
     }
     try:
-        facts |= _cuda() if torch.cuda.is_available() else {}
+        if torch.cuda.is_available():
+            facts |= _cuda()
     except RuntimeError as error:
         facts["cuda_error"] = str(error).splitlines()[0]
     facts["deepspeed"] = _deepspeed()
@@ -45,56 +51,54 @@ def main() -> None:
 
 
 def all_reduce(backend: str, ranks: int) -> dict[str, Any]:
-    """Run it in forked processes; how fast it was, or what went wrong."""
+    """Measure an all-reduce in forked processes. Return its rate in GB/s, or the error."""
     with tempfile.TemporaryDirectory() as folder:
         children = [_fork(rank, ranks, backend, Path(folder)) for rank in range(ranks)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        words = [path.read_text() for path in sorted(Path(folder).glob("rank-*"))]
-    error = next(
-        (word for word in words if not word.replace(".", "").replace("e-", "").isdigit()), ""
-    )
-    if any(codes) and not error:
-        error = f"a rank ended with exit code {next(code for code in codes if code)}"
-    return {
-        "backend": backend,
-        "ranks": ranks,
-        "error": error,
-        "gb_s": 0.0 if error else min(map(float, words)),
-    }
+        answers = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("rank-*"))]
+    errors = [answer["error"] for answer in answers if "error" in answer]
+    errors += [f"a rank ended with exit code {code}" for code in codes if code]
+    facts = {"backend": backend, "ranks": ranks, "error": "", "gb_s": 0.0}
+    if errors:
+        return facts | {"error": errors[0]}
+    return facts | {"gb_s": min(answer["gb_s"] for answer in answers)}
 
 
 def _fork(rank: int, ranks: int, backend: str, folder: Path) -> int:
+    """Start one rank. It writes its answer into a file and exits."""
     child = os.fork()
     if child:
         return child
+    answer: dict[str, Any] = {}
     code = 1
     try:
-        (folder / f"rank-{rank}").write_text(_rank(rank, ranks, backend, folder))
+        answer["gb_s"] = _rank(rank, ranks, backend, folder)
         code = 0
     except BaseException as error:
-        (folder / f"rank-{rank}").write_text(
-            (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        )
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        answer["error"] = lines[0][:300]
+    (folder / f"rank-{rank}").write_text(json.dumps(answer))
     os._exit(code)
 
 
-def _rank(rank: int, ranks: int, backend: str, folder: Path) -> str:
-    """GB/s of an all-reduce whose sum is right."""
+def _rank(rank: int, ranks: int, backend: str, folder: Path) -> float:
+    """Check the sum of an all-reduce and return its rate in GB/s."""
     torch.set_num_threads(1)
-    device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
-    store = f"file://{folder}/meeting"
+    device = torch.device("cpu")
+    if backend == "nccl":
+        device = torch.device("cuda", rank)
     dist.init_process_group(
         backend,
-        init_method=store,
+        init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=ranks,
-        timeout=timedelta(seconds=PATIENCE_S),
+        timeout=timedelta(seconds=TIMEOUT_S),
     )
     values = torch.full((NUMEL,), float(rank + 1), device=device)
     dist.all_reduce(values)
-    wanted = ranks * (ranks + 1) / 2
-    if not bool((values == wanted).all()):
-        raise RuntimeError(f"the sum is wrong: {values[0].item()}, wanted {wanted}")
+    expected = ranks * (ranks + 1) / 2
+    if not bool((values == expected).all()):
+        raise RuntimeError(f"the sum is wrong: {values[0].item()}, expected {expected}")
     started_s = time.perf_counter()
     for _ in range(ROUNDS):
         dist.all_reduce(values)
@@ -102,7 +106,7 @@ def _rank(rank: int, ranks: int, backend: str, folder: Path) -> str:
         torch.cuda.synchronize(device)
     rate = NUMEL * 4 * ROUNDS / 1e9 / (time.perf_counter() - started_s)
     dist.destroy_process_group()
-    return f"{rate:.4f}"
+    return round(rate, 4)
 
 
 def _cuda() -> dict[str, Any]:
@@ -124,14 +128,16 @@ def _gpu(index: int) -> dict[str, Any]:
         for _ in range(10):
             target.copy_(source)
         torch.cuda.synchronize()
-        gb_s = 10 * 2 * size / 1e9 / (time.perf_counter() - started_s)  # read and written
-    facts = {
+        # each byte is read and written
+        gb_s = 10 * 2 * size / 1e9 / (time.perf_counter() - started_s)
+    return {
         "index": index,
         "name": properties.name,
         "free_gib": free / 2**30,
         "total_gib": total / 2**30,
+        "bf16": bf16,
+        "gb_s": gb_s,
     }
-    return facts | {"bf16": bf16, "gb_s": gb_s}
 
 
 def _driver() -> str:
@@ -143,8 +149,8 @@ def _driver() -> str:
 
 
 def _deepspeed() -> str:
-    """Its version; with a ! before it, what its import says."""
-    saved = os.dup(1)  # DeepSpeed's log goes to stdout
+    """DeepSpeed's version, or `!` and the error of its import."""
+    stdout = os.dup(1)  # DeepSpeed logs to stdout, which must contain only the JSON
     os.dup2(2, 1)
     try:
         import deepspeed
@@ -154,7 +160,7 @@ def _deepspeed() -> str:
         return f"!{type(error).__name__}: {error}"
     finally:
         sys.stdout.flush()
-        os.dup2(saved, 1)
+        os.dup2(stdout, 1)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Which device and which cores a rank has, and whether the ranks of a node are in each other's way."""
+"""Choose a rank's device, and find ranks of a node that share a GPU or too few cores."""
 
 import os
 import socket
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -13,72 +14,102 @@ from furnace_hpc.host.gpu_check import EXIT_UNUSABLE, given
 
 @dataclass(frozen=True)
 class RankPlacement:
-    """Where one rank is."""
+    """Host, GPU and cores of one rank."""
 
     rank: int
     host: str
-    gpu: str  # its unique id; none on a CPU
+    gpu: str
+    """Unique id. Empty if the rank is on the CPU."""
     cores: frozenset[int]
     num_threads: int
 
     @classmethod
-    def here(cls, rank: int, device: torch.device) -> "RankPlacement":
-        """This process's place."""
-        gpu = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+    def of_this_process(cls, rank: int, device: torch.device) -> "RankPlacement":
+        """Where this process runs."""
+        gpu = ""
+        if device.type == "cuda":
+            gpu = str(torch.cuda.get_device_properties(device).uuid)
         threads = int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())
         return cls(rank, socket.gethostname(), gpu, frozenset(os.sched_getaffinity(0)), threads)
 
 
+class PlacementProblems(NamedTuple):
+    """Problems of the ranks' placement. Each is empty if there is none."""
+
+    shared_gpu: str
+    """An error: two ranks have the same GPU."""
+    few_cores: str
+    """A warning: all ranks of a host share fewer cores than they have threads."""
+
+
 def choose_device(local_rank: int) -> torch.device:
-    """This rank's GPU, or the CPU. Where a rank sees one GPU only, the launcher has chosen: it is number 0.
+    """Return this rank's GPU, or the CPU. If a rank sees only one GPU, the launcher has chosen it.
 
     Raises:
-        ConfigError: fewer GPUs than ranks; or GPUs were given, and torch can use none.
+        ConfigError: there are fewer GPUs than ranks, or torch cannot use the GPUs that were given.
     """
-    if os.environ.get("DS_ACCELERATOR") == "cpu":  # DeepSpeed's own word for it
-        return torch.device("cpu")
+    cpu = torch.device("cpu")
+    if os.environ.get("DS_ACCELERATOR") == "cpu":  # DeepSpeed's own variable
+        return cpu
     if not torch.cuda.is_available():
-        if visible := given(os.environ):
+        gpus = given(os.environ)
+        if gpus:
             raise ConfigError(
-                f"this rank was given GPUs {visible}, and torch {torch.__version__} can use none: look at nvidia-smi "
-                f"on {socket.gethostname()}, and whether torch is a CUDA build; DS_ACCELERATOR=cpu trains on the CPU"
+                f"this rank was given GPUs {gpus}, and torch {torch.__version__} can use none. "
+                f"Check nvidia-smi on {socket.gethostname()}, and that torch is a CUDA build. Set "
+                "DS_ACCELERATOR=cpu to train on the CPU."
             )
-        return torch.device("cpu")
+        return cpu
     count = torch.cuda.device_count()
     if count > 1 and local_rank >= count:
         raise ConfigError(
-            f"local rank {local_rank} has no GPU: {socket.gethostname()} shows {count} to it: ask for as many GPUs per "
-            f"node as processes_per_node"
+            f"local rank {local_rank} has no GPU: it sees {count} GPUs on {socket.gethostname()}. "
+            "Request as many GPUs per node as processes_per_node."
         )
-    device = torch.device("cuda", local_rank if count > 1 else 0)
+    index = local_rank if count > 1 else 0
+    device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
 
 
-def problems(places: list[RankPlacement]) -> tuple[str, str]:
-    """What is wrong with the ranks' GPUs, and what is slow about their cores; empty where nothing is."""
-    wrong = crowded = ""
-    for host in sorted({place.host for place in places}):
-        here = [place for place in places if place.host == host]
-        gpus: dict[str, int] = {}
-        for place in here:
-            if place.gpu and place.gpu in gpus:
-                wrong = wrong or (
-                    f"ranks {gpus[place.gpu]} and {place.rank} on {host} have one GPU ({place.gpu}): ask for as many "
-                    f"GPUs per node as processes_per_node, and set CUDA_VISIBLE_DEVICES in no setup line"
-                )
-            gpus[place.gpu] = place.rank
-        cores = frozenset[int]().union(*(place.cores for place in here))
-        wanted = sum(place.num_threads for place in here)
-        if len(here) > 1 and len(cores) < wanted and all(place.cores == cores for place in here):
-            crowded = crowded or (
-                f"all {len(here)} ranks on {host} share the cores {sorted(cores)}, and want {wanted}: a binding of an "
-                f"outer job, or a missing --cpus-per-task; set cpus_per_task in the profile"
+def find_placement_problems(placements: list[RankPlacement]) -> PlacementProblems:
+    """Compare the placements of all ranks. Only the first problem of each kind is returned."""
+    by_host: dict[str, list[RankPlacement]] = {}
+    for placement in placements:
+        by_host.setdefault(placement.host, []).append(placement)
+    shared = [_shared_gpu(host, by_host[host]) for host in sorted(by_host)]
+    few = [_few_cores(host, by_host[host]) for host in sorted(by_host)]
+    return PlacementProblems(next(filter(None, shared), ""), next(filter(None, few), ""))
+
+
+def _shared_gpu(host: str, placements: list[RankPlacement]) -> str:
+    rank_of_gpu: dict[str, int] = {}
+    for placement in placements:
+        gpu = placement.gpu
+        if gpu and gpu in rank_of_gpu:
+            return (
+                f"ranks {rank_of_gpu[gpu]} and {placement.rank} on {host} have the same GPU "
+                f"({gpu}). Request as many GPUs per node as processes_per_node, and do not set "
+                "CUDA_VISIBLE_DEVICES in a setup line."
             )
-    return wrong, crowded
+        rank_of_gpu[gpu] = placement.rank
+    return ""
 
 
-# whether the GPUs of this job can be used: the host asks before a run begins
+def _few_cores(host: str, placements: list[RankPlacement]) -> str:
+    cores = frozenset[int]().union(*(placement.cores for placement in placements))
+    threads = sum(placement.num_threads for placement in placements)
+    all_shared = all(placement.cores == cores for placement in placements)
+    if len(placements) > 1 and len(cores) < threads and all_shared:
+        return (
+            f"all {len(placements)} ranks on {host} share the cores {sorted(cores)}, but have "
+            f"{threads} threads. The cause is the binding of an outer job or a missing "
+            "--cpus-per-task. Set cpus_per_task in the profile."
+        )
+    return ""
+
+
+# The host runs this before a run begins, to check the GPUs of the job.
 if __name__ == "__main__":
     try:
         choose_device(0)

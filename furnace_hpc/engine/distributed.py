@@ -1,4 +1,4 @@
-"""The process group: who this rank is, how the ranks meet, and the few collectives that the training needs."""
+"""The process group: how ranks find each other, and the collectives of the training."""
 
 import json
 import os
@@ -16,27 +16,27 @@ from torch import Tensor
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.engine.devices import RankPlacement, choose_device, problems
+from furnace_hpc.engine.devices import RankPlacement, choose_device, find_placement_problems
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import write_atomically
 
-HANG_TIMEOUT_S = 600.0  # where no config says
-GROUP_MARGIN_S = 60.0  # collectives give up later than the watchdog, which gives the better account
+HANG_TIMEOUT_S = 600.0  # if no config sets it
+GROUP_MARGIN_S = 60.0  # collectives time out later than the watchdog, which records more details
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Where a rank stands, before it has met the others."""
+    """Identity of a rank, before it has met the others."""
 
     rank: int
     local_rank: int
     world_size: int
     rendezvous: Path | None
-    """File through which rank 0 tells its address; None: MASTER_ADDR and MASTER_PORT of torchrun."""
+    """File in which rank 0 publishes its address. None: torchrun's MASTER_ADDR and MASTER_PORT."""
 
     @classmethod
-    def of_environment(cls) -> "RankInfo":
-        """As torchrun says; alone where it says nothing."""
+    def from_environment(cls) -> "RankInfo":
+        """Read torchrun's variables. Without them this is the only rank."""
         rank, local, world = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
         return cls(rank, local, world, None)
 
@@ -46,7 +46,7 @@ _TORCHRUN = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
 
 @dataclass(frozen=True)
 class Processes:
-    """The ranks of one attempt, met."""
+    """The process group of one attempt, as one rank sees it."""
 
     rank: int
     local_rank: int
@@ -55,14 +55,14 @@ class Processes:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is rank 0, the one that writes."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
-    def say(self, words: str) -> None:
-        """Print on rank 0. A log that cannot be written is no reason to end a training."""
+    def print_once(self, message: str) -> None:
+        """Print on rank 0. A full disk below the log does not end the training."""
         if self.is_rank_zero:
             with suppress(OSError):
-                print(words, flush=True)
+                print(message, flush=True)
 
     def barrier(self) -> None:
         """Collective. Wait for all ranks."""
@@ -70,7 +70,7 @@ class Processes:
             dist.barrier()
 
     def all_reduce_max(self, *values: float) -> tuple[float, ...]:
-        """Collective. Of each value the largest of all ranks'."""
+        """Collective. The largest of all ranks, for each value."""
         if self.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -84,7 +84,7 @@ class Processes:
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
-        """Collective. All ranks' values in order, on every rank."""
+        """Collective. The values of all ranks in order, on every rank."""
         if self.world_size == 1:
             return [value]
         values = [None] * self.world_size
@@ -95,66 +95,73 @@ class Processes:
         """Collective. Rank 0's value, on every rank."""
         if self.world_size == 1:
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
 
 
-def init_process_group(place: RankInfo, hang_timeout_s: float = HANG_TIMEOUT_S) -> Processes:
-    """Collective. Start the process group, and DeepSpeed's on top of it.
+def init_process_group(rank_info: RankInfo, hang_timeout_s: float = HANG_TIMEOUT_S) -> Processes:
+    """Collective. Start torch's process group, and DeepSpeed's on top of it.
 
-    A peer that hangs is the watchdog's business, after `hang_timeout_s`; where there is none, collectives give up a
-    little later. So that is also the longest work of one rank alone.
+    The watchdog kills a hung rank after `hang_timeout_s`. Without one, collectives time out a
+    little later. So one rank may work alone for at most that long.
     """
-    device = choose_device(place.local_rank)
-    os.environ.update(
-        RANK=str(place.rank),
-        LOCAL_RANK=str(place.local_rank),
-        WORLD_SIZE=str(place.world_size),
-        CROSS_SIZE="1",  # DeepSpeed's checkpoint writers read these three
-        CROSS_RANK="0",
-        LOCAL_SIZE=os.environ.get("LOCAL_SIZE", str(place.world_size)),
-    )
-    # Nothing is compiled here; DeepSpeed imports its Muon for every ZeRO engine, and that would
-    # load inductor (2 s).
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    device = choose_device(rank_info.local_rank)
+    timeout = timedelta(seconds=hang_timeout_s + GROUP_MARGIN_S)
+    _set_environment(rank_info, device, timeout)
     import deepspeed
 
     if device.type == "cpu":
-        # Otherwise the first start compiles a C++ operator that only inference uses (90 s, needs
-        # ninja).
+        # Otherwise the first start compiles a C++ operator for inference (90 s, needs ninja).
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    timeout = timedelta(seconds=hang_timeout_s + GROUP_MARGIN_S)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    # NCCL's own monitor would abort a rank that is stuck on its GPU after 480 s, without a word.
-    os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(round(timeout.total_seconds())))
-    if place.rendezvous or "MASTER_ADDR" not in os.environ:
-        store = _store(place, timeout)
+    if rank_info.rendezvous or "MASTER_ADDR" not in os.environ:
         dist.init_process_group(
-            backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout
+            backend,
+            store=_open_store(rank_info, timeout),
+            rank=rank_info.rank,
+            world_size=rank_info.world_size,
+            timeout=timeout,
         )
     else:
         dist.init_process_group(backend, timeout=timeout)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout)
-    processes = Processes(place.rank, place.local_rank, place.world_size, device)
-    check_places(processes)
+    processes = Processes(rank_info.rank, rank_info.local_rank, rank_info.world_size, device)
+    check_placements(processes)
     return processes
 
 
-def check_places(processes: Processes) -> None:
-    """Collective. Compare where all ranks are; print a warning where they crowd on a few cores.
+def _set_environment(rank_info: RankInfo, device: torch.device, timeout: timedelta) -> None:
+    """Set what DeepSpeed and NCCL read. Call it before the import of DeepSpeed."""
+    os.environ.update(
+        RANK=str(rank_info.rank),
+        LOCAL_RANK=str(rank_info.local_rank),
+        WORLD_SIZE=str(rank_info.world_size),
+        CROSS_SIZE="1",  # DeepSpeed's checkpoint writers read these three
+        CROSS_RANK="0",
+        LOCAL_SIZE=os.environ.get("LOCAL_SIZE", str(rank_info.world_size)),
+    )
+    # Nothing is compiled here. But DeepSpeed imports its Muon for every ZeRO engine, which loads
+    # inductor (2 s).
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # NCCL's own monitor would silently abort a rank that is stuck on its GPU after 480 s.
+    os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(round(timeout.total_seconds())))
+
+
+def check_placements(processes: Processes) -> None:
+    """Collective. Compare the placements of all ranks. Warn if ranks share too few cores.
 
     Raises:
-        ConfigError: two ranks have one GPU.
+        ConfigError: two ranks have the same GPU.
     """
-    mine = RankPlacement.here(processes.rank, processes.device)
-    wrong, crowded = problems(processes.gather(mine))
-    if wrong:
-        raise ConfigError(wrong)
-    if crowded:
-        processes.say(f"WARNING: {crowded}")
+    own = RankPlacement.of_this_process(processes.rank, processes.device)
+    problems = find_placement_problems(processes.gather(own))
+    if problems.shared_gpu:
+        raise ConfigError(problems.shared_gpu)
+    if problems.few_cores:
+        processes.print_once(f"WARNING: {problems.few_cores}")
 
 
 def destroy_process_group() -> None:
@@ -163,43 +170,55 @@ def destroy_process_group() -> None:
         dist.destroy_process_group()
 
 
-def _store(place: RankInfo, timeout: timedelta) -> Store:
-    """Rank 0 opens a store on a free port and publishes the address; no port is ever guessed."""
-    if place.rank == 0:
-        host = "127.0.0.1" if place.world_size <= 1 or place.rendezvous is None else _address()
-        served = TCPStore(
-            host, 0, place.world_size, is_master=True, wait_for_workers=False, timeout=timeout
-        )
-        if place.rendezvous:
-            write_atomically(place.rendezvous, json.dumps({"host": host, "port": served.port}))
-        store: Store = served
-        return store
-    if place.rendezvous is None:
+def _open_store(rank_info: RankInfo, timeout: timedelta) -> Store:
+    """Open the store of the process group. Rank 0 serves it, the others connect."""
+    if rank_info.rank == 0:
+        return _serve_store(rank_info, timeout)
+    if rank_info.rendezvous is None:
         raise RuntimeError(
-            f"rank {place.rank} has no rendezvous: start it by torchrun, srun or submit"
+            f"rank {rank_info.rank} has no rendezvous. Start it with torchrun, srun or `furnace "
+            "submit`."
         )
+    host, port = _wait_for_address(rank_info.rendezvous, timeout)
+    store: Store = TCPStore(
+        host, port, rank_info.world_size, is_master=False, wait_for_workers=False, timeout=timeout
+    )
+    return store
+
+
+def _serve_store(rank_info: RankInfo, timeout: timedelta) -> Store:
+    """Serve on a port that the system chooses, and publish the address in the rendezvous file."""
+    host = "127.0.0.1"
+    if rank_info.world_size > 1 and rank_info.rendezvous:
+        host = _own_address()
+    server = TCPStore(
+        host, 0, rank_info.world_size, is_master=True, wait_for_workers=False, timeout=timeout
+    )
+    if rank_info.rendezvous:
+        address = json.dumps({"host": host, "port": server.port})
+        write_atomically(rank_info.rendezvous, address)
+    store: Store = server
+    return store
+
+
+def _wait_for_address(rendezvous: Path, timeout: timedelta) -> tuple[str, int]:
     deadline_s = time.monotonic() + timeout.total_seconds()
-    while not place.rendezvous.exists():
+    while not rendezvous.exists():
         if time.monotonic() > deadline_s:
             raise TimeoutError(
-                f"rank 0 did not publish its address in {place.rendezvous} within {timeout}"
+                f"rank 0 did not publish its address in {rendezvous} within {timeout}"
             )
-        list(place.rendezvous.parent.iterdir())  # lets a network file system look again
+        list(rendezvous.parent.iterdir())  # makes a network file system refresh its cache
         time.sleep(0.05)
-    address = json.loads(read_regular(place.rendezvous))
-    host, port = address["host"], address["port"]
-    peer: Store = TCPStore(
-        host, port, place.world_size, is_master=False, wait_for_workers=False, timeout=timeout
-    )
-    return peer
+    address = json.loads(read_regular(rendezvous))
+    return address["host"], address["port"]
 
 
-def _address() -> str:
-    """This host as its peers know it; Slurm's node name where there is one."""
-    return os.environ.get("SLURMD_NODENAME") or (
-        "127.0.0.1" if _is_local() else socket.gethostname()
-    )
-
-
-def _is_local() -> bool:
-    return os.environ.get("SUBMITIT_EXECUTOR") == "local"
+def _own_address() -> str:
+    """The name of this host for its peers: Slurm's node name, or the host name."""
+    node = os.environ.get("SLURMD_NODENAME")
+    if node:
+        return node
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        return "127.0.0.1"
+    return socket.gethostname()

@@ -1,10 +1,10 @@
-"""Evaluation on a whole split: every sample exactly once, scored from all logits together.
+"""Evaluation of a whole split: every sample exactly once, scored from all logits together.
 
 N samples, M modalities, C classes, D width.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from furnace_hpc.config.metrics import subsets
 from furnace_hpc.config.model_config import TaskConfig
 from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.prefetch import Prefetched, Request
+from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.model.consistency import consistency_block
@@ -28,158 +29,179 @@ from furnace_hpc.model.scores import (
 )
 from furnace_hpc.runs.folder import RunFolder
 
-GALLERY = 1000  # pairs that retrieval chooses among: its numbers mean nothing without their count
+# Retrieval chooses among this many pairs. Its scores depend on the number, so it is fixed.
+GALLERY = 1000
+
+Subset = tuple[int, ...]
+"""Modalities, by their position in the network."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one split, and the logits they come from."""
+    """Scores of one split, and the logits they were computed from."""
 
     split: str
     scores: dict[str, float]
-    """<split>/<task>/<metric>, and what config/metrics.py says of names with @"""
+    """<split>/<task>/<metric>. config/metrics.py explains the names with @."""
     logits: dict[str, Tensor]
     """Task -> [N, C] float32 on the CPU."""
     thresholds: dict[str, float]
-    """Multi-label task -> the probability above which it says yes; tuned on this split where none was given."""
+    """Multi-label task -> the probability above which a class counts as predicted."""
 
 
 def evaluate(
-    engine: Engine,
-    reader: BatchReader,
+    context: RunContext,
     split: str,
-    tasks: tuple[TaskConfig, ...],
-    batch_size: int,
-    processes: Processes,
-    heartbeat: Callable[[str], None] = lambda where: None,
     thresholds: Mapping[str, float] | None = None,
     with_subsets: bool = False,
-    all_frames: bool = False,
 ) -> Evaluation:
-    """Collective. Score a split; every rank gets the same answer.
+    """Collective. Score a split. Every rank gets the same answer.
 
     Args:
-        engine: the trained network.
-        reader: the split's batches.
-        split: its name.
-        tasks: what is scored.
-        batch_size: samples per forward pass and rank.
-        processes: the ranks.
-        heartbeat: is told of every batch.
-        thresholds: of the validation split, for any other one; none: this is the validation split, and tunes its own.
-        with_subsets: also each subset of the modalities, and their consistency.
-        all_frames: score the mean prediction over a clip's frames; else that of the middle one.
+        context: the run.
+        split: name of the split.
+        thresholds: those of the validation split. None tunes them on this split.
+        with_subsets: also score each subset of the modalities, and their consistency.
+
+    Raises:
+        Stopped: a rank has received a stop signal.
     """
-    names = engine.module.modalities
-    parts = subsets(tuple(range(len(names)))) if with_subsets else []
-    frames = tuple(range(reader.image_frames)) if all_frames and reader.image_frames else (None,)
-    seen = _whole_split(
-        engine, reader, split, tasks, batch_size, processes, heartbeat, parts, frames
+    context.heartbeat_or_stop(f"evaluation on {split}")
+    names: tuple[str, ...] = context.engine.module.modalities
+    wanted: list[Subset] = []
+    if with_subsets:
+        wanted = subsets(tuple(range(len(names))))
+    outputs = _forward_split(context, split, wanted)
+
+    tasks = context.config.tasks
+    if thresholds is None:
+        thresholds = _tune_thresholds(tasks, outputs)
+    scores: dict[str, float] = {}
+    for task in tasks:
+        threshold = thresholds.get(task.name, 0.5)
+        scores |= _task_scores(task, threshold, outputs, wanted, names)
+    if with_subsets:
+        scores |= _consistency(outputs, names)
+    return Evaluation(
+        split=split,
+        scores={f"{split}/{name}": value for name, value in scores.items()},
+        logits={task.name: outputs[f"logits.{task.name}"] for task in tasks},
+        thresholds=dict(thresholds),
     )
-    tuned = {
-        task.name: thresholds[task.name]
-        if thresholds is not None
-        else tune_threshold(seen[f"logits.{task.name}"], seen[f"label.{task.name}"])
+
+
+def _tune_thresholds(tasks: tuple[TaskConfig, ...], outputs: dict[str, Tensor]) -> dict[str, float]:
+    return {
+        task.name: tune_threshold(outputs[f"logits.{task.name}"], outputs[f"label.{task.name}"])
         for task in tasks
         if task.kind == "multi_label"
     }
-    scores: dict[str, float] = {}
-    for task in tasks:
-        logits, labels, threshold = (
-            seen[f"logits.{task.name}"],
-            seen[f"label.{task.name}"],
-            tuned.get(task.name, 0.5),
-        )
-        for name, value in _scores(task, logits, labels, threshold).items():
-            scores[f"{split}/{task.name}/{name}"] = value
-        for number, part in enumerate(parts):
-            at, rows = "+".join(names[m] for m in part), seen["present"][:, list(part)].any(1)
-            if not rows.any():
-                continue
-            part_logits = seen[f"{number}.{task.name}"][rows]
-            for name, value in _scores(task, part_logits, labels[rows], threshold).items():
-                scores[f"{split}/{task.name}/{name}@{at}"] = value
-            scores[f"{split}/{task.name}/samples@{at}"] = int(rows.sum())
-    if with_subsets:
-        scores |= {f"{split}/{name}": value for name, value in _consistency(seen, names).items()}
-    return Evaluation(
-        split, scores, {task.name: seen[f"logits.{task.name}"] for task in tasks}, tuned
-    )
 
 
-def _whole_split(
-    engine: Engine,
-    reader: BatchReader,
-    split: str,
-    tasks: tuple[TaskConfig, ...],
-    batch_size: int,
-    processes: Processes,
-    heartbeat: Callable[[str], None],
-    parts: list[tuple[int, ...]],
-    frames: tuple[int | None, ...],
-) -> dict[str, Tensor]:
-    """Collective. Logits, labels, presence and embeddings of all samples, in the split's order, on the CPU."""
+def _task_scores(
+    task: TaskConfig,
+    threshold: float,
+    outputs: dict[str, Tensor],
+    wanted: list[Subset],
+    names: tuple[str, ...],
+) -> dict[str, float]:
+    """Scores of one task with all modalities, and with each wanted subset of them."""
+    labels = outputs[f"label.{task.name}"]
+    found = _scores(task, outputs[f"logits.{task.name}"], labels, threshold)
+    scores = {f"{task.name}/{name}": value for name, value in found.items()}
+    for number, subset in enumerate(wanted):
+        label = "+".join(names[m] for m in subset)
+        rows = outputs["present"][:, list(subset)].any(1)
+        if not rows.any():
+            continue
+        logits = outputs[f"{number}.{task.name}"][rows]
+        for name, value in _scores(task, logits, labels[rows], threshold).items():
+            scores[f"{task.name}/{name}@{label}"] = value
+        scores[f"{task.name}/samples@{label}"] = int(rows.sum())
+    return scores
+
+
+def _forward_split(context: RunContext, split: str, wanted: list[Subset]) -> dict[str, Tensor]:
+    """Collective. Logits, labels, presence and embeddings of all samples, on the CPU.
+
+    Rows are in the split's order.
+    """
+    engine, reader, processes = context.engine, context.readers[split], context.processes
+    tasks, frames = context.config.tasks, _frames(context, reader)
+    shares = rank_shares(reader.num_samples, context.config.evaluation.batch_size, processes)
+    requests = [_request(rows, frame) for (rows, _), frame in itertools.product(shares, frames)]
     whole: dict[str, Tensor] = {}
     engine.eval()
-    shares = _shares(reader.num_samples, batch_size, processes)
-    requests = [
-        Request(indices, None if frame is None else np.full_like(indices, frame))
-        for indices, _ in shares
-        for frame in frames
-    ]
     with torch.no_grad(), Prefetched(reader, requests) as batches:
         for number, (indices, count) in enumerate(shares):
-            shown = []
+            by_frame = []
             for _ in frames:
-                heartbeat(f"evaluation on {split}, batch {number}")
-                shown.append(_seen(engine, next(batches), tasks, parts))
+                context.heartbeat_or_stop(f"evaluation on {split}, batch {number}")
+                by_frame.append(_forward_batch(engine, next(batches), tasks, wanted))
             rows = torch.from_numpy(indices[:count]).to(processes.device)
-            for name, value in _over_frames(shown, tasks).items():
+            for name, value in _merge_frames(by_frame, tasks).items():
                 if name not in whole:
                     whole[name] = value.new_zeros(reader.num_samples, *value.shape[1:])
                 whole[name][rows] = value[:count]
     engine.train()
-    # Rows of other ranks are zeros here, so a sum is a gathering, and exact.
+    # The rows of other ranks are zero here, so the sum over ranks gathers all rows exactly.
     return {name: processes.all_reduce_sum(tensor).cpu() for name, tensor in whole.items()}
 
 
-def _seen(
-    engine: Engine, batch: Batch, tasks: tuple[TaskConfig, ...], parts: list[tuple[int, ...]]
+def _frames(context: RunContext, reader: BatchReader) -> tuple[int | None, ...]:
+    """Frames of a clip to score. None: the reader's default, which is the middle one."""
+    if context.config.evaluation.frames == "mean" and reader.image_frames:
+        return tuple(range(reader.image_frames))
+    return (None,)
+
+
+def _request(rows: NDArray[np.int64], frame: int | None) -> Request:
+    if frame is None:
+        return Request(rows)
+    return Request(rows, np.full_like(rows, frame))
+
+
+def _forward_batch(
+    engine: Engine, batch: Batch, tasks: tuple[TaskConfig, ...], wanted: list[Subset]
 ) -> dict[str, Tensor]:
-    """What one forward pass tells of its samples."""
-    output = engine(batch.inputs, batch.lengths, batch.present_BM, parts)
+    """One forward pass. Keys: logits.<task>, label.<task>, <number of subset>.<task>, and more."""
+    output = engine(batch.inputs, batch.lengths, batch.present_BM, wanted)
     values: dict[str, Tensor] = {}
-    for task in (task.name for task in tasks):
-        values[f"logits.{task}"] = output["logits"][task].float()
-        values[f"label.{task}"] = batch.labels[task]
-        values |= {
-            f"{k}.{task}": logits[task].float() for k, logits in enumerate(output["subsets"])
-        }
-    if parts:
+    for task in tasks:
+        values[f"logits.{task.name}"] = output["logits"][task.name].float()
+        values[f"label.{task.name}"] = batch.labels[task.name]
+        for number, logits in enumerate(output["subsets"]):
+            values[f"{number}.{task.name}"] = logits[task.name].float()
+    if wanted:
         values["present"] = batch.present_BM.long()
-        values["embeddings"] = output.get(
-            "projections", output.get("expanded", output["features"])
-        ).float()
+        embeddings = output.get("projections", output.get("expanded", output["features"]))
+        values["embeddings"] = embeddings.float()
     return values
 
 
-def _over_frames(
-    shown: list[dict[str, Tensor]], tasks: tuple[TaskConfig, ...]
+def _merge_frames(
+    by_frame: list[dict[str, Tensor]], tasks: tuple[TaskConfig, ...]
 ) -> dict[str, Tensor]:
-    """What all frames tell together: the logits of mean probabilities, and mean embeddings; the rest is equal."""
-    values = shown[0]
-    if len(shown) == 1:
-        return values
-    kinds, made = {task.name: task.kind for task in tasks}, {}
-    for name, value in values.items():
-        what, _, task = name.partition(".")
-        if what in ("label", "present"):
-            made[name] = value
-        elif what == "embeddings":
-            made[name] = torch.stack([frame[name] for frame in shown]).mean(0)
+    """Logits of the mean probability over frames, and mean embeddings.
+
+    Labels and presence are the same for all frames.
+    """
+    first = by_frame[0]
+    if len(by_frame) == 1:
+        return first
+    kinds = {task.name: task.kind for task in tasks}
+    merged: dict[str, Tensor] = {}
+    for name, value in first.items():
+        content, _, task = name.partition(".")
+        if content in ("label", "present"):
+            merged[name] = value
+            continue
+        stacked = torch.stack([values[name] for values in by_frame])
+        if content == "embeddings":
+            merged[name] = stacked.mean(0)
         else:
-            made[name] = mean_prediction(torch.stack([frame[name] for frame in shown]), kinds[task])
-    return made
+            merged[name] = mean_prediction(stacked, kinds[task])
+    return merged
 
 
 def _scores(
@@ -192,42 +214,43 @@ def _scores(
             return multi_label_scores(logits_NC, labels, threshold)
 
 
-def _consistency(seen: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, float]:
-    """The consistency block of each two modalities, over the first samples that have both."""
+def _consistency(outputs: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, float]:
+    """Consistency metrics of each pair of modalities, over the first samples that have both."""
     scores: dict[str, float] = {}
     for m, n in itertools.combinations(range(len(names)), 2):
-        rows = (seen["present"][:, [m, n]].all(1)).nonzero().flatten()[:GALLERY]
+        rows = (outputs["present"][:, [m, n]].all(1)).nonzero().flatten()[:GALLERY]
         if len(rows) < 4:
             continue
-        block = consistency_block(seen["embeddings"][rows, m], seen["embeddings"][rows, n])
-        scores |= {
-            f"consistency/{name}@{names[m]}+{names[n]}": value for name, value in block.items()
-        }
+        block = consistency_block(outputs["embeddings"][rows, m], outputs["embeddings"][rows, n])
+        for name, value in block.items():
+            scores[f"consistency/{name}@{names[m]}+{names[n]}"] = value
     return scores
 
 
 def write_predictions(folder: RunFolder, reader: BatchReader, evaluation: Evaluation) -> None:
-    """Write sample ids, logits, labels and presence, for tests and thresholds without running again."""
+    """Write sample ids, logits, labels and presence, so that tests need no second evaluation."""
     path = folder.predictions(evaluation.split)
     path.parent.mkdir(exist_ok=True)
-    arrays: dict[str, Any] = {
-        f"logits.{task}": logits.numpy() for task, logits in evaluation.logits.items()
-    }
-    arrays |= {f"label.{task}": reader.column(f"label.{task}") for task in evaluation.logits}
-    arrays |= {name: reader.column(name) for name in ("sample_id", "present")}
-    aside = path.with_name(f".{path.name}")
-    with aside.open("wb") as file:
+    arrays: dict[str, Any] = {}
+    for task, logits in evaluation.logits.items():
+        arrays[f"logits.{task}"] = logits.numpy()
+    for task in evaluation.logits:
+        arrays[f"label.{task}"] = reader.column(f"label.{task}")
+    for name in ("sample_id", "present"):
+        arrays[name] = reader.column(name)
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
         np.savez(file, **arrays)
-    aside.replace(path)
+    temporary.replace(path)
 
 
-def _shares(
+def rank_shares(
     num_samples: int, batch_size: int, processes: Processes
 ) -> list[tuple[NDArray[np.int64], int]]:
-    """This rank's batches and how many of each are its own.
+    """This rank's batches: row numbers, and how many of them count.
 
-    All ranks make equally many forward passes (ZeRO stage 3 gathers parameters in each); a short share is filled up
-    with sample 0, whose rows are not counted.
+    All ranks make the same number of forward passes, because ZeRO stage 3 gathers parameters in
+    each. A short batch is filled with sample 0, and those rows do not count.
     """
     mine = np.arange(processes.rank, num_samples, processes.world_size)
     longest = -(-num_samples // processes.world_size)
@@ -235,5 +258,6 @@ def _shares(
     for first in range(0, longest, batch_size):
         own = mine[first : first + batch_size]
         size = min(batch_size, longest - first)
-        shares.append((np.concatenate([own, np.zeros(size - len(own), dtype=np.int64)]), len(own)))
+        padding = np.zeros(size - len(own), dtype=np.int64)
+        shares.append((np.concatenate([own, padding]), len(own)))
     return shares

@@ -1,4 +1,4 @@
-"""Gathering tensors of all ranks with their gradient, for losses that compare samples with each other."""
+"""Gather the tensors of all ranks with their gradient, for losses that compare samples."""
 
 from typing import Any
 
@@ -11,7 +11,10 @@ from furnace_hpc.model.losses import Gather, alone
 
 
 def gather_of(processes: Processes) -> Gather:
-    """Collective, when called. All ranks' equally shaped tensors along the first axis, and where this rank's begin."""
+    """Return a collective function that joins the tensors of all ranks on the first axis.
+
+    The tensors have equal shapes. The function also returns the index of this rank's first row.
+    """
     if processes.world_size == 1:
         return alone
 
@@ -23,10 +26,11 @@ def gather_of(processes: Processes) -> Gather:
 
 
 class _AllGather(torch.autograd.Function):
-    """Concatenate over ranks; backward gives each rank the sum of all ranks' gradients of its own part.
+    """Concatenate over ranks. Backward sums all ranks' gradients of a rank's own part.
 
-    Together with the mean over ranks that data-parallel training takes of gradients, that is the gradient of the mean
-    of the ranks' losses: nothing has to be multiplied by the number of ranks (compare open_clip issue 616).
+    Data-parallel training then takes the mean of gradients over ranks. The result is the gradient
+    of the mean of the ranks' losses, without a factor for the number of ranks (compare open_clip
+    issue 616).
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The training of one run, from a run folder to its result. Knows nothing of Slurm."""
+"""The training of one run, from a run folder to its result. It contains nothing about Slurm."""
 
 import math
 import time
@@ -15,6 +15,7 @@ from furnace_hpc.data.loading.prefetch import TrainBatches
 from furnace_hpc.data.loading.sampler import Weights
 from furnace_hpc.engine.checkpoint import loader
 from furnace_hpc.engine.checkpoint.saver import CheckpointSaver
+from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
 from furnace_hpc.engine.distributed import (
     Processes,
@@ -22,10 +23,10 @@ from furnace_hpc.engine.distributed import (
     destroy_process_group,
     init_process_group,
 )
-from furnace_hpc.engine.evaluation import Evaluation
-from furnace_hpc.engine.finish import evaluate_split, finish
+from furnace_hpc.engine.evaluation import Evaluation, evaluate
+from furnace_hpc.engine.finish import finish
 from furnace_hpc.engine.gather import gather_of
-from furnace_hpc.engine.setup import Run, set_up
+from furnace_hpc.engine.setup import set_up
 from furnace_hpc.engine.stop import Stopped, StopRequest
 from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.host.lifecycle import EXIT_STOPPED
@@ -37,120 +38,178 @@ from furnace_hpc.runs.records.verdict import Verdict
 
 @dataclass
 class Progress:
-    """Where a run stands; saved with every checkpoint."""
+    """The position of a run. Every checkpoint contains it."""
 
     step: int = 0
     best_step: int = 0
     best_value: float | None = None
     train_s: float = 0.0
     evaluated: int = 0
-    """The last step that was evaluated: a run that is stopped in an evaluation makes it when it comes back."""
+    """The last step that was evaluated. A resumed run makes an evaluation that a stop has ended."""
 
-    def is_to_be_evaluated(self, config: TrainConfig) -> bool:
-        """Whether an evaluation of this step is due, and not made yet."""
-        due = self.step == config.steps or (
-            self.step > 0 and self.step % config.evaluation.every == 0
-        )
-        return due and self.evaluated != self.step
+    def is_evaluation_due(self, config: TrainConfig) -> bool:
+        """Whether this step needs an evaluation that has not been made yet."""
+        if self.evaluated == self.step:
+            return False
+        return self.step == config.steps or self.step % config.evaluation.every == 0
 
 
-def train(folder: RunFolder, attempt: int, place: RankInfo, verdict: Verdict) -> int:
-    """Collective. Train the run to its end, or to a stop; return the exit code of this rank."""
+def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: Verdict) -> int:
+    """Collective. Train the run to its end or to a stop. Return the exit code of this rank."""
     stop = StopRequest()
     stop.install()
-    with Watchdog.of_run(folder, attempt, verdict) as watchdog:
-        processes = init_process_group(place, watchdog.timeout_s)
-        run = set_up(folder, attempt, processes, watchdog.heartbeat)
-        with train_batches(run.engine, run.reader, run.config, processes) as batches:
-            reason = _train(run, batches, attempt, processes, stop, verdict, watchdog)
-        if not reason:
+    with Watchdog.for_run(folder, attempt, verdict) as watchdog:
+        processes = init_process_group(rank_info, watchdog.timeout_s)
+        context = set_up(folder, attempt, processes, watchdog, stop)
+        with train_batches(context.engine, context.reader, context.config, processes) as batches:
+            loop = TrainingLoop(context, batches, verdict, load_progress(context))
+            stop_signal = loop.run()
+        if not stop_signal:
             verdict.done()
-        processes.barrier()  # all have said how it ended before the first one leaves
+        processes.barrier()  # no rank leaves before all have written their verdicts
     destroy_process_group()
-    return EXIT_STOPPED if reason else 0
+    return EXIT_STOPPED if stop_signal else 0
 
 
-def _train(
-    run: Run,
-    batches: TrainBatches,
-    attempt: int,
-    processes: Processes,
-    stop: StopRequest,
-    verdict: Verdict,
-    watchdog: Watchdog,
-) -> str | None:
-    """The loop. Return the signal's name when it was stopped, else None."""
-    config, engine, folder = run.config, run.engine, run.folder
-    needs_best = config.evaluation.select == "best"
-    state = loader.load_newest(engine, folder, config.seed, processes, needs_best)
-    at = Progress(**state) if state else Progress()
-    processes.say(f"resumed after step {at.step}" if state else "first start, at step 0")
-    metrics = MetricsFile(folder.metrics(attempt)) if processes.is_rank_zero else None
-    evaluation: Evaluation | None = None
-    parts: dict[str, torch.Tensor] = {}
-    with CheckpointSaver(
-        engine, folder, attempt, config, processes, watchdog, saved=at.step
-    ) as saver:
+def load_progress(context: RunContext) -> Progress:
+    """Collective. Load the newest checkpoint, if there is one."""
+    state = loader.load_newest(context)
+    if state is None:
+        context.processes.print_once("first start, at step 0")
+        return Progress()
+    progress = Progress(**state)
+    context.processes.print_once(f"resumed after step {progress.step}")
+    return progress
+
+
+class TrainingLoop:
+    """The steps of one attempt: train, evaluate, save and finish. All methods are collective.
+
+    Methods return the name of the signal that stops the run, or None.
+    """
+
+    def __init__(
+        self, context: RunContext, batches: TrainBatches, verdict: Verdict, progress: Progress
+    ) -> None:
+        self._context, self._batches, self._verdict = context, batches, verdict
+        self._progress = progress
+        self._config, self._engine = context.config, context.engine
+        self._processes = context.processes
+        self._metrics: MetricsFile | None = None
+        if self._processes.is_rank_zero:
+            self._metrics = MetricsFile(context.folder.metrics(context.attempt))
+        self._evaluation: Evaluation | None = None
+        self._loss_terms: dict[str, torch.Tensor] = {}
+        """Of the step just trained, as means over this rank's samples. Empty before the first."""
+
+    def run(self) -> str | None:
+        """Train the run to its last step, then finish it."""
+        with CheckpointSaver(self._context, saved=self._progress.step) as saver:
+            stop_signal = self._train_steps(saver)
+            if not stop_signal:
+                saver.wait(self._progress.step)
+        if self._metrics:
+            self._metrics.close()
+        return stop_signal or self._finish()
+
+    def _train_steps(self, saver: CheckpointSaver) -> str | None:
+        """Alternate between step boundaries and steps, up to the last step or a stop signal."""
         while True:
-            watchdog.heartbeat(f"step {at.step + 1}")
-            reason, busy = stop.agreed(processes, saver.busy)
-            if not busy:
-                saver.advance(at.step)
-            improved = False
-            if not reason and at.is_to_be_evaluated(config):
-                try:
-                    evaluation = evaluate_split(
-                        run, "val", processes, stop.checked(processes, watchdog.heartbeat)
-                    )
-                    improved = _note_evaluation(at, evaluation, config, metrics)
-                except Stopped as stopped:  # the evaluation is made when the run comes back
-                    reason = str(stopped)
-            # what follows may be stopped, and loses nothing
-            last = at.step == config.steps and saver.saved < at.step
-            if parts and (reason or improved or last or saver.is_due(at.step, busy)):
-                # raises when the loss is not finite: such a step is not saved
-                mean_parts(parts, processes)
-                check_parameters(engine)
-            if reason:
-                verdict.stopping(reason)
-                if saver.save(asdict(at)):
-                    verdict.stopped(reason)
-                break
-            if improved or last or saver.is_due(at.step, busy):
-                saver.begin(asdict(at), is_best=improved)
-            if at.step == config.steps:
-                break
-            started_s = time.perf_counter()
-            parts = train_step(engine, batches, config, at.step, gather_of(processes))
-            step_time_s = time.perf_counter() - started_s
-            at.step += 1
-            at.train_s += step_time_s
-            verdict.at(at.step)
-            if at.step == config.steps or at.step % config.log_every == 0:
-                record = _record(at.step, mean_parts(parts, processes), engine, config, step_time_s)
-                if metrics:
-                    metrics.write(record)
-        if not reason:
-            saver.wait(at.step)
-    if metrics:
-        metrics.close()
-    if reason:
-        return reason
-    watchdog.heartbeat("the end")
-    try:
-        heartbeat = stop.checked(processes, watchdog.heartbeat)
-        finish(run, attempt, at.best_step, at.train_s, evaluation, processes, heartbeat)
-    except Stopped as stopped:  # all is saved, and looked at when the run comes back
-        verdict.stopping(str(stopped))
-        verdict.stopped(str(stopped))
-        return str(stopped)
-    return None
+            stop_signal = self._step_boundary(saver)
+            if stop_signal or self._progress.step == self._config.steps:
+                return stop_signal
+            self._train_one_step()
+
+    def _step_boundary(self, saver: CheckpointSaver) -> str | None:
+        """Exchange stop flags, then evaluate and save where that is due."""
+        step = self._progress.step
+        self._context.watchdog.heartbeat(f"step {step + 1}")
+        stop_signal, busy = self._context.stop.exchange(self._processes, saver.busy)
+        if not busy:
+            saver.advance(step)
+        improved = False
+        if not stop_signal and self._progress.is_evaluation_due(self._config):
+            try:
+                improved = self._evaluate()
+            except Stopped as stopped:  # the resumed run makes this evaluation
+                stop_signal = str(stopped)
+        is_last = step == self._config.steps and saver.saved < step
+        needs_checkpoint = improved or is_last or saver.is_due(step, busy)
+        if stop_signal or needs_checkpoint:
+            self._check_finite()
+        if stop_signal:
+            self._save_and_stop(saver, stop_signal)
+        elif needs_checkpoint:
+            saver.begin(asdict(self._progress), is_best=improved)
+        return stop_signal
+
+    def _evaluate(self) -> bool:
+        """Evaluate on val. Return whether this step is the best so far and needs a checkpoint."""
+        progress, config = self._progress, self._config
+        self._evaluation = evaluate(self._context, "val")
+        progress.evaluated = progress.step
+        if self._metrics:
+            self._metrics.write({"step": progress.step, "kind": "val", **self._evaluation.scores})
+        value = self._evaluation.scores[config.selection_metric]
+        if metric_direction(config.selection_metric) == "min":
+            value = -value
+        if config.evaluation.select == "last" or is_better(value, progress.best_value):
+            progress.best_step, progress.best_value = progress.step, value
+            return config.evaluation.select == "best" or progress.step == config.steps
+        return False
+
+    def _check_finite(self) -> None:
+        """Raise FloatingPointError if the step just trained must not be saved."""
+        if self._loss_terms:  # empty at the first boundary of an attempt
+            mean_loss_terms(self._loss_terms, self._processes)
+            check_parameters(self._engine)
+
+    def _save_and_stop(self, saver: CheckpointSaver, stop_signal: str) -> None:
+        self._verdict.stopping(stop_signal)
+        if saver.save(asdict(self._progress)):
+            self._verdict.stopped(stop_signal)
+
+    def _train_one_step(self) -> None:
+        progress, config = self._progress, self._config
+        started_s = time.perf_counter()
+        self._loss_terms = train_step(
+            self._engine, self._batches, config, progress.step, gather_of(self._processes)
+        )
+        step_time_s = time.perf_counter() - started_s
+        progress.step += 1
+        progress.train_s += step_time_s
+        self._verdict.at(progress.step)
+        if progress.step == config.steps or progress.step % config.log_every == 0:
+            means = mean_loss_terms(self._loss_terms, self._processes)
+            record = _train_record(progress.step, means, self._engine, config, step_time_s)
+            if self._metrics:
+                self._metrics.write(record)
+
+    def _finish(self) -> str | None:
+        """Evaluate the selected step and write the result."""
+        progress = self._progress
+        self._context.watchdog.heartbeat("the end")
+        try:
+            finish(self._context, progress.best_step, progress.train_s, self._evaluation)
+        except Stopped as stopped:  # all is saved; the resumed run evaluates again
+            self._verdict.stopping(str(stopped))
+            self._verdict.stopped(str(stopped))
+            return str(stopped)
+        return None
+
+
+def is_better(value: float, best: float | None) -> bool:
+    """Whether a value exceeds the best so far. Ties keep the earlier step. Any value beats NaN."""
+    return best is None or value > best or math.isnan(best)
 
 
 def train_batches(
     engine: Engine, reader: BatchReader, config: TrainConfig, processes: Processes
 ) -> TrainBatches:
-    """This rank's batches, in the sizes that the engine has."""
+    """This rank's batches, in the engine's micro-batch size."""
+    weights: Weights | None = None
+    if config.data.sampling == "weighted":
+        weights = Weights(reader.column(SAMPLING_WEIGHT))
     return TrainBatches(
         reader,
         seed=config.seed,
@@ -159,68 +218,68 @@ def train_batches(
         micro_batch_size=engine.train_micro_batch_size_per_gpu(),
         rank=processes.rank,
         world_size=processes.world_size,
-        weights=Weights(reader.column(SAMPLING_WEIGHT))
-        if config.data.sampling == "weighted"
-        else None,
+        weights=weights,
     )
 
 
 def train_step(
     engine: Engine, batches: TrainBatches, config: TrainConfig, step: int, gather: Gather = alone
 ) -> dict[str, torch.Tensor]:
-    """Collective. One optimizer step; return the parts of the loss, as means over this rank's samples.
+    """Collective. Make one optimizer step. Return loss terms, as means over this rank's samples.
 
     Raises:
-        FloatingPointError: on all ranks, the gradient is not finite.
+        FloatingPointError: on all ranks, if the gradient is not finite.
     """
-    skipped = engine.skipped_steps
+    skipped_before = engine.skipped_steps
     set_learning_rate(engine, learning_rate(config, step))
     micro_steps = engine.gradient_accumulation_steps()
     means: dict[str, torch.Tensor] = {}
     for batch in batches.of_step(step):
-        parts = forward(engine, batch, config, gather)
-        engine.backward(parts["loss"])
+        terms = forward(engine, batch, config, gather)
+        engine.backward(terms["loss"])
         engine.step()
-        for name, value in parts.items():
+        for name, value in terms.items():
             means[name] = means.get(name, 0) + value.detach() / micro_steps
-    check_gradient(engine, skipped)
+    check_gradient(engine, skipped_before)
     return means
 
 
-def check_gradient(engine: Engine, skipped: int) -> None:
-    """Raise FloatingPointError when DeepSpeed left out the step just made; `skipped` is the count before it.
+def check_gradient(engine: Engine, skipped_before: int) -> None:
+    """Raise FloatingPointError if DeepSpeed has skipped the step just made.
 
-    At stages 1 to 3 it does so, without a word, where the gradient is not finite. At stage 0 it applies it.
+    At stages 1 to 3 DeepSpeed silently skips a step whose gradient is not finite. At stage 0 it
+    applies it.
     """
-    if engine.skipped_steps > skipped:
+    if engine.skipped_steps > skipped_before:
         raise FloatingPointError(
-            "the gradient is not finite: lower optimizer.lr, or look at the data"
+            "the gradient is not finite. Lower optimizer.lr or check the data."
         )
 
 
 def check_parameters(engine: Engine) -> None:
-    """Raise FloatingPointError when a parameter is not finite, which the next loss would show: at stage 0 alone."""
-    whole = engine.zero_optimization_stage() == 0
-    if whole and not all(
-        bool(parameter.isfinite().all()) for parameter in engine.module.parameters()
-    ):
-        raise FloatingPointError(
-            "a parameter is not finite: lower optimizer.lr, or look at the data"
-        )
+    """At stage 0, raise FloatingPointError if a parameter is not finite.
+
+    Otherwise only the loss of the next step would show it. The other stages have checked the
+    gradient.
+    """
+    if engine.zero_optimization_stage() > 0:
+        return
+    if not all(bool(parameter.isfinite().all()) for parameter in engine.module.parameters()):
+        raise FloatingPointError("a parameter is not finite. Lower optimizer.lr or check the data.")
 
 
-def mean_parts(parts: dict[str, torch.Tensor], processes: Processes) -> dict[str, float]:
-    """Collective. The parts of the loss as means over the global batch.
+def mean_loss_terms(terms: dict[str, torch.Tensor], processes: Processes) -> dict[str, float]:
+    """Collective. The loss terms as means over the global batch.
 
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    names = sorted(parts)
-    total = processes.all_reduce_sum(torch.stack([parts[name].float() for name in names]))
+    names = sorted(terms)
+    total = processes.all_reduce_sum(torch.stack([terms[name].float() for name in names]))
     values = dict(zip(names, (total / processes.world_size).tolist(), strict=True))
     if not math.isfinite(values["loss"]):
         raise FloatingPointError(
-            f"the loss is {values['loss']}: lower optimizer.lr, or look at the data"
+            f"the loss is {values['loss']}. Lower optimizer.lr or check the data."
         )
     return values
 
@@ -228,55 +287,36 @@ def mean_parts(parts: dict[str, torch.Tensor], processes: Processes) -> dict[str
 def forward(
     engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = alone
 ) -> dict[str, torch.Tensor]:
-    """The parts of the loss of one micro-batch."""
+    """The loss terms of one micro-batch."""
     output = engine(batch.inputs, batch.lengths, batch.present_BM)
     return total_loss(output, batch.labels, output["present"], config.loss, config.tasks, gather)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Rate of step `step` (from 0): linear warm-up, then cosine to 0 or constant."""
+    """Rate of step `step` (from 0): linear warm-up, then constant or a cosine down to 0."""
+    peak = config.optimizer.lr
     warmup = round(config.schedule.warmup_fraction * config.steps)
     if step < warmup:
-        return config.optimizer.lr * (step + 1) / warmup
+        return peak * (step + 1) / warmup
     if config.schedule.decay == "constant":
-        return config.optimizer.lr
-    return (
-        config.optimizer.lr
-        * 0.5
-        * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
-    )
+        return peak
+    angle = math.pi * (step - warmup) / max(1, config.steps - warmup)
+    return peak * 0.5 * (1 + math.cos(angle))
 
 
-def _note_evaluation(
-    at: Progress, evaluation: Evaluation, config: TrainConfig, metrics: MetricsFile | None
-) -> bool:
-    """Whether this step has to be saved: it is the one to take so far; ties keep the earlier step."""
-    at.evaluated = at.step
-    if metrics:
-        metrics.write({"step": at.step, "kind": "val", **evaluation.scores})
-    name = config.selection_metric
-    value = evaluation.scores[name] * (-1 if metric_direction(name) == "min" else 1)
-    if (
-        config.evaluation.select == "last"
-        or at.best_value is None
-        or value > at.best_value
-        or math.isnan(at.best_value)
-    ):
-        at.best_step, at.best_value = at.step, value
-        return config.evaluation.select == "best" or at.step == config.steps
-    return False
-
-
-def _record(
-    step: int, parts: dict[str, float], engine: Engine, config: TrainConfig, step_time_s: float
+def _train_record(
+    step: int, means: dict[str, float], engine: Engine, config: TrainConfig, step_time_s: float
 ) -> dict[str, Any]:
+    """A line of the metrics file."""
     norm = engine.get_global_grad_norm()
+    if norm is not None:
+        norm = float(norm)
     return {
         "step": step,
         "kind": "train",
-        **{f"train/{name}": value for name, value in parts.items()},
+        **{f"train/{name}": value for name, value in means.items()},
         "lr": learning_rate(config, step - 1),
-        "grad_norm": None if norm is None else float(norm),
+        "grad_norm": norm,
         "step_time_s": step_time_s,
         "samples_per_s": config.global_batch_size / step_time_s,
         "time_unix_s": time.time(),

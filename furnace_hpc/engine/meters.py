@@ -1,4 +1,4 @@
-"""Meters: time of steps, peak memory, and what machine this is."""
+"""Measurements of a run: peak memory, the machine, and versions of libraries."""
 
 import platform
 import resource
@@ -13,12 +13,15 @@ LIBRARIES = ("torch", "deepspeed", "transformers", "numpy", "submitit")
 
 
 def peak_memory_gib(processes: Processes) -> float:
-    """Collective. Peak of the worst rank, in 2^30 bytes: allocated on a GPU, resident on a CPU."""
+    """Collective. Largest peak of all ranks in 2^30 bytes.
+
+    It is allocated memory on a GPU, resident memory on a CPU.
+    """
     if processes.device.type == "cuda":
-        mine = float(torch.cuda.max_memory_allocated(processes.device))
+        own = float(torch.cuda.max_memory_allocated(processes.device))
     else:
-        mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-    return processes.all_reduce_max(mine)[0] / 2**30
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return processes.all_reduce_max(own)[0] / 2**30
 
 
 def device_name(device: torch.device) -> str:
@@ -35,5 +38,5 @@ def device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the libraries that decide numbers."""
+    """Versions of Python and of the libraries that influence the numbers."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}

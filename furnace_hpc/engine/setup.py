@@ -1,10 +1,8 @@
-"""Setting up a run: config, seeds, columns, model, engine."""
+"""Set up a run: check the attempt, then build columns, model and engine."""
 
 import gc
 import os
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,106 +10,73 @@ import torch
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.train_config import RunSpec, TrainConfig
-from furnace_hpc.data.columns import open_columns
+from furnace_hpc.data.columns import Columns, open_columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import SCRATCH, stage
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
-from furnace_hpc.engine.deepspeed_engine import Engine, build_engine
+from furnace_hpc.engine.context import RunContext
+from furnace_hpc.engine.deepspeed_engine import build_engine
 from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.stop import StopRequest
+from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.attempts import read_attempt
+from furnace_hpc.runs.records.attempts import Attempt, read_attempt
 from furnace_hpc.runs.resume_overrides import overridden
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run that is ready to train."""
-
-    spec: RunSpec
-    config: TrainConfig
-    folder: RunFolder
-    engine: Engine
-    readers: dict[str, BatchReader]
-    num_parameters: int
-
-    @property
-    def reader(self) -> BatchReader:
-        """The train split."""
-        return self.readers["train"]
-
-
 def set_up(
-    folder: RunFolder,
-    attempt: int,
-    processes: Processes,
-    heartbeat: Callable[[str], None] = lambda where: None,
-) -> Run:
-    """Collective. Read the run's spec and the attempt's facts, and build everything; `heartbeat` is told of slow steps.
+    folder: RunFolder, attempt: int, processes: Processes, watchdog: Watchdog, stop: StopRequest
+) -> RunContext:
+    """Collective. Read and check the spec and the attempt, then build what training needs.
 
     Raises:
-        ConfigError: the code, the packed data or the number of ranks is not what the run was made for.
+        ConfigError: the code, the packed data or the number of ranks differs from what the run was
+            submitted with.
     """
     spec = RunSpec.model_validate_json(read_regular(folder.spec))
-    asked = read_attempt(folder, attempt)
-    if asked.code_hash != code_hash():
-        raise ConfigError(
-            f"the code has changed since run {folder.run_id} was submitted ({asked.code_hash}, now {code_hash()}): "
-            f"put the old code back, or submit again with --code new"
-        )
-    if asked.world_size not in (None, processes.world_size):
-        raise ConfigError(
-            f"this job has {processes.world_size} ranks, and run {folder.run_id} was submitted for {asked.world_size}: "
-            f"give sbatch the --nodes and --ntasks-per-node that it was submitted for"
-        )
-    config = overridden(spec.config, asked.overrides)
+    record = read_attempt(folder, attempt)
+    _check_attempt(folder, record, processes)
+    config = overridden(spec.config, record.overrides)
     _set_up_torch(config)
+    columns = _open_columns(record.data_dir, spec.data_fingerprint, watchdog)
 
-    columns = open_columns(Path(asked.data_dir))
-    if columns.manifest.fingerprint != spec.data_fingerprint:
-        raise ConfigError(
-            f"data folder {asked.data_dir} has fingerprint {columns.manifest.fingerprint}, the run was made for "
-            f"{spec.data_fingerprint}: give the folder it was made with, or submit the grid again"
-        )
-    if scratch := os.environ.get(SCRATCH):
-        columns, words = stage(columns, scratch, heartbeat)
-        with suppress(OSError):  # a log that cannot be written
-            print(words, flush=True)  # on every rank: nodes differ
-    num_classes = {
-        task.name: len(columns.manifest.labels[task.name].classes) for task in config.tasks
-    }
-    seed_everything(config.seed)  # the same initial weights on every rank
-    model = FusionModel(
-        config.model, InputShapes.of(columns.manifest), num_classes, config.loss
-    ).to(processes.device)
+    model = _build_model(config, columns.manifest).to(processes.device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    # DeepSpeed collects garbage four times while it starts: half a second each, with all that is
-    # imported
+    # DeepSpeed collects garbage four times while it starts. Without this each takes half a second,
+    # because of all imported modules.
     gc.freeze()
     engine = build_engine(model, config, processes)
-    seed_everything(config.seed * 1_000_003 + 1 + processes.rank)  # another dropout on every rank
+    seed_everything(config.seed * 1_000_003 + 1 + processes.rank)  # different dropout on each rank
+    readers = _open_readers(config, columns, processes.device)
+    return RunContext(
+        spec=spec,
+        config=config,
+        folder=folder,
+        attempt=attempt,
+        processes=processes,
+        engine=engine,
+        readers=readers,
+        num_parameters=num_parameters,
+        watchdog=watchdog,
+        stop=stop,
+    )
 
-    modalities, tasks = config.model.modalities, tuple(num_classes)
-    readers: dict[str, BatchReader] = {}
-    for split in columns.manifest.splits:
-        readers[split] = BatchReader(columns, split, modalities, tasks, processes.device)
-        _check_presence(readers[split], split, modalities, columns.manifest)
-    return Run(spec, config, folder, engine, readers, num_parameters)
 
-
-def _check_presence(
-    reader: BatchReader, split: str, modalities: tuple[str, ...], manifest: Manifest
-) -> None:
-    """Raise ConfigError where a sample has none of the modalities that the network sees."""
-    bits = [manifest.modalities.index(name) for name in modalities]
-    absent = ~reader.column("present")[:, bits].astype(bool).any(1)
-    if absent.any():
+def _check_attempt(folder: RunFolder, record: Attempt, processes: Processes) -> None:
+    if record.code_hash != code_hash():
         raise ConfigError(
-            f"{absent.sum():,} samples of split {split!r}, such as sample_id {reader.column('sample_id')[absent][0]}, "
-            f"have none of {', '.join(modalities)}: add a modality, or pack with --require {modalities[0]}"
+            f"the code has changed since run {folder.run_id} was submitted: then "
+            f"{record.code_hash}, now {code_hash()}. Restore the old code, or submit again with "
+            "--code new."
+        )
+    if record.world_size not in (None, processes.world_size):
+        raise ConfigError(
+            f"this job has {processes.world_size} ranks, but run {folder.run_id} was submitted for "
+            f"{record.world_size}. Give sbatch the --nodes and --ntasks-per-node of the submission."
         )
 
 
@@ -121,3 +86,52 @@ def _set_up_torch(config: TrainConfig) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+
+
+def _open_columns(data_dir: str, fingerprint: str, watchdog: Watchdog) -> Columns:
+    """Open the packed data set, or its copy on this node's own disk if FURNACE_SCRATCH is set."""
+    columns = open_columns(Path(data_dir))
+    if columns.manifest.fingerprint != fingerprint:
+        raise ConfigError(
+            f"data folder {data_dir} has fingerprint {columns.manifest.fingerprint}, but the run "
+            f"was made for {fingerprint}. Give the folder that the run was made with, or submit "
+            "the grid again."
+        )
+    scratch = os.environ.get(SCRATCH)
+    if scratch:
+        columns, message = stage(columns, scratch, watchdog.heartbeat)
+        with suppress(OSError):  # the log may be on a full disk
+            print(message, flush=True)  # on every rank: nodes differ
+    return columns
+
+
+def _build_model(config: TrainConfig, manifest: Manifest) -> FusionModel:
+    """Build the network with the same initial weights on every rank."""
+    num_classes = {task.name: len(manifest.labels[task.name].classes) for task in config.tasks}
+    seed_everything(config.seed)
+    return FusionModel(config.model, InputShapes.of(manifest), num_classes, config.loss)
+
+
+def _open_readers(
+    config: TrainConfig, columns: Columns, device: torch.device
+) -> dict[str, BatchReader]:
+    modalities, tasks = config.model.modalities, tuple(task.name for task in config.tasks)
+    readers: dict[str, BatchReader] = {}
+    for split in columns.manifest.splits:
+        readers[split] = BatchReader(columns, split, modalities, tasks, device)
+        check_presence(readers[split], split, modalities, columns.manifest)
+    return readers
+
+
+def check_presence(
+    reader: BatchReader, split: str, modalities: tuple[str, ...], manifest: Manifest
+) -> None:
+    """Raise ConfigError if a sample has none of the network's modalities."""
+    indices = [manifest.modalities.index(name) for name in modalities]
+    absent = ~reader.column("present")[:, indices].astype(bool).any(1)
+    if absent.any():
+        example = reader.column("sample_id")[absent][0]
+        raise ConfigError(
+            f"{absent.sum():,} samples of split {split!r}, such as sample_id {example}, have none "
+            f"of {', '.join(modalities)}. Add a modality, or pack with --require {modalities[0]}."
+        )

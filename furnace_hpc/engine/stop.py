@@ -1,7 +1,6 @@
-"""Stopping: signal handlers that only set a flag, and ranks that agree on it at step boundaries."""
+"""Stop requests: signal handlers set a flag, and ranks exchange flags at step boundaries."""
 
 import signal
-from collections.abc import Callable
 from types import FrameType
 
 from furnace_hpc.engine.distributed import Processes
@@ -9,7 +8,7 @@ from furnace_hpc.host.lifecycle import STOP_SIGNALS
 
 
 class Stopped(Exception):
-    """The ranks have agreed to stop in the middle of something; says by which signal."""
+    """A rank has received a stop signal during an evaluation. The message is the signal's name."""
 
 
 class StopRequest:
@@ -19,32 +18,28 @@ class StopRequest:
         self._signal = 0
 
     def install(self) -> None:
-        """Take over the stop signals, and unblock them: what came during start-up arrives now."""
-        # under a queue SIGINT stays blocked: its launcher translates it
+        """Handle the stop signals and unblock them. Signals sent during start-up arrive now."""
+        # Under a queue SIGINT stays blocked: the launcher translates it.
         for number in (*STOP_SIGNALS, signal.SIGINT):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
                 signal.signal(number, self._set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def agreed(self, processes: Processes, busy: int) -> tuple[str | None, int]:
-        """Collective. The signal's name when any rank has had one: then all leave at the same step.
+    def exchange(self, processes: Processes, busy: int) -> tuple[str | None, int]:
+        """Collective. Return the stop signal and the largest `busy` of all ranks.
 
-        And, in the same message, of a number the largest of all ranks'.
+        The signal is a name, or None if no rank has received one. All ranks get the same answer, so
+        all leave at the same step. One all-reduce carries both values.
         """
         number, busiest = processes.all_reduce_max(self._signal, busy)
-        return signal.Signals(int(number)).name if number else None, int(busiest)
+        name = signal.Signals(int(number)).name if number else None
+        return name, int(busiest)
 
-    def checked(
-        self, processes: Processes, heartbeat: Callable[[str], None]
-    ) -> Callable[[str], None]:
-        """A `heartbeat` that is called by all ranks alike, and raises Stopped when any of them is told to stop."""
-
-        def heartbeat_and_check(where: str) -> None:
-            heartbeat(where)
-            if reason := self.agreed(processes, 0)[0]:
-                raise Stopped(reason)
-
-        return heartbeat_and_check
+    def check(self, processes: Processes) -> None:
+        """Collective. Raise Stopped if any rank has received a stop signal."""
+        name, _ = self.exchange(processes, busy=0)
+        if name:
+            raise Stopped(name)
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self._signal = number

@@ -1,7 +1,7 @@
-"""The watchdog of one rank: a rank that does not move is a hang, which is told, written down and ended.
+"""The watchdog of one rank: detect a hang, dump the stacks, record it and kill the rank.
 
-Its peers wait for it in a collective, do not move either, and end by their own watchdogs; the launcher ends whoever is
-then left, a stopped process too.
+The other ranks wait for the hung one in a collective. They hang too, and their own watchdogs kill
+them. The launcher kills the ranks that are left, among them stopped processes.
 """
 
 import faulthandler
@@ -17,34 +17,36 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import read_attempt
 from furnace_hpc.runs.records.verdict import Verdict
 
-LOG = 2  # the descriptor of the error stream, which is the rank's log
-NET_S = 2.5  # the net below the watchdog fires this much later
-LOOK_S = 1.0  # at most so long between two looks; less than NET_S, or the net could fire too early
+STDERR = 2  # the descriptor; a rank's stderr is its log
+FALLBACK_S = 2.5  # faulthandler fires this much later than the watchdog's thread
+# The longest time between two checks. It must be below FALLBACK_S, or faulthandler fires too early.
+CHECK_S = 1.0
 
 
 class Watchdog:
     """A context. Call `heartbeat` at every step, every batch of an evaluation and every save.
 
-    A thread in Python gives the good account. Where the interpreter is stuck (a library that holds its lock), the C
-    thread of `faulthandler` writes the stacks and exits with 1; decide finds its line in the log.
-    A rank that was stopped from outside (SIGSTOP, or a job that Slurm suspends) for longer than that is a hang too.
+    A Python thread detects most hangs and records the details. If a library holds the interpreter
+    lock, that thread is stuck too. Then the C thread of `faulthandler` writes the stacks and exits
+    with 1. `decide` finds its line in the log. A rank that was stopped from outside for longer than
+    the limit counts as hung: SIGSTOP, or a job that Slurm suspends.
     """
 
     def __init__(self, timeout_s: float, verdict: Verdict, start_s: float = START_S) -> None:
         self.timeout_s, self._verdict = timeout_s, verdict
-        # one name: replaced in one go
-        self._now = (time.monotonic(), max(start_s, timeout_s), "the start")
+        # One tuple, so that another thread never reads a mixture of old and new values.
+        self._last = (time.monotonic(), max(start_s, timeout_s), "the start")
         self._ended = threading.Event()
 
     @classmethod
-    def of_run(cls, folder: RunFolder, attempt: int, verdict: Verdict) -> "Watchdog":
-        """With the limit that the run's spec gives, or the attempt's overrides."""
+    def for_run(cls, folder: RunFolder, attempt: int, verdict: Verdict) -> "Watchdog":
+        """A watchdog with the limit of the run's spec, or of the attempt's overrides."""
         spec = RunSpec.model_validate_json(read_regular(folder.spec))
         overrides = read_attempt(folder, attempt).overrides
         return cls(float(overrides.get("hang_timeout_s", spec.config.hang_timeout_s)), verdict)
 
     def __enter__(self) -> "Watchdog":
-        self._arm()
+        self._arm_fallback()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
@@ -57,37 +59,38 @@ class Watchdog:
         self._ended.set()
         faulthandler.cancel_dump_traceback_later()
 
-    def heartbeat(self, where: str) -> None:
-        """This rank goes on; `where` says what it does from now on."""
-        self._now = (time.monotonic(), self.timeout_s, where)
+    def heartbeat(self, activity: str) -> None:
+        """Report that this rank makes progress. `activity` names what it does from now on."""
+        self._last = (time.monotonic(), self.timeout_s, activity)
 
     def _watch(self) -> None:
-        look_s, looked_s = min(LOOK_S, self.timeout_s / 10), time.monotonic()
-        while not self._ended.wait(min(look_s, max(0.0, self._left_s()))):
+        check_s, checked_s = min(CHECK_S, self.timeout_s / 10), time.monotonic()
+        while not self._ended.wait(min(check_s, max(0.0, self._left_s()))):
             if self._left_s() <= 0:
-                # Slurm lets a stopped process go on before it kills it: then this thread has not
-                # looked either.
-                self._end(frozen=time.monotonic() - looked_s > self.timeout_s / 2)
-            self._arm()
-            looked_s = time.monotonic()
+                # Slurm continues a stopped process before it kills it. Then this thread was stopped
+                # too, so its last check is old.
+                self._kill_rank(frozen=time.monotonic() - checked_s > self.timeout_s / 2)
+            self._arm_fallback()
+            checked_s = time.monotonic()
 
     def _left_s(self) -> float:
-        since, allowed_s, _ = self._now
+        since, allowed_s, _ = self._last
         return since + allowed_s - time.monotonic()
 
-    def _arm(self) -> None:
-        faulthandler.dump_traceback_later(max(0.0, self._left_s()) + NET_S, exit=True, file=LOG)
-        if self._ended.is_set():  # the context has ended meanwhile
+    def _arm_fallback(self) -> None:
+        delay_s = max(0.0, self._left_s()) + FALLBACK_S
+        faulthandler.dump_traceback_later(delay_s, exit=True, file=STDERR)
+        if self._ended.is_set():  # the context has ended in the meantime
             faulthandler.cancel_dump_traceback_later()
 
-    def _end(self, frozen: bool) -> None:
-        _, allowed_s, where = self._now
+    def _kill_rank(self, frozen: bool) -> None:
+        _, allowed_s, activity = self._last
         if self._ended.is_set():
             return
         print(
-            f"HANG: this rank did not move for {allowed_s:g} s in {where}; the stacks of its threads:",
+            f"HANG: no progress for {allowed_s:g} s in {activity}. Stacks of all threads:",
             flush=True,
         )
-        faulthandler.dump_traceback(file=LOG, all_threads=True)
-        self._verdict.hang(where, allowed_s, frozen)
+        faulthandler.dump_traceback(file=STDERR, all_threads=True)
+        self._verdict.hang(activity, allowed_s, frozen)
         os._exit(EXIT_HANG)

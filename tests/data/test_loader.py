@@ -16,7 +16,7 @@ from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.prefetch import Prefetched, Request, TrainBatches
 from furnace_hpc.data.loading.sampler import drawn_frames
 from furnace_hpc.engine.distributed import Processes
-from furnace_hpc.engine.evaluation import _shares
+from furnace_hpc.engine.evaluation import rank_shares
 
 N, FRAMES = 23, 5
 CPU = torch.device("cpu")
@@ -235,7 +235,7 @@ def test_evaluation_takes_every_sample_once(num_samples, batch_size, world_size)
     own: list[int] = []
     numbers = set()
     for rank in range(world_size):
-        shares = _shares(num_samples, batch_size, Processes(rank, rank, world_size, CPU))
+        shares = rank_shares(num_samples, batch_size, Processes(rank, rank, world_size, CPU))
         numbers.add(tuple(len(indices) for indices, _ in shares))
         own += [row for indices, count in shares for row in indices[:count].tolist()]
     assert sorted(own) == list(range(num_samples))

@@ -1,4 +1,4 @@
-"""Which checkpoint is loaded, which are deleted, and who may still write one."""
+"""Choice of the checkpoint to load, deletion of old ones, and writes of replaced attempts."""
 
 import errno
 import shutil
@@ -22,15 +22,15 @@ from furnace_hpc.runs.records.checkpoint_files import (
 def saved(folder: RunFolder, *steps: int, best: int = 0) -> RunFolder:
     for step in steps:
         final = folder.checkpoint(step)
-        aside = final.with_name(f"{final.name}.tmp-1")
-        (aside / TAG).mkdir(parents=True)
-        (aside / TAG / "shard.pt").write_bytes(bytes([step]) * 1000)
+        temporary = final.with_name(f"{final.name}.tmp-1")
+        (temporary / TAG).mkdir(parents=True)
+        (temporary / TAG / "shard.pt").write_bytes(bytes([step]) * 1000)
         name = f"{TAG}/shard.pt"
         complete(
-            aside,
+            temporary,
             final,
             {"step": step, "world_size": 1, "state": {"best_step": min(step, best)}},
-            {name: describe(aside / name)},
+            {name: describe(temporary / name)},
         )
         note_saved(folder, step, 1, 0.5)
     return folder
@@ -45,7 +45,7 @@ def steps(folder: RunFolder) -> list[int]:
     return sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step-*"))
 
 
-def test_the_newest_undamaged_one_is_taken(tmp_path: Path):
+def test_newest_undamaged_is_loaded(tmp_path: Path):
     folder = saved(RunFolder(tmp_path), 10, 20, 30)
     assert newest_step(folder) == 30
     flip_a_byte(folder, 30)
@@ -61,21 +61,23 @@ def test_the_newest_undamaged_one_is_taken(tmp_path: Path):
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-10"]
 
 
-def test_from_before_its_best_step_a_run_comes_to_it_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_missing_best_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """If the best step is damaged, a run that needs it resumes before it and reaches it again."""
     folder = saved(RunFolder(tmp_path), 10, 20, 30, best=20)
     assert newest_step(folder, needs_best=True) == 30
     flip_a_byte(folder, 20)
     assert newest_step(folder) == 30  # where the last step is selected
     assert newest_step(folder, needs_best=True) == 10
-    said = capsys.readouterr().out
-    assert "step-30 needs that of its best step 20, which is damaged or gone, and set aside" in said
-    assert "step-20 is damaged and set aside" in said
+    output = capsys.readouterr().out
+    assert (
+        "step-30 needs that of its best step 20, which is damaged or gone, and set aside" in output
+    )
+    assert "step-20 is damaged and set aside" in output
     assert steps(folder) == [10]
 
 
-def test_saved_and_not_there_any_more_is_an_error_and_no_first_start(tmp_path: Path):
+def test_missing_checkpoints_are_an_error(tmp_path: Path):
+    """If saved checkpoints are missing, the run does not restart from step 0."""
     folder = saved(RunFolder(tmp_path), 10, 20)
     shutil.rmtree(folder.checkpoints)
     with pytest.raises(
@@ -84,7 +86,7 @@ def test_saved_and_not_there_any_more_is_an_error_and_no_first_start(tmp_path: P
         newest_step(folder)
 
 
-def test_none_at_all_is_a_first_start_and_all_damaged_is_an_error(tmp_path: Path):
+def test_none_saved_and_all_damaged(tmp_path: Path):
     folder = RunFolder(tmp_path)
     assert newest_step(folder) is None
     saved(folder, 10)
@@ -93,9 +95,8 @@ def test_none_at_all_is_a_first_start_and_all_damaged_is_an_error(tmp_path: Path
         newest_step(folder)
 
 
-def test_pruning_keeps_the_newest_the_best_and_what_is_later_than_the_one_just_saved(
-    tmp_path: Path,
-):
+def test_pruning_keeps_newest_best_and_later(tmp_path: Path):
+    """Steps after the one just saved are kept too."""
     folder = saved(RunFolder(tmp_path), 10, 20, 30, 40)
     prune(folder, saved=40, keep=2, also={10})
     assert steps(folder) == [10, 30, 40]
@@ -104,7 +105,7 @@ def test_pruning_keeps_the_newest_the_best_and_what_is_later_than_the_one_just_s
     assert steps(folder) == [10, 35, 40]
 
 
-def test_pruning_does_not_count_a_damaged_one_that_was_set_aside(tmp_path: Path):
+def test_pruning_ignores_quarantined_checkpoints(tmp_path: Path):
     folder = saved(RunFolder(tmp_path), 10, 20, 30)
     flip_a_byte(folder, 30)
     assert newest_step(folder) == 20
@@ -112,17 +113,18 @@ def test_pruning_does_not_count_a_damaged_one_that_was_set_aside(tmp_path: Path)
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-20"]
 
 
-def test_multiples_of_keep_every_are_kept_for_good(tmp_path: Path):
+def test_keep_every(tmp_path: Path):
     folder = saved(RunFolder(tmp_path), 10, 15, 20, 30, 40)
     prune(folder, saved=40, keep=1, also=(), every=20)
     assert steps(folder) == [20, 40]
 
 
-def test_what_a_killed_save_has_left_is_removed_when_a_later_one_is_safe(tmp_path: Path):
+def test_temporary_folder_of_a_killed_save(tmp_path: Path):
+    """It is deleted once a checkpoint of the same or a later step is complete."""
     folder = saved(RunFolder(tmp_path), 10)
     (folder.checkpoints / "step-20.tmp-abc" / TAG).mkdir(parents=True)
     assert newest_step(folder) == 10
-    prune(folder, saved=10, keep=1, also=set())  # step 20 may be written at this moment
+    prune(folder, saved=10, keep=1, also=set())  # step 20 may be in progress
     assert [path.name for path in sorted(folder.checkpoints.iterdir())] == [
         "step-10",
         "step-20.tmp-abc",
@@ -131,7 +133,7 @@ def test_what_a_killed_save_has_left_is_removed_when_a_later_one_is_safe(tmp_pat
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-20"]
 
 
-def test_a_replaced_attempt_writes_nothing_more(tmp_path: Path):
+def test_replaced_attempt_is_an_error(tmp_path: Path):
     lifecycle.begin(str(tmp_path), {})
     check_is_newest(RunFolder(tmp_path), 1)
     (tmp_path / "attempts/2.json").write_text("{}")
@@ -139,9 +141,8 @@ def test_a_replaced_attempt_writes_nothing_more(tmp_path: Path):
         check_is_newest(RunFolder(tmp_path), 1)
 
 
-def test_what_cannot_be_read_for_a_moment_is_not_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_transient_read_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A checkpoint that cannot be read at the moment is not treated as damaged."""
     folder = saved(RunFolder(tmp_path), 10, 20)
     failures = [
         OSError(errno.EIO, "Input/output error"),
@@ -157,12 +158,12 @@ def test_what_cannot_be_read_for_a_moment_is_not_damaged(
     monkeypatch.setattr(checkpoint_files, "describe", unsteady)
     assert (newest_step(folder), failures) == (20, [])
     failures.append(PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(PermissionError):  # it may be sound: nothing is set aside
+    with pytest.raises(PermissionError):  # it may be undamaged, so nothing is quarantined
         newest_step(folder)
     assert steps(folder) == [10, 20]
 
 
-def test_a_step_that_is_saved_again_takes_the_place_of_the_one_before(tmp_path: Path):
+def test_saving_a_step_again_replaces_it(tmp_path: Path):
     folder = saved(RunFolder(tmp_path), 10)
     flip_a_byte(folder, 10)
     saved(folder, 10)

@@ -1,4 +1,4 @@
-"""A checkpoint that comes to harm on the disk: all ranks load the one before it, whole, and the harmed one is told."""
+"""A checkpoint is damaged on disk: all ranks load the one before, and the log names the damaged one."""
 
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,14 @@ def answers(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("damage", ALL)
-def test_the_newest_good_one_is_loaded_and_the_damaged_one_is_set_aside(
-    answers: dict[str, Any], damage: str
-):
+def test_damaged_is_quarantined_and_previous_loaded(answers: dict[str, Any], damage: str):
     answer = answers[damage]
     assert answer["state"] == {"step": GOOD}
     assert answer["is"] == [GOOD], "parameters, moments and buffers, bit for bit"
     assert answer["aside"] == [f"aside-step-{NEWEST}.1"]
 
 
-def test_each_of_them_is_named_in_the_log(answers: dict[str, Any], folder: Path):
+def test_log_names_damaged_checkpoints(answers: dict[str, Any], folder: Path):
     log = (folder / "phase-0/rank-0.log").read_text()
     for damage in answers:
         assert f"{damage}/checkpoints/step-{NEWEST} is damaged and set aside" in log

@@ -1,4 +1,4 @@
-"""A checkpoint of one shape (processes, ZeRO stage), loaded at another: nothing is lost."""
+"""Loading a checkpoint with another number of processes or another ZeRO stage."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from furnace_hpc.runs.folder import RunFolder
 
 pytestmark = pytest.mark.distributed
 
-# Stage 3 as on a large model: nothing is kept gathered, and the optimizer has several sub-groups.
+# Stage 3 as on a large model: no parameter stays gathered, and there are several sub-groups.
 PARTITIONED = {"stage3_param_persistence_threshold": 0, "sub_group_size": 100}
 OFFLOADED = {
     f"offload_{what}": {"device": "cpu", "pin_memory": False} for what in ("optimizer", "param")
@@ -50,7 +50,7 @@ PHASES = [
         [
             case("resume", "stage 2 of 2", 2),
             case("resume", "stage 3 of 2", 1),
-            # DeepSpeed's default: all of a small model is kept gathered
+            # DeepSpeed's default: all parameters of a small model stay gathered
             case("resume", "stage 3 of 2", 3, zero={}),
             case("resume", "bf16 stage 1 of 2", 1, **BF16),
             case("resume", "bf16 stage 1 of 2", 3, **BF16),
@@ -84,51 +84,51 @@ def answers(folder: Path) -> list[Any]:
     return run_phases(folder, "elastic_work", PHASES)
 
 
-def test_everything_comes_back_at_another_number_of_processes_and_another_stage(answers: list[Any]):
+def test_complete_state_is_loaded(answers: list[Any]):
     resumed = [answer for answer in answers if "differences" in answer]
     assert len(resumed) == 13
     for answer in resumed:
         assert set(answer["differences"].values()) == {0.0}, answer
         assert answer["same_groups"], answer
         assert answer["client_state"] == {"step": MADE_AT}, answer
-        assert answer["adam_steps"] == [MADE_AT + MORE], answer  # each counter advanced once a step
+        assert answer["adam_steps"] == [MADE_AT + MORE], answer  # one count per step
         assert answer["counters"] == [MADE_AT + MORE, 8 * (MADE_AT + MORE)], answer
-        # Another summation order: 1e-6 in fp32; in bf16, of 8 bits, it changes which way gradients
-        # are rounded.
+        # Another order of summation changes 1e-6 in fp32. In bf16 (8 bits) it changes the rounding
+        # of gradients.
         assert answer["loss_difference"] <= (1e-3 if answer.get("precision") else 1e-6), answer
 
 
-def test_a_checkpoint_from_before_the_first_step_has_no_moments_and_is_loaded_all_the_same(
-    answers: list[Any],
-):
+def test_checkpoint_of_step_0(answers: list[Any]):
+    """It has no moments, and it can be loaded."""
     begun = [answer for answer in answers if "wanted" in answer]
     assert len(begun) == 2
     for answer in begun:
         assert answer["got"] == pytest.approx(answer["wanted"], abs=1e-6)
 
 
-def test_stage_0_and_the_others_refuse_each_other_and_so_does_another_model(answers: list[Any]):
+def test_refused_stages_and_models(answers: list[Any]):
     refused = [answer for answer in answers if isinstance(answer, str)]
-    said = [
-        "ConfigError: checkpoint .* was made at stage 0, and the run is now at ZeRO stage 1: .*",
-        "ConfigError: checkpoint .* was made at stage 1, 2 or 3, and the run is now at ZeRO stage 0: .*",
-        r"RuntimeError: checkpoint .* is of another model: \d+ parameters and buffers differ, .*",
+    patterns = [
+        "ConfigError: checkpoint .* was made at ZeRO stage 0, and the run is now at stage 1. .*",
+        "ConfigError: checkpoint .* was made at ZeRO stage 1, 2 or 3, and the run is now at stage "
+        "0. .*",
+        r"RuntimeError: checkpoint .* is of another model: \d+ parameters and buffers differ. .*",
     ]
-    assert len(refused) == len(said)
-    for answer, pattern in zip(refused, said, strict=True):
+    assert len(refused) == len(patterns)
+    for answer, pattern in zip(refused, patterns, strict=True):
         assert re.fullmatch(pattern, answer), answer
 
 
-def test_a_missing_rank_file_is_an_error(answers: list[Any], folder: Path):
+def test_missing_rank_file(answers: list[Any], folder: Path):
     source = RunFolder(folder / "stage 2 of 2").checkpoint(MADE_AT) / "zero"
     assert open_shards(source).step == MADE_AT
-    next(source.glob("*rank_1*optim_states.pt")).rename(folder / "aside")
-    with pytest.raises(RuntimeError, match=r"optimizer files of ranks \[0\], not of all 2"):
+    next(source.glob("*rank_1*optim_states.pt")).rename(folder / "moved")
+    with pytest.raises(RuntimeError, match=r"optimizer files of ranks \[0\], expected those of 2"):
         open_shards(source)
-    (folder / "aside").rename(source / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+    (folder / "moved").rename(source / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
 
 
-def test_any_stretch_of_a_parameter_is_read_across_the_files_of_several_ranks():
+def test_reading_across_files_of_several_ranks():
     pieces = [torch.arange(0.0, 3), torch.arange(3.0, 4), torch.empty(0), torch.arange(4.0, 9)]
     shards = Shards(
         {}, [], None, {"w": torch.Size([3, 3])}, {"w": [{"fp32": piece} for piece in pieces]}
@@ -139,5 +139,5 @@ def test_any_stretch_of_a_parameter_is_read_across_the_files_of_several_ranks():
                 range(start, start + numel)
             )
     assert shards.read("w", "fp32", 8, 4).tolist() == [8.0], (
-        "what is beyond the end is the reader's padding"
+        "values beyond the end are the reader's padding"
     )

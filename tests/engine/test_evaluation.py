@@ -1,4 +1,4 @@
-"""Evaluation of a multi-label set with missing modalities: real columns, one process, no DeepSpeed."""
+"""Evaluation with real columns, one process and no DeepSpeed: multi-label, missing modalities, clips."""
 
 import math
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from make import make_config
+from make import make_config, make_context
 from torch import nn
 
 from furnace_hpc.config.errors import ConfigError
@@ -15,20 +15,19 @@ from furnace_hpc.config.metrics import metric_names
 from furnace_hpc.config.model_config import TaskConfig
 from furnace_hpc.data.columns import open_columns, write_columns
 from furnace_hpc.data.loading.batches import BatchReader
-from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.evaluation import evaluate
-from furnace_hpc.engine.setup import _check_presence
+from furnace_hpc.engine.setup import check_presence
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.model.scores import multi_label_scores, tune_threshold
 
 NAMES, TASK = ("text", "image", "audio"), TaskConfig(name="genre", kind="multi_label")
-ALONE = Processes(0, 0, 1, torch.device("cpu"))
+CPU = torch.device("cpu")
 
 
 class AsEngine(nn.Module):
-    """What evaluation asks of an engine: to be called, and its module."""
+    """The part of an engine that evaluation uses."""
 
     def __init__(self, module: FusionModel) -> None:
         super().__init__()
@@ -73,36 +72,29 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_multi_label_run_is_scored_with_the_threshold_of_validation_on_every_subset(data):
-    config, columns = make_config(tasks=[TASK.model_dump()]), open_columns(data)
+def test_multi_label_scores_on_all_subsets(data):
+    """All scores of the test split use the threshold of the validation split."""
+    config = make_config(tasks=[TASK.model_dump()], evaluation__batch_size=16)
+    columns = open_columns(data)
     torch.manual_seed(0)
     model = FusionModel(config.model, InputShapes.of(columns.manifest), {"genre": 5})
     readers = {
-        split: BatchReader(columns, split, NAMES, ("genre",), ALONE.device)
+        split: BatchReader(columns, split, NAMES, ("genre",), CPU)
         for split in columns.manifest.splits
     }
     batch = readers["train"].read(np.arange(40))
     assert (batch.labels["genre"].dtype, batch.labels["genre"].shape) == (torch.float32, (40, 5))
     output = model(batch.inputs, batch.lengths, batch.present_BM)
     total_loss(output, batch.labels, batch.present_BM, config.loss, config.tasks)["loss"].backward()
-    engine = AsEngine(model)
+    context = make_context(config, AsEngine(model), readers=readers)
 
-    val = evaluate(engine, readers["val"], "val", config.tasks, 16, ALONE)
+    val = evaluate(context, "val")
     labels = {
         split: torch.from_numpy(columns_of(seed)["label.genre"]).float()
         for split, seed in (("val", 1), ("test", 2))
     }
     assert val.thresholds == {"genre": tune_threshold(val.logits["genre"], labels["val"])}
-    test = evaluate(
-        engine,
-        readers["test"],
-        "test",
-        config.tasks,
-        16,
-        ALONE,
-        thresholds=val.thresholds,
-        with_subsets=True,
-    )
+    test = evaluate(context, "test", val.thresholds, with_subsets=True)
     assert test.thresholds == val.thresholds
     assert test.scores["test/genre/threshold"] == val.thresholds["genre"]
     whole = multi_label_scores(test.logits["genre"], labels["test"], val.thresholds["genre"])
@@ -114,7 +106,7 @@ def test_a_multi_label_run_is_scored_with_the_threshold_of_validation_on_every_s
     assert test.scores["test/genre/samples@text"] == there[:, 0].sum() < 40
     assert test.scores["test/consistency/samples@text+audio"] == there[:, [0, 2]].all(1).sum()
     assert all(math.isfinite(value) for value in test.scores.values())
-    # A grid may ask for any of these, and for nothing else.
+    # A grid may select any of these metrics, and no other.
     known = set(metric_names({"genre": "multi_label"}, NAMES, ("val", "test")))
     assert known == {name for name in val.scores | test.scores if "/genre/samples@" not in name}
 
@@ -123,7 +115,7 @@ CLIP_FRAMES = 3
 
 
 def write_clips(folder: Path) -> Path:
-    """Clips of three frames with sound, some without one of them; two tasks."""
+    """Clips of three frames with audio and two tasks. Some clips lack one modality."""
     splits = {}
     for seed, split in enumerate(("train", "val", "test")):
         rng, columns = np.random.default_rng(seed + 10), columns_of(seed)
@@ -156,16 +148,19 @@ def write_clips(folder: Path) -> Path:
     return folder
 
 
-def test_a_clip_is_scored_by_its_middle_frame_or_by_the_mean_probability_of_all(tmp_path):
+def test_clips_by_middle_frame_and_by_mean(tmp_path):
+    """With `frames: mean`, a clip is scored by the mean probability of all frames."""
     columns, tasks = open_columns(write_clips(tmp_path / "clips")), (TASK, TaskConfig(name="digit"))
     config = make_config(
-        tasks=[task.model_dump() for task in tasks], model__modalities=["image", "audio"]
+        tasks=[task.model_dump() for task in tasks],
+        model__modalities=["image", "audio"],
+        evaluation__batch_size=16,
     )
     torch.manual_seed(0)
     model = FusionModel(
         config.model, InputShapes.of(columns.manifest), {"genre": 5, "digit": 4}
     ).eval()
-    reader = BatchReader(columns, "test", ("image", "audio"), ("genre", "digit"), ALONE.device)
+    reader = BatchReader(columns, "test", ("image", "audio"), ("genre", "digit"), CPU)
     by_frame, by_subset = [], []
     with torch.no_grad():
         for frame in range(CLIP_FRAMES):
@@ -174,40 +169,44 @@ def test_a_clip_is_scored_by_its_middle_frame_or_by_the_mean_probability_of_all(
             by_frame.append(output["logits"])
             by_subset.append(output["subsets"][0])
 
-    def scored(**how):
-        return evaluate(
-            AsEngine(model), reader, "test", tasks, 16, ALONE, thresholds={"genre": 0.5}, **how
+    def scored(frames, with_subsets):
+        changed = config.model_copy(
+            update={"evaluation": config.evaluation.model_copy(update={"frames": frames})}
         )
+        context = make_context(changed, AsEngine(model), readers={"test": reader})
+        return evaluate(context, "test", {"genre": 0.5}, with_subsets)
 
-    middle, mean = scored(), scored(all_frames=True, with_subsets=True)
+    middle, mean = scored("middle", with_subsets=False), scored("mean", with_subsets=True)
     for task in ("genre", "digit"):
         torch.testing.assert_close(middle.logits[task], by_frame[1][task])
         assert not torch.allclose(by_frame[0][task], by_frame[1][task], atol=1e-3)
     genre, digit = (torch.stack([frame[task] for frame in by_frame]) for task in ("genre", "digit"))
     torch.testing.assert_close(mean.logits["genre"].sigmoid(), genre.sigmoid().mean(0))
     torch.testing.assert_close(mean.logits["digit"].softmax(1), digit.softmax(2).mean(0))
-    # of a subset too, where those without its modality are left out
+    # The same holds for a subset, over the samples that have its modality.
     seen = batch.present_BM[:, 0]
     image = torch.stack([frame["genre"][seen] for frame in by_subset]).sigmoid().mean(0)
     alone = multi_label_scores(image.logit(), batch.labels["genre"][seen], 0.5)
     assert mean.scores["test/genre/map@image"] == pytest.approx(alone["map"])
     assert mean.scores["test/genre/loss@image"] == pytest.approx(alone["loss"], rel=1e-5)
-    # a network that sees no picture sees one thing, however it is asked
-    deaf = BatchReader(columns, "test", ("audio",), ("genre", "digit"), ALONE.device)
-    assert deaf.image_frames is None
+    # Without image there are no frames.
+    audio_only = BatchReader(columns, "test", ("audio",), ("genre", "digit"), CPU)
+    assert audio_only.image_frames is None
 
 
-def test_samples_without_any_modality_that_the_network_sees_are_said_before_training(data):
+def test_samples_without_any_modality(data):
+    """Samples that have none of the network's modalities are an error before training."""
     columns = open_columns(data)
-    reader = BatchReader(columns, "test", ("text",), ("genre",), ALONE.device)
+    reader = BatchReader(columns, "test", ("text",), ("genre",), CPU)
     absent = ~columns_of(2)["present"][:, 0].astype(bool)
     with pytest.raises(ConfigError) as error:
-        _check_presence(reader, "test", ("text",), columns.manifest)
+        check_presence(reader, "test", ("text",), columns.manifest)
     assert str(error.value).startswith(
-        f"{absent.sum()} samples of split 'test', such as sample_id {np.flatnonzero(absent)[0]}, have none of text: "
+        f"{absent.sum()} samples of split 'test', such as sample_id {np.flatnonzero(absent)[0]}, "
+        "have none of text: "
     )
-    _check_presence(
-        BatchReader(columns, "test", NAMES, ("genre",), ALONE.device),
+    check_presence(
+        BatchReader(columns, "test", NAMES, ("genre",), CPU),
         "test",
         NAMES,
         columns.manifest,

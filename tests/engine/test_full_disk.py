@@ -1,4 +1,4 @@
-"""A real file system that fills up below a training that goes on."""
+"""A real file system that is full during a training."""
 
 import errno
 import json
@@ -17,22 +17,21 @@ from furnace_hpc.runs.records.verdict import Verdict
 
 
 @pytest.mark.slow
-def test_training_goes_on_over_a_full_disk_and_saves_when_there_is_space(
-    small_root: Path, tmp_path: Path
-):
+def test_full_disk_during_training(small_root: Path, tmp_path: Path):
+    """Training continues, and a checkpoint is saved as soon as there is space."""
     grid = write_grid(tmp_path, 60, "{first: {}}")
     with small_file_system(tmp_path / "runs", "32m") as disk:
-        words = command(grid, small_root, "--set", "resources.processes_per_node=2")
+        arguments = command(grid, small_root, "--set", "resources.processes_per_node=2")
         with (tmp_path / "said").open("w") as said:
-            process = subprocess.Popen(words, cwd=tmp_path, stdout=said, stderr=said)
+            process = subprocess.Popen(arguments, cwd=tmp_path, stdout=said, stderr=said)
         wait_for_step(grid, "first", 12)
         folder = run_folder(grid, "first")
         log = folder / "logs/1-0.log"
-        with only(disk, free_kib=32):  # for lines of logs and metrics, and for no checkpoint
+        with only(disk, free_kib=32):  # enough for logs and metrics, not for a checkpoint
             wait_until(
-                lambda: "a checkpoint cannot be written now" in log.read_text(),
+                lambda: "checkpoint write failed, retry in" in log.read_text(),
                 60,
-                "a save that fails",
+                "a failed save",
             )
             newest = steps_of(RunFolder(folder))[-1]
         assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()
@@ -55,7 +54,7 @@ def test_training_goes_on_over_a_full_disk_and_saves_when_there_is_space(
         assert parameters(folder) == parameters(run_folder(grid, "first", "calm"))
 
 
-def test_metrics_that_a_full_disk_does_not_take_are_written_later(tmp_path: Path):
+def test_metrics_are_written_after_a_full_disk(tmp_path: Path):
     with small_file_system(tmp_path / "small", "1m") as disk:
         metrics = MetricsFile(disk / "run/metrics/1.jsonl")
         verdict = Verdict(RunFolder(disk / "run"), 1, 0)
@@ -71,7 +70,7 @@ def test_metrics_that_a_full_disk_does_not_take_are_written_later(tmp_path: Path
         )
 
 
-def test_metrics_that_can_never_be_written_are_an_error_at_the_end(tmp_path: Path):
+def test_metrics_that_cannot_be_written(tmp_path: Path):
     with small_file_system(tmp_path / "small", "1m") as disk:
         metrics = MetricsFile(disk / "1.jsonl")
         with only(disk, free_kib=0):

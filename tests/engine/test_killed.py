@@ -1,4 +1,4 @@
-"""Ranks that are killed while they save, and while checkpoints get their names: the run is the undisturbed one.
+"""Ranks are killed while they save. The resumed run must equal an undisturbed one.
 
 benchmarks/resume.py does the same at hundreds of random points.
 """
@@ -11,12 +11,12 @@ from killed_run import differences, new_run, repeated_steps
 
 STEPS = 7
 POINTS = {
-    "a torn file, as a power cut leaves it": Point("save", nth=2, rank=1, how="torn"),
-    "all but the manifest": Point("save", nth=3, rank=0, how="before"),
-    "all but the name": Point("rename", nth=2, how="before"),
-    "named, and not noted": Point("rename", nth=2, how="after"),
-    "an old one half deleted": Point("delete", nth=1),
-    "all but the result": Point("result", how="before"),
+    "a torn file, as after a power cut": Point("save", nth=2, rank=1, how="torn"),
+    "no manifest": Point("save", nth=3, rank=0, how="before"),
+    "not renamed": Point("rename", nth=2, how="before"),
+    "renamed, not recorded": Point("rename", nth=2, how="after"),
+    "an old checkpoint is partly deleted": Point("delete", nth=1),
+    "no result": Point("result", how="before"),
 }
 
 
@@ -31,12 +31,10 @@ def calm(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("when", POINTS)
-def test_a_run_killed_while_it_saves_ends_as_the_undisturbed_one(
-    calm: Path, small_data: Path, tmp_path: Path, when: str
-):
+def test_killed_while_saving(calm: Path, small_data: Path, tmp_path: Path, when: str):
     folder = new_run(tmp_path / "place", small_data, stage=2, size=2, steps=STEPS)
-    said, killed = run_attempt(folder, small_data, 2, POINTS[when])
-    assert said == "fail", "killed: it does not come back from its own script"
+    decision, killed = run_attempt(folder, small_data, 2, POINTS[when])
+    assert decision == "fail", "a killed run is not requeued by its own script"
     assert killed >= 1
     assert run_attempt(folder, small_data, 2, None) == ("done", 0)
     assert differences(folder, calm) == []
@@ -44,12 +42,13 @@ def test_a_run_killed_while_it_saves_ends_as_the_undisturbed_one(
 
 
 @pytest.mark.distributed
-def test_a_run_told_to_stop_in_its_last_evaluation_leaves_at_once_and_trains_no_step_again(
-    calm: Path, small_data: Path, tmp_path: Path
-):
+def test_stop_signal_in_the_last_evaluation(calm: Path, small_data: Path, tmp_path: Path):
+    """The run stops at once. The resumed run evaluates and trains no step again."""
     folder = new_run(tmp_path / "place", small_data, stage=2, size=2, steps=STEPS)
-    said, _ = run_attempt(folder, small_data, 2, Point("told", rank=1, how="evaluation on test"))
-    assert (said, (folder / "result.json").exists()) == ("requeue", False)
+    decision, _ = run_attempt(
+        folder, small_data, 2, Point("told", rank=1, how="evaluation on test")
+    )
+    assert (decision, (folder / "result.json").exists()) == ("requeue", False)
     assert run_attempt(folder, small_data, 2, None) == ("done", 0)
     assert differences(folder, calm) == []
     assert repeated_steps(folder) == 0

@@ -1,6 +1,7 @@
-"""Text, image and audio that each say one bit of the label, so that every level is known: 1 of them all, 1/2 of two.
+"""Text, image and audio each determine one bit of the label, so every expected accuracy is known.
 
-Sound that belongs to another sample is worth nothing: then a fusion is as good as text and image are, and no worse.
+It is 1 with all three modalities and 1/2 with two. The audio of another sample carries no
+information. With it a fusion must be as good as with text and image alone.
 """
 
 from collections.abc import Callable
@@ -20,27 +21,27 @@ Inputs = dict[str, Tensor]
 
 
 def samples(B: int, generator: torch.Generator) -> tuple[Inputs, Tensor]:
-    """Inputs of B samples, and their label: 4 x the word's bit + 2 x the picture's + the sound's."""
+    """Inputs of B samples, and their labels: 4 x text bit + 2 x image bit + audio bit."""
     text_B, image_B, audio_B = torch.randint(0, 2, (3, B), generator=generator)
     text = torch.randint(7, 20, (B, 4), generator=generator)
-    text[:, 1] = 5 + text_B  # one of two words, among others that say nothing
+    text[:, 1] = 5 + text_B  # one of two words, among random ones
     image = torch.randn(B, 1, 8, 8, generator=generator) / 2
-    image[:, 0, :, :4] += 2 * (image_B.view(-1, 1, 1) - 0.5)  # its left half is bright or dark
+    image[:, 0, :, :4] += 2 * (image_B.view(-1, 1, 1) - 0.5)  # the left half is bright or dark
     audio = torch.randn(B, 40, 8, generator=generator) / 2
-    audio[:, :20] += 2 * (audio_B.view(-1, 1, 1) - 0.5)  # its low coefficients
+    audio[:, :20] += 2 * (audio_B.view(-1, 1, 1) - 0.5)  # the low coefficients
     return {"text": text, "image": image, "audio": audio}, 4 * text_B + 2 * image_B + audio_B
 
 
-def as_it_is(inputs: Inputs) -> Inputs:
+def unchanged(inputs: Inputs) -> Inputs:
     return inputs
 
 
 def rolled(inputs: Inputs) -> Inputs:
-    """Each sample with the sound of its neighbour."""
+    """Each sample gets the audio of its neighbour."""
     return inputs | {"audio": inputs["audio"].roll(1, 0)}
 
 
-def trained(see: Callable[[Inputs], Inputs], **changes: Any) -> FusionModel:
+def trained(change: Callable[[Inputs], Inputs], **changes: Any) -> FusionModel:
     torch.manual_seed(0)
     settings = {
         "width": 16,
@@ -58,7 +59,7 @@ def trained(see: Callable[[Inputs], Inputs], **changes: Any) -> FusionModel:
     for _ in range(STEPS):
         inputs, label_B = samples(64, generator)
         present = torch.ones(64, len(model.modalities), dtype=torch.bool)
-        output = model(see(inputs), {}, present)
+        output = model(change(inputs), {}, present)
         optimizer.zero_grad()
         total_loss(output, {"bits": label_B}, output["present"], LossConfig(), (TASK,))[
             "loss"
@@ -68,48 +69,50 @@ def trained(see: Callable[[Inputs], Inputs], **changes: Any) -> FusionModel:
     return model.eval()
 
 
-def answers(
-    model: FusionModel, see: Callable[[Inputs], Inputs], subset: tuple[int, ...] | None = None
+def predictions(
+    model: FusionModel, change: Callable[[Inputs], Inputs], subset: tuple[int, ...] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What it says of samples that it has not seen, from a subset of the modalities if asked for, and the truth."""
+    """Predictions of new samples and their labels, optionally with a subset of the modalities."""
     inputs, label_N = samples(TESTED, torch.Generator().manual_seed(2))
     present = torch.ones(TESTED, len(model.modalities), dtype=torch.bool)
     with torch.no_grad():
-        output = model(see(inputs), {}, present, [subset] if subset else [])
+        output = model(change(inputs), {}, present, [subset] if subset else [])
     logits = output["subsets"][0] if subset else output["logits"]
     return logits["bits"].argmax(1), label_N
 
 
 def accuracy(
-    model: FusionModel, see: Callable[[Inputs], Inputs], subset: tuple[int, ...] | None = None
+    model: FusionModel, change: Callable[[Inputs], Inputs], subset: tuple[int, ...] | None = None
 ) -> float:
-    said, truth = answers(model, see, subset)
-    return (said == truth).float().mean().item()
+    predicted, labels = predictions(model, change, subset)
+    return (predicted == labels).float().mean().item()
 
 
-# 1/2 within three deviations of 1000 throws.
+# 1/2 within three standard deviations of 1000 samples.
 HALF = pytest.approx(0.5, abs=0.048)
 
 
 @pytest.mark.parametrize("name", ["concat", "gated", "low_rank", "cross_attention", "bottleneck"])
-def test_audio_rolled_by_one_sample_drops_a_trained_fusion_to_what_it_makes_of_text_and_image(name):
-    model = trained(as_it_is, **DESIGNS[name], modality_dropout=0.15)
-    assert accuracy(model, as_it_is) > 0.98
-    text_and_image = accuracy(model, as_it_is, (0, 1))
+def test_rolled_audio_with_a_trained_fusion(name):
+    """Accuracy drops to that of text and image."""
+    model = trained(unchanged, **DESIGNS[name], modality_dropout=0.15)
+    assert accuracy(model, unchanged) > 0.98
+    text_and_image = accuracy(model, unchanged, (0, 1))
     assert text_and_image == HALF
     assert accuracy(model, rolled) == HALF
     assert accuracy(model, rolled) == pytest.approx(text_and_image, abs=0.06)
-    said, truth = answers(model, rolled)
-    # and text and image are believed as before
-    assert ((said // 2) == (truth // 2)).float().mean() > 0.98
-    assert accuracy(model, as_it_is, (0,)) == pytest.approx(0.25, abs=0.042)
+    predicted, labels = predictions(model, rolled)
+    # The bits of text and image are predicted as before.
+    assert ((predicted // 2) == (labels // 2)).float().mean() > 0.98
+    assert accuracy(model, unchanged, (0,)) == pytest.approx(0.25, abs=0.042)
 
 
-def test_a_fusion_that_learns_with_rolled_audio_reaches_the_level_of_one_that_learns_without():
-    with_rolled, without = trained(rolled), trained(as_it_is, modalities=("text", "image"))
-    assert accuracy(without, as_it_is) == HALF
+def test_training_with_rolled_audio():
+    """The fusion becomes as good as one trained without audio."""
+    with_rolled, without = trained(rolled), trained(unchanged, modalities=("text", "image"))
+    assert accuracy(without, unchanged) == HALF
     assert accuracy(with_rolled, rolled) == HALF
-    assert accuracy(with_rolled, as_it_is) == HALF  # it has learnt that the sound says nothing
+    assert accuracy(with_rolled, unchanged) == HALF  # it has learnt to ignore audio
     for model in (with_rolled, without):
-        said, truth = answers(model, as_it_is)
-        assert ((said // 2) == (truth // 2)).float().mean() > 0.98
+        predicted, labels = predictions(model, unchanged)
+        assert ((predicted // 2) == (labels // 2)).float().mean() > 0.98

@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on: what they hold, and what becomes of those that cannot be."""
+"""Saving in the background: contents of checkpoints, and failed saves."""
 
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ CASES: list[dict[str, Any]] = [
     {"do": "bad_gradient", "source": "gradient bf16", "stage": 1, "precision": "bf16"},
     {"do": "not_finite", "source": "not finite", "stage": 1},
     {"do": "flipped", "source": "flipped", "stage": 1},
-    {"do": "told_to_stop", "source": "read back", "stage": 1, "held": "read_back"},
-    {"do": "told_to_stop", "source": "deleted", "stage": 1, "held": "prune"},
+    {"do": "stop_during_save", "source": "read back", "stage": 1, "held": "read_back"},
+    {"do": "stop_during_save", "source": "deleted", "stage": 1, "held": "prune"},
     {"do": "outlived", "source": "outlived", "stage": 1},
     {"do": "replaced", "source": "replaced", "stage": 1},
 ]
@@ -55,9 +55,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("source", ["stage 0", "stage 1", "stage 2", "stage 3", "bf16"])
-def test_what_is_saved_is_the_state_at_that_step_though_training_went_on(
-    answers: dict[str, Any], source: str
-):
+def test_saved_state_is_that_of_its_step(answers: dict[str, Any], source: str):
+    """Steps that are trained during the save do not change it."""
     answer = answers[source]
     assert answer["equal"] == {"2": True, "4": True}
     assert [busy > 0 for busy in answer["busy"]] == [True, False] * 2
@@ -66,28 +65,27 @@ def test_what_is_saved_is_the_state_at_that_step_though_training_went_on(
 
 
 @pytest.mark.distributed
-def test_a_periodic_one_that_one_rank_cannot_write_is_given_up_and_soon_due_again(
-    answers: dict[str, Any],
-):
+def test_failed_periodic_checkpoint(answers: dict[str, Any]):
+    """If one rank cannot write, the checkpoint is dropped, and the next one is due soon."""
     assert answers["periodic"] == {"raised": "", "due": [4], "steps": [1], "leftovers": []}
 
 
 @pytest.mark.distributed
-def test_the_best_is_tried_again_and_saved(answers: dict[str, Any]):
+def test_failed_best_checkpoint_is_retried(answers: dict[str, Any]):
     assert answers["best"] == {"raised": "", "due": [4], "steps": [1, 2], "leftovers": []}
 
 
 @pytest.mark.distributed
-def test_one_that_is_not_the_best_any_more_is_not_waited_for(answers: dict[str, Any]):
+def test_former_best_is_not_retried(answers: dict[str, Any]):
     answer = answers["bettered"]
     assert (answer["raised"], answer["leftovers"]) == ("", [])
     assert answer["steps"] in ([1, 3], [2, 3]), (
-        "keep_checkpoints is 2, and step 2 may have got its second try"
+        "keep_checkpoints is 2, and the second try of step 2 may have succeeded"
     )
 
 
 @pytest.mark.distributed
-def test_a_stopped_run_does_not_spend_its_last_seconds_on_tries(answers: dict[str, Any]):
+def test_stopped_run_does_not_retry(answers: dict[str, Any]):
     raised = (
         f"OSError: [Errno 5] the checkpoint of step 2, the best so far, could not be saved ({FULL})"
     )
@@ -96,21 +94,20 @@ def test_a_stopped_run_does_not_spend_its_last_seconds_on_tries(answers: dict[st
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(("source", "steps"), [("read back", [1, 2, 3]), ("deleted", [2, 3])])
-def test_a_stopped_run_waits_for_no_reading_and_no_deleting(
+def test_stopped_run_skips_read_back_and_deletion(
     answers: dict[str, Any], source: str, steps: list[int]
 ):
     assert answers[source] == {"saved": True, "steps": steps, "newest": 3}
 
 
 @pytest.mark.distributed
-def test_a_loss_that_is_not_finite_does_not_cost_the_checkpoint_on_its_way(answers: dict[str, Any]):
+def test_nonfinite_loss_during_a_save(answers: dict[str, Any]):
     assert answers["not finite"] == [1]
 
 
 @pytest.mark.distributed
-def test_older_ones_are_deleted_when_a_newer_one_has_come_back_from_the_disk_as_it_was_written(
-    answers: dict[str, Any],
-):
+def test_deletion_after_read_back(answers: dict[str, Any]):
+    """Older checkpoints are deleted only if the newer one was read back unchanged."""
     assert answers["flipped"]["found"] == [
         [1, [1], 1, []],
         [2, [2], 2, []],
@@ -120,7 +117,7 @@ def test_older_ones_are_deleted_when_a_newer_one_has_come_back_from_the_disk_as_
 
 
 @pytest.mark.distributed
-def test_a_replaced_attempt_renames_nothing_and_begins_nothing(answers: dict[str, Any]):
+def test_replaced_attempt_does_not_save(answers: dict[str, Any]):
     assert (
         answers["replaced"]
         == ["attempt 0 has been replaced by attempt 1: it writes nothing more"] * 2
@@ -128,12 +125,13 @@ def test_a_replaced_attempt_renames_nothing_and_begins_nothing(answers: dict[str
 
 
 @pytest.mark.distributed
-def test_a_replaced_attempt_deletes_nothing(answers: dict[str, Any]):
-    said = "attempt 0 has been replaced by attempt 1: it writes nothing more"
-    assert answers["outlived"] == {"said": said, "steps": [1, 2]}
+def test_replaced_attempt_does_not_delete(answers: dict[str, Any]):
+    error = "attempt 0 has been replaced by attempt 1: it writes nothing more"
+    assert answers["outlived"] == {"error": error, "steps": [1, 2]}
 
 
-def test_a_copy_is_deep_shares_what_was_shared_and_uses_its_memory_again():
+def test_host_copy():
+    """The copy is deep, keeps shared storages shared, and reuses its buffers."""
     base = torch.arange(12.0)
     content = {
         "flat": base,
@@ -143,7 +141,7 @@ def test_a_copy_is_deep_shares_what_was_shared_and_uses_its_memory_again():
     }
     content["parameter"] = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
     host_copy = HostCopy()
-    copy = host_copy.of(content)
+    copy = host_copy.copy(content)
     base.zero_()
     assert torch.equal(copy["flat"], torch.arange(12.0))
     assert torch.equal(copy["view"], torch.tensor([[4.0, 5], [6, 7]]))
@@ -152,14 +150,14 @@ def test_a_copy_is_deep_shares_what_was_shared_and_uses_its_memory_again():
     assert isinstance(copy["parameter"], torch.nn.Parameter)
     assert copy["rest"] == [1, "x"]
     where = {name: copy[name].data_ptr() for name in ("flat", "bf16", "parameter")}
-    again = host_copy.of(content)
+    again = host_copy.copy(content)
     assert {name: again[name].data_ptr() for name in where} == where
     assert torch.equal(again["flat"], torch.zeros(12))
 
 
-def test_size_and_hash_told_of_a_file_are_those_on_the_disk(tmp_path: Path):
-    described = write_files({"zero/a.pt": {"x": torch.randn(100_000)}, "b.pt": [1, 2]}, tmp_path)
-    assert described == {name: describe(tmp_path / name) for name in ("zero/a.pt", "b.pt")}
+def test_size_and_hash_of_written_files(tmp_path: Path):
+    digests = write_files({"zero/a.pt": {"x": torch.randn(100_000)}, "b.pt": [1, 2]}, tmp_path)
+    assert digests == {name: describe(tmp_path / name) for name in ("zero/a.pt", "b.pt")}
     assert torch.load(tmp_path / "b.pt") == [1, 2]
 
 
@@ -167,9 +165,7 @@ def test_size_and_hash_told_of_a_file_are_those_on_the_disk(tmp_path: Path):
 @pytest.mark.parametrize(
     "source", ["gradient 0", "gradient 1", "gradient 2", "gradient 3", "gradient bf16"]
 )
-def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(
-    answers: dict[str, Any], source: str
-):
+def test_nonfinite_gradient(answers: dict[str, Any], source: str):
     good, bad = answers[source]
     assert good == ""
     assert bad.startswith(("the gradient is not finite", "a parameter is not finite"))

@@ -1,4 +1,4 @@
-"""A rank refuses to train what it was not submitted for: other code, other data, damaged data."""
+"""Set-up refuses a run if code or data differ from the submission, or data are damaged."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import write_atomically
 
-WORDS = {
+EXPECTED = {
     "nothing": "accepted",
     "code": "the code has changed since run base-s0-",
     "fingerprint": "the run was made for 0123456789abcdef",
@@ -23,7 +23,7 @@ WORDS = {
 
 
 def prepare(folder: Path, small_data: Path, change: str) -> str:
-    """A run folder with one begun attempt, and one thing changed since."""
+    """A run folder with one attempt, and one thing changed since it began."""
     data = folder / "data"
     shutil.copytree(small_data, data)
     fingerprint = "0123456789abcdef" if change == "fingerprint" else read_manifest(data).fingerprint
@@ -47,9 +47,9 @@ def prepare(folder: Path, small_data: Path, change: str) -> str:
     return str(run_dir)
 
 
-def test_set_up_takes_only_what_the_run_was_made_for(small_data: Path, tmp_path: Path):
-    run_dirs = [prepare(tmp_path / change, small_data, change) for change in WORDS]
+def test_set_up_checks_code_and_data(small_data: Path, tmp_path: Path):
+    run_dirs = [prepare(tmp_path / change, small_data, change) for change in EXPECTED]
     *answers, loaded = run_on_ranks(rank_work.refusals, 1, tmp_path / "ranks", run_dirs)[0]
-    for (change, words), answer in zip(WORDS.items(), answers, strict=True):
-        assert words in answer, change
-    assert loaded == "nothing", "a rank's start would be seconds longer"
+    for (change, message), answer in zip(EXPECTED.items(), answers, strict=True):
+        assert message in answer, change
+    assert loaded == "nothing", "importing inductor takes seconds"

@@ -1,4 +1,4 @@
-"""Real ranks over gloo: ZeRO against plain PyTorch, accumulation, evaluation."""
+"""Real ranks over gloo: ZeRO compared with plain PyTorch, accumulation, evaluation."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ SHIPPED = ["zero0", "zero1", "zero1_fp32", "zero2", "zero3", "zero3_offload"]
 BF16 = {"zero1", "zero2", "zero3", "zero3_offload"}
 
 
-# Name -> ranks, and what they do one after the other.
+# Name -> number of ranks, and the functions that they call in turn.
 LAUNCHES = {
     "one": (
         1,
@@ -50,7 +50,7 @@ Answers = Callable[[str, str], list[Any]]
 
 @pytest.fixture(scope="module")
 def answers(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """(launch, function) -> what each rank returned; each launch happens once."""
+    """(launch, function) -> the answers of all ranks. Each launch happens once."""
 
     @cache
     def launched(name: str) -> dict[str, list[Any]]:
@@ -59,37 +59,37 @@ def answers(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Answe
             [call[0], *([str(small_data)] if call[0] in NEED_DATA else []), *call[1:]]
             for call in calls
         ]
-        of_ranks = run_on_ranks(
+        answers_of_ranks = run_on_ranks(
             rank_work.several, world_size, tmp_path_factory.mktemp("ranks"), given
         )
         return {
             call[0]: list(parts)
-            for call, parts in zip(calls, zip(*of_ranks, strict=True), strict=True)
+            for call, parts in zip(calls, zip(*answers_of_ranks, strict=True), strict=True)
         }
 
     return lambda name, function: launched(name)[function]
 
 
 @pytest.mark.parametrize("launch", ["one", "two", "two, shipped", "four"])
-def test_every_stage_gives_the_losses_of_plain_ddp(launch: str, answers: Answers):
-    of_ranks = answers(launch, "zero_against_ddp")
-    losses = dict(of_ranks[0])
-    assert all(answer == losses for answer in of_ranks)
+def test_losses_of_all_stages_equal_ddp(launch: str, answers: Answers):
+    answers_of_ranks = answers(launch, "zero_against_ddp")
+    losses = dict(answers_of_ranks[0])
+    assert all(answer == losses for answer in answers_of_ranks)
     ddp = np.array(losses.pop("ddp"))
     for name, values in losses.items():
-        # 1e-6: fp32 rounding in another order of summation. 0.03: bf16 has 8 bits of mantissa,
-        # after 10 steps.
+        # 1e-6: fp32 rounding in another order of summation. 0.03: 8 bits of bf16, after 10 steps.
         difference = np.abs(np.array(values) - ddp).max()
         assert difference <= (0.03 if name in BF16 else 1e-6), (name, difference)
         if name in BF16:
-            assert difference > 1e-6, f"{name} says bf16, and gives fp32's losses"
+            assert difference > 1e-6, (
+                f"{name} should compute in bf16, but its losses equal those of fp32"
+            )
     if len(ddp) == 10:
         assert ddp[-1] < ddp[0] - 0.05
 
 
-def test_accumulation_over_ranks_and_micro_steps_gives_the_weights_of_one_big_batch(
-    answers: Answers,
-):
+def test_accumulation(answers: Answers):
+    """Accumulation over ranks and micro-steps gives the weights of one large batch."""
     [one], four = answers("one", "accumulated"), answers("two", "accumulated")
     assert (one["accumulation"], four[0]["accumulation"]) == (1, 2)
     assert four[0]["sha256"] == four[1]["sha256"]
@@ -99,9 +99,8 @@ def test_accumulation_over_ranks_and_micro_steps_gives_the_weights_of_one_big_ba
         )
 
 
-def test_the_activation_checkpointing_of_a_deepspeed_file_calls_every_block_twice_for_the_same_losses(
-    answers: Answers,
-):
+def test_activation_checkpointing(answers: Answers):
+    """Every attention block is called twice, and the losses stay the same."""
     [one] = answers("one", "recomputed")
     for plain, again in zip(one[::2], one[1::2], strict=True):
         np.testing.assert_allclose(
@@ -115,7 +114,8 @@ def test_the_activation_checkpointing_of_a_deepspeed_file_calls_every_block_twic
     assert {"ViTAttention", "ASTAttention"} <= one[0]["calls"].keys()
 
 
-def test_evaluation_counts_every_sample_once_at_any_world_size_and_batch_size(answers: Answers):
+def test_evaluation_counts_every_sample_once(answers: Answers):
+    """Logits and scores do not depend on the number of ranks or the batch size."""
     [one] = answers("one", "evaluated")
     for answer in answers("three", "evaluated"):
         np.testing.assert_allclose(answer["logits"], one["logits"], atol=1e-5)
@@ -132,9 +132,8 @@ def test_collectives_of_the_process_group(answers: Answers):
     assert answers("two", "means_and_maxima") == [[3.0, 20.0, 1.0, 7]] * 2
 
 
-def test_ranks_that_see_different_modalities_do_not_hang_at_any_stage_and_all_stages_agree(
-    answers: Answers,
-):
+def test_ranks_with_different_modalities(answers: Answers):
+    """No stage hangs, and the losses of all stages agree."""
     for losses in answers("three", "disjoint_modalities"):
         for name in ("cross_attention", "bottleneck"):
             one, two, three = (losses[f"{name} {stage}"] for stage in (1, 2, 3))
@@ -143,9 +142,8 @@ def test_ranks_that_see_different_modalities_do_not_hang_at_any_stage_and_all_st
             np.testing.assert_allclose([two, three], [one, one], atol=1e-5, rtol=0, err_msg=name)
 
 
-def test_two_ranks_of_half_the_batch_give_loss_and_gradient_of_one_with_the_whole_info_nce_included(
-    answers: Answers,
-):
+def test_two_ranks_equal_one_rank(answers: Answers):
+    """Two ranks with half of the batch each give the loss and gradient of one rank, also for InfoNCE."""
     [one], two = answers("one", "every_loss"), answers("two", "every_loss")
     assert two[0] == two[1]
     assert {"info_nce", "vicreg", "unimodal", "consistency", "norm", "digit/loss", "loss"} == set(

@@ -474,16 +474,9 @@ def test_a_malicious_checkpoint_is_refused_before_it_is_opened(tree, tmp_path):
 
 def test_a_run_does_not_load_a_malicious_checkpoint_though_its_hashes_are_right(tree, tmp_path):
     import torch
+    from make import make_config, make_context
 
     from furnace_hpc.engine.checkpoint import loader
-
-    class Alone:
-        """One process, as load_newest asks it."""
-
-        rank, world_size, is_rank_zero = 0, 1, True
-
-        def broadcast(self, content):
-            return content
 
     canary = tmp_path / "canary"
     run = RunFolder(tree[1].parent.parent)
@@ -493,7 +486,8 @@ def test_a_run_does_not_load_a_malicious_checkpoint_though_its_hashes_are_right(
     files = {f"zero/{path.name}": describe(path) for path in (aside / "zero").iterdir()}
     complete(aside, tree[1], {"step": 1, "world_size": 1, "zero_stage": 1}, files)
     tree[0].chmod(0o775)  # whoever is in the group can have written it, manifest and all
-    for way in (loader.load_newest, lambda *rest: loader.load(rest[0], rest[1], 1, *rest[2:])):
+    context = make_context(make_config(), engine=None, folder=run.path)
+    for load in (loader.load_newest, lambda context: loader.load(context, 1)):
         with pytest.raises(ConfigError, match="written by its group"):
-            way(None, run, 0, Alone())
+            load(context)
     assert not canary.exists()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from damage import ALL
-from elastic_work import Case, engine_of, saver_of, state_of, steps_of
+from elastic_work import Case, context_of, engine_of, saver_of, state_of, steps_of
 
 from furnace_hpc.runs.folder import RunFolder
 
@@ -51,7 +51,7 @@ def load(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
         path, client_state = engine.load_checkpoint(str(run.path))
         state = None if path is None else client_state["furnace"]
     else:
-        state = loader.load_newest(engine, run, 0, processes)
+        state = loader.load_newest(context_of(engine, run, processes))
     now = state_of(engine)
     known = {
         step: torch.load(folder / f"{case['source']}-{step}.pt", weights_only=False)

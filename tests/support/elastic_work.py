@@ -84,7 +84,7 @@ def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     run = RunFolder(folder / case["source"])
     known = torch.load(run.path / "known.pt", weights_only=False)
     engine = engine_of(case, processes, seed=1, lr=7e-4)
-    state = loader.load(engine, run, MADE_AT, 0, processes)
+    state = loader.load(context_of(engine, run, processes), MADE_AT)
     loaded = state_of(engine)
     losses = steps_of(engine, case, processes, MADE_AT, MORE)
     steps = sorted({float(state["step"]) for state in state_of_adam(engine)})
@@ -114,7 +114,7 @@ def begin(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     wanted = steps_of(engine, case, processes, 0, MORE)
     engine.destroy()
     engine = engine_of(case | {"stage": case["to_stage"]}, processes, seed=1, lr=7e-4)
-    loader.load(engine, run, 0, 0, processes)
+    loader.load(context_of(engine, run, processes), 0)
     losses = steps_of(engine, case, processes, 0, MORE)
     engine.destroy()
     return {"wanted": wanted, "got": losses}
@@ -126,7 +126,7 @@ def refuse(processes: Any, folder: Path, case: Case) -> str:
 
     engine = engine_of(case, processes, seed=1, lr=7e-4)
     try:
-        loader.load(engine, RunFolder(folder / case["source"]), MADE_AT, 0, processes)
+        loader.load(context_of(engine, RunFolder(folder / case["source"]), processes), MADE_AT)
         return "loaded"
     except (ValueError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
@@ -136,14 +136,15 @@ def refuse(processes: Any, folder: Path, case: Case) -> str:
 
 def saver_of(engine: Any, run: RunFolder, processes: Any, **config: Any) -> Any:
     """What saves a run's checkpoints in a training."""
-    from make import make_config
-
     from furnace_hpc.engine.checkpoint.saver import CheckpointSaver
-    from furnace_hpc.engine.watchdog import Watchdog
-    from furnace_hpc.runs.records.verdict import Verdict
 
-    watchdog = Watchdog(60, Verdict(run, 0, processes.rank))
-    return CheckpointSaver(engine, run, 0, make_config(**config), processes, watchdog, saved=-1)
+    return CheckpointSaver(context_of(engine, run, processes, **config), saved=-1)
+
+
+def context_of(engine: Any, run: RunFolder, processes: Any, **config: Any) -> Any:
+    from make import make_config, make_context
+
+    return make_context(make_config(**config), engine, run.path, processes)
 
 
 def engine_of(case: Case, processes: Any, seed: int, lr: float) -> Any:

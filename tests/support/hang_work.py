@@ -1,4 +1,4 @@
-"""A rank with a watchdog that stops moving in a way of choice: python hang_work.py RUN_DIR HOW TIMEOUT_S START_S."""
+"""A rank with a watchdog that hangs in a given way: hang_work.py RUN_DIR HOW TIMEOUT_S START_S."""
 
 import ctypes
 import faulthandler
@@ -11,8 +11,8 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.verdict import Verdict
 
 
-def stand_still(how: str) -> None:
-    if how == "holds":  # the interpreter's lock: PyDLL does not give it up
+def hang(how: str) -> None:
+    if how == "holds":  # PyDLL keeps the interpreter lock
         ctypes.PyDLL(None).sleep(60)
     time.sleep(60)
 
@@ -25,9 +25,9 @@ def main(folder: RunFolder, how: str, timeout_s: float, start_s: float) -> None:
                 verdict.at(step)
                 time.sleep(timeout_s / 4)
             if how not in ("works", "saves"):
-                print(f"still {time.time()}", flush=True)
-                stand_still(how)
-        if how == "saves":  # after its end nothing fires
+                print(f"hangs at {time.time()}", flush=True)
+                hang(how)
+        if how == "saves":  # the watchdog must not fire after its context
             time.sleep(timeout_s + 5)
         verdict.done()
 

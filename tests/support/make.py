@@ -1,5 +1,6 @@
-"""Small things to test with: a model's config, random inputs, a config from a few keys."""
+"""Small objects for tests: a network, random inputs, a config from a few keys, a run context."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,4 +61,35 @@ def make_config(deepspeed: str = "zero1", **changes: Any) -> TrainConfig:
     }
     return TrainConfig.model_validate(
         apply_overrides(content, {k.replace("__", "."): v for k, v in changes.items()})
+    )
+
+
+def make_context(
+    config: TrainConfig,
+    engine: Any,
+    folder: Path = Path(),
+    processes: Any = None,
+    readers: dict[str, Any] | None = None,
+) -> Any:
+    """The context of attempt 0 of a run without a spec. Without `processes` there is one rank."""
+    from furnace_hpc.engine.context import RunContext
+    from furnace_hpc.engine.distributed import Processes
+    from furnace_hpc.engine.stop import StopRequest
+    from furnace_hpc.engine.watchdog import Watchdog
+    from furnace_hpc.runs.folder import RunFolder
+    from furnace_hpc.runs.records.verdict import Verdict
+
+    processes = processes or Processes(0, 0, 1, torch.device("cpu"))
+    run = RunFolder(folder)
+    return RunContext(
+        spec=None,
+        config=config,
+        folder=run,
+        attempt=0,
+        processes=processes,
+        engine=engine,
+        readers=readers or {},
+        num_parameters=0,
+        watchdog=Watchdog(60, Verdict(run, 0, processes.rank)),
+        stop=StopRequest(),
     )

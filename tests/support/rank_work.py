@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from make import SHAPES, make_config
+from make import SHAPES, make_config, make_context
 from torch.nn.parallel import DistributedDataParallel
 
 from furnace_hpc.config.train_config import TrainConfig
@@ -132,11 +132,12 @@ def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[
 
 def evaluated(processes: Processes, data: str, batch_size: int) -> dict[str, Any]:
     """Scores and logits of 59 validation samples, for a fixed network, at stage 3 where every rank must take part."""
-    config = make_config("zero3", global_batch_size=24, **FP32)
+    config = make_config("zero3", global_batch_size=24, evaluation__batch_size=batch_size, **FP32)
     engine = build_engine(model_of(config, data), config, processes)
     reader = reader_of(data, "val", processes)
     reader.num_samples = 59  # of 60, so that three ranks do not have equally many
-    done = evaluate(engine, reader, "val", config.tasks, batch_size, processes, with_subsets=True)
+    context = make_context(config, engine, processes=processes, readers={"val": reader})
+    done = evaluate(context, "val", with_subsets=True)
     engine.destroy()
     return {"scores": done.scores, "logits": done.logits["digit"].flatten().tolist()}
 
@@ -265,12 +266,17 @@ def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
     """What set_up says of runs of which some must not be trained; last, whether it has loaded what compiles."""
     from furnace_hpc.config.errors import ConfigError
     from furnace_hpc.engine.setup import set_up
+    from furnace_hpc.engine.stop import StopRequest
+    from furnace_hpc.engine.watchdog import Watchdog
     from furnace_hpc.runs.folder import RunFolder
+    from furnace_hpc.runs.records.verdict import Verdict
 
     answers = []
     for run_dir in run_dirs:
+        folder = RunFolder(Path(run_dir))
+        watchdog = Watchdog.for_run(folder, 1, Verdict(folder, 1, processes.rank))
         try:
-            set_up(RunFolder(Path(run_dir)), 1, processes).engine.destroy()
+            set_up(folder, 1, processes, watchdog, StopRequest()).engine.destroy()
             answers.append("accepted")
         except ConfigError as error:
             answers.append(str(error))

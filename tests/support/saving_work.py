@@ -1,4 +1,4 @@
-"""What the ranks do to prove that saving in the background loses nothing, called by forked_ranks.run_phases."""
+"""Functions of the ranks in test_saving.py, called by forked_ranks.run_phases."""
 
 import errno
 import threading
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from elastic_work import Case, engine_of, saver_of, state_of, steps_of
+from elastic_work import Case, context_of, engine_of, saver_of, state_of, steps_of
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records import checkpoint_files
@@ -14,7 +14,7 @@ from furnace_hpc.runs.records.checkpoint_files import steps_of as saved_steps
 
 
 def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """Two saves, each held back while training goes on; then what was saved, loaded."""
+    """Train during two delayed saves, then load and compare the checkpoints."""
     from furnace_hpc.engine.checkpoint import loader
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
@@ -37,7 +37,7 @@ def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     saver_module.write_files = write
     equal = {}
     for step, wanted in known.items():
-        loader.load(engine, run, step, 0, processes)
+        loader.load(context_of(engine, run, processes), step)
         equal[step] = _equal(state_of(engine), wanted)
     engine.destroy()
     return {
@@ -50,10 +50,10 @@ def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def bad_gradient(processes: Any, folder: Path, case: Case) -> list[str]:
-    """What is said of a step with a good gradient, and of one whose gradient is not finite on one rank."""
+    """Errors of a step with a good gradient, and of one whose gradient is not finite on one rank."""
     from furnace_hpc.engine.loop import check_gradient, check_parameters
 
-    engine, said = engine_of(case, processes, seed=0, lr=1e-2), []
+    engine, errors = engine_of(case, processes, seed=0, lr=1e-2), []
     for bad in (False, True):
         if bad and processes.rank == processes.world_size - 1:
             next(engine.module.parameters()).register_hook(lambda gradient: gradient * float("nan"))
@@ -62,15 +62,15 @@ def bad_gradient(processes: Any, folder: Path, case: Case) -> list[str]:
         try:
             check_gradient(engine, skipped)
             check_parameters(engine)
-            said.append("")
+            errors.append("")
         except FloatingPointError as error:
-            said.append(str(error))
+            errors.append(str(error))
     engine.destroy()
-    return said
+    return errors
 
 
 def not_finite(processes: Any, folder: Path, case: Case) -> list[int]:
-    """The loss is not finite while a checkpoint is held back."""
+    """The loss is not finite during a delayed save."""
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
@@ -91,7 +91,7 @@ def not_finite(processes: Any, folder: Path, case: Case) -> list[int]:
 
 
 def fail(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """The last rank's disk is full for some tries, of a checkpoint that may or may not be given up."""
+    """The last rank's disk is full for the first tries of a checkpoint."""
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
@@ -129,14 +129,14 @@ def fail(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def replaced(processes: Any, folder: Path, case: Case) -> list[str]:
-    """A newer attempt begins before a save, and while one is written."""
+    """A newer attempt begins before a save and during one."""
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
-    saver, said = saver_of(engine, run, processes), []
+    saver, events = saver_of(engine, run, processes), []
     steps_of(engine, case, processes, 0, 1)
     complete = checkpoint_files.complete
-    checkpoint_files.complete = lambda *given: said.append("renamed")
+    checkpoint_files.complete = lambda *given: events.append("renamed")
     write, gate = saver_module.write_files, threading.Event()
     saver_module.write_files = lambda *given: gate.wait(30) and write(*given)
     saver.begin({"step": 1})
@@ -149,14 +149,14 @@ def replaced(processes: Any, folder: Path, case: Case) -> list[str]:
         try:
             work()
         except RuntimeError as error:
-            said.append(str(error))
+            events.append(str(error))
     checkpoint_files.complete, saver_module.write_files = complete, write
     engine.destroy()
-    return said
+    return events
 
 
 def flipped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """The disk flips a bit of the last rank's part of step 3, after it is durable and before older ones are deleted."""
+    """The disk flips a bit of the last rank's part of step 3 after the write and before the deletion."""
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
@@ -190,9 +190,9 @@ def flipped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def outlived(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """A newer attempt begins when step 2 has its name, and step 1 is still to be deleted."""
+    """A newer attempt begins after step 2 was renamed and before step 1 is deleted."""
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
-    saver, said = saver_of(engine, run, processes, checkpoint_every=1, keep_checkpoints=1), ""
+    saver, error_text = saver_of(engine, run, processes, checkpoint_every=1, keep_checkpoints=1), ""
     read_back, gate = checkpoint_files.read_back, threading.Event()
     for step in (1, 2):
         steps_of(engine, case, processes, step - 1, 1)
@@ -208,15 +208,18 @@ def outlived(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     try:
         saver.wait(2)
     except RuntimeError as error:
-        said = str(error)
+        error_text = str(error)
     checkpoint_files.read_back = read_back
     engine.destroy()
     processes.barrier()
-    return {"said": said, "steps": saved_steps(run)}
+    return {"error": error_text, "steps": saved_steps(run)}
 
 
-def told_to_stop(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """A stop at step 3 while step 2 is read back, or step 1 deleted; that goes on when step 3 is half written."""
+def stop_during_save(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """Stop at step 3 while step 2 is read back or step 1 is deleted.
+
+    The delayed work continues after the write of step 3.
+    """
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)

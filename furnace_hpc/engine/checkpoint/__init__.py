@@ -1,1 +1,4 @@
-"""Save checkpoints in the background, and load them at any world size and ZeRO stage."""
+"""Save checkpoints in the background. Load them with any number of processes and any ZeRO stage.
+
+It imports the rest of `engine`, `runs`, `config` and `host`.
+"""

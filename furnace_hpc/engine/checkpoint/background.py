@@ -1,43 +1,47 @@
-"""What one rank does in a thread while training goes on; tried again where the file system may get over what it has."""
+"""A background task of one rank, with retries for transient file system errors."""
 
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from furnace_hpc.engine.checkpoint.tensor_files import Problem, problem_of
+from furnace_hpc.engine.checkpoint.io_problem import IoProblem, try_io
+
+MAX_PAUSE_S = 30.0
 
 
 class BackgroundTask(threading.Thread):
-    """Begins at once. `problem` is what the last try came to; None: it worked."""
+    """A thread that starts at once. When it has ended, `problem` is that of the last try."""
 
-    def __init__(self, work: Callable[[], None], tries: int, longest_pause_s: float) -> None:
+    def __init__(self, work: Callable[[], None], max_tries: int, max_pause_s: float) -> None:
         super().__init__(name="checkpoint", daemon=True)
-        self.problem: Problem | None = None
+        self.problem: IoProblem | None = None
+        """None if the last try succeeded."""
         self.took_s = 0.0
-        """Of the last try."""
-        self.tries, self.most_tries, self.longest_pause_s = 0, tries, min(longest_pause_s, 30.0)
-        self._work, self._enough = work, threading.Event()
+        """Duration of the last try."""
+        self.tries, self.max_tries = 0, max_tries
+        self.max_pause_s = min(max_pause_s, MAX_PAUSE_S)
+        self._work, self._no_more_tries = work, threading.Event()
         self.start()
 
     def run(self) -> None:
-        """Try until it works, cannot work, or has been tried often enough."""
+        """Try until the work succeeds, fails permanently, or has been tried `max_tries` times."""
         while True:
             self.tries += 1
-            began_s = time.monotonic()
-            self.problem = problem_of(self._work)
-            self.took_s = time.monotonic() - began_s
-            if not self.problem or not self.problem[0] or self.tries >= self.most_tries:
+            started_s = time.monotonic()
+            self.problem = try_io(self._work)
+            self.took_s = time.monotonic() - started_s
+            if not self.problem or not self.problem.transient or self.tries >= self.max_tries:
                 return
-            pause_s = min(2.0 ** (self.tries - 1), self.longest_pause_s)
+            pause_s = min(2.0 ** (self.tries - 1), self.max_pause_s)
             with suppress(OSError):  # the log may be on the same disk
                 print(
-                    f"a checkpoint cannot be written now, again in {pause_s:g} s: {self.problem[1]}",
+                    f"checkpoint write failed, retry in {pause_s:g} s: {self.problem.message}",
                     flush=True,
                 )
-            self._enough.wait(pause_s)
+            self._no_more_tries.wait(pause_s)
 
-    def no_more_tries(self) -> None:
-        """End after the try that is under way."""
-        self.most_tries = 0
-        self._enough.set()
+    def stop_retrying(self) -> None:
+        """End after the current try."""
+        self.max_tries = 0
+        self._no_more_tries.set()

@@ -1,17 +1,21 @@
-"""What DeepSpeed would save, collected instead of written: its own interface for checkpoint writers."""
+"""The content that DeepSpeed would save, collected instead of written.
+
+This uses DeepSpeed's interface for checkpoint writers.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from furnace_hpc.engine.deepspeed_engine import Engine
 
-_NOWHERE = "/nowhere"  # DeepSpeed wants a folder's name; nothing is written there
+_FOLDER = "/nowhere"  # DeepSpeed needs a folder name; nothing is written there
 
 
-def collected(engine: Engine, tag: str, client_state: dict[str, Any]) -> dict[str, Any]:
-    """Collective. File -> content of this rank's part of a checkpoint, `<tag>/...` as DeepSpeed names them.
+def collect_files(engine: Engine, tag: str, client_state: dict[str, Any]) -> dict[str, Any]:
+    """Collective. Return file name -> content of this rank's part of a checkpoint.
 
-    The contents are the engine's own tensors: they must be written, or copied, before the next step.
+    DeepSpeed chooses the names, `<tag>/...`. The contents are the engine's own tensors. Write or
+    copy them before the next step.
     """
     from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
@@ -22,14 +26,15 @@ def collected(engine: Engine, tag: str, client_state: dict[str, Any]) -> dict[st
             pass
 
         def save(self, state_dict: Any, path: str) -> None:
-            files[str(Path(path).relative_to(_NOWHERE))] = state_dict
+            files[str(Path(path).relative_to(_FOLDER))] = state_dict
 
-    own = engine.checkpoint_engine
+    original = engine.checkpoint_engine
     engine.checkpoint_engine = Collector()
-    engine._copy_recovery_script = lambda save_path: None  # two scripts beside every checkpoint
+    # DeepSpeed would copy two scripts beside every checkpoint.
+    engine._copy_recovery_script = lambda save_path: None
     try:
-        engine.save_checkpoint(_NOWHERE, tag=tag, client_state=client_state, save_latest=False)
+        engine.save_checkpoint(_FOLDER, tag=tag, client_state=client_state, save_latest=False)
     finally:
-        engine.checkpoint_engine = own
+        engine.checkpoint_engine = original
         del engine._copy_recovery_script
     return files

@@ -1,4 +1,4 @@
-"""A checkpoint's contents copied into host memory, so that training goes on while they are written."""
+"""Copy a checkpoint's contents into host memory, so that training continues meanwhile."""
 
 import io
 import pickle
@@ -9,30 +9,35 @@ import torch
 from torch import UntypedStorage
 from torch.storage import TypedStorage
 
+_StorageKey = tuple[str, int]
+"""Device and address."""
+
 
 class HostCopy:
-    """Makes deep copies whose tensors lie in host memory, in buffers that the next copy uses again.
+    """Makes deep copies in host memory. Each copy reuses the buffers of the one before.
 
-    The first copy allocates them, which costs several times what copying does; on a CUDA machine they are pinned.
+    The first copy allocates the buffers, which takes several times as long as copying. On a CUDA
+    machine they are pinned.
     """
 
     def __init__(self) -> None:
-        # size in bytes -> those of the copy before
         self._buffers: dict[int, list[UntypedStorage]] = {}
+        """Size in bytes -> buffers of the last copy."""
 
-    def of(self, content: Any) -> Any:
-        """A copy of anything that torch.save takes. The copy made before it is overwritten.
+    def copy(self, content: Any) -> Any:
+        """Copy anything that torch.save accepts. The last copy is overwritten.
 
-        As torch.save does, it pickles all but the storages; tensors that share one go on sharing it.
+        As in torch.save, everything but the storages is pickled. Tensors that share a storage share
+        its copy.
         """
-        spare, used = self._buffers, defaultdict(list)
-        copies: dict[tuple[str, int], UntypedStorage] = {}
+        free, used = self._buffers, defaultdict(list)
+        copies: dict[_StorageKey, UntypedStorage] = {}
 
-        def copied(storage: UntypedStorage) -> tuple[str, int]:
+        def copy_storage(storage: UntypedStorage) -> _StorageKey:
             key = str(storage.device), storage.data_ptr()
             if key not in copies:
                 size = storage.nbytes()
-                buffer = spare[size].pop() if spare.get(size) else _new_buffer(size)
+                buffer = free[size].pop() if free.get(size) else _new_buffer(size)
                 buffer.copy_(storage, non_blocking=True)
                 used[size].append(buffer)
                 copies[key] = buffer
@@ -41,8 +46,10 @@ class HostCopy:
         class Pickler(pickle.Pickler):
             def persistent_id(self, part: Any) -> Any:
                 if isinstance(part, TypedStorage):
-                    return copied(part._untyped_storage), part.dtype
-                return (copied(part), None) if isinstance(part, UntypedStorage) else None
+                    return copy_storage(part._untyped_storage), part.dtype
+                if isinstance(part, UntypedStorage):
+                    return copy_storage(part), None
+                return None
 
         class Unpickler(pickle.Unpickler):
             def persistent_load(self, identity: Any) -> Any:
@@ -57,13 +64,12 @@ class HostCopy:
         structure.seek(0)
         result = Unpickler(structure).load()
         if torch.cuda.is_available():
-            # the copies are on their way, and the next step changes what they are of
+            # The copies are asynchronous, and the next step changes their sources.
             torch.cuda.synchronize()
         self._buffers = dict(used)
         return result
 
 
 def _new_buffer(size: int) -> UntypedStorage:
-    return torch.empty(
-        size, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
-    ).untyped_storage()
+    pinned = torch.cuda.is_available()
+    return torch.empty(size, dtype=torch.uint8, pin_memory=pinned).untyped_storage()

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, loaded: the newest sound one, on all ranks and at any shape. `saving.py` makes them."""
+"""Load the newest complete checkpoint of a run on all ranks. `saver.py` writes checkpoints."""
 
 import errno
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from furnace_hpc.engine.checkpoint import reshard
+from furnace_hpc.engine.checkpoint.io_problem import try_io
 from furnace_hpc.engine.checkpoint.random_state import seed_everything, set_random_state
-from furnace_hpc.engine.checkpoint.tensor_files import problem_of
-from furnace_hpc.engine.deepspeed_engine import Engine, zero_settings
-from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.context import RunContext
+from furnace_hpc.engine.deepspeed_engine import zero_settings
 from furnace_hpc.host.lifecycle import newest_attempt
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records import checkpoint_files
@@ -18,91 +18,107 @@ from furnace_hpc.runs.trust import check_trusted
 TAG = "zero"
 
 
-def load_newest(
-    engine: Engine, folder: RunFolder, seed: int, processes: Processes, needs_best: bool = False
-) -> dict[str, Any] | None:
-    """Collective. Load the newest sound checkpoint and return its state; None when there is none.
+def load_newest(context: RunContext) -> dict[str, Any] | None:
+    """Collective. Load the newest complete checkpoint. Return its state, or None if none was saved.
 
-    `needs_best`: only one whose best step is sound too, since the end of the run wants it.
+    If the run selects its best step, the checkpoint of the best step so far must be complete too.
 
     Raises:
-        RuntimeError: checkpoints were saved, and none is sound.
-        OSError: the disk has not got over what it has.
+        RuntimeError: checkpoints were saved, but none is complete.
+        OSError: the disk error persisted after all retries.
     """
+    needs_best = context.config.evaluation.select == "best"
     step: int | None = None
 
-    def look() -> None:
+    def find_step() -> None:
         nonlocal step
-        step = checkpoint_files.newest_step(folder, needs_best)
+        step = checkpoint_files.newest_step(context.folder, needs_best)
 
-    problem = problem_of(look) if processes.is_rank_zero else None
-    step, problem = processes.broadcast((step, problem))
-    if problem:  # one that may pass is the disk's, and the run comes back
-        raise OSError(errno.EIO, problem[1]) if problem[0] else RuntimeError(problem[1])
-    return None if step is None else _load(engine, folder, step, seed, processes)
+    problem = None
+    if context.processes.is_rank_zero:
+        problem = try_io(find_step)
+    step, problem = context.processes.broadcast((step, problem))
+    if problem and problem.transient:  # an OSError requeues the run
+        raise OSError(errno.EIO, problem.message)
+    if problem:
+        raise RuntimeError(problem.message)
+    if step is None:
+        return None
+    return _load(context, step)
 
 
-def load(
-    engine: Engine, folder: RunFolder, step: int, seed: int, processes: Processes
-) -> dict[str, Any]:
-    """Collective. Load one checkpoint; made by another number of processes or at another ZeRO stage, elastically.
+def load(context: RunContext, step: int) -> dict[str, Any]:
+    """Collective. Load one checkpoint, whatever number of processes or ZeRO stage has made it.
 
     Raises:
-        ConfigError: it is of stage 0 and the run is not, or the other way round; or others can have written it.
-        RuntimeError: it is damaged, it cannot be loaded, or not all hosts see it.
+        ConfigError: only one of checkpoint and run is at stage 0, or another user could have
+            written the checkpoint.
+        RuntimeError: it is damaged, it cannot be loaded, or not all hosts can see it.
     """
-    path = folder.checkpoint(step)
+    path = context.folder.checkpoint(step)
+    processes = context.processes
     if not processes.broadcast(processes.is_rank_zero and checkpoint_files.is_complete(path)):
         raise RuntimeError(
-            f"checkpoint {path} is damaged: it is not as its {checkpoint_files.MANIFEST} says"
+            f"checkpoint {path} is damaged: its files differ from its {checkpoint_files.MANIFEST}"
         )
-    return _load(engine, folder, step, seed, processes)
+    return _load(context, step)
 
 
-def _load(
-    engine: Engine, folder: RunFolder, step: int, seed: int, processes: Processes
-) -> dict[str, Any]:
-    """Load a checkpoint whose hashes are right. Its files are pickles: what else wrote them could do anything."""
-    path = folder.checkpoint(step)
-    check_trusted(path, folder.path.parent.parent)
-    if blind := [
-        rank
-        for rank, sees in enumerate(processes.gather(checkpoint_files.is_visible(path)))
-        if not sees
-    ]:
-        raise RuntimeError(
-            f"ranks {blind} do not see all of checkpoint {path}: is it on a file system of all nodes?"
-        )
+def _load(context: RunContext, step: int) -> dict[str, Any]:
+    """Load a checkpoint whose hashes are right."""
+    engine, processes = context.engine, context.processes
+    path = context.folder.checkpoint(step)
+    # Its files are pickles, which can run code. Load only files that no other user could have
+    # written.
+    check_trusted(path, context.folder.path.parent.parent)
+    _check_visible(context, step)
     manifest = checkpoint_files.read_manifest(path)
-    made_by = manifest["world_size"], manifest.get("zero_stage", engine.zero_optimization_stage())
+    stage = engine.zero_optimization_stage()
+    saved_world_size, saved_stage = manifest["world_size"], manifest.get("zero_stage", stage)
     same_settings = manifest.get("zero", zero_settings(engine)) == zero_settings(engine)
-    if same_settings and made_by == (processes.world_size, engine.zero_optimization_stage()):
+    if same_settings and (saved_world_size, saved_stage) == (processes.world_size, stage):
         loaded, client_state = engine.load_checkpoint(str(path), tag=TAG)
         if loaded is None:
             raise RuntimeError(f"checkpoint {path} could not be loaded")
     else:
         client_state = reshard.load(engine, path / TAG, processes)
-        processes.say(
-            f"checkpoint of step {step} was made by {made_by[0]} processes at ZeRO stage {made_by[1]}"
+        processes.print_once(
+            f"checkpoint of step {step} was made by {saved_world_size} processes at ZeRO stage "
+            f"{saved_stage}"
         )
-    if made_by[0] == processes.world_size:
-        # weights_only=False: it holds numpy's and Python's random states, and is trusted, see
-        # above.
-        set_random_state(
-            torch.load(path / f"random-{processes.rank}.pt", weights_only=False), processes.device
-        )
-    else:  # masks of dropout are drawn per rank, and these ranks have none to go on with
-        seed_everything((seed * 1_000_003 + step) * 1_000_003 + 1 + processes.rank)
+    if saved_world_size == processes.world_size:
+        # weights_only=False: the file contains random states of numpy and Python. It is trusted,
+        # see above.
+        random_states = torch.load(path / f"random-{processes.rank}.pt", weights_only=False)
+        set_random_state(random_states, processes.device)
+    else:  # each rank draws its own dropout masks, and the saved states belong to other ranks
+        seed_everything((context.config.seed * 1_000_003 + step) * 1_000_003 + 1 + processes.rank)
     state: dict[str, Any] = client_state["furnace"]
     return state
 
 
+def _check_visible(context: RunContext, step: int) -> None:
+    """Raise RuntimeError on all ranks if a rank does not see all files."""
+    path = context.folder.checkpoint(step)
+    sees = context.processes.gather(checkpoint_files.is_visible(path))
+    missing = [rank for rank, sees_all in enumerate(sees) if not sees_all]
+    if missing:
+        raise RuntimeError(
+            f"ranks {missing} do not see all files of checkpoint {path}. Put the runs on a file "
+            "system that all nodes mount."
+        )
+
+
 def check_is_newest(folder: RunFolder, attempt: int) -> None:
-    """Raise RuntimeError when a newer attempt has been begun: a node thought dead must not write over its successor."""
-    if (newest := newest_attempt(str(folder.path))) != attempt:
-        raise RuntimeError(replaced(attempt, newest))
+    """Raise RuntimeError if a newer attempt has begun.
+
+    A node that Slurm thought dead must not overwrite files of its successor.
+    """
+    newest = newest_attempt(str(folder.path))
+    if newest != attempt:
+        raise RuntimeError(replaced_message(attempt, newest))
 
 
-def replaced(attempt: int, newest: int) -> str:
-    """What an attempt says that is no longer the newest."""
+def replaced_message(attempt: int, newest: int) -> str:
+    """The error of an attempt that is no longer the newest."""
     return f"attempt {attempt} has been replaced by attempt {newest}: it writes nothing more"

@@ -1,4 +1,4 @@
-"""The random states of one rank: torch's, numpy's and Python's."""
+"""The random states of one rank: torch, numpy and Python."""
 
 import random
 from typing import Any
@@ -15,17 +15,20 @@ def seed_everything(seed: int) -> None:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """All states, as they are now."""
+    """Read all states. The CUDA state is None if the device is a CPU."""
+    cuda = None
+    if device.type == "cuda":
+        cuda = torch.cuda.get_rng_state(device)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "cuda": cuda,
         "numpy": np.random.get_state(),
         "python": random.getstate(),
     }
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Go on from these states."""
+    """Set all states to those of a checkpoint."""
     torch.set_rng_state(state["torch"])
     np.random.set_state(state["numpy"])
     random.setstate(state["python"])

@@ -1,12 +1,16 @@
-"""Saving a run's checkpoints while it trains.
+"""Save a run's checkpoints while it trains.
 
-A step stops for what DeepSpeed collects and for its copy into host memory. A thread of each rank writes the copy into a
-temporary folder; when all have, rank 0's writes the manifest and renames the folder; each rank's reads back what it
-wrote; and only then rank 0's deletes older ones. What the threads have come to is agreed upon at the step boundaries,
-together with the stop flag: no collective is made for it, and none by a thread.
+1. A step stops while DeepSpeed lists the content and HostCopy copies it.
+2. A thread of each rank writes the copy into a temporary folder.
+3. When all ranks have written, rank 0 writes the manifest and renames the folder.
+4. Each rank reads its files back.
+5. Rank 0 deletes older checkpoints.
 
-DeepSpeed decides what is saved, and none of its file work is used, so that a full disk on one rank is known to all of
-them instead of leaving the others in a collective.
+Ranks exchange the status of their threads at step boundaries, in the all-reduce of the stop flag.
+That costs no collective of its own, and threads call none.
+
+DeepSpeed decides what is saved, but none of its file writing is used. Otherwise a full disk on one
+rank would leave the other ranks waiting in a collective.
 """
 
 import errno
@@ -18,111 +22,122 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.engine.checkpoint.background import BackgroundTask
-from furnace_hpc.engine.checkpoint.collect import collected
+from furnace_hpc.engine.checkpoint.collect import collect_files
 from furnace_hpc.engine.checkpoint.host_copy import HostCopy
-from furnace_hpc.engine.checkpoint.loader import TAG, check_is_newest, replaced
+from furnace_hpc.engine.checkpoint.io_problem import IoProblem, worst
+from furnace_hpc.engine.checkpoint.loader import TAG, check_is_newest, replaced_message
 from furnace_hpc.engine.checkpoint.random_state import random_state
-from furnace_hpc.engine.checkpoint.tensor_files import Problem, worst, write_files
-from furnace_hpc.engine.deepspeed_engine import Engine, zero_settings
-from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.checkpoint.tensor_files import write_files
+from furnace_hpc.engine.context import RunContext
+from furnace_hpc.engine.deepspeed_engine import zero_settings
 from furnace_hpc.engine.meters import versions
-from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.host.lifecycle import newest_attempt
 from furnace_hpc.runs.code import code_hash
-from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.lead_time import LeadTime
 from furnace_hpc.runs.records import checkpoint_files
 from furnace_hpc.runs.records.checkpoint_files import FileDigests
 
 TRIES = 1
-# some six minutes: the selected step is needed at the end, and only its own parameters will do
-BEST_TRIES = 15
+BEST_TRIES = 15  # about six minutes: the end of the run needs the best step's own parameters
 READ_TRIES = 3
-LAST_TRIES = 4  # some seven seconds of the time that a stopped job is given
+LAST_TRIES = 4  # about seven seconds of the time that a stopped job has left
 POLL_S = 0.02
-FIRST_TRY = 2  # of `busy`
+FIRST_TRY = 2  # `busy` of a rank that tries for the first time
 
 
 @dataclass
-class _Pending:
-    """A checkpoint that is on its way to the disk."""
+class _PendingCheckpoint:
+    """A checkpoint in progress."""
 
     step: int
-    aside: Path
-    facts: dict[str, Any]
+    temporary: Path
+    """The folder that is written."""
+    final: Path
+    """Its name when it is complete."""
+    manifest: dict[str, Any]
     is_best: bool
-    work: BackgroundTask
-    described: FileDigests
-    """What this rank wrote."""
-    is_named: bool = False
+    task: BackgroundTask
+    digests: FileDigests
+    """Of the files that this rank has written."""
+    is_renamed: bool = False
 
 
 class CheckpointSaver:
-    """A context: saves one run's checkpoints, one at a time, and keeps those that it is to keep.
+    """A context that saves the checkpoints of one run, one at a time, and deletes older ones.
 
     All methods but `busy` and `is_due` are collective.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        folder: RunFolder,
-        attempt: int,
-        config: TrainConfig,
-        processes: Processes,
-        watchdog: Watchdog,
-        saved: int,
-    ) -> None:
-        self._engine, self._folder, self._attempt = engine, folder, attempt
-        self._config, self._processes, self._watchdog = config, processes, watchdog
+    def __init__(self, context: RunContext, saved: int) -> None:
+        self._context, self._processes = context, context.processes
+        self._folder, self._config = context.folder, context.config
         self.saved = saved
-        """The newest step that is safe on the disk."""
-        self._step, self._due, self._pause = saved, self._next(saved), 1
-        self._host_copy = HostCopy() if config.checkpoint_in_background else None
-        self._pending: _Pending | None = None
-        self._stages: Iterator[None] = iter(())
-        self._lead_time = LeadTime.of_attempt(folder, attempt)
+        """Newest step with a complete checkpoint."""
+        self._step, self._due_step, self._retry_steps = saved, self._next_multiple(saved), 1
+        self._host_copy: HostCopy | None = None
+        if context.config.checkpoint_in_background:
+            self._host_copy = HostCopy()
+        self._pending: _PendingCheckpoint | None = None
+        self._remaining_stages: Iterator[None] = iter(())
+        self._lead_time = LeadTime.of_attempt(context.folder, context.attempt)
 
     def __enter__(self) -> "CheckpointSaver":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """A loss that is not finite is known to all ranks at the same step: what is on its way is still good."""
+        """Complete the pending checkpoint if a loss is not finite.
+
+        All ranks raise that error at the same step.
+        """
         if kind is FloatingPointError:
             self.wait(self.saved)
 
     @property
     def busy(self) -> int:
-        """0: this rank writes nothing now. Else a number that grows with each try."""
-        work = self._pending.work if self._pending else None
-        return 1 + work.tries if work and work.is_alive() else 0
+        """0 if this rank's thread is idle, else 1 + the number of tries so far."""
+        if self._pending and self._pending.task.is_alive():
+            return 1 + self._pending.task.tries
+        return 0
 
     def is_due(self, step: int, busy: int) -> bool:
-        """Whether this step is to be saved; `busy` as agreed upon by all ranks.
+        """Whether this step needs a periodic checkpoint. `busy` is the largest of all ranks.
 
-        After a save that failed soon again, then ever more seldom; not while the best step is tried again and again.
+        After a failed save the next one is due soon, after each further failure later. None is due
+        while the best step is being retried.
         """
-        return step >= self._due and busy <= FIRST_TRY
+        return step >= self._due_step and busy <= FIRST_TRY
 
     def begin(self, state: dict[str, Any], is_best: bool = False) -> None:
-        """Begin to save the engine as it is, each rank's random state and `state`, whose `step` names it.
+        """Begin to save the engine, the random states and `state`.
+
+        `state["step"]` names the checkpoint.
 
         Raises:
-            RuntimeError: a newer attempt has been begun: this one must not write over it.
+            RuntimeError: a newer attempt has begun, so this one must not write.
         """
-        self._save(state, BEST_TRIES if is_best else TRIES, self._host_copy, is_best)
+        tries = TRIES
+        if is_best:
+            tries = BEST_TRIES
+            # The pending checkpoint is no longer the best, so it gets no further tries.
+            if self._pending:
+                self._pending.is_best = False
+                self._pending.task.stop_retrying()
+        self._save(state, tries, self._host_copy, is_best)
         if not self._host_copy:
             self.wait(state["step"])
 
     def save(self, state: dict[str, Any]) -> bool:
-        """Save, and wait until it is safe on the disk; whether it is."""
+        """Save for a run that stops. Return whether the checkpoint is complete.
+
+        The time left is short. So a pending checkpoint gets no further tries, and its files are not
+        read back.
+        """
         step: int = state["step"]
-        # a stopped job's time is short: no more tries, no reading back
-        if (pending := self._pending) is not None:
-            pending.work.no_more_tries()
-            self.wait(step, lambda: pending.is_named)
+        pending = self._pending
+        if pending:
+            pending.task.stop_retrying()
+            self.wait(step, lambda: pending.is_renamed)
             self._pending = None
         if self.saved != step:
             self._save(state, LAST_TRIES, None)
@@ -130,146 +145,173 @@ class CheckpointSaver:
         return self.saved == step
 
     def wait(self, step: int, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Wait for what is on its way."""
-        seen = 0
+        """Wait until the pending checkpoint is done, or `is_enough` on all ranks."""
+        last_busy = 0
         while self._pending and not is_enough():
             busy = int(self._processes.all_reduce_max(self.busy)[0])
             if not busy:
                 self.advance(step)
-                seen = 0
-            elif busy > seen:  # tries and pauses are no hang; one write that does not end is
-                self._watchdog.heartbeat(f"saving step {self._pending.step}")
-                seen = busy
+                last_busy = 0
+            elif (
+                busy > last_busy
+            ):  # a new try counts as progress; a write that never ends is a hang
+                self._context.watchdog.heartbeat(f"saving step {self._pending.step}")
+                last_busy = busy
             else:
                 time.sleep(POLL_S)
 
     def advance(self, step: int) -> None:
-        """Take the next step of what is on its way. To be called when all ranks know that none is busy.
+        """Begin the next stage of the pending checkpoint. Call it when no rank is busy.
 
         Raises:
-            RuntimeError: it cannot be saved; not for a full or failing disk, which may get over it.
-            OSError: the disk has not got over it, and it is the best step so far.
+            RuntimeError: the checkpoint cannot be saved, for a reason other than a full or failing
+                disk.
+            OSError: the disk error persisted after all retries, and this is the best step so far.
         """
         self._step = step
-        next(self._stages, None)
-
-    def _rest_of(self, pending: _Pending, before: int) -> Iterator[None]:
-        """Collective. What follows when all have written; at each `yield` threads are at work."""
-        processes, final = self._processes, self._folder.checkpoint(pending.step)
-        said = processes.gather((pending.work.problem, pending.described, pending.work.took_s))
-        problem = worst([problem for problem, _, _ in said])
-        if not problem:
-            files = {name: facts for _, part, _ in said for name, facts in part.items()}
-            wrote_s = max(took_s for _, _, took_s in said)
-            self._on_rank_zero(pending, lambda: self._name(pending, final, files, wrote_s))
-            yield
-            problem = processes.broadcast(pending.work.problem)
-        if problem:
-            self._failed(pending, problem)
-            return
-        self.saved, self._pause, pending.is_named = pending.step, 1, True
-        pending.work = BackgroundTask(lambda: self._read_back(pending, final), READ_TRIES, 1.0)
-        yield
-        if problem := worst(processes.gather(pending.work.problem)):
-            self.saved = before
-            if processes.is_rank_zero and problem[0] and final.exists():
-                checkpoint_files.quarantine(final)
-            self._failed(pending, problem)
-            return
-        self._on_rank_zero(pending, lambda: self._prune(pending))
-        yield
-        problem = processes.broadcast(pending.work.problem)
-        self._pending = None
-        if problem and not problem[0]:
-            raise RuntimeError(problem[1])
+        next(self._remaining_stages, None)
 
     def _save(
         self, state: dict[str, Any], tries: int, host_copy: HostCopy | None, is_best: bool = False
     ) -> None:
-        step, processes = state["step"], self._processes
-        # what is on its way is not the best any more, and not worth more tries
-        if is_best and self._pending:
-            self._pending.is_best = False
-            self._pending.work.no_more_tries()
+        """Collect the content and begin to write it."""
+        step: int = state["step"]
         self.wait(step)
-        self._watchdog.heartbeat(f"saving step {step}")
-        newest, nonce = processes.broadcast(
+        self._context.watchdog.heartbeat(f"saving step {step}")
+        nonce = self._agree_on_nonce()
+        files = collect_files(self._context.engine, TAG, {"furnace": state})
+        files[f"random-{self._processes.rank}.pt"] = random_state(self._processes.device)
+        if host_copy:
+            files = host_copy.copy(files)
+        final = self._folder.checkpoint(step)
+        temporary = final.with_name(f"{final.name}.tmp-{nonce}")
+        manifest, digests = self._manifest(state), FileDigests()
+        task = BackgroundTask(
+            lambda: digests.update(write_files(files, temporary)),
+            tries,
+            self._context.watchdog.timeout_s / 2,
+        )
+        self._due_step = self._next_multiple(step)
+        self._pending = _PendingCheckpoint(step, temporary, final, manifest, is_best, task, digests)
+        self._remaining_stages = self._complete(self._pending, saved_before=self.saved)
+
+    def _agree_on_nonce(self) -> str:
+        """Return the same random suffix on all ranks.
+
+        Raises:
+            RuntimeError: on all ranks, if a newer attempt has begun.
+        """
+        newest, nonce = self._processes.broadcast(
             (newest_attempt(str(self._folder.path)), uuid.uuid4().hex[:8])
         )
-        if newest != self._attempt:  # all ranks know it, and none waits for another
-            raise RuntimeError(replaced(self._attempt, newest))
-        files = collected(self._engine, TAG, {"furnace": state})
-        files[f"random-{processes.rank}.pt"] = random_state(processes.device)
-        if host_copy:
-            files = host_copy.of(files)
-        final = self._folder.checkpoint(step)
-        aside, described = final.with_name(f"{final.name}.tmp-{nonce}"), FileDigests()
-        stage = self._engine.zero_optimization_stage()
-        samples = step * self._config.global_batch_size
-        facts = {
-            "step": step,
-            "samples": samples,
-            "world_size": processes.world_size,
-            "zero_stage": stage,
-        }
-        facts |= {
-            "zero": zero_settings(self._engine),
+        if newest != self._context.attempt:
+            raise RuntimeError(replaced_message(self._context.attempt, newest))
+        return str(nonce)
+
+    def _manifest(self, state: dict[str, Any]) -> dict[str, Any]:
+        engine = self._context.engine
+        return {
+            "step": state["step"],
+            "samples": state["step"] * self._config.global_batch_size,
+            "world_size": self._processes.world_size,
+            "zero_stage": engine.zero_optimization_stage(),
+            "zero": zero_settings(engine),
             "state": state,
             "code_hash": code_hash(),
             "versions": versions(),
         }
-        self._due = self._next(step)
-        work = BackgroundTask(
-            lambda: described.update(write_files(files, aside)), tries, self._watchdog.timeout_s / 2
-        )
-        self._pending = _Pending(step, aside, facts, is_best, work, described)
-        self._stages = self._rest_of(self._pending, before=self.saved)
 
-    def _on_rank_zero(self, pending: _Pending, work: Callable[[], None]) -> None:
+    def _complete(self, pending: _PendingCheckpoint, saved_before: int) -> Iterator[None]:
+        """Collective. Complete a checkpoint that all ranks have written.
+
+        At each `yield`, threads are at work.
+        """
+        processes = self._processes
+        reports = processes.gather((pending.task.problem, pending.digests, pending.task.took_s))
+        problem = worst([problem for problem, _, _ in reports])
+        if not problem:
+            digests = {name: digest for _, part, _ in reports for name, digest in part.items()}
+            write_s = max(took_s for _, _, took_s in reports)
+            self._start_on_rank_zero(pending, lambda: self._rename(pending, digests, write_s))
+            yield
+            problem = processes.broadcast(pending.task.problem)
+        if problem:
+            self._give_up(pending, problem)
+            return
+        self.saved, self._retry_steps, pending.is_renamed = pending.step, 1, True
+
+        pending.task = BackgroundTask(lambda: self._read_back(pending), READ_TRIES, 1.0)
+        yield
+        problem = worst(processes.gather(pending.task.problem))
+        if problem:
+            self.saved = saved_before
+            if processes.is_rank_zero and problem.transient and pending.final.exists():
+                checkpoint_files.quarantine(pending.final)
+            self._give_up(pending, problem)
+            return
+
+        self._start_on_rank_zero(pending, lambda: self._prune(pending))
+        yield
+        problem = processes.broadcast(pending.task.problem)
+        self._pending = None
+        if problem and not problem.transient:
+            raise RuntimeError(problem.message)
+
+    def _start_on_rank_zero(self, pending: _PendingCheckpoint, work: Callable[[], None]) -> None:
         if self._processes.is_rank_zero:
-            pending.work = BackgroundTask(
-                work, pending.work.most_tries, pending.work.longest_pause_s
-            )
+            written = pending.task
+            pending.task = BackgroundTask(work, written.max_tries, written.max_pause_s)
 
-    def _name(self, pending: _Pending, final: Path, files: FileDigests, wrote_s: float) -> None:
-        began_s = time.monotonic()
-        # again: it may have been replaced while it wrote
-        check_is_newest(self._folder, self._attempt)
-        if pending.aside.exists():  # not, where only what follows is tried again
-            checkpoint_files.complete(pending.aside, final, pending.facts, files)
-        took_s = wrote_s + time.monotonic() - began_s
-        checkpoint_files.note_saved(self._folder, pending.step, self._attempt, took_s)
+    def _rename(self, pending: _PendingCheckpoint, digests: FileDigests, write_s: float) -> None:
+        started_s = time.monotonic()
+        # A newer attempt may have begun while this one wrote.
+        check_is_newest(self._folder, self._context.attempt)
+        if pending.temporary.exists():  # a retry may find it renamed already
+            checkpoint_files.complete(pending.temporary, pending.final, pending.manifest, digests)
+        took_s = write_s + time.monotonic() - started_s
+        checkpoint_files.note_saved(self._folder, pending.step, self._context.attempt, took_s)
         self._lead_time.check(took_s)
 
-    def _read_back(self, pending: _Pending, final: Path) -> None:
+    def _read_back(self, pending: _PendingCheckpoint) -> None:
         try:
-            checkpoint_files.read_back(final, pending.described)
+            checkpoint_files.read_back(pending.final, pending.digests)
         except OSError:
-            check_is_newest(self._folder, self._attempt)  # a successor may have deleted it
+            # A newer attempt may have deleted the checkpoint.
+            check_is_newest(self._folder, self._context.attempt)
             raise
 
-    def _prune(self, pending: _Pending) -> None:
-        # once more: what is there may be its successor's
-        check_is_newest(self._folder, self._attempt)
-        best, config = pending.facts["state"].get("best_step", 0), self._config
+    def _prune(self, pending: _PendingCheckpoint) -> None:
+        # Otherwise this could delete the checkpoints of a newer attempt.
+        check_is_newest(self._folder, self._context.attempt)
+        best_step = pending.manifest["state"].get("best_step", 0)
         checkpoint_files.prune(
-            self._folder, pending.step, config.keep_checkpoints, {best}, config.keep_every
+            self._folder,
+            pending.step,
+            self._config.keep_checkpoints,
+            {best_step},
+            self._config.keep_every,
         )
 
-    def _failed(self, pending: _Pending, problem: Problem) -> None:
+    def _give_up(self, pending: _PendingCheckpoint, problem: IoProblem) -> None:
+        """Delete what is written. Raise an error, or plan the next try of a periodic checkpoint."""
         self._pending = None
         if self._processes.is_rank_zero:
-            # what stays is deleted after the next save
-            shutil.rmtree(pending.aside, ignore_errors=True)
-        self._processes.say(f"checkpoint of step {pending.step} could not be saved: {problem[1]}")
-        if not problem[0]:
-            raise RuntimeError(problem[1])
+            # What cannot be deleted now is deleted after the next save.
+            shutil.rmtree(pending.temporary, ignore_errors=True)
+        self._processes.print_once(
+            f"checkpoint of step {pending.step} could not be saved: {problem.message}"
+        )
+        if not problem.transient:
+            raise RuntimeError(problem.message)
         if pending.is_best:
-            what = f"the checkpoint of step {pending.step}, the best so far, could not be saved ({problem[1]})"
-            raise OSError(errno.EIO, what)
-        self._due = self._step + min(self._pause, self._config.checkpoint_every)
-        self._pause *= 2
+            raise OSError(
+                errno.EIO,
+                f"the checkpoint of step {pending.step}, the best so far, could not be saved "
+                f"({problem.message})",
+            )
+        self._due_step = self._step + min(self._retry_steps, self._config.checkpoint_every)
+        self._retry_steps *= 2
 
-    def _next(self, step: int) -> int:
-        """The next step, after this one, at which a checkpoint is due."""
+    def _next_multiple(self, step: int) -> int:
+        """The first multiple of `checkpoint_every` after a step."""
         return (step // self._config.checkpoint_every + 1) * self._config.checkpoint_every

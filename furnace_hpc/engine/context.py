@@ -1,0 +1,43 @@
+"""The objects that several layers of a training need, as one record."""
+
+from dataclasses import dataclass
+
+from furnace_hpc.config.train_config import RunSpec, TrainConfig
+from furnace_hpc.data.loading.batches import BatchReader
+from furnace_hpc.engine.deepspeed_engine import Engine
+from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.stop import StopRequest
+from furnace_hpc.engine.watchdog import Watchdog
+from furnace_hpc.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One rank's part of a run that is ready to train."""
+
+    spec: RunSpec
+    config: TrainConfig
+    """The spec's config, with the overrides of this attempt."""
+    folder: RunFolder
+    attempt: int
+    processes: Processes
+    engine: Engine
+    readers: dict[str, BatchReader]
+    """Split -> its batches."""
+    num_parameters: int
+    watchdog: Watchdog
+    stop: StopRequest
+
+    @property
+    def reader(self) -> BatchReader:
+        """The batches of the train split."""
+        return self.readers["train"]
+
+    def heartbeat_or_stop(self, activity: str) -> None:
+        """Collective. Report progress to the watchdog.
+
+        Raises:
+            Stopped: a rank has received a stop signal.
+        """
+        self.watchdog.heartbeat(activity)
+        self.stop.check(self.processes)
