@@ -1,4 +1,4 @@
-"""A checkpoint is damaged on disk: all ranks load the one before, and the log names the damaged one."""
+"""Damaged checkpoints: all ranks load the one before, and the log names the damaged one."""
 
 from pathlib import Path
 from typing import Any

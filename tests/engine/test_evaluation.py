@@ -1,4 +1,4 @@
-"""Evaluation with real columns, one process and no DeepSpeed: multi-label, missing modalities, clips."""
+"""Evaluation with one process and no DeepSpeed: multi-label, missing modalities, clips."""
 
 import math
 from pathlib import Path
@@ -203,7 +203,7 @@ def test_samples_without_any_modality(data):
         check_presence(reader, "test", ("text",), columns.manifest)
     assert str(error.value).startswith(
         f"{absent.sum()} samples of split 'test', such as sample_id {np.flatnonzero(absent)[0]}, "
-        "have none of text: "
+        "have none of text. "
     )
     check_presence(
         BatchReader(columns, "test", NAMES, ("genre",), CPU),

@@ -46,7 +46,7 @@ def test_stop_signal_in_the_last_evaluation(calm: Path, small_data: Path, tmp_pa
     """The run stops at once. The resumed run evaluates and trains no step again."""
     folder = new_run(tmp_path / "place", small_data, stage=2, size=2, steps=STEPS)
     decision, _ = run_attempt(
-        folder, small_data, 2, Point("told", rank=1, how="evaluation on test")
+        folder, small_data, 2, Point("stop", rank=1, how="evaluation on test")
     )
     assert (decision, (folder / "result.json").exists()) == ("requeue", False)
     assert run_attempt(folder, small_data, 2, None) == ("done", 0)

@@ -143,7 +143,7 @@ def test_ranks_with_different_modalities(answers: Answers):
 
 
 def test_two_ranks_equal_one_rank(answers: Answers):
-    """Two ranks with half of the batch each give the loss and gradient of one rank, also for InfoNCE."""
+    """Two ranks with half a batch each give the loss and gradient of one rank, also for InfoNCE."""
     [one], two = answers("one", "every_loss"), answers("two", "every_loss")
     assert two[0] == two[1]
     assert {"info_nce", "vicreg", "unimodal", "consistency", "norm", "digit/loss", "loss"} == set(

@@ -1,4 +1,4 @@
-"""Ways in which a checkpoint comes to harm on a disk. Each is called with the folder that holds the ranks' files."""
+"""Ways to damage a checkpoint on disk. Each is called with the checkpoint's folder."""
 
 import shutil
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def truncated(percent: int) -> Callable[[Path], None]:
 
 
 def one_bit_flipped(folder: Path) -> None:
-    """In its middle, which is some tensor."""
+    """In the middle of the file, which is part of a tensor."""
     shard = _shards(folder)[-1]
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -37,10 +37,10 @@ def model_deleted(folder: Path) -> None:
 
 def two_ranks_swapped(folder: Path) -> None:
     first, second = _shards(folder)[:2]
-    aside = first.with_suffix(".aside")
-    first.rename(aside)
+    temporary = first.with_suffix(".tmp")
+    first.rename(temporary)
     second.rename(first)
-    aside.rename(second)
+    temporary.rename(second)
 
 
 def manifest_truncated(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""What the ranks do with checkpoints that come to harm: ours, and DeepSpeed's own; called by forked_ranks.run_phases.
+"""Functions of the ranks in test_damaged.py, for our checkpoints and DeepSpeed's own.
 
-`make` saves at GOOD and at NEWEST; the test damages the newest; `load` says what came back.
+`make` saves at steps GOOD and NEWEST. `load` damages the newest and returns what was loaded.
 """
 
 import shutil
@@ -17,7 +17,7 @@ GOOD, NEWEST = 2, 4
 
 
 def make(processes: Any, folder: Path, case: Case) -> list[int]:
-    """Two checkpoints by our saver, or by DeepSpeed itself; what they hold is kept beside them."""
+    """Save two checkpoints with our saver or with DeepSpeed, and record their contents."""
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
     run.path.mkdir(parents=True, exist_ok=True)
     saver = saver_of(engine, run, processes, keep_checkpoints=2)
@@ -37,7 +37,7 @@ def make(processes: Any, folder: Path, case: Case) -> list[int]:
 
 
 def load(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """Damage a copy of the newest one, load into an engine of other weights; which checkpoint it is now, if any."""
+    """Damage a copy of the newest, load it, and find the checkpoint that the engine now equals."""
     from furnace_hpc.engine.checkpoint import loader
 
     run = RunFolder(folder / f"{case['source']}, {case['damage']}")

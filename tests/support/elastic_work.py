@@ -1,6 +1,6 @@
-"""What the ranks do to prove elastic resume: make checkpoints at one shape, and load them at another.
+"""Functions of the ranks in test_elastic.py: save with some ranks and stage, load with others.
 
-Each of make, resume, begin and refuse is called as f(processes, folder, case) by forked_ranks.run_phases.
+forked_ranks.run_phases calls make, resume, begin and refuse as f(processes, folder, case).
 """
 
 from pathlib import Path
@@ -14,11 +14,11 @@ from furnace_hpc.runs.folder import RunFolder
 GLOBAL_BATCH, MADE_AT, MORE = 8, 3, 4  # samples; steps before the checkpoint; steps after it
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Case = dict[str, Any]
-"""do; source: the checkpoint's name; stage; zero: more of that section; precision; fusion: the real model."""
+"""Keys: do (function), source (checkpoint), stage, zero (settings), precision, fusion."""
 
 
 class Network(nn.Module):
-    """Odd sizes, a shared weight, and BatchNorm whose statistics change, and matter, alike at every world size."""
+    """Odd sizes, a shared weight, and BatchNorm statistics that do not depend on the world size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,15 +39,14 @@ class Network(nn.Module):
             norm.running_var.mul_(1.25)
             norm.num_batches_tracked.add_(1)
         x = self.second(torch.relu(self.first(self.encode(x.to(dtype)))))
-        # Its own statistics: those of a rank's batch would make the loss depend on the number of
-        # ranks. In fp32, since DeepSpeed's engine casts buffers to bf16 at stages 1 and 2, and
-        # leaves them at stage 3.
+        # Stored statistics: those of a rank's batch would depend on the number of ranks. In fp32:
+        # DeepSpeed casts buffers to bf16 at stages 1 and 2, but not at stage 3.
         parts = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
         x = nn.functional.batch_norm(x.float(), *(part.float() for part in parts)).to(dtype)
         return self.head(x * self.scale)
 
     def groups(self, lr: float) -> list[dict[str, Any]]:
-        """Three groups; of the last, one number, most ranks own nothing at stages 1 and 2."""
+        """Three groups. The last is one number, which only one rank stores at stages 1 and 2."""
         decayed = [self.encode.weight, self.first.weight, self.head.weight]
         others = [
             p
@@ -62,7 +61,7 @@ class Network(nn.Module):
 
 
 def make(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """Train, save, keep what is to come back, and go on undisturbed."""
+    """Train, save, record the expected state, and continue training."""
     engine = engine_of(case, processes, seed=0, lr=1e-2)
     steps_of(engine, case, processes, 0, MADE_AT)
     run = RunFolder(folder / case["source"])
@@ -78,7 +77,7 @@ def make(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """Load into an engine of other weights, rates and buffers, and compare with what was kept."""
+    """Load into an engine with other weights and rates. Compare with the recorded state."""
     from furnace_hpc.engine.checkpoint import loader
 
     run = RunFolder(folder / case["source"])
@@ -105,7 +104,7 @@ def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def begin(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """Losses of a run, and of one that begins from a checkpoint that was saved before the first step."""
+    """Losses of a run, and of one that resumes from a checkpoint of step 0."""
     from furnace_hpc.engine.checkpoint import loader
 
     run = RunFolder(folder / case["source"])
@@ -121,7 +120,7 @@ def begin(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def refuse(processes: Any, folder: Path, case: Case) -> str:
-    """What loading says of a checkpoint that cannot be loaded."""
+    """The error of a checkpoint that cannot be loaded."""
     from furnace_hpc.engine.checkpoint import loader
 
     engine = engine_of(case, processes, seed=1, lr=7e-4)
@@ -135,7 +134,7 @@ def refuse(processes: Any, folder: Path, case: Case) -> str:
 
 
 def saver_of(engine: Any, run: RunFolder, processes: Any, **config: Any) -> Any:
-    """What saves a run's checkpoints in a training."""
+    """A saver of attempt 0."""
     from furnace_hpc.engine.checkpoint.saver import CheckpointSaver
 
     return CheckpointSaver(context_of(engine, run, processes, **config), saved=-1)
@@ -187,7 +186,7 @@ def _model_of(case: Case, lr: float) -> tuple[nn.Module, list[dict[str, Any]]]:
 
 
 def steps_of(engine: Any, case: Case, processes: Any, first: int, count: int) -> list[float]:
-    """Mean loss over all ranks of each step; the data depends on the step alone."""
+    """Mean loss of each step over all ranks. The data depends on the step alone."""
     losses = []
     share = GLOBAL_BATCH // processes.world_size
     mine = slice(processes.rank * share, (processes.rank + 1) * share)
@@ -219,7 +218,7 @@ def _fusion_loss(engine: Any, step: int, mine: slice) -> Tensor:
 
 
 def state_of(engine: Any) -> dict[str, Any]:
-    """Collective. Everything that has to come back, whole."""
+    """Collective. The whole state that loading must restore."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     state: dict[str, Any] = {kind: {} for kind in ("fp32", *MOMENTS)}
@@ -241,9 +240,9 @@ def state_of(engine: Any) -> dict[str, Any]:
 
 
 def _whole_moment(engine: Any, parameter: Any, key: str) -> Tensor:
-    """Collective. Read from the optimizer's own state, which is what its next step uses.
+    """Collective. Read from the optimizer's own state, which its next step uses.
 
-    DeepSpeed 0.19.8's safe_get_full_optimizer_state knows the first group alone at stages 1 and 2.
+    At stages 1 and 2, DeepSpeed 0.19.8's safe_get_full_optimizer_state finds only the first group.
     """
     from deepspeed.utils import safe_get_full_optimizer_state
 

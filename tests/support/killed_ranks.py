@@ -1,6 +1,7 @@
-"""Attempts of a run whose ranks are forked from a process that has imported DeepSpeed, killed at a point of choice.
+"""Attempts of a run whose ranks are killed at a given point.
 
-An attempt costs a second or two instead of ten. Everything else is what a job does: begin, train, decide, begin again.
+Ranks are forked from a process that has imported DeepSpeed, so an attempt takes two seconds instead
+of ten. All else is as in a job: begin, train, decide, begin again.
 """
 
 import json
@@ -21,13 +22,16 @@ RENAMES = ("before", "after")
 
 @dataclass(frozen=True)
 class Point:
-    """Where one rank kills itself: at the `nth` time that it comes to a place of this kind.
+    """One rank kills itself when it reaches a point of this kind for the `nth` time.
 
-    start: before anything is loaded. train, evaluation: so many seconds into a step, into a batch of an evaluation.
-    save: before or after an fsync of a checkpoint's file, or with a torn file, as a power cut leaves it. rename: before
-    or after a checkpoint, new or old, gets another name. delete: with an old checkpoint half deleted. result: before or
-    after result.json gets its name. time: so many seconds after the ranks were started. told: not killed, but told to
-    stop by TERM where it moves on to `how`.
+    - start: before anything is loaded.
+    - train, evaluation: `seconds` after a step, or a batch of an evaluation, has begun.
+    - save: before or after the fsync of a checkpoint's file, or with a torn file.
+    - rename: before or after a checkpoint is renamed.
+    - delete: with an old checkpoint partly deleted.
+    - result: before or after result.json is renamed.
+    - time: `seconds` after the ranks were started.
+    - stop: not killed, but gets a TERM signal when it begins the activity `how`.
     """
 
     kind: str
@@ -41,9 +45,9 @@ class Point:
 def run_attempt(
     folder: Path, data_dir: Path, world_size: int, point: Point | None
 ) -> tuple[str, int]:
-    """One attempt; what `decide` says of it, and how many ranks were killed. No rank outlives the call.
+    """Run one attempt. Return `decide`'s answer and the number of ranks that were killed.
 
-    As under srun, the peers of a rank that is killed are ended at once.
+    No rank outlives the call. As under srun, the peers of a killed rank end at once.
     """
     from furnace_hpc.host import lifecycle
     from furnace_hpc.runs.code import code_hash
@@ -87,7 +91,7 @@ def _rank(
 
 
 def _note_samples(run: Any, attempt: int, rank: int) -> None:
-    """Write down which samples this rank trains on."""
+    """Record which samples this rank trains on."""
     from furnace_hpc.data.loading.prefetch import TrainBatches
 
     path = run.path / "order" / f"{attempt}-{rank}.jsonl"
@@ -111,14 +115,14 @@ def die() -> None:
 
 
 def arrange_death(point: Point) -> None:
-    """Let this process kill itself at the point."""
+    """Make this process kill itself at the point."""
     comes = _countdown(point.nth)
     if point.kind == "start":
         die()
     elif point.kind in ("train", "evaluation"):
-        _die_while_moving("step" if point.kind == "train" else "evaluation", comes, point.seconds)
-    elif point.kind == "told":
-        _told_while_moving(point.how)
+        _die_during("step" if point.kind == "train" else "evaluation", comes, point.seconds)
+    elif point.kind == "stop":
+        _stop_during(point.how)
     elif point.kind == "save":
         _die_at_fsync(comes, point)
     elif point.kind in ("rename", "result"):
@@ -126,7 +130,7 @@ def arrange_death(point: Point) -> None:
     elif point.kind == "delete":
         _die_at_deletion(comes)
     elif point.kind != "time":
-        raise ValueError(f"no kind of point: {point.kind}")
+        raise ValueError(f"unknown kind of point: {point.kind}")
 
 
 def _countdown(nth: int) -> Any:
@@ -139,30 +143,30 @@ def _countdown(nth: int) -> Any:
     return comes
 
 
-def _die_while_moving(word: str, comes: Any, seconds: float) -> None:
+def _die_during(activity: str, comes: Any, seconds: float) -> None:
     from furnace_hpc.engine.watchdog import Watchdog
 
     heartbeat = Watchdog.heartbeat
 
-    def told(self: Watchdog, where: str) -> None:
-        heartbeat(self, where)
-        if where.startswith(word) and comes():
+    def observed(self: Watchdog, now: str) -> None:
+        heartbeat(self, now)
+        if now.startswith(activity) and comes():
             threading.Timer(seconds, die).start()
 
-    Watchdog.heartbeat = told
+    Watchdog.heartbeat = observed
 
 
-def _told_while_moving(word: str) -> None:
+def _stop_during(activity: str) -> None:
     from furnace_hpc.engine.watchdog import Watchdog
 
     heartbeat = Watchdog.heartbeat
 
-    def told(self: Watchdog, where: str) -> None:
-        heartbeat(self, where)
-        if where.startswith(word):
+    def observed(self: Watchdog, now: str) -> None:
+        heartbeat(self, now)
+        if now.startswith(activity):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    Watchdog.heartbeat = told
+    Watchdog.heartbeat = observed
 
 
 def _die_at_fsync(comes: Any, point: Point) -> None:

@@ -1,4 +1,4 @@
-"""A tiny run whose ranks are killed, and what of it is not as in the undisturbed one."""
+"""A tiny run whose ranks are killed, and its differences from an undisturbed run."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ OF_TIME = {"step_time_s", "samples_per_s", "time_unix_s", "attempt"}
 
 
 def new_run(place: Path, data: Path, stage: int, size: int, steps: int) -> Path:
-    """The folder of a run that has not begun: tiny, with dropout, validation and saves at different steps."""
+    """The folder of a new tiny run, with dropout. It validates and saves at different steps."""
     shutil.rmtree(place, ignore_errors=True)
     content = {
         "deepspeed": read_json(find_file("DeepSpeed file", f"zero{stage}")),
@@ -40,7 +40,7 @@ def new_run(place: Path, data: Path, stage: int, size: int, steps: int) -> Path:
 
 
 def differences(folder: Path, calm: Path) -> list[str]:
-    """What is not as in the undisturbed run."""
+    """Names of all differences from the undisturbed run."""
     if not (folder / "result.json").exists():
         return ["not done"]
     here, there = (json.loads((place / "result.json").read_text()) for place in (folder, calm))
@@ -62,7 +62,7 @@ def differences(folder: Path, calm: Path) -> list[str]:
 
 
 def repeated_steps(folder: Path) -> int:
-    """The most steps that an attempt trained again."""
+    """The largest number of steps that an attempt repeated."""
     best, most = 0, 0
     for path in sorted(folder.glob("metrics/*.jsonl"), key=lambda path: int(path.stem)):
         lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -73,7 +73,7 @@ def repeated_steps(folder: Path) -> int:
 
 
 def sample_order(folder: Path) -> dict[tuple[int, int, int], list[int]]:
-    """(rank, step, micro-step) -> indices of the samples; of a step, the highest attempt's."""
+    """(rank, step, micro-step) -> sample indices. Later attempts replace earlier ones."""
     found: dict[tuple[int, int, int], list[int]] = {}
     for path in sorted(
         folder.glob("order/*.jsonl"), key=lambda path: [int(part) for part in path.stem.split("-")]
@@ -86,7 +86,7 @@ def sample_order(folder: Path) -> dict[tuple[int, int, int], list[int]]:
 
 
 def loss_curve(folder: Path) -> dict[tuple[int, str], dict[str, float]]:
-    """(step, kind) -> every number of the record but those that tell of time and of the attempt."""
+    """(step, kind) -> all numbers of the record except times and the attempt."""
     return {
         (r["step"], r["kind"]): {k: v for k, v in r.items() if k not in OF_TIME}
         for r in read_metrics(RunFolder(folder))

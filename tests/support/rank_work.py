@@ -1,4 +1,4 @@
-"""What the ranks of the distributed tests do; each function is called on every rank by forked_ranks.run_on_ranks."""
+"""Functions of the ranks in distributed tests, called by forked_ranks.run_on_ranks."""
 
 import itertools
 import sys
@@ -47,7 +47,7 @@ def model_of(config: TrainConfig, data: str) -> FusionModel:
 def zero_steps(
     config: TrainConfig, data: str, processes: Processes, steps: int
 ) -> tuple[list[float], Any]:
-    """Losses (mean over ranks) of some steps of our own train_step, and the engine."""
+    """Losses (means over ranks) of some calls of train_step, and the engine."""
     engine, reader = (
         build_engine(model_of(config, data), config, processes),
         reader_of(data, "train", processes),
@@ -61,7 +61,7 @@ def zero_steps(
 
 
 def ddp_steps(config: TrainConfig, data: str, processes: Processes, steps: int) -> list[float]:
-    """The same steps by plain PyTorch: DDP, AdamW, clipping."""
+    """The same steps with plain PyTorch: DDP, AdamW, clipping."""
     model = DistributedDataParallel(model_of(config, data), find_unused_parameters=True)
     settings, reader = config.optimizer, reader_of(data, "train", processes)
     optimizer = torch.optim.AdamW(
@@ -93,7 +93,7 @@ def ddp_steps(config: TrainConfig, data: str, processes: Processes, steps: int) 
 def zero_against_ddp(
     processes: Processes, data: str, engines: list[str], steps: int
 ) -> dict[str, list[float]]:
-    """Losses of plain DDP, and of engines: a shipped file's name, or that with " fp32" after it."""
+    """Losses of plain DDP and of engines. Names: a DeepSpeed file, optionally with " fp32"."""
     terms = {"loss__alpha": 0.5, "loss__beta": 0.3}
     losses = {"ddp": ddp_steps(make_config("zero0", **terms), data, processes, steps)}
     for name in engines:
@@ -111,14 +111,14 @@ def zero_against_ddp(
 
 
 def several(processes: Processes, calls: list[list[Any]]) -> list[Any]:
-    """Answers of several functions here, [name, *arguments] each: starting ranks costs more than their work."""
+    """Call several functions, [name, *arguments] each, because starting ranks takes longest."""
     return [globals()[name](processes, *arguments) for name, *arguments in calls]
 
 
 def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[str, Any]:
-    """Parameters after some steps of global batch 8, accumulated as the micro-batch size makes necessary."""
-    # A large eps, since Adam turns the rounding of a gradient that should be 0 (a key's bias) into
-    # whole steps.
+    """Parameters after some steps with a global batch of 8 and this micro-batch size."""
+    # A large eps: Adam turns the rounding error of a gradient that should be 0 (the bias of keys)
+    # into whole steps.
     config = make_config("zero1", micro_batch_size=micro_batch_size, optimizer__eps=1e-3, **FP32)
     _, engine = zero_steps(config, data, processes, 4)
     whole, accumulation = full_fp32_parameters(engine), engine.gradient_accumulation_steps()
@@ -131,11 +131,11 @@ def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[
 
 
 def evaluated(processes: Processes, data: str, batch_size: int) -> dict[str, Any]:
-    """Scores and logits of 59 validation samples, for a fixed network, at stage 3 where every rank must take part."""
+    """Scores and logits of 59 validation samples at stage 3, where all ranks must take part."""
     config = make_config("zero3", global_batch_size=24, evaluation__batch_size=batch_size, **FP32)
     engine = build_engine(model_of(config, data), config, processes)
     reader = reader_of(data, "val", processes)
-    reader.num_samples = 59  # of 60, so that three ranks do not have equally many
+    reader.num_samples = 59  # instead of 60, so that three ranks have different numbers of samples
     context = make_context(config, engine, processes=processes, readers={"val": reader})
     done = evaluate(context, "val", with_subsets=True)
     engine.destroy()
@@ -152,7 +152,7 @@ def means_and_maxima(processes: Processes) -> list[float]:
 
 
 def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, list[float]]:
-    """Losses where each rank sees other modalities, at each stage; a skipped encoder would hang stage 3 here."""
+    """Losses at each stage if ranks see different modalities. Skipping one would hang stage 3."""
     from make import DESIGNS, make_inputs
 
     losses = {}
@@ -186,7 +186,10 @@ def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, l
 
 
 def recomputed(processes: Processes, cases: list[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Losses of two steps with dropout, and calls of attention, of [design, stage] without and with recomputation."""
+    """Losses and attention calls of two steps, without and with recomputation (and dropout).
+
+    Each case is [design, stage].
+    """
     from make import DESIGNS, make_inputs
 
     inputs, lengths, present = make_inputs()
@@ -230,7 +233,7 @@ def recomputed(processes: Processes, cases: list[tuple[str, int]]) -> list[dict[
 
 
 def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[str, Any]:
-    """Loss and gradients, by plain autograd, of `rows` samples shared out over the ranks; all terms, InfoNCE too."""
+    """Loss and gradients of `rows` samples divided among the ranks, with all loss terms."""
     from make import DESIGNS
 
     terms = {"loss__alpha": 0.5, "loss__beta": 0.3, "loss__info_nce": 0.7, "loss__unimodal": 0.4}
@@ -263,7 +266,7 @@ def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[st
 
 
 def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
-    """What set_up says of runs of which some must not be trained; last, whether it has loaded what compiles."""
+    """Errors of set_up for each run. The last answer is whether torch's inductor was imported."""
     from furnace_hpc.config.errors import ConfigError
     from furnace_hpc.engine.setup import set_up
     from furnace_hpc.engine.stop import StopRequest

@@ -50,7 +50,7 @@ def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def bad_gradient(processes: Any, folder: Path, case: Case) -> list[str]:
-    """Errors of a step with a good gradient, and of one whose gradient is not finite on one rank."""
+    """Errors of a good step, and of one whose gradient is not finite on one rank."""
     from furnace_hpc.engine.loop import check_gradient, check_parameters
 
     engine, errors = engine_of(case, processes, seed=0, lr=1e-2), []
@@ -156,7 +156,7 @@ def replaced(processes: Any, folder: Path, case: Case) -> list[str]:
 
 
 def flipped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """The disk flips a bit of the last rank's part of step 3 after the write and before the deletion."""
+    """The disk flips a bit of the last rank's files of step 3 after the write."""
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)

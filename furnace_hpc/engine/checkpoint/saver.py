@@ -103,8 +103,8 @@ class CheckpointSaver:
     def is_due(self, step: int, busy: int) -> bool:
         """Whether this step needs a periodic checkpoint. `busy` is the largest of all ranks.
 
-        After a failed save the next one is due soon, after each further failure later. None is due
-        while the best step is being retried.
+        After a failed save the next one is due soon, and later after each further failure. While the
+        best step is being retried, no checkpoint is due.
         """
         return step >= self._due_step and busy <= FIRST_TRY
 
@@ -145,7 +145,7 @@ class CheckpointSaver:
         return self.saved == step
 
     def wait(self, step: int, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Wait until the pending checkpoint is done, or `is_enough` on all ranks."""
+        """Wait until no checkpoint is pending or `is_enough()`, which is the same on all ranks."""
         last_busy = 0
         while self._pending and not is_enough():
             busy = int(self._processes.all_reduce_max(self.busy)[0])
