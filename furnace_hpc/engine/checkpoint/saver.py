@@ -103,8 +103,8 @@ class CheckpointSaver:
     def is_due(self, step: int, busy: int) -> bool:
         """Whether this step needs a periodic checkpoint. `busy` is the largest of all ranks.
 
-        After a failed save the next one is due soon, and later after each further failure. While the
-        best step is being retried, no checkpoint is due.
+        After a failed save the next one is due soon, and later after each further failure. While
+        the best step is being retried, no checkpoint is due.
         """
         return step >= self._due_step and busy <= FIRST_TRY
 
@@ -152,9 +152,7 @@ class CheckpointSaver:
             if not busy:
                 self.advance(step)
                 last_busy = 0
-            elif (
-                busy > last_busy
-            ):  # a new try counts as progress; a write that never ends is a hang
+            elif busy > last_busy:  # a new try is progress, but a write that never ends is a hang
                 self._context.watchdog.heartbeat(f"saving step {self._pending.step}")
                 last_busy = busy
             else:
