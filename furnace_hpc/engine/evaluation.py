@@ -67,11 +67,11 @@ def evaluate(
         Stopped: a rank has received a stop signal.
     """
     context.heartbeat_or_stop(f"evaluation on {split}")
-    names: tuple[str, ...] = context.engine.module.modalities
-    wanted: list[Subset] = []
+    modalities: tuple[str, ...] = context.engine.module.modalities
+    modality_subsets: list[Subset] = []
     if with_subsets:
-        wanted = subsets(tuple(range(len(names))))
-    outputs = _forward_split(context, split, wanted)
+        modality_subsets = subsets(tuple(range(len(modalities))))
+    outputs = _forward_split(context, split, modality_subsets)
 
     tasks = context.config.tasks
     if thresholds is None:
@@ -79,9 +79,9 @@ def evaluate(
     scores: dict[str, float] = {}
     for task in tasks:
         threshold = thresholds.get(task.name, 0.5)
-        scores |= _task_scores(task, threshold, outputs, wanted, names)
+        scores |= _task_scores(task, threshold, outputs, modality_subsets, modalities)
     if with_subsets:
-        scores |= _consistency(outputs, names)
+        scores |= _consistency(outputs, modalities)
     return Evaluation(
         split=split,
         scores={f"{split}/{name}": value for name, value in scores.items()},
@@ -102,15 +102,15 @@ def _task_scores(
     task: TaskConfig,
     threshold: float,
     outputs: dict[str, Tensor],
-    wanted: list[Subset],
-    names: tuple[str, ...],
+    modality_subsets: list[Subset],
+    modalities: tuple[str, ...],
 ) -> dict[str, float]:
-    """Scores of one task with all modalities, and with each wanted subset of them."""
+    """Scores of one task with all modalities, and with each given subset of them."""
     labels = outputs[f"label.{task.name}"]
     found = _scores(task, outputs[f"logits.{task.name}"], labels, threshold)
     scores = {f"{task.name}/{name}": value for name, value in found.items()}
-    for number, subset in enumerate(wanted):
-        label = "+".join(names[m] for m in subset)
+    for number, subset in enumerate(modality_subsets):
+        label = "+".join(modalities[m] for m in subset)
         rows = outputs["present"][:, list(subset)].any(1)
         if not rows.any():
             continue
@@ -121,7 +121,9 @@ def _task_scores(
     return scores
 
 
-def _forward_split(context: RunContext, split: str, wanted: list[Subset]) -> dict[str, Tensor]:
+def _forward_split(
+    context: RunContext, split: str, modality_subsets: list[Subset]
+) -> dict[str, Tensor]:
     """Collective. Logits, labels, presence and embeddings of all samples, on the CPU.
 
     Rows are in the split's order.
@@ -137,7 +139,7 @@ def _forward_split(context: RunContext, split: str, wanted: list[Subset]) -> dic
             by_frame = []
             for _ in frames:
                 context.heartbeat_or_stop(f"evaluation on {split}, batch {number}")
-                by_frame.append(_forward_batch(engine, next(batches), tasks, wanted))
+                by_frame.append(_forward_batch(engine, next(batches), tasks, modality_subsets))
             rows = torch.from_numpy(indices[:count]).to(processes.device)
             for name, value in _merge_frames(by_frame, tasks).items():
                 if name not in whole:
@@ -162,17 +164,17 @@ def _request(rows: NDArray[np.int64], frame: int | None) -> Request:
 
 
 def _forward_batch(
-    engine: Engine, batch: Batch, tasks: tuple[TaskConfig, ...], wanted: list[Subset]
+    engine: Engine, batch: Batch, tasks: tuple[TaskConfig, ...], modality_subsets: list[Subset]
 ) -> dict[str, Tensor]:
     """One forward pass. Keys: logits.<task>, label.<task>, <number of subset>.<task>, and more."""
-    output = engine(batch.inputs, batch.lengths, batch.present_BM, wanted)
+    output = engine(batch.inputs, batch.lengths, batch.present_BM, modality_subsets)
     values: dict[str, Tensor] = {}
     for task in tasks:
         values[f"logits.{task.name}"] = output["logits"][task.name].float()
         values[f"label.{task.name}"] = batch.labels[task.name]
         for number, logits in enumerate(output["subsets"]):
             values[f"{number}.{task.name}"] = logits[task.name].float()
-    if wanted:
+    if modality_subsets:
         values["present"] = batch.present_BM.long()
         embeddings = output.get("projections", output.get("expanded", output["features"]))
         values["embeddings"] = embeddings.float()
@@ -214,16 +216,16 @@ def _scores(
             return multi_label_scores(logits_NC, labels, threshold)
 
 
-def _consistency(outputs: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, float]:
+def _consistency(outputs: dict[str, Tensor], modalities: tuple[str, ...]) -> dict[str, float]:
     """Consistency metrics of each pair of modalities, over the first samples that have both."""
     scores: dict[str, float] = {}
-    for m, n in itertools.combinations(range(len(names)), 2):
+    for m, n in itertools.combinations(range(len(modalities)), 2):
         rows = (outputs["present"][:, [m, n]].all(1)).nonzero().flatten()[:GALLERY]
         if len(rows) < 4:
             continue
         block = consistency_block(outputs["embeddings"][rows, m], outputs["embeddings"][rows, n])
         for name, value in block.items():
-            scores[f"consistency/{name}@{names[m]}+{names[n]}"] = value
+            scores[f"consistency/{name}@{modalities[m]}+{modalities[n]}"] = value
     return scores
 
 
