@@ -45,15 +45,10 @@ def test_killed_while_saving(calm: Path, small_data: Path, tmp_path: Path, when:
 def test_stop_signal_in_the_last_evaluation(calm: Path, small_data: Path, tmp_path: Path):
     """The run stops at once. The resumed run evaluates and trains no step again."""
     folder = new_run(tmp_path / "place", small_data, stage=2, size=2, steps=STEPS)
-    decision, _ = run_attempt(
-        folder, small_data, 2, Point("stop", rank=1, how="evaluation on test")
-    )
+    stop = Point("stop", rank=1, how="evaluation on test")
+    decision, _ = run_attempt(folder, small_data, 2, stop)
     assert (decision, (folder / "result.json").exists()) == ("requeue", False)
     assert run_attempt(folder, small_data, 2, None) == ("done", 0)
     assert differences(folder, calm) == []
     assert repeated_steps(folder) == 0
-    assert not [
-        line
-        for line in (folder / "metrics/2.jsonl").read_text().splitlines()
-        if '"kind": "train"' in line
-    ]
+    assert '"kind": "train"' not in (folder / "metrics/2.jsonl").read_text()
