@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
 from furnace_hpc.monitor.run_status import observe
+from furnace_hpc.options import RunsRoot, SubmittedGrid
 from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import submissions
@@ -25,13 +25,11 @@ NOTHING = "nothing is running or waiting"
 
 
 def main(
-    grid: Annotated[str, typer.Option(help="name of a submitted grid, or path of its file")],
+    grid: SubmittedGrid,
     variant: Annotated[
         list[str] | None, typer.Option(help="only this row's runs; repeatable")
     ] = None,
-    runs_dir: Annotated[
-        Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
-    ] = None,
+    runs_dir: RunsRoot = None,
 ) -> None:
     """Stop a grid's jobs, waiting ones too: one scancel, or an orderly stop of the queue on this machine.
 
