@@ -85,7 +85,8 @@ def test_exclude_by_variant_and_by_a_value_of_the_base():
 
 def test_exclude_that_matches_no_row_is_refused():
     assert refused(exclude=[{"variant": "ful"}]) == (
-        "grid 'study': exclude[0] {'variant': 'ful'} matches no row. Correct its values, or remove it"
+        "grid 'study': exclude[0] {'variant': 'ful'} matches no row. Correct its values, or "
+        "remove it"
     )
 
 

@@ -84,8 +84,8 @@ def test_a_grid_takes_the_direction_of_its_metric(tmp_path):
 def test_submit_refuses_a_contradicting_direction(tmp_path):
     write_grid(tmp_path, metric="test/digit/loss", direction="max")
     assert refused(tmp_path, "study.yaml", "--dry-run", "--cluster", "local") == [
-        "study.yaml: direction max contradicts metric 'test/digit/loss': lower is better. Remove the "
-        "direction, or write min"
+        "study.yaml: direction max contradicts metric 'test/digit/loss': lower is better. Remove "
+        "the direction, or write min"
     ]
 
 

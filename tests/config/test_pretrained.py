@@ -52,9 +52,9 @@ def test_missing_files_and_pickles_are_refused(place, files):
     for file in files:
         (place / "bert" / file).write_text("{}")
     assert only(place, "--set", "model.text_weights=bert", "--cluster", "local") == (
-        "model.text_weights 'bert' has no model that can be read. Runs download nothing. Fetch it on a "
-        "machine with a network (`hf download bert`), or give the path of a folder with config.json "
-        "and model.safetensors"
+        "model.text_weights 'bert' has no model that can be read. Runs download nothing. Fetch it on "
+        "a machine with a network (`hf download bert`), or give the path of a folder with "
+        "config.json and model.safetensors"
     )
 
 
@@ -62,9 +62,8 @@ def test_unknown_weights_are_refused(place):
     """They are neither a folder nor in the hub's cache."""
     for name in ("./bert", "someone/never-fetched"):
         message = only(place, "--set", f"model.text_weights={name}")
-        assert message.startswith(
-            f"model.text_weights '{name}' is not a folder, and not in the hub's cache. Runs download"
-        )
+        problem = f"model.text_weights '{name}' is not a folder, and not in the hub's cache. "
+        assert message.startswith(problem)
 
 
 SUPPORTED = {
