@@ -24,12 +24,9 @@ COMPLETIONS = {  # line -> the words that complete its last word
     "furnace --ver": "--version",
     "furnace submit --retr": "--retry",
     "furnace submit --grid sm": "smoke",
-    "furnace submit --grid my": "my_study",
     "furnace submit --grid nothing": "",
-    "furnace submit --cluster loc": "local",
     "furnace status --grid my": "my_run",
     "furnace status --runs-root bin --grid my": "",
-    "furnace pack trid": "tridigits",
     "furnace pack tridigits --varia": "--variant",
 }
 SCRIPTS = {
@@ -41,15 +38,13 @@ SCRIPTS = {
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A working directory with a `furnace` script, a grid file and a submitted grid."""
+    """A working directory with a `furnace` script and a submitted grid."""
     script = tmp_path / "bin" / "furnace"
     script.parent.mkdir()
     code = "from furnace_hpc.cli import furnace; furnace()"
     words = shlex.join([sys.executable, "-P", "-X", "importtime", "-c", code])
     script.write_text(f'#!/bin/sh\nexec {words} "$@" 2>>{shlex.quote(str(tmp_path))}/imports\n')
     script.chmod(0o755)
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "my_study.yaml").touch()
     (tmp_path / "runs" / "my_run").mkdir(parents=True)
     (tmp_path / "runs" / "my_run" / "grid.yaml").touch()
     return tmp_path
@@ -59,7 +54,7 @@ def run(place: Path, *words: str, **variables: str) -> str:
     path = f"{place / 'bin'}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "HOME": str(place)} | variables
     done = subprocess.run(
-        words, cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False
+        words, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
