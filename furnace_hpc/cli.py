@@ -57,7 +57,7 @@ def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) 
     except OSError as error:
         if error.errno is None:
             raise
-        _print_error(str(explain(error, f"furnace {name} could not go on")))
+        _print_error(str(explain(error, f"furnace {name} could not continue")))
         sys.exit(2)
 
 

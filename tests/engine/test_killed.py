@@ -48,7 +48,7 @@ def test_a_run_told_to_stop_in_its_last_evaluation_leaves_at_once_and_trains_no_
     calm: Path, small_data: Path, tmp_path: Path
 ):
     folder = new_run(tmp_path / "place", small_data, stage=2, size=2, steps=STEPS)
-    said, _ = run_attempt(folder, small_data, 2, Point("told", rank=1, how="evaluation on test"))
+    said, _ = run_attempt(folder, small_data, 2, Point("stop", rank=1, how="evaluation on test"))
     assert (said, (folder / "result.json").exists()) == ("requeue", False)
     assert run_attempt(folder, small_data, 2, None) == ("done", 0)
     assert differences(folder, calm) == []

@@ -75,7 +75,8 @@ def test_data_that_lacks_what_a_row_wants(tmp_path):
 def test_a_file_where_the_runs_should_lie(place):
     (place / "runs").write_text("not a folder")
     assert re.match(
-        r"furnace submit could not go on: \S*runs\S*: (Not a directory|File exists): ", only(place)
+        r"furnace submit could not continue: \S*runs\S*: (Not a directory|File exists): ",
+        only(place),
     )
 
 

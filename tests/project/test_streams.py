@@ -142,7 +142,7 @@ def test_a_reader_that_leaves(place, name, code):
 def test_a_full_device_is_one_error(place):
     code, _, error = run(place, "status", ">/dev/full")
     assert code == 2
-    assert error.startswith("error: furnace status could not go on: No space left on device: ")
+    assert error.startswith("error: furnace status could not continue: No space left on device: ")
     assert error.count("\n") == 1
 
 

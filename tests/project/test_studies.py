@@ -43,10 +43,11 @@ def marked_small(name: str) -> dict[str, str]:
     for line in find_file("grid", name).read_text(encoding="utf-8").splitlines():
         if not (key := re.match(r"( *)(\w+):", line)):
             continue
+        path = f"{parent}.{key[2]}"
         if len(key[1]) == 2:
-            parent = key[2]
+            parent = path = key[2]
         if small := re.search(r"#.*\bsmall: (\S+)$", line):
-            found[f"{parent}.{key[2]}".removeprefix(f"{key[2]}.")] = small[1]
+            found[path] = small[1]
     return found
 
 

@@ -17,7 +17,7 @@ GOOD, NEWEST = 2, 4
 
 
 def make(processes: Any, folder: Path, case: Case) -> list[int]:
-    """Two checkpoints by our saver, or by DeepSpeed itself; what they hold is kept beside them."""
+    """Two checkpoints by our saver or by DeepSpeed. Their content is kept beside them."""
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
     run.path.mkdir(parents=True, exist_ok=True)
     saver = saver_of(engine, run, processes, keep_checkpoints=2)
@@ -37,7 +37,7 @@ def make(processes: Any, folder: Path, case: Case) -> list[int]:
 
 
 def load(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """Damage a copy of the newest one, load into an engine of other weights; which checkpoint it is now, if any."""
+    """Damage a copy of the newest one and load. Return which checkpoint was loaded, if any."""
     from furnace_hpc.engine.checkpoint import loader
 
     run = RunFolder(folder / f"{case['source']}, {case['damage']}")

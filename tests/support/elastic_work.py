@@ -47,7 +47,7 @@ class Network(nn.Module):
         return self.head(x * self.scale)
 
     def groups(self, lr: float) -> list[dict[str, Any]]:
-        """Three groups; of the last, one number, most ranks own nothing at stages 1 and 2."""
+        """Three groups. The last has one number, so most ranks own none of it at stages 1 and 2."""
         decayed = [self.encode.weight, self.first.weight, self.head.weight]
         others = [
             p
@@ -62,7 +62,7 @@ class Network(nn.Module):
 
 
 def make(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """Train, save, keep what is to come back, and go on undisturbed."""
+    """Train, save, keep the expected state, and train on without a disturbance."""
     engine = engine_of(case, processes, seed=0, lr=1e-2)
     steps_of(engine, case, processes, 0, MADE_AT)
     run = RunFolder(folder / case["source"])
@@ -186,7 +186,7 @@ def _model_of(case: Case, lr: float) -> tuple[nn.Module, list[dict[str, Any]]]:
 
 
 def steps_of(engine: Any, case: Case, processes: Any, first: int, count: int) -> list[float]:
-    """Mean loss over all ranks of each step; the data depends on the step alone."""
+    """Mean loss over all ranks of each step. The data depends only on the step."""
     losses = []
     share = GLOBAL_BATCH // processes.world_size
     mine = slice(processes.rank * share, (processes.rank + 1) * share)

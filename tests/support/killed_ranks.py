@@ -21,13 +21,18 @@ RENAMES = ("before", "after")
 
 @dataclass(frozen=True)
 class Point:
-    """Where one rank kills itself: at the `nth` time that it comes to a place of this kind.
+    """The place where one rank kills itself, at the `nth` time that it gets there.
 
-    start: before anything is loaded. train, evaluation: so many seconds into a step, into a batch of an evaluation.
-    save: before or after an fsync of a checkpoint's file, or with a torn file, as a power cut leaves it. rename: before
-    or after a checkpoint, new or old, gets another name. delete: with an old checkpoint half deleted. result: before or
-    after result.json gets its name. time: so many seconds after the ranks were started. told: not killed, but told to
-    stop by TERM where it moves on to `how`.
+    Kinds of places:
+
+    - start: before anything is loaded.
+    - train, evaluation: after `seconds` in a step, or in a batch of an evaluation.
+    - save: before or after an fsync of a checkpoint's file, or with a torn file, as after a power cut.
+    - rename: before or after a new or old checkpoint is renamed.
+    - delete: with an old checkpoint half deleted.
+    - result: before or after result.json gets its name.
+    - time: `seconds` after the ranks were started.
+    - stop: no kill, but a SIGTERM at the heartbeat `how`.
     """
 
     kind: str
@@ -41,7 +46,7 @@ class Point:
 def run_attempt(
     folder: Path, data_dir: Path, world_size: int, point: Point | None
 ) -> tuple[str, int]:
-    """One attempt; what `decide` says of it, and how many ranks were killed. No rank outlives the call.
+    """Run one attempt. Return the answer of `decide`, and the number of ranks that were killed.
 
     As under srun, the peers of a rank that is killed are ended at once.
     """
@@ -117,8 +122,8 @@ def arrange_death(point: Point) -> None:
         die()
     elif point.kind in ("train", "evaluation"):
         _die_while_moving("step" if point.kind == "train" else "evaluation", comes, point.seconds)
-    elif point.kind == "told":
-        _told_while_moving(point.how)
+    elif point.kind == "stop":
+        _stop_at_heartbeat(point.how)
     elif point.kind == "save":
         _die_at_fsync(comes, point)
     elif point.kind in ("rename", "result"):
@@ -144,25 +149,25 @@ def _die_while_moving(word: str, comes: Any, seconds: float) -> None:
 
     heartbeat = Watchdog.heartbeat
 
-    def told(self: Watchdog, where: str) -> None:
+    def heartbeat_and_act(self: Watchdog, where: str) -> None:
         heartbeat(self, where)
         if where.startswith(word) and comes():
             threading.Timer(seconds, die).start()
 
-    Watchdog.heartbeat = told
+    Watchdog.heartbeat = heartbeat_and_act
 
 
-def _told_while_moving(word: str) -> None:
+def _stop_at_heartbeat(word: str) -> None:
     from furnace_hpc.engine.watchdog import Watchdog
 
     heartbeat = Watchdog.heartbeat
 
-    def told(self: Watchdog, where: str) -> None:
+    def heartbeat_and_act(self: Watchdog, where: str) -> None:
         heartbeat(self, where)
         if where.startswith(word):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    Watchdog.heartbeat = told
+    Watchdog.heartbeat = heartbeat_and_act
 
 
 def _die_at_fsync(comes: Any, point: Point) -> None:

@@ -73,7 +73,7 @@ def repeated_steps(folder: Path) -> int:
 
 
 def sample_order(folder: Path) -> dict[tuple[int, int, int], list[int]]:
-    """(rank, step, micro-step) -> indices of the samples; of a step, the highest attempt's."""
+    """(rank, step, micro-step) -> indices of the samples. The highest attempt of each step counts."""
     found: dict[tuple[int, int, int], list[int]] = {}
     for path in sorted(
         folder.glob("order/*.jsonl"), key=lambda path: [int(part) for part in path.stem.split("-")]

@@ -51,7 +51,7 @@ def make_inputs(B: int = 4, text: int = 9, frames: int = 21, pixels: int = 32) -
 
 
 def make_config(deepspeed: str = "zero1", **changes: Any) -> TrainConfig:
-    """A config from dotted changes; the model is small and has no dropout."""
+    """A config from dotted changes. The model is small and has no dropout."""
     content = {
         "deepspeed": read_json(find_file("DeepSpeed file", deepspeed)),
         "model": {"width": 32, "feedforward": 48, "text_layers": 1, "dropout": 0.0},

@@ -151,7 +151,7 @@ def means_and_maxima(processes: Processes) -> list[float]:
 
 
 def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, list[float]]:
-    """Losses where each rank sees other modalities, at each stage; a skipped encoder would hang stage 3 here."""
+    """Losses with other modalities on each rank, at each stage. A skipped encoder would hang stage 3."""
     from make import DESIGNS, make_inputs
 
     losses = {}
@@ -229,7 +229,7 @@ def recomputed(processes: Processes, cases: list[tuple[str, int]]) -> list[dict[
 
 
 def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[str, Any]:
-    """Loss and gradients, by plain autograd, of `rows` samples shared out over the ranks; all terms, InfoNCE too."""
+    """Loss with all terms, and gradients by plain autograd, of `rows` samples over the ranks."""
     from make import DESIGNS
 
     terms = {"loss__alpha": 0.5, "loss__beta": 0.3, "loss__info_nce": 0.7, "loss__unimodal": 0.4}
@@ -262,7 +262,7 @@ def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[st
 
 
 def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
-    """What set_up says of runs of which some must not be trained; last, whether it has loaded what compiles."""
+    """Answers of set_up for runs, some of which must be refused. The last: whether it loaded a compiler."""
     from furnace_hpc.config.errors import ConfigError
     from furnace_hpc.engine.setup import set_up
     from furnace_hpc.runs.folder import RunFolder

@@ -186,7 +186,7 @@ def labels_of(number: int) -> list[str]:
 
 
 def write_audioset(folder: Path) -> Path:
-    """16 clips of a second: official CSVs, CAV-MAE's JSON, sounds and frames; clip n is marked n in its frames."""
+    """16 clips of a second: official CSVs, CAV-MAE's JSON, sounds and frames. Frames of clip n show n."""
     (folder / "audio").mkdir(parents=True)
     for frame in range(10):
         (folder / "frames" / f"frame_{frame}").mkdir(parents=True)

@@ -14,7 +14,7 @@ from furnace_hpc.runs.records.checkpoint_files import steps_of as saved_steps
 
 
 def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """Two saves, each held back while training goes on; then what was saved, loaded."""
+    """Two saves, each delayed while training continues. Then load what was saved."""
     from furnace_hpc.engine.checkpoint import loader
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
@@ -216,7 +216,10 @@ def outlived(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def told_to_stop(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """A stop at step 3 while step 2 is read back, or step 1 deleted; that goes on when step 3 is half written."""
+    """A stop at step 3 while step 2 is read back or step 1 is deleted.
+
+    That continues when step 3 is half written.
+    """
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)

@@ -51,7 +51,7 @@ class Study:
         self.write(self.profile)
 
     def write(self, profile: dict[str, Any], **grid: Any) -> None:
-        """Write profile and grid anew."""
+        """Write profile and grid again."""
         (self.place / "slurm/clusters").mkdir(parents=True, exist_ok=True)
         content = PROFILE | {"python": str(self.place / "python")} | profile
         (self.place / "slurm/clusters/dev.yaml").write_text(yaml.safe_dump(content))
@@ -75,7 +75,7 @@ class Study:
     def submit(
         self, *arguments: str, script: str = "", **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """`furnace submit`; or a script that does the same in its own way."""
+        """Run `furnace submit`, or a script that does the same in another way."""
         asked = ("--grid", "study.yaml", "--cluster", "dev", "--yes", *arguments)
         if not script:
             return self.furnace("submit", *asked, **variables)
@@ -83,7 +83,7 @@ class Study:
         return self.cluster.run(*words, cwd=self.place, timeout_s=120, COLUMNS="200", **variables)
 
     def submitted(self, *arguments: str, **variables: str) -> str:
-        """The same, and it went well; what it said."""
+        """Like `submit`, which must succeed. Return its output."""
         done = self.submit(*arguments, **variables)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -94,7 +94,7 @@ class Study:
         return self.place / "runs" / "study"
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Run -> what `status --json` says of it, asked anew."""
+        """Run -> its entry of `status --json`, without the cache of Slurm's answers."""
         cache = self.folder / "slurm.json"
         if cache.exists():
             cache.write_text(json.dumps(json.loads(cache.read_text()) | {"asked_unix_s": 0}))

@@ -41,7 +41,7 @@ def write_run(
     done: bool = True,
     **changes: Any,
 ) -> RunFolder:
-    """A run of random weights with a checkpoint of step 4, which is the best; `scores` are those of its evaluation."""
+    """A run of random weights with a checkpoint of step 4, the best. `scores` are of its evaluation."""
     manifest = read_manifest(data)
     config = make_config("zero0", **SMALL | {"steps": STEP} | changes)
     spec = RunSpec(

@@ -10,7 +10,7 @@ from furnace_hpc.runs.records.metrics import MetricsFile
 
 
 def write(run: RunFolder, attempt: int, steps: range, **more: object) -> None:
-    """Records of these steps; the loss is 100/step."""
+    """Write records of these steps. The loss is 100/step."""
     metrics = MetricsFile(run.metrics(attempt))
     for step in steps:
         metrics.write({"step": step, "kind": "train", "train/loss": 100 / step, "lr": 1e-3} | more)

@@ -112,7 +112,9 @@ def _check_limits(text: str) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _ in opened):
-                raise _error_at(event, "an alias is inside of the value that it stands for. Remove it")
+                raise _error_at(
+                    event, "an alias is inside of the value that it stands for. Remove it"
+                )
             count += sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent):
             count += 1
@@ -128,7 +130,9 @@ def _check_limits(text: str) -> None:
         if len(opened) > MAX_DEPTH:
             raise _error_at(event, f"nested more than {MAX_DEPTH} deep. Use fewer levels")
         if count > MAX_NODES:
-            raise _error_at(event, f"more than {MAX_NODES:,} entries, with aliases expanded. Use fewer")
+            raise _error_at(
+                event, f"more than {MAX_NODES:,} entries, with aliases expanded. Use fewer"
+            )
 
 
 def _error_at(node: Any, problem: str) -> yaml.MarkedYAMLError:
