@@ -1,7 +1,7 @@
 """Write docs/reference/ from the code: config keys, commands, metrics, end reasons.
 
 python docs/generate_reference.py            write the pages
-python docs/generate_reference.py --check    exit with 1 if a page differs from what would be written
+python docs/generate_reference.py --check    exit with 1 if a page is out of date
 """
 
 import importlib

@@ -52,8 +52,8 @@ def test_missing_files_and_pickles_are_refused(place, files):
     for file in files:
         (place / "bert" / file).write_text("{}")
     assert only(place, "--set", "model.text_weights=bert", "--cluster", "local") == (
-        "model.text_weights 'bert' has no model that can be read. Runs download nothing. Fetch it on "
-        "a machine with a network (`hf download bert`), or give the path of a folder with "
+        "model.text_weights 'bert' has no model that can be read. Runs download nothing. Fetch it "
+        "on a machine with a network (`hf download bert`), or give the path of a folder with "
         "config.json and model.safetensors"
     )
 

@@ -48,8 +48,8 @@ def test_a_key_in_quotes_is_text(tmp_path, typed):
 def test_an_invalid_name_is_refused(tmp_path):
     message = problem(tmp_path, "variants: {base: {}, '1:30': {loss.alpha: 1}}\n")
     assert message.endswith(
-        "variants.1:30: got '1:30', wanted a name. It has 1 to 64 letters, digits, '.', '_' or '-', "
-        "and begins with a letter or digit (line 6)"
+        "variants.1:30: got '1:30', wanted a name. It has 1 to 64 letters, digits, '.', '_' or "
+        "'-', and begins with a letter or digit (line 6)"
     )
 
 
@@ -165,7 +165,8 @@ def test_slurms_times_are_refused(tmp_path, typed, minutes):
         load_profile(str(tmp_path / "dev.yaml"))
     assert sorted(str(error.value).replace(f"{tmp_path}/dev.yaml: ", "").splitlines()) == [
         "qos: got on (read as true), wanted text. Write 'on' (line 4)",
-        f"signal_delay_s: got '{typed}', wanted a number of seconds. Write {minutes * 60:g} (line 3)",
+        f"signal_delay_s: got '{typed}', wanted a number of seconds. Write {minutes * 60:g} "
+        "(line 3)",
     ]
 
 
@@ -174,8 +175,8 @@ def test_slurms_times_are_refused(tmp_path, typed, minutes):
     [
         (
             "5",
-            "seeds: got 5, wanted a list. Write seeds: [0, 1, 2, 3, 4] for 5 seeds, or seeds: [5] for "
-            "seed 5 (line 4)",
+            "seeds: got 5, wanted a list. Write seeds: [0, 1, 2, 3, 4] for 5 seeds, or seeds: [5] "
+            "for seed 5 (line 4)",
         ),
         ("42", "seeds: got 42, wanted a list. Write seeds: [42] for seed 42 (line 4)"),
         ("0-4", "seeds: got '0-4', wanted a list. Write seeds: [0, 1, 2, 3, 4] (line 4)"),
@@ -243,7 +244,8 @@ def test_wrong_values_of_set_are_shown_as_typed(tmp_path):
     ],
 )
 def test_exclude_compares_values_of_one_kind(tmp_path, key, written, asked, matches):
-    text = f"variants: {{base: {{steps: 3}}, full: {{{key}: {written}}}}}\nexclude: [{{{key}: {asked}}}]\n"
+    text = f"variants: {{base: {{steps: 3}}, full: {{{key}: {written}}}}}\n"
+    text += f"exclude: [{{{key}: {asked}}}]\n"
     if matches:
         assert [row.name for row in rows(tmp_path, text)] == ["base"]
     else:

@@ -1,4 +1,4 @@
-"""Ways in which a checkpoint comes to harm on a disk. Each is called with the folder that holds the ranks' files."""
+"""Kinds of damage to a checkpoint on a disk. Each function gets the folder of the ranks' files."""
 
 import shutil
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""What the ranks do with checkpoints that come to harm: ours, and DeepSpeed's own; called by forked_ranks.run_phases.
+"""Work of the ranks with damaged checkpoints, ours and DeepSpeed's, for forked_ranks.run_phases.
 
-`make` saves at GOOD and at NEWEST; the test damages the newest; `load` says what came back.
+`make` saves at GOOD and at NEWEST. The test damages the newest. `load` returns what was loaded.
 """
 
 import shutil

@@ -1,6 +1,6 @@
-"""What the ranks do to prove elastic resume: make checkpoints at one shape, and load them at another.
+"""Work of the ranks for elastic resume: make checkpoints at one shape, and load them at another.
 
-Each of make, resume, begin and refuse is called as f(processes, folder, case) by forked_ranks.run_phases.
+forked_ranks.run_phases calls make, resume, begin and refuse as f(processes, folder, case).
 """
 
 from pathlib import Path
@@ -14,11 +14,11 @@ from furnace_hpc.runs.folder import RunFolder
 GLOBAL_BATCH, MADE_AT, MORE = 8, 3, 4  # samples; steps before the checkpoint; steps after it
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Case = dict[str, Any]
-"""do; source: the checkpoint's name; stage; zero: more of that section; precision; fusion: the real model."""
+"""Keys: do, source (of the checkpoint), stage, zero (more of that section), precision, fusion."""
 
 
 class Network(nn.Module):
-    """Odd sizes, a shared weight, and BatchNorm whose statistics change, and matter, alike at every world size."""
+    """Odd sizes, a shared weight, and BatchNorm with equal statistics at every world size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def begin(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """Losses of a run, and of one that begins from a checkpoint that was saved before the first step."""
+    """Losses of a run, and of one that starts from a checkpoint before the first step."""
     from furnace_hpc.engine.checkpoint import loader
 
     run = RunFolder(folder / case["source"])

@@ -2,9 +2,9 @@
 
     python end_with.py PID START TOKEN
 
-conftest.py starts it. It waits until that process is gone, also after SIGKILL. Every process of the run
-inherits the token in its environment. Daemons, nodes, jobs and ranks leave the session and process group
-of the run and become children of init. So only the token shows whose they are.
+conftest.py starts it. It waits until that process is gone, also after SIGKILL. Every process of
+the run inherits the token in its environment. Daemons, nodes, jobs and ranks leave the session and
+process group of the run and become children of init. So only the token identifies them.
 """
 
 import os
@@ -72,7 +72,7 @@ def _started(pid: int) -> str:
 
 
 def _end(token: str, below: str) -> None:
-    """Terminate all of them, then kill them. Unmount their disks, delete the folders of clusters."""
+    """Terminate all of them, then kill them. Unmount their disks, delete folders of clusters."""
     clusters, began_s = set(), time.monotonic()
     while left := marked(token):
         clusters |= {

@@ -1,7 +1,7 @@
 """Real ranks over gloo, forked from a process that has imported DeepSpeed and transformers already.
 
-Most of what a short-lived rank costs is imports: six to ten seconds each, where two cores are shared. No rank outlives
-a call, and one that fails ends the others.
+Imports are most of the cost of a short-lived rank: six to ten seconds each on two shared cores. No
+rank outlives a call. A rank that fails ends the others.
 """
 
 import importlib
@@ -74,7 +74,7 @@ def run_phases(
 ) -> list[Any]:
     """Run cases at one world size after another. Return the answers of rank 0 in order.
 
-    A case is done by the module's function of the name case["do"], called as f(processes, folder, case).
+    The module's function case["do"] runs a case. It is called as f(processes, folder, case).
     """
     answers: list[Any] = []
     for number, (world_size, cases) in enumerate(phases):

@@ -1,4 +1,4 @@
-"""A rank with a watchdog that stops moving in a way of choice: python hang_work.py RUN_DIR HOW TIMEOUT_S START_S."""
+"""A rank that hangs, with a watchdog: python hang_work.py RUN_DIR HOW TIMEOUT_S START_S."""
 
 import ctypes
 import faulthandler

@@ -1,4 +1,4 @@
-"""Small valid images of every accepted format and mode, and the parts of which PNG and EXIF are made."""
+"""Small valid images of every accepted format and mode, and parts of PNG and EXIF."""
 
 import io
 import struct

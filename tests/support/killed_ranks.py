@@ -1,6 +1,7 @@
-"""Attempts of a run whose ranks are forked from a process that has imported DeepSpeed, killed at a point of choice.
+"""Attempts of a run whose ranks are killed at a chosen point.
 
-An attempt costs a second or two instead of ten. Everything else is what a job does: begin, train, decide, begin again.
+The ranks are forked from a process that has imported DeepSpeed, so an attempt takes a second or two
+instead of ten. All other steps are those of a job: begin, train, decide, begin again.
 """
 
 import json
@@ -27,7 +28,7 @@ class Point:
 
     - start: before anything is loaded.
     - train, evaluation: after `seconds` in a step, or in a batch of an evaluation.
-    - save: before or after an fsync of a checkpoint's file, or with a torn file, as after a power cut.
+    - save: before or after an fsync of a checkpoint's file, or with a torn file.
     - rename: before or after a new or old checkpoint is renamed.
     - delete: with an old checkpoint half deleted.
     - result: before or after result.json gets its name.

@@ -14,7 +14,7 @@ OF_TIME = {"step_time_s", "samples_per_s", "time_unix_s", "attempt"}
 
 
 def new_run(place: Path, data: Path, stage: int, size: int, steps: int) -> Path:
-    """The folder of a run that has not begun: tiny, with dropout, validation and saves at different steps."""
+    """The folder of a new tiny run, with dropout, and validation and saves at different steps."""
     shutil.rmtree(place, ignore_errors=True)
     content = {
         "deepspeed": read_json(find_file("DeepSpeed file", f"zero{stage}")),
@@ -73,7 +73,7 @@ def repeated_steps(folder: Path) -> int:
 
 
 def sample_order(folder: Path) -> dict[tuple[int, int, int], list[int]]:
-    """(rank, step, micro-step) -> indices of the samples. The highest attempt of each step counts."""
+    """(rank, step, micro-step) -> indices of the samples, of the last attempt at each step."""
     found: dict[tuple[int, int, int], list[int]] = {}
     for path in sorted(
         folder.glob("order/*.jsonl"), key=lambda path: [int(part) for part in path.stem.split("-")]

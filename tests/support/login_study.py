@@ -51,7 +51,7 @@ def write_grid(folder: Path, **changes: Any) -> Path:
 
 
 def pack(folder: Path, **changes: Any) -> Path:
-    """The part of a packed data set that the login node reads: a manifest, and a file of its size."""
+    """The part of a packed data set that the login node reads: a manifest and a file."""
     content = b"\x93NUMPY" + bytes(122) + bytes(8)
     (folder / "train").mkdir(parents=True)
     (folder / "train" / "label.digit.npy").write_bytes(content)
@@ -166,7 +166,7 @@ def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedP
 
 
 def refused(place: Path, grid: str, *arguments: str) -> list[str]:
-    """The lines of the error of a submit, without `error: `. It exits with 2 and changes nothing."""
+    """The lines of a submit's error, without `error: `. It exits with 2 and changes nothing."""
     before = tree(place)
     done = command("submit", place, "--grid", grid, *arguments)
     assert done.returncode == 2, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What the ranks of the distributed tests do; each function is called on every rank by forked_ranks.run_on_ranks."""
+"""Work of the ranks in distributed tests. forked_ranks.run_on_ranks calls it on every rank."""
 
 import itertools
 import sys
@@ -111,12 +111,12 @@ def zero_against_ddp(
 
 
 def several(processes: Processes, calls: list[list[Any]]) -> list[Any]:
-    """Answers of several functions here, [name, *arguments] each: starting ranks costs more than their work."""
+    """Answers of several functions here, each [name, *arguments]. It saves the start of ranks."""
     return [globals()[name](processes, *arguments) for name, *arguments in calls]
 
 
 def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[str, Any]:
-    """Parameters after some steps of global batch 8, accumulated as the micro-batch size makes necessary."""
+    """Parameters after some steps of global batch 8, accumulated over micro-batches."""
     # A large eps, since Adam turns the rounding of a gradient that should be 0 (a key's bias) into
     # whole steps.
     config = make_config("zero1", micro_batch_size=micro_batch_size, optimizer__eps=1e-3, **FP32)
@@ -131,7 +131,7 @@ def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[
 
 
 def evaluated(processes: Processes, data: str, batch_size: int) -> dict[str, Any]:
-    """Scores and logits of 59 validation samples, for a fixed network, at stage 3 where every rank must take part."""
+    """Scores and logits of 59 validation samples of a fixed network. Stage 3 needs every rank."""
     config = make_config("zero3", global_batch_size=24, **FP32)
     engine = build_engine(model_of(config, data), config, processes)
     reader = reader_of(data, "val", processes)
@@ -151,7 +151,7 @@ def means_and_maxima(processes: Processes) -> list[float]:
 
 
 def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, list[float]]:
-    """Losses with other modalities on each rank, at each stage. A skipped encoder would hang stage 3."""
+    """Losses with other modalities on each rank. A skipped encoder would hang stage 3."""
     from make import DESIGNS, make_inputs
 
     losses = {}
@@ -185,7 +185,7 @@ def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, l
 
 
 def recomputed(processes: Processes, cases: list[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Losses of two steps with dropout, and calls of attention, of [design, stage] without and with recomputation."""
+    """Losses and calls of attention of [design, stage], without and with recomputation."""
     from make import DESIGNS, make_inputs
 
     inputs, lengths, present = make_inputs()
@@ -262,7 +262,7 @@ def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[st
 
 
 def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
-    """Answers of set_up for runs, some of which must be refused. The last: whether it loaded a compiler."""
+    """Answers of set_up for runs, some to be refused. The last: whether it loaded a compiler."""
     from furnace_hpc.config.errors import ConfigError
     from furnace_hpc.engine.setup import set_up
     from furnace_hpc.runs.folder import RunFolder

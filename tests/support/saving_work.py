@@ -1,4 +1,4 @@
-"""What the ranks do to prove that saving in the background loses nothing, called by forked_ranks.run_phases."""
+"""Work of the ranks for saves in the background, for forked_ranks.run_phases."""
 
 import errno
 import threading
@@ -50,7 +50,7 @@ def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def bad_gradient(processes: Any, folder: Path, case: Case) -> list[str]:
-    """What is said of a step with a good gradient, and of one whose gradient is not finite on one rank."""
+    """Answers for a step with a good gradient, and for one that is not finite on one rank."""
     from furnace_hpc.engine.loop import check_gradient, check_parameters
 
     engine, said = engine_of(case, processes, seed=0, lr=1e-2), []
@@ -91,7 +91,7 @@ def not_finite(processes: Any, folder: Path, case: Case) -> list[int]:
 
 
 def fail(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """The last rank's disk is full for some tries, of a checkpoint that may or may not be given up."""
+    """The last rank's disk is full for some tries. The checkpoint may be given up or not."""
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
@@ -156,7 +156,7 @@ def replaced(processes: Any, folder: Path, case: Case) -> list[str]:
 
 
 def flipped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """The disk flips a bit of the last rank's part of step 3, after it is durable and before older ones are deleted."""
+    """The disk flips a bit of the last rank's part of step 3 before older steps are deleted."""
     from furnace_hpc.engine.checkpoint import saver as saver_module
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)

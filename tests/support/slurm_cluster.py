@@ -1,4 +1,4 @@
-"""A real Slurm on this machine for tests, made by slurm/devcluster. Its fixtures belong into conftest.py alone:
+"""A real Slurm on this machine, made by slurm/devcluster. Only conftest.py imports its fixtures:
 
 from slurm_cluster import cluster, quiet  # noqa: F401
 """
@@ -66,7 +66,7 @@ class Cluster:
         self._devcluster("up", *self.options)
 
     def kill_node(self, name: str) -> None:
-        """A power cut. Slurm sees it after half a minute, or at start_node, and then requeues the node's jobs."""
+        """A power cut. Slurm detects it after 30 s, or at start_node, and requeues jobs."""
         self._devcluster("kill-node", name)
 
     def start_node(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""A study on a real Slurm whose ranks are stand-ins: submitted, watched and counted as a user would."""
+"""A study on a real Slurm whose ranks are stand-ins. It uses the commands of a user."""
 
 import json
 import subprocess
@@ -15,9 +15,10 @@ from slurm_cluster import Cluster, wait_until
 
 HERE = Path(__file__).parent
 STAND_IN = """#!/bin/bash
-# A rank is a stand-in; whatever else a job does with Python is real.
+# A rank is a stand-in. All other Python of a job is real.
 case " $* " in
-*" submitit.core._submit "* | *" furnace_hpc.launch.rank_main "*) exec {python} -S {here}/stand_in_rank.py ;;
+*" submitit.core._submit "* | *" furnace_hpc.launch.rank_main "*)
+    exec {python} -S {here}/stand_in_rank.py ;;
 esac
 exec {python} "$@"
 """
@@ -125,7 +126,7 @@ class Study:
         return [tuple(line.split("|")) for line in done.stdout.splitlines()]
 
     def elements(self) -> Counter[int]:
-        """Row -> number of array elements that wait or run for it. Other studies' jobs are left out."""
+        """Row -> number of its array elements that wait or run, without other studies' jobs."""
         found: Counter[int] = Counter()
         base = {}
         for path in self.folder.glob("submissions/*/journal.jsonl"):
@@ -160,7 +161,7 @@ HANG = "read -rt 60 <> <(:)"  # in a shim: without a child, which would live on
 
 
 def shim(place: Path, name: str, script: str) -> str:
-    """A PATH on which `name` is a script of ours before the real one, which it may exec as $REAL."""
+    """A PATH with a script before the real `name`. It can exec the real one as $REAL."""
     folder = place / "shims"
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/bin/bash\nREAL=/usr/bin/{name}\n{script}\n")

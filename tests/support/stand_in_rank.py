@@ -1,7 +1,7 @@
 """A rank that does not train. The name of its run decides what it does.
 
 ok...      ends with a result                crash...   ends with an exception
-dies...    ends without a verdict            waits...   runs until GRID/release exists or it gets a stop signal
+dies...    ends without a verdict            waits...   runs until GRID/release or a stop signal
 
 Every start appends a line to GRID/starts: run, attempt, rank.
 """

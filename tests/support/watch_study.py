@@ -19,7 +19,7 @@ def write(run: RunFolder, attempt: int, steps: range, **more: object) -> None:
 
 
 def make(tmp_path: Path) -> GridFolder:
-    """Four runs: one done, one on its second attempt, one that has crashed, one that was never begun."""
+    """Four runs: one done, one on its second attempt, one crashed, one never started."""
     write_submission(planned(tmp_path / "runs", grid()))
     folder, runs = GridFolder(tmp_path / "runs" / "study"), specs()
     finish(runs[0], folder)
