@@ -2,9 +2,6 @@
 
 import os
 import signal
-from typing import Annotated
-
-import typer
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError, nearest
@@ -13,7 +10,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
 from furnace_hpc.monitor.run_status import observe
-from furnace_hpc.options import RunsRoot, SubmittedGrid
+from furnace_hpc.options import RunsRoot, SubmittedGrid, Variants
 from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import submissions
@@ -26,9 +23,7 @@ NOTHING = "nothing is running or waiting"
 
 def main(
     grid: SubmittedGrid,
-    variant: Annotated[
-        list[str] | None, typer.Option(help="only this row's runs; repeatable")
-    ] = None,
+    variant: Variants = None,
     runs_dir: RunsRoot = None,
 ) -> None:
     """Stop a grid's jobs, waiting ones too: one scancel, or an orderly stop of the queue on this machine.

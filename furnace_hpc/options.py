@@ -45,6 +45,7 @@ Cluster = Annotated[
         autocompletion=_starting_with(lambda: ["auto", *names_of("cluster")]),
     ),
 ]
+Variants = Annotated[list[str] | None, typer.Option("--variant", help="only this row; repeatable")]
 RunsRoot = Annotated[
     Path | None,
     typer.Option(

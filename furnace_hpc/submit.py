@@ -32,7 +32,7 @@ from furnace_hpc.launch.submission import (
     write_specs,
 )
 from furnace_hpc.monitor.run_status import StatusResolver, observe
-from furnace_hpc.options import Cluster, DataRoot, GridFile, RunsRoot
+from furnace_hpc.options import Cluster, DataRoot, GridFile, RunsRoot, Variants
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.resume_overrides import read_overrides
@@ -48,7 +48,7 @@ def main(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value laid over every row; repeatable")
     ] = None,
-    variant: Annotated[list[str] | None, typer.Option(help="only this row; repeatable")] = None,
+    variant: Variants = None,
     seed: Annotated[
         list[int] | None,
         typer.Option(parser=whole_number, metavar="INTEGER", help="only this seed; repeatable"),

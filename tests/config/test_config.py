@@ -310,7 +310,7 @@ def test_name_pattern_refuses(name):
             "unknown metric",
         ),
         ({"model.modalities": ["text", "text"]}, "an entry is a duplicate. Keep one"),
-        ({"model.modalities": []}, "at least 1 item"),
+        ({"model.modalities": []}, "model.modalities: got [], wanted 1 or more entries"),
         ({"tasks": [{"name": "digit"}, {"name": "digit"}]}, "a name is a duplicate. Rename one"),
         ({"evaluation.metric": "test/digit/accuracy"}, "unknown metric 'test/digit/accuracy'"),
         ({"optimizer.lr": 0}, "optimizer.lr: got 0, wanted a number greater than 0"),

@@ -68,7 +68,7 @@ def test_empty_rows_and_sections_are_accepted(tmp_path):
         ("steps: '40'", "steps: got '40', wanted a number. Write 40, without quotes"),
         ("steps: yes", "steps: got yes (read as true), wanted a number"),
         ("steps: 2026-11-28", "steps: got '2026-11-28', wanted a number"),
-        ("steps:", "steps: got nothing, wanted a valid integer"),
+        ("steps:", "steps: got nothing, wanted a whole number"),
         ("steps: 1e400", "steps: got 1e400 (read as inf), wanted a finite number"),
         (
             "optimizer.lr: .inf",

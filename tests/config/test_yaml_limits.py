@@ -79,7 +79,10 @@ def test_long_text_with_colons_is_text_in_linear_time(tmp_path):
             + "}}",
             "at most 200",
         ),
-        ("settings: {" + "".join(f"loss.a{n}: 1, " for n in range(300)) + "}", "at most 200 items"),
+        (
+            "settings: {" + "".join(f"loss.a{n}: 1, " for n in range(300)) + "}",
+            "at most 200 entries",
+        ),
         (
             "variants: {base: {" + "".join(f"loss.a{n}: 1, " for n in range(2000)) + "}}",
             "the row has 2,003 keys, more than 1,000",

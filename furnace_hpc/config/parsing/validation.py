@@ -20,6 +20,13 @@ Find = Callable[[Sequence[int | str], Any], Entry | None]
 _KINDS = {list: "a list", str: "text", type(None): "nothing"}
 _MAPPING_TYPES = {"dict_type", "model_type", "model_attributes_type"}  # of pydantic's problems
 _LIST_TYPES = {"tuple_type", "list_type"}
+_WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "wanted a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "wanted a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "wanted true or false"),
+    **dict.fromkeys(_MAPPING_TYPES, "wanted a mapping. Write lines of `key: value`"),
+    "string_type": "wanted text",
+}
 
 
 def validate(
@@ -126,16 +133,21 @@ def _wanted(problem: Any, entry: Entry | None) -> str:
     if kind == "string_type" and not isinstance(value, (dict, list)):
         return "wanted text" if value is None else f"wanted text. Write '{_typed(value, entry)}'"
     if kind in _LIST_TYPES:
-        can_be_item = isinstance(value, (str, int, float))
-        return f"wanted a list. Write [{_typed(value, entry)}]" if can_be_item else "wanted a list"
-    if kind in _MAPPING_TYPES:
-        return "wanted a mapping. Write lines of `key: value`"
+        if isinstance(value, (str, int, float)):
+            return f"wanted a list. Write [{_typed(value, entry)}]"
+        return "wanted a list. Begin each entry with `- `"
+    if kind == "too_short":
+        return f"wanted {problem['ctx']['min_length']} or more entries"
+    if kind == "too_long":
+        return f"wanted at most {problem['ctx']['max_length']:,} entries"
     if kind == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NAME_PATTERN:
         return (
             "wanted a name. It has 1 to 64 letters, digits, '.', '_' or '-', and begins with a "
             "letter or digit"
         )
-    wanted = _in_own_words(problem["msg"])
+    if kind == "string_pattern_mismatch":
+        return f"wanted text that matches {problem['ctx']['pattern']}"
+    wanted = _WANTED.get(kind) or _in_own_words(problem["msg"])
     if value == "auto":
         wanted += ". 'auto' is not supported. Write a value, or remove the key"
     return wanted
@@ -143,7 +155,7 @@ def _wanted(problem: Any, entry: Entry | None) -> str:
 
 def _in_own_words(message: str) -> str:
     """Pydantic's `Input should be greater than 0` as `wanted a number greater than 0`."""
-    message = message.removeprefix("Value error, ").removesuffix(" after validation")
+    message = message.removeprefix("Value error, ")
     what = message.removeprefix("Input should be ")
     if what == message:
         return f"{message[0].lower()}{message[1:]}"
