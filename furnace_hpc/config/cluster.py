@@ -137,9 +137,10 @@ class ClusterProfile(Config):
             per_node = processes_per_node
         return nodes * per_node
 
-    def shape(self, wish: Resources) -> tuple[int, int]:
+    def shape(self, resources: Resources) -> tuple[int, int]:
         """(nodes, processes_per_node) of a run: of its grid, else of this profile."""
-        return wish.nodes or self.nodes, wish.processes_per_node or self.processes_per_node
+        nodes = resources.nodes or self.nodes
+        return nodes, resources.processes_per_node or self.processes_per_node
 
 
 def load_profile(name: str) -> ClusterProfile:

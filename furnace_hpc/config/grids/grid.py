@@ -122,22 +122,26 @@ class Grid(Config):
 
     @model_validator(mode="after")
     def _lists(self) -> "Grid":
-        problems = [f"axes.{key} is empty" for key, values in self.axes.items() if not values]
+        empty = [key for key, values in self.axes.items() if not values]
+        problems = [f"axes.{key} is empty. Write values, or remove it" for key in empty]
         for index, group in enumerate(self.zip):
             lengths = {key: len(values) for key, values in group.items()}
             if len(set(lengths.values())) != 1 or 0 in lengths.values():
-                problems.append(f"zip[{index}] needs lists of one length, got {lengths}")
+                problems.append(
+                    f"zip[{index}] needs lists of one length, got {lengths}. Add or remove values"
+                )
         for key in ("seeds", "packs", "columns"):
             values = getattr(self, key)
             if len(set(values)) != len(values):
-                problems.append(f"{key} {list(values)} has a duplicate")
+                problems.append(f"{key} {list(values)} has a duplicate. Keep one")
         swept = Counter([*self.axes, *(key for group in self.zip for key in group)])
-        problems += [f"key {key!r} is swept twice" for key in sorted(swept) if swept[key] > 1]
+        twice = sorted(key for key, count in swept.items() if count > 1)
+        problems += [f"key {key!r} is swept twice. Keep one" for key in twice]
         if len(swept) > MAX_SWEPT:
-            problems.append(f"{len(swept):,} keys are swept, more than {MAX_SWEPT}")
+            problems.append(f"{len(swept):,} keys are swept, more than {MAX_SWEPT}. Sweep fewer")
         problems += self._problems_of_direction()
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError(". ".join(problems))
         return self
 
     def _problems_of_direction(self) -> list[str]:
