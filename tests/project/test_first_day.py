@@ -326,12 +326,12 @@ def test_one_name_for_the_data_root(name):
 
 def test_the_old_name_still_works(tmp_path):
     done = command("export", tmp_path, "nowhere", "--out", "out", "--data-dir", "data")
-    assert "nowhere is neither a run's folder" in done.stderr
+    assert "nowhere is not a run's folder" in done.stderr
 
 
 def test_export_lists_several_runs_that_match(tmp_path):
     done = command(
         "export", tmp_path, "runs/study/base-s0-1", "runs/study/base-s0-2", "--out", "out"
     )
-    sentence = "2 run folders fit, wanted one: runs/study/base-s0-1, runs/study/base-s0-2"
+    sentence = "2 run folders match: runs/study/base-s0-1, runs/study/base-s0-2. Give one of them"
     assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
