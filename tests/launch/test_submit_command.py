@@ -141,11 +141,11 @@ def test_unknown_grid(place):
         ),
         (
             ("--set", "steps"),
-            "--set got 'steps', wanted key=value, for example --set optimizer.lr=1e-3",
+            "--set got 'steps', wanted key=value, such as --set optimizer.lr=1e-3",
         ),
         (
             ("--set", "seed=3"),
-            "--set seed: the grid's seeds say which are run; use --seed to choose among them",
+            "--set seed: seeds are listed in the grid. Choose among them with --seed",
         ),
         (("--retry", "fialed"), "--retry got 'fialed'; did you mean 'failed'? (valid: cancelled, "),
         (
