@@ -13,6 +13,7 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.config.grids.grid import Grid, results_name, with_settings
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.parsing.text_safety import printable
+from furnace_hpc.options import RunsRoot, SubmittedGrid
 from furnace_hpc.runs.folder import GridFolder
 
 if TYPE_CHECKING:
@@ -23,17 +24,14 @@ LEAST_WIDTH = 100  # characters of the printed table, also in a log file
 
 
 def main(
-    grid: Annotated[str, typer.Option(help="name or path of the grid, as last submitted")],
+    grid: SubmittedGrid,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as given to submit; repeatable")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for the results [results/<grid>]")
     ] = None,
-    runs_dir: Annotated[
-        Path | None,
-        typer.Option("--runs-root", help="folder of all runs [$FURNACE_RUNS or ./runs]"),
-    ] = None,
+    runs_dir: RunsRoot = None,
     metric: Annotated[
         str | None, typer.Option(help="another metric than the grid's: <split>/<task>/<metric>")
     ] = None,

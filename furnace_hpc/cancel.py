@@ -2,10 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError, nearest
@@ -14,6 +10,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
 from furnace_hpc.monitor.run_status import observe
+from furnace_hpc.options import RunsRoot, SubmittedGrid, Variants
 from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import submissions
@@ -25,13 +22,9 @@ NOTHING = "nothing is running or waiting"
 
 
 def main(
-    grid: Annotated[str, typer.Option(help="name of a submitted grid, or path of its file")],
-    variant: Annotated[
-        list[str] | None, typer.Option(help="only this row's runs; repeatable")
-    ] = None,
-    runs_dir: Annotated[
-        Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
-    ] = None,
+    grid: SubmittedGrid,
+    variant: Variants = None,
+    runs_dir: RunsRoot = None,
 ) -> None:
     """Stop a grid's jobs, waiting ones too: one scancel, or an orderly stop of the queue on this machine.
 

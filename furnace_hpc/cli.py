@@ -1,7 +1,7 @@
-"""What all commands share: parsing, one-sentence errors, exit codes; and the `furnace` script that finds them.
+"""Parse and run commands: one error without a traceback, exit codes, and the `furnace` script.
 
-Exit codes: 0 done; 1 some runs failed or are missing, or the cluster is away; 2 the user's input is wrong;
-130 interrupted; 141 the reader of a command that only prints, such as `head -1`, has left.
+Exit codes: 0 done; 1 runs failed or are missing, or the cluster does not answer; 2 invalid input;
+130 interrupted; 141 the reader of the output left, as `head -1` does, and the command only prints.
 """
 
 import importlib
@@ -19,91 +19,111 @@ from furnace_hpc.console import streams
 from furnace_hpc.runs.folder import explain
 
 COMMANDS = {
-    "submit": "turn a grid into runs: one Slurm array, or a queue on this machine",
-    "status": "a line per run: state, step, loss, time left, and why; or a run's logs",
-    "cancel": "stop a grid's jobs; what they did is kept, and submit goes on",
+    "submit": "turn a grid into runs, and start them on Slurm or in a queue on this machine",
+    "status": "show each run's state, step, loss, time left and reason, or a run's logs",
+    "cancel": "stop the jobs of a grid; submit resumes its runs later",
     "aggregate": "turn finished runs into tables and figures",
     "pack": "turn raw data into memory-mapped columns",
-    "doctor": "check this machine, its disks and GPUs, Slurm and a compute node, and report how to fix each problem",
-    "drill": "disturb a tiny grid on this cluster in every way, and prove that nothing is lost",
+    "doctor": "check this machine, Slurm and a compute node, and report how to fix each problem",
+    "drill": "disturb the runs of a tiny grid on this cluster, and check that nothing is lost",
     "train": "train one run folder, under torchrun or alone",
-    "export": "turn a run's checkpoint into one folder that predicts anywhere",
-    "predict": "ask an exported model: text, image, audio, or any of them alone",
+    "export": "turn a run's checkpoint into a folder that predicts on any machine",
+    "predict": "predict with an exported model from text, image, audio, or some of them",
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }
-
-ONLY_PRINT = {"status", "predict", "schema"}  # with nobody to read it, they have nothing to do
+ONLY_PRINT = {"status", "predict", "schema"}  # they end when the reader of their output leaves
 
 
 def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command, a function or an app with commands of its own, and exit with its code."""
     _keep_working_directory_out()
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    if isinstance(command, typer.Typer):
-        app, name = command, str(command.info.name)
-    else:
-        app.command(
-            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-        )(command)
+    app = _app_of(command)
+    name = app.info.name
+    if not isinstance(name, str):
         name = command.__module__.rsplit(".", 1)[-1]
     if name == "__main__":
         name = sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
     streams.set_up(ends=name in ONLY_PRINT)
+    arguments = None if argv is None else list(argv)
     try:
         try:
-            app(args=None if argv is None else list(argv), prog_name=f"furnace {name}")
+            app(args=arguments, prog_name=f"furnace {name}")
         finally:
             sys.stdout.flush()
         sys.exit(0)
     except ConfigError as error:
-        _complain(str(error))
+        _print_error(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno is None:
             raise
-        _complain(str(explain(error, f"furnace {name} could not go on")))
+        _print_error(str(explain(error, f"furnace {name} could not continue")))
         sys.exit(2)
+
+
+def _app_of(command: Callable[..., Any]) -> typer.Typer:
+    """The command as an app. A command with commands of its own is one already."""
+    if isinstance(command, typer.Typer):
+        return command
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    settings = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    app.command(context_settings=settings)(command)
+    return app
 
 
 def furnace() -> NoReturn:
-    """The `furnace` console script: `furnace COMMAND ...` is `python -P -m furnace_hpc.COMMAND ...`."""
+    """Run the console script. `furnace COMMAND ...` is `python -P -m furnace_hpc.COMMAND ...`."""
     _keep_working_directory_out()
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] not in COMMANDS:
-        streams.set_up()
-    if not arguments or arguments[0] in {"-h", "--help"}:
+    first, *rest = sys.argv[1:] or ["--help"]
+    if _COMPLETE in os.environ or first in _COMPLETION_OPTIONS:
+        from furnace_hpc import completion
+
+        completion.run(COMMANDS, lambda name: _app_of(_load(name)))
+    if first in COMMANDS:
+        run_command(_load(first), rest)
+    streams.set_up()
+    if first in {"-h", "--help"}:
         _print_help()
         sys.exit(0)
-    if arguments[0] == "--version":
+    if first == "--version":
         print(f"furnace {__version__}")
         sys.exit(0)
-    if arguments[0] not in COMMANDS:
-        _complain(f"unknown command {arguments[0]!r}; {nearest(arguments[0], COMMANDS)}")
-        sys.exit(2)
-    run_command(importlib.import_module(f"furnace_hpc.{arguments[0]}").main, arguments[1:])
+    _print_error(f"unknown command {first!r}; {nearest(first, COMMANDS)}")
+    sys.exit(2)
+
+
+_COMPLETE = "_FURNACE_COMPLETE"  # the environment variable of the shell's completion script
+_COMPLETION_OPTIONS = {"--install-completion", "--show-completion"}
+
+
+def _load(name: str) -> Callable[..., Any]:
+    """Import one command. Others are not imported, so that `furnace` starts fast."""
+    command: Callable[..., Any] = importlib.import_module(f"furnace_hpc.{name}").main
+    return command
 
 
 def _keep_working_directory_out() -> None:
-    """Else what is called torch.py in the working directory is the torch of a child or a worker."""
+    """Otherwise child processes could import ./torch.py."""
     os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 
 def _print_help() -> None:
-    print("Usage: furnace COMMAND [OPTIONS]    (furnace COMMAND --help tells more)\n")
-    print(
-        "An ablation table you can trust, from one command, whatever the cluster does to your jobs.\n"
-    )
-    for name, what in COMMANDS.items():
-        print(f"  {name:<10} {what}")
-    print(
-        "\nFirst steps:\n  furnace submit --grid smoke --dry-run\n  furnace submit --grid ablation"
-    )
+    print("Usage: furnace COMMAND [OPTIONS]\n")
+    print("Train every row of a grid with every seed, and make an ablation table you can trust.\n")
+    for name, summary in COMMANDS.items():
+        print(f"  {name:<10} {summary}")
+    print("\n  furnace COMMAND --help                  options of a command")
+    print("  furnace --version                       version")
+    print("  furnace --install-completion            completion with TAB (bash, zsh, fish)")
+    print("\nFirst steps:")
+    print("  furnace submit --grid smoke --dry-run")
+    print("  furnace submit --grid ablation")
 
 
-def _complain(sentence: str) -> None:
-    from rich.console import Console  # nobody waits for it who has nothing to complain about
+def _print_error(problem: str) -> None:
+    from rich.console import Console  # slow to import
 
-    for line in masked(sentence).splitlines():
+    for line in masked(problem).splitlines():
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             f"error: {printable(line)}", markup=False
         )

@@ -39,14 +39,13 @@ from furnace_hpc.diagnostics.report import (
 )
 from furnace_hpc.diagnostics.slurm_info import SlurmFacts, ask, try_gpu_flags
 from furnace_hpc.launch.show_plan import choose_profile
+from furnace_hpc.options import Cluster, RunsRoot
 from furnace_hpc.runs.trust import trust_group
 from furnace_hpc.slurm.client import has_slurm
 
 
 def main(
-    cluster: Annotated[
-        str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")
-    ] = "auto",
+    cluster: Cluster = "auto",
     here_: Annotated[
         bool, typer.Option("--here", help="check this machine only, not Slurm")
     ] = False,
@@ -64,10 +63,7 @@ def main(
         bool, typer.Option("--replace", hidden=True, help="older name of --force")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
-    runs_dir: Annotated[
-        Path | None,
-        typer.Option("--runs-root", help="where runs will lie [$FURNACE_RUNS or ./runs]"),
-    ] = None,
+    runs_dir: RunsRoot = None,
 ) -> None:
     """Check this machine, disks, GPUs, Slurm and one compute node, and list how to fix problems.
 

@@ -26,6 +26,7 @@ from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.drills.faults import Disturbance, disturbances
 from furnace_hpc.drills.outcome import CALM, Outcome, read_outcome
 from furnace_hpc.launch.show_plan import choose_profile
+from furnace_hpc.options import Cluster, DataRoot, RunsRoot
 from furnace_hpc.runs.folder import RunFolder, write_json
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
 from furnace_hpc.runs.records.metrics import last_record
@@ -54,9 +55,7 @@ GRID = {
 
 
 def main(
-    cluster: Annotated[
-        str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")
-    ] = "auto",
+    cluster: Cluster = "auto",
     only: Annotated[
         list[str] | None, typer.Option(help="only this disturbance; repeatable")
     ] = None,
@@ -69,15 +68,8 @@ def main(
             help="of the steps at which runs are disturbed [drawn]",
         ),
     ] = None,
-    runs_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]; all nodes see it"
-        ),
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-root", help="where data lies [$FURNACE_DATA or ./data]")
-    ] = None,
+    runs_dir: RunsRoot = None,
+    data_dir: DataRoot = None,
 ) -> None:
     """Start a tiny grid, really signal, kill, freeze and requeue its runs, and say what was lost.
 

@@ -1,4 +1,4 @@
-"""Print the JSON Schema of a kind of file, so that editors complete and check it.
+"""Print the JSON Schema of a kind of file, with which editors complete and check it.
 
 python -m furnace_hpc.schema grid > .vscode/grid.schema.json
 """
@@ -31,11 +31,13 @@ def main(
     if kind not in KINDS:
         raise ConfigError(f"unknown kind {kind!r}; {nearest(kind, KINDS)}")
     schema = KINDS[kind].model_json_schema()
-    print(json.dumps(_with_config(schema) if kind == "grid" else schema, indent=2))
+    if kind == "grid":
+        schema = _with_config(schema)
+    print(json.dumps(schema, indent=2))
 
 
 def _with_config(grid: dict[str, Any]) -> dict[str, Any]:
-    """The grid's schema with `base` spelt out: a config whose keys may be dotted, its DeepSpeed file a name."""
+    """Add the keys of a config to `base` of the grid's schema. A grid names its DeepSpeed file."""
     config = TrainConfig.model_json_schema()
     properties = config["properties"]
     properties["deepspeed"] = {"anyOf": [{"type": "string"}, properties["deepspeed"]]}

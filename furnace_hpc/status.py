@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +15,7 @@ from furnace_hpc.monitor.grid_status import Line, overview
 from furnace_hpc.monitor.job_cache import Evidence
 from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.render import picture, plain, summary
+from furnace_hpc.options import RunsRoot, SubmittedGrid
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import find_submitted
@@ -31,7 +31,7 @@ RESIZE_S = 0.25  # how soon a terminal is redrawn after its size changed
 
 
 def main(
-    grid: Annotated[str, typer.Option(help="name of a submitted grid, or path of its file")],
+    grid: SubmittedGrid,
     watch_: Annotated[
         bool, typer.Option("--watch", help="refresh until all runs have ended; Ctrl-C stops it")
     ] = False,
@@ -42,9 +42,7 @@ def main(
     json_: Annotated[
         bool, typer.Option("--json", help="print a JSON list with one object per run")
     ] = False,
-    runs_dir: Annotated[
-        Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
-    ] = None,
+    runs_dir: RunsRoot = None,
 ) -> None:
     """Show one line per run: state, step, loss, speed, time left, and why it is in that state.
 

@@ -7,7 +7,6 @@ furnace submit --grid ablation               do it; done runs are skipped, inter
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
 from typing import Annotated
 
@@ -33,6 +32,7 @@ from furnace_hpc.launch.submission import (
     write_specs,
 )
 from furnace_hpc.monitor.run_status import StatusResolver, observe
+from furnace_hpc.options import Cluster, DataRoot, GridFile, RunsRoot, Variants
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.resume_overrides import read_overrides
@@ -43,14 +43,12 @@ from furnace_hpc.slurm.client import prefetch_site_limits, require_slurm
 
 
 def main(
-    grid: Annotated[str, typer.Option(help="name in experiments/, or path of a grid file")],
-    cluster: Annotated[
-        str, typer.Option(help="profile in slurm/clusters/, `local`, or `auto`")
-    ] = "auto",
+    grid: GridFile,
+    cluster: Cluster = "auto",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value laid over every row; repeatable")
     ] = None,
-    variant: Annotated[list[str] | None, typer.Option(help="only this row; repeatable")] = None,
+    variant: Variants = None,
     seed: Annotated[
         list[int] | None,
         typer.Option(parser=whole_number, metavar="INTEGER", help="only this seed; repeatable"),
@@ -89,12 +87,8 @@ def main(
     yes: Annotated[
         bool, typer.Option("--yes", help="do not ask before submitting to Slurm")
     ] = False,
-    runs_dir: Annotated[
-        Path | None, typer.Option("--runs-root", help="where runs lie [$FURNACE_RUNS or ./runs]")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-root", help="where data lies [$FURNACE_DATA or ./data]")
-    ] = None,
+    runs_dir: RunsRoot = None,
+    data_dir: DataRoot = None,
 ) -> None:
     """Turn a grid into runs, and runs into a table.
 

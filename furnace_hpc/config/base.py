@@ -1,7 +1,7 @@
-"""What all configuration is made of: frozen, closed models, and the types of their fields.
+"""The base class of all configuration (frozen, no unknown keys), and the types of its fields.
 
-A field marked `identity: False` changes where or how often something is written, never a number. One marked
-`identity: unless default` is left out of run ids while it has its default.
+A field marked `identity: False` changes where or how often something is written, never a number.
+A field marked `identity: unless default` is not part of run ids while it has its default.
 """
 
 import hashlib
@@ -26,22 +26,24 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 def short_name(name: Any) -> Any:
-    """A name of more than 64 characters as its beginning and 12 digits of its hash; any other as it is."""
+    """Shorten a name of more than 64 characters to its beginning and 12 digits of its hash."""
     if not isinstance(name, str) or len(name) <= MAX_NAME:
         return name
     digits = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
     return f"{name[: MAX_NAME - 13]}-{digits}"
 
 
-# a long one may be given in full
+# A long name may be given in full.
 RowName = Annotated[str, BeforeValidator(short_name), Field(pattern=NAME_PATTERN)]
 
 
 def _one_list(value: Any) -> Any:
-    """`gpu, a40` or a YAML list as Slurm takes it: gpu,a40."""
+    """Join `gpu, a40` or a YAML list to the form of Slurm: gpu,a40."""
     if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
         value = ",".join(value)
-    return value.replace(", ", ",") if isinstance(value, str) else value
+    if isinstance(value, str):
+        return value.replace(", ", ",")
+    return value
 
 
 OneList = BeforeValidator(_one_list)
@@ -51,7 +53,7 @@ Partitions = Annotated[
 
 
 def number(value: Any) -> Any:
-    """A validator: refuse what pydantic would turn into a number, such as `yes` (1) and `"500"`."""
+    """Validate a number. Refuse what pydantic converts to one, such as `yes` (1) and `"500"`."""
     if isinstance(value, (bool, str)):
         raise ValueError(wanted_number("", value))
     return value
@@ -81,18 +83,18 @@ ColumnName = Literal[
 _NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
 ADDED_LATER: dict[str, Any] = {"identity": "unless default"}
-"""Of a field whose default is what every run did before the field existed: run ids stay what they were."""
+"""For a new field whose default is what every run did before. Run ids do not change."""
 
 
 def no_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A validator: every entry stands once."""
+    """Validate that no entry is a duplicate."""
     if len(set(values)) != len(values):
-        raise ValueError("an entry stands twice: keep one")
+        raise ValueError("an entry is a duplicate. Keep one")
     return values
 
 
 class Config(BaseModel):
-    """Base of all configuration: frozen, closed."""
+    """Base of all configuration: frozen, without unknown keys."""
 
     # JSON has no infinity
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -100,15 +102,15 @@ class Config(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what pydantic would turn into a number: `steps: yes` is 1 to it, and `steps: "500"` is 500."""
-        if value.__class__ in _NO_NUMBERS and info.field_name in _number_fields(cls):
+        """Refuse what pydantic converts: `steps: yes` to 1, and `steps: "500"` to 500."""
+        if value.__class__ in _NOT_NUMBERS and info.field_name in _number_fields(cls):
             raise ValueError(wanted_number(str(info.field_name), value))
         return value
 
     @model_validator(mode="before")
     @classmethod
     def _empty_sections(cls, content: Any) -> Any:
-        """Read a list or mapping with nothing in it (`axes:`, its lines commented out) as an empty one."""
+        """Read a key without a value as an empty list or mapping, such as `axes:`."""
         if not isinstance(content, dict) or all(value is not None for value in content.values()):
             return content
         empty = _empty_by_default(cls)
@@ -117,7 +119,7 @@ class Config(BaseModel):
         }
 
 
-_NO_NUMBERS = frozenset({bool, str})
+_NOT_NUMBERS = frozenset({bool, str})
 
 
 @cache

@@ -1,8 +1,9 @@
-"""The closed schema of a ds_configs/ file.
+"""The schema of a ds_configs/ file.
 
-DeepSpeed ignores unknown keys silently and takes "auto" for false, so a slip there trains something else than
-asked. Here every key is known, typed, and either works with this toolkit or is refused with the reason.
-The batch sizes, the optimizer, its schedule and gradient clipping are not in the file: the run's config owns them.
+DeepSpeed ignores unknown keys silently and reads "auto" as false, so a mistake would train
+something else. Here every key is known and typed. It works with Furnace, or is refused with a
+reason.
+Batch sizes, optimizer, schedule and gradient clipping belong to the run's config, not to this file.
 """
 
 from typing import Any, ClassVar, Literal
@@ -18,16 +19,17 @@ OWNED_BY_THE_RUN = {
     "scheduler": "schedule",
 }
 REFUSED_CHECKPOINTING = {
-    "partition_activations": "it cuts activations up among tensor-parallel ranks, of which there are none here, and "
-    "empties a block's inputs in place, which the mask that all blocks share does not survive",
-    "cpu_checkpointing": "DeepSpeed does it together with partition_activations alone, which cannot work here",
-    "contiguous_memory_optimization": "DeepSpeed does it together with partition_activations alone",
-    "number_checkpoints": "only contiguous_memory_optimization reads it, which cannot work here",
+    "partition_activations": "it divides activations among tensor-parallel ranks, which Furnace "
+    "does not have. It also empties the inputs of a block in place, such as the mask that all "
+    "blocks share",
+    "cpu_checkpointing": "it needs partition_activations, which is not supported",
+    "contiguous_memory_optimization": "it needs partition_activations, which is not supported",
+    "number_checkpoints": "it needs contiguous_memory_optimization, which is not supported",
 }
 
 
 class _Closed(BaseModel):
-    """Base of all parts. `refused` holds keys that other programs take, and why they are refused (problems.py)."""
+    """Base of all parts. `refused` maps keys of DeepSpeed to the end of their error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     refused: ClassVar[dict[str, str]] = {}
@@ -38,12 +40,12 @@ class Bf16(_Closed):
 
     enabled: bool = Field(description="true: bf16 parameters; false: fp32")
     immediate_grad_update: bool | None = Field(
-        default=None, description="stage 1 with fp32 accumulation: add each gradient as it comes"
+        default=None, description="stage 1 with fp32 accumulation: add each gradient at once"
     )
 
 
 class DataTypes(_Closed):
-    """Types of what is kept between micro-batches."""
+    """Types of values that are kept between micro-batches."""
 
     grad_accum_dtype: Literal["fp32", "bf16"] = Field(
         description="type in which gradients are accumulated"
@@ -51,7 +53,7 @@ class DataTypes(_Closed):
 
 
 class Offload(_Closed):
-    """Where a ZeRO partition is kept."""
+    """Place of a ZeRO partition."""
 
     device: Literal["cpu"] = Field(description="cpu: in host memory")
     pin_memory: bool = Field(
@@ -60,14 +62,12 @@ class Offload(_Closed):
 
 
 class ZeroOptimization(_Closed):
-    """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    """What ZeRO partitions: 0 nothing, 1 optimizer state, 2 also gradients, 3 also parameters."""
 
     stage: Literal[0, 1, 2, 3] = Field(description="ZeRO stage")
-    overlap_comm: bool | None = Field(
-        default=None, description="reduce gradients while backward goes on"
-    )
+    overlap_comm: bool | None = Field(default=None, description="reduce gradients during backward")
     contiguous_gradients: bool | None = Field(
-        default=None, description="copy gradients to one buffer as they come"
+        default=None, description="copy gradients to one buffer at once"
     )
     reduce_scatter: bool | None = Field(
         default=None, description="reduce-scatter instead of all-reduce"
@@ -99,21 +99,25 @@ class ZeroOptimization(_Closed):
     @field_validator("stage", mode="before")
     @classmethod
     def _stage_is_a_number(cls, stage: Any) -> Any:
-        if isinstance(stage, bool):  # to pydantic, true is 1
+        if isinstance(stage, bool):  # pydantic reads true as 1
             raise ValueError("wanted 0, 1, 2 or 3")
         return stage
 
     @model_validator(mode="after")
     def _offload_needs_stage(self) -> "ZeroOptimization":
         if self.offload_optimizer and self.stage < 2:
-            raise ValueError(f"offload_optimizer needs stage 2 or 3, got stage {self.stage}")
+            raise ValueError(
+                f"offload_optimizer needs stage 2 or 3, got stage {self.stage}. Change one of them"
+            )
         if self.offload_param and self.stage < 3:
-            raise ValueError(f"offload_param needs stage 3, got stage {self.stage}")
+            raise ValueError(
+                f"offload_param needs stage 3, got stage {self.stage}. Change one of them"
+            )
         return self
 
 
 class ActivationCheckpointing(_Closed):
-    """Its presence turns activation checkpointing on: attention blocks are computed again in backward."""
+    """If present, attention blocks are computed again in backward (activation checkpointing)."""
 
     synchronize_checkpoint_boundary: bool = Field(
         default=False, description="synchronise CUDA at each block"
@@ -123,12 +127,12 @@ class ActivationCheckpointing(_Closed):
     )
 
     refused: ClassVar = {
-        key: f"is refused: {why}; remove it" for key, why in REFUSED_CHECKPOINTING.items()
+        key: f"is not supported: {why}. Remove it" for key, why in REFUSED_CHECKPOINTING.items()
     }
 
 
 class DeepSpeedFile(_Closed):
-    """A file of ds_configs/: ZeRO stage, precision, activation checkpointing. Complete, no "auto"."""
+    """A file of ds_configs/: ZeRO stage, precision, activation checkpointing. It has no "auto"."""
 
     zero_optimization: ZeroOptimization
     bf16: Bf16
@@ -136,14 +140,15 @@ class DeepSpeedFile(_Closed):
     activation_checkpointing: ActivationCheckpointing | None = None
     zero_force_ds_cpu_optimizer: bool | None = Field(
         default=None,
-        description="must be false with offload: the optimizer is torch's, nothing is compiled at start",
+        description="must be false with offload_optimizer: the optimizer is torch's, and nothing "
+        "is compiled at the start",
     )
     wall_clock_breakdown: bool = Field(
         default=False, description="log forward, backward and step times"
     )
 
     refused: ClassVar = {
-        key: f"does not belong in a DeepSpeed file: set {field} in the grid"
+        key: f"does not belong in a DeepSpeed file. Set {field} in the grid"
         for key, field in OWNED_BY_THE_RUN.items()
     }
 
@@ -151,18 +156,22 @@ class DeepSpeedFile(_Closed):
     def _combinations(self) -> "DeepSpeedFile":
         if self.bf16.enabled and self.zero_optimization.stage == 0:
             raise ValueError(
-                "bf16 at stage 0 is not supported: use stage 1, which keeps fp32 master weights, also for one process"
+                "bf16 at stage 0 is not supported. Use stage 1, also for one process: it keeps "
+                "fp32 master weights"
             )
         if (
             self.zero_optimization.offload_optimizer
             and self.zero_force_ds_cpu_optimizer is not False
         ):
             raise ValueError(
-                "offload_optimizer needs zero_force_ds_cpu_optimizer: false, since the optimizer is torch's"
+                "offload_optimizer needs zero_force_ds_cpu_optimizer: false, because the optimizer "
+                "is torch's. Add that line"
             )
         return self
 
     @property
     def precision(self) -> str:
         """bf16 or fp32."""
-        return "bf16" if self.bf16.enabled else "fp32"
+        if self.bf16.enabled:
+            return "bf16"
+        return "fp32"

@@ -1,33 +1,31 @@
-"""The errors that are told in one sentence: the user's, and those of the machine around."""
+"""Errors that commands print without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
-MOST_NAMES = 500  # in an error
+MAX_NAMES = 500  # in an error
 
 
 class ConfigError(ValueError):
-    """The user's input is wrong. One sentence: name, got, wanted, what to do. Commands exit with `exit_code`."""
+    """The user's input is wrong. The text says: the name, the value, what is wanted, the fix."""
 
     exit_code = 2
 
 
 class UnavailableError(ConfigError):
-    """Nothing is wrong with the input: the controller is away, say. What to do is, mostly, to try again."""
+    """A service, such as Slurm's controller, does not answer. Trying again may help."""
 
     exit_code = 1
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a clause that names the nearest valid name, or all of them: for the end of an error."""
+    """Return the end of an error: the nearest valid name, if one is near, and all valid names."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    shown = ", ".join(
-        [
-            *names[:MOST_NAMES],
-            *([f"and {len(names) - MOST_NAMES:,} more"] if names[MOST_NAMES:] else []),
-        ]
-    )
+    shown = names[:MAX_NAMES]
+    if len(names) > MAX_NAMES:
+        shown.append(f"and {len(names) - MAX_NAMES:,} more")
+    listed = ", ".join(shown) or "none"
     if close:
-        return f"did you mean {close[0]!r}? (valid: {shown})"
-    return f"valid: {shown or 'none'}"
+        return f"did you mean {close[0]!r}? (valid: {listed})"
+    return f"valid: {listed}"

@@ -1,7 +1,8 @@
-"""Which fields of a config make a run what it is: those that decide numbers.
+"""The identity of a run: a hash of the fields that decide its numbers.
 
-A field marked `identity: False` changes where or how often something is written, never a number. One marked
-`identity: unless default` was added after runs were made: hashes leave it out while it has its default.
+A field marked `identity: False` changes where or how often something is written, never a number.
+A field marked `identity: unless default` was added after runs existed. Hashes leave it out while it
+has its default.
 """
 
 import hashlib
@@ -14,13 +15,16 @@ from pydantic import BaseModel
 
 
 def identity_hash(config: BaseModel, data_fingerprint: str) -> str:
-    """8 hexadecimal digits of SHA-256 over what decides the numbers."""
+    """8 hexadecimal digits of SHA-256 over the fields that decide the numbers, and the data."""
     content = json.dumps([_hashed(config), data_fingerprint], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]) -> list[str]:
-    """`identity_hash` of many configs: of those in a row that differ in `seed` alone, one is taken apart."""
+    """`identity_hash` of many configs.
+
+    Neighbours that differ only in the seed are written as JSON once. This saves most of the time.
+    """
     hashes, before, data = list[str](), None, ""
     start = end = ""
     for config, fingerprint in zip(configs, data_fingerprints, strict=True):
@@ -35,11 +39,11 @@ def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]
 
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
-_SEED = "\0seed"  # no name, path or word of a config holds a zero byte
+_SEED = "\0seed"  # no text of a config contains a zero byte
 
 
 def _differ_in_seed_alone(one: BaseModel, other: BaseModel) -> bool:
-    """Whether all other fields are the very same objects, as those of a copy are."""
+    """Whether all other fields are the same objects, as in a copy."""
     theirs = vars(other)
     return type(one) is type(other) and all(
         value is theirs[name] for name, value in vars(one).items() if name != "seed"
@@ -53,7 +57,7 @@ def identity(model: BaseModel) -> dict[str, Any]:
 
 
 def _hashed(model: BaseModel) -> dict[str, Any]:
-    """As `identity`, without the fields that were added later and have their default."""
+    """Like `identity`, without the fields that were added later and have their default."""
     values, later = vars(model), _added_later(type(model))
     return {
         name: _plain(values[name], _hashed)
@@ -83,7 +87,7 @@ def _added_later(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def without_identity(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted keys of the fields that decide no number."""
+    """Yield the dotted keys of the fields that decide no number."""
     for name, field in model.model_fields.items():
         if _mark(field.json_schema_extra) is False:
             yield f"{prefix}{name}"
@@ -92,11 +96,13 @@ def without_identity(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _mark(extra: Any) -> Any:
-    return extra.get("identity") if isinstance(extra, dict) else None
+    if isinstance(extra, dict):
+        return extra.get("identity")
+    return None
 
 
 def _plain(value: Any, of_model: Callable[[BaseModel], dict[str, Any]]) -> Any:
-    if value.__class__ in _PLAIN:  # most are; the other questions cost several times as much
+    if value.__class__ in _PLAIN:  # most values; the other checks are slower
         return value
     if isinstance(value, BaseModel):
         return of_model(value)

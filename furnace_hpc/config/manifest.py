@@ -1,4 +1,4 @@
-"""The manifest of a packed data set: what its columns are. Read on the login node, without numpy."""
+"""Define and read the manifest of a packed data set, without numpy."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ class StoredFile(_Frozen):
 
     num_bytes: int = Field(description="size of the file in bytes")
     xxh3_128: str = Field(
-        description="xxh3-128 of the array's bytes, hexadecimal (guards against damage, not malice)"
+        description="xxh3-128 of the array's bytes, hexadecimal (detects damage, not attacks)"
     )
 
 
@@ -42,22 +42,22 @@ class Labels(_Frozen):
 
 
 class Statistics(_Frozen):
-    """Mean and standard deviation over the train split, one entry per channel (image) or coefficient (audio)."""
+    """Mean and deviation over the train split, per channel (image) or coefficient (audio)."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
-SAMPLING_WEIGHT = "sampling_weight"  # column by which data.sampling: weighted draws
+SAMPLING_WEIGHT = "sampling_weight"  # column that `data.sampling: weighted` uses
 
 
 class Manifest(_Frozen):
-    """Everything a reader needs to know of a packed data set: `<data root>/<name>/manifest.json`."""
+    """Everything that a reader of a packed data set needs: `<data root>/<name>/manifest.json`."""
 
     format: Literal[1] = 1
-    dataset: str = Field(description="name of the data set's kind, e.g. tridigits")
+    dataset: str = Field(description="kind of data set, such as tridigits")
     modalities: tuple[Literal["text", "image", "audio"], ...] = Field(
-        description="what the set has at all; the order of the bits of the `present` column"
+        description="modalities of the set, in the order of the bits of the `present` column"
     )
     splits: dict[Literal["train", "val", "test"], int] = Field(
         description="number of samples of each split"
@@ -68,67 +68,73 @@ class Manifest(_Frozen):
     statistics: dict[str, Statistics] = Field(
         description="modality -> mean and deviation of the train split"
     )
-    vocab_size: int | None = Field(description="number of token ids; None when the set has no text")
+    vocab_size: int | None = Field(description="number of token ids; None if the set has no text")
     pad_id: int = Field(default=0, description="token id that pads the text column")
     image_frames: int | None = Field(
         default=None,
-        description="frames of a clip, the first axis of the image column; None: one picture, no such axis",
+        description="frames of a clip, the first axis of the image column; None if images are "
+        "single",
     )
     counts: dict[str, dict[str, int]] = Field(
         default={}, description="split -> samples listed, found, packed, refused, incomplete"
     )
-    preprocessing: dict[str, Any] = Field(description="every knob that made the columns, by name")
-    versions: dict[str, str] = Field(
-        description="library versions that made the columns (not part of the fingerprint)"
+    preprocessing: dict[str, Any] = Field(
+        description="setting -> value, of all settings of the pack"
     )
-    fingerprint: str = Field(description="16 hexadecimal digits over the columns' contents alone")
+    versions: dict[str, str] = Field(
+        description="library -> version that packed the columns (not in the fingerprint)"
+    )
+    fingerprint: str = Field(description="16 hexadecimal digits over the contents of the columns")
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read `folder/manifest.json`.
 
     Raises:
-        ConfigError: there is none, or it is not a manifest of this version.
+        ConfigError: it is missing, or is not a manifest of this version.
     """
     path = folder / "manifest.json"
     try:
         manifest = Manifest.model_validate_json(read_regular(path))
     except FileNotFoundError:
         raise ConfigError(
-            f"data folder {str(folder)!r} has no manifest.json: pack the data set into it with "
+            f"data folder {str(folder)!r} has no manifest.json. Pack the data set with "
             f"`furnace pack DATASET --out {folder}`"
         ) from None
     except (ValidationError, UnicodeDecodeError, OSError) as error:
         detail = str(error).splitlines()[0]
         raise ConfigError(
-            f"{path} is not a readable manifest ({detail}): pack the data set again"
+            f"{path} is not a readable manifest ({detail}). Pack the data set again"
         ) from None
-    if outside := [
-        name
-        for name in manifest.files
-        if Path(name).is_absolute() or {"..", "\0"} & {*Path(name).parts, *name}
-    ]:
+    if outside := [name for name in manifest.files if _is_outside(name)]:
         raise ConfigError(
-            f"{path} names {outside[0]!r}, which is not in its folder: pack the data set again"
+            f"{path} contains {outside[0]!r}, which is not in its folder. Pack the data set again"
         )
     return manifest
 
 
+def _is_outside(name: str) -> bool:
+    path = Path(name)
+    return path.is_absolute() or ".." in path.parts or "\0" in name
+
+
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare the sizes of all files with the manifest; contents are checked by `open_columns(verify=True)`.
+    """Compare the sizes of all files with the manifest. `open_columns` can compare contents.
 
     Raises:
         ConfigError: a file is missing or has another size.
     """
     for name, file in manifest.files.items():
-        try:
-            size = (folder / name).stat().st_size
-        except OSError:
-            size = -1
-        if size != file.num_bytes:
-            found = (
-                "is missing"
-                if size < 0
-                else f"has {size:,} bytes, the manifest says {file.num_bytes:,}"
-            )
-            raise ConfigError(f"data file {folder / name} {found}: pack the data set again")
+        problem = _size_problem(folder / name, file.num_bytes)
+        if problem:
+            raise ConfigError(f"data file {folder / name} {problem}. Pack the data set again")
+
+
+def _size_problem(path: Path, num_bytes: int) -> str:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return "is missing"
+    if size == num_bytes:
+        return ""
+    return f"has {size:,} bytes, the manifest says {num_bytes:,}"

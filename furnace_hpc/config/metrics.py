@@ -1,7 +1,10 @@
-"""Names of what is measured: `<split>/<task>/<metric>`, and what is measured once, at a run's end, after `@`.
+"""Names, directions and descriptions of metrics.
 
-`<split>/<task>/<metric>@text+image` is the same metric where the network sees these modalities alone, and
-`<split>/consistency/<metric>@text+image` tells what the embeddings of two modalities have to do with each other.
+- `<split>/<task>/<metric>` is measured at every evaluation.
+- `<split>/<task>/<metric>@text+image` is the same metric with only these modalities as input.
+- `<split>/consistency/<metric>@text+image` compares the embeddings of two modalities.
+
+The last two are measured at the end of a run.
 """
 
 import itertools
@@ -12,8 +15,7 @@ from furnace_hpc.config.errors import ConfigError
 M = TypeVar("M")
 Direction = Literal["max", "min"]
 
-# What model/scores.py gives for each kind of task; the first selects the step where no other is
-# named.
+# The metrics of model/scores.py for each kind of task. By default the first selects the step.
 METRICS = {
     "single_label": ("accuracy", "f1_macro", "f1_weighted", "loss"),
     "multi_label": (
@@ -29,7 +31,7 @@ METRICS = {
         "loss",
     ),
 }
-# What model/consistency.py gives for two modalities.
+# The metrics of model/consistency.py for two modalities.
 CONSISTENCY = (
     "cosine_matched",
     "cosine_mismatched",
@@ -44,8 +46,7 @@ CONSISTENCY = (
     "cka",
     "samples",
 )
-# A distance or a loss: less is better (Wang and Isola 2020 give alignment and uniformity as
-# losses).
+# Distances and losses. Wang and Isola 2020 define alignment and uniformity as losses.
 LOWER_IS_BETTER = frozenset(
     {
         "loss",
@@ -56,8 +57,7 @@ LOWER_IS_BETTER = frozenset(
         "uniformity",
     }
 )
-# Counts, settings and chance levels. The gap too: a smaller one may help or harm (Liang et al.
-# 2022).
+# Counts, settings and chance levels. A smaller gap may help or harm (Liang et al. 2022).
 NEITHER_IS_BETTER = frozenset(
     {
         "classes_scored",
@@ -67,25 +67,27 @@ NEITHER_IS_BETTER = frozenset(
         *(f"recall_at_{k}_chance" for k in (1, 5, 10)),
     }
 )
-# For the reference in docs/. Scores are of a whole split; consistency compares the embeddings of
-# two modalities.
+# For the reference in docs/. Scores are of a whole split.
 DESCRIPTIONS = {
     "accuracy": "share of samples whose most probable class is the label",
-    "f1_macro": "mean F1 over classes; single_label: over classes that occur in labels or predictions",
+    "f1_macro": "mean F1 over classes; single_label: over classes that "
+    "occur in labels or predictions",
     "f1_weighted": "mean F1 over classes, weighted by the number of samples with the label",
     "f1_micro": "F1 over all (sample, class) pairs at the threshold",
     "f1_samples": "mean over samples of the F1 of each sample's classes at the threshold",
     "loss": "mean cross-entropy, or binary cross-entropy for multi_label",
     "map": "mean average precision over classes that have positives and negatives",
-    "auc": "area under the ROC curve; consistency: probability that a matched pair has the higher cosine",
+    "auc": "area under the ROC curve; consistency: probability that a matched pair has the "
+    "higher cosine",
     "d_prime": "square root of 2 times the normal quantile of the mean AUC (Gemmeke et al. 2017)",
     "classes_scored": "number of classes that have positives and negatives",
-    "threshold": "probability above which a class is predicted; validation chooses it for the best micro F1",
+    "threshold": "probability above which a class is predicted; chosen on validation for the best "
+    "micro F1",
     "cosine_matched": "mean cosine of the two embeddings of one sample",
     "cosine_mismatched": "mean cosine of embeddings of two samples",
     "cosine_difference": "cosine_matched minus cosine_mismatched",
     **{
-        f"recall_at_{k}_{way}": f"share of samples whose partner is among the {k} nearest, {meaning}"
+        f"recall_at_{k}_{way}": f"share of samples whose partner is among {k} nearest, {meaning}"
         for k in (1, 5, 10)
         for way, meaning in (
             ("there", "second modality from the first"),
@@ -105,36 +107,41 @@ _ALL = frozenset({*CONSISTENCY, *(name for names in METRICS.values() for name in
 
 
 def metric_direction(metric: str) -> Direction | None:
-    """Which way a metric is better. None if neither way is, and if there is no such metric."""
-    name = metric.partition("@")[0].rsplit("/", 1)[-1]
+    """Whether higher (max) or lower (min) is better. None if neither is, or if it is unknown."""
+    name = _last_part(metric)
     if name in NEITHER_IS_BETTER or name not in _ALL:
         return None
-    return "min" if name in LOWER_IS_BETTER else "max"
+    if name in LOWER_IS_BETTER:
+        return "min"
+    return "max"
 
 
 def checked_direction(metric: str, direction: Direction | None) -> Direction:
-    """Which way a table's metric is better. One that does not exist gets `max`: other checks refuse its name.
+    """The direction of a table's metric. For an unknown metric it is `max`: other checks refuse it.
 
     Raises:
-        ConfigError: the direction contradicts the metric, or neither way is better and none is given.
+        ConfigError: the direction contradicts the metric, or the metric has none and none is given.
     """
     own = metric_direction(metric)
     if own and direction and own != direction:
-        better = "higher" if own == "max" else "lower"
+        better = {"max": "higher", "min": "lower"}[own]
         raise ConfigError(
-            f"direction {direction} contradicts metric {metric!r}, of which {better} is better: "
-            f"remove the direction, or give {own}"
+            f"direction {direction} contradicts metric {metric!r}: {better} is better. "
+            f"Remove the direction, or write {own}"
         )
-    name = metric.partition("@")[0].rsplit("/", 1)[-1]
-    if own is None and direction is None and name in NEITHER_IS_BETTER:
+    if own is None and direction is None and _last_part(metric) in NEITHER_IS_BETTER:
         raise ConfigError(
-            f"metric {metric!r} has no better direction of its own: give the direction, max or min"
+            f"metric {metric!r} has no better direction. Write the direction, max or min"
         )
     return own or direction or "max"
 
 
+def _last_part(metric: str) -> str:
+    return metric.partition("@")[0].rsplit("/", 1)[-1]
+
+
 def subsets(modalities: tuple[M, ...]) -> list[tuple[M, ...]]:
-    """All non-empty subsets, the small ones first."""
+    """All non-empty subsets, the smallest first."""
     return [
         part
         for size in range(1, len(modalities) + 1)
@@ -145,20 +152,23 @@ def subsets(modalities: tuple[M, ...]) -> list[tuple[M, ...]]:
 def metric_names(
     kinds: dict[str, str], modalities: tuple[str, ...], splits: tuple[str, ...]
 ) -> list[str]:
-    """Every metric of a run: `kinds` is task -> kind; without modalities, what every evaluation has."""
-    parts = {"+".join(part): len(part) for part in subsets(modalities)}
+    """Every metric of a run.
+
+    Args:
+        kinds: task -> kind.
+        modalities: of the network. If empty, only the metrics of every evaluation are returned.
+        splits: names of splits.
+    """
+    parts = subsets(modalities)
     names = [
         f"{split}/{task}/{name}"
         for split in splits
         for task, kind in kinds.items()
         for name in METRICS[kind]
     ]
-    whole = names.copy()
-    names += [f"{name}@{part}" for name in whole if name.startswith("test/") for part in parts]
-    pairs = [part for part, size in parts.items() if size == 2]
-    return names + [
-        f"test/consistency/{name}@{pair}"
-        for name in CONSISTENCY
-        for pair in pairs
-        if "test" in splits
-    ]
+    tests = [name for name in names if name.startswith("test/")]
+    names += [f"{name}@{'+'.join(part)}" for name in tests for part in parts]
+    if "test" in splits:
+        pairs = ["+".join(part) for part in parts if len(part) == 2]
+        names += [f"test/consistency/{name}@{pair}" for name in CONSISTENCY for pair in pairs]
+    return names

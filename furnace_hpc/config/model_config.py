@@ -1,4 +1,4 @@
-"""Typed configuration of what is trained: tasks, the network, the loss."""
+"""Typed configuration of tasks, network and loss."""
 
 from typing import Annotated, Literal
 
@@ -15,7 +15,8 @@ class TaskConfig(Config):
     )
     kind: Literal["single_label", "multi_label"] = Field(
         default="single_label",
-        description="single_label: one class per sample, cross-entropy; multi_label: any number, binary cross-entropy",
+        description="single_label: one class per sample, cross-entropy; multi_label: any number of "
+        "classes, binary cross-entropy",
     )
     weight: float = Field(default=1.0, gt=0, description="factor of this task's loss in the sum")
 
@@ -26,40 +27,39 @@ class ModelConfig(Config):
     modalities: Annotated[tuple[ModalityName, ...], AfterValidator(no_duplicates)] = Field(
         default=("text", "image", "audio"),
         min_length=1,
-        description="what the network sees; others build no encoder",
+        description="inputs of the network; only these have encoders",
     )
     fusion: Literal["concat", "gated", "low_rank", "cross_attention", "bottleneck"] = Field(
         default="cross_attention",
-        description="how modalities meet (model/fusion.py, model/attention.py)",
+        description="how features of modalities are combined (model/fusion.py, model/attention.py)",
     )
     width: int = Field(default=64, ge=8, description="features per token (D)")
-    num_heads: int = Field(default=4, ge=1, description="attention heads; divides width")
+    num_heads: int = Field(
+        default=4, ge=1, description="attention heads; width is a multiple of it"
+    )
     feedforward: int = Field(
         default=128, ge=8, description="hidden width of the feed-forward blocks"
     )
     fusion_layers: int = Field(
         default=1,
         ge=0,
-        description="attention layers of cross_attention and bottleneck; bottleneck with 0: late fusion",
+        description="attention layers of cross_attention and bottleneck. bottleneck with 0 is late "
+        "fusion",
     )
     rank: int = Field(default=8, ge=1, description="low_rank: number of factors (R)")
     bottleneck_tokens: int = Field(
-        default=4, ge=1, description="bottleneck: tokens through which modalities meet"
+        default=4, ge=1, description="bottleneck: tokens through which modalities exchange features"
     )
-    text_layers: int = Field(
-        default=2, ge=1, description="BERT layers, where the weights are random"
-    )
+    text_layers: int = Field(default=2, ge=1, description="BERT with random weights: layers")
     image_encoder: Literal["cnn", "vit"] = Field(
         default="cnn", description="convolutions, or transformers' ViT"
     )
     image_tokens: int = Field(
         default=4, ge=1, description="cnn: tokens (a square number) after adaptive pooling"
     )
-    image_layers: int = Field(
-        default=2, ge=1, description="vit: layers, where the weights are random"
-    )
+    image_layers: int = Field(default=2, ge=1, description="vit with random weights: layers")
     image_patch: int = Field(
-        default=8, ge=1, description="vit: pixels of a patch's side, where the weights are random"
+        default=8, ge=1, description="vit with random weights: side of a patch in pixels"
     )
     audio_encoder: Literal["cnn", "transformer"] = Field(
         default="cnn", description="convolutions, or transformers' audio spectrogram transformer"
@@ -68,57 +68,67 @@ class ModelConfig(Config):
         default=4, ge=1, description="cnn: tokens after pooling over valid frames"
     )
     audio_layers: int = Field(
-        default=2, ge=1, description="transformer: layers, where the weights are random"
+        default=2, ge=1, description="transformer with random weights: layers"
     )
     audio_patch: int = Field(
         default=8,
         ge=1,
-        description="transformer: coefficients and frames of a patch, where the weights are random",
+        description="transformer with random weights: side of a patch in coefficients and frames",
     )
     text_weights: str | None = Field(
         default=None,
-        description="a folder, or a name in the hub cache, of a trained BERT; none: random weights",
+        description="a trained BERT: a folder, or a name in the hub's cache [random weights]",
     )
-    image_weights: str | None = Field(default=None, description="vit: the same")
-    audio_weights: str | None = Field(default=None, description="transformer: the same")
+    image_weights: str | None = Field(default=None, description="a trained ViT, likewise")
+    audio_weights: str | None = Field(
+        default=None, description="a trained audio spectrogram transformer, likewise"
+    )
     dropout: float = Field(
-        default=0.1, ge=0, lt=1, description="of hidden features in encoders and fusion layers"
+        default=0.1, ge=0, lt=1, description="dropout of features in encoders and fusion layers"
     )
     modality_dropout: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="in training, each present modality is hidden so often; never all of them",
+        description="probability that a present modality is hidden in training; at least one stays",
     )
 
     @model_validator(mode="after")
     def _divisible(self) -> "ModelConfig":
         if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+            raise ValueError(
+                f"width {self.width} is not a multiple of num_heads {self.num_heads}. Change one"
+            )
         if int(self.image_tokens**0.5) ** 2 != self.image_tokens:
-            raise ValueError(f"image_tokens {self.image_tokens} is not a square number")
+            raise ValueError(
+                f"image_tokens {self.image_tokens} is not a square number. Write 1, 4, 9, 16, ..."
+            )
         return self
 
     @model_validator(mode="after")
-    def _parts_that_fit(self) -> "ModelConfig":
+    def _combinations(self) -> "ModelConfig":
         if self.fusion == "cross_attention" and self.fusion_layers == 0:
-            raise ValueError("fusion cross_attention needs fusion_layers 1 or more, got 0")
+            raise ValueError(
+                "fusion cross_attention got fusion_layers 0, wanted 1 or more. Raise it"
+            )
         if self.fusion == "bottleneck" and self.fusion_layers == 1:
             raise ValueError(
-                "fusion bottleneck with fusion_layers 1 never lets modalities meet (what a layer puts into the "
-                "bottleneck is read by the next one): give 2 or more, or 0 for late fusion"
+                "fusion bottleneck with fusion_layers 1 never combines modalities: a layer reads "
+                "what the layer before wrote into the bottleneck. Write 2 or more, or 0 for late "
+                "fusion"
             )
         if self.image_weights and self.image_encoder != "vit":
-            raise ValueError("image_weights are a ViT's: set image_encoder: vit")
+            raise ValueError("image_weights are for a ViT. Add image_encoder: vit")
         if self.audio_weights and self.audio_encoder != "transformer":
             raise ValueError(
-                "audio_weights are an audio spectrogram transformer's: set audio_encoder: transformer"
+                "audio_weights are for an audio spectrogram transformer. Add audio_encoder: "
+                "transformer"
             )
         return self
 
 
 class LossConfig(Config):
-    """total = sum over tasks of weight x task loss, + alpha x consistency + beta x norm, + the terms below."""
+    """Loss: sum of weight x task loss, + alpha x consistency, + beta x norm, + other terms."""
 
     alpha: float = Field(
         default=0.0,
@@ -133,27 +143,29 @@ class LossConfig(Config):
     info_nce: float = Field(
         default=0.0,
         ge=0,
-        description="weight of InfoNCE between each two modalities' projections, over the samples of all processes "
-        "(of one micro-batch: accumulation makes another loss than one big batch)",
+        description="weight of InfoNCE between the projections of each two modalities, over the "
+        "micro-batches of all processes. So accumulation gives another loss than one large batch",
     )
     projection_width: int = Field(
         default=64,
         ge=2,
-        description="InfoNCE: width of the projections, which are normalised; VICReg: of the expanders",
+        description="width of the projections of InfoNCE, which are normalised, and of the "
+        "expanders of VICReg",
     )
     temperature: float = Field(
-        default=0.07, gt=0.01, description="InfoNCE: where the learnt temperature begins"
+        default=0.07, gt=0.01, description="InfoNCE: initial value of the learnt temperature"
     )
     unimodal: float = Field(
         default=0.0,
         ge=0,
-        description="weight of the mean loss of heads that see one present modality each",
+        description="weight of the mean loss of heads with one present modality each",
     )
     vicreg: float = Field(
         default=0.0,
         ge=0,
         json_schema_extra=ADDED_LATER,
-        description="weight of VICReg between each two modalities, over the samples of all processes (as `info_nce`)",
+        description="weight of VICReg between each two modalities, over the same samples as "
+        "`info_nce`",
     )
     vicreg_invariance: float = Field(
         default=25.0,
@@ -182,5 +194,5 @@ class LossConfig(Config):
 
     @property
     def compares_samples(self) -> tuple[str, ...]:
-        """The terms in use that look at all samples of a micro-batch together: other batches make another loss."""
+        """The terms in use that compare samples of a micro-batch. They depend on the batch size."""
         return tuple(term for term in ("info_nce", "vicreg") if getattr(self, term))

@@ -1,4 +1,4 @@
-"""Typed configuration of one run: everything that decides its numbers, and nothing else that counts as identity.
+"""Typed configuration of one run: everything that decides its numbers.
 
 A field marked `identity: False` changes where or how often something is written, never a number.
 """
@@ -17,13 +17,13 @@ from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
 
 
 class DataConfig(Config):
-    """Which packed data set."""
+    """The packed data set, and the order of its samples."""
 
     name: Name = Field(default="tridigits", description="folder under the data root")
     sampling: Literal["permutation", "weighted"] = Field(
         default="permutation",
-        description="permutation: each sample once an epoch; weighted: drawn by the set's column sampling_weight, "
-        "with replacement",
+        description="permutation: each sample once per epoch; weighted: drawn with replacement, by "
+        "the set's column sampling_weight",
     )
 
 
@@ -35,7 +35,7 @@ class OptimizerConfig(Config):
     eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
     max_grad_norm: float = Field(
-        default=1.0, ge=0, description="gradient clipping by global norm; 0: none"
+        default=1.0, ge=0, description="gradient clipping by global norm; 0: off"
     )
 
 
@@ -46,12 +46,12 @@ class ScheduleConfig(Config):
         default="cosine", description="cosine to 0 at the last step, or constant"
     )
     warmup_fraction: float = Field(
-        default=0.1, ge=0, lt=1, description="part of the steps that warm up from 0"
+        default=0.1, ge=0, lt=1, description="share of the steps that warm up from 0"
     )
 
 
 class EvaluationConfig(Config):
-    """When the validation split is looked at, and which step is taken for the test split."""
+    """When to evaluate on the validation split, and which step to evaluate on the test split."""
 
     every: int = Field(
         default=100,
@@ -59,15 +59,18 @@ class EvaluationConfig(Config):
         description="optimizer steps between evaluations; the last step is evaluated too",
     )
     select: Literal["best", "last"] = Field(
-        default="best", description="best: the evaluated step with the best `metric`"
+        default="best",
+        description="step for the test split: the evaluated step with the best `metric`, or the "
+        "last step",
     )
     metric: str | None = Field(
         default=None,
-        description="val/<task>/<metric>; none: accuracy of the first task, map where it is multi_label",
+        description="val/<task>/<metric> [accuracy of the first task, or map if it is multi_label]",
     )
     frames: Literal["middle", "mean"] = Field(
         default="middle",
-        description="what a clip shows: its middle frame; mean: all in turn, and their mean probability is scored",
+        description="frames of a clip. middle: its middle frame; mean: all frames, and the mean of "
+        "their probabilities is scored",
     )
     batch_size: int = Field(
         default=256,
@@ -88,7 +91,7 @@ class TrainConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     deepspeed: DeepSpeedFile = Field(
-        description="the content of a file of ds_configs/ (a grid gives its name)"
+        description="the content of a file of ds_configs/. A grid gives its name"
     )
     steps: int = Field(default=500, ge=1, description="optimizer steps")
     global_batch_size: int = Field(
@@ -97,11 +100,11 @@ class TrainConfig(Config):
     micro_batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="samples per forward pass and process; none: global_batch_size / world_size",
+        description="samples per forward pass and process [global_batch_size / world_size]",
     )
-    seed: Seed = Field(default=0, description="of initial weights, sample order and dropout")
+    seed: Seed = Field(default=0, description="seed of initial weights, sample order and dropout")
     deterministic: bool = Field(
-        default=True, description="CUDA: only algorithms that give the same bits each time"
+        default=True, description="CUDA: use only algorithms that give the same bits every time"
     )
     log_every: int = Field(
         default=10, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between records"
@@ -116,47 +119,48 @@ class TrainConfig(Config):
         default=None,
         ge=1,
         json_schema_extra=NOT_IDENTITY,
-        description="checkpoints of its multiples are never deleted",
+        description="checkpoints at multiples of this step are never deleted",
     )
     checkpoint_in_background: bool = Field(
         default=True,
         json_schema_extra=NOT_IDENTITY,
-        description="train on while a checkpoint is written, from a copy of this rank's part in host memory",
+        description="continue training while a checkpoint is written, from a copy in host memory",
     )
     hang_timeout_s: float = Field(
         default=600.0,
         ge=5,
         json_schema_extra=NOT_IDENTITY,
-        description="a rank that does not move so long is a hang",
+        description="seconds without progress after which a rank counts as hung",
     )
 
     @model_validator(mode="after")
     def _names(self) -> "TrainConfig":
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
-            raise ValueError(f"tasks {names}: a name stands twice")
+            raise ValueError(f"tasks {names}: a name is a duplicate. Rename one")
         if "consistency" in names:
             raise ValueError(
-                "task 'consistency': metrics have this name for what modalities share; choose another"
+                "task 'consistency': metrics of two modalities have this name. Choose another"
             )
         check_metric(self.selection_metric, self.tasks, splits=("val",))
         for term in self.loss.compares_samples:
             if len(self.model.modalities) < 2:
                 raise ValueError(
-                    f"loss.{term} compares modalities, and model.modalities is {self.model.modalities}"
+                    f"loss.{term} compares modalities, and model.modalities is "
+                    f"{list(self.model.modalities)}. Add a modality, or remove loss.{term}"
                 )
         return self
 
     @property
     def selection_metric(self) -> str:
-        """The metric, on validation, that selects the step."""
+        """The validation metric that selects the step."""
         return (
             self.evaluation.metric or f"val/{self.tasks[0].name}/{METRICS[self.tasks[0].kind][0]}"
         )
 
 
 class Resources(Config):
-    """What a run wishes for; never identity. None: the cluster profile's own default."""
+    """Resources of a run. They are not part of its identity. None: the cluster profile decides."""
 
     nodes: int | None = Field(default=None, ge=1, le=10_000, description="nodes of one run")
     processes_per_node: int | None = Field(
@@ -165,25 +169,28 @@ class Resources(Config):
     timeout_min: int = Field(default=60, ge=1, description="time limit of one attempt, minutes")
     partition: Partitions | None = Field(
         default=None,
-        description="instead of the profile's partition; of several, comma-separated, Slurm takes one",
+        description="replaces the profile's partition. Of several, comma-separated, Slurm chooses "
+        "one",
     )
     max_attempts: int = Field(
-        default=20, ge=1, description="starts of one run, requeues counted, before it is given up"
+        default=20,
+        ge=1,
+        description="attempts of one run, requeues included, after which it is given up",
     )
     max_idle_attempts: int = Field(
         default=3,
         ge=1,
-        description="attempts in a row without a new step before the run is given up",
+        description="attempts in a row without a new step, after which the run is given up",
     )
     max_gpu_hours: float | None = Field(
         default=None,
         gt=0,
-        description="GPU-hours of all attempts of one run before it is given up; none: no limit",
+        description="GPU-hours of all attempts of one run, after which it is given up [no limit]",
     )
 
 
 class RunSpec(Config):
-    """One run: a variant with a seed. Written once, as `spec.json`; what happened to it is told by other files."""
+    """One run: a variant with a seed. It is written once, as `spec.json`, and never changed."""
 
     format: Literal[1] = 1
     grid: Name
@@ -195,11 +202,12 @@ class RunSpec(Config):
     @property
     def run_id(self) -> str:
         """`<variant>-s<seed>-<8 hexadecimal digits over identity fields and data fingerprint>`."""
-        return f"{self.variant}-s{self.config.seed}-{identity_hash(self.config, self.data_fingerprint)}"
+        digits = identity_hash(self.config, self.data_fingerprint)
+        return f"{self.variant}-s{self.config.seed}-{digits}"
 
 
 def run_ids(specs: Sequence[RunSpec]) -> list[str]:
-    """`run_id` of many runs; a tenth of the time, where runs of a row follow each other."""
+    """`run_id` of many runs. It takes a tenth of the time if runs of a row are neighbours."""
     hashes = seeded_hashes(
         [spec.config for spec in specs], [spec.data_fingerprint for spec in specs]
     )
@@ -215,7 +223,10 @@ def check_metric(
     modalities: tuple[str, ...] = (),
     splits: tuple[str, ...] = ("val", "test"),
 ) -> None:
-    """Raise ConfigError unless a run of these tasks (and modalities, for what is measured at its end) has `metric`."""
+    """Raise ConfigError unless a run of these tasks and modalities has this metric.
+
+    Without modalities, metrics that are measured at the end of a run are unknown.
+    """
     valid = metric_names({task.name: task.kind for task in tasks}, modalities, splits)
     if metric not in valid:
         raise ConfigError(f"unknown metric {metric!r}; {nearest(metric, valid)}")
@@ -225,15 +236,16 @@ def accumulation_steps(config: TrainConfig, world_size: int) -> tuple[int, int]:
     """Return (micro_batch_size, gradient_accumulation_steps) for `world_size` processes.
 
     Raises:
-        ConfigError: the sizes do not divide; the message names all four numbers.
+        ConfigError: the sizes do not divide. The message has all four numbers.
     """
     total = config.global_batch_size
     micro = config.micro_batch_size or max(1, total // world_size)
     steps, rest = divmod(total, micro * world_size)
     if rest or steps == 0:
+        steps = max(1, steps)
         raise ConfigError(
-            f"global_batch_size {total} is not micro_batch_size {micro} x gradient_accumulation_steps "
-            f"{max(1, steps)} x world_size {world_size} = {max(1, steps) * micro * world_size}: "
-            f"choose sizes whose product it is"
+            f"global_batch_size {total} is not micro_batch_size {micro} x "
+            f"gradient_accumulation_steps {steps} x world_size {world_size} = "
+            f"{steps * micro * world_size}. Choose sizes whose product it is"
         )
     return micro, steps

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.expansion import Row
 from furnace_hpc.config.manifest import (
     SAMPLING_WEIGHT,
@@ -100,15 +101,10 @@ def _check_draws(packs: dict[str, Manifest]) -> None:
             )
 
 
-def _made(knobs: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _made(knobs: dict[str, Any]) -> dict[str, Any]:
     """Dotted knob -> value of everything that made a pack, but for seeds."""
-    flat: dict[str, Any] = {}
-    for key, value in knobs.items():
-        if isinstance(value, dict):
-            flat |= _made(value, f"{prefix}{key}.")
-        elif key != "seed":
-            flat[f"{prefix}{key}"] = value
-    return flat
+    settings = flatten(knobs).items()
+    return {key: value for key, value in settings if key.rpartition(".")[2] != "seed"}
 
 
 def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) -> None:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
 from furnace_hpc.config.parsing.validation import group_by_row
@@ -276,21 +277,10 @@ def _overrides(spec: RunSpec, folder: RunFolder, choices: Choices | None) -> dic
             f"{folder.spec} does not say what its name says: put {folder.path} aside and submit again"
         )
     old, new = (
-        _flat(first.config.model_dump(mode="json")),
-        _flat(spec.config.model_dump(mode="json")),
+        flatten(first.config.model_dump(mode="json")),
+        flatten(spec.config.model_dump(mode="json")),
     )
     before = read_attempts(folder)[-1:]
     asked = choices.resume_with if choices else {}
     otherwise = kept(before[0].overrides, asked, first.config) if before else {}
     return {key: value for key, value in new.items() if old.get(key) != value} | otherwise
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
-    return flat

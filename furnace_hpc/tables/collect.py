@@ -1,12 +1,13 @@
 """Collect the runs of a grid and compare the rows of its table."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
@@ -207,15 +208,4 @@ def _check_metric(grid: Grid, results: list[RunResult]) -> None:
 
 
 def _flat_identity(config: TrainConfig) -> dict[str, Any]:
-    return dict(_flat(identity(config)))
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every value. Entries of a list of mappings are numbered from 0."""
-    for key, value in content.items():
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            value = {str(number): item for number, item in enumerate(value)}
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return flatten(identity(config), enter_lists=True)

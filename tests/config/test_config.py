@@ -11,14 +11,14 @@ from tables_study import result_of
 
 from furnace_hpc.config.base import NAME_PATTERN, Name
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import load_grid
 from furnace_hpc.config.identity import identity, identity_hash
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, accumulation_steps, run_ids
 from furnace_hpc.runs.records.result import RunResult
 
-# One other value for every field that decides numbers; a field that is added without one fails the
-# test below.
+# Another value for every field that decides numbers. A test below fails if a field is missing.
 OTHER = {
     "data.name": "mmimdb",
     "data.sampling": "weighted",
@@ -99,35 +99,27 @@ BESIDE = {
 
 
 def run(overrides: dict, fingerprint: str = FINGERPRINT) -> RunSpec:
-    asked = grid(variants={"base": overrides}, seeds=[0])
-    return expand(asked, {"tridigits": fingerprint, "mmimdb": fingerprint})[0]
+    study = grid(variants={"base": overrides}, seeds=[0])
+    return expand(study, {"tridigits": fingerprint, "mmimdb": fingerprint})[0]
 
 
 @pytest.mark.parametrize("key", OTHER)
-def test_run_id_changes_with_each_field_that_decides_numbers(key):
+def test_run_id_changes_with_identity_fields(key):
     beside = BESIDE.get(key, {})
     assert run(beside | {key: OTHER[key]}).run_id != run(beside).run_id
 
 
 @pytest.mark.parametrize("key", NO_NUMBERS)
-def test_run_id_does_not_change_with_a_field_that_decides_no_number(key):
+def test_run_id_ignores_other_fields(key):
     changed = run({key: NO_NUMBERS[key]})
     assert changed.run_id == run({}).run_id
     assert changed != run({})
 
 
 def test_every_field_of_the_config_is_tried_above():
-    def leaves(model, prefix=""):
-        for name in type(model).model_fields:
-            value = getattr(model, name)
-            yield from (
-                leaves(value, f"{prefix}{name}.")
-                if hasattr(value, "model_fields")
-                else [f"{prefix}{name}"]
-            )
-
     known = {*OTHER, *NO_NUMBERS, "seed"}
-    found = {name for name in leaves(run({}).config) if not name.startswith("deepspeed.")}
+    keys = flatten(run({}).config.model_dump())
+    found = {key for key in keys if not key.startswith("deepspeed.")}
     assert found - known == set()
 
 
@@ -154,22 +146,16 @@ def test_a_field_added_later_counts_once_it_is_changed():
     assert run_ids([on, plain, on]) == [on.run_id, plain.run_id, on.run_id]
 
 
-def test_run_id_names_variant_and_seed_and_changes_with_the_data():
+def test_run_id_has_variant_seed_and_data_hash():
     first = run({})
     assert re.fullmatch(r"base-s0-[0-9a-f]{8}", first.run_id)
     assert run({}, "0" * 16).run_id != first.run_id
-    assert (
-        len(
-            {
-                spec.run_id.rpartition("-")[2]
-                for spec in specs(seeds=[0, 1, 2], variants={"base": {}})
-            }
-        )
-        == 3
-    )
+    runs = specs(seeds=[0, 1, 2], variants={"base": {}})
+    assert len({spec.run_id.rpartition("-")[2] for spec in runs}) == 3
 
 
-def test_identity_is_the_same_for_any_order_and_writing_of_the_same_values():
+def test_identity_ignores_order_and_notation():
+    """The order of keys and `1` or `1.0` do not change it."""
     content = run({}).config.model_dump(mode="json")
 
     def turned(value):
@@ -183,7 +169,7 @@ def test_identity_is_the_same_for_any_order_and_writing_of_the_same_values():
     assert run({"loss.alpha": 1}).run_id == run({"loss.alpha": 1.0}).run_id
 
 
-def test_identity_holds_no_marked_field_and_is_plain_json():
+def test_identity_is_plain_json_of_identity_fields():
     content = identity(run({}).config)
     assert json.loads(json.dumps(content)) == content
     assert "batch_size" not in content["evaluation"]
@@ -202,9 +188,10 @@ def test_spec_json_round_trip_is_equal():
 @pytest.mark.parametrize(
     "key", ["optimizer.lr", "loss.alpha", "optimizer.max_grad_norm", "optimizer.eps"]
 )
-def test_infinity_and_nan_are_refused_since_json_cannot_hold_them(key):
+def test_infinity_and_nan_are_refused(key):
+    """JSON has neither."""
     for value in (float("inf"), float("nan")):
-        with pytest.raises(ConfigError, match=f"{key}: got .*: input should be"):
+        with pytest.raises(ConfigError, match=f"{key}: got .*, wanted a finite number"):
             run({key: value})
 
 
@@ -251,18 +238,19 @@ def test_accumulation_steps(total, micro, world_size, expected):
         (2, None, 4, (2, 1, 1, 4)),
     ],
 )
-def test_sizes_that_do_not_divide_are_refused_naming_all_four(total, micro, world_size, numbers):
+def test_sizes_that_do_not_divide_are_refused(total, micro, world_size, numbers):
+    """The error has all four numbers."""
     config = run({"global_batch_size": total, "micro_batch_size": micro}).config
     with pytest.raises(ConfigError) as error:
         accumulation_steps(config, world_size)
     names = ("global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "world_size")
     for name, number in zip(names, numbers, strict=True):
         assert f"{name} {number} " in str(error.value)
-    assert f" = {numbers[1] * numbers[2] * numbers[3]}: " in str(error.value)
+    assert f" = {numbers[1] * numbers[2] * numbers[3]}. " in str(error.value)
 
 
 @pytest.mark.parametrize("place", ["name", "variant", "partition", "data"])
-def test_names_outside_the_pattern_are_refused_everywhere(place):
+def test_names_outside_the_pattern_are_refused(place):
     draw = random.Random(place)
     bad = [*" \n\t/\\$;'\"`&|*%:=~#\0", "é", "³", "\u2028"]
     accepted = refused = 0
@@ -301,13 +289,19 @@ def test_name_pattern_refuses(name):
     [
         ({"model.width": 10}, "width 10 is not a multiple of num_heads 4"),
         ({"model.image_tokens": 5}, "image_tokens 5 is not a square number"),
-        ({"model.fusion_layers": 0}, "fusion cross_attention needs fusion_layers 1 or more"),
-        ({"model.fusion": "bottleneck"}, "fusion_layers 1 never lets modalities meet"),
-        ({"model.image_weights": "some/vit"}, "image_weights are a ViT's: set image_encoder: vit"),
-        ({"model.audio_weights": "some/ast"}, "set audio_encoder: transformer"),
+        (
+            {"model.fusion_layers": 0},
+            "fusion cross_attention got fusion_layers 0, wanted 1 or more",
+        ),
+        ({"model.fusion": "bottleneck"}, "fusion_layers 1 never combines modalities"),
+        (
+            {"model.image_weights": "some/vit"},
+            "image_weights are for a ViT. Add image_encoder: vit",
+        ),
+        ({"model.audio_weights": "some/ast"}, "Add audio_encoder: transformer"),
         ({"loss.info_nce": 1, "model.modalities": ["text"]}, "loss.info_nce compares modalities"),
         ({"loss.vicreg": 1, "model.modalities": ["text"]}, "loss.vicreg compares modalities"),
-        ({"tasks": [{"name": "consistency"}]}, "metrics have this name"),
+        ({"tasks": [{"name": "consistency"}]}, "metrics of two modalities have this name"),
         (
             {
                 "tasks": [{"name": "genre", "kind": "multi_label"}],
@@ -315,14 +309,14 @@ def test_name_pattern_refuses(name):
             },
             "unknown metric",
         ),
-        ({"model.modalities": ["text", "text"]}, "an entry stands twice: keep one"),
-        ({"model.modalities": []}, "at least 1 item"),
-        ({"tasks": [{"name": "digit"}, {"name": "digit"}]}, "a name stands twice"),
+        ({"model.modalities": ["text", "text"]}, "an entry is a duplicate. Keep one"),
+        ({"model.modalities": []}, "model.modalities: got [], wanted 1 or more entries"),
+        ({"tasks": [{"name": "digit"}, {"name": "digit"}]}, "a name is a duplicate. Rename one"),
         ({"evaluation.metric": "test/digit/accuracy"}, "unknown metric 'test/digit/accuracy'"),
-        ({"optimizer.lr": 0}, "optimizer.lr: got 0: input should be greater than 0"),
+        ({"optimizer.lr": 0}, "optimizer.lr: got 0, wanted a number greater than 0"),
         (
             {"optimizer.betas": [0.9, 1.0]},
-            "optimizer.betas.1: got 1.0: input should be less than 1",
+            "optimizer.betas.1: got 1.0, wanted a number less than 1",
         ),
         ({"steps": True}, "steps: got True, wanted a number"),
         ({"optimizer.lr": "0.1"}, "lr: got '0.1', wanted a number"),

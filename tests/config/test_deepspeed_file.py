@@ -1,4 +1,4 @@
-"""ds_configs/: every shipped file, and the closed schema that refuses what DeepSpeed would take silently."""
+"""The files of ds_configs/, and the schema that refuses what DeepSpeed ignores silently."""
 
 import json
 import re
@@ -17,7 +17,7 @@ PLAIN = {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}
 
 
 @pytest.mark.parametrize("path", DEEPSPEED, ids=lambda path: path.stem)
-def test_shipped_deepspeed_files_are_complete_and_named_by_their_stage(path):
+def test_shipped_files_have_the_stage_of_their_name(path):
     content = validate(DeepSpeedFile, read_json(path), str(path))
     stage = int(re.fullmatch(r"zero(\d)(_offload|_fp32)?", path.stem)[1])
     fp32 = stage == 0 or path.stem.endswith("fp32")
@@ -36,9 +36,10 @@ def deepspeed(**changes) -> DeepSpeedFile:
 
 
 @pytest.mark.parametrize("key", OWNED_BY_THE_RUN)
-def test_what_the_run_owns_is_refused_in_a_deepspeed_file_with_the_field_to_set(key):
+def test_keys_of_the_grid_are_refused(key):
+    """The error names the key of the grid."""
     remedy = (
-        f"key '{key}' does not belong in a DeepSpeed file: set {OWNED_BY_THE_RUN[key]} in the grid"
+        f"key '{key}' does not belong in a DeepSpeed file. Set {OWNED_BY_THE_RUN[key]} in the grid"
     )
     with pytest.raises(ConfigError, match=re.escape(remedy)):
         deepspeed(**{key: "auto"})
@@ -51,33 +52,33 @@ def test_what_the_run_owns_is_refused_in_a_deepspeed_file_with_the_field_to_set(
         ({"zero_optimization": {"stage": 1, "overlap_com": True}}, "did you mean 'overlap_comm'?"),
         (
             {"zero_optimization": {"stage": 4}},
-            "zero_optimization.stage: got 4: input should be 0, 1, 2 or 3",
+            "zero_optimization.stage: got 4, wanted 0, 1, 2 or 3",
         ),
         (
             {"zero_optimization": {"stage": "auto"}},
-            "zero_optimization.stage: got 'auto': input should be 0, 1, 2 or 3",
+            "zero_optimization.stage: got 'auto', wanted 0, 1, 2 or 3",
         ),
         (
             {"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}},
-            "got 'auto': input should be a valid integer",
+            "got 'auto', wanted a whole number",
         ),
         (
             {"bf16": {"enabled": "auto"}},
-            "bf16.enabled: got 'auto': input should be a valid boolean",
+            "bf16.enabled: got 'auto', wanted true or false",
         ),
-        ({"bf16": {"enabled": 1}}, "bf16.enabled: got 1: input should be a valid boolean"),
-        ({"zero_optimization": {"stage": 0}}, "bf16 at stage 0 is not supported: use stage 1"),
+        ({"bf16": {"enabled": 1}}, "bf16.enabled: got 1, wanted true or false"),
+        ({"zero_optimization": {"stage": 0}}, "bf16 at stage 0 is not supported. Use stage 1"),
         (
             {"activation_checkpointing": {"partition_activations": True}},
-            "'partition_activations' is refused: it cuts",
+            "'partition_activations' is not supported: it divides",
         ),
         (
             {"activation_checkpointing": {"cpu_checkpointing": True}},
-            "key 'cpu_checkpointing' is refused: DeepSpeed does it",
+            "key 'cpu_checkpointing' is not supported: it needs partition_activations",
         ),
     ],
 )
-def test_what_deepspeed_would_take_silently_is_refused(changes, message):
+def test_keys_that_deepspeed_ignores_are_refused(changes, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         deepspeed(**changes)
 
@@ -90,22 +91,19 @@ def test_a_missing_part_is_named():
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("what", ["offload_optimizer", "offload_param"])
 @pytest.mark.parametrize("force", [None, True, False])
-def test_offload_is_taken_just_where_it_works(stage, what, force):
+def test_offload_needs_its_stage(stage, what, force):
     zero = {"stage": stage, what: {"device": "cpu"}}
     changes = {
         "zero_optimization": zero,
         "bf16": {"enabled": stage > 0},
         "zero_force_ds_cpu_optimizer": force,
     }
-    if what == "offload_optimizer":
-        problem = (
-            "offload_optimizer needs stage 2 or 3"
-            if stage < 2
-            else "zero_force_ds_cpu_optimizer: false"
-        )
-        works = stage >= 2 and force is False
-    else:
+    if what == "offload_param":
         problem, works = f"offload_param needs stage 3, got stage {stage}", stage == 3
+    elif stage < 2:
+        problem, works = "offload_optimizer needs stage 2 or 3", False
+    else:
+        problem, works = "zero_force_ds_cpu_optimizer: false", force is False
     if works:
         assert getattr(deepspeed(**changes).zero_optimization, what).device == "cpu"
     else:
@@ -130,25 +128,23 @@ AUTO = {
     "train_micro_batch_size_per_gpu": "auto",
 }
 AUTO_KEYS = (
-    *(
-        "fp16",
-        "bf16.enabled",
-        "optimizer",
-        "zero_optimization.stage",
-        "zero_optimization.overlap_comm",
-    ),
-    *("zero_optimization.reduce_bucket_size", "zero_optimization.offload_optimizer.pin_memory"),
-    *(
-        "partition_activations",
-        "cpu_checkpointing",
-        "gradient_accumulation_steps",
-        "gradient_clipping",
-    ),
-    *("train_batch_size", "train_micro_batch_size_per_gpu"),
+    "fp16",
+    "bf16.enabled",
+    "optimizer",
+    "zero_optimization.stage",
+    "zero_optimization.overlap_comm",
+    "zero_optimization.reduce_bucket_size",
+    "zero_optimization.offload_optimizer.pin_memory",
+    "partition_activations",
+    "cpu_checkpointing",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
 )
 
 
-def test_every_problem_of_a_file_with_auto_values_comes_at_once(tmp_path):
+def test_all_auto_values_are_reported_at_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         validate(DeepSpeedFile, AUTO, "zero.json")
     lines = str(error.value).splitlines()
@@ -157,20 +153,15 @@ def test_every_problem_of_a_file_with_auto_values_comes_at_once(tmp_path):
         sum(key in line for line in lines) == 1
         for key in ("fp16'; did you mean", *AUTO_KEYS[1:2], *AUTO_KEYS[3:7])
     )
-    assert (
-        sum(
-            "'auto' is for other programs: write a value, or leave the key out" in line
-            for line in lines
-        )
-        == 5
-    )
+    fix = "'auto' is not supported. Write a value, or remove the key"
+    assert sum(fix in line for line in lines) == 5
     path = tmp_path / "auto.json"
     path.write_text(json.dumps(AUTO))
     with pytest.raises(ConfigError) as error:
         specs(base={"deepspeed": str(path)})
     lines = str(error.value).splitlines()
     assert len(lines) == len(AUTO_KEYS)
-    for line in lines:  # told once for both rows, with the file
+    for line in lines:  # once for both rows, with the file
         assert line.startswith("grid 'study', row 'base' and 1 more: ")
         assert line.endswith(f" ({path})")
 
@@ -178,7 +169,7 @@ def test_every_problem_of_a_file_with_auto_values_comes_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("content", "kind"), [('"zero1"', "str"), ("[1]", "list"), ("3", "int"), ("null", "NoneType")]
 )
-def test_a_deepspeed_file_that_is_no_mapping_is_refused(tmp_path, content, kind):
+def test_a_file_without_a_mapping_is_refused(tmp_path, content, kind):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(
         ConfigError, match=f"a.json: got {kind}, wanted a DeepSpeed config in braces"
@@ -186,6 +177,6 @@ def test_a_deepspeed_file_that_is_no_mapping_is_refused(tmp_path, content, kind)
         specs(base={"deepspeed": str(tmp_path / "a.json")})
 
 
-def test_true_is_no_stage():
+def test_true_is_not_a_stage():
     with pytest.raises(ConfigError, match="stage: got True, wanted 0, 1, 2 or 3"):
         deepspeed(zero_optimization={"stage": True})

@@ -1,4 +1,4 @@
-"""Reading YAML and JSON that people write: what is refused and how it is said; and every shipped file."""
+"""Read YAML and JSON files, look up names, and check all shipped files."""
 
 import math
 import re
@@ -24,24 +24,24 @@ from furnace_hpc.config.train_config import accumulation_steps
 CHECKOUT = Path(__file__).resolve().parents[2]
 GRIDS = sorted((CHECKOUT / FOLDERS["grid"]).glob("*.yaml"))
 PROFILES = sorted((CHECKOUT / FOLDERS["cluster"]).glob("*.yaml"))
-DEEPSPEED = sorted((CHECKOUT / FOLDERS["DeepSpeed file"]).glob("*.json"))
-PLAIN = {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}
 
 
 def written(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    if isinstance(content, str):
+        content = content.encode()
+    path.write_bytes(content)
     return path
 
 
 @pytest.mark.parametrize(
     ("content", "place", "problem"),
     [
-        ("a: 1\nb: 2\na: 3\n", ":3:1", "key 'a' stands twice in one mapping: keep one"),
-        ("a:\n  x: 1\n  x: 2\n", ":3:3", "key 'x' stands twice in one mapping: keep one"),
-        ("a: {x: 1, x: 2}\n", ":1:11", "key 'x' stands twice"),
-        ("a: 1\na: 2 #\tb\n", ":2:1", "key 'a' stands twice in one mapping: keep one"),
-        ("a:\n\tb: 1\n", ":2:1", "a tab cannot indent YAML: use spaces"),
+        ("a: 1\nb: 2\na: 3\n", ":3:1", "key 'a' is a duplicate in its mapping. Keep one"),
+        ("a:\n  x: 1\n  x: 2\n", ":3:3", "key 'x' is a duplicate in its mapping. Keep one"),
+        ("a: {x: 1, x: 2}\n", ":1:11", "key 'x' is a duplicate"),
+        ("a: 1\na: 2 #\tb\n", ":2:1", "key 'a' is a duplicate in its mapping. Keep one"),
+        ("a:\n\tb: 1\n", ":2:1", "a tab cannot indent YAML. Use spaces"),
         ("a: [1, 2\n", ":2:1", "did not find expected"),
         ("a: b: c\n", ":1:5", "mapping values are not allowed"),
         ("[1, 2]: x\n", ":1:1", "a key must be a word"),
@@ -58,7 +58,7 @@ def test_broken_yaml_is_refused_with_line_and_column(tmp_path, content, place, p
     assert "\n" not in str(error.value)
 
 
-def test_a_merge_key_takes_an_anchors_keys_and_own_keys_win(tmp_path):
+def test_own_keys_override_merged_keys(tmp_path):
     path = written(tmp_path / "a.yaml", "a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}\n")
     assert read_yaml(path) == {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}}
 
@@ -66,8 +66,8 @@ def test_a_merge_key_takes_an_anchors_keys_and_own_keys_win(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ('{"a": 1, "a": 2}', ": key 'a' stands twice: keep one"),
-        ('{"b": {"a": 1, "a": 2}}', ": key 'a' stands twice: keep one"),
+        ('{"a": 1, "a": 2}', ": key 'a' is a duplicate. Keep one"),
+        ('{"b": {"a": 1, "a": 2}}', ": key 'a' is a duplicate. Keep one"),
         ('{"a": 1,\n}', ":2:1: not valid JSON: "),
         ("", ":1:1: not valid JSON: "),
     ],
@@ -79,12 +79,10 @@ def test_broken_json_is_refused(tmp_path, content, problem):
 
 
 @pytest.mark.parametrize("read", [read_yaml, read_json])
-def test_unreadable_files_are_refused_in_one_sentence(tmp_path, read):
-    with pytest.raises(ConfigError, match="not UTF-8 text: save it as UTF-8"):
+def test_unreadable_files_are_refused(tmp_path, read):
+    with pytest.raises(ConfigError, match="not UTF-8 text. Save it as UTF-8"):
         read(written(tmp_path / "latin", "a: \xfc".encode("latin-1")))
-    with pytest.raises(
-        ConfigError, match="larger than 1,000,000 bytes: this is not a hand-written file"
-    ):
+    with pytest.raises(ConfigError, match="larger than 1,000,000 bytes. Give a hand-written file"):
         read(written(tmp_path / "huge", b" " * (MAX_FILE_BYTES + 1)))
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read(tmp_path / "nothing")
@@ -116,9 +114,7 @@ def test_values_of_settings_are_yaml(text, value):
     assert type(parse_value(text)) is type(value)
 
 
-def test_a_name_is_looked_up_in_the_working_directory_first_then_in_the_package(
-    tmp_path, monkeypatch
-):
+def test_names_are_looked_up_here_then_in_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for kind, name, suffix in (
         ("grid", "smoke", "yaml"),
@@ -130,19 +126,19 @@ def test_a_name_is_looked_up_in_the_working_directory_first_then_in_the_package(
         assert find_file(kind, name) == mine
 
 
-def test_a_path_is_taken_as_it_is_and_never_as_a_name(tmp_path, monkeypatch):
+def test_a_path_is_not_looked_up(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path / "deep" / "mine.yaml", "{}")
     assert find_file("grid", str(path)) == path
     assert find_file("grid", "deep/mine.yaml") == Path("deep/mine.yaml")
     for absent in ("smoke.yaml", "experiments/smok.yaml", "./smoke"):
         with pytest.raises(
-            ConfigError, match="there is no such file; give a path to a file, or a name"
+            ConfigError, match="there is no such file. Give a path to a file, or a name"
         ):
             find_file("grid", absent)
 
 
-def test_an_unknown_name_lists_the_nearest_of_both_places(tmp_path, monkeypatch):
+def test_an_unknown_name_lists_names_of_both_places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "experiments" / "mine.yaml", "{}")
     with pytest.raises(ConfigError) as error:
@@ -154,7 +150,8 @@ def test_an_unknown_name_lists_the_nearest_of_both_places(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
-def test_shipped_grids_expand_and_divide_on_every_shipped_profile(path, monkeypatch):
+def test_shipped_grids_fit_every_shipped_profile(path, monkeypatch):
+    """They expand, and their batch sizes divide."""
     monkeypatch.chdir(CHECKOUT)
     asked = read_grid(path)
     rows = expand_rows(asked)
@@ -168,7 +165,7 @@ def test_shipped_grids_expand_and_divide_on_every_shipped_profile(path, monkeypa
             assert micro * steps * nodes * per_node == row.config.global_batch_size
 
 
-def test_shipped_grids_are_the_studies_they_say():
+def test_shipped_grids_have_their_rows():
     rows = {
         row.name: row.config.loss
         for row in expand_rows(read_grid(CHECKOUT / "experiments" / "ablation.yaml"))
@@ -194,19 +191,19 @@ def test_shipped_profiles_load_under_their_own_name(path):
 )
 @pytest.mark.parametrize("value", ["a\nrm -rf x", "a\r", "a\x00", "a\x7f"])
 def test_control_characters_in_a_profile_are_refused(field, value):
-    with pytest.raises(ValueError, match="holds a control character: write it on one line"):
+    with pytest.raises(ValueError, match="contains a control character. Write it on one line"):
         ClusterProfile.model_validate({"name": "c", "executor": "slurm", field: value})
 
 
 @pytest.mark.parametrize("field", ["setup", "srun_args"])
-def test_control_characters_in_a_profiles_lines_are_refused(field):
-    with pytest.raises(ValueError, match="holds a control character"):
+def test_control_characters_in_lists_are_refused(field):
+    with pytest.raises(ValueError, match="contains a control character"):
         ClusterProfile.model_validate(
             {"name": "c", "executor": "slurm", field: ["module load x", "a\nb"]}
         )
 
 
-def test_random_finite_numbers_come_back_from_yaml_as_they_were(tmp_path):
+def test_numbers_survive_yaml(tmp_path):
     for exponent in range(-12, 12):
         value = math.pi * 10.0**exponent
         assert parse_value(repr(value)) == value

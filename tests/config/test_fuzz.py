@@ -1,4 +1,4 @@
-"""A short run of benchmarks/fuzz.py, and the inputs that are known to have hurt somebody."""
+"""A short run of benchmarks/fuzz.py, hostile files, and secrets in texts."""
 
 import json
 import os
@@ -20,7 +20,8 @@ import fuzz
 HF = "hf_" + "abcdEFGH1234" * 3
 
 
-def test_hostile_inputs_run_nothing_leak_nothing_and_show_no_traceback(tmp_path):
+def test_hostile_inputs_are_refused(tmp_path):
+    """They run nothing, show no secret and give no traceback."""
     tally = fuzz.fuzz(tmp_path.resolve(), 150)
     assert (tally.tracebacks, tally.leaks, tally.bad_scripts) == ([], [], [])
     assert not tally.canary.exists()
@@ -28,11 +29,11 @@ def test_hostile_inputs_run_nothing_leak_nothing_and_show_no_traceback(tmp_path)
     assert tally.scripts > 5
 
 
-def test_real_commands_answer_hostile_names_in_one_sentence(tmp_path):
+def test_real_commands_refuse_hostile_names(tmp_path):
     assert fuzz.commands(tmp_path, 3) == []
 
 
-def test_the_fuzz_sees_a_script_that_runs_its_canary(tmp_path):
+def test_the_fuzz_detects_a_script_that_runs(tmp_path):
     work = fuzz.Fuzz(tally := fuzz.Tally(tmp_path))
     work._script("names", f"#!/bin/bash\n/usr/bin/touch {tmp_path}/canary\n", {})
     work._script("names", "#!/bin/bash\nif\n", {})
@@ -50,18 +51,19 @@ def test_the_fuzz_sees_a_script_that_runs_its_canary(tmp_path):
                 f"b{n}: &b{n} [{', '.join(['*' + (f'b{n - 1}' if n else 'a')] * 9)}]"
                 for n in range(9)
             ),
-            "aliases unfolded",
+            "with aliases expanded",
         ),
-        ("a: &a [*a]", "an alias stands inside"),
+        ("a: &a [*a]", "an alias is inside of the value"),
         ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
-        ("a: !!bool x", "a value means nothing"),
-        ("a: " + "9" * 5000, "is a number of 5,000 characters: put it in quotes"),
+        ("a: !!bool x", "a value cannot be read"),
+        ("a: " + "9" * 5000, "is a number of 5,000 characters. Put it in quotes"),
         ("a: 1\n--- \nb: 2", "found another document"),
-        (f"a: 1\nb: {HF}", ":2: holds what looks like a secret"),
-        ("setup: ['export WANDB_API_KEY=0123456789abcdef']", ":1: holds what looks like a secret"),
+        (f"a: 1\nb: {HF}", ":2: this line looks like a secret"),
+        ("setup: ['export WANDB_API_KEY=0123456789abcdef']", ":1: this line looks like a secret"),
     ],
 )
-def test_yaml_beyond_the_limits_is_refused_in_one_sentence(tmp_path, text, problem):
+def test_yaml_beyond_the_limits_is_refused(tmp_path, text, problem):
+    """The error is one line and shows no secret."""
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ConfigError, match=problem) as refused:
         read_yaml(tmp_path / "a.yaml")
@@ -69,20 +71,20 @@ def test_yaml_beyond_the_limits_is_refused_in_one_sentence(tmp_path, text, probl
     assert "\n" not in str(refused.value)
 
 
-def test_aliases_that_are_few_are_fine(tmp_path):
+def test_a_few_aliases_are_accepted(tmp_path):
     (tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: *a\n")
     assert read_yaml(tmp_path / "a.yaml") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": {"x": 1}}
 
 
 def test_json_that_is_too_deep_is_refused(tmp_path):
     (tmp_path / "a.json").write_text("[" * 100_000)
-    with pytest.raises(ConfigError, match="nested too deep"):
+    with pytest.raises(ConfigError, match="nested more than 32 deep"):
         read_json(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("text", ["[" * 4000, "9" * 5000, "&a [*a]"])
 def test_hostile_settings_are_refused(text):
-    with pytest.raises(ConfigError, match="is not YAML: quote it"):
+    with pytest.raises(ConfigError, match="is not YAML"):
         parse_value(text)
 
 
@@ -97,7 +99,7 @@ def test_hostile_settings_are_refused(text):
         "-----BEGIN OPENSSH PRIVATE KEY-----",
     ],
 )
-def test_what_looks_like_a_secret_is_found_and_masked(text):
+def test_secrets_are_found_and_masked(text):
     assert find_secret(f"words before {text}") is not None
     assert find_secret(masked(f"before {text} after")) is None
     assert MASK in masked(text)
@@ -115,7 +117,7 @@ def test_what_looks_like_a_secret_is_found_and_masked(text):
         "https://host/path?x=1",
     ],
 )
-def test_words_that_are_no_secret_are_left_alone(text):
+def test_other_words_are_not_masked(text):
     assert find_secret(text) is None
     assert masked(text) == text
 
@@ -129,7 +131,7 @@ def test_values_of_the_environment_are_masked(monkeypatch):
 @pytest.mark.parametrize(
     "name", ["DB_PASS", "MYSQL_PWD", "GH_PAT", "SLURM_JWT", "WANDB_KEY", "MY_PASSPHRASE"]
 )
-def test_variables_that_are_called_as_secrets_are(monkeypatch, name):
+def test_variables_with_a_secret_name_are_masked(monkeypatch, name):
     monkeypatch.setenv(name, "correct-horse-battery")
     assert masked("it said correct-horse-battery") == f"it said {MASK}"
 
@@ -137,7 +139,7 @@ def test_variables_that_are_called_as_secrets_are(monkeypatch, name):
 @pytest.mark.parametrize(
     "name", ["OLDPWD", "PWD", "PASSED", "PATH_MARK", "TOKENIZERS_PARALLELISM", "KEYBOARD"]
 )
-def test_variables_that_are_called_otherwise_are_none(monkeypatch, name):
+def test_other_variables_are_not_masked(monkeypatch, name):
     monkeypatch.setenv(name, "correct-horse-battery")
     assert masked("it said correct-horse-battery") == "it said correct-horse-battery"
 
@@ -169,7 +171,8 @@ raise RuntimeError("raised " + secret)
 """
 
 
-def test_what_libraries_print_in_a_rank_is_masked_in_its_log(tmp_path):
+def test_logs_of_ranks_are_masked(tmp_path):
+    """Also what libraries print."""
     log = tmp_path / "logs" / "1-0.log"
     environment = os.environ | {"MY_API_KEY": "correct-horse-battery"}
     done = subprocess.run(
@@ -188,12 +191,12 @@ def test_what_libraries_print_in_a_rank_is_masked_in_its_log(tmp_path):
     assert "grün utf-8 1" in text
 
 
-def test_words_from_elsewhere_move_no_cursor():
+def test_untrusted_text_moves_no_cursor():
     assert printable("grün, 5 % 日本") == "grün, 5 % 日本"
     assert printable("\x1b[2Ja\nb\r\x9bc\u202ed\ud800") == "\\x1b[2Ja\\nb\\r\\x9bc\\u202ed\\ud800"
 
 
-def test_lines_of_a_journal_that_are_none_count_for_nothing(tmp_path):
+def test_invalid_lines_of_a_journal_are_ignored(tmp_path):
     bad = [
         {"event": "cancelled", "name": [], "runs": []},
         {"event": "intent", "name": "a"},

@@ -1,4 +1,4 @@
-"""From a grid file to its rows and runs: which there are, in which order, and what is refused."""
+"""Expand a grid to rows and runs: their order, and what is refused."""
 
 import random
 import re
@@ -33,7 +33,7 @@ def refused(**changes) -> str:
     return str(error.value)
 
 
-def test_runs_are_rows_in_file_order_and_within_a_row_the_seeds():
+def test_runs_are_ordered_by_row_then_seed():
     runs = specs(variants={"full": {"loss.alpha": 1}, "base": {}}, seeds=[3, 0])
     assert [(run.variant, run.config.seed) for run in runs] == [
         ("full", 3),
@@ -44,7 +44,8 @@ def test_runs_are_rows_in_file_order_and_within_a_row_the_seeds():
     assert {run.data_fingerprint for run in runs} == {FINGERPRINT}
 
 
-def test_axes_give_all_combinations_the_last_axis_fastest_within_each_variant():
+def test_axes_give_all_combinations_of_each_variant():
+    """The last axis changes fastest."""
     assert names(
         axes={"loss.alpha": [0.5, 1], "steps": [10, 20]},
         variants={"base": {}, "b": {"optimizer.lr": 1}},
@@ -52,7 +53,8 @@ def test_axes_give_all_combinations_the_last_axis_fastest_within_each_variant():
     ) == [f"{v}_alpha-{a}_steps-{s}" for v in ("base", "b") for a in ("0.5", "1") for s in (10, 20)]
 
 
-def test_zip_changes_keys_together_and_multiplies_with_axes():
+def test_zip_changes_keys_together():
+    """It multiplies with axes."""
     found = names(
         variants={},
         reference="alpha-1_steps-10_lr-0.1",
@@ -64,7 +66,7 @@ def test_zip_changes_keys_together_and_multiplies_with_axes():
     ]
 
 
-def test_exclude_leaves_out_rows_that_match_all_keys_of_an_entry():
+def test_exclude_drops_rows_that_match_all_keys():
     axes = {"loss.alpha": [1, 2], "steps": [10, 20]}
     kept = names(
         axes=axes,
@@ -82,17 +84,30 @@ def test_exclude_by_variant_and_by_a_value_of_the_base():
 
 
 def test_exclude_that_matches_no_row_is_refused():
-    assert (
-        refused(exclude=[{"variant": "ful"}])
-        == "grid 'study': exclude[0] {'variant': 'ful'} matches no row"
+    assert refused(exclude=[{"variant": "ful"}]) == (
+        "grid 'study': exclude[0] {'variant': 'ful'} matches no row. Correct its values, or "
+        "remove it"
     )
+
+
+def test_exclude_by_a_default_is_refused():
+    """`exclude` sees the keys that base or a row sets, and no defaults."""
+    message = refused(exclude=[{"model.width": 64}])
+    assert message.startswith(
+        "grid 'study': exclude[0] {'model.width': 64} matches no row: neither base nor a row sets "
+        "'model.width'. Set it in base, or correct the key; "
+    )
+    assert names(
+        base=GRID["base"] | {"model.width": 64}, exclude=[{"model.width": 64, "variant": "full"}]
+    ) == ["base"]
+    assert "did you mean 'steps'?" in refused(exclude=[{"stepps": 40}])
 
 
 def test_excluding_everything_is_refused():
     assert "has no rows" in refused(variants={"base": {}}, exclude=[{"variant": "base"}])
 
 
-def test_leave_one_out_gives_full_and_one_row_without_each_factor():
+def test_leave_one_out_rows():
     factors = {"a": {"loss.alpha": 0.5}, "b": {"loss.beta": 0.3}, "w": {"model.width": 32}}
     found = rows(
         variants={}, reference="full", ablate={"mode": "leave_one_out", "factors": factors}
@@ -108,16 +123,16 @@ def test_leave_one_out_gives_full_and_one_row_without_each_factor():
     }
 
 
-def test_one_at_a_time_gives_base_and_one_row_with_each_factor():
+def test_one_at_a_time_rows():
     factors = {"a": {"loss.alpha": 0.5}, "b": {"loss.beta": 0.3}}
     found = rows(variants={}, ablate={"mode": "one_at_a_time", "factors": factors})
     values = {name: (row.config.loss.alpha, row.config.loss.beta) for name, row in found.items()}
     assert values == {"base": (0, 0), "only_a": (0.5, 0), "only_b": (0, 0.3)}
 
 
-def test_a_row_made_by_variants_and_by_ablate_is_refused():
+def test_a_row_of_variants_and_ablate_is_refused():
     ablate = {"mode": "one_at_a_time", "factors": {"a": {"loss.alpha": 0.5}}}
-    assert "'base' is made by both variants and ablate" in refused(ablate=ablate)
+    assert "both variants and ablate make a row 'base'. Rename" in refused(ablate=ablate)
 
 
 def test_resources_of_a_variant_refine_the_grids():
@@ -136,7 +151,8 @@ def test_resources_of_a_variant_refine_the_grids():
     ]
 
 
-def test_nested_and_dotted_overrides_mean_the_same_and_keep_the_other_keys():
+def test_nested_and_dotted_overrides_are_equal():
+    """Both keep the other keys of a section."""
     base = GRID["base"] | {"optimizer": {"lr": 0.5, "eps": 0.25}}
     dotted = rows(base=base, variants={"base": {"optimizer.lr": 0.1}})["base"].config
     nested = rows(base=base, variants={"base": {"optimizer": {"lr": 0.1}}})["base"].config
@@ -149,7 +165,7 @@ def test_lists_are_replaced_whole():
     assert row.config.model.modalities == ("audio",)
 
 
-def test_a_deepspeed_files_name_can_be_refined_by_dotted_keys_after_it():
+def test_dotted_keys_change_the_named_deepspeed_file():
     found = rows(
         variants={
             "base": {"deepspeed.zero_optimization.stage": 2},
@@ -165,7 +181,7 @@ def test_a_deepspeed_files_name_can_be_refined_by_dotted_keys_after_it():
     assert other.zero_optimization.stage3_param_persistence_threshold == 100_000
 
 
-def test_the_bases_own_dotted_keys_refine_its_deepspeed_file_too():
+def test_dotted_keys_of_base_change_its_deepspeed_file():
     base = GRID["base"] | {"deepspeed.zero_optimization.stage": 2, "resources.nodes": 3}
     row = rows(base=base)["base"]
     assert row.config.deepspeed.zero_optimization.stage == 2
@@ -173,24 +189,25 @@ def test_the_bases_own_dotted_keys_refine_its_deepspeed_file_too():
     assert row.resources.nodes == 3
 
 
-def test_two_rows_that_train_the_same_thing_are_refused_naming_both():
+def test_equal_rows_are_refused():
+    """The error names both."""
     assert "rows 'full' and 'again' train the same thing" in refused(
         variants={"base": {}, "full": {"loss.alpha": 1}, "again": {"loss": {"alpha": 1.0}}}
     )
 
 
-def test_rows_that_differ_only_in_resources_or_logging_are_the_same_row():
+def test_resources_and_logging_do_not_make_rows_differ():
     assert "train the same thing" in refused(variants={"base": {}, "more": {"resources.nodes": 2}})
     assert "train the same thing" in refused(variants={"base": {}, "more": {"log_every": 3}})
 
 
-def test_two_combinations_with_one_name_are_refused_as_such():
+def test_equal_names_are_refused():
     first, second = expand_rows(Grid.model_validate(GRID))[:2]
-    with pytest.raises(ConfigError, match=f"2 rows are named {first.name!r}"):
+    with pytest.raises(ConfigError, match=f"2 rows have the name {first.name!r}"):
         _check_rows(Grid.model_validate(GRID), [first, replace(second, name=first.name)])
 
 
-def test_unknown_reference_and_metric_name_the_nearest():
+def test_unknown_reference_and_metric():
     assert "unknown reference 'bass'; did you mean 'base'? (valid: base, full)" in refused(
         reference="bass"
     )
@@ -205,7 +222,7 @@ def test_seeds_and_names_are_checked(value):
 
 
 @pytest.mark.parametrize("seeds", [[-1], [2**31], [1, 1], []])
-def test_seeds_out_of_range_twice_or_none_are_refused(seeds):
+def test_invalid_seeds_are_refused(seeds):
     with pytest.raises(ValueError, match="seed"):
         grid(seeds=seeds)
 
@@ -214,13 +231,13 @@ def test_a_seed_in_a_row_is_refused():
     assert "key 'seed' does not belong in a row" in refused(variants={"base": {"seed": 3}})
 
 
-def test_a_grid_that_explodes_is_refused_before_it_is_expanded():
+def test_a_huge_grid_is_refused_before_expansion():
     axes = {f"loss.{c}": list(range(100)) for c in "abc"}
     assert f"4,000,000 runs, more than {MAX_RUNS:,}" in refused(axes=axes)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_grids_have_no_two_equal_run_ids_and_a_stable_order(seed):
+def test_random_grids_have_unique_ordered_run_ids(seed):
     draw = random.Random(seed)
     keys = ["loss.alpha", "loss.beta", "optimizer.lr", "steps", "model.width", "global_batch_size"]
     draw.shuffle(keys)
@@ -252,7 +269,8 @@ LONG = {
 }
 
 
-def test_a_long_name_of_a_combination_is_its_beginning_and_a_hash():
+def test_long_names_of_combinations_are_shortened():
+    """A name becomes its beginning and a hash."""
     full = "alpha-1_beta-1_weight_decay-0.123456789_warmup_fraction-0.123456789"
     found = names(axes=LONG, variants={}, reference=full)
     assert len(found) == len(set(found)) == 16
@@ -266,13 +284,13 @@ def test_a_long_name_of_a_combination_is_its_beginning_and_a_hash():
     assert select_names(found, [full], "variant") == [found[-4]]
 
 
-def test_names_of_64_characters_are_left_alone():
+def test_names_of_64_characters_are_kept():
     assert short_name("a" * 64) == "a" * 64
     assert len(short_name("a" * 65)) == 64
     assert short_name("a" * 65) != short_name("a" * 66)
 
 
-def test_axis_values_that_a_name_cannot_hold_get_a_mark():
+def test_equal_names_of_axis_values_get_a_hash():
     """Names that are not the same stay as they are."""
     content = {
         "name": "marks",

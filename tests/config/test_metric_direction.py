@@ -1,4 +1,4 @@
-"""Every metric knows which way it is better, and a direction that contradicts it is refused."""
+"""The directions of metrics, and the errors for a direction that contradicts its metric."""
 
 import re
 
@@ -42,34 +42,32 @@ NEITHER = {
 }
 
 
-def test_every_metric_has_a_direction_or_none_is_better():
+def test_directions_of_all_metrics():
     for name in ALL:
         last = name.partition("@")[0].rsplit("/", 1)[-1]
-        assert metric_direction(name) == (
-            "min" if last in MIN else None if last in NEITHER else "max"
-        ), name
+        expected = dict.fromkeys(MIN, "min") | dict.fromkeys(NEITHER)
+        assert metric_direction(name) == expected.get(last, "max"), name
     known = {*CONSISTENCY, *METRICS["single_label"], *METRICS["multi_label"]}
     assert known >= MIN | NEITHER
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_direction_may_be_left_out_and_must_not_contradict(name):
+def test_a_direction_must_not_contradict_its_metric(name):
+    """It may be left out if the metric has one."""
     own = metric_direction(name)
     for direction in ("max", "min"):
         if own in (None, direction):
             assert checked_direction(name, direction) == direction
         else:
-            better = "higher" if own == "max" else "lower"
-            with pytest.raises(
-                ConfigError,
-                match=f"direction {direction} contradicts metric .*, of which {better} is",
-            ):
+            better = {"max": "higher", "min": "lower"}[own]
+            problem = f"direction {direction} contradicts metric .*: {better} is better"
+            with pytest.raises(ConfigError, match=problem):
                 checked_direction(name, direction)
     if own:
         assert checked_direction(name, None) == own
     else:
         with pytest.raises(
-            ConfigError, match="has no better direction of its own: give the direction, max or min"
+            ConfigError, match="has no better direction. Write the direction, max or min"
         ):
             checked_direction(name, None)
 
@@ -83,15 +81,15 @@ def test_a_grid_takes_the_direction_of_its_metric(tmp_path):
     assert read_grid(path).direction == "min"
 
 
-def test_a_contradicting_direction_is_refused_by_submit(tmp_path):
+def test_submit_refuses_a_contradicting_direction(tmp_path):
     write_grid(tmp_path, metric="test/digit/loss", direction="max")
     assert refused(tmp_path, "study.yaml", "--dry-run", "--cluster", "local") == [
-        "study.yaml: direction max contradicts metric 'test/digit/loss', of which lower is better: "
-        "remove the direction, or give min"
+        "study.yaml: direction max contradicts metric 'test/digit/loss': lower is better. Remove "
+        "the direction, or write min"
     ]
 
 
-def test_an_unknown_metric_is_told_as_such_whatever_the_direction():
+def test_an_unknown_metric_with_any_direction():
     for direction in ({}, {"direction": "max"}, {"direction": "min"}):
         with pytest.raises(
             ConfigError, match="unknown metric 'test/digit/los'; did you mean 'test/digit/loss'"
@@ -118,15 +116,8 @@ def test_a_loss_without_direction_marks_the_lowest_row(tmp_path):
     bold = [line for line in table.splitlines() if line.startswith("|") and "**" in line]
     assert [re.split(r"[|<]", line)[1].strip() for line in bold] == ["consistency_only"]
     wrong = command(tmp_path, "--grid", "study", "--no-figures", "--direction", "max")
-    assert (
-        wrong.returncode,
-        "direction max contradicts metric 'test/digit/loss'" in wrong.stderr,
-    ) == (2, True)
+    assert wrong.returncode == 2
+    assert "direction max contradicts metric 'test/digit/loss'" in wrong.stderr
     other = command(tmp_path, "--grid", "study", "--no-figures", "--metric", "test/digit/los")
-    assert (
-        other.returncode,
-        "'test/digit/los' is in no result; did you mean 'test/digit/loss'" in other.stderr,
-    ) == (
-        2,
-        True,
-    )
+    assert other.returncode == 2
+    assert "'test/digit/los' is in no result; did you mean 'test/digit/loss'" in other.stderr

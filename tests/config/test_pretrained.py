@@ -1,4 +1,4 @@
-"""Weights trained elsewhere: `submit` checks their files and their kind before anything starts."""
+"""`submit` checks the files and the kind of pretrained weights before anything starts."""
 
 import json
 import shutil
@@ -30,8 +30,9 @@ def only(place: Path, *arguments: str) -> str:
 def small_weights(folder: Path, config: object, key: str = "text_weights") -> Path:
     """A folder with one tensor of four bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = config if isinstance(config, str) else json.dumps(config)
-    (folder / "config.json").write_text(text)
+    if not isinstance(config, str):
+        config = json.dumps(config)
+    (folder / "config.json").write_text(config)
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     (folder / "model.safetensors").write_bytes(
         len(header).to_bytes(8, "little") + header + bytes(4)
@@ -46,22 +47,23 @@ def model(key: str, folder: object) -> ModelConfig:
 @pytest.mark.parametrize(
     "files", [(), ("config.json",), ("config.json", "pytorch_model.bin"), ("model.safetensors",)]
 )
-def test_trained_weights_that_are_not_there_or_would_have_to_be_unpickled(place, files):
+def test_missing_files_and_pickles_are_refused(place, files):
     (place / "bert").mkdir()
     for file in files:
         (place / "bert" / file).write_text("{}")
     assert only(place, "--set", "model.text_weights=bert", "--cluster", "local") == (
-        "model.text_weights 'bert' has no model that can be read: runs download nothing; fetch it where there is a "
-        "network (`hf download bert`), or give the path of a folder with config.json and model.safetensors"
+        "model.text_weights 'bert' has no model that can be read. Runs download nothing. Fetch it "
+        "on a machine with a network (`hf download bert`), or give the path of a folder with "
+        "config.json and model.safetensors"
     )
 
 
-def test_trained_weights_that_are_no_folder_or_not_in_the_hubs_cache(place):
+def test_unknown_weights_are_refused(place):
+    """They are neither a folder nor in the hub's cache."""
     for name in ("./bert", "someone/never-fetched"):
         message = only(place, "--set", f"model.text_weights={name}")
-        assert message.startswith(
-            f"model.text_weights '{name}' is no folder, and not in the hub's cache: runs download"
-        )
+        problem = f"model.text_weights '{name}' is not a folder, and not in the hub's cache. "
+        assert message.startswith(problem)
 
 
 SUPPORTED = {
@@ -70,29 +72,11 @@ SUPPORTED = {
     "audio_weights": ("audio-spectrogram-transformer", ["ASTForAudioClassification"]),
 }
 ENCODERS = ("--set", "model.image_encoder=vit", "--set", "model.audio_encoder=transformer")
-OTHERS = [
-    "roberta",
-    "distilbert",
-    "xlm-roberta",
-    "camembert",
-    "electra",
-    "dinov2",
-    "dinov2_with_registers",
-    "deit",
-]
-OTHERS += [
-    "vit_mae",
-    "vit_msn",
-    "swin",
-    "clip",
-    "siglip",
-    "wav2vec2",
-    "hubert",
-    "whisper",
-    "modernbert",
-    "deberta-v2",
-]
-OTHERS += ["BERT", "bert ", "visual_bert", ""]
+OTHERS = (
+    "roberta distilbert xlm-roberta camembert electra dinov2 dinov2_with_registers deit vit_mae "
+    "vit_msn swin clip siglip wav2vec2 hubert whisper modernbert deberta-v2 BERT visual_bert"
+)
+OTHERS = [*OTHERS.split(), "bert ", ""]
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -102,23 +86,24 @@ def test_weights_of_another_model_are_refused_by_name(place, key, kind):
     with pytest.raises(ConfigError) as error:
         check_pretrained([model(key, folder)])
     assert str(error.value).startswith(
-        f"model.{key} '{folder}' is of model_type {kind!r}, which is not supported there. "
+        f"model.{key} '{folder}': model_type {kind!r} is not supported for this key. "
     )
     assert f"(model_type {wanted!r})" in str(error.value)
     assert "\n" not in str(error.value)
-    # also where a job may find another cache
-    with pytest.raises(ConfigError, match=f"is of model_type {kind!r}"):
+    # also if a job may find another cache
+    with pytest.raises(ConfigError, match=f"model_type {kind!r} is not supported"):
         check_pretrained([model(key, folder)], may_lack=True)
 
 
 @pytest.mark.parametrize("key", SUPPORTED)
-def test_weights_of_another_modality_say_where_they_belong(place, key):
+def test_weights_of_another_modality_are_refused(place, key):
+    """The error names the key that they are for."""
     for other, (kind, _) in SUPPORTED.items():
         folder = small_weights(place / other, {"model_type": kind})
         if other == key:
             check_pretrained([model(key, folder)])
         else:
-            with pytest.raises(ConfigError, match=f"these are for model.{other}"):
+            with pytest.raises(ConfigError, match=f"or use these for model.{other}"):
                 check_pretrained([model(key, folder)])
 
 
@@ -133,21 +118,24 @@ def test_weights_of_another_modality_say_where_they_belong(place, key):
         ("null", "config.json is None, wanted a JSON object"),
         ("{}", 'has no model_type. If it is a BERT, add "model_type": "bert"'),
         ({"model_type": None}, "has no model_type"),
-        ({"model_type": ["bert"]}, r"is of model_type \['bert'\]"),
+        ({"model_type": ["bert"]}, r"model_type \['bert'\] is not supported"),
         (
             {"model_type": {"a": "b" * 500}},
-            r"is of model_type \{'a': 'b{20,60}\.\.\., which is not supported",
+            r"model_type \{'a': 'b{20,60}\.\.\. is not supported",
         ),
         (
             {"model_type": "bert", "architectures": ["RobertaForMaskedLM"]},
-            "architectures 'RobertaForMaskedLM', which contra",
+            "architectures 'RobertaForMaskedLM' of config.json contradict each other",
         ),
         (
             {"model_type": "bert", "architectures": ["BertModel", "DistilBertModel"]},
-            "'DistilBertModel', which contradict",
+            "'DistilBertModel' of config.json contradict each other",
         ),
-        ({"model_type": "bert", "architectures": ["CamembertForMaskedLM"]}, "which contradict"),
-        ({"model_type": "bert", "architectures": ["TFRobertaModel"]}, "which contradict"),
+        (
+            {"model_type": "bert", "architectures": ["CamembertForMaskedLM"]},
+            "contradict each other",
+        ),
+        ({"model_type": "bert", "architectures": ["TFRobertaModel"]}, "contradict each other"),
         (
             {"model_type": "bert", "architectures": "BertModel"},
             "architectures in config.json is 'BertModel', wanted a list",
@@ -158,7 +146,7 @@ def test_weights_of_another_modality_say_where_they_belong(place, key):
         ),
     ],
 )
-def test_a_config_that_is_broken_or_contradicts_itself(place, config, words):
+def test_a_broken_config_is_refused(place, config, words):
     folder = small_weights(place / "bert", config)
     with pytest.raises(ConfigError, match=words) as error:
         check_pretrained([model("text_weights", folder)])
@@ -181,26 +169,20 @@ def test_a_config_that_is_broken_or_contradicts_itself(place, config, words):
     ],
 )
 def test_usual_architectures_are_accepted(place, names):
-    check_pretrained(
-        [
-            model(
-                "text_weights",
-                small_weights(place / "bert", {"model_type": "bert", "architectures": names}),
-            )
-        ]
-    )
+    folder = small_weights(place / "bert", {"model_type": "bert", "architectures": names})
+    check_pretrained([model("text_weights", folder)])
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is no safetensors file, or is cut off"),
+        (b"", "is not a safetensors file, or is cut off"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
             "is a pointer of git-lfs",
         ),
-        (b"<html>not found</html>", "is no safetensors file"),
-        (b"\xff" * 100, "is no safetensors file"),
+        (b"<html>not found</html>", "is not a safetensors file"),
+        (b"\xff" * 100, "is not a safetensors file"),
         ((2).to_bytes(8, "little") + b"[]", "has a header that cannot be read"),
         ((8).to_bytes(8, "little") + b'{"a": 3}', "has a header that cannot be read"),
         ((50_000).to_bytes(8, "little") + b"[" * 50_000, "has a header that cannot be read"),
@@ -219,7 +201,9 @@ def test_cut_weights_are_refused_with_both_sizes(place):
     whole = (folder / "model.safetensors").read_bytes()
     for length in range(len(whole)):
         (folder / "model.safetensors").write_bytes(whole[:length])
-        with pytest.raises(ConfigError, match=r"model\.safetensors (is no safetensors file|has )"):
+        with pytest.raises(
+            ConfigError, match=r"model\.safetensors (is not a safetensors file|has )"
+        ):
             check_pretrained([model("text_weights", folder)])
 
 
@@ -233,15 +217,15 @@ def test_cut_weights_are_refused_with_both_sizes(place):
         ('{"weight_map": {"a": 3}}', "has no weight_map"),
         (
             '{"weight_map": {"a": "model-2.safetensors"}}',
-            "names 'model-2.safetensors', which is not there",
+            "lists 'model-2.safetensors', which is missing",
         ),
         (
             '{"weight_map": {"a": "broken.safetensors"}}',
-            "broken.safetensors is no safetensors file",
+            "broken.safetensors is not a safetensors file",
         ),
     ],
 )
-def test_weights_in_parts_are_all_there(place, index, words):
+def test_weights_in_parts_are_checked(place, index, words):
     folder = small_weights(place / "bert", {"model_type": "bert"})
     (folder / "model.safetensors").unlink()
     (folder / "broken.safetensors").write_bytes(b"x")
@@ -250,7 +234,7 @@ def test_weights_in_parts_are_all_there(place, index, words):
         check_pretrained([model("text_weights", folder)])
 
 
-def test_the_hubs_cache_is_checked_as_a_folder_is(place, monkeypatch):
+def test_the_hubs_cache_is_checked(place, monkeypatch):
     commit = "0" * 40
     small_weights(
         place / "hub" / "models--FacebookAI--roberta-base" / "snapshots" / commit,
@@ -262,11 +246,11 @@ def test_the_hubs_cache_is_checked_as_a_folder_is(place, monkeypatch):
     asked = ("--set", "model.text_weights=FacebookAI/roberta-base")
     message = only(place, *asked, "--cluster", "local")
     assert message.startswith(
-        "model.text_weights 'FacebookAI/roberta-base' is of model_type 'roberta', which is not "
+        "model.text_weights 'FacebookAI/roberta-base': model_type 'roberta' is not supported"
     )
 
 
-def test_submit_reports_all_weights_at_once_and_plans_nothing(place):
+def test_submit_reports_all_weights_at_once(place):
     folders = {
         "text_weights": small_weights(place / "roberta", {"model_type": "roberta"}),
         "image_weights": small_weights(place / "dino", {"model_type": "dinov2"}),
@@ -299,15 +283,15 @@ FILES = (
 @pytest.mark.fuzz
 @settings(max_examples=settings().max_examples)
 @given(config=FILES, weights=FILES, index=st.booleans(), framed=st.booleans())
-def test_any_files_of_weights_are_accepted_or_one_error(
-    tmp_path_factory, config, weights, index, framed
-):
+def test_any_files_are_accepted_or_one_error(tmp_path_factory, config, weights, index, framed):
     folder = tmp_path_factory.mktemp("weights")
     (folder / "config.json").write_bytes(config)
-    content = len(weights).to_bytes(8, "little") + weights if framed else weights
-    (folder / ("model.safetensors.index.json" if index else "model.safetensors")).write_bytes(
-        content
-    )
+    if framed:
+        weights = len(weights).to_bytes(8, "little") + weights
+    name = "model.safetensors"
+    if index:
+        name += ".index.json"
+    (folder / name).write_bytes(weights)
     said = ""
     try:
         check_pretrained([model("text_weights", folder)])
@@ -321,18 +305,10 @@ def test_any_files_of_weights_are_accepted_or_one_error(
 
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "model.safetensors.index.json"])
-def test_trained_weights_whose_files_are_there_are_planned(place, weights):
+def test_complete_weights_are_planned(place, weights):
     folder = small_weights(place / "bert", {"model_type": "bert"})
     if weights != "model.safetensors":
         (folder / "model.safetensors").rename(folder / "part-1.safetensors")
         (folder / weights).write_text(json.dumps({"weight_map": {"a": "part-1.safetensors"}}))
-    asked = (
-        "--grid",
-        "study.yaml",
-        "--dry-run",
-        "--cluster",
-        "local",
-        "--set",
-        f"model.text_weights={folder}",
-    )
-    assert "4 runs (4 start) on local" in command("submit", place, *asked).stdout
+    words = f"--grid study.yaml --dry-run --cluster local --set model.text_weights={folder}".split()
+    assert "4 runs (4 start) on local" in command("submit", place, *words).stdout

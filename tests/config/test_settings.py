@@ -1,4 +1,4 @@
-"""`--set key=value` and the choice of variants and seeds: laid over every row, last; and what is refused."""
+"""`--set key=value`, which overrides every row, and the choice of variants and seeds."""
 
 import re
 
@@ -15,7 +15,7 @@ def set_(*settings: str, **changes):
     return expand_rows(with_settings(grid(**changes), list(settings)))[0].config
 
 
-def test_settings_are_typed_values_laid_over_every_row():
+def test_settings_override_every_row():
     asked = with_settings(
         grid(), ["optimizer.lr=1e-3", "deterministic=false", "model.modalities=[text, audio]"]
     )
@@ -26,7 +26,7 @@ def test_settings_are_typed_values_laid_over_every_row():
     assert set_("optimizer={lr: 2}").optimizer.lr == 2
 
 
-def test_settings_are_laid_over_the_base_last():
+def test_settings_override_base_and_rows():
     base = {
         "deepspeed": "zero2",
         "deepspeed.zero_optimization.stage": 3,
@@ -76,7 +76,7 @@ STAGE = "deepspeed.zero_optimization.stage"
         (
             {},
             "loss.alpha=3",
-            "--set loss.alpha: row 'full' sets this key, and would train under a wrong name",
+            "--set loss.alpha: row 'full' sets this key, so it would have a wrong name",
         ),
         ({}, "loss={alpha: 3}", "--set loss: row 'full' sets 'loss.alpha'"),
         (
@@ -99,7 +99,8 @@ STAGE = "deepspeed.zero_optimization.stage"
         ),
     ],
 )
-def test_settings_of_what_makes_rows_differ_are_refused(changes, setting, message):
+def test_settings_of_swept_keys_are_refused(changes, setting, message):
+    """Keys that make rows differ: of a sweep or of a row."""
     with pytest.raises(ConfigError, match=re.escape(message)):
         with_settings(grid(**changes), [setting])
     key, _, value = setting.partition("=")
@@ -108,7 +109,7 @@ def test_settings_of_what_makes_rows_differ_are_refused(changes, setting, messag
         expand_rows(written)
 
 
-def test_settings_beside_what_rows_set_are_taken():
+def test_settings_of_other_keys_are_accepted():
     swept = {"axes": {"loss.alpha": [1, 2]}, "variants": {}, "reference": "alpha-1"}
     assert set_("loss={beta: 3}", **swept).loss.beta == 3
     rows = {
@@ -134,7 +135,7 @@ def test_settings_of_resources_reach_the_resources():
     }
 
 
-def test_settings_survive_the_grid_file_that_submit_writes():
+def test_settings_survive_the_written_grid_file():
     asked = with_settings(grid(), ["optimizer.lr=1e-3", "steps=7"])
     again = Grid.model_validate(
         yaml.safe_load(yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False))
@@ -149,17 +150,17 @@ def test_settings_survive_the_grid_file_that_submit_writes():
         ("=3", "got '=3', wanted key=value"),
         ("loss.alpha=1", "loss.alpha: the grid sweeps this key"),
         ("optimizer.lr=1", "optimizer.lr: the grid sweeps this key"),
-        ("seed=3", "seed: the grid's seeds say which are run; use --seed"),
+        ("seed=3", "seed: seeds are listed in the grid. Choose among them with --seed"),
         ("log_every=[1", "value '\\[1' is not YAML"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(setting, message):
+def test_invalid_settings_are_refused(setting, message):
     swept = grid(axes={"loss.alpha": [1, 2]}, zip=[{"optimizer.lr": [1, 2], "steps": [3, 4]}])
     with pytest.raises(ConfigError, match=message):
         with_settings(swept, [setting])
 
 
-def test_narrowing_keeps_the_grids_order_and_refuses_unknown_names():
+def test_chosen_names_keep_the_order_of_the_grid():
     assert select_names(["a", "b", "c"], ["c", "a"], "variant") == ["a", "c"]
     assert select_names(["a", "b"], [], "variant") == ["a", "b"]
     with pytest.raises(ConfigError, match="unknown variant 'bse'; did you mean 'base'"):

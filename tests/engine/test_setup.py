@@ -17,7 +17,7 @@ EXPECTED = {
     "nothing": "accepted",
     "code": "the code has changed since run base-s0-",
     "fingerprint": "the run was made for 0123456789abcdef",
-    "file": "pack the data set again",
+    "file": "ack the data set again",
     "manifest": "has no manifest.json",
 }
 

@@ -141,11 +141,11 @@ def test_unknown_grid(place):
         ),
         (
             ("--set", "steps"),
-            "--set got 'steps', wanted key=value, for example --set optimizer.lr=1e-3",
+            "--set got 'steps', wanted key=value, such as --set optimizer.lr=1e-3",
         ),
         (
             ("--set", "seed=3"),
-            "--set seed: the grid's seeds say which are run; use --seed to choose among them",
+            "--set seed: seeds are listed in the grid. Choose among them with --seed",
         ),
         (("--retry", "fialed"), "--retry got 'fialed'; did you mean 'failed'? (valid: cancelled, "),
         (
@@ -187,11 +187,14 @@ def test_an_option_that_is_no_number_or_is_missing_exits_with_2(place):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("name: a\nname: b\n", "study.yaml:2:1: key 'name' stands twice in one mapping: keep one"),
-        ("name: a\nbase:\n\tsteps: 3\n", "study.yaml:3:1: a tab cannot indent YAML: use spaces"),
-        ("- a\n", "study.yaml: got a list, wanted a mapping of keys: write `key: value` lines"),
+        (
+            "name: a\nname: b\n",
+            "study.yaml:2:1: key 'name' is a duplicate in its mapping. Keep one",
+        ),
+        ("name: a\nbase:\n\tsteps: 3\n", "study.yaml:3:1: a tab cannot indent YAML. Use spaces"),
+        ("- a\n", "study.yaml: got a list, wanted a mapping. Write lines of `key: value`"),
         ("a: [", "study.yaml:2:1: did not find expected node content"),
-        ("a: \xfc".encode("latin-1"), "study.yaml: not UTF-8 text: save it as UTF-8"),
+        ("a: \xfc".encode("latin-1"), "study.yaml: not UTF-8 text. Save it as UTF-8"),
     ],
 )
 def test_a_broken_grid_file_is_one_sentence_with_its_place(place, content, message):

@@ -49,7 +49,7 @@ def test_data_without_or_with_a_damaged_manifest(place):
     assert "manifest.json is not a readable manifest" in only(place)
     manifest.unlink()
     assert only(place).startswith(
-        "data folder 'data/tridigits' has no manifest.json: pack the data set into it with"
+        "data folder 'data/tridigits' has no manifest.json. Pack the data set with"
     )
 
 
@@ -57,10 +57,10 @@ def test_data_that_does_not_match_its_manifest(place):
     column = place / "data" / "tridigits" / "train" / "label.digit.npy"
     column.write_bytes(b"short")
     assert only(place).endswith(
-        "label.digit.npy has 5 bytes, the manifest says 136: pack the data set again"
+        "label.digit.npy has 5 bytes, the manifest says 136. Pack the data set again"
     )
     column.unlink()
-    assert only(place).endswith("label.digit.npy is missing: pack the data set again")
+    assert only(place).endswith("label.digit.npy is missing. Pack the data set again")
 
 
 def test_data_that_lacks_what_a_row_wants(tmp_path):
@@ -75,7 +75,8 @@ def test_data_that_lacks_what_a_row_wants(tmp_path):
 def test_a_file_where_the_runs_should_lie(place):
     (place / "runs").write_text("not a folder")
     assert re.match(
-        r"furnace submit could not go on: \S*runs\S*: (Not a directory|File exists): ", only(place)
+        r"furnace submit could not continue: \S*runs\S*: (Not a directory|File exists): ",
+        only(place),
     )
 
 

@@ -110,7 +110,7 @@ def test_missing_weights(weights):
     with pytest.raises(ConfigError) as error:
         make_encoder("text", ModelConfig(text_weights=weights), SHAPES)
     message = str(error.value)
-    assert f"model.text_weights '{weights}' is no folder, and not in the hub's cache" in message
+    assert f"model.text_weights '{weights}' is not a folder, and not in the hub's cache" in message
     assert f"`hf download {weights}`" in message
     assert "\n" not in message
 
@@ -153,7 +153,7 @@ def test_weights_made_for_other_data_are_refused(saved):
 def test_weights_of_another_model_type_are_refused(saved):
     with pytest.raises(
         ConfigError,
-        match="is of model_type 'vit', which is not supported there.*model.image_weights",
+        match="model_type 'vit' is not supported for this key.*model.image_weights",
     ):
         make_encoder("text", ModelConfig(text_weights=saved["image"]), SHAPES)
 

@@ -1,14 +1,16 @@
-"""What a new user meets on the first day: Python's version, paths for names, advice that works, last lines."""
+"""The first day of a user: version of Python, paths as names, advice that works, last lines."""
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import tables_study
@@ -16,6 +18,7 @@ from login_study import begin, command, end, finish, pack, specs, write_grid
 from test_run_status import submit
 
 from furnace_hpc.cli import COMMANDS
+from furnace_hpc.config.base import ColumnName
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.train_config import run_ids
 from furnace_hpc.console.progress_bar import _rate, progress_bar
@@ -29,19 +32,19 @@ PYENV = Path.home() / ".pyenv" / "versions"
 
 
 def pythons(*versions: str) -> list:
-    """Real interpreters of these versions."""
+    """Real interpreters of these versions. Those that are missing are skipped."""
     found = []
     for version in versions:
-        paths = sorted(PYENV.glob(f"{version}.*/bin/python"))
         skip = pytest.mark.skip(reason=f"no Python {version} under {PYENV}")
-        found.append(
-            pytest.param(paths[0] if paths else None, id=version, marks=() if paths else skip)
-        )
+        parameter = pytest.param(None, id=version, marks=skip)
+        for path in PYENV.glob(f"{version}.*/bin/python"):
+            parameter = pytest.param(path, id=version)
+        found.append(parameter)
     return found
 
 
 def make(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`make` in a clone, without the installation, which takes minutes."""
+    """`make` in a clone, without the installation."""
     if not shutil.which("make"):
         pytest.skip("no make here")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -90,7 +93,7 @@ def test_environment_that_works_is_kept(tmp_path):
 
 
 def submitted(folder: GridFolder, sent: dict[str, list[int]], settings: str = "", **more):
-    """A submission with all that status and aggregate read of it."""
+    """A submission with all files that status and aggregate read."""
     submission = submit(folder, sent, **more)
     rows = [json.loads(row) for row in (submission.path / "rows.jsonl").read_text().splitlines()]
     facts = {"steps": 40, "data": ["tridigits", specs()[0].data_fingerprint]}
@@ -104,7 +107,7 @@ def submitted(folder: GridFolder, sent: dict[str, list[int]], settings: str = ""
 
 @pytest.fixture
 def study(tmp_path: Path) -> GridFolder:
-    """A study of four runs that were submitted to the local queue; two are done."""
+    """A study of four runs that were submitted to the local queue. Two are done."""
     write_grid(tmp_path)
     folder = GridFolder(tmp_path / "runs" / "study")
     submitted(folder, {})
@@ -115,24 +118,18 @@ def study(tmp_path: Path) -> GridFolder:
 
 @pytest.mark.parametrize("name", ["study", "study.yaml", "./study.yaml", "runs/study/grid.yaml"])
 @pytest.mark.parametrize("asked", ["status", "cancel", "aggregate"])
-def test_a_grid_is_named_or_given_by_its_file(study, asked, name):
-    done = command(
-        asked,
-        study.path.parent.parent,
-        "--grid",
-        name,
-        *(["--no-figures"] if asked == "aggregate" else []),
-    )
-    assert done.returncode == (1 if asked == "aggregate" else 0), done.stderr
-    said = {
-        "status": "4 runs: 2 new, 2 done",
-        "cancel": "nothing is running or waiting",
-        "aggregate": "verdict: none yet",
-    }
-    assert said[asked] in done.stdout
+def test_a_grid_is_given_by_name_or_file(study, asked, name):
+    words, code, output = {
+        "status": ([], 0, "4 runs: 2 new, 2 done"),
+        "cancel": ([], 0, "nothing is running or waiting"),
+        "aggregate": (["--no-figures"], 1, "verdict: none yet"),
+    }[asked]
+    done = command(asked, study.path.parent.parent, "--grid", name, *words)
+    assert done.returncode == code, done.stderr
+    assert output in done.stdout
 
 
-def test_status_does_not_mind_a_file_that_is_being_edited(study):
+def test_status_reads_only_the_name_of_the_file(study):
     place = study.path.parent.parent
     (place / "study.yaml").write_text("name: study\nbase: {stepz: 3}\n")
     assert "2 new, 2 done" in command("status", place, "--grid", "study.yaml").stdout
@@ -151,15 +148,13 @@ def test_unknown_grid_names_those_that_were_submitted(study):
 
 @pytest.mark.parametrize("asked", ["aggregate", "status"])
 @pytest.mark.parametrize("name", ["ablation", "my studies/study.yaml"])
-def test_advice_before_any_run_works_when_it_is_pasted(tmp_path, asked, name):
+def test_advice_before_the_first_run_can_be_pasted(tmp_path, asked, name):
     (tmp_path / "my studies").mkdir()
     write_grid(tmp_path / "my studies")
     done = command(asked, tmp_path, "--grid", name)
     assert done.returncode == 2
     (advice,) = re.findall(r"Submit it with `([^`]+)`", done.stderr)
-    assert advice.endswith(
-        f"submit --grid {name}" if name == "ablation" else f"submit --grid '{name}'"
-    )
+    assert advice.endswith(f"submit --grid {shlex.quote(name)}")
     pack(tmp_path / "data" / "tridigits")
     environment = {"PATH": "/nowhere", "HOME": str(tmp_path)}
     words = ["/bin/bash", "-c", f"{advice} --dry-run"]
@@ -169,7 +164,7 @@ def test_advice_before_any_run_works_when_it_is_pasted(tmp_path, asked, name):
     assert pasted.returncode == 0, pasted.stderr
 
 
-def test_how_furnace_is_called_depends_on_the_shell(tmp_path, monkeypatch):
+def test_furnace_is_called_as_the_shell_finds_it(tmp_path, monkeypatch):
     script = tmp_path / "env" / "bin" / "furnace"
     script.parent.mkdir(parents=True)
     script.write_text("#!/bin/sh\n")
@@ -184,7 +179,7 @@ def test_how_furnace_is_called_depends_on_the_shell(tmp_path, monkeypatch):
     assert furnace("status") == f"{sys.executable} -m furnace_hpc.status"
 
 
-def test_other_settings_are_named_where_runs_are_missing(study):
+def test_aggregate_names_runs_with_other_settings(study):
     place = study.path.parent.parent
     submitted(study, {}, "settings: {steps: 20, seed_x: 1e-3}\n", runs=["quick-s0-1"])
     (study.path / "quick-s0-1").mkdir()
@@ -203,9 +198,11 @@ def test_other_settings_are_named_where_runs_are_missing(study):
 
 
 def furnace_in(place: Path) -> str:
-    """How a child with an empty PATH names the command."""
+    """The command that a child process with an empty PATH prints."""
     script = Path(sys.prefix) / "bin" / "furnace"
-    return str(script) if script.exists() else f"{sys.executable} -m furnace_hpc"
+    if script.exists():
+        return str(script)
+    return f"{sys.executable} -m furnace_hpc"
 
 
 def table(tmp_path: Path, **changes):
@@ -216,13 +213,13 @@ def table(tmp_path: Path, **changes):
     return collect(asked, runs, folder), folder
 
 
-def test_a_table_ends_with_verdict_report_and_next_command(tmp_path, monkeypatch):
+def test_a_table_ends_with_verdict_and_next_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ablation, folder = table(tmp_path)
     lines = last_lines(ablation, folder, Path("results/study"), 15)
     assert lines[0] == (
-        "verdict: better than base: consistency_only (+2.3 points, p .002), full (+3.2 points, p .002); "
-        "no difference shown: specific_only"
+        "verdict: better than base: consistency_only (+2.3 points, p .002), full (+3.2 points, "
+        "p .002); no difference shown: specific_only"
     )
     assert lines[1] == "wrote 15 files to results/study; open results/study/report.html"
     run = run_ids([run.spec for run in ablation.runs])[0]
@@ -232,17 +229,17 @@ def test_a_table_ends_with_verdict_report_and_next_command(tmp_path, monkeypatch
     assert len(lines) == 3
 
 
-def test_lower_is_better_turns_the_verdict(tmp_path):
+def test_the_verdict_follows_the_direction(tmp_path):
     ablation, _ = table(tmp_path)
     ablation = replace(ablation, grid=ablation.grid.model_copy(update={"direction": "min"}))
     assert verdict(ablation).startswith("worse than base: consistency_only (+2.3 points, p .002)")
 
 
 @pytest.mark.parametrize("width", [30, 50, 80, 100, 300])
-def test_no_name_and_no_number_is_cut(tmp_path, width, capsys):
+def test_tables_cut_no_name_and_no_number(tmp_path, width, capsys):
     from rich.console import Console
 
-    columns = [name for name in COLUMNS if name != "changes"]
+    columns = [name for name in get_args(ColumnName) if name != "changes"]
     ablation, _ = table(tmp_path, columns=columns)
     Console(width=width, soft_wrap=True).print(to_terminal(ablation, width))
     said = capsys.readouterr().out
@@ -254,30 +251,6 @@ def test_no_name_and_no_number_is_cut(tmp_path, width, capsys):
     if width >= 50:
         assert re.search(r"^  consistency_only  ", said, re.MULTILINE)
         assert {"187,402", "62.0", "0.54", ".0625"} <= set(said.split())
-
-
-COLUMNS = (
-    *(
-        "changes",
-        "n",
-        "metric",
-        "difference",
-        "holm_p",
-        "sign_flip_p",
-        "effect",
-        "train_s",
-        "wall_s",
-    ),
-    *(
-        "samples_per_s_each",
-        "peak_memory_gib",
-        "attempts",
-        "lost_steps",
-        "hours",
-        "goodput",
-        "num_parameters",
-    ),
-)
 
 
 def test_progress_of_one_thing_has_no_rate(capsys):
@@ -309,16 +282,15 @@ def test_without_slurm_the_devcluster_is_named(tmp_path):
     assert "--cluster local" in done.stderr
 
 
-def test_status_of_a_local_grid_says_nothing_of_a_dead_slurm(study):
-    """The grid was on a Slurm that is gone; all of it was then trained, or begun, in the local queue."""
+def test_status_of_a_local_grid_ignores_a_dead_slurm(study):
+    """The grid was on a Slurm that is gone. Then the local queue trained or started all runs."""
     submitted(study, {"7": [0, 1, 2, 3], "8": []})
     time.sleep(0.01)
     for spec in specs()[2:]:
         end(begin(spec, study), "stopped")
-    place, path = (
-        study.path.parent.parent,
-        os.environ["PATH"] if shutil.which("squeue") else "/nowhere",
-    )
+    place, path = study.path.parent.parent, "/nowhere"
+    if shutil.which("squeue"):
+        path = os.environ["PATH"]
     words = [sys.executable, "-m", "furnace_hpc.status", "--grid", "study"]
     environment = os.environ | {"PATH": path, "SLURM_CONF": "/nowhere/slurm.conf"}
     study.slurm_cache.write_text(
@@ -354,12 +326,12 @@ def test_one_name_for_the_data_root(name):
 
 def test_the_old_name_still_works(tmp_path):
     done = command("export", tmp_path, "nowhere", "--out", "out", "--data-dir", "data")
-    assert "nowhere is neither a run's folder" in done.stderr
+    assert "nowhere is not a run's folder" in done.stderr
 
 
-def test_a_pattern_that_fits_several_runs_names_them(tmp_path):
+def test_export_lists_several_runs_that_match(tmp_path):
     done = command(
         "export", tmp_path, "runs/study/base-s0-1", "runs/study/base-s0-2", "--out", "out"
     )
-    sentence = "2 run folders fit, wanted one: runs/study/base-s0-1, runs/study/base-s0-2"
+    sentence = "2 run folders match: runs/study/base-s0-1, runs/study/base-s0-2. Give one of them"
     assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")

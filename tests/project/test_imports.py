@@ -1,4 +1,4 @@
-"""Which package may import which, and what stays out of the login node."""
+"""What each package may import, and the libraries that the login node does not load."""
 
 import ast
 import subprocess
@@ -57,6 +57,8 @@ COMMANDS = (
     "submit",
     "aggregate",
     "cli",
+    "options",
+    "completion",
     "schema",
     "train",
     "pack",
@@ -79,7 +81,7 @@ def name_of(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, at its top or inside a function; not for typing alone."""
+    """Full names of the modules that a file imports, also inside functions, but not for typing."""
     found = set()
 
     def visit(node: ast.AST) -> None:
@@ -99,7 +101,11 @@ def imported(path: Path) -> set[str]:
 
 def loaded_after(*names: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after importing these."""
-    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=60, check=True
     )
@@ -121,7 +127,7 @@ def test_a_login_package_imports_nothing_heavy(package):
 
 
 @pytest.mark.parametrize("cluster", ["local", "a100"])
-def test_a_dry_run_loads_neither_numpy_nor_scipy_nor_anything_heavy(tmp_path, cluster):
+def test_a_dry_run_loads_no_numpy_and_nothing_heavy(tmp_path, cluster):
     write_grid(tmp_path)
     pack(tmp_path / "data" / "tridigits")
     code = (
@@ -142,12 +148,12 @@ def test_a_dry_run_loads_neither_numpy_nor_scipy_nor_anything_heavy(tmp_path, cl
     assert loaded & {*HEAVY, "numpy", "scipy"} == set()
 
 
-def test_a_help_page_answers_without_the_array_library(tmp_path):
+def test_help_does_not_import_submitit(tmp_path):
     assert command("submit", tmp_path, "--help").returncode == 0
     assert "submitit" not in loaded_after("furnace_hpc.submit")
 
 
-def test_submitit_is_named_in_two_files_alone():
+def test_submitit_is_imported_in_two_files():
     users = {
         str(path.relative_to(PACKAGE))
         for path in modules(".")
@@ -156,7 +162,7 @@ def test_submitit_is_named_in_two_files_alone():
     assert users == SUBMITIT
 
 
-def test_deepspeed_is_imported_in_the_engine_alone():
+def test_deepspeed_is_imported_only_in_the_engine():
     users = [
         path.relative_to(PACKAGE)
         for path in modules(".")
@@ -166,8 +172,8 @@ def test_deepspeed_is_imported_in_the_engine_alone():
     assert {path.parts[0] for path in users} == {"engine"}
 
 
-def test_the_host_side_imports_the_standard_library_alone():
-    """It runs under the node's own Python, before any package can be loaded."""
+def test_host_imports_only_the_standard_library():
+    """It runs with the node's own Python, before any package can be loaded."""
     for path in modules("host"):
         for name in imported(path):
             assert name.split(".")[0] in sys.stdlib_module_names or name.startswith(
@@ -198,7 +204,7 @@ def test_packages_import_in_one_direction():
     assert not violations, "\n".join(violations)
 
 
-def test_no_modules_import_each_other_in_a_circle():
+def test_imports_have_no_circle():
     names = {name_of(path): path for path in modules(".")}
     imports = {
         name: {_module(target, names) for target in imported(path)} - {None, name}
@@ -216,7 +222,9 @@ def test_no_modules_import_each_other_in_a_circle():
 def _module(name: str, names: dict[str, Path]) -> str | None:
     while name and name not in names:
         name = name.rpartition(".")[0]
-    return name if name and names[name].name != "__init__.py" else None
+    if name and names[name].name != "__init__.py":
+        return name
+    return None
 
 
 def _walk(name: str, above: list[str], imports: dict[str, set], finished: set) -> None:

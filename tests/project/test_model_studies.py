@@ -1,4 +1,4 @@
-"""The shipped studies of the network: which rows they have, and that each row's network learns from the default set."""
+"""The shipped studies of the network: their rows, and that each row learns from the default set."""
 
 import itertools
 from typing import get_args
@@ -26,7 +26,7 @@ def rows_of(name):
 
 
 @pytest.mark.parametrize("name", ["fusion", "modalities", "tasks", "zero"])
-def test_the_network_of_every_row_learns_from_the_default_set(name, small_root):
+def test_the_network_of_every_row_learns(name, small_root):
     rows, columns = rows_of(name), open_columns(small_root / "tridigits")
     assert fingerprints(list(rows.values()), small_root, dry_run=True) == {
         "tridigits": columns.manifest.fingerprint
@@ -57,7 +57,7 @@ def test_the_network_of_every_row_learns_from_the_default_set(name, small_root):
         assert {f"{task}/loss" for task in tasks} <= parts.keys()
 
 
-def test_the_fusion_study_has_every_fusion_and_late_fusion_as_the_floor():
+def test_the_fusion_study_has_every_fusion():
     models = {name: row.config.model for name, row in rows_of("fusion").items()}
     found = {(model.fusion, model.fusion_layers) for model in models.values()}
     every = get_args(ModelConfig.model_fields["fusion"].annotation)
@@ -78,7 +78,7 @@ def test_the_modality_study_leaves_each_one_out():
     assert found == {"all": NAMES} | without
 
 
-def test_the_task_study_compares_one_task_with_several_at_once():
+def test_the_task_study_compares_one_with_several():
     found = {
         name: [task.name for task in row.config.tasks] for name, row in rows_of("tasks").items()
     }
@@ -89,7 +89,8 @@ def test_the_task_study_compares_one_task_with_several_at_once():
     }
 
 
-def test_the_zero_study_is_every_stage_with_and_without_recomputation_in_both_precisions():
+def test_the_zero_study_has_all_combinations():
+    """All stages, with and without recomputation, in both precisions."""
     found = [
         (file.zero_optimization.stage, file.activation_checkpointing is not None, file.precision)
         for file in (row.config.deepspeed for row in rows_of("zero").values())

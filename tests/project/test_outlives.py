@@ -1,4 +1,4 @@
-"""Nothing outlives a test run that is ended: no daemon of Slurm, no job, no rank, no fork server."""
+"""No process outlives a test run that is killed: no daemon of Slurm, job, rank or fork server."""
 
 import os
 import signal

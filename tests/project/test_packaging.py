@@ -1,4 +1,4 @@
-"""The wheel: what it carries, and that a name is found in it where there is no checkout."""
+"""The content of the wheel, and names that are found in it outside of a clone."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_carries_every_shipped_file_and_nothing_else(wheel: Path):
+def test_the_wheel_has_all_shipped_files(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder, pattern in (
         ("experiments", "*.yaml"),

@@ -1,4 +1,4 @@
-"""benchmarks/record.py: a result tells the commit that it is of, or is not written."""
+"""benchmarks/record.py: a result names its commit, or is not written."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def benchmark(
     )
 
 
-def test_a_commit_is_written_and_told_before_the_work(clone):
+def test_the_commit_is_recorded(clone):
     head = git(clone, "rev-parse", "HEAD")
     done = benchmark(clone)
     assert (done.returncode, done.stdout) == (0, "the work\nfigure 1\n"), done.stderr
@@ -69,7 +69,7 @@ def test_a_commit_is_written_and_told_before_the_work(clone):
 @pytest.mark.parametrize(
     "name", ["furnace_hpc/cli.py", "benchmarks/elastic.py", "tests_of_mine.py"]
 )
-def test_uncommitted_changes_are_refused_before_the_work(clone, name):
+def test_uncommitted_changes_are_refused(clone, name):
     with (clone / name).open("a") as file:
         file.write("# changed\n")
     done = benchmark(clone)
@@ -82,14 +82,15 @@ def test_uncommitted_changes_are_refused_before_the_work(clone, name):
 
 
 @pytest.mark.parametrize("git_too", [False, True])
-def test_changes_while_it_runs_keep_the_rows_but_no_file(clone, git_too):
+def test_changes_during_the_run_write_no_file(clone, git_too):
     meanwhile = 'open("furnace_hpc/cli.py", "a").write("# changed\\n")'
     if git_too:
         who = "git -c user.name=me -c user.email=me@here"
         meanwhile += f'; import os; os.system("{who} commit --quiet --all --message two")'
     done = benchmark(clone, meanwhile)
     assert (done.returncode, done.stdout) == (2, "the work\nfigure 1\n")
-    assert ("when the benchmark began" if git_too else "uncommitted changes") in done.stderr
+    problem = {True: "when the benchmark began", False: "uncommitted changes"}
+    assert problem[git_too] in done.stderr
     assert not (clone / "benchmarks/results/mine.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""JSON Schemas for editors, and a description under every field that a user writes."""
+"""JSON Schemas for editors, and a description of every field that a user writes."""
 
 import json
 import subprocess
@@ -17,24 +17,24 @@ def printed(kind: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_schema_is_json_and_closed(kind):
+def test_schemas_are_json_and_allow_no_other_key(kind):
     schema = json.loads(printed(kind).stdout)
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == set(KINDS[kind].model_fields)
 
 
-def test_the_grids_schema_spells_out_its_base():
+def test_the_grids_schema_has_the_keys_of_base():
     base = json.loads(printed("grid").stdout)["properties"]["base"]["properties"]
     assert {"optimizer", "loss", "steps", "deepspeed"} <= base.keys()
     assert {"type": "string"} in base["deepspeed"]["anyOf"]
 
 
-def test_an_unknown_kind_is_one_sentence_and_exit_2():
+def test_an_unknown_kind_is_refused():
     done = printed("gird")
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == "error: unknown kind 'gird'; did you mean 'grid'? (valid: cluster, config, deepspeed, grid)\n"
+    assert done.stderr == (
+        "error: unknown kind 'gird'; did you mean 'grid'? "
+        "(valid: cluster, config, deepspeed, grid)\n"
     )
 
 
@@ -50,5 +50,5 @@ def undescribed(model: type[BaseModel]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_field_that_a_user_writes_is_described(kind):
+def test_every_field_has_a_description(kind):
     assert undescribed(KINDS[kind]) == []

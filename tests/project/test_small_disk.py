@@ -1,4 +1,4 @@
-"""A small file system is filled while others write to it, as benchmarks/chaos.py does with running jobs."""
+"""A small file system is filled while others write to it, like in benchmarks/chaos.py."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ for number in itertools.count():
 """
 
 
-def test_filling_leaves_what_was_asked(tmp_path: Path):
+def test_filling_leaves_the_space_that_is_given(tmp_path: Path):
     with small_file_system(tmp_path / "small"):
         for free_kib in (64, 512):
             with only(tmp_path / "small", free_kib):
@@ -29,7 +29,7 @@ def test_filling_leaves_what_was_asked(tmp_path: Path):
             assert list((tmp_path / "small").iterdir()) == []
 
 
-def test_filling_goes_on_while_others_write(tmp_path: Path):
+def test_filling_continues_while_others_write(tmp_path: Path):
     with small_file_system(tmp_path / "small", "64m") as small:
         writers = [subprocess.Popen([sys.executable, "-S", "-c", WRITER, small]) for _ in range(3)]
         try:

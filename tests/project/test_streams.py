@@ -1,4 +1,4 @@
-"""Commands under other locales, with closed streams, with a reader that leaves, and in folders that are not UTF-8."""
+"""Commands with other locales, closed streams, a reader that leaves, and non-UTF-8 paths."""
 
 import os
 import subprocess
@@ -44,9 +44,11 @@ def place(tmp_path_factory) -> Path:
 
 
 def run(place: Path, name: str, shell: str = "", **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command, whose streams the shell redirects."""
-    root = "" if name not in OPTIONS else "--runs-root $'r\\xfcns'"
-    line = f"{sys.executable} -m furnace_hpc.{name} {OPTIONS.get(name, '--help')} {root} {shell}"
+    """Exit code, stdout and stderr of a command with redirections of the shell."""
+    words = "--help"
+    if name in OPTIONS:
+        words = f"{OPTIONS[name]} --runs-root $'r\\xfcns'"
+    line = f"{sys.executable} -m furnace_hpc.{name} {words} {shell}"
     environment = {
         name: value for name, value in os.environ.items() if name != "FURNACE_RUNS"
     } | environment
@@ -76,11 +78,12 @@ def test_every_locale_shows_every_command(place, name, environment):
     if name == "aggregate":
         page = (place / "results/study/report.html").read_text(encoding="utf-8")
         assert r"r\\udcfcns/study/" in page
-        shown = "+-" if environment in (ASCII, OLD_C) else "±"
-        assert (
-            f"mean {shown if environment != {'LC_ALL': 'C'} else '±'.encode().decode('latin-1')} sample"
-            in out
-        )
+        sign = "±"
+        if environment in (ASCII, OLD_C):
+            sign = "+-"
+        elif environment == {"LC_ALL": "C"}:  # Python writes UTF-8 then
+            sign = sign.encode().decode("latin-1")
+        assert f"mean {sign} sample" in out
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -115,13 +118,14 @@ def test_a_closed_stdout_costs_no_table(place):
     [("aggregate", 1), ("cancel", 0), ("status", READER_LEFT), ("schema", READER_LEFT)],
 )
 def test_a_reader_that_leaves(place, name, code):
-    """What only prints ends; what works goes on to its own exit code."""
+    """A command that only prints ends. Another one continues to its own exit code."""
     reader, writer = os.pipe()
     os.close(reader)
-    root = ["--runs-root", os.fsdecode(b"r\xfcns")] if name in OPTIONS else []
     arguments = OPTIONS.get(name, "grid").split()
+    if name in OPTIONS:
+        arguments += ["--runs-root", os.fsdecode(b"r\xfcns")]
     done = subprocess.run(
-        [sys.executable, "-m", f"furnace_hpc.{name}", *arguments, *root],
+        [sys.executable, "-m", f"furnace_hpc.{name}", *arguments],
         cwd=place,
         stdout=writer,
         stderr=subprocess.PIPE,
@@ -138,11 +142,11 @@ def test_a_reader_that_leaves(place, name, code):
 def test_a_full_device_is_one_error(place):
     code, _, error = run(place, "status", ">/dev/full")
     assert code == 2
-    assert error.startswith("error: furnace status could not go on: No space left on device: ")
+    assert error.startswith("error: furnace status could not continue: No space left on device: ")
     assert error.count("\n") == 1
 
 
-def test_libraries_get_a_path_in_utf8(tmp_path):
+def test_libraries_get_a_utf8_path(tmp_path):
     plain, other = tmp_path / "plain", tmp_path / os.fsdecode(b"\xff")
     other.mkdir()
     with utf8_path(plain) as named:

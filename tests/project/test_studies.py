@@ -1,4 +1,4 @@
-"""The full-size studies made small, as experiments/README.md says: from raw files, by the commands, to their tables."""
+"""The full-size studies made small, with the commands of experiments/README.md."""
 
 import csv
 import json
@@ -16,8 +16,8 @@ from furnace_hpc.config.grids.grid import read_grid
 from furnace_hpc.config.parsing.lookup import find_file
 
 STUDIES = ("mmimdb", "avmnist", "audioset")
-# What the raw files of the tests want besides: another vocabulary, eight classes, clips without
-# sound or frames.
+# Additional options for the raw files of the tests, which have another vocabulary, eight classes,
+# and clips without sound or frames.
 OF_THE_FIXTURE = {
     "mmimdb": "--tokenizer vocab --image-size 64",
     "avmnist": "",
@@ -26,17 +26,11 @@ OF_THE_FIXTURE = {
 
 
 def documented(name: str, what: str) -> list[str]:
-    """The words of README's first command that begins with `what`; lines that end in a backslash go on."""
-    text = (
-        find_file("grid", name)
-        .with_name("README.md")
-        .read_text(encoding="utf-8")
-        .replace("\\\n", " ")
-    )
-    return shlex.split(
-        next(line for line in text.splitlines() if line.startswith(f"furnace {what}")),
-        comments=True,
-    )
+    """The words of README's first command that begins with `what`."""
+    readme = find_file("grid", name).with_name("README.md")
+    text = readme.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith(f"furnace {what}")]
+    return shlex.split(lines[0], comments=True)
 
 
 def settings_of(words: list[str]) -> dict[str, str]:
@@ -49,15 +43,16 @@ def marked_small(name: str) -> dict[str, str]:
     for line in find_file("grid", name).read_text(encoding="utf-8").splitlines():
         if not (key := re.match(r"( *)(\w+):", line)):
             continue
+        path = f"{parent}.{key[2]}"
         if len(key[1]) == 2:
-            parent = key[2]
+            parent = path = key[2]
         if small := re.search(r"#.*\bsmall: (\S+)$", line):
-            found[key[2] if len(key[1]) == 2 else f"{parent}.{key[2]}"] = small[1]
+            found[path] = small[1]
     return found
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_what_the_file_marks_small_is_what_the_readme_sets(name):
+def test_readme_sets_the_values_marked_small(name):
     settings = settings_of(documented(name, f"submit --grid {name} "))
     assert marked_small(name) == {
         key: value
@@ -78,7 +73,7 @@ def run(place: Path, words: list[str], more: str = "") -> str:
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory in which README's commands were given, those of the three studies at once."""
+    """A working directory after README's commands of all three studies."""
     place = tmp_path_factory.mktemp("studies")
     write_vocab(place / "vocab")
     for write, name in (
@@ -98,7 +93,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_the_report_of_a_pack_counts_what_was_listed_and_found(studied):
+def test_pack_reports_counts_of_each_split(studied):
     said = (studied / "audioset-packed.txt").read_text()
     assert re.search(r"split +listed +found +packed +refused +incomplete\n", said)
     counts = {
@@ -113,7 +108,7 @@ def test_the_report_of_a_pack_counts_what_was_listed_and_found(studied):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_trains_on_a_few_raw_files_to_the_table_of_its_metric(studied, name):
+def test_a_study_trains_on_a_few_raw_files(studied, name):
     grid = read_grid(find_file("grid", name))
     (path,) = (studied / "runs" / name).glob("*-s0-*/result.json")
     result = json.loads(path.read_text())
@@ -124,7 +119,6 @@ def test_a_study_trains_on_a_few_raw_files_to_the_table_of_its_metric(studied, n
     row = next(row for row in csv.DictReader(table.open()) if row["variant"] == grid.reference)
     assert (row["metric"], row["n"]) == (grid.metric, "1")
     assert float(row["mean"]) == pytest.approx(measured)
-    said = (studied / f"{name}.txt").read_text()
-    assert re.search(
-        rf"^{re.escape(grid.metric)} (\(%\) )?on the whole test split", said, re.MULTILINE
-    )
+    output = (studied / f"{name}.txt").read_text()
+    caption = rf"^{re.escape(grid.metric)} (\(%\) )?on the whole test split"
+    assert re.search(caption, output, re.MULTILINE)

@@ -373,7 +373,7 @@ def test_a_profile_that_was_planted_in_the_working_directory_is_not_used(project
         os.chown(path, NOBODY, LAB)
     done = command("submit", project, "--grid", "study.yaml", "--cluster", "local", "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "was found in the working directory, and is not used" in done.stderr
+    assert "is in the working directory and is not trusted" in done.stderr
     assert "belongs to user nobody" in done.stderr
     for path in (project / "slurm", clusters, clusters / "local.yaml"):
         os.chown(path, 0, 0)

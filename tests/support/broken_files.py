@@ -1,4 +1,4 @@
-"""Forty ways in which the files of a data set are broken: of posters and frames, of JSON, of sounds."""
+"""Forty kinds of broken files of a data set: posters and frames, JSON, sounds."""
 
 import io
 import json

@@ -1,6 +1,7 @@
-"""`furnace submit`, killed at one point of its way: python crash.py POINT [arguments of submit].
+"""`furnace submit`, killed at one point: python crash.py POINT [arguments of submit].
 
-POINT is before:N or after:N, the N-th line of the journal; or snapshot, rows, payload: before that is there.
+POINT is before:N or after:N, for the N-th line of the journal. Or it is snapshot, rows or payload,
+for the moment before that is written.
 """
 
 import os

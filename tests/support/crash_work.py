@@ -94,7 +94,7 @@ class Reader:
 
 
 def make_plan(folder: Path, files: dict[str, tuple[str, str]]) -> PackPlan:
-    """Write files and plan their pack; name -> what the image and the audio do."""
+    """Write files and plan their pack. `files`: name -> what the image and the audio do."""
     folder.mkdir(exist_ok=True)
     for name, contents in files.items():
         for modality, content in zip(MODALITIES, contents, strict=True):

@@ -1,4 +1,4 @@
-"""The command lines that the project's documents print: blocks of shell, and inline code that begins with a program."""
+"""The command lines in the project's documents: blocks of shell, and inline code."""
 
 import re
 import shlex

@@ -1,9 +1,10 @@
-"""Nothing outlives a test run, however it ends: a process of its own ends what the run has left.
+"""Kill all processes that a test run leaves, however it ends.
 
-    python end_with.py PID START TOKEN     started by conftest.py; waits until that process is gone, SIGKILL included
+    python end_with.py PID START TOKEN
 
-Every process of the run inherits the token in its environment. Daemons, nodes, jobs and ranks leave the run's session
-and process group, and after its end they are the children of init, so nothing else tells whose they are.
+conftest.py starts it. It waits until that process is gone, also after SIGKILL. Every process of
+the run inherits the token in its environment. Daemons, nodes, jobs and ranks leave the session and
+process group of the run and become children of init. So only the token identifies them.
 """
 
 import os
@@ -24,9 +25,9 @@ INSTALLERS = ("apt-get", "apt", "dpkg")  # half a package would be left
 
 
 def end_with_this_process() -> IO[bytes]:
-    """Mark everything that this process starts from now on, and start the process that ends it.
+    """Mark all processes that this one starts from now on, and start the process that kills them.
 
-    What is mounted below the folder that is written to the returned file is unmounted.
+    It also unmounts file systems below the folder whose path is written to the returned file.
     """
     pid = os.getpid()
     environment = {name: value for name, value in os.environ.items() if name != MARK}
@@ -45,14 +46,14 @@ def end_with_this_process() -> IO[bytes]:
 
 
 def marked(token: str) -> dict[int, dict[str, str]]:
-    """Pid -> environment of all processes that have the token; a zombie has none."""
+    """Pid -> environment of all processes that have the token. A zombie has no environment."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 text = (entry / "environ").read_bytes().decode("utf-8", "replace")
             except OSError:
-                continue  # gone, or somebody else's
+                continue  # gone, or of another user
             pairs = dict(pair.partition("=")[::2] for pair in text.split("\0"))
             if pairs.get(MARK) == token:
                 found[int(entry.name)] = pairs
@@ -60,16 +61,18 @@ def marked(token: str) -> dict[int, dict[str, str]]:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, in clock ticks since boot; empty for a zombie, and for one that is gone."""
+    """Start of a process in clock ticks since boot. Empty for a zombie and for one that is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
     except OSError:
         return ""
-    return "" if fields[0] == "Z" else fields[19]
+    if fields[0] == "Z":
+        return ""
+    return fields[19]
 
 
 def _end(token: str, below: str) -> None:
-    """Ask all of them to end, then kill them; unmount their disks, delete the folders of their clusters."""
+    """Terminate all of them, then kill them. Unmount their disks, delete folders of clusters."""
     clusters, began_s = set(), time.monotonic()
     while left := marked(token):
         clusters |= {

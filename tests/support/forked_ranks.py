@@ -1,7 +1,7 @@
 """Real ranks over gloo, forked from a process that has imported DeepSpeed and transformers already.
 
-Most of what a short-lived rank costs is imports: six to ten seconds each, where two cores are shared. No rank outlives
-a call, and one that fails ends the others.
+Imports are most of the cost of a short-lived rank: six to ten seconds each on two shared cores. No
+rank outlives a call. A rank that fails ends the others.
 """
 
 import importlib
@@ -31,9 +31,9 @@ HEAVY += ["transformers.models.bert.modeling_bert"]
 def forked(
     world_size: int, target: Callable[..., None], *arguments: Any
 ) -> Iterator[list[ForkServerProcess]]:
-    """Ranks that do target(rank, *arguments); those that are left at the end are killed."""
+    """Ranks that run target(rank, *arguments). Those that remain at the end are killed."""
     context = multiprocessing.get_context("forkserver")
-    # the first to come decides: it is one server for all tests
+    # only the first call counts: all tests share one server
     context.set_forkserver_preload(HEAVY)
     ranks = [context.Process(target=target, args=(rank, *arguments)) for rank in range(world_size)]
     try:
@@ -72,9 +72,9 @@ def run_phases(
     phases: list[tuple[int, list[dict[str, Any]]]],
     per_case_s: float = PER_CASE_S,
 ) -> list[Any]:
-    """Do cases at one world size after another; rank 0's answers in their order.
+    """Run cases at one world size after another. Return the answers of rank 0 in order.
 
-    A case is done by the module's function of the name case["do"], called as f(processes, folder, case).
+    The module's function case["do"] runs a case. It is called as f(processes, folder, case).
     """
     answers: list[Any] = []
     for number, (world_size, cases) in enumerate(phases):

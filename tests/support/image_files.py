@@ -1,4 +1,4 @@
-"""Small valid images of every accepted format and mode, and the parts of which PNG and EXIF are made."""
+"""Small valid images of every accepted format and mode, and parts of PNG and EXIF."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def picture() -> Image.Image:
-    """Red above, blue below; 60 wide, 40 high."""
+    """Red above, blue below, 60 wide, 40 high."""
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:20, :, 0] = pixels[20:, :, 2] = 200
     return Image.fromarray(pixels)
@@ -29,7 +29,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, bits: int, colour: int, rows: list[bytes], *others: bytes) -> bytes:
-    """A PNG of these rows of packed samples; `others` stand before the pixels."""
+    """A PNG of these rows of packed samples. The chunks `others` are before the pixels."""
     header = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     end = chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
@@ -93,26 +93,18 @@ def all_kinds() -> dict[str, bytes]:
         "ppm text": b"P3 2 2 255\n" + b"255 0 0 " * 4,
         "pfm": encoded(real, "PPM"),
     }
-    for mode, made in {
-        "F": real,
-        "I": wide,
-        "I;16": deep,
-        "P": image.quantize(4),
-        "CMYK": image.convert("CMYK"),
-    }.items():
-        kinds[f"tiff {mode}"] = encoded(made, "TIFF")
-    for compression in (
-        "raw",
-        "tiff_lzw",
-        "jpeg",
-        "packbits",
-        "tiff_deflate",
-        "tiff_adobe_deflate",
-    ):
-        kinds[f"tiff {compression}"] = encoded(
-            image, "TIFF", compression=compression, tiffinfo={274: 6, 282: 3.0}
-        )
-    kinds["tiff group4"] = encoded(image.convert("1"), "TIFF", compression="group4")
     if features.check("avif"):
         kinds["avif"] = encoded(image, "AVIF", exif=exif_of(turned(6)))
+    return kinds | tiff_kinds(image, {"F": real, "I": wide, "I;16": deep})
+
+
+def tiff_kinds(image: Image.Image, others: dict[str, Image.Image]) -> dict[str, bytes]:
+    """TIFF files of several modes and compressions."""
+    kinds = {f"tiff {mode}": encoded(other, "TIFF") for mode, other in others.items()}
+    kinds["tiff P"] = encoded(image.quantize(4), "TIFF")
+    kinds["tiff CMYK"] = encoded(image.convert("CMYK"), "TIFF")
+    for name in ("raw", "tiff_lzw", "jpeg", "packbits", "tiff_deflate", "tiff_adobe_deflate"):
+        info = {274: 6, 282: 3.0}
+        kinds[f"tiff {name}"] = encoded(image, "TIFF", compression=name, tiffinfo=info)
+    kinds["tiff group4"] = encoded(image.convert("1"), "TIFF", compression="group4")
     return kinds

@@ -1,4 +1,4 @@
-"""A study for the tests of the login node: grid, packed data and run folders, without any array library."""
+"""A study for tests of the login node: grid, packed data and run folders, without numpy."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def write_grid(folder: Path, **changes: Any) -> Path:
 
 
 def pack(folder: Path, **changes: Any) -> Path:
-    """A packed data set as far as the login node looks: the manifest, and a file of the size it says."""
+    """The part of a packed data set that the login node reads: a manifest and a file."""
     content = b"\x93NUMPY" + bytes(122) + bytes(8)
     (folder / "train").mkdir(parents=True)
     (folder / "train" / "label.digit.npy").write_bytes(content)
@@ -105,7 +105,7 @@ def begin(
 
 
 def end(run: RunFolder, *verdicts: str, exit_code: int = 1, error: str = "ValueError: no") -> str:
-    """The newest attempt ends with these words of its ranks; returns what the host decides."""
+    """End the newest attempt with these verdicts of its ranks. Return the decision of the host."""
     number = lifecycle.newest_attempt(str(run.path))
     for rank, verdict in enumerate(verdicts):
         word = {
@@ -138,7 +138,7 @@ def dead_holder() -> dict[str, Any]:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Every path under `folder` with a hash of what it holds."""
+    """Every path under `folder` with a hash of its content."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         if path.is_file()
@@ -148,7 +148,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m furnace_hpc.<module>` in `folder`, with no roots from outside, on a machine without Slurm."""
+    """Run `python -m furnace_hpc.<module>` in `folder`, as on a machine without Slurm."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -166,7 +166,7 @@ def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedP
 
 
 def refused(place: Path, grid: str, *arguments: str) -> list[str]:
-    """The lines of a refusal, without `error: `; it exits with 2, has no traceback, and changes nothing."""
+    """The lines of a submit's error, without `error: `. It exits with 2 and changes nothing."""
     before = tree(place)
     done = command("submit", place, "--grid", grid, *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -183,7 +183,10 @@ def read_rows(submission: Path) -> list[dict[str, Any]]:
 
 
 def speak_at_once(command: list[str], count: int) -> tuple[list[str], list[int]]:
-    """What `count` processes say that do the same thing at one moment and live until all have spoken; and their ids."""
+    """Run a command in `count` processes at one moment. Return their first lines and their ids.
+
+    All of them live until each has printed a line.
+    """
     kinds: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, **kinds) for _ in range(count)]
     try:

@@ -1,4 +1,4 @@
-"""A test run that somebody ends in the middle: test_outlives.py starts it, with all that tests start."""
+"""A test run that test_outlives.py kills in the middle. It starts everything that tests start."""
 
 import os
 import subprocess

@@ -47,7 +47,7 @@ def genres_of(number: int) -> list[str]:
 
 
 def write_mmimdb(folder: Path) -> Path:
-    """12 movies of which movie n is marked n in its poster, its plot (n letters "b") and its genres."""
+    """12 movies. Poster, plot (n letters "b") and genres of movie n show n."""
     (folder / "dataset").mkdir(parents=True)
     (folder / "split.json").write_text(json.dumps(SPLIT))
     for number, movie in enumerate(MOVIES):
@@ -149,7 +149,7 @@ def fuel_split(file: h5py.File) -> np.ndarray:
 def write_avmnist(
     folder: Path, dtype: type = np.uint8, images: str = "image", train: int = 60, test: int = 20
 ) -> Path:
-    """Row n of a part says its digit in the image's first pixel and in the spectrogram's first bin."""
+    """The first pixel and the first bin of the spectrogram of each row show its digit."""
     for name in (images, "audio"):
         (folder / name).mkdir(parents=True)
     for part, num_rows in (("train", train), ("test", test)):
@@ -186,7 +186,7 @@ def labels_of(number: int) -> list[str]:
 
 
 def write_audioset(folder: Path) -> Path:
-    """16 clips of a second: official CSVs, CAV-MAE's JSON, sounds and frames; clip n is marked n in its frames."""
+    """16 clips of a second: CSVs, CAV-MAE's JSON, sounds and frames. Frames of clip n show n."""
     (folder / "audio").mkdir(parents=True)
     for frame in range(10):
         (folder / "frames" / f"frame_{frame}").mkdir(parents=True)
@@ -237,7 +237,8 @@ def _write_classes(folder: Path) -> None:
 def _write_segments(path: Path, clips: list[str]) -> None:
     lines = [
         "# Segments csv created Sun Mar  5 10:54:31 2017",
-        f"# num_ytids={len(clips)}, num_segs={len(clips)}, num_unique_labels=8, num_positive_labels={2 * len(clips)}",
+        f"# num_ytids={len(clips)}, num_segs={len(clips)}, num_unique_labels=8, "
+        f"num_positive_labels={2 * len(clips)}",
         "# YTID, start_seconds, end_seconds, positive_labels",
     ]
     for clip in clips:

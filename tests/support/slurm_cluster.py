@@ -1,4 +1,4 @@
-"""A real Slurm on this machine for tests, made by slurm/devcluster. Its fixtures belong into conftest.py alone:
+"""A real Slurm on this machine, made by slurm/devcluster. Only conftest.py imports its fixtures:
 
 from slurm_cluster import cluster, quiet  # noqa: F401
 """
@@ -66,7 +66,7 @@ class Cluster:
         self._devcluster("up", *self.options)
 
     def kill_node(self, name: str) -> None:
-        """A power cut. Slurm sees it after half a minute, or at start_node, and then requeues the node's jobs."""
+        """A power cut. Slurm detects it after 30 s, or at start_node, and requeues jobs."""
         self._devcluster("kill-node", name)
 
     def start_node(self, name: str) -> None:
@@ -79,17 +79,17 @@ class Cluster:
         return psutil.Process(pid).children(recursive=True)
 
     def stop_controller(self) -> None:
-        """Slurm's commands fail from now on; running jobs go on."""
+        """Slurm's commands fail from now on. Running jobs continue."""
         self._devcluster("stop-controller")
 
     def impatient(self) -> str:
-        """A SLURM_CONF with which commands ask a controller that is away for two seconds, not for ten."""
+        """A SLURM_CONF with which commands wait two seconds for the controller, not ten."""
         path = self.folder / "conf" / "impatient.conf"
         path.write_text((self.folder / "conf" / "slurm.conf").read_text() + "MessageTimeout=2\n")
         return str(path)
 
     def restart_controller(self) -> None:
-        """The controller stops, if it runs, and starts; it knows all jobs."""
+        """Stop the controller if it runs, and start it. It keeps all jobs."""
         self._devcluster("restart-controller")
 
     def down(self) -> None:
@@ -128,7 +128,7 @@ def devcluster(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedP
 
 
 def start_cluster(folder: Path, *options: str) -> Cluster:
-    """Bring a cluster up in `folder`, on free ports; several may be up at a time.
+    """Start a cluster in `folder`, on free ports. Several can run at a time.
 
     Raises:
         CannotStart: this machine can have none, for example because nothing can be installed.
@@ -150,7 +150,7 @@ def start_cluster(folder: Path, *options: str) -> Cluster:
 
 
 def wait_until(predicate: Callable[[], object], timeout_s: float, what: str) -> None:
-    """Return when `predicate()` holds; fail when it does not within `timeout_s`."""
+    """Return when `predicate()` is true. Fail if it is not within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not predicate():
         if time.monotonic() > deadline:
@@ -172,7 +172,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def quiet(cluster: Cluster) -> Iterator[Cluster]:
-    """The session's cluster; what the test leaves on it is cleared away."""
+    """The session's cluster. Jobs that the test leaves on it are cancelled."""
     yield cluster
     cluster.quieten()
 
@@ -182,7 +182,7 @@ def _clean_environment() -> dict[str, str]:
 
 
 def _free_port_base() -> int:
-    """The first of 500 ports below those that the kernel gives away; the daemons' are free."""
+    """The first of 500 ports below the kernel's ephemeral ports. Those of the daemons are free."""
     bases = list(range(20000, 32000, 500))
     random.shuffle(bases)
     return next(

@@ -1,4 +1,4 @@
-"""A study on a real Slurm whose ranks are stand-ins: submitted, watched and counted as a user would."""
+"""A study on a real Slurm whose ranks are stand-ins. It uses the commands of a user."""
 
 import json
 import subprocess
@@ -15,9 +15,10 @@ from slurm_cluster import Cluster, wait_until
 
 HERE = Path(__file__).parent
 STAND_IN = """#!/bin/bash
-# A rank is a stand-in; whatever else a job does with Python is real.
+# A rank is a stand-in. All other Python of a job is real.
 case " $* " in
-*" submitit.core._submit "* | *" furnace_hpc.launch.rank_main "*) exec {python} -S {here}/stand_in_rank.py ;;
+*" submitit.core._submit "* | *" furnace_hpc.launch.rank_main "*)
+    exec {python} -S {here}/stand_in_rank.py ;;
 esac
 exec {python} "$@"
 """
@@ -51,7 +52,7 @@ class Study:
         self.write(self.profile)
 
     def write(self, profile: dict[str, Any], **grid: Any) -> None:
-        """Write profile and grid anew."""
+        """Write profile and grid again."""
         (self.place / "slurm/clusters").mkdir(parents=True, exist_ok=True)
         content = PROFILE | {"python": str(self.place / "python")} | profile
         (self.place / "slurm/clusters/dev.yaml").write_text(yaml.safe_dump(content))
@@ -75,7 +76,7 @@ class Study:
     def submit(
         self, *arguments: str, script: str = "", **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """`furnace submit`; or a script that does the same in its own way."""
+        """Run `furnace submit`, or a script that does the same in another way."""
         asked = ("--grid", "study.yaml", "--cluster", "dev", "--yes", *arguments)
         if not script:
             return self.furnace("submit", *asked, **variables)
@@ -83,7 +84,7 @@ class Study:
         return self.cluster.run(*words, cwd=self.place, timeout_s=120, COLUMNS="200", **variables)
 
     def submitted(self, *arguments: str, **variables: str) -> str:
-        """The same, and it went well; what it said."""
+        """Like `submit`, which must succeed. Return its output."""
         done = self.submit(*arguments, **variables)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -94,7 +95,7 @@ class Study:
         return self.place / "runs" / "study"
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Run -> what `status --json` says of it, asked anew."""
+        """Run -> its entry of `status --json`, without the cache of Slurm's answers."""
         cache = self.folder / "slurm.json"
         if cache.exists():
             cache.write_text(json.dumps(json.loads(cache.read_text()) | {"asked_unix_s": 0}))
@@ -125,7 +126,7 @@ class Study:
         return [tuple(line.split("|")) for line in done.stdout.splitlines()]
 
     def elements(self) -> Counter[int]:
-        """Row -> number of array elements that wait or run for it. Other studies' jobs are left out."""
+        """Row -> number of its array elements that wait or run, without other studies' jobs."""
         found: Counter[int] = Counter()
         base = {}
         for path in self.folder.glob("submissions/*/journal.jsonl"):
@@ -160,7 +161,7 @@ HANG = "read -rt 60 <> <(:)"  # in a shim: without a child, which would live on
 
 
 def shim(place: Path, name: str, script: str) -> str:
-    """A PATH on which `name` is a script of ours before the real one, which it may exec as $REAL."""
+    """A PATH with a script before the real `name`. It can exec the real one as $REAL."""
     folder = place / "shims"
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/bin/bash\nREAL=/usr/bin/{name}\n{script}\n")

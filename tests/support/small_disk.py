@@ -41,7 +41,7 @@ def only(folder: Path, free_kib: int) -> Iterator[None]:
 
 
 def _fill(ballast: int, free: int) -> None:
-    """Allocate until `free` bytes are left. Others may write meanwhile, so what is left is asked before each step."""
+    """Allocate until `free` bytes are left. Others may write, so it asks before each step."""
     size, failures = 0, 0
     while True:
         space = os.fstatvfs(ballast)

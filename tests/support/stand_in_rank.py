@@ -1,7 +1,8 @@
-"""A rank that does not train: what schedulers see of one, in milliseconds. What it does is said by its run's name.
+"""A rank that does not train. The name of its run decides what it does.
 
-ok...      ends well, with a result          crash...   ends with an exception
-dies...    ends without a word               waits...   runs until GRID/release is there, or stops when it is told to
+ok...      ends with a result                crash...   ends with an exception
+dies...    ends without a verdict            waits...   runs until GRID/release or a stop signal
+
 Every start appends a line to GRID/starts: run, attempt, rank.
 """
 

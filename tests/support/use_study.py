@@ -1,7 +1,4 @@
-"""Run folders whose checkpoint is one file of stage 0, made without DeepSpeed, and exported models of them.
-
-For what is not about a checkpoint's shards.
-"""
+"""Run folders with a checkpoint of stage 0, made without DeepSpeed, and their exported models."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +38,7 @@ def write_run(
     done: bool = True,
     **changes: Any,
 ) -> RunFolder:
-    """A run of random weights with a checkpoint of step 4, which is the best; `scores` are those of its evaluation."""
+    """A run of random weights with a best checkpoint of step 4. `scores` are of its evaluation."""
     manifest = read_manifest(data)
     config = make_config("zero0", **SMALL | {"steps": STEP} | changes)
     spec = RunSpec(

@@ -1,4 +1,4 @@
-"""What the ranks do to prove that an exported model is the live one; called by forked_ranks.run_phases."""
+"""Work of the ranks to compare exported and live models, for forked_ranks.run_phases."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ SUBSETS = subsets((0, 1, 2))
 
 
 def make(processes: Any, folder: Path, case: dict[str, Any]) -> str:
-    """Train some steps, save, and write down what the live network says of test samples, with each subset."""
+    """Train some steps, save, and write the live network's answers with each subset."""
     run, data, stage = RunFolder(folder / case["source"]), case["data"], case["stage"]
     changes: dict[str, Any] = (
         {} if case.get("bf16") else FP32 | {"deepspeed__activation_checkpointing": None}

@@ -10,7 +10,7 @@ from furnace_hpc.runs.records.metrics import MetricsFile
 
 
 def write(run: RunFolder, attempt: int, steps: range, **more: object) -> None:
-    """Records of these steps; the loss is 100/step."""
+    """Write records of these steps. The loss is 100/step."""
     metrics = MetricsFile(run.metrics(attempt))
     for step in steps:
         metrics.write({"step": step, "kind": "train", "train/loss": 100 / step, "lr": 1e-3} | more)
@@ -19,7 +19,7 @@ def write(run: RunFolder, attempt: int, steps: range, **more: object) -> None:
 
 
 def make(tmp_path: Path) -> GridFolder:
-    """Four runs: one done, one on its second attempt, one that has crashed, one that was never begun."""
+    """Four runs: one done, one on its second attempt, one crashed, one never started."""
     write_submission(planned(tmp_path / "runs", grid()))
     folder, runs = GridFolder(tmp_path / "runs" / "study"), specs()
     finish(runs[0], folder)

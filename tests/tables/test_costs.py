@@ -138,10 +138,11 @@ def test_reference_better_than_its_sanity_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("ful", "which is no row; did you mean 'full'"), ("base", "itself")]
+    ("name", "why"),
+    [("ful", "which is not a row; did you mean 'full'"), ("base", "which is the reference")],
 )
 def test_sanity_must_name_rows(name, why):
-    with pytest.raises(ConfigError, match=f"sanity names {name!r}") as error:
+    with pytest.raises(ConfigError, match=f"sanity contains {name!r}") as error:
         study(sanity=[name])
     assert why in str(error.value)
 

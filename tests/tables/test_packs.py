@@ -161,7 +161,7 @@ def test_pooled_deviation_of_groups_of_any_size():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"packs": ["a", "a"]}, "packs ['a', 'a']: a pack"),
+        ({"packs": ["a", "a"]}, "packs ['a', 'a'] has a duplicate"),
         (
             {"packs": ["a"], "variants": {"base": {"data.name": "b"}}},
             "row 'base': key 'data.name' does not belong",

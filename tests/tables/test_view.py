@@ -97,11 +97,11 @@ def test_another_metric_has_its_direction(tmp_path):
     assert seen(tmp_path, View(metric="val/digit/accuracy")).grid.direction == "max"
     with pytest.raises(
         ConfigError,
-        match="direction min contradicts metric 'test/digit/accuracy', of which higher is",
+        match="direction min contradicts metric 'test/digit/accuracy': higher is",
     ):
         seen(tmp_path, View(direction="min"))
     with pytest.raises(
-        ConfigError, match="direction max contradicts metric 'test/digit/loss', of which lower is"
+        ConfigError, match="direction max contradicts metric 'test/digit/loss': lower is"
     ):
         seen(tmp_path, View(metric="test/digit/loss", direction="max"))
     with pytest.raises(ConfigError, match="'test/digit/f1' is in no result.*test/digit/accuracy"):

@@ -1,1 +1,1 @@
-"""Expand grid files into rows and runs."""
+"""Define grid files, and expand them to rows and runs."""

@@ -1,8 +1,10 @@
-"""A grid file: the typed form of `experiments/*.yaml`, and reading one. Expansion to runs is in rows.py."""
+"""Define and read a grid file (`experiments/*.yaml`). expansion.py turns it into runs."""
 
 import hashlib
 import json
+import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,73 +16,76 @@ from furnace_hpc.config.grids.ablate import Ablate, Overrides, RowOverrides
 from furnace_hpc.config.grids.settings import check_settings
 from furnace_hpc.config.identity import without_identity
 from furnace_hpc.config.metrics import Direction, checked_direction, metric_direction
-from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_written
-from furnace_hpc.config.parsing.source_text import Written
+from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_with_source
+from furnace_hpc.config.parsing.source_text import SourceText
 from furnace_hpc.config.parsing.text_safety import find_secret, short
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.train_config import TrainConfig
 
 MAX_DOTS = 32  # in a dotted key
 MAX_SWEPT = 100  # keys of axes and zip
+_RANGE = re.compile(r"([0-9]{1,9})\s*(?:-|\.\.|to)\s*([0-9]{1,9})")
 
 
 class Grid(Config):
-    """One study: rows (variants) x seeds, and how its table is read."""
+    """One study: rows (variants) x seeds, and the form of its table."""
 
-    name: Name = Field(description="folder of its runs and of its results")
-    description: str = Field(default="", description="what the study asks; printed over its table")
+    name: Name = Field(description="name of the folders of its runs and results")
+    description: str = Field(default="", description="text above the table")
     base: dict[str, Any] = Field(
         description="the config that every row starts from (nested, or dotted keys)"
     )
     resources: dict[str, Any] = Field(
         default_factory=dict, description="nodes, processes_per_node, timeout_min, partition"
     )
-    seeds: tuple[Seed, ...] = Field(
-        min_length=1, description="each row is trained with each of them"
-    )
+    seeds: tuple[Seed, ...] = Field(min_length=1, description="each row is trained with each seed")
     packs: tuple[Name, ...] = Field(
         default=(),
-        description="packs of one data set, each drawn with a data seed of its own (folders under the data root; "
-        "`tridigits-seed7` packs itself): each row is trained on each of them with each of the seeds",
+        description="packs of one data set that differ in the data seed (folders under the data "
+        "root). Each row is trained on each pack with each seed. `tridigits-seed7` is packed "
+        "automatically",
     )
-    reference: RowName = Field(description="the row that differences are taken to")
+    reference: RowName = Field(description="the row that all differences are taken to")
     sanity: tuple[RowName, ...] = Field(
         default=(),
-        description="rows that the reference must not lose to, or its table says so: one modality, twice the steps",
+        description="rows that must not beat the reference, such as one modality or twice the "
+        "steps. If one does, the table says so",
     )
     metric: str = Field(description="<split>/<task>/<metric> of the table")
     direction: Direction = Field(
-        default="max", description="which way is better; none: the metric's own"
+        default="max", description="better values are higher (max) or lower (min) [the metric's]"
     )
     columns: tuple[ColumnName, ...] = Field(
         default=(),
-        description="columns of the table after the row's name, in this order; none: all that there are",
+        description="columns of the table after the row's name, in this order [all]",
     )
     by: tuple[str, ...] = Field(
         default=(),
-        description="dotted keys whose values make the rows of the table; none: each variant is one",
+        description="dotted keys. The table has one row per combination of their values [one row "
+        "per variant]",
     )
     variants: dict[Name, RowOverrides] = Field(
         default_factory=dict, description="row name -> overrides by dotted keys"
     )
     ablate: Ablate | None = Field(default=None, description="rows made from factors")
     axes: dict[str, list[Any]] = Field(
-        default_factory=dict, description="dotted key -> values; all combinations"
+        default_factory=dict, description="dotted key -> values. All combinations are made"
     )
     zip: list[dict[str, list[Any]]] = Field(
-        default_factory=list, description="groups of keys that change together"
+        default_factory=list, description="groups of keys whose values change together"
     )
     exclude: list[dict[str, Any]] = Field(
         default_factory=list,
-        description="a row that matches all keys of an entry is left out (`variant` is a key too)",
+        description="drops each row that matches all keys of an entry. Keys: those that base or "
+        "the row sets, and `variant`",
     )
     settings: Overrides = Field(
         default_factory=dict,
         max_length=200,
-        description="what `--set` laid over every row, last; submit writes it",
+        description="values of `--set`, which override every row. submit writes this key",
     )
 
-    _written: Written | None = PrivateAttr(default=None)  # the file that it was read from
+    _source: SourceText | None = PrivateAttr(default=None)  # the file that it was read from
 
     @model_validator(mode="before")
     @classmethod
@@ -88,67 +93,76 @@ class Grid(Config):
         if not isinstance(content, dict) or content.get("direction") is not None:
             return content
         others = {key: value for key, value in content.items() if key != "direction"}
-        own = metric_direction(str(content.get("metric")))
-        return others | {"direction": own} if own else others
+        if own := metric_direction(str(content.get("metric"))):
+            others["direction"] = own
+        return others
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds_are_a_list(cls, seeds: Any) -> Any:
+        """Refuse one number, and ranges such as `0-4`, with the list to write."""
         if isinstance(seeds, int) and not isinstance(seeds, bool):
-            several = f"{list(range(seeds))} for {seeds} seeds, " if 2 <= seeds <= 10 else ""
-            raise ValueError(
-                f"wanted a list: write seeds: {several}{'or ' if several else ''}[{seeds}] for seed {seeds}"
-            )
+            several = ""
+            if 2 <= seeds <= 10:
+                several = f"seeds: {list(range(seeds))} for {seeds} seeds, or "
+            raise ValueError(f"wanted a list. Write {several}seeds: [{seeds}] for seed {seeds}")
+        for text in [seeds] if isinstance(seeds, str) else _texts(seeds):
+            if found := _RANGE.fullmatch(text.strip()):
+                raise ValueError(f"wanted a list. Write seeds: {_numbers_of(found)}")
         return seeds
 
     def __eq__(self, other: object) -> bool:
-        """Whether two grids ask the same, wherever they were read from."""
+        """Whether two grids have the same content. Their files do not matter."""
         return isinstance(other, Grid) and vars(self) == vars(other)
 
     @property
-    def written(self) -> Written | None:
-        """Where each value stands in the grid's file. None if the grid was not read from a file."""
-        return self._written
+    def source(self) -> SourceText | None:
+        """The text of the grid's file. None if the grid was not read from a file."""
+        return self._source
 
     @model_validator(mode="after")
     def _lists(self) -> "Grid":
-        problems = [f"axes.{key} is empty" for key, values in self.axes.items() if not values]
-        for number, group in enumerate(self.zip):
+        empty = [key for key, values in self.axes.items() if not values]
+        problems = [f"axes.{key} is empty. Write values, or remove it" for key in empty]
+        for index, group in enumerate(self.zip):
             lengths = {key: len(values) for key, values in group.items()}
             if len(set(lengths.values())) != 1 or 0 in lengths.values():
-                problems.append(f"zip[{number}] needs lists of one length, got {lengths}")
-        if len(set(self.seeds)) != len(self.seeds):
-            problems.append(f"seeds {list(self.seeds)}: a seed stands twice")
-        if len(set(self.packs)) != len(self.packs):
-            problems.append(f"packs {list(self.packs)}: a pack stands twice")
-        if len(set(self.columns)) != len(self.columns):
-            problems.append(f"columns {list(self.columns)}: a column stands twice")
+                problems.append(
+                    f"zip[{index}] needs lists of one length, got {lengths}. Add or remove values"
+                )
+        for key in ("seeds", "packs", "columns"):
+            values = getattr(self, key)
+            if len(set(values)) != len(values):
+                problems.append(f"{key} {list(values)} has a duplicate. Keep one")
         swept = Counter([*self.axes, *(key for group in self.zip for key in group)])
-        problems += [f"key {key!r} is swept twice" for key in sorted(swept) if swept[key] > 1]
+        twice = sorted(key for key, count in swept.items() if count > 1)
+        problems += [f"key {key!r} is swept twice. Keep one" for key in twice]
         if len(swept) > MAX_SWEPT:
-            problems.append(
-                f"{len(swept):,} keys are swept, more than {MAX_SWEPT}: no study has so many"
-            )
-        try:
-            checked_direction(
-                self.metric, self.direction if "direction" in self.model_fields_set else None
-            )
-        except ConfigError as error:
-            problems.append(str(error))
+            problems.append(f"{len(swept):,} keys are swept, more than {MAX_SWEPT}. Sweep fewer")
+        problems += self._problems_of_direction()
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError(". ".join(problems))
         return self
+
+    def _problems_of_direction(self) -> list[str]:
+        given = self.direction if "direction" in self.model_fields_set else None
+        try:
+            checked_direction(self.metric, given)
+        except ConfigError as error:
+            return [str(error)]
+        return []
 
     def rows(self) -> dict[str, Overrides]:
         """Row name -> overrides, before axes and zip.
 
         Raises:
-            ConfigError: variants and ablate make a row of the same name.
+            ConfigError: variants and ablate make rows of the same name.
         """
         made = self.ablate.rows() if self.ablate else {}
-        if overlap := self.variants.keys() & made.keys():
+        if overlap := sorted(self.variants.keys() & made.keys()):
             raise ConfigError(
-                f"grid {self.name!r}: row {sorted(overlap)[0]!r} is made by both variants and ablate: rename it"
+                f"grid {self.name!r}: both variants and ablate make a row {overlap[0]!r}. Rename "
+                f"the one in variants"
             )
         return self.variants | made
 
@@ -156,85 +170,103 @@ class Grid(Config):
         """Refuse settings that would overwrite what a sweep or a row sets.
 
         Raises:
-            ConfigError: a setting and a sweep, or a row, share a key.
+            ConfigError: a setting shares a key with a sweep or a row.
         """
-        swept = [("axes", self.axes), *(("zip", group) for group in self.zip)]
-        check_settings(self.settings, swept, self.rows(), _NO_NUMBERS)
+        sweeps = [("axes", self.axes), *(("zip", group) for group in self.zip)]
+        check_settings(self.settings, sweeps, self.rows(), _NOT_IDENTITY)
+
+
+def _texts(values: Any) -> list[str]:
+    if not isinstance(values, (list, tuple)):
+        return []
+    return [value for value in values if isinstance(value, str)]
+
+
+def _numbers_of(found: re.Match[str]) -> str:
+    """The list of the numbers of a range. A long list is shortened."""
+    first, last = sorted((int(found[1]), int(found[2])))
+    if last - first < 20:
+        return str(list(range(first, last + 1)))
+    return f"[{first}, {first + 1}, {first + 2}, ...] with each seed"
 
 
 def load_grid(name_or_path: str) -> Grid:
-    """Read the grid that a name or a path means.
+    """Read the grid of this name or path.
 
     Raises:
-        ConfigError: unknown name, or every problem of the file at once.
+        ConfigError: unknown name, or all problems of the file.
     """
-    path = find_file("grid", name_or_path)
-    return read_grid(path)
+    return read_grid(find_file("grid", name_or_path))
 
 
 def read_grid(path: Path) -> Grid:
     """Read one grid file.
 
     Raises:
-        ConfigError: every problem of the file at once.
+        ConfigError: all problems of the file.
     """
-    content, written = read_written(path)
-    grid = validate(Grid, content, str(path), written.at)
-    grid._written = written
+    content, source = read_with_source(path)
+    grid = validate(Grid, content, str(path), source.at)
+    grid._source = source
     return grid
 
 
 def with_settings(grid: Grid, settings: list[str]) -> Grid:
-    """The grid with each `key=value` of `--set` laid over every row (it is the last override).
+    """The grid with each `key=value` of `--set`, which overrides every row.
 
     Raises:
-        ConfigError: a setting without `=`, or of a key that a sweep or a row sets.
+        ConfigError: a setting without `=`, or with a key that a sweep or a row sets.
     """
-    laid, written = dict(grid.settings), grid.written
+    changes, source = dict(grid.settings), grid.source or SourceText("", "")
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise ConfigError(
-                f"--set got {setting!r}, wanted key=value, for example --set optimizer.lr=1e-3"
+                f"--set got {setting!r}, wanted key=value, such as --set optimizer.lr=1e-3"
             )
         if find_secret(setting) is not None:
             raise ConfigError(
-                f"--set {key}: its value looks like a secret, and would be copied to scripts and reports"
+                f"--set {key}: its value looks like a secret, and would be copied to scripts and "
+                f"reports. Keep secrets out of the config"
             )
         if key == "seed":
             raise ConfigError(
-                "--set seed: the grid's seeds say which are run; use --seed to choose among them"
+                "--set seed: seeds are listed in the grid. Choose among them with --seed"
             )
-        laid.pop(key, None)
-        laid[key] = parse_value(text)
-        written = (written or Written("", "")).with_setting(key, text, laid[key])
-    changed = grid.model_copy(update={"settings": laid})
-    changed._written = written
+        changes.pop(key, None)
+        changes[key] = parse_value(text)
+        source = source.with_setting(key, text, changes[key])
+    changed = grid.model_copy(update={"settings": changes})
+    changed._source = source
     changed.check_settings()
     return changed
 
 
 def results_name(grid: Grid) -> str:
-    """Folder of the grid's results: its name, and a mark of what `--set` changed: a quick look spoils no table."""
+    """Folder of the grid's results: its name, and a hash of what `--set` changes.
+
+    So a run with `--set` does not overwrite the table of the study.
+    """
     settings = {
         key: value for key, value in grid.settings.items() if not key.startswith("resources.")
     }
     if not settings:
         return grid.name
-    return f"{grid.name}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]}"
+    digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{grid.name}-{digits}"
 
 
 def apply_overrides(content: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """A copy of nested `content` with dotted or nested `overrides` laid over it. Lists are replaced whole.
+    """A copy of nested `content` with dotted or nested `overrides`. Lists are replaced as a whole.
 
     Raises:
-        ConfigError: a dotted key goes through something that is no mapping.
+        ConfigError: a dotted key leads through a value that is not a mapping.
     """
     result = dict(content)
     for key, value in overrides.items():
         if str(key).count(".") > MAX_DOTS:
             raise ConfigError(
-                f"key {short(str(key))!r} has more than {MAX_DOTS} dots: no config is so deep"
+                f"key {short(str(key))!r} has more than {MAX_DOTS} dots. No config is so deep"
             )
         head, _, rest = str(key).partition(".")
         if rest:
@@ -242,7 +274,7 @@ def apply_overrides(content: dict[str, Any], overrides: Overrides) -> dict[str, 
             if not isinstance(inner, dict):
                 got = short(repr(inner))
                 raise ConfigError(
-                    f"key {key!r} goes through {head!r}, which is {got} and no mapping"
+                    f"key {key!r} leads through {head!r}, which is {got}, wanted a mapping"
                 )
             result[head] = apply_overrides(inner, {rest: value})
         elif isinstance(value, dict) and isinstance(result.get(head), dict):
@@ -252,17 +284,17 @@ def apply_overrides(content: dict[str, Any], overrides: Overrides) -> dict[str, 
     return result
 
 
-def select_names(names: list[str], asked: list[str], what: str) -> list[str]:
-    """The `names` that were `asked` for (all when none was).
+def select_names(names: list[str], chosen: Iterable[str], what: str) -> list[str]:
+    """The chosen names in the order of `names`. All names if none is chosen.
 
     Raises:
-        ConfigError: an asked name does not exist.
+        ConfigError: a chosen name does not exist.
     """
-    asked = [short_name(name) for name in asked]
-    for name in asked:
+    chosen = [short_name(name) for name in chosen]
+    for name in chosen:
         if name not in names:
             raise ConfigError(f"unknown {what} {name!r}; {nearest(name, names)}")
-    return [name for name in names if not asked or name in asked]
+    return [name for name in names if name in chosen] or names
 
 
-_NO_NUMBERS = frozenset({"resources", *without_identity(TrainConfig)})
+_NOT_IDENTITY = frozenset({"resources", *without_identity(TrainConfig)})

@@ -1,69 +1,71 @@
-"""Which keys `--set` must leave alone: those that make rows differ, or rows would train under wrong names."""
+"""Check that `--set` does not change keys that make rows differ. Row names would be wrong."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.flatten import flatten
+
+Sweep = tuple[str, Mapping[str, Sequence[Any]]]  # (`axes` or `zip`, dotted key -> values)
 
 
 def check_settings(
     settings: Mapping[str, Any],
-    swept: Sequence[tuple[str, Mapping[str, Sequence[Any]]]],
+    sweeps: Sequence[Sweep],
     rows: Mapping[str, Mapping[str, Any]],
     not_identity: frozenset[str],
 ) -> None:
     """Refuse settings that would overwrite what a sweep or a row sets.
 
     Args:
-        settings: key -> value, as `--set` gives them.
-        swept: (`axes` or `zip`, dotted key -> values).
+        settings: key -> value, from `--set`.
+        sweeps: the `axes` of a grid and each group of its `zip`.
         rows: row -> overrides.
-        not_identity: keys that a row may set and `--set` may overwrite, since they change no number.
+        not_identity: keys that `--set` may overwrite in a row, because they change no number.
 
     Raises:
-        ConfigError: a setting and a sweep, or a row, share a key.
+        ConfigError: a setting shares a key with a sweep or a row.
     """
-    own = {leaf: key for key, value in settings.items() for leaf in leaves({key: value})}
-    above = {part: key for leaf, key in own.items() for part in _parents(leaf)}
-    for section, columns in swept:
-        for other, leaf in (
-            (key, leaf)
-            for key, values in columns.items()
-            for one in values
-            for leaf in leaves({key: one})
-        ):
-            if key := _shared(leaf, own, above):
-                raise ConfigError(
-                    f"--set {key}: the grid sweeps {'this key' if other == key else repr(other)} under {section}, and "
-                    f"rows would train under wrong names: narrow it in a copy of the grid file"
-                )
+    setting_of = {leaf: key for key, value in settings.items() for leaf in flatten({key: value})}
+    # a setting of `loss.alpha` also meets a row that sets `loss`
+    setting_below = {part: key for leaf, key in setting_of.items() for part in _and_parents(leaf)}
+
+    def shared(leaf: str) -> str | None:
+        """The setting of the same key as `leaf`, of one above it or of one below it, or None."""
+        if leaf in setting_below:
+            return setting_below[leaf]
+        return next((setting_of[part] for part in _and_parents(leaf) if part in setting_of), None)
+
+    for section, key, leaf in _swept(sweeps):
+        if setting := shared(leaf):
+            swept = "this key" if key == setting else repr(key)
+            raise ConfigError(
+                f"--set {setting}: the grid sweeps {swept} under {section}, so rows would have "
+                f"wrong names. Change the sweep in a copy of the grid file"
+            )
     for row, overrides in rows.items():
-        for leaf in leaves(overrides):
-            if not not_identity.isdisjoint(_parents(leaf)):
+        for leaf in flatten(overrides):
+            if not not_identity.isdisjoint(_and_parents(leaf)):
                 continue
-            if key := _shared(leaf, own, above):
+            if setting := shared(leaf):
+                own = "this key" if leaf == setting else repr(leaf)
                 raise ConfigError(
-                    f"--set {key}: row {row!r} sets {'this key' if leaf == key else repr(leaf)}, and would train under "
-                    f"a wrong name: change the row in a copy of the grid file"
+                    f"--set {setting}: row {row!r} sets {own}, so it would have a wrong name. "
+                    f"Change the row in a copy of the grid file"
                 )
 
 
-def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a mapping that may be nested."""
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+def _swept(sweeps: Sequence[Sweep]) -> Iterator[tuple[str, str, str]]:
+    """(section, key, dotted key of each value that is swept)."""
+    for section, columns in sweeps:
+        for key, values in columns.items():
+            for value in values:
+                for leaf in flatten({key: value}):
+                    yield section, key, leaf
 
 
-def _shared(leaf: str, own: Mapping[str, str], above: Mapping[str, str]) -> str | None:
-    """The setting of the same key as `leaf`, of one above it or of one below it. None if there is none."""
-    return above.get(leaf) or next((own[part] for part in _parents(leaf) if part in own), None)
-
-
-def _parents(leaf: str) -> Iterator[str]:
-    """The dotted key and all that are above it: `a.b`, `a`."""
+def _and_parents(leaf: str) -> Iterator[str]:
+    """A dotted key and all keys above it: `a.b`, `a`."""
     yield leaf
     while "." in leaf:
         leaf = leaf.rpartition(".")[0]

@@ -1,1 +1,1 @@
-"""Find and read files of settings, and report every problem with its place."""
+"""Read files that users write, find problems in them, and make text safe to show."""

@@ -1,4 +1,4 @@
-"""How the user can call `furnace`: for messages that name a command, so that it works when it is pasted."""
+"""Find how the user can call `furnace`, so that commands in messages work when they are pasted."""
 
 import os
 import shlex
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def furnace(*words: str) -> str:
-    """`furnace WORDS` for the shell that has started this process.
+    """`furnace WORDS` for the shell that started this process.
 
-    Where the environment is not activated, it begins with the path of its `furnace` script; where there is no script,
-    with its Python.
+    If the environment is not activated, the command begins with the path of the `furnace` script.
+    If there is no script, it begins with the path of Python.
     """
     script, python = Path(sys.prefix) / "bin" / "furnace", Path(sys.executable)
     found = shutil.which("furnace")
@@ -25,6 +25,11 @@ def furnace(*words: str) -> str:
 
 
 def _near(path: Path) -> str:
-    """The path from the working directory on, where it lies below; never resolved: a venv's Python is a link."""
+    """The path relative to the working directory if it is below it.
+
+    Links are kept: the Python of a virtual environment is one.
+    """
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    if path.is_relative_to(here):
+        path = path.relative_to(here)
+    return str(path)

@@ -1,6 +1,6 @@
-"""Finding and reading the YAML and JSON files that users write: grids, cluster profiles, DeepSpeed files.
+"""Find and read the YAML and JSON files that users write: grids, cluster profiles, DeepSpeed files.
 
-A name is looked up in the working directory first, then in the package's own copy.
+A name is looked up in the working directory first, then in the package.
 """
 
 import errno
@@ -13,7 +13,7 @@ import yaml
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing import strict_yaml
-from furnace_hpc.config.parsing.source_text import Written
+from furnace_hpc.config.parsing.source_text import SourceText
 from furnace_hpc.config.parsing.text_safety import find_secret, masked, short
 from furnace_hpc.host.access import find_faults
 from furnace_hpc.host.regular_file import read_regular
@@ -24,120 +24,138 @@ FOLDERS: dict[Kind, str] = {
     "cluster": "slurm/clusters",
     "DeepSpeed file": "ds_configs",
 }
-MAX_FILE_BYTES = 1_000_000  # no hand-written file is larger; stops a data file given by mistake
+SUFFIXES: dict[Kind, str] = {"grid": ".yaml", "cluster": ".yaml", "DeepSpeed file": ".json"}
+MAX_FILE_BYTES = 1_000_000  # a hand-written file is smaller, a data file given by mistake is not
 
 PACKAGE = Path(__file__).resolve().parents[2]
 
 
 def shipped_roots() -> list[Path]:
-    """Folders that may hold experiments/, ds_configs/ and slurm/: here, the wheel's copy, the checkout's."""
+    """Folders with experiments/, ds_configs/ and slurm/: here, of the wheel, of the clone."""
     return [Path.cwd(), PACKAGE / "_shipped", PACKAGE.parent]
 
 
 def is_path(name: str) -> bool:
-    """Whether a word that may be a name or a path of a file is a path."""
+    """Whether a word is the path of a file, and not a name."""
     return Path(name).suffix in {".yaml", ".yml", ".json"} or "/" in name
 
 
+def names_of(kind: Kind) -> list[str]:
+    """The names of all files of a kind, sorted."""
+    folders = [root / FOLDERS[kind] for root in shipped_roots()]
+    return sorted({path.stem for folder in folders for path in folder.glob(f"*{SUFFIXES[kind]}")})
+
+
 def find_file(kind: Kind, name: str) -> Path:
-    """Return the file that `name` (a name, or a path with a suffix) means.
+    """Return the file that `name`, which may be a path, stands for.
 
     Raises:
-        ConfigError: there is none; the message lists the names that exist.
+        ConfigError: there is no such file. The message lists the names that exist.
     """
     if is_path(name):
         if Path(name).is_file():
             return Path(name)
         raise ConfigError(
-            f"{kind} {name!r}: there is no such file; give a path to a file, or a name without suffix"
+            f"{kind} {name!r}: there is no such file. Give a path to a file, or a name without "
+            f"suffix"
         )
-    suffix = ".json" if kind == "DeepSpeed file" else ".yaml"
-    folders = [root / FOLDERS[kind] for root in shipped_roots()]
-    for folder in folders:
-        if (folder / f"{name}{suffix}").is_file():
-            return folder / f"{name}{suffix}"
-    names = {path.stem for folder in folders for path in folder.glob(f"*{suffix}")}
-    raise ConfigError(f"unknown {kind} {name!r}; {nearest(name, names)}")
+    for root in shipped_roots():
+        path = root / FOLDERS[kind] / f"{name}{SUFFIXES[kind]}"
+        if path.is_file():
+            return path
+    raise ConfigError(f"unknown {kind} {name!r}; {nearest(name, names_of(kind))}")
 
 
 def check_is_own(path: Path) -> None:
-    """Raise ConfigError if others could have put this file into the working directory: it holds lines of shell.
+    """Raise ConfigError if other users could have put this file into the working directory.
 
-    Files that come with the package are as good as the package itself.
+    It contains lines of shell. Files that come with the package are trusted like the package.
     """
     if path.resolve().is_relative_to(PACKAGE.parent):
         return
     if fault := next(find_faults(str(path), str(Path.cwd())), None):
         raise ConfigError(
-            f"{path} was found in the working directory, and is not used: {fault.problem}. {fault.fix}"
+            f"{path} is in the working directory and is not trusted: {fault.problem}. {fault.fix}"
         )
 
 
 def find_shipped(name: str) -> Path:
-    """A file that comes with the package, such as slurm/array.sbatch: as it is called from the working directory.
+    """The path of a file that comes with the package, such as slurm/array.sbatch.
+
+    The path is relative if the file is in the working directory.
 
     Raises:
         ConfigError: as `check_is_own`.
     """
-    found = next(path for root in shipped_roots() if (path := root / name).is_file())
+    paths = [root / name for root in shipped_roots()]
+    found = next(path for path in paths if path.is_file())
     check_is_own(found)
-    return Path(name) if found == Path.cwd() / name else found
+    if found == Path.cwd() / name:
+        return Path(name)
+    return found
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file, refusing duplicate keys.
+    """Parse a YAML file. Duplicate keys are errors.
 
     Raises:
-        ConfigError: it cannot be read or parsed; the message gives line and column.
+        ConfigError: it cannot be read or parsed. The message has line and column.
     """
-    return read_written(path)[0]
+    return read_with_source(path)[0]
 
 
-def read_written(path: Path) -> tuple[Any, Written]:
-    """As `read_yaml`, and where each value stands.
+def read_with_source(path: Path) -> tuple[Any, SourceText]:
+    """Like `read_yaml`, and return the text too, to find the place of a value.
 
     Raises:
         ConfigError: as `read_yaml`.
     """
     text = _read_text(path)
     try:
-        return strict_yaml.load(text), Written(str(path), text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        problem = error.problem or "not valid YAML"
-        line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""
-        if "\t" in line[: len(line) - len(line.lstrip())]:
-            problem = "a tab cannot indent YAML: use spaces"
-        raise ConfigError(f"{place}: {short(problem, 300)}") from None
+        return strict_yaml.load(text), SourceText(str(path), text)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{path}: not valid YAML: {short(' '.join(str(error).split()), 300)}"
-        ) from None
+        raise _yaml_error(path, text, error) from None
+
+
+def _yaml_error(path: Path, text: str, error: yaml.YAMLError) -> ConfigError:
+    """The error with the place in the file, if PyYAML gives one."""
+    problem = getattr(error, "problem", None)
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        reason = problem or " ".join(str(error).split())
+        return ConfigError(f"{path}: not valid YAML: {short(reason, 300)}")
+    line = "".join(text.splitlines()[mark.line : mark.line + 1])
+    indent = line[: len(line) - len(line.lstrip())]
+    if "\t" in indent:
+        problem = "a tab cannot indent YAML. Use spaces"
+    place = f"{path}:{mark.line + 1}:{mark.column + 1}"
+    return ConfigError(f"{place}: {short(problem or 'not valid YAML', 300)}")
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file, refusing duplicate keys.
+    """Parse a JSON file. Duplicate keys are errors.
 
     Raises:
-        ConfigError: it cannot be read or parsed; the message gives line and column.
+        ConfigError: it cannot be read or parsed. The message has line and column.
     """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = dict[str, Any]()
         for key, value in items:
             if key in seen:
-                raise ConfigError(f"{path}: key {short(key)!r} stands twice: keep one")
+                raise ConfigError(f"{path}: key {short(key)!r} is a duplicate. Keep one")
             seen[key] = value
         return seen
 
     def whole(text: str) -> int:
         if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
-            raise ConfigError(f"{path}: {short(text, 24)} is beyond 64 bits: give a smaller number")
+            raise ConfigError(
+                f"{path}: {short(text, 24)} does not fit in 64 bits. Give a smaller number"
+            )
         return int(text)
 
     def constant(word: str) -> Any:
-        raise ConfigError(f"{path}: {word} is not valid JSON: give a number")
+        raise ConfigError(f"{path}: {word} is not valid JSON. Give a number")
 
     try:
         content = json.loads(
@@ -155,18 +173,19 @@ def read_json(path: Path) -> Any:
 
 
 def _too_deep(path: Path) -> ConfigError:
-    return ConfigError(f"{path}: nested too deep: at most {strict_yaml.MAX_DEPTH} levels are read")
+    return ConfigError(f"{path}: nested more than {strict_yaml.MAX_DEPTH} deep. Use fewer levels")
 
 
 def _is_deep(content: Any) -> bool:
     level = [content]
     for _ in range(strict_yaml.MAX_DEPTH + 1):
-        inner = [
-            list(one.values()) if isinstance(one, dict) else one
-            for one in level
-            if isinstance(one, (dict, list))
-        ]
-        level = [item for items in inner for item in items]
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+        level = below
     return bool(level)
 
 
@@ -181,21 +200,25 @@ def parse_value(text: str) -> Any:
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or str(error)
         why = short(masked(" ".join(str(problem).split())), 200)
-        raise ConfigError(f"value {short(masked(text))!r} is not YAML: quote it ({why})") from None
+        raise ConfigError(
+            f"value {short(masked(text))!r} is not YAML ({why}). Put it in quotes"
+        ) from None
 
 
 def data_root(given: Path | None) -> Path:
-    """Where packed data sets lie: `--data-root`, else $FURNACE_DATA, else ./data."""
+    """Folder of the packed data sets: `--data-root`, else $FURNACE_DATA, else ./data."""
     return given or Path(os.environ.get("FURNACE_DATA") or "data")
 
 
 def pack_in(root: Path, name: str) -> Path:
-    """Folder of the pack `name` below a data root; a root that is a pack itself is taken for it."""
-    return root if (root / "manifest.json").is_file() else root / name
+    """Folder of the pack `name` below a data root. A root that is itself a pack is returned."""
+    if (root / "manifest.json").is_file():
+        return root
+    return root / name
 
 
 def runs_root(given: Path | None) -> Path:
-    """Where runs lie: `--runs-root`, else $FURNACE_RUNS, else ./runs."""
+    """Folder of the runs: `--runs-root`, else $FURNACE_RUNS, else ./runs."""
     return given or Path(os.environ.get("FURNACE_RUNS") or "runs")
 
 
@@ -204,16 +227,17 @@ def _read_text(path: Path) -> str:
         content = read_regular(path, at_most=MAX_FILE_BYTES)
         text = content.decode("utf-8-sig")  # Windows editors begin a file with a byte-order mark
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text: save it as UTF-8") from None
+        raise ConfigError(f"{path}: not UTF-8 text. Save it as UTF-8") from None
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise ConfigError(
-                f"{path}: larger than {MAX_FILE_BYTES:,} bytes: this is not a hand-written file"
+                f"{path}: larger than {MAX_FILE_BYTES:,} bytes. Give a hand-written file"
             ) from None
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if (at := find_secret(text)) is not None:
         raise ConfigError(
-            f"{path}:{text.count(chr(10), 0, at) + 1}: holds what looks like a secret, and would be copied to scripts "
-            f"and reports: keep it in a file of mode 0600, and read it from there (`setup: ['. ~/.my-secrets']`)"
+            f"{path}:{text.count(chr(10), 0, at) + 1}: this line looks like a secret, and would be "
+            f"copied to scripts and reports. Keep it in a file of mode 0600, and read it from "
+            f"there (`setup: ['. ~/.my-secrets']`)"
         )
     return text

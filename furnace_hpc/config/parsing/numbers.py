@@ -1,4 +1,4 @@
-"""Numbers as people type them: what is refused, and what to write instead."""
+"""Read numbers as people type them. An error says what to write instead."""
 
 import re
 
@@ -8,31 +8,36 @@ from furnace_hpc.config.parsing.text_safety import short
 _CLOCK = re.compile(r"(?:([0-9]{1,6})-)?([0-9]{1,6})(?::([0-9]{1,2}))?(?::([0-9]{1,2}))?")
 _SECONDS = {"s": 1, "min": 60, "hours": 3600}  # by the end of a field's name
 _UNITS = {"s": "seconds", "min": "minutes", "hours": "hours"}
-_DECIMAL = re.compile(r"([-+]?)0+([0-9]+)")
+_LEADING_ZEROS = re.compile(r"([-+]?)0+([0-9]+)")
 
 
 def wanted_number(name: str, value: object) -> str:
     """Say what to write in place of text, or of true or false, in a field that wants a number."""
     unit = name.rsplit("_", 1)[-1]
-    wanted = f"wanted a number of {_UNITS[unit]}" if unit in _UNITS else "wanted a number"
+    wanted = "wanted a number"
+    if unit in _UNITS:
+        wanted += f" of {_UNITS[unit]}"
     if not isinstance(value, str):
         return wanted
     if unit in _UNITS and re.search(r"[0-9][:-][0-9]", value):
         seconds = _slurm_seconds(value)
         if seconds is None:
             return f"{wanted}, without `:` and `-`"
-        return f"{wanted}: write {seconds / _SECONDS[unit]:g}"
-    if found := _DECIMAL.fullmatch(value):
-        return f"{wanted}: write {found[1]}{found[2]}, without leading zeros"
+        return f"{wanted}. Write {seconds / _SECONDS[unit]:g}"
+    if found := _LEADING_ZEROS.fullmatch(value):
+        return f"{wanted}. Write {found[1]}{found[2]}, without leading zeros"
     if re.search(r"[0-9]:[0-9]", value):
         return f"{wanted}, without `:`"
     if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", value):
-        return f"{wanted}: write {value}, without quotes"
+        return f"{wanted}. Write {value}, without quotes"
     return wanted
 
 
 def _slurm_seconds(text: str) -> int | None:
-    """Seconds of `h:min:s`, `d-h`, `d-h:min` or `d-h:min:s`. None if it is none, or if it is `a:b`: h:min or min:s."""
+    """Seconds of `h:min:s`, `d-h`, `d-h:min` or `d-h:min:s`.
+
+    None if it has another form, or the form `a:b`, which can be h:min or min:s.
+    """
     found = _CLOCK.fullmatch(text)
     if not found or (found[1] is None and found[4] is None):
         return None
@@ -41,15 +46,15 @@ def _slurm_seconds(text: str) -> int | None:
 
 
 def whole_number(text: str | int) -> int:
-    """Read a seed of the command line by the rules of a grid's file, where 010 is no number.
+    """Read a number of the command line by the rules of a grid's file: 010 is not a number.
 
     Raises:
         ConfigError: it is not a whole number of 0 or more.
     """
-    if isinstance(text, int):  # an option's default is parsed too
+    if isinstance(text, int):  # typer parses the default of an option too
         return text
     if not re.fullmatch(r"0|[1-9][0-9]*(_[0-9]+)*", text) or len(text) > 18:
-        decimal = _DECIMAL.fullmatch(text)
-        fix = f": write {decimal[2]}, without leading zeros" if decimal else ""
+        found = _LEADING_ZEROS.fullmatch(text)
+        fix = f". Write {found[2]}, without leading zeros" if found else ""
         raise ConfigError(f"got {short(text)!r}, wanted a whole number{fix}")
     return int(text)

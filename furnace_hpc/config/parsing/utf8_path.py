@@ -1,4 +1,4 @@
-"""Paths for libraries written in C++ and Rust, which take no path that is not UTF-8."""
+"""Give libraries written in C++ and Rust a UTF-8 path. They accept no other."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def utf8_path(path: Path) -> Iterator[Path]:
-    """`path` itself, or while the block lasts another name of the same file or folder.
+    """Yield `path`, or another path of the same file or folder that is valid inside the block.
 
     Raises:
         OSError: the path is not UTF-8, and there is no such file or folder.
