@@ -15,6 +15,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import data_root, pack_in
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host import lifecycle
+from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
@@ -75,17 +76,17 @@ def _begin(folder: RunFolder, world_size: int, given: Path | None) -> int:
         )
     spec = RunSpec.model_validate_json(read_regular(folder.spec))
     before, name = attempts[-1].data_dir if attempts else "", spec.config.data.name
-    facts = {
-        "code_hash": code_hash(),
-        "world_size": world_size,
-        "data_dir": str(
-            (pack_in(given, name) if given else Path(before or data_root(None) / name)).resolve()
-        ),
-        "overrides": attempts[-1].overrides if attempts else {},
-        "launch": _launch(),
-    }
+    data_dir = Path(before or data_root(None) / name)
+    if given:
+        data_dir = pack_in(given, name)
+    attempt = AttemptSpec(
+        code_hash=code_hash(),
+        world_size=world_size,
+        data_dir=str(data_dir.resolve()),
+        overrides=attempts[-1].overrides if attempts else {},
+    )
     try:
-        return lifecycle.begin(str(folder.path), facts)
+        return lifecycle.begin(str(folder.path), attempt.record(launch=_launch()))
     except lifecycle.Busy as busy:
         raise ConfigError(f"{folder.run_id} is running already: {busy}") from None
 

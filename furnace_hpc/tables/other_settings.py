@@ -6,9 +6,8 @@ from pathlib import Path
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.grid import Grid, read_grid
-from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.submitted import command_on, setting_words
+from furnace_hpc.runs.submitted import command_on, read_rows, setting_words
 
 MAX_SHOWN = 5
 
@@ -57,11 +56,10 @@ def _read_submission(path: Path) -> tuple[Overrides, set[str]] | None:
     """Settings and run ids of a submission. None if it is incomplete or damaged."""
     try:
         settings = _deciding(read_grid(path / "grid.yaml").settings)
-        lines = read_regular_text(path / "rows.jsonl").splitlines()
-        run_ids = {json.loads(line)["run_id"] for line in lines}
-    except (ConfigError, OSError, ValueError, KeyError, TypeError):
+        rows = read_rows(path / "rows.jsonl")
+    except (ConfigError, OSError):
         return None
-    return settings, run_ids
+    return (settings, {row.run_id for row in rows}) if rows else None
 
 
 def _deciding(settings: Overrides) -> Overrides:

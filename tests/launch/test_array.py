@@ -14,7 +14,7 @@ from login_study import finish, grid, planned
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.launch.arrays import Array, Limits, next_wave, ranges
-from furnace_hpc.launch.batch_script import BATCH, array_parameters, follow_up_parameters, rule_text
+from furnace_hpc.launch.batch_script import BATCH, array_parameters, follow_up_parameters, check_function
 from furnace_hpc.launch.plan import Plan
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.slurm.client import require_slurm
@@ -71,7 +71,7 @@ def test_a_scratch_folders_variables_are_left_for_each_node(tmp_path):
 
 
 def test_batch_script_is_the_golden_one(tmp_path):
-    found = text(tmp_path).replace(rule_text(), "furnace_check() { RULE; }")
+    found = text(tmp_path).replace(check_function(), "furnace_check() { RULE; }")
     code = (tmp_path / "study/code/abc").resolve()
     places = {
         tmp_path / "study/submissions/sub 1": "SUBMISSION",

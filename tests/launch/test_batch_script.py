@@ -108,7 +108,7 @@ def requeued(tools: Path) -> list[str]:
 def test_the_script_frames_an_attempt(tmp_path, words, code, status, verdict, reason):
     done, run, submission, tools = execute(tmp_path, words, code)
     assert (done.returncode, done.stderr) == (status, "")
-    assert done.stdout == f"attempt 1 ended: {verdict} (srun said {code})\n"
+    assert done.stdout == f"attempt 1 ended: {verdict} (srun exit code {code})\n"
     assert requeued(tools) == (["requeue 91_2"] if verdict == "requeue" else [])
     record = lifecycle.read_attempt(str(run.path), 1)
     assert (record["job_id"], record["reason"], record["exit_code"]) == ("91_2", reason, code)
