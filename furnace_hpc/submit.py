@@ -244,10 +244,10 @@ def _carry_out(plan: Plan, options: Options, resolver: StatusResolver, yes: bool
 def _prepare(plan: Plan) -> None:
     from furnace_hpc.launch import slurm_array
 
+    template = find_shipped("slurm/array.sbatch")  # first, since it may be refused
     submission = slurm_array.prepare(plan).path
     write_specs(plan)
     print(f"prepared {submission}")
-    template = find_shipped("slurm/array.sbatch")
     for shape, rows in plan.shapes.items():
         flags = " ".join([f"--array={ranges(rows)}", *sbatch_flags(plan.profile, shape)])
         print(f"then: sbatch {flags} {template} {submission}")
