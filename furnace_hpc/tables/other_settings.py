@@ -6,6 +6,7 @@ from pathlib import Path
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.grid import Grid, read_grid
+from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.submitted import command_on, read_rows, setting_words
 
@@ -19,7 +20,7 @@ def other_settings(grid: Grid, folder: GridFolder) -> list[str]:
         done = sum(folder.run(run_id).result.is_file() for run_id in run_ids)
         if done:
             command = command_on("aggregate", folder, *setting_words(settings))
-            found.append((-done, f"{done} of {len(run_ids)} runs are done: {command}"))
+            found.append((-done, f"{done} of {counted(len(run_ids), 'run')} {is_are(done)} done: {command}"))
     found.sort()
     lines = [line for _, line in found[:MAX_SHOWN]]
     if len(found) > MAX_SHOWN:
