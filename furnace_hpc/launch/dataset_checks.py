@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError, nearest
@@ -127,8 +126,8 @@ def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) 
 
 
 def _check_splits(manifest: Manifest, folder: Path) -> None:
-    counts: Mapping[str, int] = {**manifest.splits}
-    if missing := [split for split in SPLITS if not counts.get(split)]:
+    filled = {name for name, count in manifest.splits.items() if count}
+    if missing := [split for split in SPLITS if split not in filled]:
         every = ", ".join(SPLITS)
         raise ConfigError(
             f"data set {folder} has no samples in {missing}: pack it with all of {every}"

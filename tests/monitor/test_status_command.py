@@ -211,7 +211,9 @@ def test_cancel_without_jobs_changes_nothing(folder, lock):
 
 def test_cancel_of_a_queue_on_another_host(folder):
     folder.lock.write_text(json.dumps(lifecycle.holder() | {"host": "node7", "what": "queue"}))
-    assert refused(folder, "cancel") == "a queue on node7 runs this grid: give the command there"
+    assert (
+        refused(folder, "cancel") == "a queue on node7 runs this grid: run `furnace cancel` there"
+    )
 
 
 def test_cancel_of_a_queue_on_this_machine(folder):
