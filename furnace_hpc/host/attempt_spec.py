@@ -1,13 +1,14 @@
 """What one attempt of a run is started with. Standard library only, syntax of Python 3.6.
 
-`furnace submit` writes it into `rows.jsonl` under the key `facts`. The host copies it into the attempt's record.
+`furnace submit` writes it into `rows.jsonl` under the key `facts`. The host copies it into the
+attempt's record.
 """
 
 from typing import Any, Dict, NamedTuple, Optional
 
 
 class AttemptSpec(NamedTuple):
-    """Code, processes, limits and data of one attempt. The names of the fields are the JSON keys."""
+    """Code, processes, limits and data of one attempt. Field names are the JSON keys."""
 
     code_hash: str = ""  # of the sources that decide numbers
     snapshot: str = ""  # name of the code snapshot; empty: code of a start by hand

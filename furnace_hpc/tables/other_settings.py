@@ -20,7 +20,9 @@ def other_settings(grid: Grid, folder: GridFolder) -> list[str]:
         done = sum(folder.run(run_id).result.is_file() for run_id in run_ids)
         if done:
             command = command_on("aggregate", folder, *setting_words(settings))
-            found.append((-done, f"{done} of {counted(len(run_ids), 'run')} {is_are(done)} done: {command}"))
+            found.append(
+                (-done, f"{done} of {counted(len(run_ids), 'run')} {is_are(done)} done: {command}")
+            )
     found.sort()
     lines = [line for _, line in found[:MAX_SHOWN]]
     if len(found) > MAX_SHOWN:

@@ -49,7 +49,10 @@ def test_a_grid_of_another_cluster_is_refused(cluster: Cluster, tmp_path: Path):
     ):
         assert done.returncode == 2, done.stdout
         assert len(done.stderr.splitlines()) == 1
-        assert "were submitted on cluster 'elsewhere', but this is 'devcluster': run the command there" in done.stderr
+        assert (
+            "were submitted on cluster 'elsewhere', but this is 'devcluster': run the command there"
+            in done.stderr
+        )
         assert study.elements() == ONCE
     journal.write_text(here)
     assert "nothing to do" in study.submitted()
