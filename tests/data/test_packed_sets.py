@@ -128,7 +128,7 @@ def test_weighted_sampling_needs_weights(root):
 
     assert set(fingerprints(rows("audioset"), root, dry_run=True)) == {"audioset"}
     with pytest.raises(
-        ConfigError, match="is weighted and data set .*avmnist has no column sampling_weight"
+        ConfigError, match="is weighted, but data set .*avmnist has no column sampling_weight"
     ):
         fingerprints(rows("avmnist"), root, dry_run=True)
 
