@@ -14,7 +14,7 @@ from furnace_hpc.launch.submission import write_specs, write_submission
 from furnace_hpc.runs.snapshot import source
 
 SLURM = Path(__file__).parents[2] / "slurm"
-NOBODY = 65534
+OTHER_USER = 65534
 CANARY = "import os; open(os.environ['CANARY'], 'w').write('planted')"
 
 
@@ -22,7 +22,7 @@ CANARY = "import os; open(os.environ['CANARY'], 'w').write('planted')"
 @pytest.mark.parametrize(
     ("owner", "modes", "problem"),
     [
-        (NOBODY, (0o1777, 0o755), "belongs to user nobody"),
+        (OTHER_USER, (0o1777, 0o755), "belongs to user nobody"),
         (0, (0o755, 0o777), "may be written by all users"),
     ],
     ids=["planted in a sticky folder", "in a folder that all can write"],
