@@ -69,7 +69,7 @@ def make_runs(grid: GridFolder) -> list[RunFolder]:
     Return the training ones.
     """
     [submission] = submissions(grid)
-    runs = [grid.run(row["run_id"]) for row in submission.rows]
+    runs = [grid.run(row.run_id) for row in submission.rows]
     for number, run in enumerate(runs[:800]):
         lifecycle.begin(str(run.path), {})
         metrics = MetricsFile(run.metrics(1))

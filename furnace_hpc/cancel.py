@@ -1,4 +1,4 @@
-"""Stop a grid's jobs: `python -m furnace_hpc.cancel --grid NAME`. What they did is kept, and submit goes on from it."""
+"""Stop a grid's jobs: `furnace cancel --grid NAME`. Their work is kept, and submit resumes them."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import signal
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.lookup import runs_root
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
@@ -26,66 +27,84 @@ def main(
     variant: Variants = None,
     runs_dir: RunsRoot = None,
 ) -> None:
-    """Stop a grid's jobs, waiting ones too: one scancel, or an orderly stop of the queue on this machine.
+    """Stop all jobs of a grid, running and waiting, or the queue on this machine.
 
-    Ranks that get the time (KillWait) save a checkpoint. The next submit goes on from there.
+    Ranks save a checkpoint if they get the time (KillWait). The next submit resumes from it.
     """
     folder = find_submitted(grid, runs_root(runs_dir))
-    runs = {row["run_id"] for submission in submissions(folder) for row in submission.rows}
-    chosen = {run_id for run_id in runs if not variant or _variant(run_id) in variant}
-    for name in variant or []:
-        if name not in (known := {_variant(run_id) for run_id in runs}):
-            raise ConfigError(f"unknown variant {name!r}; {nearest(name, known)}")
+    runs = {row.run_id for submission in submissions(folder) for row in submission.rows}
+    chosen = _choose(runs, variant or [])
     if _stop_local_queue(folder, bool(variant)):
         return
     jobs = _cancel(folder, chosen, whole=not variant)
-    print(
-        f"cancelled {len(jobs):,} jobs; submit goes on from what they have saved"
-        if jobs
-        else NOTHING
-    )
+    if not jobs:
+        print(NOTHING)
+        return
+    print(f"cancelled {counted(len(jobs), 'job')}; the next submit resumes from saved checkpoints")
+
+
+def _choose(runs: set[str], variants: list[str]) -> set[str]:
+    """Return the runs of these rows, or all runs if no row is given."""
+    known = {_variant(run_id) for run_id in runs}
+    for name in variants:
+        if name not in known:
+            raise ConfigError(f"unknown variant {name!r}; {nearest(name, known)}")
+    return {run_id for run_id in runs if not variants or _variant(run_id) in variants}
 
 
 def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
-    """Cancel the jobs of these runs. A follow-up job that is at work finds them cancelled, or waits for the lock."""
+    """Cancel the jobs of these runs and return their ids.
+
+    A follow-up job at work reads the journal's note, or waits for the lock.
+    """
     sent = [submission for submission in submissions(folder) if submission.sent()]
     for submission in sent:
         try:
             submission.note("cancelled", runs=[] if whole else sorted(chosen))
-        except OSError as error:  # a full disk is no reason to let the jobs run
+        except OSError as error:  # such as a full disk: cancel the jobs all the same
             print(
-                f"could not be written down: {error.strerror}: a follow-up job that is at work now may send more"
+                f"the journal could not be written ({error.strerror}): a follow-up job that is "
+                f"running now may submit more"
             )
     if not sent and not manually_started(folder, submissions(folder)):
         return []
     with grid_lock(folder, patience_s=60):  # a follow-up job holds it for seconds
         recover_pending_submissions(folder)
-        observer = observe(folder, must=True)
-        live = {
-            j
-            for j, job in observer.evidence.queued.items()
-            if meaning(job.word).phase is not Phase.ENDED
-        }
-        of_run = {place.job_id: run_id for run_id, place in observer.places.items()}
-        jobs = sorted(job_id for job_id in live & of_run.keys() if of_run[job_id] in chosen)
-        if whole:
-            # follow-up jobs first, so that none starts in between
-            jobs = sorted(live - of_run.keys()) + jobs
+        jobs = _jobs_of(folder, chosen, whole)
         if jobs:
             client.cancel(named(jobs, whole))
     return jobs
 
 
+def _jobs_of(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
+    """Return the live jobs of these runs. For a whole grid they include the follow-up jobs."""
+    resolver = observe(folder, must=True)
+    queued = resolver.evidence.queued.items()
+    live = {job_id for job_id, job in queued if meaning(job.word).phase is not Phase.ENDED}
+    run_of = {place.job_id: run_id for run_id, place in resolver.places.items()}
+    jobs = sorted(job_id for job_id in live & run_of.keys() if run_of[job_id] in chosen)
+    if whole:
+        # Follow-up jobs first, so that none starts in between.
+        return sorted(live - run_of.keys()) + jobs
+    return jobs
+
+
 def named(jobs: list[str], whole: bool) -> list[str]:
-    """Jobs in few words, since each is a request to the controller: whole arrays, or `12_[0-3,7]` of one."""
+    """Return few names for jobs, since scancel sends one request for each name.
+
+    A name is a whole array, or `12_[0-3,7]`.
+    """
     arrays: dict[str, list[int]] = {}
     for job_id in jobs:
         array, element, index = job_id.partition("_")
-        arrays.setdefault(array, []).extend([int(index)] if element else [])
-    return [
-        f"{array}_[{ranges(sorted(indices))}]" if indices and not whole else array
-        for array, indices in arrays.items()
-    ]
+        indices = arrays.setdefault(array, [])
+        if element and not whole:
+            indices.append(int(index))
+    return [_name(array, indices) for array, indices in arrays.items()]
+
+
+def _name(array: str, indices: list[int]) -> str:
+    return f"{array}_[{ranges(indices)}]" if indices else array
 
 
 def _variant(run_id: str) -> str:
@@ -93,22 +112,25 @@ def _variant(run_id: str) -> str:
 
 
 def _stop_local_queue(folder: GridFolder, part: bool) -> bool:
-    """Whether a queue on this machine runs the grid; it is told to stop.
+    """Signal the queue on this machine that runs the grid. Return whether there is one.
 
     Raises:
         ConfigError: only a part is to be stopped, or the queue is on another machine.
     """
-    who = read_holder(folder)
-    if not who or who.get("what") != "queue" or (alive := lifecycle.is_alive(who)) is False:
+    holder = read_holder(folder)
+    if not holder or holder.get("what") != "queue":
+        return False
+    alive = lifecycle.is_alive(holder)
+    if alive is False:
         return False
     if alive is None:
-        raise ConfigError(f"a queue on {who.get('host')} runs this grid: give the command there")
+        host = holder.get("host")
+        raise ConfigError(f"a queue on {host} runs this grid: run `furnace cancel` there")
     if part:
-        raise ConfigError("a queue on this machine can only be stopped whole: leave --variant away")
-    os.kill(who["pid"], signal.SIGTERM)
-    print(
-        f"told the queue of {lifecycle.describe(who)} to stop; its runs save a checkpoint and leave"
-    )
+        raise ConfigError("a queue on this machine can only be stopped whole: omit --variant")
+    os.kill(holder["pid"], signal.SIGTERM)
+    queue = lifecycle.describe(holder)
+    print(f"asked the queue of {queue} to stop; its runs save a checkpoint and exit")
     return True
 
 

@@ -1,6 +1,6 @@
-"""Disturb a tiny grid on purpose and prove that nothing is lost: `python -m furnace_hpc.drill [--cluster NAME]`.
+"""Disturb a tiny grid on purpose and check that nothing is lost: `furnace drill --cluster NAME`.
 
-Run it before you trust a new cluster: some minutes of it, as an ordinary user.
+Run it before you trust a new cluster. It takes some minutes and needs no root.
 """
 
 import random
@@ -23,6 +23,7 @@ from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.config.parsing.lookup import data_root, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
+from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.drills.faults import Disturbance, disturbances
 from furnace_hpc.drills.outcome import CALM, Outcome, read_outcome
 from furnace_hpc.launch.show_plan import choose_profile
@@ -34,7 +35,7 @@ from furnace_hpc.runs.state import RunState, read_status
 from furnace_hpc.runs.trust import keep_private
 from furnace_hpc.slurm.client import require_slurm
 
-ROUNDS = 6  # of submit, which itself brings runs back
+ROUNDS = 6  # of submit, which itself resumes runs
 POLL_S = 0.1
 INTERVAL = 25  # steps between checkpoints
 BASE = {
@@ -45,9 +46,19 @@ BASE = {
     "log_every": 1,
     "hang_timeout_s": 20,
 }
+COLUMNS = (
+    "disturbance",
+    "attempts",
+    "ended as",
+    "steps lost",
+    "at most",
+    "back after",
+    "result",
+    "verdict",
+)
 GRID = {
     "name": "drill",
-    "description": "The same run again and again, each disturbed in another way.",
+    "description": "The same run several times, each with another disturbance.",
     "seeds": [0],
     "reference": CALM,
     "metric": "test/digit/accuracy",
@@ -71,12 +82,13 @@ def main(
     runs_dir: RunsRoot = None,
     data_dir: DataRoot = None,
 ) -> None:
-    """Start a tiny grid, really signal, kill, freeze and requeue its runs, and say what was lost.
+    """Train a tiny grid, signal, kill, freeze and requeue its runs, and report what was lost.
 
-    Every run trains the same, one of them undisturbed. At the end a table, and drill.json beside the runs, say for
-    each: steps that were trained twice, seconds from the disturbance until training went on, and whether parameters
-    and losses are those of the undisturbed run, bit for bit. Exit code 1: more was lost than is promised, or something
-    differs.
+    All runs train the same model, and one of them is not disturbed. The table at the end, and
+    drill.json beside the runs, show for each disturbance the steps that were trained twice and the
+    seconds until training continued. They also show whether parameters and losses equal those of
+    the undisturbed run, bit for bit. The exit code is 1 if more was lost than is allowed, or if a
+    result differs.
     """
     profile = choose_profile(cluster)
     if profile.executor == "slurm":
@@ -86,29 +98,33 @@ def main(
     keep_private(profile.group)
     place = runs_root(runs_dir) / "drills" / time.strftime("%Y%m%d-%H%M%S")
     grid = _write_grid(place, chosen, steps, profile)
+    runs = len(chosen) + 1
     print(
-        f"drill on {profile.name}, seed {drawn}: {len(chosen) + 1} runs of {steps} steps in {place}",
+        f"drill on {profile.name}, seed {drawn}: {runs} runs of {steps} steps in {place}",
         flush=True,
     )
-    words = ["--grid", str(grid), "--cluster", profile.name, "--runs-root", str(place)]
-    words += ["--data-root", str(data_root(data_dir))]
+    options = ["--grid", str(grid), "--cluster", profile.name, "--runs-root", str(place)]
+    options += ["--data-root", str(data_root(data_dir))]
     drill = Drill(place / "drill", chosen, steps, random.Random(drawn))
-    try:
-        drill.run([*words, "--yes", "--wait"] if profile.executor == "slurm" else words)
-    except KeyboardInterrupt:
-        if profile.executor == "slurm":
-            subprocess.run(
-                [*_command("cancel"), "--grid", "drill", "--runs-root", str(place)], check=False
-            )
-        print(f"stopped; what there is lies in {place}", file=sys.stderr)
-        raise typer.Exit(130) from None
-    outcomes = [
-        read_outcome(drill.find(way.name), drill.find(CALM), way, drill.did[way.name])
-        for way in chosen
-    ]
-    # what scripts read
+    _run(drill, options, place, on_slurm=profile.executor == "slurm")
+    outcomes = [drill.outcome(way) for way in chosen]
+    # for scripts
     write_json(place / "drill.json", [outcome.record(INTERVAL) for outcome in outcomes])
-    raise typer.Exit(0 if _report(outcomes) else 1)
+    raise typer.Exit(int(not _report(outcomes)))
+
+
+def _run(drill: "Drill", options: list[str], place: Path, on_slurm: bool) -> None:
+    """Run the drill. Ctrl-C cancels its jobs and exits."""
+    if on_slurm:
+        options = [*options, "--yes", "--wait"]
+    try:
+        drill.run(options)
+    except KeyboardInterrupt:
+        if on_slurm:
+            cancel = [*_command("cancel"), "--grid", "drill", "--runs-root", str(place)]
+            subprocess.run(cancel, check=False)
+        print(f"stopped; the files of the drill are in {place}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 class Drill:
@@ -118,40 +134,45 @@ class Drill:
         self, folder: Path, chosen: list[Disturbance], steps: int, draw: random.Random
     ) -> None:
         self._folder, self._chosen = folder, chosen
-        # After the first checkpoint, and early enough to be at work when the signal arrives.
+        # After the first checkpoint, and so early that the signal finds the run at work.
         self._at = {way.name: draw.randint(INTERVAL + 1, steps // 3) for way in chosen}
-        self.did: dict[str, str] = {
-            way.name: "its run was over before it could be disturbed" for way in chosen
-        }
+        # why a disturbance has not happened; empty if it has
+        self._problems = {way.name: "its run ended before the disturbance" for way in chosen}
         self._left, self._done = list(chosen), 0
 
-    def run(self, words: list[str]) -> None:
-        """Submit and disturb, again and again, until all runs are done or none comes back."""
-        for number in range(ROUNDS):
-            with (self._folder.parent / f"submit-{number + 1}.log").open("w") as log:
-                command = [*_command("submit"), *words]
-                process = _start(command, log)
-                try:
-                    while process.poll() is None:
-                        self._look(process)
-                        time.sleep(POLL_S)
-                except KeyboardInterrupt:
-                    process.wait(timeout=60)  # the terminal has told it too
-                    raise
-            if process.returncode == 2:
-                raise ConfigError(
-                    f"the drill's grid cannot be submitted: {_last_line(Path(log.name))}"
-                )
-            states = [
-                read_status(run).state for name in (CALM, *self._at) if (run := self._find(name))
-            ]
-            if len(states) > len(self._at) and not {RunState.INTERRUPTED, RunState.UNKNOWN} & set(
-                states
-            ):
+    def run(self, options: list[str]) -> None:
+        """Submit and disturb until all runs are done, or none can resume."""
+        for number in range(1, ROUNDS + 1):
+            self._submit(options, self._folder.parent / f"submit-{number}.log")
+            if self._has_ended():
                 return
 
-    def find(self, variant: str) -> RunFolder:
-        """The folder of a row's run."""
+    def _submit(self, options: list[str], path: Path) -> None:
+        """Run `submit` once, and disturb the runs while it works."""
+        with path.open("w") as log:
+            process = _start([*_command("submit"), *options], log)
+            try:
+                while process.poll() is None:
+                    self._poll(process)
+                    time.sleep(POLL_S)
+            except KeyboardInterrupt:
+                process.wait(timeout=60)  # the terminal has sent it the signal too
+                raise
+        if process.returncode == 2:
+            raise ConfigError(f"the drill's grid cannot be submitted: {_last_line(path)}")
+
+    def _has_ended(self) -> bool:
+        runs = [run for name in (CALM, *self._at) if (run := self._find(name))]
+        states = {read_status(run).state for run in runs}
+        is_open = bool(states & {RunState.INTERRUPTED, RunState.UNKNOWN})
+        return len(runs) > len(self._at) and not is_open
+
+    def outcome(self, way: Disturbance) -> Outcome:
+        """Compare a disturbed run with the undisturbed one."""
+        run, calm = self._find_begun(way.name), self._find_begun(CALM)
+        return read_outcome(run, calm, way, self._problems[way.name])
+
+    def _find_begun(self, variant: str) -> RunFolder:
         if found := self._find(variant):
             return found
         raise UnavailableError(f"run {variant} never began: see the logs in {self._folder.parent}")
@@ -160,46 +181,53 @@ class Drill:
         found = [path for path in self._folder.glob(f"{variant}-s0-*") if path.is_dir()]
         return RunFolder(found[0]) if found else None
 
-    def _look(self, submit: psutil.Process) -> None:
-        """Disturb the runs whose step has come, and tell what is done."""
+    def _poll(self, submit: psutil.Process) -> None:
+        """Disturb the runs that have reached their step, and print how many are done."""
         done = len(list(self._folder.glob("*-s0-*/result.json")))
         if done > self._done:
             self._done = done
-            print(f"{done} of {len(self._chosen) + 1} runs are done", flush=True)
+            runs = counted(len(self._chosen) + 1, "run")
+            print(f"{done} of {runs} {is_are(done)} done", flush=True)
         for way in list(self._left):
             run = self._find(way.name)
-            attempts = read_attempts(run) if run else []
-            if run is None or not attempts or len(attempts) > 1:
-                continue
-            record = last_record(run.metrics(1))
-            if record is None or record["step"] < self._at[way.name] or run.result.is_file():
-                continue
-            self._left.remove(way)
-            print(f"{way.name}: {way.what}, at step {record['step']}", flush=True)
-            Thread(target=self._disturb, args=(way, run, attempts[0], submit), daemon=True).start()
+            step = self._due_step(way, run) if run else None
+            if run and step is not None:
+                self._left.remove(way)
+                print(f"{way.name}: {way.what}, at step {step}", flush=True)
+                arguments = (way, run, read_attempts(run)[0], submit)
+                Thread(target=self._disturb, args=arguments, daemon=True).start()
+
+    def _due_step(self, way: Disturbance, run: RunFolder) -> int | None:
+        """Return the run's step. None if it is too early, too late, or not the first attempt."""
+        if len(read_attempts(run)) != 1 or run.result.is_file():
+            return None
+        record = last_record(run.metrics(1))
+        if record is None or record["step"] < self._at[way.name]:
+            return None
+        return int(record["step"])
 
     def _disturb(
         self, way: Disturbance, run: RunFolder, attempt: Attempt, submit: psutil.Process
     ) -> None:
-        """In a thread of its own: Slurm's commands can take their time, and the other runs go on."""
-        self.did[way.name] = "the command that was to do it has not come back"
+        """Disturb a run. It has its own thread, since Slurm's commands may take long."""
+        self._problems[way.name] = "the command of the disturbance has not returned"
         try:
             way.do(run, attempt, submit)
-            self.did[way.name] = ""
+            self._problems[way.name] = ""
         except (UnavailableError, psutil.Error, IndexError) as error:
-            self.did[way.name] = f"it could not be done: {error}"
+            self._problems[way.name] = f"the disturbance failed: {error}"
 
 
 def _start(command: list[str], log: IO[str]) -> psutil.Popen:
-    """Start `submit` so that a Ctrl-C reaches it: one of the disturbances is just that.
+    """Start `submit` so that Ctrl-C reaches it, which is one of the disturbances.
 
-    Under nohup, or by `&` in a script, SIGINT is ignored, and children inherit this. Then `submit` gets a process group
-    of its own too, so that a Ctrl-C meant for the script does not end it.
+    Under nohup, or with `&` in a script, SIGINT is ignored, and children inherit that. Then
+    `submit` gets its own process group too, so that a Ctrl-C for the script does not end it.
     """
     words: dict[str, Any] = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL}
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         return psutil.Popen(command, **words)
-    # what is handled here is not ignored in a child
+    # A child does not ignore a signal that has a handler here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return psutil.Popen(command, process_group=0, **words)
@@ -217,44 +245,35 @@ def _chosen(profile: ClusterProfile, only: list[str]) -> list[Disturbance]:
 def _write_grid(
     place: Path, chosen: list[Disturbance], steps: int, profile: ClusterProfile
 ) -> Path:
-    """All rows train the same: how often they are evaluated changes nothing but their identity."""
+    """Write the drill's grid. Its rows differ only in `evaluation.every`: results are equal."""
     names = [CALM, *(way.name for way in chosen)]
-    world = profile.nodes * profile.processes_per_node if profile.executor == "slurm" else 1
-    # a rank that is killed or frozen needs a peer
-    shape = {} if world > 1 else {"processes_per_node": 2}
-    world = max(2, world)
-    base = BASE | {"steps": steps, "global_batch_size": world * max(1, 16 // world)}
+    resources, world_size = {"timeout_min": 20}, 1
+    if profile.executor == "slurm":
+        world_size = profile.nodes * profile.processes_per_node
+    if world_size == 1:  # a rank that is killed or frozen needs a peer
+        resources["processes_per_node"] = world_size = 2
+    base = BASE | {"steps": steps, "global_batch_size": world_size * max(1, 16 // world_size)}
     variants = {name: {"evaluation.every": 40 + number} for number, name in enumerate(names)}
-    grid = GRID | {"base": base, "resources": {"timeout_min": 20} | shape, "variants": variants}
+    grid = GRID | {"base": base, "resources": resources, "variants": variants}
     place.mkdir(parents=True)
     (place / "grid.yaml").write_text(strict_yaml.dump(grid))
     return place / "grid.yaml"
 
 
 def _report(outcomes: list[Outcome]) -> bool:
-    """Print the table; whether all is as promised."""
+    """Print the table. Return whether every run lost no more than allowed."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 1000
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in (
-        "disturbance",
-        "attempts",
-        "ended as",
-        "steps lost",
-        "at most",
-        "back after",
-        "result",
-        "verdict",
-    ):
+    for column in COLUMNS:
         table.add_column(column)
     for outcome in outcomes:
         table.add_row(*outcome.cells(INTERVAL))
     console.print(table)
     good = sum(outcome.is_good(INTERVAL) for outcome in outcomes)
-    console.print(
-        f"{good} of {len(outcomes)} disturbances lost no more than is promised, and changed nothing"
-    )
+    total = counted(len(outcomes), "disturbance")
+    console.print(f"{good} of {total} lost at most the allowed steps and changed no result")
     return good == len(outcomes)
 
 
@@ -263,7 +282,7 @@ def _command(name: str) -> list[str]:
 
 
 def _last_line(log: Path) -> str:
-    return (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    return (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""After a wave of a submission: send what is left, retry what was interrupted, and at the end make the table.
+"""Continue a submission after a wave: submit the next runs, retry interrupted ones, make the table.
 
-A follow-up job runs this on a compute node, once all elements of its wave have ended. Where a site lets no job submit
-jobs, `furnace submit --grid NAME` given again does the same.
+A follow-up job runs this on a compute node when all elements of its wave have ended. If a site
+allows no sbatch on compute nodes, run `furnace submit --grid NAME` again instead.
 """
 
 import time
@@ -19,58 +19,58 @@ from furnace_hpc.launch.submission import grid_lock, recover_pending_submissions
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
+from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.trust import keep_private
 
-PATIENCE_S = 3000  # for a lock that somebody else holds, and for a controller that is away
+PATIENCE_S = 3000  # while another process holds the lock, or the controller is away
+RETRY_S = 30
 
 
 def main(
     path: Annotated[Path, typer.Argument(help="a submission's folder", metavar="SUBMISSION")],
 ) -> None:
-    """Do what comes after a wave of a submission."""
+    """Continue a submission after a wave."""
     submission = Submission(path.resolve())
     folder = GridFolder(submission.path.parent.parent)
     keep_private(read_profile(submission).group)
-    if _send_what_is_left(submission, folder):
+    if _submit_rest(submission, folder):
         return
     from furnace_hpc.aggregate import show_table
 
     show_table(read_grid(submission.path / "grid.yaml"), folder)
 
 
-def _send_what_is_left(submission: Submission, folder: GridFolder) -> bool:
-    """Whether anything was sent: then a later follow-up job goes on from there."""
-    from furnace_hpc.launch import slurm_array
-
+def _submit_rest(submission: Submission, folder: GridFolder) -> bool:
+    """Submit the next wave. Return False if nothing is left."""
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
         try:
             with grid_lock(folder):
-                recover_pending_submissions(folder)
-                observer = observe(folder, must=True)
-                profile = read_profile(submission)
-                left = remaining_rows(submission, folder, profile.retries, observer)
-                close_attempts(submission, folder, observer)
-                if not left:
-                    return False
-                # this very job is one of them
-                limits = slurm_array.site_limits(profile, observer.evidence.live_jobs)
-                exclude = excluded_nodes(
-                    [folder.run(row["run_id"]) for row in submission.rows], profile
-                )
-                print(
-                    *slurm_array.submit_wave(
-                        submission, profile, folder.path.name, left, limits, exclude
-                    ),
-                    sep="\n",
-                    flush=True,
-                )
-                return True
+                return _submit_next_wave(submission, folder)
         except ConfigError as error:
             if time.monotonic() > deadline_s:
                 raise
             print(f"{error} (trying again)", flush=True)
-            time.sleep(30)
+            time.sleep(RETRY_S)
+
+
+def _submit_next_wave(submission: Submission, folder: GridFolder) -> bool:
+    from furnace_hpc.launch import slurm_array
+
+    recover_pending_submissions(folder)
+    resolver = observe(folder, must=True)
+    profile = read_profile(submission)
+    left = remaining_rows(submission, folder, profile.retries, resolver)
+    close_attempts(submission, folder, resolver)
+    if not left:
+        return False
+    # The live jobs include this one.
+    limits = slurm_array.site_limits(profile, resolver.evidence.live_jobs)
+    runs = [folder.run(row.run_id) for row in submission.rows]
+    exclude = excluded_nodes(map(AttemptHistory.read, runs), profile)
+    lines = slurm_array.submit_wave(submission, profile, folder.path.name, left, limits, exclude)
+    print(*lines, sep="\n", flush=True)
+    return True
 
 
 if __name__ == "__main__":

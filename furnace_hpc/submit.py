@@ -1,24 +1,28 @@
-"""Turn a grid into runs: plan, show the plan, and submit it as one Slurm array, or to a queue on this machine.
+"""Turn a grid into runs: plan, show the plan, and submit a Slurm array or start a local queue.
 
-furnace submit --grid ablation --dry-run     what would be done, and why
-furnace submit --grid ablation               do it; done runs are skipped, interrupted ones go on
+furnace submit --grid ablation --dry-run     show what would be done, and why
+furnace submit --grid ablation               do it: skip done runs, resume interrupted ones
 """
 
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Thread
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from furnace_hpc.cli import run_command
+from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import expand, expand_rows
-from furnace_hpc.config.grids.grid import load_grid, select_names, with_settings
+from furnace_hpc.config.grids.expansion import Row, expand, expand_rows
+from furnace_hpc.config.grids.grid import Grid, load_grid, select_names, with_settings
 from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.config.pretrained_files import check_pretrained
+from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
 from furnace_hpc.launch.dataset_checks import fingerprints
@@ -41,133 +45,186 @@ from furnace_hpc.runs.submitted import command_on
 from furnace_hpc.runs.trust import check_place, keep_private, trust_group
 from furnace_hpc.slurm.client import prefetch_site_limits, require_slurm
 
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value for every row; repeatable")
+]
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option(parser=whole_number, metavar="INTEGER", help="only this seed; repeatable"),
+]
+Retry = Annotated[
+    str, typer.Option(help="failed runs to retry: `failed`, or reasons, comma-separated")
+]
+NewCode = Annotated[
+    str, typer.Option("--code", help="`new`: start runs of older code again at step 0")
+]
+Adopt = Annotated[
+    bool, typer.Option(help="use finished runs of the same config in another row or grid")
+]
+ResumeWith = Annotated[
+    list[str] | None,
+    typer.Option(help="resume runs with another deepspeed=FILE or micro_batch_size=N; repeatable"),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="only show the plan and the batch scripts")]
+Prepare = Annotated[
+    bool, typer.Option("--prepare", help="only write the run folders, for slurm/array.sbatch")
+]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="on Slurm: wait for all runs, then print the table")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask before submitting to Slurm")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The grid, the cluster and the user's choices, read and checked."""
+
+    grid: Grid
+    profile: ClusterProfile
+    folder: GridFolder
+    data_root: Path
+    variants: list[str]
+    seeds: list[str]
+    retry: frozenset[str]
+    resume_with: Mapping[str, Any]
+    new_code: bool
+    adopt: bool
+    dry_run: bool
+    prepare: bool
+
+    @property
+    def on_slurm(self) -> bool:
+        """Whether the command submits jobs, and asks Slurm for the state of runs."""
+        return self.profile.executor == "slurm" and not (self.dry_run or self.prepare)
+
 
 def main(
     grid: GridFile,
     cluster: Cluster = "auto",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value laid over every row; repeatable")
-    ] = None,
+    set_: Settings = None,
     variant: Variants = None,
-    seed: Annotated[
-        list[int] | None,
-        typer.Option(parser=whole_number, metavar="INTEGER", help="only this seed; repeatable"),
-    ] = None,
-    retry: Annotated[
-        str, typer.Option(help="failed runs to try again: `failed`, or reasons, comma-separated")
-    ] = "",
-    new_code: Annotated[
-        str, typer.Option("--code", help="`new`: start runs of older code again at step 0")
-    ] = "",
-    adopt: Annotated[
-        bool,
-        typer.Option(
-            help="take finished runs of the same config that have another row's or grid's name"
-        ),
-    ] = True,
-    resume_with: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="begun runs go on with another deepspeed=FILE or micro_batch_size=N; repeatable"
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show the plan (and the batch script) and stop")
-    ] = False,
-    prepare: Annotated[
-        bool,
-        typer.Option(
-            "--prepare", help="write the run folders and stop; slurm/array.sbatch takes them"
-        ),
-    ] = False,
-    wait: Annotated[
-        bool,
-        typer.Option("--wait", help="Slurm: stay until all runs have ended, then print the table"),
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="do not ask before submitting to Slurm")
-    ] = False,
+    seed: Seeds = None,
+    retry: Retry = "",
+    new_code: NewCode = "",
+    adopt: Adopt = True,
+    resume_with: ResumeWith = None,
+    dry_run: DryRun = False,
+    prepare: Prepare = False,
+    wait: Wait = False,
+    yes: Yes = False,
     runs_dir: RunsRoot = None,
     data_dir: DataRoot = None,
 ) -> None:
     """Turn a grid into runs, and runs into a table.
 
-    Done runs are skipped and interrupted ones go on where they stopped, so the same command can be given again at
-    any time. Without Slurm the runs wait in a queue on this machine, and the table is printed at the end.
+    Done runs are skipped, and interrupted ones resume. So the same command can be repeated at any
+    time. Without Slurm the runs wait in a queue on this machine, and the command prints the table
+    at the end.
     """
     if new_code not in {"", "new"}:
         raise ConfigError(
             f"--code got {new_code!r}, wanted `new` or nothing: runs keep the code they began with"
         )
     study, profile = with_settings(load_grid(grid), set_ or []), choose_profile(cluster)
-    words = frozenset(word.strip() for word in retry.split(",") if word.strip())
-    check_retry(words)
-    otherwise = read_overrides(resume_with or [])
     rows = expand_rows(study)
-    variants = select_names([row.name for row in rows], variant or [], "variant")
-    seeds = select_names([str(s) for s in study.seeds], [str(s) for s in seed or []], "seed")
-    folder = GridFolder(runs_root(runs_dir) / study.name)
-    trust_group(profile.group)
-    check_place(folder.path, folder.path.parent)  # before anything is written
-    asks_slurm = profile.executor == "slurm" and not (dry_run or prepare)
-    if asks_slurm:
-        require_slurm(profile.name)
-        check_shared(folder.path, profile)
-    site = Thread(
-        target=prefetch_site_limits,
-        args=(profile.account, profile.qos, profile.partition),
-        daemon=True,
+    options = Options(
+        grid=study,
+        profile=profile,
+        folder=GridFolder(runs_root(runs_dir) / study.name),
+        data_root=data_root(data_dir),
+        retry=_read_retry(retry),
+        resume_with=read_overrides(resume_with or []),
+        variants=select_names([row.name for row in rows], variant or [], "variant"),
+        seeds=select_names(list(map(str, study.seeds)), list(map(str, seed or [])), "seed"),
+        new_code=new_code == "new",
+        adopt=adopt,
+        dry_run=dry_run,
+        prepare=prepare,
     )
-    if asks_slurm:
-        site.start()
-    # Lines of `setup` may give the jobs another hub cache.
-    check_pretrained(
-        (row.config.model for row in rows if row.name in variants), may_lack=bool(profile.setup)
-    )
-    # last of the checks: it may pack the default set
-    prints = fingerprints(rows, data_root(data_dir), dry_run)
-    specs = [
-        s
-        for s in expand(study, prints, rows)
-        if s.variant in variants and str(s.config.seed) in seeds
-    ]
-    choices = Choices(
-        code_hash(),
-        source().snapshot_hash,
-        data_root(data_dir),
-        words,
-        new_code == "new",
-        otherwise,
-    )
-
-    keep_private(profile.group)
-    what = "queue" if profile.executor == "local" and not prepare else "submission"
-    with nullcontext() if dry_run else grid_lock(folder, what):
-        if asks_slurm:
-            recover_pending_submissions(folder)
-        observer = observe(folder, must=asks_slurm)
-        plan = make_plan(
-            study, specs, profile, folder, replace(choices, get_status=observer, adopt=adopt)
-        )
-        if asks_slurm:
-            site.join()
-        _carry_out(plan, observer, dry_run=dry_run, prepare=prepare, yes=yes)
-    if wait and asks_slurm:
+    _check_places(options)
+    prefetch = _start_prefetch(options)
+    specs = _specs(options, rows)
+    plan = _plan_and_submit(options, specs, prefetch, yes)
+    if wait and options.on_slurm:
         _wait(plan)
 
 
-def _carry_out(
-    plan: Plan, observer: StatusResolver, *, dry_run: bool, prepare: bool, yes: bool
-) -> None:
-    """Do with a plan, under the grid's lock, what was asked for."""
-    print_plan(plan)
-    if dry_run:
+def _read_retry(text: str) -> frozenset[str]:
+    words = frozenset(word.strip() for word in text.split(",") if word.strip())
+    check_retry(words)
+    return words
+
+
+def _check_places(options: Options) -> None:
+    """Raise ConfigError if the runs cannot be written there. Nothing is written before this."""
+    trust_group(options.profile.group)
+    check_place(options.folder.path, options.folder.path.parent)
+    if options.on_slurm:
+        require_slurm(options.profile.name)
+        check_shared(options.folder.path, options.profile)
+
+
+def _start_prefetch(options: Options) -> Thread:
+    """Ask Slurm for the site's limits while this process checks the rest."""
+    profile = options.profile
+    limits_of = (profile.account, profile.qos, profile.partition)
+    thread = Thread(target=prefetch_site_limits, args=limits_of, daemon=True)
+    if options.on_slurm:
+        thread.start()
+    return thread
+
+
+def _specs(options: Options, rows: list[Row]) -> list[RunSpec]:
+    """Check weights and data, and return the runs of the chosen rows and seeds.
+
+    It may pack the default data set, so it is the last of the checks.
+    """
+    models = (row.config.model for row in rows if row.name in options.variants)
+    # Lines of `setup` may give the jobs another hub cache.
+    check_pretrained(models, may_lack=bool(options.profile.setup))
+    known_data = fingerprints(rows, options.data_root, options.dry_run)
+    specs = [
+        spec for spec in expand(options.grid, known_data, rows) if spec.variant in options.variants
+    ]
+    return [spec for spec in specs if str(spec.config.seed) in options.seeds]
+
+
+def _plan_and_submit(options: Options, specs: list[RunSpec], prefetch: Thread, yes: bool) -> Plan:
+    """Plan and submit under the grid's lock. A dry run takes no lock."""
+    choices = Choices(
+        code_hash=code_hash(),
+        snapshot=source().snapshot_hash,
+        data_root=options.data_root,
+        retry=options.retry,
+        new_code=options.new_code,
+        resume_with=options.resume_with,
+        adopt=options.adopt,
+    )
+    keep_private(options.profile.group)
+    is_local = options.profile.executor == "local" and not options.prepare
+    what = "queue" if is_local else "submission"
+    with nullcontext() if options.dry_run else grid_lock(options.folder, what):
+        if options.on_slurm:
+            recover_pending_submissions(options.folder)
+        resolver = observe(options.folder, must=options.on_slurm)
+        choices = replace(choices, get_status=resolver)
+        plan = make_plan(options.grid, specs, options.profile, options.folder, choices)
+        if options.on_slurm:
+            prefetch.join()
+        print_plan(plan)
+        _carry_out(plan, options, resolver, yes)
+    return plan
+
+
+def _carry_out(plan: Plan, options: Options, resolver: StatusResolver, yes: bool) -> None:
+    """Do with the plan what the options say."""
+    if options.dry_run:
         print_batch_texts(plan)
-    elif prepare:
+    elif options.prepare:
         _prepare(plan)
-    elif plan.profile.executor == "slurm":
-        recover_stalled(plan.folder, observer)
-        _submit_array(plan, observer.evidence.live_jobs, yes)
+    elif options.on_slurm:
+        recover_stalled(plan.folder, resolver)
+        _submit_array(plan, resolver.evidence.live_jobs, yes)
     else:
         _run_here(plan)
 
@@ -175,27 +232,26 @@ def _carry_out(
 def _prepare(plan: Plan) -> None:
     from furnace_hpc.launch import slurm_array
 
+    template = find_shipped("slurm/array.sbatch")  # first, since it may be refused
     submission = slurm_array.prepare(plan).path
     write_specs(plan)
     print(f"prepared {submission}")
     for shape, rows in plan.shapes.items():
-        asked = " ".join(sbatch_flags(plan.profile, shape))
-        print(
-            f"then: sbatch --array={ranges(rows)} {asked} {find_shipped('slurm/array.sbatch')} {submission}"
-        )
+        flags = " ".join([f"--array={ranges(rows)}", *sbatch_flags(plan.profile, shape)])
+        print(f"then: sbatch {flags} {template} {submission}")
 
 
-def recover_stalled(folder: GridFolder, observer: StatusResolver) -> None:
-    """What was submitted before and is stuck: jobs that Slurm holds, arrays without their follow-up job."""
-    if observer.places:
-        from furnace_hpc.launch import slurm_array
-        from furnace_hpc.monitor.held_jobs import release_held
+def recover_stalled(folder: GridFolder, resolver: StatusResolver) -> None:
+    """Release jobs that Slurm holds, and submit follow-up jobs that are missing."""
+    if not resolver.places:
+        return
+    from furnace_hpc.launch import slurm_array
+    from furnace_hpc.monitor.held_jobs import release_held
 
-        for line in (
-            *release_held(observer.evidence),
-            *slurm_array.send_missing_follow_ups(folder, observer.evidence),
-        ):
-            print(line)
+    released = release_held(resolver.evidence)
+    followed = slurm_array.send_missing_follow_ups(folder, resolver.evidence)
+    for line in (*released, *followed):
+        print(line)
 
 
 def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
@@ -212,7 +268,7 @@ def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
 
 
 def _wait(plan: Plan) -> None:
-    """Watch until everything has ended, and print the table."""
+    """Show the status until all runs have ended, then print the table."""
     from furnace_hpc.status import watch
 
     watch(plan.folder)
@@ -222,19 +278,20 @@ def _wait(plan: Plan) -> None:
 
 
 def _run_here(plan: Plan) -> None:
-    """Run the queue, then print the table of the whole grid; exit 1 when runs that were asked for are not done."""
+    """Run the queue, then print the table of the grid. Exit with 1 if a planned run is not done."""
     if plan.to_do:
         from furnace_hpc.launch import local_queue
 
         if not local_queue.submit_plan(plan):
-            print("stopped; the same command goes on from the checkpoints", file=sys.stderr)
+            print("stopped; the same command resumes from the checkpoints", file=sys.stderr)
             raise typer.Exit(130)
     else:
         record(plan)
     from furnace_hpc.aggregate import show_table
 
     show_table(plan.grid, plan.folder)
-    raise typer.Exit(0 if all(run.folder.result.is_file() for run in plan.runs) else 1)
+    is_complete = all(run.folder.result.is_file() for run in plan.runs)
+    raise typer.Exit(int(not is_complete))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import data_root, pack_in
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host import lifecycle
+from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
@@ -76,16 +77,14 @@ def _begin_attempt(folder: RunFolder, world_size: int, data_root_: Path | None) 
             f"now {code_hash()}. A run never changes its code. "
             "Restore that code, or run `furnace submit --code new` with its grid."
         )
-    overrides = attempts[-1].overrides if attempts else {}
-    facts = {
-        "code_hash": code_hash(),
-        "world_size": world_size,
-        "data_dir": str(_data_dir(folder, attempts, data_root_).resolve()),
-        "overrides": overrides,
-        "launch": _launch_id(),
-    }
+    attempt = AttemptSpec(
+        code_hash=code_hash(),
+        world_size=world_size,
+        data_dir=str(_data_dir(folder, attempts, data_root_).resolve()),
+        overrides=attempts[-1].overrides if attempts else {},
+    )
     try:
-        return lifecycle.begin(str(folder.path), facts)
+        return lifecycle.begin(str(folder.path), attempt.record(launch=_launch_id()))
     except lifecycle.Busy as busy:
         raise ConfigError(f"{folder.run_id} is already running: {busy}") from None
 

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# The parts of devcluster: processes, configuration, daemons. Read by it; does nothing by itself.
+# The parts of slurm/devcluster: processes, configuration, daemons. It only defines functions.
 
-# --- Processes. A pid file holds pid and start time: after a crash of the machine the pid may be somebody else's.
+# --- Processes. A pid file has pid and start time: after a crash another process may have the same pid.
 
-started_at() {  # PID: in clock ticks since boot; fails for a zombie, and for a process that is gone
+started_at() {  # PID: in clock ticks since boot; fails if the process is gone or a zombie
   local stat fields=()
   { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
   read -ra fields <<<"${stat##*) }"
@@ -22,7 +22,7 @@ anything_alive() {  # FOLDER
   return 1
 }
 
-start() {  # DAEMON COMMAND...: with nothing of the caller's: pipes, terminal, working directory, process group
+start() {  # DAEMON COMMAND...: without the caller's pipes, terminal, working directory and process group
   local name=$1; shift
   (
     cd /
@@ -30,7 +30,7 @@ start() {  # DAEMON COMMAND...: with nothing of the caller's: pipes, terminal, w
       fd=${fd##*/}
       if [ "$fd" -gt 2 ]; then exec {fd}>&-; fi
     done
-    exec setsid env --default-signal "$@"  # in the background bash ignores SIGINT, and jobs would inherit that
+    exec setsid env --default-signal "$@"  # bash ignores SIGINT in the background, and jobs would inherit that
   ) </dev/null >"$DIR/log/$name.out" 2>&1 &
   echo "$! $(started_at $!)" >"$DIR/run/$name.pid"
 }
@@ -43,9 +43,9 @@ wait_for() {  # SECONDS DAEMON COMMAND...: until the command succeeds
   done
 }
 
-broken() {  # DAEMON: it could run here, and does not
+broken() {  # DAEMON: end with the last lines of its log
   local words; words=$(tail -qn 2 "$DIR/log/$1.log" "$DIR/log/$1.out" 2>/dev/null | tr '\n' ' ' || true)
-  echo "devcluster: $1 does not answer; see $DIR/log, then 'devcluster down --dir $DIR'; its last words: $words" >&2
+  echo "devcluster: $1 does not answer; see $DIR/log, then run 'devcluster down --dir $DIR'; end of its log: $words" >&2
   exit 3
 }
 
@@ -57,13 +57,13 @@ ended_within() {  # SECONDS PID_FILE
   done
 }
 
-stop() {  # DAEMON: politely, then by force
+stop() {  # DAEMON: with SIGTERM, then with SIGKILL
   local file=$DIR/run/$1.pid pid
   if alive "$file"; then
     read -r pid _ <"$file"
     kill -TERM "$pid"
     ended_within 30 "$file" || kill -KILL "$pid"
-    ended_within 10 "$file" || die "process $pid ($1) cannot be ended"
+    ended_within 10 "$file" || die "process $pid ($1) does not end"
   fi
   rm -f "$file"
 }
@@ -75,9 +75,9 @@ node_names() { local i; for ((i = 0; i < NODES; i++)); do echo "node$i"; done; }
 print_slurm_conf() {
   local expire='' gres='' i
   if [ "$TIMINGS" = quick ]; then
-    expire=,cred_expire=5  # how long a requeued job waits; Slurm's own: two minutes
+    expire=,cred_expire=5  # wait of a requeued job; Slurm's default is two minutes
     cat <<CONF
-# From sbatch to start in under a second. Time limits, --signal and dead nodes are looked at every 30 s all the same.
+# Jobs start within a second of sbatch. Slurm checks time limits, --signal and dead nodes only every 30 s.
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,bf_continue,sched_min_interval=100000
 KillWait=5
 SlurmdTimeout=10
@@ -88,7 +88,7 @@ CONF
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((PORT + 1))
-# For this connection AuthInfo does not count.
+# AuthInfo has no effect on this connection.
 AccountingStoragePass=$DIR/munge/munge.socket
 AccountingStorageTRES=gres/gpu
 AccountingStorageEnforce=limits,qos
@@ -97,7 +97,7 @@ JobAcctGatherFrequency=5
 CONF
   cat <<CONF
 ClusterName=devcluster
-# The controller must bear this machine's own name, whatever its address.
+# The name must be this machine's own, with any address.
 SlurmctldHost=$(hostname -s)(127.0.0.1)
 SlurmctldPort=$PORT
 SrunPortRange=$((PORT + 100))-$((PORT + 499))
@@ -116,12 +116,12 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-# Nodes are what is written here, not what this machine is.
+# Use the nodes of this file, not the real hardware.
 SlurmdParameters=config_overrides
 GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-# Preemption sends the signal of --signal; without this a batch script hears nothing before it is killed.
+# Send the signal of --signal before a preemption. Otherwise the batch script is killed without one.
 SlurmctldParameters=preempt_send_user_signal
 MaxArraySize=$MAX_ARRAY_SIZE
 MaxJobCount=20000
@@ -161,19 +161,19 @@ CONF
 configure() {
   local i
   print_slurm_conf >"$SLURM_CONF"
-  (umask 077 && print_slurmdbd_conf >"$DIR/conf/slurmdbd.conf")  # slurmdbd refuses one that others can read
+  (umask 077 && print_slurmdbd_conf >"$DIR/conf/slurmdbd.conf")  # slurmdbd refuses a file that others can read
   : >"$DIR/conf/gres.conf"
-  for ((i = 0; i < GPUS; i++)); do  # a job has CUDA_VISIBLE_DEVICES only where the GPU is a character device
+  for ((i = 0; i < GPUS; i++)); do  # Slurm sets CUDA_VISIBLE_DEVICES only if the GPU is a character device
     ln -sfn /dev/null "$DIR/dev/nvidia$i"
     echo "Name=gpu Type=$GPU_TYPE File=$DIR/dev/nvidia$i" >>"$DIR/conf/gres.conf"
   done
-  # From 23.11 on Slurm must be told that there are no cgroups; before, it does not know the word.
+  # Slurm needs this setting from 23.11 on if there are no cgroups, and rejects it before.
   case $(slurmctld -V) in *" 2"[0-2].* | *" 23.02"*) ;; *) echo CgroupPlugin=disabled >"$DIR/conf/cgroup.conf" ;; esac
   { cat /etc/hosts; node_names | sed 's/^/127.0.0.1 /'; } >"$DIR/conf/hosts"
   echo "export SLURM_CONF=$SLURM_CONF FURNACE_DEVCLUSTER=$DIR" >"$DIR/env.sh"
 }
 
-# --- Daemons, in the order in which they are started; one that runs is left alone
+# --- Daemons, in the order of their start; a running one is left alone
 
 start_munged() {
   ! running munged || return 0
@@ -184,7 +184,7 @@ start_munged() {
   wait_for 10 munged munge -n -S "$DIR/munge/munge.socket"
 }
 
-start_mariadbd() {  # without users and grants: only this machine reaches it, and it knows of test jobs alone
+start_mariadbd() {  # without users and grants: only this machine can reach it, and it contains only test jobs
   local common=(--no-defaults --user="$USER_NAME")
   ! running mariadbd || return 0
   if [ ! -d "$DIR/mysql" ]; then
@@ -204,7 +204,7 @@ start_slurmdbd() {  # finds its configuration beside $SLURM_CONF
   ! running slurmdbd || return 0
   start slurmdbd slurmdbd -D
   wait_for 30 slurmdbd sacctmgr -n show cluster
-  # The controller wants its cluster known, and refuses jobs of users without account. Known already: exit code 1.
+  # The controller needs its cluster here, and rejects jobs of users without account. Exit code 1: it exists already.
   sacctmgr -iQ add cluster devcluster >/dev/null || true
   sacctmgr -iQ add account devcluster >/dev/null || true
   for user in "$USER_NAME" ${SUDO_USER:-}; do sacctmgr -iQ add user "$user" account=devcluster >/dev/null || true; done
@@ -216,15 +216,15 @@ start_slurmctld() {
   wait_for 30 slurmctld scontrol ping
 }
 
-# A node is a PID namespace: when its first process is killed the kernel ends all of its processes, as a power cut does.
-# It has a hostname and a /etc/hosts of its own. A user who is not root gets all this from a user namespace.
+# A node is a PID namespace. When its first process is killed, the kernel kills all its processes, like a power cut.
+# It has its own hostname and /etc/hosts. For a user who is not root it is also a user namespace.
 NAMESPACES=(unshare --pid --uts --mount --propagation slave --mount-proc --fork --kill-child)
 [ "$EUID" = 0 ] || NAMESPACES+=(--user --map-current-user --keep-caps)
 
 start_node() {  # NODE
   ! running "slurmd.$1" || return 0
   mkdir -p "$DIR/$1"
-  # shellcheck disable=SC2016  # the inner shell expands it; being the first process, it reaps what jobs leave behind
+  # shellcheck disable=SC2016  # the inner shell expands it; as the first process it reaps the orphans of jobs
   start "slurmd.$1" "${NAMESPACES[@]}" sh -ec '
     hostname "$1"
     mount --bind "$2" /etc/hosts
@@ -238,13 +238,13 @@ kill_node() {  # NODE
   if alive "$file"; then
     read -r unshare _ <"$file"
     read -r first _ <"/proc/$unshare/task/$unshare/children" || true
-    kill -KILL "${first:-$unshare}"  # unshare waits for the namespace's first process, which is the last to go
-    ended_within 10 "$file" || die "the processes of $1 cannot be ended"
+    kill -KILL "${first:-$unshare}"  # unshare waits for the first process of the namespace, which ends last
+    ended_within 10 "$file" || die "the processes of $1 do not end"
   fi
   rm -f "$file"
 }
 
-answers() {  # NODE: has its slurmd told the controller that it is there?
+answers() {  # NODE: whether the controller lists it as up
   local state
   state=$(sinfo -h -p a100 -n "$1" -o %T) && [ -n "$state" ] && [[ ! $state =~ [*]|down|unk ]]
 }

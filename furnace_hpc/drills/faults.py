@@ -1,4 +1,4 @@
-"""What a drill does to its runs: the ways in which a cluster ends an attempt, done on purpose, by an ordinary user."""
+"""End attempts on purpose, in the ways in which a cluster ends them. It needs no root."""
 
 import signal
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.slurm import client
 
-# On a node, where a rank is known by its environment: SIGNAL RANK RUN_DIR. Standard library only,
-# old Pythons too.
+# Runs on a node with the arguments SIGNAL RANK RUN_DIR, and finds the rank by its environment.
+# Standard library only, old Pythons too.
 _ON_NODE = """
 import os, sys
 number, rank, run_dir = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -26,12 +26,17 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
             words = file.read()
     except OSError:
         continue
-    if is_rank and int(pid) != os.getpid() and (b"submitit" in words or b"furnace_hpc.launch.rank_main" in words):
+    is_python = b"submitit" in words or b"furnace_hpc.launch.rank_main" in words
+    if is_rank and is_python and int(pid) != os.getpid():
         found.append(int(pid))
 for pid in found:
     os.kill(pid, number)
 sys.exit(0 if found else "rank %s is not on this node" % rank)
 """
+
+
+# Called with the run, its attempt, and the process of `submit` that the drill has started.
+Act = Callable[[RunFolder, Attempt, psutil.Process], None]
 
 
 @dataclass(frozen=True)
@@ -41,42 +46,32 @@ class Disturbance:
     name: str
     """The row of the drill's grid."""
     what: str
-    """In words, for the report."""
+    """The description in the report."""
     warned: bool
-    """Whether ranks are told and given time: at most one step is lost then, else what was not saved yet."""
-    do: Callable[[RunFolder, Attempt, psutil.Process], None]
-    """Called with the run, its attempt, and the process of `submit` that the drill has started."""
+    """Whether ranks get a signal and time to save. Then at most one step may be lost."""
+    do: Act
 
 
 def disturbances(executor: str) -> list[Disturbance]:
-    """What can be done to runs of the local queue, or of Slurm."""
+    """Return the disturbances for runs of Slurm, or of the local queue."""
     return _ON_SLURM if executor == "slurm" else _HERE
 
 
-def signal_rank(
-    rank: int, number: signal.Signals
-) -> Callable[[RunFolder, Attempt, psutil.Process], None]:
-    """Send a signal to one rank, on whatever node it is."""
+def signal_rank(rank: int, number: signal.Signals) -> Act:
+    """Return an act that signals one rank, on any node."""
 
     def do(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
         if attempt.job_id is None:
             _local_ranks(attempt)[rank].send_signal(number)
             return
-        host = folder.verdict(attempt.attempt, rank)
-        node = [] if not host.exists() else [f"--nodelist={_host_of(folder, attempt, rank)}"]
-        if (job := client.node_job(attempt.job_id)) is None:
+        job = client.node_job(attempt.job_id)
+        if job is None:
             raise UnavailableError(f"job {attempt.job_id} is not in squeue")
-        step = ["srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1", *node]
-        client.run_checked(
-            *step,
-            "python3",
-            "-S",
-            "-c",
-            _ON_NODE,
-            str(int(number)),
-            str(rank),
-            str(folder.path.resolve()),
-        )
+        step = ["srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1"]
+        if folder.verdict(attempt.attempt, rank).exists():
+            step.append(f"--nodelist={_host_of(folder, attempt, rank)}")
+        arguments = (str(int(number)), str(rank), str(folder.path.resolve()))
+        client.run_checked(*step, "python3", "-S", "-c", _ON_NODE, *arguments)
 
     return do
 
@@ -88,23 +83,23 @@ def _host_of(folder: RunFolder, attempt: Attempt, rank: int) -> str:
 
 
 def _local_ranks(attempt: Attempt) -> list[psutil.Process]:
-    """The ranks of an attempt of the local queue, in order."""
+    """Return the ranks of an attempt of the local queue, in order."""
     if attempt.holder is None:
-        raise ConfigError(
-            f"attempt {attempt.attempt} has no holder: nothing can be sent to its ranks"
-        )
+        raise ConfigError(f"attempt {attempt.attempt} has no holder: its ranks cannot be signalled")
     children = psutil.Process(int(attempt.holder["pid"])).children()
     ranks = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
     return sorted(ranks, key=lambda rank: int(rank.environ()["SUBMITIT_LOCAL_GLOBALID"]))
 
 
-def _signal_step(number: signal.Signals) -> Callable[[RunFolder, Attempt, psutil.Process], None]:
-    """To the step, not to the job: of a job that is requeued meanwhile, scancel asks again and again for a minute."""
+def _signal_step(number: signal.Signals) -> Act:
+    """Return an act that signals the job's step, not the job.
+
+    If the job is requeued meanwhile, scancel would repeat its request for a minute.
+    """
+    name = number.name.removeprefix("SIG")
 
     def do(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
-        client.run_checked(
-            "scancel", f"--signal={number.name.removeprefix('SIG')}", f"{_job(attempt)}.0"
-        )
+        client.run_checked("scancel", f"--signal={name}", f"{_job(attempt)}.0")
 
     return do
 
@@ -115,11 +110,11 @@ def _requeue(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> Non
 
 def _job(attempt: Attempt) -> str:
     if attempt.job_id is None:
-        raise ConfigError(f"attempt {attempt.attempt} is of no job")
+        raise ConfigError(f"attempt {attempt.attempt} has no job")
     return attempt.job_id
 
 
-def _tell_ranks(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
+def _terminate_ranks(folder: RunFolder, attempt: Attempt, submit: psutil.Process) -> None:
     for rank in _local_ranks(attempt):
         rank.terminate()
 
@@ -135,29 +130,18 @@ def _kill_everything(folder: RunFolder, attempt: Attempt, submit: psutil.Process
 
 _ONE_RANK = [
     Disturbance("rank_killed", "SIGKILL of one rank", False, signal_rank(1, signal.SIGKILL)),
-    Disturbance(
-        "rank_frozen", "SIGSTOP of one rank: a hang", False, signal_rank(1, signal.SIGSTOP)
-    ),
+    Disturbance("rank_frozen", "SIGSTOP of one rank", False, signal_rank(1, signal.SIGSTOP)),
 ]
 _ON_SLURM = [
-    Disturbance(
-        "time_limit",
-        "USR2 to all ranks, as before a time limit",
-        True,
-        _signal_step(signal.SIGUSR2),
-    ),
-    Disturbance(
-        "preempted", "TERM to all ranks, as at a preemption", True, _signal_step(signal.SIGTERM)
-    ),
+    Disturbance("time_limit", "USR2, as before a time limit", True, _signal_step(signal.SIGUSR2)),
+    Disturbance("preempted", "TERM, as at a preemption", True, _signal_step(signal.SIGTERM)),
     Disturbance("requeued", "scontrol requeue: TERM, then KILL", True, _requeue),
     Disturbance("step_killed", "SIGKILL of all ranks", False, _signal_step(signal.SIGKILL)),
     *_ONE_RANK,
 ]
 _HERE = [
-    Disturbance("told", "TERM to all ranks", True, _tell_ranks),
+    Disturbance("terminated", "TERM to all ranks", True, _terminate_ranks),
     Disturbance("interrupted", "Ctrl-C in the terminal of submit", True, _interrupt),
     *_ONE_RANK,
-    Disturbance(
-        "all_killed", "SIGKILL of submit and of everything that it started", False, _kill_everything
-    ),
+    Disturbance("all_killed", "SIGKILL of submit and all its children", False, _kill_everything),
 ]

@@ -1,11 +1,11 @@
-"""What a drill's disturbance cost: read from the files of the disturbed run and of the undisturbed one."""
+"""Compare a disturbed run of a drill with the undisturbed one, from their files."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from furnace_hpc.drills.faults import Disturbance
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.attempts import read_attempts
+from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.records.metrics import read_metrics, records_of_attempt
 from furnace_hpc.runs.records.result import read_result
 
@@ -20,20 +20,23 @@ class Outcome:
     way: Disturbance
     attempts: int
     ended: str
-    """Why its first attempt ended, as the attempt's record says."""
+    """Why its first attempt ended, from the attempt's record."""
     lost_steps: int | None
-    """Steps that were trained again; None: it never went on."""
+    """Steps that were trained again. None if it never resumed."""
     back_s: float | None
-    """From the last step of the first attempt to the first step beyond it."""
+    """Time from the last step of the first attempt to the first new step. None without one."""
     problem: str
-    """What went wrong, or differs; empty when the result is identical."""
+    """What went wrong or differs. Empty if the result is identical."""
 
     def at_most(self, interval: int) -> int:
-        """The steps that may be lost: unwarned, an interval, and as many as are made while a save is being written."""
+        """Return how many steps may be lost.
+
+        Without a warning that is one interval, and the steps during the write of a checkpoint.
+        """
         return 1 if self.way.warned else 2 * interval - 1
 
     def is_good(self, interval: int) -> bool:
-        """Whether no more was lost than is promised, and the result is identical."""
+        """Return whether the result is identical, and no more steps were lost than allowed."""
         return (
             not self.problem
             and self.lost_steps is not None
@@ -41,7 +44,7 @@ class Outcome:
         )
 
     def cells(self, interval: int) -> tuple[str, ...]:
-        """The row of the report."""
+        """Return the row of the report."""
         lost = "-" if self.lost_steps is None else str(self.lost_steps)
         back = "-" if self.back_s is None else f"{self.back_s:.0f} s"
         verdict = "ok" if self.is_good(interval) else "LOST"
@@ -58,7 +61,7 @@ class Outcome:
         )
 
     def record(self, interval: int) -> dict[str, Any]:
-        """The same for scripts."""
+        """Return the outcome as JSON, for scripts."""
         return {
             "disturbance": self.way.name,
             "what": self.way.what,
@@ -74,22 +77,28 @@ class Outcome:
 
 
 def read_outcome(run: RunFolder, calm: RunFolder, way: Disturbance, problem: str) -> Outcome:
-    """Compare a disturbed run with the undisturbed one. `problem`: what is known to have gone wrong already."""
-    attempts = read_attempts(run)
-    first, later = (
-        _trained(run, 1),
-        [record for n in range(2, len(attempts) + 1) for record in _trained(run, n)],
-    )
+    """Compare a disturbed run with the undisturbed one.
+
+    Args:
+        run: the disturbed run.
+        calm: the undisturbed run.
+        way: the disturbance.
+        problem: why the disturbance failed. Empty if it did not.
+    """
+    attempts = AttemptHistory.read(run).attempts
+    first = _trained(run, 1)
+    later = [record for n in range(2, len(attempts) + 1) for record in _trained(run, n)]
     lost = back_s = None
     if first and later:
         last = first[-1]
         lost = max(0, last["step"] - later[0]["step"] + 1)
         beyond = [record for record in later if record["step"] > last["step"]]
         back_s = beyond[0]["time_unix_s"] - last["time_unix_s"] if beyond else None
-    ended = (attempts[0].reason or "no end") if attempts else "never began"
-    return Outcome(
-        way, len(attempts), ended, lost, back_s, problem or _difference(run, calm, len(attempts))
-    )
+    ended = "never began"
+    if attempts:
+        ended = attempts[0].reason or "no end"
+    problem = problem or _difference(run, calm, len(attempts))
+    return Outcome(way, len(attempts), ended, lost, back_s, problem)
 
 
 def _difference(run: RunFolder, calm: RunFolder, attempts: int) -> str:
@@ -99,15 +108,19 @@ def _difference(run: RunFolder, calm: RunFolder, attempts: int) -> str:
     if here is None:
         return "not done"
     if attempts < 2:
-        return "it was over before the disturbance came: give more --steps"
-    if here.parameters_sha256 != there.parameters_sha256:
-        return f"parameters differ: {here.parameters_sha256[:12]}, undisturbed {there.parameters_sha256[:12]}"
-    ours, theirs = _curve(run), _curve(calm)
+        return "it ended before the disturbance: use more --steps"
+    ours, theirs = here.parameters_sha256, there.parameters_sha256
     if ours != theirs:
-        step = next(
-            (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False), 1) if a != b), len(ours)
-        )
-        return f"the loss curve differs from step {step} on"
+        return f"parameters differ: {ours[:12]}, undisturbed {theirs[:12]}"
+    return _curve_difference(_curve(run), _curve(calm))
+
+
+def _curve_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+    for step, (our, their) in enumerate(zip(ours, theirs, strict=False), 1):
+        if our != their:
+            return f"the loss curve differs from step {step} on"
+    if len(ours) != len(theirs):
+        return f"the loss curve has {len(ours)} steps, undisturbed {len(theirs)}"
     return ""
 
 
@@ -116,7 +129,7 @@ def _trained(run: RunFolder, attempt: int) -> list[dict[str, Any]]:
 
 
 def _curve(run: RunFolder) -> list[dict[str, Any]]:
-    """All numbers of every step, but those that tell of time."""
+    """Return all numbers of every step, except times."""
     records = [record for record in read_metrics(run) if record["kind"] == "train"]
     return [
         {key: value for key, value in record.items() if key not in OF_TIME} for record in records

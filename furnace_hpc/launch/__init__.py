@@ -1,4 +1,5 @@
-"""Make it happen: the plan, submissions, the batch script, arrays, the local queue, and the entry point of each rank.
+"""Plan and submit runs: batch scripts, Slurm arrays, the local queue, and the entry point of ranks.
 
-It imports `monitor` and the packages below. `submitit` is imported in `slurm_array.py` and `local_queue.py` only.
+It imports `monitor` and the packages below. Only `slurm_array.py` and `local_queue.py` import
+`submitit`.
 """

@@ -1,24 +1,24 @@
-"""Cutting runs into arrays that a site takes, and arrays into waves. Pure."""
+"""Split runs into arrays that a site accepts, and arrays into waves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from furnace_hpc.launch.plan import Shape
 
-DEFAULT_MAX_ARRAY_SIZE = 1001  # Slurm's own, where it cannot be asked
+DEFAULT_MAX_ARRAY_SIZE = 1001  # Slurm's default, used if Slurm cannot be asked
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a site takes."""
+    """What a site accepts."""
 
     max_array_size: int = DEFAULT_MAX_ARRAY_SIZE  # the highest index is one less
-    free_jobs: int | None = None  # elements that may be submitted now; none: no limit is known
+    free_jobs: int | None = None  # array elements to submit now; None if there is no limit
 
 
 @dataclass(frozen=True)
 class Array:
-    """Rows of one shape that go into one array. Index = row - base."""
+    """Rows of one shape in one array. Index = row - base."""
 
     shape: Shape
     base: int
@@ -31,25 +31,26 @@ class Array:
 
 
 def next_wave(shapes: Mapping[Shape, Sequence[int]], limits: Limits) -> list[Array]:
-    """The arrays that can be submitted now; what is not in them is left for a later wave.
+    """Return the arrays to submit now. Other rows wait for a later wave.
 
-    The index of a row is the row itself where that is small enough, so that a retry keeps its numbers.
+    If a row is below the size limit, it is its own index. So a retry keeps its index.
     """
-    left = limits.free_jobs if limits.free_jobs is not None else sum(map(len, shapes.values()))
+    left = sum(map(len, shapes.values()))
+    if limits.free_jobs is not None:
+        left = max(0, limits.free_jobs)
     arrays = []
     for shape, rows in shapes.items():
         for part in _parts(sorted(rows), limits.max_array_size):
-            taken = part[: max(0, left)]
+            taken = tuple(part[:left])
             left -= len(taken)
             if taken:
-                arrays.append(
-                    Array(shape, 0 if taken[-1] < limits.max_array_size else taken[0], tuple(taken))
-                )
+                fits = taken[-1] < limits.max_array_size
+                arrays.append(Array(shape, 0 if fits else taken[0], taken))
     return arrays
 
 
 def _parts(rows: list[int], size: int) -> list[list[int]]:
-    """Rows cut so that no part spans more than `size` numbers."""
+    """Split rows so that no part spans more than `size` numbers."""
     parts: list[list[int]] = []
     end = 0
     for row in rows:
@@ -61,11 +62,11 @@ def _parts(rows: list[int], size: int) -> list[list[int]]:
 
 
 def ranges(indices: Sequence[int]) -> str:
-    """Indices as Slurm writes them: 0-3,7."""
+    """Return indices in Slurm's form: 0-3,7."""
     parts: list[list[int]] = []
     for index in sorted(indices):
-        if parts and index == parts[-1][1] + 1:
-            parts[-1][1] = index
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1][1:] = [index]
         else:
-            parts.append([index, index])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+            parts.append([index])
+    return ",".join("-".join(map(str, part)) for part in parts)

@@ -1,4 +1,4 @@
-"""What comes after a wave: which rows of a submission are left to send, or to send again."""
+"""What follows a wave: which rows of a submission to submit next, or again."""
 
 from collections import Counter
 
@@ -10,64 +10,68 @@ from furnace_hpc.monitor.run_status import CANCELLED, StatusResolver
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
+from furnace_hpc.runs.submitted import SubmissionRow
 from furnace_hpc.runs.trust import check_trusted
 
 
 def remaining_rows(
-    submission: Submission, folder: GridFolder, retries: int, observer: StatusResolver
+    submission: Submission, folder: GridFolder, retries: int, resolver: StatusResolver
 ) -> dict[Shape, list[int]]:
-    """Rows that were never sent, and interrupted ones that may be sent again; by shape.
+    """Return, by shape, the rows that were never submitted, and interrupted ones to retry.
 
-    What failed by itself, was cancelled, or is in a later submission, is none of this one's business; nothing is left
-    where a run has found that its GPUs cannot be used.
+    It leaves out runs that failed by themselves, were cancelled, or are in a later submission.
+    Nothing remains if a run found that its GPUs cannot be used.
     """
     if gpu_check.stopped_by(str(submission.path)):
         return {}
-    times = Counter(
-        row for sent in submission.sent() if sent.outcome == "submitted" for row in sent.rows
-    )
-    shapes: dict[Shape, list[int]] = {}
+    submitted = [sent for sent in submission.sent() if sent.outcome == "submitted"]
+    times = Counter(row for sent in submitted for row in sent.rows)
     cancelled = submission.cancelled()
+    shapes: dict[Shape, list[int]] = {}
     for row in submission.rows:
-        place = observer.places.get(row["run_id"])
-        if (
-            not row["to_do"]
-            or row["run_id"] in cancelled
-            or (place and place.submission != submission.path)
-        ):
+        if not row.to_do or row.run_id in cancelled or _is_in_later(row, submission, resolver):
             continue
-        run = folder.run(row["run_id"])
-        status, sent = observer.now(run), times[row["row"]]
-        waits = not sent and status.state in (RunState.NEW, RunState.QUEUED)
-        comes_back = sent <= retries and _comes_back(status)
-        if (waits or comes_back) and not lifecycle.exhausted_budget(str(run.path), row["facts"]):
-            shapes.setdefault(Shape(*row["shape"]), []).append(row["row"])
+        run = folder.run(row.run_id)
+        status, count = resolver.now(run), times[row.row]
+        is_new = not count and status.state in (RunState.NEW, RunState.QUEUED)
+        is_retry = count <= retries and _is_retryable(status)
+        limits = row.attempt.record()
+        if (is_new or is_retry) and not lifecycle.exhausted_budget(str(run.path), limits):
+            shapes.setdefault(Shape(*row.shape), []).append(row.row)
     return shapes
 
 
-def close_attempts(submission: Submission, folder: GridFolder, observer: StatusResolver) -> None:
-    """Write down how the attempts ended that could not do so themselves, or did not know why: Slurm does."""
+def close_attempts(submission: Submission, folder: GridFolder, resolver: StatusResolver) -> None:
+    """Record why attempts ended, if they did not, or if Slurm has a more specific reason."""
     for row in submission.rows:
-        run, place = folder.run(row["run_id"]), observer.places.get(row["run_id"])
-        if place and place.submission == submission.path and place.job_id:
-            status = observer.now(run)
+        run, job = folder.run(row.run_id), resolver.places.get(row.run_id)
+        if job and job.submission == submission.path and job.job_id:
+            status = resolver.now(run)
             if status.state in (RunState.INTERRUPTED, RunState.FAILED):
                 close_open_attempt(run, status)
 
 
-def _comes_back(status: RunStatus) -> bool:
-    """Interrupted by no fault or wish; or failed for lack of a budget, of which this submission may have more."""
-    interrupted = status.state is RunState.INTERRUPTED or (
-        status.state is RunState.FAILED and bool(status.used_up)
-    )
-    return interrupted and CANCELLED not in status.reason
-
-
 def read_profile(submission: Submission) -> ClusterProfile:
-    """The profile that the submission was made with: its Python and its lines of setup will be executed.
+    """Read the profile of a submission. Jobs execute its Python and its lines of setup.
 
     Raises:
         ConfigError: others could have changed it.
     """
-    check_trusted(submission.path / "profile.json", submission.path.parent.parent.parent)
-    return ClusterProfile.model_validate_json(read_regular(submission.path / "profile.json"))
+    file = submission.path / "profile.json"
+    check_trusted(file, submission.path.parent.parent.parent)
+    return ClusterProfile.model_validate_json(read_regular(file))
+
+
+def _is_in_later(row: SubmissionRow, submission: Submission, resolver: StatusResolver) -> bool:
+    job = resolver.places.get(row.run_id)
+    return job is not None and job.submission != submission.path
+
+
+def _is_retryable(status: RunStatus) -> bool:
+    """Return whether a run was interrupted and not cancelled, or its old budget is used up.
+
+    This submission may have a larger budget.
+    """
+    failed_by_budget = status.state is RunState.FAILED and bool(status.used_up)
+    interrupted = status.state is RunState.INTERRUPTED or failed_by_budget
+    return interrupted and CANCELLED not in status.reason

@@ -1,7 +1,7 @@
-"""The queue on this machine: the same plan, rows and tasks as the array, started by submitit's local executor.
+"""Run a plan in a queue on this machine, with submitit's local executor.
 
-submitit starts every job at once; here runs wait until cores or GPUs are free. Ctrl-C (or TERM, HUP) lets the ranks
-save a checkpoint and leave; a second one kills them.
+submitit starts every job at once. Here runs wait until cores or GPUs are free. After Ctrl-C, TERM
+or HUP the ranks save a checkpoint and exit. A second signal kills them.
 """
 
 import os
@@ -27,40 +27,47 @@ from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.slurm.environment import absolute_folders, environment_of_jobs
 
-WEEK_MIN = 7 * 24 * 60  # submitit's local executor wants a limit; this machine has none
+WEEK_MIN = 7 * 24 * 60  # submitit's local executor needs a limit; this machine has none
 POLL_S = 0.25
-# how long ranks may outlive the first of them that has left: they all say their last word before
-# that
-PEERS_S = 1.5
+PEERS_S = 1.5  # time for the other ranks to write their verdicts after the first has exited
+GPU_RUN_THREADS = 4
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
 class Slots:
-    """What this machine gives: how many runs at a time, and each one's share."""
+    """The number of runs at a time, and each one's share of this machine."""
 
     width: int
     num_threads: int
-    gpus: tuple[tuple[int, ...], ...]
+    gpus: tuple[tuple[int, ...], ...]  # of each slot; empty without GPUs
+
+    def gpus_of(self, slot: int) -> tuple[int, ...]:
+        """Return the GPUs of one slot."""
+        return self.gpus[slot] if self.gpus else ()
 
 
 @dataclass
 class Running:
-    """One run that is under way."""
+    """One active run."""
 
     run: PlannedRun
     attempt: int
     slot: int
     job: "LocalJob[None]"
-    left_s: float | None = None  # when the first rank was seen to be gone
-    looked_s: float = 0.0
+    left_s: float | None = None  # when the first rank was missing
+    checked_s: float = 0.0
 
     def end_peers(self) -> None:
-        """Kill the ranks that are left when one is gone, as srun would: one that is stopped would stay for ever."""
+        """Kill the remaining ranks some time after one has exited, as srun does.
+
+        A stopped rank would never exit.
+        """
         now = time.monotonic()
-        if now < self.looked_s + 2 * POLL_S:
+        if now < self.checked_s + 2 * POLL_S:
             return
-        self.looked_s, ranks = now, _ranks(self.job)
-        if len(ranks) in (0, self.run.world_size):  # not started yet, or all there, or all gone
+        self.checked_s, ranks = now, _ranks(self.job)
+        if len(ranks) in (0, self.run.world_size):  # not started yet, complete, or all gone
             self.left_s = None
             return
         self.left_s = self.left_s or now
@@ -71,28 +78,24 @@ class Running:
 
 
 class Queue:
-    """Runs in order, `width` at a time."""
+    """Start runs in order, `width` at a time."""
 
     def __init__(
         self, plan: Plan, submission: Submission, slots: Slots, progress: Progress
     ) -> None:
-        self._plan, self._submission, self._slots, self._progress = (
-            plan,
-            submission,
-            slots,
-            progress,
-        )
-        # as this process has just written them
-        self._codes = [Path(row["code"]) for row in submission.rows]
+        self._plan, self._submission = plan, submission
+        self._slots, self._progress = slots, progress
+        # read now: others might change the file later
+        self._codes = [Path(row.code) for row in submission.rows]
         self._waiting = deque(index for index, run in enumerate(plan.runs) if run.to_do)
         self._running: list[Running] = []
 
     def work(self) -> bool:
-        """Run everything; return False when a signal stopped it."""
+        """Run everything. Return False if a signal stopped it."""
         with _stop_requests() as requests:
             try:
                 return self._work(requests)
-            except BaseException:  # a full disk, say: the ranks must not go on alone
+            except BaseException:  # such as a full disk: ranks must not continue alone
                 self._stop(requests)
                 raise
 
@@ -104,30 +107,40 @@ class Queue:
             free = set(range(self._slots.width)) - {running.slot for running in self._running}
             while free and self._waiting:
                 self._start(self._waiting.popleft(), free.pop())
-            self._reap()
-            self._progress.update([(r.run, r.attempt) for r in self._running])
-            time.sleep(POLL_S)
+            self._poll()
         return True
 
+    def _poll(self) -> None:
+        self._reap()
+        self._progress.update([(running.run, running.attempt) for running in self._running])
+        time.sleep(POLL_S)
+
     def _start(self, index: int, slot: int) -> None:
-        run = self._plan.runs[index]
-        code = self._codes[index]
+        run, code = self._plan.runs[index], self._codes[index]
         self._check(run.folder.path, code)
+        gpus = self._slots.gpus_of(slot)
         try:
-            lifecycle.write_spec(str(run.folder.path), run.spec.model_dump_json())
-            gpus = self._slots.gpus[slot] if self._slots.gpus else ()
-            facts = run.facts | {
-                "job_id": None,
-                "gpus": len(gpus),
-                "submission": str(self._submission.path),
-            }
-            attempt = lifecycle.begin(str(run.folder.path), facts)
+            attempt = self._begin(run, gpus)
         except lifecycle.Busy as busy:
-            self._progress.say(f"{run.folder.run_id}: left alone, {busy}")
+            self._progress.print(f"{run.folder.run_id}: left alone, {busy}")
             return
-        executor = LocalExecutor(
-            self._submission.path, python=rank_command(self._plan.profile, code)
-        )
+        job = self._start_ranks(run, attempt, code, gpus)
+        self._running.append(Running(run, attempt, slot, job))
+        pid = int(job.job_id)
+        lifecycle.transfer_lease(str(run.folder.path), attempt, pid)
+        self._submission.note("started", run_id=run.folder.run_id, attempt=attempt, pid=pid)
+
+    def _begin(self, run: PlannedRun, gpus: tuple[int, ...]) -> int:
+        lifecycle.write_spec(str(run.folder.path), run.spec.model_dump_json())
+        spec = run.attempt._replace(gpus=len(gpus))
+        record = spec.record(job_id=None, submission=str(self._submission.path))
+        return lifecycle.begin(str(run.folder.path), record)
+
+    def _start_ranks(
+        self, run: PlannedRun, attempt: int, code: Path, gpus: tuple[int, ...]
+    ) -> "LocalJob[None]":
+        python = rank_command(self._plan.profile, code)
+        executor = LocalExecutor(self._submission.path, python=python)
         executor.update_parameters(
             tasks_per_node=run.world_size,
             timeout_min=WEEK_MIN,
@@ -135,28 +148,23 @@ class Queue:
             gpus_per_node=len(gpus),
             visible_gpus=gpus,
         )
+        import_from = [str(code), *absolute_folders(os.environ.get("PYTHONPATH", ""))]
         environment = {
             "FURNACE_RUN_DIR": str(run.folder.path.resolve()),
             "FURNACE_ATTEMPT": str(attempt),
             "OMP_NUM_THREADS": str(self._slots.num_threads),
             "FURNACE_CODE": str(code),
-            "PYTHONPATH": os.pathsep.join(
-                [str(code), *absolute_folders(os.environ.get("PYTHONPATH", ""))]
-            ),
+            "PYTHONPATH": os.pathsep.join(import_from),
             "PYTHONSAFEPATH": "1",
         }
-        with environment_of_jobs(**environment), _terminal_signals_kept_from_children():
-            job = executor.submit(run_task, str(self._submission.path))
-        self._running.append(Running(run, attempt, slot, job))
-        lifecycle.transfer_lease(str(run.folder.path), attempt, int(job.job_id))
-        self._submission.note(
-            "started", run_id=run.folder.run_id, attempt=attempt, pid=int(job.job_id)
-        )
+        with environment_of_jobs(**environment), _terminal_signals_blocked():
+            return executor.submit(run_task, str(self._submission.path))
 
     def _check(self, run: Path, code: Path) -> None:
-        """Raise ConfigError where others could have changed what a start executes: hours may have passed since submit.
+        """Raise ConfigError if others could have changed what a start executes.
 
-        From here on they can change nothing of it: no folder on the way to it lets them.
+        Hours may have passed since the submission. After this check they cannot change it, because
+        no folder on the way lets them.
         """
         root = self._submission.path.parent.parent.parent
         check_place(self._submission.path, root)
@@ -164,34 +172,33 @@ class Queue:
         check_trusted(code, root)
 
     def _reap(self) -> None:
-        """Take ended runs off the list, and write down how they ended."""
+        """Remove ended runs from the list, and record how they ended."""
         for running in self._running:
             running.end_peers()
-        for running in [r for r in self._running if r.job.done()]:
+        for running in [running for running in self._running if running.job.done()]:
             self._running.remove(running)
-            code = running.job._process.returncode if running.job._process else 1
+            process = running.job._process
+            code = process.returncode if process else 1
             lifecycle.decide(str(running.run.folder.path), running.attempt, code)
             self._progress.ended(running.run, running.attempt)
 
     def _stop(self, requests: list[int]) -> None:
-        """Ask the ranks to save and leave; on a second signal kill them."""
-        asked = len(requests)
-        self._progress.say("stopping: runs save a checkpoint and leave (again: kill them now)")
+        """Ask the ranks to save and exit. Kill them after another signal."""
+        first = len(requests)
+        self._progress.print("stopping: runs save a checkpoint and exit (again: kill them now)")
         while self._running:
             for running in self._running:
-                if len(requests) > asked:
+                if len(requests) > first:
                     _kill(running.job)
-                else:  # again and again: a controller that is just starting passes nothing on
+                else:  # repeated, because a controller that has just started passes nothing on
                     _signal(running.job, signal.SIGTERM)
-            self._reap()
-            self._progress.update([(r.run, r.attempt) for r in self._running])
-            time.sleep(POLL_S)
+            self._poll()
 
 
 def submit_plan(plan: Plan) -> bool:
-    """Run the plan here to its end, showing progress; False when a signal stopped it before.
+    """Run the plan on this machine and show the progress. Return False if a signal stopped it.
 
-    The grid's lock is held by the caller.
+    The caller holds the grid's lock.
     """
     submission = write_submission(plan)
     slots = find_slots(max((run.world_size for run in plan.to_do), default=1))
@@ -200,47 +207,40 @@ def submit_plan(plan: Plan) -> bool:
 
 
 def find_slots(world_size: int) -> Slots:
-    """This machine's share for runs of `world_size` processes: GPUs if there are enough, else cores.
+    """Return this machine's slots for runs of `world_size` processes: GPUs if enough, else cores.
 
     Raises:
-        ConfigError: CUDA_VISIBLE_DEVICES does not hold numbers.
+        ConfigError: CUDA_VISIBLE_DEVICES has no numbers.
     """
-    # CUDA counts what it sees from 0
-    gpus = list(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        parts = [part.strip() for part in visible.split(",") if part.strip()]
-        if not all(part.isdigit() for part in parts):
-            raise ConfigError(
-                f"CUDA_VISIBLE_DEVICES is {visible!r}, wanted numbers such as 0,1: set it so"
-            )
-        gpus = [int(part) for part in parts]
-    if len(gpus) >= world_size:
-        width = len(gpus) // world_size
-        return Slots(
-            width,
-            4,
-            tuple(tuple(gpus[i * world_size : (i + 1) * world_size]) for i in range(width)),
-        )
+    gpus = _visible_gpus()
+    width = len(gpus) // world_size
+    if width:
+        parts = (gpus[i * world_size : (i + 1) * world_size] for i in range(width))
+        return Slots(width, GPU_RUN_THREADS, tuple(map(tuple, parts)))
     cores = len(os.sched_getaffinity(0))
-    # One thread a process everywhere: the thread count changes the last bits, and a run may go on
-    # elsewhere.
+    # One thread per process everywhere: their number changes the last bits of a result, and a run
+    # may resume on another machine.
     return Slots(max(1, cores // world_size), 1, ())
+
+
+def _visible_gpus() -> list[int]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return list(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))  # as CUDA counts them
+    parts = [part.strip() for part in visible.split(",") if part.strip()]
+    if not all(part.isdigit() for part in parts):
+        raise ConfigError(
+            f"CUDA_VISIBLE_DEVICES is {visible!r}, wanted numbers such as 0,1: set it so"
+        )
+    return [int(part) for part in parts]
 
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect stop signals in a list instead of raising in the middle of something."""
+    """Collect stop signals in a list, so that they raise nothing in the middle of a step."""
     requests: list[int] = []
-    signals = [
-        n
-        for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(n) is not signal.SIG_IGN
-    ]
-    before = {
-        number: signal.signal(number, lambda number, _: requests.append(number))
-        for number in signals
-    }
+    handled = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, lambda number, _: requests.append(number)) for n in handled}
     try:
         yield requests
     finally:
@@ -249,10 +249,11 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _terminal_signals_kept_from_children() -> Iterator[None]:
-    """Ctrl-C and a hang-up go to the whole terminal group; submitit's controller would answer by killing the ranks.
+def _terminal_signals_blocked() -> Iterator[None]:
+    """Block Ctrl-C and the terminal's hang-up in children that start here.
 
-    A blocked signal stays blocked in children; here it is delivered when the block ends.
+    The terminal sends them to its whole process group, and submitit's controller would then kill
+    the ranks. This process receives a blocked signal at the end.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
@@ -262,13 +263,13 @@ def _terminal_signals_kept_from_children() -> Iterator[None]:
 
 
 def _signal(job: "LocalJob[None]", number: int) -> None:
-    """To submitit's controller, which passes it on to every rank."""
+    """Signal submitit's controller, which passes it on to every rank."""
     if job._process and job._process.poll() is None:
         job._process.send_signal(number)
 
 
 def _ranks(job: "LocalJob[None]") -> list[psutil.Process]:
-    """The living ranks: what submitit's controller has started."""
+    """Return the living ranks: the children of submitit's controller."""
     with suppress(psutil.NoSuchProcess):
         children = psutil.Process(int(job.job_id)).children()
         return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]

@@ -1,4 +1,4 @@
-"""What a plan is made of: runs, what will be done with each, and what their jobs ask for."""
+"""The types of a plan: its runs, what is done with each, and what their jobs ask for."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.state import RunStatus, read_status
 
 
@@ -20,15 +23,24 @@ class Action(StrEnum):
     START = "start"
     RESUME = "resume"
     RETRY = "retry"
-    RESTART = "restart"  # other code, --code new: what is there is put aside
+    RESTART = "restart"  # other code and `--code new`: the old folder moves to `replaced`
     SKIP = "skip"
     LEAVE = "leave"
-    # begun by other code that is not there any more: the whole submission is refused
-    REFUSE = "refuse"
+    REFUSE = "refuse"  # no snapshot of the run's code: the whole submission is refused
+
+    @property
+    def is_start(self) -> bool:
+        """Whether the submission starts the run."""
+        return self in (Action.START, Action.RESTART) or self.resumes
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the run resumes from its checkpoints."""
+        return self in (Action.RESUME, Action.RETRY)
 
 
 class Shape(NamedTuple):
-    """What one job asks for. Runs of one shape go into one array."""
+    """What one job asks for. Runs with the same shape share an array."""
 
     nodes: int
     processes_per_node: int
@@ -37,54 +49,48 @@ class Shape(NamedTuple):
 
     @property
     def world_size(self) -> int:
-        """Ranks of a job."""
+        """Number of ranks."""
         return self.nodes * self.processes_per_node
 
     def __str__(self) -> str:
         place = f" on {self.partition}" if self.partition else ""
-        return (
-            f"{self.nodes} nodes x {self.processes_per_node} ranks, {self.timeout_min} min{place}"
-        )
+        nodes = counted(self.nodes, "node")
+        ranks = counted(self.processes_per_node, "rank")
+        return f"{nodes} x {ranks}, {self.timeout_min} min{place}"
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run, its state, and what will be done with it."""
+    """One run, its state, and what is done with it."""
 
     spec: RunSpec
     folder: RunFolder
     status: RunStatus
-    files: RunStatus  # what its own files said, without Slurm
+    files: RunStatus  # state by the run's own files, without Slurm
     action: Action
     why: str
-    nodes: int
-    processes_per_node: int
-    facts: dict[str, Any]
-    # folder of a finished run of another name, to which the run's folder becomes a link
+    shape: Shape
+    attempt: AttemptSpec  # of its next attempt
+    history: AttemptHistory = AttemptHistory()
+    # finished run of another name: the run's folder becomes a link to it
     adopts: Path | None = None
-    # folder of an unfinished run of another name, which is left alone
+    # unfinished run of another name: it stays as it is
     unfinished: Path | None = None
 
     @property
-    def shape(self) -> "Shape":
-        """What its job asks for."""
-        wish = self.spec.resources
-        return Shape(self.nodes, self.processes_per_node, wish.timeout_min, wish.partition)
-
-    @property
     def world_size(self) -> int:
-        """Ranks of the run."""
+        """Number of ranks."""
         return self.shape.world_size
 
     @property
     def to_do(self) -> bool:
         """Whether the submission starts it."""
-        return self.action in (Action.START, Action.RESUME, Action.RETRY, Action.RESTART)
+        return self.action.is_start
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole submission, before anything is done."""
+    """A whole submission, before anything is written."""
 
     grid: Grid
     profile: ClusterProfile
@@ -95,7 +101,7 @@ class Plan:
 
     @property
     def to_do(self) -> list[PlannedRun]:
-        """The runs that will be started."""
+        """The runs that the submission starts."""
         return [run for run in self.runs if run.to_do]
 
     @property
@@ -105,7 +111,7 @@ class Plan:
 
     @property
     def shapes(self) -> dict[Shape, list[int]]:
-        """Shape -> indices of its runs: one array each, where the site's limits allow it."""
+        """Shape -> indices of its runs. Each becomes one array if the site's limits allow it."""
         shapes: dict[Shape, list[int]] = {}
         for index, run in enumerate(self.runs):
             if run.to_do:
@@ -113,23 +119,20 @@ class Plan:
         return shapes
 
     @property
-    def bill(self) -> tuple[float, float]:
-        """Most GPU-hours (GPUs asked for x time limit) of one attempt of each run; and of all attempts it may have."""
+    def gpu_hours(self) -> tuple[float, float]:
+        """Upper bounds (GPUs x time limit): of one attempt per run, and of all attempts left."""
         once = everything = 0.0
         for run in self.to_do:
-            hours = (
-                self.profile.gpus(run.nodes, run.processes_per_node)
-                * run.spec.resources.timeout_min
-                / 60
-            )
+            resources = run.spec.resources
+            hours = run.attempt.gpus * resources.timeout_min / 60
             once += hours
-            everything += hours * max(1, run.spec.resources.max_attempts - run.status.attempt)
+            everything += hours * max(1, resources.max_attempts - run.status.attempt)
         return once, everything
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user asked of this submission, beside the grid."""
+    """The user's choices for this submission, besides the grid."""
 
     code_hash: str
     snapshot: str

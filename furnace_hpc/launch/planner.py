@@ -1,4 +1,4 @@
-"""The plan: what a submission will do with each run, and why. Pure: reads run folders, changes nothing."""
+"""Decide what a submission does with each run, and why. It only reads run folders."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,29 +10,53 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.validation import group_by_row
 from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.host import lifecycle
+from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.launch.node_exclusion import excluded_nodes
-from furnace_hpc.launch.plan import Action, Choices, Plan, PlannedRun
+from furnace_hpc.launch.plan import Action, Choices, Plan, PlannedRun, Shape
 from furnace_hpc.runs.adopted import Same, SameRuns
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.lead_time import slowest_save_s, too_short
-from furnace_hpc.runs.records.attempts import read_attempts
+from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.records.result import read_result
-from furnace_hpc.runs.resume_overrides import KEYS, in_words, kept, overridden
+from furnace_hpc.runs.resume_overrides import KEYS, describe, kept, overridden
 from furnace_hpc.runs.state import END_REASONS, RunState, RunStatus, read_status
 
 # what a rank runs; snapshots of an older layout lack it
 ENTRY_POINT = "furnace_hpc/launch/rank_main.py"
+MAX_NAMES = 3  # run ids in an error message
+NO_OTHER = Same(None, None)
 
 
 class Code(NamedTuple):
-    """The code of a run: what decides its numbers, and the snapshot that holds it."""
+    """The code of a run: the hash of what decides its numbers, and the snapshot that holds it."""
 
     code_hash: str
     snapshot: str
+
+
+class Found(NamedTuple):
+    """What exists of one planned run."""
+
+    folder: RunFolder  # of the run's own name
+    place: RunFolder  # where its files are: `folder`, or a finished run of another name
+    same: Same  # runs of other names with the same config, seed and data
+    files: RunStatus  # state by its files alone
+    status: RunStatus  # state by its files and Slurm
+    history: AttemptHistory
+    began: Code | None  # None if no attempt has begun
+    has_code: bool  # whether the snapshot that it began with still exists
+
+
+class Decision(NamedTuple):
+    """What is done with a run."""
+
+    action: Action
+    why: str
 
 
 def make_plan(
@@ -41,246 +65,322 @@ def make_plan(
     """Decide for every run.
 
     Raises:
-        ConfigError: all problems at once: batch arithmetic, damaged spec files, runs begun by other code.
+        ConfigError: all problems at once: batch sizes, damaged spec files, runs of other code.
     """
     check_retry(choices.retry)
     planned, problems, same_runs = [], list[tuple[str, str]](), SameRuns(folder)
     for spec in specs:
         try:
-            run = _plan_run(spec, profile, folder, choices, same_runs)
+            planned.append(_plan_run(spec, profile, folder, choices, same_runs))
         except ConfigError as error:
             problems.append((spec.variant, str(error)))
-            continue
-        planned.append(run)
-    other_code = [run.folder.run_id for run in planned if run.action is Action.REFUSE]
     lines = group_by_row(problems)
+    other_code = [run.folder.run_id for run in planned if run.action is Action.REFUSE]
     if other_code:
-        lines.append(
-            f"{len(other_code)} unfinished runs of grid {grid.name!r} were begun by another version of the code, of "
-            f"which there is no snapshot ({', '.join(other_code[:3])}{', ...' if len(other_code) > 3 else ''}), and a "
-            f"run never changes code half-way: go back to that code, or submit with --code new to start them again at "
-            f"step 0"
-        )
+        lines.append(_other_code_error(grid.name, other_code))
     if lines:
         raise ConfigError("\n".join(lines))
-    exclude = excluded_nodes([run.folder for run in planned], profile)
+    exclude = excluded_nodes([run.history for run in planned], profile)
     return Plan(grid, profile, folder, tuple(planned), choices.snapshot, exclude)
 
 
 def check_retry(words: frozenset[str]) -> None:
-    """Raise ConfigError for a word that `--retry` does not know."""
+    """Raise ConfigError if `--retry` does not accept one of these words."""
     if unknown := sorted(words - retry_words()):
         raise ConfigError(f"--retry got {unknown[0]!r}; {nearest(unknown[0], retry_words())}")
 
 
 def retry_words() -> set[str]:
-    """What `--retry` takes: `failed` for all, a reason, or `lost`: whose holder cannot be seen from here."""
-    return {"failed", "lost"} | {
-        reason for reason, ended in END_REASONS.items() if ended.state is not RunState.DONE
-    }
+    """Return the words that `--retry` accepts.
+
+    `failed` means every reason. `lost` means runs whose holder is not visible from this host.
+    """
+    reasons = {name for name, end in END_REASONS.items() if end.state is not RunState.DONE}
+    return {"failed", "lost"} | reasons
 
 
 def _plan_run(
     spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices, same_runs: SameRuns
 ) -> PlannedRun:
-    folder = grid.run(spec.run_id)
     nodes, per_node = profile.shape(spec.resources)
-    limit_s, lead_s = spec.resources.timeout_min * 60, profile.signal_delay_s
-    if profile.executor == "slurm" and limit_s < 2 * lead_s:
-        raise ConfigError(
-            f"resources.timeout_min {spec.resources.timeout_min} leaves no time to train: cluster {profile.name!r} "
-            f"tells ranks to stop {lead_s} s before the limit; give at least {-(-2 * lead_s // 60)} minutes"
-        )
-    at, same = _where(spec, folder, choices, same_runs)
-    files = read_status(at)
-    status = choices.get_status(folder) if at is folder else files
-    began = _code_of(at, status)
-    code = (
-        began
-        if began and began.snapshot and (grid.code / began.snapshot / ENTRY_POINT).is_file()
-        else None
+    shape = Shape(nodes, per_node, spec.resources.timeout_min, spec.resources.partition)
+    _check_time_limit(spec, profile)
+    found = _find(spec, grid, choices, same_runs)
+    decision = _within_budget(_decide(found, choices), spec, found)
+    overrides = _overrides(spec, found, decision.action, choices)
+    if decision.action.is_start:
+        samples = _compared_samples(spec, overrides, shape.world_size)
+        if decision.action.resumes:
+            _check_compared(spec, found, samples)
+    attempt = AttemptSpec(
+        **_code(found, decision.action, choices)._asdict(),
+        **_sizes(shape, profile),
+        **_limits(spec),
+        attempts_before=_attempts_before(grid, found.folder, decision.action),
+        data_dir=str((choices.data_root / spec.config.data.name).resolve()),
+        overrides=overrides,
     )
-    action, why = _decide(status, choices, began, has_code=code is not None)
-    goes_on = action in (Action.RESUME, Action.RETRY)
-    overrides = (
-        {} if action is Action.RESTART else _overrides(spec, at, choices if goes_on else None)
-    )
-    if action in (Action.START, Action.RESTART) or goes_on:
-        micro_batch_size, _ = accumulation_steps(
-            overridden(spec.config, overrides), nodes * per_node
-        )
-        _check_compared(spec, at, micro_batch_size * nodes * per_node)
-    if goes_on and (otherwise := in_words(overrides)):
-        why = f"{why}; goes on with {otherwise}"
-    if (
-        goes_on
-        and profile.executor == "slurm"
-        and (short := too_short(slowest_save_s(folder), lead_s))
-    ):
-        why = f"{why}; {short}"
-    limits = spec.resources.model_dump(
-        include={"max_attempts", "max_idle_attempts", "max_gpu_hours"}
-    )
-    if action in (Action.RESUME, Action.RETRY) and (
-        used_up := lifecycle.exhausted_budget(str(folder.path), limits)
-    ):
-        action, why = Action.LEAVE, used_up
-    if action not in (Action.RESUME, Action.RETRY) or (
-        began and began.code_hash == choices.code_hash
-    ):
-        code = None  # the code as it is now: what decides the numbers is the same
-    facts = {
-        "code_hash": code.code_hash if code else choices.code_hash,
-        "snapshot": code.snapshot if code else choices.snapshot,
-        "nodes": nodes,
-        "processes_per_node": per_node,
-        "world_size": nodes * per_node,
-        "gpus": profile.gpus(nodes, per_node),
-        "signal_delay_s": lead_s,
-        "time_limit_s": limit_s if profile.executor == "slurm" else None,
-        "attempts_before": _attempts_before(grid, folder, action),
-        **limits,
-        "data_dir": str((choices.data_root / spec.config.data.name).resolve()),
-        "overrides": overrides,
-    }
-    adopts = same.done if same.done and not _leads_to(folder, same.done) else None
-    unfinished = same.unfinished if action is Action.START else None
     return PlannedRun(
-        spec, folder, status, files, action, why, nodes, per_node, facts, adopts, unfinished
+        spec,
+        found.folder,
+        found.status,
+        found.files,
+        decision.action,
+        _with_notes(decision, found, overrides, profile),
+        shape,
+        attempt,
+        found.history,
+        adopts=_run_to_link(found),
+        unfinished=found.same.unfinished if decision.action is Action.START else None,
     )
 
 
-def _where(
+def _check_time_limit(spec: RunSpec, profile: ClusterProfile) -> None:
+    limit_min, lead_s = spec.resources.timeout_min, profile.signal_delay_s
+    if profile.executor == "slurm" and limit_min * 60 < 2 * lead_s:
+        raise ConfigError(
+            f"resources.timeout_min {limit_min} leaves no time to train: cluster {profile.name!r} "
+            f"signals ranks {lead_s} s before the limit. Use at least {-(-2 * lead_s // 60)} min"
+        )
+
+
+def _find(spec: RunSpec, grid: GridFolder, choices: Choices, same_runs: SameRuns) -> Found:
+    """Read what exists of a run."""
+    folder = grid.run(spec.run_id)
+    place, same = _find_place(spec, folder, choices, same_runs)
+    files = read_status(place)
+    status = choices.get_status(folder) if place is folder else files
+    history = AttemptHistory.read(place)
+    began = _code_of(place, status, history)
+    has_code = _has_snapshot(grid, began)
+    return Found(folder, place, same, files, status, history, began, has_code)
+
+
+def _has_snapshot(grid: GridFolder, began: Code | None) -> bool:
+    if began is None or not began.snapshot:
+        return False
+    return (grid.code / began.snapshot / ENTRY_POINT).is_file()
+
+
+def _find_place(
     spec: RunSpec, folder: RunFolder, choices: Choices, same_runs: SameRuns
 ) -> tuple[RunFolder, Same]:
-    """The folder that holds the run: its own; else a finished one of another name, if there is one.
+    """Return the folder with the run's files: its own, else that of the same run by another name.
 
     A link that leads to no finished run of the same config counts as no folder.
     """
     is_link = folder.path.is_symlink()
     if folder.path.exists() and not is_link:
-        return folder, Same(None, None)
-    if not is_link and choices.get_status(folder).state in (
-        RunState.QUEUED,
-        RunState.RUNNING,
-        RunState.UNKNOWN,
-    ):
-        return folder, Same(None, None)  # its job may be about to make the folder
-    none_yet = RunFolder(folder.path.with_name(f".{folder.run_id}")) if is_link else folder
-    if not choices.adopt:
-        return none_yet, Same(None, None)
-    same = same_runs.find(spec, choices.code_hash, any_code=not choices.new_code)
-    return (RunFolder(same.done) if same.done else none_yet), same
+        return folder, NO_OTHER
+    has_job = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
+    if not is_link and choices.get_status(folder).state in has_job:
+        return folder, NO_OTHER  # its job may be about to make the folder
+    same = NO_OTHER
+    if choices.adopt:
+        same = same_runs.find(spec, choices.code_hash, any_code=not choices.new_code)
+    if same.done:
+        return RunFolder(same.done), same
+    if is_link:  # it must not be followed: return a folder that does not exist
+        return RunFolder(folder.path.with_name(f".{folder.run_id}")), same
+    return folder, same
 
 
-def _leads_to(folder: RunFolder, target: Path) -> bool:
-    return folder.path.is_symlink() and folder.path.resolve() == target.resolve()
+def _run_to_link(found: Found) -> Path | None:
+    """Return the finished run to which the folder becomes a link. None if it is one already."""
+    target, path = found.same.done, found.folder.path
+    if target and path.is_symlink() and path.resolve() == target.resolve():
+        return None
+    return target
 
 
-def _decide(
-    status: RunStatus, choices: Choices, began: Code | None, has_code: bool
-) -> tuple[Action, str]:
-    other = began is not None and began.code_hash != choices.code_hash
+def _decide(found: Found, choices: Choices) -> Decision:
+    status, began = found.status, found.began
     match status.state:
         case RunState.NEW:
-            return Action.START, status.reason
+            return Decision(Action.START, status.reason)
+        case RunState.QUEUED if choices.new_code:
+            fix = "cancel it first, to start it with the new code"
+            return Decision(Action.LEAVE, f"{status.reason}; {fix}")
         case RunState.QUEUED:
-            first = "; cancel it first, to start it with the new code" if choices.new_code else ""
-            return Action.LEAVE, f"{status.reason}{first}"
+            return Decision(Action.LEAVE, status.reason)
         case RunState.RUNNING:
-            return Action.LEAVE, f"attempt {status.attempt} is running, step {status.step}"
+            why = f"attempt {status.attempt} is running, step {status.step}"
+            return Decision(Action.LEAVE, why)
         case RunState.UNKNOWN if "lost" not in choices.retry:
-            return Action.LEAVE, status.reason
-        case _ if other and choices.new_code and status.attempt:
-            return Action.RESTART, "new code"
-        case RunState.DONE:
-            return (
-                Action.SKIP,
-                f"done, stale: by code {began.code_hash}" if other and began else "done",
-            )
-    # what its budget is now is seen later
-    failed = status.state is RunState.FAILED and not status.used_up
-    wanted = not failed or choices.retry & {"failed", status.ended}
-    if wanted and other and not has_code:
-        return Action.REFUSE, f"begun by other code {began.code_hash if began else ''}"
-    with_code = f", with the code it began with ({began.snapshot})" if other and began else ""
+            return Decision(Action.LEAVE, status.reason)
+    is_other_code = began is not None and began.code_hash != choices.code_hash
+    if is_other_code and choices.new_code and status.attempt:
+        return Decision(Action.RESTART, "new code")
+    if status.state is not RunState.DONE:
+        return _decide_ended(found, choices, is_other_code)
+    if began and is_other_code:
+        return Decision(Action.SKIP, f"done, stale: by code {began.code_hash}")
+    return Decision(Action.SKIP, "done")
+
+
+def _decide_ended(found: Found, choices: Choices, is_other_code: bool) -> Decision:
+    """Decide for a run that ended without a result."""
+    status, began = found.status, found.began
     if status.attempt == 0:
-        return Action.START, status.reason
-    if not failed:
-        return Action.RESUME, f"after step {status.step}: {status.reason}{with_code}"
-    if wanted:
-        return Action.RETRY, f"failed: {status.reason}{with_code}"
-    return Action.LEAVE, f"failed: {status.reason} (--retry failed tries again)"
+        return Decision(Action.START, status.reason)
+    # `_within_budget` decides on failures of a budget
+    failed = status.state is RunState.FAILED and not status.used_up
+    if failed and not choices.retry & {"failed", status.ended}:
+        why = f"failed: {status.reason} (--retry failed retries it)"
+        return Decision(Action.LEAVE, why)
+    with_code = ""
+    if began and is_other_code:
+        if not found.has_code:
+            return Decision(Action.REFUSE, f"begun by other code {began.code_hash}")
+        with_code = f", with the code it began with ({began.snapshot})"
+    if failed:
+        return Decision(Action.RETRY, f"failed: {status.reason}{with_code}")
+    return Decision(Action.RESUME, f"after step {status.step}: {status.reason}{with_code}")
 
 
-def _code_of(folder: RunFolder, status: RunStatus) -> Code | None:
-    """The code that the run's numbers come from; None when no attempt has begun."""
-    attempts = read_attempts(folder)
-    snapshot = attempts[0].snapshot if attempts else ""
+def _within_budget(decision: Decision, spec: RunSpec, found: Found) -> Decision:
+    """Leave a run alone whose budget is used up."""
+    if decision.action.resumes:
+        used_up = lifecycle.exhausted_budget(str(found.folder.path), _limits(spec))
+        if used_up:
+            return Decision(Action.LEAVE, used_up)
+    return decision
+
+
+def _with_notes(
+    decision: Decision, found: Found, overrides: dict[str, Any], profile: ClusterProfile
+) -> str:
+    """Return why, and what a resumed run does otherwise or lacks."""
+    notes = [decision.why]
+    if decision.action.resumes:
+        if changes := describe(overrides):
+            notes.append(f"resumes with {changes}")
+        if profile.executor == "slurm":
+            notes.append(too_short(slowest_save_s(found.folder), profile.signal_delay_s))
+    return "; ".join(filter(None, notes))
+
+
+def _limits(spec: RunSpec) -> dict[str, Any]:
+    budgets = {"max_attempts", "max_idle_attempts", "max_gpu_hours"}
+    return spec.resources.model_dump(include=budgets)
+
+
+def _sizes(shape: Shape, profile: ClusterProfile) -> dict[str, Any]:
+    on_slurm = profile.executor == "slurm"
+    return {
+        "nodes": shape.nodes,
+        "processes_per_node": shape.processes_per_node,
+        "world_size": shape.world_size,
+        "gpus": profile.gpus(shape.nodes, shape.processes_per_node),
+        "signal_delay_s": profile.signal_delay_s,
+        "time_limit_s": shape.timeout_min * 60 if on_slurm else None,
+    }
+
+
+def _code(found: Found, action: Action, choices: Choices) -> Code:
+    """Return the code of the next attempt. A resumed run keeps the code that it began with."""
+    began = found.began
+    if action.resumes and began and found.has_code and began.code_hash != choices.code_hash:
+        return began
+    return Code(choices.code_hash, choices.snapshot)
+
+
+def _code_of(folder: RunFolder, status: RunStatus, history: AttemptHistory) -> Code | None:
+    """Return the code that the run's numbers come from. None if no attempt has begun."""
+    first = history.first
     try:
         if status.state is RunState.DONE and (result := read_result(folder)):
-            return Code(result.code_hash, snapshot)
+            return Code(result.code_hash, first.snapshot if first else "")
     except (ValidationError, IrregularFile):
-        raise ConfigError(
-            f"{folder.result} is damaged: put the folder {folder.path} aside and submit again"
-        ) from None
-    return Code(attempts[0].code_hash, snapshot) if attempts and attempts[0].code_hash else None
+        raise ConfigError(_damaged(folder.result, folder)) from None
+    if first and first.code_hash:
+        return Code(first.code_hash, first.snapshot)
+    return None
 
 
 def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int:
-    """Number of the newest attempt of the same run by older code.
+    """Return the number of the newest attempt of the same run by older code.
 
-    A process of it may still live somewhere, and must see that it has been replaced.
+    One of its processes may still live somewhere. A higher number shows it that it was replaced.
     """
-    aside = [str(path) for path in grid.replaced.glob(f"{folder.run_id}.*")]
-    here = [str(folder.path)] if action is Action.RESTART else []
-    return max((lifecycle.newest_attempt(path) for path in aside + here), default=0)
+    older = [str(path) for path in grid.replaced.glob(f"{folder.run_id}.*")]
+    if action is Action.RESTART:
+        older.append(str(folder.path))
+    return max(map(lifecycle.newest_attempt, older), default=0)
 
 
-def _check_compared(spec: RunSpec, folder: RunFolder, samples: int) -> None:
-    """Raise ConfigError where a loss would compare another number of samples with each other than it began with."""
-    first = next((attempt for attempt in read_attempts(folder) if attempt.step), None)
-    terms = spec.config.loss.compares_samples
+def _compared_samples(spec: RunSpec, overrides: dict[str, Any], world_size: int) -> int:
+    """Return the samples of one micro-batch over all processes.
+
+    Raises:
+        ConfigError: the batch sizes do not fit the number of processes.
+    """
+    micro_batch_size, _ = accumulation_steps(overridden(spec.config, overrides), world_size)
+    return micro_batch_size * world_size
+
+
+def _check_compared(spec: RunSpec, found: Found, samples: int) -> None:
+    """Raise ConfigError if a loss would compare another number of samples than at the start."""
+    terms, first = spec.config.loss.compares_samples, found.history.first_trained
     if not terms or first is None or first.world_size is None:
         return
-    config = overridden(
-        spec.config, {key: first.overrides[key] for key in KEYS if key in first.overrides}
-    )
-    began = accumulation_steps(config, first.world_size)[0] * first.world_size
+    began_with = {key: first.overrides[key] for key in KEYS if key in first.overrides}
+    began = _compared_samples(spec, began_with, first.world_size)
     if began != samples:
         raise ConfigError(
-            f"loss.{terms[0]} compares the samples of one micro-batch over all processes, {began} when run "
-            f"{folder.run_id} began and now {samples}: give the micro_batch_size (--resume-with) and processes whose "
-            f"product it is"
+            f"loss.{terms[0]} compares the samples of one micro-batch over all processes: {began} "
+            f"when run {found.place.run_id} began, now {samples}. Choose micro_batch_size "
+            f"(--resume-with) and the number of processes so that their product is {began}"
         )
 
 
-def _overrides(spec: RunSpec, folder: RunFolder, choices: Choices | None) -> dict[str, Any]:
-    """What differs from the run's immutable spec.json and holds for the next attempts.
+def _overrides(spec: RunSpec, found: Found, action: Action, choices: Choices) -> dict[str, Any]:
+    """Return the fields of the next attempts that differ from the run's spec.json.
 
-    Fields that are no identity; and those of `--resume-with`, which stay until others are asked for. No choices: the
-    run does not go on now.
+    These are fields outside the identity, and those of `--resume-with`. The latter stay until
+    others are given.
     """
-    if not folder.spec.exists():
+    folder = found.place
+    if action is Action.RESTART or not folder.spec.exists():
         return {}
-    try:
-        first = RunSpec.model_validate_json(read_regular(folder.spec))
-    except (ValidationError, IrregularFile):
-        raise ConfigError(
-            f"{folder.spec} is damaged: put the folder {folder.path} aside and submit again"
-        ) from None
-    if (
-        identity(first.config) != identity(spec.config)
-        or first.data_fingerprint != spec.data_fingerprint
+    first = _read_spec(folder)
+    if (identity(first.config), first.data_fingerprint) != (
+        identity(spec.config),
+        spec.data_fingerprint,
     ):
         raise ConfigError(
-            f"{folder.spec} does not say what its name says: put {folder.path} aside and submit again"
+            f"{folder.spec} is the spec of another run: move the folder {folder.path} away and "
+            f"submit again"
         )
     old, new = (
         flatten(first.config.model_dump(mode="json")),
         flatten(spec.config.model_dump(mode="json")),
     )
-    before = read_attempts(folder)[-1:]
-    asked = choices.resume_with if choices else {}
-    otherwise = kept(before[0].overrides, asked, first.config) if before else {}
-    return {key: value for key, value in new.items() if old.get(key) != value} | otherwise
+    changed = {key: value for key, value in new.items() if old.get(key) != value}
+    newest = found.history.newest
+    if newest is None:
+        return changed
+    given = choices.resume_with if action.resumes else {}
+    return changed | kept(newest.overrides, given, first.config)
+
+
+def _read_spec(folder: RunFolder) -> RunSpec:
+    try:
+        return RunSpec.model_validate_json(read_regular(folder.spec))
+    except (ValidationError, IrregularFile):
+        raise ConfigError(_damaged(folder.spec, folder)) from None
+
+
+def _damaged(file: Path, folder: RunFolder) -> str:
+    return f"{file} is damaged: move the folder {folder.path} away and submit again"
+
+
+def _other_code_error(grid: str, run_ids: list[str]) -> str:
+    names = ", ".join(run_ids[:MAX_NAMES])
+    if len(run_ids) > MAX_NAMES:
+        names += ", ..."
+    return (
+        f"{counted(len(run_ids), 'unfinished run')} of grid {grid!r} began with other code, which "
+        f"has no snapshot ({names}). A run never changes its code: restore that code, or submit "
+        f"with --code new to start again at step 0"
+    )

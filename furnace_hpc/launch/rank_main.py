@@ -1,4 +1,4 @@
-"""What every rank executes, in a Slurm array, from a batch script of one's own, and in the local queue alike."""
+"""The entry point of every rank, in a Slurm array, a script by hand, or the local queue."""
 
 import faulthandler
 import os
@@ -16,9 +16,12 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.verdict import Verdict
 from furnace_hpc.runs.trust import check_trusted
 
+SRUN_VARIABLES = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+LOCAL_VARIABLES = ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_LOCALID", "SUBMITIT_LOCAL_NTASKS")
+
 
 class Rank(NamedTuple):
-    """Where this process stands among those of its attempt."""
+    """The place of this process among those of its attempt."""
 
     rank: int
     local_rank: int
@@ -26,36 +29,21 @@ class Rank(NamedTuple):
 
 
 def run_task(submission: str = "") -> None:
-    """Train the run that the host's `begin` chose for this job. Never returns: the process ends with its exit code.
+    """Train the run that the host's `begin` chose for this job, and end the process.
 
-    submitit pickles this function by its name together with the submission's folder, and nothing else.
+    submitit pickles only the name of this function and the submission's folder.
     """
-    place = find_rank()
-    folder, attempt = (
-        RunFolder(Path(os.environ["FURNACE_RUN_DIR"])),
-        int(os.environ["FURNACE_ATTEMPT"]),
-    )
-    _write_to(folder.log(attempt, place.rank))
-    print(
-        f"run {folder.run_id}, attempt {attempt}, rank {place.rank} of {place.world_size}",
-        flush=True,
-    )
-    print(f"submission {submission or 'by hand'}, code {_code()}, cores {_cores()}", flush=True)
+    rank = find_rank()
+    folder = RunFolder(Path(os.environ["FURNACE_RUN_DIR"]))
+    attempt = int(os.environ["FURNACE_ATTEMPT"])
+    _write_to(folder.log(attempt, rank.rank))
+    print(f"run {folder.run_id}, attempt {attempt}, rank {rank.rank} of {rank.world_size}")
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    started_by = submission or "by hand"
+    print(f"submission {started_by}, code {_code()}, cores {cores}", flush=True)
     try:
-        with Verdict(folder, attempt, place.rank) as verdict:
-            _check_code()
-            # a file system may hang, before any watchdog
-            faulthandler.dump_traceback_later(START_S, exit=True, file=2)
-            from furnace_hpc.engine.distributed import RankInfo
-
-            # torch and DeepSpeed are imported on the compute node only
-            from furnace_hpc.engine.loop import train
-
-            faulthandler.cancel_dump_traceback_later()
-
-            code = train(
-                folder, attempt, RankInfo(*place, rendezvous=folder.rendezvous(attempt)), verdict
-            )
+        with Verdict(folder, attempt, rank.rank) as verdict:
+            code = _train(folder, attempt, rank, verdict)
     except BaseException:
         code = 1
         with suppress(OSError):
@@ -63,24 +51,36 @@ def run_task(submission: str = "") -> None:
     with suppress(OSError):  # a full disk
         sys.stdout.flush()
         sys.stderr.flush()
-    # interpreter shutdown takes torch and DeepSpeed seconds, and has nothing left to do
+    # The interpreter's shutdown takes torch and DeepSpeed seconds, and has nothing left to do.
     os._exit(code)
 
 
+def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: Verdict) -> int:
+    """Import the engine, train, and return the exit code."""
+    _check_code()
+    # A file system may hang during the imports, before any watchdog runs.
+    faulthandler.dump_traceback_later(START_S, exit=True, file=2)
+    from furnace_hpc.engine.distributed import RankInfo
+
+    # Only compute nodes import torch and DeepSpeed.
+    from furnace_hpc.engine.loop import train
+
+    faulthandler.cancel_dump_traceback_later()
+    info = RankInfo(*rank, rendezvous=folder.rendezvous(attempt))
+    return train(folder, attempt, info, verdict)
+
+
 def find_rank() -> Rank:
-    """This process's rank, as srun or submitit's local controller tells it.
+    """Return this process's rank, from the variables of srun or of submitit's local controller.
 
     Raises:
-        ConfigError: neither has started this process.
+        ConfigError: neither of them started this process.
     """
-    names = (
-        ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_LOCALID", "SUBMITIT_LOCAL_NTASKS")
-        if os.environ.get("SUBMITIT_EXECUTOR") == "local"
-        else ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
-    )
+    is_local = os.environ.get("SUBMITIT_EXECUTOR") == "local"
+    names = LOCAL_VARIABLES if is_local else SRUN_VARIABLES
     if missing := [name for name in names if name not in os.environ]:
         raise ConfigError(
-            f"{missing[0]} is not set: a rank is started by srun, or by furnace submit"
+            f"{missing[0]} is not set: start ranks with srun, or with `furnace submit`"
         )
     return Rank(*(int(os.environ[name]) for name in names))
 
@@ -90,25 +90,25 @@ def _code() -> Path:
 
 
 def _check_code() -> None:
-    """Raise ConfigError unless this code is the snapshot that the run is to be trained with."""
+    """Raise ConfigError unless this code is the snapshot with which the run must be trained."""
     wanted = os.environ.get("FURNACE_CODE")
-    if wanted and _code() != Path(wanted).resolve():
+    if not wanted:
+        return
+    if _code() != Path(wanted).resolve():
         raise ConfigError(
             f"this rank imported furnace_hpc from {_code()}, wanted the snapshot {wanted}: "
-            f"something in the job (a setup line, sitecustomize) puts another folder before it on Python's path"
+            f"something in the job (a setup line, sitecustomize) puts another folder first on "
+            f"Python's path"
         )
-    if wanted:  # the last to look; the batch script did before it ran any of it
-        check_trusted(_code(), _code().parent.parent.parent)
-
-
-def _cores() -> str:
-    return ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    # The last check. The batch script made the first one before it ran anything of it.
+    check_trusted(_code(), _code().parent.parent.parent)
 
 
 def _write_to(log: Path) -> None:
-    """Send this process's output, and that of its libraries and children, to the rank's log.
+    """Send the output of this process, its libraries and its children to the rank's log.
 
-    What looks like a secret is masked in all that Python prints; what children and C libraries write is not.
+    Text that looks like a secret is masked in what Python prints. Output of children and C
+    libraries is not masked.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -1,4 +1,4 @@
-"""What the user sees of a plan: which machine, a table of runs with what will be done and why, the batch scripts."""
+"""Choose the cluster profile, and print a plan: runs, reasons, costs, batch scripts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,17 +8,21 @@ from rich.table import Table
 
 from furnace_hpc.config.cluster import ClusterProfile, load_profile, profile_names
 from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.host import access
-from furnace_hpc.launch.plan import Action, Plan
+from furnace_hpc.launch.plan import Action, Plan, PlannedRun
 from furnace_hpc.runs.adopted import shown
 from furnace_hpc.slurm.client import cluster_name, has_slurm
 
-MAX_LINES = 40  # a longer plan shows its first runs and counts the others
+MAX_LINES = 40  # runs in the table of a plan
+MAX_NAMES = 3  # runs in a sentence
 
 
 def choose_profile(name: str) -> ClusterProfile:
-    """The profile that `--cluster` means; `auto` is this Slurm cluster's, or `local` where there is no Slurm.
+    """Return the profile of `--cluster`.
+
+    `auto` means the profile of this Slurm cluster, or `local` if there is no Slurm.
 
     Raises:
         ConfigError: unknown name, or no profile names this Slurm cluster.
@@ -30,13 +34,13 @@ def choose_profile(name: str) -> ClusterProfile:
     here, broken = cluster_name(), ""
     if here is None:
         raise UnavailableError(
-            "there is an sbatch on PATH, but Slurm's controller does not answer: try again, or use this machine alone "
-            "with --cluster local"
+            "there is an sbatch on PATH, but Slurm's controller does not answer: try again, or use "
+            "this machine alone with --cluster local"
         )
     for candidate in profile_names():
         try:
             profile = load_profile(candidate)
-        except ConfigError as error:  # another cluster's file is no reason to stop
+        except ConfigError as error:  # a damaged profile of another cluster must not stop this one
             broken = f"; left out: {error}"
             continue
         if profile.cluster_name == here:
@@ -48,107 +52,125 @@ def choose_profile(name: str) -> ClusterProfile:
 
 
 def check_shared(runs: Path, profile: ClusterProfile) -> None:
-    """Raise ConfigError when the profile says which folders compute nodes see, and the runs are in none of them."""
+    """Raise ConfigError if the runs are in none of the profile's shared folders."""
     place = runs.resolve()
-    if profile.shared_folders and not any(
-        place.is_relative_to(Path(p).resolve()) for p in profile.shared_folders
-    ):
+    shared = [Path(folder).resolve() for folder in profile.shared_folders]
+    if shared and not any(place.is_relative_to(folder) for folder in shared):
         raise ConfigError(
-            f"runs would lie in {place}, which compute nodes of cluster {profile.name!r} do not see (they see "
-            f"{', '.join(profile.shared_folders)}): choose --runs-root below one of these"
+            f"the runs would be in {place}, which compute nodes of cluster {profile.name!r} do not "
+            f"see (they see {', '.join(profile.shared_folders)}): choose --runs-root below one of "
+            f"these"
         )
 
 
 def print_plan(plan: Plan) -> None:
-    """Print what will be done with each run, and what it may cost."""
-    console = Console(highlight=False, markup=False)  # an exception's words may hold brackets
+    """Print what is done with each run, and what it may cost."""
+    console = Console(highlight=False, markup=False)  # an exception's text may contain brackets
     if not console.is_terminal:
-        console.width = 1000  # a log file has no width: nothing is cropped or wrapped
-    grid, profile = plan.grid, plan.profile
-    console.print(printable(f"grid {grid.name}: {grid.description or grid.metric}"), markup=False)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("run", "state", "action", "why"):
-        table.add_column(column, no_wrap=column != "why")
-    shown = [run for run in plan.runs if run.action is not Action.SKIP or run.why != "done"]
-    for run in shown[:MAX_LINES]:
-        table.add_row(
-            run.folder.run_id, run.status.state.value, run.action.value, printable(run.why)
-        )
-    if shown:
-        console.print(table)
-    if len(shown) > MAX_LINES:
-        console.print(f"... and {len(shown) - MAX_LINES:,} more")
+        console.width = 1000  # never crop or wrap in a log file
+    grid = plan.grid
+    console.print(printable(f"grid {grid.name}: {grid.description or grid.metric}"))
+    _print_runs(plan, console)
     counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
-    console.print(f"{len(plan.runs):,} runs ({counts}) on {profile.name}", markup=False)
-    for line in _other_names(plan):
-        console.print(line, markup=False)
-    if plan.to_do:
-        older = sum(run.facts["snapshot"] != plan.snapshot for run in plan.to_do)
-        rest = f"; {older:,} go on with the code they began with" if older else ""
-        console.print(
-            f"code {plan.snapshot}, as it is now; what is edited later changes nothing for these runs{rest}"
-        )
-    if plan.to_do and profile.executor == "slurm":
-        for shape, rows in plan.shapes.items():
-            console.print(f"{len(rows):,} runs of {shape}", markup=False)
-        if plan.exclude:
-            console.print(
-                f"without {', '.join(plan.exclude)}: {profile.exclude_after_failures} or more attempts hung, never "
-                f"started or were lost there (exclude_after_failures of the profile)"
-            )
-        once, everything = plan.bill
-        console.print(
-            f"at most {once:,.1f} GPU-hours if each run needs one attempt, and at most {everything:,.1f} with every "
-            f"requeue that resources.max_attempts allows"
-        )
+    console.print(f"{counted(len(plan.runs), 'run')} ({counts}) on {plan.profile.name}")
+    for line in (*_other_names(plan), *_code(plan), *_jobs(plan)):
+        console.print(line)
     if not plan.to_do:
         console.print("nothing to do")
 
 
+def _print_runs(plan: Plan, console: Console) -> None:
+    """Print a table of all runs except those that are simply done."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("run", "state", "action", "why"):
+        table.add_column(column, no_wrap=column != "why")
+    runs = [run for run in plan.runs if (run.action, run.why) != (Action.SKIP, "done")]
+    for run in runs[:MAX_LINES]:
+        state, why = run.status.state.value, printable(run.why)
+        table.add_row(run.folder.run_id, state, run.action.value, why)
+    if runs:
+        console.print(table)
+    if len(runs) > MAX_LINES:
+        console.print(f"... and {len(runs) - MAX_LINES:,} more")
+
+
 def _other_names(plan: Plan) -> Iterator[str]:
-    """What there is of the plan's runs under other names, a line each."""
-    adopted = [
-        f"{r.folder.run_id} is {shown(r.adopts, plan.folder)}" for r in plan.runs if r.adopts
-    ]
+    """Yield lines about runs that exist under other names."""
+    adopted = [_is_run(run, run.adopts, plan) for run in plan.runs if run.adopts]
     if adopted:
+        are = is_are(len(adopted))
         yield (
-            f"{len(adopted):,} runs are done under another name, with the same config, seed and data, and are not "
-            f"trained again (--no-adopt trains them): {_some(adopted)}"
+            f"{counted(len(adopted), 'run')} {are} done under another name, with the same config, "
+            f"seed and data, and {are} not trained again (--no-adopt trains them): {_some(adopted)}"
         )
-    left = [
-        f"{r.folder.run_id} is {shown(r.unfinished, plan.folder)}"
-        for r in plan.runs
-        if r.unfinished
-    ]
-    if left:
+    unfinished = [_is_run(run, run.unfinished, plan) for run in plan.runs if run.unfinished]
+    if unfinished:
         yield (
-            f"{len(left):,} runs start at step 0 and are unfinished under another name; submit under that name to "
-            f"resume them: {_some(left)}"
+            f"{counted(len(unfinished), 'new run')} {is_are(len(unfinished))} unfinished under "
+            f"another name; submit under that name to resume instead: {_some(unfinished)}"
         )
+
+
+def _is_run(run: PlannedRun, other: Path, plan: Plan) -> str:
+    return f"{run.folder.run_id} is {shown(other, plan.folder)}"
 
 
 def _some(words: list[str]) -> str:
-    return ", ".join(words[:3]) + (f", and {len(words) - 3:,} more" if len(words) > 3 else "")
+    text = ", ".join(words[:MAX_NAMES])
+    if len(words) > MAX_NAMES:
+        text += f", and {len(words) - MAX_NAMES:,} more"
+    return text
+
+
+def _code(plan: Plan) -> Iterator[str]:
+    """Yield lines about the code that the runs use."""
+    if plan.to_do:
+        yield f"code {plan.snapshot}, as it is now: later edits do not affect these runs"
+    if older := sum(run.attempt.snapshot != plan.snapshot for run in plan.to_do):
+        yield f"{counted(older, 'run')} will resume with the code of the first attempt"
+
+
+def _jobs(plan: Plan) -> Iterator[str]:
+    """Yield lines about the jobs and their costs."""
+    if not plan.to_do or plan.profile.executor != "slurm":
+        return
+    for shape, rows in plan.shapes.items():
+        yield f"{counted(len(rows), 'run')} of {shape}"
+    if plan.exclude:
+        yield (
+            f"excluded nodes: {', '.join(plan.exclude)}, where at least "
+            f"{plan.profile.exclude_after_failures} attempts hung, did not start or lost their "
+            f"node (exclude_after_failures in the profile)"
+        )
+    once, everything = plan.gpu_hours
+    yield (
+        f"at most {once:,.1f} GPU-hours with one attempt per run, and at most {everything:,.1f} "
+        f"with all attempts that resources.max_attempts allows"
+    )
 
 
 def print_batch_texts(plan: Plan) -> None:
-    """Print the batch script of each array as it would be submitted, and what Slurm, where there is one, says of it.
+    """Print the batch script of each array, and Slurm's answer to a test if there is a Slurm.
 
-    The program that checks what may be executed is two hundred lines, and is named instead.
+    The text of `furnace_check` has two hundred lines: it is only named.
     """
     if plan.profile.executor != "slurm":
         return
     from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Limits, next_wave
-    from furnace_hpc.launch.batch_script import rule_text
-    from furnace_hpc.launch.slurm_array import batch_text, test_text
+    from furnace_hpc.launch.batch_script import check_function
+    from furnace_hpc.launch.slurm_array import batch_text, test_array
     from furnace_hpc.slurm.sbatch_errors import hint, short
 
     limits = Limits(plan.profile.max_array_size or DEFAULT_MAX_ARRAY_SIZE)
     for array in next_wave(plan.shapes, limits):
-        print(f"\n# --- batch script of the array of {len(array.rows):,} runs ---")
+        print(f"\n# --- batch script of the array of {counted(len(array.rows), 'run')} ---")
         text = batch_text(plan, array, (plan.folder.submissions / "N").resolve())
-        print(text.replace(rule_text(), f"# furnace_check: the program of {Path(access.__file__)}"))
-        if has_slurm():
-            said = test_text(plan, array)
-            words = short(said.error)
-            print(f"\n# Slurm says: {words}" + ("" if said.ok else f": {hint(words)}"))
+        named = f"# furnace_check() {{ ... }}: the program {access.__file__}"
+        print(text.replace(check_function(), named))
+        if not has_slurm():
+            continue
+        answer = test_array(plan, array)
+        line = f"\n# sbatch --test-only: {short(answer.error)}"
+        if not answer.ok:
+            line += f"\n# hint: {hint(answer.error)}"
+        print(line)

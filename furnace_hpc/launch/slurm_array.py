@@ -1,7 +1,7 @@
-"""Slurm arrays and follow-up jobs, built and submitted by submitit; nothing more is asked of submitit.
+"""Submit Slurm arrays and follow-up jobs with submitit.
 
-A line in the journal goes before each sbatch and another after it, so that what is cut off in between is found by the
-job's name and never submitted twice.
+The journal gets a line before each sbatch, and another one after it. If a submission is cut off in
+between, the job is found by its name and never submitted twice.
 """
 
 import io
@@ -18,6 +18,7 @@ from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave
 from furnace_hpc.launch.batch_script import (
     array_parameters,
@@ -39,37 +40,31 @@ from furnace_hpc.slurm.sbatch_errors import hint, is_away, is_doubtful, short
 
 SBATCH_TIMEOUT_S = 90
 LIMIT_REACHED = "you have as many jobs as the site allows: wait for some to end"
-LOOK_AGAIN_S = (1, 2, 4, 8)  # after a lost answer: the controller may still be busy with the job
+LOOK_AGAIN_S = (1, 2, 4, 8)  # after a lost answer: the controller may still work on the job
 
 Shapes = Mapping[Shape, Sequence[int]]
 
 
 def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
-    """Submit what the site takes now of the plan's arrays, and the job that sends the rest; return what was done.
+    """Submit the first wave of a plan and its follow-up job. Return a line for each job.
 
-    The grid's lock is held by the caller.
+    The caller holds the grid's lock.
 
     Raises:
-        ConfigError: sbatch refused (its own words are in the message), or the path cannot stand in a script.
+        ConfigError: sbatch refused a job (with its message), or a script cannot contain the path.
         UnavailableError: the controller is away, or its answer was lost.
     """
     check_path(plan.folder.path.resolve())
+    _check_shapes(plan)
     limits = site_limits(plan.profile, live_jobs)
-    for shape in plan.shapes:
-        _check_time(shape, plan.profile)
-    # one shape is refused or taken whole; of several, one could be refused half-way
-    if len(plan.shapes) > 1:
-        for shape, rows in plan.shapes.items():
-            _test(plan, shape, list(rows))
     if not next_wave(plan.shapes, limits):
         raise ConfigError(f"{LIMIT_REACHED}, and submit again")
     submission = prepare(plan)
+    grid = plan.folder.path.name
     try:
-        return submit_wave(
-            submission, plan.profile, plan.folder.path.name, plan.shapes, limits, plan.exclude
-        )
+        return submit_wave(submission, plan.profile, grid, plan.shapes, limits, plan.exclude)
     except UnavailableError:
-        raise  # nobody knows: the journal must stay
+        raise  # the job may exist: the journal must stay
     except ConfigError:
         if not any(sent.outcome == "submitted" for sent in submission.sent()):
             withdraw(plan, submission)
@@ -77,7 +72,7 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
 
 
 def prepare(plan: Plan) -> Submission:
-    """Write everything that the batch scripts read, and submit nothing."""
+    """Write everything that batch scripts read, and submit nothing."""
     submission = write_submission(plan)
     DelayedSubmission(run_task, str(submission.path)).dump(submission.path / "payload.pkl")
     return submission
@@ -91,93 +86,166 @@ def submit_wave(
     limits: Limits,
     exclude: tuple[str, ...] = (),
 ) -> list[str]:
-    """Submit the next wave of these rows and its follow-up job; return what was done, a line each."""
+    """Submit the next wave of these rows and its follow-up job. Return a line for each job."""
     arrays = next_wave(shapes, limits)
     if not arrays:
         raise UnavailableError(LIMIT_REACHED)
-    code = submission.code
-    ids, words, cluster = [], [], client.cluster_name()
+    ids, lines = [], []
     for array in arrays:
-        name = job_name(grid, "array")
-        submission.note(
-            "intent", name=name, kind="array", base=array.base, rows=array.rows, cluster=cluster
-        )
-        command = f"{rank_command(profile, code)} -u -m submitit.core._submit {shlex.quote(str(submission.path))}"
-        parameters = array_parameters(profile, array, name, submission.path, code, exclude)
-        ids.append(_sbatch(submission, name, command, parameters, len(array.rows)))
-        words.append(f"submitted array {ids[-1]}: {len(array.rows):,} runs of {array.shape}")
+        ids.append(_submit_array(submission, profile, grid, array, exclude))
+        runs = counted(len(array.rows), "run")
+        lines.append(f"submitted array {ids[-1]}: {runs} of {array.shape}")
     left = sum(map(len, shapes.values())) - sum(len(array.rows) for array in arrays)
-    if not profile.follow_up:
-        return (
-            [*words, f"{left:,} runs are left: submit again when these have ended"]
-            if left
-            else words
+    if profile.follow_up:
+        lines.append(_submit_follow_up(submission, profile, grid, ids, left))
+    elif left:
+        lines.append(
+            f"{counted(left, 'run')} {is_are(left)} left: submit again when these jobs have ended"
         )
-    return [*words, _follow_up(submission, profile, grid, ids, left)]
+    return lines
 
 
 def send_missing_follow_ups(folder: GridFolder, evidence: Evidence) -> list[str]:
-    """A follow-up job for every submission that was cut off between its array and that; what was done, a line each."""
-    words = []
+    """Submit follow-up jobs for submissions that were cut off before theirs. Return a line each."""
+    lines = []
     for submission in submissions(folder):
-        sent = [one for one in submission.sent() if one.outcome == "submitted"]
-        followed = max((n for n, one in enumerate(sent) if one.kind == "follow-up"), default=-1)
-        ids = [
-            one.job_id
-            for one in sent[followed + 1 :]
-            if any(i in evidence.queued for i in one.elements.values())
-        ]
+        ids = _arrays_without_follow_up(submission, evidence)
         if ids and (profile := read_profile(submission)).follow_up:
-            words.append(_follow_up(submission, profile, folder.path.name, ids, 0))
-    return words
+            lines.append(_submit_follow_up(submission, profile, folder.path.name, ids, 0))
+    return lines
 
 
-def _follow_up(
+def batch_text(plan: Plan, array: Array, submission: Path) -> str:
+    """Return the batch script of one array, as `submit_plan` submits it. It needs no Slurm."""
+    check_path(submission)
+    code = plan.folder.code.resolve() / plan.snapshot
+    name = f"furnace-{plan.grid.name}-TOKEN"
+    text: str = _make_sbatch_string(
+        command=_rank_command(plan.profile, code, submission),
+        folder=submission,
+        map_count=len(array.rows),
+        **array_parameters(plan.profile, array, name, submission, code, plan.exclude),
+    )
+    return text
+
+
+def test_array(plan: Plan, array: Array) -> client.CommandResult:
+    """Return the result of `sbatch --test-only` for an array."""
+    with environment_of_jobs():
+        return client.test_only(batch_text(plan, array, plan.folder.submissions.resolve() / "0"))
+
+
+def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
+    """Return what the site accepts now, from the profile, else from Slurm."""
+    size = profile.max_array_size or whole(client.configuration().get("MaxArraySize", ""))
+    if size is None:
+        size = DEFAULT_MAX_ARRAY_SIZE
+    most = profile.max_submit_jobs or client.submit_limit(profile.account, profile.qos)
+    if most is None:
+        return Limits(size)
+    return Limits(size, most - live_jobs - int(profile.follow_up))
+
+
+def _check_shapes(plan: Plan) -> None:
+    """Raise ConfigError if a job of the plan would wait forever, or be refused.
+
+    sbatch accepts or refuses an array as a whole. With several arrays, the second could be refused
+    when the first is already submitted. So they are tested before.
+    """
+    for shape in plan.shapes:
+        _check_time(shape, plan.profile)
+    if len(plan.shapes) > 1:
+        for shape, rows in plan.shapes.items():
+            _check_accepted(plan, shape, rows)
+
+
+def _check_time(shape: Shape, profile: ClusterProfile) -> None:
+    partition = shape.partition or profile.partition
+    longest = client.longest_min(partition)
+    if longest and shape.timeout_min > longest:
+        name = f"partition {partition}" if partition else "the default partition"
+        raise ConfigError(
+            f"resources.timeout_min {shape.timeout_min} is more than {name} allows ({longest}): "
+            f"such a job would never start. Use at most {longest}; runs resume after a requeue"
+        )
+
+
+def _check_accepted(plan: Plan, shape: Shape, rows: list[int]) -> None:
+    answer = test_array(plan, Array(shape, rows[0], (rows[0],)))
+    if not answer.ok and not is_away(answer.error) and not is_doubtful(answer.error):
+        words = short(answer.error)
+        raise ConfigError(
+            f"sbatch would refuse {counted(len(rows), 'run')} of {shape}: {words}: {hint(words)}"
+        )
+
+
+def _submit_array(
+    submission: Submission,
+    profile: ClusterProfile,
+    grid: str,
+    array: Array,
+    exclude: tuple[str, ...],
+) -> str:
+    """Submit one array and return its job id."""
+    name = job_name(grid, "array")
+    _note_intent(submission, name, "array", array.base, array.rows)
+    command = _rank_command(profile, submission.code, submission.path)
+    parameters = array_parameters(profile, array, name, submission.path, submission.code, exclude)
+    return _sbatch(submission, name, command, parameters, len(array.rows))
+
+
+def _submit_follow_up(
     submission: Submission, profile: ClusterProfile, grid: str, after: list[str], left: int
 ) -> str:
-    """Submit the job that comes after these; what was done, or why not: the runs go on without it."""
-    name, place = job_name(grid, "follow-up"), shlex.quote(str(submission.path))
-    submission.note(
-        "intent", name=name, kind="follow-up", base=0, rows=[], cluster=client.cluster_name()
-    )
-    command = f"{shlex.quote(profile.python or sys.executable)} -m furnace_hpc.follow_up {place}"
+    """Submit the job that follows these. If sbatch refuses it, the runs continue without it."""
+    name = job_name(grid, "follow-up")
+    _note_intent(submission, name, "follow-up", 0, [])
+    python = shlex.quote(profile.python or sys.executable)
+    command = f"{python} -m furnace_hpc.follow_up {shlex.quote(str(submission.path))}"
     parameters = follow_up_parameters(profile, name, after, submission.path, submission.code)
-    rest = f"sends the {left:,} runs left, " if left else ""
+    rest = f"submits the {counted(left, 'run')} left, " if left else ""
     try:
         job_id = _sbatch(submission, name, command, parameters)
     except UnavailableError:
         raise
     except ConfigError as error:
-        return f"no follow-up job ({error}): submit again when all have ended, which {rest}retries what was interrupted"
-    return f"submitted job {job_id}, which {rest}retries what was interrupted, and makes the table"
+        return (
+            f"no follow-up job ({error}): submit again when all jobs have ended, which {rest}"
+            f"retries interrupted runs"
+        )
+    return f"submitted job {job_id}, which {rest}retries interrupted runs, and makes the table"
 
 
-def batch_text(plan: Plan, array: Array, submission: Path) -> str:
-    """The batch script of one array, as `submit_plan` would submit it. Works where there is no Slurm."""
-    check_path(submission)
-    code = plan.folder.code.resolve() / plan.snapshot
-    command = f"{rank_command(plan.profile, code)} -u -m submitit.core._submit {shlex.quote(str(submission))}"
-    every = array_parameters(
-        plan.profile, array, f"furnace-{plan.grid.name}-TOKEN", submission, code, plan.exclude
-    )
-    text: str = _make_sbatch_string(
-        command=command, folder=submission, map_count=len(array.rows), **every
-    )
-    return text
+def _arrays_without_follow_up(submission: Submission, evidence: Evidence) -> list[str]:
+    """Return ids of arrays in the queue that were submitted after the newest follow-up job."""
+    arrays: list[str] = []
+    for sent in submission.sent():
+        if sent.outcome == "submitted" and sent.kind == "follow-up":
+            arrays = []
+        elif sent.outcome == "submitted" and not evidence.queued.keys().isdisjoint(
+            sent.elements.values()
+        ):
+            arrays.append(sent.job_id)
+    return arrays
 
 
-def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
-    """What the site takes now: the profile's word, else Slurm's own."""
-    said = whole(client.configuration().get("MaxArraySize", ""))
-    size = profile.max_array_size or (DEFAULT_MAX_ARRAY_SIZE if said is None else said)
-    most = profile.max_submit_jobs or client.submit_limit(profile.account, profile.qos)
-    return Limits(
-        size, None if most is None else most - live_jobs - (1 if profile.follow_up else 0)
-    )
+def _note_intent(
+    submission: Submission, name: str, kind: str, base: int, rows: Sequence[int]
+) -> None:
+    cluster = client.cluster_name()
+    submission.note("intent", name=name, kind=kind, base=base, rows=rows, cluster=cluster)
+
+
+def _rank_command(profile: ClusterProfile, code: Path, submission: Path) -> str:
+    python = rank_command(profile, code)
+    return f"{python} -u -m submitit.core._submit {shlex.quote(str(submission))}"
 
 
 class _Executor(SlurmExecutor):  # type: ignore[misc]  # the library is not typed
-    """Submitit's executor, with an sbatch that neither hangs nor outlives this process, and may print a banner."""
+    """submitit's executor with an sbatch that has a time limit and dies with this process.
+
+    It also accepts an sbatch that prints a banner.
+    """
 
     @staticmethod
     def _get_job_id_from_submission_command(string: bytes | str) -> str:
@@ -194,7 +262,7 @@ class _Executor(SlurmExecutor):  # type: ignore[misc]  # the library is not type
 def _sbatch(
     submission: Submission, name: str, command: str, parameters: dict[str, Any], count: int = 0
 ) -> str:
-    """One sbatch; the id of its job."""
+    """Run sbatch once and return the job id. `count` is the number of array elements."""
     executor = _Executor(submission.path, max_num_timeout=1000)
     executor.update_parameters(**parameters)
     if count:
@@ -209,19 +277,19 @@ def _sbatch(
 
 
 def _after_failure(submission: Submission, name: str, words: str) -> str:
-    """The id of a job that was submitted although sbatch failed.
+    """Return the id of a job that was submitted although sbatch failed with these words.
 
     Raises:
-        ConfigError: it was refused.
-        UnavailableError: it never reached the controller, or nobody can tell now.
+        ConfigError: sbatch refused the job.
+        UnavailableError: the job never reached the controller, or that cannot be found out now.
     """
-    if is_away(words) and not is_doubtful(words):
-        submission.note("absent", name=name)
-        raise UnavailableError(
-            f"Slurm's controller is away ({words}): job {name} was not submitted; give the command again, "
-            f"and only what is missing is submitted"
-        )
     if not is_doubtful(words):
+        if is_away(words):
+            submission.note("absent", name=name)
+            raise UnavailableError(
+                f"Slurm's controller is away ({words}): job {name} was not submitted. Repeat the "
+                f"command; it submits only what is missing"
+            )
         submission.note("refused", name=name, error=words)
         raise ConfigError(f"sbatch refused job {name}: {words}: {hint(words)}")
     for pause_s in LOOK_AGAIN_S:
@@ -232,33 +300,7 @@ def _after_failure(submission: Submission, name: str, words: str) -> str:
         except UnavailableError:
             continue
     raise UnavailableError(
-        f"sbatch failed ({words or 'without a word'}), and Slurm does not list job {name} now: give the command again "
-        f"in a minute; it asks for that job first, and submits only what is missing"
+        f"sbatch failed ({words or 'without a message'}), and Slurm does not list job {name} now: "
+        f"repeat the command in a minute. It looks for that job first, and submits only what is "
+        f"missing"
     )
-
-
-def _check_time(shape: Shape, profile: ClusterProfile) -> None:
-    """Raise ConfigError for a time limit with which a job would wait for ever."""
-    partition = shape.partition or profile.partition
-    longest = client.longest_min(partition)
-    if longest and shape.timeout_min > longest:
-        raise ConfigError(
-            f"resources.timeout_min {shape.timeout_min} is more than partition {partition or 'of jobs without one'} "
-            f"allows ({longest}): such a job waits for ever; give at most that, runs are requeued where they stopped"
-        )
-
-
-def _test(plan: Plan, shape: Shape, rows: list[int]) -> None:
-    """Raise ConfigError when Slurm would refuse a job of this shape."""
-    said = test_text(plan, Array(shape, rows[0], (rows[0],)))
-    if not said.ok and not is_away(said.error) and not is_doubtful(said.error):
-        words = short(said.error)
-        raise ConfigError(
-            f"sbatch would refuse {len(rows):,} runs of {shape}: {words}: {hint(words)}"
-        )
-
-
-def test_text(plan: Plan, array: Array) -> client.CommandResult:
-    """What `sbatch --test-only` says of an array."""
-    with environment_of_jobs():
-        return client.test_only(batch_text(plan, array, plan.folder.submissions.resolve() / "0"))

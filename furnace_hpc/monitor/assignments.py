@@ -45,7 +45,7 @@ def _of_later_waves(submission: Submission) -> dict[str, JobAssignment]:
     if not follow_up:
         return {}
     cancelled = submission.cancelled()
-    run_ids = [str(row["run_id"]) for row in submission.rows if row["to_do"]]
+    run_ids = [row.run_id for row in submission.rows if row.to_do]
     return {
         run_id: JobAssignment(submission.path, "", follow_up, cancelled=run_id in cancelled)
         for run_id in run_ids
@@ -62,7 +62,7 @@ def _of_arrays(submission: Submission) -> dict[str, JobAssignment]:
         if array.kind != "array":
             continue
         for row, job_id in array.elements.items():
-            run_id = str(submission.rows[row]["run_id"])
+            run_id = submission.rows[row].run_id
             found[run_id] = JobAssignment(
                 submission.path,
                 job_id,

@@ -104,7 +104,7 @@ def _runs(folder: GridFolder) -> tuple[dict[RunFolder, int], dict[RunFolder, int
     others: dict[RunFolder, int] = {}
     names: dict[object, RunFolder] = {}  # folder on disk -> its newest name
     for submission in whole:
-        runs = {folder.run(row["run_id"]): row["steps"] for row in submission.rows}
+        runs = {folder.run(row.run_id): row.steps for row in submission.rows}
         if _settings(submission.path / "grid.yaml") == settings:
             newest |= runs
             names |= {_identity(run): run for run in runs}

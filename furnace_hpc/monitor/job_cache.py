@@ -195,7 +195,7 @@ def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
                 follow_ups[sent.job_id] = job._replace(follows=follows)
                 continue
             for row, job_id in sent.elements.items():
-                run = folder.run(submission.rows[row]["run_id"])
+                run = folder.run(submission.rows[row].run_id)
                 newest[run.run_id] = job_id, job._replace(run=run)
     by_hand = {
         attempt.job_id or "": Expected(folder.run(run_id), "", "")
@@ -205,7 +205,7 @@ def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
 
 
 def _runs_to_do(folder: GridFolder, submission: Submission) -> tuple[RunFolder, ...]:
-    return tuple(folder.run(row["run_id"]) for row in submission.rows if row.get("to_do"))
+    return tuple(folder.run(row.run_id) for row in submission.rows if row.to_do)
 
 
 def _query(folder: GridFolder, known: Evidence, jobs: dict[str, Expected]) -> Evidence:

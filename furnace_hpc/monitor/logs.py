@@ -43,7 +43,7 @@ def _log_files(folder: GridFolder, run: RunFolder) -> list[Path]:
 def _find(folder: GridFolder, name: str) -> RunFolder:
     """Find a run by its name, or by a beginning that no other name has."""
     rows = [row for submission in submissions(folder) for row in submission.rows]
-    known = dict.fromkeys(row["run_id"] for row in rows)
+    known = dict.fromkeys(row.run_id for row in rows)
     if name in known:
         return folder.run(name)
     found = [run_id for run_id in known if run_id.startswith(name)]
@@ -65,7 +65,7 @@ def _batch_logs(folder: GridFolder, run: RunFolder) -> list[Path]:
             if sent.outcome != "submitted" or sent.kind != "array":
                 continue
             for row, job_id in sent.elements.items():
-                if submission.rows[row]["run_id"] == run.run_id:
+                if submission.rows[row].run_id == run.run_id:
                     paths.append(batch_log(submission.path, job_id))
     return [path for path in paths if path.exists()]
 

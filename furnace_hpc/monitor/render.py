@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rich.text import Text
 
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.monitor.columns import PICTURE, PLAIN, RUN, Column, bar, short_names
 from furnace_hpc.monitor.grid_status import Line
 from furnace_hpc.monitor.job_cache import Evidence
@@ -68,7 +69,7 @@ def plain(lines: Sequence[Line], evidence: Evidence) -> list[str]:
 
 def summary(lines: Sequence[Line], evidence: Evidence) -> str:
     """Count the runs in each state, and report if Slurm does not answer."""
-    text = f"{len(lines):,} runs: {_counts(lines)}"
+    text = f"{counted(len(lines), 'run')}: {_counts(lines)}"
     if not evidence.failures:
         return text
     since = "never"

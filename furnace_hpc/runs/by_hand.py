@@ -19,7 +19,7 @@ def manually_started(folder: GridFolder, submissions: list[Submission]) -> dict[
     }
     found = {}
     for run_id in dict.fromkeys(
-        row["run_id"] for submission in submissions for row in submission.rows
+        row.run_id for submission in submissions for row in submission.rows
     ):
         run = folder.run(run_id)
         attempts = [] if run.result.is_file() else read_attempts(run)

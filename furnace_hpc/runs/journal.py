@@ -21,6 +21,7 @@ from typing import Any
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.submitted import SubmissionRow, read_rows
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Submission:
         found: set[str] = set()
         for event in self.events():
             if event["event"] == "cancelled":
-                found |= set(event["runs"]) or {row["run_id"] for row in self.rows}
+                found |= set(event["runs"]) or {row.run_id for row in self.rows}
         return found
 
     @cached_property
@@ -97,9 +98,9 @@ class Submission:
         return Path(read_regular_text(self.path / "code", errors="surrogateescape").strip())
 
     @cached_property
-    def rows(self) -> list[dict[str, Any]]:
-        """rows.jsonl; empty for a submission that was killed while it was written."""
-        return _rows(self.path / "rows.jsonl")
+    def rows(self) -> list[SubmissionRow]:
+        """Lines of rows.jsonl. Empty if the submission was killed before it wrote them."""
+        return read_rows(self.path / "rows.jsonl")
 
 
 def submissions(folder: GridFolder) -> list[Submission]:
@@ -119,14 +120,6 @@ def _events(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [event for event in map(_parse, lines) if event]
-
-
-@cached_by_stat(lambda path: [path])
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in read_regular_text(path).splitlines()]
-    except FileNotFoundError:
-        return []
 
 
 def _parse(line: str) -> dict[str, Any] | None:

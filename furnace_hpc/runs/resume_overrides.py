@@ -75,7 +75,7 @@ def overridden(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig
     return validate(TrainConfig, apply_overrides(content, dict(overrides)))
 
 
-def in_words(overrides: Mapping[str, Any]) -> str:
+def describe(overrides: Mapping[str, Any]) -> str:
     """What an attempt does otherwise than its run's spec says; empty for nothing that could matter to a reader."""
     words = []
     if file := overrides.get("deepspeed"):
@@ -90,7 +90,7 @@ def ways(attempts: list[Attempt]) -> list[str]:
     found: list[str] = []
     for attempt in attempts:
         size = attempt.world_size or 1
-        words = [f"{size} process{'es' if size > 1 else ''}", in_words(attempt.overrides)]
+        words = [f"{size} process{'es' if size > 1 else ''}", describe(attempt.overrides)]
         way = ", ".join(filter(None, words))
         if attempt.step and way not in found[-1:]:
             found.append(way)

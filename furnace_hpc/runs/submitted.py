@@ -1,9 +1,9 @@
-"""Find the runs of a grid that was submitted before, and name commands on them."""
+"""Find the runs of a grid that was submitted before, and write commands for it."""
 
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from furnace_hpc.config.base import NAME_PATTERN
 from furnace_hpc.config.errors import ConfigError, nearest
@@ -11,11 +11,62 @@ from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.grid import load_grid, read_grid
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.parsing.lookup import find_file, is_path, parse_value, read_yaml
+from furnace_hpc.host.attempt_spec import AttemptSpec
+from furnace_hpc.host.regular_file import read_regular_text
+from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder
 
 
+class SubmissionRow(NamedTuple):
+    """One line of a submission's `rows.jsonl`: one run of the grid."""
+
+    run_id: str
+    row: int = 0  # number of the line, from 0
+    run_dir: str = ""
+    to_do: bool = False  # whether the submission starts it
+    shape: tuple[Any, ...] = ()  # fields of `Shape` in launch/plan.py
+    steps: int = 0
+    data: tuple[str, str] = ("", "")  # data set and its fingerprint
+    spec_at: tuple[int, int] = (0, 0)  # offset and length in specs.jsonl, in bytes
+    code: str = ""  # folder of the code snapshot
+    attempt: AttemptSpec = AttemptSpec()  # under the key `facts`
+
+    @classmethod
+    def of_line(cls, line: str) -> "SubmissionRow":
+        """Read one line. A missing key has its default, other keys are ignored."""
+        content = json.loads(line)
+        known = {name: content[name] for name in cls._fields if name in content}
+        known["attempt"] = AttemptSpec.of_record(content.get("facts", {}))
+        return cls(**known)
+
+    def line(self) -> str:
+        """Return the line, with its line end."""
+        content = self._asdict()
+        del content["attempt"]
+        return json.dumps(content | {"facts": self.attempt.record()}) + "\n"
+
+
+@cached_by_stat(lambda file: [file])
+def read_rows(file: Path) -> list[SubmissionRow]:
+    """Read a submission's `rows.jsonl`. Empty if a kill came before the file was written.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        lines = read_regular_text(file).splitlines()
+    except FileNotFoundError:
+        return []
+    try:
+        return [SubmissionRow.of_line(line) for line in lines]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"{file} is damaged ({error}): move the folder {file.parent} away and submit again"
+        ) from None
+
+
 def find_submitted(name_or_path: str, root: Path) -> GridFolder:
-    """The folder of a grid, given by its name or by the path of its file.
+    """Return the folder of a grid, given by its name or by the path of its file.
 
     Raises:
         ConfigError: it was never submitted below `root`, or the file cannot be read.
@@ -24,45 +75,47 @@ def find_submitted(name_or_path: str, root: Path) -> GridFolder:
     if not folder.all_submissions():
         name = folder.path.name
         others = {path.parent.name for path in root.glob("*/submissions")}
-        there = f" ({nearest(name, others)})" if others else ""
-        raise ConfigError(
-            f"grid {name!r} has no submissions in {folder.path}{there}. {submit_first(name_or_path, root)}"
-        )
+        similar = f" ({nearest(name, others)})" if others else ""
+        fix = submit_first(name_or_path, root)
+        raise ConfigError(f"grid {name!r} has no submissions in {folder.path}{similar}. {fix}")
     return folder
 
 
 def submit_first(name_or_path: str, root: Path) -> str:
-    """What to do where nothing was submitted."""
-    elsewhere = "give the --runs-root that it was submitted with"
+    """Return what to do if a grid has no submissions."""
+    other_root = "give the --runs-root that it was submitted with"
     try:
         find_file("grid", name_or_path)
     except ConfigError:
-        return f"{elsewhere.capitalize()}, or the path of the grid's file"
-    return f"Submit it with `{furnace('submit', '--grid', name_or_path, *_runs_root(root))}`, or {elsewhere}"
+        return f"{other_root.capitalize()}, or the path of the grid's file"
+    command = furnace("submit", "--grid", name_or_path, *_runs_root(root))
+    return f"Submit it with `{command}`, or {other_root}"
 
 
 def command_on(command: str, folder: GridFolder, *words: str) -> str:
-    """The command line of `furnace COMMAND` on a grid that was submitted."""
+    """Return the command line `furnace COMMAND` for a grid that was submitted."""
     return furnace(command, "--grid", folder.path.name, *_runs_root(folder.path.parent), *words)
 
 
 def submit_words(folder: GridFolder, settings: dict[str, Any], *words: str) -> str:
-    """The command line that submits the grid again; its own copy stands for a file that is not in experiments/."""
+    """Return the command line that submits the grid again.
+
+    It names the submitted copy of the grid if experiments/ has no file of that name.
+    """
     name = folder.path.name
     try:
         is_known = load_grid(name).name == name
     except ConfigError:
         is_known = False
     grid = name if is_known else str(folder.grid)
-    return furnace(
-        "submit", "--grid", grid, *setting_words(settings), *_runs_root(folder.path.parent), *words
-    )
+    root = _runs_root(folder.path.parent)
+    return furnace("submit", "--grid", grid, *setting_words(settings), *root, *words)
 
 
 def grid_name(name_or_path: str) -> str:
-    """Name of the grid that a name or the path of a grid file means.
+    """Return the name of a grid, given by that name or by the path of its file.
 
-    Other problems of the file do not matter: the grid may run while its file is being edited.
+    Other problems of the file are ignored: users may edit it while the grid runs.
 
     Raises:
         ConfigError: there is no such file, it is not YAML, or it has no valid name.
@@ -78,14 +131,13 @@ def grid_name(name_or_path: str) -> str:
 
 
 def setting_words(settings: Overrides) -> list[str]:
-    """The `--set` options that lay these settings."""
-    return [
-        word for key, value in settings.items() for word in ("--set", f"{key}={_as_text(value)}")
-    ]
+    """Return these settings as `--set` options."""
+    options = [("--set", f"{key}={_as_text(value)}") for key, value in settings.items()]
+    return [word for option in options for word in option]
 
 
 def _as_text(value: Any) -> str:
-    """The shortest text that `--set` reads as this value: `zero1`, `1e-3`, else JSON, which is YAML."""
+    """Return the shortest text that `--set` reads as this value: `zero1`, `1e-3`, else JSON."""
     for text in (str(value), json.dumps(value)):
         try:
             if (read := parse_value(text)) == value and type(read) is type(value):

@@ -6,9 +6,9 @@ from pathlib import Path
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.grid import Grid, read_grid
-from furnace_hpc.host.regular_file import read_regular_text
+from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.submitted import command_on, setting_words
+from furnace_hpc.runs.submitted import command_on, read_rows, setting_words
 
 MAX_SHOWN = 5
 
@@ -20,7 +20,9 @@ def other_settings(grid: Grid, folder: GridFolder) -> list[str]:
         done = sum(folder.run(run_id).result.is_file() for run_id in run_ids)
         if done:
             command = command_on("aggregate", folder, *setting_words(settings))
-            found.append((-done, f"{done} of {len(run_ids)} runs are done: {command}"))
+            found.append(
+                (-done, f"{done} of {counted(len(run_ids), 'run')} {is_are(done)} done: {command}")
+            )
     found.sort()
     lines = [line for _, line in found[:MAX_SHOWN]]
     if len(found) > MAX_SHOWN:
@@ -57,11 +59,10 @@ def _read_submission(path: Path) -> tuple[Overrides, set[str]] | None:
     """Settings and run ids of a submission. None if it is incomplete or damaged."""
     try:
         settings = _deciding(read_grid(path / "grid.yaml").settings)
-        lines = read_regular_text(path / "rows.jsonl").splitlines()
-        run_ids = {json.loads(line)["run_id"] for line in lines}
-    except (ConfigError, OSError, ValueError, KeyError, TypeError):
+        rows = read_rows(path / "rows.jsonl")
+    except (ConfigError, OSError):
         return None
-    return settings, run_ids
+    return (settings, {row.run_id for row in rows}) if rows else None
 
 
 def _deciding(settings: Overrides) -> Overrides:

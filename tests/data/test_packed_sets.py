@@ -128,7 +128,7 @@ def test_weighted_sampling_needs_weights(root):
 
     assert set(fingerprints(rows("audioset"), root, dry_run=True)) == {"audioset"}
     with pytest.raises(
-        ConfigError, match="is weighted and data set .*avmnist has no column sampling_weight"
+        ConfigError, match="is weighted, but data set .*avmnist has no column sampling_weight"
     ):
         fingerprints(rows("avmnist"), root, dry_run=True)
 
@@ -142,7 +142,7 @@ def test_the_mean_over_frames_needs_clips(root):
     assert set(fingerprints(rows("audioset"), root, dry_run=True)) == {"audioset"}
     with pytest.raises(
         ConfigError,
-        match="evaluation.frames is mean and data set .*mmimdb has one picture a sample",
+        match="evaluation.frames is mean, but data set .*mmimdb has one image per sample",
     ):
         fingerprints(rows("mmimdb"), root, dry_run=True)
 

@@ -1,4 +1,4 @@
-"""The drill: what it says of runs that lost nothing, too much, or became others; and a real one in the local queue."""
+"""The drill's verdict on runs, and a real drill in the local queue."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from furnace_hpc.drills.outcome import Outcome, read_outcome
 from furnace_hpc.runs.folder import RunFolder, write_json
 
 INTERVAL = 10
-WARNED = Disturbance("told", "TERM", True, signal_rank(0, signal.SIGTERM))
+WARNED = Disturbance("terminated", "TERM", True, signal_rank(0, signal.SIGTERM))
 KILLED = Disturbance("killed", "KILL", False, signal_rank(0, signal.SIGKILL))
 RESULT: dict[str, Any] = dict.fromkeys(
     (
@@ -40,7 +40,7 @@ RESULT |= dict.fromkeys(
 def run(
     path: Path, *attempts: tuple[int, int], sha256: str = "same", other_from: int = 99
 ) -> RunFolder:
-    """A finished run whose attempts trained from the one step to the other, a second a step."""
+    """Write a finished run whose attempts trained these steps, one second per step."""
     folder, now_s = RunFolder(path), 0.0
     for number, (first, last) in enumerate(attempts, 1):
         write_json(
@@ -86,23 +86,21 @@ def test_nothing_lost(tmp_path: Path, calm: RunFolder):
     )
 
 
-def test_what_may_be_lost_depends_on_the_warning(tmp_path: Path, calm: RunFolder):
+def test_the_allowed_loss_depends_on_the_warning(tmp_path: Path, calm: RunFolder):
     disturbed = run(tmp_path / "a", (1, 14), (11, 40))
     assert outcome(disturbed, calm, KILLED).lost_steps == 4
-    assert outcome(disturbed, calm, KILLED).back_s == 10.0, (
-        "it is back at the first step that is new"
-    )
+    assert outcome(disturbed, calm, KILLED).back_s == 10.0, "until the first new step"
     assert outcome(disturbed, calm, KILLED).is_good(INTERVAL)
     assert not outcome(disturbed, calm, WARNED).is_good(INTERVAL)
     assert "LOST" in outcome(disturbed, calm, WARNED).cells(INTERVAL)
 
 
-def test_begun_at_step_0_again_is_a_loss(tmp_path: Path, calm: RunFolder):
+def test_a_restart_at_step_0_is_a_loss(tmp_path: Path, calm: RunFolder):
     found = outcome(run(tmp_path / "a", (1, 30), (1, 40)), calm, KILLED)
     assert (found.lost_steps, found.is_good(INTERVAL)) == (30, False)
 
 
-def test_another_result_is_told(tmp_path: Path, calm: RunFolder):
+def test_another_result_is_reported(tmp_path: Path, calm: RunFolder):
     found = outcome(run(tmp_path / "a", (1, 14), (15, 40), sha256="other"), calm, WARNED)
     assert found.problem == "parameters differ: other, undisturbed same"
     found = outcome(run(tmp_path / "b", (1, 14), (15, 40), other_from=20), calm, WARNED)
@@ -112,9 +110,9 @@ def test_another_result_is_told(tmp_path: Path, calm: RunFolder):
     )
 
 
-def test_a_disturbance_that_did_not_happen_proves_nothing(tmp_path: Path, calm: RunFolder):
+def test_a_missing_disturbance_is_not_good(tmp_path: Path, calm: RunFolder):
     found = outcome(run(tmp_path / "a", (1, 40)), calm, WARNED)
-    assert "over before the disturbance came" in found.problem
+    assert "it ended before the disturbance" in found.problem
     assert not found.is_good(INTERVAL)
     found = outcome(
         run(tmp_path / "b", (1, 14), (15, 40)), calm, WARNED, "it could not be done: srun says no"
@@ -122,13 +120,15 @@ def test_a_disturbance_that_did_not_happen_proves_nothing(tmp_path: Path, calm: 
     assert not found.is_good(INTERVAL)
 
 
-def test_names_are_those_of_the_executor(tmp_path: Path):
+def test_names_of_disturbances(tmp_path: Path):
     for executor in ("local", "slurm"):
         names = [way.name for way in disturbances(executor)]
         assert len(set(names)) == len(names)
     done = command("drill", tmp_path, "--cluster", "local", "--only", "earthquake")
     assert done.returncode == 2
-    assert "--only got 'earthquake', wanted one of told, interrupted, rank_killed" in done.stderr
+    assert (
+        "--only got 'earthquake', wanted one of terminated, interrupted, rank_killed" in done.stderr
+    )
 
 
 @pytest.mark.slow
@@ -138,8 +138,8 @@ def test_names_are_those_of_the_executor(tmp_path: Path):
     ("only", "ended", "start"),
     [("rank_killed", "killed", ""), ("interrupted", "stopped", "trap '' INT;")],
 )
-def test_a_real_one(tmp_path: Path, small_root: Path, only: str, ended: str, start: str):
-    """With SIGINT ignored, as nohup in a script starts it, Ctrl-C reaches `submit` all the same."""
+def test_a_real_drill(tmp_path: Path, small_root: Path, only: str, ended: str, start: str):
+    """Ctrl-C reaches `submit` even if SIGINT is ignored, as under nohup."""
     words = ["--cluster", "local", "--data-root", str(small_root), "--only", only, "--steps", "120"]
     drill = shlex.join([sys.executable, "-m", "furnace_hpc.drill", *words])
     done = subprocess.run(
@@ -151,4 +151,4 @@ def test_a_real_one(tmp_path: Path, small_root: Path, only: str, ended: str, sta
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"^{only} +2 +{ended} ", done.stdout, re.MULTILINE), done.stdout
-    assert "1 of 1 disturbances lost no more than is promised, and changed nothing" in done.stdout
+    assert "1 of 1 disturbance lost at most the allowed steps and changed no result" in done.stdout

@@ -253,5 +253,5 @@ def test_a_run_out_of_budget_is_failed_until_submit_gives_it_more(tmp_path):
         lifecycle.begin(str(run.path), {"max_idle_attempts": 2})
     [more] = planned(tmp_path, grid(variants={"base": {}}, seeds=[0])).runs  # 3 is the default
     assert more.action is Action.RESUME
-    assert lifecycle.begin(str(run.path), more.facts) == 4
+    assert lifecycle.begin(str(run.path), more.attempt.record()) == 4
     assert json.loads(run.attempt(4).read_text())["max_idle_attempts"] == 3

@@ -1,4 +1,4 @@
-"""The batch script of an array: its text, flag by flag."""
+"""The text of an array's batch script, flag by flag."""
 
 import difflib
 import os
@@ -14,7 +14,12 @@ from login_study import finish, grid, planned
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.launch.arrays import Array, Limits, next_wave, ranges
-from furnace_hpc.launch.batch_script import BATCH, array_parameters, follow_up_parameters, rule_text
+from furnace_hpc.launch.batch_script import (
+    BATCH,
+    array_parameters,
+    check_function,
+    follow_up_parameters,
+)
 from furnace_hpc.launch.plan import Plan
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.slurm.client import require_slurm
@@ -63,15 +68,15 @@ def flags(script: str) -> dict[str, str]:
     return {name: "".join(shlex.split(value)) for name, value in found}
 
 
-def test_a_scratch_folders_variables_are_left_for_each_node(tmp_path):
+def test_nodes_expand_variables_of_the_scratch_folder(tmp_path):
     assert "FURNACE_SCRATCH" not in text(tmp_path)
     assert "\nexport FURNACE_SCRATCH='$TMPDIR/data of mine'\n" in text(
         tmp_path, scratch="$TMPDIR/data of mine"
     )
 
 
-def test_batch_script_is_the_golden_one(tmp_path):
-    found = text(tmp_path).replace(rule_text(), "furnace_check() { RULE; }")
+def test_the_golden_batch_script(tmp_path):
+    found = text(tmp_path).replace(check_function(), "furnace_check() { RULE; }")
     code = (tmp_path / "study/code/abc").resolve()
     places = {
         tmp_path / "study/submissions/sub 1": "SUBMISSION",
@@ -92,7 +97,8 @@ def test_batch_script_is_the_golden_one(tmp_path):
         [
             *lines,
             "",
-            f"Meant? Then FURNACE_RENEW_GOLDEN=1 pytest {Path(__file__).name}, and read the diff of {GOLDEN.name}",
+            f"If this is intended: FURNACE_RENEW_GOLDEN=1 pytest {Path(__file__).name}, then read "
+            f"the diff of {GOLDEN.name}",
         ]
     )
 
@@ -104,7 +110,7 @@ def test_bash_accepts_the_script(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_flags_say_the_profiles_and_the_shapes_facts(tmp_path):
+def test_flags_of_profile_and_shape(tmp_path):
     found = flags(text(tmp_path))
     expected = {
         "array": "0-3%3",
@@ -142,19 +148,19 @@ def test_flags_say_the_profiles_and_the_shapes_facts(tmp_path):
         ({"gpus_per_node": 0}, None, None),
     ],
 )
-def test_gpus_are_asked_for_as_the_site_takes_it(tmp_path, changes, gres, per_node):
+def test_gpu_flags(tmp_path, changes, gres, per_node):
     found = flags(text(tmp_path, **changes))
     assert (found.get("gres"), found.get("gpus-per-node")) == (gres, per_node)
 
 
-def test_a_flag_set_to_null_is_not_there_at_all(tmp_path):
+def test_a_null_key_is_no_flag(tmp_path):
     names = ("wckey", "account", "qos", "constraint", "cpus_per_task", "mem_gb", "partition")
     script = text(tmp_path, **dict.fromkeys(names))
     for name in (*names, "mem"):
         assert f"--{name.replace('_', '-')}" not in script
 
 
-def test_setup_lines_stand_before_the_attempt_begins_in_their_order(tmp_path):
+def test_setup_lines_come_before_the_attempt(tmp_path):
     lines = text(tmp_path).splitlines()
     at = [lines.index(line) for line in FULL["setup"]]
     begin = next(number for number, line in enumerate(lines) if "begin-row" in line)
@@ -188,7 +194,7 @@ def test_a_retry_keeps_index_equal_to_row(tmp_path):
     assert flags(text_of(again, tmp_path))["array"] == "0,2-3%3"
 
 
-def test_every_parameter_is_one_that_submitit_takes(tmp_path):
+def test_submitit_accepts_every_parameter(tmp_path):
     from submitit.slurm.slurm import _get_default_parameters
 
     profile = ClusterProfile.model_validate(FULL)
@@ -211,7 +217,7 @@ def test_without_sbatch_a_cluster_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("character", ["\n", "\r", "\x7f", "%j"])
-def test_a_control_character_in_the_path_never_reaches_a_script(tmp_path, character):
+def test_a_control_character_in_the_path_is_refused(tmp_path, character):
     folder = tmp_path / f"a{character}rm x"
-    with pytest.raises(ConfigError, match="holds a control character or one of % : "):
+    with pytest.raises(ConfigError, match="contains a control character or one of % : "):
         text(folder)

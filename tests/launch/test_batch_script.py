@@ -1,4 +1,4 @@
-"""The whole batch script, executed under bash with stand-ins for Slurm's own commands."""
+"""The whole batch script under bash, with stand-ins for Slurm's commands."""
 
 import os
 import shlex
@@ -25,15 +25,16 @@ def stand_in(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-# The stand-in for srun drops its own options and checks what is left; the ranks' words and code
-# come from outside.
-SRUN = """
+# The stand-in for srun drops its own options and records the rest. The environment has the ranks'
+# verdicts and exit code.
+SRUN = r"""
 while [[ $1 == -* ]]; do case $1 in --output|--error) shift 2;; *) shift;; esac; done
-printf '%s\\n' "$@" > "$STAND_IN/ranks"
+printf '%s\n' "$@" > "$STAND_IN/ranks"
 printf '%s' "$FURNACE_RUN_DIR|$FURNACE_ATTEMPT|$SUBMITIT_EXECUTOR" > "$STAND_IN/environment"
 rank=0
 for word in $WORDS; do
-  printf '{"verdict": "%s", "step": 5, "unix_s": 1}' "$word" > "$FURNACE_RUN_DIR/verdicts/$FURNACE_ATTEMPT-$rank.json"
+  printf '{"verdict": "%s", "step": 5, "unix_s": 1}' "$word" \
+    > "$FURNACE_RUN_DIR/verdicts/$FURNACE_ATTEMPT-$rank.json"
   rank=$((rank + 1))
 done
 [[ $WORDS == done* ]] && echo '{}' > "$FURNACE_RUN_DIR/result.json"
@@ -105,10 +106,10 @@ def requeued(tools: Path) -> list[str]:
         ("entered", 0, 1, "fail", "killed"),
     ],
 )
-def test_the_script_frames_an_attempt(tmp_path, words, code, status, verdict, reason):
+def test_the_script_begins_and_ends_an_attempt(tmp_path, words, code, status, verdict, reason):
     done, run, submission, tools = execute(tmp_path, words, code)
     assert (done.returncode, done.stderr) == (status, "")
-    assert done.stdout == f"attempt 1 ended: {verdict} (srun said {code})\n"
+    assert done.stdout == f"attempt 1 ended: {verdict} (srun exit code {code})\n"
     assert requeued(tools) == (["requeue 91_2"] if verdict == "requeue" else [])
     record = lifecycle.read_attempt(str(run.path), 1)
     assert (record["job_id"], record["reason"], record["exit_code"]) == ("91_2", reason, code)
@@ -127,7 +128,7 @@ def test_the_script_frames_an_attempt(tmp_path, words, code, status, verdict, re
     ]
 
 
-def test_a_requeued_element_begins_the_next_attempt_of_the_same_run(tmp_path):
+def test_a_requeued_element_begins_the_next_attempt(tmp_path):
     _, run, _, _ = execute(tmp_path, "stopped", 85)
     done, same, _, _ = execute(tmp_path, "done", 0)
     assert (done.returncode, same) == (0, run)
@@ -137,7 +138,8 @@ def test_a_requeued_element_begins_the_next_attempt_of_the_same_run(tmp_path):
     ]
 
 
-def test_an_element_whose_run_is_done_already_ends_well_and_starts_nothing(tmp_path):
+def test_an_element_of_a_done_run_starts_nothing(tmp_path):
+    """Its exit code is 0."""
     folder = GridFolder(tmp_path / "runs of 'mine'" / "study")
     done, run, _, tools = execute(tmp_path, "done", 0, meanwhile=lambda: finish(specs()[2], folder))
     assert done.returncode == 0
@@ -147,7 +149,8 @@ def test_an_element_whose_run_is_done_already_ends_well_and_starts_nothing(tmp_p
 
 
 @pytest.mark.parametrize("line", ["false", "module load nothing", "source /nowhere/env.sh"])
-def test_a_setup_line_that_fails_ends_the_job_and_is_named(tmp_path, line):
+def test_a_failed_setup_line_ends_the_job(tmp_path, line):
+    """The batch log names the line."""
     done, run, _, tools = execute(tmp_path, "done", 0, setup=("export FINE=1", line))
     assert done.returncode != 0
     assert f"this line of the profile's setup failed: {line}" in done.stdout
@@ -155,7 +158,7 @@ def test_a_setup_line_that_fails_ends_the_job_and_is_named(tmp_path, line):
     assert not run.attempt(1).exists()
 
 
-def test_a_run_that_a_live_process_holds_never_reaches_srun(tmp_path):
+def test_a_run_with_a_live_holder_starts_no_ranks(tmp_path):
     plan = planned(tmp_path / "runs of 'mine'", grid())
     lifecycle.begin(str(plan.runs[2].folder.path), {})
     done, run, _, tools = execute(tmp_path, "done", 0)
@@ -168,7 +171,7 @@ def test_a_run_that_a_live_process_holds_never_reaches_srun(tmp_path):
 @pytest.mark.parametrize(
     "part", ["", "study", "study/submissions/1/payload.pkl", "study/submissions/1/rows.jsonl"]
 )
-def test_nothing_is_run_that_others_can_have_changed(tmp_path, part):
+def test_files_that_others_can_change_are_not_run(tmp_path, part):
     place = tmp_path / "runs of 'mine'" / part
     done, run, _, tools = execute(
         tmp_path, "done", 0, meanwhile=lambda: place.chmod(place.stat().st_mode | 0o020)
@@ -180,7 +183,9 @@ def test_nothing_is_run_that_others_can_have_changed(tmp_path, part):
     assert not (tools / "ranks").exists()
 
 
-def test_the_groups_changes_are_run_where_the_profile_says_so(tmp_path):
+def test_group_in_the_profile_trusts_the_group(tmp_path):
+    """Files that the group can change are run."""
+
     def open_to_group() -> None:
         for place in (tmp_path / "runs of 'mine'").rglob("*"):
             place.chmod(place.stat().st_mode | 0o020)

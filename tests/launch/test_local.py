@@ -1,4 +1,4 @@
-"""The real queue on this machine: submitit's local executor, real ranks, real signals."""
+"""The local queue with submitit's executor, real ranks and real signals."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def losses(folder: Path) -> dict[int, float]:
-    """Step -> loss; for a step the highest attempt wins."""
+    """Return step -> loss. For a step the highest attempt counts."""
     found = {}
     for path in sorted((folder / "metrics").glob("*.jsonl"), key=lambda path: int(path.stem)):
         records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -32,7 +32,10 @@ def descendants(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def check_result(folder: Path) -> None:
-    """The metrics are those of the kept predictions, at the first evaluated step that was best on validation."""
+    """Check that the metrics are those of the stored predictions, at the selected step.
+
+    That is the first evaluated step with the best validation metric.
+    """
     result = json.loads((folder / "result.json").read_text())
     for split in ("val", "test"):
         with np.load(folder / f"predictions/{split}.npz") as kept:
@@ -60,7 +63,7 @@ def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: P
     assert first.returncode == 1, first.stderr
     assert "2 of 3" in first.stdout or "broken" in first.stderr
     assert parameters(run_folder(grid, "first")) != parameters(run_folder(grid, "second"))
-    for row in ("first", "second"):  # its last step is the best, and can be exported
+    for row in ("first", "second"):  # the last step is the best, and can be exported
         assert (run_folder(grid, row) / "checkpoints/step-12/manifest.json").exists()
     broken = run_folder(grid, "broken")
     assert attempt(broken, 1)["reason"] == "nonfinite"
@@ -80,10 +83,9 @@ def test_one_of_three_fails_and_only_it_is_retried(small_root: Path, tmp_path: P
     assert not (run_folder(grid, "first") / "attempts/2.json").exists()
 
 
-def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(
-    small_root: Path, tmp_path: Path
-):
-    grid = write_grid(tmp_path, 120, "{first: {}}")  # some seconds: signals must find it at work
+def test_ctrl_c_and_resume_are_bit_identical(small_root: Path, tmp_path: Path):
+    """Two ranks are stopped by Ctrl-C, then by a closed terminal."""
+    grid = write_grid(tmp_path, 120, "{first: {}}")  # some seconds, so that signals find it at work
     two = ("--set", "resources.processes_per_node=2", "--set", "deepspeed=zero2")
     undisturbed = submit(grid, small_root, *two, "--runs-root", "calm")
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -135,9 +137,7 @@ def test_interrupted_by_ctrl_c_and_continued_is_bit_identical_on_two_ranks(
     check_result(folder)
 
 
-def test_everything_killed_at_once_goes_on_from_the_periodic_checkpoint(
-    small_root: Path, tmp_path: Path
-):
+def test_a_kill_resumes_from_the_periodic_checkpoint(small_root: Path, tmp_path: Path):
     grid = write_grid(tmp_path, 50, "{first: {}}")
     process = subprocess.Popen(
         command(grid, small_root),

@@ -1,4 +1,4 @@
-"""What a submission decides for each run, from folders as real runs leave them."""
+"""The decision for each run of a submission, from folders as real runs leave them."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.host import end_reasons, lifecycle
+from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.launch.plan import Action
 from furnace_hpc.launch.planner import retry_words
 from furnace_hpc.launch.submission import write_specs, write_submission
@@ -55,7 +56,8 @@ def test_a_done_run_is_skipped(tmp_path, spec, folder):
     assert one(tmp_path, new_code=True) == (RunState.DONE, Action.SKIP, "done")
 
 
-def test_a_done_run_of_other_code_is_stale_and_restarts_only_when_asked(tmp_path, spec, folder):
+def test_a_done_run_of_other_code_is_stale(tmp_path, spec, folder):
+    """It restarts only with `--code new`."""
     finish(spec, folder, code=OLD)
     assert one(tmp_path) == (RunState.DONE, Action.SKIP, f"done, stale: by code {OLD}")
     assert one(tmp_path, new_code=True) == (RunState.DONE, Action.RESTART, "new code")
@@ -73,16 +75,16 @@ def test_a_stopped_run_resumes_after_its_last_step(tmp_path, spec, folder):
     assert one(tmp_path) == (RunState.INTERRUPTED, Action.RESUME, "after step 9: stopped")
 
 
-def test_a_failed_run_is_left_alone_until_a_retry_is_asked(tmp_path, spec, folder):
+def test_a_failed_run_waits_for_retry(tmp_path, spec, folder):
     failed(spec, folder)
-    left = (RunState.FAILED, Action.LEAVE, "failed: ValueError: no (--retry failed tries again)")
+    left = (RunState.FAILED, Action.LEAVE, "failed: ValueError: no (--retry failed retries it)")
     assert one(tmp_path) == left
     for word in ("failed", "crash"):
         retried = one(tmp_path, retry=frozenset({word}))
         assert retried == (RunState.FAILED, Action.RETRY, "failed: ValueError: no")
 
 
-def test_a_running_run_is_left_alone_whatever_is_asked(tmp_path, spec, folder):
+def test_a_running_run_is_left_alone(tmp_path, spec, folder):
     begin(spec, folder)
     expected = (RunState.RUNNING, Action.LEAVE, "attempt 1 is running, step 7")
     assert one(tmp_path) == one(tmp_path, new_code=True, retry=frozenset({"failed"})) == expected
@@ -96,16 +98,16 @@ def test_a_run_held_on_another_host_is_left_alone(tmp_path, spec, folder):
 
 
 @pytest.mark.parametrize("how", ["interrupted", "failed"])
-def test_an_unfinished_run_never_changes_code_half_way(tmp_path, spec, folder, how):
+def test_an_unfinished_run_keeps_its_code(tmp_path, spec, folder, how):
     if how == "failed":
         failed(spec, folder, code=OLD)
-        assert one(tmp_path)[1] is Action.LEAVE  # nobody asked to go on with it
+        assert one(tmp_path)[1] is Action.LEAVE  # no retry was requested
         choices = {"retry": frozenset({"failed"})}
     else:
         begin(spec, folder, dead_holder(), code=OLD)
         choices = {}
     with pytest.raises(
-        ConfigError, match="1 unfinished runs of grid 'study' were begun by another version"
+        ConfigError, match="1 unfinished run of grid 'study' began with other code"
     ) as error:
         one(tmp_path, **choices)
     assert spec.run_id in str(error.value)
@@ -116,7 +118,7 @@ def test_an_unfinished_run_never_changes_code_half_way(tmp_path, spec, folder, h
 def test_the_code_of_a_run_is_its_first_attempts(tmp_path, spec, folder):
     begin(spec, folder, dead_holder(), code=OLD)
     begin(spec, folder, dead_holder(), code=CODE)
-    with pytest.raises(ConfigError, match="never changes code half-way"):
+    with pytest.raises(ConfigError, match="never changes its code"):
         one(tmp_path)
 
 
@@ -134,7 +136,8 @@ def test_an_unknown_retry_word_is_refused(tmp_path):
         one(tmp_path, retry=frozenset({"fialed"}))
 
 
-def test_fields_that_are_no_identity_are_overridden_and_the_spec_stays(tmp_path, folder):
+def test_fields_outside_the_identity_are_overridden(tmp_path, folder):
+    """The run's spec.json stays as it is."""
     first = planned(tmp_path, grid(**ONE))
     write_submission(first)
     write_specs(first)
@@ -149,34 +152,32 @@ def test_fields_that_are_no_identity_are_overridden_and_the_spec_stays(tmp_path,
     again = planned(tmp_path, grid(**ONE | {"variants": {"base": changes}}))
     assert again.runs[0].folder == first.runs[0].folder
     expected = {"log_every": 3, "evaluation.batch_size": 5, "checkpoint_every": 7}
-    assert again.runs[0].facts["overrides"] == expected
+    assert again.runs[0].attempt.overrides == expected
     submission = write_submission(again).path
     assert path.read_bytes() == before
     assert json.loads((submission / "rows.jsonl").read_text())["facts"]["overrides"] == expected
-    assert planned(tmp_path, grid(**ONE)).runs[0].facts["overrides"] == {}
+    assert planned(tmp_path, grid(**ONE)).runs[0].attempt.overrides == {}
 
 
 def resumed(tmp_path, *settings):
-    """The overrides of the next attempt of the one run, and why it is planned."""
+    """Return the overrides of the run's next attempt, and the reason in the plan."""
     run = planned(tmp_path, grid(**ONE), resume_with=read_overrides(list(settings))).runs[0]
-    return run.facts["overrides"], run.why
+    return run.attempt.overrides, run.why
 
 
-def test_a_begun_run_goes_on_with_another_deepspeed_file_until_it_is_told_otherwise(
-    tmp_path, spec, folder
-):
-    def to_be_begun(overrides):
+def test_resume_with_holds_for_later_attempts(tmp_path, spec, folder):
+    def begin_and_stop(overrides):
         end(begin(spec, folder, overrides=overrides), "stopped", exit_code=85)
 
-    # it has not begun: it begins as the grid says
+    # a run that has not begun begins as in the grid
     assert resumed(tmp_path, "deepspeed=zero2") == ({}, "")
-    to_be_begun({})
+    begin_and_stop({})
     overrides, why = resumed(tmp_path, "deepspeed=zero2", "micro_batch_size=4")
     assert overridden(spec.config, overrides).deepspeed.zero_optimization.stage == 2
     # the global batch of 16 stays
     assert accumulation_steps(overridden(spec.config, overrides), 1) == (4, 4)
-    assert why.endswith("; goes on with another DeepSpeed file (ZeRO stage 2), micro-batch 4")
-    to_be_begun(overrides)
+    assert why.endswith("; resumes with another DeepSpeed file (ZeRO stage 2), micro-batch 4")
+    begin_and_stop(overrides)
     assert resumed(tmp_path)[0] == overrides
     assert resumed(tmp_path, "micro_batch_size=8")[0] == overrides | {"micro_batch_size": 8}
     assert resumed(tmp_path, "deepspeed=zero1", "micro_batch_size=null")[0] == {}  # as it began
@@ -189,7 +190,7 @@ def test_a_begun_run_goes_on_with_another_deepspeed_file_until_it_is_told_otherw
         ("deepspeed", "wanted key=value, for example deepspeed=zero2"),
         (
             "steps=3",
-            "--resume-with steps: a begun run can go on with another deepspeed or micro_batch_size only",
+            "another deepspeed or micro_batch_size only",
         ),
         ("deepspeed=zero7", "unknown DeepSpeed file 'zero7'"),
         ("deepspeed=zero0", "that file trains in fp32 and the run was begun in bf16"),
@@ -197,14 +198,15 @@ def test_a_begun_run_goes_on_with_another_deepspeed_file_until_it_is_told_otherw
         ("micro_batch_size=many", "micro_batch_size"),
     ],
 )
-def test_what_a_begun_run_cannot_go_on_with_is_refused(tmp_path, spec, folder, setting, words):
+def test_wrong_resume_with_is_refused(tmp_path, spec, folder, setting, words):
     end(begin(spec, folder), "stopped", exit_code=85)
     with pytest.raises(ConfigError) as error:
         resumed(tmp_path, setting)
     assert words in str(error.value)
 
 
-def test_what_does_not_go_on_refuses_nothing_and_carries_nothing(tmp_path):
+def test_resume_with_ignores_runs_that_do_not_resume(tmp_path):
+    """They refuse nothing, and get no overrides."""
     rows = {"variants": {"base": {}, "full": {"deepspeed": "zero0"}}, "seeds": [0]}
     base, plain = specs(**rows)
     folder = GridFolder(tmp_path / "study")
@@ -212,11 +214,12 @@ def test_what_does_not_go_on_refuses_nothing_and_carries_nothing(tmp_path):
     end(begin(base, folder), "stopped", exit_code=85)
     plan = planned(tmp_path, grid(**rows), resume_with=read_overrides(["deepspeed=zero2"]))
     assert [run.action for run in plan.runs] == [Action.RESUME, Action.SKIP]
-    assert [set(run.facts["overrides"]) for run in plan.runs] == [{"deepspeed"}, set()]
+    assert [set(run.attempt.overrides) for run in plan.runs] == [{"deepspeed"}, set()]
 
 
 @pytest.mark.parametrize("term", ["info_nce", "vicreg"])
-def test_a_loss_goes_on_with_as_many_samples_as_it_began_with(tmp_path, term):
+def test_a_contrastive_loss_keeps_its_samples(tmp_path, term):
+    """The product of micro-batch and number of processes stays as at the start."""
     rows = {"variants": {"base": {f"loss.{term}": 0.5}}, "seeds": [0]}
     end(
         begin(specs(**rows)[0], GridFolder(tmp_path / "study"), world_size=2),
@@ -225,18 +228,15 @@ def test_a_loss_goes_on_with_as_many_samples_as_it_began_with(tmp_path, term):
     )
     four = ClusterProfile(name="c", executor="slurm", processes_per_node=4)
 
-    def go_on(*settings):
-        return (
-            planned(tmp_path, grid(**rows), four, resume_with=read_overrides(list(settings)))
-            .runs[0]
-            .action
-        )
+    def resume(*settings):
+        overrides = read_overrides(list(settings))
+        return planned(tmp_path, grid(**rows), four, resume_with=overrides).runs[0].action
 
-    assert go_on() is Action.RESUME  # 16 samples, over two processes or four
+    assert resume() is Action.RESUME  # 16 samples, over two processes or four
     with pytest.raises(
-        ConfigError, match=f"{term} compares .*, 16 when run .* began and now 8: give"
+        ConfigError, match=f"{term} compares .*: 16 when run .* began, now 8. Choose"
     ):
-        go_on("micro_batch_size=2")
+        resume("micro_batch_size=2")
 
 
 def test_stage_0_and_the_others_cannot_read_each_other(tmp_path):
@@ -250,14 +250,14 @@ def test_stage_0_and_the_others_cannot_read_each_other(tmp_path):
         planned(tmp_path, grid(**fp32), resume_with=read_overrides(["deepspeed=zero0"]))
 
 
-def test_a_spec_that_is_damaged_or_of_another_run_is_refused(tmp_path, spec, folder):
+def test_a_wrong_spec_file_is_refused(tmp_path, spec, folder):
     run = begin(spec, folder, dead_holder())
     run.spec.write_text('{"form')
-    with pytest.raises(ConfigError, match="row 'base': .*spec.json is damaged: put the folder"):
+    with pytest.raises(ConfigError, match="row 'base': .*spec.json is damaged: move the folder"):
         one(tmp_path)
     other = specs(variants={"base": {"steps": 3}}, seeds=[0])[0]
     run.spec.write_text(other.model_dump_json())
-    with pytest.raises(ConfigError, match="does not say what its name says: put"):
+    with pytest.raises(ConfigError, match="is the spec of another run: move"):
         one(tmp_path)
     assert RunSpec.model_validate_json(run.spec.read_text()) == other
 
@@ -268,7 +268,8 @@ def test_a_damaged_result_is_refused_in_one_sentence(tmp_path, spec, folder):
         one(tmp_path)
 
 
-def test_batch_arithmetic_is_checked_for_each_row_at_the_profiles_shape(tmp_path):
+def test_batch_sizes_are_checked_for_each_row(tmp_path):
+    """They must fit the number of ranks in the profile."""
     wide = ClusterProfile(name="wide", executor="slurm", nodes=3, processes_per_node=4)
     with pytest.raises(ConfigError) as error:
         planned(tmp_path, grid(), wide)
@@ -279,7 +280,8 @@ def test_batch_arithmetic_is_checked_for_each_row_at_the_profiles_shape(tmp_path
     )
 
 
-def test_shapes_group_by_resources_and_skip_what_is_not_to_do(tmp_path, folder):
+def test_shapes_group_runs_by_resources(tmp_path, folder):
+    """Runs that are not started are in no shape."""
     changes = {
         "variants": {
             "base": {},
@@ -295,13 +297,14 @@ def test_shapes_group_by_resources_and_skip_what_is_not_to_do(tmp_path, folder):
     assert plan.shapes == {(1, 4, 60, None): [0], (2, 4, 60, None): [2, 3], (1, 4, 9, None): [4, 5]}
     assert plan.counts == {"start": 5, "skip": 1}
     once = 4 * 1 + 2 * 8 * 1 + 2 * 4 * 9 / 60
-    assert plan.bill == pytest.approx((once, 20 * once))
+    assert plan.gpu_hours == pytest.approx((once, 20 * once))
     assert [run.world_size for run in plan.to_do] == [4, 8, 8, 4, 4]
 
 
-def test_facts_are_what_an_attempt_records(tmp_path):
+def test_the_spec_of_an_attempt(tmp_path):
     run = planned(tmp_path, grid(**ONE), LOCAL, data_root=Path("relative")).runs[0]
-    assert run.facts == {
+    assert AttemptSpec.of_record(run.attempt.record(job_id="5")) == run.attempt
+    assert run.attempt.record() == {
         "code_hash": CODE,
         "attempts_before": 0,
         "snapshot": source().snapshot_hash,

@@ -1,4 +1,4 @@
-"""One submitter at a time; and what a submission writes before anything runs."""
+"""The lock on a grid, and what a submission writes before anything runs."""
 
 import json
 import os
@@ -29,6 +29,7 @@ from furnace_hpc.launch import submission
 from furnace_hpc.launch.submission import grid_lock, withdraw, write_submission
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
+from furnace_hpc.runs.submitted import SubmissionRow
 
 OLD = "01d01d01d01d"
 HOLD = """
@@ -49,23 +50,23 @@ except ConfigError as error:
 
 
 def hold_at_once(folder: GridFolder, count: int) -> tuple[list[str], list[int]]:
-    """What `count` processes say that take the lock at the same moment, and their ids."""
-    command = [sys.executable, "-c", HOLD, str(folder.path)]
-    return speak_at_once(command, count)
+    """Return what `count` processes print that take the lock at the same moment, and their ids."""
+    return speak_at_once([sys.executable, "-c", HOLD, str(folder.path)], count)
 
 
-def test_of_two_at_once_one_holds_the_lock_and_the_other_is_told_who(tmp_path):
+def test_one_of_two_submissions_gets_the_lock(tmp_path):
+    """The error of the other one names the holder."""
     folder = GridFolder(tmp_path / "study")
     words, pids = hold_at_once(folder, 2)
     assert words.count("held") == 1
     other = next(word for word in words if word != "held")
     assert other.startswith("grid 'study' is being submitted or run by ")
-    # the holder's name may be on its way to the file in the very moment of the look
+    # the holder may not have written its name yet
     assert f"process {pids[words.index('held')]} on " in other or "an unknown process" in other
     assert not folder.lock.exists()
 
 
-def test_a_later_one_is_told_the_holders_process_and_host(tmp_path):
+def test_the_error_names_the_holder_of_the_lock(tmp_path):
     folder = GridFolder(tmp_path / "study")
     with grid_lock(folder):
         words, _ = hold_at_once(folder, 1)
@@ -85,7 +86,7 @@ def test_a_stale_lock_of_a_dead_process_is_taken_over(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_four_that_find_a_stale_lock_one_takes_it(tmp_path):
+def test_one_of_four_takes_a_stale_lock(tmp_path):
     folder = GridFolder(tmp_path / "study")
     folder.path.mkdir()
     folder.lock.write_text(json.dumps(dead_holder()))
@@ -94,7 +95,7 @@ def test_of_four_that_find_a_stale_lock_one_takes_it(tmp_path):
     assert list(folder.path.iterdir()) == []
 
 
-def test_a_lock_that_was_taken_over_in_between_is_not_taken_again(tmp_path, monkeypatch):
+def test_a_stale_lock_is_taken_over_once(tmp_path, monkeypatch):
     folder = GridFolder(tmp_path)
     folder.lock.write_text(json.dumps(dead_holder()))
     is_alive = lifecycle.is_alive
@@ -103,7 +104,7 @@ def test_a_lock_that_was_taken_over_in_between_is_not_taken_again(tmp_path, monk
     def slow(who):
         answer = is_alive(who)
         asked.append(answer)
-        if len(asked) == 1:  # while this one looked, a live process took the stale lock over
+        if len(asked) == 1:  # meanwhile a live process takes the stale lock over
             folder.lock.write_text(json.dumps(lifecycle.holder()))
         return answer
 
@@ -118,7 +119,7 @@ def test_a_lock_that_was_taken_over_in_between_is_not_taken_again(tmp_path, monk
     "content",
     ["", "[]", '{"host": "node7"}', json.dumps({"host": "node7", "pid": 1, "boot_id": ""})],
 )
-def test_a_lock_that_cannot_be_judged_is_respected(tmp_path, content):
+def test_a_lock_of_an_unknown_holder_is_respected(tmp_path, content):
     folder = GridFolder(tmp_path)
     folder.lock.write_text(content)
     with (
@@ -129,7 +130,7 @@ def test_a_lock_that_cannot_be_judged_is_respected(tmp_path, content):
     assert folder.lock.read_text() == content
 
 
-def test_the_lock_is_given_back_after_an_error(tmp_path):
+def test_the_lock_is_released_after_an_error(tmp_path):
     folder = GridFolder(tmp_path)
     with pytest.raises(KeyError), grid_lock(folder):
         raise KeyError("x")
@@ -157,12 +158,14 @@ def test_a_submission_writes_grid_specs_and_rows(tmp_path):
         text = (written / "specs.jsonl").read_bytes()[offset : offset + length].decode()
         assert RunSpec.model_validate_json(text) == run
         assert row["facts"]["code_hash"] == CODE
+        assert SubmissionRow.of_line(json.dumps(row)).attempt.record() == row["facts"]
         assert batch._find_row(str(written), "row", row["row"]) == row
     assert write_submission(plan).path == folder.submissions / "2"
     assert not list(folder.path.rglob(".*"))
 
 
-def test_an_open_attempt_of_a_dead_launcher_is_closed_so_that_any_node_may_begin_the_next(tmp_path):
+def test_an_open_attempt_of_a_dead_launcher_is_closed(tmp_path):
+    """Then any node can begin the next one."""
     folder = GridFolder(tmp_path / "study")
     run = begin(specs()[0], folder, dead_holder())
     write_submission(planned(tmp_path, grid()))
@@ -171,7 +174,7 @@ def test_an_open_attempt_of_a_dead_launcher_is_closed_so_that_any_node_may_begin
     assert record["end_unix_s"] is not None
 
 
-def test_what_was_put_aside_comes_back_when_a_submission_is_withdrawn(tmp_path):
+def test_a_withdrawn_submission_restores_old_runs(tmp_path):
     changes = {"variants": {"base": {}}, "seeds": [0]}
     folder = GridFolder(tmp_path / "study")
     run = finish(specs(**changes)[0], folder, code=OLD)
@@ -191,7 +194,7 @@ def test_submissions_made_at_once_get_distinct_numbers(tmp_path):
     assert folder.new_submission().name == "41"
 
 
-def test_new_code_puts_the_old_folder_aside_and_loses_nothing(tmp_path):
+def test_new_code_moves_the_old_folder_away(tmp_path):
     changes = {"variants": {"base": {}}, "seeds": [0]}
     spec, folder = specs(**changes)[0], GridFolder(tmp_path / "study")
     run = finish(spec, folder, code=OLD)
@@ -207,7 +210,7 @@ def test_new_code_puts_the_old_folder_aside_and_loses_nothing(tmp_path):
     assert tree(aside) == before
 
 
-def test_the_journal_is_appended_line_by_line_and_a_torn_line_is_left_out(tmp_path):
+def test_the_journal_ignores_a_torn_line(tmp_path):
     journal = Submission(tmp_path)
     assert journal.sent() == []
     journal.note("intent", name="a", kind="array", base=2, rows=[2, 5])
@@ -229,3 +232,10 @@ def test_the_journal_is_appended_line_by_line_and_a_torn_line_is_left_out(tmp_pa
     assert journal.cancelled() == {"x"}
     journal.note("cancelled", runs=[])
     assert journal.cancelled() == {"x", "y"}
+
+
+@pytest.mark.parametrize("line", ['{"run_id": ', "[]", '{"row": 1}', "null"])
+def test_a_damaged_row_is_one_error(tmp_path, line):
+    (tmp_path / "rows.jsonl").write_text(line + "\n")
+    with pytest.raises(ConfigError, match="rows.jsonl is damaged .*: move the folder .* away"):
+        _ = Submission(tmp_path).rows

@@ -1,4 +1,4 @@
-"""The real submit command, as a user types it: what it prints, what it refuses, and that a refusal leaves no trace."""
+"""The real submit command: its output, its errors, and that an error changes no file."""
 
 import re
 import subprocess
@@ -60,15 +60,15 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(place):
     assert tree(place) == before
 
 
-def test_an_error_with_brackets_is_shown_as_it_is_and_never_cropped(place):
+def test_an_error_is_shown_whole_with_its_brackets(place):
     error = "RuntimeError: [bold]x[/red] " + "long " * 60 + "end"
     end(begin(specs()[0], GridFolder(place / "runs" / "study")), "crash", error=error)
     done = command("submit", place, "--grid", "study.yaml", "--dry-run", "--cluster", "local")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"failed: {error} (--retry failed tries again)" in done.stdout
+    assert f"failed: {error} (--retry failed retries it)" in done.stdout
 
 
-def test_a_dry_run_for_a_cluster_prints_the_batch_script_without_slurm(place):
+def test_a_dry_run_prints_the_batch_script(place):
     done = command(
         "submit",
         place,
@@ -81,9 +81,9 @@ def test_a_dry_run_for_a_cluster_prints_the_batch_script_without_slurm(place):
         "resources.nodes=1",
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "4 runs of 1 nodes x 4 ranks, 60 min\n" in done.stdout
+    assert "4 runs of 1 node x 4 ranks, 60 min\n" in done.stdout
     assert (
-        "at most 16.0 GPU-hours if each run needs one attempt, and at most 320.0 with"
+        "at most 16.0 GPU-hours with one attempt per run, and at most 320.0 with all attempts"
         in done.stdout
     )
     script = done.stdout.partition("# --- batch script of the array of 4 runs ---\n")[2]
@@ -91,7 +91,7 @@ def test_a_dry_run_for_a_cluster_prints_the_batch_script_without_slurm(place):
     assert "#SBATCH --array=0-3%4\n" in script
 
 
-def test_variants_seeds_and_settings_narrow_and_change_the_plan(place):
+def test_variants_seeds_and_settings_change_the_plan(place):
     choice = (
         "--variant",
         "full",
@@ -107,7 +107,7 @@ def test_variants_seeds_and_settings_narrow_and_change_the_plan(place):
     assert done.returncode == 0
     wanted = specs(base=GRID["base"] | {"steps": 7})[3]
     assert wanted.run_id in done.stdout
-    assert "1 runs (1 start) on local" in done.stdout
+    assert "1 run (1 start) on local" in done.stdout
 
 
 def test_a_thousand_runs_are_planned_in_seconds(place):
@@ -162,17 +162,18 @@ def test_unknown_grid(place):
         ),
         (
             ("--set", "micro_batch_size=5"),
-            "row 'base' and 1 more: global_batch_size 16 is not micro_batch_size 5 x gradient_accumulation_steps 3 x ",
+            "row 'base' and 1 more: global_batch_size 16 is not micro_batch_size 5 x "
+            "gradient_accumulation_steps 3 x ",
         ),
     ],
 )
-def test_a_wrong_word_on_the_command_line_is_one_sentence(place, arguments, message):
+def test_a_wrong_option_is_one_error_line(place, arguments, message):
     if "a100" in arguments:
         write_grid(place, resources={"nodes": 1})
     assert only(place, *arguments).startswith(message)
 
 
-def test_an_option_that_is_no_number_or_is_missing_exits_with_2(place):
+def test_wrong_usage_exits_with_2(place):
     for arguments in (
         ("--grid", "study.yaml", "--seed", "one"),
         (),
@@ -197,7 +198,7 @@ def test_an_option_that_is_no_number_or_is_missing_exits_with_2(place):
         ("a: \xfc".encode("latin-1"), "study.yaml: not UTF-8 text. Save it as UTF-8"),
     ],
 )
-def test_a_broken_grid_file_is_one_sentence_with_its_place(place, content, message):
+def test_a_broken_grid_file_is_one_error_with_its_line(place, content, message):
     (place / "study.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert only(place).startswith(message)
 

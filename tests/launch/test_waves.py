@@ -1,4 +1,4 @@
-"""Cutting runs into arrays and waves: everything is sent, once, and nothing that a site refuses."""
+"""Splitting runs into arrays and waves: each run once, within the site's limits."""
 
 import random
 
@@ -13,7 +13,7 @@ LONG = Shape(1, 4, 600, "long")
 
 
 def check(shapes: dict[Shape, list[int]], limits: Limits, arrays: list[Array]) -> None:
-    """What holds for every wave."""
+    """Check what holds for every wave."""
     for array in arrays:
         assert array.rows
         assert set(array.rows) <= set(shapes[array.shape])
@@ -36,20 +36,21 @@ def rows_of(arrays: list[Array]) -> list[tuple[int, ...]]:
     return [array.rows for array in arrays]
 
 
-def test_small_rows_are_one_array_and_the_index_is_the_row():
+def test_the_index_of_a_small_row_is_the_row():
     [array] = next_wave({SMALL: [5, 0, 3]}, Limits())
     assert array == Array(SMALL, 0, (0, 3, 5))
     assert array.indices == [0, 3, 5]
 
 
-def test_the_last_index_that_a_site_takes_is_used_and_the_next_begins_an_array():
+def test_the_last_allowed_index_is_used():
+    """The next row begins another array."""
     size = DEFAULT_MAX_ARRAY_SIZE
     whole, rest = next_wave({SMALL: list(range(size + 1))}, Limits())
     assert (whole.base, whole.indices) == (0, list(range(size)))
     assert (rest.base, rest.indices) == (size, [0])
 
 
-def test_two_thousand_and_five_hundred_rows_are_three_arrays_at_slurms_own_limit():
+def test_2500_rows_are_three_arrays_by_default():
     arrays = next_wave({SMALL: list(range(2500))}, Limits())
     assert [(array.base, len(array.rows)) for array in arrays] == [
         (0, 1001),
@@ -58,7 +59,7 @@ def test_two_thousand_and_five_hundred_rows_are_three_arrays_at_slurms_own_limit
     ]
 
 
-def test_large_rows_that_lie_close_together_are_one_array_on_a_base():
+def test_large_rows_close_together_are_one_array():
     [array] = next_wave({SMALL: [70_000, 70_009, 70_003]}, Limits(10))
     assert (array.base, array.indices) == (70_000, [0, 3, 9])
     assert rows_of(next_wave({SMALL: [70_000, 70_010]}, Limits(10))) == [(70_000,), (70_010,)]
@@ -92,7 +93,7 @@ def test_shapes_are_never_mixed():
         (99, [(0, 2, 4), (1, 3), (5,)]),
     ],
 )
-def test_no_more_jobs_are_sent_than_are_free(free, sent):
+def test_a_wave_keeps_the_limit_of_jobs(free, sent):
     shapes = {SMALL: [0, 2, 4], LARGE: [1, 3], LONG: [5]}
     arrays = next_wave(shapes, Limits(1001, free))
     assert rows_of(arrays) == sent
@@ -114,14 +115,14 @@ def random_case(chance: random.Random) -> tuple[dict[Shape, list[int]], Limits]:
     return shapes, Limits(chance.choice([2, 3, 10, 64, 1001]), free)
 
 
-def test_what_holds_for_every_wave_holds_for_random_ones():
+def test_random_waves():
     chance = random.Random(1)
     for _ in range(2000):
         shapes, limits = random_case(chance)
         check(shapes, limits, next_wave(shapes, limits))
 
 
-def test_waves_sent_one_after_the_other_send_everything_exactly_once():
+def test_waves_submit_every_row_exactly_once():
     chance = random.Random(2)
     for _ in range(500):
         left, limits = random_case(chance)
@@ -146,14 +147,14 @@ def test_the_order_of_rows_changes_nothing():
 
 
 def read(text: str) -> list[int]:
-    """What Slurm reads in 0-3,7."""
+    """Return the indices that Slurm reads in 0-3,7."""
     parts = [part.partition("-") for part in text.split(",") if part]
     return [
         index for first, _, last in parts for index in range(int(first), int(last or first) + 1)
     ]
 
 
-def test_ranges_are_read_back_as_what_was_written():
+def test_ranges_are_read_back_unchanged():
     chance = random.Random(4)
     for _ in range(500):
         indices = chance.sample(range(chance.choice([5, 40, 900])), chance.randint(0, 5))

@@ -211,20 +211,22 @@ def test_cancel_without_jobs_changes_nothing(folder, lock):
 
 def test_cancel_of_a_queue_on_another_host(folder):
     folder.lock.write_text(json.dumps(lifecycle.holder() | {"host": "node7", "what": "queue"}))
-    assert refused(folder, "cancel") == "a queue on node7 runs this grid: give the command there"
+    assert (
+        refused(folder, "cancel") == "a queue on node7 runs this grid: run `furnace cancel` there"
+    )
 
 
 def test_cancel_of_a_queue_on_this_machine(folder):
     with subprocess.Popen(["sleep", "60"]) as queue:
         try:
             folder.lock.write_text(json.dumps(lifecycle.holder(queue.pid) | {"what": "queue"}))
-            words = "a queue on this machine can only be stopped whole: leave --variant away"
+            words = "a queue on this machine can only be stopped whole: omit --variant"
             assert refused(folder, "cancel", "--variant", "base") == words
             assert queue.poll() is None
             code, said, complaint = give(folder, "cancel")
             assert (code, complaint) == (0, "")
             assert said.startswith(
-                f"told the queue of process {queue.pid} on {lifecycle.holder()['host']} to stop; "
+                f"asked the queue of process {queue.pid} on {lifecycle.holder()['host']} to stop; "
             )
             assert queue.wait(30) == -signal.SIGTERM
         finally:

@@ -187,7 +187,7 @@ def test_aggregate_names_runs_with_other_settings(study):
     done = command("aggregate", place, "--grid", "study", "--no-figures")
     assert done.returncode == 1
     assert (
-        "runs with other settings (--set) have a table of their own:\n  1 of 1 runs are done: "
+        "runs with other settings (--set) have a table of their own:\n  1 of 1 run is done: "
         in done.stderr
     )
     assert "aggregate --grid study --set steps=20 --set seed_x=0.001\n" in done.stderr

@@ -1,4 +1,4 @@
-"""slurm/devcluster: a Slurm of several nodes on one machine, what it says, and that nothing of it stays behind."""
+"""slurm/devcluster: a Slurm of several nodes on one machine, its messages, and its removal."""
 
 import contextlib
 import re
@@ -19,7 +19,7 @@ def test_bash_can_read_it(path: Path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_help_teaches_every_command_and_option_with_an_example():
+def test_help_lists_every_command_and_option():
     script = DEVCLUSTER.read_text()
     parse = script[script.index("\nparse()") : script.index("\ncheck_usage()")]
     commands = re.search(r"    (up \| .*)\)\n", script).group(1).split(" | ")
@@ -34,7 +34,7 @@ def test_help_teaches_every_command_and_option_with_an_example():
         assert "\n  srun --nodes 2 " in done.stdout
 
 
-def test_no_command_prints_the_help_and_is_wrong():
+def test_without_a_command_it_prints_the_help():
     done = devcluster()
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == devcluster("help").stdout
@@ -45,20 +45,20 @@ def test_no_command_prints_the_help_and_is_wrong():
     [
         ("up --frob", "unknown option --frob"),
         ("frob", "unknown command 'frob'"),
-        ("up --nodes", "--nodes takes a number from 1 on, got ''"),
-        ("up --nodes 0", "--nodes takes a number from 1 on, got '0'"),
-        ("up --nodes 65", "at most 64 nodes, and a port of at most 65000"),
-        ("up --port 80", "--port takes a number from 1024 on, got '80'"),
+        ("up --nodes", "--nodes takes a number of at least 1, got ''"),
+        ("up --nodes 0", "--nodes takes a number of at least 1, got '0'"),
+        ("up --nodes 65", "--nodes is at most 64, and --port at most 65000"),
+        ("up --port 80", "--port takes a number of at least 1024, got '80'"),
         ("up --gpu-type A/1", "--gpu-type takes a word such as a100"),
         ("up --hide /nowhere", "--hide takes a folder that exists, got '/nowhere'"),
         ("up --hide /", "--hide / would hide the cluster's own folder"),
-        ("up --wipe", "--wipe is no option of up"),
-        ("down --nodes 3", "--nodes is no option of down"),
+        ("up --wipe", "--wipe is not an option of up"),
+        ("down --nodes 3", "--nodes is not an option of down"),
         ("status node0", "status takes no 'node0'"),
         ("kill-node", "kill-node takes the name of a node, such as node0"),
     ],
 )
-def test_wrong_usage_is_one_sentence_and_changes_nothing(tmp_path: Path, arguments: str, says: str):
+def test_wrong_usage_is_one_error_line(tmp_path: Path, arguments: str, says: str):
     folder = Path("/tmp") / f"devcluster-{tmp_path.name}"  # pytest's own is too long for some names
     done = devcluster("--dir", str(folder), *arguments.split())
     assert (done.returncode, done.stdout) == (2, "")
@@ -106,7 +106,7 @@ def test_four_idle_nodes_in_four_partitions(cluster: Cluster):
 
 
 @pytest.mark.slurm
-def test_a_job_sees_two_hosts_that_find_each_other_and_its_gpus(quiet: Cluster):
+def test_a_job_has_two_hosts_and_gpus(quiet: Cluster):
     script = "echo $(hostname) $CUDA_VISIBLE_DEVICES $(getent hosts node3)"
     done = quiet.run("srun", "--nodes=2", "--gpus-per-node=2", "bash", "-c", script)
     assert sorted(done.stdout.splitlines()) == [
@@ -116,7 +116,8 @@ def test_a_job_sees_two_hosts_that_find_each_other_and_its_gpus(quiet: Cluster):
 
 
 @pytest.mark.slurm
-def test_a_power_cut_ends_every_process_of_a_node_and_its_job_runs_again(quiet: Cluster):
+def test_a_power_cut_ends_all_processes_of_a_node(quiet: Cluster):
+    """Slurm starts its job again."""
     options = ["--parsable", "--nodelist=node3", "--output=/dev/null"]
     job = quiet.run("sbatch", *options, "--wrap=sleep 900 & sleep 901").stdout.strip()
     wait_until(lambda: processes_of(quiet).count("sleep") == 2, 20, "the job's processes")
@@ -150,7 +151,7 @@ def test_jobs_outlive_a_stopped_controller(quiet: Cluster, tmp_path: Path):
 
 
 @pytest.mark.slurm
-def test_up_a_second_time_changes_nothing_and_refuses_other_options(quiet: Cluster):
+def test_a_second_up_changes_nothing(quiet: Cluster):
     before = {path: path.read_text() for path in (quiet.folder / "run").glob("*.pid")}
     assert len(before) == 8
     quiet.up()
@@ -164,9 +165,10 @@ def test_up_a_second_time_changes_nothing_and_refuses_other_options(quiet: Clust
 
 
 @pytest.mark.slurm
-def test_another_cluster_beside_it_survives_a_crash_and_leaves_nothing(
+def test_a_second_cluster_survives_a_crash(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ):
+    """After `down` nothing of it is left, and the first cluster still works."""
     folder = tmp_path_factory.mktemp("other")  # a short one
     hidden = folder / "login only"
     hidden.mkdir()
@@ -213,7 +215,7 @@ def test_another_cluster_beside_it_survives_a_crash_and_leaves_nothing(
 
 
 def processes_of(cluster: Cluster) -> list[str]:
-    """Names of daemons and jobs; a zombie has no environment."""
+    """Return the names of daemons and jobs. A zombie has no environment."""
     names = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

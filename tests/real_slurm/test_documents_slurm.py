@@ -1,4 +1,4 @@
-"""Commands that docs/slurm.md and slurm/README.md print, as they are printed, on a real Slurm."""
+"""The commands in docs/slurm.md and slurm/README.md, on a real Slurm."""
 
 import shutil
 import sys
@@ -8,7 +8,7 @@ import pytest
 from documents import ROOT, commands
 from slurm_cluster import Cluster
 
-# waits for 20 runs of 500 steps: here, until they are cancelled
+# it waits for 20 runs of 500 steps; here they are cancelled before
 LATER = ("furnace status --grid ablation --watch",)
 
 
@@ -38,10 +38,10 @@ def test_commands_on_the_devcluster(quiet: Cluster, tmp_path: Path, small_root: 
 
     printed = [c.line for c in commands(ROOT / "docs/slurm.md") if "--grid ablation" in c.line]
     [dry] = [line for line in printed if "--dry-run" in line]
-    assert "# Slurm says: " in give(dry.replace("mine", "devcluster"))
+    assert "# sbatch --test-only: " in give(dry.replace("mine", "devcluster"))
     ablation = [line for line in printed if line != dry]
     assert len(ablation) == 5
     for line in [line for line in ablation if line not in LATER] + list(LATER):
         said = give(line, code=1 if "aggregate" in line else 0)
         if "cancel" in line:
-            assert "submit goes on from what they have saved" in said
+            assert "the next submit resumes from saved checkpoints" in said

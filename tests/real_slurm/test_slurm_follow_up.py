@@ -1,4 +1,4 @@
-"""What comes after a wave on a real Slurm: follow-up jobs, retries, the table; and what cuts those jobs off."""
+"""Follow-up jobs on a real Slurm: waves, retries, the table, and jobs that are cut off."""
 
 import json
 from pathlib import Path
@@ -11,18 +11,17 @@ from slurm_study import HANG, Study, shim
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 
-def test_a_wave_is_followed_by_the_next_and_by_the_table(quiet: Cluster, tmp_path: Path):
-    # a path is a path
+def test_waves_end_with_the_table(quiet: Cluster, tmp_path: Path):
     study = Study(quiet, tmp_path / "a user's runs", variants=("waits", "dies", "crash"), seeds=3)
     study.write({"max_submit_jobs": 6, "array_parallelism": 5, "retries": 1})
     said = study.submitted()
-    assert "5 runs of 1 nodes x 1 ranks" in said
-    assert "sends the 4 runs left" in said
+    assert "5 runs of 1 node x 1 rank" in said
+    assert "submits the 4 runs left" in said
     study.wait_for_starts(5)
     study.wait_for(running=3, queued=6)  # the wave cannot end before the three are released
     reasons = [run["reason"] for run in study.status().values() if run["state"] == "queued"]
     assert sum(reason.startswith("waits for a later wave") for reason in reasons) == 4
-    # those that have died
+    # the killed ones
     assert sum(reason.endswith(" will submit it again") for reason in reasons) == 2
     assert "nothing to do" in study.submitted()  # they are on their way: nothing is submitted twice
     (study.folder / "release").touch()
@@ -54,16 +53,16 @@ def test_a_wave_is_followed_by_the_next_and_by_the_table(quiet: Cluster, tmp_pat
 @pytest.mark.parametrize(
     ("how", "before"),
     [("cancelled", '$REAL "$@" >/dev/null'), ("killed", ":")],
-    ids=["cancelled when Slurm had its wave", "killed before"],
+    ids=["cancelled after its sbatch", "killed before its sbatch"],
 )
-def test_a_follow_up_job_that_is_ended_half_way_is_made_up_for_and_nothing_is_doubled(
-    quiet: Cluster, tmp_path: Path, how, before
-):
+def test_a_follow_up_job_that_is_cut_off(quiet: Cluster, tmp_path: Path, how, before):
+    """The next submit completes it, and submits nothing twice."""
     study = Study(quiet, tmp_path, seeds=6, profile={"max_submit_jobs": 4})
     asked = study.place / "asked"
-    third = f'echo >> {asked}.calls; [ "$(wc -l < {asked}.calls)" = 3 ] && {{ {before}; touch {asked}; {HANG}; }}'
+    is_third = f'echo >> {asked}.calls; [ "$(wc -l < {asked}.calls)" = 3 ]'
+    third = f"{is_third} && {{ {before}; touch {asked}; {HANG}; }}"
     said = study.submitted(PATH=shim(study.place, "sbatch", f'{third}\nexec $REAL "$@"'))
-    assert "sends the 3 runs left" in said
+    assert "submits the 3 runs left" in said
     wait_until(asked.exists, 60, "the follow-up job's own sbatch")
     assert (study.folder / "submit.lock").exists()
     job_id = follow_up_id(study)
@@ -77,7 +76,7 @@ def test_a_follow_up_job_that_is_ended_half_way_is_made_up_for_and_nothing_is_do
         30,
         "its end",
     )
-    assert (study.folder / "submit.lock").exists()  # nobody could take it away
+    assert (study.folder / "submit.lock").exists()  # the killed job could not remove it
     said = study.submitted()
     assert ("found job " in said) == (how == "cancelled")
     study.wait_for(done=6)
@@ -86,7 +85,7 @@ def test_a_follow_up_job_that_is_ended_half_way_is_made_up_for_and_nothing_is_do
 
 
 def follow_up_id(study: Study) -> str:
-    """Job id of the only follow-up job that was submitted."""
+    """Return the job id of the only follow-up job."""
     [journal] = study.folder.glob("submissions/*/journal.jsonl")
     events = [json.loads(line) for line in journal.read_text().splitlines()]
     [name] = [event["name"] for event in events if event.get("kind") == "follow-up"]
@@ -102,14 +101,14 @@ def is_follow_up(process: psutil.Process, study: Study) -> bool:
     return "furnace_hpc.follow_up" in words and str(study.folder / "submissions" / "1") in words
 
 
-def test_a_limit_on_submitted_jobs_is_seen_and_kept(quiet: Cluster, tmp_path: Path):
+def test_a_limit_on_submitted_jobs_is_kept(quiet: Cluster, tmp_path: Path):
     study = Study(quiet, tmp_path, variants=("waits",), seeds=9)
     change = ("sacctmgr", "--immediate", "modify", "qos", "normal", "set")
     assert quiet.run(*change, "MaxSubmitJobsPerUser=5").returncode == 0
     try:
         said = study.submitted()
-        assert "4 runs of 1 nodes x 1 ranks" in said  # and the follow-up job is the fifth
-        assert "sends the 5 runs left" in said
+        assert "4 runs of 1 node x 1 rank" in said  # and the follow-up job is the fifth
+        assert "submits the 5 runs left" in said
         done = study.submit("--set", "steps=7")
         assert (done.returncode, done.stdout.count("submitted")) == (2, 0)
         assert "as many jobs as the site allows" in done.stderr

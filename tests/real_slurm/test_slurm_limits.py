@@ -1,6 +1,7 @@
-"""What is not endless on a real Slurm: time, and space for files; and grids that are another cluster's.
+"""Limits on a real Slurm: time, disk space, and grids of another cluster.
 
-A time limit takes half a minute to be felt, in which the other tests do their work in a partition that runs nothing.
+Slurm takes half a minute to act on a time limit. Meanwhile the other tests work in a partition that
+runs nothing.
 """
 
 import os
@@ -21,13 +22,13 @@ ONCE = dict.fromkeys(range(4), 1)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def told(
+def stopped(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Study, Future]]:
     """A study whose run has a time limit, and its `submit --wait`."""
-    study = Study(cluster, tmp_path_factory.mktemp("told"), variants=("waits", "crash"))
-    # Slurm looks at time limits every half minute, and tells whom it must before the next look:
-    # here at the first.
+    study = Study(cluster, tmp_path_factory.mktemp("stopped"), variants=("waits", "crash"))
+    # Slurm checks time limits every half minute, and signals jobs that end before the next check.
+    # Here that is the first one.
     study.write({"signal_delay_s": 30}, base=GRID["base"] | {"resources": {"timeout_min": 1}})
     with ThreadPoolExecutor(1) as aside:
         yield study, aside.submit(study.submit, "--wait")
@@ -35,9 +36,7 @@ def told(
     cluster.quieten()
 
 
-def test_a_grid_whose_jobs_are_on_another_cluster_is_refused_by_that_cluster_s_name(
-    cluster: Cluster, tmp_path: Path
-):
+def test_a_grid_of_another_cluster_is_refused(cluster: Cluster, tmp_path: Path):
     study = Study(cluster, tmp_path, seeds=4, profile=CLOSED)
     study.submitted()
     [journal] = study.folder.glob("submissions/*/journal.jsonl")
@@ -61,12 +60,11 @@ def test_a_grid_whose_jobs_are_on_another_cluster_is_refused_by_that_cluster_s_n
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system that is small")
-def test_a_full_file_system_is_one_sentence_leaves_no_job_and_is_no_hindrance_later(
-    cluster: Cluster, tmp_path: Path
-):
+def test_a_full_file_system_is_one_error(cluster: Cluster, tmp_path: Path):
+    """No job is left, and a later submit works."""
     study = Study(cluster, tmp_path / "study", seeds=4, profile=CLOSED)
     with small_file_system(study.place / "runs") as runs:
-        # in the lock and in the code; then in the rows and the script
+        # too little for the lock or the code, then for the rows or the script
         for places in ((0, 12, 2000), (20, 32)):
             for free_kib in places:
                 with only(runs, free_kib):
@@ -80,11 +78,10 @@ def test_a_full_file_system_is_one_sentence_leaves_no_job_and_is_no_hindrance_la
             ended(study)
 
 
-def test_a_run_is_told_before_its_time_limit_stops_and_is_requeued_and_wait_outlasts_it(
-    told: tuple[Study, Future],
-):
-    study, waiting = told
-    wait_until(lambda: study.starts().total() == 3, 90, "a second start of the run that was told")
+def test_a_time_limit_stops_and_requeues_a_run(stopped: tuple[Study, Future]):
+    """Slurm signals it before, and `submit --wait` waits for its second start."""
+    study, waiting = stopped
+    wait_until(lambda: study.starts().total() == 3, 90, "a second start of the stopped run")
     assert not waiting.done()
     (study.folder / "release").touch()
     done = waiting.result()

@@ -1,4 +1,4 @@
-"""A real Slurm whose commands print more than their answers, and whose queue holds jobs of odd names."""
+"""A real Slurm whose commands print banners, and whose queue has jobs with odd names."""
 
 import json
 import sys
@@ -10,7 +10,8 @@ from slurm_study import Study, shim
 from test_slurm_train import RealStudy
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
-NOISE = "printf 'CLUSTER: alpha\\n\\n*** job 5 of the news | 12 | RUNNING ***\\n\\377\\n'\nexec $REAL \"$@\""
+BANNER = r"CLUSTER: alpha\n\n*** job 5 of the news | 12 | RUNNING ***\n\377\n"
+NOISE = f"printf '{BANNER}'\nexec $REAL \"$@\""
 COMMANDS = ("squeue", "sacct", "sinfo", "sacctmgr", "scontrol", "sbatch", "scancel")
 
 
@@ -95,9 +96,7 @@ def test_of_two_partitions_slurm_takes_one(quiet: Cluster, tmp_path: Path):
 
 
 @pytest.mark.distributed
-def test_gpus_that_torch_cannot_use_fail_one_run_of_twenty(
-    quiet: Cluster, tmp_path: Path, small_root: Path
-):
+def test_unusable_gpus_fail_one_run_of_twenty(quiet: Cluster, tmp_path: Path, small_root: Path):
     (tmp_path / "data").symlink_to(small_root)
     profile = {
         "nodes": 1,

@@ -1,4 +1,4 @@
-"""Clusters unlike the session's: without accounting, or whose nodes do not see what the login node sees."""
+"""Other clusters: without accounting, or with a folder that nodes cannot see."""
 
 import signal
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from slurm_study import Study, shim
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 
-def test_a_folder_that_compute_nodes_cannot_see_is_told(
+def test_a_folder_that_nodes_cannot_see_is_reported(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ):
     hidden = tmp_path / "login only"
@@ -36,7 +36,7 @@ def test_a_folder_that_compute_nodes_cannot_see_is_told(
 
 
 def started(factory: pytest.TempPathFactory, *options: str) -> Cluster:
-    """Another cluster, with other settings."""
+    """Start another cluster, with other settings."""
     try:
         return start_cluster(factory.mktemp("plain") / "c", *options)
     except CannotStart as reason:
@@ -51,9 +51,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster.down()
 
 
-def test_without_accounting_nothing_is_lost_doubled_or_called_failed(
-    plain: Cluster, tmp_path: Path
-):
+def test_without_accounting_no_run_is_lost(plain: Cluster, tmp_path: Path):
     study = Study(plain, tmp_path, variants=("ok", "dies"), seeds=2, profile={"retries": 0})
     said = study.submitted()
     assert said.count("submitted array") == 2
@@ -69,12 +67,11 @@ def test_without_accounting_nothing_is_lost_doubled_or_called_failed(
     plain.quieten()
 
 
-LOST = '$REAL "$@" >/dev/null; echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1'
+ERROR = "sbatch: error: Socket timed out on send/recv operation"
+LOST = f'$REAL "$@" >/dev/null; echo "{ERROR}" >&2; exit 1'
 
 
-def test_without_accounting_what_slurm_took_without_a_word_to_us_is_found(
-    plain: Cluster, tmp_path: Path
-):
+def test_without_accounting_a_lost_job_is_found(plain: Cluster, tmp_path: Path):
     def submit_and_finish(how: str) -> None:
         study = Study(
             plain, tmp_path / how.replace(":", "-"), seeds=4, profile={"partition": "closed"}
@@ -87,8 +84,7 @@ def test_without_accounting_what_slurm_took_without_a_word_to_us_is_found(
         assert study.elements() == dict.fromkeys(range(4), 1), how
         assert "nothing to do" in study.submitted(), how
 
-    # Lines of the journal: an intent and its outcome for each of two arrays, then for the follow-up
-    # job.
+    # The journal has an intent and an outcome for each of two arrays, then for the follow-up job.
     ways = ("lost", "before:2", "after:2", "before:4")
     with ThreadPoolExecutor(len(ways)) as side_by_side:
         list(side_by_side.map(submit_and_finish, ways))

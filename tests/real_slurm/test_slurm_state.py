@@ -1,4 +1,4 @@
-"""What a grid's runs are on a real Slurm: status, cancel, requeued jobs, dead nodes, a controller that is away."""
+"""States of runs on a real Slurm: cancel, requeued jobs, dead nodes, a controller that is away."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from slurm_study import Study, shim
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 
-def test_at_most_so_many_run_at_a_time_and_cancel_stops_all(quiet: Cluster, tmp_path: Path):
+def test_array_parallelism_and_cancel(quiet: Cluster, tmp_path: Path):
     study = Study(
         quiet, tmp_path, variants=("waits", "waits2"), seeds=3, profile={"array_parallelism": 2}
     )
@@ -44,9 +44,8 @@ def held_back(study: Study) -> int:
 COUNTING = 'echo "$0 $*" >> "$(dirname "$0")/../calls"; exec $REAL "$@"'
 
 
-def test_status_asks_slurm_once_for_all_and_commands_share_the_answer(
-    quiet: Cluster, tmp_path: Path
-):
+def test_status_asks_slurm_once(quiet: Cluster, tmp_path: Path):
+    """Later commands use the cached answer."""
     study = Study(
         quiet, tmp_path, variants=("ok", "ok2", "ok3"), seeds=20, profile={"partition": "closed"}
     )
@@ -67,9 +66,8 @@ def test_status_asks_slurm_once_for_all_and_commands_share_the_answer(
         ("export PATH=/nowhere", "python3: command not found"),
     ],
 )
-def test_what_fails_before_a_run_begins_is_told_from_the_batch_log(
-    quiet: Cluster, tmp_path: Path, setup, says
-):
+def test_a_failure_before_the_run_begins(quiet: Cluster, tmp_path: Path, setup, says):
+    """Status shows the last line of the batch log."""
     study = Study(quiet, tmp_path, profile={"setup": [setup], "retries": 0})
     study.submitted()
     study.wait_for(interrupted=1)
@@ -78,15 +76,16 @@ def test_what_fails_before_a_run_begins_is_told_from_the_batch_log(
     assert says in run["reason"]
     logs = study.furnace("status", "--grid", "study", "--logs", "ok")
     assert says in logs.stdout
-    assert "1 runs (1 start)" in study.submitted("--dry-run")
+    assert "1 run (1 start)" in study.submitted("--dry-run")
 
 
-def test_logs_show_what_other_ranks_printed_before_the_run_began(quiet: Cluster, tmp_path: Path):
+def test_logs_show_output_before_the_run_began(quiet: Cluster, tmp_path: Path):
     study = Study(
         quiet, tmp_path, variants=("waits",), profile={"processes_per_node": 2, "retries": 0}
     )
     python = study.place / "python"
-    broken = """[ "${SLURM_PROCID:-0}" = 1 ] && { echo "libnccl.so.2: cannot open shared object file" >&2; exit 127; }"""
+    error = "libnccl.so.2: cannot open shared object file"
+    broken = f"""[ "${{SLURM_PROCID:-0}}" = 1 ] && {{ echo "{error}" >&2; exit 127; }}"""
     python.write_text(python.read_text().replace("\n", f"\n{broken}\n", 1))
     study.submitted()
     study.wait_for(interrupted=1)
@@ -99,9 +98,8 @@ def test_logs_show_what_other_ranks_printed_before_the_run_began(quiet: Cluster,
     )
 
 
-def test_a_run_that_slurm_requeues_and_one_whose_node_dies_go_on_as_their_next_attempts(
-    quiet: Cluster, tmp_path: Path
-):
+def test_held_jobs_and_dead_nodes(quiet: Cluster, tmp_path: Path):
+    """Both runs resume as their next attempt."""
     # a node each
     study = Study(quiet, tmp_path, variants=("waits", "waits2"), profile={"cpus_per_task": 64})
     study.submitted()
@@ -125,9 +123,7 @@ def test_a_run_that_slurm_requeues_and_one_whose_node_dies_go_on_as_their_next_a
     assert study.attempts("waits2-")[1]["holder"]["host"] != node
 
 
-def test_slurms_accounting_and_the_ledger_agree_on_what_a_requeued_run_took(
-    quiet: Cluster, tmp_path: Path
-):
+def test_accounting_agrees_with_the_attempts(quiet: Cluster, tmp_path: Path):
     gpus = {"gpu_flag": "gpus_per_node", "gpu_type": "a100", "gpus_per_node": 2}
     study = Study(quiet, tmp_path, variants=("waits", "ok"), profile=gpus)
     study.submitted()
@@ -138,26 +134,26 @@ def test_slurms_accounting_and_the_ledger_agree_on_what_a_requeued_run_took(
     wait_until(
         lambda: accounting(study)[:2] == ["2", "2"],
         30,
-        "what ended; the one that runs is not counted yet",
+        "the ended ones; the running one is not counted yet",
     )
     (study.folder / "release").touch()
     study.wait_for(done=2)
     wait_until(
         lambda: accounting(study)[:2] == ["3", "2"], 60, "all three allocations of the two jobs"
     )
-    slurms, ledgers = map(float, accounting(study)[2:])
+    slurms, attempts = map(float, accounting(study)[2:])
     spent_s = [
         2 * (a["end_unix_s"] - a["start_unix_s"])
         for run in ("waits", "ok")
         for a in study.attempts(run)
     ]
     assert len(spent_s) == 3
-    assert ledgers == pytest.approx(sum(spent_s) / 3600, abs=0.006)
-    assert slurms >= ledgers - 3 * 2 / 3600 - 0.01  # Slurm begins earlier, and cuts seconds off
+    assert attempts == pytest.approx(sum(spent_s) / 3600, abs=0.006)
+    assert slurms >= attempts - 3 * 2 / 3600 - 0.01  # Slurm begins earlier, and cuts seconds off
 
 
 def accounting(study: Study) -> list[str]:
-    """Allocations, jobs, GPU-hours of Slurm and of the ledger, from the table's footnote."""
+    """Return allocations, jobs, GPU-hours of Slurm and of the attempts, from the table's note."""
     said = study.furnace("aggregate", "--grid", "study", "--no-figures").stdout
     found = re.search(
         r"accounting: ([\d.]+) GPU-hours in (\d+) allocations? of (\d+) jobs.* have ([\d.]+)", said
@@ -173,9 +169,8 @@ def held(study: Study, job_id: str) -> bool:
     )
 
 
-def test_while_the_controller_is_away_runs_go_on_status_says_so_and_nothing_is_half_submitted(
-    quiet: Cluster, tmp_path: Path
-):
+def test_a_controller_that_is_away(quiet: Cluster, tmp_path: Path):
+    """Runs continue, status reports it, and a submission is whole or nothing."""
     study = Study(quiet, tmp_path / "runs", variants=("waits",), seeds=2)
     other = Study(quiet, tmp_path / "other", seeds=4, profile={"partition": "closed"})
     study.submitted()

@@ -1,4 +1,4 @@
-"""Submitting to a real Slurm: once, whole, whatever cuts it off."""
+"""Submit to a real Slurm: once and whole, even if something cuts it off."""
 
 import signal
 import subprocess
@@ -22,7 +22,9 @@ def study(quiet: Cluster, tmp_path: Path) -> Study:
     return Study(quiet, tmp_path, variants=("ok", "ok2"), seeds=2, profile=CLOSED)
 
 
-def test_a_killed_submission_is_finished_and_nothing_is_missing_or_doubled(study: Study):
+def test_a_killed_submission_is_completed(study: Study):
+    """The next submit leaves no run out, and submits none twice."""
+
     def kill_and_finish(point: str) -> None:
         place = study.place / point.replace(":", "-")
         one = Study(study.cluster, place, variants=("ok", "ok2"), seeds=2, profile=CLOSED)
@@ -37,29 +39,30 @@ def test_a_killed_submission_is_finished_and_nothing_is_missing_or_doubled(study
 
     with ThreadPoolExecutor(6) as side_by_side:
         list(side_by_side.map(kill_and_finish, POINTS))
-    assert study.queue() == []  # none is left of which the journals do not know
+    assert study.queue() == []  # the journals had all jobs
 
 
 @pytest.mark.parametrize(
     ("script", "exists", "says"),
     [
         (
-            '$REAL "$@" >/dev/null; echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1',
+            '$REAL "$@" >/dev/null; '
+            'echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1',
             True,
             "",
         ),
         ('$REAL "$@" >/dev/null; kill -9 $$', True, ""),
         (
-            'echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2; exit 1',
+            'echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2; '
+            "exit 1",
             False,
             "away",
         ),
     ],
     ids=["timed out after accepting", "killed after accepting", "controller away"],
 )
-def test_an_sbatch_that_fails_is_believed_only_when_slurm_has_no_such_job(
-    study: Study, script, exists, says
-):
+def test_a_failed_sbatch_may_have_submitted(study: Study, script, exists, says):
+    """Slurm is asked for the job."""
     done = study.submit(PATH=shim(study.place, "sbatch", script))
     assert done.returncode == (0 if exists else 1), done.stdout + done.stderr
     assert says in done.stderr
@@ -69,7 +72,7 @@ def test_an_sbatch_that_fails_is_believed_only_when_slurm_has_no_such_job(
     assert study.elements() == ONCE
 
 
-def test_an_sbatch_that_hangs_does_not_outlive_a_submit_that_is_ended(study: Study):
+def test_an_sbatch_that_hangs_dies_with_submit(study: Study):
     def end_and_finish(number: signal.Signals) -> None:
         one = Study(
             study.cluster,
@@ -101,7 +104,7 @@ def test_an_sbatch_that_hangs_does_not_outlive_a_submit_that_is_ended(study: Stu
 
 
 def begun(study: Study, path: str) -> "subprocess.Popen[str]":
-    """A submit that has been started, with this PATH."""
+    """Start a submit with this PATH."""
     command = [
         sys.executable,
         "-m",
@@ -118,16 +121,16 @@ def begun(study: Study, path: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_a_submission_cut_off_before_its_follow_up_job_gets_one(study: Study):
+def test_a_missing_follow_up_job_is_submitted(study: Study):
     assert study.submit(script="crash.py after:2").returncode == -signal.SIGKILL
     assert study.follow_ups() == 0
     said = study.submitted()
-    assert "which retries what was interrupted, and makes the table" in said
+    assert "which retries interrupted runs, and makes the table" in said
     assert study.follow_ups() == 1
     assert study.elements() == ONCE
 
 
-def test_a_refused_follow_up_job_is_said_and_the_array_stays(study: Study):
+def test_the_array_stays_without_a_follow_up_job(study: Study):
     study.write(CLOSED | {"follow_up_partition": "nowhere"})
     said = study.submitted()
     assert "submitted array " in said
@@ -135,7 +138,7 @@ def test_a_refused_follow_up_job_is_said_and_the_array_stays(study: Study):
     assert study.elements() == ONCE
 
 
-def test_of_two_submits_at_the_same_time_one_is_refused(study: Study):
+def test_one_of_two_submits_is_refused(study: Study):
     go = study.place / "go"
     slow = shim(study.place, "sbatch", f'until [ -e "{go}" ]; do sleep 0.05; done; exec $REAL "$@"')
     both = [begun(study, slow) for _ in range(2)]
@@ -149,7 +152,7 @@ def test_of_two_submits_at_the_same_time_one_is_refused(study: Study):
 
 REFUSED = (
     ({"partition": "nowhere"}, "set `partition` in the profile"),
-    ({"account": "nobody"}, "set `account` in the profile"),
+    ({"account": "missing"}, "set `account` in the profile"),
     ({"qos": "best"}, "set `qos` in the profile"),
     ({"cpus_per_task": 1000}, "the profile asks for more than the partition's nodes have"),
     ({"nodes": 16}, "the profile asks for more than the partition's nodes have"),
@@ -162,7 +165,7 @@ REFUSED = (
 )
 
 
-def test_what_slurm_refuses_is_one_sentence_with_the_mend(study: Study):
+def test_a_refusal_is_one_error_with_a_fix(study: Study):
     for profile, hint in REFUSED:
         study.write(CLOSED | profile)
         done = study.submit()
@@ -175,17 +178,17 @@ def test_what_slurm_refuses_is_one_sentence_with_the_mend(study: Study):
     assert study.elements() == {}
     assert not (study.folder / "submissions").exists()
     assert not list(study.folder.glob("*/spec.json"))
-    # this Slurm asks for none, and a blank must not split the flag
+    # this Slurm needs no wckey, and a space must not split the flag
     study.write(CLOSED | {"wckey": "a b"})
     study.submitted()
     assert study.elements() == ONCE
 
 
-def test_of_several_shapes_none_is_submitted_when_one_would_be_refused(study: Study):
+def test_several_shapes_are_all_submitted_or_none(study: Study):
     study.write(CLOSED, variants={"ok": {}, "ok2": {"loss.alpha": 0.1, "resources.nodes": 16}})
     done = study.submit()
     assert done.returncode == 2
-    assert "sbatch would refuse 2 runs of 16 nodes x 1 ranks" in done.stderr
+    assert "sbatch would refuse 2 runs of 16 nodes x 1 rank" in done.stderr
     assert study.queue() == []
     study.write(CLOSED, variants={"ok": {}, "ok2": {"loss.alpha": 0.1, "resources.nodes": 2}})
     study.submitted()
@@ -193,7 +196,7 @@ def test_of_several_shapes_none_is_submitted_when_one_would_be_refused(study: St
     assert len({name for name, index in study.queue() if index != "N/A"}) == 2
 
 
-def test_no_variable_of_an_outer_job_reaches_the_jobs(quiet: Cluster, tmp_path: Path):
+def test_variables_of_an_outer_job_reach_no_job(quiet: Cluster, tmp_path: Path):
     study = Study(
         quiet, tmp_path, profile={"setup": [f"env > {tmp_path}/seen"], "follow_up": False}
     )

@@ -1,4 +1,4 @@
-"""slurm/*.sbatch: a grid without submitit, as slurm/README.md has it, on a real Slurm."""
+"""The templates slurm/*.sbatch on a real Slurm: a grid without submitit, as in slurm/README.md."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ SLURM = Path(__file__).parents[2] / "slurm"
 
 
 @pytest.mark.parametrize("name", ["train", "array", "pack", "aggregate"])
-def test_bash_can_read_it_and_its_head_shows_how_to_give_it(name):
+def test_the_head_of_a_template_shows_its_command(name):
     path = SLURM / f"{name}.sbatch"
     done = subprocess.run(["bash", "-n", path], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
@@ -21,9 +21,8 @@ def test_bash_can_read_it_and_its_head_shows_how_to_give_it(name):
 
 @pytest.mark.slow
 @pytest.mark.slurm
-def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(
-    quiet: Cluster, tmp_path: Path
-):
+def test_templates_train_an_array_and_single_runs(quiet: Cluster, tmp_path: Path):
+    """The last template makes the table."""
     study = Study(quiet, tmp_path, variants=("ok", "waits", "dies"))
     said = study.submitted("--prepare")
     assert study.queue() == []
@@ -68,7 +67,7 @@ def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(
     (run / "result.json").unlink()
     sbatch(SLURM / "train.sbatch", run)
     study.wait_for_starts(5)
-    assert "cancelled 1 jobs" in study.furnace("cancel", "--grid", "study").stdout
+    assert "cancelled 1 job;" in study.furnace("cancel", "--grid", "study").stdout
     wait_until(lambda: not study.queue(), 30, "an empty queue")
     [done] = study.folder.glob("ok*")
     again = study.place / f"furnace-train-{sbatch(SLURM / 'train.sbatch', done)}.log"
@@ -81,7 +80,7 @@ def test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled(
 
 @pytest.mark.slow
 @pytest.mark.slurm
-def test_packing_on_a_node_hands_its_arguments_on(quiet: Cluster, tmp_path: Path):
+def test_the_pack_template_passes_arguments_on(quiet: Cluster, tmp_path: Path):
     study = Study(quiet, tmp_path)
     packed = (
         "sbatch",

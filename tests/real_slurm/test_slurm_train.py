@@ -1,4 +1,4 @@
-"""The whole chain on a real Slurm, with real ranks: several nodes, DeepSpeed, the snapshot, a node thought dead."""
+"""Real training on a real Slurm: several nodes, DeepSpeed, the snapshot, a node thought dead."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ GRID = {
 
 
 class RealStudy(Study):
-    """The same with ranks that train."""
+    """A study whose ranks train."""
 
     def __post_init__(self) -> None:
         (self.place / "slurm/clusters").mkdir(parents=True)
@@ -49,7 +49,10 @@ class RealStudy(Study):
         (self.place / "study.yaml").write_text(yaml.safe_dump(GRID))
 
     def steps(self, run: str) -> int:
-        """Newest step of the one run whose name begins so, from its own file: a command a look would slow it down."""
+        """Return the newest step of the run with this prefix, from its files.
+
+        A command for every look would slow it down.
+        """
         files = self.folder.glob(f"{run}*/metrics/*.jsonl")
         return max(
             (json.loads(line)["step"] for path in files for line in whole_lines(path)), default=0
@@ -66,10 +69,9 @@ def study(quiet: Cluster, tmp_path: Path, small_root: Path) -> RealStudy:
     return RealStudy(quiet, tmp_path)
 
 
-def test_two_runs_of_two_nodes_train_the_snapshot_one_is_requeued_and_both_are_what_a_quiet_machine_gives(
-    study,
-):
-    tree = study.place / "tree"  # the code that submits is a copy that can be broken
+def test_runs_of_two_nodes_train_the_snapshot(study):
+    """One is requeued, and its result equals that of an undisturbed local run."""
+    tree = study.place / "tree"  # a copy of the code, which is damaged later
     for name in ("furnace_hpc", "ds_configs", "experiments", "slurm"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     said = study.submitted(PYTHONPATH=str(tree), PYTHONSAFEPATH="1")
@@ -100,7 +102,7 @@ def test_two_runs_of_two_nodes_train_the_snapshot_one_is_requeued_and_both_are_w
 
 
 def calm_result(place: Path) -> dict:
-    """The result of the first run, trained on this machine without Slurm and without interruption."""
+    """Return the result of the first run, trained here without Slurm and interruption."""
     calm = place / "calm"  # with a table of its own
     calm.mkdir()
     grid = (
@@ -119,9 +121,8 @@ def calm_result(place: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def test_a_node_thought_dead_that_comes_back_writes_nothing_over_its_successor(
-    quiet, tmp_path, small_root
-):
+def test_a_node_thought_dead_overwrites_nothing(quiet, tmp_path, small_root):
+    """Its ranks continue when the next attempt is done, and leave that one's files alone."""
     shutil.copytree(small_root, tmp_path / "data")
     study = RealStudy(quiet, tmp_path, profile={"nodes": 1})
     (study.place / "study.yaml").write_text(yaml.safe_dump(GRID | {"variants": {"first": {}}}))
@@ -134,7 +135,7 @@ def test_a_node_thought_dead_that_comes_back_writes_nothing_over_its_successor(
     ranks = [process for process in frozen if "submitit" in " ".join(process.cmdline())]
     for process in frozen:
         process.send_signal(signal.SIGSTOP)
-    # Slurm's own word for it
+    # as Slurm does itself later
     quiet.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=no answer")
     try:
         wait_until((run / "result.json").exists, 120, "the result of a second attempt, elsewhere")
@@ -149,7 +150,7 @@ def test_a_node_thought_dead_that_comes_back_writes_nothing_over_its_successor(
         quiet.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
     assert ranks
     assert psutil.wait_procs(ranks, timeout=60)[1] == []
-    # an attempt's own files, which nobody takes for another's
+    # files of one attempt alone
     theirs = ("logs/1-", "verdicts/1-", "metrics/1.")
     assert {n: c for n, c in contents(run).items() if not n.startswith(theirs)} == {
         n: c for n, c in before.items() if not n.startswith(theirs)

@@ -17,7 +17,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.access import GROUP_ACCESS
-from furnace_hpc.launch.batch_script import rule_text
+from furnace_hpc.launch.batch_script import check_function
 from furnace_hpc.launch.follow_up import read_profile
 from furnace_hpc.launch.local_progress import Progress
 from furnace_hpc.launch.local_queue import Queue, Slots
@@ -96,7 +96,7 @@ def test_the_batch_script_and_the_ranks_decide_alike(
         trusted = True
     except ConfigError:
         trusted = False
-    script = f"{rule_text()}\nfurnace_check {tmp_path} {file}"
+    script = f"{check_function()}\nfurnace_check {tmp_path} {file}"
     found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout == "", found.stderr) == (
         0 if trusted else 1,

@@ -185,11 +185,11 @@ def test_invalid_packs_are_refused(tmp_path, changes, message):
     [
         (
             {"fingerprint": "feedfeedfeedfeed"},
-            "packs 'a' and 'b' hold the same samples, and would count twice",
+            "packs 'a' and 'b' contain the same samples and would count twice",
         ),
         (
             {"preprocessing": {"knobs": {"seed": 2, "snr_db": 0}}},
-            "knob knobs.snr_db is -6 in one and 0 in the other",
+            "setting knobs.snr_db is -6 in one and 0 in the other",
         ),
         ({"dataset": "avmnist"}, "data set is 'tridigits' in one and 'avmnist' in the other"),
     ],
@@ -208,7 +208,10 @@ def test_packs_of_the_default_set_are_made(tmp_path, capsys):
     """The name has the data seed: tridigits-seed3."""
     rows = expand_rows(login_grid(packs=["tridigits-seed3", "tridigits"]))
     assert set(fingerprints(rows, tmp_path, dry_run=True)) == {"tridigits-seed3", "tridigits"}
-    assert "data set 'tridigits-seed3' will be packed into" in capsys.readouterr().out
+    assert (
+        "data set 'tridigits-seed3' is not packed: `furnace submit` will pack it"
+        in capsys.readouterr().out
+    )
     with pytest.raises(ConfigError, match="'tridigits-seedx' is not packed"):
         fingerprints(
             expand_rows(login_grid(packs=["tridigits-seedx", "tridigits"])), tmp_path, dry_run=True

@@ -1,5 +1,6 @@
-"""The ledger: every start of a run as a typed record. The host's side (lifecycle.py) writes it; this reads it."""
+"""Read the attempts of a run as typed records. The host writes them (host/lifecycle.py)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,59 +19,80 @@ class Attempt(BaseModel):
     attempt: int = Field(description="counted from 1")
     start_unix_s: float = 0.0
     end_unix_s: float | None = Field(
-        default=None, description="none: it has not ended, or nobody was left to say so"
+        default=None, description="None while it runs, or if it was killed with its node"
     )
-    reason: str | None = Field(default=None, description="why it ended: a key of state.ENDED")
-    error: str = Field(default="", description="the exception's last line, or what is known")
+    reason: str | None = Field(default=None, description="why it ended: a key of END_REASONS")
+    error: str = Field(default="", description="last line of the exception, or what is known")
     step: int = Field(default=0, description="last optimizer step that a rank reported")
     code_hash: str = Field(default="", description="hash of the sources that decide numbers")
-    snapshot: str = Field(
-        default="", description="code snapshot that it runs; none: the code of a hand-made start"
-    )
+    snapshot: str = Field(default="", description="code snapshot; empty for a start by hand")
     world_size: int | None = None
-    gpus: int = Field(default=0, description="GPUs that it was given")
+    gpus: int = Field(default=0, description="number of GPUs")
     signal_delay_s: float | None = Field(
-        default=None, description="seconds before the time limit at which ranks hear"
+        default=None, description="seconds between the stop signal and the time limit"
     )
     data_dir: str = Field(default="", description="folder of the packed data set")
     overrides: dict[str, Any] = Field(
-        default_factory=dict, description="fields that differ from spec.json; no identity"
+        default_factory=dict, description="fields that differ from spec.json, none of the identity"
     )
     job_id: str | None = Field(default=None, description="Slurm's job id")
     cluster: str = Field(default="", description="Slurm's name of the cluster")
-    nodelist: str = Field(
-        default="", description="nodes of its job, as Slurm writes them: `node[1-2]`"
-    )
+    nodelist: str = Field(default="", description="nodes of its job in Slurm's form: `node[1-2]`")
     blamed: tuple[str, ...] = Field(
-        default=(), description="those of them that a hang was seen on; none: not known"
+        default=(), description="those of its nodes that had a hang; empty if not known"
     )
     holder: dict[str, Any] | None = Field(
-        default=None, description="the process that frames the attempt"
+        default=None, description="the process that starts and ends the attempt"
     )
 
     @property
     def holder_host(self) -> str:
-        """Host of the holder, in words."""
+        """Host of the holder."""
         return str((self.holder or {}).get("host", "an unknown host"))
+
+
+@dataclass(frozen=True)
+class AttemptHistory:
+    """All attempts of one run, oldest first. Read it once and pass it on."""
+
+    attempts: tuple[Attempt, ...] = ()
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> "AttemptHistory":
+        """Read every attempt of a run. A run without a folder has none."""
+        return cls(tuple(read_attempts(folder)))
+
+    @property
+    def first(self) -> Attempt | None:
+        """The oldest attempt. None if there is none."""
+        return next(iter(self.attempts), None)
+
+    @property
+    def newest(self) -> Attempt | None:
+        """The newest attempt. None if there is none."""
+        return next(reversed(self.attempts), None)
+
+    @property
+    def first_trained(self) -> Attempt | None:
+        """The oldest attempt that trained a step. None if there is none."""
+        return next((attempt for attempt in self.attempts if attempt.step), None)
 
 
 @cached_by_stat(lambda folder, number: [folder.attempt(number)])
 def read_attempt(folder: RunFolder, number: int) -> Attempt:
-    """One attempt of a run."""
+    """Read one attempt of a run."""
     try:
         return Attempt.model_validate(lifecycle.read_attempt(str(folder.path), number))
     except (ValueError, TypeError, RecursionError) as error:
-        words = str(error).splitlines()[0]
-        raise ConfigError(
-            f"{folder.attempt(number)} is no record of an attempt ({words}): move it away"
-        ) from None
+        path, problem = folder.attempt(number), str(error).splitlines()[0]
+        raise ConfigError(f"{path} is no record of an attempt ({problem}): move it away") from None
 
 
 def read_attempts(folder: RunFolder) -> list[Attempt]:
-    """All attempts of a run, oldest first."""
+    """Read all attempts of a run, oldest first."""
     return [read_attempt(folder, number) for number in lifecycle.attempt_numbers(str(folder.path))]
 
 
 def holder_is_alive(attempt: Attempt) -> bool | None:
-    """Whether the attempt's holder lives; None when that cannot be seen from this host."""
+    """Return whether the attempt's holder lives. None if that is not visible from this host."""
     return lifecycle.is_alive(attempt.holder)

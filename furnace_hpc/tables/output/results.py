@@ -1,6 +1,5 @@
 """Find the runs of a submitted grid, and write the files of its table to `results/<grid>/`."""
 
-import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +8,8 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid
 from furnace_hpc.config.train_config import RunSpec
-from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.runs.folder import GridFolder, write_atomically
-from furnace_hpc.runs.submitted import grid_name, submit_first
+from furnace_hpc.runs.submitted import grid_name, read_rows, submit_first
 from furnace_hpc.tables.cache import Records, read_records
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
@@ -83,11 +81,8 @@ def _submitted_data(folder: GridFolder, records: Records) -> Iterator[tuple[str,
         if record.data is not None and record.fingerprint is not None:
             yield record.data, record.fingerprint
     for submission in folder.all_submissions():
-        file = submission / "rows.jsonl"
-        if not file.exists():
-            continue
-        for line in read_regular_text(file).splitlines():
-            name, fingerprint = json.loads(line)["data"]
+        for row in read_rows(submission / "rows.jsonl"):
+            name, fingerprint = row.data
             yield name, fingerprint
 
 

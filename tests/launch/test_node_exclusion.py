@@ -1,4 +1,4 @@
-"""Nodes on which attempts ended again and again get no more of a grid's runs."""
+"""Nodes with repeated hardware or launch failures get no more runs of a grid."""
 
 import pytest
 from login_study import begin, grid, planned, specs
@@ -6,11 +6,12 @@ from login_study import begin, grid, planned, specs
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import Limits, next_wave
-from furnace_hpc.launch.node_exclusion import excluded_nodes, lemons, node_names
+from furnace_hpc.launch.node_exclusion import excluded_nodes, failing_nodes
 from furnace_hpc.launch.show_plan import print_plan
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.runs.folder import GridFolder, write_json
-from furnace_hpc.runs.records.attempts import Attempt
+from furnace_hpc.runs.records.attempts import Attempt, AttemptHistory
+from furnace_hpc.slurm.nodelist import node_names
 
 SITE = ClusterProfile(name="c", executor="slurm", cluster_name="big", gpu_flag=None)
 
@@ -25,7 +26,7 @@ SITE = ClusterProfile(name="c", executor="slurm", cluster_name="big", gpu_flag=N
         ("r[1-2]n[0-1]", ["r1n0", "r1n1", "r2n0", "r2n1"]),
     ],
 )
-def test_a_list_of_nodes_is_spelt_out(nodelist, names):
+def test_node_names(nodelist, names):
     assert node_names(nodelist) == names
 
 
@@ -49,7 +50,7 @@ def attempt(nodelist: str, reason: str, *blamed: str) -> Attempt:
             ("n2",),
         ),
         ([attempt("n[1-2]", "node_fail"), attempt("n[1-2]", "hang", "another")], 2, ("n1", "n2")),
-        # all that were seen: it is not the nodes
+        # all nodes seen: the cause is elsewhere
         ([attempt("a", "hang")] * 2 + [attempt("b", "hang")] * 2, 2, ()),
         (
             [attempt("a", "hang")] * 2 + [attempt("b", "hang")] * 2 + [attempt("n[1-2]", "done")],
@@ -59,18 +60,19 @@ def attempt(nodelist: str, reason: str, *blamed: str) -> Attempt:
         ([attempt("", "hang")] * 3, 2, ()),
     ],
 )
-def test_a_node_is_a_lemon_after_so_many_failures(attempts, after, found):
+def test_a_node_is_excluded_after_repeated_failures(attempts, after, found):
     attempts = [a.model_copy(update={"nodelist": a.nodelist.replace("[a]", "a")}) for a in attempts]
-    assert lemons(attempts, after) == found
+    assert failing_nodes(attempts, after) == found
 
 
-def test_the_next_submission_excludes_a_lemon_and_says_so(tmp_path, monkeypatch, capsys):
+def test_the_next_submission_excludes_the_node(tmp_path, monkeypatch, capsys):
+    """The batch script excludes it, and the plan names it."""
     folder, spec = GridFolder(tmp_path / "study"), specs()[0]
     for number, node in enumerate(("node7", "node[7-8]"), 1):
         monkeypatch.setenv("SLURM_JOB_NODELIST", node)
         monkeypatch.setenv("SLURM_CLUSTER_NAME", "big")
         if number == 1:
-            run = begin(spec, folder)  # as a job would: only a job has nodes
+            run = begin(spec, folder)  # only a job has nodes
             write_json(
                 run.attempt(1),
                 lifecycle.read_attempt(str(run.path), 1) | {"end_unix_s": 1.0, "reason": "stopped"},
@@ -84,13 +86,11 @@ def test_the_next_submission_excludes_a_lemon_and_says_so(tmp_path, monkeypatch,
     [array] = next_wave(plan.shapes, Limits())
     assert "#SBATCH --exclude=node7\n" in batch_text(plan, array, tmp_path / "submission")
     print_plan(plan)
-    assert (
-        "without node7: 2 or more attempts hung, never started or were lost there"
-        in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "excluded nodes: node7, where at least 2 attempts hung, did not start or lost" in said
     for change in (
         {"exclude_after_failures": None},
         {"exclude_after_failures": 3},
         {"cluster_name": "small"},
     ):
-        assert excluded_nodes([run], SITE.model_copy(update=change)) == ()
+        assert excluded_nodes([AttemptHistory.read(run)], SITE.model_copy(update=change)) == ()
