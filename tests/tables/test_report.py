@@ -87,7 +87,9 @@ def page(browser, folder, tmp_path):
 
 
 def variants(page) -> list[str]:
-    return [row.inner_text() for row in page.locator("#table tbody th button:visible").all()]
+    """Names of the visible rows, without the letters of their footnotes."""
+    buttons = page.locator("#table tbody th button:visible").all()
+    return [button.evaluate("node => node.firstChild.textContent").strip() for button in buttons]
 
 
 def test_a_heading_sorts_the_rows(page):
