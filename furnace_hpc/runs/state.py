@@ -133,7 +133,7 @@ def _read(folder: RunFolder) -> RunStatus:
     alive = holder_is_alive(newest)
     if alive is False:
         return RunStatus(
-            RunState.INTERRUPTED, newest.attempt, step, "its launcher died without a word"
+            RunState.INTERRUPTED, newest.attempt, step, "its launcher died and reported no end"
         )
     if alive is None:
         where = (

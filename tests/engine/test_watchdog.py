@@ -120,7 +120,7 @@ def test_stopped_rank_of_a_run(small_root: Path, tmp_path: Path):
     record = attempt(folder, 1)
     assert record["reason"] == "hang"
     assert record["error"].startswith(f"rank 0 did not move for {limit_s} s in ")
-    assert record["error"].endswith("logs/1-0.log; 1 ranks gave no word: look there first")
+    assert record["error"].endswith("logs/1-0.log; 1 ranks reported no end: look at their logs first")
     assert 13 <= record["step"] < 60
     log = (folder / "logs/1-0.log").read_text()
     assert "HANG: " in log

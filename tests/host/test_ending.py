@@ -90,7 +90,7 @@ TOLD = [
 
 @pytest.mark.parametrize(("verdicts", "record", "environment", "reason"), TOLD)
 def test_what_the_ranks_know(verdicts, record, environment, reason):
-    known = end_reasons.of_ranks(verdicts, record, environment)
+    known = end_reasons.reason_of_ranks(verdicts, record, environment)
     assert (known and known[0]) == reason
 
 
@@ -102,13 +102,13 @@ def test_of_a_hang_those_are_blamed_that_gave_no_last_word():
         word("done", host="d"),
     ]
     assert (
-        end_reasons.of_ranks(verdicts, JOB, {})[1]
-        == "hang at 0; 2 ranks gave no word: look there first"
+        end_reasons.reason_of_ranks(verdicts, JOB, {})[1]
+        == "hang at 0; 2 ranks reported no end: look at their logs first"
     )
     assert end_reasons.suspect_hosts("hang", verdicts) == ["b", "c"]
     assert end_reasons.suspect_hosts("killed", verdicts) == []
     verdicts = [word("hang", 1, host="a"), word("hang", 2, host="b", frozen=True)]
-    assert end_reasons.of_ranks(verdicts, JOB, {}) == ("hang", "hang at 2")
+    assert end_reasons.reason_of_ranks(verdicts, JOB, {}) == ("hang", "hang at 2")
     assert end_reasons.suspect_hosts("hang", verdicts) == ["b"]
 
 
@@ -209,7 +209,7 @@ def test_each_budget_names_itself_and_what_to_do():
     limits = {"max_idle_attempts": 3, "max_attempts": 5, "max_gpu_hours": 10.5}
     idle = attempts(*[(5, "hang")] * 4)
     assert budget_limits.exhausted_budget(idle, limits, 0) == (
-        "budget: 3 attempts in a row brought no new step: raise it with --set resources.max_idle_attempts=4, or more"
+        "budget: 3 attempts in a row without a new step (raise it with --set resources.max_idle_attempts=4 or more)"
     )
     busy = attempts(*[(step, "preempted") for step in range(1, 6)])
     assert (
@@ -218,14 +218,14 @@ def test_each_budget_names_itself_and_what_to_do():
         == ""
     )
     assert budget_limits.exhausted_budget(busy, limits, 0).startswith(
-        "budget: 5 of 5 attempts are used up: raise it with --set "
+        "budget: 5 of 5 attempts are used (raise it with --set "
     )
     costly = [
         {"step": 1, "start_unix_s": 100, "end_unix_s": end_s, "gpus": 4} for end_s in (3700, None)
     ]
     assert budget_limits.gpu_hours(costly, 100 + 7200) == 4 + 8
     assert budget_limits.exhausted_budget(costly, limits, 100 + 7200).startswith(
-        "budget: 12.0 of 10.5 GPU-hours are used up: "
+        "budget: 12.0 of 10.5 GPU-hours are used ("
     )
     assert budget_limits.exhausted_budget(costly, limits, 100 + 3600) == ""
 
@@ -242,7 +242,7 @@ def test_a_run_out_of_budget_is_failed_until_submit_gives_it_more(tmp_path):
         answer = end(run, "hang", "entered")
         assert answer == ("fail" if number == 3 else "requeue")
     status = read_status(run)
-    used_up = "budget: 2 attempts in a row brought no new step: raise it with --set resources.max_idle_attempts=3, or more"
+    used_up = "budget: 2 attempts in a row without a new step (raise it with --set resources.max_idle_attempts=3 or more)"
     assert (status.state, status.used_up) == (RunState.FAILED, used_up)
     assert status.reason.startswith(f"{used_up}; last: ")
     asked = grid(variants={"base": {"resources.max_idle_attempts": 2}}, seeds=[0])

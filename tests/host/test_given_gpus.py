@@ -168,5 +168,5 @@ def test_the_real_question_is_answered_by_the_ranks_python(asked, monkeypatch):
         f"this rank was given GPUs 0,1, and torch {torch.__version__} can use none"
     )
     assert gpu_check.may_begin(str(made.path), RUNS[1], "5_1", sys.executable).startswith(
-        "not started, for GPUs cannot"
+        "not started: torch cannot use"
     )

@@ -95,7 +95,7 @@ def test_a_lease_is_told_by_host_boot_pid_and_start_time(tmp_path, change, alive
             lifecycle.begin(str(tmp_path), {"job_id": "6"})
         # Slurm started this very job again
         assert lifecycle.begin(str(tmp_path), {"job_id": "5"}, who) == 2
-        assert "started again by Slurm" in lifecycle.read_attempt(str(tmp_path), 1)["error"]
+        assert "Slurm restarted its job" in lifecycle.read_attempt(str(tmp_path), 1)["error"]
         lifecycle.close(str(tmp_path), 2, "given up by --retry lost")
         assert lifecycle.begin(str(tmp_path), {"job_id": None}) == 3
 

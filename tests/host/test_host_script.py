@@ -144,7 +144,7 @@ exit 1
             "Invalid job id specified",
             1,
             1,
-            "was not requeued: Invalid job id specified; the follow-up job or ",
+            "was not requeued: Invalid job id specified. The follow-up job or ",
         ),
         (
             9,
@@ -152,7 +152,7 @@ exit 1
             "",
             4,
             1,
-            "Slurm stays away: the follow-up job or the next submit sends job 91_2's run again",
+            "Slurm did not answer, so job 91_2 was not requeued. The follow-up job or ",
         ),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_done_run_of_other_code_is_stale(tmp_path, spec, folder):
 
 def test_an_interrupted_run_resumes(tmp_path, spec, folder):
     begin(spec, folder, dead_holder())
-    why = "after step 7: its launcher died without a word"
+    why = "after step 7: its launcher died and reported no end"
     assert one(tmp_path) == (RunState.INTERRUPTED, Action.RESUME, why)
     assert one(tmp_path, new_code=True) == (RunState.INTERRUPTED, Action.RESUME, why)
 

@@ -48,7 +48,7 @@ def test_a_dead_holder_is_interrupted(spec, folder):
     status = read_status(begin(spec, folder, dead_holder()))
     assert (status.state, status.reason) == (
         RunState.INTERRUPTED,
-        "its launcher died without a word",
+        "its launcher died and reported no end",
     )
 
 
@@ -65,7 +65,7 @@ def test_a_holder_on_another_host_is_unknown_and_named(spec, folder):
     [
         (("stopped", "stopped"), RunState.INTERRUPTED, "stopped"),
         ((), RunState.INTERRUPTED, "no rank started (exit code 1)"),
-        (("entered", "entered"), RunState.INTERRUPTED, "a rank ended without a word (exit code 1)"),
+        (("entered", "entered"), RunState.INTERRUPTED, "a rank reported no end (exit code 1)"),
         (("crash", "peer_lost"), RunState.FAILED, "ValueError: no"),
     ],
 )
