@@ -102,7 +102,10 @@ def _faults_in(folder: str, links: List[str], trust_root: bool) -> Iterator[Faul
     """The faults of everything below a folder. Adds the links that it finds to `links`."""
     for name in sorted(os.listdir(folder)):
         entry = os.path.join(folder, name)
-        facts = os.lstat(entry)
+        try:
+            facts = os.lstat(entry)
+        except FileNotFoundError:  # a temporary file that is gone by now
+            continue
         yield from _faults_of(entry, facts, entry, "", trust_root)
         if stat.S_ISDIR(facts.st_mode):
             yield from _faults_in(entry, links, trust_root)

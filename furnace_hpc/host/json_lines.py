@@ -6,6 +6,7 @@ only, syntax of Python 3.6.
 
 import json
 import os
+from collections import deque
 from typing import Any, Dict, Iterable, Iterator, Optional, Union
 
 from furnace_hpc.host.regular_file import Name, open_regular
@@ -52,3 +53,13 @@ def read_tail(path: Name, num_bytes: int) -> bytes:
         file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes))
         tail = file.read()  # type: bytes
     return tail
+
+
+def last_lines(path: Name, count: int) -> str:
+    """The last lines of a text file.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path, "r", encoding="utf-8", errors="replace") as file:
+        return "".join(deque(file, maxlen=count))

@@ -10,7 +10,7 @@ from login_study import LOCAL, begin, dead_holder, end, grid, planned, specs
 from furnace_hpc.host import budget_limits, end_reasons, lifecycle
 from furnace_hpc.launch.plan import Action
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
-from furnace_hpc.runs.records.verdict import Verdict, word_of
+from furnace_hpc.runs.records.verdict import Verdict, verdict_of
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt, read_status
 
 HERE = lifecycle.holder() | {"host": "node7"}
@@ -45,7 +45,7 @@ class OutOfMemoryError(RuntimeError):
     ],
 )
 def test_an_exception_is_a_reason(tmp_path, error, reason):
-    assert word_of(error) == reason
+    assert verdict_of(error) == reason
     verdict = Verdict(RunFolder(tmp_path), 1, 0)
     verdict.at(12)
     with pytest.raises(type(error)), verdict:

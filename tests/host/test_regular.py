@@ -140,7 +140,7 @@ def test_a_pipe_in_a_run_is_damage_and_stops_no_reader(tmp_path, name):
 def test_a_pipe_as_result_is_no_result(tmp_path):
     run = finish(specs()[0], GridFolder(tmp_path / "runs" / "study"))
     to_pipe(run.result)
-    with pytest.raises(ConfigError, match=r"result.json is no result .*named pipe.*: move it away"):
+    with pytest.raises(ConfigError, match=r"result.json is not a valid result .*named pipe.*Move it away"):
         read_result(run)
     assert read_record(run).result == b"?"
 

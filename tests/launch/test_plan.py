@@ -193,7 +193,7 @@ def test_resume_with_holds_for_later_attempts(tmp_path, spec, folder):
             "another deepspeed or micro_batch_size only",
         ),
         ("deepspeed=zero7", "unknown DeepSpeed file 'zero7'"),
-        ("deepspeed=zero0", "that file trains in fp32 and the run was begun in bf16"),
+        ("deepspeed=zero0", "that file trains in fp32 and the run began in bf16"),
         ("micro_batch_size=5", "global_batch_size 16 is not micro_batch_size 5 x "),
         ("micro_batch_size=many", "micro_batch_size"),
     ],

@@ -9,7 +9,7 @@ from furnace_hpc.runs.records.checkpoint_files import note_saved
 
 ONE = {"variants": {"base": {}}, "seeds": [0]}
 SHORT = (
-    "a save takes 70 s and ranks are told to stop 120 s before the time limit, in which 2 must fit"
+    "a save takes 70 s, and ranks get the stop signal 120 s before the time limit. 2 saves must fit"
 )
 
 
@@ -22,7 +22,7 @@ def test_a_rank_says_once_when_a_save_took_too_long_for_its_lead_time(tmp_path, 
     lead_time.check(80.0)
     said = capsys.readouterr().out
     assert said.startswith(f"WARNING: {SHORT}")
-    assert said.endswith("give the profile signal_delay_s 210 or more\n")
+    assert said.endswith("Set signal_delay_s to 210 or more in the cluster profile\n")
     assert said.count("WARNING") == 1
 
 

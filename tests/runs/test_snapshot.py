@@ -139,7 +139,7 @@ CHANGES = {
 def test_a_snapshot_that_was_changed_since_is_refused(tmp_path, change):
     taken = take_snapshot(GridFolder(tmp_path))
     CHANGES[change](taken)
-    words = f"^code snapshot {taken} has been changed since it was taken: put it aside, and .* began with it$"
+    words = f"^code snapshot {taken} has been changed since it was taken. Move it away, and submit .* with --code new$"
     with pytest.raises(ConfigError, match=words):
         check_snapshot(taken)
     with pytest.raises(ConfigError, match=words):
@@ -167,7 +167,8 @@ def test_code_that_is_too_large_is_refused_in_one_sentence_and_leaves_nothing(
         key=lambda path: path.stat().st_size,
     )
     [message] = str(refused.value).splitlines()
-    assert f" MiB, at most 1 are taken; the largest file is {largest} (" in message
+    assert f" MiB, at most 1 are allowed. " in message
+    assert f"The largest file is {largest} (" in message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,7 +179,7 @@ def test_code_that_is_changed_while_it_is_copied_is_refused_and_leaves_nothing(
     source()
     edit(copy / "furnace_hpc/train.py")
     with pytest.raises(
-        ConfigError, match="was changed while it was copied: give the command again"
+        ConfigError, match="was changed while it was copied. Repeat the command"
     ):
         take_snapshot(GridFolder(tmp_path / "study"))
     assert list((tmp_path / "study" / "code").iterdir()) == []
