@@ -109,7 +109,7 @@ def _check(old: DeepSpeedFile, new: DeepSpeedFile) -> None:
         )
     old_stage, new_stage = old.zero_optimization.stage, new.zero_optimization.stage
     if (old_stage == 0) != (new_stage == 0):
-        allowed = "1, 2, 3" if old_stage else "0"
+        allowed = "1, 2 or 3" if old_stage else "0"
         raise ConfigError(
             f"--resume-with deepspeed: the run began at ZeRO stage {old_stage}, and that file has "
             f"stage {new_stage}. Stage 0 and the others cannot read each other's checkpoints. "

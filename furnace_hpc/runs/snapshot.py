@@ -10,17 +10,19 @@ A run resumes with the code that it began with.
 """
 
 import hashlib
+import shlex
 import shutil
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.text_safety import masked
-from furnace_hpc.host.access import find_faults
+from furnace_hpc.host.access import IF_UNCHANGED, find_faults
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.code import PACKAGE, RUNS, SNAPSHOT_FACTS, changes, git_commit, untracked
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
@@ -46,8 +48,8 @@ def source() -> Source:
     Raises:
         ConfigError: they are larger than MAX_BYTES, or other users could change them.
     """
-    check_checkout()
     files = _files(PACKAGE.parent, RUNS)
+    _check_checkout(files.values())
     sizes = {name: path.stat().st_size for name, path in files.items()}
     total = sum(sizes.values())
     if total > MAX_BYTES:
@@ -58,25 +60,6 @@ def source() -> Source:
             f"{PACKAGE.parent / largest} ({sizes[largest] >> 20} MiB)"
         )
     return Source(files, _content_hash(files), total)
-
-
-def check_checkout() -> None:
-    """Raise an error if other users could change the code that a snapshot copies.
-
-    A package in the Python environment is not checked: it is part of the Python that runs now.
-
-    Raises:
-        ConfigError: they could.
-    """
-    checkout = PACKAGE.parent
-    if PACKAGE.is_relative_to(Path(sys.prefix).resolve()):
-        return
-    for part in (checkout / name for name in RUNS if (checkout / name).exists()):
-        for fault in find_faults(str(part), str(checkout), trust_root=True):
-            raise ConfigError(
-                f"jobs run a copy of the code in {checkout}, and other users could change it: "
-                f"{fault.problem}. {fault.fix}. To fix all files at once: chmod -R go-w {checkout}"
-            )
 
 
 def take_snapshot(folder: GridFolder) -> Path:
@@ -119,6 +102,25 @@ def check_snapshot(path: Path) -> None:
             f"code snapshot {path} has been changed since it was taken. Move it away, and submit "
             f"the runs that began with it with --code new"
         )
+
+
+def _check_checkout(files: Iterable[Path]) -> None:
+    """Raise ConfigError if other users could change the files that a snapshot copies.
+
+    A package in the Python environment is not checked: it is part of the Python that runs now.
+    """
+    checkout = PACKAGE.parent
+    if PACKAGE.is_relative_to(Path(sys.prefix).resolve()):
+        return
+    for path in files:
+        for fault in find_faults(str(path), str(checkout), trust_root=True):
+            fix = fault.fix.replace("Choose another place (--runs-root)", "Move the checkout")
+            if fix.startswith(f"{IF_UNCHANGED}chmod"):  # the other files probably need it too
+                fix = f"{IF_UNCHANGED}chmod -R go-w {shlex.quote(str(checkout))}"
+            raise ConfigError(
+                f"jobs run a copy of the code in {checkout}, and other users could change it: "
+                f"{fault.problem}. {fix}"
+            )
 
 
 def _write_facts(folder: Path, now: Source) -> None:

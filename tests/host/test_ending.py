@@ -1,4 +1,4 @@
-"""Why attempts end, from what ranks, the host and Slurm know; and the budgets that end a run."""
+"""End reasons from the reports of ranks, the host and Slurm. Budgets that end a run."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def word(verdict: str, unix_s: float = 0, **more) -> dict:
 
 
 class OutOfMemoryError(RuntimeError):
-    """As torch names it."""
+    """Has the name of torch's class."""
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("Connection closed by peer [10.0.0.2]"), "peer_lost"),
     ],
 )
-def test_an_exception_is_a_reason(tmp_path, error, reason):
+def test_exception_gives_a_verdict(tmp_path, error, reason):
     assert verdict_of(error) == reason
     verdict = Verdict(RunFolder(tmp_path), 1, 0)
     verdict.at(12)
@@ -56,11 +56,11 @@ def test_an_exception_is_a_reason(tmp_path, error, reason):
         assert written["error"] == "step 12: FloatingPointError: the loss is nan"
 
 
-# Verdicts; the record; the environment; the reason.
+# (verdicts, record, environment, reason)
 JOB, TIMED = {"job_id": "5_0"}, {"job_id": "5_0", "signal_delay_s": 120}
 ASKED = TIMED | {"time_limit_s": 9000, "start_unix_s": 1000.0}
 ENDS = {"SLURM_JOB_END_TIME": "10000"}
-TOLD = [
+REASONS = [
     ([word("crash", 2), word("oom", 1)], JOB, {}, "oom"),
     ([word("crash", 1), word("hang", 0), word("entered")], JOB, {}, "crash"),
     ([word("hang", 5), word("entered")], JOB, {}, "hang"),
@@ -69,7 +69,7 @@ TOLD = [
     ([word("stopped", signal="SIGUSR2")] * 2, JOB, {}, "time_limit"),
     ([word("stopped", 9875, signal="SIGUSR2")], TIMED, ENDS, "time_limit"),
     ([word("stopped", 9700, signal="SIGUSR2")], TIMED, ENDS, "preempted"),
-    # an older Slurm, which tells no end
+    # older Slurm versions do not give the end
     ([word("stopped", 9875, signal="SIGUSR2")], ASKED, {}, "time_limit"),
     ([word("stopped", 9700, signal="SIGUSR2")], ASKED, {}, "preempted"),
     ([word("stopped", signal="SIGTERM")], JOB, {}, "preempted"),
@@ -88,13 +88,13 @@ TOLD = [
 ]
 
 
-@pytest.mark.parametrize(("verdicts", "record", "environment", "reason"), TOLD)
-def test_what_the_ranks_know(verdicts, record, environment, reason):
+@pytest.mark.parametrize(("verdicts", "record", "environment", "reason"), REASONS)
+def test_reason_of_ranks(verdicts, record, environment, reason):
     known = end_reasons.reason_of_ranks(verdicts, record, environment)
     assert (known and known[0]) == reason
 
 
-def test_of_a_hang_those_are_blamed_that_gave_no_last_word():
+def test_hang_blames_silent_or_frozen_ranks():
     verdicts = [
         word("hang", host="a"),
         word("entered", host="b"),
@@ -129,9 +129,7 @@ def say(run: RunFolder, number: int, *words: dict) -> None:
         ((), False, "killed"),
     ],
 )
-def test_an_attempt_whose_job_slurm_started_again_gets_the_best_reason_that_is_known(
-    tmp_path, words, trained, reason
-):
+def test_reason_after_slurm_restarted_the_job(tmp_path, words, trained, reason):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB, HERE)
     say(run, 1, *[content | ({} if trained else {"step": 0}) for content in words])
@@ -142,7 +140,7 @@ def test_an_attempt_whose_job_slurm_started_again_gets_the_best_reason_that_is_k
     assert (record["reason"], record["step"]) == (reason, 20 if trained else 0)
 
 
-def test_who_closes_an_attempt_days_later_writes_its_last_sign_as_its_end(tmp_path):
+def test_late_close_takes_the_last_write_as_end(tmp_path):
     lifecycle.begin(str(tmp_path), JOB | {"gpus": 8}, HERE)
     say(RunFolder(tmp_path), 1, word("entered"))
     record = lifecycle.read_attempt(str(tmp_path), 1) | {"start_unix_s": time.time() - 80_000}
@@ -155,7 +153,7 @@ def test_who_closes_an_attempt_days_later_writes_its_last_sign_as_its_end(tmp_pa
     assert budget_limits.gpu_hours([closed], time.time()) == pytest.approx(16.0, abs=0.01)
 
 
-def test_the_net_below_the_watchdog_is_found_in_the_log(tmp_path):
+def test_stack_dump_in_the_log_is_a_hang(tmp_path):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB)
     say(run, 1, word("entered"))
@@ -170,7 +168,7 @@ def test_the_net_below_the_watchdog_is_found_in_the_log(tmp_path):
     )
 
 
-def test_slurm_amends_a_vague_reason_of_its_own_job_alone(tmp_path):
+def test_slurm_replaces_a_provisional_reason(tmp_path):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB)
     say(run, 1, word("entered"))
@@ -205,11 +203,12 @@ def test_only_attempts_without_a_new_step_are_idle(ended, idle):
     assert budget_limits.idle_attempts(attempts(*ended)) == idle
 
 
-def test_each_budget_names_itself_and_what_to_do():
+def test_budget_message_names_key_and_fix():
     limits = {"max_idle_attempts": 3, "max_attempts": 5, "max_gpu_hours": 10.5}
     idle = attempts(*[(5, "hang")] * 4)
     assert budget_limits.exhausted_budget(idle, limits, 0) == (
-        "budget: 3 attempts in a row without a new step (raise it with --set resources.max_idle_attempts=4 or more)"
+        "budget: 3 attempts in a row without a new step "
+        "(raise it with --set resources.max_idle_attempts=4 or more)"
     )
     busy = attempts(*[(step, "preempted") for step in range(1, 6)])
     assert (
@@ -230,7 +229,7 @@ def test_each_budget_names_itself_and_what_to_do():
     assert budget_limits.exhausted_budget(costly, limits, 100 + 3600) == ""
 
 
-def test_a_run_out_of_budget_is_failed_until_submit_gives_it_more(tmp_path):
+def test_exhausted_budget_fails_until_it_is_raised(tmp_path):
     folder, spec = GridFolder(tmp_path / "study"), specs(variants={"base": {}}, seeds=[0])[0]
     for number in (1, 2, 3):
         run = begin(spec, folder, dead_holder())
@@ -242,7 +241,8 @@ def test_a_run_out_of_budget_is_failed_until_submit_gives_it_more(tmp_path):
         answer = end(run, "hang", "entered")
         assert answer == ("fail" if number == 3 else "requeue")
     status = read_status(run)
-    used_up = "budget: 2 attempts in a row without a new step (raise it with --set resources.max_idle_attempts=3 or more)"
+    used_up = "budget: 2 attempts in a row without a new step "
+    used_up += "(raise it with --set resources.max_idle_attempts=3 or more)"
     assert (status.state, status.used_up) == (RunState.FAILED, used_up)
     assert status.reason.startswith(f"{used_up}; last: ")
     asked = grid(variants={"base": {"resources.max_idle_attempts": 2}}, seeds=[0])

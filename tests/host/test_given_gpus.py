@@ -1,4 +1,4 @@
-"""GPUs that Slurm gives and torch cannot use: one run of a submission begins and fails, and no other."""
+"""If torch cannot use the GPUs of a job, one run of the submission fails and no other begins."""
 
 import json
 import os
@@ -21,7 +21,7 @@ WHY = "this rank was given GPUs 0,1, and torch 2.13.0+cpu can use none"
 
 @pytest.fixture
 def asked(tmp_path, monkeypatch) -> Path:
-    """A Python of the ranks that ends as the test says and notes that it was asked; a scancel that notes its words."""
+    """Make a stand-in for the ranks' Python, and one for scancel. Both log their calls."""
     for name, script in (
         ("scancel", 'echo "$@" >> "$0.asked"'),
         ("python", 'echo x >> "$0.asked"; . "$0.answer"'),
@@ -44,7 +44,7 @@ def times(asked: Path, name: str = "python") -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_the_first_begins_and_the_others_are_told_why_not(asked):
+def test_first_run_fails_and_others_do_not_begin(asked):
     made = submit(GridFolder(asked / "study"), {"5": range(4), "6": ()})
     python = says(asked, WHY, gpu_check.EXIT_UNUSABLE)
     may = [gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python) for row in range(4)]
@@ -53,13 +53,13 @@ def test_the_first_begins_and_the_others_are_told_why_not(asked):
     assert WHY in may[1]
     assert RUNS[0] in may[1]
     assert times(asked) == 1
-    # the follow-up job makes the table
+    # not the follow-up job: it makes the table
     assert (asked / "scancel.asked").read_text() == "--state=PENDING 5\n"
-    # that very job, requeued
+    # the same job after a requeue
     assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", python) == ""
 
 
-def test_of_many_that_ask_at_the_same_time_one_begins(asked):
+def test_of_many_checks_at_once_one_run_begins(asked):
     made = submit(GridFolder(asked / "study"), {"5": range(4)})
     python = says(asked, WHY, gpu_check.EXIT_UNUSABLE)
     with ThreadPoolExecutor(4) as pool:
@@ -74,7 +74,7 @@ def test_of_many_that_ask_at_the_same_time_one_begins(asked):
 
 
 @pytest.mark.parametrize(("words", "code", "asks"), [("", 0, 1), ("ImportError", 1, 3)])
-def test_where_gpus_are_fine_or_nobody_can_tell_all_begin(asked, words, code, asks):
+def test_all_begin_if_gpus_work_or_are_unknown(asked, words, code, asks):
     made = submit(GridFolder(asked / "study"), {"5": range(3)})
     python = says(asked, words, code)
     assert [
@@ -92,7 +92,7 @@ def test_where_gpus_are_fine_or_nobody_can_tell_all_begin(asked, words, code, as
         {"DS_ACCELERATOR": "cpu"},
     ],
 )
-def test_a_job_without_gpus_is_not_asked(asked, monkeypatch, variables):
+def test_job_without_gpus_is_not_checked(asked, monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     made = submit(GridFolder(asked / "study"), {"5": [0]})
@@ -105,8 +105,8 @@ def test_a_job_without_gpus_is_not_asked(asked, monkeypatch, variables):
     assert times(asked) == 0
 
 
-def test_one_broken_node_stops_no_other(asked):
-    """A node whose GPUs are broken, in a cluster whose others are fine."""
+def test_one_broken_node_stops_no_other_run(asked):
+    """The GPUs of the first node work, those of the second do not."""
     made = submit(GridFolder(asked / "study"), {"5": range(2)})
     assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, "", 0)) == ""
     assert (
@@ -118,17 +118,17 @@ def test_one_broken_node_stops_no_other(asked):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"usable": true}', "\x00", '{"a": 1}'])
-def test_a_file_that_says_nothing_stops_nothing(tmp_path, text):
+def test_damaged_gpus_json_stops_no_run(tmp_path, text):
     (tmp_path / "gpus.json").write_text(text)
     assert gpu_check.stopped_by(str(tmp_path)) == ""
 
 
-def test_what_did_not_begin_is_new_says_why_and_is_not_sent_again(asked):
+def test_runs_that_did_not_begin_stay_new(asked):
     folder = GridFolder(asked / "study")
     made = submit(folder, {"5": [0, 1], "6": ()})
     gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE))
     known = answer(_5_0="FAILED", _5_1="CANCELLED by 0", _6="COMPLETED")
-    for row in (1, 2):  # one that was cancelled, one of a later wave
+    for row in (1, 2):  # a cancelled one, and one of a later wave
         status = see(folder, known, row)
         assert status.state is RunState.NEW
         assert status.reason == gpu_check.stopped_by(str(made.path))
@@ -151,11 +151,11 @@ def test_what_did_not_begin_is_new_says_why_and_is_not_sent_again(asked):
         ({"CUDA_VISIBLE_DEVICES": "0", "DS_ACCELERATOR": "cpu"}, ""),
     ],
 )
-def test_what_a_process_was_given(variables, given):
+def test_given_gpus(variables, given):
     assert gpu_check.given(variables) == given
 
 
-def test_the_real_question_is_answered_by_the_ranks_python(asked, monkeypatch):
+def test_real_check_with_the_ranks_python(asked, monkeypatch):
     import torch
 
     if torch.cuda.is_available():

@@ -245,7 +245,7 @@ def test_stage_0_and_the_others_cannot_read_each_other(tmp_path):
     end(begin(begun, GridFolder(tmp_path / "study")), "stopped", exit_code=85)
     with pytest.raises(
         ConfigError,
-        match="begun at ZeRO stage 1, and that file is of stage 0: .* among stages 1, 2, 3",
+        match="began at ZeRO stage 1, and that file has stage 0. .* with stage 1, 2 or 3",
     ):
         planned(tmp_path, grid(**fp32), resume_with=read_overrides(["deepspeed=zero0"]))
 
@@ -264,7 +264,7 @@ def test_a_wrong_spec_file_is_refused(tmp_path, spec, folder):
 
 def test_a_damaged_result_is_refused_in_one_sentence(tmp_path, spec, folder):
     finish(spec, folder).result.write_text('{"format": 1}')
-    with pytest.raises(ConfigError, match="row 'base': .*result.json is no result"):
+    with pytest.raises(ConfigError, match="row 'base': .*result.json is not a valid result"):
         one(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The lead time of a stop against the saves that were measured."""
+"""The lead time before a time limit, compared with measured saves."""
 
 from login_study import begin, end, grid, planned, specs
 
@@ -13,7 +13,7 @@ SHORT = (
 )
 
 
-def test_a_rank_says_once_when_a_save_took_too_long_for_its_lead_time(tmp_path, capsys):
+def test_rank_warns_once_about_slow_saves(tmp_path, capsys):
     run = begin(specs(**ONE)[0], GridFolder(tmp_path / "study"), job_id="7", signal_delay_s=120)
     lead_time = LeadTime.of_attempt(run, 1)
     lead_time.check(59.0)
@@ -32,7 +32,7 @@ def test_the_local_queue_has_no_time_limit(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_plan_of_a_run_that_goes_on_says_when_its_saves_are_too_slow(tmp_path):
+def test_plan_warns_about_slow_saves_of_a_resumed_run(tmp_path):
     run = begin(specs(**ONE)[0], GridFolder(tmp_path / "study"))
     for step, took_s in ((3, 5.0), (5, 70.0), (7, 6.0)):
         note_saved(run, step, 1, took_s)
