@@ -46,7 +46,7 @@ def begin_row(submission: str, index: int, job: str, pid: int, python: str = "")
     row = _find_row(submission, "row", index)
     if not row:
         sys.exit(f"batch.py: {submission} has no row {index}")
-    refusal = gpu_check.may_begin(submission, row["run_id"], job, python)
+    refusal = gpu_check.find_refusal(submission, row["run_id"], job, python)
     if refusal:
         sys.exit(f"batch.py: run {row['run_id']} is {refusal}")
     _begin(submission, row, job, pid)

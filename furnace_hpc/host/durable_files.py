@@ -5,7 +5,7 @@ Standard library only, syntax of Python 3.6.
 
 import os
 from contextlib import contextmanager
-from typing import IO, Any, Iterator
+from typing import IO, Any, BinaryIO, Iterator, cast
 
 from furnace_hpc.host.regular_file import Name
 
@@ -73,9 +73,9 @@ def create_complete_file(path: Name, content: bytes) -> None:
 
 
 @contextmanager
-def synced_file(path: Name, mode: str = "wb") -> Iterator[IO[Any]]:
+def synced_file(path: Name, mode: str = "wb") -> Iterator[BinaryIO]:
     """Open a binary file for writing, under its own name, and sync it at the end."""
-    with open(path, mode) as file:
+    with cast(BinaryIO, open(path, mode)) as file:
         yield file
         _sync_content(file)
 

@@ -50,7 +50,7 @@ def stopped_by(submission: str) -> str:
     return f"not started: torch cannot use the GPUs ({run_id}, job {job_id} on {host}: {error})"
 
 
-def may_begin(submission: str, run_id: str, job: str, python: str) -> str:
+def find_refusal(submission: str, run_id: str, job: str, python: str) -> str:
     """Empty if the job's run may begin, else the reason why not.
 
     The first job whose GPUs cannot be used begins its run, which fails with the reason. Pending

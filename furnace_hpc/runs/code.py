@@ -9,7 +9,7 @@ from pathlib import Path
 from furnace_hpc.host.regular_file import read_regular
 
 PACKAGE = Path(__file__).resolve().parent.parent
-RUNS = (PACKAGE.name, "ds_configs")  # the parts of a checkout that a run uses
+SNAPSHOT_PARTS = (PACKAGE.name, "ds_configs")  # the parts of a checkout that a run uses
 # This file beside the package marks a snapshot, and has its commit.
 SNAPSHOT_FACTS = "snapshot.json"
 # Only changes of these files make finished runs stale.
@@ -50,12 +50,14 @@ def git_commit() -> str | None:
 
 def changes() -> str:
     """The differences from the commit, as a patch."""
-    return git("diff", "--no-color", "--no-ext-diff", "HEAD", "--", *RUNS)
+    return git("diff", "--no-color", "--no-ext-diff", "HEAD", "--", *SNAPSHOT_PARTS)
 
 
 def untracked() -> list[str]:
     """Files that git neither tracks nor ignores."""
-    names = git("ls-files", "-z", "--others", "--exclude-standard", "--", *RUNS).split("\0")
+    names = git("ls-files", "-z", "--others", "--exclude-standard", "--", *SNAPSHOT_PARTS).split(
+        "\0"
+    )
     return [name for name in names if name]
 
 

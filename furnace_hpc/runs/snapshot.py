@@ -24,7 +24,14 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.text_safety import masked
 from furnace_hpc.host.access import IF_UNCHANGED, find_faults
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.runs.code import PACKAGE, RUNS, SNAPSHOT_FACTS, changes, git_commit, untracked
+from furnace_hpc.runs.code import (
+    PACKAGE,
+    SNAPSHOT_FACTS,
+    SNAPSHOT_PARTS,
+    changes,
+    git_commit,
+    untracked,
+)
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.trust import check_place, check_trusted
 
@@ -48,7 +55,7 @@ def source() -> Source:
     Raises:
         ConfigError: they are larger than MAX_BYTES, or other users could change them.
     """
-    files = _files(PACKAGE.parent, RUNS)
+    files = _files(PACKAGE.parent, SNAPSHOT_PARTS)
     _check_checkout(files.values())
     sizes = {name: path.stat().st_size for name, path in files.items()}
     total = sum(sizes.values())
@@ -84,7 +91,7 @@ def take_snapshot(folder: GridFolder) -> Path:
             shutil.copyfile(path, target)
             target.chmod(target.stat().st_mode & 0o444)
         _write_facts(temporary, now)
-        if _content_hash(_files(temporary, RUNS)) != now.snapshot_hash:
+        if _content_hash(_files(temporary, SNAPSHOT_PARTS)) != now.snapshot_hash:
             raise ConfigError(
                 f"the code in {PACKAGE} was changed while it was copied. Repeat the command"
             )
@@ -97,7 +104,7 @@ def take_snapshot(folder: GridFolder) -> Path:
 
 def check_snapshot(path: Path) -> None:
     """Raise ConfigError unless a snapshot's content has the hash in its name."""
-    if _content_hash(_files(path, RUNS)) != path.name:
+    if _content_hash(_files(path, SNAPSHOT_PARTS)) != path.name:
         raise ConfigError(
             f"code snapshot {path} has been changed since it was taken. Move it away, and submit "
             f"the runs that began with it with --code new"

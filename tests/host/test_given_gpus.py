@@ -47,7 +47,9 @@ def times(asked: Path, name: str = "python") -> int:
 def test_first_run_fails_and_others_do_not_begin(asked):
     made = submit(GridFolder(asked / "study"), {"5": range(4), "6": ()})
     python = says(asked, WHY, gpu_check.EXIT_UNUSABLE)
-    may = [gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python) for row in range(4)]
+    may = [
+        gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python) for row in range(4)
+    ]
     assert may[0] == ""
     assert set(may[1:]) == {gpu_check.stopped_by(str(made.path))}
     assert WHY in may[1]
@@ -56,7 +58,7 @@ def test_first_run_fails_and_others_do_not_begin(asked):
     # not the follow-up job: it makes the table
     assert (asked / "scancel.asked").read_text() == "--state=PENDING 5\n"
     # the same job after a requeue
-    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", python) == ""
+    assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", python) == ""
 
 
 def test_of_many_checks_at_once_one_run_begins(asked):
@@ -65,7 +67,7 @@ def test_of_many_checks_at_once_one_run_begins(asked):
     with ThreadPoolExecutor(4) as pool:
         may = list(
             pool.map(
-                lambda row: gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python),
+                lambda row: gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python),
                 range(4),
             )
         )
@@ -78,7 +80,7 @@ def test_all_begin_if_gpus_work_or_are_unknown(asked, words, code, asks):
     made = submit(GridFolder(asked / "study"), {"5": range(3)})
     python = says(asked, words, code)
     assert [
-        gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python) for row in range(3)
+        gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python) for row in range(3)
     ] == [""] * 3
     assert times(asked) == asks
     assert gpu_check.stopped_by(str(made.path)) == ""
@@ -97,7 +99,7 @@ def test_job_without_gpus_is_not_checked(asked, monkeypatch, variables):
         monkeypatch.setenv(name, value)
     made = submit(GridFolder(asked / "study"), {"5": [0]})
     assert (
-        gpu_check.may_begin(
+        gpu_check.find_refusal(
             str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE)
         )
         == ""
@@ -108,9 +110,9 @@ def test_job_without_gpus_is_not_checked(asked, monkeypatch, variables):
 def test_one_broken_node_stops_no_other_run(asked):
     """The GPUs of the first node work, those of the second do not."""
     made = submit(GridFolder(asked / "study"), {"5": range(2)})
-    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, "", 0)) == ""
+    assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", says(asked, "", 0)) == ""
     assert (
-        gpu_check.may_begin(
+        gpu_check.find_refusal(
             str(made.path), RUNS[1], "5_1", says(asked, WHY, gpu_check.EXIT_UNUSABLE)
         )
         == ""
@@ -126,7 +128,9 @@ def test_damaged_gpus_json_stops_no_run(tmp_path, text):
 def test_runs_that_did_not_begin_stay_new(asked):
     folder = GridFolder(asked / "study")
     made = submit(folder, {"5": [0, 1], "6": ()})
-    gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE))
+    gpu_check.find_refusal(
+        str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE)
+    )
     known = answer(_5_0="FAILED", _5_1="CANCELLED by 0", _6="COMPLETED")
     for row in (1, 2):  # a cancelled one, and one of a later wave
         status = see(folder, known, row)
@@ -161,12 +165,12 @@ def test_real_check_with_the_ranks_python(asked, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("torch can use a GPU here")
     made = submit(GridFolder(asked / "study"), {"5": range(2)})
-    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", sys.executable) == ""
+    assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", sys.executable) == ""
     found = json.loads((made.path / "gpus.json").read_text())
     assert (found["usable"], found["run_id"]) == (False, RUNS[0])
     assert found["error"].startswith(
         f"this rank was given GPUs 0,1, and torch {torch.__version__} can use none"
     )
-    assert gpu_check.may_begin(str(made.path), RUNS[1], "5_1", sys.executable).startswith(
+    assert gpu_check.find_refusal(str(made.path), RUNS[1], "5_1", sys.executable).startswith(
         "not started: torch cannot use"
     )

@@ -240,9 +240,7 @@ def test_checkout_that_others_can_write_is_refused(tmp_path, copy, monkeypatch, 
     assert str(error.value).endswith(f"chmod -R go-w {copy}")
     assert not (tmp_path / "study").exists()
     copy.parent.chmod(0o775)
-    with pytest.raises(
-        ConfigError, match=r"\. Move the checkout, or .*: chmod [+]t"
-    ):
+    with pytest.raises(ConfigError, match=r"\. Move the checkout, or .*: chmod [+]t"):
         take_snapshot(GridFolder(tmp_path / "study"))
     copy.parent.chmod(0o700)
     place.chmod(place.stat().st_mode & ~0o022)
