@@ -16,12 +16,12 @@ from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt, read
 HERE = lifecycle.holder() | {"host": "node7"}
 
 
-def word(verdict: str, unix_s: float = 0, **more) -> dict:
+def verdict(kind: str, unix_s: float = 0, **more) -> dict:
     return {
-        "verdict": verdict,
+        "verdict": kind,
         "step": 3,
         "unix_s": unix_s,
-        "error": f"{verdict} at {unix_s}",
+        "error": f"{kind} at {unix_s}",
         **more,
     }
 
@@ -46,9 +46,9 @@ class OutOfMemoryError(RuntimeError):
 )
 def test_exception_gives_a_verdict(tmp_path, error, reason):
     assert verdict_of(error) == reason
-    verdict = Verdict(RunFolder(tmp_path), 1, 0)
-    verdict.at(12)
-    with pytest.raises(type(error)), verdict:
+    rank = Verdict(RunFolder(tmp_path), 1, 0)
+    rank.at(12)
+    with pytest.raises(type(error)), rank:
         raise error
     [written] = lifecycle.read_verdicts(str(tmp_path), 1)
     assert (written["verdict"], written["step"]) == (reason, 12)
@@ -61,29 +61,29 @@ JOB, TIMED = {"job_id": "5_0"}, {"job_id": "5_0", "signal_delay_s": 120}
 ASKED = TIMED | {"time_limit_s": 9000, "start_unix_s": 1000.0}
 ENDS = {"SLURM_JOB_END_TIME": "10000"}
 REASONS = [
-    ([word("crash", 2), word("oom", 1)], JOB, {}, "oom"),
-    ([word("crash", 1), word("hang", 0), word("entered")], JOB, {}, "crash"),
-    ([word("hang", 5), word("entered")], JOB, {}, "hang"),
-    ([word("io_error"), word("entered")], JOB, {}, "killed"),
-    ([word("crash"), word("io_error")], JOB, {}, "crash"),
-    ([word("stopped", signal="SIGUSR2")] * 2, JOB, {}, "time_limit"),
-    ([word("stopped", 9875, signal="SIGUSR2")], TIMED, ENDS, "time_limit"),
-    ([word("stopped", 9700, signal="SIGUSR2")], TIMED, ENDS, "preempted"),
+    ([verdict("crash", 2), verdict("oom", 1)], JOB, {}, "oom"),
+    ([verdict("crash", 1), verdict("hang", 0), verdict("entered")], JOB, {}, "crash"),
+    ([verdict("hang", 5), verdict("entered")], JOB, {}, "hang"),
+    ([verdict("io_error"), verdict("entered")], JOB, {}, "killed"),
+    ([verdict("crash"), verdict("io_error")], JOB, {}, "crash"),
+    ([verdict("stopped", signal="SIGUSR2")] * 2, JOB, {}, "time_limit"),
+    ([verdict("stopped", 9875, signal="SIGUSR2")], TIMED, ENDS, "time_limit"),
+    ([verdict("stopped", 9700, signal="SIGUSR2")], TIMED, ENDS, "preempted"),
     # older Slurm versions do not give the end
-    ([word("stopped", 9875, signal="SIGUSR2")], ASKED, {}, "time_limit"),
-    ([word("stopped", 9700, signal="SIGUSR2")], ASKED, {}, "preempted"),
-    ([word("stopped", signal="SIGTERM")], JOB, {}, "preempted"),
-    ([word("stopped", signal="SIGUSR1")], JOB, {}, "preempted"),
-    ([word("stopped", signal="SIGHUP")], JOB, {}, "stopped"),
-    ([word("stopped", signal="SIGTERM")], {"job_id": None}, {}, "stopped"),
+    ([verdict("stopped", 9875, signal="SIGUSR2")], ASKED, {}, "time_limit"),
+    ([verdict("stopped", 9700, signal="SIGUSR2")], ASKED, {}, "preempted"),
+    ([verdict("stopped", signal="SIGTERM")], JOB, {}, "preempted"),
+    ([verdict("stopped", signal="SIGUSR1")], JOB, {}, "preempted"),
+    ([verdict("stopped", signal="SIGHUP")], JOB, {}, "stopped"),
+    ([verdict("stopped", signal="SIGTERM")], {"job_id": None}, {}, "stopped"),
     (
-        [word("stopped", signal="SIGTERM"), word("stopping", 1, signal="SIGTERM")],
+        [verdict("stopped", signal="SIGTERM"), verdict("stopping", 1, signal="SIGTERM")],
         JOB,
         {},
         "preempted",
     ),
-    ([word("stopped"), word("entered")], JOB, {}, None),
-    ([word("peer_lost"), word("entered")], JOB, {}, None),
+    ([verdict("stopped"), verdict("entered")], JOB, {}, None),
+    ([verdict("peer_lost"), verdict("entered")], JOB, {}, None),
     ([], JOB, {}, None),
 ]
 
@@ -96,10 +96,10 @@ def test_reason_of_ranks(verdicts, record, environment, reason):
 
 def test_hang_blames_silent_or_frozen_ranks():
     verdicts = [
-        word("hang", host="a"),
-        word("entered", host="b"),
-        word("entered", host="c"),
-        word("done", host="d"),
+        verdict("hang", host="a"),
+        verdict("entered", host="b"),
+        verdict("entered", host="c"),
+        verdict("done", host="d"),
     ]
     assert (
         end_reasons.reason_of_ranks(verdicts, JOB, {})[1]
@@ -107,32 +107,32 @@ def test_hang_blames_silent_or_frozen_ranks():
     )
     assert end_reasons.suspect_hosts("hang", verdicts) == ["b", "c"]
     assert end_reasons.suspect_hosts("killed", verdicts) == []
-    verdicts = [word("hang", 1, host="a"), word("hang", 2, host="b", frozen=True)]
+    verdicts = [verdict("hang", 1, host="a"), verdict("hang", 2, host="b", frozen=True)]
     assert end_reasons.reason_of_ranks(verdicts, JOB, {}) == ("hang", "hang at 2")
     assert end_reasons.suspect_hosts("hang", verdicts) == ["b"]
 
 
-def say(run: RunFolder, number: int, *words: dict) -> None:
-    for rank, content in enumerate(words):
+def report(run: RunFolder, number: int, *verdicts: dict) -> None:
+    for rank, content in enumerate(verdicts):
         write_json(run.verdict(number, rank), content)
 
 
 @pytest.mark.parametrize(
     ("words", "trained", "reason"),
     [
-        ((word("stopped", signal="SIGTERM"),), True, "preempted"),
-        ((word("stopping", signal="SIGUSR2"), word("entered")), True, "preempted"),
-        ((word("crash"),), True, "crash"),
-        ((word("hang"), word("entered")), True, "hang"),
-        ((word("entered"),), True, "node_fail"),
-        ((word("entered", step=0),), False, "killed"),
+        ((verdict("stopped", signal="SIGTERM"),), True, "preempted"),
+        ((verdict("stopping", signal="SIGUSR2"), verdict("entered")), True, "preempted"),
+        ((verdict("crash"),), True, "crash"),
+        ((verdict("hang"), verdict("entered")), True, "hang"),
+        ((verdict("entered"),), True, "node_fail"),
+        ((verdict("entered", step=0),), False, "killed"),
         ((), False, "killed"),
     ],
 )
 def test_reason_after_slurm_restarted_the_job(tmp_path, words, trained, reason):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB, HERE)
-    say(run, 1, *[content | ({} if trained else {"step": 0}) for content in words])
+    report(run, 1, *[content | ({} if trained else {"step": 0}) for content in words])
     if trained:
         run.metrics(1).write_text('{"step": 20, "kind": "train"}\n{"step": 40, "ki')
     assert lifecycle.begin(str(tmp_path), JOB, HERE) == 2
@@ -142,7 +142,7 @@ def test_reason_after_slurm_restarted_the_job(tmp_path, words, trained, reason):
 
 def test_late_close_takes_the_last_write_as_end(tmp_path):
     lifecycle.begin(str(tmp_path), JOB | {"gpus": 8}, HERE)
-    say(RunFolder(tmp_path), 1, word("entered"))
+    report(RunFolder(tmp_path), 1, verdict("entered"))
     record = lifecycle.read_attempt(str(tmp_path), 1) | {"start_unix_s": time.time() - 80_000}
     write_json(RunFolder(tmp_path).attempt(1), record)
     for path in tmp_path.rglob("*.json"):
@@ -156,7 +156,7 @@ def test_late_close_takes_the_last_write_as_end(tmp_path):
 def test_stack_dump_in_the_log_is_a_hang(tmp_path):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB)
-    say(run, 1, word("entered"))
+    report(run, 1, verdict("entered"))
     run.log(1, 0).write_text(
         'step 3\nTimeout (0:10:02)!\nThread 0x1 (most recent call first):\n  File "x.py"\n'
     )
@@ -171,7 +171,7 @@ def test_stack_dump_in_the_log_is_a_hang(tmp_path):
 def test_slurm_replaces_a_provisional_reason(tmp_path):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB)
-    say(run, 1, word("entered"))
+    report(run, 1, verdict("entered"))
     lifecycle.decide(str(tmp_path), 1, 137)
     ended = lifecycle.read_attempt(str(tmp_path), 1)["end_unix_s"]
     for job_id, reason in (("6_0", "killed"), ("5_0", "oom")):

@@ -20,11 +20,11 @@ WHY = "this rank was given GPUs 0,1, and torch 2.13.0+cpu can use none"
 
 
 @pytest.fixture
-def asked(tmp_path, monkeypatch) -> Path:
+def stand_ins(tmp_path, monkeypatch) -> Path:
     """Make a stand-in for the ranks' Python, and one for scancel. Both log their calls."""
     for name, script in (
-        ("scancel", 'echo "$@" >> "$0.asked"'),
-        ("python", 'echo x >> "$0.asked"; . "$0.answer"'),
+        ("scancel", 'echo "$@" >> "$0.calls"'),
+        ("python", 'echo x >> "$0.calls"; . "$0.answer"'),
     ):
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
@@ -34,19 +34,19 @@ def asked(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def says(asked: Path, words: str, code: int) -> str:
-    (asked / "python.answer").write_text(f'echo "{words}"\nexit {code}\n')
-    return str(asked / "python")
+def fake_python(stand_ins: Path, words: str, code: int) -> str:
+    (stand_ins / "python.answer").write_text(f'echo "{words}"\nexit {code}\n')
+    return str(stand_ins / "python")
 
 
-def times(asked: Path, name: str = "python") -> int:
-    path = asked / f"{name}.asked"
+def num_calls(stand_ins: Path, name: str = "python") -> int:
+    path = stand_ins / f"{name}.calls"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_first_run_fails_and_others_do_not_begin(asked):
-    made = submit(GridFolder(asked / "study"), {"5": range(4), "6": ()})
-    python = says(asked, WHY, gpu_check.EXIT_UNUSABLE)
+def test_first_run_fails_and_others_do_not_begin(stand_ins):
+    made = submit(GridFolder(stand_ins / "study"), {"5": range(4), "6": ()})
+    python = fake_python(stand_ins, WHY, gpu_check.EXIT_UNUSABLE)
     may = [
         gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python) for row in range(4)
     ]
@@ -54,16 +54,16 @@ def test_first_run_fails_and_others_do_not_begin(asked):
     assert set(may[1:]) == {gpu_check.stopped_by(str(made.path))}
     assert WHY in may[1]
     assert RUNS[0] in may[1]
-    assert times(asked) == 1
+    assert num_calls(stand_ins) == 1
     # not the follow-up job: it makes the table
-    assert (asked / "scancel.asked").read_text() == "--state=PENDING 5\n"
+    assert (stand_ins / "scancel.calls").read_text() == "--state=PENDING 5\n"
     # the same job after a requeue
     assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", python) == ""
 
 
-def test_of_many_checks_at_once_one_run_begins(asked):
-    made = submit(GridFolder(asked / "study"), {"5": range(4)})
-    python = says(asked, WHY, gpu_check.EXIT_UNUSABLE)
+def test_of_many_checks_at_once_one_run_begins(stand_ins):
+    made = submit(GridFolder(stand_ins / "study"), {"5": range(4)})
+    python = fake_python(stand_ins, WHY, gpu_check.EXIT_UNUSABLE)
     with ThreadPoolExecutor(4) as pool:
         may = list(
             pool.map(
@@ -72,17 +72,17 @@ def test_of_many_checks_at_once_one_run_begins(asked):
             )
         )
     assert may.count("") == 1
-    assert times(asked, "scancel") == 1
+    assert num_calls(stand_ins, "scancel") == 1
 
 
 @pytest.mark.parametrize(("words", "code", "asks"), [("", 0, 1), ("ImportError", 1, 3)])
-def test_all_begin_if_gpus_work_or_are_unknown(asked, words, code, asks):
-    made = submit(GridFolder(asked / "study"), {"5": range(3)})
-    python = says(asked, words, code)
+def test_all_begin_if_gpus_work_or_are_unknown(stand_ins, words, code, asks):
+    made = submit(GridFolder(stand_ins / "study"), {"5": range(3)})
+    python = fake_python(stand_ins, words, code)
     assert [
         gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python) for row in range(3)
     ] == [""] * 3
-    assert times(asked) == asks
+    assert num_calls(stand_ins) == asks
     assert gpu_check.stopped_by(str(made.path)) == ""
 
 
@@ -94,29 +94,21 @@ def test_all_begin_if_gpus_work_or_are_unknown(asked, words, code, asks):
         {"DS_ACCELERATOR": "cpu"},
     ],
 )
-def test_job_without_gpus_is_not_checked(asked, monkeypatch, variables):
+def test_job_without_gpus_is_not_checked(stand_ins, monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    made = submit(GridFolder(asked / "study"), {"5": [0]})
-    assert (
-        gpu_check.find_refusal(
-            str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE)
-        )
-        == ""
-    )
-    assert times(asked) == 0
+    made = submit(GridFolder(stand_ins / "study"), {"5": [0]})
+    python = fake_python(stand_ins, WHY, gpu_check.EXIT_UNUSABLE)
+    assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", python) == ""
+    assert num_calls(stand_ins) == 0
 
 
-def test_one_broken_node_stops_no_other_run(asked):
+def test_one_broken_node_stops_no_other_run(stand_ins):
     """The GPUs of the first node work, those of the second do not."""
-    made = submit(GridFolder(asked / "study"), {"5": range(2)})
-    assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", says(asked, "", 0)) == ""
-    assert (
-        gpu_check.find_refusal(
-            str(made.path), RUNS[1], "5_1", says(asked, WHY, gpu_check.EXIT_UNUSABLE)
-        )
-        == ""
-    )
+    made = submit(GridFolder(stand_ins / "study"), {"5": range(2)})
+    for row, words, code in ((0, "", 0), (1, WHY, gpu_check.EXIT_UNUSABLE)):
+        python = fake_python(stand_ins, words, code)
+        assert gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python) == ""
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"usable": true}', "\x00", '{"a": 1}'])
@@ -125,11 +117,11 @@ def test_damaged_gpus_json_stops_no_run(tmp_path, text):
     assert gpu_check.stopped_by(str(tmp_path)) == ""
 
 
-def test_runs_that_did_not_begin_stay_new(asked):
-    folder = GridFolder(asked / "study")
+def test_runs_that_did_not_begin_stay_new(stand_ins):
+    folder = GridFolder(stand_ins / "study")
     made = submit(folder, {"5": [0, 1], "6": ()})
     gpu_check.find_refusal(
-        str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE)
+        str(made.path), RUNS[0], "5_0", fake_python(stand_ins, WHY, gpu_check.EXIT_UNUSABLE)
     )
     known = answer(_5_0="FAILED", _5_1="CANCELLED by 0", _6="COMPLETED")
     for row in (1, 2):  # a cancelled one, and one of a later wave
@@ -159,12 +151,12 @@ def test_given_gpus(variables, given):
     assert gpu_check.given(variables) == given
 
 
-def test_real_check_with_the_ranks_python(asked, monkeypatch):
+def test_real_check_with_the_ranks_python(stand_ins, monkeypatch):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("torch can use a GPU here")
-    made = submit(GridFolder(asked / "study"), {"5": range(2)})
+    made = submit(GridFolder(stand_ins / "study"), {"5": range(2)})
     assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", sys.executable) == ""
     found = json.loads((made.path / "gpus.json").read_text())
     assert (found["usable"], found["run_id"]) == (False, RUNS[0])
