@@ -190,7 +190,7 @@ def test_resume_with_holds_for_later_attempts(tmp_path, spec, folder):
         ("deepspeed", "wanted key=value, for example deepspeed=zero2"),
         (
             "steps=3",
-            "another deepspeed or micro_batch_size only",
+            "a started run may only change deepspeed or micro_batch_size",
         ),
         ("deepspeed=zero7", "unknown DeepSpeed file 'zero7'"),
         ("deepspeed=zero0", "that file trains in fp32 and the run began in bf16"),
