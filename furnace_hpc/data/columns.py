@@ -3,7 +3,6 @@
 A pack is written beside its folder and renamed into place, so it is never incomplete.
 """
 
-import os
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from furnace_hpc.config.manifest import (
     StoredFile,
     read_manifest,
 )
+from furnace_hpc.host.durable_files import sync, synced_file, write_durably
 from furnace_hpc.host.regular_file import check_regular
 
 Array = NDArray[Any]
@@ -169,7 +169,7 @@ def write_columns(
             }
         )
         write_durably(temporary / "manifest.json", manifest.model_dump_json(indent=1).encode())
-        sync_folder(temporary)
+        sync(temporary)
         rename_into_place(temporary, folder, nonce)
     except OSError as error:
         raise _not_writable(folder, error) from error
@@ -252,7 +252,7 @@ def _write_arrays(folder: Path, splits: Splits) -> dict[str, StoredFile]:
             files[f"{split}/{name}.npy"] = StoredFile(
                 num_bytes=path.stat().st_size, xxh3_128=content_hash(array)
             )
-        sync_folder(folder / split)
+        sync(folder / split)
     return files
 
 
@@ -261,34 +261,15 @@ def write_npy(path: Path, array: Array) -> None:
 
     np.save is not used: its OSError for a full disk has no errno, so the reason would be lost.
     """
-    with path.open("wb") as file:
+    with synced_file(path) as file:
         write_header(file, array.dtype, array.shape)
         file.write(array.reshape(-1).view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     """Write numpy's header. It is padded, so its length is the same for every number of rows."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file and wait for the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that the names in it survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def rename_into_place(new: Path, folder: Path, nonce: str) -> None:
@@ -301,7 +282,7 @@ def rename_into_place(new: Path, folder: Path, nonce: str) -> None:
         folder.rename(old)
     try:
         new.rename(folder)
-        sync_folder(folder.parent)
+        sync(folder.parent)
     except BaseException:
         if old.exists() and not folder.exists():
             old.rename(folder)

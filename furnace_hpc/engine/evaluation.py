@@ -20,6 +20,7 @@ from furnace_hpc.data.loading.prefetch import Prefetched, Request
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.host.durable_files import replaced_file
 from furnace_hpc.model.consistency import consistency_block
 from furnace_hpc.model.scores import (
     mean_prediction,
@@ -240,10 +241,8 @@ def write_predictions(folder: RunFolder, reader: BatchReader, evaluation: Evalua
         arrays[f"label.{task}"] = reader.column(f"label.{task}")
     for name in ("sample_id", "present"):
         arrays[name] = reader.column(name)
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
+    with replaced_file(path, durable=False) as file:
         np.savez(file, **arrays)
-    temporary.replace(path)
 
 
 def rank_shares(

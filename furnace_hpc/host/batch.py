@@ -1,16 +1,16 @@
-"""What a batch script calls on a node's own Python: standard library only, syntax of Python 3.6.
+"""The commands that a batch script runs with the node's own Python.
 
-    python3 batch.py begin-row SUBMISSION ROW JOB PID [PYTHON]   begins that row's run, prints shell assignments; the
-                                                        ranks' Python says first whether GPUs can be used
-    python3 batch.py begin-run RUN_DIR JOB PID          the same for a run folder, as its newest submission has it
-    python3 batch.py decide RUN_DIR ATTEMPT RC          prints done | requeue | fail
-    python3 batch.py requeue JOB                        asks Slurm to start this job again; waits while it is away
-    python3 batch.py launch COMMAND ...                 execs COMMAND with the stop signals blocked
+    begin-row SUBMISSION ROW JOB PID [PYTHON]   begin that row's run, print shell assignments;
+                                                PYTHON, of the ranks, first checks the GPUs
+    begin-run RUN_DIR JOB PID                   begin a run as its newest submission describes it
+    decide RUN_DIR ATTEMPT RC                   print done, requeue or fail
+    requeue JOB                                 ask Slurm to requeue the job, again and again
+    launch COMMAND ...                          become COMMAND, with stop signals blocked
 
-Exit codes: 0 done; 3 the run is done already; 1 anything else, with one line that says what.
+Exit codes: 0 done; 3 the run is done already; 1 any other problem, with one line that names it.
+Standard library only, syntax of Python 3.6.
 """
 
-import json
 import os
 import re
 import shlex
@@ -21,87 +21,82 @@ import time
 from typing import Any, Dict, List
 
 if __name__ == "__main__":
-    # Not the folder of this script, whose modules are none of the standard library's business, but
-    # the package's.
+    # Python puts this script's folder on the path. Its modules could hide the standard library's.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from furnace_hpc.host import gpu_check, lifecycle
+from furnace_hpc.host.json_lines import read_json_lines
 from furnace_hpc.host.regular_file import open_regular
 
 EXIT_DONE_ALREADY = 3
-# four minutes: a controller restarts, or its twin takes over
+# four minutes: enough for a controller to restart, or for its backup to take over
 REQUEUE_PAUSES_S = (1, 2, 4, 8, 15, 30, 60, 60, 60)
 SCONTROL_TIMEOUT_S = 60
-# Slurm's words when its controller is away or has lost an answer; a second request does no harm.
-AWAY = re.compile(
+# Messages of scontrol if the controller does not answer. A second request does no harm.
+UNREACHABLE = re.compile(
     r"Unable to contact|timed out|Connection (refused|reset)|not connected|standby mode|Zero Bytes|"
     r"(receive|send) failure|Rate limit|temporarily unable",
     re.IGNORECASE,
 )
+SENT_AGAIN = "The follow-up job or the next `furnace submit` submits its run again"
 
 
 def begin_row(submission: str, index: int, job: str, pid: int, python: str = "") -> None:
-    """Begin the run of one row, and print what the batch script needs to know of it."""
-    row = _read_row(submission, "row", index)
-    against = gpu_check.may_begin(submission, row["run_id"], job, python)
-    if against:
-        sys.exit("batch.py: run %s is %s" % (row["run_id"], against))
+    """Begin the run of one row, and print what the batch script needs."""
+    row = _find_row(submission, "row", index)
+    if not row:
+        sys.exit(f"batch.py: {submission} has no row {index}")
+    refusal = gpu_check.find_refusal(submission, row["run_id"], job, python)
+    if refusal:
+        sys.exit(f"batch.py: run {row['run_id']} is {refusal}")
     _begin(submission, row, job, pid)
 
 
 def begin_run(run_dir: str, job: str, pid: int) -> None:
-    """As `begin_row`, for a run folder: with the facts of the newest submission that it is in."""
+    """Begin the run of a folder, as the newest submission with this run describes it."""
     run_dir = os.path.abspath(run_dir)
     submissions = os.path.join(os.path.dirname(run_dir), "submissions")
     try:
-        numbers = sorted(
-            (int(name) for name in os.listdir(submissions) if name.isdigit()), reverse=True
-        )
+        names = os.listdir(submissions)
     except OSError:
-        sys.exit("batch.py: %s is no run folder that submit has made" % run_dir)
-    for number in numbers:
+        sys.exit(f"batch.py: {run_dir} is not the run folder of a submitted grid")
+    run_id = os.path.basename(run_dir)
+    for number in sorted((int(name) for name in names if name.isdigit()), reverse=True):
         submission = os.path.join(submissions, str(number))
-        row = _find_row(submission, "run_id", os.path.basename(run_dir))
+        row = _find_row(submission, "run_id", run_id)
         if row:
             return _begin(submission, row, job, pid)
-    sys.exit("batch.py: no submission in %s has run %s" % (submissions, os.path.basename(run_dir)))
+    sys.exit(f"batch.py: no submission in {submissions} has run {run_id}")
 
 
 def requeue(job: str) -> None:
-    """Ask Slurm to start this very job again, with growing pauses while its controller is away."""
+    """Ask Slurm to requeue this job. Retry while the controller does not answer."""
     for pause_s in REQUEUE_PAUSES_S + (0,):
-        said = _scontrol_requeue(job)
-        if not said:
+        error = _scontrol_requeue(job)
+        if not error:
             return
-        if not AWAY.search(said):
-            sys.exit(
-                "batch.py: job %s was not requeued: %s; the follow-up job or the next submit sends it"
-                % (job, said)
-            )
-        print("batch.py: job %s is not requeued yet: %s" % (job, said), file=sys.stderr, flush=True)
+        if not UNREACHABLE.search(error):
+            sys.exit(f"batch.py: job {job} was not requeued: {error}. {SENT_AGAIN}")
+        print(f"batch.py: job {job} is not requeued yet: {error}", file=sys.stderr, flush=True)
         time.sleep(pause_s)
-    sys.exit(
-        "batch.py: Slurm stays away: the follow-up job or the next submit sends job %s's run again"
-        % job
-    )
+    sys.exit(f"batch.py: Slurm did not answer, so job {job} was not requeued. {SENT_AGAIN}")
 
 
 def launch(command: List[str]) -> None:
-    """Replace this process by `command` with the stop signals blocked.
+    """Replace this process by `command`, with the stop signals blocked.
 
-    A signal during the seconds of start-up stays pending until the training's handlers unblock it, instead of
-    killing the rank.
+    A signal during start-up stays pending until the training's handlers unblock it. Else it would
+    kill the rank.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, lifecycle.STOP_SIGNALS)
     os.execvp(command[0], command)
 
 
 def _scontrol_requeue(job: str) -> str:
-    """What scontrol says against it; empty when it has done so."""
-    command = ["scontrol", "requeue", job]
+    """Run `scontrol requeue`. Returns its error message, empty after success."""
     try:
         done = subprocess.run(
-            command,
+            ["scontrol", "requeue", job],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=SCONTROL_TIMEOUT_S,
@@ -110,70 +105,64 @@ def _scontrol_requeue(job: str) -> str:
     except subprocess.TimeoutExpired:
         return "scontrol timed out"
     except OSError as error:
-        return "scontrol: %s" % error.strerror
-    words = " ".join(done.stdout.decode("utf-8", "replace").split())
-    return (words or "scontrol exits with %d" % done.returncode) if done.returncode else ""
+        return f"scontrol: {error.strerror}"
+    if done.returncode == 0:
+        return ""
+    message = " ".join(done.stdout.decode("utf-8", "replace").split())
+    return message or f"scontrol exits with {done.returncode}"
 
 
 def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
     with open_regular(os.path.join(submission, "specs.jsonl")) as file:
         file.seek(row["spec_at"][0])
         lifecycle.write_spec(row["run_dir"], file.read(row["spec_at"][1]).decode("utf-8"))
+    facts = dict(row["facts"], job_id=job)
     try:
-        number = lifecycle.begin(
-            row["run_dir"], dict(row["facts"], job_id=job), lifecycle.holder(pid)
-        )
+        number = lifecycle.begin(row["run_dir"], facts, lifecycle.holder(pid))
     except lifecycle.Done as done:
-        print("batch.py: run %s is left alone: %s" % (row["run_id"], done), file=sys.stderr)
+        print(f"batch.py: run {row['run_id']} is not started: {done}", file=sys.stderr)
         sys.exit(EXIT_DONE_ALREADY)
     except lifecycle.Busy as busy:
-        sys.exit("batch.py: run %s is left alone: %s" % (row["run_id"], busy))
+        sys.exit(f"batch.py: run {row['run_id']} is not started: {busy}")
     values = {
         "FURNACE_RUN_DIR": row["run_dir"],
         "FURNACE_ATTEMPT": str(number),
         "FURNACE_CODE": row["code"],
     }
-    text = "".join("%s=%s\n" % (name, shlex.quote(value)) for name, value in values.items())
+    text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     # a path may hold bytes that are not UTF-8
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
 
 
-def _read_row(submission: str, key: str, value: Any) -> Dict[str, Any]:
-    row = _find_row(submission, key, value)
-    return row or sys.exit("batch.py: %s has no %s %s" % (submission, key, value))
-
-
 def _find_row(submission: str, key: str, value: Any) -> Dict[str, Any]:
-    """The row of a submission whose `key` has this value; empty when there is none."""
+    """The row of a submission whose `key` has this value. Empty if there is none."""
     try:
-        with open_regular(os.path.join(submission, "rows.jsonl"), "r") as file:
-            for line in file:
-                row = json.loads(line)
-                if row[key] == value:
-                    return dict(row)
+        for row in read_json_lines(os.path.join(submission, "rows.jsonl")):
+            if row.get(key) == value:
+                return row
     except FileNotFoundError:
-        pass  # a submission that was killed while it was written
+        pass  # the submission was killed while it was written
     return {}
 
 
 def main(arguments: List[str]) -> None:
-    """Do what the command line says."""
-    verb, rest = (arguments or [""])[0], arguments[1:]
-    if verb == "begin-row":
+    """Run the command of the command line."""
+    command, rest = "", arguments[1:]
+    if arguments:
+        command = arguments[0]
+    if command == "begin-row":
         begin_row(rest[0], int(rest[1]), rest[2], int(rest[3]), *rest[4:5])
-    elif verb == "begin-run":
+    elif command == "begin-run":
         begin_run(rest[0], rest[1], int(rest[2]))
-    elif verb == "decide":
+    elif command == "decide":
         print(lifecycle.decide(rest[0], int(rest[1]), int(rest[2])))
-    elif verb == "requeue":
+    elif command == "requeue":
         requeue(rest[0])
-    elif verb == "launch":
+    elif command == "launch":
         launch(rest)
     else:
-        sys.exit(
-            "batch.py: unknown command %r; wanted begin-row, begin-run, decide, requeue or launch"
-            % verb
-        )
+        wanted = "begin-row, begin-run, decide, requeue or launch"
+        sys.exit(f"batch.py: unknown command {command!r}; wanted {wanted}")
 
 
 if __name__ == "__main__":

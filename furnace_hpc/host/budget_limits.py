@@ -1,6 +1,6 @@
-"""The budgets of a run: attempts without a new step, attempts in all, GPU-hours.
+"""The budgets of a run: attempts without a new step, all attempts, GPU-hours.
 
-Pure, standard library only, syntax of Python 3.6: the host side uses it.
+Pure functions, standard library only, syntax of Python 3.6.
 """
 
 from typing import Any, Dict, Sequence
@@ -11,32 +11,33 @@ Record = Dict[str, Any]
 
 
 def exhausted_budget(attempts: Sequence[Record], limits: Record, now_unix_s: float) -> str:
-    """Which budget is used up, in a sentence that says what to do; empty when none is. A missing limit is none."""
-    idle, most_idle = idle_attempts(attempts), limits.get("max_idle_attempts")
-    if most_idle and idle >= most_idle:
-        what = "%d attempt%s in a row brought no new step" % (idle, "s" if idle > 1 else "")
-        return _say(what, "max_idle_attempts", idle + 1)
-    most = limits.get("max_attempts")
-    if most and len(attempts) >= most:
-        return _say(
-            "%d of %d attempts are used up" % (len(attempts), most),
-            "max_attempts",
-            len(attempts) + 1,
-        )
-    hours, most_hours = gpu_hours(attempts, now_unix_s), limits.get("max_gpu_hours")
-    if most_hours and hours >= most_hours:
-        return _say(
-            "%.1f of %g GPU-hours are used up" % (hours, most_hours),
-            "max_gpu_hours",
-            int(2 * hours) + 1,
-        )
+    """The budget that is exhausted, and how to raise it. Empty if there is none.
+
+    Args:
+        attempts: records of the run's attempts, oldest first.
+        limits: `max_idle_attempts`, `max_attempts`, `max_gpu_hours`. A missing one sets no limit.
+        now_unix_s: the time, for attempts that have not ended.
+    """
+    idle, max_idle = idle_attempts(attempts), limits.get("max_idle_attempts")
+    if max_idle and idle >= max_idle:
+        plural = "s" if idle > 1 else ""
+        what = f"{idle} attempt{plural} in a row without a new step"
+        return _message(what, "max_idle_attempts", idle + 1)
+    count, max_count = len(attempts), limits.get("max_attempts")
+    if max_count and count >= max_count:
+        return _message(f"{count} of {max_count} attempts are used", "max_attempts", count + 1)
+    hours, max_hours = gpu_hours(attempts, now_unix_s), limits.get("max_gpu_hours")
+    if max_hours and hours >= max_hours:
+        what = f"{hours:.1f} of {max_hours:g} GPU-hours are used"
+        return _message(what, "max_gpu_hours", int(2 * hours) + 1)
     return ""
 
 
 def idle_attempts(attempts: Sequence[Record]) -> int:
-    """Attempts in a row, up to the newest, that trained no step beyond the best before them.
+    """The number of newest attempts in a row that trained no step beyond the best before them.
 
-    One that failed by itself or was cancelled counts neither way: it comes back only when somebody asks for it.
+    Attempts that ended with a fatal reason or were cancelled are not counted: only the user retries
+    them.
     """
     best, idle = 0, 0
     for attempt in attempts:
@@ -48,7 +49,7 @@ def idle_attempts(attempts: Sequence[Record]) -> int:
 
 
 def gpu_hours(attempts: Sequence[Record], now_unix_s: float) -> float:
-    """GPU-hours of all attempts; one without an end goes on."""
+    """GPU-hours of all attempts. An attempt without an end counts up to now."""
     total = 0.0
     for attempt in attempts:
         start = attempt.get("start_unix_s") or now_unix_s
@@ -57,5 +58,5 @@ def gpu_hours(attempts: Sequence[Record], now_unix_s: float) -> float:
     return total
 
 
-def _say(what: str, field: str, enough: int) -> str:
-    return "budget: %s: raise it with --set resources.%s=%d, or more" % (what, field, enough)
+def _message(what: str, key: str, enough: int) -> str:
+    return f"budget: {what} (raise it with --set resources.{key}={enough} or more)"

@@ -1,15 +1,15 @@
-"""Why an attempt ended: the reasons, and how they are told from the words of its ranks and from its host's environment.
+"""Find why an attempt ended, from its ranks' reports, the exit code and the environment.
 
-Pure, standard library only, syntax of Python 3.6: the host side uses it. `runs/state.py` says what each reason means.
+Pure functions, standard library only, syntax of Python 3.6. `END_REASONS` in `runs/state.py` has
+the meaning of each reason.
 """
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 Record = Dict[str, Any]
-Ending = Tuple[str, str]  # reason, and in words
 
-FATAL = ("oom", "crash", "nonfinite")  # the same run, unchanged, would end the same way
-RETRYABLE = (
+FATAL = ("oom", "crash", "nonfinite")  # the unchanged run would end the same way again
+RETRYABLE = (  # not caused by the run
     "preempted",
     "time_limit",
     "node_fail",
@@ -17,100 +17,134 @@ RETRYABLE = (
     "infrastructure",
     "killed",
     "stopped",
-)  # no fault of the run
-PROVISIONAL = ("killed", "stopped")  # whoever knows more may say it later
-EARLY_S = 90  # Slurm sends the signal of --signal up to a minute early; and some seconds to pass on
+)
+PROVISIONAL = ("killed", "stopped")  # may be replaced by a more specific reason
+EARLY_S = 90  # Slurm sends the signal of --signal up to 60 s early, and delivery takes some seconds
 
 
-def of_ranks(
+class EndReason(NamedTuple):
+    """Why an attempt ended: a key of `END_REASONS`, and a message for people."""
+
+    reason: str
+    error: str
+
+
+def reason_of_ranks(
     verdicts: Sequence[Record], record: Record, environment: Mapping[str, str]
-) -> Optional[Ending]:
-    """What the ranks themselves know of the end; None when they do not."""
-    fatal = sorted((v for v in verdicts if v["verdict"] in FATAL), key=lambda v: v["unix_s"])
-    if fatal:  # the first in time is the cause, not the first in rank
-        return fatal[0]["verdict"], fatal[0].get("error", "")
-    hung = sorted(
-        (v for v in verdicts if v["verdict"] == "hang"),
-        key=lambda v: (not v.get("frozen"), v["unix_s"]),
-    )
-    if hung:  # a frozen one is the cause: the others waited for it
-        silent = len([v for v in verdicts if v["verdict"] == "entered"])
-        return "hang", hung[0].get("error", "") + (
-            "; %d ranks gave no word: look there first" % silent if silent else ""
-        )
-    weather = [v for v in verdicts if v["verdict"] == "io_error"]
-    if weather:
-        return "killed", weather[0].get("error", "")
+) -> Optional[EndReason]:
+    """The end reason that the ranks reported. None if they reported none."""
+    fatal = [v for v in verdicts if v["verdict"] in FATAL]
+    if fatal:  # the earliest is the cause; other ranks fail as a consequence
+        first = min(fatal, key=lambda v: v["unix_s"])
+        return EndReason(first["verdict"], first.get("error", ""))
+    hung = [v for v in verdicts if v["verdict"] == "hang"]
+    if hung:
+        return EndReason("hang", _hang_error(hung, verdicts))
+    for verdict in verdicts:
+        if verdict["verdict"] == "io_error":
+            return EndReason("killed", verdict.get("error", ""))
+    return _reason_of_stop(verdicts, record, environment)
+
+
+def _hang_error(hung: Sequence[Record], verdicts: Sequence[Record]) -> str:
+    # a frozen rank is the cause: the others waited for it
+    first = min(hung, key=lambda v: (not v.get("frozen"), v["unix_s"]))
+    error = str(first.get("error", ""))
+    silent = [v for v in verdicts if v["verdict"] == "entered"]
+    if silent:
+        error += f"; {len(silent)} ranks reported no end: look at their logs first"
+    return error
+
+
+def _reason_of_stop(
+    verdicts: Sequence[Record], record: Record, environment: Mapping[str, str]
+) -> Optional[EndReason]:
+    """The reason if all ranks stopped after a signal, else None."""
     leaving = [v for v in verdicts if v["verdict"] in ("stopping", "stopped")]
-    if verdicts and len(leaving) == len(verdicts):
-        late = [v for v in leaving if v["verdict"] == "stopping"]
-        first = (late or leaving)[0]
-        return of_signal(first.get("signal", ""), record, first["unix_s"], environment), first.get(
-            "error", ""
-        )
-    return None
+    if not leaving or len(leaving) < len(verdicts):
+        return None
+    unsaved = [v for v in leaving if v["verdict"] == "stopping"]
+    first = (unsaved or leaving)[0]
+    reason = reason_of_signal(first.get("signal", ""), record, first["unix_s"], environment)
+    return EndReason(reason, first.get("error", ""))
 
 
-def of_signal(name: str, record: Record, at_unix_s: float, environment: Mapping[str, str]) -> str:
-    """The reason behind a signal: batch scripts ask for USR2 before the time limit; TERM and USR1 come with preemption.
+def reason_of_signal(
+    name: str, record: Record, at_unix_s: float, environment: Mapping[str, str]
+) -> str:
+    """The reason behind a stop signal.
 
-    Where a site sends USR2 at preemption too, the end of the job's time tells them apart: SLURM_JOB_END_TIME of newer
-    Slurms, else the attempt's begin and the time that was asked for. Somebody's scancel kills the batch script, so it
-    is not told here: Slurm knows.
+    Batch scripts ask for USR2 before the time limit. TERM and USR1 come with a preemption. Some
+    sites send USR2 at preemption too. There the end of the job's time decides. `scancel` kills the
+    batch script, so it does not get here.
     """
     if not record.get("job_id"):
         return "stopped"
     if name == "SIGUSR2":
-        end, lead_s = environment.get("SLURM_JOB_END_TIME", ""), record.get("signal_delay_s")
-        limit_s = record.get("time_limit_s")
-        end_s = int(end) if end.isdigit() else record["start_unix_s"] + limit_s if limit_s else None
-        early = end_s is not None and lead_s is not None and at_unix_s < end_s - lead_s - EARLY_S
-        return "preempted" if early else "time_limit"
-    return "preempted" if name in ("SIGTERM", "SIGUSR1") else "stopped"
+        end_s, lead_s = _job_end_unix_s(record, environment), record.get("signal_delay_s")
+        if end_s is None or lead_s is None or at_unix_s >= end_s - lead_s - EARLY_S:
+            return "time_limit"
+        return "preempted"
+    if name in ("SIGTERM", "SIGUSR1"):
+        return "preempted"
+    return "stopped"
 
 
-def of_exit(verdicts: Sequence[Record], record: Record, exit_code: int) -> Ending:
-    """The reason where ranks do not know it: too few of them have spoken, or some went without a word."""
+def _job_end_unix_s(record: Record, environment: Mapping[str, str]) -> Optional[float]:
+    """The end of the job's time. Older Slurm versions do not set SLURM_JOB_END_TIME."""
+    end = environment.get("SLURM_JOB_END_TIME", "")
+    if end.isdigit():
+        return int(end)
+    if record.get("time_limit_s"):
+        return float(record["start_unix_s"] + record["time_limit_s"])
+    return None
+
+
+def reason_of_exit(verdicts: Sequence[Record], record: Record, exit_code: int) -> EndReason:
+    """The reason if the ranks reported none: too few started, or a rank reported no end."""
     missing = (record.get("world_size") or 1) - len(verdicts)
     if not verdicts:
-        return "infrastructure", "no rank started (exit code %s)" % exit_code
+        return EndReason("infrastructure", f"no rank started (exit code {exit_code})")
     if missing > 0:
-        return "killed", "%d ranks never started: see the batch log" % missing
+        return EndReason("killed", f"{missing} ranks never started: see the batch log")
     if all(v["verdict"] == "done" for v in verdicts):
-        return "killed", "the ranks ended without a result.json (exit code %s)" % exit_code
-    return "killed", "a rank ended without a word (exit code %s)" % exit_code
+        error = f"the ranks ended without a result.json (exit code {exit_code})"
+        return EndReason("killed", error)
+    return EndReason("killed", f"a rank reported no end (exit code {exit_code})")
 
 
-def after_restart(verdicts: Sequence[Record], has_steps: bool) -> Ending:
-    """The reason of an attempt whose job Slurm has started again while nobody was left to say how it ended.
+def reason_after_restart(verdicts: Sequence[Record], has_steps: bool) -> EndReason:
+    """The reason of an attempt without a recorded end whose job Slurm has restarted.
 
-    Before Slurm requeues or preempts a job it sends TERM and waits (KillWait, 30 s), so ranks that train say that they
-    are told to stop. Ranks that trained and said nothing were not asked: their node failed.
+    Before Slurm requeues or preempts a job it sends TERM and waits (KillWait, 30 s). So ranks that
+    train report the signal. If they trained and reported none, their node failed.
     """
-    again = "its job was started again by Slurm"
-    hung = [v for v in verdicts if v["verdict"] == "hang"]
-    if hung:
-        return "hang", hung[0].get("error", "")
-    told = [v for v in verdicts if v["verdict"] in ("stopping", "stopped")]
-    if told:
-        return "preempted", "%s: %s" % (again, told[0].get("error", ""))
+    stopped = []
+    for verdict in verdicts:
+        if verdict["verdict"] == "hang":
+            return EndReason("hang", verdict.get("error", ""))
+        if verdict["verdict"] in ("stopping", "stopped"):
+            stopped.append(verdict)
+    if stopped:
+        return EndReason("preempted", f"Slurm restarted its job: {stopped[0].get('error', '')}")
     if has_steps:
-        return "node_fail", "%s, and no rank was told to stop: a node failed" % again
-    return "killed", "%s before it trained: requeued, preempted, or a node failed" % again
+        return EndReason(
+            "node_fail", "Slurm restarted its job, and no rank got a stop signal: a node failed"
+        )
+    error = "Slurm restarted its job before the first step: requeue, preemption or a failed node"
+    return EndReason("killed", error)
 
 
 def is_more_specific(reason: str, known: str) -> bool:
-    """Whether a reason that Slurm gives says more than the one that an attempt ended with."""
-    return (known in PROVISIONAL and reason not in PROVISIONAL) or (
-        reason == "oom" and known == "hang"
-    )
+    """Whether Slurm's reason says more than the reason that an attempt ended with."""
+    if reason == "oom" and known == "hang":
+        return True
+    return known in PROVISIONAL and reason not in PROVISIONAL
 
 
 def suspect_hosts(reason: str, verdicts: Sequence[Record]) -> List[str]:
-    """The hosts of a hang: of the ranks that were frozen or gave no last word; empty where that is not known."""
-    guilty = (
-        [v for v in verdicts if v["verdict"] == "entered" or v.get("frozen")]
-        if reason == "hang"
-        else []
-    )
-    return sorted({v.get("host", "") for v in guilty} - {""})
+    """Hosts of the ranks that were frozen or reported no end. Empty unless the reason is a hang."""
+    if reason != "hang":
+        return []
+    suspects = [v for v in verdicts if v["verdict"] == "entered" or v.get("frozen")]
+    return sorted({v.get("host", "") for v in suspects} - {""})

@@ -1,7 +1,7 @@
-"""Whether the GPUs that a job was given can be used: asked before its run begins, until a job of the submission can.
+"""Check that torch can use the GPUs of a job, before its run begins, once per submission.
 
-Where they cannot, one run of the submission begins and fails with the reason; no other does. The file `gpus.json` of
-the submission says so. Standard library only, syntax of Python 3.6: the host side uses it.
+If it cannot, one run of the submission begins and fails with the reason. No other run begins. The
+result is in `gpus.json` of the submission. Standard library only, syntax of Python 3.6.
 """
 
 import json
@@ -9,141 +9,139 @@ import os
 import socket
 import subprocess
 import sys
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
-from furnace_hpc.host.regular_file import open_regular, read_regular_text
+from furnace_hpc.host.durable_files import create_complete_file
+from furnace_hpc.host.json_lines import read_json_lines
+from furnace_hpc.host.regular_file import read_regular_text
 
 EXIT_UNUSABLE = 4  # of `python -m furnace_hpc.engine.devices`
-ASK_S = 600  # torch from a cold network file system takes minutes
-_HIDDEN = ("", "-1")  # CUDA_VISIBLE_DEVICES of somebody who wants none
+CHECK_TIMEOUT_S = 600  # torch from a cold network file system takes minutes
+_NO_GPUS = ("", "-1")  # CUDA_VISIBLE_DEVICES of a process that must use no GPU
 
 Record = Dict[str, Any]
 
 
 def given(environment: Mapping[str, str]) -> str:
-    """The GPUs that this process was given, comma-separated; empty where there are none, or they are not wanted."""
-    # Slurm's own word where it gave none
+    """The GPUs that this process may use, comma-separated. Empty: it uses the CPU."""
+    # Slurm sets NoDevFiles if it gives no GPU
     visible = environment.get("CUDA_VISIBLE_DEVICES", "NoDevFiles")
-    # the first is DeepSpeed's own word for it
-    if environment.get("DS_ACCELERATOR") == "cpu" or visible in _HIDDEN:
+    # DeepSpeed reads DS_ACCELERATOR
+    if environment.get("DS_ACCELERATOR") == "cpu" or visible in _NO_GPUS:
         return ""
     if visible != "NoDevFiles":
         return visible
-    count = environment.get("SLURM_GPUS_ON_NODE", "")
-    numbers = (
-        ",".join(str(number) for number in range(int(count)))
-        if count.isdigit() and len(count) < 4
-        else ""
-    )
-    return environment.get("SLURM_STEP_GPUS") or environment.get("SLURM_JOB_GPUS") or numbers
+    named = environment.get("SLURM_STEP_GPUS") or environment.get("SLURM_JOB_GPUS")
+    return named or _first_gpus(environment.get("SLURM_GPUS_ON_NODE", ""))
+
+
+def _first_gpus(count: str) -> str:
+    if not count.isdigit() or len(count) >= 4:
+        return ""
+    return ",".join(str(number) for number in range(int(count)))
 
 
 def stopped_by(submission: str) -> str:
-    """Why runs of a submission that have not begun do not begin; empty where they may."""
+    """Why new runs of a submission do not begin. Empty if they may."""
     found = _read(submission)
     if found.get("usable", True):
         return ""
-    words = "%s, job %s on %s: %s" % tuple(
-        str(found.get(key)) for key in ("run_id", "job_id", "host", "error")
-    )
-    return "not started, for GPUs cannot be used (%s)" % words
+    run_id, job_id, host, error = (found.get(k) for k in ("run_id", "job_id", "host", "error"))
+    return f"not started: torch cannot use the GPUs ({run_id}, job {job_id} on {host}: {error})"
 
 
-def may_begin(submission: str, run_id: str, job: str, python: str) -> str:
-    """Empty, or why this job's run is not to begin: an earlier one could use none of its GPUs.
+def find_refusal(submission: str, run_id: str, job: str, python: str) -> str:
+    """Empty if the job's run may begin, else the reason why not.
 
-    The first job that finds so begins its run, which fails with the reason; jobs that wait are cancelled.
+    The first job whose GPUs cannot be used begins its run, which fails with the reason. Pending
+    jobs are cancelled.
     """
     if not python or not given(os.environ):
         return ""
     found = _read(submission)
-    if found:
-        return "" if found.get("job_id") == job else stopped_by(submission)
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    environment = dict(os.environ, PYTHONPATH=root, PYTHONSAFEPATH="1")
-    try:
-        asked = subprocess.run(
-            [python, "-m", "furnace_hpc.engine.devices"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=sys.stderr,
-            timeout=ASK_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""  # its ranks say what is wrong with it
-    record = {
-        "usable": asked.returncode == 0,
-        "job_id": job,
-        "run_id": run_id,
-        "host": socket.gethostname(),
-    }
-    if asked.returncode == EXIT_UNUSABLE:
-        record["error"] = asked.stdout.decode("utf-8", "replace").strip()[:500]
-    elif asked.returncode:
+    if found.get("job_id") == job:
         return ""
+    if found:
+        return stopped_by(submission)
+    error = _error_of_gpus(python)
+    if error is None:
+        return ""
+    host = socket.gethostname()
+    record = {"usable": not error, "job_id": job, "run_id": run_id, "host": host}
+    if error:
+        record["error"] = error
     if not _write(submission, record):
         return stopped_by(submission)
-    if not record["usable"]:
-        _cancel_waiting(submission)
+    if error:
+        _cancel_pending(submission)
     return ""
 
 
-def _cancel_waiting(submission: str) -> None:
-    """Cancel the elements of the submission's arrays that have not started; what starts all the same is not begun."""
+def _error_of_gpus(python: str) -> Optional[str]:
+    """Why torch cannot use the GPUs. Empty if it can, None if that is unknown."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    try:
+        checked = subprocess.run(
+            [python, "-m", "furnace_hpc.engine.devices"],
+            env=dict(os.environ, PYTHONPATH=root, PYTHONSAFEPATH="1"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=sys.stderr,
+            timeout=CHECK_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None  # the ranks will report what is wrong
+    if checked.returncode == 0:
+        return ""
+    if checked.returncode != EXIT_UNUSABLE:
+        return None
+    return checked.stdout.decode("utf-8", "replace").strip()[:500] or "no reason given"
+
+
+def _cancel_pending(submission: str) -> None:
+    """Cancel the pending array elements of the submission."""
     arrays = _arrays(submission)
     if arrays:
         try:
             subprocess.call(["scancel", "--state=PENDING"] + arrays, stdout=sys.stderr, timeout=60)
         except (OSError, subprocess.TimeoutExpired) as error:
-            print("batch.py: jobs that wait were not cancelled: %s" % error, file=sys.stderr)
+            print(f"batch.py: pending jobs were not cancelled: {error}", file=sys.stderr)
 
 
 def _arrays(submission: str) -> List[str]:
-    kinds, found = {}, []
+    """Job ids of the submission's arrays."""
+    kinds, found = {}, set()
     try:
-        with open_regular(
-            os.path.join(submission, "journal.jsonl"), "r", encoding="utf-8", errors="replace"
-        ) as file:
-            for line in file:
-                try:
-                    event = json.loads(line)
-                    if event["event"] == "intent":
-                        kinds[event["name"]] = event["kind"]
-                    elif event["event"] == "submitted" and kinds.get(event["name"]) == "array":
-                        found.append(str(event["job_id"]))
-                except (ValueError, KeyError, TypeError):
-                    continue  # torn by a crash
+        for event in read_json_lines(os.path.join(submission, "journal.jsonl")):
+            name = str(event.get("name"))
+            if event.get("event") == "intent":
+                kinds[name] = event.get("kind")
+            elif kinds.get(name) == "array" and event.get("job_id"):
+                found.add(str(event["job_id"]))
     except OSError:
         pass
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")  # of an array that was submitted by hand
-    return sorted(set(found + ([array] if array else [])))
+    by_hand = os.environ.get("SLURM_ARRAY_JOB_ID")  # an array that the user submitted with sbatch
+    if by_hand:
+        found.add(by_hand)
+    return sorted(found)
 
 
 def _read(submission: str) -> Record:
     try:
         found = json.loads(read_regular_text(os.path.join(submission, "gpus.json")))
-        return found if isinstance(found, dict) else {}
     except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write(submission: str, record: Record) -> bool:
-    """Make the file whole; False where another job was first."""
+    """Write gpus.json. False if another job has written it first."""
     path = os.path.join(submission, "gpus.json")
-    aside = "%s.%s.%d" % (path, record["host"], os.getpid())
     try:
-        with open(aside, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-        os.link(aside, path)
+        create_complete_file(path, json.dumps(record).encode("utf-8"))
     except FileExistsError:
         return False
     except OSError as error:
-        print("batch.py: %s was not written: %s" % (path, error), file=sys.stderr)
-    finally:
-        try:
-            os.unlink(aside)
-        except OSError:
-            pass
+        print(f"batch.py: {path} was not written: {error}", file=sys.stderr)
     return True

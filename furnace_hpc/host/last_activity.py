@@ -1,50 +1,44 @@
-"""Signs that an attempt has left beside its record: when it last wrote anything, and how far it came.
+"""Find when an attempt last wrote anything, and the last step that it reached.
 
-Standard library only, syntax of Python 3.6: the host side uses it.
+Standard library only, syntax of Python 3.6.
 """
 
-import json
 import os
 import time
 
-from furnace_hpc.host.regular_file import open_regular
+from furnace_hpc.host.json_lines import parse_lines, read_tail
 
-TAIL = 16384  # bytes at the end of a log or of metrics that are looked at
+TAIL_BYTES = 16384  # read from the end of a log or of metrics
 
 
-def last_sign(run_dir: str, number: int, start: float) -> float:
-    """When an attempt last wrote anything: somebody may look for its end days later."""
-    now, found = time.time(), [start]
+def last_write(run_dir: str, number: int, start_unix_s: float) -> float:
+    """The time at which an attempt last wrote a file, in Unix seconds. At least its start."""
+    found = [start_unix_s]
     for folder in ("attempts", "verdicts", "metrics", "logs"):
         try:
             with os.scandir(os.path.join(run_dir, folder)) as entries:
-                mine = [
-                    entry
-                    for entry in entries
-                    if entry.name.startswith(("%d-" % number, "%d." % number))
-                ]
-                found += [entry.stat().st_mtime for entry in mine]
+                for entry in entries:
+                    if entry.name.startswith((f"{number}-", f"{number}.")):
+                        found.append(entry.stat().st_mtime)
         except OSError:
             continue
-    return float(min(now, max(found)))
+    return float(min(time.time(), max(found)))
 
 
 def tail(path: str) -> bytes:
-    """The end of a file; nothing where there is none."""
+    """The end of a file. Empty if it cannot be read."""
     try:
-        with open_regular(path) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            end = file.read()  # type: bytes
-        return end
+        return read_tail(path, TAIL_BYTES)
     except OSError:
         return b""
 
 
-def step_of_metrics(run_dir: str, number: int) -> int:
-    """The last step that the attempt's metrics tell; 0 where they tell none."""
-    for line in reversed(tail(os.path.join(run_dir, "metrics", "%d.jsonl" % number)).split(b"\n")):
+def last_step_in_metrics(run_dir: str, number: int) -> int:
+    """The last step in the attempt's metrics. 0 if they have none."""
+    lines = tail(os.path.join(run_dir, "metrics", f"{number}.jsonl")).split(b"\n")
+    for record in parse_lines(reversed(lines)):
         try:
-            return int(json.loads(line.decode("utf-8"))["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # torn, or the tail's first
+            return int(record["step"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            continue
     return 0

@@ -1,6 +1,6 @@
-"""Who holds a lease, and whether that very process still lives.
+"""The holder of an attempt: a process, and whether that very process still lives.
 
-Standard library only, syntax of Python 3.6: the host side uses it.
+Standard library only, syntax of Python 3.6.
 """
 
 import os
@@ -11,7 +11,11 @@ Record = Dict[str, Any]
 
 
 def holder(pid: Optional[int] = None) -> Record:
-    """Who holds a lease: enough to tell later, on this host, whether that very process still lives."""
+    """The record of a process as a holder. It identifies the process on this host, also later.
+
+    Args:
+        pid: the process. None: this one.
+    """
     pid = pid or os.getpid()
     return {
         "host": socket.gethostname(),
@@ -22,7 +26,7 @@ def holder(pid: Optional[int] = None) -> Record:
 
 
 def is_alive(who: Optional[Record]) -> Optional[bool]:
-    """True or False for a process of this boot of this host; None when it cannot be known from here."""
+    """Whether the holder's process lives. None if it ran on another host, or is unknown."""
     if not who or who.get("host") != socket.gethostname():
         return None
     if who.get("boot_id") != _boot_id():
@@ -32,8 +36,10 @@ def is_alive(who: Optional[Record]) -> Optional[bool]:
 
 
 def describe(who: Optional[Record]) -> str:
-    """A holder in words."""
-    return "process %s on %s" % (who.get("pid"), who.get("host")) if who else "an unknown process"
+    """The holder's process and host, for messages."""
+    if not who:
+        return "an unknown process"
+    return f"process {who.get('pid')} on {who.get('host')}"
 
 
 def _boot_id() -> str:
@@ -45,10 +51,12 @@ def _boot_id() -> str:
 
 
 def _pid_start(pid: int) -> Optional[int]:
-    """Start time of a process in clock ticks since boot; None when it is gone (a zombie counts as gone)."""
+    """Start time of a process in clock ticks since boot. None if it is gone or a zombie."""
     try:
-        with open("/proc/%d/stat" % pid) as file:
+        with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
     except (OSError, ValueError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    if fields[0] in "ZX":
+        return None
+    return int(fields[19])

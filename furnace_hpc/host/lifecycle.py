@@ -1,263 +1,292 @@
-"""The host side of an attempt: begin before the ranks start, decide after they ended.
+"""Begin an attempt before its ranks start, and decide what comes next after they ended.
 
-Runs outside containers and under the node's own Python: standard library only, syntax of Python 3.6. The batch script
-calls it through batch.py.
+It runs outside containers and with the node's own Python: standard library only, syntax of Python
+3.6. The batch script calls it through batch.py.
 """
 
 import json
 import os
 import signal
-import socket
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from furnace_hpc.host import budget_limits, end_reasons, last_activity
+from furnace_hpc.host.durable_files import create_file, replace_file
+from furnace_hpc.host.end_reasons import EndReason
 from furnace_hpc.host.lease import describe as describe
 from furnace_hpc.host.lease import holder as holder
 from furnace_hpc.host.lease import is_alive as is_alive
 from furnace_hpc.host.regular_file import read_regular_text
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
-EXIT_STOPPED = 85  # a rank's exit code after an orderly stop with a checkpoint
-EXIT_HANG = 86  # of a rank whose watchdog ended it
-# a rank's time until its first step: a thousand that import from a cold file system, loading
+EXIT_STOPPED = 85  # a rank's exit code after it saved and stopped
+EXIT_HANG = 86  # a rank's exit code after its watchdog killed it
+# the longest time from a rank's start to its first step: a thousand ranks may import from a cold
+# file system, and load a checkpoint
 START_S = 1800.0
-# Reasons after which the batch script itself starts the run again; of what was killed Slurm may
-# know more (oom).
+# After these reasons the batch script requeues the job itself. For a killed attempt Slurm may have
+# a more specific reason (oom).
 REQUEUED = tuple(reason for reason in end_reasons.RETRYABLE if reason != "killed")
 
 Record = Dict[str, Any]
 
 
 class Busy(Exception):
-    """Another live attempt holds the run."""
+    """The run cannot begin an attempt: another one may still run, or a budget is exhausted."""
 
 
 class Done(Busy):
-    """There is nothing left to do."""
+    """The run has its result."""
+
+
+class _AttemptFiles(NamedTuple):
+    """The content of one attempt's files, each read once."""
+
+    number: int
+    record: Record
+    verdicts: List[Record]
+    step: int  # last step that any of them names
 
 
 def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
-    """Make the next attempt's record, exclusively, and return its number.
+    """Create the record of the next attempt, and return its number.
 
-    An attempt without an end whose holder cannot be seen from this host is over when Slurm started its job again.
+    Args:
+        run_dir: the run folder.
+        facts: the content of the record that the submission knows.
+        who: the holder. None: this process.
 
     Raises:
         Done: the run has its result.
-        Busy: its newest attempt has no end, and its holder lives or cannot be seen from this host.
+        Busy: the newest attempt has no end, and its holder lives, or is on another host in another
+            job. Or a budget is exhausted.
     """
     if os.path.exists(os.path.join(run_dir, "result.json")):
         raise Done("it is done already")
-    folder = os.path.join(run_dir, "attempts")
     for name in ("attempts", "logs", "verdicts", "metrics"):
         os.makedirs(os.path.join(run_dir, name), exist_ok=True)
-    newest = newest_attempt(run_dir)
+    newest, job_id = newest_attempt(run_dir), facts.get("job_id")
     if newest:
-        record = read_attempt(run_dir, newest)
-        is_open = record.get("end_unix_s") is None
-        alive = is_alive(record.get("holder")) if is_open else False
-        # Slurm started its job again
-        same_job = facts.get("job_id") and facts["job_id"] == record.get("job_id")
-        if alive or (alive is None and not same_job):
-            raise Busy("attempt %d is held by %s" % (newest, describe(record.get("holder"))))
-        if is_open:
-            _close_behind(run_dir, newest, restarted=bool(same_job))
+        _close_dead(run_dir, newest, job_id)
+    exhausted = exhausted_budget(run_dir, facts)
+    if exhausted:
+        raise Busy(exhausted)
     number = max(newest, int(facts.get("attempts_before", 0))) + 1
-    used_up = exhausted_budget(run_dir, facts)
-    if used_up:
-        raise Busy(used_up)
-    record = dict(
-        facts, attempt=number, start_unix_s=time.time(), holder=who or holder(), end_unix_s=None
-    )
-    if facts.get("job_id"):
+    record = dict(facts, attempt=number, start_unix_s=time.time(), end_unix_s=None)
+    record["holder"] = who or holder()
+    if job_id:
         record["nodelist"] = os.environ.get("SLURM_JOB_NODELIST", "")
         record["cluster"] = os.environ.get("SLURM_CLUSTER_NAME", "")
-    path = os.path.join(folder, "%d.json" % number)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        create_file(_record_path(run_dir, number), _as_json(record))
     except FileExistsError:
-        raise Busy("attempt %d has just been begun by somebody else" % number)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(record, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:  # no space: an empty record would be held by nobody for ever
-        os.unlink(path)
-        raise
+        raise Busy(f"attempt {number} was just started by another process")
     _link_log(run_dir, number)
     return number
 
 
+def _close_dead(run_dir: str, number: int, job_id: Optional[str]) -> None:
+    """Record the end of an attempt that has none. Raises Busy if its holder may live."""
+    attempt = _read_files(run_dir, number)
+    if attempt.record.get("end_unix_s") is not None:
+        return
+    who = attempt.record.get("holder")
+    alive, restarted = is_alive(who), bool(job_id) and job_id == attempt.record.get("job_id")
+    if alive or (alive is None and not restarted):
+        raise Busy(f"attempt {number} is held by {describe(who)}")
+    if restarted:
+        end = end_reasons.reason_after_restart(attempt.verdicts, attempt.step > 0)
+    else:
+        end = EndReason("killed", "its launcher died and reported no end")
+    _close(run_dir, attempt, end)
+
+
 def write_spec(run_dir: str, spec: str) -> None:
-    """Write a run's spec.json, unless it is there: it never changes."""
+    """Write a run's spec.json unless it exists. It never changes."""
     path = os.path.join(run_dir, "spec.json")
     if not os.path.exists(path):
         os.makedirs(run_dir, exist_ok=True)
-        _write(path, json.loads(spec))
+        replace_file(path, _as_json(json.loads(spec)))
 
 
 def close(run_dir: str, number: int, error: str, reason: str = "killed") -> None:
-    """Write down how an attempt ended that could not do so itself, or did without knowing what is known now.
+    """Record the end of an attempt that did not record it itself, or a more specific reason.
 
-    Its end is the last sign of it, where nobody has written one.
+    Without a recorded end, its last write counts as its end.
     """
-    record, verdicts = read_attempt(run_dir, number), read_verdicts(run_dir, number)
-    reason, error = with_own_word(run_dir, number, reason, error)
-    end = record.get("end_unix_s") or last_activity.last_sign(
-        run_dir, number, record.get("start_unix_s", 0.0)
-    )
-    step, blamed = last_step(run_dir, number), end_reasons.suspect_hosts(reason, verdicts)
-    _update(run_dir, number, end_unix_s=end, reason=reason, error=error, step=step, blamed=blamed)
+    _close(run_dir, _read_files(run_dir, number), EndReason(reason, error))
 
 
-def with_own_word(run_dir: str, number: int, reason: str, error: str) -> end_reasons.Ending:
-    """A reason that somebody else gives, unless the ranks of the attempt know better."""
-    own = end_reasons.of_ranks(read_verdicts(run_dir, number), read_attempt(run_dir, number), {})
-    if own and (own[0] in end_reasons.FATAL or reason in end_reasons.PROVISIONAL):
+def _close(run_dir: str, attempt: _AttemptFiles, given: EndReason) -> None:
+    start = attempt.record.get("start_unix_s", 0.0)
+    end = attempt.record.get("end_unix_s")
+    end = end or last_activity.last_write(run_dir, attempt.number, start)
+    _record_end(run_dir, attempt, _prefer_ranks(attempt, given), end_unix_s=end)
+
+
+def with_rank_reason(run_dir: str, number: int, reason: str, error: str) -> EndReason:
+    """The given reason, or the one that the ranks reported if that is more specific."""
+    return _prefer_ranks(_read_files(run_dir, number), EndReason(reason, error))
+
+
+def _prefer_ranks(attempt: _AttemptFiles, given: EndReason) -> EndReason:
+    own = end_reasons.reason_of_ranks(attempt.verdicts, attempt.record, {})
+    if own and (own.reason in end_reasons.FATAL or given.reason in end_reasons.PROVISIONAL):
         return own
-    return reason, error
+    return given
 
 
 def transfer_lease(run_dir: str, number: int, pid: int) -> None:
-    """Let another process (the one that really runs the ranks) hold the attempt from now on."""
-    _update(run_dir, number, holder=holder(pid))
+    """Make another process the holder of the attempt: the one that runs the ranks."""
+    record = read_attempt(run_dir, number)
+    _write_record(run_dir, number, dict(record, holder=holder(pid)))
 
 
 def decide(run_dir: str, number: int, exit_code: int) -> str:
-    """Say why the attempt ended, write it into its record, and return done, requeue or fail.
+    """Record why the attempt ended, and return done, requeue or fail.
 
-    The ranks' own verdicts count; an exit code is the largest of all ranks' codes and says little.
+    The ranks' verdicts decide. The exit code is the largest code of all ranks, and does not tell
+    causes apart.
     """
-    # its run was put aside, and another stands in its place
+    # the run was moved aside, and another one has its folder
     if number not in attempt_numbers(run_dir):
         return "fail"
-    verdicts, record = read_verdicts(run_dir, number), read_attempt(run_dir, number)
+    attempt = _read_files(run_dir, number)
     if os.path.exists(os.path.join(run_dir, "result.json")):
-        reason, error = "done", ""
+        end = EndReason("done", "")
     else:
-        known = end_reasons.of_ranks(verdicts, record, os.environ)
-        complete = len(verdicts) >= (record.get("world_size") or 1)
-        certain = known and (complete or known[0] in end_reasons.FATAL or known[0] == "hang")
-        reason, error = (
-            known if known and certain else end_reasons.of_exit(verdicts, record, exit_code)
-        )
-    step, blamed = last_step(run_dir, number), end_reasons.suspect_hosts(reason, verdicts)
-    end = {"end_unix_s": time.time(), "reason": reason, "error": error, "exit_code": exit_code}
-    _update(run_dir, number, step=step, blamed=blamed, **end)
-    if reason == "done":
+        end = _reason_of_end(attempt, exit_code)
+    _record_end(run_dir, attempt, end, end_unix_s=time.time(), exit_code=exit_code)
+    if end.reason == "done":
         return "done"
-    # a node thought dead: its job is the successor's now, and not to be requeued
+    # Slurm took this node for dead and restarted the job: it belongs to the next attempt
     if newest_attempt(run_dir) != number:
         return "fail"
-    return "requeue" if reason in REQUEUED and not exhausted_budget(run_dir, record) else "fail"
+    if end.reason not in REQUEUED or exhausted_budget(run_dir, attempt.record):
+        return "fail"
+    return "requeue"
+
+
+def _reason_of_end(attempt: _AttemptFiles, exit_code: int) -> EndReason:
+    verdicts, record = attempt.verdicts, attempt.record
+    known = end_reasons.reason_of_ranks(verdicts, record, os.environ)
+    if known:
+        is_complete = len(verdicts) >= (record.get("world_size") or 1)
+        if is_complete or known.reason in end_reasons.FATAL or known.reason == "hang":
+            return known
+    return end_reasons.reason_of_exit(verdicts, record, exit_code)
 
 
 def exhausted_budget(run_dir: str, limits: Record) -> str:
-    """Which of these budgets the run's attempts have used up, in a sentence; empty when none is."""
-    attempts = [
-        dict(read_attempt(run_dir, n), step=last_step(run_dir, n)) for n in attempt_numbers(run_dir)
-    ]
+    """The message about a budget that the run has exhausted. Empty if there is none."""
+    attempts = []
+    for number in attempt_numbers(run_dir):
+        attempt = _read_files(run_dir, number)
+        attempts.append(dict(attempt.record, step=attempt.step))
     return budget_limits.exhausted_budget(attempts, limits, time.time())
 
 
 def newest_attempt(run_dir: str) -> int:
-    """Number of the newest attempt; 0 when there is none."""
-    return (attempt_numbers(run_dir) or [0])[-1]
+    """Number of the newest attempt. 0 if there is none."""
+    return max(attempt_numbers(run_dir), default=0)
 
 
 def attempt_numbers(run_dir: str) -> List[int]:
-    """Numbers of all attempts, oldest first; those of a run that was started anew go on from the one put aside."""
+    """Numbers of all attempts, oldest first.
+
+    A run that was started again by `--code new` continues the numbers of the run that was moved
+    aside.
+    """
     try:
         names = os.listdir(os.path.join(run_dir, "attempts"))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(
-        int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()
-    )
+    stems = [name[:-5] for name in names if name.endswith(".json")]
+    return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
 def read_attempt(run_dir: str, number: int) -> Record:
-    """The record of one attempt; an unreadable one counts as not ended."""
+    """The record of one attempt. An unreadable one counts as not ended."""
     try:
-        return dict(
-            json.loads(read_regular_text(os.path.join(run_dir, "attempts", "%d.json" % number)))
-        )
+        return dict(json.loads(read_regular_text(_record_path(run_dir, number))))
     except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return {"attempt": number, "end_unix_s": None}
 
 
 def read_verdicts(run_dir: str, number: int) -> List[Record]:
-    """What each rank of the attempt wrote; of one whose interpreter hung, what the net below its watchdog wrote."""
+    """The verdicts of an attempt's ranks. A rank whose interpreter hung counts as a hang."""
     folder = os.path.join(run_dir, "verdicts")
+    if not os.path.isdir(folder):
+        return []
     verdicts = []
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-        if name.startswith("%d-" % number) and name.endswith(".json"):
-            try:
-                word = json.loads(read_regular_text(os.path.join(folder, name)))
-            except (ValueError, RecursionError):
-                continue  # killed while it wrote its first word
-            if not isinstance(word, dict) or not isinstance(word.get("verdict"), str):
-                continue
-            log = "logs/%s.log" % name[:-5]
-            if word["verdict"] == "entered" and b"\nTimeout (" in b"\n" + last_activity.tail(
-                os.path.join(run_dir, log)
-            ):
-                word.update(
-                    verdict="hang",
-                    error="its interpreter was stuck; the stacks of its threads are in " + log,
-                )
-            verdicts.append(word)
+    for name in sorted(os.listdir(folder)):
+        if not name.startswith(f"{number}-") or not name.endswith(".json"):
+            continue
+        verdict = _read_verdict(os.path.join(folder, name))
+        if verdict is None:
+            continue
+        log = f"logs/{name[:-5]}.log"
+        if verdict["verdict"] == "entered" and _has_stack_dump(os.path.join(run_dir, log)):
+            verdict["verdict"] = "hang"
+            verdict["error"] = f"its interpreter was stuck; the stacks of its threads are in {log}"
+        verdicts.append(verdict)
     return verdicts
 
 
+def _read_verdict(path: str) -> Optional[Record]:
+    """One verdict. None if it is incomplete: the rank was killed while it wrote its first one."""
+    try:
+        verdict = json.loads(read_regular_text(path))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(verdict, dict) or not isinstance(verdict.get("verdict"), str):
+        return None
+    return verdict
+
+
+def _has_stack_dump(log: str) -> bool:
+    """Whether faulthandler has dumped stacks: it works also if Python's own threads are blocked."""
+    return b"\nTimeout (" in b"\n" + last_activity.tail(log)
+
+
 def last_step(run_dir: str, number: int) -> int:
-    """The last step that anything tells of an attempt: its record, its ranks, or its metrics."""
-    steps = [word.get("step", 0) for word in read_verdicts(run_dir, number)]
-    steps += [
-        last_activity.step_of_metrics(run_dir, number),
-        read_attempt(run_dir, number).get("step", 0),
-    ]
-    return max([int(step) for step in steps])
+    """The last step of an attempt in its record, its verdicts, or its metrics."""
+    return _read_files(run_dir, number).step
 
 
-def _close_behind(run_dir: str, number: int, restarted: bool) -> None:
-    """Close an open attempt before the next one begins."""
-    if restarted:
-        has_steps = last_step(run_dir, number) > 0
-        reason, error = end_reasons.after_restart(read_verdicts(run_dir, number), has_steps)
-    else:
-        reason, error = "killed", "its launcher died without a word"
-    close(run_dir, number, error, reason)
+def _read_files(run_dir: str, number: int) -> _AttemptFiles:
+    record, verdicts = read_attempt(run_dir, number), read_verdicts(run_dir, number)
+    steps = [int(source.get("step", 0)) for source in [record] + verdicts]
+    steps.append(last_activity.last_step_in_metrics(run_dir, number))
+    return _AttemptFiles(number, record, verdicts, max(steps))
+
+
+def _record_end(run_dir: str, attempt: _AttemptFiles, end: EndReason, **more: Any) -> None:
+    record = dict(attempt.record, reason=end.reason, error=end.error, step=attempt.step, **more)
+    record["blamed"] = end_reasons.suspect_hosts(end.reason, attempt.verdicts)
+    _write_record(run_dir, attempt.number, record)
 
 
 def _link_log(run_dir: str, number: int) -> None:
-    """Let `logs/<run id>.log` beside the run folders lead to this attempt's log: a name that stays the same."""
-    run_id = os.path.basename(os.path.normpath(run_dir))
-    folder = os.path.join(os.path.dirname(os.path.normpath(run_dir)), "logs")
-    aside = os.path.join(folder, ".%s.%d" % (run_id, os.getpid()))
+    """Link the grid's `logs/<run id>.log` to this attempt's log."""
+    grid_dir, run_id = os.path.split(os.path.normpath(run_dir))
+    folder = os.path.join(grid_dir, "logs")
+    temporary = os.path.join(folder, f".{run_id}.{os.getpid()}")
     try:
         os.makedirs(folder, exist_ok=True)
-        os.symlink(os.path.join("..", run_id, "logs", "%d-0.log" % number), aside)
-        os.replace(aside, os.path.join(folder, "%s.log" % run_id))
+        os.symlink(os.path.join("..", run_id, "logs", f"{number}-0.log"), temporary)
+        os.replace(temporary, os.path.join(folder, f"{run_id}.log"))
     except OSError:
-        pass  # a file system without links: the run's own logs are where they are
+        pass  # a file system without links: the logs in the run folder are enough
 
 
-def _update(run_dir: str, number: int, **changes: Any) -> None:
-    path = os.path.join(run_dir, "attempts", "%d.json" % number)
-    _write(path, dict(read_attempt(run_dir, number), **changes))
+def _record_path(run_dir: str, number: int) -> str:
+    return os.path.join(run_dir, "attempts", f"{number}.json")
 
 
-def _write(path: str, content: Record) -> None:
-    aside = "%s.%s.%d" % (path, socket.gethostname(), os.getpid())
-    try:
-        with open(aside, "w") as file:
-            json.dump(content, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        if os.path.exists(aside):
-            os.unlink(aside)
-        raise
+def _write_record(run_dir: str, number: int, record: Record) -> None:
+    replace_file(_record_path(run_dir, number), _as_json(record))
+
+
+def _as_json(content: Record) -> bytes:
+    return json.dumps(content, indent=2).encode("utf-8")

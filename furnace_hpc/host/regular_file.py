@@ -1,7 +1,7 @@
-"""Opening files that somebody else may have made: regular ones alone, and none that is larger than expected.
+"""Open regular files only, and none that is larger than expected.
 
-A named pipe stops whoever opens it until somebody writes to it, and a device never ends. Standard library only, syntax
-of Python 3.6: the host side uses it.
+Other users may have made the files. Opening a named pipe waits for a writer, and reading a device
+never ends. Standard library only, syntax of Python 3.6.
 """
 
 import errno
@@ -21,27 +21,27 @@ Name = Union[str, "os.PathLike[str]"]
 
 
 class IrregularFile(OSError, ValueError):
-    """It is no regular file, or larger than what is read can be: as good as one whose content is damaged."""
+    """It is not a regular file, or too large. As a ValueError it counts as damaged."""
 
 
 def open_regular(
     path: Name, mode: str = "rb", at_most: Optional[int] = None, **how: Any
 ) -> IO[Any]:
-    """As `open`, to read a regular file; anything else is refused without waiting for it.
+    """Open a regular file for reading. Anything else is refused at once.
 
     Args:
-        path: the file; links are followed.
-        mode: of reading: rb or r.
-        at_most: bytes that it may have; None for any number.
-        how: what else `open` takes, such as encoding.
+        path: the file. Links are followed.
+        mode: rb or r.
+        at_most: largest size in bytes. None: any.
+        how: more arguments of `open`, such as encoding.
 
     Raises:
-        IrregularFile: it is a pipe, device, socket or folder, or has more bytes.
+        IrregularFile: it is a pipe, device, socket or folder, or larger.
         OSError: as `open`.
     """
 
     def opener(name: str, flags: int) -> int:
-        # O_NONBLOCK: else the open of a pipe waits for a writer.
+        # without O_NONBLOCK opening a pipe waits for a writer
         descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             _check(os.fstat(descriptor), path, at_most)
@@ -54,15 +54,14 @@ def open_regular(
     try:
         return open(path, mode, opener=opener, **how)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # so a socket answers
-            raise IrregularFile(
-                errno.EINVAL, "is a socket or a device, not a regular file", str(path)
-            ) from None
+        if error.errno == errno.ENXIO:  # what opening a socket gives
+            problem = "is a socket or a device, not a regular file"
+            raise IrregularFile(errno.EINVAL, problem, str(path)) from None
         raise
 
 
 def check_regular(path: Name, at_most: Optional[int] = None) -> None:
-    """Raise as `open_regular`, for a library that opens the file itself."""
+    """Raise the errors of `open_regular`, for a library that opens the file itself."""
     _check(os.stat(path), path, at_most)
 
 
@@ -70,7 +69,7 @@ def read_regular(path: Name, at_most: Optional[int] = RECORD_BYTES) -> bytes:
     """All bytes of a regular file.
 
     Raises:
-        IrregularFile: it is none, or larger.
+        IrregularFile: it is not a regular file, or larger.
         OSError: as `open`.
     """
     with open_regular(path, at_most=at_most, buffering=0) as file:
@@ -79,7 +78,13 @@ def read_regular(path: Name, at_most: Optional[int] = RECORD_BYTES) -> bytes:
 
 
 def read_regular_text(path: Name, errors: str = "strict", at_most: Optional[int] = None) -> str:
-    """All text of a regular file in UTF-8; raises as `read_regular`, or UnicodeDecodeError."""
+    """All text of a regular file in UTF-8.
+
+    Raises:
+        IrregularFile: it is not a regular file, or larger.
+        UnicodeDecodeError: it is not UTF-8, with errors="strict".
+        OSError: as `open`.
+    """
     with open_regular(path, "r", at_most, encoding="utf-8", errors=errors) as file:
         text = file.read()  # type: str
     return text
@@ -90,7 +95,7 @@ def _check(facts: os.stat_result, path: Name, at_most: Optional[int]) -> None:
         raise IrregularFile(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(facts.st_mode):
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "something else")
-        raise IrregularFile(errno.EINVAL, "is %s, not a regular file" % kind, str(path))
+        raise IrregularFile(errno.EINVAL, f"is {kind}, not a regular file", str(path))
     if at_most is not None and facts.st_size > at_most:
-        words = f"has {facts.st_size:,} bytes, at most {at_most:,} are read"
-        raise IrregularFile(errno.EFBIG, words, str(path))
+        problem = f"has {facts.st_size:,} bytes, at most {at_most:,} are read"
+        raise IrregularFile(errno.EFBIG, problem, str(path))

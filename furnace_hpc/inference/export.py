@@ -18,11 +18,12 @@ from torch import Tensor
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.parsing.utf8_path import utf8_path
-from furnace_hpc.data.columns import open_columns, rename_into_place, sync_folder, write_durably
+from furnace_hpc.data.columns import open_columns, rename_into_place
 from furnace_hpc.data.packing.sample import Values
 from furnace_hpc.engine.checkpoint.loader import TAG
 from furnace_hpc.engine.checkpoint.shards import whole_weights
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
+from furnace_hpc.host.durable_files import sync, write_durably
 from furnace_hpc.inference.model_folder import (
     CONFIG,
     PROGRAM,
@@ -39,7 +40,7 @@ from furnace_hpc.model.network import FusionModel
 from furnace_hpc.model.scores import mean_prediction
 from furnace_hpc.model.weights import architectures
 from furnace_hpc.runs.code import code_hash
-from furnace_hpc.runs.records.checkpoint_files import describe, sync
+from furnace_hpc.runs.records.checkpoint_files import describe
 from furnace_hpc.runs.records.predictions import read_arrays
 
 COMPARED_ROWS = 64  # test samples whose logits are compared with those of the run
@@ -96,7 +97,7 @@ def export(
         _write_config(temporary, exported)
         exported = _compare(temporary, exported, weights, checkpoint, pack, with_program, report)
         exported = _write_config(temporary, exported)
-        sync_folder(temporary)
+        sync(temporary)
         rename_into_place(temporary, out, nonce)
     finally:  # also after an interrupt; after the rename there is nothing to remove
         shutil.rmtree(temporary, ignore_errors=True)

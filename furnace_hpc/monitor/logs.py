@@ -1,11 +1,10 @@
 """Print the logs of one run: the output of its ranks, and of its batch script."""
 
-from collections import deque
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.host.json_lines import last_lines
 from furnace_hpc.host.lifecycle import newest_attempt
-from furnace_hpc.host.regular_file import open_regular
 from furnace_hpc.monitor.run_status import batch_log
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import submissions
@@ -77,5 +76,4 @@ def _other_ranks(batch_log: Path) -> list[Path]:
 
 
 def _tail(path: Path, lines: int) -> str:
-    with open_regular(path, "r", encoding="utf-8", errors="replace") as file:
-        return "".join(deque(file, maxlen=lines)).rstrip("\n")
+    return last_lines(path, lines).rstrip("\n")

@@ -1,11 +1,11 @@
 """Read a run's training loss at a few steps. A long run costs no more than a short one."""
 
-import json
 import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from furnace_hpc.host.json_lines import parse_lines
 from furnace_hpc.host.regular_file import IrregularFile, open_regular
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import RunFolder
@@ -69,16 +69,8 @@ def _read(path: Path, offset: int) -> bytes:
 def _train_points(block: bytes, whole: bool) -> list[Point]:
     """Parse the records of a block. If it is not the `whole` file, its first line is cut off."""
     lines = block.split(b"\n")
-    points = []
-    for line in lines if whole else lines[1:]:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # cut off at the end of the block, or torn by a crash
-        point = _point(record) if isinstance(record, dict) else None
-        if point:
-            points.append(point)
-    return points
+    points = map(_point, parse_lines(lines if whole else lines[1:]))
+    return [point for point in points if point]
 
 
 def _point(record: dict[str, Any]) -> Point | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from furnace_hpc.host import gpu_check
 from furnace_hpc.host.end_reasons import is_more_specific
-from furnace_hpc.host.lifecycle import REQUEUED, with_own_word
+from furnace_hpc.host.lifecycle import REQUEUED, with_rank_reason
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.monitor.assignments import JobAssignment, job_assignments
 from furnace_hpc.monitor.job_cache import GONE, Evidence, gather
@@ -174,7 +174,7 @@ def _ended(
     if own is None:
         return _ended_before_start(status, job, text, ended, assigned)
     if own.end_unix_s is None:
-        ended, text = with_own_word(str(run.path), own.attempt, ended, text)
+        ended, text = with_rank_reason(str(run.path), own.attempt, ended, text)
         return replace(status, state=END_REASONS[ended].state, reason=text, ended=ended)
     own_reason = own.reason or ""
     is_retryable = own_reason in END_REASONS and END_REASONS[own_reason].again

@@ -1,4 +1,4 @@
-"""Read and write what happened: run folders, attempts, states, code snapshots, and the journal of submissions.
+"""Read and write what happened: run folders, attempts, states, code snapshots, journals.
 
-`records/` has one module for each kind of file in a run folder. It imports `config` and `host`.
+`records/` has one module for each kind of file in a run folder. It may import `config` and `host`.
 """

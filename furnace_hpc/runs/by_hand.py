@@ -1,4 +1,4 @@
-"""Runs that a batch script of the user's own has begun (slurm/*.sbatch): no journal has their jobs."""
+"""Find runs that the user's own batch scripts (slurm/*.sbatch) began. No journal has their jobs."""
 
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
@@ -6,23 +6,23 @@ from furnace_hpc.runs.records.attempts import Attempt, read_attempts
 
 
 def manually_started(folder: GridFolder, submissions: list[Submission]) -> dict[str, Attempt]:
-    """Run id -> its newest attempt, where that belongs to a Slurm job which no submission has sent.
+    """Run id -> its newest attempt, if the attempt's Slurm job is in no journal.
 
     Runs that are done are left out.
     """
-    ours = {
-        job
-        for one in submissions
-        for sent in one.sent()
-        if sent.job_id
-        for job in sent.elements.values()
-    }
+    known_jobs: set[str] = set()
+    run_ids: dict[str, None] = {}
+    for submission in submissions:
+        run_ids |= dict.fromkeys(row.run_id for row in submission.rows)
+        for sent in submission.sent():
+            if sent.job_id:
+                known_jobs.update(sent.elements.values())
     found = {}
-    for run_id in dict.fromkeys(
-        row.run_id for submission in submissions for row in submission.rows
-    ):
+    for run_id in run_ids:
         run = folder.run(run_id)
-        attempts = [] if run.result.is_file() else read_attempts(run)
-        if attempts and attempts[-1].job_id and attempts[-1].job_id not in ours:
+        if run.result.is_file():
+            continue
+        attempts = read_attempts(run)
+        if attempts and attempts[-1].job_id and attempts[-1].job_id not in known_jobs:
             found[run_id] = attempts[-1]
     return found

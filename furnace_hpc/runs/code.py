@@ -1,4 +1,4 @@
-"""Which code makes the numbers: a hash over the sources that decide them, and the commit for people."""
+"""Identify the code of a run: a hash of the sources that decide numbers, and the commit."""
 
 import hashlib
 import json
@@ -9,11 +9,10 @@ from pathlib import Path
 from furnace_hpc.host.regular_file import read_regular
 
 PACKAGE = Path(__file__).resolve().parent.parent
-RUNS = (PACKAGE.name, "ds_configs")  # what of a checkout decides or does anything in a run
-# beside the package: this is a snapshot, and that file tells its commit
+SNAPSHOT_PARTS = (PACKAGE.name, "ds_configs")  # the parts of a checkout that a run uses
+# This file beside the package marks a snapshot, and has its commit.
 SNAPSHOT_FACTS = "snapshot.json"
-# A change of how tables look or how jobs are queued makes no run stale; a change in these rooms
-# may.
+# Only changes of these files make finished runs stale.
 DECIDING = (
     "data",
     "model",
@@ -36,43 +35,44 @@ def code_hash() -> str:
 
 @cache
 def git_commit() -> str | None:
-    """The code's commit, with +dirty when files were changed; None where nothing knows it."""
+    """The code's commit, with +dirty if files were changed. None if it is unknown."""
     facts = PACKAGE.parent / SNAPSHOT_FACTS
     if facts.exists():
         commit: str | None = json.loads(read_regular(facts))["commit"]
         return commit
     try:
-        return f"{git('rev-parse', 'HEAD').strip()}{'+dirty' if changes() or untracked() else ''}"
+        commit = git("rev-parse", "HEAD").strip()
+        is_dirty = changes() or untracked()
     except (OSError, subprocess.SubprocessError):
         return None
+    return f"{commit}+dirty" if is_dirty else commit
 
 
 def changes() -> str:
-    """What differs from the commit, as a patch."""
-    return git("diff", "--no-color", "--no-ext-diff", "HEAD", "--", *RUNS)
+    """The differences from the commit, as a patch."""
+    return git("diff", "--no-color", "--no-ext-diff", "HEAD", "--", *SNAPSHOT_PARTS)
 
 
 def untracked() -> list[str]:
-    """Files that git does not know and does not ignore."""
-    return [
-        name
-        for name in git("ls-files", "-z", "--others", "--exclude-standard", "--", *RUNS).split("\0")
-        if name
-    ]
+    """Files that git neither tracks nor ignores."""
+    names = git("ls-files", "-z", "--others", "--exclude-standard", "--", *SNAPSHOT_PARTS).split(
+        "\0"
+    )
+    return [name for name in names if name]
 
 
 def git(*arguments: str) -> str:
-    """What git says in this project's checkout.
+    """The output of a git command in this project's checkout.
 
     Raises:
-        OSError, subprocess.SubprocessError: no git, or no checkout of this project.
+        OSError, subprocess.SubprocessError: there is no git, or no checkout of this project.
     """
-    # a package installed somewhere below another project's checkout
+    # the package may be installed somewhere below another project's checkout
     if not (PACKAGE.parent / ".git").exists():
-        raise FileNotFoundError(f"{PACKAGE.parent} is no checkout")
+        raise FileNotFoundError(f"{PACKAGE.parent} is not a git checkout")
     command = ["git", "-C", str(PACKAGE.parent), *arguments]
     answer = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
-    return answer.decode("utf-8", "replace")  # a patch may hold any bytes
+    return answer.decode("utf-8", "replace")  # a patch may contain any bytes
 
 
 def _sources(path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What was read from files, kept for as long as they are as they were: for commands that look again and again."""
+"""Cache what was read from files until their inode, size or time of change differs."""
 
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -12,29 +12,29 @@ T = TypeVar("T")
 def cached_by_stat(
     files: Callable[..., Iterable[Path]],
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Let a reader read again only when one of these files has another inode, size or time of change.
+    """Decorate a reader so that it reads again only if one of these files has changed.
 
-    Records are replaced and metrics only grow, so that one of the three always tells. On NFS a client may keep what it
-    knows of a file that is not open for up to a minute. Arguments have to be hashable; callers must not change what
-    they are given.
+    Records are replaced and metrics only grow, so inode, size or time always differ after a change.
+    NFS clients may cache them for up to a minute for files that are not open. Arguments must be
+    hashable. Callers must not change the result.
     """
 
     def decorate(read: Callable[P, T]) -> Callable[P, T]:
         known: dict[Any, tuple[list[Any], T]] = {}
 
         @wraps(read)
-        def kept(*args: P.args, **kwargs: P.kwargs) -> T:
-            # before reading: what is newer is read again
+        def cached(*args: P.args, **kwargs: P.kwargs) -> T:
+            # before reading: a change during the read is seen next time
             stamps = [_stamp(file) for file in files(*args, **kwargs)]
             key = (args, tuple(kwargs.items()))
             before = known.get(key)
             if before and before[0] == stamps:
                 return before[1]
-            answer = read(*args, **kwargs)
-            known[key] = (stamps, answer)
-            return answer
+            content = read(*args, **kwargs)
+            known[key] = (stamps, content)
+            return content
 
-        return kept
+        return cached
 
     return decorate
 

@@ -1,35 +1,36 @@
-"""The run folder: the contract between everything that runs and everything that reads.
+"""The paths of grids and runs, and how their files are written.
 
-    runs/<grid>/grid.yaml                    the grid as last submitted, without what --set changed
-    runs/<grid>/code/<hash>/                 snapshots of the code that runs, read-only, named by their content
-    runs/<grid>/cache/<digest>.parquet       what aggregate has read of the runs; may be deleted at any time
-    runs/<grid>/logs/<run_id>.log            a link to the log of the run's newest attempt
-    runs/<grid>/submissions/<n>/             what each submission asked: grid.yaml with settings, profile.json,
-                                             rows.jsonl, journal.jsonl; batch scripts and their logs
+    runs/<grid>/grid.yaml                    the newest submitted grid, without --set
+    runs/<grid>/code/<hash>/                 read-only snapshots of the code, named by their content
+    runs/<grid>/cache/<digest>.parquet       cache of aggregate; may be deleted at any time
+    runs/<grid>/logs/<run_id>.log            link to the log of the run's newest attempt
+    runs/<grid>/submissions/<n>/             one submission: grid.yaml with --set, profile.json,
+                                             rows.jsonl, journal.jsonl, batch scripts and their logs
     runs/<grid>/<run_id>/spec.json           the resolved config; never changed
-                         attempts/<n>.json   made by the host before ranks start; how it ended is added at its end
-                         verdicts/<n>-<rank>.json   each rank's own word on how it ended
-                         metrics/<n>.jsonl   one file per attempt; for a step the highest attempt wins
-                         checkpoints/step-<n>/      complete, or not there; aside-step-<n>.<k>: damaged, or replaced
+                         attempts/<n>.json   made by the host before ranks start; the end is added
+                         verdicts/<n>-<rank>.json   each rank's report on its end
+                         metrics/<n>.jsonl   metrics of one attempt; the highest attempt counts
+                         checkpoints/step-<n>/   complete if it exists;
+                                                 aside-step-<n>.<k>: damaged or replaced
                          checkpoints.jsonl   a line for every checkpoint that was ever saved
                          predictions/<split>.npz
-                         result.json         written once, last: its presence is "done"
+                         result.json         written once, last: if it exists, the run is done
                          logs/
 
-Two classes own every path. What another process reads is written aside, fsynced and renamed.
+`RunFolder` and `GridFolder` have every path. A file that another process reads is written under a
+temporary name, synced and renamed.
 """
 
 import errno
 import json
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.host.durable_files import replace_file
 
-# A network file system, a quota or a full disk may get over it, and nothing is wrong with the run.
+# Errors of a network file system, a quota or a full disk. They may pass, so the run is retried.
 TRANSIENT_ERRNOS = frozenset(
     {errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ETIMEDOUT}
 )
@@ -37,7 +38,7 @@ TRANSIENT_ERRNOS = frozenset(
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run."""
+    """The paths of one run."""
 
     path: Path
 
@@ -53,7 +54,7 @@ class RunFolder:
 
     @property
     def result(self) -> Path:
-        """RunResult as JSON; its presence means done."""
+        """RunResult as JSON. If it exists, the run is done."""
         return self.path / "result.json"
 
     @property
@@ -78,23 +79,23 @@ class RunFolder:
 
     def attempt(self, number: int) -> Path:
         """Record of one attempt."""
-        return self.path / f"attempts/{number}.json"  # joined once: status asks for thousands
+        return self.path / f"attempts/{number}.json"  # joined once, because status reads thousands
 
     @property
     def verdicts(self) -> Path:
-        """Folder of the ranks' words."""
+        """Folder of the ranks' verdicts."""
         return self.path / "verdicts"
 
     def verdict(self, attempt: int, rank: int) -> Path:
-        """One rank's word on how the attempt ended for it."""
+        """One rank's verdict on an attempt."""
         return self.verdicts / f"{attempt}-{rank}.json"
 
     def rendezvous(self, attempt: int) -> Path:
-        """Where rank 0 publishes the address at which the attempt's ranks meet."""
+        """File in which rank 0 publishes the address at which the ranks meet."""
         return self.path / "attempts" / f"{attempt}.rendezvous"
 
     def metrics(self, attempt: int) -> Path:
-        """Metric records of one attempt, JSON lines."""
+        """Metrics of one attempt, JSON lines."""
         return self.path / f"metrics/{attempt}.jsonl"
 
     def checkpoint(self, step: int) -> Path:
@@ -102,7 +103,7 @@ class RunFolder:
         return self.checkpoints / f"step-{step}"
 
     def predictions(self, split: str) -> Path:
-        """Logits, labels, presence and sample ids of a split."""
+        """Logits, labels, presence and sample ids of one split."""
         return self.path / "predictions" / f"{split}.npz"
 
     def log(self, attempt: int, rank: int) -> Path:
@@ -111,13 +112,13 @@ class RunFolder:
 
     @staticmethod
     def log_name(attempt: int, rank: int) -> str:
-        """Where the log lies in the folder."""
+        """Path of the log inside the run folder."""
         return f"logs/{attempt}-{rank}.log"
 
 
 @dataclass(frozen=True)
 class GridFolder:
-    """Paths of one grid."""
+    """The paths of one grid."""
 
     path: Path
 
@@ -128,7 +129,7 @@ class GridFolder:
 
     @property
     def lock(self) -> Path:
-        """Held while a submission is being made, or while a local one runs."""
+        """Lock that is held during a submission, and while a local queue runs."""
         return self.path / "submit.lock"
 
     @property
@@ -143,17 +144,17 @@ class GridFolder:
 
     @property
     def slurm_cache(self) -> Path:
-        """What Slurm last answered, for all commands."""
+        """Slurm's last answer, shared by all commands."""
         return self.path / "slurm.json"
 
     @property
     def tables_cache(self) -> Path:
-        """Folder of what aggregate has read of the runs."""
+        """Folder of aggregate's cache."""
         return self.path / "cache"
 
     @property
     def replaced(self) -> Path:
-        """Where runs of older code are put aside by `--code new`."""
+        """Folder to which `--code new` moves runs of older code."""
         return self.path / "replaced"
 
     def run(self, run_id: str) -> RunFolder:
@@ -162,53 +163,49 @@ class GridFolder:
 
     def all_submissions(self) -> list[Path]:
         """Folders of all submissions, oldest first."""
-        numbers = sorted(
-            int(entry.name) for entry in self.submissions.glob("*") if entry.name.isdigit()
-        )
+        names = [entry.name for entry in self.submissions.glob("*")]
+        numbers = sorted(int(name) for name in names if name.isdigit())
         return [self.submissions / str(number) for number in numbers]
 
     def new_submission(self) -> Path:
         """Make and return the next submission's folder."""
+        number = max((int(path.name) for path in self.all_submissions()), default=0) + 1
         while True:
-            before = self.all_submissions()
-            folder = self.submissions / str(int(before[-1].name) + 1 if before else 1)
+            folder = self.submissions / str(number)
             try:
                 folder.mkdir(parents=True)
                 return folder
-            except FileExistsError:
-                continue  # another submitter took this number
+            except FileExistsError:  # another process took this number
+                number += 1
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees the old file or the whole new one, and a power cut leaves one of them."""
+    """Write `text` durably. A reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        # bytes of paths as they are
-        with aside.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    replace_file(path, text.encode("utf-8", "surrogateescape"))  # paths may hold any bytes
 
 
 def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> None:
-    """Write `content` as indented JSON, atomically."""
+    """Write `content` as indented JSON, as `write_atomically` does."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
+REMEDIES = {
+    errno.ENOSPC: "free some space there, or choose another place with --runs-root or --data-root",
+    errno.EDQUOT: "your quota there is exhausted: free some space, or choose another place",
+    errno.EACCES: "you may not write there: choose another place with --runs-root or --data-root",
+    errno.EPERM: "you may not write there: choose another place with --runs-root or --data-root",
+    errno.EROFS: "that file system is read-only: choose another place",
+}
+
+
 def explain(error: OSError, doing: str) -> ConfigError:
-    """An operating-system error as one sentence that says what to do."""
-    remedies = {
-        errno.ENOSPC: "free some space there, or choose another place with --runs-root or --data-root",
-        errno.EDQUOT: "your quota there is used up: free some, or choose another place",
-        errno.EACCES: "you may not write there: choose another place with --runs-root or --data-root",
-        errno.EPERM: "you may not write there: choose another place with --runs-root or --data-root",
-        errno.EROFS: "that file system is read-only: choose another place",
-    }
-    remedy = remedies.get(error.errno or 0, "look at the path and try again")
+    """An error with one sentence: the operating system's reason, and how to fix it.
+
+    Args:
+        error: the operating system's error.
+        doing: what could not be done.
+    """
+    remedy = REMEDIES.get(error.errno or 0, "check the path and try again")
     place = f" {error.filename}:" if error.filename else ""
     return ConfigError(f"{doing}:{place} {error.strerror or error}: {remedy}")

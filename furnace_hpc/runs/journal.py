@@ -1,27 +1,48 @@
-"""A submission's journal: what was about to be done, before it is done, and what came of it.
+"""A submission's journal: a line before each sbatch, and a line with its outcome after it.
 
-    {"event": "intent", "name": ..., "kind": "array", "base": 0, "rows": [0, 1, 2]}     before sbatch
-    {"event": "submitted", "name": ..., "job_id": "12"}                                after it, or when it was found
-    {"event": "refused" | "absent", "name": ...}        sbatch said no; or nobody knows a job of that name
-    {"event": "cancelled", "runs": [...]}               these; none named: all. No follow-up job sends them
+    {"event": "intent", "name": ..., "kind": "array", "base": 0, "rows": [0, 1, 2]}   before sbatch
+    {"event": "submitted", "name": ..., "job_id": "12"}   after sbatch, or when the job was found
+    {"event": "refused" | "absent", "name": ...}   sbatch failed, or Slurm has no job of this name
+    {"event": "cancelled", "runs": [...]}   runs that no follow-up job submits; an empty list: all
 
-The name is the job's own, unique, and chosen before sbatch: whoever finds an intent with no word on what came of it
-asks Slurm for that name.
+The job's name is unique and chosen before sbatch. If an intent has no outcome, the next command
+looks the job up by name.
 """
 
 import json
-import os
 import time
 import uuid
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from furnace_hpc.host.durable_files import append_line
+from furnace_hpc.host.json_lines import read_json_lines
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.submitted import SubmissionRow, read_rows
+
+# keys that each event must have, and their types; other events need a name
+REQUIRED: dict[str, dict[str, Any]] = {
+    "intent": {"name": str, "kind": str, "base": int, "rows": list, "unix_s": int | float},
+    "cancelled": {"runs": list},
+}
+
+
+class JournalEvent(NamedTuple):
+    """One line of a journal. A field that its event does not have is empty."""
+
+    event: str
+    name: str = ""
+    kind: str = ""
+    base: int = 0
+    rows: tuple[int, ...] = ()
+    unix_s: float = 0.0
+    cluster: str = ""
+    job_id: str = ""
+    runs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,62 +60,48 @@ class Sent:
 
     @property
     def elements(self) -> dict[int, str]:
-        """Row -> job id of its element."""
+        """Row -> job id of its array element."""
         return {row: f"{self.job_id}_{row - self.base}" for row in self.rows}
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One submission's folder, as it can be read at any time."""
+    """The folder of one submission."""
 
     path: Path
 
     def note(self, event: str, **facts: Any) -> None:
-        """Append one durable line."""
+        """Append one durable line to the journal."""
         line = json.dumps({"unix_s": time.time(), "event": event, **facts})
-        with (self.path / "journal.jsonl").open("a+b") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-            # by a crash: the next line must not be glued to it
-            torn = file.read(1) not in (b"", b"\n")
-            file.write(f"{os.linesep if torn else ''}{line}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path / "journal.jsonl", line)
 
-    def events(self) -> list[dict[str, Any]]:
-        """All lines, oldest first; one that was torn by a crash is left out."""
+    def events(self) -> list[JournalEvent]:
+        """All complete lines of the journal, oldest first."""
         return _events(self.path / "journal.jsonl")
 
     def sent(self) -> list[Sent]:
-        """Every sbatch that was about to be done, with what came of it."""
+        """Every sbatch that was announced, with its outcome."""
         found: dict[str, Sent] = {}
         for event in self.events():
-            name = event.get("name", "")
-            if event["event"] == "intent":
-                found[name] = Sent(
-                    name,
-                    event["kind"],
-                    event["base"],
-                    tuple(event["rows"]),
-                    event["unix_s"],
-                    cluster=event.get("cluster") or "",
-                )
-            elif name in found:
-                found[name] = replace(
-                    found[name], outcome=event["event"], job_id=event.get("job_id", "")
-                )
+            if event.event == "intent":
+                name, kind, base, rows, unix_s, cluster = event[1:7]
+                found[name] = Sent(name, kind, base, rows, unix_s, cluster=cluster)
+            elif event.name in found:
+                known = found[event.name]
+                found[event.name] = replace(known, outcome=event.event, job_id=event.job_id)
         return list(found.values())
 
     def cancelled(self) -> set[str]:
-        """Run ids that `furnace cancel` has cancelled here: they are not sent any more."""
+        """Ids of the runs that `furnace cancel` has cancelled. They are not submitted again."""
         found: set[str] = set()
         for event in self.events():
-            if event["event"] == "cancelled":
-                found |= set(event["runs"]) or {row.run_id for row in self.rows}
+            if event.event == "cancelled":
+                found |= set(event.runs) or {row.run_id for row in self.rows}
         return found
 
     @cached_property
     def code(self) -> Path:
-        """The snapshot taken at this submission: what frames its attempts and follows its waves."""
+        """The code snapshot of this submission. Its batch scripts and follow-up jobs run it."""
         return Path(read_regular_text(self.path / "code", errors="surrogateescape").strip())
 
     @cached_property
@@ -109,40 +116,48 @@ def submissions(folder: GridFolder) -> list[Submission]:
 
 
 def job_name(grid: str, kind: str) -> str:
-    """A name that no other job has: grid, kind and a token."""
-    return f"furnace-{grid}-{'' if kind == 'array' else 'follow-'}{uuid.uuid4().hex[:8]}"
+    """A unique job name: grid, kind and a random token."""
+    prefix = f"furnace-{grid}-"
+    if kind != "array":
+        prefix += "follow-"
+    return prefix + uuid.uuid4().hex[:8]
 
 
 @cached_by_stat(lambda path: [path])
-def _events(path: Path) -> list[dict[str, Any]]:
+def _events(path: Path) -> list[JournalEvent]:
     try:
-        lines = read_regular_text(path, errors="replace").splitlines()
+        records = list(read_json_lines(path))
     except FileNotFoundError:
         return []
-    return [event for event in map(_parse, lines) if event]
+    events = map(_event_of, records)
+    return [event for event in events if event is not None]
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
+def _event_of(record: dict[str, Any]) -> JournalEvent | None:
+    """The event of a line. None if a key is missing or has the wrong type."""
+    if not isinstance(record.get("event"), str):
         return None
-    return event if isinstance(event, dict) and _is_whole(event) else None
-
-
-def _is_whole(event: dict[str, Any]) -> bool:
-    """Whether a line has what its kind of event needs: what damaged or hostile lines say counts for nothing."""
-    wanted: dict[str, Any] = {"name": str}
-    if event.get("event") == "intent":
-        wanted = {"name": str, "kind": str, "base": int, "rows": list, "unix_s": int | float}
-    elif event.get("event") == "cancelled":
-        wanted = {"runs": list}
-    if not isinstance(event.get("event"), str) or not all(
-        isinstance(event.get(k), kind) for k, kind in wanted.items()
-    ):
-        return False
-    listed = [entry for key, kind in wanted.items() if kind is list for entry in event[key]]
-    words = (event.get("name", ""), event.get("job_id", ""))
-    return all(isinstance(entry, int | str) for entry in listed) and all(
-        isinstance(word, str) for word in words
+    for key, kind in REQUIRED.get(record["event"], {"name": str}).items():
+        if not isinstance(record.get(key), kind):
+            return None
+    rows, runs = record.get("rows", []), record.get("runs", [])
+    if not _is_list_of(rows, int) or not _is_list_of(runs, str):
+        return None
+    job_id, name = record.get("job_id", ""), record.get("name", "")
+    if not isinstance(job_id, str) or not isinstance(name, str):
+        return None
+    return JournalEvent(
+        event=record["event"],
+        name=name,
+        kind=record.get("kind", ""),
+        base=record.get("base", 0),
+        rows=tuple(rows),
+        unix_s=record.get("unix_s", 0.0),
+        cluster=record.get("cluster") or "",
+        job_id=job_id,
+        runs=tuple(runs),
     )
+
+
+def _is_list_of(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)

@@ -1,8 +1,9 @@
-"""What a started run may resume with: another DeepSpeed file, another micro-batch. Its identity does not change.
+"""What may change when a started run resumes: the DeepSpeed file and the micro-batch.
 
-Both decide where numbers lie and in how many pieces a step is computed, not what is computed. Each ZeRO stage from 1
-to 3 reads the checkpoints of the others (engine/checkpoint/reshard.py), and the global batch size stays. Results are
-the same up to rounding, and the table names the runs. InfoNCE and VICReg depend on the micro-batch; the plan checks it.
+The run id stays. They change where numbers lie and how a step is split, not what is computed. ZeRO
+stages 1 to 3 read each other's checkpoints (engine/checkpoint/reshard.py), and the global batch
+size stays. Results are equal up to rounding, and the table names the runs. InfoNCE and VICReg
+depend on the micro-batch, so the plan checks them.
 """
 
 from collections.abc import Mapping
@@ -20,12 +21,12 @@ KEYS = ("deepspeed", "micro_batch_size")
 
 
 def read_overrides(settings: list[str]) -> dict[str, Any]:
-    """What `--resume-with key=value` asks for; a DeepSpeed file's name is replaced by what the file says.
+    """Parse `--resume-with key=value`. A DeepSpeed file's name is replaced by its content.
 
     Raises:
-        ConfigError: no `=`, another key, no such file, or a file that is not right.
+        ConfigError: `=` is missing, the key is not allowed, or the file is missing or not valid.
     """
-    asked: dict[str, Any] = {}
+    wanted: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -34,26 +35,26 @@ def read_overrides(settings: list[str]) -> dict[str, Any]:
             )
         if key not in KEYS:
             raise ConfigError(
-                f"--resume-with {key}: a begun run can go on with another {' or '.join(KEYS)} only, "
-                f"{nearest(key, KEYS)}; for anything else change the grid, which makes new runs"
+                f"--resume-with {key}: a started run may only change {' or '.join(KEYS)}, "
+                f"{nearest(key, KEYS)}. For other changes edit the grid, which makes new runs"
             )
-        asked[key] = parse_value(text)
+        wanted[key] = parse_value(text)
         if key == "deepspeed":
-            content = read_json(find_file("DeepSpeed file", str(asked[key])))
-            asked[key] = validate(DeepSpeedFile, content, text).model_dump(mode="json")
-    return asked
+            content = read_json(find_file("DeepSpeed file", str(wanted[key])))
+            wanted[key] = validate(DeepSpeedFile, content, text).model_dump(mode="json")
+    return wanted
 
 
 def kept(
-    before: Mapping[str, Any], asked: Mapping[str, Any], began_with: TrainConfig
+    before: Mapping[str, Any], wanted: Mapping[str, Any], began_with: TrainConfig
 ) -> dict[str, Any]:
-    """The overrides of the next attempt: the newest attempt's, unless others are asked for.
+    """The overrides of the next attempt: those of the newest attempt, and the wanted ones.
 
     Raises:
-        ConfigError: what is asked for would change the numbers, or no checkpoint could be read.
+        ConfigError: they would change the numbers, or no checkpoint could be read.
     """
     own = began_with.model_dump(mode="json", include=set(KEYS))
-    overrides = {key: before[key] for key in KEYS if key in before} | dict(asked)
+    overrides = {key: before[key] for key in KEYS if key in before} | dict(wanted)
     overrides = {key: value for key, value in overrides.items() if value != own[key]}
     if "deepspeed" in overrides:
         _check(
@@ -64,10 +65,10 @@ def kept(
 
 
 def overridden(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
-    """The config that an attempt trains with. A DeepSpeed file is replaced whole.
+    """The config of an attempt with overrides. The DeepSpeed file is replaced as a whole.
 
     Raises:
-        ConfigError: a value that its field cannot have.
+        ConfigError: a value is not valid for its field.
     """
     content = config.model_dump()
     if "deepspeed" in overrides:
@@ -76,22 +77,23 @@ def overridden(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig
 
 
 def describe(overrides: Mapping[str, Any]) -> str:
-    """What an attempt does otherwise than its run's spec says; empty for nothing that could matter to a reader."""
-    words = []
+    """The overrides of an attempt, for people. Empty if there is none."""
+    parts = []
     if file := overrides.get("deepspeed"):
-        words.append(f"another DeepSpeed file (ZeRO stage {file['zero_optimization']['stage']})")
+        parts.append(f"another DeepSpeed file (ZeRO stage {file['zero_optimization']['stage']})")
     if "micro_batch_size" in overrides:
-        words.append(f"micro-batch {overrides['micro_batch_size'] or 'as large as can be'}")
-    return ", ".join(words)
+        parts.append(f"micro-batch {overrides['micro_batch_size'] or 'as large as possible'}")
+    return ", ".join(parts)
 
 
 def ways(attempts: list[Attempt]) -> list[str]:
-    """How the attempts that trained did so, each change named once: one entry where nothing changed."""
+    """Processes and overrides of the attempts that trained. One entry per change."""
     found: list[str] = []
     for attempt in attempts:
         size = attempt.world_size or 1
-        words = [f"{size} process{'es' if size > 1 else ''}", describe(attempt.overrides)]
-        way = ", ".join(filter(None, words))
+        way = "1 process" if size == 1 else f"{size} processes"
+        if overrides := describe(attempt.overrides):
+            way += f", {overrides}"
         if attempt.step and way not in found[-1:]:
             found.append(way)
     return found
@@ -100,14 +102,16 @@ def ways(attempts: list[Attempt]) -> list[str]:
 def _check(old: DeepSpeedFile, new: DeepSpeedFile) -> None:
     if (old.bf16, old.data_types) != (new.bf16, new.data_types):
         raise ConfigError(
-            f"--resume-with deepspeed: that file trains in {new.precision} and the run was begun in {old.precision}, "
-            f"or gradients are accumulated in another type: choose a file that differs in zero_optimization or "
-            f"activation_checkpointing alone, or begin new runs by --set deepspeed=..."
+            f"--resume-with deepspeed: that file trains in {new.precision} and the run began in "
+            f"{old.precision}, or gradients are accumulated in another type. Choose a file that "
+            "differs only in zero_optimization or activation_checkpointing, or start new runs with "
+            "--set deepspeed=..."
         )
-    stages = old.zero_optimization.stage, new.zero_optimization.stage
-    if (stages[0] == 0) != (stages[1] == 0):
+    old_stage, new_stage = old.zero_optimization.stage, new.zero_optimization.stage
+    if (old_stage == 0) != (new_stage == 0):
+        allowed = "1, 2 or 3" if old_stage else "0"
         raise ConfigError(
-            f"--resume-with deepspeed: the run was begun at ZeRO stage {stages[0]}, and that file is of stage "
-            f"{stages[1]}: stage 0 and the others cannot read each other's checkpoints, so choose a file among "
-            f"stages {'1, 2, 3' if stages[0] else '0'}"
+            f"--resume-with deepspeed: the run began at ZeRO stage {old_stage}, and that file has "
+            f"stage {new_stage}. Stage 0 and the others cannot read each other's checkpoints. "
+            f"Choose a file with stage {allowed}"
         )

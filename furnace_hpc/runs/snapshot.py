@@ -1,36 +1,47 @@
-"""The code that runs: a copy of this package as it is at submit, named by the hash of its content, never changed.
+"""Copy this package at submit, so that jobs run exactly this code. The copy never changes.
 
     runs/<grid>/code/<hash>/furnace_hpc/     the package, files read-only
-                            ds_configs/      the files that its grids name
+                            ds_configs/      the DeepSpeed files that grids name
                             snapshot.json    commit, untracked files, number of bytes
-                            changes.diff     what differs from the commit
+                            changes.diff     differences from the commit
 
-A tree that is edited after the submission changes nothing for what was submitted, and a run goes on with the code that
-it began with.
+The name is the hash of the content. Editing the checkout does not affect runs that were submitted.
+A run resumes with the code that it began with.
 """
 
 import hashlib
+import shlex
 import shutil
 import subprocess
+import sys
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.text_safety import masked
+from furnace_hpc.host.access import IF_UNCHANGED, find_faults
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.runs.code import PACKAGE, RUNS, SNAPSHOT_FACTS, changes, git_commit, untracked
+from furnace_hpc.runs.code import (
+    PACKAGE,
+    SNAPSHOT_FACTS,
+    SNAPSHOT_PARTS,
+    changes,
+    git_commit,
+    untracked,
+)
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.trust import check_place, check_trusted
 
-MAX_BYTES = 64 << 20  # more is data or weights that lie in the package by mistake
-LEFT_OUT = ("__pycache__",)  # Python makes them anew, in the snapshot too
+MAX_BYTES = 64 << 20  # larger: data or weights lie in the package by mistake
+LEFT_OUT = ("__pycache__",)  # Python creates it again, in the snapshot too
 
 
 @dataclass(frozen=True)
 class Source:
-    """The package's files as they are now, and what they are worth."""
+    """The files of the package as they are now."""
 
     files: dict[str, Path]
     snapshot_hash: str
@@ -39,28 +50,31 @@ class Source:
 
 @cache
 def source() -> Source:
-    """The files of a snapshot that would be taken now.
+    """The files that a snapshot would contain now.
 
     Raises:
-        ConfigError: they are more than MAX_BYTES.
+        ConfigError: they are larger than MAX_BYTES, or other users could change them.
     """
-    files = _files(PACKAGE.parent, RUNS)
+    files = _files(PACKAGE.parent, SNAPSHOT_PARTS)
+    _check_checkout(files.values())
     sizes = {name: path.stat().st_size for name, path in files.items()}
     total = sum(sizes.values())
     if total > MAX_BYTES:
         largest = max(sizes, key=lambda name: sizes[name])
         raise ConfigError(
-            f"the code to snapshot has {total >> 20} MiB, at most {MAX_BYTES >> 20} are taken; the largest file is "
-            f"{PACKAGE.parent / largest} ({sizes[largest] >> 20} MiB): move what is not code out of {PACKAGE}"
+            f"the code to snapshot has {total >> 20} MiB, at most {MAX_BYTES >> 20} are allowed. "
+            f"Move what is not code out of {PACKAGE}. The largest file is "
+            f"{PACKAGE.parent / largest} ({sizes[largest] >> 20} MiB)"
         )
     return Source(files, _content_hash(files), total)
 
 
 def take_snapshot(folder: GridFolder) -> Path:
-    """Copy the code into the grid's folder, unless that very code is there already; return its folder.
+    """Copy the code into the grid's folder unless it is there. Returns the snapshot's folder.
 
     Raises:
-        ConfigError: too large, or the snapshot that is there has been changed, or others can change it.
+        ConfigError: the code is too large, the existing snapshot was changed, or other users could
+            change it.
     """
     now = source()
     final = folder.code / now.snapshot_hash
@@ -69,47 +83,66 @@ def take_snapshot(folder: GridFolder) -> Path:
         check_trusted(final, folder.path.parent)
         check_snapshot(final)
         return final.resolve()
-    aside = folder.code / f".{now.snapshot_hash}.{uuid.uuid4().hex[:8]}"
+    temporary = folder.code / f".{now.snapshot_hash}.{uuid.uuid4().hex[:8]}"
     try:
         for name, path in now.files.items():
-            target = aside / name
+            target = temporary / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
             target.chmod(target.stat().st_mode & 0o444)
-        _describe(aside, now)
-        if _content_hash(_files(aside, RUNS)) != now.snapshot_hash:
+        _write_facts(temporary, now)
+        if _content_hash(_files(temporary, SNAPSHOT_PARTS)) != now.snapshot_hash:
             raise ConfigError(
-                f"the code in {PACKAGE} was changed while it was copied: give the command again"
+                f"the code in {PACKAGE} was changed while it was copied. Repeat the command"
             )
-        aside.rename(final)
+        temporary.rename(final)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final.resolve()
 
 
 def check_snapshot(path: Path) -> None:
-    """Raise ConfigError unless a snapshot's content is what its name says."""
-    if _content_hash(_files(path, RUNS)) != path.name:
+    """Raise ConfigError unless a snapshot's content has the hash in its name."""
+    if _content_hash(_files(path, SNAPSHOT_PARTS)) != path.name:
         raise ConfigError(
-            f"code snapshot {path} has been changed since it was taken: put it aside, and submit with --code new "
-            f"what began with it"
+            f"code snapshot {path} has been changed since it was taken. Move it away, and submit "
+            f"the runs that began with it with --code new"
         )
 
 
-def _describe(aside: Path, now: Source) -> None:
+def _check_checkout(files: Iterable[Path]) -> None:
+    """Raise ConfigError if other users could change the files that a snapshot copies.
+
+    A package in the Python environment is not checked: it is part of the Python that runs now.
+    """
+    checkout = PACKAGE.parent
+    if PACKAGE.is_relative_to(Path(sys.prefix).resolve()):
+        return
+    for path in files:
+        for fault in find_faults(str(path), str(checkout), trust_root=True):
+            fix = fault.fix.replace("Choose another place (--runs-root)", "Move the checkout")
+            if fix.startswith(f"{IF_UNCHANGED}chmod"):  # the other files probably need it too
+                fix = f"{IF_UNCHANGED}chmod -R go-w {shlex.quote(str(checkout))}"
+            raise ConfigError(
+                f"jobs run a copy of the code in {checkout}, and other users could change it: "
+                f"{fault.problem}. {fix}"
+            )
+
+
+def _write_facts(folder: Path, now: Source) -> None:
     try:
-        new, patch = untracked(), changes()
-    except (OSError, subprocess.SubprocessError):  # no checkout: a wheel has no changes
-        new, patch = [], ""
-    write_atomically(aside / "changes.diff", masked(patch))
+        new_files, patch = untracked(), changes()
+    except (OSError, subprocess.SubprocessError):  # not a checkout, for example a wheel
+        new_files, patch = [], ""
+    write_atomically(folder / "changes.diff", masked(patch))
     facts = {
         "commit": git_commit(),
-        "untracked": new,
+        "untracked": new_files,
         "num_files": len(now.files),
         "num_bytes": now.num_bytes,
     }
-    write_json(aside / SNAPSHOT_FACTS, facts)
+    write_json(folder / SNAPSHOT_FACTS, facts)
 
 
 def _files(root: Path, parts: tuple[str, ...]) -> dict[str, Path]:

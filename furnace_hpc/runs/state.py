@@ -1,4 +1,4 @@
-"""The state of a run, read from its own files. Slurm is evidence that comes on top, never the truth."""
+"""The state of a run, read from its own files. `monitor/run_status.py` adds Slurm's answers."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -15,7 +15,7 @@ class RunState(StrEnum):
     """What a run is doing."""
 
     NEW = "new"
-    QUEUED = "queued"  # its job waits, or waits again
+    QUEUED = "queued"  # its job is pending, also after a requeue
     RUNNING = "running"
     DONE = "done"
     INTERRUPTED = "interrupted"
@@ -25,24 +25,23 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run's state with what people ask next."""
+    """A run's state, its newest attempt, and the reason."""
 
     state: RunState
     attempt: int
     step: int
     reason: str
     job_id: str = ""
-    ended: str = ""  # the word that its newest attempt ended with, a key of ENDED
-    # the budget for lack of which it does not come back; it stands in the reason too
-    used_up: str = ""
+    ended: str = ""  # end reason of its newest attempt, a key of END_REASONS
+    used_up: str = ""  # message about an exhausted budget, which is also in the reason
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What an end reason means for its run."""
+    """The meaning of an end reason for the run."""
 
     state: RunState
-    again: bool  # retried without a command of the user, within the run's budgets
+    again: bool  # retried without a command, within the budgets of the run
     detected_by: str  # for the reference in docs/
 
 
@@ -79,68 +78,63 @@ END_REASONS = {
 
 
 def read_status(folder: RunFolder) -> RunStatus:
-    """The run's state: result.json is done; else its newest attempt tells."""
-    return within_budget(folder, _read(folder))
+    """The run's state: done if result.json exists, else as its newest attempt ended."""
+    return within_budget(folder, _read_status(folder))
 
 
 def within_budget(folder: RunFolder, status: RunStatus) -> RunStatus:
-    """The status; failed, where the run would come back and has used up a budget of its newest attempt."""
-    if (
-        status.state is not RunState.INTERRUPTED
-        or not status.attempt
-        or status.ended == "cancelled"
-    ):
+    """The status, changed to failed if the run would be retried and a budget is exhausted."""
+    is_retried = status.state is RunState.INTERRUPTED and status.ended != "cancelled"
+    if not is_retried or not status.attempt:
         return status
-    if used_up := _spent(folder, status.attempt):
-        return replace(
-            status,
-            state=RunState.FAILED,
-            reason=f"{used_up}; last: {status.reason}",
-            used_up=used_up,
-        )
-    return status
+    exhausted = _exhausted_budget(folder, status.attempt)
+    if not exhausted:
+        return status
+    reason = f"{exhausted}; last: {status.reason}"
+    return replace(status, state=RunState.FAILED, reason=reason, used_up=exhausted)
 
 
-def _words(folder: RunFolder, newest: int) -> list[Path]:
-    """Where the attempts' ends are told."""
+def _files_of_ends(folder: RunFolder, newest: int) -> list[Path]:
+    """The files in which attempts and ranks report ends and steps."""
     numbers = lifecycle.attempt_numbers(str(folder.path))
-    return [
-        *(folder.attempt(number) for number in numbers),
-        folder.verdicts,
-        folder.metrics(newest),
-    ]
+    records = [folder.attempt(number) for number in numbers]
+    return [*records, folder.verdicts, folder.metrics(newest)]
 
 
-@cached_by_stat(_words)
-def _spent(folder: RunFolder, newest: int) -> str:
-    return lifecycle.exhausted_budget(
-        str(folder.path), lifecycle.read_attempt(str(folder.path), newest)
-    )
+@cached_by_stat(_files_of_ends)
+def _exhausted_budget(folder: RunFolder, newest: int) -> str:
+    limits = lifecycle.read_attempt(str(folder.path), newest)
+    return lifecycle.exhausted_budget(str(folder.path), limits)
 
 
-def _read(folder: RunFolder) -> RunStatus:
+def _read_status(folder: RunFolder) -> RunStatus:
     attempts = read_attempts(folder)
+    is_done = folder.result.is_file()
     if not attempts:
-        return RunStatus(RunState.DONE if folder.result.is_file() else RunState.NEW, 0, 0, "")
+        return RunStatus(RunState.DONE if is_done else RunState.NEW, 0, 0, "")
     newest = attempts[-1]
     step = max(_step(folder, attempt) for attempt in attempts)
-    if folder.result.is_file():
+    if is_done:
         return RunStatus(RunState.DONE, newest.attempt, step, "")
     if newest.end_unix_s is not None:
-        word = newest.reason or ""
-        state = END_REASONS[word].state if word in END_REASONS else RunState.UNKNOWN
-        return RunStatus(state, newest.attempt, step, newest.error or word, ended=word)
-    alive = holder_is_alive(newest)
-    if alive is False:
-        return RunStatus(
-            RunState.INTERRUPTED, newest.attempt, step, "its launcher died without a word"
-        )
-    if alive is None:
-        where = (
-            f"held on {newest.holder_host}, not visible from here; if that is gone: --retry lost"
-        )
-        return RunStatus(RunState.UNKNOWN, newest.attempt, step, where)
-    return RunStatus(RunState.RUNNING, newest.attempt, step, "")
+        ended, state = newest.reason or "", RunState.UNKNOWN
+        if ended in END_REASONS:
+            state = END_REASONS[ended].state
+        return RunStatus(state, newest.attempt, step, newest.error or ended, ended=ended)
+    state, reason = _state_of_holder(newest)
+    return RunStatus(state, newest.attempt, step, reason)
+
+
+def _state_of_holder(attempt: Attempt) -> tuple[RunState, str]:
+    """The state of a run whose newest attempt has no end, and the reason."""
+    match holder_is_alive(attempt):
+        case True:
+            return RunState.RUNNING, ""
+        case False:
+            return RunState.INTERRUPTED, "its launcher died and reported no end"
+    return RunState.UNKNOWN, (
+        f"held on {attempt.holder_host}, not visible from here; if that is gone: --retry lost"
+    )
 
 
 def _step(folder: RunFolder, attempt: Attempt) -> int:
@@ -149,16 +143,15 @@ def _step(folder: RunFolder, attempt: Attempt) -> int:
 
 
 def close_open_attempt(folder: RunFolder, status: RunStatus) -> None:
-    """Write down how the newest attempt ended, if it could not do so itself, from what else is known of it.
-
-    One that ended without knowing why gets the better reason.
-    """
+    """Record the end of the newest attempt if it has none, or a more specific reason."""
     attempts = read_attempts(folder)
     if not attempts:
         return
-    newest, says = attempts[-1], status.reason.removeprefix(f"{status.used_up}; last: ")
-    # and not of a job that never began
-    of_it = status.ended in END_REASONS and (newest.job_id or "") == status.job_id
-    reason = status.ended if of_it else "killed"
+    newest = attempts[-1]
+    error = status.reason.removeprefix(f"{status.used_up}; last: ")
+    reason = "killed"
+    # the end may be that of a later job, which never began an attempt
+    if status.ended in END_REASONS and (newest.job_id or "") == status.job_id:
+        reason = status.ended
     if newest.end_unix_s is None or end_reasons.is_more_specific(reason, newest.reason or ""):
-        lifecycle.close(str(folder.path), newest.attempt, says, reason)
+        lifecycle.close(str(folder.path), newest.attempt, error, reason)

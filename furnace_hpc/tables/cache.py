@@ -6,7 +6,6 @@ format, is removed.
 """
 
 import io
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.run_files import ListedRun, Point, Record, list_runs, read_listed
@@ -132,13 +132,8 @@ def _store(place: Path, frame: "pl.DataFrame") -> None:
     frame.write_parquet(buffer, compression="zstd", compression_level=1, statistics=False)
     content = buffer.getvalue()
     path = place / f"{_digest(content)}.parquet"
-    temporary = place / f".{path.name}.{uuid.uuid4().hex[:8]}"
     place.mkdir(exist_ok=True)
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, content, durable=False)
     for other in place.glob("*.parquet"):
         if other != path:
             other.unlink(missing_ok=True)

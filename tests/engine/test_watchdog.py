@@ -41,7 +41,9 @@ def test_hung_rank(tmp_path):
     assert "in hang" in log
     assert lifecycle.decide(str(tmp_path), 1, code) == "requeue"
     record = lifecycle.read_attempt(str(tmp_path), 1)
-    error = "rank 0 did not move for 2 s in step 8; the stacks of its threads are in logs/1-0.log"
+    error = (
+        "rank 0 made no progress for 2 s in step 8; the stacks of its threads are in logs/1-0.log"
+    )
     assert (record["reason"], record["step"], record["error"]) == ("hang", 7, error)
 
 
@@ -119,8 +121,10 @@ def test_stopped_rank_of_a_run(small_root: Path, tmp_path: Path):
     queue.wait(30)
     record = attempt(folder, 1)
     assert record["reason"] == "hang"
-    assert record["error"].startswith(f"rank 0 did not move for {limit_s} s in ")
-    assert record["error"].endswith("logs/1-0.log; 1 ranks gave no word: look there first")
+    assert record["error"].startswith(f"rank 0 made no progress for {limit_s} s in ")
+    assert record["error"].endswith(
+        "logs/1-0.log; 1 ranks reported no end: look at their logs first"
+    )
     assert 13 <= record["step"] < 60
     log = (folder / "logs/1-0.log").read_text()
     assert "HANG: " in log

@@ -1,4 +1,4 @@
-"""Why attempts end, from what ranks, the host and Slurm know; and the budgets that end a run."""
+"""End reasons from the reports of ranks, the host and Slurm. Budgets that end a run."""
 
 import json
 import os
@@ -10,24 +10,24 @@ from login_study import LOCAL, begin, dead_holder, end, grid, planned, specs
 from furnace_hpc.host import budget_limits, end_reasons, lifecycle
 from furnace_hpc.launch.plan import Action
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
-from furnace_hpc.runs.records.verdict import Verdict, word_of
+from furnace_hpc.runs.records.verdict import Verdict, verdict_of
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt, read_status
 
 HERE = lifecycle.holder() | {"host": "node7"}
 
 
-def word(verdict: str, unix_s: float = 0, **more) -> dict:
+def verdict(kind: str, unix_s: float = 0, **more) -> dict:
     return {
-        "verdict": verdict,
+        "verdict": kind,
         "step": 3,
         "unix_s": unix_s,
-        "error": f"{verdict} at {unix_s}",
+        "error": f"{kind} at {unix_s}",
         **more,
     }
 
 
 class OutOfMemoryError(RuntimeError):
-    """As torch names it."""
+    """Has the name of torch's class."""
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("Connection closed by peer [10.0.0.2]"), "peer_lost"),
     ],
 )
-def test_an_exception_is_a_reason(tmp_path, error, reason):
-    assert word_of(error) == reason
-    verdict = Verdict(RunFolder(tmp_path), 1, 0)
-    verdict.at(12)
-    with pytest.raises(type(error)), verdict:
+def test_exception_gives_a_verdict(tmp_path, error, reason):
+    assert verdict_of(error) == reason
+    rank = Verdict(RunFolder(tmp_path), 1, 0)
+    rank.at(12)
+    with pytest.raises(type(error)), rank:
         raise error
     [written] = lifecycle.read_verdicts(str(tmp_path), 1)
     assert (written["verdict"], written["step"]) == (reason, 12)
@@ -56,85 +56,83 @@ def test_an_exception_is_a_reason(tmp_path, error, reason):
         assert written["error"] == "step 12: FloatingPointError: the loss is nan"
 
 
-# Verdicts; the record; the environment; the reason.
+# (verdicts, record, environment, reason)
 JOB, TIMED = {"job_id": "5_0"}, {"job_id": "5_0", "signal_delay_s": 120}
 ASKED = TIMED | {"time_limit_s": 9000, "start_unix_s": 1000.0}
 ENDS = {"SLURM_JOB_END_TIME": "10000"}
-TOLD = [
-    ([word("crash", 2), word("oom", 1)], JOB, {}, "oom"),
-    ([word("crash", 1), word("hang", 0), word("entered")], JOB, {}, "crash"),
-    ([word("hang", 5), word("entered")], JOB, {}, "hang"),
-    ([word("io_error"), word("entered")], JOB, {}, "killed"),
-    ([word("crash"), word("io_error")], JOB, {}, "crash"),
-    ([word("stopped", signal="SIGUSR2")] * 2, JOB, {}, "time_limit"),
-    ([word("stopped", 9875, signal="SIGUSR2")], TIMED, ENDS, "time_limit"),
-    ([word("stopped", 9700, signal="SIGUSR2")], TIMED, ENDS, "preempted"),
-    # an older Slurm, which tells no end
-    ([word("stopped", 9875, signal="SIGUSR2")], ASKED, {}, "time_limit"),
-    ([word("stopped", 9700, signal="SIGUSR2")], ASKED, {}, "preempted"),
-    ([word("stopped", signal="SIGTERM")], JOB, {}, "preempted"),
-    ([word("stopped", signal="SIGUSR1")], JOB, {}, "preempted"),
-    ([word("stopped", signal="SIGHUP")], JOB, {}, "stopped"),
-    ([word("stopped", signal="SIGTERM")], {"job_id": None}, {}, "stopped"),
+REASONS = [
+    ([verdict("crash", 2), verdict("oom", 1)], JOB, {}, "oom"),
+    ([verdict("crash", 1), verdict("hang", 0), verdict("entered")], JOB, {}, "crash"),
+    ([verdict("hang", 5), verdict("entered")], JOB, {}, "hang"),
+    ([verdict("io_error"), verdict("entered")], JOB, {}, "killed"),
+    ([verdict("crash"), verdict("io_error")], JOB, {}, "crash"),
+    ([verdict("stopped", signal="SIGUSR2")] * 2, JOB, {}, "time_limit"),
+    ([verdict("stopped", 9875, signal="SIGUSR2")], TIMED, ENDS, "time_limit"),
+    ([verdict("stopped", 9700, signal="SIGUSR2")], TIMED, ENDS, "preempted"),
+    # older Slurm versions do not give the end
+    ([verdict("stopped", 9875, signal="SIGUSR2")], ASKED, {}, "time_limit"),
+    ([verdict("stopped", 9700, signal="SIGUSR2")], ASKED, {}, "preempted"),
+    ([verdict("stopped", signal="SIGTERM")], JOB, {}, "preempted"),
+    ([verdict("stopped", signal="SIGUSR1")], JOB, {}, "preempted"),
+    ([verdict("stopped", signal="SIGHUP")], JOB, {}, "stopped"),
+    ([verdict("stopped", signal="SIGTERM")], {"job_id": None}, {}, "stopped"),
     (
-        [word("stopped", signal="SIGTERM"), word("stopping", 1, signal="SIGTERM")],
+        [verdict("stopped", signal="SIGTERM"), verdict("stopping", 1, signal="SIGTERM")],
         JOB,
         {},
         "preempted",
     ),
-    ([word("stopped"), word("entered")], JOB, {}, None),
-    ([word("peer_lost"), word("entered")], JOB, {}, None),
+    ([verdict("stopped"), verdict("entered")], JOB, {}, None),
+    ([verdict("peer_lost"), verdict("entered")], JOB, {}, None),
     ([], JOB, {}, None),
 ]
 
 
-@pytest.mark.parametrize(("verdicts", "record", "environment", "reason"), TOLD)
-def test_what_the_ranks_know(verdicts, record, environment, reason):
-    known = end_reasons.of_ranks(verdicts, record, environment)
+@pytest.mark.parametrize(("verdicts", "record", "environment", "reason"), REASONS)
+def test_reason_of_ranks(verdicts, record, environment, reason):
+    known = end_reasons.reason_of_ranks(verdicts, record, environment)
     assert (known and known[0]) == reason
 
 
-def test_of_a_hang_those_are_blamed_that_gave_no_last_word():
+def test_hang_blames_silent_or_frozen_ranks():
     verdicts = [
-        word("hang", host="a"),
-        word("entered", host="b"),
-        word("entered", host="c"),
-        word("done", host="d"),
+        verdict("hang", host="a"),
+        verdict("entered", host="b"),
+        verdict("entered", host="c"),
+        verdict("done", host="d"),
     ]
     assert (
-        end_reasons.of_ranks(verdicts, JOB, {})[1]
-        == "hang at 0; 2 ranks gave no word: look there first"
+        end_reasons.reason_of_ranks(verdicts, JOB, {})[1]
+        == "hang at 0; 2 ranks reported no end: look at their logs first"
     )
     assert end_reasons.suspect_hosts("hang", verdicts) == ["b", "c"]
     assert end_reasons.suspect_hosts("killed", verdicts) == []
-    verdicts = [word("hang", 1, host="a"), word("hang", 2, host="b", frozen=True)]
-    assert end_reasons.of_ranks(verdicts, JOB, {}) == ("hang", "hang at 2")
+    verdicts = [verdict("hang", 1, host="a"), verdict("hang", 2, host="b", frozen=True)]
+    assert end_reasons.reason_of_ranks(verdicts, JOB, {}) == ("hang", "hang at 2")
     assert end_reasons.suspect_hosts("hang", verdicts) == ["b"]
 
 
-def say(run: RunFolder, number: int, *words: dict) -> None:
-    for rank, content in enumerate(words):
+def report(run: RunFolder, number: int, *verdicts: dict) -> None:
+    for rank, content in enumerate(verdicts):
         write_json(run.verdict(number, rank), content)
 
 
 @pytest.mark.parametrize(
     ("words", "trained", "reason"),
     [
-        ((word("stopped", signal="SIGTERM"),), True, "preempted"),
-        ((word("stopping", signal="SIGUSR2"), word("entered")), True, "preempted"),
-        ((word("crash"),), True, "crash"),
-        ((word("hang"), word("entered")), True, "hang"),
-        ((word("entered"),), True, "node_fail"),
-        ((word("entered", step=0),), False, "killed"),
+        ((verdict("stopped", signal="SIGTERM"),), True, "preempted"),
+        ((verdict("stopping", signal="SIGUSR2"), verdict("entered")), True, "preempted"),
+        ((verdict("crash"),), True, "crash"),
+        ((verdict("hang"), verdict("entered")), True, "hang"),
+        ((verdict("entered"),), True, "node_fail"),
+        ((verdict("entered", step=0),), False, "killed"),
         ((), False, "killed"),
     ],
 )
-def test_an_attempt_whose_job_slurm_started_again_gets_the_best_reason_that_is_known(
-    tmp_path, words, trained, reason
-):
+def test_reason_after_slurm_restarted_the_job(tmp_path, words, trained, reason):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB, HERE)
-    say(run, 1, *[content | ({} if trained else {"step": 0}) for content in words])
+    report(run, 1, *[content | ({} if trained else {"step": 0}) for content in words])
     if trained:
         run.metrics(1).write_text('{"step": 20, "kind": "train"}\n{"step": 40, "ki')
     assert lifecycle.begin(str(tmp_path), JOB, HERE) == 2
@@ -142,9 +140,9 @@ def test_an_attempt_whose_job_slurm_started_again_gets_the_best_reason_that_is_k
     assert (record["reason"], record["step"]) == (reason, 20 if trained else 0)
 
 
-def test_who_closes_an_attempt_days_later_writes_its_last_sign_as_its_end(tmp_path):
+def test_late_close_takes_the_last_write_as_end(tmp_path):
     lifecycle.begin(str(tmp_path), JOB | {"gpus": 8}, HERE)
-    say(RunFolder(tmp_path), 1, word("entered"))
+    report(RunFolder(tmp_path), 1, verdict("entered"))
     record = lifecycle.read_attempt(str(tmp_path), 1) | {"start_unix_s": time.time() - 80_000}
     write_json(RunFolder(tmp_path).attempt(1), record)
     for path in tmp_path.rglob("*.json"):
@@ -155,10 +153,10 @@ def test_who_closes_an_attempt_days_later_writes_its_last_sign_as_its_end(tmp_pa
     assert budget_limits.gpu_hours([closed], time.time()) == pytest.approx(16.0, abs=0.01)
 
 
-def test_the_net_below_the_watchdog_is_found_in_the_log(tmp_path):
+def test_stack_dump_in_the_log_is_a_hang(tmp_path):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB)
-    say(run, 1, word("entered"))
+    report(run, 1, verdict("entered"))
     run.log(1, 0).write_text(
         'step 3\nTimeout (0:10:02)!\nThread 0x1 (most recent call first):\n  File "x.py"\n'
     )
@@ -170,10 +168,10 @@ def test_the_net_below_the_watchdog_is_found_in_the_log(tmp_path):
     )
 
 
-def test_slurm_amends_a_vague_reason_of_its_own_job_alone(tmp_path):
+def test_slurm_replaces_a_provisional_reason(tmp_path):
     run = RunFolder(tmp_path)
     lifecycle.begin(str(tmp_path), JOB)
-    say(run, 1, word("entered"))
+    report(run, 1, verdict("entered"))
     lifecycle.decide(str(tmp_path), 1, 137)
     ended = lifecycle.read_attempt(str(tmp_path), 1)["end_unix_s"]
     for job_id, reason in (("6_0", "killed"), ("5_0", "oom")):
@@ -205,11 +203,12 @@ def test_only_attempts_without_a_new_step_are_idle(ended, idle):
     assert budget_limits.idle_attempts(attempts(*ended)) == idle
 
 
-def test_each_budget_names_itself_and_what_to_do():
+def test_budget_message_names_key_and_fix():
     limits = {"max_idle_attempts": 3, "max_attempts": 5, "max_gpu_hours": 10.5}
     idle = attempts(*[(5, "hang")] * 4)
     assert budget_limits.exhausted_budget(idle, limits, 0) == (
-        "budget: 3 attempts in a row brought no new step: raise it with --set resources.max_idle_attempts=4, or more"
+        "budget: 3 attempts in a row without a new step "
+        "(raise it with --set resources.max_idle_attempts=4 or more)"
     )
     busy = attempts(*[(step, "preempted") for step in range(1, 6)])
     assert (
@@ -218,19 +217,19 @@ def test_each_budget_names_itself_and_what_to_do():
         == ""
     )
     assert budget_limits.exhausted_budget(busy, limits, 0).startswith(
-        "budget: 5 of 5 attempts are used up: raise it with --set "
+        "budget: 5 of 5 attempts are used (raise it with --set "
     )
     costly = [
         {"step": 1, "start_unix_s": 100, "end_unix_s": end_s, "gpus": 4} for end_s in (3700, None)
     ]
     assert budget_limits.gpu_hours(costly, 100 + 7200) == 4 + 8
     assert budget_limits.exhausted_budget(costly, limits, 100 + 7200).startswith(
-        "budget: 12.0 of 10.5 GPU-hours are used up: "
+        "budget: 12.0 of 10.5 GPU-hours are used ("
     )
     assert budget_limits.exhausted_budget(costly, limits, 100 + 3600) == ""
 
 
-def test_a_run_out_of_budget_is_failed_until_submit_gives_it_more(tmp_path):
+def test_exhausted_budget_fails_until_it_is_raised(tmp_path):
     folder, spec = GridFolder(tmp_path / "study"), specs(variants={"base": {}}, seeds=[0])[0]
     for number in (1, 2, 3):
         run = begin(spec, folder, dead_holder())
@@ -242,7 +241,8 @@ def test_a_run_out_of_budget_is_failed_until_submit_gives_it_more(tmp_path):
         answer = end(run, "hang", "entered")
         assert answer == ("fail" if number == 3 else "requeue")
     status = read_status(run)
-    used_up = "budget: 2 attempts in a row brought no new step: raise it with --set resources.max_idle_attempts=3, or more"
+    used_up = "budget: 2 attempts in a row without a new step "
+    used_up += "(raise it with --set resources.max_idle_attempts=3 or more)"
     assert (status.state, status.used_up) == (RunState.FAILED, used_up)
     assert status.reason.startswith(f"{used_up}; last: ")
     asked = grid(variants={"base": {"resources.max_idle_attempts": 2}}, seeds=[0])

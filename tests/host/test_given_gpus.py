@@ -1,4 +1,4 @@
-"""GPUs that Slurm gives and torch cannot use: one run of a submission begins and fails, and no other."""
+"""If torch cannot use the GPUs of a job, one run of the submission fails and no other begins."""
 
 import json
 import os
@@ -20,11 +20,11 @@ WHY = "this rank was given GPUs 0,1, and torch 2.13.0+cpu can use none"
 
 
 @pytest.fixture
-def asked(tmp_path, monkeypatch) -> Path:
-    """A Python of the ranks that ends as the test says and notes that it was asked; a scancel that notes its words."""
+def stand_ins(tmp_path, monkeypatch) -> Path:
+    """Make a stand-in for the ranks' Python, and one for scancel. Both log their calls."""
     for name, script in (
-        ("scancel", 'echo "$@" >> "$0.asked"'),
-        ("python", 'echo x >> "$0.asked"; . "$0.answer"'),
+        ("scancel", 'echo "$@" >> "$0.calls"'),
+        ("python", 'echo x >> "$0.calls"; . "$0.answer"'),
     ):
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
@@ -34,53 +34,55 @@ def asked(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def says(asked: Path, words: str, code: int) -> str:
-    (asked / "python.answer").write_text(f'echo "{words}"\nexit {code}\n')
-    return str(asked / "python")
+def fake_python(stand_ins: Path, words: str, code: int) -> str:
+    (stand_ins / "python.answer").write_text(f'echo "{words}"\nexit {code}\n')
+    return str(stand_ins / "python")
 
 
-def times(asked: Path, name: str = "python") -> int:
-    path = asked / f"{name}.asked"
+def num_calls(stand_ins: Path, name: str = "python") -> int:
+    path = stand_ins / f"{name}.calls"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_the_first_begins_and_the_others_are_told_why_not(asked):
-    made = submit(GridFolder(asked / "study"), {"5": range(4), "6": ()})
-    python = says(asked, WHY, gpu_check.EXIT_UNUSABLE)
-    may = [gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python) for row in range(4)]
+def test_first_run_fails_and_others_do_not_begin(stand_ins):
+    made = submit(GridFolder(stand_ins / "study"), {"5": range(4), "6": ()})
+    python = fake_python(stand_ins, WHY, gpu_check.EXIT_UNUSABLE)
+    may = [
+        gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python) for row in range(4)
+    ]
     assert may[0] == ""
     assert set(may[1:]) == {gpu_check.stopped_by(str(made.path))}
     assert WHY in may[1]
     assert RUNS[0] in may[1]
-    assert times(asked) == 1
-    # the follow-up job makes the table
-    assert (asked / "scancel.asked").read_text() == "--state=PENDING 5\n"
-    # that very job, requeued
-    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", python) == ""
+    assert num_calls(stand_ins) == 1
+    # not the follow-up job: it makes the table
+    assert (stand_ins / "scancel.calls").read_text() == "--state=PENDING 5\n"
+    # the same job after a requeue
+    assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", python) == ""
 
 
-def test_of_many_that_ask_at_the_same_time_one_begins(asked):
-    made = submit(GridFolder(asked / "study"), {"5": range(4)})
-    python = says(asked, WHY, gpu_check.EXIT_UNUSABLE)
+def test_of_many_checks_at_once_one_run_begins(stand_ins):
+    made = submit(GridFolder(stand_ins / "study"), {"5": range(4)})
+    python = fake_python(stand_ins, WHY, gpu_check.EXIT_UNUSABLE)
     with ThreadPoolExecutor(4) as pool:
         may = list(
             pool.map(
-                lambda row: gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python),
+                lambda row: gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python),
                 range(4),
             )
         )
     assert may.count("") == 1
-    assert times(asked, "scancel") == 1
+    assert num_calls(stand_ins, "scancel") == 1
 
 
 @pytest.mark.parametrize(("words", "code", "asks"), [("", 0, 1), ("ImportError", 1, 3)])
-def test_where_gpus_are_fine_or_nobody_can_tell_all_begin(asked, words, code, asks):
-    made = submit(GridFolder(asked / "study"), {"5": range(3)})
-    python = says(asked, words, code)
+def test_all_begin_if_gpus_work_or_are_unknown(stand_ins, words, code, asks):
+    made = submit(GridFolder(stand_ins / "study"), {"5": range(3)})
+    python = fake_python(stand_ins, words, code)
     assert [
-        gpu_check.may_begin(str(made.path), RUNS[row], f"5_{row}", python) for row in range(3)
+        gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python) for row in range(3)
     ] == [""] * 3
-    assert times(asked) == asks
+    assert num_calls(stand_ins) == asks
     assert gpu_check.stopped_by(str(made.path)) == ""
 
 
@@ -92,43 +94,37 @@ def test_where_gpus_are_fine_or_nobody_can_tell_all_begin(asked, words, code, as
         {"DS_ACCELERATOR": "cpu"},
     ],
 )
-def test_a_job_without_gpus_is_not_asked(asked, monkeypatch, variables):
+def test_job_without_gpus_is_not_checked(stand_ins, monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    made = submit(GridFolder(asked / "study"), {"5": [0]})
-    assert (
-        gpu_check.may_begin(
-            str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE)
-        )
-        == ""
-    )
-    assert times(asked) == 0
+    made = submit(GridFolder(stand_ins / "study"), {"5": [0]})
+    python = fake_python(stand_ins, WHY, gpu_check.EXIT_UNUSABLE)
+    assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", python) == ""
+    assert num_calls(stand_ins) == 0
 
 
-def test_one_broken_node_stops_no_other(asked):
-    """A node whose GPUs are broken, in a cluster whose others are fine."""
-    made = submit(GridFolder(asked / "study"), {"5": range(2)})
-    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, "", 0)) == ""
-    assert (
-        gpu_check.may_begin(
-            str(made.path), RUNS[1], "5_1", says(asked, WHY, gpu_check.EXIT_UNUSABLE)
-        )
-        == ""
-    )
+def test_one_broken_node_stops_no_other_run(stand_ins):
+    """The GPUs of the first node work, those of the second do not."""
+    made = submit(GridFolder(stand_ins / "study"), {"5": range(2)})
+    for row, words, code in ((0, "", 0), (1, WHY, gpu_check.EXIT_UNUSABLE)):
+        python = fake_python(stand_ins, words, code)
+        assert gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python) == ""
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"usable": true}', "\x00", '{"a": 1}'])
-def test_a_file_that_says_nothing_stops_nothing(tmp_path, text):
+def test_damaged_gpus_json_stops_no_run(tmp_path, text):
     (tmp_path / "gpus.json").write_text(text)
     assert gpu_check.stopped_by(str(tmp_path)) == ""
 
 
-def test_what_did_not_begin_is_new_says_why_and_is_not_sent_again(asked):
-    folder = GridFolder(asked / "study")
+def test_runs_that_did_not_begin_stay_new(stand_ins):
+    folder = GridFolder(stand_ins / "study")
     made = submit(folder, {"5": [0, 1], "6": ()})
-    gpu_check.may_begin(str(made.path), RUNS[0], "5_0", says(asked, WHY, gpu_check.EXIT_UNUSABLE))
+    gpu_check.find_refusal(
+        str(made.path), RUNS[0], "5_0", fake_python(stand_ins, WHY, gpu_check.EXIT_UNUSABLE)
+    )
     known = answer(_5_0="FAILED", _5_1="CANCELLED by 0", _6="COMPLETED")
-    for row in (1, 2):  # one that was cancelled, one of a later wave
+    for row in (1, 2):  # a cancelled one, and one of a later wave
         status = see(folder, known, row)
         assert status.state is RunState.NEW
         assert status.reason == gpu_check.stopped_by(str(made.path))
@@ -151,22 +147,22 @@ def test_what_did_not_begin_is_new_says_why_and_is_not_sent_again(asked):
         ({"CUDA_VISIBLE_DEVICES": "0", "DS_ACCELERATOR": "cpu"}, ""),
     ],
 )
-def test_what_a_process_was_given(variables, given):
+def test_given_gpus(variables, given):
     assert gpu_check.given(variables) == given
 
 
-def test_the_real_question_is_answered_by_the_ranks_python(asked, monkeypatch):
+def test_real_check_with_the_ranks_python(stand_ins, monkeypatch):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("torch can use a GPU here")
-    made = submit(GridFolder(asked / "study"), {"5": range(2)})
-    assert gpu_check.may_begin(str(made.path), RUNS[0], "5_0", sys.executable) == ""
+    made = submit(GridFolder(stand_ins / "study"), {"5": range(2)})
+    assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", sys.executable) == ""
     found = json.loads((made.path / "gpus.json").read_text())
     assert (found["usable"], found["run_id"]) == (False, RUNS[0])
     assert found["error"].startswith(
         f"this rank was given GPUs 0,1, and torch {torch.__version__} can use none"
     )
-    assert gpu_check.may_begin(str(made.path), RUNS[1], "5_1", sys.executable).startswith(
-        "not started, for GPUs cannot"
+    assert gpu_check.find_refusal(str(made.path), RUNS[1], "5_1", sys.executable).startswith(
+        "not started: torch cannot use"
     )

@@ -1,4 +1,4 @@
-"""The host's side of an attempt: one of many begins it, a lease tells the living from the dead, verdicts decide."""
+"""Begin and end attempts: one process gets the next number, leases, decisions by verdicts."""
 
 import itertools
 import os
@@ -28,13 +28,13 @@ sys.stdin.readline()
 
 
 def begin_at_once(run: Path, job_id: str, count: int) -> list[str]:
-    """What `count` processes say that begin the run at the same moment and live until all have spoken."""
+    """Outputs of `count` processes that begin the run at once and live until all have printed."""
     command = [sys.executable, "-c", BEGIN, str(run), job_id]
     return speak_at_once(command, count)[0]
 
 
 @pytest.mark.parametrize("job_id", ["", "77_0"])
-def test_of_eight_that_begin_at_once_one_gets_the_attempt_and_the_others_are_busy(tmp_path, job_id):
+def test_one_of_eight_begins_and_others_are_busy(tmp_path, job_id):
     words = begin_at_once(tmp_path, job_id, 8)
     assert words.count("1") == 1
     assert all(word == "1" or word.startswith("attempt 1 ") for word in words)
@@ -42,7 +42,7 @@ def test_of_eight_that_begin_at_once_one_gets_the_attempt_and_the_others_are_bus
     assert lifecycle.read_attempt(str(tmp_path), 1)["job_id"] == (job_id or None)
 
 
-def test_begin_makes_the_folders_and_records_the_facts(tmp_path):
+def test_begin_makes_folders_and_record(tmp_path):
     assert lifecycle.begin(str(tmp_path), {"code_hash": "abc"}) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "attempts",
@@ -55,7 +55,7 @@ def test_begin_makes_the_folders_and_records_the_facts(tmp_path):
     assert record["holder"] == lifecycle.holder()
 
 
-def test_a_lease_of_a_live_process_is_busy_naming_it(tmp_path):
+def test_live_holder_is_busy_and_named(tmp_path):
     lifecycle.begin(str(tmp_path), {})
     for facts in ({}, {"job_id": "5"}):
         with pytest.raises(
@@ -65,7 +65,7 @@ def test_a_lease_of_a_live_process_is_busy_naming_it(tmp_path):
             lifecycle.begin(str(tmp_path), facts)
 
 
-def test_a_lease_of_a_dead_process_gives_the_next_number(tmp_path):
+def test_dead_holder_frees_the_next_number(tmp_path):
     lifecycle.begin(str(tmp_path), {}, dead_holder())
     assert lifecycle.begin(str(tmp_path), {}) == 2
 
@@ -74,14 +74,14 @@ def test_a_lease_of_a_dead_process_gives_the_next_number(tmp_path):
     ("change", "alive"),
     [
         ({}, True),
-        ({"pid_start": 1}, False),  # the number was given to another process since
-        ({"pid_start": None}, False),  # it was gone before its start time could be read
+        ({"pid_start": 1}, False),  # another process has the pid now
+        ({"pid_start": None}, False),  # it ended before its start time was read
         ({"boot_id": "another boot"}, False),
         ({"host": "another-host"}, None),
         ({"host": "another-host", "boot_id": "another boot"}, None),
     ],
 )
-def test_a_lease_is_told_by_host_boot_pid_and_start_time(tmp_path, change, alive):
+def test_holder_is_host_boot_pid_and_start_time(tmp_path, change, alive):
     who = lifecycle.holder() | change
     assert lifecycle.is_alive(who) is alive
     lifecycle.begin(str(tmp_path), {"job_id": "5"}, who)
@@ -93,14 +93,14 @@ def test_a_lease_is_told_by_host_boot_pid_and_start_time(tmp_path, change, alive
     if alive is None:
         with pytest.raises(lifecycle.Busy):  # another job may be running on that host
             lifecycle.begin(str(tmp_path), {"job_id": "6"})
-        # Slurm started this very job again
+        # Slurm restarted the same job
         assert lifecycle.begin(str(tmp_path), {"job_id": "5"}, who) == 2
-        assert "started again by Slurm" in lifecycle.read_attempt(str(tmp_path), 1)["error"]
+        assert "Slurm restarted its job" in lifecycle.read_attempt(str(tmp_path), 1)["error"]
         lifecycle.close(str(tmp_path), 2, "given up by --retry lost")
         assert lifecycle.begin(str(tmp_path), {"job_id": None}) == 3
 
 
-def test_an_unreadable_record_counts_as_held_by_somebody(tmp_path):
+def test_unreadable_record_counts_as_held(tmp_path):
     lifecycle.begin(str(tmp_path), {})
     (tmp_path / "attempts" / "1.json").write_text('{"attempt": 1, "end')
     with pytest.raises(lifecycle.Busy, match="attempt 1 is held by an unknown process"):
@@ -109,10 +109,10 @@ def test_an_unreadable_record_counts_as_held_by_somebody(tmp_path):
     assert lifecycle.begin(str(tmp_path), {}) == 2
 
 
-def test_a_record_that_cannot_be_written_is_not_left_empty(tmp_path):
+def test_failed_write_leaves_no_empty_record(tmp_path):
     code = (
         "import resource, sys; from furnace_hpc.host import lifecycle\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # as a full disk would refuse the first byte\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # fails like a full disk\n"
         "lifecycle.begin(sys.argv[1], {})"
     )
     done = subprocess.run(
@@ -123,7 +123,7 @@ def test_a_record_that_cannot_be_written_is_not_left_empty(tmp_path):
     assert lifecycle.begin(str(tmp_path), {}) == 1
 
 
-def test_hand_over_moves_the_lease_to_another_process(tmp_path):
+def test_transfer_lease_to_another_process(tmp_path):
     with subprocess.Popen(["sleep", "30"]) as process:
         lifecycle.begin(str(tmp_path), {"code_hash": "abc"})
         lifecycle.transfer_lease(str(tmp_path), 1, process.pid)
@@ -135,11 +135,11 @@ def test_hand_over_moves_the_lease_to_another_process(tmp_path):
     assert lifecycle.is_alive(record["holder"]) is False
 
 
-def test_a_zombie_is_dead():
+def test_zombie_is_dead():
     process = subprocess.Popen(["sleep", "30"])
     who = lifecycle.holder(process.pid)
     process.kill()
-    # dead, and not yet taken off the process table
+    # dead, but still in the process table
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert Path(f"/proc/{process.pid}").exists()
     assert lifecycle.is_alive(who) is False
@@ -162,7 +162,7 @@ WORDS = ("done", "stopped", "crash", "peer_lost", "entered")
 @pytest.mark.parametrize(
     "words", [w for n in range(4) for w in itertools.combinations_with_replacement(WORDS, n)]
 )
-def test_decide_by_the_ranks_words(tmp_path, words):
+def test_decide_by_verdicts(tmp_path, words):
     lifecycle.begin(str(tmp_path), {"world_size": len(words)})
     for rank, word in enumerate(words):
         content = {"verdict": word, "step": 10 + rank, "error": f"error {rank}", "unix_s": -rank}
@@ -173,7 +173,7 @@ def test_decide_by_the_ranks_words(tmp_path, words):
     assert (record["reason"], record["exit_code"]) == (reason, 3)
     assert record["step"] == (9 + len(words) if words else 0)
     assert record["end_unix_s"] >= record["start_unix_s"]
-    if reason == "crash":  # the first in time is the cause, not the first in rank
+    if reason == "crash":  # the earliest is the cause, not the lowest rank
         assert (
             record["error"]
             == f"error {max(rank for rank, word in enumerate(words) if word == 'crash')}"
@@ -183,7 +183,7 @@ def test_decide_by_the_ranks_words(tmp_path, words):
     assert lifecycle.read_attempt(str(tmp_path), 1)["reason"] == "done"
 
 
-def test_decide_reads_its_own_attempts_words_alone_and_leaves_out_a_torn_one(tmp_path):
+def test_decide_ignores_other_and_torn_verdicts(tmp_path):
     lifecycle.begin(str(tmp_path), {})
     for attempt, rank, word in ((1, 0, "stopped"), (11, 0, "crash"), (2, 0, "crash")):
         write_json(

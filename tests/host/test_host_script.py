@@ -1,4 +1,4 @@
-"""batch.py as the batch script runs it: a bare Python, old syntax, signals kept, words that a shell can take."""
+"""batch.py as a batch script runs it: bare Python, old syntax, signals, shell assignments."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ sys.exit(85)
 """
 
 
-def test_launch_keeps_signals_that_come_during_start_up_until_they_are_unblocked():
+def test_launch_keeps_signals_until_unblocked():
     command = [*BARE, str(SCRIPT), "launch", sys.executable, "-c", LAUNCHED]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -40,7 +40,7 @@ def test_launch_keeps_signals_that_come_during_start_up_until_they_are_unblocked
     assert process.returncode == lifecycle.EXIT_STOPPED
 
 
-def test_without_launch_the_same_signal_kills():
+def test_without_launch_a_signal_kills():
     process = subprocess.Popen(
         [sys.executable, "-c", LAUNCHED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -50,7 +50,7 @@ def test_without_launch_the_same_signal_kills():
     assert process.returncode == -signal.SIGTERM
 
 
-def test_the_script_needs_the_standard_library_alone_and_an_old_python():
+def test_host_is_python_3_6_and_standard_library():
     for path in (*SCRIPT.parent.glob("*.py"), SCRIPT.parent.parent / "__init__.py"):
         tree = ast.parse(path.read_text(), feature_version=(3, 6))
         names = {
@@ -74,7 +74,7 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "name", ["plain", "with space", "quo'te", 'dou"ble $HOME `id` \\ ;&', "new\nline"]
 )
-def test_begin_row_prints_assignments_that_bash_takes_for_any_path(tmp_path, name):
+def test_begin_row_prints_shell_assignments(tmp_path, name):
     run = tmp_path / name
     rows = [
         {
@@ -106,20 +106,21 @@ def test_begin_row_prints_assignments_that_bash_takes_for_any_path(tmp_path, nam
     )
 
 
-def test_the_scripts_mistakes_are_told_in_one_line(tmp_path):
+def test_errors_are_one_line(tmp_path):
     (tmp_path / "rows.jsonl").write_text("")
     for arguments, message in (
         (("begin-row", str(tmp_path), "3", "12", "1"), f"batch.py: {tmp_path} has no row 3\n"),
         (
             ("began",),
-            "batch.py: unknown command 'began'; wanted begin-row, begin-run, decide, requeue or launch\n",
+            "batch.py: unknown command 'began'; wanted begin-row, begin-run, decide, "
+            "requeue or launch\n",
         ),
     ):
         done = script(*arguments)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
-def test_decide_as_a_script_prints_one_word(tmp_path):
+def test_decide_script_prints_one_word(tmp_path):
     lifecycle.begin(str(tmp_path), {})
     done = script("decide", str(tmp_path), "1", "143")
     assert (done.returncode, done.stdout, done.stderr) == (0, "requeue\n", "")
@@ -144,7 +145,7 @@ exit 1
             "Invalid job id specified",
             1,
             1,
-            "was not requeued: Invalid job id specified; the follow-up job or ",
+            "was not requeued: Invalid job id specified. The follow-up job or ",
         ),
         (
             9,
@@ -152,18 +153,19 @@ exit 1
             "",
             4,
             1,
-            "Slurm stays away: the follow-up job or the next submit sends job 91_2's run again",
+            "Slurm did not answer, so job 91_2 was not requeued. The follow-up job or ",
         ),
     ],
 )
-def test_requeue_waits_for_a_controller_that_is_away(
-    tmp_path, away, code, says, calls, status, words
-):
+def test_requeue_waits_for_the_controller(tmp_path, away, code, says, calls, status, words):
     (tmp_path / "scontrol").write_text(SCONTROL)
     (tmp_path / "scontrol").chmod(0o755)
     facts = {"AWAY": str(away), "CODE": str(code), "SAYS": says, "STAND_IN": str(tmp_path)}
     environment = os.environ | facts | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    hurried = "from furnace_hpc.host import batch; batch.REQUEUE_PAUSES_S = (0.1, 0.1, 0.1); batch.main(['requeue', '91_2'])"
+    hurried = (
+        "from furnace_hpc.host import batch; batch.REQUEUE_PAUSES_S = (0.1, 0.1, 0.1); "
+        "batch.main(['requeue', '91_2'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", hurried],
         env=environment,

@@ -1,9 +1,10 @@
-"""Named pipes, devices and sockets in the place of files: nothing waits for them, and nothing fails otherwise."""
+"""Named pipes, devices and sockets in the place of files are refused at once."""
 
 import os
 import shutil
 import signal
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,11 +38,11 @@ from furnace_hpc.tables.run_files import read_record
 
 
 @pytest.fixture(autouse=True)
-def _impatient():
-    """Whatever waits for a pipe ends here."""
+def _timeout():
+    """Fail if anything waits for a pipe."""
 
     def give_up(*_: object) -> None:
-        raise TimeoutError("it waits")
+        raise TimeoutError("something waits for a pipe")
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(100)
@@ -80,19 +81,19 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_regular_file_is_not_opened(tmp_path, kind, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a socket's name is short
+def test_irregular_files_are_refused(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # names of sockets must be short
     path = Path("file")
     make(path, kind)
     for read in (open_regular, read_regular, read_regular_text, check_regular):
         with pytest.raises(IrregularFile, match=KINDS[kind]) as refused:
             read(path)
-        assert isinstance(refused.value, OSError)  # to whoever reads files
-        assert isinstance(refused.value, ValueError)  # to whoever reads what may be damaged
+        assert isinstance(refused.value, OSError)
+        assert isinstance(refused.value, ValueError)  # callers treat it as damaged
         assert refused.value.filename == "file"
 
 
-def test_a_regular_file_is_read_whole_and_no_larger_one(tmp_path):
+def test_regular_file_is_read_up_to_a_size(tmp_path):
     path = tmp_path / "file"
     path.write_bytes("ä\r\nb".encode())
     (tmp_path / "link").symlink_to(path)
@@ -119,7 +120,7 @@ FILES = (
 
 
 @pytest.mark.parametrize("name", [*FILES, "checkpoints.jsonl"])
-def test_a_pipe_in_a_run_is_damage_and_stops_no_reader(tmp_path, name):
+def test_pipe_in_a_run_counts_as_damage(tmp_path, name):
     folder = GridFolder(tmp_path / "runs" / "study")
     run = finish(specs()[0], folder)
     to_pipe(run.path / name)
@@ -137,18 +138,23 @@ def test_a_pipe_in_a_run_is_damage_and_stops_no_reader(tmp_path, name):
     assert (record.data is None) == (name == "spec.json")
 
 
-def test_a_pipe_as_result_is_no_result(tmp_path):
-    run = finish(specs()[0], GridFolder(tmp_path / "runs" / "study"))
+def test_pipe_as_result_is_refused_at_once(tmp_path):
+    plan = planned(tmp_path, grid())
+    run = finish(specs()[0], plan.folder)
     to_pipe(run.result)
-    with pytest.raises(ConfigError, match=r"result.json is no result .*named pipe.*: move it away"):
-        read_result(run)
+    start_s = time.monotonic()
+    for read in (lambda: read_result(run), lambda: planned(tmp_path, grid())):
+        with pytest.raises(ConfigError, match=r"result.json is not a valid result .*named pipe"):
+            read()
     assert read_record(run).result == b"?"
+    read_status(run)
+    assert time.monotonic() - start_s < 20
 
 
 @pytest.mark.parametrize(
     "name", ["rows.jsonl", "journal.jsonl", "profile.json", "code", "grid.yaml", "specs.jsonl"]
 )
-def test_a_pipe_in_a_submission_stops_no_reader(tmp_path, name, capsys):
+def test_pipe_in_a_submission_stops_no_reader(tmp_path, name, capsys):
     plan = planned(tmp_path, grid())
     path = write_submission(plan).path
     begin(specs()[0], plan.folder)
@@ -168,7 +174,7 @@ def test_a_pipe_in_a_submission_stops_no_reader(tmp_path, name, capsys):
     assert read_holder(plan.folder) is None
 
 
-def test_a_pipe_in_a_checkpoint_is_damage(tmp_path):
+def test_pipe_in_a_checkpoint_counts_as_damage(tmp_path):
     aside = tmp_path / "step-1.tmp-1"
     aside.mkdir()
     (aside / "model.pt").write_bytes(b"x")
@@ -182,7 +188,7 @@ def test_a_pipe_in_a_checkpoint_is_damage(tmp_path):
     assert not is_complete(final)
 
 
-def test_a_pipe_in_a_pack_is_damage(small_data, tmp_path):
+def test_pipe_in_a_pack_counts_as_damage(small_data, tmp_path):
     shutil.copytree(small_data, tmp_path / "set")
     open_columns(tmp_path / "set", verify=True)
     column = tmp_path / "set" / "val" / "present.npy"
@@ -196,7 +202,7 @@ def test_a_pipe_in_a_pack_is_damage(small_data, tmp_path):
         read_manifest(tmp_path / "set")
 
 
-def test_a_pipe_in_an_exported_model_is_refused(tmp_path):
+def test_pipe_in_an_exported_model_is_refused(tmp_path):
     from furnace_hpc.inference.model_folder import CONFIG, read_exported
 
     to_pipe(tmp_path / CONFIG)
@@ -204,15 +210,15 @@ def test_a_pipe_in_an_exported_model_is_refused(tmp_path):
         read_exported(tmp_path)
 
 
-def test_a_pipe_as_a_users_file_is_refused(tmp_path):
+def test_pipe_as_grid_file_is_refused(tmp_path):
     to_pipe(tmp_path / "grid.yaml")
     with pytest.raises(ConfigError, match=r"grid.yaml: cannot be read: is a named pipe"):
         read_yaml(tmp_path / "grid.yaml")
 
 
 @pytest.mark.slow
-def test_aggregate_and_status_pass_over_pipes(tmp_path):
-    """metrics/2.jsonl, predictions and a log: the table has all that can be read, and counts the rest."""
+def test_aggregate_and_status_skip_pipes(tmp_path):
+    """Pipes replace metrics/2.jsonl, predictions and a log. The commands use the other files."""
     write_grid(tmp_path)
     pack(tmp_path / "data" / "tridigits")
     write_submission(planned(tmp_path / "runs", grid()))

@@ -234,7 +234,7 @@ def test_unlisted_pickle_is_never_opened(tmp_path: Path, small_data: Path):
     if os.getuid() == 0:  # only root can give a file away
         os.chown(shard, 12345, 12345)
         with pytest.raises(
-            ConfigError, match=r"belongs to user 12345, not to .*: what it holds could run anything"
+            ConfigError, match=r"belongs to user 12345, not to .*: its content could run anything"
         ):
             exported(run.path, tmp_path / "out")
     assert not canary.exists()

@@ -143,7 +143,7 @@ def test_an_element_of_a_done_run_starts_nothing(tmp_path):
     folder = GridFolder(tmp_path / "runs of 'mine'" / "study")
     done, run, _, tools = execute(tmp_path, "done", 0, meanwhile=lambda: finish(specs()[2], folder))
     assert done.returncode == 0
-    assert "is left alone: it is done already" in done.stderr
+    assert "is not started: it is done already" in done.stderr
     assert not (tools / "ranks").exists()
     assert not run.attempt(2).exists()
 

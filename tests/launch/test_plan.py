@@ -65,7 +65,7 @@ def test_a_done_run_of_other_code_is_stale(tmp_path, spec, folder):
 
 def test_an_interrupted_run_resumes(tmp_path, spec, folder):
     begin(spec, folder, dead_holder())
-    why = "after step 7: its launcher died without a word"
+    why = "after step 7: its launcher died and reported no end"
     assert one(tmp_path) == (RunState.INTERRUPTED, Action.RESUME, why)
     assert one(tmp_path, new_code=True) == (RunState.INTERRUPTED, Action.RESUME, why)
 
@@ -190,10 +190,10 @@ def test_resume_with_holds_for_later_attempts(tmp_path, spec, folder):
         ("deepspeed", "wanted key=value, for example deepspeed=zero2"),
         (
             "steps=3",
-            "another deepspeed or micro_batch_size only",
+            "a started run may only change deepspeed or micro_batch_size",
         ),
         ("deepspeed=zero7", "unknown DeepSpeed file 'zero7'"),
-        ("deepspeed=zero0", "that file trains in fp32 and the run was begun in bf16"),
+        ("deepspeed=zero0", "that file trains in fp32 and the run began in bf16"),
         ("micro_batch_size=5", "global_batch_size 16 is not micro_batch_size 5 x "),
         ("micro_batch_size=many", "micro_batch_size"),
     ],
@@ -245,7 +245,7 @@ def test_stage_0_and_the_others_cannot_read_each_other(tmp_path):
     end(begin(begun, GridFolder(tmp_path / "study")), "stopped", exit_code=85)
     with pytest.raises(
         ConfigError,
-        match="begun at ZeRO stage 1, and that file is of stage 0: .* among stages 1, 2, 3",
+        match="began at ZeRO stage 1, and that file has stage 0. .* with stage 1, 2 or 3",
     ):
         planned(tmp_path, grid(**fp32), resume_with=read_overrides(["deepspeed=zero0"]))
 
@@ -264,7 +264,7 @@ def test_a_wrong_spec_file_is_refused(tmp_path, spec, folder):
 
 def test_a_damaged_result_is_refused_in_one_sentence(tmp_path, spec, folder):
     finish(spec, folder).result.write_text('{"format": 1}')
-    with pytest.raises(ConfigError, match="row 'base': .*result.json is no result"):
+    with pytest.raises(ConfigError, match="row 'base': .*result.json is not a valid result"):
         one(tmp_path)
 
 

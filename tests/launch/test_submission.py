@@ -170,7 +170,10 @@ def test_an_open_attempt_of_a_dead_launcher_is_closed(tmp_path):
     run = begin(specs()[0], folder, dead_holder())
     write_submission(planned(tmp_path, grid()))
     record = lifecycle.read_attempt(str(run.path), 1)
-    assert (record["reason"], record["error"]) == ("killed", "its launcher died without a word")
+    assert (record["reason"], record["error"]) == (
+        "killed",
+        "its launcher died and reported no end",
+    )
     assert record["end_unix_s"] is not None
 
 

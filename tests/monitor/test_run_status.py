@@ -97,10 +97,10 @@ TIMEOUT TimeLimit           open     interrupted  killed at its time limit
 CANCELLED by 1000           open     interrupted  cancelled by user id 1000
 CANCELLED None              open     interrupted  cancelled
 OUT_OF_MEMORY OutOfMemory   open     failed       out of memory
-OUT_OF_MEMORY OutOfMemory  entered  failed  out of memory; a rank ended without a word (exit code 1)
+OUT_OF_MEMORY OutOfMemory  entered  failed  out of memory; a rank reported no end (exit code 1)
 OUT_OF_MEMORY OutOfMemory   hang     failed       out of memory; hang
 FAILED NonZeroExitCode      hang     interrupted  hang
-NODE_FAIL NodeDown  entered  interrupted  a node failed; a rank ended without a word (exit code 1)
+NODE_FAIL NodeDown  entered  interrupted  a node failed; a rank reported no end (exit code 1)
 GONE                        open     interrupted  Slurm no longer lists job 5_0
 CANCELLED by 1000           stopped  interrupted  cancelled by user id 1000; stopped
 CANCELLED by 0              crash    failed       ValueError: no

@@ -120,5 +120,5 @@ def test_unusable_gpus_fail_one_run_of_twenty(quiet: Cluster, tmp_path: Path, sm
     others = [run for run in found if run["state"] == "new"]
     assert "this rank was given GPUs" in failed["reason"]
     assert len(others) == 19
-    assert all("not started, for GPUs cannot be used" in run["reason"] for run in others)
+    assert all("not started: torch cannot use the GPUs" in run["reason"] for run in others)
     assert len(list(study.folder.glob("*/attempts/*.json"))) == 1

@@ -72,7 +72,7 @@ def test_templates_train_an_array_and_single_runs(quiet: Cluster, tmp_path: Path
     [done] = study.folder.glob("ok*")
     again = study.place / f"furnace-train-{sbatch(SLURM / 'train.sbatch', done)}.log"
     wait_until(
-        lambda: again.exists() and "is left alone: it is done already" in again.read_text(),
+        lambda: again.exists() and "is not started: it is done already" in again.read_text(),
         30,
         "a short end",
     )

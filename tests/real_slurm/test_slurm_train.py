@@ -158,7 +158,7 @@ def test_a_node_thought_dead_overwrites_nothing(quiet, tmp_path, small_root):
     first, second = study.attempts("first")
     assert (second["reason"], study.result("first")["attempts"]) == ("done", 2)
     assert second["holder"]["host"] != node
-    assert "started again by Slurm" in first["error"]
+    assert "Slurm restarted its job" in first["error"]
     said = (run / "logs/1-0.log").read_text()
     assert "attempt 1 has been replaced by attempt 2: it writes nothing more" in said
 

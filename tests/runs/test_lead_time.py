@@ -1,4 +1,4 @@
-"""The lead time of a stop against the saves that were measured."""
+"""The lead time before a time limit, compared with measured saves."""
 
 from login_study import begin, end, grid, planned, specs
 
@@ -9,11 +9,11 @@ from furnace_hpc.runs.records.checkpoint_files import note_saved
 
 ONE = {"variants": {"base": {}}, "seeds": [0]}
 SHORT = (
-    "a save takes 70 s and ranks are told to stop 120 s before the time limit, in which 2 must fit"
+    "a save takes 70 s, and ranks get the stop signal 120 s before the time limit. 2 saves must fit"
 )
 
 
-def test_a_rank_says_once_when_a_save_took_too_long_for_its_lead_time(tmp_path, capsys):
+def test_rank_warns_once_about_slow_saves(tmp_path, capsys):
     run = begin(specs(**ONE)[0], GridFolder(tmp_path / "study"), job_id="7", signal_delay_s=120)
     lead_time = LeadTime.of_attempt(run, 1)
     lead_time.check(59.0)
@@ -22,7 +22,7 @@ def test_a_rank_says_once_when_a_save_took_too_long_for_its_lead_time(tmp_path, 
     lead_time.check(80.0)
     said = capsys.readouterr().out
     assert said.startswith(f"WARNING: {SHORT}")
-    assert said.endswith("give the profile signal_delay_s 210 or more\n")
+    assert said.endswith("Set signal_delay_s to 210 or more in the cluster profile\n")
     assert said.count("WARNING") == 1
 
 
@@ -32,7 +32,7 @@ def test_the_local_queue_has_no_time_limit(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_plan_of_a_run_that_goes_on_says_when_its_saves_are_too_slow(tmp_path):
+def test_plan_warns_about_slow_saves_of_a_resumed_run(tmp_path):
     run = begin(specs(**ONE)[0], GridFolder(tmp_path / "study"))
     for step, took_s in ((3, 5.0), (5, 70.0), (7, 6.0)):
         note_saved(run, step, 1, took_s)

@@ -1,4 +1,4 @@
-"""A row or grid that is renamed or copied keeps its finished runs: names change no number."""
+"""A renamed or copied row or grid keeps its finished runs, since names change no number."""
 
 import json
 import os
@@ -37,7 +37,7 @@ RENAMED = {"variants": {"base": {}, "both": {"loss.alpha": 0.5, "loss.beta": 0.3
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A runs' root with the finished study: base and full, seeds 0 and 1."""
+    """Make a runs' root with the finished study: base and full, seeds 0 and 1."""
     tmp_path.chmod(0o700)
     folder = GridFolder(tmp_path / "study")
     for spec in specs():
@@ -50,7 +50,7 @@ def actions(plan) -> dict[str, str]:
 
 
 def files(place: Path) -> dict[str, str]:
-    """All of the finished runs' files, links left out."""
+    """The files of all finished runs, without links."""
     return {
         name: content
         for name, content in tree(place).items()
@@ -66,7 +66,7 @@ def notes(place: Path, asked, name: str = "study", **choices) -> list[str]:
     return [note.text for note in table.notes]
 
 
-def test_a_renamed_row_is_not_trained_again(place):
+def test_renamed_row_is_not_trained_again(place):
     asked, before = grid(**RENAMED), files(place)
     plan = planned(place, asked)
     assert actions(plan) == dict.fromkeys(("base-s0", "base-s1", "both-s0", "both-s1"), "skip")
@@ -80,19 +80,19 @@ def test_a_renamed_row_is_not_trained_again(place):
         assert link.is_symlink()
         assert link.readlink() == Path(spec.run_id.replace("both", "full"))
     again = planned(place, asked)
-    assert [run.adopts for run in again.runs] == [None] * 4  # the links are there
+    assert [run.adopts for run in again.runs] == [None] * 4  # they are links now
     assert again.to_do == []
 
 
-def test_the_table_of_a_renamed_row_is_true(place):
+def test_table_of_a_renamed_row(place):
     asked = grid(**RENAMED)
     record(planned(place, asked))
     said = notes(place, asked)
-    [told] = [note for note in said if "another row" in note]
-    assert told.startswith(
+    [note] = [note for note in said if "another row" in note]
+    assert note.startswith(
         "trained as another row or grid, with the same config, seed and data: both-s0-"
     )
-    assert " is full-s0-" in told
+    assert " is full-s0-" in note
     assert not any(
         "another config" in note or "left out" in note or "missing" in note for note in said
     )
@@ -101,7 +101,7 @@ def test_the_table_of_a_renamed_row_is_true(place):
     assert "full" not in csv
 
 
-def test_status_knows_adopted_runs(place):
+def test_status_of_adopted_runs(place):
     asked = grid(**RENAMED)
     record(planned(place, asked))
     lines, _ = overview(GridFolder(place / "study"))
@@ -112,7 +112,7 @@ def test_status_knows_adopted_runs(place):
 
 
 @pytest.mark.parametrize("copied", [False, True])
-def test_a_grid_of_another_name_takes_all_runs(place, copied):
+def test_grid_of_another_name_adopts_all_runs(place, copied):
     changes = {"name": "other"} | ({} if copied else RENAMED)
     asked, before = grid(**changes), files(place)
     plan = planned(place, asked)
@@ -123,7 +123,7 @@ def test_a_grid_of_another_name_takes_all_runs(place, copied):
     assert not any("missing" in note for note in notes(place, asked, "other"))
     link = place / "other" / plan.runs[0].folder.run_id
     assert link.readlink() == Path("..", "study", plan.runs[0].folder.run_id)
-    third = planned(place, grid(name="third"))  # links are not taken for runs
+    third = planned(place, grid(name="third"))  # links are not adopted
     assert {run.adopts.parent.name for run in third.runs} == {"study"}
 
 
@@ -138,8 +138,8 @@ def test_another_config_seed_or_data_is_trained(place):
     assert not {spec.run_id for spec in other} & {run.folder.run_id for run in plan.runs}
 
 
-def test_eight_equal_digits_are_not_enough(place):
-    """A folder whose spec.json has another config than its name says."""
+def test_equal_digits_are_not_enough(place):
+    """The name of the folder fits, but its spec.json has another config."""
     victim = place / "study" / specs()[2].run_id
     spec = json.loads((victim / "spec.json").read_text())
     spec["config"]["optimizer"]["lr"] = 0.5
@@ -161,7 +161,7 @@ def test_eight_equal_digits_are_not_enough(place):
         lambda run: (run / "result.json").unlink(),
     ],
 )
-def test_runs_that_are_damaged_foreign_or_unfinished_are_not_taken(place, spoil):
+def test_bad_or_unfinished_runs_are_not_adopted(place, spoil):
     victim = place / "study" / specs()[2].run_id
     spoil(victim)
     before = files(place)
@@ -178,7 +178,7 @@ def test_runs_that_are_damaged_foreign_or_unfinished_are_not_taken(place, spoil)
 
 
 @pytest.mark.parametrize("state", ["running", "interrupted", "failed"])
-def test_an_unfinished_run_is_left_alone_and_named(place, state):
+def test_unfinished_run_is_unchanged_and_named(place, state):
     spec = specs(seeds=[5])[1]
     run = begin(spec, GridFolder(place / "study"), None if state == "running" else dead_holder())
     if state == "failed":
@@ -192,8 +192,8 @@ def test_an_unfinished_run_is_left_alone_and_named(place, state):
     assert read_status(run).state.value == state
 
 
-def test_a_link_to_a_run_that_is_not_done_any_more_is_not_believed(place):
-    """The old name was started again: `--code new`, or its result was removed."""
+def test_link_to_a_run_that_is_not_done_is_replaced(place):
+    """The run of the old name was started again, or its result was removed."""
     asked = grid(**RENAMED)
     record(planned(place, asked))
     old = place / "study" / specs()[2].run_id
@@ -215,7 +215,7 @@ def test_a_link_to_a_run_that_is_not_done_any_more_is_not_believed(place):
     assert files(place) == before
 
 
-def test_a_link_whose_run_is_gone(place):
+def test_link_to_a_missing_run(place):
     asked = grid(**RENAMED, name="other")
     record(planned(place, asked))
     (place / "study").rename(place.parent / f"{place.name}-elsewhere")
@@ -227,7 +227,7 @@ def test_a_link_whose_run_is_gone(place):
     assert set(actions(planned(place, asked)).values()) == {"skip"}
 
 
-def test_a_crash_between_links_and_submission_loses_nothing(place, monkeypatch):
+def test_crash_between_links_and_submission(place, monkeypatch):
     asked, done = grid(**RENAMED), []
 
     def crash(*_: object) -> None:
@@ -247,7 +247,7 @@ def test_a_crash_between_links_and_submission_loses_nothing(place, monkeypatch):
     assert not [path for path in (place / "study").iterdir() if path.name.startswith(".")]
 
 
-def test_code_new_trains_stale_runs_and_keeps_the_old_ones(place):
+def test_code_new_trains_stale_runs_again(place):
     shutil.rmtree(place / "study")
     for spec in specs():
         finish(spec, GridFolder(place / "study"), code="01d01d01d01d")
@@ -300,7 +300,7 @@ def test_no_adopt_trains_again(place):
     assert not any("another config" in note for note in said)
 
 
-def test_other_configs_are_still_called_so(place):
+def test_other_configs_are_named_in_the_notes(place):
     asked = grid(variants={"base": {}, "both": {"loss.alpha": 0.1}})
     assert any(
         "2 older runs left out, because the grid no longer contains them (2 with another config): "
@@ -309,7 +309,7 @@ def test_other_configs_are_still_called_so(place):
     )
 
 
-def test_renaming_there_and_back(place):
+def test_rename_there_and_back(place):
     record(planned(place, grid(**RENAMED)))
     back = planned(place, grid())
     assert [(run.action, run.adopts) for run in back.runs] == [(Action.SKIP, None)] * 4
@@ -319,7 +319,7 @@ def test_renaming_there_and_back(place):
     assert not any("another" in note or "left out" in note for note in said)
 
 
-def test_a_file_system_without_links_says_so(place, monkeypatch):
+def test_file_system_without_links_is_an_error(place, monkeypatch):
     def refuse(self: Path, target: object, target_is_directory: bool = False) -> None:
         raise OSError(1, "Operation not permitted")
 
@@ -330,8 +330,8 @@ def test_a_file_system_without_links_says_so(place, monkeypatch):
         record(planned(place, grid(**RENAMED)))
 
 
-def test_submit_says_it_in_one_line_and_the_table_has_the_runs(tmp_path):
-    """The real commands, from a grid file whose row is renamed."""
+def test_submit_and_aggregate_adopted_runs(tmp_path):
+    """Run the real commands on a grid file with a renamed row."""
     from furnace_hpc.runs.code import code_hash
 
     tmp_path.chmod(0o700)
@@ -345,8 +345,9 @@ def test_submit_says_it_in_one_line_and_the_table_has_the_runs(tmp_path):
     both = [spec.run_id for spec in expand(grid(**RENAMED), {"tridigits": DATA})[2:]]
     full = [spec.run_id for spec in specs()[2:]]
     assert line == (
-        "2 runs are done under another name, with the same config, seed and data, and are not trained again "
-        f"(--no-adopt trains them): {both[0]} is {full[0]}, {both[1]} is {full[1]}"
+        "2 runs are done under another name, with the same config, seed and data, "
+        "and are not trained again (--no-adopt trains them): "
+        f"{both[0]} is {full[0]}, {both[1]} is {full[1]}"
     )
     assert not (tmp_path / "runs" / "study" / both[0]).exists()
     done = command("submit", tmp_path, "--grid", "study.yaml", "--cluster", "local")

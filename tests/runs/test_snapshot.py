@@ -1,4 +1,4 @@
-"""The code that runs: copied as it is at submit, named by its content, and never another one afterwards."""
+"""Snapshots: an exact copy of the code at submit, named by its content, never changed."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ print(json.dumps([taken, str(code.PACKAGE.parent), code.git_commit(), hashes]))
 """
 PARTS = ("furnace_hpc", "ds_configs")
 GIT = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org")
-# Without what git, or who runs the tests, has set for Python and git.
+# without variables that configure Python or git
 CLEAN = {
     name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTHON"))
 }
@@ -38,14 +38,14 @@ CLEAN |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
 
 @pytest.fixture(autouse=True)
-def _looks_anew():
+def _fresh_source():
     source.cache_clear()
     yield
     source.cache_clear()
 
 
 def at(root: Path, *study: Path, **more: str) -> SimpleNamespace:
-    """What the code in `root` says of itself, after it took a snapshot into the folder that is given."""
+    """Commit and hashes of the code in `root`, after it took a snapshot into `study`."""
     environment = CLEAN | {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"} | more
     command = [sys.executable, "-c", TAKE, *map(str, study)]
     answer = subprocess.run(
@@ -82,7 +82,7 @@ def checkout(copy) -> Path:
 
 
 def code_in(root: Path) -> dict[str, str]:
-    """Every file of package and DeepSpeed files with its hash."""
+    """Hash of each file of the package and the DeepSpeed files."""
     found = {
         f"{part}/{name}": word for part in PARTS for name, word in tree(root / part).items() if word
     }
@@ -93,7 +93,7 @@ def facts_of(taken: Path) -> dict:
     return json.loads((taken / "snapshot.json").read_text())
 
 
-def test_a_snapshot_is_what_is_there_now_byte_for_byte_and_read_only(tmp_path):
+def test_snapshot_is_an_exact_read_only_copy(tmp_path):
     taken = take_snapshot(GridFolder(tmp_path))
     assert code_in(taken) == code_in(PACKAGE.parent)
     assert {path.name for path in taken.iterdir()} == {*PARTS, "snapshot.json", "changes.diff"}
@@ -102,7 +102,7 @@ def test_a_snapshot_is_what_is_there_now_byte_for_byte_and_read_only(tmp_path):
         0o444,
         0o440,
         0o400,
-    }  # what the umask leaves of reading, and nothing else
+    }  # read-only, within the umask
     facts = facts_of(taken)
     assert (facts["num_files"], facts["num_bytes"]) == (
         len(files),
@@ -115,7 +115,7 @@ def test_a_snapshot_is_what_is_there_now_byte_for_byte_and_read_only(tmp_path):
     assert taken.name == source().snapshot_hash == digest.hexdigest()[:12]
 
 
-def test_taken_twice_it_is_one_and_is_not_written_again(tmp_path):
+def test_second_snapshot_is_the_first(tmp_path):
     taken = take_snapshot(GridFolder(tmp_path))
     before = {path: path.stat().st_mtime_ns for path in taken.rglob("*")}
     assert take_snapshot(GridFolder(tmp_path)) == taken
@@ -136,10 +136,10 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_snapshot_that_was_changed_since_is_refused(tmp_path, change):
+def test_changed_snapshot_is_refused(tmp_path, change):
     taken = take_snapshot(GridFolder(tmp_path))
     CHANGES[change](taken)
-    words = f"^code snapshot {taken} has been changed since it was taken: put it aside, and .* began with it$"
+    words = f"^code snapshot {taken} has been changed .* Move it away, and submit .* --code new$"
     with pytest.raises(ConfigError, match=words):
         check_snapshot(taken)
     with pytest.raises(ConfigError, match=words):
@@ -147,7 +147,7 @@ def test_a_snapshot_that_was_changed_since_is_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_change_of_the_code_makes_another_snapshot(tmp_path, copy, change):
+def test_changed_code_makes_another_snapshot(tmp_path, copy, change):
     first = at(copy, tmp_path / "study").taken
     CHANGES[change](copy)
     second = at(copy, tmp_path / "study").taken
@@ -156,9 +156,7 @@ def test_every_change_of_the_code_makes_another_snapshot(tmp_path, copy, change)
     check_snapshot(first)
 
 
-def test_code_that_is_too_large_is_refused_in_one_sentence_and_leaves_nothing(
-    tmp_path, monkeypatch
-):
+def test_too_large_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshot, "MAX_BYTES", 1 << 20)
     with pytest.raises(ConfigError) as refused:
         take_snapshot(GridFolder(tmp_path))
@@ -167,31 +165,28 @@ def test_code_that_is_too_large_is_refused_in_one_sentence_and_leaves_nothing(
         key=lambda path: path.stat().st_size,
     )
     [message] = str(refused.value).splitlines()
-    assert f" MiB, at most 1 are taken; the largest file is {largest} (" in message
+    assert " MiB, at most 1 are allowed. " in message
+    assert f"The largest file is {largest} (" in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_code_that_is_changed_while_it_is_copied_is_refused_and_leaves_nothing(
-    tmp_path, copy, monkeypatch
-):
+def test_code_changed_during_the_copy_is_refused(tmp_path, copy, monkeypatch):
     monkeypatch.setattr(snapshot, "PACKAGE", copy / "furnace_hpc")
     source()
     edit(copy / "furnace_hpc/train.py")
-    with pytest.raises(
-        ConfigError, match="was changed while it was copied: give the command again"
-    ):
+    with pytest.raises(ConfigError, match="was changed while it was copied. Repeat the command"):
         take_snapshot(GridFolder(tmp_path / "study"))
     assert list((tmp_path / "study" / "code").iterdir()) == []
 
 
-def test_a_clean_checkout_is_told_by_its_commit_alone(tmp_path, checkout):
+def test_clean_checkout_has_only_a_commit(tmp_path, checkout):
     said = at(checkout, tmp_path / "study")
     assert said.commit == facts_of(said.taken)["commit"] == git(checkout, "rev-parse", "HEAD")
     assert facts_of(said.taken)["untracked"] == []
     assert (said.taken / "changes.diff").read_text() == ""
 
 
-def test_commit_changes_and_untracked_files_make_the_code_again(tmp_path, checkout):
+def test_snapshot_facts_reproduce_the_code(tmp_path, checkout):
     edit(checkout / "furnace_hpc/train.py")
     (checkout / "furnace_hpc/config/ünknown file.py").write_text("X = 1\n")
     taken = at(checkout, tmp_path / "study").taken
@@ -206,17 +201,17 @@ def test_commit_changes_and_untracked_files_make_the_code_again(tmp_path, checko
     assert code_in(again) == code_in(taken) == code_in(checkout)
 
 
-def test_within_a_snapshot_the_code_tells_the_commit_and_is_the_same_code(tmp_path, checkout):
+def test_code_in_a_snapshot_has_the_same_hash(tmp_path, checkout):
     edit(checkout / "furnace_hpc/train.py")
     outside = at(checkout, tmp_path / "study")
     inside = at(outside.taken, tmp_path / "study")
     assert inside.commit == outside.commit == f"{git(checkout, 'rev-parse', 'HEAD')}+dirty"
     assert (inside.hashes, inside.taken) == (outside.hashes, outside.taken)
-    check_snapshot(inside.taken)  # what Python compiled in it is no change
+    check_snapshot(inside.taken)  # compiled files do not count as a change
 
 
 @pytest.mark.parametrize("missing", ["program", "checkout"])
-def test_where_there_is_no_git_a_snapshot_has_no_commit(tmp_path, checkout, missing):
+def test_snapshot_without_git_has_no_commit(tmp_path, checkout, missing):
     if missing == "checkout":
         shutil.rmtree(checkout / ".git")
         git(tmp_path, "init", "--quiet")
@@ -229,3 +224,49 @@ def test_where_there_is_no_git_a_snapshot_has_no_commit(tmp_path, checkout, miss
     assert said.commit is facts_of(said.taken)["commit"] is None
     assert code_in(said.taken) == code_in(checkout)
     assert at(said.taken).commit is None
+
+
+@pytest.mark.parametrize("part", ["", "furnace_hpc", "furnace_hpc/runs/code.py", "ds_configs"])
+@pytest.mark.parametrize("mode", [0o020, 0o002])
+def test_checkout_that_others_can_write_is_refused(tmp_path, copy, monkeypatch, part, mode):
+    monkeypatch.setattr(snapshot, "PACKAGE", copy / "furnace_hpc")
+    place = copy / part
+    place.chmod(place.stat().st_mode | mode)
+    with pytest.raises(
+        ConfigError, match="other users could change it: .* may be written"
+    ) as error:
+        take_snapshot(GridFolder(tmp_path / "study"))
+    assert str(error.value).startswith(f"jobs run a copy of the code in {copy}, and other users")
+    assert str(error.value).endswith(f"chmod -R go-w {copy}")
+    assert not (tmp_path / "study").exists()
+    copy.parent.chmod(0o775)
+    with pytest.raises(ConfigError, match=r"\. Move the checkout, or .*: chmod [+]t"):
+        take_snapshot(GridFolder(tmp_path / "study"))
+    copy.parent.chmod(0o700)
+    place.chmod(place.stat().st_mode & ~0o022)
+    assert take_snapshot(GridFolder(tmp_path / "study")).is_dir()
+
+
+def test_installed_package_is_part_of_the_python(tmp_path, copy, monkeypatch):
+    monkeypatch.setattr(snapshot, "PACKAGE", copy / "furnace_hpc")
+    monkeypatch.setattr(sys, "prefix", str(copy))
+    copy.chmod(0o777)
+    assert take_snapshot(GridFolder(tmp_path / "study")).is_dir()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize(("owner", "is_trusted"), [(0, True), (65534, False)])
+def test_checkout_of_root_or_another_user(copy, owner, is_trusted):
+    """An administrator may have installed the code for all users."""
+    for path in (copy, *copy.rglob("*"), *copy.parents):
+        if path == copy or copy in path.parents:
+            os.chown(path, owner, owner)
+        elif path.stat().st_uid == 0:
+            path.chmod(path.stat().st_mode | 0o011)
+    script = "import os, sys; from furnace_hpc.runs import snapshot; os.setuid(1234)\n"
+    script += "try: snapshot.source()\nexcept ValueError as error: sys.exit(str(error))"
+    environment = CLEAN | {"PYTHONPATH": str(copy), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == is_trusted, done.stderr
+    assert is_trusted or "belongs to user" in done.stderr

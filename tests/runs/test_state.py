@@ -1,4 +1,4 @@
-"""A run's state and records, as its own files tell them."""
+"""A run's state and records, read from its own files."""
 
 import json
 
@@ -22,13 +22,13 @@ def folder(tmp_path):
     return GridFolder(tmp_path / "study")
 
 
-def test_no_folder_and_a_folder_with_a_spec_are_new(spec, folder):
+def test_run_without_attempts_is_new(spec, folder):
     assert read_status(folder.run(spec.run_id)).state is RunState.NEW
     begin(spec, folder).attempt(1).unlink()
     assert read_status(folder.run(spec.run_id)).state is RunState.NEW
 
 
-def test_a_result_is_done_whatever_the_attempts_say(spec, folder):
+def test_run_with_a_result_is_done(spec, folder):
     run = finish(spec, folder)
     assert read_status(run).state is RunState.DONE
     assert read_result(run).run_id == spec.run_id
@@ -39,20 +39,20 @@ def test_a_result_is_done_whatever_the_attempts_say(spec, folder):
     assert read_status(run).state is RunState.DONE
 
 
-def test_a_live_holder_is_running_at_its_newest_step(spec, folder):
+def test_live_holder_is_running(spec, folder):
     status = read_status(begin(spec, folder))
     assert (status.state, status.attempt, status.step) == (RunState.RUNNING, 1, 7)
 
 
-def test_a_dead_holder_is_interrupted(spec, folder):
+def test_dead_holder_is_interrupted(spec, folder):
     status = read_status(begin(spec, folder, dead_holder()))
     assert (status.state, status.reason) == (
         RunState.INTERRUPTED,
-        "its launcher died without a word",
+        "its launcher died and reported no end",
     )
 
 
-def test_a_holder_on_another_host_is_unknown_and_named(spec, folder):
+def test_holder_on_another_host_is_unknown(spec, folder):
     status = read_status(begin(spec, folder, lifecycle.holder() | {"host": "node7"}))
     assert (status.state, status.reason) == (
         RunState.UNKNOWN,
@@ -65,11 +65,11 @@ def test_a_holder_on_another_host_is_unknown_and_named(spec, folder):
     [
         (("stopped", "stopped"), RunState.INTERRUPTED, "stopped"),
         ((), RunState.INTERRUPTED, "no rank started (exit code 1)"),
-        (("entered", "entered"), RunState.INTERRUPTED, "a rank ended without a word (exit code 1)"),
+        (("entered", "entered"), RunState.INTERRUPTED, "a rank reported no end (exit code 1)"),
         (("crash", "peer_lost"), RunState.FAILED, "ValueError: no"),
     ],
 )
-def test_an_ended_attempt_leaves_the_state_of_its_reason(spec, folder, words, state, reason):
+def test_end_reason_gives_the_state(spec, folder, words, state, reason):
     run = begin(spec, folder)
     end(run, *words)
     status = read_status(run)
@@ -77,7 +77,7 @@ def test_an_ended_attempt_leaves_the_state_of_its_reason(spec, folder, words, st
     assert status.step == (9 if words else 7)
 
 
-def test_an_unknown_reason_is_unknown_and_never_failed(spec, folder):
+def test_unknown_reason_is_not_failed(spec, folder):
     run = begin(spec, folder)
     end(run, "stopped")
     record = json.loads(run.attempt(1).read_text())
@@ -85,7 +85,7 @@ def test_an_unknown_reason_is_unknown_and_never_failed(spec, folder):
     assert read_status(run).state is RunState.UNKNOWN
 
 
-def test_every_reason_that_decide_gives_has_a_state():
+def test_every_end_reason_has_a_state():
     assert {reason for reason, ended in END_REASONS.items() if ended.again} == set(
         end_reasons.RETRYABLE
     )
@@ -102,7 +102,7 @@ def write(run: RunFolder, attempt: int, *records: dict, torn: str = "") -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records) + torn)
 
 
-def test_for_a_step_the_highest_attempt_wins(tmp_path):
+def test_highest_attempt_counts_for_a_step(tmp_path):
     run = RunFolder(tmp_path)
     write(run, 2, {"step": 4, "kind": "train", "x": 24}, {"step": 6, "kind": "train", "x": 26})
     write(
@@ -124,14 +124,14 @@ def test_for_a_step_the_highest_attempt_wins(tmp_path):
     "torn",
     ['{"step": 4, "ki', '{"step": 4}', "[1]", "\x00\x00", "\n\n", '{"step": "4", "kind": "train"}'],
 )
-def test_a_torn_or_foreign_last_line_is_left_out(tmp_path, torn):
+def test_torn_or_foreign_last_line_is_skipped(tmp_path, torn):
     run = RunFolder(tmp_path)
     write(run, 1, {"step": 2, "kind": "train"}, {"step": 3, "kind": "val"}, torn=torn)
     assert [record["step"] for record in read_metrics(run)] == [2, 3]
     assert last_record(run.metrics(1)) == {"step": 2, "kind": "train"}
 
 
-def test_the_last_record_is_found_at_the_end_of_a_long_file(tmp_path):
+def test_last_record_of_a_long_file(tmp_path):
     run = RunFolder(tmp_path)
     write(run, 1, *({"step": step, "kind": "train", "pad": "x" * 100} for step in range(1000)))
     assert last_record(run.metrics(1))["step"] == 999

@@ -155,10 +155,10 @@ BAD = {
     ),
     "objects": (
         npz({"x.npy": npy((1,), "|O", b"cos\nsystem\n(S'true'\ntR.")}),
-        "no array of numbers",
+        "not an array of numbers",
     ),
-    "text": (npz({"x.npy": npy((1,), "<U1", b"abcd")}), "no array of numbers"),
-    "negative": (npz({"x.npy": npy((-1,))}), "no array of numbers"),
+    "text": (npz({"x.npy": npy((1,), "<U1", b"abcd")}), "not an array of numbers"),
+    "negative": (npz({"x.npy": npy((-1,))}), "not an array of numbers"),
     "too short": (npz({"x.npy": npy((2,), data=bytes(8))}), "claims 16 bytes, and 8 can"),
     "nested": (npz({"x.npy": npy(()).replace(b"()", b"(" * 5000)}), "."),
     "a list without end": (MANY, "too many members"),

@@ -21,8 +21,6 @@ from furnace_hpc.data.columns import (
     other_pack,
     package_versions,
     rename_into_place,
-    sync_folder,
-    write_durably,
     write_npy,
 )
 from furnace_hpc.data.packing.rejects import reasons_of
@@ -30,6 +28,7 @@ from furnace_hpc.data.packing.resumable_writer import Unfinished
 from furnace_hpc.data.packing.sample import PackPlan
 from furnace_hpc.data.packing.statistics import MEASURED, Moments
 from furnace_hpc.data.packing.workers import rendered
+from furnace_hpc.host.durable_files import sync, write_durably
 
 RECORD_EVERY_S = 5.0  # work that is lost by a kill, at most
 
@@ -189,7 +188,7 @@ def _publish(plan: PackPlan, unfinished: Unfinished, out: Path, report: Report) 
     manifest = Manifest.model_validate(content)
     write_durably(unfinished.columns / "manifest.json", manifest.model_dump_json(indent=1).encode())
     for folder in (*(unfinished.columns / split for split in plan.rows), unfinished.columns):
-        sync_folder(folder)
+        sync(folder)
     rename_into_place(unfinished.columns, out, f"{os.getpid():x}")
     shutil.rmtree(unfinished.folder, ignore_errors=True)
     return manifest

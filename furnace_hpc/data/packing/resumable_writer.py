@@ -17,16 +17,11 @@ import numpy as np
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import StoredFile
-from furnace_hpc.data.columns import (
-    content_hash,
-    map_file,
-    sync_folder,
-    write_durably,
-    write_header,
-)
+from furnace_hpc.data.columns import content_hash, map_file, write_header
 from furnace_hpc.data.packing.rendering import Rendered
 from furnace_hpc.data.packing.sample import PackPlan
 from furnace_hpc.data.packing.statistics import Moments
+from furnace_hpc.host.durable_files import replace_file, sync, synced_file
 from furnace_hpc.host.regular_file import read_regular
 
 
@@ -131,19 +126,17 @@ class Unfinished:
         """Sync all appended data, and only then record the progress."""
         for descriptor in self._files.values():
             os.fsync(descriptor)
-        new = self.folder / "progress.json.new"
-        write_durably(new, json.dumps(asdict(self.progress)).encode())
-        new.replace(self.folder / "progress.json")
-        sync_folder(self.folder)
+        progress = json.dumps(asdict(self.progress)).encode()
+        replace_file(self.folder / "progress.json", progress)
+        sync(self.folder)
 
     def seal(self) -> None:
         """Give every column its final header."""
         for split, num_samples in self.progress.kept.items():
             for name, value in self._plan.blank.items():
                 path = self.columns / split / f"{name}.npy"
-                with path.open("r+b") as file:
+                with synced_file(path, "r+b") as file:
                     _header(file, value, num_samples)
-                    os.fsync(file.fileno())
 
     def stored(self, split: str, name: str) -> StoredFile:
         """Return size and hash of a finished column."""

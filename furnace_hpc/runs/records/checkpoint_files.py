@@ -1,6 +1,6 @@
-"""Checkpoints as files: a manifest with size and hash of every file, what is complete, what is kept.
+"""The files of checkpoints: the manifest with size and hash of each file, completeness, pruning.
 
-No torch here: whoever reads a run folder can tell which of its checkpoints are sound.
+It does not import torch, so every command can check checkpoints.
 """
 
 import errno
@@ -9,14 +9,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from furnace_hpc.host.durable_files import append_line, sync, write_durably
 from furnace_hpc.host.regular_file import open_regular, read_regular, read_regular_text
 from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder
 
@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 UNFINISHED = re.compile(r"step-(\d+)\.tmp-")
 FileDigests = dict[str, list[Any]]  # file -> [size, hash]
 
-# a read that failed is tried again: what a file server cannot give now is not damaged
+# pauses between retries of a failed read: a file server may be away for a moment
 READ_PAUSES_S = (1, 2, 4)
 
 
@@ -37,67 +37,71 @@ def describe(path: Path) -> list[Any]:
     return [path.stat().st_size, digest.hexdigest()]
 
 
-def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def complete(temporary: Path, final: Path, facts: dict[str, Any], files: FileDigests) -> None:
+    """Write the manifest, make all names durable, and rename the folder.
 
-
-def complete(aside: Path, final: Path, facts: dict[str, Any], files: FileDigests) -> None:
-    """Make a checkpoint of a folder whose files are written and durable: the manifest last, then the name."""
-    (aside / MANIFEST).write_text(json.dumps(facts | {"files": files}, indent=2))
-    sync(aside / MANIFEST)
-    for folder in sorted({(aside / name).parent for name in files} | {aside}):
+    Args:
+        temporary: the folder with the files, which are written and synced.
+        final: the name of the checkpoint.
+        facts: content of the manifest beside `files`.
+        files: size and hash of each file.
+    """
+    content = json.dumps(facts | {"files": files}, indent=2)
+    write_durably(temporary / MANIFEST, content.encode())
+    for folder in sorted({(temporary / name).parent for name in files} | {temporary}):
         sync(folder)
-    if final.exists():  # this very step was saved before: it is deleted when its successor is there
+    if final.exists():  # this step was saved before; the next pruning deletes the old checkpoint
         quarantine(final)
-    aside.rename(final)
+    temporary.rename(final)
     sync(final.parent)
 
 
 def is_complete(path: Path) -> bool:
-    """Whether every file has the size and the hash of the manifest.
+    """Whether every file has the size and the hash in the manifest.
 
     Raises:
-        OSError: it cannot be told: it may not be read.
+        OSError: a file may not be read, so it is unknown.
     """
-    for pause_s in (*READ_PAUSES_S, None):
+    for pause_s in (*READ_PAUSES_S, 0):
         try:
-            files = read_manifest(path)["files"]
-            return bool(files) and all(
-                describe(path / name) == described for name, described in files.items()
-            )
+            return _has_files(path, read_manifest(path)["files"])
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return False
-        except (ValueError, KeyError, TypeError, AttributeError):  # no manifest of ours any more
+        except (ValueError, KeyError, TypeError, AttributeError):  # not a valid manifest
             return False
         except OSError as error:
             if error.errno not in TRANSIENT_ERRNOS:
                 raise
             print(f"{path} cannot be read now: {error}", flush=True)
-            if pause_s is not None:
-                time.sleep(pause_s)
+            time.sleep(pause_s)
     return False  # the disk has lost it
 
 
-def read_back(path: Path, files: FileDigests) -> None:
-    """Raise OSError where files of a checkpoint do not come back as they were written.
+def _has_files(path: Path, files: FileDigests) -> bool:
+    if not files:
+        return False
+    return all(describe(path / name) == digest for name, digest in files.items())
 
-    They are dropped from this host's memory first, so that it is the disk that is asked.
+
+def read_back(path: Path, files: FileDigests) -> None:
+    """Check that the disk returns the files of a checkpoint as they were written.
+
+    The files are first dropped from the page cache, so the disk is read.
+
+    Raises:
+        OSError: a file is missing or different.
     """
-    for name, described in files.items():
-        found = None
-        with suppress(FileNotFoundError):
-            with open_regular(path / name) as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            found = describe(path / name)
-        if found != described:
-            raise OSError(
-                errno.EIO, "it does not come back from the disk as it was written", str(path / name)
-            )
+    for name, digest in files.items():
+        file_path = path / name
+        if not file_path.exists() or _describe_from_disk(file_path) != digest:
+            problem = "the disk does not return it as it was written"
+            raise OSError(errno.EIO, problem, str(file_path))
+
+
+def _describe_from_disk(path: Path) -> list[Any]:
+    with open_regular(path) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return describe(path)
 
 
 def is_visible(path: Path) -> bool:
@@ -118,57 +122,71 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def steps_of(folder: RunFolder) -> list[int]:
-    """Steps of all checkpoints, sound or not."""
-    return sorted(
-        int(path.name[5:]) for path in folder.checkpoints.glob("step-*") if path.name[5:].isdigit()
-    )
+    """Steps of all checkpoints, damaged ones included."""
+    names = [path.name.removeprefix("step-") for path in folder.checkpoints.glob("step-*")]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def newest_step(folder: RunFolder, needs_best: bool = False) -> int | None:
-    """Step of the newest sound checkpoint; None when none was ever saved. Damaged ones are told and set aside.
+    """Step of the newest undamaged checkpoint. None if none was ever saved.
+
+    Damaged ones that are newer are reported and moved aside.
 
     Args:
         folder: the run.
-        needs_best: the checkpoint of the best step so far must be sound too: the end of the run wants its parameters,
-            and from before it the run comes to the same best step again.
+        needs_best: the checkpoint of the best step so far must be undamaged too. The end of the run
+            needs its parameters. A run that resumes from before it reaches the same best step
+            again.
 
     Raises:
-        RuntimeError: checkpoints were saved, and none is sound: to begin at step 0 must be somebody's decision.
+        RuntimeError: checkpoints were saved, and all are damaged or missing. The user must decide
+            whether the run starts at step 0.
     """
-    damaged, is_sound = [], cache(lambda step: is_complete(folder.checkpoint(step)))
+    damaged: list[tuple[Path, str]] = []
+    is_sound = cache(lambda step: is_complete(folder.checkpoint(step)))
     for step in reversed(steps_of(folder)):
-        best = _best_step(folder, step) if needs_best and is_sound(step) else step
-        if is_sound(step) and is_sound(best):
-            break
-        why = (
-            "is damaged"
-            if not is_sound(step)
-            else f"needs that of its best step {best}, which is damaged or gone,"
-        )
-        damaged.append((step, why))
-    else:
-        if damaged or folder.saved.exists():
-            what = (
-                f"all checkpoints in {folder.checkpoints} are damaged" if damaged else _lost(folder)
-            )
-            raise RuntimeError(
-                f"{what}: put sound ones back, or remove {folder.checkpoints} and {folder.saved.name} beside it to "
-                f"begin at step 0"
-            )
+        problem = _problem_of(folder, step, needs_best, is_sound)
+        if not problem:
+            for path, why in damaged:
+                print(f"checkpoint {path} {why} and set aside", flush=True)
+                quarantine(path)
+            return step
+        damaged.append((folder.checkpoint(step), problem))
+    if not damaged and not folder.saved.exists():
         return None
-    for bad, why in damaged:
-        print(f"checkpoint {folder.checkpoint(bad)} {why} and set aside", flush=True)
-        quarantine(folder.checkpoint(bad))
-    return step
+    what = f"all checkpoints in {folder.checkpoints} are damaged" if damaged else _lost(folder)
+    raise RuntimeError(
+        f"{what}. Put sound ones back, or remove {folder.checkpoints} and {folder.saved.name} "
+        "beside it to begin at step 0"
+    )
+
+
+def _problem_of(
+    folder: RunFolder, step: int, needs_best: bool, is_sound: Callable[[int], bool]
+) -> str:
+    """Why a run cannot resume from a checkpoint. Empty if it can."""
+    if not is_sound(step):
+        return "is damaged"
+    if needs_best and not is_sound(best := _best_step(folder, step)):
+        return f"needs that of its best step {best}, which is damaged or gone,"
+    return ""
 
 
 def _best_step(folder: RunFolder, step: int) -> int:
-    """The best step so far, as a sound checkpoint says; its own where there was none yet."""
+    """The best step so far in a checkpoint's manifest. Its own step if there was none yet."""
     return int(read_manifest(folder.checkpoint(step)).get("state", {}).get("best_step") or step)
 
 
+def _lost(folder: RunFolder) -> str:
+    lines = read_regular_text(folder.saved, errors="replace").splitlines()
+    return (
+        f"{len(lines)} checkpoints were saved (see {folder.saved}), "
+        f"and none is in {folder.checkpoints}"
+    )
+
+
 def quarantine(checkpoint: Path) -> None:
-    """Take a checkpoint's name from it; the next pruning deletes it."""
+    """Rename a checkpoint so that it is not loaded. The next pruning deletes it."""
     number = 1
     while (target := checkpoint.with_name(f"aside-{checkpoint.name}.{number}")).exists():
         number += 1
@@ -176,35 +194,36 @@ def quarantine(checkpoint: Path) -> None:
 
 
 def note_saved(folder: RunFolder, step: int, attempt: int, took_s: float) -> None:
-    """Write down that a checkpoint was saved: one that cannot be found later is an error, not a first start."""
-    with folder.saved.open("a", encoding="utf-8") as file:
-        line = {"step": step, "attempt": attempt, "unix_s": time.time(), "took_s": round(took_s, 3)}
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Record that a checkpoint was saved. If it is missing later, that is an error."""
+    line = {"step": step, "attempt": attempt, "unix_s": time.time(), "took_s": round(took_s, 3)}
+    append_line(folder.saved, json.dumps(line))
 
 
 def prune(
     folder: RunFolder, saved: int, keep: int, also: Iterable[int], every: int | None = None
 ) -> None:
-    """Of the steps up to the one just saved, keep the newest `keep`, those in `also`, and multiples of `every`.
+    """Delete checkpoints up to the step that was just saved, and those that were moved aside.
 
-    Later steps are left alone: one may be written at this moment, and what this attempt could not begin from is aside.
+    Later steps stay: one may be in progress.
+
+    Args:
+        folder: the run.
+        saved: the step that was just saved.
+        keep: how many of the newest steps stay.
+        also: more steps that stay.
+        every: multiples of this step stay. None: no more.
     """
     steps = [step for step in steps_of(folder) if step <= saved]
-    kept = {*steps[-keep:], *also, *(step for step in steps if every and step % every == 0)}
+    kept = {*steps[-keep:], *also}
+    if every:
+        kept |= {step for step in steps if step % every == 0}
     unwanted = [folder.checkpoint(step) for step in steps if step not in kept]
-    leftover = folder.checkpoints.glob("step-*.tmp-*")
-    unwanted += [
-        path for path in leftover if (of := UNFINISHED.match(path.name)) and int(of[1]) <= saved
-    ]
+    for path in folder.checkpoints.glob("step-*.tmp-*"):
+        match = UNFINISHED.match(path.name)
+        if match and int(match[1]) <= saved:
+            unwanted.append(path)
     for path in (*unwanted, *folder.checkpoints.glob("aside-*")):
         try:
             shutil.rmtree(path)
-        except OSError as error:  # it is tried again after the next save
+        except OSError as error:  # retried after the next save
             print(f"{path} could not be deleted: {error}", flush=True)
-
-
-def _lost(folder: RunFolder) -> str:
-    lines = read_regular_text(folder.saved, errors="replace").splitlines()
-    return f"{len(lines)} checkpoints were saved (see {folder.saved}), and none is in {folder.checkpoints}"

@@ -1,4 +1,4 @@
-"""Lines of metrics that a run leaves while it trains: written, and read without trusting the last one."""
+"""Write and read the metrics of a run while it trains: one JSON object per line."""
 
 import json
 import os
@@ -7,15 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.host.regular_file import IrregularFile, open_regular
+from furnace_hpc.host.json_lines import parse_line, read_json_lines, read_tail
+from furnace_hpc.host.regular_file import IrregularFile
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder
 
 
 class MetricsFile:
-    """Appends records to `metrics/<attempt>.jsonl`: one JSON object a line, written at once.
+    """Append records to `metrics/<attempt>.jsonl` at once.
 
-    What a full disk does not take is kept, and written when there is space again.
+    If the disk is full, the records wait in memory and are written when there is space again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,7 +25,7 @@ class MetricsFile:
         self._waiting = b""
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; it must carry `step`."""
+        """Append one record. It must contain `step`."""
         self._waiting += (json.dumps(record) + "\n").encode()
         try:
             self._drain()
@@ -33,10 +34,10 @@ class MetricsFile:
                 raise
 
     def close(self) -> None:
-        """Make the lines durable.
+        """Write what waits, sync the file and close it.
 
         Raises:
-            OSError: some could not be written.
+            OSError: some records could not be written.
         """
         try:
             self._drain()
@@ -50,57 +51,42 @@ class MetricsFile:
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """All records in order of step; for a step the highest attempt wins; a torn last line is left out."""
-    numbers = sorted(
-        int(path.stem) for path in (folder.path / "metrics").glob("*.jsonl") if path.stem.isdigit()
-    )
+    """All records by step. If attempts share a step, the highest attempt counts."""
+    names = [path.stem for path in (folder.path / "metrics").glob("*.jsonl")]
     by_key: dict[tuple[int, str], dict[str, Any]] = {}
-    for number in numbers:
-        for record in _lines(folder.metrics(number)):
+    for number in sorted(int(name) for name in names if name.isdigit()):
+        for record in _records(folder.metrics(number)):
             by_key[record["step"], record["kind"]] = record | {"attempt": number}
     return [by_key[key] for key in sorted(by_key)]
 
 
 def records_of_attempt(folder: RunFolder, number: int) -> list[dict[str, Any]]:
-    """All whole records of one attempt, in their order; none where it wrote none."""
-    path = folder.metrics(number)
-    return list(_lines(path)) if path.exists() else []
+    """All complete records of one attempt, in their order. Empty if it wrote none."""
+    with suppress(FileNotFoundError):
+        return list(_records(folder.metrics(number)))
+    return []
 
 
 @cached_by_stat(lambda path, tail_bytes=0: [path])
 def last_record(path: Path, tail_bytes: int = 4096) -> dict[str, Any] | None:
-    """The newest whole training record of one attempt, reading only the file's end."""
+    """The newest complete training record of one attempt. Reads only the end of the file."""
     try:
-        with open_regular(path) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - tail_bytes))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+        lines = read_tail(path, tail_bytes).splitlines()
     except (FileNotFoundError, IrregularFile):
         return None
     for line in reversed(lines):
-        record = _parse(line)
-        if record and record["kind"] == "train":
+        record = parse_line(line)
+        if record and _is_metrics(record) and record["kind"] == "train":
             return record
     return None
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with (
-        suppress(IrregularFile),
-        open_regular(path, "r", encoding="utf-8", errors="replace") as file,
-    ):
-        for line in file:
-            if record := _parse(line):
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    with suppress(IrregularFile):
+        for record in read_json_lines(path):
+            if _is_metrics(record):
                 yield record
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    is_one = (
-        isinstance(record, dict)
-        and isinstance(record.get("step"), int)
-        and isinstance(record.get("kind"), str)
-    )
-    return record if is_one else None
+def _is_metrics(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("step"), int) and isinstance(record.get("kind"), str)

@@ -1,4 +1,4 @@
-"""Reading arrays of an .npz file that anybody may have written: every size is checked before memory is asked for."""
+"""Read arrays from an untrusted .npz file: each size is checked before memory is allocated."""
 
 import math
 import os
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ARRAY_BYTES = 2 << 30
-MAX_INDEX_BYTES = 1 << 20  # of the zip file's list of members: a run's predictions have about ten
+MAX_INDEX_BYTES = 1 << 20  # of the zip file's list of members: predictions have about ten
 END = struct.Struct("<4s4x4xI4xH")  # signature, bytes of the list of members, bytes of a comment
 LOCATOR_BYTES = 20
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> "list[NDArray[Any]]":
-    """The arrays `names` of integers or floats from an .npz file as `numpy.savez` writes it: not compressed.
+    """Arrays of integers or floats from an uncompressed .npz file, as `numpy.savez` writes it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ConfigError: it is no such file, or lacks one of the arrays; the sentence has no path in it.
+        FileNotFoundError: the file does not exist.
+        ConfigError: it is not such a file, or lacks an array. The message does not contain the
+            path.
     """
     try:
         with open_regular(path) as file:
@@ -36,23 +37,23 @@ def read_arrays(path: Path, names: Sequence[str]) -> "list[NDArray[Any]]":
         raise
     except IrregularFile as error:
         raise ConfigError(str(error.strerror)) from None
-    except Exception as error:  # zipfile and numpy raise a dozen kinds on damaged files
+    except Exception as error:  # zipfile and numpy raise many kinds for damaged files
         raise ConfigError(f"{type(error).__name__} {error}".strip()) from None
 
 
 def _check_end(file: IO[bytes]) -> int:
-    """Bytes of the file. Refuse one whose list of members is long, before zipfile makes an object of each."""
+    """Size of the file in bytes. Refuses a long list of members before zipfile reads it."""
     size = file.seek(0, os.SEEK_END)
     if size < END.size:
         raise ConfigError("not an .npz file")
     file.seek(size - END.size)
     signature, index_bytes, comment_bytes = END.unpack(file.read())
     file.seek(max(0, size - END.size - LOCATOR_BYTES))
-    # of a list that may be longer than the end of the file tells
-    has_locator = file.read(4) == b"PK\x06\x07"
+    # its list of members may be longer than the end record says
+    has_zip64_locator = file.read(4) == b"PK\x06\x07"
     if signature != b"PK\x05\x06" or comment_bytes:
         raise ConfigError("not an .npz file, or cut short")
-    if index_bytes > MAX_INDEX_BYTES or has_locator:
+    if index_bytes > MAX_INDEX_BYTES or has_zip64_locator:
         raise ConfigError("too many members for predictions")
     return size
 
@@ -66,23 +67,23 @@ def _read_array(members: zipfile.ZipFile, name: str, most_bytes: int) -> "NDArra
     except KeyError:
         raise ConfigError(f"no array {name!r}") from None
     if info.compress_type != zipfile.ZIP_STORED:
-        raise ConfigError(f"{name} is compressed, and may be of any size")
+        raise ConfigError(f"{name} is compressed, so its size is unknown")
     with members.open(info) as member:
         version = npy.read_magic(member)
         read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(
             version
         )
         if read_header is None:
-            raise ConfigError(f"{name} is of an unknown version of .npy")
+            raise ConfigError(f"{name} has an unknown version of .npy")
         shape, fortran_order, dtype = read_header(member)
-        num_bytes, there = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
+        num_bytes, stored = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
         if dtype.kind not in "iuf" or any(length < 0 for length in shape):
-            raise ConfigError(f"{name} is no array of numbers")
-        if num_bytes != there or num_bytes > most_bytes:
+            raise ConfigError(f"{name} is not an array of numbers")
+        if num_bytes != stored or num_bytes > most_bytes:
             raise ConfigError(
-                f"{name} claims {num_bytes:,} bytes, and {min(there, most_bytes):,} can be read"
+                f"{name} claims {num_bytes:,} bytes, and {min(stored, most_bytes):,} can be read"
             )
-        # to its end, where zipfile checks its sum
+        # reads to the end, where zipfile checks the CRC
         array = np.frombuffer(bytearray(member.read()), dtype)
     array = array.reshape(shape, order="F" if fortran_order else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)

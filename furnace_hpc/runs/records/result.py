@@ -1,4 +1,4 @@
-"""What a run leaves at its end: its result. Metrics, while it trains, are those of metrics.py."""
+"""The result that a run writes at its end."""
 
 from typing import Literal
 
@@ -11,9 +11,9 @@ from furnace_hpc.runs.folder import RunFolder, write_json
 
 
 class RunResult(Config):
-    """`result.json`: written once, last; its presence means the run is done."""
+    """`result.json`: written once, last. If it exists, the run is done."""
 
-    model_config = ConfigDict(allow_inf_nan=True)  # a run that diverged is a result too
+    model_config = ConfigDict(allow_inf_nan=True)  # the scores of a diverged run may be NaN
 
     format: Literal[1] = 1
     run_id: str
@@ -21,7 +21,7 @@ class RunResult(Config):
     seed: int
     steps: int = Field(description="optimizer steps trained")
     selected_step: int = Field(
-        description="step whose parameters made the metrics, chosen on validation"
+        description="step of the scored parameters, selected on the validation split"
     )
     metrics: dict[str, float] = Field(
         description="<split>/<task>/<metric> at the selected step, whole split"
@@ -32,10 +32,10 @@ class RunResult(Config):
     num_parameters: int = Field(description="trained numbers in the network")
     world_size: int = Field(description="processes of the last attempt")
     num_threads: int = Field(
-        description="torch threads per process; the same count gives the same bits"
+        description="torch threads per process; results are bit-identical for the same count"
     )
-    attempts: int = Field(description="number of attempts, this one counted")
-    train_s: float = Field(description="seconds in training steps, all attempts that count")
+    attempts: int = Field(description="number of attempts, this one included")
+    train_s: float = Field(description="seconds in training steps, over all attempts that count")
     wall_s: float = Field(description="seconds from first attempt's start to this result")
     samples_per_s: float = Field(
         description="samples trained per second of training, all processes"
@@ -45,27 +45,32 @@ class RunResult(Config):
     )
     device: str = Field(description="model of GPU or CPU")
     precision: str = Field(description="bf16 or fp32")
-    zero_stage: int = Field(description="ZeRO stage, as the engine says")
+    zero_stage: int = Field(description="ZeRO stage of the engine")
     data_fingerprint: str
     code_hash: str = Field(description="hash of the sources that decide numbers")
     commit: str | None = Field(
-        description="git commit of the code, with +dirty when the tree was changed"
+        description="git commit of the code, with +dirty if files were changed"
     )
     versions: dict[str, str] = Field(description="library -> version")
 
 
 def read_result(folder: RunFolder) -> RunResult | None:
-    """The result, or None when the run is not done."""
+    """The result. None if the run is not done.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
     try:
         return RunResult.model_validate_json(read_regular(folder.result))
     except FileNotFoundError:
         return None
     except ValueError as error:
+        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"{folder.result} is no result ({str(error).splitlines()[0]}): move it away"
+            f"{folder.result} is not a valid result ({reason}). Move it away"
         ) from None
 
 
 def write_result(folder: RunFolder, result: RunResult) -> None:
-    """Write the result; the last thing a run does."""
+    """Write the result. A run does this last."""
     write_json(folder.result, result.model_dump())

@@ -1,4 +1,4 @@
-"""A rank's own word on how its attempt goes and ends: what the host's `decide` reads, since exit codes say little."""
+"""A rank's report on its state and its end. Exit codes would not tell causes apart."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ NO_MEMORY = (
 
 
 class Verdict:
-    """A context: `entered` at its start; at its end one of `done`, `stopped`, `hang`, or a word for an exception."""
+    """A context that writes `entered` at its start, and the kind of exception at its end."""
 
     def __init__(self, folder: RunFolder, attempt: int, rank: int) -> None:
         self._path, self._rank = folder.verdict(attempt, rank), rank
@@ -41,67 +41,71 @@ class Verdict:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            word, line = word_of(error), traceback.format_exception_only(error)[-1].strip()
-            self._write(word, f"step {self._step}: {line}" if word == "nonfinite" else line)
+        if error is None:
+            return
+        verdict = verdict_of(error)
+        message = traceback.format_exception_only(error)[-1].strip()
+        if verdict == "nonfinite":
+            message = f"step {self._step}: {message}"
+        self._write(verdict, message)
 
     def at(self, step: int) -> None:
         """Note the last finished step."""
         self._step = step
 
     def done(self) -> None:
-        """The result is written."""
+        """Report that the result is written."""
         self._write("done")
 
     def stopping(self, signal_name: str) -> None:
-        """The ranks have agreed to leave, and save now: if that takes too long, this is the last word."""
-        self._write(
-            "stopping",
-            f"told to stop by {signal_name}, and ended before all was saved",
-            signal=signal_name,
-        )
+        """Report that all ranks stop and save now. If saving takes too long, this stays."""
+        message = f"stopped by {signal_name} before everything was saved"
+        self._write("stopping", message, signal=signal_name)
 
     def stopped(self, signal_name: str) -> None:
-        """A checkpoint is saved and the rank leaves."""
+        """Report that a checkpoint is saved and the rank ends."""
         self._write("stopped", f"stopped by {signal_name}", signal=signal_name)
 
     def hang(self, where: str, seconds: float, frozen: bool = False) -> None:
-        """The rank did not move for so long; `frozen`: it did not run at all, so that its peers waited for it."""
-        stacks = f"the stacks of its threads are in {self._log}"
-        what = "was frozen" if frozen else "did not move"
-        self._write(
-            "hang",
-            f"rank {self._rank} {what} for {seconds:g} s in {where}; {stacks}",
-            frozen=frozen,
-        )
+        """Report that the rank made no progress for some seconds.
+
+        Args:
+            where: what the rank did.
+            seconds: the time without progress.
+            frozen: the process did not run at all, so the other ranks waited for it.
+        """
+        problem = "was frozen" if frozen else "made no progress"
+        message = f"rank {self._rank} {problem} for {seconds:g} s in {where}"
+        message += f"; the stacks of its threads are in {self._log}"
+        self._write("hang", message, frozen=frozen)
 
     def _write(self, verdict: str, error: str = "", **more: str | bool) -> None:
-        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        word = {
+        content = {
             "verdict": verdict,
             "step": self._step,
             "error": masked(error)[:500],
-            "host": host,
+            "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
             "unix_s": time.time(),
         }
         try:
-            write_json(self._path, word | more)
+            write_json(self._path, content | more)
         except OSError as error:
+            # On a failing disk the last verdict stays. The host takes it for a killed rank, so the
+            # run is retried.
             if error.errno not in TRANSIENT_ERRNOS:
                 raise
-            # Nothing can be written down now. Its last word stays, which reads as killed: the run
-            # comes back.
 
 
-def word_of(error: BaseException) -> str:
-    """The reason of an exception: crash, or one that the same run would not escape, or a peer's."""
+def verdict_of(error: BaseException) -> str:
+    """The verdict for an exception: nonfinite, oom, io_error, peer_lost or crash."""
     if isinstance(error, FloatingPointError):
         return "nonfinite"
+    text = str(error)
     names = {kind.__name__ for kind in type(error).__mro__}  # by name: nothing here imports torch
-    if names & {"OutOfMemoryError", "MemoryError"} or any(
-        words in str(error) for words in NO_MEMORY
-    ):
+    if names & {"OutOfMemoryError", "MemoryError"} or any(part in text for part in NO_MEMORY):
         return "oom"
     if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
         return "io_error"
-    return "peer_lost" if any(words in str(error) for words in PEER_LOST) else "crash"
+    if any(part in text for part in PEER_LOST):
+        return "peer_lost"
+    return "crash"

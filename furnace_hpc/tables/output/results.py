@@ -1,6 +1,5 @@
 """Find the runs of a submitted grid, and write the files of its table to `results/<grid>/`."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid
 from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.submitted import grid_name, read_rows, submit_first
 from furnace_hpc.tables.cache import Records, read_records
@@ -95,16 +95,5 @@ def _write_figures(ablation: Ablation, folder: Path) -> list[Path]:
     for name in {f"{name}.{form}" for name in NAMES for form in FORMS} - contents.keys():
         (folder / name).unlink(missing_ok=True)
     for name, content in contents.items():
-        _write_bytes(folder / name, content)
+        replace_file(folder / name, content, durable=False)
     return [folder / name for name in contents]
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes through a temporary file, as `write_atomically` writes text."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -1,0 +1,65 @@
+"""Read JSON lines from files that still grow, and the end of long files.
+
+A process that was killed may leave half a line at the end. Such a line is skipped. Standard library
+only, syntax of Python 3.6.
+"""
+
+import json
+import os
+from collections import deque
+from typing import Any, Dict, Iterable, Iterator, Optional, Union
+
+from furnace_hpc.host.regular_file import Name, open_regular
+
+Record = Dict[str, Any]
+
+
+def parse_line(line: Union[str, bytes]) -> Optional[Record]:
+    """The JSON object of a line. None if the line is incomplete or holds anything else."""
+    if isinstance(line, bytes):
+        line = line.decode("utf-8", "replace")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def parse_lines(lines: Iterable[Union[str, bytes]]) -> Iterator[Record]:
+    """The JSON objects of all complete lines."""
+    for line in lines:
+        record = parse_line(line)
+        if record is not None:
+            yield record
+
+
+def read_json_lines(path: Name) -> Iterator[Record]:
+    """The JSON objects of all complete lines of a file.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path, "r", encoding="utf-8", errors="replace") as file:
+        yield from parse_lines(file)
+
+
+def read_tail(path: Name, num_bytes: int) -> bytes:
+    """The last bytes of a file.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes))
+        tail = file.read()  # type: bytes
+    return tail
+
+
+def last_lines(path: Name, count: int) -> str:
+    """The last lines of a text file.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path, "r", encoding="utf-8", errors="replace") as file:
+        return "".join(deque(file, maxlen=count))
