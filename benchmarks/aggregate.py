@@ -27,7 +27,7 @@ from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec, run_ids
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.tables.cache import read_records
+from furnace_hpc.tables.reading.cache import read_records
 
 LINES = 50
 FINGERPRINT = "feedfeedfeedfeed"

@@ -25,7 +25,7 @@ from make import make_config
 
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.engine.deepspeed_engine import build_engine
-from furnace_hpc.engine.distributed import (
+from furnace_hpc.engine.ranks.distributed import (
     Processes,
     RankInfo,
     destroy_process_group,

@@ -135,11 +135,11 @@ def _floor(place: Path, data: Path, size: int) -> float:
 def rank() -> None:
     """One process of the floor. Arguments: RANK SIZE RUN_DIR DATA_DIR."""
     number, size, folder, data = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
-    from furnace_hpc.engine.distributed import RankInfo, init_process_group
     from furnace_hpc.engine.loop import train_batches, train_step
+    from furnace_hpc.engine.ranks.distributed import RankInfo, init_process_group
+    from furnace_hpc.engine.ranks.stop import StopRequest
+    from furnace_hpc.engine.ranks.watchdog import Watchdog
     from furnace_hpc.engine.setup import set_up
-    from furnace_hpc.engine.stop import StopRequest
-    from furnace_hpc.engine.watchdog import Watchdog
     from furnace_hpc.host import lifecycle
     from furnace_hpc.runs.code import code_hash
     from furnace_hpc.runs.folder import RunFolder

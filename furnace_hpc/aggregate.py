@@ -13,7 +13,7 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.config.grids.grid import Grid, results_name, with_settings
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.parsing.text_safety import printable
-from furnace_hpc.options import RunsRoot, SubmittedGrid
+from furnace_hpc.console.options import RunsRoot, SubmittedGrid
 from furnace_hpc.runs.folder import GridFolder
 
 if TYPE_CHECKING:
@@ -135,10 +135,10 @@ def _with_described_settings(grid: Grid) -> Grid:
 def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -> "Ablation":
     from furnace_hpc.config.train_config import run_ids
     from furnace_hpc.monitor.run_status import observe_when_asked
-    from furnace_hpc.tables.cache import read_records
     from furnace_hpc.tables.collect import collect
     from furnace_hpc.tables.other_settings import runs_of_other_settings
     from furnace_hpc.tables.output.results import submitted_runs
+    from furnace_hpc.tables.reading.cache import read_records
     from furnace_hpc.tables.view import apply_view
 
     records = read_records(folder)

@@ -7,11 +7,11 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.parsing.plural import counted
+from furnace_hpc.console.options import RunsRoot, SubmittedGrid, Variants
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
 from furnace_hpc.monitor.run_status import observe
-from furnace_hpc.options import RunsRoot, SubmittedGrid, Variants
 from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import submissions

@@ -76,7 +76,7 @@ def furnace() -> NoReturn:
     _keep_working_directory_out()
     first, *rest = sys.argv[1:] or ["--help"]
     if _COMPLETE in os.environ or first in _COMPLETION_OPTIONS:
-        from furnace_hpc import completion
+        from furnace_hpc.console import completion
 
         completion.run(COMMANDS, lambda name: _app_of(_load(name)))
     if first in COMMANDS:

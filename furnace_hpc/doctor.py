@@ -18,6 +18,7 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import ClusterProfile, load_profile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import runs_root
+from furnace_hpc.console.options import Cluster, RunsRoot
 from furnace_hpc.diagnostics import node, slurm, this_machine
 from furnace_hpc.diagnostics.device import device_checks
 from furnace_hpc.diagnostics.disk import disk_checks
@@ -39,7 +40,6 @@ from furnace_hpc.diagnostics.report import (
 )
 from furnace_hpc.diagnostics.slurm_info import SlurmFacts, ask, try_gpu_flags
 from furnace_hpc.launch.show_plan import choose_profile
-from furnace_hpc.options import Cluster, RunsRoot
 from furnace_hpc.runs.trust import trust_group
 from furnace_hpc.slurm.client import has_slurm
 

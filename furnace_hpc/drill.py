@@ -24,10 +24,10 @@ from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.config.parsing.lookup import data_root, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.config.parsing.plural import counted, is_are
+from furnace_hpc.console.options import Cluster, DataRoot, RunsRoot
 from furnace_hpc.drills.faults import Disturbance, disturbances
 from furnace_hpc.drills.outcome import CALM, Outcome, read_outcome
 from furnace_hpc.launch.show_plan import choose_profile
-from furnace_hpc.options import Cluster, DataRoot, RunsRoot
 from furnace_hpc.runs.folder import RunFolder, write_json
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
 from furnace_hpc.runs.records.metrics import last_record

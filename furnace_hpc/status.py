@@ -11,11 +11,11 @@ import typer
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.parsing.lookup import runs_root
+from furnace_hpc.console.options import RunsRoot, SubmittedGrid
 from furnace_hpc.monitor.grid_status import Line, overview
 from furnace_hpc.monitor.job_cache import Evidence
 from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.render import picture, plain, summary
-from furnace_hpc.options import RunsRoot, SubmittedGrid
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import find_submitted

@@ -23,6 +23,7 @@ from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.config.pretrained_files import check_pretrained
 from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.console.options import Cluster, DataRoot, GridFile, RunsRoot, Variants
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
 from furnace_hpc.launch.dataset_checks import fingerprints
@@ -36,7 +37,6 @@ from furnace_hpc.launch.submission import (
     write_specs,
 )
 from furnace_hpc.monitor.run_status import StatusResolver, observe
-from furnace_hpc.options import Cluster, DataRoot, GridFile, RunsRoot, Variants
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.resume_overrides import read_overrides

@@ -49,8 +49,8 @@ def main(
     keep_private(os.environ.get(GROUP_ACCESS) == "1")
     # Checkpoints are pickles, which can run code.
     check_place(folder.path, folder.path.parent.parent)
-    from furnace_hpc.engine.distributed import RankInfo
     from furnace_hpc.engine.loop import train
+    from furnace_hpc.engine.ranks.distributed import RankInfo
 
     rank_info = RankInfo.from_environment()
     if rank_info.rank == 0:

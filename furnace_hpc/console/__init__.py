@@ -1,4 +1,4 @@
-"""Prepare the standard streams and show progress bars.
+"""Standard streams, progress bars, shared options and shell completion of the commands.
 
-It imports no other package of the project. Commands and `data` import it.
+It imports only `host` and `config`. Commands and `data` import it.
 """

@@ -30,10 +30,10 @@ PINNED = "install the pinned versions (constraints.txt)"
 
 
 def device_checks() -> list[Check]:
-    """Run `engine/device_probe.py`, and judge its output."""
+    """Run `engine/ranks/device_probe.py`, and judge its output."""
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "furnace_hpc.engine.device_probe"],
+            [sys.executable, "-P", "-m", "furnace_hpc.engine.ranks.device_probe"],
             capture_output=True,
             text=True,
             errors="replace",
@@ -53,7 +53,7 @@ def device_checks() -> list[Check]:
 
 
 def judge(facts: dict[str, Any], has_driver: bool) -> list[Check]:
-    """Judge the output of `engine/device_probe.py`.
+    """Judge the output of `engine/ranks/device_probe.py`.
 
     Args:
         facts: the output.

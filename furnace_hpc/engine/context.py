@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.engine.deepspeed_engine import Engine
-from furnace_hpc.engine.distributed import Processes
-from furnace_hpc.engine.stop import StopRequest
-from furnace_hpc.engine.watchdog import Watchdog
+from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.engine.ranks.stop import StopRequest
+from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.runs.folder import RunFolder
 
 

@@ -19,7 +19,7 @@ from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.prefetch import Prefetched, Request
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine
-from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.host.durable_files import replaced_file
 from furnace_hpc.model.consistency import consistency_block
 from furnace_hpc.model.scores import (

@@ -17,18 +17,18 @@ from furnace_hpc.engine.checkpoint import loader
 from furnace_hpc.engine.checkpoint.saver import CheckpointSaver
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
-from furnace_hpc.engine.distributed import (
+from furnace_hpc.engine.evaluation import Evaluation, evaluate
+from furnace_hpc.engine.finish import finish
+from furnace_hpc.engine.ranks.distributed import (
     Processes,
     RankInfo,
     destroy_process_group,
     init_process_group,
 )
-from furnace_hpc.engine.evaluation import Evaluation, evaluate
-from furnace_hpc.engine.finish import finish
-from furnace_hpc.engine.gather import gather_of
+from furnace_hpc.engine.ranks.gather import gather_of
+from furnace_hpc.engine.ranks.stop import Stopped, StopRequest
+from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.setup import set_up
-from furnace_hpc.engine.stop import Stopped, StopRequest
-from furnace_hpc.engine.watchdog import Watchdog
 from furnace_hpc.host.lifecycle import EXIT_STOPPED
 from furnace_hpc.model.losses import Gather, alone, total_loss
 from furnace_hpc.runs.folder import RunFolder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.ranks.distributed import Processes
 
 LIBRARIES = ("torch", "deepspeed", "transformers", "numpy", "submitit")
 

@@ -16,9 +16,9 @@ from furnace_hpc.data.loading.staging import SCRATCH, stage
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import build_engine
-from furnace_hpc.engine.distributed import Processes
-from furnace_hpc.engine.stop import StopRequest
-from furnace_hpc.engine.watchdog import Watchdog
+from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.engine.ranks.stop import StopRequest
+from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel

@@ -15,7 +15,7 @@ from furnace_hpc.host.durable_files import create_complete_file
 from furnace_hpc.host.json_lines import read_json_lines
 from furnace_hpc.host.regular_file import read_regular_text
 
-EXIT_UNUSABLE = 4  # of `python -m furnace_hpc.engine.devices`
+EXIT_UNUSABLE = 4  # of `python -m furnace_hpc.engine.ranks.devices`
 CHECK_TIMEOUT_S = 600  # torch from a cold network file system takes minutes
 _NO_GPUS = ("", "-1")  # CUDA_VISIBLE_DEVICES of a process that must use no GPU
 
@@ -82,7 +82,7 @@ def _error_of_gpus(python: str) -> Optional[str]:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     try:
         checked = subprocess.run(
-            [python, "-m", "furnace_hpc.engine.devices"],
+            [python, "-m", "furnace_hpc.engine.ranks.devices"],
             env=dict(os.environ, PYTHONPATH=root, PYTHONSAFEPATH="1"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

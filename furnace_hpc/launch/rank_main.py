@@ -60,10 +60,9 @@ def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: Verdict) -> int
     _check_code()
     # A file system may hang during the imports, before any watchdog runs.
     faulthandler.dump_traceback_later(START_S, exit=True, file=2)
-    from furnace_hpc.engine.distributed import RankInfo
-
     # Only compute nodes import torch and DeepSpeed.
     from furnace_hpc.engine.loop import train
+    from furnace_hpc.engine.ranks.distributed import RankInfo
 
     faulthandler.cancel_dump_traceback_later()
     info = RankInfo(*rank, rendezvous=folder.rendezvous(attempt))

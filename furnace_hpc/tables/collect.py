@@ -14,10 +14,10 @@ from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
-from furnace_hpc.tables.cache import Records, read_records
-from furnace_hpc.tables.costs import costs_of_attempts
 from furnace_hpc.tables.notes import make_notes
-from furnace_hpc.tables.run_files import Record, read_record
+from furnace_hpc.tables.reading.cache import Records, read_records
+from furnace_hpc.tables.reading.costs import costs_of_attempts
+from furnace_hpc.tables.reading.run_files import Record, read_record
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.table import (
     Ablation,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.tables.cache import Records
-from furnace_hpc.tables.costs import THEN
-from furnace_hpc.tables.run_files import Record
+from furnace_hpc.tables.reading.cache import Records
+from furnace_hpc.tables.reading.costs import THEN
+from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.table import Ablation, Note, Row, Run
 from furnace_hpc.tables.text import count, list_names

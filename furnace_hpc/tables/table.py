@@ -17,10 +17,10 @@ from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunStatus
-from furnace_hpc.tables.cache import Records
-from furnace_hpc.tables.costs import AttemptCosts, Costs, mean_costs
 from furnace_hpc.tables.metric import Metric
-from furnace_hpc.tables.run_files import Record
+from furnace_hpc.tables.reading.cache import Records
+from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, mean_costs
+from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics import estimates
 
 

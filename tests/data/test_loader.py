@@ -15,8 +15,8 @@ from furnace_hpc.data.columns import open_columns, write_columns
 from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.prefetch import Prefetched, Request, TrainBatches
 from furnace_hpc.data.loading.sampler import drawn_frames
-from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.evaluation import rank_shares
+from furnace_hpc.engine.ranks.distributed import Processes
 
 N, FRAMES = 23, 5
 CPU = torch.device("cpu")

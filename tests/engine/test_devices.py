@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.engine.devices import RankPlacement, choose_device, find_placement_problems
+from furnace_hpc.engine.ranks.devices import RankPlacement, choose_device, find_placement_problems
 
 CPU = torch.device("cpu")
 

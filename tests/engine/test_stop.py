@@ -8,9 +8,9 @@ import pytest
 import torch
 from make import make_config, make_context
 
-from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.loop import Progress
-from furnace_hpc.engine.stop import Stopped, StopRequest
+from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.engine.ranks.stop import Stopped, StopRequest
 from furnace_hpc.host.lifecycle import STOP_SIGNALS
 
 ALONE = Processes(0, 0, 1, torch.device("cpu"))

@@ -34,7 +34,7 @@ from furnace_hpc.runs.records.checkpoint_files import complete, describe, is_com
 from furnace_hpc.runs.records.metrics import last_record, read_metrics
 from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import read_status
-from furnace_hpc.tables.run_files import read_record
+from furnace_hpc.tables.reading.run_files import read_record
 
 
 @pytest.fixture(autouse=True)

@@ -108,7 +108,11 @@ def _rank(rank: int, place: str, world_size: int, module: str, name: str, given:
     os.dup2(log, 2)
     import torch
 
-    from furnace_hpc.engine.distributed import RankInfo, destroy_process_group, init_process_group
+    from furnace_hpc.engine.ranks.distributed import (
+        RankInfo,
+        destroy_process_group,
+        init_process_group,
+    )
 
     torch.set_num_threads(1)
     processes = init_process_group(RankInfo(rank, rank, world_size, Path(place) / "rendezvous"))

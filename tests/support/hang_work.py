@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from furnace_hpc.engine.watchdog import Watchdog
+from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.verdict import Verdict
 

@@ -71,8 +71,8 @@ def run_attempt(
 def _rank(
     rank: int, world_size: int, folder: str, attempt: int, point: dict[str, Any] | None
 ) -> None:
-    from furnace_hpc.engine.distributed import RankInfo
     from furnace_hpc.engine.loop import train
+    from furnace_hpc.engine.ranks.distributed import RankInfo
     from furnace_hpc.runs.folder import RunFolder
     from furnace_hpc.runs.records.verdict import Verdict
 
@@ -144,7 +144,7 @@ def _countdown(nth: int) -> Any:
 
 
 def _die_during(activity: str, comes: Any, seconds: float) -> None:
-    from furnace_hpc.engine.watchdog import Watchdog
+    from furnace_hpc.engine.ranks.watchdog import Watchdog
 
     heartbeat = Watchdog.heartbeat
 
@@ -157,7 +157,7 @@ def _die_during(activity: str, comes: Any, seconds: float) -> None:
 
 
 def _stop_during(activity: str) -> None:
-    from furnace_hpc.engine.watchdog import Watchdog
+    from furnace_hpc.engine.ranks.watchdog import Watchdog
 
     heartbeat = Watchdog.heartbeat
 

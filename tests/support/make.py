@@ -73,9 +73,9 @@ def make_context(
 ) -> Any:
     """The context of attempt 0 of a run without a spec. Without `processes` there is one rank."""
     from furnace_hpc.engine.context import RunContext
-    from furnace_hpc.engine.distributed import Processes
-    from furnace_hpc.engine.stop import StopRequest
-    from furnace_hpc.engine.watchdog import Watchdog
+    from furnace_hpc.engine.ranks.distributed import Processes
+    from furnace_hpc.engine.ranks.stop import StopRequest
+    from furnace_hpc.engine.ranks.watchdog import Watchdog
     from furnace_hpc.runs.folder import RunFolder
     from furnace_hpc.runs.records.verdict import Verdict
 

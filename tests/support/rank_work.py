@@ -21,10 +21,10 @@ from furnace_hpc.engine.deepspeed_engine import (
     full_fp32_parameters,
     parameters_sha256,
 )
-from furnace_hpc.engine.distributed import Processes
 from furnace_hpc.engine.evaluation import evaluate
-from furnace_hpc.engine.gather import gather_of
 from furnace_hpc.engine.loop import forward, learning_rate, train_batches, train_step
+from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.engine.ranks.gather import gather_of
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
@@ -268,9 +268,9 @@ def every_loss(processes: Processes, data: str, name: str, rows: int) -> dict[st
 def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
     """Errors of set_up for each run. The last answer is whether torch's inductor was imported."""
     from furnace_hpc.config.errors import ConfigError
+    from furnace_hpc.engine.ranks.stop import StopRequest
+    from furnace_hpc.engine.ranks.watchdog import Watchdog
     from furnace_hpc.engine.setup import set_up
-    from furnace_hpc.engine.stop import StopRequest
-    from furnace_hpc.engine.watchdog import Watchdog
     from furnace_hpc.runs.folder import RunFolder
     from furnace_hpc.runs.records.verdict import Verdict
 

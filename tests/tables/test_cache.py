@@ -12,10 +12,10 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import run_ids
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.records.metrics import read_metrics
-from furnace_hpc.tables.cache import read_records
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.results import write_results
-from furnace_hpc.tables.run_files import parse_lines, read_record
+from furnace_hpc.tables.reading.cache import read_records
+from furnace_hpc.tables.reading.run_files import parse_lines, read_record
 
 
 def some_runs(path, number=4):

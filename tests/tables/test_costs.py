@@ -11,13 +11,13 @@ from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.costs import AttemptCosts, costs_of_attempts
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells, headings
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown
-from furnace_hpc.tables.run_files import read_record
+from furnace_hpc.tables.reading.costs import AttemptCosts, costs_of_attempts
+from furnace_hpc.tables.reading.run_files import read_record
 
 
 def log(folder, attempt: int, steps) -> None:

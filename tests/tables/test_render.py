@@ -23,13 +23,13 @@ from tables_study import (
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.curves import curves_of
 from furnace_hpc.tables.metric import PERCENT, PLAIN, Metric, scale_of
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells
 from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv, to_terminal
+from furnace_hpc.tables.reading.curves import curves_of
 from furnace_hpc.tables.table import Ablation
 
 GOLDEN = Path(__file__).parents[1] / "support" / "golden"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.engine.checkpoint.shards import MOMENTS, Shards, Values, has_shards, open_shards
 from furnace_hpc.engine.deepspeed_engine import Engine
-from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.ranks.distributed import Processes
 
 # Settings of how torch computes a step. They depend on the present machine, so they are not loaded.
 _IMPLEMENTATION = {"params", "fused", "foreach", "capturable", "differentiable"}

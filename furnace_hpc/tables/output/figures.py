@@ -9,11 +9,11 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from furnace_hpc.tables.curves import Curve, logged_curves
 from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
 from furnace_hpc.tables.output.cells import DASH, all_headings
 from furnace_hpc.tables.output.escape import one_line
+from furnace_hpc.tables.reading.curves import Curve, logged_curves
 from furnace_hpc.tables.table import Ablation, Row
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from typing import Any
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
-from furnace_hpc.tables.curves import Curve, logged_curves
 from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered
 from furnace_hpc.tables.output.escape import html, json_value
 from furnace_hpc.tables.output.heatmaps import consistency, modalities
 from furnace_hpc.tables.output.render import WORDS
+from furnace_hpc.tables.reading.curves import Curve, logged_curves
 from furnace_hpc.tables.table import Ablation, Row, Run
 from furnace_hpc.tables.text import format_value
 

@@ -10,10 +10,10 @@ from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.submitted import grid_name, read_rows, submit_first
-from furnace_hpc.tables.cache import Records, read_records
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.table import Ablation
 
 WRITERS = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.tables.run_files import ListedRun, Point, Record, list_runs, read_listed
+from furnace_hpc.tables.reading.run_files import ListedRun, Point, Record, list_runs, read_listed
 
 if TYPE_CHECKING:
     import polars as pl

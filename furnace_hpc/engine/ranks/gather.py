@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.model.losses import Gather, alone
 
 

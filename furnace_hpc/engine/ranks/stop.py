@@ -3,7 +3,7 @@
 import signal
 from types import FrameType
 
-from furnace_hpc.engine.distributed import Processes
+from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.host.lifecycle import STOP_SIGNALS
 
 

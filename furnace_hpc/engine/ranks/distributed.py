@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.engine.devices import RankPlacement, choose_device, find_placement_problems
+from furnace_hpc.engine.ranks.devices import RankPlacement, choose_device, find_placement_problems
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import write_atomically
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.resume_overrides import ways
-from furnace_hpc.tables.run_files import Record
+from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics.estimates import mean
 
 THEN = "; then "
