@@ -10,8 +10,9 @@ from slurm_cluster import cluster, quiet  # noqa: F401  fixtures
 
 ENDS = end_with_this_process()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every rank compiles torch and DeepSpeed anew
-# two cores are shared by several ranks; one thread also gives the same bits
+# Otherwise every rank compiles torch and DeepSpeed.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Several ranks share two cores. One thread also gives the same bits on every machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # Tests marked `fuzz` take their number of examples from here: few and always the same ones in CI,
@@ -58,7 +59,7 @@ def small_data(small_root: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the roots, or the Slurm job, of whoever runs the tests."""
+    """Hide the roots and the Slurm job of the person who runs the tests."""
     for name in (
         "FURNACE_RUNS",
         "FURNACE_DATA",

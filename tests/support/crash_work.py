@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,33 +39,45 @@ class OddError(Exception):
 
 def misbehave(how: str, folder: Path) -> None:
     """Do what the file says."""
-    match how:
-        case "segfault":
-            ctypes.string_at(0)
-        case "abort":
-            os.abort()
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "exit":
-            os._exit(3)
-        case "spin":
-            while True:
-                pass
-        case "sleep":
-            time.sleep(1000)
-        case "memory":
-            bytearray(1 << 62)
-        case "recursion":
-            misbehave(how, folder)
-        case "odd error":
-            raise OddError
-        case "no descriptors":
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        case "killed once":
-            (folder / "killed").exists() or (
-                (folder / "killed").touch(),
-                os.kill(os.getpid(), signal.SIGKILL),
-            )
+    ACTIONS[how](folder)
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _recurse(folder: Path) -> None:
+    _recurse(folder)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _kill_once(folder: Path) -> None:
+    if not (folder / "killed").exists():
+        (folder / "killed").touch()
+        _kill()
+
+
+ACTIONS: dict[str, Callable[[Path], object]] = {
+    "segfault": lambda _: ctypes.string_at(0),
+    "abort": lambda _: os.abort(),
+    "kill": lambda _: _kill(),
+    "exit": lambda _: os._exit(3),
+    "spin": lambda _: _spin(),
+    "sleep": lambda _: time.sleep(1000),
+    "memory": lambda _: bytearray(1 << 62),
+    "recursion": _recurse,
+    "odd error": lambda _: _raise(OddError()),
+    "no descriptors": lambda _: _raise(OSError(errno.EMFILE, os.strerror(errno.EMFILE))),
+    "killed once": _kill_once,
+}
 
 
 @dataclass(frozen=True)
