@@ -38,8 +38,9 @@ class OddError(Exception):
 
 
 def misbehave(how: str, folder: Path) -> None:
-    """Do what the file says."""
-    ACTIONS[how](folder)
+    """Do what the file says. Any other content does nothing."""
+    if action := ACTIONS.get(how):
+        action(folder)
 
 
 def _kill() -> None:
