@@ -69,7 +69,7 @@ def several_packs(packs: int, seeds: int, shares_seeds: bool) -> Model:
 
 
 def few_samples(seeds: int, samples: int, sd: float) -> Model:
-    """Accuracies in percent; the number of errors among `samples` has the deviation `sd`."""
+    """Accuracies in percent. The number of errors among `samples` has the deviation `sd`."""
 
     def model(generator: np.random.Generator, rows: int) -> list[Values]:
         errors = np.rint(generator.normal(0.02 * samples, sd, (rows + 1, seeds)))
