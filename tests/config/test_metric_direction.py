@@ -4,9 +4,9 @@ import re
 
 import pytest
 import yaml
+from aggregate_study import command, submit
 from login_study import GRID, grid, refused, write_grid
 from tables_study import finish, study
-from test_aggregate import command, submit
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import soundfile
+from audioset_study import CSV, KNOBS
 from hypothesis import given
 from hypothesis import strategies as st
 from raw_sets import CLIPS, MIDS, marked, tone, write_audioset
-from test_pack_audioset import CSV, KNOBS
 
 from furnace_hpc import pack
 from furnace_hpc.cli import run_command

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from export_study import exported
 from PIL import Image
 from small_disk import only, small_file_system
-from test_export import exported
 from use_study import write_run
 
 from furnace_hpc.config.errors import ConfigError

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from audioset_study import CSV, JSON, KNOBS
 from raw_sets import (
     CLIPS,
     EIGHT_BIT,
@@ -26,17 +27,11 @@ from raw_sets import (
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import open_columns
-from furnace_hpc.data.decode.audio import SoundKnobs
 from furnace_hpc.data.decode.features import mfcc
-from furnace_hpc.data.decode.images import ImageKnobs
 from furnace_hpc.data.packing.pack import pack_files
-from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
+from furnace_hpc.data.sets.audioset import Lists, plan_audioset
 from furnace_hpc.data.sets.audioset_files import SoundFiles
 from furnace_hpc.data.sets.audioset_lists import NUM_CLASSES, read_classes, read_clips
-
-CSV = Lists("balanced_train_segments.csv", None, "eval_segments.csv")
-JSON = Lists("balanced_train_segments.json", None, "eval_segments.json")
-KNOBS = ClipKnobs(ImageKnobs(size=16), SoundKnobs(hop=256, frames=80), 10, 0.2, len(MIDS))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from login_study import specs
-from test_run_status import RUNS, SMALL, answer, see, submit
+from status_study import RUNS, SMALL, answer, see, submit
 
 from furnace_hpc.host import gpu_check
 from furnace_hpc.launch.follow_up import remaining_rows

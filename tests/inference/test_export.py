@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from export_study import exported
 from forked_ranks import run_phases
 from use_study import SHARD, STEP, save, write_run
 from use_work import ROWS, STEPS, SUBSETS
@@ -23,32 +24,18 @@ from furnace_hpc.data.columns import open_columns
 from furnace_hpc.engine.checkpoint.shards import whole_weights
 from furnace_hpc.export import main
 from furnace_hpc.inference import Predictor
-from furnace_hpc.inference.export import export, stored_row
+from furnace_hpc.inference.export import stored_row
 from furnace_hpc.inference.model_folder import (
     CONFIG,
     PROGRAM,
     TOKENIZER,
     WEIGHTS,
-    Exported,
     read_exported,
 )
 from furnace_hpc.inference.torch_export import relative_difference
 from furnace_hpc.runs.folder import RunFolder, write_json
 
 MODALITIES = ("text", "image", "audio")
-
-
-def exported(source: Path, out: Path, **options: Any) -> tuple[Exported, list[str]]:
-    """Export and return the model and the reported lines."""
-    lines: list[str] = []
-    defaults = {
-        "step": None,
-        "data_dir": None,
-        "tokenizer": None,
-        "with_program": False,
-        "replace": False,
-    }
-    return export(source, out, **defaults | options, report=lines.append), lines
 
 
 @pytest.mark.distributed
@@ -169,7 +156,7 @@ def test_program_equals_network_without_pickles(run: RunFolder, tmp_path: Path):
 
 def test_folder_is_self_contained(tmp_path: Path, small_data: Path):
     """It needs neither the run, nor the data, nor the trained weights."""
-    from test_weights import SIZES
+    from tiny_networks import SIZES
     from transformers import BertConfig, BertModel
 
     data = shutil.copytree(small_data, tmp_path / "data")

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_evaluation import write_clips
-from test_export import exported
+from clips_study import write_clips
+from export_study import exported
 from use_study import write_run
 
 from furnace_hpc.config.errors import ConfigError

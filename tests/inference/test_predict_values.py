@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from audioset_study import CSV, KNOBS
 from PIL import Image
 from raw_sets import CLIPS, SPLIT, write_audioset, write_avmnist
-from test_pack_audioset import CSV, KNOBS
 from use_study import exported, packed, packed_movies, tridigits_model, tridigits_samples  # noqa: F401  fixtures
 
 from furnace_hpc.config.errors import ConfigError

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from batch_study import SRUN, stand_in
 from login_study import command, grid, pack, planned, write_grid
-from test_batch_script import SRUN, stand_in
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.launch.submission import write_specs, write_submission

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from make import SHAPES, make_inputs, make_model
+from tiny_networks import SIZES
 from transformers import (
     ASTConfig,
     ASTForAudioClassification,
@@ -40,12 +41,6 @@ from furnace_hpc.data.decode.tokenizer import load_tokenizer, shipped_vocabulary
 from furnace_hpc.inference.preprocess import make_tokenizer
 from furnace_hpc.model.encoders import InputShapes, make_encoder
 
-SIZES = {
-    "hidden_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-}
 IMAGE = {"image_size": 32, "patch_size": 8, "num_channels": 1}
 AUDIO = {
     "num_mel_bins": 40,

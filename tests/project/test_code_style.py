@@ -25,6 +25,12 @@ def test_pages_have_no_private_words(page):
     assert re.findall(words, page.read_text(encoding="utf-8"), re.IGNORECASE) == []
 
 
+def test_test_files_have_names_of_their_own():
+    """pytest imports them as top-level modules."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_checker_finds_each_fault(tmp_path, monkeypatch):
     monkeypatch.setattr("code_style.ROOT", tmp_path)
     text = (

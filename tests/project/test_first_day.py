@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 import tables_study
 from login_study import begin, command, end, finish, pack, specs, write_grid
-from test_run_status import submit
+from status_study import submit
 
 from furnace_hpc.cli import COMMANDS
 from furnace_hpc.config.base import ColumnName

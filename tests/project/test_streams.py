@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from aggregate_study import submit
 from tables_study import fail, finish, study
-from test_aggregate import submit
 
 from furnace_hpc.cli import COMMANDS
 from furnace_hpc.config.parsing.utf8_path import utf8_path

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_batch_script import execute
+from batch_study import execute
 
 import furnace_hpc
 from furnace_hpc.runs.snapshot import source

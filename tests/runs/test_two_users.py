@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from batch_study import execute
 from login_study import command, finish, grid, pack, planned, refused, specs, write_grid
-from test_batch_script import execute
 
 import furnace_hpc
 from furnace_hpc.config.cluster import ClusterProfile

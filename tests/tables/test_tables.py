@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
+from aggregate_study import submit
 from tables_study import BONUS, accuracy_of, complete, finish, notes, row, study, troubled
-from test_aggregate import submit
 
 from furnace_hpc.aggregate import show_table
 from furnace_hpc.config.errors import ConfigError

@@ -6,11 +6,11 @@ import json
 import re
 
 import pytest
+from aggregate_study import command, submit
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tables_study import BONUS, accuracy_of, finish, notes, row, study
-from test_aggregate import command, submit
 
 from furnace_hpc.aggregate import show_table
 from furnace_hpc.config.errors import ConfigError
