@@ -140,6 +140,7 @@ def test_text_is_cut_to_a_multiple_of_8(tmp_path, rows, tokens):
     assert [(row != 0).sum().item() for row in text] == [row % 20 + 1 for row in rows]
 
 
+@pytest.mark.slow
 def test_text_is_not_longer_than_its_column(small_data):
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
     assert reader.read(np.arange(100)).inputs["text"].shape == (100, 15)

@@ -149,6 +149,7 @@ def test_espeak_is_reproducible():
         np.testing.assert_array_equal(first.waveform, again.waveform)
 
 
+@pytest.mark.slow
 def test_a_pack_records_espeak(tmp_path):
     pytest.importorskip("espeakng_loader")
     knobs = TriDigitsKnobs(train=4, val=2, test=2, speech="espeak")
@@ -239,6 +240,7 @@ def seen_by(train, test, modality: str, label: str) -> float:
     return float(model.score((features[1] - mean) / std, test[f"label.{label}"]))
 
 
+@pytest.mark.slow
 def test_pack_command(tmp_path, capsys):
     out, small = tmp_path / "tridigits", {"speech": "bank", "val": 2, "test": 2, "train": 4}
     options = [text for name, value in small.items() for text in (f"--{name}", str(value))]

@@ -145,6 +145,7 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_made_set_pairs_sound_and_label(made, tmp_path):
     columns = packed(made, tmp_path / "set")
     card = columns.manifest.preprocessing["made_by"]
@@ -166,6 +167,7 @@ def test_the_made_set_pairs_sound_and_label(made, tmp_path):
     assert rolled < 0.2  # as with labels that do not match, the error of the published copies
 
 
+@pytest.mark.slow
 def test_a_set_is_made_once_per_options(made, tmp_path):
     """The same options use the existing set, and other options are an error."""
     again = tmp_path / "again"

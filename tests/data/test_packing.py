@@ -66,6 +66,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_stopped_pack_ends_with_the_same_bytes(avmnist, whole, tmp_path):
     """The pack stops after each recorded chunk. Bytes are appended, as a kill may leave them."""
     out, stops = tmp_path / "set", 0
@@ -96,6 +97,7 @@ def test_a_stopped_pack_ends_with_the_same_bytes(avmnist, whole, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+@pytest.mark.slow
 def test_a_killed_pack_leaves_no_process_and_resumes(avmnist, whole, tmp_path):
     out = tmp_path / "set"
     child = subprocess.Popen(command("avmnist", "--source", avmnist, "--out", out, "--workers", 2))
@@ -119,6 +121,7 @@ def until(condition, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_progress(avmnist, whole, tmp_path):
     out = tmp_path / "set"
     child = subprocess.Popen(
@@ -142,6 +145,7 @@ def test_ctrl_c_keeps_the_progress(avmnist, whole, tmp_path):
     assert contents(out) == contents(whole)
 
 
+@pytest.mark.slow
 def test_a_pack_resumes_after_a_full_disk(avmnist, whole, tmp_path):
     with small_file_system(tmp_path / "disk", "90m") as disk:
         with only(disk, 12_000):
@@ -186,6 +190,7 @@ def test_an_unfinished_pack_with_other_settings(avmnist, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_too_many_refused_files_fail_at_the_end(tmp_path):
     raw, vocab, out = (
         write_mmimdb(tmp_path / "raw"),

@@ -77,6 +77,7 @@ def accuracy(data: Path, misaligned: bool = False, **changes: Any) -> dict[str, 
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["concat", "gated", "low_rank", "cross_attention", "bottleneck"])
 def test_fusion_learns_xor(fusion, xor_data):
     reached = accuracy(xor_data, fusion=fusion, fusion_layers=2)

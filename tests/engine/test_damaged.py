@@ -25,6 +25,7 @@ def answers(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ALL)
 def test_damaged_is_quarantined_and_previous_loaded(answers: dict[str, Any], damage: str):
     answer = answers[damage]

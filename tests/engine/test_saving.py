@@ -53,6 +53,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {case["source"]: answer for case, answer in zip(CASES, given, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("source", ["stage 0", "stage 1", "stage 2", "stage 3", "bf16"])
 def test_saved_state_is_that_of_its_step(answers: dict[str, Any], source: str):

@@ -70,6 +70,7 @@ def answers(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Answe
     return lambda name, function: launched(name)[function]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["one", "two", "two, shipped", "four"])
 def test_losses_of_all_stages_equal_ddp(launch: str, answers: Answers):
     answers_of_ranks = answers(launch, "zero_against_ddp")

@@ -38,6 +38,7 @@ from furnace_hpc.runs.folder import RunFolder, write_json
 MODALITIES = ("text", "image", "audio")
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_export_equals_live_network(tmp_path: Path, small_data: Path):
     """Logits are equal bit for bit, for every ZeRO stage and subset of the modalities.
@@ -123,6 +124,7 @@ def test_run_behind_a_link_is_exported(run: RunFolder, tmp_path: Path):
     assert run.result.is_file()
 
 
+@pytest.mark.slow
 def test_program_equals_network_without_pickles(run: RunFolder, tmp_path: Path):
     """The program agrees with the network, and no file contains a pickle."""
     made, _ = exported(run.path, tmp_path / "out", with_program=True)

@@ -34,6 +34,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 # --- answers ---
 
 
+@pytest.mark.slow
 def test_every_subset_of_modalities(model: Path, samples: Path):
     predictor = Predictor.load(model, "cpu")
     line = json.loads(samples.read_text().splitlines()[0])
@@ -120,6 +121,7 @@ BAD_LINES = [
 ]
 
 
+@pytest.mark.slow
 def test_input_file_with_bad_lines(model: Path, samples: Path, tmp_path: Path, capsys: Any):
     """Lines are answered in order. A bad line affects only itself."""
     good = json.loads(samples.read_text().splitlines()[0])
@@ -161,6 +163,7 @@ def test_input_file_as_text(model: Path, samples: Path, capsys: Any):
     assert [line.split("  ")[0] for line in out.splitlines()] == ids
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_answers(model: Path, tmp_path: Path):
     many = tmp_path / "many.jsonl"
     many.write_text(

@@ -48,6 +48,7 @@ def write_lines(path: Path, *lines: bytes) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_broken_files_affect_only_their_lines(tmp_path, predictor):
     lines = []
     for number, (name, way) in enumerate(

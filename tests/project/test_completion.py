@@ -66,6 +66,7 @@ def imported(place: Path) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in lines}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
 def test_bash_completes(place):
     script = BASH + "".join(f"ask {line}\n" for line in COMPLETIONS)

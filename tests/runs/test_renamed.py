@@ -330,6 +330,7 @@ def test_file_system_without_links_is_an_error(place, monkeypatch):
         record(planned(place, grid(**RENAMED)))
 
 
+@pytest.mark.slow
 def test_submit_and_aggregate_adopted_runs(tmp_path):
     """Run the real commands on a grid file with a renamed row."""
     from furnace_hpc.runs.code import code_hash

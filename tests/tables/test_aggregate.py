@@ -29,6 +29,7 @@ def written(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_complete_grid_exits_0_and_writes_every_file(tmp_path):
     grid, runs = study()
     submit(grid, runs, GridFolder(tmp_path / "runs" / "study"))

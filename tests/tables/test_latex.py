@@ -147,6 +147,7 @@ def test_a_table_with_many_notes_is_a_longtable(tmp_path):
     assert r"\begin{longtable}" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_120_rows_fit_on_the_pages(tmp_path, engine):
     ablation = with_rows(tmp_path, 120, description=CHINESE)

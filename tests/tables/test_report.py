@@ -182,6 +182,7 @@ def overlap(one: dict, other: dict) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_order_and_place_of_files_change_no_byte(folder, tmp_path):
     expected = table(folder)
     page, drawn = to_html(expected), draw_figures(expected)
@@ -214,6 +215,7 @@ def test_matrices_of_subsets_and_consistency(folder, tmp_path):
     assert "Subsets of the modalities" not in to_html(plain)
 
 
+@pytest.mark.slow
 def test_outdated_figures_are_removed(folder, tmp_path):
     grid, runs = study()
     out = tmp_path / "out"
