@@ -86,7 +86,7 @@ def check_kind(key: str, name: str) -> None:
             key,
             name,
             f"model_type {_short(found)} is not supported for this key",
-            f"Choose weights of a {wanted.label} (model_type {wanted.model_type!r}){use}",
+            f"Choose weights of model_type {wanted.model_type!r} ({wanted.label}){use}",
         )
     architectures = content.get("architectures") or []
     if not _is_list_of_text(architectures):

@@ -88,7 +88,7 @@ def test_weights_of_another_model_are_refused_by_name(place, key, kind):
     assert str(error.value).startswith(
         f"model.{key} '{folder}': model_type {kind!r} is not supported for this key. "
     )
-    assert f"(model_type {wanted!r})" in str(error.value)
+    assert f"model_type {wanted!r} (" in str(error.value)
     assert "\n" not in str(error.value)
     # also if a job may find another cache
     with pytest.raises(ConfigError, match=f"model_type {kind!r} is not supported"):
