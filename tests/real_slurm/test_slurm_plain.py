@@ -23,7 +23,7 @@ def test_a_folder_that_nodes_cannot_see_is_reported(
         study.submitted()
         study.wait_for(interrupted=1)
         [run] = study.status().values()
-        assert "do compute nodes see that folder, and has it space?" in run["reason"]
+        assert "Check that compute nodes can write there, and the free space" in run["reason"]
         study.write({"shared_folders": ["/home", "/scratch"]})
         done = study.submit()
         assert done.returncode == 2
