@@ -1,6 +1,6 @@
 """Simulate how often intervals hold the true difference, and how often a null row gets a star.
 
-python benchmarks/coverage.py --simulations 2000
+python benchmarks/interval_coverage.py --simulations 2000
 
 Each case draws the values of a reference and of other rows from a model without a difference.
 The functions of the table compute differences, intervals and stars.
@@ -183,7 +183,7 @@ def main() -> None:
     record.begin()
     rows = [simulate(case, arguments.simulations) for case in CASES]
     record.write(
-        "coverage",
+        "interval_coverage",
         rows,
         "goals: coverage .93 to .97; a star in at most .06 of tables without a difference",
     )
