@@ -13,7 +13,7 @@ import psutil
 import pytest
 from local_study import attempt, command, parameters, run_folder, submit, wait_for_step, write_grid
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def losses(folder: Path) -> dict[int, float]:
