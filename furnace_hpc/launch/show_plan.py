@@ -82,8 +82,8 @@ def print_plan(plan: Plan) -> None:
 def _print_runs(plan: Plan, console: Console) -> None:
     """Print a table of all runs except those that are simply done."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("run", "state", "action", "why"):
-        table.add_column(column, no_wrap=column != "why")
+    for column in ("run", "state", "action", "reason"):
+        table.add_column(column, no_wrap=column != "reason")
     runs = [run for run in plan.runs if (run.action, run.why) != (Action.SKIP, "done")]
     for run in runs[:MAX_LINES]:
         state, why = run.status.state.value, printable(run.why)
