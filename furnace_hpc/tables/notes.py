@@ -43,11 +43,7 @@ def make_notes(
         excluded_ids: runs of the grid that `--where` excludes.
         other_table_ids: runs in the folder that belong to tables with other settings.
     """
-    notes = [note for row in rows for note in _values_left_out(grid, row)]
-    notes += _single_runs(rows)
-    notes += _reference(grid, rows)
-    notes += _constant_differences(grid, rows)
-    notes += _too_few_seeds(grid, rows)
+    notes = notes_of_values(grid, rows)
     notes += _other_data(rows)
     for field, noun in COMPARED.items():
         notes += _mixed(rows, field, noun)
@@ -60,6 +56,16 @@ def make_notes(
     notes += _left_out(runs_shown, records, {*excluded_ids, *other_table_ids})
     notes += _skipped(rows, records)
     return tuple(notes)
+
+
+def notes_of_values(grid: Grid, rows: Sequence[Row]) -> list[Note]:
+    """The notes on values and differences, which need no files of runs."""
+    notes = [note for row in rows for note in _values_left_out(grid, row)]
+    notes += _single_runs(rows)
+    notes += _reference(grid, rows)
+    notes += _constant_differences(grid, rows)
+    notes += _too_few_seeds(grid, rows)
+    return notes
 
 
 def sample_notes(ablation: Ablation, comparison: "SampleComparison") -> Iterator[Note]:

@@ -52,6 +52,9 @@ class Run:
     draw: Draw
     spent: AttemptCosts = AttemptCosts()
     record: Record = Record()  # content of its files
+    # Place in another tool's file, such as runs.csv:12. Empty for a run of Furnace. With a place,
+    # `spec` has only the variant, and `result` has only metrics.
+    origin: str = ""
 
     @property
     def run_id(self) -> str:
@@ -128,6 +131,8 @@ class Row:
     @cached_property
     def costs(self) -> Costs:
         """Costs of the row. They include the attempts of missing runs."""
+        if self.runs[0].origin:
+            return mean_costs([], 0, [])
         results = [run.result for run in self.runs if run.result]
         attempts = sum(run.result.attempts for run in self.runs if run.result)
         attempts += sum(run.status.attempt for run in self.missing)
@@ -142,19 +147,30 @@ class Note:
     variants: tuple[str, ...] = ()
 
 
+class Source(NamedTuple):
+    """The files of a table whose runs are of another tool."""
+
+    files: str
+    tool: str  # empty if it is unknown
+    of_last_step: bool  # whether a value is that of the last step with one
+    is_plain: bool  # whether values are shown as they are, not as percentages
+
+
 @dataclass(frozen=True)
 class Ablation:
-    """The table of one grid."""
+    """The table of one grid, or of runs of another tool."""
 
     grid: Grid
     rows: tuple[Row, ...]
     notes: tuple[Note, ...]
     records: Records  # content of all run files in the grid's folder
+    source: Source | None = None  # None if the runs are of Furnace
 
     @cached_property
     def metric(self) -> Metric:
         """The metric of the table."""
-        return Metric(self.grid.metric, self.grid.direction)
+        is_plain = self.source is not None and self.source.is_plain
+        return Metric(self.grid.metric, self.grid.direction, is_plain)
 
     @cached_property
     def runs(self) -> list[Run]:

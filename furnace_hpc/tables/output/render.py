@@ -137,7 +137,7 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
         "mean_high": high,
         **_csv_difference(row.difference),
         "reference_undertrained_against": " ".join(ablation.stronger_sanity),
-        **vars(row.costs),
+        **(vars(row.costs) if ablation.source is None else {}),
         "missing": "; ".join(describe(run) for run in row.missing),
         "notes": "; ".join(notes),
     }
@@ -168,8 +168,12 @@ def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any])
         line["pack"] = run.draw.pack
     line |= {"seed": run.seed, "state": run.status.state, "reason": run.status.reason}
     line |= {name: result.get("metrics", {}).get(name) for name in metrics if name not in line}
+    if run.origin:
+        line["origin"] = run.origin
     config = references | {change.key: change.value for change in row.changes}
     line |= {f"config.{key}": format_value(value) for key, value in config.items()}
+    if run.origin:
+        return line
     line |= {name: result.get(name) for name in RESULT_COLUMNS}
     line["attempts"] = run.status.attempt
     line |= vars(run.spent)

@@ -135,12 +135,14 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    status, place = run.status, _place(run.folder)
+    status, place = run.status, run.origin or _place(run.folder)
     value: float | str | None = run.value
     if run.value is not None and not isfinite(run.value):
         value = str(run.value)
-    step, commit, code = status.step, None, None
-    if run.result:
+    step, steps, commit, code = status.step, None, None, None
+    if not run.origin:
+        steps = run.spec.config.steps
+    if run.result and not run.origin:
         step, commit = run.result.selected_step, run.result.commit
         code = run.result.code_hash
     return {
@@ -151,7 +153,7 @@ def _run(run: Run) -> dict[str, Any]:
         "reason": status.reason,
         "value": value,
         "step": step,
-        "steps": run.spec.config.steps,
+        "steps": steps,
         "commit": commit,
         "code": code,
         "job": status.job_id,
