@@ -161,9 +161,7 @@ def show_table(
     if out is None:
         out = Path("results") / "--".join(filter(None, [results_name(grid), view.suffix]))
     figures = figures and _can_draw()
-    view = replace(view, by=view.by or grid.by)
-    ablation = _make_table(_with_described_settings(grid), folder, view, given_name)
-    ablation = _with_more_notes(ablation, samples)
+    ablation = make_table(grid, folder, view, samples, given_name)
     files = write_results(ablation, out, figures)
     _print(ablation, folder, out, len(files))
     return int(bool(ablation.missing))
@@ -233,6 +231,15 @@ def _with_described_settings(grid: Grid) -> Grid:
     settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
     description = f"{grid.description} With {settings}.".strip()
     return grid.model_copy(update={"description": description})
+
+
+def make_table(
+    grid: Grid, folder: GridFolder, view: "View", samples: bool = False, given_name: str = ""
+) -> "Ablation":
+    """The table of a submitted grid. The arguments and errors are those of `show_table`."""
+    view = replace(view, by=view.by or grid.by)
+    ablation = _make_table(_with_described_settings(grid), folder, view, given_name)
+    return _with_more_notes(ablation, samples)
 
 
 def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -> "Ablation":

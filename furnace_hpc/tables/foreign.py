@@ -159,5 +159,3 @@ def _source(wanted: ForeignTable, found: ForeignRuns) -> Source:
         of_last_step=found.of_last_step,
         is_plain=any(abs(value) > 1 for value in values),
     )
-
-

@@ -50,9 +50,7 @@ def recognise(file: LinesFile) -> Format:
             settings="params.",
         )
     if "Name" in columns and columns & _WANDB:
-        return Format(
-            "W&B", run_name="Name", state=_present("State", columns), finished="finished"
-        )
+        return Format("W&B", run_name="Name", state=_present("State", columns), finished="finished")
     return Format("")
 
 

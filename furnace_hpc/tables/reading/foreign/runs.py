@@ -123,9 +123,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
                 f"{path}: the folder has no event files of TensorBoard and no file with a suffix "
                 f"of {', '.join(SUFFIXES)}. Give another folder"
             )
-        event_folders = dict.fromkeys(
-            file.parent for file in inside if "tfevents" in file.name
-        )
+        event_folders = dict.fromkeys(file.parent for file in inside if "tfevents" in file.name)
         yield from event_folders
         yield from (file for file in inside if "tfevents" not in file.name)
 
@@ -179,9 +177,7 @@ def _remember(found: ForeignRuns, name: str) -> None:
         found.metrics.add(name)
 
 
-def _run_of(
-    place: str, values: Values, columns: Columns, form: Format, metric: str
-) -> ForeignRun:
+def _run_of(place: str, values: Values, columns: Columns, form: Format, metric: str) -> ForeignRun:
     """The run of one line, or one step of a run."""
     name = form.file_run
     if columns.run_name is not None:
@@ -270,9 +266,7 @@ def _number(place: str, column: str, value: Any) -> float | None:
             fix = "Remove the percent sign"
         elif text.count(",") == 1 and text.replace(",", "").lstrip("+-").isdigit():
             fix = "Write a decimal point"
-        raise ConfigError(
-            f"{place}: {column} is {short(text)!r}, wanted a number. {fix}"
-        ) from None
+        raise ConfigError(f"{place}: {column} is {short(text)!r}, wanted a number. {fix}") from None
     return None if isnan(number) else number
 
 
@@ -293,4 +287,3 @@ def _duplicate(run: ForeignRun, other: ForeignRun) -> ConfigError:
 
 def _list(paths: Sequence[Path]) -> str:
     return ", ".join(map(str, paths[:5]))
-
