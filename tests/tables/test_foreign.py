@@ -2,78 +2,32 @@
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import polars as pl
 import pytest
+from aggregate_study import command
+from foreign_runs import (
+    BASE,
+    BIG,
+    long_lines,
+    table_of,
+    values_of,
+    wide_lines,
+    write,
+    write_csv,
+    write_events,
+    write_json_lines,
+)
 from scipy import stats
 
-from furnace_hpc.tables.foreign import ForeignTable, collect_foreign
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import headings
 from furnace_hpc.tables.output.results import WRITERS
-from furnace_hpc.tables.reading.foreign.columns import Query
 from furnace_hpc.tables.reading.foreign.formats import split_run_name
-from furnace_hpc.tables.table import Ablation
 
-BASE, BIG = [0.801, 0.809, 0.800, 0.795], [0.840, 0.834, 0.831, 0.841]
 COST_COLUMNS = {"train_s", "wall_s", "attempts", "lost_steps", "hours", "goodput", "num_parameters"}
-
-
-def wide_lines() -> list[dict]:
-    return [
-        {"variant": row, "seed": seed, "acc": value, "loss": round(1 - value, 4)}
-        for row, values in (("base", BASE), ("big", BIG))
-        for seed, value in enumerate(values)
-    ]
-
-
-def long_lines() -> list[dict]:
-    return [
-        {"variant": line["variant"], "seed": line["seed"], "metric": name, "value": line[name]}
-        for line in wide_lines()
-        for name in ("acc", "loss")
-    ]
-
-
-def write_csv(path: Path, lines: list[dict], separator: str = ",") -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(lines[0]), delimiter=separator)
-        writer.writeheader()
-        writer.writerows(lines)
-    return path
-
-
-def write_json_lines(path: Path, lines: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def table_of(*paths: Path, metric: str = "acc", **options) -> Ablation:
-    names = ("row", "seed", "pack", "value")
-    query = Query(metric, **{name: options.pop(name) for name in names if name in options})
-    return collect_foreign(ForeignTable(paths, query, **({"direction": "max"} | options)))
-
-
-def values_of(ablation: Ablation) -> dict[str, list[float]]:
-    return {row.variant: [row.values[draw] for draw in row.values] for row in ablation.rows}
-
-
-def write(kind: str, folder: Path, lines: list[dict]) -> Path:
-    path = folder / f"runs.{kind}"
-    match kind:
-        case "csv":
-            return write_csv(path, lines)
-        case "tsv":
-            return write_csv(path, lines, "\t")
-        case "jsonl":
-            return write_json_lines(path, lines)
-    pl.DataFrame(lines).write_parquet(path)
-    return path
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
@@ -284,23 +238,15 @@ class StandInAccumulator:
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
-    def Reload(self) -> "StandInAccumulator":  # noqa: N802
+    def Reload(self) -> "StandInAccumulator":
         self.values = json.loads(next(self.path.iterdir()).read_text())
         return self
 
-    def Tags(self) -> dict[str, list[str]]:  # noqa: N802
+    def Tags(self) -> dict[str, list[str]]:
         return {"scalars": list(self.values)}
 
-    def Scalars(self, tag: str) -> list[SimpleNamespace]:  # noqa: N802
+    def Scalars(self, tag: str) -> list[SimpleNamespace]:
         return [SimpleNamespace(wall_time=1.0, step=s, value=v) for s, v in self.values[tag]]
-
-
-def write_events(folder: Path) -> None:
-    for line in wide_lines():
-        place = folder / f"{line['variant']}-seed{line['seed']}"
-        place.mkdir()
-        values = {"acc": [(1, 0.1), (9, line["acc"])], "loss": [(9, 0.2)]}
-        (place / "events.out.tfevents.1700000000.node.1.0").write_text(json.dumps(values))
 
 
 def test_event_files_are_read_by_tensorboard(tmp_path, monkeypatch):
@@ -332,22 +278,10 @@ def test_settings_of_rows_with_several_values_do_not_change(tmp_path):
     assert ablation.rows[1].changes == ()
 
 
-def furnace(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "furnace_hpc.aggregate", *arguments],
-        cwd=path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=dict(os.environ),
-        check=False,
-    )
-
-
 def test_the_command_writes_all_files(tmp_path):
     write_csv(tmp_path / "runs.csv", wide_lines())
     words = ["--from", "runs.csv", "--row", "variant", "--seed", "seed", "--metric", "acc"]
-    done = furnace(tmp_path, *words, "--direction", "max")
+    done = command(tmp_path, *words, "--direction", "max")
     assert (done.returncode, done.stderr) == (0, "")
     out = tmp_path / "results" / "runs--acc"
     assert {path.name for path in out.iterdir()} == {*WRITERS, "figures"}
@@ -361,7 +295,7 @@ def test_a_missing_run_exits_1(tmp_path):
     lines[0]["acc"] = ""
     write_csv(tmp_path / "runs.csv", lines)
     words = ["--from", "runs.csv", "--metric", "acc", "--direction", "max", "--no-figures"]
-    done = furnace(tmp_path, *words, "--out", "tables")
+    done = command(tmp_path, *words, "--out", "tables")
     assert done.returncode == 1
     assert "1 of 8 runs are missing:\n  base-s0 (failed: acc is empty, runs.csv:2)" in done.stderr
     assert (tmp_path / "tables" / "table.md").exists()

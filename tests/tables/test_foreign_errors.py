@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 import pytest
-from test_foreign import furnace, table_of, wide_lines, write, write_csv, write_events
+from aggregate_study import command
+from foreign_runs import table_of, wide_lines, write, write_csv, write_events
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.tables.reading.foreign import runs as foreign_runs
@@ -99,19 +101,18 @@ def test_a_bad_json_file(tmp_path, content, expected):
 
 
 def test_every_damage_of_a_parquet_file_is_an_error(tmp_path):
-    """Cuts and changed bytes give an error or the same runs, and never a traceback."""
+    """Each cut gives an error. Changed bytes may change a value, and never give a traceback."""
     whole = write("parquet", tmp_path, wide_lines()).read_bytes()
     damaged = [whole[:length] for length in range(1, len(whole), 97)]
     damaged += [whole[:at] + b"\xff\x7f" + whole[at + 2 :] for at in range(0, len(whole), 61)]
-    errors = 0
+    errors = []
     for content in damaged:
         (tmp_path / "bad.parquet").write_bytes(content)
-        try:
+        with suppress(ConfigError):
             table_of(tmp_path / "bad.parquet")
-        except ConfigError as error:
-            errors += 1
-            assert "bad.parquet" in str(error) or "--reference" in str(error)
-    assert errors >= len(whole) // 97
+            continue
+        errors.append(content)
+    assert {whole[:length] for length in range(1, len(whole), 97)} <= {*errors}
 
 
 def test_the_row_of_a_parquet_file_is_named(tmp_path):
@@ -127,8 +128,8 @@ def test_other_suffixes_and_missing_files(tmp_path):
     assert "the suffix '.xlsx' is unknown" in error_of(tmp_path, "x", "runs.xlsx")
     with pytest.raises(ConfigError, match="No such file or directory"):
         table_of(tmp_path / "none.csv")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="the folder has no event files"):
-        (tmp_path / "empty").mkdir()
         table_of(tmp_path / "empty")
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(ConfigError, match="is a named pipe, not a regular file"):
@@ -209,7 +210,7 @@ def test_a_huge_history_needs_little_memory(tmp_path):
     ],
 )
 def test_options_that_do_not_belong_together(tmp_path, words, expected):
-    done = furnace(tmp_path, *words)
+    done = command(tmp_path, *words)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {expected}")
     assert not (tmp_path / "results").exists()
