@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 LEAST_WIDTH = 100  # characters of the printed table, also in a log file
 
+Keys = Annotated[
+    list[str] | None,
+    typer.Option(help="make a row for each value of this key, such as loss.alpha; repeatable"),
+]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option(help="key=value: show only these runs; some must be of the reference; repeatable"),
+]
 Files = Annotated[
     list[Path] | None,
     typer.Option(
@@ -79,16 +87,8 @@ def main(
         Literal["max", "min"] | None,
         typer.Option(help="whether higher (max) or lower (min) is better [from the metric]"),
     ] = None,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(help="make a row for each value of this key, such as loss.alpha; repeatable"),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="key=value: show only these runs; some must be of the reference; repeatable"
-        ),
-    ] = None,
+    by: Keys = None,
+    where: Conditions = None,
     figures: Annotated[bool, typer.Option(help="draw the figures")] = True,
     samples: Annotated[
         bool,

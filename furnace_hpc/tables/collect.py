@@ -66,7 +66,8 @@ def collect(
         record = records.by_run.get(run_id, Record())
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
-    _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
+    results = [run.own_result for row in named.values() for run in row if run.own_result]
+    _check_metric(grid, results)
     rows = compare_rows(named, grid.reference, by)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     return Ablation(grid, rows, notes, records)
@@ -167,7 +168,10 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]
 
 
 def _settings_of(runs: Sequence[Run]) -> dict[str, Any]:
-    return _flat_identity(runs[0].spec.config)
+    spec = runs[0].own_spec
+    if spec is None:
+        return {}
+    return _flat_identity(spec.config)
 
 
 def compare_rows(

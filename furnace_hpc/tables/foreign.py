@@ -1,7 +1,6 @@
 """Make a table of the runs of another tool: CSV files, and exports of W&B, MLflow, TensorBoard.
 
-The runs become the same `Run` and `Row` as those of a grid. What only Furnace's runs have is absent
-from them, so reading it is an error and never a made-up number.
+The runs become the same `Run` and `Row` as those of a grid, with a smaller spec and result.
 """
 
 import re
@@ -13,16 +12,14 @@ from typing import Any
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.metrics import Direction, metric_direction
-from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.collect import compare_rows
 from furnace_hpc.tables.notes import notes_of_values
 from furnace_hpc.tables.reading.cache import no_records
 from furnace_hpc.tables.reading.foreign.columns import Query
 from furnace_hpc.tables.reading.foreign.runs import ForeignRun, ForeignRuns, read_foreign
-from furnace_hpc.tables.table import Ablation, Draw, Note, Run, Source
+from furnace_hpc.tables.table import Ablation, Draw, ForeignResult, ForeignSpec, Note, Run, Source
 from furnace_hpc.tables.text import list_names
 
 SEVERAL = "several values"  # of a setting that differs between the runs of a row
@@ -121,9 +118,9 @@ def _run(found: ForeignRun, metric: str, has_packs: bool) -> Run:
     if found.value is None:
         status = RunStatus(RunState.FAILED, 0, 0, f"{found.problem}, {found.place}")
     else:
-        result = RunResult.model_construct(metrics={metric: found.value})
+        result = ForeignResult({metric: found.value})
     return Run(
-        spec=RunSpec.model_construct(variant=row),
+        spec=ForeignSpec(row),
         folder=RunFolder(Path(run_id.replace("/", "_"))),
         status=status,
         result=result,

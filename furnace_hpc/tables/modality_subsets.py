@@ -123,7 +123,8 @@ def _subset_order(ablation: Ablation) -> Callable[[str], tuple[int, list[int], s
     """Sort key of subsets: small ones first, modalities in the order of the configs."""
     modalities: list[str] = []
     for run in ablation.runs:
-        modalities += run.spec.config.model.modalities
+        if run.own_spec:
+            modalities += run.own_spec.config.model.modalities
     place = {name: number for number, name in enumerate(dict.fromkeys(modalities))}
 
     def order(subset: str) -> tuple[int, list[int], str]:

@@ -194,8 +194,8 @@ def _other_data(rows: Sequence[Row]) -> Iterator[Note]:
     """Results that were measured on other data than the run's spec names."""
     names = []
     for run in _finished(rows):
-        if _has_other_data(run) and run.result:
-            names.append(f"{run.run_id} ({run.result.data_fingerprint})")
+        if _has_other_data(run) and run.own_result:
+            names.append(f"{run.run_id} ({run.own_result.data_fingerprint})")
     if names:
         yield Note(
             f"other data than planned in {count(len(names), 'run')}, by fingerprint: "
@@ -205,7 +205,10 @@ def _other_data(rows: Sequence[Row]) -> Iterator[Note]:
 
 
 def _has_other_data(run: Run) -> bool:
-    return run.result is not None and run.result.data_fingerprint != run.spec.data_fingerprint
+    spec, result = run.own_spec, run.own_result
+    if spec is None or result is None:
+        return False
+    return result.data_fingerprint != spec.data_fingerprint
 
 
 def _mixed(rows: Sequence[Row], field: str, noun: str) -> Iterator[Note]:
@@ -295,7 +298,7 @@ def _of_older_grids(others: dict[str, Record], runs: Sequence[Run]) -> Iterator[
     """Runs that the grid had in an earlier version."""
     if not others:
         return
-    data = {run.spec.data_fingerprint for run in runs}
+    data = {run.own_spec.data_fingerprint for run in runs if run.own_spec}
     other_data = sum(record.fingerprint not in data for record in others.values())
     parts = {"on other data": other_data, "with another config": len(others) - other_data}
     numbers = ", ".join(f"{number} {words}" for words, number in parts.items() if number)

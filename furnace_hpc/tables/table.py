@@ -41,25 +41,51 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True)
+class ForeignSpec:
+    """What is known of the plan of another tool's run."""
+
+    variant: str
+
+
+@dataclass(frozen=True)
+class ForeignResult:
+    """What is known of the result of another tool's run."""
+
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Run:
     """One planned run. If `result` is None, the run is missing, and `status` has the reason."""
 
-    spec: RunSpec
+    spec: RunSpec | ForeignSpec
     folder: RunFolder
     status: RunStatus
-    result: RunResult | None
+    result: RunResult | ForeignResult | None
     value: float | None  # the table's metric; may be NaN or infinite
     draw: Draw
     spent: AttemptCosts = AttemptCosts()
     record: Record = Record()  # content of its files
-    # Place in another tool's file, such as runs.csv:12. Empty for a run of Furnace. With a place,
-    # `spec` has only the variant, and `result` has only metrics.
-    origin: str = ""
+    origin: str = ""  # place in another tool's file, such as runs.csv:12
 
     @property
     def run_id(self) -> str:
         """Id of the run, from its folder, because `spec.run_id` hashes the config each time."""
         return self.folder.run_id
+
+    @property
+    def own_spec(self) -> RunSpec | None:
+        """The spec. None if the run is of another tool."""
+        if isinstance(self.spec, ForeignSpec):
+            return None
+        return self.spec
+
+    @property
+    def own_result(self) -> RunResult | None:
+        """The result. None if the run is missing, or of another tool."""
+        if isinstance(self.result, ForeignResult):
+            return None
+        return self.result
 
     @property
     def seed(self) -> int:
@@ -131,10 +157,8 @@ class Row:
     @cached_property
     def costs(self) -> Costs:
         """Costs of the row. They include the attempts of missing runs."""
-        if self.runs[0].origin:
-            return mean_costs([], 0, [])
-        results = [run.result for run in self.runs if run.result]
-        attempts = sum(run.result.attempts for run in self.runs if run.result)
+        results = [run.own_result for run in self.runs if run.own_result]
+        attempts = sum(result.attempts for result in results)
         attempts += sum(run.status.attempt for run in self.missing)
         return mean_costs(results, attempts, [run.spent for run in self.runs])
 

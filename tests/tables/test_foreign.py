@@ -268,7 +268,7 @@ def test_run_names_need_the_word_seed():
         assert split_run_name(name) is None
 
 
-def test_settings_of_rows_with_several_values_do_not_change(tmp_path):
+def test_settings_that_vary_in_a_row_are_no_change(tmp_path):
     lines = [
         {**{f"params.{key}": line[key] for key in ("variant", "seed")}, "run_id": number}
         | {"metrics.acc": line["acc"], "params.note": number}

@@ -88,9 +88,10 @@ def _selected_steps(ablation: Ablation) -> Iterator[str]:
     if ablation.source is not None:
         yield from _source(ablation.source)
         return
-    rules = dict.fromkeys(_step_rule(run.spec.config) for run in ablation.runs)
+    configs = [run.own_spec.config for run in ablation.runs if run.own_spec]
+    rules = dict.fromkeys(map(_step_rule, configs))
     yield f"Measured at {', or at '.join(rules)}."
-    is_selected = any(_is_selected(run.spec.config) for run in ablation.runs)
+    is_selected = any(map(_is_selected, configs))
     if ablation.metric.split == "val" and is_selected:
         yield "The same split selected the step, so the values are optimistic."
 

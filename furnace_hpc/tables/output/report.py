@@ -140,11 +140,10 @@ def _run(run: Run) -> dict[str, Any]:
     if run.value is not None and not isfinite(run.value):
         value = str(run.value)
     step, steps, commit, code = status.step, None, None, None
-    if not run.origin:
-        steps = run.spec.config.steps
-    if run.result and not run.origin:
-        step, commit = run.result.selected_step, run.result.commit
-        code = run.result.code_hash
+    if run.own_spec:
+        steps = run.own_spec.config.steps
+    if result := run.own_result:
+        step, commit, code = result.selected_step, result.commit, result.code_hash
     return {
         "id": run.run_id,
         "seed": run.seed,

@@ -165,8 +165,7 @@ def _parquet_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Va
     frame = pl.scan_parquet(path).select(columns)
     start = 0
     while True:
-        part = frame.slice(start, BATCH_ROWS)
-        rows = _parquet(path, lambda part=part: part.collect().rows(named=True))
+        rows = _parquet(path, frame.slice(start, BATCH_ROWS).collect).rows(named=True)
         yield from enumerate(rows, start + 1)
         start += len(rows)
         if len(rows) < BATCH_ROWS:
