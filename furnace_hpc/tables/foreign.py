@@ -12,6 +12,7 @@ from typing import Any
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.metrics import Direction, metric_direction
+from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.collect import compare_rows
@@ -70,7 +71,7 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
     settings: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for run in runs:
         named[run.key.row].append(_run(run, wanted.query.metric, len(packs) > 1))
-        settings[run.key.row].append(run.settings)
+        settings[run.key.row].append(_without_secrets(run.settings))
 
     def settings_of(of_row: Sequence[Run]) -> dict[str, Any]:
         of_runs = settings[of_row[0].spec.variant]
@@ -128,6 +129,12 @@ def _run(found: ForeignRun, metric: str, has_packs: bool) -> Run:
         draw=Draw(pack if has_packs else "", seed),
         origin=found.place,
     )
+
+
+def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that do not look like a secret, which a report would spread."""
+    texts = {key: f"{key}={value}" for key, value in settings.items()}
+    return {key: settings[key] for key, text in texts.items() if find_secret(text) is None}
 
 
 def _common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -154,6 +154,18 @@ def test_mlflow_columns_states_and_settings(tmp_path):
     assert "settings differ between the runs of a row: params.note" in text
 
 
+def test_settings_that_look_like_secrets_are_left_out(tmp_path):
+    lines = [
+        {"run_id": number, "metrics.acc": line["acc"], "params.lr": line["variant"]}
+        | {"tags.mlflow.runName": f"{line['variant']}-s{line['seed']}"}
+        | {"params.api_key": f"wanted-by-{line['variant']}-0123456789"}
+        for number, line in enumerate(wide_lines())
+    ]
+    ablation = table_of(write_csv(tmp_path / "mlflow.csv", lines))
+    assert [change.key for change in ablation.rows[1].changes] == ["params.lr"]
+    assert not [text for make in WRITERS.values() if "wanted-by" in (text := make(ablation))]
+
+
 def test_mlflow_run_names_give_row_and_seed(tmp_path):
     lines = [
         {
