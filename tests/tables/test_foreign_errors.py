@@ -63,7 +63,7 @@ def test_the_line_counts_fields_with_line_breaks(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"row": "varient"}, "--row varient: the file has no such column; did you mean 'variant'?"),
+        ({"row": "varian"}, "--row varian: the file has no such column; did you mean 'variant'?"),
         ({"seed": "sed"}, "--seed sed: the file has no such column; did you mean 'seed'?"),
         ({"metric": "ac"}, "--metric ac: the file has no such column; did you mean 'acc'?"),
         ({"pack": "set"}, "--pack set: the file has no such column; "),

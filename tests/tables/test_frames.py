@@ -86,7 +86,7 @@ def test_views_of_the_results(results):
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("studdy", {}, "unknown grid 'studdy' in the folder of runs runs; did you mean 'study'?"),
+        ("studi", {}, "unknown grid 'studi' in the folder of runs runs; did you mean 'study'?"),
         ("study", {"runs_dir": "other"}, "unknown grid 'study' in the folder of runs other; "),
         ("none.yaml", {}, "grid 'none.yaml': there is no such file."),
         ("study", {"where": "variant=base"}, "where is 'variant=base', wanted a list. Write ["),

@@ -142,7 +142,8 @@ def _read_file(path: Path, found: ForeignRuns) -> None:
             return
     elif form.step is not None:
         for name in file.columns:
-            _remember(found, name)
+            if not name.startswith("_"):  # W&B's own columns
+                _remember(found, name)
     found.of_last_step = found.of_last_step or form.step is not None
     columns = find_columns(file, form, found.query)
     for number, values in file.lines(columns.names()):
