@@ -69,5 +69,5 @@ def write_events(folder: Path) -> None:
     for line in wide_lines():
         place = folder / f"{line['variant']}-seed{line['seed']}"
         place.mkdir()
-        values = {"acc": [(1, 0.1), (9, line["acc"])], "loss": [(9, 0.2)]}
+        values = {"acc": [(1, 0.1), (9, line["acc"])], "loss": [(9, 0.2)], "tf2/acc": [(9, 0.1)]}
         (place / "events.out.tfevents.1700000000.node.1.0").write_text(json.dumps(values))

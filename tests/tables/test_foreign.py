@@ -22,6 +22,7 @@ from foreign_runs import (
 )
 from scipy import stats
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import headings
 from furnace_hpc.tables.output.results import WRITERS
@@ -244,6 +245,14 @@ def test_tensorboard_downloads(tmp_path):
     assert values_of(ablation) == {"base": BASE, "big": BIG}
 
 
+def test_tensorboard_downloads_named_after_the_run(tmp_path):
+    """The page "Time series" names a file after the run alone."""
+    for line in wide_lines():
+        text = f"Wall time,Step,Value\n1.7e9,0,0.1\n1.7e9,9,{line['acc']}\n"
+        (tmp_path / f"{line['variant']}_seed{line['seed']}.csv").write_text(text)
+    assert values_of(table_of(tmp_path)) == {"base": BASE, "big": BIG}
+
+
 class StandInAccumulator:
     """The calls of tensorboard's EventAccumulator on files that hold JSON."""
 
@@ -255,7 +264,8 @@ class StandInAccumulator:
         return self
 
     def Tags(self) -> dict[str, list[str]]:
-        return {"scalars": list(self.values)}
+        scalars = [tag for tag in self.values if not tag.startswith("tf2/")]
+        return {"scalars": scalars, "tensors": list({*self.values} - {*scalars})}
 
     def Scalars(self, tag: str) -> list[SimpleNamespace]:
         return [SimpleNamespace(wall_time=1.0, step=s, value=v) for s, v in self.values[tag]]
@@ -270,6 +280,8 @@ def test_event_files_are_read_by_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr("furnace_hpc.tables.reading.foreign.tensorboard.find_spec", lambda _: True)
     assert values_of(table_of(tmp_path)) == {"base": BASE, "big": BIG}
+    with pytest.raises(ConfigError, match="tf2/acc is a tensor, as TensorFlow 2 writes scalars"):
+        table_of(tmp_path, metric="tf2/acc")
 
 
 def test_run_names_need_the_word_seed():

@@ -21,7 +21,7 @@ def event_runs(path: Path, metric: str) -> EventRun:
     """Read the last value of a metric from a folder of event files, or from one such file.
 
     Raises:
-        ConfigError: tensorboard is not installed.
+        ConfigError: tensorboard is not installed, or the metric is not a scalar.
     """
     if not find_spec("tensorboard"):
         raise ConfigError(
@@ -35,7 +35,13 @@ def event_runs(path: Path, metric: str) -> EventRun:
     folder = path if path.is_dir() else path.parent
     # The default keeps 10,000 scalars of a tag, a sample that always has the last one.
     accumulator = EventAccumulator(str(path)).Reload()
-    tags = list(accumulator.Tags()["scalars"])
+    found = accumulator.Tags()
+    tags = list(found["scalars"])
+    if metric in found["tensors"]:
+        raise ConfigError(
+            f"{path}: {metric} is a tensor, as TensorFlow 2 writes scalars, and cannot be read. "
+            f"Give the CSV files that TensorBoard's page downloads"
+        )
     if metric not in tags:
         return EventRun(folder.name, tags, None, -1)
     last = max(accumulator.Scalars(metric), key=lambda event: (event.step, event.wall_time))
