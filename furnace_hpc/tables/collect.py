@@ -1,6 +1,6 @@
 """Collect the runs of a grid and compare the rows of its table."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,8 +66,9 @@ def collect(
         record = records.by_run.get(run_id, Record())
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
-    _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
-    rows = _compare_rows(named, grid.reference, by)
+    results = [run.own_result for row in named.values() for run in row if run.own_result]
+    _check_metric(grid, results)
+    rows = compare_rows(named, grid.reference, by)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     return Ablation(grid, rows, notes, records)
 
@@ -166,17 +167,27 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]
     return tuple(change for change in changes if change.reference != change.value)
 
 
-def _compare_rows(
-    named: dict[str, list[Run]], reference: str, by: tuple[str, ...]
+def _settings_of(runs: Sequence[Run]) -> dict[str, Any]:
+    spec = runs[0].own_spec
+    if spec is None:
+        return {}
+    return _flat_identity(spec.config)
+
+
+def compare_rows(
+    named: dict[str, list[Run]],
+    reference: str,
+    by: tuple[str, ...] = (),
+    settings_of: Callable[[Sequence[Run]], dict[str, Any]] = _settings_of,
 ) -> tuple[Row, ...]:
     """The rows with their differences to the reference. Holm's method corrects their p values."""
     theirs = named.get(reference)
     if not theirs:
         return tuple(Row(name, tuple(runs), (), None) for name, runs in named.items())
-    their_config = _flat_identity(theirs[0].spec.config)
+    their_config = settings_of(theirs)
     found = []
     for name, ours in named.items():
-        changes = _changes(_flat_identity(ours[0].spec.config), their_config)
+        changes = _changes(settings_of(ours), their_config)
         if by:  # the runs of one row differ in the other keys
             changes = tuple(change for change in changes if change.key in by)
         difference = None

@@ -49,6 +49,7 @@ class Metric:
 
     name: str
     direction: Direction
+    is_plain: bool = False  # whether values are shown as they are, whatever the name
 
     @property
     def split(self) -> str:
@@ -68,6 +69,8 @@ class Metric:
     @cached_property
     def scale(self) -> Scale:
         """How its values are shown."""
+        if self.is_plain:
+            return PLAIN
         return scale_of(self.name)
 
     @property

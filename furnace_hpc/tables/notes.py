@@ -43,11 +43,7 @@ def make_notes(
         excluded_ids: runs of the grid that `--where` excludes.
         other_table_ids: runs in the folder that belong to tables with other settings.
     """
-    notes = [note for row in rows for note in _values_left_out(grid, row)]
-    notes += _single_runs(rows)
-    notes += _reference(grid, rows)
-    notes += _constant_differences(grid, rows)
-    notes += _too_few_seeds(grid, rows)
+    notes = notes_of_values(grid, rows)
     notes += _other_data(rows)
     for field, noun in COMPARED.items():
         notes += _mixed(rows, field, noun)
@@ -60,6 +56,16 @@ def make_notes(
     notes += _left_out(runs_shown, records, {*excluded_ids, *other_table_ids})
     notes += _skipped(rows, records)
     return tuple(notes)
+
+
+def notes_of_values(grid: Grid, rows: Sequence[Row]) -> list[Note]:
+    """The notes on values and differences, which need no files of runs."""
+    notes = [note for row in rows for note in _values_left_out(grid, row)]
+    notes += _single_runs(rows)
+    notes += _reference(grid, rows)
+    notes += _constant_differences(grid, rows)
+    notes += _too_few_seeds(grid, rows)
+    return notes
 
 
 def sample_notes(ablation: Ablation, comparison: "SampleComparison") -> Iterator[Note]:
@@ -188,8 +194,8 @@ def _other_data(rows: Sequence[Row]) -> Iterator[Note]:
     """Results that were measured on other data than the run's spec names."""
     names = []
     for run in _finished(rows):
-        if _has_other_data(run) and run.result:
-            names.append(f"{run.run_id} ({run.result.data_fingerprint})")
+        if _has_other_data(run) and run.own_result:
+            names.append(f"{run.run_id} ({run.own_result.data_fingerprint})")
     if names:
         yield Note(
             f"other data than planned in {count(len(names), 'run')}, by fingerprint: "
@@ -199,7 +205,10 @@ def _other_data(rows: Sequence[Row]) -> Iterator[Note]:
 
 
 def _has_other_data(run: Run) -> bool:
-    return run.result is not None and run.result.data_fingerprint != run.spec.data_fingerprint
+    spec, result = run.own_spec, run.own_result
+    if spec is None or result is None:
+        return False
+    return result.data_fingerprint != spec.data_fingerprint
 
 
 def _mixed(rows: Sequence[Row], field: str, noun: str) -> Iterator[Note]:
@@ -289,7 +298,7 @@ def _of_older_grids(others: dict[str, Record], runs: Sequence[Run]) -> Iterator[
     """Runs that the grid had in an earlier version."""
     if not others:
         return
-    data = {run.spec.data_fingerprint for run in runs}
+    data = {run.own_spec.data_fingerprint for run in runs if run.own_spec}
     other_data = sum(record.fingerprint not in data for record in others.values())
     parts = {"on other data": other_data, "with another config": len(others) - other_data}
     numbers = ", ".join(f"{number} {words}" for words, number in parts.items() if number)

@@ -41,22 +41,51 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True)
+class ForeignSpec:
+    """What is known of the plan of another tool's run."""
+
+    variant: str
+
+
+@dataclass(frozen=True)
+class ForeignResult:
+    """What is known of the result of another tool's run."""
+
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Run:
     """One planned run. If `result` is None, the run is missing, and `status` has the reason."""
 
-    spec: RunSpec
+    spec: RunSpec | ForeignSpec
     folder: RunFolder
     status: RunStatus
-    result: RunResult | None
+    result: RunResult | ForeignResult | None
     value: float | None  # the table's metric; may be NaN or infinite
     draw: Draw
     spent: AttemptCosts = AttemptCosts()
     record: Record = Record()  # content of its files
+    origin: str = ""  # place in another tool's file, such as runs.csv:12
 
     @property
     def run_id(self) -> str:
         """Id of the run, from its folder, because `spec.run_id` hashes the config each time."""
         return self.folder.run_id
+
+    @property
+    def own_spec(self) -> RunSpec | None:
+        """The spec. None if the run is of another tool."""
+        if isinstance(self.spec, ForeignSpec):
+            return None
+        return self.spec
+
+    @property
+    def own_result(self) -> RunResult | None:
+        """The result. None if the run is missing, or of another tool."""
+        if isinstance(self.result, ForeignResult):
+            return None
+        return self.result
 
     @property
     def seed(self) -> int:
@@ -128,8 +157,8 @@ class Row:
     @cached_property
     def costs(self) -> Costs:
         """Costs of the row. They include the attempts of missing runs."""
-        results = [run.result for run in self.runs if run.result]
-        attempts = sum(run.result.attempts for run in self.runs if run.result)
+        results = [run.own_result for run in self.runs if run.own_result]
+        attempts = sum(result.attempts for result in results)
         attempts += sum(run.status.attempt for run in self.missing)
         return mean_costs(results, attempts, [run.spent for run in self.runs])
 
@@ -142,19 +171,30 @@ class Note:
     variants: tuple[str, ...] = ()
 
 
+class Source(NamedTuple):
+    """The files of a table whose runs are of another tool."""
+
+    files: str
+    tool: str  # empty if it is unknown
+    of_last_step: bool  # whether a value is that of the last step with one
+    is_plain: bool  # whether values are shown as they are, not as percentages
+
+
 @dataclass(frozen=True)
 class Ablation:
-    """The table of one grid."""
+    """The table of one grid, or of runs of another tool."""
 
     grid: Grid
     rows: tuple[Row, ...]
     notes: tuple[Note, ...]
     records: Records  # content of all run files in the grid's folder
+    source: Source | None = None  # None if the runs are of Furnace
 
     @cached_property
     def metric(self) -> Metric:
         """The metric of the table."""
-        return Metric(self.grid.metric, self.grid.direction)
+        is_plain = self.source is not None and self.source.is_plain
+        return Metric(self.grid.metric, self.grid.direction, is_plain)
 
     @cached_property
     def runs(self) -> list[Run]:

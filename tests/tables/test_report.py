@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from foreign_runs import table_of, wide_lines, write_csv
 from tables_study import complete, fail, finish, study
 
 from furnace_hpc.host import lifecycle
@@ -84,6 +85,30 @@ def page(browser, folder, tmp_path):
     page.screenshot(path=tmp_path / "report.png", full_page=True)
     page.close()
     assert messages == [path.as_uri()]
+
+
+def test_another_tools_run_has_only_what_is_known(browser, tmp_path):
+    lines = wide_lines()
+    lines[5]["acc"] = "NaN"
+    ablation = table_of(write_csv(tmp_path / "runs.csv", lines))
+    path = tmp_path / "report.html"
+    path.write_text(to_html(ablation), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(path.as_uri())
+    assert page.get_by_role("heading", name="Means").count() == 1
+    for name in ("Learning curves", "Score against cost"):
+        assert page.get_by_role("heading", name=name).count() == 0
+    page.locator("#table tbody th button", has_text="big").click()
+    text = page.get_by_role("dialog", name="big").inner_text()
+    assert f"{tmp_path}/runs.csv:6" in text
+    assert "failed: acc is NaN" in text
+    assert "attempts" not in text
+    assert "null" not in text
+    assert "selected step" not in text
+    page.close()
+    assert errors == []
 
 
 def variants(page) -> list[str]:

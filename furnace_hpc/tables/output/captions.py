@@ -6,7 +6,7 @@ from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.tables.output.cells import UNDERTRAINED, excludes_zero, is_starred
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.significance import format_exact_p
-from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.table import Ablation, Source
 from furnace_hpc.tables.text import count
 
 # column -> its explanation
@@ -61,10 +61,8 @@ def short_caption(ablation: Ablation) -> str:
 def _values(ablation: Ablation) -> str:
     """Metric, and what its mean and deviation are taken over."""
     metric, seeds = ablation.metric, ", ".join(map(str, ablation.grid.seeds))
-    text = (
-        f"{metric.name}{metric.scale.unit} on the whole {metric.split} split, "
-        f"{metric.better} is better: "
-    )
+    split = f" on the whole {metric.split} split" * (ablation.source is None)
+    text = f"{metric.name}{metric.scale.unit}{split}, {metric.better} is better: "
     if not ablation.packs:
         return f"{text}mean ± sample standard deviation over n runs (seeds {seeds})."
     packs = ", ".join(ablation.packs)
@@ -87,11 +85,24 @@ def _several_runs_per_seed(ablation: Ablation) -> Iterator[str]:
 
 def _selected_steps(ablation: Ablation) -> Iterator[str]:
     """The step at which the metric was measured."""
-    rules = dict.fromkeys(_step_rule(run.spec.config) for run in ablation.runs)
+    if ablation.source is not None:
+        yield from _source(ablation.source)
+        return
+    configs = [run.own_spec.config for run in ablation.runs if run.own_spec]
+    rules = dict.fromkeys(map(_step_rule, configs))
     yield f"Measured at {', or at '.join(rules)}."
-    is_selected = any(_is_selected(run.spec.config) for run in ablation.runs)
+    is_selected = any(map(_is_selected, configs))
     if ablation.metric.split == "val" and is_selected:
         yield "The same split selected the step, so the values are optimistic."
+
+
+def _source(source: Source) -> Iterator[str]:
+    """Where the runs of another tool were read, and what is not known about them."""
+    tool = f" ({source.tool})" * bool(source.tool)
+    yield f"Read from {source.files}{tool}."
+    if source.of_last_step:
+        yield "The value of a run is its value at the last step that has one."
+    yield "Furnace did not train these runs: their code, data and choice of step are not checked."
 
 
 def _step_rule(config: TrainConfig) -> str:

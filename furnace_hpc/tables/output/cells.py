@@ -59,7 +59,7 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
     """Column -> its title, of all columns in their order."""
     scale = ablation.metric.scale
     device = "GPU" if ablation.on_gpus else "process"
-    return {
+    titles = {
         "variant": "variant",
         "changes": f"change to {ablation.grid.reference}",
         "n": "n",
@@ -78,6 +78,12 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
         "goodput": "goodput (%)",
         "num_parameters": "parameters",
     }
+    if ablation.source is None:
+        return titles
+    unknown = {*vars(ablation.rows[0].costs)}
+    if not any(row.changes for row in ablation.rows):
+        unknown.add("changes")
+    return {name: title for name, title in titles.items() if name not in unknown}
 
 
 def all_cells(ablation: Ablation) -> list[Cells]:

@@ -135,14 +135,15 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    status, place = run.status, _place(run.folder)
+    status, place = run.status, run.origin or _place(run.folder)
     value: float | str | None = run.value
     if run.value is not None and not isfinite(run.value):
         value = str(run.value)
-    step, commit, code = status.step, None, None
-    if run.result:
-        step, commit = run.result.selected_step, run.result.commit
-        code = run.result.code_hash
+    step, steps, commit, code = status.step, None, None, None
+    if run.own_spec:
+        steps = run.own_spec.config.steps
+    if result := run.own_result:
+        step, commit, code = result.selected_step, result.commit, result.code_hash
     return {
         "id": run.run_id,
         "seed": run.seed,
@@ -151,7 +152,7 @@ def _run(run: Run) -> dict[str, Any]:
         "reason": status.reason,
         "value": value,
         "step": step,
-        "steps": run.spec.config.steps,
+        "steps": steps,
         "commit": commit,
         "code": code,
         "job": status.job_id,

@@ -60,16 +60,17 @@ function runBlock(run) {
   const entries = [
     ["run", code(run.id)],
     ["state", run.state + (run.reason ? `: ${run.reason}` : "")],
-    [run.state === "done" ? "selected step" : "step", `${run.step} of ${run.steps}`],
+    [run.state === "done" ? "selected step" : "step", run.steps === null ? null : `${run.step} of ${run.steps}`],
     ["commit", code(run.commit)],
     ["code", code(run.code)],
     ["job", code(run.job)],
-    ["folder", code(run.folder)],
+    [run.steps === null ? "read from" : "folder", code(run.folder)],
   ];
   const draw = run.pack ? `${run.pack}, seed ${run.seed}` : `seed ${run.seed}`;
   const title = make("h3", {}, `${draw}: ${run.state === "done" ? value : run.state}`);
   const none = make("p", { class: "about" }, "no attempts recorded");
   const attempts = run.attempts.length ? attemptTable(run.attempts) : none;
+  if (run.steps === null) return make("div", { class: "run" }, title, facts(entries)); // of another tool
   return make("div", { class: "run" }, title, facts(entries), attempts);
 }
 
