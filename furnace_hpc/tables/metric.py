@@ -34,6 +34,8 @@ class Scale:
 PERCENT = Scale(100, 1, " (%)", " (points)")
 PLAIN = Scale(1, 4, "", "")
 IN_PERCENT = ("accuracy", "f1")  # how the names of metrics in percent begin
+# how the names of metrics begin whose values are between 0 and 1
+SHARES = (*IN_PERCENT, "map", "auc", "recall_at")
 
 
 def scale_of(metric: str) -> Scale:
@@ -69,6 +71,13 @@ class Metric:
     def scale(self) -> Scale:
         """How its values are shown."""
         return scale_of(self.name)
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Lowest and highest possible value. None if there are none."""
+        if self.short_name.startswith(SHARES):
+            return 0.0, 1.0
+        return None
 
     @property
     def better(self) -> str:

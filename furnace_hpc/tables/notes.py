@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import THEN
 from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.table import Ablation, Note, Row, Run
+from furnace_hpc.tables.table import Ablation, Note, Row, Run, difference_bounds
 from furnace_hpc.tables.text import count, list_names
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def make_notes(
         other_table_ids: runs in the folder that belong to tables with other settings.
     """
     notes = [note for row in rows for note in _values_left_out(grid, row)]
+    notes += _bounds(grid, rows)
     notes += _single_runs(rows)
     notes += _reference(grid, rows)
     notes += _constant_differences(grid, rows)
@@ -105,6 +107,25 @@ def _values_left_out(grid: Grid, row: Row) -> Iterator[Note]:
     if infinite:
         names = list_names(infinite)
         yield Note(f"not in the mean, because {grid.metric} is not finite: {names}", (row.variant,))
+
+
+def _bounds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """What the differences could be if no run was missing."""
+    metric = Metric(grid.metric, grid.direction)
+    reference = next((row for row in rows if row.variant == grid.reference), None)
+    if metric.limits is None or reference is None:
+        return
+    low, high = (metric.scale.show(limit) for limit in metric.limits)
+    for row in rows:
+        if row is reference or not (row.gaps or reference.gaps):
+            continue
+        bounds = difference_bounds(row.runs, reference.runs, metric.limits)
+        least, most = (metric.scale.show(bound, signed=True) for bound in bounds)
+        yield Note(
+            f"if missing and failed runs had values from {low} to {high}, the difference to "
+            f"{grid.reference} could be {least} to {most}",
+            (row.variant,),
+        )
 
 
 def _single_runs(rows: Sequence[Row]) -> Iterator[Note]:

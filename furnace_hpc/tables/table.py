@@ -16,7 +16,7 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.result import RunResult
-from furnace_hpc.runs.state import RunStatus
+from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, mean_costs
@@ -62,6 +62,18 @@ class Run:
     def seed(self) -> int:
         """Seed of the training."""
         return self.draw.seed
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has a finite value."""
+        return self.value is not None and isfinite(self.value)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it failed, or has a value that is not finite."""
+        if self.value is None:
+            return self.status.state is RunState.FAILED
+        return not isfinite(self.value)
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,15 @@ class Row:
         return [run for run in self.runs if run.result is None]
 
     @cached_property
+    def gaps(self) -> str:
+        """The runs without a value: `2 of 5 failed`, `1 of 5 failed, 2 missing`. Empty if none."""
+        failed = sum(run.has_failed for run in self.runs)
+        missing = sum(not run.counts for run in self.runs) - failed
+        numbers = {"failed": failed, "missing": missing}
+        parts = [f"{number} {word}" for word, number in numbers.items() if number]
+        return ", ".join(parts).replace(" ", f" of {len(self.runs)} ", 1)
+
+    @cached_property
     def costs(self) -> Costs:
         """Costs of the row. They include the attempts of missing runs."""
         results = [run.result for run in self.runs if run.result]
@@ -181,6 +202,13 @@ class Ablation:
         """The grid's packs of the data. Empty if it has one."""
         return several_packs(self.grid)
 
+    def has_gaps(self, row: Row) -> bool:
+        """Whether the row or the reference lacks the value of a run.
+
+        The runs that remain may be the better ones, so there is no verdict.
+        """
+        return bool(row.gaps or (self.reference and self.reference.gaps))
+
     @cached_property
     def on_gpus(self) -> bool:
         """Whether any attempt had a GPU."""
@@ -207,20 +235,40 @@ def several_packs(grid: Grid) -> tuple[str, ...]:
     return grid.packs
 
 
-def values_by_draw(runs: Sequence[Run]) -> dict[Draw, float]:
+def values_by_draw(runs: Sequence[Run], missing: float | None = None) -> dict[Draw, float]:
     """Draw -> mean value of the metric over the runs with this draw.
 
-    A draw counts only if all of its runs have a finite value.
+    Runs without a finite value get the value `missing`. If it is None, a draw counts only if all of
+    its runs have a finite value.
     """
     found: dict[Draw, list[float | None]] = {}
     for run in runs:
-        found.setdefault(run.draw, []).append(run.value)
+        found.setdefault(run.draw, []).append(run.value if run.counts else missing)
     means = {}
     for draw, values in found.items():
         finite = [value for value in values if value is not None and isfinite(value)]
         if len(finite) == len(values):
             means[draw] = fmean(finite)
     return means
+
+
+def difference_bounds(
+    ours: Sequence[Run], theirs: Sequence[Run], limits: tuple[float, float]
+) -> tuple[float, float]:
+    """Lowest and highest mean difference that runs without a value can give.
+
+    Args:
+        ours: all runs of a row.
+        theirs: all runs of the reference.
+        limits: lowest and highest possible value of the metric.
+    """
+
+    def mean_with(runs: Sequence[Run], missing: float) -> float:
+        return fmean(units_of(values_by_draw(runs, missing)))
+
+    low, high = limits
+    lowest = mean_with(ours, low) - mean_with(theirs, high)
+    return lowest, mean_with(ours, high) - mean_with(theirs, low)
 
 
 def by_pack(values: Mapping[Draw, float]) -> list[list[float]]:

@@ -34,7 +34,8 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         _pairs(ablation),
         _intervals(ablation),
         *_tests(ablation, columns),
-        "Bold: best mean as displayed. Bold alone is no evidence of a difference.",
+        "Bold: best mean as displayed, of rows without missing or failed runs. "
+        "Bold alone is no evidence of a difference.",
         *_costs(columns),
     ]
 
@@ -154,7 +155,9 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
         f"*: p < .05 in the paired t test (two-sided, Holm's correction for "
         f"{count(len(tested), 'row')}), and an interval that excludes zero."
     )
-    if not any(is_starred(difference, scale) for difference in tested):
+    if not any(
+        is_starred(row.difference, scale) and not ablation.has_gaps(row) for row in ablation.rows
+    ):
         star += " No row has a star."
     yield star
     numbers = sorted({found.n for found in tested if found.sign_flip_p is not None})

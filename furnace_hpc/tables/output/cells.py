@@ -23,7 +23,7 @@ class Cells(NamedTuple):
     changes: str
     n: str
     mean: str
-    spread: str  # begins with its sign
+    spread: str  # begins with its sign; runs without a value follow
     best: bool
     difference: str
     holm_p: str
@@ -84,13 +84,14 @@ def all_cells(ablation: Ablation) -> list[Cells]:
     """The cells of every row, in the grid's order."""
     scale = ablation.metric.scale
     means = {row.variant: scale.show(row.mean) for row in ablation.rows if row.mean is not None}
-    best = ablation.metric.best_shown(means.values())  # equal as displayed is equal
+    whole = [means[row.variant] for row in ablation.rows if row.mean is not None and not row.gaps]
+    best = ablation.metric.best_shown(whole)  # equal as displayed is equal
     letters = _letters_by_row(ablation)
     found = []
     for row in ablation.rows:
         mean = means.get(row.variant, DASH)
         marks = ",".join(letters.get(row.variant, ()))
-        found.append(_cells(ablation, row, mean, mean == best, marks))
+        found.append(_cells(ablation, row, mean, mean == best and not row.gaps, marks))
     return found
 
 
@@ -170,16 +171,15 @@ def _number_of_runs(row: Row) -> str:
 
 
 def _spread(row: Row, scale: Scale) -> str:
-    """Standard deviation over seeds, and over packs if there are several.
-
-    Empty if there is none.
-    """
+    """Standard deviation over seeds, and over packs if there are several, and missing runs."""
     parts = []
     if row.deviation is not None:
         parts.append(f"± {scale.show(row.deviation)}")
     if row.packs_deviation is not None:
         parts = [f"{part} (seeds)" for part in parts]
         parts.append(f"± {scale.show(row.packs_deviation)} (packs)")
+    if row.gaps:
+        parts.append(f"({row.gaps})")
     return " ".join(parts)
 
 
@@ -193,7 +193,7 @@ def _difference(ablation: Ablation, row: Row) -> str:
     text = scale.show(difference.mean, signed=True)
     if difference.interval:
         text += f" {scale.show_interval(difference.interval)}"
-    if is_starred(difference, scale):
+    if is_starred(difference, scale) and not ablation.has_gaps(row):
         text += "*"
     if ablation.stronger_sanity:
         text += f" ({UNDERTRAINED})"
