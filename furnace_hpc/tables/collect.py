@@ -17,6 +17,7 @@ from furnace_hpc.runs.state import RunState, RunStatus, read_status
 from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.reading.costs import costs_of_attempts
+from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.reading.run_files import Record, read_record
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.table import (
@@ -67,7 +68,7 @@ def collect(
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
     _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
-    rows = _compare_rows(named, grid.reference, by)
+    rows = _compare_rows(named, grid, by)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     return Ablation(grid, rows, notes, records)
 
@@ -166,14 +167,13 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]
     return tuple(change for change in changes if change.reference != change.value)
 
 
-def _compare_rows(
-    named: dict[str, list[Run]], reference: str, by: tuple[str, ...]
-) -> tuple[Row, ...]:
+def _compare_rows(named: dict[str, list[Run]], grid: Grid, by: tuple[str, ...]) -> tuple[Row, ...]:
     """The rows with their differences to the reference. Holm's method corrects their p values."""
-    theirs = named.get(reference)
+    theirs = named.get(grid.reference)
     if not theirs:
         return tuple(Row(name, tuple(runs), (), None) for name, runs in named.items())
     their_config = _flat_identity(theirs[0].spec.config)
+    resolution = resolution_of(grid.metric, [run for runs in named.values() for run in runs])
     found = []
     for name, ours in named.items():
         changes = _changes(_flat_identity(ours[0].spec.config), their_config)
@@ -181,20 +181,23 @@ def _compare_rows(
             changes = tuple(change for change in changes if change.key in by)
         difference = None
         if ours is not theirs:
-            difference = _difference(ours, theirs)
+            difference = _difference(ours, theirs, resolution)
         found.append(Row(name, tuple(ours), changes, difference))
     corrected = estimates.with_holm([row.difference for row in found])
     pairs = zip(found, corrected, strict=True)
     return tuple(replace(row, difference=difference) for row, difference in pairs)
 
 
-def _difference(ours: list[Run], theirs: list[Run]) -> estimates.Difference | None:
+def _difference(
+    ours: list[Run], theirs: list[Run], resolution: float
+) -> estimates.Difference | None:
     """Difference over the draws that both rows have."""
     our_values, their_values = values_by_draw(ours), values_by_draw(theirs)
     both = [draw for draw in our_values if draw in their_values]
     return estimates.paired_difference(
         units_of({draw: our_values[draw] for draw in both}),
         units_of({draw: their_values[draw] for draw in both}),
+        resolution,
     )
 
 

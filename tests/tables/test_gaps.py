@@ -51,7 +51,7 @@ def test_failed_runs_block_bold_and_star(tmp_path):
         assert "(2 of 5 failed)" in write(ablation)
 
 
-def test_a_reference_with_a_missing_run_blocks_all_stars(tmp_path):
+def test_a_missing_run_of_the_reference_blocks_stars(tmp_path):
     ablation = table(tmp_path, {("base", 2): "new"})
     assert cells_of(ablation, "base").spread.endswith("(1 of 5 missing)")
     assert not any("*" in cells.difference for cells in all_cells(ablation))

@@ -20,6 +20,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.records.predictions import read_arrays
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.notes import sample_notes
+from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.statistics.bootstrap import bootstrap, compare_samples
 
 
@@ -69,6 +70,43 @@ def predict(run, right_N, ids_N=None):
         ids_N = np.arange(len(right_N))
     arrays = {"logits.digit": np.eye(3)[answer_N], "label.digit": label_N, "sample_id": ids_N}
     np.savez(run.predictions("test"), **arrays)
+
+
+def test_resolution_is_one_sample(tmp_path):
+    """It comes from the result if N is there, else from predictions, else it is unknown."""
+    grid, runs = study(seeds=[0, 1])
+    folder = GridFolder(tmp_path)
+    for spec in runs:
+        finish(spec, folder)
+    shown = collect(grid, runs, folder).runs
+    name = "test/digit/accuracy"
+    assert resolution_of(name, shown) == 0
+    predict(folder.run(runs[0].run_id), as_bools("1011"))
+    predictions = folder.run(runs[0].run_id).predictions("test")
+    assert resolution_of(name, shown) == 1 / 4
+    assert resolution_of("test/digit/loss", shown) == 0
+    assert resolution_of(f"{name}@text", shown) == 0
+    predictions.write_bytes(predictions.read_bytes()[:300])
+    assert resolution_of(name, shown) == 0
+    scores = {name: 0.8, "test/digit/samples@text": 90, "test/digit/samples@text+image": 100}
+    finish(runs[1], folder, metrics=scores)
+    shown = collect(grid, runs, folder).runs
+    assert resolution_of(name, shown) == 1 / 100
+    assert resolution_of(f"{name}@text", shown) == 1 / 90
+
+
+def test_equal_differences_have_a_wide_interval(tmp_path):
+    """Both seeds gain one of 1,000 samples: p = .39, and no star."""
+    grid, runs = study(seeds=[0, 1])
+    folder = GridFolder(tmp_path)
+    for spec in runs:
+        accuracy = 0.801 if spec.variant == "full" else 0.8
+        scores = {"test/digit/accuracy": accuracy, "test/digit/samples@text": 1000}
+        finish(spec, folder, metrics=scores)
+    full = collect(grid, runs, folder).rows[3]
+    assert full.difference.t_p == pytest.approx(0.3918, abs=1e-4)
+    half = 12.7062 * 0.001 / math.sqrt(2)
+    assert full.difference.interval == pytest.approx((0.001 - half, 0.001 + half), abs=1e-7)
 
 
 def test_notes_on_samples(tmp_path):

@@ -159,3 +159,36 @@ def test_small_but_real_variation_is_tested():
         scipy.stats.ttest_rel([0.85, 0.850001], [0.80, 0.80]).pvalue, rel=1e-6
     )
     assert not estimates.paired_difference([0.9], [0.8]).is_constant
+
+
+# Resolution: accuracies change in steps of one sample
+
+
+def test_deviation_is_at_least_the_resolution():
+    """Two equal gains of one sample of 1,000 are no proof."""
+    one = estimates.paired_difference([0.801, 0.821], [0.8, 0.82], resolution=0.001)
+    assert one.t_p == pytest.approx(0.3918, abs=1e-4)  # t = sqrt(2) with 1 degree of freedom
+    half = 12.7062 * 0.001 / math.sqrt(2)
+    assert one.interval == pytest.approx((0.001 - half, 0.001 + half), abs=1e-7)
+    assert one.effect == pytest.approx(1)
+    many = estimates.paired_difference([0.851, 0.871], [0.8, 0.82], resolution=0.001)
+    assert many.t_p == pytest.approx(2 * scipy.stats.t.sf(51 * math.sqrt(2), 1))
+    assert estimates.paired_difference([0.9], [0.8], resolution=0.001) == Difference(
+        pytest.approx(0.1), None, 1
+    )
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_a_small_resolution_changes_nothing(n):
+    assert estimates.paired_difference(*pairs(n)) == estimates.paired_difference(
+        *pairs(n), resolution=1e-9
+    )
+
+
+def test_gains_of_few_samples_are_not_significant():
+    """Gains of 2, 2 and 3 samples: p = .02 without the resolution."""
+    gains, zeros = [0.002, 0.002, 0.003], [0.0, 0.0, 0.0]
+    assert estimates.paired_difference(gains, zeros).t_p == pytest.approx(0.0198, abs=1e-4)
+    floored = estimates.paired_difference(gains, zeros, resolution=0.001)
+    assert floored.t_p == pytest.approx(2 * scipy.stats.t.sf(7 / 3 * math.sqrt(3), 2))
+    assert floored.t_p > 0.05

@@ -24,8 +24,8 @@ Interval = tuple[float, float]
 class Difference:
     """Mean of paired differences, with its t interval and its tests.
 
-    Interval, tests and effect are None for one pair, and for pairs that all have the same
-    difference.
+    Interval, tests and effect are None for one pair. They are None too if all pairs have the same
+    difference and the metric has no resolution.
     """
 
     mean: float
@@ -77,11 +77,14 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
     return math.sqrt(sum((len(group) - 1) * _stdev(group) ** 2 for group in several) / degrees)
 
 
-def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
+def t_interval(
+    values: Sequence[float], level: float = LEVEL, least_deviation: float = 0.0
+) -> Interval | None:
     """Two-sided Student t interval of the mean. None for fewer than two values."""
     if len(values) < 2:
         return None
-    half = _quantile(len(values) - 1, level) * _stdev(values) / math.sqrt(len(values))
+    deviation = max(_stdev(values), least_deviation)
+    half = _quantile(len(values) - 1, level) * deviation / math.sqrt(len(values))
     center = statistics.fmean(values)
     return center - half, center + half
 
@@ -103,11 +106,16 @@ def _stdev_of(values: tuple[float, ...]) -> float:
     return statistics.stdev(values)
 
 
-def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference | None:
+def paired_difference(
+    values: Sequence[float], reference: Sequence[float], resolution: float = 0.0
+) -> Difference | None:
     """`values` minus `reference`, pair by pair. None without pairs.
 
-    Differences that are equal up to rounding have no interval and no test. A t test would divide by
-    zero or by rounding errors, and would report certainty.
+    `resolution` is the smallest possible change of a value, such as one sample of a test split. The
+    standard deviation of the differences is at least that, so few equal differences are no proof.
+
+    Without it, differences that are equal up to rounding have no interval and no test. A t test
+    would divide by zero or by rounding errors, and would report certainty.
 
     Raises:
         ValueError: the lists have different lengths.
@@ -116,38 +124,40 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Di
     if not differences:
         return None
     largest = max(map(abs, [*values, *reference]))
-    if max(differences) - min(differences) <= SAME * largest:  # true for one pair
+    is_constant = max(differences) - min(differences) <= SAME * largest  # true for one pair
+    if len(differences) < 2 or (is_constant and not resolution):
         return Difference(statistics.fmean(differences), None, len(differences))
     result = Difference(
         statistics.fmean(differences),
-        t_interval(differences),
+        t_interval(differences, least_deviation=resolution),
         len(differences),
-        t_p=t_test(differences),
+        t_p=t_test(differences, resolution),
         sign_flip_p=sign_flip_test(differences),
-        effect=effect_size(differences),
+        effect=effect_size(differences, resolution),
     )
     if result.too_few and result.effect:
         return replace(result, more_seeds=more_pairs(result.effect, result.n))
     return result
 
 
-def effect_size(differences: Sequence[float]) -> float | None:
-    """Cohen's d_z: mean over sample standard deviation.
+def effect_size(differences: Sequence[float], least_deviation: float = 0.0) -> float | None:
+    """Cohen's d_z: mean over sample standard deviation, which is at least `least_deviation`.
 
     None for fewer than two values, or equal values.
     """
-    deviation = sample_deviation(differences)
+    deviation = _deviation(differences, least_deviation)
     if not deviation:
         return None
     return statistics.fmean(differences) / deviation
 
 
-def t_test(differences: Sequence[float]) -> float | None:
+def t_test(differences: Sequence[float], least_deviation: float = 0.0) -> float | None:
     """Two-sided p of a paired t test. It assumes that the differences are normal.
 
-    None for fewer than two differences, or equal ones.
+    Their standard deviation is at least `least_deviation`. None for fewer than two differences, or
+    equal ones.
     """
-    deviation = sample_deviation(differences)
+    deviation = _deviation(differences, least_deviation)
     if not deviation:
         return None
     center = statistics.fmean(differences)
@@ -233,6 +243,13 @@ def power_of(effect: float, n: int, level: float = LEVEL) -> float:
     bound, shift = float(stdtrit(n - 1, (1 + level) / 2)), abs(effect) * math.sqrt(n)
     # the other tail is below a thousandth wherever the power is near POWER
     return float(1 - nctdtr(n - 1, shift, bound))
+
+
+def _deviation(differences: Sequence[float], least: float) -> float:
+    """Sample standard deviation, at least `least`. 0 for fewer than two values."""
+    if len(differences) < 2:
+        return 0.0
+    return max(_stdev(differences), least)
 
 
 def _signed_sums(values: Sequence[float]) -> list[float]:
