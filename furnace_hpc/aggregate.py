@@ -139,7 +139,7 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     from furnace_hpc.tables.other_settings import runs_of_other_settings
     from furnace_hpc.tables.output.results import submitted_runs
     from furnace_hpc.tables.reading.cache import read_records
-    from furnace_hpc.tables.view import apply_view
+    from furnace_hpc.tables.view import apply_view, why_no_verdict
 
     records = read_records(folder)
     all_runs = submitted_runs(grid, folder, records, given_name)
@@ -151,7 +151,15 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
         other_table_ids = runs_of_other_settings(grid, folder)
     get_status = observe_when_asked(folder)
     return collect(
-        shown_grid, runs, folder, get_status, view.by, excluded_ids, records, other_table_ids
+        shown_grid,
+        runs,
+        folder,
+        get_status,
+        view.by,
+        excluded_ids,
+        records,
+        other_table_ids,
+        why_no_verdict(grid, all_runs, view),
     )
 
 

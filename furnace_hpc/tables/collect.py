@@ -44,6 +44,7 @@ def collect(
     excluded_ids: Collection[str] = (),
     records: Records | None = None,
     other_table_ids: Collection[str] = (),
+    why_no_verdict: str = "",
 ) -> Ablation:
     """Make the table of `runs` from the current files in `folder`.
 
@@ -56,6 +57,7 @@ def collect(
         excluded_ids: runs of the grid that `--where` excludes.
         records: content of the run files, if it was read before.
         other_table_ids: runs in `folder` that belong to tables with other settings.
+        why_no_verdict: why no row may have a star. Empty if rows may.
 
     Raises:
         ConfigError: there are results, and none has the grid's metric.
@@ -69,8 +71,10 @@ def collect(
         named.setdefault(row_name(spec, by), []).append(run)
     _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
     rows = _compare_rows(named, grid, by)
+    if not why_no_verdict:
+        rows = _with_correction(rows, grid)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
-    return Ablation(grid, rows, notes, records)
+    return Ablation(grid, rows, notes, records, why_no_verdict)
 
 
 def collect_run(
@@ -168,7 +172,7 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]
 
 
 def _compare_rows(named: dict[str, list[Run]], grid: Grid, by: tuple[str, ...]) -> tuple[Row, ...]:
-    """The rows with their differences to the reference. Holm's method corrects their p values."""
+    """The rows with their differences to the reference."""
     theirs = named.get(grid.reference)
     if not theirs:
         return tuple(Row(name, tuple(runs), (), None) for name, runs in named.items())
@@ -183,8 +187,17 @@ def _compare_rows(named: dict[str, list[Run]], grid: Grid, by: tuple[str, ...]) 
         if ours is not theirs:
             difference = _difference(ours, theirs, resolution)
         found.append(Row(name, tuple(ours), changes, difference))
-    corrected = estimates.with_holm([row.difference for row in found])
-    pairs = zip(found, corrected, strict=True)
+    return tuple(found)
+
+
+def _with_correction(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
+    """The rows with p values that are corrected for their number.
+
+    A row without values counts too, so that missing runs change no p value of another row.
+    """
+    compared = [row for row in rows if row.variant != grid.reference]
+    corrected = estimates.with_holm([row.difference for row in rows], len(compared))
+    pairs = zip(rows, corrected, strict=True)
     return tuple(replace(row, difference=difference) for row, difference in pairs)
 
 

@@ -171,6 +171,7 @@ class Ablation:
     rows: tuple[Row, ...]
     notes: tuple[Note, ...]
     records: Records  # content of all run files in the grid's folder
+    why_no_verdict: str = ""  # why no row can have a star, as a sentence; empty if rows can
 
     @cached_property
     def metric(self) -> Metric:

@@ -82,6 +82,7 @@ def test_holm_worked_by_hand():
     assert estimates.holm([0.9, 0.6]) == [1.0, 1.0]
     assert estimates.holm([0.02]) == [0.02]
     assert estimates.holm([]) == []
+    assert estimates.holm([0.01, 0.02], 3) == pytest.approx([0.03, 0.04])  # times 3 2
 
 
 def test_holm_counts_rows_with_a_test():

@@ -32,6 +32,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_several_runs_per_seed(ablation),
         *_selected_steps(ablation),
         _pairs(ablation),
+        *filter(None, [ablation.why_no_verdict]),
         _intervals(ablation),
         *_tests(ablation, columns),
         "Bold: best mean as displayed, of rows without missing or failed runs. "

@@ -195,22 +195,26 @@ def sign_flip_floor(n: int) -> float:
     return 2.0 ** (1 - n)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values for their number (Holm 1979, step down).
+def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
+    """Correct p values for the number of tests (Holm 1979, step down).
 
-    It controls the family-wise error.
+    It controls the family-wise error. `family` is the number of planned tests, if some could not be
+    made.
     """
+    count = len(p_values) if family is None else family
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, number in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        largest = max(largest, min(1.0, (count - rank) * p_values[number]))
         corrected[number] = largest
     return corrected
 
 
-def with_holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
-    """The differences of a table's rows, with t_p corrected for their number."""
-    corrected = iter(holm([d.t_p for d in differences if d and d.t_p is not None]))
+def with_holm(
+    differences: Sequence[Difference | None], family: int | None = None
+) -> list[Difference | None]:
+    """The differences of a table's rows, with t_p corrected for their number, or for `family`."""
+    corrected = iter(holm([d.t_p for d in differences if d and d.t_p is not None], family))
     found: list[Difference | None] = []
     for difference in differences:
         if difference and difference.t_p is not None:
