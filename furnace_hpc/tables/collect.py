@@ -14,12 +14,14 @@ from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
+from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.reading.costs import costs_of_attempts
 from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.reading.run_files import Record, read_record
 from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.verdicts import Verdict, judge, with_family
 from furnace_hpc.tables.table import (
     Ablation,
     Change,
@@ -57,7 +59,7 @@ def collect(
         excluded_ids: runs of the grid that `--where` excludes.
         records: content of the run files, if it was read before.
         other_table_ids: runs in `folder` that belong to tables with other settings.
-        why_no_verdict: why no row may have a star. Empty if rows may.
+        why_no_verdict: why no row may have a verdict. Empty if rows may.
 
     Raises:
         ConfigError: there are results, and none has the grid's metric.
@@ -70,11 +72,12 @@ def collect(
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
     _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
-    rows = _compare_rows(named, grid, by)
+    resolution = resolution_of(grid.metric, [run for row in named.values() for run in row])
+    rows = _compare_rows(named, grid.reference, by, resolution)
     if not why_no_verdict:
-        rows = _with_correction(rows, grid)
+        rows = _with_verdicts(rows, grid)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
-    return Ablation(grid, rows, notes, records, why_no_verdict)
+    return Ablation(grid, rows, notes, records, why_no_verdict, resolution)
 
 
 def collect_run(
@@ -171,13 +174,14 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]
     return tuple(change for change in changes if change.reference != change.value)
 
 
-def _compare_rows(named: dict[str, list[Run]], grid: Grid, by: tuple[str, ...]) -> tuple[Row, ...]:
+def _compare_rows(
+    named: dict[str, list[Run]], reference: str, by: tuple[str, ...], resolution: float
+) -> tuple[Row, ...]:
     """The rows with their differences to the reference."""
-    theirs = named.get(grid.reference)
+    theirs = named.get(reference)
     if not theirs:
         return tuple(Row(name, tuple(runs), (), None) for name, runs in named.items())
     their_config = _flat_identity(theirs[0].spec.config)
-    resolution = resolution_of(grid.metric, [run for runs in named.values() for run in runs])
     found = []
     for name, ours in named.items():
         changes = _changes(_flat_identity(ours[0].spec.config), their_config)
@@ -190,15 +194,29 @@ def _compare_rows(named: dict[str, list[Run]], grid: Grid, by: tuple[str, ...]) 
     return tuple(found)
 
 
-def _with_correction(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
-    """The rows with p values that are corrected for their number.
+def _with_verdicts(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
+    """The rows with their verdicts, corrected for their number.
 
-    A row without values counts too, so that missing runs change no p value of another row.
+    A row without values counts too, so that missing runs change no verdict of another row. A row
+    that lacks a run, or whose reference does, is undecided: the runs that remain may be the better
+    ones.
     """
-    compared = [row for row in rows if row.variant != grid.reference]
-    corrected = estimates.with_holm([row.difference for row in rows], len(compared))
-    pairs = zip(rows, corrected, strict=True)
-    return tuple(replace(row, difference=difference) for row, difference in pairs)
+    metric = Metric(grid.metric, grid.direction)
+    family = sum(row.variant != grid.reference for row in rows)
+    if not family:
+        return rows
+    sesoi = grid.sesoi and grid.sesoi / metric.scale.factor
+    corrected = with_family([row.difference for row in rows], family, sesoi)
+    reference_has_gaps = any(row.gaps for row in rows if row.variant == grid.reference)
+    found = []
+    for row, difference in zip(rows, corrected, strict=True):
+        verdict: Verdict | None = None
+        if row.variant != grid.reference:
+            verdict = Verdict.UNDECIDED
+            if not row.gaps and not reference_has_gaps:
+                verdict = judge(difference, metric.direction == "max")
+        found.append(replace(row, difference=difference, verdict=verdict))
+    return tuple(found)
 
 
 def _difference(

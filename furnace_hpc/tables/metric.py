@@ -25,6 +25,13 @@ class Scale:
         sign = "+" * signed
         return f"{rounded:{sign}.{self.digits}f}"
 
+    def show_amount(self, amount: float) -> str:
+        """Format a size in the shown unit: `1 point`, `0.5 points`, `0.01`."""
+        unit = self.difference_unit.strip(" ()")
+        if unit and amount == 1:
+            unit = unit.removesuffix("s")
+        return f"{amount:g} {unit}".rstrip()
+
     def show_interval(self, interval: tuple[float, float]) -> str:
         """Format an interval, such as `[1.6, 3.0]`."""
         low, high = interval

@@ -13,6 +13,7 @@ from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import THEN
 from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.verdicts import pairs_to_resolve
 from furnace_hpc.tables.table import Ablation, Note, Row, Run, difference_bounds
 from furnace_hpc.tables.text import count, list_names
 
@@ -49,7 +50,8 @@ def make_notes(
     notes += _single_runs(rows)
     notes += _reference(grid, rows)
     notes += _constant_differences(grid, rows)
-    notes += _too_few_seeds(grid, rows)
+    notes += _single_pairs(grid, rows)
+    notes += _seeds_to_resolve(grid, rows)
     notes += _other_data(rows)
     for field, noun in COMPARED.items():
         notes += _mixed(rows, field, noun)
@@ -170,32 +172,37 @@ def _constant_differences(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
         )
 
 
-def _too_few_seeds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
-    """Rows whose interval contains zero, and how many more seeds would show such a difference."""
-    for row in rows:
-        text = _more_seeds(row, grid.reference)
-        if text:
-            yield Note(text, (row.variant,))
+def _single_pairs(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    single = tuple(
+        row.variant for row in rows if row.n > 1 and row.difference and row.difference.n == 1
+    )
+    if single:
+        yield Note(f"one pair with {grid.reference} gives no interval of the difference", single)
 
 
-def _more_seeds(row: Row, reference: str) -> str:
-    """The seeds that the row needs.
+def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """Seeds that resolve the smallest effect of interest.
 
-    Empty if the difference is shown, or no number of seeds would do.
+    The observed effects play no part. With them, the number would only repeat the p value.
     """
-    difference, unit = row.difference, _unit(row)
-    if difference is None or not difference.too_few or difference.is_constant:
-        return ""
-    start = f"too few {unit}s to show a difference to {reference}"
-    if difference.interval is None:
-        return f"{start}: one pair gives no interval"
-    if not difference.effect:  # the mean difference is zero
-        return ""
-    test = f"paired t test at 5 %, power {100 * estimates.POWER:.0f} %"
-    if difference.more_seeds is None:
-        return f"{start} of this size: even {estimates.MAX_SEEDS:,} would not be enough ({test})"
-    more = count(difference.more_seeds, f"more {unit}")
-    return f"{start} of this size: needs about {more} ({test})"
+    compared = [row for row in rows if row.verdict]
+    if grid.sesoi is None or not compared:
+        return
+    scale = Metric(grid.metric, grid.direction).scale
+    differences = [row.difference for row in compared]
+    found = pairs_to_resolve(differences, len(compared), grid.sesoi / scale.factor)
+    if found is None:
+        return
+    number, deviation = found
+    effect, unit = scale.show_amount(grid.sesoi), _unit(compared[0])
+    start = f"more than {estimates.MAX_PAIRS:,} {unit}s would be needed to resolve {effect}"
+    if number is not None:
+        start = f"about {count(number, unit)} resolve {effect}"
+    yield Note(
+        f"{start}: paired t test at 5 %, corrected for {count(len(compared), 'row')}, power "
+        f"{100 * estimates.POWER:.0f} %, pooled standard deviation of the differences "
+        f"{scale.factor * deviation:.2g}"
+    )
 
 
 def _unit(row: Row) -> str:

@@ -22,6 +22,7 @@ from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, mean_costs
 from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Row:
     runs: tuple[Run, ...]
     changes: tuple[Change, ...]
     difference: estimates.Difference | None  # None for the reference, and without a common draw
+    verdict: Verdict | None = None  # None for the reference, and in a table without verdicts
 
     @cached_property
     def values(self) -> dict[Draw, float]:
@@ -171,7 +173,8 @@ class Ablation:
     rows: tuple[Row, ...]
     notes: tuple[Note, ...]
     records: Records  # content of all run files in the grid's folder
-    why_no_verdict: str = ""  # why no row can have a star, as a sentence; empty if rows can
+    why_no_verdict: str = ""  # why no row has a verdict, as a sentence; empty if rows have one
+    resolution: float = 0.0  # smallest possible change of a value; 0 if unknown
 
     @cached_property
     def metric(self) -> Metric:
@@ -203,13 +206,6 @@ class Ablation:
         """The grid's packs of the data. Empty if it has one."""
         return several_packs(self.grid)
 
-    def has_gaps(self, row: Row) -> bool:
-        """Whether the row or the reference lacks the value of a run.
-
-        The runs that remain may be the better ones, so there is no verdict.
-        """
-        return bool(row.gaps or (self.reference and self.reference.gaps))
-
     @cached_property
     def on_gpus(self) -> bool:
         """Whether any attempt had a GPU."""
@@ -217,14 +213,15 @@ class Ablation:
 
     @cached_property
     def stronger_sanity(self) -> tuple[str, ...]:
-        """Sanity rows with a better mean than the reference. They show that it is under-trained."""
-        if self.reference is None or self.reference.mean is None:
-            return ()
+        """Sanity rows whose interval shows that they are better than the reference.
+
+        They show that the reference is under-trained.
+        """
         found = []
         for row in self.rows:
-            if row.variant not in self.grid.sanity or row.mean is None:
+            if row.variant not in self.grid.sanity or row.difference is None:
                 continue
-            if self.metric.is_better(row.mean, self.reference.mean):
+            if not row.difference.too_few and self.metric.is_better(row.difference.mean, 0.0):
                 found.append(row.variant)
         return tuple(found)
 

@@ -122,7 +122,7 @@ def test_a_grid_is_given_by_name_or_file(study, asked, name):
     words, code, output = {
         "status": ([], 0, "4 runs: 2 new, 2 done"),
         "cancel": ([], 0, "nothing is running or waiting"),
-        "aggregate": (["--no-figures"], 1, "verdict: none yet"),
+        "aggregate": (["--no-figures"], 1, "verdict: undecided"),
     }[asked]
     done = command(asked, study.path.parent.parent, "--grid", name, *words)
     assert done.returncode == code, done.stderr
@@ -218,8 +218,8 @@ def test_a_table_ends_with_verdict_and_next_command(tmp_path, monkeypatch):
     ablation, folder = table(tmp_path)
     lines = last_lines(ablation, folder, Path("results/study"), 15)
     assert lines[0] == (
-        "verdict: better than base: consistency_only (+2.3 points, p .002), full (+3.2 points, "
-        "p .002); no difference shown: specific_only"
+        "verdict: better than base: consistency_only (+2.3 points [1.3, 3.2]), "
+        "full (+3.2 points [1.9, 4.5]); undecided: specific_only (-1.0 points [-2.5, 0.4])"
     )
     assert lines[1] == "wrote 15 files to results/study; open results/study/report.html"
     run = run_ids([run.spec for run in ablation.runs])[0]

@@ -90,25 +90,17 @@ def test_best_follows_the_direction(tmp_path):
     assert cells[1].difference == "-0.1000"  # the same in every seed
 
 
-def test_caption_names_intervals_without_zero(whole, tmp_path):
+def test_caption_names_step_and_marks(whole, tmp_path):
     text = " ".join(caption(whole, ()))
     assert "best val/digit/accuracy, evaluated every 100 of 500 steps" in text
-    assert (
-        "The interval excludes zero for consistency_only, full (3 intervals, not corrected" in text
-    )
+    assert "No row has a mark" not in text
     grid, runs = study()
     folder = GridFolder(tmp_path)
     for spec in runs:
         noise = 0.02 * (-1) ** (spec.config.seed + (spec.variant == "full"))
         finish(spec, folder, accuracy=0.8 + noise * (1 + spec.config.seed))
-    assert "excludes zero" not in _claim(collect(grid, runs, folder)).replace(
-        "No interval excludes zero", ""
-    )
-
-
-def _claim(ablation: Ablation) -> str:
-    return next(
-        line for line in caption(ablation, ()) if "interval" in line and "Difference" not in line
+    assert "No row has a mark: the table shows no difference." in " ".join(
+        caption(collect(grid, runs, folder), ())
     )
 
 
@@ -199,7 +191,7 @@ def test_latex_is_well_formed(holes):
     columns = {
         len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith("\\\\")
     }
-    assert columns == {6}
+    assert columns == {5}
     bare = re.sub(r"\\[\\{}$]", "", text)
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0

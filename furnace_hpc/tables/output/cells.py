@@ -5,13 +5,16 @@ from typing import NamedTuple
 
 from furnace_hpc.tables.metric import Scale
 from furnace_hpc.tables.statistics.estimates import Difference
-from furnace_hpc.tables.statistics.significance import format_exact_p, format_p, is_significant
+from furnace_hpc.tables.statistics.significance import format_exact_p, format_p
+from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Note, Row
 from furnace_hpc.tables.text import format_value
 
 DASH = "\u2013"  # of a missing value
+OF_A_FAMILY = ("verdict", "holm_p")  # columns that only the grid's own table has
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 UNDERTRAINED = "reference under-trained"
+MARKS = {Verdict.BETTER: "*", Verdict.WORSE: "\u2020"}  # stands behind a difference
 NO_DIFFERENCE = Difference(0.0, None, 0)
 
 
@@ -25,7 +28,8 @@ class Cells(NamedTuple):
     mean: str
     spread: str  # begins with its sign; runs without a value follow
     best: bool
-    difference: str
+    difference: str  # a mark follows if the row is better or worse
+    verdict: str  # one word
     holm_p: str
     sign_flip_p: str
     effect: str
@@ -52,6 +56,8 @@ def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
     titles = all_headings(ablation)
     if ablation.grid.columns:
         return {name: titles[name] for name in ("variant", *ablation.grid.columns)}
+    if ablation.why_no_verdict:
+        titles = {name: title for name, title in titles.items() if name not in OF_A_FAMILY}
     return {name: title for name, title in titles.items() if not usual or name in usual}
 
 
@@ -65,6 +71,7 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
         "n": "n",
         "metric": f"{ablation.metric.short_name}{scale.unit}",
         "difference": f"difference{scale.difference_unit}",
+        "verdict": "verdict",
         "holm_p": "p (Holm)",
         "sign_flip_p": "p (flip)",
         "effect": "effect",
@@ -106,6 +113,7 @@ def _cells(ablation: Ablation, row: Row, mean: str, best: bool, marks: str) -> C
         spread=_spread(row, ablation.metric.scale),
         best=best,
         difference=_difference(ablation, row),
+        verdict=row.verdict or DASH,
         holm_p=format_p(tests.holm_p) or DASH,
         sign_flip_p=format_exact_p(tests.sign_flip_p) or DASH,
         effect=_number(tests.effect, "+.2f"),
@@ -140,21 +148,6 @@ def lettered(ablation: Ablation) -> Iterator[LetteredNote]:
         number += 1
 
 
-def excludes_zero(difference: Difference, scale: Scale) -> bool:
-    """Whether the interval as displayed excludes zero. `[-2.0, 0.0]` does not."""
-    if difference.interval is None:
-        return False
-    low, high = (float(scale.show(bound)) for bound in difference.interval)
-    return not low <= 0 <= high
-
-
-def is_starred(difference: Difference | None, scale: Scale) -> bool:
-    """Whether a difference is significant and its interval as displayed excludes zero."""
-    return (
-        difference is not None and is_significant(difference) and excludes_zero(difference, scale)
-    )
-
-
 def _letters_by_row(ablation: Ablation) -> dict[str, list[str]]:
     letters: dict[str, list[str]] = {}
     for letter, note in lettered(ablation):
@@ -184,19 +177,25 @@ def _spread(row: Row, scale: Scale) -> str:
 
 
 def _difference(ablation: Ablation, row: Row) -> str:
-    """Mean, interval, a star if significant, and a warning if the reference is under-trained."""
+    """Mean, interval, the verdict's mark, and a warning if the reference is under-trained."""
     if row is ablation.reference:
         return "reference"
-    difference, scale = row.difference, ablation.metric.scale
-    if difference is None:
+    if row.difference is None:
         return DASH
-    text = scale.show(difference.mean, signed=True)
-    if difference.interval:
-        text += f" {scale.show_interval(difference.interval)}"
-    if is_starred(difference, scale) and not ablation.has_gaps(row):
-        text += "*"
+    text = difference_text(ablation, row)
+    if row.verdict:
+        text += MARKS.get(row.verdict, "")
     if ablation.stronger_sanity:
         text += f" ({UNDERTRAINED})"
+    return text
+
+
+def difference_text(ablation: Ablation, row: Row) -> str:
+    """Mean difference and interval: `+2.0 [0.4, 3.6]`."""
+    difference, scale = row.difference or NO_DIFFERENCE, ablation.metric.scale
+    text = scale.show(difference.mean, signed=True)
+    if difference.shown:
+        text += f" {scale.show_interval(difference.shown)}"
     return text
 
 

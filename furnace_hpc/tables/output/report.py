@@ -21,6 +21,7 @@ from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered
 from furnace_hpc.tables.output.escape import html, json_value
 from furnace_hpc.tables.output.heatmaps import consistency, modalities
 from furnace_hpc.tables.output.render import WORDS
+from furnace_hpc.tables.output.verdict import verdict_sentences
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
 from furnace_hpc.tables.table import Ablation, Row, Run
 from furnace_hpc.tables.text import format_value
@@ -48,6 +49,7 @@ def to_html(ablation: Ablation) -> str:
         packs=packs,
         metric=html(grid.metric),
         reference=html(grid.reference),
+        verdicts=_verdicts(ablation),
         table=_table(ablation),
         caption=html(" ".join(caption(ablation, headings(ablation)))),
         notes=_notes(ablation),
@@ -56,6 +58,19 @@ def to_html(ablation: Ablation) -> str:
         data=_script_safe(_data(ablation)),
         script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     )
+
+
+def _verdicts(ablation: Ablation) -> str:
+    """One sentence per row, or why there is none."""
+    if ablation.why_no_verdict:
+        return f"<p>{html(ablation.why_no_verdict)}</p>"
+    items = "".join(
+        f'<li class="{word}">{html(sentence)}</li>'
+        for word, sentence in verdict_sentences(ablation)
+    )
+    if not items:
+        return "<p>There is one row, and nothing to compare.</p>"
+    return f'<ul class="verdicts">{items}</ul>'
 
 
 def _table(ablation: Ablation) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 LEVEL = 0.95  # of every interval in a table
-POWER = 0.8  # with `more_seeds` added, the chance that the test shows a difference of this size
+POWER = 0.8  # of a test with `pairs_needed` pairs
 MAX_SIGN_FLIP = 32  # pairs; 2^32 sign patterns are counted exactly from two halves of 2^16 sums
-MAX_SEEDS = 1000  # `more_seeds` stops there
+MAX_PAIRS = 1000  # `pairs_needed` stops there
 # a spread of differences below this share of the largest value is float rounding
 SAME = 1e-9
 
@@ -35,13 +35,41 @@ class Difference:
     sign_flip_p: float | None = None  # paired permutation test, exact, two-sided
     holm_p: float | None = None  # t_p, corrected for the number of rows that were compared
     effect: float | None = None  # Cohen's d_z: mean over standard deviation of the differences
-    # pairs to add if the interval contains zero; None if it does not, or if no number is enough
-    more_seeds: int | None = None
+    # interval corrected for the number of rows that were compared, so that all rows' intervals
+    # hold together
+    simultaneous: Interval | None = None
+    equivalence_p: float | None = None  # two one-sided tests against the smallest effect, corrected
 
     @property
     def too_few(self) -> bool:
-        """Whether the seeds do not show which row is better: no interval, or one with zero."""
-        return self.interval is None or self.interval[0] <= 0 <= self.interval[1]
+        """Whether the pairs do not show which row is better: no interval, or one with zero."""
+        return self.shown is None or self.shown[0] <= 0 <= self.shown[1]
+
+    @property
+    def shown(self) -> Interval | None:
+        """The interval in the table: the simultaneous one, if the table has a family."""
+        return self.simultaneous or self.interval
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean, from the interval. So all intervals have one source."""
+        if self.interval is None:
+            return None
+        return (self.interval[1] - self.interval[0]) / 2 / _quantile(self.n - 1, LEVEL)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the differences that the interval assumes."""
+        if self.standard_error is None:
+            return None
+        return self.standard_error * math.sqrt(self.n)
+
+    def interval_at(self, level: float) -> Interval | None:
+        """The t interval of another level than LEVEL."""
+        if self.standard_error is None:
+            return None
+        half = _quantile(self.n - 1, level) * self.standard_error
+        return self.mean - half, self.mean + half
 
     @property
     def is_constant(self) -> bool:
@@ -127,7 +155,7 @@ def paired_difference(
     is_constant = max(differences) - min(differences) <= SAME * largest  # true for one pair
     if len(differences) < 2 or (is_constant and not resolution):
         return Difference(statistics.fmean(differences), None, len(differences))
-    result = Difference(
+    return Difference(
         statistics.fmean(differences),
         t_interval(differences, least_deviation=resolution),
         len(differences),
@@ -135,9 +163,6 @@ def paired_difference(
         sign_flip_p=sign_flip_test(differences),
         effect=effect_size(differences, resolution),
     )
-    if result.too_few and result.effect:
-        return replace(result, more_seeds=more_pairs(result.effect, result.n))
-    return result
 
 
 def effect_size(differences: Sequence[float], least_deviation: float = 0.0) -> float | None:
@@ -223,21 +248,21 @@ def with_holm(
     return found
 
 
-def more_pairs(effect: float, n: int, level: float = LEVEL, power: float = POWER) -> int | None:
-    """Pairs to add to n until a t test shows a true effect of this size with this power.
+def pairs_needed(effect: float, level: float = LEVEL, power: float = POWER) -> int | None:
+    """Pairs with which a t test shows a true effect of this size (d_z) with this power.
 
-    None if MAX_SEEDS pairs are too few.
+    None if MAX_PAIRS are too few.
     """
-    if power_of(effect, MAX_SEEDS, level) < power:
+    if power_of(effect, MAX_PAIRS, level) < power:
         return None
-    low, high = max(n, 1), MAX_SEEDS  # too few, enough: the power rises with the number
+    low, high = 1, MAX_PAIRS  # too few, enough: the power rises with the number
     while high - low > 1:
         middle = (low + high) // 2
         if power_of(effect, middle, level) >= power:
             high = middle
         else:
             low = middle
-    return high - n
+    return high
 
 
 def power_of(effect: float, n: int, level: float = LEVEL) -> float:
