@@ -73,9 +73,11 @@ def sample_notes(ablation: Ablation, comparison: "SampleComparison") -> Iterator
     scale, split = ablation.metric.scale, ablation.metric.split
     found = []
     for row in comparison.differences:
-        mean = scale.show(row.mean, signed=True)
+        low, high = row.interval
+        precise = scale.for_deviation((high - low) / 4, row.mean)
+        mean = precise.show(row.mean, signed=True)
         pairs = f"{count(row.n, 'pair')} of runs"
-        found.append(f"{row.variant} {mean} {scale.show_interval(row.interval)} ({pairs})")
+        found.append(f"{row.variant} {mean} {precise.show_interval(row.interval)} ({pairs})")
     if found:
         yield Note(
             f"difference to {ablation.grid.reference}{scale.difference_unit} over samples: "

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -25,7 +24,7 @@ from furnace_hpc.console.progress_bar import _rate, progress_bar
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.render import to_terminal
-from furnace_hpc.tables.output.verdict import last_lines, verdict
+from furnace_hpc.tables.output.verdict import last_lines
 
 ROOT = Path(__file__).parents[2]
 PYENV = Path.home() / ".pyenv" / "versions"
@@ -227,12 +226,6 @@ def test_a_table_ends_with_verdict_and_next_command(tmp_path, monkeypatch):
         rf"next: .*furnace.* export {folder.path}/{run} --out exported/{run}", lines[2]
     )
     assert len(lines) == 3
-
-
-def test_the_verdict_follows_the_direction(tmp_path):
-    ablation, _ = table(tmp_path)
-    ablation = replace(ablation, grid=ablation.grid.model_copy(update={"direction": "min"}))
-    assert verdict(ablation).startswith("worse than base: consistency_only (+2.3 points, p .002)")
 
 
 @pytest.mark.parametrize("width", [30, 50, 80, 100, 300])

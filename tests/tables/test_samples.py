@@ -133,7 +133,7 @@ def test_notes_on_samples(tmp_path):
     # only nested right answers: base 80.0 %, consistency_only 82.0 %, so 200 of 10,000 samples
     # differ
     assert first.text.startswith(
-        "difference to base (points) over samples: consistency_only +2.0 [1.7, 2.3] (1 pair of"
+        "difference to base (points) over samples: consistency_only +2.00 [1.73, 2.28] (1 pair of"
     )
     assert "full +" in first.text
     assert "specific_only" not in first.text

@@ -1,10 +1,11 @@
 """The cells of a table as plain text. Each format escapes them in its own way."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from furnace_hpc.tables.metric import Scale
-from furnace_hpc.tables.statistics.estimates import Difference
+from furnace_hpc.tables.statistics.estimates import SAME, Difference
 from furnace_hpc.tables.statistics.significance import format_exact_p, format_p
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Note, Row
@@ -89,28 +90,55 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
 
 def all_cells(ablation: Ablation) -> list[Cells]:
     """The cells of every row, in the grid's order."""
-    scale = ablation.metric.scale
-    means = {row.variant: scale.show(row.mean) for row in ablation.rows if row.mean is not None}
-    whole = [means[row.variant] for row in ablation.rows if row.mean is not None and not row.gaps]
-    best = ablation.metric.best_shown(whole)  # equal as displayed is equal
+    best = _best_variants(ablation)
     letters = _letters_by_row(ablation)
     found = []
     for row in ablation.rows:
-        mean = means.get(row.variant, DASH)
         marks = ",".join(letters.get(row.variant, ()))
-        found.append(_cells(ablation, row, mean, mean == best and not row.gaps, marks))
+        found.append(_cells(ablation, row, row.variant in best, marks))
     return found
 
 
-def _cells(ablation: Ablation, row: Row, mean: str, best: bool, marks: str) -> Cells:
-    costs, tests = row.costs, row.difference or NO_DIFFERENCE
+def row_scale(ablation: Ablation, row: Row) -> Scale:
+    """How mean and deviation of a row are shown: with two digits of the smaller deviation."""
+    noise = SAME * abs(row.mean or 0.0)
+    found = [
+        deviation
+        for deviation in (row.deviation, row.packs_deviation)
+        if deviation is not None and deviation > noise
+    ]
+    return ablation.metric.scale.for_deviation(min(found, default=None), row.mean)
+
+
+def _best_variants(ablation: Ablation) -> set[str]:
+    """The rows with the best mean, of those that lack no run. Equal as displayed is equal.
+
+    Two rows are compared with the digits that both of them show.
+    """
+    means = {row.variant: row.mean for row in ablation.rows if row.mean is not None}
+    whole = [row for row in ablation.rows if row.mean is not None and not row.gaps]
+    if len(whole) < 2:
+        return set()
+    choose = {"max": max, "min": min}[ablation.metric.direction]
+    best = choose(whole, key=lambda row: means[row.variant])
+    scale = row_scale(ablation, best)
+    found = set()
+    for row in whole:
+        common = replace(scale, digits=min(scale.digits, row_scale(ablation, row).digits))
+        if common.show(means[row.variant]) == common.show(means[best.variant]):
+            found.add(row.variant)
+    return found
+
+
+def _cells(ablation: Ablation, row: Row, best: bool, marks: str) -> Cells:
+    costs, tests, scale = row.costs, row.difference or NO_DIFFERENCE, row_scale(ablation, row)
     return Cells(
         variant=row.variant,
         marks=marks,
         changes=format_changes(row) or DASH,
         n=_number_of_runs(row),
-        mean=mean,
-        spread=_spread(row, ablation.metric.scale),
+        mean=DASH if row.mean is None else scale.show(row.mean),
+        spread=_spread(row, scale),
         best=best,
         difference=_difference(ablation, row),
         verdict=row.verdict or DASH,
@@ -167,10 +195,10 @@ def _spread(row: Row, scale: Scale) -> str:
     """Standard deviation over seeds, and over packs if there are several, and missing runs."""
     parts = []
     if row.deviation is not None:
-        parts.append(f"± {scale.show(row.deviation)}")
+        parts.append(f"± {scale.show_deviation(row.deviation)}")
     if row.packs_deviation is not None:
         parts = [f"{part} (seeds)" for part in parts]
-        parts.append(f"± {scale.show(row.packs_deviation)} (packs)")
+        parts.append(f"± {scale.show_deviation(row.packs_deviation)} (packs)")
     if row.gaps:
         parts.append(f"({row.gaps})")
     return " ".join(parts)
@@ -192,11 +220,12 @@ def _difference(ablation: Ablation, row: Row) -> str:
 
 def difference_text(ablation: Ablation, row: Row) -> str:
     """Mean difference and interval: `+2.0 [0.4, 3.6]`."""
-    difference, scale = row.difference or NO_DIFFERENCE, ablation.metric.scale
-    text = scale.show(difference.mean, signed=True)
-    if difference.shown:
-        text += f" {scale.show_interval(difference.shown)}"
-    return text
+    difference = row.difference or NO_DIFFERENCE
+    scale = ablation.metric.scale.for_deviation(difference.deviation, difference.mean)
+    if difference.shown is None:
+        return scale.show(difference.mean, signed=True)
+    scale = scale.for_interval(difference.shown)
+    return f"{scale.show(difference.mean, signed=True)} {scale.show_interval(difference.shown)}"
 
 
 def _number(value: float | None, form: str) -> str:

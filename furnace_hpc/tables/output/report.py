@@ -15,9 +15,9 @@ from typing import Any
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
-from furnace_hpc.tables.metric import scale_of
+from furnace_hpc.tables.metric import Scale, scale_of
 from furnace_hpc.tables.output.captions import caption
-from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered
+from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered, row_scale
 from furnace_hpc.tables.output.escape import html, json_value
 from furnace_hpc.tables.output.heatmaps import consistency, modalities
 from furnace_hpc.tables.output.render import WORDS
@@ -125,15 +125,14 @@ def _data(ablation: Ablation) -> dict[str, Any]:
         "metric": ablation.metric.name,
         "unit": scale.unit,
         "factor": scale.factor,
-        "digits": scale.digits,
         "reference": ablation.grid.reference,
-        "rows": [_row(row) for row in ablation.rows],
+        "rows": [_row(row, row_scale(ablation, row)) for row in ablation.rows],
         "curves": list(_curves(ablation)),
         "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, scale: Scale) -> dict[str, Any]:
     changes = [
         [change.key, format_value(change.reference), format_value(change.value)]
         for change in row.changes
@@ -143,6 +142,7 @@ def _row(row: Row) -> dict[str, Any]:
         "changes": changes,
         "values": list(row.values.values()),
         "mean": row.mean,
+        "digits": scale.digits,
         "interval": row.interval,
         "costs": vars(row.costs),
         "runs": [_run(run) for run in row.runs],
