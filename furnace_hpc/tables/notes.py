@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.tables.metric import Metric
+from furnace_hpc.runs.records.result import RunResult
+from furnace_hpc.tables.comparison_notes import comparison_notes
 from furnace_hpc.tables.reading.cache import Records
-from furnace_hpc.tables.reading.costs import THEN
+from furnace_hpc.tables.reading.costs import THEN, WIDE, wide_range
 from furnace_hpc.tables.reading.run_files import Record
-from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.statistics.verdicts import pairs_to_resolve
-from furnace_hpc.tables.table import Ablation, Note, Row, Run, difference_bounds
+from furnace_hpc.tables.table import Ablation, Note, Row, Run
 from furnace_hpc.tables.text import count, list_names
 
 if TYPE_CHECKING:
@@ -26,6 +25,12 @@ COMPARED = {
     "world_size": "world size",
     "num_threads": "threads per process",
     "device": "device",
+}
+# title of a column -> cost of one run
+RUN_COSTS: dict[str, Callable[[RunResult], float]] = {
+    "train (s)": lambda result: result.train_s,
+    "wall (s)": lambda result: result.wall_s,
+    "samples/s": lambda result: result.samples_per_s / result.world_size,
 }
 
 
@@ -46,12 +51,8 @@ def make_notes(
         other_table_ids: runs in the folder that belong to tables with other settings.
     """
     notes = [note for row in rows for note in _values_left_out(grid, row)]
-    notes += _bounds(grid, rows)
-    notes += _single_runs(rows)
-    notes += _reference(grid, rows)
-    notes += _constant_differences(grid, rows)
-    notes += _single_pairs(grid, rows)
-    notes += _seeds_to_resolve(grid, rows)
+    notes += comparison_notes(grid, rows)
+    notes += _uneven_costs(rows)
     notes += _other_data(rows)
     for field, noun in COMPARED.items():
         notes += _mixed(rows, field, noun)
@@ -113,105 +114,20 @@ def _values_left_out(grid: Grid, row: Row) -> Iterator[Note]:
         yield Note(f"not in the mean, because {grid.metric} is not finite: {names}", (row.variant,))
 
 
-def _bounds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
-    """What the differences could be if no run was missing."""
-    metric = Metric(grid.metric, grid.direction)
-    reference = next((row for row in rows if row.variant == grid.reference), None)
-    if metric.limits is None or reference is None:
-        return
-    low, high = (metric.scale.show(limit) for limit in metric.limits)
-    for row in rows:
-        if row is reference or not (row.gaps or reference.gaps):
-            continue
-        bounds = difference_bounds(row.runs, reference.runs, metric.limits)
-        least, most = (metric.scale.show(bound, signed=True) for bound in bounds)
-        yield Note(
-            f"if missing and failed runs had values from {low} to {high}, the difference to "
-            f"{grid.reference} could be {least} to {most}",
-            (row.variant,),
-        )
-
-
-def _single_runs(rows: Sequence[Row]) -> Iterator[Note]:
-    single = tuple(row.variant for row in rows if row.n == 1)
-    if single:
-        yield Note("n=1: no standard deviation and no interval", single)
-
-
-def _reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
-    """A reference without a value, and rows with other seeds than the reference."""
-    reference = next((row for row in rows if row.variant == grid.reference), None)
-    if reference is None or reference.n == 0:
-        yield Note(f"no differences: the reference {grid.reference} has no value")
-        return
-    for row in rows:
-        if row.n and row.values.keys() != reference.values.keys():
-            yield Note(_common_draws(row, reference), (row.variant,))
-
-
-def _common_draws(row: Row, reference: Row) -> str:
-    """The seeds or pairs over which the difference to the reference is taken."""
-    both = [draw for draw in row.values if draw in reference.values]
-    if not both:
-        what = "pack and seed" if row.has_packs else "seed"
-        return f"no difference to {reference.variant}: no common {what}"
-    start = f"difference to {reference.variant} over"
-    if row.has_packs:
-        return f"{start} {len(both)} of {row.n_expected} pairs of runs, those that both rows have"
-    seeds = ", ".join(str(draw.seed) for draw in both)
-    noun = "seed" if len(both) == 1 else "seeds"
-    return f"{start} {noun} {seeds}, which both rows have"
-
-
-def _constant_differences(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
-    """Rows whose difference to the reference is the same in every pair, so no test is possible."""
-    same = tuple(row.variant for row in rows if row.difference and row.difference.is_constant)
-    if same:
-        yield Note(
-            f"the difference to {grid.reference} is the same for every {_unit(rows[0])}, "
-            f"so it has no interval and no p value",
-            same,
-        )
-
-
-def _single_pairs(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
-    single = tuple(
-        row.variant for row in rows if row.n > 1 and row.difference and row.difference.n == 1
-    )
-    if single:
-        yield Note(f"one pair with {grid.reference} gives no interval of the difference", single)
-
-
-def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
-    """Seeds that resolve the smallest effect of interest.
-
-    The observed effects play no part. With them, the number would only repeat the p value.
-    """
-    compared = [row for row in rows if row.verdict]
-    if grid.sesoi is None or not compared:
-        return
-    scale = Metric(grid.metric, grid.direction).scale
-    differences = [row.difference for row in compared]
-    found = pairs_to_resolve(differences, len(compared), grid.sesoi / scale.factor)
-    if found is None:
-        return
-    number, deviation = found
-    effect, unit = scale.show_amount(grid.sesoi), _unit(compared[0])
-    start = f"more than {estimates.MAX_PAIRS:,} {unit}s would be needed to resolve {effect}"
-    if number is not None:
-        start = f"about {count(number, unit)} resolve {effect}"
-    yield Note(
-        f"{start}: paired t test at 5 %, corrected for {count(len(compared), 'row')}, power "
-        f"{100 * estimates.POWER:.0f} %, pooled standard deviation of the differences "
-        f"{scale.factor * deviation:.2g}"
-    )
-
-
-def _unit(row: Row) -> str:
-    """What the tests count."""
-    if row.has_packs:
-        return "pack"
-    return "seed"
+def _uneven_costs(rows: Sequence[Row]) -> Iterator[Note]:
+    """Rows whose runs differ much in cost, for example because a node was busy."""
+    for title, cost_of in RUN_COSTS.items():
+        found = {}
+        for row in rows:
+            limits = wide_range([cost_of(run.result) for run in row.runs if run.result])
+            if limits:
+                found[row.variant] = f"{row.variant} {limits[0]:.1f} to {limits[1]:.1f}"
+        if found:
+            yield Note(
+                f"{title} differs by more than {WIDE:g} times between the runs of a row, so the "
+                f"median may mislead: {list_names(list(found.values()))}",
+                tuple(found),
+            )
 
 
 def _other_data(rows: Sequence[Row]) -> Iterator[Note]:

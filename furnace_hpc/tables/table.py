@@ -19,7 +19,7 @@ from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
-from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, mean_costs
+from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, row_costs
 from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.verdicts import Verdict
@@ -154,7 +154,7 @@ class Row:
         results = [run.result for run in self.runs if run.result]
         attempts = sum(run.result.attempts for run in self.runs if run.result)
         attempts += sum(run.status.attempt for run in self.missing)
-        return mean_costs(results, attempts, [run.spent for run in self.runs])
+        return row_costs(results, attempts, [run.spent for run in self.runs])
 
 
 @dataclass(frozen=True)

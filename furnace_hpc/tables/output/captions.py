@@ -12,16 +12,16 @@ from furnace_hpc.tables.text import count
 
 # column -> its explanation
 COSTS = {
-    "train_s": "train: seconds in training steps, mean over runs",
-    "wall_s": "wall: seconds from the start of the first attempt to the result, mean over runs",
-    "samples_per_s_each": "samples/s: of one GPU or process, mean over runs",
+    "train_s": "train: seconds in training steps, median over runs",
+    "wall_s": "wall: seconds from the start of the first attempt to the result, median over runs",
+    "samples_per_s_each": "samples/s: of one GPU or process, median over runs",
     "peak_memory_gib": "peak: memory of the largest process",
     "attempts": "attempts: sum over runs, missing runs included",
     "lost_steps": "lost steps: trained again because they were not saved, sum over runs",
     "hours": "hours: GPUs or processes times hours of all ended attempts, missing runs included",
     "goodput": (
         "goodput: seconds in steps that count, divided by seconds of all attempts, "
-        "mean over finished runs"
+        "median over finished runs"
     ),
 }
 

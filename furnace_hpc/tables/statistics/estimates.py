@@ -84,6 +84,13 @@ def mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values)
 
 
+def median(values: Sequence[float]) -> float | None:
+    """Middle value, or mean of the two middle values. None without values."""
+    if not values:
+        return None
+    return statistics.median(values)
+
+
 def sample_deviation(values: Sequence[float]) -> float | None:
     """Standard deviation with n-1. None for fewer than two values."""
     if len(values) < 2:

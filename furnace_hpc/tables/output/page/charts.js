@@ -130,7 +130,7 @@ function drawCosts(data, width, show, open) {
   const choice = make("select", { "aria-label": "Cost", onchange: (event) => draw(event.target.value) }, ...options);
   choice.value = names.includes(cost) ? cost : names[0];
   draw(choice.value);
-  return card("Score against cost", "Point: mean over runs. Line: 95 % interval of the score.", choice, place);
+  return card("Score against cost", "Point: mean score and median cost of the runs. Line: 95 % interval of the score.", choice, place);
 }
 
 function costChart(data, width, show, open, name, has) {
