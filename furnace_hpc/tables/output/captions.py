@@ -71,7 +71,7 @@ def _interval_words(ablation: Ablation) -> str:
 
 def _marks() -> str:
     better, worse = MARKS[Verdict.BETTER], MARKS[Verdict.WORSE]
-    return f"{better} better, {worse} worse: the interval excludes zero."
+    return f"{better} better, {worse} worse: the interval excludes zero, and no run is missing."
 
 
 def _values(ablation: Ablation) -> str:

@@ -97,6 +97,8 @@ def _cell(cells: Cells, name: str) -> str:
             mean = f"<strong>{mean}</strong>"
         return f"<td>{mean} {html(cells.spread)}</td>"
     text = html(str(getattr(cells, name)))
+    if name == "verdict":
+        return f'<td class="text word">{text}</td>'
     if name in WORDS:
         return f'<td class="text">{text}</td>'
     return f"<td>{text}</td>"
