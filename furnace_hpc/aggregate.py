@@ -61,7 +61,8 @@ def main(
     """Turn a grid's finished runs into tables, a report and figures.
 
     It writes runs.csv, table.csv, table.md, table.tex, report.html and figures/. The exit code is 1
-    if runs are missing. The table shows which.
+    if runs are missing. The table shows which. With --metric, --direction, --by or --where it gives
+    no verdicts.
     """
     # The tables have no reference cycles, and the search for them takes a fifth of the time of
     # thousands of runs.
