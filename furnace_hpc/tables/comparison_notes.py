@@ -24,11 +24,11 @@ def _bounds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     """What the differences could be if no run was missing."""
     metric = Metric(grid.metric, grid.direction)
     reference = next((row for row in rows if row.variant == grid.reference), None)
-    if metric.limits is None or reference is None:
+    if metric.limits is None or reference is None or not reference.n:
         return
     low, high = (metric.scale.show(limit) for limit in metric.limits)
     for row in rows:
-        if row is reference or not (row.gaps or reference.gaps):
+        if row is reference or not row.n or not (row.gaps or reference.gaps):
             continue
         bounds = difference_bounds(row.runs, reference.runs, metric.limits)
         least, most = (metric.scale.show(bound, signed=True) for bound in bounds)

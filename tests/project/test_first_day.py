@@ -217,8 +217,8 @@ def test_a_table_ends_with_verdict_and_next_command(tmp_path, monkeypatch):
     ablation, folder = table(tmp_path)
     lines = last_lines(ablation, folder, Path("results/study"), 15)
     assert lines[0] == (
-        "verdict: better than base: consistency_only (+2.3 points [1.3, 3.2]), "
-        "full (+3.2 points [1.9, 4.5]); undecided: specific_only (-1.0 points [-2.5, 0.4])"
+        "verdict: better than base: consistency_only (+2.28 points [1.32, 3.24]), "
+        "full (+3.20 points [1.85, 4.55]); undecided: specific_only (-1.04 points [-2.47, 0.39])"
     )
     assert lines[1] == "wrote 15 files to results/study; open results/study/report.html"
     run = run_ids([run.spec for run in ablation.runs])[0]

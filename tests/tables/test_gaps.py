@@ -77,6 +77,8 @@ def test_bound_of_the_difference_worked_by_hand(tmp_path):
     ) in notes(ablation)
     assert notes(ablation).count("could be") == 1
     assert "could be" in to_csv(ablation)
+    nothing = table(tmp_path / "none", {("full", seed): "new" for seed in range(5)})
+    assert "could be" not in notes(nothing)
 
 
 @pytest.mark.parametrize(
