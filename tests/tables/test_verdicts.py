@@ -5,6 +5,7 @@ import io
 import math
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,7 @@ def test_pairs_that_resolve_an_effect():
     assert pairs_to_resolve(rows, 1, 0.005)[0] < number
     assert pairs_to_resolve(rows, 3, 1e-6)[0] is None
     assert pairs_to_resolve([None, difference([0.1])], 2, 0.01) is None
+    assert pairs_to_resolve([replace(rows[0], shares_samples=True)], 3, 0.005) is None
 
 
 def test_deviation_is_pooled_over_rows():

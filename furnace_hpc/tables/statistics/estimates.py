@@ -39,6 +39,8 @@ class Difference:
     # hold together
     simultaneous: Interval | None = None
     equivalence_p: float | None = None  # two one-sided tests against the smallest effect, corrected
+    # whether the pairs share samples, so that more of them would not add independent ones
+    shares_samples: bool = False
 
     @property
     def too_few(self) -> bool:

@@ -61,9 +61,12 @@ def pairs_to_resolve(
     """Pairs that resolve an effect of size `sesoi`, and the deviation of differences behind it.
 
     The deviation is pooled over the rows, so the number does not depend on the observed effects.
-    The number is None if `estimates.MAX_PAIRS` are too few. None if no row has a deviation.
+    The number is None if `estimates.MAX_PAIRS` are too few. None if no row has a deviation, or if
+    pairs share samples.
     """
     known = [found for found in differences if found and found.deviation is not None]
+    if any(found.shares_samples for found in known):
+        return None
     degrees = sum(found.n - 1 for found in known)
     if not degrees:
         return None
