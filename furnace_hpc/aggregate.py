@@ -107,7 +107,8 @@ def main(
     """Turn finished runs, of a grid or of another tool, into tables, a report and figures.
 
     It writes runs.csv, table.csv, table.md, table.tex, report.html and figures/. The exit code is 1
-    if runs are missing. The table shows which.
+    if runs are missing. The table shows which. With --metric, --direction, --by or --where it gives
+    no verdicts.
     """
     # The tables have no reference cycles, and the search for them takes a fifth of the time of
     # thousands of runs.
@@ -249,7 +250,7 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     from furnace_hpc.tables.other_settings import runs_of_other_settings
     from furnace_hpc.tables.output.results import submitted_runs
     from furnace_hpc.tables.reading.cache import read_records
-    from furnace_hpc.tables.view import apply_view
+    from furnace_hpc.tables.view import apply_view, why_no_verdict
 
     records = read_records(folder)
     all_runs = submitted_runs(grid, folder, records, given_name)
@@ -261,7 +262,15 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
         other_table_ids = runs_of_other_settings(grid, folder)
     get_status = observe_when_asked(folder)
     return collect(
-        shown_grid, runs, folder, get_status, view.by, excluded_ids, records, other_table_ids
+        shown_grid,
+        runs,
+        folder,
+        get_status,
+        view.by,
+        excluded_ids,
+        records,
+        other_table_ids,
+        why_no_verdict(grid, all_runs, view),
     )
 
 

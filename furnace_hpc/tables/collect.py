@@ -14,11 +14,14 @@ from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
+from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.reading.costs import costs_of_attempts
+from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.reading.run_files import Record, read_record
 from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.verdicts import Verdict, judge, with_family
 from furnace_hpc.tables.table import (
     Ablation,
     Change,
@@ -43,6 +46,7 @@ def collect(
     excluded_ids: Collection[str] = (),
     records: Records | None = None,
     other_table_ids: Collection[str] = (),
+    why_no_verdict: str = "",
 ) -> Ablation:
     """Make the table of `runs` from the current files in `folder`.
 
@@ -55,6 +59,7 @@ def collect(
         excluded_ids: runs of the grid that `--where` excludes.
         records: content of the run files, if it was read before.
         other_table_ids: runs in `folder` that belong to tables with other settings.
+        why_no_verdict: why no row may have a verdict. Empty if rows may.
 
     Raises:
         ConfigError: there are results, and none has the grid's metric.
@@ -68,9 +73,14 @@ def collect(
         named.setdefault(row_name(spec, by), []).append(run)
     results = [run.own_result for row in named.values() for run in row if run.own_result]
     _check_metric(grid, results)
-    rows = compare_rows(named, grid.reference, by)
+    resolution = resolution_of(grid.metric, [run for row in named.values() for run in row])
+    rows = compare_rows(named, grid.reference, by, resolution=resolution)
+    if not why_no_verdict:
+        rows = with_verdicts(rows, grid)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
-    return Ablation(grid, rows, notes, records)
+    return Ablation(
+        grid, rows, notes, records, why_no_verdict=why_no_verdict, resolution=resolution
+    )
 
 
 def collect_run(
@@ -179,8 +189,9 @@ def compare_rows(
     reference: str,
     by: tuple[str, ...] = (),
     settings_of: Callable[[Sequence[Run]], dict[str, Any]] = _settings_of,
+    resolution: float = 0.0,
 ) -> tuple[Row, ...]:
-    """The rows with their differences to the reference. Holm's method corrects their p values."""
+    """The rows with their differences to the reference."""
     theirs = named.get(reference)
     if not theirs:
         return tuple(Row(name, tuple(runs), (), None) for name, runs in named.items())
@@ -192,20 +203,46 @@ def compare_rows(
             changes = tuple(change for change in changes if change.key in by)
         difference = None
         if ours is not theirs:
-            difference = _difference(ours, theirs)
+            difference = _difference(ours, theirs, resolution)
         found.append(Row(name, tuple(ours), changes, difference))
-    corrected = estimates.with_holm([row.difference for row in found])
-    pairs = zip(found, corrected, strict=True)
-    return tuple(replace(row, difference=difference) for row, difference in pairs)
+    return tuple(found)
 
 
-def _difference(ours: list[Run], theirs: list[Run]) -> estimates.Difference | None:
+def with_verdicts(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
+    """The rows with their verdicts, corrected for their number.
+
+    A row without values counts too, so that missing runs change no verdict of another row. A row
+    that lacks a run, or whose reference does, is undecided: the runs that remain may be the better
+    ones.
+    """
+    metric = Metric(grid.metric, grid.direction)
+    family = sum(row.variant != grid.reference for row in rows)
+    if not family:
+        return rows
+    sesoi = grid.sesoi and grid.sesoi / metric.scale.factor
+    corrected = with_family([row.difference for row in rows], family, sesoi)
+    reference_has_gaps = any(row.gaps for row in rows if row.variant == grid.reference)
+    found = []
+    for row, difference in zip(rows, corrected, strict=True):
+        verdict: Verdict | None = None
+        if row.variant != grid.reference:
+            verdict = Verdict.UNDECIDED
+            if not row.gaps and not reference_has_gaps:
+                verdict = judge(difference, metric.direction == "max")
+        found.append(replace(row, difference=difference, verdict=verdict))
+    return tuple(found)
+
+
+def _difference(
+    ours: list[Run], theirs: list[Run], resolution: float
+) -> estimates.Difference | None:
     """Difference over the draws that both rows have."""
     our_values, their_values = values_by_draw(ours), values_by_draw(theirs)
     both = [draw for draw in our_values if draw in their_values]
     return estimates.paired_difference(
         units_of({draw: our_values[draw] for draw in both}),
         units_of({draw: their_values[draw] for draw in both}),
+        resolution,
     )
 
 

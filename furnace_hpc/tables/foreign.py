@@ -15,7 +15,7 @@ from furnace_hpc.config.metrics import Direction, metric_direction
 from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.state import RunState, RunStatus
-from furnace_hpc.tables.collect import compare_rows
+from furnace_hpc.tables.collect import compare_rows, with_verdicts
 from furnace_hpc.tables.notes import notes_of_values
 from furnace_hpc.tables.reading.cache import no_records
 from furnace_hpc.tables.reading.foreign.columns import Query
@@ -77,9 +77,9 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         of_runs = settings[of_row[0].spec.variant]
         return dict.fromkeys(of_runs[0], SEVERAL) | _common(of_runs)
 
-    rows = compare_rows(named, reference, settings_of=settings_of)
+    rows = with_verdicts(compare_rows(named, reference, settings_of=settings_of), grid)
     notes = [*notes_of_values(grid, rows), *_mixed_settings(settings)]
-    return Ablation(grid, rows, tuple(notes), no_records(), _source(wanted, found))
+    return Ablation(grid, rows, tuple(notes), no_records(), source=_source(wanted, found))
 
 
 def _direction(wanted: ForeignTable) -> Direction:

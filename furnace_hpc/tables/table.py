@@ -16,12 +16,13 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.result import RunResult
-from furnace_hpc.runs.state import RunStatus
+from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
-from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, mean_costs
+from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, row_costs
 from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,18 @@ class Run:
         """Seed of the training."""
         return self.draw.seed
 
+    @property
+    def counts(self) -> bool:
+        """Whether it has a finite value."""
+        return self.value is not None and isfinite(self.value)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it failed, or has a value that is not finite."""
+        if self.value is None:
+            return self.status.state is RunState.FAILED
+        return not isfinite(self.value)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -101,6 +114,7 @@ class Row:
     runs: tuple[Run, ...]
     changes: tuple[Change, ...]
     difference: estimates.Difference | None  # None for the reference, and without a common draw
+    verdict: Verdict | None = None  # None for the reference, and in a table without verdicts
 
     @cached_property
     def values(self) -> dict[Draw, float]:
@@ -155,12 +169,21 @@ class Row:
         return [run for run in self.runs if run.result is None]
 
     @cached_property
+    def gaps(self) -> str:
+        """The runs without a value: `2 of 5 failed`, `1 of 5 failed, 2 missing`. Empty if none."""
+        failed = sum(run.has_failed for run in self.runs)
+        missing = sum(not run.counts for run in self.runs) - failed
+        numbers = {"failed": failed, "missing": missing}
+        parts = [f"{number} {word}" for word, number in numbers.items() if number]
+        return ", ".join(parts).replace(" ", f" of {len(self.runs)} ", 1)
+
+    @cached_property
     def costs(self) -> Costs:
         """Costs of the row. They include the attempts of missing runs."""
         results = [run.own_result for run in self.runs if run.own_result]
         attempts = sum(result.attempts for result in results)
         attempts += sum(run.status.attempt for run in self.missing)
-        return mean_costs(results, attempts, [run.spent for run in self.runs])
+        return row_costs(results, attempts, [run.spent for run in self.runs])
 
 
 @dataclass(frozen=True)
@@ -189,6 +212,8 @@ class Ablation:
     notes: tuple[Note, ...]
     records: Records  # content of all run files in the grid's folder
     source: Source | None = None  # None if the runs are of Furnace
+    why_no_verdict: str = ""  # why no row has a verdict, as a sentence; empty if rows have one
+    resolution: float = 0.0  # smallest possible change of a value; 0 if unknown
 
     @cached_property
     def metric(self) -> Metric:
@@ -228,14 +253,15 @@ class Ablation:
 
     @cached_property
     def stronger_sanity(self) -> tuple[str, ...]:
-        """Sanity rows with a better mean than the reference. They show that it is under-trained."""
-        if self.reference is None or self.reference.mean is None:
-            return ()
+        """Sanity rows whose interval shows that they are better than the reference.
+
+        They show that the reference is under-trained.
+        """
         found = []
         for row in self.rows:
-            if row.variant not in self.grid.sanity or row.mean is None:
+            if row.variant not in self.grid.sanity or row.difference is None:
                 continue
-            if self.metric.is_better(row.mean, self.reference.mean):
+            if not row.difference.too_few and self.metric.is_better(row.difference.mean, 0.0):
                 found.append(row.variant)
         return tuple(found)
 
@@ -247,20 +273,40 @@ def several_packs(grid: Grid) -> tuple[str, ...]:
     return grid.packs
 
 
-def values_by_draw(runs: Sequence[Run]) -> dict[Draw, float]:
+def values_by_draw(runs: Sequence[Run], missing: float | None = None) -> dict[Draw, float]:
     """Draw -> mean value of the metric over the runs with this draw.
 
-    A draw counts only if all of its runs have a finite value.
+    Runs without a finite value get the value `missing`. If it is None, a draw counts only if all of
+    its runs have a finite value.
     """
     found: dict[Draw, list[float | None]] = {}
     for run in runs:
-        found.setdefault(run.draw, []).append(run.value)
+        found.setdefault(run.draw, []).append(run.value if run.counts else missing)
     means = {}
     for draw, values in found.items():
         finite = [value for value in values if value is not None and isfinite(value)]
         if len(finite) == len(values):
             means[draw] = fmean(finite)
     return means
+
+
+def difference_bounds(
+    ours: Sequence[Run], theirs: Sequence[Run], limits: tuple[float, float]
+) -> tuple[float, float]:
+    """Lowest and highest mean difference that runs without a value can give.
+
+    Args:
+        ours: all runs of a row.
+        theirs: all runs of the reference.
+        limits: lowest and highest possible value of the metric.
+    """
+
+    def mean_with(runs: Sequence[Run], missing: float) -> float:
+        return fmean(units_of(values_by_draw(runs, missing)))
+
+    low, high = limits
+    lowest = mean_with(ours, low) - mean_with(theirs, high)
+    return lowest, mean_with(ours, high) - mean_with(theirs, low)
 
 
 def by_pack(values: Mapping[Draw, float]) -> list[list[float]]:

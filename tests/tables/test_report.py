@@ -187,6 +187,11 @@ def test_narrow_screen_and_dark_mode(page):
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.set_viewport_size({"width": 400, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 400
+    heads, cells = (
+        page.locator(f"#table {part} tr").first.locator("th:visible, td:visible").count()
+        for part in ("thead", "tbody")
+    )
+    assert heads == cells
     page.locator("#table tbody th button", has_text="full").focus()
     page.keyboard.press("ArrowRight")  # over columns that a phone does not show
     assert page.evaluate("document.activeElement.textContent") == "5"

@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from furnace_hpc.config.base import ColumnName, Config, Name, RowName, Seed, short_name
+from furnace_hpc.config.base import ColumnName, Config, Name, RowName, Seed, number, short_name
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Ablate, Overrides, RowOverrides
 from furnace_hpc.config.grids.settings import check_settings
@@ -54,6 +54,13 @@ class Grid(Config):
     metric: str = Field(description="<split>/<task>/<metric> of the table")
     direction: Direction = Field(
         default="max", description="better values are higher (max) or lower (min) [the metric's]"
+    )
+    sesoi: Annotated[float, BeforeValidator(number)] | None = Field(
+        default=None,
+        gt=0,
+        description="smallest effect size of interest, in the unit of the table: 1.0 is one point "
+        "of accuracy. With it, rows can be equivalent to the reference, and a note says how many "
+        "seeds resolve it [none]",
     )
     columns: tuple[ColumnName, ...] = Field(
         default=(),

@@ -3,24 +3,25 @@
 from collections.abc import Collection, Iterator
 
 from furnace_hpc.config.train_config import TrainConfig
-from furnace_hpc.tables.output.cells import UNDERTRAINED, excludes_zero, is_starred
+from furnace_hpc.tables.output.cells import MARKS, UNDERTRAINED
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.significance import format_exact_p
+from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Source
 from furnace_hpc.tables.text import count
 
 # column -> its explanation
 COSTS = {
-    "train_s": "train: seconds in training steps, mean over runs",
-    "wall_s": "wall: seconds from the start of the first attempt to the result, mean over runs",
-    "samples_per_s_each": "samples/s: of one GPU or process, mean over runs",
+    "train_s": "train: seconds in training steps, median over runs",
+    "wall_s": "wall: seconds from the start of the first attempt to the result, median over runs",
+    "samples_per_s_each": "samples/s: of one GPU or process, median over runs",
     "peak_memory_gib": "peak: memory of the largest process",
     "attempts": "attempts: sum over runs, missing runs included",
     "lost_steps": "lost steps: trained again because they were not saved, sum over runs",
     "hours": "hours: GPUs or processes times hours of all ended attempts, missing runs included",
     "goodput": (
         "goodput: seconds in steps that count, divided by seconds of all attempts, "
-        "mean over finished runs"
+        "median over finished runs"
     ),
 }
 
@@ -32,15 +33,16 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_several_runs_per_seed(ablation),
         *_selected_steps(ablation),
         _pairs(ablation),
-        _intervals(ablation),
+        *_verdicts(ablation),
         *_tests(ablation, columns),
-        "Bold: best mean as displayed. Bold alone is no evidence of a difference.",
+        "Bold: best mean as displayed, of rows without missing or failed runs. "
+        "Bold alone is no evidence of a difference.",
         *_costs(columns),
     ]
 
 
 def short_caption(ablation: Ablation) -> str:
-    """Metric, n and test in one line, for readers who read nothing else."""
+    """Metric, n and intervals in one line, for readers who read nothing else."""
     numbers = sorted({row.n for row in ablation.rows})
     n = str(numbers[0])
     if len(numbers) > 1:
@@ -52,10 +54,24 @@ def short_caption(ablation: Ablation) -> str:
         spread += " over seeds and over packs"
     else:
         n += " seeds"
+    marks = f" {_marks()}" * (not ablation.why_no_verdict)
     return (
         f"{ablation.metric.name}: {spread}, n = {n}; difference to {ablation.grid.reference} with "
-        f"paired t interval (95 %); *: p < .05, paired t test, Holm's correction."
+        f"{_interval_words(ablation)}.{marks}"
     )
+
+
+def _interval_words(ablation: Ablation) -> str:
+    """What the intervals of differences are."""
+    if ablation.why_no_verdict:
+        return "a paired t interval (95 %, not corrected for the number of rows)"
+    rows = count(len(ablation.compared), "row")
+    return f"a simultaneous paired t interval (95 % for all together, Bonferroni, {rows})"
+
+
+def _marks() -> str:
+    better, worse = MARKS[Verdict.BETTER], MARKS[Verdict.WORSE]
+    return f"{better} better, {worse} worse: the interval excludes zero, and no run is missing."
 
 
 def _values(ablation: Ablation) -> str:
@@ -119,55 +135,55 @@ def _is_selected(config: TrainConfig) -> bool:
 
 def _pairs(ablation: Ablation) -> str:
     """How the difference is computed."""
-    reference = ablation.grid.reference
+    reference, interval = ablation.grid.reference, _interval_words(ablation)
     if not ablation.packs:
         return (
-            f"Difference to {reference}: mean over the seeds that both rows have, "
-            f"with a 95 % paired t interval."
+            f"Difference to {reference}: mean over the seeds that both rows have, with {interval}."
         )
     return (
         f"Difference to {reference}: runs on one pack with one seed form a pair. Pairs are "
-        f"averaged over the seeds of a pack, then over packs, with a 95 % paired t interval. "
+        f"averaged over the seeds of a pack, then over packs, with {interval}. "
         f"Interval and tests count packs, because runs on one pack share its samples."
     )
 
 
-def _intervals(ablation: Ablation) -> str:
-    """The rows whose intervals exclude zero: the only differences that a table shows."""
-    intervals = {
-        row.variant: row.difference
-        for row in ablation.rows
-        if row.difference and row.difference.interval
-    }
-    scale = ablation.metric.scale
-    shown = [variant for variant, found in intervals.items() if excludes_zero(found, scale)]
-    if not intervals:
-        return "No row has an interval: the table shows no difference."
-    if not shown:
-        return "No interval excludes zero: the table shows no difference."
-    return (
-        f"The interval excludes zero for {', '.join(shown)} "
-        f"({count(len(intervals), 'interval')}, not corrected for their number)."
-    )
+def _verdicts(ablation: Ablation) -> Iterator[str]:
+    """What the verdicts mean."""
+    if ablation.why_no_verdict:
+        yield ablation.why_no_verdict
+        return
+    if not any(row.difference and row.difference.shown for row in ablation.rows):
+        yield "No row has an interval: the table shows no difference."
+        return
+    yield _marks()
+    if not any(row.verdict in MARKS for row in ablation.rows):
+        yield "No row has a mark: the table shows no difference."
+    if ablation.grid.sesoi is not None:
+        effect = ablation.metric.scale.show_amount(ablation.grid.sesoi)
+        yield (
+            f"Equivalent: two one-sided t tests (5 %, Bonferroni) show a difference of less than "
+            f"{effect} (sesoi)."
+        )
+    yield "Undecided: the runs show neither, or a run of the row or the reference is missing."
 
 
 def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
     """The tests, and the smallest p values that they can give."""
-    tested = [
-        row.difference
-        for row in ablation.rows
-        if row.difference and row.difference.holm_p is not None
-    ]
+    differences = [row.difference for row in ablation.rows if row.difference]
+    tested = [found for found in differences if found.t_p is not None]
     if not tested:
         return
-    scale = ablation.metric.scale
-    star = (
-        f"*: p < .05 in the paired t test (two-sided, Holm's correction for "
-        f"{count(len(tested), 'row')}), and an interval that excludes zero."
-    )
-    if not any(is_starred(difference, scale) for difference in tested):
-        star += " No row has a star."
-    yield star
+    if ablation.resolution:
+        yield (
+            f"The standard deviation of the differences is at least one sample "
+            f"(1 of {1 / ablation.resolution:,.0f})."
+        )
+    if "holm_p" in columns and not ablation.why_no_verdict:
+        yield (
+            f"p (Holm): paired t test, two-sided, Holm's correction for "
+            f"{count(len(ablation.compared), 'row')}. Verdicts follow the interval, which is "
+            f"stricter."
+        )
     numbers = sorted({found.n for found in tested if found.sign_flip_p is not None})
     if numbers and "sign_flip_p" in columns:
         unit = "packs" if ablation.packs else "pairs"
@@ -183,8 +199,9 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
     if ablation.stronger_sanity:
         better = ", ".join(ablation.stronger_sanity)
         yield (
-            f"{UNDERTRAINED.capitalize()}: these sanity rows have a better mean than "
-            f"{ablation.grid.reference}: {better}. Longer training may give the same differences."
+            f"{UNDERTRAINED.capitalize()}: the intervals of these sanity rows show that they are "
+            f"better than {ablation.grid.reference}: {better}. Longer training may give the same "
+            f"differences."
         )
 
 

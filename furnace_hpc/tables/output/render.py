@@ -32,8 +32,8 @@ RESULT_COLUMNS = (
     *("num_parameters", "world_size", "num_threads", "device", "precision", "zero_stage"),
     *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
 )
-WORDS = ("variant", "changes")  # columns of text; all others are numbers
-TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "train_s", "hours")
+WORDS = ("variant", "changes", "verdict")  # columns of text; all others are numbers
+TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "verdict", "train_s", "hours")
 TERMINAL_ROWS = 200  # a longer table is read from the files
 
 
@@ -144,6 +144,7 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
         "mean_low": low,
         "mean_high": high,
         **_csv_difference(row.difference),
+        "verdict": row.verdict,
         "reference_undertrained_against": " ".join(ablation.stronger_sanity),
         **(vars(row.costs) if ablation.source is None else {}),
         "missing": "; ".join(describe(run) for run in row.missing),
@@ -153,16 +154,19 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
 
 def _csv_difference(difference: Difference | None) -> dict[str, Any]:
     low, high = (difference and difference.interval) or (None, None)
+    lowest, highest = (difference and difference.simultaneous) or (None, None)
     return {
         "difference": difference and difference.mean,
         "difference_low": low,
         "difference_high": high,
+        "simultaneous_low": lowest,
+        "simultaneous_high": highest,
         "n_pairs": difference and difference.n,
         "t_p": difference and difference.t_p,
         "holm_p": difference and difference.holm_p,
         "sign_flip_p": difference and difference.sign_flip_p,
         "effect": difference and difference.effect,
-        "more_seeds": difference and difference.more_seeds,
+        "equivalence_p": difference and difference.equivalence_p,
     }
 
 
