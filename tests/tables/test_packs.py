@@ -100,7 +100,8 @@ def test_intervals_and_tests_count_packs(tmp_path):
 def test_every_output_names_the_packs(tmp_path):
     ablation = table(tmp_path)
     text = " ".join(caption(ablation, headings(ablation)))
-    assert "mean over 3 packs of the data, each with its own data seed (a, b, c)" in text
+    assert "mean over 3 packs of the data (a, b, c)" in text
+    assert "Each pack and seed has its own initial weights and sample order." in text
     assert "the mean over 2 seeds of the training (0, 1). n counts runs." in text
     assert "Its smallest possible p is .25 with 3 packs" in text
     assert "n = 6 runs, 2 seeds on each of 3 packs" in to_latex(ablation)

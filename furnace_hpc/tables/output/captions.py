@@ -72,8 +72,8 @@ def _values(ablation: Ablation) -> str:
         return f"{text}mean ± sample standard deviation over n runs (seeds {seeds})."
     packs = ", ".join(ablation.packs)
     return (
-        f"{text}mean over {len(ablation.packs)} packs of the data, each with its own data seed "
-        f"({packs}). The value of a pack is the mean over "
+        f"{text}mean over {len(ablation.packs)} packs of the data ({packs}). Each pack and seed "
+        f"has its own initial weights and sample order. The value of a pack is the mean over "
         f"{count(len(ablation.grid.seeds), 'seed')} of the training ({seeds}). n counts runs. "
         f"± (seeds): sample standard deviation within a pack, pooled. "
         f"± (packs): sample standard deviation of the packs' means."
