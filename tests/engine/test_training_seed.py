@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from make import make_config
-from test_setup import prepare
 
+from furnace_hpc.config.manifest import read_manifest
 from furnace_hpc.config.seeds import pack_seed
-from furnace_hpc.config.train_config import TrainConfig
+from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.engine import setup
 from furnace_hpc.engine.context import RunContext
@@ -17,7 +17,9 @@ from furnace_hpc.engine.loop import train_batches
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.stop import StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
-from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.host import lifecycle
+from furnace_hpc.runs.code import code_hash
+from furnace_hpc.runs.folder import RunFolder, write_atomically
 from furnace_hpc.runs.records.verdict import Verdict
 
 ONE_RANK = Processes(0, 0, 1, torch.device("cpu"))
@@ -35,9 +37,17 @@ class Engine:
 
 def started(folder: Path, data: Path, monkeypatch, **changes) -> tuple[RunContext, float]:
     """A run that is set up, and the first number that its dropout draws."""
-    monkeypatch.setattr("test_setup.make_config", lambda: make_config(**changes))
     monkeypatch.setattr(setup, "build_engine", lambda model, config, processes: Engine(model))
-    run = RunFolder(Path(prepare(folder, data, "nothing")))
+    spec = RunSpec(
+        grid="study",
+        variant="base",
+        config=make_config(**changes),
+        resources=Resources(),
+        data_fingerprint=read_manifest(data).fingerprint,
+    )
+    run = RunFolder(folder / spec.run_id)
+    write_atomically(run.spec, spec.model_dump_json())
+    lifecycle.begin(str(run.path), {"code_hash": code_hash(), "data_dir": str(data)})
     watchdog = Watchdog(60, Verdict(run, 1, 0))
     context = setup.set_up(run, 1, ONE_RANK, watchdog, StopRequest())
     return context, float(torch.rand(()))

@@ -137,7 +137,9 @@ def test_packs_of_a_pool_are_made(tmp_path, capsys):
     assert capsys.readouterr().out.count("will pack it") == 2
     for name in ("tridigits-6of5", "tridigits-1of11", "tridigits-0of5", "tridigits-1of1"):
         with pytest.raises(ConfigError, match=f"'{name}' is not packed"):
-            fingerprints(expand_rows(login_grid(packs=[name, "tridigits"])), tmp_path / name, dry_run=True)
+            fingerprints(
+                expand_rows(login_grid(packs=[name, "tridigits"])), tmp_path / name, dry_run=True
+            )
 
 
 def test_parts_of_different_pools_are_refused(tmp_path):
