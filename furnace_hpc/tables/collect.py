@@ -18,7 +18,7 @@ from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.reading.costs import costs_of_attempts
 from furnace_hpc.tables.reading.run_files import Record, read_record
-from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics import estimates, resampling
 from furnace_hpc.tables.table import (
     Ablation,
     Change,
@@ -26,6 +26,7 @@ from furnace_hpc.tables.table import (
     Row,
     Run,
     several_packs,
+    test_per_train,
     units_of,
     values_by_draw,
 )
@@ -192,10 +193,11 @@ def _difference(ours: list[Run], theirs: list[Run]) -> estimates.Difference | No
     """Difference over the draws that both rows have."""
     our_values, their_values = values_by_draw(ours), values_by_draw(theirs)
     both = [draw for draw in our_values if draw in their_values]
-    return estimates.paired_difference(
+    difference = estimates.paired_difference(
         units_of({draw: our_values[draw] for draw in both}),
         units_of({draw: their_values[draw] for draw in both}),
     )
+    return resampling.corrected(difference, test_per_train(ours))
 
 
 def _check_metric(grid: Grid, results: list[RunResult]) -> None:
@@ -208,4 +210,7 @@ def _check_metric(grid: Grid, results: list[RunResult]) -> None:
 
 
 def _flat_identity(config: TrainConfig) -> dict[str, Any]:
-    return flatten(identity(config), enter_lists=True)
+    """Dotted key -> value. The pack's seed is left out, because `data.name` names the pack."""
+    values = flatten(identity(config), enter_lists=True)
+    values.pop("pack_seed", None)
+    return values

@@ -21,7 +21,7 @@ from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, mean_costs
 from furnace_hpc.tables.reading.run_files import Record
-from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics import estimates, resampling
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,13 @@ class Row:
     @cached_property
     def interval(self) -> estimates.Interval | None:
         """95 % t interval of the mean."""
-        return estimates.t_interval(self.units)
+        interval = estimates.t_interval(self.units)
+        return resampling.corrected_interval(interval, len(self.units), self.test_per_train)
+
+    @cached_property
+    def test_per_train(self) -> float:
+        """n_test / n_train if packs of this row share samples, else 0."""
+        return test_per_train(self.runs)
 
     @cached_property
     def missing(self) -> list[Run]:
@@ -205,6 +211,12 @@ def several_packs(grid: Grid) -> tuple[str, ...]:
     if len(grid.packs) < 2:
         return ()
     return grid.packs
+
+
+def test_per_train(runs: Sequence[Run]) -> float:
+    """n_test / n_train if the packs of these runs share samples, else 0."""
+    origins = {run.draw.pack: run.result.data_origin for run in runs if run.result}
+    return resampling.test_per_train(origins.values())
 
 
 def values_by_draw(runs: Sequence[Run]) -> dict[Draw, float]:

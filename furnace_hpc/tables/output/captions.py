@@ -32,6 +32,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_several_runs_per_seed(ablation),
         *_selected_steps(ablation),
         _pairs(ablation),
+        *_shared_samples(ablation),
         _intervals(ablation),
         *_tests(ablation, columns),
         "Bold: best mean as displayed. Bold alone is no evidence of a difference.",
@@ -45,16 +46,18 @@ def short_caption(ablation: Ablation) -> str:
     n = str(numbers[0])
     if len(numbers) > 1:
         n += f" to {numbers[-1]}"
-    spread = "mean ± sample standard deviation"
+    spread, test = "mean ± sample standard deviation", "paired t test"
     if ablation.packs:
         seeds = count(len(ablation.grid.seeds), "seed")
         n += f" runs, {seeds} on each of {len(ablation.packs)} packs"
         spread += " over seeds and over packs"
+        if any(row.test_per_train for row in ablation.rows):
+            test += " corrected for shared samples (Nadeau and Bengio)"
     else:
         n += " seeds"
     return (
         f"{ablation.metric.name}: {spread}, n = {n}; difference to {ablation.grid.reference} with "
-        f"paired t interval (95 %); *: p < .05, paired t test, Holm's correction."
+        f"paired t interval (95 %); *: p < .05, {test}, Holm's correction."
     )
 
 
@@ -119,6 +122,16 @@ def _pairs(ablation: Ablation) -> str:
         f"averaged over the seeds of a pack, then over packs, with a 95 % paired t interval. "
         f"Interval and tests count packs, because runs on one pack share its samples."
     )
+
+
+def _shared_samples(ablation: Ablation) -> Iterator[str]:
+    """The correction for packs that share samples."""
+    if ratio := max((row.test_per_train for row in ablation.rows), default=0.0):
+        yield (
+            f"The packs are drawn from the same samples, so intervals and t test are the corrected "
+            f"resampled ones of Nadeau and Bengio (2003): the variance of a mean over K packs is "
+            f"taken as 1/K + {ratio:.2f} times that of a pack."
+        )
 
 
 def _intervals(ablation: Ablation) -> str:
