@@ -170,6 +170,10 @@ def _more_seeds(row: Row, reference: str) -> str:
         return f"{start}: one pair gives no interval"
     if not difference.effect:  # the mean difference is zero
         return ""
+    if row.test_per_train:
+        return (
+            f"{start}: more packs of the same samples would add little. Use packs that share none"
+        )
     test = f"paired t test at 5 %, power {100 * estimates.POWER:.0f} %"
     if difference.more_seeds is None:
         return f"{start} of this size: even {estimates.MAX_SEEDS:,} would not be enough ({test})"

@@ -112,7 +112,9 @@ class TriDigitsKnobs(BaseModel):
     @classmethod
     def _is_part_of_a_pool(cls, pool: str | None) -> str | None:
         """Refuse text that is not I/K, or an I or K that is out of range."""
-        found = re.fullmatch(r"([1-9]\d?)/([1-9]\d?)", pool or "1/2")
+        if pool is None:
+            return None
+        found = re.fullmatch(r"([1-9]\d?)/([1-9]\d?)", pool)
         if not found or int(found[1]) > int(found[2]) or not 2 <= int(found[2]) <= MAX_POOLS:
             raise ValueError(f"wanted I/K with I from 1 to K, and K from 2 to {MAX_POOLS}")
         return pool
