@@ -182,15 +182,15 @@ def _compare_rows(
             changes = tuple(change for change in changes if change.key in by)
         difference = None
         if ours is not theirs:
-            difference = _difference(ours, theirs)
+            difference = difference_of(ours, theirs)
         found.append(Row(name, tuple(ours), changes, difference))
     corrected = estimates.with_holm([row.difference for row in found])
     pairs = zip(found, corrected, strict=True)
     return tuple(replace(row, difference=difference) for row, difference in pairs)
 
 
-def _difference(ours: list[Run], theirs: list[Run]) -> estimates.Difference | None:
-    """Difference over the draws that both rows have."""
+def difference_of(ours: list[Run], theirs: list[Run]) -> estimates.Difference | None:
+    """Difference over the draws that both rows have, not corrected for the number of rows."""
     our_values, their_values = values_by_draw(ours), values_by_draw(theirs)
     both = [draw for draw in our_values if draw in their_values]
     difference = estimates.paired_difference(
