@@ -20,7 +20,7 @@ from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.reading.costs import costs_of_attempts
 from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.reading.run_files import Record, read_record
-from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics import estimates, resampling
 from furnace_hpc.tables.statistics.verdicts import Verdict, judge, with_family
 from furnace_hpc.tables.table import (
     Ablation,
@@ -29,6 +29,7 @@ from furnace_hpc.tables.table import (
     Row,
     Run,
     several_packs,
+    test_per_train,
     units_of,
     values_by_draw,
 )
@@ -203,7 +204,7 @@ def compare_rows(
             changes = tuple(change for change in changes if change.key in by)
         difference = None
         if ours is not theirs:
-            difference = _difference(ours, theirs, resolution)
+            difference = difference_of(ours, theirs, resolution)
         found.append(Row(name, tuple(ours), changes, difference))
     return tuple(found)
 
@@ -233,17 +234,18 @@ def with_verdicts(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def _difference(
-    ours: list[Run], theirs: list[Run], resolution: float
+def difference_of(
+    ours: list[Run], theirs: list[Run], resolution: float = 0.0
 ) -> estimates.Difference | None:
-    """Difference over the draws that both rows have."""
+    """Difference over the draws that both rows have, not corrected for the number of rows."""
     our_values, their_values = values_by_draw(ours), values_by_draw(theirs)
     both = [draw for draw in our_values if draw in their_values]
-    return estimates.paired_difference(
+    difference = estimates.paired_difference(
         units_of({draw: our_values[draw] for draw in both}),
         units_of({draw: their_values[draw] for draw in both}),
         resolution,
     )
+    return resampling.corrected(difference, test_per_train(ours))
 
 
 def _check_metric(grid: Grid, results: list[RunResult]) -> None:
@@ -256,4 +258,7 @@ def _check_metric(grid: Grid, results: list[RunResult]) -> None:
 
 
 def _flat_identity(config: TrainConfig) -> dict[str, Any]:
-    return flatten(identity(config), enter_lists=True)
+    """Dotted key -> value. The pack's seed is left out, because `data.name` names the pack."""
+    values = flatten(identity(config), enter_lists=True)
+    values.pop("pack_seed", None)
+    return values

@@ -21,7 +21,7 @@ from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, row_costs
 from furnace_hpc.tables.reading.run_files import Record
-from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics import estimates, resampling
 from furnace_hpc.tables.statistics.verdicts import Verdict
 
 
@@ -161,7 +161,13 @@ class Row:
     @cached_property
     def interval(self) -> estimates.Interval | None:
         """95 % t interval of the mean."""
-        return estimates.t_interval(self.units)
+        interval = estimates.t_interval(self.units)
+        return resampling.corrected_interval(interval, len(self.units), self.test_per_train)
+
+    @cached_property
+    def test_per_train(self) -> float:
+        """n_test / n_train if packs of this row share samples, else 0."""
+        return test_per_train(self.runs)
 
     @cached_property
     def missing(self) -> list[Run]:
@@ -271,6 +277,13 @@ def several_packs(grid: Grid) -> tuple[str, ...]:
     if len(grid.packs) < 2:
         return ()
     return grid.packs
+
+
+def test_per_train(runs: Sequence[Run]) -> float:
+    """n_test / n_train if the packs of these runs share samples, else 0."""
+    found = [(run.draw.pack, run.own_result) for run in runs]
+    origins = {pack: result.data_origin for pack, result in found if result}
+    return resampling.test_per_train(origins.values())
 
 
 def values_by_draw(runs: Sequence[Run], missing: float | None = None) -> dict[Draw, float]:

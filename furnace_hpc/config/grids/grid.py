@@ -41,9 +41,9 @@ class Grid(Config):
     seeds: tuple[Seed, ...] = Field(min_length=1, description="each row is trained with each seed")
     packs: tuple[Name, ...] = Field(
         default=(),
-        description="packs of one data set that differ in the data seed (folders under the data "
-        "root). Each row is trained on each pack with each seed. `tridigits-seed7` is packed "
-        "automatically",
+        description="packs of one data set that differ in the data seed or the part of a pool "
+        "(folders under the data root). Each row is trained on each pack with each seed. "
+        "`tridigits-1of5` and `tridigits-seed7` are packed automatically",
     )
     reference: RowName = Field(description="the row that all differences are taken to")
     sanity: tuple[RowName, ...] = Field(

@@ -33,6 +33,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_several_runs_per_seed(ablation),
         *_selected_steps(ablation),
         _pairs(ablation),
+        *_shared_samples(ablation),
         *_verdicts(ablation),
         *_tests(ablation, columns),
         "Bold: best mean as displayed, of rows without missing or failed runs. "
@@ -47,17 +48,19 @@ def short_caption(ablation: Ablation) -> str:
     n = str(numbers[0])
     if len(numbers) > 1:
         n += f" to {numbers[-1]}"
-    spread = "mean ± sample standard deviation"
+    spread, shared = "mean ± sample standard deviation", ""
     if ablation.packs:
         seeds = count(len(ablation.grid.seeds), "seed")
         n += f" runs, {seeds} on each of {len(ablation.packs)} packs"
         spread += " over seeds and over packs"
+        if any(row.test_per_train for row in ablation.rows):
+            shared = ", corrected for shared samples (Nadeau and Bengio)"
     else:
         n += " seeds"
     marks = f" {_marks()}" * (not ablation.why_no_verdict)
     return (
         f"{ablation.metric.name}: {spread}, n = {n}; difference to {ablation.grid.reference} with "
-        f"{_interval_words(ablation)}.{marks}"
+        f"{_interval_words(ablation)}{shared}.{marks}"
     )
 
 
@@ -83,8 +86,8 @@ def _values(ablation: Ablation) -> str:
         return f"{text}mean ± sample standard deviation over n runs (seeds {seeds})."
     packs = ", ".join(ablation.packs)
     return (
-        f"{text}mean over {len(ablation.packs)} packs of the data, each with its own data seed "
-        f"({packs}). The value of a pack is the mean over "
+        f"{text}mean over {len(ablation.packs)} packs of the data ({packs}). Each pack and seed "
+        f"has its own initial weights and sample order. The value of a pack is the mean over "
         f"{count(len(ablation.grid.seeds), 'seed')} of the training ({seeds}). n counts runs. "
         f"± (seeds): sample standard deviation within a pack, pooled. "
         f"± (packs): sample standard deviation of the packs' means."
@@ -145,6 +148,16 @@ def _pairs(ablation: Ablation) -> str:
         f"averaged over the seeds of a pack, then over packs, with {interval}. "
         f"Interval and tests count packs, because runs on one pack share its samples."
     )
+
+
+def _shared_samples(ablation: Ablation) -> Iterator[str]:
+    """The correction for packs that share samples."""
+    if ratio := max((row.test_per_train for row in ablation.rows), default=0.0):
+        yield (
+            f"The packs are drawn from the same samples, so intervals and t test are the corrected "
+            f"resampled ones of Nadeau and Bengio (2003): the variance of a mean over K packs is "
+            f"taken as 1/K + {ratio:.2f} times that of a pack."
+        )
 
 
 def _verdicts(ablation: Ablation) -> Iterator[str]:
