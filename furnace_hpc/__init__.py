@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal
 
-    from furnace_hpc.frames import Results
+    from furnace_hpc.api.frames import Results
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,6 @@ def results(
     Raises:
         ConfigError: the grid is unknown or has no runs, or an argument is wrong.
     """
-    from furnace_hpc.frames import load
+    from furnace_hpc.api.frames import load
 
     return load(grid, runs_dir, settings, metric, direction, by, where)

@@ -5,13 +5,13 @@
 
 import gc
 import sys
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from furnace_hpc.api.grid_table import make_table
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import Grid, results_name, with_settings
@@ -107,8 +107,7 @@ def main(
     """Turn finished runs, of a grid or of another tool, into tables, a report and figures.
 
     It writes runs.csv, table.csv, table.md, table.tex, report.html and figures/. The exit code is 1
-    if runs are missing. The table shows which. With --metric, --direction, --by or --where it gives
-    no verdicts.
+    if runs are missing. With --metric, --direction, --by or --where it gives no verdicts.
     """
     # The tables have no reference cycles, and the search for them takes a fifth of the time of
     # thousands of runs.
@@ -223,71 +222,6 @@ def _can_draw() -> bool:
         "no figures: matplotlib is not installed. Run pip install 'furnace-hpc[report]'", err=True
     )
     return False
-
-
-def _with_described_settings(grid: Grid) -> Grid:
-    """The grid with its settings in the description."""
-    if not grid.settings:
-        return grid
-    settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
-    description = f"{grid.description} With {settings}.".strip()
-    return grid.model_copy(update={"description": description})
-
-
-def make_table(
-    grid: Grid, folder: GridFolder, view: "View", samples: bool = False, given_name: str = ""
-) -> "Ablation":
-    """The table of a submitted grid. The arguments and errors are those of `show_table`."""
-    view = replace(view, by=view.by or grid.by)
-    ablation = _make_table(_with_described_settings(grid), folder, view, given_name)
-    return _with_more_notes(ablation, samples)
-
-
-def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -> "Ablation":
-    from furnace_hpc.config.train_config import run_ids
-    from furnace_hpc.monitor.run_status import observe_when_asked
-    from furnace_hpc.tables.collect import collect
-    from furnace_hpc.tables.other_settings import runs_of_other_settings
-    from furnace_hpc.tables.output.results import submitted_runs
-    from furnace_hpc.tables.reading.cache import read_records
-    from furnace_hpc.tables.view import apply_view, why_no_verdict
-
-    records = read_records(folder)
-    all_runs = submitted_runs(grid, folder, records, given_name)
-    shown_grid, runs = apply_view(grid, all_runs, view)
-    kept = {id(spec) for spec in runs}
-    excluded_ids = run_ids([spec for spec in all_runs if id(spec) not in kept])
-    other_table_ids: set[str] = set()
-    if records.by_run.keys() - run_ids(all_runs):
-        other_table_ids = runs_of_other_settings(grid, folder)
-    get_status = observe_when_asked(folder)
-    return collect(
-        shown_grid,
-        runs,
-        folder,
-        get_status,
-        view.by,
-        excluded_ids,
-        records,
-        other_table_ids,
-        why_no_verdict(grid, all_runs, view),
-    )
-
-
-def _with_more_notes(ablation: "Ablation", samples: bool) -> "Ablation":
-    """The table with notes from Slurm's accounting, and on samples if wanted."""
-    from furnace_hpc.slurm.accounting import in_words
-    from furnace_hpc.tables.table import Note
-
-    notes = list(ablation.notes)
-    if text := in_words([attempt for run in ablation.runs for attempt in run.record.ledger()]):
-        notes.append(Note(text))
-    if samples:
-        from furnace_hpc.tables.notes import sample_notes
-        from furnace_hpc.tables.statistics.bootstrap import compare_samples
-
-        notes += sample_notes(ablation, compare_samples(ablation))
-    return replace(ablation, notes=tuple(notes))
 
 
 def _print(ablation: "Ablation", folder: GridFolder, out: Path, num_files: int) -> None:

@@ -11,8 +11,8 @@ from foreign_runs import table_of, wide_lines, write_csv
 from tables_study import finish, study
 
 import furnace_hpc
+from furnace_hpc.api.frames import Results
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.frames import Results
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.output.render import to_csv, to_runs_csv
 

@@ -109,7 +109,7 @@ def load(
     Raises:
         ConfigError: the grid is unknown or has no runs, or an argument is wrong.
     """
-    from furnace_hpc.aggregate import make_table
+    from furnace_hpc.api.grid_table import make_table
     from furnace_hpc.tables.output.results import submitted_grid
     from furnace_hpc.tables.view import View
 
