@@ -25,9 +25,7 @@ from furnace_hpc.config.parsing.lookup import read_yaml
 from furnace_hpc.runs.submitted import setting_words
 
 ALL = [command for document in DOCUMENTS for command in commands(document)]
-TEMPLATES = (
-    "test_slurm_templates.py::test_runs_are_prepared_trained_as_an_array_and_one_by_one_and_tabled"
-)
+TEMPLATES = "test_slurm_templates.py::test_templates_train_an_array_and_single_runs"
 STUDIES = "test_studies.py::test_a_study_trains_on_a_few_raw_files"
 ON_SLURM = "test_documents_slurm.py::test_commands_on_the_devcluster"
 # beginning of a command -> the test that runs it, or runs it with other names

@@ -1,6 +1,6 @@
 """Simulate how often intervals hold the true difference, and how often a null row gets a star.
 
-python benchmarks/coverage.py --simulations 2000
+python benchmarks/interval_coverage.py --simulations 2000
 
 Each case draws results of runs from a model without a difference (or with a known one).
 The functions of the product make all else: runs, training seeds, pairs, intervals, tests and stars.
@@ -354,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with threadpool_limits(1):
         rows = [simulate(case, asked.simulations) for case in cases() if asked.case in case.name]
     record.write(
-        "coverage",
+        "interval_coverage",
         rows,
         "goals: coverage .93 to .97; a star in at most .06 of tables without a difference; "
         "intervals over packs of one pool may be wider",
