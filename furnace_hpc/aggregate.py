@@ -1,30 +1,75 @@
-"""Turn finished runs into tables and figures: `furnace aggregate --grid NAME_OR_PATH`."""
+"""Turn finished runs into tables and figures: `furnace aggregate --grid NAME_OR_PATH`.
+
+`furnace aggregate --from FILE` does it with the runs of other tools.
+"""
 
 import gc
 import sys
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from furnace_hpc.api.grid_table import make_table
 from furnace_hpc.cli import run_command
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import Grid, results_name, with_settings
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.parsing.text_safety import printable
-from furnace_hpc.console.options import RunsRoot, SubmittedGrid
+from furnace_hpc.console.options import OptionalSubmittedGrid, RunsRoot
 from furnace_hpc.runs.folder import GridFolder
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from furnace_hpc.tables.foreign import ForeignTable
     from furnace_hpc.tables.table import Ablation
     from furnace_hpc.tables.view import View
 
 LEAST_WIDTH = 100  # characters of the printed table, also in a log file
 
+Keys = Annotated[
+    list[str] | None,
+    typer.Option(help="make a row for each value of this key, such as loss.alpha; repeatable"),
+]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option(help="key=value: show only these runs; some must be of the reference; repeatable"),
+]
+Files = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--from",
+        help="instead of a grid: a file or folder with runs of another tool (CSV, JSON Lines, "
+        "Parquet, exports of TensorBoard, W&B and MLflow); repeatable",
+    ),
+]
+RowColumn = Annotated[
+    str | None, typer.Option("--row", help="--from: column with the row of a run [variant]")
+]
+SeedColumn = Annotated[
+    str | None, typer.Option("--seed", help="--from: column with the seed of a run [seed]")
+]
+PackColumn = Annotated[
+    str | None, typer.Option("--pack", help="--from: column with the data set or pack of a run")
+]
+ValueColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--value",
+        help="--from: column with the values, if each line has one metric, named in the column "
+        "`metric`",
+    ),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option("--reference", help="--from: the row that the others are compared with [base]"),
+]
+
 
 def main(
-    grid: SubmittedGrid,
+    grid: OptionalSubmittedGrid = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as given to submit; repeatable")
     ] = None,
@@ -33,22 +78,17 @@ def main(
     ] = None,
     runs_dir: RunsRoot = None,
     metric: Annotated[
-        str | None, typer.Option(help="another metric than the grid's: <split>/<task>/<metric>")
+        str | None,
+        typer.Option(
+            help="another metric than the grid's: <split>/<task>/<metric>; --from: its column"
+        ),
     ] = None,
     direction: Annotated[
         Literal["max", "min"] | None,
         typer.Option(help="whether higher (max) or lower (min) is better [from the metric]"),
     ] = None,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(help="make a row for each value of this key, such as loss.alpha; repeatable"),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="key=value: show only these runs; some must be of the reference; repeatable"
-        ),
-    ] = None,
+    by: Keys = None,
+    where: Conditions = None,
     figures: Annotated[bool, typer.Option(help="draw the figures")] = True,
     samples: Annotated[
         bool,
@@ -57,11 +97,17 @@ def main(
             help="also compare accuracies over test samples, from the runs' predictions",
         ),
     ] = False,
+    from_: Files = None,
+    row: RowColumn = None,
+    seed: SeedColumn = None,
+    pack: PackColumn = None,
+    value: ValueColumn = None,
+    reference: Reference = None,
 ) -> None:
-    """Turn a grid's finished runs into tables, a report and figures.
+    """Turn finished runs, of a grid or of another tool, into tables, a report and figures.
 
     It writes runs.csv, table.csv, table.md, table.tex, report.html and figures/. The exit code is 1
-    if runs are missing. The table shows which.
+    if runs are missing. With --metric, --direction, --by or --where it gives no verdicts.
     """
     # The tables have no reference cycles, and the search for them takes a fifth of the time of
     # thousands of runs.
@@ -69,6 +115,15 @@ def main(
     from furnace_hpc.tables.output.results import submitted_grid
     from furnace_hpc.tables.view import View
 
+    columns = {"row": row, "seed": seed, "pack": pack, "value": value}
+    if from_:
+        of_grids = {"grid": grid, "set": set_, "by": by, "where": where, "samples": samples}
+        _refuse(of_grids | {"runs-root": runs_dir}, "is not possible with --from. Remove it")
+        wanted = _foreign_table(from_, columns, metric, reference, direction)
+        raise typer.Exit(show_foreign(wanted, out, figures))
+    _refuse(columns | {"reference": reference}, "needs --from. Give the file, or remove it")
+    if grid is None:
+        raise ConfigError("no runs given. Give --grid NAME, or --from FILE for another tool's runs")
     view = View(metric, direction, tuple(by or ()), tuple(where or ()))
     submitted, folder = submitted_grid(grid, runs_root(runs_dir))
     submitted = with_settings(submitted, set_ or [])
@@ -106,12 +161,58 @@ def show_table(
     if out is None:
         out = Path("results") / "--".join(filter(None, [results_name(grid), view.suffix]))
     figures = figures and _can_draw()
-    view = replace(view, by=view.by or grid.by)
-    ablation = _make_table(_with_described_settings(grid), folder, view, given_name)
-    ablation = _with_more_notes(ablation, samples)
+    ablation = make_table(grid, folder, view, samples, given_name)
     files = write_results(ablation, out, figures)
     _print(ablation, folder, out, len(files))
     return int(bool(ablation.missing))
+
+
+def show_foreign(wanted: "ForeignTable", out: Path | None = None, figures: bool = True) -> int:
+    """Write the results of another tool's runs, print the table, and return the exit code.
+
+    Args:
+        wanted: files and columns.
+        out: folder for the results. If None, a folder in `results/`.
+        figures: whether to draw the figures.
+
+    Raises:
+        ConfigError: the files or the options have a problem.
+    """
+    from furnace_hpc.tables.foreign import collect_foreign
+    from furnace_hpc.tables.output.results import write_results
+    from furnace_hpc.tables.output.verdict import verdict
+
+    ablation = collect_foreign(wanted)
+    if out is None:
+        out = Path("results") / wanted.name
+    files = write_results(ablation, out, figures and _can_draw())
+    _print_table(ablation)
+    if ablation.missing:
+        _print_missing(ablation, None)
+    typer.echo(printable(f"verdict: {verdict(ablation)}"))
+    typer.echo(printable(f"wrote {len(files)} files to {out}; open {out / 'report.html'}"))
+    return int(bool(ablation.missing))
+
+
+def _foreign_table(
+    paths: list[Path],
+    columns: "dict[str, str | None]",
+    metric: str | None,
+    reference: str | None,
+    direction: Literal["max", "min"] | None,
+) -> "ForeignTable":
+    from furnace_hpc.tables.foreign import ForeignTable
+    from furnace_hpc.tables.reading.foreign.columns import Query
+
+    if metric is None:
+        raise ConfigError("--from needs --metric. Name the column with the values to compare")
+    return ForeignTable(tuple(paths), Query(metric, **columns), reference, direction)
+
+
+def _refuse(options: dict[str, Any], problem: str) -> None:
+    for name, given in options.items():
+        if given:
+            raise ConfigError(f"--{name} {problem}")
 
 
 def _can_draw() -> bool:
@@ -123,61 +224,23 @@ def _can_draw() -> bool:
     return False
 
 
-def _with_described_settings(grid: Grid) -> Grid:
-    """The grid with its settings in the description."""
-    if not grid.settings:
-        return grid
-    settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
-    description = f"{grid.description} With {settings}.".strip()
-    return grid.model_copy(update={"description": description})
-
-
-def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -> "Ablation":
-    from furnace_hpc.config.train_config import run_ids
-    from furnace_hpc.monitor.run_status import observe_when_asked
-    from furnace_hpc.tables.collect import collect
-    from furnace_hpc.tables.other_settings import runs_of_other_settings
-    from furnace_hpc.tables.output.results import submitted_runs
-    from furnace_hpc.tables.reading.cache import read_records
-    from furnace_hpc.tables.view import apply_view
-
-    records = read_records(folder)
-    all_runs = submitted_runs(grid, folder, records, given_name)
-    shown_grid, runs = apply_view(grid, all_runs, view)
-    kept = {id(spec) for spec in runs}
-    excluded_ids = run_ids([spec for spec in all_runs if id(spec) not in kept])
-    other_table_ids: set[str] = set()
-    if records.by_run.keys() - run_ids(all_runs):
-        other_table_ids = runs_of_other_settings(grid, folder)
-    get_status = observe_when_asked(folder)
-    return collect(
-        shown_grid, runs, folder, get_status, view.by, excluded_ids, records, other_table_ids
-    )
-
-
-def _with_more_notes(ablation: "Ablation", samples: bool) -> "Ablation":
-    """The table with notes from Slurm's accounting, and on samples if wanted."""
-    from furnace_hpc.slurm.accounting import in_words
-    from furnace_hpc.tables.table import Note
-
-    notes = list(ablation.notes)
-    if text := in_words([attempt for run in ablation.runs for attempt in run.record.ledger()]):
-        notes.append(Note(text))
-    if samples:
-        from furnace_hpc.tables.notes import sample_notes
-        from furnace_hpc.tables.statistics.bootstrap import compare_samples
-
-        notes += sample_notes(ablation, compare_samples(ablation))
-    return replace(ablation, notes=tuple(notes))
-
-
 def _print(ablation: "Ablation", folder: GridFolder, out: Path, num_files: int) -> None:
     """Print the table, what it lacks, and the last lines."""
+    from furnace_hpc.tables.output.verdict import last_lines
+
+    console = _print_table(ablation)
+    if ablation.missing:
+        _print_missing(ablation, folder)
+    for line in last_lines(ablation, folder, out, num_files):
+        console.print(printable(line), markup=False)
+
+
+def _print_table(ablation: "Ablation") -> "Console":
+    """Print the table with its caption and notes. Return the console."""
     from rich.console import Console
 
     from furnace_hpc.tables.output.latex import lost_letters
     from furnace_hpc.tables.output.render import to_terminal
-    from furnace_hpc.tables.output.verdict import last_lines
 
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, LEAST_WIDTH)
@@ -187,20 +250,17 @@ def _print(ablation: "Ablation", folder: GridFolder, out: Path, num_files: int) 
             f"table.tex: pdfLaTeX prints {lost}. XeLaTeX and LuaLaTeX print all that the font has",
             err=True,
         )
-    if ablation.missing:
-        _print_missing(ablation, folder)
-    for line in last_lines(ablation, folder, out, num_files):
-        console.print(printable(line), markup=False)
+    return console
 
 
-def _print_missing(ablation: "Ablation", folder: GridFolder) -> None:
+def _print_missing(ablation: "Ablation", folder: GridFolder | None) -> None:
     """Print the missing runs to stderr, and the commands for tables with other settings."""
     from furnace_hpc.tables.notes import describe
     from furnace_hpc.tables.other_settings import other_settings
 
     lines = [f"{len(ablation.missing)} of {len(ablation.runs)} runs are missing:"]
     lines += [f"  {printable(describe(run))}" for run in ablation.missing]
-    if others := other_settings(ablation.grid, folder):
+    if folder and (others := other_settings(ablation.grid, folder)):
         lines.append("runs with other settings (--set) have a table of their own:")
         lines += [f"  {line}" for line in others]
     sys.stdout.flush()

@@ -68,6 +68,13 @@ Seed = Annotated[
         parser=whole_number, metavar="INTEGER", help="Seed of all random numbers [20261123]."
     ),
 ]
+Pool = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/K",
+        help="Use the I-th of K parts of the images and voices. The K packs share none of them.",
+    ),
+]
 SnrDb = Annotated[
     float | None, typer.Option(help="Speech over noise, in dB [-6; other variants 10].")
 ]
@@ -115,6 +122,7 @@ def tridigits(
     out: Out,
     variant: Variant = None,
     seed: Seed = None,
+    pool: Pool = None,
     train: Annotated[int | None, typer.Option(help="Samples of the train split [4000].")] = None,
     val: Annotated[int | None, typer.Option(help="Samples of the val split [1000].")] = None,
     test: Annotated[int | None, typer.Option(help="Samples of the test split [2000].")] = None,
@@ -136,6 +144,7 @@ def tridigits(
     options = {
         "variant": variant,
         "seed": seed,
+        "pool": pool,
         "train": train,
         "val": val,
         "test": test,

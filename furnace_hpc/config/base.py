@@ -67,6 +67,7 @@ ColumnName = Literal[
     "n",
     "metric",
     "difference",
+    "verdict",
     "holm_p",
     "sign_flip_p",
     "effect",

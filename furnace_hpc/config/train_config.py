@@ -8,12 +8,21 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from furnace_hpc.config.base import NOT_IDENTITY, Beta, Config, Name, Partitions, Seed
+from furnace_hpc.config.base import (
+    ADDED_LATER,
+    NOT_IDENTITY,
+    Beta,
+    Config,
+    Name,
+    Partitions,
+    Seed,
+)
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.identity import identity_hash, seeded_hashes
 from furnace_hpc.config.metrics import METRICS, metric_names
 from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
+from furnace_hpc.config.seeds import combined_seed
 
 
 class DataConfig(Config):
@@ -103,6 +112,12 @@ class TrainConfig(Config):
         description="samples per forward pass and process [global_batch_size / world_size]",
     )
     seed: Seed = Field(default=0, description="seed of initial weights, sample order and dropout")
+    pack_seed: Seed | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="hash of the pack's name if the grid has several packs. It is set by the grid "
+        "and changes the seed of the training, so that packs are independent",
+    )
     deterministic: bool = Field(
         default=True, description="CUDA: use only algorithms that give the same bits every time"
     )
@@ -150,6 +165,13 @@ class TrainConfig(Config):
                     f"{list(self.model.modalities)}. Add a modality, or remove loss.{term}"
                 )
         return self
+
+    @property
+    def training_seed(self) -> int:
+        """Seed of everything random in training: weights, dropout, order, frames and draws."""
+        if self.pack_seed is None:
+            return self.seed
+        return combined_seed(self.pack_seed, self.seed)
 
     @property
     def selection_metric(self) -> str:

@@ -32,12 +32,11 @@ GridFile = Annotated[
         autocompletion=_starting_with(lambda: names_of("grid")),
     ),
 ]
-SubmittedGrid = Annotated[
-    str,
-    typer.Option(
-        help="name of a submitted grid, or path of its file", autocompletion=_submitted_grids
-    ),
-]
+_SUBMITTED_GRID = typer.Option(
+    help="name of a submitted grid, or path of its file", autocompletion=_submitted_grids
+)
+SubmittedGrid = Annotated[str, _SUBMITTED_GRID]
+OptionalSubmittedGrid = Annotated[str | None, _SUBMITTED_GRID]
 Cluster = Annotated[
     str,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from furnace_hpc.config.manifest import PackOrigin
 from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.engine.deepspeed_engine import Engine
@@ -27,6 +28,8 @@ class RunContext:
     num_parameters: int
     watchdog: Watchdog
     stop: StopRequest
+    data_origin: PackOrigin | None = None
+    """Where the pack's samples were drawn from. None if it is not known."""
 
     @property
     def reader(self) -> BatchReader:

@@ -66,6 +66,7 @@ def evaluate(
 
     Raises:
         Stopped: a rank has received a stop signal.
+        FloatingPointError: on all ranks, if a logit is not finite.
     """
     context.heartbeat_or_stop(f"evaluation on {split}")
     modalities: tuple[str, ...] = context.engine.module.modalities
@@ -75,12 +76,14 @@ def evaluate(
     outputs = _forward_split(context, split, modality_subsets)
 
     tasks = context.config.tasks
+    for task in tasks:
+        _check_finite(outputs[f"logits.{task.name}"], f"{split}/{task.name}")
     if thresholds is None:
         thresholds = _tune_thresholds(tasks, outputs)
     scores: dict[str, float] = {}
     for task in tasks:
         threshold = thresholds.get(task.name, 0.5)
-        scores |= _task_scores(task, threshold, outputs, modality_subsets, modalities)
+        scores |= _task_scores(task, split, threshold, outputs, modality_subsets, modalities)
     if with_subsets:
         scores |= _consistency(outputs, modalities)
     return Evaluation(
@@ -89,6 +92,16 @@ def evaluate(
         logits={task.name: outputs[f"logits.{task.name}"] for task in tasks},
         thresholds=dict(thresholds),
     )
+
+
+def _check_finite(logits_NC: Tensor, name: str) -> None:
+    """Raise FloatingPointError if a logit is not finite. An argmax would still give an accuracy."""
+    num_samples = int((~logits_NC.isfinite()).any(1).sum())
+    if num_samples:
+        raise FloatingPointError(
+            f"{name}: the logits of {num_samples:,} of {len(logits_NC):,} samples are not finite. "
+            f"Lower optimizer.lr or check the data."
+        )
 
 
 def _tune_thresholds(tasks: tuple[TaskConfig, ...], outputs: dict[str, Tensor]) -> dict[str, float]:
@@ -101,6 +114,7 @@ def _tune_thresholds(tasks: tuple[TaskConfig, ...], outputs: dict[str, Tensor]) 
 
 def _task_scores(
     task: TaskConfig,
+    split: str,
     threshold: float,
     outputs: dict[str, Tensor],
     modality_subsets: list[Subset],
@@ -116,6 +130,7 @@ def _task_scores(
         if not rows.any():
             continue
         logits = outputs[f"{number}.{task.name}"][rows]
+        _check_finite(logits, f"{split}/{task.name}@{label}")
         for name, value in _scores(task, logits, labels[rows], threshold).items():
             scores[f"{task.name}/{name}@{label}"] = value
         scores[f"{task.name}/samples@{label}"] = int(rows.sum())

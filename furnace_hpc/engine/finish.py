@@ -64,6 +64,7 @@ def finish(
         precision=config.deepspeed.precision,
         zero_stage=context.engine.zero_optimization_stage(),
         data_fingerprint=context.spec.data_fingerprint,
+        data_origin=context.data_origin,
         code_hash=code_hash(),
         commit=git_commit(),
         versions=versions(),

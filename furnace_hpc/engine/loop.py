@@ -212,7 +212,7 @@ def train_batches(
         weights = Weights(reader.column(SAMPLING_WEIGHT))
     return TrainBatches(
         reader,
-        seed=config.seed,
+        seed=config.training_seed,
         steps=config.steps,
         global_batch_size=config.global_batch_size,
         micro_batch_size=engine.train_micro_batch_size_per_gpu(),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import Manifest
+from furnace_hpc.config.manifest import Manifest, origin_of
 from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.data.columns import Columns, open_columns
 from furnace_hpc.data.loading.batches import BatchReader
@@ -50,7 +50,8 @@ def set_up(
     # because of all imported modules.
     gc.freeze()
     engine = build_engine(model, config, processes)
-    seed_everything(config.seed * 1_000_003 + 1 + processes.rank)  # different dropout on each rank
+    # Different dropout on each rank.
+    seed_everything(config.training_seed * 1_000_003 + 1 + processes.rank)
     readers = _open_readers(config, columns, processes.device)
     return RunContext(
         spec=spec,
@@ -63,6 +64,7 @@ def set_up(
         num_parameters=num_parameters,
         watchdog=watchdog,
         stop=stop,
+        data_origin=origin_of(columns.manifest),
     )
 
 
@@ -108,7 +110,7 @@ def _open_columns(data_dir: str, fingerprint: str, watchdog: Watchdog) -> Column
 def _build_model(config: TrainConfig, manifest: Manifest) -> FusionModel:
     """Build the network with the same initial weights on every rank."""
     num_classes = {task.name: len(manifest.labels[task.name].classes) for task in config.tasks}
-    seed_everything(config.seed)
+    seed_everything(config.training_seed)
     return FusionModel(config.model, InputShapes.of(manifest), num_classes, config.loss)
 
 

@@ -18,8 +18,10 @@ from furnace_hpc.config.manifest import (
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.host.regular_file import check_regular
 
-# `submit` packs these sets itself; the number is the seed of the data
-PACKS_ITSELF = re.compile(r"tridigits(?:-seed(\d{1,9}))?")
+# `submit` packs these sets itself. The numbers are the seed of the data, or the part of the pool.
+PACKS_ITSELF = re.compile(
+    r"tridigits(?:-seed(?P<seed>\d{1,9})|-(?P<part>[1-9]|10)of(?P<parts>[2-9]|10))?"
+)
 NOT_PACKED = "not-packed-yet"
 
 
@@ -52,7 +54,7 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
     """Read a set's manifest and check the sizes of its files. None if it is packed later."""
     if not folder.exists():
         default = PACKS_ITSELF.fullmatch(name)
-        if not default:
+        if not default or int(default["part"] or 0) > int(default["parts"] or 0):
             raise ConfigError(
                 f"data set {name!r} is not packed: there is no folder {folder}; pack it with "
                 f"`furnace pack DATASET --out {folder}`"
@@ -63,16 +65,18 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
                 f"first, and the run ids below will change"
             )
             return None
-        _pack_default(folder, default[1])
+        _pack_default(folder, default)
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     return manifest
 
 
-def _pack_default(folder: Path, seed: str | None) -> None:
+def _pack_default(folder: Path, name: re.Match[str]) -> None:
     words = ["tridigits", "--out", str(folder)]
-    if seed:
-        words += ["--seed", seed]
+    if name["seed"]:
+        words += ["--seed", name["seed"]]
+    if name["part"]:
+        words += ["--pool", f"{name['part']}/{name['parts']}"]
     command = [sys.executable, "-P", "-m", "furnace_hpc.pack", *words]
     code = subprocess.run(command).returncode
     if code == 2:
@@ -84,7 +88,10 @@ def _pack_default(folder: Path, seed: str | None) -> None:
 
 
 def _check_draws(packs: dict[str, Manifest]) -> None:
-    """Raise ConfigError unless all packs are made alike except for seeds, with distinct content."""
+    """Raise ConfigError unless all packs are draws of one data set, with distinct content.
+
+    Their settings may differ in seeds, and in the part of one pool.
+    """
     by_content: dict[str, str] = {}
     first = next(iter(packs), "")
     for name, manifest in packs.items():
@@ -106,9 +113,14 @@ def _check_draws(packs: dict[str, Manifest]) -> None:
 
 
 def _recipe(manifest: Manifest) -> dict[str, object]:
-    """Return key -> value of everything that made a pack, except seeds. The data set has key ""."""
+    """Return key -> value of everything that made a pack, except its seed and its part of a pool.
+
+    The data set has key "".
+    """
     settings = flatten(manifest.preprocessing)
     kept = {key: value for key, value in settings.items() if key.split(".")[-1] != "seed"}
+    if pool := kept.get("knobs.pool"):  # I/K: the number of parts must be the same
+        kept["knobs.pool"] = f"I/{str(pool).rpartition('/')[2]}"
     return {"": manifest.dataset} | kept
 
 

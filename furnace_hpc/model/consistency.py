@@ -27,7 +27,8 @@ def consistency_block(a_ND: Tensor, b_ND: Tensor) -> dict[str, float]:
         auc: probability that a matched pair has the higher cosine. Chance is 0.5.
         recall_at_k_there, recall_at_k_back: retrieval of b from a, and of a from b.
         recall_at_k_chance: k/N.
-        median_rank_there, median_rank_back: equal cosines share the mean of their ranks.
+        median_rank_there, median_rank_back: equal cosines share the mean of their ranks. Of an even
+            number of samples, the mean of the two middle ranks.
         gap: distance between the two means (Liang et al. 2022).
         alignment, uniformity: E|a-b|^2, and log E exp(-2|x-y|^2) within a modality, averaged over
             the two modalities (Wang and Isola 2020).
@@ -59,8 +60,8 @@ def consistency_block(a_ND: Tensor, b_ND: Tensor) -> dict[str, float]:
         block[f"recall_at_{k}_back"] = (back_N <= k).double().mean().item()
         block[f"recall_at_{k}_chance"] = min(1.0, k / N)
     return block | {
-        "median_rank_there": there_N.median().item(),
-        "median_rank_back": back_N.median().item(),
+        "median_rank_there": there_N.quantile(0.5).item(),
+        "median_rank_back": back_N.quantile(0.5).item(),
         "gap": (a_ND.mean(0) - b_ND.mean(0)).norm().item(),
         "alignment": (a_ND - b_ND).square().sum(1).mean().item(),
         "uniformity": (_uniformity(a_ND, off_diagonal_NN) + _uniformity(b_ND, off_diagonal_NN)) / 2,

@@ -73,7 +73,9 @@ END_REASONS = {
     ),
     "oom": _failed("out of GPU or host memory; Slurm's OUT_OF_MEMORY"),
     "crash": _failed("a rank raised an exception; the reason holds its last line"),
-    "nonfinite": _failed("a loss, gradient or parameter is not finite; the reason names the step"),
+    "nonfinite": _failed(
+        "a loss, gradient, parameter or logit is not finite; the reason names the step"
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """Collect the runs of a grid and compare the rows of its table."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,14 @@ from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
+from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.reading.costs import costs_of_attempts
+from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.reading.run_files import Record, read_record
-from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics import estimates, resampling
+from furnace_hpc.tables.statistics.verdicts import Verdict, judge, with_family
 from furnace_hpc.tables.table import (
     Ablation,
     Change,
@@ -26,6 +29,7 @@ from furnace_hpc.tables.table import (
     Row,
     Run,
     several_packs,
+    test_per_train,
     units_of,
     values_by_draw,
 )
@@ -43,6 +47,7 @@ def collect(
     excluded_ids: Collection[str] = (),
     records: Records | None = None,
     other_table_ids: Collection[str] = (),
+    why_no_verdict: str = "",
 ) -> Ablation:
     """Make the table of `runs` from the current files in `folder`.
 
@@ -55,6 +60,7 @@ def collect(
         excluded_ids: runs of the grid that `--where` excludes.
         records: content of the run files, if it was read before.
         other_table_ids: runs in `folder` that belong to tables with other settings.
+        why_no_verdict: why no row may have a verdict. Empty if rows may.
 
     Raises:
         ConfigError: there are results, and none has the grid's metric.
@@ -66,10 +72,16 @@ def collect(
         record = records.by_run.get(run_id, Record())
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
-    _check_metric(grid, [run.result for row in named.values() for run in row if run.result])
-    rows = _compare_rows(named, grid.reference, by)
+    results = [run.own_result for row in named.values() for run in row if run.own_result]
+    _check_metric(grid, results)
+    resolution = resolution_of(grid.metric, [run for row in named.values() for run in row])
+    rows = compare_rows(named, grid.reference, by, resolution=resolution)
+    if not why_no_verdict:
+        rows = with_verdicts(rows, grid)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
-    return Ablation(grid, rows, notes, records)
+    return Ablation(
+        grid, rows, notes, records, why_no_verdict=why_no_verdict, resolution=resolution
+    )
 
 
 def collect_run(
@@ -166,36 +178,74 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]
     return tuple(change for change in changes if change.reference != change.value)
 
 
-def _compare_rows(
-    named: dict[str, list[Run]], reference: str, by: tuple[str, ...]
+def _settings_of(runs: Sequence[Run]) -> dict[str, Any]:
+    spec = runs[0].own_spec
+    if spec is None:
+        return {}
+    return _flat_identity(spec.config)
+
+
+def compare_rows(
+    named: dict[str, list[Run]],
+    reference: str,
+    by: tuple[str, ...] = (),
+    settings_of: Callable[[Sequence[Run]], dict[str, Any]] = _settings_of,
+    resolution: float = 0.0,
 ) -> tuple[Row, ...]:
-    """The rows with their differences to the reference. Holm's method corrects their p values."""
+    """The rows with their differences to the reference."""
     theirs = named.get(reference)
     if not theirs:
         return tuple(Row(name, tuple(runs), (), None) for name, runs in named.items())
-    their_config = _flat_identity(theirs[0].spec.config)
+    their_config = settings_of(theirs)
     found = []
     for name, ours in named.items():
-        changes = _changes(_flat_identity(ours[0].spec.config), their_config)
+        changes = _changes(settings_of(ours), their_config)
         if by:  # the runs of one row differ in the other keys
             changes = tuple(change for change in changes if change.key in by)
         difference = None
         if ours is not theirs:
-            difference = _difference(ours, theirs)
+            difference = difference_of(ours, theirs, resolution)
         found.append(Row(name, tuple(ours), changes, difference))
-    corrected = estimates.with_holm([row.difference for row in found])
-    pairs = zip(found, corrected, strict=True)
-    return tuple(replace(row, difference=difference) for row, difference in pairs)
+    return tuple(found)
 
 
-def _difference(ours: list[Run], theirs: list[Run]) -> estimates.Difference | None:
-    """Difference over the draws that both rows have."""
+def with_verdicts(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
+    """The rows with their verdicts, corrected for their number.
+
+    A row without values counts too, so that missing runs change no verdict of another row. A row
+    that lacks a run, or whose reference does, is undecided: the runs that remain may be the better
+    ones.
+    """
+    metric = Metric(grid.metric, grid.direction)
+    family = sum(row.variant != grid.reference for row in rows)
+    if not family:
+        return rows
+    sesoi = grid.sesoi and grid.sesoi / metric.scale.factor
+    corrected = with_family([row.difference for row in rows], family, sesoi)
+    reference_has_gaps = any(row.gaps for row in rows if row.variant == grid.reference)
+    found = []
+    for row, difference in zip(rows, corrected, strict=True):
+        verdict: Verdict | None = None
+        if row.variant != grid.reference:
+            verdict = Verdict.UNDECIDED
+            if not row.gaps and not reference_has_gaps:
+                verdict = judge(difference, metric.direction == "max")
+        found.append(replace(row, difference=difference, verdict=verdict))
+    return tuple(found)
+
+
+def difference_of(
+    ours: list[Run], theirs: list[Run], resolution: float = 0.0
+) -> estimates.Difference | None:
+    """Difference over the draws that both rows have, not corrected for the number of rows."""
     our_values, their_values = values_by_draw(ours), values_by_draw(theirs)
     both = [draw for draw in our_values if draw in their_values]
-    return estimates.paired_difference(
+    difference = estimates.paired_difference(
         units_of({draw: our_values[draw] for draw in both}),
         units_of({draw: their_values[draw] for draw in both}),
+        resolution,
     )
+    return resampling.corrected(difference, test_per_train(ours))
 
 
 def _check_metric(grid: Grid, results: list[RunResult]) -> None:
@@ -208,4 +258,7 @@ def _check_metric(grid: Grid, results: list[RunResult]) -> None:
 
 
 def _flat_identity(config: TrainConfig) -> dict[str, Any]:
-    return flatten(identity(config), enter_lists=True)
+    """Dotted key -> value. The pack's seed is left out, because `data.name` names the pack."""
+    values = flatten(identity(config), enter_lists=True)
+    values.pop("pack_seed", None)
+    return values

@@ -3,11 +3,12 @@
 This is the one place for units and digits. `config/metrics.py` has the direction of each metric.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from furnace_hpc.config.metrics import Direction
+
+MAX_DIGITS = 15
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Scale:
     """How values of a metric are shown."""
 
     factor: float  # a value is multiplied by it
-    digits: int  # after the decimal point
+    digits: int  # after the decimal point, of a value without a standard deviation
     unit: str  # of values, for a heading: it begins with a space
     difference_unit: str  # of differences
 
@@ -25,15 +26,56 @@ class Scale:
         sign = "+" * signed
         return f"{rounded:{sign}.{self.digits}f}"
 
+    def for_deviation(self, deviation: float | None, value: float | None = None) -> "Scale":
+        """The scale with two significant digits of a standard deviation.
+
+        Without one it keeps its digits, or has two significant digits of a small `value`.
+        """
+        digits = self.digits
+        if deviation:
+            digits = _two_digits(self.factor * deviation)
+        elif value:
+            digits = max(digits, _two_digits(self.factor * value))
+        return replace(self, digits=min(digits, MAX_DIGITS))
+
+    def for_interval(self, interval: tuple[float, float]) -> "Scale":
+        """The scale with enough digits to show a bound that is not zero as not zero."""
+        scale = self
+        while scale.digits < MAX_DIGITS and any(
+            bound and not float(scale.show(bound)) for bound in interval
+        ):
+            scale = replace(scale, digits=scale.digits + 1)
+        return scale
+
+    def show_deviation(self, deviation: float) -> str:
+        """Format a standard deviation. `0` means that all values are equal."""
+        text = self.show(deviation)
+        return text if float(text) else "0"
+
+    def show_amount(self, amount: float) -> str:
+        """Format a size in the shown unit: `1 point`, `0.5 points`, `0.01`."""
+        unit = self.difference_unit.strip(" ()")
+        if unit and amount == 1:
+            unit = unit.removesuffix("s")
+        return f"{amount:g} {unit}".rstrip()
+
     def show_interval(self, interval: tuple[float, float]) -> str:
         """Format an interval, such as `[1.6, 3.0]`."""
         low, high = interval
         return f"[{self.show(low)}, {self.show(high)}]"
 
 
+def _two_digits(value: float) -> int:
+    """Digits after the decimal point that show two significant digits of a value."""
+    exponent = int(f"{value:.1e}".partition("e")[2])
+    return max(0, 1 - exponent)
+
+
 PERCENT = Scale(100, 1, " (%)", " (points)")
 PLAIN = Scale(1, 4, "", "")
 IN_PERCENT = ("accuracy", "f1")  # how the names of metrics in percent begin
+# how the names of metrics begin whose values are between 0 and 1
+SHARES = (*IN_PERCENT, "map", "auc", "recall_at")
 
 
 def scale_of(metric: str) -> Scale:
@@ -49,6 +91,7 @@ class Metric:
 
     name: str
     direction: Direction
+    is_plain: bool = False  # whether values are shown as they are, whatever the name
 
     @property
     def split(self) -> str:
@@ -68,7 +111,16 @@ class Metric:
     @cached_property
     def scale(self) -> Scale:
         """How its values are shown."""
+        if self.is_plain:
+            return PLAIN
         return scale_of(self.name)
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Lowest and highest possible value. None if there are none."""
+        if self.short_name.startswith(SHARES):
+            return 0.0, 1.0
+        return None
 
     @property
     def better(self) -> str:
@@ -80,10 +132,3 @@ class Metric:
         if self.direction == "max":
             return value > other
         return value < other
-
-    def best_shown(self, shown: Collection[str]) -> str | None:
-        """The best of several values as shown. None if there are fewer than two."""
-        if len(shown) < 2:
-            return None
-        choose = {"max": max, "min": min}[self.direction]
-        return choose(shown, key=float)

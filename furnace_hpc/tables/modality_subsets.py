@@ -46,6 +46,8 @@ class Matrix:
 
 def modality_matrix(ablation: Ablation) -> Matrix | None:
     """The table's metric for each subset of the modalities. None if no result has one."""
+    if ablation.source is not None:  # another tool's `recall@5` is one metric
+        return None
     metric = ablation.grid.metric.partition("@")[0]
     names = [name for name in _names(ablation) if name.startswith(f"{metric}@")]
     if not names:
@@ -57,6 +59,8 @@ def modality_matrix(ablation: Ablation) -> Matrix | None:
 
 def consistency_blocks(ablation: Ablation) -> list[Matrix]:
     """One matrix per pair of modalities: how their embeddings relate."""
+    if ablation.source is not None:
+        return []
     prefix = f"{ablation.metric.split}/consistency/"
     found = [name.removeprefix(prefix) for name in _names(ablation) if name.startswith(prefix)]
     matrices = []
@@ -119,7 +123,8 @@ def _subset_order(ablation: Ablation) -> Callable[[str], tuple[int, list[int], s
     """Sort key of subsets: small ones first, modalities in the order of the configs."""
     modalities: list[str] = []
     for run in ablation.runs:
-        modalities += run.spec.config.model.modalities
+        if run.own_spec:
+            modalities += run.own_spec.config.model.modalities
     place = {name: number for number, name in enumerate(dict.fromkeys(modalities))}
 
     def order(subset: str) -> tuple[int, list[int], str]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.runs.records.result import RunResult
+from furnace_hpc.tables.comparison_notes import comparison_notes
 from furnace_hpc.tables.reading.cache import Records
-from furnace_hpc.tables.reading.costs import THEN
+from furnace_hpc.tables.reading.costs import THEN, WIDE, wide_range
 from furnace_hpc.tables.reading.run_files import Record
-from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.table import Ablation, Note, Row, Run
 from furnace_hpc.tables.text import count, list_names
 
@@ -24,6 +25,12 @@ COMPARED = {
     "world_size": "world size",
     "num_threads": "threads per process",
     "device": "device",
+}
+# title of a column -> cost of one run
+RUN_COSTS: dict[str, Callable[[RunResult], float]] = {
+    "train (s)": lambda result: result.train_s,
+    "wall (s)": lambda result: result.wall_s,
+    "samples/s": lambda result: result.samples_per_s / result.world_size,
 }
 
 
@@ -43,11 +50,8 @@ def make_notes(
         excluded_ids: runs of the grid that `--where` excludes.
         other_table_ids: runs in the folder that belong to tables with other settings.
     """
-    notes = [note for row in rows for note in _values_left_out(grid, row)]
-    notes += _single_runs(rows)
-    notes += _reference(grid, rows)
-    notes += _constant_differences(grid, rows)
-    notes += _too_few_seeds(grid, rows)
+    notes = notes_of_values(grid, rows)
+    notes += _uneven_costs(rows)
     notes += _other_data(rows)
     for field, noun in COMPARED.items():
         notes += _mixed(rows, field, noun)
@@ -62,6 +66,13 @@ def make_notes(
     return tuple(notes)
 
 
+def notes_of_values(grid: Grid, rows: Sequence[Row]) -> list[Note]:
+    """The notes on values and differences, which need no files of runs."""
+    notes = [note for row in rows for note in _values_left_out(grid, row)]
+    notes += comparison_notes(grid, rows)
+    return notes
+
+
 def sample_notes(ablation: Ablation, comparison: "SampleComparison") -> Iterator[Note]:
     """The notes of `--samples`: differences over samples, and what could not be compared."""
     from furnace_hpc.tables.statistics.bootstrap import RESAMPLES
@@ -69,9 +80,11 @@ def sample_notes(ablation: Ablation, comparison: "SampleComparison") -> Iterator
     scale, split = ablation.metric.scale, ablation.metric.split
     found = []
     for row in comparison.differences:
-        mean = scale.show(row.mean, signed=True)
+        low, high = row.interval
+        precise = scale.for_deviation((high - low) / 4, row.mean)
+        mean = precise.show(row.mean, signed=True)
         pairs = f"{count(row.n, 'pair')} of runs"
-        found.append(f"{row.variant} {mean} {scale.show_interval(row.interval)} ({pairs})")
+        found.append(f"{row.variant} {mean} {precise.show_interval(row.interval)} ({pairs})")
     if found:
         yield Note(
             f"difference to {ablation.grid.reference}{scale.difference_unit} over samples: "
@@ -107,89 +120,29 @@ def _values_left_out(grid: Grid, row: Row) -> Iterator[Note]:
         yield Note(f"not in the mean, because {grid.metric} is not finite: {names}", (row.variant,))
 
 
-def _single_runs(rows: Sequence[Row]) -> Iterator[Note]:
-    single = tuple(row.variant for row in rows if row.n == 1)
-    if single:
-        yield Note("n=1: no standard deviation and no interval", single)
-
-
-def _reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
-    """A reference without a value, and rows with other seeds than the reference."""
-    reference = next((row for row in rows if row.variant == grid.reference), None)
-    if reference is None or reference.n == 0:
-        yield Note(f"no differences: the reference {grid.reference} has no value")
-        return
-    for row in rows:
-        if row.n and row.values.keys() != reference.values.keys():
-            yield Note(_common_draws(row, reference), (row.variant,))
-
-
-def _common_draws(row: Row, reference: Row) -> str:
-    """The seeds or pairs over which the difference to the reference is taken."""
-    both = [draw for draw in row.values if draw in reference.values]
-    if not both:
-        what = "pack and seed" if row.has_packs else "seed"
-        return f"no difference to {reference.variant}: no common {what}"
-    start = f"difference to {reference.variant} over"
-    if row.has_packs:
-        return f"{start} {len(both)} of {row.n_expected} pairs of runs, those that both rows have"
-    seeds = ", ".join(str(draw.seed) for draw in both)
-    noun = "seed" if len(both) == 1 else "seeds"
-    return f"{start} {noun} {seeds}, which both rows have"
-
-
-def _constant_differences(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
-    """Rows whose difference to the reference is the same in every pair, so no test is possible."""
-    same = tuple(row.variant for row in rows if row.difference and row.difference.is_constant)
-    if same:
-        yield Note(
-            f"the difference to {grid.reference} is the same for every {_unit(rows[0])}, "
-            f"so it has no interval and no p value",
-            same,
-        )
-
-
-def _too_few_seeds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
-    """Rows whose interval contains zero, and how many more seeds would show such a difference."""
-    for row in rows:
-        text = _more_seeds(row, grid.reference)
-        if text:
-            yield Note(text, (row.variant,))
-
-
-def _more_seeds(row: Row, reference: str) -> str:
-    """The seeds that the row needs.
-
-    Empty if the difference is shown, or no number of seeds would do.
-    """
-    difference, unit = row.difference, _unit(row)
-    if difference is None or not difference.too_few or difference.is_constant:
-        return ""
-    start = f"too few {unit}s to show a difference to {reference}"
-    if difference.interval is None:
-        return f"{start}: one pair gives no interval"
-    if not difference.effect:  # the mean difference is zero
-        return ""
-    test = f"paired t test at 5 %, power {100 * estimates.POWER:.0f} %"
-    if difference.more_seeds is None:
-        return f"{start} of this size: even {estimates.MAX_SEEDS:,} would not be enough ({test})"
-    more = count(difference.more_seeds, f"more {unit}")
-    return f"{start} of this size: needs about {more} ({test})"
-
-
-def _unit(row: Row) -> str:
-    """What the tests count."""
-    if row.has_packs:
-        return "pack"
-    return "seed"
+def _uneven_costs(rows: Sequence[Row]) -> Iterator[Note]:
+    """Rows whose runs differ much in cost, for example because a node was busy."""
+    for title, cost_of in RUN_COSTS.items():
+        found = {}
+        for row in rows:
+            own = [run.own_result for run in row.runs]
+            limits = wide_range([cost_of(result) for result in own if result])
+            if limits:
+                found[row.variant] = f"{row.variant} {limits[0]:.1f} to {limits[1]:.1f}"
+        if found:
+            yield Note(
+                f"{title} differs by more than {WIDE:g} times between the runs of a row, so the "
+                f"median may mislead: {list_names(list(found.values()))}",
+                tuple(found),
+            )
 
 
 def _other_data(rows: Sequence[Row]) -> Iterator[Note]:
     """Results that were measured on other data than the run's spec names."""
     names = []
     for run in _finished(rows):
-        if _has_other_data(run) and run.result:
-            names.append(f"{run.run_id} ({run.result.data_fingerprint})")
+        if _has_other_data(run) and run.own_result:
+            names.append(f"{run.run_id} ({run.own_result.data_fingerprint})")
     if names:
         yield Note(
             f"other data than planned in {count(len(names), 'run')}, by fingerprint: "
@@ -199,7 +152,10 @@ def _other_data(rows: Sequence[Row]) -> Iterator[Note]:
 
 
 def _has_other_data(run: Run) -> bool:
-    return run.result is not None and run.result.data_fingerprint != run.spec.data_fingerprint
+    spec, result = run.own_spec, run.own_result
+    if spec is None or result is None:
+        return False
+    return result.data_fingerprint != spec.data_fingerprint
 
 
 def _mixed(rows: Sequence[Row], field: str, noun: str) -> Iterator[Note]:
@@ -289,7 +245,7 @@ def _of_older_grids(others: dict[str, Record], runs: Sequence[Run]) -> Iterator[
     """Runs that the grid had in an earlier version."""
     if not others:
         return
-    data = {run.spec.data_fingerprint for run in runs}
+    data = {run.own_spec.data_fingerprint for run in runs if run.own_spec}
     other_data = sum(record.fingerprint not in data for record in others.values())
     parts = {"on other data": other_data, "with another config": len(others) - other_data}
     numbers = ", ".join(f"{number} {words}" for words, number in parts.items() if number)

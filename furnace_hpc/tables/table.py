@@ -16,12 +16,13 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.result import RunResult
-from furnace_hpc.runs.state import RunStatus
+from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
-from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, mean_costs
+from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, row_costs
 from furnace_hpc.tables.reading.run_files import Record
-from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics import estimates, resampling
+from furnace_hpc.tables.statistics.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,32 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True)
+class ForeignSpec:
+    """What is known of the plan of another tool's run."""
+
+    variant: str
+
+
+@dataclass(frozen=True)
+class ForeignResult:
+    """What is known of the result of another tool's run."""
+
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Run:
     """One planned run. If `result` is None, the run is missing, and `status` has the reason."""
 
-    spec: RunSpec
+    spec: RunSpec | ForeignSpec
     folder: RunFolder
     status: RunStatus
-    result: RunResult | None
+    result: RunResult | ForeignResult | None
     value: float | None  # the table's metric; may be NaN or infinite
     draw: Draw
     spent: AttemptCosts = AttemptCosts()
     record: Record = Record()  # content of its files
+    origin: str = ""  # place in another tool's file, such as runs.csv:12
 
     @property
     def run_id(self) -> str:
@@ -59,9 +75,35 @@ class Run:
         return self.folder.run_id
 
     @property
+    def own_spec(self) -> RunSpec | None:
+        """The spec. None if the run is of another tool."""
+        if isinstance(self.spec, ForeignSpec):
+            return None
+        return self.spec
+
+    @property
+    def own_result(self) -> RunResult | None:
+        """The result. None if the run is missing, or of another tool."""
+        if isinstance(self.result, ForeignResult):
+            return None
+        return self.result
+
+    @property
     def seed(self) -> int:
         """Seed of the training."""
         return self.draw.seed
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has a finite value."""
+        return self.value is not None and isfinite(self.value)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it failed, or has a value that is not finite."""
+        if self.value is None:
+            return self.status.state is RunState.FAILED
+        return not isfinite(self.value)
 
 
 @dataclass(frozen=True)
@@ -72,6 +114,7 @@ class Row:
     runs: tuple[Run, ...]
     changes: tuple[Change, ...]
     difference: estimates.Difference | None  # None for the reference, and without a common draw
+    verdict: Verdict | None = None  # None for the reference, and in a table without verdicts
 
     @cached_property
     def values(self) -> dict[Draw, float]:
@@ -118,7 +161,13 @@ class Row:
     @cached_property
     def interval(self) -> estimates.Interval | None:
         """95 % t interval of the mean."""
-        return estimates.t_interval(self.units)
+        interval = estimates.t_interval(self.units)
+        return resampling.corrected_interval(interval, len(self.units), self.test_per_train)
+
+    @cached_property
+    def test_per_train(self) -> float:
+        """n_test / n_train if packs of this row share samples, else 0."""
+        return test_per_train(self.runs)
 
     @cached_property
     def missing(self) -> list[Run]:
@@ -126,12 +175,21 @@ class Row:
         return [run for run in self.runs if run.result is None]
 
     @cached_property
+    def gaps(self) -> str:
+        """The runs without a value: `2 of 5 failed`, `1 of 5 failed, 2 missing`. Empty if none."""
+        failed = sum(run.has_failed for run in self.runs)
+        missing = sum(not run.counts for run in self.runs) - failed
+        numbers = {"failed": failed, "missing": missing}
+        parts = [f"{number} {word}" for word, number in numbers.items() if number]
+        return ", ".join(parts).replace(" ", f" of {len(self.runs)} ", 1)
+
+    @cached_property
     def costs(self) -> Costs:
         """Costs of the row. They include the attempts of missing runs."""
-        results = [run.result for run in self.runs if run.result]
-        attempts = sum(run.result.attempts for run in self.runs if run.result)
+        results = [run.own_result for run in self.runs if run.own_result]
+        attempts = sum(result.attempts for result in results)
         attempts += sum(run.status.attempt for run in self.missing)
-        return mean_costs(results, attempts, [run.spent for run in self.runs])
+        return row_costs(results, attempts, [run.spent for run in self.runs])
 
 
 @dataclass(frozen=True)
@@ -142,19 +200,32 @@ class Note:
     variants: tuple[str, ...] = ()
 
 
+class Source(NamedTuple):
+    """The files of a table whose runs are of another tool."""
+
+    files: str
+    tool: str  # empty if it is unknown
+    of_last_step: bool  # whether a value is that of the last step with one
+    is_plain: bool  # whether values are shown as they are, not as percentages
+
+
 @dataclass(frozen=True)
 class Ablation:
-    """The table of one grid."""
+    """The table of one grid, or of runs of another tool."""
 
     grid: Grid
     rows: tuple[Row, ...]
     notes: tuple[Note, ...]
     records: Records  # content of all run files in the grid's folder
+    source: Source | None = None  # None if the runs are of Furnace
+    why_no_verdict: str = ""  # why no row has a verdict, as a sentence; empty if rows have one
+    resolution: float = 0.0  # smallest possible change of a value; 0 if unknown
 
     @cached_property
     def metric(self) -> Metric:
         """The metric of the table."""
-        return Metric(self.grid.metric, self.grid.direction)
+        is_plain = self.source is not None and self.source.is_plain
+        return Metric(self.grid.metric, self.grid.direction, is_plain)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -188,14 +259,15 @@ class Ablation:
 
     @cached_property
     def stronger_sanity(self) -> tuple[str, ...]:
-        """Sanity rows with a better mean than the reference. They show that it is under-trained."""
-        if self.reference is None or self.reference.mean is None:
-            return ()
+        """Sanity rows whose interval shows that they are better than the reference.
+
+        They show that the reference is under-trained.
+        """
         found = []
         for row in self.rows:
-            if row.variant not in self.grid.sanity or row.mean is None:
+            if row.variant not in self.grid.sanity or row.difference is None:
                 continue
-            if self.metric.is_better(row.mean, self.reference.mean):
+            if not row.difference.too_few and self.metric.is_better(row.difference.mean, 0.0):
                 found.append(row.variant)
         return tuple(found)
 
@@ -207,20 +279,47 @@ def several_packs(grid: Grid) -> tuple[str, ...]:
     return grid.packs
 
 
-def values_by_draw(runs: Sequence[Run]) -> dict[Draw, float]:
+def test_per_train(runs: Sequence[Run]) -> float:
+    """n_test / n_train if the packs of these runs share samples, else 0."""
+    found = [(run.draw.pack, run.own_result) for run in runs]
+    origins = {pack: result.data_origin for pack, result in found if result}
+    return resampling.test_per_train(origins.values())
+
+
+def values_by_draw(runs: Sequence[Run], missing: float | None = None) -> dict[Draw, float]:
     """Draw -> mean value of the metric over the runs with this draw.
 
-    A draw counts only if all of its runs have a finite value.
+    Runs without a finite value get the value `missing`. If it is None, a draw counts only if all of
+    its runs have a finite value.
     """
     found: dict[Draw, list[float | None]] = {}
     for run in runs:
-        found.setdefault(run.draw, []).append(run.value)
+        found.setdefault(run.draw, []).append(run.value if run.counts else missing)
     means = {}
     for draw, values in found.items():
         finite = [value for value in values if value is not None and isfinite(value)]
         if len(finite) == len(values):
             means[draw] = fmean(finite)
     return means
+
+
+def difference_bounds(
+    ours: Sequence[Run], theirs: Sequence[Run], limits: tuple[float, float]
+) -> tuple[float, float]:
+    """Lowest and highest mean difference that runs without a value can give.
+
+    Args:
+        ours: all runs of a row.
+        theirs: all runs of the reference.
+        limits: lowest and highest possible value of the metric.
+    """
+
+    def mean_with(runs: Sequence[Run], missing: float) -> float:
+        return fmean(units_of(values_by_draw(runs, missing)))
+
+    low, high = limits
+    lowest = mean_with(ours, low) - mean_with(theirs, high)
+    return lowest, mean_with(ours, high) - mean_with(theirs, low)
 
 
 def by_pack(values: Mapping[Draw, float]) -> list[list[float]]:

@@ -67,6 +67,29 @@ def apply_view(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[
     return grid.model_copy(update=changes), kept
 
 
+def why_no_verdict(grid: Grid, runs: list[RunSpec], view: View) -> str:
+    """Why the table of a view has no star. Empty if it is the table of the grid itself.
+
+    The correction counts the rows of the grid as submitted. A view that is chosen after a look at
+    the results would count fewer.
+    """
+    shown, kept = apply_view(grid, runs, view)
+    differs = {
+        "--metric": shown.metric != grid.metric,
+        "--direction": shown.metric == grid.metric and shown.direction != grid.direction,
+        "--by": bool(view.by) and view.by != grid.by,
+        "--where": len(kept) < len(runs),
+    }
+    options = [option for option, is_used in differs.items() if is_used]
+    if not options:
+        return ""
+    verb = "changes" if len(options) == 1 else "change"
+    return (
+        f"No stars, verdicts and corrected p values, because {' and '.join(options)} {verb} what "
+        f"the grid compares. The grid's own table has them."
+    )
+
+
 def _draws_of(grid: Grid, kept: list[RunSpec], view: View) -> dict[str, Any]:
     """Seeds and packs of the runs that are kept."""
     seeds = {spec.config.seed for spec in kept}

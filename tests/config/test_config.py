@@ -117,7 +117,7 @@ def test_run_id_ignores_other_fields(key):
 
 
 def test_every_field_of_the_config_is_tried_above():
-    known = {*OTHER, *NO_NUMBERS, "seed"}
+    known = {*OTHER, *NO_NUMBERS, "seed", "pack_seed"}
     keys = flatten(run({}).config.model_dump())
     found = {key for key in keys if not key.startswith("deepspeed.")}
     assert found - known == set()

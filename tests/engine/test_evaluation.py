@@ -22,6 +22,7 @@ from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.model.scores import multi_label_scores, tune_threshold
+from furnace_hpc.runs.records.verdict import verdict_of
 
 NAMES, TASK = ("text", "image", "audio"), TaskConfig(name="genre", kind="multi_label")
 CPU = torch.device("cpu")
@@ -94,6 +95,41 @@ def test_multi_label_scores_on_all_subsets(data):
     # A grid may select any of these metrics, and no other.
     known = set(metric_names({"genre": "multi_label"}, NAMES, ("val", "test")))
     assert known == {name for name in val.scores | test.scores if "/genre/samples@" not in name}
+
+
+class Diverged(AsEngine):
+    """An engine with NaN or infinite logits for the last sample of each batch."""
+
+    def __init__(self, module: FusionModel, place: str, value: float) -> None:
+        super().__init__(module)
+        self.place, self.value = place, value
+
+    def forward(self, *arguments):
+        output = self.module(*arguments)
+        last = output["subsets"][-1] if self.place == "subsets" else output["logits"]
+        last["genre"][-1, 0] = self.value
+        return output
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("place", "name"), [("logits", "test/genre"), ("subsets", "test/genre@text+image+audio")]
+)
+def test_logits_that_are_not_finite_fail_the_run(data, place, name, value):
+    """An argmax over NaN would still give an accuracy."""
+    config = make_config(tasks=[TASK.model_dump()], evaluation__batch_size=40)
+    columns = open_columns(data)
+    torch.manual_seed(0)
+    model = FusionModel(config.model, InputShapes.of(columns.manifest), {"genre": 5})
+    readers = {"test": BatchReader(columns, "test", NAMES, ("genre",), CPU)}
+    context = make_context(config, Diverged(model, place, value), readers=readers)
+    with pytest.raises(FloatingPointError) as error:
+        evaluate(context, "test", {"genre": 0.5}, with_subsets=True)
+    assert str(error.value) == (
+        f"{name}: the logits of 1 of 40 samples are not finite. "
+        f"Lower optimizer.lr or check the data."
+    )
+    assert verdict_of(error.value) == "nonfinite"
 
 
 def test_clips_by_middle_frame_and_by_mean(tmp_path):

@@ -118,6 +118,19 @@ def test_hsic_equals_mean_over_quadruples():
     assert _hsic(_without_diagonal(kernel_a), _without_diagonal(kernel_b)) == pytest.approx(by_hand)
 
 
+def test_median_rank_of_an_even_number():
+    """The mean of the two middle ranks: here 1 1 2 4."""
+    a = torch.eye(4)
+    # cosines of row i with columns: the match is first, first, second and fourth
+    b = torch.tensor([[9.0, 1, 0, 4], [0, 9, 3, 3], [1, 2, 2, 2], [2, 3, 4, 1]])
+    b = b / b.norm(dim=1, keepdim=True)
+    cosine = a @ b.T
+    ranks = [int((cosine[i] > cosine[i, i]).sum()) + 1 for i in range(4)]
+    expected = sum(sorted(ranks)[1:3]) / 2
+    assert sorted(ranks)[1] != sorted(ranks)[2]
+    assert consistency_block(a, b)["median_rank_there"] == expected
+
+
 def test_three_pairs_are_too_few():
     with pytest.raises(ValueError, match="got 3 pairs, wanted four or more"):
         consistency_block(torch.randn(3, 4), torch.randn(3, 4))

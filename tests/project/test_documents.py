@@ -30,6 +30,7 @@ STUDIES = "test_studies.py::test_a_study_trains_on_a_few_raw_files"
 ON_SLURM = "test_documents_slurm.py::test_commands_on_the_devcluster"
 # beginning of a command -> the test that runs it, or runs it with other names
 ELSEWHERE = {
+    "furnace aggregate --from": "test_foreign.py::test_the_command_writes_all_files",
     "furnace drill": "test_drill.py::test_a_real_drill",
     "furnace pack mmimdb": STUDIES,
     "furnace pack avmnist": STUDIES,

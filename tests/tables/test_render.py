@@ -67,11 +67,39 @@ def test_metric_has_names_and_direction():
         False,
         False,
     )
-    assert (higher.best_shown(["9.5", "10.0"]), lower.best_shown(["9.5", "10.0"])) == (
-        "10.0",
-        "9.5",
-    )
-    assert higher.best_shown(["9.5"]) is None
+
+
+def test_digits_follow_the_deviation():
+    """Two significant digits of the standard deviation."""
+    cases = {0.0072: "84.15", 0.032: "84.1", 0.12: "84", 0.000031: "84.1490", 0.0995: "84"}
+    for deviation, text in cases.items():
+        assert PERCENT.for_deviation(deviation).show(0.84149) == text
+    assert PERCENT.for_deviation(0.0994).show(0.0994) == "9.9"
+    assert PLAIN.for_deviation(0, 0.00001234).show(0.00001234) == "0.000012"
+    assert PLAIN.for_deviation(None, 0.5).show(0.5) == "0.5000"
+    assert PLAIN.for_deviation(250.0).show(1234.5) == "1234"
+    assert PERCENT.show_deviation(0.0) == "0"
+
+
+def test_an_interval_without_zero_shows_none():
+    for interval in ((0.00004, 0.03), (-0.02, -0.0000004)):
+        scale = PERCENT.for_interval(interval)
+        assert all(float(scale.show(bound)) for bound in interval)
+    assert PERCENT.for_interval((0.0, 0.01)) is PERCENT
+
+
+def test_small_values_are_not_shown_as_zero(tmp_path):
+    """They would all be bold, as `0.0000 ± 0.0000`."""
+    grid, runs = study(metric="test/digit/loss")
+    folder = GridFolder(tmp_path)
+    for number, spec in enumerate(runs):
+        loss = {"full": 1.0e-6}.get(spec.variant, 3.0e-6) + 1e-8 * (number * 7 % 3)
+        finish(spec, folder, metrics={"test/digit/loss": loss})
+    cells = all_cells(collect(grid, runs, folder))
+    assert cells[3].mean == "0.0000010080"
+    assert cells[3].spread == "± 0.0000000084"
+    assert [found.best for found in cells] == [False, False, False, True]
+    assert cells[3].difference.startswith("-0.0000020")
 
 
 def test_best_follows_the_direction(tmp_path):
@@ -90,25 +118,17 @@ def test_best_follows_the_direction(tmp_path):
     assert cells[1].difference == "-0.1000"  # the same in every seed
 
 
-def test_caption_names_intervals_without_zero(whole, tmp_path):
+def test_caption_names_step_and_marks(whole, tmp_path):
     text = " ".join(caption(whole, ()))
     assert "best val/digit/accuracy, evaluated every 100 of 500 steps" in text
-    assert (
-        "The interval excludes zero for consistency_only, full (3 intervals, not corrected" in text
-    )
+    assert "No row has a mark" not in text
     grid, runs = study()
     folder = GridFolder(tmp_path)
     for spec in runs:
         noise = 0.02 * (-1) ** (spec.config.seed + (spec.variant == "full"))
         finish(spec, folder, accuracy=0.8 + noise * (1 + spec.config.seed))
-    assert "excludes zero" not in _claim(collect(grid, runs, folder)).replace(
-        "No interval excludes zero", ""
-    )
-
-
-def _claim(ablation: Ablation) -> str:
-    return next(
-        line for line in caption(ablation, ()) if "interval" in line and "Difference" not in line
+    assert "No row has a mark: the table shows no difference." in " ".join(
+        caption(collect(grid, runs, folder), ())
     )
 
 
@@ -199,7 +219,7 @@ def test_latex_is_well_formed(holes):
     columns = {
         len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith("\\\\")
     }
-    assert columns == {6}
+    assert columns == {5}
     bare = re.sub(r"\\[\\{}$]", "", text)
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from foreign_runs import table_of, wide_lines, write_csv
 from tables_study import complete, fail, finish, study
 
 from furnace_hpc.host import lifecycle
@@ -86,6 +87,30 @@ def page(browser, folder, tmp_path):
     assert messages == [path.as_uri()]
 
 
+def test_another_tools_run_has_only_what_is_known(browser, tmp_path):
+    lines = wide_lines()
+    lines[5]["acc"] = "NaN"
+    ablation = table_of(write_csv(tmp_path / "runs.csv", lines))
+    path = tmp_path / "report.html"
+    path.write_text(to_html(ablation), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(path.as_uri())
+    assert page.get_by_role("heading", name="Means").count() == 1
+    for name in ("Learning curves", "Score against cost"):
+        assert page.get_by_role("heading", name=name).count() == 0
+    page.locator("#table tbody th button", has_text="big").click()
+    text = page.get_by_role("dialog", name="big").inner_text()
+    assert f"{tmp_path}/runs.csv:6" in text
+    assert "failed: acc is NaN" in text
+    assert "attempts" not in text
+    assert "null" not in text
+    assert "selected step" not in text
+    page.close()
+    assert errors == []
+
+
 def variants(page) -> list[str]:
     """Names of the visible rows, without the letters of their footnotes."""
     buttons = page.locator("#table tbody th button:visible").all()
@@ -162,6 +187,11 @@ def test_narrow_screen_and_dark_mode(page):
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.set_viewport_size({"width": 400, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 400
+    heads, cells = (
+        page.locator(f"#table {part} tr").first.locator("th:visible, td:visible").count()
+        for part in ("thead", "tbody")
+    )
+    assert heads == cells
     page.locator("#table tbody th button", has_text="full").focus()
     page.keyboard.press("ArrowRight")  # over columns that a phone does not show
     assert page.evaluate("document.activeElement.textContent") == "5"

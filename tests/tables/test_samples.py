@@ -20,6 +20,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.records.predictions import read_arrays
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.notes import sample_notes
+from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.statistics.bootstrap import bootstrap, compare_samples
 
 
@@ -71,6 +72,43 @@ def predict(run, right_N, ids_N=None):
     np.savez(run.predictions("test"), **arrays)
 
 
+def test_resolution_is_one_sample(tmp_path):
+    """It comes from the result if N is there, else from predictions, else it is unknown."""
+    grid, runs = study(seeds=[0, 1])
+    folder = GridFolder(tmp_path)
+    for spec in runs:
+        finish(spec, folder)
+    shown = collect(grid, runs, folder).runs
+    name = "test/digit/accuracy"
+    assert resolution_of(name, shown) == 0
+    predict(folder.run(runs[0].run_id), as_bools("1011"))
+    predictions = folder.run(runs[0].run_id).predictions("test")
+    assert resolution_of(name, shown) == 1 / 4
+    assert resolution_of("test/digit/loss", shown) == 0
+    assert resolution_of(f"{name}@text", shown) == 0
+    predictions.write_bytes(predictions.read_bytes()[:300])
+    assert resolution_of(name, shown) == 0
+    scores = {name: 0.8, "test/digit/samples@text": 90, "test/digit/samples@text+image": 100}
+    finish(runs[1], folder, metrics=scores)
+    shown = collect(grid, runs, folder).runs
+    assert resolution_of(name, shown) == 1 / 100
+    assert resolution_of(f"{name}@text", shown) == 1 / 90
+
+
+def test_equal_differences_have_a_wide_interval(tmp_path):
+    """Both seeds gain one of 1,000 samples: p = .39, and no star."""
+    grid, runs = study(seeds=[0, 1])
+    folder = GridFolder(tmp_path)
+    for spec in runs:
+        accuracy = 0.801 if spec.variant == "full" else 0.8
+        scores = {"test/digit/accuracy": accuracy, "test/digit/samples@text": 1000}
+        finish(spec, folder, metrics=scores)
+    full = collect(grid, runs, folder).rows[3]
+    assert full.difference.t_p == pytest.approx(0.3918, abs=1e-4)
+    half = 12.7062 * 0.001 / math.sqrt(2)
+    assert full.difference.interval == pytest.approx((0.001 - half, 0.001 + half), abs=1e-7)
+
+
 def test_notes_on_samples(tmp_path):
     """One note has the differences, the other what could not be compared."""
     grid, runs = study(seeds=[0, 1])
@@ -95,7 +133,7 @@ def test_notes_on_samples(tmp_path):
     # only nested right answers: base 80.0 %, consistency_only 82.0 %, so 200 of 10,000 samples
     # differ
     assert first.text.startswith(
-        "difference to base (points) over samples: consistency_only +2.0 [1.7, 2.3] (1 pair of"
+        "difference to base (points) over samples: consistency_only +2.00 [1.73, 2.28] (1 pair of"
     )
     assert "full +" in first.text
     assert "specific_only" not in first.text

@@ -82,6 +82,7 @@ def test_holm_worked_by_hand():
     assert estimates.holm([0.9, 0.6]) == [1.0, 1.0]
     assert estimates.holm([0.02]) == [0.02]
     assert estimates.holm([]) == []
+    assert estimates.holm([0.01, 0.02], 3) == pytest.approx([0.03, 0.04])  # times 3 2
 
 
 def test_holm_counts_rows_with_a_test():
@@ -104,7 +105,7 @@ def test_effect_size_worked_by_hand():
 @pytest.mark.parametrize(("effect", "n"), [(0.5, 34), (0.8, 15), (1.0, 10), (-0.5, 34), (0.2, 199)])
 def test_pairs_needed_agree_with_gpower(effect, n):
     # G*Power 3.1, difference between two dependent means, two-tailed, alpha .05, power .8
-    assert 5 + estimates.more_pairs(effect, 5) == n
+    assert estimates.pairs_needed(effect) == n
 
 
 def test_power_agrees_with_scipys_noncentral_t():
@@ -114,20 +115,8 @@ def test_power_agrees_with_scipys_noncentral_t():
         assert estimates.power_of(effect, n) == pytest.approx(oracle, rel=1e-6)
 
 
-def test_more_seeds_of_a_difference():
-    """None if no number of seeds would show it, or if it is shown."""
-    # +2 -1 +3 points: mean 1.33, deviation 2.08, d .64
-    ours, theirs = [0.82, 0.80, 0.83], [0.80, 0.81, 0.80]
-    difference = estimates.paired_difference(ours, theirs)
-    assert difference.too_few
-    assert difference.effect == pytest.approx(0.6405, abs=1e-3)
-    assert estimates.power_of(difference.effect, 3 + difference.more_seeds) >= 0.8
-    assert estimates.power_of(difference.effect, 2 + difference.more_seeds) < 0.8
-    assert estimates.more_pairs(0.01, 5) is None
-    same = estimates.paired_difference([0.5, 0.6], [0.5, 0.6])
-    assert (same.too_few, same.effect, same.more_seeds) == (True, None, None)
-    clear = estimates.paired_difference([0.9, 0.91, 0.92], [0.8, 0.811, 0.819])
-    assert (clear.too_few, clear.more_seeds) == (False, None)
+def test_too_small_effects_need_too_many_pairs():
+    assert estimates.pairs_needed(0.01) is None
 
 
 # Differences without variation
@@ -159,3 +148,36 @@ def test_small_but_real_variation_is_tested():
         scipy.stats.ttest_rel([0.85, 0.850001], [0.80, 0.80]).pvalue, rel=1e-6
     )
     assert not estimates.paired_difference([0.9], [0.8]).is_constant
+
+
+# Resolution: accuracies change in steps of one sample
+
+
+def test_deviation_is_at_least_the_resolution():
+    """Two equal gains of one sample of 1,000 are no proof."""
+    one = estimates.paired_difference([0.801, 0.821], [0.8, 0.82], resolution=0.001)
+    assert one.t_p == pytest.approx(0.3918, abs=1e-4)  # t = sqrt(2) with 1 degree of freedom
+    half = 12.7062 * 0.001 / math.sqrt(2)
+    assert one.interval == pytest.approx((0.001 - half, 0.001 + half), abs=1e-7)
+    assert one.effect == pytest.approx(1)
+    many = estimates.paired_difference([0.851, 0.871], [0.8, 0.82], resolution=0.001)
+    assert many.t_p == pytest.approx(2 * scipy.stats.t.sf(51 * math.sqrt(2), 1))
+    assert estimates.paired_difference([0.9], [0.8], resolution=0.001) == Difference(
+        pytest.approx(0.1), None, 1
+    )
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_a_small_resolution_changes_nothing(n):
+    assert estimates.paired_difference(*pairs(n)) == estimates.paired_difference(
+        *pairs(n), resolution=1e-9
+    )
+
+
+def test_gains_of_few_samples_are_not_significant():
+    """Gains of 2, 2 and 3 samples: p = .02 without the resolution."""
+    gains, zeros = [0.002, 0.002, 0.003], [0.0, 0.0, 0.0]
+    assert estimates.paired_difference(gains, zeros).t_p == pytest.approx(0.0198, abs=1e-4)
+    floored = estimates.paired_difference(gains, zeros, resolution=0.001)
+    assert floored.t_p == pytest.approx(2 * scipy.stats.t.sf(7 / 3 * math.sqrt(3), 2))
+    assert floored.t_p > 0.05

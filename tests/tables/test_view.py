@@ -19,11 +19,11 @@ from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells
 from furnace_hpc.tables.output.figures import draw_figures
-from furnace_hpc.tables.output.render import to_csv, to_runs_csv
+from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.table import Ablation, Draw
 from furnace_hpc.tables.text import format_value
-from furnace_hpc.tables.view import View, apply_view
+from furnace_hpc.tables.view import View, apply_view, why_no_verdict
 
 
 def seen(path, view: View, without=(), **changes) -> Ablation:
@@ -34,7 +34,14 @@ def seen(path, view: View, without=(), **changes) -> Ablation:
             finish(spec, folder)
     shown, kept = apply_view(grid, runs, view)
     excluded_ids = [spec.run_id for spec in runs if spec not in kept]
-    return collect(shown, kept, folder, by=view.by, excluded_ids=excluded_ids)
+    return collect(
+        shown,
+        kept,
+        folder,
+        by=view.by,
+        excluded_ids=excluded_ids,
+        why_no_verdict=why_no_verdict(grid, runs, view),
+    )
 
 
 def mean_of(runs, variants, seed) -> float:
@@ -106,6 +113,50 @@ def test_another_metric_has_its_direction(tmp_path):
         seen(tmp_path, View(metric="test/digit/loss", direction="max"))
     with pytest.raises(ConfigError, match="'test/digit/f1' is in no result.*test/digit/accuracy"):
         seen(tmp_path, View(metric="test/digit/f1"))
+
+
+@pytest.mark.parametrize(
+    ("view", "options"),
+    [
+        (View(where=("variant=base", "variant=full")), "--where changes"),
+        (View(metric="val/digit/accuracy"), "--metric changes"),
+        (View(by=("loss.alpha",)), "--by changes"),
+        (View(where=("seed=0", "seed=1"), by=("loss.beta",)), "--by and --where change"),
+    ],
+)
+def test_a_view_has_no_star_and_says_why(tmp_path, view, options):
+    """Else choosing rows after a look at them would create stars."""
+    ablation = seen(tmp_path, view)
+    cells = all_cells(ablation)
+    assert not any(mark in row.difference for row in cells for mark in "*\u2020")
+    assert {row.holm_p for row in cells} == {"\u2013"}
+    assert any("[" in row.difference for row in cells)
+    text = " ".join(caption(ablation, ("holm_p",)))
+    assert f"No stars, verdicts and corrected p values, because {options}" in text
+    assert "p < .05" not in text
+    assert "*" not in to_markdown(ablation).replace("**", "").replace("f\\*", "")
+
+
+def test_the_table_of_the_grid_has_stars(tmp_path):
+    """Options that change nothing are not another view."""
+    view = View(where=("variant=*",), metric="test/digit/accuracy", by=("loss.alpha",))
+    ablation = seen(tmp_path, view, by=["loss.alpha"])
+    assert ablation.why_no_verdict == ""
+    assert "*" in all_cells(ablation)[1].difference
+
+
+def test_a_filtered_table_on_disk_has_no_star(tmp_path):
+    grid, runs = study()
+    folder = GridFolder(tmp_path / "runs" / "study")
+    submit(grid, runs, folder)
+    for spec in runs:
+        finish(spec, folder)
+    for name, view in (("whole", View()), ("part", View(where=("variant=base", "variant=full")))):
+        show_table(grid, folder, tmp_path / name, figures=False, view=view)
+    whole, part = ((tmp_path / name / "table.md").read_text() for name in ("whole", "part"))
+    assert "]\\*" in whole
+    assert "]\\*" not in part
+    assert "because --where changes what the grid compares" in part
 
 
 def test_columns_and_rows_come_from_the_grid_file(tmp_path):

@@ -20,6 +20,7 @@ from furnace_hpc.config.identity import identity_hash
 from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.parsing.source_text import Entry, SourceText
 from furnace_hpc.config.parsing.validation import MAX_PROBLEMS, Find, group_by_row, validate
+from furnace_hpc.config.seeds import pack_seed
 from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig, check_metric
 
 MAX_RUNS = 100_000  # a larger grid is a mistake in its axes
@@ -56,16 +57,18 @@ def expand(
     runs = []
     for row in rows:
         for pack in row.packs:
-            data = row.config.data.model_copy(update={"name": pack})
-            runs += [_run(grid, row, data, seed, fingerprints[pack]) for seed in grid.seeds]
+            of_pack: dict[str, Any] = {"data": row.config.data.model_copy(update={"name": pack})}
+            if len(row.packs) > 1:
+                of_pack["pack_seed"] = pack_seed(pack)
+            runs += [_run(grid, row, of_pack, seed, fingerprints[pack]) for seed in grid.seeds]
     return runs
 
 
-def _run(grid: Grid, row: Row, data: Any, seed: int, fingerprint: str) -> RunSpec:
+def _run(grid: Grid, row: Row, of_pack: dict[str, Any], seed: int, fingerprint: str) -> RunSpec:
     return RunSpec.model_construct(  # its parts are valid already; this is ten times as fast
         grid=grid.name,
         variant=row.name,
-        config=row.config.model_copy(update={"seed": seed, "data": data}),
+        config=row.config.model_copy(update={"seed": seed, **of_pack}),
         resources=row.resources,
         data_fingerprint=fingerprint,
     )
@@ -184,6 +187,11 @@ def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: _Deep
             file, content["deepspeed"] = _deepspeed_file(content["deepspeed"], files)
     if "seed" in content:
         raise ConfigError("key 'seed' does not belong in a row. List the seeds under `seeds`")
+    if "pack_seed" in content:
+        raise ConfigError(
+            "key 'pack_seed' does not belong in a row. A grid with several `packs` sets it. "
+            "Remove it"
+        )
     if grid.packs:
         data = content.get("data")
         if isinstance(data, dict) and "name" in data:

@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from furnace_hpc.config.base import ColumnName, Config, Name, RowName, Seed, short_name
+from furnace_hpc.config.base import ColumnName, Config, Name, RowName, Seed, number, short_name
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Ablate, Overrides, RowOverrides
 from furnace_hpc.config.grids.settings import check_settings
@@ -41,9 +41,9 @@ class Grid(Config):
     seeds: tuple[Seed, ...] = Field(min_length=1, description="each row is trained with each seed")
     packs: tuple[Name, ...] = Field(
         default=(),
-        description="packs of one data set that differ in the data seed (folders under the data "
-        "root). Each row is trained on each pack with each seed. `tridigits-seed7` is packed "
-        "automatically",
+        description="packs of one data set that differ in the data seed or the part of a pool "
+        "(folders under the data root). Each row is trained on each pack with each seed. "
+        "`tridigits-1of5` and `tridigits-seed7` are packed automatically",
     )
     reference: RowName = Field(description="the row that all differences are taken to")
     sanity: tuple[RowName, ...] = Field(
@@ -54,6 +54,13 @@ class Grid(Config):
     metric: str = Field(description="<split>/<task>/<metric> of the table")
     direction: Direction = Field(
         default="max", description="better values are higher (max) or lower (min) [the metric's]"
+    )
+    sesoi: Annotated[float, BeforeValidator(number)] | None = Field(
+        default=None,
+        gt=0,
+        description="smallest effect size of interest, in the unit of the table: 1.0 is one point "
+        "of accuracy. With it, rows can be equivalent to the reference, and a note says how many "
+        "seeds resolve it [none]",
     )
     columns: tuple[ColumnName, ...] = Field(
         default=(),

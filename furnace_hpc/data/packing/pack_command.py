@@ -30,7 +30,8 @@ def knobs_of(kind: type[Knobs], prefix: str = "", **options: Any) -> Knobs:
         problems = []
         for problem in error.errors():
             option = f"--{prefix}{problem['loc'][0]}".replace("_", "-")
-            message = problem["msg"][0].lower() + problem["msg"][1:]
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
             problems.append(f"{option} is {problem['input']!r}: {message}")
         raise ConfigError("; ".join(problems)) from None
 

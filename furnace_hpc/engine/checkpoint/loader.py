@@ -92,7 +92,8 @@ def _load(context: RunContext, step: int) -> dict[str, Any]:
         random_states = torch.load(path / f"random-{processes.rank}.pt", weights_only=False)
         set_random_state(random_states, processes.device)
     else:  # each rank draws its own dropout masks, and the saved states belong to other ranks
-        seed_everything((context.config.seed * 1_000_003 + step) * 1_000_003 + 1 + processes.rank)
+        seed = context.config.training_seed * 1_000_003 + step
+        seed_everything(seed * 1_000_003 + 1 + processes.rank)
     state: dict[str, Any] = client_state["furnace"]
     return state
 

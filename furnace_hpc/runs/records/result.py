@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 
 from furnace_hpc.config.base import Config
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import PackOrigin
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import RunFolder, write_json
 
@@ -47,6 +48,9 @@ class RunResult(Config):
     precision: str = Field(description="bf16 or fp32")
     zero_stage: int = Field(description="ZeRO stage of the engine")
     data_fingerprint: str
+    data_origin: PackOrigin | None = Field(
+        default=None, description="where the pack's samples were drawn from; None if not known"
+    )
     code_hash: str = Field(description="hash of the sources that decide numbers")
     commit: str | None = Field(
         description="git commit of the code, with +dirty if files were changed"

@@ -3,24 +3,25 @@
 from collections.abc import Collection, Iterator
 
 from furnace_hpc.config.train_config import TrainConfig
-from furnace_hpc.tables.output.cells import UNDERTRAINED, excludes_zero, is_starred
+from furnace_hpc.tables.output.cells import MARKS, UNDERTRAINED
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.significance import format_exact_p
-from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.statistics.verdicts import Verdict
+from furnace_hpc.tables.table import Ablation, Source
 from furnace_hpc.tables.text import count
 
 # column -> its explanation
 COSTS = {
-    "train_s": "train: seconds in training steps, mean over runs",
-    "wall_s": "wall: seconds from the start of the first attempt to the result, mean over runs",
-    "samples_per_s_each": "samples/s: of one GPU or process, mean over runs",
+    "train_s": "train: seconds in training steps, median over runs",
+    "wall_s": "wall: seconds from the start of the first attempt to the result, median over runs",
+    "samples_per_s_each": "samples/s: of one GPU or process, median over runs",
     "peak_memory_gib": "peak: memory of the largest process",
     "attempts": "attempts: sum over runs, missing runs included",
     "lost_steps": "lost steps: trained again because they were not saved, sum over runs",
     "hours": "hours: GPUs or processes times hours of all ended attempts, missing runs included",
     "goodput": (
         "goodput: seconds in steps that count, divided by seconds of all attempts, "
-        "mean over finished runs"
+        "median over finished runs"
     ),
 }
 
@@ -32,45 +33,61 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_several_runs_per_seed(ablation),
         *_selected_steps(ablation),
         _pairs(ablation),
-        _intervals(ablation),
+        *_shared_samples(ablation),
+        *_verdicts(ablation),
         *_tests(ablation, columns),
-        "Bold: best mean as displayed. Bold alone is no evidence of a difference.",
+        "Bold: best mean as displayed, of rows without missing or failed runs. "
+        "Bold alone is no evidence of a difference.",
         *_costs(columns),
     ]
 
 
 def short_caption(ablation: Ablation) -> str:
-    """Metric, n and test in one line, for readers who read nothing else."""
+    """Metric, n and intervals in one line, for readers who read nothing else."""
     numbers = sorted({row.n for row in ablation.rows})
     n = str(numbers[0])
     if len(numbers) > 1:
         n += f" to {numbers[-1]}"
-    spread = "mean ± sample standard deviation"
+    spread, shared = "mean ± sample standard deviation", ""
     if ablation.packs:
         seeds = count(len(ablation.grid.seeds), "seed")
         n += f" runs, {seeds} on each of {len(ablation.packs)} packs"
         spread += " over seeds and over packs"
+        if any(row.test_per_train for row in ablation.rows):
+            shared = ", corrected for shared samples (Nadeau and Bengio)"
     else:
         n += " seeds"
+    marks = f" {_marks()}" * (not ablation.why_no_verdict)
     return (
         f"{ablation.metric.name}: {spread}, n = {n}; difference to {ablation.grid.reference} with "
-        f"paired t interval (95 %); *: p < .05, paired t test, Holm's correction."
+        f"{_interval_words(ablation)}{shared}.{marks}"
     )
+
+
+def _interval_words(ablation: Ablation) -> str:
+    """What the intervals of differences are."""
+    if ablation.why_no_verdict:
+        return "a paired t interval (95 %, not corrected for the number of rows)"
+    rows = count(len(ablation.compared), "row")
+    return f"a simultaneous paired t interval (95 % for all together, Bonferroni, {rows})"
+
+
+def _marks() -> str:
+    better, worse = MARKS[Verdict.BETTER], MARKS[Verdict.WORSE]
+    return f"{better} better, {worse} worse: the interval excludes zero, and no run is missing."
 
 
 def _values(ablation: Ablation) -> str:
     """Metric, and what its mean and deviation are taken over."""
     metric, seeds = ablation.metric, ", ".join(map(str, ablation.grid.seeds))
-    text = (
-        f"{metric.name}{metric.scale.unit} on the whole {metric.split} split, "
-        f"{metric.better} is better: "
-    )
+    split = f" on the whole {metric.split} split" * (ablation.source is None)
+    text = f"{metric.name}{metric.scale.unit}{split}, {metric.better} is better: "
     if not ablation.packs:
         return f"{text}mean ± sample standard deviation over n runs (seeds {seeds})."
     packs = ", ".join(ablation.packs)
     return (
-        f"{text}mean over {len(ablation.packs)} packs of the data, each with its own data seed "
-        f"({packs}). The value of a pack is the mean over "
+        f"{text}mean over {len(ablation.packs)} packs of the data ({packs}). Each pack and seed "
+        f"has its own initial weights and sample order. The value of a pack is the mean over "
         f"{count(len(ablation.grid.seeds), 'seed')} of the training ({seeds}). n counts runs. "
         f"± (seeds): sample standard deviation within a pack, pooled. "
         f"± (packs): sample standard deviation of the packs' means."
@@ -87,11 +104,24 @@ def _several_runs_per_seed(ablation: Ablation) -> Iterator[str]:
 
 def _selected_steps(ablation: Ablation) -> Iterator[str]:
     """The step at which the metric was measured."""
-    rules = dict.fromkeys(_step_rule(run.spec.config) for run in ablation.runs)
+    if ablation.source is not None:
+        yield from _source(ablation.source)
+        return
+    configs = [run.own_spec.config for run in ablation.runs if run.own_spec]
+    rules = dict.fromkeys(map(_step_rule, configs))
     yield f"Measured at {', or at '.join(rules)}."
-    is_selected = any(_is_selected(run.spec.config) for run in ablation.runs)
+    is_selected = any(map(_is_selected, configs))
     if ablation.metric.split == "val" and is_selected:
         yield "The same split selected the step, so the values are optimistic."
+
+
+def _source(source: Source) -> Iterator[str]:
+    """Where the runs of another tool were read, and what is not known about them."""
+    tool = f" ({source.tool})" * bool(source.tool)
+    yield f"Read from {source.files}{tool}."
+    if source.of_last_step:
+        yield "The value of a run is its value at the last step that has one."
+    yield "Furnace did not train these runs: their code, data and choice of step are not checked."
 
 
 def _step_rule(config: TrainConfig) -> str:
@@ -108,55 +138,65 @@ def _is_selected(config: TrainConfig) -> bool:
 
 def _pairs(ablation: Ablation) -> str:
     """How the difference is computed."""
-    reference = ablation.grid.reference
+    reference, interval = ablation.grid.reference, _interval_words(ablation)
     if not ablation.packs:
         return (
-            f"Difference to {reference}: mean over the seeds that both rows have, "
-            f"with a 95 % paired t interval."
+            f"Difference to {reference}: mean over the seeds that both rows have, with {interval}."
         )
     return (
         f"Difference to {reference}: runs on one pack with one seed form a pair. Pairs are "
-        f"averaged over the seeds of a pack, then over packs, with a 95 % paired t interval. "
+        f"averaged over the seeds of a pack, then over packs, with {interval}. "
         f"Interval and tests count packs, because runs on one pack share its samples."
     )
 
 
-def _intervals(ablation: Ablation) -> str:
-    """The rows whose intervals exclude zero: the only differences that a table shows."""
-    intervals = {
-        row.variant: row.difference
-        for row in ablation.rows
-        if row.difference and row.difference.interval
-    }
-    scale = ablation.metric.scale
-    shown = [variant for variant, found in intervals.items() if excludes_zero(found, scale)]
-    if not intervals:
-        return "No row has an interval: the table shows no difference."
-    if not shown:
-        return "No interval excludes zero: the table shows no difference."
-    return (
-        f"The interval excludes zero for {', '.join(shown)} "
-        f"({count(len(intervals), 'interval')}, not corrected for their number)."
-    )
+def _shared_samples(ablation: Ablation) -> Iterator[str]:
+    """The correction for packs that share samples."""
+    if ratio := max((row.test_per_train for row in ablation.rows), default=0.0):
+        yield (
+            f"The packs are drawn from the same samples, so intervals and t test are the corrected "
+            f"resampled ones of Nadeau and Bengio (2003): the variance of a mean over K packs is "
+            f"taken as 1/K + {ratio:.2f} times that of a pack."
+        )
+
+
+def _verdicts(ablation: Ablation) -> Iterator[str]:
+    """What the verdicts mean."""
+    if ablation.why_no_verdict:
+        yield ablation.why_no_verdict
+        return
+    if not any(row.difference and row.difference.shown for row in ablation.rows):
+        yield "No row has an interval: the table shows no difference."
+        return
+    yield _marks()
+    if not any(row.verdict in MARKS for row in ablation.rows):
+        yield "No row has a mark: the table shows no difference."
+    if ablation.grid.sesoi is not None:
+        effect = ablation.metric.scale.show_amount(ablation.grid.sesoi)
+        yield (
+            f"Equivalent: two one-sided t tests (5 %, Bonferroni) show a difference of less than "
+            f"{effect} (sesoi)."
+        )
+    yield "Undecided: the runs show neither, or a run of the row or the reference is missing."
 
 
 def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
     """The tests, and the smallest p values that they can give."""
-    tested = [
-        row.difference
-        for row in ablation.rows
-        if row.difference and row.difference.holm_p is not None
-    ]
+    differences = [row.difference for row in ablation.rows if row.difference]
+    tested = [found for found in differences if found.t_p is not None]
     if not tested:
         return
-    scale = ablation.metric.scale
-    star = (
-        f"*: p < .05 in the paired t test (two-sided, Holm's correction for "
-        f"{count(len(tested), 'row')}), and an interval that excludes zero."
-    )
-    if not any(is_starred(difference, scale) for difference in tested):
-        star += " No row has a star."
-    yield star
+    if ablation.resolution:
+        yield (
+            f"The standard deviation of the differences is at least one sample "
+            f"(1 of {1 / ablation.resolution:,.0f})."
+        )
+    if "holm_p" in columns and not ablation.why_no_verdict:
+        yield (
+            f"p (Holm): paired t test, two-sided, Holm's correction for "
+            f"{count(len(ablation.compared), 'row')}. Verdicts follow the interval, which is "
+            f"stricter."
+        )
     numbers = sorted({found.n for found in tested if found.sign_flip_p is not None})
     if numbers and "sign_flip_p" in columns:
         unit = "packs" if ablation.packs else "pairs"
@@ -172,8 +212,9 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
     if ablation.stronger_sanity:
         better = ", ".join(ablation.stronger_sanity)
         yield (
-            f"{UNDERTRAINED.capitalize()}: these sanity rows have a better mean than "
-            f"{ablation.grid.reference}: {better}. Longer training may give the same differences."
+            f"{UNDERTRAINED.capitalize()}: the intervals of these sanity rows show that they are "
+            f"better than {ablation.grid.reference}: {better}. Longer training may give the same "
+            f"differences."
         )
 
 

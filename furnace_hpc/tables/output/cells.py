@@ -1,17 +1,21 @@
 """The cells of a table as plain text. Each format escapes them in its own way."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from furnace_hpc.tables.metric import Scale
-from furnace_hpc.tables.statistics.estimates import Difference
-from furnace_hpc.tables.statistics.significance import format_exact_p, format_p, is_significant
+from furnace_hpc.tables.statistics.estimates import SAME, Difference
+from furnace_hpc.tables.statistics.significance import format_exact_p, format_p
+from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Note, Row
 from furnace_hpc.tables.text import format_value
 
 DASH = "\u2013"  # of a missing value
+OF_A_FAMILY = ("verdict", "holm_p")  # columns that only the grid's own table has
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 UNDERTRAINED = "reference under-trained"
+MARKS = {Verdict.BETTER: "*", Verdict.WORSE: "\u2020"}  # stands behind a difference
 NO_DIFFERENCE = Difference(0.0, None, 0)
 
 
@@ -23,9 +27,10 @@ class Cells(NamedTuple):
     changes: str
     n: str
     mean: str
-    spread: str  # begins with its sign
+    spread: str  # begins with its sign; runs without a value follow
     best: bool
-    difference: str
+    difference: str  # a mark follows if the row is better or worse
+    verdict: str  # one word
     holm_p: str
     sign_flip_p: str
     effect: str
@@ -52,6 +57,8 @@ def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
     titles = all_headings(ablation)
     if ablation.grid.columns:
         return {name: titles[name] for name in ("variant", *ablation.grid.columns)}
+    if ablation.why_no_verdict:
+        titles = {name: title for name, title in titles.items() if name not in OF_A_FAMILY}
     return {name: title for name, title in titles.items() if not usual or name in usual}
 
 
@@ -59,12 +66,13 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
     """Column -> its title, of all columns in their order."""
     scale = ablation.metric.scale
     device = "GPU" if ablation.on_gpus else "process"
-    return {
+    titles = {
         "variant": "variant",
         "changes": f"change to {ablation.grid.reference}",
         "n": "n",
         "metric": f"{ablation.metric.short_name}{scale.unit}",
         "difference": f"difference{scale.difference_unit}",
+        "verdict": "verdict",
         "holm_p": "p (Holm)",
         "sign_flip_p": "p (flip)",
         "effect": "effect",
@@ -78,33 +86,68 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
         "goodput": "goodput (%)",
         "num_parameters": "parameters",
     }
+    if ablation.source is None:
+        return titles
+    unknown = {*vars(ablation.rows[0].costs)}
+    if not any(row.changes for row in ablation.rows):
+        unknown.add("changes")
+    return {name: title for name, title in titles.items() if name not in unknown}
 
 
 def all_cells(ablation: Ablation) -> list[Cells]:
     """The cells of every row, in the grid's order."""
-    scale = ablation.metric.scale
-    means = {row.variant: scale.show(row.mean) for row in ablation.rows if row.mean is not None}
-    best = ablation.metric.best_shown(means.values())  # equal as displayed is equal
+    best = _best_variants(ablation)
     letters = _letters_by_row(ablation)
     found = []
     for row in ablation.rows:
-        mean = means.get(row.variant, DASH)
         marks = ",".join(letters.get(row.variant, ()))
-        found.append(_cells(ablation, row, mean, mean == best, marks))
+        found.append(_cells(ablation, row, row.variant in best, marks))
     return found
 
 
-def _cells(ablation: Ablation, row: Row, mean: str, best: bool, marks: str) -> Cells:
-    costs, tests = row.costs, row.difference or NO_DIFFERENCE
+def row_scale(ablation: Ablation, row: Row) -> Scale:
+    """How mean and deviation of a row are shown: with two digits of the smaller deviation."""
+    noise = SAME * abs(row.mean or 0.0)
+    found = [
+        deviation
+        for deviation in (row.deviation, row.packs_deviation)
+        if deviation is not None and deviation > noise
+    ]
+    return ablation.metric.scale.for_deviation(min(found, default=None), row.mean)
+
+
+def _best_variants(ablation: Ablation) -> set[str]:
+    """The rows with the best mean, of those that lack no run. Equal as displayed is equal.
+
+    Two rows are compared with the digits that both of them show.
+    """
+    means = {row.variant: row.mean for row in ablation.rows if row.mean is not None}
+    whole = [row for row in ablation.rows if row.mean is not None and not row.gaps]
+    if len(whole) < 2:
+        return set()
+    choose = {"max": max, "min": min}[ablation.metric.direction]
+    best = choose(whole, key=lambda row: means[row.variant])
+    scale = row_scale(ablation, best)
+    found = set()
+    for row in whole:
+        common = replace(scale, digits=min(scale.digits, row_scale(ablation, row).digits))
+        if common.show(means[row.variant]) == common.show(means[best.variant]):
+            found.add(row.variant)
+    return found
+
+
+def _cells(ablation: Ablation, row: Row, best: bool, marks: str) -> Cells:
+    costs, tests, scale = row.costs, row.difference or NO_DIFFERENCE, row_scale(ablation, row)
     return Cells(
         variant=row.variant,
         marks=marks,
         changes=format_changes(row) or DASH,
         n=_number_of_runs(row),
-        mean=mean,
-        spread=_spread(row, ablation.metric.scale),
+        mean=DASH if row.mean is None else scale.show(row.mean),
+        spread=_spread(row, scale),
         best=best,
         difference=_difference(ablation, row),
+        verdict=row.verdict or DASH,
         holm_p=format_p(tests.holm_p) or DASH,
         sign_flip_p=format_exact_p(tests.sign_flip_p) or DASH,
         effect=_number(tests.effect, "+.2f"),
@@ -139,21 +182,6 @@ def lettered(ablation: Ablation) -> Iterator[LetteredNote]:
         number += 1
 
 
-def excludes_zero(difference: Difference, scale: Scale) -> bool:
-    """Whether the interval as displayed excludes zero. `[-2.0, 0.0]` does not."""
-    if difference.interval is None:
-        return False
-    low, high = (float(scale.show(bound)) for bound in difference.interval)
-    return not low <= 0 <= high
-
-
-def is_starred(difference: Difference | None, scale: Scale) -> bool:
-    """Whether a difference is significant and its interval as displayed excludes zero."""
-    return (
-        difference is not None and is_significant(difference) and excludes_zero(difference, scale)
-    )
-
-
 def _letters_by_row(ablation: Ablation) -> dict[str, list[str]]:
     letters: dict[str, list[str]] = {}
     for letter, note in lettered(ablation):
@@ -170,34 +198,40 @@ def _number_of_runs(row: Row) -> str:
 
 
 def _spread(row: Row, scale: Scale) -> str:
-    """Standard deviation over seeds, and over packs if there are several.
-
-    Empty if there is none.
-    """
+    """Standard deviation over seeds, and over packs if there are several, and missing runs."""
     parts = []
     if row.deviation is not None:
-        parts.append(f"± {scale.show(row.deviation)}")
+        parts.append(f"± {scale.show_deviation(row.deviation)}")
     if row.packs_deviation is not None:
         parts = [f"{part} (seeds)" for part in parts]
-        parts.append(f"± {scale.show(row.packs_deviation)} (packs)")
+        parts.append(f"± {scale.show_deviation(row.packs_deviation)} (packs)")
+    if row.gaps:
+        parts.append(f"({row.gaps})")
     return " ".join(parts)
 
 
 def _difference(ablation: Ablation, row: Row) -> str:
-    """Mean, interval, a star if significant, and a warning if the reference is under-trained."""
+    """Mean, interval, the verdict's mark, and a warning if the reference is under-trained."""
     if row is ablation.reference:
         return "reference"
-    difference, scale = row.difference, ablation.metric.scale
-    if difference is None:
+    if row.difference is None:
         return DASH
-    text = scale.show(difference.mean, signed=True)
-    if difference.interval:
-        text += f" {scale.show_interval(difference.interval)}"
-    if is_starred(difference, scale):
-        text += "*"
+    text = difference_text(ablation, row)
+    if row.verdict:
+        text += MARKS.get(row.verdict, "")
     if ablation.stronger_sanity:
         text += f" ({UNDERTRAINED})"
     return text
+
+
+def difference_text(ablation: Ablation, row: Row) -> str:
+    """Mean difference and interval: `+2.0 [0.4, 3.6]`."""
+    difference = row.difference or NO_DIFFERENCE
+    scale = ablation.metric.scale.for_deviation(difference.deviation, difference.mean)
+    if difference.shown is None:
+        return scale.show(difference.mean, signed=True)
+    scale = scale.for_interval(difference.shown)
+    return f"{scale.show(difference.mean, signed=True)} {scale.show_interval(difference.shown)}"
 
 
 def _number(value: float | None, form: str) -> str:

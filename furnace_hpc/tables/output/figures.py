@@ -228,7 +228,7 @@ def _draw_cost(axes: "Axes", ablation: Ablation) -> None:
         )
     axes.grid(linewidth=0.4, alpha=0.5)
     axes.margins(x=0.12)
-    axes.set_xlabel(f"{all_headings(ablation)['train_s']}, mean over runs")
+    axes.set_xlabel(f"{all_headings(ablation)['train_s']}, median over runs")
     axes.set_ylabel(f"{one_line(ablation.metric.name)}{scale.unit}")
     axes.set_title("mean with 95 % interval of the score", loc="left")
 

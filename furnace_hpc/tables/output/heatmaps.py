@@ -1,8 +1,8 @@
 """Heat maps as HTML tables, which screen readers can read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from furnace_hpc.tables.metric import scale_of
+from furnace_hpc.tables.metric import Scale, scale_of
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
 from furnace_hpc.tables.output.cells import DASH
 from furnace_hpc.tables.output.escape import html
@@ -23,24 +23,24 @@ def modalities(ablation: Ablation) -> Iterator[str]:
     if matrix := modality_matrix(ablation):
         scale = scale_of(matrix.title)
         title = f"Subsets of the modalities: {matrix.title}{scale.unit}"
-        yield _section(title, MODALITIES, matrix, scale.show)
+        yield _section(title, MODALITIES, matrix, scale)
 
 
 def consistency(ablation: Ablation) -> Iterator[str]:
     """A section for each pair of modalities, if results have them."""
     for matrix in consistency_blocks(ablation):
         about = CONSISTENCY.format(pair=matrix.title)
-        yield _section(f"Consistency of {matrix.title}", about, matrix, "{:.3f}".format)
+        yield _section(f"Consistency of {matrix.title}", about, matrix, Scale(1, 3, "", ""))
 
 
-def _section(title: str, about: str, matrix: Matrix, show: Callable[[float], str]) -> str:
+def _section(title: str, about: str, matrix: Matrix, scale: Scale) -> str:
     columns = "".join(f'<th scope="col">{html(_breakable(name))}</th>' for name in matrix.columns)
     shades = matrix.shades()
     lines = []
     for number, variant in enumerate(matrix.rows):
         means, deviations = matrix.means[number], matrix.deviations[number]
         columns_of_row = zip(means, deviations, matrix.counts[number], shades[number], strict=True)
-        cells = "".join(_cell(*values, show) for values in columns_of_row)
+        cells = "".join(_cell(*values, scale) for values in columns_of_row)
         lines.append(f'<tr><th scope="row" class="text">{html(variant)}</th>{cells}</tr>')
     return "\n".join(
         [
@@ -54,15 +54,14 @@ def _section(title: str, about: str, matrix: Matrix, show: Callable[[float], str
     )
 
 
-def _cell(
-    mean: float | None, deviation: float | None, n: int, shade: float, show: Callable[[float], str]
-) -> str:
+def _cell(mean: float | None, deviation: float | None, n: int, shade: float, scale: Scale) -> str:
     if mean is None:
         return f"<td>{DASH}</td>"
-    title = show(mean)
+    precise = scale.for_deviation(deviation, mean)
+    title = precise.show(mean)
     if deviation is not None:
-        title += f" ± {show(deviation)}"
-    return f'<td style="--shade:{shade:.2f}" title="{title}, n={n}">{show(mean)}</td>'
+        title += f" ± {precise.show_deviation(deviation)}"
+    return f'<td style="--shade:{shade:.2f}" title="{title}, n={n}">{scale.show(mean)}</td>'
 
 
 def _breakable(name: str) -> str:

@@ -32,8 +32,8 @@ RESULT_COLUMNS = (
     *("num_parameters", "world_size", "num_threads", "device", "precision", "zero_stage"),
     *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
 )
-WORDS = ("variant", "changes")  # columns of text; all others are numbers
-TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "holm_p", "train_s", "hours")
+WORDS = ("variant", "changes", "verdict")  # columns of text; all others are numbers
+TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "verdict", "train_s", "hours")
 TERMINAL_ROWS = 200  # a longer table is read from the files
 
 
@@ -42,20 +42,28 @@ def to_csv(ablation: Ablation) -> str:
 
     Missing values are empty.
     """
+    return _csv(table_lines(ablation))
+
+
+def table_lines(ablation: Ablation) -> list[dict[str, Any]]:
+    """Column -> value of each row. A missing value is None or an empty text."""
     notes: dict[str, list[str]] = {row.variant: [] for row in ablation.rows}
     for note in ablation.notes:
         for variant in note.variants:
             notes[variant].append(note.text)
-    return _csv([_csv_row(ablation, row, notes[row.variant]) for row in ablation.rows])
+    return [_csv_row(ablation, row, notes[row.variant]) for row in ablation.rows]
 
 
 def to_runs_csv(ablation: Ablation) -> str:
     """One line per run. Missing values are empty."""
+    return _csv(runs_lines(ablation))
+
+
+def runs_lines(ablation: Ablation) -> list[dict[str, Any]]:
+    """Column -> value of each run. A missing value is None or an empty text."""
     metrics = sorted({name for run in ablation.runs if run.result for name in run.result.metrics})
     references = {change.key: change.reference for row in ablation.rows for change in row.changes}
-    return _csv(
-        [_csv_run(run, row, metrics, references) for row in ablation.rows for run in row.runs]
-    )
+    return [_csv_run(run, row, metrics, references) for row in ablation.rows for run in row.runs]
 
 
 def to_markdown(ablation: Ablation) -> str:
@@ -136,8 +144,9 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
         "mean_low": low,
         "mean_high": high,
         **_csv_difference(row.difference),
+        "verdict": row.verdict,
         "reference_undertrained_against": " ".join(ablation.stronger_sanity),
-        **vars(row.costs),
+        **(vars(row.costs) if ablation.source is None else {}),
         "missing": "; ".join(describe(run) for run in row.missing),
         "notes": "; ".join(notes),
     }
@@ -145,16 +154,19 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
 
 def _csv_difference(difference: Difference | None) -> dict[str, Any]:
     low, high = (difference and difference.interval) or (None, None)
+    lowest, highest = (difference and difference.simultaneous) or (None, None)
     return {
         "difference": difference and difference.mean,
         "difference_low": low,
         "difference_high": high,
+        "simultaneous_low": lowest,
+        "simultaneous_high": highest,
         "n_pairs": difference and difference.n,
         "t_p": difference and difference.t_p,
         "holm_p": difference and difference.holm_p,
         "sign_flip_p": difference and difference.sign_flip_p,
         "effect": difference and difference.effect,
-        "more_seeds": difference and difference.more_seeds,
+        "equivalence_p": difference and difference.equivalence_p,
     }
 
 
@@ -168,8 +180,12 @@ def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any])
         line["pack"] = run.draw.pack
     line |= {"seed": run.seed, "state": run.status.state, "reason": run.status.reason}
     line |= {name: result.get("metrics", {}).get(name) for name in metrics if name not in line}
+    if run.origin:
+        line["origin"] = run.origin
     config = references | {change.key: change.value for change in row.changes}
     line |= {f"config.{key}": format_value(value) for key, value in config.items()}
+    if run.origin:
+        return line
     line |= {name: result.get(name) for name in RESULT_COLUMNS}
     line["attempts"] = run.status.attempt
     line |= vars(run.spent)

@@ -15,12 +15,13 @@ from typing import Any
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
-from furnace_hpc.tables.metric import scale_of
+from furnace_hpc.tables.metric import Scale, scale_of
 from furnace_hpc.tables.output.captions import caption
-from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered
+from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered, row_scale
 from furnace_hpc.tables.output.escape import html, json_value
 from furnace_hpc.tables.output.heatmaps import consistency, modalities
 from furnace_hpc.tables.output.render import WORDS
+from furnace_hpc.tables.output.verdict import verdict_sentences
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
 from furnace_hpc.tables.table import Ablation, Row, Run
 from furnace_hpc.tables.text import format_value
@@ -48,6 +49,7 @@ def to_html(ablation: Ablation) -> str:
         packs=packs,
         metric=html(grid.metric),
         reference=html(grid.reference),
+        verdicts=_verdicts(ablation),
         table=_table(ablation),
         caption=html(" ".join(caption(ablation, headings(ablation)))),
         notes=_notes(ablation),
@@ -56,6 +58,19 @@ def to_html(ablation: Ablation) -> str:
         data=_script_safe(_data(ablation)),
         script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     )
+
+
+def _verdicts(ablation: Ablation) -> str:
+    """One sentence per row, or why there is none."""
+    if ablation.why_no_verdict:
+        return f"<p>{html(ablation.why_no_verdict)}</p>"
+    items = "".join(
+        f'<li class="{word}">{html(sentence)}</li>'
+        for word, sentence in verdict_sentences(ablation)
+    )
+    if not items:
+        return "<p>There is one row, and nothing to compare.</p>"
+    return f'<ul class="verdicts">{items}</ul>'
 
 
 def _table(ablation: Ablation) -> str:
@@ -82,6 +97,8 @@ def _cell(cells: Cells, name: str) -> str:
             mean = f"<strong>{mean}</strong>"
         return f"<td>{mean} {html(cells.spread)}</td>"
     text = html(str(getattr(cells, name)))
+    if name == "verdict":
+        return f'<td class="text word">{text}</td>'
     if name in WORDS:
         return f'<td class="text">{text}</td>'
     return f"<td>{text}</td>"
@@ -110,15 +127,14 @@ def _data(ablation: Ablation) -> dict[str, Any]:
         "metric": ablation.metric.name,
         "unit": scale.unit,
         "factor": scale.factor,
-        "digits": scale.digits,
         "reference": ablation.grid.reference,
-        "rows": [_row(row) for row in ablation.rows],
+        "rows": [_row(row, row_scale(ablation, row)) for row in ablation.rows],
         "curves": list(_curves(ablation)),
         "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, scale: Scale) -> dict[str, Any]:
     changes = [
         [change.key, format_value(change.reference), format_value(change.value)]
         for change in row.changes
@@ -128,6 +144,7 @@ def _row(row: Row) -> dict[str, Any]:
         "changes": changes,
         "values": list(row.values.values()),
         "mean": row.mean,
+        "digits": scale.digits,
         "interval": row.interval,
         "costs": vars(row.costs),
         "runs": [_run(run) for run in row.runs],
@@ -135,14 +152,15 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    status, place = run.status, _place(run.folder)
+    status, place = run.status, run.origin or _place(run.folder)
     value: float | str | None = run.value
     if run.value is not None and not isfinite(run.value):
         value = str(run.value)
-    step, commit, code = status.step, None, None
-    if run.result:
-        step, commit = run.result.selected_step, run.result.commit
-        code = run.result.code_hash
+    step, steps, commit, code = status.step, None, None, None
+    if run.own_spec:
+        steps = run.own_spec.config.steps
+    if result := run.own_result:
+        step, commit, code = result.selected_step, result.commit, result.code_hash
     return {
         "id": run.run_id,
         "seed": run.seed,
@@ -151,7 +169,7 @@ def _run(run: Run) -> dict[str, Any]:
         "reason": status.reason,
         "value": value,
         "step": step,
-        "steps": run.spec.config.steps,
+        "steps": steps,
         "commit": commit,
         "code": code,
         "job": status.job_id,

@@ -6,12 +6,24 @@ from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import command_on, submit_words
-from furnace_hpc.tables.output.cells import UNDERTRAINED, is_starred
-from furnace_hpc.tables.statistics.estimates import Difference
-from furnace_hpc.tables.statistics.significance import format_p
-from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.output.cells import UNDERTRAINED, difference_text
+from furnace_hpc.tables.statistics.significance import ALPHA, format_p
+from furnace_hpc.tables.statistics.verdicts import Verdict
+from furnace_hpc.tables.table import Ablation, Row
 from furnace_hpc.tables.text import list_names
 
+TITLES = {
+    Verdict.BETTER: "better than {}",
+    Verdict.WORSE: "worse than {}",
+    Verdict.EQUIVALENT: "equivalent to {}",
+    Verdict.UNDECIDED: "undecided",
+}
+SENTENCES = {
+    Verdict.BETTER: "{} is better than {}",
+    Verdict.WORSE: "{} is worse than {}",
+    Verdict.EQUIVALENT: "{} is equivalent to {}",
+    Verdict.UNDECIDED: "{} and {}: undecided",
+}
 LIVE = (RunState.QUEUED, RunState.RUNNING)
 
 
@@ -27,30 +39,58 @@ def last_lines(ablation: Ablation, folder: GridFolder, place: Path, files: int) 
 
 
 def verdict(ablation: Ablation) -> str:
-    """The rows that differ from the reference. There is no verdict while runs are missing."""
+    """The rows by their verdict, in one line."""
+    if ablation.why_no_verdict:
+        return ablation.why_no_verdict.removesuffix(".")
+    reference, sentences = ablation.grid.reference, []
+    for word, title in TITLES.items():
+        names = [
+            f"{row.variant} ({amount(ablation, row)})".replace(" ()", "")
+            for row in ablation.compared
+            if row.verdict is word
+        ]
+        if names:
+            sentences.append(f"{title.format(reference)}: {list_names(names)}")
     if ablation.missing:
-        return f"none yet, {len(ablation.missing):,} of {len(ablation.runs):,} runs are missing"
-    reference = ablation.grid.reference
-    better, worse, not_shown = [], [], []
-    for row in ablation.compared:
-        if row.difference is None or not is_starred(row.difference, ablation.metric.scale):
-            not_shown.append(row.variant)
-            continue
-        text = f"{row.variant} ({_describe(ablation, row.difference)})"
-        if ablation.metric.is_better(row.difference.mean, 0.0):
-            better.append(text)
-        else:
-            worse.append(text)
-    parts = {
-        f"better than {reference}": better,
-        f"worse than {reference}": worse,
-        "no difference shown": not_shown,
-    }
-    sentences = [f"{title}: {list_names(names)}" for title, names in parts.items() if names]
+        missing, runs = f"{len(ablation.missing):,}", f"{len(ablation.runs):,}"
+        sentences.append(f"{missing} of {runs} runs are missing")
     if ablation.stronger_sanity:
         stronger = list_names(ablation.stronger_sanity)
         sentences.append(f"{UNDERTRAINED}: {stronger} is better than {reference}")
     return "; ".join(sentences) or "one row, nothing to compare"
+
+
+def verdict_sentences(ablation: Ablation) -> list[tuple[str, str]]:
+    """(verdict, sentence) of each row that is compared. The numbers are those of the table."""
+    return [
+        (row.verdict, _sentence(ablation, row, row.verdict))
+        for row in ablation.compared
+        if row.verdict
+    ]
+
+
+def _sentence(ablation: Ablation, row: Row, word: Verdict) -> str:
+    start = SENTENCES[word].format(row.variant, ablation.grid.reference)
+    parts = [amount(ablation, row)]
+    if word is Verdict.UNDECIDED:
+        parts.append(_why_undecided(ablation, row))
+    elif row.difference and ablation.grid.sesoi is not None:
+        p = row.difference.equivalence_p
+        if p is not None and p < ALPHA:
+            effect = ablation.metric.scale.show_amount(ablation.grid.sesoi)
+            parts.append(f"less than {effect} (p {format_p(p)})")
+    return f"{start}: {', '.join(filter(None, parts))}."
+
+
+def _why_undecided(ablation: Ablation, row: Row) -> str:
+    reference = ablation.reference
+    if row.gaps:
+        return f"{row.gaps}, and the rest may be the better runs"
+    if reference is not None and reference.gaps:
+        return f"{reference.gaps} in {reference.variant}, and the rest may be the better runs"
+    if row.difference is None or row.difference.shown is None:
+        return "there is no interval"
+    return "the interval contains zero"
 
 
 def next_command(ablation: Ablation, folder: GridFolder) -> str:
@@ -72,8 +112,10 @@ def next_command(ablation: Ablation, folder: GridFolder) -> str:
     return furnace("export", str(run.folder.path), "--out", str(out))
 
 
-def _describe(ablation: Ablation, difference: Difference) -> str:
-    """`+2.0 points, p .014`."""
-    scale = ablation.metric.scale
-    amount = f"{scale.show(difference.mean, signed=True)} {scale.difference_unit.strip(' ()')}"
-    return f"{amount.rstrip()}, p {format_p(difference.holm_p)}"
+def amount(ablation: Ablation, row: Row) -> str:
+    """Difference, unit and interval: `+2.0 points [0.4, 3.6]`. Empty if there is no difference."""
+    if row.difference is None:
+        return ""
+    number, _, interval = difference_text(ablation, row).partition(" ")
+    unit = ablation.metric.scale.difference_unit.strip(" ()")
+    return " ".join(filter(None, [number, unit, interval]))

@@ -53,6 +53,13 @@ class Records:
         return points.filter(pl.col("metric").is_in(list(metrics)))
 
 
+def no_records() -> Records:
+    """The records of runs that have no folder."""
+    import polars as pl
+
+    return Records(pl.DataFrame(schema=_schema()), (), 0)
+
+
 def read_records(folder: GridFolder) -> Records:
     """Read the records of all runs in a grid's folder. Unchanged files come from the cache."""
     import polars as pl

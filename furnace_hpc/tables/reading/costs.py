@@ -10,9 +10,10 @@ from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.resume_overrides import ways
 from furnace_hpc.tables.reading.run_files import Record
-from furnace_hpc.tables.statistics.estimates import mean
+from furnace_hpc.tables.statistics.estimates import median
 
 THEN = "; then "
+WIDE = 1.5  # if the highest cost of a row's runs is more than this times the lowest, a note says so
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class AttemptCosts:
 class Costs:
     """Costs of a row.
 
-    Times and rates are means over its results, in seconds and samples per second.
+    Times and rates are medians over its results, in seconds and samples per second. So one slow run
+    does not decide them.
     """
 
     train_s: float | None
@@ -43,7 +45,7 @@ class Costs:
     samples_per_s_each: float | None  # per process: that is, per GPU
     lost_steps: int  # sum over runs, missing ones included
     hours: float | None  # GPU-hours (process-hours without GPUs): sum, missing runs included
-    goodput: float | None  # mean over finished runs
+    goodput: float | None  # median over finished runs
 
 
 def costs_of_attempts(record: Record, result: RunResult | None) -> AttemptCosts:
@@ -65,21 +67,29 @@ def costs_of_attempts(record: Record, result: RunResult | None) -> AttemptCosts:
     )
 
 
-def mean_costs(results: Sequence[RunResult], attempts: int, spent: Sequence[AttemptCosts]) -> Costs:
+def row_costs(results: Sequence[RunResult], attempts: int, spent: Sequence[AttemptCosts]) -> Costs:
     """Costs of a row with these results, number of attempts, and costs of each run's attempts."""
     num_parameters = {result.num_parameters for result in results}
     return Costs(
-        train_s=mean([result.train_s for result in results]),
-        samples_per_s=mean([result.samples_per_s for result in results]),
+        train_s=median([result.train_s for result in results]),
+        samples_per_s=median([result.samples_per_s for result in results]),
         attempts=attempts,
         peak_memory_gib=max((result.peak_memory_gib for result in results), default=None),
         num_parameters=_only(num_parameters),
-        wall_s=mean([result.wall_s for result in results]),
-        samples_per_s_each=mean([result.samples_per_s / result.world_size for result in results]),
+        wall_s=median([result.wall_s for result in results]),
+        samples_per_s_each=median([result.samples_per_s / result.world_size for result in results]),
         lost_steps=sum(run.lost_steps for run in spent),
         hours=sum(run.hours for run in spent) or None,
-        goodput=mean([run.goodput for run in spent if run.goodput is not None]),
+        goodput=median([run.goodput for run in spent if run.goodput is not None]),
     )
+
+
+def wide_range(values: Sequence[float]) -> tuple[float, float] | None:
+    """Lowest and highest cost, if they differ by more than WIDE. None if not."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if high > WIDE * low:
+        return low, high
+    return None
 
 
 def _time_s(attempt: Attempt) -> float:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 LEVEL = 0.95  # of every interval in a table
-POWER = 0.8  # with `more_seeds` added, the chance that the test shows a difference of this size
+POWER = 0.8  # of a test with `pairs_needed` pairs
 MAX_SIGN_FLIP = 32  # pairs; 2^32 sign patterns are counted exactly from two halves of 2^16 sums
-MAX_SEEDS = 1000  # `more_seeds` stops there
+MAX_PAIRS = 1000  # `pairs_needed` stops there
 # a spread of differences below this share of the largest value is float rounding
 SAME = 1e-9
 
@@ -24,8 +24,8 @@ Interval = tuple[float, float]
 class Difference:
     """Mean of paired differences, with its t interval and its tests.
 
-    Interval, tests and effect are None for one pair, and for pairs that all have the same
-    difference.
+    Interval, tests and effect are None for one pair. They are None too if all pairs have the same
+    difference and the metric has no resolution.
     """
 
     mean: float
@@ -35,13 +35,43 @@ class Difference:
     sign_flip_p: float | None = None  # paired permutation test, exact, two-sided
     holm_p: float | None = None  # t_p, corrected for the number of rows that were compared
     effect: float | None = None  # Cohen's d_z: mean over standard deviation of the differences
-    # pairs to add if the interval contains zero; None if it does not, or if no number is enough
-    more_seeds: int | None = None
+    # interval corrected for the number of rows that were compared, so that all rows' intervals
+    # hold together
+    simultaneous: Interval | None = None
+    equivalence_p: float | None = None  # two one-sided tests against the smallest effect, corrected
+    # whether the pairs share samples, so that more of them would not add independent ones
+    shares_samples: bool = False
 
     @property
     def too_few(self) -> bool:
-        """Whether the seeds do not show which row is better: no interval, or one with zero."""
-        return self.interval is None or self.interval[0] <= 0 <= self.interval[1]
+        """Whether the pairs do not show which row is better: no interval, or one with zero."""
+        return self.shown is None or self.shown[0] <= 0 <= self.shown[1]
+
+    @property
+    def shown(self) -> Interval | None:
+        """The interval in the table: the simultaneous one, if the table has a family."""
+        return self.simultaneous or self.interval
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean, from the interval. So all intervals have one source."""
+        if self.interval is None:
+            return None
+        return (self.interval[1] - self.interval[0]) / 2 / _quantile(self.n - 1, LEVEL)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the differences that the interval assumes."""
+        if self.standard_error is None:
+            return None
+        return self.standard_error * math.sqrt(self.n)
+
+    def interval_at(self, level: float) -> Interval | None:
+        """The t interval of another level than LEVEL."""
+        if self.standard_error is None:
+            return None
+        half = _quantile(self.n - 1, level) * self.standard_error
+        return self.mean - half, self.mean + half
 
     @property
     def is_constant(self) -> bool:
@@ -54,6 +84,13 @@ def mean(values: Sequence[float]) -> float | None:
     if not values:
         return None
     return statistics.fmean(values)
+
+
+def median(values: Sequence[float]) -> float | None:
+    """Middle value, or mean of the two middle values. None without values."""
+    if not values:
+        return None
+    return statistics.median(values)
 
 
 def sample_deviation(values: Sequence[float]) -> float | None:
@@ -77,11 +114,14 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
     return math.sqrt(sum((len(group) - 1) * _stdev(group) ** 2 for group in several) / degrees)
 
 
-def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
+def t_interval(
+    values: Sequence[float], level: float = LEVEL, least_deviation: float = 0.0
+) -> Interval | None:
     """Two-sided Student t interval of the mean. None for fewer than two values."""
     if len(values) < 2:
         return None
-    half = _quantile(len(values) - 1, level) * _stdev(values) / math.sqrt(len(values))
+    deviation = max(_stdev(values), least_deviation)
+    half = _quantile(len(values) - 1, level) * deviation / math.sqrt(len(values))
     center = statistics.fmean(values)
     return center - half, center + half
 
@@ -103,11 +143,16 @@ def _stdev_of(values: tuple[float, ...]) -> float:
     return statistics.stdev(values)
 
 
-def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference | None:
+def paired_difference(
+    values: Sequence[float], reference: Sequence[float], resolution: float = 0.0
+) -> Difference | None:
     """`values` minus `reference`, pair by pair. None without pairs.
 
-    Differences that are equal up to rounding have no interval and no test. A t test would divide by
-    zero or by rounding errors, and would report certainty.
+    `resolution` is the smallest possible change of a value, such as one sample of a test split. The
+    standard deviation of the differences is at least that, so few equal differences are no proof.
+
+    Without it, differences that are equal up to rounding have no interval and no test. A t test
+    would divide by zero or by rounding errors, and would report certainty.
 
     Raises:
         ValueError: the lists have different lengths.
@@ -116,38 +161,37 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Di
     if not differences:
         return None
     largest = max(map(abs, [*values, *reference]))
-    if max(differences) - min(differences) <= SAME * largest:  # true for one pair
+    is_constant = max(differences) - min(differences) <= SAME * largest  # true for one pair
+    if len(differences) < 2 or (is_constant and not resolution):
         return Difference(statistics.fmean(differences), None, len(differences))
-    result = Difference(
+    return Difference(
         statistics.fmean(differences),
-        t_interval(differences),
+        t_interval(differences, least_deviation=resolution),
         len(differences),
-        t_p=t_test(differences),
+        t_p=t_test(differences, resolution),
         sign_flip_p=sign_flip_test(differences),
-        effect=effect_size(differences),
+        effect=effect_size(differences, resolution),
     )
-    if result.too_few and result.effect:
-        return replace(result, more_seeds=more_pairs(result.effect, result.n))
-    return result
 
 
-def effect_size(differences: Sequence[float]) -> float | None:
-    """Cohen's d_z: mean over sample standard deviation.
+def effect_size(differences: Sequence[float], least_deviation: float = 0.0) -> float | None:
+    """Cohen's d_z: mean over sample standard deviation, which is at least `least_deviation`.
 
     None for fewer than two values, or equal values.
     """
-    deviation = sample_deviation(differences)
+    deviation = _deviation(differences, least_deviation)
     if not deviation:
         return None
     return statistics.fmean(differences) / deviation
 
 
-def t_test(differences: Sequence[float]) -> float | None:
+def t_test(differences: Sequence[float], least_deviation: float = 0.0) -> float | None:
     """Two-sided p of a paired t test. It assumes that the differences are normal.
 
-    None for fewer than two differences, or equal ones.
+    Their standard deviation is at least `least_deviation`. None for fewer than two differences, or
+    equal ones.
     """
-    deviation = sample_deviation(differences)
+    deviation = _deviation(differences, least_deviation)
     if not deviation:
         return None
     center = statistics.fmean(differences)
@@ -185,22 +229,26 @@ def sign_flip_floor(n: int) -> float:
     return 2.0 ** (1 - n)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values for their number (Holm 1979, step down).
+def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
+    """Correct p values for the number of tests (Holm 1979, step down).
 
-    It controls the family-wise error.
+    It controls the family-wise error. `family` is the number of planned tests, if some could not be
+    made.
     """
+    count = len(p_values) if family is None else family
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, number in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        largest = max(largest, min(1.0, (count - rank) * p_values[number]))
         corrected[number] = largest
     return corrected
 
 
-def with_holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
-    """The differences of a table's rows, with t_p corrected for their number."""
-    corrected = iter(holm([d.t_p for d in differences if d and d.t_p is not None]))
+def with_holm(
+    differences: Sequence[Difference | None], family: int | None = None
+) -> list[Difference | None]:
+    """The differences of a table's rows, with t_p corrected for their number, or for `family`."""
+    corrected = iter(holm([d.t_p for d in differences if d and d.t_p is not None], family))
     found: list[Difference | None] = []
     for difference in differences:
         if difference and difference.t_p is not None:
@@ -209,21 +257,21 @@ def with_holm(differences: Sequence[Difference | None]) -> list[Difference | Non
     return found
 
 
-def more_pairs(effect: float, n: int, level: float = LEVEL, power: float = POWER) -> int | None:
-    """Pairs to add to n until a t test shows a true effect of this size with this power.
+def pairs_needed(effect: float, level: float = LEVEL, power: float = POWER) -> int | None:
+    """Pairs with which a t test shows a true effect of this size (d_z) with this power.
 
-    None if MAX_SEEDS pairs are too few.
+    None if MAX_PAIRS are too few.
     """
-    if power_of(effect, MAX_SEEDS, level) < power:
+    if power_of(effect, MAX_PAIRS, level) < power:
         return None
-    low, high = max(n, 1), MAX_SEEDS  # too few, enough: the power rises with the number
+    low, high = 1, MAX_PAIRS  # too few, enough: the power rises with the number
     while high - low > 1:
         middle = (low + high) // 2
         if power_of(effect, middle, level) >= power:
             high = middle
         else:
             low = middle
-    return high - n
+    return high
 
 
 def power_of(effect: float, n: int, level: float = LEVEL) -> float:
@@ -233,6 +281,13 @@ def power_of(effect: float, n: int, level: float = LEVEL) -> float:
     bound, shift = float(stdtrit(n - 1, (1 + level) / 2)), abs(effect) * math.sqrt(n)
     # the other tail is below a thousandth wherever the power is near POWER
     return float(1 - nctdtr(n - 1, shift, bound))
+
+
+def _deviation(differences: Sequence[float], least: float) -> float:
+    """Sample standard deviation, at least `least`. 0 for fewer than two values."""
+    if len(differences) < 2:
+        return 0.0
+    return max(_stdev(differences), least)
 
 
 def _signed_sums(values: Sequence[float]) -> list[float]:

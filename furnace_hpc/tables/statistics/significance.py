@@ -1,14 +1,8 @@
 """The 5 % level, and p values as text."""
 
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.statistics.estimates import Difference
 
 ALPHA = 1 - estimates.LEVEL
-
-
-def is_significant(difference: Difference | None) -> bool:
-    """Whether the paired t test is below 5 % after Holm's correction."""
-    return difference is not None and difference.holm_p is not None and difference.holm_p < ALPHA
 
 
 def format_p(p: float | None) -> str:

@@ -141,7 +141,7 @@ def _complete_pack(folder: Path) -> Manifest | None:
 def _preprocessing(knobs: TriDigitsKnobs, source: str) -> dict[str, Any]:
     return {
         "recipe": RECIPE,
-        "knobs": knobs.model_dump(mode="json"),
+        "knobs": _dump(knobs),
         "speech_source": source,
         "vocab": list(VOCAB),
         "image": {"height": 32, "width": 32, "channels": 1},
@@ -155,10 +155,15 @@ def _preprocessing(knobs: TriDigitsKnobs, source: str) -> dict[str, Any]:
     }
 
 
+def _dump(knobs: TriDigitsKnobs) -> dict[str, Any]:
+    """Return the knobs as plain data. `pool` is left out if it is not set, as in older packs."""
+    return knobs.model_dump(mode="json", exclude_none=True)
+
+
 def _same_settings(manifest: Manifest, knobs: TriDigitsKnobs) -> bool:
     """Return whether these settings make this pack. `auto` accepts both sources of speech."""
     made = manifest.preprocessing
-    old, new = dict(made.get("knobs", {})), knobs.model_dump(mode="json")
+    old, new = dict(made.get("knobs", {})), _dump(knobs)
     same_speech = new.pop("speech") in ("auto", made.get("speech_source"))
     old.pop("speech", None)
     return (

@@ -1,16 +1,19 @@
 """Draw the TriDigits samples, before anything is rendered: digits, images, voices and texts."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from sklearn.datasets import load_digits
 
 from furnace_hpc.data.sets.tridigits.speech import ACCENTS, VOICES
 
 NUM_HELD_OUT_VOICES = 20  # in val and in test. With fewer, the two are not comparable.
+MAX_POOLS = 10  # one of 10 parts has 12, 2 and 3 images of a digit, and 4, 2 and 2 voices
+POOL_SEED = 20261128  # of the parts. They depend on nothing else, so they never overlap.
 PHRASES = {
     "train": (
         "the number is {}",
@@ -66,6 +69,11 @@ class TriDigitsKnobs(BaseModel):
         "the image digit, and the audio digit is independent",
     )
     seed: int = Field(default=20261123, ge=0, description="seed of all random numbers")
+    pool: str | None = Field(
+        default=None,
+        description="I/K: use the I-th of K parts of each digit's images and of the voices. The K "
+        "packs of a pool share no image and no voice. None: use all",
+    )
     train: int = Field(default=4000, ge=1, description="samples of the train split")
     val: int = Field(default=1000, ge=1, description="samples of the val split")
     test: int = Field(default=2000, ge=1, description="samples of the test split")
@@ -100,6 +108,23 @@ class TriDigitsKnobs(BaseModel):
             return values
         return {"snr_db": 10.0, "image_noise": 0.1, "occlusion": 0.0} | values
 
+    @field_validator("pool")
+    @classmethod
+    def _is_part_of_a_pool(cls, pool: str | None) -> str | None:
+        """Refuse text that is not I/K, or an I or K that is out of range."""
+        if pool is None:
+            return None
+        found = re.fullmatch(r"([1-9]\d?)/([1-9]\d?)", pool)
+        if not found or int(found[1]) > int(found[2]) or not 2 <= int(found[2]) <= MAX_POOLS:
+            raise ValueError(f"wanted I/K with I from 1 to K, and K from 2 to {MAX_POOLS}")
+        return pool
+
+    @property
+    def part_and_parts(self) -> tuple[int, int]:
+        """Which part of the pool is used, from 1, and the number of parts."""
+        part, _, parts = (self.pool or "1/1").partition("/")
+        return int(part), int(parts)
+
 
 @dataclass(frozen=True)
 class SplitPlan:
@@ -117,8 +142,8 @@ class SplitPlan:
 
 def make_plan(knobs: TriDigitsKnobs, rng: np.random.Generator) -> dict[str, SplitPlan]:
     """Draw the samples of all splits, which share no image, voice or phrase."""
-    images = _split_images(rng)
-    voices = _split_voices(rng)
+    images = _split_images(knobs, rng)
+    voices = _split_voices(knobs, rng)
     plans: dict[str, SplitPlan] = {}
     first_id = 0
     for split, num_samples in (("train", knobs.train), ("val", knobs.val), ("test", knobs.test)):
@@ -130,27 +155,44 @@ def make_plan(knobs: TriDigitsKnobs, rng: np.random.Generator) -> dict[str, Spli
     return plans
 
 
-def _split_images(rng: np.random.Generator) -> dict[str, list[NDArray[np.int64]]]:
+def _split_images(
+    knobs: TriDigitsKnobs, rng: np.random.Generator
+) -> dict[str, list[NDArray[np.int64]]]:
     """Return split -> digit -> indices of images: 70, 10 and 20 % of each digit."""
     targets = load_digits().target
     parts: dict[str, list[NDArray[np.int64]]] = {"train": [], "val": [], "test": []}
     for digit in range(10):
-        shuffled = rng.permutation(np.flatnonzero(targets == digit))
+        shuffled = rng.permutation(_part(knobs, np.flatnonzero(targets == digit), digit))
         cuts = [round(0.7 * len(shuffled)), round(0.8 * len(shuffled))]
         for split, part in zip(parts, np.split(shuffled, cuts), strict=True):
             parts[split].append(part)
     return parts
 
 
-def _split_voices(rng: np.random.Generator) -> dict[str, list[str]]:
-    """Return split -> voices: 20 to val, 20 to test, the others to train."""
-    shuffled = [VOICES[index] for index in rng.permutation(len(VOICES))]
-    val_end, test_end = NUM_HELD_OUT_VOICES, 2 * NUM_HELD_OUT_VOICES
+def _split_voices(knobs: TriDigitsKnobs, rng: np.random.Generator) -> dict[str, list[str]]:
+    """Return split -> voices: 20 to val, 20 to test, the others to train.
+
+    A part of the voices is split in the same proportions.
+    """
+    own = _part(knobs, np.arange(len(VOICES)), 10)
+    shuffled = [VOICES[index] for index in rng.permutation(own)]
+    val_end = round(NUM_HELD_OUT_VOICES * len(shuffled) / len(VOICES))
+    test_end = 2 * val_end
     return {
         "train": shuffled[test_end:],
         "val": shuffled[:val_end],
         "test": shuffled[val_end:test_end],
     }
+
+
+def _part(knobs: TriDigitsKnobs, members: NDArray[np.int64], stream_id: int) -> NDArray[np.int64]:
+    """Return the knobs' part of the images of a digit (streams 0 to 9) or of the voices (10)."""
+    part, parts = knobs.part_and_parts
+    if parts == 1:
+        return members
+    seeds = np.random.SeedSequence(POOL_SEED, spawn_key=(stream_id,))
+    shuffled = np.random.default_rng(seeds).permutation(members)
+    return np.sort(shuffled[part - 1 :: parts])
 
 
 def _plan_split(

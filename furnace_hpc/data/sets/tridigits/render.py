@@ -19,7 +19,9 @@ Spoken = dict[tuple[str, str, int], Wave]  # voice, accent, digit
 
 
 def stream(knobs: TriDigitsKnobs, *key: int) -> np.random.SeedSequence:
-    """Return the seed of a stream, or of a sample in a stream."""
+    """Return the seed of a stream, or of a sample in a stream. Parts of a pool have their own."""
+    if knobs.pool:
+        key += knobs.part_and_parts
     return np.random.SeedSequence(knobs.seed, spawn_key=key)
 
 

@@ -97,8 +97,8 @@ function drawMeans(data, width, show, open) {
       chart.append(make("text", { x: box.left + 8, y: y + 4 }, "no value"));
       return;
     }
-    const interval = row.interval ? `, 95 % interval ${row.interval.map(show).join(" to ")}` : "";
-    const label = `${row.variant}: mean ${show(row.mean)}${interval}, n=${row.values.length}`;
+    const interval = row.interval ? `, 95 % interval ${row.interval.map((bound) => show(bound, row.digits)).join(" to ")}` : "";
+    const label = `${row.variant}: mean ${show(row.mean, row.digits)}${interval}, n=${row.values.length}`;
     const area = { x: box.left, y: y - 20, width: box.right - box.left, height: 40, fill: "transparent" };
     const group = mark(label, () => open(number), make("rect", area));
     const seeds = row.values.map((value) => make("circle", { class: "seed", cx: at(value), cy: y - 8, r: 4, fill }));
@@ -130,7 +130,7 @@ function drawCosts(data, width, show, open) {
   const choice = make("select", { "aria-label": "Cost", onchange: (event) => draw(event.target.value) }, ...options);
   choice.value = names.includes(cost) ? cost : names[0];
   draw(choice.value);
-  return card("Score against cost", "Point: mean over runs. Line: 95 % interval of the score.", choice, place);
+  return card("Score against cost", "Point: mean score and median cost of the runs. Line: 95 % interval of the score.", choice, place);
 }
 
 function costChart(data, width, show, open, name, has) {
@@ -145,7 +145,7 @@ function costChart(data, width, show, open, name, has) {
   const taken = []; // places of the earlier labels
   for (const row of rows) {
     const at = x(row.costs[name]), stroke = color(row.number), toLeft = at > (box.left + box.right) / 2;
-    const label = `${row.variant}: ${show(row.mean)} at ${data.costs[name]} ${short(row.costs[name])}`;
+    const label = `${row.variant}: ${show(row.mean, row.digits)} at ${data.costs[name]} ${short(row.costs[name])}`;
     const group = mark(label, () => open(row.number));
     if (row.interval) {
       const [y1, y2] = row.interval.map((bound) => y(bound * data.factor));

@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const table = document.getElementById("table"), heads = [...table.tHead.rows[0].cells];
 const body = table.tBodies[0], rows = [...body.rows]; // in the grid's order
 const hint = document.getElementById("hint"), dialog = document.getElementById("runs");
-const show = (value) => (value * data.factor).toFixed(data.digits);
+const show = (value, digits) => (value * data.factor).toFixed(digits);
 const code = (text) => (text ? make("code", {}, String(text)) : null);
 
 /** Sort key of a cell: its text, or its first number. Null if the value is missing. */
@@ -55,21 +55,22 @@ function attemptTable(attempts) {
   return make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "attempts" }, whole);
 }
 
-function runBlock(run) {
-  const value = typeof run.value === "number" ? show(run.value) : run.value ?? "no value";
+function runBlock(run, digits) {
+  const value = typeof run.value === "number" ? show(run.value, digits) : run.value ?? "no value";
   const entries = [
     ["run", code(run.id)],
     ["state", run.state + (run.reason ? `: ${run.reason}` : "")],
-    [run.state === "done" ? "selected step" : "step", `${run.step} of ${run.steps}`],
+    [run.state === "done" ? "selected step" : "step", run.steps === null ? null : `${run.step} of ${run.steps}`],
     ["commit", code(run.commit)],
     ["code", code(run.code)],
     ["job", code(run.job)],
-    ["folder", code(run.folder)],
+    [run.steps === null ? "read from" : "folder", code(run.folder)],
   ];
   const draw = run.pack ? `${run.pack}, seed ${run.seed}` : `seed ${run.seed}`;
   const title = make("h3", {}, `${draw}: ${run.state === "done" ? value : run.state}`);
   const none = make("p", { class: "about" }, "no attempts recorded");
   const attempts = run.attempts.length ? attemptTable(run.attempts) : none;
+  if (run.steps === null) return make("div", { class: "run" }, title, facts(entries)); // of another tool
   return make("div", { class: "run" }, title, facts(entries), attempts);
 }
 
@@ -85,7 +86,7 @@ function open(number, column = 0) {
       make("p", { class: "facts" }, `${clicked}${row.values.length} of ${row.runs.length} runs count.`)),
     changes.length ? make("h3", {}, `Difference to ${data.reference}`) : make("p", { class: "about" }, same),
     changes.length ? facts(changes) : "",
-    ...row.runs.map(runBlock));
+    ...row.runs.map((run) => runBlock(run, row.digits)));
   dialog.showModal();
   dialog.scrollTop = 0;
 }

@@ -1,0 +1,143 @@
+"""The results of a grid in Python: `furnace_hpc.results("ablation")`, for scripts and notebooks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.grids.grid import with_settings
+from furnace_hpc.config.metrics import Direction
+from furnace_hpc.config.parsing.lookup import is_path, names_of, runs_root
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import all_cells, headings, lettered
+from furnace_hpc.tables.output.escape import html
+from furnace_hpc.tables.output.render import WORDS, cell_texts, runs_lines, table_lines
+from furnace_hpc.tables.table import Ablation
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True, repr=False)
+class Results:
+    """The results of a grid. A notebook shows them as the table.
+
+    The frames are of polars. `.to_pandas()` of a frame needs pandas and pyarrow.
+    """
+
+    ablation: Ablation
+
+    @cached_property
+    def table(self) -> "pl.DataFrame":
+        """One row per row of the table, with the columns of table.csv."""
+        return _frame(table_lines(self.ablation))
+
+    @cached_property
+    def runs(self) -> "pl.DataFrame":
+        """One row per run, with the columns of runs.csv."""
+        return _frame(runs_lines(self.ablation))
+
+    @cached_property
+    def curves(self) -> "pl.DataFrame":
+        """Logged values of all runs: run_id, variant, pack, seed, metric, step, value."""
+        import polars as pl
+
+        runs = [run for run in self.ablation.runs if not run.origin]
+        names = pl.DataFrame(
+            {
+                "run": [run.run_id for run in runs],
+                "variant": [run.spec.variant for run in runs],
+                "pack": [run.draw.pack for run in runs],
+                "seed": [run.seed for run in runs],
+            },
+            schema={"run": pl.String, "variant": pl.String, "pack": pl.String, "seed": pl.Int64},
+        )
+        points = ["metric", "step", "value"]
+        logged = self.ablation.records.frame.select("run", *points)
+        found = names.join(logged, on="run", maintain_order="left").explode(points)
+        return found.filter(pl.col("metric").is_not_null()).rename({"run": "run_id"})
+
+    def __repr__(self) -> str:
+        """Name, metric, rows and runs in one line."""
+        ablation = self.ablation
+        parts = f"{len(ablation.rows)} rows, {len(ablation.runs)} runs"
+        if ablation.missing:
+            parts += f", {len(ablation.missing)} of them missing"
+        return f"<results of {ablation.grid.name}: {ablation.metric.name}, {parts}>"
+
+    def _repr_html_(self) -> str:
+        """The table with its caption and notes, for a notebook."""
+        ablation = self.ablation
+        titles = headings(ablation)
+        align = {name: "left" if name in WORDS else "right" for name in titles}
+        head = "".join(
+            f'<th style="text-align:{align[name]}">{html(title)}</th>'
+            for name, title in titles.items()
+        )
+        lines = []
+        for cells in all_cells(ablation):
+            texts = cell_texts(cells, titles, html, "<strong>{}</strong>", "<sup>{}</sup>")
+            columns = "".join(
+                f'<td style="text-align:{align[name]}">{text}</td>'
+                for name, text in zip(titles, texts, strict=True)
+            )
+            lines.append(f"<tr>{columns}</tr>")
+        notes = "".join(
+            f"<li><sup>{letter}</sup> {html(note.text)}</li>" for letter, note in lettered(ablation)
+        )
+        return (
+            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+            f"<p>{html(' '.join(caption(ablation, titles)))}</p><ul>{notes}</ul>"
+        )
+
+
+def load(
+    grid: str,
+    runs_dir: str | Path | None = None,
+    settings: Sequence[str] = (),
+    metric: str | None = None,
+    direction: Direction | None = None,
+    by: Sequence[str] = (),
+    where: Sequence[str] = (),
+) -> Results:
+    """The results of a submitted grid, as `furnace aggregate` shows them.
+
+    The arguments are those of `furnace_hpc.results`.
+
+    Raises:
+        ConfigError: the grid is unknown or has no runs, or an argument is wrong.
+    """
+    from furnace_hpc.api.grid_table import make_table
+    from furnace_hpc.tables.output.results import submitted_grid
+    from furnace_hpc.tables.view import View
+
+    for name, given in {"settings": settings, "by": by, "where": where}.items():
+        if isinstance(given, str):
+            raise ConfigError(f"{name} is {given!r}, wanted a list. Write [{given!r}]")
+    root = runs_root(Path(runs_dir) if runs_dir is not None else None)
+    _check_name(grid, root)
+    submitted, folder = submitted_grid(grid, root)
+    submitted = with_settings(submitted, list(settings))
+    view = View(metric, direction, tuple(by), tuple(where))
+    return Results(make_table(submitted, folder, view, given_name=grid))
+
+
+def _check_name(grid: str, root: Path) -> None:
+    """Refuse a name that neither a submitted grid nor a grid file has."""
+    if is_path(grid):
+        return
+    submitted = [path.parent.name for path in root.glob("*/grid.yaml")]
+    names = {*submitted, *names_of("grid")}
+    if grid not in names:
+        raise ConfigError(
+            f"unknown grid {grid!r} in the folder of runs {root}; {nearest(grid, names)}. "
+            f"Another folder is given with runs_dir"
+        )
+
+
+def _frame(lines: list[dict[str, Any]]) -> "pl.DataFrame":
+    import polars as pl
+
+    return pl.DataFrame(lines, infer_schema_length=None)

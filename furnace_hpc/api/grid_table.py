@@ -1,0 +1,88 @@
+"""Make the table of a submitted grid, with the states of its runs."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.runs.folder import GridFolder
+
+if TYPE_CHECKING:
+    from furnace_hpc.tables.table import Ablation
+    from furnace_hpc.tables.view import View
+
+
+def _with_described_settings(grid: Grid) -> Grid:
+    """The grid with its settings in the description."""
+    if not grid.settings:
+        return grid
+    settings = ", ".join(f"{key}={value}" for key, value in grid.settings.items())
+    description = f"{grid.description} With {settings}.".strip()
+    return grid.model_copy(update={"description": description})
+
+
+def make_table(
+    grid: Grid, folder: GridFolder, view: "View", samples: bool = False, given_name: str = ""
+) -> "Ablation":
+    """The table of a submitted grid.
+
+    Args:
+        grid: the grid with its settings.
+        folder: folder of the grid's runs.
+        view: another way to show the runs.
+        samples: whether to compare accuracies over test samples too.
+        given_name: name or path of the grid in the user's command, for errors.
+
+    Raises:
+        ConfigError: the grid has no runs, no result has its metric, or no run has a key of the
+            view.
+    """
+    view = replace(view, by=view.by or grid.by)
+    ablation = _make_table(_with_described_settings(grid), folder, view, given_name)
+    return _with_more_notes(ablation, samples)
+
+
+def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -> "Ablation":
+    from furnace_hpc.config.train_config import run_ids
+    from furnace_hpc.monitor.run_status import observe_when_asked
+    from furnace_hpc.tables.collect import collect
+    from furnace_hpc.tables.other_settings import runs_of_other_settings
+    from furnace_hpc.tables.output.results import submitted_runs
+    from furnace_hpc.tables.reading.cache import read_records
+    from furnace_hpc.tables.view import apply_view, why_no_verdict
+
+    records = read_records(folder)
+    all_runs = submitted_runs(grid, folder, records, given_name)
+    shown_grid, runs = apply_view(grid, all_runs, view)
+    kept = {id(spec) for spec in runs}
+    excluded_ids = run_ids([spec for spec in all_runs if id(spec) not in kept])
+    other_table_ids: set[str] = set()
+    if records.by_run.keys() - run_ids(all_runs):
+        other_table_ids = runs_of_other_settings(grid, folder)
+    get_status = observe_when_asked(folder)
+    return collect(
+        shown_grid,
+        runs,
+        folder,
+        get_status,
+        view.by,
+        excluded_ids,
+        records,
+        other_table_ids,
+        why_no_verdict(grid, all_runs, view),
+    )
+
+
+def _with_more_notes(ablation: "Ablation", samples: bool) -> "Ablation":
+    """The table with notes from Slurm's accounting, and on samples if wanted."""
+    from furnace_hpc.slurm.accounting import in_words
+    from furnace_hpc.tables.table import Note
+
+    notes = list(ablation.notes)
+    if text := in_words([attempt for run in ablation.runs for attempt in run.record.ledger()]):
+        notes.append(Note(text))
+    if samples:
+        from furnace_hpc.tables.notes import sample_notes
+        from furnace_hpc.tables.statistics.bootstrap import compare_samples
+
+        notes += sample_notes(ablation, compare_samples(ablation))
+    return replace(ablation, notes=tuple(notes))

@@ -1,0 +1,121 @@
+"""The footnotes on the comparison of rows with the reference."""
+
+from collections.abc import Iterator, Sequence
+
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.tables.metric import Metric
+from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.verdicts import pairs_to_resolve
+from furnace_hpc.tables.table import Note, Row, difference_bounds
+from furnace_hpc.tables.text import count
+
+
+def comparison_notes(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """All notes on the comparison, in a fixed order."""
+    yield from _bounds(grid, rows)
+    yield from _single_runs(rows)
+    yield from _reference(grid, rows)
+    yield from _constant_differences(grid, rows)
+    yield from _single_pairs(grid, rows)
+    yield from _seeds_to_resolve(grid, rows)
+
+
+def _bounds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """What the differences could be if no run was missing."""
+    metric = Metric(grid.metric, grid.direction)
+    reference = next((row for row in rows if row.variant == grid.reference), None)
+    if metric.limits is None or reference is None or not reference.n:
+        return
+    low, high = (metric.scale.show(limit) for limit in metric.limits)
+    for row in rows:
+        if row is reference or not row.n or not (row.gaps or reference.gaps):
+            continue
+        bounds = difference_bounds(row.runs, reference.runs, metric.limits)
+        least, most = (metric.scale.show(bound, signed=True) for bound in bounds)
+        yield Note(
+            f"if missing and failed runs had values from {low} to {high}, the difference to "
+            f"{grid.reference} could be {least} to {most}",
+            (row.variant,),
+        )
+
+
+def _single_runs(rows: Sequence[Row]) -> Iterator[Note]:
+    single = tuple(row.variant for row in rows if row.n == 1)
+    if single:
+        yield Note("n=1: no standard deviation and no interval", single)
+
+
+def _reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """A reference without a value, and rows with other seeds than the reference."""
+    reference = next((row for row in rows if row.variant == grid.reference), None)
+    if reference is None or reference.n == 0:
+        yield Note(f"no differences: the reference {grid.reference} has no value")
+        return
+    for row in rows:
+        if row.n and row.values.keys() != reference.values.keys():
+            yield Note(_common_draws(row, reference), (row.variant,))
+
+
+def _common_draws(row: Row, reference: Row) -> str:
+    """The seeds or pairs over which the difference to the reference is taken."""
+    both = [draw for draw in row.values if draw in reference.values]
+    if not both:
+        what = "pack and seed" if row.has_packs else "seed"
+        return f"no difference to {reference.variant}: no common {what}"
+    start = f"difference to {reference.variant} over"
+    if row.has_packs:
+        return f"{start} {len(both)} of {row.n_expected} pairs of runs, those that both rows have"
+    seeds = ", ".join(str(draw.seed) for draw in both)
+    noun = "seed" if len(both) == 1 else "seeds"
+    return f"{start} {noun} {seeds}, which both rows have"
+
+
+def _constant_differences(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """Rows whose difference to the reference is the same in every pair, so no test is possible."""
+    same = tuple(row.variant for row in rows if row.difference and row.difference.is_constant)
+    if same:
+        yield Note(
+            f"the difference to {grid.reference} is the same for every {_unit(rows[0])}, "
+            f"so it has no interval and no p value",
+            same,
+        )
+
+
+def _single_pairs(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    single = tuple(
+        row.variant for row in rows if row.n > 1 and row.difference and row.difference.n == 1
+    )
+    if single:
+        yield Note(f"one pair with {grid.reference} gives no interval of the difference", single)
+
+
+def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """Seeds that resolve the smallest effect of interest.
+
+    The observed effects play no part. With them, the number would only repeat the p value.
+    """
+    compared = [row for row in rows if row.verdict]
+    if grid.sesoi is None or not compared:
+        return
+    scale = Metric(grid.metric, grid.direction).scale
+    differences = [row.difference for row in compared]
+    found = pairs_to_resolve(differences, len(compared), grid.sesoi / scale.factor)
+    if found is None:
+        return
+    number, deviation = found
+    effect, unit = scale.show_amount(grid.sesoi), _unit(compared[0])
+    start = f"more than {estimates.MAX_PAIRS:,} {unit}s would be needed to resolve {effect}"
+    if number is not None:
+        start = f"about {count(number, unit)} resolve {effect}"
+    yield Note(
+        f"{start}: paired t test at 5 %, corrected for {count(len(compared), 'row')}, power "
+        f"{100 * estimates.POWER:.0f} %, pooled standard deviation of the differences "
+        f"{scale.factor * deviation:.2g}"
+    )
+
+
+def _unit(row: Row) -> str:
+    """What the tests count."""
+    if row.has_packs:
+        return "pack"
+    return "seed"

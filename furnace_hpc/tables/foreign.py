@@ -1,0 +1,165 @@
+"""Make a table of the runs of another tool: CSV files, and exports of W&B, MLflow, TensorBoard.
+
+The runs become the same `Run` and `Row` as those of a grid, with a smaller spec and result.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.metrics import Direction, metric_direction
+from furnace_hpc.config.parsing.text_safety import find_secret
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.state import RunState, RunStatus
+from furnace_hpc.tables.collect import compare_rows, with_verdicts
+from furnace_hpc.tables.notes import notes_of_values
+from furnace_hpc.tables.reading.cache import no_records
+from furnace_hpc.tables.reading.foreign.columns import Query
+from furnace_hpc.tables.reading.foreign.runs import ForeignRun, ForeignRuns, read_foreign
+from furnace_hpc.tables.table import Ablation, Draw, ForeignResult, ForeignSpec, Note, Run, Source
+from furnace_hpc.tables.text import list_names
+
+SEVERAL = "several values"  # of a setting that differs between the runs of a row
+USUAL_REFERENCES = ("base", "baseline", "reference")  # without --reference
+
+
+@dataclass(frozen=True)
+class ForeignTable:
+    """The options of `aggregate --from`."""
+
+    paths: tuple[Path, ...]
+    query: Query
+    reference: str | None = None
+    direction: Direction | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the results folder: of the first file, and of the metric."""
+        parts = [self.paths[0].resolve().stem, self.query.metric]
+        words = [re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip("-.") for part in parts]
+        return "--".join(word for word in words if word)
+
+
+def collect_foreign(wanted: ForeignTable) -> Ablation:
+    """Make the table of the runs in other tools' files.
+
+    Raises:
+        ConfigError: the files have a problem, the reference does not exist, or the direction of the
+            metric is unknown.
+    """
+    direction = _direction(wanted)
+    found = read_foreign(wanted.paths, wanted.query)
+    runs = list(found.runs.values())
+    names = list(dict.fromkeys(run.key.row for run in runs))
+    packs = tuple(dict.fromkeys(run.key.pack for run in runs if run.key.pack))
+    reference = _reference(wanted, names)
+    # It has no base config, and names of rows are any text. So it is not validated as a grid file.
+    grid = Grid.model_construct(
+        name=wanted.name,
+        base={},
+        seeds=tuple(sorted({run.key.seed for run in runs})),
+        packs=packs,
+        reference=reference,
+        metric=wanted.query.metric,
+        direction=direction,
+    )
+    named: dict[str, list[Run]] = {name: [] for name in names}
+    settings: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for run in runs:
+        named[run.key.row].append(_run(run, wanted.query.metric, len(packs) > 1))
+        settings[run.key.row].append(_without_secrets(run.settings))
+
+    def settings_of(of_row: Sequence[Run]) -> dict[str, Any]:
+        of_runs = settings[of_row[0].spec.variant]
+        return dict.fromkeys(of_runs[0], SEVERAL) | _common(of_runs)
+
+    rows = with_verdicts(compare_rows(named, reference, settings_of=settings_of), grid)
+    notes = [*notes_of_values(grid, rows), *_mixed_settings(settings)]
+    return Ablation(grid, rows, tuple(notes), no_records(), source=_source(wanted, found))
+
+
+def _direction(wanted: ForeignTable) -> Direction:
+    """The given direction, else that of the metric's name."""
+    direction = wanted.direction or metric_direction(wanted.query.metric)
+    if direction is None:
+        raise ConfigError(
+            f"--metric {wanted.query.metric}: whether higher or lower is better is unknown. Add "
+            f"--direction max if higher is better, or --direction min"
+        )
+    return direction
+
+
+def _reference(wanted: ForeignTable, names: Sequence[str]) -> str:
+    """The row that all differences are taken to."""
+    if wanted.reference is not None:
+        if wanted.reference not in names:
+            raise ConfigError(
+                f"--reference {wanted.reference}: no run has this row; "
+                f"{nearest(wanted.reference, names)}"
+            )
+        return wanted.reference
+    usual = [name for name in names if name.lower() in USUAL_REFERENCES]
+    if len(usual) == 1:
+        return usual[0]
+    raise ConfigError(
+        f"the row that the others are compared with is unknown. Add --reference ROW; "
+        f"{nearest(USUAL_REFERENCES[0], names)}"
+    )
+
+
+def _run(found: ForeignRun, metric: str, has_packs: bool) -> Run:
+    """The run as a table has it. Spec and result have only what is known."""
+    row, pack, seed = found.key
+    run_id = f"{row}-{pack}-s{seed}" if has_packs else f"{row}-s{seed}"
+    result, status = None, RunStatus(RunState.DONE, 0, 0, "")
+    if found.value is None:
+        status = RunStatus(RunState.FAILED, 0, 0, f"{found.problem}, {found.place}")
+    else:
+        result = ForeignResult({metric: found.value})
+    return Run(
+        spec=ForeignSpec(row),
+        folder=RunFolder(Path(run_id.replace("/", "_"))),
+        status=status,
+        result=result,
+        value=found.value,
+        draw=Draw(pack if has_packs else "", seed),
+        origin=found.place,
+    )
+
+
+def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that do not look like a secret, which a report would spread."""
+    texts = {key: f"{key}={value}" for key, value in settings.items()}
+    return {key: settings[key] for key, text in texts.items() if find_secret(text) is None}
+
+
+def _common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The settings that are the same in all runs of a row."""
+    first, *others = settings
+    return {
+        key: value
+        for key, value in first.items()
+        if all(other.get(key) == value for other in others)
+    }
+
+
+def _mixed_settings(settings: dict[str, list[dict[str, Any]]]) -> Iterator[Note]:
+    """Rows whose runs differ in a setting."""
+    for row, of_runs in settings.items():
+        mixed = sorted(of_runs[0].keys() - _common(of_runs).keys())
+        if mixed:
+            yield Note(f"settings differ between the runs of a row: {list_names(mixed)}", (row,))
+
+
+def _source(wanted: ForeignTable, found: ForeignRuns) -> Source:
+    values = [run.value for run in found.runs.values() if run.value is not None]
+    return Source(
+        files=list_names([path.name or str(path) for path in wanted.paths]),
+        tool=" and ".join(found.tools),
+        of_last_step=found.of_last_step,
+        is_plain=any(abs(value) > 1 for value in values),
+    )

@@ -1,0 +1,88 @@
+"""The verdict on a difference: better, worse, equivalent or undecided.
+
+Star, verdict and interval come from one simultaneous interval. Its level is corrected with
+Bonferroni's method for the family: all rows that the grid compares. So the chance that any row gets
+a wrong `better` or `worse` is at most 5 %.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+
+from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.estimates import Difference
+from furnace_hpc.tables.statistics.significance import ALPHA
+
+
+class Verdict(StrEnum):
+    """What the runs say about a row and the reference."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    EQUIVALENT = "equivalent"  # the difference is smaller than the smallest effect of interest
+    UNDECIDED = "undecided"
+
+
+def with_family(
+    differences: Sequence[Difference | None], family: int, sesoi: float | None = None
+) -> list[Difference | None]:
+    """The differences of a table's rows, corrected for the number of rows that are compared.
+
+    `sesoi` is the smallest effect of interest. Without it there are no tests of equivalence.
+    """
+    found: list[Difference | None] = []
+    for difference in estimates.with_holm(differences, family):
+        if difference and difference.interval:
+            difference = replace(
+                difference,
+                simultaneous=difference.interval_at(1 - ALPHA / family),
+                equivalence_p=_equivalence_p(difference, family, sesoi),
+            )
+        found.append(difference)
+    return found
+
+
+def judge(difference: Difference | None, higher_is_better: bool) -> Verdict:
+    """The verdict on a row that lacks no run."""
+    if difference is None or difference.simultaneous is None:
+        return Verdict.UNDECIDED
+    low, high = difference.simultaneous
+    if low > 0 or high < 0:
+        return Verdict.BETTER if (low > 0) == higher_is_better else Verdict.WORSE
+    if difference.equivalence_p is not None and difference.equivalence_p < ALPHA:
+        return Verdict.EQUIVALENT
+    return Verdict.UNDECIDED
+
+
+def pairs_to_resolve(
+    differences: Sequence[Difference | None], family: int, sesoi: float
+) -> tuple[int | None, float] | None:
+    """Pairs that resolve an effect of size `sesoi`, and the deviation of differences behind it.
+
+    The deviation is pooled over the rows, so the number does not depend on the observed effects.
+    The number is None if `estimates.MAX_PAIRS` are too few. None if no row has a deviation, or if
+    pairs share samples.
+    """
+    known = [found for found in differences if found and found.deviation is not None]
+    if any(found.shares_samples for found in known):
+        return None
+    degrees = sum(found.n - 1 for found in known)
+    if not degrees:
+        return None
+    squares = sum((found.n - 1) * (found.deviation or 0.0) ** 2 for found in known)
+    deviation = math.sqrt(squares / degrees)
+    if deviation == 0:
+        return None
+    return estimates.pairs_needed(sesoi / deviation, 1 - ALPHA / family), deviation
+
+
+def _equivalence_p(difference: Difference, family: int, sesoi: float | None) -> float | None:
+    """P of two one-sided t tests against -sesoi and sesoi, corrected for the family."""
+    if sesoi is None or not difference.standard_error:
+        return None
+    from scipy.special import stdtr
+
+    nearest = sesoi - abs(difference.mean)  # distance to the nearer bound
+    p = float(stdtr(difference.n - 1, -nearest / difference.standard_error))
+    return min(1.0, family * p)
