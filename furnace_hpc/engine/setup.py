@@ -16,6 +16,7 @@ from furnace_hpc.data.loading.staging import SCRATCH, stage
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import build_engine
+from furnace_hpc.engine.portable import check_portable
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.stop import StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
@@ -42,6 +43,8 @@ def set_up(
     _check_attempt(folder, record, processes)
     config = overridden(spec.config, record.overrides)
     _set_up_torch(config)
+    if config.portable:
+        check_portable(processes.device)
     columns = _open_columns(record.data_dir, spec.data_fingerprint, watchdog)
 
     model = _build_model(config, columns.manifest).to(processes.device)

@@ -1,0 +1,90 @@
+"""The run whose bits are recorded for every machine, and its packed data."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from furnace_hpc.config.grids.expansion import expand
+from furnace_hpc.config.grids.grid import load_grid
+from furnace_hpc.config.manifest import read_manifest
+from furnace_hpc.host import lifecycle
+
+RECORD = Path(__file__).parents[2] / "benchmarks/results/portable.json"
+STEPS = 100
+FULL = {"train": 240, "val": 60, "test": 90}
+TINY = {"train": 24, "val": 8, "test": 8}
+TINY_MODEL = {
+    "model.width": 16,
+    "model.num_heads": 2,
+    "model.feedforward": 32,
+    "model.text_layers": 1,
+    "global_batch_size": 8,
+}
+PACK = """
+import json, sys
+sys.executable = sys.argv[2] or sys.executable
+from pathlib import Path
+from furnace_hpc.data.sets.tridigits.pack import pack
+from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
+pack(TriDigitsKnobs(**json.loads(sys.argv[3])), Path(sys.argv[1]), lambda *_: None, workers=1)
+"""
+
+
+def pack(
+    out: Path, knobs: dict[str, Any], emulator: list[str] | None = None, python: str = ""
+) -> dict[str, str]:
+    """Pack TriDigits in a new process. Return the hash of each file, and the fingerprint.
+
+    Args:
+        out: folder of the pack.
+        knobs: sizes, and source of speech.
+        emulator: command in front of Python.
+        python: program by which the process starts espeak. Empty: this Python.
+    """
+    words = [sys.executable, "-c", PACK, str(out), python, json.dumps(knobs)]
+    run([*(emulator or []), *words], out.parent)
+    manifest = read_manifest(out)
+    hashes = {name: file.xxh3_128 for name, file in manifest.files.items()}
+    return hashes | {"fingerprint": manifest.fingerprint}
+
+
+def make_run(root: Path, data: Path, name: str, **changes: Any) -> Path:
+    """Make the run folder of the demo's first row and seed, with changes. Return the folder."""
+    grid = load_grid("ablation")
+    steps = changes.pop("steps", STEPS)
+    base = grid.base | {"steps": steps, "evaluation": {"every": steps, "select": "last"}}
+    base |= {"checkpoint_every": steps, "portable": changes.pop("portable", True)}
+    row = {"base": changes}
+    grid = grid.model_copy(update={"base": base, "variants": row, "seeds": (0,)})
+    spec = expand(grid, {"tridigits": read_manifest(data).fingerprint})[0]
+    folder = root / "runs" / name / spec.run_id
+    lifecycle.write_spec(str(folder), spec.model_dump_json())
+    return folder
+
+
+def train(folder: Path, data_root: Path, *before: str) -> dict[str, Any]:
+    """Train the run with `furnace train` in a new process. Return its result."""
+    words = [sys.executable, "-m", "furnace_hpc.train", str(folder), "--data-root", str(data_root)]
+    run([*before, *words], folder.parent)
+    return dict(json.loads((folder / "result.json").read_text()))
+
+
+def run(command: list[str], place: Path, **variables: str) -> str:
+    """Run a command without the variables that decide bits. Return its output."""
+    place.mkdir(parents=True, exist_ok=True)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MKL_", "ONEDNN_"))}
+    kept.pop("ATEN_CPU_CAPABILITY", None)
+    done = subprocess.run(
+        command,
+        cwd=place,
+        env=kept | {"DS_ACCELERATOR": "cpu"} | variables,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[:4]} exits with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
