@@ -24,7 +24,7 @@ _prepared = []  # True after `prepare` has set the variables before the import o
 
 def environment_of(spec: Mapping[str, Any]) -> Dict[str, str]:
     """The variables that the ranks of a run need. Empty unless its spec.json is portable."""
-    if spec["config"].get("portable"):
+    if spec.get("config", {}).get("portable"):
         return dict(ENVIRONMENT)
     return {}
 
@@ -35,7 +35,7 @@ def prepare() -> str:
     Returns:
         Why a portable run cannot start in this process. Empty if it can.
     """
-    problem = _missing_instructions()
+    problem = missing_instructions()
     if not problem and "torch" in sys.modules:
         problem = find_problem()
     if not problem:
@@ -46,7 +46,7 @@ def prepare() -> str:
 
 def find_problem() -> str:
     """Why this process cannot train a portable run. Empty if it can. It may have imported torch."""
-    problem = _missing_instructions()
+    problem = missing_instructions()
     if problem:
         return problem
     for name, wanted in ENVIRONMENT.items():
@@ -66,7 +66,7 @@ def find_problem() -> str:
 _WAYS = "`furnace submit`, `furnace train` or the sbatch templates, which set it before torch loads"
 
 
-def _missing_instructions() -> str:
+def missing_instructions() -> str:
     """Why the CPU cannot do it. Emulators show the flags of the real CPU in this file."""
     flags = set()
     with open(CPUINFO, encoding="utf-8", errors="replace") as file:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.grids.expansion import expand
-from furnace_hpc.config.grids.grid import load_grid
+from furnace_hpc.config.grids.grid import Grid, load_grid
 from furnace_hpc.config.manifest import read_manifest
 from furnace_hpc.host import lifecycle
 
-RECORD = Path(__file__).parents[2] / "benchmarks/results/portable.json"
+REFERENCE = Path(__file__).with_name("portable_reference.json")
 STEPS = 100
 FULL = {"train": 240, "val": 60, "test": 90}
 TINY = {"train": 24, "val": 8, "test": 8}
@@ -51,16 +51,22 @@ def pack(
     return hashes | {"fingerprint": manifest.fingerprint}
 
 
-def make_run(root: Path, data: Path, name: str, **changes: Any) -> Path:
-    """Make the run folder of the demo's first row and seed, with changes. Return the folder."""
+def make_grid(steps: int = STEPS, portable: bool = True, **changes: Any) -> Grid:
+    """The demo's first row and seed, with the selection of the last step."""
     grid = load_grid("ablation")
-    steps = changes.pop("steps", STEPS)
-    base = grid.base | {"steps": steps, "evaluation": {"every": steps, "select": "last"}}
-    base |= {"checkpoint_every": steps, "portable": changes.pop("portable", True)}
-    row = {"base": changes}
-    grid = grid.model_copy(update={"base": base, "variants": row, "seeds": (0,)})
+    base = grid.base | {
+        "steps": steps,
+        "evaluation": {"every": steps, "select": "last"},
+        "checkpoint_every": steps,
+        "portable": portable,
+    }
+    return grid.model_copy(update={"base": base, "variants": {"base": changes}, "seeds": (0,)})
+
+
+def make_run(root: Path, data: Path, grid: Grid) -> Path:
+    """Make the run folder of the grid's only run, for `furnace train`. Return the folder."""
     spec = expand(grid, {"tridigits": read_manifest(data).fingerprint})[0]
-    folder = root / "runs" / name / spec.run_id
+    folder = root / "runs" / grid.name / spec.run_id
     lifecycle.write_spec(str(folder), spec.model_dump_json())
     return folder
 
@@ -69,6 +75,11 @@ def train(folder: Path, data_root: Path, *before: str) -> dict[str, Any]:
     """Train the run with `furnace train` in a new process. Return its result."""
     words = [sys.executable, "-m", "furnace_hpc.train", str(folder), "--data-root", str(data_root)]
     run([*before, *words], folder.parent)
+    return result_of(folder)
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """The result of a finished run."""
     return dict(json.loads((folder / "result.json").read_text()))
 
 
