@@ -1,4 +1,4 @@
-"""Check that a process trains a portable run with the instructions that all machines share."""
+"""Prepare a process for a portable run: it must compute as all other machines do."""
 
 import socket
 
@@ -6,10 +6,11 @@ import torch
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.portable import ENVIRONMENT, find_problem
+from furnace_hpc.model.square_root import round_correctly
 
 
-def check_portable(device: torch.device) -> None:
-    """Check the device, the environment, and what torch has made of it.
+def set_up_portable(device: torch.device) -> None:
+    """Check the device, the environment and what torch has made of it. Then fix the square roots.
 
     Raises:
         ConfigError: the rank has a GPU, the process was started without the environment of
@@ -26,6 +27,7 @@ def check_portable(device: torch.device) -> None:
         problem = _find_torch_problem()
     if problem:
         raise ConfigError(f"the run is portable, but {problem}.")
+    round_correctly(True)
 
 
 def _find_torch_problem() -> str:

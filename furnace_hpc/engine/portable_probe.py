@@ -10,7 +10,7 @@ import torch
 
 from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
-from furnace_hpc.engine.portable import check_portable
+from furnace_hpc.engine.portable import set_up_portable
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
@@ -24,7 +24,7 @@ TASKS = (TaskConfig(name="digit"),)
 def main() -> None:
     """Print the hash, and the version of torch to which it belongs."""
     torch.set_num_threads(1)
-    check_portable(torch.device("cpu"))
+    set_up_portable(torch.device("cpu"))
     print(json.dumps({"torch": torch.__version__, "parameters_sha256": hash_of_steps()}))
 
 

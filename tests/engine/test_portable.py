@@ -24,7 +24,7 @@ PROBE = [sys.executable, "-P", "-m", "furnace_hpc.engine.portable_probe"]
 def test_a_gpu_is_refused():
     message = r"for CPUs alone, and this rank on .* has cuda:1\. Submit with --set portable=false"
     with pytest.raises(ConfigError, match=message):
-        portable.check_portable(torch.device("cuda", 1))
+        portable.set_up_portable(torch.device("cuda", 1))
 
 
 @pytest.fixture
@@ -39,25 +39,25 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_the_right_process_is_accepted(environment):
-    portable.check_portable(CPU)
+    portable.set_up_portable(CPU)
 
 
 def test_other_instructions_of_torch_are_refused(environment):
     environment.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     with pytest.raises(ConfigError, match="torch uses AVX512 on this CPU, wanted AVX2"):
-        portable.check_portable(CPU)
+        portable.set_up_portable(CPU)
 
 
 def test_more_threads_are_refused(environment):
     environment.setattr(torch, "get_num_threads", lambda: 4)
     with pytest.raises(ConfigError, match="torch has 4 threads, wanted 1"):
-        portable.check_portable(CPU)
+        portable.set_up_portable(CPU)
 
 
 def test_a_missing_variable_is_refused(environment):
     environment.delenv("MKL_CBWR")
     with pytest.raises(ConfigError, match="MKL_CBWR is not set in this process"):
-        portable.check_portable(CPU)
+        portable.set_up_portable(CPU)
 
 
 def test_the_local_queue_gives_portable_runs_no_gpu(monkeypatch):

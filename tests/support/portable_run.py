@@ -16,6 +16,7 @@ REFERENCE = Path(__file__).with_name("portable_reference.json")
 STEPS = 100
 FULL = {"train": 240, "val": 60, "test": 90}
 TINY = {"train": 24, "val": 8, "test": 8}
+LOSSES = {"loss.alpha": 0.5, "loss.beta": 0.3}
 TINY_MODEL = {
     "model.width": 16,
     "model.num_heads": 2,
@@ -52,7 +53,7 @@ def pack(
 
 
 def make_grid(steps: int = STEPS, portable: bool = True, **changes: Any) -> Grid:
-    """The demo's first row and seed, with the selection of the last step."""
+    """The demo's row with all losses and its first seed. The last step is selected."""
     grid = load_grid("ablation")
     base = grid.base | {
         "steps": steps,
@@ -60,7 +61,7 @@ def make_grid(steps: int = STEPS, portable: bool = True, **changes: Any) -> Grid
         "checkpoint_every": steps,
         "portable": portable,
     }
-    return grid.model_copy(update={"base": base, "variants": {"base": changes}, "seeds": (0,)})
+    return grid.model_copy(update={"base": base, "variants": {"base": LOSSES | changes}, "seeds": (0,)})
 
 
 def make_run(root: Path, data: Path, grid: Grid) -> Path:
