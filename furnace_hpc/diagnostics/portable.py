@@ -11,7 +11,7 @@ from furnace_hpc.host.portable import ENVIRONMENT, missing_instructions
 NAME = "portable bits"
 TIMEOUT_S = 300  # torch from a cold network file system takes a minute
 # version of torch -> hash of the parameters after the steps of engine/portable_probe.py
-EXPECTED = {"2.13.0": "@@"}
+EXPECTED = {"2.13.0": "140d8318cc29cc61f8f6d0fca0c8096386ff54e53517ec9d62e79a2e761a2f98"}
 PINNED = "install the pinned versions (constraints.txt)"
 
 

@@ -21,6 +21,7 @@ DECIDING = (
     "config/model_config.py",
     "config/deepspeed_file.py",
     "config/manifest.py",
+    "host/portable.py",
 )
 
 

@@ -61,7 +61,9 @@ def make_grid(steps: int = STEPS, portable: bool = True, **changes: Any) -> Grid
         "checkpoint_every": steps,
         "portable": portable,
     }
-    return grid.model_copy(update={"base": base, "variants": {"base": LOSSES | changes}, "seeds": (0,)})
+    return grid.model_copy(
+        update={"base": base, "variants": {"base": LOSSES | changes}, "seeds": (0,)}
+    )
 
 
 def make_run(root: Path, data: Path, grid: Grid) -> Path:
