@@ -1,6 +1,7 @@
 """Check this machine, its disks, and its Slurm for problems before a run has them.
 
 furnace doctor                          this machine, Slurm's settings and, by a short job, one node
+furnace doctor --portable               also: do portable runs have the recorded bits here?
 furnace doctor --write-profile mine     the same, and write slurm/clusters/mine.yaml
 """
 
@@ -22,6 +23,7 @@ from furnace_hpc.console.options import Cluster, RunsRoot
 from furnace_hpc.diagnostics import node, slurm, this_machine
 from furnace_hpc.diagnostics.device import device_checks
 from furnace_hpc.diagnostics.disk import disk_checks
+from furnace_hpc.diagnostics.portable import portable_checks
 from furnace_hpc.diagnostics.profile_writer import (
     check_new,
     choose_partitions,
@@ -52,6 +54,10 @@ def main(
     no_job: Annotated[
         bool, typer.Option("--no-job", help="start no job, so check no compute node")
     ] = False,
+    portable: Annotated[
+        bool,
+        typer.Option("--portable", help="also check that portable runs have the recorded bits"),
+    ] = False,
     write: Annotated[
         str, typer.Option("--write-profile", help="write slurm/clusters/NAME.yaml", metavar="NAME")
     ] = "",
@@ -81,6 +87,9 @@ def main(
     _progress(shows_progress, "checking this machine ...")
     sections = _this_machine(root, on_slurm or node.in_job())
     facts: SlurmFacts | None = None
+    if portable:
+        _progress(shows_progress, "training a few portable steps ...")
+        sections.append(run_checks("Portable runs", portable_checks))
     if on_slurm:
         _progress(shows_progress, "querying Slurm ...")
         facts = _query_slurm(profile, write, partition)

@@ -17,6 +17,7 @@ from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.launch.rank_main import prepare_portable
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
@@ -49,6 +50,7 @@ def main(
     keep_private(os.environ.get(GROUP_ACCESS) == "1")
     # Checkpoints are pickles, which can run code.
     check_place(folder.path, folder.path.parent.parent)
+    prepare_portable(folder)
     from furnace_hpc.engine.loop import train
     from furnace_hpc.engine.ranks.distributed import RankInfo
 

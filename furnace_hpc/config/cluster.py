@@ -1,10 +1,12 @@
 """Define and read cluster profiles: executor, flags of a site, default resources."""
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from furnace_hpc.config.base import Config, Name, OneList
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import (
     check_is_own,
     find_file,
@@ -12,8 +14,9 @@ from furnace_hpc.config.parsing.lookup import (
     names_of,
     read_with_source,
 )
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.validation import validate
-from furnace_hpc.config.train_config import Resources
+from furnace_hpc.config.train_config import Resources, TrainConfig
 
 
 def _no_control_characters(text: str) -> str:
@@ -141,6 +144,24 @@ class ClusterProfile(Config):
         """(nodes, processes_per_node) of a run: of its grid, else of this profile."""
         nodes = resources.nodes or self.nodes
         return nodes, resources.processes_per_node or self.processes_per_node
+
+
+def check_portable(profile: ClusterProfile, config: TrainConfig, resources: Resources) -> None:
+    """Raise ConfigError if the ranks of a portable run would get GPUs. The local queue gives none.
+
+    DeepSpeed's variable DS_ACCELERATOR keeps ranks on the CPU.
+    """
+    if not config.portable or profile.executor != "slurm" or profile.gpu_flag is None:
+        return
+    on_cpu = os.environ.get("DS_ACCELERATOR") == "cpu"
+    on_cpu = on_cpu or any("DS_ACCELERATOR=cpu" in line for line in profile.setup)
+    gpus = profile.gpus(*profile.shape(resources))
+    if gpus and not on_cpu:
+        raise ConfigError(
+            f"portable: true trains on CPUs, and cluster {profile.name!r} gives each run "
+            f"{counted(gpus, 'GPU')}. Add --set portable=false, or use a profile with "
+            f"gpus_per_node: 0"
+        )
 
 
 def load_profile(name: str) -> ClusterProfile:

@@ -8,15 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from furnace_hpc.config.base import (
-    ADDED_LATER,
-    NOT_IDENTITY,
-    Beta,
-    Config,
-    Name,
-    Partitions,
-    Seed,
-)
+from furnace_hpc.config.base import ADDED_LATER, NOT_IDENTITY, Beta, Config, Name, Partitions, Seed
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.identity import identity_hash, seeded_hashes
@@ -120,6 +112,12 @@ class TrainConfig(Config):
     )
     deterministic: bool = Field(
         default=True, description="CUDA: use only algorithms that give the same bits every time"
+    )
+    portable: bool = Field(
+        default=False,
+        json_schema_extra=ADDED_LATER,
+        description="train on CPUs with the same bits on every x86-64 CPU with AVX2, in one thread "
+        "per process. GPUs are refused",
     )
     log_every: int = Field(
         default=10, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between records"

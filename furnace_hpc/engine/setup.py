@@ -16,12 +16,14 @@ from furnace_hpc.data.loading.staging import SCRATCH, stage
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import build_engine
+from furnace_hpc.engine.portable import set_up_portable
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.stop import StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
+from furnace_hpc.model.square_root import round_correctly
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt, read_attempt
@@ -42,6 +44,9 @@ def set_up(
     _check_attempt(folder, record, processes)
     config = overridden(spec.config, record.overrides)
     _set_up_torch(config)
+    round_correctly(False)
+    if config.portable:
+        set_up_portable(processes.device)
     columns = _open_columns(record.data_dir, spec.data_fingerprint, watchdog)
 
     model = _build_model(config, columns.manifest).to(processes.device)

@@ -11,6 +11,7 @@ Exit codes: 0 done; 3 the run is done already; 1 any other problem, with one lin
 Standard library only, syntax of Python 3.6.
 """
 
+import json
 import os
 import re
 import shlex
@@ -24,7 +25,7 @@ if __name__ == "__main__":
     # Python puts this script's folder on the path. Its modules could hide the standard library's.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from furnace_hpc.host import gpu_check, lifecycle
+from furnace_hpc.host import gpu_check, lifecycle, portable
 from furnace_hpc.host.json_lines import read_json_lines
 from furnace_hpc.host.regular_file import open_regular
 
@@ -115,7 +116,8 @@ def _scontrol_requeue(job: str) -> str:
 def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
     with open_regular(os.path.join(submission, "specs.jsonl")) as file:
         file.seek(row["spec_at"][0])
-        lifecycle.write_spec(row["run_dir"], file.read(row["spec_at"][1]).decode("utf-8"))
+        spec = file.read(row["spec_at"][1]).decode("utf-8")
+    lifecycle.write_spec(row["run_dir"], spec)
     facts = dict(row["facts"], job_id=job)
     try:
         number = lifecycle.begin(row["run_dir"], facts, lifecycle.holder(pid))
@@ -130,6 +132,8 @@ def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
         "FURNACE_CODE": row["code"],
     }
     text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+    for name, value in portable.environment_of(json.loads(spec)).items():
+        text += f"export {name}={value}\n"
     # a path may hold bytes that are not UTF-8
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
 

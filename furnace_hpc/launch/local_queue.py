@@ -18,6 +18,7 @@ from submitit.local.local import LocalExecutor, LocalJob
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host import lifecycle
+from furnace_hpc.host.portable import ENVIRONMENT as PORTABLE
 from furnace_hpc.launch.batch_script import rank_command
 from furnace_hpc.launch.local_progress import Progress
 from furnace_hpc.launch.plan import Plan, PlannedRun
@@ -119,6 +120,8 @@ class Queue:
         run, code = self._plan.runs[index], self._codes[index]
         self._check(run.folder.path, code)
         gpus = self._slots.gpus_of(slot)
+        if run.spec.config.portable:
+            gpus = ()
         try:
             attempt = self._begin(run, gpus)
         except lifecycle.Busy as busy:
@@ -157,6 +160,8 @@ class Queue:
             "PYTHONPATH": os.pathsep.join(import_from),
             "PYTHONSAFEPATH": "1",
         }
+        if run.spec.config.portable:
+            environment |= PORTABLE
         with environment_of_jobs(**environment), _terminal_signals_blocked():
             return executor.submit(run_task, str(self._submission.path))
 
@@ -201,18 +206,21 @@ def submit_plan(plan: Plan) -> bool:
     The caller holds the grid's lock.
     """
     submission = write_submission(plan)
-    slots = find_slots(max((run.world_size for run in plan.to_do), default=1))
+    on_gpus = not all(run.spec.config.portable for run in plan.to_do)
+    slots = find_slots(max((run.world_size for run in plan.to_do), default=1), on_gpus)
     with Progress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
         return Queue(plan, submission, slots, progress).work()
 
 
-def find_slots(world_size: int) -> Slots:
+def find_slots(world_size: int, on_gpus: bool = True) -> Slots:
     """Return this machine's slots for runs of `world_size` processes: GPUs if enough, else cores.
+
+    Portable runs use no GPU: `on_gpus` is false if all runs are portable.
 
     Raises:
         ConfigError: CUDA_VISIBLE_DEVICES has no numbers.
     """
-    gpus = _visible_gpus()
+    gpus = _visible_gpus() if on_gpus else []
     width = len(gpus) // world_size
     if width:
         parts = (gpus[i * world_size : (i + 1) * world_size] for i in range(width))

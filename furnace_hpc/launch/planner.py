@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.cluster import ClusterProfile, check_portable
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
@@ -105,6 +105,7 @@ def _plan_run(
     nodes, per_node = profile.shape(spec.resources)
     shape = Shape(nodes, per_node, spec.resources.timeout_min, spec.resources.partition)
     _check_time_limit(spec, profile)
+    check_portable(profile, spec.config, spec.resources)
     found = _find(spec, grid, choices, same_runs)
     decision = _within_budget(_decide(found, choices), spec, found)
     overrides = _overrides(spec, found, decision.action, choices)

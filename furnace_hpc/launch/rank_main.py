@@ -1,6 +1,7 @@
 """The entry point of every rank, in a Slurm array, a script by hand, or the local queue."""
 
 import faulthandler
+import json
 import os
 import sys
 import traceback
@@ -11,7 +12,9 @@ from typing import NamedTuple
 import furnace_hpc
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.text_safety import Masking
+from furnace_hpc.host import portable
 from furnace_hpc.host.lifecycle import START_S
+from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.verdict import Verdict
 from furnace_hpc.runs.trust import check_trusted
@@ -58,6 +61,7 @@ def run_task(submission: str = "") -> None:
 def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: Verdict) -> int:
     """Import the engine, train, and return the exit code."""
     _check_code()
+    prepare_portable(folder)
     # A file system may hang during the imports, before any watchdog runs.
     faulthandler.dump_traceback_later(START_S, exit=True, file=2)
     # Only compute nodes import torch and DeepSpeed.
@@ -67,6 +71,18 @@ def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: Verdict) -> int
     faulthandler.cancel_dump_traceback_later()
     info = RankInfo(*rank, rendezvous=folder.rendezvous(attempt))
     return train(folder, attempt, info, verdict)
+
+
+def prepare_portable(folder: RunFolder) -> None:
+    """Set the environment of a portable run. Call it before torch is imported.
+
+    Raises:
+        ConfigError: this process cannot train the run, which is portable.
+    """
+    if not portable.environment_of(json.loads(read_regular(folder.spec))):
+        return
+    if problem := portable.prepare():
+        raise ConfigError(f"run {folder.run_id} is portable, but {problem}")
 
 
 def find_rank() -> Rank:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from furnace_hpc.config.model_config import LossConfig, TaskConfig
+from furnace_hpc.model.square_root import square_root
 
 VICREG_EPS = 1e-4  # from the paper. It keeps the gradient finite if a feature is constant.
 
@@ -175,7 +176,7 @@ def _spread(x_NP: Tensor, counts_N1: Tensor, gamma: float) -> tuple[Tensor, Tens
     covariance_PP = centred_NP.T @ centred_NP / (count - 1).clamp(min=1)
     enough = (count > 1).float()
     different_PP = covariance_PP - torch.diag(covariance_PP.diagonal())
-    hinge = functional.relu(gamma - (variance_P + VICREG_EPS).sqrt()).mean()
+    hinge = functional.relu(gamma - square_root(variance_P + VICREG_EPS)).mean()
     return enough * hinge, enough * different_PP.square().sum() / x_NP.shape[1]
 
 
@@ -198,5 +199,5 @@ def feature_norm(features_BMD: Tensor, present_BM: Tensor) -> Tensor:
     """Mean L2 norm of the present modalities' features. The norm is per sample and modality."""
     present = present_BM.float()
     # Without the small number, the gradient at exactly 0 (an absent modality) is NaN.
-    norm_BM = (features_BMD.square().sum(2) + 1e-12).sqrt()
+    norm_BM = square_root(features_BMD.square().sum(2) + 1e-12)
     return ((norm_BM * present).sum(1) / present.sum(1).clamp(min=1)).mean()

@@ -22,6 +22,7 @@ DECIDING = (
     "config/deepspeed_file.py",
     "config/manifest.py",
     "config/seeds.py",
+    "host/portable.py",
 )
 
 

@@ -74,6 +74,7 @@ OTHER = {
     "global_batch_size": 8,
     "micro_batch_size": 4,
     "deterministic": False,
+    "portable": True,
 }
 NO_NUMBERS = {
     "log_every": 3,
@@ -126,7 +127,7 @@ def test_every_field_of_the_config_is_tried_above():
 def test_run_ids_of_the_shipped_grids_stay():
     """Digits of runs that were made before VICReg's fields existed."""
     made = {
-        "ablation": "base-s0-73605b8b",
+        "ablation": "base-s0-20fff042",  # base-s0-73605b8b before it was portable
         "fusion": "late-s0-d3d19f3a",
         "mmimdb": "text-s0-17131796",
     }
@@ -137,6 +138,17 @@ def test_run_ids_of_the_shipped_grids_stay():
         runs = expand(asked, {data: "0" * 16 for row in rows for data in row.packs}, rows)
         assert [runs[0].run_id, runs[0].run_id] == [run_id, run_ids(runs)[0]]
         assert run_ids(runs) == [spec.run_id for spec in runs]
+
+
+def test_only_portable_true_is_part_of_run_ids():
+    shipped, ids = load_grid("ablation"), {}
+    for portable in ({}, {"portable": False}, {"portable": True}):
+        base = {key: value for key, value in shipped.base.items() if key != "portable"}
+        asked = shipped.model_copy(update={"base": base | portable})
+        ids[str(portable)] = expand(asked, {"tridigits": "0" * 16})[0].run_id
+    without, false, true = ids.values()
+    assert without == false == "base-s0-73605b8b"  # of runs that were made before the key existed
+    assert true == "base-s0-20fff042"
 
 
 def test_a_field_added_later_counts_once_it_is_changed():

@@ -17,6 +17,7 @@ EXPECTED = {
     "nothing": "accepted",
     "code": "the code has changed since run base-s0-",
     "fingerprint": "the run was made for 0123456789abcdef",
+    "portable": "the run is portable, but ATEN_CPU_CAPABILITY is not set in this process",
     "file": "ack the data set again",
     "manifest": "has no manifest.json",
 }
@@ -34,7 +35,7 @@ def prepare(folder: Path, small_data: Path, change: str) -> str:
     spec = RunSpec(
         grid="g",
         variant="base",
-        config=make_config(),
+        config=make_config(portable=change == "portable"),
         resources=Resources(),
         data_fingerprint=fingerprint,
     )

@@ -118,3 +118,28 @@ def test_group_in_the_profile_trusts_the_group(tmp_path):
     done, run, _, _ = execute(tmp_path, "done", 0, meanwhile=open_to_group, group=True)
     assert done.returncode == 0, done.stdout
     assert run.result.stat().st_mode & 0o777 == 0o660
+
+
+RECORD_VARIABLES = (
+    'printf "%s|" "$ATEN_CPU_CAPABILITY" "$ONEDNN_MAX_CPU_ISA" "$MKL_CBWR" "$OMP_NUM_THREADS" '
+    '> "$STAND_IN/variables"'
+)
+
+
+@pytest.mark.parametrize(
+    ("portable", "values"), [(True, "avx2|AVX2|COMPATIBLE|1|"), (False, "|||8|")]
+)
+def test_ranks_of_a_portable_run_get_its_variables(tmp_path, monkeypatch, portable, values):
+    """They replace those of the user and of the profile's setup lines."""
+    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"):
+        monkeypatch.delenv(name, raising=False)
+    done, *_, tools = execute(
+        tmp_path,
+        "done",
+        0,
+        then=RECORD_VARIABLES,
+        asked=grid(base={**grid().base, "portable": portable}),
+        setup=("export OMP_NUM_THREADS=8",),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tools / "variables").read_text() == values

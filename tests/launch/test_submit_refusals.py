@@ -6,8 +6,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from login_study import FINGERPRINT, begin, dead_holder, pack, refused, specs, write_grid
+import yaml
+from login_study import (
+    FINGERPRINT,
+    GRID,
+    begin,
+    dead_holder,
+    grid,
+    pack,
+    planned,
+    refused,
+    specs,
+    write_grid,
+)
 
+from furnace_hpc.config.cluster import ClusterProfile, check_portable
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.launch.submission import grid_lock
 from furnace_hpc.runs.folder import GridFolder
 
@@ -110,3 +124,30 @@ def test_no_space(place):
             (full / "more").write_bytes(bytes(1 << 20))
         message = only(place)
         assert "No space left on device: free some space there, or choose another" in message
+
+
+def test_a_portable_run_with_gpus_is_refused(tmp_path, monkeypatch):
+    """At submission, not when its job starts."""
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    profile = ClusterProfile(name="c", executor="slurm", gpus_per_node=4)
+    asked = grid(base={**GRID["base"], "portable": True})
+    with pytest.raises(ConfigError) as error:
+        planned(tmp_path, asked, profile)
+    assert str(error.value).endswith(
+        "portable: true trains on CPUs, and cluster 'c' gives each run 4 GPUs. Add --set "
+        "portable=false, or use a profile with gpus_per_node: 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "setup", "portable"),
+    [(4, "[]", False), (0, "[]", True), (4, "[export DS_ACCELERATOR=cpu]", True)],
+    ids=["not portable", "no GPUs", "GPUs unused"],
+)
+def test_no_gpus_are_not_refused(monkeypatch, gpus, setup, portable):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    profile = ClusterProfile(
+        name="c", executor="slurm", gpus_per_node=gpus, setup=tuple(yaml.safe_load(setup))
+    )
+    spec = specs(base={**GRID["base"], "portable": portable})[0]
+    check_portable(profile, spec.config, spec.resources)

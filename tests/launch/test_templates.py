@@ -10,6 +10,7 @@ from batch_study import SRUN, stand_in
 from login_study import command, grid, pack, planned, write_grid
 
 from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.host.portable import ENVIRONMENT
 from furnace_hpc.launch.submission import write_specs, write_submission
 from furnace_hpc.runs.snapshot import source
 
@@ -107,3 +108,35 @@ def test_a_relative_python_path_reaches_no_python(tmp_path, submission, name):
     assert done.returncode == 0, done.stdout + done.stderr
     code = tmp_path / "runs" / "study" / "code" / source().snapshot_hash
     assert (tools / "path").read_text() == f"{code}:/absolute"
+
+
+@pytest.mark.parametrize("name", ["array", "train"])
+@pytest.mark.parametrize("portable", [True, False])
+def test_a_portable_run_gets_its_variables(tmp_path, name, portable):
+    base = {**grid().base, "portable": portable}
+    profile = ClusterProfile(name="c", executor="slurm", gpu_flag=None)
+    plan = planned(tmp_path / "runs", grid(base=base), profile)
+    written, tools = write_submission(plan), tmp_path / "tools"
+    write_specs(plan)
+    tools.mkdir()
+    stand_in(tools / "srun", SRUN)
+    variables = {n: v for n, v in os.environ.items() if n not in ENVIRONMENT}
+    variables |= {
+        "SLURM_JOB_ID": "93",
+        "SLURM_ARRAY_JOB_ID": "91",
+        "SLURM_ARRAY_TASK_ID": "0",
+        "FURNACE_PYTHON": sys.executable,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "STAND_IN": str(tools),
+        "WORDS": "done",
+        "CODE": "0",
+        "THEN": 'env > "$STAND_IN/variables"',
+    }
+    place = {"array": str(written.path), "train": written.rows[0].run_dir}[name]
+    script = ["bash", str(SLURM / f"{name}.sbatch"), place]
+    done = subprocess.run(script, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = dict(
+        line.partition("=")[::2] for line in (tools / "variables").read_text().splitlines()
+    )
+    assert {n: found[n] for n in ENVIRONMENT if n in found} == (ENVIRONMENT if portable else {})

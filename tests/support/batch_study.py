@@ -9,6 +9,7 @@ from typing import Any
 from login_study import grid, planned, read_rows
 
 from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.launch.arrays import Limits, next_wave
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.launch.submission import write_submission
@@ -46,6 +47,7 @@ def execute(
     row: int = 2,
     meanwhile: Callable[[], Any] = lambda: None,
     then: str = "",
+    asked: Grid | None = None,
     **facts: Any,
 ):
     """Run the batch script of a whole submission as Slurm would run one array element."""
@@ -56,7 +58,7 @@ def execute(
     stand_in(tools / "sleep", "exit 0\n")
     plan = planned(
         tmp_path / "runs of 'mine'",
-        grid(),
+        asked or grid(),
         ClusterProfile(name="c", executor="slurm", gpu_flag=None, **facts),
     )
     submission = write_submission(plan).path

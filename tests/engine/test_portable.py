@@ -1,0 +1,116 @@
+"""Portable runs: the recorded bits on every machine, and refusals where they cannot be had."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import portable_run
+import pytest
+import torch
+import yaml
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.diagnostics.portable import EXPECTED
+from furnace_hpc.engine import portable
+from furnace_hpc.host.portable import ENVIRONMENT
+from furnace_hpc.launch.local_queue import find_slots
+
+CPU = torch.device("cpu")
+RECORDED = json.loads(portable_run.REFERENCE.read_text())
+PROBE = [sys.executable, "-P", "-m", "furnace_hpc.engine.portable_probe"]
+
+
+def test_a_gpu_is_refused():
+    message = r"for CPUs alone, and this rank on .* has cuda:1\. Submit with --set portable=false"
+    with pytest.raises(ConfigError, match=message):
+        portable.set_up_portable(torch.device("cuda", 1))
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A process in which torch was imported with the variables."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("furnace_hpc.host.portable._prepared", [True])
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    return monkeypatch
+
+
+def test_the_right_process_is_accepted(environment):
+    portable.set_up_portable(CPU)
+
+
+def test_other_instructions_of_torch_are_refused(environment):
+    environment.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    with pytest.raises(ConfigError, match="torch uses AVX512 on this CPU, wanted AVX2"):
+        portable.set_up_portable(CPU)
+
+
+def test_more_threads_are_refused(environment):
+    environment.setattr(torch, "get_num_threads", lambda: 4)
+    with pytest.raises(ConfigError, match="torch has 4 threads, wanted 1"):
+        portable.set_up_portable(CPU)
+
+
+def test_a_missing_variable_is_refused(environment):
+    environment.delenv("MKL_CBWR")
+    with pytest.raises(ConfigError, match="MKL_CBWR is not set in this process"):
+        portable.set_up_portable(CPU)
+
+
+def test_the_local_queue_gives_portable_runs_no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert find_slots(1).gpus == ((0,), (1,))
+    slots = find_slots(1, on_gpus=False)
+    assert (slots.gpus, slots.num_threads) == ((), 1)
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("portable")
+    hashes = portable_run.pack(root / "tridigits", portable_run.FULL | {"speech": "bank"})
+    assert hashes["fingerprint"] == RECORDED["fingerprint"], "the packed data differ"
+    return root
+
+
+@pytest.mark.slow
+def test_a_run_has_the_recorded_bits(data_root: Path, tmp_path: Path):
+    """100 steps of the demo's first row, by `furnace train`."""
+    folder = portable_run.make_run(tmp_path, data_root / "tridigits", portable_run.make_grid())
+    found = portable_run.train(folder, data_root)
+    assert found["parameters_sha256"] == RECORDED["parameters_sha256"]
+    assert found["num_threads"] == 1
+
+
+@pytest.mark.slow
+def test_the_local_queue_has_the_recorded_bits(data_root: Path, tmp_path: Path):
+    grid = portable_run.make_grid()
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid.model_dump(mode="json")))
+    words = ["--grid", "grid.yaml", "--cluster", "local", "--data-root", str(data_root)]
+    portable_run.run([sys.executable, "-m", "furnace_hpc.submit", *words], tmp_path, MKL_CBWR="AVX")
+    [folder] = (tmp_path / "runs" / grid.name).glob("base-s0-*")
+    found = portable_run.result_of(folder)
+    assert found["parameters_sha256"] == RECORDED["parameters_sha256"]
+
+
+@pytest.mark.slow
+def test_without_portable_the_bits_are_others(data_root: Path, tmp_path: Path):
+    """So the comparison can fail: on each CPU this run takes other instructions."""
+    grid = portable_run.make_grid(portable=False)
+    folder = portable_run.make_run(tmp_path, data_root / "tridigits", grid)
+    found = portable_run.train(folder, data_root, "env", "OMP_NUM_THREADS=1")
+    assert found["parameters_sha256"] != RECORDED["parameters_sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("cpu", ["Haswell-v4", "EPYC-Rome"])
+def test_an_emulated_cpu_has_the_recorded_bits(tmp_path: Path, cpu: str):
+    """A short training under qemu-user, as a CPU of Intel and of AMD."""
+    if not shutil.which("qemu-x86_64"):
+        pytest.skip("no qemu-x86_64: apt-get install qemu-user")
+    wanted = EXPECTED[torch.__version__.partition("+")[0]]
+    printed = portable_run.run(["qemu-x86_64", "-cpu", cpu, *PROBE], tmp_path, **ENVIRONMENT)
+    assert json.loads(printed.splitlines()[-1])["parameters_sha256"] == wanted
