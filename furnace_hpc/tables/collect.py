@@ -14,6 +14,7 @@ from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
+from furnace_hpc.tables.factors import factor_effects
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.reading.cache import Records, read_records
@@ -80,7 +81,13 @@ def collect(
         rows = with_verdicts(rows, grid)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     return Ablation(
-        grid, rows, notes, records, why_no_verdict=why_no_verdict, resolution=resolution
+        grid,
+        rows,
+        notes,
+        records,
+        why_no_verdict=why_no_verdict,
+        resolution=resolution,
+        effects=factor_effects(grid, rows, resolution, has_verdicts=not why_no_verdict),
     )
 
 

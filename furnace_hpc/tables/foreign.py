@@ -16,6 +16,7 @@ from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.collect import compare_rows, with_verdicts
+from furnace_hpc.tables.factors import SEVERAL, factor_effects
 from furnace_hpc.tables.notes import notes_of_values
 from furnace_hpc.tables.reading.cache import no_records
 from furnace_hpc.tables.reading.foreign.columns import Query
@@ -23,7 +24,6 @@ from furnace_hpc.tables.reading.foreign.runs import ForeignRun, ForeignRuns, rea
 from furnace_hpc.tables.table import Ablation, Draw, ForeignResult, ForeignSpec, Note, Run, Source
 from furnace_hpc.tables.text import list_names
 
-SEVERAL = "several values"  # of a setting that differs between the runs of a row
 USUAL_REFERENCES = ("base", "baseline", "reference")  # without --reference
 
 
@@ -79,7 +79,14 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
 
     rows = with_verdicts(compare_rows(named, reference, settings_of=settings_of), grid)
     notes = [*notes_of_values(grid, rows), *_mixed_settings(settings)]
-    return Ablation(grid, rows, tuple(notes), no_records(), source=_source(wanted, found))
+    return Ablation(
+        grid,
+        rows,
+        tuple(notes),
+        no_records(),
+        source=_source(wanted, found),
+        effects=factor_effects(grid, rows),
+    )
 
 
 def _direction(wanted: ForeignTable) -> Direction:

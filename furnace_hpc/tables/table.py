@@ -22,6 +22,7 @@ from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, row_costs
 from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics import estimates, resampling
+from furnace_hpc.tables.statistics.factorial import FactorEffects
 from furnace_hpc.tables.statistics.verdicts import Verdict
 
 
@@ -220,6 +221,7 @@ class Ablation:
     source: Source | None = None  # None if the runs are of Furnace
     why_no_verdict: str = ""  # why no row has a verdict, as a sentence; empty if rows have one
     resolution: float = 0.0  # smallest possible change of a value; 0 if unknown
+    effects: FactorEffects | None = None  # None if the rows are not a full product of factors
 
     @cached_property
     def metric(self) -> Metric:

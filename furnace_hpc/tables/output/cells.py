@@ -226,8 +226,12 @@ def _difference(ablation: Ablation, row: Row) -> str:
 
 def difference_text(ablation: Ablation, row: Row) -> str:
     """Mean difference and interval: `+2.0 [0.4, 3.6]`."""
-    difference = row.difference or NO_DIFFERENCE
-    scale = ablation.metric.scale.for_deviation(difference.deviation, difference.mean)
+    return text_of_difference(ablation.metric.scale, row.difference or NO_DIFFERENCE)
+
+
+def text_of_difference(scale: Scale, difference: Difference) -> str:
+    """Mean and interval, with two significant digits of the standard deviation."""
+    scale = scale.for_deviation(difference.deviation, difference.mean)
     if difference.shown is None:
         return scale.show(difference.mean, signed=True)
     scale = scale.for_interval(difference.shown)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from furnace_hpc.tables.output.captions import caption, short_caption
 from furnace_hpc.tables.output.cells import all_cells, format_changes, headings, lettered
+from furnace_hpc.tables.output.effects import effects_latex
 from furnace_hpc.tables.output.escape import one_line
 from furnace_hpc.tables.output.latex_letters import ACCENTS, WIDE, Letters, is_wide, letters_of
 from furnace_hpc.tables.output.render import WORDS, cell_texts
@@ -47,8 +48,10 @@ def to_latex(ablation: Ablation) -> str:
     """
     parts = _parts(ablation)
     if len(parts.body) > MAX_ROWS or parts.num_lines > MAX_LINES:
-        return "\n".join(_longtable(parts))
-    return "\n".join(_table(parts))
+        lines = _longtable(parts)
+    else:
+        lines = _table(parts)
+    return "\n".join(lines + effects_latex(ablation, escaped, SMALL))
 
 
 def lost_letters(ablation: Ablation) -> str:

@@ -17,6 +17,7 @@ from furnace_hpc.tables.output.cells import (
     headings,
     lettered,
 )
+from furnace_hpc.tables.output.effects import effects_markdown, effects_terminal
 from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
 from furnace_hpc.tables.statistics.estimates import Difference
 from furnace_hpc.tables.table import Ablation, Row, Run
@@ -66,6 +67,25 @@ def runs_lines(ablation: Ablation) -> list[dict[str, Any]]:
     return [_csv_run(run, row, metrics, references) for row in ablation.rows for run in row.runs]
 
 
+def to_effects_csv(ablation: Ablation) -> str:
+    """One line per effect of a factor. Empty if the rows are not a full product."""
+    if ablation.effects is None:
+        return ""
+    return _csv(
+        [
+            {
+                "name": effect.name,
+                "kind": "interaction" if effect.is_interaction else "main",
+                "metric": ablation.metric.name,
+                **_csv_difference(effect.difference),
+                "verdict": effect.verdict,
+                "gaps": ablation.effects.gaps,
+            }
+            for effect in ablation.effects.effects
+        ]
+    )
+
+
 def to_markdown(ablation: Ablation) -> str:
     """A Markdown table with its caption and notes."""
     titles, lines = headings(ablation), []
@@ -80,6 +100,7 @@ def to_markdown(ablation: Ablation) -> str:
     for letter, note in lettered(ablation):
         mark = f"<sup>{letter}</sup> " * bool(letter)
         lines.append(f"- {mark}{markdown(note.text)}")
+    lines += effects_markdown(ablation)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -92,8 +113,10 @@ def to_terminal(ablation: Ablation, width: int = 100) -> "Group":
 
     shown = all_cells(ablation)[:TERMINAL_ROWS]
     titles = {name: one_line(title) for name, title in headings(ablation, TERMINAL_COLUMNS).items()}
-    texts = [cell_texts(cells, titles, one_line, bold="{}", mark=" ({})") for cells in shown]
-    rows = [dict(zip(titles, of_row, strict=True)) for of_row in texts]
+    lines_of_cells = [
+        cell_texts(cells, titles, one_line, bold="{}", mark=" ({})") for cells in shown
+    ]
+    rows = [dict(zip(titles, line, strict=True)) for line in lines_of_cells]
     tables = blocks(titles, rows, [cells.best for cells in shown], WORDS, width)
     lines = caption(ablation, titles)
     if (more := len(ablation.rows) - TERMINAL_ROWS) > 0:
@@ -101,7 +124,8 @@ def to_terminal(ablation: Ablation, width: int = 100) -> "Group":
     for letter, note in lettered(ablation):
         lines.append(f"({letter}) " * bool(letter) + note.text)
     title = Text(one_line(ablation.grid.description) or ablation.grid.name)
-    return Group(title, *tables, *[Text(one_line(line)) for line in lines])
+    texts = [Text(one_line(line)) for line in lines]
+    return Group(title, *tables, *texts, *effects_terminal(ablation, width))
 
 
 def cell_texts(

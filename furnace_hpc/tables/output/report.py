@@ -18,6 +18,7 @@ from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.tables.metric import Scale, scale_of
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered, row_scale
+from furnace_hpc.tables.output.effects import effects_html
 from furnace_hpc.tables.output.escape import html, json_value
 from furnace_hpc.tables.output.heatmaps import consistency, modalities
 from furnace_hpc.tables.output.render import WORDS
@@ -53,6 +54,7 @@ def to_html(ablation: Ablation) -> str:
         table=_table(ablation),
         caption=html(" ".join(caption(ablation, headings(ablation)))),
         notes=_notes(ablation),
+        effects=effects_html(ablation),
         matrices="\n".join([*modalities(ablation), *consistency(ablation)]),
         style=(PAGE / "report.css").read_text(encoding="utf-8"),
         data=_script_safe(_data(ablation)),

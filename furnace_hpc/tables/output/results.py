@@ -11,11 +11,12 @@ from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.submitted import grid_name, read_rows, submit_first
 from furnace_hpc.tables.output.latex import to_latex
-from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
+from furnace_hpc.tables.output.render import to_csv, to_effects_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.table import Ablation
 
+OPTIONAL_WRITERS = {"effects.csv": to_effects_csv}  # files that a table may lack
 WRITERS = {
     "runs.csv": to_runs_csv,
     "table.csv": to_csv,
@@ -31,6 +32,12 @@ def write_results(ablation: Ablation, out: Path, figures: bool = True) -> list[P
     for name, write in WRITERS.items():
         write_atomically(out / name, write(ablation))
         files.append(out / name)
+    for name, write in OPTIONAL_WRITERS.items():
+        if text := write(ablation):
+            write_atomically(out / name, text)
+            files.append(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
     if figures:
         files += _write_figures(ablation, out / "figures")
     return files

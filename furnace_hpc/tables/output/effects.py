@@ -1,0 +1,186 @@
+"""The table of the factors' effects, for each format. Empty if the rows are not a full product."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from furnace_hpc.tables.output.cells import DASH, MARKS, text_of_difference
+from furnace_hpc.tables.output.escape import html, markdown, one_line
+from furnace_hpc.tables.output.latex_letters import letters_of
+from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.factorial import Effect, FactorEffects
+from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p, format_p
+from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.text import count, list_names
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+TITLE = "Effects of the factors"
+WORDS = ("effect", "verdict")  # columns of text
+
+
+def effects_markdown(ablation: Ablation) -> list[str]:
+    """The lines of a second table, below the notes of the first."""
+    if ablation.effects is None:
+        return []
+    titles = _titles(ablation)
+    alignment = dict.fromkeys(titles, "--:") | dict.fromkeys(WORDS, ":--")
+    lines = [list(map(markdown, titles.values())), [alignment[name] for name in titles]]
+    lines += _texts(ablation, ablation.effects, markdown)
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    sentences = _caption(ablation, ablation.effects)
+    return ["", f"**{TITLE}**", "", *table, "", " ".join(map(markdown, sentences))]
+
+
+def effects_latex(ablation: Ablation, escaped: Callable[[str], str], small: str) -> list[str]:
+    """The lines of a second floating table. `small` sets the size of its text."""
+    if ablation.effects is None:
+        return []
+    titles = _titles(ablation)
+    alignment = dict.fromkeys(titles, "r") | dict.fromkeys(WORDS, "l")
+    body = [" & ".join(line) + r" \\" for line in _texts(ablation, ablation.effects, escaped)]
+    head = " & ".join(map(escaped, titles.values())) + r" \\"
+    above = escaped(f"{ablation.grid.name}: effects of the factors on {ablation.metric.name}.")
+    below = list(map(escaped, _caption(ablation, ablation.effects)))
+    letters = letters_of([*body, head, above, *below])
+    short = ""
+    if letters.comments:  # the list of tables does not define these letters
+        short = f"[{escaped(ablation.grid.name)}]"
+    columns = "".join(alignment[name] for name in titles)
+    return [
+        *letters.comments,
+        *[r"\begin{table}[t]", rf"\centering{small}", *letters.begin],
+        rf"\caption{short}{{{above}}}",
+        rf"\label{{tab:{ablation.grid.name}-effects}}",
+        *[rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"],
+        *[*body, r"\bottomrule", r"\end{tabular}"],
+        *[r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"],
+        *[*below, r"\end{minipage}", *letters.end, r"\end{table}", ""],
+    ]
+
+
+def effects_terminal(ablation: Ablation, width: int) -> "Iterator[RenderableType]":
+    """A title, the table in blocks of at most `width` characters, and its caption."""
+    if ablation.effects is None:
+        return
+    from rich.text import Text
+
+    from furnace_hpc.tables.output.terminal import blocks
+
+    titles = {name: one_line(title) for name, title in _titles(ablation).items()}
+    texts = _texts(ablation, ablation.effects, one_line)
+    rows = [dict(zip(titles, line, strict=True)) for line in texts]
+    yield Text(f"\n{TITLE}")
+    yield from blocks(titles, rows, [False] * len(rows), WORDS, width)
+    yield from (Text(one_line(line)) for line in _caption(ablation, ablation.effects))
+
+
+def effects_html(ablation: Ablation) -> str:
+    """A section of the report."""
+    if ablation.effects is None:
+        return ""
+    titles, rows = _titles(ablation), []
+    head = "".join(f'<th scope="col">{html(title)}</th>' for title in titles.values())
+    for first, *others in _texts(ablation, ablation.effects, html):
+        cells = f'<th scope="row" class="text">{first}</th>'
+        for name, text in zip(list(titles)[1:], others, strict=True):
+            cells += f'<td class="text word">{text}</td>' if name in WORDS else f"<td>{text}</td>"
+        rows.append(f"<tr>{cells}</tr>")
+    about = html(" ".join(_caption(ablation, ablation.effects)))
+    return "\n".join(
+        [
+            '<section aria-labelledby="effects-title">',
+            f'<h2 id="effects-title">{TITLE}</h2>',
+            '<div class="wide" tabindex="0" role="region" aria-labelledby="effects-title">',
+            f'<table class="main effects"><thead><tr>{head}</tr></thead>',
+            *["<tbody>", *rows, "</tbody></table></div>"],
+            f'<p class="about">{about}</p>',
+            "</section>",
+        ]
+    )
+
+
+def _titles(ablation: Ablation) -> dict[str, str]:
+    """Column -> its title."""
+    titles = {"effect": "effect", "difference": f"difference{ablation.metric.scale.difference_unit}"}
+    if not ablation.why_no_verdict:
+        titles |= {"verdict": "verdict", "holm_p": "p (Holm)"}
+    return titles
+
+
+def _texts(
+    ablation: Ablation, found: FactorEffects, escape: Callable[[str], str]
+) -> Iterator[list[str]]:
+    """The cells of each effect, escaped."""
+    for effect in found.effects:
+        cells = [effect.name, _difference(ablation, effect)]
+        if not ablation.why_no_verdict:
+            p = effect.difference and effect.difference.holm_p
+            cells += [effect.verdict or DASH, format_p(p) or DASH]
+        yield list(map(escape, cells))
+
+
+def _difference(ablation: Ablation, effect: Effect) -> str:
+    """Mean, interval and the verdict's mark."""
+    if effect.difference is None:
+        return DASH
+    mark = MARKS.get(effect.verdict, "") if effect.verdict else ""
+    return text_of_difference(ablation.metric.scale, effect.difference) + mark
+
+
+def _caption(ablation: Ablation, found: FactorEffects) -> list[str]:
+    """The sentences that explain the effects."""
+    unit, interactions = "pack" if ablation.packs else "seed", _interactions(found)
+    sentences = [
+        f"Each effect uses the runs of all combinations, unlike the differences of single rows "
+        f"above. {found.effects[0].name}: mean of all rows with the new value minus mean of all "
+        f"rows with the value of {ablation.grid.reference}, inside each {unit}, with "
+        f"{_interval(ablation, found)} over {count(found.num_units, unit)}."
+    ]
+    if interactions:
+        sentences.append(
+            f"{interactions[0].name} is an interaction: the effect of the first factor with the "
+            f"second one changed, minus its effect with the second one unchanged. It is zero if "
+            f"the effects add up. If it is not, a factor's effect is an average of different ones."
+        )
+    sentences += _verdicts(ablation, found)
+    if any(len(factor.levels) > 2 for factor in found.factors):
+        sentences.append("Interactions of factors with more than two values are left out.")
+    if found.left_out:
+        sentences.append(f"Rows that are no combination: {list_names(found.left_out)}.")
+    if found.gaps:
+        sentences.append(
+            f"{found.gaps}, and the rest may be the better runs. So all effects are undecided."
+        )
+    return sentences
+
+
+def _interval(ablation: Ablation, found: FactorEffects) -> str:
+    if ablation.why_no_verdict:
+        return "a t interval (95 %, not corrected for the number of effects)"
+    effects = count(len(found.effects), "effect")
+    return f"a simultaneous t interval (95 % for all together, Bonferroni, {effects})"
+
+
+def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
+    """What the verdicts count, and on what they rest."""
+    if ablation.why_no_verdict:
+        return
+    yield "The correction counts these effects. The rows above are corrected for themselves."
+    if _interactions(found):
+        yield (
+            "A better (worse) interaction: together the changes give more (less) than the sum of "
+            "their effects."
+        )
+    marked = [effect for effect in found.effects if effect.verdict in MARKS]
+    tested = [found.difference for found in marked if found.difference]
+    floor, level = estimates.sign_flip_floor(max(found.num_units, 1)), ALPHA / len(found.effects)
+    if floor >= level and any(one.sign_flip_p is not None for one in tested):
+        yield (
+            f"The marks rest on normal differences: the exact sign-flip test cannot go below p "
+            f"{format_exact_p(floor)} here, and {format_p(level)} is needed."
+        )
+
+
+def _interactions(found: FactorEffects) -> list[Effect]:
+    return [effect for effect in found.effects if effect.is_interaction]

@@ -1,0 +1,96 @@
+"""What the pairs of two rows say beside their mean difference."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from furnace_hpc.tables.metric import Metric
+from furnace_hpc.tables.statistics.estimates import LEVEL, SAME, Difference, Interval
+from furnace_hpc.tables.table import Row, units_of
+
+LEAST_PAIRS = 3  # of Hedges' g and of a correlation, which is 1 or -1 for two pairs
+
+
+@dataclass(frozen=True)
+class PairStatistics:
+    """Statistics of the pairs of a row and the reference. None if they cannot be computed."""
+
+    hedges_g: float | None
+    hedges_g_interval: Interval | None
+    improvement: float  # share of pairs in which the row is better, ties half
+    improvement_interval: Interval | None  # None if the pairs share samples
+    correlation: float | None
+
+
+def pair_statistics(row: Row, reference: Row, metric: Metric) -> PairStatistics | None:
+    """The statistics over the units that both rows have. None without a difference."""
+    difference = row.difference
+    if difference is None:
+        return None
+    both = [draw for draw in row.values if draw in reference.values]
+    ours = units_of({draw: row.values[draw] for draw in both})
+    theirs = units_of({draw: reference.values[draw] for draw in both})
+    g, g_interval = hedges_g(difference)
+    share = improvement(ours, theirs, metric)
+    interval = None
+    if not difference.shares_samples:
+        interval = wilson_interval(share, len(ours))
+    return PairStatistics(g, g_interval, share, interval, correlation(ours, theirs))
+
+
+def hedges_g(difference: Difference) -> tuple[float | None, Interval | None]:
+    """Hedges' g of paired differences, and its interval.
+
+    It is d_z (mean over standard deviation of the differences) times the exact correction J for
+    small samples (Hedges 1981). The interval is that of d_z from the noncentral t distribution
+    (Cumming and Finch 2001), times J. It assumes normal and independent differences, so pairs that
+    share samples have none.
+    """
+    n, effect = difference.n, difference.effect
+    if effect is None or n < LEAST_PAIRS:
+        return None, None
+    from scipy.special import gammaln, nctdtrinc
+
+    degrees = n - 1
+    logarithm = gammaln(degrees / 2) - gammaln((degrees - 1) / 2) - math.log(degrees / 2) / 2
+    correction = math.exp(float(logarithm))
+    if difference.shares_samples:
+        return correction * effect, None
+    t, tail = effect * math.sqrt(n), (1 - LEVEL) / 2
+    low, high = (float(nctdtrinc(degrees, p, t)) / math.sqrt(n) for p in (1 - tail, tail))
+    if not (math.isfinite(low) and low <= effect <= high):  # far outside of what scipy can invert
+        return correction * effect, None
+    return correction * effect, (correction * low, correction * high)
+
+
+def improvement(ours: Sequence[float], theirs: Sequence[float], metric: Metric) -> float:
+    """Share of pairs in which ours is better. A tie counts half. Float rounding is a tie."""
+    largest = max(map(abs, [*ours, *theirs]))
+    score = 0.0
+    for value, other in zip(ours, theirs, strict=True):
+        if abs(value - other) <= SAME * largest:
+            score += 0.5
+        elif metric.is_better(value, other):
+            score += 1.0
+    return score / len(ours)
+
+
+def wilson_interval(share: float, n: int) -> Interval:
+    """Wilson's score interval of a share of n. With ties that count half it is conservative."""
+    from scipy.special import ndtri
+
+    z2 = float(ndtri((1 + LEVEL) / 2)) ** 2
+    center = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Pearson's correlation of the pairs. None for few pairs, or if a side is constant."""
+    if len(ours) < LEAST_PAIRS:
+        return None
+    for side in (ours, theirs):
+        if max(side) - min(side) <= SAME * max(map(abs, side)):
+            return None
+    return statistics.correlation(ours, theirs)
