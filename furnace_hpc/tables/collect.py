@@ -14,6 +14,7 @@ from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
+from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
 from furnace_hpc.tables.factors import factor_effects
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.notes import make_notes
@@ -79,15 +80,17 @@ def collect(
     rows = compare_rows(named, grid.reference, by, resolution=resolution)
     if not why_no_verdict:
         rows = with_verdicts(rows, grid)
+    ranks = rank_over_data_sets(grid, rows, _settings_of, has_verdicts=not why_no_verdict)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     return Ablation(
         grid,
         rows,
-        notes,
+        (*notes, *rank_notes(ranks)),
         records,
         why_no_verdict=why_no_verdict,
         resolution=resolution,
         effects=factor_effects(grid, rows, resolution, has_verdicts=not why_no_verdict),
+        ranks=ranks,
     )
 
 

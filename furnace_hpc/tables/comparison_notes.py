@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.statistics.verdicts import pairs_to_resolve
+from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p, format_p
+from furnace_hpc.tables.statistics.verdicts import Verdict, pairs_to_resolve
 from furnace_hpc.tables.table import Note, Row, difference_bounds
 from furnace_hpc.tables.text import count
 
@@ -17,6 +18,7 @@ def comparison_notes(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     yield from _reference(grid, rows)
     yield from _constant_differences(grid, rows)
     yield from _single_pairs(grid, rows)
+    yield from _rests_on_normality(rows)
     yield from _seeds_to_resolve(grid, rows)
 
 
@@ -87,6 +89,31 @@ def _single_pairs(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     )
     if single:
         yield Note(f"one pair with {grid.reference} gives no interval of the difference", single)
+
+
+def _rests_on_normality(rows: Sequence[Row]) -> Iterator[Note]:
+    """Marks that the exact sign-flip test does not confirm at the corrected level."""
+    compared = [row for row in rows if row.verdict]
+    level = ALPHA / max(1, len(compared))
+    found: dict[str, list[str]] = {}
+    for row in compared:
+        difference = row.difference
+        if row.verdict not in (Verdict.BETTER, Verdict.WORSE) or difference is None:
+            continue
+        p = difference.sign_flip_p
+        if p is None or p < level:
+            continue
+        floor = estimates.sign_flip_floor(difference.n)
+        text = f"gives p {format_exact_p(p)}"
+        if floor >= level:
+            number = count(difference.n, _unit(row))
+            text = f"cannot go below p {format_exact_p(floor)} with {number}"
+        found.setdefault(text, []).append(row.variant)
+    for text, variants in found.items():
+        needed = ""
+        if len(compared) > 1:
+            needed = f", and {count(len(compared), 'row')} need p {format_p(level)}"
+        yield Note(f"rests on normality: the exact sign-flip test {text}{needed}", tuple(variants))
 
 
 def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:

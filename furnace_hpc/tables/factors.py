@@ -57,11 +57,11 @@ def _full_product(rows: Sequence[Row]) -> tuple[list[Factor], list[tuple[int, ..
 
     Keys that divide the rows in the same way are one factor, such as those of `zip`.
     """
-    references = {change.key: change.reference for row in rows for change in row.changes}
+    changes = {change.key: change for row in rows for change in row.changes}
     by_levels: dict[tuple[int, ...], list[str]] = {}
     texts: dict[str, list[str]] = {}
-    for key, reference in references.items():
-        values = [_value(row, key, reference) for row in rows]
+    for key in sorted(changes):
+        values = [_value(row, key, changes[key].reference) for row in rows]
         if SEVERAL in values or key == DATA:
             return None
         texts[key] = list(dict.fromkeys(values))

@@ -16,6 +16,7 @@ from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.collect import compare_rows, with_verdicts
+from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
 from furnace_hpc.tables.factors import SEVERAL, factor_effects
 from furnace_hpc.tables.notes import notes_of_values
 from furnace_hpc.tables.reading.cache import no_records
@@ -78,7 +79,8 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         return dict.fromkeys(of_runs[0], SEVERAL) | _common(of_runs)
 
     rows = with_verdicts(compare_rows(named, reference, settings_of=settings_of), grid)
-    notes = [*notes_of_values(grid, rows), *_mixed_settings(settings)]
+    ranks = rank_over_data_sets(grid, rows, settings_of)
+    notes = [*notes_of_values(grid, rows), *_mixed_settings(settings), *rank_notes(ranks)]
     return Ablation(
         grid,
         rows,
@@ -86,6 +88,7 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         no_records(),
         source=_source(wanted, found),
         effects=factor_effects(grid, rows),
+        ranks=ranks,
     )
 
 

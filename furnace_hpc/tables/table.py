@@ -23,6 +23,7 @@ from furnace_hpc.tables.reading.costs import AttemptCosts, Costs, row_costs
 from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics import estimates, resampling
 from furnace_hpc.tables.statistics.factorial import FactorEffects
+from furnace_hpc.tables.statistics.ranks import Ranks
 from furnace_hpc.tables.statistics.verdicts import Verdict
 
 
@@ -222,6 +223,7 @@ class Ablation:
     why_no_verdict: str = ""  # why no row has a verdict, as a sentence; empty if rows have one
     resolution: float = 0.0  # smallest possible change of a value; 0 if unknown
     effects: FactorEffects | None = None  # None if the rows are not a full product of factors
+    ranks: Ranks | None = None  # of the methods over data sets; None if there are not several
 
     @cached_property
     def metric(self) -> Metric:

@@ -64,7 +64,8 @@ class Grid(Config):
     )
     columns: tuple[ColumnName, ...] = Field(
         default=(),
-        description="columns of the table after the row's name, in this order [all]",
+        description="columns of the table after the row's name, in this order. hedges_g, "
+        "improvement, correlation and iqm are shown only if they are named [all others]",
     )
     by: tuple[str, ...] = Field(
         default=(),

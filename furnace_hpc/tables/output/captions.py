@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.tables.output.cells import MARKS, UNDERTRAINED
 from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.robust import LEAST_RUNS
 from furnace_hpc.tables.statistics.significance import format_exact_p
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Source
@@ -25,6 +26,24 @@ COSTS = {
     ),
 }
 
+OPTIONAL_COLUMNS = {
+    "hedges_g": (
+        "Hedges' g: mean of the paired differences divided by their standard deviation, with the "
+        "correction for small samples (Hedges 1981), and a 95 % interval from the noncentral t "
+        "distribution, not corrected."
+    ),
+    "improvement": (
+        "P(improvement): share of pairs in which the row is better, ties half, with a 95 % Wilson "
+        "interval, not corrected."
+    ),
+    "correlation": "Correlation: Pearson's, of the row's and the reference's values over pairs.",
+    "iqm": (
+        f"IQM: interquartile mean of at least {LEAST_RUNS} runs, with a 95 % percentile interval "
+        f"of a bootstrap over runs inside each pack (Agarwal et al. 2021). With 10 runs such "
+        f"intervals cover about 90 %."
+    ),
+}
+
 
 def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
     """The sentences that explain the numbers under `columns`."""
@@ -36,6 +55,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_shared_samples(ablation),
         *_verdicts(ablation),
         *_tests(ablation, columns),
+        *_optional(columns),
         "Bold: best mean as displayed, of rows without missing or failed runs. "
         "Bold alone is no evidence of a difference.",
         *_costs(columns),
@@ -216,6 +236,11 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
             f"better than {ablation.grid.reference}: {better}. Longer training may give the same "
             f"differences."
         )
+
+
+def _optional(columns: Collection[str]) -> Iterator[str]:
+    """The columns that a table has only if the grid names them."""
+    yield from (OPTIONAL_COLUMNS[name] for name in columns if name in OPTIONAL_COLUMNS)
 
 
 def _costs(columns: Collection[str]) -> Iterator[str]:

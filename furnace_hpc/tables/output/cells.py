@@ -5,14 +5,18 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from furnace_hpc.tables.metric import Scale
-from furnace_hpc.tables.statistics.estimates import SAME, Difference
+from furnace_hpc.tables.statistics.estimates import SAME, Difference, Interval
+from furnace_hpc.tables.statistics.pairs import PairStatistics, pair_statistics
+from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.statistics.significance import format_exact_p, format_p
 from furnace_hpc.tables.statistics.verdicts import Verdict
-from furnace_hpc.tables.table import Ablation, Note, Row
+from furnace_hpc.tables.table import Ablation, Note, Row, by_pack
 from furnace_hpc.tables.text import format_value
 
 DASH = "\u2013"  # of a missing value
 OF_A_FAMILY = ("verdict", "holm_p")  # columns that only the grid's own table has
+# columns that a table has only if the grid's `columns` names them
+OPTIONAL = ("hedges_g", "improvement", "correlation", "iqm")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 UNDERTRAINED = "reference under-trained"
 MARKS = {Verdict.BETTER: "*", Verdict.WORSE: "\u2020"}  # stands behind a difference
@@ -43,6 +47,10 @@ class Cells(NamedTuple):
     hours: str
     goodput: str
     num_parameters: str
+    hedges_g: str = DASH
+    improvement: str = DASH
+    correlation: str = DASH
+    iqm: str = DASH
 
 
 class LetteredNote(NamedTuple):
@@ -57,6 +65,7 @@ def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
     titles = all_headings(ablation)
     if ablation.grid.columns:
         return {name: titles[name] for name in ("variant", *ablation.grid.columns)}
+    titles = {name: title for name, title in titles.items() if name not in OPTIONAL}
     if ablation.why_no_verdict:
         titles = {name: title for name, title in titles.items() if name not in OF_A_FAMILY}
     return {name: title for name, title in titles.items() if not usual or name in usual}
@@ -76,6 +85,10 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
         "holm_p": "p (Holm)",
         "sign_flip_p": "p (flip)",
         "effect": "effect",
+        "hedges_g": "Hedges' g",
+        "improvement": "P(improvement)",
+        "correlation": "correlation",
+        "iqm": f"IQM{scale.unit}",
         "train_s": "train (s)",
         "wall_s": "wall (s)",
         "samples_per_s_each": f"samples/s per {device}",
@@ -101,8 +114,51 @@ def all_cells(ablation: Ablation) -> list[Cells]:
     found = []
     for row in ablation.rows:
         marks = ",".join(letters.get(row.variant, ()))
-        found.append(_cells(ablation, row, row.variant in best, marks))
+        cells = _cells(ablation, row, row.variant in best, marks)
+        if set(OPTIONAL) & set(ablation.grid.columns):
+            cells = cells._replace(**optional_texts(ablation, row))
+        found.append(cells)
     return found
+
+
+def pairs_of(ablation: Ablation, row: Row) -> PairStatistics | None:
+    """Statistics of the pairs of a row and the reference. None if there are none."""
+    if ablation.reference is None:
+        return None
+    return pair_statistics(row, ablation.reference, ablation.metric)
+
+
+def optional_texts(ablation: Ablation, row: Row) -> dict[str, str]:
+    """The cells of the optional columns. The interquartile mean only if `columns` names it."""
+    texts = {}
+    if found := pairs_of(ablation, row):
+        texts = {
+            "hedges_g": _with_interval(found.hedges_g, found.hedges_g_interval, "+.2f"),
+            "improvement": _with_interval(found.improvement, found.improvement_interval, ".2f"),
+            "correlation": _number(found.correlation, "+.2f"),
+        }
+    if "iqm" in ablation.grid.columns:
+        center, interval = interquartile_mean(by_pack(row.values)) or (None, None)
+        if center is not None:
+            scale = row_scale(ablation, row)
+            text = "" if interval is None else scale.show_interval(interval)
+            texts["iqm"] = f"{scale.show(center)} {text}".rstrip()
+    return texts
+
+
+def pair_facts(ablation: Ablation, row: Row) -> list[tuple[str, str]]:
+    """(title, text) of the statistics of a row's pairs that can be computed."""
+    titles, texts = all_headings(ablation), optional_texts(ablation, row)
+    names = ("hedges_g", "improvement", "correlation")
+    return [(titles[name], texts[name]) for name in names if texts.get(name, DASH) != DASH]
+
+
+def _with_interval(value: float | None, interval: Interval | None, form: str) -> str:
+    """`+1.20 [0.10, 2.30]`, the value alone, or a dash."""
+    text = _number(value, form)
+    if interval is None:
+        return text
+    return f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
 def row_scale(ablation: Ablation, row: Row) -> Scale:

@@ -75,10 +75,10 @@ def effects_terminal(ablation: Ablation, width: int) -> "Iterator[RenderableType
     yield from (Text(one_line(line)) for line in _caption(ablation, ablation.effects))
 
 
-def effects_html(ablation: Ablation) -> str:
-    """A section of the report."""
+def effects_html(ablation: Ablation) -> Iterator[str]:
+    """The section of the report."""
     if ablation.effects is None:
-        return ""
+        return
     titles, rows = _titles(ablation), []
     head = "".join(f'<th scope="col">{html(title)}</th>' for title in titles.values())
     for first, *others in _texts(ablation, ablation.effects, html):
@@ -87,7 +87,7 @@ def effects_html(ablation: Ablation) -> str:
             cells += f'<td class="text word">{text}</td>' if name in WORDS else f"<td>{text}</td>"
         rows.append(f"<tr>{cells}</tr>")
     about = html(" ".join(_caption(ablation, ablation.effects)))
-    return "\n".join(
+    yield "\n".join(
         [
             '<section aria-labelledby="effects-title">',
             f'<h2 id="effects-title">{TITLE}</h2>',
@@ -102,7 +102,10 @@ def effects_html(ablation: Ablation) -> str:
 
 def _titles(ablation: Ablation) -> dict[str, str]:
     """Column -> its title."""
-    titles = {"effect": "effect", "difference": f"difference{ablation.metric.scale.difference_unit}"}
+    titles = {
+        "effect": "effect",
+        "difference": f"difference{ablation.metric.scale.difference_unit}",
+    }
     if not ablation.why_no_verdict:
         titles |= {"verdict": "verdict", "holm_p": "p (Holm)"}
     return titles

@@ -16,11 +16,13 @@ from furnace_hpc.tables.output.cells import (
     format_changes,
     headings,
     lettered,
+    pairs_of,
 )
 from furnace_hpc.tables.output.effects import effects_markdown, effects_terminal
 from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
 from furnace_hpc.tables.statistics.estimates import Difference
-from furnace_hpc.tables.table import Ablation, Row, Run
+from furnace_hpc.tables.statistics.robust import interquartile_mean
+from furnace_hpc.tables.table import Ablation, Row, Run, by_pack
 from furnace_hpc.tables.text import format_value
 
 if TYPE_CHECKING:
@@ -84,6 +86,29 @@ def to_effects_csv(ablation: Ablation) -> str:
             for effect in ablation.effects.effects
         ]
     )
+
+
+def to_ranks_csv(ablation: Ablation) -> str:
+    """One line per method: its scores and ranks on the data sets. Empty without several."""
+    ranks = ablation.ranks
+    if ranks is None:
+        return ""
+    lines = []
+    for method, mean_rank in ranks.mean_ranks.items():
+        of_sets = list(zip(ranks.data_sets, ranks.scores[method], ranks.ranks[method], strict=True))
+        lines.append(
+            {
+                "method": method,
+                "metric": ablation.metric.name,
+                "mean_rank": mean_rank,
+                "n_data_sets": len(ranks.data_sets),
+                "friedman_p": ranks.friedman_p,
+                "critical_difference": ranks.critical_difference,
+                **{f"score.{name}": score for name, score, _ in of_sets},
+                **{f"rank.{name}": rank for name, _, rank in of_sets},
+            }
+        )
+    return _csv(lines)
 
 
 def to_markdown(ablation: Ablation) -> str:
@@ -168,6 +193,7 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
         "mean_low": low,
         "mean_high": high,
         **_csv_difference(row.difference),
+        **_csv_pairs(ablation, row),
         "verdict": row.verdict,
         "reference_undertrained_against": " ".join(ablation.stronger_sanity),
         **(vars(row.costs) if ablation.source is None else {}),
@@ -192,6 +218,27 @@ def _csv_difference(difference: Difference | None) -> dict[str, Any]:
         "effect": difference and difference.effect,
         "equivalence_p": difference and difference.equivalence_p,
     }
+
+
+def _csv_pairs(ablation: Ablation, row: Row) -> dict[str, Any]:
+    """The statistics of the pairs, and the interquartile mean if `columns` has it."""
+    found = pairs_of(ablation, row)
+    g_low, g_high = (found and found.hedges_g_interval) or (None, None)
+    low, high = (found and found.improvement_interval) or (None, None)
+    line = {
+        "hedges_g": found and found.hedges_g,
+        "hedges_g_low": g_low,
+        "hedges_g_high": g_high,
+        "improvement": found and found.improvement,
+        "improvement_low": low,
+        "improvement_high": high,
+        "correlation": found and found.correlation,
+    }
+    if "iqm" in ablation.grid.columns:
+        center, interval = interquartile_mean(by_pack(row.values)) or (None, None)
+        iqm_low, iqm_high = interval or (None, None)
+        line |= {"iqm": center, "iqm_low": iqm_low, "iqm_high": iqm_high}
+    return line
 
 
 def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any]) -> dict[str, Any]:

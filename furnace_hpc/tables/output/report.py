@@ -17,7 +17,14 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.tables.metric import Scale, scale_of
 from furnace_hpc.tables.output.captions import caption
-from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered, row_scale
+from furnace_hpc.tables.output.cells import (
+    Cells,
+    all_cells,
+    headings,
+    lettered,
+    pair_facts,
+    row_scale,
+)
 from furnace_hpc.tables.output.effects import effects_html
 from furnace_hpc.tables.output.escape import html, json_value
 from furnace_hpc.tables.output.heatmaps import consistency, modalities
@@ -54,7 +61,7 @@ def to_html(ablation: Ablation) -> str:
         table=_table(ablation),
         caption=html(" ".join(caption(ablation, headings(ablation)))),
         notes=_notes(ablation),
-        effects=effects_html(ablation),
+        effects="\n".join(effects_html(ablation)),
         matrices="\n".join([*modalities(ablation), *consistency(ablation)]),
         style=(PAGE / "report.css").read_text(encoding="utf-8"),
         data=_script_safe(_data(ablation)),
@@ -130,7 +137,10 @@ def _data(ablation: Ablation) -> dict[str, Any]:
         "unit": scale.unit,
         "factor": scale.factor,
         "reference": ablation.grid.reference,
-        "rows": [_row(row, row_scale(ablation, row)) for row in ablation.rows],
+        "rows": [
+            _row(row, row_scale(ablation, row)) | {"pairs": pair_facts(ablation, row)}
+            for row in ablation.rows
+        ],
         "curves": list(_curves(ablation)),
         "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
     }

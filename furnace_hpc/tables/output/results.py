@@ -11,12 +11,21 @@ from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.submitted import grid_name, read_rows, submit_first
 from furnace_hpc.tables.output.latex import to_latex
-from furnace_hpc.tables.output.render import to_csv, to_effects_csv, to_markdown, to_runs_csv
+from furnace_hpc.tables.output.render import (
+    to_csv,
+    to_effects_csv,
+    to_markdown,
+    to_ranks_csv,
+    to_runs_csv,
+)
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.table import Ablation
 
-OPTIONAL_WRITERS = {"effects.csv": to_effects_csv}  # files that a table may lack
+OPTIONAL_WRITERS = {
+    "effects.csv": to_effects_csv,
+    "ranks.csv": to_ranks_csv,
+}  # files that a table may lack
 WRITERS = {
     "runs.csv": to_runs_csv,
     "table.csv": to_csv,

@@ -86,6 +86,8 @@ function open(number, column = 0) {
       make("p", { class: "facts" }, `${clicked}${row.values.length} of ${row.runs.length} runs count.`)),
     changes.length ? make("h3", {}, `Difference to ${data.reference}`) : make("p", { class: "about" }, same),
     changes.length ? facts(changes) : "",
+    row.pairs.length ? make("h3", {}, `Pairs with ${data.reference}`) : "",
+    row.pairs.length ? facts(row.pairs) : "",
     ...row.runs.map((run) => runBlock(run, row.digits)));
   dialog.showModal();
   dialog.scrollTop = 0;

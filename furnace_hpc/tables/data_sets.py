@@ -1,0 +1,120 @@
+"""Rank the methods of a table over several data sets, and describe the ranks in a note."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.tables.factors import DATA
+from furnace_hpc.tables.statistics.ranks import LEAST_METHODS, Ranks, rank_methods
+from furnace_hpc.tables.statistics.significance import ALPHA, format_p
+from furnace_hpc.tables.table import Note, Row, Run
+from furnace_hpc.tables.text import format_value, list_names
+
+GetSettings = Callable[[Sequence[Run]], dict[str, Any]]  # of the first run
+
+
+def rank_over_data_sets(
+    grid: Grid, rows: Sequence[Row], settings_of: GetSettings, has_verdicts: bool = True
+) -> Ranks | None:
+    """The ranks of the methods. None without several data sets, or if a run has no value.
+
+    A data set is a value of `data.name`, or a pack of another tool's runs. Packs that are drawn
+    from one pool of samples are one data set. A method is what the runs share beside the data set:
+    a row, if no row is about one data set.
+
+    Args:
+        grid: the grid as the table shows it.
+        rows: all rows of the table.
+        settings_of: returns the config of a run by dotted keys.
+        has_verdicts: whether there may be a test.
+    """
+    data_sets = _data_sets(rows)
+    names = sorted(set(data_sets.values()))
+    if len(names) < 2:
+        return None
+    methods = _methods(rows, settings_of)
+    if len(set(methods.values())) < LEAST_METHODS:
+        return None
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        for run in row.runs:
+            if run.value is None or not run.counts:
+                return None
+            cell = methods[id(run)], data_sets[id(run)]
+            values.setdefault(cell, []).append(run.value)
+    scores = {}
+    for method in dict.fromkeys(methods.values()):
+        if any((method, name) not in values for name in names):
+            return None
+        scores[method] = [fmean(values[method, name]) for name in names]
+    ranks = rank_methods(scores, names, grid.direction == "max")
+    if not has_verdicts and not ranks.why_no_test:
+        why = "a view is chosen after a look at the results"
+        ranks = replace(ranks, friedman_p=None, critical_difference=None, why_no_test=why)
+    return ranks
+
+
+def rank_notes(ranks: Ranks | None) -> Iterator[Note]:
+    """The note on the ranks."""
+    if ranks is None:
+        return
+    best_first = sorted(ranks.mean_ranks.items(), key=lambda item: item[1])
+    text = (
+        f"mean ranks over {len(ranks.data_sets)} data sets (1 is best): "
+        f"{', '.join(f'{name} {rank:.2f}' for name, rank in best_first)}. "
+    )
+    if ranks.friedman_p is None or ranks.critical_difference is None:
+        yield Note(f"{text}No Friedman test: {ranks.why_no_test}")
+        return
+    text += f"Friedman test over data sets: p {format_p(ranks.friedman_p)}"
+    if ranks.friedman_p >= ALPHA:
+        yield Note(f"{text}. It shows no difference between the rows")
+        return
+    different = [
+        f"{one} and {other}"
+        for (one, first), (other, second) in combinations(best_first, 2)
+        if second - first > ranks.critical_difference
+    ]
+    text += (
+        f"; critical difference of two mean ranks {ranks.critical_difference:.2f} "
+        f"(Nemenyi, 5 %, all pairs), "
+    )
+    if different:
+        yield Note(f"{text}exceeded by {list_names(different)}")
+    else:
+        yield Note(f"{text}exceeded by no pair")
+
+
+def _data_sets(rows: Sequence[Row]) -> dict[int, str]:
+    """Id of each run -> its data set: the pool of its samples, or the name of its data."""
+    found = {}
+    for run in (run for row in rows for run in row.runs):
+        name = run.draw.pack
+        if run.own_spec is not None:
+            if run.draw.pack:  # `packs` of a grid are draws of one data set
+                return {}
+            name = run.own_spec.config.data.name
+        if run.own_result is not None and run.own_result.data_origin is not None:
+            name = run.own_result.data_origin.pool
+        found[id(run)] = name
+    return found
+
+
+def _methods(rows: Sequence[Row], settings_of: GetSettings) -> dict[int, str]:
+    """Id of each run -> its method: its row, or the settings in which methods differ."""
+    settings = {}
+    for row in rows:
+        for run in row.runs:
+            if run.own_spec is None:
+                return {id(run): row.variant for row in rows for run in row.runs}
+            of_run = {key: format_value(value) for key, value in settings_of([run]).items()}
+            settings[id(run)] = {k: v for k, v in of_run.items() if k not in (DATA, "seed")}
+    keys = dict.fromkeys(key for of_run in settings.values() for key in of_run)
+    differing = [key for key in keys if len({of.get(key) for of in settings.values()}) > 1]
+    return {
+        number: ", ".join(f"{key}={of_run.get(key, 'none')}" for key in differing)
+        for number, of_run in settings.items()
+    }

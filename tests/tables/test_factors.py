@@ -1,0 +1,380 @@
+"""Effects of factors: detection of full products, numbers, verdicts and the second table."""
+
+import csv
+import io
+import random
+from itertools import product
+
+import numpy as np
+import pytest
+from foreign_runs import table_of, write_csv
+from rich.console import Console
+from scipy import stats
+from tables_study import GRID, finish, study
+
+from furnace_hpc.config.grids.expansion import expand
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.manifest import PackOrigin
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.render import to_effects_csv, to_markdown, to_terminal
+from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.output.results import write_results
+from furnace_hpc.tables.statistics.factorial import Factor, contrasts, estimate, judge_effects
+from furnace_hpc.tables.statistics.verdicts import Verdict
+from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.view import View, apply_view, why_no_verdict
+
+TWO_BY_TWO = [Factor(("alpha",), (("0",), ("1",))), Factor(("beta",), (("0",), ("1",)))]
+# values of three seeds
+CELLS = {
+    (0, 0): [10.0, 12.0, 14.0],
+    (0, 1): [13.0, 16.0, 16.0],
+    (1, 0): [11.0, 11.0, 16.0],
+    (1, 1): [18.0, 19.0, 22.0],
+}
+AXES = {
+    "variants": {},
+    "axes": {"loss.alpha": [0, 0.5], "loss.beta": [0, 0.3]},
+    "reference": "alpha-0_beta-0",
+}
+
+
+def table(path, value_of, without=(), view=None, **changes) -> Ablation:
+    """A study whose values are those of `value_of(spec)`."""
+    grid, runs = study(**changes)
+    folder = GridFolder(path / "study")
+    for spec in runs:
+        if (spec.variant, spec.config.seed) not in without:
+            finish(spec, folder, accuracy=value_of(spec))
+    shown, kept = apply_view(grid, runs, view or View())
+    why = why_no_verdict(grid, runs, view or View())
+    return collect(shown, kept, folder, by=(view or View()).by, why_no_verdict=why)
+
+
+def noisy(spec) -> float:
+    """Alpha gains 3 points, beta 1."""
+    loss = spec.config.loss
+    noise = random.Random(f"{loss.alpha} {loss.beta} {spec.config.seed}").gauss(0, 0.003)
+    return 0.7 + 0.03 * bool(loss.alpha) + 0.01 * bool(loss.beta) + noise
+
+
+def names(ablation: Ablation) -> list[str]:
+    return [effect.name for effect in ablation.effects.effects]
+
+
+# Numbers
+
+
+def test_effects_worked_by_hand():
+    """Per seed, alpha: 3 1 4. Beta: 5 6 4. Interaction: 4 4 4."""
+    alpha, beta, both = estimate(list(contrasts(TWO_BY_TWO, CELLS)), 0.0, 0.0)
+    assert (alpha.name, beta.name, both.name) == ("alpha: 0 -> 1", "beta: 0 -> 1", "alpha x beta")
+    assert alpha.difference.mean == pytest.approx(8 / 3)
+    assert beta.difference.mean == pytest.approx(5)
+    assert both.difference.mean == pytest.approx(4)
+    assert both.difference.interval is None  # all seeds have the same interaction
+    for effect, values in ((alpha, [3, 1, 4]), (beta, [5, 6, 4])):
+        oracle = stats.ttest_1samp(values, 0)
+        assert effect.difference.t_p == pytest.approx(oracle.pvalue)
+        interval = oracle.confidence_interval()
+        assert effect.difference.interval == pytest.approx((interval.low, interval.high))
+
+
+def test_effects_agree_with_least_squares():
+    """Regress the values of each seed on factors coded -1/2 and 1/2."""
+    generator = random.Random(1)
+    cells = {key: [generator.gauss(0, 1) for _ in range(6)] for key in product((0, 1), repeat=2)}
+    found = estimate(list(contrasts(TWO_BY_TWO, cells)), 0.0, 0.0)
+    design = np.array([[1, a - 0.5, b - 0.5, (a - 0.5) * (b - 0.5)] for a, b in cells])
+    values = np.array(list(cells.values()))
+    slopes = np.linalg.lstsq(design, values, rcond=None)[0][1:]
+    for effect, of_seed in zip(found, slopes, strict=True):
+        oracle = stats.ttest_1samp(of_seed, 0)
+        assert effect.difference.mean == pytest.approx(of_seed.mean())
+        assert effect.difference.t_p == pytest.approx(oracle.pvalue)
+
+
+def test_main_effect_is_that_of_the_analysis_of_variance():
+    """T squared is the F of a repeated-measures analysis of variance."""
+    generator = random.Random(2)
+    cells = {key: [generator.gauss(0, 1) for _ in range(5)] for key in product((0, 1), repeat=2)}
+    alpha = estimate(list(contrasts(TWO_BY_TWO, cells)), 0.0, 0.0)[0].difference
+    of_level = np.array([np.mean([cells[a, b] for b in (0, 1)], axis=0) for a in (0, 1)])
+    grand, seeds = of_level.mean(), of_level.mean(axis=0)
+    between = 5 * ((of_level.mean(axis=1) - grand) ** 2).sum()
+    residual = of_level - of_level.mean(axis=1, keepdims=True) - seeds + grand
+    f = between / ((residual**2).sum() / 4)
+    assert alpha.t_p == pytest.approx(stats.f.sf(f, 1, 4))
+
+
+def test_effects_of_the_published_demo():
+    """Seeds with the means and intervals that an independent check of the demo found."""
+    shape = np.array([[-2, -1, 0, 1, 2], [1, -2, 1, 1, -1], [1, 0, -2, 0, 1]])
+    published = {"beta": (4.4, 2.8, 6.0), "alpha": (-2.3, -4.4, -0.2), "both": (3.45, -3.7, 10.6)}
+    values = {}
+    for line, (name, (mean, low, high)) in zip(shape, published.items(), strict=True):
+        deviation = (high - low) / 2 / stats.t.ppf(0.975, 4) * 5**0.5
+        values[name] = mean + (line - line.mean()) / line.std(ddof=1) * deviation
+    cells = {}
+    for a, b in product((0, 1), repeat=2):
+        sign_a, sign_b = a - 0.5, b - 0.5
+        of_cell = sign_a * values["alpha"] + sign_b * values["beta"]
+        cells[a, b] = (80 + of_cell + sign_a * sign_b * values["both"]).tolist()
+    alpha, beta, both = estimate(list(contrasts(TWO_BY_TWO, cells)), 0.0, 0.0)
+    for effect, name in ((alpha, "alpha"), (beta, "beta"), (both, "both")):
+        mean, low, high = published[name]
+        assert effect.difference.mean == pytest.approx(mean)
+        assert effect.difference.interval == pytest.approx((low, high), abs=0.051)
+    assert round(beta.difference.t_p, 3) == 0.002
+    assert alpha.difference.t_p == pytest.approx(0.036, abs=0.003)
+    # the single rows: consistency only -4.0, specific only +2.7, both +2.1
+    base = np.mean(cells[0, 0])
+    rows = [np.mean(cells[key]) - base for key in ((1, 0), (0, 1), (1, 1))]
+    assert rows == pytest.approx([-4.0, 2.7, 2.1], abs=0.051)
+
+
+def test_intervals_are_simultaneous_over_the_effects():
+    found = judge_effects(estimate(list(contrasts(TWO_BY_TWO, CELLS)), 0.0, 0.0), True, None, False)
+    oracle = stats.ttest_1samp([5, 6, 4], 0).confidence_interval(1 - 0.05 / 3)
+    assert found[1].difference.simultaneous == pytest.approx((oracle.low, oracle.high))
+    assert [effect.verdict for effect in found] == ["undecided", "better", "undecided"]
+    lower_is_better = judge_effects(found, False, None, False)
+    assert lower_is_better[1].verdict is Verdict.WORSE
+
+
+def test_wrong_verdicts_of_effects():
+    """At most 5 % of tables without any effect have a mark."""
+    generator, marked = random.Random(0), 0
+    for _ in range(1000):
+        cells = {key: [generator.gauss(0, 1) for _ in range(5)] for key in CELLS}
+        found = judge_effects(
+            estimate(list(contrasts(TWO_BY_TWO, cells)), 0.0, 0.0), True, None, False
+        )
+        marked += any(effect.verdict is not Verdict.UNDECIDED for effect in found)
+    assert 25 <= marked <= 65
+
+
+def test_resolution_of_an_interaction_is_coarser():
+    """It is a difference of two differences, so its least deviation is twice that of a row."""
+    constant = {key: [0.8, 0.8, 0.8] for key in CELLS}
+    alpha, _, both = estimate(list(contrasts(TWO_BY_TWO, constant)), 0.01, 0.0)
+    assert alpha.difference.deviation == pytest.approx(0.01)
+    assert both.difference.deviation == pytest.approx(0.02)
+
+
+def test_three_levels_are_compared_with_the_reference():
+    """Interactions with such a factor are left out."""
+    factors = [Factor(("alpha",), (("0",), ("1",), ("2",))), TWO_BY_TWO[1]]
+    cells = {(a, b): [float(a * a + 10 * b), a + 10.0 * b + a] for a in range(3) for b in range(2)}
+    found = estimate(list(contrasts(factors, cells)), 0.0, 0.0)
+    assert [(effect.name, effect.difference.mean) for effect in found] == [
+        ("alpha: 0 -> 1", pytest.approx(1.5)),  # 1 and 2
+        ("alpha: 0 -> 2", pytest.approx(4.0)),  # 4 and 4
+        ("beta: 0 -> 1", pytest.approx(10.0)),
+    ]
+
+
+# Detection
+
+
+def test_rows_written_by_hand_are_a_product(tmp_path):
+    ablation = table(tmp_path, noisy)
+    assert names(ablation) == [
+        "loss.alpha: 0 -> 0.5",
+        "loss.beta: 0 -> 0.3",
+        "loss.alpha x loss.beta",
+    ]
+    alpha, _, both = (effect.difference for effect in ablation.effects.effects)
+    values = {row.variant: np.array(list(row.values.values())) for row in ablation.rows}
+    with_alpha = values["consistency_only"] + values["full"]
+    per_seed = (with_alpha - values["base"] - values["specific_only"]) / 2
+    assert alpha.mean == pytest.approx(per_seed.mean())
+    assert alpha.t_p == pytest.approx(stats.ttest_1samp(per_seed, 0).pvalue)
+    together = values["full"] - values["specific_only"]
+    assert both.mean == pytest.approx(
+        (together - values["consistency_only"] + values["base"]).mean()
+    )
+
+
+def test_axes_are_a_product(tmp_path):
+    by_hand = table(tmp_path / "a", noisy)
+    by_axes = table(tmp_path / "b", noisy, **AXES)
+    assert by_axes.effects.effects == by_hand.effects.effects
+
+
+def test_keys_that_change_together_are_one_factor(tmp_path):
+    """As those of `zip`, or of a row that sets two keys for one idea."""
+    changes = {
+        "variants": {
+            "base": {},
+            "a": {"loss.alpha": 0.5, "steps": 400},
+            "b": {"loss.beta": 0.3},
+            "both": {"loss.alpha": 0.5, "steps": 400, "loss.beta": 0.3},
+        }
+    }
+    ablation = table(tmp_path, noisy, **changes)
+    one, other = sorted(ablation.effects.factors, key=lambda factor: len(factor.keys))
+    assert one.keys == ("loss.beta",)
+    assert sorted(other.keys) == ["loss.alpha", "steps"]
+    assert sorted(other.change(1).split(", ")) == ["loss.alpha: 0 -> 0.5", "steps: 500 -> 400"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"base": {}, "a": {"loss.alpha": 0.5}},  # one factor
+        {"base": {}, "a": {"loss.alpha": 0.5}, "b": {"loss.beta": 0.3}},  # not both
+        {  # a row that is no combination
+            **GRID["variants"],
+            "longer": {"steps": 1000},
+        },
+    ],
+)
+def test_other_rows_are_no_product(tmp_path, rows):
+    ablation = table(tmp_path, noisy, variants=rows)
+    assert ablation.effects is None
+    assert to_effects_csv(ablation) == ""
+    assert "Effects of the factors" not in to_markdown(ablation) + to_html(ablation)
+    assert r"-effects}" not in to_latex(ablation)
+
+
+def test_sanity_rows_are_left_out(tmp_path):
+    variants = GRID["variants"] | {"longer": {"steps": 1000}}
+    ablation = table(tmp_path, noisy, variants=variants, sanity=["longer"])
+    assert ablation.effects.left_out == ("longer",)
+    assert len(ablation.effects.effects) == 3
+    assert "Rows that are no combination: longer." in to_markdown(ablation)
+
+
+def test_data_sets_are_no_factor(tmp_path):
+    rows = {
+        f"{name}-{alpha}": {"data.name": name, "loss.alpha": alpha}
+        for name in ("tridigits", "other")
+        for alpha in (0, 0.5)
+    }
+    grid = Grid.model_validate(GRID | {"variants": rows, "reference": "tridigits-0"})
+    runs = expand(grid, {"tridigits": "a" * 16, "other": "b" * 16})
+    folder = GridFolder(tmp_path / "study")
+    for spec in runs:
+        finish(spec, folder, accuracy=noisy(spec))
+    assert collect(grid, runs, folder).effects is None
+
+
+def test_runs_of_another_tool_have_effects(tmp_path):
+    """Their factors are columns of settings. Values of a CSV file are texts."""
+    lines = [
+        {"run_id": f"{a}{b}{seed}", "params.seed": seed, "params.alpha": a, "params.beta": b}
+        | {"status": "FINISHED", "metrics.acc": 0.5 + 0.1 * a + 0.02 * b * seed}
+        | {"tags.mlflow.runName": f"{'base' if a == b == 0 else f'a{a}b{b}'}-seed{seed}"}
+        for a, b, seed in product((0, 1), (0, 1), (1, 2, 3))
+    ]
+    write_csv(tmp_path / "runs.csv", lines)
+    ablation = table_of(tmp_path / "runs.csv")
+    found = {effect.name: effect.difference.mean for effect in ablation.effects.effects}
+    assert found == {
+        'params.alpha: "0" -> "1"': pytest.approx(0.1),
+        'params.beta: "0" -> "1"': pytest.approx(0.04),
+        "params.alpha x params.beta": pytest.approx(0, abs=1e-12),
+    }
+
+
+# Missing runs, packs and views
+
+
+def test_a_missing_run_leaves_all_effects_undecided(tmp_path):
+    whole = table(tmp_path / "whole", noisy)
+    assert whole.effects.effects[0].verdict is Verdict.BETTER
+    lacking = table(tmp_path / "lacking", noisy, without={("full", 3)})
+    assert {effect.verdict for effect in lacking.effects.effects} == {Verdict.UNDECIDED}
+    assert lacking.effects.gaps == "1 of 20 missing"
+    assert lacking.effects.num_units == 4  # seeds that all rows have
+    values = {row.variant: np.delete(list(row.values.values()), 3) for row in whole.rows}
+    both = values["consistency_only"] + values["full"] - values["base"] - values["specific_only"]
+    assert lacking.effects.effects[0].difference.mean == pytest.approx(both.mean() / 2)
+    assert "1 of 20 missing, and the rest may be the better runs" in to_markdown(lacking)
+
+
+def test_no_run_at_all(tmp_path):
+    """A table without results has effects without numbers."""
+    grid, runs = study()
+    ablation = collect(grid, runs, GridFolder(tmp_path / "study"))
+    assert [effect.difference for effect in ablation.effects.effects] == [None] * 3
+    assert "| loss.alpha: 0 -> 0.5 | \u2013 | undecided | \u2013 |" in to_markdown(ablation)
+
+
+@pytest.mark.parametrize("origin", [None, PackOrigin(pool="p", test_per_train=0.4)])
+def test_effects_over_packs_count_packs(tmp_path, origin):
+    """Packs that share samples get the corrected interval."""
+    prints = {name: name * 16 for name in "abc"}
+    grid = Grid.model_validate(GRID | {"seeds": [0, 1], "packs": [*prints]})
+    runs, folder = expand(grid, prints), GridFolder(tmp_path / "study")
+    for spec in runs:
+        gain = 0.01 * "abc".index(spec.config.data.name) * bool(spec.config.loss.alpha)
+        finish(spec, folder, accuracy=noisy(spec) + gain, data_origin=origin)
+    ablation = collect(grid, runs, folder)
+    alpha = ablation.effects.effects[0].difference
+    units = {row.variant: np.array(row.units) for row in ablation.rows}
+    per_pack = units["consistency_only"] + units["full"] - units["base"] - units["specific_only"]
+    oracle = stats.ttest_1samp(per_pack / 2, 0).confidence_interval()
+    center, half = per_pack.mean() / 2, (oracle.high - oracle.low) / 2
+    if origin:
+        half *= (1 + 3 * 0.4) ** 0.5
+    assert alpha.n == 3
+    # the least deviation is one sample of the split, which these values do not reach
+    assert alpha.interval == pytest.approx((center - half, center + half))
+    assert "inside each pack" in to_markdown(ablation)
+
+
+def test_a_view_has_effects_without_verdicts(tmp_path):
+    ablation = table(tmp_path, noisy, view=View(metric="test/digit/loss"))
+    effects = ablation.effects.effects
+    assert [effect.verdict for effect in effects] == [None] * 3
+    assert not any(effect.difference.simultaneous for effect in effects)
+    text = to_markdown(ablation).partition("**Effects of the factors**")[2]
+    assert "not corrected for the number of effects" in text
+    assert "verdict" not in text
+    filtered = table(tmp_path, noisy, view=View(where=("variant=base", "variant=full")))
+    assert filtered.effects is None
+
+
+# The second table
+
+
+def test_every_format_shows_the_effects(tmp_path):
+    ablation = table(tmp_path, noisy)
+    console = Console(width=100, file=io.StringIO())
+    console.print(to_terminal(ablation, 100))
+    alpha = ablation.effects.effects[0]
+    low, high = (100 * bound for bound in alpha.difference.simultaneous)
+    cell = f"{100 * alpha.difference.mean:+.2f} [{low:.2f}, {high:.2f}]"
+    for text in (
+        console.file.getvalue(),
+        to_markdown(ablation),
+        to_latex(ablation),
+        to_html(ablation),
+    ):
+        assert cell in text
+        assert text.index(cell) > text.index("specific")  # below the first table
+    assert r"\label{tab:study-effects}" in to_latex(ablation)
+    assert '<h2 id="effects-title">' in to_html(ablation)
+    assert "cannot go below p .0625 here, and .017 is needed" in to_markdown(ablation)
+
+
+def test_csv_of_effects(tmp_path):
+    ablation = table(tmp_path / "runs", noisy)
+    lines = list(csv.DictReader(io.StringIO(to_effects_csv(ablation))))
+    assert [(line["name"], line["kind"], line["verdict"]) for line in lines] == [
+        ("loss.alpha: 0 -> 0.5", "main", "better"),
+        ("loss.beta: 0 -> 0.3", "main", str(ablation.effects.effects[1].verdict)),
+        ("loss.alpha x loss.beta", "interaction", "undecided"),
+    ]
+    difference = ablation.effects.effects[0].difference
+    assert float(lines[0]["difference"]) == difference.mean
+    assert float(lines[0]["simultaneous_low"]) == difference.simultaneous[0]
+    files = write_results(ablation, tmp_path / "out", figures=False)
+    assert tmp_path / "out" / "effects.csv" in files
+    other = table(tmp_path / "others", noisy, variants={"base": {}, "a": {"loss.alpha": 0.5}})
+    write_results(other, tmp_path / "out", figures=False)  # removes the stale file
+    assert not (tmp_path / "out" / "effects.csv").exists()
