@@ -10,6 +10,7 @@ from furnace_hpc.tables.statistics.estimates import LEVEL, SAME, Difference, Int
 from furnace_hpc.tables.table import Row, units_of
 
 LEAST_PAIRS = 3  # of Hedges' g and of a correlation, which is 1 or -1 for two pairs
+MAX_T = 100.0  # of an interval of g: nctdtrinc does not end for a t of a million
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,10 @@ def hedges_g(difference: Difference) -> tuple[float | None, Interval | None]:
     degrees = n - 1
     logarithm = gammaln(degrees / 2) - gammaln((degrees - 1) / 2) - math.log(degrees / 2) / 2
     correction = math.exp(float(logarithm))
-    if difference.shares_samples:
-        return correction * effect, None
     t, tail = effect * math.sqrt(n), (1 - LEVEL) / 2
-    low, high = (float(nctdtrinc(degrees, p, t)) / math.sqrt(n) for p in (1 - tail, tail))
-    if not (math.isfinite(low) and low <= effect <= high):  # far outside of what scipy can invert
+    if difference.shares_samples or abs(t) > MAX_T:
         return correction * effect, None
+    low, high = (float(nctdtrinc(degrees, p, t)) / math.sqrt(n) for p in (1 - tail, tail))
     return correction * effect, (correction * low, correction * high)
 
 

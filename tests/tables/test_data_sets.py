@@ -1,0 +1,195 @@
+"""Ranks over several data sets, the Friedman test and the critical difference (Demsar 2006)."""
+
+import csv
+import io
+from itertools import product
+
+import numpy as np
+import pytest
+from foreign_runs import table_of, write_csv
+from scipy import stats
+from tables_study import GRID, finish, notes
+
+from furnace_hpc.config.grids.expansion import expand
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.manifest import PackOrigin
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.output.render import to_ranks_csv
+from furnace_hpc.tables.output.results import write_results
+from furnace_hpc.tables.statistics.ranks import critical_difference, rank_methods
+from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.view import View, apply_view, why_no_verdict
+
+SETS = [f"set{number}" for number in range(6)]
+ALPHAS = [0, 0.25, 0.5]
+
+
+def score(name: str, alpha: float, seed: int) -> float:
+    """The higher alpha, the better, on data sets of different difficulty."""
+    return 0.5 + 0.05 * SETS.index(name) + 0.1 * alpha + 0.001 * seed
+
+
+def table(path, sets=SETS, alphas=ALPHAS, view=None, without=(), origins=None, **changes):
+    """A grid whose axes are data set and alpha."""
+    rows = {
+        "variants": {},
+        "axes": {"data.name": sets, "loss.alpha": alphas},
+        "seeds": [0, 1],
+        "reference": f"name-{sets[0]}_alpha-0",
+    }
+    grid = Grid.model_validate(GRID | rows | changes)
+    runs = expand(grid, {name: name.ljust(16, "0") for name in sets})
+    folder = GridFolder(path / "study")
+    for spec in runs:
+        name, alpha, seed = spec.config.data.name, spec.config.loss.alpha, spec.config.seed
+        if (name, alpha, seed) not in without:
+            origin = (origins or {}).get(name)
+            finish(spec, folder, accuracy=score(name, alpha, seed), data_origin=origin)
+    view = view or View()
+    shown, kept = apply_view(grid, runs, view)
+    why = why_no_verdict(grid, runs, view)
+    return collect(shown, kept, folder, by=view.by, why_no_verdict=why)
+
+
+def rank_note(ablation: Ablation) -> str:
+    return next((n.text for n in ablation.notes if n.text.startswith("mean ranks")), "")
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("num_methods", "quantile"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (10, 3.164)]
+)
+def test_critical_difference_has_the_table_of_demsar(num_methods, quantile):
+    """The quantiles of table 5a of Demsar (2006)."""
+    expected = quantile * np.sqrt(num_methods * (num_methods + 1) / (6 * 14))
+    assert critical_difference(num_methods, 14) == pytest.approx(expected, abs=1e-3)
+
+
+def test_ranks_worked_by_hand():
+    """Ranks of three methods on five data sets. Two share ranks 1 and 2 on the last one."""
+    scores = {
+        "a": [0.9, 0.8, 0.7, 0.6, 0.5],
+        "b": [0.8, 0.9, 0.6, 0.5, 0.5],
+        "c": [0.7, 0.7, 0.5, 0.4, 0.4],
+    }
+    found = rank_methods(scores, list("vwxyz"), True)
+    assert found.ranks == {"a": (1, 2, 1, 1, 1.5), "b": (2, 1, 2, 2, 1.5), "c": (3, 3, 3, 3, 3)}
+    assert found.mean_ranks == pytest.approx({"a": 1.3, "b": 1.7, "c": 3.0})
+    # chi2 = 12 N / (k (k + 1)) (sum R^2 - k (k + 1)^2 / 4) = 7.9, divided by 1 - 6 / (5 * 24)
+    # for the tie
+    assert found.friedman_p == pytest.approx(stats.chi2.sf(7.9 / 0.95, 2))
+    assert found.critical_difference == pytest.approx(2.3437 * np.sqrt(12 / 30), abs=1e-3)
+    lower_is_better = rank_methods(scores, list("vwxyz"), False)
+    assert lower_is_better.mean_ranks["c"] == 1.0
+
+
+def test_wrong_findings_of_the_friedman_test():
+    """Without differences it finds some in at most 5 % of studies with 5 data sets."""
+    generator = np.random.default_rng(0)
+    found = 0
+    for _ in range(200):
+        draws = generator.normal(size=(4, 5)).tolist()
+        ranks = rank_methods(dict(zip("abcd", draws, strict=True)), list("vwxyz"), True)
+        found += ranks.friedman_p < 0.05
+    assert 1 <= found <= 18
+
+
+def test_too_few_data_sets_or_equal_ranks():
+    four = rank_methods({name: [1.0, 2.0, 3.0, 4.0] for name in "abc"}, list("wxyz"), True)
+    assert (four.friedman_p, four.why_no_test) == (None, "4 data sets are too few, 5 are needed")
+    two = rank_methods({name: [1.0, 2, 3, 4, 5] for name in "ab"}, list("vwxyz"), True)
+    assert two.why_no_test == "2 rows are too few, 3 are needed"
+    equal = rank_methods({name: [1.0, 2, 3, 4, 5] for name in "abc"}, list("vwxyz"), True)
+    assert equal.why_no_test == "all rows have the same ranks"
+
+
+# In the table
+
+
+def test_ranks_of_a_grid_over_data_sets(tmp_path):
+    ablation = table(tmp_path / "runs")
+    ranks = ablation.ranks
+    assert ranks.data_sets == tuple(SETS)
+    assert ranks.mean_ranks == {"loss.alpha=0": 3, "loss.alpha=0.25": 2, "loss.alpha=0.5": 1}
+    assert ranks.scores["loss.alpha=0.5"][1] == pytest.approx(0.6005)  # mean over seeds
+    assert ranks.friedman_p == pytest.approx(stats.chi2.sf(12, 2))
+    note = rank_note(ablation)
+    assert note.startswith(
+        "mean ranks over 6 data sets (1 is best): loss.alpha=0.5 1.00, loss.alpha=0.25 2.00, "
+        "loss.alpha=0 3.00. Friedman test over data sets: p .002; critical difference of two "
+        "mean ranks 1.35 (Nemenyi, 5 %, all pairs), exceeded by loss.alpha=0.5 and loss.alpha=0"
+    )
+    first = next(csv.DictReader(io.StringIO(to_ranks_csv(ablation))))
+    assert (first["method"], first["mean_rank"], first["rank.set3"]) == (
+        "loss.alpha=0",
+        "3.0",
+        "3.0",
+    )
+    assert float(first["score.set0"]) == pytest.approx(0.5005)
+    files = write_results(ablation, tmp_path / "out", figures=False)
+    assert tmp_path / "out" / "ranks.csv" in files
+
+
+@pytest.mark.parametrize("by", [("data.name",), ("loss.alpha",)])
+def test_a_view_has_ranks_without_a_test(tmp_path, by):
+    """The data sets and methods do not depend on what the rows show."""
+    ablation = table(tmp_path, view=View(by=by))
+    assert ablation.ranks.mean_ranks["loss.alpha=0.5"] == 1
+    assert ablation.ranks.friedman_p is None
+    assert "No Friedman test: a view" in rank_note(ablation)
+
+
+def test_a_grid_by_data_sets_has_the_test(tmp_path):
+    """`by` in the grid is the grid's own table."""
+    ablation = table(tmp_path, by=["data.name"], view=View(by=("data.name",)))
+    assert ablation.why_no_verdict == ""
+    assert ablation.ranks.friedman_p < 0.05
+
+
+def test_few_data_sets_have_no_test(tmp_path):
+    ablation = table(tmp_path, sets=SETS[:3])
+    assert rank_note(ablation).endswith("No Friedman test: 3 data sets are too few, 5 are needed")
+
+
+def test_packs_of_one_pool_are_one_data_set(tmp_path):
+    """Two resamples of one pool count once, with the mean of their scores."""
+    origins = {name: PackOrigin(pool="p", test_per_train=0.4) for name in SETS[:2]}
+    ranks = table(tmp_path / "a", origins=origins).ranks
+    assert ranks.data_sets == ("p", *SETS[2:])
+    assert ranks.scores["loss.alpha=0"][0] == pytest.approx(0.5255)
+    all_of_one = dict.fromkeys(SETS, origins["set0"])
+    assert table(tmp_path / "b", origins=all_of_one).ranks is None
+
+
+def test_a_missing_run_or_few_methods_leave_no_ranks(tmp_path):
+    lacking = table(tmp_path / "a", without={("set2", 0.25, 1)})
+    assert lacking.ranks is None
+    assert "mean ranks" not in notes(lacking)
+    assert to_ranks_csv(lacking) == ""
+    assert table(tmp_path / "b", alphas=[0, 0.5]).ranks is None
+
+
+def test_packs_of_a_grid_are_one_data_set(tmp_path):
+    """`submit` refuses packs of different data sets."""
+    prints = {name: name.ljust(16, "0") for name in SETS}
+    grid = Grid.model_validate(GRID | {"packs": SETS, "seeds": [0]})
+    runs, folder = expand(grid, prints), GridFolder(tmp_path / "study")
+    for spec in runs:
+        finish(spec, folder)
+    assert collect(grid, runs, folder).ranks is None
+
+
+def test_packs_of_another_tool_are_data_sets(tmp_path):
+    lines = [
+        {"variant": row, "pack": name, "seed": seed, "acc": score(name, alpha, seed)}
+        for (row, alpha), name, seed in product(
+            [("base", 0), ("mid", 0.25), ("top", 0.5)], SETS, (0, 1)
+        )
+    ]
+    write_csv(tmp_path / "runs.csv", lines)
+    ranks = table_of(tmp_path / "runs.csv", pack="pack").ranks
+    assert ranks.mean_ranks == {"base": 3, "mid": 2, "top": 1}
+    assert ranks.friedman_p == pytest.approx(stats.chi2.sf(12, 2))

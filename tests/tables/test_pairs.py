@@ -1,0 +1,221 @@
+"""Hedges' g, probability of improvement, correlation, interquartile mean and the exact test."""
+
+import csv
+import io
+import math
+import random
+from statistics import fmean
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+from tables_study import finish, notes, row, study
+
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.metric import Metric
+from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.cells import all_cells, headings
+from furnace_hpc.tables.output.render import to_csv, to_markdown
+from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.statistics import pairs
+from furnace_hpc.tables.statistics.estimates import paired_difference
+from furnace_hpc.tables.statistics.resampling import corrected
+from furnace_hpc.tables.statistics.robust import interquartile_mean
+from furnace_hpc.tables.table import Ablation
+
+ACCURACY, LOSS = Metric("test/digit/accuracy", "max"), Metric("test/digit/loss", "min")
+GAINS = [0.021, 0.013, 0.018, 0.009, 0.016]
+EXTRA = ["difference", "hedges_g", "improvement", "correlation", "iqm"]
+
+
+def difference(values: list[float]):
+    return paired_difference(values, [0.0] * len(values))
+
+
+def made(path, gains: list[float], **changes) -> Ablation:
+    """Two rows that differ by these gains."""
+    rows = {"variants": {"base": {}, "full": {"loss.alpha": 0.5}}, "seeds": [*range(len(gains))]}
+    grid, runs = study(**{**rows, **changes})
+    folder = GridFolder(path / "study")
+    for spec in runs:
+        gain = gains[spec.config.seed] if spec.variant != "base" else 0.0
+        finish(spec, folder, accuracy=0.8 + 0.003 * (spec.config.seed % 4) + gain)
+    return collect(grid, runs, folder)
+
+
+# Hedges' g
+
+
+def test_correction_of_hedges():
+    """The exact factors that Hedges (1981) tabulates: .5642 with 2 degrees of freedom."""
+    for n, factor in ((3, 0.5642), (4, 0.7236), (5, 0.7979), (11, 0.9228), (51, 0.9849)):
+        found = difference([0.0] * (n - 1) + [1.0])
+        g, _ = pairs.hedges_g(found)
+        assert g / found.effect == pytest.approx(factor, abs=6e-5)
+
+
+def test_mean_of_hedges_g_is_the_true_effect():
+    """Cohen's d of 5 pairs is too large by a quarter."""
+    draws = np.random.default_rng(0).normal(0.8, 1.0, (2000, 5))
+    found = [pairs.hedges_g(difference(line.tolist())) for line in draws]
+    assert fmean(g for g, _ in found) == pytest.approx(0.8, abs=0.04)
+    holds = [interval[0] <= 0.7979 * 0.8 <= interval[1] for _, interval in found]
+    assert fmean(holds) == pytest.approx(0.95, abs=0.016)  # the interval of d, times J
+
+
+def test_interval_of_hedges_g_is_the_noncentral_t():
+    """Integrate the density of scipy's noncentral t above and below the observed t."""
+    found = difference(GAINS)
+    g, (low, high) = pairs.hedges_g(found)
+    factor, t = g / found.effect, found.effect * math.sqrt(5)
+    for bound, tail in ((low, (t, np.inf)), (high, (-np.inf, t))):
+        shift = bound / factor * math.sqrt(5)
+        area, _ = integrate.quad(lambda x, s=shift: stats.nct.pdf(x, 4, s), *tail)
+        assert area == pytest.approx(0.025, abs=1e-6)
+    g, (low, high) = pairs.hedges_g(difference([-gain for gain in GAINS]))
+    assert low < g / factor < high < 0
+
+
+def test_when_there_is_no_hedges_g():
+    assert pairs.hedges_g(difference([0.1, 0.2])) == (None, None)
+    assert pairs.hedges_g(difference([0.1, 0.1, 0.1])) == (None, None)
+    shared = corrected(difference(GAINS), 0.4)
+    g, interval = pairs.hedges_g(shared)
+    assert g == pytest.approx(pairs.hedges_g(difference(GAINS))[0])
+    assert interval is None
+    extreme = difference([1.0, 1.0, 1.0 + 1e-6])  # d is about a million
+    g, interval = pairs.hedges_g(extreme)
+    assert interval is None
+    assert g > 1e5
+
+
+# Probability of improvement and correlation
+
+
+@pytest.mark.parametrize("n", [1, 5, 12])
+def test_wilson_interval_agrees_with_scipy(n):
+    for wins in range(n + 1):
+        oracle = stats.binomtest(wins, n).proportion_ci(method="wilson")
+        assert pairs.wilson_interval(wins / n, n) == pytest.approx((oracle.low, oracle.high))
+
+
+def test_share_of_pairs_that_improve():
+    ours, theirs = [0.9, 0.8, 0.7, 0.6], [0.8, 0.8, 0.6, 0.7]
+    assert pairs.improvement(ours, theirs, ACCURACY) == 2.5 / 4  # a win, a tie, a win, a loss
+    assert pairs.improvement(ours, theirs, LOSS) == 1.5 / 4
+    rounded = [0.1 + 0.2, 0.3]
+    assert pairs.improvement(rounded, [0.3, 0.3], ACCURACY) == 0.5
+
+
+def test_correlation_agrees_with_scipy():
+    generator = random.Random(0)
+    ours = [generator.random() for _ in range(6)]
+    theirs = [value + generator.random() for value in ours]
+    assert pairs.correlation(ours, theirs) == pytest.approx(stats.pearsonr(ours, theirs).statistic)
+    assert pairs.correlation(ours[:2], theirs[:2]) is None
+    assert pairs.correlation(ours, [0.5] * 6) is None
+
+
+# Interquartile mean
+
+
+def test_interquartile_mean_worked_by_hand():
+    """Of 12 runs the 6 in the middle count. An outlier does not."""
+    values = [float(number) for number in range(11)] + [1000.0]
+    center, (low, high) = interquartile_mean([values])
+    assert center == pytest.approx(fmean([3, 4, 5, 6, 7, 8]))
+    assert low < center < high
+    assert interquartile_mean([values]) == (center, (low, high))  # the same draws
+    assert interquartile_mean([values[:9]]) is None
+    assert interquartile_mean([[1.0]] * 10) == (1.0, None)
+
+
+def test_bootstrap_draws_inside_each_pack():
+    """Packs that differ much, without spread inside, leave no uncertainty."""
+    center, interval = interquartile_mean([[0.0] * 5, [1.0] * 5, [2.0] * 5])
+    assert (center, interval) == (1.0, (1.0, 1.0))
+    generator = random.Random(3)
+    strata = [[generator.gauss(pack, 0.1) for _ in range(6)] for pack in range(3)]
+    center, (low, high) = interquartile_mean(strata)
+    resampled = np.random.default_rng(7)
+    drawn = [
+        stats.trim_mean(np.concatenate([resampled.choice(s, len(s)) for s in strata]), 0.25)
+        for _ in range(1000)
+    ]
+    assert (low, high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+
+
+# In the table
+
+
+def test_optional_columns_are_shown_if_named(tmp_path):
+    usual = made(tmp_path / "a", GAINS)
+    assert not {"hedges_g", "improvement", "correlation", "iqm"} & headings(usual).keys()
+    ablation = made(tmp_path / "b", GAINS * 2, columns=EXTRA)
+    titles = headings(ablation)
+    assert list(titles) == ["variant", *EXTRA]
+    base, full = all_cells(ablation)
+    found = pairs.pair_statistics(row(ablation, "full"), row(ablation, "base"), ablation.metric)
+    low, high = found.hedges_g_interval
+    assert full.hedges_g == f"{found.hedges_g:+.2f} [{low:.2f}, {high:.2f}]"
+    assert full.improvement == "1.00 [0.72, 1.00]"  # Wilson: 10 of 10
+    ours, theirs = (list(row(ablation, name).values.values()) for name in ("full", "base"))
+    assert full.correlation == f"{np.corrcoef(ours, theirs)[0, 1]:+.2f}"
+    assert (base.hedges_g, base.improvement, base.correlation) == ("\u2013",) * 3
+    assert float(full.iqm.split()[0]) == pytest.approx(100 * stats.trim_mean(ours, 0.25), abs=0.1)
+    text = to_markdown(ablation)
+    assert all(cell in text for cell in (full.hedges_g, full.improvement, full.iqm))
+    about = " ".join(caption(ablation, titles))
+    for words in ("Hedges 1981", "Wilson", "Pearson", "Agarwal et al. 2021"):
+        assert words in about
+        assert words not in " ".join(caption(usual, headings(usual)))
+
+
+def test_fewer_than_ten_runs_have_no_interquartile_mean(tmp_path):
+    ablation = made(tmp_path, GAINS, columns=["iqm"])
+    assert [cells.iqm for cells in all_cells(ablation)] == ["\u2013"] * 2
+
+
+def test_csv_and_report_have_the_statistics(tmp_path):
+    ablation = made(tmp_path, GAINS)
+    base, full = csv.DictReader(io.StringIO(to_csv(ablation)))
+    found = pairs.pair_statistics(row(ablation, "full"), row(ablation, "base"), ablation.metric)
+    assert float(full["hedges_g"]) == found.hedges_g
+    assert float(full["hedges_g_high"]) == found.hedges_g_interval[1]
+    assert (float(full["improvement"]), full["improvement_high"]) == (1.0, "1.0")
+    assert float(full["improvement_low"]) == pytest.approx(0.5655, abs=1e-4)
+    assert float(full["correlation"]) == found.correlation
+    assert (base["hedges_g"], base["improvement"], base["correlation"]) == ("",) * 3
+    assert "iqm" not in full
+    assert f'["P(improvement)","{1:.2f} [0.57, 1.00]"]' in to_html(ablation)
+
+
+# The exact test
+
+
+def test_a_mark_rests_on_normality(tmp_path):
+    """Five seeds allow no p below .0625. One note names all rows that it concerns."""
+    ablation = made(tmp_path, GAINS)
+    (note,) = [note for note in ablation.notes if note.text.startswith("rests on normality")]
+    assert note.text == (
+        "rests on normality: the exact sign-flip test cannot go below p .0625 with 5 seeds"
+    )
+    assert note.variants == ("full",)
+
+
+def test_rows_of_one_note_are_merged(tmp_path):
+    rows = {"base": {}, "a": {"loss.alpha": 0.5}, "b": {"loss.beta": 0.3}}
+    ablation = made(tmp_path, [*GAINS, 0.017], variants=rows)
+    (note,) = [note for note in ablation.notes if note.text.startswith("rests on normality")]
+    assert note.variants == ("a", "b")
+    assert note.text.endswith("cannot go below p .03125 with 6 seeds, and 2 rows need p .025")
+
+
+def test_the_exact_test_confirms_or_does_not(tmp_path):
+    assert "rests on normality" not in notes(made(tmp_path / "a", [*GAINS, 0.017, 0.02]))
+    # one small difference has the other sign: the t test marks the row, the exact test has p .0625
+    ablation = made(tmp_path / "b", [0.02, 0.021, 0.019, 0.022, 0.018, -0.001])
+    assert row(ablation, "full").difference.t_p < 0.01
+    assert row(ablation, "full").verdict == "better"
+    assert "rests on normality: the exact sign-flip test gives p .0625" in notes(ablation)
