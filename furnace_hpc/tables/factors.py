@@ -24,7 +24,7 @@ def factor_effects(
     Args:
         grid: the grid as the table shows it.
         rows: all rows of the table.
-        resolution: smallest possible change of a value; 0 if unknown.
+        resolution: smallest possible change of a value. 0 if unknown.
         has_verdicts: whether the effects have verdicts and simultaneous intervals.
     """
     chosen = [row for row in rows if row.variant not in grid.sanity]

@@ -96,7 +96,7 @@ def test_effects_agree_with_least_squares():
         assert effect.difference.t_p == pytest.approx(oracle.pvalue)
 
 
-def test_main_effect_is_that_of_the_analysis_of_variance():
+def test_main_effect_agrees_with_analysis_of_variance():
     """T squared is the F of a repeated-measures analysis of variance."""
     generator = random.Random(2)
     cells = {key: [generator.gauss(0, 1) for _ in range(5)] for key in product((0, 1), repeat=2)}

@@ -172,7 +172,7 @@ def test_optional_columns_are_shown_if_named(tmp_path):
         assert words not in " ".join(caption(usual, headings(usual)))
 
 
-def test_fewer_than_ten_runs_have_no_interquartile_mean(tmp_path):
+def test_nine_runs_have_no_interquartile_mean(tmp_path):
     ablation = made(tmp_path, GAINS, columns=["iqm"])
     assert [cells.iqm for cells in all_cells(ablation)] == ["\u2013"] * 2
 

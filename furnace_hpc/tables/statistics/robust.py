@@ -21,7 +21,7 @@ def interquartile_mean(strata: Sequence[Sequence[float]]) -> tuple[float, Interv
     percentile interval is None if a stratum has one run. The draws are the same in each call.
 
     Args:
-        strata: the values of each pack; one list without packs.
+        strata: the values of each pack. One list without packs.
     """
     values = [value for stratum in strata for value in stratum]
     if len(values) < LEAST_RUNS:
