@@ -14,7 +14,7 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.output.results import submitted_grid, submitted_runs
 
-TABLES = ["report.html", "runs.csv", "table.csv", "table.md", "table.tex"]
+TABLES = ["effects.csv", "report.html", "runs.csv", "table.csv", "table.md", "table.tex"]
 FIGURES = [
     f"figures/{name}.{form}" for name in ("cost", "curves", "means") for form in ("png", "svg")
 ]

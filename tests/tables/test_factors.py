@@ -301,6 +301,7 @@ def test_no_run_at_all(tmp_path):
     grid, runs = study()
     ablation = collect(grid, runs, GridFolder(tmp_path / "study"))
     assert [effect.difference for effect in ablation.effects.effects] == [None] * 3
+    assert "inside each seed, without intervals. It counts the seeds" in to_markdown(ablation)
     assert "| loss.alpha: 0 -> 0.5 | \u2013 | undecided | \u2013 |" in to_markdown(ablation)
 
 

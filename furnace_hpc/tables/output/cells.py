@@ -116,7 +116,7 @@ def all_cells(ablation: Ablation) -> list[Cells]:
         marks = ",".join(letters.get(row.variant, ()))
         cells = _cells(ablation, row, row.variant in best, marks)
         if set(OPTIONAL) & set(ablation.grid.columns):
-            cells = cells._replace(**optional_texts(ablation, row))
+            cells = Cells(**(cells._asdict() | optional_texts(ablation, row)))
         found.append(cells)
     return found
 

@@ -118,8 +118,10 @@ def _texts(
     for effect in found.effects:
         cells = [effect.name, _difference(ablation, effect)]
         if not ablation.why_no_verdict:
-            p = effect.difference and effect.difference.holm_p
-            cells += [effect.verdict or DASH, format_p(p) or DASH]
+            p = DASH
+            if effect.difference is not None:
+                p = format_p(effect.difference.holm_p) or DASH
+            cells += [effect.verdict or DASH, p]
         yield list(map(escape, cells))
 
 
@@ -137,8 +139,9 @@ def _caption(ablation: Ablation, found: FactorEffects) -> list[str]:
     sentences = [
         f"Each effect uses the runs of all combinations, unlike the differences of single rows "
         f"above. {found.effects[0].name}: mean of all rows with the new value minus mean of all "
-        f"rows with the value of {ablation.grid.reference}, inside each {unit}, with "
-        f"{_interval(ablation, found)} over {count(found.num_units, unit)}."
+        f"rows with the value of {ablation.grid.reference}, inside each {unit}, "
+        f"{_interval(ablation, found)}. It counts the {unit}s that all rows have: "
+        f"{found.num_units}."
     ]
     if interactions:
         sentences.append(
@@ -159,10 +162,12 @@ def _caption(ablation: Ablation, found: FactorEffects) -> list[str]:
 
 
 def _interval(ablation: Ablation, found: FactorEffects) -> str:
+    if not any(effect.difference and effect.difference.shown for effect in found.effects):
+        return "without intervals"
     if ablation.why_no_verdict:
-        return "a t interval (95 %, not corrected for the number of effects)"
+        return "with a t interval (95 %, not corrected for the number of effects)"
     effects = count(len(found.effects), "effect")
-    return f"a simultaneous t interval (95 % for all together, Bonferroni, {effects})"
+    return f"with a simultaneous t interval (95 % for all together, Bonferroni, {effects})"
 
 
 def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
