@@ -329,7 +329,7 @@ def test_effects_over_packs_count_packs(tmp_path, origin):
 
 
 def test_a_view_has_effects_without_verdicts(tmp_path):
-    ablation = table(tmp_path, noisy, view=View(metric="test/digit/loss"))
+    ablation = table(tmp_path, noisy, view=View(metric="val/digit/accuracy"))
     effects = ablation.effects.effects
     assert [effect.verdict for effect in effects] == [None] * 3
     assert not any(effect.difference.simultaneous for effect in effects)
