@@ -106,9 +106,8 @@ def main(
 ) -> None:
     """Turn finished runs, of a grid or of another tool, into tables, a report and figures.
 
-    It writes runs.csv, table.csv, table.md, table.tex, report.html, figures/, effects.csv (factors)
-    and ranks.csv (data sets). The exit code is 1 if runs are missing. With --metric, --direction,
-    --by or --where it gives no verdicts.
+    It writes runs.csv, table.csv, table.md, table.tex, report.html and figures/. The exit code is 1
+    if runs are missing. With --metric, --direction, --by or --where it gives no verdicts.
     """
     # The tables have no reference cycles, and the search for them takes a fifth of the time of
     # thousands of runs.
