@@ -5,9 +5,9 @@ furnace submit --grid ablation               do it: skip done runs, resume inter
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Annotated, Any
@@ -17,18 +17,17 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import Row, expand, expand_rows
+from furnace_hpc.config.grids.expansion import Row, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, select_names, with_settings
 from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.config.pretrained_files import check_pretrained
-from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.console.options import Cluster, DataRoot, GridFile, RunsRoot, Variants
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
 from furnace_hpc.launch.dataset_checks import fingerprints
-from furnace_hpc.launch.plan import Choices, Plan
-from furnace_hpc.launch.planner import check_retry, make_plan
+from furnace_hpc.launch.plan import Choices, Plan, Scope
+from furnace_hpc.launch.planner import check_retry, plan_runs
 from furnace_hpc.launch.show_plan import check_shared, choose_profile, print_batch_texts, print_plan
 from furnace_hpc.launch.submission import (
     grid_lock,
@@ -143,8 +142,9 @@ def main(
     )
     _check_places(options)
     prefetch = _start_prefetch(options)
-    specs = _specs(options, rows)
-    plan = _plan_and_submit(options, specs, prefetch, yes)
+    known_data = _check_data(options, rows)
+    chosen = [row for row in rows if row.name in options.variants]
+    plan = _plan_and_submit(options, chosen, known_data, prefetch, yes)
     if wait and options.on_slurm:
         _wait(plan)
 
@@ -174,23 +174,43 @@ def _start_prefetch(options: Options) -> Thread:
     return thread
 
 
-def _specs(options: Options, rows: list[Row]) -> list[RunSpec]:
-    """Check weights and data, and return the runs of the chosen rows and seeds.
+def _check_data(options: Options, rows: list[Row]) -> dict[str, str]:
+    """Check weights of the chosen rows and data of all rows. Return data set -> fingerprint.
 
     It may pack the default data set, so it is the last of the checks.
     """
     models = (row.config.model for row in rows if row.name in options.variants)
     # Lines of `setup` may give the jobs another hub cache.
     check_pretrained(models, may_lack=bool(options.profile.setup))
-    known_data = fingerprints(rows, options.data_root, options.dry_run)
-    specs = [
-        spec for spec in expand(options.grid, known_data, rows) if spec.variant in options.variants
-    ]
-    return [spec for spec in specs if str(spec.config.seed) in options.seeds]
+    return fingerprints(rows, options.data_root, options.dry_run)
 
 
-def _plan_and_submit(options: Options, specs: list[RunSpec], prefetch: Thread, yes: bool) -> Plan:
+def _plan_and_submit(
+    options: Options, rows: list[Row], known_data: dict[str, str], prefetch: Thread, yes: bool
+) -> Plan:
     """Plan and submit under the grid's lock. A dry run takes no lock."""
+    keep_private(options.profile.group)
+    is_local = options.profile.executor == "local" and not options.prepare
+    what = "queue" if is_local else "submission"
+    with nullcontext() if options.dry_run else grid_lock(options.folder, what):
+        if options.on_slurm:
+            recover_pending_submissions(options.folder)
+        resolver = observe(options.folder, must=options.on_slurm)
+        plan = _plan(options, rows, known_data, resolver)
+        if options.on_slurm:
+            prefetch.join()
+        print_plan(plan)
+        if is_local and not options.dry_run:
+            _run_here(plan, lambda: _plan(options, rows, known_data, observe(options.folder)))
+        else:
+            _carry_out(plan, options, resolver, yes)
+    return plan
+
+
+def _plan(
+    options: Options, rows: list[Row], known_data: dict[str, str], resolver: StatusResolver
+) -> Plan:
+    """Plan the runs of the chosen rows and seeds. Of a tuned grid, plan what can run now."""
     choices = Choices(
         code_hash=code_hash(),
         snapshot=source().snapshot_hash,
@@ -199,34 +219,30 @@ def _plan_and_submit(options: Options, specs: list[RunSpec], prefetch: Thread, y
         new_code=options.new_code,
         resume_with=options.resume_with,
         adopt=options.adopt,
+        get_status=resolver,
     )
-    keep_private(options.profile.group)
-    is_local = options.profile.executor == "local" and not options.prepare
-    what = "queue" if is_local else "submission"
-    with nullcontext() if options.dry_run else grid_lock(options.folder, what):
-        if options.on_slurm:
-            recover_pending_submissions(options.folder)
-        resolver = observe(options.folder, must=options.on_slurm)
-        choices = replace(choices, get_status=resolver)
-        plan = make_plan(options.grid, specs, options.profile, options.folder, choices)
-        if options.on_slurm:
-            prefetch.join()
-        print_plan(plan)
-        _carry_out(plan, options, resolver, yes)
-    return plan
+    scope = Scope(options.variants, options.seeds, str(options.data_root.resolve()), options.adopt)
+    return plan_runs(
+        options.grid,
+        rows,
+        known_data,
+        options.profile,
+        options.folder,
+        choices,
+        scope,
+        write=not options.dry_run,
+    )
 
 
 def _carry_out(plan: Plan, options: Options, resolver: StatusResolver, yes: bool) -> None:
-    """Do with the plan what the options say."""
+    """Do with the plan what the options say, without a local queue."""
     if options.dry_run:
         print_batch_texts(plan)
     elif options.prepare:
         _prepare(plan)
-    elif options.on_slurm:
+    else:
         recover_stalled(plan.folder, resolver)
         _submit_array(plan, resolver.evidence.live_jobs, yes)
-    else:
-        _run_here(plan)
 
 
 def _prepare(plan: Plan) -> None:
@@ -277,21 +293,35 @@ def _wait(plan: Plan) -> None:
     raise typer.Exit(show_table(plan.grid, plan.folder))
 
 
-def _run_here(plan: Plan) -> None:
-    """Run the queue, then print the table of the grid. Exit with 1 if a planned run is not done."""
-    if plan.to_do:
-        from furnace_hpc.launch import local_queue
+def _run_here(plan: Plan, plan_again: Callable[[], Plan]) -> None:
+    """Run the queue, then print the table of the grid. Exit with 1 if a planned run is not done.
 
-        if not local_queue.submit_plan(plan):
-            print("stopped; the same command resumes from the checkpoints", file=sys.stderr)
-            raise typer.Exit(130)
-    else:
-        record(plan)
+    When the trials of a tuned grid have chosen values, the queue continues with the table's runs.
+    """
+    while True:
+        if plan.to_do:
+            _run_queue(plan)
+        else:
+            record(plan)
+        if not plan.num_waiting:
+            break
+        before, plan = plan, plan_again()
+        if plan.num_waiting == before.num_waiting:
+            break
+        print_plan(plan)
     from furnace_hpc.aggregate import show_table
 
     show_table(plan.grid, plan.folder)
     is_complete = all(run.folder.result.is_file() for run in plan.runs)
-    raise typer.Exit(int(not is_complete))
+    raise typer.Exit(int(not is_complete or plan.num_waiting > 0))
+
+
+def _run_queue(plan: Plan) -> None:
+    from furnace_hpc.launch import local_queue
+
+    if not local_queue.submit_plan(plan):
+        print("stopped; the same command resumes from the checkpoints", file=sys.stderr)
+        raise typer.Exit(130)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,20 @@ A field marked `identity: False` changes where or how often something is written
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from furnace_hpc.config.base import ADDED_LATER, NOT_IDENTITY, Beta, Config, Name, Partitions, Seed
+from furnace_hpc.config.base import (
+    ADDED_LATER,
+    NAME_PATTERN,
+    NOT_IDENTITY,
+    Beta,
+    Config,
+    Name,
+    Partitions,
+    Seed,
+)
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.identity import identity_hash, seeded_hashes
@@ -209,12 +218,16 @@ class Resources(Config):
     )
 
 
+TRIAL = "~"  # between row and number in the name of a trial. No row's name contains it
+RunName = Annotated[str, Field(pattern=rf"{NAME_PATTERN[:-1]}({TRIAL}[0-9]{{1,4}})?$")]
+
+
 class RunSpec(Config):
     """One run: a variant with a seed. It is written once, as `spec.json`, and never changed."""
 
     format: Literal[1] = 1
     grid: Name
-    variant: Name
+    variant: RunName
     config: TrainConfig
     resources: Resources
     data_fingerprint: str = Field(description="fingerprint of the packed data set's contents")

@@ -88,6 +88,15 @@ class PlannedRun:
         return self.action.is_start
 
 
+class Scope(NamedTuple):
+    """What the user chose of a tuned grid. The table's runs are submitted later in this scope."""
+
+    variants: list[str]
+    seeds: list[str]
+    data_root: str
+    adopt: bool
+
+
 @dataclass(frozen=True)
 class Plan:
     """A whole submission, before anything is written."""
@@ -98,6 +107,9 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     snapshot: str = ""  # hash of the code that new runs begin with
     exclude: tuple[str, ...] = ()  # nodes that get none of the runs
+    scope: Scope | None = None  # of a tuned grid whose trials have not all ended
+    num_waiting: int = 0  # rows (on each pack) whose trials have not chosen values
+    tuning: tuple[str, ...] = ()  # lines about choices, for the user
 
     @property
     def to_do(self) -> list[PlannedRun]:

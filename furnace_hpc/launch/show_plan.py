@@ -73,7 +73,7 @@ def print_plan(plan: Plan) -> None:
     _print_runs(plan, console)
     counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
     console.print(f"{counted(len(plan.runs), 'run')} ({counts}) on {plan.profile.name}")
-    for line in (*_other_names(plan), *_code(plan), *_jobs(plan)):
+    for line in (*plan.tuning, *_other_names(plan), *_code(plan), *_jobs(plan)):
         console.print(line)
     if not plan.to_do:
         console.print("nothing to do")

@@ -15,10 +15,10 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.regular_file import read_regular, read_regular_text
-from furnace_hpc.launch.plan import Action, Plan, PlannedRun
+from furnace_hpc.launch.plan import Action, Plan, PlannedRun, Scope
 from furnace_hpc.runs.adopted import link
-from furnace_hpc.runs.folder import GridFolder, write_atomically
-from furnace_hpc.runs.journal import Sent, Submission, submissions
+from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
+from furnace_hpc.runs.journal import SCOPE, Sent, Submission, submissions
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.state import close_open_attempt, read_status
 from furnace_hpc.runs.submitted import SubmissionRow
@@ -113,7 +113,8 @@ def write_submission(plan: Plan) -> Submission:
     """Write everything that a submission needs. The caller holds the grid's lock.
 
     That is the code snapshot and grid.yaml without settings. In the submission's own folder it is
-    grid.yaml with settings, profile.json, specs.jsonl and rows.jsonl. A run's folder is made when
+    grid.yaml with settings, profile.json, specs.jsonl and rows.jsonl. A submission of trials also
+    has scope.json, because runs of the table follow. A run's folder is made when
     the run begins: to make a thousand of them would take longer than everything else.
 
     Raises:
@@ -136,6 +137,8 @@ def write_submission(plan: Plan) -> Submission:
     write_atomically(path / "profile.json", plan.profile.model_dump_json(indent=2) + "\n")
     specs = [run.spec.model_dump_json() + "\n" for run in plan.runs]
     write_atomically(path / "specs.jsonl", "".join(specs))
+    if plan.scope:
+        write_json(path / SCOPE, plan.scope._asdict())
     write_atomically(path / "rows.jsonl", "".join(row.line() for row in _rows(plan, specs)))
     return Submission(path)
 
@@ -148,6 +151,18 @@ def record(plan: Plan) -> None:
     before = read_regular_text(plan.folder.grid) if plan.folder.grid.exists() else ""
     if any(run.adopts for run in plan.runs) or before != _without_settings(plan):
         write_submission(plan)
+
+
+def read_scope(submission: Submission) -> Scope | None:
+    """What follows the trials of a submission. None if it has none."""
+    try:
+        return Scope(**json.loads(read_regular(submission.path / SCOPE)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{submission.path / SCOPE} is damaged ({error}). Submit the grid again"
+        ) from None
 
 
 def write_specs(plan: Plan) -> None:

@@ -3,6 +3,7 @@
     runs/<grid>/grid.yaml                    the newest submitted grid, without --set
     runs/<grid>/code/<hash>/                 read-only snapshots of the code, named by their content
     runs/<grid>/cache/<digest>.parquet       cache of aggregate; may be deleted at any time
+    runs/<grid>/tuning/<row>-<digest>.json   values chosen for a tuned row; written once
     runs/<grid>/logs/<run_id>.log            link to the log of the run's newest attempt
     runs/<grid>/submissions/<n>/             one submission: grid.yaml with --set, profile.json,
                                              rows.jsonl, journal.jsonl, batch scripts and their logs
@@ -146,6 +147,11 @@ class GridFolder:
     def slurm_cache(self) -> Path:
         """Slurm's last answer, shared by all commands."""
         return self.path / "slurm.json"
+
+    @property
+    def tuning(self) -> Path:
+        """Folder of the values that were chosen for tuned rows."""
+        return self.path / "tuning"
 
     @property
     def tables_cache(self) -> Path:

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.exclude import Exclusion
 from furnace_hpc.config.grids.grid import Grid, apply_overrides
+from furnace_hpc.config.grids.tune import check_row
 from furnace_hpc.config.identity import identity_hash
 from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.parsing.source_text import Entry, SourceText
@@ -37,6 +38,8 @@ class Row:
     config: TrainConfig
     resources: Resources
     packs: tuple[str, ...]  # data sets that it is trained on; one, unless the grid has `packs`
+    variant: str = ""  # its entry in `variants`, before axes
+    overrides: Overrides = field(default_factory=dict)  # all that differs from the base
 
 
 def expand(
@@ -54,24 +57,41 @@ def expand(
     """
     if rows is None:
         rows = expand_rows(grid)
-    runs = []
-    for row in rows:
-        for pack in row.packs:
-            of_pack: dict[str, Any] = {"data": row.config.data.model_copy(update={"name": pack})}
-            if len(row.packs) > 1:
-                of_pack["pack_seed"] = pack_seed(pack)
-            runs += [_run(grid, row, of_pack, seed, fingerprints[pack]) for seed in grid.seeds]
-    return runs
+    return [
+        run
+        for row in rows
+        for pack in row.packs
+        for run in runs_on(grid, row, pack, grid.seeds, fingerprints[pack])
+    ]
 
 
-def _run(grid: Grid, row: Row, of_pack: dict[str, Any], seed: int, fingerprint: str) -> RunSpec:
-    return RunSpec.model_construct(  # its parts are valid already; this is ten times as fast
-        grid=grid.name,
-        variant=row.name,
-        config=row.config.model_copy(update={"seed": seed, **of_pack}),
-        resources=row.resources,
-        data_fingerprint=fingerprint,
-    )
+def runs_on(
+    grid: Grid, row: Row, pack: str, seeds: Sequence[int], fingerprint: str
+) -> list[RunSpec]:
+    """The runs of a row on one pack, seed by seed."""
+    of_pack: dict[str, Any] = {"data": row.config.data.model_copy(update={"name": pack})}
+    if len(row.packs) > 1:
+        of_pack["pack_seed"] = pack_seed(pack)
+    return [
+        RunSpec.model_construct(  # its parts are valid already; this is ten times as fast
+            grid=grid.name,
+            variant=row.name,
+            config=row.config.model_copy(update={"seed": seed, **of_pack}),
+            resources=row.resources,
+            data_fingerprint=fingerprint,
+        )
+        for seed in seeds
+    ]
+
+
+def with_values(grid: Grid, row: Row, name: str, values: Overrides) -> Row:
+    """A row with another name, and with values that override it.
+
+    Raises:
+        ConfigError: the config with these values is not valid.
+    """
+    changed = _row(grid, name, row.variant, row.overrides | values, {})
+    return replace(changed, packs=row.packs)
 
 
 def expand_rows(grid: Grid) -> list[Row]:
@@ -200,7 +220,8 @@ def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: _Deep
             )
         content = apply_overrides(content, {"data.name": grid.packs[0]})
     resources, config = _validated(content, partial(_find, grid.source, variant, file))
-    return Row(name, config, resources, grid.packs or (config.data.name,))
+    packs = grid.packs or (config.data.name,)
+    return Row(name, config, resources, packs, variant, overrides)
 
 
 def _validated(content: dict[str, Any], find: Find) -> tuple[Resources, TrainConfig]:
@@ -255,6 +276,7 @@ def _check_rows(grid: Grid, rows: list[Row]) -> None:
         )
     names = [row.name for row in rows]
     _check_names(grid, names)
+    _check_tuned(grid, rows)
     first: dict[str, str] = {}  # identity -> row
     for row in rows:
         try:
@@ -267,6 +289,18 @@ def _check_rows(grid: Grid, rows: list[Row]) -> None:
                 f"grid {grid.name!r}: rows {same!r} and {row.name!r} train the same thing. "
                 f"Remove one"
             )
+
+
+def _check_tuned(grid: Grid, rows: list[Row]) -> None:
+    """Check that every row can be tuned in the same way."""
+    if grid.tune is None:
+        return
+    for row in rows:
+        try:
+            check_row(grid.tune, row.name, row.overrides, grid.settings)
+            check_metric(grid.tuning_metric, row.config.tasks, splits=("val",))
+        except ConfigError as error:
+            raise ConfigError(f"grid {grid.name!r}, tune, row {row.name!r}: {error}") from None
 
 
 def _check_names(grid: Grid, names: list[str]) -> None:

@@ -14,6 +14,7 @@ from furnace_hpc.config.base import ColumnName, Config, Name, RowName, Seed, num
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Ablate, Overrides, RowOverrides
 from furnace_hpc.config.grids.settings import check_settings
+from furnace_hpc.config.grids.tune import Tune
 from furnace_hpc.config.identity import without_identity
 from furnace_hpc.config.metrics import Direction, checked_direction, metric_direction
 from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_with_source
@@ -87,6 +88,11 @@ class Grid(Config):
         description="drops each row that matches all keys of an entry. Keys: those that base or "
         "the row sets, and `variant`",
     )
+    tune: Tune | None = Field(
+        default=None,
+        description="search of values for each row, with the same trials, before the table's runs "
+        "[none: rows are not tuned]",
+    )
     settings: Overrides = Field(
         default_factory=dict,
         max_length=200,
@@ -148,6 +154,7 @@ class Grid(Config):
         if len(swept) > MAX_SWEPT:
             problems.append(f"{len(swept):,} keys are swept, more than {MAX_SWEPT}. Sweep fewer")
         problems += self._problems_of_direction()
+        problems += self._problems_of_tune()
         if problems:
             raise ValueError(". ".join(problems))
         return self
@@ -159,6 +166,28 @@ class Grid(Config):
         except ConfigError as error:
             return [str(error)]
         return []
+
+    def _problems_of_tune(self) -> list[str]:
+        if self.tune is None:
+            return []
+        if both := sorted(set(self.tune.seeds) & set(self.seeds)):
+            return [
+                f"tune.seeds {list(self.tune.seeds)} and seeds {list(self.seeds)} both have "
+                f"{both[0]}: values must be chosen on seeds that the table does not use. Change one"
+            ]
+        try:
+            checked_direction(self.tuning_metric, None)
+        except ConfigError:
+            return [f"tune needs a metric, because {self.metric} has no better direction. Add one"]
+        return []
+
+    @property
+    def tuning_metric(self) -> str:
+        """The validation metric that chooses among trials."""
+        if self.tune and self.tune.metric:
+            return self.tune.metric
+        _, _, rest = self.metric.partition("/")
+        return f"val/{rest.partition('@')[0]}"
 
     def rows(self) -> dict[str, Overrides]:
         """Row name -> overrides, before axes and zip.
