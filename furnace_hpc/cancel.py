@@ -5,6 +5,7 @@ import signal
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid, Variants
@@ -108,7 +109,8 @@ def _name(array: str, indices: list[int]) -> str:
 
 
 def _variant(run_id: str) -> str:
-    return run_id.rsplit("-", 2)[0]
+    """Return the row of a run. The trials of a row belong to it."""
+    return row_of(run_id.rsplit("-", 2)[0])
 
 
 def _stop_local_queue(folder: GridFolder, part: bool) -> bool:

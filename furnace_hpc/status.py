@@ -12,7 +12,7 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
-from furnace_hpc.monitor.grid_status import Line, overview
+from furnace_hpc.monitor.grid_status import Line, continues, overview
 from furnace_hpc.monitor.job_cache import Evidence
 from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.render import picture, plain, summary
@@ -82,7 +82,7 @@ def watch(folder: GridFolder) -> None:
             while True:
                 size = console.size
                 live.update(Group(*picture(rows, evidence, *size)), refresh=True)
-                if not any(map(_moves, rows)):
+                if not any(map(_moves, rows)) and not continues(folder, evidence):
                     break
                 next_s = _next_read_s(started_s)
                 while time.monotonic() < next_s and console.size == size:
@@ -102,7 +102,7 @@ def _follow(folder: GridFolder) -> tuple[list[Line], Evidence]:
         if text != last:
             print(text, flush=True)
         last = text
-        if not any(map(_moves, rows)):
+        if not any(map(_moves, rows)) and not continues(folder, evidence):
             return rows, evidence
         time.sleep(max(0.0, _next_read_s(started_s) - time.monotonic()))
 

@@ -7,7 +7,12 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.runs.folder import GridFolder
 
 if TYPE_CHECKING:
+    from furnace_hpc.config.train_config import RunSpec
+    from furnace_hpc.runs.folder import RunFolder
+    from furnace_hpc.runs.state import RunStatus
+    from furnace_hpc.tables.collect import GetStatus
     from furnace_hpc.tables.table import Ablation
+    from furnace_hpc.tables.tuning import Tuning
     from furnace_hpc.tables.view import View
 
 
@@ -46,8 +51,10 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     from furnace_hpc.monitor.run_status import observe_when_asked
     from furnace_hpc.tables.collect import collect
     from furnace_hpc.tables.other_settings import runs_of_other_settings
-    from furnace_hpc.tables.output.results import submitted_runs
+    from furnace_hpc.tables.output.results import submitted_rows, submitted_runs
     from furnace_hpc.tables.reading.cache import read_records
+    from furnace_hpc.tables.table import Note
+    from furnace_hpc.tables.tuning import read_tuning, tuning_notes
     from furnace_hpc.tables.view import apply_view, why_no_verdict
 
     records = read_records(folder)
@@ -59,7 +66,15 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     if records.by_run.keys() - run_ids(all_runs):
         other_table_ids = runs_of_other_settings(grid, folder)
     get_status = observe_when_asked(folder)
-    return collect(
+    tuning = None
+    if grid.tune:
+        tuning = read_tuning(
+            grid, *submitted_rows(grid, folder, records, given_name), folder, records
+        )
+    if tuning:
+        other_table_ids |= tuning.run_ids
+        get_status = _with_waiting_runs(get_status, tuning, all_runs, folder)
+    ablation = collect(
         shown_grid,
         runs,
         folder,
@@ -70,6 +85,39 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
         other_table_ids,
         why_no_verdict(grid, all_runs, view),
     )
+    if tuning is None:
+        return ablation
+    shown = {row.variant for row in ablation.rows}
+    notes = [Note(text, (name,) if name in shown else ()) for name, text in tuning_notes(tuning)]
+    return replace(ablation, tuning=tuning, notes=(*notes, *ablation.notes))
+
+
+def _with_waiting_runs(
+    get_status: "GetStatus", tuning: "Tuning", runs: "list[RunSpec]", folder: GridFolder
+) -> "GetStatus":
+    """Like `get_status`. A run whose values are not chosen yet waits, with the reason."""
+    from furnace_hpc.config.grids.trials import NOT_CHOSEN, Tuned
+    from furnace_hpc.monitor.tuning import choose
+    from furnace_hpc.runs.state import RunState, RunStatus
+
+    reasons = {}
+    for trials in tuning.undecided:
+        found = choose(trials, folder, get_status)
+        reasons[trials.tuned] = "all trials have ended: submit again to choose values"
+        if isinstance(found, str):
+            reasons[trials.tuned] = found
+    waiting = {
+        run.run_id: reasons[Tuned(run.variant, run.config.data.name)]
+        for run in runs
+        if run.data_fingerprint == NOT_CHOSEN
+    }
+
+    def status(run: "RunFolder") -> "RunStatus":
+        if run.run_id in waiting:
+            return RunStatus(RunState.NEW, 0, 0, waiting[run.run_id])
+        return get_status(run)
+
+    return status
 
 
 def _with_more_notes(ablation: "Ablation", samples: bool) -> "Ablation":

@@ -84,6 +84,8 @@ ColumnName = Literal[
     "hours",
     "goodput",
     "num_parameters",
+    "tuned",
+    "tuning_hours",
 ]
 _NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 NOT_IDENTITY: dict[str, Any] = {"identity": False}

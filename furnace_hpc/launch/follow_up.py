@@ -1,14 +1,24 @@
 """What follows a wave: which rows of a submission to submit next, or again."""
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.grids.expansion import expand_rows
+from furnace_hpc.config.grids.grid import read_grid
+from furnace_hpc.config.grids.trials import row_of
+from furnace_hpc.config.train_config import TRIAL
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.launch.plan import Shape
+from furnace_hpc.launch.plan import Choices, Plan, Shape
+from furnace_hpc.launch.planner import plan_runs
+from furnace_hpc.launch.submission import read_scope
 from furnace_hpc.monitor.run_status import CANCELLED, StatusResolver
+from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
+from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
 from furnace_hpc.runs.submitted import SubmissionRow
 from furnace_hpc.runs.trust import check_trusted
@@ -39,6 +49,44 @@ def remaining_rows(
         if (is_new or is_retry) and not lifecycle.exhausted_budget(str(run.path), limits):
             shapes.setdefault(Shape(*row.shape), []).append(row.row)
     return shapes
+
+
+def plan_after_trials(
+    submission: Submission, folder: GridFolder, resolver: StatusResolver
+) -> Plan | None:
+    """Plan the table's runs that follow the trials of a submission.
+
+    None if no runs follow, if the grid was changed since, or if no row has chosen values. Rows
+    with a cancelled run are left out.
+    """
+    scope = read_scope(submission)
+    if scope is None or gpu_check.stopped_by(str(submission.path)):
+        return None
+    grid = read_grid(submission.path / "grid.yaml")
+    if read_grid(folder.grid) != grid.model_copy(update={"settings": {}}):
+        print("the grid was changed after the trials were submitted: submit it again to continue")
+        return None
+    cancelled = {row_of(run_id.rsplit("-", 2)[0]) for run_id in submission.cancelled()}
+    wanted = set(scope.variants) - cancelled
+    rows = [row for row in expand_rows(grid) if row.name in wanted]
+    if not rows:
+        return None
+    choices = Choices(
+        code_hash=code_hash(),
+        snapshot=source().snapshot_hash,
+        data_root=Path(scope.data_root),
+        get_status=resolver,
+        adopt=scope.adopt,
+    )
+    fingerprints = dict(row.data for row in submission.rows)
+    profile = read_profile(submission)
+    plan = plan_runs(grid, rows, fingerprints, profile, folder, choices, scope, write=True)
+    table_runs = tuple(run for run in plan.runs if TRIAL not in run.spec.variant)
+    if not table_runs:
+        print(*plan.tuning, sep="\n", flush=True)
+        return None
+    # This job retries no trial: `remaining_rows` has left them.
+    return replace(plan, runs=table_runs, scope=None)
 
 
 def close_attempts(submission: Submission, folder: GridFolder, resolver: StatusResolver) -> None:

@@ -10,10 +10,11 @@ from furnace_hpc.monitor.job_cache import Evidence
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.journal import submissions
+from furnace_hpc.runs.journal import SCOPE, submissions
 from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.runs.records.metrics import last_record
 from furnace_hpc.runs.state import RunState, RunStatus
+from furnace_hpc.slurm.job_states import Phase, meaning
 
 ALIVE = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 
@@ -70,6 +71,19 @@ def overview(folder: GridFolder) -> tuple[list[Line], Evidence]:
     lines = [line_of(run, resolver(run), steps) for run, steps in newest.items()]
     rest = [line_of(run, resolver(run), steps) for run, steps in others.items()]
     return lines + [line for line in rest if line.status.state in ALIVE], resolver.evidence
+
+
+def continues(folder: GridFolder, evidence: Evidence) -> bool:
+    """Whether a follow-up job will submit the table's runs after the trials of a tuned grid."""
+    for submission in submissions(folder):
+        if not (submission.path / SCOPE).exists():
+            continue
+        for sent in submission.sent():
+            job = evidence.queued.get(sent.job_id)
+            is_live = job is not None and meaning(job.word).phase is not Phase.ENDED
+            if sent.kind == "follow-up" and is_live:
+                return True
+    return False
 
 
 def line_of(run: RunFolder, status: RunStatus, steps: int) -> Line:

@@ -16,7 +16,7 @@ from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
-from furnace_hpc.runs.journal import Submission, submissions
+from furnace_hpc.runs.journal import SCOPE, Submission, submissions
 from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.job_states import Phase, meaning
@@ -89,6 +89,7 @@ class Expected(NamedTuple):
     cluster: str
     sent_unix_s: float = 0.0
     follows: tuple[RunFolder, ...] = ()  # of a follow-up job: the runs that it may submit again
+    continues: bool = False  # a follow-up job that submits the table's runs after trials
 
     def is_named(self, name: str) -> bool:
         """Whether a job of this name can be the expected one."""
@@ -135,6 +136,8 @@ def _is_settled(job_id: str, job: Expected, known: Evidence) -> bool:
         return _is_done_or_superseded(job.run, job.sent_unix_s)
     if job_id in known.ended or known.is_gone(job_id):
         return True
+    if job.continues:
+        return False
     return all(_is_done_or_superseded(run, job.sent_unix_s) for run in job.follows)
 
 
@@ -192,7 +195,8 @@ def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
             job = Expected(None, sent.name, sent.cluster, sent.unix_s)
             if sent.kind != "array":
                 follows = _runs_to_do(folder, submission)
-                follow_ups[sent.job_id] = job._replace(follows=follows)
+                has_trials = (submission.path / SCOPE).exists()
+                follow_ups[sent.job_id] = job._replace(follows=follows, continues=has_trials)
                 continue
             for row, job_id in sent.elements.items():
                 run = folder.run(submission.rows[row].run_id)

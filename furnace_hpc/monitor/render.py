@@ -8,6 +8,7 @@ from dataclasses import replace
 from rich.text import Text
 
 from furnace_hpc.config.parsing.plural import counted
+from furnace_hpc.config.train_config import TRIAL
 from furnace_hpc.monitor.columns import PICTURE, PLAIN, RUN, Column, bar, short_names
 from furnace_hpc.monitor.grid_status import Line
 from furnace_hpc.monitor.job_cache import Evidence
@@ -69,7 +70,7 @@ def plain(lines: Sequence[Line], evidence: Evidence) -> list[str]:
 
 def summary(lines: Sequence[Line], evidence: Evidence) -> str:
     """Count the runs in each state, and report if Slurm does not answer."""
-    text = f"{counted(len(lines), 'run')}: {_counts(lines)}"
+    text = f"{counted(len(lines), 'run')}: {_counts(lines)}{_tuning(lines)}"
     if not evidence.failures:
         return text
     since = "never"
@@ -77,6 +78,15 @@ def summary(lines: Sequence[Line], evidence: Evidence) -> str:
         since = f"{time.time() - evidence.answered_unix_s:,.0f} s ago"
     hint = evidence.error.removeprefix(evidence.problem)
     return f"{text}. {evidence.problem} (last answer: {since}){hint}"
+
+
+def _tuning(lines: Sequence[Line]) -> str:
+    """The progress of trials, if the grid is tuned."""
+    trials = [line for line in lines if TRIAL in line.run_id]
+    if not trials:
+        return ""
+    ended = sum(line.status.state in (RunState.DONE, RunState.FAILED) for line in trials)
+    return f"; tuning {ended}/{len(trials)}"
 
 
 def table(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -77,7 +78,10 @@ def collect(
     results = [run.own_result for row in named.values() for run in row if run.own_result]
     _check_metric(grid, results)
     resolution = resolution_of(grid.metric, [run for row in named.values() for run in row])
-    rows = compare_rows(named, grid.reference, by, resolution=resolution)
+    settings_of = _settings_of
+    if grid.tune and not by:  # their column has the chosen values
+        settings_of = partial(_settings_of, tuned=tuple(grid.tune.space))
+    rows = compare_rows(named, grid.reference, by, settings_of, resolution)
     if not why_no_verdict:
         rows = with_verdicts(rows, grid)
     ranks = rank_over_data_sets(grid, rows, _settings_of, has_verdicts=not why_no_verdict)
@@ -188,11 +192,17 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]
     return tuple(change for change in changes if change.reference != change.value)
 
 
-def _settings_of(runs: Sequence[Run]) -> dict[str, Any]:
+def _settings_of(runs: Sequence[Run], tuned: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Dotted key -> value of a row's config, without the keys that were tuned."""
     spec = runs[0].own_spec
     if spec is None:
         return {}
-    return _flat_identity(spec.config)
+    values = _flat_identity(spec.config)
+    for key in tuned:
+        values = {
+            leaf: value for leaf, value in values.items() if not f"{leaf}.".startswith(f"{key}.")
+        }
+    return values
 
 
 def compare_rows(

@@ -25,6 +25,7 @@ from furnace_hpc.tables.statistics import estimates, resampling
 from furnace_hpc.tables.statistics.factorial import FactorEffects
 from furnace_hpc.tables.statistics.ranks import Ranks
 from furnace_hpc.tables.statistics.verdicts import Verdict
+from furnace_hpc.tables.tuning import Tuning
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class Row:
     changes: tuple[Change, ...]
     difference: estimates.Difference | None  # None for the reference, and without a common draw
     verdict: Verdict | None = None  # None for the reference, and in a table without verdicts
+
+    @cached_property
+    def variants(self) -> list[str]:
+        """The variants of its runs. One, unless the rows are values of a key."""
+        return list(dict.fromkeys(run.spec.variant for run in self.runs))
 
     @cached_property
     def values(self) -> dict[Draw, float]:
@@ -224,6 +230,7 @@ class Ablation:
     resolution: float = 0.0  # smallest possible change of a value; 0 if unknown
     effects: FactorEffects | None = None  # None if the rows are not a full product of factors
     ranks: Ranks | None = None  # of the methods over data sets; None if there are not several
+    tuning: Tuning | None = None  # the trials behind the rows; None if they were not tuned
 
     @cached_property
     def metric(self) -> Metric:
@@ -255,6 +262,14 @@ class Ablation:
     def packs(self) -> tuple[str, ...]:
         """The grid's packs of the data. Empty if it has one."""
         return several_packs(self.grid)
+
+    def tuned_cells(self, row: Row) -> tuple[str, float | None]:
+        """Chosen values and hours of the trials of a row. Empty and None without any."""
+        if self.tuning is None:
+            return "", None
+        rows = self.tuning.of(row.variants)
+        values = rows[0].values if len(rows) == 1 else ""
+        return values, sum(tuned.spent.hours for tuned in rows) or None
 
     @cached_property
     def on_gpus(self) -> bool:

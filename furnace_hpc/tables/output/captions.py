@@ -10,7 +10,9 @@ from furnace_hpc.tables.statistics.significance import format_exact_p
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Source
 from furnace_hpc.tables.text import count
+from furnace_hpc.tables.tuning import budget
 
+NOT_TUNED = "Not tuned per row."
 # column -> its explanation
 COSTS = {
     "train_s": "train: seconds in training steps, median over runs",
@@ -20,6 +22,8 @@ COSTS = {
     "attempts": "attempts: sum over runs, missing runs included",
     "lost_steps": "lost steps: trained again because they were not saved, sum over runs",
     "hours": "hours: GPUs or processes times hours of all ended attempts, missing runs included",
+    "tuned": "tuned: values of the best trial",
+    "tuning_hours": "tuning: GPUs or processes times hours of all trials, failed ones included",
     "goodput": (
         "goodput: seconds in steps that count, divided by seconds of all attempts, "
         "median over finished runs"
@@ -51,6 +55,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         _values(ablation),
         *_several_runs_per_seed(ablation),
         *_selected_steps(ablation),
+        *_tuning(ablation),
         _pairs(ablation),
         *_shared_samples(ablation),
         *_verdicts(ablation),
@@ -78,10 +83,18 @@ def short_caption(ablation: Ablation) -> str:
     else:
         n += " seeds"
     marks = f" {_marks()}" * (not ablation.why_no_verdict)
+    tuned = "".join(f" {sentence}" for sentence in _tuned_shortly(ablation))
     return (
         f"{ablation.metric.name}: {spread}, n = {n}; difference to {ablation.grid.reference} with "
-        f"{_interval_words(ablation)}{shared}.{marks}"
+        f"{_interval_words(ablation)}{shared}.{marks}{tuned}"
     )
+
+
+def _tuned_shortly(ablation: Ablation) -> Iterator[str]:
+    if ablation.tuning is not None:
+        yield f"Each row tuned with {budget(ablation.tuning)}."
+    elif ablation.source is None:
+        yield NOT_TUNED
 
 
 def _interval_words(ablation: Ablation) -> str:
@@ -133,6 +146,22 @@ def _selected_steps(ablation: Ablation) -> Iterator[str]:
     is_selected = any(map(_is_selected, configs))
     if ablation.metric.split == "val" and is_selected:
         yield "The same split selected the step, so the values are optimistic."
+
+
+def _tuning(ablation: Ablation) -> Iterator[str]:
+    """The budget that each row was tuned with, or that rows were not tuned."""
+    tuning = ablation.tuning
+    if ablation.source is not None:
+        return
+    if tuning is None:
+        yield NOT_TUNED
+        return
+    each = "Each row on each pack" if ablation.packs else "Each row"
+    device = "GPU" if tuning.on_gpus else "process"
+    yield (
+        f"{each} tuned with {budget(tuning)}. The trials have the same values for every row. They "
+        f"took {tuning.hours:.2f} {device}-hours, which the other costs do not include."
+    )
 
 
 def _source(source: Source) -> Iterator[str]:

@@ -17,6 +17,7 @@ DASH = "\u2013"  # of a missing value
 OF_A_FAMILY = ("verdict", "holm_p")  # columns that only the grid's own table has
 # columns that a table has only if the grid's `columns` names them
 OPTIONAL = ("hedges_g", "improvement", "correlation", "iqm")
+OF_TRIALS = ("tuned", "tuning_hours")  # columns that only a tuned grid has
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 UNDERTRAINED = "reference under-trained"
 MARKS = {Verdict.BETTER: "*", Verdict.WORSE: "\u2020"}  # stands behind a difference
@@ -47,6 +48,8 @@ class Cells(NamedTuple):
     hours: str
     goodput: str
     num_parameters: str
+    tuned: str = DASH  # chosen values
+    tuning_hours: str = DASH
     hedges_g: str = DASH
     improvement: str = DASH
     correlation: str = DASH
@@ -66,6 +69,8 @@ def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
     if ablation.grid.columns:
         return {name: titles[name] for name in ("variant", *ablation.grid.columns)}
     titles = {name: title for name, title in titles.items() if name not in OPTIONAL}
+    if ablation.tuning is None:
+        titles = {name: title for name, title in titles.items() if name not in OF_TRIALS}
     if ablation.why_no_verdict:
         titles = {name: title for name, title in titles.items() if name not in OF_A_FAMILY}
     return {name: title for name, title in titles.items() if not usual or name in usual}
@@ -98,6 +103,8 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
         "hours": f"{device}-hours",
         "goodput": "goodput (%)",
         "num_parameters": "parameters",
+        "tuned": "tuned",
+        "tuning_hours": f"tuning ({device}-hours)",
     }
     if ablation.source is None:
         return titles
@@ -194,6 +201,7 @@ def _best_variants(ablation: Ablation) -> set[str]:
 
 def _cells(ablation: Ablation, row: Row, best: bool, marks: str) -> Cells:
     costs, tests, scale = row.costs, row.difference or NO_DIFFERENCE, row_scale(ablation, row)
+    tuned, tuning_hours = ablation.tuned_cells(row)
     return Cells(
         variant=row.variant,
         marks=marks,
@@ -216,6 +224,8 @@ def _cells(ablation: Ablation, row: Row, best: bool, marks: str) -> Cells:
         hours=_number(costs.hours, ".2f"),
         goodput=_number(costs.goodput and 100 * costs.goodput, ".1f"),
         num_parameters=_number(costs.num_parameters, ",d"),
+        tuned=tuned or DASH,
+        tuning_hours=_number(tuning_hours, ".2f"),
     )
 
 

@@ -13,7 +13,7 @@ from furnace_hpc.tables.output.render import WORDS, cell_texts
 from furnace_hpc.tables.table import Ablation
 
 # columns that fit into a text column of a paper
-COLUMNS = ("variant", "n", "metric", "difference", "verdict", "train_s")
+COLUMNS = ("variant", "n", "metric", "difference", "verdict", "tuned", "train_s")
 MAX_ROWS = 40  # of a table on one page
 MAX_LINES = 52  # of a table on one page, with its caption and notes
 LINE = 90  # characters in a line of notes, about

@@ -20,6 +20,7 @@ from furnace_hpc.tables.output.cells import (
 )
 from furnace_hpc.tables.output.effects import effects_markdown, effects_terminal
 from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
+from furnace_hpc.tables.output.tuning import curve_lines, tuning_lines
 from furnace_hpc.tables.statistics.estimates import Difference
 from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.table import Ablation, Row, Run, by_pack
@@ -35,8 +36,11 @@ RESULT_COLUMNS = (
     *("num_parameters", "world_size", "num_threads", "device", "precision", "zero_stage"),
     *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
 )
-WORDS = ("variant", "changes", "verdict")  # columns of text; all others are numbers
-TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "verdict", "train_s", "hours")
+WORDS = ("variant", "changes", "verdict", "tuned")  # columns of text; all others are numbers
+TERMINAL_COLUMNS = (
+    *("variant", "n", "metric", "difference", "verdict", "tuned", "train_s", "hours"),
+    "tuning_hours",
+)
 TERMINAL_ROWS = 200  # a longer table is read from the files
 
 
@@ -197,9 +201,27 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
         "verdict": row.verdict,
         "reference_undertrained_against": " ".join(ablation.stronger_sanity),
         **(vars(row.costs) if ablation.source is None else {}),
+        **_csv_tuning(ablation, row),
         "missing": "; ".join(describe(run) for run in row.missing),
         "notes": "; ".join(notes),
     }
+
+
+def _csv_tuning(ablation: Ablation, row: Row) -> dict[str, Any]:
+    if ablation.tuning is None:
+        return {}
+    tuned, hours = ablation.tuned_cells(row)
+    return {"tuned": tuned, "tuning_hours": hours}
+
+
+def to_tuning_csv(ablation: Ablation) -> str:
+    """One line per trial. Empty if no row has chosen values yet."""
+    return _csv(tuning_lines(ablation))
+
+
+def to_curve_csv(ablation: Ablation) -> str:
+    """One line per row and number of trials. Empty if no row has chosen values yet."""
+    return _csv(curve_lines(ablation))
 
 
 def _csv_difference(difference: Difference | None) -> dict[str, Any]:
@@ -265,6 +287,8 @@ def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any])
 
 def _csv(lines: list[dict[str, Any]]) -> str:
     text = io.StringIO()
+    if not lines:
+        return ""
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([csv_cell(name) for name in lines[0]])
     writer.writerows([csv_cell(line[name]) for name in lines[0]] for line in lines)

@@ -29,6 +29,7 @@ from furnace_hpc.tables.output.effects import effects_html
 from furnace_hpc.tables.output.escape import html, json_value
 from furnace_hpc.tables.output.heatmaps import consistency, modalities
 from furnace_hpc.tables.output.render import WORDS
+from furnace_hpc.tables.output.tuning import tuning_section
 from furnace_hpc.tables.output.verdict import verdict_sentences
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
 from furnace_hpc.tables.table import Ablation, Row, Run
@@ -62,7 +63,9 @@ def to_html(ablation: Ablation) -> str:
         caption=html(" ".join(caption(ablation, headings(ablation)))),
         notes=_notes(ablation),
         effects="\n".join(effects_html(ablation)),
-        matrices="\n".join([*modalities(ablation), *consistency(ablation)]),
+        matrices="\n".join(
+            [*tuning_section(ablation), *modalities(ablation), *consistency(ablation)]
+        ),
         style=(PAGE / "report.css").read_text(encoding="utf-8"),
         data=_script_safe(_data(ablation)),
         script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),

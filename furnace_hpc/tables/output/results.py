@@ -4,19 +4,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import expand, expand_rows
+from furnace_hpc.config.grids.expansion import Row, expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid
+from furnace_hpc.config.grids.trials import expand_chosen, expand_trials
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.runs.folder import GridFolder, write_atomically
+from furnace_hpc.runs.records.choice import read_choices, values_of
 from furnace_hpc.runs.submitted import grid_name, read_rows, submit_first
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import (
     to_csv,
+    to_curve_csv,
     to_effects_csv,
     to_markdown,
     to_ranks_csv,
     to_runs_csv,
+    to_tuning_csv,
 )
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.reading.cache import Records, read_records
@@ -25,6 +29,8 @@ from furnace_hpc.tables.table import Ablation
 OPTIONAL_WRITERS = {
     "effects.csv": to_effects_csv,
     "ranks.csv": to_ranks_csv,
+    "tuning.csv": to_tuning_csv,
+    "tuning_curve.csv": to_curve_csv,
 }  # files that a table may lack
 WRITERS = {
     "runs.csv": to_runs_csv,
@@ -79,6 +85,17 @@ def submitted_runs(
     Raises:
         ConfigError: no run was ever submitted, or the grid has problems.
     """
+    rows, fingerprints = submitted_rows(grid, folder, records, given_name)
+    if grid.tune is None:
+        return expand(grid, fingerprints, rows)
+    choices = read_choices(folder, expand_trials(grid, rows, fingerprints))
+    return expand_chosen(grid, rows, fingerprints, values_of(choices), all_rows=True)
+
+
+def submitted_rows(
+    grid: Grid, folder: GridFolder, records: Records | None = None, given_name: str = ""
+) -> tuple[list[Row], dict[str, str]]:
+    """The grid's rows, and data set -> fingerprint as last submitted. As `submitted_runs`."""
     if records is None:
         records = read_records(folder)
     fingerprints = dict(_submitted_data(folder, records))
@@ -88,7 +105,7 @@ def submitted_runs(
         raise ConfigError(f"grid {grid.name!r} has no runs under {root}. {fix}")
     rows = expand_rows(grid)
     unknown = {name: "never submitted" for row in rows for name in row.packs}
-    return expand(grid, unknown | fingerprints, rows)
+    return rows, unknown | fingerprints
 
 
 def _submitted_data(folder: GridFolder, records: Records) -> Iterator[tuple[str, str]]:

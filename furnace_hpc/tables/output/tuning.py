@@ -1,0 +1,144 @@
+"""What the results have on tuning: two CSV files, and a section of the report with its chart."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from furnace_hpc.tables.output.escape import html
+from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.text import format_value
+from furnace_hpc.tables.tuning import TunedRow, Tuning, budget
+
+WIDTH, HEIGHT = 640, 300
+LEFT, RIGHT, TOP, BOTTOM = 60, 150, 12, 40
+COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES = ("", "6 3", "2 2", "8 2 2 2")
+NUM_TICKS = 5
+
+
+def tuning_lines(ablation: Ablation) -> list[dict[str, Any]]:
+    """Column -> value of each trial, for tuning.csv. Numbers have full precision."""
+    if ablation.tuning is None:
+        return []
+    found = []
+    for row in ablation.tuning.rows.values():
+        for choice in row.choices:
+            for tried in choice.trials:
+                found.append(
+                    {
+                        "variant": row.name,
+                        "pack": choice.pack,
+                        "trial": tried.trial,
+                        **{key: format_value(value) for key, value in tried.values.items()},
+                        "metric": choice.metric,
+                        **{
+                            f"seed_{seed}": value
+                            for seed, value in zip(choice.seeds, tried.results, strict=True)
+                        },
+                        "mean": tried.mean,
+                        "chosen": tried.trial == choice.trial,
+                        "failures": "; ".join(tried.failures),
+                    }
+                )
+    return found
+
+
+def curve_lines(ablation: Ablation) -> list[dict[str, Any]]:
+    """Column -> value of each point of the curves, for tuning_curve.csv."""
+    if ablation.tuning is None:
+        return []
+    return [
+        {
+            "variant": row.name,
+            "metric": ablation.tuning.metric.name,
+            "trials": k,
+            "expected_best": value,
+        }
+        for row in ablation.tuning.rows.values()
+        for k, value in enumerate(row.curve(), 1)
+    ]
+
+
+def tuning_section(ablation: Ablation) -> Iterator[str]:
+    """The section of the report. Nothing if the grid does not tune."""
+    tuning = ablation.tuning
+    if tuning is None:
+        return
+    yield (
+        '<section aria-labelledby="tuning-title"><h2 id="tuning-title">Tuning</h2>'
+        f"<p>Each row: {html(budget(tuning))}.</p>"
+    )
+    yield _table(tuning)
+    drawn = [row for row in tuning.rows.values() if row.curve()]
+    if drawn:
+        yield _chart(tuning, drawn)
+        yield (
+            "<p>Expected best of k trials, from the trials of each row (Dodge et al. 2019). A "
+            "curve that still rises at its end shows a row that needs more trials. Values of "
+            "validation are higher than those of test, because they were selected.</p>"
+        )
+    yield "</section>"
+
+
+def _table(tuning: Tuning) -> str:
+    scale = tuning.metric.scale
+    device = "GPU" if tuning.on_gpus else "process"
+    titles = ["variant", "chosen values", f"best trial{scale.unit}", "failed", f"{device}-hours"]
+    head = "".join(f'<th scope="col">{html(title)}</th>' for title in titles)
+    lines = []
+    for row in tuning.rows.values():
+        best = ", ".join(scale.show(choice.best) for choice in row.choices) or "\u2013"
+        failed = sum(len(choice.failed) for choice in row.choices)
+        cells = [row.values or "not chosen yet", best, str(failed), f"{row.spent.hours:.2f}"]
+        texts = "".join(f"<td>{html(cell)}</td>" for cell in cells)
+        lines.append(f'<tr><th scope="row" class="text">{html(row.name)}</th>{texts}</tr>')
+    return (
+        '<div class="wide"><table class="main">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _chart(tuning: Tuning, rows: list[TunedRow]) -> str:
+    """The curves as an SVG picture that needs no script."""
+    scale, curves = tuning.metric.scale, {row.name: row.curve() for row in rows}
+    values = [value for curve in curves.values() for value in curve]
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    most = max(map(len, curves.values()))
+
+    def x_of(k: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (k - 1) / max(1, most - 1)
+
+    def y_of(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / span)
+
+    parts = []
+    precise = scale.for_deviation(span / NUM_TICKS)
+    for tick in range(NUM_TICKS + 1):
+        value = low + span * tick / NUM_TICKS
+        y = f"{y_of(value):.1f}"
+        parts.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="currentColor" '
+            f'stroke-opacity=".15"/><text x="{LEFT - 6}" y="{y}" text-anchor="end" '
+            f'dominant-baseline="middle">{html(precise.show(value))}</text>'
+        )
+    for k in sorted({1, most, *range(1, most + 1, max(1, most // 6))}):
+        parts.append(
+            f'<text x="{x_of(k):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{k}</text>'
+        )
+    for number, (name, curve) in enumerate(curves.items()):
+        color = "currentColor" if number == 0 else COLORS[number % len(COLORS)]
+        points = " ".join(f"{x_of(k):.1f},{y_of(value):.1f}" for k, value in enumerate(curve, 1))
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2" '
+            f'stroke-dasharray="{DASHES[number // len(COLORS) % len(DASHES)]}">'
+            f"<title>{html(name)}</title></polyline>"
+        )
+        y = TOP + 12 + 16 * number
+        parts.append(f'<text x="{WIDTH - RIGHT + 10}" y="{y}" fill="{color}">{html(name)}</text>')
+    title = f"expected best {tuning.metric.name}{scale.unit} of k trials"
+    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 6}">{html(title)}</text>')
+    height = max(HEIGHT, TOP + 16 * (len(curves) + 1))
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html(title)}" '
+        f'font-size="11" fill="currentColor">{"".join(parts)}</svg>'
+    )
