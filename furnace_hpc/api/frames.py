@@ -14,6 +14,7 @@ from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells, headings, lettered
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.output.render import WORDS, cell_texts, runs_lines, table_lines
+from furnace_hpc.tables.output.tuning import tuning_lines
 from furnace_hpc.tables.table import Ablation
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class Results:
         logged = self.ablation.records.frame.select("run", *points)
         found = names.join(logged, on="run", maintain_order="left").explode(points)
         return found.filter(pl.col("metric").is_not_null()).rename({"run": "run_id"})
+
+    @cached_property
+    def trials(self) -> "pl.DataFrame":
+        """One row per trial of a tuned grid, with the columns of tuning.csv. Else empty."""
+        return _frame(tuning_lines(self.ablation))
 
     def __repr__(self) -> str:
         """Name, metric, rows and runs in one line."""

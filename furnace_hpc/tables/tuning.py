@@ -135,6 +135,10 @@ def tuning_notes(tuning: Tuning) -> Iterator[tuple[str, str]]:
                         f"the chosen {key} {format_value(value)}{on_pack} is the lowest or highest "
                         f"value tried. A better one may lie beyond it",
                     )
+            equal = [tried for tried in choice.trials if tried.mean == choice.best]
+            if len(equal) > 1:
+                numbers = ", ".join(str(tried.trial) for tried in equal)
+                yield name, f"trials {numbers}{on_pack} are equally good, and the first was chosen"
             if failed := choice.failed:
                 reasons = list_names([tried.failures[0] for tried in failed])
                 yield (

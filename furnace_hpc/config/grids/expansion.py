@@ -156,7 +156,10 @@ def _combinations(grid: Grid, named: dict[str, Overrides]) -> Iterator[tuple[str
 
 
 def _check_size(grid: Grid, named: int, choices: list[list[Overrides]]) -> None:
-    count = named * len(grid.seeds) * max(1, len(grid.packs))
+    per_row = len(grid.seeds)
+    if grid.tune:
+        per_row += grid.tune.trials * len(grid.tune.seeds)
+    count = named * per_row * max(1, len(grid.packs))
     for choice in choices:
         count *= len(choice)
     if count > MAX_RUNS:

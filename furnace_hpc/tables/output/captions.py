@@ -162,6 +162,8 @@ def _tuning(ablation: Ablation) -> Iterator[str]:
         f"{each} tuned with {budget(tuning)}. The trials have the same values for every row. They "
         f"took {tuning.hours:.2f} {device}-hours, which the other costs do not include."
     )
+    if not ablation.packs:
+        yield "Intervals do not include the luck of the search: all seeds use the same values."
 
 
 def _source(source: Source) -> Iterator[str]:

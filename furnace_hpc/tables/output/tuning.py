@@ -1,8 +1,9 @@
 """What the results have on tuning: two CSV files, and a section of the report with its chart."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+from furnace_hpc.tables.metric import Scale
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.table import Ablation
 from furnace_hpc.tables.text import format_value
@@ -10,9 +11,11 @@ from furnace_hpc.tables.tuning import TunedRow, Tuning, budget
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 150, 12, 40
-COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLORS = ("currentColor", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("", "6 3", "2 2", "8 2 2 2")
-NUM_TICKS = 5
+NUM_STEPS = 5  # between the horizontal lines
+LINE = 16  # height of a line of text
+MAX_NAME = 24  # characters
 
 
 def tuning_lines(ablation: Ablation) -> list[dict[str, Any]]:
@@ -101,44 +104,69 @@ def _chart(tuning: Tuning, rows: list[TunedRow]) -> str:
     """The curves as an SVG picture that needs no script."""
     scale, curves = tuning.metric.scale, {row.name: row.curve() for row in rows}
     values = [value for curve in curves.values() for value in curve]
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    most = max(map(len, curves.values()))
-
-    def x_of(k: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (k - 1) / max(1, most - 1)
-
-    def y_of(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / span)
-
-    parts = []
-    precise = scale.for_deviation(span / NUM_TICKS)
-    for tick in range(NUM_TICKS + 1):
-        value = low + span * tick / NUM_TICKS
-        y = f"{y_of(value):.1f}"
-        parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="currentColor" '
-            f'stroke-opacity=".15"/><text x="{LEFT - 6}" y="{y}" text-anchor="end" '
-            f'dominant-baseline="middle">{html(precise.show(value))}</text>'
-        )
-    for k in sorted({1, most, *range(1, most + 1, max(1, most // 6))}):
-        parts.append(
-            f'<text x="{x_of(k):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{k}</text>'
-        )
-    for number, (name, curve) in enumerate(curves.items()):
-        color = "currentColor" if number == 0 else COLORS[number % len(COLORS)]
-        points = " ".join(f"{x_of(k):.1f},{y_of(value):.1f}" for k, value in enumerate(curve, 1))
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2" '
-            f'stroke-dasharray="{DASHES[number // len(COLORS) % len(DASHES)]}">'
-            f"<title>{html(name)}</title></polyline>"
-        )
-        y = TOP + 12 + 16 * number
-        parts.append(f'<text x="{WIDTH - RIGHT + 10}" y="{y}" fill="{color}">{html(name)}</text>')
+    axes = _Axes(min(values), max(values), max(map(len, curves.values())))
     title = f"expected best {tuning.metric.name}{scale.unit} of k trials"
+    parts = [*_grid_lines(axes, scale), *_curves(axes, curves)]
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 6}">{html(title)}</text>')
-    height = max(HEIGHT, TOP + 16 * (len(curves) + 1))
+    height = max(HEIGHT, TOP + LINE * (len(curves) + 1))
     return (
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html(title)}" '
         f'font-size="11" fill="currentColor">{"".join(parts)}</svg>'
     )
+
+
+class _Axes(NamedTuple):
+    """Limits of the chart: values, and number of trials."""
+
+    low: float
+    high: float
+    most: int
+
+    def x_of(self, k: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (k - 1) / max(1, self.most - 1)
+
+    def y_of(self, value: float) -> float:
+        share = 0.5
+        if self.high > self.low:
+            share = (value - self.low) / (self.high - self.low)
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
+
+
+def _grid_lines(axes: _Axes, scale: Scale) -> Iterator[str]:
+    """Horizontal lines with their values, and the numbers of trials."""
+    span = axes.high - axes.low
+    precise = scale.for_deviation(span / NUM_STEPS, axes.high)
+    for step in range(NUM_STEPS + 1 if span else 1):
+        value = axes.low + span * step / NUM_STEPS
+        y = f"{axes.y_of(value):.1f}"
+        yield (
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="currentColor" '
+            f'stroke-opacity=".15"/><text x="{LEFT - 6}" y="{y}" text-anchor="end" '
+            f'dominant-baseline="middle">{html(precise.show(value))}</text>'
+        )
+    for k in sorted({*range(1, axes.most, -(-axes.most // 8)), axes.most}):
+        x = f"{axes.x_of(k):.1f}"
+        yield f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{k}</text>'
+
+
+def _curves(axes: _Axes, curves: dict[str, list[float]]) -> Iterator[str]:
+    """A line and a name for each row."""
+    for number, (name, curve) in enumerate(curves.items()):
+        color = COLORS[number % len(COLORS)]
+        dash = DASHES[number // len(COLORS) % len(DASHES)]
+        places = [(axes.x_of(k), axes.y_of(value)) for k, value in enumerate(curve, 1)]
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        label = _shorten(name, MAX_NAME)
+        yield (
+            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2" '
+            f'stroke-dasharray="{dash}"><title>{html(name)}</title></polyline>'
+            f'<text x="{WIDTH - RIGHT + 10}" y="{TOP + 12 + LINE * number}" fill="{color}">'
+            f"{html(label)}</text>"
+        )
+
+
+def _shorten(name: str, most: int) -> str:
+    """The name, or its beginning with an ellipsis."""
+    if len(name) <= most:
+        return name
+    return f"{name[: most - 1]}\u2026"
