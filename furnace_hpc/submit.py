@@ -7,7 +7,7 @@ furnace submit --grid ablation               do it: skip done runs, resume inter
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import Row, expand_rows
+from furnace_hpc.config.grids.expansion import Row, expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, select_names, with_settings
 from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
@@ -27,7 +27,7 @@ from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
 from furnace_hpc.launch.dataset_checks import fingerprints
 from furnace_hpc.launch.plan import Choices, Plan, Scope
-from furnace_hpc.launch.planner import check_retry, plan_runs
+from furnace_hpc.launch.planner import check_retry, make_plan
 from furnace_hpc.launch.show_plan import check_shared, choose_profile, print_batch_texts, print_plan
 from furnace_hpc.launch.submission import (
     grid_lock,
@@ -36,6 +36,7 @@ from furnace_hpc.launch.submission import (
     write_specs,
 )
 from furnace_hpc.monitor.run_status import StatusResolver, observe
+from furnace_hpc.monitor.tuning import GetStatus, next_stage
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.resume_overrides import read_overrides
@@ -196,21 +197,34 @@ def _plan_and_submit(
         if options.on_slurm:
             recover_pending_submissions(options.folder)
         resolver = observe(options.folder, must=options.on_slurm)
-        plan = _plan(options, rows, known_data, resolver)
+        plan = make_plan_of(options, rows, known_data, resolver)
         if options.on_slurm:
             prefetch.join()
         print_plan(plan)
         if is_local and not options.dry_run:
-            _run_here(plan, lambda: _plan(options, rows, known_data, observe(options.folder)))
+            _run_here(
+                plan, lambda: make_plan_of(options, rows, known_data, observe(options.folder))
+            )
         else:
             _carry_out(plan, options, resolver, yes)
     return plan
 
 
-def _plan(
-    options: Options, rows: list[Row], known_data: dict[str, str], resolver: StatusResolver
+def make_plan_of(
+    options: Options, rows: list[Row], known_data: dict[str, str], get_status: GetStatus
 ) -> Plan:
-    """Plan the runs of the chosen rows and seeds. Of a tuned grid, plan what can run now."""
+    """Plan the runs of the chosen rows and seeds. Of a tuned grid, plan what can run now.
+
+    Args:
+        options: the user's choices.
+        rows: the chosen rows.
+        known_data: data set name -> fingerprint of its packed contents.
+        get_status: returns the status of a run.
+
+    Raises:
+        ConfigError: as `make_plan`, or a trial is not valid.
+    """
+    grid, folder = options.grid, options.folder
     choices = Choices(
         code_hash=code_hash(),
         snapshot=source().snapshot_hash,
@@ -219,19 +233,38 @@ def _plan(
         new_code=options.new_code,
         resume_with=options.resume_with,
         adopt=options.adopt,
-        get_status=resolver,
+        get_status=get_status,
     )
-    scope = Scope(options.variants, options.seeds, str(options.data_root.resolve()), options.adopt)
-    return plan_runs(
-        options.grid,
+    if grid.tune is None:
+        specs = [
+            spec
+            for spec in expand(grid, known_data, rows)
+            if str(spec.config.seed) in options.seeds
+        ]
+        return make_plan(grid, specs, options.profile, folder, choices)
+    stage = next_stage(
+        grid,
         rows,
         known_data,
-        options.profile,
-        options.folder,
-        choices,
-        scope,
+        folder,
+        get_status,
         write=not options.dry_run,
+        code_hash=choices.code_hash if options.new_code else "",
     )
+    wanted = {*options.seeds, *map(str, grid.tune.seeds)}
+    specs = [spec for spec in stage.runs if str(spec.config.seed) in wanted]
+    plan = make_plan(grid, specs, options.profile, folder, choices)
+    return replace(
+        plan,
+        scope=_scope(options) if stage.waiting else None,
+        num_waiting=len(stage.waiting),
+        tuning=tuple(stage.lines(len(options.seeds))),
+    )
+
+
+def _scope(options: Options) -> Scope:
+    data_root = str(options.data_root.resolve())
+    return Scope(options.variants, options.seeds, data_root, options.adopt)
 
 
 def _carry_out(plan: Plan, options: Options, resolver: StatusResolver, yes: bool) -> None:

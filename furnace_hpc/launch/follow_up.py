@@ -1,20 +1,19 @@
 """What follows a wave: which rows of a submission to submit next, or again."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import read_grid
 from furnace_hpc.config.grids.trials import row_of
-from furnace_hpc.config.train_config import TRIAL
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.launch.plan import Choices, Plan, Shape
-from furnace_hpc.launch.planner import plan_runs
+from furnace_hpc.launch.planner import make_plan
 from furnace_hpc.launch.submission import read_scope
 from furnace_hpc.monitor.run_status import CANCELLED, StatusResolver
+from furnace_hpc.monitor.tuning import next_stage
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
@@ -79,14 +78,13 @@ def plan_after_trials(
         adopt=scope.adopt,
     )
     fingerprints = dict(row.data for row in submission.rows)
-    profile = read_profile(submission)
-    plan = plan_runs(grid, rows, fingerprints, profile, folder, choices, scope, write=True)
-    table_runs = tuple(run for run in plan.runs if TRIAL not in run.spec.variant)
-    if not table_runs:
-        print(*plan.tuning, sep="\n", flush=True)
-        return None
+    stage = next_stage(grid, rows, fingerprints, folder, resolver, write=True)
+    print(*stage.lines(len(scope.seeds)), sep="\n", flush=True)
     # This job retries no trial: `remaining_rows` has left them.
-    return replace(plan, runs=table_runs, scope=None)
+    specs = [spec for spec in stage.runs if str(spec.config.seed) in scope.seeds]
+    if not specs:
+        return None
+    return make_plan(grid, specs, read_profile(submission), folder, choices)
 
 
 def close_attempts(submission: Submission, folder: GridFolder, resolver: StatusResolver) -> None:

@@ -1,7 +1,5 @@
 """Decide what a submission does with each run, and why. It only reads run folders."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +8,6 @@ from pydantic import ValidationError
 from furnace_hpc.config.cluster import ClusterProfile, check_portable
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
-from furnace_hpc.config.grids.expansion import Row, expand
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
 from furnace_hpc.config.parsing.plural import counted
@@ -20,8 +17,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.launch.node_exclusion import excluded_nodes
-from furnace_hpc.launch.plan import Action, Choices, Plan, PlannedRun, Scope, Shape
-from furnace_hpc.monitor.tuning import next_stage
+from furnace_hpc.launch.plan import Action, Choices, Plan, PlannedRun, Shape
 from furnace_hpc.runs.adopted import Same, SameRuns
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.lead_time import slowest_save_s, too_short
@@ -86,52 +82,6 @@ def make_plan(
         raise ConfigError("\n".join(lines))
     exclude = excluded_nodes([run.history for run in planned], profile)
     return Plan(grid, profile, folder, tuple(planned), choices.snapshot, exclude)
-
-
-def plan_runs(
-    grid: Grid,
-    rows: Sequence[Row],
-    known_data: Mapping[str, str],
-    profile: ClusterProfile,
-    folder: GridFolder,
-    choices: Choices,
-    scope: Scope,
-    *,
-    write: bool,
-) -> Plan:
-    """Plan the runs of these rows. Of a tuned grid, plan what can run now.
-
-    Args:
-        grid: the grid.
-        rows: the rows that the user chose.
-        known_data: data set name -> fingerprint of its packed contents.
-        profile: the cluster.
-        folder: folder of the grid's runs.
-        choices: the user's choices.
-        scope: the user's rows and seeds, for the runs that follow trials.
-        write: whether to write new choices of values. The caller holds the grid's lock.
-
-    Raises:
-        ConfigError: as `make_plan`, or a trial is not valid.
-    """
-    if grid.tune is None:
-        specs = expand(grid, known_data, list(rows))
-        specs = [spec for spec in specs if str(spec.config.seed) in scope.seeds]
-        return make_plan(grid, specs, profile, folder, choices)
-    code = choices.code_hash if choices.new_code else ""
-    stage = next_stage(
-        grid, rows, known_data, folder, choices.get_status, write=write, code_hash=code
-    )
-    wanted = {*scope.seeds, *map(str, grid.tune.seeds)}
-    specs = [spec for spec in stage.runs if str(spec.config.seed) in wanted]
-    plan = make_plan(grid, specs, profile, folder, choices)
-    num_waiting = len(stage.waiting)
-    return replace(
-        plan,
-        scope=scope if num_waiting else None,
-        num_waiting=num_waiting,
-        tuning=tuple(stage.lines(len(scope.seeds))),
-    )
 
 
 def check_retry(words: frozenset[str]) -> None:

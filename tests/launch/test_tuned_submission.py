@@ -9,20 +9,20 @@ import time
 from pathlib import Path
 
 import pytest
-from login_study import CODE, command, pack, refused, write_grid
+from login_study import command, pack, refused, write_grid
 from tuned_study import FAILS, PRINTS, TUNE, end_trials, trials_of, tuned_grid
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.launch.follow_up import plan_after_trials
-from furnace_hpc.launch.plan import Choices, Plan, Scope
-from furnace_hpc.launch.planner import plan_runs
+from furnace_hpc.launch.plan import Plan, Scope
 from furnace_hpc.launch.submission import read_scope, write_submission
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
-from furnace_hpc.runs.snapshot import source
+from furnace_hpc.runs.state import read_status
+from furnace_hpc.submit import Options, make_plan_of
 
 LOCAL = ClusterProfile(name="local", executor="local")
 ROOT = Path(__file__).parents[2]
@@ -31,10 +31,21 @@ ROOT = Path(__file__).parents[2]
 def plan(path: Path, grid: Grid, *rows: str, seeds: tuple[int, ...] = (0, 1, 2)) -> Plan:
     """The plan of `submit`."""
     chosen = [row for row in expand_rows(grid) if not rows or row.name in rows]
-    scope = Scope([row.name for row in chosen], list(map(str, seeds)), str(path / "data"), True)
-    choices = Choices(CODE, source().snapshot_hash, path / "data")
-    folder = GridFolder(path / grid.name)
-    return plan_runs(grid, chosen, PRINTS, LOCAL, folder, choices, scope, write=True)
+    options = Options(
+        grid=grid,
+        profile=LOCAL,
+        folder=GridFolder(path / grid.name),
+        data_root=path / "data",
+        variants=[row.name for row in chosen],
+        seeds=list(map(str, seeds)),
+        retry=frozenset(),
+        resume_with={},
+        new_code=False,
+        adopt=True,
+        dry_run=False,
+        prepare=False,
+    )
+    return make_plan_of(options, chosen, PRINTS, read_status)
 
 
 def submitted(path: Path, grid: Grid, *rows: str, **chosen) -> Submission:
