@@ -15,7 +15,8 @@ COLORS = ("currentColor", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9",
 DASHES = ("", "6 3", "2 2", "8 2 2 2")
 NUM_STEPS = 5  # between the horizontal lines
 LINE = 16  # height of a line of text
-MAX_NAME = 24  # characters
+SAMPLE = 20  # length of a line beside its name
+MAX_NAME = 20  # characters
 
 
 def tuning_lines(ablation: Ablation) -> list[dict[str, Any]]:
@@ -75,9 +76,9 @@ def tuning_section(ablation: Ablation) -> Iterator[str]:
     if drawn:
         yield _chart(tuning, drawn)
         yield (
-            "<p>Expected best of k trials, from the trials of each row (Dodge et al. 2019). A "
-            "curve that still rises at its end shows a row that needs more trials. Values of "
-            "validation are higher than those of test, because they were selected.</p>"
+            "<p>Expected best of k trials, from the trials of each row (Dodge et al. 2019). If a "
+            "curve still rises at its end, more trials may help that row. The best of many "
+            "validation results is optimistic, so compare rows by the table above.</p>"
         )
     yield "</section>"
 
@@ -87,12 +88,14 @@ def _table(tuning: Tuning) -> str:
     device = "GPU" if tuning.on_gpus else "process"
     titles = ["variant", "chosen values", f"best trial{scale.unit}", "failed", f"{device}-hours"]
     head = "".join(f'<th scope="col">{html(title)}</th>' for title in titles)
+    head = head.replace('<th scope="col">', '<th scope="col" class="text">', 2)
     lines = []
     for row in tuning.rows.values():
         best = ", ".join(scale.show(choice.best) for choice in row.choices) or "\u2013"
         failed = sum(len(choice.failed) for choice in row.choices)
         cells = [row.values or "not chosen yet", best, str(failed), f"{row.spent.hours:.2f}"]
         texts = "".join(f"<td>{html(cell)}</td>" for cell in cells)
+        texts = texts.replace("<td>", '<td class="text">', 1)
         lines.append(f'<tr><th scope="row" class="text">{html(row.name)}</th>{texts}</tr>')
     return (
         '<div class="wide"><table class="main">'
@@ -110,7 +113,8 @@ def _chart(tuning: Tuning, rows: list[TunedRow]) -> str:
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 6}">{html(title)}</text>')
     height = max(HEIGHT, TOP + LINE * (len(curves) + 1))
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html(title)}" '
+        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:{WIDTH}px" role="img" '
+        f'aria-label="{html(title)}" '
         f'font-size="11" fill="currentColor">{"".join(parts)}</svg>'
     )
 
@@ -156,12 +160,12 @@ def _curves(axes: _Axes, curves: dict[str, list[float]]) -> Iterator[str]:
         dash = DASHES[number // len(COLORS) % len(DASHES)]
         places = [(axes.x_of(k), axes.y_of(value)) for k, value in enumerate(curve, 1)]
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        label = _shorten(name, MAX_NAME)
+        style = f'fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"'
+        x, y = WIDTH - RIGHT + 10, TOP + 12 + LINE * number
         yield (
-            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2" '
-            f'stroke-dasharray="{dash}"><title>{html(name)}</title></polyline>'
-            f'<text x="{WIDTH - RIGHT + 10}" y="{TOP + 12 + LINE * number}" fill="{color}">'
-            f"{html(label)}</text>"
+            f'<polyline points="{points}" {style}><title>{html(name)}</title></polyline>'
+            f'<path d="M{x} {y - 4}h{SAMPLE}" {style}/>'
+            f'<text x="{x + SAMPLE + 6}" y="{y}">{html(_shorten(name, MAX_NAME))}</text>'
         )
 
 
