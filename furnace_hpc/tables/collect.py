@@ -84,7 +84,7 @@ def collect(
     rows = compare_rows(named, grid.reference, by, settings_of, resolution)
     if not why_no_verdict:
         rows = with_verdicts(rows, grid)
-    ranks = rank_over_data_sets(grid, rows, _settings_of, has_verdicts=not why_no_verdict)
+    ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     return Ablation(
         grid,
