@@ -226,12 +226,19 @@ def _difference(ablation: Ablation, row: Row) -> str:
 
 def difference_text(ablation: Ablation, row: Row) -> str:
     """Mean difference and interval: `+2.0 [0.4, 3.6]`."""
+    difference, scale = row.difference or NO_DIFFERENCE, difference_scale(ablation, row)
+    if difference.shown is None:
+        return scale.show(difference.mean, signed=True)
+    return f"{scale.show(difference.mean, signed=True)} {scale.show_interval(difference.shown)}"
+
+
+def difference_scale(ablation: Ablation, row: Row) -> Scale:
+    """How the difference of a row and its interval are shown."""
     difference = row.difference or NO_DIFFERENCE
     scale = ablation.metric.scale.for_deviation(difference.deviation, difference.mean)
     if difference.shown is None:
-        return scale.show(difference.mean, signed=True)
-    scale = scale.for_interval(difference.shown)
-    return f"{scale.show(difference.mean, signed=True)} {scale.show_interval(difference.shown)}"
+        return scale
+    return scale.for_interval(difference.shown)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -8,6 +8,7 @@ the runs.
 
 from collections.abc import Callable, Iterator
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 
 from furnace_hpc.tables.output.escape import html
@@ -16,7 +17,7 @@ from furnace_hpc.tables.output.page.script_data import script_data
 from furnace_hpc.tables.table import Ablation
 
 PAGE = files("furnace_hpc.tables.output") / "page"
-SCRIPTS = ("charts.js", "curves.js", "report.js")
+SCRIPTS = ("charts.js", "differences.js", "curves.js", "report.js")
 # The sections of the page, in their order. Each yields HTML, or nothing if it has no data.
 SECTIONS: tuple[Callable[[Ablation], Iterator[str]], ...] = (
     sections.verdicts,
@@ -27,8 +28,8 @@ SECTIONS: tuple[Callable[[Ablation], Iterator[str]], ...] = (
 )
 
 
-def to_html(ablation: Ablation) -> str:
-    """The whole report."""
+def to_html(ablation: Ablation, out: Path | None = None) -> str:
+    """The whole report. If `out` is the folder it is written to, logs that exist have links."""
     grid = ablation.grid
     state, tone = f"all {len(ablation.runs)} runs done", "good"
     if ablation.missing:
@@ -48,6 +49,6 @@ def to_html(ablation: Ablation) -> str:
         reference=html(grid.reference),
         sections="\n".join(text for section in SECTIONS for text in section(ablation)),
         style=(PAGE / "report.css").read_text(encoding="utf-8"),
-        data=script_data(ablation),
+        data=script_data(ablation, out),
         script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     )

@@ -1,23 +1,44 @@
 """The data of the report's scripts, as JSON."""
 
 import json
+import os
 from collections.abc import Iterator
 from math import isfinite
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
-from furnace_hpc.tables.metric import Scale, scale_of
-from furnace_hpc.tables.output.cells import headings, row_scale
+from furnace_hpc.tables.metric import scale_of
+from furnace_hpc.tables.output.cells import (
+    Cells,
+    all_cells,
+    all_headings,
+    difference_scale,
+    headings,
+    row_scale,
+)
 from furnace_hpc.tables.output.escape import json_value
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.render import to_csv, to_markdown
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
-from furnace_hpc.tables.table import Ablation, Row, Run
+from furnace_hpc.tables.table import Ablation, Row, Run, pairs_of
 from furnace_hpc.tables.text import format_value
+from furnace_hpc.tables.view import tables_of_other_metrics
+
+# columns of text that depend on the metric
+OF_THE_METRIC = ("difference", "verdict", "holm_p", "sign_flip_p", "effect")
 
 
-def script_data(ablation: Ablation) -> str:
-    """The data as JSON that ends no <script>."""
-    return _script_safe(_data(ablation))
+def script_data(ablation: Ablation, out: Path | None = None) -> str:
+    """The data as JSON that ends no <script>.
+
+    Args:
+        ablation: the table.
+        out: folder of the report. Logs that exist have links relative to it. If None, no links.
+    """
+    return _script_safe(_data(ablation, out))
 
 
 def _script_safe(data: Any) -> str:
@@ -26,21 +47,78 @@ def _script_safe(data: Any) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _data(ablation: Ablation) -> dict[str, Any]:
-    """The data of the scripts."""
-    scale, titles = ablation.metric.scale, headings(ablation)
+def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
+    """The data of the scripts. The first view is the table itself."""
+    titles = headings(ablation)
+    tables = [ablation]
+    if not ablation.why_no_verdict:
+        tables += tables_of_other_metrics(ablation)
     return {
-        "metric": ablation.metric.name,
-        "unit": scale.unit,
-        "factor": scale.factor,
         "reference": ablation.grid.reference,
-        "rows": [_row(row, row_scale(ablation, row)) for row in ablation.rows],
+        "unit_of_pairs": "pack" if ablation.packs else "seed",
+        "rows": [_row(row, out) for row in ablation.rows],
+        "views": [_view(table) for table in tables],
         "curves": list(_curves(ablation)),
         "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
+        "copies": {
+            "LaTeX": to_latex(ablation),
+            "CSV": to_csv(ablation),
+            "Markdown": to_markdown(ablation),
+        },
     }
 
 
-def _row(row: Row, scale: Scale) -> dict[str, Any]:
+def _view(ablation: Ablation) -> dict[str, Any]:
+    """What depends on the metric."""
+    scale, sesoi, titles = ablation.metric.scale, None, all_headings(ablation)
+    if ablation.grid.sesoi is not None and not ablation.why_no_verdict:
+        sesoi = ablation.grid.sesoi / scale.factor
+    cells = all_cells(ablation)
+    return {
+        "metric": ablation.metric.name,
+        "unit": scale.unit,
+        "difference_unit": scale.difference_unit,
+        "factor": scale.factor,
+        "higher_is_better": ablation.metric.direction == "max",
+        "sesoi": sesoi,
+        "why_no_verdict": ablation.why_no_verdict,
+        "titles": {name: titles[name] for name in ("metric", "difference")},
+        "values": [
+            _values(ablation, row, of_row) for row, of_row in zip(ablation.rows, cells, strict=True)
+        ],
+    }
+
+
+def _values(ablation: Ablation, row: Row, cells: Cells) -> dict[str, Any]:
+    """The values of a row, and its cells that depend on the metric."""
+    return {
+        "draws": [[draw.pack, draw.seed] for draw in row.values],
+        "values": list(row.values.values()),
+        "mean": row.mean,
+        "digits": row_scale(ablation, row).digits,
+        "interval": row.interval,
+        "of_runs": [_finite(run.value) for run in row.runs],
+        "difference": _difference(ablation, row, cells),
+        "cells": {name: getattr(cells, name) for name in OF_THE_METRIC}
+        | {"metric": [cells.mean, cells.spread, cells.best]},
+    }
+
+
+def _difference(ablation: Ablation, row: Row, cells: Cells) -> dict[str, Any] | None:
+    """The difference of a row to the reference."""
+    if row.difference is None or ablation.reference is None:
+        return None
+    return {
+        "mean": row.difference.mean,
+        "interval": row.difference.shown,
+        "digits": difference_scale(ablation, row).digits,
+        "pairs": list(pairs_of(row, ablation.reference).items()),
+        "text": cells.difference,
+        "verdict": row.verdict,
+    }
+
+
+def _row(row: Row, out: Path | None) -> dict[str, Any]:
     changes = [
         [change.key, format_value(change.reference), format_value(change.value)]
         for change in row.changes
@@ -48,20 +126,20 @@ def _row(row: Row, scale: Scale) -> dict[str, Any]:
     return {
         "variant": row.variant,
         "changes": changes,
-        "values": list(row.values.values()),
-        "mean": row.mean,
-        "digits": scale.digits,
-        "interval": row.interval,
         "costs": vars(row.costs),
-        "runs": [_run(run) for run in row.runs],
+        "runs": [_run(run, out) for run in row.runs],
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _finite(value: float | None) -> float | str | None:
+    """The value, as text if it is NaN or infinite."""
+    if value is not None and not isfinite(value):
+        return str(value)
+    return value
+
+
+def _run(run: Run, out: Path | None) -> dict[str, Any]:
     status, place = run.status, run.origin or _place(run.folder)
-    value: float | str | None = run.value
-    if run.value is not None and not isfinite(run.value):
-        value = str(run.value)
     step, steps, commit, code = status.step, None, None, None
     if run.own_spec:
         steps = run.own_spec.config.steps
@@ -73,24 +151,26 @@ def _run(run: Run) -> dict[str, Any]:
         "pack": run.draw.pack or None,
         "state": status.state.value,
         "reason": status.reason,
-        "value": value,
         "step": step,
         "steps": steps,
         "commit": commit,
         "code": code,
         "job": status.job_id,
         "folder": place,
-        "attempts": [_attempt(attempt, place) for attempt in run.record.ledger()],
+        "attempts": [_attempt(attempt, run.folder, out) for attempt in run.record.ledger()],
     }
 
 
-def _attempt(attempt: Attempt, place: str) -> list[Any]:
-    """Number, job id, nodes, seconds, end reason, last step, log."""
-    time_s = None
+def _attempt(attempt: Attempt, folder: RunFolder, out: Path | None) -> list[Any]:
+    """Number, job id, nodes, seconds, end reason, last step, name of the log and its link."""
+    time_s, link = None, None
     if attempt.end_unix_s is not None:
         time_s = round(attempt.end_unix_s - attempt.start_unix_s, 1)
     ended = ": ".join(dict.fromkeys(text for text in (attempt.reason, attempt.error) if text))
-    log = f"{place}/{RunFolder.log_name(attempt.attempt, 0)}"
+    name = RunFolder.log_name(attempt.attempt, 0)
+    if out is not None and (folder.path / name).is_file():
+        link = quote(os.path.relpath(folder.path / name, out))
+    log = [f"{_place(folder)}/{name}", link]
     return [attempt.attempt, attempt.job_id, attempt.nodelist, time_s, ended, attempt.step, log]
 
 
