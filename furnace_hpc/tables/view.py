@@ -15,8 +15,8 @@ from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.table import Ablation, Run
 from furnace_hpc.tables.text import as_number, format_value
 
-MAX_METRICS = 12  # in the report's list of metrics
-MAX_VALUES = 20_000  # runs times metrics; a larger report would be slow
+MAX_METRICS = 8  # in the report's list of metrics
+MAX_VALUES = 4_000  # runs times metrics; a larger report would be slow
 
 
 @dataclass(frozen=True)

@@ -108,16 +108,16 @@ def _parts(ablation: Ablation, is_long: bool = False) -> LatexParts:
         sentences += _equivalent(ablation)
     above = _breakable(escaped(" ".join(sentences)))
     letters = letters_of([*body, *below, above, head])
-    short = ""
+    short = escaped(ablation.grid.description or ablation.grid.name)
     if letters.comments:  # the list of tables does not define these letters
-        short = f"[{escaped(ablation.grid.name)}]"
+        short = escaped(ablation.grid.name)
     return LatexParts(
         layout=layout,
         num_columns=len(titles),
         head=head,
         body=body,
         comments=[f"% {one_line(text)}" for text in _explanation(ablation, titles)],
-        caption=rf"\caption{short}{{{above}}}",
+        caption=rf"\caption[{{{short}}}]{{{above}}}",
         label=rf"\label{{{_label(ablation)}}}",
         below=below,
         letters=letters,
@@ -235,14 +235,17 @@ def _table(parts: LatexParts) -> list[str]:
         packages += r" and \usepackage{tabularx}"
         kind, ragged = "tabularx", r">{\raggedright\arraybackslash}"
         begin = rf"\begin{{tabularx}}{{\linewidth}}{{{ragged}{layout.columns}}}"
+    body = parts.body
+    if layout.stacks:  # a line between rows of two lines
+        body = [rf"{line} \addlinespace" for line in body]
     return [
         f"% needs {packages}",
         *parts.comments,
         *parts.letters.comments,
         *[rf"\begin{{{name}}}[t]", rf"\centering{SMALL}", *parts.letters.begin],
         *[parts.caption, parts.label],
-        *[begin, r"\toprule", parts.head, r"\midrule"],
-        *[*parts.body, r"\bottomrule", rf"\end{{{kind}}}"],
+        *[r"\par\smallskip", begin, r"\toprule", parts.head, r"\midrule"],
+        *[*body, r"\bottomrule", rf"\end{{{kind}}}"],
         *_below(parts),
         *[*parts.letters.end, rf"\end{{{name}}}", ""],
     ]

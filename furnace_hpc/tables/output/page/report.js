@@ -199,15 +199,15 @@ function showMetric(number) {
     if (head) head.querySelector("button").textContent = title;
   }
   rows.forEach((row, n) => heads.forEach((head, column) => {
-    const text = view.values[n].cells[head.dataset.column];
+    const text = view.values[n].cells[head.dataset.column], joined = (part) => part.replace(", ", ",\u00a0").replaceAll("± ", "±\u00a0");
     if (text === undefined) return;
     const button = row.cells[column].querySelector("button");
     if (head.dataset.column !== "metric") {
-      button.textContent = text;
+      button.textContent = joined(text);
       return;
     }
     const [mean, spread, best] = text;
-    button.replaceChildren(best ? make("strong", {}, mean) : mean, ` ${spread}`);
+    button.replaceChildren(best ? make("strong", {}, mean) : mean, ` ${joined(spread)}`);
   }));
   for (const other of heads) other.removeAttribute("aria-sort");
   body.append(...rows);

@@ -38,12 +38,18 @@ def script_data(ablation: Ablation, out: Path | None = None) -> str:
         ablation: the table.
         out: folder of the report. Logs that exist have links relative to it. If None, no links.
     """
-    return _script_safe(_data(ablation, out))
+    copies = {
+        "LaTeX": to_latex(ablation),
+        "CSV": to_csv(ablation),
+        "Markdown": to_markdown(ablation),
+    }
+    # the copies have several lines, and are escaped already
+    return _script_safe(json_value(_data(ablation, out)) | {"copies": copies})
 
 
 def _script_safe(data: Any) -> str:
     """JSON that ends no <script>, with no control character, NaN or infinite number."""
-    text = json.dumps(json_value(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 
 
@@ -60,11 +66,6 @@ def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
         "views": [_view(table) for table in tables],
         "curves": list(_curves(ablation)),
         "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
-        "copies": {
-            "LaTeX": to_latex(ablation),
-            "CSV": to_csv(ablation),
-            "Markdown": to_markdown(ablation),
-        },
     }
 
 

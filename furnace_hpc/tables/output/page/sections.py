@@ -103,13 +103,20 @@ def _cell(cells: Cells, name: str) -> str:
         mean = html(cells.mean)
         if cells.best:
             mean = f"<strong>{mean}</strong>"
-        return f'<td class="metric">{mean} {html(cells.spread)}</td>'
+        return f'<td class="metric">{mean} {_joined(cells.spread)}</td>'
+    if name == "difference":
+        return f'<td class="difference">{_joined(cells.difference)}</td>'
     text = html(str(getattr(cells, name)))
     if name == "verdict":
         return f'<td class="text word">{text}</td>'
     if name in WORDS:
         return f'<td class="text {name}">{text}</td>'
     return f'<td class="{name}">{text}</td>'
+
+
+def _joined(text: str) -> str:
+    """Escaped text that is not broken within an interval, or between ± and its number."""
+    return html(text).replace(", ", ",&nbsp;").replace("± ", "±&nbsp;")
 
 
 def _breakable(name: str) -> str:
