@@ -248,7 +248,7 @@ def test_a_table_of_41_rows_is_a_longtable(tmp_path):
 
 
 def test_a_table_with_many_notes_is_a_longtable(tmp_path):
-    text = to_latex(with_rows(tmp_path, 40, seeds=(0, 1, 2)))
+    text = to_latex(with_rows(tmp_path, 40, seeds=(0, 1, 2), description="Many words. " * 60))
     assert r"\begin{longtable}" in text
 
 

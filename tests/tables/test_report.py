@@ -1,7 +1,11 @@
 """The report in a real browser. Its bytes depend only on the runs."""
 
+import json
 import random
 import shutil
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,7 @@ from furnace_hpc.tables.table import Ablation
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
+RENDER = Path(__file__).parents[2] / "docs" / "render_pictures.py"
 ERROR = "RuntimeError: </script><b>cheese</b>"
 TEXT_AREA = "Object.assign(document.createElement('textarea'), {id: 'pasted'})"
 SUBSETS = ("audio", "image", "text+image+audio", "text+image", "text")  # not sorted
@@ -355,6 +360,28 @@ def test_many_undecided_rows_are_folded(tmp_path):
     variants = {"base": {}} | {f"row_{n}": {"loss.alpha": 0.1 * n} for n in range(1, 10)}
     page = to_html(noisy(tmp_path, variants=variants, seeds=[0, 1]))
     assert "<summary>9 rows are undecided</summary>" in page
+
+
+@pytest.mark.slow
+def test_pictures_of_the_docs_have_true_colour(browser, tmp_path):
+    """Eight bits per channel, not a palette of 256 colours."""
+    folder = make(tmp_path)
+    rows = [
+        {"row": number, "run_id": run.run_id, "to_do": False, "shape": None, "facts": {}}
+        for number, run in enumerate(study()[1])
+    ]
+    listed = folder.new_submission() / "rows.jsonl"
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report, out = tmp_path / "report.html", tmp_path / "pictures"
+    report.write_text(to_html(table(folder)), encoding="utf-8")
+    command = [sys.executable, RENDER, "--report", report, "--status", "study"]
+    command += ["--runs-root", folder.path.parent, "--out", out]
+    subprocess.run(command, check=True, timeout=120)
+    for name in ("report", "status"):
+        head = (out / f"{name}.png").read_bytes()[:26]
+        width, _, bits, kind = struct.unpack(">IIBB", head[16:26])
+        assert width > 600
+        assert (bits, kind in (2, 6)) == (8, True)
 
 
 @pytest.mark.slow
