@@ -55,6 +55,6 @@ function differenceMark(row, y, at, box, data, show, open) {
 
 function aboutDifferences(data) {
   const kind = data.why_no_verdict ? "95 % interval, not corrected" : "simultaneous 95 % interval";
-  const band = data.sesoi === null ? "" : " Band: differences smaller than sesoi.";
+  const band = data.sesoi === null ? "" : ` Band: differences of less than ${data.effect} (sesoi).`;
   return `${data.metric}. Line: mean with ${kind}. Faint dots: ${data.unit_of_pairs}s.${band}`;
 }

@@ -71,9 +71,11 @@ def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
 
 def _view(ablation: Ablation) -> dict[str, Any]:
     """What depends on the metric."""
-    scale, sesoi, titles = ablation.metric.scale, None, all_headings(ablation)
+    scale, titles = ablation.metric.scale, all_headings(ablation)
+    sesoi, effect = None, ""
     if ablation.grid.sesoi is not None and not ablation.why_no_verdict:
         sesoi = ablation.grid.sesoi / scale.factor
+        effect = scale.show_amount(ablation.grid.sesoi)
     cells = all_cells(ablation)
     return {
         "metric": ablation.metric.name,
@@ -82,6 +84,7 @@ def _view(ablation: Ablation) -> dict[str, Any]:
         "factor": scale.factor,
         "higher_is_better": ablation.metric.direction == "max",
         "sesoi": sesoi,
+        "effect": effect,
         "why_no_verdict": ablation.why_no_verdict,
         "titles": {name: titles[name] for name in ("metric", "difference")},
         "values": [
