@@ -223,7 +223,7 @@ def _stacked(found: re.Match[str]) -> str:
 
 def _breakable(text: str) -> str:
     """Escaped text whose names may be broken after a mark."""
-    return re.sub(r"(\\_|/|\+|,)(?=\w)", r"\1\\allowbreak{}", text)
+    return re.sub(r"(\\_|/|(?<=[A-Za-z])[+,])(?=\w)", r"\1\\allowbreak{}", text)
 
 
 def _table(parts: LatexParts) -> list[str]:
