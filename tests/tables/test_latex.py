@@ -158,7 +158,7 @@ def test_usual_tables_fit_a_column_of_two(tmp_path):
     tables = {
         "plain": complete(tmp_path / "plain", sesoi=1.0, sanity=["full"]),
         "names": complete(tmp_path / "names", variants=long_names),
-        "holes": with_failures(tmp_path / "holes"),
+        "failures": with_failures(tmp_path / "failures"),
         "loss": with_losses(tmp_path / "loss"),
         "packs": with_packs(tmp_path / "packs", **packs),
     }

@@ -1,57 +1,20 @@
 """The report in a real browser. Its bytes depend only on the runs."""
 
-import json
 import random
 import shutil
-import struct
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from foreign_runs import table_of, wide_lines, write_csv
-from tables_study import complete, fail, finish, study
+from report_study import ERROR, make, noisy, open_browser
+from tables_study import complete, finish, study
 
-from furnace_hpc.host import lifecycle
-from furnace_hpc.runs.folder import GridFolder, write_json
+from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.modality_subsets import consistency_blocks, modality_matrix
-from furnace_hpc.tables.output.cells import DASH
 from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.table import Ablation
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-RENDER = Path(__file__).parents[2] / "docs" / "render_pictures.py"
-ERROR = "RuntimeError: </script><b>cheese</b>"
-TEXT_AREA = "Object.assign(document.createElement('textarea'), {id: 'pasted'})"
-SUBSETS = ("audio", "image", "text+image+audio", "text+image", "text")  # not sorted
-
-
-def make(root: Path) -> GridFolder:
-    """Twenty runs with scores of subsets and pairs. One has crashed. The others ran in a job."""
-    _, runs = study()
-    folder = GridFolder(root / "runs" / "study")
-    for spec in runs:
-        if (spec.variant, spec.config.seed) == ("specific_only", 3):
-            fail(spec, folder, ERROR)
-            continue
-        value = 0.8 + 0.01 * spec.config.seed
-        scores = {f"test/digit/accuracy@{name}": value / len(name) for name in SUBSETS}
-        scores |= {
-            f"test/consistency/{name}@text+image": value
-            for name in ("gap", "auc", "cosine_matched")
-        }
-        run = finish(
-            spec,
-            folder,
-            metrics={"test/digit/accuracy": value + len(spec.variant) / 1000, **scores},
-        )
-        write_json(run.attempt(1), lifecycle.read_attempt(str(run.path), 1) | {"job_id": "17_3"})
-    return folder
 
 
 def table(folder: GridFolder) -> Ablation:
@@ -66,15 +29,8 @@ def folder(tmp_path_factory) -> GridFolder:
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]"
-    )
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -219,7 +175,7 @@ def overlap(one: dict, other: dict) -> bool:
     )
 
 
-def test_verdict_and_forest_plot_are_on_the_first_screen(page):
+def test_first_screen_has_verdicts_and_forest_plot(page):
     """So is the difference of each row, on a phone too."""
     for width, height in ((1400, 900), (400, 800)):
         page.set_viewport_size({"width": width, "height": height})
@@ -247,141 +203,6 @@ def test_the_forest_plot_has_the_pairs(page):
     assert page.locator("#differences .sesoi").count() == 0
     rows.nth(2).press("Enter")
     assert page.get_by_role("dialog", name="full").is_visible()
-
-
-def noisy(root: Path, **changes) -> Ablation:
-    """Rows that are worse, equivalent and better, with other metrics, logs and a sesoi."""
-    grid, runs = study(sesoi=1.0, **changes)
-    folder = GridFolder(root / "runs" / "study")
-    gains = {"specific_only": -0.03, "full": 0.03}
-    for spec in runs:
-        seed, salt = spec.config.seed, sum(spec.variant.encode())
-        value = 0.8 + gains.get(spec.variant, 0.0) + 0.001 * ((seed * 7 + salt * seed * seed) % 5)
-        metrics = {"test/digit/accuracy": value, "test/digit/loss": 1 - value}
-        metrics |= {f"test/digit/accuracy@{name}": value / len(name) for name in SUBSETS}
-        run = finish(spec, folder, metrics=metrics)
-        if spec.variant == "full":
-            run.log(1, 0).parent.mkdir(exist_ok=True)
-            run.log(1, 0).write_text("rank 0 writes this")
-    return collect(grid, runs, folder)
-
-
-@pytest.fixture
-def written(browser, tmp_path):
-    """The report of a study with logs, where `aggregate` writes it."""
-    write_results(noisy(tmp_path), tmp_path / "results" / "study", figures=False)
-    context = browser.new_context(viewport={"width": 1400, "height": 900})
-    page = context.new_page()
-    page.goto((tmp_path / "results" / "study" / "report.html").as_uri())
-    yield page
-    context.close()
-
-
-def test_the_band_is_the_smallest_effect_of_interest(written):
-    """It is two points wide, from -1 to +1."""
-    band, zero = written.locator("#differences .sesoi"), written.locator("#differences .zero")
-    left, width = float(band.get_attribute("x")), float(band.get_attribute("width"))
-    assert left + width / 2 == pytest.approx(float(zero.get_attribute("x1")))
-    scale = written.locator("#differences g[aria-hidden]")
-    ticks = [float(text) for text in scale.locator("text").all_text_contents()[:-1]]
-    lines = [float(line.get_attribute("x1")) for line in scale.locator("line").all()]
-    point = (lines[-1] - lines[0]) / (ticks[-1] - ticks[0])
-    assert width == pytest.approx(2 * point)
-
-
-def test_a_dialog_has_pairs_and_a_log(written):
-    """The link of a log is relative to the report, so it survives a copy of both folders."""
-    written.locator("#table tbody th button", has_text="full").click()
-    dialog = written.get_by_role("dialog", name="full")
-    pairs = dialog.locator("table.pairs tbody tr")
-    assert pairs.count() == 5
-    name, value, reference, difference = pairs.first.locator("td").all_inner_texts()
-    assert name == "seed 0"
-    assert float(difference) == pytest.approx(float(value) - float(reference), abs=0.02)
-    link = dialog.locator("a").first
-    assert link.get_attribute("href").startswith("../../runs/study/full-s0-")
-    with written.context.expect_page() as opened:
-        link.click()
-    assert opened.value.locator("body").inner_text() == "rank 0 writes this"
-    written.keyboard.press("Escape")
-    written.locator("#table tbody th button", has_text="base").click()
-    assert written.get_by_role("dialog", name="base").locator("a").count() == 0
-
-
-@pytest.mark.parametrize("has_clipboard", [True, False])
-def test_the_table_is_copied(written, tmp_path, has_clipboard):
-    """Without the clipboard API the page copies a selection."""
-    if has_clipboard:
-        written.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    else:
-        written.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
-    for name, file in {"LaTeX": "table.tex", "CSV": "table.csv", "Markdown": "table.md"}.items():
-        written.get_by_role("button", name=name).click()
-        written.get_by_text(f"copied the table as {name}").wait_for()
-        written.evaluate(f"document.body.append({TEXT_AREA})")
-        written.locator("#pasted").focus()
-        written.keyboard.press("Control+V")
-        pasted = written.locator("#pasted").input_value()
-        assert pasted == (tmp_path / "results" / "study" / file).read_text(encoding="utf-8")
-        written.evaluate("document.getElementById('pasted').remove()")
-
-
-def test_another_metric_has_no_verdict(written):
-    """It changes cells and charts, and the page says why there are no marks."""
-    cells = written.locator("#table td.difference")
-    assert cells.nth(3).inner_text().endswith("]*")
-    written.get_by_label("Metric").select_option("test/digit/loss")
-    assert written.locator("#table th[data-column=metric]").inner_text().startswith("loss")
-    text = cells.nth(3).inner_text()
-    assert text.startswith("-0.03")
-    assert text.endswith("]")
-    assert written.locator("#table td.word").all_inner_texts() == [DASH] * 4
-    assert "no marks, verdicts" in written.locator("#of-metric").inner_text()
-    assert "not corrected" in written.locator("#differences").inner_text()
-    written.get_by_label("Metric").select_option("test/digit/accuracy")
-    assert cells.nth(3).inner_text().endswith("]*")
-    assert written.locator("#of-metric").inner_text() == ""
-
-
-def test_names_stay_and_hidden_columns_are_counted(written):
-    written.set_viewport_size({"width": 700, "height": 900})
-    name, region = written.locator("#table tbody th").first, written.locator("#table").locator("..")
-    cue = written.locator("#cue")
-    assert cue.inner_text().endswith("more columns →")
-    before = name.bounding_box()["x"]
-    region.evaluate("node => node.scrollLeft = 10000")
-    written.wait_for_function("document.getElementById('cue').textContent === ''")
-    assert name.bounding_box()["x"] == before
-    first = written.locator("#table tbody td").first.bounding_box()
-    assert first["x"] + first["width"] < before  # it is scrolled away
-
-
-def test_many_undecided_rows_are_folded(tmp_path):
-    variants = {"base": {}} | {f"row_{n}": {"loss.alpha": 0.1 * n} for n in range(1, 10)}
-    page = to_html(noisy(tmp_path, variants=variants, seeds=[0, 1]))
-    assert "<summary>9 rows are undecided</summary>" in page
-
-
-@pytest.mark.slow
-def test_pictures_of_the_docs_have_true_colour(browser, tmp_path):
-    """Eight bits per channel, not a palette of 256 colours."""
-    folder = make(tmp_path)
-    rows = [
-        {"row": number, "run_id": run.run_id, "to_do": False, "shape": None, "facts": {}}
-        for number, run in enumerate(study()[1])
-    ]
-    listed = folder.new_submission() / "rows.jsonl"
-    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report, out = tmp_path / "report.html", tmp_path / "pictures"
-    report.write_text(to_html(table(folder)), encoding="utf-8")
-    command = [sys.executable, RENDER, "--report", report, "--status", "study"]
-    command += ["--runs-root", folder.path.parent, "--out", out]
-    subprocess.run(command, check=True, timeout=120)
-    for name in ("report", "status"):
-        head = (out / f"{name}.png").read_bytes()[:26]
-        width, _, bits, kind = struct.unpack(">IIBB", head[16:26])
-        assert width > 600
-        assert (bits, kind in (2, 6)) == (8, True)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 r"""A table as LaTeX, for `\input` in a paper. The same runs give the same bytes."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,7 +26,8 @@ from furnace_hpc.tables.table import Ablation, Row
 COLUMNS = ("variant", "metric", "difference")
 MAX_ROWS = 40  # of a table on one page
 MAX_LINES = 52  # of a table on one page, with its caption and notes
-LINE = 55  # characters in a line of notes, about
+# characters in a line of notes, about, and of a caption, whose letters and lines are larger
+LINE, CAPTION_LINE = 55, 32
 COLUMN_PT = 219.0  # width of a column of the ACL template; those of IEEE and NeurIPS are wider
 # widths of letters in points, about, of \footnotesize in a paper with letters of 11 points
 WIDTHS = (("il.,:;|'[]()!jtfI ", 3.0), ("mwMWQO%@&\u00b1", 7.6), ("ABCDEFGHKLNPRSTUVXYZ", 6.6))
@@ -98,15 +100,16 @@ def _parts(ablation: Ablation, is_long: bool = False) -> LatexParts:
         for cells in all_of_rows
     ]
     head = _line(_head(titles, layout))
-    notes = []
+    below, num_lines = [], len(body)
     for letter, note in lettered(ablation):
         mark = rf"\textsuperscript{{{letter}}} " * bool(letter)
-        notes.append(mark + _breakable(escaped(note.text)))
-    below = [rf"\par {note}" for note in notes]
+        below.append(rf"\par {mark}{_breakable(escaped(note.text))}")
+        num_lines += _num_lines(note.text)
     sentences = [ablation.grid.description or ablation.grid.name, *main_sentences(ablation)]
     if "verdict" not in titles:
         sentences += _equivalent(ablation)
     above = _breakable(escaped(" ".join(sentences)))
+    num_lines += _num_lines(" ".join(sentences), CAPTION_LINE)
     letters = letters_of([*body, *below, above, head])
     short = escaped(ablation.grid.description or ablation.grid.name)
     if letters.comments:  # the list of tables does not define these letters
@@ -121,8 +124,12 @@ def _parts(ablation: Ablation, is_long: bool = False) -> LatexParts:
         label=rf"\label{{{_label(ablation)}}}",
         below=below,
         letters=letters,
-        num_lines=len(body) + sum(-(-len(text) // LINE) for text in [above, *notes]),
+        num_lines=num_lines,
     )
+
+
+def _num_lines(text: str, line: int = LINE) -> int:
+    return math.ceil(len(text) / line)
 
 
 def _explanation(ablation: Ablation, titles: Collection[str]) -> list[str]:
