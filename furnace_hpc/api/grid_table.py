@@ -36,9 +36,10 @@ def make_table(
         ConfigError: the grid has no runs, no result has its metric, or no run has a key of the
             view.
     """
+    given_view = view
     view = replace(view, by=view.by or grid.by)
     ablation = _make_table(_with_described_settings(grid), folder, view, given_name)
-    return _with_more_notes(ablation, samples)
+    return _with_more_notes(replace(ablation, suffix=given_view.suffix), samples)
 
 
 def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -> "Ablation":

@@ -224,6 +224,7 @@ class Ablation:
     resolution: float = 0.0  # smallest possible change of a value; 0 if unknown
     effects: FactorEffects | None = None  # None if the rows are not a full product of factors
     ranks: Ranks | None = None  # of the methods over data sets; None if there are not several
+    suffix: str = ""  # of the results folder, if the table is a view of its grid
 
     @cached_property
     def metric(self) -> Metric:
@@ -324,6 +325,16 @@ def difference_bounds(
     low, high = limits
     lowest = mean_with(ours, low) - mean_with(theirs, high)
     return lowest, mean_with(ours, high) - mean_with(theirs, low)
+
+
+def pairs_of(row: Row, reference: Row) -> dict[str, float]:
+    """Name of a pack, or of a seed -> difference to the reference, of each pair of a comparison."""
+    both = [draw for draw in row.values if draw in reference.values]
+    names = dict.fromkeys(draw.pack or f"seed {draw.seed}" for draw in both)
+    ours = units_of({draw: row.values[draw] for draw in both})
+    theirs = units_of({draw: reference.values[draw] for draw in both})
+    differences = [value - other for value, other in zip(ours, theirs, strict=True)]
+    return dict(zip(names, differences, strict=True))
 
 
 def by_pack(values: Mapping[Draw, float]) -> list[list[float]]:

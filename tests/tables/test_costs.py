@@ -156,8 +156,9 @@ def test_under_trained_reference_marks_all_differences(tmp_path):
         "than base: full. "
         "Longer training may give the same differences."
     ) in text
-    for write in (to_markdown, to_latex):
-        assert write(ablation).count("(reference under-trained)") == 3
+    assert to_markdown(ablation).count("(reference under-trained)") == 3
+    latex = to_latex(ablation)
+    assert "Reference under-trained: the intervals" in latex[latex.index(r"\caption") :]
     assert to_csv(ablation).count(",full,") >= 4
 
 

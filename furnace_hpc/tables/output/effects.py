@@ -32,8 +32,17 @@ def effects_markdown(ablation: Ablation) -> list[str]:
     return ["", f"**{TITLE}**", "", *table, "", " ".join(map(markdown, sentences))]
 
 
-def effects_latex(ablation: Ablation, escaped: Callable[[str], str], small: str) -> list[str]:
-    """The lines of a second floating table. `small` sets the size of its text."""
+def effects_latex(
+    ablation: Ablation, escaped: Callable[[str], str], label: str, small: str
+) -> list[str]:
+    """The lines of a second floating table.
+
+    Args:
+        ablation: the table.
+        escaped: escapes a text.
+        label: label of the first table.
+        small: LaTeX that sets the size of the text.
+    """
     if ablation.effects is None:
         return []
     titles = _titles(ablation)
@@ -51,7 +60,7 @@ def effects_latex(ablation: Ablation, escaped: Callable[[str], str], small: str)
         *letters.comments,
         *[r"\begin{table}[t]", rf"\centering{small}", *letters.begin],
         rf"\caption{short}{{{above}}}",
-        rf"\label{{tab:{ablation.grid.name}-effects}}",
+        rf"\label{{{label}-effects}}",
         *[rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"],
         *[*body, r"\bottomrule", r"\end{tabular}"],
         *[r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"],

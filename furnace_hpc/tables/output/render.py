@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.tables.notes import describe
-from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import (
     Cells,
     all_cells,
     format_changes,
     headings,
     lettered,
-    pairs_of,
+    pair_statistics_of,
 )
 from furnace_hpc.tables.output.effects import effects_markdown, effects_terminal
 from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
@@ -37,6 +37,7 @@ RESULT_COLUMNS = (
 )
 WORDS = ("variant", "changes", "verdict")  # columns of text; all others are numbers
 TERMINAL_COLUMNS = ("variant", "n", "metric", "difference", "verdict", "train_s", "hours")
+HOW_TO_READ = "How each number is computed: table.md and report.html, under How to read this table."
 TERMINAL_ROWS = 200  # a longer table is read from the files
 
 
@@ -121,7 +122,9 @@ def to_markdown(ablation: Ablation) -> str:
     lines.append(_markdown_row(alignment[name] for name in titles))
     for cells in all_cells(ablation):
         lines.append(_markdown_row(cell_texts(cells, titles, markdown, "**{}**", "<sup>{}</sup>")))
-    lines += ["", " ".join(markdown(sentence) for sentence in caption(ablation, titles)), ""]
+    lines += ["", " ".join(map(markdown, main_sentences(ablation))), ""]
+    lines += ["<details><summary>How to read this table</summary>", ""]
+    lines += [" ".join(map(markdown, caption(ablation, titles))), "", "</details>", ""]
     for letter, note in lettered(ablation):
         mark = f"<sup>{letter}</sup> " * bool(letter)
         lines.append(f"- {mark}{markdown(note.text)}")
@@ -143,7 +146,7 @@ def to_terminal(ablation: Ablation, width: int = 100) -> "Group":
     ]
     rows = [dict(zip(titles, line, strict=True)) for line in lines_of_cells]
     tables = blocks(titles, rows, [cells.best for cells in shown], WORDS, width)
-    lines = caption(ablation, titles)
+    lines = [*main_sentences(ablation), HOW_TO_READ]
     if (more := len(ablation.rows) - TERMINAL_ROWS) > 0:
         lines.insert(0, f"{more:,} more rows are in the files.")
     for letter, note in lettered(ablation):
@@ -222,7 +225,7 @@ def _csv_difference(difference: Difference | None) -> dict[str, Any]:
 
 def _csv_pairs(ablation: Ablation, row: Row) -> dict[str, Any]:
     """The statistics of the pairs, and the interquartile mean if `columns` has it."""
-    found = pairs_of(ablation, row)
+    found = pair_statistics_of(ablation, row)
     g_low, g_high = (found and found.hedges_g_interval) or (None, None)
     low, high = (found and found.improvement_interval) or (None, None)
     line = {

@@ -1,6 +1,7 @@
 """Find the runs of a submitted grid, and write the files of its table to `results/<grid>/`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
@@ -22,11 +23,11 @@ from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.table import Ablation
 
-OPTIONAL_WRITERS = {
+OPTIONAL_WRITERS: dict[str, Callable[[Ablation], str]] = {  # files that a table may lack
     "effects.csv": to_effects_csv,
     "ranks.csv": to_ranks_csv,
-}  # files that a table may lack
-WRITERS = {
+}
+WRITERS: dict[str, Callable[[Ablation], str]] = {
     "runs.csv": to_runs_csv,
     "table.csv": to_csv,
     "table.md": to_markdown,
@@ -38,7 +39,8 @@ WRITERS = {
 def write_results(ablation: Ablation, out: Path, figures: bool = True) -> list[Path]:
     """Write the tables and figures to the folder `out`, and return the files."""
     files = []
-    for name, write in WRITERS.items():
+    writers = WRITERS | {"report.html": partial(to_html, out=out)}
+    for name, write in writers.items():
         write_atomically(out / name, write(ablation))
         files.append(out / name)
     for name, write in OPTIONAL_WRITERS.items():
