@@ -1,8 +1,10 @@
 """Fixtures that several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import forked_commands
 import pytest
 from end_with import end_with_this_process
 from hypothesis import HealthCheck, settings
@@ -34,6 +36,13 @@ def _nothing_stays_mounted(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What a test mounts below its own folder is unmounted, however the tests end."""
     ENDS.write(bytes(tmp_path_factory.getbasetemp()))
     ENDS.flush()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_end() -> Iterator[None]:
+    """The servers of forked commands end with the tests."""
+    yield
+    forked_commands.end()
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ import csv
 import json
 import re
 import shlex
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import forked_commands
 import pytest
 from raw_sets import CLIPS, write_audioset, write_avmnist, write_mmimdb, write_vocab
 
@@ -66,7 +66,7 @@ def test_readme_sets_the_values_marked_small(name):
 def run(place: Path, words: list[str], more: str = "") -> str:
     assert words[0] == "furnace"
     command = [sys.executable, "-m", f"furnace_hpc.{words[1]}", *words[2:], *shlex.split(more)]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=200)
+    done = forked_commands.run(command, cwd=place, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

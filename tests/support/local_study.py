@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import forked_commands
+
 GRID = """
 name: local
 base:
@@ -45,9 +47,7 @@ def command(grid: Path, data: Path, *options: str) -> list[str]:
 
 
 def submit(grid: Path, data: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(grid, data, *options), cwd=grid.parent, capture_output=True, text=True, timeout=200
-    )
+    return forked_commands.run(command(grid, data, *options), cwd=grid.parent, timeout=200)
 
 
 def run_folder(grid: Path, variant: str, root: str = "runs") -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import forked_commands
 import yaml
 from login_study import GRID, pack
 from slurm_cluster import Cluster, wait_until
@@ -71,7 +72,8 @@ class Study:
     ) -> subprocess.CompletedProcess[str]:
         """`furnace COMMAND`, on the login node."""
         words = [sys.executable, "-m", f"furnace_hpc.{command}", *arguments]
-        return self.cluster.run(*words, cwd=self.place, timeout_s=120, COLUMNS="200", **variables)
+        environment = self.cluster.environment | {"COLUMNS": "200"} | variables
+        return forked_commands.run(words, cwd=self.place, env=environment)
 
     def submit(
         self, *arguments: str, script: str = "", **variables: str
