@@ -58,7 +58,7 @@ def run(
     asked |= {"cwd": str(Path.cwd() if cwd is None else cwd), "umask": _umask()}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error, _socket() as server:
         server.settimeout(timeout)
-        server.connect(_address(command[2].removeprefix(PACKAGE) in NEED_TORCH))
+        server.connect(_address(_needs_torch(command)))
         socket.send_fds(server, [json.dumps(asked).encode()], [out.fileno(), error.fileno()])
         pid = int(server.recv(64))
         try:
@@ -68,6 +68,10 @@ def run(
                 os.kill(pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(command, timeout) from None
         return subprocess.CompletedProcess(command, code, _text(out), _text(error))
+
+
+def _needs_torch(command: list[str]) -> bool:
+    return command[2].removeprefix(PACKAGE) in NEED_TORCH and "--help" not in command
 
 
 def _at_start(environment: dict[str, str]) -> dict[str, str]:
