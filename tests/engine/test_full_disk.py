@@ -26,7 +26,7 @@ from furnace_hpc.runs.records.verdict import Verdict
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_full_disk_during_training(small_root: Path, calm: Path, tmp_path: Path):
     """Training continues, and a checkpoint is saved as soon as there is space."""
     grid = write_grid(tmp_path, STEPS, "{first: {}}")

@@ -23,7 +23,7 @@ from local_study import (
     write_grid,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def losses(folder: Path) -> dict[int, float]:

@@ -53,7 +53,7 @@ def command(grid: Path, data: Path, *options: str) -> list[str]:
 
 
 def submit(grid: Path, data: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return forked_commands.run(command(grid, data, *options), cwd=grid.parent, timeout=200)
+    return forked_commands.run(command(grid, data, *options), cwd=grid.parent, timeout=500)
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +81,7 @@ def parameters(folder: Path) -> str:
 
 
 def wait_for_step(grid: Path, variant: str, step: int) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         lines = [
             line
