@@ -314,6 +314,7 @@ def test_one_name_for_the_data_root(name):
     assert ("--data-root" in said) is (name in ("submit", "drill", "train", "export"))
 
 
+@pytest.mark.slow
 def test_the_old_name_still_works(tmp_path):
     done = command("export", tmp_path, "nowhere", "--out", "out", "--data-dir", "data")
     assert "nowhere is not a run's folder" in done.stderr

@@ -29,7 +29,7 @@ COMMANDS = ("submit", "status", "cancel", "aggregate", "schema", "doctor")
 COMMANDS += ("export", "predict", "pack", "drill", "train")
 LIGHT = ("numpy", "polars", "scipy.stats", "matplotlib.pyplot")
 LIGHT += ("furnace_hpc.tables.output.report", "furnace_hpc.launch.local_queue")
-NEED_TORCH = ("pack", "predict", "export")
+NEED_TORCH = ("pack", "predict")
 HEAVY = ("torch", "sklearn.datasets", "librosa", "soundfile", "transformers.models.bert")
 HEAVY += ("furnace_hpc.data.packing.pack", "furnace_hpc.inference.predictor")
 # Python and its libraries read these when they start.
