@@ -130,6 +130,9 @@ def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     compared = [row for row in rows if row.verdict]
     if grid.sesoi is None or not compared:
         return
+    if any(row.test_per_train for row in compared):
+        yield Note("more packs of the same samples would add little. Use packs that share none")
+        return
     scale = Metric(grid.metric, grid.direction).scale
     differences = [row.difference for row in compared]
     found = pairs_to_resolve(differences, len(compared), grid.sesoi / scale.factor)

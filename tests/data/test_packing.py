@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked_commands
 import numpy as np
 import psutil
 import pytest
@@ -29,9 +30,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def run(code: int, *arguments: object) -> str:
-    child = subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False, timeout=120
-    )
+    child = forked_commands.run(command(*arguments))
     assert child.returncode == code, child.stderr
     assert "Traceback" not in child.stderr
     return child.stdout + child.stderr

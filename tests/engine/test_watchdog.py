@@ -95,6 +95,7 @@ def test_no_hang(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_stopped_rank_of_a_run(small_root: Path, tmp_path: Path):
     """All ranks end within the limit, and the next submission resumes the run."""
     limit_s = 8
