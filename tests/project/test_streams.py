@@ -11,7 +11,7 @@ from tables_study import fail, finish, study
 
 from furnace_hpc.cli import COMMANDS
 from furnace_hpc.config.parsing.utf8_path import utf8_path
-from furnace_hpc.console.streams import READER_LEFT
+from furnace_hpc.console.streams import EXIT_BROKEN_PIPE
 from furnace_hpc.runs.folder import GridFolder
 
 ASCII = {"PYTHONIOENCODING": "ascii"}
@@ -115,7 +115,7 @@ def test_a_closed_stdout_costs_no_table(place):
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("aggregate", 1), ("cancel", 0), ("status", READER_LEFT), ("schema", READER_LEFT)],
+    [("aggregate", 1), ("cancel", 0), ("status", EXIT_BROKEN_PIPE), ("schema", EXIT_BROKEN_PIPE)],
 )
 def test_a_reader_that_leaves(place, name, code):
     """A command that only prints ends. Another one continues to its own exit code."""
