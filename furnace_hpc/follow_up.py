@@ -58,14 +58,14 @@ def _submit_next_wave(submission: Submission, folder: GridFolder) -> bool:
     from furnace_hpc.launch import slurm_array
 
     recover_pending_submissions(folder)
-    resolver = observe(folder, must=True)
+    resolver = observe(folder, needs_answer=True)
     profile = read_profile(submission)
     left = remaining_rows(submission, folder, profile.retries, resolver)
     close_attempts(submission, folder, resolver)
     if not left:
         return False
     # The live jobs include this one.
-    limits = slurm_array.site_limits(profile, resolver.evidence.live_jobs)
+    limits = slurm_array.site_limits(profile, resolver.job_cache.live_jobs)
     runs = [folder.run(row.run_id) for row in submission.rows]
     exclude = excluded_nodes(map(AttemptHistory.read, runs), profile)
     lines = slurm_array.submit_wave(submission, profile, folder.path.name, left, limits, exclude)

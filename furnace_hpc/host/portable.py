@@ -7,7 +7,7 @@ Standard library only, syntax of Python 3.6.
 
 import os
 import sys
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -19,7 +19,7 @@ INSTRUCTIONS = ("avx2", "fma")  # torch does not check them if ATEN_CPU_CAPABILI
 CPUINFO = "/proc/cpuinfo"
 FIRST_ENVIRONMENT = "/proc/self/environ"
 
-_prepared = []  # True after `prepare` has set the variables before the import of torch
+_prepared: List[bool] = []  # True after `prepare` has set the variables before the import of torch
 
 
 def environment_of(spec: Mapping[str, Any]) -> Dict[str, str]:
@@ -54,20 +54,26 @@ def find_problem() -> str:
         if found != wanted:
             value = "not set" if found is None else repr(found)
             return (
-                f"{name} is {value} in this process, wanted {wanted!r}. Start the run with {_WAYS}"
+                f"{name} is {value} in this process, wanted {wanted!r}. Start the run with {_START}"
             )
     if not _prepared and not _started_with_variables():
         return (
-            f"this process imported torch before the variables were set. Start the run with {_WAYS}"
+            "this process imported torch before the variables were set. Start the run with "
+            f"{_START}"
         )
     return ""
 
 
-_WAYS = "`furnace submit`, `furnace train` or the sbatch templates, which set it before torch loads"
+_START = (
+    "`furnace submit`, `furnace train` or the sbatch templates, which set them before torch loads"
+)
 
 
 def missing_instructions() -> str:
-    """Why the CPU cannot do it. Emulators show the flags of the real CPU in this file."""
+    """Why the CPU cannot train portable runs. Empty if it can.
+
+    Under an emulator the file has the flags of the real CPU.
+    """
     flags = set()
     with open(CPUINFO, encoding="utf-8", errors="replace") as file:
         for line in file:

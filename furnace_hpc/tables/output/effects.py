@@ -39,30 +39,30 @@ def effects_latex(
 
     Args:
         ablation: the table.
-        escaped: escapes a text.
+        escaped: escapes a text, and lets long names be broken.
         label: label of the first table.
         small: LaTeX that sets the size of the text.
     """
     if ablation.effects is None:
         return []
-    titles = _titles(ablation)
-    alignment = dict.fromkeys(titles, "r") | dict.fromkeys(WORDS, "l")
-    body = [" & ".join(line) + r" \\" for line in _texts(ablation, ablation.effects, escaped)]
-    head = " & ".join(map(escaped, titles.values())) + r" \\"
+    first, second = list(_titles(ablation).values())[:2]  # the difference has the verdict's mark
+    cells = [line[:2] for line in _texts(ablation, ablation.effects, escaped)]
+    body = [" & ".join(line) + r" \\" for line in cells]
+    head = f"{escaped(first)} & {escaped(second)} " + r"\\"
     above = escaped(f"{ablation.grid.name}: effects of the factors on {ablation.metric.name}.")
     below = list(map(escaped, _caption(ablation, ablation.effects)))
     letters = letters_of([*body, head, above, *below])
     short = ""
     if letters.comments:  # the list of tables does not define these letters
         short = f"[{escaped(ablation.grid.name)}]"
-    columns = "".join(alignment[name] for name in titles)
     return [
+        r"% the second table needs \usepackage{booktabs} and \usepackage{tabularx}",
         *letters.comments,
         *[r"\begin{table}[t]", rf"\centering{small}", *letters.begin],
         rf"\caption{short}{{{above}}}",
         rf"\label{{{label}-effects}}",
-        *[rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"],
-        *[*body, r"\bottomrule", r"\end{tabular}"],
+        r"\begin{tabularx}{\linewidth}{>{\raggedright\arraybackslash}Xr}",
+        *[r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabularx}"],
         *[r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"],
         *[*below, r"\end{minipage}", *letters.end, r"\end{table}", ""],
     ]

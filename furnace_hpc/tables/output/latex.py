@@ -81,7 +81,8 @@ def to_latex(ablation: Ablation) -> str:
         lines = _longtable(_parts(ablation, is_long=True))
     else:
         lines = _table(parts)
-    return "\n".join(lines + effects_latex(ablation, escaped, _label(ablation), SMALL))
+    lines += effects_latex(ablation, _escaped_breakable, _label(ablation), SMALL)
+    return "\n".join(lines)
 
 
 def lost_letters(ablation: Ablation) -> str:
@@ -234,6 +235,10 @@ def _stacked(found: re.Match[str]) -> str:
 def _breakable(text: str) -> str:
     """Escaped text whose names may be broken after a mark."""
     return re.sub(r"(\\_|/|(?<=[A-Za-z])[+,])(?=\w)", r"\1\\allowbreak{}", text)
+
+
+def _escaped_breakable(text: str) -> str:
+    return _breakable(escaped(text))
 
 
 def _table(parts: LatexParts) -> list[str]:
