@@ -216,15 +216,13 @@ def test_terminal_shows_every_row(holes):
 
 def test_latex_is_well_formed(holes):
     text = to_latex(holes)
-    body = text[text.index("\\endlastfoot") : text.index("\\end{longtable}")]
-    columns = {
-        len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith("\\\\")
-    }
+    body = text[text.index("\\midrule") : text.index("\\bottomrule")]
+    columns = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if r"\\" in line}
     assert columns == {2}
     bare = re.sub(r"\\[\\{}$]", "", text)
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
-    assert "%" not in re.sub(r"\\%", "", text.split("\\begin{longtable}", 1)[1])
+    assert "%" not in re.sub(r"\\%", "", text.split("\\toprule", 1)[1].split("\n% ", 1)[0])
 
 
 # Figures

@@ -1,4 +1,4 @@
-"""What a reader does with a report, in a real browser: read pairs and logs, copy, change the metric."""
+"""What a reader does in a report, in a real browser: pairs, logs, copies, other metrics."""
 
 import json
 import struct

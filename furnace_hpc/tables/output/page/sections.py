@@ -37,9 +37,11 @@ def table(ablation: Ablation) -> Iterator[str]:
 <h2 id="table-title">Table</h2>
 <div class="tools"><label class="filter" hidden id="metrics">Metric </label>
 <label class="filter" hidden>Filter rows
-<input type="search" id="filter" placeholder="variant or change" autocomplete="off" spellcheck="false"></label>
+<input type="search" id="filter" placeholder="variant or change"
+autocomplete="off" spellcheck="false"></label>
 </div></div>
-<div class="bar"><p id="hint" class="hint" role="status" aria-live="polite"></p><p id="cue" class="hint"></p></div>
+<div class="bar"><p id="hint" class="hint" role="status" aria-live="polite"></p>
+<p id="cue" class="hint"></p></div>
 <div class="wide" tabindex="0" role="region" aria-labelledby="table-title">
 <table id="table" class="main">
 {_table(ablation)}
