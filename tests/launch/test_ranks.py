@@ -193,6 +193,8 @@ def test_what_cannot_be_forked_is_a_fresh_process(
     assert place.wait(place.start("ok", 2)) == [0]
     assert place.notes == [f"ok: a fresh process, because {why}"]
     assert "furnace_hpc.launch.rank_main" in place.rank("ok", 1)["command"]
+    assert place.wait(place.start("ok-2")) == [0]
+    assert len(place.servers) == 1  # it is not tried again
 
 
 def test_variable_turns_forks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -48,6 +48,11 @@ class Task:
     own: Variables
     on_gpus: bool
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What the runs of one server have in common."""
+        return (str(self.code), *(f"{name}={value}" for name, value in sorted(self.shared.items())))
+
 
 @dataclass
 class Job:
@@ -100,6 +105,7 @@ class _Server:
     connection: socket.socket
     waiting: dict[int, Job] = field(default_factory=dict)
     ended: bool = False
+    has_forked: bool = False
 
     def request(self, job: Job, submission: Path) -> None:
         """Ask for a fork. If the server has ended, `receive` finds that out."""
@@ -134,6 +140,8 @@ class _Server:
             job.pid = answer.get("pid")
             if job.pid is None:
                 refused.append((job, answer["problem"]))
+            else:
+                self.has_forked = True
         return refused
 
     def stop(self) -> None:
@@ -157,7 +165,7 @@ class RankStarter:
 
     def __init__(self, profile: ClusterProfile, submission: Path) -> None:
         self._profile, self._submission = profile, submission
-        self._servers: dict[tuple[Path, tuple[tuple[str, str], ...]], _Server] = {}
+        self._servers: dict[tuple[str, ...], _Server] = {}
         self._fresh = os.environ.get(FRESH, "") not in ("", "0")
         self._number = 0
 
@@ -182,7 +190,7 @@ class RankStarter:
         """Start the ranks of one run. The caller has checked that its code is trusted."""
         self._number += 1
         job = Job(task, self._number)
-        if self._fresh or task.on_gpus or not (task.code / SERVER).exists():
+        if self._fresh or task.on_gpus or not (task.code / SERVER).exists() or self._failed(task):
             job.pid = self._start_fresh(task)
         else:
             self._server_of(task).request(job, self._submission)
@@ -206,17 +214,21 @@ class RankStarter:
                 server.abandon()
         job.kill()
 
+    def _failed(self, task: Task) -> bool:
+        """Whether the server of this code and environment has ended before its first fork."""
+        server = self._servers.get(task.key)
+        return server is not None and server.ended and not server.has_forked
+
     def _server_of(self, task: Task) -> _Server:
         """Return the server of this code and environment. Start it if there is none."""
-        key = (task.code, tuple(sorted(task.shared.items())))
-        server = self._servers.pop(key, None)
+        server = self._servers.pop(task.key, None)
         if server is None or server.ended:
             idle = [other for other in self._servers.items() if not other[1].waiting]
             for other, oldest in idle[: max(0, len(self._servers) + 1 - MAX_SERVERS)]:
                 oldest.stop()
                 del self._servers[other]
             server = self._start_server(task)
-        self._servers[key] = server  # the last one is the newest
+        self._servers[task.key] = server  # the last one is the newest
         return server
 
     def _start_server(self, task: Task) -> _Server:
