@@ -22,7 +22,7 @@ import psutil
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.launch.batch_script import rank_command
 from furnace_hpc.launch.ranks import controller
-from furnace_hpc.slurm.environment import absolute_folders, scrubbed
+from furnace_hpc.slurm.environment import absolute_folders, clean_environment
 
 FRESH = "FURNACE_FRESH_RANKS"
 SERVER = Path("furnace_hpc") / "launch" / "ranks" / "server.py"
@@ -265,7 +265,7 @@ def rank_environment(code: Path, num_threads: int) -> Variables:
 
 
 def _environment(task: Task) -> Variables:
-    return scrubbed(os.environ) | task.shared
+    return clean_environment(os.environ) | task.shared
 
 
 def _spawn(
