@@ -35,6 +35,7 @@ from slurm_cluster import start_cluster  # noqa: E402
 
 from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
+from furnace_hpc.launch.ranks.jobs import ranks_of  # noqa: E402
 
 HANG_S, DRILL_SEED = 10, 7
 
@@ -173,9 +174,7 @@ def _frozen(place: Path) -> dict[str, Any]:
         )
         wait_for_step(grid, "first", 13)
         children = queue.children(recursive=True)
-        [stopped] = [
-            child for child in children if child.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"
-        ]
+        stopped = ranks_of(attempt(run_folder(grid, "first"), 1)["holder"]["pid"])[1]
         since_s = time.monotonic()
         stopped.send_signal(signal.SIGSTOP)
         _, alive = psutil.wait_procs(children, timeout=HANG_S + 60)

@@ -34,7 +34,7 @@ class Rank(NamedTuple):
 def run_task(submission: str = "") -> None:
     """Train the run that the host's `begin` chose for this job, and end the process.
 
-    submitit pickles only the name of this function and the submission's folder.
+    For Slurm submitit pickles only the name of this function and the submission's folder.
     """
     rank = find_rank()
     folder = RunFolder(Path(os.environ["FURNACE_RUN_DIR"]))
@@ -60,7 +60,7 @@ def run_task(submission: str = "") -> None:
 
 def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: RankVerdict) -> int:
     """Import the engine, train, and return the exit code."""
-    _check_code()
+    check_code()
     prepare_portable(folder)
     # A file system may hang during the imports, before any watchdog runs.
     faulthandler.dump_traceback_later(START_S, exit=True, file=2)
@@ -86,7 +86,7 @@ def prepare_portable(folder: RunFolder) -> None:
 
 
 def find_rank() -> Rank:
-    """Return this process's rank, from the variables of srun or of submitit's local controller.
+    """Return this process's rank, from the variables of srun or of the local queue.
 
     Raises:
         ConfigError: neither of them started this process.
@@ -104,7 +104,7 @@ def _code() -> Path:
     return Path(furnace_hpc.__file__).resolve().parent.parent
 
 
-def _check_code() -> None:
+def check_code() -> None:
     """Raise ConfigError unless this code is the snapshot with which the run must be trained."""
     wanted = os.environ.get("FURNACE_CODE")
     if not wanted:
@@ -134,4 +134,4 @@ def _write_to(log: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_task()
+    run_task(*sys.argv[1:2])

@@ -1,4 +1,4 @@
-"""The local queue with submitit's executor, real ranks and real signals."""
+"""The local queue with real ranks and real signals."""
 
 import json
 import os
@@ -65,6 +65,31 @@ def check_result(folder: Path) -> None:
     assert (folder / f"checkpoints/step-{result['selected_step']}/manifest.json").exists()
 
 
+def test_forked_and_fresh_runs_have_the_same_bits(
+    small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The runs of one server too, with one rank and with two, portable or not."""
+    rows = (
+        "{first: {}, second: {loss.beta: 0.3}, portable: {portable: true, deepspeed: zero1_fp32}}"
+    )
+    grid = write_grid(tmp_path, 12, rows)
+    two = ("--set", "resources.processes_per_node=2")
+    for fresh in ("0", "1"):
+        monkeypatch.setenv("FURNACE_FRESH_RANKS", fresh)
+        assert submit(grid, small_root, "--runs-root", f"one-{fresh}").returncode == 0
+        assert submit(grid, small_root, *two, "--runs-root", f"two-{fresh}").returncode == 0
+    for ranks in ("one", "two"):
+        hashes = {}
+        for row in ("first", "second", "portable"):
+            fork, fresh = (run_folder(grid, row, f"{ranks}-{way}") for way in ("0", "1"))
+            assert parameters(fork) == parameters(fresh)
+            assert losses(fork) == losses(fresh)
+            hashes[row] = parameters(fork)
+        assert len({*hashes.values()}) == 3
+    assert list((tmp_path / "one-0/local/submissions/1").glob("rank-server-*.log"))
+    assert not list((tmp_path / "one-1/local/submissions/1").glob("rank-server-*.log"))
+
+
 def test_one_of_two_fails_and_only_it_is_retried(small_root: Path, tmp_path: Path):
     grid = write_grid(tmp_path, 12, "{first: {}, broken: {optimizer.lr: 1.0e+30}}")
     first = submit(grid, small_root)
@@ -102,7 +127,7 @@ def test_ctrl_c_and_resume_are_bit_identical(small_root: Path, calm: Path, tmp_p
     )
     wait_for_step(grid, "first", 13)
     children = descendants(process)
-    assert len(children) >= 3  # submitit's controller and two ranks
+    assert len(children) >= 4  # the rank server, a controller and two ranks
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 130, errors

@@ -53,8 +53,11 @@ LOGIN_PACKAGES = (
     "diagnostics",
     "tables",
 )
-LAZY = {("launch/rank_main.py", "engine")}  # on the compute node, inside its function
-SUBMITIT = {"launch/slurm_array.py", "launch/local_queue.py"}
+LAZY = {  # on the compute node, inside a function
+    ("launch/rank_main.py", "engine"),
+    ("launch/ranks/server.py", "engine"),
+}
+SUBMITIT = {"launch/slurm_array.py"}
 COMMANDS = (
     "submit",
     "aggregate",
@@ -162,7 +165,7 @@ def test_help_does_not_import_submitit(tmp_path):
     assert "submitit" not in loaded_after("furnace_hpc.submit")
 
 
-def test_submitit_is_imported_in_two_files():
+def test_submitit_is_imported_in_one_file():
     users = {
         str(path.relative_to(PACKAGE))
         for path in modules(".")
