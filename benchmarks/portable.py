@@ -1,4 +1,4 @@
-"""Check that `portable: true` gives the same bits on every CPU, and measure what it costs.
+"""Check that `portable: true` gives the same bits on several CPUs, and measure what it costs.
 
     python benchmarks/portable.py              all: this CPU, emulated CPUs, packed data, cost
     python benchmarks/portable.py --machine    only this CPU: appends its hash to the results

@@ -102,7 +102,7 @@ def test_a_change_without_results_is_no_look(tmp_path, capsys):
 
 
 def test_removed_rows_count_as_results(tmp_path):
-    """The runs of a removed row are no longer planned, but somebody may have seen them."""
+    """The runs of a removed row are no longer planned, but they may have been seen."""
     submit(tmp_path)
     finish_all(tmp_path)
     submit(tmp_path, variants={"base": {}, "other": {"loss.beta": 0.1}})
