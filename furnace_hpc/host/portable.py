@@ -7,7 +7,7 @@ Standard library only, syntax of Python 3.6.
 
 import os
 import sys
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -19,7 +19,7 @@ INSTRUCTIONS = ("avx2", "fma")  # torch does not check them if ATEN_CPU_CAPABILI
 CPUINFO = "/proc/cpuinfo"
 FIRST_ENVIRONMENT = "/proc/self/environ"
 
-_prepared = []  # True after `prepare` has set the variables before the import of torch
+_prepared: List[bool] = []  # True after `prepare` has set the variables before the import of torch
 
 
 def environment_of(spec: Mapping[str, Any]) -> Dict[str, str]:
