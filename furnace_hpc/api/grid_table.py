@@ -46,6 +46,7 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     from furnace_hpc.config.train_config import run_ids
     from furnace_hpc.monitor.run_status import observe_when_asked
     from furnace_hpc.tables.collect import collect
+    from furnace_hpc.tables.declared_plan import with_declared_plan
     from furnace_hpc.tables.other_settings import runs_of_other_settings
     from furnace_hpc.tables.output.results import submitted_runs
     from furnace_hpc.tables.reading.cache import read_records
@@ -60,7 +61,7 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     if records.by_run.keys() - run_ids(all_runs):
         other_table_ids = runs_of_other_settings(grid, folder)
     get_status = observe_when_asked(folder)
-    return collect(
+    ablation = collect(
         shown_grid,
         runs,
         folder,
@@ -71,6 +72,7 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
         other_table_ids,
         why_no_verdict(grid, all_runs, view),
     )
+    return with_declared_plan(ablation, grid, all_runs, folder)
 
 
 def _with_more_notes(ablation: "Ablation", samples: bool) -> "Ablation":

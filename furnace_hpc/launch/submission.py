@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.parsing import strict_yaml
+from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.regular_file import read_regular, read_regular_text
 from furnace_hpc.launch.plan import Action, Plan, PlannedRun
 from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.journal import SbatchCall, Submission, submissions
+from furnace_hpc.runs.records import declaration
 from furnace_hpc.runs.snapshot import take_snapshot
-from furnace_hpc.runs.state import close_open_attempt, read_status
+from furnace_hpc.runs.state import RunState, close_open_attempt, read_status
 from furnace_hpc.runs.submitted import SubmissionRow
 from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.slurm.client import find_job, queue
@@ -112,9 +115,10 @@ def _recover(submission: Submission, call: SbatchCall, grid: str) -> None:
 def write_submission(plan: Plan) -> Submission:
     """Write everything that a submission needs. The caller holds the grid's lock.
 
-    That is the code snapshot and grid.yaml without settings. In the submission's own folder it is
-    grid.yaml with settings, profile.json, specs.jsonl and rows.jsonl. A run's folder is made when
-    the run begins: to make a thousand of them would take longer than everything else.
+    That is the declared plan, the code snapshot and grid.yaml without settings. In the
+    submission's own folder it is grid.yaml with settings, profile.json, specs.jsonl and rows.jsonl.
+    A run's folder is made when the run begins: to make a thousand of them would take longer than
+    everything else.
 
     Raises:
         ConfigError: a run or the code has changed since the plan was made, or others can change the
@@ -122,6 +126,7 @@ def write_submission(plan: Plan) -> Submission:
     """
     check_place(plan.folder.submissions, plan.folder.path.parent)
     _check_unchanged(plan)
+    declare_plan(plan)
     for run in plan.runs:
         if run.adopts:
             link(run.folder, run.adopts)
@@ -148,6 +153,30 @@ def record(plan: Plan) -> None:
     before = read_regular_text(plan.folder.grid) if plan.folder.grid.exists() else ""
     if any(run.adopts for run in plan.runs) or before != _without_settings(plan):
         write_submission(plan)
+    else:
+        declare_plan(plan)
+
+
+def declare_plan(plan: Plan) -> None:
+    """Record what the grid's table compares, before the first run starts. Print a late change.
+
+    The caller holds the grid's lock.
+
+    Raises:
+        ConfigError: the record is damaged.
+    """
+    grid, before = plan.grid, declaration.read_declared(plan.folder, plan.grid)
+    configs = {row.name: row.config for row in expand_rows(grid)}
+    data = {run.spec.config.data.name: run.spec.data_fingerprint for run in plan.runs}
+    done = [run.folder.run_id for run in plan.runs if run.status.state is RunState.DONE]
+    planned = declaration.plan_of(grid, configs, data)
+    added = declaration.declare(plan.folder, grid, planned, done)
+    if before and added and added.runs_with_results:
+        changes = declaration.changes(before[-1].plan, added.plan)
+        when = declaration.describe_results(added.runs_with_results)
+        if changes:
+            text = printable("; ".join(changes))
+            print(f"the declared plan changes {when}: {text}. The table says so")
 
 
 def write_specs(plan: Plan) -> None:

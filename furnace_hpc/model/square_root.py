@@ -13,7 +13,7 @@ _rounds_correctly = False
 
 
 def round_correctly(is_on: bool) -> None:
-    """Choose for this process: the same square roots on every CPU, or torch's own."""
+    """Choose for this process: correctly rounded square roots, or torch's own."""
     global _rounds_correctly
     _rounds_correctly = is_on
 

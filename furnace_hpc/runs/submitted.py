@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from furnace_hpc.config.base import NAME_PATTERN
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Overrides
-from furnace_hpc.config.grids.grid import load_grid, read_grid
+from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid, results_name
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.parsing.lookup import find_file, is_path, parse_value, read_yaml
 from furnace_hpc.host.attempt_spec import AttemptSpec
@@ -63,6 +63,20 @@ def read_rows(file: Path) -> list[SubmissionRow]:
         raise ConfigError(
             f"{file} is damaged ({error}): move the folder {file.parent} away and submit again"
         ) from None
+
+
+def runs_of_table(folder: GridFolder, grid: Grid) -> set[str]:
+    """Ids of all runs that were submitted for this table: with the same `--set`."""
+    found = set[str]()
+    for submission in folder.all_submissions():
+        try:
+            submitted = read_grid(submission / "grid.yaml")
+            rows = read_rows(submission / "rows.jsonl")
+        except (ConfigError, OSError):  # incomplete or damaged
+            continue
+        if results_name(submitted) == results_name(grid):
+            found.update(row.run_id for row in rows)
+    return found
 
 
 def find_submitted(name_or_path: str, root: Path) -> GridFolder:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.records.declaration import Declared
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.metric import Metric
@@ -211,6 +212,13 @@ class Source(NamedTuple):
     is_plain: bool  # whether values are shown as they are, not as percentages
 
 
+class PlanHistory(NamedTuple):
+    """What was declared for a table, and what changed."""
+
+    entries: tuple[Declared, ...]  # the declaration, and changes that were submitted
+    not_submitted: tuple[str, ...] = ()  # what the table's grid changes beside them
+
+
 @dataclass(frozen=True)
 class Ablation:
     """The table of one grid, or of runs of another tool."""
@@ -225,6 +233,7 @@ class Ablation:
     effects: FactorEffects | None = None  # None if the rows are not a full product of factors
     ranks: Ranks | None = None  # of the methods over data sets; None if there are not several
     suffix: str = ""  # of the results folder, if the table is a view of its grid
+    declared: PlanHistory | None = None  # None if no plan was recorded
 
     @cached_property
     def metric(self) -> Metric:

@@ -20,7 +20,10 @@ from furnace_hpc.runs.records.attempts import Attempt
 FILES = frozenset({"spec.json", "result.json", "checkpoints.jsonl"})
 NUMBERED = {"attempts": ".json", "metrics": ".jsonl"}  # folder -> suffix of its files
 OF_THE_GRID = frozenset(
-    {"grid.yaml", "submit.lock", "slurm.json", "code", "logs", "submissions", "replaced", "cache"}
+    {
+        *("grid.yaml", "declared.json", "submit.lock", "slurm.json"),
+        *("code", "logs", "submissions", "replaced", "cache"),
+    }
 )
 
 Line = dict[str, Any]
