@@ -336,7 +336,7 @@ def difference_bounds(
     return lowest, mean_with(ours, high) - mean_with(theirs, low)
 
 
-def pairs_of(row: Row, reference: Row) -> dict[str, float]:
+def pair_differences(row: Row, reference: Row) -> dict[str, float]:
     """Name of a pack, or of a seed -> difference to the reference, of each pair of a comparison."""
     both = [draw for draw in row.values if draw in reference.values]
     names = dict.fromkeys(draw.pack or f"seed {draw.seed}" for draw in both)

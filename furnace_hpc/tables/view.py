@@ -120,7 +120,10 @@ def _with_metric(ablation: Ablation, metric: str, direction: Direction) -> Ablat
     """The table with the values of another metric."""
 
     def measured(run: Run) -> Run:
-        return replace(run, value=run.result and run.result.metrics.get(metric))
+        value = None
+        if run.result is not None:
+            value = run.result.metrics.get(metric)
+        return replace(run, value=value)
 
     named = {row.variant: [measured(run) for run in row.runs] for row in ablation.rows}
     resolution = resolution_of(metric, [run for runs in named.values() for run in runs])

@@ -14,7 +14,7 @@ from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, moda
 from furnace_hpc.tables.output.cells import DASH, all_headings
 from furnace_hpc.tables.output.escape import one_line
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
-from furnace_hpc.tables.table import Ablation, Row, pairs_of
+from furnace_hpc.tables.table import Ablation, Row, pair_differences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -183,7 +183,9 @@ def _draw_differences(axes: "Axes", ablation: Ablation) -> None:
         if row.difference is None or ablation.reference is None:
             continue
         color, marker, _ = _row_style(ablation.rows.index(row))
-        pairs = [scale.factor * value for value in pairs_of(row, ablation.reference).values()]
+        pairs = [
+            scale.factor * value for value in pair_differences(row, ablation.reference).values()
+        ]
         axes.plot(pairs, [number - 0.18] * len(pairs), ".", color=color, **DOT)
         if row.difference.shown:
             bounds = [scale.factor * bound for bound in row.difference.shown]

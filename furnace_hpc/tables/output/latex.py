@@ -26,7 +26,7 @@ from furnace_hpc.tables.table import Ablation, Row
 # columns that fit into a column of a two-column paper
 COLUMNS = ("variant", "metric", "difference")
 MAX_ROWS = 40  # of a table on one page
-MAX_LINES = 52  # of a table on one page, with its caption and notes
+MAX_LINES = 48  # of a table on one page, with its caption and notes
 # characters in a line of notes, about, and of a caption, whose letters and lines are larger
 LINE, CAPTION_LINE = 55, 32
 COLUMN_PT = 219.0  # width of a column of the ACL template; those of IEEE and NeurIPS are wider

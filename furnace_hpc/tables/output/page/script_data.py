@@ -12,6 +12,7 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.output.cells import (
+    OPTIONAL,
     Cells,
     all_cells,
     all_headings,
@@ -24,12 +25,12 @@ from furnace_hpc.tables.output.escape import json_value
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
-from furnace_hpc.tables.table import Ablation, Row, Run, pairs_of
+from furnace_hpc.tables.table import Ablation, Row, Run, pair_differences
 from furnace_hpc.tables.text import format_value
 from furnace_hpc.tables.view import tables_of_other_metrics
 
 # columns of text that depend on the metric
-OF_THE_METRIC = ("difference", "verdict", "holm_p", "sign_flip_p", "effect")
+OF_THE_METRIC = ("difference", "verdict", "holm_p", "sign_flip_p", "effect", *OPTIONAL)
 
 
 def script_data(ablation: Ablation, out: Path | None = None) -> str:
@@ -117,7 +118,7 @@ def _difference(ablation: Ablation, row: Row, cells: Cells) -> dict[str, Any] | 
         "mean": row.difference.mean,
         "interval": row.difference.shown,
         "digits": difference_scale(ablation, row).digits,
-        "pairs": list(pairs_of(row, ablation.reference).items()),
+        "pairs": list(pair_differences(row, ablation.reference).items()),
         "facts": pair_facts(ablation, row),
         "text": cells.difference,
         "verdict": row.verdict,
