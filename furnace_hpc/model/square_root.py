@@ -38,4 +38,5 @@ class _CorrectRoot(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         [root] = ctx.saved_tensors
-        return gradients[0] / (2 * root)
+        gradient: Tensor = gradients[0] / (2 * root)
+        return gradient
