@@ -1,5 +1,6 @@
 """Choose a rank's device, and find ranks of a node that share a GPU or too few cores."""
 
+import json
 import os
 import socket
 import sys
@@ -31,6 +32,16 @@ class RankPlacement:
             gpu = str(torch.cuda.get_device_properties(device).uuid)
         threads = int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())
         return cls(rank, socket.gethostname(), gpu, frozenset(os.sched_getaffinity(0)), threads)
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads."""
+        return json.dumps([self.rank, self.host, self.gpu, sorted(self.cores), self.num_threads])
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "RankPlacement":
+        """Read what `to_json` has made."""
+        rank, host, gpu, cores, num_threads = json.loads(text)
+        return cls(rank, host, gpu, frozenset(cores), num_threads)
 
 
 class PlacementProblems(NamedTuple):
