@@ -68,6 +68,12 @@ END_REASONS = {
         "a rank started and never reported its end, or reported only a failing disk"
     ),
     "stopped": _retried("all ranks saved and stopped, for example after Ctrl-C in the local queue"),
+    "gpu": _retried(
+        "a rank's GPU failed (ECC, NVLink, launch failure, busy); counts against its node"
+    ),
+    "peer_lost": _retried(
+        "ranks lost the connection to others, and every rank reported an end: NCCL, gloo, the store"
+    ),
     "cancelled": EndRule(
         RunState.INTERRUPTED, False, "Slurm's CANCELLED; the next `submit` resumes the run"
     ),

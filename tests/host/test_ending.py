@@ -83,7 +83,14 @@ REASONS = [
         "preempted",
     ),
     ([verdict("stopped"), verdict("entered")], JOB, {}, None),
+    # a rank died without a report: Slurm may know why
     ([verdict("peer_lost"), verdict("entered")], JOB, {}, None),
+    ([verdict("peer_lost")] * 2, JOB, {}, "peer_lost"),
+    ([verdict("peer_lost"), verdict("done")], JOB, {}, "peer_lost"),
+    ([verdict("peer_lost", 1), verdict("gpu", 2)], JOB, {}, "gpu"),
+    ([verdict("gpu", 1), verdict("crash", 2)], JOB, {}, "gpu"),
+    ([verdict("gpu", 2), verdict("crash", 1)], JOB, {}, "crash"),
+    ([verdict("peer_lost"), verdict("hang"), verdict("entered")], JOB, {}, "hang"),
     ([], JOB, {}, None),
 ]
 
@@ -110,6 +117,12 @@ def test_hang_blames_silent_or_frozen_ranks():
     verdicts = [verdict("hang", 1, host="a"), verdict("hang", 2, host="b", frozen=True)]
     assert end_reasons.reason_of_ranks(verdicts, JOB, {}) == ("hang", "hang at 2")
     assert end_reasons.suspect_hosts("hang", verdicts) == ["b"]
+
+
+def test_broken_gpu_blames_its_host():
+    verdicts = [verdict("peer_lost", host="a"), verdict("gpu", host="b"), verdict("entered")]
+    assert end_reasons.suspect_hosts("gpu", verdicts) == ["b"]
+    assert end_reasons.suspect_hosts("peer_lost", verdicts) == []
 
 
 def report(run: RunFolder, number: int, *verdicts: dict) -> None:

@@ -23,6 +23,7 @@ def main(folder: RunFolder, how: str, timeout_s: float, start_s: float) -> None:
             for step in range(0 if how == "start" else 8):
                 watchdog.heartbeat(f"step {step + 1}")
                 verdict.at(step)
+                watchdog.end_start()
                 time.sleep(timeout_s / 4)
             if how not in ("works", "saves"):
                 print(f"hangs at {time.time()}", flush=True)

@@ -151,6 +151,20 @@ def means_and_maxima(processes: Processes) -> list[float]:
     ]
 
 
+def time_limits(processes: Processes, hang_timeout_s: float) -> list[list[float]]:
+    """Seconds after which collectives of each group time out: in the start, and after it."""
+    import torch.distributed as dist
+
+    limits = []
+    for in_start in (True, False):
+        if not in_start:
+            processes.end_start(hang_timeout_s)
+        groups = list(dist.distributed_c10d._world.pg_map)
+        backends = [group._get_backend(processes.device) for group in groups]
+        limits.append([backend.options._timeout.total_seconds() for backend in backends])
+    return limits
+
+
 def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, list[float]]:
     """Losses at each stage if ranks see different modalities. Skipping one would hang stage 3."""
     from make import DESIGNS, make_inputs

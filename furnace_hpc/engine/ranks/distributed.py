@@ -69,7 +69,7 @@ class Processes:
     def end_start(self, hang_timeout_s: float) -> None:
         """Replace the long time limit of collectives in the start by the one of the training."""
         if self.world_size > 1:
-            dist.distributed_c10d._set_pg_timeout(_collective_timeout(hang_timeout_s))
+            _set_timeouts(_collective_timeout(hang_timeout_s))
 
     def barrier(self) -> None:
         """Collective. Wait for all ranks."""
@@ -137,12 +137,23 @@ def init_process_group(rank_info: RankInfo, hang_timeout_s: float = HANG_TIMEOUT
         timeout=timeout,
     )
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout)
+    if rank_info.world_size > 1:
+        # DeepSpeed makes this group when it needs it, with torch's own time limits: 600 s of NCCL.
+        deepspeed.utils.groups._get_data_parallel_group()
+        _set_timeouts(timeout)
     return Processes(rank_info.rank, rank_info.local_rank, rank_info.world_size, device)
 
 
 def _collective_timeout(limit_s: float) -> timedelta:
     """The time limit of collectives, if the watchdog kills a rank after `limit_s`."""
     return timedelta(seconds=limit_s + GROUP_MARGIN_S)
+
+
+def _set_timeouts(timeout: timedelta) -> None:
+    """Set the time limit of later collectives of all groups."""
+    c10d = dist.distributed_c10d
+    for group in list(c10d._world.pg_map):
+        c10d._set_pg_timeout(timeout, group)
 
 
 def _set_environment(rank_info: RankInfo, device: torch.device, timeout: timedelta) -> None:
