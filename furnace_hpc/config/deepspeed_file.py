@@ -42,6 +42,11 @@ class Bf16(_Closed):
     immediate_grad_update: bool | None = Field(
         default=None, description="stage 1 with fp32 accumulation: add each gradient at once"
     )
+    check_grad_overflow: bool | None = Field(
+        default=None,
+        description="stage 2: false checks the norm of the gradient instead of each tensor, which "
+        "makes a fraction of the kernel launches",
+    )
 
 
 class DataTypes(_Closed):

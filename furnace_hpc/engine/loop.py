@@ -268,6 +268,8 @@ def train_step(
         for name, value in terms.items():
             means[name] = means.get(name, 0) + value.detach() / micro_steps
     check_gradient(engine, skipped_before)
+    if config.deepspeed.bf16.check_grad_overflow is False:
+        check_gradient_norm(engine)
     return means
 
 
@@ -278,6 +280,19 @@ def check_gradient(engine: Engine, skipped_before: int) -> None:
     applies it.
     """
     if engine.skipped_steps > skipped_before:
+        raise FloatingPointError(
+            "the gradient is not finite. Lower optimizer.lr or check the data."
+        )
+
+
+def check_gradient_norm(engine: Engine) -> None:
+    """Raise FloatingPointError if the norm of the gradient of the step just made is not finite.
+
+    DeepSpeed checks nothing if bf16.check_grad_overflow is false, and applies the gradient. The
+    norm is the same on all ranks. DeepSpeed turns a norm that is not finite into -1.
+    """
+    norm = engine.get_global_grad_norm()
+    if norm is not None and not 0 <= float(norm) < math.inf:
         raise FloatingPointError(
             "the gradient is not finite. Lower optimizer.lr or check the data."
         )

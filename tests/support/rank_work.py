@@ -151,6 +151,45 @@ def means_and_maxima(processes: Processes) -> list[float]:
     ]
 
 
+def gradient_checks(processes: Processes) -> dict[str, Any]:
+    """Calls of torch in one step of zero2, and the error of a gradient that is not finite.
+
+    With check_grad_overflow as DeepSpeed has it by default, and as the file has it.
+    """
+    from make import make_inputs
+    from torch.profiler import ProfilerActivity, profile
+
+    from furnace_hpc.engine.loop import check_gradient, check_gradient_norm
+
+    inputs, lengths, present = make_inputs()
+    batch = Batch(np.arange(4), inputs, lengths, present, {"digit": torch.arange(4)})
+    answers: dict[str, Any] = {}
+    for name, key in (("default", True), ("file", False)):
+        config = make_config("zero2", global_batch_size=4, deepspeed__bf16__check_grad_overflow=key)
+        seed_everything(0)
+        network = FusionModel(config.model, SHAPES, {"digit": 10}, config.loss)
+        engine = build_engine(network, config, processes)
+        engine.backward(forward(engine, batch, config)["loss"])
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            engine.step()
+        check_gradient_norm(engine)
+        calls = sum(event.count for event in seen.key_averages() if event.key.startswith("aten::"))
+        sha256 = parameters_sha256(full_fp32_parameters(engine))
+        loss, error = forward(engine, batch, config)["loss"], ""
+        engine.backward(loss * float("nan"))
+        skipped = engine.skipped_steps
+        engine.step()
+        try:
+            check_gradient(engine, skipped)
+            check_gradient_norm(engine)
+        except FloatingPointError as problem:
+            error = str(problem)
+        engine.destroy()
+        answers[name] = {"calls": calls, "sha256": sha256, "error": error}
+    answers["tensors"] = len(list(network.parameters()))
+    return answers
+
+
 def time_limits(processes: Processes, hang_timeout_s: float) -> list[list[float]]:
     """Seconds after which collectives of each group time out: in the start, and after it."""
     import torch.distributed as dist
@@ -211,7 +250,7 @@ def recomputed(processes: Processes, cases: list[tuple[str, int]]) -> list[dict[
     answers = []
     for (name, stage), on in itertools.product(cases, (False, True)):
         config = make_config(
-            "zero3",
+            "zero3_checkpointed",
             global_batch_size=4 * processes.world_size,
             **FP32 | ({} if on else {"deepspeed__activation_checkpointing": None}),
             **{
