@@ -143,7 +143,8 @@ class TrainConfig(Config):
         default=600.0,
         ge=5,
         json_schema_extra=NOT_IDENTITY,
-        description="seconds without progress after which a rank counts as hung",
+        description="seconds without progress after which a rank counts as hung. Before the first "
+        "step of an attempt it is at least 1,800",
     )
 
     @model_validator(mode="after")

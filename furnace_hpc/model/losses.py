@@ -6,6 +6,7 @@ D width, C classes, P width of a projection.
 
 import itertools
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -186,13 +187,19 @@ def consistency(features_BMD: Tensor, present_BM: Tensor) -> Tensor:
     The mean is over width, then over a sample's pairs, then over the batch. A sample with one
     modality counts as 0.
     """
-    pairs = list(itertools.combinations(range(features_BMD.shape[1]), 2))
-    if not pairs:
+    if features_BMD.shape[1] < 2:
         return features_BMD.new_zeros(())
-    first, second = (list(side) for side in zip(*pairs, strict=True))
+    first, second = _pairs(features_BMD.shape[1], features_BMD.device)
     distance_BP = (features_BMD[:, first] - features_BMD[:, second]).square().mean(2)
     both_BP = (present_BM[:, first] & present_BM[:, second]).float()
     return ((distance_BP * both_BP).sum(1) / both_BP.sum(1).clamp(min=1)).mean()
+
+
+@cache
+def _pairs(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices of the first and the second of all pairs. As lists they would wait for the GPU."""
+    first, second = zip(*itertools.combinations(range(count), 2), strict=True)
+    return torch.tensor(first, device=device), torch.tensor(second, device=device)
 
 
 def feature_norm(features_BMD: Tensor, present_BM: Tensor) -> Tensor:
