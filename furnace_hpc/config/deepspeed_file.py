@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from furnace_hpc.config.base import ADDED_LATER
+
 OWNED_BY_THE_RUN = {
     "train_batch_size": "global_batch_size",
     "train_micro_batch_size_per_gpu": "micro_batch_size",
@@ -44,6 +46,7 @@ class Bf16(_Closed):
     )
     check_grad_overflow: bool | None = Field(
         default=None,
+        json_schema_extra=ADDED_LATER,
         description="stage 2: false checks the norm of the gradient instead of each tensor, which "
         "makes a fraction of the kernel launches",
     )

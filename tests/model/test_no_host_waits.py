@@ -13,7 +13,7 @@ from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 
 OWN = str(Path(furnace_hpc.__file__).parent)
-# .item(), .tolist() and bool() of a tensor; torch.tensor(...) and an index that is a list; .cpu()
+# .item() and bool() of a tensor, torch.tensor(...), and an index that is a list
 WAITS = ("aten._local_scalar_dense", "aten.lift_fresh", "aten.nonzero", "aten.is_nonzero")
 
 
