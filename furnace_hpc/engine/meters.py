@@ -31,7 +31,7 @@ class StepClock:
             self._since_s = time.perf_counter()
 
     def lap(self) -> float:
-        """Return the seconds since the last reading or the start. The clock goes on."""
+        """Return the seconds since the last reading or the start. The clock continues."""
         if self._since_s is None:
             return 0.0
         if self._device.type == "cuda":

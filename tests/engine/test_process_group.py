@@ -94,7 +94,7 @@ def test_placements_come_before_nccl(monkeypatch):
     assert calls == ["placements"]
 
 
-def test_watchdog_keeps_the_long_limit_until_the_first_step(tmp_path):
+def test_long_limit_until_the_first_step(tmp_path):
     """A heartbeat in the start, such as after staging, does not shorten the rest of it."""
     watchdog = Watchdog(600, Verdict(RunFolder(tmp_path), 1, 0))
     assert watchdog._last[1] == START_S

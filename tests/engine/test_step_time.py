@@ -12,7 +12,7 @@ CALL_S, STEP_S, OPTIMIZER_S = 0.01, 0.06, 0.03
 
 
 class Device:
-    """A GPU whose work goes on after the calls return. Time passes only here."""
+    """A GPU that still works when the calls have returned. Time passes only here."""
 
     def __init__(self) -> None:
         self.now_s, self.busy_until_s, self.waits = 100.0, 0.0, 0
