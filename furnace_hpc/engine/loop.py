@@ -30,7 +30,7 @@ from furnace_hpc.engine.ranks.stop import Stopped, StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.setup import set_up
 from furnace_hpc.host.lifecycle import EXIT_STOPPED
-from furnace_hpc.model.losses import Gather, alone, total_loss
+from furnace_hpc.model.losses import Gather, local_gather, total_loss
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.records.verdict import Verdict
@@ -223,7 +223,11 @@ def train_batches(
 
 
 def train_step(
-    engine: Engine, batches: TrainBatches, config: TrainConfig, step: int, gather: Gather = alone
+    engine: Engine,
+    batches: TrainBatches,
+    config: TrainConfig,
+    step: int,
+    gather: Gather = local_gather,
 ) -> dict[str, torch.Tensor]:
     """Collective. Make one optimizer step. Return loss terms, as means over this rank's samples.
 
@@ -285,7 +289,7 @@ def mean_loss_terms(terms: dict[str, torch.Tensor], processes: Processes) -> dic
 
 
 def forward(
-    engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = alone
+    engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = local_gather
 ) -> dict[str, torch.Tensor]:
     """The loss terms of one micro-batch."""
     output = engine(batch.inputs, batch.lengths, batch.present_BM)

@@ -22,7 +22,7 @@ VICREG_EPS = 1e-4  # from the paper. It keeps the gradient finite if a feature i
 Gather = Callable[[Tensor], tuple[Tensor, int]]
 
 
-def alone(tensor: Tensor) -> tuple[Tensor, int]:
+def local_gather(tensor: Tensor) -> tuple[Tensor, int]:
     """The `Gather` of a single process."""
     return tensor, 0
 
@@ -33,7 +33,7 @@ def total_loss(
     present_BM: Tensor,
     config: LossConfig,
     tasks: tuple[TaskConfig, ...],
-    gather: Gather = alone,
+    gather: Gather = local_gather,
 ) -> dict[str, Tensor]:
     """Return the parts by name, with their weighted sum under "loss". All are fp32 scalars.
 
@@ -106,7 +106,7 @@ def unimodal_loss(
 
 
 def info_nce(
-    projections_BMP: Tensor, present_BM: Tensor, scale: Tensor, gather: Gather = alone
+    projections_BMP: Tensor, present_BM: Tensor, scale: Tensor, gather: Gather = local_gather
 ) -> Tensor:
     """InfoNCE between each two modalities, in both directions.
 
@@ -137,7 +137,7 @@ def info_nce(
 
 
 def vicreg(
-    features_BMP: Tensor, present_BM: Tensor, config: LossConfig, gather: Gather = alone
+    features_BMP: Tensor, present_BM: Tensor, config: LossConfig, gather: Gather = local_gather
 ) -> Tensor:
     """VICReg (Bardes, Ponce and LeCun 2022) of each two modalities.
 
