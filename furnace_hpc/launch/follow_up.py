@@ -72,6 +72,6 @@ def _is_retryable(status: RunStatus) -> bool:
 
     This submission may have a larger budget.
     """
-    failed_by_budget = status.state is RunState.FAILED and bool(status.used_up)
+    failed_by_budget = status.state is RunState.FAILED and bool(status.exhausted_budget)
     interrupted = status.state is RunState.INTERRUPTED or failed_by_budget
     return interrupted and CANCELLED not in status.reason

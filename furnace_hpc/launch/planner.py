@@ -225,7 +225,7 @@ def _decide_ended(found: Found, choices: Choices, is_other_code: bool) -> Decisi
     if status.attempt == 0:
         return Decision(Action.START, status.reason)
     # `_within_budget` decides on failures of a budget
-    failed = status.state is RunState.FAILED and not status.used_up
+    failed = status.state is RunState.FAILED and not status.exhausted_budget
     if failed and not choices.retry & {"failed", status.ended}:
         why = f"failed: {status.reason} (--retry failed retries it)"
         return Decision(Action.LEAVE, why)
@@ -242,9 +242,9 @@ def _decide_ended(found: Found, choices: Choices, is_other_code: bool) -> Decisi
 def _within_budget(decision: Decision, spec: RunSpec, found: Found) -> Decision:
     """Leave a run alone whose budget is used up."""
     if decision.action.resumes:
-        used_up = lifecycle.exhausted_budget(str(found.folder.path), _limits(spec))
-        if used_up:
-            return Decision(Action.LEAVE, used_up)
+        exhausted_budget = lifecycle.exhausted_budget(str(found.folder.path), _limits(spec))
+        if exhausted_budget:
+            return Decision(Action.LEAVE, exhausted_budget)
     return decision
 
 

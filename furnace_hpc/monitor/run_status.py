@@ -180,7 +180,7 @@ def _ended(
     is_retryable = own_reason in END_REASONS and END_REASONS[own_reason].again
     if is_more_specific(ended, own_reason) or (ended == CANCELLED and is_retryable):
         reason, state = f"{text}; {status.reason}", END_REASONS[ended].state
-        return replace(status, state=state, reason=reason, ended=ended, used_up="")
+        return replace(status, state=state, reason=reason, ended=ended, exhausted_budget="")
     return status
 
 

@@ -33,7 +33,7 @@ class RunStatus:
     reason: str
     job_id: str = ""
     ended: str = ""  # end reason of its newest attempt, a key of END_REASONS
-    used_up: str = ""  # message about an exhausted budget, which is also in the reason
+    exhausted_budget: str = ""  # message about an exhausted budget, which is also in the reason
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def within_budget(folder: RunFolder, status: RunStatus) -> RunStatus:
     if not exhausted:
         return status
     reason = f"{exhausted}; last: {status.reason}"
-    return replace(status, state=RunState.FAILED, reason=reason, used_up=exhausted)
+    return replace(status, state=RunState.FAILED, reason=reason, exhausted_budget=exhausted)
 
 
 def _files_of_ends(folder: RunFolder, newest: int) -> list[Path]:
@@ -150,7 +150,7 @@ def close_open_attempt(folder: RunFolder, status: RunStatus) -> None:
     if not attempts:
         return
     newest = attempts[-1]
-    error = status.reason.removeprefix(f"{status.used_up}; last: ")
+    error = status.reason.removeprefix(f"{status.exhausted_budget}; last: ")
     reason = "killed"
     # the end may be that of a later job, which never began an attempt
     if status.ended in END_REASONS and (newest.job_id or "") == status.job_id:

@@ -241,14 +241,14 @@ def test_exhausted_budget_fails_until_it_is_raised(tmp_path):
         answer = end(run, "hang", "entered")
         assert answer == ("fail" if number == 3 else "requeue")
     status = read_status(run)
-    used_up = "budget: 2 attempts in a row without a new step "
-    used_up += "(raise it with --set resources.max_idle_attempts=3 or more)"
-    assert (status.state, status.used_up) == (RunState.FAILED, used_up)
-    assert status.reason.startswith(f"{used_up}; last: ")
+    exhausted_budget = "budget: 2 attempts in a row without a new step "
+    exhausted_budget += "(raise it with --set resources.max_idle_attempts=3 or more)"
+    assert (status.state, status.exhausted_budget) == (RunState.FAILED, exhausted_budget)
+    assert status.reason.startswith(f"{exhausted_budget}; last: ")
     asked = grid(variants={"base": {"resources.max_idle_attempts": 2}}, seeds=[0])
     for retry in (frozenset(), frozenset({"failed"})):
         [left] = planned(tmp_path, asked, LOCAL, retry=retry).runs
-        assert (left.action, left.why) == (Action.LEAVE, used_up)
+        assert (left.action, left.why) == (Action.LEAVE, exhausted_budget)
     with pytest.raises(lifecycle.Busy, match="budget: 2 attempts in a row"):
         lifecycle.begin(str(run.path), {"max_idle_attempts": 2})
     [more] = planned(tmp_path, grid(variants={"base": {}}, seeds=[0])).runs  # 3 is the default
