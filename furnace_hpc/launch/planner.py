@@ -23,7 +23,7 @@ from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.lead_time import slowest_save_s, too_short
 from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.records.result import read_result
-from furnace_hpc.runs.resume_overrides import KEYS, describe, kept, overridden
+from furnace_hpc.runs.resume_overrides import KEYS, describe, next_overrides, overridden
 from furnace_hpc.runs.state import END_REASONS, RunState, RunStatus, read_status
 
 # what a rank runs; snapshots of an older layout lack it
@@ -362,7 +362,7 @@ def _overrides(spec: RunSpec, found: Found, action: Action, choices: Choices) ->
     if newest is None:
         return changed
     given = choices.resume_with if action.resumes else {}
-    return changed | kept(newest.overrides, given, first.config)
+    return changed | next_overrides(newest.overrides, given, first.config)
 
 
 def _read_spec(folder: RunFolder) -> RunSpec:

@@ -45,7 +45,7 @@ def read_overrides(settings: list[str]) -> dict[str, Any]:
     return wanted
 
 
-def kept(
+def next_overrides(
     before: Mapping[str, Any], wanted: Mapping[str, Any], began_with: TrainConfig
 ) -> dict[str, Any]:
     """The overrides of the next attempt: those of the newest attempt, and the wanted ones.
