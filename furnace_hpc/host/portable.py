@@ -53,17 +53,15 @@ def find_problem() -> str:
         found = os.environ.get(name)
         if found != wanted:
             value = "not set" if found is None else repr(found)
-            return (
-                f"{name} is {value} in this process, wanted {wanted!r}. Start the run with {_WAYS}"
-            )
+            return f"{name} is {value} in this process, wanted {wanted!r}. Start the run with {_STARTERS}"
     if not _prepared and not _started_with_variables():
-        return (
-            f"this process imported torch before the variables were set. Start the run with {_WAYS}"
-        )
+        return f"this process imported torch before the variables were set. Start the run with {_STARTERS}"
     return ""
 
 
-_WAYS = "`furnace submit`, `furnace train` or the sbatch templates, which set it before torch loads"
+_STARTERS = (
+    "`furnace submit`, `furnace train` or the sbatch templates, which set it before torch loads"
+)
 
 
 def missing_instructions() -> str:

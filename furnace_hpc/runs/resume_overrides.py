@@ -86,16 +86,16 @@ def describe(overrides: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def ways(attempts: list[Attempt]) -> list[str]:
+def describe_setups(attempts: list[Attempt]) -> list[str]:
     """Processes and overrides of the attempts that trained. One entry per change."""
     found: list[str] = []
     for attempt in attempts:
         size = attempt.world_size or 1
-        way = "1 process" if size == 1 else f"{size} processes"
+        setup = "1 process" if size == 1 else f"{size} processes"
         if overrides := describe(attempt.overrides):
-            way += f", {overrides}"
-        if attempt.step and way not in found[-1:]:
-            found.append(way)
+            setup += f", {overrides}"
+        if attempt.step and setup not in found[-1:]:
+            found.append(setup)
     return found
 
 

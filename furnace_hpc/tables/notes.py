@@ -187,7 +187,7 @@ def _resumed_differently(rows: Sequence[Row]) -> Iterator[Note]:
     """Runs that were resumed with another number of processes, or another ZeRO stage."""
     names = []
     for row in rows:
-        names += [f"{run.run_id} ({run.spent.ways})" for run in row.runs if _has_changed(run)]
+        names += [f"{run.run_id} ({run.spent.setups})" for run in row.runs if _has_changed(run)]
     if names:
         yield Note(
             f"{count(len(names), 'run')} resumed with another number of processes or another "
@@ -197,7 +197,7 @@ def _resumed_differently(rows: Sequence[Row]) -> Iterator[Note]:
 
 
 def _has_changed(run: Run) -> bool:
-    return THEN in run.spent.ways
+    return THEN in run.spent.setups
 
 
 def _other_names(rows: Sequence[Row], records: Records) -> Iterator[Note]:
