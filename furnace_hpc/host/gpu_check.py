@@ -41,7 +41,7 @@ def _first_gpus(count: str) -> str:
     return ",".join(str(number) for number in range(int(count)))
 
 
-def stopped_by(submission: str) -> str:
+def stop_reason(submission: str) -> str:
     """Why new runs of a submission do not begin. Empty if they may."""
     found = _read(submission)
     if found.get("usable", True):
@@ -62,7 +62,7 @@ def find_refusal(submission: str, run_id: str, job: str, python: str) -> str:
     if found.get("job_id") == job:
         return ""
     if found:
-        return stopped_by(submission)
+        return stop_reason(submission)
     error = _error_of_gpus(python)
     if error is None:
         return ""
@@ -71,7 +71,7 @@ def find_refusal(submission: str, run_id: str, job: str, python: str) -> str:
     if error:
         record["error"] = error
     if not _write(submission, record):
-        return stopped_by(submission)
+        return stop_reason(submission)
     if error:
         _cancel_pending(submission)
     return ""

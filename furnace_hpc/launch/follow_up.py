@@ -22,7 +22,7 @@ def remaining_rows(
     It leaves out runs that failed by themselves, were cancelled, or are in a later submission.
     Nothing remains if a run found that its GPUs cannot be used.
     """
-    if gpu_check.stopped_by(str(submission.path)):
+    if gpu_check.stop_reason(str(submission.path)):
         return {}
     submitted = [sent for sent in submission.sent() if sent.outcome == "submitted"]
     times = Counter(row for sent in submitted for row in sent.rows)

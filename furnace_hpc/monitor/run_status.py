@@ -85,7 +85,7 @@ class StatusResolver:
             return replace(status, state=RunState.QUEUED, reason=reason)
         if status.attempt:
             return status
-        reason = gpu_check.stopped_by(str(assigned.submission))
+        reason = gpu_check.stop_reason(str(assigned.submission))
         gone = f"follow-up job {follow_up} is gone; run `furnace submit` again"
         return replace(status, reason=reason or gone)
 
@@ -188,7 +188,7 @@ def _ended_before_start(
     status: RunStatus, job: Job, text: str, ended: str, assigned: JobAssignment
 ) -> RunStatus:
     """The job has ended, and the run has no attempt of this job."""
-    if unusable_gpus := gpu_check.stopped_by(str(assigned.submission)):
+    if unusable_gpus := gpu_check.stop_reason(str(assigned.submission)):
         return replace(status, reason=unusable_gpus, ended=CANCELLED)
     if ended == CANCELLED:
         reason = f"job {job.job_id} was cancelled{_by_whom(job)} before the run started"
