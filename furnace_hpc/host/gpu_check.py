@@ -22,7 +22,7 @@ _NO_GPUS = ("", "-1")  # CUDA_VISIBLE_DEVICES of a process that must use no GPU
 Record = Dict[str, Any]
 
 
-def given(environment: Mapping[str, str]) -> str:
+def allocated_gpus(environment: Mapping[str, str]) -> str:
     """The GPUs that this process may use, comma-separated. Empty: it uses the CPU."""
     # Slurm sets NoDevFiles if it gives no GPU
     visible = environment.get("CUDA_VISIBLE_DEVICES", "NoDevFiles")
@@ -56,7 +56,7 @@ def find_refusal(submission: str, run_id: str, job: str, python: str) -> str:
     The first job whose GPUs cannot be used begins its run, which fails with the reason. Pending
     jobs are cancelled.
     """
-    if not python or not given(os.environ):
+    if not python or not allocated_gpus(os.environ):
         return ""
     found = _read(submission)
     if found.get("job_id") == job:

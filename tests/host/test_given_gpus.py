@@ -148,7 +148,7 @@ def test_runs_that_did_not_begin_stay_new(stand_ins):
     ],
 )
 def test_given_gpus(variables, given):
-    assert gpu_check.given(variables) == given
+    assert gpu_check.allocated_gpus(variables) == given
 
 
 def test_real_check_with_the_ranks_python(stand_ins, monkeypatch):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.host.gpu_check import EXIT_UNUSABLE, given
+from furnace_hpc.host.gpu_check import EXIT_UNUSABLE, allocated_gpus
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def choose_device(local_rank: int) -> torch.device:
     if os.environ.get("DS_ACCELERATOR") == "cpu":  # DeepSpeed's own variable
         return cpu
     if not torch.cuda.is_available():
-        gpus = given(os.environ)
+        gpus = allocated_gpus(os.environ)
         if gpus:
             raise ConfigError(
                 f"this rank was given GPUs {gpus}, and torch {torch.__version__} can use none. "
