@@ -57,8 +57,8 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
 
     A follow-up job at work reads the journal's note, or waits for the lock.
     """
-    sent = [submission for submission in submissions(folder) if submission.sent()]
-    for submission in sent:
+    with_calls = [submission for submission in submissions(folder) if submission.sbatch_calls()]
+    for submission in with_calls:
         try:
             submission.note("cancelled", runs=[] if whole else sorted(chosen))
         except OSError as error:  # such as a full disk: cancel the jobs all the same
@@ -66,7 +66,7 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
                 f"the journal could not be written ({error.strerror}): a follow-up job that is "
                 f"running now may submit more"
             )
-    if not sent and not manually_started(folder, submissions(folder)):
+    if not with_calls and not manually_started(folder, submissions(folder)):
         return []
     with grid_lock(folder, patience_s=60):  # a follow-up job holds it for seconds
         recover_pending_submissions(folder)

@@ -249,7 +249,7 @@ def recover_stalled(folder: GridFolder, resolver: StatusResolver) -> None:
     from furnace_hpc.monitor.held_jobs import release_held
 
     released = release_held(resolver.evidence)
-    followed = slurm_array.send_missing_follow_ups(folder, resolver.evidence)
+    followed = slurm_array.submit_missing_follow_ups(folder, resolver.evidence)
     for line in (*released, *followed):
         print(line)
 

@@ -24,8 +24,8 @@ def remaining_rows(
     """
     if gpu_check.stop_reason(str(submission.path)):
         return {}
-    submitted = [sent for sent in submission.sent() if sent.outcome == "submitted"]
-    times = Counter(row for sent in submitted for row in sent.rows)
+    submitted = [call for call in submission.sbatch_calls() if call.outcome == "submitted"]
+    times = Counter(row for call in submitted for row in call.rows)
     cancelled = submission.cancelled()
     shapes: dict[Shape, list[int]] = {}
     for row in submission.rows:

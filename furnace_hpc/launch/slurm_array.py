@@ -66,7 +66,7 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
     except UnavailableError:
         raise  # the job may exist: the journal must stay
     except ConfigError:
-        if not any(sent.outcome == "submitted" for sent in submission.sent()):
+        if not any(call.outcome == "submitted" for call in submission.sbatch_calls()):
             withdraw(plan, submission)
         raise
 
@@ -105,7 +105,7 @@ def submit_wave(
     return lines
 
 
-def send_missing_follow_ups(folder: GridFolder, evidence: Evidence) -> list[str]:
+def submit_missing_follow_ups(folder: GridFolder, evidence: Evidence) -> list[str]:
     """Submit follow-up jobs for submissions that were cut off before theirs. Return a line each."""
     lines = []
     for submission in submissions(folder):
@@ -219,13 +219,13 @@ def _submit_follow_up(
 def _arrays_without_follow_up(submission: Submission, evidence: Evidence) -> list[str]:
     """Return ids of arrays in the queue that were submitted after the newest follow-up job."""
     arrays: list[str] = []
-    for sent in submission.sent():
-        if sent.outcome == "submitted" and sent.kind == "follow-up":
+    for call in submission.sbatch_calls():
+        if call.outcome == "submitted" and call.kind == "follow-up":
             arrays = []
-        elif sent.outcome == "submitted" and not evidence.queued.keys().isdisjoint(
-            sent.elements.values()
+        elif call.outcome == "submitted" and not evidence.queued.keys().isdisjoint(
+            call.elements.values()
         ):
-            arrays.append(sent.job_id)
+            arrays.append(call.job_id)
     return arrays
 
 

@@ -18,7 +18,7 @@ from furnace_hpc.host.regular_file import read_regular, read_regular_text
 from furnace_hpc.launch.plan import Action, Plan, PlannedRun
 from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically
-from furnace_hpc.runs.journal import Sent, Submission, submissions
+from furnace_hpc.runs.journal import SbatchCall, Submission, submissions
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.state import close_open_attempt, read_status
 from furnace_hpc.runs.submitted import SubmissionRow
@@ -86,26 +86,26 @@ def recover_pending_submissions(folder: GridFolder) -> None:
         UnavailableError: Slurm does not answer.
     """
     for submission in submissions(folder):
-        for sent in submission.sent():
-            if sent.outcome == "doubtful":
-                _recover(submission, sent, folder.path.name)
+        for call in submission.sbatch_calls():
+            if call.outcome == "doubtful":
+                _recover(submission, call, folder.path.name)
 
 
-def _recover(submission: Submission, sent: Sent, grid: str) -> None:
-    time.sleep(max(0.0, sent.unix_s + IN_FLIGHT_S - time.time()))
+def _recover(submission: Submission, call: SbatchCall, grid: str) -> None:
+    time.sleep(max(0.0, call.unix_s + IN_FLIGHT_S - time.time()))
     try:
-        job_id = find_job(sent.name)
+        job_id = find_job(call.name)
     except UnavailableError as error:
         raise UnavailableError(
             f"a submission of grid {grid!r} was cut off before Slurm's answer, and it cannot be "
-            f"checked now whether its job {sent.name} exists: {error}"
+            f"checked now whether its job {call.name} exists: {error}"
         ) from None
     if job_id:
-        submission.note("submitted", name=sent.name, job_id=job_id, found=True)
+        submission.note("submitted", name=call.name, job_id=job_id, found=True)
         found = f"found job {job_id} of a submission that was cut off: it is not submitted again"
     else:
-        submission.note("absent", name=sent.name)
-        found = f"job {sent.name} of a submission that was cut off never reached Slurm"
+        submission.note("absent", name=call.name)
+        found = f"job {call.name} of a submission that was cut off never reached Slurm"
     print(found, flush=True)
 
 

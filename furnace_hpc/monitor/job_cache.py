@@ -87,7 +87,7 @@ class Expected(NamedTuple):
     run: RunFolder | None  # None for a follow-up job
     name: str  # empty if the user submitted it by hand under any name
     cluster: str
-    sent_unix_s: float = 0.0
+    submitted_unix_s: float = 0.0
     follows: tuple[RunFolder, ...] = ()  # of a follow-up job: the runs that it may submit again
 
     def is_named(self, name: str) -> bool:
@@ -132,20 +132,20 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
 def _is_settled(job_id: str, job: Expected, known: Evidence) -> bool:
     """Whether no answer about the job can change the status of a run."""
     if job.run:
-        return _is_done_or_superseded(job.run, job.sent_unix_s)
+        return _is_done_or_superseded(job.run, job.submitted_unix_s)
     if job_id in known.ended or known.is_gone(job_id):
         return True
-    return all(_is_done_or_superseded(run, job.sent_unix_s) for run in job.follows)
+    return all(_is_done_or_superseded(run, job.submitted_unix_s) for run in job.follows)
 
 
-def _is_done_or_superseded(run: RunFolder, sent_unix_s: float) -> bool:
+def _is_done_or_superseded(run: RunFolder, submitted_unix_s: float) -> bool:
     """Whether the run is done, or was started later without Slurm."""
     if run.result.is_file():
         return True
-    attempts = read_attempts(run) if sent_unix_s else []
+    attempts = read_attempts(run) if submitted_unix_s else []
     if not attempts:
         return False
-    return attempts[-1].job_id is None and attempts[-1].start_unix_s > sent_unix_s
+    return attempts[-1].job_id is None and attempts[-1].start_unix_s > submitted_unix_s
 
 
 def _check_cluster(clusters: set[str]) -> None:
@@ -186,15 +186,15 @@ def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
     newest: dict[str, tuple[str, Expected]] = {}  # run id -> job id, job
     follow_ups: dict[str, Expected] = {}
     for submission in all_:
-        for sent in submission.sent():
-            if sent.outcome != "submitted":
+        for call in submission.sbatch_calls():
+            if call.outcome != "submitted":
                 continue
-            job = Expected(None, sent.name, sent.cluster, sent.unix_s)
-            if sent.kind != "array":
+            job = Expected(None, call.name, call.cluster, call.unix_s)
+            if call.kind != "array":
                 follows = _runs_to_do(folder, submission)
-                follow_ups[sent.job_id] = job._replace(follows=follows)
+                follow_ups[call.job_id] = job._replace(follows=follows)
                 continue
-            for row, job_id in sent.elements.items():
+            for row, job_id in call.elements.items():
                 run = folder.run(submission.rows[row].run_id)
                 newest[run.run_id] = job_id, job._replace(run=run)
     by_hand = {

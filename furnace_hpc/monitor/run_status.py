@@ -43,7 +43,7 @@ class StatusResolver:
         status, assigned = self.now(run), self.places.get(run.run_id)
         if status.state is not RunState.INTERRUPTED or CANCELLED in status.reason:
             return status
-        if assigned is None or not assigned.sent_again or not self._is_live(assigned.follow_up):
+        if assigned is None or not assigned.resubmitted or not self._is_live(assigned.follow_up):
             return status
         reason = f"{status.reason}; job {assigned.follow_up} will submit it again"
         return replace(status, state=RunState.QUEUED, reason=reason)
@@ -64,7 +64,7 @@ class StatusResolver:
         own = None  # the attempt that this job has made
         if newest and newest.job_id == assigned.job_id:
             own = newest
-        elif newest and newest.start_unix_s > assigned.sent_unix_s:
+        elif newest and newest.start_unix_s > assigned.submitted_unix_s:
             return status  # started since by another way: by hand, or in a local queue
         status = replace(status, job_id=assigned.job_id)
         job = self.evidence.job(assigned.job_id)

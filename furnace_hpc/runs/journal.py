@@ -46,7 +46,7 @@ class JournalEvent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sent:
+class SbatchCall:
     """One sbatch: an array of rows, or a follow-up job."""
 
     name: str
@@ -79,13 +79,13 @@ class Submission:
         """All complete lines of the journal, oldest first."""
         return _events(self.path / "journal.jsonl")
 
-    def sent(self) -> list[Sent]:
+    def sbatch_calls(self) -> list[SbatchCall]:
         """Every sbatch that was announced, with its outcome."""
-        found: dict[str, Sent] = {}
+        found: dict[str, SbatchCall] = {}
         for event in self.events():
             if event.event == "intent":
                 name, kind, base, rows, unix_s, cluster = event[1:7]
-                found[name] = Sent(name, kind, base, rows, unix_s, cluster=cluster)
+                found[name] = SbatchCall(name, kind, base, rows, unix_s, cluster=cluster)
             elif event.name in found:
                 known = found[event.name]
                 found[event.name] = replace(known, outcome=event.event, job_id=event.job_id)
