@@ -79,7 +79,7 @@ def outcome(disturbed: RunFolder, calm: RunFolder, way: Disturbance, problem: st
 
 def test_nothing_lost(tmp_path: Path, calm: RunFolder):
     found = outcome(run(tmp_path / "a", (1, 14), (15, 40)), calm, WARNED)
-    assert (found.lost_steps, found.back_s, found.problem, found.is_good(INTERVAL)) == (
+    assert (found.lost_steps, found.recovery_s, found.problem, found.is_good(INTERVAL)) == (
         0,
         6.0,
         "",
@@ -90,7 +90,7 @@ def test_nothing_lost(tmp_path: Path, calm: RunFolder):
 def test_the_allowed_loss_depends_on_the_warning(tmp_path: Path, calm: RunFolder):
     disturbed = run(tmp_path / "a", (1, 14), (11, 40))
     assert outcome(disturbed, calm, KILLED).lost_steps == 4
-    assert outcome(disturbed, calm, KILLED).back_s == 10.0, "until the first new step"
+    assert outcome(disturbed, calm, KILLED).recovery_s == 10.0, "until the first new step"
     assert outcome(disturbed, calm, KILLED).is_good(INTERVAL)
     assert not outcome(disturbed, calm, WARNED).is_good(INTERVAL)
     assert "LOST" in outcome(disturbed, calm, WARNED).cells(INTERVAL)
