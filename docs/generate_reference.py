@@ -255,9 +255,9 @@ def end_reasons_page() -> str:
     parts = ["# End reasons\n", NOTE]
     parts.append("[Failure reasons](../failure-reasons.md) explains retries and budgets.\n")
     parts += ["| reason | state of the run | retried | detected by |", "|---|---|---|---|"]
-    for reason, ended in END_REASONS.items():
-        retried = {True: "yes", False: "no"}[ended.again]
-        parts.append(f"| `{reason}` | {ended.state} | {retried} | {ended.detected_by} |")
+    for reason, rule in END_REASONS.items():
+        retried = {True: "yes", False: "no"}[rule.is_retried]
+        parts.append(f"| `{reason}` | {rule.state} | {retried} | {rule.detected_by} |")
     return "\n".join([*parts, ""])
 
 

@@ -79,7 +79,7 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
 def _jobs_of(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
     """Return the live jobs of these runs. For a whole grid they include the follow-up jobs."""
     resolver = observe(folder, must=True)
-    queued = resolver.evidence.queued.items()
+    queued = resolver.job_cache.queued.items()
     live = {job_id for job_id, job in queued if meaning(job.word).phase is not Phase.ENDED}
     run_of = {place.job_id: run_id for run_id, place in resolver.places.items()}
     jobs = sorted(job_id for job_id in live & run_of.keys() if run_of[job_id] in chosen)

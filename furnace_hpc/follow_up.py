@@ -65,7 +65,7 @@ def _submit_next_wave(submission: Submission, folder: GridFolder) -> bool:
     if not left:
         return False
     # The live jobs include this one.
-    limits = slurm_array.site_limits(profile, resolver.evidence.live_jobs)
+    limits = slurm_array.site_limits(profile, resolver.job_cache.live_jobs)
     runs = [folder.run(row.run_id) for row in submission.rows]
     exclude = excluded_nodes(map(AttemptHistory.read, runs), profile)
     lines = slurm_array.submit_wave(submission, profile, folder.path.name, left, limits, exclude)

@@ -13,7 +13,7 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
 from furnace_hpc.monitor.grid_status import Line, overview
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.render import picture, plain, summary
 from furnace_hpc.runs.folder import GridFolder
@@ -76,34 +76,34 @@ def watch(folder: GridFolder) -> None:
     from rich.live import Live
 
     console = _console()
-    started_s, (rows, evidence) = time.monotonic(), overview(folder)
+    started_s, (rows, job_cache) = time.monotonic(), overview(folder)
     try:
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
                 size = console.size
-                live.update(Group(*picture(rows, evidence, *size)), refresh=True)
+                live.update(Group(*picture(rows, job_cache, *size)), refresh=True)
                 if not any(map(_moves, rows)):
                     break
                 next_s = _next_read_s(started_s)
                 while time.monotonic() < next_s and console.size == size:
                     time.sleep(RESIZE_S)
                 if time.monotonic() >= next_s:
-                    started_s, (rows, evidence) = time.monotonic(), overview(folder)
+                    started_s, (rows, job_cache) = time.monotonic(), overview(folder)
     finally:
-        _show(rows, evidence, console.height - 1)  # one line for the prompt
+        _show(rows, job_cache, console.height - 1)  # one line for the prompt
 
 
-def _follow(folder: GridFolder) -> tuple[list[Line], Evidence]:
+def _follow(folder: GridFolder) -> tuple[list[Line], JobCache]:
     """Print a summary line whenever it has changed, for log files. Returns the last rows."""
     last = ""
     while True:
-        started_s, (rows, evidence) = time.monotonic(), overview(folder)
-        text = summary(rows, evidence)
+        started_s, (rows, job_cache) = time.monotonic(), overview(folder)
+        text = summary(rows, job_cache)
         if text != last:
             print(text, flush=True)
         last = text
         if not any(map(_moves, rows)):
-            return rows, evidence
+            return rows, job_cache
         time.sleep(max(0.0, _next_read_s(started_s) - time.monotonic()))
 
 
@@ -119,12 +119,12 @@ def _moves(row: Line) -> bool:
     return row.status.state in MOVING
 
 
-def _show(rows: list[Line], evidence: Evidence, height: int = 10**6) -> None:
+def _show(rows: list[Line], job_cache: JobCache, height: int = 10**6) -> None:
     if not _on_terminal():
-        print("\n".join(plain(rows, evidence)))
+        print("\n".join(plain(rows, job_cache)))
         return
     console = _console()
-    for text in picture(rows, evidence, console.width, height):
+    for text in picture(rows, job_cache, console.width, height):
         console.print(text)
 
 

@@ -224,7 +224,7 @@ def _carry_out(plan: Plan, options: Options, resolver: StatusResolver, yes: bool
         _prepare(plan)
     elif options.on_slurm:
         recover_stalled(plan.folder, resolver)
-        _submit_array(plan, resolver.evidence.live_jobs, yes)
+        _submit_array(plan, resolver.job_cache.live_jobs, yes)
     else:
         _run_here(plan)
 
@@ -248,8 +248,8 @@ def recover_stalled(folder: GridFolder, resolver: StatusResolver) -> None:
     from furnace_hpc.launch import slurm_array
     from furnace_hpc.monitor.held_jobs import release_held
 
-    released = release_held(resolver.evidence)
-    followed = slurm_array.submit_missing_follow_ups(folder, resolver.evidence)
+    released = release_held(resolver.job_cache)
+    followed = slurm_array.submit_missing_follow_ups(folder, resolver.job_cache)
     for line in (*released, *followed):
         print(line)
 

@@ -226,7 +226,7 @@ def _decide_ended(found: Found, choices: Choices, is_other_code: bool) -> Decisi
         return Decision(Action.START, status.reason)
     # `_within_budget` decides on failures of a budget
     failed = status.state is RunState.FAILED and not status.exhausted_budget
-    if failed and not choices.retry & {"failed", status.ended}:
+    if failed and not choices.retry & {"failed", status.end_reason}:
         why = f"failed: {status.reason} (--retry failed retries it)"
         return Decision(Action.LEAVE, why)
     with_code = ""

@@ -30,7 +30,7 @@ from furnace_hpc.launch.follow_up import read_profile
 from furnace_hpc.launch.plan import Plan, Shape
 from furnace_hpc.launch.rank_main import run_task
 from furnace_hpc.launch.submission import withdraw, write_submission
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, job_name, submissions
 from furnace_hpc.slurm import client, die_with_parent
@@ -105,11 +105,11 @@ def submit_wave(
     return lines
 
 
-def submit_missing_follow_ups(folder: GridFolder, evidence: Evidence) -> list[str]:
+def submit_missing_follow_ups(folder: GridFolder, job_cache: JobCache) -> list[str]:
     """Submit follow-up jobs for submissions that were cut off before theirs. Return a line each."""
     lines = []
     for submission in submissions(folder):
-        ids = _arrays_without_follow_up(submission, evidence)
+        ids = _arrays_without_follow_up(submission, job_cache)
         if ids and (profile := read_profile(submission)).follow_up:
             lines.append(_submit_follow_up(submission, profile, folder.path.name, ids, 0))
     return lines
@@ -216,13 +216,13 @@ def _submit_follow_up(
     return f"submitted job {job_id}, which {rest}retries interrupted runs, and makes the table"
 
 
-def _arrays_without_follow_up(submission: Submission, evidence: Evidence) -> list[str]:
+def _arrays_without_follow_up(submission: Submission, job_cache: JobCache) -> list[str]:
     """Return ids of arrays in the queue that were submitted after the newest follow-up job."""
     arrays: list[str] = []
     for call in submission.sbatch_calls():
         if call.outcome == "submitted" and call.kind == "follow-up":
             arrays = []
-        elif call.outcome == "submitted" and not evidence.queued.keys().isdisjoint(
+        elif call.outcome == "submitted" and not job_cache.queued.keys().isdisjoint(
             call.elements.values()
         ):
             arrays.append(call.job_id)

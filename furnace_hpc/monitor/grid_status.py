@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.host.regular_file import read_regular_text
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder, RunFolder
@@ -60,7 +60,7 @@ class Line:
         }
 
 
-def overview(folder: GridFolder) -> tuple[list[Line], Evidence]:
+def overview(folder: GridFolder) -> tuple[list[Line], JobCache]:
     """List the runs of the newest submission's settings, then other runs that still wait or run.
 
     Also returns what Slurm has answered.
@@ -69,7 +69,7 @@ def overview(folder: GridFolder) -> tuple[list[Line], Evidence]:
     newest, others = _runs(folder)
     lines = [line_of(run, resolver(run), steps) for run, steps in newest.items()]
     rest = [line_of(run, resolver(run), steps) for run, steps in others.items()]
-    return lines + [line for line in rest if line.status.state in ALIVE], resolver.evidence
+    return lines + [line for line in rest if line.status.state in ALIVE], resolver.job_cache
 
 
 def line_of(run: RunFolder, status: RunStatus, steps: int) -> Line:

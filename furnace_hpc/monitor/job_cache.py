@@ -31,7 +31,7 @@ GONE = "GONE"  # not a word of Slurm: no answer lists the job any more
 
 
 @dataclass
-class Evidence:
+class JobCache:
     """What Slurm has answered about a grid's jobs."""
 
     queued: dict[str, Job] = field(default_factory=dict)  # by id, from the last squeue
@@ -100,7 +100,7 @@ class Expected(NamedTuple):
         return self.run is not None and self.run.result.is_file()
 
 
-def gather(folder: GridFolder, must: bool = False) -> Evidence:
+def read_job_cache(folder: GridFolder, must: bool = False) -> JobCache:
     """Read the cached answers on a grid. Query Slurm and write the cache if they are not fresh.
 
     Args:
@@ -129,7 +129,7 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
         return now
 
 
-def _is_settled(job_id: str, job: Expected, known: Evidence) -> bool:
+def _is_settled(job_id: str, job: Expected, known: JobCache) -> bool:
     """Whether no answer about the job can change the status of a run."""
     if job.run:
         return _is_done_or_superseded(job.run, job.submitted_unix_s)
@@ -161,8 +161,8 @@ def _check_cluster(clusters: set[str]) -> None:
 
 
 def _query_until_certain(
-    folder: GridFolder, known: Evidence, jobs: dict[str, Expected]
-) -> Evidence:
+    folder: GridFolder, known: JobCache, jobs: dict[str, Expected]
+) -> JobCache:
     """Query Slurm. If a job is missing from one answer only, query again after GONE_AFTER_S."""
     now = _retry_once(lambda: _query(folder, known, jobs))
     in_doubt = [since for job_id, since in now.missing.items() if not now.is_gone(job_id)]
@@ -172,7 +172,7 @@ def _query_until_certain(
     return _retry_once(lambda: _query(folder, now, jobs))
 
 
-def _retry_once(query: Callable[[], Evidence]) -> Evidence:
+def _retry_once(query: Callable[[], JobCache]) -> JobCache:
     try:
         return query()
     except UnavailableError:
@@ -208,7 +208,7 @@ def _runs_to_do(folder: GridFolder, submission: Submission) -> tuple[RunFolder, 
     return tuple(folder.run(row.run_id) for row in submission.rows if row.to_do)
 
 
-def _query(folder: GridFolder, known: Evidence, jobs: dict[str, Expected]) -> Evidence:
+def _query(folder: GridFolder, known: JobCache, jobs: dict[str, Expected]) -> JobCache:
     """Run squeue, and sacct for the jobs that squeue no longer lists. Write the cache.
 
     Raises:
@@ -232,7 +232,7 @@ def _query(folder: GridFolder, known: Evidence, jobs: dict[str, Expected]) -> Ev
         missing = {job_id: since for job_id, since in missing.items() if known.is_gone(job_id)}
     # of all users of a shared grid; a limit of one user counts fewer jobs, so this is safe
     live = sum(meaning(job.word).phase is not Phase.ENDED for job in listed)
-    now = Evidence(queued, ended, missing, live, asked_unix_s, asked_unix_s, unread)
+    now = JobCache(queued, ended, missing, live, asked_unix_s, asked_unix_s, unread)
     _write(folder, now)
     return now
 
@@ -257,21 +257,21 @@ def _ended_jobs(accounted: list[Job], absent: dict[str, Expected]) -> dict[str, 
     return {job.job_id: job for job in named if meaning(job.word).phase is Phase.ENDED}
 
 
-def _read(folder: GridFolder) -> Evidence:
+def _read(folder: GridFolder) -> JobCache:
     try:
         content: dict[str, Any] = json.loads(read_regular(folder.slurm_cache))
         for name in ("queued", "ended"):
             content[name] = {job["job_id"]: Job(**job) for job in content[name]}
-        known = Evidence(**content)
+        known = JobCache(**content)
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return Evidence()  # no query yet, or a file of another version
+        return JobCache()  # no query yet, or a file of another version
     if not isinstance(known.missing, dict) or not isinstance(known.failures, int):
-        return Evidence()
+        return JobCache()
     return known
 
 
-def _write(folder: GridFolder, evidence: Evidence) -> None:
-    content = asdict(evidence)
+def _write(folder: GridFolder, job_cache: JobCache) -> None:
+    content = asdict(job_cache)
     for name in ("queued", "ended"):
         content[name] = list(content[name].values())
     # the grid of another user, or a full disk: only other commands miss the cache

@@ -10,7 +10,7 @@ from rich.text import Text
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.monitor.columns import PICTURE, PLAIN, RUN, Column, bar, short_names
 from furnace_hpc.monitor.grid_status import Line
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.runs.state import RunState
 
 ORDER = (
@@ -28,7 +28,7 @@ OTHER_LINES = 4  # progress bar, headings, number of runs not shown, summary
 
 
 def picture(
-    lines: Sequence[Line], evidence: Evidence, width: int, height: int = 10**6
+    lines: Sequence[Line], job_cache: JobCache, width: int, height: int = 10**6
 ) -> list[Text]:
     """Draw the grid in at most `height` lines of `width` characters.
 
@@ -45,7 +45,7 @@ def picture(
     drawn = [_progress(lines, width), *table(shown, (run, *PICTURE[1:]), width)]
     if rest:
         drawn.append(Text(f"{len(rest):,} more: {_counts(rest)}", "dim"))
-    drawn.append(Text(summary(lines, evidence)))
+    drawn.append(Text(summary(lines, job_cache)))
     return [_cut(text, width) for text in drawn]
 
 
@@ -55,7 +55,7 @@ def _progress(lines: Sequence[Line], width: int) -> Text:
     return bar(done, total, min(40, max(4, width - len(text))), "bold").append(text)
 
 
-def plain(lines: Sequence[Line], evidence: Evidence) -> list[str]:
+def plain(lines: Sequence[Line], job_cache: JobCache) -> list[str]:
     """The lines for a file or a pipe: all runs, and each text in full."""
     columns = []
     for column in PLAIN:
@@ -64,19 +64,19 @@ def plain(lines: Sequence[Line], evidence: Evidence) -> list[str]:
         align = str.rjust if column.right else str.ljust
         columns.append([align(text, width) for text in texts])
     rows = [(" " * GAP).join(row).rstrip() for row in zip(*columns, strict=True)]
-    return [*rows, summary(lines, evidence)]
+    return [*rows, summary(lines, job_cache)]
 
 
-def summary(lines: Sequence[Line], evidence: Evidence) -> str:
+def summary(lines: Sequence[Line], job_cache: JobCache) -> str:
     """Count the runs in each state, and report if Slurm does not answer."""
     text = f"{counted(len(lines), 'run')}: {_counts(lines)}"
-    if not evidence.failures:
+    if not job_cache.failures:
         return text
     since = "never"
-    if evidence.answered_unix_s:
-        since = f"{time.time() - evidence.answered_unix_s:,.0f} s ago"
-    hint = evidence.error.removeprefix(evidence.problem)
-    return f"{text}. {evidence.problem} (last answer: {since}){hint}"
+    if job_cache.answered_unix_s:
+        since = f"{time.time() - job_cache.answered_unix_s:,.0f} s ago"
+    hint = job_cache.error.removeprefix(job_cache.problem)
+    return f"{text}. {job_cache.problem} (last answer: {since}){hint}"
 
 
 def table(

@@ -26,14 +26,14 @@ class Meaning:
 
     phase: Phase
     text: str  # for people
-    ended: str = "killed"  # end reason of an attempt that recorded none itself
+    end_reason: str = "killed"  # end reason of an attempt that recorded none itself
 
     @property
-    def leaves(self) -> RunState:
-        """The state of a run whose attempt ended so."""
-        if self.ended not in END_REASONS:
+    def run_state(self) -> RunState:
+        """The state of a run whose attempt ended in this way."""
+        if self.end_reason not in END_REASONS:
             return RunState.UNKNOWN
-        return END_REASONS[self.ended].state
+        return END_REASONS[self.end_reason].state
 
 
 def _waiting(text: str) -> Meaning:

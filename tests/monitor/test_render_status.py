@@ -11,7 +11,7 @@ from watch_study import make, write
 
 from furnace_hpc.monitor.columns import bar, number, sparkline
 from furnace_hpc.monitor.grid_status import Line, overview
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.render import picture, plain
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.metrics import last_record
@@ -80,7 +80,7 @@ def test_running_runs_come_first(height):
         *invented(3, RunState.FAILED),
         *invented(6, RunState.RUNNING),
     ]
-    lines = [text.plain for text in picture(rows, Evidence(), 80, height)]
+    lines = [text.plain for text in picture(rows, JobCache(), 80, height)]
     assert len(lines) <= height
     states = [line.split()[1] for line in lines[2:-1] if "more:" not in line]
     order = ["running", "failed", "interrupted", "queued", "new", "done"]
@@ -99,8 +99,8 @@ def test_names_lose_their_hash_if_they_differ():
         *rows,
         Line(RunFolder(Path("/nowhere/new1-s0-0badcafe")), *list(vars(rows[0]).values())[1:]),
     ]
-    assert picture(rows, Evidence(), 80)[2].plain.startswith("new0-s0 ")
-    assert picture(same, Evidence(), 80)[2].plain.startswith("new0-s0-deadbeef ")
+    assert picture(rows, JobCache(), 80)[2].plain.startswith("new0-s0 ")
+    assert picture(same, JobCache(), 80)[2].plain.startswith("new0-s0-deadbeef ")
 
 
 def test_plain_lines_are_complete(folder):
