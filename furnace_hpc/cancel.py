@@ -78,7 +78,7 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
 
 def _jobs_of(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
     """Return the live jobs of these runs. For a whole grid they include the follow-up jobs."""
-    resolver = observe(folder, must=True)
+    resolver = observe(folder, needs_answer=True)
     queued = resolver.job_cache.queued.items()
     live = {job_id for job_id, job in queued if meaning(job.word).phase is not Phase.ENDED}
     run_of = {place.job_id: run_id for run_id, place in resolver.places.items()}

@@ -58,7 +58,7 @@ def _submit_next_wave(submission: Submission, folder: GridFolder) -> bool:
     from furnace_hpc.launch import slurm_array
 
     recover_pending_submissions(folder)
-    resolver = observe(folder, must=True)
+    resolver = observe(folder, needs_answer=True)
     profile = read_profile(submission)
     left = remaining_rows(submission, folder, profile.retries, resolver)
     close_attempts(submission, folder, resolver)

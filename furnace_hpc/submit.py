@@ -206,7 +206,7 @@ def _plan_and_submit(options: Options, specs: list[RunSpec], prefetch: Thread, y
     with nullcontext() if options.dry_run else grid_lock(options.folder, what):
         if options.on_slurm:
             recover_pending_submissions(options.folder)
-        resolver = observe(options.folder, must=options.on_slurm)
+        resolver = observe(options.folder, needs_answer=options.on_slurm)
         choices = replace(choices, get_status=resolver)
         plan = make_plan(options.grid, specs, options.profile, options.folder, choices)
         if options.on_slurm:

@@ -100,19 +100,19 @@ class Expected(NamedTuple):
         return self.run is not None and self.run.result.is_file()
 
 
-def read_job_cache(folder: GridFolder, must: bool = False) -> JobCache:
+def read_job_cache(folder: GridFolder, needs_answer: bool = False) -> JobCache:
     """Read the cached answers on a grid. Query Slurm and write the cache if they are not fresh.
 
     Args:
         folder: the grid.
-        must: query now, and again until no job is in doubt. For commands that act on the answer.
+        needs_answer: query now, and again until no job is in doubt. For commands that act on the answer.
 
     Raises:
-        UnavailableError: `must` is set, and Slurm does not answer.
+        UnavailableError: `needs_answer` is set, and Slurm does not answer.
     """
     known, jobs = _read(folder), newest_jobs(folder)
     open_jobs = [job_id for job_id, job in jobs.items() if not _is_settled(job_id, job, known)]
-    if must:
+    if needs_answer:
         _check_cluster({jobs[job_id].cluster for job_id in open_jobs if job_id not in known.ended})
         return _query_until_certain(folder, known, jobs)
     if not open_jobs:

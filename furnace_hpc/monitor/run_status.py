@@ -112,13 +112,13 @@ class StatusResolver:
         return reason
 
 
-def observe(folder: GridFolder, must: bool = False) -> StatusResolver:
+def observe(folder: GridFolder, needs_answer: bool = False) -> StatusResolver:
     """Query Slurm once for the whole grid. Nothing is queried if no run was submitted to Slurm.
 
     Raises:
-        UnavailableError: `must` is set, and Slurm does not answer.
+        UnavailableError: `needs_answer` is set, and Slurm does not answer.
     """
-    return StatusResolver(folder, read_job_cache(folder, must))
+    return StatusResolver(folder, read_job_cache(folder, needs_answer))
 
 
 def observe_when_asked(folder: GridFolder) -> Callable[[RunFolder], RunStatus]:

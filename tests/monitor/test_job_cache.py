@@ -100,7 +100,7 @@ def test_one_squeue_and_one_sacct_for_1000_runs(tmp_path, slurm):
 def test_must_queries_once_if_no_job_is_in_doubt(tmp_path, slurm):
     folder = GridFolder(tmp_path)
     slurm.queued = [job("PENDING", job_id) for job_id in (*submitted(folder, 2), "6")]
-    assert read_job_cache(folder, must=True).live_jobs == 3
+    assert read_job_cache(folder, needs_answer=True).live_jobs == 3
     assert slurm.calls == ["squeue"]
 
 
@@ -158,7 +158,7 @@ def test_failures_back_off_and_keep_the_answer(tmp_path, slurm):
 def test_must_raises_after_a_second_failure(tmp_path, slurm):
     slurm.away, before = True, slurm.now
     with pytest.raises(UnavailableError, match="no route"):
-        read_job_cache(GridFolder(tmp_path), must=True)
+        read_job_cache(GridFolder(tmp_path), needs_answer=True)
     assert slurm.calls == ["squeue"] * 2
     assert slurm.now > before
 
@@ -176,7 +176,7 @@ def test_a_job_is_gone_after_two_answers(tmp_path, slurm, accounted):
     assert read_job_cache(folder).job("5_0") == Job("5_0", GONE, "")
     folder.slurm_cache.unlink()
     # `must` waits for the second answer
-    assert read_job_cache(folder, must=True).job("5_0") == Job("5_0", GONE, "")
+    assert read_job_cache(folder, needs_answer=True).job("5_0") == Job("5_0", GONE, "")
 
 
 @pytest.mark.parametrize("broken", ["queued", "accounted"])
@@ -185,14 +185,14 @@ def test_an_unreadable_line_makes_no_job_gone(tmp_path, slurm, broken):
     submitted(folder, 1)
     setattr(slurm, broken, [Job("", "", "5|0|RUN")])
     for _ in range(3):
-        known = read_job_cache(folder, must=True)
+        known = read_job_cache(folder, needs_answer=True)
         assert (known.job("5_0"), known.unread) == (None, 1)
         slurm.sleep(FRESH_S)
     assert known.live_jobs == (1 if broken == "queued" else 0)
     setattr(slurm, broken, [])
-    assert read_job_cache(folder, must=True).job("5_0") == Job("5_0", GONE, "")
+    assert read_job_cache(folder, needs_answer=True).job("5_0") == Job("5_0", GONE, "")
     setattr(slurm, broken, [Job("", "", "5|0|RUN")])
     slurm.sleep(FRESH_S)
-    assert read_job_cache(folder, must=True).job("5_0") == Job(
+    assert read_job_cache(folder, needs_answer=True).job("5_0") == Job(
         "5_0", GONE, ""
     )  # it was gone before
