@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from furnace_hpc.data.decode.features import log_mel, mfcc, num_frames
-from furnace_hpc.data.decode.sound_files.kinds import whole_sound
-from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+from furnace_hpc.data.decode.sound_files.checked_sound import CheckedSound
+from furnace_hpc.data.decode.sound_files.kinds import check_sound
 from furnace_hpc.data.packing.rejects import Unusable
 
 Wave = NDArray[np.float32]
@@ -77,12 +77,12 @@ def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]
 def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
     """Return the mono waveform [S] at the wanted rate, full scale 1. Errors as in `read_sound`."""
     content = _read_file(path)
-    whole = whole_sound(content)
+    checked = check_sound(content)
     source: Path | io.BytesIO = path
     # libsndfile reads an unchanged file faster by itself: it reads each MP3 frame twice.
-    if whole.content is not content:
-        source = io.BytesIO(whole.content)
-    values, rate = _decode(source, whole)
+    if checked.content is not content:
+        source = io.BytesIO(checked.content)
+    values, rate = _decode(source, checked)
     if len(values) == 0:
         raise Unusable("empty", "no samples")
     if not np.isfinite(values).all():
@@ -117,7 +117,7 @@ def _read_file(path: Path) -> bytes:
     return content
 
 
-def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.float32], int]:
+def _decode(source: Path | io.BytesIO, checked: CheckedSound) -> tuple[NDArray[np.float32], int]:
     """Return all samples [S, channels], and their rate in Hz.
 
     Raises:
@@ -125,7 +125,7 @@ def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.fl
     """
     try:
         with _Stream(source) as file:
-            wanted = whole.samples
+            wanted = checked.samples
             if wanted is None:
                 wanted = file.frames
             values, rate = _read_all(file, wanted), file.samplerate
@@ -134,8 +134,10 @@ def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.fl
     # a damaged header may declare any length
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         raise Unusable("unreadable", str(error)) from None
-    if len(values) < max(wanted, whole.fewest):
-        raise Unusable("truncated", f"{len(values):,} of {max(wanted, whole.fewest):,} samples")
+    if len(values) < max(wanted, checked.min_samples):
+        raise Unusable(
+            "truncated", f"{len(values):,} of {max(wanted, checked.min_samples):,} samples"
+        )
     return values, rate
 
 
