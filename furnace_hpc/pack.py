@@ -191,7 +191,7 @@ def mmimdb(
 ) -> None:
     """Plots and posters, 23 genres: split.json and dataset/, or the HDF5 file."""
     from furnace_hpc.data.decode.images import ImageKnobs
-    from furnace_hpc.data.packing.required_modalities import requiring
+    from furnace_hpc.data.packing.required_modalities import require_modalities
     from furnace_hpc.data.sets.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
 
     image = knobs_of(ImageKnobs, "image-", size=image_size, fit=image_fit, filter=image_filter)
@@ -207,7 +207,7 @@ def mmimdb(
         plan = plan_hdf5(hdf5, knobs)
     else:
         plan = plan_raw(source, knobs)
-    plan = requiring(plan, tuple(require or ()))
+    plan = require_modalities(plan, tuple(require or ()))
     pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 
@@ -287,7 +287,7 @@ def audioset(
     """10 s clips with frames, 527 classes: official CSVs, or CAV-MAE's JSON."""
     from furnace_hpc.data.decode.audio import SoundKnobs
     from furnace_hpc.data.decode.images import ImageKnobs
-    from furnace_hpc.data.packing.required_modalities import requiring
+    from furnace_hpc.data.packing.required_modalities import require_modalities
     from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
 
     sound = knobs_of(
@@ -305,7 +305,7 @@ def audioset(
     plan = plan_audioset(
         source, lists, audio or source / "audio", frames or source / "frames", knobs
     )
-    plan = requiring(plan, tuple(require or ()))
+    plan = require_modalities(plan, tuple(require or ()))
     pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 

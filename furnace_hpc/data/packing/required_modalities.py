@@ -13,7 +13,7 @@ from furnace_hpc.data.packing.rejects import Refusal
 from furnace_hpc.data.packing.sample import PackPlan, Sample
 
 
-def requiring(plan: PackPlan, names: tuple[str, ...]) -> PackPlan:
+def require_modalities(plan: PackPlan, names: tuple[str, ...]) -> PackPlan:
     """Return the plan without samples that lack one of these modalities.
 
     Raises:
