@@ -12,7 +12,7 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
-from furnace_hpc.monitor.grid_status import Line, overview
+from furnace_hpc.monitor.grid_status import StatusLine, overview
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.render import picture, plain, summary
@@ -93,7 +93,7 @@ def watch(folder: GridFolder) -> None:
         _show(rows, job_cache, console.height - 1)  # one line for the prompt
 
 
-def _follow(folder: GridFolder) -> tuple[list[Line], JobCache]:
+def _follow(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
     """Print a summary line whenever it has changed, for log files. Returns the last rows."""
     last = ""
     while True:
@@ -112,14 +112,14 @@ def _next_read_s(started_s: float) -> float:
     return started_s + max(EVERY_S, min(SLOWEST_S, took_s / MOST_BUSY))
 
 
-def _moves(row: Line) -> bool:
+def _moves(row: StatusLine) -> bool:
     """Whether the row can change without a command of the user."""
     if row.status.state is RunState.UNKNOWN:
         return bool(row.status.job_id)  # Slurm's next answer may list the job
     return row.status.state in MOVING
 
 
-def _show(rows: list[Line], job_cache: JobCache, height: int = 10**6) -> None:
+def _show(rows: list[StatusLine], job_cache: JobCache, height: int = 10**6) -> None:
     if not _on_terminal():
         print("\n".join(plain(rows, job_cache)))
         return

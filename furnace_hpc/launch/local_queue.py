@@ -20,7 +20,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.portable import ENVIRONMENT as PORTABLE
 from furnace_hpc.launch.batch_script import rank_command
-from furnace_hpc.launch.local_progress import Progress
+from furnace_hpc.launch.local_progress import QueueProgress
 from furnace_hpc.launch.plan import Plan, PlannedRun
 from furnace_hpc.launch.rank_main import run_task
 from furnace_hpc.launch.submission import write_submission
@@ -82,7 +82,7 @@ class Queue:
     """Start runs in order, `width` at a time."""
 
     def __init__(
-        self, plan: Plan, submission: Submission, slots: Slots, progress: Progress
+        self, plan: Plan, submission: Submission, slots: Slots, progress: QueueProgress
     ) -> None:
         self._plan, self._submission = plan, submission
         self._slots, self._progress = slots, progress
@@ -208,7 +208,7 @@ def submit_plan(plan: Plan) -> bool:
     submission = write_submission(plan)
     on_gpus = not all(run.spec.config.portable for run in plan.to_do)
     slots = find_slots(max((run.world_size for run in plan.to_do), default=1), on_gpus)
-    with Progress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
+    with QueueProgress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
         return Queue(plan, submission, slots, progress).work()
 
 

@@ -19,7 +19,7 @@ ALIVE = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 
 
 @dataclass(frozen=True)
-class Line:
+class StatusLine:
     """What `furnace status` shows of one run."""
 
     folder: RunFolder
@@ -60,7 +60,7 @@ class Line:
         }
 
 
-def overview(folder: GridFolder) -> tuple[list[Line], JobCache]:
+def overview(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
     """List the runs of the newest submission's settings, then other runs that still wait or run.
 
     Also returns what Slurm has answered.
@@ -72,7 +72,7 @@ def overview(folder: GridFolder) -> tuple[list[Line], JobCache]:
     return lines + [line for line in rest if line.status.state in ALIVE], resolver.job_cache
 
 
-def line_of(run: RunFolder, status: RunStatus, steps: int) -> Line:
+def line_of(run: RunFolder, status: RunStatus, steps: int) -> StatusLine:
     """Read one run. Speed and time left are known only while it runs."""
     record: dict[str, Any] = {}
     if status.attempt:
@@ -82,7 +82,9 @@ def line_of(run: RunFolder, status: RunStatus, steps: int) -> Line:
         rate = record.get("samples_per_s")
         if "step_time_s" in record:
             left_s = max(0, steps - int(record["step"])) * float(record["step_time_s"])
-    return Line(run, status, steps, record.get("train/loss"), rate, left_s, _last_end(run, status))
+    return StatusLine(
+        run, status, steps, record.get("train/loss"), rate, left_s, _last_end(run, status)
+    )
 
 
 def _last_end(run: RunFolder, status: RunStatus) -> str:

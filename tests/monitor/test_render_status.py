@@ -10,7 +10,7 @@ from login_study import specs
 from watch_study import make, write
 
 from furnace_hpc.monitor.columns import bar, number, sparkline
-from furnace_hpc.monitor.grid_status import Line, overview
+from furnace_hpc.monitor.grid_status import StatusLine, overview
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.render import picture, plain
 from furnace_hpc.runs.folder import GridFolder, RunFolder
@@ -29,9 +29,11 @@ def lines_of(folder: GridFolder, width: int, height: int = 50) -> list[str]:
     return [text.plain for text in picture(*overview(folder), width, height)]
 
 
-def invented(count: int, state: RunState) -> list[Line]:
+def invented(count: int, state: RunState) -> list[StatusLine]:
     runs = [RunFolder(Path(f"/nowhere/{state.value}{n}-s0-deadbeef")) for n in range(count)]
-    return [Line(run, RunStatus(state, 0, 3, "why not"), 40, 0.5, None, None, "") for run in runs]
+    return [
+        StatusLine(run, RunStatus(state, 0, 3, "why not"), 40, 0.5, None, None, "") for run in runs
+    ]
 
 
 def test_cells_of_a_line(folder):
@@ -97,7 +99,7 @@ def test_names_lose_their_hash_if_they_differ():
     rows = invented(2, RunState.NEW)
     same = [
         *rows,
-        Line(RunFolder(Path("/nowhere/new1-s0-0badcafe")), *list(vars(rows[0]).values())[1:]),
+        StatusLine(RunFolder(Path("/nowhere/new1-s0-0badcafe")), *list(vars(rows[0]).values())[1:]),
     ]
     assert picture(rows, JobCache(), 80)[2].plain.startswith("new0-s0 ")
     assert picture(same, JobCache(), 80)[2].plain.startswith("new0-s0-deadbeef ")

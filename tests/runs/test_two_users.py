@@ -18,7 +18,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.host.access import GROUP_ACCESS
 from furnace_hpc.launch.batch_script import check_function
 from furnace_hpc.launch.follow_up import read_profile
-from furnace_hpc.launch.local_progress import Progress
+from furnace_hpc.launch.local_progress import QueueProgress
 from furnace_hpc.launch.local_queue import Queue, Slots
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.code import code_hash
@@ -140,7 +140,7 @@ def test_local_queue_runs_no_planted_code(project, tmp_path, monkeypatch, guarde
     monkeypatch.chdir(project)
     plan = planned(Path("runs"), grid(), ClusterProfile(name="c", executor="local"))
     submission = write_submission(plan)
-    queue = Queue(plan, submission, Slots(1, 1, ()), cast(Progress, None))
+    queue = Queue(plan, submission, Slots(1, 1, ()), cast(QueueProgress, None))
     project.chmod(0o2775)  # after the submission: the queue may work for days
     plant(project, canary := tmp_path / "canary")
     if not guarded:  # without the check the planted code runs
