@@ -30,7 +30,7 @@ _DeepSpeedFiles = dict[str, tuple[Path, dict[str, Any]]]  # name -> path and con
 
 
 @dataclass(frozen=True)
-class Row:
+class GridRow:
     """One row of the table: a name and what it trains. Seed and pack in `config` are its own."""
 
     name: str
@@ -40,7 +40,7 @@ class Row:
 
 
 def expand(
-    grid: Grid, fingerprints: Mapping[str, str], rows: list[Row] | None = None
+    grid: Grid, fingerprints: Mapping[str, str], rows: list[GridRow] | None = None
 ) -> list[RunSpec]:
     """All runs of the grid: row by row, within a row pack by pack, on each pack seed by seed.
 
@@ -64,7 +64,7 @@ def expand(
     return runs
 
 
-def _run(grid: Grid, row: Row, of_pack: dict[str, Any], seed: int, fingerprint: str) -> RunSpec:
+def _run(grid: Grid, row: GridRow, of_pack: dict[str, Any], seed: int, fingerprint: str) -> RunSpec:
     return RunSpec.model_construct(  # its parts are valid already; this is ten times as fast
         grid=grid.name,
         variant=row.name,
@@ -74,7 +74,7 @@ def _run(grid: Grid, row: Row, of_pack: dict[str, Any], seed: int, fingerprint: 
     )
 
 
-def expand_rows(grid: Grid) -> list[Row]:
+def expand_rows(grid: Grid) -> list[GridRow]:
     """The rows of the grid's table, in the order of the file.
 
     Raises:
@@ -171,7 +171,9 @@ def _hash(swept: Overrides) -> str:
     return hashlib.sha256(json.dumps(swept, default=str).encode()).hexdigest()[:8]
 
 
-def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: _DeepSpeedFiles) -> Row:
+def _row(
+    grid: Grid, name: str, variant: str, overrides: Overrides, files: _DeepSpeedFiles
+) -> GridRow:
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConfigError(
             f"the name does not match {NAME_PATTERN}. Name the combinations under variants"
@@ -200,7 +202,7 @@ def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: _Deep
             )
         content = apply_overrides(content, {"data.name": grid.packs[0]})
     resources, config = _validated(content, partial(_find, grid.source, variant, file))
-    return Row(name, config, resources, grid.packs or (config.data.name,))
+    return GridRow(name, config, resources, grid.packs or (config.data.name,))
 
 
 def _validated(content: dict[str, Any], find: Find) -> tuple[Resources, TrainConfig]:
@@ -248,7 +250,7 @@ def _deepspeed_file(name: str, files: _DeepSpeedFiles) -> tuple[Path, Overrides]
     return files[name]
 
 
-def _check_rows(grid: Grid, rows: list[Row]) -> None:
+def _check_rows(grid: Grid, rows: list[GridRow]) -> None:
     if not rows:
         raise ConfigError(
             f"grid {grid.name!r} has no rows. Write variants, axes, zip or ablate, or exclude fewer"
