@@ -75,11 +75,13 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
 
 def _with_more_notes(ablation: "Ablation", samples: bool) -> "Ablation":
     """The table with notes from Slurm's accounting, and on samples if wanted."""
-    from furnace_hpc.slurm.accounting import in_words
+    from furnace_hpc.slurm.accounting import describe_hours
     from furnace_hpc.tables.table import Note
 
     notes = list(ablation.notes)
-    if text := in_words([attempt for run in ablation.runs for attempt in run.record.ledger()]):
+    if text := describe_hours(
+        [attempt for run in ablation.runs for attempt in run.record.ledger()]
+    ):
         notes.append(Note(text))
     if samples:
         from furnace_hpc.tables.notes import sample_notes

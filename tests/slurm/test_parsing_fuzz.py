@@ -133,7 +133,7 @@ def test_damaged_allocations(text):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "has_slurm", lambda: True)
         patch.setattr(client, "run_checked", lambda *command: text)
-        found = accounting.accounted(attempts)
+        found = accounting.sum_allocations(attempts)
     assert found is None or (found.hours >= 0 and found.jobs <= 2)
 
 
