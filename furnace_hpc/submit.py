@@ -17,7 +17,7 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import Row, expand, expand_rows
+from furnace_hpc.config.grids.expansion import GridRow, expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, select_names, with_settings
 from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
@@ -41,7 +41,7 @@ from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.runs.snapshot import source
-from furnace_hpc.runs.submitted import command_on
+from furnace_hpc.runs.submitted import grid_command
 from furnace_hpc.runs.trust import check_place, keep_private, trust_group
 from furnace_hpc.slurm.client import prefetch_site_limits, require_slurm
 
@@ -174,7 +174,7 @@ def _start_prefetch(options: Options) -> Thread:
     return thread
 
 
-def _specs(options: Options, rows: list[Row]) -> list[RunSpec]:
+def _specs(options: Options, rows: list[GridRow]) -> list[RunSpec]:
     """Check weights and data, and return the runs of the chosen rows and seeds.
 
     It may pack the default data set, so it is the last of the checks.
@@ -264,7 +264,7 @@ def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
 
     for line in slurm_array.submit_plan(plan, live_jobs):
         print(line)
-    print(f"then: {command_on('status', plan.folder, '--watch')}")
+    print(f"then: {grid_command('status', plan.folder, '--watch')}")
 
 
 def _wait(plan: Plan) -> None:

@@ -32,11 +32,11 @@ class SubmissionRow(NamedTuple):
     attempt: AttemptSpec = AttemptSpec()  # under the key `facts`
 
     @classmethod
-    def of_line(cls, line: str) -> "SubmissionRow":
+    def from_line(cls, line: str) -> "SubmissionRow":
         """Read one line. A missing key has its default, other keys are ignored."""
         content = json.loads(line)
         known = {name: content[name] for name in cls._fields if name in content}
-        known["attempt"] = AttemptSpec.of_record(content.get("facts", {}))
+        known["attempt"] = AttemptSpec.from_record(content.get("facts", {}))
         return cls(**known)
 
     def line(self) -> str:
@@ -58,7 +58,7 @@ def read_rows(file: Path) -> list[SubmissionRow]:
     except FileNotFoundError:
         return []
     try:
-        return [SubmissionRow.of_line(line) for line in lines]
+        return [SubmissionRow.from_line(line) for line in lines]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"{file} is damaged ({error}): move the folder {file.parent} away and submit again"
@@ -76,12 +76,12 @@ def find_submitted(name_or_path: str, root: Path) -> GridFolder:
         name = folder.path.name
         others = {path.parent.name for path in root.glob("*/submissions")}
         similar = f" ({nearest(name, others)})" if others else ""
-        fix = submit_first(name_or_path, root)
+        fix = how_to_submit(name_or_path, root)
         raise ConfigError(f"grid {name!r} has no submissions in {folder.path}{similar}. {fix}")
     return folder
 
 
-def submit_first(name_or_path: str, root: Path) -> str:
+def how_to_submit(name_or_path: str, root: Path) -> str:
     """Return what to do if a grid has no submissions."""
     other_root = "give the --runs-root that it was submitted with"
     try:
@@ -92,12 +92,12 @@ def submit_first(name_or_path: str, root: Path) -> str:
     return f"Submit it with `{command}`, or {other_root}"
 
 
-def command_on(command: str, folder: GridFolder, *words: str) -> str:
+def grid_command(command: str, folder: GridFolder, *words: str) -> str:
     """Return the command line `furnace COMMAND` for a grid that was submitted."""
     return furnace(command, "--grid", folder.path.name, *_runs_root(folder.path.parent), *words)
 
 
-def submit_words(folder: GridFolder, settings: dict[str, Any], *words: str) -> str:
+def resubmit_command(folder: GridFolder, settings: dict[str, Any], *words: str) -> str:
     """Return the command line that submits the grid again.
 
     It names the submitted copy of the grid if experiments/ has no file of that name.
@@ -109,7 +109,7 @@ def submit_words(folder: GridFolder, settings: dict[str, Any], *words: str) -> s
         is_known = False
     grid = name if is_known else str(folder.grid)
     root = _runs_root(folder.path.parent)
-    return furnace("submit", "--grid", grid, *setting_words(settings), *root, *words)
+    return furnace("submit", "--grid", grid, *set_options(settings), *root, *words)
 
 
 def grid_name(name_or_path: str) -> str:
@@ -130,7 +130,7 @@ def grid_name(name_or_path: str) -> str:
     return read_grid(path).name  # its error names every problem
 
 
-def setting_words(settings: Overrides) -> list[str]:
+def set_options(settings: Overrides) -> list[str]:
     """Return these settings as `--set` options."""
     options = [("--set", f"{key}={_as_text(value)}") for key, value in settings.items()]
     return [word for option in options for word in option]

@@ -158,7 +158,7 @@ def test_a_submission_writes_grid_specs_and_rows(tmp_path):
         text = (written / "specs.jsonl").read_bytes()[offset : offset + length].decode()
         assert RunSpec.model_validate_json(text) == run
         assert row["facts"]["code_hash"] == CODE
-        assert SubmissionRow.of_line(json.dumps(row)).attempt.record() == row["facts"]
+        assert SubmissionRow.from_line(json.dumps(row)).attempt.record() == row["facts"]
         assert batch._find_row(str(written), "row", row["row"]) == row
     assert write_submission(plan).path == folder.submissions / "2"
     assert not list(folder.path.rglob(".*"))

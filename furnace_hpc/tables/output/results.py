@@ -10,7 +10,7 @@ from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.runs.folder import GridFolder, write_atomically
-from furnace_hpc.runs.submitted import grid_name, read_rows, submit_first
+from furnace_hpc.runs.submitted import grid_name, how_to_submit, read_rows
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import (
     to_csv,
@@ -86,7 +86,7 @@ def submitted_runs(
     fingerprints = dict(_submitted_data(folder, records))
     if not fingerprints:
         root = folder.path.parent
-        fix = submit_first(given_name or grid.name, root)
+        fix = how_to_submit(given_name or grid.name, root)
         raise ConfigError(f"grid {grid.name!r} has no runs under {root}. {fix}")
     rows = expand_rows(grid)
     unknown = {name: "never submitted" for row in rows for name in row.packs}
