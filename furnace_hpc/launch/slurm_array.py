@@ -35,12 +35,12 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, job_name, submissions
 from furnace_hpc.slurm import client, die_with_parent
 from furnace_hpc.slurm.environment import environment_of_jobs
-from furnace_hpc.slurm.parsing import submitted_id, whole
+from furnace_hpc.slurm.parsing import parse_count, submitted_id
 from furnace_hpc.slurm.sbatch_errors import hint, is_away, is_doubtful, short
 
 SBATCH_TIMEOUT_S = 90
 LIMIT_REACHED = "you have as many jobs as the site allows: wait for some to end"
-LOOK_AGAIN_S = (1, 2, 4, 8)  # after a lost answer: the controller may still work on the job
+LOOKUP_PAUSES_S = (1, 2, 4, 8)  # after a lost answer: the controller may still work on the job
 
 Shapes = Mapping[Shape, Sequence[int]]
 
@@ -137,7 +137,7 @@ def test_array(plan: Plan, array: Array) -> client.CommandResult:
 
 def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
     """Return what the site accepts now, from the profile, else from Slurm."""
-    size = profile.max_array_size or whole(client.configuration().get("MaxArraySize", ""))
+    size = profile.max_array_size or parse_count(client.configuration().get("MaxArraySize", ""))
     if size is None:
         size = DEFAULT_MAX_ARRAY_SIZE
     most = profile.max_submit_jobs or client.submit_limit(profile.account, profile.qos)
@@ -292,7 +292,7 @@ def _after_failure(submission: Submission, name: str, words: str) -> str:
             )
         submission.note("refused", name=name, error=words)
         raise ConfigError(f"sbatch refused job {name}: {words}: {hint(words)}")
-    for pause_s in LOOK_AGAIN_S:
+    for pause_s in LOOKUP_PAUSES_S:
         time.sleep(pause_s)
         try:
             if job_id := client.find_job(name):

@@ -137,7 +137,7 @@ _NEVER_STARTS = {
 }
 
 
-def plain(word: str) -> str:
+def base_state(word: str) -> str:
     """Reduce a state to one word: RUNNING+COMPLETING, `CANCELLED by 0`, RUNNING+, PD."""
     first, *_ = [*word.split(), ""]
     parts = [_SHORT.get(part, part) for part in re.split("[+,]", first.removesuffix("+"))]
@@ -154,12 +154,12 @@ def plain(word: str) -> str:
 def meaning(word: str) -> Meaning:
     """Look up a state in any form that squeue and sacct print: PD, `CANCELLED by 0`, RUNNING+."""
     unknown = Meaning(Phase.UNKNOWN, f"unknown Slurm state {word!r}", "")
-    return MEANINGS.get(plain(word), unknown)
+    return MEANINGS.get(base_state(word), unknown)
 
 
 def is_held_after_requeue(word: str, reason: str) -> bool:
     """Whether Slurm requeued the job and holds it. A hold by a person does not count."""
-    return plain(word) == "REQUEUE_HOLD" or _letters(reason) in _HELD_AFTER_REQUEUE
+    return base_state(word) == "REQUEUE_HOLD" or _letters(reason) in _HELD_AFTER_REQUEUE
 
 
 def explain_waiting(word: str, reason: str) -> str:
