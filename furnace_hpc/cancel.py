@@ -12,9 +12,9 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
 from furnace_hpc.monitor.run_status import observe
-from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import submissions
+from furnace_hpc.runs.manual_starts import manually_started
 from furnace_hpc.runs.submitted import find_submitted
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.job_states import Phase, meaning

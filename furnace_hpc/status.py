@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 MOVING = (RunState.QUEUED, RunState.RUNNING)
 EVERY_S = 3.0  # between two reads of the run files; Slurm is queried less often
-MOST_BUSY = 0.05  # share of the time spent on reading, for any number of runs
-SLOWEST_S = 30.0  # between two reads on a slow file system
+MAX_BUSY = 0.05  # share of the time spent on reading, for any number of runs
+MAX_PAUSE_S = 30.0  # between two reads on a slow file system
 RESIZE_S = 0.25  # how soon a terminal is redrawn after its size changed
 
 
@@ -109,7 +109,7 @@ def _follow(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
 
 def _next_read_s(started_s: float) -> float:
     took_s = time.monotonic() - started_s
-    return started_s + max(EVERY_S, min(SLOWEST_S, took_s / MOST_BUSY))
+    return started_s + max(EVERY_S, min(MAX_PAUSE_S, took_s / MAX_BUSY))
 
 
 def _moves(row: StatusLine) -> bool:

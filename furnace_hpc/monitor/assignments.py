@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, submissions
+from furnace_hpc.runs.manual_starts import manually_started
 
 
 @dataclass(frozen=True)

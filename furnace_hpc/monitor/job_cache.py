@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
 from furnace_hpc.runs.journal import Submission, submissions
+from furnace_hpc.runs.manual_starts import manually_started
 from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.job_states import Phase, meaning
@@ -81,7 +81,7 @@ class JobCache:
         return first is not None and self.answered_unix_s - first >= GONE_AFTER_S
 
 
-class Expected(NamedTuple):
+class ExpectedJob(NamedTuple):
     """A job in the journals. Its name is unique. Its id is not: another cluster may use it too."""
 
     run: RunFolder | None  # None for a follow-up job
@@ -129,7 +129,7 @@ def read_job_cache(folder: GridFolder, needs_answer: bool = False) -> JobCache:
         return now
 
 
-def _is_settled(job_id: str, job: Expected, known: JobCache) -> bool:
+def _is_settled(job_id: str, job: ExpectedJob, known: JobCache) -> bool:
     """Whether no answer about the job can change the status of a run."""
     if job.run:
         return _is_done_or_superseded(job.run, job.submitted_unix_s)
@@ -161,7 +161,7 @@ def _check_cluster(clusters: set[str]) -> None:
 
 
 def _query_until_certain(
-    folder: GridFolder, known: JobCache, jobs: dict[str, Expected]
+    folder: GridFolder, known: JobCache, jobs: dict[str, ExpectedJob]
 ) -> JobCache:
     """Query Slurm. If a job is missing from one answer only, query again after GONE_AFTER_S."""
     now = _retry_once(lambda: _query(folder, known, jobs))
@@ -180,16 +180,16 @@ def _retry_once(query: Callable[[], JobCache]) -> JobCache:
         return query()
 
 
-def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
+def newest_jobs(folder: GridFolder) -> dict[str, ExpectedJob]:
     """Map job id to the newest job of each run, all follow-up jobs, and jobs submitted by hand."""
     all_ = submissions(folder)
-    newest: dict[str, tuple[str, Expected]] = {}  # run id -> job id, job
-    follow_ups: dict[str, Expected] = {}
+    newest: dict[str, tuple[str, ExpectedJob]] = {}  # run id -> job id, job
+    follow_ups: dict[str, ExpectedJob] = {}
     for submission in all_:
         for call in submission.sbatch_calls():
             if call.outcome != "submitted":
                 continue
-            job = Expected(None, call.name, call.cluster, call.unix_s)
+            job = ExpectedJob(None, call.name, call.cluster, call.unix_s)
             if call.kind != "array":
                 follows = _runs_to_do(folder, submission)
                 follow_ups[call.job_id] = job._replace(follows=follows)
@@ -198,7 +198,7 @@ def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
                 run = folder.run(submission.rows[row].run_id)
                 newest[run.run_id] = job_id, job._replace(run=run)
     by_hand = {
-        attempt.job_id or "": Expected(folder.run(run_id), "", "")
+        attempt.job_id or "": ExpectedJob(folder.run(run_id), "", "")
         for run_id, attempt in manually_started(folder, all_).items()
     }
     return dict(newest.values()) | follow_ups | by_hand
@@ -208,7 +208,7 @@ def _runs_to_do(folder: GridFolder, submission: Submission) -> tuple[RunFolder, 
     return tuple(folder.run(row.run_id) for row in submission.rows if row.to_do)
 
 
-def _query(folder: GridFolder, known: JobCache, jobs: dict[str, Expected]) -> JobCache:
+def _query(folder: GridFolder, known: JobCache, jobs: dict[str, ExpectedJob]) -> JobCache:
     """Run squeue, and sacct for the jobs that squeue no longer lists. Write the cache.
 
     Raises:
@@ -251,7 +251,7 @@ def _accounted(absent: Iterable[str]) -> list[Job]:
     return client.accounting(arrays) or []
 
 
-def _ended_jobs(accounted: list[Job], absent: dict[str, Expected]) -> dict[str, Job]:
+def _ended_jobs(accounted: list[Job], absent: dict[str, ExpectedJob]) -> dict[str, Job]:
     ours = (job for job in accounted if job.job_id in absent)
     named = (job for job in ours if absent[job.job_id].is_named(job.name))
     return {job.job_id: job for job in named if meaning(job.word).phase is Phase.ENDED}

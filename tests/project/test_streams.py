@@ -10,7 +10,7 @@ from aggregate_study import submit
 from tables_study import fail, finish, study
 
 from furnace_hpc.config.parsing.utf8_path import utf8_path
-from furnace_hpc.console.streams import READER_LEFT
+from furnace_hpc.console.streams import EXIT_BROKEN_PIPE
 from furnace_hpc.runs.folder import GridFolder
 
 ASCII = {"PYTHONIOENCODING": "ascii"}
@@ -114,7 +114,7 @@ def test_a_closed_stdout_changes_no_exit_code(place, name, closed):
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("aggregate", 1), ("cancel", 0), ("status", READER_LEFT), ("schema", READER_LEFT)],
+    [("aggregate", 1), ("cancel", 0), ("status", EXIT_BROKEN_PIPE), ("schema", EXIT_BROKEN_PIPE)],
 )
 def test_a_reader_that_leaves(place, name, code):
     """A command that only prints ends. Another one continues to its own exit code."""

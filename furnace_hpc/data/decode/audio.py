@@ -21,7 +21,7 @@ _FEATURES = {"mfcc": mfcc, "log_mel": log_mel}
 _BLOCK = 1 << 20  # values read at a time
 # Most values of one sound (1 GiB). Hours of silence are a small FLAC file, and a damaged header
 # may turn one second into hours.
-_MOST = 1 << 28
+_MAX_SAMPLES = 1 << 28
 
 
 class SoundKnobs(BaseModel):
@@ -87,7 +87,7 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
         raise Unusable("empty", "no samples")
     if not np.isfinite(values).all():
         raise Unusable("not finite")
-    if len(values) * knobs.sample_rate_hz > _MOST * rate:  # mostly a damaged header
+    if len(values) * knobs.sample_rate_hz > _MAX_SAMPLES * rate:  # mostly a damaged header
         raise Unusable(
             "unreadable",
             f"{len(values):,} samples at {rate:,} Hz are {len(values) / rate / 3600:,.0f} hours",
@@ -105,8 +105,10 @@ def _read_file(path: Path) -> bytes:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise Unusable("unreadable", "no regular file")
-        if found.st_size > 4 * _MOST:
-            raise Unusable("unreadable", f"{found.st_size:,} bytes, wanted {4 * _MOST:,} at most")
+        if found.st_size > 4 * _MAX_SAMPLES:
+            raise Unusable(
+                "unreadable", f"{found.st_size:,} bytes, wanted {4 * _MAX_SAMPLES:,} at most"
+            )
         content = path.read_bytes()
     except FileNotFoundError:
         raise Unusable("missing") from None
@@ -154,7 +156,7 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc]
 def _read_all(file: soundfile.SoundFile, wanted: int) -> NDArray[np.float32]:
     """Return up to `wanted` samples [S, channels]. The header may declare more than there are."""
     blocks, left = [np.zeros((0, file.channels), np.float32)], wanted
-    most, at_once = _MOST // file.channels, max(1, _BLOCK // file.channels)
+    most, at_once = _MAX_SAMPLES // file.channels, max(1, _BLOCK // file.channels)
     while left > 0 and len(block := file.read(min(left, at_once), dtype="float32", always_2d=True)):
         blocks.append(block)
         left -= len(block)
