@@ -24,14 +24,15 @@ class Outcome:
     lost_steps: int | None
     """Steps that were trained again. None if it never resumed."""
     recovery_s: float | None
-    """Time from the last step of the first attempt to the first new step. None without one."""
+    """Seconds from the last step of the first attempt to the next new step. None if none came."""
     problem: str
     """What went wrong or differs. Empty if the result is identical."""
 
     def at_most(self, interval: int) -> int:
         """Return how many steps may be lost.
 
-        Without a warning that is one interval, and the steps during the write of a checkpoint.
+        After a warning that is one step. Without a warning it is one interval, and the steps during
+        the write of a checkpoint.
         """
         return 1 if self.disturbance.warned else 2 * interval - 1
 

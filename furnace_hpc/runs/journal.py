@@ -3,7 +3,7 @@
     {"event": "intent", "name": ..., "kind": "array", "base": 0, "rows": [0, 1, 2]}   before sbatch
     {"event": "submitted", "name": ..., "job_id": "12"}   after sbatch, or when the job was found
     {"event": "refused" | "absent", "name": ...}   sbatch failed, or Slurm has no job of this name
-    {"event": "cancelled", "runs": [...]}   runs that no follow-up job submits; an empty list: all
+    {"event": "cancelled", "runs": [...]}   runs that no follow-up job submits again; []: all runs
 
 The job's name is unique and chosen before sbatch. If an intent has no outcome, the next command
 looks the job up by name.
@@ -24,7 +24,7 @@ from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.submitted import SubmissionRow, read_rows
 
-# keys that each event must have, and their types; other events need a name
+# event -> keys that it must have, and their types; other events must have `name`
 REQUIRED: dict[str, dict[str, Any]] = {
     "intent": {"name": str, "kind": str, "base": int, "rows": list, "unix_s": int | float},
     "cancelled": {"runs": list},
@@ -80,7 +80,7 @@ class Submission:
         return _events(self.path / "journal.jsonl")
 
     def sbatch_calls(self) -> list[SbatchCall]:
-        """Every sbatch that was announced, with its outcome."""
+        """Every sbatch that an intent announced, with its outcome."""
         found: dict[str, SbatchCall] = {}
         for event in self.events():
             if event.event == "intent":

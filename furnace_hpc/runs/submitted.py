@@ -82,7 +82,7 @@ def find_submitted(name_or_path: str, root: Path) -> GridFolder:
 
 
 def how_to_submit(name_or_path: str, root: Path) -> str:
-    """Return what to do if a grid has no submissions."""
+    """Return the hint for a grid that has no submissions."""
     other_root = "give the --runs-root that it was submitted with"
     try:
         find_file("grid", name_or_path)

@@ -14,7 +14,7 @@ from functools import cache
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing.lookup import find_shipped
-from furnace_hpc.slurm.environment import scrubbed
+from furnace_hpc.slurm.environment import clean_environment
 from furnace_hpc.slurm.parsing import (
     PLAIN,
     TIME_LIMIT,
@@ -257,7 +257,7 @@ def _checked(answer: CommandResult) -> str:
 
 def _run(*command: str, stdin: str = "") -> CommandResult:
     # Otherwise Slurm cuts long lists of elements, and ends them in dots.
-    environment = scrubbed(os.environ) | {"SLURM_BITSTR_LEN": "0"}
+    environment = clean_environment(os.environ) | {"SLURM_BITSTR_LEN": "0"}
     try:
         done = subprocess.run(
             command,

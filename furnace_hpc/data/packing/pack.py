@@ -30,7 +30,7 @@ from furnace_hpc.data.packing.statistics import MEASURED, Moments
 from furnace_hpc.data.packing.workers import render_chunks
 from furnace_hpc.host.durable_files import sync, write_durably
 
-RECORD_EVERY_S = 5.0  # work that is lost by a kill, at most
+RECORD_EVERY_S = 5.0  # a kill loses at most this much work
 
 
 def pack_files(
@@ -42,13 +42,13 @@ def pack_files(
     max_refused: float,
     force: bool,
 ) -> tuple[Manifest, bool]:
-    """Render a plan's rows into `out`. Return the manifest, and whether it was packed now.
+    """Render a plan's rows into `out`. Return the manifest, and whether anything was packed.
 
     Args:
         plan: rows, columns and settings of the pack.
         out: folder of the pack.
         report: called with the kind of work, the number done, and the total.
-        workers: processes that render. None is all usable cores. The number changes no value.
+        workers: number of rendering processes. None: all usable cores. It changes no value.
         max_refused: fraction of the rows that may have a refused file. Above it the pack fails.
         force: replace another pack, and delete an unfinished one with other settings.
 
@@ -79,7 +79,7 @@ def pack_files(
 
 
 def _existing(out: Path, plan: PackPlan) -> Manifest | None:
-    """Return the manifest of a pack with the same settings. None if missing or damaged.
+    """Return the manifest of a pack with the same settings. None if the pack is missing or damaged.
 
     Raises:
         ConfigError: the folder holds a pack with other settings.
@@ -94,7 +94,7 @@ def _existing(out: Path, plan: PackPlan) -> Manifest | None:
 
 
 def _render_all(plan: PackPlan, writer: ResumableWriter, report: Report, workers: int) -> None:
-    """Render the remaining rows in order. Record the progress, also after an error."""
+    """Render the remaining rows in order. Record the progress every few seconds and at the end."""
     progress, total = writer.progress, sum(map(len, plan.rows.values()))
     report("samples", sum(progress.rows.values()), total)
     recorded_s = time.monotonic()
