@@ -55,7 +55,7 @@ def _choose(runs: set[str], variants: list[str]) -> set[str]:
 def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
     """Cancel the jobs of these runs and return their ids.
 
-    A follow-up job at work reads the journal's note, or waits for the lock.
+    A follow-up job that runs now reads the note in the journal, or waits for the lock.
     """
     with_calls = [submission for submission in submissions(folder) if submission.sbatch_calls()]
     for submission in with_calls:

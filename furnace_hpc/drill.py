@@ -134,7 +134,7 @@ class Drill:
         self, folder: Path, chosen: list[Disturbance], steps: int, draw: random.Random
     ) -> None:
         self._folder, self._chosen = folder, chosen
-        # After the first checkpoint, and so early that the signal finds the run at work.
+        # After the first checkpoint, and early enough that the run still trains.
         self._at = {
             disturbance.name: draw.randint(INTERVAL + 1, steps // 3) for disturbance in chosen
         }

@@ -217,7 +217,7 @@ def _plan_and_submit(options: Options, specs: list[RunSpec], prefetch: Thread, y
 
 
 def _carry_out(plan: Plan, options: Options, resolver: StatusResolver, yes: bool) -> None:
-    """Do with the plan what the options say."""
+    """Carry out the plan as the options say."""
     if options.dry_run:
         print_batch_texts(plan)
     elif options.prepare:

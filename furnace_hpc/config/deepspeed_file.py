@@ -29,7 +29,7 @@ REFUSED_CHECKPOINTING = {
 
 
 class _Closed(BaseModel):
-    """Base of all parts. `refused` maps keys of DeepSpeed to the end of their error."""
+    """Base of all parts. `refused` maps keys of DeepSpeed to the reason in their error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     refused: ClassVar[dict[str, str]] = {}

@@ -57,7 +57,7 @@ def check_profile(profile: ClusterProfile | None) -> Check:
 
 
 def accounting(facts: SlurmFacts) -> list[Check]:
-    """Minutes after a job has ended, only the accounting has the reason."""
+    """Check the accounting. Some minutes after a job has ended, only it still has the reason."""
     kind = facts.config.get("AccountingStorageType", "")
     if kind != "accounting_storage/slurmdbd":
         found = (

@@ -59,7 +59,9 @@ def find_faults(
         here = pending.pop()
         for entry, facts in _entries_on_way(here, with_content):
             yield from _faults_of(entry, facts, here, top, trust_root)
-        real = os.path.realpath(here)  # cannot change any more if the whole way has passed
+        real = os.path.realpath(
+            here
+        )  # it cannot change any more if all entries on the way have passed
         if not _is_in(real, top):
             problem = f"{here} leads out of {root}, to {real}"
             yield Fault(here, problem, f"Replace the link by a copy of {shlex.quote(real)}")

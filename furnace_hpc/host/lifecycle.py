@@ -159,7 +159,7 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
     _record_end(run_dir, attempt, end, end_unix_s=time.time(), exit_code=exit_code)
     if end.reason == "done":
         return "done"
-    # Slurm took this node for dead and restarted the job: it belongs to the next attempt
+    # Slurm considered this node dead and restarted the job, which belongs to the next attempt
     if newest_attempt(run_dir) != number:
         return "fail"
     if end.reason not in REQUEUED or exhausted_budget(run_dir, attempt.record):

@@ -53,19 +53,24 @@ def find_problem() -> str:
         found = os.environ.get(name)
         if found != wanted:
             value = "not set" if found is None else repr(found)
-            return f"{name} is {value} in this process, wanted {wanted!r}. Start the run with {_STARTERS}"
+            return (
+                f"{name} is {value} in this process, wanted {wanted!r}. Start the run with {_START}"
+            )
     if not _prepared and not _started_with_variables():
-        return f"this process imported torch before the variables were set. Start the run with {_STARTERS}"
+        return f"this process imported torch before the variables were set. Start the run with {_START}"
     return ""
 
 
-_STARTERS = (
+_START = (
     "`furnace submit`, `furnace train` or the sbatch templates, which set it before torch loads"
 )
 
 
 def missing_instructions() -> str:
-    """Why the CPU cannot do it. Emulators show the flags of the real CPU in this file."""
+    """Why the CPU cannot train portable runs. Empty if it can.
+
+    Under an emulator the file has the flags of the real CPU.
+    """
     flags = set()
     with open(CPUINFO, encoding="utf-8", errors="replace") as file:
         for line in file:

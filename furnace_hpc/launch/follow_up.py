@@ -1,4 +1,4 @@
-"""What follows a wave: which rows of a submission to submit next, or again."""
+"""Choose the rows to submit after a wave: new ones, and interrupted ones to retry."""
 
 from collections import Counter
 
@@ -68,7 +68,7 @@ def _is_in_later(row: SubmissionRow, submission: Submission, resolver: StatusRes
 
 
 def _is_retryable(status: RunStatus) -> bool:
-    """Return whether a run was interrupted and not cancelled, or its old budget is used up.
+    """Return whether a run was interrupted and not cancelled, or has exhausted its old budget.
 
     This submission may have a larger budget.
     """

@@ -45,8 +45,8 @@ class Found(NamedTuple):
     folder: RunFolder  # of the run's own name
     place: RunFolder  # where its files are: `folder`, or a finished run of another name
     matches: RunMatches  # runs of other names with the same config, seed and data
-    files: RunStatus  # state by its files alone
-    status: RunStatus  # state by its files and Slurm
+    files: RunStatus  # state from its files alone
+    status: RunStatus  # state from its files and Slurm
     history: AttemptHistory
     began: Code | None  # None if no attempt has begun
     has_code: bool  # whether the snapshot that it began with still exists
@@ -240,7 +240,7 @@ def _decide_ended(found: Found, choices: Choices, is_other_code: bool) -> Decisi
 
 
 def _within_budget(decision: Decision, spec: RunSpec, found: Found) -> Decision:
-    """Leave a run alone whose budget is used up."""
+    """Leave a run alone if its budget is exhausted."""
     if decision.action.resumes:
         exhausted_budget = lifecycle.exhausted_budget(str(found.folder.path), _limits(spec))
         if exhausted_budget:
@@ -251,7 +251,7 @@ def _within_budget(decision: Decision, spec: RunSpec, found: Found) -> Decision:
 def _with_notes(
     decision: Decision, found: Found, overrides: dict[str, Any], profile: ClusterProfile
 ) -> str:
-    """Return why, and what a resumed run does otherwise or lacks."""
+    """Return the reason, with notes on what a resumed run does differently or lacks."""
     notes = [decision.why]
     if decision.action.resumes:
         if changes := describe(overrides):

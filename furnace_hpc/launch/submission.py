@@ -157,7 +157,7 @@ def write_specs(plan: Plan) -> None:
 
 
 def withdraw(plan: Plan, submission: Submission) -> None:
-    """Remove what was written for a submission of which Slurm accepted nothing."""
+    """Remove the files of a submission if Slurm accepted none of its jobs."""
     shutil.rmtree(submission.path)
     for run in plan.to_do:
         if run.action is Action.RESTART and not run.folder.path.exists():

@@ -27,7 +27,7 @@ FRESH_S = 10  # commands within this time share one answer
 IDLE_S = 60
 GONE_AFTER_S = 5  # between the two answers that make a job gone
 MAX_BACK_OFF_S = 300
-GONE = "GONE"  # not a word of Slurm: no answer lists the job any more
+GONE = "GONE"  # Furnace's own word: no answer lists the job any more
 
 
 @dataclass
@@ -50,11 +50,11 @@ class JobCache:
 
     @property
     def problem(self) -> str:
-        """The error without the hint how to fix it."""
+        """The error without the hint on how to fix it."""
         return self.error.partition(". ")[0]
 
     def job(self, job_id: str) -> Job | None:
-        """The job as the newest answer has it. None if no answer decides whether it exists."""
+        """The job from the newest answer. None if no answer shows whether it exists."""
         job = self.queued.get(job_id) or self.ended.get(job_id)
         if job is None and self.is_gone(job_id):
             return Job(job_id, GONE, "")

@@ -32,7 +32,7 @@ class Allocation(NamedTuple):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job got resources and gave them back."""
+        """Whether the job got resources and has ended."""
         return bool(self.resources) and self.end[:1].isdigit()
 
     @property

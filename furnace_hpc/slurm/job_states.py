@@ -110,7 +110,7 @@ _SHORT = {  # squeue's compact forms, %t
     "TO": "TIMEOUT",
 }
 
-# These may stand beside a state such as RUNNING. The first of them is the more specific word.
+# Flags that Slurm adds to a state such as RUNNING. Of several flags, the first one here counts.
 _FLAGS = (
     *("COMPLETING", "STAGE_OUT", "CONFIGURING", "POWER_UP_NODE", "RESIZING", "REQUEUED"),
     *("REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED", "REVOKED", "RESV_DEL_HOLD"),

@@ -31,7 +31,7 @@ _DeepSpeedFiles = dict[str, tuple[Path, dict[str, Any]]]  # name -> path and con
 
 @dataclass(frozen=True)
 class GridRow:
-    """One row of the table: a name and what it trains. Seed and pack in `config` are its own."""
+    """One row of a grid. Each of its runs has `config` with its own seed and pack."""
 
     name: str
     config: TrainConfig

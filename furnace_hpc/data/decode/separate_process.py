@@ -20,7 +20,7 @@ Made = TypeVar("Made")
 
 
 class DecoderProcess:
-    """A process that decodes files one by one. It is started at the first file and after a crash."""
+    """A process that decodes files one by one. It starts with the first file."""
 
     def __init__(self, preload: tuple[str, ...]) -> None:
         self._context = multiprocessing.get_context("forkserver")

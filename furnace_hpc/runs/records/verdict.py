@@ -58,7 +58,7 @@ class Verdict:
         self._write("done")
 
     def stopping(self, signal_name: str) -> None:
-        """Report that all ranks stop and save now. If saving takes too long, this stays."""
+        """Report that all ranks stop and save now. If saving takes too long, this report stays."""
         message = f"stopped by {signal_name} before everything was saved"
         self._write("stopping", message, signal=signal_name)
 
