@@ -57,7 +57,7 @@ def find_problem() -> str:
                 f"{name} is {value} in this process, wanted {wanted!r}. Start the run with {_START}"
             )
     if not _prepared and not _started_with_variables():
-        return f"this process imported torch before the variables were set. Start the run with {_START}"
+        return f"this process imported torch before they were set. Start the run with {_START}"
     return ""
 
 

@@ -105,7 +105,8 @@ def read_job_cache(folder: GridFolder, needs_answer: bool = False) -> JobCache:
 
     Args:
         folder: the grid.
-        needs_answer: query now, and again until no job is in doubt. For commands that act on the answer.
+        needs_answer: query now, and again until no job is in doubt, for commands that act on the
+            answer.
 
     Raises:
         UnavailableError: `needs_answer` is set, and Slurm does not answer.
