@@ -2,8 +2,8 @@
 
 The run id stays. They change where values are stored and how a step is split, not what is
 computed. ZeRO stages 1 to 3 read each other's checkpoints (engine/checkpoint/reshard.py), and the
-global batch size stays. Results are equal up to rounding, and the table names the runs. InfoNCE and VICReg
-depend on the micro-batch, so the plan checks them.
+global batch size stays. Results are equal up to rounding, and the table names the runs. InfoNCE and
+VICReg depend on the micro-batch, so the plan checks them.
 """
 
 from collections.abc import Mapping
