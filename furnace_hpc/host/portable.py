@@ -7,7 +7,7 @@ Standard library only, syntax of Python 3.6.
 
 import os
 import sys
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -19,7 +19,7 @@ INSTRUCTIONS = ("avx2", "fma")  # torch does not check them if ATEN_CPU_CAPABILI
 CPUINFO = "/proc/cpuinfo"
 FIRST_ENVIRONMENT = "/proc/self/environ"
 
-_prepared = []  # True after `prepare` has set the variables before the import of torch
+_prepared: List[bool] = []  # True after `prepare` has set the variables before the import of torch
 
 
 def environment_of(spec: Mapping[str, Any]) -> Dict[str, str]:
@@ -57,12 +57,15 @@ def find_problem() -> str:
                 f"{name} is {value} in this process, wanted {wanted!r}. Start the run with {_START}"
             )
     if not _prepared and not _started_with_variables():
-        return f"this process imported torch before they were set. Start the run with {_START}"
+        return (
+            "this process imported torch before the variables were set. Start the run with "
+            f"{_START}"
+        )
     return ""
 
 
 _START = (
-    "`furnace submit`, `furnace train` or the sbatch templates, which set it before torch loads"
+    "`furnace submit`, `furnace train` or the sbatch templates, which set them before torch loads"
 )
 
 
