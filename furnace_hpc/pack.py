@@ -41,7 +41,9 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pack, e.g.
 Source = Annotated[Path, typer.Option(metavar="DIR", help="Folder with the raw files.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of workers [all usable cores]. It changes no value."),
+    typer.Option(
+        min=1, help="Worker processes [all usable cores]. Any number gives the same pack."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing pack.")]
 Verify = Annotated[
@@ -53,7 +55,7 @@ MaxRefused = Annotated[
 ]
 Require = Annotated[
     list[str] | None,
-    typer.Option(help="Leave out samples without this modality, for rows that use it alone."),
+    typer.Option(help="Leave out samples without this modality. Use it if a row has no other one."),
 ]
 Size = Annotated[int, typer.Option(help="Height and width of stored images, in pixels.")]
 Fit = Annotated[str, typer.Option(help="crop (middle square) or stretch (whole picture).")]
