@@ -41,9 +41,7 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pack, e.g.
 Source = Annotated[Path, typer.Option(metavar="DIR", help="Folder with the raw files.")]
 Workers = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="Worker processes [all usable cores]. Any number gives the same pack."
-    ),
+    typer.Option(min=1, help="Worker processes [all usable cores]. They do not change the pack."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing pack.")]
 Verify = Annotated[

@@ -48,7 +48,7 @@ def pack_files(
         plan: rows, columns and settings of the pack.
         out: folder of the pack.
         report: called with the kind of work, the number done, and the total.
-        workers: number of rendering processes. None: all usable cores. Any number gives the same pack.
+        workers: number of rendering processes. None: all usable cores. The pack is the same.
         max_refused: fraction of the rows that may have a refused file. Above it the pack fails.
         force: replace another pack, and delete an unfinished one with other settings.
 
