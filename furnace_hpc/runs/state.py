@@ -135,7 +135,7 @@ def _state_of_holder(attempt: Attempt) -> tuple[RunState, str]:
         case False:
             return RunState.INTERRUPTED, "its launcher died and reported no end"
     return RunState.UNKNOWN, (
-        f"runs on {attempt.holder_host}, which cannot be seen from here; if it is gone: --retry lost"
+        f"runs on {attempt.holder_host}, which this host cannot see; if it is gone: --retry lost"
     )
 
 

@@ -56,7 +56,7 @@ def test_holder_on_another_host_is_unknown(spec, folder):
     status = read_status(begin(spec, folder, lifecycle.holder() | {"host": "node7"}))
     assert (status.state, status.reason) == (
         RunState.UNKNOWN,
-        "runs on node7, which cannot be seen from here; if it is gone: --retry lost",
+        "runs on node7, which this host cannot see; if it is gone: --retry lost",
     )
 
 
