@@ -143,14 +143,14 @@ def rank() -> None:
     from furnace_hpc.host import lifecycle
     from furnace_hpc.runs.code import code_hash
     from furnace_hpc.runs.folder import RunFolder
-    from furnace_hpc.runs.records.verdict import Verdict
+    from furnace_hpc.runs.records.verdict import RankVerdict
 
     if number == 0:
         facts = {"code_hash": code_hash(), "world_size": size, "data_dir": data, "overrides": {}}
         lifecycle.begin(str(folder), facts)
     processes = init_process_group(RankInfo(number, number, size, folder / "rendezvous"))
     run_folder = RunFolder(folder)
-    watchdog = Watchdog.for_run(run_folder, 1, Verdict(run_folder, 1, number))
+    watchdog = Watchdog.for_run(run_folder, 1, RankVerdict(run_folder, 1, number))
     run = set_up(run_folder, 1, processes, watchdog, StopRequest())
     with train_batches(run.engine, run.reader, run.config, processes) as batches:
         train_step(run.engine, batches, run.config, 0)

@@ -33,7 +33,7 @@ from furnace_hpc.host.lifecycle import EXIT_STOPPED
 from furnace_hpc.model.losses import Gather, local_gather, total_loss
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.metrics import MetricsFile
-from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.records.verdict import RankVerdict
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Progress:
         return self.step == config.steps or self.step % config.evaluation.every == 0
 
 
-def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: Verdict) -> int:
+def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: RankVerdict) -> int:
     """Collective. Train the run to its end or to a stop. Return the exit code of this rank."""
     stop = StopRequest()
     stop.install()
@@ -89,7 +89,7 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, context: RunContext, batches: TrainBatches, verdict: Verdict, progress: Progress
+        self, context: RunContext, batches: TrainBatches, verdict: RankVerdict, progress: Progress
     ) -> None:
         self._context, self._batches, self._verdict = context, batches, verdict
         self._progress = progress

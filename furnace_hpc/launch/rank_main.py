@@ -16,7 +16,7 @@ from furnace_hpc.host import portable
 from furnace_hpc.host.lifecycle import START_S
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.records.verdict import RankVerdict
 from furnace_hpc.runs.trust import check_trusted
 
 SRUN_VARIABLES = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
@@ -45,7 +45,7 @@ def run_task(submission: str = "") -> None:
     started_by = submission or "by hand"
     print(f"submission {started_by}, code {_code()}, cores {cores}", flush=True)
     try:
-        with Verdict(folder, attempt, rank.rank) as verdict:
+        with RankVerdict(folder, attempt, rank.rank) as verdict:
             code = _train(folder, attempt, rank, verdict)
     except BaseException:
         code = 1
@@ -58,7 +58,7 @@ def run_task(submission: str = "") -> None:
     os._exit(code)
 
 
-def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: Verdict) -> int:
+def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: RankVerdict) -> int:
     """Import the engine, train, and return the exit code."""
     _check_code()
     prepare_portable(folder)

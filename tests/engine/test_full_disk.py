@@ -22,7 +22,7 @@ from small_disk import only, small_file_system
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.checkpoint_files import steps_of
 from furnace_hpc.runs.records.metrics import MetricsFile, read_metrics
-from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.records.verdict import RankVerdict
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_full_disk_during_training(small_root: Path, calm: Path, tmp_path: Path)
 def test_metrics_are_written_after_a_full_disk(tmp_path: Path):
     with small_file_system(tmp_path / "small", "1m") as disk:
         metrics = MetricsFile(disk / "run/metrics/1.jsonl")
-        verdict = Verdict(RunFolder(disk / "run"), 1, 0)
+        verdict = RankVerdict(RunFolder(disk / "run"), 1, 0)
         with verdict, only(disk, free_kib=0):
             for step in range(1, 200):
                 metrics.write({"step": step, "kind": "train", "filling": "x" * 100})

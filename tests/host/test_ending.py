@@ -10,7 +10,7 @@ from login_study import LOCAL, begin, dead_holder, end, grid, planned, specs
 from furnace_hpc.host import budget_limits, end_reasons, lifecycle
 from furnace_hpc.launch.plan import Action
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
-from furnace_hpc.runs.records.verdict import Verdict, verdict_of
+from furnace_hpc.runs.records.verdict import RankVerdict, verdict_of
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt, read_status
 
 HERE = lifecycle.holder() | {"host": "node7"}
@@ -46,7 +46,7 @@ class OutOfMemoryError(RuntimeError):
 )
 def test_exception_gives_a_verdict(tmp_path, error, reason):
     assert verdict_of(error) == reason
-    rank = Verdict(RunFolder(tmp_path), 1, 0)
+    rank = RankVerdict(RunFolder(tmp_path), 1, 0)
     rank.at(12)
     with pytest.raises(type(error)), rank:
         raise error

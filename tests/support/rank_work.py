@@ -272,12 +272,12 @@ def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
     from furnace_hpc.engine.ranks.watchdog import Watchdog
     from furnace_hpc.engine.setup import set_up
     from furnace_hpc.runs.folder import RunFolder
-    from furnace_hpc.runs.records.verdict import Verdict
+    from furnace_hpc.runs.records.verdict import RankVerdict
 
     answers = []
     for run_dir in run_dirs:
         folder = RunFolder(Path(run_dir))
-        watchdog = Watchdog.for_run(folder, 1, Verdict(folder, 1, processes.rank))
+        watchdog = Watchdog.for_run(folder, 1, RankVerdict(folder, 1, processes.rank))
         try:
             set_up(folder, 1, processes, watchdog, StopRequest()).engine.destroy()
             answers.append("accepted")

@@ -23,7 +23,7 @@ NO_MEMORY = (
 )
 
 
-class Verdict:
+class RankVerdict:
     """A context that writes `entered` at its start, and the kind of exception at its end."""
 
     def __init__(self, folder: RunFolder, attempt: int, rank: int) -> None:
@@ -31,7 +31,7 @@ class Verdict:
         self._log = f"{folder.logs.name}/{folder.log(attempt, rank).name}"
         self._step = 0
 
-    def __enter__(self) -> "Verdict":
+    def __enter__(self) -> "RankVerdict":
         self._write("entered")
         return self
 
