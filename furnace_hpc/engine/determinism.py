@@ -1,4 +1,4 @@
-"""Make a GPU compute the same bits every time, and explain the error of an operation that cannot."""
+"""Make a GPU compute the same bits every time. Explain the error of an operation that cannot."""
 
 import os
 import re

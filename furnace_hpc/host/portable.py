@@ -1,7 +1,8 @@
 """The environment of portable runs, made to give the same bits on x86-64 CPUs with AVX2.
 
 torch, oneDNN and MKL choose instructions by the CPU, and each choice rounds differently. These
-variables fix the choice. docs/models.md names the CPUs on which it was checked. The libraries read them once, so they are set before torch is imported.
+variables fix the choice. docs/models.md names the CPUs on which it was checked. The libraries read
+the variables once, so they are set before torch is imported.
 Standard library only, syntax of Python 3.6.
 """
 

@@ -22,7 +22,8 @@ def excluded_nodes(histories: Iterable[AttemptHistory], profile: ClusterProfile)
 def failing_nodes(attempts: Iterable[Attempt], after: int) -> tuple[str, ...]:
     """Return the nodes on which at least `after` attempts failed for a reason of the node.
 
-    A hang or a broken GPU counts for the nodes where it was seen. Other failures count for all nodes of the job.
+    A hang or a broken GPU counts for the nodes where it was seen. Other failures count for all
+    nodes of the job.
     If most nodes look bad, the cause is elsewhere, and none is returned. Most means more than half
     of all nodes seen and more than the largest job has.
     """

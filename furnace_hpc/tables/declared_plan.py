@@ -93,8 +93,8 @@ def plan_lines(ablation: Ablation) -> list[str]:
         f"Rows: {', '.join(plan.rows)}. Reference: {plan.reference}.",
         f"Seeds: {numbers(plan.seeds)}.{packs}",
         f"Metric: {plan.metric}, {better} is better. Smallest effect of interest (sesoi): {sesoi}.",
-        f"Tests: simultaneous intervals, level {plan.level:.0%}, {plan.correction}'s correction for "
-        f"{count(plan.family, 'row')}.",
+        f"Tests: simultaneous intervals, level {plan.level:.0%}, {plan.correction}'s correction "
+        f"for {count(plan.family, 'row')}.",
     ]
     changed = [text for pair in pairwise(history.entries) for text in _sentence(*pair)]
     if history.not_submitted:
