@@ -1,4 +1,4 @@
-"""`deterministic: true` uses torch's strict mode, and explains an operation that has no such mode."""
+"""`deterministic: true` uses torch's strict mode, and explains operations without such a mode."""
 
 import os
 

@@ -34,7 +34,8 @@ def train(folder, attempt, info, verdict):
     name = folder.run_id
     command = Path("/proc/self/cmdline").read_bytes().decode().replace("\\0", " ").strip()
     seen = {
-        "pid": os.getpid(), "controller": os.getppid(), "command": command, "world": info.world_size,
+        "pid": os.getpid(), "controller": os.getppid(), "command": command,
+        "world": info.world_size,
         "environment": dict(os.environ), "attempt": attempt, "code": __file__,
         "blocked": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
     }
