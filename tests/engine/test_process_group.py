@@ -20,7 +20,7 @@ from furnace_hpc.engine.ranks.distributed import RankInfo, check_placements
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.host.lifecycle import START_S
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.records.verdict import RankVerdict
 
 LIMIT = timedelta(seconds=60)
 
@@ -96,7 +96,7 @@ def test_placements_come_before_nccl(monkeypatch):
 
 def test_long_limit_until_the_first_step(tmp_path):
     """A heartbeat in the start, such as after staging, does not shorten the rest of it."""
-    watchdog = Watchdog(600, Verdict(RunFolder(tmp_path), 1, 0))
+    watchdog = Watchdog(600, RankVerdict(RunFolder(tmp_path), 1, 0))
     assert watchdog._last[1] == START_S
     watchdog.heartbeat("copying data to this node")
     assert watchdog._last[1] == START_S
