@@ -89,7 +89,9 @@ def effects_html(ablation: Ablation) -> Iterator[str]:
     if ablation.effects is None:
         return
     titles, rows = _titles(ablation), []
-    head = "".join(f'<th scope="col">{html(title)}</th>' for title in titles.values())
+    head = "".join(
+        f'<th scope="col" data-column="{name}">{html(title)}</th>' for name, title in titles.items()
+    )
     for first, *others in _texts(ablation, ablation.effects, html):
         cells = f'<th scope="row" class="text">{first}</th>'
         for name, text in zip(list(titles)[1:], others, strict=True):
@@ -101,7 +103,7 @@ def effects_html(ablation: Ablation) -> Iterator[str]:
             '<section aria-labelledby="effects-title">',
             f'<h2 id="effects-title">{TITLE}</h2>',
             '<div class="wide" tabindex="0" role="region" aria-labelledby="effects-title">',
-            f'<table class="main effects"><thead><tr>{head}</tr></thead>',
+            f'<table class="effects"><thead><tr>{head}</tr></thead>',
             *["<tbody>", *rows, "</tbody></table></div>"],
             f'<p class="about">{about}</p>',
             "</section>",
