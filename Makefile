@@ -21,16 +21,17 @@ demo: $(VENV)/.demo
 demo-slurm: $(VENV)/.demo
 	$(BIN)/furnace submit --grid ablation --cluster devcluster --yes --wait
 
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# tests/conftest.py has the order of the tests, and which share a worker. Slow ones wait most of their time.
+PYTEST := $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder --numprocesses
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) 2 -m "not slow"
 
 test-slow: $(VENV)/.dev
-	$(PYTEST) -m slow
+	$(PYTEST) 4 -m slow
 
 test-slurm: $(VENV)/.dev
-	$(PYTEST) -m slurm
+	$(PYTEST) 4 -m slurm
 
 test-all: test test-slow
 

@@ -161,7 +161,8 @@ class Fuzz:
             self._tally.attempt("records", lambda read=read: read(run))
         self._tally.attempt("records", lambda: last_record(run.metrics(1)))
         self._tally.attempt(
-            "records", lambda: (Submission(submission).sent(), Submission(submission).cancelled())
+            "records",
+            lambda: (Submission(submission).sbatch_calls(), Submission(submission).cancelled()),
         )
 
     def _written(self, name: str, text: str) -> Path:

@@ -1,16 +1,22 @@
 """Measure one GPU: FLOPs utilisation, our loop against a plain one, and the cost of ZeRO stages.
 
-    python benchmarks/gpu_step.py --small     a tiny network on any device; writes nothing
+    python benchmarks/gpu_step.py             measure the GPU
+    python benchmarks/gpu_step.py --small     a tiny network on any device, for a trial
 
-This is a part of train_step.py. FLOPs are those of the model: torch's FlopCounterMode counts the
-matrix products, convolutions and attention of one forward pass, times three, because backward has
-two products for each. Recomputation is not counted. Texts have their full length, so padding does
-not count either. Utilisation = FLOPs of a step / its seconds / the card's dense bf16 peak.
+It prints rows and writes nothing. train_step.py writes them. Each measurement runs in a child
+process, so peaks of memory are its own.
+
+FLOPs are those of the model: torch's FlopCounterMode counts the matrix products, convolutions and
+attention of one forward pass, times three, because backward has two products for each.
+Recomputation is not counted. Texts have their full length, so padding does not count either.
+Utilisation = FLOPs of a step / its seconds / the card's dense bf16 peak.
 """
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,9 +34,9 @@ from furnace_hpc.engine.deepspeed_engine import build_engine
 from furnace_hpc.engine.ranks.distributed import (
     Processes,
     RankInfo,
-    destroy_process_group,
     init_process_group,
 )
+from furnace_hpc.engine.setup import set_up_torch
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
@@ -57,6 +63,7 @@ COMMON: dict[str, Any] = {
 }
 STAGES = ("zero1", "zero2", "zero3")
 GOAL, TOKENS, PIXELS, CLASSES, STEPS = 0.40, 128, 224, 23, 20
+ANSWER = "ANSWER "  # begins the line that a child prints
 WHAT = "bf16 model-FLOPs utilisation, BERT-base + ViT-B at 224 px, one GPU"
 
 
@@ -76,45 +83,76 @@ def rows() -> list[dict[str, Any]]:
 
 def measure(size: dict[str, Any]) -> list[dict[str, Any]]:
     """Measure a network of this size on the available device."""
-    processes = init_process_group(RankInfo(0, 0, 1, None))
-    name = torch.cuda.get_device_name() if processes.device.type == "cuda" else "CPU"
-    peak = next((value for key, value in PEAKS.items() if key in name), None)
-    config = make_config("zero1", steps=10_000, **COMMON, **size)
-    batch = _batch(config, processes.device)
-    flops, shares = model_flops(_model(config).to(processes.device), batch)
-    ours = {
-        stage: _timed(_engine_step(stage, size, batch, processes), processes) for stage in STAGES
-    }
-    plain = _timed(_plain_step(config, batch, processes), processes)
-    seconds, memory_gib = ours["zero1"]
+    found = {part: _measure_in_child(part, size is TINY) for part in ("plain", *STAGES)}
+    ours, plain = found["zero1"], found["plain"]
+    name, peak, flops = plain["device"], plain["peak_flops"], plain["flops"]
+    samples, seconds = size["global_batch_size"], ours["step_s"]
     used = 3 * flops / seconds / peak if peak else None
-    samples = config.global_batch_size
     answer: list[dict[str, Any]] = [
         {
             "measure": WHAT.replace("one GPU", name),
             "measured": used and round(used, 3),
             "formula": f"3 x {flops / samples / 1e9:.1f} GFLOP x {samples} samples "
             f"/ {seconds:.4f} s / {peak or 0:.3g}",
-            "shares": shares,
+            "shares": plain["shares"],
             "samples_per_s": round(samples / seconds, 1),
             "goal": f">= {GOAL:.2f}",
             "reached": used is not None and used >= GOAL,
         },
         {
             "measure": "our loop : a plain loop (autocast to bf16, SDPA, fused AdamW)",
-            "ratio": round(seconds / plain[0], 3),
-            "ours_gib": round(memory_gib, 2),
-            "theirs_gib": round(plain[1], 2),
+            "ratio": round(seconds / plain["step_s"], 3),
+            "ours_gib": round(ours["peak_gib"], 2),
+            "theirs_gib": round(plain["peak_gib"], 2),
             "goal": "<= 1.0",
-            "reached": seconds <= plain[0],
+            "reached": seconds <= plain["step_s"],
         },
     ]
-    for stage, (stage_s, stage_gib) in ours.items():
-        answer.append(
-            {"measure": stage, "step_ms": round(1e3 * stage_s, 2), "peak_gib": round(stage_gib, 2)}
-        )
-    destroy_process_group()
+    for stage in STAGES:
+        step_ms, peak_gib = 1e3 * found[stage]["step_s"], found[stage]["peak_gib"]
+        row = {"measure": stage, "step_ms": round(step_ms, 2), "peak_gib": round(peak_gib, 2)}
+        answer.append(row)
     return answer
+
+
+def _measure_in_child(part: str, small: bool) -> dict[str, Any]:
+    """Measure one part in a process of its own."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--part", part]
+    if small:
+        command.append("--small")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(ANSWER)]
+    if done.returncode or not lines:
+        raise RuntimeError(f"{part} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return dict(json.loads(lines[-1].removeprefix(ANSWER)))
+
+
+def measure_part(part: str, size: dict[str, Any]) -> dict[str, Any]:
+    """Measure the plain loop or one stage in this process, set up as a run is."""
+    processes = init_process_group(RankInfo(0, 0, 1, None))
+    config = config_of("zero1" if part == "plain" else part, size)
+    set_up_torch(config)
+    batch = make_batch(config, processes.device)
+    answer: dict[str, Any] = {}
+    if part == "plain":
+        name = "CPU"
+        if processes.device.type == "cuda":
+            name = torch.cuda.get_device_name()
+        flops, shares = model_flops(make_model(config).to(processes.device), batch)
+        peak = next((value for key, value in PEAKS.items() if key in name), None)
+        answer |= {"device": name, "peak_flops": peak, "flops": flops, "shares": shares}
+        step = _plain_step(config, batch, processes)
+    else:
+        step = _engine_step(config, batch, processes)
+    step_s, peak_gib = _timed(step, processes)
+    return answer | {"step_s": step_s, "peak_gib": peak_gib}
+
+
+def config_of(stage: str, size: dict[str, Any], **changes: Any) -> TrainConfig:
+    """The config of a stage, without activation checkpointing."""
+    config = make_config(stage, steps=10_000, **COMMON, **(size | changes))
+    deepspeed = config.deepspeed.model_copy(update={"activation_checkpointing": None})
+    return config.model_copy(update={"deepspeed": deepspeed})
 
 
 def model_flops(model: FusionModel, batch: dict[str, Any]) -> tuple[int, dict[str, float]]:
@@ -129,7 +167,8 @@ def model_flops(model: FusionModel, batch: dict[str, Any]) -> tuple[int, dict[st
     return total, shares | {"fusion and heads": round(1 - sum(shares.values()), 3)}
 
 
-def _batch(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+def make_batch(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """Random inputs and labels. All texts have their full length."""
     torch.manual_seed(0)
     number = config.global_batch_size
     inputs = {
@@ -143,7 +182,8 @@ def _batch(config: TrainConfig, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _model(config: TrainConfig) -> FusionModel:
+def make_model(config: TrainConfig) -> FusionModel:
+    """The network, with the same weights every time."""
     torch.manual_seed(0)
     return FusionModel(
         config.model,
@@ -154,19 +194,14 @@ def _model(config: TrainConfig) -> FusionModel:
 
 
 def _engine_step(
-    stage: str, size: dict[str, Any], batch: dict[str, Any], processes: Processes
+    config: TrainConfig, batch: dict[str, Any], processes: Processes
 ) -> Callable[[], Any]:
-    config = make_config(stage, steps=10_000, **COMMON, **size)
-    config = config.model_copy(
-        update={"deepspeed": config.deepspeed.model_copy(update={"activation_checkpointing": None})}
-    )
-    engine = build_engine(_model(config).to(processes.device), config, processes)
+    engine = build_engine(make_model(config).to(processes.device), config, processes)
 
     def step() -> None:
         output = engine(batch["inputs"], {}, batch["present"])
-        engine.backward(
-            total_loss(output, batch["labels"], batch["present"], config.loss, config.tasks)["loss"]
-        )
+        parts = total_loss(output, batch["labels"], batch["present"], config.loss, config.tasks)
+        engine.backward(parts["loss"])
         engine.step()
 
     return step
@@ -175,7 +210,7 @@ def _engine_step(
 def _plain_step(
     config: TrainConfig, batch: dict[str, Any], processes: Processes
 ) -> Callable[[], Any]:
-    model = _model(config).to(processes.device).train()
+    model = make_model(config).to(processes.device).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.optimizer.lr, weight_decay=0.01, fused=True
     )
@@ -211,14 +246,23 @@ def _timed(step: Callable[[], Any], processes: Processes) -> tuple[float, float]
     ), torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the rows, or the answer of one child."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--small", action="store_true", required=True, help="use a tiny network, for a trial"
-    )
-    parser.parse_args()
+    parser.add_argument("--small", action="store_true", help="a tiny network, for a trial")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for row in measure(TINY):
+    size = TINY if options.small else BASE
+    if options.part:
+        print(ANSWER + json.dumps(measure_part(options.part, size)), flush=True)
+        return
+    found = measure(TINY) if options.small else rows()
+    for row in found:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()

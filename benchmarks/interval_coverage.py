@@ -58,6 +58,7 @@ class Case:
     origin: str = ""  # of the packs: empty if not known, `shared`, or `disjoint`
     resolution: float = 0.0  # 1 / number of test samples
     search: str = ""  # views that are tried for a star: `row`, or `row and seeds`
+    first_look: int = 0  # seeds of a first table; the others are added if it has no star
     shows: str = ""  # if it shows a fault or a choice against which the product decides
 
 
@@ -276,6 +277,10 @@ def cases() -> Iterator[Case]:
         rows=8,
         search="row and seeds",
     )
+    fault = "the fault: the look is not declared"
+    for first, n in ((3, 6), (5, 10)):
+        name = f"one pack, {first} seeds, {n - first} more if no star"
+        yield Case(name, normal(), seeds=n, first_look=first, shows=fault)
     yield Case(
         "2 seeds, accuracies differ by about 2 samples",
         few_samples(1000, 2.0),
@@ -313,10 +318,16 @@ def searched(study: Study, values: Values, differences: list[Difference]) -> boo
 def simulate(case: Case, simulations: int) -> dict[str, object]:
     """One line of the result."""
     generator, study = np.random.default_rng(0), Study(case)
-    covered, given, stars = 0, 0, 0
+    first, covered, given, stars = None, 0, 0, 0
+    if case.first_look:
+        first = Study(replace(case, seeds=case.first_look))
     for _ in range(simulations):
         values = case.model(generator, study)
         differences = study.differences(values)
+        if first:
+            seen = first.differences(values[:, :, : case.first_look])
+            if any(judge(difference, True) in MARKED for difference in seen):
+                differences = seen
         found = [difference.interval for difference in differences if difference.interval]
         given += len(found)
         covered += sum(low <= 0 <= high for low, high in found)

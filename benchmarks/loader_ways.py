@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import BatchReader, HostBatch
-from furnace_hpc.data.loading.prefetch import Prefetched, Request
+from furnace_hpc.data.loading.prefetch import BatchPrefetcher, BatchRequest
 
 BATCH, WORKERS = 32, 2
 PEERS = ("webdataset", "litdata", "hf datasets")
@@ -62,9 +62,9 @@ def _reader(folder: Path, kind: type[BatchReader] = BatchReader) -> BatchReader:
     )
 
 
-def _requests() -> list[Request]:
+def _requests() -> list[BatchRequest]:
     order = torch.randperm(SAMPLES).numpy()
-    return [Request(order[first : first + BATCH]) for first in range(0, SAMPLES, BATCH)]
+    return [BatchRequest(order[first : first + BATCH]) for first in range(0, SAMPLES, BATCH)]
 
 
 def packed(folder: Path, kind: type[BatchReader]) -> Epoch:
@@ -72,7 +72,7 @@ def packed(folder: Path, kind: type[BatchReader]) -> Epoch:
     reader = _reader(folder, kind)
 
     def epoch() -> Iterator[int]:
-        with Prefetched(reader, _requests()) as batches:
+        with BatchPrefetcher(reader, _requests()) as batches:
             for batch in batches:
                 yield len(batch.rows)
 

@@ -35,6 +35,7 @@ from slurm_cluster import start_cluster  # noqa: E402
 
 from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
+from furnace_hpc.launch.ranks.jobs import ranks_of  # noqa: E402
 
 HANG_S, DRILL_SEED = 10, 7
 
@@ -143,14 +144,14 @@ def rank() -> None:
     from furnace_hpc.host import lifecycle
     from furnace_hpc.runs.code import code_hash
     from furnace_hpc.runs.folder import RunFolder
-    from furnace_hpc.runs.records.verdict import Verdict
+    from furnace_hpc.runs.records.verdict import RankVerdict
 
     if number == 0:
         facts = {"code_hash": code_hash(), "world_size": size, "data_dir": data, "overrides": {}}
         lifecycle.begin(str(folder), facts)
     processes = init_process_group(RankInfo(number, number, size, folder / "rendezvous"))
     run_folder = RunFolder(folder)
-    watchdog = Watchdog.for_run(run_folder, 1, Verdict(run_folder, 1, number))
+    watchdog = Watchdog.for_run(run_folder, 1, RankVerdict(run_folder, 1, number))
     run = set_up(run_folder, 1, processes, watchdog, StopRequest())
     with train_batches(run.engine, run.reader, run.config, processes) as batches:
         train_step(run.engine, batches, run.config, 0)
@@ -173,9 +174,7 @@ def _frozen(place: Path) -> dict[str, Any]:
         )
         wait_for_step(grid, "first", 13)
         children = queue.children(recursive=True)
-        [stopped] = [
-            child for child in children if child.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"
-        ]
+        stopped = ranks_of(attempt(run_folder(grid, "first"), 1)["holder"]["pid"])[1]
         since_s = time.monotonic()
         stopped.send_signal(signal.SIGSTOP)
         _, alive = psutil.wait_procs(children, timeout=HANG_S + 60)

@@ -37,7 +37,7 @@ COMMANDS_INTRODUCTION = """\
 | 1 | runs failed or are missing, or Slurm does not answer |
 | 2 | invalid input: one error message, nothing was changed |
 | 130 | interrupted with Ctrl-C |
-| 141 | the reader of a pipe left: `status`, `predict`, `schema` |
+| 141 | the program that reads the output ended first: `status`, `predict`, `schema` |
 """
 METRICS_INTRODUCTION = """\
 A metric is written `<split>/<task>/<metric>`, for example `test/digit/accuracy`.
@@ -255,9 +255,9 @@ def end_reasons_page() -> str:
     parts = ["# End reasons\n", NOTE]
     parts.append("[Failure reasons](../failure-reasons.md) explains retries and budgets.\n")
     parts += ["| reason | state of the run | retried | detected by |", "|---|---|---|---|"]
-    for reason, ended in END_REASONS.items():
-        retried = {True: "yes", False: "no"}[ended.again]
-        parts.append(f"| `{reason}` | {ended.state} | {retried} | {ended.detected_by} |")
+    for reason, rule in END_REASONS.items():
+        retried = {True: "yes", False: "no"}[rule.is_retried]
+        parts.append(f"| `{reason}` | {rule.state} | {retried} | {rule.detected_by} |")
     return "\n".join([*parts, ""])
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from furnace_hpc.tables.table import Ablation
     from furnace_hpc.tables.view import View
 
-LEAST_WIDTH = 100  # characters of the printed table, also in a log file
+MIN_WIDTH = 100  # characters of the printed table, also in a log file
 
 Keys = Annotated[
     list[str] | None,
@@ -243,7 +243,7 @@ def _print_table(ablation: "Ablation") -> "Console":
     from furnace_hpc.tables.output.render import to_terminal
 
     console = Console(highlight=False, soft_wrap=True)
-    console.width = max(console.width, LEAST_WIDTH)
+    console.width = max(console.width, MIN_WIDTH)
     console.print(to_terminal(ablation, console.width))
     if lost := lost_letters(ablation):
         typer.echo(

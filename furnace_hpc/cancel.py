@@ -13,9 +13,9 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
 from furnace_hpc.monitor.run_status import observe
-from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import submissions
+from furnace_hpc.runs.manual_starts import manually_started
 from furnace_hpc.runs.submitted import find_submitted
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.job_states import Phase, meaning
@@ -56,10 +56,10 @@ def _choose(runs: set[str], variants: list[str]) -> set[str]:
 def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
     """Cancel the jobs of these runs and return their ids.
 
-    A follow-up job at work reads the journal's note, or waits for the lock.
+    A follow-up job that runs now reads the note in the journal, or waits for the lock.
     """
-    sent = [submission for submission in submissions(folder) if submission.sent()]
-    for submission in sent:
+    with_calls = [submission for submission in submissions(folder) if submission.sbatch_calls()]
+    for submission in with_calls:
         try:
             submission.note("cancelled", runs=[] if whole else sorted(chosen))
         except OSError as error:  # such as a full disk: cancel the jobs all the same
@@ -67,7 +67,7 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
                 f"the journal could not be written ({error.strerror}): a follow-up job that is "
                 f"running now may submit more"
             )
-    if not sent and not manually_started(folder, submissions(folder)):
+    if not with_calls and not manually_started(folder, submissions(folder)):
         return []
     with grid_lock(folder, patience_s=60):  # a follow-up job holds it for seconds
         recover_pending_submissions(folder)
@@ -79,8 +79,8 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
 
 def _jobs_of(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
     """Return the live jobs of these runs. For a whole grid they include the follow-up jobs."""
-    resolver = observe(folder, must=True)
-    queued = resolver.evidence.queued.items()
+    resolver = observe(folder, needs_answer=True)
+    queued = resolver.job_cache.queued.items()
     live = {job_id for job_id, job in queued if meaning(job.word).phase is not Phase.ENDED}
     run_of = {place.job_id: run_id for run_id, place in resolver.places.items()}
     jobs = sorted(job_id for job_id in live & run_of.keys() if run_of[job_id] in chosen)

@@ -1,7 +1,7 @@
 """Parse and run commands: one error without a traceback, exit codes, and the `furnace` script.
 
 Exit codes: 0 done; 1 runs failed or are missing, or the cluster does not answer; 2 invalid input;
-130 interrupted; 141 the reader of the output left, as `head -1` does, and the command only prints.
+130 interrupted; 141 the reader of the output ended, as `head -1` does (commands that only print).
 """
 
 import importlib
@@ -26,16 +26,16 @@ COMMANDS = {
     "pack": "turn raw data into memory-mapped columns",
     "doctor": "check this machine, Slurm and a compute node, and report how to fix each problem",
     "drill": "disturb the runs of a tiny grid on this cluster, and check that nothing is lost",
-    "train": "train one run folder, under torchrun or alone",
+    "train": "train one run folder, with torchrun or one process",
     "export": "turn a run's checkpoint into a folder that predicts on any machine",
     "predict": "predict with an exported model from text, image, audio, or some of them",
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }
-ONLY_PRINT = {"status", "predict", "schema"}  # they end when the reader of their output leaves
+ONLY_PRINT = {"status", "predict", "schema"}  # they exit if the reader of their output ends
 
 
 def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command, a function or an app with commands of its own, and exit with its code."""
+    """Run one command, a function or an app with subcommands, and exit with its code."""
     _keep_working_directory_out()
     app = _app_of(command)
     name = app.info.name
@@ -62,7 +62,7 @@ def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) 
 
 
 def _app_of(command: Callable[..., Any]) -> typer.Typer:
-    """The command as an app. A command with commands of its own is one already."""
+    """Wrap a command in an app. A command with subcommands is an app already."""
     if isinstance(command, typer.Typer):
         return command
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -26,7 +26,7 @@ from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.console.options import Cluster, DataRoot, RunsRoot
 from furnace_hpc.drills.faults import Disturbance, disturbances
-from furnace_hpc.drills.outcome import CALM, Outcome, read_outcome
+from furnace_hpc.drills.outcome import UNDISTURBED, Outcome, read_outcome
 from furnace_hpc.launch.show_plan import choose_profile
 from furnace_hpc.runs.folder import RunFolder, write_json
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
@@ -60,7 +60,7 @@ GRID = {
     "name": "drill",
     "description": "The same run several times, each with another disturbance.",
     "seeds": [0],
-    "reference": CALM,
+    "reference": UNDISTURBED,
     "metric": "test/digit/accuracy",
 }
 
@@ -93,7 +93,7 @@ def main(
     profile = choose_profile(cluster)
     if profile.executor == "slurm":
         require_slurm(profile.name)
-    chosen = _chosen(profile, only or [])
+    chosen = _select_disturbances(profile, only or [])
     drawn = random.SystemRandom().randrange(10_000) if seed is None else seed
     keep_private(profile.group)
     place = runs_root(runs_dir) / "drills" / time.strftime("%Y%m%d-%H%M%S")
@@ -107,7 +107,7 @@ def main(
     options += ["--data-root", str(data_root(data_dir))]
     drill = Drill(place / "drill", chosen, steps, random.Random(drawn))
     _run(drill, options, place, on_slurm=profile.executor == "slurm")
-    outcomes = [drill.outcome(way) for way in chosen]
+    outcomes = [drill.outcome(disturbance) for disturbance in chosen]
     # for scripts
     write_json(place / "drill.json", [outcome.record(INTERVAL) for outcome in outcomes])
     raise typer.Exit(int(not _report(outcomes)))
@@ -134,10 +134,14 @@ class Drill:
         self, folder: Path, chosen: list[Disturbance], steps: int, draw: random.Random
     ) -> None:
         self._folder, self._chosen = folder, chosen
-        # After the first checkpoint, and so early that the signal finds the run at work.
-        self._at = {way.name: draw.randint(INTERVAL + 1, steps // 3) for way in chosen}
+        # After the first checkpoint, and early enough that the run still trains.
+        self._at = {
+            disturbance.name: draw.randint(INTERVAL + 1, steps // 3) for disturbance in chosen
+        }
         # why a disturbance has not happened; empty if it has
-        self._problems = {way.name: "its run ended before the disturbance" for way in chosen}
+        self._problems = {
+            disturbance.name: "its run ended before the disturbance" for disturbance in chosen
+        }
         self._left, self._done = list(chosen), 0
 
     def run(self, options: list[str]) -> None:
@@ -162,17 +166,17 @@ class Drill:
             raise ConfigError(f"the drill's grid cannot be submitted: {_last_line(path)}")
 
     def _has_ended(self) -> bool:
-        runs = [run for name in (CALM, *self._at) if (run := self._find(name))]
+        runs = [run for name in (UNDISTURBED, *self._at) if (run := self._find(name))]
         states = {read_status(run).state for run in runs}
         is_open = bool(states & {RunState.INTERRUPTED, RunState.UNKNOWN})
         return len(runs) > len(self._at) and not is_open
 
-    def outcome(self, way: Disturbance) -> Outcome:
+    def outcome(self, disturbance: Disturbance) -> Outcome:
         """Compare a disturbed run with the undisturbed one."""
-        run, calm = self._find_begun(way.name), self._find_begun(CALM)
-        return read_outcome(run, calm, way, self._problems[way.name])
+        run, undisturbed = self._find_started(disturbance.name), self._find_started(UNDISTURBED)
+        return read_outcome(run, undisturbed, disturbance, self._problems[disturbance.name])
 
-    def _find_begun(self, variant: str) -> RunFolder:
+    def _find_started(self, variant: str) -> RunFolder:
         if found := self._find(variant):
             return found
         raise UnavailableError(f"run {variant} never began: see the logs in {self._folder.parent}")
@@ -188,34 +192,34 @@ class Drill:
             self._done = done
             runs = counted(len(self._chosen) + 1, "run")
             print(f"{done} of {runs} {is_are(done)} done", flush=True)
-        for way in list(self._left):
-            run = self._find(way.name)
-            step = self._due_step(way, run) if run else None
+        for disturbance in list(self._left):
+            run = self._find(disturbance.name)
+            step = self._due_step(disturbance, run) if run else None
             if run and step is not None:
-                self._left.remove(way)
-                print(f"{way.name}: {way.what}, at step {step}", flush=True)
-                arguments = (way, run, read_attempts(run)[0], submit)
+                self._left.remove(disturbance)
+                print(f"{disturbance.name}: {disturbance.what}, at step {step}", flush=True)
+                arguments = (disturbance, run, read_attempts(run)[0], submit)
                 Thread(target=self._disturb, args=arguments, daemon=True).start()
 
-    def _due_step(self, way: Disturbance, run: RunFolder) -> int | None:
+    def _due_step(self, disturbance: Disturbance, run: RunFolder) -> int | None:
         """Return the run's step. None if it is too early, too late, or not the first attempt."""
         if len(read_attempts(run)) != 1 or run.result.is_file():
             return None
         record = last_record(run.metrics(1))
-        if record is None or record["step"] < self._at[way.name]:
+        if record is None or record["step"] < self._at[disturbance.name]:
             return None
         return int(record["step"])
 
     def _disturb(
-        self, way: Disturbance, run: RunFolder, attempt: Attempt, submit: psutil.Process
+        self, disturbance: Disturbance, run: RunFolder, attempt: Attempt, submit: psutil.Process
     ) -> None:
         """Disturb a run. It has its own thread, since Slurm's commands may take long."""
-        self._problems[way.name] = "the command of the disturbance has not returned"
+        self._problems[disturbance.name] = "the command of the disturbance has not returned"
         try:
-            way.do(run, attempt, submit)
-            self._problems[way.name] = ""
+            disturbance.do(run, attempt, submit)
+            self._problems[disturbance.name] = ""
         except (UnavailableError, psutil.Error, IndexError) as error:
-            self._problems[way.name] = f"the disturbance failed: {error}"
+            self._problems[disturbance.name] = f"the disturbance failed: {error}"
 
 
 def _start(command: list[str], log: IO[str]) -> psutil.Popen:
@@ -235,18 +239,18 @@ def _start(command: list[str], log: IO[str]) -> psutil.Popen:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _chosen(profile: ClusterProfile, only: list[str]) -> list[Disturbance]:
-    known = {way.name: way for way in disturbances(profile.executor)}
+def _select_disturbances(profile: ClusterProfile, only: list[str]) -> list[Disturbance]:
+    known = {disturbance.name: disturbance for disturbance in disturbances(profile.executor)}
     if unknown := [name for name in only if name not in known]:
         raise ConfigError(f"--only got {unknown[0]!r}, wanted one of {', '.join(known)}")
-    return [way for name, way in known.items() if not only or name in only]
+    return [disturbance for name, disturbance in known.items() if not only or name in only]
 
 
 def _write_grid(
     place: Path, chosen: list[Disturbance], steps: int, profile: ClusterProfile
 ) -> Path:
     """Write the drill's grid. Its rows differ only in `evaluation.every`: results are equal."""
-    names = [CALM, *(way.name for way in chosen)]
+    names = [UNDISTURBED, *(disturbance.name for disturbance in chosen)]
     resources, world_size = {"timeout_min": 20}, 1
     if profile.executor == "slurm":
         world_size = profile.nodes * profile.processes_per_node

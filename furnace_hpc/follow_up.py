@@ -66,14 +66,14 @@ def _submit_next_wave(submission: Submission, folder: GridFolder) -> bool:
     from furnace_hpc.launch import slurm_array
 
     recover_pending_submissions(folder)
-    resolver = observe(folder, must=True)
+    resolver = observe(folder, needs_answer=True)
     profile = read_profile(submission)
     left = remaining_rows(submission, folder, profile.retries, resolver)
     close_attempts(submission, folder, resolver)
     if not left:
         return _submit_table_runs(submission, folder, resolver)
     # The live jobs include this one.
-    limits = slurm_array.site_limits(profile, resolver.evidence.live_jobs)
+    limits = slurm_array.site_limits(profile, resolver.job_cache.live_jobs)
     runs = [folder.run(row.run_id) for row in submission.rows]
     exclude = excluded_nodes(map(AttemptHistory.read, runs), profile)
     lines = slurm_array.submit_wave(submission, profile, folder.path.name, left, limits, exclude)
@@ -97,7 +97,7 @@ def _submit_table_runs(
     if not plan.to_do:
         record(plan)
         return False
-    lines = slurm_array.submit_plan(plan, resolver.evidence.live_jobs)
+    lines = slurm_array.submit_plan(plan, resolver.job_cache.live_jobs)
     print(*lines, sep="\n", flush=True)
     return True
 

@@ -41,7 +41,7 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pack, e.g.
 Source = Annotated[Path, typer.Option(metavar="DIR", help="Folder with the raw files.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of workers [all usable cores]. It changes no value."),
+    typer.Option(min=1, help="Worker processes [all usable cores]. They do not change the pack."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing pack.")]
 Verify = Annotated[
@@ -53,7 +53,7 @@ MaxRefused = Annotated[
 ]
 Require = Annotated[
     list[str] | None,
-    typer.Option(help="Leave out samples without this modality, for rows that use it alone."),
+    typer.Option(help="Leave out samples without this modality. Use it if a row has no other one."),
 ]
 Size = Annotated[int, typer.Option(help="Height and width of stored images, in pixels.")]
 Fit = Annotated[str, typer.Option(help="crop (middle square) or stretch (whole picture).")]
@@ -191,7 +191,7 @@ def mmimdb(
 ) -> None:
     """Plots and posters, 23 genres: split.json and dataset/, or the HDF5 file."""
     from furnace_hpc.data.decode.images import ImageKnobs
-    from furnace_hpc.data.packing.required_modalities import requiring
+    from furnace_hpc.data.packing.required_modalities import require_modalities
     from furnace_hpc.data.sets.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
 
     image = knobs_of(ImageKnobs, "image-", size=image_size, fit=image_fit, filter=image_filter)
@@ -207,7 +207,7 @@ def mmimdb(
         plan = plan_hdf5(hdf5, knobs)
     else:
         plan = plan_raw(source, knobs)
-    plan = requiring(plan, tuple(require or ()))
+    plan = require_modalities(plan, tuple(require or ()))
     pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 
@@ -287,7 +287,7 @@ def audioset(
     """10 s clips with frames, 527 classes: official CSVs, or CAV-MAE's JSON."""
     from furnace_hpc.data.decode.audio import SoundKnobs
     from furnace_hpc.data.decode.images import ImageKnobs
-    from furnace_hpc.data.packing.required_modalities import requiring
+    from furnace_hpc.data.packing.required_modalities import require_modalities
     from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
 
     sound = knobs_of(
@@ -305,7 +305,7 @@ def audioset(
     plan = plan_audioset(
         source, lists, audio or source / "audio", frames or source / "frames", knobs
     )
-    plan = requiring(plan, tuple(require or ()))
+    plan = require_modalities(plan, tuple(require or ()))
     pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 

@@ -12,8 +12,8 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
-from furnace_hpc.monitor.grid_status import Line, continues, overview
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.grid_status import StatusLine, continues, overview
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.render import picture, plain, summary
 from furnace_hpc.runs.folder import GridFolder
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 MOVING = (RunState.QUEUED, RunState.RUNNING)
 EVERY_S = 3.0  # between two reads of the run files; Slurm is queried less often
-MOST_BUSY = 0.05  # share of the time spent on reading, for any number of runs
-SLOWEST_S = 30.0  # between two reads on a slow file system
+MAX_BUSY = 0.05  # share of the time spent on reading, for any number of runs
+MAX_PAUSE_S = 30.0  # between two reads on a slow file system
 RESIZE_S = 0.25  # how soon a terminal is redrawn after its size changed
 
 
@@ -76,55 +76,55 @@ def watch(folder: GridFolder) -> None:
     from rich.live import Live
 
     console = _console()
-    started_s, (rows, evidence) = time.monotonic(), overview(folder)
+    started_s, (rows, job_cache) = time.monotonic(), overview(folder)
     try:
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
                 size = console.size
-                live.update(Group(*picture(rows, evidence, *size)), refresh=True)
-                if not any(map(_moves, rows)) and not continues(folder, evidence):
+                live.update(Group(*picture(rows, job_cache, *size)), refresh=True)
+                if not any(map(_moves, rows)) and not continues(folder, job_cache):
                     break
                 next_s = _next_read_s(started_s)
                 while time.monotonic() < next_s and console.size == size:
                     time.sleep(RESIZE_S)
                 if time.monotonic() >= next_s:
-                    started_s, (rows, evidence) = time.monotonic(), overview(folder)
+                    started_s, (rows, job_cache) = time.monotonic(), overview(folder)
     finally:
-        _show(rows, evidence, console.height - 1)  # one line for the prompt
+        _show(rows, job_cache, console.height - 1)  # one line for the prompt
 
 
-def _follow(folder: GridFolder) -> tuple[list[Line], Evidence]:
+def _follow(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
     """Print a summary line whenever it has changed, for log files. Returns the last rows."""
     last = ""
     while True:
-        started_s, (rows, evidence) = time.monotonic(), overview(folder)
-        text = summary(rows, evidence)
+        started_s, (rows, job_cache) = time.monotonic(), overview(folder)
+        text = summary(rows, job_cache)
         if text != last:
             print(text, flush=True)
         last = text
-        if not any(map(_moves, rows)) and not continues(folder, evidence):
-            return rows, evidence
+        if not any(map(_moves, rows)) and not continues(folder, job_cache):
+            return rows, job_cache
         time.sleep(max(0.0, _next_read_s(started_s) - time.monotonic()))
 
 
 def _next_read_s(started_s: float) -> float:
     took_s = time.monotonic() - started_s
-    return started_s + max(EVERY_S, min(SLOWEST_S, took_s / MOST_BUSY))
+    return started_s + max(EVERY_S, min(MAX_PAUSE_S, took_s / MAX_BUSY))
 
 
-def _moves(row: Line) -> bool:
+def _moves(row: StatusLine) -> bool:
     """Whether the row can change without a command of the user."""
     if row.status.state is RunState.UNKNOWN:
         return bool(row.status.job_id)  # Slurm's next answer may list the job
     return row.status.state in MOVING
 
 
-def _show(rows: list[Line], evidence: Evidence, height: int = 10**6) -> None:
+def _show(rows: list[StatusLine], job_cache: JobCache, height: int = 10**6) -> None:
     if not _on_terminal():
-        print("\n".join(plain(rows, evidence)))
+        print("\n".join(plain(rows, job_cache)))
         return
     console = _console()
-    for text in picture(rows, evidence, console.width, height):
+    for text in picture(rows, job_cache, console.width, height):
         console.print(text)
 
 

@@ -17,7 +17,7 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import Row, expand, expand_rows
+from furnace_hpc.config.grids.expansion import GridRow, expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, select_names, with_settings
 from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
@@ -41,7 +41,7 @@ from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.runs.snapshot import source
-from furnace_hpc.runs.submitted import command_on
+from furnace_hpc.runs.submitted import grid_command
 from furnace_hpc.runs.trust import check_place, keep_private, trust_group
 from furnace_hpc.slurm.client import prefetch_site_limits, require_slurm
 
@@ -175,7 +175,7 @@ def _start_prefetch(options: Options) -> Thread:
     return thread
 
 
-def _check_data(options: Options, rows: list[Row]) -> dict[str, str]:
+def _check_data(options: Options, rows: list[GridRow]) -> dict[str, str]:
     """Check weights of the chosen rows and data of all rows. Return data set -> fingerprint.
 
     It may pack the default data set, so it is the last of the checks.
@@ -187,7 +187,7 @@ def _check_data(options: Options, rows: list[Row]) -> dict[str, str]:
 
 
 def _plan_and_submit(
-    options: Options, rows: list[Row], known_data: dict[str, str], prefetch: Thread, yes: bool
+    options: Options, rows: list[GridRow], known_data: dict[str, str], prefetch: Thread, yes: bool
 ) -> Plan:
     """Plan and submit under the grid's lock. A dry run takes no lock."""
     keep_private(options.profile.group)
@@ -196,7 +196,7 @@ def _plan_and_submit(
     with nullcontext() if options.dry_run else grid_lock(options.folder, what):
         if options.on_slurm:
             recover_pending_submissions(options.folder)
-        resolver = observe(options.folder, must=options.on_slurm)
+        resolver = observe(options.folder, needs_answer=options.on_slurm)
         plan = make_plan_of(options, rows, known_data, resolver)
         if options.on_slurm:
             prefetch.join()
@@ -211,7 +211,7 @@ def _plan_and_submit(
 
 
 def make_plan_of(
-    options: Options, rows: list[Row], known_data: dict[str, str], get_status: GetStatus
+    options: Options, rows: list[GridRow], known_data: dict[str, str], get_status: GetStatus
 ) -> Plan:
     """Plan the runs of the chosen rows and seeds. Of a tuned grid, plan what can run now.
 
@@ -275,7 +275,7 @@ def _carry_out(plan: Plan, options: Options, resolver: StatusResolver, yes: bool
         _prepare(plan)
     else:
         recover_stalled(plan.folder, resolver)
-        _submit_array(plan, resolver.evidence.live_jobs, yes)
+        _submit_array(plan, resolver.job_cache.live_jobs, yes)
 
 
 def _prepare(plan: Plan) -> None:
@@ -297,8 +297,8 @@ def recover_stalled(folder: GridFolder, resolver: StatusResolver) -> None:
     from furnace_hpc.launch import slurm_array
     from furnace_hpc.monitor.held_jobs import release_held
 
-    released = release_held(resolver.evidence)
-    followed = slurm_array.send_missing_follow_ups(folder, resolver.evidence)
+    released = release_held(resolver.job_cache)
+    followed = slurm_array.submit_missing_follow_ups(folder, resolver.job_cache)
     for line in (*released, *followed):
         print(line)
 
@@ -313,7 +313,7 @@ def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
 
     for line in slurm_array.submit_plan(plan, live_jobs):
         print(line)
-    print(f"then: {command_on('status', plan.folder, '--watch')}")
+    print(f"then: {grid_command('status', plan.folder, '--watch')}")
 
 
 def _wait(plan: Plan) -> None:

@@ -21,7 +21,7 @@ from furnace_hpc.launch.rank_main import prepare_portable
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
-from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.records.verdict import RankVerdict
 from furnace_hpc.runs.trust import GROUP_ACCESS, check_place, keep_private
 
 
@@ -61,7 +61,7 @@ def main(
         attempt = _wait_for_attempt(folder)
     code = 1
     try:
-        with Verdict(folder, attempt, rank_info.rank) as verdict:
+        with RankVerdict(folder, attempt, rank_info.rank) as verdict:
             code = train(folder, attempt, rank_info, verdict)
     finally:
         if rank_info.rank == 0:

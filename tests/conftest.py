@@ -1,11 +1,15 @@
 """Fixtures that several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import forked_commands
 import pytest
 from end_with import end_with_this_process
 from hypothesis import HealthCheck, settings
+from local_study import calm  # noqa: F401  fixture
+from made_once import made_once
 from slurm_cluster import cluster, quiet  # noqa: F401  fixtures
 
 ENDS = end_with_this_process()
@@ -29,11 +33,45 @@ settings.register_profile(
 settings.load_profile("furnace")
 
 
+# The longest tests begin first, so that no worker ends late.
+FIRST = ("test_documents", "test_drill", "test_local", "real_slurm", "engine", "project", "launch")
+# Every test of these files can run in another worker. They share what made_once makes.
+ALONE = ("test_local", "test_watchdog", "test_full_disk")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests, and keep those of a file in one worker.
+
+    Those of engine/ share a server of ranks.
+    """
+    for item in items:
+        group = item.path.stem
+        if group in ALONE:
+            group = item.name
+        elif item.path.parent.name == "engine":
+            group = "engine"
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    names = {item.path.stem, item.path.parent.name}
+    return next((place for place, name in enumerate(FIRST) if name in names), len(FIRST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_stays_mounted(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What a test mounts below its own folder is unmounted, however the tests end."""
     ENDS.write(bytes(tmp_path_factory.getbasetemp()))
     ENDS.flush()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_end() -> Iterator[None]:
+    """The servers of forked commands end with the tests."""
+    yield
+    forked_commands.end()
 
 
 @pytest.fixture(scope="session")
@@ -42,13 +80,11 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from furnace_hpc.data.sets.tridigits.pack import pack
     from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 
-    root = tmp_path_factory.mktemp("data")
-    pack(
-        TriDigitsKnobs(train=240, val=60, test=90),
-        root / "tridigits",
-        lambda what, done, total: None,
-    )
-    return root
+    def make(root: Path) -> None:
+        knobs = TriDigitsKnobs(train=240, val=60, test=90)
+        pack(knobs, root / "tridigits", lambda what, done, total: None)
+
+    return made_once(tmp_path_factory, "data", make)
 
 
 @pytest.fixture(scope="session")

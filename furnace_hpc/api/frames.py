@@ -14,8 +14,8 @@ from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells, headings, lettered
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.output.render import WORDS, cell_texts, runs_lines, table_lines
-from furnace_hpc.tables.output.tuning import tuning_lines
 from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.tuning.csv_lines import tuning_lines
 
 if TYPE_CHECKING:
     import polars as pl

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from furnace_hpc.runs.state import RunStatus
     from furnace_hpc.tables.collect import GetStatus
     from furnace_hpc.tables.table import Ablation
-    from furnace_hpc.tables.tuning import Tuning
+    from furnace_hpc.tables.tuning.tuned_rows import Tuning
     from furnace_hpc.tables.view import View
 
 
@@ -41,20 +41,21 @@ def make_table(
         ConfigError: the grid has no runs, no result has its metric, or no run has a key of the
             view.
     """
+    given_view = view
     view = replace(view, by=view.by or grid.by)
     ablation = _make_table(_with_described_settings(grid), folder, view, given_name)
-    return _with_more_notes(ablation, samples)
+    return _with_more_notes(replace(ablation, suffix=given_view.suffix), samples)
 
 
 def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -> "Ablation":
     from furnace_hpc.config.train_config import run_ids
     from furnace_hpc.monitor.run_status import observe_when_asked
     from furnace_hpc.tables.collect import collect
+    from furnace_hpc.tables.declared_plan import with_declared_plan
     from furnace_hpc.tables.other_settings import runs_of_other_settings
     from furnace_hpc.tables.output.results import submitted_rows, submitted_runs
     from furnace_hpc.tables.reading.cache import read_records
-    from furnace_hpc.tables.table import Note
-    from furnace_hpc.tables.tuning import read_tuning, tuning_notes
+    from furnace_hpc.tables.tuning.tuned_rows import read_tuning
     from furnace_hpc.tables.view import apply_view, why_no_verdict
 
     records = read_records(folder)
@@ -85,8 +86,16 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
         other_table_ids,
         why_no_verdict(grid, all_runs, view),
     )
-    if tuning is None:
-        return ablation
+    if tuning:
+        ablation = _with_tuning(ablation, tuning)
+    return with_declared_plan(ablation, grid, all_runs, folder)
+
+
+def _with_tuning(ablation: "Ablation", tuning: "Tuning") -> "Ablation":
+    """The table with the trials behind its rows, and notes on them."""
+    from furnace_hpc.tables.table import Note
+    from furnace_hpc.tables.tuning.words import tuning_notes
+
     shown = {row.variant for row in ablation.rows}
     notes = [Note(text, (name,) if name in shown else ()) for name, text in tuning_notes(tuning)]
     return replace(ablation, tuning=tuning, notes=(*notes, *ablation.notes))
@@ -122,11 +131,13 @@ def _with_waiting_runs(
 
 def _with_more_notes(ablation: "Ablation", samples: bool) -> "Ablation":
     """The table with notes from Slurm's accounting, and on samples if wanted."""
-    from furnace_hpc.slurm.accounting import in_words
+    from furnace_hpc.slurm.accounting import describe_hours
     from furnace_hpc.tables.table import Note
 
     notes = list(ablation.notes)
-    if text := in_words([attempt for run in ablation.runs for attempt in run.record.ledger()]):
+    if text := describe_hours(
+        [attempt for run in ablation.runs for attempt in run.record.ledger()]
+    ):
         notes.append(Note(text))
     if samples:
         from furnace_hpc.tables.notes import sample_notes

@@ -90,7 +90,7 @@ ColumnName = Literal[
 _NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
 ADDED_LATER: dict[str, Any] = {"identity": "unless default"}
-"""For a new field whose default is what every run did before. Run ids do not change."""
+"""For a field that was added later, with the old behaviour as default. Run ids do not change."""
 
 
 def no_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -134,14 +134,14 @@ class ClusterProfile(Config):
     )
 
     def gpus(self, nodes: int, processes_per_node: int) -> int:
-        """GPUs of a job. As many as ranks, unless the profile sets them."""
+        """GPUs of a job: one per rank, unless the profile sets the number."""
         per_node = self.gpus_per_node
         if per_node is None:
             per_node = processes_per_node
         return nodes * per_node
 
     def shape(self, resources: Resources) -> tuple[int, int]:
-        """(nodes, processes_per_node) of a run: of its grid, else of this profile."""
+        """(nodes, processes_per_node) of a run, from its grid or else from this profile."""
         nodes = resources.nodes or self.nodes
         return nodes, resources.processes_per_node or self.processes_per_node
 

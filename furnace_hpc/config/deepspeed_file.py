@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from furnace_hpc.config.base import ADDED_LATER
+
 OWNED_BY_THE_RUN = {
     "train_batch_size": "global_batch_size",
     "train_micro_batch_size_per_gpu": "micro_batch_size",
@@ -29,7 +31,7 @@ REFUSED_CHECKPOINTING = {
 
 
 class _Closed(BaseModel):
-    """Base of all parts. `refused` maps keys of DeepSpeed to the end of their error."""
+    """Base of all parts. `refused` maps keys of DeepSpeed to the reason in their error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     refused: ClassVar[dict[str, str]] = {}
@@ -41,6 +43,12 @@ class Bf16(_Closed):
     enabled: bool = Field(description="true: bf16 parameters; false: fp32")
     immediate_grad_update: bool | None = Field(
         default=None, description="stage 1 with fp32 accumulation: add each gradient at once"
+    )
+    check_grad_overflow: bool | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="stage 2: false checks the norm of the gradient instead of each tensor, which "
+        "makes a fraction of the kernel launches",
     )
 
 

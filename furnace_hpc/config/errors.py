@@ -19,7 +19,7 @@ class UnavailableError(ConfigError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return the end of an error: the nearest valid name, if one is near, and all valid names."""
+    """Return the hint of an error: the nearest valid name, if one is near, and all valid names."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     shown = names[:MAX_NAMES]

@@ -49,8 +49,8 @@ class Statistics(_Frozen):
 
 
 SAMPLING_WEIGHT = "sampling_weight"  # column that `data.sampling: weighted` uses
-# TriDigits without --pool splits the same sources with each seed: 20 of 83 voices are test, 43
-# train. For the images it is 20 and 70 %, a smaller ratio.
+# TriDigits without --pool splits the same sources again with each seed. Of 83 voices, 20 are in the
+# test split and 43 in the train split. The ratio of the images is smaller (20 % and 70 %).
 TRIDIGITS_TEST_PER_TRAIN = 20 / 43
 
 
@@ -60,7 +60,7 @@ class PackOrigin(_Frozen):
     pool: str = Field(description="name of the collection of samples")
     part: str = Field(default="", description="I/K if it uses the I-th of K disjoint parts")
     test_per_train: float = Field(
-        ge=0, allow_inf_nan=False, description="samples of test per sample of train"
+        ge=0, allow_inf_nan=False, description="test samples divided by train samples"
     )
 
 
@@ -103,8 +103,8 @@ class Manifest(_Frozen):
 def origin_of(manifest: Manifest) -> PackOrigin | None:
     """Where the samples of a pack were drawn from. None if the manifest does not say it.
 
-    A pack names its collection as `pool` in `preprocessing`. The two sets that are drawn from
-    shipped or downloaded collections with a seed need no name.
+    A pack names its collection under `pool` in `preprocessing`. TriDigits and the AV-MNIST that is
+    made here need no name, since their collections are known.
     """
     settings, ratio = manifest.preprocessing, _test_per_train(manifest)
     if manifest.dataset == "tridigits" and isinstance(knobs := settings.get("knobs"), dict):

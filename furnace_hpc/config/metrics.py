@@ -131,7 +131,7 @@ def checked_direction(metric: str, direction: Direction | None) -> Direction:
         )
     if own is None and direction is None and _last_part(metric) in NEITHER_IS_BETTER:
         raise ConfigError(
-            f"metric {metric!r} has no better direction. Write the direction, max or min"
+            f"metric {metric!r} has no direction of its own. Write direction: max or min"
         )
     return own or direction or "max"
 

@@ -1,7 +1,8 @@
-"""Seeds of runs on several packs of the data.
+"""Combine seeds with packs.
 
-Seed s must not give the same initial weights and sample order on every pack. The results on the
-packs would be correlated, and the intervals of a table count them as independent.
+On each pack a seed gives other initial weights and another sample order. Otherwise results on
+different packs would be correlated. The intervals of a table count packs as
+independent.
 """
 
 import hashlib

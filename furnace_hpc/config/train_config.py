@@ -125,8 +125,8 @@ class TrainConfig(Config):
     portable: bool = Field(
         default=False,
         json_schema_extra=ADDED_LATER,
-        description="train on CPUs with the same bits on every x86-64 CPU with AVX2, in one thread "
-        "per process. GPUs are refused",
+        description="train on CPUs with fixed instructions and one thread per process, which is "
+        "made to give the same bits on x86-64 CPUs with AVX2. GPUs are refused",
     )
     log_every: int = Field(
         default=10, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between records"
@@ -152,7 +152,8 @@ class TrainConfig(Config):
         default=600.0,
         ge=5,
         json_schema_extra=NOT_IDENTITY,
-        description="seconds without progress after which a rank counts as hung",
+        description="seconds without progress after which a rank counts as hung. Before the first "
+        "step of an attempt it is at least 1,800",
     )
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Any
 
 # ASCII replacements of the characters that commands print themselves.
 PLAIN = {"±": "+-", "–": "-", "—": "-", "→": "->", "…": "...", "×": "x", "·": "-", "⚠": "!"}  # noqa: RUF001
-READER_LEFT = 141  # exit code of programs that end by SIGPIPE
+EXIT_BROKEN_PIPE = 141  # exit code of programs that end by SIGPIPE
 
 
 class _Output(io.FileIO):
@@ -36,7 +36,7 @@ class _Output(io.FileIO):
             if error.errno != errno.EPIPE:
                 raise
             if self._ends:
-                raise SystemExit(READER_LEFT) from None
+                raise SystemExit(EXIT_BROKEN_PIPE) from None
             return len(content)
 
 

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from furnace_hpc.diagnostics.report import Check, fail, ok, warn
-from furnace_hpc.host.gpu_check import given
+from furnace_hpc.host.gpu_check import allocated_gpus
 
 TIMEOUT_S = 150  # torch from a cold network file system takes a minute
 SLOW_SHARE = 0.6  # of the bandwidth below
@@ -83,7 +83,7 @@ def _all_reduce(result: dict[str, Any]) -> Check:
 
 def _missing_gpus(facts: dict[str, Any]) -> Check | None:
     """Fail if torch sees fewer GPUs than the job was given."""
-    gave = given(os.environ)
+    gave = allocated_gpus(os.environ)
     expected = len(gave.split(",")) if gave else 0
     if "MIG" in gave:
         expected = 1  # CUDA shows one MIG part
@@ -100,7 +100,7 @@ def _no_gpus(facts: dict[str, Any], has_driver: bool) -> Check:
         problem = facts["cuda_error"] or "it sees none"
         found = f"there is a driver, but torch ({facts['built']}) can use no GPU: {problem}"
         return warn("GPUs", found, f"in a job, ask for GPUs; otherwise {CUDA_BUILD}")
-    if given({**os.environ, "DS_ACCELERATOR": ""}):
+    if allocated_gpus({**os.environ, "DS_ACCELERATOR": ""}):
         found = "the job was given GPUs, but DS_ACCELERATOR=cpu: runs train on the CPU"
         return warn("GPUs", found, "unset DS_ACCELERATOR if torch can use the GPUs")
     return ok("GPUs", "none; the CPU can train small models")

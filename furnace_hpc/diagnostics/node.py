@@ -9,7 +9,7 @@ from pathlib import Path
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.diagnostics.report import Check, Section, fail, from_json, ok, warn
-from furnace_hpc.slurm.environment import scrubbed
+from furnace_hpc.slurm.environment import clean_environment
 
 JOB_MIN, WAIT_S, WORK_S = 5, 60, 240
 TITLE = "Compute node"
@@ -21,7 +21,7 @@ def node_sections(profile: ClusterProfile | None, root: Path) -> list[Section]:
     try:
         done = subprocess.run(
             srun_command(profile, root),
-            env=scrubbed(os.environ),
+            env=clean_environment(os.environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -8,7 +8,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.diagnostics.report import Check, fail, ok, warn
 from furnace_hpc.diagnostics.slurm_info import NONE, SlurmFacts
 from furnace_hpc.diagnostics.slurm_partitions import ADMIN, each, gpu_flag, partitions, preemption
-from furnace_hpc.slurm.parsing import whole
+from furnace_hpc.slurm.parsing import parse_count
 
 FEW_JOBS, SHORT_KILL_S = 50, 10
 
@@ -57,7 +57,7 @@ def check_profile(profile: ClusterProfile | None) -> Check:
 
 
 def accounting(facts: SlurmFacts) -> list[Check]:
-    """Minutes after a job has ended, only the accounting has the reason."""
+    """Check the accounting. Some minutes after a job has ended, only it still has the reason."""
     kind = facts.config.get("AccountingStorageType", "")
     if kind != "accounting_storage/slurmdbd":
         found = (
@@ -83,7 +83,7 @@ def limits(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Check]:
 
 
 def _array_limit(text: str) -> Check:
-    name, size = "MaxArraySize", whole(text)
+    name, size = "MaxArraySize", parse_count(text)
     if size is None:
         hint = "set max_array_size in the profile"
         return warn(name, "not in Slurm's settings; 1001 is assumed", hint)

@@ -8,7 +8,7 @@ from furnace_hpc.config.errors import UnavailableError
 from furnace_hpc.diagnostics.partitions import Partition, node_kinds
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.gres import gpus
-from furnace_hpc.slurm.parsing import PLAIN, minutes, read_table, whole
+from furnace_hpc.slurm.parsing import PLAIN, parse_count, parse_minutes, read_table
 
 COMMANDS = {
     "version": ("sinfo", "--version"),
@@ -132,7 +132,12 @@ def read_partitions(partitions: str, nodes: str) -> tuple[Partition, ...]:
         if not name:
             continue
         kinds = node_kinds(
-            (not _UNUSABLE.match(state), whole(cpus) or 0, whole(memory) or 0, gpus(gres))
+            (
+                not _UNUSABLE.match(state),
+                parse_count(cpus) or 0,
+                parse_count(memory) or 0,
+                gpus(gres),
+            )
             for _, partition, state, cpus, memory, gres in rows
             if partition.removesuffix("*") == name
         )
@@ -140,8 +145,8 @@ def read_partitions(partitions: str, nodes: str) -> tuple[Partition, ...]:
             name,
             is_default=pairs.get("Default") == "YES",
             is_up=pairs.get("State") == "UP",
-            max_min=minutes(pairs.get("MaxTime", "")),
-            grace_s=whole(pairs.get("GraceTime", "")) or 0,
+            max_min=parse_minutes(pairs.get("MaxTime", "")),
+            grace_s=parse_count(pairs.get("GraceTime", "")) or 0,
             preempt_mode=pairs.get("PreemptMode", ""),
             kinds=kinds,
         )
@@ -158,7 +163,7 @@ def read_associations(text: str) -> tuple[Association, ...]:
     """Read `sacctmgr show assoc` with the fields of ASSOCIATION."""
     found = []
     for account, *_, most, most_of_group in read_table(text, ASSOCIATED).rows:
-        limits = [limit for limit in map(whole, (most, most_of_group)) if limit is not None]
+        limits = [limit for limit in map(parse_count, (most, most_of_group)) if limit is not None]
         found.append(Association(account, min(limits, default=None)))
     return tuple(found)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import psutil
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.launch.ranks.jobs import ranks_of
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.slurm import client
@@ -86,9 +87,7 @@ def _local_ranks(attempt: Attempt) -> list[psutil.Process]:
     """Return the ranks of an attempt of the local queue, in order."""
     if attempt.holder is None:
         raise ConfigError(f"attempt {attempt.attempt} has no holder: its ranks cannot be signalled")
-    children = psutil.Process(int(attempt.holder["pid"])).children()
-    ranks = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return sorted(ranks, key=lambda rank: int(rank.environ()["SUBMITIT_LOCAL_GLOBALID"]))
+    return ranks_of(int(attempt.holder["pid"]))
 
 
 def _signal_step(number: signal.Signals) -> Act:

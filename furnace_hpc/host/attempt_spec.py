@@ -26,7 +26,7 @@ class AttemptSpec(NamedTuple):
     overrides: Dict[str, Any] = {}  # config fields that differ from spec.json
 
     @classmethod
-    def of_record(cls, record: Dict[str, Any]) -> "AttemptSpec":
+    def from_record(cls, record: Dict[str, Any]) -> "AttemptSpec":
         """Read the JSON form. A missing key has its default, other keys are ignored."""
         return cls(**{name: record[name] for name in cls._fields if name in record})
 

@@ -39,7 +39,7 @@ UNREACHABLE = re.compile(
     r"(receive|send) failure|Rate limit|temporarily unable",
     re.IGNORECASE,
 )
-SENT_AGAIN = "The follow-up job or the next `furnace submit` submits its run again"
+RESUBMITTED = "The follow-up job or the next `furnace submit` submits its run again"
 
 
 def begin_row(submission: str, index: int, job: str, pid: int, python: str = "") -> None:
@@ -77,10 +77,10 @@ def requeue(job: str) -> None:
         if not error:
             return
         if not UNREACHABLE.search(error):
-            sys.exit(f"batch.py: job {job} was not requeued: {error}. {SENT_AGAIN}")
+            sys.exit(f"batch.py: job {job} was not requeued: {error}. {RESUBMITTED}")
         print(f"batch.py: job {job} is not requeued yet: {error}", file=sys.stderr, flush=True)
         time.sleep(pause_s)
-    sys.exit(f"batch.py: Slurm did not answer, so job {job} was not requeued. {SENT_AGAIN}")
+    sys.exit(f"batch.py: Slurm did not answer, so job {job} was not requeued. {RESUBMITTED}")
 
 
 def launch(command: List[str]) -> None:

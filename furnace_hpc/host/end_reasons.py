@@ -4,6 +4,7 @@ Pure functions, standard library only, syntax of Python 3.6. `END_REASONS` in `r
 the meaning of each reason.
 """
 
+import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 Record = Dict[str, Any]
@@ -17,9 +18,87 @@ RETRYABLE = (  # not caused by the run
     "infrastructure",
     "killed",
     "stopped",
+    "peer_lost",
+    "gpu",
 )
-PROVISIONAL = ("killed", "stopped")  # may be replaced by a more specific reason
+PROVISIONAL = ("killed", "stopped", "peer_lost")  # may be replaced by a more specific reason
+CAUSES = FATAL + ("gpu",)  # verdicts of the rank that failed first; others follow from it
 EARLY_S = 90  # Slurm sends the signal of --signal up to 60 s early, and delivery takes some seconds
+
+# Words in errors of CUDA, NCCL, gloo and torch's store -> the verdict. The first match counts, so
+# the order matters: NCCL wraps errors of CUDA. tests/host/test_failure_messages.py has real errors.
+MESSAGES = tuple(
+    (verdict, re.compile("|".join(words)))
+    for verdict, words in (
+        (
+            "oom",
+            (
+                r"\b(CUDA|HIP|XPU) out of memory",
+                r"(CUDA|driver|runtime) error( \(2\) )?: out of memory",
+                r"Cuda failure (\d+ )?'out of memory'",
+                r"CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation",
+                r"CU[A-Z]+_STATUS_ALLOC_FAILED",
+                r"NVML_SUCCESS == r INTERNAL ASSERT FAILED",  # hides a failed cudaMalloc
+                r"[Cc]an(no|')t allocate memory",
+                r"std::bad_alloc",
+                r"DefaultCPUAllocator: not enough memory",
+            ),
+        ),
+        (
+            "crash",  # the same again on any node
+            (
+                r"ncclInvalidUsage|ncclInvalidArgument",
+                r"device-side assert triggered",
+                r"illegal memory access",
+            ),
+        ),
+        (
+            "gpu",
+            (
+                r"uncorrectable (ECC|NVLink) error",
+                r"unspecified launch failure",
+                r"launch timed out and was terminated",
+                r"CUDA-capable device\S* (is/)?are busy or unavailable",
+                r"peer GPU memory over nvlink or a hardware error",
+                r"hardware stack error",
+                r"system not yet initialized",  # the fabric manager of an NVSwitch node is down
+                r"no CUDA-capable device is detected",
+                r"CUDA unknown error",
+                r"fallen off the bus|GPU is lost",
+                r"\bXid \([^)]*\): (48|63|64|74|79|92|94|95|119|120)\b",
+            ),
+        ),
+        (
+            "hang",
+            (
+                r"Watchdog caught collective operation timeout",
+                r"watchdog got stuck for \d+ seconds",
+                r"Heartbeat monitor timed out",
+            ),
+        ),
+        (
+            "peer_lost",
+            (
+                r"ncclRemoteError|ncclSystemError|ncclInternalError",
+                r"NCCL communicator was aborted|remote process exited",
+                r"Connection (closed by|reset by|refused|timed out|was likely closed)",
+                r"Broken pipe|No route to host|Network is unreachable",
+                r"Software caused connection abort",
+                r"Got completion from peer",
+                r"Timed out (waiting|after)|[Ww]ait timeout after|Socket Timeout",
+                r"client socket has (timed out|failed to connect)",
+                r"did not publish its address",
+            ),
+        ),
+    )
+)
+# torch's exceptions about other ranks, if no word above says more
+PEER_ERRORS = ("DistBackendError", "DistNetworkError", "DistStoreError")
+# Begins the last words of a process that C++ aborts, such as NCCL's watchdog in torch.
+ABORTED = re.compile(
+    r"terminate called after throwing|[Ww]atchdog (thread terminated|caught|got stuck)"
+    r"|Heartbeat monitor timed out"
+)
 
 
 class EndReason(NamedTuple):
@@ -29,13 +108,35 @@ class EndReason(NamedTuple):
     error: str
 
 
+def verdict_of_message(text: str) -> str:
+    """The verdict that an error's words mean. Empty if they are not known."""
+    for verdict, pattern in MESSAGES:
+        if pattern.search(text):
+            return verdict
+    return ""
+
+
+def verdict_of_log(tail: str) -> Optional[EndReason]:
+    """The verdict of a process that C++ aborted, from the end of its log. None if unknown."""
+    aborted = ABORTED.search(tail)
+    if not aborted:
+        return None
+    words = tail[tail.rfind("\n", 0, aborted.start()) + 1 :]
+    verdict = verdict_of_message(words)
+    if not verdict:
+        return None
+    pattern = dict(MESSAGES)[verdict]
+    line = next(line for line in words.splitlines() if pattern.search(line))
+    return EndReason(verdict, line.strip()[:300])
+
+
 def reason_of_ranks(
     verdicts: Sequence[Record], record: Record, environment: Mapping[str, str]
 ) -> Optional[EndReason]:
     """The end reason that the ranks reported. None if they reported none."""
-    fatal = [v for v in verdicts if v["verdict"] in FATAL]
-    if fatal:  # the earliest is the cause; other ranks fail as a consequence
-        first = min(fatal, key=lambda v: v["unix_s"])
+    causes = [v for v in verdicts if v["verdict"] in CAUSES]
+    if causes:  # the earliest is the cause; other ranks fail as a consequence
+        first = min(causes, key=lambda v: v["unix_s"])
         return EndReason(first["verdict"], first.get("error", ""))
     hung = [v for v in verdicts if v["verdict"] == "hang"]
     if hung:
@@ -43,7 +144,15 @@ def reason_of_ranks(
     for verdict in verdicts:
         if verdict["verdict"] == "io_error":
             return EndReason("killed", verdict.get("error", ""))
-    return _reason_of_stop(verdicts, record, environment)
+    return _reason_of_stop(verdicts, record, environment) or _reason_of_lost_peer(verdicts)
+
+
+def _reason_of_lost_peer(verdicts: Sequence[Record]) -> Optional[EndReason]:
+    """The reason if ranks lost others. None if a rank reported no end: Slurm may know why."""
+    lost = [v for v in verdicts if v["verdict"] == "peer_lost"]
+    if not lost or any(v["verdict"] == "entered" for v in verdicts):
+        return None
+    return EndReason("peer_lost", min(lost, key=lambda v: v["unix_s"]).get("error", ""))
 
 
 def _hang_error(hung: Sequence[Record], verdicts: Sequence[Record]) -> str:
@@ -143,8 +252,10 @@ def is_more_specific(reason: str, known: str) -> bool:
 
 
 def suspect_hosts(reason: str, verdicts: Sequence[Record]) -> List[str]:
-    """Hosts of the ranks that were frozen or reported no end. Empty unless the reason is a hang."""
-    if reason != "hang":
-        return []
-    suspects = [v for v in verdicts if v["verdict"] == "entered" or v.get("frozen")]
+    """Hosts of ranks with a broken GPU, or that were frozen or reported no end in a hang."""
+    suspects = []  # type: List[Record]
+    if reason == "gpu":
+        suspects = [v for v in verdicts if v["verdict"] == "gpu"]
+    elif reason == "hang":
+        suspects = [v for v in verdicts if v["verdict"] == "entered" or v.get("frozen")]
     return sorted({v.get("host", "") for v in suspects} - {""})

@@ -22,7 +22,7 @@ _NO_GPUS = ("", "-1")  # CUDA_VISIBLE_DEVICES of a process that must use no GPU
 Record = Dict[str, Any]
 
 
-def given(environment: Mapping[str, str]) -> str:
+def allocated_gpus(environment: Mapping[str, str]) -> str:
     """The GPUs that this process may use, comma-separated. Empty: it uses the CPU."""
     # Slurm sets NoDevFiles if it gives no GPU
     visible = environment.get("CUDA_VISIBLE_DEVICES", "NoDevFiles")
@@ -41,7 +41,7 @@ def _first_gpus(count: str) -> str:
     return ",".join(str(number) for number in range(int(count)))
 
 
-def stopped_by(submission: str) -> str:
+def stop_reason(submission: str) -> str:
     """Why new runs of a submission do not begin. Empty if they may."""
     found = _read(submission)
     if found.get("usable", True):
@@ -56,13 +56,13 @@ def find_refusal(submission: str, run_id: str, job: str, python: str) -> str:
     The first job whose GPUs cannot be used begins its run, which fails with the reason. Pending
     jobs are cancelled.
     """
-    if not python or not given(os.environ):
+    if not python or not allocated_gpus(os.environ):
         return ""
     found = _read(submission)
     if found.get("job_id") == job:
         return ""
     if found:
-        return stopped_by(submission)
+        return stop_reason(submission)
     error = _error_of_gpus(python)
     if error is None:
         return ""
@@ -71,7 +71,7 @@ def find_refusal(submission: str, run_id: str, job: str, python: str) -> str:
     if error:
         record["error"] = error
     if not _write(submission, record):
-        return stopped_by(submission)
+        return stop_reason(submission)
     if error:
         _cancel_pending(submission)
     return ""

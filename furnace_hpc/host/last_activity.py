@@ -25,10 +25,10 @@ def last_write(run_dir: str, number: int, start_unix_s: float) -> float:
     return float(min(time.time(), max(found)))
 
 
-def tail(path: str) -> bytes:
+def tail(path: str, num_bytes: int = TAIL_BYTES) -> bytes:
     """The end of a file. Empty if it cannot be read."""
     try:
-        return read_tail(path, TAIL_BYTES)
+        return read_tail(path, num_bytes)
     except OSError:
         return b""
 

@@ -1,4 +1,4 @@
-"""The holder of an attempt: a process, and whether that very process still lives.
+"""Identify the process that holds an attempt, and check whether it still runs.
 
 Standard library only, syntax of Python 3.6.
 """

@@ -24,6 +24,7 @@ EXIT_HANG = 86  # a rank's exit code after its watchdog killed it
 # the longest time from a rank's start to its first step: a thousand ranks may import from a cold
 # file system, and load a checkpoint
 START_S = 1800.0
+LOG_BYTES = 65536  # the end of a rank's log that is searched; C++ stacks are long
 # After these reasons the batch script requeues the job itself. For a killed attempt Slurm may have
 # a more specific reason (oom).
 REQUEUED = tuple(reason for reason in end_reasons.RETRYABLE if reason != "killed")
@@ -159,7 +160,7 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
     _record_end(run_dir, attempt, end, end_unix_s=time.time(), exit_code=exit_code)
     if end.reason == "done":
         return "done"
-    # Slurm took this node for dead and restarted the job: it belongs to the next attempt
+    # Slurm considered this node dead and restarted the job, which belongs to the next attempt
     if newest_attempt(run_dir) != number:
         return "fail"
     if end.reason not in REQUEUED or exhausted_budget(run_dir, attempt.record):
@@ -172,7 +173,7 @@ def _reason_of_end(attempt: _AttemptFiles, exit_code: int) -> EndReason:
     known = end_reasons.reason_of_ranks(verdicts, record, os.environ)
     if known:
         is_complete = len(verdicts) >= (record.get("world_size") or 1)
-        if is_complete or known.reason in end_reasons.FATAL or known.reason == "hang":
+        if is_complete or known.reason in end_reasons.CAUSES + ("hang",):
             return known
     return end_reasons.reason_of_exit(verdicts, record, exit_code)
 
@@ -214,7 +215,10 @@ def read_attempt(run_dir: str, number: int) -> Record:
 
 
 def read_verdicts(run_dir: str, number: int) -> List[Record]:
-    """The verdicts of an attempt's ranks. A rank whose interpreter hung counts as a hang."""
+    """The verdicts of an attempt's ranks.
+
+    The log tells more about ranks that reported no end: a stuck interpreter, or an abort in C++.
+    """
     folder = os.path.join(run_dir, "verdicts")
     if not os.path.isdir(folder):
         return []
@@ -225,10 +229,8 @@ def read_verdicts(run_dir: str, number: int) -> List[Record]:
         verdict = _read_verdict(os.path.join(folder, name))
         if verdict is None:
             continue
-        log = f"logs/{name[:-5]}.log"
-        if verdict["verdict"] == "entered" and _has_stack_dump(os.path.join(run_dir, log)):
-            verdict["verdict"] = "hang"
-            verdict["error"] = f"its interpreter was stuck; the stacks of its threads are in {log}"
+        if verdict["verdict"] == "entered":
+            verdict.update(_verdict_of_log(run_dir, f"logs/{name[:-5]}.log"))
         verdicts.append(verdict)
     return verdicts
 
@@ -244,9 +246,22 @@ def _read_verdict(path: str) -> Optional[Record]:
     return verdict
 
 
-def _has_stack_dump(log: str) -> bool:
-    """Whether faulthandler has dumped stacks: it works also if Python's own threads are blocked."""
-    return b"\nTimeout (" in b"\n" + last_activity.tail(log)
+def _verdict_of_log(run_dir: str, log: str) -> Record:
+    """The verdict and error of a rank that reported no end, as its log tells. Empty if unknown."""
+    path = os.path.join(run_dir, log)
+    tail = last_activity.tail(path, LOG_BYTES)
+    # faulthandler dumps stacks also if Python's own threads are blocked
+    if b"\nTimeout (" in b"\n" + tail:
+        error = f"its interpreter was stuck; the stacks of its threads are in {log}"
+        return {"verdict": "hang", "error": error}
+    end = end_reasons.verdict_of_log(tail.decode("utf-8", "replace"))
+    if not end:
+        return {}
+    try:
+        unix_s = os.path.getmtime(path)
+    except OSError:
+        return {}
+    return {"verdict": end.reason, "error": f"{end.error}; see {log}", "unix_s": unix_s}
 
 
 def last_step(run_dir: str, number: int) -> int:

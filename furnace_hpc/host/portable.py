@@ -1,13 +1,14 @@
-"""The environment in which a run has the same bits on every x86-64 CPU with AVX2.
+"""The environment of portable runs, made to give the same bits on x86-64 CPUs with AVX2.
 
 torch, oneDNN and MKL choose instructions by the CPU, and each choice rounds differently. These
-variables fix the choice. The libraries read them once, so they are set before torch is imported.
+variables fix the choice. docs/models.md names the CPUs on which it was checked. The libraries read
+the variables once, so they are set before torch is imported.
 Standard library only, syntax of Python 3.6.
 """
 
 import os
 import sys
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -19,7 +20,7 @@ INSTRUCTIONS = ("avx2", "fma")  # torch does not check them if ATEN_CPU_CAPABILI
 CPUINFO = "/proc/cpuinfo"
 FIRST_ENVIRONMENT = "/proc/self/environ"
 
-_prepared = []  # True after `prepare` has set the variables before the import of torch
+_prepared: List[bool] = []  # True after `prepare` has set the variables before the import of torch
 
 
 def environment_of(spec: Mapping[str, Any]) -> Dict[str, str]:
@@ -54,20 +55,26 @@ def find_problem() -> str:
         if found != wanted:
             value = "not set" if found is None else repr(found)
             return (
-                f"{name} is {value} in this process, wanted {wanted!r}. Start the run with {_WAYS}"
+                f"{name} is {value} in this process, wanted {wanted!r}. Start the run with {_START}"
             )
     if not _prepared and not _started_with_variables():
         return (
-            f"this process imported torch before the variables were set. Start the run with {_WAYS}"
+            "this process imported torch before the variables were set. Start the run with "
+            f"{_START}"
         )
     return ""
 
 
-_WAYS = "`furnace submit`, `furnace train` or the sbatch templates, which set it before torch loads"
+_START = (
+    "`furnace submit`, `furnace train` or the sbatch templates, which set them before torch loads"
+)
 
 
 def missing_instructions() -> str:
-    """Why the CPU cannot do it. Emulators show the flags of the real CPU in this file."""
+    """Why the CPU cannot train portable runs. Empty if it can.
+
+    Under an emulator the file has the flags of the real CPU.
+    """
     flags = set()
     with open(CPUINFO, encoding="utf-8", errors="replace") as file:
         for line in file:

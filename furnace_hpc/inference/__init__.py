@@ -1,6 +1,7 @@
 """Export a checkpoint as a model folder, load it and predict with it.
 
-It imports `engine` and the packages below. `Predictor` is the interface for Python programs.
+It imports `engine` and the packages below. Only commands import it. `Predictor` is the interface
+for Python programs.
 """
 
 from furnace_hpc.inference.model_folder import Exported

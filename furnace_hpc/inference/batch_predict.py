@@ -14,7 +14,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import MODALITIES
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.data.decode.reading import reading
-from furnace_hpc.data.decode.separate_process import Aside
+from furnace_hpc.data.decode.separate_process import DecoderProcess
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Values
 from furnace_hpc.inference.predictor import Answer, Predictor, TaskAnswer
@@ -89,8 +89,8 @@ def answer_file(
     console = Console(file=errors, soft_wrap=True, highlight=False)
     hide_progress = not errors.isatty() or out.isatty()
     writer = AnswerWriter(path.name, out, console, top, as_json)
-    with Aside(DECODERS) as aside:
-        in_process, predictor.preprocessor.decode = predictor.preprocessor.decode, aside.read
+    with DecoderProcess(DECODERS) as decoder:
+        in_process, predictor.preprocessor.decode = predictor.preprocessor.decode, decoder.read
         try:
             failed = _answer_lines(predictor, path, writer, batch_size, hide_progress)
         finally:

@@ -51,7 +51,7 @@ class TaskAnswer:
     labels: tuple[str, ...]
     """single_label: the most probable class. multi_label: all classes above the threshold."""
     probabilities: dict[str, float]
-    """Of every class, the most probable first. Those of a multi-label task do not sum to 1."""
+    """Of every class, the most probable first. For a multi-label task they do not sum to 1."""
     threshold: float | None = None
     """multi_label: classes with a higher probability are in `labels`."""
 

@@ -167,7 +167,13 @@ def _gpus(profile: ClusterProfile, shape: Shape) -> dict[str, Any]:
 
 def _srun_args(profile: ClusterProfile) -> list[str]:
     """Return srun's options. The end of one rank must end the others."""
-    options = ["--kill-on-bad-exit=1", "--wait=60", *profile.srun_args]
+    options = ["--kill-on-bad-exit=1", "--wait=60"]
+    is_bound = any(part.startswith("--gpu-bind") for part in profile.srun_args)
+    if profile.gpu_flag == "gpus_per_task" and not is_bound:
+        # Otherwise Slurm hides the other GPUs from each rank. Then NCCL cannot use peer access
+        # (NVIDIA/nccl issue 1066).
+        options.append("--gpu-bind=none")
+    options += profile.srun_args
     if profile.cpus_per_task:
         # From Slurm 22.05 on, srun does not inherit it from sbatch.
         return [f"--cpus-per-task={profile.cpus_per_task}", *options]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
-from furnace_hpc.config.grids.expansion import Row
+from furnace_hpc.config.grids.expansion import GridRow
 from furnace_hpc.config.manifest import (
     SAMPLING_WEIGHT,
     SPLITS,
@@ -25,7 +25,7 @@ PACKS_ITSELF = re.compile(
 NOT_PACKED = "not-packed-yet"
 
 
-def fingerprints(rows: list[Row], data_root: Path, dry_run: bool) -> dict[str, str]:
+def fingerprints(rows: list[GridRow], data_root: Path, dry_run: bool) -> dict[str, str]:
     """Return data set -> fingerprint for every set that a grid's rows use.
 
     It packs the default set if it is missing, except in a dry run.

@@ -1,4 +1,4 @@
-"""What follows a wave: which rows of a submission to submit next, or again."""
+"""Choose the rows to submit after a wave: new ones, and interrupted ones to retry."""
 
 from collections import Counter
 from pathlib import Path
@@ -31,10 +31,10 @@ def remaining_rows(
     It leaves out runs that failed by themselves, were cancelled, or are in a later submission.
     Nothing remains if a run found that its GPUs cannot be used.
     """
-    if gpu_check.stopped_by(str(submission.path)):
+    if gpu_check.stop_reason(str(submission.path)):
         return {}
-    submitted = [sent for sent in submission.sent() if sent.outcome == "submitted"]
-    times = Counter(row for sent in submitted for row in sent.rows)
+    submitted = [call for call in submission.sbatch_calls() if call.outcome == "submitted"]
+    times = Counter(row for call in submitted for row in call.rows)
     cancelled = submission.cancelled()
     shapes: dict[Shape, list[int]] = {}
     for row in submission.rows:
@@ -59,7 +59,7 @@ def plan_after_trials(
     with a cancelled run are left out.
     """
     scope = read_scope(submission)
-    if scope is None or gpu_check.stopped_by(str(submission.path)):
+    if scope is None or gpu_check.stop_reason(str(submission.path)):
         return None
     grid = read_grid(submission.path / "grid.yaml")
     if read_grid(folder.grid) != grid.model_copy(update={"settings": {}}):
@@ -114,10 +114,10 @@ def _is_in_later(row: SubmissionRow, submission: Submission, resolver: StatusRes
 
 
 def _is_retryable(status: RunStatus) -> bool:
-    """Return whether a run was interrupted and not cancelled, or its old budget is used up.
+    """Return whether a run was interrupted and not cancelled, or has exhausted its old budget.
 
     This submission may have a larger budget.
     """
-    failed_by_budget = status.state is RunState.FAILED and bool(status.used_up)
+    failed_by_budget = status.state is RunState.FAILED and bool(status.exhausted_budget)
     interrupted = status.state is RunState.INTERRUPTED or failed_by_budget
     return interrupted and CANCELLED not in status.reason

@@ -11,7 +11,7 @@ from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.launch.plan import Action, Plan, PlannedRun
 from furnace_hpc.monitor.columns import PICTURE, STATE, duration
-from furnace_hpc.monitor.grid_status import Line, line_of
+from furnace_hpc.monitor.grid_status import StatusLine, line_of
 from furnace_hpc.monitor.render import table
 from furnace_hpc.runs.records.metrics import last_record
 from furnace_hpc.runs.records.result import read_result
@@ -21,7 +21,7 @@ COLUMNS = [column for column in PICTURE if column is not STATE]  # all of them r
 LINE_EVERY_S = 30.0  # without a terminal
 
 
-class Progress:
+class QueueProgress:
     """Show runs, step, loss and remaining time. Without a terminal it prints lines now and then."""
 
     def __init__(self, plan: Plan, width: int, device: str) -> None:
@@ -37,7 +37,7 @@ class Progress:
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         self.print(f"{counted(self._total, 'run')}, {width} at a time, on {device}")
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "QueueProgress":
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -83,7 +83,7 @@ class Progress:
             log = run.folder.log(attempt, 0)
             self.print(f"{name}: {status.state.value}: {status.reason}\n    log: {log}")
 
-    def _line(self, run: PlannedRun, attempt: int, step: int) -> Line:
+    def _line(self, run: PlannedRun, attempt: int, step: int) -> StatusLine:
         status = RunStatus(RunState.RUNNING, attempt, step, "")
         if not step:
             first = self._from[run.folder.run_id]

@@ -1,7 +1,8 @@
-"""Run a plan in a queue on this machine, with submitit's local executor.
+"""Run a plan in a queue on this machine.
 
-submitit starts every job at once. Here runs wait until cores or GPUs are free. After Ctrl-C, TERM
-or HUP the ranks save a checkpoint and exit. A second signal kills them.
+Runs wait until cores or GPUs are free. Their ranks are forked from a process that has imported
+torch and DeepSpeed, see ranks/. After Ctrl-C, TERM or HUP the ranks save a checkpoint and exit. A
+second signal kills them.
 """
 
 import os
@@ -9,28 +10,21 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
-from submitit.local.local import LocalExecutor, LocalJob
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.portable import ENVIRONMENT as PORTABLE
-from furnace_hpc.launch.batch_script import rank_command
-from furnace_hpc.launch.local_progress import Progress
+from furnace_hpc.launch.local_progress import QueueProgress
 from furnace_hpc.launch.plan import Plan, PlannedRun
-from furnace_hpc.launch.rank_main import run_task
+from furnace_hpc.launch.ranks.jobs import Job, RankStarter, Task, rank_environment
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.trust import check_place, check_trusted
-from furnace_hpc.slurm.environment import absolute_folders, environment_of_jobs
 
-WEEK_MIN = 7 * 24 * 60  # submitit's local executor needs a limit; this machine has none
 POLL_S = 0.25
-PEERS_S = 1.5  # time for the other ranks to write their verdicts after the first has exited
 GPU_RUN_THREADS = 4
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -55,37 +49,19 @@ class Running:
     run: PlannedRun
     attempt: int
     slot: int
-    job: "LocalJob[None]"
-    left_s: float | None = None  # when the first rank was missing
-    checked_s: float = 0.0
-
-    def end_peers(self) -> None:
-        """Kill the remaining ranks some time after one has exited, as srun does.
-
-        A stopped rank would never exit.
-        """
-        now = time.monotonic()
-        if now < self.checked_s + 2 * POLL_S:
-            return
-        self.checked_s, ranks = now, _ranks(self.job)
-        if len(ranks) in (0, self.run.world_size):  # not started yet, complete, or all gone
-            self.left_s = None
-            return
-        self.left_s = self.left_s or now
-        if now > self.left_s + PEERS_S:
-            for rank in ranks:
-                with suppress(psutil.NoSuchProcess):
-                    rank.kill()
+    job: Job
+    is_noted: bool = False  # whether the journal and the lease name its process
 
 
 class Queue:
     """Start runs in order, `width` at a time."""
 
     def __init__(
-        self, plan: Plan, submission: Submission, slots: Slots, progress: Progress
+        self, plan: Plan, submission: Submission, slots: Slots, progress: QueueProgress
     ) -> None:
         self._plan, self._submission = plan, submission
         self._slots, self._progress = slots, progress
+        self._starter = RankStarter(plan.profile, submission.path)
         # read now: others might change the file later
         self._codes = [Path(row.code) for row in submission.rows]
         self._waiting = deque(index for index, run in enumerate(plan.runs) if run.to_do)
@@ -93,7 +69,7 @@ class Queue:
 
     def work(self) -> bool:
         """Run everything. Return False if a signal stopped it."""
-        with _stop_requests() as requests:
+        with _stop_requests() as requests, self._starter:
             try:
                 return self._work(requests)
             except BaseException:  # such as a full disk: ranks must not continue alone
@@ -112,6 +88,9 @@ class Queue:
         return True
 
     def _poll(self) -> None:
+        for sentence in self._starter.poll():
+            self._progress.print(sentence)
+        self._note_started()
         self._reap()
         self._progress.update([(running.run, running.attempt) for running in self._running])
         time.sleep(POLL_S)
@@ -129,9 +108,16 @@ class Queue:
             return
         job = self._start_ranks(run, attempt, code, gpus)
         self._running.append(Running(run, attempt, slot, job))
-        pid = int(job.job_id)
-        lifecycle.transfer_lease(str(run.folder.path), attempt, pid)
-        self._submission.note("started", run_id=run.folder.run_id, attempt=attempt, pid=pid)
+        self._note_started()
+
+    def _note_started(self) -> None:
+        """Give the leases of started runs to their controllers. Until then this process has it."""
+        for running in self._running:
+            pid, run, attempt = running.job.pid, running.run, running.attempt
+            if pid is not None and not running.is_noted:
+                running.is_noted = True
+                lifecycle.transfer_lease(str(run.folder.path), attempt, pid)
+                self._submission.note("started", run_id=run.folder.run_id, attempt=attempt, pid=pid)
 
     def _begin(self, run: PlannedRun, gpus: tuple[int, ...]) -> int:
         lifecycle.write_spec(str(run.folder.path), run.spec.model_dump_json())
@@ -139,31 +125,19 @@ class Queue:
         record = spec.record(job_id=None, submission=str(self._submission.path))
         return lifecycle.begin(str(run.folder.path), record)
 
-    def _start_ranks(
-        self, run: PlannedRun, attempt: int, code: Path, gpus: tuple[int, ...]
-    ) -> "LocalJob[None]":
-        python = rank_command(self._plan.profile, code)
-        executor = LocalExecutor(self._submission.path, python=python)
-        executor.update_parameters(
-            tasks_per_node=run.world_size,
-            timeout_min=WEEK_MIN,
-            stderr_to_stdout=True,
-            gpus_per_node=len(gpus),
-            visible_gpus=gpus,
-        )
-        import_from = [str(code), *absolute_folders(os.environ.get("PYTHONPATH", ""))]
-        environment = {
+    def _start_ranks(self, run: PlannedRun, attempt: int, code: Path, gpus: tuple[int, ...]) -> Job:
+        shared = rank_environment(code, self._slots.num_threads)
+        shared["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        if run.spec.config.portable:
+            shared |= PORTABLE
+        own = {
             "FURNACE_RUN_DIR": str(run.folder.path.resolve()),
             "FURNACE_ATTEMPT": str(attempt),
-            "OMP_NUM_THREADS": str(self._slots.num_threads),
-            "FURNACE_CODE": str(code),
-            "PYTHONPATH": os.pathsep.join(import_from),
-            "PYTHONSAFEPATH": "1",
+            "SUBMITIT_LOCAL_NTASKS": str(run.world_size),
         }
-        if run.spec.config.portable:
-            environment |= PORTABLE
-        with environment_of_jobs(**environment), _terminal_signals_blocked():
-            return executor.submit(run_task, str(self._submission.path))
+        return self._starter.start(
+            Task(run.folder.run_id, code, run.world_size, shared, own, on_gpus=bool(gpus))
+        )
 
     def _check(self, run: Path, code: Path) -> None:
         """Raise ConfigError if others could have changed what a start executes.
@@ -178,13 +152,13 @@ class Queue:
 
     def _reap(self) -> None:
         """Remove ended runs from the list, and record how they ended."""
-        for running in self._running:
-            running.end_peers()
-        for running in [running for running in self._running if running.job.done()]:
+        for running in list(self._running):
+            running.job.poll()
+            if running.job.exit_code is None:
+                continue
             self._running.remove(running)
-            process = running.job._process
-            code = process.returncode if process else 1
-            lifecycle.decide(str(running.run.folder.path), running.attempt, code)
+            folder = str(running.run.folder.path)
+            lifecycle.decide(folder, running.attempt, running.job.exit_code)
             self._progress.ended(running.run, running.attempt)
 
     def _stop(self, requests: list[int]) -> None:
@@ -194,9 +168,9 @@ class Queue:
         while self._running:
             for running in self._running:
                 if len(requests) > first:
-                    _kill(running.job)
-                else:  # repeated, because a controller that has just started passes nothing on
-                    _signal(running.job, signal.SIGTERM)
+                    self._starter.kill(running.job)
+                else:  # repeated, because a rank server may fork a controller only now
+                    running.job.terminate()
             self._poll()
 
 
@@ -208,7 +182,7 @@ def submit_plan(plan: Plan) -> bool:
     submission = write_submission(plan)
     on_gpus = not all(run.spec.config.portable for run in plan.to_do)
     slots = find_slots(max((run.world_size for run in plan.to_do), default=1), on_gpus)
-    with Progress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
+    with QueueProgress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
         return Queue(plan, submission, slots, progress).work()
 
 
@@ -254,40 +228,3 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _terminal_signals_blocked() -> Iterator[None]:
-    """Block Ctrl-C and the terminal's hang-up in children that start here.
-
-    The terminal sends them to its whole process group, and submitit's controller would then kill
-    the ranks. This process receives a blocked signal at the end.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
-
-
-def _signal(job: "LocalJob[None]", number: int) -> None:
-    """Signal submitit's controller, which passes it on to every rank."""
-    if job._process and job._process.poll() is None:
-        job._process.send_signal(number)
-
-
-def _ranks(job: "LocalJob[None]") -> list[psutil.Process]:
-    """Return the living ranks: the children of submitit's controller."""
-    with suppress(psutil.NoSuchProcess):
-        children = psutil.Process(int(job.job_id)).children()
-        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return []
-
-
-def _kill(job: "LocalJob[None]") -> None:
-    try:
-        controller = psutil.Process(int(job.job_id))
-        for process in [*controller.children(recursive=True), controller]:
-            process.kill()
-    except psutil.NoSuchProcess:
-        pass

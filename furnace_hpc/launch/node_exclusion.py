@@ -7,7 +7,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.runs.records.attempts import Attempt, AttemptHistory
 from furnace_hpc.slurm.nodelist import node_names
 
-NODE_FAILURES = ("node_fail", "hang", "infrastructure")  # reasons that a bad node can cause
+NODE_FAILURES = ("node_fail", "hang", "infrastructure", "gpu")  # reasons that a bad node can cause
 
 
 def excluded_nodes(histories: Iterable[AttemptHistory], profile: ClusterProfile) -> tuple[str, ...]:
@@ -22,7 +22,8 @@ def excluded_nodes(histories: Iterable[AttemptHistory], profile: ClusterProfile)
 def failing_nodes(attempts: Iterable[Attempt], after: int) -> tuple[str, ...]:
     """Return the nodes on which at least `after` attempts failed for a reason of the node.
 
-    A hang counts for the nodes where it was seen. Other failures count for all nodes of the job.
+    A hang or a broken GPU counts for the nodes where it was seen. Other failures count for all
+    nodes of the job.
     If most nodes look bad, the cause is elsewhere, and none is returned. Most means more than half
     of all nodes seen and more than the largest job has.
     """

@@ -66,7 +66,7 @@ class PlannedRun:
     spec: RunSpec
     folder: RunFolder
     status: RunStatus
-    files: RunStatus  # state by the run's own files, without Slurm
+    files: RunStatus  # state from the run's own files, without Slurm
     action: Action
     why: str
     shape: Shape

@@ -18,18 +18,18 @@ from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.launch.node_exclusion import excluded_nodes
 from furnace_hpc.launch.plan import Action, Choices, Plan, PlannedRun, Shape
-from furnace_hpc.runs.adopted import Same, SameRuns
+from furnace_hpc.runs.adopted import RunMatcher, RunMatches
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.lead_time import slowest_save_s, too_short
 from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.records.result import read_result
-from furnace_hpc.runs.resume_overrides import KEYS, describe, kept, overridden
+from furnace_hpc.runs.resume_overrides import KEYS, describe, next_overrides, overridden
 from furnace_hpc.runs.state import END_REASONS, RunState, RunStatus, read_status
 
 # what a rank runs; snapshots of an older layout lack it
 ENTRY_POINT = "furnace_hpc/launch/rank_main.py"
 MAX_NAMES = 3  # run ids in an error message
-NO_OTHER = Same(None, None)
+NO_MATCHES = RunMatches(None, None)
 
 
 class Code(NamedTuple):
@@ -44,9 +44,9 @@ class Found(NamedTuple):
 
     folder: RunFolder  # of the run's own name
     place: RunFolder  # where its files are: `folder`, or a finished run of another name
-    same: Same  # runs of other names with the same config, seed and data
-    files: RunStatus  # state by its files alone
-    status: RunStatus  # state by its files and Slurm
+    matches: RunMatches  # runs of other names with the same config, seed and data
+    files: RunStatus  # state from its files alone
+    status: RunStatus  # state from its files and Slurm
     history: AttemptHistory
     began: Code | None  # None if no attempt has begun
     has_code: bool  # whether the snapshot that it began with still exists
@@ -68,10 +68,10 @@ def make_plan(
         ConfigError: all problems at once: batch sizes, damaged spec files, runs of other code.
     """
     check_retry(choices.retry)
-    planned, problems, same_runs = [], list[tuple[str, str]](), SameRuns(folder)
+    planned, problems, matcher = [], list[tuple[str, str]](), RunMatcher(folder)
     for spec in specs:
         try:
-            planned.append(_plan_run(spec, profile, folder, choices, same_runs))
+            planned.append(_plan_run(spec, profile, folder, choices, matcher))
         except ConfigError as error:
             problems.append((spec.variant, str(error)))
     lines = group_by_row(problems)
@@ -100,13 +100,13 @@ def retry_words() -> set[str]:
 
 
 def _plan_run(
-    spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices, same_runs: SameRuns
+    spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices, matcher: RunMatcher
 ) -> PlannedRun:
     nodes, per_node = profile.shape(spec.resources)
     shape = Shape(nodes, per_node, spec.resources.timeout_min, spec.resources.partition)
     _check_time_limit(spec, profile)
     check_portable(profile, spec.config, spec.resources)
-    found = _find(spec, grid, choices, same_runs)
+    found = _find(spec, grid, choices, matcher)
     decision = _within_budget(_decide(found, choices), spec, found)
     overrides = _overrides(spec, found, decision.action, choices)
     if decision.action.is_start:
@@ -132,7 +132,7 @@ def _plan_run(
         attempt,
         found.history,
         adopts=_run_to_link(found),
-        unfinished=found.same.unfinished if decision.action is Action.START else None,
+        unfinished=found.matches.unfinished if decision.action is Action.START else None,
     )
 
 
@@ -145,16 +145,16 @@ def _check_time_limit(spec: RunSpec, profile: ClusterProfile) -> None:
         )
 
 
-def _find(spec: RunSpec, grid: GridFolder, choices: Choices, same_runs: SameRuns) -> Found:
+def _find(spec: RunSpec, grid: GridFolder, choices: Choices, matcher: RunMatcher) -> Found:
     """Read what exists of a run."""
     folder = grid.run(spec.run_id)
-    place, same = _find_place(spec, folder, choices, same_runs)
+    place, matches = _find_place(spec, folder, choices, matcher)
     files = read_status(place)
     status = choices.get_status(folder) if place is folder else files
     history = AttemptHistory.read(place)
     began = _code_of(place, status, history)
     has_code = _has_snapshot(grid, began)
-    return Found(folder, place, same, files, status, history, began, has_code)
+    return Found(folder, place, matches, files, status, history, began, has_code)
 
 
 def _has_snapshot(grid: GridFolder, began: Code | None) -> bool:
@@ -164,31 +164,31 @@ def _has_snapshot(grid: GridFolder, began: Code | None) -> bool:
 
 
 def _find_place(
-    spec: RunSpec, folder: RunFolder, choices: Choices, same_runs: SameRuns
-) -> tuple[RunFolder, Same]:
+    spec: RunSpec, folder: RunFolder, choices: Choices, matcher: RunMatcher
+) -> tuple[RunFolder, RunMatches]:
     """Return the folder with the run's files: its own, else that of the same run by another name.
 
     A link that leads to no finished run of the same config counts as no folder.
     """
     is_link = folder.path.is_symlink()
     if folder.path.exists() and not is_link:
-        return folder, NO_OTHER
+        return folder, NO_MATCHES
     has_job = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
     if not is_link and choices.get_status(folder).state in has_job:
-        return folder, NO_OTHER  # its job may be about to make the folder
-    same = NO_OTHER
+        return folder, NO_MATCHES  # its job may be about to make the folder
+    matches = NO_MATCHES
     if choices.adopt:
-        same = same_runs.find(spec, choices.code_hash, any_code=not choices.new_code)
-    if same.done:
-        return RunFolder(same.done), same
+        matches = matcher.find(spec, choices.code_hash, any_code=not choices.new_code)
+    if matches.done:
+        return RunFolder(matches.done), matches
     if is_link:  # it must not be followed: return a folder that does not exist
-        return RunFolder(folder.path.with_name(f".{folder.run_id}")), same
-    return folder, same
+        return RunFolder(folder.path.with_name(f".{folder.run_id}")), matches
+    return folder, matches
 
 
 def _run_to_link(found: Found) -> Path | None:
     """Return the finished run to which the folder becomes a link. None if it is one already."""
-    target, path = found.same.done, found.folder.path
+    target, path = found.matches.done, found.folder.path
     if target and path.is_symlink() and path.resolve() == target.resolve():
         return None
     return target
@@ -225,8 +225,8 @@ def _decide_ended(found: Found, choices: Choices, is_other_code: bool) -> Decisi
     if status.attempt == 0:
         return Decision(Action.START, status.reason)
     # `_within_budget` decides on failures of a budget
-    failed = status.state is RunState.FAILED and not status.used_up
-    if failed and not choices.retry & {"failed", status.ended}:
+    failed = status.state is RunState.FAILED and not status.exhausted_budget
+    if failed and not choices.retry & {"failed", status.end_reason}:
         why = f"failed: {status.reason} (--retry failed retries it)"
         return Decision(Action.LEAVE, why)
     with_code = ""
@@ -240,18 +240,18 @@ def _decide_ended(found: Found, choices: Choices, is_other_code: bool) -> Decisi
 
 
 def _within_budget(decision: Decision, spec: RunSpec, found: Found) -> Decision:
-    """Leave a run alone whose budget is used up."""
+    """Leave a run alone if its budget is exhausted."""
     if decision.action.resumes:
-        used_up = lifecycle.exhausted_budget(str(found.folder.path), _limits(spec))
-        if used_up:
-            return Decision(Action.LEAVE, used_up)
+        exhausted_budget = lifecycle.exhausted_budget(str(found.folder.path), _limits(spec))
+        if exhausted_budget:
+            return Decision(Action.LEAVE, exhausted_budget)
     return decision
 
 
 def _with_notes(
     decision: Decision, found: Found, overrides: dict[str, Any], profile: ClusterProfile
 ) -> str:
-    """Return why, and what a resumed run does otherwise or lacks."""
+    """Return the reason, with notes on what a resumed run does differently or lacks."""
     notes = [decision.why]
     if decision.action.resumes:
         if changes := describe(overrides):
@@ -362,7 +362,7 @@ def _overrides(spec: RunSpec, found: Found, action: Action, choices: Choices) ->
     if newest is None:
         return changed
     given = choices.resume_with if action.resumes else {}
-    return changed | kept(newest.overrides, given, first.config)
+    return changed | next_overrides(newest.overrides, given, first.config)
 
 
 def _read_spec(folder: RunFolder) -> RunSpec:

@@ -16,7 +16,7 @@ from furnace_hpc.host import portable
 from furnace_hpc.host.lifecycle import START_S
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.records.verdict import RankVerdict
 from furnace_hpc.runs.trust import check_trusted
 
 SRUN_VARIABLES = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
@@ -34,7 +34,7 @@ class Rank(NamedTuple):
 def run_task(submission: str = "") -> None:
     """Train the run that the host's `begin` chose for this job, and end the process.
 
-    submitit pickles only the name of this function and the submission's folder.
+    For Slurm submitit pickles only the name of this function and the submission's folder.
     """
     rank = find_rank()
     folder = RunFolder(Path(os.environ["FURNACE_RUN_DIR"]))
@@ -45,7 +45,7 @@ def run_task(submission: str = "") -> None:
     started_by = submission or "by hand"
     print(f"submission {started_by}, code {_code()}, cores {cores}", flush=True)
     try:
-        with Verdict(folder, attempt, rank.rank) as verdict:
+        with RankVerdict(folder, attempt, rank.rank) as verdict:
             code = _train(folder, attempt, rank, verdict)
     except BaseException:
         code = 1
@@ -58,9 +58,9 @@ def run_task(submission: str = "") -> None:
     os._exit(code)
 
 
-def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: Verdict) -> int:
+def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: RankVerdict) -> int:
     """Import the engine, train, and return the exit code."""
-    _check_code()
+    check_code()
     prepare_portable(folder)
     # A file system may hang during the imports, before any watchdog runs.
     faulthandler.dump_traceback_later(START_S, exit=True, file=2)
@@ -86,7 +86,7 @@ def prepare_portable(folder: RunFolder) -> None:
 
 
 def find_rank() -> Rank:
-    """Return this process's rank, from the variables of srun or of submitit's local controller.
+    """Return this process's rank, from the variables of srun or of the local queue.
 
     Raises:
         ConfigError: neither of them started this process.
@@ -104,7 +104,7 @@ def _code() -> Path:
     return Path(furnace_hpc.__file__).resolve().parent.parent
 
 
-def _check_code() -> None:
+def check_code() -> None:
     """Raise ConfigError unless this code is the snapshot with which the run must be trained."""
     wanted = os.environ.get("FURNACE_CODE")
     if not wanted:
@@ -134,4 +134,4 @@ def _write_to(log: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_task()
+    run_task(*sys.argv[1:2])

@@ -139,8 +139,8 @@ def _jobs(plan: Plan) -> Iterator[str]:
     if plan.exclude:
         yield (
             f"excluded nodes: {', '.join(plan.exclude)}, where at least "
-            f"{plan.profile.exclude_after_failures} attempts hung, did not start or lost their "
-            f"node (exclude_after_failures in the profile)"
+            f"{plan.profile.exclude_after_failures} attempts hung, did not start, had a "
+            f"broken GPU or lost their node (exclude_after_failures in the profile)"
         )
     once, everything = plan.gpu_hours
     yield (

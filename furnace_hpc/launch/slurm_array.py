@@ -30,17 +30,17 @@ from furnace_hpc.launch.follow_up import read_profile
 from furnace_hpc.launch.plan import Plan, Shape
 from furnace_hpc.launch.rank_main import run_task
 from furnace_hpc.launch.submission import read_scope, withdraw, write_submission
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, job_name, submissions
 from furnace_hpc.slurm import client, die_with_parent
 from furnace_hpc.slurm.environment import environment_of_jobs
-from furnace_hpc.slurm.parsing import submitted_id, whole
+from furnace_hpc.slurm.parsing import parse_count, submitted_id
 from furnace_hpc.slurm.sbatch_errors import hint, is_away, is_doubtful, short
 
 SBATCH_TIMEOUT_S = 90
 LIMIT_REACHED = "you have as many jobs as the site allows: wait for some to end"
-LOOK_AGAIN_S = (1, 2, 4, 8)  # after a lost answer: the controller may still work on the job
+LOOKUP_PAUSES_S = (1, 2, 4, 8)  # after a lost answer: the controller may still work on the job
 
 Shapes = Mapping[Shape, Sequence[int]]
 
@@ -66,7 +66,7 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
     except UnavailableError:
         raise  # the job may exist: the journal must stay
     except ConfigError:
-        if not any(sent.outcome == "submitted" for sent in submission.sent()):
+        if not any(call.outcome == "submitted" for call in submission.sbatch_calls()):
             withdraw(plan, submission)
         raise
 
@@ -108,11 +108,11 @@ def submit_wave(
     return lines
 
 
-def send_missing_follow_ups(folder: GridFolder, evidence: Evidence) -> list[str]:
+def submit_missing_follow_ups(folder: GridFolder, job_cache: JobCache) -> list[str]:
     """Submit follow-up jobs for submissions that were cut off before theirs. Return a line each."""
     lines = []
     for submission in submissions(folder):
-        ids = _arrays_without_follow_up(submission, evidence)
+        ids = _arrays_without_follow_up(submission, job_cache)
         if ids and (profile := read_profile(submission)).follow_up:
             lines.append(_submit_follow_up(submission, profile, folder.path.name, ids, 0))
     return lines
@@ -140,7 +140,7 @@ def test_array(plan: Plan, array: Array) -> client.CommandResult:
 
 def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
     """Return what the site accepts now, from the profile, else from Slurm."""
-    size = profile.max_array_size or whole(client.configuration().get("MaxArraySize", ""))
+    size = profile.max_array_size or parse_count(client.configuration().get("MaxArraySize", ""))
     if size is None:
         size = DEFAULT_MAX_ARRAY_SIZE
     most = profile.max_submit_jobs or client.submit_limit(profile.account, profile.qos)
@@ -221,16 +221,16 @@ def _submit_follow_up(
     return f"submitted job {job_id}, which {rest}retries interrupted runs, and makes the table"
 
 
-def _arrays_without_follow_up(submission: Submission, evidence: Evidence) -> list[str]:
+def _arrays_without_follow_up(submission: Submission, job_cache: JobCache) -> list[str]:
     """Return ids of arrays in the queue that were submitted after the newest follow-up job."""
     arrays: list[str] = []
-    for sent in submission.sent():
-        if sent.outcome == "submitted" and sent.kind == "follow-up":
+    for call in submission.sbatch_calls():
+        if call.outcome == "submitted" and call.kind == "follow-up":
             arrays = []
-        elif sent.outcome == "submitted" and not evidence.queued.keys().isdisjoint(
-            sent.elements.values()
+        elif call.outcome == "submitted" and not job_cache.queued.keys().isdisjoint(
+            call.elements.values()
         ):
-            arrays.append(sent.job_id)
+            arrays.append(call.job_id)
     return arrays
 
 
@@ -297,7 +297,7 @@ def _after_failure(submission: Submission, name: str, words: str) -> str:
             )
         submission.note("refused", name=name, error=words)
         raise ConfigError(f"sbatch refused job {name}: {words}: {hint(words)}")
-    for pause_s in LOOK_AGAIN_S:
+    for pause_s in LOOKUP_PAUSES_S:
         time.sleep(pause_s)
         try:
             if job_id := client.find_job(name):

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.parsing import strict_yaml
+from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.regular_file import read_regular, read_regular_text
 from furnace_hpc.launch.plan import Action, Plan, PlannedRun, Scope
 from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
-from furnace_hpc.runs.journal import SCOPE, Sent, Submission, submissions
+from furnace_hpc.runs.journal import SCOPE, SbatchCall, Submission, submissions
+from furnace_hpc.runs.records import declaration
 from furnace_hpc.runs.snapshot import take_snapshot
-from furnace_hpc.runs.state import close_open_attempt, read_status
+from furnace_hpc.runs.state import RunState, close_open_attempt, read_status
 from furnace_hpc.runs.submitted import SubmissionRow
 from furnace_hpc.runs.trust import check_place, check_trusted
 from furnace_hpc.slurm.client import find_job, queue
@@ -86,36 +89,36 @@ def recover_pending_submissions(folder: GridFolder) -> None:
         UnavailableError: Slurm does not answer.
     """
     for submission in submissions(folder):
-        for sent in submission.sent():
-            if sent.outcome == "doubtful":
-                _recover(submission, sent, folder.path.name)
+        for call in submission.sbatch_calls():
+            if call.outcome == "doubtful":
+                _recover(submission, call, folder.path.name)
 
 
-def _recover(submission: Submission, sent: Sent, grid: str) -> None:
-    time.sleep(max(0.0, sent.unix_s + IN_FLIGHT_S - time.time()))
+def _recover(submission: Submission, call: SbatchCall, grid: str) -> None:
+    time.sleep(max(0.0, call.unix_s + IN_FLIGHT_S - time.time()))
     try:
-        job_id = find_job(sent.name)
+        job_id = find_job(call.name)
     except UnavailableError as error:
         raise UnavailableError(
             f"a submission of grid {grid!r} was cut off before Slurm's answer, and it cannot be "
-            f"checked now whether its job {sent.name} exists: {error}"
+            f"checked now whether its job {call.name} exists: {error}"
         ) from None
     if job_id:
-        submission.note("submitted", name=sent.name, job_id=job_id, found=True)
+        submission.note("submitted", name=call.name, job_id=job_id, found=True)
         found = f"found job {job_id} of a submission that was cut off: it is not submitted again"
     else:
-        submission.note("absent", name=sent.name)
-        found = f"job {sent.name} of a submission that was cut off never reached Slurm"
+        submission.note("absent", name=call.name)
+        found = f"job {call.name} of a submission that was cut off never reached Slurm"
     print(found, flush=True)
 
 
 def write_submission(plan: Plan) -> Submission:
     """Write everything that a submission needs. The caller holds the grid's lock.
 
-    That is the code snapshot and grid.yaml without settings. In the submission's own folder it is
-    grid.yaml with settings, profile.json, specs.jsonl and rows.jsonl. A submission of trials also
-    has scope.json, because runs of the table follow. A run's folder is made when
-    the run begins: to make a thousand of them would take longer than everything else.
+    That is the declared plan, the code snapshot and grid.yaml without settings. In the
+    submission's own folder it is grid.yaml with settings, profile.json, specs.jsonl and rows.jsonl.
+    A submission of trials also has scope.json, because runs of the table follow. A run's folder is made when the run begins: to make a thousand of them would take longer than
+    everything else.
 
     Raises:
         ConfigError: a run or the code has changed since the plan was made, or others can change the
@@ -123,6 +126,7 @@ def write_submission(plan: Plan) -> Submission:
     """
     check_place(plan.folder.submissions, plan.folder.path.parent)
     _check_unchanged(plan)
+    declare_plan(plan)
     for run in plan.runs:
         if run.adopts:
             link(run.folder, run.adopts)
@@ -151,6 +155,30 @@ def record(plan: Plan) -> None:
     before = read_regular_text(plan.folder.grid) if plan.folder.grid.exists() else ""
     if any(run.adopts for run in plan.runs) or before != _without_settings(plan):
         write_submission(plan)
+    else:
+        declare_plan(plan)
+
+
+def declare_plan(plan: Plan) -> None:
+    """Record what the grid's table compares, before the first run starts. Print a late change.
+
+    The caller holds the grid's lock.
+
+    Raises:
+        ConfigError: the record is damaged.
+    """
+    grid, before = plan.grid, declaration.read_declared(plan.folder, plan.grid)
+    configs = {row.name: row.config for row in expand_rows(grid)}
+    data = {run.spec.config.data.name: run.spec.data_fingerprint for run in plan.runs}
+    done = [run.folder.run_id for run in plan.runs if run.status.state is RunState.DONE]
+    planned = declaration.plan_of(grid, configs, data)
+    added = declaration.declare(plan.folder, grid, planned, done)
+    if before and added and added.runs_with_results:
+        changes = declaration.changes(before[-1].plan, added.plan)
+        when = declaration.describe_results(added.runs_with_results)
+        if changes:
+            text = printable("; ".join(changes))
+            print(f"the declared plan changes {when}: {text}. The table says so")
 
 
 def read_scope(submission: Submission) -> Scope | None:
@@ -172,7 +200,7 @@ def write_specs(plan: Plan) -> None:
 
 
 def withdraw(plan: Plan, submission: Submission) -> None:
-    """Remove what was written for a submission of which Slurm accepted nothing."""
+    """Remove the files of a submission if Slurm accepted none of its jobs."""
     shutil.rmtree(submission.path)
     for run in plan.to_do:
         if run.action is Action.RESTART and not run.folder.path.exists():

@@ -1,4 +1,4 @@
 """The network: encoders, fusion, losses and scores. It contains nothing about distribution.
 
-It imports `data` and `config`.
+It imports `data` and `config`. `engine` and `inference` import it.
 """

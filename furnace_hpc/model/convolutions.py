@@ -104,7 +104,7 @@ def pool_matrix(length_B: Tensor | None, size: int, bins: int, like: Tensor) -> 
     Torch's own adaptive pooling is not deterministic in backward on CUDA.
     """
     if length_B is None:
-        length_B = torch.tensor([size], device=like.device)
+        length_B = torch.full((1,), size, dtype=torch.int64, device=like.device)
     bin_k = torch.arange(bins, device=like.device)
     start = (bin_k * length_B.unsqueeze(1)) // bins
     end = ((bin_k + 1) * length_B.unsqueeze(1) + bins - 1) // bins

@@ -180,9 +180,8 @@ class AudioTransformer(nn.Module):
         valid_BT = functional.pad(valid_BT, (0, missing))
         # A patch is valid if its first frame is. The AST orders patches by band, then by time.
         last_start = settings.max_length - settings.patch_size
-        starts = torch.arange(0, last_start + 1, settings.time_stride)
         bands = (settings.num_mel_bins - settings.patch_size) // settings.frequency_stride + 1
-        patches_BT = valid_BT[:, starts.to(valid_BT.device)].repeat(1, bands)
+        patches_BT = valid_BT[:, : last_start + 1 : settings.time_stride].repeat(1, bands)
         mask_BT = functional.pad(patches_BT, (2, 0), value=True)
         tokens_BTD = self.ast(x_BTC, attention_mask=mask_BT.long()).last_hidden_state
         return self.project(tokens_BTD), mask_BT

@@ -6,6 +6,7 @@ D width, C classes, P width of a projection.
 
 import itertools
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ VICREG_EPS = 1e-4  # from the paper. It keeps the gradient finite if a feature i
 Gather = Callable[[Tensor], tuple[Tensor, int]]
 
 
-def alone(tensor: Tensor) -> tuple[Tensor, int]:
+def local_gather(tensor: Tensor) -> tuple[Tensor, int]:
     """The `Gather` of a single process."""
     return tensor, 0
 
@@ -33,7 +34,7 @@ def total_loss(
     present_BM: Tensor,
     config: LossConfig,
     tasks: tuple[TaskConfig, ...],
-    gather: Gather = alone,
+    gather: Gather = local_gather,
 ) -> dict[str, Tensor]:
     """Return the parts by name, with their weighted sum under "loss". All are fp32 scalars.
 
@@ -106,7 +107,7 @@ def unimodal_loss(
 
 
 def info_nce(
-    projections_BMP: Tensor, present_BM: Tensor, scale: Tensor, gather: Gather = alone
+    projections_BMP: Tensor, present_BM: Tensor, scale: Tensor, gather: Gather = local_gather
 ) -> Tensor:
     """InfoNCE between each two modalities, in both directions.
 
@@ -137,7 +138,7 @@ def info_nce(
 
 
 def vicreg(
-    features_BMP: Tensor, present_BM: Tensor, config: LossConfig, gather: Gather = alone
+    features_BMP: Tensor, present_BM: Tensor, config: LossConfig, gather: Gather = local_gather
 ) -> Tensor:
     """VICReg (Bardes, Ponce and LeCun 2022) of each two modalities.
 
@@ -186,13 +187,19 @@ def consistency(features_BMD: Tensor, present_BM: Tensor) -> Tensor:
     The mean is over width, then over a sample's pairs, then over the batch. A sample with one
     modality counts as 0.
     """
-    pairs = list(itertools.combinations(range(features_BMD.shape[1]), 2))
-    if not pairs:
+    if features_BMD.shape[1] < 2:
         return features_BMD.new_zeros(())
-    first, second = (list(side) for side in zip(*pairs, strict=True))
+    first, second = _pairs(features_BMD.shape[1], features_BMD.device)
     distance_BP = (features_BMD[:, first] - features_BMD[:, second]).square().mean(2)
     both_BP = (present_BM[:, first] & present_BM[:, second]).float()
     return ((distance_BP * both_BP).sum(1) / both_BP.sum(1).clamp(min=1)).mean()
+
+
+@cache
+def _pairs(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices of the first and the second of all pairs. As lists they would wait for the GPU."""
+    first, second = zip(*itertools.combinations(range(count), 2), strict=True)
+    return torch.tensor(first, device=device), torch.tensor(second, device=device)
 
 
 def feature_norm(features_BMD: Tensor, present_BM: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Scores of a whole split, computed from all its logits at once.
+"""Compute the scores of a whole split from all its logits at once.
 
 A mean of scores over batches or ranks would be a different number.
 
@@ -82,8 +82,8 @@ def _d_prime(auc: float) -> float:
 def tune_threshold(logits_NC: Tensor, label_NC: Tensor) -> float:
     """Find the probability threshold with the best micro F1. Use it on the validation split only.
 
-    The search is exact: it tries a threshold between any two neighbouring probabilities. Of equally
-    good thresholds it returns the highest.
+    The search is exact: it tries one threshold between each two neighbouring probabilities. If
+    several are equally good, it returns the highest.
     """
     probability, order = logits_NC.double().sigmoid().flatten().sort(descending=True, stable=True)
     hits = label_NC.bool().flatten()[order].double().cumsum(0)

@@ -13,7 +13,7 @@ _rounds_correctly = False
 
 
 def round_correctly(is_on: bool) -> None:
-    """Choose for this process: the same square roots on every CPU, or torch's own."""
+    """Choose for this process: correctly rounded square roots, or torch's own."""
     global _rounds_correctly
     _rounds_correctly = is_on
 
@@ -21,7 +21,7 @@ def round_correctly(is_on: bool) -> None:
 def square_root(x: Tensor) -> Tensor:
     """The square root of each element."""
     if _rounds_correctly and x.dtype == torch.float32:
-        root: Tensor = _CorrectRoot.apply(x)
+        root: Tensor = _CorrectRoot.apply(x)  # type: ignore[no-untyped-call]
         return root
     return x.sqrt()
 
@@ -37,5 +37,5 @@ class _CorrectRoot(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        [root] = ctx.saved_tensors
+        root: Tensor = ctx.saved_tensors[0]
         return gradients[0] / (2 * root)

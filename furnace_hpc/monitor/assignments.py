@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, submissions
+from furnace_hpc.runs.manual_starts import manually_started
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class JobAssignment:
     submission: Path  # `.` if the user's own batch script started the run
     job_id: str  # of the run's array element; empty if the run waits for a later wave
     follow_up: str  # job that submits later waves and retries; empty if there is none
-    sent_unix_s: float = 0.0
+    submitted_unix_s: float = 0.0
     cancelled: bool = False
-    sent_again: bool = False  # the follow-up job retries the run if it is interrupted
+    resubmitted: bool = False  # the follow-up job retries the run if it is interrupted
 
 
 def job_assignments(folder: GridFolder) -> dict[str, JobAssignment]:
@@ -33,7 +33,7 @@ def job_assignments(folder: GridFolder) -> dict[str, JobAssignment]:
         assignments |= _of_arrays(submission)
     for run_id, attempt in manually_started(folder, all_).items():
         known = assignments.get(run_id)
-        if known is None or attempt.start_unix_s > known.sent_unix_s:
+        if known is None or attempt.start_unix_s > known.submitted_unix_s:
             job_id = attempt.job_id or ""
             assignments[run_id] = JobAssignment(Path(), job_id, "", attempt.start_unix_s)
     return assignments
@@ -54,11 +54,11 @@ def _of_later_waves(submission: Submission) -> dict[str, JobAssignment]:
 
 def _of_arrays(submission: Submission) -> dict[str, JobAssignment]:
     found: dict[str, JobAssignment] = {}
-    sent = [one for one in submission.sent() if one.outcome == "submitted"]
-    times_sent = Counter(row for one in sent for row in one.rows)
+    submitted = [call for call in submission.sbatch_calls() if call.outcome == "submitted"]
+    times_submitted = Counter(row for call in submitted for row in call.rows)
     follow_up, cancelled = _follow_up(submission), submission.cancelled()
     retries = _retries(submission.path)
-    for array in sent:
+    for array in submitted:
         if array.kind != "array":
             continue
         for row, job_id in array.elements.items():
@@ -69,14 +69,14 @@ def _of_arrays(submission: Submission) -> dict[str, JobAssignment]:
                 follow_up,
                 array.unix_s,
                 cancelled=run_id in cancelled,
-                sent_again=times_sent[row] <= retries and run_id not in cancelled,
+                resubmitted=times_submitted[row] <= retries and run_id not in cancelled,
             )
     return found
 
 
 def _follow_up(submission: Submission) -> str:
     """Id of the submission's newest follow-up job. Empty if there is none."""
-    ids = (one.job_id for one in reversed(submission.sent()) if one.kind == "follow-up")
+    ids = (call.job_id for call in reversed(submission.sbatch_calls()) if call.kind == "follow-up")
     return next(filter(None, ids), "")
 
 

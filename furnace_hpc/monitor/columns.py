@@ -7,7 +7,7 @@ from math import isfinite
 from rich.text import Text
 
 from furnace_hpc.config.parsing.text_safety import printable
-from furnace_hpc.monitor.grid_status import Line
+from furnace_hpc.monitor.grid_status import StatusLine
 from furnace_hpc.monitor.loss_curve import loss_curve
 from furnace_hpc.runs.state import RunState
 
@@ -24,11 +24,11 @@ STYLES = {
 
 
 @dataclass(frozen=True)
-class Column:
+class StatusColumn:
     """One column. On a narrow terminal the column of the lowest priority is left out first."""
 
     name: str
-    cell: Callable[[Line], Text]
+    cell: Callable[[StatusLine], Text]
     priority: int = 99
     right: bool = field(default=False, kw_only=True)  # aligned to the right
     # A column that would be narrower is left out. At 0 it is never cut.
@@ -79,7 +79,7 @@ def duration(seconds: float) -> str:
     return f"{rest} s"
 
 
-def short_names(lines: Sequence[Line]) -> dict[str, str]:
+def short_names(lines: Sequence[StatusLine]) -> dict[str, str]:
     """Map run ids to names without the hash, or to themselves if two names would be equal."""
     names = {line.run_id: line.run_id.rpartition("-")[0] or line.run_id for line in lines}
     if len({*names.values()}) < len(names):
@@ -87,23 +87,23 @@ def short_names(lines: Sequence[Line]) -> dict[str, str]:
     return names
 
 
-def _state(line: Line) -> Text:
+def _state(line: StatusLine) -> Text:
     return Text(line.status.state.value, STYLES[line.status.state])
 
 
-def _left(line: Line) -> str:
+def _left(line: StatusLine) -> str:
     return "" if line.left_s is None else duration(line.left_s)
 
 
-def _bar(line: Line) -> Text:
+def _bar(line: StatusLine) -> Text:
     return bar(line.status.step, line.steps, BAR, STYLES[line.status.state])
 
 
-def _curve(line: Line) -> Text:
+def _curve(line: StatusLine) -> Text:
     return sparkline(loss_curve(line.folder, line.status.attempt, CURVE))
 
 
-def _left_or_reason(line: Line) -> Text:
+def _left_or_reason(line: StatusLine) -> Text:
     """Join the time left, the reason of the state, and how the attempt before ended."""
     parts = [line.status.reason]
     if line.left_s is not None:
@@ -117,22 +117,22 @@ def _in_one_line(text: str) -> Text:
     return Text(printable(" ".join(text.split())))
 
 
-RUN = Column("run", lambda line: Text(line.run_id), min_width=30)
-STATE = Column("state", _state)
-STEP = Column("step", lambda line: Text(f"{line.status.step}/{line.steps}"), 90, right=True)
-LOSS = Column("loss", lambda line: Text(number(line.loss)), 60, right=True)
-RATE = Column("samples/s", lambda line: Text(number(line.samples_per_s)), 40, right=True)
-ATTEMPT = Column("attempt", lambda line: Text(str(line.status.attempt or "")), 30, right=True)
+RUN = StatusColumn("run", lambda line: Text(line.run_id), min_width=30)
+STATE = StatusColumn("state", _state)
+STEP = StatusColumn("step", lambda line: Text(f"{line.status.step}/{line.steps}"), 90, right=True)
+LOSS = StatusColumn("loss", lambda line: Text(number(line.loss)), 60, right=True)
+RATE = StatusColumn("samples/s", lambda line: Text(number(line.samples_per_s)), 40, right=True)
+ATTEMPT = StatusColumn("attempt", lambda line: Text(str(line.status.attempt or "")), 30, right=True)
 PICTURE = (  # on a terminal
     RUN,
     STATE,
-    Column("", _bar, 80),
+    StatusColumn("", _bar, 80),
     STEP,
     LOSS,
-    Column("", _curve, 50),
+    StatusColumn("", _curve, 50),
     RATE,
     ATTEMPT,
-    Column("left, or reason", _left_or_reason, 85, min_width=16),
+    StatusColumn("left, or reason", _left_or_reason, 85, min_width=16),
 )
 PLAIN = (  # in a file or a pipe
     RUN,
@@ -141,7 +141,7 @@ PLAIN = (  # in a file or a pipe
     STEP,
     LOSS,
     RATE,
-    Column("left", lambda line: Text(_left(line)), right=True),
-    Column("job", lambda line: Text(line.status.job_id)),
-    Column("reason", lambda line: _in_one_line(line.status.reason)),
+    StatusColumn("left", lambda line: Text(_left(line)), right=True),
+    StatusColumn("job", lambda line: Text(line.status.job_id)),
+    StatusColumn("reason", lambda line: _in_one_line(line.status.reason)),
 )

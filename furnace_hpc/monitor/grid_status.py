@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.host.regular_file import read_regular_text
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder, RunFolder
@@ -20,7 +20,7 @@ ALIVE = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 
 
 @dataclass(frozen=True)
-class Line:
+class StatusLine:
     """What `furnace status` shows of one run."""
 
     folder: RunFolder
@@ -61,7 +61,7 @@ class Line:
         }
 
 
-def overview(folder: GridFolder) -> tuple[list[Line], Evidence]:
+def overview(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
     """List the runs of the newest submission's settings, then other runs that still wait or run.
 
     Also returns what Slurm has answered.
@@ -70,23 +70,23 @@ def overview(folder: GridFolder) -> tuple[list[Line], Evidence]:
     newest, others = _runs(folder)
     lines = [line_of(run, resolver(run), steps) for run, steps in newest.items()]
     rest = [line_of(run, resolver(run), steps) for run, steps in others.items()]
-    return lines + [line for line in rest if line.status.state in ALIVE], resolver.evidence
+    return lines + [line for line in rest if line.status.state in ALIVE], resolver.job_cache
 
 
-def continues(folder: GridFolder, evidence: Evidence) -> bool:
+def continues(folder: GridFolder, job_cache: JobCache) -> bool:
     """Whether a follow-up job will submit the table's runs after the trials of a tuned grid."""
     for submission in submissions(folder):
         if not (submission.path / SCOPE).exists():
             continue
-        for sent in submission.sent():
-            job = evidence.queued.get(sent.job_id)
+        for call in submission.sbatch_calls():
+            job = job_cache.queued.get(call.job_id)
             is_live = job is not None and meaning(job.word).phase is not Phase.ENDED
-            if sent.kind == "follow-up" and is_live:
+            if call.kind == "follow-up" and is_live:
                 return True
     return False
 
 
-def line_of(run: RunFolder, status: RunStatus, steps: int) -> Line:
+def line_of(run: RunFolder, status: RunStatus, steps: int) -> StatusLine:
     """Read one run. Speed and time left are known only while it runs."""
     record: dict[str, Any] = {}
     if status.attempt:
@@ -96,7 +96,9 @@ def line_of(run: RunFolder, status: RunStatus, steps: int) -> Line:
         rate = record.get("samples_per_s")
         if "step_time_s" in record:
             left_s = max(0, steps - int(record["step"])) * float(record["step_time_s"])
-    return Line(run, status, steps, record.get("train/loss"), rate, left_s, _last_end(run, status))
+    return StatusLine(
+        run, status, steps, record.get("train/loss"), rate, left_s, _last_end(run, status)
+    )
 
 
 def _last_end(run: RunFolder, status: RunStatus) -> str:

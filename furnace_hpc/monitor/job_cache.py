@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.runs.by_hand import manually_started
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
 from furnace_hpc.runs.journal import SCOPE, Submission, submissions
+from furnace_hpc.runs.manual_starts import manually_started
 from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.job_states import Phase, meaning
@@ -27,11 +27,11 @@ FRESH_S = 10  # commands within this time share one answer
 IDLE_S = 60
 GONE_AFTER_S = 5  # between the two answers that make a job gone
 MAX_BACK_OFF_S = 300
-GONE = "GONE"  # not a word of Slurm: no answer lists the job any more
+GONE = "GONE"  # Furnace's own word: no answer lists the job any more
 
 
 @dataclass
-class Evidence:
+class JobCache:
     """What Slurm has answered about a grid's jobs."""
 
     queued: dict[str, Job] = field(default_factory=dict)  # by id, from the last squeue
@@ -50,11 +50,11 @@ class Evidence:
 
     @property
     def problem(self) -> str:
-        """The error without the hint how to fix it."""
+        """The error without the hint on how to fix it."""
         return self.error.partition(". ")[0]
 
     def job(self, job_id: str) -> Job | None:
-        """The job as the newest answer has it. None if no answer decides whether it exists."""
+        """The job from the newest answer. None if no answer shows whether it exists."""
         job = self.queued.get(job_id) or self.ended.get(job_id)
         if job is None and self.is_gone(job_id):
             return Job(job_id, GONE, "")
@@ -81,13 +81,13 @@ class Evidence:
         return first is not None and self.answered_unix_s - first >= GONE_AFTER_S
 
 
-class Expected(NamedTuple):
+class ExpectedJob(NamedTuple):
     """A job in the journals. Its name is unique. Its id is not: another cluster may use it too."""
 
     run: RunFolder | None  # None for a follow-up job
     name: str  # empty if the user submitted it by hand under any name
     cluster: str
-    sent_unix_s: float = 0.0
+    submitted_unix_s: float = 0.0
     follows: tuple[RunFolder, ...] = ()  # of a follow-up job: the runs that it may submit again
     continues: bool = False  # a follow-up job that submits the table's runs after trials
 
@@ -101,19 +101,20 @@ class Expected(NamedTuple):
         return self.run is not None and self.run.result.is_file()
 
 
-def gather(folder: GridFolder, must: bool = False) -> Evidence:
+def read_job_cache(folder: GridFolder, needs_answer: bool = False) -> JobCache:
     """Read the cached answers on a grid. Query Slurm and write the cache if they are not fresh.
 
     Args:
         folder: the grid.
-        must: query now, and again until no job is in doubt. For commands that act on the answer.
+        needs_answer: query now, and again until no job is in doubt, for commands that act on the
+            answer.
 
     Raises:
-        UnavailableError: `must` is set, and Slurm does not answer.
+        UnavailableError: `needs_answer` is set, and Slurm does not answer.
     """
     known, jobs = _read(folder), newest_jobs(folder)
     open_jobs = [job_id for job_id, job in jobs.items() if not _is_settled(job_id, job, known)]
-    if must:
+    if needs_answer:
         _check_cluster({jobs[job_id].cluster for job_id in open_jobs if job_id not in known.ended})
         return _query_until_certain(folder, known, jobs)
     if not open_jobs:
@@ -130,25 +131,25 @@ def gather(folder: GridFolder, must: bool = False) -> Evidence:
         return now
 
 
-def _is_settled(job_id: str, job: Expected, known: Evidence) -> bool:
+def _is_settled(job_id: str, job: ExpectedJob, known: JobCache) -> bool:
     """Whether no answer about the job can change the status of a run."""
     if job.run:
-        return _is_done_or_superseded(job.run, job.sent_unix_s)
+        return _is_done_or_superseded(job.run, job.submitted_unix_s)
     if job_id in known.ended or known.is_gone(job_id):
         return True
     if job.continues:
         return False
-    return all(_is_done_or_superseded(run, job.sent_unix_s) for run in job.follows)
+    return all(_is_done_or_superseded(run, job.submitted_unix_s) for run in job.follows)
 
 
-def _is_done_or_superseded(run: RunFolder, sent_unix_s: float) -> bool:
+def _is_done_or_superseded(run: RunFolder, submitted_unix_s: float) -> bool:
     """Whether the run is done, or was started later without Slurm."""
     if run.result.is_file():
         return True
-    attempts = read_attempts(run) if sent_unix_s else []
+    attempts = read_attempts(run) if submitted_unix_s else []
     if not attempts:
         return False
-    return attempts[-1].job_id is None and attempts[-1].start_unix_s > sent_unix_s
+    return attempts[-1].job_id is None and attempts[-1].start_unix_s > submitted_unix_s
 
 
 def _check_cluster(clusters: set[str]) -> None:
@@ -164,8 +165,8 @@ def _check_cluster(clusters: set[str]) -> None:
 
 
 def _query_until_certain(
-    folder: GridFolder, known: Evidence, jobs: dict[str, Expected]
-) -> Evidence:
+    folder: GridFolder, known: JobCache, jobs: dict[str, ExpectedJob]
+) -> JobCache:
     """Query Slurm. If a job is missing from one answer only, query again after GONE_AFTER_S."""
     now = _retry_once(lambda: _query(folder, known, jobs))
     in_doubt = [since for job_id, since in now.missing.items() if not now.is_gone(job_id)]
@@ -175,7 +176,7 @@ def _query_until_certain(
     return _retry_once(lambda: _query(folder, now, jobs))
 
 
-def _retry_once(query: Callable[[], Evidence]) -> Evidence:
+def _retry_once(query: Callable[[], JobCache]) -> JobCache:
     try:
         return query()
     except UnavailableError:
@@ -183,26 +184,26 @@ def _retry_once(query: Callable[[], Evidence]) -> Evidence:
         return query()
 
 
-def newest_jobs(folder: GridFolder) -> dict[str, Expected]:
+def newest_jobs(folder: GridFolder) -> dict[str, ExpectedJob]:
     """Map job id to the newest job of each run, all follow-up jobs, and jobs submitted by hand."""
     all_ = submissions(folder)
-    newest: dict[str, tuple[str, Expected]] = {}  # run id -> job id, job
-    follow_ups: dict[str, Expected] = {}
+    newest: dict[str, tuple[str, ExpectedJob]] = {}  # run id -> job id, job
+    follow_ups: dict[str, ExpectedJob] = {}
     for submission in all_:
-        for sent in submission.sent():
-            if sent.outcome != "submitted":
+        for call in submission.sbatch_calls():
+            if call.outcome != "submitted":
                 continue
-            job = Expected(None, sent.name, sent.cluster, sent.unix_s)
-            if sent.kind != "array":
+            job = ExpectedJob(None, call.name, call.cluster, call.unix_s)
+            if call.kind != "array":
                 follows = _runs_to_do(folder, submission)
                 has_trials = (submission.path / SCOPE).exists()
-                follow_ups[sent.job_id] = job._replace(follows=follows, continues=has_trials)
+                follow_ups[call.job_id] = job._replace(follows=follows, continues=has_trials)
                 continue
-            for row, job_id in sent.elements.items():
+            for row, job_id in call.elements.items():
                 run = folder.run(submission.rows[row].run_id)
                 newest[run.run_id] = job_id, job._replace(run=run)
     by_hand = {
-        attempt.job_id or "": Expected(folder.run(run_id), "", "")
+        attempt.job_id or "": ExpectedJob(folder.run(run_id), "", "")
         for run_id, attempt in manually_started(folder, all_).items()
     }
     return dict(newest.values()) | follow_ups | by_hand
@@ -212,7 +213,7 @@ def _runs_to_do(folder: GridFolder, submission: Submission) -> tuple[RunFolder, 
     return tuple(folder.run(row.run_id) for row in submission.rows if row.to_do)
 
 
-def _query(folder: GridFolder, known: Evidence, jobs: dict[str, Expected]) -> Evidence:
+def _query(folder: GridFolder, known: JobCache, jobs: dict[str, ExpectedJob]) -> JobCache:
     """Run squeue, and sacct for the jobs that squeue no longer lists. Write the cache.
 
     Raises:
@@ -236,7 +237,7 @@ def _query(folder: GridFolder, known: Evidence, jobs: dict[str, Expected]) -> Ev
         missing = {job_id: since for job_id, since in missing.items() if known.is_gone(job_id)}
     # of all users of a shared grid; a limit of one user counts fewer jobs, so this is safe
     live = sum(meaning(job.word).phase is not Phase.ENDED for job in listed)
-    now = Evidence(queued, ended, missing, live, asked_unix_s, asked_unix_s, unread)
+    now = JobCache(queued, ended, missing, live, asked_unix_s, asked_unix_s, unread)
     _write(folder, now)
     return now
 
@@ -255,27 +256,27 @@ def _accounted(absent: Iterable[str]) -> list[Job]:
     return client.accounting(arrays) or []
 
 
-def _ended_jobs(accounted: list[Job], absent: dict[str, Expected]) -> dict[str, Job]:
+def _ended_jobs(accounted: list[Job], absent: dict[str, ExpectedJob]) -> dict[str, Job]:
     ours = (job for job in accounted if job.job_id in absent)
     named = (job for job in ours if absent[job.job_id].is_named(job.name))
     return {job.job_id: job for job in named if meaning(job.word).phase is Phase.ENDED}
 
 
-def _read(folder: GridFolder) -> Evidence:
+def _read(folder: GridFolder) -> JobCache:
     try:
         content: dict[str, Any] = json.loads(read_regular(folder.slurm_cache))
         for name in ("queued", "ended"):
             content[name] = {job["job_id"]: Job(**job) for job in content[name]}
-        known = Evidence(**content)
+        known = JobCache(**content)
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return Evidence()  # no query yet, or a file of another version
+        return JobCache()  # no query yet, or a file of another version
     if not isinstance(known.missing, dict) or not isinstance(known.failures, int):
-        return Evidence()
+        return JobCache()
     return known
 
 
-def _write(folder: GridFolder, evidence: Evidence) -> None:
-    content = asdict(evidence)
+def _write(folder: GridFolder, job_cache: JobCache) -> None:
+    content = asdict(job_cache)
     for name in ("queued", "ended"):
         content[name] = list(content[name].values())
     # the grid of another user, or a full disk: only other commands miss the cache

@@ -60,10 +60,10 @@ def _batch_logs(folder: GridFolder, run: RunFolder) -> list[Path]:
     """Logs of all array elements that were submitted for the run, oldest first."""
     paths = []
     for submission in submissions(folder):
-        for sent in submission.sent():
-            if sent.outcome != "submitted" or sent.kind != "array":
+        for call in submission.sbatch_calls():
+            if call.outcome != "submitted" or call.kind != "array":
                 continue
-            for row, job_id in sent.elements.items():
+            for row, job_id in call.elements.items():
                 if submission.rows[row].run_id == run.run_id:
                     paths.append(batch_log(submission.path, job_id))
     return [path for path in paths if path.exists()]

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.train_config import TRIAL
-from furnace_hpc.monitor.columns import PICTURE, PLAIN, RUN, Column, bar, short_names
-from furnace_hpc.monitor.grid_status import Line
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.columns import PICTURE, PLAIN, RUN, StatusColumn, bar, short_names
+from furnace_hpc.monitor.grid_status import StatusLine
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.runs.state import RunState
 
 ORDER = (
@@ -29,7 +29,7 @@ OTHER_LINES = 4  # progress bar, headings, number of runs not shown, summary
 
 
 def picture(
-    lines: Sequence[Line], evidence: Evidence, width: int, height: int = 10**6
+    lines: Sequence[StatusLine], job_cache: JobCache, width: int, height: int = 10**6
 ) -> list[Text]:
     """Draw the grid in at most `height` lines of `width` characters.
 
@@ -37,7 +37,7 @@ def picture(
     and a summary. Only the loss curves of shown runs are read.
     """
     shown = _in_order(lines)
-    rest: list[Line] = []
+    rest: list[StatusLine] = []
     most = max(1, height - OTHER_LINES)
     if len(shown) > most + 1:
         shown, rest = shown[:most], shown[most:]
@@ -46,17 +46,17 @@ def picture(
     drawn = [_progress(lines, width), *table(shown, (run, *PICTURE[1:]), width)]
     if rest:
         drawn.append(Text(f"{len(rest):,} more: {_counts(rest)}", "dim"))
-    drawn.append(Text(summary(lines, evidence)))
+    drawn.append(Text(summary(lines, job_cache)))
     return [_cut(text, width) for text in drawn]
 
 
-def _progress(lines: Sequence[Line], width: int) -> Text:
+def _progress(lines: Sequence[StatusLine], width: int) -> Text:
     done, total = sum(line.status.step for line in lines), sum(line.steps for line in lines)
     text = f" {100 * done // max(1, total)} %   step {done:,} of {total:,}"
     return bar(done, total, min(40, max(4, width - len(text))), "bold").append(text)
 
 
-def plain(lines: Sequence[Line], evidence: Evidence) -> list[str]:
+def plain(lines: Sequence[StatusLine], job_cache: JobCache) -> list[str]:
     """The lines for a file or a pipe: all runs, and each text in full."""
     columns = []
     for column in PLAIN:
@@ -65,22 +65,22 @@ def plain(lines: Sequence[Line], evidence: Evidence) -> list[str]:
         align = str.rjust if column.right else str.ljust
         columns.append([align(text, width) for text in texts])
     rows = [(" " * GAP).join(row).rstrip() for row in zip(*columns, strict=True)]
-    return [*rows, summary(lines, evidence)]
+    return [*rows, summary(lines, job_cache)]
 
 
-def summary(lines: Sequence[Line], evidence: Evidence) -> str:
+def summary(lines: Sequence[StatusLine], job_cache: JobCache) -> str:
     """Count the runs in each state, and report if Slurm does not answer."""
     text = f"{counted(len(lines), 'run')}: {_counts(lines)}{_tuning(lines)}"
-    if not evidence.failures:
+    if not job_cache.failures:
         return text
     since = "never"
-    if evidence.answered_unix_s:
-        since = f"{time.time() - evidence.answered_unix_s:,.0f} s ago"
-    hint = evidence.error.removeprefix(evidence.problem)
-    return f"{text}. {evidence.problem} (last answer: {since}){hint}"
+    if job_cache.answered_unix_s:
+        since = f"{time.time() - job_cache.answered_unix_s:,.0f} s ago"
+    hint = job_cache.error.removeprefix(job_cache.problem)
+    return f"{text}. {job_cache.problem} (last answer: {since}){hint}"
 
 
-def _tuning(lines: Sequence[Line]) -> str:
+def _tuning(lines: Sequence[StatusLine]) -> str:
     """The progress of trials, if the grid is tuned."""
     trials = [line for line in lines if TRIAL in line.run_id]
     if not trials:
@@ -90,11 +90,11 @@ def _tuning(lines: Sequence[Line]) -> str:
 
 
 def table(
-    lines: Sequence[Line], columns: Sequence[Column], width: int, headings: bool = True
+    lines: Sequence[StatusLine], columns: Sequence[StatusColumn], width: int, headings: bool = True
 ) -> list[Text]:
     """Draw one line of headings and one line per run. Empty columns are left out."""
     cells = {column: [column.cell(line) for line in lines] for column in columns}
-    wanted: dict[Column, int] = {}
+    wanted: dict[StatusColumn, int] = {}
     for column in columns:
         longest = max((text.cell_len for text in cells[column]), default=0)
         if longest:
@@ -106,7 +106,7 @@ def table(
     return [_row(row, widths) for row in rows]
 
 
-def _fit(wanted: dict[Column, int], width: int) -> dict[Column, int]:
+def _fit(wanted: dict[StatusColumn, int], width: int) -> dict[StatusColumn, int]:
     """Choose the columns that fit, and their widths."""
     widths = {column: min(full, column.min_width or full) for column, full in wanted.items()}
     while len(widths) > 2 and _sum(widths.values()) > width:
@@ -121,7 +121,7 @@ def _sum(widths: Iterable[int]) -> int:
     return sum(width + GAP for width in widths) - GAP
 
 
-def _row(cells: Sequence[Text], widths: dict[Column, int]) -> Text:
+def _row(cells: Sequence[Text], widths: dict[StatusColumn, int]) -> Text:
     row, before = Text(), ""
     for text, (column, width) in zip(cells, widths.items(), strict=True):
         if text.cell_len > width:
@@ -143,10 +143,10 @@ def _cut(text: Text, width: int) -> Text:
     return text
 
 
-def _in_order(lines: Iterable[Line]) -> list[Line]:
+def _in_order(lines: Iterable[StatusLine]) -> list[StatusLine]:
     return sorted(lines, key=lambda line: ORDER.index(line.status.state))
 
 
-def _counts(lines: Iterable[Line]) -> str:
+def _counts(lines: Iterable[StatusLine]) -> str:
     counts = Counter(line.status.state for line in lines)
     return ", ".join(f"{counts[state]:,} {state.value}" for state in RunState if counts[state])

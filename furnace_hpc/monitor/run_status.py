@@ -21,7 +21,7 @@ from furnace_hpc.host.end_reasons import is_more_specific
 from furnace_hpc.host.lifecycle import REQUEUED, with_rank_reason
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.monitor.assignments import JobAssignment, job_assignments
-from furnace_hpc.monitor.job_cache import GONE, Evidence, gather
+from furnace_hpc.monitor.job_cache import GONE, JobCache, read_job_cache
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
 from furnace_hpc.runs.state import END_REASONS, RunState, RunStatus, read_status, within_budget
@@ -34,8 +34,8 @@ CANCELLED = "cancelled"  # an end reason; also part of the reason text of every 
 class StatusResolver:
     """Give the status of each run of a grid, from one query of Slurm."""
 
-    def __init__(self, folder: GridFolder, evidence: Evidence) -> None:
-        self.evidence = evidence
+    def __init__(self, folder: GridFolder, job_cache: JobCache) -> None:
+        self.job_cache = job_cache
         self.places = job_assignments(folder)
 
     def __call__(self, run: RunFolder) -> RunStatus:
@@ -43,7 +43,7 @@ class StatusResolver:
         status, assigned = self.now(run), self.places.get(run.run_id)
         if status.state is not RunState.INTERRUPTED or CANCELLED in status.reason:
             return status
-        if assigned is None or not assigned.sent_again or not self._is_live(assigned.follow_up):
+        if assigned is None or not assigned.resubmitted or not self._is_live(assigned.follow_up):
             return status
         reason = f"{status.reason}; job {assigned.follow_up} will submit it again"
         return replace(status, state=RunState.QUEUED, reason=reason)
@@ -64,10 +64,10 @@ class StatusResolver:
         own = None  # the attempt that this job has made
         if newest and newest.job_id == assigned.job_id:
             own = newest
-        elif newest and newest.start_unix_s > assigned.sent_unix_s:
+        elif newest and newest.start_unix_s > assigned.submitted_unix_s:
             return status  # started since by another way: by hand, or in a local queue
         status = replace(status, job_id=assigned.job_id)
-        job = self.evidence.job(assigned.job_id)
+        job = self.job_cache.job(assigned.job_id)
         if job is None:
             return self._without_job(status, own)
         return _by_job(run, status, job, own, assigned)
@@ -77,7 +77,7 @@ class StatusResolver:
         if assigned.cancelled:
             return replace(status, reason=status.reason or "cancelled before it was submitted")
         follow_up = assigned.follow_up
-        if self.evidence.job(follow_up) is None:
+        if self.job_cache.job(follow_up) is None:
             reason = f"to be submitted by job {follow_up}; {self._why_unknown()}"
             return replace(status, state=RunState.UNKNOWN, reason=reason)
         if self._is_live(follow_up):
@@ -85,7 +85,7 @@ class StatusResolver:
             return replace(status, state=RunState.QUEUED, reason=reason)
         if status.attempt:
             return status
-        reason = gpu_check.stopped_by(str(assigned.submission))
+        reason = gpu_check.stop_reason(str(assigned.submission))
         gone = f"follow-up job {follow_up} is gone; run `furnace submit` again"
         return replace(status, reason=reason or gone)
 
@@ -98,27 +98,27 @@ class StatusResolver:
         return replace(status, state=RunState.UNKNOWN, reason=reason)
 
     def _is_live(self, job_id: str) -> bool:
-        job = self.evidence.job(job_id) if job_id else None
+        job = self.job_cache.job(job_id) if job_id else None
         if job is None or job.word == GONE:
             return False
         return meaning(job.word).phase in (Phase.WAITING, Phase.RUNNING)
 
     def _why_unknown(self) -> str:
-        if self.evidence.failures:
-            return self.evidence.problem
+        if self.job_cache.failures:
+            return self.job_cache.problem
         reason = "Slurm does not list it now"
-        if self.evidence.unread:
-            reason += f", and {self.evidence.unread} lines of squeue or sacct cannot be read"
+        if self.job_cache.unread:
+            reason += f", and {self.job_cache.unread} lines of squeue or sacct cannot be read"
         return reason
 
 
-def observe(folder: GridFolder, must: bool = False) -> StatusResolver:
+def observe(folder: GridFolder, needs_answer: bool = False) -> StatusResolver:
     """Query Slurm once for the whole grid. Nothing is queried if no run was submitted to Slurm.
 
     Raises:
-        UnavailableError: `must` is set, and Slurm does not answer.
+        UnavailableError: `needs_answer` is set, and Slurm does not answer.
     """
-    return StatusResolver(folder, gather(folder, must))
+    return StatusResolver(folder, read_job_cache(folder, needs_answer))
 
 
 def observe_when_asked(folder: GridFolder) -> Callable[[RunFolder], RunStatus]:
@@ -166,7 +166,7 @@ def _ended(
     run: RunFolder, status: RunStatus, job: Job, own: Attempt | None, assigned: JobAssignment
 ) -> RunStatus:
     """The job has ended or is gone. The run's own end reason counts first, then Slurm's."""
-    text, ended = f"{meaning(job.word).text}{_by_whom(job)}", meaning(job.word).ended
+    text, ended = f"{meaning(job.word).text}{_by_whom(job)}", meaning(job.word).end_reason
     if job.word == GONE and assigned.cancelled:
         text = ended = CANCELLED
     elif job.word == GONE:
@@ -175,12 +175,12 @@ def _ended(
         return _ended_before_start(status, job, text, ended, assigned)
     if own.end_unix_s is None:
         ended, text = with_rank_reason(str(run.path), own.attempt, ended, text)
-        return replace(status, state=END_REASONS[ended].state, reason=text, ended=ended)
+        return replace(status, state=END_REASONS[ended].state, reason=text, end_reason=ended)
     own_reason = own.reason or ""
-    is_retryable = own_reason in END_REASONS and END_REASONS[own_reason].again
+    is_retryable = own_reason in END_REASONS and END_REASONS[own_reason].is_retried
     if is_more_specific(ended, own_reason) or (ended == CANCELLED and is_retryable):
         reason, state = f"{text}; {status.reason}", END_REASONS[ended].state
-        return replace(status, state=state, reason=reason, ended=ended, used_up="")
+        return replace(status, state=state, reason=reason, end_reason=ended, exhausted_budget="")
     return status
 
 
@@ -188,16 +188,16 @@ def _ended_before_start(
     status: RunStatus, job: Job, text: str, ended: str, assigned: JobAssignment
 ) -> RunStatus:
     """The job has ended, and the run has no attempt of this job."""
-    if unusable_gpus := gpu_check.stopped_by(str(assigned.submission)):
-        return replace(status, reason=unusable_gpus, ended=CANCELLED)
+    if unusable_gpus := gpu_check.stop_reason(str(assigned.submission)):
+        return replace(status, reason=unusable_gpus, end_reason=CANCELLED)
     if ended == CANCELLED:
         reason = f"job {job.job_id} was cancelled{_by_whom(job)} before the run started"
         if status.reason:
             reason += f"; before that: {status.reason}"
-        return replace(status, reason=reason, ended=CANCELLED)
+        return replace(status, reason=reason, end_reason=CANCELLED)
     log_line = _last_line(batch_log(assigned.submission, job.job_id))
     reason = f"job {job.job_id} ended before the run started ({text}): {log_line}"
-    return replace(status, state=RunState.INTERRUPTED, reason=reason, ended="infrastructure")
+    return replace(status, state=RunState.INTERRUPTED, reason=reason, end_reason="infrastructure")
 
 
 def _by_whom(job: Job) -> str:

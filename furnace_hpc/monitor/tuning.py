@@ -10,7 +10,7 @@ from math import isfinite
 from statistics import fmean
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import Row
+from furnace_hpc.config.grids.expansion import GridRow
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.trials import Trials, Tuned, as_text, expand_chosen, expand_trials
 from furnace_hpc.config.grids.tune import Values
@@ -58,7 +58,7 @@ class Stage:
 
 def next_stage(
     grid: Grid,
-    rows: Sequence[Row],
+    rows: Sequence[GridRow],
     fingerprints: Mapping[str, str],
     folder: GridFolder,
     get_status: GetStatus,

@@ -27,20 +27,20 @@ from furnace_hpc.runs.trust import check_trusted
 _RUN_ID = re.compile(r".+-(s\d+-[0-9a-f]{8})")
 
 
-class Same(NamedTuple):
+class RunMatches(NamedTuple):
     """Run folders with the same config, seed and data as a planned run. None if there is none."""
 
     done: Path | None
     unfinished: Path | None
 
 
-class SameRuns:
+class RunMatcher:
     """The runs below the runs' root, found by config, seed and data."""
 
     def __init__(self, grid: GridFolder) -> None:
         self._grid, self._root = grid, grid.path.parent
 
-    def find(self, spec: RunSpec, code_hash: str, any_code: bool) -> Same:
+    def find(self, spec: RunSpec, code_hash: str, any_code: bool) -> RunMatches:
         """Find the same run under other names, in this grid or another.
 
         Runs of this code come first, then those of this grid.
@@ -53,7 +53,7 @@ class SameRuns:
         own_path = self._grid.path / spec.run_id
         done: list[tuple[bool, Path]] = []
         unfinished: list[Path] = []
-        for path in self._by_digits.get(spec.run_id.removeprefix(f"{spec.variant}-"), ()):
+        for path in self._folders_by_hash.get(spec.run_id.removeprefix(f"{spec.variant}-"), ()):
             if path == own_path or not self._is_same(spec, path):
                 continue
             try:
@@ -65,10 +65,10 @@ class SameRuns:
             elif _belongs(result, path, spec) and (any_code or result.code_hash == code_hash):
                 done.append((result.code_hash != code_hash, path))
         _, newest_code = min(done, key=lambda found: found[0], default=(False, None))
-        return Same(newest_code, next(iter(unfinished), None))
+        return RunMatches(newest_code, next(iter(unfinished), None))
 
     @cached_property
-    def _by_digits(self) -> dict[str, list[Path]]:
+    def _folders_by_hash(self) -> dict[str, list[Path]]:
         """Seed and digits of the run id -> run folders, this grid's first. Links are left out."""
         found: dict[str, list[Path]] = {}
         others = sorted(entry for entry in _folders(self._root) if entry != self._grid.path)

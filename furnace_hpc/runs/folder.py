@@ -1,6 +1,7 @@
 """The paths of grids and runs, and how their files are written.
 
     runs/<grid>/grid.yaml                    the newest submitted grid, without --set
+    runs/<grid>/declared.json                the declared plans of the grid's tables
     runs/<grid>/code/<hash>/                 read-only snapshots of the code, named by their content
     runs/<grid>/cache/<digest>.parquet       cache of aggregate; may be deleted at any time
     runs/<grid>/tuning/<row>-<digest>.json   values chosen for a tuned row; written once
@@ -127,6 +128,11 @@ class GridFolder:
     def grid(self) -> Path:
         """The grid file as last submitted."""
         return self.path / "grid.yaml"
+
+    @property
+    def declared(self) -> Path:
+        """The declared plans of the grid's tables."""
+        return self.path / "declared.json"
 
     @property
     def lock(self) -> Path:

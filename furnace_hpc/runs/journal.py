@@ -3,7 +3,7 @@
     {"event": "intent", "name": ..., "kind": "array", "base": 0, "rows": [0, 1, 2]}   before sbatch
     {"event": "submitted", "name": ..., "job_id": "12"}   after sbatch, or when the job was found
     {"event": "refused" | "absent", "name": ...}   sbatch failed, or Slurm has no job of this name
-    {"event": "cancelled", "runs": [...]}   runs that no follow-up job submits; an empty list: all
+    {"event": "cancelled", "runs": [...]}   runs that no follow-up job submits again; []: all runs
 
 The job's name is unique and chosen before sbatch. If an intent has no outcome, the next command
 looks the job up by name.
@@ -25,7 +25,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.submitted import SubmissionRow, read_rows
 
 SCOPE = "scope.json"  # in a submission of trials: which runs of the table follow
-# keys that each event must have, and their types; other events need a name
+# event -> keys that it must have, and their types; other events must have `name`
 REQUIRED: dict[str, dict[str, Any]] = {
     "intent": {"name": str, "kind": str, "base": int, "rows": list, "unix_s": int | float},
     "cancelled": {"runs": list},
@@ -47,7 +47,7 @@ class JournalEvent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sent:
+class SbatchCall:
     """One sbatch: an array of rows, or a follow-up job."""
 
     name: str
@@ -80,13 +80,13 @@ class Submission:
         """All complete lines of the journal, oldest first."""
         return _events(self.path / "journal.jsonl")
 
-    def sent(self) -> list[Sent]:
-        """Every sbatch that was announced, with its outcome."""
-        found: dict[str, Sent] = {}
+    def sbatch_calls(self) -> list[SbatchCall]:
+        """Every sbatch that an intent announced, with its outcome."""
+        found: dict[str, SbatchCall] = {}
         for event in self.events():
             if event.event == "intent":
                 name, kind, base, rows, unix_s, cluster = event[1:7]
-                found[name] = Sent(name, kind, base, rows, unix_s, cluster=cluster)
+                found[name] = SbatchCall(name, kind, base, rows, unix_s, cluster=cluster)
             elif event.name in found:
                 known = found[event.name]
                 found[event.name] = replace(known, outcome=event.event, job_id=event.job_id)

@@ -1,9 +1,9 @@
 """What may change when a started run resumes: the DeepSpeed file and the micro-batch.
 
-The run id stays. They change where numbers lie and how a step is split, not what is computed. ZeRO
-stages 1 to 3 read each other's checkpoints (engine/checkpoint/reshard.py), and the global batch
-size stays. Results are equal up to rounding, and the table names the runs. InfoNCE and VICReg
-depend on the micro-batch, so the plan checks them.
+The run id stays. They change where values are stored and how a step is split, not what is
+computed. ZeRO stages 1 to 3 read each other's checkpoints (engine/checkpoint/reshard.py), and the
+global batch size stays. Results are equal up to rounding, and the table names the runs. InfoNCE and
+VICReg depend on the micro-batch, so the plan checks them.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def read_overrides(settings: list[str]) -> dict[str, Any]:
     return wanted
 
 
-def kept(
+def next_overrides(
     before: Mapping[str, Any], wanted: Mapping[str, Any], began_with: TrainConfig
 ) -> dict[str, Any]:
     """The overrides of the next attempt: those of the newest attempt, and the wanted ones.
@@ -86,16 +86,16 @@ def describe(overrides: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def ways(attempts: list[Attempt]) -> list[str]:
+def describe_setups(attempts: list[Attempt]) -> list[str]:
     """Processes and overrides of the attempts that trained. One entry per change."""
     found: list[str] = []
     for attempt in attempts:
         size = attempt.world_size or 1
-        way = "1 process" if size == 1 else f"{size} processes"
+        setup = "1 process" if size == 1 else f"{size} processes"
         if overrides := describe(attempt.overrides):
-            way += f", {overrides}"
-        if attempt.step and way not in found[-1:]:
-            found.append(way)
+            setup += f", {overrides}"
+        if attempt.step and setup not in found[-1:]:
+            found.append(setup)
     return found
 
 

@@ -40,7 +40,7 @@ LEFT_OUT = ("__pycache__",)  # Python creates it again, in the snapshot too
 
 
 @dataclass(frozen=True)
-class Source:
+class CodeSource:
     """The files of the package as they are now."""
 
     files: dict[str, Path]
@@ -49,7 +49,7 @@ class Source:
 
 
 @cache
-def source() -> Source:
+def source() -> CodeSource:
     """The files that a snapshot would contain now.
 
     Raises:
@@ -66,7 +66,7 @@ def source() -> Source:
             f"Move what is not code out of {PACKAGE}. The largest file is "
             f"{PACKAGE.parent / largest} ({sizes[largest] >> 20} MiB)"
         )
-    return Source(files, _content_hash(files), total)
+    return CodeSource(files, _content_hash(files), total)
 
 
 def take_snapshot(folder: GridFolder) -> Path:
@@ -130,7 +130,7 @@ def _check_checkout(files: Iterable[Path]) -> None:
             )
 
 
-def _write_facts(folder: Path, now: Source) -> None:
+def _write_facts(folder: Path, now: CodeSource) -> None:
     try:
         new_files, patch = untracked(), changes()
     except (OSError, subprocess.SubprocessError):  # not a checkout, for example a wheel

@@ -32,29 +32,29 @@ class RunStatus:
     step: int
     reason: str
     job_id: str = ""
-    ended: str = ""  # end reason of its newest attempt, a key of END_REASONS
-    used_up: str = ""  # message about an exhausted budget, which is also in the reason
+    end_reason: str = ""  # end reason of its newest attempt, a key of END_REASONS
+    exhausted_budget: str = ""  # message about an exhausted budget, which is also in the reason
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndRule:
     """The meaning of an end reason for the run."""
 
     state: RunState
-    again: bool  # retried without a command, within the budgets of the run
+    is_retried: bool  # retried without a command, within the budgets of the run
     detected_by: str  # for the reference in docs/
 
 
-def _retried(detected_by: str) -> Ended:
-    return Ended(RunState.INTERRUPTED, True, detected_by)
+def _retried(detected_by: str) -> EndRule:
+    return EndRule(RunState.INTERRUPTED, True, detected_by)
 
 
-def _failed(detected_by: str) -> Ended:
-    return Ended(RunState.FAILED, False, detected_by)
+def _failed(detected_by: str) -> EndRule:
+    return EndRule(RunState.FAILED, False, detected_by)
 
 
 END_REASONS = {
-    "done": Ended(RunState.DONE, False, "`result.json` exists"),
+    "done": EndRule(RunState.DONE, False, "`result.json` exists"),
     "preempted": _retried(
         "ranks stopped by TERM, by USR1, or by USR2 long before the time limit; Slurm's PREEMPTED"
     ),
@@ -68,7 +68,13 @@ END_REASONS = {
         "a rank started and never reported its end, or reported only a failing disk"
     ),
     "stopped": _retried("all ranks saved and stopped, for example after Ctrl-C in the local queue"),
-    "cancelled": Ended(
+    "gpu": _retried(
+        "a rank's GPU failed (ECC, NVLink, launch failure, busy); counts against its node"
+    ),
+    "peer_lost": _retried(
+        "ranks lost the connection to others, and every rank reported an end: NCCL, gloo, the store"
+    ),
+    "cancelled": EndRule(
         RunState.INTERRUPTED, False, "Slurm's CANCELLED; the next `submit` resumes the run"
     ),
     "oom": _failed("out of GPU or host memory; Slurm's OUT_OF_MEMORY"),
@@ -86,14 +92,14 @@ def read_status(folder: RunFolder) -> RunStatus:
 
 def within_budget(folder: RunFolder, status: RunStatus) -> RunStatus:
     """The status, changed to failed if the run would be retried and a budget is exhausted."""
-    is_retried = status.state is RunState.INTERRUPTED and status.ended != "cancelled"
+    is_retried = status.state is RunState.INTERRUPTED and status.end_reason != "cancelled"
     if not is_retried or not status.attempt:
         return status
     exhausted = _exhausted_budget(folder, status.attempt)
     if not exhausted:
         return status
     reason = f"{exhausted}; last: {status.reason}"
-    return replace(status, state=RunState.FAILED, reason=reason, used_up=exhausted)
+    return replace(status, state=RunState.FAILED, reason=reason, exhausted_budget=exhausted)
 
 
 def _files_of_ends(folder: RunFolder, newest: int) -> list[Path]:
@@ -122,7 +128,7 @@ def _read_status(folder: RunFolder) -> RunStatus:
         ended, state = newest.reason or "", RunState.UNKNOWN
         if ended in END_REASONS:
             state = END_REASONS[ended].state
-        return RunStatus(state, newest.attempt, step, newest.error or ended, ended=ended)
+        return RunStatus(state, newest.attempt, step, newest.error or ended, end_reason=ended)
     state, reason = _state_of_holder(newest)
     return RunStatus(state, newest.attempt, step, reason)
 
@@ -135,7 +141,7 @@ def _state_of_holder(attempt: Attempt) -> tuple[RunState, str]:
         case False:
             return RunState.INTERRUPTED, "its launcher died and reported no end"
     return RunState.UNKNOWN, (
-        f"held on {attempt.holder_host}, not visible from here; if that is gone: --retry lost"
+        f"runs on {attempt.holder_host}, which this host cannot see; if it is gone: --retry lost"
     )
 
 
@@ -150,10 +156,10 @@ def close_open_attempt(folder: RunFolder, status: RunStatus) -> None:
     if not attempts:
         return
     newest = attempts[-1]
-    error = status.reason.removeprefix(f"{status.used_up}; last: ")
+    error = status.reason.removeprefix(f"{status.exhausted_budget}; last: ")
     reason = "killed"
     # the end may be that of a later job, which never began an attempt
-    if status.ended in END_REASONS and (newest.job_id or "") == status.job_id:
-        reason = status.ended
+    if status.end_reason in END_REASONS and (newest.job_id or "") == status.job_id:
+        reason = status.end_reason
     if newest.end_unix_s is None or end_reasons.is_more_specific(reason, newest.reason or ""):
         lifecycle.close(str(folder.path), newest.attempt, error, reason)

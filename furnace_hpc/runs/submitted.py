@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from furnace_hpc.config.base import NAME_PATTERN
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Overrides
-from furnace_hpc.config.grids.grid import load_grid, read_grid
+from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid, results_name
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.parsing.lookup import find_file, is_path, parse_value, read_yaml
 from furnace_hpc.host.attempt_spec import AttemptSpec
@@ -32,11 +32,11 @@ class SubmissionRow(NamedTuple):
     attempt: AttemptSpec = AttemptSpec()  # under the key `facts`
 
     @classmethod
-    def of_line(cls, line: str) -> "SubmissionRow":
+    def from_line(cls, line: str) -> "SubmissionRow":
         """Read one line. A missing key has its default, other keys are ignored."""
         content = json.loads(line)
         known = {name: content[name] for name in cls._fields if name in content}
-        known["attempt"] = AttemptSpec.of_record(content.get("facts", {}))
+        known["attempt"] = AttemptSpec.from_record(content.get("facts", {}))
         return cls(**known)
 
     def line(self) -> str:
@@ -58,11 +58,25 @@ def read_rows(file: Path) -> list[SubmissionRow]:
     except FileNotFoundError:
         return []
     try:
-        return [SubmissionRow.of_line(line) for line in lines]
+        return [SubmissionRow.from_line(line) for line in lines]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"{file} is damaged ({error}): move the folder {file.parent} away and submit again"
         ) from None
+
+
+def runs_of_table(folder: GridFolder, grid: Grid) -> set[str]:
+    """Ids of all runs that were submitted for this table: with the same `--set`."""
+    found = set[str]()
+    for submission in folder.all_submissions():
+        try:
+            submitted = read_grid(submission / "grid.yaml")
+            rows = read_rows(submission / "rows.jsonl")
+        except (ConfigError, OSError):  # incomplete or damaged
+            continue
+        if results_name(submitted) == results_name(grid):
+            found.update(row.run_id for row in rows)
+    return found
 
 
 def find_submitted(name_or_path: str, root: Path) -> GridFolder:
@@ -76,13 +90,13 @@ def find_submitted(name_or_path: str, root: Path) -> GridFolder:
         name = folder.path.name
         others = {path.parent.name for path in root.glob("*/submissions")}
         similar = f" ({nearest(name, others)})" if others else ""
-        fix = submit_first(name_or_path, root)
+        fix = how_to_submit(name_or_path, root)
         raise ConfigError(f"grid {name!r} has no submissions in {folder.path}{similar}. {fix}")
     return folder
 
 
-def submit_first(name_or_path: str, root: Path) -> str:
-    """Return what to do if a grid has no submissions."""
+def how_to_submit(name_or_path: str, root: Path) -> str:
+    """Return the hint for a grid that has no submissions."""
     other_root = "give the --runs-root that it was submitted with"
     try:
         find_file("grid", name_or_path)
@@ -92,12 +106,12 @@ def submit_first(name_or_path: str, root: Path) -> str:
     return f"Submit it with `{command}`, or {other_root}"
 
 
-def command_on(command: str, folder: GridFolder, *words: str) -> str:
+def grid_command(command: str, folder: GridFolder, *words: str) -> str:
     """Return the command line `furnace COMMAND` for a grid that was submitted."""
     return furnace(command, "--grid", folder.path.name, *_runs_root(folder.path.parent), *words)
 
 
-def submit_words(folder: GridFolder, settings: dict[str, Any], *words: str) -> str:
+def resubmit_command(folder: GridFolder, settings: dict[str, Any], *words: str) -> str:
     """Return the command line that submits the grid again.
 
     It names the submitted copy of the grid if experiments/ has no file of that name.
@@ -109,7 +123,7 @@ def submit_words(folder: GridFolder, settings: dict[str, Any], *words: str) -> s
         is_known = False
     grid = name if is_known else str(folder.grid)
     root = _runs_root(folder.path.parent)
-    return furnace("submit", "--grid", grid, *setting_words(settings), *root, *words)
+    return furnace("submit", "--grid", grid, *set_options(settings), *root, *words)
 
 
 def grid_name(name_or_path: str) -> str:
@@ -130,7 +144,7 @@ def grid_name(name_or_path: str) -> str:
     return read_grid(path).name  # its error names every problem
 
 
-def setting_words(settings: Overrides) -> list[str]:
+def set_options(settings: Overrides) -> list[str]:
     """Return these settings as `--set` options."""
     options = [("--set", f"{key}={_as_text(value)}") for key, value in settings.items()]
     return [word for option in options for word in option]

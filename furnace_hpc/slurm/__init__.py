@@ -1,4 +1,5 @@
 """Run Slurm's commands and parse their output: job states, accounting, errors, ids and node lists.
 
-It imports `runs`, `config` and `host`. It does not decide anything about runs.
+It imports `runs`, `config` and `host`. `monitor` and the packages above it import it. It decides
+nothing about runs.
 """

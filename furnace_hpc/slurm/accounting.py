@@ -32,7 +32,7 @@ class Allocation(NamedTuple):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job got resources and gave them back."""
+        """Whether the job got resources and has ended."""
         return bool(self.resources) and self.end[:1].isdigit()
 
     @property
@@ -46,7 +46,7 @@ class Allocation(NamedTuple):
         return sum(gpus(self.resources).values())
 
 
-class Accounted(NamedTuple):
+class AccountedHours(NamedTuple):
     """The sum of all allocations that have ended."""
 
     allocations: int
@@ -57,7 +57,7 @@ class Accounted(NamedTuple):
     ledger_hours: float
 
 
-def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
+def sum_allocations(attempts: Iterable[Attempt]) -> AccountedHours | None:
     """Sum the allocations of these attempts' jobs with one sacct.
 
     None if there is no accounting, or Slurm does not answer.
@@ -73,7 +73,7 @@ def accounted(attempts: Iterable[Attempt]) -> Accounted | None:
     gpu_hours = None
     if any(one.num_gpus for one in ended):
         gpu_hours = sum(one.hours * one.num_gpus for one in ended)
-    return Accounted(
+    return AccountedHours(
         allocations=len(ended),
         jobs=len(jobs),
         hours=sum(one.hours for one in ended),
@@ -100,9 +100,9 @@ def _ledger_hours(attempt: Attempt) -> float:
     return (attempt.gpus or 1) * (attempt.end_unix_s - attempt.start_unix_s) / 3600
 
 
-def in_words(attempts: Iterable[Attempt]) -> str:
+def describe_hours(attempts: Iterable[Attempt]) -> str:
     """Describe the accounted time for a footnote. Empty if nothing is accounted."""
-    found = accounted(attempts)
+    found = sum_allocations(attempts)
     if found is None:
         return ""
     took = f"{found.hours:,.2f} hours of jobs without GPUs"

@@ -14,19 +14,19 @@ from functools import cache
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing.lookup import find_shipped
-from furnace_hpc.slurm.environment import scrubbed
+from furnace_hpc.slurm.environment import clean_environment
 from furnace_hpc.slurm.parsing import (
     PLAIN,
     TIME_LIMIT,
     Job,
     array_id,
-    minutes,
+    parse_count,
+    parse_minutes,
     read_accounting,
     read_config,
     read_queue,
     read_table,
     separator,
-    whole,
 )
 from furnace_hpc.slurm.sbatch_errors import has_no_cluster
 
@@ -202,7 +202,7 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
     quality = (qos or default_qos).lower()
     texts = [text for row in associations for text in row[1:3]]
     texts += [text for row in qualities if row[0].lower() == quality for text in row[1:3]]
-    return min((limit for limit in map(whole, texts) if limit is not None), default=None)
+    return min((limit for limit in map(parse_count, texts) if limit is not None), default=None)
 
 
 def _limits_of_accounting() -> tuple[list[list[str]], list[list[str]]]:
@@ -232,7 +232,7 @@ def longest_min(partition: str | None) -> int | None:
     limits = []
     for name, limit in read_table(answer.text, (PLAIN, TIME_LIMIT)).rows:
         if partition or name.endswith("*"):
-            limits.append(minutes(limit))
+            limits.append(parse_minutes(limit))
     known = [limit for limit in limits if limit is not None]
     if len(known) < len(limits):  # a partition has no limit
         return None
@@ -257,7 +257,7 @@ def _checked(answer: CommandResult) -> str:
 
 def _run(*command: str, stdin: str = "") -> CommandResult:
     # Otherwise Slurm cuts long lists of elements, and ends them in dots.
-    environment = scrubbed(os.environ) | {"SLURM_BITSTR_LEN": "0"}
+    environment = clean_environment(os.environ) | {"SLURM_BITSTR_LEN": "0"}
     try:
         done = subprocess.run(
             command,

@@ -1,8 +1,8 @@
-"""Make the environment of jobs and of Slurm's commands: the user's, without those of an outer job.
+"""Make the environment of jobs and of Slurm's commands: without variables of an outer job.
 
 A grid is often submitted from inside a job, such as an interactive session or a notebook. `sbatch
 --export=ALL` would copy that job's SLURM_*, rank variables and CPU binding into every new job. They
-change where and how it runs.
+would change where and how the new job runs.
 """
 
 import os
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from furnace_hpc.host.access import GROUP_ACCESS
 
-# How Slurm's commands find and enter the cluster, and whether the group may write the runs.
+# Slurm's commands need the first four to reach the cluster. The last lets a group write the runs.
 KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", GROUP_ACCESS}
 _PREFIXES = (
     # of a job, and defaults of Slurm's commands
@@ -47,7 +47,7 @@ _NAMES = {
 _PREFIX = re.compile(f"({'|'.join(_PREFIXES)})_")
 
 
-def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Copy an environment without variables of a job, of a rank, or of Slurm's commands."""
     return {name: value for name, value in environment.items() if not _is_left_out(name)}
 
@@ -65,13 +65,13 @@ def absolute_folders(search_path: str) -> list[str]:
 
 @contextmanager
 def environment_of_jobs(**more: str) -> Iterator[None]:
-    """Replace this process's environment by the scrubbed one and `more`.
+    """Replace this process's environment by the clean one and `more` for a while.
 
-    For libraries that start commands.
+    For libraries that run commands.
     """
     before = dict(os.environ)
     os.environ.clear()
-    os.environ.update(scrubbed(before) | more)
+    os.environ.update(clean_environment(before) | more)
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ A node's GRES is `gpu:a100:4(S:0-1),mps:400`. A job's TRES is `gres/gpu:a100=4,g
 
 import re
 
-_ITEM = re.compile(r"(?:\([^()]*\)|[^,()])+")  # (S:0,2) has a comma that separates nothing
+_ITEM = re.compile(r"(?:\([^()]*\)|[^,()])+")  # commas inside (S:0,2) are no separators
 _COUNT = re.compile(r"([0-9]{1,12})([KMGTP]?)", re.IGNORECASE)
 _FLAGS = ("", "no_consume", "(null)")  # (null): a GPU without type
 
@@ -13,8 +13,8 @@ _FLAGS = ("", "no_consume", "(null)")  # (null): a GPU without type
 def gpus(text: str) -> dict[str, int]:
     """Count GPUs by type, in Slurm's order. Other resources are left out.
 
-    The type is empty if Slurm names none. In TRES, `gres/gpu=4` is the sum of all types. In GRES,
-    `gpu:2` adds two GPUs.
+    A GPU without a type counts under the empty type. In TRES, `gres/gpu=4` is the sum of all types.
+    In GRES, `gpu:2` is two GPUs besides those of other types.
     """
     found: dict[str, int] = {}
     sum_of_types = 0

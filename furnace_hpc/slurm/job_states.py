@@ -26,14 +26,14 @@ class Meaning:
 
     phase: Phase
     text: str  # for people
-    ended: str = "killed"  # end reason of an attempt that recorded none itself
+    end_reason: str = "killed"  # end reason of an attempt that recorded none itself
 
     @property
-    def leaves(self) -> RunState:
-        """The state of a run whose attempt ended so."""
-        if self.ended not in END_REASONS:
+    def run_state(self) -> RunState:
+        """The state of a run whose attempt ended in this way."""
+        if self.end_reason not in END_REASONS:
             return RunState.UNKNOWN
-        return END_REASONS[self.ended].state
+        return END_REASONS[self.end_reason].state
 
 
 def _waiting(text: str) -> Meaning:
@@ -110,7 +110,7 @@ _SHORT = {  # squeue's compact forms, %t
     "TO": "TIMEOUT",
 }
 
-# These may stand beside a state such as RUNNING. The first of them is the more specific word.
+# Flags that Slurm adds to a state such as RUNNING. Of several flags, the first one here counts.
 _FLAGS = (
     *("COMPLETING", "STAGE_OUT", "CONFIGURING", "POWER_UP_NODE", "RESIZING", "REQUEUED"),
     *("REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED", "REVOKED", "RESV_DEL_HOLD"),
@@ -137,7 +137,7 @@ _NEVER_STARTS = {
 }
 
 
-def plain(word: str) -> str:
+def base_state(word: str) -> str:
     """Reduce a state to one word: RUNNING+COMPLETING, `CANCELLED by 0`, RUNNING+, PD."""
     first, *_ = [*word.split(), ""]
     parts = [_SHORT.get(part, part) for part in re.split("[+,]", first.removesuffix("+"))]
@@ -154,12 +154,12 @@ def plain(word: str) -> str:
 def meaning(word: str) -> Meaning:
     """Look up a state in any form that squeue and sacct print: PD, `CANCELLED by 0`, RUNNING+."""
     unknown = Meaning(Phase.UNKNOWN, f"unknown Slurm state {word!r}", "")
-    return MEANINGS.get(plain(word), unknown)
+    return MEANINGS.get(base_state(word), unknown)
 
 
 def is_held_after_requeue(word: str, reason: str) -> bool:
     """Whether Slurm requeued the job and holds it. A hold by a person does not count."""
-    return plain(word) == "REQUEUE_HOLD" or _letters(reason) in _HELD_AFTER_REQUEUE
+    return base_state(word) == "REQUEUE_HOLD" or _letters(reason) in _HELD_AFTER_REQUEUE
 
 
 def explain_waiting(word: str, reason: str) -> str:

@@ -4,8 +4,8 @@ import itertools
 import math
 import re
 
-_MOST_ELEMENTS = 4_000_001  # Slurm's own bound of MaxArraySize
-_MOST_NODES = 100_000
+_MAX_ELEMENTS = 4_000_001  # Slurm's own bound of MaxArraySize
+_MAX_NODES = 100_000
 _SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")  # 8, 8-12, 8-12:2
 _BRACKETS = r"\[[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*\]"
 _NODES = re.compile(rf"([\w.-]|{_BRACKETS})+(,([\w.-]|{_BRACKETS})+)*")
@@ -24,7 +24,7 @@ def array_elements(job_id: str) -> list[str]:
     inside, closed, _ = rest.partition("]")
     if not closed:
         return []
-    numbers = _numbers(inside.partition("%")[0], _MOST_ELEMENTS)
+    numbers = _numbers(inside.partition("%")[0], _MAX_ELEMENTS)
     return [f"{base}_{int(number)}" for number in numbers]
 
 
@@ -36,7 +36,7 @@ def node_names(nodelist: str) -> list[str]:
     found: list[str] = []
     for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
         pieces = [_piece(piece) for piece in re.findall(r"\[[^\]]*\]|[^\[]+", part)]
-        if len(found) + math.prod(map(len, pieces)) > _MOST_NODES:
+        if len(found) + math.prod(map(len, pieces)) > _MAX_NODES:
             return []
         found += ["".join(chosen) for chosen in itertools.product(*pieces)]
     return found
@@ -44,7 +44,7 @@ def node_names(nodelist: str) -> list[str]:
 
 def _piece(text: str) -> list[str]:
     if text.startswith("["):
-        return _numbers(text[1:-1], _MOST_NODES)
+        return _numbers(text[1:-1], _MAX_NODES)
     return [text]
 
 

@@ -118,13 +118,13 @@ def read_config(text: str) -> dict[str, str]:
     return {pair[1]: pair[2] for pair in found if pair}
 
 
-def whole(text: str) -> int | None:
+def parse_count(text: str) -> int | None:
     """Read a limit or size: `64`, or `64+` (64 or more). None if the text is no number."""
     found = re.fullmatch(r"([0-9]{1,18})\+?", text.strip())
     return int(found[1]) if found else None
 
 
-def minutes(text: str) -> int | None:
+def parse_minutes(text: str) -> int | None:
     """Read a time in whole minutes. None if there is no limit, or the text is no time.
 
     Slurm writes `1-02:03:04`, `1-12` (days-hours), `02:03:04`, `5:00` (minutes:seconds) and `30`

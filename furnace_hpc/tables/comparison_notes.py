@@ -29,15 +29,18 @@ def _bounds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     if metric.limits is None or reference is None or not reference.n:
         return
     low, high = (metric.scale.show(limit) for limit in metric.limits)
+    found = {}
     for row in rows:
         if row is reference or not row.n or not (row.gaps or reference.gaps):
             continue
         bounds = difference_bounds(row.runs, reference.runs, metric.limits)
         least, most = (metric.scale.show(bound, signed=True) for bound in bounds)
+        found[row.variant] = f"{row.variant} {least} to {most}"
+    if found:
         yield Note(
             f"if missing and failed runs had values from {low} to {high}, the difference to "
-            f"{grid.reference} could be {least} to {most}",
-            (row.variant,),
+            f"{grid.reference} could be: {'; '.join(found.values())}",
+            tuple(found),
         )
 
 
@@ -53,9 +56,12 @@ def _reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     if reference is None or reference.n == 0:
         yield Note(f"no differences: the reference {grid.reference} has no value")
         return
+    found: dict[str, list[str]] = {}
     for row in rows:
         if row.n and row.values.keys() != reference.values.keys():
-            yield Note(_common_draws(row, reference), (row.variant,))
+            found.setdefault(_common_draws(row, reference), []).append(row.variant)
+    for text, variants in found.items():
+        yield Note(text, tuple(variants))
 
 
 def _common_draws(row: Row, reference: Row) -> str:
@@ -123,6 +129,9 @@ def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     """
     compared = [row for row in rows if row.verdict]
     if grid.sesoi is None or not compared:
+        return
+    if any(row.test_per_train for row in compared):
+        yield Note("more packs of the same samples would add little. Use packs that share none")
         return
     scale = Metric(grid.metric, grid.direction).scale
     differences = [row.difference for row in compared]

@@ -104,7 +104,7 @@ def _direction(wanted: ForeignTable) -> Direction:
 
 
 def _reference(wanted: ForeignTable, names: Sequence[str]) -> str:
-    """The row that all differences are taken to."""
+    """The row that the others are compared with."""
     if wanted.reference is not None:
         if wanted.reference not in names:
             raise ConfigError(

@@ -3,6 +3,7 @@
 Their names have an `@`: `test/digit/accuracy@text+image`, `test/consistency/auc@text+image`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -18,6 +19,10 @@ SHOWN = (
     *("gap", "cka"),
 )
 
+# A difference to the reference is coloured if a t test of this level shows it. Its colour is
+# strongest from this number of standard errors on.
+LEVEL, STRONGEST = 0.99, 10.0
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -32,16 +37,42 @@ class Matrix:
     means: tuple[tuple[float | None, ...], ...]
     deviations: tuple[tuple[float | None, ...], ...]
     counts: tuple[tuple[int, ...], ...]
-    by_column: bool = False  # columns are different metrics: each has its own range of shades
+    reference: int | None = None  # number of the row that the others are compared with
 
     def shades(self) -> list[list[float]]:
-        """Shade of each cell, from 0 (lowest) to 1 (highest). 0 if all values are equal."""
-        if self.by_column:
-            columns = [_shades(column) for column in zip(*self.means, strict=True)]
-            return [list(line) for line in zip(*columns, strict=True)]
-        flat = _shades([value for line in self.means for value in line])
-        width = len(self.columns)
-        return [flat[at : at + width] for at in range(0, len(flat), width)]
+        """Shade of each cell: its difference to the reference in standard errors.
+
+        0 if a t test at 1 % does not show the difference, else from -1 (STRONGEST below) to 1
+        (STRONGEST above). The standard deviation is pooled over the rows of a column.
+        """
+        columns = zip(*self.means, strict=True)
+        spreads, counts = zip(*self.deviations, strict=True), zip(*self.counts, strict=True)
+        found = [self._shades(*column) for column in zip(columns, spreads, counts, strict=True)]
+        return [list(line) for line in zip(*found, strict=True)]
+
+    def _shades(
+        self,
+        means: Sequence[float | None],
+        deviations: Sequence[float | None],
+        counts: Sequence[int],
+    ) -> list[float]:
+        """The shades of one column."""
+        start = None if self.reference is None else means[self.reference]
+        known = [(n, spread) for n, spread in zip(counts, deviations, strict=True) if n > 1]
+        degrees = sum(n - 1 for n, _ in known)
+        deviation = 0.0
+        if degrees:
+            squares = sum((n - 1) * (spread or 0.0) ** 2 for n, spread in known)
+            deviation = math.sqrt(squares / degrees)
+        if start is None or self.reference is None or not deviation:
+            return [0.0] * len(means)
+        n_reference = counts[self.reference]
+        errors = [deviation * math.sqrt(1 / n + 1 / n_reference) if n else 0.0 for n in counts]
+        distances = [
+            (mean - start) / error if mean is not None else 0.0
+            for mean, error in zip(means, errors, strict=True)
+        ]
+        return [_shade(distance, degrees) for distance in distances]
 
 
 def modality_matrix(ablation: Ablation) -> Matrix | None:
@@ -70,7 +101,7 @@ def consistency_blocks(ablation: Ablation) -> list[Matrix]:
         suffix = f"@{pair}" if pair else ""
         names = [f"{prefix}{name}{suffix}" for name in columns]
         title = pair.replace("+", " and ")
-        matrices.append(_matrix(ablation, title, names, columns, by_column=True))
+        matrices.append(_matrix(ablation, title, names, columns))
     return matrices
 
 
@@ -79,30 +110,30 @@ def _matrix(
     title: str,
     names: Sequence[str],
     columns: Sequence[str],
-    by_column: bool = False,
 ) -> Matrix:
+    variants = tuple(row.variant for row in ablation.rows)
+    reference = None
+    if ablation.reference is not None:
+        reference = variants.index(ablation.reference.variant)
     values = [[_values(row, name) for name in names] for row in ablation.rows]
     return Matrix(
         title,
         tuple(columns),
-        tuple(row.variant for row in ablation.rows),
+        variants,
         tuple(tuple(estimates.mean(cell) for cell in line) for line in values),
         tuple(tuple(estimates.sample_deviation(cell) for cell in line) for line in values),
         tuple(tuple(len(cell) for cell in line) for line in values),
-        by_column,
+        reference,
     )
 
 
-def _shades(values: Sequence[float | None]) -> list[float]:
-    known = [value for value in values if value is not None] or [0.0]
-    low, high = min(known), max(known)
-    return [_shade(value, low, high) for value in values]
+def _shade(distance: float, degrees: int) -> float:
+    """Shade of a difference, given in standard errors."""
+    from scipy.special import stdtrit
 
-
-def _shade(value: float | None, low: float, high: float) -> float:
-    if value is None or low == high:
+    if abs(distance) < stdtrit(degrees, (1 + LEVEL) / 2):
         return 0.0
-    return (value - low) / (high - low)
+    return max(-1.0, min(1.0, distance / STRONGEST))
 
 
 def _values(row: Row, name: str) -> list[float]:

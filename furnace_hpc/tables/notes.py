@@ -68,7 +68,7 @@ def make_notes(
 
 def notes_of_values(grid: Grid, rows: Sequence[Row]) -> list[Note]:
     """The notes on values and differences, which need no files of runs."""
-    notes = [note for row in rows for note in _values_left_out(grid, row)]
+    notes = [*_values_left_out(grid, rows)]
     notes += comparison_notes(grid, rows)
     return notes
 
@@ -103,21 +103,24 @@ def describe(run: Run) -> str:
     return f"{run.run_id} ({': '.join(part for part in parts if part)})"
 
 
-def _values_left_out(grid: Grid, row: Row) -> Iterator[Note]:
-    """Runs that are missing, and runs whose value cannot be in the mean."""
-    if row.missing:
-        yield Note(f"missing: {list_names([describe(run) for run in row.missing])}", (row.variant,))
-    lacking = [run.run_id for run in row.runs if run.result and run.value is None]
-    if lacking:
-        names = list_names(lacking)
-        yield Note(
-            f"not in the mean, because the result has no {grid.metric}: {names}", (row.variant,)
-        )
-    values = [(run.run_id, run.value) for run in row.runs if run.value is not None]
-    infinite = [f"{run_id} ({value})" for run_id, value in values if not isfinite(value)]
-    if infinite:
-        names = list_names(infinite)
-        yield Note(f"not in the mean, because {grid.metric} is not finite: {names}", (row.variant,))
+def _values_left_out(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """Runs that are missing, and runs whose value cannot be in the mean. One note for each kind."""
+    kinds: dict[str, dict[str, str]] = {
+        "missing": {},
+        f"not in the mean, because the result has no {grid.metric}": {},
+        f"not in the mean, because {grid.metric} is not finite": {},
+    }
+    for row in rows:
+        lacking = [run.run_id for run in row.runs if run.result and run.value is None]
+        values = [(run.run_id, run.value) for run in row.runs if run.value is not None]
+        infinite = [f"{run_id} ({value})" for run_id, value in values if not isfinite(value)]
+        missing = [describe(run) for run in row.missing]
+        for found, names in zip(kinds.values(), (missing, lacking, infinite), strict=True):
+            if names:
+                found[row.variant] = list_names(names)
+    for kind, found in kinds.items():
+        if found:
+            yield Note(f"{kind}: {'; '.join(found.values())}", tuple(found))
 
 
 def _uneven_costs(rows: Sequence[Row]) -> Iterator[Note]:
@@ -184,7 +187,7 @@ def _resumed_differently(rows: Sequence[Row]) -> Iterator[Note]:
     """Runs that were resumed with another number of processes, or another ZeRO stage."""
     names = []
     for row in rows:
-        names += [f"{run.run_id} ({run.spent.ways})" for run in row.runs if _has_changed(run)]
+        names += [f"{run.run_id} ({run.spent.setups})" for run in row.runs if _has_changed(run)]
     if names:
         yield Note(
             f"{count(len(names), 'run')} resumed with another number of processes or another "
@@ -194,7 +197,7 @@ def _resumed_differently(rows: Sequence[Row]) -> Iterator[Note]:
 
 
 def _has_changed(run: Run) -> bool:
-    return THEN in run.spent.ways
+    return THEN in run.spent.setups
 
 
 def _other_names(rows: Sequence[Row], records: Records) -> Iterator[Note]:

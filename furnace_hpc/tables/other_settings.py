@@ -8,7 +8,7 @@ from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.submitted import command_on, read_rows, setting_words
+from furnace_hpc.runs.submitted import grid_command, read_rows, set_options
 
 MAX_SHOWN = 5
 
@@ -19,7 +19,7 @@ def other_settings(grid: Grid, folder: GridFolder) -> list[str]:
     for settings, run_ids in _runs_by_settings(grid, folder)[1]:
         done = sum(folder.run(run_id).result.is_file() for run_id in run_ids)
         if done:
-            command = command_on("aggregate", folder, *setting_words(settings))
+            command = grid_command("aggregate", folder, *set_options(settings))
             found.append(
                 (-done, f"{done} of {counted(len(run_ids), 'run')} {is_are(done)} done: {command}")
             )

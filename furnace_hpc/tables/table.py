@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.records.declaration import Declared
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.metric import Metric
@@ -25,7 +26,7 @@ from furnace_hpc.tables.statistics import estimates, resampling
 from furnace_hpc.tables.statistics.factorial import FactorEffects
 from furnace_hpc.tables.statistics.ranks import Ranks
 from furnace_hpc.tables.statistics.verdicts import Verdict
-from furnace_hpc.tables.tuning import Tuning
+from furnace_hpc.tables.tuning.tuned_rows import Tuning
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,13 @@ class Source(NamedTuple):
     is_plain: bool  # whether values are shown as they are, not as percentages
 
 
+class PlanHistory(NamedTuple):
+    """What was declared for a table, and what changed."""
+
+    entries: tuple[Declared, ...]  # the declaration, and changes that were submitted
+    not_submitted: tuple[str, ...] = ()  # what the table's grid changes beside them
+
+
 @dataclass(frozen=True)
 class Ablation:
     """The table of one grid, or of runs of another tool."""
@@ -231,6 +239,8 @@ class Ablation:
     effects: FactorEffects | None = None  # None if the rows are not a full product of factors
     ranks: Ranks | None = None  # of the methods over data sets; None if there are not several
     tuning: Tuning | None = None  # the trials behind the rows; None if they were not tuned
+    suffix: str = ""  # of the results folder, if the table is a view of its grid
+    declared: PlanHistory | None = None  # None if no plan was recorded
 
     @cached_property
     def metric(self) -> Metric:
@@ -339,6 +349,16 @@ def difference_bounds(
     low, high = limits
     lowest = mean_with(ours, low) - mean_with(theirs, high)
     return lowest, mean_with(ours, high) - mean_with(theirs, low)
+
+
+def pair_differences(row: Row, reference: Row) -> dict[str, float]:
+    """Name of a pack, or of a seed -> difference to the reference, of each pair of a comparison."""
+    both = [draw for draw in row.values if draw in reference.values]
+    names = dict.fromkeys(draw.pack or f"seed {draw.seed}" for draw in both)
+    ours = units_of({draw: row.values[draw] for draw in both})
+    theirs = units_of({draw: reference.values[draw] for draw in both})
+    differences = [value - other for value, other in zip(ours, theirs, strict=True)]
+    return dict(zip(names, differences, strict=True))
 
 
 def by_pack(values: Mapping[Draw, float]) -> list[list[float]]:

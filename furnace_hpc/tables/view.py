@@ -1,17 +1,22 @@
 """Another view of a grid: another metric, some of the runs, or rows by the values of a key."""
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.config.metrics import checked_direction
+from furnace_hpc.config.metrics import Direction, checked_direction
 from furnace_hpc.config.train_config import RunSpec
-from furnace_hpc.tables.collect import flat_config, row_name
+from furnace_hpc.tables.collect import compare_rows, flat_config, row_name
+from furnace_hpc.tables.reading.resolution import resolution_of
+from furnace_hpc.tables.table import Ablation, Run
 from furnace_hpc.tables.text import as_number, format_value
+
+MAX_METRICS = 8  # in the report's list of metrics
+MAX_VALUES = 4_000  # runs times metrics; a larger report would be slow
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,54 @@ def why_no_verdict(grid: Grid, runs: list[RunSpec], view: View) -> str:
     return (
         f"No stars, verdicts and corrected p values, because {' and '.join(options)} {verb} what "
         f"the grid compares. The grid's own table has them."
+    )
+
+
+def tables_of_other_metrics(ablation: Ablation) -> Iterator[Ablation]:
+    """The table with each other metric that all finished runs have, without verdicts.
+
+    Scores of subsets and of consistency are left out, because they have heat maps.
+    """
+    results = [run.own_result for run in ablation.runs if run.own_result]
+    if not results:
+        return
+    names = set.intersection(*(set(result.metrics) for result in results))
+    plain = [name for name in names if "@" not in name and "/consistency/" not in name]
+    split = ablation.metric.split
+    plain.sort(key=lambda name: (not name.startswith(f"{split}/"), name))
+    wanted = [name for name in plain if name != ablation.metric.name][:MAX_METRICS]
+    for name in wanted[: MAX_VALUES // len(ablation.runs)]:
+        try:
+            direction = checked_direction(name, None)
+        except ConfigError:  # neither direction is better
+            continue
+        yield _with_metric(ablation, name, direction)
+
+
+def _with_metric(ablation: Ablation, metric: str, direction: Direction) -> Ablation:
+    """The table with the values of another metric."""
+
+    def measured(run: Run) -> Run:
+        value = None
+        if run.result is not None:
+            value = run.result.metrics.get(metric)
+        return replace(run, value=value)
+
+    named = {row.variant: [measured(run) for run in row.runs] for row in ablation.rows}
+    resolution = resolution_of(metric, [run for runs in named.values() for run in runs])
+    rows = compare_rows(named, ablation.grid.reference, (), lambda runs: {}, resolution)
+    return replace(
+        ablation,
+        grid=ablation.grid.model_copy(update={"metric": metric, "direction": direction}),
+        rows=tuple(
+            replace(row, changes=old.changes) for row, old in zip(rows, ablation.rows, strict=True)
+        ),
+        notes=(),
+        why_no_verdict=(
+            f"{metric} has no marks, verdicts and corrected p values, because the grid compares "
+            f"its rows by {ablation.grid.metric}."
+        ),
+        resolution=resolution,
     )
 
 

@@ -19,13 +19,14 @@ PLAIN = {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}
 @pytest.mark.parametrize("path", DEEPSPEED, ids=lambda path: path.stem)
 def test_shipped_files_have_the_stage_of_their_name(path):
     content = validate(DeepSpeedFile, read_json(path), str(path))
-    stage = int(re.fullmatch(r"zero(\d)(_offload|_fp32)?", path.stem)[1])
+    stage = int(re.fullmatch(r"zero(\d)(_offload|_fp32)?(_checkpointed)?", path.stem)[1])
     fp32 = stage == 0 or path.stem.endswith("fp32")
     assert content.zero_optimization.stage == stage
     assert content.precision == ("fp32" if fp32 else "bf16")
-    assert (content.zero_optimization.offload_optimizer is not None) == path.stem.endswith(
-        "offload"
-    )
+    assert (content.zero_optimization.offload_optimizer is not None) == ("offload" in path.stem)
+    assert (content.activation_checkpointing is not None) == path.stem.endswith("_checkpointed")
+    if not fp32:  # overlap begins early also for a model of 0.2 billion parameters
+        assert content.zero_optimization.reduce_bucket_size == 50_000_000
     assert content.data_types is None if fp32 else content.data_types.grad_accum_dtype == "fp32"
     found = specs(base={"deepspeed": path.stem})[0].config.deepspeed
     assert found == content

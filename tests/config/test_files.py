@@ -68,7 +68,7 @@ def test_own_keys_override_merged_keys(tmp_path):
     [
         ('{"a": 1, "a": 2}', ": key 'a' is a duplicate. Keep one"),
         ('{"b": {"a": 1, "a": 2}}', ": key 'a' is a duplicate. Keep one"),
-        ('{"a": 1,\n}', ":2:1: not valid JSON: "),
+        ('{"a": 1,\n x}', ":2:2: not valid JSON: "),
         ("", ":1:1: not valid JSON: "),
     ],
 )

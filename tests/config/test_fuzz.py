@@ -206,4 +206,7 @@ def test_invalid_lines_of_a_journal_are_ignored(tmp_path):
     (tmp_path / "journal.jsonl").write_text(
         "".join(json.dumps(line) + "\n" for line in [*bad, good])
     )
-    assert (Submission(tmp_path).sent(), Submission(tmp_path).cancelled()) == ([], {"base-s0-1"})
+    assert (Submission(tmp_path).sbatch_calls(), Submission(tmp_path).cancelled()) == (
+        [],
+        {"base-s0-1"},
+    )

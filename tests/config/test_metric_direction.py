@@ -67,7 +67,7 @@ def test_a_direction_must_not_contradict_its_metric(name):
         assert checked_direction(name, None) == own
     else:
         with pytest.raises(
-            ConfigError, match="has no better direction. Write the direction, max or min"
+            ConfigError, match="has no direction of its own. Write direction: max or min"
         ):
             checked_direction(name, None)
 

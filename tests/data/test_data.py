@@ -17,7 +17,7 @@ from furnace_hpc.data.decode.features import channel_statistics, mfcc, num_frame
 from furnace_hpc.data.sets.tridigits.speech import (
     ACCENTS,
     VOICES,
-    Request,
+    SpeechRequest,
     find_source,
     read_bank,
     synthesise,
@@ -228,7 +228,9 @@ def test_bank_has_every_voice_accent_and_digit_once():
 
 def test_espeak_and_bank_have_the_same_format():
     pytest.importorskip("espeakng_loader")
-    first, again = (synthesise([Request("f2", "en-gb-scotland", 7, 150, 50)])[0] for _ in range(2))
+    first, again = (
+        synthesise([SpeechRequest("f2", "en-gb-scotland", 7, 150, 50)])[0] for _ in range(2)
+    )
     np.testing.assert_array_equal(first.waveform, again.waveform)
     banked = next(
         u for u in read_bank() if (u.voice, u.accent, u.digit) == ("f2", "en-gb-scotland", 7)
@@ -242,7 +244,7 @@ def test_espeak_and_bank_have_the_same_format():
 
 def test_a_slow_voice_fits_into_the_window():
     pytest.importorskip("espeakng_loader")
-    slow = synthesise([Request("Marco", "en-us", 0, 100, 50)])[0]
+    slow = synthesise([SpeechRequest("Marco", "en-us", 0, 100, 50)])[0]
     assert 15_000 < len(slow.waveform) <= 20_000
 
 
@@ -256,4 +258,6 @@ def test_a_slow_voice_fits_into_the_window():
 def test_an_invalid_voice_is_an_error(voice, accent, message):
     pytest.importorskip("espeakng_loader")
     with pytest.raises(ConfigError, match=message):
-        synthesise([Request("f1", "en-us", 1, 150, 50), Request(voice, accent, 1, 150, 50)])
+        synthesise(
+            [SpeechRequest("f1", "en-us", 1, 150, 50), SpeechRequest(voice, accent, 1, 150, 50)]
+        )

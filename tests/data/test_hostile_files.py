@@ -78,7 +78,7 @@ def test_a_header_with_a_wrong_rate_is_refused(tmp_path):
 
 
 def test_a_very_long_silence_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("furnace_hpc.data.decode.audio._MOST", 30_000)
+    monkeypatch.setattr("furnace_hpc.data.decode.audio._MAX_SAMPLES", 30_000)
     soundfile.write(tmp_path / "a.flac", np.zeros((16_000, 2), np.float32), 16_000)
     with pytest.raises(Unusable, match="more than 15,000 samples"):
         read_sound(tmp_path / "a.flac", KNOBS)

@@ -13,7 +13,7 @@ from make import make_model
 from furnace_hpc.config.manifest import Labels, Statistics
 from furnace_hpc.data.columns import open_columns, write_columns
 from furnace_hpc.data.loading.batches import Batch, BatchReader
-from furnace_hpc.data.loading.prefetch import Prefetched, Request, TrainBatches
+from furnace_hpc.data.loading.prefetch import BatchPrefetcher, BatchRequest, TrainBatches
 from furnace_hpc.data.loading.sampler import drawn_frames
 from furnace_hpc.engine.evaluation import rank_shares
 from furnace_hpc.engine.ranks.distributed import Processes
@@ -252,7 +252,7 @@ def test_prefetched_batches_equal_plain_ones(small_data):
     )
     rows = [np.random.default_rng(k).permutation(240)[: 5 + k] for k in range(12)]
     plain = [reader.read(r) for r in rows]
-    with Prefetched(reader, [Request(r) for r in rows]) as batches:
+    with BatchPrefetcher(reader, [BatchRequest(r) for r in rows]) as batches:
         ahead = list(batches)
     assert len(ahead) == 12
     assert all(equal(a, b) for a, b in zip(ahead, plain, strict=True))
@@ -275,8 +275,8 @@ def test_steps_in_any_order(small_data):
 def test_an_error_in_the_thread_is_raised_in_the_loop(small_data):
     """No batch is skipped."""
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
-    requests = [Request(np.array([row])) for row in (0, 1, 999, 3)]
-    with Prefetched(reader, requests) as batches:
+    requests = [BatchRequest(np.array([row])) for row in (0, 1, 999, 3)]
+    with BatchPrefetcher(reader, requests) as batches:
         assert [next(batches).rows.tolist() for _ in range(2)] == [[0], [1]]
         for _ in range(2):
             with pytest.raises(IndexError, match="999"):
@@ -299,10 +299,10 @@ def test_only_a_few_batches_are_read_ahead(small_data):
     def requests():
         for row in range(100):
             asked.append(row)
-            yield Request(np.array([row]))
+            yield BatchRequest(np.array([row]))
 
     reader = BatchReader(open_columns(small_data), "train", ("text",), ("digit",), CPU)
-    with Prefetched(reader, requests(), depth=3) as batches:
+    with BatchPrefetcher(reader, requests(), depth=3) as batches:
         next(batches)
         deadline_s = time.monotonic() + 5
         while len(asked) < 4 and time.monotonic() < deadline_s:

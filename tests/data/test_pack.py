@@ -2,10 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked_commands
 import numpy as np
 import pytest
 
@@ -276,9 +276,7 @@ def test_wrong_options_are_named(tmp_path):
 
 def run(code: int, *arguments: str) -> str:
     command = [sys.executable, "-m", "furnace_hpc.pack", *arguments]
-    child = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "500"}
-    )
+    child = forked_commands.run(command, env=os.environ | {"COLUMNS": "500"})
     assert child.returncode == code, child.stderr
     assert "Traceback" not in child.stderr
     return child.stdout + child.stderr

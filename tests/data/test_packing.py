@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked_commands
 import numpy as np
 import psutil
 import pytest
@@ -18,7 +19,7 @@ from small_disk import only, small_file_system
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.packing.pack import pack_files
-from furnace_hpc.data.packing.resumable_writer import Unfinished
+from furnace_hpc.data.packing.resumable_writer import ResumableWriter
 from furnace_hpc.data.packing.sample import Draft, blank_sample
 from furnace_hpc.data.packing.statistics import measure
 from furnace_hpc.data.sets.avmnist import plan_avmnist
@@ -29,9 +30,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def run(code: int, *arguments: object) -> str:
-    child = subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False, timeout=120
-    )
+    child = forked_commands.run(command(*arguments))
     assert child.returncode == code, child.stderr
     assert "Traceback" not in child.stderr
     return child.stdout + child.stderr
@@ -168,14 +167,14 @@ def test_workers_change_no_byte(avmnist, whole, tmp_path):
 
 def test_an_unfinished_pack_with_other_settings(avmnist, tmp_path):
     other = write_avmnist(tmp_path / "other")
-    unfinished = Unfinished(tmp_path / "set", plan_avmnist(other))
-    unfinished.begin(force=False)
-    unfinished.record()
+    writer = ResumableWriter(tmp_path / "set", plan_avmnist(other))
+    writer.begin(force=False)
+    writer.record()
     with pytest.raises(ConfigError, match="is being packed by another process"):
         pack_files(
             plan_avmnist(other), tmp_path / "set", ignore, workers=1, max_refused=0, force=False
         )
-    unfinished.close()
+    writer.close()
     with pytest.raises(ConfigError, match=r"unfinished pack with other settings \(labels, rows\)"):
         pack_files(
             plan_avmnist(avmnist), tmp_path / "set", ignore, workers=1, max_refused=0, force=False

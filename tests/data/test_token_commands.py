@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forked_commands
 from raw_sets import MOVIES, write_mmimdb, write_vocab
 from test_tokens import BACKTRACKS, SLOW, content, write
 from use_study import packed_movies  # noqa: F401  fixture
@@ -35,7 +35,7 @@ def test_predict_loses_one_line_to_a_tokenizer(movies: Path, tmp_path: Path):
         "--input",
         str(tmp_path / "samples.jsonl"),
     ]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120)
+    done = forked_commands.run([*command, "--json"])
     assert done.stdout, done.stderr
     answered = [json.loads(line) for line in done.stdout.splitlines()]
     assert ["error" in answer for answer in answered] == [False, True, False]
@@ -43,9 +43,7 @@ def test_predict_loses_one_line_to_a_tokenizer(movies: Path, tmp_path: Path):
     assert len(answered[1]["error"]) < 400
     assert "panicked" not in done.stderr
     assert "Traceback" not in done.stderr
-    one = subprocess.run(
-        [*command[:5], "--text", SLOW], capture_output=True, text=True, timeout=120
-    )
+    one = forked_commands.run([*command[:5], "--text", SLOW])
     assert (one.returncode, one.stdout) == (2, "")
     assert one.stderr.startswith("error: text is 'aaa")
     assert one.stderr.count("\n") == 1
@@ -81,7 +79,7 @@ def test_pack_loses_one_plot_to_a_tokenizer(tmp_path: Path):
         "--max-refused",
         "0.5",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    done = forked_commands.run(command, timeout=180)
     assert done.returncode == 0, done.stderr
     assert "panicked" not in done.stdout + done.stderr
     refused = [

@@ -84,6 +84,7 @@ def test_fusion_learns_xor(fusion, xor_data):
     assert reached["xor"] > 0.9, reached
 
 
+@pytest.mark.slow
 def test_a_sum_of_modalities_does_not_learn_xor(xor_data):
     reached = accuracy(xor_data, fusion="bottleneck", fusion_layers=0)
     # both digits are recognised
@@ -91,6 +92,7 @@ def test_a_sum_of_modalities_does_not_learn_xor(xor_data):
     assert reached["xor"] < 0.62
 
 
+@pytest.mark.slow
 def test_misaligned_audio_does_not_learn_xor(xor_data):
     reached = accuracy(xor_data, misaligned=True, fusion="concat")
     assert reached["image_digit"] > 0.9

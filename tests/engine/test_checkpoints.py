@@ -81,7 +81,8 @@ def test_missing_checkpoints_are_an_error(tmp_path: Path):
     folder = saved(RunFolder(tmp_path), 10, 20)
     shutil.rmtree(folder.checkpoints)
     with pytest.raises(
-        RuntimeError, match="2 checkpoints were saved .* and none is in .*. Put sound ones back, or"
+        RuntimeError,
+        match="2 checkpoints were saved .* and none is in .*. Restore undamaged ones, or",
     ):
         newest_step(folder)
 

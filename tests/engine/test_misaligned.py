@@ -92,7 +92,10 @@ def accuracy(
 HALF = pytest.approx(0.5, abs=0.048)
 
 
-@pytest.mark.parametrize("name", ["concat", "gated", "low_rank", "cross_attention", "bottleneck"])
+SLOW = (pytest.param(n, marks=pytest.mark.slow) for n in ("low_rank", "gated", "bottleneck"))
+
+
+@pytest.mark.parametrize("name", ["concat", "cross_attention", *SLOW])
 def test_rolled_audio_with_a_trained_fusion(name):
     """Accuracy drops to that of text and image."""
     model = trained(unchanged, **DESIGNS[name], modality_dropout=0.15)

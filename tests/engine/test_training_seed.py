@@ -20,7 +20,7 @@ from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import RunFolder, write_atomically
-from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.records.verdict import RankVerdict
 
 ONE_RANK = Processes(0, 0, 1, torch.device("cpu"))
 
@@ -48,7 +48,7 @@ def started(folder: Path, data: Path, monkeypatch, **changes) -> tuple[RunContex
     run = RunFolder(folder / spec.run_id)
     write_atomically(run.spec, spec.model_dump_json())
     lifecycle.begin(str(run.path), {"code_hash": code_hash(), "data_dir": str(data)})
-    watchdog = Watchdog(60, Verdict(run, 1, 0))
+    watchdog = Watchdog(60, RankVerdict(run, 1, 0))
     context = setup.set_up(run, 1, ONE_RANK, watchdog, StopRequest())
     return context, float(torch.rand(()))
 

@@ -10,7 +10,7 @@ from login_study import LOCAL, begin, dead_holder, end, grid, planned, specs
 from furnace_hpc.host import budget_limits, end_reasons, lifecycle
 from furnace_hpc.launch.plan import Action
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
-from furnace_hpc.runs.records.verdict import Verdict, verdict_of
+from furnace_hpc.runs.records.verdict import RankVerdict, verdict_of
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt, read_status
 
 HERE = lifecycle.holder() | {"host": "node7"}
@@ -46,7 +46,7 @@ class OutOfMemoryError(RuntimeError):
 )
 def test_exception_gives_a_verdict(tmp_path, error, reason):
     assert verdict_of(error) == reason
-    rank = Verdict(RunFolder(tmp_path), 1, 0)
+    rank = RankVerdict(RunFolder(tmp_path), 1, 0)
     rank.at(12)
     with pytest.raises(type(error)), rank:
         raise error
@@ -83,7 +83,14 @@ REASONS = [
         "preempted",
     ),
     ([verdict("stopped"), verdict("entered")], JOB, {}, None),
+    # a rank died without a report: Slurm may know why
     ([verdict("peer_lost"), verdict("entered")], JOB, {}, None),
+    ([verdict("peer_lost")] * 2, JOB, {}, "peer_lost"),
+    ([verdict("peer_lost"), verdict("done")], JOB, {}, "peer_lost"),
+    ([verdict("peer_lost", 1), verdict("gpu", 2)], JOB, {}, "gpu"),
+    ([verdict("gpu", 1), verdict("crash", 2)], JOB, {}, "gpu"),
+    ([verdict("gpu", 2), verdict("crash", 1)], JOB, {}, "crash"),
+    ([verdict("peer_lost"), verdict("hang"), verdict("entered")], JOB, {}, "hang"),
     ([], JOB, {}, None),
 ]
 
@@ -110,6 +117,12 @@ def test_hang_blames_silent_or_frozen_ranks():
     verdicts = [verdict("hang", 1, host="a"), verdict("hang", 2, host="b", frozen=True)]
     assert end_reasons.reason_of_ranks(verdicts, JOB, {}) == ("hang", "hang at 2")
     assert end_reasons.suspect_hosts("hang", verdicts) == ["b"]
+
+
+def test_broken_gpu_blames_its_host():
+    verdicts = [verdict("peer_lost", host="a"), verdict("gpu", host="b"), verdict("entered")]
+    assert end_reasons.suspect_hosts("gpu", verdicts) == ["b"]
+    assert end_reasons.suspect_hosts("peer_lost", verdicts) == []
 
 
 def report(run: RunFolder, number: int, *verdicts: dict) -> None:
@@ -241,14 +254,14 @@ def test_exhausted_budget_fails_until_it_is_raised(tmp_path):
         answer = end(run, "hang", "entered")
         assert answer == ("fail" if number == 3 else "requeue")
     status = read_status(run)
-    used_up = "budget: 2 attempts in a row without a new step "
-    used_up += "(raise it with --set resources.max_idle_attempts=3 or more)"
-    assert (status.state, status.used_up) == (RunState.FAILED, used_up)
-    assert status.reason.startswith(f"{used_up}; last: ")
+    exhausted_budget = "budget: 2 attempts in a row without a new step "
+    exhausted_budget += "(raise it with --set resources.max_idle_attempts=3 or more)"
+    assert (status.state, status.exhausted_budget) == (RunState.FAILED, exhausted_budget)
+    assert status.reason.startswith(f"{exhausted_budget}; last: ")
     asked = grid(variants={"base": {"resources.max_idle_attempts": 2}}, seeds=[0])
     for retry in (frozenset(), frozenset({"failed"})):
         [left] = planned(tmp_path, asked, LOCAL, retry=retry).runs
-        assert (left.action, left.why) == (Action.LEAVE, used_up)
+        assert (left.action, left.why) == (Action.LEAVE, exhausted_budget)
     with pytest.raises(lifecycle.Busy, match="budget: 2 attempts in a row"):
         lifecycle.begin(str(run.path), {"max_idle_attempts": 2})
     [more] = planned(tmp_path, grid(variants={"base": {}}, seeds=[0])).runs  # 3 is the default

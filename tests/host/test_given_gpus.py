@@ -51,7 +51,7 @@ def test_first_run_fails_and_others_do_not_begin(stand_ins):
         gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python) for row in range(4)
     ]
     assert may[0] == ""
-    assert set(may[1:]) == {gpu_check.stopped_by(str(made.path))}
+    assert set(may[1:]) == {gpu_check.stop_reason(str(made.path))}
     assert WHY in may[1]
     assert RUNS[0] in may[1]
     assert num_calls(stand_ins) == 1
@@ -83,7 +83,7 @@ def test_all_begin_if_gpus_work_or_are_unknown(stand_ins, words, code, asks):
         gpu_check.find_refusal(str(made.path), RUNS[row], f"5_{row}", python) for row in range(3)
     ] == [""] * 3
     assert num_calls(stand_ins) == asks
-    assert gpu_check.stopped_by(str(made.path)) == ""
+    assert gpu_check.stop_reason(str(made.path)) == ""
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_one_broken_node_stops_no_other_run(stand_ins):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"usable": true}', "\x00", '{"a": 1}'])
 def test_damaged_gpus_json_stops_no_run(tmp_path, text):
     (tmp_path / "gpus.json").write_text(text)
-    assert gpu_check.stopped_by(str(tmp_path)) == ""
+    assert gpu_check.stop_reason(str(tmp_path)) == ""
 
 
 def test_runs_that_did_not_begin_stay_new(stand_ins):
@@ -127,7 +127,7 @@ def test_runs_that_did_not_begin_stay_new(stand_ins):
     for row in (1, 2):  # a cancelled one, and one of a later wave
         status = see(folder, known, row)
         assert status.state is RunState.NEW
-        assert status.reason == gpu_check.stopped_by(str(made.path))
+        assert status.reason == gpu_check.stop_reason(str(made.path))
     assert remaining_rows(made, folder, 9, StatusResolver(folder, known)) == {}
     (made.path / "gpus.json").unlink()
     assert set(remaining_rows(made, folder, 9, StatusResolver(folder, known))) >= {SMALL}
@@ -148,7 +148,7 @@ def test_runs_that_did_not_begin_stay_new(stand_ins):
     ],
 )
 def test_given_gpus(variables, given):
-    assert gpu_check.given(variables) == given
+    assert gpu_check.allocated_gpus(variables) == given
 
 
 def test_real_check_with_the_ranks_python(stand_ins, monkeypatch):

@@ -153,6 +153,8 @@ def expected(words: tuple[str, ...]) -> tuple[str, str]:
         return "fail", "crash"
     if set(words) == {"stopped"}:
         return "requeue", "stopped"
+    if "peer_lost" in words and "entered" not in words:
+        return "requeue", "peer_lost"
     return "fail", "killed"
 
 

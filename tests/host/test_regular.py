@@ -163,7 +163,7 @@ def test_pipe_in_a_submission_stops_no_reader(tmp_path, name, capsys):
     for read in (
         lambda: submission.rows,
         lambda: submission.code,
-        submission.sent,
+        submission.sbatch_calls,
         submission.cancelled,
     ):
         with suppress(IrregularFile):

@@ -153,6 +153,23 @@ def test_gpu_flags(tmp_path, changes, gres, per_node):
     assert (found.get("gres"), found.get("gpus-per-node")) == (gres, per_node)
 
 
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [
+        ({"gpu_flag": "gpus_per_task"}, ["--gpu-bind=none"]),
+        (
+            {"gpu_flag": "gpus_per_task", "srun_args": ["--gpu-bind=single:1"]},
+            ["--gpu-bind=single:1"],
+        ),
+        ({"gpu_flag": "gpus_per_node"}, []),
+    ],
+)
+def test_ranks_see_the_gpus_of_their_peers(tmp_path, changes, bound):
+    lines = text(tmp_path, **changes).splitlines()
+    [srun] = [line for line in lines if line.startswith("srun ")]
+    assert [word for word in srun.split() if word.startswith("--gpu-bind")] == bound
+
+
 def test_a_null_key_is_no_flag(tmp_path):
     names = ("wckey", "account", "qos", "constraint", "cpus_per_task", "mem_gb", "partition")
     script = text(tmp_path, **dict.fromkeys(names))

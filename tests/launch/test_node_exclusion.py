@@ -49,6 +49,8 @@ def attempt(nodelist: str, reason: str, *blamed: str) -> Attempt:
             2,
             ("n2",),
         ),
+        ([attempt("n[1-2]", "gpu", "n2"), attempt("n[2-3]", "gpu", "n2")], 2, ("n2",)),
+        ([attempt("n[1-2]", "peer_lost")] * 2, 1, ()),
         ([attempt("n[1-2]", "node_fail"), attempt("n[1-2]", "hang", "another")], 2, ("n1", "n2")),
         # all nodes seen: the cause is elsewhere
         ([attempt("a", "hang")] * 2 + [attempt("b", "hang")] * 2, 2, ()),
@@ -87,7 +89,7 @@ def test_the_next_submission_excludes_the_node(tmp_path, monkeypatch, capsys):
     assert "#SBATCH --exclude=node7\n" in batch_text(plan, array, tmp_path / "submission")
     print_plan(plan)
     said = capsys.readouterr().out
-    assert "excluded nodes: node7, where at least 2 attempts hung, did not start or lost" in said
+    assert "excluded nodes: node7, where at least 2 attempts hung, did not start, had a" in said
     for change in (
         {"exclude_after_failures": None},
         {"exclude_after_failures": 3},

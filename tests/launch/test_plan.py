@@ -303,7 +303,7 @@ def test_shapes_group_runs_by_resources(tmp_path, folder):
 
 def test_the_spec_of_an_attempt(tmp_path):
     run = planned(tmp_path, grid(**ONE), LOCAL, data_root=Path("relative")).runs[0]
-    assert AttemptSpec.of_record(run.attempt.record(job_id="5")) == run.attempt
+    assert AttemptSpec.from_record(run.attempt.record(job_id="5")) == run.attempt
     assert run.attempt.record() == {
         "code_hash": CODE,
         "attempts_before": 0,

@@ -158,7 +158,7 @@ def test_a_submission_writes_grid_specs_and_rows(tmp_path):
         text = (written / "specs.jsonl").read_bytes()[offset : offset + length].decode()
         assert RunSpec.model_validate_json(text) == run
         assert row["facts"]["code_hash"] == CODE
-        assert SubmissionRow.of_line(json.dumps(row)).attempt.record() == row["facts"]
+        assert SubmissionRow.from_line(json.dumps(row)).attempt.record() == row["facts"]
         assert batch._find_row(str(written), "row", row["row"]) == row
     assert write_submission(plan).path == folder.submissions / "2"
     assert not list(folder.path.rglob(".*"))
@@ -215,18 +215,18 @@ def test_new_code_moves_the_old_folder_away(tmp_path):
 
 def test_the_journal_ignores_a_torn_line(tmp_path):
     journal = Submission(tmp_path)
-    assert journal.sent() == []
+    assert journal.sbatch_calls() == []
     journal.note("intent", name="a", kind="array", base=2, rows=[2, 5])
     journal.note("intent", name="b", kind="array", base=0, rows=[9])
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"unix_s": 1, "event": "subm')
-    assert [(sent.name, sent.outcome) for sent in journal.sent()] == [
+    assert [(call.name, call.outcome) for call in journal.sbatch_calls()] == [
         ("a", "doubtful"),
         ("b", "doubtful"),
     ]
     journal.note("submitted", name="a", job_id="7")
     journal.note("refused", name="b", error="no")
-    first, second = journal.sent()
+    first, second = journal.sbatch_calls()
     assert (first.outcome, first.elements) == ("submitted", {2: "7_0", 5: "7_3"})
     assert (second.outcome, second.job_id) == ("refused", "")
     (tmp_path / "rows.jsonl").write_text('{"run_id": "x"}\n{"run_id": "y"}\n')

@@ -1,5 +1,6 @@
 """The real submit command: its output, its errors, and that an error changes no file."""
 
+import os
 import re
 import subprocess
 import sys
@@ -211,11 +212,10 @@ def test_each_problem_of_a_grid_file_is_one_line(place):
     assert "unknown metric 'test/digit/acc'" in only(place)
 
 
-def furnace(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = Path(sys.executable).with_name("furnace")
-    return subprocess.run(
-        [script, *arguments], cwd=place, capture_output=True, text=True, timeout=60, check=False
-    )
+def furnace(place: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    script, environment = Path(sys.executable).with_name("furnace"), os.environ | variables
+    kinds = {"capture_output": True, "text": True, "check": False}
+    return subprocess.run([script, *arguments], cwd=place, env=environment, timeout=60, **kinds)
 
 
 def test_the_furnace_script_finds_the_commands(place):
@@ -239,6 +239,9 @@ def test_the_furnace_script_finds_the_commands(place):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_listed_command_answers_its_help(place, name):
-    done = furnace(place, name, "--help")
+    """An old locale can show it."""
+    old = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = furnace(place, name, "--help", **old)
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
     assert done.stdout.startswith(f"Usage: furnace {name} [OPTIONS]")

@@ -11,6 +11,7 @@ from login_study import (
     FINGERPRINT,
     GRID,
     begin,
+    command,
     dead_holder,
     grid,
     pack,
@@ -137,6 +138,18 @@ def test_a_portable_run_with_gpus_is_refused(tmp_path, monkeypatch):
         "portable: true trains on CPUs, and cluster 'c' gives each run 4 GPUs. Add --set "
         "portable=false, or use a profile with gpus_per_node: 0"
     )
+
+
+def test_the_command_queues_no_portable_run_on_gpus(place, monkeypatch):
+    """The error names all rows once, and nothing is written."""
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    write_grid(place, base=GRID["base"] | {"portable": True})
+    (place / "c.yaml").write_text("{name: c, executor: slurm, gpus_per_node: 4}")
+    [line] = refused(place, "study.yaml", "--cluster", "c.yaml", "--prepare")
+    assert "portable: true trains on CPUs, and cluster 'c' gives each run 4 GPUs" in line
+    assert "Add --set portable=false, or use a profile with gpus_per_node: 0" in line
+    words = ("--cluster", "c.yaml", "--prepare", "--set", "portable=false")
+    assert command("submit", place, "--grid", "study.yaml", *words).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from login_study import command, pack, refused, write_grid
+from tables_study import notes
 from tuned_study import FAILS, PRINTS, TUNE, end_trials, trials_of, tuned_grid
 
+from furnace_hpc.api.grid_table import make_table
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid
@@ -21,11 +23,16 @@ from furnace_hpc.launch.submission import read_scope, write_submission
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
+from furnace_hpc.runs.records import declaration
+from furnace_hpc.runs.records.declaration import read_declared
 from furnace_hpc.runs.state import read_status
 from furnace_hpc.submit import Options, make_plan_of
+from furnace_hpc.tables.declared_plan import plan_lines
+from furnace_hpc.tables.view import View
 
 LOCAL = ClusterProfile(name="local", executor="local")
 ROOT = Path(__file__).parents[2]
+SEARCH = "optimizer.lr (log 0.0003 to 0.03) on seeds 100, 101 by val/digit/accuracy"
 
 
 def plan(path: Path, grid: Grid, *rows: str, seeds: tuple[int, ...] = (0, 1, 2)) -> Plan:
@@ -110,6 +117,38 @@ def test_a_changed_grid_is_not_continued(tmp_path, capsys):
     submitted(tmp_path, tuned_grid({"trials": 4}))
     assert followed(submission) is None
     assert "submit it again to continue" in capsys.readouterr().out
+
+
+def test_chosen_values_do_not_change_the_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(declaration, "_now_s", lambda: 1795867200.5)
+    grid, folder = tuned_grid(), GridFolder(tmp_path / "study")
+    first = submitted(tmp_path, grid)
+    for trials in trials_of(grid):
+        end_trials(trials, folder, 0.1, 0.2, 0.3)
+    table_runs = followed(first)
+    assert table_runs is not None
+    write_submission(table_runs)
+    [entry] = read_declared(folder, grid)
+    assert entry.runs_with_results == 0
+    ablation = make_table(grid, folder, View())
+    assert ablation.declared is not None
+    assert ablation.declared.not_submitted == ()
+    assert "declared on" not in notes(ablation)
+    assert f"Each row tuned with 3 trials of {SEARCH}." in plan_lines(ablation)
+
+
+def test_a_larger_budget_after_a_look_is_named(tmp_path, monkeypatch):
+    grid, folder = tuned_grid(), GridFolder(tmp_path / "study")
+    submitted(tmp_path, grid)
+    for trials in trials_of(grid):
+        end_trials(trials, folder, 0.1, 0.2, 0.3)
+    monkeypatch.setattr(declaration, "_now_s", lambda: 1795867200.5)
+    more = tuned_grid({"trials": 4})
+    submitted(tmp_path, more)
+    assert (
+        f"The key tune was changed from 3 trials of {SEARCH} to 4 trials of {SEARCH} on "
+        f"2026-11-28, after 12 runs had results"
+    ) in notes(make_table(more, folder, View()))
 
 
 def test_a_dry_run_shows_the_trials(tmp_path):

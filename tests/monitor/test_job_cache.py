@@ -13,8 +13,8 @@ from furnace_hpc.monitor.job_cache import (
     GONE_AFTER_S,
     IDLE_S,
     MAX_BACK_OFF_S,
-    Evidence,
-    gather,
+    JobCache,
+    read_job_cache,
 )
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.journal import Submission
@@ -73,7 +73,7 @@ def test_one_squeue_and_one_sacct_for_1000_runs(tmp_path, slurm):
     slurm.queued = [job("RUNNING", job_id) for job_id in [*ids, "6", "77"]] + [
         Job("78", "FAILED", "None")
     ]
-    now = gather(folder)
+    now = read_job_cache(folder)
     assert slurm.calls == ["squeue"]
     # live jobs of other grids count, ended jobs do not
     assert (set(now.queued), now.live_jobs) == ({*ids, "6"}, 1002)
@@ -82,25 +82,25 @@ def test_one_squeue_and_one_sacct_for_1000_runs(tmp_path, slurm):
         [job("NODE_FAIL", job_id) for job_id in [*ids, "6", "5_1000"]],
     )
     slurm.sleep(FRESH_S)
-    assert gather(folder).ended.keys() == {*ids, "6"}
+    assert read_job_cache(folder).ended.keys() == {*ids, "6"}
     assert slurm.calls == ["squeue", "squeue", "sacct 5,6"]
     slurm.sleep(IDLE_S - 0.1)
-    assert gather(folder).job("5_999") == slurm.accounted[999]
+    assert read_job_cache(folder).job("5_999") == slurm.accounted[999]
     assert slurm.calls[3:] == []  # no job is queued: the answer stays fresh longer
     slurm.sleep(0.1)
-    gather(folder)
+    read_job_cache(folder)
     assert slurm.calls[3:] == ["squeue"]  # sacct runs once per ended job
     for row in range(1000):
         write_json(folder.run(f"run-{row}").result, {})
     slurm.sleep(IDLE_S)
-    gather(folder)
+    read_job_cache(folder)
     assert slurm.calls[4:] == []  # all runs are done: no query
 
 
 def test_must_queries_once_if_no_job_is_in_doubt(tmp_path, slurm):
     folder = GridFolder(tmp_path)
     slurm.queued = [job("PENDING", job_id) for job_id in (*submitted(folder, 2), "6")]
-    assert gather(folder, must=True).live_jobs == 3
+    assert read_job_cache(folder, needs_answer=True).live_jobs == 3
     assert slurm.calls == ["squeue"]
 
 
@@ -112,37 +112,37 @@ def test_a_job_with_another_name_is_not_ours(tmp_path, slurm):
         Job(ids[1], "RUNNING", "None", "of a cluster that was reset"),
     ]
     slurm.accounted = [Job(ids[1], "COMPLETED", "exit code 0:0", "of last year")]
-    now = gather(folder)
+    now = read_job_cache(folder)
     assert set(now.queued) == {ids[0]}
     assert now.job(ids[1]) is None
 
 
 def test_commands_share_an_answer_in_a_file(tmp_path, slurm):
     folder = GridFolder(tmp_path)
-    assert gather(folder) == Evidence()
+    assert read_job_cache(folder) == JobCache()
     # nothing was submitted: no query
     assert (slurm.calls, folder.slurm_cache.exists()) == ([], False)
     slurm.queued = [job("PENDING", job_id) for job_id in (*submitted(folder, 2), "6")]
-    first = gather(folder)
+    first = read_job_cache(folder)
     slurm.sleep(FRESH_S - 0.1)
-    assert gather(folder) == first
+    assert read_job_cache(folder) == first
     assert slurm.calls == ["squeue"]
     slurm.sleep(0.1)
-    assert gather(folder).answered_unix_s == slurm.now
+    assert read_job_cache(folder).answered_unix_s == slurm.now
     folder.slurm_cache.write_text('{"format": "of another version"}')
-    assert gather(folder).queued == first.queued
+    assert read_job_cache(folder).queued == first.queued
     assert slurm.calls == ["squeue"] * 3
 
 
 def test_failures_back_off_and_keep_the_answer(tmp_path, slurm):
     folder = GridFolder(tmp_path)
     slurm.queued = [job("RUNNING", job_id) for job_id in submitted(folder, 1)]
-    answered = gather(folder)
+    answered = read_job_cache(folder)
     slurm.away, tries = True, []
     for pause_s in (FRESH_S, 20, 40, 80, 160, MAX_BACK_OFF_S, MAX_BACK_OFF_S):
         for part_s in (pause_s - 0.5, 0.5):
             slurm.sleep(part_s)
-            known = gather(folder)
+            known = read_job_cache(folder)
             tries.append(known.failures)
             assert (known.queued, known.answered_unix_s) == (
                 answered.queued,
@@ -152,13 +152,13 @@ def test_failures_back_off_and_keep_the_answer(tmp_path, slurm):
     assert known.error == "no route"
     slurm.away = False
     slurm.sleep(MAX_BACK_OFF_S)
-    assert (gather(folder).failures, gather(folder).error) == (0, "")
+    assert (read_job_cache(folder).failures, read_job_cache(folder).error) == (0, "")
 
 
 def test_must_raises_after_a_second_failure(tmp_path, slurm):
     slurm.away, before = True, slurm.now
     with pytest.raises(UnavailableError, match="no route"):
-        gather(GridFolder(tmp_path), must=True)
+        read_job_cache(GridFolder(tmp_path), needs_answer=True)
     assert slurm.calls == ["squeue"] * 2
     assert slurm.now > before
 
@@ -169,14 +169,14 @@ def test_must_raises_after_a_second_failure(tmp_path, slurm):
 def test_a_job_is_gone_after_two_answers(tmp_path, slurm, accounted):
     folder, slurm.accounted = GridFolder(tmp_path), accounted
     submitted(folder, 1)
-    first = gather(folder)
+    first = read_job_cache(folder)
     assert first.job("5_0") is None
     assert replace(first, answered_unix_s=slurm.now + GONE_AFTER_S - 0.1).job("5_0") is None
     slurm.sleep(FRESH_S)
-    assert gather(folder).job("5_0") == Job("5_0", GONE, "")
+    assert read_job_cache(folder).job("5_0") == Job("5_0", GONE, "")
     folder.slurm_cache.unlink()
     # `must` waits for the second answer
-    assert gather(folder, must=True).job("5_0") == Job("5_0", GONE, "")
+    assert read_job_cache(folder, needs_answer=True).job("5_0") == Job("5_0", GONE, "")
 
 
 @pytest.mark.parametrize("broken", ["queued", "accounted"])
@@ -185,12 +185,14 @@ def test_an_unreadable_line_makes_no_job_gone(tmp_path, slurm, broken):
     submitted(folder, 1)
     setattr(slurm, broken, [Job("", "", "5|0|RUN")])
     for _ in range(3):
-        known = gather(folder, must=True)
+        known = read_job_cache(folder, needs_answer=True)
         assert (known.job("5_0"), known.unread) == (None, 1)
         slurm.sleep(FRESH_S)
     assert known.live_jobs == (1 if broken == "queued" else 0)
     setattr(slurm, broken, [])
-    assert gather(folder, must=True).job("5_0") == Job("5_0", GONE, "")
+    assert read_job_cache(folder, needs_answer=True).job("5_0") == Job("5_0", GONE, "")
     setattr(slurm, broken, [Job("", "", "5|0|RUN")])
     slurm.sleep(FRESH_S)
-    assert gather(folder, must=True).job("5_0") == Job("5_0", GONE, "")  # it was gone before
+    assert read_job_cache(folder, needs_answer=True).job("5_0") == Job(
+        "5_0", GONE, ""
+    )  # it was gone before

@@ -10,8 +10,8 @@ from login_study import specs
 from watch_study import make, write
 
 from furnace_hpc.monitor.columns import bar, number, sparkline
-from furnace_hpc.monitor.grid_status import Line, overview
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.grid_status import StatusLine, overview
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.render import picture, plain
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.metrics import last_record
@@ -29,9 +29,11 @@ def lines_of(folder: GridFolder, width: int, height: int = 50) -> list[str]:
     return [text.plain for text in picture(*overview(folder), width, height)]
 
 
-def invented(count: int, state: RunState) -> list[Line]:
+def invented(count: int, state: RunState) -> list[StatusLine]:
     runs = [RunFolder(Path(f"/nowhere/{state.value}{n}-s0-deadbeef")) for n in range(count)]
-    return [Line(run, RunStatus(state, 0, 3, "why not"), 40, 0.5, None, None, "") for run in runs]
+    return [
+        StatusLine(run, RunStatus(state, 0, 3, "why not"), 40, 0.5, None, None, "") for run in runs
+    ]
 
 
 def test_cells_of_a_line(folder):
@@ -80,7 +82,7 @@ def test_running_runs_come_first(height):
         *invented(3, RunState.FAILED),
         *invented(6, RunState.RUNNING),
     ]
-    lines = [text.plain for text in picture(rows, Evidence(), 80, height)]
+    lines = [text.plain for text in picture(rows, JobCache(), 80, height)]
     assert len(lines) <= height
     states = [line.split()[1] for line in lines[2:-1] if "more:" not in line]
     order = ["running", "failed", "interrupted", "queued", "new", "done"]
@@ -97,10 +99,10 @@ def test_names_lose_their_hash_if_they_differ():
     rows = invented(2, RunState.NEW)
     same = [
         *rows,
-        Line(RunFolder(Path("/nowhere/new1-s0-0badcafe")), *list(vars(rows[0]).values())[1:]),
+        StatusLine(RunFolder(Path("/nowhere/new1-s0-0badcafe")), *list(vars(rows[0]).values())[1:]),
     ]
-    assert picture(rows, Evidence(), 80)[2].plain.startswith("new0-s0 ")
-    assert picture(same, Evidence(), 80)[2].plain.startswith("new0-s0-deadbeef ")
+    assert picture(rows, JobCache(), 80)[2].plain.startswith("new0-s0 ")
+    assert picture(same, JobCache(), 80)[2].plain.startswith("new0-s0-deadbeef ")
 
 
 def test_plain_lines_are_complete(folder):

@@ -8,7 +8,7 @@ from status_study import LARGE, RUNS, SMALL, answer, see, send, submit
 
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.follow_up import close_attempts, remaining_rows
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.run_status import StatusResolver, batch_log
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
@@ -70,7 +70,7 @@ def test_state_from_job_and_attempt(folder, word, began, state, reason):
         attempt(folder, 0, "5_0", *() if began == "open" else (began,))
     status = see(folder, answer(_5_0=word))
     assert (status.state, status.reason or "-", status.job_id) == (RunState(state), reason, "5_0")
-    assert (status.ended == "oom") is word.startswith("OUT_OF_MEMORY")
+    assert (status.end_reason == "oom") is word.startswith("OUT_OF_MEMORY")
 
 
 @pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held"])
@@ -105,11 +105,11 @@ def test_without_an_answer_only_an_own_end_is_certain(folder):
     submit(folder, {"5": range(4)})
     attempt(folder, 1, "5_1")
     attempt(folder, 2, "5_2", "crash")
-    away = Evidence(failures=1, error="no route. Try again in a minute")
+    away = JobCache(failures=1, error="no route. Try again in a minute")
     states = [see(folder, away, row) for row in range(4)]
     assert [status.state.value for status in states] == ["unknown", "unknown", "failed", "unknown"]
     assert states[0].reason == "submitted as job 5_0; no route"
-    assert see(folder, Evidence()).reason == "submitted as job 5_0; Slurm does not list it now"
+    assert see(folder, JobCache()).reason == "submitted as job 5_0; Slurm does not list it now"
 
 
 def test_a_gone_job_that_was_cancelled_is_cancelled(folder):
@@ -141,8 +141,8 @@ def test_a_row_of_a_later_wave_waits_for_its_job(folder):
     dead = answer(_6="CANCELLED by 1000")
     assert see(folder, dead, row=2).reason == "follow-up job 6 is gone; run `furnace submit` again"
     assert [see(folder, dead, row).state.value for row in (1, 2)] == ["interrupted", "new"]
-    assert see(folder, Evidence(failures=1, error="no route"), 2).state is RunState.UNKNOWN
-    once = Evidence(missing={"6": 100.0}, answered_unix_s=100.0)
+    assert see(folder, JobCache(failures=1, error="no route"), 2).state is RunState.UNKNOWN
+    once = JobCache(missing={"6": 100.0}, answered_unix_s=100.0)
     assert see(folder, once, 2).reason == "to be submitted by job 6; Slurm does not list it now"
     made.note("cancelled", runs=[])
     assert see(folder, answer(_6="PENDING"), row=2) == RunStatus(
@@ -173,7 +173,7 @@ def test_remaining_rows(folder):
         assert left == ({SMALL: [0], LARGE: [3]} if retries else {LARGE: [3]})
     close_attempts(made, folder, StatusResolver(folder, answer(**states)))
     closed = read_status(folder.run(RUNS[0]))
-    assert (closed.state, closed.reason, closed.ended) == (
+    assert (closed.state, closed.reason, closed.end_reason) == (
         RunState.INTERRUPTED,
         "a node failed",
         "node_fail",
@@ -195,7 +195,11 @@ def test_out_of_memory_is_recorded_and_not_retried(folder):
     attempt(folder, 0, "5_0")
     known = answer(_5_0="OUT_OF_MEMORY", _5_1="RUNNING", _5_2="PENDING", _5_3="FOO")
     assert remaining_rows(made, folder, 9, StatusResolver(folder, known)) == {}
-    assert remaining_rows(made, folder, 9, StatusResolver(folder, Evidence(failures=1))) == {}
+    assert remaining_rows(made, folder, 9, StatusResolver(folder, JobCache(failures=1))) == {}
     close_attempts(made, folder, StatusResolver(folder, known))
     closed = read_status(folder.run(RUNS[0]))
-    assert (closed.state, closed.reason, closed.ended) == (RunState.FAILED, "out of memory", "oom")
+    assert (closed.state, closed.reason, closed.end_reason) == (
+        RunState.FAILED,
+        "out of memory",
+        "oom",
+    )

@@ -1,11 +1,16 @@
 """`furnace` completes commands, options, grids and profiles in a shell."""
 
 import os
+import pty
 import shlex
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -18,6 +23,21 @@ ask() {
     _furnace_completion furnace
     echo "$* -> ${COMPREPLY[*]}"
 }
+"""
+ZSHRC = """
+autoload -Uz compinit && compinit -u -D
+eval "$(furnace --show-completion zsh)"
+answer() { print -r -- "$BUFFER" >> answers; BUFFER= }
+zle -N answer
+bindkey '^Xa' answer
+PS1='ready>'
+"""
+FISH = """
+furnace --show-completion fish | source
+for line in $argv
+    set found (complete --do-complete $line | string replace --regex '\\t.*' '')
+    echo "$line -> $found"
+end
 """
 COMPLETIONS = {  # line -> the words that complete its last word
     "furnace su": "submit",
@@ -60,6 +80,53 @@ def run(place: Path, *words: str, **variables: str) -> str:
     return done.stdout
 
 
+@contextmanager
+def typing_in_zsh(place: Path) -> Iterator[Callable[[str], str]]:
+    """An interactive zsh on a terminal. The function types keys and returns the edited line."""
+    (place / ".zshrc").write_text(ZSHRC)
+    answers = place / "answers"
+    answers.touch()
+    path = f"{place / 'bin'}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "ZDOTDIR": str(place), "TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    shown = bytearray()
+    shell = subprocess.Popen(
+        ["zsh", "-i"], cwd=place, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+
+    def read() -> None:
+        try:
+            while block := os.read(ours, 4096):
+                shown.extend(block)
+        except OSError:  # zsh has ended
+            pass
+
+    def wait(is_reached: Callable[[], bool]) -> None:
+        end_s = time.monotonic() + 120
+        while not is_reached():
+            assert shell.poll() is None, shown.decode()
+            assert time.monotonic() < end_s, shown.decode()
+            time.sleep(0.05)
+
+    def complete(line: str) -> str:
+        lines = len(answers.read_text().splitlines())
+        os.write(ours, f"{line}\t\x18a".encode())
+        wait(lambda: len(answers.read_text().splitlines()) > lines)
+        return answers.read_text().splitlines()[-1]
+
+    reader = Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        wait(lambda: b"ready>" in shown)
+        yield complete
+    finally:
+        shell.kill()
+        shell.wait()
+        reader.join()
+        os.close(ours)
+
+
 def imported(place: Path) -> set[str]:
     """Modules that import statements of the `furnace` script have loaded."""
     lines = (place / "imports").read_text().splitlines()
@@ -67,11 +134,29 @@ def imported(place: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
 def test_bash_completes(place):
     script = BASH + "".join(f"ask {line}\n" for line in COMPLETIONS)
     registered, *answers = run(place, "bash", "--norc", "-c", script).splitlines()
     assert registered == "complete -o default -F _furnace_completion furnace"
+    assert answers == [f"{line} -> {words}" for line, words in COMPLETIONS.items()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is not installed (apt-get install zsh)")
+def test_zsh_completes(place):
+    with typing_in_zsh(place) as complete:
+        answers = {line: complete(line).strip() for line in COMPLETIONS}
+    assert answers == {
+        line: f"{line.rpartition(' ')[0]} {word}" if word else line
+        for line, word in COMPLETIONS.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed (apt-get install fish)")
+def test_fish_completes(place):
+    answers = run(place, "fish", "--no-config", "--command", FISH, *COMPLETIONS).splitlines()
     assert answers == [f"{line} -> {words}" for line, words in COMPLETIONS.items()]
 
 

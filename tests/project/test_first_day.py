@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
+import forked_commands
 import pytest
 import tables_study
 from login_study import begin, command, end, finish, pack, specs, write_grid
@@ -289,15 +290,11 @@ def test_status_of_a_local_grid_ignores_a_dead_slurm(study):
     study.slurm_cache.write_text(
         json.dumps({"queued": [], "ended": [], "failures": 3, "error": "no cluster"})
     )
-    done = subprocess.run(
-        words, cwd=place, env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = forked_commands.run(words, cwd=place, env=environment)
     assert done.stdout.splitlines()[-1] == "4 runs: 2 done, 2 interrupted"
     for spec in specs()[2:]:
         finish(spec, study)
-    done = subprocess.run(
-        words, cwd=place, env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = forked_commands.run(words, cwd=place, env=environment)
     assert done.stdout.splitlines()[-1] == "4 runs: 4 done"
 
 
@@ -311,7 +308,7 @@ def test_one_name_for_the_data_root(name):
         *module.split()[1:],
         "--help",
     ]
-    said = subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
+    said = forked_commands.run(words).stdout
     assert "--data-dir" not in said
     assert "--replace" not in said
     assert ("--data-root" in said) is (name in ("submit", "drill", "train", "export"))

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import forked_commands
 import pytest
 from pydantic import BaseModel
 
@@ -13,7 +14,7 @@ from furnace_hpc.schema import KINDS
 
 def printed(kind: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "furnace_hpc.schema", kind]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return forked_commands.run(command)
 
 
 @pytest.mark.parametrize("kind", KINDS)

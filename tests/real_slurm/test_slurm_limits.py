@@ -81,7 +81,7 @@ def test_a_full_file_system_is_one_error(cluster: Cluster, tmp_path: Path):
 def test_a_time_limit_stops_and_requeues_a_run(stopped: tuple[Study, Future]):
     """Slurm signals it before, and `submit --wait` waits for its second start."""
     study, waiting = stopped
-    wait_until(lambda: study.starts().total() == 3, 200, "a second start of the stopped run")
+    wait_until(lambda: study.starts().total() == 3, 400, "a second start of the stopped run")
     assert not waiting.done()
     (study.folder / "release").touch()
     done = waiting.result()

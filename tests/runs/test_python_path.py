@@ -10,7 +10,7 @@ from batch_study import execute
 
 import furnace_hpc
 from furnace_hpc.runs.snapshot import source
-from furnace_hpc.slurm.environment import absolute_folders, scrubbed
+from furnace_hpc.slurm.environment import absolute_folders, clean_environment
 
 
 def test_relative_pythonpath_reaches_no_rank(tmp_path):
@@ -38,7 +38,7 @@ def test_child_ignores_the_working_directory(tmp_path):
     assert subprocess.run(child, cwd=tmp_path, env=kept, capture_output=True).returncode == 0
     bare = [sys.executable, "-m", "statistics"]
     assert subprocess.run(bare, cwd=tmp_path, env=kept, capture_output=True).stderr == b"planted\n"
-    assert "PYTHONSAFEPATH" not in scrubbed({"PYTHONSAFEPATH": "1"})
+    assert "PYTHONSAFEPATH" not in clean_environment({"PYTHONSAFEPATH": "1"})
 
 
 def test_started_pythons_use_safe_path():

@@ -67,9 +67,7 @@ def git(root: Path, *arguments: str) -> str:
 def copy(tmp_path) -> Path:
     root = tmp_path / "copy"
     for name in PARTS:
-        shutil.copytree(
-            PACKAGE.parent / name, root / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(PACKAGE.parent / name, root / name)  # with compiled files: they are valid
     return root
 
 

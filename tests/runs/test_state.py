@@ -56,7 +56,7 @@ def test_holder_on_another_host_is_unknown(spec, folder):
     status = read_status(begin(spec, folder, lifecycle.holder() | {"host": "node7"}))
     assert (status.state, status.reason) == (
         RunState.UNKNOWN,
-        "held on node7, not visible from here; if that is gone: --retry lost",
+        "runs on node7, which this host cannot see; if it is gone: --retry lost",
     )
 
 
@@ -86,12 +86,12 @@ def test_unknown_reason_is_not_failed(spec, folder):
 
 
 def test_every_end_reason_has_a_state():
-    assert {reason for reason, ended in END_REASONS.items() if ended.again} == set(
+    assert {reason for reason, rule in END_REASONS.items() if rule.is_retried} == set(
         end_reasons.RETRYABLE
     )
-    assert {
-        reason for reason, ended in END_REASONS.items() if ended.state is RunState.FAILED
-    } == set(end_reasons.FATAL)
+    assert {reason for reason, rule in END_REASONS.items() if rule.state is RunState.FAILED} == set(
+        end_reasons.FATAL
+    )
     assert set(END_REASONS) == {*end_reasons.RETRYABLE, *end_reasons.FATAL, "done", "cancelled"}
     assert set(end_reasons.RETRYABLE) - set(lifecycle.REQUEUED) == {"killed"}
 

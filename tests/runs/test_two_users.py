@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +19,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.host.access import GROUP_ACCESS
 from furnace_hpc.launch.batch_script import check_function
 from furnace_hpc.launch.follow_up import read_profile
-from furnace_hpc.launch.local_progress import Progress
+from furnace_hpc.launch.local_progress import QueueProgress
 from furnace_hpc.launch.local_queue import Queue, Slots
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.code import code_hash
@@ -140,14 +141,17 @@ def test_local_queue_runs_no_planted_code(project, tmp_path, monkeypatch, guarde
     monkeypatch.chdir(project)
     plan = planned(Path("runs"), grid(), ClusterProfile(name="c", executor="local"))
     submission = write_submission(plan)
-    queue = Queue(plan, submission, Slots(1, 1, ()), cast(Progress, None))
+    queue = Queue(plan, submission, Slots(1, 1, ()), cast(QueueProgress, None))
     project.chmod(0o2775)  # after the submission: the queue may work for days
     plant(project, canary := tmp_path / "canary")
     if not guarded:  # without the check the planted code runs
         monkeypatch.setattr(Queue, "_check", lambda *_: None)
+        submission.path.mkdir(parents=True)  # the other user would do so too
         queue._start(0, 0)
-        queue._running[0].job._process.wait(60)
-        assert canary.read_text() == "planted"
+        deadline_s = time.monotonic() + 60
+        while not canary.exists() or canary.read_text() != "planted":
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
         return
     with pytest.raises(
         ConfigError, match=f"{project} may be written by its group .mode 2775. and is not sticky"

@@ -6,7 +6,7 @@ from tables_study import finish, study
 from furnace_hpc.aggregate import show_table
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.records.attempts import Attempt
-from furnace_hpc.slurm.accounting import accounted, in_words
+from furnace_hpc.slurm.accounting import describe_hours, sum_allocations
 
 # 12_0 ran an hour on 2 GPUs, was requeued, ran half an hour, was requeued and cancelled. 12_1 ran
 # 15 minutes on 4 GPUs, and runs again. The other jobs are of other grids or clusters.
@@ -55,28 +55,30 @@ def test_allocations_of_our_jobs_are_summed(sacct):
     ended = Attempt(
         attempt=3, job_id="12_0", cluster="here", gpus=2, start_unix_s=100.0, end_unix_s=1900.0
     )
-    found = accounted([*attempts("12_0", "12_0", "12_1", "13"), Attempt(attempt=1), ended])
+    found = sum_allocations([*attempts("12_0", "12_0", "12_1", "13"), Attempt(attempt=1), ended])
     assert found == (3, 2, 1.75, 1.5 * 2 + 0.25 * 4, 1.0)
     assert calls.read_text().splitlines()[:1] == [
         "--duplicates --allocations --noheader --parsable2 "
         "--format=JobID,Cluster,ElapsedRaw,AllocTRES,End --jobs=12,13"
     ]
-    assert in_words(attempts("12_0", "12_0", "12_1")).startswith(
+    assert describe_hours(attempts("12_0", "12_0", "12_1")).startswith(
         "Slurm's accounting: 4.00 GPU-hours in 3 allocations of 2 jobs"
     )
-    assert accounted(attempts("13", cluster="")).gpu_hours == 16
+    assert sum_allocations(attempts("13", cluster="")).gpu_hours == 16
 
 
 def test_without_gpus_jobs_accounting_or_answer(sacct):
     calls = sacct("7|here|1800|cpu=4,node=1|2026-11-25T19:01:46")
-    assert "0.50 hours of jobs without GPUs in 1 allocation of 1 job" in in_words(attempts("7"))
+    assert "0.50 hours of jobs without GPUs in 1 allocation of 1 job" in describe_hours(
+        attempts("7")
+    )
     calls.unlink()
-    assert accounted([Attempt(attempt=1)]) is None
+    assert sum_allocations([Attempt(attempt=1)]) is None
     assert not calls.exists()
     sacct("", 1, "Slurm accounting storage is disabled")
-    assert in_words(attempts("7")) == ""
+    assert describe_hours(attempts("7")) == ""
     sacct("", 1, "sacct: error: slurmdbd: Connection refused")
-    assert accounted(attempts("7")) is None
+    assert sum_allocations(attempts("7")) is None
 
 
 def test_footnote_of_the_table_from_one_sacct(sacct, tmp_path):

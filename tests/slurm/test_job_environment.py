@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from furnace_hpc.slurm.environment import environment_of_jobs, scrubbed
+from furnace_hpc.slurm.environment import clean_environment, environment_of_jobs
 
 OF_A_JOB = """
 SLURM_JOB_ID SLURM_JOBID SLURM_ARRAY_TASK_ID SLURM_PROCID SLURM_LOCALID SLURM_NTASKS
@@ -34,22 +34,22 @@ DROPPED, KEPT = OF_A_JOB.split(), OF_THE_USER.split()
 
 @pytest.mark.parametrize("name", DROPPED)
 def test_variables_of_jobs_and_ranks_are_dropped(name):
-    assert scrubbed({name: "1", "HOME": "/home/me"}) == {"HOME": "/home/me"}
+    assert clean_environment({name: "1", "HOME": "/home/me"}) == {"HOME": "/home/me"}
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_variables_of_the_user_are_kept(name):
-    assert scrubbed({name: "1"}) == {name: "1"}
+    assert clean_environment({name: "1"}) == {name: "1"}
 
 
 def test_scrubbed_is_a_copy():
     before = {"PATH": "/bin", "SLURM_JOB_ID": "7", "NOTE": "SLURM_JOB_ID", "EMPTY": ""}
     given = dict(before)
-    found = scrubbed(given)
+    found = clean_environment(given)
     assert found == {"PATH": "/bin", "NOTE": "SLURM_JOB_ID", "EMPTY": ""}
     found["PATH"] = "changed"
     assert given == before
-    assert scrubbed(found) == found
+    assert clean_environment(found) == found
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_environment_inside():
     more = {"FURNACE_RUN_DIR": "runs/x", "ROLE": "new", "RANKING": "mine"}
     with environment_of_jobs(**more):
         inside = dict(os.environ)
-    assert inside == scrubbed(before) | more
+    assert inside == clean_environment(before) | more
     assert inside["SLURM_CONF"] == "outer SLURM_CONF"
     assert set(DROPPED) & set(inside) == {"FURNACE_RUN_DIR"}
     assert dict(os.environ) == before

@@ -87,7 +87,7 @@ def test_held_jobs_have_a_hint():
 )
 def test_other_words_are_unknown_and_shown(word):
     found = meaning(word)
-    assert (found.phase, found.leaves) == (Phase.UNKNOWN, RunState.UNKNOWN)
+    assert (found.phase, found.run_state) == (Phase.UNKNOWN, RunState.UNKNOWN)
     assert repr(word) in found.text
 
 
@@ -96,21 +96,24 @@ def test_other_words_are_unknown_and_shown(word):
 )
 def test_lower_case_is_unknown_or_right(word):
     assert meaning(word).phase in (Phase.UNKNOWN, meaning(word.upper()).phase)
-    assert meaning(word).leaves in (RunState.UNKNOWN, meaning(word.upper()).leaves)
+    assert meaning(word).run_state in (RunState.UNKNOWN, meaning(word.upper()).run_state)
 
 
 def test_only_out_of_memory_makes_a_run_failed():
-    assert [word for word in MEANINGS if MEANINGS[word].leaves is RunState.FAILED] == [
+    assert [word for word in MEANINGS if MEANINGS[word].run_state is RunState.FAILED] == [
         "OUT_OF_MEMORY"
     ]
-    assert {MEANINGS[word].leaves for word in MEANINGS} == {RunState.FAILED, RunState.INTERRUPTED}
+    assert {MEANINGS[word].run_state for word in MEANINGS} == {
+        RunState.FAILED,
+        RunState.INTERRUPTED,
+    }
 
 
 def test_end_reasons():
     by_reason = {}
     for word in MEANINGS:
         if MEANINGS[word].phase is Phase.ENDED:
-            by_reason.setdefault(MEANINGS[word].ended, []).append(word)
+            by_reason.setdefault(MEANINGS[word].end_reason, []).append(word)
     assert by_reason == {
         "killed": ["COMPLETED", "FAILED"],
         "time_limit": ["TIMEOUT", "DEADLINE"],

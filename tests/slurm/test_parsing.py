@@ -12,7 +12,7 @@ from furnace_hpc.slurm.nodelist import array_elements, node_names
 from furnace_hpc.slurm.parsing import (
     Job,
     array_id,
-    minutes,
+    parse_minutes,
     read_accounting,
     read_config,
     read_queue,
@@ -88,7 +88,7 @@ def test_gpus_in_gres_and_tres(text, expected):
     ],
 )
 def test_times_in_minutes(text, expected):
-    assert minutes(text) == expected
+    assert parse_minutes(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from furnace_hpc.slurm.job_states import Phase, meaning
 from furnace_hpc.slurm.nodelist import array_elements, node_names
 from furnace_hpc.slurm.parsing import (
     array_id,
-    minutes,
+    parse_count,
+    parse_minutes,
     read_accounting,
     read_config,
     read_queue,
     separator,
     submitted_id,
-    whole,
 )
 
 ODD = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(BANNERS)
@@ -133,14 +133,14 @@ def test_damaged_allocations(text):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "has_slurm", lambda: True)
         patch.setattr(client, "run_checked", lambda *command: text)
-        found = accounting.accounted(attempts)
+        found = accounting.sum_allocations(attempts)
     assert found is None or (found.hours >= 0 and found.jobs <= 2)
 
 
 @pytest.mark.fuzz
 @given(ODD)
 def test_any_text_is_parsed_or_nothing(text):
-    for value in (minutes(text), whole(text)):
+    for value in (parse_minutes(text), parse_count(text)):
         assert value is None or value >= 0
     assert all(number > 0 for number in gpus(text).values())
     assert gpus(f"gpu:3090:8(S:0-1),{text}")["3090"] >= 8

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked_commands
 import yaml
 
 from furnace_hpc.config.grids.grid import Grid
@@ -36,12 +37,8 @@ def submit(grid: Grid, runs: list[RunSpec], folder: GridFolder) -> None:
 
 
 def command(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forked_commands.run(
         [sys.executable, "-m", "furnace_hpc.aggregate", *arguments],
         cwd=path,
-        capture_output=True,
-        text=True,
-        timeout=120,
         env={name: value for name, value in os.environ.items() if name != "FURNACE_RUNS"},
-        check=False,
     )

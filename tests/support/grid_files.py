@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import Row, expand_rows
+from furnace_hpc.config.grids.expansion import GridRow, expand_rows
 from furnace_hpc.config.grids.grid import read_grid, with_settings
 
 TOP = "name: study\nreference: base\nmetric: test/digit/accuracy\nseeds: [0]\n"
@@ -20,7 +20,7 @@ def file(folder: Path, text: str, head: str = HEAD) -> Path:
     return path
 
 
-def rows(folder: Path, text: str, *settings: str, head: str = HEAD) -> list[Row]:
+def rows(folder: Path, text: str, *settings: str, head: str = HEAD) -> list[GridRow]:
     return expand_rows(with_settings(read_grid(file(folder, text, head)), list(settings)))
 
 

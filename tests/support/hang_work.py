@@ -8,7 +8,7 @@ from pathlib import Path
 
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.records.verdict import RankVerdict
 
 
 def hang(how: str) -> None:
@@ -18,11 +18,12 @@ def hang(how: str) -> None:
 
 
 def main(folder: RunFolder, how: str, timeout_s: float, start_s: float) -> None:
-    with Verdict(folder, 1, 0) as verdict:
+    with RankVerdict(folder, 1, 0) as verdict:
         with Watchdog(timeout_s, verdict, start_s) as watchdog:
             for step in range(0 if how == "start" else 8):
                 watchdog.heartbeat(f"step {step + 1}")
                 verdict.at(step)
+                watchdog.end_start()
                 time.sleep(timeout_s / 4)
             if how not in ("works", "saves"):
                 print(f"hangs at {time.time()}", flush=True)

@@ -74,7 +74,7 @@ def _rank(
     from furnace_hpc.engine.loop import train
     from furnace_hpc.engine.ranks.distributed import RankInfo
     from furnace_hpc.runs.folder import RunFolder
-    from furnace_hpc.runs.records.verdict import Verdict
+    from furnace_hpc.runs.records.verdict import RankVerdict
 
     run = RunFolder(Path(folder))
     log = os.open(run.log(attempt, rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -83,7 +83,7 @@ def _rank(
     _note_samples(run, attempt, rank)
     if point and point["rank"] == rank:
         arrange_death(Point(**point))
-    with Verdict(run, attempt, rank) as verdict:
+    with RankVerdict(run, attempt, rank) as verdict:
         code = train(
             run, attempt, RankInfo(rank, rank, world_size, run.rendezvous(attempt)), verdict
         )

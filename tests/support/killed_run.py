@@ -10,7 +10,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.metrics import read_metrics
 
-OF_TIME = {"step_time_s", "samples_per_s", "time_unix_s", "attempt"}
+TIME_KEYS = {"step_time_s", "samples_per_s", "time_unix_s", "attempt"}
 
 
 def new_run(place: Path, data: Path, stage: int, size: int, steps: int) -> Path:
@@ -88,6 +88,6 @@ def sample_order(folder: Path) -> dict[tuple[int, int, int], list[int]]:
 def loss_curve(folder: Path) -> dict[tuple[int, str], dict[str, float]]:
     """(step, kind) -> all numbers of the record except times and the attempt."""
     return {
-        (r["step"], r["kind"]): {k: v for k, v in r.items() if k not in OF_TIME}
+        (r["step"], r["kind"]): {k: v for k, v in r.items() if k not in TIME_KEYS}
         for r in read_metrics(RunFolder(folder))
     }

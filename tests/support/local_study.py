@@ -6,6 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+import forked_commands
+import pytest
+from made_once import made_once
+
 GRID = """
 name: local
 base:
@@ -21,6 +25,10 @@ reference: first
 metric: test/digit/accuracy
 variants: {variants}
 """
+
+
+STEPS = 160  # some seconds, so that signals find the ranks at work
+TWO = ("--set", "resources.processes_per_node=2", "--set", "deepspeed=zero2")
 
 
 def write_grid(folder: Path, steps: int, variants: str) -> Path:
@@ -45,9 +53,18 @@ def command(grid: Path, data: Path, *options: str) -> list[str]:
 
 
 def submit(grid: Path, data: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(grid, data, *options), cwd=grid.parent, capture_output=True, text=True, timeout=200
-    )
+    return forked_commands.run(command(grid, data, *options), cwd=grid.parent, timeout=500)
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory, small_root: Path) -> Path:
+    """A run of STEPS steps and the options TWO that nothing disturbed."""
+
+    def make(place: Path) -> None:
+        done = submit(write_grid(place, STEPS, "{first: {}}"), small_root, *TWO)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run_folder(made_once(tmp_path_factory, "calm", make) / "grid.yaml", "first")
 
 
 def run_folder(grid: Path, variant: str, root: str = "runs") -> Path:
@@ -64,7 +81,7 @@ def parameters(folder: Path) -> str:
 
 
 def wait_for_step(grid: Path, variant: str, step: int) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         lines = [
             line

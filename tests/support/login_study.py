@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked_commands
 import yaml
 from tables_study import result_of
 
@@ -154,14 +155,11 @@ def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedP
         for name, value in os.environ.items()
         if name not in ("FURNACE_RUNS", "FURNACE_DATA")
     }
-    return subprocess.run(
+    return forked_commands.run(
         [sys.executable, "-m", f"furnace_hpc.{module}", *arguments],
         cwd=folder,
         env=kept | {"COLUMNS": "200", "PATH": "/nowhere"},
-        capture_output=True,
-        text=True,
         timeout=200,
-        check=False,
     )
 
 

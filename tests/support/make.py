@@ -77,7 +77,7 @@ def make_context(
     from furnace_hpc.engine.ranks.stop import StopRequest
     from furnace_hpc.engine.ranks.watchdog import Watchdog
     from furnace_hpc.runs.folder import RunFolder
-    from furnace_hpc.runs.records.verdict import Verdict
+    from furnace_hpc.runs.records.verdict import RankVerdict
 
     processes = processes or Processes(0, 0, 1, torch.device("cpu"))
     run = RunFolder(folder)
@@ -90,6 +90,6 @@ def make_context(
         engine=engine,
         readers=readers or {},
         num_parameters=0,
-        watchdog=Watchdog(60, Verdict(run, 0, processes.rank)),
+        watchdog=Watchdog(60, RankVerdict(run, 0, processes.rank)),
         stop=StopRequest(),
     )

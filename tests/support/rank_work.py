@@ -151,6 +151,59 @@ def means_and_maxima(processes: Processes) -> list[float]:
     ]
 
 
+def gradient_checks(processes: Processes) -> dict[str, Any]:
+    """Calls of torch in one step of zero2, and the error of a gradient that is not finite.
+
+    With check_grad_overflow as DeepSpeed has it by default, and as the file has it.
+    """
+    from make import make_inputs
+    from torch.profiler import ProfilerActivity, profile
+
+    from furnace_hpc.engine.loop import check_gradient, check_gradient_norm
+
+    inputs, lengths, present = make_inputs()
+    batch = Batch(np.arange(4), inputs, lengths, present, {"digit": torch.arange(4)})
+    answers: dict[str, Any] = {}
+    for name, key in (("default", True), ("file", False)):
+        config = make_config("zero2", global_batch_size=4, deepspeed__bf16__check_grad_overflow=key)
+        seed_everything(0)
+        network = FusionModel(config.model, SHAPES, {"digit": 10}, config.loss)
+        engine = build_engine(network, config, processes)
+        engine.backward(forward(engine, batch, config)["loss"])
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            engine.step()
+        check_gradient_norm(engine)
+        calls = sum(event.count for event in seen.key_averages() if event.key.startswith("aten::"))
+        sha256 = parameters_sha256(full_fp32_parameters(engine))
+        loss, error = forward(engine, batch, config)["loss"], ""
+        engine.backward(loss * float("nan"))
+        skipped = engine.skipped_steps
+        engine.step()
+        try:
+            check_gradient(engine, skipped)
+            check_gradient_norm(engine)
+        except FloatingPointError as problem:
+            error = str(problem)
+        engine.destroy()
+        answers[name] = {"calls": calls, "sha256": sha256, "error": error}
+    answers["tensors"] = len(list(network.parameters()))
+    return answers
+
+
+def time_limits(processes: Processes, hang_timeout_s: float) -> list[list[float]]:
+    """Seconds after which collectives of each group time out: in the start, and after it."""
+    import torch.distributed as dist
+
+    limits = []
+    for in_start in (True, False):
+        if not in_start:
+            processes.end_start(hang_timeout_s)
+        groups = list(dist.distributed_c10d._world.pg_map)
+        backends = [group._get_backend(processes.device) for group in groups]
+        limits.append([backend.options._timeout.total_seconds() for backend in backends])
+    return limits
+
+
 def disjoint_modalities(processes: Processes, designs: list[str]) -> dict[str, list[float]]:
     """Losses at each stage if ranks see different modalities. Skipping one would hang stage 3."""
     from make import DESIGNS, make_inputs
@@ -197,7 +250,7 @@ def recomputed(processes: Processes, cases: list[tuple[str, int]]) -> list[dict[
     answers = []
     for (name, stage), on in itertools.product(cases, (False, True)):
         config = make_config(
-            "zero3",
+            "zero3_checkpointed",
             global_batch_size=4 * processes.world_size,
             **FP32 | ({} if on else {"deepspeed__activation_checkpointing": None}),
             **{
@@ -272,12 +325,12 @@ def refusals(processes: Processes, run_dirs: list[str]) -> list[str]:
     from furnace_hpc.engine.ranks.watchdog import Watchdog
     from furnace_hpc.engine.setup import set_up
     from furnace_hpc.runs.folder import RunFolder
-    from furnace_hpc.runs.records.verdict import Verdict
+    from furnace_hpc.runs.records.verdict import RankVerdict
 
     answers = []
     for run_dir in run_dirs:
         folder = RunFolder(Path(run_dir))
-        watchdog = Watchdog.for_run(folder, 1, Verdict(folder, 1, processes.rank))
+        watchdog = Watchdog.for_run(folder, 1, RankVerdict(folder, 1, processes.rank))
         try:
             set_up(folder, 1, processes, watchdog, StopRequest()).engine.destroy()
             answers.append("accepted")

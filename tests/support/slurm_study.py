@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import forked_commands
 import yaml
 from login_study import GRID, pack
 from slurm_cluster import Cluster, wait_until
 
 HERE = Path(__file__).parent
+LIMIT_S = 500  # of a command that waits for jobs, on a busy machine
 STAND_IN = """#!/bin/bash
 # A rank is a stand-in. All other Python of a job is real.
 case " $* " in
 *" submitit.core._submit "* | *" furnace_hpc.launch.rank_main "*)
     exec {python} -S {here}/stand_in_rank.py ;;
+*" furnace_hpc.launch.ranks.server "*) exit 1 ;;
 esac
 exec {python} "$@"
 """
@@ -71,7 +74,8 @@ class Study:
     ) -> subprocess.CompletedProcess[str]:
         """`furnace COMMAND`, on the login node."""
         words = [sys.executable, "-m", f"furnace_hpc.{command}", *arguments]
-        return self.cluster.run(*words, cwd=self.place, timeout_s=120, COLUMNS="200", **variables)
+        environment = self.cluster.environment | {"COLUMNS": "200"} | variables
+        return forked_commands.run(words, cwd=self.place, env=environment, timeout=LIMIT_S)
 
     def submit(
         self, *arguments: str, script: str = "", **variables: str
@@ -81,7 +85,9 @@ class Study:
         if not script:
             return self.furnace("submit", *asked, **variables)
         words = (sys.executable, str(HERE / script.split()[0]), *script.split()[1:], *asked)
-        return self.cluster.run(*words, cwd=self.place, timeout_s=120, COLUMNS="200", **variables)
+        return self.cluster.run(
+            *words, cwd=self.place, timeout_s=LIMIT_S, COLUMNS="200", **variables
+        )
 
     def submitted(self, *arguments: str, **variables: str) -> str:
         """Like `submit`, which must succeed. Return its output."""
@@ -143,7 +149,7 @@ class Study:
         """Number of follow-up jobs that wait or run."""
         return [index for _, index in self.queue(*which)].count("N/A")
 
-    def wait_for(self, timeout_s: float = 60, **states: int) -> None:
+    def wait_for(self, timeout_s: float = 200, **states: int) -> None:
         """Until so many runs are in these states."""
         deadline = time.monotonic() + timeout_s
         while (now := self.states()) != Counter(states):
@@ -152,7 +158,7 @@ class Study:
             )
             time.sleep(0.2)
 
-    def wait_for_starts(self, number: int, timeout_s: float = 30) -> None:
+    def wait_for_starts(self, number: int, timeout_s: float = 200) -> None:
         """Until so many ranks 0 have been started."""
         wait_until(lambda: self.starts().total() >= number, timeout_s, f"{number} starts")
 

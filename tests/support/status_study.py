@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from login_study import specs
 
 from furnace_hpc.launch.plan import Shape
-from furnace_hpc.monitor.job_cache import Evidence
+from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.run_status import StatusResolver
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
@@ -48,16 +48,16 @@ def send(made: Submission, job_id: str, rows: Iterable[int]) -> None:
     made.note("submitted", name=job_id, job_id=job_id)
 
 
-def answer(**words: str) -> Evidence:
+def answer(**words: str) -> JobCache:
     """A squeue that lists these jobs: `_5_0="PENDING Resources"`."""
     split = {
         name[1:]: re.fullmatch(r"(CANCELLED by \d+|\S+) ?(.*)", word)
         for name, word in words.items()
     }
-    return Evidence(
+    return JobCache(
         {job_id: Job(job_id, word[1], word[2]) for job_id, word in split.items() if word}
     )
 
 
-def see(folder: GridFolder, known: Evidence, row: int = 0) -> RunStatus:
+def see(folder: GridFolder, known: JobCache, row: int = 0) -> RunStatus:
     return StatusResolver(folder, known)(folder.run(RUNS[row]))

@@ -5,7 +5,7 @@ from typing import Any
 
 from tables_study import FINGERPRINT, GRID, fail, finish
 
-from furnace_hpc.config.grids.expansion import Row, expand_rows
+from furnace_hpc.config.grids.expansion import GridRow, expand_rows
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.trials import Trials, expand_trials
 from furnace_hpc.runs.folder import GridFolder
@@ -31,7 +31,7 @@ def trials_of(grid: Grid, *rows: str) -> list[Trials]:
     return expand_trials(grid, found, {**PRINTS, "a": "a" * 16, "b": "b" * 16})
 
 
-def rows_of(grid: Grid) -> list[Row]:
+def rows_of(grid: Grid) -> list[GridRow]:
     return expand_rows(grid)
 
 

@@ -58,7 +58,7 @@ def test_hours_lost_steps_and_goodput_worked_by_hand(tmp_path):
     write_atomically(folder.saved, saved + '{"step": 4')
     spent = costs_of_attempts(read_record(folder), result_of(runs[0], train_s=1800.0, attempts=4))
     assert spent == AttemptCosts(
-        hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, ways="2 processes"
+        hours=4.0, gpus=True, lost_steps=30 + 40, goodput=0.5, setups="2 processes"
     )
     attempt(folder, 5, 6000, None, 0, gpus=4)
     running = costs_of_attempts(read_record(folder), None)
@@ -72,7 +72,9 @@ def test_a_restart_at_step_0_loses_all_steps(tmp_path):
     attempt(folder, 2, 4000, 7600, 90)
     log(folder, 1, (10, 20, 30, 40))
     log(folder, 2, (10, 20, 30))
-    expected = AttemptCosts(hours=4.0, gpus=False, lost_steps=45, goodput=None, ways="2 processes")
+    expected = AttemptCosts(
+        hours=4.0, gpus=False, lost_steps=45, goodput=None, setups="2 processes"
+    )
     assert costs_of_attempts(read_record(folder), None) == expected
 
 
@@ -87,11 +89,11 @@ def test_a_run_resumed_differently_has_a_footnote(tmp_path):
     attempt(run.folder, 4, 1200, 1300, 300, world_size=1, overrides=zero3)
     attempt(run.folder, 5, 1400, 1500, 400)
     zero3_so = "1 process, another DeepSpeed file (ZeRO stage 3), micro-batch 2"
-    ways = f"2 processes; then 1 process; then {zero3_so}; then 2 processes"
+    setups = f"2 processes; then 1 process; then {zero3_so}; then 2 processes"
     grid, runs = study()
     text = notes(collect(grid, runs, GridFolder(tmp_path / "study")))
     assert "1 run resumed with another number of processes or another DeepSpeed file" in text
-    assert f"{run.run_id} ({ways})" in text
+    assert f"{run.run_id} ({setups})" in text
 
 
 def test_costs_in_the_table(tmp_path):
@@ -156,8 +158,9 @@ def test_under_trained_reference_marks_all_differences(tmp_path):
         "than base: full. "
         "Longer training may give the same differences."
     ) in text
-    for write in (to_markdown, to_latex):
-        assert write(ablation).count("(reference under-trained)") == 3
+    assert to_markdown(ablation).count("(reference under-trained)") == 3
+    latex = to_latex(ablation)
+    assert "Reference under-trained: the intervals" in latex[latex.index(r"\caption") :]
     assert to_csv(ablation).count(",full,") >= 4
 
 

@@ -216,7 +216,7 @@ def test_json_of_a_report_has_finite_numbers(tmp_path):
     page = to_html(hostile(tmp_path))
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
     assert data["rows"][0]["costs"]["samples_per_s"] is None
-    assert data["rows"][0]["mean"] == 0.8
+    assert data["views"][0]["values"][0]["mean"] == 0.8
 
 
 def test_a_name_with_dollar_signs_is_no_formula(tmp_path):

@@ -73,7 +73,7 @@ def test_bound_of_the_difference_worked_by_hand(tmp_path):
     low, high = 100 * (full - base) / 5, 100 * (full + 1 - base) / 5
     assert (
         f"if missing and failed runs had values from 0.0 to 100.0, the difference to base could "
-        f"be {low:+.1f} to {high:+.1f}"
+        f"be: full {low:+.1f} to {high:+.1f}"
     ) in notes(ablation)
     assert notes(ablation).count("could be") == 1
     assert "could be" in to_csv(ablation)

@@ -4,18 +4,22 @@ import re
 import shutil
 import subprocess
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables_study import complete, finish, study, troubled
+from tables_study import GRID, accuracy_of, complete, fail, finish, study, troubled
 
+from furnace_hpc.config.grids.expansion import expand
+from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.latex import escaped, lost_letters, to_latex
 from furnace_hpc.tables.output.latex_letters import letters_of
 from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.view import View
 
 POLISH, GREEK, QUOTES, CHINESE = (
     "Zażółć gęślą jaźń ŁÓDŹ",
@@ -27,6 +31,14 @@ LETTERS = f"{POLISH} {GREEK} {QUOTES} {CHINESE} ≤ → ☃ Жук 😀 x\u0302 
 ENGINES = ("pdflatex", "xelatex", "lualatex")
 ANY = st.text(st.characters(exclude_categories=[]), max_size=60) | st.text(
     "\\{}$%&#_^~<>|-+\"'`[]\n αąę中😀", max_size=60
+)
+
+
+# Columns of 7.7 cm and letters of 11 points, as in the template of ACL. Other templates have wider
+# columns and smaller letters.
+TWO_COLUMNS = (
+    r"\documentclass[11pt,twocolumn]{article}"
+    r"\setlength{\textwidth}{16cm}\setlength{\columnsep}{0.6cm}"
 )
 
 
@@ -43,7 +55,13 @@ def with_rows(path: Path, number: int, seeds=(0,), **changes) -> Ablation:
     return collect(grid, runs, folder)
 
 
-def compile_latex(folder: Path, engine: str, texts: list[str], preamble: str = "") -> str:
+def compile_latex(
+    folder: Path,
+    engine: str,
+    texts: list[str],
+    preamble: str = "",
+    start: str = r"\documentclass{article}",
+) -> str:
     """The text of a PDF with these tables, made by a real engine. Its log is in `folder`."""
     if not shutil.which(engine):
         pytest.skip(
@@ -52,9 +70,9 @@ def compile_latex(folder: Path, engine: str, texts: list[str], preamble: str = "
     for number, text in enumerate(texts):
         (folder / f"table{number}.tex").write_text(text, encoding="utf-8")
     inputs = "\n".join(rf"Words. \input{{table{number}}}" for number in range(len(texts)))
-    packages = rf"{preamble}\usepackage{{booktabs}}\usepackage{{longtable}}"
+    packages = rf"{preamble}\usepackage{{booktabs,longtable,tabularx}}"
     body = rf"\begin{{document}}\listoftables {inputs} The end.\end{{document}}"
-    paper = rf"\documentclass{{article}}{packages}{body}"
+    paper = f"{start}{packages}{body}"
     (folder / "paper.tex").write_text(paper, encoding="utf-8")
     command = [engine, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     for _ in range(2):  # the second call reads the list of tables
@@ -133,6 +151,93 @@ def test_pdflatex_with_cjkutf8_prints_chinese(tmp_path):
     assert CHINESE in words or not words
 
 
+def test_usual_tables_fit_a_column_of_two(tmp_path):
+    """Long numbers, long names, failed runs and packs. The log of TeX has no overfull box."""
+    long_names = {"base": {}, "without_the_consistency_loss_and_audio": {"loss.alpha": 0.5}}
+    packs = {"packs": ["a", "b", "c"], "seeds": [0, 1], "base": GRID["base"] | {"data": {}}}
+    tables = {
+        "plain": complete(tmp_path / "plain", sesoi=1.0, sanity=["full"]),
+        "names": complete(tmp_path / "names", variants=long_names),
+        "failures": with_failures(tmp_path / "failures"),
+        "loss": with_losses(tmp_path / "loss"),
+        "packs": with_packs(tmp_path / "packs", **packs),
+    }
+    texts = [to_latex(ablation) for ablation in tables.values()]
+    for name, text in zip(tables, texts, strict=True):
+        assert r"\begin{table}[t]" in text, name
+    assert r"\begin{tabularx}" in texts[1]
+    compile_latex(tmp_path, "pdflatex", texts, start=TWO_COLUMNS)
+    log = (tmp_path / "paper.log").read_text(encoding="utf-8", errors="replace")
+    assert "Overfull" not in log
+    assert "Float too large" not in log
+
+
+def with_failures(path: Path) -> Ablation:
+    grid, runs = study()
+    folder = GridFolder(path / "study")
+    for spec in runs:
+        if spec.variant == "specific_only" and spec.config.seed > 2:
+            fail(spec, folder, "RuntimeError: loss is NaN at a_very_long_place_in_some_module")
+        else:
+            finish(spec, folder)
+    return collect(grid, runs, folder)
+
+
+def with_losses(path: Path) -> Ablation:
+    """A metric with four digits, and differences of different sizes."""
+    grid, runs = study(metric="test/digit/loss")
+    folder = GridFolder(path / "study")
+    for spec in runs:
+        loss = 0.2 - accuracy_of(spec) / 7
+        finish(spec, folder, metrics={"test/digit/loss": loss})
+    return collect(grid, runs, folder)
+
+
+def with_packs(path: Path, **changes) -> Ablation:
+    grid = Grid.model_validate(GRID | changes)
+    runs = expand(grid, {"a": "a" * 16, "b": "b" * 16, "c": "c" * 16})
+    folder = GridFolder(path / "study")
+    for number, spec in enumerate(runs):
+        finish(spec, folder, accuracy=accuracy_of(spec) + 0.003 * (number % 5))
+    return collect(grid, runs, folder)
+
+
+def test_a_wide_table_spans_both_columns(tmp_path):
+    columns = ["n", "metric", "difference", "verdict", "holm_p", "effect", "train_s"]
+    text = to_latex(complete(tmp_path / "study", columns=columns))
+    assert r"\begin{table*}[t]" in text
+    compile_latex(tmp_path, "pdflatex", [text], start=TWO_COLUMNS)
+    log = (tmp_path / "paper.log").read_text(encoding="utf-8", errors="replace")
+    assert "Overfull" not in log
+
+
+def test_each_view_has_its_own_label(tmp_path):
+    ablation = complete(tmp_path)
+    view = View("val/digit/accuracy", where=("variant=ba*",))
+    assert r"\label{tab:study}" in to_latex(ablation)
+    text = to_latex(replace(ablation, suffix=view.suffix))
+    assert r"\label{tab:study--val-digit-accuracy-variant-ba}" in text
+
+
+def test_the_caption_is_short_and_the_file_complete(tmp_path):
+    """The caption has metric, spread, n, interval and equivalent rows. Comments have the rest."""
+    small = {"base": 0.0, "full": 0.0001}
+    grid, runs = study(variants={name: GRID["variants"][name] for name in small}, sesoi=1.0)
+    folder = GridFolder(tmp_path / "study")
+    for spec in runs:
+        noise = 0.0004 * (-1) ** spec.config.seed * (spec.variant == "full")
+        finish(spec, folder, accuracy=0.8 + small[spec.variant] + noise)
+    text = to_latex(collect(grid, runs, folder))
+    above = next(line for line in text.splitlines() if line.startswith(r"\caption"))
+    for words in ("sample standard deviation, n = 5 seeds", "simultaneous paired t interval"):
+        assert words in above
+    assert "Equivalent (difference below 1 point, two one-sided t tests): full." in above
+    assert len(above) < 600
+    comments = [line for line in text.splitlines() if line.startswith("%")]
+    assert any("Measured at the step with the best" in line for line in comments)
+    assert "% full: loss.alpha: 0 -> 0.5, loss.beta: 0 -> 0.3." in comments
+
+
 def test_a_table_of_41_rows_is_a_longtable(tmp_path):
     text = to_latex(with_rows(tmp_path / "few", 10))
     assert (r"\begin{tabular}" in text, r"\begin{longtable}" in text) == (True, False)
@@ -143,7 +248,7 @@ def test_a_table_of_41_rows_is_a_longtable(tmp_path):
 
 
 def test_a_table_with_many_notes_is_a_longtable(tmp_path):
-    text = to_latex(with_rows(tmp_path, 40, seeds=(0, 1, 2)))
+    text = to_latex(with_rows(tmp_path, 40, seeds=(0, 1, 2), description="Many words. " * 60))
     assert r"\begin{longtable}" in text
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import statistics
 
 import pytest
 from login_study import grid as login_grid
@@ -21,7 +22,7 @@ from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.bootstrap import compare_samples
-from furnace_hpc.tables.table import Ablation, Draw
+from furnace_hpc.tables.table import Ablation, Draw, pair_differences
 from furnace_hpc.tables.view import View, apply_view
 
 PRINTS = {"a": "a" * 16, "b": "b" * 16, "c": "c" * 16}
@@ -97,6 +98,16 @@ def test_intervals_and_tests_count_packs(tmp_path):
     assert notes(ablation) == (
         "rests on normality: the exact sign-flip test cannot go below p .25 with 3 packs"
     )
+
+
+def test_pairs_are_those_of_the_interval(tmp_path):
+    """One per pack: the difference of the means over seeds. Without packs, one per seed."""
+    base, full = table(tmp_path).rows
+    pairs = pair_differences(full, base)
+    assert pairs == pytest.approx({"a": 0.03, "b": 0.04, "c": 0.02})
+    assert statistics.fmean(pairs.values()) == pytest.approx(full.difference.mean)
+    base, full = table(tmp_path / "holes", without={("full", "b", 0), ("full", "b", 1)}).rows
+    assert pair_differences(full, base) == pytest.approx({"a": 0.03, "c": 0.02})
 
 
 def test_every_output_names_the_packs(tmp_path):

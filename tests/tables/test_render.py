@@ -6,6 +6,7 @@ import io
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.metric import PERCENT, PLAIN, Metric, scale_of
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells
-from furnace_hpc.tables.output.figures import draw_figures
+from furnace_hpc.tables.output.figures import _differences_figure, draw_figures
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv, to_terminal
 from furnace_hpc.tables.reading.curves import curves_of
@@ -215,18 +216,41 @@ def test_terminal_shows_every_row(holes):
 
 def test_latex_is_well_formed(holes):
     text = to_latex(holes)
-    body = text[text.index("\\toprule") : text.index("\\bottomrule")]
-    columns = {
-        len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith("\\\\")
-    }
-    assert columns == {5}
+    body = text[text.index("\\midrule") : text.index("\\bottomrule")]
+    columns = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if r"\\" in line}
+    assert columns == {2}
     bare = re.sub(r"\\[\\{}$]", "", text)
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
-    assert "%" not in re.sub(r"\\%", "", text.split("\\begin{table}", 1)[1])
+    assert "%" not in re.sub(r"\\%", "", text.split("\\toprule", 1)[1].split("\n% ", 1)[0])
 
 
 # Figures
+
+
+def test_forest_plot_has_pairs_interval_and_band(tmp_path):
+    """Dots, interval and mean are those of the table, in points."""
+    ablation = complete(tmp_path, sesoi=0.5)
+    (axes,) = _differences_figure(ablation).axes
+    full, base = row(ablation, "full"), row(ablation, "base")
+    lines = [list(line.get_xdata()) for line in axes.lines]
+    pairs = [100 * (full.values[draw] - base.values[draw]) for draw in full.values]
+    assert pytest.approx(pairs) in lines
+    assert pytest.approx([100 * bound for bound in full.difference.simultaneous]) in lines
+    assert lines[0] == [0, 0]
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_width()) == (-0.5, 1.0)
+    assert axes.get_xlabel() == "test/digit/accuracy: difference to base (points), higher is better"
+    view = replace(ablation, why_no_verdict="A view.")
+    (axes,) = _differences_figure(view).axes
+    assert not axes.patches
+    assert "not corrected" in axes.get_title("left")
+
+
+def test_one_row_has_no_forest_plot(tmp_path):
+    names = draw_figures(complete(tmp_path, variants={"base": {}}))
+    assert "differences.svg" not in names
+    assert "means.svg" in names
 
 
 def test_curve_has_the_steps_of_all_seeds(tmp_path):

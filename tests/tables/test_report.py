@@ -2,49 +2,19 @@
 
 import random
 import shutil
-from pathlib import Path
 
 import pytest
 from foreign_runs import table_of, wide_lines, write_csv
-from tables_study import complete, fail, finish, study
+from report_study import ERROR, make, noisy, open_browser
+from tables_study import complete, finish, study
 
-from furnace_hpc.host import lifecycle
-from furnace_hpc.runs.folder import GridFolder, write_json
+from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.modality_subsets import consistency_blocks, modality_matrix
 from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.table import Ablation
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-ERROR = "RuntimeError: </script><b>cheese</b>"
-SUBSETS = ("audio", "image", "text+image+audio", "text+image", "text")  # not sorted
-
-
-def make(root: Path) -> GridFolder:
-    """Twenty runs with scores of subsets and pairs. One has crashed. The others ran in a job."""
-    _, runs = study()
-    folder = GridFolder(root / "runs" / "study")
-    for spec in runs:
-        if (spec.variant, spec.config.seed) == ("specific_only", 3):
-            fail(spec, folder, ERROR)
-            continue
-        value = 0.8 + 0.01 * spec.config.seed
-        scores = {f"test/digit/accuracy@{name}": value / len(name) for name in SUBSETS}
-        scores |= {
-            f"test/consistency/{name}@text+image": value
-            for name in ("gap", "auc", "cosine_matched")
-        }
-        run = finish(
-            spec,
-            folder,
-            metrics={"test/digit/accuracy": value + len(spec.variant) / 1000, **scores},
-        )
-        write_json(run.attempt(1), lifecycle.read_attempt(str(run.path), 1) | {"job_id": "17_3"})
-    return folder
 
 
 def table(folder: GridFolder) -> Ablation:
@@ -59,15 +29,8 @@ def folder(tmp_path_factory) -> GridFolder:
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]"
-    )
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -194,7 +157,7 @@ def test_narrow_screen_and_dark_mode(page):
     assert heads == cells
     page.locator("#table tbody th button", has_text="full").focus()
     page.keyboard.press("ArrowRight")  # over columns that a phone does not show
-    assert page.evaluate("document.activeElement.textContent") == "5"
+    assert "±" in page.evaluate("document.activeElement.textContent")
     labels = [label.bounding_box() for label in page.locator("svg .mark text.name").all()]
     assert len(labels) >= 4
     assert not any(overlap(one, other) for at, one in enumerate(labels) for other in labels[:at])
@@ -210,6 +173,36 @@ def overlap(one: dict, other: dict) -> bool:
     return all(
         one[at] < other[at] + other[size] and other[at] < one[at] + one[size] for at, size in sides
     )
+
+
+def test_first_screen_has_verdicts_and_forest_plot(page):
+    """So is the difference of each row, on a phone too."""
+    for width, height in ((1400, 900), (400, 800)):
+        page.set_viewport_size({"width": width, "height": height})
+        plot = page.locator("#differences svg")
+        for part in (page.locator(".verdicts li").last, plot):
+            box = part.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            assert box["y"] + box["height"] <= height
+        region = page.locator("#table").locator("..").bounding_box()
+        for cell in page.locator("#table td.difference").all():
+            box = cell.bounding_box()
+            assert box["width"] > 40
+            assert box["x"] + box["width"] <= region["x"] + region["width"]
+
+
+def test_the_forest_plot_has_the_pairs(page):
+    """One dot per seed, the interval of the table, zero, and no mark for a failed run."""
+    rows = page.locator("#differences .mark")
+    assert [row.locator("circle.seed").count() for row in rows.all()] == [5, 4, 5]
+    label = rows.nth(0).get_attribute("aria-label")
+    assert label.startswith("consistency_only: difference 1.2")
+    assert label.endswith("5 pairs, undecided")
+    assert page.locator("#differences .zero").count() == 1
+    assert page.locator("#differences .sesoi").count() == 0
+    rows.nth(2).press("Enter")
+    assert page.get_by_role("dialog", name="full").is_visible()
 
 
 @pytest.mark.slow
@@ -237,7 +230,12 @@ def test_matrices_of_subsets_and_consistency(folder, tmp_path):
     assert matrix.columns == ("text", "image", "audio", "text+image", "text+image+audio")
     assert matrix.means[0][0] == pytest.approx(0.82 / 4)
     assert matrix.counts[2][0] == 4
-    assert (min(map(min, matrix.shades())), max(map(max, matrix.shades()))) == (0, 1)
+    assert max(map(max, matrix.shades())) == 0  # these rows differ by noise
+    clear = modality_matrix(noisy(tmp_path / "clear"))
+    for shades in zip(*clear.shades(), strict=True):
+        base, equivalent, worse, better = shades
+        assert (base, equivalent) == (0, 0)
+        assert worse < -0.5 < 0.5 < better
     (block,) = consistency_blocks(ablation)
     assert (block.title, block.columns) == ("text and image", ("cosine_matched", "auc", "gap"))
     plain = complete(tmp_path)
@@ -250,7 +248,7 @@ def test_outdated_figures_are_removed(folder, tmp_path):
     grid, runs = study()
     out = tmp_path / "out"
     write_results(collect(grid, runs, folder), out)
-    assert len(list((out / "figures").iterdir())) == 10
+    assert len(list((out / "figures").iterdir())) == 12
     plain = GridFolder(tmp_path / "plain")
     for spec in runs:
         finish(spec, plain)
@@ -258,5 +256,6 @@ def test_outdated_figures_are_removed(folder, tmp_path):
     assert sorted(path.name for path in (out / "figures").glob("*.png")) == [
         "cost.png",
         "curves.png",
+        "differences.png",
         "means.png",
     ]

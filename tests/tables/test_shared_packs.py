@@ -32,10 +32,10 @@ def origin(part: str = "", pool: str = "tridigits") -> PackOrigin:
     return PackOrigin(pool=pool, part=part, test_per_train=RATIO)
 
 
-def table(path, origins, view=None) -> Ablation:
+def table(path, origins, view=None, **changes) -> Ablation:
     """One seed on each of three packs."""
     rows = {"variants": {"base": {}, "full": {"loss.alpha": 0.5}}, "seeds": [0], "packs": PACKS}
-    study = Grid.model_validate(GRID | rows)
+    study = Grid.model_validate(GRID | rows | changes)
     runs = expand(study, {name: name * 16 for name in PACKS})
     folder = GridFolder(path / "study")
     for spec in runs:
@@ -105,9 +105,13 @@ def test_the_caption_names_the_correction(tmp_path):
 
 
 def test_more_packs_of_one_pool_are_not_advised(tmp_path):
-    text = notes(table(tmp_path, [origin()] * 3))
-    assert "more packs of the same samples would add little. Use packs that share none" in text
+    advice = "more packs of the same samples would add little. Use packs that share none"
+    text = notes(table(tmp_path / "shared", [origin()] * 3, sesoi=0.01))
+    assert advice in text
     assert "power" not in text
+    text = notes(table(tmp_path / "disjoint", [None] * 3, sesoi=0.01))
+    assert advice not in text
+    assert "power 80 %" in text
 
 
 def test_one_pack_is_never_corrected(tmp_path):

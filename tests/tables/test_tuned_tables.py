@@ -102,6 +102,9 @@ def test_the_files_have_every_trial(tmp_path):
     assert "optimizer.lr 0.01772" in section
     rows = list(csv.DictReader((tmp_path / "out/table.csv").open()))
     assert rows[0]["tuned"] == "optimizer.lr 0.007374"
+    latex = (tmp_path / "out/table.tex").read_text()
+    assert "% Tuned, base: optimizer.lr 0.007374.\n" in latex
+    assert latex.count("Each row tuned with 3 trials") == 2  # in its comments and its caption
 
 
 def test_equal_trials_get_a_note(tmp_path):

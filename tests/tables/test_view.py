@@ -290,7 +290,9 @@ def test_csv_and_report_have_full_precision(tmp_path):
     assert [row["changes"] for row in data["rows"][1:]] == [
         [["optimizer.lr", "0.003", repr(v)]] for v in NEAR
     ]
-    assert [row["mean"] for row in data["rows"]] == [row.mean for row in ablation.rows]
+    assert [row["mean"] for row in data["views"][0]["values"]] == [
+        row.mean for row in ablation.rows
+    ]
 
 
 @pytest.mark.parametrize("value", NEAR)

@@ -31,8 +31,8 @@ _DeepSpeedFiles = dict[str, tuple[Path, dict[str, Any]]]  # name -> path and con
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of the table: a name and what it trains. Seed and pack in `config` are its own."""
+class GridRow:
+    """One row of a grid. Each of its runs has `config` with its own seed and pack."""
 
     name: str
     config: TrainConfig
@@ -43,7 +43,7 @@ class Row:
 
 
 def expand(
-    grid: Grid, fingerprints: Mapping[str, str], rows: list[Row] | None = None
+    grid: Grid, fingerprints: Mapping[str, str], rows: list[GridRow] | None = None
 ) -> list[RunSpec]:
     """All runs of the grid: row by row, within a row pack by pack, on each pack seed by seed.
 
@@ -66,7 +66,7 @@ def expand(
 
 
 def runs_on(
-    grid: Grid, row: Row, pack: str, seeds: Sequence[int], fingerprint: str
+    grid: Grid, row: GridRow, pack: str, seeds: Sequence[int], fingerprint: str
 ) -> list[RunSpec]:
     """The runs of a row on one pack, seed by seed."""
     of_pack: dict[str, Any] = {"data": row.config.data.model_copy(update={"name": pack})}
@@ -84,7 +84,7 @@ def runs_on(
     ]
 
 
-def with_values(grid: Grid, row: Row, name: str, values: Overrides) -> Row:
+def with_values(grid: Grid, row: GridRow, name: str, values: Overrides) -> GridRow:
     """A row with another name, and with values that override it.
 
     Raises:
@@ -94,7 +94,7 @@ def with_values(grid: Grid, row: Row, name: str, values: Overrides) -> Row:
     return replace(changed, packs=row.packs)
 
 
-def expand_rows(grid: Grid) -> list[Row]:
+def expand_rows(grid: Grid) -> list[GridRow]:
     """The rows of the grid's table, in the order of the file.
 
     Raises:
@@ -194,7 +194,9 @@ def _hash(swept: Overrides) -> str:
     return hashlib.sha256(json.dumps(swept, default=str).encode()).hexdigest()[:8]
 
 
-def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: _DeepSpeedFiles) -> Row:
+def _row(
+    grid: Grid, name: str, variant: str, overrides: Overrides, files: _DeepSpeedFiles
+) -> GridRow:
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConfigError(
             f"the name does not match {NAME_PATTERN}. Name the combinations under variants"
@@ -224,7 +226,7 @@ def _row(grid: Grid, name: str, variant: str, overrides: Overrides, files: _Deep
         content = apply_overrides(content, {"data.name": grid.packs[0]})
     resources, config = _validated(content, partial(_find, grid.source, variant, file))
     packs = grid.packs or (config.data.name,)
-    return Row(name, config, resources, packs, variant, overrides)
+    return GridRow(name, config, resources, packs, variant, overrides)
 
 
 def _validated(content: dict[str, Any], find: Find) -> tuple[Resources, TrainConfig]:
@@ -272,7 +274,7 @@ def _deepspeed_file(name: str, files: _DeepSpeedFiles) -> tuple[Path, Overrides]
     return files[name]
 
 
-def _check_rows(grid: Grid, rows: list[Row]) -> None:
+def _check_rows(grid: Grid, rows: list[GridRow]) -> None:
     if not rows:
         raise ConfigError(
             f"grid {grid.name!r} has no rows. Write variants, axes, zip or ablate, or exclude fewer"
@@ -294,7 +296,7 @@ def _check_rows(grid: Grid, rows: list[Row]) -> None:
             )
 
 
-def _check_tuned(grid: Grid, rows: list[Row]) -> None:
+def _check_tuned(grid: Grid, rows: list[GridRow]) -> None:
     """Check that every row can be tuned in the same way."""
     if grid.tune is None:
         return

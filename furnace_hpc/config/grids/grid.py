@@ -46,7 +46,7 @@ class Grid(Config):
         "(folders under the data root). Each row is trained on each pack with each seed. "
         "`tridigits-1of5` and `tridigits-seed7` are packed automatically",
     )
-    reference: RowName = Field(description="the row that all differences are taken to")
+    reference: RowName = Field(description="the row that the others are compared with")
     sanity: tuple[RowName, ...] = Field(
         default=(),
         description="rows that must not beat the reference, such as one modality or twice the "

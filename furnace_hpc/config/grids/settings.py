@@ -31,7 +31,7 @@ def check_settings(
     setting_below = {part: key for leaf, key in setting_of.items() for part in _and_parents(leaf)}
 
     def shared(leaf: str) -> str | None:
-        """The setting of the same key as `leaf`, of one above it or of one below it, or None."""
+        """Find the setting of `leaf`, of a key above it or of a key below it."""
         if leaf in setting_below:
             return setting_below[leaf]
         return next((setting_of[part] for part in _and_parents(leaf) if part in setting_of), None)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import Row, runs_on, with_values
+from furnace_hpc.config.grids.expansion import GridRow, runs_on, with_values
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.tune import Values, draw_values
 from furnace_hpc.config.metrics import checked_direction
@@ -64,7 +64,9 @@ class Trials:
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def expand_trials(grid: Grid, rows: Sequence[Row], fingerprints: Mapping[str, str]) -> list[Trials]:
+def expand_trials(
+    grid: Grid, rows: Sequence[GridRow], fingerprints: Mapping[str, str]
+) -> list[Trials]:
     """The trials of every row and pack. Empty if the grid does not tune.
 
     Raises:
@@ -89,7 +91,7 @@ def expand_trials(grid: Grid, rows: Sequence[Row], fingerprints: Mapping[str, st
     return found
 
 
-def _of_trial(grid: Grid, row: Row, number: int, values: Values) -> Row:
+def _of_trial(grid: Grid, row: GridRow, number: int, values: Values) -> GridRow:
     try:
         changed = with_values(grid, row, row.name, values)
     except ConfigError as error:
@@ -102,7 +104,7 @@ def _of_trial(grid: Grid, row: Row, number: int, values: Values) -> Row:
 
 def expand_chosen(
     grid: Grid,
-    rows: Sequence[Row],
+    rows: Sequence[GridRow],
     fingerprints: Mapping[str, str],
     chosen: Mapping[Tuned, Values],
     all_rows: bool = False,

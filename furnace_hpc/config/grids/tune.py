@@ -8,6 +8,7 @@ themselves, and more trials keep the earlier ones.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from math import exp, floor, log, prod
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.identity import without_identity
 from furnace_hpc.config.metrics import checked_direction
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.text_safety import short
 from furnace_hpc.config.train_config import TrainConfig
 
@@ -155,7 +157,24 @@ def draw_values(tune: Tune) -> list[Values]:
 
 def space_words(tune: Tune) -> list[str]:
     """Each key with its distribution: `optimizer.lr (log 0.0003 to 0.03)`."""
-    return [f"{key} ({_words(search)})" for key, search in tune.space.items()]
+    return [f"{key} ({search_words(search)})" for key, search in tune.space.items()]
+
+
+def search_words(search: Search) -> str:
+    """A distribution: `log 0.0003 to 0.03`."""
+    if search.choice is not None:
+        return f"one of {', '.join(map(str, search.choice))}"
+    for name, bounds in vars(search).items():
+        if bounds is not None:
+            return f"{name} {bounds[0]:.12g} to {bounds[1]:.12g}"
+    return ""
+
+
+def budget_words(trials: int, space: Sequence[str], seeds: Sequence[int], metric: str) -> str:
+    """The budget of each row: `12 trials of optimizer.lr (log 0.0003 to 0.03) on seeds ...`."""
+    noun = "seed" if len(seeds) == 1 else "seeds"
+    numbers = ", ".join(map(str, seeds))
+    return f"{counted(trials, 'trial')} of {', '.join(space)} on {noun} {numbers} by {metric}"
 
 
 def check_row(tune: Tune, row: str, overrides: Values, settings: Values) -> None:
@@ -182,15 +201,6 @@ def is_at_border(tune: Tune, key: str, value: Any) -> bool:
         return False
     tried = [values[key] for values in draw_values(tune)]
     return value in (min(tried), max(tried))
-
-
-def _words(search: Search) -> str:
-    if search.choice is not None:
-        return f"one of {', '.join(map(str, search.choice))}"
-    for name, bounds in vars(search).items():
-        if bounds is not None:
-            return f"{name} {bounds[0]:g} to {bounds[1]:g}"
-    return ""
 
 
 def _size(search: Search) -> int | None:

@@ -1,1 +1,4 @@
-"""Decode single files: images, sounds, text."""
+"""Decode single files: images, sounds, text.
+
+`sets/`, `packing/`, `model` and `inference` import it.
+"""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from furnace_hpc.data.decode.features import log_mel, mfcc, num_frames
-from furnace_hpc.data.decode.sound_files.kinds import whole_sound
-from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+from furnace_hpc.data.decode.sound_files.checked_sound import CheckedSound
+from furnace_hpc.data.decode.sound_files.kinds import check_sound
 from furnace_hpc.data.packing.rejects import Unusable
 
 Wave = NDArray[np.float32]
@@ -21,7 +21,7 @@ _FEATURES = {"mfcc": mfcc, "log_mel": log_mel}
 _BLOCK = 1 << 20  # values read at a time
 # Most values of one sound (1 GiB). Hours of silence are a small FLAC file, and a damaged header
 # may turn one second into hours.
-_MOST = 1 << 28
+_MAX_SAMPLES = 1 << 28
 
 
 class SoundKnobs(BaseModel):
@@ -77,17 +77,17 @@ def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]
 def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
     """Return the mono waveform [S] at the wanted rate, full scale 1. Errors as in `read_sound`."""
     content = _read_file(path)
-    whole = whole_sound(content)
+    checked = check_sound(content)
     source: Path | io.BytesIO = path
     # libsndfile reads an unchanged file faster by itself: it reads each MP3 frame twice.
-    if whole.content is not content:
-        source = io.BytesIO(whole.content)
-    values, rate = _decode(source, whole)
+    if checked.content is not content:
+        source = io.BytesIO(checked.content)
+    values, rate = _decode(source, checked)
     if len(values) == 0:
         raise Unusable("empty", "no samples")
     if not np.isfinite(values).all():
         raise Unusable("not finite")
-    if len(values) * knobs.sample_rate_hz > _MOST * rate:  # mostly a damaged header
+    if len(values) * knobs.sample_rate_hz > _MAX_SAMPLES * rate:  # mostly a damaged header
         raise Unusable(
             "unreadable",
             f"{len(values):,} samples at {rate:,} Hz are {len(values) / rate / 3600:,.0f} hours",
@@ -105,8 +105,10 @@ def _read_file(path: Path) -> bytes:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise Unusable("unreadable", "no regular file")
-        if found.st_size > 4 * _MOST:
-            raise Unusable("unreadable", f"{found.st_size:,} bytes, wanted {4 * _MOST:,} at most")
+        if found.st_size > 4 * _MAX_SAMPLES:
+            raise Unusable(
+                "unreadable", f"{found.st_size:,} bytes, wanted {4 * _MAX_SAMPLES:,} at most"
+            )
         content = path.read_bytes()
     except FileNotFoundError:
         raise Unusable("missing") from None
@@ -117,7 +119,7 @@ def _read_file(path: Path) -> bytes:
     return content
 
 
-def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.float32], int]:
+def _decode(source: Path | io.BytesIO, checked: CheckedSound) -> tuple[NDArray[np.float32], int]:
     """Return all samples [S, channels], and their rate in Hz.
 
     Raises:
@@ -125,7 +127,7 @@ def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.fl
     """
     try:
         with _Stream(source) as file:
-            wanted = whole.samples
+            wanted = checked.samples
             if wanted is None:
                 wanted = file.frames
             values, rate = _read_all(file, wanted), file.samplerate
@@ -134,8 +136,10 @@ def _decode(source: Path | io.BytesIO, whole: WholeSound) -> tuple[NDArray[np.fl
     # a damaged header may declare any length
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         raise Unusable("unreadable", str(error)) from None
-    if len(values) < max(wanted, whole.fewest):
-        raise Unusable("truncated", f"{len(values):,} of {max(wanted, whole.fewest):,} samples")
+    if len(values) < max(wanted, checked.min_samples):
+        raise Unusable(
+            "truncated", f"{len(values):,} of {max(wanted, checked.min_samples):,} samples"
+        )
     return values, rate
 
 
@@ -152,7 +156,7 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc]
 def _read_all(file: soundfile.SoundFile, wanted: int) -> NDArray[np.float32]:
     """Return up to `wanted` samples [S, channels]. The header may declare more than there are."""
     blocks, left = [np.zeros((0, file.channels), np.float32)], wanted
-    most, at_once = _MOST // file.channels, max(1, _BLOCK // file.channels)
+    most, at_once = _MAX_SAMPLES // file.channels, max(1, _BLOCK // file.channels)
     while left > 0 and len(block := file.read(min(left, at_once), dtype="float32", always_2d=True)):
         blocks.append(block)
         left -= len(block)

@@ -19,15 +19,15 @@ Knobs = TypeVar("Knobs")
 Made = TypeVar("Made")
 
 
-class Aside:
-    """A process that decodes files one by one. It starts with the first file, and after a crash."""
+class DecoderProcess:
+    """A process that decodes files one by one. It starts with the first file."""
 
     def __init__(self, preload: tuple[str, ...]) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
         self._child: Child | None = None
 
-    def __enter__(self) -> "Aside":
+    def __enter__(self) -> "DecoderProcess":
         return self
 
     def __exit__(

@@ -23,7 +23,7 @@ from furnace_hpc.data.packing.source_lists import fingerprint_of
 
 FILES = ("tokenizer.json", "vocab.txt")
 MAX_FILE_BYTES = 200_000_000  # five times the largest tokenizers of multilingual models
-ANOTHER = "give a tokenizer of a BERT model, such as bert-base-uncased"
+OTHER_TOKENIZER = "give a tokenizer of a BERT model, such as bert-base-uncased"
 MAX_IDS = 10_000_000  # weights have a row for every id up to the largest
 
 
@@ -45,9 +45,11 @@ class TokenReader:
                 tokenizer.enable_truncation(max_tokens)
                 around = len(tokenizer.encode("").ids)
         except TokenizerError as error:
-            raise ConfigError(f"the tokenizer cannot be used ({error}): {ANOTHER}") from None
+            raise ConfigError(
+                f"the tokenizer cannot be used ({error}): {OTHER_TOKENIZER}"
+            ) from None
         if pad is None:
-            raise ConfigError(f"the tokenizer has no [PAD]: {ANOTHER}")
+            raise ConfigError(f"the tokenizer has no [PAD]: {OTHER_TOKENIZER}")
         if around > max_tokens:
             raise ConfigError(
                 f"the tokenizer adds {around} tokens to each text, more than max_tokens "
@@ -58,7 +60,7 @@ class TokenReader:
         if self.vocab_size > MAX_IDS:
             raise ConfigError(
                 f"the tokenizer has the id {self.vocab_size - 1:,}, more than {MAX_IDS:,}: "
-                f"{ANOTHER}"
+                f"{OTHER_TOKENIZER}"
             )
         self.fingerprint = fingerprint_of(words)
         """Hash of all words and their ids."""

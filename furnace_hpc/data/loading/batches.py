@@ -64,7 +64,8 @@ class BatchReader:
         self._arrays = {name: np.asarray(array) for name, array in columns.split(split).items()}
         self._modalities = modalities
         self._dtypes = {task: _LABEL_DTYPES[manifest.labels[task].kind] for task in tasks}
-        self._bits = [manifest.modalities.index(modality) for modality in modalities]
+        bits = [manifest.modalities.index(modality) for modality in modalities]
+        self._bits = torch.tensor(bits, device=device)  # a list would wait for the GPU each time
         self._scale = {
             name: (_column(statistics.mean, device), _column(statistics.std, device))
             for name, statistics in manifest.statistics.items()

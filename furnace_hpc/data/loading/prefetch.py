@@ -23,21 +23,21 @@ from furnace_hpc.data.loading.sampler import (
 DEPTH = 2  # batches read ahead. With one, the loop would wait for every slow batch.
 
 
-class Request(NamedTuple):
+class BatchRequest(NamedTuple):
     """The arguments of `BatchReader.gather`."""
 
     rows: Rows
     frames: Rows | None = None
 
 
-class Prefetched:
+class BatchPrefetcher:
     """A context and an iterator over the batches of these requests, in their order.
 
     An error in the thread is raised where the batch is taken. The thread ends with the context.
     """
 
     def __init__(
-        self, reader: BatchReader, requests: Iterable[Request], depth: int = DEPTH
+        self, reader: BatchReader, requests: Iterable[BatchRequest], depth: int = DEPTH
     ) -> None:
         self._reader, self._requests, self._depth = reader, iter(requests), depth
         self._thread = ThreadPoolExecutor(
@@ -45,7 +45,7 @@ class Prefetched:
         )
         self._ahead: deque[Future[HostBatch | None]] = deque()
 
-    def __enter__(self) -> "Prefetched":
+    def __enter__(self) -> "BatchPrefetcher":
         self._ahead.extend(self._thread.submit(self._gather) for _ in range(self._depth))
         return self
 
@@ -96,7 +96,7 @@ class TrainBatches:
         self._rank, self._world_size, self._weights = rank, world_size, weights
         self._micro_steps = global_batch_size // (micro_batch_size * world_size)
         self._next = -1
-        self._prefetched: Prefetched | None = None
+        self._prefetched: BatchPrefetcher | None = None
 
     def __enter__(self) -> "TrainBatches":
         return self
@@ -118,13 +118,13 @@ class TrainBatches:
         """
         if step != self._next or self._prefetched is None:
             self.__exit__()
-            self._prefetched = Prefetched(self._reader, self._requests(step)).__enter__()
+            self._prefetched = BatchPrefetcher(self._reader, self._requests(step)).__enter__()
         self._next = -1  # until all of this step have been taken
         for _ in range(self._micro_steps):
             yield next(self._prefetched)
         self._next = step + 1
 
-    def _requests(self, first: int) -> Iterator[Request]:
+    def _requests(self, first: int) -> Iterator[BatchRequest]:
         """Yield what this rank reads from step `first` to the end. Runs in the thread."""
         reader, (global_batch_size, micro_batch_size) = self._reader, self._sizes
         for step in range(first, self._steps):
@@ -140,7 +140,7 @@ class TrainBatches:
                 own_frames = None
                 if frames is not None:
                     own_frames = rank_indices(frames, *part)
-                yield Request(rank_indices(rows, *part), own_frames)
+                yield BatchRequest(rank_indices(rows, *part), own_frames)
 
 
 def _enter(device: torch.device) -> None:

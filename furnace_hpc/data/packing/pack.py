@@ -24,13 +24,13 @@ from furnace_hpc.data.columns import (
     write_npy,
 )
 from furnace_hpc.data.packing.rejects import reasons_of
-from furnace_hpc.data.packing.resumable_writer import Unfinished
+from furnace_hpc.data.packing.resumable_writer import ResumableWriter
 from furnace_hpc.data.packing.sample import PackPlan
 from furnace_hpc.data.packing.statistics import MEASURED, Moments
-from furnace_hpc.data.packing.workers import rendered
+from furnace_hpc.data.packing.workers import render_chunks
 from furnace_hpc.host.durable_files import sync, write_durably
 
-RECORD_EVERY_S = 5.0  # work that is lost by a kill, at most
+RECORD_EVERY_S = 5.0  # a kill loses at most this much work
 
 
 def pack_files(
@@ -42,13 +42,13 @@ def pack_files(
     max_refused: float,
     force: bool,
 ) -> tuple[Manifest, bool]:
-    """Render a plan's rows into `out`. Return the manifest, and whether it was packed now.
+    """Render a plan's rows into `out`. Return the manifest, and whether anything was packed.
 
     Args:
         plan: rows, columns and settings of the pack.
         out: folder of the pack.
         report: called with the kind of work, the number done, and the total.
-        workers: processes that render. None is all usable cores. The number changes no value.
+        workers: number of rendering processes. None: all usable cores. The pack is the same.
         max_refused: fraction of the rows that may have a refused file. Above it the pack fails.
         force: replace another pack, and delete an unfinished one with other settings.
 
@@ -62,24 +62,24 @@ def pack_files(
     if not force and (existing := _existing(out, plan)):
         shutil.rmtree(out.with_name(f"{out.name}.packing"), ignore_errors=True)
         return existing, False
-    unfinished = Unfinished(out, plan)
+    writer = ResumableWriter(out, plan)
     try:
-        unfinished.begin(force=force)
-        _render_all(plan, unfinished, report, workers or len(os.sched_getaffinity(0)))
-        _check_refused(unfinished, max_refused)
-        return _publish(plan, unfinished, out, report), True
+        writer.begin(force=force)
+        _render_all(plan, writer, report, workers or len(os.sched_getaffinity(0)))
+        _check_refused(writer, max_refused)
+        return _publish(plan, writer, out, report), True
     except OSError as error:
-        done, total = sum(unfinished.progress.rows.values()), sum(map(len, plan.rows.values()))
+        done, total = sum(writer.progress.rows.values()), sum(map(len, plan.rows.values()))
         raise ConfigError(
             f"data folder {out} cannot be written ({error.strerror or error}) after {done:,} of "
             f"{total:,} rows. Free disk space and run the same command; the pack resumes."
         ) from error
     finally:
-        unfinished.close()
+        writer.close()
 
 
 def _existing(out: Path, plan: PackPlan) -> Manifest | None:
-    """Return the manifest of a pack with the same settings. None if missing or damaged.
+    """Return the manifest of a pack with the same settings. None if the pack is missing or damaged.
 
     Raises:
         ConfigError: the folder holds a pack with other settings.
@@ -93,50 +93,49 @@ def _existing(out: Path, plan: PackPlan) -> Manifest | None:
     raise other_pack(out, manifest)
 
 
-def _render_all(plan: PackPlan, unfinished: Unfinished, report: Report, workers: int) -> None:
-    """Render the remaining rows in order. Record the progress, also after an error."""
-    progress, total = unfinished.progress, sum(map(len, plan.rows.values()))
+def _render_all(plan: PackPlan, writer: ResumableWriter, report: Report, workers: int) -> None:
+    """Render the remaining rows in order. Record the progress every few seconds and at the end."""
+    progress, total = writer.progress, sum(map(len, plan.rows.values()))
     report("samples", sum(progress.rows.values()), total)
     recorded_s = time.monotonic()
     try:
-        for chunk in rendered(plan, dict(progress.rows), workers):
-            unfinished.append(chunk)
+        for chunk in render_chunks(plan, dict(progress.rows), workers):
+            writer.append(chunk)
             for modality, moments in chunk.moments.items():
                 progress.moments.setdefault(modality, _zero(moments)).add(moments)
             report("samples", sum(progress.rows.values()), total)
             if time.monotonic() - recorded_s > RECORD_EVERY_S:
-                unfinished.record()
+                writer.record()
                 recorded_s = time.monotonic()
     finally:
-        unfinished.record()
+        writer.record()
 
 
 def _zero(like: Moments) -> Moments:
     return Moments(0, [0.0] * len(like.total), [0.0] * len(like.total))
 
 
-def _check_refused(unfinished: Unfinished, max_refused: float) -> None:
+def _check_refused(writer: ResumableWriter, max_refused: float) -> None:
     """Raise ConfigError if too many rows have a refusal, or a split has no sample."""
-    progress = unfinished.progress
-    reasons = _reasons(unfinished)
+    progress = writer.progress
+    reasons = _reasons(writer)
     rows, incomplete = sum(progress.rows.values()), sum(progress.incomplete.values())
     if incomplete > max_refused * rows:
         enough = np.ceil(incomplete / rows * 100) / 100
         raise ConfigError(
             f"{incomplete:,} of {rows:,} samples have a file that could not be read "
             f"({incomplete / rows:.1%}; --max-refused is {max_refused:.1%}): {reasons}. "
-            f"See {unfinished.refused}. Fix the files and delete {unfinished.folder}, or accept "
+            f"See {writer.refused}. Fix the files and delete {writer.folder}, or accept "
             f"them with --max-refused {enough:g}."
         )
     if empty := [split for split, kept in progress.kept.items() if not kept]:
         raise ConfigError(
-            f"split {empty[0]!r} has no usable sample ({_reasons(unfinished, empty[0])}): "
-            "fix its files"
+            f"split {empty[0]!r} has no usable sample ({_reasons(writer, empty[0])}): fix its files"
         )
 
 
-def _reasons(unfinished: Unfinished, split: str | None = None) -> str:
-    counts = reasons_of(unfinished.refused.read_bytes(), split)
+def _reasons(writer: ResumableWriter, split: str | None = None) -> str:
+    counts = reasons_of(writer.refused.read_bytes(), split)
     return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
 
 
@@ -151,19 +150,19 @@ def _check_not_empty(plan: PackPlan) -> None:
         raise ConfigError(f"split {split!r} is empty: {missing}; check --source and the lists")
 
 
-def _publish(plan: PackPlan, unfinished: Unfinished, out: Path, report: Report) -> Manifest:
+def _publish(plan: PackPlan, writer: ResumableWriter, out: Path, report: Report) -> Manifest:
     """Write final headers, hashes and the manifest, and rename the folder into place."""
-    unfinished.seal()
-    progress = unfinished.progress
+    writer.seal()
+    progress = writer.progress
     columns = {
         name: Column(dtype=value.dtype.name, shape=value.shape)
         for name, value in plan.blank.items()
     }
-    columns |= _write_derived(plan, unfinished.columns)
+    columns |= _write_derived(plan, writer.columns)
     files, names = {}, [(split, name) for split in plan.rows for name in columns]
     for number, (split, name) in enumerate(names):
         report("hashes", number, len(names))
-        files[f"{split}/{name}.npy"] = unfinished.stored(split, name)
+        files[f"{split}/{name}.npy"] = writer.stored(split, name)
     report("hashes", len(names), len(names))
     content = {
         "dataset": plan.dataset,
@@ -180,17 +179,17 @@ def _publish(plan: PackPlan, unfinished: Unfinished, out: Path, report: Report) 
         },
         "vocab_size": plan.vocab_size,
         "pad_id": plan.pad_id,
-        "counts": _counts(plan, unfinished),
+        "counts": _counts(plan, writer),
         "preprocessing": plan.settings,
         "versions": package_versions(),
         "fingerprint": fingerprint(progress.kept, columns, files),
     }
     manifest = Manifest.model_validate(content)
-    write_durably(unfinished.columns / "manifest.json", manifest.model_dump_json(indent=1).encode())
-    for folder in (*(unfinished.columns / split for split in plan.rows), unfinished.columns):
+    write_durably(writer.columns / "manifest.json", manifest.model_dump_json(indent=1).encode())
+    for folder in (*(writer.columns / split for split in plan.rows), writer.columns):
         sync(folder)
-    rename_into_place(unfinished.columns, out, f"{os.getpid():x}")
-    shutil.rmtree(unfinished.folder, ignore_errors=True)
+    rename_into_place(writer.columns, out, f"{os.getpid():x}")
+    shutil.rmtree(writer.folder, ignore_errors=True)
     return manifest
 
 
@@ -210,9 +209,9 @@ def _write_derived(plan: PackPlan, folder: Path) -> dict[str, Column]:
     return derived
 
 
-def _counts(plan: PackPlan, unfinished: Unfinished) -> dict[str, dict[str, int]]:
+def _counts(plan: PackPlan, writer: ResumableWriter) -> dict[str, dict[str, int]]:
     """Return split -> numbers of listed, found, packed, refused and incomplete samples."""
-    progress = unfinished.progress
+    progress = writer.progress
     return {
         split: {
             "listed": plan.listed[split],

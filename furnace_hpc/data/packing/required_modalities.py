@@ -1,7 +1,7 @@
 """Leave out samples that lack a required modality (`--require`).
 
-All rows of a grid must have the same samples. If a row uses one modality alone, samples without
-this modality are left out for all rows.
+All rows of a grid must have the same samples. If a row of the grid uses only one modality, leave
+out the samples without this modality for all rows.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from furnace_hpc.data.packing.rejects import Refusal
 from furnace_hpc.data.packing.sample import PackPlan, Sample
 
 
-def requiring(plan: PackPlan, names: tuple[str, ...]) -> PackPlan:
+def require_modalities(plan: PackPlan, names: tuple[str, ...]) -> PackPlan:
     """Return the plan without samples that lack one of these modalities.
 
     Raises:

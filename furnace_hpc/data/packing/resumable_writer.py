@@ -26,7 +26,7 @@ from furnace_hpc.host.regular_file import read_regular
 
 
 @dataclass
-class Progress:
+class PackProgress:
     """The progress of a pack, as stored in `progress.json`."""
 
     settings: dict[str, Any]
@@ -40,7 +40,7 @@ class Progress:
     moments: dict[str, Moments] = field(default_factory=dict)
 
 
-class Unfinished:
+class ResumableWriter:
     """The folder beside `out` in which a pack grows."""
 
     def __init__(self, out: Path, plan: PackPlan) -> None:
@@ -49,7 +49,7 @@ class Unfinished:
         self.refused = self.columns / "refused.jsonl"
         self._plan = plan
         fresh = dict.fromkeys(plan.rows, 0)
-        self.progress = Progress(plan.settings, fresh, dict(fresh), dict(fresh))
+        self.progress = PackProgress(plan.settings, fresh, dict(fresh), dict(fresh))
         self._files: dict[Path, int] = {}
         self._lock = -1
 
@@ -153,13 +153,13 @@ class Unfinished:
             self._lock = -1
 
 
-def _read(path: Path) -> Progress | None:
+def _read(path: Path) -> PackProgress | None:
     try:
         content = json.loads(read_regular(path))
     except FileNotFoundError:
         return None
     moments = {name: Moments(**values) for name, values in content.pop("moments").items()}
-    return Progress(**content, moments=moments)
+    return PackProgress(**content, moments=moments)
 
 
 def _header(file: BinaryIO, value: np.ndarray[Any, Any], num_samples: int) -> None:

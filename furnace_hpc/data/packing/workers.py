@@ -24,7 +24,7 @@ AHEAD = 3  # most unfinished chunks per process
 QUEUED = 2  # chunks that are sent to a process, so that it does not wait for the next one
 
 
-def rendered(plan: PackPlan, done: dict[str, int], workers: int) -> Iterator[Rendered]:
+def render_chunks(plan: PackPlan, done: dict[str, int], workers: int) -> Iterator[Rendered]:
     """Yield rendered chunks in order. Only a few per process are in memory.
 
     Raises:

@@ -28,6 +28,7 @@ def load_newest(context: RunContext) -> dict[str, Any] | None:
         OSError: the disk error persisted after all retries.
     """
     needs_best = context.config.evaluation.select == "best"
+    context.watchdog.heartbeat("looking for a checkpoint")
     step: int | None = None
 
     def find_step() -> None:
@@ -66,6 +67,7 @@ def load(context: RunContext, step: int) -> dict[str, Any]:
 
 def _load(context: RunContext, step: int) -> dict[str, Any]:
     """Load a checkpoint whose hashes are right."""
+    context.watchdog.heartbeat(f"loading the checkpoint of step {step}")
     engine, processes = context.engine, context.processes
     path = context.folder.checkpoint(step)
     # Its files are pickles, which can run code. Load only files that no other user could have

@@ -1,5 +1,6 @@
 """Choose a rank's device, and find ranks of a node that share a GPU or too few cores."""
 
+import json
 import os
 import socket
 import sys
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.host.gpu_check import EXIT_UNUSABLE, given
+from furnace_hpc.host.gpu_check import EXIT_UNUSABLE, allocated_gpus
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,16 @@ class RankPlacement:
         threads = int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())
         return cls(rank, socket.gethostname(), gpu, frozenset(os.sched_getaffinity(0)), threads)
 
+    def to_json(self) -> str:
+        """Text that `from_json` reads."""
+        return json.dumps([self.rank, self.host, self.gpu, sorted(self.cores), self.num_threads])
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "RankPlacement":
+        """Read what `to_json` has made."""
+        rank, host, gpu, cores, num_threads = json.loads(text)
+        return cls(rank, host, gpu, frozenset(cores), num_threads)
+
 
 class PlacementProblems(NamedTuple):
     """Problems of the ranks' placement. Each is empty if there is none."""
@@ -52,7 +63,7 @@ def choose_device(local_rank: int) -> torch.device:
     if os.environ.get("DS_ACCELERATOR") == "cpu":  # DeepSpeed's own variable
         return cpu
     if not torch.cuda.is_available():
-        gpus = given(os.environ)
+        gpus = allocated_gpus(os.environ)
         if gpus:
             raise ConfigError(
                 f"this rank was given GPUs {gpus}, and torch {torch.__version__} can use none. "

@@ -14,9 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.engine.ranks.devices import RankPlacement, choose_device, find_placement_problems
+from furnace_hpc.host.lifecycle import START_S
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import write_atomically
 
@@ -64,6 +66,11 @@ class Processes:
             with suppress(OSError):
                 print(message, flush=True)
 
+    def end_start(self, hang_timeout_s: float) -> None:
+        """Replace the long time limit of collectives in the start by the one of the training."""
+        if self.world_size > 1:
+            _set_timeouts(_collective_timeout(hang_timeout_s))
+
     def barrier(self) -> None:
         """Collective. Wait for all ranks."""
         if self.world_size > 1:
@@ -103,11 +110,15 @@ class Processes:
 def init_process_group(rank_info: RankInfo, hang_timeout_s: float = HANG_TIMEOUT_S) -> Processes:
     """Collective. Start torch's process group, and DeepSpeed's on top of it.
 
-    The watchdog kills a hung rank after `hang_timeout_s`. Without one, collectives time out a
-    little later. So one rank may work alone for at most that long.
+    The watchdog kills a hung rank after START_S, or after `hang_timeout_s` if that is longer.
+    `Processes.end_start` changes this after the first step. Without a watchdog, collectives time
+    out a little later. So one rank may work alone for at most that long.
+
+    Raises:
+        ConfigError: two ranks have the same GPU.
     """
     device = choose_device(rank_info.local_rank)
-    timeout = timedelta(seconds=hang_timeout_s + GROUP_MARGIN_S)
+    timeout = _collective_timeout(max(START_S, hang_timeout_s))
     _set_environment(rank_info, device, timeout)
     import deepspeed
 
@@ -115,27 +126,43 @@ def init_process_group(rank_info: RankInfo, hang_timeout_s: float = HANG_TIMEOUT
         # Otherwise the first start compiles a C++ operator for inference (90 s, needs ninja).
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if rank_info.rendezvous or "MASTER_ADDR" not in os.environ:
-        dist.init_process_group(
-            backend,
-            store=_open_store(rank_info, timeout),
-            rank=rank_info.rank,
-            world_size=rank_info.world_size,
-            timeout=timeout,
-        )
-    else:
-        dist.init_process_group(backend, timeout=timeout)
+    store = _open_store(rank_info, timeout)
+    # NCCL's start would fail with a message that names neither ranks nor the fix.
+    check_placements(store, RankPlacement.of_this_process(rank_info.rank, device), rank_info)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=rank_info.rank,
+        world_size=rank_info.world_size,
+        timeout=timeout,
+    )
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout)
-    processes = Processes(rank_info.rank, rank_info.local_rank, rank_info.world_size, device)
-    check_placements(processes)
-    return processes
+    if rank_info.world_size > 1:
+        # DeepSpeed makes this group when it needs it, with torch's own time limits: 600 s of NCCL.
+        deepspeed.utils.groups._get_data_parallel_group()
+        _set_timeouts(timeout)
+    return Processes(rank_info.rank, rank_info.local_rank, rank_info.world_size, device)
+
+
+def _collective_timeout(limit_s: float) -> timedelta:
+    """The time limit of collectives, if the watchdog kills a rank after `limit_s`."""
+    return timedelta(seconds=limit_s + GROUP_MARGIN_S)
+
+
+def _set_timeouts(timeout: timedelta) -> None:
+    """Set the time limit of later collectives of all groups."""
+    c10d = dist.distributed_c10d
+    for group in list(c10d._world.pg_map):
+        c10d._set_pg_timeout(timeout, group)
 
 
 def _set_environment(rank_info: RankInfo, device: torch.device, timeout: timedelta) -> None:
     """Set what DeepSpeed and NCCL read. Call it before the import of DeepSpeed."""
+    # DeepSpeed uses the GPU with this number. A rank that sees one GPU has number 0.
+    gpu_or_rank = rank_info.local_rank if device.index is None else device.index
     os.environ.update(
         RANK=str(rank_info.rank),
-        LOCAL_RANK=str(rank_info.local_rank),
+        LOCAL_RANK=str(gpu_or_rank),
         WORLD_SIZE=str(rank_info.world_size),
         CROSS_SIZE="1",  # DeepSpeed's checkpoint writers read these three
         CROSS_RANK="0",
@@ -150,18 +177,28 @@ def _set_environment(rank_info: RankInfo, device: torch.device, timeout: timedel
     os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(round(timeout.total_seconds())))
 
 
-def check_placements(processes: Processes) -> None:
+def check_placements(store: Store, own: RankPlacement, rank_info: RankInfo) -> None:
     """Collective. Compare the placements of all ranks. Warn if ranks share too few cores.
+
+    It uses the store alone, so it works before the process group exists.
 
     Raises:
         ConfigError: two ranks have the same GPU.
     """
-    own = RankPlacement.of_this_process(processes.rank, processes.device)
-    problems = find_placement_problems(processes.gather(own))
-    if problems.shared_gpu:
-        raise ConfigError(problems.shared_gpu)
-    if problems.few_cores:
-        processes.print_once(f"WARNING: {problems.few_cores}")
+    if rank_info.rank == 0:
+        placements = [own]
+        for rank in range(1, rank_info.world_size):
+            placements.append(RankPlacement.from_json(store.get(f"furnace/placement-{rank}")))
+        problems = find_placement_problems(placements)
+        store.set("furnace/shared_gpu", problems.shared_gpu)
+        if problems.few_cores:
+            with suppress(OSError):  # a full disk below the log
+                print(f"WARNING: {problems.few_cores}", flush=True)
+    else:
+        store.set(f"furnace/placement-{rank_info.rank}", own.to_json())
+    shared_gpu = store.get("furnace/shared_gpu").decode()
+    if shared_gpu:
+        raise ConfigError(shared_gpu)
 
 
 def destroy_process_group() -> None:
@@ -172,6 +209,12 @@ def destroy_process_group() -> None:
 
 def _open_store(rank_info: RankInfo, timeout: timedelta) -> Store:
     """Open the store of the process group. Rank 0 serves it, the others connect."""
+    if rank_info.rendezvous is None and "MASTER_ADDR" in os.environ:  # torchrun
+        store: Store = next(
+            rendezvous("env://", rank_info.rank, rank_info.world_size, timeout=timeout)
+        )[0]
+        store.set_timeout(timeout)
+        return store
     if rank_info.rank == 0:
         return _serve_store(rank_info, timeout)
     if rank_info.rendezvous is None:
@@ -180,7 +223,7 @@ def _open_store(rank_info: RankInfo, timeout: timedelta) -> Store:
             "submit`."
         )
     host, port = _wait_for_address(rank_info.rendezvous, timeout)
-    store: Store = TCPStore(
+    store = TCPStore(
         host, port, rank_info.world_size, is_master=False, wait_for_workers=False, timeout=timeout
     )
     return store

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from furnace_hpc.engine.ranks.distributed import Processes
-from furnace_hpc.model.losses import Gather, alone
+from furnace_hpc.model.losses import Gather, local_gather
 
 
 def gather_of(processes: Processes) -> Gather:
@@ -16,7 +16,7 @@ def gather_of(processes: Processes) -> Gather:
     The tensors have equal shapes. The function also returns the index of this rank's first row.
     """
     if processes.world_size == 1:
-        return alone
+        return local_gather
 
     def gather(tensor: Tensor) -> tuple[Tensor, int]:
         whole: Tensor = _AllGather.apply(tensor.contiguous(), processes)  # type: ignore[no-untyped-call]

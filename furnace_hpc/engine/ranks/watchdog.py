@@ -15,7 +15,7 @@ from furnace_hpc.host.lifecycle import EXIT_HANG, START_S
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import read_attempt
-from furnace_hpc.runs.records.verdict import Verdict
+from furnace_hpc.runs.records.verdict import RankVerdict
 
 STDERR = 2  # the descriptor; a rank's stderr is its log
 FALLBACK_S = 2.5  # faulthandler fires this much later than the watchdog's thread
@@ -32,14 +32,15 @@ class Watchdog:
     the limit counts as hung: SIGSTOP, or a job that Slurm suspends.
     """
 
-    def __init__(self, timeout_s: float, verdict: Verdict, start_s: float = START_S) -> None:
+    def __init__(self, timeout_s: float, verdict: RankVerdict, start_s: float = START_S) -> None:
         self.timeout_s, self._verdict = timeout_s, verdict
+        self._limit_s = max(start_s, timeout_s)
         # One tuple, so that another thread never reads a mixture of old and new values.
-        self._last = (time.monotonic(), max(start_s, timeout_s), "the start")
+        self._last = (time.monotonic(), self._limit_s, "the start")
         self._ended = threading.Event()
 
     @classmethod
-    def for_run(cls, folder: RunFolder, attempt: int, verdict: Verdict) -> "Watchdog":
+    def for_run(cls, folder: RunFolder, attempt: int, verdict: RankVerdict) -> "Watchdog":
         """A watchdog with the limit of the run's spec, or of the attempt's overrides."""
         spec = RunSpec.model_validate_json(read_regular(folder.spec))
         overrides = read_attempt(folder, attempt).overrides
@@ -61,7 +62,15 @@ class Watchdog:
 
     def heartbeat(self, activity: str) -> None:
         """Report that this rank makes progress. `activity` names what it does from now on."""
-        self._last = (time.monotonic(), self.timeout_s, activity)
+        self._last = (time.monotonic(), self._limit_s, activity)
+
+    def end_start(self) -> None:
+        """Use `timeout_s` from the next heartbeat on. Call it after the first step.
+
+        Until then the limit is `start_s`. The start includes imports, staging, the first load of a
+        checkpoint and the first collectives, which can take many minutes on a cold file system.
+        """
+        self._limit_s = self.timeout_s
 
     def _watch(self) -> None:
         check_s, checked_s = min(CHECK_S, self.timeout_s / 10), time.monotonic()

@@ -22,7 +22,7 @@ class Attempt(BaseModel):
         default=None, description="None while it runs, or if it was killed with its node"
     )
     reason: str | None = Field(default=None, description="why it ended: a key of END_REASONS")
-    error: str = Field(default="", description="last line of the exception, or what is known")
+    error: str = Field(default="", description="last line of the exception, or other details")
     step: int = Field(default=0, description="last optimizer step that a rank reported")
     code_hash: str = Field(default="", description="hash of the sources that decide numbers")
     snapshot: str = Field(default="", description="code snapshot; empty for a start by hand")
@@ -33,13 +33,14 @@ class Attempt(BaseModel):
     )
     data_dir: str = Field(default="", description="folder of the packed data set")
     overrides: dict[str, Any] = Field(
-        default_factory=dict, description="fields that differ from spec.json, none of the identity"
+        default_factory=dict,
+        description="config fields that differ from spec.json; none changes the identity",
     )
     job_id: str | None = Field(default=None, description="Slurm's job id")
     cluster: str = Field(default="", description="Slurm's name of the cluster")
     nodelist: str = Field(default="", description="nodes of its job in Slurm's form: `node[1-2]`")
     blamed: tuple[str, ...] = Field(
-        default=(), description="those of its nodes that had a hang; empty if not known"
+        default=(), description="nodes whose ranks hung; empty if not known"
     )
     holder: dict[str, Any] | None = Field(
         default=None, description="the process that starts and ends the attempt"
@@ -94,5 +95,5 @@ def read_attempts(folder: RunFolder) -> list[Attempt]:
 
 
 def holder_is_alive(attempt: Attempt) -> bool | None:
-    """Return whether the attempt's holder lives. None if that is not visible from this host."""
+    """Return whether the attempt's holder runs. None if this host cannot see that."""
     return lifecycle.is_alive(attempt.holder)

@@ -156,7 +156,7 @@ def newest_step(folder: RunFolder, needs_best: bool = False) -> int | None:
         return None
     what = f"all checkpoints in {folder.checkpoints} are damaged" if damaged else _lost(folder)
     raise RuntimeError(
-        f"{what}. Put sound ones back, or remove {folder.checkpoints} and {folder.saved.name} "
+        f"{what}. Restore undamaged ones, or remove {folder.checkpoints} and {folder.saved.name} "
         "beside it to begin at step 0"
     )
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ARRAY_BYTES = 2 << 30
-MAX_INDEX_BYTES = 1 << 20  # of the zip file's list of members: predictions have about ten
+MAX_INDEX_BYTES = 1 << 20  # of the list of members in the zip file; predictions have about ten
 END = struct.Struct("<4s4x4xI4xH")  # signature, bytes of the list of members, bytes of a comment
 LOCATOR_BYTES = 20
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> "list[NDArray[Any]]":
-    """Arrays of integers or floats from an uncompressed .npz file, as `numpy.savez` writes it.
+    """Read arrays of integers or floats from an uncompressed .npz file, as `numpy.savez` writes it.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -42,14 +42,14 @@ def read_arrays(path: Path, names: Sequence[str]) -> "list[NDArray[Any]]":
 
 
 def _check_end(file: IO[bytes]) -> int:
-    """Size of the file in bytes. Refuses a long list of members before zipfile reads it."""
+    """Return the file's size in bytes. Refuse a long list of members before zipfile reads it."""
     size = file.seek(0, os.SEEK_END)
     if size < END.size:
         raise ConfigError("not an .npz file")
     file.seek(size - END.size)
     signature, index_bytes, comment_bytes = END.unpack(file.read())
     file.seek(max(0, size - END.size - LOCATOR_BYTES))
-    # its list of members may be longer than the end record says
+    # such a file's list of members may be longer than the end record says
     has_zip64_locator = file.read(4) == b"PK\x06\x07"
     if signature != b"PK\x05\x06" or comment_bytes:
         raise ConfigError("not an .npz file, or cut short")

@@ -6,24 +6,13 @@ import time
 import traceback
 from types import TracebackType
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.text_safety import masked
+from furnace_hpc.host import end_reasons
 from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder, write_json
 
-PEER_LOST = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "Timed out waiting",
-)
-NO_MEMORY = (
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "can't allocate memory",
-    "Cannot allocate memory",
-)
 
-
-class Verdict:
+class RankVerdict:
     """A context that writes `entered` at its start, and the kind of exception at its end."""
 
     def __init__(self, folder: RunFolder, attempt: int, rank: int) -> None:
@@ -31,7 +20,7 @@ class Verdict:
         self._log = f"{folder.logs.name}/{folder.log(attempt, rank).name}"
         self._step = 0
 
-    def __enter__(self) -> "Verdict":
+    def __enter__(self) -> "RankVerdict":
         self._write("entered")
         return self
 
@@ -58,7 +47,7 @@ class Verdict:
         self._write("done")
 
     def stopping(self, signal_name: str) -> None:
-        """Report that all ranks stop and save now. If saving takes too long, this stays."""
+        """Report that all ranks stop and save now. If saving takes too long, this report stays."""
         message = f"stopped by {signal_name} before everything was saved"
         self._write("stopping", message, signal=signal_name)
 
@@ -97,15 +86,17 @@ class Verdict:
 
 
 def verdict_of(error: BaseException) -> str:
-    """The verdict for an exception: nonfinite, oom, io_error, peer_lost or crash."""
+    """The verdict for an exception: nonfinite, oom, io_error, gpu, hang, peer_lost or crash."""
     if isinstance(error, FloatingPointError):
         return "nonfinite"
-    text = str(error)
     names = {kind.__name__ for kind in type(error).__mro__}  # by name: nothing here imports torch
-    if names & {"OutOfMemoryError", "MemoryError"} or any(part in text for part in NO_MEMORY):
+    if names & {"OutOfMemoryError", "MemoryError"}:
         return "oom"
-    if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
+    if isinstance(error, ConfigError):  # may quote a message
+        return "crash"
+    known = end_reasons.verdict_of_message(str(error))
+    if known != "oom" and isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
         return "io_error"
-    if any(part in text for part in PEER_LOST):
+    if not known and names & set(end_reasons.PEER_ERRORS):
         return "peer_lost"
-    return "crash"
+    return known or "crash"

@@ -1,1 +1,4 @@
-"""Write tables, the report, figures and captions."""
+"""Write tables, the report, figures and captions.
+
+It imports the rest of `tables`. Commands and `api` import it.
+"""

@@ -10,7 +10,7 @@ from furnace_hpc.tables.statistics.significance import format_exact_p
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Source
 from furnace_hpc.tables.text import count
-from furnace_hpc.tables.tuning import budget
+from furnace_hpc.tables.tuning.words import budget
 
 NOT_TUNED = "Not tuned per row."
 # column -> its explanation
@@ -47,6 +47,9 @@ OPTIONAL_COLUMNS = {
         f"intervals cover about 90 %."
     ),
 }
+NOT_CHECKED = (
+    "Furnace did not train these runs: their code, data and choice of step are not checked."
+)
 
 
 def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
@@ -65,6 +68,20 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         "Bold alone is no evidence of a difference.",
         *_costs(columns),
     ]
+
+
+def main_sentences(ablation: Ablation) -> list[str]:
+    """What every reader of the numbers must know. `caption` explains the rest."""
+    found = [short_caption(ablation)]
+    if ablation.why_no_verdict:
+        found.append(ablation.why_no_verdict)
+    elif not any(row.verdict in MARKS for row in ablation.rows) and ablation.compared:
+        found.append("No row has a mark: the table shows no difference.")
+    found += _optimistic(ablation)
+    if ablation.source is not None:
+        found.append(NOT_CHECKED)
+    found += _undertrained(ablation)
+    return found
 
 
 def short_caption(ablation: Ablation) -> str:
@@ -143,8 +160,13 @@ def _selected_steps(ablation: Ablation) -> Iterator[str]:
     configs = [run.own_spec.config for run in ablation.runs if run.own_spec]
     rules = dict.fromkeys(map(_step_rule, configs))
     yield f"Measured at {', or at '.join(rules)}."
-    is_selected = any(map(_is_selected, configs))
-    if ablation.metric.split == "val" and is_selected:
+    yield from _optimistic(ablation)
+
+
+def _optimistic(ablation: Ablation) -> Iterator[str]:
+    """A warning if the metric's split has selected the step."""
+    configs = [run.own_spec.config for run in ablation.runs if run.own_spec]
+    if ablation.metric.split == "val" and any(map(_is_selected, configs)):
         yield "The same split selected the step, so the values are optimistic."
 
 
@@ -172,7 +194,7 @@ def _source(source: Source) -> Iterator[str]:
     yield f"Read from {source.files}{tool}."
     if source.of_last_step:
         yield "The value of a run is its value at the last step that has one."
-    yield "Furnace did not train these runs: their code, data and choice of step are not checked."
+    yield NOT_CHECKED
 
 
 def _step_rule(config: TrainConfig) -> str:
@@ -260,6 +282,11 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
         )
     if "effect" in columns:
         yield ("Effect: Cohen's d of the paired differences (mean divided by standard deviation).")
+    yield from _undertrained(ablation)
+
+
+def _undertrained(ablation: Ablation) -> Iterator[str]:
+    """Sanity rows that are better than the reference."""
     if ablation.stronger_sanity:
         better = ", ".join(ablation.stronger_sanity)
         yield (

@@ -128,7 +128,7 @@ def all_cells(ablation: Ablation) -> list[Cells]:
     return found
 
 
-def pairs_of(ablation: Ablation, row: Row) -> PairStatistics | None:
+def pair_statistics_of(ablation: Ablation, row: Row) -> PairStatistics | None:
     """Statistics of the pairs of a row and the reference. None if there are none."""
     if ablation.reference is None:
         return None
@@ -138,7 +138,7 @@ def pairs_of(ablation: Ablation, row: Row) -> PairStatistics | None:
 def optional_texts(ablation: Ablation, row: Row) -> dict[str, str]:
     """The cells of the optional columns. The interquartile mean only if `columns` names it."""
     texts = {}
-    if found := pairs_of(ablation, row):
+    if found := pair_statistics_of(ablation, row):
         texts = {
             "hedges_g": _with_interval(found.hedges_g, found.hedges_g_interval, "+.2f"),
             "improvement": _with_interval(found.improvement, found.improvement_interval, ".2f"),
@@ -297,11 +297,23 @@ def difference_text(ablation: Ablation, row: Row) -> str:
 
 def text_of_difference(scale: Scale, difference: Difference) -> str:
     """Mean and interval, with two significant digits of the standard deviation."""
-    scale = scale.for_deviation(difference.deviation, difference.mean)
+    scale = scale_of_difference(scale, difference)
     if difference.shown is None:
         return scale.show(difference.mean, signed=True)
-    scale = scale.for_interval(difference.shown)
     return f"{scale.show(difference.mean, signed=True)} {scale.show_interval(difference.shown)}"
+
+
+def difference_scale(ablation: Ablation, row: Row) -> Scale:
+    """How the difference of a row and its interval are shown."""
+    return scale_of_difference(ablation.metric.scale, row.difference or NO_DIFFERENCE)
+
+
+def scale_of_difference(scale: Scale, difference: Difference) -> Scale:
+    """The scale with the digits that a difference and its interval need."""
+    scale = scale.for_deviation(difference.deviation, difference.mean)
+    if difference.shown is None:
+        return scale
+    return scale.for_interval(difference.shown)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -32,28 +32,37 @@ def effects_markdown(ablation: Ablation) -> list[str]:
     return ["", f"**{TITLE}**", "", *table, "", " ".join(map(markdown, sentences))]
 
 
-def effects_latex(ablation: Ablation, escaped: Callable[[str], str], small: str) -> list[str]:
-    """The lines of a second floating table. `small` sets the size of its text."""
+def effects_latex(
+    ablation: Ablation, escaped: Callable[[str], str], label: str, small: str
+) -> list[str]:
+    """The lines of a second floating table.
+
+    Args:
+        ablation: the table.
+        escaped: escapes a text, and lets long names be broken.
+        label: label of the first table.
+        small: LaTeX that sets the size of the text.
+    """
     if ablation.effects is None:
         return []
-    titles = _titles(ablation)
-    alignment = dict.fromkeys(titles, "r") | dict.fromkeys(WORDS, "l")
-    body = [" & ".join(line) + r" \\" for line in _texts(ablation, ablation.effects, escaped)]
-    head = " & ".join(map(escaped, titles.values())) + r" \\"
+    first, second = list(_titles(ablation).values())[:2]  # the difference has the verdict's mark
+    cells = [line[:2] for line in _texts(ablation, ablation.effects, escaped)]
+    body = [" & ".join(line) + r" \\" for line in cells]
+    head = f"{escaped(first)} & {escaped(second)} " + r"\\"
     above = escaped(f"{ablation.grid.name}: effects of the factors on {ablation.metric.name}.")
     below = list(map(escaped, _caption(ablation, ablation.effects)))
     letters = letters_of([*body, head, above, *below])
     short = ""
     if letters.comments:  # the list of tables does not define these letters
         short = f"[{escaped(ablation.grid.name)}]"
-    columns = "".join(alignment[name] for name in titles)
     return [
+        r"% the second table needs \usepackage{booktabs} and \usepackage{tabularx}",
         *letters.comments,
         *[r"\begin{table}[t]", rf"\centering{small}", *letters.begin],
         rf"\caption{short}{{{above}}}",
-        rf"\label{{tab:{ablation.grid.name}-effects}}",
-        *[rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"],
-        *[*body, r"\bottomrule", r"\end{tabular}"],
+        rf"\label{{{label}-effects}}",
+        r"\begin{tabularx}{\linewidth}{>{\raggedright\arraybackslash}Xr}",
+        *[r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabularx}"],
         *[r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"],
         *[*below, r"\end{minipage}", *letters.end, r"\end{table}", ""],
     ]
@@ -80,7 +89,9 @@ def effects_html(ablation: Ablation) -> Iterator[str]:
     if ablation.effects is None:
         return
     titles, rows = _titles(ablation), []
-    head = "".join(f'<th scope="col">{html(title)}</th>' for title in titles.values())
+    head = "".join(
+        f'<th scope="col" data-column="{name}">{html(title)}</th>' for name, title in titles.items()
+    )
     for first, *others in _texts(ablation, ablation.effects, html):
         cells = f'<th scope="row" class="text">{first}</th>'
         for name, text in zip(list(titles)[1:], others, strict=True):
@@ -92,7 +103,7 @@ def effects_html(ablation: Ablation) -> Iterator[str]:
             '<section aria-labelledby="effects-title">',
             f'<h2 id="effects-title">{TITLE}</h2>',
             '<div class="wide" tabindex="0" role="region" aria-labelledby="effects-title">',
-            f'<table class="main effects"><thead><tr>{head}</tr></thead>',
+            f'<table class="effects"><thead><tr>{head}</tr></thead>',
             *["<tbody>", *rows, "</tbody></table></div>"],
             f'<p class="about">{about}</p>',
             "</section>",

@@ -14,13 +14,13 @@ from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, moda
 from furnace_hpc.tables.output.cells import DASH, all_headings
 from furnace_hpc.tables.output.escape import one_line
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
-from furnace_hpc.tables.table import Ablation, Row
+from furnace_hpc.tables.table import Ablation, Row, pair_differences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES = ("means", "curves", "cost", "modalities", "consistency")
+NAMES = ("differences", "means", "curves", "cost", "modalities", "consistency")
 # file type -> metadata that is left out, because it differs from call to call
 FORMS: dict[str, dict[str, None]] = {
     "svg": {"Date": None, "Creator": None},
@@ -71,6 +71,8 @@ def draw_figures(ablation: Ablation) -> dict[str, bytes]:
 
 
 def _figures(ablation: Ablation) -> Iterator[tuple[str, "Figure"]]:
+    if any(row.difference for row in ablation.rows):
+        yield "differences", _differences_figure(ablation)
     yield "means", _means_figure(ablation)
     if curves := logged_curves(ablation):
         yield "curves", _curves_figure(ablation, curves)
@@ -80,6 +82,13 @@ def _figures(ablation: Ablation) -> Iterator[tuple[str, "Figure"]]:
         yield "modalities", _modalities_figure(matrix)
     if blocks := consistency_blocks(ablation):
         yield "consistency", _consistency_figure(blocks)
+
+
+def _differences_figure(ablation: Ablation) -> "Figure":
+    lines = sum(1 + _label(row).count("\n") for row in ablation.compared)
+    figure, (axes,) = _sheet(0.9 + 0.24 * lines)
+    _draw_differences(axes, ablation)
+    return figure
 
 
 def _means_figure(ablation: Ablation) -> "Figure":
@@ -160,6 +169,46 @@ def _label(row: Row) -> str:
     return name
 
 
+def _draw_differences(axes: "Axes", ablation: Ablation) -> None:
+    """Draw a forest plot: the pairs of each row as dots, and the mean with its interval."""
+    scale, sesoi = ablation.metric.scale, ablation.grid.sesoi
+    titles = [
+        f"mean with {_kind_of_interval(ablation)}; dots: {'packs' if ablation.packs else 'seeds'}"
+    ]
+    if sesoi is not None and not ablation.why_no_verdict:
+        axes.axvspan(-sesoi, sesoi, color="#e8e4dc", linewidth=0, zorder=0)
+        titles.append(f"band: less than {scale.show_amount(sesoi)}")
+    axes.axvline(0, color="black", linewidth=0.7)
+    for number, row in enumerate(ablation.compared):
+        if row.difference is None or ablation.reference is None:
+            continue
+        color, marker, _ = _row_style(ablation.rows.index(row))
+        pairs = [
+            scale.factor * value for value in pair_differences(row, ablation.reference).values()
+        ]
+        axes.plot(pairs, [number - 0.18] * len(pairs), ".", color=color, **DOT)
+        if row.difference.shown:
+            bounds = [scale.factor * bound for bound in row.difference.shown]
+            axes.plot(bounds, [number + 0.12] * 2, color=color, linewidth=1.2)
+        axes.plot(scale.factor * row.difference.mean, number + 0.12, marker, color=color, ms=4)
+    axes.set_yticks(range(len(ablation.compared)), [_label(row) for row in ablation.compared])
+    axes.set_ylim(len(ablation.compared) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", linewidth=0.4, alpha=0.5)
+    reference, metric = one_line(ablation.grid.reference), ablation.metric
+    axes.set_xlabel(
+        f"{one_line(metric.name)}: difference to {reference}{scale.difference_unit}, "
+        f"{metric.better} is better"
+    )
+    axes.set_title("; ".join(titles), loc="left")
+
+
+def _kind_of_interval(ablation: Ablation) -> str:
+    if ablation.why_no_verdict:
+        return "95 % interval, not corrected"
+    return "simultaneous 95 % interval"
+
+
 def _draw_means(axes: "Axes", ablation: Ablation) -> None:
     """Draw the runs of each row as dots, and below them their mean with its interval."""
     scale = ablation.metric.scale
@@ -234,8 +283,8 @@ def _draw_cost(axes: "Axes", ablation: Ablation) -> None:
 
 
 def _draw_heat(axes: "Axes", matrix: Matrix, title: str, show: Callable[[float], str]) -> None:
-    """Draw means as numbers in cells. Darker is higher."""
-    axes.imshow(matrix.shades(), cmap="Oranges", vmin=0, vmax=2, aspect="auto")
+    """Draw means as numbers in cells. Colours are those of the report's heat maps."""
+    axes.imshow(matrix.shades(), cmap="PuOr_r", vmin=-2, vmax=2, aspect="auto")
     for at, line in enumerate(matrix.means):
         for column, value in enumerate(line):
             text = DASH

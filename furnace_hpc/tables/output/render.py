@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.tables.notes import describe
-from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import (
     Cells,
     all_cells,
     format_changes,
     headings,
     lettered,
-    pairs_of,
+    pair_statistics_of,
 )
 from furnace_hpc.tables.output.effects import effects_markdown, effects_terminal
 from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
-from furnace_hpc.tables.output.tuning import curve_lines, tuning_lines
 from furnace_hpc.tables.statistics.estimates import Difference
 from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.table import Ablation, Row, Run, by_pack
 from furnace_hpc.tables.text import format_value
+from furnace_hpc.tables.tuning.csv_lines import curve_lines, tuning_lines
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -41,6 +41,7 @@ TERMINAL_COLUMNS = (
     *("variant", "n", "metric", "difference", "verdict", "tuned", "train_s", "hours"),
     "tuning_hours",
 )
+HOW_TO_READ = "How each number is computed: table.md and report.html, under How to read this table."
 TERMINAL_ROWS = 200  # a longer table is read from the files
 
 
@@ -125,7 +126,9 @@ def to_markdown(ablation: Ablation) -> str:
     lines.append(_markdown_row(alignment[name] for name in titles))
     for cells in all_cells(ablation):
         lines.append(_markdown_row(cell_texts(cells, titles, markdown, "**{}**", "<sup>{}</sup>")))
-    lines += ["", " ".join(markdown(sentence) for sentence in caption(ablation, titles)), ""]
+    lines += ["", " ".join(map(markdown, main_sentences(ablation))), ""]
+    lines += ["<details><summary>How to read this table</summary>", ""]
+    lines += [" ".join(map(markdown, caption(ablation, titles))), "", "</details>", ""]
     for letter, note in lettered(ablation):
         mark = f"<sup>{letter}</sup> " * bool(letter)
         lines.append(f"- {mark}{markdown(note.text)}")
@@ -147,7 +150,7 @@ def to_terminal(ablation: Ablation, width: int = 100) -> "Group":
     ]
     rows = [dict(zip(titles, line, strict=True)) for line in lines_of_cells]
     tables = blocks(titles, rows, [cells.best for cells in shown], WORDS, width)
-    lines = caption(ablation, titles)
+    lines = [*main_sentences(ablation), HOW_TO_READ]
     if (more := len(ablation.rows) - TERMINAL_ROWS) > 0:
         lines.insert(0, f"{more:,} more rows are in the files.")
     for letter, note in lettered(ablation):
@@ -244,7 +247,7 @@ def _csv_difference(difference: Difference | None) -> dict[str, Any]:
 
 def _csv_pairs(ablation: Ablation, row: Row) -> dict[str, Any]:
     """The statistics of the pairs, and the interquartile mean if `columns` has it."""
-    found = pairs_of(ablation, row)
+    found = pair_statistics_of(ablation, row)
     g_low, g_high = (found and found.hedges_g_interval) or (None, None)
     low, high = (found and found.improvement_interval) or (None, None)
     line = {

@@ -1,17 +1,18 @@
 """Find the runs of a submitted grid, and write the files of its table to `results/<grid>/`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import Row, expand, expand_rows
+from furnace_hpc.config.grids.expansion import GridRow, expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid
 from furnace_hpc.config.grids.trials import expand_chosen, expand_trials
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.runs.folder import GridFolder, write_atomically
 from furnace_hpc.runs.records.choice import read_choices, values_of
-from furnace_hpc.runs.submitted import grid_name, read_rows, submit_first
+from furnace_hpc.runs.submitted import grid_name, how_to_submit, read_rows
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import (
     to_csv,
@@ -26,13 +27,13 @@ from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.reading.cache import Records, read_records
 from furnace_hpc.tables.table import Ablation
 
-OPTIONAL_WRITERS = {
+OPTIONAL_WRITERS: dict[str, Callable[[Ablation], str]] = {  # files that a table may lack
     "effects.csv": to_effects_csv,
     "ranks.csv": to_ranks_csv,
     "tuning.csv": to_tuning_csv,
     "tuning_curve.csv": to_curve_csv,
-}  # files that a table may lack
-WRITERS = {
+}
+WRITERS: dict[str, Callable[[Ablation], str]] = {
     "runs.csv": to_runs_csv,
     "table.csv": to_csv,
     "table.md": to_markdown,
@@ -44,7 +45,8 @@ WRITERS = {
 def write_results(ablation: Ablation, out: Path, figures: bool = True) -> list[Path]:
     """Write the tables and figures to the folder `out`, and return the files."""
     files = []
-    for name, write in WRITERS.items():
+    writers = WRITERS | {"report.html": partial(to_html, out=out)}
+    for name, write in writers.items():
         write_atomically(out / name, write(ablation))
         files.append(out / name)
     for name, write in OPTIONAL_WRITERS.items():
@@ -94,14 +96,14 @@ def submitted_runs(
 
 def submitted_rows(
     grid: Grid, folder: GridFolder, records: Records | None = None, given_name: str = ""
-) -> tuple[list[Row], dict[str, str]]:
+) -> tuple[list[GridRow], dict[str, str]]:
     """The grid's rows, and data set -> fingerprint as last submitted. As `submitted_runs`."""
     if records is None:
         records = read_records(folder)
     fingerprints = dict(_submitted_data(folder, records))
     if not fingerprints:
         root = folder.path.parent
-        fix = submit_first(given_name or grid.name, root)
+        fix = how_to_submit(given_name or grid.name, root)
         raise ConfigError(f"grid {grid.name!r} has no runs under {root}. {fix}")
     rows = expand_rows(grid)
     unknown = {name: "never submitted" for row in rows for name in row.packs}

@@ -5,7 +5,7 @@ from pathlib import Path
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
-from furnace_hpc.runs.submitted import command_on, submit_words
+from furnace_hpc.runs.submitted import grid_command, resubmit_command
 from furnace_hpc.tables.output.cells import UNDERTRAINED, difference_text
 from furnace_hpc.tables.statistics.significance import ALPHA, format_p
 from furnace_hpc.tables.statistics.verdicts import Verdict
@@ -100,11 +100,11 @@ def next_command(ablation: Ablation, folder: GridFolder) -> str:
     """
     states = {run.status.state for run in ablation.missing}
     if states & set(LIVE):
-        return command_on("status", folder, "--watch")
+        return grid_command("status", folder, "--watch")
     if RunState.FAILED in states:
-        return submit_words(folder, ablation.grid.settings, "--retry", "failed")
+        return resubmit_command(folder, ablation.grid.settings, "--retry", "failed")
     if states:
-        return submit_words(folder, ablation.grid.settings)
+        return resubmit_command(folder, ablation.grid.settings)
     run = (ablation.reference or ablation.rows[0]).runs[0]
     out = Path("exported") / run.run_id
     if out.exists():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.runs.records.result import RunResult
-from furnace_hpc.runs.resume_overrides import ways
+from furnace_hpc.runs.resume_overrides import describe_setups
 from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics.estimates import median
 
@@ -25,7 +25,7 @@ class AttemptCosts:
     lost_steps: int = 0  # optimizer steps that were trained, lost, and trained again
     # seconds in steps that count, divided by seconds of all attempts; finished runs only
     goodput: float | None = None
-    ways: str = ""  # processes and ZeRO stage of the attempts, each change named
+    setups: str = ""  # processes and ZeRO stage of the attempts, each change named
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def costs_of_attempts(record: Record, result: RunResult | None) -> AttemptCosts:
         gpus=any(attempt.gpus for attempt in attempts),
         lost_steps=record.lost_steps,
         goodput=goodput,
-        ways=THEN.join(ways(attempts)),
+        setups=THEN.join(describe_setups(attempts)),
     )
 
 

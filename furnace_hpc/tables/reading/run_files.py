@@ -21,7 +21,7 @@ FILES = frozenset({"spec.json", "result.json", "checkpoints.jsonl"})
 NUMBERED = {"attempts": ".json", "metrics": ".jsonl"}  # folder -> suffix of its files
 OF_THE_GRID = frozenset(
     {
-        *("grid.yaml", "submit.lock", "slurm.json"),
+        *("grid.yaml", "declared.json", "submit.lock", "slurm.json"),
         *("code", "logs", "submissions", "replaced", "cache", "tuning"),
     }
 )

@@ -6,7 +6,7 @@ A frame's header has a checksum, the frame's number and its samples, but not its
 import re
 from typing import NamedTuple
 
-from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+from furnace_hpc.data.decode.sound_files.checked_sound import CheckedSound
 from furnace_hpc.data.packing.rejects import Reason, Unusable
 
 MAGIC = b"fLaC"
@@ -15,7 +15,7 @@ _STEREO = {1, 8, 9, 10}  # codings of two channels. Each frame may use another o
 _SYNCS = (b"\xff\xf8", b"\xff\xf9")
 
 
-def whole_flac(content: bytes) -> WholeSound:
+def check_flac(content: bytes) -> CheckedSound:
     """Return the file with the number of samples of its frames in the header.
 
     Raises:
@@ -27,11 +27,11 @@ def whole_flac(content: bytes) -> WholeSound:
     if declared > held:
         raise Unusable("truncated", f"{held:,} of {declared:,} samples")
     if declared == held:
-        return WholeSound(content, samples=held)
+        return CheckedSound(content, samples=held)
     if gap:
         raise Unusable("truncated", f"a frame is missing after {held:,} samples")
     total = (fields >> _BITS << _BITS | held).to_bytes(8, "big")
-    return WholeSound(content[: _TOTAL.start] + total + content[_TOTAL.stop :], samples=held)
+    return CheckedSound(content[: _TOTAL.start] + total + content[_TOTAL.stop :], samples=held)
 
 
 def _first_frame(content: bytes) -> int:

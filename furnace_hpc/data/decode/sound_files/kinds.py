@@ -1,9 +1,9 @@
 """Recognise the format of a sound file by its first bytes, not by its name."""
 
 from furnace_hpc.data.decode.sound_files import flac, ogg, wav
-from furnace_hpc.data.decode.sound_files.aiff_and_au import whole_aiff, whole_au
-from furnace_hpc.data.decode.sound_files.mp3 import whole_mp3
-from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound, skip_id3
+from furnace_hpc.data.decode.sound_files.aiff_and_au import check_aiff, check_au
+from furnace_hpc.data.decode.sound_files.checked_sound import CheckedSound, skip_id3
+from furnace_hpc.data.decode.sound_files.mp3 import check_mp3
 from furnace_hpc.data.packing.rejects import Unusable
 
 # Offset, bytes at this offset, and name of a format that is not decoded.
@@ -25,7 +25,7 @@ _OTHERS = (
 )
 
 
-def whole_sound(content: bytes) -> WholeSound:
+def check_sound(content: bytes) -> CheckedSound:
     """Compare a file's header with its content, and return the content to decode.
 
     Raises:
@@ -33,19 +33,19 @@ def whole_sound(content: bytes) -> WholeSound:
     """
     content = content[skip_id3(content) :]
     if content.startswith(wav.MAGIC) and content[8:12] == b"WAVE":
-        return wav.whole_wav(content)
+        return wav.check_wav(content)
     if content.startswith(flac.MAGIC):
-        return flac.whole_flac(content)
+        return flac.check_flac(content)
     if content.startswith(ogg.MAGIC):
-        return ogg.whole_ogg(content)
+        return ogg.check_ogg(content)
     if content.startswith(b"FORM") and content[8:12] in (b"AIFF", b"AIFC"):
-        return whole_aiff(content)
+        return check_aiff(content)
     if content.startswith(b".snd"):
-        return whole_au(content)
+        return check_au(content)
     for place, magic, name in _OTHERS:
         if content.startswith(magic, place):
             raise _not_decoded(f"{name} is not decoded here")
-    found = whole_mp3(content)
+    found = check_mp3(content)
     if found is None:
         raise _not_decoded("neither WAV, FLAC, Ogg nor MP3")
     return found

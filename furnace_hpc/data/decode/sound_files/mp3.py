@@ -9,7 +9,7 @@ import re
 import struct
 from typing import NamedTuple
 
-from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound, skip_id3
+from furnace_hpc.data.decode.sound_files.checked_sound import CheckedSound, skip_id3
 from furnace_hpc.data.packing.rejects import Unusable
 
 _LAYER_3, _LAYER_2, _LAYER_1 = 1, 2, 3  # codes in a header
@@ -45,7 +45,7 @@ class _Info(NamedTuple):
 _NO_INFO = _Info(None, None, None)
 
 
-def whole_mp3(content: bytes) -> WholeSound | None:
+def check_mp3(content: bytes) -> CheckedSound | None:
     """Return the file in a form that is decoded completely. None if it begins with no frame.
 
     Raises:
@@ -59,7 +59,7 @@ def whole_mp3(content: bytes) -> WholeSound | None:
     sound = [(place, size) for place, size in frames if place not in infos]
     info, held = infos.get(0, _NO_INFO), len(sound) * _samples(head)
     if info.frames == len(sound) and info.trimmed is not None:
-        return WholeSound(content, fewest=held - info.trimmed)
+        return CheckedSound(content, min_samples=held - info.trimmed)
     _check_end(content, end)
     if info.frames is not None and info.frames > len(sound) and info.size != end:
         raise Unusable("truncated", f"{len(sound):,} of {info.frames:,} frames")
@@ -67,7 +67,7 @@ def whole_mp3(content: bytes) -> WholeSound | None:
         raise Unusable("empty", "no frame")
     bare = b"".join(content[place : place + size] for place, size in sound)
     silence = _silence(head, len(sound) * (sound[0][1] + 1) - len(bare))
-    return WholeSound(bare + silence, samples=held)
+    return CheckedSound(bare + silence, samples=held)
 
 
 def _frame_bytes(head: int) -> int:

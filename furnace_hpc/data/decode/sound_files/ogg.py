@@ -7,7 +7,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+from furnace_hpc.data.decode.sound_files.checked_sound import CheckedSound
 from furnace_hpc.data.packing.rejects import Unusable
 
 MAGIC = b"OggS"
@@ -24,7 +24,7 @@ class _Page(NamedTuple):
     end: int
 
 
-def whole_ogg(content: bytes) -> WholeSound:
+def check_ogg(content: bytes) -> CheckedSound:
     """Return the file unchanged.
 
     Raises:
@@ -45,7 +45,7 @@ def whole_ogg(content: bytes) -> WholeSound:
             reached = page.position
     if content[place : place + 4] == MAGIC:
         raise _several_streams(place)
-    return WholeSound(content)
+    return CheckedSound(content)
 
 
 def _several_streams(place: int) -> Unusable:

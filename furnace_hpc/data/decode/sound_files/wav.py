@@ -6,7 +6,7 @@ A program that writes to a pipe cannot fill in the sizes later. It leaves 0 or t
 import struct
 from dataclasses import dataclass
 
-from furnace_hpc.data.decode.sound_files.whole_sound import WholeSound
+from furnace_hpc.data.decode.sound_files.checked_sound import CheckedSound
 from furnace_hpc.data.packing.rejects import Unusable
 
 _LARGE = (b"RF64", b"BW64")  # formats whose sizes are in a chunk ds64
@@ -34,7 +34,7 @@ class _Chunk:
         return self.start + self.size
 
 
-def whole_wav(content: bytes) -> WholeSound:
+def check_wav(content: bytes) -> CheckedSound:
     """Return a WAV file of the same samples with correct sizes.
 
     Raises:
@@ -57,8 +57,8 @@ def whole_wav(content: bytes) -> WholeSound:
     head = magic + file.pack(riff_size) + b"WAVE" + kept + b"data" + file.pack(len(data))
     made = b"".join((head, data))
     if not file.is_plain:
-        return WholeSound(made)
-    return WholeSound(made, fewest=len(data) // file.block)
+        return CheckedSound(made)
+    return CheckedSound(made, min_samples=len(data) // file.block)
 
 
 class _Wav:

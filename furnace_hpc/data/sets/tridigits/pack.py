@@ -77,7 +77,7 @@ def pack(knobs: TriDigitsKnobs, out: Path, report: Report, workers: int | None =
         knobs: the settings.
         out: folder of the pack.
         report: called with the kind of work, the number done, and the total.
-        workers: threads that render. None is all usable cores. The number changes no value.
+        workers: threads that render. None: all usable cores. Any number gives the same pack.
 
     Raises:
         ConfigError: espeak is chosen but missing, or `out` cannot be written.

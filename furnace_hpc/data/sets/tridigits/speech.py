@@ -45,7 +45,7 @@ VOICES = tuple(_VOICE_NAMES.split())  # with an underscore for a space
 
 
 @dataclass(frozen=True)
-class Request:
+class SpeechRequest:
     """A digit to speak: rate in words per minute, pitch 0 to 99 (50 is the voice's default)."""
 
     voice: str
@@ -89,18 +89,18 @@ def load_speech(source: Source, seed: np.random.SeedSequence) -> list[Utterance]
     return synthesise(draw_requests(seed))
 
 
-def draw_requests(seed: np.random.SeedSequence) -> list[Request]:
+def draw_requests(seed: np.random.SeedSequence) -> list[SpeechRequest]:
     """Draw a rate of 120 to 200 words per minute and a pitch of 20 to 80 for each utterance."""
     rng = np.random.default_rng(seed)
     return [
-        Request(voice, accent, digit, int(rng.integers(120, 201)), int(rng.integers(20, 81)))
+        SpeechRequest(voice, accent, digit, int(rng.integers(120, 201)), int(rng.integers(20, 81)))
         for voice in VOICES
         for accent in ACCENTS
         for digit in range(10)
     ]
 
 
-def synthesise(requests: Sequence[Request]) -> list[Utterance]:
+def synthesise(requests: Sequence[SpeechRequest]) -> list[Utterance]:
     """Speak the requests with espeak-ng in a new process.
 
     espeak's filters depend on earlier speech, so a new process gives the same waveforms each time.
@@ -131,7 +131,7 @@ def espeak_version() -> str:
 
 def _speak_all() -> None:
     """Read requests from stdin and write waveforms to stdout, in the new process."""
-    requests = [Request(*row) for row in pickle.load(sys.stdin.buffer)]
+    requests = [SpeechRequest(*row) for row in pickle.load(sys.stdin.buffer)]
     try:
         engine = _Espeak()
         waves = [_speak_within_window(engine, request) for request in requests]
@@ -140,7 +140,7 @@ def _speak_all() -> None:
     pickle.dump(waves, sys.stdout.buffer)
 
 
-def _speak_within_window(engine: "_Espeak", request: Request) -> Wave:
+def _speak_within_window(engine: "_Espeak", request: SpeechRequest) -> Wave:
     """Speak a digit. A slow voice speaks faster until it fits into the window."""
     rate = request.rate
     while True:

@@ -6,6 +6,7 @@ const DASHES = ["", "8 3", "2 3", "8 3 2 3"];
 const LINE = 46; // pixels per row
 const color = (row) => `var(--c${row % 7})`;
 const dash = (row) => DASHES[(row + Math.floor(row / 7)) % 4];
+const spaced = (unit) => (unit ? ` ${unit}` : "");
 const short = (value) => Number(value.toPrecision(5)).toLocaleString("en", { maximumFractionDigits: 6 });
 
 /** Make an element with attributes and children. Text is never parsed as HTML. */
@@ -20,12 +21,16 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** About `count` round numbers in [low, high]. */
+/** About `count` round numbers in [low, high], and more than one if possible. */
 function ticks(low, high, count) {
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough * 0.999);
-  const found = [];
-  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + 1e-9 * step; n++) found.push(n * step);
+  const steps = [0.5, 1, 2, 5, 10].map((n) => n * power), first = steps.findIndex((n) => n >= rough * 0.999);
+  let found = [];
+  for (let number = first; number >= 0 && found.length < 2; number--) {
+    const step = steps[number];
+    found = [];
+    for (let n = Math.ceil(low / step - 1e-9); n * step <= high + 1e-9 * step; n++) found.push(n * step);
+  }
   return found.map((value) => Number(value.toPrecision(12)));
 }
 
@@ -61,6 +66,8 @@ function card(title, about, controls, ...body) {
   return make("section", {}, head, ...body, make("p", { class: "about" }, about));
 }
 
+const shortened = (text, letters) => (text.length > letters ? `${text.slice(0, letters - 1)}…` : text);
+
 /** A clickable part of a chart, also for the keyboard. `label` describes it. */
 function mark(label, act, ...children) {
   const onkeydown = (event) => {
@@ -83,7 +90,7 @@ function drawMeans(data, width, show, open) {
   const x = scale(known.flatMap(scaled), box.left, box.right), at = (value) => x(value * data.factor);
   const title = `Mean of ${data.metric} with 95 % interval, one line per variant`;
   const chart = make("svg", { viewBox: `0 0 ${width} ${height + 46}`, role: "group", "aria-label": title });
-  chart.append(axes(x, null, box, data.metric + data.unit));
+  chart.append(axes(x, null, box, data.metric + spaced(data.unit)));
   const reference = known.find((row) => row.variant === data.reference);
   if (reference) {
     const middle = at(reference.mean);
@@ -91,7 +98,7 @@ function drawMeans(data, width, show, open) {
   }
   data.rows.forEach((row, number) => {
     const y = box.top + LINE * (number + 0.5), fill = color(number);
-    const name = row.variant.length > letters ? `${row.variant.slice(0, letters - 1)}…` : row.variant;
+    const name = shortened(row.variant, letters);
     chart.append(make("text", { class: "name", x: box.left - 12, y: y + 4, "text-anchor": "end" }, name));
     if (row.mean === null) {
       chart.append(make("text", { x: box.left + 8, y: y + 4 }, "no value"));
@@ -141,7 +148,7 @@ function costChart(data, width, show, open, name, has) {
   const y = scale(heights, box.bottom, box.top);
   const title = `${data.metric} against ${data.costs[name]}, one point per variant`;
   const chart = make("svg", { viewBox: `0 0 ${width} 312`, role: "group", "aria-label": title });
-  chart.append(axes(x, y, box, data.costs[name], data.metric + data.unit));
+  chart.append(axes(x, y, box, data.costs[name], data.metric + spaced(data.unit)));
   const taken = []; // places of the earlier labels
   for (const row of rows) {
     const at = x(row.costs[name]), stroke = color(row.number), toLeft = at > (box.left + box.right) / 2;

@@ -72,7 +72,7 @@ function drawLines(chart, curve, drawn, box) {
   const steps = [...new Set(drawn.flatMap(({ series }) => series[0]))].sort((a, b) => a - b);
   const x = scale(steps, box.left, box.right, 0.015);
   const y = scale(drawn.flatMap(({ series }) => [...series[2], ...series[3]]), box.bottom, box.top);
-  chart.append(axes(x, y, box, "optimizer steps", curve.metric + curve.unit));
+  chart.append(axes(x, y, box, "optimizer steps", curve.metric + spaced(curve.unit)));
   const point = (step, value) => `${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
   for (const { series: [at, mean, low, high], row } of drawn) {
     const above = at.map((step, n) => point(step, high[n])), below = at.map((step, n) => point(step, low[n])).reverse();

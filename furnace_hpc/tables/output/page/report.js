@@ -3,6 +3,13 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const table = document.getElementById("table"), heads = [...table.tHead.rows[0].cells];
 const body = table.tBodies[0], rows = [...body.rows]; // in the grid's order
+/** Show the values of one metric in `data` and its rows. */
+function use(view) {
+  const { values, ...others } = view;
+  Object.assign(data, others);
+  data.rows.forEach((row, number) => Object.assign(row, values[number]));
+}
+use(data.views[0]);
 const hint = document.getElementById("hint"), dialog = document.getElementById("runs");
 const show = (value, digits) => (value * data.factor).toFixed(digits);
 const code = (text) => (text ? make("code", {}, String(text)) : null);
@@ -47,7 +54,9 @@ function attemptTable(attempts) {
   const titles = ["attempt", "job", "nodes", "seconds", "end reason", "last step", "log of rank 0"];
   const content = (cell, n) => {
     if (cell === null || cell === "") return "–";
-    return titles[n] === "log of rank 0" ? code(cell) : String(cell);
+    if (titles[n] !== "log of rank 0") return String(cell);
+    const [name, href] = cell;
+    return href ? make("a", { href, target: "_blank" }, code(name)) : code(name);
   };
   const lines = attempts.map((cells) => make("tr", {}, ...cells.map((cell, n) => make("td", {}, content(cell, n)))));
   const head = make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title)));
@@ -55,8 +64,28 @@ function attemptTable(attempts) {
   return make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "attempts" }, whole);
 }
 
-function runBlock(run, digits) {
-  const value = typeof run.value === "number" ? show(run.value, digits) : run.value ?? "no value";
+/** Value of the row and of the reference, and their difference, for each draw. */
+function pairTable(row) {
+  const reference = data.rows.find((other) => other.variant === data.reference);
+  if (!row.difference || !reference) return "";
+  const key = ([pack, seed]) => JSON.stringify([pack, seed]);
+  const theirs = new Map(reference.draws.map((draw, n) => [key(draw), reference.values[n]]));
+  const both = row.draws.map((draw, n) => [draw, row.values[n], theirs.get(key(draw))]).filter(([, , other]) => other !== undefined);
+  const { digits } = row.difference, signed = (value) => (value >= 0 ? "+" : "") + show(value, digits);
+  const lines = both.map(([[pack, seed], value, other]) => {
+    const cells = [pack ? `${pack}, seed ${seed}` : `seed ${seed}`, show(value, digits), show(other, digits), signed(value - other)];
+    return make("tr", {}, ...cells.map((text) => make("td", {}, text)));
+  });
+  const titles = ["pair", row.variant, data.reference, `difference${spaced(data.difference_unit)}`];
+  const head = make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title)));
+  const whole = make("table", { class: "pairs" }, make("thead", {}, head), make("tbody", {}, ...lines));
+  const text = make("p", { class: "about" }, `Difference to ${data.reference}${spaced(data.difference_unit)}: ${row.difference.text}`);
+  const region = make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "pairs" }, whole);
+  return make("div", {}, make("h3", {}, `Pairs in ${data.metric}${spaced(data.unit)}`), region, text, facts(row.difference.facts));
+}
+
+function runBlock(run, of_run, digits) {
+  const value = typeof of_run === "number" ? show(of_run, digits) : of_run ?? "no value";
   const entries = [
     ["run", code(run.id)],
     ["state", run.state + (run.reason ? `: ${run.reason}` : "")],
@@ -84,11 +113,10 @@ function open(number, column = 0) {
   dialog.replaceChildren(
     make("header", {}, make("h2", { id: "runs-title" }, row.variant), make("button", close, "✕"),
       make("p", { class: "facts" }, `${clicked}${row.values.length} of ${row.runs.length} runs count.`)),
-    changes.length ? make("h3", {}, `Difference to ${data.reference}`) : make("p", { class: "about" }, same),
+    changes.length ? make("h3", {}, `Changes to ${data.reference}`) : make("p", { class: "about" }, same),
     changes.length ? facts(changes) : "",
-    row.pairs.length ? make("h3", {}, `Pairs with ${data.reference}`) : "",
-    row.pairs.length ? facts(row.pairs) : "",
-    ...row.runs.map((run) => runBlock(run, row.digits)));
+    pairTable(row),
+    ...row.runs.map((run, n) => runBlock(run, row.of_runs[n], row.digits)));
   dialog.showModal();
   dialog.scrollTop = 0;
 }
@@ -115,7 +143,7 @@ rows.forEach((row, number) => [...row.cells].forEach((cell, column) => {
   cell.replaceChildren(make("button", { ...attributes, onclick }, ...cell.childNodes));
 }));
 body.addEventListener("keydown", move);
-document.querySelector(".filter").hidden = false;
+document.getElementById("filter").parentNode.hidden = false;
 document.getElementById("filter").addEventListener("input", (event) => filter(event.target.value));
 dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 hint.textContent = "Click a heading to sort, or a cell to see its runs.";
@@ -128,6 +156,73 @@ theme.addEventListener("click", () => {
   dataset.theme = (dataset.theme || dark) === "dark" ? "light" : "dark";
 });
 
+/** Copy a text, also from a file: page, where some browsers have no clipboard API. */
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = make("textarea", { readonly: "", "aria-hidden": "true", class: "skip" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+}
+
+for (const [name, text] of Object.entries(data.copies)) {
+  const onclick = async () => {
+    const done = await copyText(text);
+    hint.textContent = done ? `copied the table as ${name}` : `the browser allows no copy. The same text is in the file beside this report`;
+  };
+  document.getElementById("copies").append(make("button", { type: "button", class: "copy", onclick }, name));
+}
+document.getElementById("copies").hidden = false;
+
+/** Name the number of columns that are hidden to the right. */
+function updateCue() {
+  const wide = table.parentNode, cue = document.getElementById("cue"), edge = wide.getBoundingClientRect().right;
+  const hiddenColumns = heads.filter((head) => head.offsetParent && head.getBoundingClientRect().right > edge + 2).length;
+  cue.textContent = hiddenColumns ? `${hiddenColumns} more ${hiddenColumns === 1 ? "column" : "columns"} →` : "";
+  wide.classList.toggle("scrolled", wide.scrollLeft > 0);
+}
+table.parentNode.addEventListener("scroll", updateCue, { passive: true });
+
+/** Show another metric in the table and in the charts. Its text cells come with the page. */
+function showMetric(number) {
+  const view = data.views[number];
+  use(view);
+  for (const [name, title] of Object.entries(view.titles)) {
+    const head = heads.find((head) => head.dataset.column === name);
+    if (head) head.querySelector("button").textContent = title;
+  }
+  rows.forEach((row, n) => heads.forEach((head, column) => {
+    const text = view.values[n].cells[head.dataset.column], joined = (part) => part.replace(", ", ",\u00a0").replaceAll("± ", "±\u00a0");
+    if (text === undefined) return;
+    const button = row.cells[column].querySelector("button");
+    if (head.dataset.column !== "metric") {
+      button.textContent = joined(text);
+      return;
+    }
+    const [mean, spread, best] = text;
+    button.replaceChildren(best ? make("strong", {}, mean) : mean, ` ${joined(spread)}`);
+  }));
+  for (const other of heads) other.removeAttribute("aria-sort");
+  body.append(...rows);
+  document.getElementById("of-metric").textContent = view.why_no_verdict;
+  drawCharts();
+}
+
+if (data.views.length > 1) {
+  const options = data.views.map((view, number) => make("option", { value: number }, view.metric));
+  const onchange = (event) => showMetric(Number(event.target.value));
+  const choice = make("select", { id: "metric", onchange }, ...options);
+  document.getElementById("metrics").append(choice);
+  document.getElementById("metrics").hidden = false;
+}
+
 /** Draw the charts for the current width, so that their text has the size of the page's text. */
 function drawCharts() {
   const place = document.getElementById("charts"), whole = place.clientWidth || 600, inner = whole < 640 ? 30 : 42;
@@ -135,6 +230,11 @@ function drawCharts() {
   const charts = [drawCurves(data, whole - inner)];
   for (const draw of [drawMeans, drawCosts]) charts.push(draw(data, half - inner, show, open));
   place.replaceChildren(...charts.filter(Boolean));
+  const first = document.getElementById("differences");
+  first.replaceChildren();
+  const forest = drawDifferences(data, Math.max(280, first.clientWidth), show, open);
+  if (forest) first.append(forest);
+  updateCue();
   place.dataset.width = whole;
 }
 drawCharts();

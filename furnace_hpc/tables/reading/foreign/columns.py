@@ -24,7 +24,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Columns:
+class FileColumns:
     """The columns of one file. None if the file does not have one."""
 
     row: str | None
@@ -44,7 +44,7 @@ class Columns:
         return list(dict.fromkeys(name for name in found if name is not None))
 
 
-def find_columns(file: LinesFile, form: Format, query: Query) -> Columns:
+def find_columns(file: LinesFile, form: Format, query: Query) -> FileColumns:
     """The columns of a file. `value` is None if a file with the history of a run lacks the metric.
 
     Raises:
@@ -58,7 +58,7 @@ def find_columns(file: LinesFile, form: Format, query: Query) -> Columns:
         _check(file, seed, SEEDS, "--seed")
     value, metric = _values(file, form, query)
     used = {row, seed}
-    return Columns(
+    return FileColumns(
         row=row,
         seed=seed,
         pack=_named(file, form, query.pack, "--pack"),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.text_safety import short
-from furnace_hpc.tables.reading.foreign.columns import Columns, Query, find_columns
+from furnace_hpc.tables.reading.foreign.columns import FileColumns, Query, find_columns
 from furnace_hpc.tables.reading.foreign.formats import (
     Format,
     recognise,
@@ -178,7 +178,9 @@ def _remember(found: ForeignRuns, name: str) -> None:
         found.metrics.add(name)
 
 
-def _run_of(place: str, values: Values, columns: Columns, form: Format, metric: str) -> ForeignRun:
+def _run_of(
+    place: str, values: Values, columns: FileColumns, form: Format, metric: str
+) -> ForeignRun:
     """The run of one line, or one step of a run."""
     name = form.file_run
     if columns.run_name is not None:
@@ -205,7 +207,7 @@ def _run_of(place: str, values: Values, columns: Columns, form: Format, metric: 
     return run
 
 
-def _key(place: str, values: Values, columns: Columns, name: str | None) -> RunKey:
+def _key(place: str, values: Values, columns: FileColumns, name: str | None) -> RunKey:
     pack = ""
     if columns.pack is not None:
         pack = _given(place, columns.pack, values)
@@ -221,7 +223,7 @@ def _key(place: str, values: Values, columns: Columns, name: str | None) -> RunK
     return RunKey(row, pack, seed)
 
 
-def _split(place: str, name: str, columns: Columns | None = None) -> tuple[str, int]:
+def _split(place: str, name: str, columns: FileColumns | None = None) -> tuple[str, int]:
     """Row and seed from the name of a run."""
     found = split_run_name(name)
     if found is None:

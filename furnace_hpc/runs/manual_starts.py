@@ -14,9 +14,9 @@ def manually_started(folder: GridFolder, submissions: list[Submission]) -> dict[
     run_ids: dict[str, None] = {}
     for submission in submissions:
         run_ids |= dict.fromkeys(row.run_id for row in submission.rows)
-        for sent in submission.sent():
-            if sent.job_id:
-                known_jobs.update(sent.elements.values())
+        for call in submission.sbatch_calls():
+            if call.job_id:
+                known_jobs.update(call.elements.values())
     found = {}
     for run_id in run_ids:
         run = folder.run(run_id)

@@ -1,65 +1,22 @@
-"""What the results have on tuning: two CSV files, and a section of the report with its chart."""
+"""The section of the report on tuning: chosen values, costs, and a chart."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from furnace_hpc.tables.metric import Scale
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.table import Ablation
-from furnace_hpc.tables.text import format_value
-from furnace_hpc.tables.tuning import TunedRow, Tuning, budget
+from furnace_hpc.tables.tuning.tuned_rows import TunedRow, Tuning
+from furnace_hpc.tables.tuning.words import budget
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 150, 12, 40
-COLORS = ("currentColor", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+NUM_COLORS = 7  # --c0 to --c6 in report.css
 DASHES = ("", "6 3", "2 2", "8 2 2 2")
 NUM_STEPS = 5  # between the horizontal lines
 LINE = 16  # height of a line of text
 SAMPLE = 20  # length of a line beside its name
 MAX_NAME = 20  # characters
-
-
-def tuning_lines(ablation: Ablation) -> list[dict[str, Any]]:
-    """Column -> value of each trial, for tuning.csv. Numbers have full precision."""
-    if ablation.tuning is None:
-        return []
-    found = []
-    for row in ablation.tuning.rows.values():
-        for choice in row.choices:
-            for tried in choice.trials:
-                found.append(
-                    {
-                        "variant": row.name,
-                        "pack": choice.pack,
-                        "trial": tried.trial,
-                        **{key: format_value(value) for key, value in tried.values.items()},
-                        "metric": choice.metric,
-                        **{
-                            f"seed_{seed}": value
-                            for seed, value in zip(choice.seeds, tried.results, strict=True)
-                        },
-                        "mean": tried.mean,
-                        "chosen": tried.trial == choice.trial,
-                        "failures": "; ".join(tried.failures),
-                    }
-                )
-    return found
-
-
-def curve_lines(ablation: Ablation) -> list[dict[str, Any]]:
-    """Column -> value of each point of the curves, for tuning_curve.csv."""
-    if ablation.tuning is None:
-        return []
-    return [
-        {
-            "variant": row.name,
-            "metric": ablation.tuning.metric.name,
-            "trials": k,
-            "expected_best": value,
-        }
-        for row in ablation.tuning.rows.values()
-        for k, value in enumerate(row.curve(), 1)
-    ]
 
 
 def tuning_section(ablation: Ablation) -> Iterator[str]:
@@ -69,16 +26,16 @@ def tuning_section(ablation: Ablation) -> Iterator[str]:
         return
     yield (
         '<section aria-labelledby="tuning-title"><h2 id="tuning-title">Tuning</h2>'
-        f"<p>Each row: {html(budget(tuning))}.</p>"
+        f'<p class="about">Each row: {html(budget(tuning))}.</p>'
     )
     yield _table(tuning)
     drawn = [row for row in tuning.rows.values() if row.curve()]
     if drawn:
         yield _chart(tuning, drawn)
         yield (
-            "<p>Expected best of k trials, from the trials of each row (Dodge et al. 2019). If a "
-            "curve still rises at its end, more trials may help that row. The best of many "
-            "validation results is optimistic, so compare rows by the table above.</p>"
+            '<p class="about">Expected best of k trials, from the trials of each row (Dodge et al. '
+            "2019). If a curve still rises at its end, more trials may help that row. The best of "
+            "many validation results is optimistic, so compare rows by the table above.</p>"
         )
     yield "</section>"
 
@@ -98,7 +55,7 @@ def _table(tuning: Tuning) -> str:
         texts = texts.replace("<td>", '<td class="text">', 1)
         lines.append(f'<tr><th scope="row" class="text">{html(row.name)}</th>{texts}</tr>')
     return (
-        '<div class="wide"><table class="main">'
+        '<div class="wide" tabindex="0" role="region" aria-labelledby="tuning-title"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
@@ -156,11 +113,10 @@ def _grid_lines(axes: _Axes, scale: Scale) -> Iterator[str]:
 def _curves(axes: _Axes, curves: dict[str, list[float]]) -> Iterator[str]:
     """A line and a name for each row."""
     for number, (name, curve) in enumerate(curves.items()):
-        color = COLORS[number % len(COLORS)]
-        dash = DASHES[number // len(COLORS) % len(DASHES)]
+        color, dash = f"var(--c{number % NUM_COLORS})", DASHES[number // NUM_COLORS % len(DASHES)]
         places = [(axes.x_of(k), axes.y_of(value)) for k, value in enumerate(curve, 1)]
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        style = f'fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"'
+        style = f'class="curve" style="stroke:{color}" stroke-dasharray="{dash}"'
         x, y = WIDTH - RIGHT + 10, TOP + 12 + LINE * number
         yield (
             f'<polyline points="{points}" {style}><title>{html(name)}</title></polyline>'

@@ -1,14 +1,14 @@
-"""What a table shows of the trials that chose the values of its rows."""
+"""The trials that chose the values of the rows: choices, costs, and expected best results."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from furnace_hpc.config.grids.expansion import Row as GridRow
+from furnace_hpc.config.grids.expansion import GridRow
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.trials import Trials, as_text, expand_trials
-from furnace_hpc.config.grids.tune import Tune, is_at_border, space_words
+from furnace_hpc.config.grids.tune import Tune
 from furnace_hpc.config.metrics import checked_direction
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.records.choice import Choice, Tried, read_choice
@@ -17,7 +17,7 @@ from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import AttemptCosts, costs_of_attempts
 from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics.best_of import expected_best
-from furnace_hpc.tables.text import count, format_value, list_names
+from furnace_hpc.tables.text import format_value
 
 
 @dataclass(frozen=True)
@@ -110,42 +110,6 @@ def read_tuning(
 def shown(values: dict[str, Any]) -> dict[str, str]:
     """Values as a table shows them."""
     return {key: format_value(value) for key, value in values.items()}
-
-
-def budget(tuning: Tuning) -> str:
-    """The budget of each row, for a caption: `12 trials of optimizer.lr (...) on seeds ...`."""
-    tune = tuning.tune
-    seeds = ", ".join(map(str, tune.seeds))
-    noun = "seed" if len(tune.seeds) == 1 else "seeds"
-    return (
-        f"{count(tune.trials, 'trial')} of {', '.join(space_words(tune))} on {noun} {seeds} "
-        f"by {tuning.metric.name}"
-    )
-
-
-def tuning_notes(tuning: Tuning) -> Iterator[tuple[str, str]]:
-    """(row, note) on the choice of each row: values at the border, and failed trials."""
-    for name, row in tuning.rows.items():
-        for choice in row.choices:
-            on_pack = f" on {choice.pack}" * (row.num_packs > 1)
-            for key, value in choice.values.items():
-                if is_at_border(tuning.tune, key, value):
-                    yield (
-                        name,
-                        f"the chosen {key} {format_value(value)}{on_pack} is the lowest or highest "
-                        f"value tried. A better one may lie beyond it",
-                    )
-            equal = [tried for tried in choice.trials if tried.mean == choice.best]
-            if len(equal) > 1:
-                numbers = ", ".join(str(tried.trial) for tried in equal)
-                yield name, f"trials {numbers}{on_pack} are equally good, and the first was chosen"
-            if failed := choice.failed:
-                reasons = list_names([tried.failures[0] for tried in failed])
-                yield (
-                    name,
-                    f"{len(failed)} of {count(len(choice.trials), 'trial')}{on_pack} failed and "
-                    f"count as the worst: {reasons}",
-                )
 
 
 def _curve(choice: Choice) -> Iterator[float]:

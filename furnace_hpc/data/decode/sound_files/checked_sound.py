@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class WholeSound:
+class CheckedSound:
     """A sound file that is complete according to its container."""
 
     content: bytes
     samples: int | None = None
     """Samples per channel that the decoder must return. None if only the decoder knows."""
-    fewest: int = 0
-    """If `samples` is None: the fewest samples per channel that the decoder must return."""
+    min_samples: int = 0
+    """Samples per channel that the decoder must return at least, if `samples` is None."""
 
 
 def skip_id3(content: bytes, place: int = 0) -> int:

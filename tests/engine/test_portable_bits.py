@@ -76,6 +76,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_run_has_the_recorded_bits(data_root: Path, tmp_path: Path):
     """100 steps of the demo's first row, by `furnace train`."""
     folder = portable_run.make_run(tmp_path, data_root / "tridigits", portable_run.make_grid())
@@ -85,6 +86,7 @@ def test_a_run_has_the_recorded_bits(data_root: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_local_queue_has_the_recorded_bits(data_root: Path, tmp_path: Path):
     grid = portable_run.make_grid()
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid.model_dump(mode="json")))
@@ -96,6 +98,7 @@ def test_the_local_queue_has_the_recorded_bits(data_root: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_without_portable_the_bits_are_others(data_root: Path, tmp_path: Path):
     """So the comparison can fail: on each CPU this run takes other instructions."""
     grid = portable_run.make_grid(portable=False)

@@ -1,0 +1,127 @@
+"""What was declared before the first run, and what changed after results could be seen."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.expansion import expand_rows
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.trials import NOT_CHOSEN
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.records.declaration import (
+    Declared,
+    changes,
+    describe_results,
+    join,
+    numbers,
+    plan_of,
+    read_declared,
+)
+from furnace_hpc.tables.table import Ablation, Note, PlanHistory
+from furnace_hpc.tables.text import count
+
+MAX_CHANGES = 5  # in the note
+
+
+def with_declared_plan(
+    ablation: Ablation, grid: Grid, runs: Sequence[RunSpec], folder: GridFolder
+) -> Ablation:
+    """The table with what was declared for it, and a note on late changes.
+
+    Args:
+        ablation: the table, of the grid or a view of it.
+        grid: the grid with its settings.
+        runs: all its runs.
+        folder: folder of the grid's runs.
+    """
+    try:
+        entries = read_declared(folder, grid)
+    except ConfigError as error:
+        return replace(ablation, notes=(*ablation.notes, Note(f"no declared plan: {error}")))
+    if not entries:
+        return ablation
+    configs = {spec.variant: spec.config for spec in runs}
+    if grid.tune:  # their runs have chosen values, which are no part of the plan
+        configs = {row.name: row.config for row in expand_rows(grid)}
+    data = {
+        spec.config.data.name: spec.data_fingerprint
+        for spec in runs
+        if spec.data_fingerprint != NOT_CHOSEN
+    }
+    declared_data = {name: data[name] for name in data if name in entries[-1].plan.data}
+    now = plan_of(grid, configs, declared_data)
+    history = PlanHistory(entries, tuple(changes(entries[-1].plan, now)))
+    ablation = replace(ablation, declared=history)
+    return replace(ablation, notes=(*ablation.notes, *plan_note(ablation)))
+
+
+def plan_note(ablation: Ablation) -> Iterator[Note]:
+    """The declaration and what changed after it, if runs had results by then."""
+    history = ablation.declared
+    if history is None:
+        return
+    first, late = history.entries[0], list(_late(history.entries))
+    if not late and not history.not_submitted and not first.runs_with_results:
+        return
+    noun = "seed" if len(first.plan.seeds) == 1 else "seeds"
+    start = f"declared on {first.day} with {noun} {numbers(first.plan.seeds)} and metric "
+    start += first.plan.metric
+    if first.runs_with_results:
+        start += f", {describe_results(first.runs_with_results)}"
+    sentences = [start, *late[:MAX_CHANGES]]
+    if len(late) > MAX_CHANGES:
+        sentences.append(f"{count(len(late) - MAX_CHANGES, 'later change')} are in the report")
+    if history.not_submitted:
+        sentences.append(f"Changed in the grid file, not submitted: {join(history.not_submitted)}")
+    what = "Intervals do" if ablation.why_no_verdict else "Intervals and verdicts do"
+    looks = len(late) + bool(first.runs_with_results)
+    if looks:
+        sentences.append(f"{what} not account for {'this look' if looks == 1 else 'these looks'}")
+    yield Note(". ".join(sentences))
+
+
+def plan_lines(ablation: Ablation) -> list[str]:
+    """The whole history for the report: one line per fact. Empty for runs of another tool."""
+    if ablation.source is not None:
+        return []
+    history = ablation.declared
+    if history is None:
+        return ["No plan was recorded before the runs of this table started."]
+    first = history.entries[0]
+    plan, packs, sesoi = first.plan, "", "none"
+    if plan.packs:
+        packs = f" Packs: {', '.join(plan.packs)}."
+    if plan.sesoi is not None:
+        sesoi = f"{plan.sesoi:g}"
+    better = "higher" if plan.direction == "max" else "lower"
+    lines = [
+        f"Declared on {first.day}, {describe_results(first.runs_with_results)}.",
+        f"Rows: {', '.join(plan.rows)}. Reference: {plan.reference}.",
+        f"Seeds: {numbers(plan.seeds)}.{packs}",
+        f"Metric: {plan.metric}, {better} is better. Smallest effect of interest (sesoi): {sesoi}.",
+        f"Tests: simultaneous intervals, level {plan.level:.0%}, {plan.correction}'s correction "
+        f"for {count(plan.family, 'row')}.",
+    ]
+    if plan.tune:
+        lines.append(f"Each row tuned with {plan.tune}.")
+    changed = [text for pair in pairwise(history.entries) for text in _sentence(*pair)]
+    if history.not_submitted:
+        changed.append(f"Changed in the grid file, not submitted: {join(history.not_submitted)}")
+    return lines + [f"{text}." for text in changed or ["Nothing was changed since"]]
+
+
+def _late(entries: Sequence[Declared]) -> Iterator[str]:
+    """The changes that were made when runs had results."""
+    for before, after in pairwise(entries):
+        if after.runs_with_results:
+            yield from _sentence(before, after)
+
+
+def _sentence(before: Declared, after: Declared) -> Iterator[str]:
+    """One sentence on a submission that changed the plan."""
+    found = changes(before.plan, after.plan)
+    if found:
+        text = f"{join(found)} on {after.day}, {describe_results(after.runs_with_results)}"
+        yield text[0].upper() + text[1:]

@@ -1,0 +1,205 @@
+"""The data of the report's scripts, as JSON."""
+
+import json
+import os
+from collections.abc import Iterator
+from math import isfinite
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.records.attempts import Attempt
+from furnace_hpc.tables.metric import scale_of
+from furnace_hpc.tables.output.cells import (
+    OPTIONAL,
+    Cells,
+    all_cells,
+    all_headings,
+    difference_scale,
+    headings,
+    pair_facts,
+    row_scale,
+)
+from furnace_hpc.tables.output.escape import json_value
+from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.render import to_csv, to_markdown
+from furnace_hpc.tables.reading.curves import Curve, logged_curves
+from furnace_hpc.tables.table import Ablation, Row, Run, pair_differences
+from furnace_hpc.tables.text import format_value
+from furnace_hpc.tables.view import tables_of_other_metrics
+
+# columns of text that depend on the metric
+OF_THE_METRIC = ("difference", "verdict", "holm_p", "sign_flip_p", "effect", *OPTIONAL)
+
+
+def script_data(ablation: Ablation, out: Path | None = None) -> str:
+    """The data as JSON that ends no <script>.
+
+    Args:
+        ablation: the table.
+        out: folder of the report. Logs that exist have links relative to it. If None, no links.
+    """
+    copies = {
+        "LaTeX": to_latex(ablation),
+        "CSV": to_csv(ablation),
+        "Markdown": to_markdown(ablation),
+    }
+    # the copies have several lines, and are escaped already
+    return _script_safe(json_value(_data(ablation, out)) | {"copies": copies})
+
+
+def _script_safe(data: Any) -> str:
+    """JSON that ends no <script>, with no control character, NaN or infinite number."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
+
+
+def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
+    """The data of the scripts. The first view is the table itself."""
+    titles = headings(ablation)
+    tables = [ablation]
+    if not ablation.why_no_verdict:
+        tables += tables_of_other_metrics(ablation)
+    return {
+        "reference": ablation.grid.reference,
+        "unit_of_pairs": "pack" if ablation.packs else "seed",
+        "rows": [_row(row, out) for row in ablation.rows],
+        "views": [_view(table) for table in tables],
+        "curves": list(_curves(ablation)),
+        "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
+    }
+
+
+def _view(ablation: Ablation) -> dict[str, Any]:
+    """What depends on the metric."""
+    scale, titles = ablation.metric.scale, all_headings(ablation)
+    sesoi, effect = None, ""
+    if ablation.grid.sesoi is not None and not ablation.why_no_verdict:
+        sesoi = ablation.grid.sesoi / scale.factor
+        effect = scale.show_amount(ablation.grid.sesoi)
+    cells = all_cells(ablation)
+    return {
+        "metric": ablation.metric.name,
+        "unit": scale.unit,
+        "difference_unit": scale.difference_unit,
+        "factor": scale.factor,
+        "higher_is_better": ablation.metric.direction == "max",
+        "sesoi": sesoi,
+        "effect": effect,
+        "why_no_verdict": ablation.why_no_verdict,
+        "titles": {name: titles[name] for name in ("metric", "difference")},
+        "values": [
+            _values(ablation, row, of_row) for row, of_row in zip(ablation.rows, cells, strict=True)
+        ],
+    }
+
+
+def _values(ablation: Ablation, row: Row, cells: Cells) -> dict[str, Any]:
+    """The values of a row, and its cells that depend on the metric."""
+    return {
+        "draws": [[draw.pack, draw.seed] for draw in row.values],
+        "values": list(row.values.values()),
+        "mean": row.mean,
+        "digits": row_scale(ablation, row).digits,
+        "interval": row.interval,
+        "of_runs": [_finite(run.value) for run in row.runs],
+        "difference": _difference(ablation, row, cells),
+        "cells": {name: getattr(cells, name) for name in OF_THE_METRIC}
+        | {"metric": [cells.mean, cells.spread, cells.best]},
+    }
+
+
+def _difference(ablation: Ablation, row: Row, cells: Cells) -> dict[str, Any] | None:
+    """The difference of a row to the reference."""
+    if row.difference is None or ablation.reference is None:
+        return None
+    return {
+        "mean": row.difference.mean,
+        "interval": row.difference.shown,
+        "digits": difference_scale(ablation, row).digits,
+        "pairs": list(pair_differences(row, ablation.reference).items()),
+        "facts": pair_facts(ablation, row),
+        "text": cells.difference,
+        "verdict": row.verdict,
+    }
+
+
+def _row(row: Row, out: Path | None) -> dict[str, Any]:
+    changes = [
+        [change.key, format_value(change.reference), format_value(change.value)]
+        for change in row.changes
+    ]
+    return {
+        "variant": row.variant,
+        "changes": changes,
+        "costs": vars(row.costs),
+        "runs": [_run(run, out) for run in row.runs],
+    }
+
+
+def _finite(value: float | None) -> float | str | None:
+    """The value, as text if it is NaN or infinite."""
+    if value is not None and not isfinite(value):
+        return str(value)
+    return value
+
+
+def _run(run: Run, out: Path | None) -> dict[str, Any]:
+    status, place = run.status, run.origin or _place(run.folder)
+    step, steps, commit, code = status.step, None, None, None
+    if run.own_spec:
+        steps = run.own_spec.config.steps
+    if result := run.own_result:
+        step, commit, code = result.selected_step, result.commit, result.code_hash
+    return {
+        "id": run.run_id,
+        "seed": run.seed,
+        "pack": run.draw.pack or None,
+        "state": status.state.value,
+        "reason": status.reason,
+        "step": step,
+        "steps": steps,
+        "commit": commit,
+        "code": code,
+        "job": status.job_id,
+        "folder": place,
+        "attempts": [_attempt(attempt, run.folder, out) for attempt in run.record.ledger()],
+    }
+
+
+def _attempt(attempt: Attempt, folder: RunFolder, out: Path | None) -> list[Any]:
+    """Number, job id, nodes, seconds, end reason, last step, name of the log and its link."""
+    time_s, link = None, None
+    if attempt.end_unix_s is not None:
+        time_s = round(attempt.end_unix_s - attempt.start_unix_s, 1)
+    ended = ": ".join(dict.fromkeys(text for text in (attempt.reason, attempt.error) if text))
+    name = RunFolder.log_name(attempt.attempt, 0)
+    if out is not None and (folder.path / name).is_file():
+        link = quote(os.path.relpath(folder.path / name, out))
+    log = [f"{_place(folder)}/{name}", link]
+    return [attempt.attempt, attempt.job_id, attempt.nodelist, time_s, ended, attempt.step, log]
+
+
+def _place(folder: RunFolder) -> str:
+    """The run's folder, relative to the parent of the runs root.
+
+    So it does not depend on the machine.
+    """
+    return "/".join(folder.path.parts[-3:])
+
+
+def _curves(ablation: Ablation) -> Iterator[dict[str, Any]]:
+    for metric, curves in logged_curves(ablation).items():
+        scale = scale_of(metric)
+        yield {
+            "metric": metric,
+            "unit": scale.unit,
+            "digits": scale.digits,
+            "series": [_scaled(curve, scale.factor) for curve in curves],
+        }
+
+
+def _scaled(curve: Curve, factor: float) -> list[Any]:
+    values = [[float(f"{factor * value:.6g}") for value in part] for part in curve[1:]]
+    return [curve.steps, *values]

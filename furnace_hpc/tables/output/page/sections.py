@@ -1,0 +1,137 @@
+"""The first sections of the report: verdicts, the table with its notes, and the charts.
+
+A section is a function that yields HTML, or nothing if there is no data. `report.py` lists them.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from furnace_hpc.tables.output.captions import caption, main_sentences
+from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered
+from furnace_hpc.tables.output.escape import html
+from furnace_hpc.tables.output.render import WORDS
+from furnace_hpc.tables.output.verdict import verdict_sentences
+from furnace_hpc.tables.statistics.verdicts import Verdict
+from furnace_hpc.tables.table import Ablation
+
+MAX_SENTENCES = 8  # with more, undecided rows are folded
+
+
+def verdicts(ablation: Ablation) -> Iterator[str]:
+    """The verdicts, and the place of the forest plot."""
+    yield f"""<section class="first" aria-labelledby="verdict-title">
+<div>
+<h2 id="verdict-title">Verdict</h2>
+{_verdicts(ablation)}
+</div>
+<div id="differences"></div>
+</section>"""
+
+
+def table(ablation: Ablation) -> Iterator[str]:
+    """The table with its explanation and notes."""
+    titles = headings(ablation)
+    brief = html(" ".join(main_sentences(ablation)))
+    explanation = html(" ".join(caption(ablation, titles)))
+    yield f"""<section aria-labelledby="table-title">
+<div class="bar">
+<h2 id="table-title">Table</h2>
+<div class="tools"><label class="filter" hidden id="metrics">Metric </label>
+<label class="filter" hidden>Filter rows
+<input type="search" id="filter" placeholder="variant or change"
+autocomplete="off" spellcheck="false"></label>
+</div></div>
+<div class="bar"><p id="hint" class="hint" role="status" aria-live="polite"></p>
+<p id="cue" class="hint"></p></div>
+<div class="wide" tabindex="0" role="region" aria-labelledby="table-title">
+<table id="table" class="main">
+{_table(ablation)}
+</table>
+</div>
+<p id="of-metric" class="about"></p>
+<p class="about">{brief}</p>
+<details><summary>How to read this table</summary>
+<p class="about">{explanation}</p>
+</details>
+{_notes(ablation)}
+<p id="copies" class="about copies" hidden>Copy the table as </p>
+</section>"""
+
+
+def charts(ablation: Ablation) -> Iterator[str]:
+    """The place of the charts, which the scripts draw."""
+    yield '<div class="charts" id="charts"></div>'
+
+
+def _verdicts(ablation: Ablation) -> str:
+    """One sentence per row, or why there is none. Many undecided rows are folded."""
+    if ablation.why_no_verdict:
+        return f"<p>{html(ablation.why_no_verdict)}</p>"
+    found = verdict_sentences(ablation)
+    if not found:
+        return "<p>There is one row, and nothing to compare.</p>"
+    undecided = [item for item in found if item[0] == Verdict.UNDECIDED]
+    if len(found) <= MAX_SENTENCES or len(undecided) < 2:
+        return _list(found)
+    decided = [item for item in found if item[0] != Verdict.UNDECIDED]
+    shown = _list(decided) if decided else ""
+    summary = f"<summary>{len(undecided)} rows are undecided</summary>"
+    return f"{shown}<details>{summary}{_list(undecided)}</details>"
+
+
+def _list(found: Sequence[tuple[str, str]]) -> str:
+    items = "".join(f'<li class="{word}">{html(sentence)}</li>' for word, sentence in found)
+    return f'<ul class="verdicts">{items}</ul>'
+
+
+def _table(ablation: Ablation) -> str:
+    titles = headings(ablation)
+    head = "".join(
+        f'<th scope="col" data-column="{name}">{html(title)}</th>' for name, title in titles.items()
+    )
+    body = [
+        f'<tr data-row="{number}">{"".join(_cell(cells, name) for name in titles)}</tr>'
+        for number, cells in enumerate(all_cells(ablation))
+    ]
+    return "\n".join([f"<thead><tr>{head}</tr></thead>", "<tbody>", *body, "</tbody>"])
+
+
+def _cell(cells: Cells, name: str) -> str:
+    if name == "variant":
+        marks = ""
+        if cells.marks:
+            marks = f"<sup>{html(cells.marks)}</sup>"
+        return f'<th scope="row" class="text">{_breakable(cells.variant)}{marks}</th>'
+    if name == "metric":
+        mean = html(cells.mean)
+        if cells.best:
+            mean = f"<strong>{mean}</strong>"
+        return f'<td class="metric">{mean} {_joined(cells.spread)}</td>'
+    if name == "difference":
+        return f'<td class="difference">{_joined(cells.difference)}</td>'
+    text = html(str(getattr(cells, name)))
+    if name == "verdict":
+        return f'<td class="text word">{text}</td>'
+    if name in WORDS:
+        return f'<td class="text {name}">{text}</td>'
+    return f'<td class="{name}">{text}</td>'
+
+
+def _joined(text: str) -> str:
+    """Escaped text that is not broken within an interval, or between ± and its number."""
+    return html(text).replace(", ", ",&nbsp;").replace("± ", "±&nbsp;")
+
+
+def _breakable(name: str) -> str:
+    """The name, which may be broken after _ and -."""
+    text = html(name).replace("_", "_<wbr>").replace("-", "-<wbr>")
+    return f"<span>{text}</span>"
+
+
+def _notes(ablation: Ablation) -> str:
+    items = ""
+    for letter, note in lettered(ablation):
+        mark = f"<sup>{letter}</sup> " * bool(letter)
+        items += f"<li>{mark}{html(note.text)}</li>"
+    if not items:
+        return ""
+    return f'<ul class="notes">{items}</ul>'

@@ -1,0 +1,124 @@
+"""The note on changes after a look, and the declared plan in the report."""
+
+from pathlib import Path
+
+from aggregate_study import command
+from login_study import finish, grid, planned, specs
+
+from furnace_hpc.api.grid_table import make_table
+from furnace_hpc.launch.submission import write_submission
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.records import declaration
+from furnace_hpc.tables.output.render import to_markdown
+from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.view import View
+
+START = "declared on 2026-11-28 with seeds 0 and 1 and metric test/digit/accuracy"
+LOOK = "Intervals and verdicts do not account for this look"
+
+
+def study(path: Path, monkeypatch, *versions: dict) -> GridFolder:
+    """A grid that was submitted in these versions, on one day each, and finished each time."""
+    folder = GridFolder(path / "study")
+    for day, changes in enumerate(versions):
+        monkeypatch.setattr(declaration, "_now_s", lambda day=day: 1795867200.5 + 86400 * day)
+        write_submission(planned(path, grid(**changes)))
+        finish_all(folder, **changes)
+    return folder
+
+
+def finish_all(folder: GridFolder, **changes) -> None:
+    for spec in specs(**changes):
+        if not folder.run(spec.run_id).path.exists():
+            finish(spec, folder)
+
+
+def table(folder: GridFolder, view: View | None = None, **changes) -> Ablation:
+    return make_table(grid(**changes), folder, view or View())
+
+
+def note(ablation: Ablation) -> str:
+    return "\n".join(note.text for note in ablation.notes if note.text.startswith("declared"))
+
+
+def test_seeds_added_after_a_look_are_named(tmp_path, monkeypatch):
+    more = {"seeds": list(range(5))}
+    folder = study(tmp_path, monkeypatch, {}, more)
+    found = table(folder, **more)
+    assert note(found) == (
+        f"{START}. Seeds 2 to 4 were added on 2026-11-29, after 4 runs had results. {LOOK}"
+    )
+    assert "Seeds 2 to 4 were added on 2026-11-29" in to_markdown(found)
+
+
+def test_a_plan_that_was_kept_has_no_note(tmp_path, monkeypatch):
+    folder = study(tmp_path, monkeypatch, {}, {})
+    assert note(table(folder)) == ""
+    report = to_html(table(folder))
+    assert "<details><summary>Declared plan</summary>" in report
+    assert "Declared on 2026-11-28, before any run had a result." in report
+    assert "Nothing was changed since." in report
+
+
+def test_several_changes_are_several_looks(tmp_path, monkeypatch):
+    three = {"seeds": [0, 1, 2]}
+    folder = study(tmp_path, monkeypatch, {}, three, three | {"sesoi": 1.0})
+    assert note(table(folder, **three, sesoi=1.0)) == (
+        f"{START}. Seed 2 was added on 2026-11-29, after 4 runs had results. The sesoi was changed "
+        "from none to 1 on 2026-11-30, after 6 runs had results. Intervals and verdicts do not "
+        "account for these looks"
+    )
+
+
+def test_a_late_declaration_is_a_look(tmp_path, monkeypatch):
+    folder = GridFolder(tmp_path / "study")
+    finish_all(folder)
+    study(tmp_path, monkeypatch, {})
+    assert note(table(folder)) == f"{START}, after 4 runs had results. {LOOK}"
+
+
+def test_a_grid_that_was_not_submitted_says_so(tmp_path, monkeypatch):
+    folder = study(tmp_path, monkeypatch, {})
+    changed = table(folder, seeds=[0, 1, 2])
+    text = "Changed in the grid file, not submitted: seed 2 was added"
+    assert note(changed) == f"{START}. {text}"
+    assert text in to_html(changed)
+
+
+def test_a_view_is_no_change_of_the_plan(tmp_path, monkeypatch):
+    folder = study(tmp_path, monkeypatch, {})
+    assert note(table(folder, View(metric="val/digit/accuracy", where=("seed=0",)))) == ""
+
+
+def test_a_table_without_a_declaration(tmp_path, monkeypatch):
+    folder = study(tmp_path, monkeypatch, {})
+    folder.declared.unlink()
+    assert note(table(folder)) == ""
+    assert "No plan was recorded before the runs of this table started." in to_html(table(folder))
+
+
+def test_a_damaged_declaration_is_a_note(tmp_path, monkeypatch):
+    folder = study(tmp_path, monkeypatch, {})
+    folder.declared.write_text("{")
+    assert [n.text for n in table(folder).notes if "is damaged" in n.text]
+
+
+def test_names_in_the_file_are_escaped(tmp_path, monkeypatch):
+    folder = study(tmp_path, monkeypatch, {})
+    text = folder.declared.read_text().replace('"full"', '"<script>"')
+    folder.declared.write_text(text)
+    assert (
+        "<script>" not in to_html(table(folder)).partition("Declared plan")[2].partition("</ul>")[0]
+    )
+
+
+def test_other_tools_have_no_declared_plan(tmp_path):
+    lines = "variant,seed,acc\n" + "".join(
+        f"{row},{seed},0.{5 + seed}{len(row)}\n" for row in ("base", "full") for seed in range(3)
+    )
+    (tmp_path / "runs.csv").write_text(lines)
+    words = ("--from", "runs.csv", "--metric", "acc", "--direction", "max", "--no-figures")
+    assert command(tmp_path, *words).returncode == 0
+    [report] = tmp_path.glob("results/*/report.html")
+    assert "Declared plan" not in report.read_text()
