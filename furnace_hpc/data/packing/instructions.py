@@ -20,6 +20,6 @@ ENVIRONMENT = {
 
 
 def fix_instructions() -> None:
-    """Set the variables. A CPU without AVX2 keeps its own choice, because it could not run these."""
+    """Set the variables. A CPU without AVX2 could not run these, and keeps its own choice."""
     if not missing_instructions():
         os.environ.update(ENVIRONMENT)
