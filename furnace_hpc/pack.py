@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.console.progress_bar import progress_bar
+from furnace_hpc.data.packing.instructions import fix_instructions
 from furnace_hpc.data.packing.pack_command import choice, knobs_of, pack_plan, run
 
 _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -21,6 +22,11 @@ class _Sets(TyperGroup):
         if args[0] not in self.commands and not args[0].startswith("-"):
             raise ConfigError(f"unknown data set {args[0]!r}; {nearest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command. numpy is imported later."""
+        fix_instructions()
+        return super().invoke(ctx)
 
 
 main = typer.Typer(

@@ -28,6 +28,8 @@ PACK = """
 import json, sys
 sys.executable = sys.argv[2] or sys.executable
 from pathlib import Path
+from furnace_hpc.data.packing.instructions import fix_instructions
+fix_instructions()
 from furnace_hpc.data.sets.tridigits.pack import pack
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs
 pack(TriDigitsKnobs(**json.loads(sys.argv[3])), Path(sys.argv[1]), lambda *_: None, workers=1)
