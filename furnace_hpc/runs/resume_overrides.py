@@ -100,7 +100,7 @@ def describe_setups(attempts: list[Attempt]) -> list[str]:
 
 
 def _check(old: DeepSpeedFile, new: DeepSpeedFile) -> None:
-    if (old.bf16, old.data_types) != (new.bf16, new.data_types):
+    if (old.precision, old.data_types) != (new.precision, new.data_types):
         raise ConfigError(
             f"--resume-with deepspeed: that file trains in {new.precision} and the run began in "
             f"{old.precision}, or gradients are accumulated in another type. Choose a file that "

@@ -175,7 +175,7 @@ def test_dotted_keys_change_the_named_deepspeed_file():
     base, other = found["base"].config.deepspeed, found["other"].config.deepspeed
     assert (base.zero_optimization.stage, base.zero_optimization.reduce_bucket_size) == (
         2,
-        200_000_000,
+        50_000_000,
     )
     assert (other.zero_optimization.stage, other.zero_optimization.overlap_comm) == (3, False)
     assert other.zero_optimization.stage3_param_persistence_threshold == 100_000

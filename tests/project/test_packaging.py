@@ -47,6 +47,7 @@ def test_the_wheel_has_all_shipped_files(wheel: Path):
     pages = {
         f"furnace_hpc/tables/output/page/{path.name}"
         for path in (ROOT / "furnace_hpc" / "tables" / "output" / "page").iterdir()
+        if path.is_file()
     }
     assert pages
     assert pages <= names

@@ -125,16 +125,15 @@ def _serve(address: str, modules: tuple[str, ...]) -> dict[str, Any]:
         del sys.modules[PACKAGE + name]
     gc.freeze()
     print("ready", flush=True)
-    waiting: set[int] = set()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no ended process stays as a zombie
     while True:
-        waiting = {pid for pid in waiting if os.waitpid(pid, os.WNOHANG)[0] == 0}
         if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
             os._exit(0)
         connection, _ = listener.accept()
-        if (pid := os.fork()) == 0:
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
             return _start(connection)
-        waiting.add(pid)
         connection.close()
 
 
