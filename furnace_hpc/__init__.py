@@ -24,7 +24,7 @@ def results(
     by: Sequence[str] = (),
     where: Sequence[str] = (),
 ) -> Results:
-    """The results of a grid as polars frames: `.table`, `.runs` and `.curves`.
+    """The results of a grid as polars frames: `.table`, `.runs`, `.curves` and `.trials`.
 
     Args:
         grid: name of a submitted grid, or path of its file.

@@ -117,8 +117,8 @@ def write_submission(plan: Plan) -> Submission:
 
     That is the declared plan, the code snapshot and grid.yaml without settings. In the
     submission's own folder it is grid.yaml with settings, profile.json, specs.jsonl and rows.jsonl.
-    A submission of trials also has scope.json, because runs of the table follow. A run's folder is made when the run begins: to make a thousand of them would take longer than
-    everything else.
+    A submission of trials also has scope.json, because runs of the table follow. A run's folder is
+    made when the run begins: to make a thousand of them would take longer than everything else.
 
     Raises:
         ConfigError: a run or the code has changed since the plan was made, or others can change the
