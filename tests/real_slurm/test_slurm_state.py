@@ -126,7 +126,13 @@ def test_held_jobs_and_dead_nodes(quiet: Cluster, tmp_path: Path):
     study.wait_for_starts(4, timeout_s=120)
     (study.folder / "release").touch()
     study.wait_for(done=2)
-    ends = [[attempt["reason"] for attempt in study.attempts(run)] for run in ("waits-", "waits2-")]
+    runs = ("waits-", "waits2-")
+    wait_until(  # a run is done before its job has recorded the end
+        lambda: all("reason" in attempt for run in runs for attempt in study.attempts(run)),
+        60,
+        "an end reason of each attempt",
+    )
+    ends = [[attempt["reason"] for attempt in study.attempts(run)] for run in runs]
     assert [end[1] for end in ends] == ["done", "done"]
     assert ends[1][0] == "node_fail"
     assert [attempt["job_id"] for attempt in study.attempts("waits-")] == [first["job_id"]] * 2
