@@ -16,7 +16,9 @@ from furnace_hpc.tables.output.results import submitted_grid, submitted_runs
 
 TABLES = ["effects.csv", "report.html", "runs.csv", "table.csv", "table.md", "table.tex"]
 FIGURES = [
-    f"figures/{name}.{form}" for name in ("cost", "curves", "means") for form in ("png", "svg")
+    f"figures/{name}.{form}"
+    for name in ("cost", "curves", "differences", "means")
+    for form in ("png", "svg")
 ]
 
 
@@ -39,7 +41,7 @@ def test_complete_grid_exits_0_and_writes_every_file(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     results = tmp_path / "results" / "study"
     first = written(results)
-    assert sorted(first) == FIGURES + TABLES
+    assert sorted(first) == sorted(FIGURES + TABLES)
     assert (
         f"wrote {len(first)} files to results/study; open results/study/report.html\nnext: "
         in done.stdout
