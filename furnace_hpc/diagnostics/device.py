@@ -1,12 +1,10 @@
 """Check GPUs, torch and an all-reduce in a child process, so that the command loads no torch."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from typing import Any
 
+from furnace_hpc.diagnostics.probe import ProbeError, run_probe
 from furnace_hpc.diagnostics.report import Check, fail, ok, warn
 from furnace_hpc.host.gpu_check import allocated_gpus
 
@@ -32,23 +30,12 @@ PINNED = "install the pinned versions (constraints.txt)"
 def device_checks() -> list[Check]:
     """Run `engine/ranks/device_probe.py`, and judge its output."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "furnace_hpc.engine.ranks.device_probe"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+        facts = run_probe("furnace_hpc.engine.ranks.device_probe", TIMEOUT_S)
+    except TimeoutError as error:
         hint = "a GPU or a file system hangs: try `python -c 'import torch'`"
-        return [fail("torch starts", f"no answer within {TIMEOUT_S} s", hint)]
-    try:
-        facts = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return [fail("torch starts", errors[-1], PINNED)]
+        return [fail("torch starts", str(error), hint)]
+    except ProbeError as error:
+        return [fail("torch starts", str(error), PINNED)]
     return judge(facts, shutil.which("nvidia-smi") is not None)
 
 

@@ -1,10 +1,6 @@
 """Check in a child process that this machine gives the bits of portable runs."""
 
-import json
-import os
-import subprocess
-import sys
-
+from furnace_hpc.diagnostics.probe import ProbeError, run_probe
 from furnace_hpc.diagnostics.report import Check, fail, ok, warn
 from furnace_hpc.host.portable import ENVIRONMENT, missing_instructions
 
@@ -21,23 +17,11 @@ def portable_checks() -> list[Check]:
         return [fail(NAME, *problem.split(". ", 1))]
     variables = ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "furnace_hpc.engine.portable_probe"],
-            env=os.environ | variables,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return [fail(NAME, f"no answer within {TIMEOUT_S} s", "try `python -c 'import torch'`")]
-    try:
-        facts = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return [fail(NAME, errors[-1], "set portable: false in grids for this machine")]
+        facts = run_probe("furnace_hpc.engine.portable_probe", TIMEOUT_S, variables)
+    except TimeoutError as error:
+        return [fail(NAME, str(error), "try `python -c 'import torch'`")]
+    except ProbeError as error:
+        return [fail(NAME, str(error), "set portable: false in grids for this machine")]
     return [judge(facts["torch"], facts["parameters_sha256"])]
 
 

@@ -1,6 +1,7 @@
 """Checks of GPUs, torch and the all-reduce, from outputs of the device probe."""
 
 import shutil
+import sys
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_results_of_the_device_probe(changes, line, level):
 
 
 def test_a_device_probe_that_does_not_start(monkeypatch):
-    monkeypatch.setattr(device.sys, "executable", shutil.which("false"))
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
     [check] = device.device_checks()
     assert (check.level, check.found) == ("fail", "exit code 1")
 

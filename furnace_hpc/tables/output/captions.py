@@ -76,7 +76,7 @@ def main_sentences(ablation: Ablation) -> list[str]:
     if ablation.why_no_verdict:
         found.append(ablation.why_no_verdict)
     elif not any(row.verdict in MARKS for row in ablation.rows) and ablation.compared:
-        found.append("No row has a mark: the table shows no difference.")
+        found.append("No row has a mark. That is no proof that rows are equal.")
     found += _optimistic(ablation)
     if ablation.source is not None:
         found.append(NOT_CHECKED)
@@ -239,11 +239,11 @@ def _verdicts(ablation: Ablation) -> Iterator[str]:
         yield ablation.why_no_verdict
         return
     if not any(row.difference and row.difference.shown for row in ablation.rows):
-        yield "No row has an interval: the table shows no difference."
+        yield "No row has an interval, so the table decides nothing."
         return
     yield _marks()
     if not any(row.verdict in MARKS for row in ablation.rows):
-        yield "No row has a mark: the table shows no difference."
+        yield "No row has a mark. That is no proof that rows are equal."
     if ablation.grid.sesoi is not None:
         effect = ablation.metric.scale.show_amount(ablation.grid.sesoi)
         yield (
