@@ -264,7 +264,7 @@ def make_plan_of(
 
 def _scope(options: Options) -> Scope:
     data_root = str(options.data_root.resolve())
-    return Scope(options.variants, options.seeds, data_root, options.adopt)
+    return Scope(options.variants, options.seeds, data_root, options.adopt, options.new_code)
 
 
 def _carry_out(plan: Plan, options: Options, resolver: StatusResolver, yes: bool) -> None:

@@ -76,9 +76,18 @@ def plan_after_trials(
         data_root=Path(scope.data_root),
         get_status=resolver,
         adopt=scope.adopt,
+        new_code=scope.new_code,
     )
     fingerprints = dict(row.data for row in submission.rows)
-    stage = next_stage(grid, rows, fingerprints, folder, resolver, write=True)
+    stage = next_stage(
+        grid,
+        rows,
+        fingerprints,
+        folder,
+        resolver,
+        write=True,
+        code_hash=choices.code_hash if scope.new_code else "",
+    )
     print(*stage.lines(len(scope.seeds)), sep="\n", flush=True)
     # This job retries no trial: `remaining_rows` has left them.
     specs = [spec for spec in stage.runs if str(spec.config.seed) in scope.seeds]

@@ -95,6 +95,7 @@ class Scope(NamedTuple):
     seeds: list[str]
     data_root: str
     adopt: bool
+    new_code: bool = False  # whether results and choices of older code do not count
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Choose the values of tuned rows when their trials have ended.
 
-Two phases follow from it. While a row lacks a choice, its trials are planned. Then the runs of the
+While a row lacks a choice, its trials are planned. Then the runs of the
 table are planned, with the values of the best trial.
 """
 
@@ -21,8 +21,8 @@ from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.choice import (
     Choice,
     Tried,
-    path_of,
     read_choice,
+    set_aside,
     values_of,
     write_choice,
 )
@@ -160,21 +160,11 @@ def _choose(
     if known and (not code_hash or known.code_hashes == (code_hash,)):
         return known
     found = choose(trials, folder, get_status, code_hash)
-    if not write:
+    if not write or not isinstance(found, Choice):
         return found
     if known:
-        _set_aside(folder, trials)
-    if isinstance(found, Choice):
-        return write_choice(folder, trials, found)
-    return found
-
-
-def _set_aside(folder: GridFolder, trials: Trials) -> None:
-    """Rename the file of a choice that rests on older code. Nothing is deleted."""
-    path, number = path_of(folder, trials), 1
-    while (target := path.with_name(f"{path.stem}.{number}.json")).exists():
-        number += 1
-    path.rename(target)
+        set_aside(folder, trials)
+    return write_choice(folder, trials, found)
 
 
 def _outcome(

@@ -31,6 +31,7 @@ from furnace_hpc.tables.table import (
     Draw,
     Row,
     Run,
+    on_the_same_data,
     several_packs,
     test_per_train,
     units_of,
@@ -223,7 +224,7 @@ def compare_rows(
         if by:  # the runs of one row differ in the other keys
             changes = tuple(change for change in changes if change.key in by)
         difference = None
-        if ours is not theirs:
+        if ours is not theirs and on_the_same_data(ours, theirs):
             difference = difference_of(ours, theirs, resolution)
         found.append(Row(name, tuple(ours), changes, difference))
     return tuple(found)
@@ -234,19 +235,26 @@ def with_verdicts(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
 
     A row without values counts too, so that missing runs change no verdict of another row. A row
     that lacks a run, or whose reference does, is undecided: the runs that remain may be the better
-    ones.
+    ones. Rows on other data than the reference have no verdict, because values on different data
+    cannot be compared.
     """
     metric = Metric(grid.metric, grid.direction)
-    family = sum(row.variant != grid.reference for row in rows)
-    if not family:
+    reference = next((row for row in rows if row.variant == grid.reference), None)
+    compared = {
+        row.variant
+        for row in rows
+        if reference is None
+        or (row is not reference and on_the_same_data(row.runs, reference.runs))
+    }
+    if not compared:
         return rows
     sesoi = grid.sesoi and grid.sesoi / metric.scale.factor
-    corrected = with_family([row.difference for row in rows], family, sesoi)
-    reference_has_gaps = any(row.gaps for row in rows if row.variant == grid.reference)
+    corrected = with_family([row.difference for row in rows], len(compared), sesoi)
+    reference_has_gaps = reference is not None and bool(reference.gaps)
     found = []
     for row, difference in zip(rows, corrected, strict=True):
         verdict: Verdict | None = None
-        if row.variant != grid.reference:
+        if row.variant in compared:
             verdict = Verdict.UNDECIDED
             if not row.gaps and not reference_has_gaps:
                 verdict = judge(difference, metric.direction == "max")

@@ -7,7 +7,7 @@ from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p, format_p
 from furnace_hpc.tables.statistics.verdicts import Verdict, pairs_to_resolve
-from furnace_hpc.tables.table import Note, Row, difference_bounds
+from furnace_hpc.tables.table import Note, Row, difference_bounds, on_the_same_data
 from furnace_hpc.tables.text import count
 
 
@@ -28,10 +28,15 @@ def _bounds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     reference = next((row for row in rows if row.variant == grid.reference), None)
     if metric.limits is None or reference is None or not reference.n:
         return
+    values = [value for row in rows for value in row.values.values()]
+    if min(values) < metric.limits[0] or max(values) > metric.limits[1]:
+        return  # another tool's metric of this name has another unit
     low, high = (metric.scale.show(limit) for limit in metric.limits)
     found = {}
     for row in rows:
         if row is reference or not row.n or not (row.gaps or reference.gaps):
+            continue
+        if not on_the_same_data(row.runs, reference.runs):
             continue
         bounds = difference_bounds(row.runs, reference.runs, metric.limits)
         least, most = (metric.scale.show(bound, signed=True) for bound in bounds)
@@ -57,7 +62,15 @@ def _reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
         yield Note(f"no differences: the reference {grid.reference} has no value")
         return
     found: dict[str, list[str]] = {}
+    other = [row for row in rows if not on_the_same_data(row.runs, reference.runs)]
+    if other:
+        yield Note(
+            f"no difference and no verdict: other data than the reference {reference.variant}",
+            tuple(row.variant for row in other),
+        )
     for row in rows:
+        if row in other:
+            continue
         if row.n and row.values.keys() != reference.values.keys():
             found.setdefault(_common_draws(row, reference), []).append(row.variant)
     for text, variants in found.items():

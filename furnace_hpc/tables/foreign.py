@@ -21,10 +21,11 @@ from furnace_hpc.tables.factors import SEVERAL, factor_effects
 from furnace_hpc.tables.notes import notes_of_values
 from furnace_hpc.tables.reading.cache import no_records
 from furnace_hpc.tables.reading.foreign.columns import Query
-from furnace_hpc.tables.reading.foreign.runs import ForeignRun, ForeignRuns, read_foreign
+from furnace_hpc.tables.reading.foreign.runs import ForeignRun, ForeignRuns, RunKey, read_foreign
 from furnace_hpc.tables.table import Ablation, Draw, ForeignResult, ForeignSpec, Note, Run, Source
 from furnace_hpc.tables.text import list_names
 
+ABSENT = "no line in"  # of a run that other rows have
 USUAL_REFERENCES = ("base", "baseline", "reference")  # without --reference
 
 
@@ -70,7 +71,7 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
     )
     named: dict[str, list[Run]] = {name: [] for name in names}
     settings: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for run in runs:
+    for run in [*runs, *_absent_runs(runs, reference)]:
         named[run.key.row].append(_run(run, wanted.query.metric, len(packs) > 1))
         settings[run.key.row].append(_without_secrets(run.settings))
 
@@ -80,7 +81,12 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
 
     rows = with_verdicts(compare_rows(named, reference, settings_of=settings_of), grid)
     ranks = rank_over_data_sets(grid, rows, settings_of)
-    notes = [*notes_of_values(grid, rows), *_mixed_settings(settings), *rank_notes(ranks)]
+    notes = [
+        *notes_of_values(grid, rows),
+        *_uneven_steps(runs),
+        *_mixed_settings(settings),
+        *rank_notes(ranks),
+    ]
     return Ablation(
         grid,
         rows,
@@ -121,12 +127,29 @@ def _reference(wanted: ForeignTable, names: Sequence[str]) -> str:
     )
 
 
+def _absent_runs(runs: Sequence[ForeignRun], reference: str) -> Iterator[ForeignRun]:
+    """Runs that other rows have and a row lacks: a tool may drop runs that crashed.
+
+    A row that shares no pack and seed with the reference has no difference, and lacks nothing.
+    """
+    draws: dict[str, set[tuple[str, int]]] = {}
+    for run in runs:
+        draws.setdefault(run.key.row, set()).add((run.key.pack, run.key.seed))
+    paired = {row: found for row, found in draws.items() if found & draws[reference]}
+    planned = set().union(*paired.values())
+    for row, found in paired.items():
+        for pack, seed in sorted(planned - found):
+            yield ForeignRun(RunKey(row, pack, seed), "the files", None, ABSENT)
+
+
 def _run(found: ForeignRun, metric: str, has_packs: bool) -> Run:
     """The run as a table has it. Spec and result have only what is known."""
     row, pack, seed = found.key
     run_id = f"{row}-{pack}-s{seed}" if has_packs else f"{row}-s{seed}"
     result, status = None, RunStatus(RunState.DONE, 0, 0, "")
-    if found.value is None:
+    if found.problem == ABSENT:
+        status = RunStatus(RunState.NEW, 0, 0, f"{ABSENT} {found.place}")
+    elif found.value is None:
         status = RunStatus(RunState.FAILED, 0, 0, f"{found.problem}, {found.place}")
     else:
         result = ForeignResult({metric: found.value})
@@ -155,6 +178,22 @@ def _common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for key, value in first.items()
         if all(other.get(key) == value for other in others)
     }
+
+
+def _uneven_steps(runs: Sequence[ForeignRun]) -> Iterator[Note]:
+    """Rows with a run whose last value is of an earlier step than that of other runs.
+
+    Such a run may have been cut off.
+    """
+    steps = {run.key: run.step for run in runs if run.value is not None and run.step is not None}
+    last = max(steps.values(), default=0.0)
+    early = {key: step for key, step in steps.items() if step < last}
+    if early:
+        runs_text = list_names([f"{key} at {step:,.0f}" for key, step in early.items()])
+        yield Note(
+            f"values of other steps than the last one ({last:,.0f}): {runs_text}",
+            tuple(dict.fromkeys(key.row for key in early)),
+        )
 
 
 def _mixed_settings(settings: dict[str, list[dict[str, Any]]]) -> Iterator[Note]:

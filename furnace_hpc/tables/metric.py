@@ -74,7 +74,7 @@ def _two_digits(value: float) -> int:
 PERCENT = Scale(100, 1, " (%)", " (points)")
 PLAIN = Scale(1, 4, "", "")
 IN_PERCENT = ("accuracy", "f1")  # how the names of metrics in percent begin
-# how the names of metrics begin whose values are between 0 and 1
+# metrics whose values are between 0 and 1: these, and names that begin so and go on with _
 SHARES = (*IN_PERCENT, "map", "auc", "recall_at")
 
 
@@ -118,7 +118,8 @@ class Metric:
     @property
     def limits(self) -> tuple[float, float] | None:
         """Lowest and highest possible value. None if there are none."""
-        if self.short_name.startswith(SHARES):
+        name = self.short_name.partition("@")[0]
+        if any(name == share or name.startswith(f"{share}_") for share in SHARES):
             return 0.0, 1.0
         return None
 

@@ -169,7 +169,9 @@ class Row:
 
     @cached_property
     def interval(self) -> estimates.Interval | None:
-        """95 % t interval of the mean."""
+        """95 % t interval of the mean. None if all values are equal, which is no certainty."""
+        if len({*self.units}) < 2:
+            return None
         interval = estimates.t_interval(self.units)
         return resampling.corrected_interval(interval, len(self.units), self.test_per_train)
 
@@ -265,8 +267,11 @@ class Ablation:
 
     @cached_property
     def compared(self) -> list[Row]:
-        """All rows but the reference."""
-        return [row for row in self.rows if row is not self.reference]
+        """The rows that are compared with the reference: those on the same data."""
+        others = [row for row in self.rows if row is not self.reference]
+        if self.reference is None:
+            return others
+        return [row for row in others if on_the_same_data(row.runs, self.reference.runs)]
 
     @property
     def packs(self) -> tuple[str, ...]:
@@ -288,17 +293,12 @@ class Ablation:
 
     @cached_property
     def stronger_sanity(self) -> tuple[str, ...]:
-        """Sanity rows whose interval shows that they are better than the reference.
-
-        They show that the reference is under-trained.
-        """
-        found = []
-        for row in self.rows:
-            if row.variant not in self.grid.sanity or row.difference is None:
-                continue
-            if not row.difference.too_few and self.metric.is_better(row.difference.mean, 0.0):
-                found.append(row.variant)
-        return tuple(found)
+        """Sanity rows with the verdict better. They show that the reference is under-trained."""
+        return tuple(
+            row.variant
+            for row in self.rows
+            if row.variant in self.grid.sanity and row.verdict is Verdict.BETTER
+        )
 
 
 def several_packs(grid: Grid) -> tuple[str, ...]:
@@ -306,6 +306,15 @@ def several_packs(grid: Grid) -> tuple[str, ...]:
     if len(grid.packs) < 2:
         return ()
     return grid.packs
+
+
+def on_the_same_data(ours: Sequence[Run], theirs: Sequence[Run]) -> bool:
+    """Whether two rows were trained on the same data sets. True for runs of other tools."""
+    return _data_sets(ours) == _data_sets(theirs)
+
+
+def _data_sets(runs: Sequence[Run]) -> set[str]:
+    return {run.own_spec.config.data.name for run in runs if run.own_spec}
 
 
 def test_per_train(runs: Sequence[Run]) -> float:

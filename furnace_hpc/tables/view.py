@@ -73,7 +73,7 @@ def apply_view(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[
 
 
 def why_no_verdict(grid: Grid, runs: list[RunSpec], view: View) -> str:
-    """Why the table of a view has no star. Empty if it is the table of the grid itself.
+    """Why the table of a view has no mark. Empty if it is the table of the grid itself.
 
     The correction counts the rows of the grid as submitted. A view that is chosen after a look at
     the results would count fewer.
@@ -90,7 +90,7 @@ def why_no_verdict(grid: Grid, runs: list[RunSpec], view: View) -> str:
         return ""
     verb = "changes" if len(options) == 1 else "change"
     return (
-        f"No stars, verdicts and corrected p values, because {' and '.join(options)} {verb} what "
+        f"No marks, verdicts and corrected p values, because {' and '.join(options)} {verb} what "
         f"the grid compares. The grid's own table has them."
     )
 
@@ -135,9 +135,12 @@ def _with_metric(ablation: Ablation, metric: str, direction: Direction) -> Ablat
             replace(row, changes=old.changes) for row, old in zip(rows, ablation.rows, strict=True)
         ),
         notes=(),
+        effects=None,
+        ranks=None,
         why_no_verdict=(
             f"{metric} has no marks, verdicts and corrected p values, because the grid compares "
-            f"its rows by {ablation.grid.metric}."
+            f"its rows by {ablation.grid.metric}. Intervals are paired t intervals (95 %), not "
+            f"corrected for the number of rows."
         ),
         resolution=resolution,
     )

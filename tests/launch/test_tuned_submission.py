@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from login_study import command, pack, refused, write_grid
-from tables_study import notes
+from tables_study import finish, notes
 from tuned_study import FAILS, PRINTS, TUNE, end_trials, trials_of, tuned_grid
 
 from furnace_hpc.api.grid_table import make_table
@@ -18,9 +18,10 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.launch.follow_up import plan_after_trials
-from furnace_hpc.launch.plan import Plan, Scope
+from furnace_hpc.launch.plan import Action, Plan, Scope
 from furnace_hpc.launch.submission import read_scope, write_submission
 from furnace_hpc.monitor.run_status import observe
+from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records import declaration
@@ -35,7 +36,13 @@ ROOT = Path(__file__).parents[2]
 SEARCH = "optimizer.lr (log 0.0003 to 0.03) on seeds 100, 101 by val/digit/accuracy"
 
 
-def plan(path: Path, grid: Grid, *rows: str, seeds: tuple[int, ...] = (0, 1, 2)) -> Plan:
+def plan(
+    path: Path,
+    grid: Grid,
+    *rows: str,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    new_code: bool = False,
+) -> Plan:
     """The plan of `submit`."""
     chosen = [row for row in expand_rows(grid) if not rows or row.name in rows]
     options = Options(
@@ -47,7 +54,7 @@ def plan(path: Path, grid: Grid, *rows: str, seeds: tuple[int, ...] = (0, 1, 2))
         seeds=list(map(str, seeds)),
         retry=frozenset(),
         resume_with={},
-        new_code=False,
+        new_code=new_code,
         adopt=True,
         dry_run=False,
         prepare=False,
@@ -97,6 +104,23 @@ def test_a_follow_up_job_plans_the_table(tmp_path):
     assert found is not None
     assert {run.spec.config.optimizer.lr for run in found.to_do} == {0.01772}
     assert read_scope(write_submission(found)) is None
+
+
+def test_a_follow_up_job_keeps_to_new_code(tmp_path):
+    """Trials of older code choose nothing, and the table's runs of older code start again."""
+    grid, folder = tuned_grid(), GridFolder(tmp_path / "study")
+    for trials in trials_of(grid):
+        end_trials(trials, folder, 0.1, 0.2, 0.3, code_hash="01der")
+    for spec in plan(tmp_path, grid).runs:
+        finish(spec.spec, folder, code_hash="01der")
+    submission = submitted(tmp_path, grid, new_code=True)
+    assert followed(submission) is None
+    for trials in trials_of(grid):
+        end_trials(trials, folder, 0.1, 0.2, 0.3, code_hash=code_hash())
+    found = followed(submission)
+    assert found is not None
+    assert {run.action for run in found.runs} == {Action.RESTART}
+    assert len(found.to_do) == 6
 
 
 def test_cancelled_rows_do_not_continue(tmp_path):

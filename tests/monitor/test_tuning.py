@@ -1,6 +1,7 @@
 """Choosing values when trials have ended: ties, failures, retries, and one choice only."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -134,8 +135,14 @@ def test_new_code_sets_an_old_choice_aside(tmp_path):
         FULL: "tuning 0/6",
     }
     assert len(list(folder.tuning.iterdir())) == 2
-    stage(folder, code="0ther")
-    assert sorted(path.suffixes for path in folder.tuning.iterdir()) == [[".1", ".json"]] * 2
+    assert len(stage(folder, code="0ther").waiting) == 2
+    assert len(list(folder.tuning.iterdir())) == 2  # until there is a new choice
+    for run in base.runs:
+        shutil.rmtree(folder.run(run.run_id).path)
+    end_trials(base, folder, 0.3, 0.2, 0.1, code_hash="0ther")
+    assert stage(folder, code="0ther").choices[BASE].trial == 1
+    names = sorted("".join(path.suffixes) for path in folder.tuning.iterdir())
+    assert names == [".1.json", ".json", ".json"]
 
 
 def test_another_space_is_another_choice(tmp_path):

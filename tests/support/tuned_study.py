@@ -35,7 +35,7 @@ def rows_of(grid: Grid) -> list[GridRow]:
     return expand_rows(grid)
 
 
-def end_trials(trials: Trials, folder: GridFolder, *results: Any) -> None:
+def end_trials(trials: Trials, folder: GridFolder, *results: Any, **changes: Any) -> None:
     """End the runs of the first trials: a value for all seeds of one, or a list of values."""
     for trial, of_trial in zip(trials.trials, results, strict=False):
         values = of_trial if isinstance(of_trial, list) else [of_trial] * len(trial.runs)
@@ -43,7 +43,7 @@ def end_trials(trials: Trials, folder: GridFolder, *results: Any) -> None:
             if value is FAILS:
                 fail(run, folder, "FloatingPointError: the loss is nan")
             else:
-                finish(run, folder, metrics={"val/digit/accuracy": value})
+                finish(run, folder, metrics={"val/digit/accuracy": value}, **changes)
 
 
 def folder_at(path: Path) -> GridFolder:

@@ -10,7 +10,7 @@ from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.resume_overrides import read_overrides
-from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.collect import collect, with_verdicts
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells, headings
@@ -168,10 +168,22 @@ def test_reference_better_than_its_sanity_rows(tmp_path):
     ablation = complete(tmp_path, sanity=["specific_only"])
     assert ablation.stronger_sanity == ()
     assert "under-trained" not in to_markdown(ablation)
-    worse = replace(
-        ablation, grid=ablation.grid.model_copy(update={"direction": "min", "sanity": ("full",)})
-    )
+    grid = ablation.grid.model_copy(update={"direction": "min", "sanity": ("full",)})
+    worse = replace(ablation, grid=grid, rows=with_verdicts(ablation.rows, grid))
     assert worse.stronger_sanity == ()
+
+
+def test_runs_that_are_missing_show_no_under_training(tmp_path):
+    """The better runs may be those that remain. A view decides nothing either."""
+    ablation = complete(tmp_path, sanity=["full"])
+    assert ablation.stronger_sanity == ("full",)
+    grid = ablation.grid
+    rows = [replace(row, runs=row.runs[:4]) for row in ablation.rows]
+    gap = replace(rows[3].runs[0], value=None, result=None)
+    rows[3] = replace(rows[3], runs=(gap, *rows[3].runs[1:]))
+    assert replace(ablation, rows=with_verdicts(tuple(rows), grid)).stronger_sanity == ()
+    view = replace(ablation, rows=tuple(replace(row, verdict=None) for row in ablation.rows))
+    assert view.stronger_sanity == ()
 
 
 @pytest.mark.parametrize(

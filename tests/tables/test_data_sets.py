@@ -193,3 +193,13 @@ def test_packs_of_another_tool_are_data_sets(tmp_path):
     ranks = table_of(tmp_path / "runs.csv", pack="pack").ranks
     assert ranks.mean_ranks == {"base": 3, "mid": 2, "top": 1}
     assert ranks.friedman_p == pytest.approx(stats.chi2.sf(12, 2))
+
+
+def test_rows_on_other_data_have_no_verdict(tmp_path):
+    """A data set is not better than another one. Only rows on the reference's data are compared."""
+    ablation = table(tmp_path)
+    compared = [row.variant for row in ablation.compared]
+    assert compared == ["name-set0_alpha-0.25", "name-set0_alpha-0.5"]
+    others = [row for row in ablation.rows if not row.variant.startswith("name-set0")]
+    assert {(row.difference, row.verdict) for row in others} == {(None, None)}
+    assert "no difference and no verdict: other data than the reference" in notes(ablation)

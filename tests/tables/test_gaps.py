@@ -90,6 +90,7 @@ def test_bound_of_the_difference_worked_by_hand(tmp_path):
         ("test/genre/map", (0, 1)),
         ("test/digit/loss", None),
         ("test/genre/d_prime", None),
+        ("mape", None),
     ],
 )
 def test_metrics_with_limits(name, limits):

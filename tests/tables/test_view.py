@@ -132,7 +132,7 @@ def test_a_view_has_no_star_and_says_why(tmp_path, view, options):
     assert {row.holm_p for row in cells} == {"\u2013"}
     assert any("[" in row.difference for row in cells)
     text = " ".join(caption(ablation, ("holm_p",)))
-    assert f"No stars, verdicts and corrected p values, because {options}" in text
+    assert f"No marks, verdicts and corrected p values, because {options}" in text
     assert "p < .05" not in text
     assert "*" not in to_markdown(ablation).replace("**", "").replace("f\\*", "")
 

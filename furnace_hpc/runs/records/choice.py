@@ -96,6 +96,14 @@ def _numbers(choice: Choice) -> set[int]:
     return {tried.trial for tried in choice.trials}
 
 
+def set_aside(folder: GridFolder, trials: Trials) -> None:
+    """Rename the file of a choice that rests on older code. Nothing is deleted."""
+    path, number = path_of(folder, trials), 1
+    while (target := path.with_name(f"{path.stem}.{number}.json")).exists():
+        number += 1
+    path.rename(target)
+
+
 def write_choice(folder: GridFolder, trials: Trials, choice: Choice) -> Choice:
     """Write a choice, unless another process has written one. Return the one in the file."""
     path = path_of(folder, trials)

@@ -75,8 +75,8 @@ def main_sentences(ablation: Ablation) -> list[str]:
     found = [short_caption(ablation)]
     if ablation.why_no_verdict:
         found.append(ablation.why_no_verdict)
-    elif not any(row.verdict in MARKS for row in ablation.rows) and ablation.compared:
-        found.append("No row has a mark. That is no proof that rows are equal.")
+    else:
+        found += _without_marks(ablation)
     found += _optimistic(ablation)
     if ablation.source is not None:
         found.append(NOT_CHECKED)
@@ -98,11 +98,13 @@ def short_caption(ablation: Ablation) -> str:
         if any(row.test_per_train for row in ablation.rows):
             shared = ", corrected for shared samples (Nadeau and Bengio)"
     else:
-        n += " seeds"
-    marks = f" {_marks()}" * (not ablation.why_no_verdict)
+        n += " seed" if n == "1" else " seeds"
+    marks = ""
+    if _has_intervals(ablation) and not ablation.why_no_verdict:
+        marks = f" {_marks()}"
     tuned = "".join(f" {sentence}" for sentence in _tuned_shortly(ablation))
     return (
-        f"{ablation.metric.name}: {spread}, n = {n}; difference to {ablation.grid.reference} with "
+        f"{ablation.metric.name}: {spread}, n = {n}; difference to {ablation.grid.reference} "
         f"{_interval_words(ablation)}{shared}.{marks}{tuned}"
     )
 
@@ -116,10 +118,16 @@ def _tuned_shortly(ablation: Ablation) -> Iterator[str]:
 
 def _interval_words(ablation: Ablation) -> str:
     """What the intervals of differences are."""
+    if not _has_intervals(ablation):
+        return "without intervals"
     if ablation.why_no_verdict:
-        return "a paired t interval (95 %, not corrected for the number of rows)"
+        return "with a paired t interval (95 %, not corrected for the number of rows)"
     rows = count(len(ablation.compared), "row")
-    return f"a simultaneous paired t interval (95 % for all together, Bonferroni, {rows})"
+    return f"with a simultaneous paired t interval (95 % for all together, Bonferroni, {rows})"
+
+
+def _has_intervals(ablation: Ablation) -> bool:
+    return any(row.difference and row.difference.shown for row in ablation.rows)
 
 
 def _marks() -> str:
@@ -213,12 +221,10 @@ def _pairs(ablation: Ablation) -> str:
     """How the difference is computed."""
     reference, interval = ablation.grid.reference, _interval_words(ablation)
     if not ablation.packs:
-        return (
-            f"Difference to {reference}: mean over the seeds that both rows have, with {interval}."
-        )
+        return f"Difference to {reference}: mean over the seeds that both rows have, {interval}."
     return (
         f"Difference to {reference}: runs on one pack with one seed form a pair. Pairs are "
-        f"averaged over the seeds of a pack, then over packs, with {interval}. "
+        f"averaged over the seeds of a pack, then over packs, {interval}. "
         f"Interval and tests count packs, because runs on one pack share its samples."
     )
 
@@ -238,12 +244,11 @@ def _verdicts(ablation: Ablation) -> Iterator[str]:
     if ablation.why_no_verdict:
         yield ablation.why_no_verdict
         return
-    if not any(row.difference and row.difference.shown for row in ablation.rows):
+    if not _has_intervals(ablation):
         yield "No row has an interval, so the table decides nothing."
         return
     yield _marks()
-    if not any(row.verdict in MARKS for row in ablation.rows):
-        yield "No row has a mark. That is no proof that rows are equal."
+    yield from _without_marks(ablation)
     if ablation.grid.sesoi is not None:
         effect = ablation.metric.scale.show_amount(ablation.grid.sesoi)
         yield (
@@ -251,6 +256,12 @@ def _verdicts(ablation: Ablation) -> Iterator[str]:
             f"{effect} (sesoi)."
         )
     yield "Undecided: the runs show neither, or a run of the row or the reference is missing."
+
+
+def _without_marks(ablation: Ablation) -> Iterator[str]:
+    verdicts = {row.verdict for row in ablation.rows}
+    if Verdict.UNDECIDED in verdicts and not verdicts & MARKS.keys():
+        yield "No row has a mark. That is no proof that rows are equal."
 
 
 def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:

@@ -185,20 +185,37 @@ def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
     """What the verdicts count, and on what they rest."""
     if ablation.why_no_verdict:
         return
-    yield "The correction counts these effects. The rows above are corrected for themselves."
+    yield (
+        "The correction counts these effects. The rows above are corrected for themselves. So "
+        "without any difference, 8 to 9 % of such studies have a mark in one of the two tables."
+    )
     if _interactions(found):
         yield (
             "A better (worse) interaction: together the changes give more (less) than the sum of "
             "their effects."
         )
-    marked = [effect for effect in found.effects if effect.verdict in MARKS]
-    tested = [found.difference for found in marked if found.difference]
-    floor, level = estimates.sign_flip_floor(max(found.num_units, 1)), ALPHA / len(found.effects)
-    if floor >= level and any(one.sign_flip_p is not None for one in tested):
-        yield (
-            f"The marks rest on normal differences: the exact sign-flip test cannot go below p "
-            f"{format_exact_p(floor)} here, and {format_p(level)} is needed."
-        )
+    yield from _normality(found)
+
+
+def _normality(found: FactorEffects) -> Iterator[str]:
+    """The marked effects that the exact sign-flip test does not confirm."""
+    level = ALPHA / len(found.effects)
+    exact = {
+        effect.name: effect.difference.sign_flip_p
+        for effect in found.effects
+        if effect.verdict in MARKS and effect.difference
+    }
+    rest = [name for name, p in exact.items() if p is not None and p >= level]
+    if not rest:
+        return
+    floor = estimates.sign_flip_floor(max(found.num_units, 1))
+    text = f"does not reach p {format_p(level)}, which is needed"
+    if floor >= level:
+        text = f"cannot go below p {format_exact_p(floor)} here, and {format_p(level)} is needed"
+    yield (
+        f"These marks rest on normal differences: {list_names(rest)}. The exact sign-flip test "
+        f"{text}."
+    )
 
 
 def _interactions(found: FactorEffects) -> list[Effect]:

@@ -14,8 +14,9 @@ LEVEL = 0.95  # of every interval in a table
 POWER = 0.8  # of a test with `pairs_needed` pairs
 MAX_SIGN_FLIP = 32  # pairs; 2^32 sign patterns are counted exactly from two halves of 2^16 sums
 MAX_PAIRS = 1000  # `pairs_needed` stops there
-# a spread of differences below this share of the largest value is float rounding
-SAME = 1e-9
+# A spread of differences below this share of the largest value is rounding. Trackers write
+# values in fp32, whose differences are wrong by up to 1.2e-7 of the larger value.
+SAME = 3e-7
 
 Interval = tuple[float, float]
 
@@ -41,11 +42,6 @@ class Difference:
     equivalence_p: float | None = None  # two one-sided tests against the smallest effect, corrected
     # whether the pairs share samples, so that more of them would not add independent ones
     shares_samples: bool = False
-
-    @property
-    def too_few(self) -> bool:
-        """Whether the pairs do not show which row is better: no interval, or one with zero."""
-        return self.shown is None or self.shown[0] <= 0 <= self.shown[1]
 
     @property
     def shown(self) -> Interval | None:

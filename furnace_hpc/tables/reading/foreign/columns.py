@@ -57,11 +57,12 @@ def find_columns(file: LinesFile, form: Format, query: Query) -> FileColumns:
         _check(file, row, ROWS, "--row")
         _check(file, seed, SEEDS, "--seed")
     value, metric = _values(file, form, query)
-    used = {row, seed}
+    pack = _named(file, form, query.pack, "--pack")
+    used = {row, seed, pack}
     return FileColumns(
         row=row,
         seed=seed,
-        pack=_named(file, form, query.pack, "--pack"),
+        pack=pack,
         value=value,
         metric=metric,
         run_name=form.run_name,

@@ -20,7 +20,7 @@ from furnace_hpc.tables.reading.foreign.tensorboard import event_runs
 
 MAX_RUNS = 100_000
 MAX_METRICS = 1000  # names that are kept for an error
-NO_VALUE = "no value"  # of a run whose history never has the metric
+NO_VALUE = "no value"  # of a run whose lines never have the metric
 MISSING = frozenset({"", "nan", "none", "null", "na", "n/a"})  # in lower case
 
 
@@ -71,13 +71,11 @@ class ForeignRuns:
                     f"{run.place}: more than {MAX_RUNS:,} runs. Give a file with one line per run"
                 )
             self.runs[run.key] = run
-        elif run.step is None or other.step is None:
-            raise _duplicate(run, other)
         elif run.problem == NO_VALUE:
             return
         elif other.problem == NO_VALUE:
             self.runs[run.key] = run
-        elif _file_of(run) != _file_of(other):
+        elif run.step is None or other.step is None or _file_of(run) != _file_of(other):
             raise _duplicate(run, other)
         elif run.step >= other.step:
             self.runs[run.key] = run
@@ -92,14 +90,9 @@ def read_foreign(paths: Sequence[Path], query: Query) -> ForeignRuns:
     found = ForeignRuns(query)
     for path in _files(paths):
         _read_file(path, found)
-    if not found.runs and found.metrics:
-        raise ConfigError(
-            f"{_list(paths)}: --metric {query.metric}: no run has this metric; "
-            f"{nearest(query.metric, found.metrics)}"
-        )
-    if not found.runs:
+    if not found.runs and not found.metrics:
         raise ConfigError(f"{_list(paths)}: no runs, only a header. Export the runs again")
-    if found.of_last_step and all(run.problem == NO_VALUE for run in found.runs.values()):
+    if all(run.problem == NO_VALUE for run in found.runs.values()):
         raise ConfigError(
             f"{_list(paths)}: --metric {query.metric}: no run has this metric; "
             f"{nearest(query.metric, found.metrics)}"
@@ -151,6 +144,8 @@ def _read_file(path: Path, found: ForeignRuns) -> None:
             name = str(values.get(columns.metric))
             _remember(found, name)
             if name != found.query.metric:
+                key = _key(file.place(number), values, columns, _name_of(values, columns, form))
+                found.add(ForeignRun(key, file.place(number), None, NO_VALUE))
                 continue
         found.add(_run_of(file.place(number), values, columns, form, found.query.metric))
 
@@ -182,10 +177,7 @@ def _run_of(
     place: str, values: Values, columns: FileColumns, form: Format, metric: str
 ) -> ForeignRun:
     """The run of one line, or one step of a run."""
-    name = form.file_run
-    if columns.run_name is not None:
-        name = _text(values.get(columns.run_name)) or name
-    key = _key(place, values, columns, name)
+    key = _key(place, values, columns, _name_of(values, columns, form))
     run = ForeignRun(key, place)
     run.settings = {column: values.get(column) for column in columns.settings}
     if columns.step is not None:
@@ -197,7 +189,7 @@ def _run_of(
         run.problem = f"its state is {short(state)}"
         return run
     content = values.get(columns.value) if columns.value else None
-    if columns.step is not None and content is None:
+    if columns.step is not None and not _text(content):  # not logged at this step
         run.problem = NO_VALUE
         return run
     run.value = _number(place, metric, content)
@@ -205,6 +197,12 @@ def _run_of(
         shown = _text(content) or "empty"
         run.problem = f"{metric} is {shown}"
     return run
+
+
+def _name_of(values: Values, columns: FileColumns, form: Format) -> str | None:
+    """Name of the run of a line. None if neither the line nor the file has one."""
+    name = columns.run_name and _text(values.get(columns.run_name))
+    return name or form.file_run
 
 
 def _key(place: str, values: Values, columns: FileColumns, name: str | None) -> RunKey:
