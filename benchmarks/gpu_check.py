@@ -12,6 +12,7 @@ gpu_check.json, and the log of each part that failed.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,7 @@ def main() -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gpu_check-") as folder:
+        options.runs = folder
         options.data = options.data or _pack(Path(folder) / "tridigits")
         rows = _run_parts(options, out, time.monotonic() + options.limit_s)
     (out / "gpu_check.json").write_text(json.dumps(rows, indent=1))
@@ -85,6 +87,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=3600, help="time for all parts")
     parser.add_argument("--only", help="only parts whose name contains this")
     parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--runs", help=argparse.SUPPRESS)
     parser.add_argument("--argument", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -124,21 +127,23 @@ def _run_part(
     """Run one part in a child. Return what it has printed, and a FAIL if it has ended badly."""
     command = [sys.executable, str(Path(__file__).resolve()), "--part", part]
     command += ["--argument", argument, "--data", str(options.data), "--out", str(out)]
+    command += ["--runs", options.runs]
     if options.small:
         command.append("--small")
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     threads = os.environ.get("OMP_NUM_THREADS", "1")
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a session of its own, so that a part's own children can be killed with it
+    child = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads},
-            timeout=limit_s,
-            check=False,
-        )
-        lines, error, code = done.stdout.splitlines(), done.stderr, done.returncode
-    except subprocess.TimeoutExpired:
+        output, error = child.communicate(timeout=limit_s)
+        lines, code = output.splitlines(), child.returncode
+    except BaseException as problem:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        if not isinstance(problem, subprocess.TimeoutExpired):
+            raise
         lines, error, code = [], f"no answer within {limit_s:.0f} s", 124
     found = [json.loads(line) for line in lines if line.startswith('{"level"')]
     if code or not found:

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +54,7 @@ def resumes(options: argparse.Namespace) -> None:
 
 
 def _make_run(options: argparse.Namespace, name: str, changes: dict[str, Any]) -> Path:
-    """A run folder below a temporary folder of this process."""
+    """A run folder below the check's temporary folder."""
     from furnace_hpc.config.parsing.lookup import find_file, read_json
     from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
     from furnace_hpc.host import lifecycle
@@ -82,9 +80,7 @@ def _make_run(options: argparse.Namespace, name: str, changes: dict[str, Any]) -
         resources=Resources(),
         data_fingerprint=manifest["fingerprint"],
     )
-    place = Path(tempfile.gettempdir()) / f"gpu_check-{os.getuid()}" / str(os.getpid()) / "check"
-    shutil.rmtree(place / spec.run_id, ignore_errors=True)
-    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place = Path(tempfile.mkdtemp(dir=options.runs)) / "check"
     lifecycle.write_spec(str(place / spec.run_id), spec.model_dump_json())
     return place / spec.run_id
 

@@ -64,8 +64,8 @@ class Offload(_Closed):
     """Place of a ZeRO partition."""
 
     device: Literal["cpu"] = Field(description="cpu: in host memory")
-    pin_memory: bool = Field(
-        default=False, description="page-locked host memory (faster copies, needs CUDA)"
+    pin_memory: bool | None = Field(
+        default=None, description="page-locked host memory, for faster copies [only on a GPU]"
     )
 
 

@@ -52,20 +52,17 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
     return engine
 
 
-def deepspeed_config(
-    config: TrainConfig, world_size: int, pin_memory: bool = False
-) -> dict[str, Any]:
+def deepspeed_config(config: TrainConfig, world_size: int, on_gpu: bool = False) -> dict[str, Any]:
     """The run's DeepSpeed file, with batch sizes and gradient clipping from the run's config.
 
-    With `pin_memory`, what ZeRO keeps in host memory is page-locked, so that a GPU copies it
-    without waiting. It needs CUDA, and changes no number.
+    On a GPU, what ZeRO keeps in host memory is page-locked, so that copies do not wait, unless the
+    file says otherwise. That changes no number.
     """
     micro_batch_size, steps = accumulation_steps(config, world_size)
     content = config.deepspeed.model_dump(exclude_none=True)
-    if pin_memory:
-        for name in ("offload_optimizer", "offload_param"):
-            if name in content["zero_optimization"]:
-                content["zero_optimization"][name]["pin_memory"] = True
+    for name in ("offload_optimizer", "offload_param"):
+        if name in content["zero_optimization"]:
+            content["zero_optimization"][name].setdefault("pin_memory", on_gpu)
     return {
         **content,
         "train_batch_size": config.global_batch_size,

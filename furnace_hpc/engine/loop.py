@@ -125,6 +125,7 @@ class TrainingLoop:
         while True:
             stop_signal = self._step_boundary(saver)
             if stop_signal or self._progress.step == self._config.steps:
+                self._end_start()
                 return stop_signal
             self._train_one_step()
 
@@ -191,6 +192,10 @@ class TrainingLoop:
         self._verdict.at(progress.step)
         if progress.step == config.steps or progress.step % config.log_every == 0:
             self._record_training()
+        self._end_start()
+
+    def _end_start(self) -> None:
+        """Let the shorter time limit apply from the first step on, or from the end of training."""
         if self._is_starting:
             self._is_starting = False
             self._context.watchdog.end_start()

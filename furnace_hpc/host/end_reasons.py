@@ -126,7 +126,7 @@ def verdict_of_log(tail: str) -> Optional[EndReason]:
     if not verdict:
         return None
     pattern = dict(MESSAGES)[verdict]
-    line = next(line for line in words.splitlines() if pattern.search(line))
+    line = next((line for line in words.splitlines() if pattern.search(line)), words)
     return EndReason(verdict, line.strip()[:300])
 
 

@@ -1,5 +1,5 @@
 """Plan and submit runs: batch scripts, Slurm arrays, the local queue, and the entry point of ranks.
 
-It imports `monitor` and the packages below. Only `slurm_array.py` and `local_queue.py` import
-`submitit`. `drills`, `diagnostics` and commands import it.
+It imports `monitor` and the packages below. Only `slurm_array.py` imports `submitit`.
+`drills`, `diagnostics` and commands import it.
 """

@@ -183,14 +183,14 @@ def declare_plan(plan: Plan) -> None:
 
 def read_scope(submission: Submission) -> Scope | None:
     """What follows the trials of a submission. None if it has none."""
-    try:
-        return Scope(**json.loads(read_regular(submission.path / SCOPE)))
-    except FileNotFoundError:
+    path = submission.path / SCOPE
+    if not path.exists():
         return None
+    check_trusted(path, submission.path.parent.parent.parent)
+    try:
+        return Scope(**json.loads(read_regular(path)))
     except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{submission.path / SCOPE} is damaged ({error}). Submit the grid again"
-        ) from None
+        raise ConfigError(f"{path} is damaged ({error}). Submit the grid again") from None
 
 
 def write_specs(plan: Plan) -> None:

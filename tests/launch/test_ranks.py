@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,14 +185,17 @@ def test_runs_survive_the_end_of_the_server(place: Place):
 
 @pytest.mark.parametrize(
     ("how", "why"),
-    [("thread", "the rank server has 2 threads"), ("exit", "the rank server has ended")],
+    [
+        ("thread", "the rank server has 2 threads"),
+        ("exit", "the rank server has ended (see its log in the submission)"),
+    ],
 )
 def test_what_cannot_be_forked_is_a_fresh_process(
     place: Place, monkeypatch: pytest.MonkeyPatch, how: str, why: str
 ):
     monkeypatch.setenv("STUB_PRELOAD", how)
     assert place.wait(place.start("ok", 2)) == [0]
-    assert place.notes == [f"ok: a fresh process, because {why}"]
+    assert place.notes == [f"ok starts as a fresh process, because {why}"]
     assert "furnace_hpc.launch.rank_main" in place.rank("ok", 1)["command"]
     assert place.wait(place.start("ok-2")) == [0]
     assert len(place.servers) == 1  # it is not tried again
@@ -246,6 +250,25 @@ def test_killed_queue_leaves_no_process(tmp_path: Path, fresh: str):
     wait_until(lambda: not any(is_running(process.pid) for process in below))
     assert (run / "stopped-0").exists()
     assert (run / "stopped-1").exists()
+
+
+def test_requests_wait_while_the_socket_is_full(tmp_path: Path):
+    """Many runs are requested while the server imports torch. None may be lost."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ours.setblocking(False)
+    server = jobs._Server(0, ours)
+    for number in range(200):
+        task = Task(f"run-{number}", tmp_path, 1, {}, {}, False)
+        server.request(Job(task, number), tmp_path)
+    assert server.unsent
+    seen = []
+    while server.unsent or len(seen) < 200:
+        seen.append(json.loads(theirs.recv(jobs.MAX_MESSAGE))["number"])
+        assert server.receive() == []  # it sends what is left
+    assert seen == list(range(200))
+    ours.close()
+    theirs.close()
 
 
 def is_running(pid: int) -> bool:

@@ -15,6 +15,7 @@ from tuned_study import FAILS, PRINTS, TUNE, end_trials, trials_of, tuned_grid
 
 from furnace_hpc.api.grid_table import make_table
 from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.launch.follow_up import plan_after_trials
@@ -121,6 +122,14 @@ def test_a_follow_up_job_keeps_to_new_code(tmp_path):
     assert found is not None
     assert {run.action for run in found.runs} == {Action.RESTART}
     assert len(found.to_do) == 6
+
+
+def test_a_scope_that_others_can_change_is_refused(tmp_path):
+    """A follow-up job reads it, and it names the data and the rows."""
+    submission = submitted(tmp_path, tuned_grid())
+    (submission.path / "scope.json").chmod(0o666)
+    with pytest.raises(ConfigError, match=r"scope\.json"):
+        read_scope(submission)
 
 
 def test_cancelled_rows_do_not_continue(tmp_path):

@@ -96,8 +96,13 @@ def test_another_metric_has_no_verdict(written):
     assert text.endswith("]")
     assert written.locator("#table td.word").all_inner_texts() == [DASH] * 4
     assert "no marks, verdicts" in written.locator("#of-metric").inner_text()
+    assert "not corrected" in written.locator("#of-metric").inner_text()
     assert "not corrected" in written.locator("#differences").inner_text()
+    of_grid = written.locator(".of-grid")
+    assert of_grid.count() == 3  # verdicts, explanation and notes, effects
+    assert not any(text.is_visible() for text in of_grid.all())
     written.get_by_label("Metric").select_option("test/digit/accuracy")
+    assert all(text.is_visible() for text in of_grid.all())
     assert cells.nth(3).inner_text().endswith("]*")
     assert written.locator("#of-metric").inner_text() == ""
 

@@ -12,6 +12,7 @@ import shlex
 import signal
 import socket
 import sys
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,7 @@ class _Server:
     pid: int
     connection: socket.socket
     waiting: dict[int, Job] = field(default_factory=dict)
+    unsent: deque[bytes] = field(default_factory=deque)  # requests for which the socket was full
     ended: bool = False
     has_forked: bool = False
 
@@ -117,12 +119,20 @@ class _Server:
             "submission": str(submission),
             "environment": job.task.own,
         }
-        with suppress(OSError):
-            self.connection.send(json.dumps(content).encode())
+        self.unsent.append(json.dumps(content).encode())
+        self._send()
+
+    def _send(self) -> None:
+        """Send requests until the socket is full. It holds some 160 while the server imports."""
+        with suppress(OSError):  # full, or the server has ended, which `receive` finds out
+            while self.unsent:
+                self.connection.send(self.unsent[0])
+                self.unsent.popleft()
 
     def receive(self) -> list[tuple[Job, str]]:
         """Note the controllers that were forked. Return the jobs that were not, and why."""
         refused: list[tuple[Job, str]] = []
+        self._send()
         while not self.ended:
             try:
                 message = self.connection.recv(MAX_MESSAGE)
@@ -132,7 +142,10 @@ class _Server:
                 message = b""
             if not message:
                 self.stop()
-                refused += [(job, "the rank server has ended") for job in self.waiting.values()]
+                refused += [
+                    (job, "the rank server has ended (see its log in the submission)")
+                    for job in self.waiting.values()
+                ]
                 self.waiting.clear()
                 break
             answer = json.loads(message)
@@ -155,6 +168,7 @@ class _Server:
     def abandon(self) -> None:
         """Kill the server. A job that it has not forked counts as killed."""
         os.kill(self.pid, signal.SIGKILL)
+        self.unsent.clear()
         self.connection.setblocking(True)  # a controller may be about to answer
         for job, _ in self.receive():
             job.exit_code = 128 + signal.SIGKILL
@@ -205,7 +219,9 @@ class RankStarter:
         refused = [one for server in self._servers.values() for one in server.receive()]
         for job, _ in refused:
             job.pid = self._start_fresh(job.task)
-        return [f"{job.task.run_id}: a fresh process, because {why}" for job, why in refused]
+        return [
+            f"{job.task.run_id} starts as a fresh process, because {why}" for job, why in refused
+        ]
 
     def kill(self, job: Job) -> None:
         """Kill a job, also one that is not forked yet."""

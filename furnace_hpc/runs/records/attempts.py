@@ -40,7 +40,7 @@ class Attempt(BaseModel):
     cluster: str = Field(default="", description="Slurm's name of the cluster")
     nodelist: str = Field(default="", description="nodes of its job in Slurm's form: `node[1-2]`")
     blamed: tuple[str, ...] = Field(
-        default=(), description="nodes whose ranks hung; empty if not known"
+        default=(), description="nodes whose ranks hung or whose GPU failed; empty if not known"
     )
     holder: dict[str, Any] | None = Field(
         default=None, description="the process that starts and ends the attempt"

@@ -100,7 +100,7 @@ def effects_html(ablation: Ablation) -> Iterator[str]:
     about = html(" ".join(_caption(ablation, ablation.effects)))
     yield "\n".join(
         [
-            '<section aria-labelledby="effects-title">',
+            '<section class="of-grid" aria-labelledby="effects-title">',
             f'<h2 id="effects-title">{TITLE}</h2>',
             '<div class="wide" tabindex="0" role="region" aria-labelledby="effects-title">',
             f'<table class="effects"><thead><tr>{head}</tr></thead>',

@@ -212,6 +212,7 @@ function showMetric(number) {
   for (const other of heads) other.removeAttribute("aria-sort");
   body.append(...rows);
   document.getElementById("of-metric").textContent = view.why_no_verdict;
+  for (const text of document.querySelectorAll(".of-grid")) text.hidden = number > 0;
   drawCharts();
 }
 

@@ -1,6 +1,7 @@
 """The first sections of the report: verdicts, the table with its notes, and the charts.
 
 A section is a function that yields HTML, or nothing if there is no data. `report.py` lists them.
+Text of the class `of-grid` is hidden while the page shows another metric than the grid's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ def verdicts(ablation: Ablation) -> Iterator[str]:
     yield f"""<section class="first" aria-labelledby="verdict-title">
 <div>
 <h2 id="verdict-title">Verdict</h2>
-{_verdicts(ablation)}
+<div class="of-grid">{_verdicts(ablation)}</div>
 </div>
 <div id="differences"></div>
 </section>"""
@@ -48,11 +49,13 @@ autocomplete="off" spellcheck="false"></label>
 </table>
 </div>
 <p id="of-metric" class="about"></p>
+<div class="of-grid">
 <p class="about">{brief}</p>
 <details><summary>How to read this table</summary>
 <p class="about">{explanation}</p>
 </details>
 {_notes(ablation)}
+</div>
 <p id="copies" class="about copies" hidden>Copy the table as </p>
 </section>"""
 
