@@ -59,6 +59,7 @@ class Case:
     resolution: float = 0.0  # 1 / number of test samples
     search: str = ""  # views that are tried for a star: `row`, or `row and seeds`
     first_look: int = 0  # seeds of a first table; the others are added if it has no star
+    is_factorial: bool = False  # whether rows are 2 x 2 combinations, whose effects count too
     shows: str = ""  # if it shows a fault or a choice against which the product decides
 
 
@@ -76,6 +77,10 @@ class Study:
             "metric": METRIC,
             "variants": {f"row{n}": {"loss.alpha": n / 100} for n in range(case.rows + 1)},
         }
+        if case.is_factorial:
+            alpha, beta = {"loss.alpha": 0.5}, {"loss.beta": 0.3}
+            rows = ({}, alpha, beta, alpha | beta)
+            content["variants"] = {f"row{number}": row for number, row in enumerate(rows)}
         self.grid = Grid.model_validate(content)
         prints = {name: f"{number:016x}" for number, name in enumerate(self.grid.packs)}
         self.specs = expand(self.grid, prints)
@@ -269,6 +274,9 @@ def cases() -> Iterator[Case]:
         )
     for rows in (3, 8, 60):
         yield Case(f"{rows} rows, 5 seeds", normal(), seeds=5, rows=rows)
+    for n in (3, 5, 10):
+        name = f"2 x 2 rows, {n} seeds, with the effects of the factors"
+        yield Case(name, normal(), seeds=n, rows=3, is_factorial=True)
     yield Case("8 rows, 5 seeds, --where the best row", normal(), seeds=5, rows=8, search="row")
     yield Case(
         "8 rows, 5 seeds, --where the best row and 4 seeds",
@@ -315,6 +323,14 @@ def searched(study: Study, values: Values, differences: list[Difference]) -> boo
     return False
 
 
+def has_mark(table: Ablation) -> bool:
+    """Whether a row or an effect of a factor has a star."""
+    assert table.effects
+    found = [row.verdict for row in table.compared]
+    found += [effect.verdict for effect in table.effects.effects]
+    return any(one in MARKED for one in found)
+
+
 def simulate(case: Case, simulations: int) -> dict[str, object]:
     """One line of the result."""
     generator, study = np.random.default_rng(0), Study(case)
@@ -331,7 +347,9 @@ def simulate(case: Case, simulations: int) -> dict[str, object]:
         found = [difference.interval for difference in differences if difference.interval]
         given += len(found)
         covered += sum(low <= 0 <= high for low, high in found)
-        if case.search:
+        if case.is_factorial:
+            stars += has_mark(study.table(values))
+        elif case.search:
             stars += searched(study, values, differences)
         else:
             stars += any(judge(difference, True) in MARKED for difference in differences)

@@ -10,7 +10,7 @@ from furnace_hpc.engine.deepspeed_engine import deepspeed_config
     ("chosen", "on_gpu", "pinned"),
     [(None, True, True), (None, False, False), (False, True, False), (True, False, True)],
 )
-def test_host_memory_is_page_locked_on_gpus_unless_refused(chosen, on_gpu, pinned):
+def test_host_memory_is_page_locked_on_gpus(chosen, on_gpu, pinned):
     key = "deepspeed__zero_optimization__offload_optimizer__pin_memory"
     config = make_config("zero3_offload", **{key: chosen})
     zero = deepspeed_config(config, 1, on_gpu)["zero_optimization"]

@@ -32,7 +32,7 @@ def test_rows_without_common_seeds_lack_nothing(tmp_path):
     assert "no common seed" in notes_of(ablation)
 
 
-def test_a_run_of_a_long_file_without_the_metric_is_missing(tmp_path):
+def test_a_run_without_the_metric_is_missing(tmp_path):
     lines = [
         line
         for line in long_lines()
@@ -43,7 +43,7 @@ def test_a_run_of_a_long_file_without_the_metric_is_missing(tmp_path):
     assert ablation.rows[1].gaps == "1 of 4 failed"
 
 
-def test_empty_cells_of_a_history_in_csv_are_not_logged(tmp_path):
+def test_empty_cells_of_a_history_are_not_logged(tmp_path):
     lines = []
     for line in wide_lines():
         run = f"{line['variant']}-s{line['seed']}"
