@@ -24,6 +24,7 @@ from furnace_hpc.tables.reading.costs import costs_of_attempts
 from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.reading.run_files import Record, read_record
 from furnace_hpc.tables.statistics import estimates, resampling
+from furnace_hpc.tables.statistics.factorial import FactorEffects, judge_effects
 from furnace_hpc.tables.statistics.verdicts import Verdict, judge, with_family
 from furnace_hpc.tables.table import (
     Ablation,
@@ -83,8 +84,9 @@ def collect(
     if grid.tune and not by:  # their column has the chosen values
         settings_of = partial(_settings_of, tuned=tuple(grid.tune.space))
     rows = compare_rows(named, grid.reference, by, settings_of, resolution)
+    effects = factor_effects(grid, rows, resolution)
     if not why_no_verdict:
-        rows = with_verdicts(rows, grid)
+        rows, effects = judge_table(rows, grid, effects)
     ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     return Ablation(
@@ -94,7 +96,7 @@ def collect(
         records,
         why_no_verdict=why_no_verdict,
         resolution=resolution,
-        effects=factor_effects(grid, rows, resolution, has_verdicts=not why_no_verdict),
+        effects=effects,
         ranks=ranks,
     )
 
@@ -231,7 +233,14 @@ def compare_rows(
 
 
 def with_verdicts(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
-    """The rows with their verdicts, corrected for their number.
+    """The rows of a table without effects of factors, with their verdicts."""
+    return judge_table(rows, grid, None)[0]
+
+
+def judge_table(
+    rows: tuple[Row, ...], grid: Grid, effects: FactorEffects | None
+) -> tuple[tuple[Row, ...], FactorEffects | None]:
+    """The rows and the effects with their verdicts, corrected together for their number.
 
     A row without values counts too, so that missing runs change no verdict of another row. A row
     that lacks a run, or whose reference does, is undecided: the runs that remain may be the better
@@ -247,19 +256,28 @@ def with_verdicts(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
         or (row is not reference and on_the_same_data(row.runs, reference.runs))
     }
     if not compared:
-        return rows
+        return rows, effects
     sesoi = grid.sesoi and grid.sesoi / metric.scale.factor
-    corrected = with_family([row.difference for row in rows], len(compared), sesoi)
+    differences, family, other_p = [row.difference for row in rows], len(compared), []
+    if effects:
+        differences += [effect.difference for effect in effects.effects]
+        family += effects.num_comparisons
+        other_p = [test.p for test in effects.tests if test.p is not None]
+    corrected = with_family(differences, family, sesoi, other_p)
+    if effects:
+        of_others = estimates.holm_of_others(differences, family, other_p)
+        of_effects = corrected[len(rows) :]
+        effects = judge_effects(effects, of_effects, of_others, metric.direction == "max")
     reference_has_gaps = reference is not None and bool(reference.gaps)
     found = []
-    for row, difference in zip(rows, corrected, strict=True):
+    for row, difference in zip(rows, corrected[: len(rows)], strict=True):
         verdict: Verdict | None = None
         if row.variant in compared:
             verdict = Verdict.UNDECIDED
             if not row.gaps and not reference_has_gaps:
                 verdict = judge(difference, metric.direction == "max")
         found.append(replace(row, difference=difference, verdict=verdict))
-    return tuple(found)
+    return tuple(found), effects
 
 
 def difference_of(

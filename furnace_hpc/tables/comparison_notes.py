@@ -113,7 +113,8 @@ def _single_pairs(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
 def _rests_on_normality(rows: Sequence[Row]) -> Iterator[Note]:
     """Marks that the exact sign-flip test does not confirm at the corrected level."""
     compared = [row for row in rows if row.verdict]
-    level = ALPHA / max(1, len(compared))
+    family = _family(compared)
+    level = ALPHA / family
     found: dict[str, list[str]] = {}
     for row in compared:
         difference = row.difference
@@ -130,8 +131,8 @@ def _rests_on_normality(rows: Sequence[Row]) -> Iterator[Note]:
         found.setdefault(text, []).append(row.variant)
     for text, variants in found.items():
         needed = ""
-        if len(compared) > 1:
-            needed = f", and {count(len(compared), 'row')} need p {format_p(level)}"
+        if family > 1:
+            needed = f", and {_family_words(compared)} need p {format_p(level)}"
         yield Note(f"rests on normality: the exact sign-flip test {text}{needed}", tuple(variants))
 
 
@@ -148,7 +149,7 @@ def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
         return
     scale = Metric(grid.metric, grid.direction).scale
     differences = [row.difference for row in compared]
-    found = pairs_to_resolve(differences, len(compared), grid.sesoi / scale.factor)
+    found = pairs_to_resolve(differences, _family(compared), grid.sesoi / scale.factor)
     if found is None:
         return
     number, deviation = found
@@ -157,10 +158,21 @@ def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     if number is not None:
         start = f"about {count(number, unit)} resolve {effect}"
     yield Note(
-        f"{start}: paired t test at 5 %, corrected for {count(len(compared), 'row')}, power "
-        f"{100 * estimates.POWER:.0f} %, pooled standard deviation of the differences "
+        f"{start}: paired t test at 5 %, corrected for {_family_words(compared)}, "
+        f"power {100 * estimates.POWER:.0f} %, pooled standard deviation of the differences "
         f"{scale.factor * deviation:.2g}"
     )
+
+
+def _family(compared: Sequence[Row]) -> int:
+    """Number of comparisons of the table that are corrected together."""
+    return max((row.difference.family for row in compared if row.difference), default=0) or 1
+
+
+def _family_words(compared: Sequence[Row]) -> str:
+    """`3 rows`, or `6 comparisons` if effects of factors are corrected with the rows."""
+    family = _family(compared)
+    return count(family, "row" if family == len(compared) else "comparison")
 
 
 def _unit(row: Row) -> str:

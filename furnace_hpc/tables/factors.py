@@ -1,55 +1,114 @@
-"""Find tables whose rows are all combinations of the levels of factors, and their effects."""
+"""Find tables whose rows are all combinations of the levels of factors, and their effects.
 
-from collections.abc import Sequence
+If the rows are no full product, find its 2 x 2 parts: the reference, two rows, and the row that has
+the changes of both.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from math import prod
+from typing import NamedTuple
 
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.statistics import factorial
-from furnace_hpc.tables.statistics.factorial import CellValues, Factor, FactorEffects
-from furnace_hpc.tables.table import Row, test_per_train, units_of
+from furnace_hpc.tables.statistics.factorial import Factor, FactorEffects
+from furnace_hpc.tables.statistics.interactions import CellValues
+from furnace_hpc.tables.table import Draw, Row, test_per_train, units_of
 from furnace_hpc.tables.text import format_value
 
 SEVERAL = "several values"  # of a setting that differs between the runs of a row
 DATA = "data.name"  # rows on different data are no factor
+MAX_PARTS = 10  # 2 x 2 parts; with more, their correction would widen all intervals of the table
+
+
+class Part(NamedTuple):
+    """A 2 x 2 part of a table, beside the reference."""
+
+    first: Row
+    second: Row
+    both: Row
+
+    @property
+    def name(self) -> str:
+        """The three rows: `full: alpha_only x beta_only`."""
+        return f"{self.both.variant}: {self.first.variant} x {self.second.variant}"
 
 
 def factor_effects(
-    grid: Grid, rows: Sequence[Row], resolution: float = 0.0, has_verdicts: bool = True
+    grid: Grid, rows: Sequence[Row], resolution: float = 0.0
 ) -> FactorEffects | None:
-    """The effects of the factors. None if the rows are not a full product of two factors or more.
+    """The effects of the factors, without verdicts.
 
-    Sanity rows are no part of the product. All other rows need the same planned draws.
+    None if the rows are not a full product of two factors or more, and contain no 2 x 2 part.
+    Sanity rows are no part of a product. The rows of a product need the same planned draws.
 
     Args:
         grid: the grid as the table shows it.
         rows: all rows of the table.
         resolution: smallest possible change of a value. 0 if unknown.
-        has_verdicts: whether the effects have verdicts and simultaneous intervals.
     """
     chosen = [row for row in rows if row.variant not in grid.sanity]
     chosen.sort(key=lambda row: row.variant != grid.reference)  # the reference is the first
     if not chosen or chosen[0].variant != grid.reference:
         return None
     draws = {run.draw for run in chosen[0].runs}
-    if any({run.draw for run in row.runs} != draws for row in chosen):
-        return None
-    found = _full_product(chosen)
+    ratio = test_per_train(chosen[0].runs)
+    with_same_draws = [row for row in chosen if {run.draw for run in row.runs} == draws]
+    found = None
+    if len(with_same_draws) == len(chosen):
+        found = _full_product(chosen)
     if found is None:
-        return None
-    factors, combinations = found
-    cells, num_units = _values_of(chosen, combinations)
-    effects = factorial.estimate(
-        list(factorial.contrasts(factors, cells)), resolution, test_per_train(chosen[0].runs)
+        return _effects_of_parts(with_same_draws, resolution, ratio)
+    factors, combinations_of_rows = found
+    common = _common_draws(chosen)
+    cells = _cells(dict(zip(combinations_of_rows, chosen, strict=True)), common)
+    return FactorEffects(
+        tuple(factors),
+        tuple(factorial.estimate(list(factorial.contrasts(factors, cells)), resolution, ratio)),
+        len(cells[combinations_of_rows[0]]),
+        _gaps(chosen),
+        tuple(row.variant for row in rows if row.variant in grid.sanity),
+        tuple(factorial.omnibus_tests(factors, cells, resolution, ratio)),
     )
-    runs = tuple(run for row in chosen for run in row.runs)
-    gaps = Row("", runs, (), None).gaps
-    if has_verdicts:
-        metric = Metric(grid.metric, grid.direction)
-        sesoi = grid.sesoi and grid.sesoi / metric.scale.factor
-        effects = factorial.judge_effects(effects, metric.direction == "max", sesoi, bool(gaps))
-    left_out = tuple(row.variant for row in rows if row.variant in grid.sanity)
-    return FactorEffects(tuple(factors), tuple(effects), num_units, gaps, left_out)
+
+
+def _effects_of_parts(rows: Sequence[Row], resolution: float, ratio: float) -> FactorEffects | None:
+    """The interactions in the 2 x 2 parts. None without parts, or with more than MAX_PARTS."""
+    parts = list(_parts(rows))
+    if not parts or len(parts) > MAX_PARTS:
+        return None
+    reference = rows[0]
+    used = list({row.variant: row for part in parts for row in (reference, *part)}.values())
+    common, found = _common_draws(used), []
+    for part in parts:
+        of_part = {(0, 0): reference, (1, 0): part.first, (0, 1): part.second, (1, 1): part.both}
+        found.append(factorial.part_contrast(part.name, _cells(of_part, common)))
+    effects = tuple(factorial.estimate(found, resolution, ratio))
+    num_units = len(units_of({draw: reference.values[draw] for draw in common}))
+    return FactorEffects((), effects, num_units, _gaps(used))
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[Part]:
+    """The 2 x 2 parts that contain the reference, in the order of the rows."""
+    changes = {row.variant: _change_texts(row) for row in rows[1:]}
+    known = [row for row in rows[1:] if changes[row.variant]]
+    by_changes = {frozenset(changes[row.variant].items()): row for row in known}
+    for first, second in combinations(known, 2):
+        one, other = changes[first.variant], changes[second.variant]
+        if one.keys() & other.keys():
+            continue
+        both = by_changes.get(frozenset((one | other).items()))
+        if both is not None:
+            yield Part(first, second, both)
+
+
+def _change_texts(row: Row) -> dict[str, str]:
+    """Key -> value of what the row changes. Empty if it cannot be in a part."""
+    texts = {change.key: format_value(change.value) for change in row.changes}
+    sides = [side for change in row.changes for side in (change.reference, change.value)]
+    if DATA in texts or SEVERAL in map(format_value, sides):
+        return {}
+    return texts
 
 
 def _full_product(rows: Sequence[Row]) -> tuple[list[Factor], list[tuple[int, ...]]] | None:
@@ -67,15 +126,16 @@ def _full_product(rows: Sequence[Row]) -> tuple[list[Factor], list[tuple[int, ..
         texts[key] = list(dict.fromkeys(values))
         levels = tuple(texts[key].index(value) for value in values)
         by_levels.setdefault(levels, []).append(key)
-    combinations = list(zip(*by_levels, strict=True))
+    combinations_of_rows = list(zip(*by_levels, strict=True))
     num_combinations = prod(max(levels) + 1 for levels in by_levels)
-    if len(by_levels) < 2 or not len(rows) == len(set(combinations)) == num_combinations:
+    num_different = len(set(combinations_of_rows))
+    if len(by_levels) < 2 or not len(rows) == num_different == num_combinations:
         return None
     factors = [
         Factor(tuple(keys), tuple(zip(*(texts[key] for key in keys), strict=True)))
         for keys in by_levels.values()
     ]
-    return factors, combinations
+    return factors, combinations_of_rows
 
 
 def _value(row: Row, key: str, reference: object) -> str:
@@ -84,13 +144,18 @@ def _value(row: Row, key: str, reference: object) -> str:
     return format_value(changed.get(key, reference))
 
 
-def _values_of(
-    rows: Sequence[Row], combinations: Sequence[tuple[int, ...]]
-) -> tuple[CellValues, int]:
-    """The values of each combination over the draws that all rows have, and their number."""
-    draws = [draw for draw in rows[0].values if all(draw in row.values for row in rows)]
-    cells = {
-        levels: units_of({draw: row.values[draw] for draw in draws})
-        for row, levels in zip(rows, combinations, strict=True)
+def _common_draws(rows: Sequence[Row]) -> list[Draw]:
+    """The draws for which all rows have a value."""
+    return [draw for draw in rows[0].values if all(draw in row.values for row in rows)]
+
+
+def _cells(rows: Mapping[tuple[int, ...], Row], draws: Sequence[Draw]) -> CellValues:
+    """The values of each combination over these draws."""
+    return {
+        levels: units_of({draw: row.values[draw] for draw in draws}) for levels, row in rows.items()
     }
-    return cells, len(cells[combinations[0]])
+
+
+def _gaps(rows: Sequence[Row]) -> str:
+    """The runs without a value."""
+    return Row("", tuple(run for row in rows for run in row.runs), (), None).gaps

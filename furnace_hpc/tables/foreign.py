@@ -15,7 +15,7 @@ from furnace_hpc.config.metrics import Direction, metric_direction
 from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.state import RunState, RunStatus
-from furnace_hpc.tables.collect import compare_rows, with_verdicts
+from furnace_hpc.tables.collect import compare_rows, judge_table
 from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
 from furnace_hpc.tables.factors import SEVERAL, factor_effects
 from furnace_hpc.tables.notes import notes_of_values
@@ -79,7 +79,8 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         of_runs = settings[of_row[0].spec.variant]
         return dict.fromkeys(of_runs[0], SEVERAL) | _common(of_runs)
 
-    rows = with_verdicts(compare_rows(named, reference, settings_of=settings_of), grid)
+    rows = compare_rows(named, reference, settings_of=settings_of)
+    rows, effects = judge_table(rows, grid, factor_effects(grid, rows))
     ranks = rank_over_data_sets(grid, rows, settings_of)
     notes = [
         *notes_of_values(grid, rows),
@@ -93,7 +94,7 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         tuple(notes),
         no_records(),
         source=_source(wanted, found),
-        effects=factor_effects(grid, rows),
+        effects=effects,
         ranks=ranks,
     )
 

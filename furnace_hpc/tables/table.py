@@ -26,6 +26,7 @@ from furnace_hpc.tables.statistics import estimates, resampling
 from furnace_hpc.tables.statistics.factorial import FactorEffects
 from furnace_hpc.tables.statistics.ranks import Ranks
 from furnace_hpc.tables.statistics.verdicts import Verdict
+from furnace_hpc.tables.text import count
 from furnace_hpc.tables.tuning.tuned_rows import Tuning
 
 
@@ -238,7 +239,7 @@ class Ablation:
     source: Source | None = None  # None if the runs are of Furnace
     why_no_verdict: str = ""  # why no row has a verdict, as a sentence; empty if rows have one
     resolution: float = 0.0  # smallest possible change of a value; 0 if unknown
-    effects: FactorEffects | None = None  # None if the rows are not a full product of factors
+    effects: FactorEffects | None = None  # None without a full product and without 2 x 2 parts
     ranks: Ranks | None = None  # of the methods over data sets; None if there are not several
     tuning: Tuning | None = None  # the trials behind the rows; None if they were not tuned
     suffix: str = ""  # of the results folder, if the table is a view of its grid
@@ -272,6 +273,14 @@ class Ablation:
         if self.reference is None:
             return others
         return [row for row in others if on_the_same_data(row.runs, self.reference.runs)]
+
+    @property
+    def family(self) -> str:
+        """The comparisons that are corrected together: `3 rows and 3 effects`."""
+        text = count(len(self.compared), "row")
+        if self.effects is not None:
+            text += f" and {count(self.effects.num_comparisons, 'effect')}"
+        return text
 
     @property
     def packs(self) -> tuple[str, ...]:

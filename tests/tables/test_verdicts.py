@@ -153,7 +153,7 @@ def test_seeds_are_advised_only_with_sesoi(tmp_path):
     assert "seed" not in notes(made(tmp_path / "a", wide)).replace("the same for every seed", "")
     ablation = made(tmp_path / "b", wide, sesoi=1.0)
     found = re.search(r"about (\d+) seeds resolve 1 point: paired t test at 5 %", notes(ablation))
-    assert int(found[1]) == pairs_to_resolve([row(ablation, "full").difference], 3, 0.01)[0]
+    assert int(found[1]) == pairs_to_resolve([row(ablation, "full").difference], 6, 0.01)[0]
     assert "more than 1,000 seeds" in notes(made(tmp_path / "c", wide, sesoi=0.001))
 
 

@@ -1,4 +1,4 @@
-"""The table of the factors' effects, for each format. Empty if the rows are not a full product."""
+"""The table of the factors' effects, for each format. Empty if there are none."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -7,10 +7,11 @@ from furnace_hpc.tables.output.cells import DASH, MARKS, text_of_difference
 from furnace_hpc.tables.output.escape import html, markdown, one_line
 from furnace_hpc.tables.output.latex_letters import letters_of
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.statistics.factorial import Effect, FactorEffects
+from furnace_hpc.tables.statistics.factorial import MAX_CONTRASTS, Effect, FactorEffects
+from furnace_hpc.tables.statistics.interactions import Omnibus
 from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p, format_p
 from furnace_hpc.tables.table import Ablation
-from furnace_hpc.tables.text import count, list_names
+from furnace_hpc.tables.text import list_names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -134,6 +135,23 @@ def _texts(
                 p = format_p(effect.difference.holm_p) or DASH
             cells += [effect.verdict or DASH, p]
         yield list(map(escape, cells))
+    for test in found.tests:
+        cells = [f"{test.name}: any interaction", _f_test(test)]
+        if not ablation.why_no_verdict:
+            cells += [DASH, format_p(test.holm_p) or DASH]
+        yield list(map(escape, cells))
+
+
+def _f_test(test: Omnibus) -> str:
+    """Statistic and degrees of freedom: `F(2.1, 8.5) = 3.20`, and p if it is not corrected."""
+    if test.f is None:
+        return DASH
+    of_factors, of_error = test.degrees
+    text = f"F({of_factors:.1f}, {of_error:.1f}) = {test.f:.2f}"
+    if test.holm_p is None:
+        p = format_p(test.p)
+        text += f", p {p}" if p.startswith("<") else f", p = {p}"
+    return text
 
 
 def _difference(ablation: Ablation, effect: Effect) -> str:
@@ -146,23 +164,9 @@ def _difference(ablation: Ablation, effect: Effect) -> str:
 
 def _caption(ablation: Ablation, found: FactorEffects) -> list[str]:
     """The sentences that explain the effects."""
-    unit, interactions = "pack" if ablation.packs else "seed", _interactions(found)
-    sentences = [
-        f"Each effect uses the runs of all combinations, unlike the differences of single rows "
-        f"above. {found.effects[0].name}: mean of all rows with the new value minus mean of all "
-        f"rows with the value of {ablation.grid.reference}, inside each {unit}, "
-        f"{_interval(ablation, found)}. It counts the {unit}s that all rows have: "
-        f"{found.num_units}."
-    ]
-    if interactions:
-        sentences.append(
-            f"{interactions[0].name} is an interaction: the effect of the first factor with the "
-            f"second one changed, minus its effect with the second one unchanged. It is zero if "
-            f"the effects add up. If it is not, a factor's effect is an average of different ones."
-        )
+    sentences = [*(_main_effects if found.factors else _parts)(ablation, found)]
     sentences += _verdicts(ablation, found)
-    if any(len(factor.levels) > 2 for factor in found.factors):
-        sentences.append("Interactions of factors with more than two values are left out.")
+    sentences += _tests(ablation, found)
     if found.left_out:
         sentences.append(f"Rows that are no combination: {list_names(found.left_out)}.")
     if found.gaps:
@@ -172,13 +176,62 @@ def _caption(ablation: Ablation, found: FactorEffects) -> list[str]:
     return sentences
 
 
+def _main_effects(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
+    """What the effects of a full product are."""
+    unit, interactions = _unit(ablation), _interactions(found)
+    yield (
+        f"Each effect uses the runs of all combinations, unlike the differences of single rows "
+        f"above. {found.effects[0].name}: mean of all rows with the new value minus mean of all "
+        f"rows with the value of {ablation.grid.reference}, inside each {unit}, "
+        f"{_interval(ablation, found)}. It counts the {unit}s that all rows have: "
+        f"{found.num_units}."
+    )
+    if interactions:
+        yield (
+            f"{interactions[0].name} is an interaction: the effect of the first factor with the "
+            f"second one changed, minus its effect with the second one unchanged. It is zero if "
+            f"the effects add up. If it is not, a factor's effect is an average of different ones."
+        )
+
+
+def _parts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
+    """What the interactions of 2 x 2 parts are."""
+    unit, reference = _unit(ablation), ablation.grid.reference
+    name, _, pair = found.effects[0].name.partition(": ")
+    yield (
+        f"These rows with {reference} are all combinations of two changes. {name}: the interaction "
+        f"of {pair}, which is {name} plus {reference} minus the two single changes, inside each "
+        f"{unit}, {_interval(ablation, found)}. It is zero if the two changes add up. It counts "
+        f"the {unit}s that all these rows have: {found.num_units}."
+    )
+
+
+def _tests(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
+    """The tests of whole interactions, and which of them have no intervals."""
+    if not found.tests:
+        return
+    yield (
+        f"Any interaction: F test of a repeated-measures analysis of variance over "
+        f"{_unit(ablation)}s, corrected for unequal variances (Greenhouse and Geisser). It asks "
+        f"whether any contrast of the interaction differs from zero."
+    )
+    if found.without_contrasts:
+        yield (
+            f"No intervals for {list_names(found.without_contrasts)}: more than {MAX_CONTRASTS} "
+            f"contrasts would widen all other intervals."
+        )
+
+
+def _unit(ablation: Ablation) -> str:
+    return "pack" if ablation.packs else "seed"
+
+
 def _interval(ablation: Ablation, found: FactorEffects) -> str:
     if not any(effect.difference and effect.difference.shown for effect in found.effects):
         return "without intervals"
     if ablation.why_no_verdict:
         return "with a t interval (95 %, not corrected for the number of effects)"
-    effects = count(len(found.effects), "effect")
-    return f"with a simultaneous t interval (95 % for all together, Bonferroni, {effects})"
+    return f"with a simultaneous t interval (95 % for all together, Bonferroni, {ablation.family})"
 
 
 def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
@@ -186,8 +239,8 @@ def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
     if ablation.why_no_verdict:
         return
     yield (
-        "The correction counts these effects. The rows above are corrected for themselves. So "
-        "without any difference, 8 to 9 % of such studies have a mark in one of the two tables."
+        f"Rows and effects are corrected together ({ablation.family}). So without any difference, "
+        f"at most 5 % of studies have a mark in any of the two tables."
     )
     if _interactions(found):
         yield (
@@ -199,7 +252,8 @@ def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
 
 def _normality(found: FactorEffects) -> Iterator[str]:
     """The marked effects that the exact sign-flip test does not confirm."""
-    level = ALPHA / len(found.effects)
+    families = [effect.difference.family for effect in found.effects if effect.difference]
+    level = ALPHA / max([1, *families])
     exact = {
         effect.name: effect.difference.sign_flip_p
         for effect in found.effects

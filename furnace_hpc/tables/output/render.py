@@ -21,6 +21,7 @@ from furnace_hpc.tables.output.cells import (
 from furnace_hpc.tables.output.effects import effects_markdown, effects_terminal
 from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
 from furnace_hpc.tables.statistics.estimates import Difference
+from furnace_hpc.tables.statistics.interactions import Omnibus
 from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.table import Ablation, Row, Run, by_pack
 from furnace_hpc.tables.text import format_value
@@ -75,7 +76,7 @@ def runs_lines(ablation: Ablation) -> list[dict[str, Any]]:
 
 
 def to_effects_csv(ablation: Ablation) -> str:
-    """One line per effect of a factor. Empty if the rows are not a full product."""
+    """One line per effect of a factor, and per test of an interaction. Empty without any."""
     if ablation.effects is None:
         return ""
     return _csv(
@@ -87,10 +88,31 @@ def to_effects_csv(ablation: Ablation) -> str:
                 **_csv_difference(effect.difference),
                 "verdict": effect.verdict,
                 "gaps": ablation.effects.gaps,
+                **dict.fromkeys(("f", "f_degrees", "f_degrees_error", "f_p")),
             }
             for effect in ablation.effects.effects
         ]
+        + [_csv_test(ablation, test) for test in ablation.effects.tests]
     )
+
+
+def _csv_test(ablation: Ablation, test: Omnibus) -> dict[str, Any]:
+    """The line of the test of a whole interaction, which has no difference."""
+    assert ablation.effects
+    of_factors, of_error = test.degrees if test.f is not None else (None, None)
+    line = dict.fromkeys(_csv_difference(None)) | {"n_pairs": test.n, "holm_p": test.holm_p}
+    return {
+        "name": test.name,
+        "kind": "any interaction",
+        "metric": ablation.metric.name,
+        **line,
+        "verdict": None,
+        "gaps": ablation.effects.gaps,
+        "f": test.f,
+        "f_degrees": of_factors,
+        "f_degrees_error": of_error,
+        "f_p": test.p,
+    }
 
 
 def to_ranks_csv(ablation: Ablation) -> str:

@@ -34,11 +34,11 @@ class Difference:
     n: int  # pairs
     t_p: float | None = None  # paired t test, two-sided
     sign_flip_p: float | None = None  # paired permutation test, exact, two-sided
-    holm_p: float | None = None  # t_p, corrected for the number of rows that were compared
+    holm_p: float | None = None  # t_p, corrected for the number of comparisons in the table
     effect: float | None = None  # Cohen's d_z: mean over standard deviation of the differences
-    # interval corrected for the number of rows that were compared, so that all rows' intervals
-    # hold together
+    # interval corrected for the number of comparisons in the table, so that all hold together
     simultaneous: Interval | None = None
+    family: int = 0  # comparisons of the table that are corrected together; 0 without a correction
     equivalence_p: float | None = None  # two one-sided tests against the smallest effect, corrected
     # whether the pairs share samples, so that more of them would not add independent ones
     shares_samples: bool = False
@@ -241,16 +241,30 @@ def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
 
 
 def with_holm(
-    differences: Sequence[Difference | None], family: int | None = None
+    differences: Sequence[Difference | None],
+    family: int | None = None,
+    other_p: Sequence[float] = (),
 ) -> list[Difference | None]:
-    """The differences of a table's rows, with t_p corrected for their number, or for `family`."""
-    corrected = iter(holm([d.t_p for d in differences if d and d.t_p is not None], family))
+    """The differences of a table, with t_p corrected for their number, or for `family`.
+
+    `other_p` are p values of the family that are no t tests.
+    """
+    t_p = [found.t_p for found in differences if found and found.t_p is not None]
+    corrected = iter(holm([*t_p, *other_p], family))
     found: list[Difference | None] = []
     for difference in differences:
         if difference and difference.t_p is not None:
             difference = replace(difference, holm_p=next(corrected))
         found.append(difference)
     return found
+
+
+def holm_of_others(
+    differences: Sequence[Difference | None], family: int, other_p: Sequence[float]
+) -> list[float]:
+    """The corrected `other_p` of the family that `with_holm` corrects."""
+    t_p = [found.t_p for found in differences if found and found.t_p is not None]
+    return holm([*t_p, *other_p], family)[len(t_p) :]
 
 
 def pairs_needed(effect: float, level: float = LEVEL, power: float = POWER) -> int | None:

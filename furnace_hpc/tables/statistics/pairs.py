@@ -36,7 +36,7 @@ def pair_statistics(row: Row, reference: Row, metric: Metric) -> PairStatistics 
     share = improvement(ours, theirs, metric)
     interval = None
     if not difference.shares_samples:
-        interval = wilson_interval(share, len(ours))
+        interval = exact_interval(share, len(ours))
     return PairStatistics(g, g_interval, share, interval, correlation(ours, theirs))
 
 
@@ -75,14 +75,18 @@ def improvement(ours: Sequence[float], theirs: Sequence[float], metric: Metric) 
     return score / len(ours)
 
 
-def wilson_interval(share: float, n: int) -> Interval:
-    """Wilson's score interval of a share of n. With ties that count half it is conservative."""
-    from scipy.special import ndtri
+def exact_interval(share: float, n: int) -> Interval:
+    """The interval of Clopper and Pearson for a share of n, which holds in at least 95 %.
 
-    z2 = float(ndtri((1 + LEVEL) / 2)) ** 2
-    center = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return max(0.0, center - half), min(1.0, center + half)
+    A half, from ties, is rounded away from the middle of the interval.
+    """
+    from scipy.special import betaincinv
+
+    count, tail = round(2 * share * n) / 2, (1 - LEVEL) / 2
+    fewest, most = math.floor(count), math.ceil(count)
+    low = float(betaincinv(fewest, n - fewest + 1, tail)) if fewest else 0.0
+    high = float(betaincinv(most + 1, n - most, 1 - tail)) if most < n else 1.0
+    return low, high
 
 
 def correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | None:

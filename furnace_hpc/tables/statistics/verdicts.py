@@ -1,8 +1,8 @@
 """The verdict on a difference: better, worse, equivalent or undecided.
 
 Star, verdict and interval come from one simultaneous interval. Its level is corrected with
-Bonferroni's method for the family: all rows that the grid compares. So the chance that any row gets
-a wrong `better` or `worse` is at most 5 %.
+Bonferroni's method for the family: all rows that the grid compares, and all effects of factors. So
+the chance that a table has any wrong `better` or `worse` is at most 5 %.
 """
 
 import math
@@ -25,17 +25,25 @@ class Verdict(StrEnum):
 
 
 def with_family(
-    differences: Sequence[Difference | None], family: int, sesoi: float | None = None
+    differences: Sequence[Difference | None],
+    family: int,
+    sesoi: float | None = None,
+    other_p: Sequence[float] = (),
 ) -> list[Difference | None]:
-    """The differences of a table's rows, corrected for the number of rows that are compared.
+    """The differences of a table, corrected for the number of its comparisons.
 
-    `sesoi` is the smallest effect of interest. Without it there are no tests of equivalence.
+    Args:
+        differences: of rows and effects.
+        family: number of comparisons, also of those without a difference.
+        sesoi: smallest effect of interest. Without it there are no tests of equivalence.
+        other_p: p values of the family that are no t tests.
     """
     found: list[Difference | None] = []
-    for difference in estimates.with_holm(differences, family):
+    for difference in estimates.with_holm(differences, family, other_p):
         if difference and difference.interval:
             difference = replace(
                 difference,
+                family=family,
                 simultaneous=difference.interval_at(1 - ALPHA / family),
                 equivalence_p=_equivalence_p(difference, family, sesoi),
             )
