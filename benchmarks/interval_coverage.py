@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Case:
     resolution: float = 0.0  # 1 / number of test samples
     search: str = ""  # views that are tried for a star: `row`, or `row and seeds`
     first_look: int = 0  # seeds of a first table; the others are added if it has no star
-    is_factorial: bool = False  # whether rows are 2 x 2 combinations, whose effects count too
+    levels: tuple[int, int] = (0, 0)  # of two factors: rows are combinations, effects count too
     shows: str = ""  # if it shows a fault or a choice against which the product decides
 
 
@@ -77,10 +78,11 @@ class Study:
             "metric": METRIC,
             "variants": {f"row{n}": {"loss.alpha": n / 100} for n in range(case.rows + 1)},
         }
-        if case.is_factorial:
-            alpha, beta = {"loss.alpha": 0.5}, {"loss.beta": 0.3}
-            rows = ({}, alpha, beta, alpha | beta)
-            content["variants"] = {f"row{number}": row for number, row in enumerate(rows)}
+        if any(case.levels):
+            content["variants"] = {
+                f"row{number}": {"loss.alpha": 0.1 * alpha, "loss.beta": 0.1 * beta}
+                for number, (alpha, beta) in enumerate(product(*map(range, case.levels)))
+            }
         self.grid = Grid.model_validate(content)
         prints = {name: f"{number:016x}" for number, name in enumerate(self.grid.packs)}
         self.specs = expand(self.grid, prints)
@@ -274,9 +276,10 @@ def cases() -> Iterator[Case]:
         )
     for rows in (3, 8, 60):
         yield Case(f"{rows} rows, 5 seeds", normal(), seeds=5, rows=rows)
-    for n in (3, 5, 10):
-        name = f"2 x 2 rows, {n} seeds, with the effects of the factors"
-        yield Case(name, normal(), seeds=n, rows=3, is_factorial=True)
+    for levels, n in product(((2, 2), (3, 2), (3, 3)), (3, 5, 10)):
+        rows = levels[0] * levels[1]
+        name = f"{levels[0]} x {levels[1]} rows, {n} seeds, with the effects of the factors"
+        yield Case(name, normal(), seeds=n, rows=rows - 1, levels=levels)
     yield Case("8 rows, 5 seeds, --where the best row", normal(), seeds=5, rows=8, search="row")
     yield Case(
         "8 rows, 5 seeds, --where the best row and 4 seeds",
@@ -347,7 +350,7 @@ def simulate(case: Case, simulations: int) -> dict[str, object]:
         found = [difference.interval for difference in differences if difference.interval]
         given += len(found)
         covered += sum(low <= 0 <= high for low, high in found)
-        if case.is_factorial:
+        if any(case.levels):
             stars += has_mark(study.table(values))
         elif case.search:
             stars += searched(study, values, differences)

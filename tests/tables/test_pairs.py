@@ -9,6 +9,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 from scipy import integrate, stats
+from scipy.stats import mstats
 from tables_study import finish, notes, row, study
 
 from furnace_hpc.runs.folder import GridFolder
@@ -94,10 +95,29 @@ def test_when_there_is_no_hedges_g():
 
 
 @pytest.mark.parametrize("n", [1, 5, 12])
-def test_wilson_interval_agrees_with_scipy(n):
+def test_exact_interval_agrees_with_scipy(n):
     for wins in range(n + 1):
-        oracle = stats.binomtest(wins, n).proportion_ci(method="wilson")
-        assert pairs.wilson_interval(wins / n, n) == pytest.approx((oracle.low, oracle.high))
+        oracle = stats.binomtest(wins, n).proportion_ci(method="exact")
+        assert pairs.exact_interval(wins / n, n) == pytest.approx((oracle.low, oracle.high))
+
+
+def test_halves_widen_the_exact_interval():
+    """Two and a half of 5 has the lower bound of 2 and the upper bound of 3."""
+    low, _ = pairs.exact_interval(2 / 5, 5)
+    _, high = pairs.exact_interval(3 / 5, 5)
+    assert pairs.exact_interval(2.5 / 5, 5) == (low, high)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10, 30])
+def test_exact_interval_holds_every_share(n):
+    """Sum the binomial probabilities of all counts whose interval holds the true share."""
+    for share in np.linspace(0.005, 0.995, 100):
+        held = [
+            stats.binom.pmf(wins, n, share)
+            for wins in range(n + 1)
+            if pairs.exact_interval(wins / n, n)[0] <= share <= pairs.exact_interval(wins / n, n)[1]
+        ]
+        assert sum(held) >= 0.95
 
 
 def test_share_of_pairs_that_improve():
@@ -126,24 +146,39 @@ def test_interquartile_mean_worked_by_hand():
     center, (low, high) = interquartile_mean([values])
     assert center == pytest.approx(fmean([3, 4, 5, 6, 7, 8]))
     assert low < center < high
-    assert interquartile_mean([values]) == (center, (low, high))  # the same draws
+    assert interquartile_mean([values]) == (center, (low, high))
     assert interquartile_mean([values[:9]]) is None
     assert interquartile_mean([[1.0]] * 10) == (1.0, None)
 
 
-def test_bootstrap_draws_inside_each_pack():
-    """Packs that differ much, without spread inside, leave no uncertainty."""
-    center, interval = interquartile_mean([[0.0] * 5, [1.0] * 5, [2.0] * 5])
-    assert (center, interval) == (1.0, (1.0, 1.0))
-    generator = random.Random(3)
-    strata = [[generator.gauss(pack, 0.1) for _ in range(6)] for pack in range(3)]
-    center, (low, high) = interquartile_mean(strata)
-    resampled = np.random.default_rng(7)
-    drawn = [
-        stats.trim_mean(np.concatenate([resampled.choice(s, len(s)) for s in strata]), 0.25)
-        for _ in range(1000)
-    ]
-    assert (low, high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+@pytest.mark.parametrize("n", [10, 11, 14, 33])
+def test_interquartile_interval_agrees_with_scipy(n):
+    values = np.random.default_rng(n).standard_t(3, n)
+    _, interval = interquartile_mean([values.tolist()])
+    assert interval == pytest.approx(mstats.trimmed_mean_ci(values, limits=(0.25, 0.25)))
+
+
+def test_interquartile_mean_of_several_packs():
+    """Differences between packs do not count. Packs need ten runs each for an interval."""
+    draws = np.random.default_rng(2).normal(size=(3, 12))
+    alike, apart = draws.tolist(), (draws + 9.0 * np.arange(3)[:, None]).tolist()
+    center, (low, high) = interquartile_mean(alike)
+    pooled = interquartile_mean([draws.ravel().tolist()])
+    assert center == pooled[0]
+    assert (low, high) == pytest.approx(pooled[1], abs=0.06)
+    _, (low, high) = interquartile_mean(apart)
+    assert high - low < 0.3 * np.diff(interquartile_mean([np.ravel(apart).tolist()])[1])[0]
+    assert interquartile_mean([one[:9] for one in alike])[1] is None
+
+
+@pytest.mark.parametrize("packs", [1, 3])
+def test_coverage_of_the_interquartile_mean(packs):
+    """Of 2,000 studies 93 to 98 % hold the true value, with 10 runs on each pack."""
+    generator, held = np.random.default_rng(5), 0
+    for values in generator.normal(size=(2000, packs, 10)).tolist():
+        _, (low, high) = interquartile_mean(values)
+        held += low <= 0 <= high
+    assert 0.93 <= held / 2000 <= 0.98
 
 
 # In the table
@@ -159,7 +194,7 @@ def test_optional_columns_are_shown_if_named(tmp_path):
     found = pairs.pair_statistics(row(ablation, "full"), row(ablation, "base"), ablation.metric)
     low, high = found.hedges_g_interval
     assert full.hedges_g == f"{found.hedges_g:+.2f} [{low:.2f}, {high:.2f}]"
-    assert full.improvement == "1.00 [0.72, 1.00]"  # Wilson: 10 of 10
+    assert full.improvement == "1.00 [0.69, 1.00]"  # 10 of 10
     ours, theirs = (list(row(ablation, name).values.values()) for name in ("full", "base"))
     assert full.correlation == f"{np.corrcoef(ours, theirs)[0, 1]:+.2f}"
     assert (base.hedges_g, base.improvement, base.correlation) == ("\u2013",) * 3
@@ -167,7 +202,7 @@ def test_optional_columns_are_shown_if_named(tmp_path):
     text = to_markdown(ablation)
     assert all(cell in text for cell in (full.hedges_g, full.improvement, full.iqm))
     about = " ".join(caption(ablation, titles))
-    for words in ("Hedges 1981", "Wilson", "Pearson", "Agarwal et al. 2021"):
+    for words in ("Hedges 1981", "Clopper", "Pearson", "Agarwal et al. 2021"):
         assert words in about
         assert words not in " ".join(caption(usual, headings(usual)))
 
@@ -184,11 +219,11 @@ def test_csv_and_report_have_the_statistics(tmp_path):
     assert float(full["hedges_g"]) == found.hedges_g
     assert float(full["hedges_g_high"]) == found.hedges_g_interval[1]
     assert (float(full["improvement"]), full["improvement_high"]) == (1.0, "1.0")
-    assert float(full["improvement_low"]) == pytest.approx(0.5655, abs=1e-4)
+    assert float(full["improvement_low"]) == pytest.approx(0.4782, abs=1e-4)
     assert float(full["correlation"]) == found.correlation
     assert (base["hedges_g"], base["improvement"], base["correlation"]) == ("",) * 3
     assert "iqm" not in full
-    assert f'["P(improvement)","{1:.2f} [0.57, 1.00]"]' in to_html(ablation)
+    assert f'["P(improvement)","{1:.2f} [0.48, 1.00]"]' in to_html(ablation)
 
 
 # The exact test
