@@ -19,7 +19,7 @@ def results(
     *,
     runs_dir: str | Path | None = None,
     settings: Sequence[str] = (),
-    metric: str | None = None,
+    metric: str | Sequence[str] | None = None,
     direction: Literal["max", "min"] | None = None,
     by: Sequence[str] = (),
     where: Sequence[str] = (),
@@ -30,7 +30,7 @@ def results(
         grid: name of a submitted grid, or path of its file.
         runs_dir: folder of the runs [$FURNACE_RUNS or ./runs].
         settings: `key=value` as given to `furnace submit --set`.
-        metric: another metric than the grid's.
+        metric: another metric than the grid's, or a list. The first one decides verdicts.
         direction: `max` if higher values are better, `min` if lower [from the metric].
         by: config keys whose values make the rows.
         where: `key=value`. Only these runs are shown.

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 MIN_WIDTH = 100  # characters of the printed table, also in a log file
 
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="another metric than the grid's: <split>/<task>/<metric>; --from: its column; "
+        "repeatable: the first one decides verdicts, the others are further columns"
+    ),
+]
 Keys = Annotated[
     list[str] | None,
     typer.Option(help="make a row for each value of this key, such as loss.alpha; repeatable"),
@@ -77,12 +84,7 @@ def main(
         Path | None, typer.Option(help="folder for the results [results/<grid>]")
     ] = None,
     runs_dir: RunsRoot = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            help="another metric than the grid's: <split>/<task>/<metric>; --from: its column"
-        ),
-    ] = None,
+    metric: Metrics = None,
     direction: Annotated[
         Literal["max", "min"] | None,
         typer.Option(help="whether higher (max) or lower (min) is better [from the metric]"),
@@ -113,18 +115,19 @@ def main(
     # thousands of runs.
     gc.disable()
     from furnace_hpc.tables.output.results import submitted_grid
-    from furnace_hpc.tables.view import View
+    from furnace_hpc.tables.view import View, metrics_of
 
     columns = {"row": row, "seed": seed, "pack": pack, "value": value}
     if from_:
         of_grids = {"grid": grid, "set": set_, "by": by, "where": where, "samples": samples}
         _refuse(of_grids | {"runs-root": runs_dir}, "is not possible with --from. Remove it")
-        wanted = _foreign_table(from_, columns, metric, reference, direction)
+        wanted = _foreign_table(from_, columns, metric or [], reference, direction)
         raise typer.Exit(show_foreign(wanted, out, figures))
     _refuse(columns | {"reference": reference}, "needs --from. Give the file, or remove it")
     if grid is None:
         raise ConfigError("no runs given. Give --grid NAME, or --from FILE for another tool's runs")
-    view = View(metric, direction, tuple(by or ()), tuple(where or ()))
+    first, more_metrics = metrics_of(metric)
+    view = View(first, direction, tuple(by or ()), tuple(where or ()), more_metrics)
     submitted, folder = submitted_grid(grid, runs_root(runs_dir))
     submitted = with_settings(submitted, set_ or [])
     raise typer.Exit(show_table(submitted, folder, out, figures, view, samples, grid))
@@ -197,16 +200,17 @@ def show_foreign(wanted: "ForeignTable", out: Path | None = None, figures: bool 
 def _foreign_table(
     paths: list[Path],
     columns: "dict[str, str | None]",
-    metric: str | None,
+    metrics: list[str],
     reference: str | None,
     direction: Literal["max", "min"] | None,
 ) -> "ForeignTable":
     from furnace_hpc.tables.foreign import ForeignTable
     from furnace_hpc.tables.reading.foreign.columns import Query
 
-    if metric is None:
+    if not metrics:
         raise ConfigError("--from needs --metric. Name the column with the values to compare")
-    return ForeignTable(tuple(paths), Query(metric, **columns), reference, direction)
+    query = Query(metrics[0], **columns)
+    return ForeignTable(tuple(paths), query, reference, direction, tuple(metrics[1:]))
 
 
 def _refuse(options: dict[str, Any], problem: str) -> None:

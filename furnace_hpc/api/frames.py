@@ -103,7 +103,7 @@ def load(
     grid: str,
     runs_dir: str | Path | None = None,
     settings: Sequence[str] = (),
-    metric: str | None = None,
+    metric: str | Sequence[str] | None = None,
     direction: Direction | None = None,
     by: Sequence[str] = (),
     where: Sequence[str] = (),
@@ -117,7 +117,7 @@ def load(
     """
     from furnace_hpc.api.grid_table import make_table
     from furnace_hpc.tables.output.results import submitted_grid
-    from furnace_hpc.tables.view import View
+    from furnace_hpc.tables.view import View, metrics_of
 
     for name, given in {"settings": settings, "by": by, "where": where}.items():
         if isinstance(given, str):
@@ -126,7 +126,8 @@ def load(
     _check_name(grid, root)
     submitted, folder = submitted_grid(grid, root)
     submitted = with_settings(submitted, list(settings))
-    view = View(metric, direction, tuple(by), tuple(where))
+    first, more_metrics = metrics_of([metric] if isinstance(metric, str) else metric)
+    view = View(first, direction, tuple(by), tuple(where), more_metrics)
     return Results(make_table(submitted, folder, view, given_name=grid))
 
 

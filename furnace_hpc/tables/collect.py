@@ -11,6 +11,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
+from furnace_hpc.config.metrics import Direction, metric_direction
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.result import RunResult
@@ -78,7 +79,8 @@ def collect(
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
     results = [run.own_result for row in named.values() for run in row if run.own_result]
-    _check_metric(grid, results)
+    for metric in (grid.metric, *grid.more_metrics):
+        _check_metric(grid, metric, results)
     resolution = resolution_of(grid.metric, [run for row in named.values() for run in row])
     settings_of = _settings_of
     if grid.tune and not by:  # their column has the chosen values
@@ -89,7 +91,7 @@ def collect(
         rows, effects = judge_table(rows, grid, effects)
     ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
-    return Ablation(
+    found = Ablation(
         grid,
         rows,
         (*notes, *rank_notes(ranks)),
@@ -98,6 +100,54 @@ def collect(
         resolution=resolution,
         effects=effects,
         ranks=ranks,
+    )
+    return with_more_metrics(found)
+
+
+def with_more_metrics(ablation: Ablation) -> Ablation:
+    """The table with the further metrics of its grid."""
+    others = []
+    for name in ablation.grid.more_metrics:
+        direction = metric_direction(name)
+        other = with_metric(ablation, name, direction or "max")
+        others.append(replace(other, has_direction=direction is not None))
+    return replace(ablation, others=tuple(others))
+
+
+def with_metric(ablation: Ablation, metric: str, direction: Direction) -> Ablation:
+    """The table with the values of another metric, without verdicts."""
+
+    def measured(run: Run) -> Run:
+        value = None
+        if run.result is not None:
+            value = run.result.metrics.get(metric)
+        return replace(run, value=value)
+
+    named = {row.variant: [measured(run) for run in row.runs] for row in ablation.rows}
+    runs = [run for of_row in named.values() for run in of_row]
+    resolution, source = resolution_of(metric, runs), ablation.source
+    rows = compare_rows(named, ablation.grid.reference, (), lambda runs: {}, resolution)
+    if source is not None:
+        source = source._replace(is_plain=any(abs(run.value or 0.0) > 1 for run in runs))
+    return replace(
+        ablation,
+        grid=ablation.grid.model_copy(
+            update={"metric": metric, "metrics": (), "direction": direction}
+        ),
+        rows=tuple(
+            replace(row, changes=old.changes) for row, old in zip(rows, ablation.rows, strict=True)
+        ),
+        notes=(),
+        source=source,
+        effects=None,
+        ranks=None,
+        others=(),
+        why_no_verdict=(
+            f"{metric} has no marks, verdicts and corrected p values, because the grid compares "
+            f"its rows by {ablation.grid.metric}. Intervals are paired t intervals (95 %), not "
+            f"corrected for the number of rows."
+        ),
+        resolution=resolution,
     )
 
 
@@ -294,12 +344,12 @@ def difference_of(
     return resampling.corrected(difference, test_per_train(ours))
 
 
-def _check_metric(grid: Grid, results: list[RunResult]) -> None:
+def _check_metric(grid: Grid, metric: str, results: list[RunResult]) -> None:
     names = {name for result in results for name in result.metrics}
-    if results and grid.metric not in names:
+    if results and metric not in names:
         raise ConfigError(
-            f"grid {grid.name!r}: metric {grid.metric!r} is in no result; "
-            f"{nearest(grid.metric, names)}. Set `metric` to one of them"
+            f"grid {grid.name!r}: metric {metric!r} is in no result; "
+            f"{nearest(metric, names)}. Set `metric` to one of them"
         )
 
 

@@ -5,7 +5,7 @@ The runs become the same `Run` and `Row` as those of a grid, with a smaller spec
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from furnace_hpc.config.metrics import Direction, metric_direction
 from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.state import RunState, RunStatus
-from furnace_hpc.tables.collect import compare_rows, judge_table
+from furnace_hpc.tables.collect import compare_rows, judge_table, with_more_metrics
 from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
 from furnace_hpc.tables.factors import SEVERAL, factor_effects
 from furnace_hpc.tables.notes import notes_of_values
@@ -37,11 +37,12 @@ class ForeignTable:
     query: Query
     reference: str | None = None
     direction: Direction | None = None
+    more_metrics: tuple[str, ...] = ()  # further columns, without verdicts
 
     @property
     def name(self) -> str:
-        """Name of the results folder: of the first file, and of the metric."""
-        parts = [self.paths[0].resolve().stem, self.query.metric]
+        """Name of the results folder: of the first file, and of the metrics."""
+        parts = [self.paths[0].resolve().stem, self.query.metric, *self.more_metrics]
         words = [re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip("-.") for part in parts]
         return "--".join(word for word in words if word)
 
@@ -55,7 +56,7 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
     """
     direction = _direction(wanted)
     found = read_foreign(wanted.paths, wanted.query)
-    runs = list(found.runs.values())
+    runs, more_values = list(found.runs.values()), _more_values(wanted, found)
     names = list(dict.fromkeys(run.key.row for run in runs))
     packs = tuple(dict.fromkeys(run.key.pack for run in runs if run.key.pack))
     reference = _reference(wanted, names)
@@ -67,12 +68,14 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         packs=packs,
         reference=reference,
         metric=wanted.query.metric,
+        metrics=(wanted.query.metric, *wanted.more_metrics),
         direction=direction,
     )
     named: dict[str, list[Run]] = {name: [] for name in names}
     settings: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for run in [*runs, *_absent_runs(runs, reference)]:
-        named[run.key.row].append(_run(run, wanted.query.metric, len(packs) > 1))
+        known = _run(run, wanted.query.metric, len(packs) > 1)
+        named[run.key.row].append(_with_values(known, more_values.get(run.key, {})))
         settings[run.key.row].append(_without_secrets(run.settings))
 
     def settings_of(of_row: Sequence[Run]) -> dict[str, Any]:
@@ -88,15 +91,47 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         *_mixed_settings(settings),
         *rank_notes(ranks),
     ]
-    return Ablation(
-        grid,
-        rows,
-        tuple(notes),
-        no_records(),
-        source=_source(wanted, found),
-        effects=effects,
-        ranks=ranks,
+    return with_more_metrics(
+        Ablation(
+            grid,
+            rows,
+            tuple(notes),
+            no_records(),
+            source=_source(wanted, found),
+            effects=effects,
+            ranks=ranks,
+        )
     )
+
+
+def _more_values(wanted: ForeignTable, found: ForeignRuns) -> dict[RunKey, dict[str, float]]:
+    """Key of a run -> values of the further metrics.
+
+    Raises:
+        ConfigError: no run has such a metric, or a metric was given twice, or a file does not name
+            the metric of its values.
+    """
+    names = (wanted.query.metric, *wanted.more_metrics)
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--metric has a duplicate: {', '.join(names)}. Give each once")
+    values: dict[RunKey, dict[str, float]] = {}
+    for name in wanted.more_metrics:
+        others = read_foreign(wanted.paths, replace(wanted.query, metric=name)).runs
+        if all(others.get(run.key) == run for run in found.runs.values()):
+            raise ConfigError(
+                f"--metric {name}: the files do not name their metric. Give one --metric"
+            )
+        for key, run in others.items():
+            if run.value is not None:
+                values.setdefault(key, {})[name] = run.value
+    return values
+
+
+def _with_values(run: Run, values: dict[str, float]) -> Run:
+    """The run with the values of further metrics."""
+    if run.result is None:
+        return run
+    return replace(run, result=ForeignResult(run.result.metrics | values))
 
 
 def _direction(wanted: ForeignTable) -> Direction:

@@ -244,6 +244,8 @@ class Ablation:
     tuning: Tuning | None = None  # the trials behind the rows; None if they were not tuned
     suffix: str = ""  # of the results folder, if the table is a view of its grid
     declared: PlanHistory | None = None  # None if no plan was recorded
+    others: tuple["Ablation", ...] = ()  # the table with each further metric, without verdicts
+    has_direction: bool = True  # whether it is known which values of the metric are better
 
     @cached_property
     def metric(self) -> Metric:

@@ -1,18 +1,17 @@
 """Another view of a grid: another metric, some of the runs, or rows by the values of a key."""
 
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.config.metrics import Direction, checked_direction
+from furnace_hpc.config.metrics import checked_direction
 from furnace_hpc.config.train_config import RunSpec
-from furnace_hpc.tables.collect import compare_rows, flat_config, row_name
-from furnace_hpc.tables.reading.resolution import resolution_of
-from furnace_hpc.tables.table import Ablation, Run
+from furnace_hpc.tables.collect import flat_config, row_name, with_metric
+from furnace_hpc.tables.table import Ablation
 from furnace_hpc.tables.text import as_number, format_value
 
 MAX_METRICS = 8  # in the report's list of metrics
@@ -31,6 +30,7 @@ class View:
     by: tuple[str, ...] = ()  # keys whose values make the rows
     # key=value; conditions on one key are alternatives, conditions on several keys must all hold
     where: tuple[str, ...] = ()
+    more_metrics: tuple[str, ...] = ()  # further columns, if `metric` is given
 
     @property
     def suffix(self) -> str:
@@ -38,10 +38,17 @@ class View:
 
         Empty if the view is.
         """
-        parts = [self.metric or "", self.direction or ""]
+        parts = [self.metric or "", *self.more_metrics, self.direction or ""]
         parts += [*(f"by {key}" for key in self.by), *self.where]
         words = " ".join(part for part in parts if part)
         return re.sub(r"[^A-Za-z0-9._+-]+", "-", words).strip("-")
+
+
+def metrics_of(names: Sequence[str] | None) -> tuple[str | None, tuple[str, ...]]:
+    """The metric of a view, and its further metrics."""
+    if not names:
+        return None, ()
+    return names[0], tuple(names[1:])
 
 
 def apply_view(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[RunSpec]]:
@@ -113,37 +120,7 @@ def tables_of_other_metrics(ablation: Ablation) -> Iterator[Ablation]:
             direction = checked_direction(name, None)
         except ConfigError:  # neither direction is better
             continue
-        yield _with_metric(ablation, name, direction)
-
-
-def _with_metric(ablation: Ablation, metric: str, direction: Direction) -> Ablation:
-    """The table with the values of another metric."""
-
-    def measured(run: Run) -> Run:
-        value = None
-        if run.result is not None:
-            value = run.result.metrics.get(metric)
-        return replace(run, value=value)
-
-    named = {row.variant: [measured(run) for run in row.runs] for row in ablation.rows}
-    resolution = resolution_of(metric, [run for runs in named.values() for run in runs])
-    rows = compare_rows(named, ablation.grid.reference, (), lambda runs: {}, resolution)
-    return replace(
-        ablation,
-        grid=ablation.grid.model_copy(update={"metric": metric, "direction": direction}),
-        rows=tuple(
-            replace(row, changes=old.changes) for row, old in zip(rows, ablation.rows, strict=True)
-        ),
-        notes=(),
-        effects=None,
-        ranks=None,
-        why_no_verdict=(
-            f"{metric} has no marks, verdicts and corrected p values, because the grid compares "
-            f"its rows by {ablation.grid.metric}. Intervals are paired t intervals (95 %), not "
-            f"corrected for the number of rows."
-        ),
-        resolution=resolution,
-    )
+        yield with_metric(ablation, name, direction)
 
 
 def _draws_of(grid: Grid, kept: list[RunSpec], view: View) -> dict[str, Any]:
@@ -165,7 +142,13 @@ def _metric_of(grid: Grid, view: View) -> dict[str, Any]:
     metric, direction = view.metric or grid.metric, view.direction
     if metric == grid.metric:
         direction = direction or grid.direction
-    return {"metric": metric, "direction": checked_direction(metric, direction)}
+    changes: dict[str, Any] = {"metric": metric, "direction": checked_direction(metric, direction)}
+    if view.metric:
+        metrics = (metric, *view.more_metrics)
+        if len(set(metrics)) < len(metrics):
+            raise ConfigError(f"--metric has a duplicate: {', '.join(metrics)}. Give each once")
+        changes["metrics"] = metrics
+    return changes
 
 
 def _reference_hint(grid: Grid, where: tuple[str, ...]) -> str:

@@ -285,7 +285,8 @@ def _check_rows(grid: Grid, rows: list[GridRow]) -> None:
     first: dict[str, str] = {}  # identity -> row
     for row in rows:
         try:
-            check_metric(grid.metric, row.config.tasks, row.config.model.modalities)
+            for metric in (grid.metric, *grid.more_metrics):
+                check_metric(metric, row.config.tasks, row.config.model.modalities)
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, row {row.name!r}: {error}") from None
         same = first.setdefault(identity_hash(row.config, ""), row.name)

@@ -52,7 +52,14 @@ class Grid(Config):
         description="rows that must not beat the reference, such as one modality or twice the "
         "steps. If one does, the table says so",
     )
-    metric: str = Field(description="<split>/<task>/<metric> of the table")
+    metric: str = Field(
+        description="<split>/<task>/<metric> of the table. `metrics` may replace it"
+    )
+    metrics: tuple[str, ...] = Field(
+        default=(),
+        description="several metrics of the table. The first one decides verdicts. The others are "
+        "columns without verdicts [only `metric`]",
+    )
     direction: Direction = Field(
         default="max", description="better values are higher (max) or lower (min) [the metric's]"
     )
@@ -103,8 +110,14 @@ class Grid(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _direction_of_the_metric(cls, content: Any) -> Any:
-        if not isinstance(content, dict) or content.get("direction") is not None:
+    def _metric_and_direction(cls, content: Any) -> Any:
+        """Fill in the first of `metrics`, and the metric's own direction."""
+        if not isinstance(content, dict):
+            return content
+        metrics = content.get("metrics")
+        if content.get("metric") is None and isinstance(metrics, (list, tuple)) and metrics:
+            content = content | {"metric": metrics[0]}
+        if content.get("direction") is not None:
             return content
         others = {key: value for key, value in content.items() if key != "direction"}
         if own := metric_direction(str(content.get("metric"))):
@@ -144,7 +157,7 @@ class Grid(Config):
                 problems.append(
                     f"zip[{index}] needs lists of one length, got {lengths}. Add or remove values"
                 )
-        for key in ("seeds", "packs", "columns"):
+        for key in ("seeds", "packs", "columns", "metrics"):
             values = getattr(self, key)
             if len(set(values)) != len(values):
                 problems.append(f"{key} {list(values)} has a duplicate. Keep one")
@@ -153,6 +166,11 @@ class Grid(Config):
         problems += [f"key {key!r} is swept twice. Keep one" for key in twice]
         if len(swept) > MAX_SWEPT:
             problems.append(f"{len(swept):,} keys are swept, more than {MAX_SWEPT}. Sweep fewer")
+        if self.metrics and self.metrics[0] != self.metric:
+            problems.append(
+                f"metric is {self.metric!r}, and the first of metrics is {self.metrics[0]!r}. "
+                f"Remove metric"
+            )
         problems += self._problems_of_direction()
         problems += self._problems_of_tune()
         if problems:
@@ -180,6 +198,11 @@ class Grid(Config):
         except ConfigError:
             return [f"tune needs a metric, because {self.metric} has no better direction. Add one"]
         return []
+
+    @property
+    def more_metrics(self) -> tuple[str, ...]:
+        """The metrics of the table that have no verdicts."""
+        return self.metrics[1:]
 
     @property
     def tuning_metric(self) -> str:

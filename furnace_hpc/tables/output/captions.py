@@ -57,6 +57,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
     """The sentences that explain the numbers under `columns`."""
     return [
         _values(ablation),
+        *further_metrics(ablation),
         *_several_runs_per_seed(ablation),
         *_selected_steps(ablation),
         *_tuning(ablation),
@@ -78,11 +79,26 @@ def main_sentences(ablation: Ablation) -> list[str]:
         found.append(ablation.why_no_verdict)
     else:
         found += _without_marks(ablation)
+    found += further_metrics(ablation)
     found += _optimistic(ablation)
     if ablation.source is not None:
         found.append(NOT_CHECKED)
     found += _undertrained(ablation)
     return found
+
+
+def further_metrics(ablation: Ablation) -> Iterator[str]:
+    """What the columns of further metrics are."""
+    if not ablation.others:
+        return
+    names = ", ".join(table.metric.name for table in ablation.others)
+    them = "it" if len(ablation.others) == 1 else "them"
+    if not ablation.why_no_verdict:
+        yield f"Verdicts and marks are for {ablation.metric.name}."
+    yield (
+        f"{names}: mean ± sample standard deviation over the same runs. No verdict, and no "
+        f"correction counts {them}. Arrows: higher or lower is better."
+    )
 
 
 def short_caption(ablation: Ablation) -> str:
@@ -179,6 +195,9 @@ def _optimistic(ablation: Ablation) -> Iterator[str]:
     configs = [run.own_spec.config for run in ablation.runs if run.own_spec]
     if ablation.metric.split == "val" and any(map(_is_selected, configs)):
         yield "The same split selected the step, so the values are optimistic."
+    others = [table.metric.name for table in ablation.others if table.metric.split == "val"]
+    if others and any(map(_is_selected, configs)):
+        yield f"Validation selected the step, so values of {', '.join(others)} are optimistic."
 
 
 def _tuning(ablation: Ablation) -> Iterator[str]:

@@ -21,6 +21,7 @@ OF_TRIALS = ("tuned", "tuning_hours")  # columns that only a tuned grid has
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 UNDERTRAINED = "reference under-trained"
 MARKS = {Verdict.BETTER: "*", Verdict.WORSE: "\u2020"}  # stands behind a difference
+FURTHER = "metric_"  # how the columns of further metrics begin; a number follows
 NO_DIFFERENCE = Difference(0.0, None, 0)
 
 
@@ -54,6 +55,15 @@ class Cells(NamedTuple):
     improvement: str = DASH
     correlation: str = DASH
     iqm: str = DASH
+    further: tuple["FurtherCell", ...] = ()  # of the further metrics
+
+
+class FurtherCell(NamedTuple):
+    """The cell of a further metric, which has no verdict."""
+
+    mean: str
+    spread: str
+    best: bool
 
 
 class LetteredNote(NamedTuple):
@@ -66,14 +76,36 @@ class LetteredNote(NamedTuple):
 def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
     """Column -> title, of the columns in the grid, else of the `usual` ones, else of all."""
     titles = all_headings(ablation)
+    further = further_headings(ablation)
     if ablation.grid.columns:
-        return {name: titles[name] for name in ("variant", *ablation.grid.columns)}
+        return {name: titles[name] for name in ("variant", *ablation.grid.columns)} | further
     titles = {name: title for name, title in titles.items() if name not in OPTIONAL}
     if ablation.tuning is None:
         titles = {name: title for name, title in titles.items() if name not in OF_TRIALS}
     if ablation.why_no_verdict:
         titles = {name: title for name, title in titles.items() if name not in OF_A_FAMILY}
-    return {name: title for name, title in titles.items() if not usual or name in usual}
+    wanted = {*(usual or titles), *further}
+    return {name: title for name, title in titles.items() if name in wanted}
+
+
+def further_headings(ablation: Ablation) -> dict[str, str]:
+    """Column -> title of the further metrics."""
+    tables = (ablation, *ablation.others)
+    short_names = [table.metric.short_name for table in tables]
+    found = {}
+    for number, table in enumerate(ablation.others, 2):
+        name = table.metric.short_name
+        if short_names.count(name) > 1:
+            name = table.metric.name
+        found[f"{FURTHER}{number}"] = f"{name}{arrow(table)}{table.metric.scale.unit}"
+    return found
+
+
+def arrow(ablation: Ablation) -> str:
+    """The direction in which the metric is better, as an arrow. Empty if it is unknown."""
+    if not ablation.has_direction:
+        return ""
+    return {"max": " \u2191", "min": " \u2193"}[ablation.metric.direction]
 
 
 def all_headings(ablation: Ablation) -> dict[str, str]:
@@ -84,7 +116,7 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
         "variant": "variant",
         "changes": f"change to {ablation.grid.reference}",
         "n": "n",
-        "metric": f"{ablation.metric.short_name}{scale.unit}",
+        "metric": _metric_heading(ablation),
         "difference": f"difference{scale.difference_unit}",
         "verdict": "verdict",
         "holm_p": "p (Holm)",
@@ -94,6 +126,7 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
         "improvement": "P(improvement)",
         "correlation": "correlation",
         "iqm": f"IQM{scale.unit}",
+        **further_headings(ablation),
         "train_s": "train (s)",
         "wall_s": "wall (s)",
         "samples_per_s_each": f"samples/s per {device}",
@@ -114,14 +147,39 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
     return {name: title for name, title in titles.items() if name not in unknown}
 
 
+def _metric_heading(ablation: Ablation) -> str:
+    """Name, direction if there are further metrics, and unit."""
+    metric = ablation.metric
+    if not ablation.others:
+        return f"{metric.short_name}{metric.scale.unit}"
+    name = metric.short_name
+    if name in [table.metric.short_name for table in ablation.others]:
+        name = metric.name
+    return f"{name}{arrow(ablation)}{metric.scale.unit}"
+
+
+def _further_cells(ablation: Ablation, number: int) -> Iterator[FurtherCell]:
+    """The cells of one row, given by its number, in the further metrics."""
+    for table in ablation.others:
+        row = table.rows[number]
+        scale, spread = row_scale(table, row), ""
+        if row.mean is not None:
+            spread = _spread(row, scale)
+        if row.gaps == ablation.rows[number].gaps:  # the first metric's cell has them
+            spread = spread.removesuffix(f"({row.gaps})").rstrip()
+        mean = DASH if row.mean is None else scale.show(row.mean)
+        yield FurtherCell(mean, spread, row.variant in _best_variants(table))
+
+
 def all_cells(ablation: Ablation) -> list[Cells]:
     """The cells of every row, in the grid's order."""
     best = _best_variants(ablation)
     letters = _letters_by_row(ablation)
     found = []
-    for row in ablation.rows:
+    for number, row in enumerate(ablation.rows):
         marks = ",".join(letters.get(row.variant, ()))
         cells = _cells(ablation, row, row.variant in best, marks)
+        cells = cells._replace(further=tuple(_further_cells(ablation, number)))
         if set(OPTIONAL) & set(ablation.grid.columns):
             cells = Cells(**(cells._asdict() | optional_texts(ablation, row)))
         found.append(cells)
@@ -186,7 +244,7 @@ def _best_variants(ablation: Ablation) -> set[str]:
     """
     means = {row.variant: row.mean for row in ablation.rows if row.mean is not None}
     whole = [row for row in ablation.rows if row.mean is not None and not row.gaps]
-    if len(whole) < 2:
+    if len(whole) < 2 or not ablation.has_direction:
         return set()
     choose = {"max": max, "min": min}[ablation.metric.direction]
     best = choose(whole, key=lambda row: means[row.variant])

@@ -240,7 +240,7 @@ def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
         return
     yield (
         f"Rows and effects are corrected together ({ablation.family}). So without any difference, "
-        f"at most 5 % of studies have a mark in any of the two tables."
+        f"at most 5 % of studies have a mark in either table."
     )
     if _interactions(found):
         yield (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from furnace_hpc.config.grids.grid import results_name
 from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import (
+    FURTHER,
     UNDERTRAINED,
     Cells,
     all_cells,
@@ -167,9 +168,14 @@ def _compact(cells: Cells, row: Row) -> Cells:
     spread, name = cells.spread, cells.variant
     if row.gaps:
         spread, name = spread.removesuffix(f"({row.gaps})").rstrip(), f"{name} ({row.gaps})"
-    spread = spread.replace(" (seeds)", "").replace(" (packs)", "")
+    spread = _without_units(spread)
+    further = tuple(other._replace(spread=_without_units(other.spread)) for other in cells.further)
     difference = cells.difference.removesuffix(f" ({UNDERTRAINED})")
-    return cells._replace(variant=name, spread=spread, difference=difference)
+    return cells._replace(variant=name, spread=spread, difference=difference, further=further)
+
+
+def _without_units(spread: str) -> str:
+    return spread.replace(" (seeds)", "").replace(" (packs)", "")
 
 
 def _head(titles: Mapping[str, str], layout: Layout) -> list[str]:
@@ -200,13 +206,18 @@ def _layout(titles: Mapping[str, str], lines: Sequence[Sequence[str]], columns: 
     if least_pt + sum(full.values()) + between_pt <= COLUMN_PT:
         return Layout(columns, wraps=True)
     if "difference" in full:
-        for name in ("metric", "difference"):
+        for name in filter(_has_two_parts, full):
             head, *others = texts.get(name, ("",))
             parts = [part for text in others for part in re.split(r" (?=\[|±)", text, maxsplit=1)]
             full[name] = max(map(_width_pt, [*head.split(" ("), *parts]))
         if least_pt + sum(full.values()) + between_pt <= COLUMN_PT:
             return Layout(columns, wraps=True, stacks=True)
     return Layout(f"l{columns[1:]}", is_narrow=False)
+
+
+def _has_two_parts(column: str) -> bool:
+    """Whether a column has means with deviations, or differences with intervals."""
+    return column in ("metric", "difference") or column.startswith(FURTHER)
 
 
 def _width_pt(text: str) -> float:
@@ -224,7 +235,7 @@ def _broken(cells: list[str], titles: Collection[str], layout: Layout) -> list[s
     if layout.wraps:
         name = texts["variant"]
         texts["variant"] = _breakable(name)
-    for name in ("metric", "difference") if layout.stacks else ():
+    for name in filter(_has_two_parts, titles) if layout.stacks else ():
         texts[name] = re.sub(r"^(.*?) (\[|\$\\pm).*$", _stacked, texts.get(name, ""))
     return list(texts.values())
 

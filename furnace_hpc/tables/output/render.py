@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import (
+    FURTHER,
     Cells,
     all_cells,
     format_changes,
@@ -194,6 +195,11 @@ def cell_texts(
     if cells.best:
         mean = bold.format(mean)
     texts["metric"] = f"{mean} {texts['spread']}".rstrip()
+    for number, further in enumerate(cells.further, 2):
+        mean = escape(further.mean)
+        if further.best:
+            mean = bold.format(mean)
+        texts[f"{FURTHER}{number}"] = f"{mean} {escape(further.spread)}".rstrip()
     if cells.marks:
         texts["variant"] += mark.format(cells.marks)
     return [texts[title] for title in titles]
@@ -223,6 +229,7 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
         "mean_high": high,
         **_csv_difference(row.difference),
         **_csv_pairs(ablation, row),
+        **_csv_further(ablation, row),
         "verdict": row.verdict,
         "reference_undertrained_against": " ".join(ablation.stronger_sanity),
         **(vars(row.costs) if ablation.source is None else {}),
@@ -230,6 +237,24 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
         "missing": "; ".join(describe(run) for run in row.missing),
         "notes": "; ".join(notes),
     }
+
+
+def _csv_further(ablation: Ablation, row: Row) -> dict[str, Any]:
+    """Mean, deviation and difference in each further metric. Intervals are not corrected."""
+    line: dict[str, Any] = {}
+    for table in ablation.others:
+        other = next(found for found in table.rows if found.variant == row.variant)
+        low, high = (other.difference and other.difference.interval) or (None, None)
+        values = {
+            "n": other.n,
+            "mean": other.mean,
+            "deviation": other.deviation,
+            "difference": other.difference and other.difference.mean,
+            "difference_low": low,
+            "difference_high": high,
+        }
+        line |= {f"{table.metric.name}.{name}": value for name, value in values.items()}
+    return line
 
 
 def _csv_tuning(ablation: Ablation, row: Row) -> dict[str, Any]:

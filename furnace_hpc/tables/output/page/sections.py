@@ -7,7 +7,7 @@ Text of the class `of-grid` is hidden while the page shows another metric than t
 from collections.abc import Iterator, Sequence
 
 from furnace_hpc.tables.output.captions import caption, main_sentences
-from furnace_hpc.tables.output.cells import Cells, all_cells, headings, lettered
+from furnace_hpc.tables.output.cells import FURTHER, Cells, all_cells, headings, lettered
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.output.render import WORDS
 from furnace_hpc.tables.output.verdict import verdict_sentences
@@ -109,6 +109,12 @@ def _cell(cells: Cells, name: str) -> str:
         if cells.best:
             mean = f"<strong>{mean}</strong>"
         return f'<td class="metric">{mean} {_joined(cells.spread)}</td>'
+    if name.startswith(FURTHER):
+        further = cells.further[int(name.removeprefix(FURTHER)) - 2]
+        mean = html(further.mean)
+        if further.best:
+            mean = f"<strong>{mean}</strong>"
+        return f"<td>{mean} {_joined(further.spread)}</td>"
     if name == "difference":
         return f'<td class="difference">{_joined(cells.difference)}</td>'
     text = html(str(getattr(cells, name)))
