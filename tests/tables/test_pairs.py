@@ -20,7 +20,7 @@ from furnace_hpc.tables.output.cells import all_cells, headings
 from furnace_hpc.tables.output.render import to_csv, to_markdown
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.statistics import pairs
-from furnace_hpc.tables.statistics.estimates import paired_difference
+from furnace_hpc.tables.statistics.estimates import exact_interval, paired_difference
 from furnace_hpc.tables.statistics.resampling import corrected
 from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.table import Ablation
@@ -98,14 +98,14 @@ def test_when_there_is_no_hedges_g():
 def test_exact_interval_agrees_with_scipy(n):
     for wins in range(n + 1):
         oracle = stats.binomtest(wins, n).proportion_ci(method="exact")
-        assert pairs.exact_interval(wins / n, n) == pytest.approx((oracle.low, oracle.high))
+        assert exact_interval(wins / n, n) == pytest.approx((oracle.low, oracle.high))
 
 
 def test_halves_widen_the_exact_interval():
     """Two and a half of 5 has the lower bound of 2 and the upper bound of 3."""
-    low, _ = pairs.exact_interval(2 / 5, 5)
-    _, high = pairs.exact_interval(3 / 5, 5)
-    assert pairs.exact_interval(2.5 / 5, 5) == (low, high)
+    low, _ = exact_interval(2 / 5, 5)
+    _, high = exact_interval(3 / 5, 5)
+    assert exact_interval(2.5 / 5, 5) == (low, high)
 
 
 @pytest.mark.parametrize("n", [3, 5, 10, 30])
@@ -115,7 +115,7 @@ def test_exact_interval_holds_every_share(n):
         held = [
             stats.binom.pmf(wins, n, share)
             for wins in range(n + 1)
-            if pairs.exact_interval(wins / n, n)[0] <= share <= pairs.exact_interval(wins / n, n)[1]
+            if exact_interval(wins / n, n)[0] <= share <= exact_interval(wins / n, n)[1]
         ]
         assert sum(held) >= 0.95
 

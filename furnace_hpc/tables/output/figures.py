@@ -13,6 +13,7 @@ from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
 from furnace_hpc.tables.output.cells import DASH, all_headings
 from furnace_hpc.tables.output.escape import one_line
+from furnace_hpc.tables.output.profiles import Panels, profile_panels
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
 from furnace_hpc.tables.table import Ablation, Row, pair_differences
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES = ("differences", "means", "curves", "cost", "modalities", "consistency")
+NAMES = ("differences", "means", "profiles", "curves", "cost", "modalities", "consistency")
 # file type -> metadata that is left out, because it differs from call to call
 FORMS: dict[str, dict[str, None]] = {
     "svg": {"Date": None, "Creator": None},
@@ -74,6 +75,8 @@ def _figures(ablation: Ablation) -> Iterator[tuple[str, "Figure"]]:
     if any(row.difference for row in ablation.rows):
         yield "differences", _differences_figure(ablation)
     yield "means", _means_figure(ablation)
+    if panels := profile_panels(ablation):
+        yield "profiles", _profiles_figure(ablation, panels)
     if curves := logged_curves(ablation):
         yield "curves", _curves_figure(ablation, curves)
     if any(row.costs.train_s for row in ablation.rows if row.mean is not None):
@@ -95,6 +98,35 @@ def _means_figure(ablation: Ablation) -> "Figure":
     lines = sum(1 + _label(row).count("\n") for row in ablation.rows)
     figure, (axes,) = _sheet(0.8 + 0.2 * lines)
     _draw_means(axes, ablation)
+    return figure
+
+
+def _profiles_figure(ablation: Ablation, found: Panels) -> "Figure":
+    """One panel per row, with the profiles of the reference and of the row."""
+    from matplotlib.figure import Figure
+
+    num_columns = min(3, len(found.panels))
+    num_lines = -(-len(found.panels) // num_columns)
+    size = (WIDTH_IN, 0.5 + 1.6 * num_lines)
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    parts = list(figure.subplots(num_lines, num_columns, squeeze=False, sharey=True).flat)
+    factor = ablation.metric.scale.factor
+    for axes, panel in zip(parts, found.panels, strict=False):
+        for line in panel:
+            color, dash = COLORS[1], "-"
+            if line.name == ablation.grid.reference:
+                color, dash = COLORS[0], DASHES[1]
+            thresholds = [factor * value for value in line.thresholds]
+            axes.fill_between(thresholds, line.low, line.high, color=color, alpha=0.12, linewidth=0)
+            axes.plot(thresholds, line.shares, color=color, linestyle=dash, linewidth=1)
+        axes.set_title(textwrap.fill(one_line(panel[-1].name), 24), loc="left")
+        axes.grid(linewidth=0.4, alpha=0.5)
+    for axes in parts[len(found.panels) :]:
+        axes.remove()
+    reference = one_line(ablation.grid.reference)
+    note = f"; dashed: {reference}" if len(found.panels[0]) > 1 else ""
+    title = f"{one_line(found.title)}{ablation.metric.scale.unit}{note}"
+    figure.supxlabel(textwrap.fill(title, 90), fontsize=7)
     return figure
 
 

@@ -15,6 +15,7 @@ from furnace_hpc.tables.output.effects import effects_html
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.output.page import heatmaps, sections
 from furnace_hpc.tables.output.page.declared_section import declared_section
+from furnace_hpc.tables.output.page.profiles_section import profiles_section
 from furnace_hpc.tables.output.page.script_data import script_data
 from furnace_hpc.tables.output.page.tuning_section import tuning_section
 from furnace_hpc.tables.table import Ablation
@@ -27,6 +28,7 @@ SECTIONS: tuple[Callable[[Ablation], Iterator[str]], ...] = (
     sections.table,
     effects_html,
     sections.charts,
+    profiles_section,
     tuning_section,
     heatmaps.modalities,
     heatmaps.consistency,

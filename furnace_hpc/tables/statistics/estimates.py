@@ -122,6 +122,20 @@ def t_interval(
     return center - half, center + half
 
 
+def exact_interval(share: float, n: int) -> Interval:
+    """The interval of Clopper and Pearson for a share of n, which holds in at least 95 %.
+
+    A half, from ties, is rounded away from the middle of the interval.
+    """
+    from scipy.special import betaincinv
+
+    count, tail = round(2 * share * n) / 2, (1 - LEVEL) / 2
+    fewest, most = math.floor(count), math.ceil(count)
+    low = float(betaincinv(fewest, n - fewest + 1, tail)) if fewest else 0.0
+    high = float(betaincinv(most + 1, n - most, 1 - tail)) if most < n else 1.0
+    return low, high
+
+
 @lru_cache(maxsize=1000)
 def _quantile(degrees: int, level: float) -> float:
     # scipy.special imports in a third of the time of scipy.stats and has the same quantile

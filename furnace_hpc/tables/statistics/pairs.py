@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from furnace_hpc.tables.metric import Metric
-from furnace_hpc.tables.statistics.estimates import LEVEL, SAME, Difference, Interval
+from furnace_hpc.tables.statistics.estimates import (
+    LEVEL,
+    SAME,
+    Difference,
+    Interval,
+    exact_interval,
+)
 from furnace_hpc.tables.table import Row, units_of
 
 LEAST_PAIRS = 3  # of Hedges' g and of a correlation, which is 1 or -1 for two pairs
@@ -73,20 +79,6 @@ def improvement(ours: Sequence[float], theirs: Sequence[float], metric: Metric) 
         elif metric.is_better(value, other):
             score += 1.0
     return score / len(ours)
-
-
-def exact_interval(share: float, n: int) -> Interval:
-    """The interval of Clopper and Pearson for a share of n, which holds in at least 95 %.
-
-    A half, from ties, is rounded away from the middle of the interval.
-    """
-    from scipy.special import betaincinv
-
-    count, tail = round(2 * share * n) / 2, (1 - LEVEL) / 2
-    fewest, most = math.floor(count), math.ceil(count)
-    low = float(betaincinv(fewest, n - fewest + 1, tail)) if fewest else 0.0
-    high = float(betaincinv(most + 1, n - most, 1 - tail)) if most < n else 1.0
-    return low, high
 
 
 def correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
