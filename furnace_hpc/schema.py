@@ -37,12 +37,17 @@ def main(
 
 
 def _with_config(grid: dict[str, Any]) -> dict[str, Any]:
-    """Add the keys of a config to `base` of the grid's schema. A grid names its DeepSpeed file."""
+    """Add the keys of a config to `base` of the grid's schema. A grid names its DeepSpeed file.
+
+    A grid has `metric` or `metrics`.
+    """
     config = TrainConfig.model_json_schema()
     properties = config["properties"]
     properties["deepspeed"] = {"anyOf": [{"type": "string"}, properties["deepspeed"]]}
     grid["$defs"] = grid.get("$defs", {}) | config["$defs"]
     grid["properties"]["base"] |= {"properties": properties}
+    grid["required"] = [key for key in grid["required"] if key != "metric"]
+    grid["anyOf"] = [{"required": ["metric"]}, {"required": ["metrics"]}]
     return grid
 
 
