@@ -41,6 +41,10 @@ from furnace_hpc.tables.table import (
 )
 from furnace_hpc.tables.text import format_value
 
+ONLY_EFFECTS = (
+    "Rows have no marks, verdicts and corrected p values, because the grid gives verdicts to the "
+    "effects of its factors."
+)
 GetStatus = Callable[[RunFolder], RunStatus]  # from the run's files alone, or from Slurm too
 
 
@@ -89,6 +93,8 @@ def collect(
     effects = factor_effects(grid, rows, resolution)
     if not why_no_verdict:
         rows, effects = judge_table(rows, grid, effects)
+        if effects and grid.verdicts == "effects":
+            why_no_verdict = ONLY_EFFECTS
     ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     found = Ablation(
@@ -292,6 +298,8 @@ def judge_table(
 ) -> tuple[tuple[Row, ...], FactorEffects | None]:
     """The rows and the effects with their verdicts, corrected together for their number.
 
+    The grid's key `verdicts` may leave out one of them.
+
     A row without values counts too, so that missing runs change no verdict of another row. A row
     that lacks a run, or whose reference does, is undecided: the runs that remain may be the better
     ones. Rows on other data than the reference have no verdict, because values on different data
@@ -308,16 +316,21 @@ def judge_table(
     if not compared:
         return rows, effects
     sesoi = grid.sesoi and grid.sesoi / metric.scale.factor
-    differences, family, other_p = [row.difference for row in rows], len(compared), []
-    if effects:
+    judges_rows = effects is None or grid.verdicts != "effects"
+    differences, family, other_p = [], 0, []
+    if judges_rows:
+        differences, family = [row.difference for row in rows], len(compared)
+    if effects and grid.verdicts != "rows":
         differences += [effect.difference for effect in effects.effects]
         family += effects.num_comparisons
         other_p = [test.p for test in effects.tests if test.p is not None]
     corrected = with_family(differences, family, sesoi, other_p)
-    if effects:
+    if effects and grid.verdicts != "rows":
         of_others = estimates.holm_of_others(differences, family, other_p)
-        of_effects = corrected[len(rows) :]
+        of_effects = corrected[-len(effects.effects) :]
         effects = judge_effects(effects, of_effects, of_others, metric.direction == "max")
+    if not judges_rows:
+        return rows, effects
     reference_has_gaps = reference is not None and bool(reference.gaps)
     found = []
     for row, difference in zip(rows, corrected[: len(rows)], strict=True):

@@ -22,6 +22,12 @@ from furnace_hpc.runs.records.declaration import (
 from furnace_hpc.tables.table import Ablation, Note, PlanHistory
 from furnace_hpc.tables.text import count
 
+# value of the grid's key `verdicts` -> what has verdicts
+VERDICTS = {
+    "both": "rows, and effects of factors if there are any",
+    "rows": "rows",
+    "effects": "effects of factors",
+}
 MAX_CHANGES = 5  # in the note
 
 
@@ -102,7 +108,7 @@ def plan_lines(ablation: Ablation) -> list[str]:
         f"Seeds: {numbers(plan.seeds)}.{packs}",
         f"Metric: {plan.metric}, {better} is better. Smallest effect of interest (sesoi): {sesoi}.",
         f"Tests: simultaneous intervals, level {plan.level:.0%}, {plan.correction}'s correction "
-        f"for {count(plan.family, 'row')}.",
+        f"for {count(plan.family, 'row')}. Verdicts: {VERDICTS[plan.verdicts]}.",
     ]
     if plan.tune:
         lines.append(f"Each row tuned with {plan.tune}.")

@@ -279,10 +279,12 @@ class Ablation:
     @property
     def family(self) -> str:
         """The comparisons that are corrected together: `3 rows and 3 effects`."""
-        text = count(len(self.compared), "row")
-        if self.effects is not None:
-            text += f" and {count(self.effects.num_comparisons, 'effect')}"
-        return text
+        parts = []
+        if not self.why_no_verdict:
+            parts.append(count(len(self.compared), "row"))
+        if self.effects is not None and self.effects.are_judged:
+            parts.append(count(self.effects.num_comparisons, "effect"))
+        return " and ".join(parts)
 
     @property
     def packs(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from tables_study import GRID
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_effects_csv, to_markdown
 from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.output.verdict import verdict
 from furnace_hpc.tables.statistics.factorial import Factor, contrasts, estimate, omnibus_tests
 from furnace_hpc.tables.statistics.interactions import omnibus_test
 from furnace_hpc.tables.statistics.verdicts import Verdict
@@ -194,3 +195,49 @@ def test_an_incomplete_product_has_parts(tmp_path):
     gaps = table(tmp_path / "b", noisy, lacking, **(AXES | {"axes": axes, "exclude": exclude}))
     assert gaps.effects.num_units == 4
     assert {effect.verdict for effect in gaps.effects.effects} == {Verdict.UNDECIDED}
+
+
+# The grid's key `verdicts`
+
+
+def test_verdicts_of_effects_alone(tmp_path):
+    """Three effects are corrected for themselves, and rows have none."""
+    ablation = table(tmp_path, noisy, verdicts="effects")
+    assert {row.verdict for row in ablation.rows} == {None}
+    assert not any(row.difference.simultaneous for row in ablation.compared)
+    alpha = ablation.effects.effects[0]
+    assert (alpha.verdict, alpha.difference.family) == (Verdict.BETTER, 3)
+    values = {row.variant: np.array(list(row.values.values())) for row in ablation.rows}
+    per_seed = values["consistency_only"] + values["full"] - values["base"]
+    oracle = stats.ttest_1samp((per_seed - values["specific_only"]) / 2, 0)
+    interval = oracle.confidence_interval(1 - 0.05 / 3)
+    assert alpha.difference.simultaneous == pytest.approx((interval.low, interval.high))
+    text = to_markdown(ablation)
+    rows, _, effects = text.partition("**Effects of the factors**")
+    assert "Rows have no marks, verdicts and corrected p values" in rows
+    assert "| verdict" not in rows
+    assert "| verdict |" in effects
+    assert "Bonferroni, 3 effects" in effects
+    line = verdict(ablation)
+    assert line.startswith("loss.alpha: 0 -> 0.5: better, +")
+    assert '<li class="better">loss.alpha: 0 -&gt; 0.5: better' in to_html(ablation)
+
+
+def test_verdicts_of_rows_alone(tmp_path):
+    ablation = table(tmp_path, noisy, verdicts="rows")
+    assert {row.difference.family for row in ablation.compared} == {3}
+    assert [effect.verdict for effect in ablation.effects.effects] == [None] * 3
+    text = to_markdown(ablation)
+    assert "Bonferroni, 3 rows)" in text
+    assert "Effects have no verdicts, because the grid gives verdicts to its rows." in text
+    assert "not corrected for the number of effects" in text
+
+
+def test_rows_without_factors_keep_their_verdicts(tmp_path):
+    rows = {"base": {}, "a": {"loss.alpha": 0.5}}
+    ablation = table(tmp_path, noisy, verdicts="effects", variants=rows)
+    assert ablation.rows[1].verdict is not None
+    assert ablation.why_no_verdict == ""
+    view = table(tmp_path / "b", noisy, view=View(metric="val/digit/accuracy"), verdicts="effects")
+    assert "because --metric changes" in view.why_no_verdict
+    assert not view.effects.are_judged

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
@@ -69,6 +69,11 @@ class Grid(Config):
         description="smallest effect size of interest, in the unit of the table: 1.0 is one point "
         "of accuracy. With it, rows can be equivalent to the reference, and a note says how many "
         "seeds resolve it [none]",
+    )
+    verdicts: Literal["both", "rows", "effects"] = Field(
+        default="both",
+        description="comparisons that have verdicts if rows combine factors: `rows`, `effects` of "
+        "the factors, or `both`, which are corrected together. Choose it before the first run",
     )
     columns: tuple[ColumnName, ...] = Field(
         default=(),

@@ -23,7 +23,7 @@ from furnace_hpc.runs.submitted import runs_of_table
 
 LEVEL, CORRECTION = 0.95, "Bonferroni"  # of the intervals that decide on verdicts
 MAX_NAMES = 5  # of one list
-KEYS = ("reference", "metric", "direction", "sesoi")  # whose values a change names
+KEYS = ("reference", "metric", "direction", "sesoi", "verdicts")  # whose values a change names
 
 
 class _Frozen(BaseModel):
@@ -60,6 +60,7 @@ class DeclaredPlan(_Frozen):
     level: float = LEVEL
     correction: str = CORRECTION
     family: int  # rows that are compared with the reference
+    verdicts: str = "both"  # rows, effects of factors, or both
     tune: DeclaredTuning | None = None  # None if rows are not tuned
 
 
@@ -102,6 +103,7 @@ def plan_of(
         sanity=grid.sanity,
         by=grid.by,
         family=sum(name != grid.reference for name in configs),
+        verdicts=grid.verdicts,
         tune=_tuning_of(grid),
     )
 

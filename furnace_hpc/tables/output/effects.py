@@ -118,7 +118,7 @@ def _titles(ablation: Ablation) -> dict[str, str]:
         "effect": "effect",
         "difference": f"difference{ablation.metric.scale.difference_unit}",
     }
-    if not ablation.why_no_verdict:
+    if ablation.effects and ablation.effects.are_judged:
         titles |= {"verdict": "verdict", "holm_p": "p (Holm)"}
     return titles
 
@@ -129,7 +129,7 @@ def _texts(
     """The cells of each effect, escaped."""
     for effect in found.effects:
         cells = [effect.name, _difference(ablation, effect)]
-        if not ablation.why_no_verdict:
+        if found.are_judged:
             p = DASH
             if effect.difference is not None:
                 p = format_p(effect.difference.holm_p) or DASH
@@ -137,7 +137,7 @@ def _texts(
         yield list(map(escape, cells))
     for test in found.tests:
         cells = [f"{test.name}: any interaction", _f_test(test)]
-        if not ablation.why_no_verdict:
+        if found.are_judged:
             cells += [DASH, format_p(test.holm_p) or DASH]
         yield list(map(escape, cells))
 
@@ -229,19 +229,24 @@ def _unit(ablation: Ablation) -> str:
 def _interval(ablation: Ablation, found: FactorEffects) -> str:
     if not any(effect.difference and effect.difference.shown for effect in found.effects):
         return "without intervals"
-    if ablation.why_no_verdict:
+    if not found.are_judged:
         return "with a t interval (95 %, not corrected for the number of effects)"
     return f"with a simultaneous t interval (95 % for all together, Bonferroni, {ablation.family})"
 
 
 def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
     """What the verdicts count, and on what they rest."""
-    if ablation.why_no_verdict:
+    if not found.are_judged:
+        if not ablation.why_no_verdict:
+            yield "Effects have no verdicts, because the grid gives verdicts to its rows."
         return
-    yield (
-        f"Rows and effects are corrected together ({ablation.family}). So without any difference, "
-        f"at most 5 % of studies have a mark in either table."
-    )
+    if ablation.why_no_verdict:
+        yield "The grid gives verdicts to the effects of its factors, and not to its rows."
+    else:
+        yield (
+            f"Rows and effects are corrected together ({ablation.family}). So without any "
+            f"difference, at most 5 % of studies have a mark in either table."
+        )
     if _interactions(found):
         yield (
             "A better (worse) interaction: together the changes give more (less) than the sum of "

@@ -6,7 +6,8 @@ from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import grid_command, resubmit_command
-from furnace_hpc.tables.output.cells import UNDERTRAINED, difference_text
+from furnace_hpc.tables.output.cells import UNDERTRAINED, text_of_difference
+from furnace_hpc.tables.statistics.estimates import Difference
 from furnace_hpc.tables.statistics.significance import ALPHA, format_p
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Row
@@ -41,7 +42,8 @@ def last_lines(ablation: Ablation, folder: GridFolder, place: Path, files: int) 
 def verdict(ablation: Ablation) -> str:
     """The rows by their verdict, in one line."""
     if ablation.why_no_verdict:
-        return ablation.why_no_verdict.removesuffix(".")
+        sentences = [text.removesuffix(".") for _, text in effect_sentences(ablation)]
+        return "; ".join([*sentences, ablation.why_no_verdict.removesuffix(".")])
     reference, sentences = ablation.grid.reference, []
     for word, title in TITLES.items():
         names = [
@@ -66,6 +68,18 @@ def verdict_sentences(ablation: Ablation) -> list[tuple[str, str]]:
         (row.verdict, _sentence(ablation, row, row.verdict))
         for row in ablation.compared
         if row.verdict
+    ]
+
+
+def effect_sentences(ablation: Ablation) -> list[tuple[str, str]]:
+    """(verdict, sentence) of each effect, if the grid gives verdicts to effects alone."""
+    effects = ablation.effects
+    if not ablation.why_no_verdict or effects is None:
+        return []
+    return [
+        (effect.verdict, f"{effect.name}: {effect.verdict}, {_size(ablation, effect.difference)}.")
+        for effect in effects.effects
+        if effect.verdict and effect.difference
     ]
 
 
@@ -116,6 +130,11 @@ def amount(ablation: Ablation, row: Row) -> str:
     """Difference, unit and interval: `+2.0 points [0.4, 3.6]`. Empty if there is no difference."""
     if row.difference is None:
         return ""
-    number, _, interval = difference_text(ablation, row).partition(" ")
+    return _size(ablation, row.difference)
+
+
+def _size(ablation: Ablation, difference: Difference) -> str:
+    text = text_of_difference(ablation.metric.scale, difference)
+    number, _, interval = text.partition(" ")
     unit = ablation.metric.scale.difference_unit.strip(" ()")
     return " ".join(filter(None, [number, unit, interval]))

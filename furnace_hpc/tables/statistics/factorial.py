@@ -69,6 +69,11 @@ class FactorEffects:
     tests: tuple[Omnibus, ...] = ()  # of interactions with several contrasts
 
     @property
+    def are_judged(self) -> bool:
+        """Whether they have verdicts."""
+        return any(effect.verdict for effect in self.effects)
+
+    @property
     def num_comparisons(self) -> int:
         """Intervals and tests, which are corrected together with those of the rows."""
         return len(self.effects) + len(self.tests)

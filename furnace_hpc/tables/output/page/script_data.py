@@ -59,7 +59,7 @@ def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
     """The data of the scripts. The first view is the table itself."""
     titles = headings(ablation)
     tables = [ablation]
-    if not ablation.why_no_verdict:
+    if not ablation.why_no_verdict or (ablation.effects and ablation.effects.are_judged):
         tables += tables_of_other_metrics(ablation)
     return {
         "reference": ablation.grid.reference,

@@ -10,7 +10,7 @@ from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import FURTHER, Cells, all_cells, headings, lettered
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.output.render import WORDS
-from furnace_hpc.tables.output.verdict import verdict_sentences
+from furnace_hpc.tables.output.verdict import effect_sentences, verdict_sentences
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation
 
@@ -68,7 +68,8 @@ def charts(ablation: Ablation) -> Iterator[str]:
 def _verdicts(ablation: Ablation) -> str:
     """One sentence per row, or why there is none. Many undecided rows are folded."""
     if ablation.why_no_verdict:
-        return f"<p>{html(ablation.why_no_verdict)}</p>"
+        effects = effect_sentences(ablation)
+        return (_list(effects) if effects else "") + f"<p>{html(ablation.why_no_verdict)}</p>"
     found = verdict_sentences(ablation)
     if not found:
         return "<p>There is one row, and nothing to compare.</p>"
