@@ -20,6 +20,9 @@ SEVERAL = "several values"  # of a setting that differs between the runs of a ro
 DATA = "data.name"  # rows on different data are no factor
 MAX_PARTS = 10  # 2 x 2 parts; with more, their correction would widen all intervals of the table
 
+# levels of the two changes in the reference, in the two rows, and in the row with both
+CORNERS: tuple[tuple[int, ...], ...] = ((0, 0), (1, 0), (0, 1), (1, 1))
+
 
 class Part(NamedTuple):
     """A 2 x 2 part of a table, beside the reference."""
@@ -81,7 +84,8 @@ def _effects_of_parts(rows: Sequence[Row], resolution: float, ratio: float) -> F
     used = list({row.variant: row for part in parts for row in (reference, *part)}.values())
     common, found = _common_draws(used), []
     for part in parts:
-        of_part = {(0, 0): reference, (1, 0): part.first, (0, 1): part.second, (1, 1): part.both}
+        rows_of_part = (reference, part.first, part.second, part.both)
+        of_part = dict(zip(CORNERS, rows_of_part, strict=True))
         found.append(factorial.part_contrast(part.name, _cells(of_part, common)))
     effects = tuple(factorial.estimate(found, resolution, ratio))
     num_units = len(units_of({draw: reference.values[draw] for draw in common}))

@@ -61,6 +61,7 @@ def test_the_first_submission_declares_the_plan(tmp_path):
         "level": 0.95,
         "correction": "Bonferroni",
         "family": 1,
+        "verdicts": "both",
         "tune": None,
     }
 

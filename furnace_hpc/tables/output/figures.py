@@ -113,12 +113,13 @@ def _profiles_figure(ablation: Ablation, found: Panels) -> "Figure":
     factor = ablation.metric.scale.factor
     for axes, panel in zip(parts, found.panels, strict=False):
         for line in panel:
-            color, dash = COLORS[1], "-"
+            style = RowStyle(COLORS[1], "", DASHES[0])
             if line.name == ablation.grid.reference:
-                color, dash = COLORS[0], DASHES[1]
+                style = RowStyle(COLORS[0], "", DASHES[1])
             thresholds = [factor * value for value in line.thresholds]
-            axes.fill_between(thresholds, line.low, line.high, color=color, alpha=0.12, linewidth=0)
-            axes.plot(thresholds, line.shares, color=color, linestyle=dash, linewidth=1)
+            band = {"color": style.color, "alpha": 0.12, "linewidth": 0}
+            axes.fill_between(thresholds, line.low, line.high, **band)
+            axes.plot(thresholds, line.shares, color=style.color, linestyle=style.dash, linewidth=1)
         axes.set_title(textwrap.fill(one_line(panel[-1].name), 24), loc="left")
         axes.grid(linewidth=0.4, alpha=0.5)
     for axes in parts[len(found.panels) :]:
