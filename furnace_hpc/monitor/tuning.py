@@ -41,14 +41,14 @@ class Stage:
     waiting: Mapping[Tuned, str]  # rows without a choice -> the reason
     trials: Mapping[int, Values]  # number -> values, the same for every row
 
-    def lines(self, num_seeds: int) -> list[str]:
-        """What was chosen, and what waits, for a plan of `num_seeds` seeds."""
+    def lines(self, num_later: int) -> list[str]:
+        """What was chosen, and what waits. `num_later` runs of the table wait for a choice."""
         found = [_choice_line(tuned, choice) for tuned, choice in self.choices.items()]
         if self.waiting:
             drawn = [f"{number}: {as_text(values)}" for number, values in self.trials.items()]
             found.append(f"trials of each row: {'; '.join(drawn)}")
         found += [f"{_name(tuned)}: {reason}" for tuned, reason in self.waiting.items()]
-        if num_later := len(self.waiting) * num_seeds:
+        if num_later:
             found.append(
                 f"{counted(num_later, 'run')} of the table will follow, with the values that "
                 f"the trials choose"
