@@ -183,7 +183,10 @@ def declare_plan(plan: Plan) -> None:
     configs = {row.name: row.config for row in expand_rows(grid)}
     data = {run.spec.config.data.name: run.spec.data_fingerprint for run in plan.runs}
     done = [run.folder.run_id for run in plan.runs if run.status.state is RunState.DONE]
-    planned = declaration.plan_of(grid, configs, data)
+    # A run that resumes with the code it began with changes nothing.
+    codes = [run.attempt.code_hash for run in plan.to_do if run.attempt.snapshot == plan.snapshot]
+    adopted = [run.folder.run_id for run in plan.runs if run.adopts]
+    planned = declaration.plan_of(grid, configs, data, "".join(codes[:1]), adopted)
     added = declaration.declare(plan.folder, grid, planned, done)
     if before and added and added.runs_with_results:
         changes = declaration.changes(before[-1].plan, added.plan)
