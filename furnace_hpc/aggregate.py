@@ -52,7 +52,11 @@ SeedColumn = Annotated[
     str | None, typer.Option("--seed", help="--from: column with the seed of a run [seed]")
 ]
 PackColumn = Annotated[
-    str | None, typer.Option("--pack", help="--from: column with the data set or pack of a run")
+    str | None,
+    typer.Option("--pack", help="--from: column with the draw of the data, of one data set"),
+]
+DataSetColumn = Annotated[
+    str | None, typer.Option("--data-set", help="--from: column with the data set of a run")
 ]
 ValueColumn = Annotated[
     str | None,
@@ -101,6 +105,7 @@ def main(
     row: RowColumn = None,
     seed: SeedColumn = None,
     pack: PackColumn = None,
+    data_set: DataSetColumn = None,
     value: ValueColumn = None,
     reference: Reference = None,
 ) -> None:
@@ -115,7 +120,7 @@ def main(
     from furnace_hpc.tables.output.results import submitted_grid
     from furnace_hpc.tables.view import View
 
-    columns = {"row": row, "seed": seed, "pack": pack, "value": value}
+    columns = {"row": row, "seed": seed, "pack": pack, "data_set": data_set, "value": value}
     if from_:
         of_grids = {"grid": grid, "set": set_, "by": by, "where": where, "samples": samples}
         _refuse(of_grids | {"runs-root": runs_dir}, "is not possible with --from. Remove it")
@@ -176,15 +181,17 @@ def show_foreign(wanted: "ForeignTable", out: Path | None = None, figures: bool 
         figures: whether to draw the figures.
 
     Raises:
-        ConfigError: the files or the options have a problem.
+        ConfigError: the files or the options have a problem, or the folder in `results/` has the
+            table of other files.
     """
-    from furnace_hpc.tables.foreign import collect_foreign
+    from furnace_hpc.tables.foreign import check_same_input, collect_foreign
     from furnace_hpc.tables.output.results import write_results
     from furnace_hpc.tables.output.verdict import verdict
 
-    ablation = collect_foreign(wanted)
     if out is None:
         out = Path("results") / wanted.name
+        check_same_input(out, wanted)
+    ablation = collect_foreign(wanted)
     files = write_results(ablation, out, figures and _can_draw())
     _print_table(ablation)
     if ablation.missing:
@@ -212,7 +219,7 @@ def _foreign_table(
 def _refuse(options: dict[str, Any], problem: str) -> None:
     for name, given in options.items():
         if given:
-            raise ConfigError(f"--{name} {problem}")
+            raise ConfigError(f"--{name.replace('_', '-')} {problem}")
 
 
 def _can_draw() -> bool:

@@ -85,12 +85,12 @@ def collect(
     rows = compare_rows(named, grid.reference, by, settings_of, resolution)
     if not why_no_verdict:
         rows = with_verdicts(rows, grid)
-    ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
+    ranks, no_ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     return Ablation(
         grid,
         rows,
-        (*notes, *rank_notes(ranks)),
+        (*notes, *rank_notes(ranks, no_ranks)),
         records,
         why_no_verdict=why_no_verdict,
         resolution=resolution,

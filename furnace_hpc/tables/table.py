@@ -28,6 +28,8 @@ from furnace_hpc.tables.statistics.ranks import Ranks
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.tuning.tuned_rows import Tuning
 
+SOURCE_FILE = "source.json"  # in the results of another tool's runs: their files
+
 
 @dataclass(frozen=True)
 class Change:
@@ -218,6 +220,8 @@ class Source(NamedTuple):
     tool: str  # empty if it is unknown
     of_last_step: bool  # whether a value is that of the last step with one
     is_plain: bool  # whether values are shown as they are, not as percentages
+    packs_are: str = ""  # `draws` of one data set, or `data sets`; empty without packs
+    inputs: tuple[str, ...] = ()  # full paths of the files, and the metric
 
 
 class PlanHistory(NamedTuple):

@@ -137,9 +137,7 @@ def test_new_code_after_a_look_is_appended(tmp_path, capsys):
     ]
     declare_plan(replace(plan, runs=tuple(newer[:1])))
     before, after = declared(tmp_path)
-    assert changes(before.plan, after.plan) == [
-        f"the code was changed from {CODE} to 0123456789ab"
-    ]
+    assert changes(before.plan, after.plan) == [f"the code was changed from {CODE} to 0123456789ab"]
     assert after.runs_with_results == 4
     assert "the code was changed from" in capsys.readouterr().out
 

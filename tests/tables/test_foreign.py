@@ -308,10 +308,34 @@ def test_the_command_writes_all_files(tmp_path):
     done = command(tmp_path, *words, "--direction", "max")
     assert (done.returncode, done.stderr) == (0, "")
     out = tmp_path / "results" / "runs--acc"
-    assert {path.name for path in out.iterdir()} == {*WRITERS, "figures"}
+    assert {path.name for path in out.iterdir()} == {*WRITERS, "figures", "source.json"}
     assert {path.name for path in (out / "figures").glob("*.svg")} >= {"means.svg"}
     assert not (out / "figures" / "cost.svg").exists()
-    assert f"wrote {len(WRITERS) + len(list((out / 'figures').iterdir()))} files" in done.stdout
+    number = len(WRITERS) + 1 + len(list((out / "figures").iterdir()))
+    assert f"wrote {number} files" in done.stdout
+
+
+def test_files_of_one_name_keep_their_results(tmp_path):
+    """The second table would overwrite the first one."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_csv(tmp_path / name / "runs.csv", wide_lines())
+    words = ["--metric", "acc", "--direction", "max", "--no-figures"]
+    out = tmp_path / "results" / "runs--acc"
+    for _ in range(2):
+        assert command(tmp_path, "--from", "a/runs.csv", *words).returncode == 0
+    before = (out / "runs.csv").read_bytes()
+    refused = command(tmp_path, "--from", "b/runs.csv", *words)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"error: results/runs--acc has the table of acc from {tmp_path.resolve()}/a/runs.csv. Give "
+        f"another folder for this table with --out, or remove results/runs--acc\n"
+    )
+    assert (out / "runs.csv").read_bytes() == before
+    assert command(tmp_path, "--from", "b/runs.csv", *words, "--out", "results/b").returncode == 0
+    (out / "source.json").write_text("{")
+    damaged = command(tmp_path, "--from", "a/runs.csv", *words)
+    assert "source.json is damaged" in damaged.stderr
 
 
 def test_a_missing_run_exits_1(tmp_path):

@@ -47,6 +47,16 @@ OPTIONAL_COLUMNS = {
         f"intervals cover about 90 %."
     ),
 }
+PACKS_ARE = {
+    "draws": (
+        "Packs are draws of one data set (--pack). The files do not say whether packs share "
+        "samples: the intervals assume that they do not."
+    ),
+    "data sets": (
+        "Packs are data sets (--data-set): intervals and tests count data sets, and the ranks "
+        "compare the rows over them. A mean over data sets needs values on one scale, ranks do not."
+    ),
+}
 NOT_CHECKED = (
     "Furnace did not train these runs: their code, data and choice of step are not checked."
 )
@@ -202,6 +212,8 @@ def _source(source: Source) -> Iterator[str]:
     yield f"Read from {source.files}{tool}."
     if source.of_last_step:
         yield "The value of a run is its value at the last step that has one."
+    if source.packs_are:
+        yield PACKS_ARE[source.packs_are]
     yield NOT_CHECKED
 
 

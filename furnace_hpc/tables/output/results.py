@@ -1,5 +1,6 @@
 """Find the runs of a submitted grid, and write the files of its table to `results/<grid>/`."""
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,13 +26,22 @@ from furnace_hpc.tables.output.render import (
 )
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.reading.cache import Records, read_records
-from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.table import SOURCE_FILE, Ablation
+
+
+def _source_json(ablation: Ablation) -> str:
+    """The files behind the table of another tool's runs. Empty for a grid."""
+    if ablation.source is None:
+        return ""
+    return json.dumps({"inputs": ablation.source.inputs}, indent=1) + "\n"
+
 
 OPTIONAL_WRITERS: dict[str, Callable[[Ablation], str]] = {  # files that a table may lack
     "effects.csv": to_effects_csv,
     "ranks.csv": to_ranks_csv,
     "tuning.csv": to_tuning_csv,
     "tuning_curve.csv": to_curve_csv,
+    SOURCE_FILE: _source_json,
 }
 WRITERS: dict[str, Callable[[Ablation], str]] = {
     "runs.csv": to_runs_csv,
