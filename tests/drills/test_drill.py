@@ -199,4 +199,4 @@ def test_a_real_drill(tmp_path: Path, small_root: Path):
     said = "5 of 5 disturbances lost at most the allowed steps and changed no result"
     assert said in done.stdout
     [log] = tmp_path.glob("runs/drills/*/submit-1.log")
-    assert "4 CPU slots" in log.read_text()
+    assert "4 at a time, on CPU" in log.read_text()

@@ -181,8 +181,8 @@ def _read_events(path: Path, found: ForeignRuns) -> None:
         f"--{name.replace('_', '-')}" for name, column in columns.items() if column is not None
     ]:
         raise ConfigError(
-            f"{path}: event files have no columns for {' and '.join(given)}. Leave that out and name "
-            f"the folder of a run as base-seed3, or give a CSV file with these columns"
+            f"{path}: event files have no columns for {' and '.join(given)}. Leave that out and "
+            f"name the folder of a run as base-seed3, or give a CSV file with these columns"
         )
     run = event_runs(path, query.metric)
     if "TensorBoard" not in found.tools:
