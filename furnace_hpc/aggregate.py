@@ -117,7 +117,7 @@ def main(
     # The tables have no reference cycles, and the search for them takes a fifth of the time of
     # thousands of runs.
     gc.disable()
-    from furnace_hpc.tables.output.results import submitted_grid
+    from furnace_hpc.tables.reading.submitted import submitted_grid
     from furnace_hpc.tables.view import View
 
     columns = {"row": row, "seed": seed, "pack": pack, "data_set": data_set, "value": value}

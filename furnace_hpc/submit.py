@@ -253,6 +253,7 @@ def make_plan_of(
         get_status,
         write=not options.dry_run,
         code_hash=choices.code_hash if options.new_code else "",
+        adopt=options.adopt,
     )
     wanted = {*options.seeds, *map(str, grid.tune.seeds)}
     specs = [spec for spec in stage.runs if str(spec.config.seed) in wanted]

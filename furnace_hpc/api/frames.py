@@ -116,7 +116,7 @@ def load(
         ConfigError: the grid is unknown or has no runs, or an argument is wrong.
     """
     from furnace_hpc.api.grid_table import make_table
-    from furnace_hpc.tables.output.results import submitted_grid
+    from furnace_hpc.tables.reading.submitted import submitted_grid
     from furnace_hpc.tables.view import View
 
     for name, given in {"settings": settings, "by": by, "where": where}.items():

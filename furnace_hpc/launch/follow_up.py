@@ -89,6 +89,7 @@ def plan_after_trials(
         resolver,
         write=True,
         code_hash=choices.code_hash if newest.new_code else "",
+        adopt=newest.adopt,
     )
     num_later = sum(name == tuned.row for tuned in stage.waiting for name, _ in wanted)
     print(*stage.lines(num_later), sep="\n", flush=True)
