@@ -138,7 +138,7 @@ def _with_more_notes(ablation: "Ablation", samples: bool) -> "Ablation":
         notes.append(Note(text))
     if samples:
         from furnace_hpc.tables.notes import sample_notes
-        from furnace_hpc.tables.statistics.bootstrap import compare_samples
+        from furnace_hpc.tables.reading.samples import compare_samples
 
         notes += sample_notes(ablation, compare_samples(ablation))
     return replace(ablation, notes=tuple(notes))

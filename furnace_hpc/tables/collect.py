@@ -24,17 +24,16 @@ from furnace_hpc.tables.reading.costs import costs_of_attempts
 from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.reading.run_files import Record, read_record
 from furnace_hpc.tables.statistics import estimates, resampling
+from furnace_hpc.tables.statistics.units import Draw, pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict, judge, with_family
 from furnace_hpc.tables.table import (
     Ablation,
     Change,
-    Draw,
     Row,
     Run,
     on_the_same_data,
     several_packs,
     test_per_train,
-    units_of,
     values_by_draw,
 )
 from furnace_hpc.tables.text import format_value
@@ -266,13 +265,8 @@ def difference_of(
     ours: list[Run], theirs: list[Run], resolution: float = 0.0
 ) -> estimates.Difference | None:
     """Difference over the draws that both rows have, not corrected for the number of rows."""
-    our_values, their_values = values_by_draw(ours), values_by_draw(theirs)
-    both = [draw for draw in our_values if draw in their_values]
-    difference = estimates.paired_difference(
-        units_of({draw: our_values[draw] for draw in both}),
-        units_of({draw: their_values[draw] for draw in both}),
-        resolution,
-    )
+    pairs = pair_up(values_by_draw(ours), values_by_draw(theirs))
+    difference = estimates.paired_difference(pairs.ours, pairs.theirs, resolution)
     return resampling.corrected(difference, test_per_train(ours))
 
 

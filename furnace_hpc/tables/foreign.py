@@ -24,10 +24,10 @@ from furnace_hpc.tables.notes import notes_of_values
 from furnace_hpc.tables.reading.cache import no_records
 from furnace_hpc.tables.reading.foreign.columns import Query
 from furnace_hpc.tables.reading.foreign.runs import ForeignRun, ForeignRuns, RunKey, read_foreign
+from furnace_hpc.tables.statistics.units import Draw
 from furnace_hpc.tables.table import (
     SOURCE_FILE,
     Ablation,
-    Draw,
     ForeignResult,
     ForeignSpec,
     Note,

@@ -20,9 +20,10 @@ from furnace_hpc.tables.output.cells import all_cells, headings
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.reading.samples import compare_samples
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.statistics.bootstrap import compare_samples
-from furnace_hpc.tables.table import Ablation, Draw, pair_differences
+from furnace_hpc.tables.statistics.units import Draw
+from furnace_hpc.tables.table import Ablation, pair_differences
 from furnace_hpc.tables.view import View, apply_view
 
 PRINTS = {"a": "a" * 16, "b": "b" * 16, "c": "c" * 16}

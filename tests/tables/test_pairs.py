@@ -13,18 +13,17 @@ from tables_study import finish, notes, row, study
 
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.output.captions import caption
-from furnace_hpc.tables.output.cells import all_cells, headings
+from furnace_hpc.tables.output.cells import all_cells, headings, pair_statistics_of
 from furnace_hpc.tables.output.render import to_csv, to_markdown
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.statistics import pairs
 from furnace_hpc.tables.statistics.estimates import paired_difference
 from furnace_hpc.tables.statistics.resampling import corrected
 from furnace_hpc.tables.statistics.robust import interquartile_mean
+from furnace_hpc.tables.statistics.units import Pairs
 from furnace_hpc.tables.table import Ablation
 
-ACCURACY, LOSS = Metric("test/digit/accuracy", "max"), Metric("test/digit/loss", "min")
 GAINS = [0.021, 0.013, 0.018, 0.009, 0.016]
 EXTRA = ["difference", "hedges_g", "improvement", "correlation", "iqm"]
 
@@ -102,10 +101,12 @@ def test_wilson_interval_agrees_with_scipy(n):
 
 def test_share_of_pairs_that_improve():
     ours, theirs = [0.9, 0.8, 0.7, 0.6], [0.8, 0.8, 0.6, 0.7]
-    assert pairs.improvement(ours, theirs, ACCURACY) == 2.5 / 4  # a win, a tie, a win, a loss
-    assert pairs.improvement(ours, theirs, LOSS) == 1.5 / 4
+    assert (
+        pairs.improvement(Pairs((), ours, theirs), True) == 2.5 / 4
+    )  # a win, a tie, a win, a loss
+    assert pairs.improvement(Pairs((), ours, theirs), False) == 1.5 / 4
     rounded = [0.1 + 0.2, 0.3]
-    assert pairs.improvement(rounded, [0.3, 0.3], ACCURACY) == 0.5
+    assert pairs.improvement(Pairs((), rounded, [0.3, 0.3]), True) == 0.5
 
 
 def test_correlation_agrees_with_scipy():
@@ -156,7 +157,7 @@ def test_optional_columns_are_shown_if_named(tmp_path):
     titles = headings(ablation)
     assert list(titles) == ["variant", *EXTRA]
     base, full = all_cells(ablation)
-    found = pairs.pair_statistics(row(ablation, "full"), row(ablation, "base"), ablation.metric)
+    found = pair_statistics_of(ablation, row(ablation, "full"))
     low, high = found.hedges_g_interval
     assert full.hedges_g == f"{found.hedges_g:+.2f} [{low:.2f}, {high:.2f}]"
     assert full.improvement == "1.00 [0.72, 1.00]"  # Wilson: 10 of 10
@@ -180,7 +181,7 @@ def test_nine_runs_have_no_interquartile_mean(tmp_path):
 def test_csv_and_report_have_the_statistics(tmp_path):
     ablation = made(tmp_path, GAINS)
     base, full = csv.DictReader(io.StringIO(to_csv(ablation)))
-    found = pairs.pair_statistics(row(ablation, "full"), row(ablation, "base"), ablation.metric)
+    found = pair_statistics_of(ablation, row(ablation, "full"))
     assert float(full["hedges_g"]) == found.hedges_g
     assert float(full["hedges_g_high"]) == found.hedges_g_interval[1]
     assert (float(full["improvement"]), full["improvement_high"]) == (1.0, "1.0")
