@@ -172,7 +172,8 @@ class Drill:
     def _has_ended(self, names: list[str]) -> bool:
         runs = [run for name in names if (run := self._find(name))]
         states = {read_status(run).state for run in runs}
-        is_open = bool(states & {RunState.INTERRUPTED, RunState.UNKNOWN})
+        # A process that was killed just now may still look alive.
+        is_open = bool(states & {RunState.INTERRUPTED, RunState.UNKNOWN, RunState.RUNNING})
         return len(runs) == len(names) and not is_open
 
     def outcome(self, disturbance: Disturbance) -> Outcome:

@@ -17,7 +17,9 @@ from login_study import command
 from furnace_hpc.drill import Drill
 from furnace_hpc.drills.faults import Disturbance, disturbances, signal_rank, stages
 from furnace_hpc.drills.outcome import Outcome, read_outcome
+from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import RunFolder, write_json
+from furnace_hpc.runs.state import RunState, read_status
 
 INTERVAL = 10
 WARNED = Disturbance("terminated", "TERM", True, signal_rank(0, signal.SIGTERM))
@@ -169,6 +171,16 @@ def test_each_stage_is_submitted_until_it_has_ended(tmp_path: Path, monkeypatch)
         ["interrupted", "submit-2.log"],
         ["interrupted", "submit-3.log"],
     ]
+
+
+def test_a_run_that_is_being_killed_has_not_ended(tmp_path: Path):
+    """After a SIGKILL its holder may live for a moment. Then another submission resumes it."""
+    drill = Drill(tmp_path / "drill", [], 120, random.Random(0))
+    alive = RunFolder(tmp_path / "drill" / "calm-s0-0123abcd")
+    holder = lifecycle.holder()
+    write_json(alive.attempt(1), {"attempt": 1, "holder": holder, "start_unix_s": 1.0})
+    assert read_status(alive).state is RunState.RUNNING
+    assert not drill._has_ended(["calm"])
 
 
 # Seen by `submit`, which the drill starts. Ranks do not depend on it.
