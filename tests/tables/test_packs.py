@@ -116,7 +116,7 @@ def test_every_output_names_the_packs(tmp_path):
     text = " ".join(caption(ablation, headings(ablation)))
     assert "mean over 3 packs of the data (a, b, c)" in text
     assert "Each pack and seed has its own initial weights and sample order." in text
-    assert "the mean over 2 seeds of the training (0, 1). n counts runs." in text
+    assert "the mean over 2 seeds of the training. Seeds: 0, 1. n counts runs." in text
     assert "Its smallest possible p is .25 with 3 packs" in text
     assert "n = 6 runs, 2 seeds on each of 3 packs" in to_latex(ablation)
     assert "± 3.1 (seeds) ± 9.0 (packs)" in to_markdown(ablation)

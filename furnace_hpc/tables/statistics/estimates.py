@@ -233,6 +233,21 @@ def sign_flip_test(differences: Sequence[float]) -> float | None:
     return extreme / 2.0 ** len(differences)
 
 
+def sign_flip_equivalence(differences: Sequence[float], bound: float) -> float | None:
+    """P of two one-sided sign-flip tests: the mean difference is between -bound and bound.
+
+    It assumes that differences are symmetric about their mean, and no distribution. None as in
+    `sign_flip_test`.
+    """
+    if abs(statistics.fmean(differences)) >= bound:
+        return 1.0
+    found = [sign_flip_test([value + side for value in differences]) for side in (bound, -bound)]
+    known = [p for p in found if p is not None]
+    if len(known) < len(found):
+        return None
+    return max(known) / 2  # both tails of a symmetric distribution
+
+
 def sign_flip_floor(n: int) -> float:
     """Smallest possible p of a two-sided sign-flip test of n pairs."""
     return 2.0 ** (1 - n)
