@@ -19,7 +19,6 @@ from furnace_hpc.tables.table import Ablation
 from furnace_hpc.tables.tuning.csv_lines import tuning_lines
 
 if TYPE_CHECKING:
-    import pandas as pd
     import polars as pl
 
 FRAMES = ("table", "runs", "curves", "trials")  # attributes of `Results`
@@ -70,7 +69,7 @@ class Results:
         """One row per trial of a tuned grid, with the columns of tuning.csv. Else empty."""
         return _frame(tuning_lines(self.ablation))
 
-    def to_pandas(self, name: Literal["table", "runs", "curves", "trials"]) -> "pd.DataFrame":
+    def to_pandas(self, name: Literal["table", "runs", "curves", "trials"]) -> Any:
         """One of the frames as a DataFrame of pandas.
 
         Args:
