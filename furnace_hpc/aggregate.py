@@ -114,7 +114,7 @@ def main(
     It writes runs.csv, table.csv, table.md, table.tex, report.html and figures/. The exit code is 1
     if runs are missing. With --metric, --direction, --by or --where it gives no verdicts.
     """
-    gc.disable()  # tables have no reference cycles, and the search for them takes a fifth of the time
+    gc.disable()  # tables have no reference cycles, and the search takes a fifth of the time
     from furnace_hpc.tables.reading.submitted import submitted_grid
     from furnace_hpc.tables.view import View
 
