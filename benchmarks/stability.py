@@ -23,8 +23,8 @@ import yaml
 from furnace_hpc.config.grids.grid import Grid, read_grid, with_settings
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.output.results import submitted_runs
 from furnace_hpc.tables.reading.cache import read_records
+from furnace_hpc.tables.reading.submitted import submitted_runs
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Row
 
@@ -86,7 +86,7 @@ def tables_of(grid: Grid, runs: Path, sets: Sequence[Sequence[int]]) -> list[Abl
     """The table of each set of seeds, with verdicts as if no other seeds had been submitted."""
     folder = GridFolder(runs / grid.name)
     records = read_records(folder)
-    specs = submitted_runs(grid, folder, records)
+    specs = submitted_runs(grid, folder, records).runs
     tables = []
     for seeds in sets:
         part = grid.model_copy(update={"seeds": tuple(seeds)})

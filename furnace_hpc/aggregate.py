@@ -59,7 +59,11 @@ SeedColumn = Annotated[
     str | None, typer.Option("--seed", help="--from: column with the seed of a run [seed]")
 ]
 PackColumn = Annotated[
-    str | None, typer.Option("--pack", help="--from: column with the data set or pack of a run")
+    str | None,
+    typer.Option("--pack", help="--from: column with the draw of the data, of one data set"),
+]
+DataSetColumn = Annotated[
+    str | None, typer.Option("--data-set", help="--from: column with the data set of a run")
 ]
 ValueColumn = Annotated[
     str | None,
@@ -103,6 +107,7 @@ def main(
     row: RowColumn = None,
     seed: SeedColumn = None,
     pack: PackColumn = None,
+    data_set: DataSetColumn = None,
     value: ValueColumn = None,
     reference: Reference = None,
 ) -> None:
@@ -111,13 +116,11 @@ def main(
     It writes runs.csv, table.csv, table.md, table.tex, report.html and figures/. The exit code is 1
     if runs are missing. With --metric, --direction, --by or --where it gives no verdicts.
     """
-    # The tables have no reference cycles, and the search for them takes a fifth of the time of
-    # thousands of runs.
-    gc.disable()
-    from furnace_hpc.tables.output.results import submitted_grid
+    gc.disable()  # tables have no reference cycles, and the search takes a fifth of the time
+    from furnace_hpc.tables.reading.submitted import submitted_grid
     from furnace_hpc.tables.view import View, metrics_of
 
-    columns = {"row": row, "seed": seed, "pack": pack, "value": value}
+    columns = {"row": row, "seed": seed, "pack": pack, "data_set": data_set, "value": value}
     if from_:
         of_grids = {"grid": grid, "set": set_, "by": by, "where": where, "samples": samples}
         _refuse(of_grids | {"runs-root": runs_dir}, "is not possible with --from. Remove it")
@@ -179,15 +182,17 @@ def show_foreign(wanted: "ForeignTable", out: Path | None = None, figures: bool 
         figures: whether to draw the figures.
 
     Raises:
-        ConfigError: the files or the options have a problem.
+        ConfigError: the files or the options have a problem, or the folder in `results/` has the
+            table of other files.
     """
-    from furnace_hpc.tables.foreign import collect_foreign
+    from furnace_hpc.tables.foreign import check_same_input, collect_foreign
     from furnace_hpc.tables.output.results import write_results
     from furnace_hpc.tables.output.verdict import verdict
 
-    ablation = collect_foreign(wanted)
     if out is None:
         out = Path("results") / wanted.name
+        check_same_input(out, wanted)
+    ablation = collect_foreign(wanted)
     files = write_results(ablation, out, figures and _can_draw())
     _print_table(ablation)
     if ablation.missing:
@@ -216,7 +221,7 @@ def _foreign_table(
 def _refuse(options: dict[str, Any], problem: str) -> None:
     for name, given in options.items():
         if given:
-            raise ConfigError(f"--{name} {problem}")
+            raise ConfigError(f"--{name.replace('_', '-')} {problem}")
 
 
 def _can_draw() -> bool:

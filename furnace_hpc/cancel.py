@@ -14,7 +14,7 @@ from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.journal import submissions
+from furnace_hpc.runs.journal import SCOPE, submissions
 from furnace_hpc.runs.manual_starts import manually_started
 from furnace_hpc.runs.submitted import find_submitted
 from furnace_hpc.slurm import client
@@ -58,8 +58,11 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
 
     A follow-up job that runs now reads the note in the journal, or waits for the lock.
     """
-    with_calls = [submission for submission in submissions(folder) if submission.sbatch_calls()]
-    for submission in with_calls:
+    all_ = submissions(folder)
+    with_calls = [submission for submission in all_ if submission.sbatch_calls()]
+    # A follow-up job also reads the scope of a later submission that has no job of its own.
+    with_scope = [one for one in all_ if (one.path / SCOPE).exists() and one not in with_calls]
+    for submission in (*with_calls, *with_scope):
         try:
             submission.note("cancelled", runs=[] if whole else sorted(chosen))
         except OSError as error:  # such as a full disk: cancel the jobs all the same
@@ -67,7 +70,7 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
                 f"the journal could not be written ({error.strerror}): a follow-up job that is "
                 f"running now may submit more"
             )
-    if not with_calls and not manually_started(folder, submissions(folder)):
+    if not with_calls and not manually_started(folder, all_):
         return []
     with grid_lock(folder, patience_s=60):  # a follow-up job holds it for seconds
         recover_pending_submissions(folder)

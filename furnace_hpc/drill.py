@@ -25,7 +25,7 @@ from furnace_hpc.config.parsing.lookup import data_root, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.console.options import Cluster, DataRoot, RunsRoot
-from furnace_hpc.drills.faults import Disturbance, disturbances
+from furnace_hpc.drills.faults import Disturbance, disturbances, stages
 from furnace_hpc.drills.outcome import UNDISTURBED, Outcome, read_outcome
 from furnace_hpc.launch.show_plan import choose_profile
 from furnace_hpc.runs.folder import RunFolder, write_json
@@ -35,7 +35,7 @@ from furnace_hpc.runs.state import RunState, read_status
 from furnace_hpc.runs.trust import keep_private
 from furnace_hpc.slurm.client import require_slurm
 
-ROUNDS = 6  # of submit, which itself resumes runs
+ROUNDS = 6  # of submit in each stage, which itself resumes runs
 POLL_S = 0.1
 INTERVAL = 25  # steps between checkpoints
 BASE = {
@@ -146,10 +146,14 @@ class Drill:
 
     def run(self, options: list[str]) -> None:
         """Submit and disturb until all runs are done, or none can resume."""
-        for number in range(1, ROUNDS + 1):
-            self._submit(options, self._folder.parent / f"submit-{number}.log")
-            if self._has_ended():
-                return
+        number = 0
+        for names in stages(self._chosen, UNDISTURBED):
+            rows = [word for name in names for word in ("--variant", name)]
+            for _ in range(ROUNDS):
+                number += 1
+                self._submit([*options, *rows], self._folder.parent / f"submit-{number}.log")
+                if self._has_ended(names):
+                    break
 
     def _submit(self, options: list[str], path: Path) -> None:
         """Run `submit` once, and disturb the runs while it works."""
@@ -165,11 +169,12 @@ class Drill:
         if process.returncode == 2:
             raise ConfigError(f"the drill's grid cannot be submitted: {_last_line(path)}")
 
-    def _has_ended(self) -> bool:
-        runs = [run for name in (UNDISTURBED, *self._at) if (run := self._find(name))]
+    def _has_ended(self, names: list[str]) -> bool:
+        runs = [run for name in names if (run := self._find(name))]
         states = {read_status(run).state for run in runs}
-        is_open = bool(states & {RunState.INTERRUPTED, RunState.UNKNOWN})
-        return len(runs) > len(self._at) and not is_open
+        # A process that was killed just now may still look alive.
+        is_open = bool(states & {RunState.INTERRUPTED, RunState.UNKNOWN, RunState.RUNNING})
+        return len(runs) == len(names) and not is_open
 
     def outcome(self, disturbance: Disturbance) -> Outcome:
         """Compare a disturbed run with the undisturbed one."""

@@ -19,9 +19,11 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import GridRow, expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, select_names, with_settings
+from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.config.pretrained_files import check_pretrained
+from furnace_hpc.config.train_config import TRIAL
 from furnace_hpc.console.options import Cluster, DataRoot, GridFile, RunsRoot, Variants
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
@@ -41,6 +43,7 @@ from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.runs.snapshot import source
+from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import grid_command
 from furnace_hpc.runs.trust import check_place, keep_private, trust_group
 from furnace_hpc.slurm.client import prefetch_site_limits, require_slurm
@@ -250,6 +253,7 @@ def make_plan_of(
         get_status,
         write=not options.dry_run,
         code_hash=choices.code_hash if options.new_code else "",
+        adopt=options.adopt,
     )
     wanted = {*options.seeds, *map(str, grid.tune.seeds)}
     specs = [spec for spec in stage.runs if str(spec.config.seed) in wanted]
@@ -258,7 +262,7 @@ def make_plan_of(
         plan,
         scope=_scope(options) if stage.waiting else None,
         num_waiting=len(stage.waiting),
-        tuning=tuple(stage.lines(len(options.seeds))),
+        tuning=tuple(stage.lines(len(stage.waiting) * len(options.seeds))),
     )
 
 
@@ -276,6 +280,8 @@ def _carry_out(plan: Plan, options: Options, resolver: StatusResolver, yes: bool
     else:
         recover_stalled(plan.folder, resolver)
         _submit_array(plan, resolver.job_cache.live_jobs, yes)
+        if line := unattended_trials(plan, resolver):
+            print(line)
 
 
 def _prepare(plan: Plan) -> None:
@@ -314,6 +320,21 @@ def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
     for line in slurm_array.submit_plan(plan, live_jobs):
         print(line)
     print(f"then: {grid_command('status', plan.folder, '--watch')}")
+
+
+def unattended_trials(plan: Plan, resolver: StatusResolver) -> str:
+    """A line on trials in the queue that no follow-up job waits for. Empty if there are none."""
+    alone: list[str] = []
+    for run in plan.runs if plan.scope else ():
+        is_live = run.status.state in (RunState.QUEUED, RunState.RUNNING)
+        job = resolver.places.get(run.folder.run_id)
+        row = row_of(run.spec.variant)
+        if TRIAL in run.spec.variant and is_live and job and not job.follow_up:
+            alone += [row] * (row not in alone)
+    if not alone:
+        return ""
+    rows = ", ".join(alone)
+    return f"no follow-up job waits for trials of {rows}: submit again when they have ended"
 
 
 def _wait(plan: Plan) -> None:

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import with_settings
 from furnace_hpc.config.metrics import Direction
 from furnace_hpc.config.parsing.lookup import is_path, names_of, runs_root
-from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import all_cells, headings, lettered
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.output.render import WORDS, cell_texts, runs_lines, table_lines
@@ -20,12 +21,15 @@ from furnace_hpc.tables.tuning.csv_lines import tuning_lines
 if TYPE_CHECKING:
     import polars as pl
 
+FRAMES = ("table", "runs", "curves", "trials")  # attributes of `Results`
+FOR_PANDAS = ("pandas", "pyarrow")
+
 
 @dataclass(frozen=True, repr=False)
 class Results:
     """The results of a grid. A notebook shows them as the table.
 
-    The frames are of polars. `.to_pandas()` of a frame needs pandas and pyarrow.
+    The frames are of polars. `to_pandas` gives one of pandas.
     """
 
     ablation: Ablation
@@ -65,6 +69,27 @@ class Results:
         """One row per trial of a tuned grid, with the columns of tuning.csv. Else empty."""
         return _frame(tuning_lines(self.ablation))
 
+    def to_pandas(self, name: Literal["table", "runs", "curves", "trials"]) -> Any:
+        """One of the frames as a DataFrame of pandas.
+
+        Args:
+            name: `table`, `runs`, `curves` or `trials`.
+
+        Raises:
+            ConfigError: pandas or pyarrow, through which polars converts, is not installed. Or
+                there is no such frame.
+        """
+        if name not in FRAMES:
+            raise ConfigError(f"there is no frame {name!r}; {nearest(name, FRAMES)}")
+        if missing := [package for package in FOR_PANDAS if find_spec(package) is None]:
+            are = "is" if len(missing) == 1 else "are"
+            raise ConfigError(
+                f"to_pandas needs {' and '.join(FOR_PANDAS)}, and {' and '.join(missing)} {are} "
+                f"not installed. Run pip install {' '.join(FOR_PANDAS)}"
+            )
+        frame: pl.DataFrame = getattr(self, name)
+        return frame.to_pandas()
+
     def __repr__(self) -> str:
         """Name, metric, rows and runs in one line."""
         ablation = self.ablation
@@ -95,7 +120,9 @@ class Results:
         )
         return (
             f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-            f"<p>{html(' '.join(caption(ablation, titles)))}</p><ul>{notes}</ul>"
+            f"<p>{html(' '.join(main_sentences(ablation)))}</p><ul>{notes}</ul>"
+            f"<details><summary>How to read this table</summary>"
+            f"<p>{html(' '.join(caption(ablation, titles)))}</p></details>"
         )
 
 
@@ -116,7 +143,7 @@ def load(
         ConfigError: the grid is unknown or has no runs, or an argument is wrong.
     """
     from furnace_hpc.api.grid_table import make_table
-    from furnace_hpc.tables.output.results import submitted_grid
+    from furnace_hpc.tables.reading.submitted import submitted_grid
     from furnace_hpc.tables.view import View, metrics_of
 
     for name, given in {"settings": settings, "by": by, "where": where}.items():

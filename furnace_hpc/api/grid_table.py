@@ -53,13 +53,14 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     from furnace_hpc.tables.collect import collect
     from furnace_hpc.tables.declared_plan import with_declared_plan
     from furnace_hpc.tables.other_settings import runs_of_other_settings
-    from furnace_hpc.tables.output.results import submitted_rows, submitted_runs
     from furnace_hpc.tables.reading.cache import read_records
+    from furnace_hpc.tables.reading.submitted import submitted_runs
     from furnace_hpc.tables.tuning.tuned_rows import read_tuning
     from furnace_hpc.tables.view import apply_view, why_no_verdict
 
     records = read_records(folder)
-    all_runs = submitted_runs(grid, folder, records, given_name)
+    submitted = submitted_runs(grid, folder, records, given_name)
+    all_runs = submitted.runs
     shown_grid, runs = apply_view(grid, all_runs, view)
     kept = {id(spec) for spec in runs}
     excluded_ids = run_ids([spec for spec in all_runs if id(spec) not in kept])
@@ -67,11 +68,7 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     if records.by_run.keys() - run_ids(all_runs):
         other_table_ids = runs_of_other_settings(grid, folder)
     get_status = observe_when_asked(folder)
-    tuning = None
-    if grid.tune:
-        tuning = read_tuning(
-            grid, *submitted_rows(grid, folder, records, given_name), folder, records
-        )
+    tuning = read_tuning(grid, submitted.trials, submitted.choices, records)
     if tuning:
         other_table_ids |= tuning.run_ids
         get_status = _with_waiting_runs(get_status, tuning, all_runs, folder)
@@ -141,7 +138,7 @@ def _with_more_notes(ablation: "Ablation", samples: bool) -> "Ablation":
         notes.append(Note(text))
     if samples:
         from furnace_hpc.tables.notes import sample_notes
-        from furnace_hpc.tables.statistics.bootstrap import compare_samples
+        from furnace_hpc.tables.reading.samples import compare_samples
 
         notes += sample_notes(ablation, compare_samples(ablation))
     return replace(ablation, notes=tuple(notes))

@@ -1,7 +1,7 @@
 """End attempts on purpose, in the ways in which a cluster ends them. It needs no root."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -51,11 +51,23 @@ class Disturbance:
     warned: bool
     """Whether ranks get a signal and time to save. Then at most one step may be lost."""
     do: Act
+    stops_all: bool = False
+    """Whether it ends the runs beside it too. Then its run trains alone."""
 
 
 def disturbances(executor: str) -> list[Disturbance]:
     """Return the disturbances for runs of Slurm, or of the local queue."""
     return _ON_SLURM if executor == "slurm" else _HERE
+
+
+def stages(chosen: Sequence[Disturbance], undisturbed: str) -> list[list[str]]:
+    """Return the rows that train at the same time, stage by stage.
+
+    A disturbance that stops all runs would also stop the runs beside it, before their own
+    disturbance. So its run has a stage of its own.
+    """
+    together = [one.name for one in chosen if not one.stops_all]
+    return [[undisturbed, *together], *([one.name] for one in chosen if one.stops_all)]
 
 
 def signal_rank(rank: int, number: signal.Signals) -> Act:
@@ -140,7 +152,9 @@ _ON_SLURM = [
 ]
 _HERE = [
     Disturbance("terminated", "TERM to all ranks", True, _terminate_ranks),
-    Disturbance("interrupted", "Ctrl-C in the terminal of submit", True, _interrupt),
+    Disturbance("interrupted", "Ctrl-C in the terminal of submit", True, _interrupt, True),
     *_ONE_RANK,
-    Disturbance("all_killed", "SIGKILL of submit and all its children", False, _kill_everything),
+    Disturbance(
+        "all_killed", "SIGKILL of submit and all its children", False, _kill_everything, True
+    ),
 ]

@@ -1,22 +1,23 @@
 """Choose the rows to submit after a wave: new ones, and interrupted ones to retry."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.expansion import expand_rows
-from furnace_hpc.config.grids.grid import read_grid
+from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.launch.plan import Choices, Plan, Shape
+from furnace_hpc.launch.plan import Choices, Plan, Scope, Shape
 from furnace_hpc.launch.planner import make_plan
 from furnace_hpc.launch.submission import read_scope
 from furnace_hpc.monitor.run_status import CANCELLED, StatusResolver
 from furnace_hpc.monitor.tuning import next_stage
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.journal import Submission
+from furnace_hpc.runs.journal import Submission, submissions
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
 from furnace_hpc.runs.submitted import SubmissionRow
@@ -55,30 +56,31 @@ def plan_after_trials(
 ) -> Plan | None:
     """Plan the table's runs that follow the trials of a submission.
 
+    A later submission of the same grid may have left trials to this one. So its scope counts too.
     None if no runs follow, if the grid was changed since, or if no row has chosen values. Rows
     with a cancelled run are left out.
     """
-    scope = read_scope(submission)
-    if scope is None or gpu_check.stop_reason(str(submission.path)):
+    if read_scope(submission) is None or gpu_check.stop_reason(str(submission.path)):
         return None
     grid = read_grid(submission.path / "grid.yaml")
     if read_grid(folder.grid) != grid.model_copy(update={"settings": {}}):
         print("the grid was changed after the trials were submitted: submit it again to continue")
         return None
-    cancelled = {row_of(run_id.rsplit("-", 2)[0]) for run_id in submission.cancelled()}
-    wanted = set(scope.variants) - cancelled
-    rows = [row for row in expand_rows(grid) if row.name in wanted]
+    scopes = list(_scopes_from(submission, folder, grid))
+    wanted = {pair for found, scope in scopes for pair in _wanted(found, scope)}
+    rows = [row for row in expand_rows(grid) if any(row.name == name for name, _ in wanted)]
     if not rows:
         return None
+    newest = scopes[-1][1]
     choices = Choices(
         code_hash=code_hash(),
         snapshot=source().snapshot_hash,
-        data_root=Path(scope.data_root),
+        data_root=Path(newest.data_root),
         get_status=resolver,
-        adopt=scope.adopt,
-        new_code=scope.new_code,
+        adopt=newest.adopt,
+        new_code=newest.new_code,
     )
-    fingerprints = dict(row.data for row in submission.rows)
+    fingerprints = dict(row.data for found, _ in scopes for row in found.rows)
     stage = next_stage(
         grid,
         rows,
@@ -86,14 +88,33 @@ def plan_after_trials(
         folder,
         resolver,
         write=True,
-        code_hash=choices.code_hash if scope.new_code else "",
+        code_hash=choices.code_hash if newest.new_code else "",
+        adopt=newest.adopt,
     )
-    print(*stage.lines(len(scope.seeds)), sep="\n", flush=True)
+    num_later = sum(name == tuned.row for tuned in stage.waiting for name, _ in wanted)
+    print(*stage.lines(num_later), sep="\n", flush=True)
     # This job retries no trial: `remaining_rows` has left them.
-    specs = [spec for spec in stage.runs if str(spec.config.seed) in scope.seeds]
+    specs = [spec for spec in stage.runs if (spec.variant, str(spec.config.seed)) in wanted]
     if not specs:
         return None
     return make_plan(grid, specs, read_profile(submission), folder, choices)
+
+
+def _scopes_from(
+    first: Submission, folder: GridFolder, grid: Grid
+) -> Iterator[tuple[Submission, Scope]]:
+    """The scopes of a submission and of later ones of the same grid, oldest first."""
+    known = submissions(folder)
+    for submission in known[known.index(first) :]:
+        scope = read_scope(submission)
+        if scope and read_grid(submission.path / "grid.yaml") == grid:
+            yield submission, scope
+
+
+def _wanted(submission: Submission, scope: Scope) -> set[tuple[str, str]]:
+    """Row and seed of each run in the scope. Rows with a cancelled run are left out."""
+    cancelled = {row_of(run_id.rsplit("-", 2)[0]) for run_id in submission.cancelled()}
+    return {(row, seed) for row in scope.variants for seed in scope.seeds if row not in cancelled}
 
 
 def close_attempts(submission: Submission, folder: GridFolder, resolver: StatusResolver) -> None:

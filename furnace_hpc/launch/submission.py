@@ -12,7 +12,7 @@ from typing import Any
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.grids.expansion import expand_rows
-from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.host import lifecycle
@@ -148,15 +148,27 @@ def write_submission(plan: Plan) -> Submission:
 
 
 def record(plan: Plan) -> None:
-    """Write a submission that starts nothing, if it adopts runs or the grid file has changed.
+    """Write a submission that starts nothing, if other commands or jobs must know of it.
 
-    Other commands read the grid as it was last submitted.
+    It adopts runs, or the grid file has changed, or it wants other runs of the table after trials
+    that are in the queue. The follow-up job of those trials reads the scope.
     """
     before = read_regular_text(plan.folder.grid) if plan.folder.grid.exists() else ""
-    if any(run.adopts for run in plan.runs) or before != _without_settings(plan):
+    adopts = any(run.adopts for run in plan.runs)
+    if adopts or before != _without_settings(plan) or _has_new_scope(plan):
         write_submission(plan)
     else:
         declare_plan(plan)
+
+
+def _has_new_scope(plan: Plan) -> bool:
+    """Whether the runs that follow trials on Slurm differ from those of the newest submission."""
+    if plan.scope is None or plan.profile.executor != "slurm":
+        return False
+    for submission in reversed(submissions(plan.folder)):
+        if scope := read_scope(submission):
+            return scope != plan.scope or read_grid(submission.path / "grid.yaml") != plan.grid
+    return True
 
 
 def declare_plan(plan: Plan) -> None:
@@ -171,7 +183,10 @@ def declare_plan(plan: Plan) -> None:
     configs = {row.name: row.config for row in expand_rows(grid)}
     data = {run.spec.config.data.name: run.spec.data_fingerprint for run in plan.runs}
     done = [run.folder.run_id for run in plan.runs if run.status.state is RunState.DONE]
-    planned = declaration.plan_of(grid, configs, data)
+    # A run that resumes with the code it began with changes nothing.
+    codes = [run.attempt.code_hash for run in plan.to_do if run.attempt.snapshot == plan.snapshot]
+    adopted = [run.folder.run_id for run in plan.runs if run.adopts]
+    planned = declaration.plan_of(grid, configs, data, "".join(codes[:1]), adopted)
     added = declaration.declare(plan.folder, grid, planned, done)
     if before and added and added.runs_with_results:
         changes = declaration.changes(before[-1].plan, added.plan)

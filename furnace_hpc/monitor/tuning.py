@@ -21,6 +21,7 @@ from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.choice import (
     Choice,
     Tried,
+    find_renamed_choice,
     read_choice,
     set_aside,
     values_of,
@@ -41,14 +42,14 @@ class Stage:
     waiting: Mapping[Tuned, str]  # rows without a choice -> the reason
     trials: Mapping[int, Values]  # number -> values, the same for every row
 
-    def lines(self, num_seeds: int) -> list[str]:
-        """What was chosen, and what waits, for a plan of `num_seeds` seeds."""
+    def lines(self, num_later: int) -> list[str]:
+        """What was chosen, and what waits. `num_later` runs of the table wait for a choice."""
         found = [_choice_line(tuned, choice) for tuned, choice in self.choices.items()]
         if self.waiting:
             drawn = [f"{number}: {as_text(values)}" for number, values in self.trials.items()]
             found.append(f"trials of each row: {'; '.join(drawn)}")
         found += [f"{_name(tuned)}: {reason}" for tuned, reason in self.waiting.items()]
-        if num_later := len(self.waiting) * num_seeds:
+        if num_later:
             found.append(
                 f"{counted(num_later, 'run')} of the table will follow, with the values that "
                 f"the trials choose"
@@ -65,6 +66,7 @@ def next_stage(
     *,
     write: bool,
     code_hash: str = "",
+    adopt: bool = True,
 ) -> Stage:
     """What a tuned grid runs next. It chooses values for each row whose trials have all ended.
 
@@ -76,6 +78,7 @@ def next_stage(
         get_status: returns the status of a run.
         write: whether to write new choices. The caller holds the grid's lock.
         code_hash: if given, only trials by this code count, as with `--code new`.
+        adopt: whether a row takes the choice that it had under another name.
 
     Raises:
         ConfigError: a trial is not valid, or the file of a choice is damaged.
@@ -85,7 +88,7 @@ def next_stage(
     waiting: dict[Tuned, str] = {}
     runs: list[RunSpec] = []
     for trials in all_trials:
-        found = _choose(folder, trials, get_status, write, code_hash)
+        found = _choose(folder, trials, get_status, write, code_hash, adopt)
         if isinstance(found, Choice):
             choices[trials.tuned] = found
         else:
@@ -153,18 +156,33 @@ def choose(
 
 
 def _choose(
-    folder: GridFolder, trials: Trials, get_status: GetStatus, write: bool, code_hash: str
+    folder: GridFolder,
+    trials: Trials,
+    get_status: GetStatus,
+    write: bool,
+    code_hash: str,
+    adopt: bool,
 ) -> Choice | str:
-    """The choice in the file, else a new one, or why there is none."""
+    """The choice in the file, else that of a renamed row, else a new one, or why there is none."""
     known = read_choice(folder, trials)
-    if known and (not code_hash or known.code_hashes == (code_hash,)):
+    if known and _is_by(known, code_hash):
         return known
-    found = choose(trials, folder, get_status, code_hash)
+    renamed = find_renamed_choice(folder, trials) if adopt and not known else None
+    found: Choice | str
+    if renamed and _is_by(renamed, code_hash):
+        found = renamed
+    else:
+        found = choose(trials, folder, get_status, code_hash)
     if not write or not isinstance(found, Choice):
         return found
     if known:
         set_aside(folder, trials)
     return write_choice(folder, trials, found)
+
+
+def _is_by(choice: Choice, code_hash: str) -> bool:
+    """Whether all its trials ran this code. Any code is right if none is given."""
+    return not code_hash or choice.code_hashes == (code_hash,)
 
 
 def _outcome(

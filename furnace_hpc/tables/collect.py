@@ -26,17 +26,16 @@ from furnace_hpc.tables.reading.resolution import resolution_of
 from furnace_hpc.tables.reading.run_files import Record, read_record
 from furnace_hpc.tables.statistics import estimates, resampling
 from furnace_hpc.tables.statistics.factorial import FactorEffects, judge_effects
+from furnace_hpc.tables.statistics.units import Draw, pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict, judge, with_family
 from furnace_hpc.tables.table import (
     Ablation,
     Change,
-    Draw,
     Row,
     Run,
     on_the_same_data,
     several_packs,
     test_per_train,
-    units_of,
     values_by_draw,
 )
 from furnace_hpc.tables.text import format_value
@@ -95,12 +94,12 @@ def collect(
         rows, effects = judge_table(rows, grid, effects)
         if effects and grid.verdicts == "effects":
             why_no_verdict = ONLY_EFFECTS
-    ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
+    ranks, no_ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     found = Ablation(
         grid,
         rows,
-        (*notes, *rank_notes(ranks)),
+        (*notes, *rank_notes(ranks, no_ranks)),
         records,
         why_no_verdict=why_no_verdict,
         resolution=resolution,
@@ -347,13 +346,8 @@ def difference_of(
     ours: list[Run], theirs: list[Run], resolution: float = 0.0
 ) -> estimates.Difference | None:
     """Difference over the draws that both rows have, not corrected for the number of rows."""
-    our_values, their_values = values_by_draw(ours), values_by_draw(theirs)
-    both = [draw for draw in our_values if draw in their_values]
-    difference = estimates.paired_difference(
-        units_of({draw: our_values[draw] for draw in both}),
-        units_of({draw: their_values[draw] for draw in both}),
-        resolution,
-    )
+    pairs = pair_up(values_by_draw(ours), values_by_draw(theirs))
+    difference = estimates.paired_difference(pairs.ours, pairs.theirs, resolution)
     return resampling.corrected(difference, test_per_train(ours))
 
 

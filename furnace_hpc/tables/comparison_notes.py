@@ -6,9 +6,12 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p, format_p
+from furnace_hpc.tables.statistics.units import pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict, pairs_to_resolve
 from furnace_hpc.tables.table import Note, Row, difference_bounds, on_the_same_data
 from furnace_hpc.tables.text import count
+
+UNEVEN = 4  # times: standard deviations that differ more are not described by one number
 
 
 def comparison_notes(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
@@ -18,7 +21,7 @@ def comparison_notes(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     yield from _reference(grid, rows)
     yield from _constant_differences(grid, rows)
     yield from _single_pairs(grid, rows)
-    yield from _rests_on_normality(rows)
+    yield from _rests_on_normality(grid, rows)
     yield from _seeds_to_resolve(grid, rows)
 
 
@@ -110,30 +113,46 @@ def _single_pairs(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
         yield Note(f"one pair with {grid.reference} gives no interval of the difference", single)
 
 
-def _rests_on_normality(rows: Sequence[Row]) -> Iterator[Note]:
-    """Marks that the exact sign-flip test does not confirm at the corrected level."""
+def _rests_on_normality(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """Verdicts that the exact sign-flip test does not confirm at the corrected level."""
     compared = [row for row in rows if row.verdict]
     family = _family(compared)
     level = ALPHA / family
     found: dict[str, list[str]] = {}
     for row in compared:
-        difference = row.difference
-        if row.verdict not in (Verdict.BETTER, Verdict.WORSE) or difference is None:
-            continue
-        p = difference.sign_flip_p
+        p, floor, test = _exact_test(grid, row, rows)
         if p is None or p < level:
             continue
-        floor = estimates.sign_flip_floor(difference.n)
-        text = f"gives p {format_exact_p(p)}"
+        text = f"the exact {test} gives p {format_exact_p(p)}"
         if floor >= level:
-            number = count(difference.n, _unit(row))
-            text = f"cannot go below p {format_exact_p(floor)} with {number}"
+            number = count(row.difference.n if row.difference else 0, _unit(row))
+            text = f"the exact {test} cannot go below p {format_exact_p(floor)} with {number}"
         found.setdefault(text, []).append(row.variant)
     for text, variants in found.items():
         needed = ""
         if family > 1:
             needed = f", and {_family_words(compared)} need p {format_p(level)}"
-        yield Note(f"rests on normality: the exact sign-flip test {text}{needed}", tuple(variants))
+        yield Note(f"rests on normality: {text}{needed}", tuple(variants))
+
+
+def _exact_test(grid: Grid, row: Row, rows: Sequence[Row]) -> tuple[float | None, float, str]:
+    """P of the exact test of a row's verdict, its smallest possible p, and the test's name.
+
+    P is None if the row is undecided, or if its pairs share samples.
+    """
+    difference, name = row.difference, "sign-flip test"
+    if difference is None or difference.sign_flip_p is None:
+        return None, 0.0, name
+    floor = estimates.sign_flip_floor(difference.n)
+    if row.verdict in (Verdict.BETTER, Verdict.WORSE):
+        return difference.sign_flip_p, floor, name
+    reference = next((other for other in rows if other.variant == grid.reference), None)
+    if row.verdict is not Verdict.EQUIVALENT or grid.sesoi is None or reference is None:
+        return None, 0.0, name
+    bound = grid.sesoi / Metric(grid.metric, grid.direction).scale.factor
+    pairs = pair_up(row.values, reference.values)
+    p = estimates.sign_flip_equivalence(pairs.differences, bound)
+    return p, floor / 2, f"{name} of equivalence"
 
 
 def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
@@ -160,7 +179,20 @@ def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     yield Note(
         f"{start}: paired t test at 5 %, corrected for {_family_words(compared)}, "
         f"power {100 * estimates.POWER:.0f} %, pooled standard deviation of the differences "
-        f"{scale.factor * deviation:.2g}"
+        f"{scale.factor * deviation:.2g}{_uneven_deviations(rows, scale.factor)}"
+    )
+
+
+def _uneven_deviations(rows: Sequence[Row], factor: float) -> str:
+    """A warning if one pooled deviation does not describe all rows. Empty if it does."""
+    known = [row.difference.deviation for row in rows if row.difference and row.verdict]
+    found = [deviation for deviation in known if deviation]
+    if not found or max(found) < UNEVEN * min(found):
+        return ""
+    low, high = factor * min(found), factor * max(found)
+    return (
+        f". The rows' own deviations are from {low:.2g} to {high:.2g}, so a row may need far fewer "
+        f"or far more"
     )
 
 

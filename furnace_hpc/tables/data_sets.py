@@ -1,6 +1,6 @@
 """Rank the methods of a table over several data sets, and describe the ranks in a note."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
@@ -18,49 +18,78 @@ GetSettings = Callable[[Sequence[Run]], dict[str, Any]]  # of the first run
 
 def rank_over_data_sets(
     grid: Grid, rows: Sequence[Row], settings_of: GetSettings, has_verdicts: bool = True
-) -> Ranks | None:
-    """The ranks of the methods. None without several data sets, or if a run has no value.
+) -> tuple[Ranks | None, str]:
+    """The ranks of the methods. None without several data sets, or if a method lacks a value.
 
-    A data set is a value of `data.name`, or a pack of another tool's runs. Packs that are drawn
-    from one pool of samples are one data set. A method is what the runs share beside the data set:
-    a row, if no row is about one data set.
+    A data set is a value of `data.name`, or of another tool's column of data sets. Packs that are
+    drawn from one pool of samples are one data set. A method is what the runs share beside the data
+    set: a row, if no row is about one data set. Sanity rows that lack a value are left out.
 
     Args:
         grid: the grid as the table shows it.
         rows: all rows of the table.
         settings_of: returns the config of a run by dotted keys.
         has_verdicts: whether there may be a test.
+
+    Returns:
+        The ranks, and why there are none. The reason is empty if the table does not compare methods
+        over data sets.
     """
     data_sets = _data_sets(rows)
-    names = sorted(set(data_sets.values()))
-    if len(names) < 2:
-        return None
+    if not data_sets:
+        return None, ""
     methods = _methods(rows, settings_of)
-    if len(set(methods.values())) < LEAST_METHODS:
-        return None
-    values: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        for run in row.runs:
-            if run.value is None or not run.counts:
-                return None
-            cell = methods[id(run)], data_sets[id(run)]
-            values.setdefault(cell, []).append(run.value)
-    scores = {}
-    for method in dict.fromkeys(methods.values()):
-        if any((method, name) not in values for name in names):
-            return None
-        scores[method] = [fmean(values[method, name]) for name in names]
+    runs = [run for row in rows for run in row.runs]
+    others = [run for run in runs if run.spec.variant not in grid.sanity]
+    sanity = {methods[id(run)] for run in runs} - {methods[id(run)] for run in others}
+    names = sorted({data_sets[id(run)] for run in others})
+    if len(names) < 2:
+        return None, ""
+    values, lacking = _values(runs, methods, data_sets, names)
+    whole = [method for method in values if method not in lacking]
+    if not whole or len(values) - len(lacking.keys() & sanity) < LEAST_METHODS:
+        return None, ""
+    if gaps := [f"{name} {why}" for name, why in lacking.items() if name not in sanity]:
+        return None, f"no ranks over {len(names)} data sets: {list_names(gaps)}"
+    scores = {method: [fmean(values[method][name]) for name in names] for method in whole}
     ranks = rank_methods(scores, names, grid.direction == "max")
+    ranks = replace(ranks, left_out=tuple(f"{method} {why}" for method, why in lacking.items()))
     if not has_verdicts and not ranks.why_no_test:
         why = "a view is chosen after a look at the results"
         ranks = replace(ranks, friedman_p=None, critical_difference=None, why_no_test=why)
-    return ranks
+    return ranks, ""
 
 
-def rank_notes(ranks: Ranks | None) -> Iterator[Note]:
-    """The note on the ranks."""
+def _values(
+    runs: Sequence[Run],
+    methods: Mapping[int, str],
+    data_sets: Mapping[int, str],
+    names: Sequence[str],
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
+    """Method -> data set -> values of its runs, and method -> what it lacks."""
+    values: dict[str, dict[str, list[float]]] = {}
+    lacking: dict[str, str] = {}
+    for run in runs:
+        method, data_set = methods[id(run)], data_sets[id(run)]
+        of_method = values.setdefault(method, {})
+        if run.value is None or not run.counts:
+            lacking.setdefault(method, f"lacks a value on {data_set}")
+        else:
+            of_method.setdefault(data_set, []).append(run.value)
+    for method, of_method in values.items():
+        if absent := [name for name in names if name not in of_method]:
+            lacking.setdefault(method, f"has no run on {list_names(absent)}")
+    return values, lacking
+
+
+def rank_notes(ranks: Ranks | None, why_none: str = "") -> Iterator[Note]:
+    """The notes on the ranks, or on why there are none."""
+    if why_none:
+        yield Note(why_none)
     if ranks is None:
         return
+    if ranks.left_out:
+        yield Note(f"sanity rows without a rank: {list_names(ranks.left_out)}")
     best_first = sorted(ranks.mean_ranks.items(), key=lambda item: item[1])
     text = (
         f"mean ranks over {len(ranks.data_sets)} data sets (1 is best): "

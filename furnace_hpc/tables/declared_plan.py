@@ -56,9 +56,11 @@ def with_declared_plan(
         for spec in runs
         if spec.data_fingerprint != NOT_CHOSEN
     }
-    declared_data = {name: data[name] for name in data if name in entries[-1].plan.data}
-    now = plan_of(grid, configs, declared_data)
-    history = PlanHistory(entries, tuple(changes(entries[-1].plan, now)))
+    newest = entries[-1].plan
+    declared_data = {name: data[name] for name in data if name in newest.data}
+    # Only a submission can change the code of runs, or adopt runs.
+    now = plan_of(grid, configs, declared_data, newest.code, newest.adopted)
+    history = PlanHistory(entries, tuple(changes(newest, now)))
     ablation = replace(ablation, declared=history)
     return replace(ablation, notes=(*ablation.notes, *plan_note(ablation)))
 
@@ -110,6 +112,10 @@ def plan_lines(ablation: Ablation) -> list[str]:
         f"Tests: simultaneous intervals, level {plan.level:.0%}, {plan.correction}'s correction "
         f"for {count(plan.family, 'row')}. Verdicts: {VERDICTS[plan.verdicts]}.",
     ]
+    if plan.code:
+        lines.append(f"Code: {plan.code}.")
+    if plan.adopted:
+        lines.append(f"Adopted, finished under another name: {join(plan.adopted)}.")
     if plan.tune:
         lines.append(f"Each row tuned with {plan.tune}.")
     changed = [text for pair in pairwise(history.entries) for text in _sentence(*pair)]

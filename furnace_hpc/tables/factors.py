@@ -13,7 +13,8 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.tables.statistics import factorial
 from furnace_hpc.tables.statistics.factorial import Factor, FactorEffects
 from furnace_hpc.tables.statistics.interactions import CellValues
-from furnace_hpc.tables.table import Draw, Row, test_per_train, units_of
+from furnace_hpc.tables.statistics.units import Draw, units_of
+from furnace_hpc.tables.table import Row, test_per_train
 from furnace_hpc.tables.text import format_value
 
 SEVERAL = "several values"  # of a setting that differs between the runs of a row

@@ -3,6 +3,7 @@
 The runs become the same `Run` and `Row` as those of a grid, with a smaller spec and result.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.metrics import Direction, metric_direction
 from furnace_hpc.config.parsing.text_safety import find_secret
+from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.collect import compare_rows, judge_table, with_more_metrics
@@ -22,7 +24,16 @@ from furnace_hpc.tables.notes import notes_of_values
 from furnace_hpc.tables.reading.cache import no_records
 from furnace_hpc.tables.reading.foreign.columns import Query
 from furnace_hpc.tables.reading.foreign.runs import ForeignRun, ForeignRuns, RunKey, read_foreign
-from furnace_hpc.tables.table import Ablation, Draw, ForeignResult, ForeignSpec, Note, Run, Source
+from furnace_hpc.tables.statistics.units import Draw
+from furnace_hpc.tables.table import (
+    SOURCE_FILE,
+    Ablation,
+    ForeignResult,
+    ForeignSpec,
+    Note,
+    Run,
+    Source,
+)
 from furnace_hpc.tables.text import list_names
 
 ABSENT = "no line in"  # of a run that other rows have
@@ -45,6 +56,33 @@ class ForeignTable:
         parts = [self.paths[0].resolve().stem, self.query.metric, *self.more_metrics]
         words = [re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip("-.") for part in parts]
         return "--".join(word for word in words if word)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Full paths of the files, and the metric. They tell two tables of one name apart."""
+        return (*(str(path.resolve()) for path in self.paths), self.query.metric)
+
+
+def check_same_input(out: Path, wanted: ForeignTable) -> None:
+    """Refuse to overwrite the table of other files with the same name.
+
+    Raises:
+        ConfigError: the folder has the table of other files, or of another metric.
+    """
+    try:
+        *files, metric = json.loads(read_regular(out / SOURCE_FILE))["inputs"]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError, IrregularFile):
+        raise ConfigError(
+            f"{out / SOURCE_FILE} is damaged, so the runs of that table are unknown. Give another "
+            f"folder with --out, or remove {out}"
+        ) from None
+    if (*files, metric) != wanted.inputs:
+        raise ConfigError(
+            f"{out} has the table of {metric} from {', '.join(map(str, files))}. Give another "
+            f"folder for this table with --out, or remove {out}"
+        )
 
 
 def collect_foreign(wanted: ForeignTable) -> Ablation:
@@ -84,12 +122,14 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
 
     rows = compare_rows(named, reference, settings_of=settings_of)
     rows, effects = judge_table(rows, grid, factor_effects(grid, rows))
-    ranks = rank_over_data_sets(grid, rows, settings_of)
+    ranks, no_ranks = None, ""
+    if wanted.query.data_set is not None:
+        ranks, no_ranks = rank_over_data_sets(grid, rows, settings_of)
     notes = [
         *notes_of_values(grid, rows),
         *_uneven_steps(runs),
         *_mixed_settings(settings),
-        *rank_notes(ranks),
+        *rank_notes(ranks, no_ranks),
     ]
     return with_more_metrics(
         Ablation(
@@ -242,9 +282,14 @@ def _mixed_settings(settings: dict[str, list[dict[str, Any]]]) -> Iterator[Note]
 
 def _source(wanted: ForeignTable, found: ForeignRuns) -> Source:
     values = [run.value for run in found.runs.values() if run.value is not None]
+    packs_are = ""
+    if len({run.key.pack for run in found.runs.values()}) > 1:
+        packs_are = "data sets" if wanted.query.data_set is not None else "draws"
     return Source(
         files=list_names([path.name or str(path) for path in wanted.paths]),
         tool=" and ".join(found.tools),
         of_last_step=found.of_last_step,
         is_plain=any(abs(value) > 1 for value in values),
+        packs_are=packs_are,
+        inputs=wanted.inputs,
     )

@@ -127,9 +127,3 @@ class Metric:
     def better(self) -> str:
         """`higher` or `lower`."""
         return {"max": "higher", "min": "lower"}[self.direction]
-
-    def is_better(self, value: float, other: float) -> bool:
-        """Whether `value` is better than `other`."""
-        if self.direction == "max":
-            return value > other
-        return value < other

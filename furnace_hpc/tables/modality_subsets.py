@@ -58,12 +58,8 @@ class Matrix:
     ) -> list[float]:
         """The shades of one column."""
         start = None if self.reference is None else means[self.reference]
-        known = [(n, spread) for n, spread in zip(counts, deviations, strict=True) if n > 1]
-        degrees = sum(n - 1 for n, _ in known)
-        deviation = 0.0
-        if degrees:
-            squares = sum((n - 1) * (spread or 0.0) ** 2 for n, spread in known)
-            deviation = math.sqrt(squares / degrees)
+        groups = [(n, spread or 0.0) for n, spread in zip(counts, deviations, strict=True)]
+        deviation, degrees = estimates.pool(groups) or (0.0, 0)
         if start is None or self.reference is None or not deviation:
             return [0.0] * len(means)
         n_reference = counts[self.reference]

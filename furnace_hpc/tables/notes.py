@@ -17,7 +17,7 @@ from furnace_hpc.tables.table import Ablation, Note, Row, Run
 from furnace_hpc.tables.text import count, list_names
 
 if TYPE_CHECKING:
-    from furnace_hpc.tables.statistics.bootstrap import SampleComparison
+    from furnace_hpc.tables.reading.samples import SampleComparison
 
 # Fields of a result that should be the same in all runs, so that numbers and costs are comparable.
 COMPARED = {

@@ -1,11 +1,9 @@
 """The data of an ablation table. A missing value is None, never a number.
 
-All runs on one pack of the data share its samples and splits. So they are not independent draws of
-the data. If a grid has several packs, intervals and tests count packs: each pack is represented by
-the mean of its seeds.
+If a grid has several packs, intervals and tests count packs: see `statistics/units.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -25,9 +23,12 @@ from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics import estimates, resampling
 from furnace_hpc.tables.statistics.factorial import FactorEffects
 from furnace_hpc.tables.statistics.ranks import Ranks
+from furnace_hpc.tables.statistics.units import Draw, by_pack, pair_up, units_of
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.text import count
 from furnace_hpc.tables.tuning.tuned_rows import Tuning
+
+SOURCE_FILE = "source.json"  # in the results of another tool's runs: their files
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,6 @@ class Change:
     key: str
     reference: Any
     value: Any
-
-
-class Draw(NamedTuple):
-    """What is random in a run. Runs of two rows with the same draw form a pair."""
-
-    pack: str  # pack of the data; empty if the grid does not have several
-    seed: int  # seed of the training
 
 
 @dataclass(frozen=True)
@@ -219,6 +213,8 @@ class Source(NamedTuple):
     tool: str  # empty if it is unknown
     of_last_step: bool  # whether a value is that of the last step with one
     is_plain: bool  # whether values are shown as they are, not as percentages
+    packs_are: str = ""  # `draws` of one data set, or `data sets`; empty without packs
+    inputs: tuple[str, ...] = ()  # full paths of the files, and the metric
 
 
 class PlanHistory(NamedTuple):
@@ -375,24 +371,5 @@ def difference_bounds(
 
 def pair_differences(row: Row, reference: Row) -> dict[str, float]:
     """Name of a pack, or of a seed -> difference to the reference, of each pair of a comparison."""
-    both = [draw for draw in row.values if draw in reference.values]
-    names = dict.fromkeys(draw.pack or f"seed {draw.seed}" for draw in both)
-    ours = units_of({draw: row.values[draw] for draw in both})
-    theirs = units_of({draw: reference.values[draw] for draw in both})
-    differences = [value - other for value, other in zip(ours, theirs, strict=True)]
-    return dict(zip(names, differences, strict=True))
-
-
-def by_pack(values: Mapping[Draw, float]) -> list[list[float]]:
-    """The values of each pack, in their order."""
-    packs: dict[str, list[float]] = {}
-    for draw, value in values.items():
-        packs.setdefault(draw.pack, []).append(value)
-    return list(packs.values())
-
-
-def units_of(values: Mapping[Draw, float]) -> list[float]:
-    """Independent values: one per draw, or the mean of each pack if there are several packs."""
-    if any(draw.pack for draw in values):
-        return [fmean(of_pack) for of_pack in by_pack(values)]
-    return list(values.values())
+    pairs = pair_up(row.values, reference.values)
+    return dict(zip(pairs.names, pairs.differences, strict=True))

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from login_study import FINGERPRINT, GRID, finish, grid, planned, specs
+from login_study import CODE, FINGERPRINT, GRID, finish, grid, planned, specs
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid, results_name, with_settings
+from furnace_hpc.launch.plan import Action
 from furnace_hpc.launch.submission import declare_plan, record, write_submission
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.records.declaration import (
@@ -63,6 +64,8 @@ def test_the_first_submission_declares_the_plan(tmp_path):
         "family": 1,
         "verdicts": "both",
         "tune": None,
+        "code": CODE,
+        "adopted": [],
     }
 
 
@@ -120,6 +123,44 @@ def test_runs_moved_aside_count_as_results(tmp_path):
     assert not folder.run(specs()[0].run_id).path.exists()
     submit(tmp_path, **MORE_SEEDS)
     assert declared(tmp_path)[-1].runs_with_results == 4
+
+
+def test_new_code_after_a_look_is_appended(tmp_path, capsys):
+    """Also for some runs. The same command without runs to start declares nothing."""
+    submit(tmp_path)
+    finish_all(tmp_path)
+    submit(tmp_path)
+    assert len(declared(tmp_path)) == 1
+    plan = planned(tmp_path, grid(), new_code=True)
+    newer = [
+        replace(run, action=Action.RESTART, attempt=run.attempt._replace(code_hash="0123456789ab"))
+        for run in plan.runs
+    ]
+    declare_plan(replace(plan, runs=tuple(newer[:1])))
+    before, after = declared(tmp_path)
+    assert changes(before.plan, after.plan) == [f"the code was changed from {CODE} to 0123456789ab"]
+    assert after.runs_with_results == 4
+    assert "the code was changed from" in capsys.readouterr().out
+
+
+def test_adopted_runs_are_appended(tmp_path, capsys):
+    """Finished runs of another grid become the runs of a plan that was declared before."""
+    submit(tmp_path)
+    other = GridFolder(tmp_path / "copy")
+    for spec in specs()[:2]:
+        finish(spec, other)
+    for folder in (other.path, *other.path.iterdir()):
+        folder.chmod(0o700)
+    submit(tmp_path)
+    submit(tmp_path)
+    before, after = declared(tmp_path)
+    ids = [spec.run_id for spec in specs()[:2]]
+    assert after.plan.adopted == tuple(ids)
+    assert changes(before.plan, after.plan) == [
+        f"runs {ids[0]} and {ids[1]} were adopted, finished under another name"
+    ]
+    assert after.runs_with_results == 2
+    assert "were adopted" in capsys.readouterr().out
 
 
 def test_a_late_declaration_says_so(tmp_path):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,22 +14,24 @@ from login_study import command, pack, refused, write_grid
 from tables_study import finish, notes
 from tuned_study import FAILS, PRINTS, TUNE, end_trials, trials_of, tuned_grid
 
+from furnace_hpc import cancel
 from furnace_hpc.api.grid_table import make_table
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
-from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.grid import Grid, with_settings
 from furnace_hpc.launch.follow_up import plan_after_trials
 from furnace_hpc.launch.plan import Action, Plan, Scope
-from furnace_hpc.launch.submission import read_scope, write_submission
+from furnace_hpc.launch.submission import read_scope, record, write_submission
+from furnace_hpc.monitor.assignments import JobAssignment
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records import declaration
 from furnace_hpc.runs.records.declaration import read_declared
-from furnace_hpc.runs.state import read_status
-from furnace_hpc.submit import Options, make_plan_of
+from furnace_hpc.runs.state import RunState, RunStatus, read_status
+from furnace_hpc.submit import Options, make_plan_of, unattended_trials
 from furnace_hpc.tables.declared_plan import plan_lines
 from furnace_hpc.tables.view import View
 
@@ -105,6 +108,81 @@ def test_a_follow_up_job_plans_the_table(tmp_path):
     assert found is not None
     assert {run.spec.config.optimizer.lr for run in found.to_do} == {0.01772}
     assert read_scope(write_submission(found)) is None
+
+
+SLURM = ClusterProfile(name="site", executor="slurm", partition="p")
+
+
+def recorded(path: Path, grid: Grid, *rows: str, **chosen) -> None:
+    """Submit on Slurm while all trials are in the queue: nothing is started."""
+    found = plan(path, grid, *rows, **chosen)
+    left = [replace(run, action=Action.LEAVE) for run in found.runs]
+    record(replace(found, runs=tuple(left), profile=SLURM))
+
+
+def test_a_larger_scope_follows_live_trials(tmp_path):
+    """The trials of `full` are in the queue for seed 1 when all rows and seeds are wanted."""
+    grid, folder = tuned_grid(), GridFolder(tmp_path / "study")
+    first = submitted(tmp_path, grid, "full", seeds=(1,))
+    second = submitted(tmp_path, grid)
+    base, full = trials_of(grid)
+    end_trials(base, folder, 0.1, 0.2, 0.3)
+    assert runs(followed(second)) == [("base", 0), ("base", 1), ("base", 2)]
+    assert runs(followed(first)) == [("base", 0), ("base", 1), ("base", 2)]
+    end_trials(full, folder, 0.1, 0.2, 0.3)
+    promised = [(row, seed) for row in ("base", "full") for seed in (0, 1, 2)]
+    assert runs(followed(first)) == runs(followed(second)) == promised
+
+
+def test_a_scope_alone_is_recorded_once(tmp_path):
+    """All trials are live, so the second submission starts nothing, and is not lost."""
+    grid, folder = tuned_grid(), GridFolder(tmp_path / "study")
+    first = submitted(tmp_path, grid, seeds=(1,))
+    for _ in range(2):
+        recorded(tmp_path, grid, "full", seeds=(0, 1, 2))
+    assert len(folder.all_submissions()) == 2
+    for trials in trials_of(grid):
+        end_trials(trials, folder, 0.1, 0.2, 0.3)
+    assert runs(followed(first)) == [("base", 1), ("full", 0), ("full", 1), ("full", 2)]
+
+
+def test_a_scope_of_another_grid_does_not_follow(tmp_path):
+    """With `--set` the same grid makes another table, whose trials are others."""
+    grid, folder = tuned_grid(), GridFolder(tmp_path / "study")
+    first = submitted(tmp_path, grid, seeds=(1,))
+    recorded(tmp_path, with_settings(grid, ["steps=7"]))
+    for trials in trials_of(grid):
+        end_trials(trials, folder, 0.1, 0.2, 0.3)
+    assert runs(followed(first)) == [("base", 1), ("full", 1)]
+
+
+def test_a_cancelled_scope_does_not_follow(tmp_path, monkeypatch):
+    grid, folder = tuned_grid(), GridFolder(tmp_path / "study")
+    first = submitted(tmp_path, grid, seeds=(1,))
+    first.note("intent", name="a", kind="array", base=0, rows=[0])
+    recorded(tmp_path, grid)
+    monkeypatch.setattr(cancel, "recover_pending_submissions", lambda _: None)
+    monkeypatch.setattr(cancel, "_jobs_of", lambda *_: [])
+    monkeypatch.chdir(tmp_path)
+    cancel.main("study", variant=["full"], runs_dir=tmp_path)
+    for trials in trials_of(grid):
+        end_trials(trials, folder, 0.1, 0.2, 0.3)
+    assert runs(followed(first)) == [("base", 0), ("base", 1), ("base", 2)]
+
+
+def test_trials_without_a_follow_up_job_are_named(tmp_path):
+    found = plan(tmp_path, tuned_grid())
+    queued = RunStatus(RunState.QUEUED, 0, 0, "job 5 waits")
+    found = replace(found, runs=tuple(replace(run, status=queued) for run in found.runs))
+    places = {
+        run.folder.run_id: JobAssignment(tmp_path, "5", "6" * run.spec.variant.startswith("base"))
+        for run in found.runs
+    }
+    resolver = observe(found.folder)
+    resolver.places = places
+    assert unattended_trials(found, resolver) == (
+        "no follow-up job waits for trials of full: submit again when they have ended"
+    )
 
 
 def test_a_follow_up_job_keeps_to_new_code(tmp_path):

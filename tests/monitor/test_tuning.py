@@ -18,10 +18,13 @@ from furnace_hpc.runs.state import read_status
 BASE, FULL = Tuned("base", "tridigits"), Tuned("full", "tridigits")
 
 
-def stage(folder: GridFolder, write: bool = True, code: str = "", **changes) -> Stage:
+def stage(
+    folder: GridFolder, write: bool = True, code: str = "", adopt: bool = True, **changes
+) -> Stage:
     grid = tuned_grid(**changes)
     prints = {"tridigits": "feed" * 4}
-    return next_stage(grid, rows_of(grid), prints, folder, read_status, write=write, code_hash=code)
+    how = {"write": write, "code_hash": code, "adopt": adopt}
+    return next_stage(grid, rows_of(grid), prints, folder, read_status, **how)
 
 
 def chosen(tmp_path, *results, **changes) -> Choice:
@@ -85,7 +88,7 @@ def test_trials_come_first_then_the_table(tmp_path):
     first = stage(folder)
     assert list(first.runs) == base.runs + full.runs
     assert first.waiting == {BASE: "tuning 0/6", FULL: "tuning 0/6"}
-    assert "12 runs of the table will follow" in first.lines(6)[-1]
+    assert "12 runs of the table will follow" in first.lines(12)[-1]
     end_trials(full, folder, 0.1, 0.2, 0.3)
     end_trials(base, folder, 0.1)
     then = stage(folder)
@@ -121,6 +124,39 @@ def test_a_later_retry_does_not_change_a_choice(tmp_path):
     assert path_of(folder, base).read_bytes() == before
     path_of(folder, base).unlink()
     assert stage(folder).choices[BASE].trial == 3
+
+
+RENAMED = {"variants": {"base": {}, "whole": {"loss.alpha": 0.5}}}
+WHOLE = Tuned("whole", "tridigits")
+
+
+def test_a_renamed_row_keeps_its_choice(tmp_path):
+    """Its name is no part of its trials. A retry after the choice changes nothing here either."""
+    folder = folder_at(tmp_path)
+    base, full = trials_of(tuned_grid())
+    for trials in (base, full):
+        end_trials(trials, folder, 0.1, 0.2, 0.3)
+    before = stage(folder).choices[FULL]
+    end_trials(full, folder, 0.9, 0.2, 0.3)
+    planned = stage(folder, write=False, **RENAMED)
+    assert planned.choices[WHOLE] == before.model_copy(update={"row": "whole"})
+    assert [run.variant for run in planned.runs] == ["base"] * 3 + ["whole"] * 3
+    assert len(list(folder.tuning.iterdir())) == 2
+    assert stage(folder, **RENAMED).waiting == {}
+    [file] = folder.tuning.glob("whole-*.json")
+    assert json.loads(file.read_text())["row"] == "whole"
+    assert stage(folder, code="0ther", **RENAMED).waiting[WHOLE] == "tuning 0/6"
+
+
+def test_no_adopt_tunes_a_renamed_row_again(tmp_path):
+    folder = folder_at(tmp_path)
+    for trials in trials_of(tuned_grid()):
+        end_trials(trials, folder, 0.1, 0.2, 0.3)
+    stage(folder)
+    assert stage(folder, adopt=False, **RENAMED).waiting == {WHOLE: "tuning 0/6"}
+    [file] = folder.tuning.glob("full-*.json")
+    file.write_text("{")
+    assert stage(folder, **RENAMED).waiting == {WHOLE: "tuning 0/6"}
 
 
 def test_new_code_sets_an_old_choice_aside(tmp_path):

@@ -278,6 +278,21 @@ def shell(place: Path, line: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_readme_in_chinese_has_the_same_table():
+    """Its figures, its pictures with a text of their own, and what a table declares."""
+    english, chinese = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")
+    )
+    intervals = re.findall(r"[+-][0-9.]+ \[[-0-9., ]+\]", english.replace("\n", " "))
+    assert len(intervals) >= 5
+    assert [found for found in intervals if found not in chinese.replace("\n", " ")] == []
+    pictures = re.compile(r"!\[(.*?)\]\((.*?)\)")
+    assert [path for _, path in pictures.findall(chinese)] == [
+        path for _, path in pictures.findall(english)
+    ]
+    assert {"declared.json", "tune"} <= {*re.findall(r"`([a-z.]+)`", chinese)}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_commands_of_readme_work_in_order(first_day):

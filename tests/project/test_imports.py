@@ -248,6 +248,20 @@ def _walk(name: str, above: list[str], imports: dict[str, set], finished: set) -
     finished.add(name)
 
 
+def test_statistics_import_no_table():
+    """They are pure functions, and the other modules of `tables` import them."""
+    allowed = tuple(f"furnace_hpc.{name}" for name in ("config", "host", "runs"))
+    found = [
+        (path.name, name)
+        for path in modules("tables/statistics")
+        for name in imported(path)
+        if name.startswith("furnace_hpc.")
+        and not name.startswith((*allowed, "furnace_hpc.tables.statistics"))
+    ]
+    assert len(modules("tables/statistics")) > 5
+    assert found == []
+
+
 def test_every_package_has_a_rule_and_a_docstring():
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert folders == {*MAY}

@@ -30,7 +30,8 @@ from furnace_hpc.monitor.grid_status import overview
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.state import RunState, read_status
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.output.results import submitted_runs, write_results
+from furnace_hpc.tables.output.results import write_results
+from furnace_hpc.tables.reading.submitted import submitted_runs
 
 RENAMED = {"variants": {"base": {}, "both": {"loss.alpha": 0.5, "loss.beta": 0.3}}}  # was `full`
 
@@ -119,7 +120,7 @@ def test_grid_of_another_name_adopts_all_runs(place, copied):
     assert plan.to_do == []
     record(plan)
     assert files(place) == before
-    assert len(submitted_runs(asked, GridFolder(place / "other"))) == 4
+    assert len(submitted_runs(asked, GridFolder(place / "other")).runs) == 4
     assert not any("missing" in note for note in notes(place, asked, "other"))
     link = place / "other" / plan.runs[0].folder.run_id
     assert link.readlink() == Path("..", "study", plan.runs[0].folder.run_id)

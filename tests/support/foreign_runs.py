@@ -43,7 +43,7 @@ def write_json_lines(path: Path, lines: list[dict]) -> Path:
 
 
 def table_of(*paths: Path, metric: str = "acc", **options) -> Ablation:
-    names = ("row", "seed", "pack", "value")
+    names = ("row", "seed", "pack", "value", "data_set")
     query = Query(metric, **{name: options.pop(name) for name in names if name in options})
     return collect_foreign(ForeignTable(paths, query, **({"direction": "max"} | options)))
 

@@ -73,3 +73,11 @@ def noisy(root: Path, **changes) -> Ablation:
             run.log(1, 0).parent.mkdir(exist_ok=True)
             run.log(1, 0).write_text("rank 0 writes this")
     return collect(grid, runs, folder)
+
+
+def overlap(one: dict, other: dict) -> bool:
+    """Whether two boxes of a page have a common part."""
+    sides = (("x", "width"), ("y", "height"))
+    return all(
+        one[at] < other[at] + other[size] and other[at] < one[at] + one[size] for at, size in sides
+    )

@@ -12,7 +12,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.tables.output.results import submitted_grid, submitted_runs
+from furnace_hpc.tables.reading.submitted import submitted_grid, submitted_runs
 
 TABLES = ["effects.csv", "report.html", "runs.csv", "table.csv", "table.md", "table.tex"]
 FIGURES = [
@@ -105,7 +105,7 @@ def test_settings_of_the_submission_count_not_the_file(tmp_path):
     submit(grid, runs, GridFolder(tmp_path / "study"))
     read, folder = submitted_grid(str(tmp_path / "study.yaml"), tmp_path)
     assert read == grid
-    assert submitted_runs(read, folder) == runs
+    assert submitted_runs(read, folder).runs == runs
 
 
 def test_data_of_the_newest_submission_is_taken(tmp_path):
@@ -118,16 +118,16 @@ def test_data_of_the_newest_submission_is_taken(tmp_path):
     ):  # the tenth submission is newer than the ninth, but not in the order of names
         folder.new_submission()
     submit(grid, older, folder)
-    assert submitted_runs(grid, folder)[0].data_fingerprint == FINGERPRINT
+    assert submitted_runs(grid, folder).runs[0].data_fingerprint == FINGERPRINT
     submit(grid, newer, folder)
-    assert submitted_runs(grid, folder)[0].data_fingerprint == "a" * 16
+    assert submitted_runs(grid, folder).runs[0].data_fingerprint == "a" * 16
 
 
 def test_data_never_submitted_has_missing_runs(tmp_path):
     grid = Grid.model_validate(GRID | {"variants": {"base": {}, "full": {"data.name": "mmimdb"}}})
     folder = GridFolder(tmp_path / "study")
     submit(grid, expand(grid, {"tridigits": FINGERPRINT, "mmimdb": "b" * 16})[:5], folder)
-    runs = submitted_runs(grid, folder)
+    runs = submitted_runs(grid, folder).runs
     assert [run.data_fingerprint for run in runs] == [FINGERPRINT] * 5 + ["never submitted"] * 5
 
 

@@ -15,7 +15,8 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.manifest import PackOrigin
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.output.render import to_ranks_csv
+from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
+from furnace_hpc.tables.output.render import to_markdown, to_ranks_csv
 from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.statistics.ranks import critical_difference, rank_methods
 from furnace_hpc.tables.table import Ablation
@@ -168,8 +169,57 @@ def test_a_missing_run_or_few_methods_leave_no_ranks(tmp_path):
     lacking = table(tmp_path / "a", without={("set2", 0.25, 1)})
     assert lacking.ranks is None
     assert "mean ranks" not in notes(lacking)
+    expected = "no ranks over 6 data sets: loss.alpha=0.25 lacks a value on set2"
+    assert expected in notes(lacking)
     assert to_ranks_csv(lacking) == ""
     assert table(tmp_path / "b", alphas=[0, 0.5]).ranks is None
+
+
+def with_sanity(path, lacks: tuple[str, ...] = (), sanity: tuple[str, ...] = ()):
+    """Three methods on six data sets, and a method `chance` that lacks some of them."""
+    lines = [
+        {"variant": row, "pack": name, "seed": 0, "acc": score(name, alpha, 0)}
+        for (row, alpha), name in product(
+            [("base", 0), ("mid", 0.25), ("top", 0.5), ("chance", -1)], SETS
+        )
+        if row != "chance" or name not in lacks
+    ]
+    write_csv(path / "runs.csv", lines)
+    found = table_of(path / "runs.csv", data_set="pack")
+    grid = found.grid.model_copy(update={"sanity": sanity})
+    return rank_over_data_sets(grid, found.rows, lambda _: {})
+
+
+def test_a_sanity_row_without_a_data_set_is_left_out(tmp_path):
+    """A foreign row counts as missing where others have runs."""
+    ranks, why = with_sanity(tmp_path, ("set1", "set4"), ("chance",))
+    assert why == ""
+    assert ranks.mean_ranks == {"base": 3, "mid": 2, "top": 1}
+    assert ranks.friedman_p == pytest.approx(stats.chi2.sf(12, 2))
+    assert "sanity rows without a rank: chance lacks a value on set1" in [
+        note.text for note in rank_notes(ranks)
+    ]
+    ranks, why = with_sanity(tmp_path, ("set1",))
+    assert (ranks, why) == (None, "no ranks over 6 data sets: chance lacks a value on set1")
+    ranks, _ = with_sanity(tmp_path, (), ("chance",))
+    assert ranks.mean_ranks["chance"] == 4
+
+
+def test_a_sanity_row_on_one_data_set_is_left_out(tmp_path):
+    """A sanity row of a grid may have no runs on the other data sets."""
+    names, alphas = SETS[:2], [*ALPHAS, 1]
+    axes = {"data.name": names, "loss.alpha": alphas}
+    content = {"variants": {}, "seeds": [0], "reference": "name-set0_alpha-0", "axes": axes}
+    grid = Grid.model_validate(GRID | content)
+    runs = expand(grid, {name: name.ljust(16, "0") for name in names})
+    runs = [run for run in runs if run.variant != "name-set1_alpha-1"]
+    grid = grid.model_copy(update={"sanity": ("name-set0_alpha-1",)})
+    folder = GridFolder(tmp_path / "study")
+    for spec in runs:
+        finish(spec, folder, accuracy=score(spec.config.data.name, spec.config.loss.alpha, 0))
+    ablation = collect(grid, runs, folder)
+    assert [*ablation.ranks.mean_ranks.values()] == [3, 2, 1]
+    assert "sanity rows without a rank: loss.alpha=1 has no run on set1" in notes(ablation)
 
 
 def test_packs_of_a_grid_are_one_data_set(tmp_path):
@@ -182,7 +232,7 @@ def test_packs_of_a_grid_are_one_data_set(tmp_path):
     assert collect(grid, runs, folder).ranks is None
 
 
-def test_packs_of_another_tool_are_data_sets(tmp_path):
+def test_packs_of_another_tool_mean_what_is_given(tmp_path):
     lines = [
         {"variant": row, "pack": name, "seed": seed, "acc": score(name, alpha, seed)}
         for (row, alpha), name, seed in product(
@@ -190,9 +240,16 @@ def test_packs_of_another_tool_are_data_sets(tmp_path):
         )
     ]
     write_csv(tmp_path / "runs.csv", lines)
-    ranks = table_of(tmp_path / "runs.csv", pack="pack").ranks
-    assert ranks.mean_ranks == {"base": 3, "mid": 2, "top": 1}
-    assert ranks.friedman_p == pytest.approx(stats.chi2.sf(12, 2))
+    ablation = table_of(tmp_path / "runs.csv", data_set="pack")
+    assert ablation.ranks.mean_ranks == {"base": 3, "mid": 2, "top": 1}
+    assert ablation.ranks.friedman_p == pytest.approx(stats.chi2.sf(12, 2))
+    assert "Packs are data sets (--data-set)" in to_markdown(ablation)
+    draws = table_of(tmp_path / "runs.csv", pack="pack")
+    assert draws.ranks is None
+    assert "mean ranks" not in notes(draws)
+    assert "Packs are draws of one data set (--pack). The files do not say" in to_markdown(draws)
+    same = [row.difference for row in draws.rows]
+    assert same == [row.difference for row in ablation.rows]
 
 
 def test_rows_on_other_data_have_no_verdict(tmp_path):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from aggregate_study import command
-from login_study import finish, grid, planned, specs
+from login_study import CODE, finish, grid, planned, specs
 
 from furnace_hpc.api.grid_table import make_table
 from furnace_hpc.launch.submission import write_submission
@@ -69,6 +69,20 @@ def test_several_changes_are_several_looks(tmp_path, monkeypatch):
         "from none to 1 on 2026-11-30, after 6 runs had results. Intervals and verdicts do not "
         "account for these looks"
     )
+
+
+def test_new_code_after_a_look_is_named(tmp_path, monkeypatch):
+    folder = study(tmp_path, monkeypatch, {})
+    for run in folder.path.glob("*/result.json"):
+        run.write_text(run.read_text().replace(CODE, "01d01d01d01d"))
+    folder.declared.write_text(folder.declared.read_text().replace(CODE, "01d01d01d01d"))
+    monkeypatch.setattr(declaration, "_now_s", lambda: 1795867200.5 + 86400)
+    write_submission(planned(tmp_path, grid(), new_code=True))
+    finish_all(folder)
+    expected = f"The code was changed from 01d01d01d01d to {CODE} on 2026-11-29, after 4"
+    found = table(folder)
+    assert note(found) == f"{START}. {expected} runs had results. {LOOK}"
+    assert "Code: 01d01d01d01d." in to_html(found)
 
 
 def test_a_late_declaration_is_a_look(tmp_path, monkeypatch):

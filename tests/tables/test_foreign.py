@@ -23,7 +23,7 @@ from foreign_runs import (
 from scipy import stats
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.captions import caption, main_sentences, short_caption
 from furnace_hpc.tables.output.cells import headings
 from furnace_hpc.tables.output.results import WRITERS
 from furnace_hpc.tables.reading.foreign.formats import split_run_name
@@ -308,10 +308,50 @@ def test_the_command_writes_all_files(tmp_path):
     done = command(tmp_path, *words, "--direction", "max")
     assert (done.returncode, done.stderr) == (0, "")
     out = tmp_path / "results" / "runs--acc"
-    assert {path.name for path in out.iterdir()} == {*WRITERS, "figures"}
+    assert {path.name for path in out.iterdir()} == {*WRITERS, "figures", "source.json"}
     assert {path.name for path in (out / "figures").glob("*.svg")} >= {"means.svg"}
     assert not (out / "figures" / "cost.svg").exists()
-    assert f"wrote {len(WRITERS) + len(list((out / 'figures').iterdir()))} files" in done.stdout
+    number = len(WRITERS) + 1 + len(list((out / "figures").iterdir()))
+    assert f"wrote {number} files" in done.stdout
+
+
+def test_the_caption_claims_only_what_files_say(tmp_path):
+    """Each fold has one seed. Weights, orders and samples of another tool are unknown."""
+    lines = [line | {"fold": f"f{line['seed']}"} for line in wide_lines()]
+    write_csv(tmp_path / "runs.csv", lines)
+    ablation = table_of(tmp_path / "runs.csv", pack="fold")
+    text = " ".join(caption(ablation, headings(ablation)))
+    assert "The value of a pack is the mean over 1 seed of the training. Seeds: 0, 1, 2, 3." in text
+    assert "n = 4 runs, 1 seed on each of 4 packs" in short_caption(ablation)
+    for claim in ("initial weights", "share its samples", "whole"):
+        assert claim not in text
+    warning = "The files do not say whether packs share samples"
+    assert warning in " ".join(main_sentences(ablation))
+    plain = table_of(tmp_path / "runs.csv")
+    assert "same samples" not in " ".join(caption(plain, headings(plain)))
+
+
+def test_files_of_one_name_keep_their_results(tmp_path):
+    """The second table would overwrite the first one."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_csv(tmp_path / name / "runs.csv", wide_lines())
+    words = ["--metric", "acc", "--direction", "max", "--no-figures"]
+    out = tmp_path / "results" / "runs--acc"
+    for _ in range(2):
+        assert command(tmp_path, "--from", "a/runs.csv", *words).returncode == 0
+    before = (out / "runs.csv").read_bytes()
+    refused = command(tmp_path, "--from", "b/runs.csv", *words)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"error: results/runs--acc has the table of acc from {tmp_path.resolve()}/a/runs.csv. Give "
+        f"another folder for this table with --out, or remove results/runs--acc\n"
+    )
+    assert (out / "runs.csv").read_bytes() == before
+    assert command(tmp_path, "--from", "b/runs.csv", *words, "--out", "results/b").returncode == 0
+    (out / "source.json").write_text("{")
+    damaged = command(tmp_path, "--from", "a/runs.csv", *words)
+    assert "source.json is damaged" in damaged.stderr
 
 
 def test_a_missing_run_exits_1(tmp_path):

@@ -1,5 +1,6 @@
 """`aggregate --from`: one clear error for files and options with a problem."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,16 @@ from pathlib import Path
 import polars as pl
 import pytest
 from aggregate_study import command
-from foreign_runs import table_of, wide_lines, write, write_csv, write_events
+from foreign_runs import (
+    BASE,
+    BIG,
+    table_of,
+    values_of,
+    wide_lines,
+    write,
+    write_csv,
+    write_events,
+)
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.tables.reading.foreign import runs as foreign_runs
@@ -141,6 +151,57 @@ def test_event_files_without_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setattr("furnace_hpc.tables.reading.foreign.tensorboard.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="pip install tensorboard`, or give the CSV files"):
         table_of(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["row", "seed", "pack", "data_set"])
+def test_event_files_have_no_columns(tmp_path, option):
+    write_events(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        table_of(tmp_path, **{option: "variant"})
+    assert str(caught.value).endswith(
+        f"event files have no columns for --{option.replace('_', '-')}. Leave that out and name "
+        f"the folder of a run as base-seed3, or give a CSV file with these columns"
+    )
+
+
+def test_two_meanings_of_a_pack(tmp_path):
+    with pytest.raises(ConfigError, match="--pack and --data-set were given. Give --pack if"):
+        table_of(tmp_path, pack="pack", data_set="pack")
+
+
+def test_a_downloaded_scalar_has_one_value_column(tmp_path):
+    text = "Wall time,Step,Value\n1.7e9,0,0.1\n"
+    error = error_of(tmp_path, text, "base_seed0.csv", value="loss")
+    assert "--value loss: the file has no such column" in error
+
+
+@pytest.mark.parametrize("same_steps", [True, False])
+def test_two_histories_of_one_name_are_refused(tmp_path, same_steps):
+    """W&B allows several runs of one name. Their steps would become one run."""
+    steps = [(0, 0.1), (10, 0.5), (20, 0.9), (0, 0.2), (10, 0.3)]
+    if not same_steps:
+        steps = [(0, 0.1), (20, 0.9), (5, 0.3)]
+    lines = [{"run": "base-seed0", "_step": step, "acc": value} for step, value in steps]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    error = error_of(tmp_path, text, "histories.jsonl")
+    number, last = (4, 0) if same_steps else (3, 5)
+    assert error == (
+        f"histories.jsonl:{number}: step {last} of base, seed 0 comes after step 20 "
+        f"(histories.jsonl:{number - 1}), so these may be two runs of one name. Rename one, or "
+        f"export a file per run. If it is one run, sort its lines by step"
+    )
+
+
+def test_histories_of_several_runs_in_one_file(tmp_path):
+    """The lines of the runs may alternate."""
+    path = tmp_path / "histories.jsonl"
+    lines = [
+        {"run": f"{line['variant']}-seed{line['seed']}", "_step": step, "acc": step * line["acc"]}
+        for step in (0, 1)
+        for line in wide_lines()
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert values_of(table_of(path)) == {"base": BASE, "big": BIG}
 
 
 def test_run_names_without_a_seed(tmp_path):

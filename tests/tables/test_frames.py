@@ -11,6 +11,7 @@ from foreign_runs import table_of, wide_lines, write_csv
 from tables_study import finish, study
 
 import furnace_hpc
+from furnace_hpc.api import frames
 from furnace_hpc.api.frames import Results
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.runs.folder import GridFolder
@@ -62,8 +63,48 @@ def test_a_notebook_shows_the_table(results):
     assert "4 of 5" in page
     assert "missing: base-s0" in page
     assert "<strong>" in page
+    shown, _, folded = page.partition("<details><summary>How to read this table</summary>")
+    assert "n = 4 to 5 seeds" in shown
+    assert "Measured at" not in shown
+    assert "Measured at" in folded
     expected = "<results of study: test/digit/accuracy, 4 rows, 20 runs, 1 of them missing>"
     assert repr(results) == expected
+
+
+@pytest.mark.parametrize(
+    ("installed", "missing"),
+    [((), "pandas and pyarrow are"), (("pandas",), "pyarrow is"), (("pyarrow",), "pandas is")],
+)
+def test_to_pandas_names_what_is_not_installed(results, monkeypatch, installed, missing):
+    monkeypatch.setattr(frames, "find_spec", lambda name: name in installed or None)
+    with pytest.raises(ConfigError) as caught:
+        results.to_pandas("runs")
+    assert str(caught.value) == (
+        f"to_pandas needs pandas and pyarrow, and {missing} not installed. "
+        f"Run pip install pandas pyarrow"
+    )
+    with pytest.raises(ConfigError, match="no frame 'run'; did you mean 'runs'"):
+        results.to_pandas("run")
+
+
+def test_to_pandas_keeps_the_values(results):
+    pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    for name in frames.FRAMES:
+        found, expected = results.to_pandas(name), getattr(results, name)
+        assert list(found.columns) == expected.columns
+        assert len(found) == expected.height
+    values = results.to_pandas("runs")["test/digit/accuracy"]
+    assert values.isna().sum() == 1
+    assert values.dtype == "float64"
+
+
+def test_to_pandas_is_that_of_polars(results, monkeypatch):
+    """Without the two packages installed: polars does the conversion of the right frame."""
+    monkeypatch.setattr(frames, "find_spec", lambda _: True)
+    monkeypatch.setattr(pl.DataFrame, "to_pandas", lambda frame: list(frame.columns))
+    for name in frames.FRAMES:
+        assert results.to_pandas(name) == getattr(results, name).columns
 
 
 def test_names_of_rows_are_escaped_in_a_notebook(tmp_path):

@@ -20,9 +20,10 @@ from furnace_hpc.tables.output.cells import all_cells, headings
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.reading.samples import compare_samples
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.statistics.bootstrap import compare_samples
-from furnace_hpc.tables.table import Ablation, Draw, pair_differences
+from furnace_hpc.tables.statistics.units import Draw
+from furnace_hpc.tables.table import Ablation, pair_differences
 from furnace_hpc.tables.view import View, apply_view
 
 PRINTS = {"a": "a" * 16, "b": "b" * 16, "c": "c" * 16}
@@ -115,7 +116,7 @@ def test_every_output_names_the_packs(tmp_path):
     text = " ".join(caption(ablation, headings(ablation)))
     assert "mean over 3 packs of the data (a, b, c)" in text
     assert "Each pack and seed has its own initial weights and sample order." in text
-    assert "the mean over 2 seeds of the training (0, 1). n counts runs." in text
+    assert "the mean over 2 seeds of the training. Seeds: 0, 1. n counts runs." in text
     assert "Its smallest possible p is .25 with 3 packs" in text
     assert "n = 6 runs, 2 seeds on each of 3 packs" in to_latex(ablation)
     assert "± 3.1 (seeds) ± 9.0 (packs)" in to_markdown(ablation)

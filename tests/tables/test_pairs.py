@@ -4,6 +4,8 @@ import csv
 import io
 import math
 import random
+import re
+from itertools import product
 from statistics import fmean
 
 import numpy as np
@@ -14,18 +16,17 @@ from tables_study import finish, notes, row, study
 
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.output.captions import caption
-from furnace_hpc.tables.output.cells import all_cells, headings
+from furnace_hpc.tables.output.cells import all_cells, headings, pair_statistics_of
 from furnace_hpc.tables.output.render import to_csv, to_markdown
 from furnace_hpc.tables.output.report import to_html
-from furnace_hpc.tables.statistics import pairs
+from furnace_hpc.tables.statistics import estimates, pairs
 from furnace_hpc.tables.statistics.estimates import exact_interval, paired_difference
 from furnace_hpc.tables.statistics.resampling import corrected
 from furnace_hpc.tables.statistics.robust import interquartile_mean
+from furnace_hpc.tables.statistics.units import Pairs
 from furnace_hpc.tables.table import Ablation
 
-ACCURACY, LOSS = Metric("test/digit/accuracy", "max"), Metric("test/digit/loss", "min")
 GAINS = [0.021, 0.013, 0.018, 0.009, 0.016]
 EXTRA = ["difference", "hedges_g", "improvement", "correlation", "iqm"]
 
@@ -122,10 +123,12 @@ def test_exact_interval_holds_every_share(n):
 
 def test_share_of_pairs_that_improve():
     ours, theirs = [0.9, 0.8, 0.7, 0.6], [0.8, 0.8, 0.6, 0.7]
-    assert pairs.improvement(ours, theirs, ACCURACY) == 2.5 / 4  # a win, a tie, a win, a loss
-    assert pairs.improvement(ours, theirs, LOSS) == 1.5 / 4
+    assert (
+        pairs.improvement(Pairs((), ours, theirs), True) == 2.5 / 4
+    )  # a win, a tie, a win, a loss
+    assert pairs.improvement(Pairs((), ours, theirs), False) == 1.5 / 4
     rounded = [0.1 + 0.2, 0.3]
-    assert pairs.improvement(rounded, [0.3, 0.3], ACCURACY) == 0.5
+    assert pairs.improvement(Pairs((), rounded, [0.3, 0.3]), True) == 0.5
 
 
 def test_correlation_agrees_with_scipy():
@@ -191,7 +194,7 @@ def test_optional_columns_are_shown_if_named(tmp_path):
     titles = headings(ablation)
     assert list(titles) == ["variant", *EXTRA]
     base, full = all_cells(ablation)
-    found = pairs.pair_statistics(row(ablation, "full"), row(ablation, "base"), ablation.metric)
+    found = pair_statistics_of(ablation, row(ablation, "full"))
     low, high = found.hedges_g_interval
     assert full.hedges_g == f"{found.hedges_g:+.2f} [{low:.2f}, {high:.2f}]"
     assert full.improvement == "1.00 [0.69, 1.00]"  # 10 of 10
@@ -215,7 +218,7 @@ def test_nine_runs_have_no_interquartile_mean(tmp_path):
 def test_csv_and_report_have_the_statistics(tmp_path):
     ablation = made(tmp_path, GAINS)
     base, full = csv.DictReader(io.StringIO(to_csv(ablation)))
-    found = pairs.pair_statistics(row(ablation, "full"), row(ablation, "base"), ablation.metric)
+    found = pair_statistics_of(ablation, row(ablation, "full"))
     assert float(full["hedges_g"]) == found.hedges_g
     assert float(full["hedges_g_high"]) == found.hedges_g_interval[1]
     assert (float(full["improvement"]), full["improvement_high"]) == (1.0, "1.0")
@@ -227,6 +230,46 @@ def test_csv_and_report_have_the_statistics(tmp_path):
 
 
 # The exact test
+
+
+def test_exact_equivalence_counts_all_signs():
+    """The larger p of two one-sided tests, each over all signs of the shifted differences."""
+    for gains in ([0.1, -0.3, 0.2, 0.4, -0.1], [0.9, 0.7, -0.2, 0.1], [0.1, 0.2, 0.1]):
+        found = []
+        for bound in (1.0, -1.0):
+            shifted = [gain + bound for gain in gains]
+            signs = product((1, -1), repeat=len(gains))
+            sums = [sum(a * b for a, b in zip(one, shifted, strict=True)) for one in signs]
+            found.append(fmean(s * bound >= sum(shifted) * bound - 1e-9 for s in sums))
+        assert estimates.sign_flip_equivalence(gains, 1.0) == max(found)
+    assert estimates.sign_flip_equivalence([0.1, 0.2, 0.1], 1.0) == 1 / 8  # the smallest possible
+    assert estimates.sign_flip_equivalence([0.1, 1.2], 0.5) == 1.0
+    assert estimates.sign_flip_equivalence([0.1], 0.5) is None
+
+
+def test_an_equivalence_rests_on_normality(tmp_path):
+    """A t test with three seeds is certain where the exact test cannot be."""
+    ablation = made(tmp_path / "few", [0.001, 0.0, -0.001], sesoi=2.0)
+    assert row(ablation, "full").verdict == "equivalent"
+    expected = "rests on normality: the exact sign-flip test of equivalence cannot go below p .125"
+    assert expected in notes(ablation)
+    many = made(tmp_path / "many", [0.001, 0.0, -0.001] * 3, sesoi=2.0)
+    assert row(many, "full").verdict == "equivalent"
+    assert "rests on normality" not in notes(many)
+
+
+def test_uneven_deviations_are_named(tmp_path):
+    """A number of seeds from one pooled deviation describes no row."""
+    rows = {"base": {}, "calm": {"loss.alpha": 0.5}, "wild": {"loss.beta": 0.3}}
+    grid, runs = study(variants=rows, seeds=[0, 1, 2, 3], sesoi=1.0)
+    folder = GridFolder(tmp_path)
+    for spec in runs:
+        size = {"base": 0.0, "calm": 0.001, "wild": 0.02}[spec.variant]
+        finish(spec, folder, accuracy=0.8 + size * GAINS[spec.config.seed] * 100)
+    text = notes(collect(grid, runs, folder))
+    found = re.search(r"own deviations are from ([0-9.]+) to ([0-9.]+), so a row", text)
+    assert float(found[2]) / float(found[1]) == pytest.approx(20, rel=0.05)
+    assert "own deviations" not in notes(made(tmp_path / "even", GAINS, sesoi=1.0))
 
 
 def test_a_mark_rests_on_normality(tmp_path):

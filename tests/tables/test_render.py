@@ -63,11 +63,6 @@ def test_metric_has_names_and_direction():
     higher, lower = Metric("test/digit/accuracy@text", "max"), Metric("val/a/loss", "min")
     assert (higher.split, higher.task, higher.short_name) == ("test", "digit", "accuracy@text")
     assert (higher.better, lower.better) == ("higher", "lower")
-    assert (higher.is_better(2, 1), lower.is_better(2, 1), lower.is_better(1, 1)) == (
-        True,
-        False,
-        False,
-    )
 
 
 def test_digits_follow_the_deviation():

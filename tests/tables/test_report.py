@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from foreign_runs import table_of, wide_lines, write_csv
-from report_study import ERROR, make, noisy, open_browser
+from report_study import ERROR, make, noisy, open_browser, overlap
 from tables_study import complete, finish, study
 
 from furnace_hpc.runs.folder import GridFolder
@@ -166,13 +166,6 @@ def test_narrow_screen_and_dark_mode(page):
     assert dark != light
     page.get_by_label("Light or dark").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == light
-
-
-def overlap(one: dict, other: dict) -> bool:
-    sides = (("x", "width"), ("y", "height"))
-    return all(
-        one[at] < other[at] + other[size] and other[at] < one[at] + one[size] for at, size in sides
-    )
 
 
 def test_first_screen_has_verdicts_and_forest_plot(page):

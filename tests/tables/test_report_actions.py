@@ -7,13 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from report_study import make, noisy, open_browser
-from tables_study import study
+from report_study import make, noisy, open_browser, overlap
+from tables_study import finish, study
+from tuned_study import end_trials, folder_at, rows_of, trials_of, tuned_grid
 
+from furnace_hpc.api.grid_table import make_table
+from furnace_hpc.monitor.tuning import next_stage
+from furnace_hpc.runs.state import read_status
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.cells import DASH
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.output.results import write_results
+from furnace_hpc.tables.view import View
 
 RENDER = Path(__file__).parents[2] / "docs" / "render_pictures.py"
 TEXT_AREA = "Object.assign(document.createElement('textarea'), {id: 'pasted'})"
@@ -23,6 +28,36 @@ TEXT_AREA = "Object.assign(document.createElement('textarea'), {id: 'pasted'})"
 def browser():
     with open_browser() as browser:
         yield browser
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_text_of_the_tuning_chart_can_be_read(browser, tmp_path, width):
+    """On a phone too: at least 11 pixels, inside the picture, and no text over another."""
+    grid, folder = tuned_grid(), folder_at(tmp_path)
+    for trials, best in zip(trials_of(grid), (0.5, 0.6), strict=True):
+        end_trials(trials, folder, 0.2, 0.4, best)
+    prints = {"tridigits": "feed" * 4}
+    stage = next_stage(grid, rows_of(grid), prints, folder, read_status, write=True)
+    for run in stage.runs:
+        finish(run, folder)
+    (tmp_path / "report.html").write_text(to_html(make_table(grid, folder, View())))
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((tmp_path / "report.html").as_uri())
+    chart = page.locator("section[aria-labelledby=tuning-title] svg")
+    frame, texts = chart.bounding_box(), chart.locator("text").all()
+    assert len(texts) >= 11
+    scale = chart.evaluate("svg => svg.getScreenCTM().a")
+    boxes = []
+    for text in texts:
+        size = text.evaluate("text => parseFloat(getComputedStyle(text).fontSize)")
+        assert size * scale >= 11
+        box = text.bounding_box()
+        assert box["x"] >= frame["x"]
+        assert box["x"] + box["width"] <= frame["x"] + frame["width"]
+        assert box["y"] + box["height"] <= frame["y"] + frame["height"] + 1
+        assert not [other for other in boxes if overlap(box, other)]
+        boxes.append(box)
+    page.close()
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from furnace_hpc.runs.records.predictions import read_arrays
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.notes import sample_notes
 from furnace_hpc.tables.reading.resolution import resolution_of
-from furnace_hpc.tables.statistics.bootstrap import bootstrap, compare_samples
+from furnace_hpc.tables.reading.samples import compare_samples
+from furnace_hpc.tables.statistics.bootstrap import bootstrap
 
 
 def as_bools(text):

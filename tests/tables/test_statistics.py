@@ -78,10 +78,10 @@ def test_sign_flip_of_too_few_or_too_many_pairs():
 
 def test_holm_worked_by_hand():
     # sorted .005 .01 .03 .04 times 4 3 2 1: .02 .03 .06 .04, and none below the one before it
-    assert estimates.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert estimates.holm([0.9, 0.6]) == [1.0, 1.0]
-    assert estimates.holm([0.02]) == [0.02]
-    assert estimates.holm([]) == []
+    assert estimates.holm([0.01, 0.04, 0.03, 0.005], 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert estimates.holm([0.9, 0.6], 2) == [1.0, 1.0]
+    assert estimates.holm([0.02], 1) == [0.02]
+    assert estimates.holm([], 0) == []
     assert estimates.holm([0.01, 0.02], 3) == pytest.approx([0.03, 0.04])  # times 3 2
 
 
@@ -92,7 +92,7 @@ def test_holm_counts_rows_with_a_test():
         Difference(0.1, None, 1),
         Difference(0.1, (0, 1), 5, t_p=0.04),
     ]
-    corrected = estimates.with_holm(rows)
+    corrected = estimates.with_holm(rows, 2)
     assert [row and row.holm_p for row in corrected] == [None, 0.02, None, 0.04]
 
 
@@ -105,18 +105,18 @@ def test_effect_size_worked_by_hand():
 @pytest.mark.parametrize(("effect", "n"), [(0.5, 34), (0.8, 15), (1.0, 10), (-0.5, 34), (0.2, 199)])
 def test_pairs_needed_agree_with_gpower(effect, n):
     # G*Power 3.1, difference between two dependent means, two-tailed, alpha .05, power .8
-    assert estimates.pairs_needed(effect) == n
+    assert estimates.pairs_needed(effect, estimates.LEVEL) == n
 
 
 def test_power_agrees_with_scipys_noncentral_t():
     for effect, n in ((0.3, 8), (1.2, 5), (0.9, 20)):
         bound = scipy.stats.t.ppf(0.975, n - 1)
         oracle = scipy.stats.nct.sf(bound, n - 1, effect * math.sqrt(n))
-        assert estimates.power_of(effect, n) == pytest.approx(oracle, rel=1e-6)
+        assert estimates.power_of(effect, n, 0.95) == pytest.approx(oracle, rel=1e-6)
 
 
 def test_too_small_effects_need_too_many_pairs():
-    assert estimates.pairs_needed(0.01) is None
+    assert estimates.pairs_needed(0.01, estimates.LEVEL) is None
 
 
 # Differences without variation

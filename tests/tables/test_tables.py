@@ -24,7 +24,8 @@ from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.table import Ablation, Draw
+from furnace_hpc.tables.statistics.units import Draw
+from furnace_hpc.tables.table import Ablation
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,8 @@ def test_statistics_agree_with_scipy():
         difference = estimates.paired_difference(ours, theirs)
         assert difference.interval == pytest.approx((oracle.low, oracle.high), rel=1e-9)
         assert difference.n == n
-        one = scipy.stats.ttest_1samp(ours, 0).confidence_interval(0.99)
-        assert estimates.t_interval(ours, 0.99) == pytest.approx((one.low, one.high), rel=1e-9)
+        one = scipy.stats.ttest_1samp(ours, 0).confidence_interval(0.95)
+        assert estimates.t_interval(ours) == pytest.approx((one.low, one.high), rel=1e-9)
 
 
 def test_too_few_values_give_none():

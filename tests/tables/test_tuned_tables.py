@@ -10,6 +10,7 @@ from tables_study import complete, finish, notes
 from tuned_study import FAILS, TUNE, end_trials, folder_at, rows_of, trials_of, tuned_grid
 
 from furnace_hpc.api.grid_table import make_table
+from furnace_hpc.config.grids import trials as tuned_trials
 from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.parsing import strict_yaml
@@ -21,6 +22,7 @@ from furnace_hpc.tables.output.cells import DASH, all_cells, headings
 from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.statistics.best_of import expected_best
 from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.tuning.csv_lines import tuning_lines
 from furnace_hpc.tables.view import View
 
 PRINTS = {"tridigits": "feed" * 4}
@@ -73,6 +75,28 @@ def test_the_table_has_budget_and_choice(tmp_path):
     ]
     assert "older run" not in notes(ablation)
     assert not ablation.missing
+
+
+def test_a_renamed_row_keeps_trials_and_costs(tmp_path):
+    before = table(tmp_path, 0.4, 0.5, 0.6)
+    grid = tuned_grid(variants={"base": {}, "whole": {"loss.alpha": 0.5}})
+    folder = folder_at(tmp_path)
+    next_stage(grid, rows_of(grid), PRINTS, folder, read_status, write=True)
+    after = make_table(grid, folder, View())
+    of_full, of_whole = all_cells(before)[1], all_cells(after)[1]
+    assert (of_whole.tuned, of_whole.tuning_hours) == (of_full.tuned, of_full.tuning_hours)
+    assert "~" not in notes(after)
+    assert [line["mean"] for line in tuning_lines(after)][3:] == [0.4, 0.5, 0.6]
+
+
+def test_a_table_expands_the_trials_once(tmp_path, monkeypatch):
+    grid, folder = tuned(tmp_path, 0.4, 0.5, 0.6)
+    calls, expand_one = list[str](), tuned_trials._of_trial
+    monkeypatch.setattr(
+        tuned_trials, "_of_trial", lambda *of: calls.append(of[1].name) or expand_one(*of)
+    )
+    make_table(grid, folder, View())
+    assert calls == ["base"] * 3 + ["full"] * 3
 
 
 def test_the_files_have_every_trial(tmp_path):

@@ -221,7 +221,7 @@ def test_sentences_say_why_a_row_is_undecided(tmp_path):
         noise = 0.01 * (-1) ** spec.config.seed * (spec.variant == "consistency_only")
         finish(spec, folder, accuracy=accuracy_of(spec) + noise)
     sentences = " ".join(text for _, text in verdict_sentences(collect(grid, runs, folder)))
-    assert "full and base: undecided: +" in sentences
+    assert "full against base is undecided: +" in sentences
     assert "1 of 5 missing, and the rest may be the better runs." in sentences
     assert "the interval contains zero." in sentences
 

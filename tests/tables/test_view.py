@@ -21,7 +21,8 @@ from furnace_hpc.tables.output.cells import all_cells
 from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_runs_csv
 from furnace_hpc.tables.output.report import to_html
-from furnace_hpc.tables.table import Ablation, Draw
+from furnace_hpc.tables.statistics.units import Draw
+from furnace_hpc.tables.table import Ablation
 from furnace_hpc.tables.text import format_value
 from furnace_hpc.tables.view import View, apply_view, why_no_verdict
 

@@ -69,11 +69,34 @@ def read_choice(folder: GridFolder, trials: Trials) -> Choice | None:
     Raises:
         ConfigError: the file is damaged, or its values are not those of its trial.
     """
-    path = path_of(folder, trials)
     try:
-        choice = Choice.model_validate_json(read_regular(path))
+        return _read(path_of(folder, trials), trials)
     except FileNotFoundError:
         return None
+
+
+def find_renamed_choice(folder: GridFolder, trials: Trials) -> Choice | None:
+    """The choice among the same trials under another name of the row. None if there is none.
+
+    A damaged file counts as no choice.
+    """
+    for path in sorted(folder.tuning.glob(f"*-{trials.digest}.json")):
+        try:
+            return _read(path, trials).model_copy(update={"row": trials.tuned.row})
+        except (ConfigError, OSError):
+            continue
+    return None
+
+
+def _read(path: Path, trials: Trials) -> Choice:
+    """Read a file, and check that its values are those of its trial.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: it is damaged, or has other values.
+    """
+    try:
+        choice = Choice.model_validate_json(read_regular(path))
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

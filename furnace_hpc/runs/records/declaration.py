@@ -62,6 +62,8 @@ class DeclaredPlan(_Frozen):
     family: int  # rows that are compared with the reference
     verdicts: str = "both"  # rows, effects of factors, or both
     tune: DeclaredTuning | None = None  # None if rows are not tuned
+    code: str = ""  # hash of the code that new runs begin with; empty if none began
+    adopted: tuple[str, ...] = ()  # ids of runs that were finished under another name
 
 
 class Declared(_Frozen):
@@ -82,7 +84,11 @@ class _File(_Frozen):
 
 
 def plan_of(
-    grid: Grid, configs: Mapping[str, TrainConfig], data: Mapping[str, str]
+    grid: Grid,
+    configs: Mapping[str, TrainConfig],
+    data: Mapping[str, str],
+    code: str = "",
+    adopted: Sequence[str] = (),
 ) -> DeclaredPlan:
     """The plan of a grid's table.
 
@@ -90,6 +96,8 @@ def plan_of(
         grid: the grid with its settings.
         configs: row -> config of any of its runs, without values that trials choose.
         data: data set -> fingerprint.
+        code: hash of the code that new runs begin with. Empty if none begins.
+        adopted: ids of runs that were finished under another name.
     """
     return DeclaredPlan(
         rows={name: _row_hash(grid, config) for name, config in configs.items()},
@@ -105,6 +113,8 @@ def plan_of(
         family=sum(name != grid.reference for name in configs),
         verdicts=grid.verdicts,
         tune=_tuning_of(grid),
+        code=code,
+        adopted=tuple(adopted),
     )
 
 
@@ -138,7 +148,8 @@ def declare(
     Args:
         folder: folder of the grid's runs.
         grid: the grid with its settings.
-        plan: the plan of its table. It may lack data sets that this submission does not use.
+        plan: the plan of its table. It may lack what this submission does not use: data sets, the
+            code if no run begins, and runs that were adopted before.
         done: ids of planned runs that have a result.
 
     Returns:
@@ -150,7 +161,7 @@ def declare(
     tables = _read(folder)
     entries = tables.get(results_name(grid), ())
     if entries:
-        plan = plan.model_copy(update={"data": entries[-1].plan.data | plan.data})
+        plan = _completed(plan, entries[-1].plan)
         if plan == entries[-1].plan:
             return None
     looked_at = {*done, *_with_results(folder, runs_of_table(folder, grid))}
@@ -158,6 +169,16 @@ def declare(
     content = _File(tables=tables | {results_name(grid): (*entries, added)})
     write_atomically(folder.declared, content.model_dump_json(indent=1) + "\n")
     return added
+
+
+def _completed(plan: DeclaredPlan, before: DeclaredPlan) -> DeclaredPlan:
+    """The plan with what an earlier submission declared and this one does not use."""
+    update = {
+        "data": before.data | plan.data,
+        "code": plan.code or before.code,
+        "adopted": tuple(dict.fromkeys((*before.adopted, *plan.adopted))),
+    }
+    return plan.model_copy(update=update)
 
 
 def changes(before: DeclaredPlan, after: DeclaredPlan) -> list[str]:
@@ -183,6 +204,12 @@ def changes(before: DeclaredPlan, after: DeclaredPlan) -> list[str]:
     tests = [f"{plan.level:.0%} and {plan.correction}" for plan in (before, after)]
     if tests[0] != tests[1]:
         found.append(f"the level and correction were changed from {tests[0]} to {tests[1]}")
+    if before.code and after.code and before.code != after.code:
+        found.append(f"the code was changed from {before.code} to {after.code}")
+    if adopted := [run_id for run_id in after.adopted if run_id not in before.adopted]:
+        was = "was" if len(adopted) == 1 else "were"
+        runs = _named("run", adopted)
+        found.append(f"{runs} {was} adopted, finished under another name")
     return found
 
 

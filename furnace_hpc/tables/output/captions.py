@@ -1,5 +1,6 @@
 """The caption of a table. It explains the numbers, and claims no more than the intervals show."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 
 from furnace_hpc.config.train_config import TrainConfig
@@ -48,6 +49,16 @@ OPTIONAL_COLUMNS = {
         f"give no interval."
     ),
 }
+PACKS_ARE = {
+    "draws": (
+        "Packs are draws of one data set (--pack). The files do not say whether packs share "
+        "samples: the intervals assume that they do not."
+    ),
+    "data sets": (
+        "Packs are data sets (--data-set): intervals and tests count data sets, and the ranks "
+        "compare the rows over them. A mean over data sets needs values on one scale, ranks do not."
+    ),
+}
 NOT_CHECKED = (
     "Furnace did not train these runs: their code, data and choice of step are not checked."
 )
@@ -83,6 +94,7 @@ def main_sentences(ablation: Ablation) -> list[str]:
     found += _optimistic(ablation)
     if ablation.source is not None:
         found.append(NOT_CHECKED)
+        found += [PACKS_ARE[kind] for kind in [ablation.source.packs_are] if kind]
     found += _undertrained(ablation)
     return found
 
@@ -109,8 +121,7 @@ def short_caption(ablation: Ablation) -> str:
         n += f" to {numbers[-1]}"
     spread, shared = "mean ± sample standard deviation", ""
     if ablation.packs:
-        seeds = count(len(ablation.grid.seeds), "seed")
-        n += f" runs, {seeds} on each of {len(ablation.packs)} packs"
+        n += f" runs, {_seeds_each(ablation)} on each of {len(ablation.packs)} packs"
         spread += " over seeds and over packs"
         if any(row.test_per_train for row in ablation.rows):
             shared = ", corrected for shared samples (Nadeau and Bengio)"
@@ -124,6 +135,17 @@ def short_caption(ablation: Ablation) -> str:
         f"{ablation.metric.name}: {spread}, n = {n}; difference to {ablation.grid.reference} "
         f"{_interval_words(ablation)}{shared}.{marks}{tuned}"
     )
+
+
+def _seeds_each(ablation: Ablation) -> str:
+    """Seeds of one row on one pack: `2 seeds`, or `1 to 3 seeds`."""
+    found = set[int]()
+    for row in ablation.rows:
+        draws = {run.draw for run in row.runs}
+        found |= {*Counter(draw.pack for draw in draws).values()}
+    if len(found) == 1:
+        return count(max(found), "seed")
+    return f"{min(found)} to {max(found)} seeds"
 
 
 def _tuned_shortly(ablation: Ablation) -> Iterator[str]:
@@ -161,11 +183,13 @@ def _values(ablation: Ablation) -> str:
     text = f"{metric.name}{metric.scale.unit}{split}, {metric.better} is better: "
     if not ablation.packs:
         return f"{text}mean ± sample standard deviation over n runs (seeds {seeds})."
-    packs = ", ".join(ablation.packs)
+    packs, own = ", ".join(ablation.packs), ""
+    if ablation.source is None:
+        own = "Each pack and seed has its own initial weights and sample order. "
     return (
-        f"{text}mean over {len(ablation.packs)} packs of the data ({packs}). Each pack and seed "
-        f"has its own initial weights and sample order. The value of a pack is the mean over "
-        f"{count(len(ablation.grid.seeds), 'seed')} of the training ({seeds}). n counts runs. "
+        f"{text}mean over {len(ablation.packs)} packs of the data ({packs}). {own}"
+        f"The value of a pack is the mean over {_seeds_each(ablation)} of the training. "
+        f"Seeds: {seeds}. n counts runs. "
         f"± (seeds): sample standard deviation within a pack, pooled. "
         f"± (packs): sample standard deviation of the packs' means."
     )
@@ -224,6 +248,8 @@ def _source(source: Source) -> Iterator[str]:
     yield f"Read from {source.files}{tool}."
     if source.of_last_step:
         yield "The value of a run is its value at the last step that has one."
+    if source.packs_are:
+        yield PACKS_ARE[source.packs_are]
     yield NOT_CHECKED
 
 
@@ -243,11 +269,16 @@ def _pairs(ablation: Ablation) -> str:
     """How the difference is computed."""
     reference, interval = ablation.grid.reference, _interval_words(ablation)
     if not ablation.packs:
-        return f"Difference to {reference}: mean over the seeds that both rows have, {interval}."
+        same = "Both runs of a pair have the same samples, so it says nothing about other data."
+        return (
+            f"Difference to {reference}: mean over the seeds that both rows have, {interval}."
+            f"{f' {same}' * (ablation.source is None)}"
+        )
+    why = ", because runs on one pack share its samples" * (ablation.source is None)
     return (
         f"Difference to {reference}: runs on one pack with one seed form a pair. Pairs are "
         f"averaged over the seeds of a pack, then over packs, {interval}. "
-        f"Interval and tests count packs, because runs on one pack share its samples."
+        f"Interval and tests count packs{why}."
     )
 
 

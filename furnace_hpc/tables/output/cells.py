@@ -9,8 +9,9 @@ from furnace_hpc.tables.statistics.estimates import SAME, Difference, Interval
 from furnace_hpc.tables.statistics.pairs import PairStatistics, pair_statistics
 from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.statistics.significance import format_exact_p, format_p
+from furnace_hpc.tables.statistics.units import by_pack, pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict
-from furnace_hpc.tables.table import Ablation, Note, Row, by_pack
+from furnace_hpc.tables.table import Ablation, Note, Row
 from furnace_hpc.tables.text import format_value
 
 DASH = "\u2013"  # of a missing value
@@ -188,9 +189,10 @@ def all_cells(ablation: Ablation) -> list[Cells]:
 
 def pair_statistics_of(ablation: Ablation, row: Row) -> PairStatistics | None:
     """Statistics of the pairs of a row and the reference. None if there are none."""
-    if ablation.reference is None:
+    if ablation.reference is None or row.difference is None:
         return None
-    return pair_statistics(row, ablation.reference, ablation.metric)
+    pairs = pair_up(row.values, ablation.reference.values)
+    return pair_statistics(pairs, row.difference, ablation.metric.direction == "max")
 
 
 def optional_texts(ablation: Ablation, row: Row) -> dict[str, str]:

@@ -24,7 +24,8 @@ from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
 from furnace_hpc.tables.statistics.estimates import Difference
 from furnace_hpc.tables.statistics.interactions import Omnibus
 from furnace_hpc.tables.statistics.robust import interquartile_mean
-from furnace_hpc.tables.table import Ablation, Row, Run, by_pack
+from furnace_hpc.tables.statistics.units import by_pack
+from furnace_hpc.tables.table import Ablation, Row, Run
 from furnace_hpc.tables.text import format_value
 from furnace_hpc.tables.tuning.csv_lines import curve_lines, tuning_lines
 

@@ -23,7 +23,7 @@ SENTENCES = {
     Verdict.BETTER: "{} is better than {}",
     Verdict.WORSE: "{} is worse than {}",
     Verdict.EQUIVALENT: "{} is equivalent to {}",
-    Verdict.UNDECIDED: "{} and {}: undecided",
+    Verdict.UNDECIDED: "{} against {} is undecided",
 }
 LIVE = (RunState.QUEUED, RunState.RUNNING)
 

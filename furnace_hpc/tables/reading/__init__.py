@@ -1,4 +1,5 @@
-"""Read the files of runs: results, costs, loss curves, and the cache of a grid.
+"""Read the files of runs: results, costs, loss curves, predictions, and the cache of a grid.
 
-It imports only `config`, `host` and `runs`. The rest of `tables` imports it.
+`curves.py` and `samples.py` read for a table that is made already. The types of a table import the
+other modules.
 """

@@ -1,4 +1,4 @@
 """Compute statistics of a few runs: intervals, tests, bootstrap.
 
-It imports `config`, `runs` and the types of tables. The rest of `tables` imports it.
+It imports only `config`, `host` and `runs`. The rest of `tables` imports it.
 """

@@ -101,23 +101,36 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
 
     None if no group has two values.
     """
-    several = [group for group in groups if len(group) > 1]
+    pooled = pool([(len(group), _stdev(group)) for group in groups if len(group) > 1])
+    if pooled is None:
+        return None
+    return pooled[0]
+
+
+def pool(deviations: Sequence[tuple[int, float]]) -> tuple[float, int] | None:
+    """Pooled standard deviation of groups, and its degrees of freedom.
+
+    Args:
+        deviations: number of values and standard deviation of each group.
+
+    Returns:
+        None if no group has two values.
+    """
+    several = [(n, deviation) for n, deviation in deviations if n > 1]
     if not several:
         return None
+    degrees = sum(n - 1 for n, _ in several)
     if len(several) == 1:
-        return _stdev(several[0])
-    degrees = sum(len(group) - 1 for group in several)
-    return math.sqrt(sum((len(group) - 1) * _stdev(group) ** 2 for group in several) / degrees)
+        return several[0][1], degrees
+    return math.sqrt(sum((n - 1) * deviation**2 for n, deviation in several) / degrees), degrees
 
 
-def t_interval(
-    values: Sequence[float], level: float = LEVEL, least_deviation: float = 0.0
-) -> Interval | None:
-    """Two-sided Student t interval of the mean. None for fewer than two values."""
+def t_interval(values: Sequence[float], least_deviation: float = 0.0) -> Interval | None:
+    """Two-sided Student t interval of the mean, at LEVEL. None for fewer than two values."""
     if len(values) < 2:
         return None
     deviation = max(_stdev(values), least_deviation)
-    half = _quantile(len(values) - 1, level) * deviation / math.sqrt(len(values))
+    half = _quantile(len(values) - 1, LEVEL) * deviation / math.sqrt(len(values))
     center = statistics.fmean(values)
     return center - half, center + half
 
@@ -234,32 +247,46 @@ def sign_flip_test(differences: Sequence[float]) -> float | None:
     return extreme / 2.0 ** len(differences)
 
 
+def sign_flip_equivalence(differences: Sequence[float], bound: float) -> float | None:
+    """P of two one-sided sign-flip tests: the mean difference is between -bound and bound.
+
+    It assumes that differences are symmetric about their mean, and no distribution. None as in
+    `sign_flip_test`.
+    """
+    if abs(statistics.fmean(differences)) >= bound:
+        return 1.0
+    found = [sign_flip_test([value + side for value in differences]) for side in (bound, -bound)]
+    known = [p for p in found if p is not None]
+    if len(known) < len(found):
+        return None
+    return max(known) / 2  # both tails of a symmetric distribution
+
+
 def sign_flip_floor(n: int) -> float:
     """Smallest possible p of a two-sided sign-flip test of n pairs."""
     return 2.0 ** (1 - n)
 
 
-def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
+def holm(p_values: Sequence[float], family: int) -> list[float]:
     """Correct p values for the number of tests (Holm 1979, step down).
 
-    It controls the family-wise error. `family` is the number of planned tests, if some could not be
-    made.
+    It controls the family-wise error. `family` is the number of planned tests. Some of them may
+    have no p value.
     """
-    count = len(p_values) if family is None else family
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, number in enumerate(order):
-        largest = max(largest, min(1.0, (count - rank) * p_values[number]))
+        largest = max(largest, min(1.0, (family - rank) * p_values[number]))
         corrected[number] = largest
     return corrected
 
 
 def with_holm(
     differences: Sequence[Difference | None],
-    family: int | None = None,
+    family: int,
     other_p: Sequence[float] = (),
 ) -> list[Difference | None]:
-    """The differences of a table, with t_p corrected for their number, or for `family`.
+    """The differences of a table, with t_p corrected for `family` planned tests.
 
     `other_p` are p values of the family that are no t tests.
     """
@@ -281,24 +308,24 @@ def holm_of_others(
     return holm([*t_p, *other_p], family)[len(t_p) :]
 
 
-def pairs_needed(effect: float, level: float = LEVEL, power: float = POWER) -> int | None:
-    """Pairs with which a t test shows a true effect of this size (d_z) with this power.
+def pairs_needed(effect: float, level: float) -> int | None:
+    """Pairs with which a t test shows a true effect of this size (d_z) with power POWER.
 
     None if MAX_PAIRS are too few.
     """
-    if power_of(effect, MAX_PAIRS, level) < power:
+    if power_of(effect, MAX_PAIRS, level) < POWER:
         return None
     low, high = 1, MAX_PAIRS  # too few, enough: the power rises with the number
     while high - low > 1:
         middle = (low + high) // 2
-        if power_of(effect, middle, level) >= power:
+        if power_of(effect, middle, level) >= POWER:
             high = middle
         else:
             low = middle
     return high
 
 
-def power_of(effect: float, n: int, level: float = LEVEL) -> float:
+def power_of(effect: float, n: int, level: float) -> float:
     """Power of a paired two-sided t test of n pairs at p < 1 - level, for this effect (d_z)."""
     from scipy.special import nctdtr, stdtrit
 

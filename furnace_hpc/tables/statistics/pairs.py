@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.statistics.estimates import (
     LEVEL,
     SAME,
@@ -13,7 +12,7 @@ from furnace_hpc.tables.statistics.estimates import (
     Interval,
     exact_interval,
 )
-from furnace_hpc.tables.table import Row, units_of
+from furnace_hpc.tables.statistics.units import Pairs
 
 LEAST_PAIRS = 3  # of Hedges' g and of a correlation, which is 1 or -1 for two pairs
 MAX_T = 100.0  # of an interval of g: nctdtrinc does not end for a t of a million
@@ -30,20 +29,14 @@ class PairStatistics:
     correlation: float | None
 
 
-def pair_statistics(row: Row, reference: Row, metric: Metric) -> PairStatistics | None:
-    """The statistics over the units that both rows have. None without a difference."""
-    difference = row.difference
-    if difference is None:
-        return None
-    both = [draw for draw in row.values if draw in reference.values]
-    ours = units_of({draw: row.values[draw] for draw in both})
-    theirs = units_of({draw: reference.values[draw] for draw in both})
+def pair_statistics(pairs: Pairs, difference: Difference, higher_is_better: bool) -> PairStatistics:
+    """The statistics over the units that both rows have."""
     g, g_interval = hedges_g(difference)
-    share = improvement(ours, theirs, metric)
+    share = improvement(pairs, higher_is_better)
     interval = None
     if not difference.shares_samples:
-        interval = exact_interval(share, len(ours))
-    return PairStatistics(g, g_interval, share, interval, correlation(ours, theirs))
+        interval = exact_interval(share, difference.n)
+    return PairStatistics(g, g_interval, share, interval, correlation(pairs.ours, pairs.theirs))
 
 
 def hedges_g(difference: Difference) -> tuple[float | None, Interval | None]:
@@ -69,16 +62,16 @@ def hedges_g(difference: Difference) -> tuple[float | None, Interval | None]:
     return correction * effect, (correction * low, correction * high)
 
 
-def improvement(ours: Sequence[float], theirs: Sequence[float], metric: Metric) -> float:
+def improvement(pairs: Pairs, higher_is_better: bool) -> float:
     """Share of pairs in which ours is better. A tie counts half. Float rounding is a tie."""
-    largest = max(map(abs, [*ours, *theirs]))
+    largest = max(map(abs, [*pairs.ours, *pairs.theirs]))
     score = 0.0
-    for value, other in zip(ours, theirs, strict=True):
-        if abs(value - other) <= SAME * largest:
+    for difference in pairs.differences:
+        if abs(difference) <= SAME * largest:
             score += 0.5
-        elif metric.is_better(value, other):
+        elif (difference > 0) == higher_is_better:
             score += 1.0
-    return score / len(ours)
+    return score / len(pairs.ours)
 
 
 def correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | None:

@@ -24,6 +24,7 @@ class Ranks:
     friedman_p: float | None = None  # None without a test
     critical_difference: float | None = None  # of two mean ranks (Nemenyi, 5 %)
     why_no_test: str = ""
+    left_out: tuple[str, ...] = ()  # sanity rows, with what each lacks
 
     @property
     def mean_ranks(self) -> dict[str, float]:

@@ -5,7 +5,6 @@ Bonferroni's method for the family: all rows that the grid compares, and all eff
 the chance that a table has any wrong `better` or `worse` is at most 5 %.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -72,17 +71,13 @@ def pairs_to_resolve(
     The number is None if `estimates.MAX_PAIRS` are too few. None if no row has a deviation, or if
     pairs share samples.
     """
-    known = [found for found in differences if found and found.deviation is not None]
-    if any(found.shares_samples for found in known):
+    if any(found and found.shares_samples for found in differences):
         return None
-    degrees = sum(found.n - 1 for found in known)
-    if not degrees:
+    known = [(found.n, found.deviation) for found in differences if found]
+    pooled = estimates.pool([(n, deviation) for n, deviation in known if deviation is not None])
+    if pooled is None or pooled[0] == 0:
         return None
-    squares = sum((found.n - 1) * (found.deviation or 0.0) ** 2 for found in known)
-    deviation = math.sqrt(squares / degrees)
-    if deviation == 0:
-        return None
-    return estimates.pairs_needed(sesoi / deviation, 1 - ALPHA / family), deviation
+    return estimates.pairs_needed(sesoi / pooled[0], 1 - ALPHA / family), pooled[0]
 
 
 def _equivalence_p(difference: Difference, family: int, sesoi: float | None) -> float | None:

@@ -1,17 +1,15 @@
 """The trials that chose the values of the rows: choices, costs, and expected best results."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from furnace_hpc.config.grids.expansion import GridRow
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.config.grids.trials import Trials, as_text, expand_trials
+from furnace_hpc.config.grids.trials import Trials, Tuned, as_text
 from furnace_hpc.config.grids.tune import Tune
 from furnace_hpc.config.metrics import checked_direction
-from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.records.choice import Choice, Tried, read_choice
+from furnace_hpc.runs.records.choice import Choice, Tried
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import AttemptCosts, costs_of_attempts
@@ -75,34 +73,31 @@ class Tuning:
 
 
 def read_tuning(
-    grid: Grid,
-    rows: Sequence[GridRow],
-    fingerprints: dict[str, str],
-    folder: GridFolder,
-    records: Records,
+    grid: Grid, all_trials: Sequence[Trials], made: Mapping[Tuned, Choice], records: Records
 ) -> Tuning | None:
     """The choices and costs of a tuned grid. None if the grid does not tune.
 
-    Raises:
-        ConfigError: the file of a choice is damaged.
+    Args:
+        grid: the grid.
+        all_trials: the trials of its rows.
+        made: the choices among them.
+        records: content of the run files.
     """
     if grid.tune is None:
         return None
     found: dict[str, list[Trials]] = {}
-    for trials in expand_trials(grid, rows, fingerprints):
+    for trials in all_trials:
         found.setdefault(trials.tuned.row, []).append(trials)
     tuned, undecided, ids = {}, list[Trials](), set[str]()
     for name, of_packs in found.items():
-        choices = [read_choice(folder, trials) for trials in of_packs]
-        undecided += [t for t, choice in zip(of_packs, choices, strict=True) if choice is None]
+        undecided += [trials for trials in of_packs if trials.tuned not in made]
+        choices = tuple(made[trials.tuned] for trials in of_packs if trials.tuned in made)
         own = [run_id for trials in of_packs for of_trial in trials.run_ids for run_id in of_trial]
-        ids.update(own)
-        tuned[name] = TunedRow(
-            name,
-            tuple(choice for choice in choices if choice),
-            len(of_packs),
-            _spent(own, records),
-        )
+        # A renamed row keeps its choice, so its trials have the name that it had.
+        before = [run_id for choice in choices for tried in choice.trials for run_id in tried.runs]
+        of_row = dict.fromkeys([*own, *before])
+        ids.update(of_row)
+        tuned[name] = TunedRow(name, choices, len(of_packs), _spent(list(of_row), records))
     metric = Metric(grid.tuning_metric, checked_direction(grid.tuning_metric, None))
     return Tuning(grid.tune, metric, tuned, frozenset(ids), tuple(undecided))
 

@@ -9,14 +9,16 @@ from furnace_hpc.tables.table import Ablation
 from furnace_hpc.tables.tuning.tuned_rows import TunedRow, Tuning
 from furnace_hpc.tables.tuning.words import budget
 
-WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 60, 150, 12, 40
+# The picture is as narrow as a phone, so that its text is not made smaller there.
+WIDTH, HEIGHT = 340, 240  # of the plot with its axes; the names of the rows are below it
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 36
+MAX_WIDTH = 480  # pixels on a large screen
 NUM_COLORS = 7  # --c0 to --c6 in report.css
 DASHES = ("", "6 3", "2 2", "8 2 2 2")
 NUM_STEPS = 5  # between the horizontal lines
-LINE = 16  # height of a line of text
+LINE = 17  # height of a line of text
 SAMPLE = 20  # length of a line beside its name
-MAX_NAME = 20  # characters
+MAX_NAME = 42  # characters
 
 
 def tuning_section(ablation: Ablation) -> Iterator[str]:
@@ -67,12 +69,12 @@ def _chart(tuning: Tuning, rows: list[TunedRow]) -> str:
     axes = _Axes(min(values), max(values), max(map(len, curves.values())))
     title = f"expected best {tuning.metric.name}{scale.unit} of k trials"
     parts = [*_grid_lines(axes, scale), *_curves(axes, curves)]
-    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 6}">{html(title)}</text>')
-    height = max(HEIGHT, TOP + LINE * (len(curves) + 1))
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">trials k</text>')
+    height = HEIGHT + LINE * len(curves) + 6
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:{WIDTH}px" role="img" '
-        f'aria-label="{html(title)}" '
-        f'font-size="11" fill="currentColor">{"".join(parts)}</svg>'
+        f'<p class="about">{html(title[0].upper() + title[1:])}:</p>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:{MAX_WIDTH}px" role="img" '
+        f'aria-label="{html(title)}" fill="currentColor">{"".join(parts)}</svg>'
     )
 
 
@@ -117,7 +119,7 @@ def _curves(axes: _Axes, curves: dict[str, list[float]]) -> Iterator[str]:
         places = [(axes.x_of(k), axes.y_of(value)) for k, value in enumerate(curve, 1)]
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         style = f'class="curve" style="stroke:{color}" stroke-dasharray="{dash}"'
-        x, y = WIDTH - RIGHT + 10, TOP + 12 + LINE * number
+        x, y = LEFT, HEIGHT + LINE * (number + 1)
         yield (
             f'<polyline points="{points}" {style}><title>{html(name)}</title></polyline>'
             f'<path d="M{x} {y - 4}h{SAMPLE}" {style}/>'

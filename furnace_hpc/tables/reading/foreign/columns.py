@@ -19,8 +19,21 @@ class Query:
     metric: str
     row: str | None = None
     seed: str | None = None
-    pack: str | None = None
+    pack: str | None = None  # column with the draw of the data
     value: str | None = None  # column with the values of a long file
+    data_set: str | None = None  # column with the data set, instead of `pack`
+
+    def __post_init__(self) -> None:
+        """Refuse two meanings of a pack.
+
+        Raises:
+            ConfigError: both `pack` and `data_set` are given.
+        """
+        if self.pack is not None and self.data_set is not None:
+            raise ConfigError(
+                "--pack and --data-set were given. Give --pack if the column has draws of one data "
+                "set, or --data-set if it has data sets"
+            )
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ def find_columns(file: LinesFile, form: Format, query: Query) -> FileColumns:
         _check(file, seed, SEEDS, "--seed")
     value, metric = _values(file, form, query)
     pack = _named(file, form, query.pack, "--pack")
+    pack = pack or _named(file, form, query.data_set, "--data-set")
     used = {row, seed, pack}
     return FileColumns(
         row=row,
@@ -75,7 +89,7 @@ def find_columns(file: LinesFile, form: Format, query: Query) -> FileColumns:
 def _values(file: LinesFile, form: Format, query: Query) -> tuple[str | None, str | None]:
     """The column of values, and the column with the names of metrics if the file is long."""
     if form.value:
-        return form.value, None
+        return _named(file, form, query.value, "--value") or form.value, None
     wide = find_column(query.metric, file.columns, form.prefixes)
     names = next((name for name in METRICS if name in file.columns), None)
     if query.value is not None:

@@ -57,6 +57,26 @@ class ForeignRuns:
     metrics: set[str] = field(default_factory=set)  # names that the files have
     tools: list[str] = field(default_factory=list)
     of_last_step: bool = False  # whether values are those of the last step
+    newest: dict[RunKey, ForeignRun] = field(default_factory=dict)  # line of a W&B history
+
+    def check_order(self, run: ForeignRun) -> None:
+        """Refuse a step that a W&B history has before: W&B gives several runs one name.
+
+        Raises:
+            ConfigError: the step is not above that of an earlier line of the same run and file.
+        """
+        before = self.newest.get(run.key)
+        self.newest[run.key] = run
+        if before is None or _file_of(run) != _file_of(before):
+            return
+        assert run.step is not None
+        assert before.step is not None
+        if run.step <= before.step:
+            raise ConfigError(
+                f"{run.place}: step {run.step:,.0f} of {run.key} comes after step "
+                f"{before.step:,.0f} ({before.place}), so these may be two runs of one name. "
+                f"Rename one, or export a file per run. If it is one run, sort its lines by step"
+            )
 
     def add(self, run: ForeignRun) -> None:
         """Add a run, or a later step of one.
@@ -147,12 +167,24 @@ def _read_file(path: Path, found: ForeignRuns) -> None:
                 key = _key(file.place(number), values, columns, _name_of(values, columns, form))
                 found.add(ForeignRun(key, file.place(number), None, NO_VALUE))
                 continue
-        found.add(_run_of(file.place(number), values, columns, form, found.query.metric))
+        run = _run_of(file.place(number), values, columns, form, found.query.metric)
+        if form.tool == "W&B" and form.step is not None:
+            found.check_order(run)
+        found.add(run)
 
 
 def _read_events(path: Path, found: ForeignRuns) -> None:
-    """Read event files of TensorBoard."""
-    run = event_runs(path, found.query.metric)
+    """Read event files of TensorBoard. They have no columns, so the run's name says all."""
+    query = found.query
+    columns = {name: column for name, column in vars(query).items() if name != "metric"}
+    if given := [
+        f"--{name.replace('_', '-')}" for name, column in columns.items() if column is not None
+    ]:
+        raise ConfigError(
+            f"{path}: event files have no columns for {' and '.join(given)}. Leave that out and "
+            f"name the folder of a run as base-seed3, or give a CSV file with these columns"
+        )
+    run = event_runs(path, query.metric)
     if "TensorBoard" not in found.tools:
         found.tools.append("TensorBoard")
     found.of_last_step = True
@@ -164,7 +196,7 @@ def _read_events(path: Path, found: ForeignRuns) -> None:
     if run.value is None:
         found.add(ForeignRun(key, str(path), None, NO_VALUE, -1.0))
     else:
-        problem = f"{found.query.metric} is NaN" if isnan(run.value) else ""
+        problem = f"{query.metric} is NaN" if isnan(run.value) else ""
         found.add(ForeignRun(key, place, None if problem else run.value, problem, run.step))
 
 
