@@ -8,6 +8,7 @@ from furnace_hpc.engine.checkpoint import loader
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import engine_sha256
 from furnace_hpc.engine.evaluation import Evaluation, evaluate, write_predictions
+from furnace_hpc.engine.metering.usage import Usage
 from furnace_hpc.engine.meters import device_name, peak_memory_gib, versions
 from furnace_hpc.runs.code import code_hash, git_commit
 from furnace_hpc.runs.records.attempts import read_attempts
@@ -15,7 +16,11 @@ from furnace_hpc.runs.records.result import RunResult, write_result
 
 
 def finish(
-    context: RunContext, selected_step: int, train_s: float, last: Evaluation | None
+    context: RunContext,
+    selected_step: int,
+    usage: Usage,
+    mfu: float | None,
+    last: Evaluation | None,
 ) -> None:
     """Collective. Evaluate the test split once, at the selected step, and write the result.
 
@@ -24,7 +29,8 @@ def finish(
     Args:
         context: the run, trained to its last step.
         selected_step: the step that validation has selected.
-        train_s: seconds in training steps.
+        usage: of all training steps that count.
+        mfu: share of the device's peak. None if it is unknown.
         last: the newest evaluation on val. None if this attempt has made none.
 
     Raises:
@@ -36,7 +42,7 @@ def finish(
         last = None
     val = last or evaluate(context, "val")
     test = evaluate(context, "test", val.thresholds, with_subsets=True)
-    memory_gib = peak_memory_gib(context.processes)
+    allocated_gib, reserved_gib = peak_memory_gib(context.processes)
     if not context.processes.is_rank_zero:
         return
     loader.check_is_newest(context.folder, context.attempt)
@@ -56,10 +62,16 @@ def finish(
         world_size=context.processes.world_size,
         num_threads=torch.get_num_threads(),
         attempts=len(attempts),
-        train_s=train_s,
+        train_s=usage.train_s,
         wall_s=time.time() - attempts[0].start_unix_s,
-        samples_per_s=config.steps * config.global_batch_size / max(train_s, 1e-9),
-        peak_memory_gib=memory_gib,
+        samples_per_s=config.steps * config.global_batch_size / max(usage.train_s, 1e-9),
+        peak_memory_gib=allocated_gib,
+        peak_reserved_gib=reserved_gib,
+        model_tflop_s=usage.model_tflop_s(context.processes.world_size),
+        mfu=mfu,
+        data_wait_s=usage.data_wait_s,
+        energy_j=usage.energy_j,
+        micro_batch_size=context.engine.train_micro_batch_size_per_gpu(),
         device=device_name(context.processes.device),
         precision=config.deepspeed.precision,
         zero_stage=context.engine.zero_optimization_stage(),

@@ -160,6 +160,9 @@ class Queue:
             folder = str(running.run.folder.path)
             lifecycle.decide(folder, running.attempt, running.job.exit_code)
             self._progress.ended(running.run, running.attempt)
+            record = lifecycle.read_attempt(folder, running.attempt)
+            if record.get("reason") == "oom_halved":
+                self._waiting.append(self._plan.runs.index(running.run))
 
     def _stop(self, requests: list[int]) -> None:
         """Ask the ranks to save and exit. Kill them after another signal."""
