@@ -1,6 +1,7 @@
 """Check this machine, its disks, and its Slurm for problems before a run has them.
 
 furnace doctor                          this machine, Slurm's settings and, by a short job, one node
+furnace doctor --two-nodes              also: how fast is the network between two nodes?
 furnace doctor --portable               also: do portable runs have the recorded bits here?
 furnace doctor --write-profile mine     the same, and write slurm/clusters/mine.yaml
 """
@@ -23,6 +24,7 @@ from furnace_hpc.console.options import Cluster, RunsRoot
 from furnace_hpc.diagnostics import node, slurm, this_machine
 from furnace_hpc.diagnostics.device import device_checks
 from furnace_hpc.diagnostics.disk import disk_checks
+from furnace_hpc.diagnostics.gpus.two_nodes import TITLE, two_node_section
 from furnace_hpc.diagnostics.portable import portable_checks
 from furnace_hpc.diagnostics.profile_writer import (
     check_new,
@@ -38,6 +40,7 @@ from furnace_hpc.diagnostics.report import (
     ok,
     page,
     run_checks,
+    warn,
     worst,
 )
 from furnace_hpc.diagnostics.slurm_info import SlurmFacts, ask, try_gpu_flags
@@ -57,6 +60,12 @@ def main(
     portable: Annotated[
         bool,
         typer.Option("--portable", help="also check that portable runs have the recorded bits"),
+    ] = False,
+    two_nodes: Annotated[
+        bool,
+        typer.Option(
+            "--two-nodes", help="also measure an all-reduce between two nodes, in a job of its own"
+        ),
     ] = False,
     write: Annotated[
         str, typer.Option("--write-profile", help="write slurm/clusters/NAME.yaml", metavar="NAME")
@@ -100,6 +109,13 @@ def main(
     if facts and not no_job:
         _progress(shows_progress, f"waiting at most {node.WAIT_S} s for a compute node ...")
         sections += node.node_sections(profile or _suggested(facts, write, partition), root)
+    if facts and two_nodes:
+        _progress(shows_progress, f"waiting at most {node.WAIT_S} s for two nodes ...")
+        suggested = profile or _suggested(facts, write, partition)
+        sections.append(two_node_section(suggested, root))
+    elif two_nodes:
+        hint = "use it on a login node of a cluster, without --here"
+        sections.append(Section(TITLE, (warn("all-reduce", "needs Slurm", hint),)))
     _show(sections, json_)
     if write:
         if on_slurm and facts is None:

@@ -64,7 +64,7 @@ def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: RankVer
     stop = StopRequest()
     stop.install()
     with Watchdog.for_run(folder, attempt, verdict) as watchdog:
-        processes = init_process_group(rank_info, watchdog.timeout_s)
+        processes = init_process_group(rank_info, watchdog.timeout_s, folder.collectives(attempt))
         with noted_oom(verdict, processes.device):
             context = set_up(folder, attempt, processes, watchdog, stop)
             stop_signal = _train(context, verdict)

@@ -117,7 +117,7 @@ def meters_of(coefficients=(1e12, 2e12, 1e12), **changes) -> StepMeters:
 
 
 def test_a_step_by_hand(clock):
-    """Three batches of two units: 3 x (1 + 2 x 2 + 4) = 27 TFLOP in 4.5 s, of which 1.5 s waited."""
+    """Three batches of two units: 3 x (1 + 2 x 2 + 4) = 27 TFLOP in 4.5 s, 1.5 s waiting."""
     meters = meters_of()
     meters.start()
     for _ in meters.batches.of_step(0):

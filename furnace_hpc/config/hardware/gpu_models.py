@@ -7,7 +7,8 @@ only the number with sparsity, half of it is taken.
 | model | source |
 |---|---|
 | V100, V100S, T4 | V100 data sheet (2020), T4 data sheet (2019) |
-| A100, A30, A40, A10, RTX A6000 | A100 data sheet (2021), A30, A40 and A10 (2022), RTX A6000 (2020) |
+| A100, A30, A40, A10 | A100 data sheet (2021), A30, A40 and A10 data sheets (2022) |
+| RTX A6000 | RTX A6000 data sheet (2020) |
 | H100, H200, GH200 | H100 data sheet (2024; PCIe: 2022), H200 (2024), GH200 (2023) |
 | L4, L40, L40S, RTX 6000 Ada | L4 and L40 (2023), L40S (2023), RTX 6000 Ada (2022) |
 | RTX 3090, RTX 4090 | white papers of Ampere GA102 (2020) and Ada (2022) |
@@ -67,9 +68,9 @@ def gpu_model(name: str) -> GpuModel | None:
         return None
     padded = f" {name.replace('-', ' ')} {name} "
     for model in MODELS:
-        if all(f" {word}" in padded for word in model.words):
-            if _is_whole(model.words[0], padded):
-                return model
+        has_all = all(f" {word}" in padded for word in model.words)
+        if has_all and _is_whole(model.words[0], padded):
+            return model
     return None
 
 

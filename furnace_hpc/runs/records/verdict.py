@@ -16,7 +16,7 @@ class RankVerdict:
     """A context that writes `entered` at its start, and the kind of exception at its end."""
 
     def __init__(self, folder: RunFolder, attempt: int, rank: int) -> None:
-        self._path, self._rank = folder.verdict(attempt, rank), rank
+        self._path, self.rank = folder.verdict(attempt, rank), rank
         self._log = f"{folder.logs.name}/{folder.log(attempt, rank).name}"
         self._step = 0
         self._memory = ""
@@ -73,7 +73,7 @@ class RankVerdict:
             frozen: the process did not run at all, so the other ranks waited for it.
         """
         problem = "was frozen" if frozen else "made no progress"
-        message = f"rank {self._rank} {problem} for {seconds:g} s in {where}"
+        message = f"rank {self.rank} {problem} for {seconds:g} s in {where}"
         message += f"; the stacks of its threads are in {self._log}"
         self._write("hang", message, frozen=frozen)
 
