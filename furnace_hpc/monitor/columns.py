@@ -33,6 +33,7 @@ class StatusColumn:
     right: bool = field(default=False, kw_only=True)  # aligned to the right
     # A column that would be narrower is left out. At 0 it is never cut.
     min_width: int = field(default=0, kw_only=True)
+    if_known: bool = field(default=False, kw_only=True)  # left out everywhere if it is empty
 
 
 def bar(done: int, total: int, width: int, style: str = "") -> Text:
@@ -133,9 +134,11 @@ STATE = StatusColumn("state", _state)
 STEP = StatusColumn("step", lambda line: Text(f"{line.status.step}/{line.steps}"), 90, right=True)
 LOSS = StatusColumn("loss", lambda line: Text(number(line.loss)), 60, right=True)
 RATE = StatusColumn("samples/s", lambda line: Text(number(line.samples_per_s)), 40, right=True)
-MFU = StatusColumn("MFU", lambda line: Text(_percent(line.mfu)), 35, right=True)
-TFLOPS = StatusColumn("TFLOP/s", lambda line: Text(_tflop_s(line)), 33, right=True)
-WAIT = StatusColumn("data wait", lambda line: Text(_percent(line.data_wait)), 32, right=True)
+MFU = StatusColumn("MFU", lambda line: Text(_percent(line.mfu)), 35, right=True, if_known=True)
+TFLOPS = StatusColumn("TFLOP/s", lambda line: Text(_tflop_s(line)), 33, right=True, if_known=True)
+WAIT = StatusColumn(
+    "data wait", lambda line: Text(_percent(line.data_wait)), 32, right=True, if_known=True
+)
 ATTEMPT = StatusColumn("attempt", lambda line: Text(str(line.status.attempt or "")), 30, right=True)
 PICTURE = (  # on a terminal
     RUN,

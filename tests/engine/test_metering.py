@@ -29,7 +29,7 @@ def counted(config, data: Path, folder: Path, batch_size: int = 4):
 
 
 def test_one_more_layer_by_hand(small_data, tmp_path):
-    """A BERT layer: 4 products D x D, two D x F, and scores and values of T x T; three passes."""
+    """A BERT layer: 4 products D x D, two D x F, and scores and values of T x T. Three passes."""
     B, D, F, units = 4, 32, 48, 3
     T = units * flops.TEXT_MULTIPLE
     found = []

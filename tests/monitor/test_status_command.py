@@ -37,6 +37,9 @@ def folder(tmp_path) -> GridFolder:
             "train/loss": 0.5,
             "step_time_s": 4.5,
             "samples_per_s": 1234.5,
+            "model_tflop_s": 1.5,
+            "mfu": 0.25,
+            "data_wait_s": 0.45,
         }
     )
     metrics.close()
@@ -91,6 +94,9 @@ def test_json_is_in_the_order_of_the_grid(folder):
         "steps": 40,
         "loss": 0.5,
         "samples_per_s": 1234.5,
+        "model_tflop_s": 1.5,
+        "mfu": 0.25,
+        "data_wait": 0.1,
         "left_s": 135.0,
         "job_id": None,
         "reason": "",
