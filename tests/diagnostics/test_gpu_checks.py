@@ -187,7 +187,7 @@ def test_the_job_of_two_nodes(tmp_path, monkeypatch):
         *("srun", "--job-name=furnace-doctor", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1")
     ]
     assert {"--partition=gpu", "--gres=gpu:a100:1"} < set(command)
-    assert "export GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0" in command[-6]
+    assert "export GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0" in command[-7]
     assert command[-5:] == ["/py", "-P", "-m", two_nodes.MODULE, str(tmp_path / "r")]
     done = subprocess.CompletedProcess([], 1, "", "srun: error: Unable to allocate resources: no")
     monkeypatch.setattr(two_nodes.subprocess, "run", lambda *arguments, **options: done)

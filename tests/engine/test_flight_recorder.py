@@ -63,12 +63,12 @@ def test_a_hung_rank_leaves_its_last_collectives(tmp_path):
 def test_a_dump_that_hangs_or_fails(tmp_path, monkeypatch, capsys):
     """The process is killed in time, and a failed dump leaves no file."""
     monkeypatch.setattr(flight_recorder, "DUMP_S", 0.1)
-    monkeypatch.setattr(flight_recorder, "_recorder", lambda: lambda: time.sleep(2))
+    monkeypatch.setattr(flight_recorder, "_recorder", lambda: lambda **options: time.sleep(2))
     since_s = time.monotonic()
     assert not flight_recorder.dump(tmp_path / "a")
     assert time.monotonic() - since_s < 1.5
 
-    def fails() -> bytes:
+    def fails(**options) -> bytes:
         raise RuntimeError("no recorder")
 
     monkeypatch.setattr(flight_recorder, "DUMP_S", 5)

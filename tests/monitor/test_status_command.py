@@ -68,9 +68,12 @@ def test_status_prints_one_line_per_run(folder):
     code, said, complaint = give(folder, "status")
     assert (code, complaint) == (0, "")
     head, *lines, summary = [re.split("  +", line.rstrip()) for line in said.splitlines()]
-    assert head == ["run", "state", "attempt", "step", "loss", "samples/s", "left", "job", "reason"]
+    assert head == [
+        *("run", "state", "attempt", "step", "loss", "samples/s"),
+        *("MFU", "data wait", "left", "job", "reason"),
+    ]
     assert lines == [
-        [RUNNING, "running", "1", "10/40", "0.5000", "1,234", "2 min 15 s"],
+        [RUNNING, "running", "1", "10/40", "0.5000", "1,234", "25 %", "10 %", "2 min 15 s"],
         [FAILED, "failed", "1", "9/40", "1.000", ERROR],
         [NEW, "new", "0/40"],
         [DONE, "done", "1", "9/40", "1.000"],

@@ -48,7 +48,8 @@ def dump(path: Path) -> bool:
 def _write(path: Path) -> None:
     """Write under a temporary name first, because the process may end at any time."""
     try:
-        content = _recorder()()
+        # Stack traces would take seconds, and those of now are in the log.
+        content = _recorder()(includeStackTraces=False)
         temporary = path.with_name(f".{path.name}")
         temporary.write_bytes(content)
         temporary.rename(path)
@@ -56,11 +57,11 @@ def _write(path: Path) -> None:
         print(f"the last collectives were not written: {error}", flush=True)
 
 
-def _recorder() -> Callable[[], bytes]:
+def _recorder() -> Callable[..., bytes]:
     """The function of torch that returns the pickled trace: of NCCL, or of gloo."""
     c10d = sys.modules["torch"]._C._distributed_c10d  # a rank that hangs imports nothing
     name = "_dump_nccl_trace"
     if not hasattr(c10d, name):  # a build without CUDA
         name = "_dump_fr_trace"
-    found: Callable[[], bytes] = getattr(c10d, name)
+    found: Callable[..., bytes] = getattr(c10d, name)
     return found
