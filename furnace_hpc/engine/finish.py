@@ -1,6 +1,7 @@
 """The end of a run: scores and predictions of the selected step, then the result."""
 
 import time
+from typing import Any
 
 import torch
 
@@ -62,15 +63,11 @@ def finish(
         world_size=context.processes.world_size,
         num_threads=torch.get_num_threads(),
         attempts=len(attempts),
-        train_s=usage.train_s,
         wall_s=time.time() - attempts[0].start_unix_s,
-        samples_per_s=config.steps * config.global_batch_size / max(usage.train_s, 1e-9),
         peak_memory_gib=allocated_gib,
         peak_reserved_gib=reserved_gib,
-        model_tflop_s=usage.model_tflop_s(context.processes.world_size),
         mfu=mfu,
-        data_wait_s=usage.data_wait_s,
-        energy_j=usage.energy_j,
+        **_of_usage(context, usage),
         micro_batch_size=context.engine.train_micro_batch_size_per_gpu(),
         device=device_name(context.processes.device),
         precision=config.deepspeed.precision,
@@ -82,3 +79,16 @@ def finish(
         versions=versions(),
     )
     write_result(context.folder, result)
+
+
+def _of_usage(context: RunContext, usage: Usage) -> dict[str, Any]:
+    """The fields of the result that follow from what the training steps have used."""
+    config = context.config
+    samples = config.steps * config.global_batch_size
+    return {
+        "train_s": usage.train_s,
+        "samples_per_s": samples / max(usage.train_s, 1e-9),
+        "model_tflop_s": usage.model_tflop_s(context.processes.world_size),
+        "data_wait_s": usage.data_wait_s,
+        "energy_j": usage.energy_j,
+    }

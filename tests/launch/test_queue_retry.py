@@ -25,6 +25,10 @@ def test_out_of_memory_in_the_queue(tmp_path, verdict, waiting):
     queue._running = [Running(planned, 1, 0, job)]
     queue._reap()
     assert (list(queue._waiting), queue._running) == (waiting, [])
-    assert lifecycle.read_attempt(str(run.path), 1)["reason"] == (
-        "oom_halved" if waiting else "oom"
-    )
+    reason = lifecycle.read_attempt(str(run.path), 1)["reason"]
+    if not waiting:
+        assert (reason, ended, said) == ("oom", [1], [])
+        return
+    assert (reason, ended) == ("oom_halved", [])
+    [text] = said
+    assert text.endswith("; retried with micro_batch_size 4")

@@ -244,7 +244,7 @@ def test_speed_and_energy_by_hand(tmp_path):
     assert row(collect(grid, runs, folder), "base").costs.energy_kj is None, "a part is unknown"
 
 
-def test_a_run_with_half_the_micro_batch_has_a_footnote(tmp_path):
+def test_half_the_micro_batch_has_a_footnote(tmp_path):
     ablation = complete(tmp_path)
     run = row(ablation, "base").runs[0]
     halved = {"reason": "oom_halved", "next_overrides": {"micro_batch_size": 4}}

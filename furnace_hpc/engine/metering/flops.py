@@ -120,7 +120,9 @@ def _meta_values(model: nn.Module) -> dict[str, Tensor]:
     """Stand-ins of all parameters and buffers."""
     values = {name: torch.empty_like(value, device="meta") for name, value in model.named_buffers()}
     for name, value in model.named_parameters():
-        values[name] = torch.empty_like(value, device="meta").requires_grad_(value.requires_grad)
+        shape = getattr(value, "ds_shape", value.shape)  # ZeRO stage 3 partitions parameters
+        stand_in = torch.empty(shape, dtype=value.dtype, device="meta")
+        values[name] = stand_in.requires_grad_(value.requires_grad)
     return values
 
 
