@@ -60,18 +60,13 @@ def finish(
         metrics=val.scores | test.scores,
         parameters_sha256=final_sha256,
         num_parameters=context.num_parameters,
-        world_size=context.processes.world_size,
-        num_threads=torch.get_num_threads(),
         attempts=len(attempts),
         wall_s=time.time() - attempts[0].start_unix_s,
         peak_memory_gib=allocated_gib,
         peak_reserved_gib=reserved_gib,
         mfu=mfu,
         **_of_usage(context, usage),
-        micro_batch_size=context.engine.train_micro_batch_size_per_gpu(),
-        device=device_name(context.processes.device),
-        precision=config.deepspeed.precision,
-        zero_stage=context.engine.zero_optimization_stage(),
+        **_of_engine(context),
         data_fingerprint=context.spec.data_fingerprint,
         data_origin=context.data_origin,
         code_hash=code_hash(),
@@ -79,6 +74,18 @@ def finish(
         versions=versions(),
     )
     write_result(context.folder, result)
+
+
+def _of_engine(context: RunContext) -> dict[str, Any]:
+    """The fields of the result on processes, device and engine."""
+    return {
+        "world_size": context.processes.world_size,
+        "num_threads": torch.get_num_threads(),
+        "micro_batch_size": context.engine.train_micro_batch_size_per_gpu(),
+        "device": device_name(context.processes.device),
+        "precision": context.config.deepspeed.precision,
+        "zero_stage": context.engine.zero_optimization_stage(),
+    }
 
 
 def _of_usage(context: RunContext, usage: Usage) -> dict[str, Any]:

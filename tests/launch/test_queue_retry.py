@@ -19,7 +19,10 @@ def test_out_of_memory_in_the_queue(tmp_path, verdict, waiting):
     planned = SimpleNamespace(folder=run)
     queue = Queue.__new__(Queue)
     queue._plan = SimpleNamespace(runs=(SimpleNamespace(folder=None), planned))
-    queue._progress = SimpleNamespace(ended=lambda run, attempt: None)
+    said, ended = [], []
+    queue._progress = SimpleNamespace(
+        ended=lambda run, attempt: ended.append(attempt), print=said.append
+    )
     queue._waiting = deque()
     job = SimpleNamespace(poll=lambda: None, exit_code=1)
     queue._running = [Running(planned, 1, 0, job)]

@@ -4,6 +4,7 @@ It needs the package nvidia-ml-py, which is optional. Everything is None or empt
 the driver or the GPU does not support a query.
 """
 
+import importlib
 from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
@@ -27,14 +28,11 @@ PROGRAM_XIDS = (13, 31, 43, 45, 68)
 def load() -> ModuleType | None:
     """The module pynvml, initialised. None if it is not installed, or there is no driver."""
     try:
-        import pynvml
-    except ImportError:
+        module = importlib.import_module("pynvml")
+        module.nvmlInit()
+    except Exception:  # such as NVMLError, which only the module defines
         return None
-    try:
-        pynvml.nvmlInit()
-    except Exception:
-        return None
-    return pynvml
+    return module
 
 
 class Gpu:
