@@ -300,7 +300,7 @@ def accumulation_steps(config: TrainConfig, world_size: int) -> tuple[int, int]:
     """
     total = config.global_batch_size
     micro = max(1, total // world_size)
-    if config.micro_batch_size not in (None, AUTO):
+    if isinstance(config.micro_batch_size, int):
         micro = config.micro_batch_size
     steps, rest = divmod(total, micro * world_size)
     if rest or steps == 0:
