@@ -22,7 +22,8 @@ def meters(options: argparse.Namespace) -> None:
     from furnace_hpc.runs.folder import RunFolder
     from furnace_hpc.runs.records.metrics import read_metrics
 
-    folder = make_run(options, "meters", {"steps": 40, "log_every": 10})
+    steps = 8 if options.small else 40
+    folder = make_run(options, "meters", {"steps": steps, "log_every": 4})
     code = train_run(folder, options)
     lines = [line for line in read_metrics(RunFolder(folder)) if line["kind"] == "train"]
     result = json.loads((folder / "result.json").read_text()) if code == 0 else {}
