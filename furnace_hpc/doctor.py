@@ -108,7 +108,8 @@ def main(
         sections.append(_slurm_section(facts, profile))
     elif not here_:
         sections.append(Section("Slurm", (ok("sbatch", NO_SLURM),)))
-    jobs = _Jobs(profile or (facts and _suggested(facts, write, partition)), root, shows_progress)
+    suggested = _suggested(facts, write, partition) if facts and not profile else profile
+    jobs = _Jobs(suggested, root, shows_progress)
     if facts and not no_job:
         sections += jobs.one_node()
     if two_nodes:

@@ -109,7 +109,9 @@ def line_of(run: RunFolder, status: RunStatus, steps: int) -> StatusLine:
 
 def _speeds(record: dict[str, Any]) -> dict[str, Any]:
     """Model TFLOP/s, MFU and share of the time that waits for data, if a record has them."""
-    found = {name: record[name] for name in ("model_tflop_s", "mfu") if name in record}
+    found: dict[str, Any] = {
+        name: record[name] for name in ("model_tflop_s", "mfu") if name in record
+    }
     if record.get("step_time_s") and "data_wait_s" in record:
         found["data_wait"] = float(record["data_wait_s"]) / float(record["step_time_s"])
     return found

@@ -110,10 +110,10 @@ def count_flops(
     with _decided_values(), FlopCounterMode(display=False) as counter:
         inputs = (batch["inputs"], batch["lengths"], batch["present"])
         output = torch.func.functional_call(model, values, inputs)
-        total_loss(output, batch["labels"], output["present"], config.loss, config.tasks)[
-            "loss"
-        ].backward()
-    return counter.get_total_flops()
+        present = output["present"]
+        terms = total_loss(output, batch["labels"], present, config.loss, config.tasks)
+        terms["loss"].backward()  # type: ignore[no-untyped-call]
+    return int(counter.get_total_flops())
 
 
 def _meta_values(model: nn.Module) -> dict[str, Tensor]:
@@ -131,7 +131,8 @@ def _meta_batch(
 ) -> dict[str, Any]:
     """A batch of the packed data set, as shapes. Its texts have `units` x TEXT_MULTIPLE tokens."""
     B, device = micro_batch_size, "meta"
-    inputs, lengths = {}, {}
+    inputs: dict[str, Tensor] = {}
+    lengths: dict[str, Tensor] = {}
     for name in config.model.modalities:
         shape = manifest.columns[name].shape
         if name == "text":
@@ -155,7 +156,7 @@ def _classes(config: TrainConfig, manifest: Manifest) -> dict[str, int]:
     return {task.name: len(manifest.labels[task.name].classes) for task in config.tasks}
 
 
-class _NoValues(TorchDispatchMode):
+class _NoValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answer False where code asks for a value, such as whether all tokens of a batch are valid."""
 
     def __torch_dispatch__(
@@ -168,5 +169,5 @@ class _NoValues(TorchDispatchMode):
 
 @contextmanager
 def _decided_values() -> Iterator[None]:
-    with _NoValues():
+    with _NoValues():  # type: ignore[no-untyped-call]
         yield
