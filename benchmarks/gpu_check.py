@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gpu_check_meters
 import gpu_check_parts
 import gpu_check_runs
 
@@ -35,6 +36,10 @@ FUNCTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     "stage": gpu_check_parts.stage,
     "same_bits": gpu_check_parts.same_bits,
     "fill": gpu_check_parts.fill,
+    "meters": gpu_check_meters.meters,
+    "auto": gpu_check_meters.auto,
+    "out_of_memory": gpu_check_meters.out_of_memory,
+    "collectives": gpu_check_meters.collectives,
     "step_time": gpu_check_runs.step_time,
     "resumes": gpu_check_runs.resumes,
 }
@@ -53,6 +58,10 @@ PARTS = (
     ("same_bits", "zero1"),
     ("same_bits", "zero3"),
     ("fill", ""),
+    ("meters", "zero1"),
+    ("auto", ""),
+    ("out_of_memory", ""),
+    ("collectives", ""),
     ("step_time", "zero1"),
     ("resumes", "zero1"),
     ("resumes", "zero2"),

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -50,18 +49,13 @@ def machine(options: argparse.Namespace) -> None:
     """Versions and the facts that `furnace doctor` reads."""
     import torch
 
+    from furnace_hpc.diagnostics.probe import run_probe
+
     device = "CPU"
     if has_gpu():
         device = torch.cuda.get_device_name()
     say("info", "torch", f"{torch.__version__}, CUDA {torch.version.cuda}, {device}")
-    done = subprocess.run(
-        [sys.executable, "-m", "furnace_hpc.engine.ranks.device_probe"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    facts = json.loads(done.stdout.strip().splitlines()[-1])
+    facts = run_probe("furnace_hpc.engine.ranks.device_probe", 300)
     gpus = [f"{gpu['name']} {gpu['gb_s']:.0f} GB/s" for gpu in facts["gpus"]]
     found = f"DeepSpeed {facts['deepspeed']}, GPUs {gpus}"
     check(not facts["deepspeed"].startswith("!"), "device probe", found, facts=facts)

@@ -21,8 +21,8 @@ def step_time(options: argparse.Namespace) -> None:
     changes: dict[str, Any] = {"steps": 40, "log_every": 1, "checkpoint_every": 10_000}
     if options.small:
         changes["steps"] = 12
-    folder = _make_run(options, "time", changes)
-    code = _train(folder, options)
+    folder = make_run(options, "time", changes)
+    code = train_run(folder, options)
     records = [r for r in read_metrics(RunFolder(folder)) if r["kind"] == "train"]
     recorded_s = sum(record["step_time_s"] for record in records[5:])
     wall_s = records[-1]["time_unix_s"] - records[4]["time_unix_s"]
@@ -38,11 +38,11 @@ def resumes(options: argparse.Namespace) -> None:
         changes, stop_at = {"steps": 12, "checkpoint_every": 4, "log_every": 1}, 4
     hashes, attempts = [], []
     for name in ("whole", "stopped"):
-        folder = _make_run(options, name, changes)
-        code = _train(folder, options, stop_at if name == "stopped" else 0)
+        folder = make_run(options, name, changes)
+        code = train_run(folder, options, stop_at if name == "stopped" else 0)
         attempts.append(1)
         while not (folder / "result.json").exists() and attempts[-1] < 4:
-            code = _train(folder, options)
+            code = train_run(folder, options)
             attempts[-1] += 1
         result = {}
         if (folder / "result.json").exists():
@@ -53,7 +53,7 @@ def resumes(options: argparse.Namespace) -> None:
     check(is_right, f"resumes with the same bits, {options.argument}", found)
 
 
-def _make_run(options: argparse.Namespace, name: str, changes: dict[str, Any]) -> Path:
+def make_run(options: argparse.Namespace, name: str, changes: dict[str, Any]) -> Path:
     """A run folder below the check's temporary folder."""
     from furnace_hpc.config.parsing.lookup import find_file, read_json
     from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
@@ -85,7 +85,7 @@ def _make_run(options: argparse.Namespace, name: str, changes: dict[str, Any]) -
     return place / spec.run_id
 
 
-def _train(folder: Path, options: argparse.Namespace, stop_at: int = 0) -> int:
+def train_run(folder: Path, options: argparse.Namespace, stop_at: int = 0) -> int:
     """Train a run, and stop it after a step if one is given. Return the exit code."""
     command = [sys.executable, "-m", "furnace_hpc.train", str(folder), "--data-dir", options.data]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

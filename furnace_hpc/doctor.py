@@ -1,6 +1,7 @@
 """Check this machine, its disks, and its Slurm for problems before a run has them.
 
 furnace doctor                          this machine, Slurm's settings and, by a short job, one node
+furnace doctor --two-nodes              also: how fast is the network between two nodes?
 furnace doctor --portable               also: do portable runs have the recorded bits here?
 furnace doctor --write-profile mine     the same, and write slurm/clusters/mine.yaml
 """
@@ -10,7 +11,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -23,6 +24,7 @@ from furnace_hpc.console.options import Cluster, RunsRoot
 from furnace_hpc.diagnostics import node, slurm, this_machine
 from furnace_hpc.diagnostics.device import device_checks
 from furnace_hpc.diagnostics.disk import disk_checks
+from furnace_hpc.diagnostics.gpus.two_nodes import TITLE, two_node_section
 from furnace_hpc.diagnostics.portable import portable_checks
 from furnace_hpc.diagnostics.profile_writer import (
     check_new,
@@ -38,12 +40,24 @@ from furnace_hpc.diagnostics.report import (
     ok,
     page,
     run_checks,
+    warn,
     worst,
 )
 from furnace_hpc.diagnostics.slurm_info import SlurmFacts, ask, try_gpu_flags
 from furnace_hpc.launch.show_plan import choose_profile
 from furnace_hpc.runs.trust import trust_group
 from furnace_hpc.slurm.client import has_slurm
+
+Portable = Annotated[
+    bool, typer.Option("--portable", help="also check that portable runs have the recorded bits")
+]
+TwoNodes = Annotated[
+    bool,
+    typer.Option(
+        "--two-nodes", help="also measure an all-reduce between two nodes, in a job of its own"
+    ),
+]
+NO_SLURM = "not on PATH: runs wait in a queue on this machine"
 
 
 def main(
@@ -54,10 +68,8 @@ def main(
     no_job: Annotated[
         bool, typer.Option("--no-job", help="start no job, so check no compute node")
     ] = False,
-    portable: Annotated[
-        bool,
-        typer.Option("--portable", help="also check that portable runs have the recorded bits"),
-    ] = False,
+    portable: Portable = False,
+    two_nodes: TwoNodes = False,
     write: Annotated[
         str, typer.Option("--write-profile", help="write slurm/clusters/NAME.yaml", metavar="NAME")
     ] = "",
@@ -86,26 +98,49 @@ def main(
     shows_progress = not json_ and sys.stderr.isatty()
     _progress(shows_progress, "checking this machine ...")
     sections = _this_machine(root, on_slurm or node.in_job())
-    facts: SlurmFacts | None = None
     if portable:
         _progress(shows_progress, "training a few portable steps ...")
         sections.append(run_checks("Portable runs", portable_checks))
+    facts: SlurmFacts | None = None
     if on_slurm:
         _progress(shows_progress, "querying Slurm ...")
         facts = _query_slurm(profile, write, partition)
         sections.append(_slurm_section(facts, profile))
     elif not here_:
-        found = "not on PATH: runs wait in a queue on this machine"
-        sections.append(Section("Slurm", (ok("sbatch", found),)))
+        sections.append(Section("Slurm", (ok("sbatch", NO_SLURM),)))
+    suggested = _suggested(facts, write, partition) if facts and not profile else profile
+    jobs = _Jobs(suggested, root, shows_progress)
     if facts and not no_job:
-        _progress(shows_progress, f"waiting at most {node.WAIT_S} s for a compute node ...")
-        sections += node.node_sections(profile or _suggested(facts, write, partition), root)
+        sections += jobs.one_node()
+    if two_nodes:
+        sections.append(jobs.two_nodes(facts is not None))
     _show(sections, json_)
     if write:
         if on_slurm and facts is None:
             raise ConfigError(f"profile {write!r} was not written: Slurm does not answer")
         _write(write, facts, partition, replaces)
     raise typer.Exit(1 if worst(sections) == "fail" else 0)
+
+
+class _Jobs(NamedTuple):
+    """Checks in short jobs, and what they need."""
+
+    profile: ClusterProfile | None
+    root: Path
+    shows_progress: bool
+
+    def one_node(self) -> list[Section]:
+        """The same checks on a compute node."""
+        _progress(self.shows_progress, f"waiting at most {node.WAIT_S} s for a compute node ...")
+        return node.node_sections(self.profile, self.root)
+
+    def two_nodes(self, has_slurm: bool) -> Section:
+        """The rate of the network between two nodes."""
+        if not has_slurm:
+            hint = "use it on a login node of a cluster, without --here"
+            return Section(TITLE, (warn("all-reduce", "needs Slurm", hint),))
+        _progress(self.shows_progress, f"waiting at most {node.WAIT_S} s for two nodes ...")
+        return two_node_section(self.profile, self.root)
 
 
 def _find_profile(cluster: str, on_slurm: bool) -> ClusterProfile | None:

@@ -84,6 +84,7 @@ def _begin_attempt(folder: RunFolder, world_size: int, data_root_: Path | None) 
         world_size=world_size,
         data_dir=str(_data_dir(folder, attempts, data_root_).resolve()),
         overrides=attempts[-1].overrides if attempts else {},
+        known_attempts=attempts[-1].attempt - 1 if attempts else 0,
     )
     try:
         return lifecycle.begin(str(folder.path), attempt.record(launch=_launch_id()))

@@ -4,9 +4,9 @@ A field marked `identity: False` changes where or how often something is written
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from furnace_hpc.config.base import (
     ADDED_LATER,
@@ -23,7 +23,10 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.identity import identity_hash, seeded_hashes
 from furnace_hpc.config.metrics import METRICS, metric_names
 from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
+from furnace_hpc.config.parsing.numbers import wanted_number
 from furnace_hpc.config.seeds import combined_seed
+
+AUTO = "auto"  # of micro_batch_size: chosen by the engine
 
 
 class DataConfig(Config):
@@ -90,6 +93,22 @@ class EvaluationConfig(Config):
     )
 
 
+def _micro_batch_size(value: Any) -> Any:
+    """Validate a micro-batch size, so that an error has one reason."""
+    if value is None or value == AUTO:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{wanted_number('micro_batch_size', value)}, or auto")
+    if value < 1:
+        raise ValueError(f"micro_batch_size is {value}. Use at least 1, or auto")
+    return value
+
+
+MicroBatchSize = Annotated[int | Literal["auto"] | None, BeforeValidator(_micro_batch_size)]
+
+
 class TrainConfig(Config):
     """Everything that decides a run's numbers."""
 
@@ -107,10 +126,10 @@ class TrainConfig(Config):
     global_batch_size: int = Field(
         default=32, ge=1, description="samples per optimizer step, over all processes"
     )
-    micro_batch_size: int | None = Field(
+    micro_batch_size: MicroBatchSize = Field(
         default=None,
-        ge=1,
-        description="samples per forward pass and process [global_batch_size / world_size]",
+        description="samples per forward pass and process [global_batch_size / world_size]. auto: "
+        "the largest power of two that fits into the GPU, chosen before step 1 and kept",
     )
     seed: Seed = Field(default=0, description="seed of initial weights, sample order and dropout")
     pack_seed: Seed | None = Field(
@@ -167,6 +186,11 @@ class TrainConfig(Config):
             )
         check_metric(self.selection_metric, self.tasks, splits=("val",))
         for term in self.loss.compares_samples:
+            if self.micro_batch_size == AUTO:
+                raise ValueError(
+                    f"micro_batch_size is auto, and loss.{term} depends on the micro-batch, so "
+                    f"rows could not be compared. Write a number, or remove loss.{term}"
+                )
             if len(self.model.modalities) < 2:
                 raise ValueError(
                     f"loss.{term} compares modalities, and model.modalities is "
@@ -269,11 +293,15 @@ def check_metric(
 def accumulation_steps(config: TrainConfig, world_size: int) -> tuple[int, int]:
     """Return (micro_batch_size, gradient_accumulation_steps) for `world_size` processes.
 
+    The value auto counts as the largest micro-batch. The engine replaces it by a number.
+
     Raises:
         ConfigError: the sizes do not divide. The message has all four numbers.
     """
     total = config.global_batch_size
-    micro = config.micro_batch_size or max(1, total // world_size)
+    micro = max(1, total // world_size)
+    if isinstance(config.micro_batch_size, int):
+        micro = config.micro_batch_size
     steps, rest = divmod(total, micro * world_size)
     if rest or steps == 0:
         steps = max(1, steps)

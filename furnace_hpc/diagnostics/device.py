@@ -4,25 +4,19 @@ import os
 import shutil
 from typing import Any
 
+from furnace_hpc.config.hardware.gpu_models import gpu_model
+from furnace_hpc.diagnostics.gpus.health import (
+    driver_check,
+    health_checks,
+    mig_checks,
+    xid_check,
+)
 from furnace_hpc.diagnostics.probe import ProbeError, run_probe
 from furnace_hpc.diagnostics.report import Check, fail, ok, warn
 from furnace_hpc.host.gpu_check import allocated_gpus
 
 TIMEOUT_S = 150  # torch from a cold network file system takes a minute
-SLOW_SHARE = 0.6  # of the bandwidth below
-CLASSES_GB_S = {  # memory bandwidth by the data sheets; a copy reaches 85 to 93 % of it
-    "H200": 4800,
-    "H100": 3350,
-    "H800": 3350,
-    "A100-SXM4-80": 2039,
-    "A100 80": 1935,
-    "A100": 1555,
-    "V100": 900,
-    "L40S": 864,
-    "A40": 696,
-    "L4": 300,
-    "T4": 320,
-}
+SLOW_SHARE = 0.6  # of the bandwidth in the data sheet; a copy reaches 85 to 93 % of it
 CUDA_BUILD = "install torch's CUDA build, or a newer driver"
 PINNED = "install the pinned versions (constraints.txt)"
 
@@ -36,7 +30,10 @@ def device_checks() -> list[Check]:
         return [fail("torch starts", str(error), hint)]
     except ProbeError as error:
         return [fail("torch starts", str(error), PINNED)]
-    return judge(facts, shutil.which("nvidia-smi") is not None)
+    checks = judge(facts, shutil.which("nvidia-smi") is not None)
+    if facts["gpus"]:
+        checks += xid_check()
+    return checks
 
 
 def judge(facts: dict[str, Any], has_driver: bool) -> list[Check]:
@@ -56,6 +53,7 @@ def judge(facts: dict[str, Any], has_driver: bool) -> list[Check]:
         gpus = _gpu_checks(facts)
     else:
         gpus = [_no_gpus(facts, has_driver)]
+    gpus = [*driver_check(facts), *gpus, *health_checks(facts["gpus"]), *mig_checks(facts["gpus"])]
     return [ok("torch starts", started), deepspeed, *gpus, *map(_all_reduce, facts["all_reduce"])]
 
 
@@ -107,7 +105,8 @@ def _gpu(gpu: dict[str, Any]) -> Check:
     name = f"GPU {gpu['index']}"
     found = f"{gpu['name']}, {gpu['free_gib']:.0f} of {gpu['total_gib']:.0f} GiB free, "
     found += f"{gpu['gb_s']:,.0f} GB/s copied"
-    expected = next((gb_s for word, gb_s in CLASSES_GB_S.items() if word in gpu["name"]), 0)
+    model = gpu_model(gpu["name"])
+    expected = model.gb_s if model else 0
     if expected:
         found += f", data sheet {expected:,}"
     if gpu["gb_s"] < SLOW_SHARE * expected:

@@ -38,10 +38,11 @@ def node_sections(profile: ClusterProfile | None, root: Path) -> list[Section]:
     try:
         return from_json(done.stdout[done.stdout.index("{") :], before=f"{TITLE}: ")
     except (ValueError, KeyError, TypeError):
-        return [Section(TITLE, (_failed(done.stderr, done.returncode),))]
+        return [Section(TITLE, (failed_job(done.stderr, done.returncode),))]
 
 
-def _failed(messages: str, code: int) -> Check:
+def failed_job(messages: str, code: int) -> Check:
+    """Judge the messages of an srun that gave no answer."""
     lines = [line for line in messages.strip().splitlines() if "queued and waiting" not in line]
     found = f"srun ended with exit code {code}"
     if lines:
@@ -62,7 +63,7 @@ def srun_command(profile: ClusterProfile | None, root: Path) -> list[str]:
     python = sys.executable
     setup: tuple[str, ...] = ()
     if profile:
-        flags += _profile_flags(profile)
+        flags += profile_flags(profile)
         python, setup = profile.python or python, profile.setup
     command = [python, "-P", "-m", "furnace_hpc.doctor", "--here", "--json"]
     command += ["--runs-root", str(root.absolute())]
@@ -72,7 +73,8 @@ def srun_command(profile: ClusterProfile | None, root: Path) -> list[str]:
     return ["srun", *flags, "bash", "-c", script, "doctor", *command]
 
 
-def _profile_flags(profile: ClusterProfile) -> list[str]:
+def profile_flags(profile: ClusterProfile) -> list[str]:
+    """Flags of srun from the profile, with one GPU if it has GPUs."""
     flags = []
     for name in ("partition", "account", "qos", "constraint", "wckey"):
         if value := getattr(profile, name):

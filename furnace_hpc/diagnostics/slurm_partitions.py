@@ -28,10 +28,22 @@ def partitions(
         checks = [
             check if check.level == "ok" else replace(check, level="warn") for check in checks
         ]
+    checks += mixed_gpus(parts, profile)
     if profile:
         checks += _too_large(facts, parts, profile)
         checks += _lead_time(parts, profile)
     return checks
+
+
+def mixed_gpus(parts: list[Partition], profile: ClusterProfile | None) -> list[Check]:
+    """Warn if runs of one grid can get different types of GPUs."""
+    if profile and (profile.gpu_type or not profile.gpu_flag):
+        return []
+    types = {kind for part in parts for node in part.kinds for kind, _ in node.gpus if kind}
+    if len(types) < 2:
+        return []
+    found = f"{', '.join(sorted(types))}: times, costs and last bits of runs would differ"
+    return [warn("mixed GPU types", found, "set gpu_type in the profile")]
 
 
 def _nodes(part: Partition) -> Check:

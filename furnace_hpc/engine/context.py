@@ -30,6 +30,8 @@ class RunContext:
     stop: StopRequest
     data_origin: PackOrigin | None = None
     """Where the pack's samples were drawn from. None if it is not known."""
+    flops: tuple[float, float, float] | None = None
+    """Coefficients of a micro-batch's FLOPs, on rank 0. None if they are not known."""
 
     @property
     def reader(self) -> BatchReader:

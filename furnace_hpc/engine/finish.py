@@ -1,6 +1,7 @@
 """The end of a run: scores and predictions of the selected step, then the result."""
 
 import time
+from typing import Any
 
 import torch
 
@@ -8,6 +9,7 @@ from furnace_hpc.engine.checkpoint import loader
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import engine_sha256
 from furnace_hpc.engine.evaluation import Evaluation, evaluate, write_predictions
+from furnace_hpc.engine.metering.usage import Usage
 from furnace_hpc.engine.meters import device_name, peak_memory_gib, versions
 from furnace_hpc.runs.code import code_hash, git_commit
 from furnace_hpc.runs.records.attempts import read_attempts
@@ -15,7 +17,11 @@ from furnace_hpc.runs.records.result import RunResult, write_result
 
 
 def finish(
-    context: RunContext, selected_step: int, train_s: float, last: Evaluation | None
+    context: RunContext,
+    selected_step: int,
+    usage: Usage,
+    mfu: float | None,
+    last: Evaluation | None,
 ) -> None:
     """Collective. Evaluate the test split once, at the selected step, and write the result.
 
@@ -24,7 +30,8 @@ def finish(
     Args:
         context: the run, trained to its last step.
         selected_step: the step that validation has selected.
-        train_s: seconds in training steps.
+        usage: of all training steps that count.
+        mfu: share of the device's peak. None if it is unknown.
         last: the newest evaluation on val. None if this attempt has made none.
 
     Raises:
@@ -36,7 +43,7 @@ def finish(
         last = None
     val = last or evaluate(context, "val")
     test = evaluate(context, "test", val.thresholds, with_subsets=True)
-    memory_gib = peak_memory_gib(context.processes)
+    allocated_gib, reserved_gib = peak_memory_gib(context.processes)
     if not context.processes.is_rank_zero:
         return
     loader.check_is_newest(context.folder, context.attempt)
@@ -53,16 +60,13 @@ def finish(
         metrics=val.scores | test.scores,
         parameters_sha256=final_sha256,
         num_parameters=context.num_parameters,
-        world_size=context.processes.world_size,
-        num_threads=torch.get_num_threads(),
         attempts=len(attempts),
-        train_s=train_s,
         wall_s=time.time() - attempts[0].start_unix_s,
-        samples_per_s=config.steps * config.global_batch_size / max(train_s, 1e-9),
-        peak_memory_gib=memory_gib,
-        device=device_name(context.processes.device),
-        precision=config.deepspeed.precision,
-        zero_stage=context.engine.zero_optimization_stage(),
+        peak_memory_gib=allocated_gib,
+        peak_reserved_gib=reserved_gib,
+        mfu=mfu,
+        **_of_usage(context, usage),
+        **_of_engine(context),
         data_fingerprint=context.spec.data_fingerprint,
         data_origin=context.data_origin,
         code_hash=code_hash(),
@@ -70,3 +74,28 @@ def finish(
         versions=versions(),
     )
     write_result(context.folder, result)
+
+
+def _of_engine(context: RunContext) -> dict[str, Any]:
+    """The fields of the result on processes, device and engine."""
+    return {
+        "world_size": context.processes.world_size,
+        "num_threads": torch.get_num_threads(),
+        "micro_batch_size": context.engine.train_micro_batch_size_per_gpu(),
+        "device": device_name(context.processes.device),
+        "precision": context.config.deepspeed.precision,
+        "zero_stage": context.engine.zero_optimization_stage(),
+    }
+
+
+def _of_usage(context: RunContext, usage: Usage) -> dict[str, Any]:
+    """The fields of the result that follow from what the training steps have used."""
+    config = context.config
+    samples = config.steps * config.global_batch_size
+    return {
+        "train_s": usage.train_s,
+        "samples_per_s": samples / max(usage.train_s, 1e-9),
+        "model_tflop_s": usage.model_tflop_s(context.processes.world_size),
+        "data_wait_s": usage.data_wait_s,
+        "energy_j": usage.energy_j,
+    }

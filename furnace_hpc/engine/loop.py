@@ -20,7 +20,8 @@ from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
 from furnace_hpc.engine.determinism import explained_nondeterminism
 from furnace_hpc.engine.evaluation import Evaluation, evaluate
 from furnace_hpc.engine.finish import finish
-from furnace_hpc.engine.meters import StepClock
+from furnace_hpc.engine.metering.usage import MeteredBatches, StepMeters, Usage
+from furnace_hpc.engine.micro_batch import noted_half, noted_oom
 from furnace_hpc.engine.ranks.distributed import (
     Processes,
     RankInfo,
@@ -39,14 +40,15 @@ from furnace_hpc.runs.records.verdict import RankVerdict
 
 
 @dataclass
-class Progress:
-    """The position of a run. Every checkpoint contains it."""
+class Progress(Usage):
+    """The position of a run, and what its steps have used. Every checkpoint contains it.
+
+    The usage is that of the steps up to the last boundary at which training paused.
+    """
 
     step: int = 0
     best_step: int = 0
     best_value: float | None = None
-    train_s: float = 0.0
-    """Seconds in training steps, up to the last boundary at which training paused."""
     evaluated: int = 0
     """The last step that was evaluated. A resumed run makes an evaluation that a stop has ended."""
 
@@ -62,17 +64,22 @@ def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: RankVer
     stop = StopRequest()
     stop.install()
     with Watchdog.for_run(folder, attempt, verdict) as watchdog:
-        processes = init_process_group(rank_info, watchdog.timeout_s)
-        context = set_up(folder, attempt, processes, watchdog, stop)
-        with train_batches(context.engine, context.reader, context.config, processes) as batches:
-            loop = TrainingLoop(context, batches, verdict, load_progress(context))
-            with explained_nondeterminism():
-                stop_signal = loop.run()
+        processes = init_process_group(rank_info, watchdog.timeout_s, folder.collectives(attempt))
+        with noted_oom(verdict, processes.device):
+            context = set_up(folder, attempt, processes, watchdog, stop)
+            stop_signal = _train(context, verdict)
         if not stop_signal:
             verdict.done()
         processes.barrier()  # no rank leaves before all have written their verdicts
     destroy_process_group()
     return EXIT_STOPPED if stop_signal else 0
+
+
+def _train(context: RunContext, verdict: RankVerdict) -> str | None:
+    """Collective. Train a run that is set up. Return the name of the signal that stops it."""
+    batches = train_batches(context.engine, context.reader, context.config, context.processes)
+    with batches, explained_nondeterminism():
+        return TrainingLoop(context, batches, verdict, load_progress(context)).run()
 
 
 def load_progress(context: RunContext) -> Progress:
@@ -95,13 +102,12 @@ class TrainingLoop:
     def __init__(
         self, context: RunContext, batches: TrainBatches, verdict: RankVerdict, progress: Progress
     ) -> None:
-        self._context, self._batches, self._verdict = context, batches, verdict
-        self._progress = progress
+        self._context, self._verdict, self._progress = context, verdict, progress
         self._config, self._engine = context.config, context.engine
         self._processes = context.processes
-        self._clock = StepClock(context.processes.device)
-        self._recorded = (progress.step, progress.train_s)
-        """Position of the last record of training, or of the attempt's start."""
+        self._meters = StepMeters(context, batches)
+        self._recorded_step, self._unrecorded = progress.step, Usage()
+        """Step of the last record of training, or of the attempt's start, and usage since then."""
         self._is_starting = True
         self._metrics: MetricsFile | None = None
         if self._processes.is_rank_zero:
@@ -140,7 +146,7 @@ class TrainingLoop:
         is_evaluation_due = not stop_signal and self._progress.is_evaluation_due(self._config)
         is_save_due = saver.is_due(step, busy) or (is_last and saver.saved < step)
         if stop_signal or is_evaluation_due or is_save_due or is_last:
-            self._progress.train_s += self._clock.stop()
+            self._add_usage(self._meters.stop())
         improved = False
         if is_evaluation_due:
             try:
@@ -184,10 +190,12 @@ class TrainingLoop:
 
     def _train_one_step(self) -> None:
         progress, config = self._progress, self._config
-        self._clock.start()
-        self._loss_terms = train_step(
-            self._engine, self._batches, config, progress.step, gather_of(self._processes)
-        )
+        self._meters.start()
+        gather = gather_of(self._processes)
+        with noted_half(self._verdict, config, self._engine):
+            self._loss_terms = train_step(
+                self._engine, self._meters.batches, config, progress.step, gather
+            )
         progress.step += 1
         self._verdict.at(progress.step)
         if progress.step == config.steps or progress.step % config.log_every == 0:
@@ -202,23 +210,28 @@ class TrainingLoop:
             self._processes.end_start(self._context.watchdog.timeout_s)
 
     def _record_training(self) -> None:
-        """Write a line of the metrics file. Its time is the mean since the line before."""
+        """Write a line of the metrics file. Its usage is that since the line before."""
         progress = self._progress
         means = mean_loss_terms(self._loss_terms, self._processes)
-        progress.train_s += self._clock.lap()
-        steps, train_s = self._recorded
-        self._recorded = (progress.step, progress.train_s)
-        step_time_s = (progress.train_s - train_s) / (progress.step - steps)
+        self._add_usage(self._meters.lap())
+        steps, usage = progress.step - self._recorded_step, self._unrecorded
+        self._recorded_step, self._unrecorded = progress.step, Usage()
+        step_time_s = usage.train_s / steps
         record = _train_record(progress.step, means, self._engine, self._config, step_time_s)
         if self._metrics:
-            self._metrics.write(record)
+            self._metrics.write(record | self._meters.record(usage, steps))
+
+    def _add_usage(self, usage: Usage) -> None:
+        self._progress.add(usage)
+        self._unrecorded.add(usage)
 
     def _finish(self) -> str | None:
         """Evaluate the selected step and write the result."""
         progress = self._progress
         self._context.watchdog.heartbeat("the end")
         try:
-            finish(self._context, progress.best_step, progress.train_s, self._evaluation)
+            mfu = self._meters.mfu(progress)
+            finish(self._context, progress.best_step, progress, mfu, self._evaluation)
         except Stopped as stopped:  # all is saved; the resumed run evaluates again
             self._verdict.stopping(str(stopped))
             self._verdict.stopped(str(stopped))
@@ -252,7 +265,7 @@ def train_batches(
 
 def train_step(
     engine: Engine,
-    batches: TrainBatches,
+    batches: TrainBatches | MeteredBatches,
     config: TrainConfig,
     step: int,
     gather: Gather = local_gather,

@@ -46,16 +46,22 @@ class StepClock:
         return seconds
 
 
-def peak_memory_gib(processes: Processes) -> float:
-    """Collective. Largest peak of all ranks in 2^30 bytes.
+def memory_gib(device: torch.device) -> tuple[float, float | None]:
+    """This rank's peaks since its start in 2^30 bytes: allocated and reserved memory of a GPU.
 
-    It is allocated memory on a GPU, resident memory on a CPU.
+    On a CPU they are resident memory and None.
     """
-    if processes.device.type == "cuda":
-        own = float(torch.cuda.max_memory_allocated(processes.device))
-    else:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
-    return processes.all_reduce_max(own)[0] / 2**30
+    if device.type != "cuda":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0 / 2**30, None
+    allocated = torch.cuda.max_memory_allocated(device) / 2**30
+    return allocated, torch.cuda.max_memory_reserved(device) / 2**30
+
+
+def peak_memory_gib(processes: Processes) -> tuple[float, float | None]:
+    """Collective. The largest peaks of all ranks, as in `memory_gib`."""
+    allocated, reserved = memory_gib(processes.device)
+    allocated, most = processes.all_reduce_max(allocated, reserved or 0.0)
+    return allocated, None if reserved is None else most
 
 
 def device_name(device: torch.device) -> str:

@@ -9,14 +9,16 @@ import torch
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest, origin_of
-from furnace_hpc.config.train_config import RunSpec, TrainConfig
+from furnace_hpc.config.train_config import AUTO, RunSpec, TrainConfig, accumulation_steps
 from furnace_hpc.data.columns import Columns, open_columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import SCRATCH, stage
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.context import RunContext
-from furnace_hpc.engine.deepspeed_engine import build_engine
+from furnace_hpc.engine.deepspeed_engine import Engine, build_engine
 from furnace_hpc.engine.determinism import set_up_determinism
+from furnace_hpc.engine.metering.flops import Coefficients, step_coefficients
+from furnace_hpc.engine.micro_batch import probe, resolved
 from furnace_hpc.engine.portable import set_up_portable
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.stop import StopRequest
@@ -26,7 +28,7 @@ from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.model.square_root import round_correctly
 from furnace_hpc.runs.code import code_hash
-from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.attempts import Attempt, read_attempt
 from furnace_hpc.runs.resume_overrides import overridden
 
@@ -49,10 +51,12 @@ def set_up(
     if config.portable:
         set_up_portable(processes.device)
     columns = _open_columns(record.data_dir, spec.data_fingerprint, watchdog)
+    config = _choose_micro_batch(config, columns, folder, attempt, processes, watchdog)
 
     watchdog.heartbeat("building the model")
     model = _build_model(config, columns.manifest).to(processes.device)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    flops = _count_flops(model, config, columns.manifest, folder, processes)
     # DeepSpeed collects garbage four times while it starts. Without this each takes half a second,
     # because of all imported modules.
     gc.freeze()
@@ -74,7 +78,44 @@ def set_up(
         watchdog=watchdog,
         stop=stop,
         data_origin=origin_of(columns.manifest),
+        flops=flops,
     )
+
+
+def _choose_micro_batch(
+    config: TrainConfig,
+    columns: Columns,
+    folder: RunFolder,
+    attempt: int,
+    processes: Processes,
+    watchdog: Watchdog,
+) -> TrainConfig:
+    """Collective. Replace `micro_batch_size: auto` by a number."""
+    if config.micro_batch_size != AUTO:
+        return config
+
+    def make_engine(tried: TrainConfig) -> Engine:
+        watchdog.heartbeat(f"trying micro_batch_size {tried.micro_batch_size}")
+        model = _build_model(tried, columns.manifest).to(processes.device)
+        return build_engine(model, tried, processes)
+
+    reader = _open_readers(config, columns, processes.device)["train"]
+    return resolved(config, folder, attempt, processes, probe(make_engine, reader, processes))
+
+
+def _count_flops(
+    model: FusionModel,
+    config: TrainConfig,
+    manifest: Manifest,
+    folder: RunFolder,
+    processes: Processes,
+) -> Coefficients | None:
+    """Count the FLOPs of a micro-batch on rank 0, which writes the metrics."""
+    if not processes.is_rank_zero:
+        return None
+    micro_batch_size, _ = accumulation_steps(config, processes.world_size)
+    cache = GridFolder(folder.path.resolve().parent).tables_cache
+    return step_coefficients(model, config, manifest, micro_batch_size, cache)
 
 
 def _check_attempt(folder: RunFolder, record: Attempt, processes: Processes) -> None:

@@ -24,6 +24,7 @@ class AttemptSpec(NamedTuple):
     max_gpu_hours: Optional[float] = None
     data_dir: str = ""  # folder of the packed data set
     overrides: Dict[str, Any] = {}  # config fields that differ from spec.json
+    known_attempts: int = 0  # newest attempt when the overrides were chosen
 
     @classmethod
     def from_record(cls, record: Dict[str, Any]) -> "AttemptSpec":

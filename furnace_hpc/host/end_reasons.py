@@ -20,6 +20,7 @@ RETRYABLE = (  # not caused by the run
     "stopped",
     "peer_lost",
     "gpu",
+    "oom_halved",
 )
 PROVISIONAL = ("killed", "stopped", "peer_lost")  # may be replaced by a more specific reason
 CAUSES = FATAL + ("gpu",)  # verdicts of the rank that failed first; others follow from it
@@ -206,6 +207,25 @@ def _job_end_unix_s(record: Record, environment: Mapping[str, str]) -> Optional[
         return int(end)
     if record.get("time_limit_s"):
         return float(record["start_unix_s"] + record["time_limit_s"])
+    return None
+
+
+def halved_micro_batch(verdicts: Sequence[Record], before: Sequence[Record]) -> Optional[int]:
+    """The micro-batch size with which a run that is out of memory is retried. None: it is not.
+
+    A rank that runs out of memory in a training step reports half of its size. The run is retried
+    once with it, at the same global batch size.
+
+    Args:
+        verdicts: of the attempt's ranks.
+        before: records of the earlier attempts.
+    """
+    if any(record.get("reason") == "oom_halved" for record in before):
+        return None
+    for verdict in verdicts:
+        size = verdict.get("half_micro_batch_size")
+        if verdict["verdict"] == "oom" and isinstance(size, int) and size >= 1:
+            return size
     return None
 
 

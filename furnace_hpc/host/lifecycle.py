@@ -74,6 +74,7 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
         raise Busy(exhausted)
     number = max(newest, int(facts.get("attempts_before", 0))) + 1
     record = dict(facts, attempt=number, start_unix_s=time.time(), end_unix_s=None)
+    record["overrides"] = _overrides(run_dir, facts)
     record["holder"] = who or holder()
     if job_id:
         record["nodelist"] = os.environ.get("SLURM_JOB_NODELIST", "")
@@ -84,6 +85,15 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
         raise Busy(f"attempt {number} was just started by another process")
     _link_log(run_dir, number)
     return number
+
+
+def _overrides(run_dir: str, facts: Record) -> Record:
+    """The overrides of the submission, and those that attempts since then have asked for."""
+    overrides = dict(facts.get("overrides") or {})
+    for number in attempt_numbers(run_dir):
+        if number > int(facts.get("known_attempts", 0)):
+            overrides.update(read_attempt(run_dir, number).get("next_overrides") or {})
+    return overrides
 
 
 def _close_dead(run_dir: str, number: int, job_id: Optional[str]) -> None:
@@ -157,7 +167,7 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
         end = EndReason("done", "")
     else:
         end = _reason_of_end(attempt, exit_code)
-    _record_end(run_dir, attempt, end, end_unix_s=time.time(), exit_code=exit_code)
+    end = _record_end(run_dir, attempt, end, end_unix_s=time.time(), exit_code=exit_code)
     if end.reason == "done":
         return "done"
     # Slurm considered this node dead and restarted the job, which belongs to the next attempt
@@ -276,10 +286,20 @@ def _read_files(run_dir: str, number: int) -> _AttemptFiles:
     return _AttemptFiles(number, record, verdicts, max(steps))
 
 
-def _record_end(run_dir: str, attempt: _AttemptFiles, end: EndReason, **more: Any) -> None:
+def _record_end(run_dir: str, attempt: _AttemptFiles, end: EndReason, **more: Any) -> EndReason:
+    """Write the end into the attempt's record. Return it as it was recorded."""
+    if end.reason == "oom":
+        earlier = [number for number in attempt_numbers(run_dir) if number < attempt.number]
+        before = [read_attempt(run_dir, number) for number in earlier]
+        size = end_reasons.halved_micro_batch(attempt.verdicts, before)
+        if size is not None:
+            error = f"{end.error}; retried with micro_batch_size {size}"
+            end = EndReason("oom_halved", error)
+            more["next_overrides"] = {"micro_batch_size": size}
     record = dict(attempt.record, reason=end.reason, error=end.error, step=attempt.step, **more)
     record["blamed"] = end_reasons.suspect_hosts(end.reason, attempt.verdicts)
     _write_record(run_dir, attempt.number, record)
+    return end
 
 
 def _link_log(run_dir: str, number: int) -> None:

@@ -159,7 +159,12 @@ class Queue:
             self._running.remove(running)
             folder = str(running.run.folder.path)
             lifecycle.decide(folder, running.attempt, running.job.exit_code)
-            self._progress.ended(running.run, running.attempt)
+            record = lifecycle.read_attempt(folder, running.attempt)
+            if record.get("reason") == "oom_halved":
+                self._progress.print(f"{running.run.folder.run_id}: {record['error']}")
+                self._waiting.append(self._plan.runs.index(running.run))
+            else:
+                self._progress.ended(running.run, running.attempt)
 
     def _stop(self, requests: list[int]) -> None:
         """Ask the ranks to save and exit. Kill them after another signal."""

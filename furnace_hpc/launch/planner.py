@@ -120,6 +120,7 @@ def _plan_run(
         attempts_before=_attempts_before(grid, found.folder, decision.action),
         data_dir=str((choices.data_root / spec.config.data.name).resolve()),
         overrides=overrides,
+        known_attempts=_newest_number(found),
     )
     return PlannedRun(
         spec,
@@ -362,7 +363,16 @@ def _overrides(spec: RunSpec, found: Found, action: Action, choices: Choices) ->
     if newest is None:
         return changed
     given = choices.resume_with if action.resumes else {}
-    return changed | next_overrides(newest.overrides, given, first.config)
+    before = newest.overrides | newest.next_overrides
+    return changed | next_overrides(before, given, first.config)
+
+
+def _newest_number(found: Found) -> int:
+    """Number of the newest attempt. 0 if there is none."""
+    newest = found.history.newest
+    if newest is None:
+        return 0
+    return newest.attempt
 
 
 def _read_spec(folder: RunFolder) -> RunSpec:

@@ -33,6 +33,7 @@ class StatusColumn:
     right: bool = field(default=False, kw_only=True)  # aligned to the right
     # A column that would be narrower is left out. At 0 it is never cut.
     min_width: int = field(default=0, kw_only=True)
+    if_known: bool = field(default=False, kw_only=True)  # left out everywhere if it is empty
 
 
 def bar(done: int, total: int, width: int, style: str = "") -> Text:
@@ -103,6 +104,17 @@ def _curve(line: StatusLine) -> Text:
     return sparkline(loss_curve(line.folder, line.status.attempt, CURVE))
 
 
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+def _tflop_s(line: StatusLine) -> str:
+    """Model TFLOP/s of a process, where there is no MFU."""
+    if line.model_tflop_s is None or line.mfu is not None:
+        return ""
+    return f"{line.model_tflop_s:.3g}"
+
+
 def _left_or_reason(line: StatusLine) -> Text:
     """Join the time left, the reason of the state, and how the attempt before ended."""
     parts = [line.status.reason]
@@ -122,6 +134,11 @@ STATE = StatusColumn("state", _state)
 STEP = StatusColumn("step", lambda line: Text(f"{line.status.step}/{line.steps}"), 90, right=True)
 LOSS = StatusColumn("loss", lambda line: Text(number(line.loss)), 60, right=True)
 RATE = StatusColumn("samples/s", lambda line: Text(number(line.samples_per_s)), 40, right=True)
+MFU = StatusColumn("MFU", lambda line: Text(_percent(line.mfu)), 35, right=True, if_known=True)
+TFLOPS = StatusColumn("TFLOP/s", lambda line: Text(_tflop_s(line)), 33, right=True, if_known=True)
+WAIT = StatusColumn(
+    "data wait", lambda line: Text(_percent(line.data_wait)), 32, right=True, if_known=True
+)
 ATTEMPT = StatusColumn("attempt", lambda line: Text(str(line.status.attempt or "")), 30, right=True)
 PICTURE = (  # on a terminal
     RUN,
@@ -131,6 +148,9 @@ PICTURE = (  # on a terminal
     LOSS,
     StatusColumn("", _curve, 50),
     RATE,
+    MFU,
+    TFLOPS,
+    WAIT,
     ATTEMPT,
     StatusColumn("left, or reason", _left_or_reason, 85, min_width=16),
 )
@@ -141,6 +161,9 @@ PLAIN = (  # in a file or a pipe
     STEP,
     LOSS,
     RATE,
+    MFU,
+    TFLOPS,
+    WAIT,
     StatusColumn("left", lambda line: Text(_left(line)), right=True),
     StatusColumn("job", lambda line: Text(line.status.job_id)),
     StatusColumn("reason", lambda line: _in_one_line(line.status.reason)),

@@ -31,6 +31,9 @@ class StatusLine:
     left_s: float | None
     # end reason of the newest attempt that has ended; empty if there is none, or the run is done
     last_end: str
+    model_tflop_s: float | None = None  # of one process
+    mfu: float | None = None
+    data_wait: float | None = None  # share of the time of a step
 
     @property
     def run_id(self) -> str:
@@ -53,6 +56,9 @@ class StatusLine:
             "steps": self.steps,
             "loss": loss,
             "samples_per_s": self.samples_per_s,
+            "model_tflop_s": self.model_tflop_s,
+            "mfu": self.mfu,
+            "data_wait": self.data_wait,
             "left_s": self.left_s,
             "job_id": status.job_id or None,
             "reason": status.reason,
@@ -92,13 +98,23 @@ def line_of(run: RunFolder, status: RunStatus, steps: int) -> StatusLine:
     if status.attempt:
         record = last_record(run.metrics(status.attempt)) or {}
     rate = left_s = None
+    speeds: dict[str, Any] = {}
     if status.state is RunState.RUNNING:
-        rate = record.get("samples_per_s")
+        rate, speeds = record.get("samples_per_s"), _speeds(record)
         if "step_time_s" in record:
             left_s = max(0, steps - int(record["step"])) * float(record["step_time_s"])
-    return StatusLine(
-        run, status, steps, record.get("train/loss"), rate, left_s, _last_end(run, status)
-    )
+    loss, last_end = record.get("train/loss"), _last_end(run, status)
+    return StatusLine(run, status, steps, loss, rate, left_s, last_end, **speeds)
+
+
+def _speeds(record: dict[str, Any]) -> dict[str, Any]:
+    """Model TFLOP/s, MFU and share of the time that waits for data, if a record has them."""
+    found: dict[str, Any] = {
+        name: record[name] for name in ("model_tflop_s", "mfu") if name in record
+    }
+    if record.get("step_time_s") and "data_wait_s" in record:
+        found["data_wait"] = float(record["data_wait_s"]) / float(record["step_time_s"])
+    return found
 
 
 def _last_end(run: RunFolder, status: RunStatus) -> str:

@@ -61,6 +61,8 @@ def plain(lines: Sequence[StatusLine], job_cache: JobCache) -> list[str]:
     columns = []
     for column in PLAIN:
         texts = [column.name, *(column.cell(line).plain for line in _in_order(lines))]
+        if column.if_known and not any(texts[1:]):
+            continue
         width = max(map(len, texts))
         align = str.rjust if column.right else str.ljust
         columns.append([align(text, width) for text in texts])

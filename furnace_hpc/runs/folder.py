@@ -16,6 +16,7 @@
                                                  aside-step-<n>.<k>: damaged or replaced
                          checkpoints.jsonl   a line for every checkpoint that was ever saved
                          predictions/<split>.npz
+                         micro_batch.json    the size that micro_batch_size: auto has chosen
                          result.json         written once, last: if it exists, the run is done
                          logs/
 
@@ -103,6 +104,15 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         """A complete checkpoint."""
         return self.checkpoints / f"step-{step}"
+
+    @property
+    def micro_batch(self) -> Path:
+        """The micro-batch size that `auto` has chosen. Written once."""
+        return self.path / "micro_batch.json"
+
+    def collectives(self, attempt: int) -> Path:
+        """Beginning of the paths of a hung attempt's last collectives. The rank follows."""
+        return self.logs / f"{attempt}-collectives-"
 
     def predictions(self, split: str) -> Path:
         """Logits, labels, presence and sample ids of one split."""

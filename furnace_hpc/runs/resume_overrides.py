@@ -82,7 +82,8 @@ def describe(overrides: Mapping[str, Any]) -> str:
     if file := overrides.get("deepspeed"):
         parts.append(f"another DeepSpeed file (ZeRO stage {file['zero_optimization']['stage']})")
     if "micro_batch_size" in overrides:
-        parts.append(f"micro-batch {overrides['micro_batch_size'] or 'as large as possible'}")
+        size = overrides["micro_batch_size"]
+        parts.append(f"micro-batch {size or 'as large as possible'}")
     return ", ".join(parts)
 
 

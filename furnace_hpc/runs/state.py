@@ -74,6 +74,10 @@ END_REASONS = {
     "peer_lost": _retried(
         "ranks lost the connection to others, and every rank reported an end: NCCL, gloo, the store"
     ),
+    "oom_halved": _retried(
+        "out of memory in a training step, for the first time; the next attempt has half the "
+        "micro-batch at the same global batch"
+    ),
     "cancelled": EndRule(
         RunState.INTERRUPTED, False, "Slurm's CANCELLED; the next `submit` resumes the run"
     ),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.train_config import AUTO
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.tables.comparison_notes import comparison_notes
 from furnace_hpc.tables.reading.cache import Records
@@ -56,6 +57,8 @@ def make_notes(
     for field, noun in COMPARED.items():
         notes += _mixed(rows, field, noun)
     notes += _resumed_differently(rows)
+    notes += _halved(rows)
+    notes += _auto_micro_batch(rows)
     if excluded_ids:
         runs = count(len(excluded_ids), "run")
         notes.append(Note(f"{runs} of the grid not shown, because --where excludes them"))
@@ -191,9 +194,59 @@ def _resumed_differently(rows: Sequence[Row]) -> Iterator[Note]:
     if names:
         yield Note(
             f"{count(len(names), 'run')} resumed with another number of processes or another "
-            f"DeepSpeed file, so not bit-identical (rounding, dropout masks): {list_names(names)}",
+            f"DeepSpeed file or micro-batch, so not bit-identical (rounding, dropout masks): "
+            f"{list_names(names)}",
             _rows_with(rows, _has_changed),
         )
+
+
+def _halved(rows: Sequence[Row]) -> Iterator[Note]:
+    """Runs that continued with half the micro-batch, because they were out of memory."""
+    names = []
+    for row in rows:
+        for run in row.runs:
+            names += [f"{run.run_id} ({text})" for text in _halvings(run)]
+    if names:
+        yield Note(
+            f"out of memory, so the micro-batch was halved at the same global batch (other "
+            f"rounding and dropout masks): {list_names(names)}",
+            _rows_with(rows, lambda run: bool(_halvings(run))),
+        )
+
+
+def _halvings(run: Run) -> list[str]:
+    return [
+        f"to {attempt.next_overrides.get('micro_batch_size')} after step {attempt.step}"
+        for attempt in run.record.ledger()
+        if attempt.reason == "oom_halved"
+    ]
+
+
+def _auto_micro_batch(rows: Sequence[Row]) -> Iterator[Note]:
+    """Runs of `micro_batch_size: auto` for which other sizes were chosen."""
+    found: dict[int, list[str]] = {}
+    for run in _finished(rows):
+        size = _chosen_size(run)
+        if size is not None:
+            found.setdefault(size, []).append(run.run_id)
+    if len(found) > 1:
+        parts = [
+            f"{size} in {count(len(names), 'run')} ({list_names(names)})"
+            for size, names in sorted(found.items())
+        ]
+        yield Note(
+            f"micro_batch_size auto chose different sizes, so rounding and dropout masks differ: "
+            f"{'; '.join(parts)}",
+            _rows_with(rows, lambda run: _chosen_size(run) is not None),
+        )
+
+
+def _chosen_size(run: Run) -> int | None:
+    """The micro-batch of a finished run whose config leaves it to the engine. Otherwise None."""
+    spec, result = run.own_spec, run.own_result
+    if spec is None or result is None or spec.config.micro_batch_size != AUTO:
+        return None
+    return result.micro_batch_size
 
 
 def _has_changed(run: Run) -> bool:

@@ -6,6 +6,7 @@ from make import make_config, make_context
 
 from furnace_hpc.engine import loop, meters
 from furnace_hpc.engine.loop import Progress, TrainingLoop
+from furnace_hpc.engine.metering import usage
 from furnace_hpc.engine.meters import StepClock
 
 CALL_S, STEP_S, OPTIMIZER_S = 0.01, 0.06, 0.03
@@ -86,6 +87,9 @@ def test_records_and_result_add_up(device, monkeypatch, tmp_path):
     config = make_config(log_every=4, evaluation__every=100, steps=13)
     context = make_context(config, engine=None, folder=tmp_path)
     context.processes.__dict__["device"] = torch.device("cuda")
+    monkeypatch.setattr(usage, "_gpu_of", lambda device: None)
+    monkeypatch.setattr(usage, "device_name", lambda device: "NVIDIA A40")
+    monkeypatch.setattr(usage, "memory_gib", lambda device: (2.0, 3.0))
     run = TrainingLoop(context, None, Verdicts(), Progress())
     run._metrics = type("Metrics", (), {"write": lambda self, record: records.append(record)})()
 
@@ -97,15 +101,18 @@ def test_records_and_result_add_up(device, monkeypatch, tmp_path):
         device.now_s += 7
 
     monkeypatch.setattr(loop, "train_step", train_step)
-    monkeypatch.setattr(loop, "_train_record", lambda step, means, e, c, step_s: (step, step_s))
+    monkeypatch.setattr(
+        loop, "_train_record", lambda step, means, e, c, step_s: {"step": step, "s": step_s}
+    )
     monkeypatch.setattr(run, "_check_finite", check_finite)
     saver = Saver()
     for _ in range(12):
         assert run._step_boundary(saver) is None
         run._train_one_step()
     work_s = STEP_S + OPTIMIZER_S
-    assert [step for step, _ in records] == [4, 8, 12]
-    assert [step_s for _, step_s in records] == pytest.approx([work_s] * 3, abs=CALL_S)
+    assert [record["step"] for record in records] == [4, 8, 12]
+    assert [record["s"] for record in records] == pytest.approx([work_s] * 3, abs=CALL_S)
+    assert all(record["peak_reserved_gib"] == 3.0 for record in records)
     assert run._progress.train_s == pytest.approx(12 * work_s, abs=5 * CALL_S)
     assert saver.state["train_s"] == pytest.approx(6 * work_s, abs=3 * CALL_S)
     assert device.waits == 4, "three records and one checkpoint"

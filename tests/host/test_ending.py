@@ -268,3 +268,31 @@ def test_exhausted_budget_fails_until_it_is_raised(tmp_path):
     assert more.action is Action.RESUME
     assert lifecycle.begin(str(run.path), more.attempt.record()) == 4
     assert json.loads(run.attempt(4).read_text())["max_idle_attempts"] == 3
+
+
+OOM = verdict("oom", 1, half_micro_batch_size=4)
+
+
+def test_out_of_memory_is_retried_once_with_half(tmp_path):
+    """The next attempt gets the override. An explicit one of the user replaces it."""
+    run = begin(specs()[0], GridFolder(tmp_path), who=dead_holder())
+    write_json(run.verdict(1, 0), OOM)
+    assert lifecycle.decide(str(run.path), 1, 1) == "requeue"
+    status = read_status(run)
+    assert (status.state, status.end_reason) == (RunState.INTERRUPTED, "oom_halved")
+    assert status.reason == "oom at 1; retried with micro_batch_size 4"
+    again = begin(specs()[0], GridFolder(tmp_path), who=dead_holder())
+    assert lifecycle.read_attempt(str(again.path), 2)["overrides"] == {"micro_batch_size": 4}
+    write_json(run.verdict(2, 0), OOM)
+    assert lifecycle.decide(str(run.path), 2, 1) == "fail"
+    assert read_status(run).state is RunState.FAILED
+    given = {"overrides": {"micro_batch_size": 1}, "known_attempts": 2}
+    begin(specs()[0], GridFolder(tmp_path), **given)
+    assert lifecycle.read_attempt(str(run.path), 3)["overrides"] == {"micro_batch_size": 1}
+
+
+def test_out_of_memory_elsewhere_is_final(tmp_path):
+    """Such as in an evaluation: a smaller micro-batch would not help."""
+    run = begin(specs()[0], GridFolder(tmp_path), who=dead_holder())
+    assert end(run, "oom", "entered") == "fail"
+    assert lifecycle.read_attempt(str(run.path), 1)["reason"] == "oom"

@@ -15,7 +15,7 @@ from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.launch.plan import Action
 from furnace_hpc.launch.planner import retry_words
 from furnace_hpc.launch.submission import write_specs, write_submission
-from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.resume_overrides import overridden, read_overrides
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState
@@ -319,6 +319,7 @@ def test_the_spec_of_an_attempt(tmp_path):
         "world_size": 1,
         "data_dir": os.path.abspath("relative/tridigits"),  # noqa: PTH100  a link of the user's may stay a link
         "overrides": {},
+        "known_attempts": 0,
     }
 
 
@@ -338,3 +339,18 @@ def test_planning_changes_no_file(tmp_path):
     assert tree(tmp_path) == before
     planned(tmp_path / "nowhere", grid(**changes))
     assert tree(tmp_path) == before
+
+
+def test_a_resumed_plan_keeps_the_halved_micro_batch(tmp_path):
+    """Also if the next submission starts the attempt, not Slurm."""
+    spec = specs()[0]
+    run = begin(spec, GridFolder(tmp_path / "study"), who=dead_holder())
+    word = {"verdict": "oom", "step": 7, "error": "", "unix_s": 1.0, "half_micro_batch_size": 4}
+    write_json(run.verdict(1, 0), word)
+    assert lifecycle.decide(str(run.path), 1, 1) == "requeue"
+    first = planned(tmp_path, grid()).runs[0]
+    assert (first.action, first.attempt.overrides) == (Action.RESUME, {"micro_batch_size": 4})
+    assert first.attempt.known_attempts == 1
+    assert "resumes with micro-batch 4" in first.why
+    given = planned(tmp_path, grid(), resume_with={"micro_batch_size": 2}).runs[0]
+    assert given.attempt.overrides == {"micro_batch_size": 2}

@@ -155,3 +155,17 @@ def test_unchanged_run_files_are_not_read_again(folder, monkeypatch):
     running = folder.run(specs()[1].run_id)
     write(running, 2, range(21, 22))
     assert overview(folder)[0][1].status.step == last_record(running.metrics(2))["step"] == 21
+
+
+def test_speeds_of_a_running_run(folder):
+    """MFU and the share of the time that waits for data. TFLOP/s only without MFU."""
+    running = folder.run(specs()[1].run_id)
+    more = {"step_time_s": 4.5, "data_wait_s": 0.9, "model_tflop_s": 98.76}
+    write(running, 2, range(21, 22), mfu=0.317, **more)
+    head, *lines = plain(*overview(folder))
+    assert re.split("  +", head)[5:9] == ["samples/s", "MFU", "data wait", "left"]
+    assert " 32 %       20 %" in lines[0]
+    write(running, 2, range(22, 23), **more)
+    head, *lines = plain(*overview(folder))
+    assert re.split("  +", head)[5:9] == ["samples/s", "TFLOP/s", "data wait", "left"]
+    assert " 98.8 " in lines[0]

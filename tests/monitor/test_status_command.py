@@ -37,6 +37,9 @@ def folder(tmp_path) -> GridFolder:
             "train/loss": 0.5,
             "step_time_s": 4.5,
             "samples_per_s": 1234.5,
+            "model_tflop_s": 1.5,
+            "mfu": 0.25,
+            "data_wait_s": 0.45,
         }
     )
     metrics.close()
@@ -65,9 +68,12 @@ def test_status_prints_one_line_per_run(folder):
     code, said, complaint = give(folder, "status")
     assert (code, complaint) == (0, "")
     head, *lines, summary = [re.split("  +", line.rstrip()) for line in said.splitlines()]
-    assert head == ["run", "state", "attempt", "step", "loss", "samples/s", "left", "job", "reason"]
+    assert head == [
+        *("run", "state", "attempt", "step", "loss", "samples/s"),
+        *("MFU", "data wait", "left", "job", "reason"),
+    ]
     assert lines == [
-        [RUNNING, "running", "1", "10/40", "0.5000", "1,234", "2 min 15 s"],
+        [RUNNING, "running", "1", "10/40", "0.5000", "1,234", "25 %", "10 %", "2 min 15 s"],
         [FAILED, "failed", "1", "9/40", "1.000", ERROR],
         [NEW, "new", "0/40"],
         [DONE, "done", "1", "9/40", "1.000"],
@@ -91,6 +97,9 @@ def test_json_is_in_the_order_of_the_grid(folder):
         "steps": 40,
         "loss": 0.5,
         "samples_per_s": 1234.5,
+        "model_tflop_s": 1.5,
+        "mfu": 0.25,
+        "data_wait": 0.1,
         "left_s": 135.0,
         "job_id": None,
         "reason": "",

@@ -1,11 +1,16 @@
 """benchmarks/gpu_check.py on a CPU: no part fails, and parts that need a GPU say so."""
 
+import argparse
+import importlib
 import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
@@ -41,6 +46,61 @@ def test_small_check_on_a_cpu(small_data: Path, tmp_path: Path):
     assert {row["name"] for row in rows if row["level"] == "skip"} == NEED_A_GPU
     assert all(row["found"] == "needs a GPU" for row in rows if row["level"] == "skip")
     assert len([row for row in rows if row["level"] == "ok"]) >= 13
+
+
+@pytest.fixture
+def gpu_check(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return importlib.import_module("gpu_check")
+
+
+def options_of(folder: Path) -> argparse.Namespace:
+    return argparse.Namespace(small=True, data=str(folder), runs=str(folder), only=None)
+
+
+SLEEPS = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open(sys.argv[sys.argv.index("--out") + 1] + "/pids", "w").write(str(child.pid))
+print('{"level": "ok", "name": "early", "found": ""}', flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_part_without_answer_fails(gpu_check, tmp_path: Path, monkeypatch):
+    """It is killed with its own children, and what it has printed does not count."""
+    script = tmp_path / "part.py"
+    script.write_text(SLEEPS)
+    monkeypatch.setattr(gpu_check, "__file__", str(script))
+    since_s = time.monotonic()
+    [row] = gpu_check._run_part(options_of(tmp_path), tmp_path, "waits", "", 3)
+    assert time.monotonic() - since_s < 30
+    assert (row["level"], row["found"]) == ("FAIL", "exit 124: no answer within 3 s")
+    assert (tmp_path / "waits-.log").read_text() == "no answer within 3 s"
+    child = int((tmp_path / "pids").read_text())
+    with suppress(psutil.NoSuchProcess):
+        assert psutil.Process(child).wait(10) is None
+
+
+def test_no_part_starts_without_time(gpu_check, tmp_path: Path, monkeypatch):
+    """Each part gets the time that is left, at most its own limit."""
+    given = []
+
+    def run_part(options, out, part, argument, left_s):
+        given.append(left_s)
+        return [gpu_check._row("ok", part, "")]
+
+    monkeypatch.setattr(gpu_check, "_run_part", run_part)
+    deadline_s = time.monotonic() + gpu_check.LEAST_S - 1
+    rows = gpu_check._run_parts(options_of(tmp_path), tmp_path, deadline_s)
+    assert given == []
+    assert {(row["level"], row["found"]) for row in rows} == {("skip", "no time is left")}
+    assert len(rows) == len(gpu_check.PARTS)
+    gpu_check._run_parts(options_of(tmp_path), tmp_path, time.monotonic() + 100)
+    assert max(given) <= 100
+    gpu_check._run_parts(options_of(tmp_path), tmp_path, time.monotonic() + 10_000)
+    assert max(given) == gpu_check.PART_S[True]
 
 
 @pytest.mark.slow

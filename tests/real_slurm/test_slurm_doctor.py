@@ -111,3 +111,16 @@ def test_a_controller_that_is_away_is_one_line(quiet: Cluster, tmp_path: Path):
         done.stderr.splitlines()[-1] == "error: profile 'x' was not written: Slurm does not answer"
     )
     assert not (tmp_path / "slurm").exists()
+
+
+def test_an_all_reduce_between_two_nodes(quiet: Cluster, tmp_path: Path):
+    """Over gloo: the nodes of this cluster are processes of one machine."""
+    done = doctor(quiet, tmp_path, "--json", "--no-job", "--two-nodes", "--cluster", "devcluster")
+    sections = {
+        section["title"]: section["checks"] for section in json.loads(done.stdout)["sections"]
+    }
+    [check] = sections["Two nodes"]
+    assert (check["name"], check["level"]) == ("gloo all-reduce", "ok"), check
+    assert " GB/s for 17 MB between " in check["found"]
+    assert float(check["found"].split()[0]) > 0
+    assert not list((tmp_path / "runs").glob(".doctor-*"))

@@ -11,6 +11,8 @@ from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.metrics import read_metrics
 
 TIME_KEYS = {"step_time_s", "samples_per_s", "time_unix_s", "attempt"}
+TIME_KEYS |= {"model_tflop_s", "mfu", "data_wait_s", "energy_j"}
+TIME_KEYS |= {"peak_memory_gib", "peak_reserved_gib"}
 
 
 def new_run(place: Path, data: Path, stage: int, size: int, steps: int) -> Path:

@@ -216,3 +216,54 @@ def test_incomplete_result_is_named_and_not_counted(tmp_path, content):
     assert "result.json is incomplete or damaged. Remove it and submit" in describe(missing)
     assert row(ablation, "base").n == 4
     assert "incomplete or damaged" in notes(ablation)
+
+
+def test_speed_and_energy_by_hand(tmp_path):
+    """Medians over runs and a sum of joules. Columns are shown only if a run knows them."""
+    grid, runs = study()
+    folder = GridFolder(tmp_path / "study")
+    assert not {"mfu", "energy_kj", "data_wait"} & headings(complete(tmp_path / "old")).keys()
+    for number, spec in enumerate(runs):
+        speed = {"model_tflop_s": 100.0 + number, "mfu": 0.25, "energy_j": 1500.0}
+        finish(spec, folder, train_s=60.0, data_wait_s=6.0, **speed)
+    ablation = collect(grid, runs, folder)
+    costs = row(ablation, "base").costs
+    assert (costs.model_tflop_s, costs.mfu, costs.data_wait) == (102.0, 0.25, 0.1)
+    assert costs.energy_kj == 7.5
+    titles = headings(ablation)
+    names = ("model_tflop_s", "mfu", "data_wait", "energy_kj")
+    assert [titles[name] for name in names] == [
+        *("TFLOP/s per GPU", "MFU (%)", "data wait (%)", "energy (kJ)")
+    ]
+    cells = all_cells(ablation)[0]
+    assert [getattr(cells, name) for name in names] == ["102", "25.0", "10.0", "7.5"]
+    text = " ".join(caption(ablation, titles))
+    assert "MFU: model FLOPs divided by the GPU's dense peak" in text
+    run = row(ablation, "base").runs[0]
+    finish(run.spec, folder, energy_j=None)
+    assert row(collect(grid, runs, folder), "base").costs.energy_kj is None, "a part is unknown"
+
+
+def test_half_the_micro_batch_has_a_footnote(tmp_path):
+    ablation = complete(tmp_path)
+    run = row(ablation, "base").runs[0]
+    halved = {"reason": "oom_halved", "next_overrides": {"micro_batch_size": 4}}
+    attempt(run.folder, 1, 0, 900, 0, **halved)
+    attempt(run.folder, 2, 1000, 1100, 500, overrides={"micro_batch_size": 4})
+    grid, runs = study()
+    text = notes(collect(grid, runs, GridFolder(tmp_path / "study")))
+    assert "out of memory, so the micro-batch was halved at the same global batch" in text
+    assert f"{run.run_id} (to 4 after step 0)" in text
+
+
+def test_different_sizes_of_auto_have_a_footnote(tmp_path):
+    auto = {"base": {"deepspeed": "zero1", "micro_batch_size": "auto"}}
+    grid, runs = study(**auto)
+    folder = GridFolder(tmp_path / "study")
+    for spec in runs:
+        finish(spec, folder, micro_batch_size=8)
+    assert "micro_batch_size auto" not in notes(collect(grid, runs, folder))
+    finish(runs[1], folder, micro_batch_size=4)
+    text = notes(collect(grid, runs, folder))
+    assert "micro_batch_size auto chose different sizes" in text
+    assert f"4 in 1 run ({runs[1].run_id}); 8 in 19 runs" in text

@@ -20,6 +20,9 @@ import torch  # noqa: E402  # the duration of this import is one of the facts
 import torch.distributed as dist  # noqa: E402
 
 IMPORT_S = time.perf_counter() - STARTED_S
+
+from furnace_hpc.config.hardware.nvml import Gpu  # noqa: E402
+
 NUMEL, ROUNDS, TIMEOUT_S = 4 << 20, 5, 60
 COPY_BYTES = 1 << 30
 
@@ -39,6 +42,7 @@ def main() -> None:
         "built": built,
         "all_reduce": reductions,
         "cuda_error": "",
+        "driver": _driver(),
         "gpus": [],
     }
     try:
@@ -112,12 +116,15 @@ def _rank(rank: int, ranks: int, backend: str, folder: Path) -> float:
 def _cuda() -> dict[str, Any]:
     nccl = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
     gpus = [_gpu(index) for index in range(torch.cuda.device_count())]
-    return {"gpus": gpus, "cuda": torch.version.cuda, "driver": _driver(), "nccl": nccl}
+    return {"gpus": gpus, "cuda": torch.version.cuda, "nccl": nccl}
 
 
 def _gpu(index: int) -> dict[str, Any]:
     free, total = torch.cuda.mem_get_info(index)
     properties = torch.cuda.get_device_properties(index)
+    nvml = Gpu.of_uuid(str(properties.uuid))
+    if nvml:
+        nvml.watch_xids()
     with torch.cuda.device(index):
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         size = min(COPY_BYTES, free // 4)
@@ -127,6 +134,7 @@ def _gpu(index: int) -> dict[str, Any]:
         started_s = time.perf_counter()
         for _ in range(10):
             target.copy_(source)
+        slowdowns = nvml.slowdowns() if nvml else []  # while it works
         torch.cuda.synchronize()
         # each byte is read and written
         gb_s = 10 * 2 * size / 1e9 / (time.perf_counter() - started_s)
@@ -137,6 +145,7 @@ def _gpu(index: int) -> dict[str, Any]:
         "total_gib": total / 2**30,
         "bf16": bf16,
         "gb_s": gb_s,
+        "health": {**nvml.facts(), "slowdowns": slowdowns, "xids": nvml.xids()} if nvml else None,
     }
 
 

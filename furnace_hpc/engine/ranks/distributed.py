@@ -17,6 +17,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.engine.ranks import flight_recorder
 from furnace_hpc.engine.ranks.devices import RankPlacement, choose_device, find_placement_problems
 from furnace_hpc.host.lifecycle import START_S
 from furnace_hpc.host.regular_file import read_regular
@@ -107,12 +108,19 @@ class Processes:
         return values[0]
 
 
-def init_process_group(rank_info: RankInfo, hang_timeout_s: float = HANG_TIMEOUT_S) -> Processes:
+def init_process_group(
+    rank_info: RankInfo, hang_timeout_s: float = HANG_TIMEOUT_S, collectives: Path | None = None
+) -> Processes:
     """Collective. Start torch's process group, and DeepSpeed's on top of it.
 
     The watchdog kills a hung rank after START_S, or after `hang_timeout_s` if that is longer.
     `Processes.end_start` changes this after the first step. Without a watchdog, collectives time
     out a little later. So one rank may work alone for at most that long.
+
+    Args:
+        rank_info: of this process.
+        hang_timeout_s: time limit of a rank after the first step.
+        collectives: beginning of the path to which a hung rank's last collectives are written.
 
     Raises:
         ConfigError: two ranks have the same GPU.
@@ -120,6 +128,7 @@ def init_process_group(rank_info: RankInfo, hang_timeout_s: float = HANG_TIMEOUT
     device = choose_device(rank_info.local_rank)
     timeout = _collective_timeout(max(START_S, hang_timeout_s))
     _set_environment(rank_info, device, timeout)
+    flight_recorder.set_variables(os.environ, collectives)
     import deepspeed
 
     if device.type == "cpu":

@@ -8,9 +8,11 @@ import faulthandler
 import os
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 
 from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.engine.ranks.flight_recorder import DUMP_S, dump
 from furnace_hpc.host.lifecycle import EXIT_HANG, START_S
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import RunFolder
@@ -32,8 +34,15 @@ class Watchdog:
     the limit counts as hung: SIGSTOP, or a job that Slurm suspends.
     """
 
-    def __init__(self, timeout_s: float, verdict: RankVerdict, start_s: float = START_S) -> None:
+    def __init__(
+        self,
+        timeout_s: float,
+        verdict: RankVerdict,
+        start_s: float = START_S,
+        collectives: Path | None = None,
+    ) -> None:
         self.timeout_s, self._verdict = timeout_s, verdict
+        self._collectives = collectives
         self._limit_s = max(start_s, timeout_s)
         # One tuple, so that another thread never reads a mixture of old and new values.
         self._last = (time.monotonic(), self._limit_s, "the start")
@@ -44,7 +53,9 @@ class Watchdog:
         """A watchdog with the limit of the run's spec, or of the attempt's overrides."""
         spec = RunSpec.model_validate_json(read_regular(folder.spec))
         overrides = read_attempt(folder, attempt).overrides
-        return cls(float(overrides.get("hang_timeout_s", spec.config.hang_timeout_s)), verdict)
+        timeout_s = float(overrides.get("hang_timeout_s", spec.config.hang_timeout_s))
+        collectives = Path(f"{folder.collectives(attempt)}{verdict.rank}")
+        return cls(timeout_s, verdict, collectives=collectives)
 
     def __enter__(self) -> "Watchdog":
         self._arm_fallback()
@@ -102,4 +113,9 @@ class Watchdog:
         )
         faulthandler.dump_traceback(file=STDERR, all_threads=True)
         self._verdict.hang(activity, allowed_s, frozen)
+        if self._collectives:
+            # the fallback would end the process while it writes
+            faulthandler.dump_traceback_later(2 * DUMP_S, exit=True, file=STDERR)
+            if dump(self._collectives):
+                print(f"the last collectives are in {self._collectives}", flush=True)
         os._exit(EXIT_HANG)

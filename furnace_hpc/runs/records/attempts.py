@@ -36,6 +36,10 @@ class Attempt(BaseModel):
         default_factory=dict,
         description="config fields that differ from spec.json; none changes the identity",
     )
+    next_overrides: dict[str, Any] = Field(
+        default_factory=dict,
+        description="overrides that the next attempt adds, after this one was out of memory",
+    )
     job_id: str | None = Field(default=None, description="Slurm's job id")
     cluster: str = Field(default="", description="Slurm's name of the cluster")
     nodelist: str = Field(default="", description="nodes of its job in Slurm's form: `node[1-2]`")

@@ -44,6 +44,24 @@ class RunResult(Config):
     peak_memory_gib: float = Field(
         description="GPU: peak allocated; CPU: peak resident; worst process"
     )
+    peak_reserved_gib: float | None = Field(
+        default=None, description="GPU: peak reserved by torch; worst process"
+    )
+    model_tflop_s: float | None = Field(
+        default=None, description="model TFLOP/s of one process, in training steps; None if unknown"
+    )
+    mfu: float | None = Field(
+        default=None, description="model_tflop_s divided by the GPU's dense peak; None if unknown"
+    )
+    data_wait_s: float | None = Field(
+        default=None, description="seconds of train_s in which the slowest process waited for data"
+    )
+    energy_j: float | None = Field(
+        default=None, description="joules of all GPUs in training steps; None if NVML is missing"
+    )
+    micro_batch_size: int | None = Field(
+        default=None, description="samples per forward pass and process, in the last attempt"
+    )
     device: str = Field(description="model of GPU or CPU")
     precision: str = Field(description="bf16 or fp32")
     zero_stage: int = Field(description="ZeRO stage of the engine")

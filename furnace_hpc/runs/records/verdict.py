@@ -16,9 +16,11 @@ class RankVerdict:
     """A context that writes `entered` at its start, and the kind of exception at its end."""
 
     def __init__(self, folder: RunFolder, attempt: int, rank: int) -> None:
-        self._path, self._rank = folder.verdict(attempt, rank), rank
+        self._path, self.rank = folder.verdict(attempt, rank), rank
         self._log = f"{folder.logs.name}/{folder.log(attempt, rank).name}"
         self._step = 0
+        self._memory = ""
+        self._facts: dict[str, int] = {}
 
     def __enter__(self) -> "RankVerdict":
         self._write("entered")
@@ -34,9 +36,16 @@ class RankVerdict:
             return
         verdict = verdict_of(error)
         message = traceback.format_exception_only(error)[-1].strip()
+        if verdict == "oom" and self._memory:  # torch's message may be longer than the limit
+            message = f"{message[: 480 - len(self._memory)]}; {self._memory}"
         if verdict == "nonfinite":
             message = f"step {self._step}: {message}"
-        self._write(verdict, message)
+        self._write(verdict, message, **self._facts)
+
+    def note_oom(self, memory: str = "", **facts: int) -> None:
+        """Note what the report of the end adds if the rank is out of memory."""
+        self._memory = memory or self._memory
+        self._facts |= facts
 
     def at(self, step: int) -> None:
         """Note the last finished step."""
@@ -64,11 +73,11 @@ class RankVerdict:
             frozen: the process did not run at all, so the other ranks waited for it.
         """
         problem = "was frozen" if frozen else "made no progress"
-        message = f"rank {self._rank} {problem} for {seconds:g} s in {where}"
+        message = f"rank {self.rank} {problem} for {seconds:g} s in {where}"
         message += f"; the stacks of its threads are in {self._log}"
         self._write("hang", message, frozen=frozen)
 
-    def _write(self, verdict: str, error: str = "", **more: str | bool) -> None:
+    def _write(self, verdict: str, error: str = "", **more: str | int) -> None:
         content = {
             "verdict": verdict,
             "step": self._step,

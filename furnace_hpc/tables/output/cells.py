@@ -18,6 +18,8 @@ DASH = "\u2013"  # of a missing value
 OF_A_FAMILY = ("verdict", "holm_p")  # columns that only the grid's own table has
 # columns that a table has only if the grid's `columns` names them
 OPTIONAL = ("hedges_g", "improvement", "correlation", "iqm")
+# columns that a table has only if a run knows them, or if the grid's `columns` names them
+IF_KNOWN = ("model_tflop_s", "mfu", "data_wait", "energy_kj")
 OF_TRIALS = ("tuned", "tuning_hours")  # columns that only a tuned grid has
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 UNDERTRAINED = "reference under-trained"
@@ -45,6 +47,10 @@ class Cells(NamedTuple):
     wall_s: str
     samples_per_s_each: str
     peak_memory_gib: str
+    model_tflop_s: str
+    mfu: str
+    data_wait: str
+    energy_kj: str
     attempts: str
     lost_steps: str
     hours: str
@@ -80,7 +86,8 @@ def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
     further = further_headings(ablation)
     if ablation.grid.columns:
         return {name: titles[name] for name in ("variant", *ablation.grid.columns)} | further
-    titles = {name: title for name, title in titles.items() if name not in OPTIONAL}
+    hidden = {*OPTIONAL, *(name for name in IF_KNOWN if not _is_known(ablation, name))}
+    titles = {name: title for name, title in titles.items() if name not in hidden}
     if ablation.tuning is None:
         titles = {name: title for name, title in titles.items() if name not in OF_TRIALS}
     if ablation.why_no_verdict:
@@ -109,6 +116,10 @@ def arrow(ablation: Ablation) -> str:
     return {"max": " \u2191", "min": " \u2193"}[ablation.metric.direction]
 
 
+def _is_known(ablation: Ablation, cost: str) -> bool:
+    return any(getattr(row.costs, cost) is not None for row in ablation.rows)
+
+
 def all_headings(ablation: Ablation) -> dict[str, str]:
     """Column -> its title, of all columns in their order."""
     scale = ablation.metric.scale
@@ -132,6 +143,10 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
         "wall_s": "wall (s)",
         "samples_per_s_each": f"samples/s per {device}",
         "peak_memory_gib": "peak (GiB)",
+        "model_tflop_s": f"TFLOP/s per {device}",
+        "mfu": "MFU (%)",
+        "data_wait": "data wait (%)",
+        "energy_kj": "energy (kJ)",
         "attempts": "attempts",
         "lost_steps": "lost steps",
         "hours": f"{device}-hours",
@@ -279,6 +294,10 @@ def _cells(ablation: Ablation, row: Row, best: bool, marks: str) -> Cells:
         wall_s=_number(costs.wall_s, ".1f"),
         samples_per_s_each=_number(costs.samples_per_s_each, ".1f"),
         peak_memory_gib=_number(costs.peak_memory_gib, ".2f"),
+        model_tflop_s=_number(costs.model_tflop_s, ".3g"),
+        mfu=_number(costs.mfu and 100 * costs.mfu, ".1f"),
+        data_wait=_number(_percent(costs.data_wait), ".1f"),
+        energy_kj=_number(costs.energy_kj, ",.1f"),
         attempts=str(costs.attempts),
         lost_steps=str(costs.lost_steps),
         hours=_number(costs.hours, ".2f"),
@@ -374,6 +393,10 @@ def scale_of_difference(scale: Scale, difference: Difference) -> Scale:
     if difference.shown is None:
         return scale
     return scale.for_interval(difference.shown)
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
 
 
 def _number(value: float | None, form: str) -> str:

@@ -46,6 +46,10 @@ class Costs:
     lost_steps: int  # sum over runs, missing ones included
     hours: float | None  # GPU-hours (process-hours without GPUs): sum, missing runs included
     goodput: float | None  # median over finished runs
+    model_tflop_s: float | None  # of one process or GPU, median
+    mfu: float | None  # share of the GPU's peak, median
+    data_wait: float | None  # share of train_s, median
+    energy_kj: float | None  # sum over results; None if one of them does not know it
 
 
 def costs_of_attempts(record: Record, result: RunResult | None) -> AttemptCosts:
@@ -81,7 +85,29 @@ def row_costs(results: Sequence[RunResult], attempts: int, spent: Sequence[Attem
         lost_steps=sum(run.lost_steps for run in spent),
         hours=sum(run.hours for run in spent) or None,
         goodput=median([run.goodput for run in spent if run.goodput is not None]),
+        model_tflop_s=median(_known([result.model_tflop_s for result in results])),
+        mfu=median(_known([result.mfu for result in results])),
+        data_wait=median(_known([_data_wait(result) for result in results])),
+        energy_kj=_energy_kj(results),
     )
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _data_wait(result: RunResult) -> float | None:
+    """Share of the training time in which the slowest process waited for data."""
+    if result.data_wait_s is None or not result.train_s:
+        return None
+    return result.data_wait_s / result.train_s
+
+
+def _energy_kj(results: Sequence[RunResult]) -> float | None:
+    energies = _known([result.energy_j for result in results])
+    if not energies or len(energies) < len(results):
+        return None
+    return sum(energies) / 1000
 
 
 def wide_range(values: Sequence[float]) -> tuple[float, float] | None:
