@@ -124,7 +124,7 @@ def _read_file(path: Path) -> bytes:
 @contextmanager
 def _file_in_memory(content: bytes) -> Iterator[int]:
     """Yield the descriptor of a file with this content."""
-    with open(os.memfd_create("sound"), "wb") as file:
+    with os.fdopen(os.memfd_create("sound"), "wb") as file:
         file.write(content)
         file.seek(0)
         yield file.fileno()

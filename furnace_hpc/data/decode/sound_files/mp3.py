@@ -24,8 +24,8 @@ from furnace_hpc.data.packing.rejects import Unusable
 
 _BITRATE, _PADDING, _NO_CHECKSUM = 15 << 12, 1 << 9, 1 << 16  # bits of a header
 _HIGHEST = 14 << 12
-# Without an ID3 tag libsndfile first looks for a file `._NAME`, as macOS writes beside NAME. If there
-# is one, it refuses the MP3.
+# Without an ID3 tag libsndfile first looks for a file `._NAME`, as macOS writes beside NAME. If it
+# exists, libsndfile refuses the MP3.
 _EMPTY_TAG = b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
 _DECODER_DELAY = 529  # samples
 _ID3_HEADER = 10  # bytes

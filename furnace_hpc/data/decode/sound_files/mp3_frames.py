@@ -60,7 +60,7 @@ def is_mono(head: int) -> bool:
 
 
 def first_frame(content: bytes, begin: int, stop: int) -> int | None:
-    """Return the offset of the first frame of a row of frames. None if none begins before `stop`."""
+    """Return the offset of the first row of frames. None if none begins before `stop`."""
     seen = set[int]()
     for match in _SYNC.finditer(content, begin, stop):
         place = match.start()
