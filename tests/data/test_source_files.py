@@ -62,7 +62,7 @@ def test_lists_that_are_no_files_are_refused_at_once(tmp_path, monkeypatch, kind
             read(path)
 
 
-def test_a_pipe_as_tokenizer_settings_means_the_default(tmp_path):
+def test_a_pipe_as_tokenizer_settings_is_ignored(tmp_path):
     os.mkfifo(write_vocab(tmp_path / "vocab") / "tokenizer_config.json")
     assert load_tokenizer(str(tmp_path / "vocab"), 8).encode("A a")[0].any()
 
@@ -92,7 +92,7 @@ def hdf5(tmp_path_factory):
     new=st.binary(max_size=8) | st.sampled_from([b"\xff" * 8, bytes(8)]),
     drop=st.sampled_from([0, 8, 100]),
 )
-def test_fuzz_a_damaged_hdf5_file_is_planned_or_refused(hdf5, tmp_path_factory, at, new, drop):
+def test_fuzz_a_damaged_hdf5_is_planned_or_refused(hdf5, tmp_path_factory, at, new, drop):
     """Most damage is near the beginning, which has the tables of the file."""
     path, knobs = hdf5
     content = path.read_bytes()

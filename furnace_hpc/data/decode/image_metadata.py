@@ -19,7 +19,7 @@ _TIFF_TAGS = {
     530, 531, 532,
 }  # fmt: skip
 _WEBP_METADATA = 0x20 | 0x08 | 0x04  # flags of VP8X: colour profile, EXIF, XMP
-_WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
+_WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")  # codespell:ignore alph
 
 _BEGINNINGS = (
     (b"\xff\xd8\xff", "a damaged JPEG image"),

@@ -10,7 +10,8 @@ from furnace_hpc.config.errors import ConfigError
 SOUNDS = (".flac", ".wav", ".aiff", ".aif", ".aifc", ".au", ".ogg", ".oga", ".opus", ".mp3")
 # Used only if there is no other. The refusal names the format.
 NOT_DECODED = (
-    ".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma", ".w64", ".caf", ".wv", ".amr", ".3gp",
+    ".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma", ".wv", ".amr", ".3gp",
+    ".w64", ".caf",  # codespell:ignore caf
 )  # fmt: skip
 _SUFFIXES = {suffix: place for place, suffix in enumerate(SOUNDS + NOT_DECODED)}
 _TIMES = (re.compile(r"(.+)_(\d+(?:\.\d+)?)_\d+(?:\.\d+)?"), re.compile(r"(.+)_(\d+(?:\.\d+)?)"))
