@@ -14,6 +14,16 @@ def flatten(content: Mapping[str, Any], enter_lists: bool = False) -> dict[str, 
     return dict(_leaves(content, "", enter_lists))
 
 
+def duplicate_key(content: Mapping[str, Any]) -> str | None:
+    """Return a key with two values, such as `a.b` and `a: {b: ...}`. None if there is none."""
+    seen = set[str]()
+    for key, _ in _leaves(content, "", enter_lists=False):
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
+
+
 def _leaves(
     content: Mapping[str, Any], prefix: str, enter_lists: bool
 ) -> Iterator[tuple[str, Any]]:

@@ -12,8 +12,7 @@ import sys
 from typing import Any, Dict, List, Mapping, Optional
 
 from furnace_hpc.host.durable_files import create_complete_file
-from furnace_hpc.host.json_lines import read_json_lines
-from furnace_hpc.host.regular_file import read_regular_text
+from furnace_hpc.host.json_lines import read_json, read_json_lines
 
 EXIT_UNUSABLE = 4  # of `python -m furnace_hpc.engine.ranks.devices`
 CHECK_TIMEOUT_S = 600  # torch from a cold network file system takes minutes
@@ -129,8 +128,8 @@ def _arrays(submission: str) -> List[str]:
 
 def _read(submission: str) -> Record:
     try:
-        found = json.loads(read_regular_text(os.path.join(submission, "gpus.json")))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(os.path.join(submission, "gpus.json"))
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

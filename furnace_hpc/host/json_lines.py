@@ -1,4 +1,4 @@
-"""Read JSON lines from files that still grow, and the end of long files.
+"""Read JSON files, JSON lines from files that still grow, and the end of long files.
 
 A process that was killed may leave half a line at the end. Such a line is skipped. Standard library
 only, syntax of Python 3.6.
@@ -9,9 +9,23 @@ import os
 from collections import deque
 from typing import Any, Dict, Iterable, Iterator, Optional, Union
 
-from furnace_hpc.host.regular_file import Name, open_regular
+from furnace_hpc.host.regular_file import Name, open_regular, read_regular
 
 Record = Dict[str, Any]
+
+
+def read_json(path: Name) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is not JSON, nested too deeply, too large, or no regular file.
+        OSError: as `open_regular`.
+    """
+    content = read_regular(path).decode("utf-8")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def parse_line(line: Union[str, bytes]) -> Optional[Record]:

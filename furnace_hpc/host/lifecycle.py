@@ -13,10 +13,10 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from furnace_hpc.host import budget_limits, end_reasons, last_activity
 from furnace_hpc.host.durable_files import create_file, replace_file
 from furnace_hpc.host.end_reasons import EndReason
+from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.host.lease import describe as describe
 from furnace_hpc.host.lease import holder as holder
 from furnace_hpc.host.lease import is_alive as is_alive
-from furnace_hpc.host.regular_file import read_regular_text
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
 EXIT_STOPPED = 85  # a rank's exit code after it saved and stopped
@@ -219,8 +219,8 @@ def attempt_numbers(run_dir: str) -> List[int]:
 def read_attempt(run_dir: str, number: int) -> Record:
     """The record of one attempt. An unreadable one counts as not ended."""
     try:
-        return dict(json.loads(read_regular_text(_record_path(run_dir, number))))
-    except (FileNotFoundError, ValueError, TypeError, RecursionError):
+        return dict(read_json(_record_path(run_dir, number)))
+    except (FileNotFoundError, ValueError, TypeError):
         return {"attempt": number, "end_unix_s": None}
 
 
@@ -248,8 +248,8 @@ def read_verdicts(run_dir: str, number: int) -> List[Record]:
 def _read_verdict(path: str) -> Optional[Record]:
     """One verdict. None if it is incomplete: the rank was killed while it wrote its first one."""
     try:
-        verdict = json.loads(read_regular_text(path))
-    except (ValueError, RecursionError):
+        verdict = read_json(path)
+    except ValueError:
         return None
     if not isinstance(verdict, dict) or not isinstance(verdict.get("verdict"), str):
         return None

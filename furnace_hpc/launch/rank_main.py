@@ -1,7 +1,6 @@
 """The entry point of every rank, in a Slurm array, a script by hand, or the local queue."""
 
 import faulthandler
-import json
 import os
 import sys
 import traceback
@@ -13,8 +12,8 @@ import furnace_hpc
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.text_safety import Masking
 from furnace_hpc.host import portable
+from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.host.lifecycle import START_S
-from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.verdict import RankVerdict
 from furnace_hpc.runs.trust import check_trusted
@@ -79,7 +78,7 @@ def prepare_portable(folder: RunFolder) -> None:
     Raises:
         ConfigError: this process cannot train the run, which is portable.
     """
-    if not portable.environment_of(json.loads(read_regular(folder.spec))):
+    if not portable.environment_of(read_json(folder.spec)):
         return
     if problem := portable.prepare():
         raise ConfigError(f"run {folder.run_id} is portable, but {problem}")

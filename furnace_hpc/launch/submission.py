@@ -16,7 +16,8 @@ from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.host import lifecycle
-from furnace_hpc.host.regular_file import read_regular, read_regular_text
+from furnace_hpc.host.json_lines import read_json
+from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.launch.plan import Action, Plan, PlannedRun, Scope
 from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
@@ -74,7 +75,7 @@ def grid_lock(
 def read_holder(folder: GridFolder) -> dict[str, Any] | None:
     """Return the holder of the grid's lock. None if there is none, or it cannot be read."""
     try:
-        content = json.loads(read_regular(folder.lock))
+        content = read_json(folder.lock)
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -203,7 +204,7 @@ def read_scope(submission: Submission) -> Scope | None:
         return None
     check_trusted(path, submission.path.parent.parent.parent)
     try:
-        return Scope(**json.loads(read_regular(path)))
+        return Scope(**read_json(path))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({error}). Submit the grid again") from None
 

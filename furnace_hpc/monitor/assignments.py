@@ -1,11 +1,10 @@
 """Find the job that is responsible for each run of a grid, from the journals of its submissions."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, submissions
@@ -83,6 +82,6 @@ def _follow_up(submission: Submission) -> str:
 @cached_by_stat(lambda submission: [submission / "profile.json"])
 def _retries(submission: Path) -> int:
     try:
-        return int(json.loads(read_regular(submission / "profile.json"))["retries"])
-    except (OSError, ValueError, KeyError):
+        return int(read_json(submission / "profile.json")["retries"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0

@@ -4,7 +4,6 @@ A failed query changes nothing. A job counts as gone if two answers, some second
 it.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
-from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
 from furnace_hpc.runs.journal import SCOPE, Submission, submissions
 from furnace_hpc.runs.manual_starts import manually_started
@@ -264,7 +263,7 @@ def _ended_jobs(accounted: list[Job], absent: dict[str, ExpectedJob]) -> dict[st
 
 def _read(folder: GridFolder) -> JobCache:
     try:
-        content: dict[str, Any] = json.loads(read_regular(folder.slurm_cache))
+        content: dict[str, Any] = read_json(folder.slurm_cache)
         for name in ("queued", "ended"):
             content[name] = {job["job_id"]: Job(**job) for job in content[name]}
         known = JobCache(**content)

@@ -1,12 +1,11 @@
 """Identify the code of a run: a hash of the sources that decide numbers, and the commit."""
 
 import hashlib
-import json
 import subprocess
 from functools import cache
 from pathlib import Path
 
-from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.host.json_lines import read_json
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SNAPSHOT_PARTS = (PACKAGE.name, "ds_configs")  # the parts of a checkout that a run uses
@@ -40,7 +39,7 @@ def git_commit() -> str | None:
     """The code's commit, with +dirty if files were changed. None if it is unknown."""
     facts = PACKAGE.parent / SNAPSHOT_FACTS
     if facts.exists():
-        commit: str | None = json.loads(read_regular(facts))["commit"]
+        commit: str | None = read_json(facts)["commit"]
         return commit
     try:
         commit = git("rev-parse", "HEAD").strip()

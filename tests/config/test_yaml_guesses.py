@@ -252,3 +252,29 @@ def test_exclude_compares_values_of_one_kind(tmp_path, key, written, asked, matc
         assert "exclude[0] {" in (message := problem(tmp_path, text))
         assert " matches no row. Correct its values, or remove it (" in message
         assert (f"; {asked} (read as" in message) == (asked in {"no", "~"})
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("variants: {base: {}, b: {loss.alpha: 1, loss: {alpha: 2}}}\n", "variants.b"),
+        ("variants: {base: {}, b: {loss: {alpha: 1}, loss.alpha: 1}}\n", "variants.b"),
+        (
+            "ablate: {mode: one_at_a_time, factors: {f: {loss.alpha: 1, loss: {alpha: 2}}}}\n",
+            "ablate.factors.f",
+        ),
+    ],
+)
+def test_a_key_has_one_spelling(tmp_path, text, place):
+    """Of `a.b: 1` and `a: {b: 2}` one would win silently."""
+    fix = "has two values of 'loss.alpha', one with dots and one nested. Keep one"
+    assert f"{place} {fix}" in problem(tmp_path, text)
+    base = "base: {deepspeed: zero1, optimizer.lr: 1, optimizer: {lr: 2}}\n"
+    assert "base has two values of 'optimizer.lr'" in problem(tmp_path, ROWS, head=TOP + base)
+
+
+def test_dotted_and_nested_keys_may_be_mixed(tmp_path):
+    found = rows(
+        tmp_path, "variants: {base: {}, b: {optimizer.lr: 1, optimizer: {weight_decay: 2}}}\n"
+    )
+    assert (found[1].config.optimizer.lr, found[1].config.optimizer.weight_decay) == (1, 2)

@@ -49,7 +49,7 @@ def found(tmp_path, names, *, ids=IDS, text=None):
     [
         "{}.wav", "{}.WAV", "{}.Flac", "{}.opus", "{}.m4a", "Y{}.wav", "{}_30.000_40.000.wav",
         "{}_30000_40000.mp3", "{}_30_40.ogg", "{}_30.0.wav", "Y{}_30.000_40.000.wav",
-        "Y{}_30000_40000.flac",
+        "Y{}_30000_40000.flac", "{}_000030.wav", "A title - [live] [{}].wav", "{}.AIFF", "{}.w64",
     ],
 )  # fmt: skip
 def test_files_are_found_by_their_usual_names(tmp_path, form):

@@ -215,3 +215,49 @@ def test_a_turned_tiff_of_every_mode_is_upright(tmp_path, mode):
     seen = read_image(tmp_path / "a.tiff", WHOLE)
     assert seen[:, 1].min() >= 198
     assert seen[:, -2].max() <= 2
+
+
+# --- WebP ---
+
+
+def webp_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
+    """Name and content of each chunk of a WebP."""
+    chunks, at = [], 12
+    while at < len(content):
+        name, size = struct.unpack_from("<4sI", content, at)
+        chunks.append((name, content[at + 8 : at + 8 + size]))
+        at += 8 + size + size % 2
+    return chunks
+
+
+def riff(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    body = b"".join(
+        struct.pack("<4sI", name, len(part)) + part + bytes(len(part) % 2) for name, part in chunks
+    )
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(body), b"WEBP") + body
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_broken_metadata_of_a_webp_leaves_the_image(read, lossless):
+    image = picture()
+    image.putalpha(Image.new("L", image.size, 255))
+    whole = encoded(
+        image, "WEBP", lossless=lossless, exif=exif_of(turned(6), (0x011A, 2, 4, b"300"))
+    )
+    chunks, wanted = webp_chunks(whole), read(whole)
+    flags = bytes([chunks[0][1][0] | 0x24]) + chunks[0][1][1:]  # colour profile and XMP
+    for content in (
+        whole[:-12],  # cut inside of EXIF, after the orientation
+        *(whole[:4] + size + whole[8:] for size in (bytes(4), b"\xff" * 4, b"\0\0\0\1")),
+        whole + b"junk" * 100,
+        riff([(b"VP8X", flags), (b"ICCP", b"\xff" * 3_000_000), *chunks[1:], (b"XMP ", b"<x")]),
+        riff([*chunks[:-1], (b"EXIF", b"Exif\0\0" + chunks[-1][1])]),
+    ):
+        np.testing.assert_array_equal(read(content), wanted)
+
+
+def test_a_webp_with_cut_pixels_is_refused(read):
+    whole = encoded(picture(), "WEBP", lossless=True, exif=exif_of(turned(6)))
+    pixels = whole.index(b"VP8L")
+    with pytest.raises(Unusable, match="unreadable"):
+        read(whole[: pixels + 20])

@@ -16,7 +16,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import read_manifest
 from furnace_hpc.config.parsing.lookup import read_yaml
 from furnace_hpc.data.columns import map_file, open_columns
-from furnace_hpc.host import lifecycle
+from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import (
     IrregularFile,
     check_regular,
@@ -25,12 +25,15 @@ from furnace_hpc.host.regular_file import (
     read_regular_text,
 )
 from furnace_hpc.launch.submission import read_holder, write_submission
+from furnace_hpc.monitor.assignments import job_assignments
+from furnace_hpc.monitor.job_cache import JobCache
+from furnace_hpc.monitor.job_cache import _read as read_cached
 from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.loss_curve import loss_curve
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import submissions
 from furnace_hpc.runs.records.attempts import read_attempts
-from furnace_hpc.runs.records.checkpoint_files import complete, describe, is_complete
+from furnace_hpc.runs.records.checkpoint_files import complete, describe, is_complete, is_visible
 from furnace_hpc.runs.records.metrics import last_record, read_metrics
 from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import read_status
@@ -214,6 +217,34 @@ def test_pipe_as_grid_file_is_refused(tmp_path):
     to_pipe(tmp_path / "grid.yaml")
     with pytest.raises(ConfigError, match=r"grid.yaml: cannot be read: is a named pipe"):
         read_yaml(tmp_path / "grid.yaml")
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"a":' * 5000, "[1]", "null", "7", '{"retries": {}}', "\xff", ""]
+)
+def test_json_of_another_shape_counts_as_damage(tmp_path, content):
+    """Too deep, another type, not UTF-8, or empty."""
+    plan = planned(tmp_path, grid())
+    submission = write_submission(plan)
+    run = begin(specs()[0], plan.folder)
+    files = [submission.path / name for name in ("profile.json", "gpus.json")]
+    files += [plan.folder.slurm_cache, plan.folder.lock, run.attempt(1), run.verdict(1, 0)]
+    checkpoint = run.checkpoint(1)
+    checkpoint.mkdir(parents=True)
+    for path in (*files, checkpoint / "manifest.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.encode("latin-1"))
+    with suppress(ConfigError):  # of an attempt with other keys
+        job_assignments(plan.folder)
+    assert read_cached(plan.folder) == JobCache()
+    assert read_holder(plan.folder) is None or content.startswith('{"retries"')
+    assert gpu_check._read(str(submission.path)) in ({}, {"retries": {}})
+    for read in (read_status, read_attempts):
+        with suppress(ConfigError):  # of a record with other keys
+            read(run)
+    assert lifecycle.read_verdicts(str(run.path), 1) == []
+    assert not is_complete(checkpoint)
+    assert not is_visible(checkpoint)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 
 from furnace_hpc.config.base import ColumnName, Config, Name, RowName, Seed, number, short_name
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.flatten import duplicate_key
 from furnace_hpc.config.grids.ablate import Ablate, Overrides, RowOverrides
 from furnace_hpc.config.grids.settings import check_settings
 from furnace_hpc.config.grids.tune import Tune
@@ -176,11 +177,24 @@ class Grid(Config):
                 f"metric is {self.metric!r}, and the first of metrics is {self.metrics[0]!r}. "
                 f"Remove metric"
             )
+        problems += self._problems_of_keys()
         problems += self._problems_of_direction()
         problems += self._problems_of_tune()
         if problems:
             raise ValueError(". ".join(problems))
         return self
+
+    def _problems_of_keys(self) -> list[str]:
+        sections = {"base": self.base}
+        sections |= {f"variants.{name}": row for name, row in self.variants.items()}
+        if self.ablate:
+            factors = self.ablate.factors.items()
+            sections |= {f"ablate.factors.{name}": factor for name, factor in factors}
+        return [
+            f"{section} has two values of {key!r}, one with dots and one nested. Keep one"
+            for section, content in sections.items()
+            if (key := duplicate_key(content))
+        ]
 
     def _problems_of_direction(self) -> list[str]:
         given = self.direction if "direction" in self.model_fields_set else None

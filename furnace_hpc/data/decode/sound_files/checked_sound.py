@@ -1,6 +1,9 @@
 """A sound file after the check of its header: the bytes to decode, and the samples expected."""
 
+import re
 from dataclasses import dataclass
+
+_ZEROS = re.compile(rb"\0*")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,6 @@ def skip_id3(content: bytes, place: int = 0) -> int:
         place += 10 + size
         if flags & 16:  # a footer
             place += 10
-        # padding that is not in the tag's size
-        place += len(content[place:]) - len(content[place:].lstrip(b"\0"))
+        if padding := _ZEROS.match(content, place):  # it is not in the tag's size
+            place = padding.end()
     return place

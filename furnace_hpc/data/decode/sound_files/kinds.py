@@ -31,7 +31,7 @@ def check_sound(content: bytes) -> CheckedSound:
     Raises:
         Unusable: samples are missing, or the format is not WAV, FLAC, Ogg, MP3, AIFF or AU.
     """
-    content = content[skip_id3(content) :]
+    whole, content = content, content[skip_id3(content) :]
     if content.startswith(wav.MAGIC) and content[8:12] == b"WAVE":
         return wav.check_wav(content)
     if content.startswith(flac.MAGIC):
@@ -45,7 +45,7 @@ def check_sound(content: bytes) -> CheckedSound:
     for place, magic, name in _OTHERS:
         if content.startswith(magic, place):
             raise _not_decoded(f"{name} is not decoded here")
-    found = check_mp3(content)
+    found = check_mp3(whole)
     if found is None:
         raise _not_decoded("neither WAV, FLAC, Ogg nor MP3")
     return found

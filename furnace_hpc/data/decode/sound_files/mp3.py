@@ -6,29 +6,30 @@ info frame.
 """
 
 import re
-import struct
 from typing import NamedTuple
 
-from furnace_hpc.data.decode.sound_files.checked_sound import CheckedSound, skip_id3
+from furnace_hpc.data.decode.sound_files.checked_sound import CheckedSound
+from furnace_hpc.data.decode.sound_files.mp3_frames import (
+    LAYER_3,
+    MPEG_1,
+    bytes_like,
+    first_frame,
+    frame_bytes,
+    is_mono,
+    num_samples,
+    reaches,
+)
+from furnace_hpc.data.decode.sound_files.mp3_tags import begin_of_last_tags, end_of_tags
 from furnace_hpc.data.packing.rejects import Unusable
 
-_LAYER_3, _LAYER_2, _LAYER_1 = 1, 2, 3  # codes in a header
-_MPEG_1 = 3  # code in a header
-_KBIT_PER_S = {  # (MPEG 1, layer) -> bit rates by code
-    (True, _LAYER_1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (True, _LAYER_2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, _LAYER_3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, _LAYER_1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, _LAYER_2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, _LAYER_3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_RATES_HZ = (44_100, 48_000, 32_000)
-_SHIFTS = {3: 0, 2: 1, 0: 2}  # MPEG 1, 2, 2.5 -> how often the rates are halved
 _BITRATE, _PADDING, _NO_CHECKSUM = 15 << 12, 1 << 9, 1 << 16  # bits of a header
-_FIXED = 0xFFFE0C00  # bits that all frames of a file share: sync, version, layer, rate
-_MODE = 3 << 6  # mono if both bits are set
 _HIGHEST = 14 << 12
+# Without an ID3 tag libsndfile first looks for a file `._NAME`, as macOS writes beside NAME. If it
+# exists, libsndfile refuses the MP3.
+_EMPTY_TAG = b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
 _DECODER_DELAY = 529  # samples
+_ID3_HEADER = 10  # bytes
+_MAX_JUNK = 1 << 16  # most bytes before the first frame that are no tag
 # (MPEG 1, mono) -> bytes of side information, which an info frame has before its name
 _SIDE = {(True, True): 17, (True, False): 32, (False, True): 9, (False, False): 17}
 
@@ -46,20 +47,22 @@ _NO_INFO = _Info(None, None, None)
 
 
 def check_mp3(content: bytes) -> CheckedSound | None:
-    """Return the file in a form that is decoded completely. None if it begins with no frame.
+    """Return the file in a form that is decoded completely. None if it holds no row of frames.
 
     Raises:
         Unusable: frames are missing or damaged.
     """
-    head = int.from_bytes(content[:4], "big")
-    if not _frame_bytes(head):
+    begin = _begin(content)
+    if begin is None:
         return None
+    content = content[begin:]
+    head = int.from_bytes(content[:4], "big")
     frames, end = _frames(content, head)
     infos = _infos(content, head, dict(frames))
     sound = [(place, size) for place, size in frames if place not in infos]
-    info, held = infos.get(0, _NO_INFO), len(sound) * _samples(head)
+    info, held = infos.get(0, _NO_INFO), len(sound) * num_samples(head)
     if info.frames == len(sound) and info.trimmed is not None:
-        return CheckedSound(content, min_samples=held - info.trimmed)
+        return CheckedSound(_EMPTY_TAG + content, min_samples=held - info.trimmed)
     _check_end(content, end)
     if info.frames is not None and info.frames > len(sound) and info.size != end:
         raise Unusable("truncated", f"{len(sound):,} of {info.frames:,} frames")
@@ -67,29 +70,36 @@ def check_mp3(content: bytes) -> CheckedSound | None:
         raise Unusable("empty", "no frame")
     bare = b"".join(content[place : place + size] for place, size in sound)
     silence = _silence(head, len(sound) * (sound[0][1] + 1) - len(bare))
-    return CheckedSound(bare + silence, samples=held)
+    return CheckedSound(_EMPTY_TAG + bare + silence, samples=held)
 
 
-def _frame_bytes(head: int) -> int:
-    """Return the bytes of a frame with this header. 0 if it is no header."""
-    version, layer, bitrate, rate = head >> 19 & 3, head >> 17 & 3, head >> 12 & 15, head >> 10 & 3
-    if head >> 21 != 0x7FF or version == 1 or layer == 0 or bitrate in (0, 15) or rate == 3:
-        return 0
-    padding, bits_per_s = head >> 9 & 1, _KBIT_PER_S[version == _MPEG_1, layer][bitrate] * 1000
-    rate_hz = _RATES_HZ[rate] >> _SHIFTS[version]
-    if layer == _LAYER_1:
-        return (12 * bits_per_s // rate_hz + padding) * 4
-    return _samples(head) // 8 * bits_per_s // rate_hz + padding
+def _begin(content: bytes) -> int | None:
+    """Return the offset of the first frame. None if there is none.
+
+    Programs write wrong sizes into tags, or other bytes before the first frame.
+
+    Raises:
+        Unusable: these bytes may be a damaged frame.
+    """
+    tags_end = end_of_tags(content, 0)
+    after_header = _ID3_HEADER if content.startswith(b"ID3") else 0
+    if frame_bytes(int.from_bytes(content[tags_end : tags_end + 4], "big")):
+        early = first_frame(content, after_header, tags_end)
+        return early if early is not None and reaches(content, early, tags_end) else tags_end
+    begin = first_frame(content, after_header, tags_end + _MAX_JUNK)
+    if begin is None or not content[tags_end:begin].strip(b"\0"):
+        return begin
+    if _is_info(content, begin):  # it is the first frame, and counts the others
+        return begin
+    raise Unusable(
+        "unreadable", f"{begin - tags_end:,} bytes before the first whole frame may be another"
+    )
 
 
-def _samples(head: int) -> int:
-    """Return the samples of a frame with this header."""
-    version, layer = head >> 19 & 3, head >> 17 & 3
-    if layer == _LAYER_1:
-        return 384
-    if version == _MPEG_1 or layer == _LAYER_2:
-        return 1152
-    return 576
+def _is_info(content: bytes, place: int) -> bool:
+    head = int.from_bytes(content[place : place + 4], "big")
+    size = frame_bytes(head)
+    return bool(_infos(content[place : place + size], head, {0: size}))
 
 
 def _frames(content: bytes, first: int) -> tuple[list[tuple[int, int]], int]:
@@ -102,61 +112,32 @@ def _frames(content: bytes, first: int) -> tuple[list[tuple[int, int]], int]:
     while True:
         header = content[place : place + 4]
         if (size := sizes.get(header)) is None:
-            size = sizes[header] = _bytes_like(header, first)
+            size = sizes[header] = bytes_like(header, first)
         if size and place + size <= len(content):
             frames.append((place, size))
             place += size
             continue
-        after = _end_of_tags(content, place)
-        if size or not _bytes_like(content[after : after + 4], first):
+        after = end_of_tags(content, place)
+        if size or not bytes_like(content[after : after + 4], first):
             return frames, place
-        place = after
-
-
-def _bytes_like(header: bytes, first: int) -> int:
-    """Return the bytes of a frame with this header.
-
-    0 if it is no header, or does not belong to a file with the first header `first`.
-    """
-    head = int.from_bytes(header, "big")
-    same = (head ^ first) & _FIXED == 0 and _mono(head) == _mono(first)
-    if not same or len(header) != 4:
-        return 0
-    return _frame_bytes(head)
-
-
-def _mono(head: int) -> bool:
-    return head & _MODE == _MODE
-
-
-def _end_of_tags(content: bytes, place: int) -> int:
-    """Return the end of the tags that begin at `place`."""
-    while True:
-        after = skip_id3(content, place)
-        if content[after : after + 3] == b"TAG":
-            after += 128
-        if content[after : after + 8] == b"APETAGEX" and len(content) >= after + 16:
-            after += 32 + struct.unpack_from("<I", content, after + 12)[0]
-        if after == place:
-            return place
         place = after
 
 
 def _check_end(content: bytes, end: int) -> None:
     """Raise Unusable if the bytes after the last frame may have been frames."""
-    rest = content[_end_of_tags(content, end) :]
+    rest = content[end_of_tags(content, end) : begin_of_last_tags(content, end)]
     if not rest.strip(b"\0") or rest.startswith((b"LYRICSBEGIN", b"APETAGEX")):
         return
-    if _frame_bytes(int.from_bytes(rest[:4], "big")) > 0 or len(rest) < 4:
+    if frame_bytes(int.from_bytes(rest[:4], "big")) > 0 or len(rest) < 4:
         raise Unusable("truncated", f"the last frame, at byte {end:,}, is cut")
     raise Unusable("unreadable", f"no frame at byte {end:,} of {len(content):,}")
 
 
 def _infos(content: bytes, head: int, sizes: dict[int, int]) -> dict[int, _Info]:
     """Return offset -> info frame. An info frame describes the file and has no sound."""
-    if head >> 17 & 3 != _LAYER_3:
+    if head >> 17 & 3 != LAYER_3:
         return {}
-    side = _SIDE[head >> 19 & 3 == _MPEG_1, _mono(head)]
+    side = _SIDE[head >> 19 & 3 == MPEG_1, is_mono(head)]
     found = {}
     for word in (b"Xing", b"Info"):
         for name in re.finditer(word, content):
@@ -213,5 +194,5 @@ _CRC16 = tuple(map(_crc16_of, range(256)))
 def _silence(head: int, size: int) -> bytes:
     """Return frames without sound, together at least `size` bytes."""
     head = head & ~(_BITRATE | _PADDING) | _HIGHEST | _NO_CHECKSUM
-    frame = head.to_bytes(4, "big").ljust(_frame_bytes(head), b"\0")
+    frame = head.to_bytes(4, "big").ljust(frame_bytes(head), b"\0")
     return frame * (max(0, size) // len(frame) + 2)
