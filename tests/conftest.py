@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import forked_commands
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from local_study import calm  # noqa: F401  fixture
 from made_once import made_once
 from slurm_cluster import cluster, quiet  # noqa: F401  fixtures
+from xdist.scheduler import LoadScopeScheduling
 
 ENDS = end_with_this_process()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -18,6 +21,13 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Several ranks share two cores. One thread also gives the same bits on every machine.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# The fork server of multiprocessing starts once per worker. Without these, a test that comes later
+# with other decoders would wait seconds for the imports of each of its processes.
+DECODERS = ("furnace_hpc.data.packing.rendering", "furnace_hpc.data.decode.images")
+DECODERS += ("furnace_hpc.data.decode.audio", "librosa.feature.spectral", "soundfile")
+set_preload = forkserver.set_forkserver_preload
+forkserver.set_forkserver_preload = lambda names: set_preload([*names, *DECODERS])
 
 # Tests marked `fuzz` take their number of examples from here: few and always the same ones in CI,
 # many new ones in benchmarks/fuzz.py.
@@ -39,25 +49,35 @@ FIRST = ("test_documents", "test_drill", "test_local", "real_slurm", "engine", "
 ALONE = ("test_local", "test_watchdog", "test_full_disk")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests, and keep those of a file in one worker.
-
-    Those of engine/ share a server of ranks.
-    """
-    for item in items:
-        group = item.path.stem
-        if group in ALONE:
-            group = item.name
-        elif item.path.parent.name == "engine":
-            group = "engine"
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=_place)
+    """Order the tests."""
+    items.sort(key=lambda item: _place(item.path))
 
 
-def _place(item: pytest.Item) -> int:
-    names = {item.path.stem, item.path.parent.name}
+def _place(path: Path) -> int:
+    names = {path.stem, path.parent.name}
     return next((place for place, name in enumerate(FIRST) if name in names), len(FIRST))
+
+
+class _Groups(LoadScopeScheduling):
+    """Keeps the tests of a file in one worker, and all of engine/, which share a server of ranks.
+
+    pytest-xdist 3.8 ignores its own mark xdist_group under pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(nodeid.partition("::")[0])
+        if path.stem in ALONE:
+            return nodeid
+        if path.parent.name == "engine":
+            return "engine"
+        return str(path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Give groups of tests to workers."""
+    return _Groups(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
