@@ -29,24 +29,29 @@ DECODERS += ("furnace_hpc.data.decode.audio", "librosa.feature.spectral", "sound
 set_preload = forkserver.set_forkserver_preload
 forkserver.set_forkserver_preload = lambda names: set_preload([*names, *DECODERS])
 
-# Tests marked `fuzz` take their number of examples from here: few and always the same ones in CI,
-# many new ones in benchmarks/fuzz.py.
-EXAMPLES = int(os.environ.get("FURNACE_FUZZ_EXAMPLES", "50"))
-settings.register_profile(
-    "furnace",
-    max_examples=EXAMPLES,
-    derandomize="FURNACE_FUZZ_EXAMPLES" not in os.environ,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-settings.load_profile("furnace")
+# Tests marked `fuzz` take their number of examples from here: always the same ones in CI, many new
+# ones in benchmarks/fuzz.py. The slow tests run them with --hypothesis-profile=full.
+GIVEN = os.environ.get("FURNACE_FUZZ_EXAMPLES")
+for name, examples in (("fast", 20), ("full", 50)):
+    settings.register_profile(
+        name,
+        max_examples=int(GIVEN or examples),
+        derandomize=GIVEN is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+settings.load_profile("fast")
 
 
 # The longest tests begin first, so that no worker ends late.
 FIRST = ("test_documents", "test_drill", "test_local", "real_slurm", "engine", "project", "launch")
 # Every test of these files can run in another worker. They share what made_once makes.
-ALONE = ("test_local", "test_watchdog", "test_full_disk")
+ALONE = ("test_local", "test_full_disk", "test_portable_bits", "test_gpu_check")
+# Their tests share a server that has imported torch. Its start takes as long as ten of them.
+SERVED = {"engine": "ranks", "test_pack": "commands", "test_token_commands": "commands"}
+SERVED |= {"test_first_day": "commands"}
+NOT_SERVED = ("test_watchdog",)  # in engine/, without forked ranks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,7 +65,7 @@ def _place(path: Path) -> int:
 
 
 class _Groups(LoadScopeScheduling):
-    """Keeps the tests of a file in one worker, and all of engine/, which share a server of ranks.
+    """Keeps the tests of a file in one worker, and those that share a server.
 
     pytest-xdist 3.8 ignores its own mark xdist_group under pytest 9.2.
     """
@@ -69,9 +74,9 @@ class _Groups(LoadScopeScheduling):
         path = Path(nodeid.partition("::")[0])
         if path.stem in ALONE:
             return nodeid
-        if path.parent.name == "engine":
-            return "engine"
-        return str(path)
+        if path.stem in NOT_SERVED:
+            return str(path)
+        return SERVED.get(path.stem) or SERVED.get(path.parent.name) or str(path)
 
 
 @pytest.hookimpl(optionalhook=True)
