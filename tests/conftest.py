@@ -48,10 +48,6 @@ settings.load_profile("fast")
 FIRST = ("test_documents", "test_drill", "test_local", "real_slurm", "engine", "project", "launch")
 # Every test of these files can run in another worker. They share what made_once makes.
 ALONE = ("test_local", "test_full_disk", "test_portable_bits", "test_gpu_check")
-# Their tests share a server that has imported torch. Its start takes as long as ten of them.
-SERVED = {"engine": "ranks", "test_pack": "commands", "test_token_commands": "commands"}
-SERVED |= {"test_first_day": "commands"}
-NOT_SERVED = ("test_watchdog",)  # in engine/, without forked ranks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,7 +61,7 @@ def _place(path: Path) -> int:
 
 
 class _Groups(LoadScopeScheduling):
-    """Keeps the tests of a file in one worker, and those that share a server.
+    """Keeps the tests of a file in one worker, and all of engine/, which share a server of ranks.
 
     pytest-xdist 3.8 ignores its own mark xdist_group under pytest 9.2.
     """
@@ -74,9 +70,9 @@ class _Groups(LoadScopeScheduling):
         path = Path(nodeid.partition("::")[0])
         if path.stem in ALONE:
             return nodeid
-        if path.stem in NOT_SERVED:
-            return str(path)
-        return SERVED.get(path.stem) or SERVED.get(path.parent.name) or str(path)
+        if path.parent.name == "engine" and path.stem != "test_watchdog":
+            return "engine"
+        return str(path)
 
 
 @pytest.hookimpl(optionalhook=True)
