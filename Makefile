@@ -21,11 +21,12 @@ demo: $(VENV)/.demo
 demo-slurm: $(VENV)/.demo
 	$(BIN)/furnace submit --grid ablation --cluster devcluster --yes --wait
 
-# tests/conftest.py has the order of the tests, and which share a worker. Slow ones wait most of their time.
+# tests/conftest.py has the order of the tests, and which share a worker. Workers wait part of their time,
+# those of slow tests most of it: on two cores three and four are faster than two.
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses
 
 test: $(VENV)/.dev
-	$(PYTEST) 2 -m "not slow"
+	$(PYTEST) 3 -m "not slow"
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) 4 -m "slow or fuzz" --hypothesis-profile=full
