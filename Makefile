@@ -21,8 +21,8 @@ demo: $(VENV)/.demo
 demo-slurm: $(VENV)/.demo
 	$(BIN)/furnace submit --grid ablation --cluster devcluster --yes --wait
 
-# tests/conftest.py has the order of the tests, and which share a worker. Workers wait part of their time,
-# those of slow tests most of it: on two cores three and four are faster than two.
+# tests/conftest.py has the order of the tests, and which share a worker. Workers wait part of their time, those of
+# slow tests most of it.
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses
 
 test: $(VENV)/.dev
