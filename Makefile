@@ -21,14 +21,15 @@ demo: $(VENV)/.demo
 demo-slurm: $(VENV)/.demo
 	$(BIN)/furnace submit --grid ablation --cluster devcluster --yes --wait
 
-# tests/conftest.py has the order of the tests, and which share a worker. Slow ones wait most of their time.
-PYTEST := $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder --numprocesses
+# tests/conftest.py has the order of the tests, and which share a worker. Workers wait part of their time, those of
+# slow tests most of it.
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses
 
 test: $(VENV)/.dev
-	$(PYTEST) 2 -m "not slow"
+	$(PYTEST) 3 -m "not slow"
 
 test-slow: $(VENV)/.dev
-	$(PYTEST) 4 -m slow
+	$(PYTEST) 4 -m "slow or fuzz" --hypothesis-profile=full
 
 test-slurm: $(VENV)/.dev
 	$(PYTEST) 4 -m slurm

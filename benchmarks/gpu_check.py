@@ -94,7 +94,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", default=os.environ.get("OUT", "gpu_check"), help="output folder")
     parser.add_argument("--small", action="store_true", help="tiny sizes, also for a CPU")
     parser.add_argument("--limit-s", type=float, default=3600, help="time for all parts")
-    parser.add_argument("--only", help="only parts whose name contains this")
+    parser.add_argument("--only", nargs="+", help="only parts whose name contains one of these")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--runs", help=argparse.SUPPRESS)
     parser.add_argument("--argument", default="", help=argparse.SUPPRESS)
@@ -113,7 +113,7 @@ def _pack(folder: Path) -> str:
 def _run_parts(options: argparse.Namespace, out: Path, deadline_s: float) -> list[dict[str, Any]]:
     rows = []
     for part, argument in PARTS:
-        if options.only and options.only not in part:
+        if options.only and not any(only in f"{part} {argument}" for only in options.only):
             continue
         started_s = time.monotonic()
         left_s = min(deadline_s - started_s, PART_S[options.small])

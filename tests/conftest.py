@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import forked_commands
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from local_study import calm  # noqa: F401  fixture
 from made_once import made_once
 from slurm_cluster import cluster, quiet  # noqa: F401  fixtures
+from xdist.scheduler import LoadScopeScheduling
 
 ENDS = end_with_this_process()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -19,45 +22,64 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Several ranks share two cores. One thread also gives the same bits on every machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Tests marked `fuzz` take their number of examples from here: few and always the same ones in CI,
-# many new ones in benchmarks/fuzz.py.
-EXAMPLES = int(os.environ.get("FURNACE_FUZZ_EXAMPLES", "50"))
-settings.register_profile(
-    "furnace",
-    max_examples=EXAMPLES,
-    derandomize="FURNACE_FUZZ_EXAMPLES" not in os.environ,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-settings.load_profile("furnace")
+# The fork server of multiprocessing starts once per worker. Without these, a test that comes later
+# with other decoders would wait seconds for the imports of each of its processes.
+DECODERS = ("furnace_hpc.data.packing.rendering", "furnace_hpc.data.decode.images")
+DECODERS += ("furnace_hpc.data.decode.audio", "librosa.feature.spectral", "soundfile")
+set_preload = forkserver.set_forkserver_preload
+forkserver.set_forkserver_preload = lambda names: set_preload([*names, *DECODERS])
+
+# Tests marked `fuzz` take their number of examples from here: always the same ones in CI, many new
+# ones in benchmarks/fuzz.py. The slow tests run them with --hypothesis-profile=full.
+GIVEN = os.environ.get("FURNACE_FUZZ_EXAMPLES")
+for name, examples in (("fast", 20), ("full", 50)):
+    settings.register_profile(
+        name,
+        max_examples=int(GIVEN or examples),
+        derandomize=GIVEN is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+settings.load_profile("fast")
 
 
 # The longest tests begin first, so that no worker ends late.
-FIRST = ("test_documents", "test_drill", "test_local", "real_slurm", "engine", "project", "launch")
+FIRST = ("test_documents", "test_drill", "test_local", "real_slurm", "engine", "test_xor")
+FIRST += ("project", "launch")
 # Every test of these files can run in another worker. They share what made_once makes.
-ALONE = ("test_local", "test_watchdog", "test_full_disk")
+ALONE = ("test_local", "test_full_disk", "test_portable_bits", "test_gpu_check")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests, and keep those of a file in one worker.
-
-    Those of engine/ share a server of ranks.
-    """
-    for item in items:
-        group = item.path.stem
-        if group in ALONE:
-            group = item.name
-        elif item.path.parent.name == "engine":
-            group = "engine"
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=_place)
+    """Order the tests."""
+    items.sort(key=lambda item: _place(item.path))
 
 
-def _place(item: pytest.Item) -> int:
-    names = {item.path.stem, item.path.parent.name}
+def _place(path: Path) -> int:
+    names = {path.stem, path.parent.name}
     return next((place for place, name in enumerate(FIRST) if name in names), len(FIRST))
+
+
+class _Groups(LoadScopeScheduling):
+    """Keeps the tests of a file in one worker, and all of engine/, which share a server of ranks.
+
+    pytest-xdist 3.8 ignores its own mark xdist_group under pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(nodeid.partition("::")[0])
+        if path.stem in ALONE:
+            return nodeid
+        if path.parent.name == "engine" and path.stem != "test_watchdog":
+            return "engine"
+        return str(path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Give groups of tests to workers."""
+    return _Groups(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ import forked_commands
 import numpy as np
 import pytest
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.sets.tridigits.pack import pack, pack_once
@@ -25,7 +26,7 @@ from furnace_hpc.data.sets.tridigits.speech import (
     draw_requests,
     synthesise,
 )
-from furnace_hpc.pack import mmimdb, tridigits
+from furnace_hpc.pack import main, mmimdb, tridigits
 
 SMALL = {"train": 60, "val": 20, "test": 20, "speech": "bank"}
 
@@ -257,7 +258,7 @@ def test_pack_command(tmp_path, capsys):
     assert json.loads((out / "manifest.json").read_text())["fingerprint"] != fingerprint
 
 
-def test_wrong_options_are_named(tmp_path):
+def test_wrong_options_are_named(tmp_path, capsys):
     with pytest.raises(
         ConfigError, match="--train is 0: input should be greater than or equal to 1"
     ):
@@ -268,7 +269,10 @@ def test_wrong_options_are_named(tmp_path):
         mmimdb(tmp_path, tmp_path, plot="last")
     with pytest.raises(ConfigError, match=r"split\.json is missing: check --source"):
         mmimdb(tmp_path, tmp_path)
-    assert run(2, "tridigit", "--out", "x") == (
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, ["tridigit", "--out", "x"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
         "error: unknown data set 'tridigit'; did you mean 'tridigits'? "
         "(valid: audioset, avmnist, mmimdb, tridigits)\n"
     )

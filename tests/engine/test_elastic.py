@@ -64,10 +64,21 @@ PHASES = [
             case("resume", "stage 1 of 2", 3, zero=OFFLOADED),
             case("resume", "stage 3 of 2", 3, zero=OFFLOADED),
             case("resume", "offloaded stage 3 of 2", 3),
-            case("begin", "fresh stage 1", 1, to_stage=3),
             case("begin", "fresh stage 3", 3, to_stage=2, zero={}),
+        ],
+    ),
+]
+# Two ranks save and one loads: few processes, each with few engines.
+QUICK = [
+    (2, [case("make", f"stage {stage} of 2", stage) for stage in (0, 1, 2)]),
+    (
+        1,
+        [
+            case("resume", "stage 2 of 2", 3),
+            case("resume", "stage 0 of 2", 0),
+            case("begin", "fresh stage 1", 1, to_stage=3),
             case("refuse", "stage 0 of 2", 1),
-            case("refuse", "stage 3 of 2", 0),
+            case("refuse", "stage 2 of 2", 0),
             case("refuse", "stage 1 of 2", 2, fusion=True),
         ],
     ),
@@ -81,12 +92,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> list[Any]:
-    return run_phases(folder, "elastic_work", PHASES)
+    return run_phases(folder, "elastic_work", QUICK)
 
 
-def test_complete_state_is_loaded(answers: list[Any]):
+@pytest.fixture(scope="module")
+def all_answers(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return run_phases(tmp_path_factory.mktemp("all"), "elastic_work", PHASES)
+
+
+def test_one_rank_loads_the_state_of_two(answers: list[Any]):
+    check_resumed(answers, 2)
+    check_begun(answers, 1)
+
+
+@pytest.mark.slow
+def test_complete_state_is_loaded(all_answers: list[Any]):
+    """By 1, 2 and 4 ranks, at every stage, in bf16 and offloaded."""
+    check_resumed(all_answers, 13)
+    check_begun(all_answers, 1)
+
+
+def check_resumed(answers: list[Any], count: int) -> None:
     resumed = [answer for answer in answers if "differences" in answer]
-    assert len(resumed) == 13
+    assert len(resumed) == count
     for answer in resumed:
         assert set(answer["differences"].values()) == {0.0}, answer
         assert answer["same_groups"], answer
@@ -98,10 +126,10 @@ def test_complete_state_is_loaded(answers: list[Any]):
         assert answer["loss_difference"] <= (1e-3 if answer.get("precision") else 1e-6), answer
 
 
-def test_checkpoint_of_step_0(answers: list[Any]):
-    """It has no moments, and it can be loaded."""
+def check_begun(answers: list[Any], count: int) -> None:
+    """A checkpoint of step 0 has no moments, and it can be loaded."""
     begun = [answer for answer in answers if "wanted" in answer]
-    assert len(begun) == 2
+    assert len(begun) == count
     for answer in begun:
         assert answer["got"] == pytest.approx(answer["wanted"], abs=1e-6)
 

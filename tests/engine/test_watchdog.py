@@ -7,7 +7,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -35,64 +38,85 @@ def work(folder: Path, how: str, start_s: float = 60) -> tuple[int, float, str]:
     return code, max(silent, default=0.0), text
 
 
-def test_hung_rank(tmp_path):
-    code, silent_s, log = work(tmp_path, "sleeps")
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """How -> the folder and what `work` or `freeze` returned.
+
+    All ranks run at the same time, because each sleeps most of its time.
+    """
+    ways = {"sleeps": 60.0, "holds": 60.0, "start": T + 3, "works": 60.0, "saves": 60.0}
+    place = tmp_path_factory.mktemp("ranks")
+    with ThreadPoolExecutor() as pool:
+        ends = {how: pool.submit(work, place / how, how, start_s) for how, start_s in ways.items()}
+        ends["frozen"] = pool.submit(freeze, place / "frozen")
+        yield lambda how: (place / how, ends[how].result())
+
+
+def freeze(folder: Path) -> int:
+    """Stop a rank for longer than the limit, and continue it. Return its exit code."""
+    lifecycle.begin(str(folder), {})
+    with RunFolder(folder).log(1, 0).open("w") as log:
+        rank = subprocess.Popen(
+            [sys.executable, WORK, str(folder), "sleeps", str(T), "60"], stdout=log, stderr=log
+        )
+        while "hangs at " not in RunFolder(folder).log(1, 0).read_text():
+            assert rank.poll() is None
+            time.sleep(0.05)
+        rank.send_signal(signal.SIGSTOP)
+        time.sleep(T + 1)  # less than faulthandler's delay
+        rank.send_signal(signal.SIGCONT)
+        return rank.wait(10)
+
+
+def test_hung_rank(ranks):
+    folder, (code, silent_s, log) = ranks("sleeps")
     assert (code, T - T / 4 - 0.5 < silent_s < T + 5) == (lifecycle.EXIT_HANG, True), silent_s
     assert "HANG: no progress for 2 s in step 8. Stacks of all threads:" in log
     assert "in hang" in log
-    assert lifecycle.decide(str(tmp_path), 1, code) == "requeue"
-    record = lifecycle.read_attempt(str(tmp_path), 1)
+    assert lifecycle.decide(str(folder), 1, code) == "requeue"
+    record = lifecycle.read_attempt(str(folder), 1)
     error = (
         "rank 0 made no progress for 2 s in step 8; the stacks of its threads are in logs/1-0.log"
     )
     assert (record["reason"], record["step"], record["error"]) == ("hang", 7, error)
 
 
-def test_stuck_interpreter(tmp_path):
+def test_stuck_interpreter(ranks):
     """If the watchdog's own thread is stuck, faulthandler ends the rank."""
-    code, silent_s, log = work(tmp_path, "holds")
+    folder, (code, silent_s, log) = ranks("holds")
     assert (code, T - T / 4 - 0.5 < silent_s < T + 5) == (1, True), silent_s
     assert "Timeout (" in log
     assert "in hang" in log
-    lifecycle.decide(str(tmp_path), 1, code)
-    record = lifecycle.read_attempt(str(tmp_path), 1)
+    lifecycle.decide(str(folder), 1, code)
+    record = lifecycle.read_attempt(str(folder), 1)
     assert (record["reason"], record["error"].partition(";")[0]) == (
         "hang",
         "its interpreter was stuck",
     )
 
 
-def test_stopped_and_continued_rank(tmp_path):
+def test_stopped_and_continued_rank(ranks):
     """The rank records that it was frozen, and its host is suspected."""
-    lifecycle.begin(str(tmp_path), {})
-    with RunFolder(tmp_path).log(1, 0).open("w") as log:
-        rank = subprocess.Popen(
-            [sys.executable, WORK, str(tmp_path), "sleeps", str(T), "60"], stdout=log, stderr=log
-        )
-        while "hangs at " not in RunFolder(tmp_path).log(1, 0).read_text():
-            time.sleep(0.05)
-        rank.send_signal(signal.SIGSTOP)
-        time.sleep(T + 1)  # less than faulthandler's delay
-        rank.send_signal(signal.SIGCONT)
-        assert rank.wait(10) == lifecycle.EXIT_HANG
-    lifecycle.decide(str(tmp_path), 1, lifecycle.EXIT_HANG)
-    record = lifecycle.read_attempt(str(tmp_path), 1)
+    folder, code = ranks("frozen")
+    assert code == lifecycle.EXIT_HANG
+    lifecycle.decide(str(folder), 1, lifecycle.EXIT_HANG)
+    record = lifecycle.read_attempt(str(folder), 1)
     assert record["error"].startswith("rank 0 was frozen for 2 s in step ")
     assert record["blamed"] == [socket.gethostname()]
 
 
-def test_start_has_its_own_limit(tmp_path):
-    code, silent_s, log = work(tmp_path, "start", start_s=T + 3)
+def test_start_has_its_own_limit(ranks):
+    _, (code, silent_s, log) = ranks("start")
     assert (code, T + 2.5 < silent_s < T + 8) == (lifecycle.EXIT_HANG, True), silent_s
     assert "no progress for 5 s in the start" in log
 
 
-def test_no_hang(tmp_path):
-    for how in ("works", "saves"):
-        code, _, log = work(tmp_path / how, how)
-        assert (code, log) == (0, "")
-        [verdict] = lifecycle.read_verdicts(str(tmp_path / how), 1)
-        assert (verdict["verdict"], verdict["step"]) == ("done", 7)
+@pytest.mark.parametrize("how", ["works", "saves"])
+def test_no_hang(ranks, how):
+    folder, (code, _, log) = ranks(how)
+    assert (code, log) == (0, "")
+    [verdict] = lifecycle.read_verdicts(str(folder), 1)
+    assert (verdict["verdict"], verdict["step"]) == ("done", 7)
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@ PARSED    the command's parser accepts it: every option exists and every value h
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
+import forked_commands
 import pytest
 import typer
 import yaml
@@ -293,25 +295,53 @@ def test_readme_in_chinese_has_the_same_table():
     assert {"declared.json", "tune"} <= {*re.findall(r"`([a-z.]+)`", chinese)}
 
 
+PAGES = ("docs/grids.md", "docs/tables.md", "docs/export.md")
+DEMO = "furnace submit --grid ablation"  # as `make demo` runs it
+
+
+def printed_in(*pages: str) -> list[str]:
+    """The commands of these pages that run, in their order."""
+    found = [c.line for page in pages for c in ALL if c.document == page and level(c) == "RUN"]
+    return list(dict.fromkeys(found))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_commands_of_readme_work_in_order(first_day):
-    """Each command of README and of three pages runs as printed."""
-    pages = ("README.md", "docs/grids.md", "docs/tables.md", "docs/export.md")
-    found = [c.line for page in pages for c in ALL if c.document == page and level(c) == "RUN"]
-    lines = list(dict.fromkeys(found))
-    assert len(lines) > 18
-    demo = "furnace submit --grid ablation"  # as `make demo` runs it
-    lines.insert(next(n for n, line in enumerate(lines) if line.startswith("furnace export")), demo)
+    """Each command of README runs in a shell as printed, and each of three pages with its words.
+
+    The other pages show more options of the same commands. So processes forked from one that has
+    imported them run those.
+    """
+    lines = printed_in("README.md")
+    others = [line for line in printed_in(*PAGES) if line not in lines]
+    assert len(lines) > 7
+    assert len(others) > 9
+    lines.insert(next(n for n, line in enumerate(lines) if line.startswith("furnace export")), DEMO)
     for line in lines:
-        done = shell(first_day, line)
-        said = done.stdout + done.stderr
-        assert done.returncode == 0, f"{line}\n{said}"
-        assert "Traceback" not in said, line
+        check(line, shell(first_day, line))
+    for line in others:
+        check(line, forked(first_day, line))
     assert len(list((first_day / "results").glob("my_study*/report.html"))) == 4
     (code,) = blocks(ROOT / "README.md", "python")
     done = shell(first_day, f"python -c '{code}'")
     assert done.returncode == 0, done.stderr
+
+
+def check(line: str, done: subprocess.CompletedProcess[str]) -> None:
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, f"{line}\n{said}"
+    assert "Traceback" not in said, line
+
+
+def forked(place: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """A line without characters of the shell, as a forked process."""
+    program, name, *words = shlex.split(line, comments=True)
+    assert program == "furnace"
+    assert not set("*$|&;<>") & set(line), line
+    return forked_commands.run(
+        [sys.executable, "-m", f"furnace_hpc.{name}", *words], cwd=place, timeout=600
+    )
 
 
 def test_setting_words_can_be_read_back():

@@ -65,16 +65,18 @@ def run(place: Path, name: str, shell: str = "", **environment: str) -> tuple[in
     return done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1")
 
 
+slow = pytest.mark.slow  # each starts a new Python, since that reads the locale
+
+
 @pytest.mark.parametrize(
     ("name", "environment"),
     [
-        ("aggregate", ASCII),
-        ("aggregate", OLD_C),
-        ("aggregate", {"LC_ALL": "C"}),
-        ("aggregate", LATIN),
-        *((name, OLD_C) for name in OPTIONS if name != "aggregate"),
+        pytest.param("aggregate", ASCII, id="ascii"),
+        pytest.param("aggregate", OLD_C, id="old-c"),
+        pytest.param("aggregate", {"LC_ALL": "C"}, id="c", marks=slow),
+        pytest.param("aggregate", LATIN, id="latin", marks=slow),
+        *(pytest.param(name, OLD_C, id=name) for name in OPTIONS if name != "aggregate"),
     ],
-    ids=["ascii", "old-c", "c", "latin", *(name for name in OPTIONS if name != "aggregate")],
 )
 def test_every_locale_shows_every_command(place, name, environment):
     code, out, error = run(place, name, **environment)
@@ -98,9 +100,9 @@ def test_every_locale_shows_every_command(place, name, environment):
     [
         ("aggregate", ALL_CLOSED),
         ("status", ">&-"),
-        ("cancel", ALL_CLOSED),
-        ("submit", ">&-"),
-        ("doctor", ALL_CLOSED),
+        pytest.param("cancel", ALL_CLOSED, marks=slow),
+        pytest.param("submit", ">&-", marks=slow),
+        pytest.param("doctor", ALL_CLOSED, marks=slow),
     ],
 )
 def test_a_closed_stdout_changes_no_exit_code(place, name, closed):
@@ -114,7 +116,12 @@ def test_a_closed_stdout_changes_no_exit_code(place, name, closed):
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("aggregate", 1), ("cancel", 0), ("status", EXIT_BROKEN_PIPE), ("schema", EXIT_BROKEN_PIPE)],
+    [
+        pytest.param("aggregate", 1, marks=slow),
+        ("cancel", 0),
+        ("status", EXIT_BROKEN_PIPE),
+        pytest.param("schema", EXIT_BROKEN_PIPE, marks=slow),
+    ],
 )
 def test_a_reader_that_leaves(place, name, code):
     """A command that only prints ends. Another one continues to its own exit code."""

@@ -21,6 +21,7 @@ import traceback
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ LIGHT += ("furnace_hpc.tables.output.report", "furnace_hpc.launch.local_queue")
 NEED_TORCH = ("pack", "predict")
 HEAVY = ("torch", "sklearn.datasets", "librosa", "soundfile", "transformers.models.bert")
 HEAVY += ("furnace_hpc.data.packing.pack", "furnace_hpc.inference.predictor")
+HEAVY += ("furnace_hpc.data.packing.rendering", "librosa.feature.spectral")
 # Python and its libraries read these when they start.
 AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "LD_", "HF_", "MPL", "NUMBA_", "DS_")
 MOST_BYTES = 200_000
@@ -153,6 +155,32 @@ def _start(connection: socket.socket) -> dict[str, Any]:
     return json.loads(data)
 
 
+def _start_fork_server() -> None:
+    """Fork the server from which multiprocessing forks decoders, before there are threads.
+
+    A new interpreter would import the decoders again for each command.
+    """
+    start = util.spawnv_passfds
+
+    def fork(path: bytes, words: list[str], passed: list[int]) -> int:
+        if "multiprocessing.forkserver" not in words[-1]:
+            return start(path, words, passed)
+        if pid := os.fork():
+            return pid
+        for entry in list(Path("/proc/self/fd").iterdir()):
+            if int(entry.name) not in (0, 1, 2, *passed):
+                with suppress(OSError):
+                    os.close(int(entry.name))
+        try:
+            exec(words[-1], {})  # what the new interpreter would run: it ends with SystemExit
+        finally:
+            os._exit(0)
+
+    util.spawnv_passfds = fork
+    forkserver.ensure_running()
+    util.spawnv_passfds = start
+
+
 def _become(module: str, arguments: list[str], cwd: str, environment: dict, umask: int) -> int:
     """Run a command as `python -m` does. Return its exit code."""
     os.umask(umask)
@@ -160,6 +188,8 @@ def _become(module: str, arguments: list[str], cwd: str, environment: dict, umas
     os.environ.clear()
     os.environ.update(environment)
     sys.argv, sys.path[0] = [module, *arguments], cwd
+    if module.removeprefix(PACKAGE) in NEED_TORCH:
+        _start_fork_server()
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:

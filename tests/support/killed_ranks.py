@@ -15,7 +15,7 @@ from typing import Any
 
 from forked_ranks import forked, wait_for
 
-LIMIT_S = 120
+LIMIT_S = 240
 SYNCS = ("before", "torn", "after")
 RENAMES = ("before", "after")
 

@@ -1,10 +1,12 @@
 """Run folders with a checkpoint of stage 0, made without DeepSpeed, and their exported models."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from made_once import made_once
 from make import make_config
 from raw_sets import write_mmimdb, write_vocab
 from tables_study import result_of
@@ -102,23 +104,28 @@ def packed(plan: PackPlan, out: Path) -> Path:
     return out
 
 
-@pytest.fixture(name="model", scope="module")
+@pytest.fixture(name="model", scope="session")
 def tridigits_model(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
     """A model of the small TriDigits: digit and parity."""
     tasks = [{"name": "digit"}, {"name": "parity"}]
-    return exported(tmp_path_factory.mktemp("tridigits"), small_data, tasks=tasks)
+    make = partial(exported, data=small_data, tasks=tasks)
+    return made_once(tmp_path_factory, "tridigits-model", make) / "model"
 
 
-@pytest.fixture(name="samples", scope="module")
+@pytest.fixture(name="samples", scope="session")
 def tridigits_samples(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
     """samples.jsonl of three test samples, their files beside it."""
-    return write_samples(small_data, tmp_path_factory.mktemp("samples"))[-1]
+    make = partial(write_samples, small_data)
+    return made_once(tmp_path_factory, "tridigits-samples", make) / "samples.jsonl"
 
 
-@pytest.fixture(name="movies", scope="module")
+@pytest.fixture(name="movies", scope="session")
 def packed_movies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The raw folder, its pack beside it, and a model of it."""
-    place = tmp_path_factory.mktemp("mmimdb")
+    return made_once(tmp_path_factory, "movies", make_movies)
+
+
+def make_movies(place: Path) -> None:
     vocab = str(write_vocab(place / "vocab"))
     plan = plan_raw(
         write_mmimdb(place / "raw"), MovieKnobs(ImageKnobs(size=32), vocab, 24, "longest")
@@ -128,4 +135,3 @@ def packed_movies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exported(
         place, data, tokenizer=vocab, tasks=GENRES_TASK, model__modalities=modalities, scores=scores
     )
-    return place
