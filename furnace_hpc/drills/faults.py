@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psutil
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
-from furnace_hpc.launch.ranks.jobs import ranks_of
+from furnace_hpc.launch.local_ranks.jobs import ranks_of
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.slurm import client
