@@ -69,8 +69,8 @@ def signal_rank(rank: int, number: signal.Signals) -> Act:
         if job is None:
             raise UnavailableError(f"job {attempt.job_id} is not in squeue")
         step = ["srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1"]
-        if folder.verdict(attempt.attempt, rank).exists():
-            step.append(f"--nodelist={_host_of(folder, attempt, rank)}")
+        if host := _host_of(folder, attempt, rank):
+            step.append(f"--nodelist={host}")
         arguments = (str(int(number)), str(rank), str(folder.path.resolve()))
         client.run_checked(*step, "python3", "-S", "-c", _ON_NODE, *arguments)
 
@@ -78,9 +78,13 @@ def signal_rank(rank: int, number: signal.Signals) -> Act:
 
 
 def _host_of(folder: RunFolder, attempt: Attempt, rank: int) -> str:
+    """The host of a rank. Empty if it has not reported yet."""
     from furnace_hpc.host.lifecycle import read_verdicts
 
-    return str(read_verdicts(str(folder.path), attempt.attempt)[rank]["host"])
+    for verdict in read_verdicts(str(folder.path), attempt.attempt):
+        if int(verdict["rank"]) == rank:
+            return str(verdict.get("host", ""))
+    return ""
 
 
 def _local_ranks(attempt: Attempt) -> list[psutil.Process]:

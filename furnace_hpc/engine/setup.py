@@ -15,7 +15,7 @@ from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import SCRATCH, stage
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.context import RunContext
-from furnace_hpc.engine.deepspeed_engine import build_engine
+from furnace_hpc.engine.deepspeed_engine import build_engine, place
 from furnace_hpc.engine.determinism import set_up_determinism
 from furnace_hpc.engine.portable import set_up_portable
 from furnace_hpc.engine.ranks.distributed import Processes
@@ -51,8 +51,9 @@ def set_up(
     columns = _open_columns(record.data_dir, spec.data_fingerprint, watchdog)
 
     watchdog.heartbeat("building the model")
-    model = _build_model(config, columns.manifest).to(processes.device)
+    model = _build_model(config, columns.manifest)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    model = place(model, config, processes)
     # DeepSpeed collects garbage four times while it starts. Without this each takes half a second,
     # because of all imported modules.
     gc.freeze()

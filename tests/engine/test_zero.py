@@ -26,6 +26,7 @@ LAUNCHES = {
         [
             ["zero_against_ddp", SHIPPED, 10],
             ["accumulated", 8],
+            ["divided_at_start"],
             ["evaluated", 60],
             ["every_loss", "low_rank", 12],
             ["recomputed", [["transformers", 2], ["transformers", 3], ["bottleneck", 3]]],
@@ -36,6 +37,7 @@ LAUNCHES = {
         [
             ["zero_against_ddp", IN_FP32, 10],
             ["accumulated", 2],
+            ["divided_at_start"],
             ["means_and_maxima"],
             ["every_loss", "low_rank", 12],
         ],
@@ -44,7 +46,7 @@ LAUNCHES = {
     "three": (3, [["evaluated", 7], ["disjoint_modalities", ["cross_attention", "bottleneck"]]]),
     "four": (4, [["zero_against_ddp", ["zero0", "zero1", "zero2", "zero3"], 4]]),
 }
-NEED_DATA = {"zero_against_ddp", "accumulated", "evaluated", "every_loss"}
+NEED_DATA = {"zero_against_ddp", "accumulated", "evaluated", "every_loss", "divided_at_start"}
 Answers = Callable[[str, str], list[Any]]
 
 
@@ -87,6 +89,18 @@ def test_losses_of_all_stages_equal_ddp(launch: str, answers: Answers):
             )
     if len(ddp) == 10:
         assert ddp[-1] < ddp[0] - 0.05
+
+
+@pytest.mark.parametrize("launch", ["one", "two"])
+def test_stage_3_divides_before_the_device(launch: str, answers: Answers):
+    """Initial parameters and three steps equal those of a model that DeepSpeed divides."""
+    world_size = LAUNCHES[launch][0]
+    for of_rank in answers(launch, "divided_at_start"):
+        for answer in of_rank:
+            assert answer["now"] == answer["before"]
+            assert answer["now"][0] != answer["now"][2]
+            assert answer["left_of_whole"] == 0, "no rank holds whole parameters"
+            assert 1 / world_size <= answer["part"] < 1 / world_size + 0.01
 
 
 def test_accumulation(answers: Answers):

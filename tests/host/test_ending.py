@@ -158,7 +158,7 @@ def test_late_close_takes_the_last_write_as_end(tmp_path):
     report(RunFolder(tmp_path), 1, verdict("entered"))
     record = lifecycle.read_attempt(str(tmp_path), 1) | {"start_unix_s": time.time() - 80_000}
     write_json(RunFolder(tmp_path).attempt(1), record)
-    for path in tmp_path.rglob("*.json"):
+    for path in tmp_path.rglob("*.json*"):
         os.utime(path, (0, time.time() - 72_800))
     lifecycle.close(str(tmp_path), 1, "a node failed", "node_fail")
     closed = lifecycle.read_attempt(str(tmp_path), 1)

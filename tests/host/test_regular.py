@@ -112,7 +112,7 @@ def test_regular_file_is_read_up_to_a_size(tmp_path):
 FILES = (
     "spec.json",
     "attempts/1.json",
-    "verdicts/1-0.json",
+    "verdicts/1-0.jsonl",
     "metrics/1.jsonl",
     "metrics/2.jsonl",
     "logs/1-0.log",
