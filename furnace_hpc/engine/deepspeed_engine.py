@@ -52,7 +52,7 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
     return engine
 
 
-def place(model: nn.Module, config: TrainConfig, processes: Processes) -> nn.Module:
+def place(model: nn.Module, config: TrainConfig, processes: Processes) -> None:
     """Collective. Move the model to the device. At stage 3 each rank moves only its part.
 
     `deepspeed.initialize` would first move the whole model, which may be larger than a GPU. It
@@ -68,7 +68,7 @@ def place(model: nn.Module, config: TrainConfig, processes: Processes) -> nn.Mod
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
         deepspeed.zero.Init(module=model, config_dict_or_path=settings, dtype=dtype)
-    return model.to(processes.device)
+    model.to(processes.device)
 
 
 def deepspeed_config(config: TrainConfig, world_size: int, on_gpu: bool = False) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def set_up(
     watchdog.heartbeat("building the model")
     model = _build_model(config, columns.manifest)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    model = place(model, config, processes)
+    place(model, config, processes)
     # DeepSpeed collects garbage four times while it starts. Without this each takes half a second,
     # because of all imported modules.
     gc.freeze()

@@ -99,7 +99,8 @@ def find_rank() -> Rank:
             f"{missing[0]} is not set: start ranks with srun, or with `furnace submit`"
         )
     node = 0 if is_local else int(os.environ.get("SLURM_NODEID", "0"))
-    return Rank(*(int(os.environ[name]) for name in names), node)
+    rank, local_rank, world_size = (int(os.environ[name]) for name in names)
+    return Rank(rank, local_rank, world_size, node)
 
 
 def _code() -> Path:

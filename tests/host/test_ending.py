@@ -268,3 +268,19 @@ def test_exhausted_budget_fails_until_it_is_raised(tmp_path):
     assert more.action is Action.RESUME
     assert lifecycle.begin(str(run.path), more.attempt.record()) == 4
     assert json.loads(run.attempt(4).read_text())["max_idle_attempts"] == 3
+
+
+def test_log_of_several_ranks_tells_who_was_stuck(tmp_path):
+    """Ranks of a node share a log. One dump of stacks is that of one rank."""
+    run = RunFolder(tmp_path)
+    lifecycle.begin(str(tmp_path), JOB)
+    lines = [json.dumps(verdict("entered", rank=rank, host=f"n{rank}")) for rank in (10, 9, 2)]
+    run.verdict(1, 0).write_text("\n".join([*lines, json.dumps(verdict("done", rank=2)), '{"ve']))
+    run.log(1, 0).write_text("Timeout (0:10:02)!\nThread 0x1 (most recent call first):\n")
+    found = lifecycle.read_verdicts(str(tmp_path), 1)
+    assert [(v["rank"], v["verdict"]) for v in found] == [(2, "done"), (9, "hang"), (10, "entered")]
+    run.log(1, 0).write_text(
+        "[rank10]:[E] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3) ran\n"
+    )
+    found = lifecycle.read_verdicts(str(tmp_path), 1)
+    assert [v["verdict"] for v in found] == ["done", "entered", "hang"]

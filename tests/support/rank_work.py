@@ -124,7 +124,7 @@ def divided_at_start(processes: Processes, data: str) -> list[dict[str, Any]]:
             model = model_of(config, data)
             num_values = sum(parameter.numel() for parameter in model.parameters())
             if how == "now":
-                model = place(model, config, processes)
+                place(model, config, processes)
                 answer["left_of_whole"] = sum(p.numel() for p in model.parameters()) / num_values
                 answer["part"] = sum(p.ds_tensor.numel() for p in model.parameters()) / num_values
                 assert num_values == sum(p.ds_numel for p in model.parameters())

@@ -32,7 +32,7 @@ class HostCopy:
         return sum(size * len(buffers) for size, buffers in self._buffers.items())
 
     def close(self) -> None:
-        """Free the buffers. Nobody may use the last copy any more."""
+        """Free the buffers. The last copy must not be used any more."""
         for buffer in chain.from_iterable(self._buffers.values()):
             buffer.free()
         self._buffers = {}
@@ -96,13 +96,17 @@ class _Buffer:
         self.is_pinned = size >= PINNED_BYTES and torch.cuda.is_available()
         self.storage = torch.empty(size, dtype=torch.uint8).untyped_storage()
         if self.is_pinned:
-            _check(torch.cuda.cudart().cudaHostRegister(self.storage.data_ptr(), size, 0))
+            _check(_cudart().cudaHostRegister(self.storage.data_ptr(), size, 0))
 
     def free(self) -> None:
         """Unpin the memory. It is freed with the last tensor that uses it."""
         if self.is_pinned:
             self.is_pinned = False
-            _check(torch.cuda.cudart().cudaHostUnregister(self.storage.data_ptr()))
+            _check(_cudart().cudaHostUnregister(self.storage.data_ptr()))
+
+
+def _cudart() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
 
 def _check(code: Any) -> None:

@@ -203,7 +203,7 @@ def _wait_for_node(rendezvous: Path, deadline_s: float, world_size: int) -> Addr
 
 
 def _ask_node(rendezvous: Path, timeout_s: float) -> Address | None:
-    """Ask the node's socket. None if nobody listens, or the address does not come in time."""
+    """Ask the node's socket. None if no process listens, or the address does not come in time."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, suppress(OSError):
         connection.settimeout(timeout_s)
         connection.connect(_name(rendezvous))
