@@ -32,7 +32,12 @@ from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records.attempts import read_attempts
-from furnace_hpc.runs.records.checkpoint_files import MANIFEST, is_complete, is_visible
+from furnace_hpc.runs.records.checkpoint_files import (
+    MANIFEST,
+    is_complete,
+    is_visible,
+    read_digests,
+)
 from furnace_hpc.runs.records.metrics import last_record, read_metrics
 from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import read_status
@@ -143,7 +148,8 @@ class Fuzz:
             json.dumps({"files": {name: [1, "0"] for name in names}})
         )
         if self._tally.attempt(
-            "manifests", lambda: (is_complete(checkpoint), is_visible(checkpoint))
+            "manifests",
+            lambda: (is_complete(checkpoint), is_visible(checkpoint, read_digests(checkpoint))),
         ) == (True, True):
             self._tally.leaks.append(f"a checkpoint of {names} counts as complete")
 

@@ -35,7 +35,7 @@ from slurm_cluster import start_cluster  # noqa: E402
 
 from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
-from furnace_hpc.launch.ranks.jobs import ranks_of  # noqa: E402
+from furnace_hpc.launch.local_ranks.jobs import ranks_of  # noqa: E402
 
 HANG_S, DRILL_SEED = 10, 7
 

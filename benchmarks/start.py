@@ -25,7 +25,7 @@ from local_study import command, write_grid  # noqa: E402
 
 from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
-from furnace_hpc.launch.ranks.jobs import FRESH  # noqa: E402
+from furnace_hpc.launch.local_ranks.jobs import FRESH  # noqa: E402
 
 STEPS, GOAL_S = 20, 5.0
 ROWS = "{first: {}, second: {loss.beta: 0.1}, third: {loss.beta: 0.2}}"

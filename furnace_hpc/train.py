@@ -59,9 +59,9 @@ def main(
         attempt = _begin_attempt(folder, rank_info.world_size, data_root_ or data_dir)
     else:
         attempt = _wait_for_attempt(folder)
-    code = 1
+    code, node = 1, int(os.environ.get("GROUP_RANK", "0"))  # torchrun's
     try:
-        with RankVerdict(folder, attempt, rank_info.rank) as verdict:
+        with RankVerdict(folder, attempt, rank_info.rank, node) as verdict:
             code = train(folder, attempt, rank_info, verdict)
     finally:
         if rank_info.rank == 0:

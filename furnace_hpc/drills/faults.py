@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psutil
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
-from furnace_hpc.launch.ranks.jobs import ranks_of
+from furnace_hpc.launch.local_ranks.jobs import ranks_of
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.slurm import client
@@ -81,8 +81,8 @@ def signal_rank(rank: int, number: signal.Signals) -> Act:
         if job is None:
             raise UnavailableError(f"job {attempt.job_id} is not in squeue")
         step = ["srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1"]
-        if folder.verdict(attempt.attempt, rank).exists():
-            step.append(f"--nodelist={_host_of(folder, attempt, rank)}")
+        if host := _host_of(folder, attempt, rank):
+            step.append(f"--nodelist={host}")
         arguments = (str(int(number)), str(rank), str(folder.path.resolve()))
         client.run_checked(*step, "python3", "-S", "-c", _ON_NODE, *arguments)
 
@@ -90,9 +90,13 @@ def signal_rank(rank: int, number: signal.Signals) -> Act:
 
 
 def _host_of(folder: RunFolder, attempt: Attempt, rank: int) -> str:
+    """The host of a rank. Empty if it has not reported yet."""
     from furnace_hpc.host.lifecycle import read_verdicts
 
-    return str(read_verdicts(str(folder.path), attempt.attempt)[rank]["host"])
+    for verdict in read_verdicts(str(folder.path), attempt.attempt):
+        if int(verdict["rank"]) == rank:
+            return str(verdict.get("host", ""))
+    return ""
 
 
 def _local_ranks(attempt: Attempt) -> list[psutil.Process]:

@@ -52,6 +52,25 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
     return engine
 
 
+def place(model: nn.Module, config: TrainConfig, processes: Processes) -> None:
+    """Collective. Move the model to the device. At stage 3 each rank moves only its part.
+
+    `deepspeed.initialize` would first move the whole model, which may be larger than a GPU. It
+    divides a model in the same way, so initial values are equal bit for bit. The context
+    `with deepspeed.zero.Init()` cannot keep them: it draws bf16 values on the GPU, and a module
+    that initializes its parts again finds them divided.
+    """
+    if config.deepspeed.zero_optimization.stage == 3:
+        import deepspeed
+
+        settings = deepspeed_config(config, processes.world_size, processes.device.type == "cuda")
+        dtype = next(key for key, name in _PRECISIONS.items() if name == config.deepspeed.precision)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+        deepspeed.zero.Init(module=model, config_dict_or_path=settings, dtype=dtype)
+    model.to(processes.device)
+
+
 def deepspeed_config(config: TrainConfig, world_size: int, on_gpu: bool = False) -> dict[str, Any]:
     """The run's DeepSpeed file, with batch sizes and gradient clipping from the run's config.
 

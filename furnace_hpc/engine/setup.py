@@ -15,7 +15,7 @@ from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import SCRATCH, stage
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.context import RunContext
-from furnace_hpc.engine.deepspeed_engine import Engine, build_engine
+from furnace_hpc.engine.deepspeed_engine import Engine, build_engine, place
 from furnace_hpc.engine.determinism import set_up_determinism
 from furnace_hpc.engine.metering.flops import Coefficients, step_coefficients
 from furnace_hpc.engine.micro_batch import probe, resolved
@@ -54,9 +54,10 @@ def set_up(
     config = _choose_micro_batch(config, columns, folder, attempt, processes, watchdog)
 
     watchdog.heartbeat("building the model")
-    model = _build_model(config, columns.manifest).to(processes.device)
+    model = _build_model(config, columns.manifest)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = _count_flops(model, config, columns.manifest, folder, processes)
+    place(model, config, processes)
     # DeepSpeed collects garbage four times while it starts. Without this each takes half a second,
     # because of all imported modules.
     gc.freeze()

@@ -101,6 +101,9 @@ ABORTED = re.compile(
     r"|Heartbeat monitor timed out"
 )
 
+# How torch's messages name the rank that prints them.
+RANK_IN_LOG = re.compile(r"^\[rank(\d+)\]|\bRank (\d+)\]", re.MULTILINE)
+
 
 class EndReason(NamedTuple):
     """Why an attempt ended: a key of `END_REASONS`, and a message for people."""
@@ -129,6 +132,15 @@ def verdict_of_log(tail: str) -> Optional[EndReason]:
     pattern = dict(MESSAGES)[verdict]
     line = next((line for line in words.splitlines() if pattern.search(line)), words)
     return EndReason(verdict, line.strip()[:300])
+
+
+def aborted_ranks(tail: str) -> List[int]:
+    """The ranks that C++ aborted, from the end of the log of their node."""
+    ranks = []
+    for line in tail.splitlines():
+        if ABORTED.search(line) or line.lstrip().startswith("what():"):
+            ranks += [int(first or second) for first, second in RANK_IN_LOG.findall(line)]
+    return ranks
 
 
 def reason_of_ranks(

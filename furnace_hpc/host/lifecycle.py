@@ -13,10 +13,11 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from furnace_hpc.host import budget_limits, end_reasons, last_activity
 from furnace_hpc.host.durable_files import create_file, replace_file
 from furnace_hpc.host.end_reasons import EndReason
-from furnace_hpc.host.json_lines import read_json
+from furnace_hpc.host.json_lines import parse_line, parse_lines, read_json
 from furnace_hpc.host.lease import describe as describe
 from furnace_hpc.host.lease import holder as holder
 from furnace_hpc.host.lease import is_alive as is_alive
+from furnace_hpc.host.regular_file import read_regular_text
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP)
 EXIT_STOPPED = 85  # a rank's exit code after it saved and stopped
@@ -192,8 +193,11 @@ def exhausted_budget(run_dir: str, limits: Record) -> str:
     """The message about a budget that the run has exhausted. Empty if there is none."""
     attempts = []
     for number in attempt_numbers(run_dir):
-        attempt = _read_files(run_dir, number)
-        attempts.append(dict(attempt.record, step=attempt.step))
+        record = read_attempt(run_dir, number)
+        # The record of an attempt that has ended has the last step of all its files.
+        if record.get("end_unix_s") is None or "step" not in record:
+            record["step"] = last_step(run_dir, number)
+        attempts.append(dict(record, step=int(record["step"])))
     return budget_limits.exhausted_budget(attempts, limits, time.time())
 
 
@@ -225,53 +229,68 @@ def read_attempt(run_dir: str, number: int) -> Record:
 
 
 def read_verdicts(run_dir: str, number: int) -> List[Record]:
-    """The verdicts of an attempt's ranks.
+    """The last verdict of each of an attempt's ranks, in the order of ranks.
 
     The log tells more about ranks that reported no end: a stuck interpreter, or an abort in C++.
     """
     folder = os.path.join(run_dir, "verdicts")
     if not os.path.isdir(folder):
         return []
-    verdicts = []
-    for name in sorted(os.listdir(folder)):
-        if not name.startswith(f"{number}-") or not name.endswith(".json"):
+    verdicts = []  # type: List[Record]
+    for name in os.listdir(folder):
+        stem, ending = os.path.splitext(name)
+        # older code wrote a .json file per rank
+        if not stem.startswith(f"{number}-") or ending not in (".jsonl", ".json"):
             continue
-        verdict = _read_verdict(os.path.join(folder, name))
-        if verdict is None:
-            continue
-        if verdict["verdict"] == "entered":
-            verdict.update(_verdict_of_log(run_dir, f"logs/{name[:-5]}.log"))
-        verdicts.append(verdict)
-    return verdicts
+        of_node = _read_verdicts_of_node(os.path.join(folder, name), stem)
+        _add_ends_in_log(of_node, run_dir, f"logs/{stem}.log")
+        verdicts += of_node
+    return sorted(verdicts, key=lambda verdict: int(verdict["rank"]))
 
 
-def _read_verdict(path: str) -> Optional[Record]:
-    """One verdict. None if it is incomplete: the rank was killed while it wrote its first one."""
+def _read_verdicts_of_node(path: str, stem: str) -> List[Record]:
+    """The last verdict of each rank of a node. An incomplete line counts as none."""
     try:
-        verdict = read_json(path)
-    except ValueError:
-        return None
-    if not isinstance(verdict, dict) or not isinstance(verdict.get("verdict"), str):
-        return None
-    return verdict
+        text = read_regular_text(path, errors="replace")
+    except ValueError:  # not a regular file
+        return []
+    whole = parse_line(text)  # older code, with the number of a rank in the name
+    lines = [whole] if whole else parse_lines(text.splitlines())
+    of_rank = {}  # type: Dict[int, Record]
+    for verdict in lines:
+        if isinstance(verdict.get("verdict"), str):
+            rank = verdict.setdefault("rank", stem.partition("-")[2])
+            if str(rank).isdecimal():
+                of_rank[int(rank)] = verdict
+    return [of_rank[rank] for rank in sorted(of_rank)]
 
 
-def _verdict_of_log(run_dir: str, log: str) -> Record:
-    """The verdict and error of a rank that reported no end, as its log tells. Empty if unknown."""
+def _add_ends_in_log(verdicts: List[Record], run_dir: str, log: str) -> None:
+    """Complete the verdicts of a node's ranks that reported no end, as far as the log tells."""
+    silent = [verdict for verdict in verdicts if verdict["verdict"] == "entered"]
+    if not silent:
+        return
     path = os.path.join(run_dir, log)
-    tail = last_activity.tail(path, LOG_BYTES)
-    # faulthandler dumps stacks also if Python's own threads are blocked
-    if b"\nTimeout (" in b"\n" + tail:
+    tail = last_activity.tail(path, LOG_BYTES * len(verdicts))
+    # faulthandler dumps stacks also if Python's own threads are blocked. It names no rank.
+    num_stuck = (b"\n" + tail).count(b"\nTimeout (")
+    for verdict in silent[:num_stuck]:
         error = f"its interpreter was stuck; the stacks of its threads are in {log}"
-        return {"verdict": "hang", "error": error}
-    end = end_reasons.verdict_of_log(tail.decode("utf-8", "replace"))
-    if not end:
-        return {}
+        verdict.update({"verdict": "hang", "error": error})
+    silent = silent[num_stuck:]
+    text = tail.decode("utf-8", "replace")
+    end = end_reasons.verdict_of_log(text)
+    if not silent or not end:
+        return
     try:
         unix_s = os.path.getmtime(path)
     except OSError:
-        return {}
-    return {"verdict": end.reason, "error": f"{end.error}; see {log}", "unix_s": unix_s}
+        return
+    named = end_reasons.aborted_ranks(text)
+    for verdict in [v for v in silent if int(v["rank"]) in named] or silent[:1]:
+        verdict.update(
+            {"verdict": end.reason, "error": f"{end.error}; see {log}", "unix_s": unix_s}
+        )
 
 
 def last_step(run_dir: str, number: int) -> int:

@@ -62,7 +62,8 @@ def array_parameters(
         "nodes": shape.nodes,
         "ntasks_per_node": shape.processes_per_node,
         "signal_delay_s": profile.signal_delay_s,
-        "srun_args": _srun_args(profile),
+        # one file per node: the last --output counts, and submitit's is one per rank
+        "srun_args": [f"--output={submission}/%A_%a_%n_log.out", *_srun_args(profile)],
         "setup": [
             *_umask(profile),
             *_site_setup(profile),

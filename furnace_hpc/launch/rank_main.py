@@ -28,6 +28,7 @@ class Rank(NamedTuple):
     rank: int
     local_rank: int
     world_size: int
+    node: int
 
 
 def run_task(submission: str = "") -> None:
@@ -38,13 +39,13 @@ def run_task(submission: str = "") -> None:
     rank = find_rank()
     folder = RunFolder(Path(os.environ["FURNACE_RUN_DIR"]))
     attempt = int(os.environ["FURNACE_ATTEMPT"])
-    _write_to(folder.log(attempt, rank.rank))
+    _write_to(folder.log(attempt, rank.node), rank)
     print(f"run {folder.run_id}, attempt {attempt}, rank {rank.rank} of {rank.world_size}")
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     started_by = submission or "by hand"
     print(f"submission {started_by}, code {_code()}, cores {cores}", flush=True)
     try:
-        with RankVerdict(folder, attempt, rank.rank) as verdict:
+        with RankVerdict(folder, attempt, rank.rank, rank.node) as verdict:
             code = _train(folder, attempt, rank, verdict)
     except BaseException:
         code = 1
@@ -68,7 +69,7 @@ def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: RankVerdict) ->
     from furnace_hpc.engine.ranks.distributed import RankInfo
 
     faulthandler.cancel_dump_traceback_later()
-    info = RankInfo(*rank, rendezvous=folder.rendezvous(attempt))
+    info = RankInfo(*rank[:3], rendezvous=folder.rendezvous(attempt))
     return train(folder, attempt, info, verdict)
 
 
@@ -96,7 +97,9 @@ def find_rank() -> Rank:
         raise ConfigError(
             f"{missing[0]} is not set: start ranks with srun, or with `furnace submit`"
         )
-    return Rank(*(int(os.environ[name]) for name in names))
+    node = 0 if is_local else int(os.environ.get("SLURM_NODEID", "0"))
+    rank, local_rank, world_size = (int(os.environ[name]) for name in names)
+    return Rank(rank, local_rank, world_size, node)
 
 
 def _code() -> Path:
@@ -118,18 +121,19 @@ def check_code() -> None:
     check_trusted(_code(), _code().parent.parent.parent)
 
 
-def _write_to(log: Path) -> None:
-    """Send the output of this process, its libraries and its children to the rank's log.
+def _write_to(log: Path, rank: Rank) -> None:
+    """Send the output of this process, its libraries and its children to the log of the node.
 
-    Text that looks like a secret is masked in what Python prints. Output of children and C
-    libraries is not masked.
+    Lines that Python prints begin with the rank, except on the first rank of the node. Text that
+    looks like a secret is masked in them. Output of children and C libraries is not masked.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    sys.stdout, sys.stderr = Masking(sys.stdout), Masking(sys.stderr)
+    prefix = f"[rank {rank.rank}] " if rank.local_rank else ""
+    sys.stdout, sys.stderr = Masking(sys.stdout, prefix), Masking(sys.stderr, prefix)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ def print_logs(folder: GridFolder, name: str, lines: int) -> None:
 
 
 def _log_files(folder: GridFolder, run: RunFolder) -> list[Path]:
-    """List the newest batch log, the output of other ranks, and the newest attempt's logs."""
+    """List the newest batch log, the output of other nodes, and the newest attempt's logs."""
     files = _batch_logs(folder, run)[-1:]
     for log in files[:]:
-        files += _other_ranks(log)
+        files += _other_nodes(log)
     of_attempt = run.logs.glob(f"{newest_attempt(str(run.path))}-*.log")
     return files + sorted(of_attempt, key=lambda path: int(path.stem.partition("-")[2]))
 
@@ -69,8 +69,8 @@ def _batch_logs(folder: GridFolder, run: RunFolder) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def _other_ranks(batch_log: Path) -> list[Path]:
-    """Output of other ranks before they opened their own logs, such as a missing library."""
+def _other_nodes(batch_log: Path) -> list[Path]:
+    """Output of other nodes before ranks opened their own logs, such as a missing library."""
     found = batch_log.parent.glob(batch_log.name.replace("_0_log.out", "_[1-9]*_log.out"))
     return sorted(path for path in found if path.stat().st_size)
 

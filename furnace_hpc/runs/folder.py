@@ -10,7 +10,7 @@
                                              rows.jsonl, journal.jsonl, batch scripts and their logs
     runs/<grid>/<run_id>/spec.json           the resolved config; never changed
                          attempts/<n>.json   made by the host before ranks start; the end is added
-                         verdicts/<n>-<rank>.json   each rank's report on its end
+                         verdicts/<n>-<node>.jsonl  reports of a node's ranks on their ends
                          metrics/<n>.jsonl   metrics of one attempt; the highest attempt counts
                          checkpoints/step-<n>/   complete if it exists;
                                                  aside-step-<n>.<k>: damaged or replaced
@@ -18,7 +18,7 @@
                          predictions/<split>.npz
                          micro_batch.json    the size that micro_batch_size: auto has chosen
                          result.json         written once, last: if it exists, the run is done
-                         logs/
+                         logs/<n>-<node>.log   output of a node's ranks
 
 `RunFolder` and `GridFolder` have every path. A file that another process reads is written under a
 temporary name, synced and renamed.
@@ -89,9 +89,9 @@ class RunFolder:
         """Folder of the ranks' verdicts."""
         return self.path / "verdicts"
 
-    def verdict(self, attempt: int, rank: int) -> Path:
-        """One rank's verdict on an attempt."""
-        return self.verdicts / f"{attempt}-{rank}.json"
+    def verdict(self, attempt: int, node: int) -> Path:
+        """Verdicts of the ranks of one node on an attempt, JSON lines. Nodes count from 0."""
+        return self.verdicts / f"{attempt}-{node}.jsonl"
 
     def rendezvous(self, attempt: int) -> Path:
         """File in which rank 0 publishes the address at which the ranks meet."""
@@ -118,14 +118,14 @@ class RunFolder:
         """Logits, labels, presence and sample ids of one split."""
         return self.path / "predictions" / f"{split}.npz"
 
-    def log(self, attempt: int, rank: int) -> Path:
-        """Log of one rank."""
-        return self.path / self.log_name(attempt, rank)
+    def log(self, attempt: int, node: int) -> Path:
+        """Log of the ranks of one node. Node 0 has rank 0."""
+        return self.path / self.log_name(attempt, node)
 
     @staticmethod
-    def log_name(attempt: int, rank: int) -> str:
+    def log_name(attempt: int, node: int) -> str:
         """Path of the log inside the run folder."""
-        return f"logs/{attempt}-{rank}.log"
+        return f"logs/{attempt}-{node}.log"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from furnace_hpc.host import end_reasons, lifecycle
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.attempts import Attempt, holder_is_alive, read_attempts
+from furnace_hpc.runs.records.attempts import Attempt, holder_is_alive, read_attempt, read_attempts
 from furnace_hpc.runs.records.metrics import last_record
 
 
@@ -110,7 +110,10 @@ def _files_of_ends(folder: RunFolder, newest: int) -> list[Path]:
     """The files in which attempts and ranks report ends and steps."""
     numbers = lifecycle.attempt_numbers(str(folder.path))
     records = [folder.attempt(number) for number in numbers]
-    return [*records, folder.verdicts, folder.metrics(newest)]
+    files = [*records, folder.metrics(newest)]
+    if read_attempt(folder, newest).end_unix_s is None:  # else the record has what they say
+        files += sorted(folder.verdicts.glob(f"{newest}-*"))
+    return files
 
 
 @cached_by_stat(_files_of_ends)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 
-PR_SET_PDEATHSIG = 1  # prctl(2); exec keeps it
+PR_SET_PDEATHSIG = 1  # prctl(2); exec keeps it, fork clears it
 
 
 def main(seconds: int, command: list[str]) -> int:
@@ -20,14 +20,14 @@ def main(seconds: int, command: list[str]) -> int:
     The kernel kills `command` together with this process, and this process together with its
     parent.
     """
-    _die_with(os.getppid())
+    die_with(os.getppid())
     pid = os.getpid()
     try:
         child = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=lambda: _die_with(pid),
+            preexec_fn=lambda: die_with(pid),
         )
         out, error = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -42,8 +42,9 @@ def main(seconds: int, command: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Let the kernel send this process a signal when its parent ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # the parent died before prctl
         os._exit(1)
 

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import open_columns
+from furnace_hpc.data.loading import staging
 from furnace_hpc.data.loading.staging import stage
 
 
@@ -29,6 +32,28 @@ def test_the_copy_is_made_once(small_data, tmp_path):
     assert staged(small_data, tmp_path)[0] == first
     assert (first / "train/image.npy").stat().st_ino == inode
     assert (first.parent.stat().st_mode & 0o777) == 0o700
+
+
+def test_several_threads_read(small_data, tmp_path, monkeypatch):
+    """Blocks are read at the same time, some of them in parts, and hashed in their order."""
+    pread, lock, reading, most = os.pread, threading.Lock(), [], []
+
+    def slow(descriptor: int, size: int, start: int) -> bytes:
+        with lock:
+            reading.append(start)
+            most.append(len(reading))
+        time.sleep(0.002 * (start % 3))
+        with lock:
+            reading.remove(start)
+        return pread(descriptor, max(1, size // 2), start)
+
+    monkeypatch.setattr(os, "pread", slow)
+    monkeypatch.setattr(staging, "CHUNK_BYTES", 100_001)
+    copy, words = staged(small_data, tmp_path)
+    assert words.startswith("data: read from"), words
+    monkeypatch.setattr(os, "pread", pread)
+    assert open_columns(copy, verify=True).manifest == open_columns(small_data).manifest
+    assert 4 < max(most) <= staging.NUM_THREADS
 
 
 def rank(data: Path, scratch: Path, answers) -> None:

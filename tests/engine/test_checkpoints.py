@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,10 +152,10 @@ def test_transient_read_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ]
     monkeypatch.setattr(checkpoint_files, "READ_PAUSES_S", (0.01, 0.01))
 
-    def unsteady(path: Path) -> list[object]:
+    def unsteady(path: Path, progress: Callable[[int], None]) -> list[object]:
         if failures:
             raise failures.pop()
-        return describe(path)
+        return describe(path, progress)
 
     monkeypatch.setattr(checkpoint_files, "describe", unsteady)
     assert (newest_step(folder), failures) == (20, [])

@@ -9,7 +9,7 @@ import torch
 from elastic_work import MADE_AT, MORE
 from forked_ranks import run_phases
 
-from furnace_hpc.engine.checkpoint.shards import Shards, open_shards
+from furnace_hpc.engine.checkpoint.shards import Index, Piece, Shards, open_shards
 from furnace_hpc.runs.folder import RunFolder
 
 pytestmark = pytest.mark.distributed
@@ -149,7 +149,7 @@ def test_refused_stages_and_models(answers: list[Any]):
 
 def test_missing_rank_file(answers: list[Any], folder: Path):
     source = RunFolder(folder / "stage 2 of 2").checkpoint(MADE_AT) / "zero"
-    assert open_shards(source).step == MADE_AT
+    assert open_shards(source).index.step == MADE_AT
     next(source.glob("*rank_1*optim_states.pt")).rename(folder / "moved")
     with pytest.raises(RuntimeError, match=r"optimizer files of ranks \[0\], expected those of 2"):
         open_shards(source)
@@ -157,10 +157,10 @@ def test_missing_rank_file(answers: list[Any], folder: Path):
 
 
 def test_reading_across_files_of_several_ranks():
-    pieces = [torch.arange(0.0, 3), torch.arange(3.0, 4), torch.empty(0), torch.arange(4.0, 9)]
-    shards = Shards(
-        {}, [], None, {"w": torch.Size([3, 3])}, {"w": [{"fp32": piece} for piece in pieces]}
-    )
+    values = [torch.arange(0.0, 3), torch.arange(-1.0, 4), torch.empty(0), torch.arange(4.0, 9)]
+    pieces = [Piece(0, 0, 0, 3), Piece(1, 0, 4, 1), Piece(2, 0, 0, 0), Piece(3, 0, 0, 5)]
+    index = Index({"w": torch.Size([3, 3])}, {"w": pieces}, [], None)
+    shards = Shards({}, index, lambda rank: [{"fp32": values[rank]}])
     for start in range(10):
         for numel in range(10 - start):
             assert shards.read("w", "fp32", start, numel).tolist() == list(

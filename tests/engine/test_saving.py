@@ -165,6 +165,40 @@ def test_host_copy():
     assert torch.equal(again["flat"], torch.zeros(12))
 
 
+class StubCudart:
+    """Records what is pinned."""
+
+    def __init__(self) -> None:
+        self.pinned: dict[int, int] = {}
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        self.pinned[address] = size
+        return flags
+
+    def cudaHostUnregister(self, address: int) -> int:
+        del self.pinned[address]
+        return 0
+
+
+def test_pinned_copies_are_exact_and_freed(monkeypatch: pytest.MonkeyPatch):
+    """torch's own pinned memory would take 4 MiB for 2.5 MiB, and keep it."""
+    cudart = StubCudart()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    large, small = torch.arange(2.5 * 2**18), torch.ones(5)
+    host_copy = HostCopy()
+    copy = host_copy.copy({"large": large, "small": small})
+    assert torch.equal(copy["large"], large)
+    assert list(cudart.pinned.values()) == [int(2.5 * 2**20)]
+    assert host_copy.num_bytes == int(2.5 * 2**20) + 20
+    host_copy.copy({"large": large[:5].clone(), "small": small})
+    assert cudart.pinned == {}, "a copy without large tensors needs no pinned memory"
+    host_copy.copy(large)
+    host_copy.close()
+    assert (cudart.pinned, host_copy.num_bytes) == ({}, 0)
+
+
 def test_size_and_hash_of_written_files(tmp_path: Path):
     digests = write_files({"zero/a.pt": {"x": torch.randn(100_000)}, "b.pt": [1, 2]}, tmp_path)
     assert digests == {name: describe(tmp_path / name) for name in ("zero/a.pt", "b.pt")}

@@ -17,7 +17,7 @@ import pytest
 from local_study import attempt, command, run_folder, submit, wait_for_step, write_grid
 
 from furnace_hpc.host import lifecycle
-from furnace_hpc.launch.ranks.jobs import ranks_of
+from furnace_hpc.launch.local_ranks.jobs import ranks_of
 from furnace_hpc.runs.folder import RunFolder
 
 WORK = str(Path(__file__).parents[1] / "support" / "hang_work.py")

@@ -50,9 +50,11 @@ LAUNCHES = {
     "two, shipped": (2, [["zero_against_ddp", SHIPPED, 10]]),
     "three": (3, [["evaluated", 7], ["disjoint_modalities", ["cross_attention"]]]),
     "three, bottleneck": (3, [["disjoint_modalities", ["bottleneck"]]]),
+    "divided, one": (1, [["divided_at_start"]]),
+    "divided, two": (2, [["divided_at_start"]]),
     "four": (4, [["zero_against_ddp", ["zero0", "zero1", "zero2", "zero3"], 4]]),
 }
-NEED_DATA = {"zero_against_ddp", "accumulated", "evaluated", "every_loss"}
+NEED_DATA = {"zero_against_ddp", "accumulated", "evaluated", "every_loss", "divided_at_start"}
 Answers = Callable[[str, str], list[Any]]
 
 
@@ -100,6 +102,18 @@ def test_losses_of_all_stages_equal_ddp(launch: str, answers: Answers):
             )
     if len(ddp) == 10:
         assert ddp[-1] < ddp[0] - 0.05
+
+
+@pytest.mark.parametrize("launch", ["divided, one", "divided, two"])
+def test_stage_3_divides_before_the_device(launch: str, answers: Answers):
+    """Initial parameters and three steps equal those of a model that DeepSpeed divides."""
+    world_size = LAUNCHES[launch][0]
+    for of_rank in answers(launch, "divided_at_start"):
+        for answer in of_rank:
+            assert answer["now"] == answer["before"]
+            assert answer["now"][0] != answer["now"][2]
+            assert answer["left_of_whole"] == 0, "no rank holds whole parameters"
+            assert 1 / world_size <= answer["part"] < 1 / world_size + 0.01
 
 
 def test_accumulation(answers: Answers):

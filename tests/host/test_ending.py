@@ -158,7 +158,7 @@ def test_late_close_takes_the_last_write_as_end(tmp_path):
     report(RunFolder(tmp_path), 1, verdict("entered"))
     record = lifecycle.read_attempt(str(tmp_path), 1) | {"start_unix_s": time.time() - 80_000}
     write_json(RunFolder(tmp_path).attempt(1), record)
-    for path in tmp_path.rglob("*.json"):
+    for path in tmp_path.rglob("*.json*"):
         os.utime(path, (0, time.time() - 72_800))
     lifecycle.close(str(tmp_path), 1, "a node failed", "node_fail")
     closed = lifecycle.read_attempt(str(tmp_path), 1)
@@ -296,3 +296,19 @@ def test_out_of_memory_elsewhere_is_final(tmp_path):
     run = begin(specs()[0], GridFolder(tmp_path), who=dead_holder())
     assert end(run, "oom", "entered") == "fail"
     assert lifecycle.read_attempt(str(run.path), 1)["reason"] == "oom"
+
+
+def test_log_of_several_ranks_tells_who_was_stuck(tmp_path):
+    """Ranks of a node share a log. One dump of stacks is that of one rank."""
+    run = RunFolder(tmp_path)
+    lifecycle.begin(str(tmp_path), JOB)
+    lines = [json.dumps(verdict("entered", rank=rank, host=f"n{rank}")) for rank in (10, 9, 2)]
+    run.verdict(1, 0).write_text("\n".join([*lines, json.dumps(verdict("done", rank=2)), '{"ve']))
+    run.log(1, 0).write_text("Timeout (0:10:02)!\nThread 0x1 (most recent call first):\n")
+    found = lifecycle.read_verdicts(str(tmp_path), 1)
+    assert [(v["rank"], v["verdict"]) for v in found] == [(2, "done"), (9, "hang"), (10, "entered")]
+    run.log(1, 0).write_text(
+        "[rank10]:[E] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3) ran\n"
+    )
+    found = lifecycle.read_verdicts(str(tmp_path), 1)
+    assert [v["verdict"] for v in found] == ["done", "entered", "hang"]

@@ -33,7 +33,7 @@ from furnace_hpc.monitor.loss_curve import loss_curve
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import submissions
 from furnace_hpc.runs.records.attempts import read_attempts
-from furnace_hpc.runs.records.checkpoint_files import complete, describe, is_complete, is_visible
+from furnace_hpc.runs.records.checkpoint_files import complete, describe, is_complete
 from furnace_hpc.runs.records.metrics import last_record, read_metrics
 from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import read_status
@@ -115,7 +115,7 @@ def test_regular_file_is_read_up_to_a_size(tmp_path):
 FILES = (
     "spec.json",
     "attempts/1.json",
-    "verdicts/1-0.json",
+    "verdicts/1-0.jsonl",
     "metrics/1.jsonl",
     "metrics/2.jsonl",
     "logs/1-0.log",
@@ -244,7 +244,6 @@ def test_json_of_another_shape_counts_as_damage(tmp_path, content):
             read(run)
     assert lifecycle.read_verdicts(str(run.path), 1) == []
     assert not is_complete(checkpoint)
-    assert not is_visible(checkpoint)
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ LOGIN_PACKAGES = (
 )
 LAZY = {  # on the compute node, inside a function
     ("launch/rank_main.py", "engine"),
-    ("launch/ranks/server.py", "engine"),
+    ("launch/local_ranks/server.py", "engine"),
 }
 SUBMITIT = {"launch/slurm_array.py"}
 COMMANDS = (

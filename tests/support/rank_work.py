@@ -23,6 +23,7 @@ from furnace_hpc.engine.deepspeed_engine import (
     build_engine,
     full_fp32_parameters,
     parameters_sha256,
+    place,
 )
 from furnace_hpc.engine.evaluation import evaluate
 from furnace_hpc.engine.loop import forward, learning_rate, train_batches, train_step
@@ -111,6 +112,32 @@ def zero_against_ddp(
         )
         engine.destroy()
     return losses
+
+
+def divided_at_start(processes: Processes, data: str) -> list[dict[str, Any]]:
+    """A stage 3 engine of a model that `place` has divided, and one that DeepSpeed divides."""
+    whole = {"deepspeed__zero_optimization__stage3_param_persistence_threshold": 0}
+    answers = []
+    for changes in (whole, whole | FP32 | {"deepspeed__activation_checkpointing": None}):
+        config, answer = make_config("zero3", **changes), {}
+        for how in ("before", "now"):
+            model = model_of(config, data)
+            num_values = sum(parameter.numel() for parameter in model.parameters())
+            if how == "now":
+                place(model, config, processes)
+                answer["left_of_whole"] = sum(p.numel() for p in model.parameters()) / num_values
+                answer["part"] = sum(p.ds_tensor.numel() for p in model.parameters()) / num_values
+                assert num_values == sum(p.ds_numel for p in model.parameters())
+            engine = build_engine(model, config, processes)
+            reader = reader_of(data, "train", processes)
+            sha256 = parameters_sha256(full_fp32_parameters(engine))
+            with train_batches(engine, reader, config, processes) as batches:
+                losses = [float(train_step(engine, batches, config, s)["loss"]) for s in range(3)]
+            trained = parameters_sha256(full_fp32_parameters(engine))
+            answer[how] = [sha256, losses, trained]
+            engine.destroy()
+        answers.append(answer)
+    return answers
 
 
 def several(processes: Processes, calls: list[list[Any]]) -> list[Any]:

@@ -21,7 +21,7 @@ STAND_IN = """#!/bin/bash
 case " $* " in
 *" submitit.core._submit "* | *" furnace_hpc.launch.rank_main "*)
     exec {python} -S {here}/stand_in_rank.py ;;
-*" furnace_hpc.launch.ranks.server "*) exit 1 ;;
+*" furnace_hpc.launch.local_ranks.server "*) exit 1 ;;
 esac
 exec {python} "$@"
 """

@@ -54,15 +54,16 @@ class Masking:
     attributes are those of the other stream.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._lines = stream, threading.local()
+    def __init__(self, stream: TextIO, prefix: str = "") -> None:
+        """Mask what goes to `stream`. Each line begins with `prefix`."""
+        self._stream, self._lines, self._prefix = stream, threading.local(), prefix
 
     def write(self, text: str) -> int:
         """Write whole lines. Keep the unfinished one."""
         lines, newline, rest = (self._unfinished() + text).rpartition("\n")
         self._lines.text = rest
         if newline:
-            self._stream.write(masked(lines) + newline)
+            self._stream.write(self._prefixed(masked(lines)) + newline)
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
@@ -73,8 +74,11 @@ class Masking:
         """Write this thread's unfinished line."""
         if unfinished := self._unfinished():
             self._lines.text = ""
-            self._stream.write(masked(unfinished))
+            self._stream.write(self._prefixed(masked(unfinished)))
         self._stream.flush()
+
+    def _prefixed(self, lines: str) -> str:
+        return self._prefix + lines.replace("\n", f"\n{self._prefix}")
 
     def _unfinished(self) -> str:
         return getattr(self._lines, "text", "")

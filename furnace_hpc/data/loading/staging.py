@@ -1,6 +1,7 @@
 """Copy a packed set to a node's own disk, once for all ranks and runs of the node.
 
-The copy is verified. If it cannot be made, the shared set is read instead.
+Several threads read, because one read at a time leaves a network file system idle. The copy is
+verified. If it cannot be made, the shared set is read instead.
 """
 
 import fcntl
@@ -8,8 +9,11 @@ import io
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -22,7 +26,9 @@ from furnace_hpc.host.regular_file import open_regular, read_regular
 
 # Environment variable with the node-local folder. A cluster profile's `scratch` sets it.
 SCRATCH = "FURNACE_SCRATCH"
-CHUNK_BYTES = 1 << 26
+CHUNK_BYTES = 1 << 24
+NUM_THREADS = 8  # a network file system serves several reads at the same time
+AHEAD = 2 * NUM_THREADS  # blocks that may wait in memory to be hashed
 POLL_S = 0.2  # a rank that waits for another rank's copy checks this often
 Heartbeat = Callable[[str], None]
 
@@ -116,15 +122,16 @@ def _copied(columns: Columns, copy: Path, lock: TextIO, heartbeat: Heartbeat) ->
         for left in (temporary, copy):
             shutil.rmtree(left, ignore_errors=True)
         _check_room(columns, copy.parent)
-        for name, stored in columns.manifest.files.items():
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            report = partial(_progress, name, lock, heartbeat)
-            got = _copy(columns.folder / name, temporary / name, report)
-            if got != stored.xxh3_128:
-                raise ConfigError(
-                    f"data file {columns.folder / name} holds content hash {got}, but the "
-                    f"manifest has {stored.xxh3_128}: pack the data set again"
-                )
+        with ThreadPoolExecutor(NUM_THREADS, "staging") as pool:
+            for name, stored in columns.manifest.files.items():
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                report = partial(_progress, name, lock, heartbeat)
+                got = _copy(columns.folder / name, temporary / name, report, pool)
+                if got != stored.xxh3_128:
+                    raise ConfigError(
+                        f"data file {columns.folder / name} holds content hash {got}, but the "
+                        f"manifest has {stored.xxh3_128}: pack the data set again"
+                    )
         shutil.copyfile(columns.folder / "manifest.json", temporary / "manifest.json")
         temporary.rename(copy)
         return open_columns(copy)
@@ -151,20 +158,37 @@ def _check_room(columns: Columns, place: Path) -> None:
         )
 
 
-def _copy(source: Path, target: Path, report: Callable[[], None]) -> str:
-    """Copy one .npy file. Return the hash of its array's bytes."""
+def _copy(source: Path, target: Path, report: Callable[[], None], pool: Executor) -> str:
+    """Copy one .npy file with all threads of the pool. Return the hash of its array's bytes."""
     digest = xxhash.xxh3_128()
     with open_regular(source) as read, target.open("wb") as write:
-        block = read.read(CHUNK_BYTES)
-        digest.update(memoryview(block)[_header_bytes(block) :])
-        while block:
-            write.write(block)
+        copy_block = partial(_copy_block, read.fileno(), write.fileno())
+        starts = iter(range(0, os.fstat(read.fileno()).st_size, CHUNK_BYTES))
+        pending = deque(pool.submit(copy_block, start) for start in islice(starts, AHEAD))
+        is_first = True
+        while pending:
+            block = pending.popleft().result()
+            pending.extend(pool.submit(copy_block, start) for start in islice(starts, 1))
+            if is_first:
+                digest.update(memoryview(block)[_header_bytes(block) :])
+            else:
+                digest.update(block)
+            is_first = False
             report()
-            block = read.read(CHUNK_BYTES)
-            digest.update(block)
-        write.flush()
         os.fsync(write.fileno())
     return digest.hexdigest()
+
+
+def _copy_block(source: int, target: int, start: int) -> bytes:
+    """Copy one block between two open files. Return it, shorter if the file ends in it."""
+    parts, at = [], start
+    while at < start + CHUNK_BYTES and (part := os.pread(source, start + CHUNK_BYTES - at, at)):
+        written = 0
+        while written < len(part):
+            written += os.pwrite(target, part[written:], at + written)
+        parts.append(part)
+        at += len(part)
+    return b"".join(parts)
 
 
 def _header_bytes(block: bytes) -> int:

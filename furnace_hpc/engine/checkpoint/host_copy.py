@@ -3,12 +3,14 @@
 import io
 import pickle
 from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import UntypedStorage
 from torch.storage import TypedStorage
 
+PINNED_BYTES = 1 << 20  # smaller buffers gain little, and may share a page, which CUDA refuses
 _StorageKey = tuple[str, int]
 """Device and address."""
 
@@ -17,12 +19,23 @@ class HostCopy:
     """Makes deep copies in host memory. Each copy reuses the buffers of the one before.
 
     The first copy allocates the buffers, which takes several times as long as copying. On a CUDA
-    machine they are pinned.
+    machine the large ones are pinned.
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[int, list[UntypedStorage]] = {}
+        self._buffers: dict[int, list[_Buffer]] = {}
         """Size in bytes -> buffers of the last copy."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Host memory that the buffers take."""
+        return sum(size * len(buffers) for size, buffers in self._buffers.items())
+
+    def close(self) -> None:
+        """Free the buffers. The last copy must not be used any more."""
+        for buffer in chain.from_iterable(self._buffers.values()):
+            buffer.free()
+        self._buffers = {}
 
     def copy(self, content: Any) -> Any:
         """Copy anything that torch.save accepts. The last copy is overwritten.
@@ -30,17 +43,18 @@ class HostCopy:
         As in torch.save, everything but the storages is pickled. Tensors that share a storage share
         its copy.
         """
-        free, used = self._buffers, defaultdict(list)
+        free: dict[int, list[_Buffer]] = self._buffers
+        used: dict[int, list[_Buffer]] = defaultdict(list)
         copies: dict[_StorageKey, UntypedStorage] = {}
 
         def copy_storage(storage: UntypedStorage) -> _StorageKey:
             key = str(storage.device), storage.data_ptr()
             if key not in copies:
                 size = storage.nbytes()
-                buffer = free[size].pop() if free.get(size) else _new_buffer(size)
-                buffer.copy_(storage, non_blocking=True)
+                buffer = free[size].pop() if free.get(size) else _Buffer(size)
+                buffer.storage.copy_(storage, non_blocking=True)
                 used[size].append(buffer)
-                copies[key] = buffer
+                copies[key] = buffer.storage
             return key
 
         class Pickler(pickle.Pickler):
@@ -66,10 +80,35 @@ class HostCopy:
         if torch.cuda.is_available():
             # The copies are asynchronous, and the next step changes their sources.
             torch.cuda.synchronize()
+        self.close()  # those that this copy did not need
         self._buffers = dict(used)
         return result
 
 
-def _new_buffer(size: int) -> UntypedStorage:
-    pinned = torch.cuda.is_available()
-    return torch.empty(size, dtype=torch.uint8, pin_memory=pinned).untyped_storage()
+class _Buffer:
+    """Host memory of exactly `size` bytes, pinned if it is large and there is CUDA.
+
+    torch's own pinned memory is rounded up to a power of two, and is kept when it is freed. So
+    ordinary memory is registered with CUDA instead.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.is_pinned = size >= PINNED_BYTES and torch.cuda.is_available()
+        self.storage = torch.empty(size, dtype=torch.uint8).untyped_storage()
+        if self.is_pinned:
+            _check(_cudart().cudaHostRegister(self.storage.data_ptr(), size, 0))
+
+    def free(self) -> None:
+        """Unpin the memory. It is freed with the last tensor that uses it."""
+        if self.is_pinned:
+            self.is_pinned = False
+            _check(_cudart().cudaHostUnregister(self.storage.data_ptr()))
+
+
+def _cudart() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
+
+
+def _check(code: Any) -> None:
+    if int(code):
+        raise RuntimeError(f"CUDA cannot pin or unpin host memory: error {int(code)}")

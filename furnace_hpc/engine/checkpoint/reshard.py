@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.engine.checkpoint.shards import MOMENTS, Shards, Values, has_shards, open_shards
+from furnace_hpc.engine.checkpoint.shards import MOMENTS, Shards, Values, open_trusted
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.ranks.distributed import Processes
 
@@ -27,6 +27,8 @@ _IMPLEMENTATION = {"params", "fused", "foreach", "capturable", "differentiable"}
 def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
     """Collective. Load a DeepSpeed folder (`<checkpoint>/zero`) and return its client state.
 
+    The caller has checked that no other user can have written it.
+
     fp32 parameters, both moments, the step count, the settings of parameter groups and rank 0's
     buffers are restored bit by bit. Random states are not part of DeepSpeed's files.
 
@@ -35,14 +37,18 @@ def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
         RuntimeError: the checkpoint is of another model, or incomplete.
     """
     stage = engine.zero_optimization_stage()
-    _check_stage(folder, stage)
+    own_names: list[str] = []
+    if processes.is_rank_zero:
+        own_names = [path.name for path in folder.iterdir()]
+    names: list[str] = processes.broadcast(own_names)
+    _check_stage(folder, names, stage)
     if stage == 0:  # one replicated file, which any number of processes can read
         loaded, client_state = engine.load_checkpoint(str(folder.parent), tag=folder.name)
         if loaded is None:
             raise RuntimeError(f"checkpoint {folder} could not be loaded")
         return dict(client_state)
 
-    shards = open_shards(folder)
+    shards = open_trusted(folder, names, processes.rank, processes.world_size, processes.gather)
     _check_same_model(engine, shards, folder)
     with torch.no_grad():
         if stage == 3:
@@ -51,7 +57,7 @@ def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
             _load_mapped_parts(engine, shards)
         for name, value in shards.buffers().items():
             engine.module.get_buffer(name).copy_(value)
-    for group, saved in zip(engine.optimizer.param_groups, shards.param_groups, strict=True):
+    for group, saved in zip(engine.optimizer.param_groups, shards.index.param_groups, strict=True):
         group.update({key: value for key, value in saved.items() if key not in _IMPLEMENTATION})
     for counter in ("global_steps", "global_samples", "skipped_steps"):
         setattr(engine, counter, shards.model[counter])
@@ -59,8 +65,9 @@ def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
     return deepcopy({key: value for key, value in shards.model.items() if key != "module"})
 
 
-def _check_stage(folder: Path, stage: int) -> None:
-    saved_stage = "1, 2 or 3" if has_shards(folder) else "0"
+def _check_stage(folder: Path, names: list[str], stage: int) -> None:
+    has_shards = any(name.endswith("_optim_states.pt") for name in names)
+    saved_stage = "1, 2 or 3" if has_shards else "0"
     if (saved_stage == "0") != (stage == 0):
         raise ConfigError(
             f"checkpoint {folder} was made at ZeRO stage {saved_stage}, and the run is now at "
@@ -77,7 +84,7 @@ def _check_same_model(engine: Engine, shards: Shards, folder: Path) -> None:
         name: getattr(value, "ds_shape", value.shape) for name, value in module.named_parameters()
     }
     expected |= {name: module.get_buffer(name).shape for name in persistent}
-    found = shards.shapes | {name: value.shape for name, value in shards.buffers().items()}
+    found = shards.index.shapes | {name: value.shape for name, value in shards.buffers().items()}
     names = expected.keys() | found.keys()
     differing = sorted(name for name in names if expected.get(name) != found.get(name))
     if differing:
@@ -88,9 +95,9 @@ def _check_same_model(engine: Engine, shards: Shards, folder: Path) -> None:
             f"{expected.get(first)} in the run."
         )
     num_groups = len(engine.optimizer.param_groups)
-    if num_groups != len(shards.param_groups):
+    if num_groups != len(shards.index.param_groups):
         raise RuntimeError(
-            f"checkpoint {folder} has {len(shards.param_groups)} parameter groups, expected "
+            f"checkpoint {folder} has {len(shards.index.param_groups)} parameter groups, expected "
             f"{num_groups}"
         )
 
@@ -109,7 +116,7 @@ def _load_mapped_parts(engine: Engine, shards: Shards) -> None:
         for key, target in targets[mapping.param_group_index].items():
             values = shards.read(name, key, own_range.start, own_range.numel)
             target.narrow(0, flat_range.start, flat_range.numel).copy_(values)
-    if shards.step is not None:
+    if shards.index.step is not None:
         # Links parameters to their moments, as DeepSpeed does after a first step.
         optimizer._lazy_init_hp_params_optimizer_state()
     optimizer.update_lp_params()  # casts, and gathers from all ranks
@@ -141,11 +148,11 @@ def _targets(optimizer: Any, flat: Tensor, group: dict[str, Any], shards: Shards
 
     The state is created as AdamW's first step does.
     """
-    if shards.step is None:
+    if shards.index.step is None:
         return {"fp32": flat}
     moments = {key: torch.zeros_like(flat) for key in MOMENTS}
     # torch keeps the step count on the CPU unless AdamW is fused.
     step_device = flat.device if group["fused"] else "cpu"
-    step = shards.step.to(step_device, copy=True)
+    step = shards.index.step.to(step_device, copy=True)
     optimizer.optimizer.state[flat] = {"step": step, **moments}
     return {"fp32": flat, **moments}

@@ -92,6 +92,8 @@ class CheckpointSaver:
         """
         if kind is FloatingPointError:
             self.wait(self.saved)
+        if kind is None and self._host_copy:  # the end of the run needs the memory
+            self._host_copy.close()
 
     @property
     def busy(self) -> int:

@@ -8,11 +8,12 @@ shapes.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,30 +24,60 @@ from furnace_hpc.runs.trust import check_trusted
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Values = dict[str, Tensor]
 """"fp32" and the moments -> values, all of one length. Before step 1 there are no moments."""
+_RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
+
+
+class Piece(NamedTuple):
+    """Where a run of consecutive values of a parameter is."""
+
+    rank: int
+    """The rank whose file has it."""
+    group: int
+    start: int
+    """First value in the flat tensor of the group."""
+    numel: int
 
 
 @dataclass(frozen=True)
-class Shards:
-    """A checkpoint of stage 1, 2 or 3, written by any number of ranks."""
+class Index:
+    """Where the values of all parameters are, and AdamW's settings."""
 
-    model: dict[str, Any]
-    """Rank 0's model file: buffers, counters and the client state."""
+    shapes: dict[str, torch.Size]
+    pieces: dict[str, list[Piece]]
+    """Consecutive pieces of each flattened parameter."""
     param_groups: list[dict[str, Any]]
     step: Tensor | None
     """Adam's step count. None if no step was made."""
-    shapes: dict[str, torch.Size]
-    pieces: dict[str, list[Values]]
-    """Consecutive pieces of each flattened parameter."""
+
+
+class Shards:
+    """A checkpoint of stage 1, 2 or 3, written by any number of ranks.
+
+    A file is opened when the first value in it is read.
+    """
+
+    def __init__(
+        self, model: dict[str, Any], index: Index, open_flat: Callable[[int], list[Values]]
+    ) -> None:
+        """Keep what was read so far.
+
+        Args:
+            model: rank 0's model file: buffers, counters and the client state.
+            index: where the values are.
+            open_flat: the flat tensors of all groups in the file of a rank.
+        """
+        self.model, self.index = model, index
+        self._open_flat = cache(open_flat)
 
     def read(self, name: str, key: str, start: int, numel: int) -> Tensor:
         """Read consecutive values of a flattened parameter. `key` is "fp32" or a moment."""
         found, end, offset = [], start + numel, 0
-        for values in self.pieces[name]:
-            piece = values[key]
-            first, last = max(start - offset, 0), min(end - offset, piece.numel())
+        for piece in self.index.pieces[name]:
+            first, last = max(start - offset, 0), min(end - offset, piece.numel)
             if first < last:
-                found.append(piece[first:last])
-            offset += piece.numel()
+                flat = self._open_flat(piece.rank)[piece.group][key]
+                found.append(flat.narrow(0, piece.start + first, last - first))
+            offset += piece.numel
         return torch.cat(found) if found else torch.empty(0)
 
     def buffers(self) -> dict[str, Tensor]:
@@ -67,7 +98,7 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
     shards = open_shards(folder)
     whole = {
         name: shards.read(name, "fp32", 0, prod(shape)).view(shape)
-        for name, shape in shards.shapes.items()
+        for name, shape in shards.index.shapes.items()
     }
     whole |= {name: value.clone() for name, value in shards.buffers().items()}
     return {name: value.detach() for name, value in whole.items()}
@@ -86,56 +117,88 @@ def open_shards(folder: Path) -> Shards:
         RuntimeError: files or values are missing.
     """
     check_trusted(folder, folder)
-    stage_3_model = folder / "zero_pp_rank_0_mp_rank_00_model_states.pt"
-    if stage_3_model.exists():
-        model = _open(stage_3_model)
-    else:
-        model = _open(folder / "mp_rank_00_model_states.pt")
-    states = _open_optimizer_states(folder, model["dp_world_size"])
-    pieces = _pieces(states, model["param_shapes"])
-    shapes = {name: shape for group in model["param_shapes"] for name, shape in group.items()}
-    for name, shape in shapes.items():
-        numel = sum(values["fp32"].numel() for values in pieces.get(name, []))
-        if numel != prod(shape):
-            raise RuntimeError(
-                f"{folder} has {numel} values of parameter {name}, expected {prod(shape)}"
-            )
-    adam = _adam(states[0])
-    step: Tensor | None = None
-    if adam["state"]:
-        step = torch.as_tensor(next(iter(adam["state"].values()))["step"])
-    return Shards(model, adam["param_groups"], step, shapes, pieces)
+    return open_trusted(folder, [path.name for path in folder.iterdir()])
 
 
-_RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
+def open_trusted(
+    folder: Path,
+    names: Sequence[str],
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Callable[[Any], list[Any]] = lambda value: [value],
+) -> Shards:
+    """Collective. Open the files of a folder that only this user can have written.
+
+    Each file is opened on one rank to find out what is in it. Later each rank opens only the files
+    with values that it reads.
+
+    Args:
+        folder: the folder of DeepSpeed's files.
+        names: the files in it.
+        rank: of this process.
+        world_size: number of processes that share the work.
+        gather: returns the values of all of them, in order.
+
+    Raises:
+        RuntimeError: files or values are missing.
+    """
+    model_name = "zero_pp_rank_0_mp_rank_00_model_states.pt"  # of stage 3
+    if model_name not in names:
+        model_name = "mp_rank_00_model_states.pt"
+    model = _open(folder / model_name)
+    param_shapes: list[dict[str, torch.Size]] = model["param_shapes"]
+    files = _optimizer_files(folder, names, model["dp_world_size"])
+
+    def open_state(number: int) -> dict[str, Any]:
+        state: dict[str, Any] = _open(files[number])["optimizer_state_dict"]
+        return state
+
+    own = range(rank, len(files), world_size)
+    states = {number: open_state(number) for number in own}
+    parts = {
+        number: list(_pieces(states[number], param_shapes, number, len(files))) for number in own
+    }
+    adam = _adam_settings(states[0]) if rank == 0 else None
+    gathered = gather((parts, adam))
+    all_parts = {number: found for parts, _ in gathered for number, found in parts.items()}
+    shapes = {name: shape for group in param_shapes for name, shape in group.items()}
+    pieces = _join([all_parts[number] for number in range(len(files))], shapes, folder)
+
+    def open_flat(number: int) -> list[Values]:
+        return _flat(states.get(number) or open_state(number))
+
+    return Shards(model, Index(shapes, pieces, *gathered[0][1]), open_flat)
 
 
-def _open_optimizer_states(folder: Path, world_size: int) -> list[dict[str, Any]]:
-    """Open the optimizer file of each rank, in the order of ranks."""
+def _optimizer_files(folder: Path, names: Sequence[str], world_size: int) -> list[Path]:
+    """The optimizer file of each rank, in the order of ranks."""
     paths: dict[int, Path] = {}
-    for path in folder.glob("*_optim_states.pt"):
-        match = _RANK.search(path.name)
+    for name in names:
+        match = _RANK.search(name)
         if match:
-            paths[int(match[1])] = path
+            paths[int(match[1])] = folder / name
     if sorted(paths) != list(range(world_size)):
         raise RuntimeError(
             f"{folder} has optimizer files of ranks {sorted(paths)}, expected those of "
             f"{world_size} ranks"
         )
-    return [_open(paths[rank])["optimizer_state_dict"] for rank in range(world_size)]
+    return [paths[rank] for rank in range(world_size)]
 
 
-def _pieces(
-    states: list[dict[str, Any]], param_shapes: list[dict[str, torch.Size]]
-) -> dict[str, list[Values]]:
-    pieces: dict[str, list[Values]] = {}
-    for rank, state in enumerate(states):
-        if _is_stage_3(state):
-            parts = _equal_parts(state, param_shapes, rank, len(states))
-        else:
-            parts = _mapped_parts(state)
-        for name, values in parts:
-            pieces.setdefault(name, []).append(values)
+def _join(
+    parts: list[list[tuple[str, Piece]]], shapes: dict[str, torch.Size], folder: Path
+) -> dict[str, list[Piece]]:
+    """The pieces of each parameter, from those of each file."""
+    pieces: dict[str, list[Piece]] = {}
+    for part in parts:
+        for name, piece in part:
+            pieces.setdefault(name, []).append(piece)
+    for name, shape in shapes.items():
+        numel = sum(piece.numel for piece in pieces.get(name, []))
+        if numel != prod(shape):
+            raise RuntimeError(
+                f"{folder} has {numel} values of parameter {name}, expected {prod(shape)}"
+            )
     return pieces
 
 
@@ -160,30 +223,36 @@ def _adam(state: dict[str, Any]) -> dict[str, Any]:
     return adam
 
 
-def _mapped_parts(state: dict[str, Any]) -> Iterator[tuple[str, Values]]:
-    """One rank's (name, values) at stages 1 and 2. The file contains the addresses."""
-    for group, addresses in enumerate(state["param_slice_mappings"]):
-        flat = {"fp32": state["single_partition_of_fp32_groups"][group]} | _moments(state, group)
-        for name, address in addresses.items():
-            yield name, _narrow(flat, address.start, address.numel)
+def _adam_settings(state: dict[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None]:
+    """The parameter groups and the step count."""
+    adam, step = _adam(state), None
+    if adam["state"]:
+        step = torch.as_tensor(next(iter(adam["state"].values()))["step"])
+    return adam["param_groups"], step
 
 
-def _equal_parts(
+def _pieces(
     state: dict[str, Any], param_shapes: list[dict[str, torch.Size]], rank: int, world_size: int
-) -> Iterator[tuple[str, Values]]:
-    """One rank's (name, values) at stage 3: an equal part of each parameter, padded."""
-    for group, shapes in enumerate(param_shapes):
-        flat = {"fp32": state["fp32_flat_groups"][group]} | _moments(state, group)
+) -> Iterator[tuple[str, Piece]]:
+    """The pieces of parameters in one rank's file."""
+    if not _is_stage_3(state):  # the file contains the addresses
+        for group, addresses in enumerate(state["param_slice_mappings"]):
+            for name, address in addresses.items():
+                yield name, Piece(rank, group, address.start, address.numel)
+        return
+    for group, shapes in enumerate(param_shapes):  # an equal part of each parameter, padded
         start = 0
         for name, shape in shapes.items():
             part = -(-prod(shape) // world_size)
             numel = min(max(prod(shape) - rank * part, 0), part)
-            yield name, _narrow(flat, start, numel)
+            yield name, Piece(rank, group, start, numel)
             start += part
 
 
-def _narrow(flat: Values, start: int, numel: int) -> Values:
-    return {key: values.narrow(0, start, numel) for key, values in flat.items()}
+def _flat(state: dict[str, Any]) -> list[Values]:
+    """The flat tensors of each group in one rank's file."""
+    key = "fp32_flat_groups" if _is_stage_3(state) else "single_partition_of_fp32_groups"
+    return [{"fp32": flat} | _moments(state, group) for group, flat in enumerate(state[key])]
 
 
 def _moments(state: dict[str, Any], group: int) -> Values:

@@ -1,10 +1,8 @@
 """The process group: how ranks find each other, and the collectives of the training."""
 
-import json
 import os
 import socket
-import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +17,8 @@ from torch.distributed.rendezvous import rendezvous
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.engine.ranks import flight_recorder
 from furnace_hpc.engine.ranks.devices import RankPlacement, choose_device, find_placement_problems
+from furnace_hpc.engine.ranks.rendezvous import Address, publish, wait_for_address
 from furnace_hpc.host.lifecycle import START_S
-from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.runs.folder import write_atomically
 
 HANG_TIMEOUT_S = 600.0  # if no config sets it
 GROUP_MARGIN_S = 60.0  # collectives time out later than the watchdog, which records more details
@@ -135,9 +132,10 @@ def init_process_group(
         # Otherwise the first start compiles a C++ operator for inference (90 s, needs ninja).
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if device.type == "cuda" else "gloo"
-    store = _open_store(rank_info, timeout)
-    # NCCL's start would fail with a message that names neither ranks nor the fix.
-    check_placements(store, RankPlacement.of_this_process(rank_info.rank, device), rank_info)
+    with ExitStack() as until_all_met:
+        store = _open_store(rank_info, timeout, until_all_met)
+        # NCCL's start would fail with a message that names neither ranks nor the fix.
+        check_placements(store, RankPlacement.of_this_process(rank_info.rank, device), rank_info)
     dist.init_process_group(
         backend,
         store=store,
@@ -216,8 +214,11 @@ def destroy_process_group() -> None:
         dist.destroy_process_group()
 
 
-def _open_store(rank_info: RankInfo, timeout: timedelta) -> Store:
-    """Open the store of the process group. Rank 0 serves it, the others connect."""
+def _open_store(rank_info: RankInfo, timeout: timedelta, until_all_met: ExitStack) -> Store:
+    """Open the store of the process group. Rank 0 serves it, the others connect.
+
+    Ranks that pass the address on to others do so until `until_all_met` ends.
+    """
     if rank_info.rendezvous is None and "MASTER_ADDR" in os.environ:  # torchrun
         store: Store = next(
             rendezvous("env://", rank_info.rank, rank_info.world_size, timeout=timeout)
@@ -225,20 +226,23 @@ def _open_store(rank_info: RankInfo, timeout: timedelta) -> Store:
         store.set_timeout(timeout)
         return store
     if rank_info.rank == 0:
-        return _serve_store(rank_info, timeout)
+        return _serve_store(rank_info, timeout, until_all_met)
     if rank_info.rendezvous is None:
         raise RuntimeError(
             f"rank {rank_info.rank} has no rendezvous. Start it with torchrun, srun or `furnace "
             "submit`."
         )
-    host, port = _wait_for_address(rank_info.rendezvous, timeout)
+    (host, port), is_open = wait_for_address(
+        rank_info.rendezvous, rank_info.local_rank, rank_info.world_size, timeout.total_seconds()
+    )
+    until_all_met.enter_context(is_open)
     store = TCPStore(
         host, port, rank_info.world_size, is_master=False, wait_for_workers=False, timeout=timeout
     )
     return store
 
 
-def _serve_store(rank_info: RankInfo, timeout: timedelta) -> Store:
+def _serve_store(rank_info: RankInfo, timeout: timedelta, until_all_met: ExitStack) -> Store:
     """Serve on a port that the system chooses, and publish the address in the rendezvous file."""
     host = "127.0.0.1"
     if rank_info.world_size > 1 and rank_info.rendezvous:
@@ -247,23 +251,9 @@ def _serve_store(rank_info: RankInfo, timeout: timedelta) -> Store:
         host, 0, rank_info.world_size, is_master=True, wait_for_workers=False, timeout=timeout
     )
     if rank_info.rendezvous:
-        address = json.dumps({"host": host, "port": server.port})
-        write_atomically(rank_info.rendezvous, address)
+        until_all_met.enter_context(publish(rank_info.rendezvous, Address(host, server.port)))
     store: Store = server
     return store
-
-
-def _wait_for_address(rendezvous: Path, timeout: timedelta) -> tuple[str, int]:
-    deadline_s = time.monotonic() + timeout.total_seconds()
-    while not rendezvous.exists():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(
-                f"rank 0 did not publish its address in {rendezvous} within {timeout}"
-            )
-        list(rendezvous.parent.iterdir())  # makes a network file system refresh its cache
-        time.sleep(0.05)
-    address = json.loads(read_regular(rendezvous))
-    return address["host"], address["port"]
 
 
 def _own_address() -> str:

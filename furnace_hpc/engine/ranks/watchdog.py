@@ -8,6 +8,7 @@ import faulthandler
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -107,11 +108,9 @@ class Watchdog:
         _, allowed_s, activity = self._last
         if self._ended.is_set():
             return
-        print(
-            f"HANG: no progress for {allowed_s:g} s in {activity}. Stacks of all threads:",
-            flush=True,
-        )
-        faulthandler.dump_traceback(file=STDERR, all_threads=True)
+        title = f"HANG: no progress for {allowed_s:g} s in {activity}. Stacks of all threads:\n"
+        with suppress(OSError):
+            _write_stacks(f"rank {self._verdict.rank}: {title}")
         self._verdict.hang(activity, allowed_s, frozen)
         if self._collectives:
             # the fallback would end the process while it writes
@@ -119,3 +118,12 @@ class Watchdog:
             if dump(self._collectives):
                 print(f"the last collectives are in {self._collectives}", flush=True)
         os._exit(EXIT_HANG)
+
+
+def _write_stacks(title: str) -> None:
+    """Write the stacks of all threads to the log at once. Ranks of a node share the log."""
+    descriptor = os.memfd_create("stacks")
+    faulthandler.dump_traceback(file=descriptor, all_threads=True)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with os.fdopen(descriptor, "rb") as stacks:
+        os.write(STDERR, title.encode() + stacks.read())

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
@@ -24,18 +24,22 @@ from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder
 MANIFEST = "manifest.json"
 UNFINISHED = re.compile(r"step-(\d+)\.tmp-")
 FileDigests = dict[str, list[Any]]  # file -> [size, hash]
+Progress = Callable[[int], None]
+T = TypeVar("T")
 
 # pauses between retries of a failed read: a file server may be away for a moment
 READ_PAUSES_S = (1, 2, 4)
 
 
-def describe(path: Path) -> list[Any]:
-    """Size in bytes and XXH3-128 of a file."""
-    digest = xxhash.xxh3_128()
+def describe(path: Path, progress: Progress = lambda num_bytes: None) -> list[Any]:
+    """Size in bytes and XXH3-128 of a file. `progress` gets the size of each block."""
+    digest, size = xxhash.xxh3_128(), 0
     with open_regular(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
-    return [path.stat().st_size, digest.hexdigest()]
+            size += len(block)
+            progress(len(block))
+    return [size, digest.hexdigest()]
 
 
 def complete(temporary: Path, final: Path, facts: dict[str, Any], files: FileDigests) -> None:
@@ -63,25 +67,54 @@ def is_complete(path: Path) -> bool:
     Raises:
         OSError: a file may not be read, so it is unknown.
     """
+    files = read_digests(path)
+    return bool(files) and first_damaged(path, files) is None
+
+
+def read_digests(path: Path) -> FileDigests:
+    """Size and hash of each file in the manifest. Empty if it is missing or not valid.
+
+    Raises:
+        OSError: the manifest may not be read.
+    """
+    try:
+        files = dict((_read_again(path, read_manifest) or {})["files"])
+        return {str(name): [int(size), str(hash_)] for name, (size, hash_) in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def first_damaged(
+    path: Path, files: FileDigests, progress: Progress = lambda num_bytes: None
+) -> str | None:
+    """The first of these files that is missing or different. None if all are right.
+
+    Raises:
+        OSError: a file may not be read, so it is unknown.
+    """
+    for name, digest in files.items():
+        try:
+            found = _read_again(path / name, lambda file: describe(file, progress))
+        except ValueError:  # no name of a file
+            return name
+        if found != digest:
+            return name
+    return None
+
+
+def _read_again(path: Path, read: Callable[[Path], T]) -> T | None:
+    """Read a file, and again after errors that may pass. None if it is missing or lost."""
     for pause_s in (*READ_PAUSES_S, 0):
         try:
-            return _has_files(path, read_manifest(path)["files"])
+            return read(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return False
-        except (ValueError, KeyError, TypeError, AttributeError):  # not a valid manifest
-            return False
+            return None
         except OSError as error:
             if error.errno not in TRANSIENT_ERRNOS:
                 raise
             print(f"{path} cannot be read now: {error}", flush=True)
             time.sleep(pause_s)
-    return False  # the disk has lost it
-
-
-def _has_files(path: Path, files: FileDigests) -> bool:
-    if not files:
-        return False
-    return all(describe(path / name) == digest for name, digest in files.items())
+    return None  # the disk has lost it
 
 
 def read_back(path: Path, files: FileDigests) -> None:
@@ -105,12 +138,11 @@ def _describe_from_disk(path: Path) -> list[Any]:
     return describe(path)
 
 
-def is_visible(path: Path) -> bool:
-    """Whether this host sees every file of a checkpoint in its full size."""
+def is_visible(path: Path, files: FileDigests) -> bool:
+    """Whether this host sees these files of a checkpoint in their full size."""
     try:
-        files = read_manifest(path)["files"].items()
-        return all((path / name).stat().st_size == size for name, (size, _) in files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return all((path / name).stat().st_size == size for name, (size, _) in files.items())
+    except (OSError, ValueError):
         return False
 
 
@@ -128,7 +160,11 @@ def steps_of(folder: RunFolder) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def newest_step(folder: RunFolder, needs_best: bool = False) -> int | None:
+def newest_step(
+    folder: RunFolder,
+    needs_best: bool = False,
+    is_sound: Callable[[Path], bool] = lambda path: is_complete(path),
+) -> int | None:
     """Step of the newest undamaged checkpoint. None if none was ever saved.
 
     Damaged ones that are newer are reported and moved aside.
@@ -138,15 +174,16 @@ def newest_step(folder: RunFolder, needs_best: bool = False) -> int | None:
         needs_best: the checkpoint of the best step so far must be undamaged too. The end of the run
             needs its parameters. A run that resumes from before it reaches the same best step
             again.
+        is_sound: checks the hashes of one checkpoint.
 
     Raises:
         RuntimeError: checkpoints were saved, and all are damaged or missing. The user must decide
             whether the run starts at step 0.
     """
     damaged: list[tuple[Path, str]] = []
-    is_sound = cache(lambda step: is_complete(folder.checkpoint(step)))
+    is_sound_step = cache(lambda step: is_sound(folder.checkpoint(step)))
     for step in reversed(steps_of(folder)):
-        problem = _problem_of(folder, step, needs_best, is_sound)
+        problem = _problem_of(folder, step, needs_best, is_sound_step)
         if not problem:
             for path, why in damaged:
                 print(f"checkpoint {path} {why} and set aside", flush=True)

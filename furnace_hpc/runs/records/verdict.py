@@ -1,5 +1,9 @@
-"""A rank's report on its state and its end. Exit codes would not tell causes apart."""
+"""A rank's report on its state and its end. Exit codes would not tell causes apart.
 
+All ranks of a node append to one file: a file per rank would be thousands on a shared file system.
+"""
+
+import json
 import os
 import socket
 import time
@@ -9,15 +13,16 @@ from types import TracebackType
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.text_safety import masked
 from furnace_hpc.host import end_reasons
-from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder, write_json
+from furnace_hpc.host.durable_files import append_line
+from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder
 
 
 class RankVerdict:
     """A context that writes `entered` at its start, and the kind of exception at its end."""
 
-    def __init__(self, folder: RunFolder, attempt: int, rank: int) -> None:
-        self._path, self.rank = folder.verdict(attempt, rank), rank
-        self._log = f"{folder.logs.name}/{folder.log(attempt, rank).name}"
+    def __init__(self, folder: RunFolder, attempt: int, rank: int, node: int = 0) -> None:
+        self._path, self.rank = folder.verdict(attempt, node), rank
+        self._log = folder.log_name(attempt, node)
         self._step = 0
         self._memory = ""
         self._facts: dict[str, int] = {}
@@ -79,6 +84,7 @@ class RankVerdict:
 
     def _write(self, verdict: str, error: str = "", **more: str | int) -> None:
         content = {
+            "rank": self.rank,
             "verdict": verdict,
             "step": self._step,
             "error": masked(error)[:500],
@@ -86,7 +92,8 @@ class RankVerdict:
             "unix_s": time.time(),
         }
         try:
-            write_json(self._path, content | more)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            append_line(self._path, json.dumps(content | more))
         except OSError as error:
             # On a failing disk the last verdict stays. The host takes it for a killed rank, so the
             # run is retried.

@@ -22,11 +22,18 @@ import psutil
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.launch.batch_script import rank_command
-from furnace_hpc.launch.ranks import controller
+from furnace_hpc.launch.local_ranks import controller
 from furnace_hpc.slurm.environment import absolute_folders, clean_environment
 
 FRESH = "FURNACE_FRESH_RANKS"
-SERVER = Path("furnace_hpc") / "launch" / "ranks" / "server.py"
+SERVER = Path("furnace_hpc") / "launch" / "local_ranks" / "server.py"
+ROOT = Path(__file__).resolve().parents[3]
+# The isolated Python ignores PYTHONPATH, which names the run's snapshot: the controller is of this
+# code. ROOT comes last, so that nothing beside this package replaces the standard library.
+RUN_MODULE = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2): orphans below this process become its children
 MAX_MESSAGE = 4096
 MAX_SERVERS = 2  # each has about 400 MB
@@ -252,14 +259,14 @@ class RankStarter:
         ours.setblocking(False)
         log = self._submission / f"rank-server-{self._number}.log"
         command = self._python(task.code)
-        command += ["-u", "-m", "furnace_hpc.launch.ranks.server", str(os.getpid())]
+        command += ["-u", "-m", "furnace_hpc.launch.local_ranks.server", str(os.getpid())]
         with theirs, log.open("ab") as output:
             pid = _spawn(command, _environment(task), theirs.fileno(), output.fileno())
         return _Server(pid, ours)
 
     def _start_fresh(self, task: Task) -> int:
         ranks = [*self._python(task.code), "-u", "-m", "furnace_hpc.launch.rank_main"]
-        script = [sys.executable, "-I", "-S", str(Path(controller.__file__).resolve())]
+        script = [sys.executable, "-I", "-S", "-c", RUN_MODULE, str(ROOT), controller.__name__]
         arguments = [str(os.getpid()), str(task.num_ranks), str(self._submission)]
         command = [*script, *arguments, *ranks, str(self._submission)]
         return _spawn(command, _environment(task) | task.own)

@@ -1,13 +1,12 @@
 """Start the ranks of one run, pass TERM on to them, and wait until all have ended.
 
-    python controller.py QUEUE_PID NUM_RANKS LOG_FOLDER COMMAND ...
+    python -m furnace_hpc.launch.local_ranks.controller QUEUE_PID NUM_RANKS LOG_FOLDER COMMAND ...
 
-As a script it starts each rank as a fresh process. The rank server forks a controller instead,
+As a command it starts each rank as a fresh process. The rank server forks a controller instead,
 whose ranks are forks too. If the queue is killed, ranks save and stop. If the controller is killed,
 its ranks are killed. Standard library only.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -17,9 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from furnace_hpc.slurm.die_with_parent import die_with
+
 PEERS_S = 1.5  # time for the other ranks to write their verdicts after the first has exited
 POLL_S = 0.1
-PR_SET_PDEATHSIG = 1  # prctl(2); exec keeps it, fork clears it
 WAKE = (signal.SIGTERM, signal.SIGCHLD)
 
 
@@ -64,13 +64,6 @@ def _signal(ranks: set[int], number: int) -> None:
     for rank in ranks:
         with suppress(ProcessLookupError):
             os.kill(rank, number)
-
-
-def die_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Let the kernel send this process a signal when its parent ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before prctl
-        os._exit(1)
 
 
 def write_to(log: Path) -> None:

@@ -15,8 +15,15 @@ import pytest
 from stub_engine import write_run, write_snapshot
 
 from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.launch.ranks import jobs
-from furnace_hpc.launch.ranks.jobs import FRESH, Job, RankStarter, Task, rank_environment, ranks_of
+from furnace_hpc.launch.local_ranks import jobs
+from furnace_hpc.launch.local_ranks.jobs import (
+    FRESH,
+    Job,
+    RankStarter,
+    Task,
+    rank_environment,
+    ranks_of,
+)
 
 PROFILE = ClusterProfile(name="c", executor="local")
 PATIENCE_S = 60
@@ -25,7 +32,7 @@ QUEUE = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {support!r})
-from test_ranks import Place
+from test_local_ranks import Place
 with Place(Path({folder!r})) as place:
     job = place.start({name!r}, 2)
     while True:

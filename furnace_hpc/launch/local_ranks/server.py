@@ -1,6 +1,6 @@
 """Fork the ranks of runs from one process that has imported torch and DeepSpeed.
 
-    python -m furnace_hpc.launch.ranks.server QUEUE_PID     standard input is a socket to the queue
+    python -m furnace_hpc.launch.local_ranks.server QUEUE_PID     its stdin is a socket to the queue
 
 It runs from a code snapshot, in the environment of that code's runs. For each request it forks a
 controller, which becomes a child of the queue and answers with its own process id. So runs do not
@@ -20,14 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from furnace_hpc.host.lifecycle import START_S
+from furnace_hpc.launch.local_ranks.controller import control, log_of, rank_variables, write_to
 from furnace_hpc.launch.rank_main import check_code, run_task
-from furnace_hpc.launch.ranks.controller import (
-    control,
-    die_with,
-    log_of,
-    rank_variables,
-    write_to,
-)
+from furnace_hpc.slurm.die_with_parent import die_with
 
 MAX_MESSAGE = 65536
 ADOPTION_S = 10.0  # at most, until the queue is a controller's parent
