@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from furnace_hpc.config.train_config import TrainConfig, accumulation_steps
+from furnace_hpc.engine.gradient_check import step_without_waits
 from furnace_hpc.engine.ranks.distributed import Processes
 
 Engine = Any  # deepspeed.DeepSpeedEngine; the library has no types
@@ -48,6 +49,8 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
         # blocks.
         deepspeed.checkpointing.configure(None, deepspeed_config=engine.config)
         engine.module.checkpoint_activations(deepspeed.checkpointing.checkpoint)
+    if config.deepspeed.bf16.check_grad_overflow is False:
+        step_without_waits(engine.optimizer)
     _check(engine, config, processes.world_size)
     return engine
 
@@ -70,6 +73,8 @@ def deepspeed_config(config: TrainConfig, world_size: int, on_gpu: bool = False)
         "gradient_accumulation_steps": steps,
         "gradient_clipping": config.optimizer.max_grad_norm,
         "steps_per_print": 10**9,
+        # It would wait for the GPU twice in each micro-batch.
+        "timers": {"throughput": {"enabled": False}},
     }
 
 

@@ -20,6 +20,7 @@ from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
 from furnace_hpc.engine.determinism import explained_nondeterminism
 from furnace_hpc.engine.evaluation import Evaluation, evaluate
 from furnace_hpc.engine.finish import finish
+from furnace_hpc.engine.gradient_check import NOT_FINITE, GradientCheck
 from furnace_hpc.engine.meters import StepClock
 from furnace_hpc.engine.ranks.distributed import (
     Processes,
@@ -68,6 +69,7 @@ def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: RankVer
             loop = TrainingLoop(context, batches, verdict, load_progress(context))
             with explained_nondeterminism():
                 stop_signal = loop.run()
+        stop.settle()
         if not stop_signal:
             verdict.done()
         processes.barrier()  # no rank leaves before all have written their verdicts
@@ -109,6 +111,7 @@ class TrainingLoop:
         self._evaluation: Evaluation | None = None
         self._loss_terms: dict[str, torch.Tensor] = {}
         """Of the step just trained, as means over this rank's samples. Empty before the first."""
+        self._gradients = GradientCheck()
 
     def run(self) -> str | None:
         """Train the run to its last step, then finish it."""
@@ -130,10 +133,11 @@ class TrainingLoop:
             self._train_one_step()
 
     def _step_boundary(self, saver: CheckpointSaver) -> str | None:
-        """Exchange stop flags, then evaluate and save where that is due."""
+        """Read the flags of all ranks, evaluate and save where that is due, and send new flags."""
         step = self._progress.step
         self._context.watchdog.heartbeat(f"step {step + 1}")
-        stop_signal, busy = self._context.stop.exchange(self._processes, saver.busy)
+        stop = self._context.stop
+        stop_signal, busy = stop.receive(self._processes, saver.busy)
         if not busy:
             saver.advance(step)
         is_last = step == self._config.steps
@@ -141,6 +145,7 @@ class TrainingLoop:
         is_save_due = saver.is_due(step, busy) or (is_last and saver.saved < step)
         if stop_signal or is_evaluation_due or is_save_due or is_last:
             self._progress.train_s += self._clock.stop()
+            self._gradients.check()
         improved = False
         if is_evaluation_due:
             try:
@@ -154,6 +159,8 @@ class TrainingLoop:
             self._save_and_stop(saver, stop_signal)
         elif needs_checkpoint:
             saver.begin(asdict(self._progress), is_best=improved)
+        if not (stop_signal or is_last):
+            stop.send(self._processes, saver.busy)
         return stop_signal
 
     def _evaluate(self) -> bool:
@@ -188,6 +195,8 @@ class TrainingLoop:
         self._loss_terms = train_step(
             self._engine, self._batches, config, progress.step, gather_of(self._processes)
         )
+        if config.deepspeed.bf16.check_grad_overflow is False:
+            self._gradients.add(self._engine)
         progress.step += 1
         self._verdict.at(progress.step)
         if progress.step == config.steps or progress.step % config.log_every == 0:
@@ -204,6 +213,7 @@ class TrainingLoop:
     def _record_training(self) -> None:
         """Write a line of the metrics file. Its time is the mean since the line before."""
         progress = self._progress
+        self._gradients.check()
         means = mean_loss_terms(self._loss_terms, self._processes)
         progress.train_s += self._clock.lap()
         steps, train_s = self._recorded
@@ -273,34 +283,17 @@ def train_step(
         for name, value in terms.items():
             means[name] = means.get(name, 0) + value.detach() / micro_steps
     check_gradient(engine, skipped_before)
-    if config.deepspeed.bf16.check_grad_overflow is False:
-        check_gradient_norm(engine)
     return means
 
 
 def check_gradient(engine: Engine, skipped_before: int) -> None:
     """Raise FloatingPointError if DeepSpeed has skipped the step just made.
 
-    At stages 1 to 3 DeepSpeed silently skips a step whose gradient is not finite. At stage 0 it
-    applies it.
+    At stages 1 to 3 DeepSpeed silently skips a step whose gradient is not finite, unless
+    bf16.check_grad_overflow is false. At stage 0 it applies it.
     """
     if engine.skipped_steps > skipped_before:
-        raise FloatingPointError(
-            "the gradient is not finite. Lower optimizer.lr or check the data."
-        )
-
-
-def check_gradient_norm(engine: Engine) -> None:
-    """Raise FloatingPointError if the norm of the gradient of the step just made is not finite.
-
-    DeepSpeed checks nothing if bf16.check_grad_overflow is false, and applies the gradient. The
-    norm is the same on all ranks. DeepSpeed turns a norm that is not finite into -1.
-    """
-    norm = engine.get_global_grad_norm()
-    if norm is not None and not 0 <= float(norm) < math.inf:
-        raise FloatingPointError(
-            "the gradient is not finite. Lower optimizer.lr or check the data."
-        )
+        raise FloatingPointError(NOT_FINITE)
 
 
 def check_parameters(engine: Engine) -> None:
@@ -335,7 +328,7 @@ def forward(
     engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = local_gather
 ) -> dict[str, torch.Tensor]:
     """The loss terms of one micro-batch."""
-    output = engine(batch.inputs, batch.lengths, batch.present_BM)
+    output = engine(batch.inputs, batch.lengths, batch.present_BM, complete=batch.complete)
     return total_loss(output, batch.labels, output["present"], config.loss, config.tasks, gather)
 
 
