@@ -47,9 +47,9 @@ class Bf16(_Closed):
     check_grad_overflow: bool | None = Field(
         default=None,
         json_schema_extra=ADDED_LATER,
-        description="false: the loop checks the norm of the gradient at each record and before each "
-        "save, and the host does not wait for the GPU. Stages 1 and 2 then make a fraction of the "
-        "kernel launches",
+        description="false: the loop checks the norm of the gradient, at each record and before "
+        "each save. Then the host does not wait for the GPU in a step, and stages 1 and 2 make a "
+        "fraction of the kernel launches",
     )
 
 

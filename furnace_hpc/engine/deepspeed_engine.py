@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from furnace_hpc.config.train_config import TrainConfig, accumulation_steps
-from furnace_hpc.engine.gradient_check import step_without_waits
 from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.engine.speed.gradient_check import step_without_waits
 
 Engine = Any  # deepspeed.DeepSpeedEngine; the library has no types
 _PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}

@@ -20,7 +20,6 @@ from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
 from furnace_hpc.engine.determinism import explained_nondeterminism
 from furnace_hpc.engine.evaluation import Evaluation, evaluate
 from furnace_hpc.engine.finish import finish
-from furnace_hpc.engine.gradient_check import NOT_FINITE, GradientCheck
 from furnace_hpc.engine.meters import StepClock
 from furnace_hpc.engine.ranks.distributed import (
     Processes,
@@ -32,6 +31,8 @@ from furnace_hpc.engine.ranks.gather import gather_of
 from furnace_hpc.engine.ranks.stop import Stopped, StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.setup import set_up
+from furnace_hpc.engine.speed.compilation import explained_compilation
+from furnace_hpc.engine.speed.gradient_check import GradientCheck
 from furnace_hpc.host.lifecycle import EXIT_STOPPED
 from furnace_hpc.model.losses import Gather, local_gather, total_loss
 from furnace_hpc.runs.folder import RunFolder
@@ -67,7 +68,7 @@ def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: RankVer
         context = set_up(folder, attempt, processes, watchdog, stop)
         with train_batches(context.engine, context.reader, context.config, processes) as batches:
             loop = TrainingLoop(context, batches, verdict, load_progress(context))
-            with explained_nondeterminism():
+            with explained_nondeterminism(), explained_compilation(context.config.compile):
                 stop_signal = loop.run()
         stop.settle()
         if not stop_signal:
@@ -195,9 +196,9 @@ class TrainingLoop:
         self._loss_terms = train_step(
             self._engine, self._batches, config, progress.step, gather_of(self._processes)
         )
-        if config.deepspeed.bf16.check_grad_overflow is False:
-            self._gradients.add(self._engine)
         progress.step += 1
+        if config.deepspeed.bf16.check_grad_overflow is False:
+            self._gradients.add(self._engine, progress.step)
         self._verdict.at(progress.step)
         if progress.step == config.steps or progress.step % config.log_every == 0:
             self._record_training()
@@ -293,7 +294,9 @@ def check_gradient(engine: Engine, skipped_before: int) -> None:
     bf16.check_grad_overflow is false. At stage 0 it applies it.
     """
     if engine.skipped_steps > skipped_before:
-        raise FloatingPointError(NOT_FINITE)
+        raise FloatingPointError(
+            "the gradient is not finite. Lower optimizer.lr or check the data."
+        )
 
 
 def check_parameters(engine: Engine) -> None:

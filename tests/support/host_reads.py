@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # .item() and bool() of a tensor, torch.tensor(...), and an index that is a list
 OPERATIONS = ("aten._local_scalar_dense", "aten.lift_fresh", "aten.nonzero", "aten.is_nonzero")
 MAKERS = ("tensor", "as_tensor", "scalar_tensor")
-READERS = ("item", "tolist", "cpu", "numpy")
+READERS = ("item", "tolist", "cpu")
 
 
 class HostReads(TorchDispatchMode):

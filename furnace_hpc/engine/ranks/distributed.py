@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -106,11 +105,12 @@ class Processes:
         """Collective. Begin to find the largest of all ranks, for each value."""
         if self.world_size == 1:
             return PendingMax(values)
-        array = np.array(values, dtype=np.float64)
-        work = dist.all_reduce(
-            torch.from_numpy(array), op=dist.ReduceOp.MAX, group=self.control, async_op=True
-        )
-        return PendingMax(array, work)
+        tensor = torch.empty(len(values), dtype=torch.float64)
+        shared = tensor.numpy()
+        shared[:] = values
+        maximum = dist.ReduceOp.MAX
+        work = dist.all_reduce(tensor, op=maximum, group=self.control, async_op=True)
+        return PendingMax(shared, work)
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Collective. Sum a tensor over all ranks, in place, and return it."""

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
-
-NOT_FINITE = "the gradient is not finite. Lower optimizer.lr or check the data."
 
 
 class GradientCheck:
@@ -20,23 +19,29 @@ class GradientCheck:
     """
 
     def __init__(self) -> None:
-        self._is_bad: Tensor | bool = False
+        self._first_bad: Tensor | float = math.inf
+        """The first step whose norm was not finite."""
 
-    def add(self, engine: Any) -> None:
+    def add(self, engine: Any, step: int) -> None:
         """Add the step just made. DeepSpeed turns a norm that is not finite into -1."""
         norm = engine.get_global_grad_norm()
         if norm is None:
             return
-        is_good = (norm >= 0) & (norm < math.inf)
-        if isinstance(is_good, Tensor):
-            self._is_bad = is_good.logical_not() | self._is_bad
-        else:
-            self._is_bad = self._is_bad | (not is_good)
+        if isinstance(norm, Tensor):
+            is_good = (norm >= 0) & (norm < math.inf)
+            first = torch.full_like(norm, step, dtype=torch.float64).masked_fill(is_good, math.inf)
+            self._first_bad = first.clamp(max=self._first_bad)
+        elif not 0 <= norm < math.inf:
+            self._first_bad = min(self._first_bad, step)
 
     def check(self) -> None:
         """Raise FloatingPointError if the gradient of a step was not finite. It waits for a GPU."""
-        if bool(self._is_bad):
-            raise FloatingPointError(NOT_FINITE)
+        first_bad = float(self._first_bad)
+        if first_bad < math.inf:
+            raise FloatingPointError(
+                f"the gradient is not finite at step {first_bad:.0f}. Lower optimizer.lr or check "
+                "the data."
+            )
 
 
 def step_without_waits(optimizer: Any) -> None:
