@@ -2,26 +2,24 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
+import torch._dynamo
 from make import make_inputs, make_model
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.engine.speed import compilation
 from furnace_hpc.engine.speed.compilation import compile_blocks, explained_compilation
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """A process in which the start has turned the compiler off."""
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    limits = torch._dynamo.config
-    monkeypatch.setattr(limits, "recompile_limit", limits.recompile_limit)
-    monkeypatch.setattr(limits, "accumulated_recompile_limit", limits.accumulated_recompile_limit)
-    return monkeypatch
+    with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=256):
+        yield monkeypatch
 
 
 def test_blocks_are_compiled_for_fixed_shapes(environment):
