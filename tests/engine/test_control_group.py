@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-import rank_work
+import step_work
 import torch
 from forked_ranks import run_on_ranks
 
@@ -13,8 +13,8 @@ from furnace_hpc.engine.ranks.stop import StopRequest
 
 
 def test_flags_are_read_one_boundary_later(tmp_path):
-    """All ranks read the same at the same boundary, and sending waits for nobody."""
-    first, second = run_on_ranks(rank_work.sent_flags, 2, tmp_path)
+    """All ranks read the same at the same boundary, and sending waits for no other rank."""
+    first, second = run_on_ranks(step_work.sent_flags, 2, tmp_path)
     *read, backend, sent_s = first
     assert read == second[:5]
     # sent at boundaries 0 to 3; the first boundary exchanges at once
@@ -34,7 +34,7 @@ def test_steps_read_nothing_back(tmp_path, small_data):
     """The whole loop between two records, DeepSpeed and transformers included, on two ranks."""
     stages = ["zero1", "zero2", "zero3"]
     for places in run_on_ranks(
-        rank_work.host_reads, 2, tmp_path, stages, str(tmp_path), str(small_data)
+        step_work.host_reads, 2, tmp_path, stages, str(tmp_path), str(small_data)
     ):
         assert places["zero1"] == places["zero2"] == []
         # DeepSpeed makes the number -1 on the device

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import rank_work
+import step_work
 import torch
 from forked_ranks import run_on_ranks
 
@@ -17,7 +17,7 @@ BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 
 @pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
 def test_norm_replaces_the_check_of_each_tensor(tmp_path, stage):
-    [answers] = run_on_ranks(rank_work.gradient_checks, 1, tmp_path, stage)
+    [answers] = run_on_ranks(step_work.gradient_checks, 1, tmp_path, stage)
     default, file, tensors = answers["default"], answers["file"], answers["tensors"]
     assert default["sha256"] == file["sha256"]
     assert file["calls"] <= 2 * tensors + 60, answers
@@ -30,7 +30,7 @@ def test_norm_replaces_the_check_of_each_tensor(tmp_path, stage):
 @pytest.mark.slow
 def test_launches_of_a_large_model(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, BENCHMARKS])
-    [counts] = run_on_ranks(rank_work.launches_of_stages, 1, tmp_path)
+    [counts] = run_on_ranks(step_work.launches_of_stages, 1, tmp_path)
     assert {tensors for _, tensors in counts.values()} == {429}
     assert all(count <= 950 for count, _ in counts.values()), counts
 
