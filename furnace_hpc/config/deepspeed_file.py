@@ -47,8 +47,9 @@ class Bf16(_Closed):
     check_grad_overflow: bool | None = Field(
         default=None,
         json_schema_extra=ADDED_LATER,
-        description="stage 2: false checks the norm of the gradient instead of each tensor, which "
-        "makes a fraction of the kernel launches",
+        description="false: the loop checks the norm of the gradient, at each record and before "
+        "each save. Then the host does not wait for the GPU in a step, and stages 1 and 2 make a "
+        "fraction of the kernel launches",
     )
 
 
@@ -145,6 +146,11 @@ class DeepSpeedFile(_Closed):
     zero_optimization: ZeroOptimization
     bf16: Bf16
     data_types: DataTypes | None = None
+    communication_data_type: Literal["fp32", "bf16"] | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="type in which gradients travel between ranks [the type of the parameters]",
+    )
     activation_checkpointing: ActivationCheckpointing | None = None
     zero_force_ds_cpu_optimizer: bool | None = Field(
         default=None,

@@ -147,6 +147,18 @@ class TrainConfig(Config):
         description="train on CPUs with fixed instructions and one thread per process, which is "
         "made to give the same bits on x86-64 CPUs with AVX2. GPUs are refused",
     )
+    tf32: bool = Field(
+        default=False,
+        json_schema_extra=ADDED_LATER,
+        description="NVIDIA GPUs since A100: round the factors of fp32 matrix products and "
+        "convolutions to 10 bits. They are then several times as fast",
+    )
+    compile: bool = Field(
+        default=False,
+        json_schema_extra=ADDED_LATER,
+        description="compile the attention blocks and transformer layers with torch.compile. Needs "
+        "ZeRO stage 0, 1 or 2, no activation_checkpointing, and a compiler on the nodes",
+    )
     log_every: int = Field(
         default=10, ge=1, json_schema_extra=NOT_IDENTITY, description="steps between records"
     )
@@ -185,6 +197,7 @@ class TrainConfig(Config):
                 "task 'consistency': metrics of two modalities have this name. Choose another"
             )
         check_metric(self.selection_metric, self.tasks, splits=("val",))
+        self._check_compile()
         for term in self.loss.compares_samples:
             if self.micro_batch_size == AUTO:
                 raise ValueError(
@@ -197,6 +210,25 @@ class TrainConfig(Config):
                     f"{list(self.model.modalities)}. Add a modality, or remove loss.{term}"
                 )
         return self
+
+    def _check_compile(self) -> None:
+        if not self.compile:
+            return
+        stage = self.deepspeed.zero_optimization.stage
+        if stage == 3:
+            raise ValueError(
+                "compile: true needs ZeRO stage 0, 1 or 2, got stage 3, which gathers the "
+                "parameters of each layer while the layer runs. Change one of them"
+            )
+        if self.deepspeed.activation_checkpointing:
+            raise ValueError(
+                "compile: true does not work with activation_checkpointing. Remove one of them"
+            )
+        if self.portable:
+            raise ValueError(
+                "compile: true does not work with portable: true, because the compiler chooses "
+                "instructions by the CPU. Remove one of them"
+            )
 
     @property
     def training_seed(self) -> int:

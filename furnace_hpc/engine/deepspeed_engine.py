@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from furnace_hpc.config.train_config import TrainConfig, accumulation_steps
 from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.engine.speed.gradient_check import step_without_waits
 
 Engine = Any  # deepspeed.DeepSpeedEngine; the library has no types
 _PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -48,6 +49,8 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
         # blocks.
         deepspeed.checkpointing.configure(None, deepspeed_config=engine.config)
         engine.module.checkpoint_activations(deepspeed.checkpointing.checkpoint)
+    if config.deepspeed.bf16.check_grad_overflow is False:
+        step_without_waits(engine.optimizer)
     _check(engine, config, processes.world_size)
     return engine
 
@@ -89,6 +92,8 @@ def deepspeed_config(config: TrainConfig, world_size: int, on_gpu: bool = False)
         "gradient_accumulation_steps": steps,
         "gradient_clipping": config.optimizer.max_grad_norm,
         "steps_per_print": 10**9,
+        # It would wait for the GPU twice in each micro-batch.
+        "timers": {"throughput": {"enabled": False}},
     }
 
 

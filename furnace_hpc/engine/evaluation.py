@@ -183,7 +183,7 @@ def _forward_batch(
     engine: Engine, batch: Batch, tasks: tuple[TaskConfig, ...], modality_subsets: list[Subset]
 ) -> dict[str, Tensor]:
     """One forward pass. Keys: logits.<task>, label.<task>, <number of subset>.<task>, and more."""
-    output = engine(batch.inputs, batch.lengths, batch.present_BM, modality_subsets)
+    output = engine(batch.inputs, batch.lengths, batch.present_BM, modality_subsets, batch.complete)
     values: dict[str, Tensor] = {}
     for task in tasks:
         values[f"logits.{task.name}"] = output["logits"][task.name].float()

@@ -32,6 +32,8 @@ from furnace_hpc.engine.ranks.gather import gather_of
 from furnace_hpc.engine.ranks.stop import Stopped, StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.setup import set_up
+from furnace_hpc.engine.speed.compilation import explained_compilation
+from furnace_hpc.engine.speed.gradient_check import GradientCheck
 from furnace_hpc.host.lifecycle import EXIT_STOPPED
 from furnace_hpc.model.losses import Gather, local_gather, total_loss
 from furnace_hpc.runs.folder import RunFolder
@@ -68,6 +70,7 @@ def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: RankVer
         with noted_oom(verdict, processes.device):
             context = set_up(folder, attempt, processes, watchdog, stop)
             stop_signal = _train(context, verdict)
+        stop.settle()
         if not stop_signal:
             verdict.done()
         processes.barrier()  # no rank leaves before all have written their verdicts
@@ -78,7 +81,7 @@ def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: RankVer
 def _train(context: RunContext, verdict: RankVerdict) -> str | None:
     """Collective. Train a run that is set up. Return the name of the signal that stops it."""
     batches = train_batches(context.engine, context.reader, context.config, context.processes)
-    with batches, explained_nondeterminism():
+    with batches, explained_nondeterminism(), explained_compilation(context.config.compile):
         return TrainingLoop(context, batches, verdict, load_progress(context)).run()
 
 
@@ -115,6 +118,7 @@ class TrainingLoop:
         self._evaluation: Evaluation | None = None
         self._loss_terms: dict[str, torch.Tensor] = {}
         """Of the step just trained, as means over this rank's samples. Empty before the first."""
+        self._gradients = GradientCheck()
 
     def run(self) -> str | None:
         """Train the run to its last step, then finish it."""
@@ -136,10 +140,11 @@ class TrainingLoop:
             self._train_one_step()
 
     def _step_boundary(self, saver: CheckpointSaver) -> str | None:
-        """Exchange stop flags, then evaluate and save where that is due."""
+        """Read the flags of all ranks, evaluate and save where that is due, and send new flags."""
         step = self._progress.step
         self._context.watchdog.heartbeat(f"step {step + 1}")
-        stop_signal, busy = self._context.stop.exchange(self._processes, saver.busy)
+        stop = self._context.stop
+        stop_signal, busy = stop.receive(self._processes, saver.busy)
         if not busy:
             saver.advance(step)
         is_last = step == self._config.steps
@@ -147,6 +152,7 @@ class TrainingLoop:
         is_save_due = saver.is_due(step, busy) or (is_last and saver.saved < step)
         if stop_signal or is_evaluation_due or is_save_due or is_last:
             self._add_usage(self._meters.stop())
+            self._gradients.check()
         improved = False
         if is_evaluation_due:
             try:
@@ -160,6 +166,8 @@ class TrainingLoop:
             self._save_and_stop(saver, stop_signal)
         elif needs_checkpoint:
             saver.begin(asdict(self._progress), is_best=improved)
+        if not (stop_signal or is_last):
+            stop.send(self._processes, saver.busy)
         return stop_signal
 
     def _evaluate(self) -> bool:
@@ -197,6 +205,8 @@ class TrainingLoop:
                 self._engine, self._meters.batches, config, progress.step, gather
             )
         progress.step += 1
+        if config.deepspeed.bf16.check_grad_overflow is False:
+            self._gradients.add(self._engine, progress.step)
         self._verdict.at(progress.step)
         if progress.step == config.steps or progress.step % config.log_every == 0:
             self._record_training()
@@ -212,6 +222,7 @@ class TrainingLoop:
     def _record_training(self) -> None:
         """Write a line of the metrics file. Its usage is that since the line before."""
         progress = self._progress
+        self._gradients.check()
         means = mean_loss_terms(self._loss_terms, self._processes)
         self._add_usage(self._meters.lap())
         steps, usage = progress.step - self._recorded_step, self._unrecorded
@@ -286,31 +297,16 @@ def train_step(
         for name, value in terms.items():
             means[name] = means.get(name, 0) + value.detach() / micro_steps
     check_gradient(engine, skipped_before)
-    if config.deepspeed.bf16.check_grad_overflow is False:
-        check_gradient_norm(engine)
     return means
 
 
 def check_gradient(engine: Engine, skipped_before: int) -> None:
     """Raise FloatingPointError if DeepSpeed has skipped the step just made.
 
-    At stages 1 to 3 DeepSpeed silently skips a step whose gradient is not finite. At stage 0 it
-    applies it.
+    At stages 1 to 3 DeepSpeed silently skips a step whose gradient is not finite, unless
+    bf16.check_grad_overflow is false. At stage 0 it applies it.
     """
     if engine.skipped_steps > skipped_before:
-        raise FloatingPointError(
-            "the gradient is not finite. Lower optimizer.lr or check the data."
-        )
-
-
-def check_gradient_norm(engine: Engine) -> None:
-    """Raise FloatingPointError if the norm of the gradient of the step just made is not finite.
-
-    DeepSpeed checks nothing if bf16.check_grad_overflow is false, and applies the gradient. The
-    norm is the same on all ranks. DeepSpeed turns a norm that is not finite into -1.
-    """
-    norm = engine.get_global_grad_norm()
-    if norm is not None and not 0 <= float(norm) < math.inf:
         raise FloatingPointError(
             "the gradient is not finite. Lower optimizer.lr or check the data."
         )
@@ -348,7 +344,7 @@ def forward(
     engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = local_gather
 ) -> dict[str, torch.Tensor]:
     """The loss terms of one micro-batch."""
-    output = engine(batch.inputs, batch.lengths, batch.present_BM)
+    output = engine(batch.inputs, batch.lengths, batch.present_BM, complete=batch.complete)
     return total_loss(output, batch.labels, output["present"], config.loss, config.tasks, gather)
 
 

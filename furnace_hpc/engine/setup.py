@@ -23,6 +23,7 @@ from furnace_hpc.engine.portable import set_up_portable
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.stop import StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
+from furnace_hpc.engine.speed.compilation import compile_blocks
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
@@ -57,6 +58,8 @@ def set_up(
     model = _build_model(config, columns.manifest)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = _count_flops(model, config, columns.manifest, folder, processes)
+    if config.compile:
+        compile_blocks(model)
     place(model, config, processes)
     # DeepSpeed collects garbage four times while it starts. Without this each takes half a second,
     # because of all imported modules.
@@ -134,9 +137,11 @@ def _check_attempt(folder: RunFolder, record: Attempt, processes: Processes) -> 
 
 
 def set_up_torch(config: TrainConfig) -> None:
-    """Set torch's threads and its choice of algorithms."""
+    """Set torch's threads, its choice of algorithms, and the precision of fp32 on GPUs."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads()))
     set_up_determinism(config.deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    torch.backends.cudnn.allow_tf32 = config.tf32  # torch's default is true
 
 
 def _open_columns(data_dir: str, fingerprint: str, watchdog: Watchdog) -> Columns:

@@ -3,7 +3,7 @@
 B batch, M modalities, T tokens, K bottleneck tokens, D width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -34,15 +34,17 @@ class AttentionBlock(nn.Module):
             nn.Linear(feedforward, width),
         )
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """Tokens to tokens. No token attends to positions outside the mask."""
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """Tokens to tokens. No token attends to positions outside the mask.
+
+        None: all positions are valid. Only without a mask does torch use flash attention.
+        """
         B, T, D = x_BTD.shape
         parts = self.query_key_value(self.norm_attention(x_BTD))
         parts = parts.view(B, T, 3, self.heads, D // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask_BT.view(B, 1, 1, T)
-        )
+        mask = None if mask_BT is None else mask_BT.view(B, 1, 1, T)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x_BTD = x_BTD + self._drop(self.project(attended.transpose(1, 2).reshape(B, T, D)))
         return x_BTD + self._drop(self.feedforward(self.norm_feedforward(x_BTD)))
 
@@ -68,15 +70,28 @@ class CrossAttentionFusion(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self, tokens: list[Tensor], masks: list[Tensor], checkpoint: Checkpoint | None
+        self,
+        tokens: list[Tensor],
+        masks: list[Tensor],
+        checkpoint: Checkpoint | None,
+        complete: Sequence[bool] = (False,),
     ) -> Tensor:
-        """Fuse tokens [B, T, D] and masks [B, T] per modality into one vector [B, D]."""
+        """Fuse tokens [B, T, D] and masks [B, T] per modality into one vector [B, D].
+
+        Args:
+            tokens: of each modality.
+            masks: of each modality.
+            checkpoint: runs a block and recomputes it in backward.
+            complete: of each modality, whether it is known that its mask is all true.
+        """
         B = tokens[0].shape[0]
         cls_B1D = self.cls_D.expand(B, 1, -1)
         embedded = [part + self.modality_MD[m] for m, part in enumerate(tokens)]
         x_BTD = torch.cat([cls_B1D, *embedded], dim=1)
-        # CLS is always in the mask: a row without any valid position would be NaN.
-        mask_BT = torch.cat([masks[0].new_ones(B, 1), *masks], dim=1)
+        mask_BT = None
+        if not all(complete):
+            # CLS is always in the mask: a row without any valid position would be NaN.
+            mask_BT = torch.cat([masks[0].new_ones(B, 1), *masks], dim=1)
         run_block = _block_runner(checkpoint, self.training)
         for block in self.blocks:
             x_BTD = run_block(block, x_BTD, mask_BT)
@@ -119,8 +134,18 @@ class BottleneckFusion(nn.Module):
         masks: list[Tensor],
         present_BM: Tensor,
         checkpoint: Checkpoint | None,
+        complete: Sequence[bool] = (),
     ) -> Tensor:
-        """Fuse tokens [B, T, D] and masks [B, T] per modality into one vector [B, D]."""
+        """Fuse tokens [B, T, D] and masks [B, T] per modality into one vector [B, D].
+
+        Args:
+            tokens: of each modality.
+            masks: of each modality.
+            present_BM: whether each sample has each modality.
+            checkpoint: runs a block and recomputes it in backward.
+            complete: of each modality, whether it is known that its mask is all true.
+        """
+        complete = complete or [False] * len(tokens)
         run_block = _block_runner(checkpoint, self.training)
         B, K = present_BM.shape[0], 0
         if self.bottleneck_KD is not None:
@@ -128,7 +153,9 @@ class BottleneckFusion(nn.Module):
         for blocks in self.layers:
             updates = []
             for m, block in enumerate(cast(nn.ModuleList, blocks)):
-                mask_BT = torch.cat([masks[m].new_ones(B, K), masks[m]], dim=1)
+                mask_BT = None
+                if not complete[m]:
+                    mask_BT = torch.cat([masks[m].new_ones(B, K), masks[m]], dim=1)
                 x_BTD = run_block(block, torch.cat([shared_BKD, tokens[m]], dim=1), mask_BT)
                 updates.append(x_BTD[:, :K])
                 tokens = [*tokens[:m], x_BTD[:, K:], *tokens[m + 1 :]]
@@ -152,5 +179,5 @@ def _block_runner(checkpoint: Checkpoint | None, training: bool) -> Checkpoint:
     return _call
 
 
-def _call(function: Callable[..., Any], *tensors: Tensor) -> Any:
+def _call(function: Callable[..., Any], *tensors: Tensor | None) -> Any:
     return function(*tensors)

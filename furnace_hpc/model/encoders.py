@@ -104,7 +104,8 @@ class TextEncoder(nn.Module):
     def forward(self, text_BT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
         """Turn token ids into (tokens [B, T, D], mask [B, T])."""
         mask_BT = length_mask(length_B, text_BT.shape[1], text_BT)
-        output = self.bert(input_ids=text_BT, attention_mask=mask_BT.long())
+        attention_mask = None if length_B is None else _attention_mask(self.bert, mask_BT)
+        output = self.bert(input_ids=text_BT, attention_mask=attention_mask)
         return self.project(output.last_hidden_state), mask_BT
 
 
@@ -183,7 +184,10 @@ class AudioTransformer(nn.Module):
         bands = (settings.num_mel_bins - settings.patch_size) // settings.frequency_stride + 1
         patches_BT = valid_BT[:, : last_start + 1 : settings.time_stride].repeat(1, bands)
         mask_BT = functional.pad(patches_BT, (2, 0), value=True)
-        tokens_BTD = self.ast(x_BTC, attention_mask=mask_BT.long()).last_hidden_state
+        attention_mask = None
+        if length_B is not None or missing > 0:
+            attention_mask = _attention_mask(self.ast, mask_BT)
+        tokens_BTD = self.ast(x_BTC, attention_mask=attention_mask).last_hidden_state
         return self.project(tokens_BTD), mask_BT
 
 
@@ -205,6 +209,17 @@ def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Modu
         case "audio", _, "transformer":
             return AudioTransformer(config, shapes)
     raise ValueError(f"no encoder for modality {name!r}")
+
+
+def _attention_mask(network: Any, mask_BT: Tensor) -> Tensor:
+    """The mask in the form that a network of transformers takes without waiting for the GPU.
+
+    A mask [B, T] is compared with "all true" on the host in each call. One of four axes is used as
+    it is, but attention that is not torch's own would add its values.
+    """
+    if network.config._attn_implementation != "sdpa":
+        return mask_BT.long()
+    return mask_BT[:, None, None, :]
 
 
 def _sizes(config: ModelConfig, layers: int) -> dict[str, int]:

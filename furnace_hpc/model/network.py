@@ -69,6 +69,7 @@ class FusionModel(nn.Module):
         lengths: dict[str, Tensor],
         present_BM: Tensor,
         subsets: Sequence[Sequence[int]] = (),
+        complete: frozenset[str] = frozenset(),
     ) -> dict[str, Any]:
         """Compute logits, and all that the losses need. So no encoder runs twice.
 
@@ -77,6 +78,8 @@ class FusionModel(nn.Module):
             lengths: modality -> valid tokens or frames [B].
             present_BM: whether each sample has each modality. Each sample has at least one.
             subsets: sets of modality indices. For each, also compute logits without the others.
+            complete: modalities that all samples have, with valid values at all positions. Their
+                attention needs no mask. Only the host can know them without waiting for a GPU.
 
         Returns:
             "logits": task -> [B, C].
@@ -94,13 +97,18 @@ class FusionModel(nn.Module):
         self._check_present(present_BM)
         if self.training and self.modality_dropout:
             present_BM = drop_modalities(present_BM, self.modality_dropout)
+        lengths = {name: length for name, length in lengths.items() if name not in complete}
+        if self.training and self.modality_dropout:
+            complete = frozenset()
         tokens, masks = self._encode(inputs, lengths, present_BM)
-        fused_BD, features_BMD = self._fuse(tokens, masks, present_BM)
+        fused_BD, features_BMD = self._fuse(tokens, masks, present_BM, complete)
         output: dict[str, Any] = {
             "logits": self._logits(fused_BD),
             "features": features_BMD,
             "present": present_BM,
-            "subsets": [self._logits_of(subset, tokens, masks, present_BM) for subset in subsets],
+            "subsets": [
+                self._logits_of(subset, tokens, masks, present_BM, complete) for subset in subsets
+            ],
         }
         if len(self.unimodal):
             output["unimodal"] = self._unimodal_logits(features_BMD)
@@ -144,16 +152,21 @@ class FusionModel(nn.Module):
         return tokens, masks
 
     def _fuse(
-        self, tokens: list[Tensor], masks: list[Tensor], present_BM: Tensor
+        self,
+        tokens: list[Tensor],
+        masks: list[Tensor],
+        present_BM: Tensor,
+        complete: frozenset[str],
     ) -> tuple[Tensor, Tensor]:
         """The fused vector [B, D], and the modalities' features [B, M, D]."""
         pooled = [masked_mean(part, mask) for part, mask in zip(tokens, masks, strict=True)]
         features_BMD = torch.stack(pooled, dim=1)
+        is_complete = [name in complete for name in self.modalities]
         match self.fusion:
             case CrossAttentionFusion():
-                fused_BD = self.fusion(tokens, masks, self.checkpoint)
+                fused_BD = self.fusion(tokens, masks, self.checkpoint, is_complete)
             case BottleneckFusion():
-                fused_BD = self.fusion(tokens, masks, present_BM, self.checkpoint)
+                fused_BD = self.fusion(tokens, masks, present_BM, self.checkpoint, is_complete)
             case _:
                 fused_BD = self.fusion(features_BMD, present_BM)
         return fused_BD + masked_mean(features_BMD, present_BM), features_BMD
@@ -162,16 +175,23 @@ class FusionModel(nn.Module):
         return {task: head(fused_BD) for task, head in self.heads.items()}
 
     def _logits_of(
-        self, subset: Sequence[int], tokens: list[Tensor], masks: list[Tensor], present_BM: Tensor
+        self,
+        subset: Sequence[int],
+        tokens: list[Tensor],
+        masks: list[Tensor],
+        present_BM: Tensor,
+        complete: frozenset[str],
     ) -> dict[str, Tensor]:
         """Logits from a subset of the modalities. The tokens of the others are set to zero."""
         kept_M = torch.zeros_like(present_BM[0])
-        kept_M[list(subset)] = True
+        for m in subset:  # a list as an index would wait for the GPU
+            kept_M[m] = True
         present_BM = present_BM & kept_M
+        complete &= {self.modalities[m] for m in subset}
         tokens = [part * present_BM[:, m].view(-1, 1, 1) for m, part in enumerate(tokens)]
         masks = [mask & present_BM[:, m : m + 1] for m, mask in enumerate(masks)]
         nothing_B1 = ~present_BM.any(1, keepdim=True)
-        logits = self._logits(self._fuse(tokens, masks, present_BM)[0])
+        logits = self._logits(self._fuse(tokens, masks, present_BM, complete)[0])
         return {task: part.masked_fill(nothing_B1, math.nan) for task, part in logits.items()}
 
 
@@ -196,7 +216,8 @@ def drop_modalities(present_BM: Tensor, probability: float) -> Tensor:
     """Hide each present modality with this probability, but always keep one at random."""
     draw_BM = torch.rand(present_BM.shape, device=present_BM.device).masked_fill(~present_BM, -1.0)
     kept_BM = draw_BM >= probability
-    best_BM = functional.one_hot(draw_BM.argmax(1), present_BM.shape[1]).bool()
+    position_M = torch.arange(present_BM.shape[1], device=present_BM.device)
+    best_BM = draw_BM.argmax(1, keepdim=True) == position_M
     return kept_BM | (best_BM & ~kept_BM.any(1, keepdim=True))
 
 

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from make import make_model
 
 from furnace_hpc.config.manifest import Labels, Statistics
 from furnace_hpc.data.columns import open_columns, write_columns
-from furnace_hpc.data.loading.batches import Batch, BatchReader
+from furnace_hpc.data.loading.batches import Batch, BatchReader, CopyStream
 from furnace_hpc.data.loading.prefetch import BatchPrefetcher, BatchRequest, TrainBatches
 from furnace_hpc.data.loading.sampler import drawn_frames
 from furnace_hpc.engine.evaluation import rank_shares
@@ -309,3 +310,69 @@ def test_only_a_few_batches_are_read_ahead(small_data):
             time.sleep(0.01)
         time.sleep(0.05)
         assert asked == [0, 1, 2, 3]
+
+
+def test_complete_modalities(tmp_path: Path):
+    """Samples of odd rows have text. That of row 7 has 8 tokens, which is the cut length."""
+    reader = BatchReader(open_columns(write_set(tmp_path)), "train", ("text", "image"), (), CPU)
+    both, image = frozenset(("text", "image")), frozenset(("image",))
+    assert reader.read(np.array([7, 7])).complete == both
+    assert reader.read(np.array([7, 5])).complete == image, "text of 6 tokens is padded"
+    assert reader.read(np.array([7, 6])).complete == image, "row 6 has no text"
+    assert reader.read(np.array([], np.int64)).complete == frozenset()
+
+
+class FakeStream:
+    """A stream of a GPU that writes down what is done in it."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self._log = name, log
+
+    def wait_stream(self, other: "FakeStream") -> None:
+        self._log.append(f"{self.name} waits for {other.name}")
+
+
+def test_copies_have_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    """Without a GPU: the order of the calls. Only contiguous memory is copied without a wait."""
+    log: list[str] = []
+    copying, current = FakeStream("copies", log), FakeStream("compute", log)
+
+    @contextmanager
+    def stream(entered: FakeStream) -> Iterator[None]:
+        log.append(f"enter {entered.name}")
+        yield
+        log.append("leave")
+
+    class Column:
+        def to(self, device: torch.device, non_blocking: bool) -> "Column":
+            log.append(f"copy to {device}, non_blocking={non_blocking}")
+            return self
+
+        def record_stream(self, used_by: FakeStream) -> None:
+            log.append(f"used by {used_by.name}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: copying)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    CopyStream(torch.device("cuda", 1)).to_device({"text": Column()})
+    assert log == [
+        "enter copies",
+        "copy to cuda:1, non_blocking=True",
+        "leave",
+        "compute waits for copies",
+        "used by compute",
+    ]
+
+
+def test_cut_text_for_a_gpu_is_in_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A copy from other memory would go through memory that is not page-locked."""
+    reader = BatchReader(open_columns(write_set(tmp_path)), "train", ("text", "image"), (), CPU)
+    rows = np.array([3, 1, 6])
+    on_cpu = reader.gather(rows).columns
+    assert not on_cpu["text"].is_contiguous()
+    empty = torch.empty
+    monkeypatch.setattr(reader, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch, "empty", lambda *a, pin_memory=False, **k: empty(*a, **k))
+    for_gpu = reader.gather(rows).columns
+    assert all(column.is_contiguous() for column in for_gpu.values())
+    assert all(torch.equal(on_cpu[name], column) for name, column in for_gpu.items())

@@ -4,10 +4,11 @@ import os
 
 import pytest
 import torch
-from make import make_inputs, make_model
+from make import make_config, make_inputs, make_model
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.engine.determinism import explained_nondeterminism, set_up_determinism
+from furnace_hpc.engine.setup import set_up_torch
 
 
 @pytest.fixture
@@ -66,3 +67,15 @@ def test_model_trains_in_strict_mode(gpu):
     output = model(*make_inputs())
     output["logits"]["digit"].square().mean().backward()
     assert all(p.grad is not None for p in model.encoders.parameters())
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_tf32_is_set_for_products_and_convolutions(monkeypatch, wanted):
+    """Torch's own default is TF32 for convolutions alone."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    try:
+        set_up_torch(make_config(tf32=wanted))
+        assert (products.allow_tf32, convolutions.allow_tf32) == (wanted, wanted)
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before

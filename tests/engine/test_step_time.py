@@ -1,5 +1,7 @@
 """Step time is measured from boundary to boundary, with the work of the device."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from make import make_config, make_context
@@ -85,7 +87,8 @@ def test_records_and_result_add_up(device, monkeypatch, tmp_path):
     """Twelve steps of 90 ms, a record every four, a checkpoint after six that takes 7 s."""
     records: list[dict] = []
     config = make_config(log_every=4, evaluation__every=100, steps=13)
-    context = make_context(config, engine=None, folder=tmp_path)
+    engine = SimpleNamespace(get_global_grad_norm=lambda: None)
+    context = make_context(config, engine, folder=tmp_path)
     context.processes.__dict__["device"] = torch.device("cuda")
     monkeypatch.setattr(usage, "_gpu_of", lambda device: None)
     monkeypatch.setattr(usage, "device_name", lambda device: "NVIDIA A40")

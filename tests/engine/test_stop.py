@@ -31,11 +31,11 @@ def stop():
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_stop_signal(stop: StopRequest, number: int):
     stop.check(ALONE)
-    assert stop.exchange(ALONE, 3) == (None, 3)
+    assert stop.receive(ALONE, 3) == (None, 3)
     os.kill(os.getpid(), number)
     with pytest.raises(Stopped, match=signal.Signals(number).name):
         stop.check(ALONE)
-    assert stop.exchange(ALONE, 0) == (signal.Signals(number).name, 0)
+    assert stop.receive(ALONE, 0) == (signal.Signals(number).name, 0)
 
 
 def test_heartbeat_or_stop(stop: StopRequest):

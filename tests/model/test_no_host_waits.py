@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from make import DESIGNS, make_config, make_inputs, make_model
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import furnace_hpc
@@ -57,3 +58,42 @@ def test_the_recorder_finds_waits(monkeypatch):
     with Waits() as waits:
         step(model)
     assert any("present_BM.any" in place for place in waits.places)
+
+
+@pytest.mark.parametrize("design", ["transformers", "cross_attention", "bottleneck"])
+def test_complete_modalities_need_no_mask(monkeypatch, design):
+    """Values and gradients stay the same, bit for bit, and no attention gets a mask."""
+    given: list[bool] = []
+    attention = functional.scaled_dot_product_attention
+
+    def noting(*arguments, attn_mask=None, **keywords):
+        given.append(attn_mask is not None)
+        return attention(*arguments, attn_mask=attn_mask, **keywords)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", noting)
+    inputs, lengths, present = make_inputs(frames=32)
+    found, masked = [], []
+    for complete in ((), ("text", "image", "audio")):
+        model = make_model(**DESIGNS[design]).train()
+        given.clear()
+        output = model(inputs, lengths, present, complete=frozenset(complete))
+        output["logits"]["digit"].square().sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append([output["logits"]["digit"], *gradients])
+        masked.append(set(given))
+    assert True in masked[0]
+    assert masked[1] == {False}
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_hidden_modality_needs_its_mask():
+    """Complete modalities are no longer complete if some of them are left out."""
+    inputs, lengths, present = make_inputs(frames=32)
+    for design in ("cross_attention", "bottleneck"):
+        model, names = make_model(**DESIGNS[design]), frozenset(("text", "image", "audio"))
+        subsets = [(0,), (1, 2), (0, 1, 2)]
+        with torch.no_grad():
+            with_masks = model(inputs, lengths, present, subsets)["subsets"]
+            without = model(inputs, lengths, present, subsets, names)["subsets"]
+        pairs = zip(with_masks, without, strict=True)
+        assert all(torch.equal(a["digit"], b["digit"]) for a, b in pairs)

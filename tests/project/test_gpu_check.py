@@ -18,7 +18,6 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
 NEED_A_GPU = {
     "verdicts of CUDA errors",
     "attention kernels",
-    "host waits in a step",
     "cost of filling new memory",
 }
 

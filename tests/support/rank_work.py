@@ -1,13 +1,10 @@
 """Functions of the ranks in distributed tests, called by forked_ranks.run_on_ranks."""
 
 import itertools
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -179,42 +176,6 @@ def means_and_maxima(processes: Processes) -> list[float]:
         processes.all_reduce_max(float(processes.rank))[0],
         processes.broadcast(processes.rank + 7),
     ]
-
-
-def gradient_checks(processes: Processes) -> dict[str, Any]:
-    """Calls of torch in one step of zero2, and the error of a gradient that is not finite.
-
-    With check_grad_overflow as DeepSpeed has it by default, and as the file has it.
-    """
-    from make import make_inputs
-    from torch.profiler import ProfilerActivity, profile
-
-    from furnace_hpc.engine import loop
-
-    inputs, lengths, present = make_inputs()
-    batch = Batch(np.arange(4), inputs, lengths, present, {"digit": torch.arange(4)})
-    answers: dict[str, Any] = {}
-    for name, key in (("default", True), ("file", False)):
-        config = make_config("zero2", global_batch_size=4, deepspeed__bf16__check_grad_overflow=key)
-        seed_everything(0)
-        network = FusionModel(config.model, SHAPES, {"digit": 10}, config.loss)
-        engine = build_engine(network, config, processes)
-        engine.backward(forward(engine, batch, config)["loss"])
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            engine.step()
-        loop.check_gradient_norm(engine)
-        calls = sum(event.count for event in seen.key_averages() if event.key.startswith("aten::"))
-        sha256 = parameters_sha256(full_fp32_parameters(engine))
-        error, batches = "", SimpleNamespace(of_step=lambda step: [batch])
-        with patch.object(loop, "forward", lambda *of: {"loss": forward(*of)["loss"] * math.nan}):
-            try:
-                loop.train_step(engine, batches, config, 1)
-            except FloatingPointError as problem:
-                error = str(problem)
-        engine.destroy()
-        answers[name] = {"calls": calls, "sha256": sha256, "error": error}
-    answers["tensors"] = len(list(network.parameters()))
-    return answers
 
 
 def time_limits(processes: Processes, hang_timeout_s: float) -> list[list[float]]:

@@ -27,6 +27,8 @@ class HostBatch:
     columns: dict[str, Tensor]
     buffers: dict[str, Tensor]
     """The memory of the columns, which are views of it."""
+    complete: frozenset[str] = frozenset()
+    """Modalities that all samples have, with valid values at all positions."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Batch:
     """Whether each sample has each modality, bool, in the order of `modalities`."""
     labels: dict[str, Tensor]
     """Task -> class index [B] int64. With several classes per sample: [B, C] float32 of 0 and 1."""
+    complete: frozenset[str] = frozenset()
+    """Modalities that all samples have, with valid values at all positions. The host knows it."""
 
 
 class BatchReader:
@@ -64,8 +68,10 @@ class BatchReader:
         self._arrays = {name: np.asarray(array) for name, array in columns.split(split).items()}
         self._modalities = modalities
         self._dtypes = {task: _LABEL_DTYPES[manifest.labels[task].kind] for task in tasks}
-        bits = [manifest.modalities.index(modality) for modality in modalities]
-        self._bits = torch.tensor(bits, device=device)  # a list would wait for the GPU each time
+        self._columns_of_present = [manifest.modalities.index(name) for name in modalities]
+        # a list as an index would wait for the GPU each time
+        self._bits = torch.tensor(self._columns_of_present, device=device)
+        self._copies = CopyStream(device)
         self._scale = {
             name: (_column(statistics.mean, device), _column(statistics.std, device))
             for name, statistics in manifest.statistics.items()
@@ -108,14 +114,14 @@ class BatchReader:
                 shown = self.image_frames // 2 if frames is None else frames
                 source_rows = rows * self.image_frames + shown
             columns[name] = self._take(name, source, source_rows, buffers)
-        return HostBatch(rows, columns, buffers)
+        columns = cut_text(columns)
+        if self._is_pinned:
+            columns = {name: self._contiguous(column) for name, column in columns.items()}
+        return HostBatch(rows, columns, buffers, self._complete(columns))
 
     def to_device(self, host: HostBatch) -> Batch:
         """Move and standardise a batch. Its host memory may be reused afterwards."""
-        moved = {
-            name: column.to(self.device, non_blocking=True)
-            for name, column in cut_text(host.columns).items()
-        }
+        moved = self._copies.to_device(host.columns)
         batch = Batch(
             rows=host.rows,
             inputs={name: self._standardised(name, moved[name]) for name in self._modalities},
@@ -129,6 +135,7 @@ class BatchReader:
                 task: moved[f"label.{task}"].to(dtype, copy=True)
                 for task, dtype in self._dtypes.items()
             },
+            complete=host.complete,
         )
         # A GPU may still be reading, and torch reuses pinned memory itself.
         if self.device.type == "cpu":
@@ -148,19 +155,67 @@ class BatchReader:
         buffer = buffers.get(name)
         if buffer is None or len(buffer) < len(rows):
             dtype = torch.from_numpy(np.empty(0, source.dtype)).dtype
-            pinned = self.device.type == "cuda"
             buffer = buffers[name] = torch.empty(
-                (len(rows), *source.shape[1:]), dtype=dtype, pin_memory=pinned
+                (len(rows), *source.shape[1:]), dtype=dtype, pin_memory=self._is_pinned
             )
         taken = buffer[: len(rows)]
         # the default mode copies everything twice
         np.take(source, rows, axis=0, out=taken.numpy(), mode="clip")
         return taken
 
+    @property
+    def _is_pinned(self) -> bool:
+        """Whether host memory is page-locked, so that a copy to the GPU does not wait."""
+        return self.device.type == "cuda"
+
+    def _contiguous(self, column: Tensor) -> Tensor:
+        """The column in one piece. Torch copies other memory to a GPU through unpinned memory."""
+        if column.is_contiguous():
+            return column
+        return torch.empty(column.shape, dtype=column.dtype, pin_memory=True).copy_(column)
+
+    def _complete(self, columns: dict[str, Tensor]) -> frozenset[str]:
+        """Modalities that all samples have, with valid values at all positions."""
+        if not len(columns["present"]):
+            return frozenset()
+        everywhere = columns["present"].numpy().astype(bool).all(0)
+        complete = set()
+        for modality, bit in zip(self._modalities, self._columns_of_present, strict=True):
+            lengths = columns.get(f"{modality}_length")
+            is_full = lengths is None or lengths.numpy().min() >= columns[modality].shape[-1]
+            if everywhere[bit] and is_full:
+                complete.add(modality)
+        return frozenset(complete)
+
     def _standardised(self, modality: str, values: Tensor) -> Tensor:
         if modality == "text":
             return values.to(torch.int64, copy=True)
         return standardised(values, *self._scale[modality])
+
+
+class CopyStream:
+    """Copy batches to a GPU beside its computations. On the CPU nothing is copied."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)
+
+    def to_device(self, columns: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Begin to copy. What the current stream does next with the copies waits for them."""
+        if self._stream is None:
+            return {name: column.to(self._device) for name, column in columns.items()}
+        with torch.cuda.stream(self._stream):
+            moved = {
+                name: column.to(self._device, non_blocking=True) for name, column in columns.items()
+            }
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        for column in moved.values():
+            # Otherwise the copy stream could reuse its memory while the current one reads it.
+            column.record_stream(current)
+        return moved
 
 
 def standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -173,7 +228,7 @@ def cut_text(columns: dict[str, Tensor]) -> dict[str, Tensor]:
     """Cut tokens that are padding in every sample, and keep a multiple of 8."""
     if "text" not in columns or "text_length" not in columns or not len(columns["text"]):
         return columns
-    longest = max(1, int(columns["text_length"].max()))
+    longest = max(1, int(columns["text_length"].numpy().max()))
     num_tokens = -(-longest // TEXT_MULTIPLE) * TEXT_MULTIPLE  # rounded up
     return columns | {"text": columns["text"][:, :num_tokens]}
 

@@ -17,6 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.engine.ranks import flight_recorder
 from furnace_hpc.engine.ranks.devices import RankPlacement, choose_device, find_placement_problems
+from furnace_hpc.engine.ranks.interface import set_gloo_interface
 from furnace_hpc.engine.ranks.rendezvous import Address, publish, wait_for_address
 from furnace_hpc.host.lifecycle import START_S
 
@@ -45,13 +46,33 @@ _TORCHRUN = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True)
+class PendingMax:
+    """The largest values of all ranks, which are perhaps not known yet."""
+
+    values: Any
+    """What this rank has sent. The others' values replace it."""
+    work: Any = None
+
+    def wait(self) -> tuple[float, ...]:
+        """Wait until all ranks have sent theirs. Return the largest."""
+        if self.work is not None:
+            self.work.wait()
+        return tuple(float(value) for value in self.values)
+
+
+@dataclass(frozen=True)
 class Processes:
-    """The process group of one attempt, as one rank sees it."""
+    """The process group of one attempt, as one rank sees it.
+
+    Values of the host travel over gloo, tensors of the training over the device's own backend.
+    """
 
     rank: int
     local_rank: int
     world_size: int
     device: torch.device
+    control: Any = None
+    """Group for values of the host. It has gloo, so nothing waits for a GPU. None for one rank."""
 
     @property
     def is_rank_zero(self) -> bool:
@@ -72,15 +93,22 @@ class Processes:
     def barrier(self) -> None:
         """Collective. Wait for all ranks."""
         if self.world_size > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
     def all_reduce_max(self, *values: float) -> tuple[float, ...]:
         """Collective. The largest of all ranks, for each value."""
+        return self.begin_all_reduce_max(*values).wait()
+
+    def begin_all_reduce_max(self, *values: float) -> "PendingMax":
+        """Collective. Begin to find the largest of all ranks, for each value."""
         if self.world_size == 1:
-            return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return tuple(tensor.tolist())
+            return PendingMax(values)
+        tensor = torch.empty(len(values), dtype=torch.float64)
+        shared = tensor.numpy()
+        shared[:] = values
+        maximum = dist.ReduceOp.MAX
+        work = dist.all_reduce(tensor, op=maximum, group=self.control, async_op=True)
+        return PendingMax(shared, work)
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Collective. Sum a tensor over all ranks, in place, and return it."""
@@ -93,7 +121,7 @@ class Processes:
         if self.world_size == 1:
             return [value]
         values = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.control)
         return values
 
     def broadcast(self, value: Any) -> Any:
@@ -101,7 +129,7 @@ class Processes:
         if self.world_size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0, device=self.device)
+        dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
 
 
@@ -144,11 +172,14 @@ def init_process_group(
         timeout=timeout,
     )
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout)
+    control = None
     if rank_info.world_size > 1:
         # DeepSpeed makes this group when it needs it, with torch's own time limits: 600 s of NCCL.
         deepspeed.utils.groups._get_data_parallel_group()
+        set_gloo_interface()
+        control = dist.new_group(backend="gloo", timeout=timeout)
         _set_timeouts(timeout)
-    return Processes(rank_info.rank, rank_info.local_rank, rank_info.world_size, device)
+    return Processes(rank_info.rank, rank_info.local_rank, rank_info.world_size, device, control)
 
 
 def _collective_timeout(limit_s: float) -> timedelta:
