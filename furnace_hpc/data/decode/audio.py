@@ -57,7 +57,17 @@ def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]
     Raises:
         Unusable: the file is missing, empty, truncated or no sound, or a value is not finite.
     """
-    wave = read_wave(path, knobs)
+    return _coefficients(read_wave(path, knobs), knobs)
+
+
+def read_sound_bytes(content: bytes, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
+    """Return the coefficients of a sound file that is inside another file, as `read_sound` does."""
+    if not content:
+        raise Unusable("empty")
+    return _coefficients(read_wave_bytes(content, knobs), knobs)
+
+
+def _coefficients(wave: Wave, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
     wave = wave[: knobs.frames * knobs.hop + knobs.window]  # stored frames use no later sample
     made = _FEATURES[knobs.feature](
         wave[None],
@@ -82,7 +92,16 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
     # libsndfile reads an unchanged file faster by itself: it reads each MP3 frame twice.
     if checked.content is not content:
         source = io.BytesIO(checked.content)
-    values, rate = _decode(source, checked)
+    return _mono(*_decode(source, checked), knobs)
+
+
+def read_wave_bytes(content: bytes, knobs: SoundKnobs) -> Wave:
+    """Return the waveform of a sound file that is inside another file, as `read_wave` does."""
+    checked = check_sound(content)
+    return _mono(*_decode(io.BytesIO(checked.content), checked), knobs)
+
+
+def _mono(values: NDArray[np.float32], rate: int, knobs: SoundKnobs) -> Wave:
     if len(values) == 0:
         raise Unusable("empty", "no samples")
     if not np.isfinite(values).all():

@@ -170,7 +170,7 @@ def _detail(error: BaseException, file: str | Path) -> str:
         return ""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = _text(error).replace(str(file), Path(file).name)
+    text = _text(error).replace(str(file), Path(str(file)).name)
     if isinstance(error, OSError) and text:
         return text
     return f"{type(error).__name__}: {text}".removesuffix(": ")
