@@ -39,8 +39,8 @@ Source = Annotated[
     Files,
     typer.Option(
         metavar="FILE",
-        help="CSV, TSV, JSON lines, Parquet, Arrow or tar file, a list of paths (.txt), a folder of "
-        "media or of these files, or a pattern in quotes. Repeatable.",
+        help="CSV, TSV, JSON lines, Parquet, Arrow or tar file, a list of paths (.txt), a folder, "
+        "or a pattern in quotes. Repeatable.",
     ),
 ]
 Train = Annotated[Files, typer.Option(metavar="FILE", help="File of the train split. Repeatable.")]
@@ -182,6 +182,7 @@ def table(
     force: Force = False,
     verify: Verify = False,
 ) -> None:
+    """Pack a table: `HELP` explains it to users."""
     columns = ColumnOptions(
         *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or ())),
         *(id_, group, weight),

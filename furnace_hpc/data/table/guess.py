@@ -23,21 +23,14 @@ from furnace_hpc.data.table.sources.folders import IMAGES, SOUNDS
 
 SEEN = 2000  # rows that are looked at
 NAMES = {
-    "id": "id uid uuid guid key __key__ sample_id example_id".split(),
-    "split": "split set partition subset usage fold_name".split(),
-    "group": (
-        "group speaker speaker_id subject subject_id patient patient_id user user_id author "
-        "author_id actor participant dialogue_id session session_id conversation_id video_id "
-        "movie_id source_id"
-    ).split(),
-    "text": (
-        "text sentence sentences utterance caption title plot description review transcript "
-        "transcription body message content comment question abstract summary tweet headline"
-    ).split(),
-    "label": (
-        "label labels class classes category categories target y emotion sentiment genre genres "
-        "tag tags topic topics intent cls dish species folder"
-    ).split(),
+    "id": "id uid uuid guid key __key__ sample_id example_id",
+    "split": "split set partition subset usage",
+    "group": "group speaker speaker_id subject subject_id patient patient_id user user_id author "
+    "author_id actor participant dialogue_id session session_id conversation_id video_id movie_id",
+    "text": "text sentence sentences utterance caption title plot description review transcript "
+    "transcription body message content comment question abstract summary tweet headline",
+    "label": "label labels class classes category categories target y emotion sentiment genre "
+    "genres tag tags topic topics intent cls dish species folder",
 }
 MOST_CLASSES = 200
 _SOUND_MAGIC = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"FORM")
@@ -114,7 +107,7 @@ def _role(values: pl.Series, name: str) -> str | None:
         return kind
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace(" ", "_").replace("-", "_")
     for role, names in NAMES.items():
-        if plain in names and _fits(role, known):
+        if plain in names.split() and _fits(role, known):
             return role
     return None
 

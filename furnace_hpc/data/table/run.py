@@ -35,6 +35,7 @@ from furnace_hpc.data.table.vocabulary import choose_words
 
 MAX_WORDS = 20_000
 DATASET = "table"
+GENERIC = ("train", "data", "label", "labels", "meta", "metadata", "images", "audio")  # no names
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,11 @@ def pack_table(
 
 def _default_out(sources: SourceOptions) -> Path:
     first = Path((*sources.files, *sources.split_files.get("train", ()))[0])
-    name = first.resolve().name.partition(".")[0].replace("*", "") or "table"
-    if name in ("train", "data", "labels", "metadata") and first.resolve().parent.name:
-        name = first.resolve().parent.name
-    return Path("data") / name
+    for path in (first.resolve(), *first.resolve().parents):
+        name = path.name.partition(".")[0]
+        if name and "*" not in name and name.lower() not in GENERIC:
+            return Path("data") / name
+    return Path("data") / "table"
 
 
 @contextmanager

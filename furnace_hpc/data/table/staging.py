@@ -97,7 +97,7 @@ def stage(
     if num_rows == 0:
         raise ConfigError(f"{tables[0].path} has no rows")
     parts = [_joined(parts, scratch / "rows.arrow")]
-    names = tuple(table.path.name for table in tables)
+    names = tuple(table.name for table in tables)
     staged = Staged(tuple(parts), names, tuple(slots_of(columns)), num_rows, separators)
     for slot, spec in slots_of(columns).items():
         _check_inside(staged, slot, spec, {table.root for table in tables})
@@ -139,7 +139,7 @@ def _stage(
         pl.lit(number, pl.UInt16).alias("file"),
         pl.col("__row__").cast(pl.UInt32).alias("row"),
     ]
-    prefix = f"{table.path.stem}/" if several else ""
+    prefix = f"{table.name.removesuffix(table.path.suffix)}/" if several else ""
     own_id = pl.concat_str([pl.lit(prefix), pl.col("__row__").cast(pl.String)])
     if columns.id:
         own_id = text_cells(columns.id, schema, "--id")

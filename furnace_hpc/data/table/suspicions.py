@@ -129,7 +129,7 @@ def _numeric_columns(table: Table, used: set[str]) -> dict[str, pl.Series]:
 def _determines(values: NDArray[np.float64], classes: pl.Series) -> bool:
     """Return whether each value, or each range of values, has one class."""
     known = np.isfinite(values) & classes.is_not_null().to_numpy()
-    if known.sum() < LEAST_ROWS:
+    if known.sum() < LEAST_ROWS or (np.diff(values) > 0).all():  # row numbers of a sorted table
         return False
     _, codes = np.unique(classes.filter(pl.Series(known)).to_numpy(), return_inverse=True)
     order = np.lexsort((codes, values[known]))

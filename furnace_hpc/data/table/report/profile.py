@@ -35,10 +35,12 @@ class Spread:
     """How many values were measured."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.what}: median {self.median:,.4g} {self.unit}, {self.least:,.4g} to "
-            f"{self.most:,.4g} ({self.number:,} measured)"
-        )
+        least, median, most = (_number(value) for value in (self.least, self.median, self.most))
+        return f"{self.what}: median {median} {self.unit}, {least} to {most} ({self.number:,} measured)"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

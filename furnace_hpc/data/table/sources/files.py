@@ -43,6 +43,8 @@ class Table:
     class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Column of whole numbers -> names of the classes 0, 1, ..., from the file's metadata."""
     notes: tuple[str, ...] = ()
+    name: str = ""
+    """Differs from the names of all other tables. Messages and ids use it."""
 
     @property
     def columns(self) -> list[str]:
@@ -70,7 +72,17 @@ def open_tables(options: SourceOptions, scratch: Path) -> list[Table]:
     if options.media_root is not None:
         tables = [replace(table, root=options.media_root) for table in tables]
     _check_same_columns(tables)
-    return tables
+    return [replace(table, name=name) for table, name in zip(tables, _names(tables), strict=True)]
+
+
+def _names(tables: list[Table]) -> list[str]:
+    """Return the files' names, with as many of their folders as make them differ."""
+    paths = [table.path.absolute().parts for table in tables]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise ConfigError("a file is given twice. Give each file once")
 
 
 def _matches(given: str) -> list[Path]:
