@@ -147,7 +147,8 @@ def _divided(
 ) -> Codes:
     """Draw the split of each of these rows: first test, then val from the rest."""
     if len(rows) < 3:
-        raise ConfigError(f"{len(rows)} rows are too few, wanted at least 3 for three splits")
+        named = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+        raise ConfigError(f"the table has {named}, wanted at least 3 for three splits")
     codes = np.zeros(len(rows), np.uint8)
     left = np.arange(len(rows))
     total = sum(parts)

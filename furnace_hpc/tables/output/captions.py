@@ -61,6 +61,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_tuning(ablation),
         _pairs(ablation),
         *_shared_samples(ablation),
+        *_leaks(ablation),
         *_verdicts(ablation),
         *_tests(ablation, columns),
         *_optional(columns),
@@ -78,10 +79,19 @@ def main_sentences(ablation: Ablation) -> list[str]:
     else:
         found += _without_marks(ablation)
     found += _optimistic(ablation)
+    found += _leaks(ablation)
     if ablation.source is not None:
         found.append(NOT_CHECKED)
     found += _undertrained(ablation)
     return found
+
+
+def _leaks(ablation: Ablation) -> Iterator[str]:
+    """Files and groups that the packed data has in two splits."""
+    results = (run.own_result for row in ablation.rows for run in row.runs)
+    origins = (result.data_origin for result in results if result is not None)
+    for leak in sorted({origin.leak for origin in origins if origin is not None} - {""}):
+        yield f"The data has {leak} in two splits (--allow-leak), so its scores are too good."
 
 
 def short_caption(ablation: Ablation) -> str:
