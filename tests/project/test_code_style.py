@@ -7,6 +7,8 @@ from code_style import ROOT, conditional_expressions, faults, python_files
 
 FOLDERS = ("furnace_hpc", "tests", "benchmarks", "docs")
 TEXTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+PAGES = sorted(ROOT.glob("docs/*.md"))
+MOST_MODULES = 13
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -23,6 +25,25 @@ def test_conditional_expressions_are_rare(folder):
 def test_pages_have_no_private_words(page):
     words = r"\b(mend(s|ed)?|anew|lemons?|whoever|stands? twice|gets? over it)\b"
     assert re.findall(words, page.read_text(encoding="utf-8"), re.IGNORECASE) == []
+
+
+def test_packages_have_few_modules():
+    sizes = {
+        folder: sum(path.name != "__init__.py" for path in folder.glob("*.py"))
+        for folder in (ROOT / "furnace_hpc").rglob("*/")
+    }
+    assert {folder: size for folder, size in sizes.items() if size > MOST_MODULES} == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_pages_are_short(page):
+    assert page.read_text(encoding="utf-8").count("\n") < 200
+
+
+def test_readme_is_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 150
+    assert len(text.split()) <= 1300
 
 
 def test_test_files_have_names_of_their_own():
