@@ -125,7 +125,7 @@ def _recipe(manifest: Manifest) -> dict[str, object]:
 
 
 def _of_one_draw(key: str) -> bool:
-    """Whether a setting may differ between draws. `draw` has the fold and rows of a user's table."""
+    """Whether a setting may differ between draws. `draw` has the rows and words of a fold."""
     return key.split(".")[-1] == "seed" or key.startswith("draw.")
 
 

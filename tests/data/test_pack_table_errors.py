@@ -1,7 +1,6 @@
 """`furnace pack table` on bad input: one clear error each, and nothing is written."""
 
 import json
-import os
 
 import polars as pl
 import pytest
@@ -230,4 +229,4 @@ def test_another_pack_is_not_replaced(tmp_path):
     (tmp_path / "packed" / "notes.txt").write_text("mine")
     message = error_of(tmp_path, "--source", csv_of(tmp_path), *COLUMNS)
     assert "holds 'notes.txt', which is not part of a packed data set" in message
-    assert os.listdir(tmp_path / "packed") == ["notes.txt"]
+    assert [path.name for path in (tmp_path / "packed").iterdir()] == ["notes.txt"]

@@ -11,7 +11,10 @@ import polars as pl
 import soundfile
 from PIL import Image
 
-WORDS = "good bad fine awful nice poor warm cold slow fast red blue loud quiet old new".split()
+WORDS = (
+    *("good", "bad", "fine", "awful", "nice", "poor", "warm", "cold"),
+    *("slow", "fast", "red", "blue", "loud", "quiet", "old", "new"),
+)
 RATE_HZ = 16_000
 
 

@@ -16,7 +16,7 @@ SENTENCE = (
 
 def table(path, leak):
     study = Grid.model_validate(GRID | {"variants": {"base": {}, "full": {"loss.alpha": 0.5}}})
-    runs = expand(study)
+    runs = expand(study, {"tridigits": "0" * 16})
     for spec in runs:
         origin = PackOrigin(pool="p", test_per_train=0.1, leak=leak)
         finish(spec, GridFolder(path / "study"), accuracy=0.5, data_origin=origin)

@@ -131,7 +131,7 @@ def words_of(manifest: Manifest) -> list[str]:
     draw = manifest.preprocessing.get("draw")
     if not isinstance(draw, dict):
         return []
-    return draw.get("words", [])
+    return [str(word) for word in draw.get("words", [])]
 
 
 def shipped_vocabulary(name: str) -> str | None:

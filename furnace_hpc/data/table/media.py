@@ -1,4 +1,4 @@
-"""Image and sound files of a table: files of their own, or parts of a tar or of the staged bytes."""
+"""Image and sound files of a table: files of their own, or parts of a tar or staged file."""
 
 import io
 import os
@@ -51,7 +51,7 @@ class Media:
         """
         if self.at == WHOLE:
             return Path(self.path).read_bytes()
-        with open(self.path, "rb") as file:
+        with Path(self.path).open("rb") as file:
             content = os.pread(file.fileno(), self.size, self.at)
         if len(content) != self.size:
             raise Unusable("truncated", f"{len(content):,} of {self.size:,} bytes")
@@ -134,13 +134,13 @@ def _or_none(key: Callable[[Media], Any]) -> Callable[[Media], Any]:
 def _size(media: Media) -> int | None:
     if media.at != WHOLE:
         return media.size
-    return os.stat(media.path).st_size or None
+    return Path(media.path).stat().st_size or None
 
 
 def _digest_of_samples(media: Media) -> str:
     size, start = _size(media) or 0, max(media.at, 0)
     digest = xxhash.xxh3_128(str(size).encode())
-    with open(media.path, "rb") as file:
+    with Path(media.path).open("rb") as file:
         for place in (0, size // 2, max(0, size - SAMPLE)):
             digest.update(os.pread(file.fileno(), min(SAMPLE, size - place), start + place))
     return digest.hexdigest()

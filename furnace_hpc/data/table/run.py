@@ -198,9 +198,9 @@ def _check_missing(staged: Staged, labels: list[LabelCounts], max_refused: float
             name = f"label.{found.label.name}"
             empty = staged.frame.filter(pl.col(name).is_null()).select("file", "row").head(1)
             raise ConfigError(
-                f"--label {found.label.option}: {found.missing:,} of {staged.num_rows:,} rows have "
-                f"no value, first {staged.name_of(*empty.collect().row(0))}. Fill them in, or leave "
-                f"them out with --max-refused {min(1, share + 0.01):.2f}"
+                f"--label {found.label.option}: {found.missing:,} of {staged.num_rows:,} rows "
+                f"have no value, first {staged.name_of(*empty.collect().row(0))}. Fill them in, "
+                f"or leave them out with --max-refused {min(1, share + 0.01):.2f}"
             )
 
 

@@ -14,9 +14,9 @@ import polars as pl
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.table.cells import label_cells, number_cells, text_cells
-from furnace_hpc.data.table.sources.files import Table, readable
 from furnace_hpc.data.table.media import WHOLE, Media
 from furnace_hpc.data.table.options import ColumnOptions, columns_of
+from furnace_hpc.data.table.sources.files import Table, readable
 
 BATCH_ROWS = 512  # of a table with files inside
 MAX_FILES = 65_535
@@ -204,8 +204,13 @@ def _places(slot: str, spec: str, schema: pl.Schema, root: Path) -> list[pl.Expr
     return _whole_files(slot, name, root)
 
 
+def _folder(root: Path) -> str:
+    """Return the absolute folder with a slash at its end. Links stay links."""
+    return os.path.normpath(root.absolute()) + "/"
+
+
 def _whole_files(slot: str, name: pl.Expr, root: Path) -> list[pl.Expr]:
-    folder = f"{os.path.abspath(root)}/"
+    folder = _folder(root)
     path = (
         pl.when(name.str.starts_with("/"))
         .then(name)
@@ -250,13 +255,12 @@ def _without_bytes(
         f"{slot}_name": [],
     }
     for row, content, name in _contents(batch, slot):
-        if content is None and name is None:
-            place: tuple[Any, ...] = (None, WHOLE, WHOLE, None)
-        elif content is None:
-            place = (os.path.join(os.path.abspath(root), name), WHOLE, WHOLE, name)
-        else:
+        place: tuple[Any, ...] = (None, WHOLE, WHOLE, None)
+        if content is not None:
             place = (str(beside), out.tell(), len(content), name or f"row {row}")
             out.write(content)
+        elif name is not None:
+            place = (_folder(root) + name, WHOLE, WHOLE, name)
         for values, value in zip(places.values(), place, strict=True):
             values.append(value)
     types = (pl.String, pl.Int64, pl.Int64, pl.String)
@@ -284,7 +288,7 @@ def _check_inside(staged: Staged, slot: str, spec: str, roots: set[Path]) -> Non
         .select("file", "row", slot, f"{slot}_name")
         .collect(engine="streaming")
     )
-    folders = [os.path.abspath(root) + "/" for root in roots]
+    folders = [_folder(root) for root in roots]
     for row in odd.iter_rows(named=True):
         path = os.path.normpath(row[slot])
         if not any(path.startswith(folder) for folder in folders):
@@ -298,7 +302,7 @@ def _check_inside(staged: Staged, slot: str, spec: str, roots: set[Path]) -> Non
 def _check_some_exist(staged: Staged, slot: str, spec: str) -> None:
     """Raise ConfigError if none of the first files exists: the root is wrong."""
     first = staged.frame.filter(pl.col(slot).is_not_null()).select(slot).head(100).collect()
-    if len(first) and not any(os.path.exists(path) for path in first[slot]):
+    if len(first) and not any(Path(path).exists() for path in first[slot]):
         raise ConfigError(
             f"none of the first {len(first)} files of {spec!r} exists, such as {first[slot][0]}. "
             "Give their folder with --media-root, or a template such as 'images/{name}.jpg'"

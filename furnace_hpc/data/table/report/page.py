@@ -128,10 +128,11 @@ def _shown(media: Media, slot: str, decoder: DecoderProcess) -> str:
     try:
         if slot == "audio":
             knobs = SoundKnobs()
-            samples: Any = decoder.read(wave_of, media, knobs)  # type: ignore[arg-type]
+            samples: Any = decoder.read(wave_of, media, knobs)
             content = _wav(samples[: MAX_SECONDS * knobs.sample_rate_hz], knobs.sample_rate_hz)
-            return f'<div><audio controls title="{name}" src="data:audio/wav;base64,{content}"></audio></div>'
-        pixels: Any = decoder.read(image_of, media, THUMBNAIL)  # type: ignore[arg-type]
+            source = f'src="data:audio/wav;base64,{content}"'
+            return f'<div><audio controls title="{name}" {source}></audio></div>'
+        pixels: Any = decoder.read(image_of, media, THUMBNAIL)
     except (Unusable, ConfigError) as error:
         return f"<div class=warn>{name}: {html.escape(' '.join(map(str, error.args)))}</div>"
     return f'<img alt="{name}" title="{name}" src="data:image/jpeg;base64,{_jpeg(pixels)}">'

@@ -1,10 +1,13 @@
 """Describe a table in a few numbers: splits, classes, lengths of texts, sizes and durations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import SPLITS
@@ -16,6 +19,7 @@ from furnace_hpc.data.table.media import Media, image_size, sound_length
 from furnace_hpc.data.table.splits import UNUSED
 from furnace_hpc.data.table.staging import Staged, media_of
 
+Found = TypeVar("Found")
 PROBED = 200  # files whose header is read
 MOST_CLASSES = 20  # that are listed
 BAR = 24  # characters of the longest bar
@@ -36,7 +40,8 @@ class Spread:
 
     def __str__(self) -> str:
         least, median, most = (_number(value) for value in (self.least, self.median, self.most))
-        return f"{self.what}: median {median} {self.unit}, {least} to {most} ({self.number:,} measured)"
+        spread = f"median {median} {self.unit}, {least} to {most}"
+        return f"{self.what}: {spread} ({self.number:,} measured)"
 
 
 def _number(value: float) -> str:
@@ -90,27 +95,17 @@ def _text_lengths(staged: Staged) -> Iterator[Spread]:
 
 
 def _image_sizes(staged: Staged, decoder: DecoderProcess) -> Iterator[Spread]:
-    sizes = np.array(
-        [
-            decoded
-            for media in _probed(staged, "image0")
-            if (decoded := _probe(decoder, image_size, media))
-        ]
-    )
+    sizes = np.array(_probe(decoder, image_size, _probed(staged, "image0")))
     if len(sizes):
         yield _spread("image width", "px", sizes[:, 0])
         yield _spread("image height", "px", sizes[:, 1])
 
 
 def _durations(staged: Staged, decoder: DecoderProcess) -> Iterator[Spread]:
-    found = [
-        decoded
-        for media in _probed(staged, "audio")
-        if (decoded := _probe(decoder, sound_length, media))
-    ]
-    if found:
-        yield _spread("sound", "s", np.array([seconds for seconds, _ in found]))
-        yield _spread("sound rate", "Hz", np.array([rate for _, rate in found]))
+    found = np.array(_probe(decoder, sound_length, _probed(staged, "audio")))
+    if len(found):
+        yield _spread("sound", "s", found[:, 0])
+        yield _spread("sound rate", "Hz", found[:, 1])
 
 
 def _probed(staged: Staged, slot: str) -> list[Media]:
@@ -121,15 +116,18 @@ def _probed(staged: Staged, slot: str) -> list[Media]:
     return [media for media in found if media]
 
 
-def _probe(decoder: DecoderProcess, read, media: Media):  # type: ignore[no-untyped-def]
-    """Read a header. None if the file cannot be read: packing reports it."""
-    try:
-        return decoder.read(read, media, None)  # type: ignore[arg-type]
-    except (Unusable, ConfigError):
-        return None
+def _probe(
+    decoder: DecoderProcess, read: Callable[[Media, Any], Found], files: list[Media]
+) -> list[Found]:
+    """Read headers. Files that cannot be read are left out: packing reports them."""
+    found = []
+    for media in files:
+        with suppress(Unusable, ConfigError):
+            found.append(decoder.read(read, media, None))
+    return found
 
 
-def _spread(what: str, unit: str, values) -> Spread:  # type: ignore[no-untyped-def]
+def _spread(what: str, unit: str, values: NDArray[Any]) -> Spread:
     least, median, most = (float(value) for value in np.quantile(values, (0, 0.5, 1)))
     return Spread(what, unit, least, median, most, len(values))
 

@@ -5,7 +5,6 @@ A table is a polars `LazyFrame`, so large files are never in memory as a whole.
 
 import codecs
 import csv
-import glob
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ import polars as pl
 import xxhash
 
 from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.data.table.sources import folders, shards
 from furnace_hpc.data.table.options import SourceOptions, split_of
+from furnace_hpc.data.table.sources import folders, shards
 from furnace_hpc.host.regular_file import check_regular
 
 TEXT_KINDS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -62,7 +61,7 @@ def open_tables(options: SourceOptions, scratch: Path) -> list[Table]:
     Raises:
         ConfigError: a file is missing or damaged, or the files have different columns.
     """
-    listed = [(None, given) for given in options.files]
+    listed: list[tuple[str | None, str]] = [(None, given) for given in options.files]
     listed += [(split, given) for split, files in options.split_files.items() for given in files]
     tables = []
     for split, given in listed:
@@ -90,12 +89,12 @@ def _matches(given: str) -> list[Path]:
     path = Path(given)
     if path.exists():
         return [path]
-    found = sorted(glob.glob(given, recursive=True))
+    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     if not found:
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = nearest(path.name, names) if len(names) < 50 else "check the path"
         raise ConfigError(f"{given} does not exist; {hint}")
-    return [Path(name) for name in found]
+    return found
 
 
 def _open(path: Path, options: SourceOptions, scratch: Path) -> list[Table]:
@@ -154,7 +153,8 @@ def kind_of(path: Path) -> str:
 
 
 def _open_file(path: Path, kind: str, options: SourceOptions, scratch: Path) -> Table:
-    files, class_names, notes = (path,), {}, ()
+    class_names: dict[str, tuple[str, ...]] = {}
+    notes: tuple[str, ...] = ()
     if kind in TEXT_KINDS:
         frame, notes = _open_text(path, TEXT_KINDS[kind], options, scratch)
     elif kind in JSON_LINES:
@@ -172,7 +172,7 @@ def _open_file(path: Path, kind: str, options: SourceOptions, scratch: Path) -> 
         frame = shards.index_shard(path, scratch).lazy()
     if not frame.collect_schema().names():
         raise ConfigError(f"{path} has no columns: {READ_AGAIN}")
-    return Table(path, frame, path.parent, files, None, class_names, notes)
+    return Table(path, frame, path.parent, (path,), None, class_names, notes)
 
 
 def _open_arrow(path: Path) -> pl.LazyFrame:
