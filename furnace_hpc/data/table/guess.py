@@ -33,6 +33,7 @@ NAMES = {
     "genres tag tags topic topics intent cls dish species folder",
 }
 MOST_CLASSES = 200
+LEAST_ROWS = 10  # of a class, to keep its share in each split
 _SOUND_MAGIC = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"FORM")
 
 
@@ -130,10 +131,8 @@ def _media_kind(known: pl.Series, name: str) -> str | None:
         paths = known.str.to_lowercase()
         for kind, endings in (("image", IMAGES), ("audio", SOUNDS)):
             pattern = f"({'|'.join(re.escape(ending) for ending in endings)})$"
-            if (
-                paths.str.contains(pattern).mean() > 0.9
-                and not paths.str.contains(r"\s\S+\s").any()
-            ):
+            share = int(paths.str.contains(pattern).sum()) / len(paths)
+            if share > 0.9 and not paths.str.contains(r"\s\S+\s").any():
                 return kind
         return None
     cell: Any = known[0]
@@ -217,11 +216,10 @@ def _guess_splits(
 def _stratify(head: pl.DataFrame, labels: tuple[LabelColumn, ...]) -> str | None:
     """Return the first label of which each class has enough rows."""
     for label in labels:
-        if (
-            label.kind is LabelKind.SINGLE
-            and head[label.column].value_counts()["count"].min() >= 10
-        ):
-            return label.name
+        if label.kind is LabelKind.SINGLE:
+            counts = head[label.column].value_counts()["count"].to_list()
+            if min(counts) >= LEAST_ROWS:
+                return label.name
     return None
 
 
