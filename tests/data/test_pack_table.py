@@ -262,7 +262,10 @@ def test_missing_files_are_refused(tmp_path):
     options = ("--source", path, "--image", "image", "--image-size", 16, *SPLIT[2:])
     with pytest.raises(ConfigError, match=r"--max-refused is 1\.0%\): image missing 1"):
         packed(tmp_path, *options, "--max-refused", 0.01)
-    packed(tmp_path, *options, "--max-refused", 0.05)
+    assert (tmp_path / "packed.packing").is_dir()
+    resumed = packed(tmp_path, *options, "--max-refused", 0.05)
+    run(*options, "--max-refused", 0.05, "--out", tmp_path / "fresh", "--workers", 1)
+    assert open_columns(tmp_path / "fresh").manifest.files == resumed.manifest.files
     lines = (tmp_path / "packed" / "refused.jsonl").read_text().splitlines()
     refused = [(entry["file"], entry["reason"]) for entry in map(json.loads, lines)]
     assert refused == [("19.png", "missing"), ("mine.csv:20", "nothing left")]
