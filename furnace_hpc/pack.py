@@ -11,6 +11,7 @@ from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.console.progress_bar import progress_bar
 from furnace_hpc.data.packing.instructions import fix_instructions
 from furnace_hpc.data.packing.pack_command import choice, knobs_of, pack_plan, run
+from furnace_hpc.data.table import command as table_command
 
 _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -121,6 +122,9 @@ NumClasses = Annotated[
     ),
 ]
 AudioFrames = Annotated[int, typer.Option(help="Audio frames stored: 10.24 s at the default hop.")]
+
+
+main.command("table", context_settings=_WIDE, help=table_command.HELP)(table_command.table)
 
 
 @main.command(context_settings=_WIDE)

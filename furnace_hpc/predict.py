@@ -23,9 +23,10 @@ def main(
         Path | None,
         typer.Option(
             "--input",
-            metavar="FILE.jsonl",
-            help="file of many samples, one JSON object per line with the optional keys "
-            "id, text, image and audio; paths are relative to the file",
+            metavar="FILE",
+            help="file of many samples: JSON lines with the optional keys id, text, image and "
+            "audio, or CSV, TSV or Parquet with the columns of the packed table; paths are "
+            "relative to the file",
         ),
     ] = None,
     top: Annotated[

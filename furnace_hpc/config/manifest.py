@@ -62,6 +62,9 @@ class PackOrigin(_Frozen):
     test_per_train: float = Field(
         ge=0, allow_inf_nan=False, description="test samples divided by train samples"
     )
+    leak: str = Field(
+        default="", description="files and groups that are in two splits, with --allow-leak"
+    )
 
 
 class Manifest(_Frozen):
@@ -114,8 +117,16 @@ def origin_of(manifest: Manifest) -> PackOrigin | None:
     if manifest.dataset == "avmnist" and isinstance(made_by, dict) and "seed" in made_by:
         return PackOrigin(pool=f"avmnist of {made_by.get('digits')}", test_per_train=ratio)
     if isinstance(pool := settings.get("pool"), str) and pool:
-        return PackOrigin(pool=pool, test_per_train=ratio)
+        return PackOrigin(pool=pool, test_per_train=ratio, leak=_leak(settings))
     return None
+
+
+def _leak(settings: dict[str, Any]) -> str:
+    """What a user's table has in two splits. Empty if nothing."""
+    leak = settings.get("leak")
+    if not isinstance(leak, dict):
+        return ""
+    return ", ".join(f"{number} {kind}" for kind, number in leak.items())
 
 
 def _test_per_train(manifest: Manifest) -> float:

@@ -210,7 +210,7 @@ def check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ConfigError(f"data folder {folder} is a file: choose another --out")
-    packed = {"manifest.json", "refused.jsonl", *SPLITS}
+    packed = {"manifest.json", "refused.jsonl", "profile.html", *SPLITS}
     foreign = {entry.name for entry in folder.iterdir()} - packed
     if foreign:
         raise ConfigError(

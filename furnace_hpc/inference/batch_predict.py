@@ -2,8 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -19,6 +20,7 @@ from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Values
 from furnace_hpc.inference.predictor import Answer, Predictor, TaskAnswer
 from furnace_hpc.inference.preprocess import DECODERS
+from furnace_hpc.inference.table_rows import input_columns, is_table, read_rows
 
 SHOWN = 5
 MAX_LINE_BYTES = 10_000_000  # of one JSON object; more than a long book
@@ -103,13 +105,16 @@ def answer_file(
 def _answer_lines(
     predictor: Predictor, path: Path, writer: AnswerWriter, batch_size: int, hide_progress: bool
 ) -> int:
-    failed = 0
-    with path.open("rb") as file:
-        total = sum(1 for _ in _lines(file))
+    failed, total = 0, None
+    if not is_table(path):
+        with path.open("rb") as file:
+            total = sum(1 for _ in _lines(file))
     bar = Progress(console=writer.errors, transient=True, disable=hide_progress)
     with path.open("rb") as file, bar:
         task = bar.add_task("samples", total=total)
         rows = _rows(predictor, file, path.parent)
+        if is_table(path):
+            rows = _table_rows(predictor, path)
         while batch := list(itertools.islice(rows, batch_size)):
             for row, answer in _answers(predictor, batch):
                 if answer is None:
@@ -192,14 +197,23 @@ def _rows(predictor: Predictor, file: BinaryIO, folder: Path) -> Iterator[InputL
     """Read the sample of each line. Empty lines are skipped."""
     for number, line in enumerate(_lines(file), start=1):
         if line.strip():
-            yield _read_line(predictor, number, line, folder)
+            yield _read_line(predictor, number, partial(_parsed, line), folder)
 
 
-def _read_line(predictor: Predictor, number: int, line: bytes, folder: Path) -> InputLine:
+def _table_rows(predictor: Predictor, path: Path) -> Iterator[InputLine]:
+    """Read the sample of each row of a table. Rows are counted from 1, without the header."""
+    rows = read_rows(path, input_columns(predictor.exported.data))
+    for number, row in enumerate(rows, start=1):
+        yield _read_line(predictor, number, partial(dict, row), path.parent)
+
+
+def _read_line(
+    predictor: Predictor, number: int, parse: Callable[[], dict[str, Any]], folder: Path
+) -> InputLine:
     fields: dict[str, Any] = {}
     try:
         with reading(f"line {number}"):
-            fields = _parsed(line)
+            fields = parse()
             sample = {name: value for name, value in fields.items() if name != "id"}
             for name in ("image", "audio"):
                 if isinstance(sample.get(name), str):

@@ -23,7 +23,8 @@ from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
 from furnace_hpc.data.decode.features import WINDOW
 from furnace_hpc.data.decode.images import ImageKnobs, read_image
 from furnace_hpc.data.decode.reading import reading, regular_file
-from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocabulary_of
+from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocabulary_of, words_of
+from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Array, Values
 
@@ -173,6 +174,8 @@ def make_tokenizer(data: Manifest, given: str | None) -> TokenReader:
     max_tokens, settings = data.columns["text"].shape[0], data.preprocessing
     if "vocab" in settings:  # TriDigits
         return TokenReader(_word_tokenizer(settings["vocab"]), max_tokens)
+    if words := words_of(data):
+        return TokenReader(word_tokenizer(words), max_tokens)
     packed_with = settings.get("text", {}).get("tokenizer")
     name = given or packed_with
     if not name:

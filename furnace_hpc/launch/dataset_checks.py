@@ -118,10 +118,15 @@ def _recipe(manifest: Manifest) -> dict[str, object]:
     The data set has key "".
     """
     settings = flatten(manifest.preprocessing)
-    kept = {key: value for key, value in settings.items() if key.split(".")[-1] != "seed"}
+    kept = {key: value for key, value in settings.items() if not _of_one_draw(key)}
     if pool := kept.get("knobs.pool"):  # I/K: the number of parts must be the same
         kept["knobs.pool"] = f"I/{str(pool).rpartition('/')[2]}"
     return {"": manifest.dataset} | kept
+
+
+def _of_one_draw(key: str) -> bool:
+    """Whether a setting may differ between draws. `draw` has the rows and words of a fold."""
+    return key.split(".")[-1] == "seed" or key.startswith("draw.")
 
 
 def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) -> None:

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "furnace pack mmimdb": STUDIES,
     "furnace pack avmnist": STUDIES,
     "furnace pack audioset": STUDIES,
+    "furnace pack table": "test_pack_table_files.py::test_commands_of_the_page",
     "furnace submit --grid mmimdb": STUDIES,
     "furnace submit --grid avmnist": STUDIES,
     "furnace submit --grid audioset": STUDIES,

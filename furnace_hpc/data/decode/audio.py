@@ -59,7 +59,17 @@ def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]
     Raises:
         Unusable: the file is missing, empty, truncated or no sound, or a value is not finite.
     """
-    wave = read_wave(path, knobs)
+    return _coefficients(read_wave(path, knobs), knobs)
+
+
+def read_sound_bytes(content: bytes, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
+    """Return the coefficients of a sound file that is inside another file, as `read_sound` does."""
+    if not content:
+        raise Unusable("empty")
+    return _coefficients(read_wave_bytes(content, knobs), knobs)
+
+
+def _coefficients(wave: Wave, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
     wave = wave[: knobs.frames * knobs.hop + knobs.window]  # stored frames use no later sample
     made = _FEATURES[knobs.feature](
         wave[None],
@@ -80,11 +90,23 @@ def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
     """Return the mono waveform [S] at the wanted rate, full scale 1. Errors as in `read_sound`."""
     content = _read_file(path)
     checked = check_sound(content)
-    if checked.content is content:
-        values, rate = _decode(path, checked)
-    else:
-        with _file_in_memory(checked.content) as descriptor:
-            values, rate = _decode(descriptor, checked)
+    if checked.content is not content:
+        return _wave_of(checked, knobs)
+    # libsndfile reads an unchanged file faster by itself: it reads each MP3 frame twice.
+    return _mono(*_decode(path, checked), knobs)
+
+
+def read_wave_bytes(content: bytes, knobs: SoundKnobs) -> Wave:
+    """Return the waveform of a sound file that is inside another file, as `read_wave` does."""
+    return _wave_of(check_sound(content), knobs)
+
+
+def _wave_of(checked: CheckedSound, knobs: SoundKnobs) -> Wave:
+    with _file_in_memory(checked.content) as descriptor:
+        return _mono(*_decode(descriptor, checked), knobs)
+
+
+def _mono(values: NDArray[np.float32], rate: int, knobs: SoundKnobs) -> Wave:
     if len(values) == 0:
         raise Unusable("empty", "no samples")
     if not np.isfinite(values).all():

@@ -56,17 +56,28 @@ def read_image(path: Path, knobs: ImageKnobs) -> NDArray[np.uint8]:
         Unusable: the file is missing, empty, truncated, not finite or no image.
     """
     with reading(path), regular_file(path).open("rb") as file:
-        try:
-            return _decode(file, knobs)
-        except Unusable:
-            raise
-        except Exception as error:  # Pillow's decoders raise errors of many types
-            if (bare := _bare(file)) is not None:
-                with suppress(Exception):  # report the first error
-                    return _decode(io.BytesIO(bare[0]), knobs, exif=bare[1])
-            if isinstance(error, UnidentifiedImageError):
-                raise _unidentified(file) from None
-            raise error from None
+        return _read(file, knobs)
+
+
+def read_image_bytes(content: bytes, knobs: ImageKnobs) -> NDArray[np.uint8]:
+    """Return the pixels of an image file that is inside another file, as `read_image` does."""
+    if not content:
+        raise Unusable("empty")
+    return _read(io.BytesIO(content), knobs)
+
+
+def _read(file: IO[bytes], knobs: ImageKnobs) -> NDArray[np.uint8]:
+    try:
+        return _decode(file, knobs)
+    except Unusable:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of many types
+        if (bare := _bare(file)) is not None:
+            with suppress(Exception):  # report the first error
+                return _decode(io.BytesIO(bare[0]), knobs, exif=bare[1])
+        if isinstance(error, UnidentifiedImageError):
+            raise _unidentified(file) from None
+        raise error from None
 
 
 def _decode(file: IO[bytes], knobs: ImageKnobs, exif: bytes = b"") -> NDArray[np.uint8]:

@@ -108,7 +108,7 @@ def name_sample(sample: str) -> None:
 
 
 @contextmanager
-def reading(file: str | Path) -> Iterator[None]:
+def reading(file: object) -> Iterator[None]:
     """Read a file of a sample. Calls may be nested: errors name the innermost file.
 
     Raises:
@@ -164,13 +164,13 @@ def _reason(error: BaseException) -> Reason:
     return "unreadable"
 
 
-def _detail(error: BaseException, file: str | Path) -> str:
+def _detail(error: BaseException, file: object) -> str:
     """Describe the error, without the folders of the file's path."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = _text(error).replace(str(file), Path(file).name)
+    text = _text(error).replace(str(file), Path(str(file)).name)
     if isinstance(error, OSError) and text:
         return text
     return f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from furnace_hpc.data.decode.reading import Watch, reading, watch_this_process
 from furnace_hpc.data.packing.rejects import Unusable
 
 Knobs = TypeVar("Knobs")
+Source = TypeVar("Source")  # a path, or a part of a file
 Made = TypeVar("Made")
 
 
@@ -40,7 +40,7 @@ class DecoderProcess:
             self._child.process.kill()
             self._child.end()
 
-    def read(self, read: Callable[[Path, Knobs], Made], path: Path, knobs: Knobs) -> Made:
+    def read(self, read: Callable[[Source, Knobs], Made], path: Source, knobs: Knobs) -> Made:
         """Return `read(path, knobs)`.
 
         Raises:

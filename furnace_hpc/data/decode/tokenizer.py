@@ -118,12 +118,21 @@ def load_tokenizer(name: str, max_tokens: int) -> TokenReader:
 def vocabulary_of(manifest: Manifest) -> str | None:
     """Return the fingerprint of the vocabulary of a pack. None if its manifest has none."""
     made = manifest.preprocessing
-    if "vocab" in made:  # TriDigits lists the words
-        return fingerprint_of({word: number for number, word in enumerate(made["vocab"])})
+    words = made.get("vocab") or words_of(manifest)  # TriDigits, and tables without a tokenizer
+    if words:
+        return fingerprint_of({word: number for number, word in enumerate(words)})
     text = made.get("text")
     if not isinstance(text, dict):
         return None
     return text.get("vocabulary")
+
+
+def words_of(manifest: Manifest) -> list[str]:
+    """Return the words of a pack of a table with its own words. Empty if it has a tokenizer."""
+    draw = manifest.preprocessing.get("draw")
+    if not isinstance(draw, dict):
+        return []
+    return [str(word) for word in draw.get("words", [])]
 
 
 def shipped_vocabulary(name: str) -> str | None:

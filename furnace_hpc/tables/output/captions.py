@@ -78,6 +78,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_tuning(ablation),
         _pairs(ablation),
         *_shared_samples(ablation),
+        *_leaks(ablation),
         *_verdicts(ablation),
         *_tests(ablation, columns),
         *_optional(columns),
@@ -96,6 +97,7 @@ def main_sentences(ablation: Ablation) -> list[str]:
         found += _without_marks(ablation)
     found += further_metrics(ablation)
     found += _optimistic(ablation)
+    found += _leaks(ablation)
     if ablation.source is not None:
         found.append(NOT_CHECKED)
         found += [PACKS_ARE[kind] for kind in [ablation.source.packs_are] if kind]
@@ -115,6 +117,14 @@ def further_metrics(ablation: Ablation) -> Iterator[str]:
         f"{names}: mean ± sample standard deviation over the same runs. No verdict, and no "
         f"correction counts {them}. Arrows: higher or lower is better."
     )
+
+
+def _leaks(ablation: Ablation) -> Iterator[str]:
+    """Files and groups that the packed data has in two splits."""
+    results = (run.own_result for row in ablation.rows for run in row.runs)
+    origins = (result.data_origin for result in results if result is not None)
+    for leak in sorted({origin.leak for origin in origins if origin is not None} - {""}):
+        yield f"The data has {leak} in two splits (--allow-leak), so its scores are too good."
 
 
 def short_caption(ablation: Ablation) -> str:

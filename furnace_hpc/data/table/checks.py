@@ -1,0 +1,244 @@
+"""Check a table before anything is packed: ids, labels, and samples that are in two splits."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import SPLITS
+from furnace_hpc.data.table.media import same_content
+from furnace_hpc.data.table.options import ColumnOptions, LabelColumn, LabelKind
+from furnace_hpc.data.table.splits import UNUSED
+from furnace_hpc.data.table.staging import Staged, media_of
+
+MAX_CLASSES = 10_000
+SHOWN = 3  # examples in a message
+Codes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """The classes of a label, and how many rows of each split have them."""
+
+    label: LabelColumn
+    classes: tuple[str, ...]
+    counts: dict[str, dict[str, int]]
+    """Split -> class -> rows."""
+    missing: int
+    """Rows without a value."""
+    index: dict[str, int]
+    """Every spelling of a class -> its number."""
+
+
+@dataclass
+class Leaks:
+    """Files and groups that are in two splits."""
+
+    kinds: dict[str, int] = field(default_factory=dict)
+    """Kind, such as `image` or `group` -> number of values in two splits."""
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, number: int, examples: list[str]) -> None:
+        """Add leaks of one kind."""
+        if number:
+            self.kinds[kind] = number
+            self.examples += examples[:SHOWN]
+
+    @property
+    def summary(self) -> str:
+        """Return the numbers as one phrase."""
+        return ", ".join(f"{number:,} {kind}" for kind, number in self.kinds.items())
+
+
+def check_ids(staged: Staged) -> None:
+    """Raise ConfigError if two rows have the same id, or a row has none."""
+    hashes = staged.frame.select(pl.col("id").hash(seed=0)).collect(engine="streaming")["id"]
+    empty = staged.frame.filter(pl.col("id").is_null()).select("file", "row").head(1).collect()
+    if len(empty):
+        raise ConfigError(f"{staged.name_of(*empty.row(0))} has no id. Fill in the column of --id")
+    double = hashes.is_duplicated()
+    if not double.any():
+        return
+    place = hashes.filter(double)[0]
+    rows = (
+        staged.frame.filter(pl.col("id").hash(seed=0) == place)
+        .select("file", "row", "id")
+        .head(2)
+        .collect()
+    )
+    first, second = (staged.name_of(file, row) for file, row, _ in rows.iter_rows())
+    raise ConfigError(
+        f"id {rows['id'][0]!r} is in {first} and in {second} ({int(double.sum()):,} rows share an "
+        "id). Remove the duplicates, or leave out --id"
+    )
+
+
+def count_labels(staged: Staged, label: LabelColumn, codes: Codes, *, merge: bool) -> LabelCounts:
+    """Count the classes of a label in each split.
+
+    Args:
+        staged: the rows.
+        label: the label.
+        codes: the split of each row.
+        merge: give classes that differ only in case and spaces the most frequent spelling.
+
+    Raises:
+        ConfigError: it has one class, too many, or classes that differ only in case and spaces.
+    """
+    column = f"label.{label.name}"
+    frame = with_codes(staged, codes).select("split_code", pl.col(column).alias("class"))
+    missing = frame.filter(pl.col("class").is_null()).select(pl.len()).collect().item()
+    frame = frame.filter(pl.col("class").is_not_null())
+    if label.kind is LabelKind.MULTI:
+        frame = frame.explode("class").filter(pl.col("class").is_not_null())
+    counted = frame.group_by("split_code", "class").len().collect(engine="streaming")
+    totals = dict(counted.group_by("class").agg(pl.col("len").sum()).sort("class").iter_rows())
+    spelling = _spellings(totals) if merge else {name: name for name in totals}
+    classes = sorted(set(spelling.values()), key=_natural)
+    _check_classes(label, classes)
+    counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
+    for code, name, number in counted.iter_rows():
+        if code != UNUSED:
+            of_split = counts[SPLITS[code]]
+            of_split[spelling[name]] = of_split.get(spelling[name], 0) + number
+    place = {name: number for number, name in enumerate(classes)}
+    index = {name: place[spelling[name]] for name in totals}
+    return LabelCounts(label, tuple(classes), counts, missing, index)
+
+
+def _spellings(totals: dict[str, int]) -> dict[str, str]:
+    """Return spelling -> the most frequent spelling of the same class."""
+    best: dict[str, str] = {}
+    for name in sorted(totals, key=lambda name: (-totals[name], name)):
+        best.setdefault(_plain(name), name)
+    return {name: best[_plain(name)] for name in totals}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    """Sort whole and decimal numbers by value, before all other names."""
+    try:
+        return 0, float(name), name
+    except ValueError:
+        return 1, 0.0, name
+
+
+def _check_classes(label: LabelColumn, classes: list[str]) -> None:
+    option = f"--label {label.option}"
+    if not classes:
+        raise ConfigError(f"{option}: the column has no values")
+    if len(classes) == 1 and label.kind is LabelKind.SINGLE:
+        raise ConfigError(
+            f"{option}: all rows have the class {classes[0]!r}, so there is nothing to learn. "
+            "Choose another column"
+        )
+    if len(classes) > MAX_CLASSES:
+        raise ConfigError(
+            f"{option}: the column has {len(classes):,} classes, at most {MAX_CLASSES:,}. It looks "
+            "like an id, a number or a text. Choose another column"
+        )
+    seen: dict[str, str] = {}
+    for name in classes:
+        if (other := seen.setdefault(_plain(name), name)) != name:
+            raise ConfigError(
+                f"{option}: the classes {other!r} and {name!r} differ only in case or spaces. "
+                "Give them one spelling in the table, or --merge-labels"
+            )
+
+
+def with_codes(staged: Staged, codes: Codes) -> pl.LazyFrame:
+    """Return the rows with the column `split_code`: the number of the split."""
+    return staged.frame.with_columns(pl.lit(pl.Series("split_code", codes)))
+
+
+def find_leaks(staged: Staged, columns: ColumnOptions, codes: Codes) -> Leaks:
+    """Find groups and files that are in two splits."""
+    leaks = Leaks()
+    if columns.group:
+        leaks.add("groups", *_shared_groups(staged, codes))
+    for slot in staged.slots:
+        leaks.add(f"{slot.rstrip('0123456789')} files", *_shared_files(staged, slot, codes))
+    return leaks
+
+
+def check_leaks(leaks: Leaks, columns: ColumnOptions, allowed: bool) -> None:
+    """Raise ConfigError if there are leaks that `--allow-leak` does not allow."""
+    if not leaks.kinds or allowed:
+        return
+    hint = "Fix the splits"
+    if not columns.group:
+        hint = "Fix the splits, or keep such rows together with --group COLUMN"
+    raise ConfigError(
+        f"{leaks.summary} are in two splits, so test scores would be too good: "
+        f"{'; '.join(leaks.examples)}. {hint}. --allow-leak packs them and names them in the "
+        "table's caption"
+    )
+
+
+def _shared_groups(staged: Staged, codes: Codes) -> tuple[int, list[str]]:
+    frame = with_codes(staged, codes).filter(pl.col("split_code") != UNUSED)
+    shared = _shared(frame.filter(pl.col("group").is_not_null()), "group")
+    examples = [
+        f"group {group!r} is in {_places(staged, found)}"
+        for group, found in shared.head(SHOWN).select("group", "found").iter_rows()
+    ]
+    return len(shared), examples
+
+
+def _shared(frame: pl.LazyFrame, key: str) -> pl.DataFrame:
+    """Return the keys that are in two splits, with their first row in each split."""
+    first = frame.group_by(key, "split_code").agg(
+        pl.col("file", "row").sort_by("file", "row").first()
+    )
+    return (
+        first.group_by(key)
+        .agg(pl.struct("split_code", "file", "row").alias("found"))
+        .filter(pl.col("found").list.len() > 1)
+        .sort(key)
+        .collect(engine="streaming")
+    )
+
+
+def _places(staged: Staged, found: list[dict[str, int]]) -> str:
+    ordered = sorted(found, key=lambda place: place["split_code"])
+    return " and ".join(
+        f"{SPLITS[place['split_code']]} ({staged.name_of(place['file'], place['row'])})"
+        for place in ordered
+    )
+
+
+def _shared_files(staged: Staged, slot: str, codes: Codes) -> tuple[int, list[str]]:
+    """Return the number of distinct contents in two splits, with examples."""
+    rows = (
+        with_codes(staged, codes)
+        .filter(pl.col(slot).is_not_null() & (pl.col("split_code") != UNUSED))
+        .select("split_code", "file", "row", slot, f"{slot}_at", f"{slot}_size", f"{slot}_name")
+        .collect(engine="streaming")
+    )
+    files = rows.group_by(slot, f"{slot}_at", maintain_order=True).agg(pl.all().first())
+    contents: dict[tuple[str, int], int] = {}
+    listed = [media_of(row, slot) for row in files.iter_rows(named=True)]
+    for number, group in enumerate(same_content(media for media in listed if media)):
+        for media in group:
+            contents[media.path, media.at] = number
+    keys = pl.DataFrame(
+        [(path, at, number) for (path, at), number in contents.items()],
+        schema={slot: pl.String, f"{slot}_at": pl.Int64, "content": pl.Int64},
+        orient="row",
+    )
+    own = pl.concat_str(pl.col(slot), pl.lit("\0"), pl.col(f"{slot}_at"))
+    keyed = rows.join(keys, on=[slot, f"{slot}_at"], how="left").with_columns(
+        pl.col("content").cast(pl.String).fill_null(own).alias("key")
+    )
+    names = keyed.group_by("key").agg(pl.col(f"{slot}_name").first().alias("name"))
+    shared = _shared(keyed.lazy(), "key").join(names, on="key", maintain_order="left")
+    examples = [
+        f"{row['name']} is in {_places(staged, row['found'])}"
+        for row in shared.head(SHOWN).iter_rows(named=True)
+    ]
+    return len(shared), examples

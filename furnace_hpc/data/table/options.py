@@ -1,0 +1,183 @@
+"""The options of `furnace pack table`: columns, labels and splits, checked as text."""
+
+import re
+import string
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from furnace_hpc.config.errors import ConfigError, nearest
+
+SPLIT_WORDS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev", "eval_dev"),
+    "test": ("test", "testing", "tst", "eval", "evaluation"),
+}
+SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # of a task: it names a column file
+
+
+class LabelKind(StrEnum):
+    """The kinds of labels that tasks can be trained on."""
+
+    SINGLE = "single_label"
+    MULTI = "multi_label"
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """A label of the pack: the task's name, and the column or template that has its values."""
+
+    name: str
+    column: str
+    kind: LabelKind
+
+    @property
+    def option(self) -> str:
+        """The value of `--label` for this label."""
+        kind = f":{self.kind}" if self.kind is not LabelKind.SINGLE else ""
+        return f"{self.name}={self.column}{kind}"
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """Which columns of the table are what. A value is a column or a template with `{column}`."""
+
+    text: tuple[str, ...] = ()
+    image: tuple[str, ...] = ()
+    audio: str | None = None
+    labels: tuple[LabelColumn, ...] = ()
+    id: str | None = None
+    group: str | None = None
+    weight: str | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities of the pack, in the order of its `present` column."""
+        given = {"text": self.text, "image": self.image, "audio": self.audio}
+        return tuple(name for name, columns in given.items() if columns)
+
+    @property
+    def named(self) -> dict[str, tuple[str, ...]]:
+        """Option -> the columns or templates that it names."""
+        single = {"--audio": self.audio, "--id": self.id, "--group": self.group}
+        single["--weight"] = self.weight
+        named = {"--text": self.text, "--image": self.image}
+        named |= {option: (column,) for option, column in single.items() if column}
+        named["--label"] = tuple(label.column for label in self.labels)
+        return {option: columns for option, columns in named.items() if columns}
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How rows are divided into train, val and test."""
+
+    parts: tuple[int, ...] = ()
+    """Per cent of train, val and test. Two numbers divide the given train rows."""
+    column: str | None = None
+    val_values: tuple[str, ...] = ()
+    test_values: tuple[str, ...] = ()
+    folds: int | None = None
+    stratify: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """The files of a table."""
+
+    files: tuple[str, ...] = ()
+    """Files, folders or patterns without a split."""
+    split_files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Split -> files of this split."""
+    media_root: Path | None = None
+    encoding: str | None = None
+    separator: str | None = None
+    """Between the labels of one cell of a multi-label column. None: found in the column."""
+
+
+def parse_label(given: str) -> LabelColumn:
+    """Parse `NAME=COL`, `NAME=COL:KIND` or `COL`.
+
+    Raises:
+        ConfigError: the name or the kind is invalid.
+    """
+    name, equals, column = given.partition("=")
+    if not equals:
+        name, column = "", given
+    kind = LabelKind.SINGLE
+    head, colon, tail = column.rpartition(":")
+    if colon and tail in set(LabelKind):
+        column, kind = head, LabelKind(tail)
+    elif colon and re.fullmatch(r"[a-z]+_?[a-z]*", tail) and head:
+        raise ConfigError(f"--label {given!r} has the kind {tail!r}; {nearest(tail, LabelKind)}")
+    if not name:
+        name = re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_") or "label"
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"--label {given!r} has the name {name!r}, wanted letters, digits and _ such as "
+            "emotion=COLUMN"
+        )
+    if not column:
+        raise ConfigError(f"--label {given!r} has no column. Give NAME=COLUMN")
+    return LabelColumn(name, column, kind)
+
+
+def parse_labels(given: Iterable[str]) -> tuple[LabelColumn, ...]:
+    """Parse all `--label` options.
+
+    Raises:
+        ConfigError: one is invalid, or two have the same name.
+    """
+    labels = tuple(parse_label(text) for text in given)
+    names = [label.name for label in labels]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"--label names {double!r} twice. Give each label its own NAME=COLUMN")
+    return labels
+
+
+def parse_parts(given: str | None) -> tuple[int, ...]:
+    """Parse `--split 80/10/10`, or `--split 90/10` for tables with a test split.
+
+    Raises:
+        ConfigError: it is not two or three positive whole numbers that sum to 100.
+    """
+    if given is None:
+        return ()
+    try:
+        parts = tuple(int(part) for part in given.split("/"))
+    except ValueError:
+        parts = ()
+    if len(parts) not in (2, 3) or min(parts) < 1 or sum(parts) != 100:
+        raise ConfigError(
+            f"--split is {given!r}, wanted per cent of train, val and test that sum to 100, such "
+            "as 80/10/10. Give a column that has the splits with --split-column"
+        )
+    return parts
+
+
+def columns_of(spec: str, columns: Iterable[str], option: str) -> list[str]:
+    """Return the columns that a column name or a template uses.
+
+    Raises:
+        ConfigError: a column does not exist, or the template is malformed.
+    """
+    known = list(columns)
+    if spec in known:
+        return [spec]
+    if "{" not in spec:
+        raise ConfigError(f"{option} {spec!r} is not a column; {nearest(spec, known)}")
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(spec) if name is not None]
+    except ValueError as error:
+        raise ConfigError(f"{option} {spec!r} is not a template: {error}") from None
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{option} {spec!r} uses {name!r}; {nearest(name, known)}")
+    return names
+
+
+def split_of(value: str) -> str | None:
+    """Return the split that a word such as `validation` or `Dev` means. None if it is none."""
+    return SPLIT_OF.get(value.strip().lower())

@@ -1,0 +1,276 @@
+"""Pack a table: open, guess, stage, split, check, describe, and then pack each draw."""
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import typer
+import xxhash
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.text_safety import printable
+from furnace_hpc.data.columns import check_replaceable
+from furnace_hpc.data.decode.word_tokenizer import WORDS
+from furnace_hpc.data.packing.pack_command import pack_plan
+from furnace_hpc.data.packing.required_modalities import require_modalities
+from furnace_hpc.data.packing.sample import PackPlan
+from furnace_hpc.data.table import checks, suspicions
+from furnace_hpc.data.table.checks import Codes, LabelCounts, Leaks
+from furnace_hpc.data.table.guess import guess, report_lines
+from furnace_hpc.data.table.options import ColumnOptions, SourceOptions, SplitOptions
+from furnace_hpc.data.table.plan import Knobs, LabelPlan, TableRenderer, blank_row, make_plan
+from furnace_hpc.data.table.report.page import write_page
+from furnace_hpc.data.table.report.profile import Profile, describe, profile_lines
+from furnace_hpc.data.table.sources.files import Table, content_of, open_tables
+from furnace_hpc.data.table.splits import RowNumbers, rows_of, split_rows
+from furnace_hpc.data.table.staging import Staged, stage
+from furnace_hpc.data.table.vocabulary import choose_words
+
+MAX_WORDS = 20_000
+DATASET = "table"
+GENERIC = ("train", "data", "label", "labels", "meta", "metadata", "images", "audio")  # no names
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """The options that do not describe the table."""
+
+    out: Path | None
+    allow_leak: bool
+    merge_labels: bool
+    yes: bool
+    require: tuple[str, ...]
+    max_refused: float
+    workers: int | None
+    force: bool
+    verify: bool
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One pack of a table: its folder, rows and plan."""
+
+    out: Path
+    codes: Codes
+    profile: Profile
+    plan: PackPlan
+
+
+def pack_table(
+    sources: SourceOptions,
+    columns: ColumnOptions,
+    splits: SplitOptions,
+    knobs: Knobs,
+    options: PackOptions,
+) -> None:
+    """Pack a table, or print the guess of its columns.
+
+    Raises:
+        ConfigError: the table cannot be packed. Nothing is written then.
+        Exit: only a guess was printed.
+    """
+    out = options.out or _default_out(sources)
+    with scratch_folder(out) as scratch:
+        tables = open_tables(sources, scratch)
+        for note in dict.fromkeys(note for table in tables for note in table.notes):
+            print(f"note: {note}")
+        if not columns.named:
+            columns, splits = _guessed(tables, splits, options)
+        _check_named(columns)
+        staged = stage(tables, columns, splits.column, scratch, sources.separator)
+        checks.check_ids(staged)
+        draws = _draws(tables, staged, columns, splits, knobs, options, out)
+        for draw in draws:
+            pack_plan(
+                draw.plan,
+                draw.out,
+                workers=options.workers,
+                max_refused=options.max_refused,
+                force=options.force,
+                verify=options.verify,
+            )
+            print(f"profile: {write_page(draw.out, draw.profile, staged, draw.codes)}")
+
+
+def _default_out(sources: SourceOptions) -> Path:
+    first = Path((*sources.files, *sources.split_files.get("train", ()))[0])
+    for path in (first.resolve(), *first.resolve().parents):
+        name = path.name.partition(".")[0]
+        if name and "*" not in name and name.lower() not in GENERIC:
+            return Path("data") / name
+    return Path("data") / "table"
+
+
+@contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """Make a folder beside the pack for staged rows, and delete it in the end.
+
+    Raises:
+        ConfigError: another process packs into `out`.
+    """
+    out = out.resolve()
+    folder = out.with_name(f".{out.name}.table")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{out} is being packed by another process: wait for it") from None
+        rows = folder / "rows"
+        shutil.rmtree(rows, ignore_errors=True)
+        rows.mkdir()
+        try:
+            yield rows
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _guessed(
+    tables: list[Table], splits: SplitOptions, options: PackOptions
+) -> tuple[ColumnOptions, SplitOptions]:
+    found = guess(tables, splits)
+    given = [part for part in sys.argv if part != "--yes"]
+    command = ["furnace", "pack", *given[given.index("table") :]] if "table" in given else []
+    for line in report_lines(tables, found, command):
+        print(line)
+    if not options.yes:
+        print("Nothing is packed yet. Run the command, or add --yes to accept the guess.")
+        raise typer.Exit(2)
+    return found.columns, found.splits
+
+
+def _check_named(columns: ColumnOptions) -> None:
+    if not columns.labels:
+        raise ConfigError("no label is given. Give --label NAME=COLUMN")
+    if not columns.modalities:
+        raise ConfigError("no input is given. Give --text, --image or --audio with a column")
+
+
+def _draws(
+    tables: list[Table],
+    staged: Staged,
+    columns: ColumnOptions,
+    splits: SplitOptions,
+    knobs: Knobs,
+    options: PackOptions,
+    out: Path,
+) -> list[Draw]:
+    """Check and describe all packs before the first one is written."""
+    source = content_of(tables)
+    draws = []
+    for number, codes in enumerate(split_rows(staged, splits, bool(columns.group))):
+        fold = number if splits.folds else None
+        folder = out if fold is None else out.with_name(f"{out.name}-fold{fold}")
+        check_replaceable(folder.resolve())
+        labels = [
+            checks.count_labels(staged, label, codes, merge=options.merge_labels)
+            for label in columns.labels
+        ]
+        _check_missing(staged, labels, options.max_refused)
+        leaks = checks.find_leaks(staged, columns, codes)
+        checks.check_leaks(leaks, columns, options.allow_leak)
+        warnings = list(_warnings(tables, staged, columns, codes, labels))
+        profile = describe(folder.name, staged, codes, labels, warnings, leaks)
+        for line in profile_lines(profile):
+            print(printable(line))
+        settings = _settings(source, columns, splits, leaks)
+        settings["draw"] = {"fold": fold, "rows": _row_hashes(rows_of(codes))}
+        plan = _plan(staged, columns, codes, labels, knobs, settings, is_fold=fold is not None)
+        draws.append(Draw(folder, codes, profile, require_modalities(plan, options.require)))
+    return draws
+
+
+def _check_missing(staged: Staged, labels: list[LabelCounts], max_refused: float) -> None:
+    """Raise ConfigError if more rows lack a label than may be refused."""
+    for found in labels:
+        share = found.missing / staged.num_rows
+        if share > max_refused:
+            name = f"label.{found.label.name}"
+            empty = staged.frame.filter(pl.col(name).is_null()).select("file", "row").head(1)
+            raise ConfigError(
+                f"--label {found.label.option}: {found.missing:,} of {staged.num_rows:,} rows "
+                f"have no value, first {staged.name_of(*empty.collect().row(0))}. Fill them in, "
+                f"or leave them out with --max-refused {min(1, share + 0.01):.2f}"
+            )
+
+
+def _warnings(
+    tables: list[Table],
+    staged: Staged,
+    columns: ColumnOptions,
+    codes: Codes,
+    labels: list[LabelCounts],
+) -> Iterator[str]:
+    yield from suspicions.label_warnings(labels, staged.num_rows)
+    if columns.text:
+        yield from suspicions.duplicate_texts(staged, codes)
+    yield from suspicions.determined_labels(tables, staged, columns)
+
+
+def _settings(
+    source: dict[str, str], columns: ColumnOptions, splits: SplitOptions, leaks: Leaks
+) -> dict[str, Any]:
+    """Return the settings of a pack that its columns do not show."""
+    settings: dict[str, Any] = {
+        "source": source,
+        "pool": f"table {xxhash.xxh3_64_hexdigest(repr(sorted(source.items())).encode())}",
+        "columns": {option.lstrip("-"): list(names) for option, names in columns.named.items()},
+        "splits": {
+            "parts": list(splits.parts),
+            "column": splits.column,
+            "val_values": list(splits.val_values),
+            "test_values": list(splits.test_values),
+            "folds": splits.folds,
+            "stratify": splits.stratify,
+            "seed": splits.seed,
+        },
+    }
+    settings["columns"]["label"] = [label.option for label in columns.labels]
+    if leaks.kinds:
+        settings["leak"] = leaks.kinds
+    return settings
+
+
+def _row_hashes(rows: dict[str, RowNumbers]) -> dict[str, str]:
+    return {
+        split: xxhash.xxh3_64_hexdigest(numbers.numbers.tobytes())
+        for split, numbers in rows.items()
+    }
+
+
+def _plan(
+    staged: Staged,
+    columns: ColumnOptions,
+    codes: Codes,
+    labels: list[LabelCounts],
+    knobs: Knobs,
+    settings: dict[str, Any],
+    *,
+    is_fold: bool,
+) -> PackPlan:
+    planned = {
+        found.label.name: LabelPlan(found.label.kind, found.classes, found.index)
+        for found in labels
+    }
+    words: tuple[str, ...] = ()
+    if columns.text and knobs.tokenizer == WORDS:
+        words = tuple(choose_words(staged, codes, MAX_WORDS, same_size=is_fold))
+    frames = tuple(slot for slot in staged.slots if slot != "audio")
+    id_bytes = staged.frame.select(pl.col("id").str.len_bytes().max()).collect().item()
+    has_weights = columns.weight is not None
+    blank = blank_row(id_bytes, columns.modalities, len(frames), planned, knobs, words, has_weights)
+    renderer = TableRenderer(
+        *(staged.parts, staged.tables, columns.modalities, frames, planned, knobs, words),
+        *(has_weights, blank),
+    )
+    return make_plan(renderer, DATASET, rows_of(codes), settings)

@@ -1,0 +1,1 @@
+"""Open the sources of a table: files of rows, folders of media, and tar shards."""

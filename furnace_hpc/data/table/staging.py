@@ -1,0 +1,309 @@
+"""Write the needed columns of all tables to Arrow files in one form, which workers read in parts.
+
+Columns: `file`, `row` (from 1), `id`, `split`, `text`, `group`, `weight`, `label.<name>`, and for
+each image or sound `<slot>` (path), `<slot>_at`, `<slot>_size` and `<slot>_name`.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import polars as pl
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.table.cells import label_cells, number_cells, text_cells
+from furnace_hpc.data.table.media import WHOLE, Media
+from furnace_hpc.data.table.options import ColumnOptions, columns_of
+from furnace_hpc.data.table.sources.files import Table, readable
+
+BATCH_ROWS = 512  # of a table with files inside
+MAX_FILES = 65_535
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The staged rows of all tables."""
+
+    parts: tuple[Path, ...]
+    tables: tuple[str, ...]
+    """Name of each table, for messages."""
+    slots: tuple[str, ...]
+    num_rows: int
+    label_separators: dict[str, str]
+
+    @property
+    def frame(self) -> pl.LazyFrame:
+        """All rows in order."""
+        return pl.scan_ipc(list(self.parts))
+
+    def name_of(self, file: int, row: int) -> str:
+        """Name a row for a message: the row of its file, from 1, without the header."""
+        if len(self.tables) == 1:
+            return f"row {row}"
+        return f"{self.tables[file]} row {row}"
+
+    def media_of(self, row: dict[str, Any], slot: str) -> Media | None:
+        """Return the file in a slot of a row. None if the cell is empty."""
+        return media_of(row, slot)
+
+
+def media_of(row: dict[str, Any], slot: str) -> Media | None:
+    """Return the file in a slot of a staged row. None if the cell is empty."""
+    if row[slot] is None:
+        return None
+    return Media(row[slot], row[f"{slot}_at"], row[f"{slot}_size"], row[f"{slot}_name"])
+
+
+def slots_of(columns: ColumnOptions) -> dict[str, str]:
+    """Return slot -> the column or template of its files."""
+    slots = {f"image{number}": spec for number, spec in enumerate(columns.image)}
+    if columns.audio:
+        slots["audio"] = columns.audio
+    return slots
+
+
+def stage(
+    tables: list[Table],
+    columns: ColumnOptions,
+    split_column: str | None,
+    scratch: Path,
+    separator: str | None,
+) -> Staged:
+    """Write the rows of all tables.
+
+    Args:
+        tables: the opened sources.
+        columns: which columns are what.
+        split_column: column with the split of each row. None: the table's split.
+        scratch: folder of the files.
+        separator: between the labels in one cell. None: found in the column.
+
+    Raises:
+        ConfigError: a column is missing or has the wrong type, or a path leaves the media root.
+    """
+    check_columns(tables[0], columns, split_column)
+    if len(tables) > MAX_FILES:
+        raise ConfigError(f"{len(tables):,} files, wanted at most {MAX_FILES:,}")
+    parts, separators, num_rows = [], dict[str, str](), 0
+    several = len(tables) > 1
+    for number, table in enumerate(tables):
+        part = scratch / f"rows-{number}.arrow"
+        with readable(table.path):
+            separators |= _stage(table, number, columns, split_column, part, separator, several)
+            num_rows += pl.scan_ipc(part).select(pl.len()).collect().item()
+        parts.append(part)
+    if num_rows == 0:
+        raise ConfigError(f"{tables[0].path} has no rows")
+    parts = [_joined(parts, scratch / "rows.arrow")]
+    names = tuple(table.name for table in tables)
+    staged = Staged(tuple(parts), names, tuple(slots_of(columns)), num_rows, separators)
+    for slot, spec in slots_of(columns).items():
+        _check_inside(staged, slot, spec, {table.root for table in tables})
+        _check_some_exist(staged, slot, spec)
+    return staged
+
+
+def _joined(parts: list[Path], whole: Path) -> Path:
+    """Join the rows of all tables in one file, which workers open faster than many."""
+    if len(parts) == 1:
+        return parts[0]
+    pl.scan_ipc(parts).sink_ipc(whole, compression="uncompressed", maintain_order=True)
+    for part in parts:
+        part.unlink()
+    return whole
+
+
+def check_columns(table: Table, columns: ColumnOptions, split_column: str | None) -> None:
+    """Raise ConfigError if an option names a column that the table does not have."""
+    for option, specs in columns.named.items():
+        for spec in specs:
+            columns_of(spec, table.columns, option)
+    if split_column is not None:
+        columns_of(split_column, table.columns, "--split-column")
+
+
+def _stage(
+    table: Table,
+    number: int,
+    columns: ColumnOptions,
+    split_column: str | None,
+    part: Path,
+    separator: str | None,
+    several: bool,
+) -> dict[str, str]:
+    schema = table.frame.collect_schema()
+    frame = table.frame.with_row_index("__row__", offset=1)
+    chosen: list[pl.Expr] = [
+        pl.lit(number, pl.UInt16).alias("file"),
+        pl.col("__row__").cast(pl.UInt32).alias("row"),
+    ]
+    prefix = f"{table.name.removesuffix(table.path.suffix)}/" if several else ""
+    own_id = pl.concat_str([pl.lit(prefix), pl.col("__row__").cast(pl.String)])
+    if columns.id:
+        own_id = text_cells(columns.id, schema, "--id")
+    chosen.append(own_id.alias("id"))
+    split = pl.lit(table.split, pl.String)
+    if split_column:
+        split = text_cells(split_column, schema, "--split-column")
+    chosen.append(split.alias("split"))
+    if columns.text:
+        texts = [text_cells(spec, schema, "--text") for spec in columns.text]
+        joined = pl.concat_str(texts, separator="\n", ignore_nulls=True)
+        chosen.append(_or_null(joined).alias("text"))
+    if columns.group:
+        chosen.append(text_cells(columns.group, schema, "--group").alias("group"))
+    if columns.weight:
+        chosen.append(number_cells(columns.weight, schema, "--weight").alias("weight"))
+    separators = {}
+    for label in columns.labels:
+        names = table.class_names.get(label.column)
+        cells, used = label_cells(label, table.frame, schema, names, separator)
+        chosen.append(cells.alias(f"label.{label.name}"))
+        if used:
+            separators[label.name] = used
+    with_bytes = []
+    for slot, spec in slots_of(columns).items():
+        kind = schema.get(spec)
+        if kind == pl.Binary or (isinstance(kind, pl.Struct) and "bytes" in _fields(kind)):
+            chosen.append(pl.col(spec).alias(slot))
+            with_bytes.append(slot)
+        else:
+            chosen += _places(slot, spec, schema, table.root)
+    selected = frame.select(chosen)
+    if with_bytes:
+        _write_with_bytes(selected, with_bytes, part, table.root)
+    else:
+        selected.sink_ipc(part, compression="uncompressed", maintain_order=True)
+    return separators
+
+
+def _or_null(text: pl.Expr) -> pl.Expr:
+    return pl.when(text.str.strip_chars() != "").then(text)
+
+
+def _fields(kind: pl.Struct) -> list[str]:
+    return [field.name for field in kind.fields]
+
+
+def _places(slot: str, spec: str, schema: pl.Schema, root: Path) -> list[pl.Expr]:
+    """Return the columns of a slot whose files are not in the table itself."""
+    kind = schema.get(spec)
+    if isinstance(kind, pl.Struct) and "tar" in _fields(kind):
+        inside = pl.col(spec).struct
+        return [
+            inside.field("tar").alias(slot),
+            inside.field("offset").cast(pl.Int64).alias(f"{slot}_at"),
+            inside.field("size").cast(pl.Int64).alias(f"{slot}_size"),
+            inside.field("path").alias(f"{slot}_name"),
+        ]
+    name = text_cells(spec, schema, f"--{slot.rstrip('0123456789')}").str.replace_all(
+        "\\", "/", literal=True
+    )
+    return _whole_files(slot, name, root)
+
+
+def _folder(root: Path) -> str:
+    """Return the absolute folder with a slash at its end. Links stay links."""
+    return os.path.normpath(root.absolute()) + "/"
+
+
+def _whole_files(slot: str, name: pl.Expr, root: Path) -> list[pl.Expr]:
+    folder = _folder(root)
+    path = (
+        pl.when(name.str.starts_with("/"))
+        .then(name)
+        .otherwise(pl.concat_str([pl.lit(folder), name]))
+    )
+    return [
+        path.alias(slot),
+        pl.lit(WHOLE, pl.Int64).alias(f"{slot}_at"),
+        pl.lit(WHOLE, pl.Int64).alias(f"{slot}_size"),
+        name.alias(f"{slot}_name"),
+    ]
+
+
+def _write_with_bytes(frame: pl.LazyFrame, slots: list[str], part: Path, root: Path) -> None:
+    """Write files that are inside a table to one file beside the rows."""
+    beside = part.with_suffix(".media").resolve()
+    pieces = part.with_suffix(".pieces")
+    pieces.mkdir()
+    with beside.open("wb") as out:
+        batches = frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
+        for number, batch in enumerate(batches):
+            for slot in slots:
+                batch = _without_bytes(batch, slot, out, beside, root)
+            batch.write_ipc(pieces / f"{number:08}.arrow", compression="uncompressed")
+    files = sorted(pieces.iterdir())
+    if not files:
+        raise ConfigError("it has no rows")
+    pl.scan_ipc(files).sink_ipc(part, compression="uncompressed", maintain_order=True)
+    for file in files:
+        file.unlink()
+    pieces.rmdir()
+
+
+def _without_bytes(
+    batch: pl.DataFrame, slot: str, out: BinaryIO, beside: Path, root: Path
+) -> pl.DataFrame:
+    """Replace a column of bytes by places in `beside`."""
+    places: dict[str, list[Any]] = {
+        slot: [],
+        f"{slot}_at": [],
+        f"{slot}_size": [],
+        f"{slot}_name": [],
+    }
+    for row, content, name in _contents(batch, slot):
+        place: tuple[Any, ...] = (None, WHOLE, WHOLE, None)
+        if content is not None:
+            place = (str(beside), out.tell(), len(content), name or f"row {row}")
+            out.write(content)
+        elif name is not None:
+            place = (_folder(root) + name, WHOLE, WHOLE, name)
+        for values, value in zip(places.values(), place, strict=True):
+            values.append(value)
+    types = (pl.String, pl.Int64, pl.Int64, pl.String)
+    made = [
+        pl.Series(name, values, kind)
+        for (name, values), kind in zip(places.items(), types, strict=True)
+    ]
+    return batch.drop(slot).with_columns(made)
+
+
+def _contents(batch: pl.DataFrame, slot: str) -> Iterator[tuple[int, bytes | None, str | None]]:
+    for row, cell in zip(batch["row"], batch[slot], strict=True):
+        if isinstance(cell, dict):
+            yield row, cell["bytes"], cell.get("path")
+        else:
+            yield row, cell, None
+
+
+def _check_inside(staged: Staged, slot: str, spec: str, roots: set[Path]) -> None:
+    """Raise ConfigError if a path of the table leaves its folder."""
+    name = pl.col(f"{slot}_name")
+    odd = (
+        staged.frame.filter(pl.col(f"{slot}_at") == WHOLE)
+        .filter(name.str.contains(r"(^|/)\.\.(/|$)") | name.str.starts_with("/"))
+        .select("file", "row", slot, f"{slot}_name")
+        .collect(engine="streaming")
+    )
+    folders = [_folder(root) for root in roots]
+    for row in odd.iter_rows(named=True):
+        path = os.path.normpath(row[slot])
+        if not any(path.startswith(folder) for folder in folders):
+            raise ConfigError(
+                f"{staged.name_of(row['file'], row['row'])}: {spec!r} is "
+                f"{row[f'{slot}_name']!r}, which is not in {folders[0].rstrip('/')}. Fix the "
+                "path, or give the folder of all files with --media-root"
+            )
+
+
+def _check_some_exist(staged: Staged, slot: str, spec: str) -> None:
+    """Raise ConfigError if none of the first files exists: the root is wrong."""
+    first = staged.frame.filter(pl.col(slot).is_not_null()).select(slot).head(100).collect()
+    if len(first) and not any(Path(path).exists() for path in first[slot]):
+        raise ConfigError(
+            f"none of the first {len(first)} files of {spec!r} exists, such as {first[slot][0]}. "
+            "Give their folder with --media-root, or a template such as 'images/{name}.jpg'"
+        )

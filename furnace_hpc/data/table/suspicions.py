@@ -1,0 +1,145 @@
+"""Report what is odd about a table but does not stop packing."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from furnace_hpc.config.manifest import SPLITS
+from furnace_hpc.data.table.cells import as_number
+from furnace_hpc.data.table.checks import SHOWN, Codes, LabelCounts, with_codes
+from furnace_hpc.data.table.options import ColumnOptions, LabelKind
+from furnace_hpc.data.table.sources.files import Table
+from furnace_hpc.data.table.staging import Staged
+
+SEEN = 100_000  # rows in which numeric columns are compared with labels
+LEAST_ROWS = 10
+LONG = 6  # words of a text whose halves are compared
+
+
+def warnings_of(counts: list[LabelCounts], num_rows: int) -> Iterator[str]:
+    """Yield what is odd about the labels but does not stop packing."""
+    for found in counts:
+        name = found.label.name
+        if found.missing:
+            yield (
+                f"label {name}: {found.missing:,} of {num_rows:,} rows have no value and are "
+                "refused"
+            )
+        for split in SPLITS:
+            absent = [label for label in found.classes if not found.counts[split].get(label)]
+            if absent:
+                more = "" if len(absent) <= SHOWN else f" and {len(absent) - SHOWN:,} more"
+                yield f"label {name}: {split} has no {', '.join(absent[:SHOWN])}{more}"
+
+
+def label_warnings(counts: list[LabelCounts], num_rows: int) -> Iterator[str]:
+    """Yield rows without labels, and classes that a split lacks."""
+    for found in counts:
+        name = found.label.name
+        if found.missing:
+            share = f"{found.missing:,} of {num_rows:,} rows"
+            yield f"label {name}: {share} have no value and are refused"
+        for split in SPLITS:
+            absent = [label for label in found.classes if not found.counts[split].get(label)]
+            if absent:
+                more = "" if len(absent) <= SHOWN else f" and {len(absent) - SHOWN:,} more"
+                yield f"label {name}: {split} has no {', '.join(absent[:SHOWN])}{more}"
+
+
+def duplicate_texts(staged: Staged, codes: Codes) -> Iterator[str]:
+    """Yield the numbers of texts that are equal or nearly equal, and in two splits.
+
+    Nearly equal: the first or the second half is the same, without case, digits and punctuation.
+    """
+    plain = pl.col("text").str.to_lowercase().str.replace_all(r"[\W\d_]+", " ").str.strip_chars()
+    words = plain.str.split(" ")
+    half = (words.list.len() + 1) // 2
+    is_long = words.list.len() >= LONG
+    first, second = words.list.head(half), words.list.tail(words.list.len() - half)
+    frame = with_codes(staged, codes).filter(pl.col("text").is_not_null())
+    equal = _in_two_splits(frame, pl.col("text"))
+    if equal:
+        yield f"{equal:,} rows have a text that is also in another split"
+    halves = (
+        _in_two_splits(frame.filter(is_long), part.list.join(" ")) for part in (first, second)
+    )
+    if (near := max(halves)) > equal:
+        yield (
+            f"{near:,} rows have a text of which half is also in another split, without case, "
+            "digits and punctuation"
+        )
+
+
+def _in_two_splits(frame: pl.LazyFrame, key: pl.Expr) -> int:
+    """Return the number of rows whose key is in two splits. It needs 17 bytes per row."""
+    found = frame.select(key.hash(seed=0).alias("key"), "split_code").collect(engine="streaming")
+    if found.is_empty():
+        return 0
+    keys, codes = found["key"].to_numpy(), found["split_code"].to_numpy()
+    order = np.argsort(keys)
+    keys, codes = keys[order], codes[order]
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+    shared = np.minimum.reduceat(codes, starts) != np.maximum.reduceat(codes, starts)
+    sizes = np.diff(np.append(starts, len(keys)))
+    return int(sizes[shared].sum())
+
+
+def determined_labels(tables: list[Table], staged: Staged, columns: ColumnOptions) -> Iterator[str]:
+    """Yield the numeric columns that determine a label, such as a score that the label is made of.
+
+    Only the first rows of the first table are compared.
+    """
+    table = tables[0]
+    used = {spec for specs in columns.named.values() for spec in specs}
+    numbers = _numeric_columns(table, used)
+    labels = [label for label in columns.labels if label.kind is LabelKind.SINGLE]
+    if not numbers or not labels:
+        return
+    own = [f"label.{label.name}" for label in labels]
+    found = staged.frame.filter(pl.col("file") == 0).select(own).head(SEEN).collect()
+    for name, values in numbers.items():
+        for label in labels:
+            classes = found[f"label.{label.name}"]
+            if _determines(values.to_numpy(), classes):
+                yield f"column {name!r} determines label {label.name}: it may be made of the label"
+
+
+def _numeric_columns(table: Table, used: set[str]) -> dict[str, pl.Series]:
+    schema = table.frame.collect_schema()
+    chosen = []
+    for name, kind in schema.items():
+        if name in used:
+            continue
+        if kind.is_numeric():
+            chosen.append(pl.col(name).cast(pl.Float64))
+        elif kind == pl.String:
+            chosen.append(as_number(pl.col(name)).alias(name))
+    if not chosen:
+        return {}
+    frame = table.frame.select(chosen).head(SEEN).collect()
+    return {
+        series.name: series.fill_null(np.nan)
+        for series in frame.get_columns()
+        if series.null_count() <= len(series) // 2
+    }
+
+
+def _determines(values: NDArray[np.float64], classes: pl.Series) -> bool:
+    """Return whether each value, or each range of values, has one class."""
+    known = np.isfinite(values) & classes.is_not_null().to_numpy()
+    if known.sum() < LEAST_ROWS or (np.diff(values) > 0).all():  # row numbers of a sorted table
+        return False
+    _, codes = np.unique(classes.filter(pl.Series(known)).to_numpy(), return_inverse=True)
+    order = np.lexsort((codes, values[known]))
+    ordered, codes = values[known][order], codes[order]
+    num_classes = len(np.unique(codes))
+    if num_classes < 2:
+        return False
+    new_value = ordered[1:] != ordered[:-1]
+    new_class = codes[1:] != codes[:-1]
+    if (new_class & ~new_value).any():
+        return False  # one value has two classes
+    num_values = 1 + int(new_value.sum())
+    return int(new_class.sum()) == num_classes - 1 or num_values <= len(ordered) // 2

@@ -1,0 +1,75 @@
+"""Read the samples of a CSV, TSV or Parquet file for `furnace predict`, by the pack's columns."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import MODALITIES, Manifest
+
+ENDINGS = (".csv", ".tsv", ".parquet")
+BATCH_ROWS = 1024
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file is read as a table, not as JSON lines."""
+    return path.suffix.lower() in ENDINGS
+
+
+def input_columns(data: Manifest) -> dict[str, list[str]]:
+    """Return modality, or `id` -> the columns or templates of the pack.
+
+    Other packs have no columns: a table for them has columns `text`, `image` and `audio`.
+    """
+    given = data.preprocessing.get("columns")
+    named = given if data.dataset == "table" and isinstance(given, dict) else {}
+    columns = {name: list(named.get(name, [name])) for name in data.modalities}
+    return columns | {"id": list(named.get("id", ["id"]))}
+
+
+def read_rows(path: Path, columns: Mapping[str, list[str]]) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a table: modality -> text or path of a file, and `id`.
+
+    A column that the table lacks is absent from all samples, but one of them must exist.
+
+    Raises:
+        ConfigError: the table cannot be read, or has none of the columns.
+    """
+    import polars as pl
+
+    from furnace_hpc.data.table.cells import text_cells
+    from furnace_hpc.data.table.options import SourceOptions
+    from furnace_hpc.data.table.sources.files import open_tables, readable
+
+    with tempfile.TemporaryDirectory() as scratch, readable(path):
+        table = open_tables(SourceOptions(files=(str(path),)), Path(scratch))[0]
+        schema = table.frame.collect_schema()
+        chosen = []
+        for name, specs in columns.items():
+            found = _existing(name, specs, schema.names())
+            if found:
+                cells = [text_cells(spec, schema, name) for spec in found]
+                joined = pl.concat_str(cells, separator="\n", ignore_nulls=True)
+                chosen.append(pl.when(joined.str.strip_chars() != "").then(joined).alias(name))
+        if not any(cells.meta.output_name() in MODALITIES for cells in chosen):
+            wanted = ", ".join(spec for name in MODALITIES for spec in columns.get(name, []))
+            raise ConfigError(
+                f"{path} has none of the columns {wanted}; it has {', '.join(schema.names())}"
+            )
+        for batch in table.frame.select(chosen).collect_batches(
+            chunk_size=BATCH_ROWS, maintain_order=True
+        ):
+            yield from batch.iter_rows(named=True)
+
+
+def _existing(name: str, specs: list[str], columns: list[str]) -> list[str]:
+    """Return the columns or templates that the table has, else the column `name`."""
+    from furnace_hpc.data.table.options import columns_of
+
+    try:
+        for spec in specs:
+            columns_of(spec, columns, name)
+    except ConfigError:
+        return [name] if name in columns else []
+    return specs
