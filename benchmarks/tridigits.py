@@ -4,7 +4,7 @@
 
 The set must need fusion: three modalities are better than every pair, and every pair is better than
 its better part. This holds for the mean, not for each seed. All runs use the base loss
-(alpha = beta = 0) and the ablation's number of steps.
+(alpha = beta = 0) and 500 steps.
 """
 
 import argparse
@@ -65,7 +65,8 @@ def _pack(folder: Path, speech: str) -> None:
 def _write_grid(work: Path, name: str) -> Path:
     shipped = Path(__file__).parent.parent / "experiments" / "ablation.yaml"
     content = yaml.safe_load(shipped.read_text())
-    content["base"]["data"] = {"name": name}
+    content["base"] |= {"data": {"name": name}, "steps": 500}
+    content["base"]["evaluation"]["every"] = 100
     subsets = [subset for size in (1, 2, 3) for subset in itertools.combinations(NAMES, size)]
     content |= {
         "name": name,

@@ -53,7 +53,7 @@ PARSED = {  # beginning of a command -> why it is only parsed
     "furnace aggregate --grid smoke": "needs Slurm: test_documents_slurm.py",
     "furnace submit --grid ablation --cluster NAME": "needs a profile of a cluster",
     "furnace submit --grid ablation --cluster mine": "needs a profile of a cluster",
-    "furnace submit --grid ablation --cluster local": "trains all 20 runs: benchmarks/demo.py",
+    "furnace submit --grid ablation --cluster local": "trains all 40 runs: benchmarks/demo.py",
     "furnace submit --grid ablation --set steps": "trains four runs; README has the same options",
     "furnace submit --grid ablation --retry": "needs failed runs: test_local.py",
     "furnace aggregate --grid NAME": "a placeholder; --where needs several packs: test_packs.py",

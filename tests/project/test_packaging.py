@@ -73,6 +73,6 @@ def test_a_shipped_grid_is_found_from_an_empty_folder(wheel: Path, tmp_path: Pat
         command, cwd=empty, env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert "20 runs (20 start) on a100" in done.stdout
+    assert "40 runs (40 start) on a100" in done.stdout
     assert str(empty / "runs/ablation/code") in done.stdout
     assert list(empty.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 from documents import ROOT, commands
 from slurm_cluster import Cluster
 
-# it waits for 20 runs of 500 steps; here they are cancelled before
+# it waits for 40 runs of 150 steps; here they are cancelled before
 LATER = ("furnace status --grid ablation --watch",)
 
 
