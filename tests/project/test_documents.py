@@ -155,7 +155,7 @@ def all_options() -> set[str]:
                 option
                 for parameter in one.params
                 if not getattr(parameter, "hidden", False)
-                for option in parameter.opts
+                for option in (*parameter.opts, *parameter.secondary_opts)
             }
     return found
 
