@@ -178,7 +178,7 @@ class BatchReader:
         """Modalities that all samples have, with valid values at all positions."""
         if not len(columns["present"]):
             return frozenset()
-        everywhere = columns["present"].numpy().astype(bool).all(0)
+        everywhere = columns["present"].numpy().all(0).tolist()
         complete = set()
         for modality, bit in zip(self._modalities, self._columns_of_present, strict=True):
             lengths = columns.get(f"{modality}_length")
@@ -200,7 +200,7 @@ class CopyStream:
         self._device = device
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def to_device(self, columns: dict[str, Tensor]) -> dict[str, Tensor]:
         """Begin to copy. What the current stream does next with the copies waits for them."""
