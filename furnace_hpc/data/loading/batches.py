@@ -178,7 +178,7 @@ class BatchReader:
         """Modalities that all samples have, with valid values at all positions."""
         if not len(columns["present"]):
             return frozenset()
-        everywhere = columns["present"].numpy().all(0).tolist()
+        everywhere = [bool(column.all()) for column in columns["present"].numpy().T]
         complete = set()
         for modality, bit in zip(self._modalities, self._columns_of_present, strict=True):
             lengths = columns.get(f"{modality}_length")
