@@ -218,8 +218,8 @@ def test_a_table_ends_with_verdict_and_next_command(tmp_path, monkeypatch):
     ablation, folder = table(tmp_path)
     lines = last_lines(ablation, folder, Path("results/study"), 15)
     assert lines[0] == (
-        "verdict: better than base: consistency_only (+2.28 points [1.32, 3.24]), "
-        "full (+3.20 points [1.85, 4.55]); undecided: specific_only (-1.04 points [-2.47, 0.39])"
+        "verdict: better than base: consistency_only (+2.28 points [1.11, 3.45]), "
+        "full (+3.20 points [1.55, 4.85]); undecided: specific_only (-1.04 points [-2.79, 0.71])"
     )
     assert lines[1] == "wrote 15 files to results/study; open results/study/report.html"
     run = run_ids([run.spec for run in ablation.runs])[0]

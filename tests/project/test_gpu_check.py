@@ -42,7 +42,7 @@ def run(out: Path, data: Path, *options: str) -> tuple[int, list[dict], str]:
 PARTS = {
     "machine": ["machine", "bound_rank", "hardware_errors", "attention", "waits", "fill"],
     "steps": ["host_copy", "stage zero3_offload", "same_bits zero3"],
-    "runs": ["step_time", "resumes zero2"],
+    "runs": ["step_time", "resumes zero2", "meters", "auto", "out_of_memory", "collectives"],
 }
 
 

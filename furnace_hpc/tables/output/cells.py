@@ -16,10 +16,8 @@ from furnace_hpc.tables.text import format_value
 
 DASH = "\u2013"  # of a missing value
 OF_A_FAMILY = ("verdict", "holm_p")  # columns that only the grid's own table has
-# columns that a table has only if the grid's `columns` names them
-OPTIONAL = ("hedges_g", "improvement", "correlation", "iqm")
-# columns that a table has only if a run knows them, or if the grid's `columns` names them
-IF_KNOWN = ("model_tflop_s", "mfu", "data_wait", "energy_kj")
+OPTIONAL = ("hedges_g", "improvement", "correlation", "iqm")  # shown if the grid names them
+IF_KNOWN = ("model_tflop_s", "mfu", "data_wait", "energy_kj")  # also if a run has a value
 OF_TRIALS = ("tuned", "tuning_hours")  # columns that only a tuned grid has
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 UNDERTRAINED = "reference under-trained"
@@ -86,13 +84,14 @@ def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
     further = further_headings(ablation)
     if ablation.grid.columns:
         return {name: titles[name] for name in ("variant", *ablation.grid.columns)} | further
-    hidden = {*OPTIONAL, *(name for name in IF_KNOWN if not _is_known(ablation, name))}
-    titles = {name: title for name, title in titles.items() if name not in hidden}
+    costs = [row.costs for row in ablation.rows]
+    hidden = {name for name in IF_KNOWN if all(getattr(cost, name) is None for cost in costs)}
+    hidden |= {*OPTIONAL}
     if ablation.tuning is None:
-        titles = {name: title for name, title in titles.items() if name not in OF_TRIALS}
+        hidden |= {*OF_TRIALS}
     if ablation.why_no_verdict:
-        titles = {name: title for name, title in titles.items() if name not in OF_A_FAMILY}
-    wanted = {*(usual or titles), *further}
+        hidden |= {*OF_A_FAMILY}
+    wanted = {*(usual or titles), *further} - hidden
     return {name: title for name, title in titles.items() if name in wanted}
 
 
@@ -114,10 +113,6 @@ def arrow(ablation: Ablation) -> str:
     if not ablation.has_direction:
         return ""
     return {"max": " \u2191", "min": " \u2193"}[ablation.metric.direction]
-
-
-def _is_known(ablation: Ablation, cost: str) -> bool:
-    return any(getattr(row.costs, cost) is not None for row in ablation.rows)
 
 
 def all_headings(ablation: Ablation) -> dict[str, str]:
