@@ -157,7 +157,7 @@ def write_mosei(folder: Path) -> Path:
                     "text": sentence(number, "up" if score > 0 else "down"),
                     "label": score,
                     "annotation": "Positive" if score > 0 else "Negative",
-                    "mode": ("train", "valid", "test")[(video >= 8) + (video >= 10)],
+                    "mode": (["train"] * 8 + ["valid"] * 2 + ["test"] * 2)[video],
                 }
             )
             write_wav(folder / "Raw" / f"v{video:02}" / f"{clip}.wav", 7000 + number)
