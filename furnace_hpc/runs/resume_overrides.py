@@ -101,11 +101,10 @@ def describe_setups(attempts: list[Attempt]) -> list[str]:
 
 
 def _check(old: DeepSpeedFile, new: DeepSpeedFile) -> None:
-    if (old.precision, old.data_types) != (new.precision, new.data_types):
+    if old.precision != new.precision:
         raise ConfigError(
             f"--resume-with deepspeed: that file trains in {new.precision} and the run began in "
-            f"{old.precision}, or gradients are accumulated in another type. Choose a file that "
-            "differs only in zero_optimization or activation_checkpointing, or start new runs with "
+            f"{old.precision}. Choose a file in {old.precision}, or start new runs with "
             "--set deepspeed=..."
         )
     old_stage, new_stage = old.zero_optimization.stage, new.zero_optimization.stage

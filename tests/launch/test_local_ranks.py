@@ -128,8 +128,10 @@ def test_two_runs_are_forks_of_one_server(place: Place):
     ]
     assert [rank["world"] for rank in ranks] == [2, 2, 1]
     assert {rank["code"] for rank in ranks} == {str(place.code / "furnace_hpc/engine/loop.py")}
-    log = place.code.parent.parent / "ok-1" / "logs" / "1-1.log"
-    assert log.read_text().startswith("run ok-1, attempt 1, rank 1 of 2\n")
+    log = place.code.parent.parent / "ok-1" / "logs" / "1-0.log"
+    lines = log.read_text().splitlines()
+    assert "run ok-1, attempt 1, rank 0 of 2" in lines
+    assert "[rank 1] run ok-1, attempt 1, rank 1 of 2" in lines
     # as in a fresh process: INT stays blocked, the training unblocks the others
     for rank in ranks:
         assert {int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP)} <= {*rank["blocked"]}
