@@ -155,8 +155,8 @@ def test_a_setting_that_looks_like_a_secret_is_refused(monkeypatch):
 SPEAKS = """
 import logging, os, sys, threading, warnings
 from pathlib import Path
-from furnace_hpc.launch.rank_main import _write_to
-_write_to(Path(sys.argv[1]))
+from furnace_hpc.launch.rank_main import Rank, _write_to
+_write_to(Path(sys.argv[1]), Rank(0, 0, 1, 0))
 secret = os.environ["MY_API_KEY"]
 print("first", secret, sep="=")
 print("api_key", "=", sep="", end="")

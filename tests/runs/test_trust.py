@@ -272,7 +272,7 @@ def test_created_files_are_private_or_the_groups(tmp_path, umask, group, folder,
     lifecycle.begin(str(run.path), {})
     MetricsFile(run.metrics(1)).close()
     log = "import sys; from pathlib import Path; from furnace_hpc.launch import rank_main; "
-    log += "rank_main._write_to(Path(sys.argv[1]))"
+    log += "rank_main._write_to(Path(sys.argv[1]), rank_main.Rank(0, 0, 1, 0))"
     subprocess.run([sys.executable, "-c", log, run.log(1, 0)], check=True)
     made = {
         path: path.stat().st_mode & 0o7777 for path in run.path.parent.rglob("*") if path.exists()
