@@ -274,7 +274,7 @@ def test_wrong_options_are_named(tmp_path, capsys):
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
         "error: unknown data set 'tridigit'; did you mean 'tridigits'? "
-        "(valid: audioset, avmnist, mmimdb, tridigits)\n"
+        "(valid: audioset, avmnist, mmimdb, table, tridigits)\n"
     )
 
 
