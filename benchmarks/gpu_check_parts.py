@@ -355,6 +355,6 @@ def host_copy(options: argparse.Namespace) -> None:
     is_same = all(torch.equal(got[name], value.cpu()) for name, value in state.items())
     found = f"{rates[0]:.1f}, {rates[1]:.1f}, {rates[2]:.1f} GB/s for {8 * size / 2**30:.2f} GiB"
     if has_gpu():
-        pinned = torch.cuda.host_memory_stats().get("allocated_bytes.current", 0)
-        found += f", pinned {pinned / 2**30:.2f} GiB"
-    check(is_same, "host copy", found)
+        found += ", pinned"
+    found += f", buffers of {copy.num_bytes / 2**30:.2f} GiB"
+    check(is_same and copy.num_bytes == 8 * size, "host copy", found)

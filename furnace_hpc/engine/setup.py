@@ -59,7 +59,7 @@ def set_up(
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = _count_flops(model, config, columns.manifest, folder, processes)
     if config.compile:
-        compile_blocks(model)
+        compile_blocks(model, processes.device)
     place(model, config, processes)
     # DeepSpeed collects garbage four times while it starts. Without this each takes half a second,
     # because of all imported modules.
@@ -100,7 +100,8 @@ def _choose_micro_batch(
 
     def make_engine(tried: TrainConfig) -> Engine:
         watchdog.heartbeat(f"trying micro_batch_size {tried.micro_batch_size}")
-        model = _build_model(tried, columns.manifest).to(processes.device)
+        model = _build_model(tried, columns.manifest)
+        place(model, tried, processes)
         return build_engine(model, tried, processes)
 
     reader = _open_readers(config, columns, processes.device)["train"]

@@ -1,6 +1,6 @@
 """Compare the time that ranks get to stop before a time limit with the measured time of a save.
 
-From the signal to the end of the last save there is a step to finish, perhaps a batch of an
+From the signal to the end of the last save there are two steps to finish, perhaps a batch of an
 evaluation, a save that is in progress, and the last save.
 """
 

@@ -13,6 +13,8 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.engine.speed import compilation
 from furnace_hpc.engine.speed.compilation import compile_blocks, explained_compilation
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
@@ -32,7 +34,7 @@ def test_blocks_are_compiled_for_fixed_shapes(environment):
     )
     layers = {"text_layers": 2, "image_layers": 2, "audio_layers": 2, "fusion_layers": 1}
     model = make_model(image_encoder="vit", audio_encoder="transformer", **layers)
-    compile_blocks(model)
+    compile_blocks(model, CPU)
     names = ["ASTLayer", "AttentionBlock", "BertLayer", "ViTLayer"]
     assert sorted(set(compiled)) == [f"{name} False" for name in names]
     assert len(compiled) == 7
@@ -50,7 +52,7 @@ def test_a_compiled_block_gives_the_same_values(environment, tmp_path):
     for is_compiled in (False, True):
         model = make_model(modalities=("image",), width=16, feedforward=16, num_heads=2).train()
         if is_compiled:
-            compile_blocks(model)
+            compile_blocks(model, CPU)
         inputs, _, present = make_inputs()
         output = model({"image": inputs["image"]}, {}, present[:, :1])
         output["logits"]["digit"].square().sum().backward()
@@ -64,13 +66,21 @@ def test_a_missing_compiler_is_an_error(environment, tmp_path):
     environment.setenv("PATH", str(tmp_path))
     environment.delenv("CXX", raising=False)
     with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler on the nodes: no g\+\+ in PATH"):
-        compile_blocks(make_model())
+        compile_blocks(make_model(), CPU)
 
 
 def test_missing_triton_is_an_error(environment):
+    """It is needed on the device of the run. The network is still on the CPU at that time."""
     environment.setattr(compilation, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs the package triton, which is not installed"):
-        compilation._check_compiler(torch.device("cuda"))
+        compile_blocks(make_model(), torch.device("cuda"))
+
+
+def test_a_gpu_needs_no_cpp_compiler(environment, tmp_path):
+    environment.setenv("PATH", str(tmp_path))
+    environment.setattr(compilation, "find_spec", lambda name: name)
+    environment.setattr(torch.nn.Module, "compile", lambda module, dynamic: None)
+    compile_blocks(make_model(), torch.device("cuda"))
 
 
 def test_errors_of_the_compiler_are_explained():

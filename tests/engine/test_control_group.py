@@ -2,13 +2,14 @@
 
 import socket
 
+import deepspeed
 import pytest
 import step_work
 import torch
 from forked_ranks import run_on_ranks
 
-from furnace_hpc.engine.ranks import interface
-from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.engine.ranks import distributed, interface
+from furnace_hpc.engine.ranks.distributed import Processes, RankInfo
 from furnace_hpc.engine.ranks.stop import StopRequest
 
 
@@ -94,6 +95,26 @@ def test_a_chosen_interface_stays(node):
 def test_without_a_route_nothing_is_set(node):
     node.setattr(interface, "_routed_address", lambda: "")
     assert chosen() is None
+
+
+def test_the_interface_is_chosen_before_any_group(monkeypatch):
+    """Without a GPU the training itself uses gloo."""
+    calls: list[str] = []
+
+    def note(name: str):
+        return lambda *_, **__: calls.append(name)
+
+    monkeypatch.setattr(distributed, "choose_device", lambda rank: torch.device("cpu"))
+    for name in ("_set_environment", "_open_store", "check_placements", "_set_timeouts"):
+        monkeypatch.setattr(distributed, name, note(name))
+    monkeypatch.setattr(distributed.flight_recorder, "set_variables", note("variables"))
+    monkeypatch.setattr(distributed, "set_gloo_interface", note("interface"))
+    monkeypatch.setattr(deepspeed, "init_distributed", note("DeepSpeed"))
+    monkeypatch.setattr(deepspeed.utils.groups, "_get_data_parallel_group", note("its group"))
+    monkeypatch.setattr(distributed.dist, "init_process_group", note("group"))
+    monkeypatch.setattr(distributed.dist, "new_group", note("control group"))
+    distributed.init_process_group(RankInfo(0, 0, 2, None))
+    assert calls.index("interface") < calls.index("group") < calls.index("control group")
 
 
 def test_addresses_of_this_machine():

@@ -13,6 +13,7 @@ from rank_work import model_of
 
 from furnace_hpc.config.hardware.gpu_models import gpu_model, peak_flops
 from furnace_hpc.config.hardware.nvml import Gpu
+from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.engine.metering import flops, usage
@@ -22,9 +23,16 @@ from furnace_hpc.engine.metering.usage import MeteredBatches, StepMeters, Usage,
 CPU = torch.device("cpu")
 
 
-def counted(config, data: Path, folder: Path, batch_size: int = 4):
+def manifest_of(data: Path, longest: int = 15) -> Manifest:
+    """The manifest of a set whose texts have up to this many tokens."""
+    manifest = open_columns(data).manifest
+    text = manifest.columns["text"].model_copy(update={"shape": (longest,)})
+    return manifest.model_copy(update={"columns": manifest.columns | {"text": text}})
+
+
+def counted(config, data: Path, folder: Path, batch_size: int = 4, longest: int = 15):
     """The model, and the coefficients of a micro-batch of this size."""
-    model, manifest = model_of(config, str(data)), open_columns(data).manifest
+    model, manifest = model_of(config, str(data)), manifest_of(data, longest)
     return model, step_coefficients(model, config, manifest, batch_size, folder)
 
 
@@ -35,7 +43,7 @@ def test_one_more_layer_by_hand(small_data, tmp_path):
     found = []
     for layers in (1, 2):
         config = make_config(model__text_layers=layers)
-        _, coefficients = counted(config, small_data, tmp_path, B)
+        _, coefficients = counted(config, small_data, tmp_path, B, longest=T)
         found.append(flops_of(coefficients, (1, units, units**2)))
     assert found[1] - found[0] == 3 * B * (T * (8 * D * D + 4 * D * F) + 4 * T * T * D)
 
@@ -43,10 +51,25 @@ def test_one_more_layer_by_hand(small_data, tmp_path):
 def test_any_length_of_text_is_exact(small_data, tmp_path):
     """Counts at 8, 16 and 24 tokens give the count at 40 tokens."""
     config = make_config(loss__info_nce=0.1)
-    model, coefficients = counted(config, small_data, tmp_path)
+    model, coefficients = counted(config, small_data, tmp_path, longest=40)
     manifest, values = open_columns(small_data).manifest, flops._meta_values(model)
-    direct = flops.count_flops(model, values, config, flops._meta_batch(config, manifest, 4, 5))
+    direct = flops.count_flops(model, values, config, flops._meta_batch(config, manifest, 4, 40))
     assert flops_of(coefficients, (1, 5, 25)) == direct
+
+
+@pytest.mark.parametrize(("longest", "possible"), [(7, [7]), (8, [8]), (15, [8, 15])])
+def test_short_texts_need_fewer_counts(small_data, tmp_path, monkeypatch, longest, possible):
+    """A batch has a multiple of 8 tokens, or as many as the packed texts have. All are exact."""
+    config, passes = make_config(), []
+    count = flops.count_flops
+    monkeypatch.setattr(
+        flops, "count_flops", lambda *given: passes.append(count(*given)) or passes[-1]
+    )
+    _, coefficients = counted(config, small_data, tmp_path, longest=longest)
+    assert len(passes) == len(possible)
+    for num_tokens, direct in zip(possible, passes, strict=True):
+        T = num_tokens / flops.TEXT_MULTIPLE
+        assert flops_of(coefficients, (1, T, T * T)) == pytest.approx(direct, rel=1e-12)
 
 
 def test_a_count_changes_nothing(small_data, tmp_path):

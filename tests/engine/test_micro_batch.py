@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from make import make_config
 from pydantic import ValidationError
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.engine import setup
 from furnace_hpc.engine.micro_batch import candidates, half, longest_rows, resolved
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.host import lifecycle
@@ -93,6 +95,21 @@ def test_the_choice_is_made_once(tmp_path):
     assert resolved(config, folder, 3, eight, fits).micro_batch_size == 4
     with pytest.raises(torch.OutOfMemoryError, match="not even 1 sample per process"):
         resolved(config, RunFolder(tmp_path / "other"), 1, ONE, lambda trial: False)
+
+
+def test_a_try_places_the_network_as_a_run_does(tmp_path, monkeypatch):
+    """At stage 3 a network that is larger than a GPU must be divided before."""
+    calls = []
+    monkeypatch.setattr(setup, "_build_model", lambda *_: "network")
+    monkeypatch.setattr(setup, "_open_readers", lambda *_: {"train": None})
+    monkeypatch.setattr(setup, "place", lambda *given: calls.append(("place", *given)))
+    monkeypatch.setattr(setup, "build_engine", lambda *given: calls.append(("engine", *given)))
+    monkeypatch.setattr(setup, "probe", lambda make_engine, *_: lambda c: make_engine(c) is None)
+    config = make_config("zero3", global_batch_size=32, micro_batch_size="auto")
+    columns, watchdog = SimpleNamespace(manifest=None), SimpleNamespace(heartbeat=print)
+    found = setup._choose_micro_batch(config, columns, RunFolder(tmp_path), 1, ONE, watchdog)
+    assert found.micro_batch_size == 32
+    assert calls == [("place", "network", found, ONE), ("engine", "network", found, ONE)]
 
 
 def test_a_try_has_the_longest_texts(small_data):

@@ -18,11 +18,11 @@ whole_forward = FusionModel.forward
 
 
 def forward(
-    self: FusionModel, inputs: Any, lengths: Any, present_BM: Any, subsets: Any = ()
+    self: FusionModel, inputs: Any, lengths: Any, present_BM: Any, *more: Any, **named: Any
 ) -> Any:
     if self.training and len(present_BM) > most:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    return whole_forward(self, inputs, lengths, present_BM, subsets)
+    return whole_forward(self, inputs, lengths, present_BM, *more, **named)
 
 
 FusionModel.forward = forward  # type: ignore[method-assign]

@@ -9,7 +9,8 @@ The passes are made on torch's meta device, which has shapes and no values. Atte
 plain path there, so its backward counts two products for each of forward.
 
 The only size that differs between micro-batches is the length of the longest text. All FLOPs are at
-most quadratic in it. So three counts give the FLOPs of any batch exactly.
+most quadratic in it. So three counts give the FLOPs of any batch exactly. If the packed texts can
+only have one or two lengths, as many counts do. A count takes most of a second of a CPU.
 """
 
 import hashlib
@@ -88,19 +89,33 @@ def step_coefficients(
 def _count(
     model: nn.Module, config: TrainConfig, manifest: Manifest, micro_batch_size: int
 ) -> Coefficients:
-    """Fit the three coefficients through counts at one, two and three units of text."""
-    values = _meta_values(model)
-    lengths = (1, 2, 3) if "text" in config.model.modalities else (1,)
-    counts = [
-        count_flops(model, values, config, _meta_batch(config, manifest, micro_batch_size, units))
-        for units in lengths
-    ]
+    """Fit the three coefficients through counts at up to three lengths of text."""
+    values, counts = _meta_values(model), []
+    lengths = _lengths(config, manifest)
+    for num_tokens in lengths:
+        batch = _meta_batch(config, manifest, micro_batch_size, num_tokens)
+        counts.append(count_flops(model, values, config, batch))
     if len(counts) == 1:
         return float(counts[0]), 0.0, 0.0
+    if len(counts) == 2:
+        first, last = (num_tokens / TEXT_MULTIPLE for num_tokens in lengths)
+        linear = (counts[1] - counts[0]) / (last - first)
+        return counts[0] - linear * first, linear, 0.0
     first, second, third = counts
     quadratic = (third - 2 * second + first) / 2
     linear = second - first - 3 * quadratic
     return first - linear - quadratic, linear, quadratic
+
+
+def _lengths(config: TrainConfig, manifest: Manifest) -> list[int]:
+    """The numbers of text tokens that a batch can have. If there are more than two, any three."""
+    if "text" not in config.model.modalities:
+        return [TEXT_MULTIPLE]
+    [longest] = manifest.columns["text"].shape
+    shorter = range(TEXT_MULTIPLE, longest, TEXT_MULTIPLE)
+    if len(shorter) < 2:
+        return [*shorter, longest]
+    return [k * TEXT_MULTIPLE for k in (1, 2, 3)]
 
 
 def count_flops(
@@ -127,16 +142,16 @@ def _meta_values(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _meta_batch(
-    config: TrainConfig, manifest: Manifest, micro_batch_size: int, units: int
+    config: TrainConfig, manifest: Manifest, micro_batch_size: int, num_tokens: int
 ) -> dict[str, Any]:
-    """A batch of the packed data set, as shapes. Its texts have `units` x TEXT_MULTIPLE tokens."""
+    """A batch of the packed data set, as shapes. Its texts have `num_tokens` tokens."""
     B, device = micro_batch_size, "meta"
     inputs: dict[str, Tensor] = {}
     lengths: dict[str, Tensor] = {}
     for name in config.model.modalities:
         shape = manifest.columns[name].shape
         if name == "text":
-            shape = (units * TEXT_MULTIPLE,)
+            shape = (num_tokens,)
             inputs[name] = torch.empty(B, *shape, dtype=torch.int64, device=device)
         else:
             shape = shape[-3:] if name == "image" else shape

@@ -164,6 +164,8 @@ def init_process_group(
         store = _open_store(rank_info, timeout, until_all_met)
         # NCCL's start would fail with a message that names neither ranks nor the fix.
         check_placements(store, RankPlacement.of_this_process(rank_info.rank, device), rank_info)
+    if rank_info.world_size > 1:
+        set_gloo_interface()
     dist.init_process_group(
         backend,
         store=store,
@@ -176,7 +178,6 @@ def init_process_group(
     if rank_info.world_size > 1:
         # DeepSpeed makes this group when it needs it, with torch's own time limits: 600 s of NCCL.
         deepspeed.utils.groups._get_data_parallel_group()
-        set_gloo_interface()
         control = dist.new_group(backend="gloo", timeout=timeout)
         _set_timeouts(timeout)
     return Processes(rank_info.rank, rank_info.local_rank, rank_info.world_size, device, control)

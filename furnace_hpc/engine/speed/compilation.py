@@ -16,18 +16,22 @@ COMPILERS = ("torch._dynamo", "torch._inductor")
 MAX_SHAPES = 1024  # of one block's inputs; torch's own limit is 8, after which nothing is compiled
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: nn.Module, device: torch.device) -> None:
     """Compile each attention block and transformer layer at its first call.
 
     Each shape of the inputs is compiled for itself. So a resumed run has the same kernels as a run
     that was not stopped. A layer for any shape would depend on the shapes seen before.
+
+    Args:
+        model: the network, which may still be on the CPU.
+        device: the device on which it will run.
 
     Raises:
         ConfigError: this machine has no compiler for the device.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    _check_compiler(next(model.parameters()).device)
+    _check_compiler(device)
     import torch._dynamo
 
     os.environ["TORCHDYNAMO_DISABLE"] = "0"  # start-up has set it, because it saves time
