@@ -119,6 +119,9 @@ def _print_help() -> None:
     print("\nFirst steps:")
     print("  furnace submit --grid smoke --dry-run")
     print("  furnace submit --grid ablation")
+    print(
+        "  furnace pack table --source FILE        your own data: each command prints the next one"
+    )
 
 
 def _print_error(problem: str) -> None:

@@ -143,6 +143,9 @@ def _folders(name: str, given: list[Path]) -> list[Path]:
         is_name = len(folder.parts) == 1 and not folder.exists() and below_root.exists()
         folders.append((below_root if is_name else folder).absolute())
     for folder in folders:
+        if folder.is_file():
+            pack = furnace("pack", "table", "--source", str(folder))
+            raise ConfigError(f"--data {folder} is a file. Pack it first: {pack}")
         if not folder.is_dir():
             raise ConfigError(f"--data {folder} is not a folder. Give the folder of a pack")
         if not re.fullmatch(NAME_PATTERN, folder.name):

@@ -138,6 +138,7 @@ def test_bad_names_and_options(tmp_path):
     packed(tmp_path / "data" / "reviews")
     packed(tmp_path / "data" / "two words")
     packed(tmp_path / "other" / "reviews")
+    (tmp_path / "mine.csv").write_text("text,label\n")
     both = ("--data", "data/reviews", "--from", "ablation")
     two = ("--data", "data/reviews", "--data", "other/reviews")
     expected = {
@@ -146,6 +147,7 @@ def test_bad_names_and_options(tmp_path):
         ("ablation", "--data", "data/reviews"): "'ablation' is the name of a shipped grid",
         ("mine",): "there is no data set data/mine. Give --data DIR",
         ("mine", "--data", "nowhere"): "nowhere is not a folder",
+        ("mine", "--data", "mine.csv"): "mine.csv is a file. Pack it first: ",
         ("mine", "--data", "data/two words"): "a grid cannot name this folder",
         ("mine", "--data", "other"): "other' has no manifest.json",
         ("mine", *both): "--data and --from are both given",
