@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
@@ -23,6 +24,7 @@ from furnace_hpc.host.regular_file import check_regular
 PACKS_ITSELF = re.compile(
     r"tridigits(?:-seed(?P<seed>\d{1,9})|-(?P<part>[1-9]|10)of(?P<parts>[2-9]|10))?"
 )
+Split = Literal["train", "val", "test"]
 NOT_PACKED = "not-packed-yet"
 
 
@@ -190,7 +192,7 @@ def _check_presence(row: str, config: TrainConfig, manifest: Manifest, folder: P
         )
 
 
-def count_lacking(manifest: Manifest, folder: Path, used: Sequence[str]) -> dict[str, int]:
+def count_lacking(manifest: Manifest, folder: Path, used: Sequence[str]) -> dict[Split, int]:
     """Return split -> number of samples that have none of these modalities, if there are any.
 
     Raises:
@@ -201,7 +203,7 @@ def count_lacking(manifest: Manifest, folder: Path, used: Sequence[str]) -> dict
     import numpy as np  # takes 0.1 s, needed only for fewer modalities
 
     bits = [manifest.modalities.index(name) for name in used]
-    lacking = dict[str, int]()
+    lacking = dict[Split, int]()
     for split in manifest.splits:
         file = folder / split / "present.npy"
         try:

@@ -86,7 +86,9 @@ class FirstGrid:
     def steps(self) -> int:
         """Steps of a run, rounded up to two digits."""
         steps = max(MIN_STEPS, self.size.epochs * self.num_train / self.batch)
-        unit = 10 ** (len(str(math.ceil(steps))) - 2)
+        unit = 1
+        while steps / unit >= 100:
+            unit *= 10
         return math.ceil(steps / unit) * unit
 
     @property
