@@ -19,6 +19,7 @@ from furnace_hpc.console import streams
 from furnace_hpc.runs.folder import explain
 
 COMMANDS = {
+    "new": "write a first grid for a packed data set, or copy a shipped grid",
     "submit": "turn a grid into runs, and start them on Slurm or in a queue on this machine",
     "status": "show each run's state, step, loss, time left and reason, or a run's logs",
     "cancel": "stop the jobs of a grid; submit resumes its runs later",
@@ -118,6 +119,9 @@ def _print_help() -> None:
     print("\nFirst steps:")
     print("  furnace submit --grid smoke --dry-run")
     print("  furnace submit --grid ablation")
+    print(
+        "  furnace pack table --source FILE        your own data: each command prints the next one"
+    )
 
 
 def _print_error(problem: str) -> None:

@@ -25,11 +25,12 @@ def _submitted_grids(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+complete_grids = _starting_with(lambda: names_of("grid"))
 GridFile = Annotated[
     str,
     typer.Option(
         help="name of a grid in experiments/, or path of its file",
-        autocompletion=_starting_with(lambda: names_of("grid")),
+        autocompletion=complete_grids,
     ),
 ]
 _SUBMITTED_GRID = typer.Option(

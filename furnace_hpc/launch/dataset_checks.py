@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
@@ -22,6 +24,7 @@ from furnace_hpc.host.regular_file import check_regular
 PACKS_ITSELF = re.compile(
     r"tridigits(?:-seed(?P<seed>\d{1,9})|-(?P<part>[1-9]|10)of(?P<parts>[2-9]|10))?"
 )
+Split = Literal["train", "val", "test"]
 NOT_PACKED = "not-packed-yet"
 
 
@@ -181,11 +184,26 @@ def _check_options(row: str, config: TrainConfig, manifest: Manifest, folder: Pa
 def _check_presence(row: str, config: TrainConfig, manifest: Manifest, folder: Path) -> None:
     """Raise ConfigError if a sample has none of the modalities that the row uses."""
     used = config.model.modalities
+    for split, lacking in count_lacking(manifest, folder, used).items():
+        raise ConfigError(
+            f"row {row!r}: {lacking:,} of {manifest.splits[split]:,} samples of split "
+            f"{split!r} in {folder} have none of {', '.join(used)}: pack the set with "
+            f"--require {' --require '.join(used)}, or give the row another modality"
+        )
+
+
+def count_lacking(manifest: Manifest, folder: Path, used: Sequence[str]) -> dict[Split, int]:
+    """Return split -> number of samples that have none of these modalities, if there are any.
+
+    Raises:
+        ConfigError: the column `present` cannot be read.
+    """
     if set(used) == set(manifest.modalities):
-        return
+        return {}
     import numpy as np  # takes 0.1 s, needed only for fewer modalities
 
     bits = [manifest.modalities.index(name) for name in used]
+    lacking = dict[Split, int]()
     for split in manifest.splits:
         file = folder / split / "present.npy"
         try:
@@ -193,9 +211,6 @@ def _check_presence(row: str, config: TrainConfig, manifest: Manifest, folder: P
             present = np.lib.format.open_memmap(file, mode="r")
         except (ValueError, OSError) as error:
             raise ConfigError(f"{file} cannot be read ({error}): pack the set again") from None
-        if lacking := int((present[:, bits].sum(axis=1) == 0).sum()):
-            raise ConfigError(
-                f"row {row!r}: {lacking:,} of {manifest.splits[split]:,} samples of split "
-                f"{split!r} in {folder} have none of {', '.join(used)}: pack the set with "
-                f"--require {' --require '.join(used)}, or give the row another modality"
-            )
+        if count := int((present[:, bits].sum(axis=1) == 0).sum()):
+            lacking[split] = count
+    return lacking

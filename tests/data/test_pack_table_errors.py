@@ -230,3 +230,12 @@ def test_another_pack_is_not_replaced(tmp_path):
     message = error_of(tmp_path, "--source", csv_of(tmp_path), *COLUMNS)
     assert "holds 'notes.txt', which is not part of a packed data set" in message
     assert [path.name for path in (tmp_path / "packed").iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_no_grid_can_name(tmp_path):
+    """It would be packed, and refused by `furnace submit` afterwards."""
+    path = csv_of(tmp_path)
+    words = ["table", "--source", str(path), *COLUMNS, "--out", str(tmp_path / "two words")]
+    with pytest.raises(ConfigError, match="two words'?: a grid cannot name this folder. Choose a"):
+        pack.main(args=words, standalone_mode=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.csv"]

@@ -21,6 +21,8 @@ from table_files import (
 
 from furnace_hpc import pack
 from furnace_hpc.data.columns import Columns, open_columns
+from furnace_hpc.data.table.options import SourceOptions
+from furnace_hpc.data.table.run import _default_out
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 # first word of a row of the page -> how to write the raw files, and what the pack has:
@@ -117,3 +119,28 @@ def test_the_first_commands_of_the_page(tmp_path, monkeypatch):
     guessed = open_columns(tmp_path / "data" / "reviews").manifest
     pack.main(args=[*second, "--out", "again"], standalone_mode=False)
     assert open_columns(tmp_path / "again").manifest.fingerprint == guessed.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("file", "out"),
+    [
+        ("field/My notes (2).v3.csv", "data/My_notes_2"),
+        ("field/train.csv", "data/field"),
+        ("reports/\u8bc4\u8bba.csv", "data/reports"),
+        (f"field/{'long' * 20}.csv", f"data/{'long' * 16}"),
+    ],
+)
+def test_the_pack_has_a_name_for_grids(file, out):
+    """Files of others have spaces, brackets and letters that no grid takes."""
+    assert str(_default_out(SourceOptions((file,)))) == out
+
+
+def test_folds_print_one_next_command(tmp_path, monkeypatch, capsys):
+    write_reviews(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["--text", "review", "--label", "stars", "--folds", "3", "--workers", "1"]
+    pack.main(args=["table", "--source", "reviews.csv", *words], standalone_mode=False)
+    folds = " ".join(f"--data data/reviews-fold{number}" for number in range(3))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("then: ")
+    assert last.endswith(f"furnace new reviews {folds}")

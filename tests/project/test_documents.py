@@ -30,6 +30,8 @@ ALL = [command for document in DOCUMENTS for command in commands(document)]
 TEMPLATES = "test_slurm_templates.py::test_templates_train_an_array_and_single_runs"
 STUDIES = "test_studies.py::test_a_study_trains_on_a_few_raw_files"
 ON_SLURM = "test_documents_slurm.py::test_commands_on_the_devcluster"
+OWN_TABLE = "test_own_table.py::test_three_commands_make_a_table"
+COPY = "test_new_grid.py::test_a_shipped_grid_is_copied_with_its_comments"
 # beginning of a command -> the test that runs it, or runs it with other names
 ELSEWHERE = {
     "furnace aggregate --from": "test_foreign.py::test_the_command_writes_all_files",
@@ -38,6 +40,10 @@ ELSEWHERE = {
     "furnace pack avmnist": STUDIES,
     "furnace pack audioset": STUDIES,
     "furnace pack table": "test_pack_table_files.py::test_commands_of_the_page",
+    "furnace new mine --from": COPY,
+    "furnace new NAME --from": COPY,
+    "furnace new": OWN_TABLE,
+    "furnace submit --grid reviews": OWN_TABLE,
     "furnace submit --grid mmimdb": STUDIES,
     "furnace submit --grid avmnist": STUDIES,
     "furnace submit --grid audioset": STUDIES,
@@ -97,6 +103,7 @@ PLACEHOLDERS = {
     "X": "status",
     "COMMAND": "status",
     "N": "1",
+    "GRID": "modalities",
     "MNIST_DIR": "mnist",
 }
 
@@ -206,7 +213,7 @@ def test_grids_rows_and_settings_exist(command):
     name, given = words[words.index("--grid") + 1], {"--set": [], "--variant": []}
     for option, value in pairwise(words):
         given.get(option, []).append(value)
-    if name in ("NAME", "my_study.yaml"):
+    if name in ("NAME", "my_study.yaml", "reviews"):
         return
     rows = expand_rows(with_settings(load_grid(name), given["--set"]))
     assert set(given["--variant"]) <= {row.name for row in rows}

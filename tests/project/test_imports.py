@@ -59,6 +59,7 @@ LAZY = {  # on the compute node, inside a function
 }
 SUBMITIT = {"launch/slurm_array.py"}
 COMMANDS = (
+    "new",
     "submit",
     "aggregate",
     "cli",

@@ -27,7 +27,7 @@ from typing import Any
 
 PACKAGE = "furnace_hpc."
 COMMANDS = ("submit", "status", "cancel", "aggregate", "schema", "doctor")
-COMMANDS += ("export", "predict", "pack", "drill", "train")
+COMMANDS += ("export", "predict", "pack", "drill", "train", "new")
 LIGHT = ("numpy", "polars", "scipy.stats", "matplotlib.pyplot")
 LIGHT += ("furnace_hpc.tables.output.report", "furnace_hpc.launch.local_queue")
 NEED_TORCH = ("pack", "predict")

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ import polars as pl
 import typer
 import xxhash
 
+from furnace_hpc.config.base import MAX_NAME, NAME_PATTERN
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.data.columns import check_replaceable
 from furnace_hpc.data.decode.word_tokenizer import WORDS
@@ -77,6 +80,7 @@ def pack_table(
         Exit: only a guess was printed.
     """
     out = options.out or _default_out(sources)
+    _check_out(out)
     with scratch_folder(out) as scratch:
         tables = open_tables(sources, scratch)
         for note in dict.fromkeys(note for table in tables for note in table.notes):
@@ -97,15 +101,29 @@ def pack_table(
                 verify=options.verify,
             )
             print(f"profile: {write_page(draw.out, draw.profile, staged, draw.codes)}")
+    folders = [part for draw in draws for part in ("--data", str(draw.out))]
+    print(f"then: {furnace('new', out.name, *folders)}")
 
 
 def _default_out(sources: SourceOptions) -> Path:
     first = Path((*sources.files, *sources.split_files.get("train", ()))[0])
     for path in (first.resolve(), *first.resolve().parents):
         name = path.name.partition(".")[0]
-        if name and "*" not in name and name.lower() not in GENERIC:
+        if "*" in name:
+            continue
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:MAX_NAME]
+        if name and name.lower() not in GENERIC:
             return Path("data") / name
     return Path("data") / "table"
+
+
+def _check_out(out: Path) -> None:
+    """Raise ConfigError unless a grid can name the pack."""
+    if not re.fullmatch(NAME_PATTERN, out.resolve().name):
+        raise ConfigError(
+            f"--out {str(out)!r}: a grid cannot name this folder. Choose a name of letters, "
+            "digits, ., _ and -"
+        )
 
 
 @contextmanager
