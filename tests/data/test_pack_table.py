@@ -189,7 +189,7 @@ def test_a_file_in_two_splits_stops_the_pack(tmp_path):
     )
     with pytest.raises(ConfigError) as raised:
         packed(tmp_path, *options)
-    assert "4.png is in train (row 5) and test (row 6)" in str(raised.value)
+    assert "one file is in train (row 5, 4.png) and test (row 6, 5.png)" in str(raised.value)
     assert not (tmp_path / "packed").exists()
     assert not list(tmp_path.glob(".packed*"))
     manifest = packed(tmp_path, *options, "--allow-leak").manifest
@@ -356,7 +356,43 @@ def test_the_guess_is_printed_and_stops(tmp_path, capsys, monkeypatch):
         "--split 80/10/10 --stratify stars"
     )
     assert command in shown
-    assert shown.count("'review': ") == 3
+    assert shown.count(" | review: ") == 3
     assert not (tmp_path / "data" / "reviews").exists()
     run("--source", path, "--yes", "--workers", 1)
     assert open_columns(tmp_path / "data" / "reviews").manifest.labels["stars"].classes
+
+
+def guess_of(source, capsys, *options) -> str:
+    with pytest.raises(SystemExit):
+        pack.main(args=["table", "--source", str(source), *options])
+    return capsys.readouterr().out
+
+
+def test_folders_of_splits_are_the_splits(tmp_path, capsys):
+    for number, split in enumerate(("train", "train", "train", "train", "test", "test")):
+        place = tmp_path / "pics" / split / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        write_image(place / f"{number}.png", number)
+    shown = guess_of(tmp_path / "pics", capsys)
+    assert "--label folder=folder --split-column split --split 90/10" in shown
+    (tmp_path / "pics" / "test").rename(tmp_path / "pics" / "other")
+    assert "--split-column" not in guess_of(tmp_path / "pics", capsys)
+
+
+def test_the_guess_names_other_possible_labels(tmp_path, capsys):
+    """Names such as `Händler` become a task's name without the mark."""
+    texts = [f"a text of row {number}" for number in range(30)]
+    columns = {"Inhalt": texts, "Note": ["gut", "mies", None] * 10, "Händler": ["a", "b", "c"] * 10}
+    shown = guess_of(write_csv(tmp_path, columns), capsys)
+    assert "Handler=Händler" in shown
+    assert "or as --label   Note" in shown
+    assert "Note: (empty)" in shown
+
+
+def test_a_class_like_a_missing_value_is_named(tmp_path, capsys):
+    """Joined spellings lose their spaces."""
+    path = numbered(tmp_path, 30, kind=["Cat ", "N/A", "cat"] * 10)
+    options = ("--text", "text", "--label", "kind", "--split", "80/10/10", "--merge-labels")
+    manifest = packed(tmp_path, "--source", path, *options).manifest
+    assert sorted(manifest.labels["kind"].classes) == ["Cat", "N/A"]
+    assert "the class 'N/A' looks like a missing value" in capsys.readouterr().out

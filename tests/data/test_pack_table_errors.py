@@ -230,3 +230,12 @@ def test_another_pack_is_not_replaced(tmp_path):
     message = error_of(tmp_path, "--source", csv_of(tmp_path), *COLUMNS)
     assert "holds 'notes.txt', which is not part of a packed data set" in message
     assert [path.name for path in (tmp_path / "packed").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("options", [(), COLUMNS], ids=["guess", "columns"])
+def test_another_encoding_is_named(tmp_path, options):
+    path = tmp_path / "export.csv"
+    path.write_bytes(b"text;kind\n" + "schön;groß\n".encode("cp1252") * 20)
+    message = error_of(tmp_path, "--source", path, *options)
+    assert "export.csv cannot be read" in message
+    assert "--encoding cp1252" in message

@@ -26,11 +26,13 @@ NAMES = {
     "id": "id uid uuid guid key __key__ sample_id example_id",
     "split": "split set partition subset usage",
     "group": "group speaker speaker_id subject subject_id patient patient_id user user_id author "
-    "author_id actor participant dialogue_id session session_id conversation_id video_id movie_id",
+    "author_id actor participant dialogue dialogue_id session session_id conversation "
+    "conversation_id video_id movie_id",
     "text": "text sentence sentences utterance caption title plot description review transcript "
-    "transcription body message content comment question abstract summary tweet headline",
+    "transcription body message content comment question abstract summary tweet headline "
+    "kommentar beschreibung satz",
     "label": "label labels class classes category categories target y emotion sentiment genre "
-    "genres tag tags topic topics intent cls dish species folder",
+    "genres tag tags topic topics intent cls dish species folder klasse kategorie bewertung",
 }
 MOST_CLASSES = 200
 LEAST_ROWS = 10  # of a class, to keep its share in each split
@@ -43,11 +45,15 @@ class Guess:
 
     columns: ColumnOptions
     splits: SplitOptions
+    other_labels: tuple[str, ...] = ()
+    """Further columns that may be the label, if no name tells which one is."""
 
     @property
     def lines(self) -> Iterator[str]:
         """One line for each option."""
         yield from (f"  {option:<15} {value}" for option, value in self._pairs())
+        if self.other_labels:
+            yield f"  or as --label   {', '.join(self.other_labels)}"
 
     @property
     def arguments(self) -> list[str]:
@@ -80,7 +86,8 @@ def guess(tables: list[Table], splits: SplitOptions) -> Guess:
             roles.setdefault(role, []).append(name)
     if "text" not in roles:
         roles["text"] = _longest_text(head, roles)
-    labels = roles.get("label") or _likely_label(head, roles)
+    likely = _likely_labels(head, roles)
+    labels = roles.get("label") or likely[-1:]
     inputs = {name: roles.get(name, []) for name in ("text", "image", "audio")}
     if not labels or not any(inputs.values()):
         missing = "a label" if not labels else "a text, image or sound"
@@ -96,7 +103,8 @@ def guess(tables: list[Table], splits: SplitOptions) -> Guess:
         id=_unique(head, roles.get("id", [])),
         group=next(iter(roles.get("group", [])), None),
     )
-    return Guess(columns, _guess_splits(tables, head, roles, columns, splits))
+    others = () if "label" in roles else tuple(likely[:-1])
+    return Guess(columns, _guess_splits(tables, head, roles, columns, splits), others)
 
 
 def _role(values: pl.Series, name: str) -> str | None:
@@ -162,10 +170,10 @@ def _longest_text(head: pl.DataFrame, roles: dict[str, list[str]]) -> list[str]:
     return best
 
 
-def _likely_label(head: pl.DataFrame, roles: dict[str, list[str]]) -> list[str]:
-    """Return the last column with few values that repeat."""
+def _likely_labels(head: pl.DataFrame, roles: dict[str, list[str]]) -> list[str]:
+    """Return the columns with few values that repeat. The last one is the likeliest."""
     used = {name for names in roles.values() for name in names}
-    found = [
+    return [
         name
         for name in head.columns
         if name not in used
@@ -173,7 +181,6 @@ def _likely_label(head: pl.DataFrame, roles: dict[str, list[str]]) -> list[str]:
         and head[name].dtype != pl.Binary
         and 2 <= head[name].n_unique() <= max(2, min(50, len(head) // 3))
     ]
-    return found[-1:]
 
 
 def _label(head: pl.DataFrame, name: str) -> LabelColumn:
@@ -229,13 +236,14 @@ def report_lines(tables: list[Table], found: Guess, command: list[str]) -> Itera
     yield from found.lines
     yield "first rows:"
     for row in tables[0].frame.head(3).collect().to_dicts():
-        shown = {name: _short(value) for name, value in row.items()}
-        yield f"  {shown}"
+        yield f"  {' | '.join(f'{printable(name)}: {_short(row[name])}' for name in row)}"
     yield "command:"
     yield f"  {shlex.join([*command, *found.arguments])}"
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "(empty)"
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
     if isinstance(value, dict):
