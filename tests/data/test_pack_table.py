@@ -396,3 +396,12 @@ def test_a_class_like_a_missing_value_is_named(tmp_path, capsys):
     manifest = packed(tmp_path, "--source", path, *options).manifest
     assert sorted(manifest.labels["kind"].classes) == ["Cat", "N/A"]
     assert "the class 'N/A' looks like a missing value" in capsys.readouterr().out
+
+
+def test_the_guess_of_several_texts(tmp_path, capsys):
+    """A known pair is joined. Other texts are named."""
+    texts = [f"a text of row {number}" for number in range(30)]
+    columns = {"premise": texts, "hypothesis": texts, "notes": texts, "label": ["a", "b"] * 15}
+    shown = guess_of(write_csv(tmp_path, columns), capsys)
+    assert "--text premise --text hypothesis --label label=label" in shown
+    assert "or as --text    notes" in shown

@@ -239,3 +239,11 @@ def test_another_encoding_is_named(tmp_path, options):
     message = error_of(tmp_path, "--source", path, *options)
     assert "export.csv cannot be read" in message
     assert "--encoding cp1252" in message
+
+
+def test_a_table_without_column_names(tmp_path):
+    path = tmp_path / "spam.csv"
+    path.write_text("".join(f"a text of row {n},{('spam', 'ham')[n % 2]}\n" for n in range(30)))
+    message = error_of(tmp_path, "--source", path)
+    assert "the first line of" in message
+    assert "'spam' is also a value of its column" in message

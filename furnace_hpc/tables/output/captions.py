@@ -64,7 +64,8 @@ PACKS_ARE = {
     ),
 }
 NOT_CHECKED = (
-    "Furnace did not train these runs: their code, data and choice of step are not checked."
+    "Furnace did not train these runs: it cannot check their code, data and choice of step, nor "
+    "whether rows, runs or metrics were left out after a look at the results."
 )
 
 
