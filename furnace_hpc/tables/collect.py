@@ -92,9 +92,9 @@ def collect(
     effects = factor_effects(grid, rows, resolution)
     if not why_no_verdict:
         rows, effects = judge_table(rows, grid, effects)
-        if effects and grid.verdicts == "effects":
-            why_no_verdict = ONLY_EFFECTS
     ranks, no_ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
+    if not why_no_verdict and effects and grid.verdicts == "effects":
+        why_no_verdict = ONLY_EFFECTS
     notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
     found = Ablation(
         grid,

@@ -24,8 +24,8 @@ from furnace_hpc.tables.text import count
 
 # value of the grid's key `verdicts` -> what has verdicts
 VERDICTS = {
-    "both": "rows, and effects of factors if there are any",
-    "rows": "rows",
+    "both": "{rows}, and effects of factors if there are any",
+    "rows": "{rows}",
     "effects": "effects of factors",
 }
 MAX_CHANGES = 5  # in the note
@@ -103,6 +103,7 @@ def plan_lines(ablation: Ablation) -> list[str]:
         packs = f" Packs: {', '.join(plan.packs)}."
     if plan.sesoi is not None:
         sesoi = f"{plan.sesoi:g}"
+    rows = count(plan.family, "row")
     better = "higher" if plan.direction == "max" else "lower"
     lines = [
         f"Declared on {first.day}, {describe_results(first.runs_with_results)}.",
@@ -110,7 +111,7 @@ def plan_lines(ablation: Ablation) -> list[str]:
         f"Seeds: {numbers(plan.seeds)}.{packs}",
         f"Metric: {plan.metric}, {better} is better. Smallest effect of interest (sesoi): {sesoi}.",
         f"Tests: simultaneous intervals, level {plan.level:.0%}, {plan.correction}'s correction "
-        f"for {count(plan.family, 'row')}. Verdicts: {VERDICTS[plan.verdicts]}.",
+        f"for all comparisons with a verdict: {VERDICTS[plan.verdicts].format(rows=rows)}.",
     ]
     if plan.code:
         lines.append(f"Code: {plan.code}.")

@@ -274,13 +274,16 @@ class Ablation:
 
     @property
     def family(self) -> str:
-        """The comparisons that are corrected together: `3 rows and 3 effects`."""
+        """The comparisons that are corrected together: `3 rows, 5 effects and 1 test`."""
         parts = []
         if not self.why_no_verdict:
             parts.append(count(len(self.compared), "row"))
         if self.effects is not None and self.effects.are_judged:
-            parts.append(count(self.effects.num_comparisons, "effect"))
-        return " and ".join(parts)
+            parts.append(count(len(self.effects.effects), "effect"))
+            if self.effects.tests:
+                parts.append(count(len(self.effects.tests), "test"))
+        *first, last = parts or [""]
+        return " and ".join(filter(None, [", ".join(first), last]))
 
     @property
     def packs(self) -> tuple[str, ...]:

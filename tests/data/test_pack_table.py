@@ -189,7 +189,7 @@ def test_a_file_in_two_splits_stops_the_pack(tmp_path):
     )
     with pytest.raises(ConfigError) as raised:
         packed(tmp_path, *options)
-    assert "4.png is in train (row 5) and test (row 6)" in str(raised.value)
+    assert "one file is in train (row 5, 4.png) and test (row 6, 5.png)" in str(raised.value)
     assert not (tmp_path / "packed").exists()
     assert not list(tmp_path.glob(".packed*"))
     manifest = packed(tmp_path, *options, "--allow-leak").manifest
@@ -356,7 +356,16 @@ def test_the_guess_is_printed_and_stops(tmp_path, capsys, monkeypatch):
         "--split 80/10/10 --stratify stars"
     )
     assert command in shown
-    assert shown.count("'review': ") == 3
+    assert shown.count(" | review: ") == 3
     assert not (tmp_path / "data" / "reviews").exists()
     run("--source", path, "--yes", "--workers", 1)
     assert open_columns(tmp_path / "data" / "reviews").manifest.labels["stars"].classes
+
+
+def test_a_class_like_a_missing_value_is_named(tmp_path, capsys):
+    """Joined spellings lose their spaces."""
+    path = numbered(tmp_path, 30, kind=["Cat ", "N/A", "cat"] * 10)
+    options = ("--text", "text", "--label", "kind", "--split", "80/10/10", "--merge-labels")
+    manifest = packed(tmp_path, "--source", path, *options).manifest
+    assert sorted(manifest.labels["kind"].classes) == ["Cat", "N/A"]
+    assert "the class 'N/A' looks like a missing value" in capsys.readouterr().out

@@ -232,6 +232,7 @@ def test_another_pack_is_not_replaced(tmp_path):
     assert [path.name for path in (tmp_path / "packed").iterdir()] == ["notes.txt"]
 
 
+<<<<<<< HEAD
 def test_a_folder_that_no_grid_can_name(tmp_path):
     """It would be packed, and refused by `furnace submit` afterwards."""
     path = csv_of(tmp_path)
@@ -239,3 +240,20 @@ def test_a_folder_that_no_grid_can_name(tmp_path):
     with pytest.raises(ConfigError, match="two words'?: a grid cannot name this folder. Choose a"):
         pack.main(args=words, standalone_mode=False)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.csv"]
+=======
+@pytest.mark.parametrize("options", [(), COLUMNS], ids=["guess", "columns"])
+def test_another_encoding_is_named(tmp_path, options):
+    path = tmp_path / "export.csv"
+    path.write_bytes(b"text;kind\n" + "schön;groß\n".encode("cp1252") * 20)
+    message = error_of(tmp_path, "--source", path, *options)
+    assert "export.csv cannot be read" in message
+    assert "--encoding cp1252" in message
+
+
+def test_a_table_without_column_names(tmp_path):
+    path = tmp_path / "spam.csv"
+    path.write_text("".join(f"a text of row {n},{('spam', 'ham')[n % 2]}\n" for n in range(30)))
+    message = error_of(tmp_path, "--source", path)
+    assert "the first line of" in message
+    assert "'spam' is also a value of its column" in message
+>>>>>>> read16

@@ -150,6 +150,15 @@ def test_a_grid_by_data_sets_has_the_test(tmp_path):
     assert ablation.ranks.friedman_p < 0.05
 
 
+def test_verdicts_of_effects_keep_the_test(tmp_path):
+    """The grid declares `verdicts: effects`, so its table is no view."""
+    axes = {"data.name": SETS, "loss.alpha": [0, 0.5], "loss.beta": [0, 0.3]}
+    reference = "name-set0_alpha-0_beta-0"
+    ablation = table(tmp_path, axes=axes, reference=reference, verdicts="effects")
+    assert ablation.effects is not None
+    assert "Friedman test over data sets: p" in rank_note(ablation)
+
+
 def test_few_data_sets_have_no_test(tmp_path):
     ablation = table(tmp_path, sets=SETS[:3])
     assert rank_note(ablation).endswith("No Friedman test: 3 data sets are too few, 5 are needed")

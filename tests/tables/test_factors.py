@@ -300,7 +300,7 @@ def test_a_missing_run_leaves_all_effects_undecided(tmp_path):
     values = {row.variant: np.delete(list(row.values.values()), 3) for row in whole.rows}
     both = values["consistency_only"] + values["full"] - values["base"] - values["specific_only"]
     assert lacking.effects.effects[0].difference.mean == pytest.approx(both.mean() / 2)
-    assert "1 of 20 missing, and the rest may be the better runs" in to_markdown(lacking)
+    assert "Runs: 1 of 20 missing. The rest may be the better runs" in to_markdown(lacking)
 
 
 def test_no_run_at_all(tmp_path):

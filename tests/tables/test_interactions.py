@@ -136,7 +136,7 @@ def test_three_levels_in_the_table(tmp_path):
     axes = {"loss.alpha": [0, 0.5, 0.7], "loss.beta": [0, 0.3]}
     ablation = table(tmp_path, noisy, **(AXES | {"axes": axes}))
     (test,) = ablation.effects.tests
-    assert ablation.family == "5 rows and 6 effects"
+    assert ablation.family == "5 rows, 5 effects and 1 test"
     assert {row.difference.family for row in ablation.compared} == {11}
     assert test.holm_p >= test.p
     text = to_markdown(ablation)

@@ -113,7 +113,7 @@ def _spellings(totals: dict[str, int]) -> dict[str, str]:
     best: dict[str, str] = {}
     for name in sorted(totals, key=lambda name: (-totals[name], name)):
         best.setdefault(_plain(name), name)
-    return {name: best[_plain(name)] for name in totals}
+    return {name: " ".join(best[_plain(name)].split()) for name in totals}
 
 
 def _plain(name: str) -> str:
@@ -170,11 +170,11 @@ def check_leaks(leaks: Leaks, columns: ColumnOptions, allowed: bool) -> None:
     """Raise ConfigError if there are leaks that `--allow-leak` does not allow."""
     if not leaks.kinds or allowed:
         return
-    hint = "Fix the splits"
+    hint = "Remove the duplicates or fix the splits"
     if not columns.group:
-        hint = "Fix the splits, or keep such rows together with --group COLUMN"
+        hint = "Remove the duplicates, fix the splits, or keep such rows together with --group"
     raise ConfigError(
-        f"{leaks.summary} are in two splits, so test scores would be too good: "
+        f"{leaks.summary} in two splits, so test scores would be too good: "
         f"{'; '.join(leaks.examples)}. {hint}. --allow-leak packs them and names them in the "
         "table's caption"
     )
@@ -204,12 +204,16 @@ def _shared(frame: pl.LazyFrame, key: str) -> pl.DataFrame:
     )
 
 
-def _places(staged: Staged, found: list[dict[str, int]]) -> str:
-    ordered = sorted(found, key=lambda place: place["split_code"])
-    return " and ".join(
-        f"{SPLITS[place['split_code']]} ({staged.name_of(place['file'], place['row'])})"
-        for place in ordered
-    )
+def _places(
+    staged: Staged, found: list[dict[str, int]], names: dict[tuple[int, int], str] | None = None
+) -> str:
+    """Return splits and rows. `names`: file and row of the table -> name of its media file."""
+    places = []
+    for place in sorted(found, key=lambda place: place["split_code"]):
+        own = names[place["file"], place["row"]] if names else ""
+        row = staged.name_of(place["file"], place["row"])
+        places.append(f"{SPLITS[place['split_code']]} ({', '.join(filter(None, (row, own)))})")
+    return " and ".join(places)
 
 
 def _shared_files(staged: Staged, slot: str, codes: Codes) -> tuple[int, list[str]]:
@@ -235,10 +239,11 @@ def _shared_files(staged: Staged, slot: str, codes: Codes) -> tuple[int, list[st
     keyed = rows.join(keys, on=[slot, f"{slot}_at"], how="left").with_columns(
         pl.col("content").cast(pl.String).fill_null(own).alias("key")
     )
-    names = keyed.group_by("key").agg(pl.col(f"{slot}_name").first().alias("name"))
-    shared = _shared(keyed.lazy(), "key").join(names, on="key", maintain_order="left")
+    shared = _shared(keyed.lazy(), "key")
+    places = keyed.select("file", "row", f"{slot}_name").unique(["file", "row"]).iter_rows()
+    names = {(file, row): name for file, row, name in places}
     examples = [
-        f"{row['name']} is in {_places(staged, row['found'])}"
-        for row in shared.head(SHOWN).iter_rows(named=True)
+        f"one file is in {_places(staged, found, names)}"
+        for (found,) in shared.head(SHOWN).select("found").iter_rows()
     ]
     return len(shared), examples

@@ -26,12 +26,21 @@ NAMES = {
     "id": "id uid uuid guid key __key__ sample_id example_id",
     "split": "split set partition subset usage",
     "group": "group speaker speaker_id subject subject_id patient patient_id user user_id author "
-    "author_id actor participant dialogue_id session session_id conversation_id video_id movie_id",
+    "author_id actor participant dialogue dialogue_id session session_id conversation "
+    "conversation_id video_id movie_id",
     "text": "text sentence sentences utterance caption title plot description review transcript "
-    "transcription body message content comment question abstract summary tweet headline",
+    "transcription body message content comment question abstract summary tweet headline "
+    "kommentar beschreibung satz",
     "label": "label labels class classes category categories target y emotion sentiment genre "
-    "genres tag tags topic topics intent cls dish species folder",
+    "genres tag tags topic topics intent cls dish species folder klasse kategorie bewertung",
 }
+PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+)
+TEXT_WORDS = 3.0  # of a text, on average
 MOST_CLASSES = 200
 LEAST_ROWS = 10  # of a class, to keep its share in each split
 _SOUND_MAGIC = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"FORM")
@@ -43,11 +52,18 @@ class Guess:
 
     columns: ColumnOptions
     splits: SplitOptions
+    other_labels: tuple[str, ...] = ()
+    """Further columns that may be the label, if no name tells which one is."""
+    other_texts: tuple[str, ...] = ()
+    """Columns of texts that are not used."""
 
     @property
     def lines(self) -> Iterator[str]:
         """One line for each option."""
         yield from (f"  {option:<15} {value}" for option, value in self._pairs())
+        for option, others in (("--label", self.other_labels), ("--text", self.other_texts)):
+            if others:
+                yield f"  {f'or as {option}':<15} {', '.join(others)}"
 
     @property
     def arguments(self) -> list[str]:
@@ -71,16 +87,19 @@ def guess(tables: list[Table], splits: SplitOptions) -> Guess:
     """Guess the columns, and the splits if no option gives them.
 
     Raises:
-        ConfigError: there is no column for a label or for an input.
+        ConfigError: there is no column for a label or for an input, or there are no column names.
     """
     head = tables[0].frame.head(SEEN).collect()
     roles: dict[str, list[str]] = {}
     for name in head.columns:
         if role := _role(head[name], name):
             roles.setdefault(role, []).append(name)
+    texts = _texts(head, roles)
     if "text" not in roles:
-        roles["text"] = _longest_text(head, roles)
-    labels = roles.get("label") or _likely_label(head, roles)
+        roles["text"] = texts[:1]
+    pair = _pair(head)
+    likely = _likely_labels(head, roles)
+    labels = roles.get("label") or likely[-1:]
     inputs = {name: roles.get(name, []) for name in ("text", "image", "audio")}
     if not labels or not any(inputs.values()):
         missing = "a label" if not labels else "a text, image or sound"
@@ -89,14 +108,45 @@ def guess(tables: list[Table], splits: SplitOptions) -> Guess:
             f"--image, --audio and --label NAME=COLUMN; it has {', '.join(head.columns)}"
         )
     columns = ColumnOptions(
-        text=tuple(inputs["text"][:1]),
+        text=pair or tuple(inputs["text"][:1]),
         image=tuple(inputs["image"][:1]),
         audio=next(iter(inputs["audio"]), None),
         labels=tuple(_label(head, name) for name in labels),
         id=_unique(head, roles.get("id", [])),
         group=next(iter(roles.get("group", [])), None),
     )
-    return Guess(columns, _guess_splits(tables, head, roles, columns, splits))
+    _check_names(tables[0], head, labels)
+    used = {name for names in columns.named.values() for name in names}
+    return Guess(
+        columns,
+        _guess_splits(tables, head, roles, columns, splits),
+        () if "label" in roles else tuple(likely[:-1]),
+        tuple(name for name in texts if name not in used),
+    )
+
+
+def _check_names(table: Table, head: pl.DataFrame, labels: list[str]) -> None:
+    """Raise ConfigError if the first line of a CSV is a row. Its label is also the name then."""
+    for name in labels:
+        if head[name].dtype == pl.String and name in head[name]:
+            raise ConfigError(
+                f"the first line of {table.path} seems to be a row, because {name!r} is also a "
+                "value of its column. Add a line with the names of the columns, or name the "
+                "columns with --text, --image, --audio and --label"
+            )
+
+
+def _pair(head: pl.DataFrame) -> tuple[str, ...]:
+    """Return the two columns of a text pair. Empty if there is none."""
+    plain = {
+        re.sub(r"[^a-z0-9]", "", name.lower()): name
+        for name in head.columns
+        if head[name].dtype == pl.String
+    }
+    for pair in PAIRS:
+        if all(name in plain for name in pair):
+            return tuple(plain[name] for name in pair)
+    return ()
 
 
 def _role(values: pl.Series, name: str) -> str | None:
@@ -149,23 +199,23 @@ def _media_kind(known: pl.Series, name: str) -> str | None:
     return "image"
 
 
-def _longest_text(head: pl.DataFrame, roles: dict[str, list[str]]) -> list[str]:
-    """Return the column with the longest texts of at least three words on average."""
+def _texts(head: pl.DataFrame, roles: dict[str, list[str]]) -> list[str]:
+    """Return the columns of texts that have no role, the longest texts first."""
     used = {name for names in roles.values() for name in names}
-    best, longest = [], 3.0
+    found = {}
     for name in head.columns:
         if name in used or head[name].dtype != pl.String:
             continue
         words = head[name].str.count_matches(r"\S+").mean()
-        if isinstance(words, float) and words > longest:
-            best, longest = [name], words
-    return best
+        if isinstance(words, float) and words > TEXT_WORDS:
+            found[name] = words
+    return sorted(found, key=lambda name: -found[name])
 
 
-def _likely_label(head: pl.DataFrame, roles: dict[str, list[str]]) -> list[str]:
-    """Return the last column with few values that repeat."""
+def _likely_labels(head: pl.DataFrame, roles: dict[str, list[str]]) -> list[str]:
+    """Return the columns with few values that repeat. The last one is the likeliest."""
     used = {name for names in roles.values() for name in names}
-    found = [
+    return [
         name
         for name in head.columns
         if name not in used
@@ -173,7 +223,6 @@ def _likely_label(head: pl.DataFrame, roles: dict[str, list[str]]) -> list[str]:
         and head[name].dtype != pl.Binary
         and 2 <= head[name].n_unique() <= max(2, min(50, len(head) // 3))
     ]
-    return found[-1:]
 
 
 def _label(head: pl.DataFrame, name: str) -> LabelColumn:
@@ -229,13 +278,14 @@ def report_lines(tables: list[Table], found: Guess, command: list[str]) -> Itera
     yield from found.lines
     yield "first rows:"
     for row in tables[0].frame.head(3).collect().to_dicts():
-        shown = {name: _short(value) for name, value in row.items()}
-        yield f"  {shown}"
+        yield f"  {' | '.join(f'{printable(name)}: {_short(row[name])}' for name in row)}"
     yield "command:"
     yield f"  {shlex.join([*command, *found.arguments])}"
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "(empty)"
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
     if isinstance(value, dict):

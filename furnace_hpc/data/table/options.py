@@ -2,6 +2,7 @@
 
 import re
 import string
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -113,7 +114,8 @@ def parse_label(given: str) -> LabelColumn:
     elif colon and re.fullmatch(r"[a-z]+_?[a-z]*", tail) and head:
         raise ConfigError(f"--label {given!r} has the kind {tail!r}; {nearest(tail, LabelKind)}")
     if not name:
-        name = re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_") or "label"
+        plain = unicodedata.normalize("NFKD", column).encode("ascii", "ignore").decode()
+        name = re.sub(r"[^A-Za-z0-9_]+", "_", plain).strip("_") or "label"
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"--label {given!r} has the name {name!r}, wanted letters, digits and _ such as "

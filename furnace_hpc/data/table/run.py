@@ -31,7 +31,7 @@ from furnace_hpc.data.table.options import ColumnOptions, SourceOptions, SplitOp
 from furnace_hpc.data.table.plan import Knobs, LabelPlan, TableRenderer, blank_row, make_plan
 from furnace_hpc.data.table.report.page import write_page
 from furnace_hpc.data.table.report.profile import Profile, describe, profile_lines
-from furnace_hpc.data.table.sources.files import Table, content_of, open_tables
+from furnace_hpc.data.table.sources.files import Table, content_of, open_tables, readable
 from furnace_hpc.data.table.splits import RowNumbers, rows_of, split_rows
 from furnace_hpc.data.table.staging import Staged, stage
 from furnace_hpc.data.table.vocabulary import choose_words
@@ -156,7 +156,8 @@ def scratch_folder(out: Path) -> Iterator[Path]:
 def _guessed(
     tables: list[Table], splits: SplitOptions, options: PackOptions
 ) -> tuple[ColumnOptions, SplitOptions]:
-    found = guess(tables, splits)
+    with readable(tables[0].path):
+        found = guess(tables, splits)
     given = [part for part in sys.argv if part != "--yes"]
     command = ["furnace", "pack", *given[given.index("table") :]] if "table" in given else []
     for line in report_lines(tables, found, command):

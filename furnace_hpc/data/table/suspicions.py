@@ -15,23 +15,8 @@ from furnace_hpc.data.table.staging import Staged
 
 SEEN = 100_000  # rows in which numeric columns are compared with labels
 LEAST_ROWS = 10
+LIKE_MISSING = ("n/a", "na", "n.a.", "#n/a", "none", "null", "-", "?", "unknown", "missing")
 LONG = 6  # words of a text whose halves are compared
-
-
-def warnings_of(counts: list[LabelCounts], num_rows: int) -> Iterator[str]:
-    """Yield what is odd about the labels but does not stop packing."""
-    for found in counts:
-        name = found.label.name
-        if found.missing:
-            yield (
-                f"label {name}: {found.missing:,} of {num_rows:,} rows have no value and are "
-                "refused"
-            )
-        for split in SPLITS:
-            absent = [label for label in found.classes if not found.counts[split].get(label)]
-            if absent:
-                more = "" if len(absent) <= SHOWN else f" and {len(absent) - SHOWN:,} more"
-                yield f"label {name}: {split} has no {', '.join(absent[:SHOWN])}{more}"
 
 
 def label_warnings(counts: list[LabelCounts], num_rows: int) -> Iterator[str]:
@@ -41,6 +26,11 @@ def label_warnings(counts: list[LabelCounts], num_rows: int) -> Iterator[str]:
         if found.missing:
             share = f"{found.missing:,} of {num_rows:,} rows"
             yield f"label {name}: {share} have no value and are refused"
+        if odd := [label for label in found.classes if label.strip().casefold() in LIKE_MISSING]:
+            yield (
+                f"label {name}: the class {', '.join(map(repr, odd))} looks like a missing value. "
+                "If it is one, empty these cells"
+            )
         for split in SPLITS:
             absent = [label for label in found.classes if not found.counts[split].get(label)]
             if absent:
@@ -61,7 +51,10 @@ def duplicate_texts(staged: Staged, codes: Codes) -> Iterator[str]:
     frame = with_codes(staged, codes).filter(pl.col("text").is_not_null())
     equal = _in_two_splits(frame, pl.col("text"))
     if equal:
-        yield f"{equal:,} rows have a text that is also in another split"
+        yield (
+            f"{equal:,} rows have a text that is also in another split. --group with the text's "
+            "column keeps equal texts in one split"
+        )
     halves = (
         _in_two_splits(frame.filter(is_long), part.list.join(" ")) for part in (first, second)
     )

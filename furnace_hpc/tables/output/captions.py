@@ -64,7 +64,8 @@ PACKS_ARE = {
     ),
 }
 NOT_CHECKED = (
-    "Furnace did not train these runs: their code, data and choice of step are not checked."
+    "Furnace did not train these runs: it cannot check their code, data and choice of step, nor "
+    "whether rows, runs or metrics were left out after a look at the results."
 )
 
 
@@ -114,8 +115,8 @@ def further_metrics(ablation: Ablation) -> Iterator[str]:
     if not ablation.why_no_verdict:
         yield f"Verdicts and marks are for {ablation.metric.name}."
     yield (
-        f"{names}: mean ± sample standard deviation over the same runs. No verdict, and no "
-        f"correction counts {them}. Arrows: higher or lower is better."
+        f"{names}: mean ± sample standard deviation over the runs that have a value. No verdict, "
+        f"and no correction counts {them}. Arrows: higher or lower is better."
     )
 
 
@@ -143,7 +144,7 @@ def short_caption(ablation: Ablation) -> str:
         n += " seed" if n == "1" else " seeds"
     marks = ""
     if _has_intervals(ablation) and not ablation.why_no_verdict:
-        marks = f" {_marks()}"
+        marks = f" {marks_sentence()}"
     tuned = "".join(f" {sentence}" for sentence in _tuned_shortly(ablation))
     return (
         f"{ablation.metric.name}: {spread}, n = {n}; difference to {ablation.grid.reference} "
@@ -185,9 +186,20 @@ def _has_intervals(ablation: Ablation) -> bool:
     return any(row.difference and row.difference.shown for row in ablation.rows)
 
 
-def _marks() -> str:
+def marks_sentence() -> str:
+    """What the marks beside a difference mean."""
     better, worse = MARKS[Verdict.BETTER], MARKS[Verdict.WORSE]
     return f"{better} better, {worse} worse: the interval excludes zero, and no run is missing."
+
+
+def equivalent_sentence(ablation: Ablation) -> Iterator[str]:
+    """What the verdict equivalent means. Nothing without a smallest effect of interest."""
+    if ablation.grid.sesoi is not None:
+        effect = ablation.metric.scale.show_amount(ablation.grid.sesoi)
+        yield (
+            f"Equivalent: two one-sided t tests (5 %, Bonferroni) show a difference of less than "
+            f"{effect} (sesoi)."
+        )
 
 
 def _values(ablation: Ablation) -> str:
@@ -315,14 +327,9 @@ def _verdicts(ablation: Ablation) -> Iterator[str]:
     if not _has_intervals(ablation):
         yield "No row has an interval, so the table decides nothing."
         return
-    yield _marks()
+    yield marks_sentence()
     yield from _without_marks(ablation)
-    if ablation.grid.sesoi is not None:
-        effect = ablation.metric.scale.show_amount(ablation.grid.sesoi)
-        yield (
-            f"Equivalent: two one-sided t tests (5 %, Bonferroni) show a difference of less than "
-            f"{effect} (sesoi)."
-        )
+    yield from equivalent_sentence(ablation)
     yield "Undecided: the runs show neither, or a run of the row or the reference is missing."
 
 
@@ -330,6 +337,9 @@ def _without_marks(ablation: Ablation) -> Iterator[str]:
     verdicts = {row.verdict for row in ablation.rows}
     if Verdict.UNDECIDED in verdicts and not verdicts & MARKS.keys():
         yield "No row has a mark. That is no proof that rows are equal."
+        effects = ablation.effects.effects if ablation.effects else ()
+        if any(effect.verdict in MARKS for effect in effects):
+            yield "The effects of the factors below have marks."
 
 
 def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
@@ -346,7 +356,7 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
     if "holm_p" in columns and not ablation.why_no_verdict:
         yield (
             f"p (Holm): paired t test, two-sided, Holm's correction for {ablation.family}. "
-            f"Verdicts follow the interval, which is stricter."
+            f"Verdicts follow the interval, which is stricter, and need all runs."
         )
     numbers = sorted({found.n for found in tested if found.sign_flip_p is not None})
     if numbers and "sign_flip_p" in columns:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from furnace_hpc.tables.output.captions import equivalent_sentence, marks_sentence
 from furnace_hpc.tables.output.cells import DASH, MARKS, text_of_difference
 from furnace_hpc.tables.output.escape import html, markdown, one_line
 from furnace_hpc.tables.output.latex_letters import letters_of
@@ -10,8 +11,9 @@ from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.factorial import MAX_CONTRASTS, Effect, FactorEffects
 from furnace_hpc.tables.statistics.interactions import Omnibus
 from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p, format_p
+from furnace_hpc.tables.statistics.verdicts import Verdict, pairs_to_resolve
 from furnace_hpc.tables.table import Ablation
-from furnace_hpc.tables.text import list_names
+from furnace_hpc.tables.text import count, list_names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -171,7 +173,7 @@ def _caption(ablation: Ablation, found: FactorEffects) -> list[str]:
         sentences.append(f"Rows that are no combination: {list_names(found.left_out)}.")
     if found.gaps:
         sentences.append(
-            f"{found.gaps}, and the rest may be the better runs. So all effects are undecided."
+            f"Runs: {found.gaps}. The rest may be the better runs, so all effects are undecided."
         )
     return sentences
 
@@ -240,8 +242,19 @@ def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
         if not ablation.why_no_verdict:
             yield "Effects have no verdicts, because the grid gives verdicts to its rows."
         return
+    if not any(effect.difference and effect.difference.shown for effect in found.effects):
+        yield "No effect has an interval, so this table decides nothing."
+        return
     if ablation.why_no_verdict:
         yield "The grid gives verdicts to the effects of its factors, and not to its rows."
+        if sanity := [name for name in found.left_out if name in ablation.grid.sanity]:
+            yield (
+                f"So the table does not check whether {ablation.grid.reference} is under-trained "
+                f"(sanity: {list_names(sanity)})."
+            )
+        yield marks_sentence()
+        yield from equivalent_sentence(ablation)
+        yield from _units_to_resolve(ablation, found)
     else:
         yield (
             f"Rows and effects are corrected together ({ablation.family}). So without any "
@@ -249,32 +262,67 @@ def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
         )
     if _interactions(found):
         yield (
-            "A better (worse) interaction: together the changes give more (less) than the sum of "
-            "their effects."
+            "A better (worse) interaction: both changes together are better (worse) than the sum "
+            "of their effects."
         )
-    yield from _normality(found)
+    yield from _normality(ablation, found)
 
 
-def _normality(found: FactorEffects) -> Iterator[str]:
-    """The marked effects that the exact sign-flip test does not confirm."""
-    families = [effect.difference.family for effect in found.effects if effect.difference]
-    level = ALPHA / max([1, *families])
-    exact = {
-        effect.name: effect.difference.sign_flip_p
-        for effect in found.effects
-        if effect.verdict in MARKS and effect.difference
-    }
-    rest = [name for name, p in exact.items() if p is not None and p >= level]
-    if not rest:
+def _units_to_resolve(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
+    """Seeds that resolve the smallest effect of interest. A note has those of rows."""
+    sesoi, scale = ablation.grid.sesoi, ablation.metric.scale
+    main = [effect.difference for effect in found.effects if not effect.is_interaction]
+    if sesoi is None or not main:
         return
-    floor = estimates.sign_flip_floor(max(found.num_units, 1))
-    text = f"does not reach p {format_p(level)}, which is needed"
-    if floor >= level:
-        text = f"cannot go below p {format_exact_p(floor)} here, and {format_p(level)} is needed"
+    resolved = pairs_to_resolve(main, found.num_comparisons, sesoi / scale.factor)
+    if resolved is None:
+        return
+    number, deviation = resolved
+    needed = f"More than {estimates.MAX_PAIRS:,} {_unit(ablation)}s"
+    if number is not None:
+        needed = f"About {count(number, _unit(ablation))}"
     yield (
-        f"These marks rest on normal differences: {list_names(rest)}. The exact sign-flip test "
-        f"{text}."
+        f"{needed} resolve a main effect of "
+        f"{scale.show_amount(sesoi)}: paired t test at 5 %, corrected for "
+        f"{count(found.num_comparisons, 'comparison')}, power {100 * estimates.POWER:.0f} %, "
+        f"pooled standard deviation of the effects inside a {_unit(ablation)} "
+        f"{scale.factor * deviation:.2g}."
     )
+
+
+def _normality(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
+    """The decided effects that the exact sign-flip test does not confirm."""
+    families = [effect.difference.family for effect in found.effects if effect.difference]
+    level, floor = ALPHA / max([1, *families]), estimates.sign_flip_floor(max(found.num_units, 1))
+    tests = {
+        "sign-flip test": ({Verdict.BETTER, Verdict.WORSE}, floor),
+        "sign-flip test of equivalence": ({Verdict.EQUIVALENT}, floor / 2),
+    }
+    for test, (verdicts, least) in tests.items():
+        decided = [effect for effect in found.effects if effect.verdict in verdicts]
+        exact = {effect.name: _exact_p(ablation, effect) for effect in decided}
+        rest = [name for name, p in exact.items() if p is not None and p >= level]
+        if not rest:
+            continue
+        text = f"does not reach p {format_p(level)}, which is needed"
+        if least >= level:
+            text = (
+                f"cannot go below p {format_exact_p(least)} here, and {format_p(level)} is needed"
+            )
+        yield (
+            f"These verdicts rest on normal differences: {list_names(rest)}. The exact {test} "
+            f"{text}."
+        )
+
+
+def _exact_p(ablation: Ablation, effect: Effect) -> float | None:
+    """P of the exact test of an effect's verdict. None if units share samples."""
+    if effect.difference is None or effect.difference.sign_flip_p is None:
+        return None
+    if effect.verdict is not Verdict.EQUIVALENT or ablation.grid.sesoi is None:
+        return effect.difference.sign_flip_p
+    bound = ablation.grid.sesoi / ablation.metric.scale.factor
+    return estimates.sign_flip_equivalence(effect.of_units, bound)
 
 
 def _interactions(found: FactorEffects) -> list[Effect]:

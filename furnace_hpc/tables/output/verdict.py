@@ -41,9 +41,9 @@ def last_lines(ablation: Ablation, folder: GridFolder, place: Path, files: int) 
 
 def verdict(ablation: Ablation) -> str:
     """The rows by their verdict, in one line."""
+    of_effects = [text.removesuffix(".") for _, text in effect_sentences(ablation)]
     if ablation.why_no_verdict:
-        sentences = [text.removesuffix(".") for _, text in effect_sentences(ablation)]
-        return "; ".join([*sentences, ablation.why_no_verdict.removesuffix(".")])
+        return "; ".join([*of_effects, ablation.why_no_verdict.removesuffix(".")])
     reference, sentences = ablation.grid.reference, []
     for word, title in TITLES.items():
         names = [
@@ -53,6 +53,7 @@ def verdict(ablation: Ablation) -> str:
         ]
         if names:
             sentences.append(f"{title.format(reference)}: {list_names(names)}")
+    sentences += [f"effect of {text}" for text in of_effects]
     if ablation.missing:
         missing, runs = f"{len(ablation.missing):,}", f"{len(ablation.runs):,}"
         sentences.append(f"{missing} of {runs} runs are missing")
@@ -72,14 +73,17 @@ def verdict_sentences(ablation: Ablation) -> list[tuple[str, str]]:
 
 
 def effect_sentences(ablation: Ablation) -> list[tuple[str, str]]:
-    """(verdict, sentence) of each effect, if the grid gives verdicts to effects alone."""
+    """(verdict, sentence) of each effect. If rows have verdicts too, of decided effects alone."""
     effects = ablation.effects
-    if not ablation.why_no_verdict or effects is None:
+    if effects is None:
         return []
+    shown = set(Verdict)
+    if not ablation.why_no_verdict:
+        shown -= {Verdict.UNDECIDED}
     return [
         (effect.verdict, f"{effect.name}: {effect.verdict}, {_size(ablation, effect.difference)}.")
         for effect in effects.effects
-        if effect.verdict and effect.difference
+        if effect.verdict in shown and effect.difference
     ]
 
 

@@ -7,6 +7,7 @@ units. So every run counts for each effect. interactions.py has the test of a wh
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
+from operator import sub
 from statistics import fmean
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class Effect:
     is_interaction: bool
     difference: Difference | None  # None without a common unit
     verdict: Verdict | None = None  # None in a table without verdicts
+    of_units: tuple[float, ...] = ()  # the effect in each unit
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,10 @@ def estimate(found: Sequence[Contrast], resolution: float, test_per_train: float
         least = resolution * (2 if contrast.is_interaction else 1)
         difference = paired_difference(contrast.ours, contrast.theirs, least)
         difference = resampling.corrected(difference, test_per_train)
-        effects.append(Effect(contrast.name, contrast.is_interaction, difference))
+        of_units = tuple(map(sub, contrast.ours, contrast.theirs))
+        effects.append(
+            Effect(contrast.name, contrast.is_interaction, difference, of_units=of_units)
+        )
     return effects
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.table.options import split_of
 
 IMAGES = (
     ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".avif",
@@ -21,6 +22,8 @@ MAX_PARTS = 12  # of a name
 
 def list_media(folder: Path) -> pl.DataFrame:
     """List the image and sound files of a folder and its subfolders, in the order of their names.
+
+    The column `split` is there if the folders at the top are splits, such as `train` and `test`.
 
     Raises:
         ConfigError: there is none.
@@ -37,7 +40,11 @@ def list_media(folder: Path) -> pl.DataFrame:
             f"folder {folder} has no table, no tar shards and no image or sound files. Give "
             "--source FILE"
         )
-    return _with_parts(sorted(found))
+    frame = _with_parts(sorted(found))
+    tops = [split_of(PurePosixPath(path).parts[0]) for path in frame["path"]]
+    if None in tops or len(set(tops)) == 1:
+        return frame
+    return frame.with_columns(pl.Series("split", tops))
 
 
 def read_list(path: Path) -> pl.DataFrame:

@@ -70,7 +70,7 @@ def _verdicts(ablation: Ablation) -> str:
     if ablation.why_no_verdict:
         effects = effect_sentences(ablation)
         return (_list(effects) if effects else "") + f"<p>{html(ablation.why_no_verdict)}</p>"
-    found = verdict_sentences(ablation)
+    found = [*verdict_sentences(ablation), *effect_sentences(ablation)]
     if not found:
         return "<p>There is one row, and nothing to compare.</p>"
     undecided = [item for item in found if item[0] == Verdict.UNDECIDED]
