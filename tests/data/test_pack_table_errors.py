@@ -232,7 +232,6 @@ def test_another_pack_is_not_replaced(tmp_path):
     assert [path.name for path in (tmp_path / "packed").iterdir()] == ["notes.txt"]
 
 
-<<<<<<< HEAD
 def test_a_folder_that_no_grid_can_name(tmp_path):
     """It would be packed, and refused by `furnace submit` afterwards."""
     path = csv_of(tmp_path)
@@ -240,7 +239,8 @@ def test_a_folder_that_no_grid_can_name(tmp_path):
     with pytest.raises(ConfigError, match="two words'?: a grid cannot name this folder. Choose a"):
         pack.main(args=words, standalone_mode=False)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.csv"]
-=======
+
+
 @pytest.mark.parametrize("options", [(), COLUMNS], ids=["guess", "columns"])
 def test_another_encoding_is_named(tmp_path, options):
     path = tmp_path / "export.csv"
@@ -256,4 +256,3 @@ def test_a_table_without_column_names(tmp_path):
     message = error_of(tmp_path, "--source", path)
     assert "the first line of" in message
     assert "'spam' is also a value of its column" in message
->>>>>>> read16
