@@ -14,7 +14,8 @@ from furnace_hpc.engine.loop import Progress
 STEPS = 30
 RULES: dict[str, Any] = {
     "evaluation": {"every": 2, "batch_size": 20},
-    "early_stopping": {"patience": 2},
+    "early_stopping": {"patience": 3},
+    "optimizer": {"lr": 0.01},
     "schedule": {"decay": "constant"},
 }
 

@@ -17,7 +17,12 @@ TIME_KEYS |= {"peak_memory_gib", "peak_reserved_gib"}
 
 
 def new_run(
-    place: Path, data: Path, stage: int, size: int, steps: int, changes: dict[str, Any] | None = None
+    place: Path,
+    data: Path,
+    stage: int,
+    size: int,
+    steps: int,
+    changes: dict[str, Any] | None = None,
 ) -> Path:
     """The folder of a new tiny run, with dropout. It validates and saves at different steps."""
     shutil.rmtree(place, ignore_errors=True)
