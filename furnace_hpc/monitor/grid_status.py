@@ -52,13 +52,13 @@ class StatusLine:
             loss = str(loss)  # JSON has no NaN
         if status.attempt:
             log = str(self.folder.log(status.attempt, 0))
-        return {
+        epochs = {"epochs": self.epochs} if self.epochs is not None else {}
+        return epochs | {
             "run": self.run_id,
             "state": status.state.value,
             "attempt": status.attempt,
             "step": status.step,
             "steps": self.steps,
-            "epochs": self.epochs,
             "loss": loss,
             "samples_per_s": self.samples_per_s,
             "model_tflop_s": self.model_tflop_s,
