@@ -2,6 +2,7 @@
 
 A field marked `identity: False` changes where or how often something is written, never a number.
 A field marked `identity: unless default` is not part of run ids while it has its default.
+A field marked `identity: unless epochs` is not part of run ids if the field `epochs` is given.
 """
 
 import hashlib
@@ -95,6 +96,8 @@ _NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
 ADDED_LATER: dict[str, Any] = {"identity": "unless default"}
 """For a field that was added later, with the old behaviour as default. Run ids do not change."""
+FROM_EPOCHS: dict[str, Any] = {"identity": "unless epochs"}
+"""For a field that follows from `epochs` and the data where `epochs` is given."""
 
 
 def no_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -3,6 +3,8 @@
 A field marked `identity: False` changes where or how often something is written, never a number.
 A field marked `identity: unless default` was added after runs existed. Hashes leave it out while it
 has its default.
+A field marked `identity: unless epochs` is left out if the field `epochs` is given, because it
+follows from that field and the data.
 """
 
 import hashlib
@@ -53,7 +55,7 @@ def _differ_in_seed_alone(one: BaseModel, other: BaseModel) -> bool:
 def identity(model: BaseModel) -> dict[str, Any]:
     """The fields of `model` that decide numbers, as plain data, nested."""
     values = vars(model)
-    return {name: _plain(values[name], identity) for name in _identity_fields(type(model))}
+    return {name: _plain(values[name], identity) for name in _deciding_fields(model)}
 
 
 def _hashed(model: BaseModel) -> dict[str, Any]:
@@ -61,9 +63,25 @@ def _hashed(model: BaseModel) -> dict[str, Any]:
     values, later = vars(model), _added_later(type(model))
     return {
         name: _plain(values[name], _hashed)
-        for name in _identity_fields(type(model))
+        for name in _deciding_fields(model)
         if name not in later or values[name] != later[name]
     }
+
+
+def _deciding_fields(model: BaseModel) -> tuple[str, ...]:
+    """The fields that decide numbers, without those that follow from others."""
+    names, derived = _identity_fields(type(model)), _from_epochs(type(model))
+    if not derived or getattr(model, "epochs", None) is None:
+        return names
+    return tuple(name for name in names if name not in derived)
+
+
+@cache
+def _from_epochs(model: type[BaseModel]) -> frozenset[str]:
+    fields = model.model_fields.items()
+    return frozenset(
+        name for name, field in fields if _mark(field.json_schema_extra) == "unless epochs"
+    )
 
 
 @cache

@@ -4,12 +4,15 @@ A field marked `identity: False` changes where or how often something is written
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from furnace_hpc.config.base import (
     ADDED_LATER,
+    FROM_EPOCHS,
     NAME_PATTERN,
     NOT_IDENTITY,
     Beta,
@@ -27,6 +30,7 @@ from furnace_hpc.config.parsing.numbers import wanted_number
 from furnace_hpc.config.seeds import combined_seed
 
 AUTO = "auto"  # of micro_batch_size: chosen by the engine
+UNKNOWN_STEPS = 0  # of a config with `epochs`, while the size of the train split is not known
 
 
 class DataConfig(Config):
@@ -93,6 +97,16 @@ class EvaluationConfig(Config):
     )
 
 
+class EarlyStoppingConfig(Config):
+    """When to end a run before its last step."""
+
+    patience: int = Field(
+        ge=1,
+        description="evaluations in a row without a new best value of evaluation.metric, after "
+        "which training ends",
+    )
+
+
 def _micro_batch_size(value: Any) -> Any:
     """Validate a micro-batch size, so that an error has one reason."""
     if value is None or value == AUTO:
@@ -122,7 +136,24 @@ class TrainConfig(Config):
     deepspeed: DeepSpeedFile = Field(
         description="the content of a file of ds_configs/. A grid gives its name"
     )
-    steps: int = Field(default=500, ge=1, description="optimizer steps")
+    steps: int = Field(
+        default=500,
+        ge=1,
+        json_schema_extra=FROM_EPOCHS,
+        description="optimizer steps. A row has steps or epochs, not both",
+    )
+    epochs: float | None = Field(
+        default=None,
+        gt=0,
+        json_schema_extra=ADDED_LATER,
+        description="passes over the train split, instead of steps; fractions such as 0.5 are "
+        "allowed. steps is then epochs x samples / global_batch_size, rounded up",
+    )
+    early_stopping: EarlyStoppingConfig | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="ends the training when evaluation.metric no longer improves [off]",
+    )
     global_batch_size: int = Field(
         default=32, ge=1, description="samples per optimizer step, over all processes"
     )
@@ -305,6 +336,20 @@ def run_ids(specs: Sequence[RunSpec]) -> list[str]:
         f"{spec.variant}-s{spec.config.seed}-{hash_}"
         for spec, hash_ in zip(specs, hashes, strict=True)
     ]
+
+
+def with_steps(config: TrainConfig, num_samples: int) -> TrainConfig:
+    """The config with the steps of its epochs. Without epochs it is the same config.
+
+    Args:
+        config: a config.
+        num_samples: samples of the train split.
+    """
+    if config.epochs is None:
+        return config
+    # Exact: 1.1 epochs of 1000 samples are 1100 samples. As floats they would be a bit more.
+    batches = Fraction(repr(config.epochs)) * num_samples / config.global_batch_size
+    return config.model_copy(update={"steps": max(1, ceil(batches))})
 
 
 def check_metric(

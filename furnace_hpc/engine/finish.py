@@ -1,7 +1,7 @@
 """The end of a run: scores and predictions of the selected step, then the result."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,10 +16,22 @@ from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.runs.records.result import RunResult, write_result
 
 
+class Trained(NamedTuple):
+    """The training that a run finishes."""
+
+    steps: int
+    """Optimizer steps trained."""
+    selected_step: int
+    """The step that validation has selected."""
+    stopped_early: bool
+    """Whether early stopping has ended it."""
+    usage: Usage
+    """Of all training steps that count."""
+
+
 def finish(
     context: RunContext,
-    selected_step: int,
-    usage: Usage,
+    trained: Trained,
     mfu: float | None,
     last: Evaluation | None,
 ) -> None:
@@ -28,9 +40,8 @@ def finish(
     Nothing is written before both evaluations are complete.
 
     Args:
-        context: the run, trained to its last step.
-        selected_step: the step that validation has selected.
-        usage: of all training steps that count.
+        context: the run, trained to its end.
+        trained: the training, and the step to evaluate.
         mfu: share of the device's peak. None if it is unknown.
         last: the newest evaluation on val. None if this attempt has made none.
 
@@ -38,8 +49,8 @@ def finish(
         Stopped: a rank has received a stop signal.
     """
     final_sha256 = engine_sha256(context.engine, context.processes)
-    if selected_step != context.config.steps:
-        loader.load(context, selected_step)
+    if trained.selected_step != trained.steps:
+        loader.load(context, trained.selected_step)
         last = None
     val = last or evaluate(context, "val")
     test = evaluate(context, "test", val.thresholds, with_subsets=True)
@@ -55,8 +66,9 @@ def finish(
         run_id=context.spec.run_id,
         variant=context.spec.variant,
         seed=config.seed,
-        steps=config.steps,
-        selected_step=selected_step,
+        steps=trained.steps,
+        stopped_early=trained.stopped_early,
+        selected_step=trained.selected_step,
         metrics=val.scores | test.scores,
         parameters_sha256=final_sha256,
         num_parameters=context.num_parameters,
@@ -65,7 +77,7 @@ def finish(
         peak_memory_gib=allocated_gib,
         peak_reserved_gib=reserved_gib,
         mfu=mfu,
-        **_of_usage(context, usage),
+        **_of_usage(context, trained),
         **_of_engine(context),
         data_fingerprint=context.spec.data_fingerprint,
         data_origin=context.data_origin,
@@ -88,10 +100,10 @@ def _of_engine(context: RunContext) -> dict[str, Any]:
     }
 
 
-def _of_usage(context: RunContext, usage: Usage) -> dict[str, Any]:
+def _of_usage(context: RunContext, trained: Trained) -> dict[str, Any]:
     """The fields of the result that follow from what the training steps have used."""
-    config = context.config
-    samples = config.steps * config.global_batch_size
+    usage = trained.usage
+    samples = trained.steps * context.config.global_batch_size
     return {
         "train_s": usage.train_s,
         "samples_per_s": samples / max(usage.train_s, 1e-9),

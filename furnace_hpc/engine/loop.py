@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,12 +14,13 @@ from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.prefetch import TrainBatches
 from furnace_hpc.data.loading.sampler import Weights
 from furnace_hpc.engine.checkpoint import loader
+from furnace_hpc.engine.checkpoint.progress import Progress, is_better
 from furnace_hpc.engine.checkpoint.saver import CheckpointSaver
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
 from furnace_hpc.engine.determinism import explained_nondeterminism
 from furnace_hpc.engine.evaluation import Evaluation, evaluate
-from furnace_hpc.engine.finish import finish
+from furnace_hpc.engine.finish import Trained, finish
 from furnace_hpc.engine.metering.usage import MeteredBatches, StepMeters, Usage
 from furnace_hpc.engine.micro_batch import noted_half, noted_oom
 from furnace_hpc.engine.ranks.distributed import (
@@ -39,26 +40,6 @@ from furnace_hpc.model.losses import Gather, local_gather, total_loss
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.records.verdict import RankVerdict
-
-
-@dataclass
-class Progress(Usage):
-    """The position of a run, and what its steps have used. Every checkpoint contains it.
-
-    The usage is that of the steps up to the last boundary at which training paused.
-    """
-
-    step: int = 0
-    best_step: int = 0
-    best_value: float | None = None
-    evaluated: int = 0
-    """The last step that was evaluated. A resumed run makes an evaluation that a stop has ended."""
-
-    def is_evaluation_due(self, config: TrainConfig) -> bool:
-        """Whether this step needs an evaluation that has not been made yet."""
-        if self.evaluated == self.step:
-            return False
-        return self.step == config.steps or self.step % config.evaluation.every == 0
 
 
 def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: RankVerdict) -> int:
@@ -134,7 +115,7 @@ class TrainingLoop:
         """Alternate between step boundaries and steps, up to the last step or a stop signal."""
         while True:
             stop_signal = self._step_boundary(saver)
-            if stop_signal or self._progress.step == self._config.steps:
+            if stop_signal or self._progress.is_at_end(self._config):
                 self._end_start()
                 return stop_signal
             self._train_one_step()
@@ -147,9 +128,9 @@ class TrainingLoop:
         stop_signal, busy = stop.receive(self._processes, saver.busy)
         if not busy:
             saver.advance(step)
-        is_last = step == self._config.steps
+        is_last = self._progress.is_at_end(self._config)
         is_evaluation_due = not stop_signal and self._progress.is_evaluation_due(self._config)
-        is_save_due = saver.is_due(step, busy) or (is_last and saver.saved < step)
+        is_save_due = saver.is_due(step, busy)
         if stop_signal or is_evaluation_due or is_save_due or is_last:
             self._add_usage(self._meters.stop())
             self._gradients.check()
@@ -159,7 +140,8 @@ class TrainingLoop:
                 improved = self._evaluate()
             except Stopped as stopped:  # the resumed run makes this evaluation
                 stop_signal = str(stopped)
-        needs_checkpoint = improved or is_save_due
+        is_last = self._progress.is_at_end(self._config)  # the evaluation may end the training
+        needs_checkpoint = improved or is_save_due or (is_last and saver.saved < step)
         if stop_signal or needs_checkpoint:
             self._check_finite()
         if stop_signal:
@@ -180,9 +162,10 @@ class TrainingLoop:
         value = self._evaluation.scores[config.selection_metric]
         if metric_direction(config.selection_metric) == "min":
             value = -value
+        progress.note_value(value)
         if config.evaluation.select == "last" or is_better(value, progress.best_value):
             progress.best_step, progress.best_value = progress.step, value
-            return config.evaluation.select == "best" or progress.step == config.steps
+            return config.evaluation.select == "best" or progress.is_at_end(config)
         return False
 
     def _check_finite(self) -> None:
@@ -240,19 +223,22 @@ class TrainingLoop:
         """Evaluate the selected step and write the result."""
         progress = self._progress
         self._context.watchdog.heartbeat("the end")
+        stopped_early = progress.is_stopped_early(self._config)
+        if stopped_early:
+            self._processes.print_once(
+                f"stopped early after step {progress.step}: no better "
+                f"{self._config.selection_metric} in the last "
+                f"{progress.without_improvement} evaluations"
+            )
+        trained = Trained(progress.step, progress.best_step, stopped_early, progress)
         try:
             mfu = self._meters.mfu(progress)
-            finish(self._context, progress.best_step, progress, mfu, self._evaluation)
+            finish(self._context, trained, mfu, self._evaluation)
         except Stopped as stopped:  # all is saved; the resumed run evaluates again
             self._verdict.stopping(str(stopped))
             self._verdict.stopped(str(stopped))
             return str(stopped)
         return None
-
-
-def is_better(value: float, best: float | None) -> bool:
-    """Whether a value exceeds the best so far. Ties keep the earlier step. Any value beats NaN."""
-    return best is None or value > best or math.isnan(best)
 
 
 def train_batches(

@@ -9,7 +9,13 @@ import torch
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest, origin_of
-from furnace_hpc.config.train_config import AUTO, RunSpec, TrainConfig, accumulation_steps
+from furnace_hpc.config.train_config import (
+    AUTO,
+    RunSpec,
+    TrainConfig,
+    accumulation_steps,
+    with_steps,
+)
 from furnace_hpc.data.columns import Columns, open_columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import SCRATCH, stage
@@ -52,6 +58,7 @@ def set_up(
     if config.portable:
         set_up_portable(processes.device)
     columns = _open_columns(record.data_dir, spec.data_fingerprint, watchdog)
+    config = with_steps(config, columns.manifest.splits.get("train", 0))
     config = _choose_micro_batch(config, columns, folder, attempt, processes, watchdog)
 
     watchdog.heartbeat("building the model")

@@ -17,7 +17,7 @@ from furnace_hpc.config.manifest import (
     check_files,
     read_manifest,
 )
-from furnace_hpc.config.train_config import TrainConfig
+from furnace_hpc.config.train_config import RunSpec, TrainConfig, with_steps
 from furnace_hpc.host.regular_file import check_regular
 
 # `submit` packs these sets itself. The numbers are the seed of the data, or the part of the pool.
@@ -47,6 +47,27 @@ def fingerprints(rows: list[GridRow], data_root: Path, dry_run: bool) -> dict[st
     for packs in dict.fromkeys(row.packs for row in rows):
         _check_draws({name: manifest for name in packs if (manifest := manifests[name])})
     return {name: _fingerprint(manifest) for name, manifest in manifests.items()}
+
+
+def with_steps_of_epochs(specs: list[RunSpec], data_root: Path) -> list[RunSpec]:
+    """Replace the epochs of runs by steps, from the size of the train split.
+
+    A dry run may plan runs on a set that is not packed yet. Their steps stay unknown.
+
+    Raises:
+        ConfigError: a manifest cannot be read.
+    """
+    sizes: dict[str, int] = {}
+    found = []
+    for spec in specs:
+        config, name = spec.config, spec.config.data.name
+        if config.epochs is None or spec.data_fingerprint == NOT_PACKED:
+            found.append(spec)
+            continue
+        if name not in sizes:
+            sizes[name] = read_manifest(data_root / name).splits["train"]
+        found.append(spec.model_copy(update={"config": with_steps(config, sizes[name])}))
+    return found
 
 
 def _fingerprint(manifest: Manifest | None) -> str:

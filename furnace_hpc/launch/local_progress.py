@@ -88,7 +88,8 @@ class QueueProgress:
         if not step:
             first = self._from[run.folder.run_id]
             status = RunStatus(RunState.RUNNING, attempt, first, "starting")
-        return line_of(run.folder, status, run.spec.config.steps)
+        config = run.spec.config
+        return line_of(run.folder, status, config.steps, config.epochs)
 
     def _gained(self, run: PlannedRun, step: int) -> int:
         """Return the new steps of a run. 0 while it repeats steps after an older checkpoint."""

@@ -1,4 +1,4 @@
-"""Decide what a submission does with each run, and why. It only reads run folders."""
+"""Decide what a submission does with each run, and why. It only reads run folders and manifests."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
+from furnace_hpc.launch.dataset_checks import with_steps_of_epochs
 from furnace_hpc.launch.node_exclusion import excluded_nodes
 from furnace_hpc.launch.plan import Action, Choices, Plan, PlannedRun, Shape
 from furnace_hpc.runs.adopted import RunMatcher, RunMatches
@@ -69,7 +70,7 @@ def make_plan(
     """
     check_retry(choices.retry)
     planned, problems, matcher = [], list[tuple[str, str]](), RunMatcher(folder)
-    for spec in specs:
+    for spec in with_steps_of_epochs(specs, choices.data_root):
         try:
             planned.append(_plan_run(spec, profile, folder, choices, matcher))
         except ConfigError as error:

@@ -10,6 +10,7 @@ from furnace_hpc.config.cluster import ClusterProfile, load_profile, profile_nam
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.config.parsing.text_safety import printable
+from furnace_hpc.config.train_config import UNKNOWN_STEPS
 from furnace_hpc.host import access
 from furnace_hpc.launch.plan import Action, Plan, PlannedRun
 from furnace_hpc.runs.adopted import shown
@@ -73,7 +74,8 @@ def print_plan(plan: Plan) -> None:
     _print_runs(plan, console)
     counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
     console.print(f"{counted(len(plan.runs), 'run')} ({counts}) on {plan.profile.name}")
-    for line in (*plan.tuning, *_other_names(plan), *_code(plan), *_jobs(plan)):
+    lines = (*plan.tuning, *_epochs(plan), *_other_names(plan), *_code(plan), *_jobs(plan))
+    for line in (*lines, *_early_stopping(plan)):
         console.print(line)
     if not plan.to_do:
         console.print("nothing to do")
@@ -92,6 +94,46 @@ def _print_runs(plan: Plan, console: Console) -> None:
         console.print(table)
     if len(runs) > MAX_LINES:
         console.print(f"... and {len(runs) - MAX_LINES:,} more")
+
+
+def _epochs(plan: Plan) -> Iterator[str]:
+    """Yield a line for each number of epochs and its steps."""
+    configs = [run.spec.config for run in plan.runs]
+    lines = dict.fromkeys(
+        f"epochs {config.epochs:g} of {config.data.name}: {counted(config.steps, 'step')} of "
+        f"{config.global_batch_size:,} samples"
+        for config in configs
+        if config.epochs is not None and config.steps != UNKNOWN_STEPS
+    )
+    if len(lines) > MAX_NAMES:
+        yield f"epochs: {counted(len(lines), 'length')} of training, see `furnace status`"
+    else:
+        yield from lines
+
+
+def _early_stopping(plan: Plan) -> Iterator[str]:
+    """Yield warnings about early stopping that is unfair, or that never happens."""
+    cosine, never = list[str](), list[str]()
+    for name, config in {run.spec.variant: run.spec.config for run in plan.to_do}.items():
+        rule = config.early_stopping
+        if rule is None:
+            continue
+        first_stop = config.evaluation.every * (rule.patience + 1)
+        if config.steps != UNKNOWN_STEPS and first_stop >= config.steps:
+            never.append(f"{name} ({config.steps} steps, earliest stop after step {first_stop})")
+        elif config.schedule.decay == "cosine":
+            cosine.append(name)
+    if cosine:
+        yield (
+            f"warning: early_stopping with schedule.decay cosine, in {_some(cosine)}: the learning "
+            f"rate of a run that stops early has not come down to 0, so stopping changes more than "
+            f"the number of steps. Set schedule.decay to constant"
+        )
+    if never:
+        yield (
+            f"warning: early_stopping cannot stop a run of {_some(never)}. Lower evaluation.every "
+            f"or early_stopping.patience"
+        )
 
 
 def _other_names(plan: Plan) -> Iterator[str]:

@@ -262,6 +262,7 @@ def _rows(plan: Plan, specs: list[str]) -> Iterator[SubmissionRow]:
             to_do=run.to_do,
             shape=run.shape,
             steps=config.steps,
+            epochs=config.epochs,
             data=(config.data.name, run.spec.data_fingerprint),
             spec_at=(offset, length),
             code=str(grid / "code" / run.attempt.snapshot),

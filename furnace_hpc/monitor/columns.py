@@ -92,6 +92,13 @@ def _state(line: StatusLine) -> Text:
     return Text(line.status.state.value, STYLES[line.status.state])
 
 
+def _epoch(line: StatusLine) -> Text:
+    """Epochs that are done, of all. Empty if the length of the run is given in steps."""
+    if line.epochs is None or not line.steps:
+        return Text()
+    return Text(f"{line.epochs * line.status.step / line.steps:.3g}/{line.epochs:.4g}")
+
+
 def _left(line: StatusLine) -> str:
     return "" if line.left_s is None else duration(line.left_s)
 
@@ -132,6 +139,7 @@ def _in_one_line(text: str) -> Text:
 RUN = StatusColumn("run", lambda line: Text(line.run_id), min_width=30)
 STATE = StatusColumn("state", _state)
 STEP = StatusColumn("step", lambda line: Text(f"{line.status.step}/{line.steps}"), 90, right=True)
+EPOCH = StatusColumn("epoch", _epoch, 70, right=True, if_known=True)
 LOSS = StatusColumn("loss", lambda line: Text(number(line.loss)), 60, right=True)
 RATE = StatusColumn("samples/s", lambda line: Text(number(line.samples_per_s)), 40, right=True)
 MFU = StatusColumn("MFU", lambda line: Text(_percent(line.mfu)), 35, right=True, if_known=True)
@@ -145,6 +153,7 @@ PICTURE = (  # on a terminal
     STATE,
     StatusColumn("", _bar, 80),
     STEP,
+    EPOCH,
     LOSS,
     StatusColumn("", _curve, 50),
     RATE,
@@ -159,6 +168,7 @@ PLAIN = (  # in a file or a pipe
     STATE,
     ATTEMPT,
     STEP,
+    EPOCH,
     LOSS,
     RATE,
     MFU,

@@ -1,10 +1,11 @@
 """Collect what `furnace status` shows of each run, from the runs' files and one query of Slurm."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.run_status import observe
@@ -13,9 +14,11 @@ from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import SCOPE, submissions
 from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.runs.records.metrics import last_record
+from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.slurm.job_states import Phase, meaning
 
+_Length = tuple[int, float | None]  # steps and epochs
 ALIVE = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 
 
@@ -34,6 +37,7 @@ class StatusLine:
     model_tflop_s: float | None = None  # of one process
     mfu: float | None = None
     data_wait: float | None = None  # share of the time of a step
+    epochs: float | None = None  # of a run whose length is given in epochs
 
     @property
     def run_id(self) -> str:
@@ -48,7 +52,8 @@ class StatusLine:
             loss = str(loss)  # JSON has no NaN
         if status.attempt:
             log = str(self.folder.log(status.attempt, 0))
-        return {
+        epochs = {"epochs": self.epochs} if self.epochs is not None else {}
+        return epochs | {
             "run": self.run_id,
             "state": status.state.value,
             "attempt": status.attempt,
@@ -74,8 +79,8 @@ def overview(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
     """
     resolver = observe(folder)
     newest, others = _runs(folder)
-    lines = [line_of(run, resolver(run), steps) for run, steps in newest.items()]
-    rest = [line_of(run, resolver(run), steps) for run, steps in others.items()]
+    lines = [line_of(run, resolver(run), *length) for run, length in newest.items()]
+    rest = [line_of(run, resolver(run), *length) for run, length in others.items()]
     return lines + [line for line in rest if line.status.state in ALIVE], resolver.job_cache
 
 
@@ -92,8 +97,15 @@ def continues(folder: GridFolder, job_cache: JobCache) -> bool:
     return False
 
 
-def line_of(run: RunFolder, status: RunStatus, steps: int) -> StatusLine:
+def line_of(
+    run: RunFolder, status: RunStatus, steps: int, epochs: float | None = None
+) -> StatusLine:
     """Read one run. Speed and time left are known only while it runs."""
+    if status.state is RunState.DONE and status.step < steps and _is_stopped_early(run):
+        reason = f"stopped early, before step {steps}"
+        if epochs is not None:
+            epochs *= status.step / steps
+        steps, status = status.step, replace(status, reason=reason)
     record: dict[str, Any] = {}
     if status.attempt:
         record = last_record(run.metrics(status.attempt)) or {}
@@ -104,7 +116,15 @@ def line_of(run: RunFolder, status: RunStatus, steps: int) -> StatusLine:
         if "step_time_s" in record:
             left_s = max(0, steps - int(record["step"])) * float(record["step_time_s"])
     loss, last_end = record.get("train/loss"), _last_end(run, status)
-    return StatusLine(run, status, steps, loss, rate, left_s, last_end, **speeds)
+    return StatusLine(run, status, steps, loss, rate, left_s, last_end, **speeds, epochs=epochs)
+
+
+def _is_stopped_early(run: RunFolder) -> bool:
+    try:
+        result = read_result(run)
+    except ConfigError:  # damaged, which the table reports
+        return False
+    return result is not None and result.stopped_early
 
 
 def _speeds(record: dict[str, Any]) -> dict[str, Any]:
@@ -124,27 +144,27 @@ def _last_end(run: RunFolder, status: RunStatus) -> str:
     return f"attempt {ended[-1].attempt}: {ended[-1].reason}" if ended else ""
 
 
-def _runs(folder: GridFolder) -> tuple[dict[RunFolder, int], dict[RunFolder, int]]:
-    """Map runs to their steps: those with the newest submission's settings, and all others.
+def _runs(folder: GridFolder) -> tuple[dict[RunFolder, _Length], dict[RunFolder, _Length]]:
+    """Map runs to their length: those with the newest submission's settings, and all others.
 
     A run that was renamed is listed once, under its newest name.
     """
     # a submission without rows was killed while it was written
     whole = [submission for submission in submissions(folder) if submission.rows]
     settings = _settings(whole[-1].path / "grid.yaml") if whole else ""
-    newest: dict[RunFolder, int] = {}
-    others: dict[RunFolder, int] = {}
+    newest: dict[RunFolder, _Length] = {}
+    others: dict[RunFolder, _Length] = {}
     names: dict[object, RunFolder] = {}  # folder on disk -> its newest name
     for submission in whole:
-        runs = {folder.run(row.run_id): row.steps for row in submission.rows}
+        runs = {folder.run(row.run_id): (row.steps, row.epochs) for row in submission.rows}
         if _settings(submission.path / "grid.yaml") == settings:
             newest |= runs
             names |= {_identity(run): run for run in runs}
         else:
             others |= runs
-    others = {run: steps for run, steps in others.items() if run not in newest}
+    others = {run: length for run, length in others.items() if run not in newest}
     listed = set(names.values())
-    return {run: steps for run, steps in newest.items() if run in listed}, others
+    return {run: length for run, length in newest.items() if run in listed}, others
 
 
 def _identity(run: RunFolder) -> object:

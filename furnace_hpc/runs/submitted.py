@@ -26,6 +26,7 @@ class SubmissionRow(NamedTuple):
     to_do: bool = False  # whether the submission starts it
     shape: tuple[Any, ...] = ()  # fields of `Shape` in launch/plan.py
     steps: int = 0
+    epochs: float | None = None  # of a run whose length is given in epochs
     data: tuple[str, str] = ("", "")  # data set and its fingerprint
     spec_at: tuple[int, int] = (0, 0)  # offset and length in specs.jsonl, in bytes
     code: str = ""  # folder of the code snapshot
@@ -43,6 +44,8 @@ class SubmissionRow(NamedTuple):
         """Return the line, with its line end."""
         content = self._asdict()
         del content["attempt"]
+        if self.epochs is None:
+            del content["epochs"]
         return json.dumps(content | {"facts": self.attempt.record()}) + "\n"
 
 

@@ -59,6 +59,7 @@ def make_notes(
     notes += _resumed_differently(rows)
     notes += _halved(rows)
     notes += _auto_micro_batch(rows)
+    notes += _stopped_early(rows)
     if excluded_ids:
         runs = count(len(excluded_ids), "run")
         notes.append(Note(f"{runs} of the grid not shown, because --where excludes them"))
@@ -238,6 +239,22 @@ def _auto_micro_batch(rows: Sequence[Row]) -> Iterator[Note]:
             f"micro_batch_size auto chose different sizes, so rounding and dropout masks differ: "
             f"{'; '.join(parts)}",
             _rows_with(rows, lambda run: _chosen_size(run) is not None),
+        )
+
+
+def _stopped_early(rows: Sequence[Row]) -> Iterator[Note]:
+    """Rows with runs that early stopping has ended, so rows differ in training length."""
+    found = {}
+    for row in rows:
+        results = [run.own_result for run in row.runs]
+        steps = sorted(result.steps for result in results if result and result.stopped_early)
+        if steps:
+            at = f"step {steps[0]}" if steps[0] == steps[-1] else f"steps {steps[0]} to {steps[-1]}"
+            found[row.variant] = f"{row.variant} {len(steps)} of {len(row.runs)} runs, at {at}"
+    if found:
+        yield Note(
+            f"stopped early, so the lengths of training differ: {list_names(list(found.values()))}",
+            tuple(found),
         )
 
 

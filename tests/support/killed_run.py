@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
@@ -15,7 +16,14 @@ TIME_KEYS |= {"model_tflop_s", "mfu", "data_wait_s", "energy_j"}
 TIME_KEYS |= {"peak_memory_gib", "peak_reserved_gib"}
 
 
-def new_run(place: Path, data: Path, stage: int, size: int, steps: int) -> Path:
+def new_run(
+    place: Path,
+    data: Path,
+    stage: int,
+    size: int,
+    steps: int,
+    changes: dict[str, Any] | None = None,
+) -> Path:
     """The folder of a new tiny run, with dropout. It validates and saves at different steps."""
     shutil.rmtree(place, ignore_errors=True)
     content = {
@@ -29,7 +37,7 @@ def new_run(place: Path, data: Path, stage: int, size: int, steps: int) -> Path:
         "log_every": 1,
     }
     fingerprint = json.loads((data / "manifest.json").read_text())["fingerprint"]
-    config = TrainConfig.model_validate(content)
+    config = TrainConfig.model_validate(content | (changes or {}))
     spec = RunSpec(
         grid="resume",
         variant=f"z{stage}p{size}",

@@ -22,7 +22,13 @@ from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.parsing.source_text import Entry, SourceText
 from furnace_hpc.config.parsing.validation import MAX_PROBLEMS, Find, group_by_row, validate
 from furnace_hpc.config.seeds import pack_seed
-from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig, check_metric
+from furnace_hpc.config.train_config import (
+    UNKNOWN_STEPS,
+    Resources,
+    RunSpec,
+    TrainConfig,
+    check_metric,
+)
 
 MAX_RUNS = 100_000  # a larger grid is a mistake in its axes
 MAX_KEYS = 1000  # of a row; the time for a key grows with their number
@@ -224,9 +230,28 @@ def _row(
                 "key 'data.name' does not belong in a row if `packs` lists the data. Remove one"
             )
         content = apply_overrides(content, {"data.name": grid.packs[0]})
+    content = _with_one_length(content)
     resources, config = _validated(content, partial(_find, grid.source, variant, file))
+    if config.epochs is not None:  # the plan knows the size of the data
+        config = config.model_copy(update={"steps": UNKNOWN_STEPS})
     packs = grid.packs or (config.data.name,)
     return GridRow(name, config, resources, packs, variant, overrides)
+
+
+def _with_one_length(content: dict[str, Any]) -> dict[str, Any]:
+    """A row's content without the one of steps and epochs that is null."""
+    content = dict(content)
+    if content.get("epochs") is None:
+        content.pop("epochs", None)
+        return content
+    if content.get("steps") is None:
+        content.pop("steps", None)
+        return content
+    raise ConfigError(
+        f"steps is {content['steps']!r} and epochs is {content['epochs']!r}: both give the length "
+        f"of the training. Keep one. A row replaces the one of base with null, such as "
+        f"`steps: null`"
+    )
 
 
 def _validated(content: dict[str, Any], find: Find) -> tuple[Resources, TrainConfig]:

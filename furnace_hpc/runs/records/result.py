@@ -21,6 +21,9 @@ class RunResult(Config):
     variant: str
     seed: int
     steps: int = Field(description="optimizer steps trained")
+    stopped_early: bool = Field(
+        default=False, description="whether early stopping ended the training at this step"
+    )
     selected_step: int = Field(
         description="step of the scored parameters, selected on the validation split"
     )

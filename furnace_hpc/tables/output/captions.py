@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from furnace_hpc.config.train_config import TrainConfig
+from furnace_hpc.config.train_config import UNKNOWN_STEPS, TrainConfig
 from furnace_hpc.tables.output.cells import MARKS, UNDERTRAINED
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.robust import LEAST_RUNS
@@ -280,15 +280,25 @@ def _source(source: Source) -> Iterator[str]:
 
 
 def _step_rule(config: TrainConfig) -> str:
+    length = list[str]()
+    if config.epochs is not None:
+        length = [f"{config.epochs:g} epoch{'s' * (config.epochs != 1)}"]
+    if config.early_stopping:
+        length.append(f"early stopping with patience {config.early_stopping.patience}")
     if not _is_selected(config):
-        return f"the last step ({config.steps})"
-    every = f"evaluated every {config.evaluation.every} of {config.steps} steps"
-    return f"the step with the best {config.selection_metric}, {every}"
+        known = [str(config.steps)] if config.steps else []
+        return f"the last step ({', '.join(known + length)})"
+    every = f"evaluated every {config.evaluation.every} steps"
+    if config.steps:
+        every = f"evaluated every {config.evaluation.every} of {config.steps} steps"
+    more = f" ({', '.join(length)})" if length else ""
+    return f"the step with the best {config.selection_metric}, {every}{more}"
 
 
 def _is_selected(config: TrainConfig) -> bool:
     """Whether validation selected the step. It has no choice if only the last step is evaluated."""
-    return config.evaluation.select == "best" and config.evaluation.every < config.steps
+    has_choice = config.steps == UNKNOWN_STEPS or config.evaluation.every < config.steps
+    return config.evaluation.select == "best" and has_choice
 
 
 def _pairs(ablation: Ablation) -> str:

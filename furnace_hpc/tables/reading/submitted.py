@@ -61,11 +61,37 @@ def submitted_runs(
     rows = expand_rows(grid)
     fingerprints = {name: "never submitted" for row in rows for name in row.packs} | known
     if grid.tune is None:
-        return SubmittedRuns(expand(grid, fingerprints, rows))
+        return SubmittedRuns(_with_known_steps(expand(grid, fingerprints, rows), folder))
     trials = tuple(expand_trials(grid, rows, fingerprints))
     choices = read_choices(folder, trials)
     runs = expand_chosen(grid, rows, fingerprints, values_of(choices), all_rows=True)
-    return SubmittedRuns(runs, trials, choices)
+    return SubmittedRuns(_with_known_steps(runs, folder), trials, choices)
+
+
+def _with_known_steps(runs: list[RunSpec], folder: GridFolder) -> list[RunSpec]:
+    """The runs with the steps of their epochs, which their submissions have computed."""
+    if all(run.config.epochs is None for run in runs):
+        return runs
+    submitted = {
+        row.run_id: row.steps
+        for submission in folder.all_submissions()
+        for row in read_rows(submission / "rows.jsonl")
+        if row.epochs is not None
+    }
+    known = {_length_of(run): submitted.get(run.run_id) for run in runs}
+    known |= {_length_of(run): submitted[run.run_id] for run in runs if run.run_id in submitted}
+    return [_with_steps(run, known[_length_of(run)]) for run in runs]
+
+
+def _length_of(run: RunSpec) -> tuple[float | None, int, str]:
+    """Runs that are equal in this have the same number of steps, if they have epochs."""
+    return run.config.epochs, run.config.global_batch_size, run.data_fingerprint
+
+
+def _with_steps(run: RunSpec, steps: int | None) -> RunSpec:
+    if run.config.epochs is None or steps is None:
+        return run
+    return run.model_copy(update={"config": run.config.model_copy(update={"steps": steps})})
 
 
 def _submitted_data(folder: GridFolder, records: Records) -> Iterator[tuple[str, str]]:

@@ -149,7 +149,7 @@ def _run(run: Run, out: Path | None) -> dict[str, Any]:
     status, place = run.status, run.origin or _place(run.folder)
     step, steps, commit, code = status.step, None, None, None
     if run.own_spec:
-        steps = run.own_spec.config.steps
+        steps = run.own_spec.config.steps or None  # 0 if it follows from epochs, not yet known
     if result := run.own_result:
         step, commit, code = result.selected_step, result.commit, result.code_hash
     return {
