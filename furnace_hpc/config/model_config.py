@@ -13,10 +13,11 @@ class TaskConfig(Config):
     name: Name = Field(
         description="the label column is `label.<name>`; metrics are `<split>/<name>/<metric>`"
     )
-    kind: Literal["single_label", "multi_label"] = Field(
+    kind: Literal["single_label", "multi_label", "ordinal", "regression"] = Field(
         default="single_label",
         description="single_label: one class per sample, cross-entropy; multi_label: any number of "
-        "classes, binary cross-entropy",
+        "classes, binary cross-entropy; ordinal: one of several ordered levels, continuation-ratio "
+        "likelihood; regression: one or several numbers, squared error of standardised targets",
     )
     weight: float = Field(default=1.0, gt=0, description="factor of this task's loss in the sum")
 

@@ -165,7 +165,8 @@ def _build_model(config: TrainConfig, manifest: Manifest) -> FusionModel:
     """Build the network with the same initial weights on every rank."""
     num_classes = {task.name: len(manifest.labels[task.name].classes) for task in config.tasks}
     seed_everything(config.training_seed)
-    return FusionModel(config.model, InputShapes.of(manifest), num_classes, config.loss)
+    shapes = InputShapes.of(manifest)
+    return FusionModel(config.model, shapes, num_classes, config.loss, config.ordinal_tasks)
 
 
 def _open_readers(

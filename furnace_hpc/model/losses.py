@@ -1,7 +1,7 @@
 """Losses: tasks, the article's two extra terms, InfoNCE, VICReg and unimodal heads.
 
 All are means over samples. B batch of this process, N samples of all processes, M modalities,
-D width, C classes, P width of a projection.
+D width, C classes, T targets, P width of a projection.
 """
 
 import itertools
@@ -77,6 +77,8 @@ def task_loss(logits_BC: Tensor, labels: Tensor, task: TaskConfig) -> Tensor:
     """Return the loss of each sample [B].
 
     Cross-entropy for labels [B]. For labels [B, C], the mean over C of the binary cross-entropy.
+    For levels [B], the negative log-likelihood. For numbers [B, T], the mean over T of the squared
+    error.
     """
     match task.kind:
         case "single_label":
@@ -85,6 +87,10 @@ def task_loss(logits_BC: Tensor, labels: Tensor, task: TaskConfig) -> Tensor:
             return functional.binary_cross_entropy_with_logits(
                 logits_BC.float(), labels.float(), reduction="none"
             ).mean(1)
+        case "ordinal":
+            return functional.nll_loss(logits_BC.float(), labels, reduction="none")
+        case "regression":
+            return (logits_BC.float() - labels.float()).square().mean(1)
 
 
 def unimodal_loss(
