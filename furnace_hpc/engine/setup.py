@@ -177,6 +177,7 @@ def _open_readers(
     for split in columns.manifest.splits:
         readers[split] = BatchReader(columns, split, modalities, tasks, device)
         check_presence(readers[split], split, modalities, columns.manifest)
+    readers["train"].balance(tuple(task.name for task in config.tasks if task.class_weights))
     return readers
 
 

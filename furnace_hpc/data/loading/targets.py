@@ -1,8 +1,11 @@
-"""Standardise the targets of a regression, and turn predictions back into original units."""
+"""Scales of regression targets, and weights of classes, both from the train split."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from furnace_hpc.config.manifest import Manifest, Statistics
@@ -42,3 +45,14 @@ def target_scales(
         for task in tasks
         if manifest.labels[task].kind == "regression"
     }
+
+
+def balanced_weights(labels_N: NDArray[Any], num_classes: int) -> Tensor:
+    """Return samples / (classes x samples of the class), so that the mean over samples is 1.
+
+    Classes that do not occur are not counted, and have the weight 0.
+    """
+    counts = np.bincount(labels_N, minlength=num_classes)
+    share = counts * np.count_nonzero(counts)
+    weights = np.divide(len(labels_N), share, out=np.zeros(num_classes), where=share > 0)
+    return torch.from_numpy(weights).float()
