@@ -108,7 +108,7 @@ def trained(tmp_path_factory) -> Path:
 
 
 def run_of(study: Path) -> Path:
-    (found,) = (study / "runs").iterdir()
+    (found,) = (study / "runs").glob("base-s0-*")
     return found
 
 
@@ -155,7 +155,7 @@ def test_a_killed_run_resumes_exactly(study, tmp_path):
     run = new_run(tmp_path / "runs", study / "data")
     process = started(run, study / "data")
     deadline = time.monotonic() + 300
-    while not list(run.glob("checkpoints/step-*/manifest.json")):
+    while not any(".tmp" not in path.name for path in run.glob("checkpoints/step-*")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -163,10 +163,8 @@ def test_a_killed_run_resumes_exactly(study, tmp_path):
     process.wait()
     assert not (run / "result.json").exists()
     assert started(run, study / "data").wait() == 0
-    assert (
-        "resumed" in str(json.loads((run / "attempts/2.json").read_text()))
-        or (run / "metrics/2.jsonl").exists()
-    )
+    second = [json.loads(line) for line in (run / "metrics/2.jsonl").open()]
+    assert min(record["step"] for record in second if record["kind"] == "train") > 5
     assert differences(run, run_of(study)) == []
 
 
