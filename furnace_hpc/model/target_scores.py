@@ -53,7 +53,8 @@ def quadratic_kappa(predicted_N: Tensor, level_N: Tensor, num_levels: int) -> fl
     expected = (weight_KK * expected_KK).sum().item()
     if expected == 0:
         return math.nan
-    return 1 - (weight_KK * observed_KK).sum().item() / expected
+    found: float = (weight_KK * observed_KK).sum().item()
+    return 1 - found / float(expected)
 
 
 def pearson(one_N: Tensor, other_N: Tensor) -> float:
@@ -91,9 +92,12 @@ def _r2(predicted_N: Tensor, target_N: Tensor) -> float:
 
 def _ranks(values_N: Tensor) -> Tensor:
     """Ranks from 1. Equal values have the mean of their ranks."""
-    _, position_N, counts = values_N.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0)
-    return (last - (counts - 1) / 2).double()[position_N]
+    values, order = values_N.sort()
+    is_new = torch.cat([values.new_ones(1, dtype=torch.bool), values[1:] != values[:-1]])
+    group_N = is_new.long().cumsum(0) - 1
+    counts = torch.bincount(group_N).double()
+    mean_rank = counts.cumsum(0) - (counts - 1) / 2
+    return torch.empty_like(mean_rank[group_N]).index_copy(0, order, mean_rank[group_N])
 
 
 def _is_constant(values_N: Tensor) -> bool:
