@@ -62,8 +62,8 @@ def pearson(one_N: Tensor, other_N: Tensor) -> float:
     if len(one_N) < 2 or _is_constant(one_N) or _is_constant(other_N):
         return math.nan
     one_N, other_N = one_N - one_N.mean(), other_N - other_N.mean()
-    correlation = (one_N / one_N.norm()) @ (other_N / other_N.norm())
-    return max(-1.0, min(1.0, correlation.item()))
+    correlation: float = ((one_N / one_N.norm()) @ (other_N / other_N.norm())).item()
+    return max(-1.0, min(1.0, correlation))
 
 
 def concordance(predicted_N: Tensor, target_N: Tensor) -> float:
@@ -97,7 +97,9 @@ def _ranks(values_N: Tensor) -> Tensor:
     group_N = is_new.long().cumsum(0) - 1
     counts = torch.bincount(group_N).double()
     mean_rank = counts.cumsum(0) - (counts - 1) / 2
-    return torch.empty_like(mean_rank[group_N]).index_copy(0, order, mean_rank[group_N])
+    ranks_N = torch.empty_like(values_N, dtype=torch.float64)
+    ranks_N[order] = mean_rank[group_N]
+    return ranks_N
 
 
 def _is_constant(values_N: Tensor) -> bool:
