@@ -127,9 +127,8 @@ def parse_label(given: str) -> LabelColumn:
     if colon and tail in set(LabelKind):
         column, kind = head, LabelKind(tail)
     elif colon and re.fullmatch(r"[a-z]+_?[a-z]*", tail) and head:
-        raise ConfigError(
-            f"--label {given!r} has the kind {tail!r}; {nearest(tail, [kind.value for kind in LabelKind])}"
-        )
+        hint = nearest(tail, [kind.value for kind in LabelKind])
+        raise ConfigError(f"--label {given!r} has the kind {tail!r}; {hint}")
     if not name:
         name = re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_") or "label"
     if not _NAME.fullmatch(name):
