@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.regular_file import read_regular
@@ -35,14 +35,17 @@ class StoredFile(_Frozen):
 class Labels(_Frozen):
     """A label column `label.<task>`."""
 
-    kind: Literal["single_label", "multi_label"] = Field(
-        description="single_label: class index; multi_label: 0/1 row"
+    kind: Literal["single_label", "multi_label", "ordinal", "regression"] = Field(
+        description="single_label: class index; multi_label: 0/1 row; ordinal: index of the level, "
+        "from the lowest; regression: a row of numbers"
     )
-    classes: tuple[str, ...] = Field(description="class names in index order")
+    classes: tuple[str, ...] = Field(
+        description="class names in index order; regression: names of the numbers"
+    )
 
 
 class Statistics(_Frozen):
-    """Mean and deviation over the train split, per channel (image) or coefficient (audio)."""
+    """Mean and deviation over the train split, per channel, coefficient or regression target."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -82,7 +85,8 @@ class Manifest(_Frozen):
     files: dict[str, StoredFile] = Field(description="'<split>/<column>.npy' -> size and hash")
     labels: dict[str, Labels] = Field(description="task -> its label column `label.<task>`")
     statistics: dict[str, Statistics] = Field(
-        description="modality -> mean and deviation of the train split"
+        description="modality, or `label.<task>` of a regression -> mean and deviation of the "
+        "train split"
     )
     vocab_size: int | None = Field(description="number of token ids; None if the set has no text")
     pad_id: int = Field(default=0, description="token id that pads the text column")
@@ -101,6 +105,16 @@ class Manifest(_Frozen):
         description="library -> version that packed the columns (not in the fingerprint)"
     )
     fingerprint: str = Field(description="16 hexadecimal digits over the contents of the columns")
+
+    @model_validator(mode="after")
+    def _has_target_statistics(self) -> "Manifest":
+        for task, labels in self.labels.items():
+            found = self.statistics.get(f"label.{task}")
+            if labels.kind == "regression" and (
+                found is None or not len(found.mean) == len(found.std) == len(labels.classes)
+            ):
+                raise ValueError(f"regression {task!r} has no mean and deviation of its targets")
+        return self
 
 
 def origin_of(manifest: Manifest) -> PackOrigin | None:

@@ -30,6 +30,8 @@ METRICS = {
         "threshold",
         "loss",
     ),
+    "ordinal": ("qwk", "mae", "accuracy", "loss"),
+    "regression": ("mae", "rmse", "r2", "pearson", "spearman", "ccc", "loss"),
 }
 # The metrics of model/consistency.py for two modalities.
 CONSISTENCY = (
@@ -50,6 +52,8 @@ CONSISTENCY = (
 LOWER_IS_BETTER = frozenset(
     {
         "loss",
+        "mae",
+        "rmse",
         "cosine_mismatched",
         "median_rank_there",
         "median_rank_back",
@@ -75,7 +79,15 @@ DESCRIPTIONS = {
     "f1_weighted": "mean F1 over classes, weighted by the number of samples with the label",
     "f1_micro": "F1 over all (sample, class) pairs at the threshold",
     "f1_samples": "mean over samples of the F1 of each sample's classes at the threshold",
-    "loss": "mean cross-entropy, or binary cross-entropy for multi_label",
+    "loss": "mean cross-entropy; multi_label: binary cross-entropy; ordinal: negative "
+    "log-likelihood; regression: squared error of standardised targets",
+    "qwk": "quadratic weighted kappa of predicted and true levels (Cohen 1968)",
+    "mae": "mean absolute error in the target's units, mean over targets; ordinal: in levels",
+    "rmse": "root mean squared error in the target's units, mean over targets",
+    "r2": "1 minus squared error divided by the variance of the target, mean over targets",
+    "pearson": "correlation of predictions and targets, mean over targets",
+    "spearman": "correlation of the ranks of predictions and targets, mean over targets",
+    "ccc": "concordance correlation coefficient (Lin 1989), mean over targets",
     "map": "mean average precision over classes that have positives and negatives",
     "auc": "area under the ROC curve; consistency: probability that a matched pair has the "
     "higher cosine",

@@ -82,7 +82,8 @@ class EvaluationConfig(Config):
     )
     metric: str | None = Field(
         default=None,
-        description="val/<task>/<metric> [accuracy of the first task, or map if it is multi_label]",
+        description="val/<task>/<metric> [of the first task, by its kind: accuracy, map, qwk or "
+        "mae]",
     )
     frames: Literal["middle", "mean"] = Field(
         default="middle",
@@ -267,6 +268,11 @@ class TrainConfig(Config):
         if self.pack_seed is None:
             return self.seed
         return combined_seed(self.pack_seed, self.seed)
+
+    @property
+    def ordinal_tasks(self) -> frozenset[str]:
+        """Names of the tasks whose classes are ordered."""
+        return frozenset(task.name for task in self.tasks if task.kind == "ordinal")
 
     @property
     def selection_metric(self) -> str:

@@ -17,6 +17,7 @@ from furnace_hpc.config.metrics import subsets
 from furnace_hpc.config.model_config import TaskConfig
 from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.prefetch import BatchPrefetcher, BatchRequest
+from furnace_hpc.data.loading.targets import TargetScale
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.ranks.distributed import Processes
@@ -28,6 +29,7 @@ from furnace_hpc.model.scores import (
     single_label_scores,
     tune_threshold,
 )
+from furnace_hpc.model.target_scores import ordinal_scores, regression_scores
 from furnace_hpc.runs.folder import RunFolder
 
 # Retrieval chooses among this many pairs. Its scores depend on the number, so it is fixed.
@@ -45,9 +47,36 @@ class Evaluation:
     scores: dict[str, float]
     """<split>/<task>/<metric>. config/metrics.py explains the names with @."""
     logits: dict[str, Tensor]
-    """Task -> [N, C] float32 on the CPU."""
+    """Task -> [N, C] float32 on the CPU. Log-probabilities of an ordinal task. Of a regression the
+    numbers in original units, float64."""
     thresholds: dict[str, float]
     """Multi-label task -> the probability above which a class counts as predicted."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the outputs of a task are scored."""
+
+    task: TaskConfig
+    threshold: float
+    """Of a multi-label task."""
+    scale: TargetScale | None = None
+    """Of a regression."""
+
+    def scores(self, logits_NC: Tensor, labels: Tensor) -> dict[str, float]:
+        """Compute all metrics of the task."""
+        match self.task.kind:
+            case "single_label":
+                return single_label_scores(logits_NC, labels)
+            case "multi_label":
+                return multi_label_scores(logits_NC, labels, self.threshold)
+            case "ordinal":
+                return ordinal_scores(logits_NC, labels)
+            case "regression":
+                assert self.scale is not None
+                error_NT = logits_NC.double() - self.scale.standardised(labels)
+                found = regression_scores(self.scale.original(logits_NC), labels)
+                return found | {"loss": error_NT.square().mean().item()}
 
 
 def evaluate(
@@ -80,18 +109,30 @@ def evaluate(
         _check_finite(outputs[f"logits.{task.name}"], f"{split}/{task.name}")
     if thresholds is None:
         thresholds = _tune_thresholds(tasks, outputs)
+    scales = context.readers[split].target_scales
+    for name in scales:  # as they are stored, not standardised and rounded
+        outputs[f"label.{name}"] = torch.from_numpy(
+            np.array(context.readers[split].column(f"label.{name}"))
+        )
     scores: dict[str, float] = {}
     for task in tasks:
-        threshold = thresholds.get(task.name, 0.5)
-        scores |= _task_scores(task, split, threshold, outputs, modality_subsets, modalities)
+        scoring = Scoring(task, thresholds.get(task.name, 0.5), scales.get(task.name))
+        scores |= _task_scores(scoring, split, outputs, modality_subsets, modalities)
     if with_subsets:
         scores |= _consistency(outputs, modalities)
     return Evaluation(
         split=split,
         scores={f"{split}/{name}": value for name, value in scores.items()},
-        logits={task.name: outputs[f"logits.{task.name}"] for task in tasks},
+        logits={
+            task.name: _answers(outputs[f"logits.{task.name}"], scales.get(task.name))
+            for task in tasks
+        },
         thresholds=dict(thresholds),
     )
+
+
+def _answers(logits_NC: Tensor, scale: TargetScale | None) -> Tensor:
+    return scale.original(logits_NC) if scale else logits_NC
 
 
 def _check_finite(logits_NC: Tensor, name: str) -> None:
@@ -113,16 +154,16 @@ def _tune_thresholds(tasks: tuple[TaskConfig, ...], outputs: dict[str, Tensor]) 
 
 
 def _task_scores(
-    task: TaskConfig,
+    scoring: Scoring,
     split: str,
-    threshold: float,
     outputs: dict[str, Tensor],
     modality_subsets: list[Subset],
     modalities: tuple[str, ...],
 ) -> dict[str, float]:
     """Scores of one task with all modalities, and with each given subset of them."""
+    task = scoring.task
     labels = outputs[f"label.{task.name}"]
-    found = _scores(task, outputs[f"logits.{task.name}"], labels, threshold)
+    found = scoring.scores(outputs[f"logits.{task.name}"], labels)
     scores = {f"{task.name}/{name}": value for name, value in found.items()}
     for number, subset in enumerate(modality_subsets):
         label = "+".join(modalities[m] for m in subset)
@@ -131,7 +172,7 @@ def _task_scores(
             continue
         logits = outputs[f"{number}.{task.name}"][rows]
         _check_finite(logits, f"{split}/{task.name}@{label}")
-        for name, value in _scores(task, logits, labels[rows], threshold).items():
+        for name, value in scoring.scores(logits, labels[rows]).items():
             scores[f"{task.name}/{name}@{label}"] = value
         scores[f"{task.name}/samples@{label}"] = int(rows.sum())
     return scores
@@ -220,16 +261,6 @@ def _merge_frames(
         else:
             merged[name] = mean_prediction(stacked, kinds[task])
     return merged
-
-
-def _scores(
-    task: TaskConfig, logits_NC: Tensor, labels: Tensor, threshold: float
-) -> dict[str, float]:
-    match task.kind:
-        case "single_label":
-            return single_label_scores(logits_NC, labels)
-        case "multi_label":
-            return multi_label_scores(logits_NC, labels, threshold)
 
 
 def _consistency(outputs: dict[str, Tensor], modalities: tuple[str, ...]) -> dict[str, float]:

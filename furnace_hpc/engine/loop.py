@@ -331,7 +331,8 @@ def forward(
 ) -> dict[str, torch.Tensor]:
     """The loss terms of one micro-batch."""
     output = engine(batch.inputs, batch.lengths, batch.present_BM, complete=batch.complete)
-    return total_loss(output, batch.labels, output["present"], config.loss, config.tasks, gather)
+    given = (batch.labels, output["present"], config.loss, config.tasks, gather)
+    return total_loss(output, *given, batch.class_weights)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -173,7 +173,8 @@ def _build_model(config: TrainConfig, manifest: Manifest) -> FusionModel:
     """Build the network with the same initial weights on every rank."""
     num_classes = {task.name: len(manifest.labels[task.name].classes) for task in config.tasks}
     seed_everything(config.training_seed)
-    return FusionModel(config.model, InputShapes.of(manifest), num_classes, config.loss)
+    shapes = InputShapes.of(manifest)
+    return FusionModel(config.model, shapes, num_classes, config.loss, config.ordinal_tasks)
 
 
 def _open_readers(
@@ -184,6 +185,7 @@ def _open_readers(
     for split in columns.manifest.splits:
         readers[split] = BatchReader(columns, split, modalities, tasks, device)
         check_presence(readers[split], split, modalities, columns.manifest)
+    readers["train"].balance(tuple(task.name for task in config.tasks if task.class_weights))
     return readers
 
 

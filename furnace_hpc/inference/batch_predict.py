@@ -135,6 +135,9 @@ def to_text(answer: Answer, modalities: tuple[str, ...], top: int | None) -> str
         first += f"; without {', '.join(absent)}"
     lines = [first]
     for name, task in answer.tasks.items():
+        if task.values:
+            lines.append(f"{name}: {_numbers(task)}")
+            continue
         title = f"{name}: {_labels(task)}"
         if task.threshold is not None:
             title += f" (above {task.threshold:.3f})"
@@ -155,6 +158,9 @@ def content(answer: Answer, top: int | None) -> dict[str, Any]:
     """Return an answer as a JSON object."""
     tasks: dict[str, Any] = {}
     for name, task in answer.tasks.items():
+        if task.values:
+            tasks[name] = {"values": task.values}
+            continue
         tasks[name] = {"label": task.labels[0]} if task.threshold is None else _multi_label(task)
         tasks[name]["probabilities"] = dict(list(task.probabilities.items())[:top])
     return {"modalities": list(answer.modalities), "tasks": tasks}
@@ -253,6 +259,9 @@ def _one_line(answer: Answer, top: int | None) -> str:
     """Format an answer in one line: each task's labels and its `top` most probable classes."""
     parts = []
     for name, task in answer.tasks.items():
+        if task.values:
+            parts.append(f"{name}: {_numbers(task)}")
+            continue
         shown = list(task.probabilities.items())[: top or 1]
         probabilities = ", ".join(f"{printable(label)} {100 * p:.1f} %" for label, p in shown)
         if task.threshold is None:
@@ -260,6 +269,13 @@ def _one_line(answer: Answer, top: int | None) -> str:
         else:
             parts.append(f"{name}: {_labels(task)} [{probabilities}]")
     return "; ".join(parts)
+
+
+def _numbers(task: TaskAnswer) -> str:
+    """Format the numbers of a regression. A single target needs no name."""
+    if len(task.values) == 1:
+        return f"{next(iter(task.values.values())):.6g}"
+    return ", ".join(f"{printable(target)} {value:.6g}" for target, value in task.values.items())
 
 
 def _labels(task: TaskAnswer) -> str:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from furnace_hpc.config.base import Config
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import Manifest
+from furnace_hpc.config.manifest import MODALITIES, Manifest, Statistics
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import standardised
+from furnace_hpc.data.loading.targets import TargetScale, target_scales
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.model.encoders import InputShapes
 from furnace_hpc.model.network import FusionModel
@@ -114,26 +115,36 @@ class Exported(Config):
         shapes = InputShapes.of(self.data, self.architectures)
         labels = self.data.labels
         num_classes = {task.name: len(labels[task.name].classes) for task in self.config.tasks}
-        return FusionModel(self.config.model, shapes, num_classes, self.config.loss)
+        ordinal = self.config.ordinal_tasks
+        return FusionModel(self.config.model, shapes, num_classes, self.config.loss, ordinal)
 
 
 class Deployed(nn.Module):
     """The network with standardisation, from stored values to fp32 logits.
 
-    The network computes in the run's precision.
+    The network computes in the run's precision. Numbers of a regression are in original units, and
+    in fp64.
     """
 
     def __init__(self, network: FusionModel, exported: Exported) -> None:
         super().__init__()
         self.network = network.to(DTYPES[exported.config.deepspeed.precision]).eval()
         for name, statistics in exported.data.statistics.items():
-            self.register_buffer(f"{name}_mean", torch.tensor(statistics.mean, dtype=torch.float32))
-            self.register_buffer(f"{name}_std", torch.tensor(statistics.std, dtype=torch.float32))
+            if name in MODALITIES:
+                self._keep(name, statistics, torch.float32)
+        tasks = tuple(task.name for task in exported.config.tasks)
+        self.regressions = tuple(target_scales(exported.data, tasks))
+        for task in self.regressions:
+            self._keep(f"label_{task}", exported.data.statistics[f"label.{task}"], torch.float64)
+
+    def _keep(self, name: str, statistics: Statistics, dtype: torch.dtype) -> None:
+        self.register_buffer(f"{name}_mean", torch.tensor(statistics.mean, dtype=dtype))
+        self.register_buffer(f"{name}_std", torch.tensor(statistics.std, dtype=dtype))
 
     def forward(
         self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], present_BM: Tensor
     ) -> dict[str, Tensor]:
-        """Return task -> logits [B, C].
+        """Return task -> logits [B, C], or numbers [B, C] of a regression.
 
         Args:
             inputs: stored values before standardisation. text: ids [B, T]. image: [B, C, H, W].
@@ -143,7 +154,14 @@ class Deployed(nn.Module):
         """
         prepared = {name: self._prepared(name, values) for name, values in inputs.items()}
         logits = self.network(prepared, lengths, present_BM)["logits"]
-        return {task: values.float() for task, values in logits.items()}
+        return {task: self._answer(task, values.float()) for task, values in logits.items()}
+
+    def _answer(self, task: str, values: Tensor) -> Tensor:
+        if task not in self.regressions:
+            return values
+        name = f"label_{task}"
+        scale = TargetScale(self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_std"))
+        return scale.original(values)
 
     def _prepared(self, name: str, values: Tensor) -> Tensor:
         if name == "text":

@@ -9,7 +9,7 @@ B batch, M modalities, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,14 @@ class TaskAnswer:
     """The answer to one task for one sample."""
 
     labels: tuple[str, ...]
-    """single_label: the most probable class. multi_label: all classes above the threshold."""
+    """single_label and ordinal: the most probable class. multi_label: all classes above the
+    threshold. regression: nothing."""
     probabilities: dict[str, float]
     """Of every class, the most probable first. For a multi-label task they do not sum to 1."""
     threshold: float | None = None
     """multi_label: classes with a higher probability are in `labels`."""
+    values: dict[str, float] = field(default_factory=dict)
+    """regression: target -> number in original units."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ class Predictor:
         return answers
 
     def logits(self, samples: Sequence[Values]) -> dict[str, Tensor]:
-        """Task -> logits [B, C], fp32, on the CPU."""
+        """Task -> logits [B, C], fp32, on the CPU. Regression: numbers, fp64."""
         stacked = {
             name: torch.from_numpy(np.stack([values[name] for values in samples]))
             for name in samples[0]
@@ -204,7 +207,10 @@ class Predictor:
 
     def _task_answer(self, task: TaskConfig, logits_C: Tensor) -> TaskAnswer:
         logits_C = logits_C.double()
-        if task.kind == "single_label":
+        if task.kind == "regression":
+            targets = self.exported.data.labels[task.name].classes
+            return TaskAnswer((), {}, values=dict(zip(targets, logits_C.tolist(), strict=True)))
+        if task.kind in ("single_label", "ordinal"):
             probabilities = self._probabilities(task, logits_C.softmax(0))
             return TaskAnswer(tuple(probabilities)[:1], probabilities)
         probabilities = self._probabilities(task, logits_C.sigmoid())

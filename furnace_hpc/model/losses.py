@@ -1,12 +1,13 @@
 """Losses: tasks, the article's two extra terms, InfoNCE, VICReg and unimodal heads.
 
 All are means over samples. B batch of this process, N samples of all processes, M modalities,
-D width, C classes, P width of a projection.
+D width, C classes, T targets, P width of a projection.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch.nn import functional
 from furnace_hpc.config.model_config import LossConfig, TaskConfig
 from furnace_hpc.model.square_root import square_root
 
+NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})
+FOCAL_EPS = 1e-8
 VICREG_EPS = 1e-4  # from the paper. It keeps the gradient finite if a feature is constant.
 
 # Concatenates the tensors of all processes along the first axis, with gradient. Also returns the
@@ -35,6 +38,7 @@ def total_loss(
     config: LossConfig,
     tasks: tuple[TaskConfig, ...],
     gather: Gather = local_gather,
+    class_weights: Mapping[str, Tensor] = NO_WEIGHTS,
 ) -> dict[str, Tensor]:
     """Return the parts by name, with their weighted sum under "loss". All are fp32 scalars.
 
@@ -48,10 +52,12 @@ def total_loss(
         config: weights of the parts.
         tasks: each gives a part "<task>/loss".
         gather: of the processes that share InfoNCE and VICReg.
+        class_weights: task -> weight of each class [C]. A task that is missing has none.
     """
     parts = {}
     for task in tasks:
-        loss_B = task_loss(output["logits"][task.name], labels[task.name], task)
+        weights = class_weights.get(task.name)
+        loss_B = task_loss(output["logits"][task.name], labels[task.name], task, weights)
         parts[f"{task.name}/loss"] = loss_B.mean()
     features_BMD = output["features"].float()
     parts["consistency"] = consistency(features_BMD, present_BM)
@@ -68,23 +74,51 @@ def total_loss(
         parts["vicreg"] = vicreg(output["expanded"], present_BM, config, gather)
         parts["loss"] = parts["loss"] + config.vicreg * parts["vicreg"]
     if config.unimodal:
-        parts["unimodal"] = unimodal_loss(output["unimodal"], labels, present_BM, tasks)
+        parts["unimodal"] = unimodal_loss(
+            output["unimodal"], labels, present_BM, tasks, class_weights
+        )
         parts["loss"] = parts["loss"] + config.unimodal * parts["unimodal"]
     return parts
 
 
-def task_loss(logits_BC: Tensor, labels: Tensor, task: TaskConfig) -> Tensor:
+def task_loss(
+    logits_BC: Tensor, labels: Tensor, task: TaskConfig, weight_C: Tensor | None = None
+) -> Tensor:
     """Return the loss of each sample [B].
 
     Cross-entropy for labels [B]. For labels [B, C], the mean over C of the binary cross-entropy.
+    For levels [B], the negative log-likelihood. For numbers [B, T], the mean over T of the squared
+    error. `weight_C` has a factor for the class or level of each sample.
     """
+    loss_B = _plain_loss(logits_BC, labels, task)
+    if weight_C is None:
+        return loss_B
+    return loss_B * weight_C[labels]
+
+
+def _plain_loss(logits_BC: Tensor, labels: Tensor, task: TaskConfig) -> Tensor:
     match task.kind:
         case "single_label":
-            return functional.cross_entropy(logits_BC.float(), labels, reduction="none")
+            loss_B = functional.cross_entropy(logits_BC.float(), labels, reduction="none")
+            return focal(loss_B, task.focal_gamma)
         case "multi_label":
-            return functional.binary_cross_entropy_with_logits(
+            loss_BC = functional.binary_cross_entropy_with_logits(
                 logits_BC.float(), labels.float(), reduction="none"
-            ).mean(1)
+            )
+            return focal(loss_BC, task.focal_gamma).mean(1)
+        case "ordinal":
+            return functional.nll_loss(logits_BC.float(), labels, reduction="none")
+        case "regression":
+            return (logits_BC.float() - labels.float()).square().mean(1)
+
+
+def focal(cross_entropy: Tensor, gamma: float) -> Tensor:
+    """Focal loss (Lin et al. 2017) without its class weight: (1 - p)^gamma times -log p."""
+    if not gamma:
+        return cross_entropy
+    # The power has no finite gradient at 0 if gamma < 1.
+    wrong = (-torch.expm1(-cross_entropy)).clamp(min=FOCAL_EPS)
+    return wrong**gamma * cross_entropy
 
 
 def unimodal_loss(
@@ -92,6 +126,7 @@ def unimodal_loss(
     labels: dict[str, Tensor],
     present_BM: Tensor,
     tasks: tuple[TaskConfig, ...],
+    class_weights: Mapping[str, Tensor] = NO_WEIGHTS,
 ) -> Tensor:
     """Return the weighted task losses of the heads that see one modality (logits [B, M, C]).
 
@@ -101,7 +136,8 @@ def unimodal_loss(
     total = present.new_zeros(len(present))
     for task in tasks:
         heads = logits[task.name].unbind(1)
-        loss_BM = torch.stack([task_loss(head, labels[task.name], task) for head in heads], dim=1)
+        own = labels[task.name], task, class_weights.get(task.name)
+        loss_BM = torch.stack([task_loss(head, *own) for head in heads], dim=1)
         total = total + task.weight * (loss_BM * present).sum(1) / present.sum(1)
     return total.mean()
 

@@ -20,6 +20,7 @@ from furnace_hpc.model.attention import (
 )
 from furnace_hpc.model.encoders import InputShapes, make_encoder
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
+from furnace_hpc.model.heads import make_head
 
 
 class FusionModel(nn.Module):
@@ -36,6 +37,7 @@ class FusionModel(nn.Module):
         shapes: InputShapes,
         num_classes: dict[str, int],
         loss: LossConfig | None = None,
+        ordinal: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         loss = loss or LossConfig()
@@ -46,11 +48,14 @@ class FusionModel(nn.Module):
         self.norms = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in config.modalities})
         self.fusion = _fusion(config)
         self.heads = nn.ModuleDict(
-            {task: nn.Linear(config.width, count) for task, count in num_classes.items()}
+            {
+                task: make_head(config.width, count, task in ordinal)
+                for task, count in num_classes.items()
+            }
         )
         self.unimodal = nn.ModuleDict()
         if loss.unimodal:
-            self.unimodal = _unimodal_heads(config, num_classes)
+            self.unimodal = _unimodal_heads(config, num_classes, ordinal)
         self.projections = ProjectionHeads(config, loss) if loss.info_nce else None
         self.expanders = _expanders(config, loss) if loss.vicreg else None
         self.checkpoint: Checkpoint | None = None
@@ -82,7 +87,8 @@ class FusionModel(nn.Module):
                 attention needs no mask. Only the host can know them without waiting for a GPU.
 
         Returns:
-            "logits": task -> [B, C].
+            "logits": task -> [B, C]. Log-probabilities for ordinal tasks, standardised numbers for
+                regression.
             "features": pooled tokens of the modalities [B, M, D], zero if absent.
             "present": the modalities that the network used [B, M].
             "subsets": task -> [B, C] per subset. NaN if a sample has none of its modalities.
@@ -237,10 +243,14 @@ def _fusion(config: ModelConfig) -> nn.Module:
             return BottleneckFusion(M, width, *attention, config.bottleneck_tokens)
 
 
-def _unimodal_heads(config: ModelConfig, num_classes: dict[str, int]) -> nn.ModuleDict:
+def _unimodal_heads(
+    config: ModelConfig, num_classes: dict[str, int], ordinal: frozenset[str]
+) -> nn.ModuleDict:
     heads = nn.ModuleDict()
     for task, count in num_classes.items():
-        heads[task] = nn.ModuleList(nn.Linear(config.width, count) for _ in config.modalities)
+        heads[task] = nn.ModuleList(
+            make_head(config.width, count, task in ordinal) for _ in config.modalities
+        )
     return heads
 
 

@@ -63,8 +63,11 @@ def multi_label_scores(logits_NC: Tensor, label_NC: Tensor, threshold: float) ->
 def mean_prediction(logits_FNC: Tensor, kind: str) -> Tensor:
     """Return the logits [N, C] of the mean probabilities of F predictions.
 
-    The mean is computed from logarithms. Otherwise a probability could round to 1.
+    The mean is computed from logarithms. Otherwise a probability could round to 1. For a regression
+    it is the mean of the numbers.
     """
+    if kind == "regression":
+        return logits_FNC.mean(0)
     if kind == "multi_label":
         yes_NC, no_NC = (functional.logsigmoid(sign * logits_FNC).logsumexp(0) for sign in (1, -1))
         return yes_NC - no_NC

@@ -76,6 +76,7 @@ PLAIN = Scale(1, 4, "", "")
 IN_PERCENT = ("accuracy", "f1")  # how the names of metrics in percent begin
 # metrics whose values are between 0 and 1: these, and names that begin with one of them and _
 SHARES = (*IN_PERCENT, "map", "auc", "recall_at")
+CORRELATIONS = ("qwk", "pearson", "spearman", "ccc")  # between -1 and 1
 
 
 def scale_of(metric: str) -> Scale:
@@ -121,6 +122,8 @@ class Metric:
         name = self.short_name.partition("@")[0]
         if any(name == share or name.startswith(f"{share}_") for share in SHARES):
             return 0.0, 1.0
+        if name in CORRELATIONS:
+            return -1.0, 1.0
         return None
 
     @property

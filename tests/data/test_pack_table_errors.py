@@ -54,7 +54,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
     [
         ({"--split": "80/10"}, "--split is '80/10', wanted per cent"),
         ({"--split": "80/10/20"}, "--split is '80/10/20', wanted per cent"),
-        ({"--label": "kind:regres"}, "has the kind 'regres'; valid: multi_label"),
+        ({"--label": "kind:regres"}, "has the kind 'regres'; did you mean 'regression'?"),
         ({"--label": "2x=kind"}, "has the name '2x', wanted letters"),
         ({"--stratify": "sort"}, "--stratify 'sort' is not a label; valid: kind"),
         ({"--split-column": "kind"}, "the split column has the value 'a'"),

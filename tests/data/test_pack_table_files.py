@@ -57,7 +57,7 @@ EXPECTED = {
     ),
     "CMU-MOSEI:": (
         *("mosei", (24, 6, 6), ("text", "audio")),
-        {"sign": ("Negative", "Positive")},
+        {"sentiment": ("label",), "sign": ("Negative", "Positive")},
     ),
     "ESC-50:": ("esc50", (18, 6, 6), ("audio",), {"category": ("clock_tick", "dog", "rain")}),
     "Hugging": ("pets", (20, 6, 6), ("image",), {"pet": ("cat", "dog")}),

@@ -55,7 +55,8 @@ def write_run(
     write_json(run.attempt(1), {"attempt": 1, "data_dir": str(data)})
     torch.manual_seed(0)
     num_classes = {task.name: len(manifest.labels[task.name].classes) for task in config.tasks}
-    network = FusionModel(config.model, InputShapes.of(manifest), num_classes, config.loss)
+    shapes, ordinal = InputShapes.of(manifest), config.ordinal_tasks
+    network = FusionModel(config.model, shapes, num_classes, config.loss, ordinal)
     save(run, STEP, {"module": network.state_dict()})
     metrics = MetricsFile(run.metrics(1))
     metrics.write({"step": STEP, "kind": "val", **(scores or {})})

@@ -5,7 +5,8 @@ T tokens or frames of sound, N samples, F frames of a clip.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from furnace_hpc.data.columns import Array, Columns
+from furnace_hpc.data.loading.targets import balanced_weights, target_scales
 
 TEXT_MULTIPLE = 8  # tokens: matrix units are fastest at multiples of 8
 
@@ -44,9 +46,12 @@ class Batch:
     present_BM: Tensor
     """Whether each sample has each modality, bool, in the order of `modalities`."""
     labels: dict[str, Tensor]
-    """Task -> class index [B] int64. With several classes per sample: [B, C] float32 of 0 and 1."""
+    """Task -> class index [B] int64. With several classes per sample: [B, C] float32 of 0 and 1.
+    Regression: standardised [B, targets] float32."""
     complete: frozenset[str] = frozenset()
     """Modalities that all samples have, with valid values at all positions. The host knows it."""
+    class_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """Task -> weight of each class in the training loss [C]."""
 
 
 class BatchReader:
@@ -67,7 +72,11 @@ class BatchReader:
         # Plain arrays over the maps: numpy's memmap class adds a Python call per view.
         self._arrays = {name: np.asarray(array) for name, array in columns.split(split).items()}
         self._modalities = modalities
-        self._dtypes = {task: _LABEL_DTYPES[manifest.labels[task].kind] for task in tasks}
+        self._kinds = {task: manifest.labels[task].kind for task in tasks}
+        self._num_classes = {task: len(manifest.labels[task].classes) for task in tasks}
+        self._scales = target_scales(manifest, tasks, device)
+        self.target_scales = target_scales(manifest, tasks)
+        self.class_weights: dict[str, Tensor] = {}
         self._columns_of_present = [manifest.modalities.index(name) for name in modalities]
         # a list as an index would wait for the GPU each time
         self._bits = torch.tensor(self._columns_of_present, device=device)
@@ -75,6 +84,7 @@ class BatchReader:
         self._scale = {
             name: (_column(statistics.mean, device), _column(statistics.std, device))
             for name, statistics in manifest.statistics.items()
+            if name in modalities
         }
         wanted = [*modalities, *(f"{modality}_length" for modality in modalities), "present"]
         self._sources = {name: self._arrays[name] for name in wanted if name in self._arrays}
@@ -131,16 +141,27 @@ class BatchReader:
                 if f"{modality}_length" in moved
             },
             present_BM=moved["present"][:, self._bits].bool(),
-            labels={
-                task: moved[f"label.{task}"].to(dtype, copy=True)
-                for task, dtype in self._dtypes.items()
-            },
+            labels={task: self._labels(task, moved[f"label.{task}"]) for task in self._kinds},
             complete=host.complete,
+            class_weights=self.class_weights,
         )
         # A GPU may still be reading, and torch reuses pinned memory itself.
         if self.device.type == "cpu":
             self.give_back(host)
         return batch
+
+    def _labels(self, task: str, stored: Tensor) -> Tensor:
+        """Labels as the loss takes them, in memory of their own."""
+        if task in self._scales:
+            return self._scales[task].standardised(stored)
+        return stored.to(_LABEL_DTYPES[self._kinds[task]], copy=True)
+
+    def balance(self, tasks: tuple[str, ...]) -> None:
+        """Give the batches class weights for these tasks, from the labels of this split."""
+        for task in tasks:
+            labels = np.asarray(self._arrays[f"label.{task}"])
+            weights = balanced_weights(labels, self._num_classes[task])
+            self.class_weights[task] = weights.to(self.device)
 
     def give_back(self, host: HostBatch) -> None:
         """Reuse the memory of a batch that is no longer needed."""
@@ -233,7 +254,11 @@ def cut_text(columns: dict[str, Tensor]) -> dict[str, Tensor]:
     return columns | {"text": columns["text"][:, :num_tokens]}
 
 
-_LABEL_DTYPES = {"multi_label": torch.float32, "single_label": torch.int64}
+_LABEL_DTYPES = {
+    "multi_label": torch.float32,
+    "single_label": torch.int64,
+    "ordinal": torch.int64,
+}
 
 
 def _column(values: tuple[float, ...], device: torch.device) -> Tensor:

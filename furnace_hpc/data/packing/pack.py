@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import Column, Manifest
+from furnace_hpc.config.manifest import Column, Manifest, Statistics
 from furnace_hpc.console.progress_bar import Report
 from furnace_hpc.data.columns import (
     check_replaceable,
@@ -26,7 +26,7 @@ from furnace_hpc.data.columns import (
 from furnace_hpc.data.packing.rejects import reasons_of
 from furnace_hpc.data.packing.resumable_writer import ResumableWriter
 from furnace_hpc.data.packing.sample import PackPlan
-from furnace_hpc.data.packing.statistics import MEASURED, Moments
+from furnace_hpc.data.packing.statistics import MEASURED, Moments, target_statistics
 from furnace_hpc.data.packing.workers import render_chunks
 from furnace_hpc.host.durable_files import sync, write_durably
 
@@ -176,7 +176,8 @@ def _publish(plan: PackPlan, writer: ResumableWriter, out: Path, report: Report)
             name: progress.moments[name].statistics()
             for name in MEASURED
             if name in progress.moments
-        },
+        }
+        | _target_statistics(plan, writer.columns),
         "vocab_size": plan.vocab_size,
         "pad_id": plan.pad_id,
         "counts": _counts(plan, writer),
@@ -191,6 +192,15 @@ def _publish(plan: PackPlan, writer: ResumableWriter, out: Path, report: Report)
     rename_into_place(writer.columns, out, f"{os.getpid():x}")
     shutil.rmtree(writer.folder, ignore_errors=True)
     return manifest
+
+
+def _target_statistics(plan: PackPlan, folder: Path) -> dict[str, Statistics]:
+    """Return `label.<task>` -> mean and deviation over the train split, for each regression."""
+    return {
+        f"label.{task}": target_statistics(map_file(folder / "train" / f"label.{task}.npy"))
+        for task, labels in plan.labels.items()
+        if labels.kind == "regression"
+    }
 
 
 def _write_derived(plan: PackPlan, folder: Path) -> dict[str, Column]:

@@ -40,6 +40,12 @@ class Moments:
         )
 
 
+def target_statistics(targets_NT: NDArray[Any]) -> Statistics:
+    """Return mean and deviation of the targets of a regression. A constant has the deviation 1."""
+    mean, std = targets_NT.mean(0, np.float64), targets_NT.std(0, np.float64)
+    return Statistics(mean=tuple(mean.tolist()), std=tuple(np.where(std > 0, std, 1.0).tolist()))
+
+
 def measure(columns: Values, modalities: tuple[str, ...]) -> dict[str, Moments]:
     """Return moments of a chunk's present images [N, (F,) C, H, W] and sounds [N, K, T].
 

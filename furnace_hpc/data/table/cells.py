@@ -79,16 +79,19 @@ def label_cells(
         ConfigError: the column has a type that is not a label.
     """
     option = f"--label {label.option}"
+    if label.kind is LabelKind.REGRESSION:
+        return _targets(label.columns, schema, option), ""
     kind = schema.get(label.column)
     is_list = isinstance(kind, pl.List | pl.Array)
-    if label.kind is LabelKind.SINGLE:
+    if label.kind.has_one_class:
         if is_list:
             raise ConfigError(
                 f"{option}: the column holds lists. Give --label "
                 f"{label.name}={label.column}:multi_label"
             )
         text = text_cells(label.column, schema, option)
-        if class_names and kind is not None and kind.is_integer():
+        is_integer = kind is not None and kind.is_integer()
+        if class_names and is_integer and label.kind is LabelKind.SINGLE:
             text = _named(text, class_names)
         if kind == pl.String or kind is None:
             text = pl.when(~text.is_in(MISSING)).then(text)
@@ -110,6 +113,24 @@ def label_cells(
     )
     items = text.str.split(used).list.eval(pl.element().str.strip_chars())
     return items.list.eval(pl.element().filter(pl.element() != "")), used
+
+
+def _targets(columns: tuple[str, ...], schema: pl.Schema, option: str) -> pl.Expr:
+    """Return the numbers of a row as a list. It is null if one is missing, NaN included.
+
+    Text that is no number becomes NaN.
+    """
+    numbers = []
+    for column in columns:
+        if column in schema and schema[column].is_numeric():
+            numbers.append(pl.col(column).cast(pl.Float64).fill_nan(None))
+            continue
+        text = text_cells(column, schema, option)
+        known = text.is_not_null() & ~text.str.strip_chars().is_in(["", *MISSING])
+        number = as_number(text).fill_null(float("nan"))
+        numbers.append(pl.when(known).then(number))
+    complete = pl.all_horizontal([number.is_not_null() for number in numbers])
+    return pl.when(complete).then(pl.concat_list(numbers))
 
 
 def _named(text: pl.Expr, names: tuple[str, ...]) -> pl.Expr:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import SPLITS
 from furnace_hpc.data.table.media import same_content
 from furnace_hpc.data.table.options import ColumnOptions, LabelColumn, LabelKind
@@ -16,6 +16,23 @@ from furnace_hpc.data.table.staging import Staged, media_of
 MAX_CLASSES = 10_000
 SHOWN = 3  # examples in a message
 Codes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TargetRange:
+    """The numbers of a target in one split."""
+
+    target: str
+    split: str
+    rows: int
+    mean: float
+    deviation: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        numbers = f"mean {self.mean:.4g}, deviation {self.deviation:.4g}"
+        return f"{numbers}, {self.least:.4g} to {self.most:.4g} ({self.rows:,} rows)"
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,8 @@ class LabelCounts:
     """Rows without a value."""
     index: dict[str, int]
     """Every spelling of a class -> its number."""
+    ranges: tuple[TargetRange, ...] = ()
+    """Of each target and split of a regression."""
 
 
 @dataclass
@@ -76,7 +95,7 @@ def check_ids(staged: Staged) -> None:
 
 
 def count_labels(staged: Staged, label: LabelColumn, codes: Codes, *, merge: bool) -> LabelCounts:
-    """Count the classes of a label in each split.
+    """Count the classes of a label in each split, or describe the numbers of a regression.
 
     Args:
         staged: the rows.
@@ -85,12 +104,16 @@ def count_labels(staged: Staged, label: LabelColumn, codes: Codes, *, merge: boo
         merge: give classes that differ only in case and spaces the most frequent spelling.
 
     Raises:
-        ConfigError: it has one class, too many, or classes that differ only in case and spaces.
+        ConfigError: it has one class, too many, or classes that differ only in case and spaces. Or
+            levels without an order, or numbers that are not finite or constant.
     """
     column = f"label.{label.name}"
     frame = with_codes(staged, codes).select("split_code", pl.col(column).alias("class"))
     missing = frame.filter(pl.col("class").is_null()).select(pl.len()).collect().item()
     frame = frame.filter(pl.col("class").is_not_null())
+    if label.kind is LabelKind.REGRESSION:
+        check_numbers(staged, label)
+        return LabelCounts(label, label.columns, {}, missing, {}, _ranges(label, frame))
     if label.kind is LabelKind.MULTI:
         frame = frame.explode("class").filter(pl.col("class").is_not_null())
     counted = frame.group_by("split_code", "class").len().collect(engine="streaming")
@@ -98,6 +121,8 @@ def count_labels(staged: Staged, label: LabelColumn, codes: Codes, *, merge: boo
     spelling = _spellings(totals) if merge else {name: name for name in totals}
     classes = sorted(set(spelling.values()), key=_natural)
     _check_classes(label, classes)
+    if label.kind is LabelKind.ORDINAL:
+        classes = _ordered(label, classes)
     counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
     for code, name, number in counted.iter_rows():
         if code != UNUSED:
@@ -132,7 +157,7 @@ def _check_classes(label: LabelColumn, classes: list[str]) -> None:
     option = f"--label {label.option}"
     if not classes:
         raise ConfigError(f"{option}: the column has no values")
-    if len(classes) == 1 and label.kind is LabelKind.SINGLE:
+    if len(classes) == 1 and label.kind.has_one_class:
         raise ConfigError(
             f"{option}: all rows have the class {classes[0]!r}, so there is nothing to learn. "
             "Choose another column"
@@ -140,7 +165,8 @@ def _check_classes(label: LabelColumn, classes: list[str]) -> None:
     if len(classes) > MAX_CLASSES:
         raise ConfigError(
             f"{option}: the column has {len(classes):,} classes, at most {MAX_CLASSES:,}. It looks "
-            "like an id, a number or a text. Choose another column"
+            "like an id, a number or a text. Choose another column, or give numbers the kind "
+            f"{label.name}={label.column}:regression"
         )
     seen: dict[str, str] = {}
     for name in classes:
@@ -149,6 +175,66 @@ def _check_classes(label: LabelColumn, classes: list[str]) -> None:
                 f"{option}: the classes {other!r} and {name!r} differ only in case or spaces. "
                 "Give them one spelling in the table, or --merge-labels"
             )
+
+
+def _ordered(label: LabelColumn, classes: list[str]) -> list[str]:
+    """Return the levels from the lowest. Levels that do not occur are kept if they are given."""
+    option = f"--label {label.option}"
+    if label.levels:
+        if unknown := [name for name in classes if name not in label.levels]:
+            raise ConfigError(f"{option}: {unknown[0]!r}; {nearest(unknown[0], label.levels)}")
+        return list(label.levels)
+    if names := [name for name in classes if _natural(name)[0]]:
+        raise ConfigError(
+            f"{option}: the level {names[0]!r} is not a number, so the order is unknown. Give all "
+            f"levels from the lowest with --levels {label.name}=LOW,...,HIGH"
+        )
+    return classes
+
+
+def check_numbers(staged: Staged, label: LabelColumn) -> None:
+    """Raise ConfigError if a target is not a finite number."""
+    cells = pl.col(f"label.{label.name}")
+    for number, column in enumerate(label.columns):
+        rows = staged.frame.filter(~cells.list.get(number).is_finite()).select("file", "row")
+        found = rows.collect(engine="streaming")
+        if len(found):
+            raise ConfigError(
+                f"--label {label.option}: {staged.name_of(*found.row(0))} has no finite number in "
+                f"column {column!r} (rows like it: {len(found):,}). Correct it, or empty the cell "
+                "and leave the row out with --max-refused"
+            )
+
+
+def _ranges(label: LabelColumn, frame: pl.LazyFrame) -> tuple[TargetRange, ...]:
+    """Describe each target in each split.
+
+    Raises:
+        ConfigError: a target is constant in the train split.
+    """
+    found = []
+    for number, column in enumerate(label.columns):
+        value = pl.col("class").list.get(number)
+        measured = (
+            frame.group_by("split_code")
+            .agg(
+                value.len().alias("rows"),
+                *(value.mean().alias("mean"), value.std(ddof=0).alias("deviation")),
+                *(value.min().alias("least"), value.max().alias("most")),
+            )
+            .filter(pl.col("split_code") != UNUSED)
+            .sort("split_code")
+            .collect(engine="streaming")
+        )
+        for code, *numbers in measured.iter_rows():
+            found.append(TargetRange(column, SPLITS[code], *numbers))
+    for part in found:
+        if part.split == "train" and part.least == part.most:
+            raise ConfigError(
+                f"--label {label.option}: column {part.target!r} is {part.least:g} in all train "
+                "rows, so there is nothing to learn. Choose another column"
+            )
+    return tuple(found)
 
 
 def with_codes(staged: Staged, codes: Codes) -> pl.LazyFrame:

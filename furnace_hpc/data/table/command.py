@@ -66,7 +66,15 @@ Label = Annotated[
     Columns,
     typer.Option(
         metavar="[NAME=]COL[:KIND]",
-        help="Label of the task NAME. KIND: single_label (default) or multi_label. Repeatable.",
+        help="Label of the task NAME. KIND: single_label (default), multi_label, ordinal, or "
+        "regression (of several targets: COL,COL:regression). Repeatable.",
+    ),
+]
+Levels = Annotated[
+    Columns,
+    typer.Option(
+        metavar="NAME=LOW,...,HIGH",
+        help="Levels of an ordinal label [numbers, ascending]. Repeatable.",
     ),
 ]
 Id = Annotated[str | None, typer.Option("--id", metavar="COL", help="Unique name of a row.")]
@@ -153,6 +161,7 @@ def table(
     image: Image = None,
     audio: Audio = None,
     label: Label = None,
+    levels: Levels = None,
     id_: Id = None,
     group: Group = None,
     weight: Weight = None,
@@ -184,12 +193,11 @@ def table(
 ) -> None:
     """Pack a table: `HELP` explains it to users."""
     columns = ColumnOptions(
-        *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or ())),
+        *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or (), levels or ())),
         *(id_, group, weight),
     )
-    parts = parse_parts(split)
     values = tuple(val_value or ()), tuple(test_value or ())
-    splits = SplitOptions(parts, split_column, *values, folds, stratify, seed)
+    splits = SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed)
     files = {"train": train, "val": val, "test": test}
     from furnace_hpc.data.table.run import PackOptions, pack_table
 

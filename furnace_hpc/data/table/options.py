@@ -4,7 +4,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -24,6 +24,13 @@ class LabelKind(StrEnum):
 
     SINGLE = "single_label"
     MULTI = "multi_label"
+    ORDINAL = "ordinal"
+    REGRESSION = "regression"
+
+    @property
+    def has_one_class(self) -> bool:
+        """Whether each row has exactly one class or level."""
+        return self in (LabelKind.SINGLE, LabelKind.ORDINAL)
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,15 @@ class LabelColumn:
     name: str
     column: str
     kind: LabelKind
+    levels: tuple[str, ...] = ()
+    """ordinal: the levels from the lowest. Empty: numbers in ascending order."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of its values. Several columns are the targets of a regression."""
+        if self.kind is LabelKind.REGRESSION:
+            return tuple(part.strip() for part in self.column.split(","))
+        return (self.column,)
 
     @property
     def option(self) -> str:
@@ -66,7 +82,7 @@ class ColumnOptions:
         single["--weight"] = self.weight
         named = {"--text": self.text, "--image": self.image}
         named |= {option: (column,) for option, column in single.items() if column}
-        named["--label"] = tuple(label.column for label in self.labels)
+        named["--label"] = tuple(spec for label in self.labels for spec in label.columns)
         return {option: columns for option, columns in named.items() if columns}
 
 
@@ -112,7 +128,8 @@ def parse_label(given: str) -> LabelColumn:
     if colon and tail in set(LabelKind):
         column, kind = head, LabelKind(tail)
     elif colon and re.fullmatch(r"[a-z]+_?[a-z]*", tail) and head:
-        raise ConfigError(f"--label {given!r} has the kind {tail!r}; {nearest(tail, LabelKind)}")
+        hint = nearest(tail, [kind.value for kind in LabelKind])
+        raise ConfigError(f"--label {given!r} has the kind {tail!r}; {hint}")
     if not name:
         plain = unicodedata.normalize("NFKD", column).encode("ascii", "ignore").decode()
         name = re.sub(r"[^A-Za-z0-9_]+", "_", plain).strip("_") or "label"
@@ -123,20 +140,45 @@ def parse_label(given: str) -> LabelColumn:
         )
     if not column:
         raise ConfigError(f"--label {given!r} has no column. Give NAME=COLUMN")
-    return LabelColumn(name, column, kind)
+    label = LabelColumn(name, column, kind)
+    if not all(label.columns) or len(set(label.columns)) < len(label.columns):
+        raise ConfigError(
+            f"--label {given!r} has an empty or a repeated column. Give each target once, such as "
+            "mood=valence,arousal:regression"
+        )
+    return label
 
 
-def parse_labels(given: Iterable[str]) -> tuple[LabelColumn, ...]:
-    """Parse all `--label` options.
+def parse_labels(given: Iterable[str], levels: Iterable[str] = ()) -> tuple[LabelColumn, ...]:
+    """Parse all `--label` and `--levels` options.
 
     Raises:
         ConfigError: one is invalid, or two have the same name.
     """
+    ordered = dict(_parse_levels(text) for text in levels)
     labels = tuple(parse_label(text) for text in given)
+    ordinal = [label.name for label in labels if label.kind is LabelKind.ORDINAL]
+    for name in ordered:
+        if name not in ordinal:
+            raise ConfigError(
+                f"--levels {name}=... is not an ordinal label. Give --label {name}=COLUMN:ordinal"
+            )
+    labels = tuple(replace(label, levels=ordered.get(label.name, ())) for label in labels)
     names = [label.name for label in labels]
     if double := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"--label names {double!r} twice. Give each label its own NAME=COLUMN")
     return labels
+
+
+def _parse_levels(given: str) -> tuple[str, tuple[str, ...]]:
+    name, _, text = given.partition("=")
+    levels = tuple(level.strip() for level in text.split(","))
+    if len(levels) < 2 or not all(levels) or len(set(levels)) < len(levels):
+        raise ConfigError(
+            f"--levels {given!r} is not a list of different levels. Give them from the lowest, "
+            "such as risk=low,medium,high"
+        )
+    return name, levels
 
 
 def parse_parts(given: str | None) -> tuple[int, ...]:

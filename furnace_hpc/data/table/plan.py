@@ -48,13 +48,17 @@ class LabelPlan:
     @property
     def blank(self) -> np.ndarray[Any, Any]:
         """Return the value of a sample without this label."""
+        if self.kind is LabelKind.REGRESSION:
+            return np.zeros(len(self.classes), np.float64)
         if self.kind is LabelKind.MULTI:
             return np.zeros(len(self.classes), np.uint8)
         return np.zeros((), np.int16 if len(self.classes) < 32_767 else np.int32)
 
     def stored(self, cell: Any) -> np.ndarray[Any, Any]:
         """Return the stored value of a cell."""
-        if self.kind is LabelKind.SINGLE:
+        if self.kind is LabelKind.REGRESSION:
+            return np.array(cell, np.float64)
+        if self.kind.has_one_class:
             return np.array(self.index[cell], self.blank.dtype)
         row = self.blank
         for name in cell:

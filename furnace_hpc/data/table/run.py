@@ -255,6 +255,8 @@ def _settings(
         },
     }
     settings["columns"]["label"] = [label.option for label in columns.labels]
+    if levels := {label.name: list(label.levels) for label in columns.labels if label.levels}:
+        settings["levels"] = levels
     if leaks.kinds:
         settings["leak"] = leaks.kinds
     return settings

@@ -275,6 +275,8 @@ def _strata(staged: Staged, label: str) -> Numbers:
         names = [name.removeprefix("label.") for name in schema if name.startswith("label.")]
         raise ConfigError(f"--stratify {label!r} is not a label; valid: {', '.join(names)}")
     value = pl.col(column)
+    if schema[column] == pl.List(pl.Float64):
+        raise ConfigError(f"--stratify {label!r} has numbers. Choose a label with classes")
     if isinstance(schema[column], pl.List):
         value = value.list.sort().list.join("\n")
     frame = staged.frame.select(value.fill_null("").hash(seed=0)).collect(engine="streaming")

@@ -6,10 +6,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from furnace_hpc.config.manifest import SPLITS
 from furnace_hpc.data.table.cells import as_number
 from furnace_hpc.data.table.checks import SHOWN, Codes, LabelCounts, with_codes
-from furnace_hpc.data.table.options import ColumnOptions, LabelKind
+from furnace_hpc.data.table.options import ColumnOptions
 from furnace_hpc.data.table.sources.files import Table
 from furnace_hpc.data.table.staging import Staged
 
@@ -31,7 +30,10 @@ def label_warnings(counts: list[LabelCounts], num_rows: int) -> Iterator[str]:
                 f"label {name}: the class {', '.join(map(repr, odd))} looks like a missing value. "
                 "If it is one, empty these cells"
             )
-        for split in SPLITS:
+        for part in found.ranges:
+            if part.least == part.most:
+                yield f"label {name}: {part.target} is constant in {part.split}"
+        for split in found.counts:
             absent = [label for label in found.classes if not found.counts[split].get(label)]
             if absent:
                 more = "" if len(absent) <= SHOWN else f" and {len(absent) - SHOWN:,} more"
@@ -87,7 +89,7 @@ def determined_labels(tables: list[Table], staged: Staged, columns: ColumnOption
     table = tables[0]
     used = {spec for specs in columns.named.values() for spec in specs}
     numbers = _numeric_columns(table, used)
-    labels = [label for label in columns.labels if label.kind is LabelKind.SINGLE]
+    labels = [label for label in columns.labels if label.kind.has_one_class]
     if not numbers or not labels:
         return
     own = [f"label.{label.name}" for label in labels]

@@ -161,7 +161,7 @@ def _meta_batch(
     labels = {}
     for task, classes in _classes(config, manifest).items():
         labels[task] = torch.empty(B, dtype=torch.int64, device=device)
-        if manifest.labels[task].kind == "multi_label":
+        if manifest.labels[task].kind in ("multi_label", "regression"):
             labels[task] = torch.empty(B, classes, device=device)
     present = torch.ones(B, len(config.model.modalities), dtype=torch.bool, device=device)
     return {"inputs": inputs, "lengths": lengths, "labels": labels, "present": present}

@@ -18,7 +18,7 @@ from furnace_hpc.data.decode.audio import SoundKnobs
 from furnace_hpc.data.decode.images import ImageKnobs
 from furnace_hpc.data.decode.separate_process import DecoderProcess
 from furnace_hpc.data.packing.rejects import Unusable
-from furnace_hpc.data.table.checks import Codes, with_codes
+from furnace_hpc.data.table.checks import Codes, LabelCounts, with_codes
 from furnace_hpc.data.table.media import Media, image_of, wave_of
 from furnace_hpc.data.table.report.profile import READERS, Profile, shown_classes
 from furnace_hpc.data.table.splits import UNUSED
@@ -82,6 +82,9 @@ def _page(profile: Profile, staged: Staged, codes: Codes, decoder: DecoderProces
 def _labels(profile: Profile) -> Iterator[str]:
     for found in profile.labels:
         yield f"<h2>Label {html.escape(found.label.name)}</h2>"
+        if found.ranges:
+            yield from _ranges(found)
+            continue
         yield f"<p>{len(found.classes):,} classes, {found.label.kind.replace('_', ' ')}</p>"
         yield f"<table><tr><th>class<th><th>rows<th>{'<th>'.join(SPLITS)}</tr>"
         rows = shown_classes(found)
@@ -96,6 +99,19 @@ def _labels(profile: Profile) -> Iterator[str]:
         yield "</table>"
         if (left := len(found.classes) - len(rows)) > 0:
             yield f"<p>and {left:,} more classes</p>"
+
+
+def _ranges(found: LabelCounts) -> Iterator[str]:
+    """Yield the table of a regression: a row for each target and split."""
+    yield "<table><tr><th>target<th>split<th>rows<th>mean<th>deviation<th>least<th>most</tr>"
+    for part in found.ranges:
+        numbers = (part.mean, part.deviation, part.least, part.most)
+        cells = "".join(f"<td class=n>{number:.4g}" for number in numbers)
+        yield (
+            f"<tr><td>{html.escape(part.target)}<td>{part.split}<td class=n>{part.rows:,}"
+            f"{cells}</tr>"
+        )
+    yield "</table>"
 
 
 def _samples(staged: Staged, codes: Codes) -> list[dict[str, Any]]:

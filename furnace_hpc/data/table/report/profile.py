@@ -142,6 +142,10 @@ def profile_lines(profile: Profile) -> Iterator[str]:
             yield f"{modality}: {count:,} rows have it"
     for found in profile.labels:
         kind = found.label.kind.replace("_", " ")
+        if found.ranges:
+            yield f"label {found.label.name}: {kind}"
+            yield from (f"  {part.target} ({part.split}): {part}" for part in found.ranges)
+            continue
         yield f"label {found.label.name}: {len(found.classes):,} classes, {kind}"
         yield from _bars(found)
     yield from (str(spread) for spread in profile.spreads)
