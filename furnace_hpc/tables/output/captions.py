@@ -122,18 +122,15 @@ def further_metrics(ablation: Ablation) -> Iterator[str]:
 
 def _leaks(ablation: Ablation) -> Iterator[str]:
     """Files and groups that the packed data has in two splits."""
-    results = (run.own_result for row in ablation.rows for run in row.runs)
-    origins = (result.data_origin for result in results if result is not None)
-    for leak in sorted({origin.leak for origin in origins if origin is not None} - {""}):
+    results = [run.own_result for row in ablation.rows for run in row.runs]
+    origins = [result.data_origin for result in results if result]
+    for leak in sorted({origin.leak for origin in origins if origin} - {""}):
         yield f"The data has {leak} in two splits (--allow-leak), so its scores are too good."
 
 
 def short_caption(ablation: Ablation) -> str:
     """Metric, n and intervals in one line, for readers who read nothing else."""
-    numbers = sorted({row.n for row in ablation.rows})
-    n = str(numbers[0])
-    if len(numbers) > 1:
-        n += f" to {numbers[-1]}"
+    n = " to ".join(dict.fromkeys(str(f(row.n for row in ablation.rows)) for f in (min, max)))
     spread, shared = "mean ± sample standard deviation", ""
     if ablation.packs:
         n += f" runs, {_seeds_each(ablation)} on each of {len(ablation.packs)} packs"
@@ -156,8 +153,7 @@ def _seeds_each(ablation: Ablation) -> str:
     """Seeds of one row on one pack: `2 seeds`, or `1 to 3 seeds`."""
     found = set[int]()
     for row in ablation.rows:
-        draws = {run.draw for run in row.runs}
-        found |= {*Counter(draw.pack for draw in draws).values()}
+        found |= {*Counter(draw.pack for draw in {run.draw for run in row.runs}).values()}
     if len(found) == 1:
         return count(max(found), "seed")
     return f"{min(found)} to {max(found)} seeds"
