@@ -219,7 +219,8 @@ def test_a_table_ends_with_verdict_and_next_command(tmp_path, monkeypatch):
     lines = last_lines(ablation, folder, Path("results/study"), 15)
     assert lines[0] == (
         "verdict: better than base: consistency_only (+2.28 points [1.11, 3.45]), "
-        "full (+3.20 points [1.55, 4.85]); undecided: specific_only (-1.04 points [-2.79, 0.71])"
+        "full (+3.20 points [1.55, 4.85]); undecided: specific_only (-1.04 points [-2.79, 0.71]); "
+        "effect of loss.alpha: 0 -> 0.5: better, +3.26 points [2.81, 3.71]"
     )
     assert lines[1] == "wrote 15 files to results/study; open results/study/report.html"
     run = run_ids([run.spec for run in ablation.runs])[0]
