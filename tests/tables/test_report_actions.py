@@ -189,7 +189,7 @@ def test_without_scripts_verdicts_and_table_remain(browser, tmp_path):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(path.as_uri())
-    assert page.locator(".verdicts li").count() == 3
+    assert page.locator(".verdicts li").count() == 6  # rows and effects
     assert page.locator("#table td.difference").nth(3).inner_text().endswith("]*")
     assert "need JavaScript" in page.locator("noscript").inner_text()
     assert not page.get_by_label("Filter rows").is_visible()
