@@ -279,13 +279,17 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shell(place: Path, line: str) -> subprocess.CompletedProcess[str]:
     """A line in a new shell whose environment is activated."""
-    roots = ("FURNACE_", "SLURM_", "VIRTUAL_ENV", "PATH")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(roots)}
-    environment |= {"PATH": str(place / "bin"), "HOME": str(place), "COLUMNS": "120"}
     words = ["bash", "-c", f". .venv/bin/activate && {line}"]
     return subprocess.run(
-        words, cwd=place, env=environment, capture_output=True, text=True, timeout=600
+        words, cwd=place, env=without_slurm(place), capture_output=True, text=True, timeout=600
     )
+
+
+def without_slurm(place: Path) -> dict[str, str]:
+    """The environment of a user whose PATH has no Slurm."""
+    roots = ("FURNACE_", "SLURM_", "VIRTUAL_ENV", "PATH")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(roots)}
+    return environment | {"PATH": str(place / "bin"), "HOME": str(place), "COLUMNS": "120"}
 
 
 def test_readme_in_chinese_has_the_same_table():
@@ -347,9 +351,8 @@ def forked(place: Path, line: str) -> subprocess.CompletedProcess[str]:
     program, name, *words = shlex.split(line, comments=True)
     assert program == "furnace"
     assert not set("*$|&;<>") & set(line), line
-    return forked_commands.run(
-        [sys.executable, "-m", f"furnace_hpc.{name}", *words], cwd=place, timeout=600
-    )
+    command = [sys.executable, "-m", f"furnace_hpc.{name}", *words]
+    return forked_commands.run(command, cwd=place, env=without_slurm(place), timeout=600)
 
 
 def test_setting_words_can_be_read_back():
