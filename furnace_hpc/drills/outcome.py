@@ -6,11 +6,10 @@ from typing import Any
 from furnace_hpc.drills.faults import Disturbance
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import AttemptHistory
-from furnace_hpc.runs.records.metrics import read_metrics, records_of_attempt
+from furnace_hpc.runs.records.metrics import MEASURED, read_metrics, records_of_attempt
 from furnace_hpc.runs.records.result import read_result
 
 UNDISTURBED = "undisturbed"
-TIME_KEYS = {"step_time_s", "samples_per_s", "time_unix_s", "attempt"}
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,8 @@ def _trained(run: RunFolder, attempt: int) -> list[dict[str, Any]]:
 
 
 def _curve(run: RunFolder) -> list[dict[str, Any]]:
-    """Return all numbers of every step, except times."""
+    """Return all numbers of every step, except measured ones such as times."""
     records = [record for record in read_metrics(run) if record["kind"] == "train"]
     return [
-        {key: value for key, value in record.items() if key not in TIME_KEYS} for record in records
+        {key: value for key, value in record.items() if key not in MEASURED} for record in records
     ]

@@ -103,7 +103,7 @@ def test_logs_show_output_before_the_run_began(quiet: Cluster, tmp_path: Path):
     assert "1 ranks never started: see the batch log" in run["reason"]
     said = study.furnace("status", "--grid", "study", "--logs", "waits").stdout
     assert re.search(
-        r"==> .*/submissions/1/\d+_0_1_log\.out\nlibnccl\.so\.2: cannot open shared object file",
+        r"==> .*/submissions/1/\d+_0_0_log\.out\nlibnccl\.so\.2: cannot open shared object file",
         said,
     )
 

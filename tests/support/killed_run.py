@@ -9,11 +9,7 @@ from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
 from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import RunFolder
-from furnace_hpc.runs.records.metrics import read_metrics
-
-TIME_KEYS = {"step_time_s", "samples_per_s", "time_unix_s", "attempt"}
-TIME_KEYS |= {"model_tflop_s", "mfu", "data_wait_s", "energy_j"}
-TIME_KEYS |= {"peak_memory_gib", "peak_reserved_gib"}
+from furnace_hpc.runs.records.metrics import MEASURED, read_metrics
 
 
 def new_run(
@@ -98,6 +94,6 @@ def sample_order(folder: Path) -> dict[tuple[int, int, int], list[int]]:
 def loss_curve(folder: Path) -> dict[tuple[int, str], dict[str, float]]:
     """(step, kind) -> all numbers of the record except times and the attempt."""
     return {
-        (r["step"], r["kind"]): {k: v for k, v in r.items() if k not in TIME_KEYS}
+        (r["step"], r["kind"]): {k: v for k, v in r.items() if k not in MEASURED}
         for r in read_metrics(RunFolder(folder))
     }

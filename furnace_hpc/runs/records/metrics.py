@@ -12,6 +12,10 @@ from furnace_hpc.host.regular_file import IrregularFile
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder
 
+MEASURED = {"step_time_s", "samples_per_s", "time_unix_s", "attempt", "data_wait_s", "energy_j"}
+MEASURED |= {"model_tflop_s", "mfu", "peak_memory_gib", "peak_reserved_gib"}
+"""Keys of records that differ between runs of the same numbers."""
+
 
 class MetricsFile:
     """Append records to `metrics/<attempt>.jsonl` at once.
