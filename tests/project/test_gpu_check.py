@@ -40,7 +40,8 @@ def run(out: Path, data: Path, *options: str) -> tuple[int, list[dict], str]:
 
 # Each part, at the stage that has the most code. tests/engine has the other stages on a CPU.
 PARTS = {
-    "machine": ["machine", "bound_rank", "hardware_errors", "attention", "waits", "fill"],
+    "machine": ["machine", "bound_rank", "hardware_errors", "attention", "fill"],
+    "waits": ["waits zero1", "waits zero2"],
     "steps": ["host_copy", "stage zero3_offload", "same_bits zero3"],
     "runs": ["step_time", "resumes zero2", "meters", "auto", "out_of_memory", "collectives"],
 }
