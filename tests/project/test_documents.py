@@ -292,6 +292,13 @@ def without_slurm(place: Path) -> dict[str, str]:
     return environment | {"PATH": str(place / "bin"), "HOME": str(place), "COLUMNS": "120"}
 
 
+def test_readme_names_the_test_command():
+    """CI runs it: `make test-all` begins with `make test`."""
+    assert "`make test`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make test-all" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "\ntest-all: test " in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_readme_in_chinese_has_the_same_table():
     """Its figures, its pictures with a text of their own, and what a table declares."""
     english, chinese = (
