@@ -18,9 +18,21 @@ CORES = 2
 
 def node_sections(profile: ClusterProfile | None, root: Path) -> list[Section]:
     """Start the job, wait at most a minute for a node, and return the job's sections."""
+    hint = "try again later, or skip it with --no-job"
+    done = run_job(srun_command(profile, root), "job", hint)
+    if isinstance(done, Check):
+        return [Section(TITLE, (done,))]
     try:
-        done = subprocess.run(
-            srun_command(profile, root),
+        return from_json(done.stdout[done.stdout.index("{") :], before=f"{TITLE}: ")
+    except (ValueError, KeyError, TypeError):
+        return [Section(TITLE, (failed_job(done.stderr, done.returncode),))]
+
+
+def run_job(command: list[str], name: str, hint: str) -> subprocess.CompletedProcess[str] | Check:
+    """Wait for an srun. If it does not end, the answer is a check with this name and hint."""
+    try:
+        return subprocess.run(
+            command,
             env=clean_environment(os.environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -30,15 +42,9 @@ def node_sections(profile: ClusterProfile | None, root: Path) -> list[Section]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        found = f"no answer within {WAIT_S + WORK_S} s"
-        return [Section(TITLE, (warn("job", found, "try again later, or skip it with --no-job"),))]
+        return warn(name, f"no answer within {WAIT_S + WORK_S} s", hint)
     except OSError as error:
-        found = f"srun cannot be started: {error.strerror}"
-        return [Section(TITLE, (fail("job", found, "put srun on PATH"),))]
-    try:
-        return from_json(done.stdout[done.stdout.index("{") :], before=f"{TITLE}: ")
-    except (ValueError, KeyError, TypeError):
-        return [Section(TITLE, (failed_job(done.stderr, done.returncode),))]
+        return fail(name, f"srun cannot be started: {error.strerror}", "put srun on PATH")
 
 
 def failed_job(messages: str, code: int) -> Check:

@@ -190,7 +190,7 @@ def test_the_job_of_two_nodes(tmp_path, monkeypatch):
     assert "export GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0" in command[-7]
     assert command[-5:] == ["/py", "-P", "-m", two_nodes.MODULE, str(tmp_path / "r")]
     done = subprocess.CompletedProcess([], 1, "", "srun: error: Unable to allocate resources: no")
-    monkeypatch.setattr(two_nodes.subprocess, "run", lambda *arguments, **options: done)
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: done)
     section = two_nodes.two_node_section(None, tmp_path / "runs")
     assert [check.level for check in section.checks] == ["warn"]
     assert list((tmp_path / "runs").iterdir()) == []

@@ -1,17 +1,14 @@
 """Measure an all-reduce between two nodes in a short job, beside what their link should give."""
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.diagnostics.node import JOB_MIN, WAIT_S, WORK_S, failed_job, profile_flags
+from furnace_hpc.diagnostics.node import JOB_MIN, WAIT_S, failed_job, profile_flags, run_job
 from furnace_hpc.diagnostics.report import Check, Section, fail, ok, warn
-from furnace_hpc.slurm.environment import clean_environment
 
 TITLE = "Two nodes"
 MODULE = "furnace_hpc.engine.ranks.link_probe"
@@ -29,23 +26,10 @@ def two_node_section(profile: ClusterProfile | None, root: Path) -> Section:
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".doctor-", dir=root) as folder:
-        try:
-            done = subprocess.run(
-                srun_command(profile, Path(folder) / "rendezvous"),
-                env=clean_environment(os.environ),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=WAIT_S + WORK_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            found = f"no answer within {WAIT_S + WORK_S} s"
-            return Section(TITLE, (warn("all-reduce", found, NETWORK),))
-        except OSError as error:
-            found = f"srun cannot be started: {error.strerror}"
-            return Section(TITLE, (fail("all-reduce", found, "put srun on PATH"),))
+        command = srun_command(profile, Path(folder) / "rendezvous")
+        done = run_job(command, "all-reduce", NETWORK)
+    if isinstance(done, Check):
+        return Section(TITLE, (done,))
     line = next((line for line in done.stdout.splitlines() if line.startswith("{")), "")
     try:
         return Section(TITLE, (judge(json.loads(line)),))
