@@ -37,7 +37,7 @@ from furnace_hpc.engine.ranks.distributed import (
     init_process_group,
 )
 from furnace_hpc.engine.setup import set_up_torch
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 

@@ -33,7 +33,7 @@ from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.deepspeed_engine import build_engine
 from furnace_hpc.engine.loop import train_batches, train_step
 from furnace_hpc.engine.ranks.distributed import Processes
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.model_config import ModelConfig
+from furnace_hpc.config.sections.model import ModelConfig
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # one file, or an index of parts

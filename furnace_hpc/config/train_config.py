@@ -15,7 +15,6 @@ from furnace_hpc.config.base import (
     FROM_EPOCHS,
     NAME_PATTERN,
     NOT_IDENTITY,
-    Beta,
     Config,
     Name,
     Partitions,
@@ -25,87 +24,17 @@ from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.identity import identity_hash, seeded_hashes
 from furnace_hpc.config.metrics import METRICS, metric_names
-from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
 from furnace_hpc.config.parsing.numbers import wanted_number
+from furnace_hpc.config.sections.data import DataConfig
+from furnace_hpc.config.sections.evaluation import EarlyStoppingConfig, EvaluationConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.model import ModelConfig
+from furnace_hpc.config.sections.optimizer import OptimizerConfig, ScheduleConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.config.seeds import combined_seed
 
 AUTO = "auto"  # of micro_batch_size: chosen by the engine
 UNKNOWN_STEPS = 0  # of a config with `epochs`, while the size of the train split is not known
-
-
-class DataConfig(Config):
-    """The packed data set, and the order of its samples."""
-
-    name: Name = Field(default="tridigits", description="folder under the data root")
-    sampling: Literal["permutation", "weighted"] = Field(
-        default="permutation",
-        description="permutation: each sample once per epoch; weighted: drawn with replacement, by "
-        "the set's column sampling_weight",
-    )
-
-
-class OptimizerConfig(Config):
-    """torch.optim.AdamW."""
-
-    lr: float = Field(default=3e-3, gt=0, description="peak learning rate")
-    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="decay of the two moments")
-    eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
-    weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
-    max_grad_norm: float = Field(
-        default=1.0, ge=0, description="gradient clipping by global norm; 0: off"
-    )
-
-
-class ScheduleConfig(Config):
-    """Learning rate over the run: linear warm-up, then decay."""
-
-    decay: Literal["cosine", "constant"] = Field(
-        default="cosine", description="cosine to 0 at the last step, or constant"
-    )
-    warmup_fraction: float = Field(
-        default=0.1, ge=0, lt=1, description="share of the steps that warm up from 0"
-    )
-
-
-class EvaluationConfig(Config):
-    """When to evaluate on the validation split, and which step to evaluate on the test split."""
-
-    every: int = Field(
-        default=100,
-        ge=1,
-        description="optimizer steps between evaluations; the last step is evaluated too",
-    )
-    select: Literal["best", "last"] = Field(
-        default="best",
-        description="step for the test split: the evaluated step with the best `metric`, or the "
-        "last step",
-    )
-    metric: str | None = Field(
-        default=None,
-        description="val/<task>/<metric> [of the first task, by its kind: accuracy, map, qwk or "
-        "mae]",
-    )
-    frames: Literal["middle", "mean"] = Field(
-        default="middle",
-        description="frames of a clip. middle: its middle frame; mean: all frames, and the mean of "
-        "their probabilities is scored",
-    )
-    batch_size: int = Field(
-        default=256,
-        ge=1,
-        json_schema_extra=NOT_IDENTITY,
-        description="samples per forward pass and process",
-    )
-
-
-class EarlyStoppingConfig(Config):
-    """When to end a run before its last step."""
-
-    patience: int = Field(
-        ge=1,
-        description="evaluations in a row without a new best value of evaluation.metric, after "
-        "which training ends",
-    )
 
 
 def _micro_batch_size(value: Any) -> Any:

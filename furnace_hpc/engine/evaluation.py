@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from furnace_hpc.config.metrics import subsets
-from furnace_hpc.config.model_config import TaskConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.prefetch import BatchPrefetcher, BatchRequest
 from furnace_hpc.data.loading.targets import TargetScale

@@ -8,10 +8,12 @@ import json
 
 import torch
 
-from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.model import ModelConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
 from furnace_hpc.engine.portable import set_up_portable
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 

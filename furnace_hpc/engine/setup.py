@@ -31,7 +31,7 @@ from furnace_hpc.engine.ranks.stop import StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.speed.compilation import compile_blocks
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.model.square_root import round_correctly
 from furnace_hpc.runs.code import code_hash

@@ -36,9 +36,9 @@ from furnace_hpc.inference.predictor import Predictor
 from furnace_hpc.inference.preprocess import make_tokenizer
 from furnace_hpc.inference.source import Checkpoint, check_checkpoint, find_checkpoint, find_data
 from furnace_hpc.inference.torch_export import make_program, relative_difference
+from furnace_hpc.model.encoders.weights import architectures
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.model.scores import mean_prediction
-from furnace_hpc.model.weights import architectures
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.records.checkpoint_files import describe
 from furnace_hpc.runs.records.predictions import read_arrays

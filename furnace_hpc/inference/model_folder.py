@@ -25,7 +25,7 @@ from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import standardised
 from furnace_hpc.data.loading.targets import TargetScale, target_scales
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.runs.records.checkpoint_files import describe
 

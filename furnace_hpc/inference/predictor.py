@@ -19,7 +19,7 @@ from torch import Tensor
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import MODALITIES
-from furnace_hpc.config.model_config import TaskConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.data.decode.tokenizer import load_tokenizer
 from furnace_hpc.data.loading.batches import cut_text
 from furnace_hpc.data.packing.sample import Array, Values

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from furnace_hpc.config.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.model.square_root import square_root
 
 NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from furnace_hpc.config.model_config import LossConfig, ModelConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.model.attention import (
     BottleneckFusion,
     Checkpoint,
     CrossAttentionFusion,
     masked_mean,
 )
-from furnace_hpc.model.encoders import InputShapes, make_encoder
+from furnace_hpc.model.encoders.choice import make_encoder
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
 from furnace_hpc.model.heads import make_head
 

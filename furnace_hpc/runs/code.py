@@ -17,7 +17,7 @@ DECIDING = (
     "model",
     "engine",
     "config/train_config.py",
-    "config/model_config.py",
+    "config/sections",
     "config/deepspeed_file.py",
     "config/manifest.py",
     "config/seeds.py",

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from login_study import command, pack, refused, write_grid
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.model_config import ModelConfig
 from furnace_hpc.config.pretrained_files import check_pretrained
+from furnace_hpc.config.sections.model import ModelConfig
 
 
 @pytest.fixture

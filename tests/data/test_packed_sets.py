@@ -11,8 +11,8 @@ from furnace_hpc import pack
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import read_grid, with_settings
-from furnace_hpc.config.model_config import ModelConfig
 from furnace_hpc.config.parsing.lookup import find_file
+from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.decode.audio import SoundKnobs
 from furnace_hpc.data.decode.tokenizer import vocabulary_of

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.model import ModelConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.sampler import step_indices
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 

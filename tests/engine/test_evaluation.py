@@ -13,12 +13,12 @@ from torch import nn
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Labels, Statistics
 from furnace_hpc.config.metrics import metric_names
-from furnace_hpc.config.model_config import TaskConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.data.columns import open_columns, write_columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.engine.evaluation import evaluate
 from furnace_hpc.engine.setup import check_presence
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.model.scores import multi_label_scores, tune_threshold

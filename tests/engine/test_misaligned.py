@@ -12,7 +12,9 @@ import torch
 from make import DESIGNS, SHAPES
 from torch import Tensor
 
-from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.model import ModelConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 

@@ -9,7 +9,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
 from furnace_hpc.config.identity import identity_hash
-from furnace_hpc.config.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.data.loading.targets import balanced_weights
 from furnace_hpc.model.losses import task_loss, total_loss
 

@@ -5,7 +5,7 @@ import torch
 from make import DESIGNS, make_inputs, make_model
 from torch.nn import functional
 
-from furnace_hpc.model.convolutions import MaskedGroupNorm, pool_matrix
+from furnace_hpc.model.encoders.convolutions import MaskedGroupNorm, pool_matrix
 
 
 @pytest.mark.parametrize(

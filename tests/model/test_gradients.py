@@ -17,7 +17,8 @@ from make import DESIGNS, SHAPES, make_inputs, make_model
 from torch import Tensor
 from transformers import ASTConfig, BertConfig, ViTConfig
 
-from furnace_hpc.config.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.model.attention import CrossAttentionFusion
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
 from furnace_hpc.model.losses import total_loss

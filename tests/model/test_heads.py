@@ -4,7 +4,9 @@ import pytest
 import torch
 from make import SHAPES, make_inputs
 
-from furnace_hpc.config.model_config import LossConfig, ModelConfig, TaskConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.model import ModelConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.model.heads import OrdinalHead, level_log_probabilities
 from furnace_hpc.model.losses import task_loss, total_loss
 from furnace_hpc.model.network import FusionModel

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from furnace_hpc.config.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.model.losses import (
     consistency,
     feature_norm,

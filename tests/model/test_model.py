@@ -6,7 +6,8 @@ import pytest
 import torch
 from make import DESIGNS, make_inputs, make_model
 
-from furnace_hpc.config.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.model.attention import masked_mean
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import drop_modalities

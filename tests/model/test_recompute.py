@@ -9,7 +9,8 @@ from make import DESIGNS, make_inputs, make_model
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from furnace_hpc.config.model_config import LossConfig, TaskConfig
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.model.losses import total_loss
 
 LOSS = LossConfig(alpha=0.5, beta=0.3, info_nce=1.0, unimodal=1.0, vicreg=0.1, projection_width=16)

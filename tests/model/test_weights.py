@@ -34,12 +34,13 @@ from transformers import (
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import read_manifest
-from furnace_hpc.config.model_config import ModelConfig
 from furnace_hpc.config.pretrained_files import check_pretrained
+from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.data.columns import write_columns
 from furnace_hpc.data.decode.tokenizer import load_tokenizer, shipped_vocabulary, vocabulary_of
 from furnace_hpc.inference.preprocess import make_tokenizer
-from furnace_hpc.model.encoders import InputShapes, make_encoder
+from furnace_hpc.model.encoders.choice import make_encoder
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 
 IMAGE = {"image_size": 32, "patch_size": 8, "num_channels": 1}
 AUDIO = {

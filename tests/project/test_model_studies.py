@@ -9,12 +9,12 @@ import torch
 
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import read_grid
-from furnace_hpc.config.model_config import ModelConfig
 from furnace_hpc.config.parsing.lookup import find_file
+from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.launch.dataset_checks import fingerprints
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 

@@ -175,7 +175,7 @@ def _model_of(case: Case, lr: float) -> tuple[nn.Module, list[dict[str, Any]]]:
         return network, network.groups(lr)
     from make import SHAPES
 
-    from furnace_hpc.config.model_config import ModelConfig
+    from furnace_hpc.config.sections.model import ModelConfig
     from furnace_hpc.model.network import FusionModel
 
     config = ModelConfig(width=32, feedforward=48, text_layers=1, dropout=0.0)

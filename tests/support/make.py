@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from furnace_hpc.config.grids.grid import apply_overrides
-from furnace_hpc.config.model_config import LossConfig, ModelConfig
 from furnace_hpc.config.parsing.lookup import find_file, read_json
+from furnace_hpc.config.sections.loss import LossConfig
+from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.config.train_config import TrainConfig
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.network import FusionModel
 
 SHAPES = InputShapes(vocab_size=20, pad_id=0, image_channels=1, audio_coefficients=40)

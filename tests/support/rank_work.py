@@ -26,7 +26,7 @@ from furnace_hpc.engine.evaluation import evaluate
 from furnace_hpc.engine.loop import forward, learning_rate, train_batches, train_step
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.gather import gather_of
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel
 

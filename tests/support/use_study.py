@@ -20,7 +20,7 @@ from furnace_hpc.data.sets.mmimdb import MovieKnobs, plan_raw
 from furnace_hpc.data.sets.tridigits.sample_files import write_samples
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
 from furnace_hpc.inference.export import export
-from furnace_hpc.model.encoders import InputShapes
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.network import FusionModel
 from furnace_hpc.runs.folder import RunFolder, write_atomically, write_json
 from furnace_hpc.runs.records.checkpoint_files import complete, describe

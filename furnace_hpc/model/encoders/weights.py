@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.model_config import ModelConfig
 from furnace_hpc.config.pretrained_files import CONFIG, check_kind, not_found
+from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.data.decode.tokenizer import shipped_vocabulary
 
 # Attribute of an encoder that holds the transformers model.

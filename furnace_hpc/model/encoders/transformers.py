@@ -1,24 +1,21 @@
-"""Encoders: each turns one modality into a sequence of tokens and a mask of valid tokens.
+"""Encoders from transformers.
 
-The transformers have random weights in the sizes of the config, or trained weights from a folder or
+They have random weights in the sizes of the config, or trained weights from a folder or
 from the hub's cache. Nothing is downloaded here, because cluster nodes are often offline.
 
 B batch, C channels or coefficients, H height, W width, T tokens or frames, D width.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from furnace_hpc.config.manifest import Manifest
-from furnace_hpc.config.model_config import ModelConfig
-from furnace_hpc.data.decode.tokenizer import vocabulary_of
-from furnace_hpc.model.convolutions import AudioEncoder, ImageEncoder, length_mask
-from furnace_hpc.model.weights import (
+from furnace_hpc.config.sections.model import ModelConfig
+from furnace_hpc.model.encoders.convolutions import length_mask
+from furnace_hpc.model.encoders.input_shapes import InputShapes
+from furnace_hpc.model.encoders.weights import (
     check_at_most,
     check_exactly,
     check_vocabulary,
@@ -27,46 +24,6 @@ from furnace_hpc.model.weights import (
 )
 
 BERT_TOKENS = 512  # BERT's number of positions. Random weights get more for longer texts.
-
-
-@dataclass(frozen=True)
-class InputShapes:
-    """The properties of a data set that the encoders depend on."""
-
-    vocab_size: int
-    pad_id: int
-    image_channels: int
-    audio_coefficients: int
-    image_size: tuple[int, int] = (32, 32)
-    audio_frames: int = 32
-    text_tokens: int = 0
-    vocabulary: str | None = None
-    """Fingerprint of the tokenizer's vocabulary. None if the data set does not name it."""
-    architectures: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    """Modality -> transformers' configuration of an encoder that started from trained weights.
-
-    Set if the caller loads all weights itself. The encoder then reads no trained weights.
-    """
-
-    @classmethod
-    def of(
-        cls, manifest: Manifest, architectures: Mapping[str, dict[str, Any]] | None = None
-    ) -> "InputShapes":
-        """The shapes of a packed data set. Those of a missing modality are 0."""
-        shapes = {name: column.shape for name, column in manifest.columns.items()}
-        channels, height, width = shapes.get("image", (0, 0, 0))[-3:]
-        coefficients, frames = shapes.get("audio", (0, 0))
-        return cls(
-            vocab_size=manifest.vocab_size or 0,
-            pad_id=manifest.pad_id,
-            image_channels=channels,
-            audio_coefficients=coefficients,
-            image_size=(height, width),
-            audio_frames=frames,
-            text_tokens=shapes.get("text", (0,))[0],
-            vocabulary=vocabulary_of(manifest),
-            architectures=architectures or {},
-        )
 
 
 class TextEncoder(nn.Module):
@@ -189,26 +146,6 @@ class AudioTransformer(nn.Module):
             attention_mask = _attention_mask(self.ast, mask_BT)
         tokens_BTD = self.ast(x_BTC, attention_mask=attention_mask).last_hidden_state
         return self.project(tokens_BTD), mask_BT
-
-
-def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Module:
-    """Make the encoder of a modality that the config asks for.
-
-    Raises:
-        ConfigError: trained weights are missing or do not fit the data.
-    """
-    match name, config.image_encoder, config.audio_encoder:
-        case "text", _, _:
-            return TextEncoder(config, shapes)
-        case "image", "cnn", _:
-            return ImageEncoder(shapes.image_channels, config.width, config.image_tokens)
-        case "image", "vit", _:
-            return VisionTransformer(config, shapes)
-        case "audio", _, "cnn":
-            return AudioEncoder(shapes.audio_coefficients, config.width, config.audio_tokens)
-        case "audio", _, "transformer":
-            return AudioTransformer(config, shapes)
-    raise ValueError(f"no encoder for modality {name!r}")
 
 
 def _attention_mask(network: Any, mask_BT: Tensor) -> Tensor:

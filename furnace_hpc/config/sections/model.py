@@ -1,52 +1,10 @@
-"""Typed configuration of tasks, network and loss."""
+"""The section `model`."""
 
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from furnace_hpc.config.base import ADDED_LATER, Config, ModalityName, Name, no_duplicates
-
-
-class TaskConfig(Config):
-    """One thing to predict: a head, a loss and the label column `label.<name>`."""
-
-    name: Name = Field(
-        description="the label column is `label.<name>`; metrics are `<split>/<name>/<metric>`"
-    )
-    kind: Literal["single_label", "multi_label", "ordinal", "regression"] = Field(
-        default="single_label",
-        description="single_label: one class per sample, cross-entropy; multi_label: any number of "
-        "classes, binary cross-entropy; ordinal: one of several ordered levels, continuation-ratio "
-        "likelihood; regression: one or several numbers, squared error of standardised targets",
-    )
-    weight: float = Field(default=1.0, gt=0, description="factor of this task's loss in the sum")
-    class_weights: Literal["balanced"] | None = Field(
-        default=None,
-        json_schema_extra=ADDED_LATER,
-        description="balanced: a sample's training loss is multiplied by train samples / (classes "
-        "x train samples of its class). For single_label and ordinal [all classes count 1]",
-    )
-    focal_gamma: float = Field(
-        default=0.0,
-        ge=0,
-        json_schema_extra=ADDED_LATER,
-        description="focal loss in training: each cross-entropy is multiplied by (1 - probability "
-        "of the truth) to this power. For single_label and multi_label",
-    )
-
-    @model_validator(mode="after")
-    def _fits_kind(self) -> "TaskConfig":
-        if self.class_weights and self.kind not in ("single_label", "ordinal"):
-            raise ValueError(
-                f"class_weights are for single_label and ordinal, and task {self.name!r} is "
-                f"{self.kind}. Remove them"
-            )
-        if self.focal_gamma and self.kind not in ("single_label", "multi_label"):
-            raise ValueError(
-                f"focal_gamma is for single_label and multi_label, and task {self.name!r} is "
-                f"{self.kind}. Remove it"
-            )
-        return self
+from furnace_hpc.config.base import Config, ModalityName, no_duplicates
 
 
 class ModelConfig(Config):
@@ -153,74 +111,3 @@ class ModelConfig(Config):
                 "transformer"
             )
         return self
-
-
-class LossConfig(Config):
-    """Loss: sum of weight x task loss, + alpha x consistency, + beta x norm, + other terms."""
-
-    alpha: float = Field(
-        default=0.0,
-        ge=0,
-        description="weight of the consistency term: pairwise MSE of the pooled features",
-    )
-    beta: float = Field(
-        default=0.0,
-        ge=0,
-        description="weight of the specific term: mean L2 norm of the pooled features",
-    )
-    info_nce: float = Field(
-        default=0.0,
-        ge=0,
-        description="weight of InfoNCE between the projections of each two modalities, over the "
-        "micro-batches of all processes. So accumulation gives another loss than one large batch",
-    )
-    projection_width: int = Field(
-        default=64,
-        ge=2,
-        description="width of the projections of InfoNCE, which are normalised, and of the "
-        "expanders of VICReg",
-    )
-    temperature: float = Field(
-        default=0.07, gt=0.01, description="InfoNCE: initial value of the learnt temperature"
-    )
-    unimodal: float = Field(
-        default=0.0,
-        ge=0,
-        description="weight of the mean loss of heads with one present modality each",
-    )
-    vicreg: float = Field(
-        default=0.0,
-        ge=0,
-        json_schema_extra=ADDED_LATER,
-        description="weight of VICReg between each two modalities, over the same samples as "
-        "`info_nce`",
-    )
-    vicreg_invariance: float = Field(
-        default=25.0,
-        ge=0,
-        json_schema_extra=ADDED_LATER,
-        description="VICReg: weight of the mean squared difference",
-    )
-    vicreg_variance: float = Field(
-        default=25.0,
-        ge=0,
-        json_schema_extra=ADDED_LATER,
-        description="VICReg: weight of the hinge on deviations",
-    )
-    vicreg_covariance: float = Field(
-        default=1.0,
-        ge=0,
-        json_schema_extra=ADDED_LATER,
-        description="VICReg: weight of the squared covariances",
-    )
-    vicreg_gamma: float = Field(
-        default=1.0,
-        gt=0,
-        json_schema_extra=ADDED_LATER,
-        description="VICReg: deviation that each feature should have",
-    )
-
-    @property
-    def compares_samples(self) -> tuple[str, ...]:
-        """The terms in use that compare samples of a micro-batch. They depend on the batch size."""
-        return tuple(term for term in ("info_nce", "vicreg") if getattr(self, term))

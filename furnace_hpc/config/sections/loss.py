@@ -1,0 +1,76 @@
+"""The section `loss`."""
+
+from pydantic import Field
+
+from furnace_hpc.config.base import ADDED_LATER, Config
+
+
+class LossConfig(Config):
+    """Loss: sum of weight x task loss, + alpha x consistency, + beta x norm, + other terms."""
+
+    alpha: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the consistency term: pairwise MSE of the pooled features",
+    )
+    beta: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the specific term: mean L2 norm of the pooled features",
+    )
+    info_nce: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of InfoNCE between the projections of each two modalities, over the "
+        "micro-batches of all processes. So accumulation gives another loss than one large batch",
+    )
+    projection_width: int = Field(
+        default=64,
+        ge=2,
+        description="width of the projections of InfoNCE, which are normalised, and of the "
+        "expanders of VICReg",
+    )
+    temperature: float = Field(
+        default=0.07, gt=0.01, description="InfoNCE: initial value of the learnt temperature"
+    )
+    unimodal: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the mean loss of heads with one present modality each",
+    )
+    vicreg: float = Field(
+        default=0.0,
+        ge=0,
+        json_schema_extra=ADDED_LATER,
+        description="weight of VICReg between each two modalities, over the same samples as "
+        "`info_nce`",
+    )
+    vicreg_invariance: float = Field(
+        default=25.0,
+        ge=0,
+        json_schema_extra=ADDED_LATER,
+        description="VICReg: weight of the mean squared difference",
+    )
+    vicreg_variance: float = Field(
+        default=25.0,
+        ge=0,
+        json_schema_extra=ADDED_LATER,
+        description="VICReg: weight of the hinge on deviations",
+    )
+    vicreg_covariance: float = Field(
+        default=1.0,
+        ge=0,
+        json_schema_extra=ADDED_LATER,
+        description="VICReg: weight of the squared covariances",
+    )
+    vicreg_gamma: float = Field(
+        default=1.0,
+        gt=0,
+        json_schema_extra=ADDED_LATER,
+        description="VICReg: deviation that each feature should have",
+    )
+
+    @property
+    def compares_samples(self) -> tuple[str, ...]:
+        """The terms in use that compare samples of a micro-batch. They depend on the batch size."""
+        return tuple(term for term in ("info_nce", "vicreg") if getattr(self, term))
