@@ -26,8 +26,8 @@ from furnace_hpc.config.grids.grid import load_grid, with_settings
 from furnace_hpc.config.manifest import check_files, read_manifest
 from furnace_hpc.config.parsing.text_safety import masked
 from furnace_hpc.launch.arrays import Limits, next_wave
-from furnace_hpc.launch.plan import Choices
-from furnace_hpc.launch.planner import make_plan
+from furnace_hpc.launch.planning.plan import Choices
+from furnace_hpc.launch.planning.planner import make_plan
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import Submission

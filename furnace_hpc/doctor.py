@@ -44,7 +44,7 @@ from furnace_hpc.diagnostics.report import (
     worst,
 )
 from furnace_hpc.diagnostics.slurm_info import SlurmFacts, ask, try_gpu_flags
-from furnace_hpc.launch.show_plan import choose_profile
+from furnace_hpc.launch.planning.show_plan import choose_profile
 from furnace_hpc.runs.trust import trust_group
 from furnace_hpc.slurm.client import has_slurm
 

@@ -27,7 +27,7 @@ from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.console.options import Cluster, DataRoot, RunsRoot
 from furnace_hpc.drills.faults import Disturbance, disturbances, stages
 from furnace_hpc.drills.outcome import UNDISTURBED, Outcome, read_outcome
-from furnace_hpc.launch.show_plan import choose_profile
+from furnace_hpc.launch.planning.show_plan import choose_profile
 from furnace_hpc.runs.folder import RunFolder, write_json
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
 from furnace_hpc.runs.records.metrics import last_record

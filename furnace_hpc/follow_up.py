@@ -1,6 +1,7 @@
 """Continue a submission after a wave: submit the next runs, retry interrupted ones, make the table.
 
-After the trials of a tuned grid, the next runs are those of the table, with the chosen values.
+After the trials of a tuned grid, the next runs are those of the table, with the chosen values. Runs
+that start from the weights of others follow these.
 
 A follow-up job runs this on a compute node when all elements of its wave have ended. If a site
 allows no sbatch on compute nodes, run `furnace submit --grid NAME` again instead.
@@ -17,12 +18,12 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import read_grid
 from furnace_hpc.launch.follow_up import (
     close_attempts,
-    plan_after_trials,
+    plan_next_stage,
     read_profile,
     remaining_rows,
 )
-from furnace_hpc.launch.node_exclusion import excluded_nodes
-from furnace_hpc.launch.show_plan import print_plan
+from furnace_hpc.launch.planning.node_exclusion import excluded_nodes
+from furnace_hpc.launch.planning.show_plan import print_plan
 from furnace_hpc.launch.submission import grid_lock, record, recover_pending_submissions
 from furnace_hpc.monitor.run_status import StatusResolver, observe
 from furnace_hpc.runs.folder import GridFolder
@@ -71,7 +72,7 @@ def _submit_next_wave(submission: Submission, folder: GridFolder) -> bool:
     left = remaining_rows(submission, folder, profile.retries, resolver)
     close_attempts(submission, folder, resolver)
     if not left:
-        return _submit_table_runs(submission, folder, resolver)
+        return _submit_next_stage(submission, folder, resolver)
     # The live jobs include this one.
     limits = slurm_array.site_limits(profile, resolver.job_cache.live_jobs)
     runs = [folder.run(row.run_id) for row in submission.rows]
@@ -81,16 +82,16 @@ def _submit_next_wave(submission: Submission, folder: GridFolder) -> bool:
     return True
 
 
-def _submit_table_runs(
+def _submit_next_stage(
     submission: Submission, folder: GridFolder, resolver: StatusResolver
 ) -> bool:
-    """Submit the table's runs of tuned rows whose trials have ended. Return False if none is left.
+    """Submit the runs that waited for those that have ended. Return False if none is left.
 
     They become a submission of their own, with its own follow-up job.
     """
     from furnace_hpc.launch import slurm_array
 
-    plan = plan_after_trials(submission, folder, resolver)
+    plan = plan_next_stage(submission, folder, resolver)
     if plan is None:
         return False
     print_plan(plan)

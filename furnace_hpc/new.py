@@ -10,9 +10,10 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.base import NAME_PATTERN
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import GridRow, expand_rows
+from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.first_grid import FirstGrid, modality_rows
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.config.manifest import Manifest, check_files, read_manifest
 from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.config.parsing.command_line import furnace
@@ -20,7 +21,7 @@ from furnace_hpc.config.parsing.lookup import FOLDERS, data_root, find_file, nam
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.console.options import complete_grids
 from furnace_hpc.host.regular_file import read_regular_text
-from furnace_hpc.launch.dataset_checks import count_lacking, fingerprints
+from furnace_hpc.launch.planning.dataset_checks import count_lacking, fingerprints
 from furnace_hpc.runs.folder import write_atomically
 
 

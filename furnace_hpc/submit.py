@@ -17,8 +17,9 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import GridRow, expand, expand_rows
+from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, select_names, with_settings
+from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
@@ -27,10 +28,15 @@ from furnace_hpc.config.train_config import TRIAL
 from furnace_hpc.console.options import Cluster, DataRoot, GridFile, RunsRoot, Variants
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
-from furnace_hpc.launch.dataset_checks import fingerprints
-from furnace_hpc.launch.plan import Choices, Plan, Scope
-from furnace_hpc.launch.planner import check_retry, make_plan
-from furnace_hpc.launch.show_plan import check_shared, choose_profile, print_batch_texts, print_plan
+from furnace_hpc.launch.planning.dataset_checks import fingerprints
+from furnace_hpc.launch.planning.plan import Choices, Plan, Scope
+from furnace_hpc.launch.planning.planner import check_retry, make_plan
+from furnace_hpc.launch.planning.show_plan import (
+    check_shared,
+    choose_profile,
+    print_batch_texts,
+    print_plan,
+)
 from furnace_hpc.launch.submission import (
     grid_lock,
     record,
@@ -218,6 +224,8 @@ def make_plan_of(
 ) -> Plan:
     """Plan the runs of the chosen rows and seeds. Of a tuned grid, plan what can run now.
 
+    Runs that start from the weights of others wait in the plan.
+
     Args:
         options: the user's choices.
         rows: the chosen rows.
@@ -244,7 +252,8 @@ def make_plan_of(
             for spec in expand(grid, known_data, rows)
             if str(spec.config.seed) in options.seeds
         ]
-        return make_plan(grid, specs, options.profile, folder, choices)
+        plan = make_plan(grid, specs, options.profile, folder, choices)
+        return replace(plan, scope=_scope(options)) if plan.num_later else plan
     stage = next_stage(
         grid,
         rows,
@@ -351,23 +360,24 @@ def _run_here(plan: Plan, plan_again: Callable[[], Plan]) -> None:
     """Run the queue, then print the table of the grid. Exit with 1 if a planned run is not done.
 
     When the trials of a tuned grid have chosen values, the queue continues with the table's runs.
+    When the runs that others start from are done, it continues with those others.
     """
     while True:
         if plan.to_do:
             _run_queue(plan)
         else:
             record(plan)
-        if not plan.num_waiting:
+        if not plan.num_later:
             break
         before, plan = plan, plan_again()
-        if plan.num_waiting == before.num_waiting:
+        if plan.num_later == before.num_later:
             break
         print_plan(plan)
     from furnace_hpc.aggregate import show_table
 
     show_table(plan.grid, plan.folder)
     is_complete = all(run.folder.result.is_file() for run in plan.runs)
-    raise typer.Exit(int(not is_complete or plan.num_waiting > 0))
+    raise typer.Exit(int(not is_complete or plan.num_later > 0))
 
 
 def _run_queue(plan: Plan) -> None:

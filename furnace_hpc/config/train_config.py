@@ -27,6 +27,7 @@ from furnace_hpc.config.metrics import METRICS, metric_names
 from furnace_hpc.config.parsing.numbers import wanted_number
 from furnace_hpc.config.sections.data import DataConfig
 from furnace_hpc.config.sections.evaluation import EarlyStoppingConfig, EvaluationConfig
+from furnace_hpc.config.sections.initial_weights import Sources
 from furnace_hpc.config.sections.loss import LossConfig
 from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.config.sections.optimizer import OptimizerConfig, ScheduleConfig
@@ -83,6 +84,12 @@ class TrainConfig(Config):
         default=None,
         json_schema_extra=ADDED_LATER,
         description="ends the training when evaluation.metric no longer improves [off]",
+    )
+    init_from: Sources = Field(
+        default=(),
+        json_schema_extra=ADDED_LATER,
+        description="rows, runs or exported models whose selected weights the training starts from "
+        "(one mapping or a list) [new weights]",
     )
     global_batch_size: int = Field(
         default=32, ge=1, description="samples per optimizer step, over all processes"

@@ -1,6 +1,6 @@
 """The objects that several layers of a training need, as one record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from furnace_hpc.config.manifest import PackOrigin
 from furnace_hpc.config.train_config import RunSpec, TrainConfig
@@ -32,6 +32,8 @@ class RunContext:
     """Where the pack's samples were drawn from. None if it is not known."""
     flops: tuple[float, float, float] | None = None
     """Coefficients of a micro-batch's FLOPs, on rank 0. None if they are not known."""
+    initial_weights: dict[str, str] = field(default_factory=dict)
+    """Source of `init_from` -> SHA-256 of the values taken from it."""
 
     @property
     def reader(self) -> BatchReader:

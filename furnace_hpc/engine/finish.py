@@ -71,6 +71,7 @@ def finish(
         selected_step=trained.selected_step,
         metrics=val.scores | test.scores,
         parameters_sha256=final_sha256,
+        initial_weights=context.initial_weights,
         num_parameters=context.num_parameters,
         attempts=len(attempts),
         wall_s=time.time() - attempts[0].start_unix_s,

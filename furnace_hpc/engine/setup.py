@@ -23,6 +23,7 @@ from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine, build_engine, place
 from furnace_hpc.engine.determinism import set_up_determinism
+from furnace_hpc.engine.initial_weights import set_initial_weights
 from furnace_hpc.engine.metering.flops import Coefficients, step_coefficients
 from furnace_hpc.engine.micro_batch import probe, resolved
 from furnace_hpc.engine.portable import set_up_portable
@@ -63,6 +64,7 @@ def set_up(
 
     watchdog.heartbeat("building the model")
     model = _build_model(config, columns.manifest)
+    initial_weights = set_initial_weights(model, config, folder, processes, watchdog.heartbeat)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = _count_flops(model, config, columns.manifest, folder, processes)
     if config.compile:
@@ -90,6 +92,7 @@ def set_up(
         stop=stop,
         data_origin=origin_of(columns.manifest),
         flops=flops,
+        initial_weights=initial_weights,
     )
 
 

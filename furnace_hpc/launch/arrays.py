@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from furnace_hpc.launch.plan import Shape
+from furnace_hpc.launch.planning.plan import Shape
 
 DEFAULT_MAX_ARRAY_SIZE = 1001  # Slurm's default, used if Slurm cannot be asked
 

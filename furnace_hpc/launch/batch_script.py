@@ -11,7 +11,7 @@ from furnace_hpc.host import access
 from furnace_hpc.host.access import GROUP_ACCESS
 from furnace_hpc.host.batch import EXIT_DONE_ALREADY
 from furnace_hpc.launch.arrays import Array, ranges
-from furnace_hpc.launch.plan import Shape
+from furnace_hpc.launch.planning.plan import Shape
 
 BATCH = "furnace_hpc/host/batch.py"  # in a code snapshot
 # time limit of a follow-up job: it works for seconds, and waits while the controller is away

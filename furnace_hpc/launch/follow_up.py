@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.config.grids.expansion import expand_rows
+from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.launch.plan import Choices, Plan, Scope, Shape
-from furnace_hpc.launch.planner import make_plan
+from furnace_hpc.launch.planning.plan import Choices, Plan, Scope, Shape
+from furnace_hpc.launch.planning.planner import make_plan
 from furnace_hpc.launch.submission import read_scope
 from furnace_hpc.monitor.run_status import CANCELLED, StatusResolver
 from furnace_hpc.monitor.tuning import next_stage
@@ -51,20 +52,20 @@ def remaining_rows(
     return shapes
 
 
-def plan_after_trials(
+def plan_next_stage(
     submission: Submission, folder: GridFolder, resolver: StatusResolver
 ) -> Plan | None:
-    """Plan the table's runs that follow the trials of a submission.
+    """Plan the runs that follow those of a submission.
 
-    A later submission of the same grid may have left trials to this one. So its scope counts too.
-    None if no runs follow, if the grid was changed since, or if no row has chosen values. Rows
-    with a cancelled run are left out.
+    These are the table's runs after trials, and runs that start from the weights of others. A later
+    submission of the same grid may have left runs to this one. So its scope counts too. None if no
+    runs follow, or if the grid was changed since. Rows with a cancelled run are left out.
     """
     if read_scope(submission) is None or gpu_check.stop_reason(str(submission.path)):
         return None
     grid = read_grid(submission.path / "grid.yaml")
     if read_grid(folder.grid) != grid.model_copy(update={"settings": {}}):
-        print("the grid was changed after the trials were submitted: submit it again to continue")
+        print("the grid was changed after these runs were submitted: submit it again to continue")
         return None
     scopes = list(_scopes_from(submission, folder, grid))
     wanted = {pair for found, scope in scopes for pair in _wanted(found, scope)}
@@ -81,6 +82,12 @@ def plan_after_trials(
         new_code=newest.new_code,
     )
     fingerprints = dict(row.data for found, _ in scopes for row in found.rows)
+    profile = read_profile(submission)
+    if grid.tune is None:
+        held = [run for run in expand(grid, fingerprints, rows) if run.config.init_from]
+        specs = [run for run in held if (run.variant, str(run.config.seed)) in wanted]
+        plan = make_plan(grid, specs, profile, folder, choices)
+        return replace(plan, scope=newest if plan.num_later else None)
     stage = next_stage(
         grid,
         rows,
@@ -97,7 +104,7 @@ def plan_after_trials(
     specs = [spec for spec in stage.runs if (spec.variant, str(spec.config.seed)) in wanted]
     if not specs:
         return None
-    return make_plan(grid, specs, read_profile(submission), folder, choices)
+    return make_plan(grid, specs, profile, folder, choices)
 
 
 def _scopes_from(

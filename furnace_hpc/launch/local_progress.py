@@ -9,7 +9,7 @@ from rich.text import Text
 
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.text_safety import printable
-from furnace_hpc.launch.plan import Action, Plan, PlannedRun
+from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun
 from furnace_hpc.monitor.columns import PICTURE, STATE, duration
 from furnace_hpc.monitor.grid_status import StatusLine, line_of
 from furnace_hpc.monitor.render import table

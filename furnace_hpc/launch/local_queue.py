@@ -19,7 +19,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.host.portable import ENVIRONMENT as PORTABLE
 from furnace_hpc.launch.local_progress import QueueProgress
 from furnace_hpc.launch.local_ranks.jobs import Job, RankStarter, Task, rank_environment
-from furnace_hpc.launch.plan import Plan, PlannedRun
+from furnace_hpc.launch.planning.plan import Plan, PlannedRun
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.trust import check_place, check_trusted

@@ -27,7 +27,7 @@ from furnace_hpc.launch.batch_script import (
     rank_command,
 )
 from furnace_hpc.launch.follow_up import read_profile
-from furnace_hpc.launch.plan import Plan, Shape
+from furnace_hpc.launch.planning.plan import Plan, Shape
 from furnace_hpc.launch.rank_main import run_task
 from furnace_hpc.launch.submission import read_scope, withdraw, write_submission
 from furnace_hpc.monitor.job_cache import JobCache
@@ -96,15 +96,15 @@ def submit_wave(
         runs = counted(len(array.rows), "run")
         lines.append(f"submitted array {ids[-1]}: {runs} of {array.shape}")
     left = sum(map(len, shapes.values())) - sum(len(array.rows) for array in arrays)
-    has_trials = read_scope(submission) is not None
+    has_more = read_scope(submission) is not None
     if profile.follow_up:
         lines.append(_submit_follow_up(submission, profile, grid, ids, left))
     elif left:
         lines.append(
             f"{counted(left, 'run')} {is_are(left)} left: submit again when these jobs have ended"
         )
-    elif has_trials:
-        lines.append("submit again when these jobs have ended: the table's runs follow the trials")
+    elif has_more:
+        lines.append("submit again when these jobs have ended: other runs follow them")
     return lines
 
 
@@ -208,7 +208,7 @@ def _submit_follow_up(
     parameters = follow_up_parameters(profile, name, after, submission.path, submission.code)
     rest = f"submits the {counted(left, 'run')} left, " if left else ""
     if read_scope(submission):
-        rest += "submits the table's runs after the trials, "
+        rest += "submits the runs that follow these, "
     try:
         job_id = _sbatch(submission, name, command, parameters)
     except UnavailableError:

@@ -18,7 +18,7 @@ from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.host.regular_file import read_regular_text
-from furnace_hpc.launch.plan import Action, Plan, PlannedRun, Scope
+from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun, Scope
 from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.journal import SCOPE, SbatchCall, Submission, submissions

@@ -10,8 +10,8 @@ from math import isfinite
 from statistics import fmean
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import GridRow
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.config.grids.trials import Trials, Tuned, as_text, expand_chosen, expand_trials
 from furnace_hpc.config.grids.tune import Values
 from furnace_hpc.config.metrics import checked_direction

@@ -24,7 +24,7 @@ class SubmissionRow(NamedTuple):
     row: int = 0  # number of the line, from 0
     run_dir: str = ""
     to_do: bool = False  # whether the submission starts it
-    shape: tuple[Any, ...] = ()  # fields of `Shape` in launch/plan.py
+    shape: tuple[Any, ...] = ()  # fields of `Shape` in launch/planning/plan.py
     steps: int = 0
     epochs: float | None = None  # of a run whose length is given in epochs
     data: tuple[str, str] = ("", "")  # data set and its fingerprint

@@ -62,7 +62,7 @@ def collect(
 
     Args:
         grid: the grid as the table shows it.
-        runs: the planned runs that the table shows.
+        runs: the planned runs that the table shows. Those of the grid's `sources` are left out.
         folder: folder of the grid's runs.
         get_status: returns the status of a run without a result.
         by: config keys whose values make the rows. If empty, each variant is a row.
@@ -77,7 +77,11 @@ def collect(
     if records is None:
         records = read_records(folder)
     named: dict[str, list[Run]] = {}
+    source_ids = []
     for spec, run_id in zip(runs, run_ids(runs), strict=True):
+        if spec.variant in grid.sources:
+            source_ids.append(run_id)
+            continue
         record = records.by_run.get(run_id, Record())
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
@@ -95,7 +99,7 @@ def collect(
     ranks, no_ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
     if not why_no_verdict and effects and grid.verdicts == "effects":
         why_no_verdict = ONLY_EFFECTS
-    notes = make_notes(grid, rows, records, excluded_ids, other_table_ids)
+    notes = make_notes(grid, rows, records, excluded_ids, {*other_table_ids, *source_ids})
     found = Ablation(
         grid,
         rows,

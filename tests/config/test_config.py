@@ -71,6 +71,7 @@ OTHER = {
     "deepspeed.zero_optimization.reduce_bucket_size": 1000,
     "deepspeed.bf16.enabled": False,
     "steps": 7,
+    "init_from": {"model": "exported"},
     "early_stopping": {"patience": 3},
     "global_batch_size": 8,
     "micro_batch_size": 4,

@@ -14,7 +14,7 @@ from furnace_hpc.config.manifest import origin_of
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.decode.images import ImageKnobs, read_image
 from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
-from furnace_hpc.launch.dataset_checks import _check_draws
+from furnace_hpc.launch.planning.dataset_checks import _check_draws
 
 
 def run(*arguments: object) -> None:

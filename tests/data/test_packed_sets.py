@@ -17,7 +17,7 @@ from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.decode.audio import SoundKnobs
 from furnace_hpc.data.decode.tokenizer import vocabulary_of
 from furnace_hpc.data.loading.batches import BatchReader
-from furnace_hpc.launch.dataset_checks import fingerprints
+from furnace_hpc.launch.planning.dataset_checks import fingerprints
 from furnace_hpc.model.network import FusionModel, InputShapes
 
 BOTH = ["image", "audio"]

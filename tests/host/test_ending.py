@@ -8,7 +8,7 @@ import pytest
 from login_study import LOCAL, begin, dead_holder, end, grid, planned, specs
 
 from furnace_hpc.host import budget_limits, end_reasons, lifecycle
-from furnace_hpc.launch.plan import Action
+from furnace_hpc.launch.planning.plan import Action
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
 from furnace_hpc.runs.records.verdict import RankVerdict, verdict_of
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt, read_status

@@ -20,7 +20,7 @@ from furnace_hpc.launch.batch_script import (
     check_function,
     follow_up_parameters,
 )
-from furnace_hpc.launch.plan import Plan
+from furnace_hpc.launch.planning.plan import Plan
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.slurm.client import require_slurm
 

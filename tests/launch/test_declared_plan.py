@@ -11,7 +11,7 @@ from login_study import CODE, FINGERPRINT, GRID, finish, grid, planned, specs
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid, results_name, with_settings
-from furnace_hpc.launch.plan import Action
+from furnace_hpc.launch.planning.plan import Action
 from furnace_hpc.launch.submission import declare_plan, record, write_submission
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.records.declaration import (

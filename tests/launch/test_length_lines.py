@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from login_study import GRID, grid, pack, planned
 
-from furnace_hpc.launch.show_plan import print_plan
+from furnace_hpc.launch.planning.show_plan import print_plan
 
 BASE = {key: value for key, value in GRID["base"].items() if key != "steps"}
 

@@ -6,8 +6,8 @@ from login_study import begin, grid, planned, specs
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import Limits, next_wave
-from furnace_hpc.launch.node_exclusion import excluded_nodes, failing_nodes
-from furnace_hpc.launch.show_plan import print_plan
+from furnace_hpc.launch.planning.node_exclusion import excluded_nodes, failing_nodes
+from furnace_hpc.launch.planning.show_plan import print_plan
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.records.attempts import Attempt, AttemptHistory

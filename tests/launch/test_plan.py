@@ -12,8 +12,8 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.host import end_reasons, lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
-from furnace_hpc.launch.plan import Action
-from furnace_hpc.launch.planner import retry_words
+from furnace_hpc.launch.planning.plan import Action
+from furnace_hpc.launch.planning.planner import retry_words
 from furnace_hpc.launch.submission import write_specs, write_submission
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.resume_overrides import overridden, read_overrides

@@ -20,8 +20,8 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid, with_settings
-from furnace_hpc.launch.follow_up import plan_after_trials
-from furnace_hpc.launch.plan import Action, Plan, Scope
+from furnace_hpc.launch.follow_up import plan_next_stage
+from furnace_hpc.launch.planning.plan import Action, Plan, Scope
 from furnace_hpc.launch.submission import read_scope, record, write_submission
 from furnace_hpc.monitor.assignments import JobAssignment
 from furnace_hpc.monitor.run_status import observe
@@ -74,7 +74,7 @@ def submitted(path: Path, grid: Grid, *rows: str, **chosen) -> Submission:
 
 def followed(submission: Submission) -> Plan | None:
     folder = GridFolder(submission.path.parent.parent)
-    return plan_after_trials(submission, folder, observe(folder))
+    return plan_next_stage(submission, folder, observe(folder))
 
 
 def runs(found: Plan | None) -> list[tuple[str, int]]:

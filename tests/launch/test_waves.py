@@ -5,7 +5,7 @@ import random
 import pytest
 
 from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave, ranges
-from furnace_hpc.launch.plan import Shape
+from furnace_hpc.launch.planning.plan import Shape
 
 SMALL = Shape(1, 4, 60, None)
 LARGE = Shape(8, 4, 60, None)

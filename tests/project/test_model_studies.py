@@ -13,7 +13,7 @@ from furnace_hpc.config.parsing.lookup import find_file
 from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import BatchReader
-from furnace_hpc.launch.dataset_checks import fingerprints
+from furnace_hpc.launch.planning.dataset_checks import fingerprints
 from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import FusionModel

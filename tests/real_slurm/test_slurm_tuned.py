@@ -1,4 +1,4 @@
-"""A tuned grid on a real Slurm: the follow-up job submits the table's runs after the trials."""
+"""A tuned grid on a real Slurm: the follow-up job submits the runs that follow these."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_the_follow_up_job_submits_the_table(quiet: Cluster, tmp_path: Path):
     study.write({"array_parallelism": 4}, tune=TUNE)
     said = study.submitted()
     assert "4 runs of 1 node x 1 rank" in said
-    assert "submits the table's runs after the trials" in said
+    assert "submits the runs that follow these" in said
     study.wait_for_starts(4)
     text = study.furnace("status", "--grid", "study").stdout
     assert "tuning 2/4" in text

@@ -24,7 +24,7 @@ from tables_study import result_of
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand
-from furnace_hpc.launch.plan import Action
+from furnace_hpc.launch.planning.plan import Action
 from furnace_hpc.launch.submission import record, write_submission
 from furnace_hpc.monitor.grid_status import overview
 from furnace_hpc.runs.folder import GridFolder, write_json

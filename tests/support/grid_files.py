@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import GridRow, expand_rows
+from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import read_grid, with_settings
+from furnace_hpc.config.grids.row import GridRow
 
 TOP = "name: study\nreference: base\nmetric: test/digit/accuracy\nseeds: [0]\n"
 BASE = "base: {deepspeed: zero1, steps: 40, global_batch_size: 16}\n"

@@ -17,8 +17,8 @@ from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host import lifecycle
-from furnace_hpc.launch.plan import Choices, Plan
-from furnace_hpc.launch.planner import make_plan
+from furnace_hpc.launch.planning.plan import Choices, Plan
+from furnace_hpc.launch.planning.planner import make_plan
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_atomically, write_json
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.records.result import write_result

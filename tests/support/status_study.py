@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from login_study import specs
 
-from furnace_hpc.launch.plan import Shape
+from furnace_hpc.launch.planning.plan import Shape
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.run_status import StatusResolver
 from furnace_hpc.runs.folder import GridFolder

@@ -5,8 +5,9 @@ from typing import Any
 
 from tables_study import FINGERPRINT, GRID, fail, finish
 
-from furnace_hpc.config.grids.expansion import GridRow, expand_rows
+from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.config.grids.trials import Trials, expand_trials
 from furnace_hpc.runs.folder import GridFolder
 

@@ -12,7 +12,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.manifest import PackOrigin
-from furnace_hpc.launch.dataset_checks import fingerprints
+from furnace_hpc.launch.planning.dataset_checks import fingerprints
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect, flat_config
 from furnace_hpc.tables.output.captions import caption

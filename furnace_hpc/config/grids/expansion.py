@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.exclude import Exclusion
 from furnace_hpc.config.grids.grid import Grid, apply_overrides
+from furnace_hpc.config.grids.initial_weights import check_sources, source_rows, with_sources
+from furnace_hpc.config.grids.row import GridRow, runs_on
 from furnace_hpc.config.grids.tune import check_row
 from furnace_hpc.config.identity import identity_hash
 from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.parsing.source_text import Entry, SourceText
 from furnace_hpc.config.parsing.validation import MAX_PROBLEMS, Find, group_by_row, validate
-from furnace_hpc.config.seeds import pack_seed
 from furnace_hpc.config.train_config import (
     UNKNOWN_STEPS,
     Resources,
@@ -36,18 +37,6 @@ MAX_MATCHES = 10_000_000  # rows x entries of exclude
 _DeepSpeedFiles = dict[str, tuple[Path, dict[str, Any]]]  # name -> path and content
 
 
-@dataclass(frozen=True)
-class GridRow:
-    """One row of a grid. Each of its runs has `config` with its own seed and pack."""
-
-    name: str
-    config: TrainConfig
-    resources: Resources
-    packs: tuple[str, ...]  # data sets that it is trained on; one, unless the grid has `packs`
-    variant: str = ""  # its entry in `variants`, before axes
-    overrides: Overrides = field(default_factory=dict)  # all that differs from the base
-
-
 def expand(
     grid: Grid, fingerprints: Mapping[str, str], rows: list[GridRow] | None = None
 ) -> list[RunSpec]:
@@ -56,38 +45,22 @@ def expand(
     Args:
         grid: the grid.
         fingerprints: data set name -> fingerprint of its packed contents.
-        rows: the result of `expand_rows` for this grid. None if it is not known yet.
+        rows: the result of `expand_rows` for this grid, or some of it. None: all rows.
 
     Raises:
         ConfigError: all problems of all rows, a duplicate row, an unknown reference or metric.
     """
     if rows is None:
         rows = expand_rows(grid)
-    return [
+    runs = [
         run
         for row in rows
         for pack in row.packs
         for run in runs_on(grid, row, pack, grid.seeds, fingerprints[pack])
     ]
-
-
-def runs_on(
-    grid: Grid, row: GridRow, pack: str, seeds: Sequence[int], fingerprint: str
-) -> list[RunSpec]:
-    """The runs of a row on one pack, seed by seed."""
-    of_pack: dict[str, Any] = {"data": row.config.data.model_copy(update={"name": pack})}
-    if len(row.packs) > 1:
-        of_pack["pack_seed"] = pack_seed(pack)
-    return [
-        RunSpec.model_construct(  # its parts are valid already; this is ten times as fast
-            grid=grid.name,
-            variant=row.name,
-            config=row.config.model_copy(update={"seed": seed, **of_pack}),
-            resources=row.resources,
-            data_fingerprint=fingerprint,
-        )
-        for seed in seeds
-    ]
+    if any(row.config.init_from for row in rows):
+        return with_sources(grid, runs, expand_rows(grid), fingerprints)
+    return runs
 
 
 def with_values(grid: Grid, row: GridRow, name: str, values: Overrides) -> GridRow:
@@ -307,6 +280,7 @@ def _check_rows(grid: Grid, rows: list[GridRow]) -> None:
     names = [row.name for row in rows]
     _check_names(grid, names)
     _check_tuned(grid, rows)
+    check_sources(grid, rows)
     first: dict[str, str] = {}  # identity -> row
     for row in rows:
         try:
@@ -314,7 +288,8 @@ def _check_rows(grid: Grid, rows: list[GridRow]) -> None:
                 check_metric(metric, row.config.tasks, row.config.model.modalities)
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, row {row.name!r}: {error}") from None
-        same = first.setdefault(identity_hash(row.config, ""), row.name)
+        key = identity_hash(row.config, " ".join(source_rows(row)))
+        same = first.setdefault(key, row.name)
         if same != row.name:
             raise ConfigError(
                 f"grid {grid.name!r}: rows {same!r} and {row.name!r} train the same thing. "

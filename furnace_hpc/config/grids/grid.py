@@ -53,6 +53,11 @@ class Grid(Config):
         description="rows that must not beat the reference, such as one modality or twice the "
         "steps. If one does, the table says so",
     )
+    sources: tuple[RowName, ...] = Field(
+        default=(),
+        description="rows that only give their weights to others (`init_from`), such as a "
+        "pretraining on other data. The table leaves them out",
+    )
     metric: str = Field(
         description="<split>/<task>/<metric> of the table. `metrics` may replace it"
     )

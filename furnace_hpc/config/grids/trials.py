@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import GridRow, runs_on, with_values
+from furnace_hpc.config.grids.expansion import with_values
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.row import GridRow, runs_on
 from furnace_hpc.config.grids.tune import Values, draw_values
 from furnace_hpc.config.metrics import checked_direction
 from furnace_hpc.config.train_config import TRIAL, RunSpec, run_ids

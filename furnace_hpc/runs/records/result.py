@@ -33,6 +33,9 @@ class RunResult(Config):
     parameters_sha256: str = Field(
         description="SHA-256 of the final fp32 parameters, in name order"
     )
+    initial_weights: dict[str, str] = Field(
+        default={}, description="source of `init_from` -> SHA-256 of the values taken from it"
+    )
     num_parameters: int = Field(description="trained numbers in the network")
     world_size: int = Field(description="processes of the last attempt")
     num_threads: int = Field(

@@ -9,7 +9,7 @@ from typing import Literal
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
-from furnace_hpc.config.grids.expansion import GridRow
+from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.config.manifest import (
     SAMPLING_WEIGHT,
     SPLITS,

@@ -12,7 +12,7 @@ from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.config.train_config import UNKNOWN_STEPS
 from furnace_hpc.host import access
-from furnace_hpc.launch.plan import Action, Plan, PlannedRun
+from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun
 from furnace_hpc.runs.adopted import shown
 from furnace_hpc.slurm.client import cluster_name, has_slurm
 

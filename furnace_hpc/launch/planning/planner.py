@@ -1,6 +1,5 @@
 """Decide what a submission does with each run, and why. It only reads run folders and manifests."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -16,41 +15,18 @@ from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
-from furnace_hpc.launch.dataset_checks import with_steps_of_epochs
-from furnace_hpc.launch.node_exclusion import excluded_nodes
-from furnace_hpc.launch.plan import Action, Choices, Plan, PlannedRun, Shape
-from furnace_hpc.runs.adopted import RunMatcher, RunMatches
+from furnace_hpc.launch.planning.dataset_checks import with_steps_of_epochs
+from furnace_hpc.launch.planning.found_run import Code, Found, damaged, find, run_to_link
+from furnace_hpc.launch.planning.node_exclusion import excluded_nodes
+from furnace_hpc.launch.planning.plan import Action, Choices, Plan, PlannedRun, Shape
+from furnace_hpc.launch.planning.waiting import hold_back
+from furnace_hpc.runs.adopted import RunMatcher
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.lead_time import slowest_save_s, too_short
-from furnace_hpc.runs.records.attempts import AttemptHistory
-from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.resume_overrides import KEYS, describe, next_overrides, overridden
-from furnace_hpc.runs.state import END_REASONS, RunState, RunStatus, read_status
+from furnace_hpc.runs.state import END_REASONS, RunState
 
-# what a rank runs; snapshots of an older layout lack it
-ENTRY_POINT = "furnace_hpc/launch/rank_main.py"
 MAX_NAMES = 3  # run ids in an error message
-NO_MATCHES = RunMatches(None, None)
-
-
-class Code(NamedTuple):
-    """The code of a run: the hash of what decides its numbers, and the snapshot that holds it."""
-
-    code_hash: str
-    snapshot: str
-
-
-class Found(NamedTuple):
-    """What exists of one planned run."""
-
-    folder: RunFolder  # of the run's own name
-    place: RunFolder  # where its files are: `folder`, or a finished run of another name
-    matches: RunMatches  # runs of other names with the same config, seed and data
-    files: RunStatus  # state from its files alone
-    status: RunStatus  # state from its files and Slurm
-    history: AttemptHistory
-    began: Code | None  # None if no attempt has begun
-    has_code: bool  # whether the snapshot that it began with still exists
 
 
 class Decision(NamedTuple):
@@ -81,6 +57,7 @@ def make_plan(
         lines.append(_other_code_error(grid.name, other_code))
     if lines:
         raise ConfigError("\n".join(lines))
+    planned = hold_back(planned, folder, choices.get_status)
     exclude = excluded_nodes([run.history for run in planned], profile)
     return Plan(grid, profile, folder, tuple(planned), choices.snapshot, exclude)
 
@@ -107,7 +84,7 @@ def _plan_run(
     shape = Shape(nodes, per_node, spec.resources.timeout_min, spec.resources.partition)
     _check_time_limit(spec, profile)
     check_portable(profile, spec.config, spec.resources)
-    found = _find(spec, grid, choices, matcher)
+    found = find(spec, grid, choices, matcher)
     decision = _within_budget(_decide(found, choices), spec, found)
     overrides = _overrides(spec, found, decision.action, choices)
     if decision.action.is_start:
@@ -133,7 +110,7 @@ def _plan_run(
         shape,
         attempt,
         found.history,
-        adopts=_run_to_link(found),
+        adopts=run_to_link(found),
         unfinished=found.matches.unfinished if decision.action is Action.START else None,
     )
 
@@ -145,55 +122,6 @@ def _check_time_limit(spec: RunSpec, profile: ClusterProfile) -> None:
             f"resources.timeout_min {limit_min} leaves no time to train: cluster {profile.name!r} "
             f"signals ranks {lead_s} s before the limit. Use at least {-(-2 * lead_s // 60)} min"
         )
-
-
-def _find(spec: RunSpec, grid: GridFolder, choices: Choices, matcher: RunMatcher) -> Found:
-    """Read what exists of a run."""
-    folder = grid.run(spec.run_id)
-    place, matches = _find_place(spec, folder, choices, matcher)
-    files = read_status(place)
-    status = choices.get_status(folder) if place is folder else files
-    history = AttemptHistory.read(place)
-    began = _code_of(place, status, history)
-    has_code = _has_snapshot(grid, began)
-    return Found(folder, place, matches, files, status, history, began, has_code)
-
-
-def _has_snapshot(grid: GridFolder, began: Code | None) -> bool:
-    if began is None or not began.snapshot:
-        return False
-    return (grid.code / began.snapshot / ENTRY_POINT).is_file()
-
-
-def _find_place(
-    spec: RunSpec, folder: RunFolder, choices: Choices, matcher: RunMatcher
-) -> tuple[RunFolder, RunMatches]:
-    """Return the folder with the run's files: its own, else that of the same run by another name.
-
-    A link that leads to no finished run of the same config counts as no folder.
-    """
-    is_link = folder.path.is_symlink()
-    if folder.path.exists() and not is_link:
-        return folder, NO_MATCHES
-    has_job = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
-    if not is_link and choices.get_status(folder).state in has_job:
-        return folder, NO_MATCHES  # its job may be about to make the folder
-    matches = NO_MATCHES
-    if choices.adopt:
-        matches = matcher.find(spec, choices.code_hash, any_code=not choices.new_code)
-    if matches.done:
-        return RunFolder(matches.done), matches
-    if is_link:  # it must not be followed: return a folder that does not exist
-        return RunFolder(folder.path.with_name(f".{folder.run_id}")), matches
-    return folder, matches
-
-
-def _run_to_link(found: Found) -> Path | None:
-    """Return the finished run to which the folder becomes a link. None if it is one already."""
-    target, path = found.matches.done, found.folder.path
-    if target and path.is_symlink() and path.resolve() == target.resolve():
-        return None
-    return target
 
 
 def _decide(found: Found, choices: Choices) -> Decision:
@@ -288,19 +216,6 @@ def _code(found: Found, action: Action, choices: Choices) -> Code:
     return Code(choices.code_hash, choices.snapshot)
 
 
-def _code_of(folder: RunFolder, status: RunStatus, history: AttemptHistory) -> Code | None:
-    """Return the code that the run's numbers come from. None if no attempt has begun."""
-    first = history.first
-    try:
-        if status.state is RunState.DONE and (result := read_result(folder)):
-            return Code(result.code_hash, first.snapshot if first else "")
-    except (ValidationError, IrregularFile):
-        raise ConfigError(_damaged(folder.result, folder)) from None
-    if first and first.code_hash:
-        return Code(first.code_hash, first.snapshot)
-    return None
-
-
 def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int:
     """Return the number of the newest attempt of the same run by older code.
 
@@ -380,11 +295,7 @@ def _read_spec(folder: RunFolder) -> RunSpec:
     try:
         return RunSpec.model_validate_json(read_regular(folder.spec))
     except (ValidationError, IrregularFile):
-        raise ConfigError(_damaged(folder.spec, folder)) from None
-
-
-def _damaged(file: Path, folder: RunFolder) -> str:
-    return f"{file} is damaged: move the folder {folder.path} away and submit again"
+        raise ConfigError(damaged(folder.spec, folder)) from None
 
 
 def _other_code_error(grid: str, run_ids: list[str]) -> str:

@@ -26,6 +26,7 @@ class Action(StrEnum):
     RESTART = "restart"  # other code and `--code new`: the old folder moves to `replaced`
     SKIP = "skip"
     LEAVE = "leave"
+    WAIT = "wait"  # for the runs that it takes its first weights from
     REFUSE = "refuse"  # no snapshot of the run's code: the whole submission is refused
 
     @property
@@ -89,7 +90,10 @@ class PlannedRun:
 
 
 class Scope(NamedTuple):
-    """What the user chose of a tuned grid. The table's runs are submitted later in this scope."""
+    """What the user chose of a grid with runs that are submitted later: they stay in this scope.
+
+    These are runs of the table after trials, and runs that start from the weights of others.
+    """
 
     variants: list[str]
     seeds: list[str]
@@ -108,7 +112,7 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     snapshot: str = ""  # hash of the code that new runs begin with
     exclude: tuple[str, ...] = ()  # nodes that get none of the runs
-    scope: Scope | None = None  # of a tuned grid whose trials have not all ended
+    scope: Scope | None = None  # if runs follow later
     num_waiting: int = 0  # rows (on each pack) whose trials have not chosen values
     tuning: tuple[str, ...] = ()  # lines about choices, for the user
 
@@ -116,6 +120,11 @@ class Plan:
     def to_do(self) -> list[PlannedRun]:
         """The runs that the submission starts."""
         return [run for run in self.runs if run.to_do]
+
+    @property
+    def num_later(self) -> int:
+        """How much waits: rows for values, and runs for weights."""
+        return self.num_waiting + self.counts[Action.WAIT.value]
 
     @property
     def counts(self) -> Counter[str]:
