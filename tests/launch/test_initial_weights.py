@@ -1,0 +1,183 @@
+"""Runs that start from the weights of others: they wait, and then they have these weights."""
+
+import json
+from pathlib import Path
+
+import torch
+from local_study import submit
+from tables_study import GRID, fail, finish
+
+from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.grids.expansion import expand, expand_rows
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.engine.checkpoint.shards import whole_weights
+from furnace_hpc.launch.follow_up import plan_next_stage
+from furnace_hpc.launch.planning.plan import Action, Plan
+from furnace_hpc.launch.submission import read_scope, write_submission
+from furnace_hpc.monitor.run_status import observe
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.state import read_status
+from furnace_hpc.submit import Options, make_plan_of
+
+LOCAL = ClusterProfile(name="local", executor="local")
+PRINTS = {"tridigits": "feedfeedfeedfeed"}
+CHAIN = {
+    "base": {},
+    "text": {"model.modalities": ["text"]},
+    "fused": {"init_from": {"variant": "text", "parts": ["encoders.text"]}},
+    "tuned": {"init_from": {"variant": "fused"}, "optimizer.lr": 1e-4},
+}
+
+
+def grid() -> Grid:
+    return Grid.model_validate(GRID | {"seeds": [0, 1], "variants": CHAIN})
+
+
+def plan(path: Path, *rows: str) -> Plan:
+    """The plan of `submit`."""
+    study = grid()
+    chosen = [row for row in expand_rows(study) if not rows or row.name in rows]
+    options = Options(
+        grid=study,
+        profile=LOCAL,
+        folder=GridFolder(path / study.name),
+        data_root=path / "data",
+        variants=[row.name for row in chosen],
+        seeds=["0", "1"],
+        retry=frozenset(),
+        resume_with={},
+        new_code=False,
+        adopt=True,
+        dry_run=False,
+        prepare=False,
+    )
+    return make_plan_of(options, chosen, PRINTS, read_status)
+
+
+def actions(found: Plan) -> dict[str, str]:
+    """Row and seed -> what is done with it."""
+    return {f"{run.spec.variant}-{run.spec.config.seed}": run.action.value for run in found.runs}
+
+
+def specs() -> dict[str, RunSpec]:
+    return {f"{run.variant}-{run.config.seed}": run for run in expand(grid(), PRINTS)}
+
+
+def reasons(found: Plan) -> dict[str, str]:
+    return {run.spec.variant: run.why for run in found.runs if run.action is Action.WAIT}
+
+
+def test_a_run_waits_until_its_source_is_done(tmp_path):
+    folder, run = GridFolder(tmp_path / "study"), specs()
+    first = plan(tmp_path)
+    wait, start, skip = Action.WAIT.value, Action.START.value, Action.SKIP.value
+    assert actions(first)["base-0"] == actions(first)["text-1"] == start
+    assert actions(first)["fused-0"] == actions(first)["tuned-1"] == wait
+    assert first.num_later == 4
+    assert first.scope is not None
+    assert reasons(first)["fused"] == (
+        f"needs the weights of {run['text-1'].run_id}, which is trained first"
+    )
+    finish(run["text-0"], folder)
+    second = actions(plan(tmp_path))
+    assert (second["text-0"], second["fused-0"], second["fused-1"]) == (skip, start, wait)
+    assert second["tuned-0"] == wait
+
+
+def test_a_failed_source_holds_its_rows_back(tmp_path):
+    folder, run = GridFolder(tmp_path / "study"), specs()
+    fail(run["text-0"], folder, "FloatingPointError: the loss is nan")
+    found = plan(tmp_path)
+    assert actions(found)["fused-0"] == Action.WAIT.value
+    why = next(run.why for run in found.runs if run.spec.run_id == specs()["fused-0"].run_id)
+    assert why.startswith(f"needs the weights of {run['text-0'].run_id}, which failed: ")
+    assert "the loss is nan" in why
+
+
+def test_a_source_that_is_not_chosen_is_named(tmp_path):
+    found = plan(tmp_path, "base", "fused")
+    run_id = specs()["text-1"].run_id
+    assert reasons(found) == {
+        "fused": f"needs the weights of {run_id}, which is not done. Choose its row too"
+    }
+    finish(specs()["text-1"], GridFolder(tmp_path / "study"))
+    assert actions(plan(tmp_path, "base", "fused"))["fused-1"] == Action.START.value
+
+
+def test_a_follow_up_job_submits_each_stage(tmp_path):
+    tmp_path.chmod(0o700)
+    folder, run = GridFolder(tmp_path / "study"), specs()
+
+    def followed(submission):
+        found = plan_next_stage(submission, folder, observe(folder))
+        assert found is not None
+        return found
+
+    first = write_submission(plan(tmp_path))
+    assert read_scope(first) is not None
+    assert followed(first).to_do == []
+    for name in ("base-0", "base-1", "text-0", "text-1"):
+        finish(run[name], folder)
+    second = followed(first)
+    assert [one.spec.run_id for one in second.to_do] == [
+        run["fused-0"].run_id,
+        run["fused-1"].run_id,
+    ]
+    after = write_submission(second)
+    for name in ("fused-0", "fused-1"):
+        finish(run[name], folder)
+    third = followed(after)
+    assert {one.spec.variant for one in third.to_do} == {"tuned"}
+    assert third.scope is None
+    assert read_scope(write_submission(third)) is None
+
+
+TINY = """
+name: local
+base:
+  model: {width: 16, num_heads: 2, feedforward: 32, text_layers: 1}
+  deepspeed: zero1_fp32
+  steps: 4
+  global_batch_size: 8
+  evaluation: {every: 2}
+  checkpoint_every: 2
+seeds: [0]
+reference: base
+sources: [text]
+metric: test/digit/accuracy
+variants:
+  base: {}
+  text: {model.modalities: [text]}
+  fused: {init_from: {variant: text, parts: [encoders.text, norms.text]}, steps: 1, optimizer.lr: 1e-12}
+"""
+
+
+def test_a_queue_trains_the_source_first(tmp_path, small_root):
+    """With a learning rate of nearly 0 the weights of the source are still there at the end."""
+    path = tmp_path / "grid.yaml"
+    path.write_text(TINY)
+    done = submit(path, small_root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "which is trained first" in done.stdout
+    assert "rows that only give their weights to others, and are left out: text" in done.stdout
+    runs = tmp_path / "runs" / "local"
+    (source,), (fused,), (base,) = (list(runs.glob(f"{name}-s0-*")) for name in CHAIN_OF_THREE)
+    result = json.loads((fused / "result.json").read_text())
+    (name,) = result["initial_weights"]
+    selected = json.loads((source / "result.json").read_text())["selected_step"]
+    assert name == f"{source.name} at step {selected}"
+    given = whole_weights(source / "checkpoints" / f"step-{selected}" / "zero")
+    taken = whole_weights(fused / "checkpoints" / "step-1" / "zero")
+    other = whole_weights(base / "checkpoints" / "step-4" / "zero")
+    parts = [name for name in taken if name.startswith(("encoders.text.", "norms.text."))]
+    assert len(parts) > 10
+    for name in parts:
+        torch.testing.assert_close(taken[name], given[name], rtol=0, atol=1e-7)
+    assert not torch.allclose(other[parts[0]], given[parts[0]], atol=1e-4)
+    rest = [name for name in taken if name.startswith("encoders.image.")]
+    assert rest
+    assert "text" not in (tmp_path / "results" / "local" / "table.csv").read_text()
+
+
+CHAIN_OF_THREE = ("text", "fused", "base")
