@@ -95,7 +95,7 @@ def _read_run(run: RunFolder) -> tuple[str, Weights]:
             f"init_from needs checkpoint {path}, which is missing. Restore it, or train that run "
             f"again"
         )
-    # The files are pickles, which can run code. So nobody else may have written them.
+    # The files are pickles, which can run code. So no other user may have written them.
     check_trusted(path, run.path.resolve().parent.parent)
     if not is_complete(path):
         raise ConfigError(

@@ -74,14 +74,11 @@ def collect(
     Raises:
         ConfigError: there are results, and none has the grid's metric.
     """
-    if records is None:
-        records = read_records(folder)
+    records = records or read_records(folder)
+    source_ids = run_ids([spec for spec in runs if spec.variant in grid.sources])
+    runs = [spec for spec in runs if spec.variant not in grid.sources]
     named: dict[str, list[Run]] = {}
-    source_ids = []
     for spec, run_id in zip(runs, run_ids(runs), strict=True):
-        if spec.variant in grid.sources:
-            source_ids.append(run_id)
-            continue
         record = records.by_run.get(run_id, Record())
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
@@ -100,10 +97,11 @@ def collect(
     if not why_no_verdict and effects and grid.verdicts == "effects":
         why_no_verdict = ONLY_EFFECTS
     notes = make_notes(grid, rows, records, excluded_ids, {*other_table_ids, *source_ids})
+    notes += tuple(rank_notes(ranks, no_ranks))
     found = Ablation(
         grid,
         rows,
-        (*notes, *rank_notes(ranks, no_ranks)),
+        notes,
         records,
         why_no_verdict=why_no_verdict,
         resolution=resolution,
@@ -365,7 +363,13 @@ def _check_metric(grid: Grid, metric: str, results: list[RunResult]) -> None:
 
 
 def _flat_identity(config: TrainConfig) -> dict[str, Any]:
-    """Dotted key -> value. The pack's seed is left out, because `data.name` names the pack."""
+    """Dotted key -> value. The pack's seed is left out, because `data.name` names the pack.
+
+    Sources of weights are in words, because their entries have long hashes.
+    """
     values = flatten(identity(config), enter_lists=True)
     values.pop("pack_seed", None)
+    if config.init_from:
+        values = {key: value for key, value in values.items() if not key.startswith("init_from.")}
+        values["init_from"] = "; ".join(map(str, config.init_from))
     return values

@@ -74,7 +74,7 @@ def test_a_row_starts_from_a_row_on_other_data():
     assert found["first", 1].config.data.name == "mmimdb"
 
 
-def test_on_each_pack_a_row_starts_from_the_run_on_that_pack():
+def test_a_row_starts_from_the_run_on_its_pack():
     base = {key: value for key, value in GRID["base"].items() if key != "data"}
     grid = study(packs=["tridigits", "mmimdb"], base=base)
     found = {(run.variant, run.config.data.name): run for run in expand(grid, PRINTS)}
@@ -82,7 +82,7 @@ def test_on_each_pack_a_row_starts_from_the_run_on_that_pack():
         assert found["fused", pack].config.init_from[0].run_id == found["text", pack].run_id
 
 
-def test_rows_that_differ_in_the_source_alone_are_different():
+def test_rows_may_differ_in_the_source_alone():
     other = {"variant": "other", "parts": ["encoders.text"]}
     rows = ROWS | {
         "other": {"model.modalities": ["text"], "optimizer.lr": 1e-4},

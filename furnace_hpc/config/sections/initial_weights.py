@@ -54,6 +54,11 @@ class InitialWeights(Config):
             return f"row {self.variant}"
         return f"run {self.run}" if self.run else f"model {self.model}"
 
+    def __str__(self) -> str:
+        """Source and parts, for the table."""
+        parts = f" ({', '.join(self.parts)})" if self.parts else ""
+        return f"{self.name}{parts}"
+
 
 def _as_list(value: Any) -> Any:
     """Accept one mapping in the place of a list."""

@@ -1,6 +1,6 @@
 """Hold back runs until the runs that they take their first weights from are done."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from furnace_hpc.launch.planning.plan import Action, PlannedRun
@@ -18,32 +18,39 @@ def hold_back(
     A run that has begun has its weights, so it does not wait.
     """
     known = {run.folder.run_id: run for run in planned}
+
+    def state_of(run_id: str) -> str:
+        if run_id in known:
+            return _planned_state(known[run_id])
+        if get_status(folder.run(run_id)).state is RunState.DONE:
+            return ""
+        return "not done. Choose its row too"
+
     found = []
     for run in planned:
         if run.action in (Action.START, Action.RESTART):
-            reasons = [
-                reason
-                for source in run.spec.config.init_from
-                if source.run_id
-                and (reason := _reason(source.run_id, known.get(source.run_id), folder, get_status))
-            ]
-            if reasons:
-                run = replace(run, action=Action.WAIT, why="; ".join(reasons))
+            names = [source.run_id for source in run.spec.config.init_from if source.run_id]
+            if why := _reason({name: state for name in names if (state := state_of(name))}):
+                run = replace(run, action=Action.WAIT, why=why)
         found.append(run)
     return found
 
 
-def _reason(
-    run_id: str, source: PlannedRun | None, folder: GridFolder, get_status: GetStatus
-) -> str:
-    """Why a run must wait for its source. Empty if the source is done."""
-    if source is None:
-        status = get_status(folder.run(run_id))
-        if status.state is RunState.DONE:
-            return ""
-        return f"needs the weights of {run_id}, which is not done. Choose its row too"
+def _planned_state(source: PlannedRun) -> str:
+    """What keeps a planned run from being a source. Empty if it is done."""
     if source.action is Action.SKIP or source.adopts:
         return ""
     if source.status.state is RunState.FAILED and not source.to_do:
-        return f"needs the weights of {run_id}, which failed: {source.status.reason}"
-    return f"needs the weights of {run_id}, which is trained first"
+        return f"failed: {source.status.reason}"
+    return "trained first"
+
+
+def _reason(states: Mapping[str, str]) -> str:
+    """Why a run waits, from run id -> state of each source that is not done."""
+    by_state: dict[str, list[str]] = {}
+    for run_id, state in states.items():
+        by_state.setdefault(state, []).append(run_id)
+    return "; ".join(
+        f"needs the weights of {', '.join(run_ids)} ({state})"
+        for state, run_ids in by_state.items()
+    )
