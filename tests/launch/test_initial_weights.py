@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from local_study import submit
 from tables_study import GRID, fail, finish

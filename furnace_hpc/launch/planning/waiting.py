@@ -50,7 +50,5 @@ def _reason(states: Mapping[str, str]) -> str:
     by_state: dict[str, list[str]] = {}
     for run_id, state in states.items():
         by_state.setdefault(state, []).append(run_id)
-    return "; ".join(
-        f"needs the weights of {', '.join(run_ids)} ({state})"
-        for state, run_ids in by_state.items()
-    )
+    parts = [(", ".join(run_ids), state) for state, run_ids in by_state.items()]
+    return "; ".join(f"needs the weights of {names} ({state})" for names, state in parts)
