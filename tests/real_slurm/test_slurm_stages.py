@@ -1,4 +1,4 @@
-"""Rows that start from other rows, on a real Slurm: follow-up jobs submit one stage after another."""
+"""Rows that start from other rows, on a real Slurm: follow-up jobs submit each stage."""
 
 from pathlib import Path
 
