@@ -65,9 +65,7 @@ def make_notes(
         notes.append(Note(f"{runs} of the grid not shown, because --where excludes them"))
     if grid.sources:
         names = list_names(grid.sources)
-        notes.append(
-            Note(f"rows that only give their weights to others, and are left out: {names}")
-        )
+        notes.append(Note(f"rows that only give weights to others, and are left out: {names}"))
     notes += _other_names(rows, records)
     runs_shown = [run for row in rows for run in row.runs]
     notes += _left_out(runs_shown, records, {*excluded_ids, *other_table_ids})
