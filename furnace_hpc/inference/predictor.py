@@ -122,6 +122,7 @@ class Predictor:
         text: str | None = None,
         image: str | Path | Array | None = None,
         audio: str | Path | Array | None = None,
+        numbers: Mapping[str, float | None] | Sequence[float | None] | Array | None = None,
     ) -> Answer:
         """Predict for one sample from the given modalities.
 
@@ -129,18 +130,22 @@ class Predictor:
             text: raw text.
             image: an image file, or stored values as an array or a .npy file.
             audio: a sound file, or stored values as an array or a .npy file.
+            numbers: name -> number in its own unit, or all numbers in the order of the pack. None
+                and NaN are missing numbers, as are names that are left out.
 
         Raises:
             ConfigError: nothing is given, the network does not use a given modality, or a file
                 cannot be used.
         """
-        return self.predict_many([self.read({"text": text, "image": image, "audio": audio})])[0]
+        given = {"text": text, "image": image, "audio": audio, "numbers": numbers}
+        return self.predict_many([self.read(given)])[0]
 
     def read(self, row: Mapping[str, Any]) -> Values:
         """Read the stored values of one sample.
 
         Args:
-            row: modality -> text, file or stored values. A missing key or None means absent.
+            row: modality -> text, file, numbers or stored values. A missing key or None means
+                absent.
 
         Raises:
             ConfigError: as for `predict`.

@@ -3,7 +3,9 @@
 C channels, H height, W width, K coefficients, F frames, T tokens.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +18,9 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import MODALITIES, Manifest
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.manifest import MODALITIES, Manifest, number_names
+from furnace_hpc.config.parsing.numbers import MISSING, number_of_text
 from furnace_hpc.data.columns import map_file
 from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
 from furnace_hpc.data.decode.features import WINDOW
@@ -46,11 +49,12 @@ class Preprocessor:
         self._lengths = {name for name in ("text", "audio") if f"{name}_length" in data.columns}
         self.decode: Decode = lambda read, path, knobs: read(path, knobs)
         """Decodes a file. A caller may replace it, to decode in another process."""
+        self._numbers = number_names(data)
         self._is_clip = data.image_frames is not None
         self._dataset = data.dataset
 
     def read(self, modality: str, given: Any) -> Values:
-        """Return the stored values of a text, or of an image or sound file.
+        """Return the stored values of a text or of numbers, or of an image or sound file.
 
         An array, or a .npy file, already holds stored values.
 
@@ -58,7 +62,7 @@ class Preprocessor:
             ConfigError: the text or the file cannot be used. The message is one line.
         """
         about: str | Path = modality
-        if modality != "text" and isinstance(given, str | Path):
+        if modality in ("image", "audio") and isinstance(given, str | Path):
             about = given
         try:
             with reading(about):
@@ -67,6 +71,8 @@ class Preprocessor:
                         return self._text(given)
                     case "image":
                         return {"image": self._image_of(given)}
+                    case "numbers":
+                        return {"numbers": self._numbers_of(given)}
                     case _:
                         return self._audio(given)
         except Unusable as error:
@@ -103,6 +109,25 @@ class Preprocessor:
             "text": tokens.astype(self._columns["text"].dtype),
             "text_length": np.array(length, np.int16),
         }
+
+    def _numbers_of(self, given: Any) -> Array:
+        """Return a row of numbers in the order of the pack. NaN is a missing number."""
+        names = self._numbers
+        if isinstance(given, np.ndarray):
+            given = given.tolist()
+        if isinstance(given, Mapping):
+            if unknown := [name for name in given if name not in names]:
+                raise ConfigError(f"numbers have no {unknown[0]!r}; {nearest(unknown[0], names)}")
+            given = [given.get(name) for name in names]
+        if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != len(names):
+            raise ConfigError(
+                f"numbers are {_short_repr(given)}, wanted {len(names)} of them, such as "
+                f"{{{names[0]!r}: 1.5}}: {', '.join(names)}"
+            )
+        row = np.array([_number(*pair) for pair in zip(names, given, strict=True)], np.float64)
+        if np.isnan(row).all():
+            raise ConfigError("numbers are all missing. Leave them out, or give one of them")
+        return row
 
     def _image_of(self, given: Any) -> Array:
         if isinstance(given, np.ndarray) or _is_npy(given):
@@ -231,6 +256,21 @@ def _knobs(kind: type[Knobs], settings: dict[str, Any]) -> Knobs | None:
         return kind.model_validate({name: settings[name] for name in kind.model_fields})
     except ValidationError:
         return None
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a number of a row. None, NaN and text without a value are a missing number."""
+    if value is None or (isinstance(value, str) and value.strip() in ("", *MISSING)):
+        return math.nan
+    number = math.inf
+    with suppress(ValueError, TypeError, OverflowError):
+        if isinstance(value, int | float):
+            number = float(value)
+        elif isinstance(value, str):
+            number = number_of_text(value)
+    if math.isinf(number):
+        raise ConfigError(f"number {name!r} is {_short_repr(value)}, wanted a finite number")
+    return number
 
 
 def _is_npy(given: Any) -> bool:

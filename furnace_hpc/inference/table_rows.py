@@ -3,10 +3,13 @@
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import MODALITIES, Manifest
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ENDINGS = (".csv", ".tsv", ".parquet")
 BATCH_ROWS = 1024
@@ -20,7 +23,8 @@ def is_table(path: Path) -> bool:
 def input_columns(data: Manifest) -> dict[str, list[str]]:
     """Return modality, or `id` -> the columns or templates of the pack.
 
-    Other packs have no columns: a table for them has columns `text`, `image` and `audio`.
+    Other packs have no columns: a table for them has columns `text`, `image` and `audio`. Each
+    column of `numbers` is a column of the table.
     """
     given = data.preprocessing.get("columns")
     named = given if data.dataset == "table" and isinstance(given, dict) else {}
@@ -29,7 +33,7 @@ def input_columns(data: Manifest) -> dict[str, list[str]]:
 
 
 def read_rows(path: Path, columns: Mapping[str, list[str]]) -> Iterator[dict[str, Any]]:
-    """Yield the samples of a table: modality -> text or path of a file, and `id`.
+    """Yield the samples of a table: modality -> text, path of a file or numbers, and `id`.
 
     A column that the table lacks is absent from all samples, but one of them must exist.
 
@@ -47,6 +51,9 @@ def read_rows(path: Path, columns: Mapping[str, list[str]]) -> Iterator[dict[str
         schema = table.frame.collect_schema()
         chosen = []
         for name, specs in columns.items():
+            if name == "numbers":
+                chosen += _numbers(specs, schema)
+                continue
             found = _existing(name, specs, schema.names())
             if found:
                 cells = [text_cells(spec, schema, name) for spec in found]
@@ -61,6 +68,19 @@ def read_rows(path: Path, columns: Mapping[str, list[str]]) -> Iterator[dict[str
             chunk_size=BATCH_ROWS, maintain_order=True
         ):
             yield from batch.iter_rows(named=True)
+
+
+def _numbers(specs: list[str], schema: "pl.Schema") -> "list[pl.Expr]":
+    """Return the numbers of a row as one column of name -> cell. It is null if all are missing."""
+    import polars as pl
+
+    from furnace_hpc.data.table.cells import number_or_null
+
+    found = [name for name in specs if name in schema]
+    if not found:
+        return []
+    known = [number_or_null(name, schema, "numbers").is_not_null() for name in found]
+    return [pl.when(pl.any_horizontal(known)).then(pl.struct(found)).alias("numbers")]
 
 
 def _existing(name: str, specs: list[str], columns: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from furnace_hpc.inference.model_folder import Deployed, Exported, Program
 # Relative to the largest logit or to 1. For bf16 this is two of its eight bits.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2.0**-6}
 BATCHES = (1, 2, 7)
+MISSING = 0.2  # share of the drawn numbers
 
 Inputs = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
 
@@ -122,4 +123,7 @@ def _random(
     statistics = exported.data.statistics[name]
     wide = (1, -1) + (1,) * (len(shape) - 2)
     mean, std = (torch.tensor(values).view(wide) for values in (statistics.mean, statistics.std))
-    return (torch.randn(shape, generator=generator) * std + mean).to(kind)
+    drawn = (torch.randn(shape, generator=generator) * std + mean).to(kind)
+    if name == "numbers":
+        return drawn.where(torch.rand(shape, generator=generator) > MISSING, math.nan)
+    return drawn

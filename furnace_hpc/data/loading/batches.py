@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from furnace_hpc.data.columns import Array, Columns
+from furnace_hpc.data.loading.numbers import prepared_numbers
 from furnace_hpc.data.loading.targets import balanced_weights, target_scales
 
 TEXT_MULTIPLE = 8  # tokens: matrix units are fastest at multiples of 8
@@ -40,7 +41,8 @@ class Batch:
     rows: Rows
     """Row numbers of the samples in the split's columns."""
     inputs: dict[str, Tensor]
-    """text [B, T] int64; image [B, C, H, W] and audio [B, C, T] float32, standardised."""
+    """text [B, T] int64; image [B, C, H, W] and audio [B, C, T] float32, standardised. numbers
+    [B, N, 2] float32: standardised, and whether each is known."""
     lengths: dict[str, Tensor]
     """Valid tokens or frames of text and audio, [B] int64."""
     present_BM: Tensor
@@ -82,7 +84,7 @@ class BatchReader:
         self._bits = torch.tensor(self._columns_of_present, device=device)
         self._copies = CopyStream(device)
         self._scale = {
-            name: (_column(statistics.mean, device), _column(statistics.std, device))
+            name: (_column(statistics.mean, device, name), _column(statistics.std, device, name))
             for name, statistics in manifest.statistics.items()
             if name in modalities
         }
@@ -204,6 +206,8 @@ class BatchReader:
         for modality, bit in zip(self._modalities, self._columns_of_present, strict=True):
             lengths = columns.get(f"{modality}_length")
             is_full = lengths is None or lengths.numpy().min() >= columns[modality].shape[-1]
+            if modality == "numbers":
+                is_full = not np.isnan(columns[modality].numpy()).any()
             if everywhere[bit] and is_full:
                 complete.add(modality)
         return frozenset(complete)
@@ -211,6 +215,8 @@ class BatchReader:
     def _standardised(self, modality: str, values: Tensor) -> Tensor:
         if modality == "text":
             return values.to(torch.int64, copy=True)
+        if modality == "numbers":
+            return prepared_numbers(values, *self._scale[modality])
         return standardised(values, *self._scale[modality])
 
 
@@ -261,5 +267,6 @@ _LABEL_DTYPES = {
 }
 
 
-def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)
+def _column(values: tuple[float, ...], device: torch.device, modality: str) -> Tensor:
+    dtype = torch.float64 if modality == "numbers" else torch.float32
+    return torch.tensor(values, dtype=dtype, device=device)

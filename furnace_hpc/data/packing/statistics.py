@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from furnace_hpc.config.manifest import Statistics
 from furnace_hpc.data.packing.sample import Values
 
+BLOCK_ROWS = 1 << 16  # of numbers in memory at a time
+ROUNDING = 1e-13  # the mean of equal numbers may differ from them by this part
 MEASURED = {"image": -3, "audio": -2}  # modality -> axis of its channels or coefficients
 
 
@@ -44,6 +46,26 @@ def target_statistics(targets_NT: NDArray[Any]) -> Statistics:
     """Return mean and deviation of the targets of a regression. A constant has the deviation 1."""
     mean, std = targets_NT.mean(0, np.float64), targets_NT.std(0, np.float64)
     return Statistics(mean=tuple(mean.tolist()), std=tuple(np.where(std > 0, std, 1.0).tolist()))
+
+
+def number_statistics(numbers_NC: NDArray[Any]) -> Statistics:
+    """Return mean and deviation of each column of numbers, without the missing ones (NaN).
+
+    A column that is constant or has no number gets the deviation 1. A block of rows is in memory at
+    a time.
+    """
+    starts = range(0, len(numbers_NC), BLOCK_ROWS)
+    known, total, squares = (np.zeros(numbers_NC.shape[1]) for _ in range(3))
+    for start in starts:
+        block = numbers_NC[start : start + BLOCK_ROWS]
+        known += np.count_nonzero(~np.isnan(block), axis=0)
+        total += np.nansum(block, axis=0)
+    mean = total / np.maximum(known, 1)
+    for start in starts:
+        squares += np.nansum((numbers_NC[start : start + BLOCK_ROWS] - mean) ** 2, axis=0)
+    std = np.sqrt(squares / np.maximum(known, 1))
+    varies = std > ROUNDING * np.abs(mean)
+    return Statistics(mean=tuple(mean.tolist()), std=tuple(np.where(varies, std, 1.0).tolist()))
 
 
 def measure(columns: Values, modalities: tuple[str, ...]) -> dict[str, Moments]:

@@ -1,5 +1,6 @@
 """Check a table before anything is packed: ids, labels, and samples that are in two splits."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,7 +113,7 @@ def count_labels(staged: Staged, label: LabelColumn, codes: Codes, *, merge: boo
     missing = frame.filter(pl.col("class").is_null()).select(pl.len()).collect().item()
     frame = frame.filter(pl.col("class").is_not_null())
     if label.kind is LabelKind.REGRESSION:
-        check_numbers(staged, label)
+        check_targets(staged, label)
         return LabelCounts(label, label.columns, {}, missing, {}, _ranges(label, frame))
     if label.kind is LabelKind.MULTI:
         frame = frame.explode("class").filter(pl.col("class").is_not_null())
@@ -192,17 +193,41 @@ def _ordered(label: LabelColumn, classes: list[str]) -> list[str]:
     return classes
 
 
-def check_numbers(staged: Staged, label: LabelColumn) -> None:
+def check_targets(staged: Staged, label: LabelColumn) -> None:
     """Raise ConfigError if a target is not a finite number."""
-    cells = pl.col(f"label.{label.name}")
-    for number, column in enumerate(label.columns):
-        rows = staged.frame.filter(~cells.list.get(number).is_finite()).select("file", "row")
+    left_out = " and leave the row out with --max-refused"
+    _check_finite(staged, f"label.{label.name}", label.columns, f"--label {label.option}", left_out)
+
+
+def check_numbers(staged: Staged, columns: ColumnOptions, codes: Codes) -> None:
+    """Raise ConfigError if a number is not finite, or a column has none in the train split."""
+    _check_finite(staged, "numbers", columns.numbers, "--numbers", "")
+    train = with_codes(staged, codes).filter(pl.col("split_code") == SPLITS.index("train"))
+    for column, cells in _cells(columns.numbers, pl.col("numbers")):
+        if not train.select(cells.count()).collect(engine="streaming").item():
+            raise ConfigError(
+                f"--numbers: column {column!r} has no number in the train split. Leave it out"
+            )
+
+
+def _cells(columns: Sequence[str], row: pl.Expr) -> Iterator[tuple[str, pl.Expr]]:
+    """Yield each column, and its number in a list of numbers."""
+    for number, column in enumerate(columns):
+        yield column, row.list.get(number)
+
+
+def _check_finite(
+    staged: Staged, name: str, columns: Sequence[str], option: str, left_out: str
+) -> None:
+    """Raise ConfigError if one of the numbers in the staged column `name` is not finite."""
+    for column, cells in _cells(columns, pl.col(name)):
+        rows = staged.frame.filter(~cells.is_finite()).select("file", "row")
         found = rows.collect(engine="streaming")
         if len(found):
             raise ConfigError(
-                f"--label {label.option}: {staged.name_of(*found.row(0))} has no finite number in "
-                f"column {column!r} (rows like it: {len(found):,}). Correct it, or empty the cell "
-                "and leave the row out with --max-refused"
+                f"{option}: {staged.name_of(*found.row(0))} has no finite number in column "
+                f"{column!r} (rows like it: {len(found):,}). Correct it, or empty the cell"
+                f"{left_out}"
             )
 
 

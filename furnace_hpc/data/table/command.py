@@ -13,10 +13,11 @@ from furnace_hpc.data.table.options import (
     SourceOptions,
     SplitOptions,
     parse_labels,
+    parse_numbers,
     parse_parts,
 )
 
-HELP = """Your own table of texts, images, sounds and labels.
+HELP = """Your own table of texts, images, sounds, numbers and labels.
 
 Without column options the command prints its guess and stops. --yes accepts the guess.
 
@@ -28,6 +29,7 @@ Examples:
     --text text --image img --label hateful=label
   furnace pack table --source esc50.csv --audio '{filename}' --media-root audio \\
     --label category --split-column fold --val-value 4 --test-value 5
+  furnace pack table --source patients.csv --text report --numbers age,pulse --label died
 """
 if TYPE_CHECKING:  # it imports numpy, which is too slow for --help
     from furnace_hpc.data.table.plan import Knobs
@@ -61,6 +63,14 @@ Image = Annotated[
 ]
 Audio = Annotated[
     str | None, typer.Option(metavar="COL", help="Column of sound files, or a template.")
+]
+Numbers = Annotated[
+    Columns,
+    typer.Option(
+        metavar="COL,COL,...",
+        help="Columns of numbers, such as age and height: one more input, standardised by the "
+        "train split. Empty cells are missing values. Repeatable.",
+    ),
 ]
 Label = Annotated[
     Columns,
@@ -160,6 +170,7 @@ def table(
     text: Text = None,
     image: Image = None,
     audio: Audio = None,
+    numbers: Numbers = None,
     label: Label = None,
     levels: Levels = None,
     id_: Id = None,
@@ -194,7 +205,7 @@ def table(
     """Pack a table: `HELP` explains it to users."""
     columns = ColumnOptions(
         *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or (), levels or ())),
-        *(id_, group, weight),
+        *(id_, group, weight, parse_numbers(numbers or ())),
     )
     values = tuple(val_value or ()), tuple(test_value or ())
     splits = SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed)

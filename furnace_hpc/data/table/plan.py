@@ -81,6 +81,8 @@ class TableRenderer:
     words: tuple[str, ...]
     has_weights: bool
     blank: Values
+    numbers: tuple[str, ...] = ()
+    """Names of the numbers."""
 
     def render(self, split: str, number: Any) -> Sample:
         """Render one row. A row without a label is refused."""
@@ -94,6 +96,8 @@ class TableRenderer:
         if "audio" in self.modalities and row["audio"] is not None:
             media = _media(row, "audio")
             draft.add("audio", media.name, lambda: self._sound(media))
+        if "numbers" in self.modalities and row["numbers"] is not None:
+            draft.add("numbers", where, lambda: {"numbers": np.array(row["numbers"], np.float64)})
         for name, label in self.labels.items():
             cell = row[f"label.{name}"]
             if cell is None:
@@ -194,6 +198,8 @@ def make_plan(
         described["image"] = knobs.image.model_dump(mode="json")
     if "audio" in modalities:
         described["audio"] = knobs.sound.model_dump(mode="json")
+    if "numbers" in modalities:
+        described["numbers"] = {"columns": list(renderer.numbers)}
     has_media = bool({"image", "audio"} & set(modalities))
     return PackPlan(
         dataset=name,
@@ -223,6 +229,7 @@ def blank_row(
     knobs: Knobs,
     words: tuple[str, ...],
     has_weights: bool,
+    num_numbers: int = 0,
 ) -> Values:
     """Return the columns of a row without text and files.
 
@@ -246,6 +253,8 @@ def blank_row(
         sound = knobs.sound
         columns["audio"] = np.zeros((sound.coefficients, sound.frames), np.float16)
         columns["audio_length"] = np.array(1, np.int16)
+    if "numbers" in modalities:
+        columns["numbers"] = np.full(num_numbers, np.nan)
     for name, label in labels.items():
         columns[f"label.{name}"] = label.blank
     if has_weights:

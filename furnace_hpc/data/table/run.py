@@ -172,7 +172,9 @@ def _check_named(columns: ColumnOptions) -> None:
     if not columns.labels:
         raise ConfigError("no label is given. Give --label NAME=COLUMN")
     if not columns.modalities:
-        raise ConfigError("no input is given. Give --text, --image or --audio with a column")
+        raise ConfigError(
+            "no input is given. Give --text, --image, --audio or --numbers with a column"
+        )
 
 
 def _draws(
@@ -196,10 +198,12 @@ def _draws(
             for label in columns.labels
         ]
         _check_missing(staged, labels, options.max_refused)
+        if columns.numbers:
+            checks.check_numbers(staged, columns, codes)
         leaks = checks.find_leaks(staged, columns, codes)
         checks.check_leaks(leaks, columns, options.allow_leak)
         warnings = list(_warnings(tables, staged, columns, codes, labels))
-        profile = describe(folder.name, staged, codes, labels, warnings, leaks)
+        profile = describe(folder.name, staged, codes, labels, warnings, leaks, columns.numbers)
         for line in profile_lines(profile):
             print(printable(line))
         settings = _settings(source, columns, splits, leaks)
@@ -233,6 +237,7 @@ def _warnings(
     yield from suspicions.label_warnings(labels, staged.num_rows)
     if columns.text:
         yield from suspicions.duplicate_texts(staged, codes)
+    yield from suspicions.number_warnings(staged, columns, codes)
     yield from suspicions.determined_labels(tables, staged, columns)
 
 
@@ -289,9 +294,12 @@ def _plan(
     frames = tuple(slot for slot in staged.slots if slot != "audio")
     id_bytes = staged.frame.select(pl.col("id").str.len_bytes().max()).collect().item()
     has_weights = columns.weight is not None
-    blank = blank_row(id_bytes, columns.modalities, len(frames), planned, knobs, words, has_weights)
+    blank = blank_row(
+        *(id_bytes, columns.modalities, len(frames), planned, knobs, words, has_weights),
+        len(columns.numbers),
+    )
     renderer = TableRenderer(
         *(staged.parts, staged.tables, columns.modalities, frames, planned, knobs, words),
-        *(has_weights, blank),
+        *(has_weights, blank, columns.numbers),
     )
     return make_plan(renderer, DATASET, rows_of(codes), settings)

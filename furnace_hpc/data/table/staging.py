@@ -1,7 +1,8 @@
 """Write the needed columns of all tables to Arrow files in one form, which workers read in parts.
 
-Columns: `file`, `row` (from 1), `id`, `split`, `text`, `group`, `weight`, `label.<name>`, and for
-each image or sound `<slot>` (path), `<slot>_at`, `<slot>_size` and `<slot>_name`.
+Columns: `file`, `row` (from 1), `id`, `split`, `text`, `numbers`, `group`, `weight`,
+`label.<name>`, and for each image or sound `<slot>` (path), `<slot>_at`, `<slot>_size` and
+`<slot>_name`.
 """
 
 import os
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.data.table.cells import label_cells, number_cells, text_cells
+from furnace_hpc.data.table.cells import label_cells, number_cells, row_of_numbers, text_cells
 from furnace_hpc.data.table.media import WHOLE, Media
 from furnace_hpc.data.table.options import ColumnOptions, columns_of
 from furnace_hpc.data.table.sources.files import Table, readable
@@ -152,6 +153,8 @@ def _stage(
         texts = [text_cells(spec, schema, "--text") for spec in columns.text]
         joined = pl.concat_str(texts, separator="\n", ignore_nulls=True)
         chosen.append(_or_null(joined).alias("text"))
+    if columns.numbers:
+        chosen.append(row_of_numbers(columns.numbers, schema, "--numbers").alias("numbers"))
     if columns.group:
         chosen.append(text_cells(columns.group, schema, "--group").alias("group"))
     if columns.weight:

@@ -155,6 +155,7 @@ def _meta_batch(
             inputs[name] = torch.empty(B, *shape, dtype=torch.int64, device=device)
         else:
             shape = shape[-3:] if name == "image" else shape
+            shape = (*shape, 2) if name == "numbers" else shape
             inputs[name] = torch.empty(B, *shape, device=device)
         if f"{name}_length" in manifest.columns:
             lengths[name] = torch.empty(B, dtype=torch.int64, device=device)

@@ -76,7 +76,7 @@ def _page(profile: Profile, staged: Staged, codes: Codes, decoder: DecoderProces
     yield from _labels(profile)
     yield f"<h2>{NUM_SAMPLES} samples</h2>"
     for row in _samples(staged, codes):
-        yield from _sample(row, staged, decoder)
+        yield from _sample(row, staged, profile.numbers, decoder)
 
 
 def _labels(profile: Profile) -> Iterator[str]:
@@ -121,7 +121,9 @@ def _samples(staged: Staged, codes: Codes) -> list[dict[str, Any]]:
     return rows.head(NUM_SAMPLES).collect().to_dicts()
 
 
-def _sample(row: dict[str, Any], staged: Staged, decoder: DecoderProcess) -> Iterator[str]:
+def _sample(
+    row: dict[str, Any], staged: Staged, numbers: tuple[str, ...], decoder: DecoderProcess
+) -> Iterator[str]:
     split = SPLITS[row["split_code"]]
     place = staged.name_of(row["file"], row["row"])
     yield f"<div class=sample><b>{html.escape(str(row['id']))}</b> ({split}, {html.escape(place)})"
@@ -130,6 +132,10 @@ def _sample(row: dict[str, Any], staged: Staged, decoder: DecoderProcess) -> Ite
     for slot in staged.slots:
         if media := media_of(row, slot):
             yield _shown(media, slot, decoder)
+    if row.get("numbers"):
+        known = ("missing" if number is None else f"{number:.6g}" for number in row["numbers"])
+        shown = (f"{name} {number}" for name, number in zip(numbers, known, strict=True))
+        yield f"<div>numbers: {html.escape(', '.join(shown))}</div>"
     for name, value in row.items():
         if name.startswith("label."):
             labels = value if isinstance(value, list) else [value]
