@@ -13,7 +13,6 @@ from furnace_hpc.config.manifest import Statistics
 from furnace_hpc.data.packing.sample import Values
 
 BLOCK_ROWS = 1 << 16  # of numbers in memory at a time
-ROUNDING = 1e-13  # the mean of equal numbers may differ from them by this part
 MEASURED = {"image": -3, "audio": -2}  # modality -> axis of its channels or coefficients
 
 
@@ -54,18 +53,25 @@ def number_statistics(numbers_NC: NDArray[Any]) -> Statistics:
     A column that is constant or has no number gets the deviation 1. A block of rows is in memory at
     a time.
     """
+    num_columns = numbers_NC.shape[1]
+    known, total, rest, squares = (np.zeros(num_columns) for _ in range(4))
+    least, most = np.full(num_columns, np.nan), np.full(num_columns, np.nan)
     starts = range(0, len(numbers_NC), BLOCK_ROWS)
-    known, total, squares = (np.zeros(numbers_NC.shape[1]) for _ in range(3))
     for start in starts:
         block = numbers_NC[start : start + BLOCK_ROWS]
         known += np.count_nonzero(~np.isnan(block), axis=0)
         total += np.nansum(block, axis=0)
-    mean = total / np.maximum(known, 1)
+        least = np.fmin(least, np.fmin.reduce(block))
+        most = np.fmax(most, np.fmax.reduce(block))
+    known = np.maximum(known, 1)
+    rough = total / known
     for start in starts:
-        squares += np.nansum((numbers_NC[start : start + BLOCK_ROWS] - mean) ** 2, axis=0)
-    std = np.sqrt(squares / np.maximum(known, 1))
-    varies = std > ROUNDING * np.abs(mean)
-    return Statistics(mean=tuple(mean.tolist()), std=tuple(np.where(varies, std, 1.0).tolist()))
+        difference = numbers_NC[start : start + BLOCK_ROWS] - rough
+        rest += np.nansum(difference, axis=0)
+        squares += np.nansum(difference**2, axis=0)
+    variance = np.maximum(squares / known - (rest / known) ** 2, 0)
+    std = np.where(most > least, np.sqrt(variance), 1.0)
+    return Statistics(mean=tuple((rough + rest / known).tolist()), std=tuple(std.tolist()))
 
 
 def measure(columns: Values, modalities: tuple[str, ...]) -> dict[str, Moments]:
