@@ -121,7 +121,7 @@ class Predictor:
         self,
         text: str | None = None,
         image: str | Path | Array | None = None,
-        audio: str | Path | Array | None = None,
+        audio: str | Path | Array | Mapping[str, Any] | None = None,
         numbers: Mapping[str, float | None] | Sequence[float | None] | Array | None = None,
     ) -> Answer:
         """Predict for one sample from the given modalities.
@@ -129,7 +129,8 @@ class Predictor:
         Args:
             text: raw text.
             image: an image file, or stored values as an array or a .npy file.
-            audio: a sound file, or stored values as an array or a .npy file.
+            audio: a sound file, or stored values as an array or a .npy file. A segment of a file is
+                `{"path": "talk.wav", "start": 1.5, "end": 4}`, in seconds.
             numbers: name -> number in its own unit, or all numbers in the order of the pack. None
                 and NaN are missing numbers, as are names that are left out.
 

@@ -6,6 +6,7 @@ C channels, H height, W width, K coefficients, F frames, T tokens.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
 from furnace_hpc.data.decode.features import WINDOW
 from furnace_hpc.data.decode.images import ImageKnobs, read_image
 from furnace_hpc.data.decode.reading import reading, regular_file
+from furnace_hpc.data.decode.segments import WHOLE_SOUND, Segment
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocabulary_of, words_of
 from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
@@ -142,13 +144,19 @@ class Preprocessor:
         return pixels
 
     def _audio(self, given: Any) -> Values:
+        segment = None
+        if isinstance(given, Mapping):
+            given, segment = _segment(given)
         if isinstance(given, np.ndarray) or _is_npy(given):
             values = self._stored("audio", given)
             return {"audio": values} | self._length_of(values.shape[-1])
         path = _regular_file("audio", given)
         if self._sound is None:
             raise self._only_arrays("audio")
-        values, length = self.decode(read_sound, path, self._sound)
+        read: Callable[[Path, Any], Any] = read_sound
+        if segment:
+            read = partial(read_sound, segment=segment)
+        values, length = self.decode(read, path, self._sound)
         return {"audio": values} | self._length_of(length)
 
     def _length_of(self, frames: int) -> Values:
@@ -256,6 +264,27 @@ def _knobs(kind: type[Knobs], settings: dict[str, Any]) -> Knobs | None:
         return kind.model_validate({name: settings[name] for name in kind.model_fields})
     except ValidationError:
         return None
+
+
+def _segment(given: Mapping[str, Any]) -> tuple[Any, Segment | None]:
+    """Return the path and the segment of `{"path": ..., "start": ..., "end": ...}`.
+
+    Without start and end it is the whole sound.
+
+    Raises:
+        ConfigError: a key is unknown, or start and end are not seconds in this order.
+    """
+    keys = ("path", "start", "end")
+    if unknown := [key for key in given if key not in keys]:
+        raise ConfigError(f"audio has the key {unknown[0]!r}; {nearest(str(unknown[0]), keys)}")
+    start, end = _number("start", given.get("start")), _number("end", given.get("end"))
+    start, end = 0.0 if math.isnan(start) else start, math.inf if math.isnan(end) else end
+    if not 0 <= start < end:
+        raise ConfigError(
+            f"audio starts at {start:g} s and ends at {end:g} s, wanted an end after the start"
+        )
+    segment = Segment(start, end)
+    return given.get("path"), None if segment == WHOLE_SOUND else segment
 
 
 def _number(name: str, value: Any) -> float:

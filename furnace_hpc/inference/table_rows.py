@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".tsv", ".parquet")
 BATCH_ROWS = 1024
+SEGMENT = {"audio-start": "start", "audio-end": "end"}  # option of the pack -> key of a sample
 
 
 def is_table(path: Path) -> bool:
@@ -29,6 +30,7 @@ def input_columns(data: Manifest) -> dict[str, list[str]]:
     given = data.preprocessing.get("columns")
     named = given if data.dataset == "table" and isinstance(given, dict) else {}
     columns = {name: list(named.get(name, [name])) for name in data.modalities}
+    columns |= {name: list(named[name]) for name in SEGMENT if name in named}
     return columns | {"id": list(named.get("id", ["id"]))}
 
 
@@ -51,6 +53,8 @@ def read_rows(path: Path, columns: Mapping[str, list[str]]) -> Iterator[dict[str
         schema = table.frame.collect_schema()
         chosen = []
         for name, specs in columns.items():
+            if name in SEGMENT:
+                continue
             if name == "numbers":
                 chosen += _numbers(specs, schema)
                 continue
@@ -58,7 +62,8 @@ def read_rows(path: Path, columns: Mapping[str, list[str]]) -> Iterator[dict[str
             if found:
                 cells = [text_cells(spec, schema, name) for spec in found]
                 joined = pl.concat_str(cells, separator="\n", ignore_nulls=True)
-                chosen.append(pl.when(joined.str.strip_chars() != "").then(joined).alias(name))
+                cell = pl.when(joined.str.strip_chars() != "").then(joined).alias(name)
+                chosen.append(_with_segment(cell, columns, schema) if name == "audio" else cell)
         if not any(cells.meta.output_name() in MODALITIES for cells in chosen):
             wanted = ", ".join(spec for name in MODALITIES for spec in columns.get(name, []))
             raise ConfigError(
@@ -68,6 +73,22 @@ def read_rows(path: Path, columns: Mapping[str, list[str]]) -> Iterator[dict[str
             chunk_size=BATCH_ROWS, maintain_order=True
         ):
             yield from batch.iter_rows(named=True)
+
+
+def _with_segment(
+    path: "pl.Expr", columns: Mapping[str, list[str]], schema: "pl.Schema"
+) -> "pl.Expr":
+    """Return a path, or path, start and end of a sound if the table has columns for them."""
+    import polars as pl
+
+    found = [
+        pl.col(columns[name][0]).alias(key)
+        for name, key in SEGMENT.items()
+        if name in columns and columns[name][0] in schema
+    ]
+    if not found:
+        return path
+    return pl.when(path.is_not_null()).then(pl.struct(path.alias("path"), *found)).alias("audio")
 
 
 def _numbers(specs: list[str], schema: "pl.Schema") -> "list[pl.Expr]":

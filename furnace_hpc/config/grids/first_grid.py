@@ -83,13 +83,15 @@ class FirstGrid:
         return min(self.size.batch, 1 << (max(1, self.num_train).bit_length() - 1))
 
     @property
+    def epochs(self) -> int:
+        """Passes over the train split. Small splits get more, for at least `MIN_STEPS` steps."""
+        least = MIN_STEPS * self.batch / max(1, self.num_train)
+        return max(self.size.epochs, math.ceil(least))
+
+    @property
     def steps(self) -> int:
-        """Steps of a run, rounded up to two digits."""
-        steps = max(MIN_STEPS, self.size.epochs * self.num_train / self.batch)
-        unit = 1
-        while steps / unit >= 100:
-            unit *= 10
-        return math.ceil(steps / unit) * unit
+        """Steps of a run."""
+        return math.ceil(self.epochs * max(1, self.num_train) / self.batch)
 
     @property
     def rows(self) -> list[Row]:
@@ -112,7 +114,7 @@ def modality_rows(modalities: Modalities) -> list[Modalities]:
 
 def _rows(grid: FirstGrid) -> Iterator[Row]:
     modalities, size = grid.manifest.modalities, grid.size
-    twice = f"{{global_batch_size: {2 * grid.batch}}}"
+    twice = f"{{epochs: {2 * grid.epochs}}}"
     last = Row("twice_epochs", twice, "more training must not help", is_sanity=True)
     if len(modalities) == 1:
         half = f"{{model.width: {size.width // 2}, model.feedforward: {size.feedforward // 2}}}"
@@ -185,8 +187,7 @@ def _base(grid: FirstGrid) -> Iterator[str]:
     every = max(1, grid.steps // EVALUATIONS)
     yield f"  evaluation: {_evaluation(grid, every)}"
     yield _line("  deepspeed: zero1_fp32", "on GPUs: zero1 (bf16)")
-    epochs = grid.steps * grid.batch / max(1, grid.num_train)
-    yield _line(f"  steps: {grid.steps}", f"about {epochs:,.0f} epochs")
+    yield _line(f"  epochs: {grid.epochs}", f"{grid.steps:,} steps")
     yield _line(f"  global_batch_size: {grid.batch}", "over all processes")
     yield f"  checkpoint_every: {every}"
 

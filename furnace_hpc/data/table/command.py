@@ -64,6 +64,13 @@ Image = Annotated[
 Audio = Annotated[
     str | None, typer.Option(metavar="COL", help="Column of sound files, or a template.")
 ]
+AudioStart = Annotated[
+    str | None,
+    typer.Option(metavar="COL", help="Seconds at which the row's segment of the sound starts [0]."),
+]
+AudioEnd = Annotated[
+    str | None, typer.Option(metavar="COL", help="Seconds at which it ends [the sound's end].")
+]
 Numbers = Annotated[
     Columns,
     typer.Option(
@@ -170,6 +177,8 @@ def table(
     text: Text = None,
     image: Image = None,
     audio: Audio = None,
+    audio_start: AudioStart = None,
+    audio_end: AudioEnd = None,
     numbers: Numbers = None,
     label: Label = None,
     levels: Levels = None,
@@ -205,7 +214,7 @@ def table(
     """Pack a table: `HELP` explains it to users."""
     columns = ColumnOptions(
         *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or (), levels or ())),
-        *(id_, group, weight, parse_numbers(numbers or ())),
+        *(id_, group, weight, parse_numbers(numbers or ()), audio_start, audio_end),
     )
     values = tuple(val_value or ()), tuple(test_value or ())
     splits = SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed)

@@ -1,11 +1,15 @@
-"""Guess which columns are numbers that a model can use."""
+"""Numbers in a table: guess their columns, and check their cells."""
 
 import re
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.numbers import MISSING
 from furnace_hpc.data.table.cells import as_number
+from furnace_hpc.data.table.options import ColumnOptions
+from furnace_hpc.data.table.staging import Staged
 
 MOST_NUMBERS = 50  # columns that a guess takes
 LEAST_KNOWN = 0.5  # share of a column's cells that are not empty
@@ -49,3 +53,61 @@ def numbers_of(values: pl.Series) -> pl.Series | None:
         return None
     numbers = pl.DataFrame({"text": text}).select(as_number(pl.col("text")))["text"]
     return numbers if numbers.is_finite().fill_null(value=False).all() else None
+
+
+def check_numbers(staged: Staged, columns: ColumnOptions, train: pl.LazyFrame) -> None:
+    """Raise ConfigError if a number is not finite, or a column has none in the train rows."""
+    check_finite(staged, "numbers", columns.numbers, "--numbers", "")
+    for column, cells in _cells(columns.numbers, pl.col("numbers")):
+        if not train.select(cells.count()).collect(engine="streaming").item():
+            raise ConfigError(
+                f"--numbers: column {column!r} has no number in the train split. Leave it out"
+            )
+
+
+def _cells(columns: Sequence[str], row: pl.Expr) -> Iterator[tuple[str, pl.Expr]]:
+    """Yield each column, and its number in a list of numbers."""
+    for number, column in enumerate(columns):
+        yield column, row.list.get(number)
+
+
+def check_segments(staged: Staged, columns: ColumnOptions) -> None:
+    """Raise ConfigError if a start or an end of a sound is no number, or the end is not later."""
+    if not (columns.audio_start or columns.audio_end):
+        return
+    start, end = pl.col("audio_start"), pl.col("audio_end")
+    sounds = staged.frame.filter(pl.col("audio").is_not_null())
+    for option, given, wrong in (
+        ("--audio-start", columns.audio_start, ~start.is_finite() | (start < 0)),
+        ("--audio-end", columns.audio_end, end.is_nan()),
+    ):
+        found = sounds.filter(wrong).select("file", "row").collect(engine="streaming")
+        if len(found):
+            raise ConfigError(
+                f"{option} {given!r}: {staged.name_of(*found.row(0))} has no number of seconds, 0 "
+                f"or more (rows like it: {len(found):,}). Correct it"
+            )
+    found = sounds.filter(end <= start).select("file", "row", "audio_start", "audio_end")
+    late = found.collect(engine="streaming")
+    if len(late):
+        file, row, first, last = late.row(0)
+        raise ConfigError(
+            f"the sound of {staged.name_of(file, row)} starts at {first:g} s and ends at "
+            f"{last:g} s (rows like it: {len(late):,}). Correct the columns of --audio-start and "
+            "--audio-end"
+        )
+
+
+def check_finite(
+    staged: Staged, name: str, columns: Sequence[str], option: str, left_out: str
+) -> None:
+    """Raise ConfigError if one of the numbers in the staged column `name` is not finite."""
+    for column, cells in _cells(columns, pl.col(name)):
+        rows = staged.frame.filter(~cells.is_finite()).select("file", "row")
+        found = rows.collect(engine="streaming")
+        if len(found):
+            raise ConfigError(
+                f"{option}: {staged.name_of(*found.row(0))} has no finite number in column "
+                f"{column!r} (rows like it: {len(found):,}). Correct it, or empty the cell"
+                f"{left_out}"
+            )

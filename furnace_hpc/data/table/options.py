@@ -70,6 +70,9 @@ class ColumnOptions:
     weight: str | None = None
     numbers: tuple[str, ...] = ()
     """Columns of the modality `numbers`. No templates."""
+    audio_start: str | None = None
+    """Column with the second at which a sound starts."""
+    audio_end: str | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -83,6 +86,7 @@ class ColumnOptions:
         """Option -> the columns or templates that it names."""
         single = {"--audio": self.audio, "--id": self.id, "--group": self.group}
         single["--weight"] = self.weight
+        single |= {"--audio-start": self.audio_start, "--audio-end": self.audio_end}
         named = {"--text": self.text, "--image": self.image}
         named["--numbers"] = self.numbers
         named |= {option: (column,) for option, column in single.items() if column}

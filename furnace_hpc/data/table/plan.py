@@ -17,7 +17,7 @@ from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer
 from furnace_hpc.data.decode.word_tokenizer import WORDS, word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
-from furnace_hpc.data.table.media import Media, image_of, sound_of
+from furnace_hpc.data.table.media import Media, image_of, media_at, sound_of
 from furnace_hpc.data.table.options import LabelKind
 
 RECIPE = 1  # increase it if the same table and settings make other columns
@@ -95,7 +95,8 @@ class TableRenderer:
             self._add_images(draft, row)
         if "audio" in self.modalities and row["audio"] is not None:
             media = _media(row, "audio")
-            draft.add("audio", media.name, lambda: self._sound(media))
+            name = f"{media.name} ({where}, {media.segment})" if media.segment else media.name
+            draft.add("audio", name, lambda: self._sound(media))
         if "numbers" in self.modalities and row["numbers"] is not None:
             draft.add("numbers", where, lambda: {"numbers": np.array(row["numbers"], np.float64)})
         for name, label in self.labels.items():
@@ -135,7 +136,9 @@ class TableRenderer:
 
 
 def _media(row: dict[str, Any], slot: str) -> Media:
-    return Media(row[slot], row[f"{slot}_at"], row[f"{slot}_size"], row[f"{slot}_name"])
+    media = media_at(row, slot)
+    assert media
+    return media
 
 
 def _row(parts: tuple[Path, ...], number: int) -> dict[str, Any]:

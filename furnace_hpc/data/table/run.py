@@ -24,7 +24,7 @@ from furnace_hpc.data.decode.word_tokenizer import WORDS
 from furnace_hpc.data.packing.pack_command import pack_plan
 from furnace_hpc.data.packing.required_modalities import require_modalities
 from furnace_hpc.data.packing.sample import PackPlan
-from furnace_hpc.data.table import checks, suspicions
+from furnace_hpc.data.table import checks, numeric, suspicions
 from furnace_hpc.data.table.checks import Codes, LabelCounts, Leaks
 from furnace_hpc.data.table.guess import guess, report_lines
 from furnace_hpc.data.table.options import ColumnOptions, SourceOptions, SplitOptions
@@ -90,6 +90,7 @@ def pack_table(
         _check_named(columns)
         staged = stage(tables, columns, splits.column, scratch, sources.separator)
         checks.check_ids(staged)
+        numeric.check_segments(staged, columns)
         draws = _draws(tables, staged, columns, splits, knobs, options, out)
         for draw in draws:
             pack_plan(
@@ -171,6 +172,10 @@ def _guessed(
 def _check_named(columns: ColumnOptions) -> None:
     if not columns.labels:
         raise ConfigError("no label is given. Give --label NAME=COLUMN")
+    if not columns.audio and (columns.audio_start or columns.audio_end):
+        raise ConfigError(
+            "--audio-start and --audio-end need --audio. Give the column of the files"
+        )
     if not columns.modalities:
         raise ConfigError(
             "no input is given. Give --text, --image, --audio or --numbers with a column"
@@ -199,7 +204,8 @@ def _draws(
         ]
         _check_missing(staged, labels, options.max_refused)
         if columns.numbers:
-            checks.check_numbers(staged, columns, codes)
+            train = checks.with_codes(staged, codes).filter(pl.col("split_code") == 0)
+            numeric.check_numbers(staged, columns, train)
         leaks = checks.find_leaks(staged, columns, codes)
         checks.check_leaks(leaks, columns, options.allow_leak)
         warnings = list(_warnings(tables, staged, columns, codes, labels))
@@ -237,6 +243,8 @@ def _warnings(
     yield from suspicions.label_warnings(labels, staged.num_rows)
     if columns.text:
         yield from suspicions.duplicate_texts(staged, codes)
+    if columns.audio_start or columns.audio_end:
+        yield from suspicions.divided_sounds(staged, codes)
     yield from suspicions.number_warnings(staged, columns, codes)
     yield from suspicions.determined_labels(tables, staged, columns)
 

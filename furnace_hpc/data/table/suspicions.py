@@ -52,6 +52,18 @@ def number_warnings(staged: Staged, columns: ColumnOptions, codes: Codes) -> Ite
             yield f"column {column!r} of --numbers is {least:g} in all train rows that have it"
 
 
+def divided_sounds(staged: Staged, codes: Codes) -> Iterator[str]:
+    """Yield the number of sounds whose segments are in two splits."""
+    frame = with_codes(staged, codes).filter(pl.col("audio").is_not_null())
+    used = frame.filter(pl.col("split_code") < len(SPLITS)).group_by("audio", "audio_at")
+    found = used.agg(pl.col("split_code").n_unique().alias("splits")).collect(engine="streaming")
+    if number := int((found["splits"] > 1).sum()):
+        yield (
+            f"segments of {number:,} sounds are in two splits. --group with the column of --audio "
+            "keeps the segments of a sound in one split"
+        )
+
+
 def duplicate_texts(staged: Staged, codes: Codes) -> Iterator[str]:
     """Yield the numbers of texts that are equal or nearly equal, and in two splits.
 

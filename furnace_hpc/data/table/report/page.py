@@ -19,10 +19,10 @@ from furnace_hpc.data.decode.images import ImageKnobs
 from furnace_hpc.data.decode.separate_process import DecoderProcess
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.table.checks import Codes, LabelCounts, with_codes
-from furnace_hpc.data.table.media import Media, image_of, wave_of
+from furnace_hpc.data.table.media import Media, image_of, media_at, wave_of
 from furnace_hpc.data.table.report.profile import READERS, Profile, shown_classes
 from furnace_hpc.data.table.splits import UNUSED
-from furnace_hpc.data.table.staging import Staged, media_of
+from furnace_hpc.data.table.staging import Staged
 from furnace_hpc.host.durable_files import replace_file
 
 NUM_SAMPLES = 10
@@ -130,7 +130,7 @@ def _sample(
     if row.get("text"):
         yield f"<p>{html.escape(row['text'][:MAX_TEXT])}</p>"
     for slot in staged.slots:
-        if media := media_of(row, slot):
+        if media := media_at(row, slot):
             yield _shown(media, slot, decoder)
     if row.get("numbers"):
         known = ("missing" if number is None else f"{number:.6g}" for number in row["numbers"])

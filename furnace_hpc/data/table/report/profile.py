@@ -15,9 +15,9 @@ from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.data.decode.separate_process import DecoderProcess
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.table.checks import Codes, LabelCounts, Leaks, with_codes
-from furnace_hpc.data.table.media import Media, image_size, sound_length
+from furnace_hpc.data.table.media import Media, image_size, media_at, sound_length
 from furnace_hpc.data.table.splits import UNUSED
-from furnace_hpc.data.table.staging import Staged, media_of
+from furnace_hpc.data.table.staging import Staged
 
 Found = TypeVar("Found")
 PROBED = 200  # files whose header is read
@@ -124,7 +124,7 @@ def _probed(staged: Staged, slot: str) -> list[Media]:
     """Return files of rows that are evenly spread over the table."""
     step = max(1, staged.num_rows // PROBED)
     rows = staged.frame.gather_every(step).filter(pl.col(slot).is_not_null()).head(PROBED).collect()
-    found = (media_of(row, slot) for row in rows.iter_rows(named=True))
+    found = (media_at(row, slot) for row in rows.iter_rows(named=True))
     return [media for media in found if media]
 
 
