@@ -13,6 +13,9 @@ from furnace_hpc.config.errors import ConfigError
 def main(
     model: Annotated[Path, typer.Option(metavar="DIR", help="folder made by `furnace export`")],
     text: Annotated[str | None, typer.Option(help="text")] = None,
+    text_pair: Annotated[
+        str | None, typer.Option(help="second text, if the model reads text pairs")
+    ] = None,
     image: Annotated[
         str | None, typer.Option(metavar="FILE", help="image file, or .npy with the stored values")
     ] = None,
@@ -54,6 +57,8 @@ def main(
     """
     modalities = {"text": text, "image": image, "audio": audio, "numbers": numbers}
     given: dict[str, Any] = {name: value for name, value in modalities.items() if value is not None}
+    if text_pair is not None:
+        given["text"] = [text or "", text_pair]
     _check_given(given, input_)
     if numbers is not None:
         given["numbers"] = _parsed_numbers(numbers)

@@ -51,6 +51,8 @@ class Statistics(_Frozen):
     std: tuple[float, ...]
 
 
+# column of text pairs with the place of the second text's first token, and its key among lengths
+TEXT_SECOND = "text_second"
 SAMPLING_WEIGHT = "sampling_weight"  # column that `data.sampling: weighted` uses
 # TriDigits without --pool splits the same sources again with each seed. Of 83 voices, 20 are in the
 # test split and 43 in the train split. The ratio of the images is smaller (20 % and 70 %).

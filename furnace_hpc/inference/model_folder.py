@@ -152,7 +152,8 @@ class Deployed(nn.Module):
             inputs: stored values before standardisation. text: ids [B, T]. image: [B, C, H, W].
                 audio: [B, C, T]. numbers: [B, N], NaN if missing. Values of an absent modality may
                 be anything.
-            lengths: valid tokens or frames of text and audio [B].
+            lengths: valid tokens or frames of text and audio [B]. text_second, for text pairs: the
+                place of the second text's first token [B].
             present_BM: whether each sample has each modality.
         """
         prepared = {name: self._prepared(name, values) for name, values in inputs.items()}

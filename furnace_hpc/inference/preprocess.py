@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.config.manifest import MODALITIES, Manifest, number_names
+from furnace_hpc.config.manifest import MODALITIES, TEXT_SECOND, Manifest, number_names
 from furnace_hpc.config.parsing.numbers import MISSING, number_of_text
 from furnace_hpc.data.columns import map_file
 from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
@@ -28,6 +28,7 @@ from furnace_hpc.data.decode.features import WINDOW
 from furnace_hpc.data.decode.images import ImageKnobs, read_image
 from furnace_hpc.data.decode.reading import reading, regular_file
 from furnace_hpc.data.decode.segments import WHOLE_SOUND, Segment
+from furnace_hpc.data.decode.text_pairs import pair_columns
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocabulary_of, words_of
 from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
@@ -36,6 +37,7 @@ from furnace_hpc.data.packing.sample import Array, Values
 Knobs = TypeVar("Knobs", bound=BaseModel)
 # decode(function, path, knobs) returns function(path, knobs)
 Decode = Callable[[Callable[[Path, Any], Any], Path, Any], Any]
+PAIR = ("first", "second")
 DECODERS = (read_image.__module__, read_sound.__module__, "librosa.feature.spectral")
 
 
@@ -52,6 +54,7 @@ class Preprocessor:
         self.decode: Decode = lambda read, path, knobs: read(path, knobs)
         """Decodes a file. A caller may replace it, to decode in another process."""
         self._numbers = number_names(data)
+        self._is_pair = TEXT_SECOND in data.columns
         self._is_clip = data.image_frames is not None
         self._dataset = data.dataset
 
@@ -91,26 +94,46 @@ class Preprocessor:
         values: Values = {modality: np.zeros(self._shape(modality), self._columns[modality].dtype)}
         if modality in self._lengths:
             values[f"{modality}_length"] = np.array(1, np.int16)
+        if modality == "text" and self._is_pair:
+            values[TEXT_SECOND] = np.array(1, np.int16)
         return values
 
     def _text(self, given: Any) -> Values:
-        if not isinstance(given, str):
-            raise ConfigError(f"text is {_short_repr(given)}, wanted a string")
-        try:
-            given.encode()
-        except UnicodeEncodeError:
-            raise ConfigError(f"text {_short_repr(given)} is not valid Unicode") from None
-        if not given.strip():
+        texts = self._texts(given)
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"text {_short_repr(text)} is not valid Unicode") from None
+        if not any(text.strip() for text in texts):
             raise ConfigError("text is empty. Leave it out or give a text")
         assert self._tokenizer
         try:
-            tokens, length = self._tokenizer.encode(given)
+            if self._is_pair:
+                values = pair_columns(self._tokenizer, *texts)
+            else:
+                tokens, length = self._tokenizer.encode(*texts)
+                values = {"text": tokens, "text_length": np.array(length, np.int16)}
         except Unusable as error:
             raise ConfigError(f"text is {_short_repr(given)}: {error.detail}") from None
-        return {
-            "text": tokens.astype(self._columns["text"].dtype),
-            "text_length": np.array(length, np.int16),
-        }
+        return values | {"text": values["text"].astype(self._columns["text"].dtype)}
+
+    def _texts(self, given: Any) -> list[str]:
+        """Return the text, or both texts of a pair. One of them may be empty."""
+        if not self._is_pair:
+            if not isinstance(given, str):
+                raise ConfigError(f"text is {_short_repr(given)}, wanted a string")
+            return [given]
+        if not isinstance(given, list | tuple) or len(given) != len(PAIR):
+            raise ConfigError(
+                f"text is {_short_repr(given)}, wanted a pair of strings: this model reads two "
+                "texts"
+            )
+        texts = ["" if text is None else text for text in given]
+        for which, text in zip(PAIR, texts, strict=True):
+            if not isinstance(text, str):
+                raise ConfigError(f"the {which} text is {_short_repr(text)}, wanted a string")
+        return texts
 
     def _numbers_of(self, given: Any) -> Array:
         """Return a row of numbers in the order of the pack. NaN is a missing number."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".tsv", ".parquet")
 BATCH_ROWS = 1024
+PAIR = "text-pair"  # option of the pack with the column of the second text
 SEGMENT = {"audio-start": "start", "audio-end": "end"}  # option of the pack -> key of a sample
 
 
@@ -30,7 +31,7 @@ def input_columns(data: Manifest) -> dict[str, list[str]]:
     given = data.preprocessing.get("columns")
     named = given if data.dataset == "table" and isinstance(given, dict) else {}
     columns = {name: list(named.get(name, [name])) for name in data.modalities}
-    columns |= {name: list(named[name]) for name in SEGMENT if name in named}
+    columns |= {name: list(named[name]) for name in (*SEGMENT, PAIR) if name in named}
     return columns | {"id": list(named.get("id", ["id"]))}
 
 
@@ -53,7 +54,7 @@ def read_rows(path: Path, columns: Mapping[str, list[str]]) -> Iterator[dict[str
         schema = table.frame.collect_schema()
         chosen = []
         for name, specs in columns.items():
-            if name in SEGMENT:
+            if name in SEGMENT or name == PAIR:
                 continue
             if name == "numbers":
                 chosen += _numbers(specs, schema)
@@ -63,7 +64,11 @@ def read_rows(path: Path, columns: Mapping[str, list[str]]) -> Iterator[dict[str
                 cells = [text_cells(spec, schema, name) for spec in found]
                 joined = pl.concat_str(cells, separator="\n", ignore_nulls=True)
                 cell = pl.when(joined.str.strip_chars() != "").then(joined).alias(name)
-                chosen.append(_with_segment(cell, columns, schema) if name == "audio" else cell)
+                if name == "audio":
+                    cell = _with_segment(cell, columns, schema)
+                elif name == "text" and PAIR in columns:
+                    cell = _with_second(joined, columns[PAIR], schema)
+                chosen.append(cell)
         if not any(cells.meta.output_name() in MODALITIES for cells in chosen):
             wanted = ", ".join(spec for name in MODALITIES for spec in columns.get(name, []))
             raise ConfigError(
@@ -73,6 +78,19 @@ def read_rows(path: Path, columns: Mapping[str, list[str]]) -> Iterator[dict[str
             chunk_size=BATCH_ROWS, maintain_order=True
         ):
             yield from batch.iter_rows(named=True)
+
+
+def _with_second(first: "pl.Expr", specs: list[str], schema: "pl.Schema") -> "pl.Expr":
+    """Return both texts of a pair as a list. It is null if both are empty."""
+    import polars as pl
+
+    from furnace_hpc.data.table.cells import text_cells
+
+    found = _existing(PAIR, specs, schema.names())
+    second = text_cells(found[0], schema, PAIR) if found else pl.lit(None, pl.String)
+    texts = [text.fill_null("") for text in (first, second)]
+    known = pl.any_horizontal([text.str.strip_chars() != "" for text in texts])
+    return pl.when(known).then(pl.concat_list(texts)).alias("text")
 
 
 def _with_segment(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import TEXT_SECOND
 from furnace_hpc.config.metrics import subsets
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.inference.model_folder import Deployed, Exported, Program
@@ -108,6 +109,8 @@ def random_inputs(exported: Exported, size: int, seed: int) -> Inputs:
         inputs[name] = _random(name, (size, *shape), column.dtype, exported, generator)
         if f"{name}_length" in data.columns:
             lengths[name] = torch.randint(1, shape[-1] + 1, (size,), generator=generator)
+        if name == "text" and TEXT_SECOND in data.columns:
+            lengths[TEXT_SECOND] = torch.randint(1, shape[-1] + 1, (size,), generator=generator)
     return inputs, lengths, torch.ones(size, len(exported.modalities), dtype=torch.bool)
 
 

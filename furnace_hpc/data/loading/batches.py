@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from furnace_hpc.config.manifest import TEXT_SECOND
 from furnace_hpc.data.columns import Array, Columns
 from furnace_hpc.data.loading.numbers import prepared_numbers
 from furnace_hpc.data.loading.targets import balanced_weights, target_scales
@@ -44,7 +45,8 @@ class Batch:
     """text [B, T] int64; image [B, C, H, W] and audio [B, C, T] float32, standardised. numbers
     [B, N, 2] float32: standardised, and whether each is known."""
     lengths: dict[str, Tensor]
-    """Valid tokens or frames of text and audio, [B] int64."""
+    """Valid tokens or frames of text and audio, [B] int64. Of text pairs also `text_second`: the
+    place of the second text's first token."""
     present_BM: Tensor
     """Whether each sample has each modality, bool, in the order of `modalities`."""
     labels: dict[str, Tensor]
@@ -89,6 +91,7 @@ class BatchReader:
             if name in modalities
         }
         wanted = [*modalities, *(f"{modality}_length" for modality in modalities), "present"]
+        wanted += [TEXT_SECOND] if "text" in modalities else []
         self._sources = {name: self._arrays[name] for name in wanted if name in self._arrays}
         self._sources |= {f"label.{task}": self._arrays[f"label.{task}"] for task in tasks}
         if self.image_frames:  # then every frame is a row
@@ -141,7 +144,8 @@ class BatchReader:
                 modality: moved[f"{modality}_length"].to(torch.int64, copy=True)
                 for modality in self._modalities
                 if f"{modality}_length" in moved
-            },
+            }
+            | second_texts(moved),
             present_BM=moved["present"][:, self._bits].bool(),
             labels={task: self._labels(task, moved[f"label.{task}"]) for task in self._kinds},
             complete=host.complete,
@@ -249,6 +253,16 @@ def standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return (values - mean) / deviation as float32: values [B, C, ...], mean and deviation [C]."""
     shape = (1, -1) + (1,) * (values.dim() - 2)
     return (values.float() - mean.view(shape)) / std.view(shape)
+
+
+def second_texts(columns: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the place of the second text of pairs, in memory of its own. Empty if there is none.
+
+    It is one of the lengths that the network gets.
+    """
+    if TEXT_SECOND not in columns:
+        return {}
+    return {TEXT_SECOND: columns[TEXT_SECOND].to(torch.int64, copy=True)}
 
 
 def cut_text(columns: dict[str, Tensor]) -> dict[str, Tensor]:

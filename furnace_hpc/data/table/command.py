@@ -54,6 +54,14 @@ Out = Annotated[
 Text = Annotated[
     Columns, typer.Option(metavar="COL", help="Column of a text. Several are joined by new lines.")
 ]
+TextPair = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COL",
+        help="Column of the second text of a pair, such as a hypothesis or an answer. The text "
+        "encoder gets [CLS] text [SEP] second [SEP] with token types.",
+    ),
+]
 Image = Annotated[
     Columns,
     typer.Option(
@@ -175,6 +183,7 @@ def table(
     test: Test = None,
     out: Out = None,
     text: Text = None,
+    text_pair: TextPair = None,
     image: Image = None,
     audio: Audio = None,
     audio_start: AudioStart = None,
@@ -214,7 +223,7 @@ def table(
     """Pack a table: `HELP` explains it to users."""
     columns = ColumnOptions(
         *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or (), levels or ())),
-        *(id_, group, weight, parse_numbers(numbers or ()), audio_start, audio_end),
+        *(id_, group, weight, parse_numbers(numbers or ()), audio_start, audio_end, text_pair),
     )
     values = tuple(val_value or ()), tuple(test_value or ())
     splits = SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed)

@@ -118,7 +118,8 @@ def guess(tables: list[Table], splits: SplitOptions) -> Guess:
         )
     kinds = tuple(_label(head, name) for name in labels)
     columns = ColumnOptions(
-        text=pair or tuple(inputs["text"][:1]),
+        text=pair[:1] or tuple(inputs["text"][:1]),
+        text_pair=next(iter(pair[1:]), None),
         image=tuple(inputs["image"][:1]),
         audio=next(iter(inputs["audio"]), None),
         labels=kinds,

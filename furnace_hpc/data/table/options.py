@@ -73,6 +73,8 @@ class ColumnOptions:
     audio_start: str | None = None
     """Column with the second at which a sound starts."""
     audio_end: str | None = None
+    text_pair: str | None = None
+    """Column of the second text of a pair. The first one is `text`."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -86,6 +88,7 @@ class ColumnOptions:
         """Option -> the columns or templates that it names."""
         single = {"--audio": self.audio, "--id": self.id, "--group": self.group}
         single["--weight"] = self.weight
+        single["--text-pair"] = self.text_pair
         single |= {"--audio-start": self.audio_start, "--audio-end": self.audio_end}
         named = {"--text": self.text, "--image": self.image}
         named["--numbers"] = self.numbers

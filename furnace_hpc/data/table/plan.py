@@ -13,6 +13,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels
 from furnace_hpc.data.decode.audio import SoundKnobs
 from furnace_hpc.data.decode.images import ImageKnobs
+from furnace_hpc.data.decode.text_pairs import pair_columns
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer
 from furnace_hpc.data.decode.word_tokenizer import WORDS, word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
@@ -90,7 +91,7 @@ class TableRenderer:
         draft = Draft.begin(split, row["id"], self.modalities, self.blank)
         where = f"{self.tables[row['file']]}:{row['row']}"
         if row.get("text") is not None:
-            draft.add("text", where, lambda: self._tokens(row["text"]))
+            draft.add("text", where, lambda: self._tokens(row))
         if "image" in self.modalities:
             self._add_images(draft, row)
         if "audio" in self.modalities and row["audio"] is not None:
@@ -130,8 +131,11 @@ class TableRenderer:
         values, length = sound_of(media, self.knobs.sound)
         return {"audio": values, "audio_length": np.array(length, np.int16)}
 
-    def _tokens(self, text: str) -> Values:
-        tokens, length = reader_of(self.knobs, self.words).encode(text)
+    def _tokens(self, row: dict[str, Any]) -> Values:
+        reader = reader_of(self.knobs, self.words)
+        if "text_second" in row:
+            return pair_columns(reader, row["text_first"], row["text_second"])
+        tokens, length = reader.encode(row["text"])
         return {"text": tokens, "text_length": np.array(length, np.int16)}
 
 
@@ -233,6 +237,7 @@ def blank_row(
     words: tuple[str, ...],
     has_weights: bool,
     num_numbers: int = 0,
+    is_pair: bool = False,
 ) -> Values:
     """Return the columns of a row without text and files.
 
@@ -245,8 +250,11 @@ def blank_row(
         )
     columns: Values = {}
     if "text" in modalities:
-        tokens, length = reader_of(knobs, words).encode("")
+        reader = reader_of(knobs, words)
+        tokens, length = reader.encode("")
         columns |= {"text": tokens, "text_length": np.array(length, np.int16)}
+        if is_pair:
+            columns |= pair_columns(reader, "", "")
     if "image" in modalities:
         shape: tuple[int, ...] = (3, knobs.image.size, knobs.image.size)
         if num_frames > 1:

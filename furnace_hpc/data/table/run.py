@@ -172,6 +172,8 @@ def _guessed(
 def _check_named(columns: ColumnOptions) -> None:
     if not columns.labels:
         raise ConfigError("no label is given. Give --label NAME=COLUMN")
+    if not columns.text and columns.text_pair:
+        raise ConfigError("--text-pair needs --text. Give the column of the first text")
     if not columns.audio and (columns.audio_start or columns.audio_end):
         raise ConfigError(
             "--audio-start and --audio-end need --audio. Give the column of the files"
@@ -304,7 +306,7 @@ def _plan(
     has_weights = columns.weight is not None
     blank = blank_row(
         *(id_bytes, columns.modalities, len(frames), planned, knobs, words, has_weights),
-        len(columns.numbers),
+        *(len(columns.numbers), columns.text_pair is not None),
     )
     renderer = TableRenderer(
         *(staged.parts, staged.tables, columns.modalities, frames, planned, knobs, words),

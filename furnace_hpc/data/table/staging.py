@@ -2,7 +2,8 @@
 
 Columns: `file`, `row` (from 1), `id`, `split`, `text`, `numbers`, `group`, `weight`,
 `label.<name>`, and for each image or sound `<slot>` (path), `<slot>_at`, `<slot>_size` and
-`<slot>_name`. If sounds have segments, `audio_start` and `audio_end` in seconds.
+`<slot>_name`. If sounds have segments, `audio_start` and `audio_end` in seconds. Of text pairs also
+`text_first` and `text_second`, and `text` is both.
 """
 
 import math
@@ -150,9 +151,7 @@ def _stage(
         split = text_cells(split_column, schema, "--split-column")
     chosen.append(split.alias("split"))
     if columns.text:
-        texts = [text_cells(spec, schema, "--text") for spec in columns.text]
-        joined = pl.concat_str(texts, separator="\n", ignore_nulls=True)
-        chosen.append(_or_null(joined).alias("text"))
+        chosen += _texts(columns, schema)
     if columns.numbers:
         chosen.append(row_of_numbers(columns.numbers, schema, "--numbers").alias("numbers"))
     chosen += _segments(columns, schema)
@@ -181,6 +180,18 @@ def _stage(
     else:
         selected.sink_ipc(part, compression="uncompressed", maintain_order=True)
     return separators
+
+
+def _texts(columns: ColumnOptions, schema: pl.Schema) -> list[pl.Expr]:
+    """Return the text of a row, and of a pair also both texts."""
+    texts = [text_cells(spec, schema, "--text") for spec in columns.text]
+    joined = pl.concat_str(texts, separator="\n", ignore_nulls=True)
+    if not columns.text_pair:
+        return [_or_null(joined).alias("text")]
+    second = text_cells(columns.text_pair, schema, "--text-pair")
+    both = pl.concat_str([_or_null(joined), second], separator="\n", ignore_nulls=True)
+    pair = [joined.fill_null("").alias("text_first"), second.fill_null("").alias("text_second")]
+    return [_or_null(both).alias("text"), *pair]
 
 
 def _segments(columns: ColumnOptions, schema: pl.Schema) -> list[pl.Expr]:
