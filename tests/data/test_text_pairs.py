@@ -86,14 +86,14 @@ def test_a_pair_is_stored_as_bert_reads_it(packed):
 
 def test_tokens_and_types_are_those_of_transformers(tmp_path):
     """Also where the pair is too long."""
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizer
 
     folder = write_vocab(tmp_path / "vocab")
     reader = load_tokenizer(str(folder), 16)
-    theirs = BertTokenizerFast(vocab_file=str(folder / "vocab.txt"))
+    theirs = BertTokenizer(f"{folder}/vocab.txt")
     texts = ["the night", "", "a man and a woman", "film " * 9, "the " * 30, "Old-time! noir?"]
     for first in texts:
-        for second in texts:
+        for second in filter(None, texts):  # transformers reads an empty second text as none
             wanted = theirs(first, second, truncation="longest_first", max_length=16)
             ids, length, place = reader.encode_pair(first, second)
             assert ids[:length].tolist() == wanted["input_ids"]

@@ -11,7 +11,7 @@ import polars as pl
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.data.table.cells import as_number
-from furnace_hpc.data.table.numeric import numeric_columns
+from furnace_hpc.data.table.numeric import are_levels, is_quantity, numeric_columns
 from furnace_hpc.data.table.options import (
     ColumnOptions,
     LabelColumn,
@@ -59,6 +59,8 @@ class Guess:
     """Further columns that may be the label, if no name tells which one is."""
     other_texts: tuple[str, ...] = ()
     """Columns of texts that are not used."""
+    ordinal: tuple[str, ...] = ()
+    """Labels that may be ordered levels, such as `stars=stars:ordinal`."""
 
     @property
     def lines(self) -> Iterator[str]:
@@ -67,6 +69,8 @@ class Guess:
         for option, others in (("--label", self.other_labels), ("--text", self.other_texts)):
             if others:
                 yield f"  {f'or as {option}':<15} {', '.join(others)}"
+        if self.ordinal:
+            yield f"  {'or ordered':<15} {', '.join(f'--label {label}' for label in self.ordinal)}"
 
     @property
     def arguments(self) -> list[str]:
@@ -134,6 +138,7 @@ def guess(tables: list[Table], splits: SplitOptions) -> Guess:
         _guess_splits(tables, head, roles, columns, splits),
         () if "label" in roles else tuple(likely[:-1]),
         tuple(name for name in texts if name not in used),
+        tuple(_ordinal_options(head, kinds)),
     )
 
 
@@ -184,7 +189,8 @@ def _fits(role: str, known: pl.Series) -> bool:
     if isinstance(known.dtype, pl.Struct) or known.dtype == pl.Binary:
         return False
     if role == "label":
-        return isinstance(known.dtype, pl.List) or 2 <= known.n_unique() <= MOST_CLASSES
+        is_class = 2 <= known.n_unique() <= MOST_CLASSES
+        return isinstance(known.dtype, pl.List) or is_class or is_quantity(known)
     return not isinstance(known.dtype, pl.List)
 
 
@@ -242,11 +248,20 @@ def _label(head: pl.DataFrame, name: str) -> LabelColumn:
     values = head[name]
     if isinstance(values.dtype, pl.List):
         return replace(label, kind=LabelKind.MULTI)
+    if is_quantity(values):
+        return replace(label, kind=LabelKind.REGRESSION)
     if values.dtype == pl.String:
         several = values.str.contains(r"[|;]|^\[").mean() or 0
         if isinstance(several, float) and several > 0.1:
             return replace(label, kind=LabelKind.MULTI)
     return label
+
+
+def _ordinal_options(head: pl.DataFrame, labels: tuple[LabelColumn, ...]) -> Iterator[str]:
+    """Yield the labels whose classes are a few whole numbers in a row, as ordered levels."""
+    for label in labels:
+        if label.kind is LabelKind.SINGLE and are_levels(head[label.column]):
+            yield replace(label, kind=LabelKind.ORDINAL).option
 
 
 def _without_answers(

@@ -12,6 +12,7 @@ from furnace_hpc.data.table.options import ColumnOptions
 from furnace_hpc.data.table.staging import Staged
 
 MOST_NUMBERS = 50  # columns that a guess takes
+MOST_LEVELS = 20  # of a label that is read as classes or ordered levels
 LEAST_KNOWN = 0.5  # share of a column's cells that are not empty
 _NO_MEASURE = re.compile(r"(^|_)(id|ids|index|idx|nr|no|number|code|zip|plz|row|unnamed.*)$")
 
@@ -35,6 +36,28 @@ def _is_measure(name: str, values: pl.Series) -> bool:
         return False
     is_counter = len(numbers) > 2 and bool((numbers.diff().drop_nulls() == 1).all())
     return numbers.n_unique() > 1 and not is_counter
+
+
+def is_quantity(values: pl.Series) -> bool:
+    """Return whether a label is a quantity, not a class: many numbers, of which few repeat.
+
+    Numbers with decimals may repeat more often than whole numbers.
+    """
+    numbers = numbers_of(values)
+    if numbers is None or numbers.n_unique() <= MOST_LEVELS:
+        return False
+    is_whole = bool((numbers == numbers.round()).all())
+    return not is_whole or numbers.n_unique() > len(numbers) / 2
+
+
+def are_levels(values: pl.Series) -> bool:
+    """Return whether a label has a few whole numbers without a gap, such as 1 to 5."""
+    numbers = numbers_of(values)
+    if numbers is None or numbers.is_empty() or not bool((numbers == numbers.round()).all()):
+        return False
+    distinct = numbers.unique().sort()
+    has_gap = bool((distinct.diff().drop_nulls() != 1).any())
+    return 3 <= len(distinct) <= MOST_LEVELS and not has_gap
 
 
 def numbers_of(values: pl.Series) -> pl.Series | None:
